@@ -1,0 +1,1 @@
+"""Models in Numba: the CPU backend."""

@@ -1,0 +1,69 @@
+"""llamafw: an LLM inference server built from plugins.
+
+Everything a plugin may use is importable from here; nothing else is public.
+"""
+from llamafw.errors import (
+    ContextFullError,
+    DownloadError,
+    LlamafwError,
+    ModelError,
+    NotSupported,
+    PluginError,
+    RequestError,
+    SettingsError,
+    SpecError,
+    Unavailable,
+)
+from llamafw.hookspecs import hookimpl
+from llamafw.interfaces import (
+    App,
+    Architecture,
+    Backend,
+    BackendContext,
+    BackendFactory,
+    Call,
+    ChatContext,
+    ChatFormat,
+    ChatFormatFactory,
+    Endpoint,
+    Engine,
+    LoadedModel,
+    Quant,
+    Register,
+    Sampler,
+    SamplerContext,
+    SamplerPlugin,
+    Tokenizer,
+)
+from llamafw.settings import Settings
+from llamafw.types import (
+    BackendOptions,
+    Batch,
+    Bytes,
+    Candidates,
+    Decoder,
+    Delta,
+    Finish,
+    Floats,
+    GeneratedToken,
+    GenerateRequest,
+    Ints,
+    JsonSchema,
+    Model,
+    Problem,
+    StopType,
+    Tensor,
+    Timings,
+    TokenLogprob,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App", "Architecture", "Backend", "BackendContext", "BackendFactory", "BackendOptions", "Batch", "Bytes", "Call",
+    "Candidates", "ChatContext", "ChatFormat", "ChatFormatFactory", "ContextFullError", "Decoder", "Delta",
+    "DownloadError", "Endpoint", "Engine", "Finish", "Floats", "GenerateRequest", "GeneratedToken", "Ints", "JsonSchema",
+    "LlamafwError", "LoadedModel", "Model", "ModelError", "NotSupported", "PluginError", "Problem", "Quant", "Register",
+    "RequestError", "Sampler", "SamplerContext", "SamplerPlugin", "Settings", "SettingsError", "SpecError", "StopType",
+    "Tensor", "Timings", "TokenLogprob", "Tokenizer", "Unavailable", "__version__", "hookimpl",
+]

@@ -1,0 +1,90 @@
+"""Every error llamafw raises, in one tree.
+
+* LlamafwError
+  x PluginError        a plugin cannot be loaded, or failed in a hook
+  x SpecError          the API document and the endpoints disagree
+  x SettingsError      a flag, environment variable or setting is wrong: one line, exit code 1
+  x ModelError         a model file cannot be read or run; the message names the place
+  x DownloadError      a model cannot be fetched; the message says what to do
+  x RequestError       the client is told why its request failed, with an HTTP status
+    x ContextFullError the prompt does not fit the context of a slot (400)
+    x NotSupported     this server, as it was started, does not do that (501)
+    x Unavailable      not now: still loading, or shutting down (503)
+
+It knows nothing of HTTP beyond the status numbers; the server turns any error into the error envelope.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+
+class LlamafwError(Exception):
+    """Base class of all errors of llamafw."""
+
+
+class PluginError(LlamafwError):
+    """A plugin cannot be loaded, or failed in a hook. The message names its distribution."""
+
+
+class SpecError(LlamafwError):
+    """The API document and the registered endpoints disagree."""
+
+
+class SettingsError(LlamafwError):
+    """A flag, an environment variable or a setting is wrong."""
+
+
+class ModelError(LlamafwError):
+    """A model file cannot be read or run."""
+
+
+class DownloadError(LlamafwError):
+    """A model cannot be fetched."""
+
+
+class RequestError(LlamafwError):
+    """A request failed in a way that its client is told.
+
+    Parameters
+    ----------
+    message : str
+        One sentence for the client.
+    param : str, optional
+        The request field at fault, as a dotted path (``messages.0.content``).
+    extra : dict, optional
+        Further members of the error object.
+    """
+
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, extra: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message, self.param, self.extra = message, param, extra or {}
+
+
+class ContextFullError(RequestError):
+    """The prompt has more tokens than a slot has room for."""
+
+    type = "exceed_context_size_error"
+
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, param: str | None = "prompt") -> None:
+        super().__init__(
+            f"the prompt has {n_prompt_tokens} tokens, and the context of a slot is {n_ctx}",
+            param=param,
+            extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx},
+        )
+
+
+class NotSupported(RequestError):
+    """This server, as it was started, cannot do what was asked."""
+
+    status = 501
+    type = "not_supported_error"
+
+
+class Unavailable(RequestError):
+    """The server cannot answer now; the same request may succeed later."""
+
+    status = 503
+    type = "unavailable_error"

@@ -1,0 +1,164 @@
+"""Every hook a plugin may implement. This file is the plugin author's manual.
+
+A plugin is a module or object found through the entry-point group ``llamafw`` that marks functions with
+`llamafw.hookimpl`. Hooks named ``register_…`` run once per process and fill a table. Registering must be
+cheap: import heavy libraries inside what you register, not at the top of the plugin.
+
+In hooks that ask all plugins for one answer ("first"), the first that is not None wins; None means "not mine".
+All hooks run on the main thread at start-up or on the event loop; none runs per token.
+"""
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from llamafw.interfaces import App, ChatFormat, Register
+from llamafw.types import GenerateRequest, Model, Problem
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from llamafw.settings import Settings
+
+NAME = "llamafw"  #: the hook project and the entry-point group
+hookspec = pluggy.HookspecMarker(NAME)
+hookimpl = pluggy.HookimplMarker(NAME)
+
+
+# --- command line -----------------------------------------------------------------------------------
+
+
+@hookspec
+def add_options(parser: ArgumentParser) -> None:
+    """Add flags of your own to ``llamafw serve``. All plugins, before flags are parsed.
+
+    The values arrive as ``Settings.extra[dest]`` and ``BackendOptions.extra[dest]``.
+    """
+
+
+@hookspec
+def register_commands(register: Register) -> None:
+    """Add commands: ``register("hello", main)`` with ``main(argv: list[str]) -> int`` makes ``llamafw hello``."""
+
+
+# --- registries -------------------------------------------------------------------------------------
+
+
+@hookspec
+def register_samplers(register: Register) -> None:
+    """Add samplers: ``register("top_k", TopK)``, a `llamafw.SamplerPlugin`."""
+
+
+@hookspec
+def register_chat_formats(register: Register) -> None:
+    """Add chat formats: ``register("chatml", factory)`` with ``factory(ChatContext) -> ChatFormat``."""
+
+
+@hookspec
+def register_tokenizers(register: Register) -> None:
+    """Add tokenizers by ``tokenizer.ggml.model``: ``register("gpt2", factory)`` with ``factory(metadata) -> Tokenizer``."""
+
+
+@hookspec
+def register_architectures(register: Register) -> None:
+    """Add model architectures by ``general.architecture``: ``register("llama", describe)``, a `llamafw.Architecture`."""
+
+
+@hookspec
+def register_quants(register: Register) -> None:
+    """Add tensor types by name: ``register("Q4_1", quant)``, a `llamafw.Quant`."""
+
+
+@hookspec
+def register_backends(register: Register) -> None:
+    """Add backends: ``register("numba", factory)`` with ``factory(BackendContext) -> Backend``."""
+
+
+@hookspec
+def register_endpoints(register: Register, app: App) -> None:
+    """Bind coroutine functions to the API document: ``register("createCompletion", create)``.
+
+    Called while the server is built. ``create(call: Call)`` returns a starlette Response or JSON-able data.
+
+    Parameters
+    ----------
+    register : Register
+        Takes an ``operationId`` of the document and a coroutine function.
+    app : App
+        The running server; keep what you need of it.
+    """
+
+
+# --- the API document and the HTTP application ------------------------------------------------------
+
+
+@hookspec
+def extend_openapi() -> Mapping[str, Any] | None:
+    """Return an OpenAPI 3.0.3 fragment (``paths``, ``components``, ``tags``) to merge into the API document.
+
+    Any clash with what is there is a start-up error that names both sides. None: nothing to add.
+    """
+
+
+@hookspec
+def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
+    """Return an ASGI application around ``asgi``; None to leave it. All plugins, in order: the last is outermost.
+
+    Pure ASGI only: starlette's BaseHTTPMiddleware hides disconnects from streams.
+    """
+
+
+# --- models -----------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def open_model(path: Path, settings: Settings) -> Model | None:
+    """Open a model file that is not GGUF. First; None from all: it is read as GGUF."""
+
+
+@hookspec(firstresult=True)
+def choose_backend(model: Model, settings: Settings) -> str | None:
+    """Return the name of the backend for this model. First; the built-in answer is ``numba``."""
+
+
+@hookspec(firstresult=True)
+def choose_chat_format(model: Model, settings: Settings) -> ChatFormat | None:
+    """Return the chat format for this model. First; the built-in answer follows ``--chat-template``, then the model."""
+
+
+# --- requests ---------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def prepare_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest | None:
+    """Turn a validated native request body and its tokenised prompt into a `GenerateRequest`. First, per request.
+
+    To amend every request, implement it as a wrapper: ``@hookimpl(wrapper=True)``.
+    """
+
+
+@hookspec(firstresult=True)
+def explain_error(error: BaseException) -> Problem | None:
+    """Say how a client sees ``error``. First, per failure; None from all: a RequestError explains itself, else 500."""
+
+
+# --- events -----------------------------------------------------------------------------------------
+
+
+@hookspec
+def model_loaded(model: Model, app: App) -> None:
+    """A model is ready to answer. All plugins, on the event loop."""
+
+
+@hookspec
+def server_started(app: App) -> None:
+    """The server is listening; the model may still be loading. All plugins."""
+
+
+@hookspec
+def server_stopping(app: App) -> None:
+    """The server has stopped accepting requests and has finished or cut those it had. All plugins."""

@@ -1,0 +1,265 @@
+"""The protocols a plugin may implement: plain classes, looked up by name, never called through pluggy.
+
+Each entry says who makes it, who calls it, how often and on which thread. `hookspecs` says how to register one.
+"The engine thread" is the one thread that owns sequences and KV slots; "the event loop" is the server's.
+"""
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from llamafw.types import (
+    BackendOptions,
+    Batch,
+    Bytes,
+    Candidates,
+    Decoder,
+    Delta,
+    Floats,
+    GenerateRequest,
+    JsonSchema,
+    Model,
+)
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from llamafw.settings import Settings
+
+
+class Register(Protocol):
+    """Adds one thing under a name. A name that is taken is an error naming both distributions."""
+
+    def __call__(self, name: str, thing: Any, /) -> None: ...
+
+
+# --- sampling ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerContext:
+    """What a sampler may know of the request it serves."""
+
+    prompt: Sequence[int]
+    n_vocab: int
+    n_ctx: int
+    tokenizer: Tokenizer
+    min_keep: int = 0  # leave at least so many candidates, if there are
+
+
+class Sampler(Protocol):
+    """Reweighs or removes candidates, for one request. Called on the engine thread, per token."""
+
+    def apply(self, candidates: Candidates) -> None:
+        """Change ``candidates`` in place; leave at least one."""
+
+    def accept(self, token: int) -> None:
+        """Take note that ``token`` was drawn. Called once per generated token, after the chain."""
+
+
+class SamplerPlugin(Protocol):
+    """What is registered as a sampler: usually the sampler's class. ``create`` runs on the event loop, per request."""
+
+    options: ClassVar[JsonSchema]
+    """The request fields it reads: field → JSON Schema, each with a ``default``.
+
+    They become fields of every generating operation in the API document."""
+
+    truncates: ClassVar[bool]
+    """True if all it does is remove unlikely candidates: left out at temperature ≤ 0, where the likeliest wins."""
+
+    @classmethod
+    def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
+        """Return a sampler for one request; None if with these options it would change nothing.
+
+        Parameters
+        ----------
+        options : mapping
+            The request's values of the declared fields, defaults filled in, validated.
+        """
+
+
+# --- text -------------------------------------------------------------------------------------------
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back. Made once per model; called on any thread, so it must not change."""
+
+    n_vocab: int
+    bos: int | None
+    eos: int | None
+    eog: frozenset[int]  # every token that ends a generation
+    add_bos: bool
+    add_eos: bool
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        """Return the tokens of ``text``.
+
+        Parameters
+        ----------
+        add_special : bool
+            Add BOS and EOS as the model wants them.
+        parse_special : bool
+            Read the text of special tokens (``<|im_end|>``) as these tokens; otherwise as plain text.
+        """
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the bytes of one token; ``b""`` for control tokens unless ``special``."""
+
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of ``tokens``; bytes that are no UTF-8 become U+FFFD."""
+
+
+class ChatFormat(Protocol):
+    """Writes a conversation as a prompt. Made once per model; called on worker threads."""
+
+    source: str  # the template's text, for /props
+
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        """Return the prompt.
+
+        Raises
+        ------
+        RequestError
+            The template refused the conversation, failed, took too long or wrote too much.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ChatContext:
+    """What a chat format is made from."""
+
+    bos_token: str = ""
+    eos_token: str = ""
+    template: str | None = None  # for formats that are a template
+
+
+ChatFormatFactory = Callable[[ChatContext], ChatFormat]
+
+
+# --- models -----------------------------------------------------------------------------------------
+
+
+class Quant(Protocol):
+    """A ggml tensor type: how its bytes are laid out and what they mean. Called while a model loads."""
+
+    name: str  # "Q4_1"
+    type_id: int  # in GGUF files
+    block_size: int  # weights per block
+    type_size: int  # bytes per block
+
+    def dequantize(self, data: Bytes, shape: Sequence[int]) -> Floats:
+        """Return the weights, exactly, as float32 of ``shape``."""
+
+
+class Architecture(Protocol):
+    """Reads a model's metadata into a description that backends run. Called once per model."""
+
+    def __call__(self, model: Model) -> Decoder:
+        """Return the description; ModelError if metadata or tensors are missing or impossible."""
+
+
+class Backend(Protocol):
+    """Runs a model. Made once per model; called on the engine thread, one call at a time.
+
+    The logits of a token depend on the tokens of its own slot up to it, and on nothing else, to the last bit:
+    not on other slots, on how the prompt was cut into batches, or on the number of threads.
+    """
+
+    n_slots: int
+    n_ctx: int  # positions per slot
+    n_vocab: int
+    n_batch: int  # most tokens in one batch
+
+    def forward(self, batch: Batch) -> Floats:
+        """Return ``(len(batch.outputs), n_vocab)`` float32 logits, valid until the next call.
+
+        Calling it twice with the same batch is allowed and gives the same result.
+        """
+
+    def truncate(self, slot: int, n: int) -> None:
+        """Forget what ``slot`` holds from position ``n`` on."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return facts for logs and ``llamafw bench``: kernel set, threads, ``weight_bytes`` read per token …"""
+
+    def close(self) -> None:
+        """Stop threads, free memory. Nothing else is called afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendContext:
+    """What a backend is made from."""
+
+    model: Model
+    decoder: Decoder
+    options: BackendOptions
+    quants: Mapping[str, Quant]  # by name, of every plugin
+    log: Callable[[str], None] = field(default=lambda line: None)  # progress for people
+
+
+BackendFactory = Callable[[BackendContext], Backend]
+
+
+# --- serving ----------------------------------------------------------------------------------------
+
+
+class Engine(Protocol):
+    """Answers requests, many at a time. Its methods are called on the event loop."""
+
+    n_slots: int
+    n_ctx: int
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """Yield the answer piece by piece; the last delta has ``finish``.
+
+        Closing the iterator cancels the request. Raises RequestError if the request cannot be served.
+        """
+
+    async def stop(self, timeout: float) -> None:
+        """Refuse new requests, let running ones finish for ``timeout`` seconds, cut the rest, close the backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model, ready to answer."""
+
+    name: str  # as clients know it: --alias, or the path
+    model: Model
+    decoder: Decoder
+    tokenizer: Tokenizer
+    chat: ChatFormat
+    engine: Engine
+
+
+@runtime_checkable
+class App(Protocol):
+    """The running server, as endpoints see it. One per process; used on the event loop."""
+
+    settings: Settings
+    document: Mapping[str, Any]  # the merged API document
+    samplers: Mapping[str, SamplerPlugin]  # of every plugin
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model; raises Unavailable while it is loading."""
+
+    def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
+        """Return what ``prepare_request`` makes of a validated native request body and its tokenised prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request, validated against the API document."""
+
+    body: Any  # parsed JSON; None without a body
+    path: Mapping[str, Any]  # path parameters
+    query: Mapping[str, str]
+    http: Request  # starlette's, for headers and the client
+
+
+Endpoint = Callable[[Call], Awaitable[Any]]
+"""An endpoint returns a starlette Response, or anything orjson can write, which becomes a 200."""

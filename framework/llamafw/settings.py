@@ -1,0 +1,212 @@
+"""Every setting of ``llamafw serve``, once: its flags, environment variable, default, range and help.
+
+The command line, the environment and the documentation are all made from this table. Names and meanings are
+llama-server's. This module knows nothing of argparse, and reads no environment by itself.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from llamafw.errors import SettingsError
+from llamafw.types import BackendOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a user sets one field of `Settings`."""
+
+    flags: tuple[str, ...]
+    help: str
+    group: str
+    type: type  # of one value: bool, int, float, str
+    env: str | None = None
+    metavar: str | None = None
+    low: float | None = None  # inclusive
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    repeat: bool = False  # may be given several times; in the environment, separated by commas
+    request_field: str | None = None  # sets the default of this field of requests
+
+
+def option(default: Any, *flags: str, help: str, group: str, type: type, **more: Any) -> Any:
+    """Return a dataclass field that carries its `Option`."""
+    return field(default=default, metadata={"option": Option(flags, help, group, type, **more)})
+
+
+SERVER, MODEL, COMPUTE, SAMPLING, PLUGINS, LOG = "server", "model", "compute", "sampling", "plugins", "logging"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one server. Frozen: what was asked for at start holds to the end."""
+
+    # fmt: off
+    # --- model
+    model: str | None = option(None, "-m", "--model", group=MODEL, type=str, env="LLAMA_ARG_MODEL", metavar="FILE",
+        help="GGUF file, or a name that `llamafw pull` knows (default: smollm2-135m, fetched once)")
+    alias: str | None = option(None, "-a", "--alias", group=MODEL, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
+        help="the model's name for clients (default: its path)")
+    override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
+        help="override a metadata key; TYPE is int, float, bool or str")
+    chat_template: str | None = option(None, "--chat-template", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
+        help="chat format: a registered name, a Jinja template, or a file with one (default: the model's own)")
+
+    # --- compute
+    backend: str | None = option(None, "--backend", group=COMPUTE, type=str, env="LLAMAFW_BACKEND", metavar="NAME",
+        help="what runs the model (default: numba)")
+    threads: int = option(-1, "-t", "--threads", group=COMPUTE, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
+        help="CPU threads for decoding (default: one per physical core)")
+    threads_batch: int = option(-1, "-tb", "--threads-batch", group=COMPUTE, type=int, metavar="N", low=-1, high=1024,
+        help="CPU threads for prompts (default: as --threads)")
+    ctx_size: int = option(0, "-c", "--ctx-size", group=COMPUTE, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
+        help="positions in the KV cache, shared out evenly among the slots (default: 0, as the model was trained)")
+    parallel: int = option(-1, "-np", "--parallel", group=COMPUTE, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=-1, high=1024,
+        help="slots: how many requests are answered at a time (default: -1, which is 4 slots)")
+    batch_size: int = option(2048, "-b", "--batch-size", group=COMPUTE, type=int, env="LLAMA_ARG_BATCH", metavar="N", low=1, high=2**20,
+        help="most tokens in one step of the engine")
+    ubatch_size: int = option(512, "-ub", "--ubatch-size", group=COMPUTE, type=int, env="LLAMA_ARG_UBATCH", metavar="N", low=1, high=2**20,
+        help="most tokens the backend computes at once")
+    cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=("f16", "f32"),
+        help="type of the K cache")
+    cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=("f16", "f32"),
+        help="type of the V cache")
+
+    # --- sampling: the defaults of request fields
+    predict: int | None = option(None, "-n", "--predict", "--n-predict", group=SAMPLING, type=int, env="LLAMA_ARG_N_PREDICT", metavar="N", low=-2, high=2**31 - 1,
+        help="most tokens to generate, also for requests that ask for more; -1: no limit, -2: until the context is full (default: -1)")
+    samplers: str | None = option(None, "--samplers", group=SAMPLING, type=str, metavar="NAMES",
+        help="samplers in order, separated by ';'")
+    seed: int | None = option(None, "-s", "--seed", group=SAMPLING, type=int, metavar="N", low=-1, high=2**32 - 1, request_field="seed",
+        help="seed of the random draw; -1: a new one for each request (default: -1)")
+    ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
+        help="go on after end-of-generation tokens")
+    temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=0, request_field="temperature",
+        help="temperature; 0: always the likeliest token (default: 0.8)")
+    top_k: int | None = option(None, "--top-k", group=SAMPLING, type=int, metavar="K", request_field="top_k",
+        help="keep the K likeliest tokens; 0: all (default: 40)")
+    top_p: float | None = option(None, "--top-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="top_p",
+        help="keep the likeliest tokens that together have probability P; 1: all (default: 0.95)")
+    min_p: float | None = option(None, "--min-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="min_p",
+        help="drop tokens less likely than P times the likeliest; 0: none (default: 0.05)")
+    typical: float | None = option(None, "--typical", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="typical_p",
+        help="locally typical sampling; 1: off (default: 1)")
+    repeat_last_n: int | None = option(None, "--repeat-last-n", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="repeat_last_n",
+        help="tokens looked back on for penalties; 0: none, -1: the whole context (default: 64)")
+    repeat_penalty: float | None = option(None, "--repeat-penalty", group=SAMPLING, type=float, metavar="X", request_field="repeat_penalty",
+        help="penalty on tokens that occurred; 1: off (default: 1)")
+    presence_penalty: float | None = option(None, "--presence-penalty", group=SAMPLING, type=float, metavar="X", request_field="presence_penalty",
+        help="penalty once per token that occurred; 0: off (default: 0)")
+    frequency_penalty: float | None = option(None, "--frequency-penalty", group=SAMPLING, type=float, metavar="X", request_field="frequency_penalty",
+        help="penalty per occurrence of a token; 0: off (default: 0)")
+    dynatemp_range: float | None = option(None, "--dynatemp-range", group=SAMPLING, type=float, metavar="X", low=0, request_field="dynatemp_range",
+        help="dynamic temperature: from T-X to T+X by entropy; 0: off (default: 0)")
+    dynatemp_exp: float | None = option(None, "--dynatemp-exp", group=SAMPLING, type=float, metavar="X", request_field="dynatemp_exponent",
+        help="dynamic temperature: exponent of the normalised entropy (default: 1)")
+
+    # --- server
+    host: str = option("127.0.0.1", "--host", group=SERVER, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
+        help="address to listen on")
+    port: int = option(8080, "--port", group=SERVER, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
+        help="port to listen on; 0: any free one")
+    api_key: tuple[str, ...] = option((), "--api-key", group=SERVER, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True,
+        help="key that requests must carry; may be repeated")
+    cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
+        help="origins that browsers may call from, or * (default: loopback, any port)")
+    max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
+        help="largest request body in MiB")
+    timeout_graceful_shutdown: float = option(10.0, "--timeout-graceful-shutdown", group=SERVER, type=float, metavar="S", low=0, high=3600,
+        help="seconds that running requests get to finish on SIGTERM")
+    strict_fields: bool = option(False, "--strict-fields", group=SERVER, type=bool, env="LLAMAFW_STRICT_FIELDS",
+        help="refuse request fields the API document does not know, instead of naming them in X-Llamafw-Ignored-Fields")
+    validate_responses: bool = option(False, "--validate-responses", group=SERVER, type=bool, env="LLAMAFW_VALIDATE_RESPONSES",
+        help="hold every response and stream event against the API document (for tests)")
+
+    # --- plugins
+    plugin: tuple[str, ...] = option((), "--plugin", group=PLUGINS, type=str, env="LLAMAFW_PLUGINS", metavar="NAME|MODULE|FILE.py", repeat=True,
+        help="load one more plugin; may be repeated")
+    no_plugin: tuple[str, ...] = option((), "--no-plugin", group=PLUGINS, type=str, env="LLAMAFW_NO_PLUGINS", metavar="NAME", repeat=True,
+        help="leave a plugin out; may be repeated")
+
+    # --- logging
+    verbose: bool = option(False, "-v", "--verbose", group=LOG, type=bool,
+        help="log debugging messages")
+
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # flags of plugins, by dest
+    # fmt: on
+
+    def request_defaults(self) -> dict[str, Any]:
+        """Return the request fields whose default a flag has set."""
+        fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
+        return {field: value for name, field in fields.items() if (value := getattr(self, name)) not in (None, False)}
+
+    def backend_options(self) -> BackendOptions:
+        """Return what concerns the backend; slots and context are worked out per model."""
+        return BackendOptions(
+            n_slots=4 if self.parallel < 1 else self.parallel,
+            n_batch=self.batch_size,
+            n_ubatch=min(self.ubatch_size, self.batch_size),
+            n_threads=max(self.threads, 0),
+            n_threads_batch=max(self.threads_batch, 0),
+            cache_type_k=self.cache_type_k,  # type: ignore[arg-type]  # checked against the choices
+            cache_type_v=self.cache_type_v,  # type: ignore[arg-type]
+            extra=self.extra,
+        )
+
+
+def options() -> dict[str, Option]:
+    """Return the options by the name of their field in `Settings`."""
+    return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
+
+
+def convert(opt: Option, text: str, source: str) -> Any:
+    """Return ``text`` as the option's type; SettingsError naming ``source`` (a flag or variable) if it is not one."""
+    if opt.type is bool:
+        value: Any = _bool(text, source)
+    elif opt.type is str:
+        value = text
+    else:
+        try:
+            value = opt.type(text)
+        except ValueError:
+            raise SettingsError(f"{source}: {text!r} is not {_article(opt.type)}") from None
+    if opt.choices and value not in opt.choices:
+        raise SettingsError(f"{source}: {text!r} is none of {', '.join(opt.choices)}")
+    if value != value or (opt.low is not None and value < opt.low) or (opt.high is not None and value > opt.high):
+        raise SettingsError(f"{source}: {text} is out of range ({_range(opt)})")
+    return value
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings given by environment variables."""
+    found: dict[str, Any] = {}
+    for name, opt in options().items():
+        text = environ.get(opt.env) if opt.env else None
+        if text is None or text == "" or opt.env is None:
+            continue
+        if opt.repeat:
+            found[name] = tuple(convert(opt, part.strip(), opt.env) for part in text.split(",") if part.strip())
+        else:
+            found[name] = convert(opt, text, opt.env)
+    return found
+
+
+def _bool(text: str, source: str) -> bool:
+    words: dict[str, bool] = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
+    try:
+        return words[text.lower()]
+    except KeyError:
+        raise SettingsError(f"{source}: {text!r} is none of {', '.join(words)}") from None
+
+
+def _article(kind: Callable[..., Any]) -> str:
+    return "a whole number" if kind is int else "a number"
+
+
+def _range(opt: Option) -> str:
+    low = "" if opt.low is None else f"from {opt.low:g}"
+    high = "" if opt.high is None else f"to {opt.high:g}"
+    return f"{low} {high}".strip()

@@ -1,0 +1,206 @@
+"""What travels between the rooms: plain values, frozen, without behaviour.
+
+The one exception is `Candidates`, which samplers change in place.
+This module knows nothing of plugins, files, HTTP or threads.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+JsonSchema = Mapping[str, Any]
+
+StopType = Literal["none", "eos", "word", "limit"]
+"""Why a generation ended: end-of-generation token, stop string, token or context limit."""
+
+
+# --- models -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a model file, still in the file.
+
+    ``shape`` is in numpy order, outermost first: a GGUF matrix with ``ne = [n_in, n_out]`` has
+    shape ``(n_out, n_in)``. ``data`` is a read-only uint8 view of the file's bytes, ``(n_bytes,)``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str  # of the ggml type: "F32", "Q4_1" …
+    data: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model file, opened: metadata in memory, tensors on disk."""
+
+    path: Path
+    metadata: Mapping[str, Any]  # GGUF keys; arrays are lists or numpy arrays
+    tensors: Mapping[str, Tensor]
+    n_bytes: int  # of all tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A decoder-only transformer in the Llama family, as an `Architecture` describes it to backends.
+
+    RMSNorm before attention and feed-forward, rotary positions, grouped-query attention, gated
+    feed-forward. Tensor names follow GGUF; ``{layer}`` stands for the layer's number.
+    """
+
+    n_vocab: int
+    n_ctx_train: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_head_kv: int
+    n_embd_head: int  # size of one head of Q, K and V
+    n_ff: int
+    norm_eps: float
+    rope_frequencies: npt.NDArray[np.float64]  # (n_rot // 2,) radians per position, scaling applied
+    rope_magnitude: float  # factor on cos and sin (YaRN); 1.0 without
+    rope_interleaved: bool  # True: pairs (0, 1), (2, 3) …; False: pairs (0, n/2), (1, n/2 + 1) …
+    attention_scale: float  # factor on Q·K
+    activation: Literal["silu"]
+    tensors: Mapping[str, str]  # role → GGUF name; see `llamafw_plugins.architectures.llama`
+
+
+# --- the forward pass -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward pass: token ``i`` belongs to ``slots[i]`` at ``positions[i]``.
+
+    Tokens of one slot are adjacent, in order of position, and continue what the slot holds.
+    """
+
+    tokens: Ints  # (n,)
+    positions: Ints  # (n,)
+    slots: Ints  # (n,)
+    outputs: Ints  # (m,) indices into the batch, ascending: the tokens whose logits are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """How a backend is to run a model."""
+
+    n_slots: int = 1
+    n_ctx: int = 0  # positions per slot; 0: the model's training context
+    n_batch: int = 2048  # most tokens in one call of forward
+    n_ubatch: int = 512  # most tokens computed at once
+    n_threads: int = 0  # for decoding; 0: one per physical core
+    n_threads_batch: int = 0  # for prompts; 0: as n_threads
+    cache_type_k: Literal["f16", "f32"] = "f16"
+    cache_type_v: Literal["f16", "f32"] = "f16"
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what plugins' own flags were set to
+
+
+# --- generation -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Candidates:
+    """The tokens still in the running. Samplers shrink, reorder or reweigh them in place.
+
+    ``ids[i]`` is a token and ``logits[i]`` its score; both arrays belong to the samplers, which may
+    write into them or replace them. At least one candidate must remain.
+    """
+
+    ids: Ints  # (n,)
+    logits: Floats  # (n,)
+    sorted: bool = False  # True: logits are in descending order; a sampler that breaks it says so
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """What a client wants generated. Validated, tokenised, and never changed."""
+
+    prompt: tuple[int, ...]
+    n_predict: int = -1  # -1: until a stop; -2: until the context is full; 0: only evaluate the prompt
+    stop: tuple[str, ...] = ()
+    samplers: tuple[str, ...] = ()  # names, in order; a name may appear twice
+    options: Mapping[str, Any] = field(default_factory=dict)  # of all samplers, by request field
+    min_keep: int = 0
+    seed: int | None = None  # None: drawn anew
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    ignore_eos: bool = False
+    cache_prompt: bool = True
+    id_slot: int = -1  # -1: any
+    n_probs: int = 0  # alternatives reported per token; with `logprobs`, 0 still reports the token itself
+    logprobs: bool = False  # report the token's own log-probability
+    post_sampling_probs: bool = False  # report probabilities after the samplers, not before
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and the natural logarithm of its probability."""
+
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One generated token. ``piece`` are its own bytes, which need not be whole characters."""
+
+    id: int
+    piece: bytes
+    logprob: float | None = None
+    top: tuple[TokenLogprob, ...] = ()  # likeliest first
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Counts of tokens and the milliseconds they took."""
+
+    prompt_n: int = 0  # prompt tokens evaluated, without those from the cache
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+    queue_ms: float = 0.0  # waited for a slot
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a generation ended."""
+
+    stop_type: StopType
+    stopping_word: str = ""
+    truncated: bool = False  # ended because the context was full
+    n_prompt: int = 0  # tokens of the prompt
+    n_cached: int = 0  # of these, taken from the cache
+    n_predicted: int = 0  # tokens sampled, the end-of-generation token included
+    id_slot: int = -1
+    seed: int = 0  # the one used
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of one answer. Text withheld so far (half a character, half a stop string) is not in it."""
+
+    text: str
+    tokens: tuple[GeneratedToken, ...] = ()
+    id_slot: int = -1
+    finish: Finish | None = None  # in the last delta only
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as the client sees it."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)

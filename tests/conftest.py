@@ -1,0 +1,27 @@
+"""Fixtures for every test: where the real model and the shared material are."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """The default model's file, fetched once into the user's cache; LLAMAFW_TEST_MODEL names another copy."""
+    from llamafw.models.hub import pull
+
+    given = os.environ.get("LLAMAFW_TEST_MODEL")
+    return Path(given) if given else pull("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference material that is not part of the repository."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("needs the reference material in ../shared")
+    return path
