@@ -60,12 +60,12 @@ def register_chat_formats(register: Register) -> None:
 
 @hookspec
 def register_tokenizers(register: Register) -> None:
-    """Add tokenizers by ``tokenizer.ggml.model``: ``register("gpt2", factory)`` with ``factory(metadata) -> Tokenizer``."""
+    """Add tokenizers by ``tokenizer.ggml.model``: ``register("gpt2", f)`` with ``f(metadata) -> Tokenizer``."""
 
 
 @hookspec
 def register_architectures(register: Register) -> None:
-    """Add model architectures by ``general.architecture``: ``register("llama", describe)``, a `llamafw.Architecture`."""
+    """Add architectures by ``general.architecture``: ``register("llama", describe)``, a `llamafw.Architecture`."""
 
 
 @hookspec

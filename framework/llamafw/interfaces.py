@@ -219,8 +219,8 @@ class Engine(Protocol):
         Closing the iterator cancels the request. Raises RequestError if the request cannot be served.
         """
 
-    async def stop(self, timeout: float) -> None:
-        """Refuse new requests, let running ones finish for ``timeout`` seconds, cut the rest, close the backend."""
+    async def stop(self, grace: float) -> None:
+        """Refuse new requests, let running ones finish for ``grace`` seconds, cut the rest, close the backend."""
 
 
 @dataclass(frozen=True, slots=True)

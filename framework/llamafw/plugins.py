@@ -157,7 +157,7 @@ def _import(name: str) -> Any:
     if not path.is_file():
         raise PluginError(f"there is no file {name}")
     spec = importlib.util.spec_from_file_location(f"llamafw_plugin_{path.stem}", path)
-    assert spec and spec.loader  # both are given for a .py file
+    assert spec is not None and spec.loader is not None  # noqa: PT018  # a fact about .py files, for mypy
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

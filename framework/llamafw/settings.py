@@ -37,6 +37,8 @@ def option(default: Any, *flags: str, help: str, group: str, type: type, **more:
     return field(default=default, metadata={"option": Option(flags, help, group, type, **more)})
 
 
+DEFAULT_SLOTS = 4  # as llama-server today: one user's chat, title and completion requests do not wait for each other
+
 SERVER, MODEL, COMPUTE, SAMPLING, PLUGINS, LOG = "server", "model", "compute", "sampling", "plugins", "logging"
 
 
@@ -64,8 +66,8 @@ class Settings:
         help="CPU threads for prompts (default: as --threads)")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMPUTE, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
         help="positions in the KV cache, shared out evenly among the slots (default: 0, as the model was trained)")
-    parallel: int = option(-1, "-np", "--parallel", group=COMPUTE, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=-1, high=1024,
-        help="slots: how many requests are answered at a time (default: -1, which is 4 slots)")
+    parallel: int | None = option(None, "-np", "--parallel", group=COMPUTE, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
+        help="slots: how many requests are answered at a time (default: 4, each with the whole context unless -c says less)")
     batch_size: int = option(2048, "-b", "--batch-size", group=COMPUTE, type=int, env="LLAMA_ARG_BATCH", metavar="N", low=1, high=2**20,
         help="most tokens in one step of the engine")
     ubatch_size: int = option(512, "-ub", "--ubatch-size", group=COMPUTE, type=int, env="LLAMA_ARG_UBATCH", metavar="N", low=1, high=2**20,
@@ -143,10 +145,19 @@ class Settings:
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
         return {field: value for name, field in fields.items() if (value := getattr(self, name)) not in (None, False)}
 
-    def backend_options(self) -> BackendOptions:
-        """Return what concerns the backend; slots and context are worked out per model."""
+    def backend_options(self, n_ctx_train: int) -> BackendOptions:
+        """Return what concerns the backend, for a model trained on ``n_ctx_train`` positions.
+
+        ``-c`` counts the positions of all slots together, as in llama-server. Without ``-c`` and ``-np`` each slot
+        gets the model's whole context: backends commit the memory only as it is used.
+        """
+        n_slots = self.parallel or DEFAULT_SLOTS
+        n_ctx = (self.ctx_size or n_ctx_train) // n_slots if self.ctx_size or self.parallel else n_ctx_train
+        if n_ctx < 1:
+            raise SettingsError(f"-c {self.ctx_size} leaves no room for {n_slots} slots")
         return BackendOptions(
-            n_slots=4 if self.parallel < 1 else self.parallel,
+            n_slots=n_slots,
+            n_ctx=n_ctx,
             n_batch=self.batch_size,
             n_ubatch=min(self.ubatch_size, self.batch_size),
             n_threads=max(self.threads, 0),

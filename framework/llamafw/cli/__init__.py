@@ -1,1 +1,4 @@
 """The ``llamafw`` command."""
+from llamafw.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,69 @@
+"""``llamafw COMMAND``: find the command and run it. It knows the commands by name only, so that start-up is quick."""
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+
+from llamafw.errors import LlamafwError, PluginError, SettingsError
+
+COMMANDS = {
+    "serve": "answer requests over HTTP",
+    "pull": "fetch a model",
+    "bench": "measure how fast a model runs",
+    "plugins": "list the plugins and what they registered",
+    "spec": "print the API document",
+    "version": "print the version",
+}
+"""Each is the module `llamafw.cli.NAME` with ``run(argv: list[str]) -> int``."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run ``llamafw`` and return its exit code: 0, or 1 after one line on stderr."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name = {"--version": "version"}.get(argv[0], argv[0])
+    try:
+        return find_command(name)(argv[1:])
+    except LlamafwError as error:
+        print(f"llamafw: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` for one, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def find_command(name: str) -> Callable[[list[str]], int]:
+    """Return the command ``name``, ours or a plugin's."""
+    if name in COMMANDS:
+        run: Callable[[list[str]], int] = import_module(f"llamafw.cli.{name}").run
+        return run
+    others = _plugin_commands()
+    if name in others:
+        return others[name]
+    near = get_close_matches(name, [*COMMANDS, *others], n=1)
+    raise SettingsError(f"there is no command {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+
+
+def _plugin_commands() -> dict[str, Callable[[list[str]], int]]:
+    from llamafw.plugins import Plugins
+
+    registry = Plugins(tolerant=True).registry("command")
+    for name in registry:
+        if name in COMMANDS:
+            raise PluginError(f"plugin {registry.owner(name)} registers the command {name!r}, which is llamafw's own")
+    return dict(registry)
+
+
+def _usage() -> str:
+    others = _plugin_commands()
+    lines = [f"  {name:10} {text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:10} (of a plugin)" for name in others]
+    commands = "\n".join(lines)
+    return f"usage: llamafw COMMAND ...\n\n{commands}\n\n`llamafw COMMAND --help` says more."

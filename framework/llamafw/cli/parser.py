@@ -1,0 +1,113 @@
+"""From flags and environment to `Settings`: argparse made from the table in `llamafw.settings`."""
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from llamafw.errors import SettingsError
+from llamafw.plugins import Plugins
+from llamafw.settings import Option, Settings, convert, from_environment, options
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `SettingsError`, with a suggestion for a flag that does not exist."""
+
+    def __init__(self, prog: str, description: str, *, add_help: bool = True) -> None:
+        super().__init__(
+            prog=prog, description=description, add_help=add_help, allow_abbrev=False, formatter_class=_HelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{self.prog.removeprefix('llamafw ')}: {message}")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Return the parsed flags; underscores in long flags count as hyphens."""
+        given, unknown = self.parse_known_args([_hyphens(word) for word in argv])
+        if unknown:
+            self._refuse(unknown[0])
+        return given
+
+    def _refuse(self, word: str) -> NoReturn:
+        flag = word.split("=", 1)[0]
+        near = get_close_matches(flag, self._option_string_actions, n=1) if flag.startswith("-") else []
+        what = "unknown flag" if flag.startswith("-") else "unexpected argument"
+        self.error(f"{what} {flag}{f'; did you mean {near[0]}?' if near else ''}")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
+
+
+def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
+    """Add the flags of the named fields of `Settings` (default: all), in groups."""
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, opt in options().items():
+        if names is None or name in names:
+            group = groups.get(opt.group) or groups.setdefault(opt.group, parser.add_argument_group(opt.group))
+            group.add_argument(*opt.flags, dest=name, help=_help(name, opt), default=None, **_action(opt))
+
+
+def settings_from(
+    given: argparse.Namespace, environ: Mapping[str, str] = os.environ, **fixed: Any
+) -> Settings:
+    """Return the settings: flags win over environment variables, these over defaults."""
+    table = options()
+    values = from_environment(environ)
+    extra: dict[str, Any] = {}
+    for name, value in vars(given).items():
+        if name not in table:
+            extra[name] = value
+        elif value is not None:
+            values[name] = _converted(table[name], value)
+    return Settings(**{"extra": extra} | values | fixed)
+
+
+def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
+    """Return settings with ``--plugin`` and ``--no-plugin`` alone, and the other arguments.
+
+    Plugins add flags, so they must be loaded before the other flags can be read.
+    """
+    parser = Parser("llamafw", "", add_help=False)
+    add_settings(parser, ["plugin", "no_plugin"])
+    given, rest = parser.parse_known_args([_hyphens(word) for word in argv])
+    environment = {name: value for name, value in from_environment(os.environ).items() if name in vars(given)}
+    flags = {name: tuple(value) for name, value in vars(given).items() if value}
+    return Settings(**environment | flags), rest
+
+
+def load_plugins(settings: Settings, *, tolerant: bool = False) -> Plugins:
+    """Return the plugins that the settings ask for."""
+    return Plugins(extra=settings.plugin, block=settings.no_plugin, tolerant=tolerant)
+
+
+def _action(opt: Option) -> dict[str, Any]:
+    if opt.type is bool:
+        return {"action": "store_const", "const": "true"}
+    return {"action": "append" if opt.repeat else "store", "metavar": opt.metavar}
+
+
+def _converted(opt: Option, value: Any) -> Any:
+    flag = max(opt.flags, key=len)
+    return tuple(convert(opt, one, flag) for one in value) if opt.repeat else convert(opt, value, flag)
+
+
+def _help(name: str, opt: Option) -> str:
+    text = opt.help.replace("%", "%%")
+    default = Settings.__dataclass_fields__[name].default
+    if "default:" not in text and default not in (None, (), False):
+        text += f" (default: {default})"
+    if opt.choices:
+        text += f" [{', '.join(opt.choices)}]"
+    return text + (f" [env: {opt.env}]" if opt.env else "")
+
+
+def _hyphens(word: str) -> str:
+    """Return ``--ctx_size`` as ``--ctx-size``, as llama-server reads it."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value

@@ -1,0 +1,48 @@
+"""``llamafw serve``: fetch the model if need be, then answer requests."""
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+
+from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.models import hub
+from llamafw.settings import Settings
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def run(argv: list[str]) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    first, rest = split_plugin_flags(argv)
+    plugins = load_plugins(first)
+    parser = Parser("llamafw serve", "Answer requests over HTTP. Flags win over environment variables.")
+    add_settings(parser)
+    plugins.hook.add_options(parser=parser)
+    settings = settings_from(parser.parse(rest), plugin=first.plugin, no_plugin=first.no_plugin)
+    set_up_logging(settings)
+    path = find_model(settings)
+    from llamafw.engine.load import load_model  # these two take long to import: --help must not wait for them
+    from llamafw.server.run import serve
+
+    log = logging.getLogger("llamafw").info
+    return serve(settings, plugins, partial(load_model, path, settings, plugins, log))
+
+
+def find_model(settings: Settings) -> Path:
+    """Return the model's file; one that is known by name is fetched if it is not there."""
+    name = settings.model or DEFAULT_MODEL
+    path = Path(name).expanduser()
+    if path.is_file() or name not in hub.CATALOGUE:
+        return path
+    return hub.pull(name)
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Send our log, and uvicorn's, to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    level = logging.DEBUG if settings.verbose else logging.INFO
+    logging.getLogger("llamafw").setLevel(level)

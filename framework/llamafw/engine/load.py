@@ -1,0 +1,93 @@
+"""From a model file to a model that answers: open, describe, tokenise, run. It decides only what hooks leave open."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llamafw.engine.engine import Engine
+from llamafw.errors import ModelError, SettingsError
+from llamafw.interfaces import Backend, BackendContext, ChatContext, ChatFormat, LoadedModel, Tokenizer
+from llamafw.models.gguf import read_gguf
+from llamafw.plugins import Plugins
+from llamafw.settings import Settings
+from llamafw.types import Decoder, Model
+
+
+def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
+    """Return the model in ``path``, ready to answer. Takes seconds: call it on a thread of its own.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, or nothing registered can run it.
+    SettingsError
+        A setting does not fit the model.
+    """
+    started = time.monotonic()
+    model = open_model(path, settings, plugins)
+    decoder = describe(model, plugins)
+    tokenizer = make_tokenizer(model, plugins)
+    if tokenizer.n_vocab > decoder.n_vocab:
+        raise ModelError(f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {decoder.n_vocab}")
+    chat = choose_chat_format(model, tokenizer, settings, plugins)
+    backend = make_backend(model, decoder, settings, plugins, log)
+    engine = Engine(backend, tokenizer, plugins.registry("sampler"), backend.n_batch)
+    name = settings.alias or str(settings.model or path.stem)
+    log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
+    return LoadedModel(name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine)
+
+
+def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
+    """Return the opened file; GGUF unless a plugin knows better."""
+    if not path.is_file():
+        raise ModelError(f"there is no model file {path}")
+    found: Model | None = plugins.hook.open_model(path=path, settings=settings)
+    return found or read_gguf(path, plugins.registry("quant"), settings.override_kv)
+
+
+def describe(model: Model, plugins: Plugins) -> Decoder:
+    """Return the architecture's description of the model."""
+    return _look_up(plugins, "architecture", model, "general.architecture")(model)  # type: ignore[no-any-return]
+
+
+def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
+    """Return the model's tokenizer."""
+    return _look_up(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)  # type: ignore[no-any-return]
+
+
+def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, plugins: Plugins) -> ChatFormat:
+    """Return the chat format that ``--chat-template`` names, or the one the plugins choose."""
+    formats = plugins.registry("chat_format")
+    if settings.chat_template in formats:
+        text = {name: "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")
+                for name, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))}
+        return formats[settings.chat_template](ChatContext(**text))  # type: ignore[no-any-return]
+    chosen: ChatFormat | None = plugins.hook.choose_chat_format(model=model, settings=settings)
+    if chosen is None:
+        raise SettingsError("no plugin offers a chat format for this model")
+    return chosen
+
+
+def make_backend(
+    model: Model, decoder: Decoder, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+) -> Backend:
+    """Return the backend that ``--backend`` names or the plugins choose, with the model loaded."""
+    backends = plugins.registry("backend")
+    name = settings.backend or plugins.hook.choose_backend(model=model, settings=settings) or "numba"
+    if name not in backends:
+        raise SettingsError(f"there is no backend {name!r}{backends.suggest(name)}")
+    options = settings.backend_options(decoder.n_ctx_train)
+    context = BackendContext(model, decoder, options, plugins.registry("quant"), log)
+    backend: Backend = backends[name](context)
+    return backend
+
+
+def _look_up(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
+    registry, name = plugins.registry(kind), model.metadata.get(key)
+    if not isinstance(name, str):
+        raise ModelError(f"{model.path}: the metadata have no {key}")
+    if name not in registry:
+        raise ModelError(f"{model.path}: no plugin provides the {kind} {name!r}{registry.suggest(name)}")
+    return registry[name]
