@@ -143,7 +143,8 @@ class Settings:
     def request_defaults(self) -> dict[str, Any]:
         """Return the request fields whose default a flag has set."""
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
-        return {field: value for name, field in fields.items() if (value := getattr(self, name)) not in (None, False)}
+        values = {field: getattr(self, name) for name, field in fields.items()}
+        return {field: value for field, value in values.items() if value is not None and value is not False}
 
     def backend_options(self, n_ctx_train: int) -> BackendOptions:
         """Return what concerns the backend, for a model trained on ``n_ctx_train`` positions.
@@ -163,7 +164,7 @@ class Settings:
             n_threads=max(self.threads, 0),
             n_threads_batch=max(self.threads_batch, 0),
             cache_type_k=self.cache_type_k,  # type: ignore[arg-type]  # checked against the choices
-            cache_type_v=self.cache_type_v,  # type: ignore[arg-type]
+            cache_type_v=self.cache_type_v,  # type: ignore[arg-type]  # as above
             extra=self.extra,
         )
 

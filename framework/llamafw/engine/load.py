@@ -8,7 +8,7 @@ from typing import Any
 
 from llamafw.engine.engine import Engine
 from llamafw.errors import ModelError, SettingsError
-from llamafw.interfaces import Backend, BackendContext, ChatContext, ChatFormat, LoadedModel, Tokenizer
+from llamafw.interfaces import Architecture, Backend, BackendContext, ChatContext, ChatFormat, LoadedModel, Tokenizer
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
@@ -49,12 +49,14 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
 
 def describe(model: Model, plugins: Plugins) -> Decoder:
     """Return the architecture's description of the model."""
-    return _look_up(plugins, "architecture", model, "general.architecture")(model)  # type: ignore[no-any-return]
+    architecture: Architecture = _look_up(plugins, "architecture", model, "general.architecture")
+    return architecture(model)
 
 
 def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
     """Return the model's tokenizer."""
-    return _look_up(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)  # type: ignore[no-any-return]
+    tokenizer: Tokenizer = _look_up(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)
+    return tokenizer
 
 
 def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, plugins: Plugins) -> ChatFormat:
@@ -63,7 +65,8 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
     if settings.chat_template in formats:
         text = {name: "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")
                 for name, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))}
-        return formats[settings.chat_template](ChatContext(**text))  # type: ignore[no-any-return]
+        named: ChatFormat = formats[settings.chat_template](ChatContext(**text))
+        return named
     chosen: ChatFormat | None = plugins.hook.choose_chat_format(model=model, settings=settings)
     if chosen is None:
         raise SettingsError("no plugin offers a chat format for this model")

@@ -1,0 +1,55 @@
+# Everything a fresh machine with Python needs. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help serve test lint types docs-check package bench clean
+
+help:
+	@echo "make serve       install, fetch the default model once, serve it on http://127.0.0.1:8080   (ARGS=... for flags)"
+	@echo "make test        install with test extras, run the whole suite                             (ARGS=... for pytest)"
+	@echo "make lint        ruff and mypy"
+	@echo "make docs-check  run what the documentation shows"
+	@echo "make package     build sdist and wheel, install the wheel in a fresh environment"
+	@echo "make bench       side by side with llama.cpp (builds it once; takes long)"
+
+serve: $(VENV)/.installed
+	$(BIN)/llamafw serve $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs-check: $(VENV)/.test
+	$(BIN)/python -m pytest tests/house tests/docs $(ARGS)
+
+package: $(VENV)/.lint
+	$(BIN)/python tests/package.py
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/peer.py build
+	$(BIN)/python benchmarks/passes.py
+	$(BIN)/python benchmarks/serving.py
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@

@@ -1,0 +1,48 @@
+"""The documentation against the code: hooks, protocols, links."""
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from llamafw import hookspecs, interfaces
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")}
+PROTOCOLS = {
+    name: thing for name, thing in vars(interfaces).items()
+    if inspect.isclass(thing) and thing.__module__ == interfaces.__name__
+}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_documented(name: str) -> None:
+    signature = ", ".join(inspect.signature(HOOKS[name]).parameters)
+    text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
+    assert f"## {name}({signature})" in text
+    assert inspect.getdoc(HOOKS[name])
+
+
+def test_no_other_hook_is_documented() -> None:
+    text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (\w+)\(", text, re.M)) == set(HOOKS)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_is_documented(name: str) -> None:
+    text = (ROOT / "docs/protocols.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {name}$", text, re.M)
+    section = text.split(f"## {name}\n", 1)[1].split("\n## ", 1)[0]
+    for member, value in vars(PROTOCOLS[name]).items():
+        if inspect.isfunction(value) and not member.startswith("_"):
+            assert f"`{member}(" in section, f"{name}.{member} is missing in docs/protocols.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

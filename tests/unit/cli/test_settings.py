@@ -1,0 +1,79 @@
+"""Flags, environment and defaults."""
+from __future__ import annotations
+
+import pytest
+
+from llamafw.cli.parser import Parser, add_settings, settings_from
+from llamafw.errors import SettingsError
+from llamafw.settings import Settings, options
+
+
+def parse(*argv: str, **environ: str) -> Settings:
+    parser = Parser("llamafw serve", "")
+    add_settings(parser)
+    return settings_from(parser.parse(argv), environ)
+
+
+def test_flags_have_llama_servers_names() -> None:
+    settings = parse(*"-m x.gguf -c 100 -np 3 -t 2 -tb 1 -b 64 -ub 32 -n -2".split())
+    assert (settings.model, settings.ctx_size, settings.parallel, settings.threads) == ("x.gguf", 100, 3, 2)
+    assert (settings.threads_batch, settings.batch_size, settings.ubatch_size, settings.predict) == (1, 64, 32, -2)
+    options = settings.backend_options(8192)
+    assert (options.n_slots, options.n_ctx, options.n_threads, options.n_ubatch) == (3, 33, 2, 32)
+
+
+def test_every_environment_variable_sets_what_its_flag_sets() -> None:
+    for name, opt in options().items():
+        if opt.env is None:
+            continue
+        text = {bool: "true", int: "7", float: "0.5", str: (opt.choices or ("word",))[-1]}[opt.type]
+        by_flag = parse(opt.flags[-1], *(() if opt.type is bool else (text,)))
+        by_environment = parse(**{opt.env: text})
+        assert getattr(by_environment, name) == getattr(by_flag, name) != getattr(Settings(), name), name
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    assert parse("--port", "1", LLAMA_ARG_PORT="2").port == 1
+    assert parse(LLAMA_ARG_PORT="2").port == 2
+
+
+def test_lists_in_the_environment_are_separated_by_commas() -> None:
+    assert parse(LLAMAFW_PLUGINS="a, b").plugin == ("a", "b")
+    assert parse("--plugin", "a", "--plugin", "b").plugin == ("a", "b")
+
+
+def test_equals_and_underscores_work() -> None:
+    assert parse("--ctx_size=64").ctx_size == 64
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--porl", "1"], "unknown flag --porl; did you mean --port?"),
+        (["--port"], "expected one argument"),
+        (["--port", "x"], "'x' is not a whole number"),
+        (["--port", "70000"], "out of range"),
+        (["-np", "0"], "out of range"),
+        (["--temp", "nan"], "out of range"),
+        (["-ctk", "q4_0"], "none of f16, f32"),
+        (["word"], "unexpected argument word"),
+    ],
+)
+def test_bad_usage_is_one_clear_line(argv: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match="serve|--") as caught:
+        parse(*argv)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_flags_set_the_defaults_of_request_fields() -> None:
+    assert parse("--temp", "0", "--top-k", "5").request_defaults() == {"temperature": 0.0, "top_k": 5}
+    assert parse().request_defaults() == {}
+
+
+def test_without_c_and_np_each_slot_has_the_whole_context() -> None:
+    options = Settings().backend_options(8192)
+    assert (options.n_slots, options.n_ctx) == (4, 8192)
+    assert parse("-np", "2").backend_options(8192).n_ctx == 4096
+    with pytest.raises(SettingsError, match="no room"):
+        parse("-c", "1", "-np", "2").backend_options(8192)

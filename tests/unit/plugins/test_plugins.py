@@ -1,0 +1,126 @@
+"""Finding, checking and refusing plugins."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llamafw.errors import PluginError
+from llamafw.plugins import Plugins, discover, full_name
+from llamafw.registry import Registry
+
+GOOD = """
+from llamafw import hookimpl
+
+class Twice:
+    options = {}
+    truncates = False
+    @classmethod
+    def create(cls, options, context):
+        return None
+
+@hookimpl
+def register_samplers(register):
+    register("twice", Twice)
+"""
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_built_ins_come_first_and_register() -> None:
+    plugins = Plugins()
+    assert all(name.startswith("llamafw:") for name in list(plugins.found)[:7])
+    assert {"top_k", "top_p", "min_p", "typ_p", "temperature", "penalties"} <= set(plugins.registry("sampler"))
+    assert "llama" in plugins.registry("architecture")
+    assert "numba" in plugins.registry("backend")
+    assert {"gpt2", "llama"} <= set(plugins.registry("tokenizer"))
+    assert plugins.found["llamafw:samplers"].registered["sampler"]
+
+
+def test_a_file_is_a_plugin(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", GOOD)
+    plugins = Plugins(extra=[path])
+    assert plugins.registry("sampler").owner("twice") == path
+    assert plugins.found[path].hooks == ["register_samplers"]
+
+
+def test_a_plugin_can_be_left_out() -> None:
+    plugins = Plugins(block=["samplers"])
+    assert "llamafw:samplers" not in plugins.found
+    assert "top_k" not in plugins.registry("sampler")
+
+
+def test_leaving_out_what_is_not_there_is_an_error() -> None:
+    with pytest.raises(PluginError, match="did you mean 'samplers'"):
+        Plugins(block=["sampler"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_like_this", "ModuleNotFoundError"),
+        ("1 / 0", "ZeroDivisionError"),
+        (GOOD.replace("register_samplers", "register_sampler"), "did you mean 'register_samplers'"),
+        (GOOD.replace('"twice"', '"top_k"'), "registered by both llamafw:samplers and"),
+        (GOOD.replace("register(\"twice\", Twice)", "1 / 0"), "failed in register_samplers"),
+        (GOOD.replace("(register)", "(register, wrong)"), "wrong"),
+    ],
+)
+def test_a_broken_plugin_is_named_with_the_way_out(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "broken.py", text)
+    with pytest.raises(PluginError, match="--no-plugin") as caught:
+        Plugins(extra=[path])
+    assert message in str(caught.value)
+    assert path in str(caught.value)
+
+
+def test_a_listing_survives_a_broken_plugin(tmp_path: Path) -> None:
+    path = write(tmp_path / "broken.py", "1 / 0")
+    plugins = Plugins(extra=[path], tolerant=True)
+    assert "ZeroDivisionError" in str(plugins.found[path].error)
+    assert "top_k" in plugins.registry("sampler")
+
+
+def test_a_missing_file_is_said_so() -> None:
+    with pytest.raises(PluginError, match=r"there is no file .*nowhere\.py"):
+        Plugins(extra=["nowhere.py"])
+
+
+def test_every_built_in_package_is_an_entry_point() -> None:
+    names = {full_name(entry) for entry in discover()}
+    expected = {"architectures", "chat_formats", "endpoints", "numba", "quants", "samplers", "tokenizers"}
+    assert {f"llamafw:{name}" for name in expected} <= names
+
+
+def test_registry_refuses_names_that_are_none_and_suggests() -> None:
+    registry = Registry("sampler")
+    registry.add("top_k", 1, owner="a")
+    with pytest.raises(PluginError, match="which is no name"):
+        registry.add("", 1, owner="a")
+    assert "top_k" in registry.suggest("topk")
+
+
+def llamafw(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "llamafw", *argv], capture_output=True, text=True, check=False)
+
+
+def test_listing_as_json_names_what_each_plugin_registered(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.py", GOOD)
+    result = llamafw("plugins", "--json", "--plugin", path)
+    found = {one["name"]: one for one in json.loads(result.stdout)}
+    assert result.returncode == 0
+    assert found[path]["registered"] == {"sampler": ["twice"]}
+    assert found["llamafw:numba"]["registered"] == {"backend": ["numba"]}
+
+
+def test_listing_shows_load_errors_and_exits_1(tmp_path: Path) -> None:
+    path = write(tmp_path / "broken.py", "1 / 0")
+    result = llamafw("plugins", "--plugin", path)
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stdout
