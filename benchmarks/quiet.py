@@ -1,0 +1,50 @@
+"""How far a measurement was disturbed: the share of the machine's CPU time that other processes used meanwhile."""
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+
+class Watch:
+    """Measures what processes outside the given ones used between `__init__` and `foreign`."""
+
+    def __init__(self, ours: Iterable[int] = ()) -> None:
+        self._ours = [psutil.Process(pid) for pid in ours]
+        self._start = time.perf_counter(), _busy(), self._own()
+
+    def foreign(self) -> float:
+        """Return the share of all cores' time that others used, 0 … 1."""
+        started, busy, own = self._start
+        wall = (time.perf_counter() - started) * (psutil.cpu_count() or 1)
+        return max(0.0, (_busy() - busy - (self._own() - own)) / wall)
+
+    def _own(self) -> float:
+        me = psutil.Process().cpu_times()
+        total = me.user + me.system + me.children_user + me.children_system
+        for process in self._ours:
+            times = process.cpu_times()
+            total += times.user + times.system
+        return float(total)
+
+
+def machine() -> str:
+    """Return one line on the processor."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+        flags = next((line for line in lines if line.startswith("flags")), "").split()
+        known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in flags]
+        name = f"{name} ({', '.join(known)})"
+    return f"{name}, {psutil.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+                 - getattr(times, "guest_nice", 0.0) - getattr(times, "steal", 0.0))

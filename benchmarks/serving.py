@@ -1,0 +1,127 @@
+"""Servers side by side: ``llamafw serve`` and ``llama-server``, streaming to 1, 4, 8 and 16 clients in turn.
+
+``python benchmarks/serving.py [--model FILE] [--rounds 5]`` prints a Markdown table: aggregate tokens per second and the
+median time to the first token. Every client sends its own prompt, about 100 tokens, never the same one twice.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+
+import httpx
+from peer import program
+from quiet import Watch, machine
+
+from llamafw.models.hub import pull
+
+N_PREDICT = 128
+WORDS = "time year people way day man thing woman life child world school state family student group country problem".split()
+_numbers = itertools.count()
+
+
+def prompt() -> str:
+    """Return about 100 tokens that no one has asked for before."""
+    rng = random.Random(next(_numbers))
+    return f"{rng.random()} " + " ".join(rng.choices(WORDS, k=85))
+
+
+async def client(http: httpx.AsyncClient, url: str, text: str) -> tuple[float, int]:
+    """Return seconds to the first token and how many tokens came."""
+    body = {"prompt": text, "n_predict": N_PREDICT, "stream": True, "ignore_eos": True, "temperature": 0.8, "seed": 1}
+    started, first, tokens = time.perf_counter(), 0.0, 0
+    async with http.stream("POST", f"{url}/completion", json=body) as response:
+        response.raise_for_status()
+        async for chunk in response.aiter_raw():
+            first = first or time.perf_counter() - started
+            tokens += chunk.count(b"data: ")
+    return first, tokens - 1  # the last event has no token
+
+
+async def load(url: str, n_clients: int) -> tuple[float, float]:
+    """Return aggregate tokens per second and the median milliseconds to the first token."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=300, limits=limits) as http:
+        started = time.perf_counter()
+        results = await asyncio.gather(*(client(http, url, prompt()) for _ in range(n_clients)))
+        wall = time.perf_counter() - started
+    return sum(n for _, n in results) / wall, statistics.median(first for first, _ in results) * 1000
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int) -> Iterator[tuple[str, int]]:
+    """Start a server and yield its address and process id once it is ready."""
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"did not start: {' '.join(command)}")
+            time.sleep(0.1)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def free_port() -> int:
+    """Return a port nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    """Measure in turn and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", default="1,4,8,16")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--tolerance", type=float, default=0.1, help="foreign CPU share that spoils a round")
+    given = parser.parse_args()
+    model = given.model or str(pull("smollm2-135m"))
+    counts = [int(n) for n in given.clients.split(",")]
+    common = ["-m", model, "-np", str(max(counts)), "-c", str(512 * max(counts)), "-t", given.threads, "--port"]
+    a_port, b_port = free_port(), free_port()
+    rates: dict[int, list[tuple[float, ...]]] = defaultdict(list)
+    with (
+        running([sys.executable, "-m", "llamafw", "serve", *common, str(a_port)], a_port) as (a_url, a_pid),
+        running([str(program("llama-server")), *common, str(b_port)], b_port) as (b_url, b_pid),
+    ):
+        for url in (a_url, b_url):
+            asyncio.run(load(url, 2))
+        for n in counts:
+            kept = spoilt = 0
+            while kept < given.rounds and spoilt <= 3 * given.rounds:
+                watch = Watch([a_pid, b_pid])
+                a, b = asyncio.run(load(a_url, n)), asyncio.run(load(b_url, n))
+                if (foreign := watch.foreign()) > given.tolerance:
+                    spoilt += 1
+                    print(f"round spoilt: others used {foreign:.0%} of the processor", file=sys.stderr)
+                    continue
+                kept += 1
+                rates[n].append((*a, *b, a[0] / b[0], a[1] / b[1]))
+    print(f"{machine()}; {given.threads} threads, {N_PREDICT} tokens each, {given.rounds} rounds in turn, medians\n")
+    print("| clients | llamafw tokens/s | llama-server tokens/s | ratio | llamafw first token ms | llama-server | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for n, rows in rates.items():
+        a, first_a, b, first_b, ratio, first = (statistics.median(column) for column in zip(*rows, strict=True))
+        print(f"| {n} | {a:.0f} | {b:.0f} | {ratio:.2f} | {first_a:.0f} | {first_b:.0f} | {first:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
