@@ -11,10 +11,9 @@ import subprocess
 import sys
 from collections import defaultdict
 
+from llamafw.models.hub import pull
 from peer import program
 from quiet import Watch, machine
-
-from llamafw.models.hub import pull
 
 
 def ours(model: str, threads: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """llama.cpp, to measure against: built from the llama-cpp-python sdist with every instruction this machine has.
 
-``python benchmarks/peer.py build`` fetches and builds it once (about 10 minutes on 2 cores; needs cmake and a C++ compiler).
+``python benchmarks/peer.py build`` fetches and builds it once (some minutes; needs cmake and a C++ compiler).
 LLAMAFW_PEER names a folder with another build's ``llama-bench`` and ``llama-server``.
 """
 from __future__ import annotations

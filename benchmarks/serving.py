@@ -1,7 +1,7 @@
 """Servers side by side: ``llamafw serve`` and ``llama-server``, streaming to 1, 4, 8 and 16 clients in turn.
 
-``python benchmarks/serving.py [--model FILE] [--rounds 5]`` prints a Markdown table: aggregate tokens per second and the
-median time to the first token. Every client sends its own prompt, about 100 tokens, never the same one twice.
+``python benchmarks/serving.py [--model FILE] [--rounds 5]`` prints a Markdown table: aggregate tokens per second and
+the median time to the first token. Every client sends its own prompt, about 100 tokens, never the same one twice.
 """
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import httpx
+from llamafw.models.hub import pull
 from peer import program
 from quiet import Watch, machine
 
-from llamafw.models.hub import pull
-
 N_PREDICT = 128
-WORDS = "time year people way day man thing woman life child world school state family student group country problem".split()
+WORDS = ["time", "year", "people", "way", "day", "man", "thing", "life", "child", "world", "school", "state", "family"]
 _numbers = itertools.count()
 
 
@@ -116,7 +115,7 @@ def main() -> None:
                 kept += 1
                 rates[n].append((*a, *b, a[0] / b[0], a[1] / b[1]))
     print(f"{machine()}; {given.threads} threads, {N_PREDICT} tokens each, {given.rounds} rounds in turn, medians\n")
-    print("| clients | llamafw tokens/s | llama-server tokens/s | ratio | llamafw first token ms | llama-server | ratio |")
+    print("| clients | llamafw tokens/s | llama-server | ratio | llamafw first token ms | llama-server | ratio |")
     print("|---|---|---|---|---|---|---|")
     for n, rows in rates.items():
         a, first_a, b, first_b, ratio, first = (statistics.median(column) for column in zip(*rows, strict=True))
