@@ -1,0 +1,126 @@
+"""The architecture ``llama``: Llama 1 to 3, Mistral, SmolLM2 and all others that share its graph.
+
+RMSNorm, rotary positions on adjacent pairs (GGUF files hold Q and K permuted for them), grouped-query attention, a
+SiLU-gated feed-forward, and an output matrix that may be the embedding. Keys are those of
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, below ``llama.``.
+
+Anything in a file that this description cannot express is an error, for a model that is run without it would answer,
+and be wrong. It knows nothing of how a model is run.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from llamafw import Decoder, Model, ModelError
+from llamafw_plugins.architectures.metadata import Metadata
+from llamafw_plugins.architectures.rope import rope
+
+GLOBAL = {"token_embd": "token_embd.weight", "output_norm": "output_norm.weight", "output": "output.weight"}
+LAYER = {
+    role: f"blk.{{layer}}.{role}.weight"
+    for role in (
+        "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down",
+    )
+}  # fmt: skip
+BIASES = {f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in ("attn_q", "attn_k", "attn_v", "attn_output")}
+"""Role → GGUF name, as in `Decoder.tensors`. Biases are there if the file has them."""
+
+
+def describe(model: Model) -> Decoder:
+    """Return what backends need to know to run ``model``.
+
+    Raises
+    ------
+    ModelError
+        Metadata or a tensor is missing or impossible (the message names it), or the model has a feature that is not
+        supported: experts, values of another size than keys, a RoPE scaling unknown here.
+    """
+    metadata = Metadata(model, "llama")
+    if metadata.integer("expert_count", 0, low=0):
+        raise ModelError(f"{model.path}: mixtures of experts (llama.expert_count) are not supported")
+    n_embd = metadata.integer("embedding_length")
+    n_head = metadata.integer("attention.head_count")
+    n_head_kv = metadata.integer("attention.head_count_kv", n_head)
+    if n_head % n_head_kv:
+        raise ModelError(f"{model.path}: {n_head} heads cannot share {n_head_kv} KV heads evenly")
+    n_embd_head = metadata.integer("attention.key_length", n_embd // n_head)
+    if metadata.integer("attention.value_length", n_embd_head) != n_embd_head:
+        raise ModelError(f"{model.path}: values of another size than keys (attention.value_length) are not supported")
+    n_rot = metadata.integer("rope.dimension_count", n_embd_head)
+    if n_rot != n_embd_head or n_rot % 2:
+        raise ModelError(
+            f"{model.path}: llama.rope.dimension_count is {n_rot}; it must be even and the head size, {n_embd_head}"
+        )
+    n_ctx_train = metadata.integer("context_length")
+    frequencies, magnitude = rope(metadata, n_rot, n_ctx_train)
+    decoder = Decoder(
+        n_vocab=_n_vocab(model),
+        n_ctx_train=n_ctx_train,
+        n_embd=n_embd,
+        n_layer=metadata.integer("block_count"),
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        n_embd_head=n_embd_head,
+        n_ff=metadata.integer("feed_forward_length"),
+        norm_eps=metadata.number("attention.layer_norm_rms_epsilon", low=0),
+        rope_frequencies=frequencies,
+        rope_magnitude=magnitude,
+        rope_interleaved=True,
+        attention_scale=1 / math.sqrt(n_embd_head),
+        activation="silu",
+        tensors=_roles(model),
+    )
+    _check_tensors(model, decoder)
+    return decoder
+
+
+def _n_vocab(model: Model) -> int:
+    """Return the number of rows of the embedding, which must be that of the tokenizer's tokens."""
+    embedding = model.tensors.get(GLOBAL["token_embd"])
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelError(f"{model.path}: the matrix {GLOBAL['token_embd']!r} is missing")
+    tokens = model.metadata.get("tokenizer.ggml.tokens")
+    if tokens is not None and len(tokens) != embedding.shape[0]:
+        raise ModelError(f"{model.path}: {embedding.name!r} has {embedding.shape[0]} rows for {len(tokens)} tokens")
+    return embedding.shape[0]
+
+
+def _roles(model: Model) -> dict[str, str]:
+    """Return role → name of the tensors this model has, or should have."""
+    roles = GLOBAL | LAYER | {role: name for role, name in BIASES.items() if name.format(layer=0) in model.tensors}
+    if GLOBAL["output"] not in model.tensors:
+        roles["output"] = GLOBAL["token_embd"]
+    return roles
+
+
+def _shapes(decoder: Decoder) -> Mapping[str, tuple[int, ...]]:
+    """Return role → shape, outermost first."""
+    n_embd, n_ff, n_vocab = decoder.n_embd, decoder.n_ff, decoder.n_vocab
+    n_q, n_kv = decoder.n_head * decoder.n_embd_head, decoder.n_head_kv * decoder.n_embd_head
+    return {
+        "token_embd": (n_vocab, n_embd), "output_norm": (n_embd,), "output": (n_vocab, n_embd),
+        "attn_norm": (n_embd,), "attn_q": (n_q, n_embd), "attn_k": (n_kv, n_embd), "attn_v": (n_kv, n_embd),
+        "attn_output": (n_embd, n_q), "attn_q_bias": (n_q,), "attn_k_bias": (n_kv,), "attn_v_bias": (n_kv,),
+        "attn_output_bias": (n_embd,),
+        "ffn_norm": (n_embd,), "ffn_gate": (n_ff, n_embd), "ffn_up": (n_ff, n_embd), "ffn_down": (n_embd, n_ff),
+    }  # fmt: skip
+
+
+def _check_tensors(model: Model, decoder: Decoder) -> None:
+    """Raise ModelError unless the file has every tensor, in its shape, and no other."""
+    shapes = _shapes(decoder)
+    used = {"rope_freqs.weight"}
+    for role, pattern in decoder.tensors.items():
+        for layer in range(decoder.n_layer if "{layer}" in pattern else 1):
+            name = pattern.format(layer=layer)
+            tensor = model.tensors.get(name)
+            if tensor is None:
+                raise ModelError(f"{model.path}: the tensor {name!r} is missing")
+            if tensor.shape != shapes[role]:
+                raise ModelError(f"{model.path}: the tensor {name!r} has shape {tensor.shape}, not {shapes[role]}")
+            used.add(name)
+    for name in model.tensors:
+        # Old converters wrote the frequencies of every layer, which follow from the metadata.
+        if name not in used and not name.endswith(".attn_rot_embd.weight"):
+            raise ModelError(f"{model.path}: the tensor {name!r} has no place in the llama architecture as known here")

@@ -1,0 +1,57 @@
+"""Typed, checked access to the metadata of one architecture. It knows no key by itself."""
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import numpy as np
+
+from llamafw import Model, ModelError
+
+_MISSING: Any = object()
+
+
+class Metadata:
+    """The keys of a model below ``<architecture>.``; every failure is a ModelError that names the key."""
+
+    def __init__(self, model: Model, architecture: str) -> None:
+        self.model, self.architecture = model, architecture
+
+    def integer(self, key: str, default: int = _MISSING, *, low: int = 1, high: int = 2**31 - 1) -> int:
+        """Return a whole number; a value per layer will do if all are equal. Without a default it must be there."""
+        value = self._get(key, default)
+        if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iu":
+            if (value != value[0]).any():
+                self.fail(key, "differs from layer to layer, which is not supported")
+            value = value[0].item()
+        if type(value) is not int or not low <= value <= high:
+            self.fail(key, f"is {value!r:.80}; it must be a whole number from {low} to {high}")
+        return value
+
+    def number(self, key: str, default: float = _MISSING, *, low: float) -> float:
+        """Return a finite number above ``low``. Without a default it must be there."""
+        value = self._get(key, default)
+        if type(value) not in (int, float) or not math.isfinite(value) or value <= low:
+            self.fail(key, f"is {value!r:.80}; it must be a finite number above {low}")
+        return float(value)
+
+    def text(self, key: str, default: str) -> str:
+        """Return a string."""
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            self.fail(key, f"is {value!r:.80}; it must be a string")
+        return value
+
+    def has(self, key: str) -> bool:
+        """Say whether the key is there."""
+        return f"{self.architecture}.{key}" in self.model.metadata
+
+    def fail(self, key: str, what: str) -> NoReturn:
+        """Raise the ModelError for ``key``."""
+        raise ModelError(f"{self.model.path}: {self.architecture}.{key} {what}")
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.model.metadata.get(f"{self.architecture}.{key}", default)
+        if value is _MISSING:
+            self.fail(key, "is missing")
+        return value

@@ -1,0 +1,112 @@
+"""Every tensor type of ggml: number, layout, and exact unpacking to float32.
+
+Plain numbers are unpacked here. Blocks of quantised weights are unpacked by the `gguf` package, imported on first
+use; it is the reference, not fast, and runs while a model loads. Types it cannot unpack are known all the same, so
+that a file can be opened and the error names the type. Layouts: ``ggml-common.h`` of https://github.com/ggml-org/ggml.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llamafw import Bytes, Floats, ModelError
+
+_PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+"""Types that numpy can read. F64, I32 and I64 are rounded to the nearest float32."""
+
+
+CHUNK = 2**17  # weights unpacked at once: the `gguf` package would take 16 rows, slow for short ones
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlType:
+    """A tensor type of ggml; a `llamafw.Quant`."""
+
+    name: str
+    type_id: int
+    block_size: int
+    type_size: int
+
+    def dequantize(self, data: Bytes, shape: Sequence[int]) -> Floats:
+        """Return the weights as float32 of ``shape``, in memory of their own.
+
+        Parameters
+        ----------
+        data : (n_bytes,) uint8
+            Whole blocks, row after row.
+
+        Raises
+        ------
+        ModelError
+            The installed `gguf` package cannot unpack this type.
+        """
+        n = math.prod(shape)
+        if data.size != n // self.block_size * self.type_size or n % self.block_size:
+            raise ModelError(f"{data.size} bytes are no {self.name} tensor of shape {tuple(shape)}")
+        if self.name == "BF16":  # the upper half of a float32
+            return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        if self.name in _PLAIN:
+            return data.view(_PLAIN[self.name]).astype(np.float32).reshape(shape)
+        return self._unpack(data, n).reshape(shape)
+
+    def _unpack(self, data: Bytes, n: int) -> Floats:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        weights = np.empty(n, np.float32)
+        blocks = data.reshape(-1, self.type_size)
+        step = CHUNK // self.block_size
+        try:
+            type_id = GGMLQuantizationType(self.type_id)
+            with np.errstate(all="ignore"):  # blocks may hold infinities
+                for i in range(0, len(blocks), step):
+                    part = dequantize(blocks[i : i + step].reshape(1, -1), type_id)
+                    weights[i * self.block_size :][: part.size] = part[0]
+        except (NotImplementedError, ValueError) as exc:  # no unpacking, or a type newer than the package
+            raise ModelError(f"tensors of type {self.name} cannot be unpacked by the installed gguf package") from exc
+        return weights
+
+
+TYPES = tuple(
+    GgmlType(*row)
+    for row in (
+        # name, number in GGUF files, weights per block, bytes per block
+        ("F32", 0, 1, 4),
+        ("F16", 1, 1, 2),
+        ("Q4_0", 2, 32, 18),
+        ("Q4_1", 3, 32, 20),
+        ("Q5_0", 6, 32, 22),
+        ("Q5_1", 7, 32, 24),
+        ("Q8_0", 8, 32, 34),
+        ("Q8_1", 9, 32, 40),
+        ("Q2_K", 10, 256, 84),
+        ("Q3_K", 11, 256, 110),
+        ("Q4_K", 12, 256, 144),
+        ("Q5_K", 13, 256, 176),
+        ("Q6_K", 14, 256, 210),
+        ("Q8_K", 15, 256, 292),
+        ("IQ2_XXS", 16, 256, 66),
+        ("IQ2_XS", 17, 256, 74),
+        ("IQ3_XXS", 18, 256, 98),
+        ("IQ1_S", 19, 256, 50),
+        ("IQ4_NL", 20, 32, 18),
+        ("IQ3_S", 21, 256, 110),
+        ("IQ2_S", 22, 256, 82),
+        ("IQ4_XS", 23, 256, 136),
+        ("I8", 24, 1, 1),
+        ("I16", 25, 1, 2),
+        ("I32", 26, 1, 4),
+        ("I64", 27, 1, 8),
+        ("F64", 28, 1, 8),
+        ("IQ1_M", 29, 256, 56),
+        ("BF16", 30, 1, 2),
+        ("TQ1_0", 34, 256, 54),
+        ("TQ2_0", 35, 256, 66),
+        ("MXFP4", 39, 32, 17),
+        ("NVFP4", 40, 64, 36),
+        ("Q1_0", 41, 128, 18),
+    )
+)
