@@ -10,6 +10,7 @@
     x ContextFullError the prompt does not fit the context of a slot (400)
     x NotSupported     this server, as it was started, does not do that (501)
     x Unavailable      not now: still loading, or shutting down (503)
+    x GenerationError  a sampler or the model failed while answering; the log says how (500)
 
 It knows nothing of HTTP beyond the status numbers; the server turns any error into the error envelope.
 """
@@ -88,3 +89,10 @@ class Unavailable(RequestError):
 
     status = 503
     type = "unavailable_error"
+
+
+class GenerationError(RequestError):
+    """A sampler or the model failed while a request was answered. The client learns what failed, the log how."""
+
+    status = 500
+    type = "server_error"
