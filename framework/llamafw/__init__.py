@@ -61,10 +61,11 @@ from llamafw.types import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "App", "Architecture", "Backend", "BackendContext", "BackendFactory", "BackendOptions", "Batch", "Bytes", "Call",
-    "Candidates", "ChatContext", "ChatFormat", "ChatFormatFactory", "ContextFullError", "Decoder", "Delta",
-    "DownloadError", "Endpoint", "Engine", "Finish", "Floats", "GenerateRequest", "GeneratedToken", "Ints",
-    "JsonSchema", "LlamafwError", "LoadedModel", "Model", "ModelError", "NotSupported", "PluginError", "Problem", "Quant", "Register",
-    "RequestError", "Sampler", "SamplerContext", "SamplerPlugin", "Settings", "SettingsError", "SpecError", "StopType",
-    "Tensor", "Timings", "TokenLogprob", "Tokenizer", "Unavailable", "__version__", "hookimpl",
+    "__version__", "App", "Architecture", "Backend", "BackendContext", "BackendFactory", "BackendOptions", "Batch",
+    "Bytes", "Call", "Candidates", "ChatContext", "ChatFormat", "ChatFormatFactory", "ContextFullError", "Decoder",
+    "Delta", "DownloadError", "Endpoint", "Engine", "Finish", "Floats", "GeneratedToken", "GenerateRequest",
+    "GenerationError", "hookimpl", "Ints", "JsonSchema", "LlamafwError", "LoadedModel", "Model", "ModelError",
+    "NotSupported", "PluginError", "Problem", "Quant", "Register", "RequestError", "Sampler", "SamplerContext",
+    "SamplerPlugin", "Settings", "SettingsError", "SpecError", "StopType", "Tensor", "Timings", "Tokenizer",
+    "TokenLogprob", "Unavailable",
 ]
