@@ -1,0 +1,96 @@
+"""Tiny vocabularies that work: byte-level BPE ("gpt2") and SentencePiece BPE with byte fallback ("llama")."""
+from __future__ import annotations
+
+from typing import Any
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types of GGUF
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WORDS = ("the", "and", "ing", "ion", "er", "on", "an", "in", "re", "at", "st", "is", "to", "of", "he")
+
+
+def byte_level_alphabet() -> list[str]:
+    """Return the character that stands for each byte in GPT-2's byte-level BPE."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    alphabet = {byte: chr(byte) for byte in printable}
+    others = [byte for byte in range(256) if byte not in alphabet]
+    alphabet |= {byte: chr(256 + i) for i, byte in enumerate(others)}
+    return [alphabet[byte] for byte in range(256)]
+
+
+def merges(space: str) -> list[tuple[str, str]]:
+    """Return merges, most urgent first, that lead to `WORDS` with and without a space before."""
+    found: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        for text in (word, space + word):
+            for end in range(2, len(text) + 1):
+                found[text[: end - 1], text[end - 1]] = None
+    return list(found)
+
+
+def gpt2(n_vocab: int | None = None) -> dict[str, Any]:
+    """Return the metadata of a byte-level BPE vocabulary, padded with unused tokens to ``n_vocab``.
+
+    Tokens 0 to 2 are ``<|endoftext|>``, ``<|im_start|>``, ``<|im_end|>``; 3 to 258 the bytes; then merged ones.
+    """
+    pairs = merges("Ġ")
+    merged = list(dict.fromkeys(a + b for a, b in pairs))
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *byte_level_alphabet(), *merged]
+    types = [CONTROL] * 3 + [NORMAL] * (256 + len(merged))
+    _pad(tokens, types, n_vocab)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": [f"{a} {b}" for a, b in pairs],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+
+
+def spm(n_vocab: int | None = None) -> dict[str, Any]:
+    """Return the metadata of a SentencePiece vocabulary, padded with unused tokens to ``n_vocab``.
+
+    Tokens 0 to 2 are ``<unk>``, ``<s>``, ``</s>``; 3 and 4 ``<|im_start|>``, ``<|im_end|>``; 5 to 260 the bytes; then
+    merged pieces, likelier first; then single letters.
+    """
+    merged = list(dict.fromkeys(a + b for a, b in merges("▁")))
+    letters = ["▁", *"etaoinsrhldcumfpgwybvkxjqzETAOINSRHLDCUMFPGWYBVKXJQZ.,;:!?'\"-()0123456789"]
+    tokens = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    types = [UNKNOWN] + [CONTROL] * 4 + [BYTE] * 256
+    scores = [0.0] * len(tokens)
+    tokens += merged + letters
+    types += [NORMAL] * (len(merged) + len(letters))
+    scores += [-float(i) for i in range(len(merged) + len(letters))]
+    _pad(tokens, types, n_vocab)
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.scores": scores + [-1e4] * (len(tokens) - len(scores)),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.eot_token_id": 4,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
+        "tokenizer.ggml.add_space_prefix": True,
+    }
+
+
+def _pad(tokens: list[str], types: list[int], n_vocab: int | None) -> None:
+    if n_vocab is None:
+        return
+    if n_vocab < len(tokens):
+        raise ValueError(f"this vocabulary has {len(tokens)} tokens; n_vocab is {n_vocab}")
+    n = n_vocab - len(tokens)
+    tokens += [f"[PAD{i}]" for i in range(n)]
+    types += [UNUSED] * n
