@@ -1,0 +1,61 @@
+"""What the README shows, run: every request and every Python block."""
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.server import Server, running_server
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+ADDRESS = "http://127.0.0.1:8080"
+
+
+@pytest.fixture(scope="module")
+def served(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The default model, with the README's own plugin."""
+    (code,) = [code for language, code in BLOCKS if language == "python" and "hookimpl" in code]
+    plugin = tmp_path_factory.mktemp("readme") / "sharpen.py"
+    plugin.write_text(code)
+    with running_server(real_model, "--plugin", str(plugin)) as server:
+        yield server
+
+
+CURLS = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines() if line.startswith("curl")]
+
+
+@pytest.mark.parametrize("line", CURLS)
+def test_every_curl_is_answered(served: Server, line: str) -> None:
+    _, url, data_flag, data = shlex.split(line)
+    assert data_flag == "-d"
+    response = httpx.post(url.replace(ADDRESS, served.url), content=data, timeout=60)
+    assert response.status_code == 200, response.text
+    assert "x-llamafw-ignored-fields" not in response.headers
+    assert response.json()["content"]
+
+
+def test_the_openai_example_prints_an_answer(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = [code for language, code in BLOCKS if language == "python" and "OpenAI" in code]
+    scope: dict[str, object] = {}
+    exec(code.replace(ADDRESS, served.url), scope)
+    client = scope["client"]
+    assert len(capsys.readouterr().out.strip()) > 3
+    client.close()  # type: ignore[attr-defined]  # the README's variable
+
+
+def test_the_plugin_is_part_of_the_document(served: Server) -> None:
+    document = httpx.get(f"{served.url}/openapi.json").json()
+    assert "sharpen" in json.dumps(document["components"]["schemas"]["CompletionRequest"])
+
+
+def test_the_two_commands_are_targets_of_make() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    commands = re.findall(r"^make (\w+)", README, re.M)
+    assert commands == ["serve", "test"]
+    assert all(f"\n{target}:" in makefile for target in commands)

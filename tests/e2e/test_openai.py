@@ -1,0 +1,85 @@
+"""The real ``openai`` client against the real model."""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from openai import BadRequestError, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_chat(openai: OpenAI) -> None:
+    answer = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
+    assert "Paris" in (answer.choices[0].message.content or "")
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_finish_reason_tells_a_limit_from_an_end(openai: OpenAI) -> None:
+    short = openai.chat.completions.create(model="any", messages=ASK, max_tokens=2, temperature=0)
+    whole = openai.chat.completions.create(model="any", messages=ASK, max_completion_tokens=200, temperature=0)
+    assert short.choices[0].finish_reason == "length"
+    assert whole.choices[0].finish_reason == "stop"
+
+
+def test_a_chat_stream_has_a_role_then_text_then_usage(openai: OpenAI) -> None:
+    plain = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
+    chunks = list(
+        openai.chat.completions.create(
+            model="any", messages=ASK, max_tokens=16, temperature=0, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert text == plain.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == plain.choices[0].finish_reason
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == plain.usage
+
+
+def test_n_choices_and_log_probabilities(openai: OpenAI) -> None:
+    answer = openai.chat.completions.create(
+        model="any", messages=ASK, max_tokens=4, n=2, logprobs=True, top_logprobs=3, seed=7, temperature=1.5
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    content = answer.choices[0].logprobs.content if answer.choices[0].logprobs else None
+    assert content is not None
+    assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
+
+
+def test_eight_chats_at_a_time(openai: OpenAI) -> None:
+    def ask(n: int) -> str:
+        content = f"Write about the number {n}."
+        answer = openai.chat.completions.create(
+            model="any", messages=[{"role": "user", "content": content}], max_tokens=24, seed=n, temperature=0.9
+        )
+        return answer.choices[0].message.content or ""
+
+    alone = [ask(n) for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == alone
+
+
+def test_text_completion(openai: OpenAI) -> None:
+    answer = openai.completions.create(model="any", prompt="The capital of France is", max_tokens=8, temperature=0)
+    assert answer.object == "text_completion"
+    assert "Paris" in answer.choices[0].text
+    streamed = openai.completions.create(
+        model="any", prompt="The capital of France is", max_tokens=8, temperature=0, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in streamed) == answer.choices[0].text
+
+
+def test_models(openai: OpenAI) -> None:
+    (model,) = openai.models.list().data
+    assert model.object == "model"
+
+
+def test_unsupported_features_are_refused_not_ignored(openai: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        openai.chat.completions.create(
+            model="any", messages=ASK, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
+        )
+    assert caught.value.param == "tools"

@@ -1,0 +1,159 @@
+"""The process: start, health while loading, SIGTERM, plugins, bad starts."""
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from support.server import running_server
+from support.tiny import write_tiny_gguf
+
+SLOW = """
+import threading
+from llamafw import hookimpl
+
+@hookimpl
+def open_model(path, settings):
+    if not (gate := path.with_suffix(".gate")).exists():
+        pause = threading.Event()
+        while not gate.exists():
+            pause.wait(0.01)
+    return None
+"""
+
+FAULTY = """
+from llamafw import hookimpl
+
+class Faulty:
+    options = {"fail_at": {"type": "integer", "minimum": 0, "maximum": 100, "default": 0}}
+    truncates = False
+
+    def __init__(self, left):
+        self.left = left
+
+    @classmethod
+    def create(cls, options, context):
+        return cls(options["fail_at"]) if options["fail_at"] else None
+
+    def apply(self, candidates):
+        self.left -= 1
+        if not self.left:
+            raise RuntimeError("a secret of the server")
+
+    def accept(self, token):
+        pass
+
+@hookimpl
+def register_samplers(register):
+    register("faulty", Faulty)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_tiny_gguf(path)
+    return path
+
+
+def test_it_answers_503_while_loading_and_200_after(tiny: Path, tmp_path: Path) -> None:
+    (plugin := tmp_path / "slow.py").write_text(SLOW)
+    gate = tiny.with_suffix(".gate")
+    with running_server(tiny, "--plugin", str(plugin), ready=False) as server:
+        for path in ("/health", "/v1/models", "/nowhere"):
+            response = httpx.get(f"{server.url}{path}")
+            assert response.status_code == 503
+            assert response.json()["error"]["message"] == "Loading model"
+        gate.touch()
+        server.wait_until_ready()
+        assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+
+
+async def test_sigterm_lets_a_stream_finish(tiny: Path) -> None:
+    with running_server(tiny) as server:
+        body = {"prompt": "abc", "n_predict": 200, "ignore_eos": True, "stream": True}
+        async with httpx.AsyncClient(timeout=60) as http, http.stream(
+            "POST", f"{server.url}/completion", json=body
+        ) as response:
+            lines = response.aiter_lines()
+            events = [await anext(lines)]
+            code = asyncio.create_task(asyncio.to_thread(server.terminate))
+            events += [line async for line in lines]
+        last = json.loads([line for line in events if line][-1][6:])
+        assert last["stop"] is True
+        assert last["tokens_predicted"] == 200
+        assert await code == 0
+
+
+def test_sigterm_when_idle_is_quick_and_clean(tiny: Path) -> None:
+    with running_server(tiny) as server:
+        assert server.terminate() == 0
+        assert "Traceback" not in "".join(server.output)
+
+
+async def test_a_failing_sampler_fails_its_request_only(tiny: Path, tmp_path: Path) -> None:
+    (plugin := tmp_path / "faulty.py").write_text(FAULTY)
+    good = {"prompt": "abc", "n_predict": 40, "seed": 1, "ignore_eos": True, "samplers": ["top_k", "temperature"]}
+    bad = {**good, "samplers": ["faulty"], "fail_at": 5}
+    with running_server(tiny, "--plugin", str(plugin)) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            alone = (await http.post("/completion", json=good)).json()["content"]
+            answers = await asyncio.gather(*(http.post("/completion", json=body) for body in (good, bad, good)))
+            assert [answer.status_code for answer in answers] == [200, 500, 200]
+            assert [answers[0].json()["content"], answers[2].json()["content"]] == [alone, alone]
+            assert "secret" not in answers[1].text
+            assert (await http.post("/completion", json={**good, "fail_at": "x"})).status_code == 400
+        assert "a secret of the server" in "".join(server.output)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-m", "nowhere.gguf"], "there is no model file nowhere.gguf"),
+        (["--backend", "nomba"], "did you mean 'numba'"),
+        (["--chat-template", "chatmll"], "chatml"),
+        (["--override-kv", "llama.block_count=int:x"], "--override-kv"),
+        (["--no-plugin", "llamafw:architectures"], "no plugin provides the architecture 'llama'"),
+    ],
+)
+def test_a_bad_start_is_one_line_and_code_1(tiny: Path, flags: list[str], message: str) -> None:
+    model = [] if "-m" in flags else ["-m", str(tiny)]
+    command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *model, *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_that_is_taken_is_one_line_and_code_1(tiny: Path) -> None:
+    with running_server(tiny) as server:
+        port = server.url.rpartition(":")[2]
+        command = [sys.executable, "-m", "llamafw", "serve", "-m", str(tiny), "--port", port]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert port in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_bench_prints_json(tiny: Path) -> None:
+    command = [sys.executable, "-m", "llamafw", "bench", "-m", str(tiny), "-p", "16", "-n", "4", "-t", "1,2", "-r", "2"]
+    result = subprocess.run([*command, "-np", "1,3", "--json"], capture_output=True, text=True, check=True)
+    rows = json.loads(result.stdout)["results"]
+    assert [(row["test"], row["threads"]) for row in rows] == [
+        (test, threads) for threads in (1, 2) for test in ("pp16", "tg4", "tg4x3")
+    ]
+    assert all(row["low"] <= row["median"] <= row["high"] for row in rows)
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "tokens/s" in table
+
+
+def test_spec_prints_the_merged_document(tmp_path: Path) -> None:
+    (plugin := tmp_path / "faulty.py").write_text(FAULTY)
+    command = [sys.executable, "-m", "llamafw", "spec", "--json", "--plugin", str(plugin)]
+    document = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert document["openapi"] == "3.0.3"
+    assert "fail_at" in document["components"]["schemas"]["CompletionRequest"]["properties"]

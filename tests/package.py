@@ -1,0 +1,48 @@
+"""Build sdist and wheel, install the wheel in a fresh environment without a compiler, and try it. ``make package``."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str | Path, **environ: str) -> str:
+    """Run a command and return what it printed; stop if it fails."""
+    result = subprocess.run(
+        [str(part) for part in command], cwd="/", env={**os.environ, **environ}, check=False, capture_output=True, text=True
+    )
+    if result.returncode:
+        sys.exit(f"{command} failed:\n{result.stdout}\n{result.stderr}")
+    return result.stdout
+
+
+def main() -> None:
+    """Build, look inside, install, run."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
+        (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+        names = zipfile.ZipFile(wheel).namelist()
+        for name in ("llamafw/openapi.yaml", "llamafw/py.typed", "llamafw_plugins/py.typed", "llamafw_backends/py.typed"):
+            assert name in names, f"{name} is not in the wheel"
+        assert not [name for name in names if name.startswith(("tests/", "framework/"))], "the wheel holds more than it should"
+        with tarfile.open(sdist) as tar:
+            assert any(name.endswith("/openapi.yaml") for name in tar.getnames()), "openapi.yaml is not in the sdist"
+        venv.create(folder / "venv", with_pip=True)
+        scripts = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
+        run(scripts / "python", "-m", "pip", "install", "--quiet", wheel, CC="/nonexistent", CXX="/nonexistent")
+        print(run(scripts / "llamafw", "version"), end="")
+        assert "llamafw:numba" in run(scripts / "llamafw", "plugins")
+        assert "openapi: 3.0.3" in run(scripts / "llamafw", "spec")
+    print("package: wheel and sdist are sound, and install without a compiler")
+
+
+if __name__ == "__main__":
+    main()
