@@ -1,1 +1,40 @@
-"""The endpoints of llama-server."""
+"""The endpoints of llama-server, and how a request body becomes a `GenerateRequest`."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamafw import App, GenerateRequest, Register, hookimpl
+
+
+@hookimpl
+def register_endpoints(register: Register, app: App) -> None:
+    from llamafw_plugins.endpoints.chat import ChatCompletion
+    from llamafw_plugins.endpoints.completion import Completion
+    from llamafw_plugins.endpoints.server import Server
+    from llamafw_plugins.endpoints.template import ApplyTemplate
+    from llamafw_plugins.endpoints.text_completion import TextCompletion
+    from llamafw_plugins.endpoints.tokens import Tokens
+
+    completion, chat, server, tokens = Completion(app), ChatCompletion(app), Server(app), Tokens(app)
+    register("getHealth", server.health)
+    register("getHealthAlias", server.health)
+    register("createCompletion", completion.create)
+    register("createCompletionAlias", completion.create)
+    register("createTextCompletion", TextCompletion(app).create)
+    register("createChatCompletion", chat.create)
+    register("createChatCompletionAlias", chat.create)
+    register("applyTemplate", ApplyTemplate(app).create)
+    register("tokenize", tokens.tokenize)
+    register("detokenize", tokens.detokenize)
+    register("listModels", server.models)
+    register("listModelsAlias", server.models)
+    register("getProps", server.props)
+    register("getOpenapi", server.openapi)
+
+
+@hookimpl(trylast=True)
+def prepare_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest:
+    from llamafw_plugins.endpoints.prepare import prepare
+
+    return prepare(body, prompt, app)

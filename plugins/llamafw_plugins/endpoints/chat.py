@@ -1,0 +1,104 @@
+"""POST /v1/chat/completions and /chat/completions: OpenAI's chat completions."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from llamafw import App, Call, Finish, GeneratedToken, GenerateRequest, LoadedModel, RequestError, event_stream
+from llamafw_plugins.endpoints.choices import choices_of, include_usage
+from llamafw_plugins.endpoints.run import collect, stream
+from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, openai_logprobs, timings, usage
+from llamafw_plugins.endpoints.template import chat_tokens
+
+
+class ChatCompletion:
+    """The operations `createChatCompletion` and `createChatCompletionAlias`."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def create(self, call: Call) -> Any:
+        """Answer a conversation, ``n`` times."""
+        body, loaded = call.body, self.app.loaded
+        tokens = await asyncio.to_thread(chat_tokens, body, loaded)
+        n = int(body.get("n") or 1)
+        requests = choices_of([self._prepare(body, tokens)], n)
+        rows = Rows(loaded, requests, body)
+        if body.get("stream"):
+            return await event_stream(rows.events(), done=True)
+        answers = await collect(loaded.engine, requests, n)
+        return {
+            **rows.head("chat.completion"),
+            "choices": [rows.choice(i, answer.text, answer.tokens, answer.finish) for i, answer in enumerate(answers)],
+            "usage": usage([[answer.finish for answer in answers]]),
+            "timings": timings(answers[0].finish),
+        }
+
+    def _prepare(self, body: JSON, tokens: Sequence[int]) -> GenerateRequest:
+        request = self.app.prepare(body, tokens)
+        if body.get("logprobs"):
+            return replace(request, logprobs=True, n_probs=int(body.get("top_logprobs") or 0))
+        if body.get("top_logprobs"):
+            raise RequestError("top_logprobs needs logprobs", param="top_logprobs")
+        return request
+
+
+class Rows:
+    """Writes the choices of one call."""
+
+    def __init__(self, loaded: LoadedModel, requests: Sequence[GenerateRequest], body: JSON) -> None:
+        self.engine, self.tokenizer, self.requests = loaded.engine, loaded.tokenizer, requests
+        self._head = head("chatcmpl", "", body.get("model") or loaded.name)
+        self.return_tokens = bool(body.get("return_tokens"))
+        self.logprobs = requests[0].logprobs
+        self.usage = include_usage(body)
+
+    def head(self, kind: str) -> JSON:
+        """Return the members that the response, or each chunk, begins with."""
+        return {**self._head, "object": kind}
+
+    def choice(self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish) -> JSON:
+        """Return one whole answer."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": finish_reason(finish),
+            "logprobs": None,
+            **self.extras(tokens),
+        }
+
+    async def events(self) -> AsyncGenerator[JSON, None]:
+        """Yield per answer a chunk with the role, chunks with text, and one with the reason of its end; then usage."""
+        finishes: list[Finish] = [Finish("none")] * len(self.requests)
+        begun: set[int] = set()
+        async with aclosing(stream(self.engine, self.requests, len(self.requests))) as pieces:
+            async for i, delta in pieces:
+                if i not in begun:
+                    begun.add(i)
+                    yield self.chunk(i, {"role": "assistant", "content": ""})
+                extras = self.extras(delta.tokens) if delta.tokens else {}
+                if delta.text or extras:
+                    yield self.chunk(i, {"content": delta.text}, **extras)
+                if delta.finish:
+                    finishes[i] = delta.finish
+                    end = self.chunk(i, {}, finish_reason=finish_reason(delta.finish))
+                    yield {**end, "timings": timings(delta.finish)}
+        if self.usage:
+            yield {**self.head("chat.completion.chunk"), "choices": [], "usage": usage([finishes])}
+
+    def chunk(self, index: int, delta: JSON, *, finish_reason: str | None = None, **extras: Any) -> JSON:
+        """Return one chunk of the answer ``index``."""
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, **extras}
+        return {**self.head("chat.completion.chunk"), "choices": [choice]}
+
+    def extras(self, tokens: Sequence[GeneratedToken]) -> JSON:
+        """Return what only some requests ask for."""
+        extras = JSON()
+        if self.logprobs:
+            extras["logprobs"] = {"content": openai_logprobs(tokens, self.tokenizer)}
+        if self.return_tokens:
+            extras["tokens"] = [token.id for token in tokens]
+        return extras

@@ -1,0 +1,95 @@
+"""A native request body and its tokens become a `GenerateRequest`. It knows nothing of HTTP, prompts or answers."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from llamafw import App, GenerateRequest, RequestError
+from llamafw_plugins.endpoints.logit_bias import read_logit_bias
+from llamafw_plugins.endpoints.unsupported import refuse_generation
+from llamafw_plugins.samplers import DEFAULT_ORDER
+
+RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's two spellings of "draw one"
+N_PREDICT = ("n_predict", "max_completion_tokens", "max_tokens")  # one thing; the first that is given wins
+
+
+def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest:
+    """Return the request; fields that are absent or null get the server's defaults.
+
+    Raises
+    ------
+    RequestError
+        A value does not fit the model or the server: an unknown sampler, a token or slot that does not exist.
+    """
+    refuse_generation(body)
+    loaded = app.loaded
+    defaults = app.settings.request_defaults()
+
+    def value(field: str, default: Any) -> Any:
+        given = body.get(field)
+        return defaults.get(field, default) if given is None else given
+
+    seed = int(value("seed", -1))
+    n_probs = int(value("n_probs", 0))
+    id_slot = int(value("id_slot", -1))
+    if id_slot >= loaded.engine.n_slots:
+        raise RequestError(f"there is no slot {id_slot}; there are {loaded.engine.n_slots}", param="id_slot")
+    stop = value("stop", ())
+    return GenerateRequest(
+        prompt=tuple(prompt),
+        n_predict=limit(body, app.settings.predict),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        samplers=sampler_names(body.get("samplers"), app),
+        options=sampler_options(body, app),
+        min_keep=int(value("min_keep", 0)),
+        seed=None if seed in RANDOM_SEEDS else seed,
+        logit_bias=read_logit_bias(body.get("logit_bias"), loaded.tokenizer),
+        ignore_eos=value("ignore_eos", False),
+        cache_prompt=value("cache_prompt", True),
+        id_slot=id_slot,
+        n_probs=n_probs,
+        logprobs=n_probs > 0,
+        post_sampling_probs=value("post_sampling_probs", False),
+    )
+
+
+def limit(body: Mapping[str, Any], server: int | None) -> int:
+    """Return the most tokens to generate. ``server``, the flag ``-n``, is the default and an upper bound."""
+    given = next((int(body[field]) for field in N_PREDICT if body.get(field) is not None), None)
+    if given is None:
+        return -1 if server is None else server
+    if server is None or server < 0:
+        return given
+    return server if given < 0 else min(given, server)
+
+
+def sampler_names(given: Sequence[str] | None, app: App) -> tuple[str, ...]:
+    """Return the samplers to apply, in order: the request's, else those of ``--samplers``, else the usual ones."""
+    if given is None:
+        if app.settings.samplers is not None:
+            return tuple(name.strip() for name in app.settings.samplers.split(";") if name.strip())
+        return tuple(name for name in DEFAULT_ORDER if name in app.samplers)
+    for i, name in enumerate(given):
+        if name not in app.samplers:
+            raise RequestError(unknown_sampler(name, app.samplers), param=f"samplers.{i}")
+    return tuple(given)
+
+
+def unknown_sampler(name: str, samplers: Mapping[str, Any]) -> str:
+    """Return what to say of a sampler that does not exist."""
+    near = get_close_matches(name, samplers, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(samplers)}"
+    return f"there is no sampler {name[:40]!r}; {hint}"
+
+
+def sampler_options(body: Mapping[str, Any], app: App) -> dict[str, Any]:
+    """Return the fields of all samplers: the request's, else those that flags set, else the samplers' own defaults."""
+    defaults = app.settings.request_defaults()
+    options: dict[str, Any] = {}
+    for plugin in app.samplers.values():
+        for field, schema in plugin.options.items():
+            given = body.get(field)
+            value = defaults.get(field, schema.get("default")) if given is None else given
+            options[field] = int(value) if schema.get("type") == "integer" and value is not None else value
+    return options

@@ -1,0 +1,100 @@
+"""Several generations at once: their pieces as one stream, or their whole answers. It knows nothing of HTTP or shapes."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import cast
+
+from llamafw import Delta, Engine, Finish, GeneratedToken, GenerateRequest, RequestError
+
+AHEAD = 16  # pieces kept for a client that reads slowly, when several answers share its stream
+
+
+@dataclass(slots=True)
+class Answer:
+    """One whole answer."""
+
+    text: str = ""
+    tokens: list[GeneratedToken] = field(default_factory=list)
+    finish: Finish = Finish("none")
+
+
+async def collect(engine: Engine, requests: Sequence[GenerateRequest], n: int = 1) -> list[Answer]:
+    """Return the answers, in order; otherwise like `stream`."""
+    answers = [Answer() for _ in requests]
+    parts: list[list[str]] = [[] for _ in requests]
+    async with aclosing(stream(engine, requests, n)) as pieces:
+        async for i, delta in pieces:
+            parts[i].append(delta.text)
+            answers[i].tokens += delta.tokens
+            if delta.finish:
+                answers[i].finish = delta.finish
+    for answer, texts in zip(answers, parts, strict=True):
+        answer.text = "".join(texts)
+    return answers
+
+
+async def stream(
+    engine: Engine, requests: Sequence[GenerateRequest], n: int = 1
+) -> AsyncGenerator[tuple[int, Delta], None]:
+    """Yield the number of a request and a piece of its answer, as they come.
+
+    Closing the generator cancels all requests. If one fails, the others are cancelled.
+
+    Parameters
+    ----------
+    n : int
+        How many neighbouring requests share a prompt. An error says which of several prompts it is about.
+    """
+    if len(requests) == 1:
+        async with aclosing(generate(engine, requests[0])) as deltas:
+            async for delta in deltas:
+                yield 0, delta
+        return
+    queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue(AHEAD)
+    tasks = [asyncio.create_task(_pump(engine, request, i, queue)) for i, request in enumerate(requests)]
+    running = len(tasks)
+    try:
+        while running:
+            i, item = await queue.get()
+            if isinstance(item, Exception):
+                raise _placed(item, i // n) if len(requests) > n else item
+            running -= item.finish is not None
+            yield i, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def generate(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+    """Yield the answer piece by piece. A prompt without tokens, which no model can continue, is answered at once."""
+    if not request.prompt:
+        yield Delta("", finish=Finish("none", seed=request.seed or 0))
+        return
+    # the protocol says "closing the iterator cancels", so it can be closed
+    async with aclosing(cast("AsyncGenerator[Delta, None]", engine.generate(request))) as deltas:
+        async for delta in deltas:
+            yield delta
+
+
+async def _pump(
+    engine: Engine, request: GenerateRequest, i: int, queue: asyncio.Queue[tuple[int, Delta | Exception]]
+) -> None:
+    try:
+        async with aclosing(generate(engine, request)) as deltas:
+            async for delta in deltas:
+                await queue.put((i, delta))
+    except Exception as error:
+        await queue.put((i, error))
+
+
+def _placed(error: Exception, i: int) -> Exception:
+    """Let an error say which prompt it is about."""
+    if isinstance(error, RequestError):
+        error.extra = {**error.extra, "index": i}
+        if error.param in (None, "prompt"):
+            error.param = f"prompt.{i}"
+    return error

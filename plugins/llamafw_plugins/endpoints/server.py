@@ -1,0 +1,72 @@
+"""GET /health, /v1/models, /props and /openapi.json: what is served, and how it is."""
+from __future__ import annotations
+
+import time
+from math import prod
+
+import orjson
+from starlette.responses import Response
+
+from llamafw import App, Call, LoadedModel, Tokenizer, __version__
+from llamafw_plugins.endpoints.shapes import JSON, settings_shape
+
+VOCAB_TYPES = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5}  # tokenizer.ggml.model → llama.cpp's number
+
+
+class Server:
+    """The operations that describe the server."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.started = int(time.time())
+        self.document: bytes | None = None  # as JSON, made on the first request
+
+    async def health(self, call: Call) -> JSON:
+        """Answer once the model is loaded."""
+        _ = self.app.loaded
+        return {"status": "ok"}
+
+    async def models(self, call: Call) -> JSON:
+        """Return the one model, as OpenAI lists models."""
+        loaded = self.app.loaded
+        row = {"id": loaded.name, "object": "model", "created": self.started, "owned_by": "llamafw", "meta": meta(loaded)}
+        return {"object": "list", "data": [row]}
+
+    async def props(self, call: Call) -> JSON:
+        """Return the properties. The model's path is not among them."""
+        loaded = self.app.loaded
+        settings = settings_shape(self.app.prepare({}, ()), loaded, stream=False)
+        return {
+            "default_generation_settings": {**settings, "params": settings},
+            "total_slots": loaded.engine.n_slots,
+            "model_alias": loaded.name,
+            "chat_template": loaded.chat.source,
+            "bos_token": token_text(loaded.tokenizer, loaded.tokenizer.bos),
+            "eos_token": token_text(loaded.tokenizer, loaded.tokenizer.eos),
+            "build_info": f"llamafw {__version__}",
+            "modalities": {"vision": False, "audio": False},
+        }
+
+    async def openapi(self, call: Call) -> Response:
+        """Return the API document."""
+        if self.document is None:
+            self.document = orjson.dumps(self.app.document)
+        return Response(self.document, media_type="application/json")
+
+
+def meta(loaded: LoadedModel) -> JSON:
+    """Return llama-server's ``meta`` of a model."""
+    decoder, model = loaded.decoder, loaded.model
+    return {
+        "vocab_type": VOCAB_TYPES.get(str(model.metadata.get("tokenizer.ggml.model")), 0),
+        "n_vocab": decoder.n_vocab,
+        "n_ctx_train": decoder.n_ctx_train,
+        "n_embd": decoder.n_embd,
+        "n_params": sum(prod(tensor.shape) for tensor in model.tensors.values()),
+        "size": model.n_bytes,
+    }
+
+
+def token_text(tokenizer: Tokenizer, token: int | None) -> str:
+    """Return the text of a special token; "" if there is none."""
+    return "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")

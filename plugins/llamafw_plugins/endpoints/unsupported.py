@@ -1,0 +1,40 @@
+"""Fields of the API that this version reads only to refuse them: leaving them out would change the answer unseen."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llamafw import NotSupported, RequestError
+
+GENERATION: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "grammar": (("",), "grammars are not supported by this server"),
+    "json_schema": ((), "JSON schemas are not supported by this server"),
+    "mirostat": ((0,), "mirostat is not supported by this server"),
+    "image_data": (([],), "images are not supported by this server, which has no multimodal plugin"),
+}
+"""Field → values that ask for nothing, and what to say to any other."""
+
+CHAT: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "tools": (([],), "tools are not supported by this server"),
+    "functions": (([],), "functions are not supported by this server"),
+    "tool_choice": (("none", "auto"), "tool_choice is not supported by this server, which knows no tools"),
+}
+"""The same, for conversations."""
+
+
+def refuse_generation(body: Mapping[str, Any]) -> None:
+    """Raise NotSupported (501) if the request wants output that this server cannot constrain or make."""
+    for field, (harmless, message) in GENERATION.items():
+        if body.get(field) is not None and body[field] not in harmless:
+            raise NotSupported(message, param=field)
+
+
+def refuse_chat(body: Mapping[str, Any]) -> None:
+    """Raise RequestError (400) if the request wants tools, NotSupported (501) if it wants JSON."""
+    for field, (harmless, message) in CHAT.items():
+        if body.get(field) is not None and body[field] not in harmless:
+            raise RequestError(message, param=field)
+    wanted = body.get("response_format")
+    if wanted is not None and wanted["type"] != "text":
+        raise NotSupported(f"the response format {wanted['type']} is not supported by this server",
+                           param="response_format.type")
