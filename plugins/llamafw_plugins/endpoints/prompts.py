@@ -39,14 +39,18 @@ async def read_prompts(given: Any, tokenizer: Tokenizer) -> list[Prompt]:
     return prompts
 
 
-async def encode(text: str, tokenizer: Tokenizer, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+async def encode(
+    text: str, tokenizer: Tokenizer, *, add_special: bool = False, parse_special: bool = True
+) -> list[int]:
     """Return the tokens of ``text``; a long one does not hold up the event loop."""
     if len(text) < LONG_TEXT:
         return tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
     return await asyncio.to_thread(tokenizer.encode, text, add_special=add_special, parse_special=parse_special)
 
 
-async def encode_mixed(items: Sequence[Any], tokenizer: Tokenizer, param: str, *, parse_special: bool = True) -> list[int]:
+async def encode_mixed(
+    items: Sequence[Any], tokenizer: Tokenizer, param: str, *, parse_special: bool = True
+) -> list[int]:
     """Return token ids and the tokens of texts, in order; RequestError for an id that is not in the vocabulary."""
     if all(isinstance(item, (int, float)) for item in items):
         return read_ids(items, tokenizer.n_vocab, param)

@@ -29,8 +29,8 @@ class Server:
     async def models(self, call: Call) -> JSON:
         """Return the one model, as OpenAI lists models."""
         loaded = self.app.loaded
-        row = {"id": loaded.name, "object": "model", "created": self.started, "owned_by": "llamafw", "meta": meta(loaded)}
-        return {"object": "list", "data": [row]}
+        row = {"id": loaded.name, "object": "model", "created": self.started, "owned_by": "llamafw"}
+        return {"object": "list", "data": [{**row, "meta": meta(loaded)}]}
 
     async def props(self, call: Call) -> JSON:
         """Return the properties. The model's path is not among them."""

@@ -50,7 +50,8 @@ def timings(finish: Finish) -> JSON:
     """Return llama-server's ``timings``; rates of nothing are None."""
     times = finish.timings
     shape: JSON = {"cache_n": finish.n_cached, "queue_ms": times.queue_ms}
-    for name, n, ms in (("prompt", times.prompt_n, times.prompt_ms), ("predicted", times.predicted_n, times.predicted_ms)):
+    phases = ("prompt", times.prompt_n, times.prompt_ms), ("predicted", times.predicted_n, times.predicted_ms)
+    for name, n, ms in phases:
         shape[f"{name}_n"] = n
         shape[f"{name}_ms"] = ms
         shape[f"{name}_per_token_ms"] = ms / n if n else None

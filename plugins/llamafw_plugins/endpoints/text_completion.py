@@ -100,7 +100,7 @@ class Rows:
                 if delta.finish:
                     finishes[i] = delta.finish
                     yield {**self.head, "choices": [choice], "timings": timings(delta.finish)}
-                elif text or delta.tokens and (choice["logprobs"] or self.return_tokens):
+                elif text or (delta.tokens and (choice["logprobs"] or self.return_tokens)):
                     yield {**self.head, "choices": [choice]}
         if self.usage:
             yield {**self.head, "choices": [], "usage": usage(self.by_prompt(finishes))}
