@@ -1,1 +1,24 @@
 """The samplers of llama-server."""
+from __future__ import annotations
+
+from llamafw import Register, hookimpl
+from llamafw_plugins.samplers.min_p import MinP
+from llamafw_plugins.samplers.penalties import Penalties
+from llamafw_plugins.samplers.temperature import Temperature
+from llamafw_plugins.samplers.top_k import TopK
+from llamafw_plugins.samplers.top_p import TopP
+from llamafw_plugins.samplers.typ_p import TypP
+
+DEFAULT_SAMPLERS = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
+"""The samplers of a request that names none, in order."""
+
+
+@hookimpl
+def register_samplers(register: Register) -> None:
+    register("penalties", Penalties)
+    register("top_k", TopK)
+    register("typ_p", TypP)
+    register("typical_p", TypP)
+    register("top_p", TopP)
+    register("min_p", MinP)
+    register("temperature", Temperature)

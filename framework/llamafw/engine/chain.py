@@ -1,0 +1,190 @@
+"""The sampler chain of one request: from a row of logits to a token.
+
+First what the request says about single tokens (`logit_bias`, `ignore_eos`), then its samplers in their order, then
+the draw. Knows samplers only as the protocol has them; knows nothing of text, slots or threads.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from llamafw.errors import GenerationError, RequestError
+from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
+from llamafw.types import Candidates, Floats, GenerateRequest, Ints
+
+_MOST_BIAS = 1e30  # far beyond any logit, and no sum of it leaves float32
+_BLOCK = 256  # candidates per block when drawing from many
+
+
+class SamplerError(GenerationError):
+    """A sampler failed. Its name is for the client; the cause, in ``__cause__``, for the log."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the sampler {name!r} failed")
+
+
+class Scratch:
+    """Where candidates are made, once per token: shared by all chains of one thread, as they run one by one.
+
+    Samplers may write into the arrays; so both are written anew for each token (4 µs each for 49k tokens), and are
+    theirs only until the token is drawn.
+    """
+
+    def __init__(self, n_vocab: int) -> None:
+        self._all: Ints = np.arange(n_vocab, dtype=np.int32)
+        self._ids = np.empty_like(self._all)
+        self._logits: Floats = np.empty(n_vocab, np.float32)
+
+    def candidates(self, row: Floats) -> Candidates:
+        """Return every token with its logit; ``row`` itself stays as it is."""
+        np.copyto(self._ids, self._all)
+        np.copyto(self._logits, row)
+        return Candidates(self._ids, self._logits)
+
+
+class Chain:
+    """The samplers of one request, and its random numbers."""
+
+    def __init__(
+        self, samplers: Sequence[tuple[str, Sampler]], bias: Mapping[int, float], seed: int
+    ) -> None:
+        self._samplers = samplers
+        self._bias_ids = np.array(list(bias), np.int32)
+        self._bias = np.clip(np.array(list(bias.values()), np.float64), None, _MOST_BIAS).astype(np.float32)
+        self._random = np.random.default_rng(seed)
+
+    def pick(self, row: Floats, scratch: Scratch) -> tuple[int, Candidates]:
+        """Draw a token; return it and the candidates that survived.
+
+        Raises
+        ------
+        GenerationError
+            The row is no set of logits, or a sampler failed or left no candidate.
+        RequestError
+            The request forbids every token.
+        """
+        candidates = scratch.candidates(row)
+        if len(self._bias_ids):
+            candidates.logits[self._bias_ids] += self._bias
+        peak = candidates.logits.max()
+        if not peak < np.inf:
+            raise GenerationError("the model computed scores that are not numbers")
+        if peak == -np.inf:
+            raise RequestError("no token is left to draw: all are forbidden", param="logit_bias")
+        for name, sampler in self._samplers:
+            try:
+                sampler.apply(candidates)
+            except RequestError:
+                raise
+            except Exception as exc:
+                raise SamplerError(name) from exc
+            if not len(candidates.ids):
+                raise SamplerError(name) from ValueError("it left no candidate")
+        token = draw(candidates, self._random)
+        for name, sampler in self._samplers:
+            try:
+                sampler.accept(token)
+            except RequestError:
+                raise
+            except Exception as exc:
+                raise SamplerError(name) from exc
+        return token, candidates
+
+
+def draw(candidates: Candidates, random: np.random.Generator) -> int:
+    """Draw one of the candidates with the softmax of their logits as probabilities.
+
+    Sums are float64. A single candidate needs no random number.
+    """
+    ids, logits = candidates.ids, candidates.logits
+    if len(ids) == 1:
+        return int(ids[0])
+    peak = logits.max()
+    if not np.isfinite(peak):
+        raise GenerationError("the samplers left scores that cannot be drawn from")
+    weights = np.exp(logits - peak)
+    start = 0
+    at = random.random()
+    if len(weights) > 4 * _BLOCK:  # find the block first: a running float64 sum of 49k is slow
+        whole = len(weights) // _BLOCK * _BLOCK
+        sums = weights[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+        ends = np.append(sums, weights[whole:].sum(dtype=np.float64)).cumsum()
+        at *= ends[-1]
+        block = _find(ends, at)
+        at -= ends[block - 1] if block else 0.0
+        start = block * _BLOCK
+        ends = weights[start : start + _BLOCK].cumsum(dtype=np.float64)
+    else:
+        ends = weights.cumsum(dtype=np.float64)
+        at *= ends[-1]
+    return int(ids[start + _find(ends, at)])
+
+
+def _find(ends: np.ndarray[tuple[int], np.dtype[np.float64]], at: float) -> int:
+    """Return the first index whose running sum exceeds ``at``; rounding never finds one of weight zero."""
+    i = int(ends.searchsorted(at, side="right"))
+    return i if i < len(ends) else int(ends.searchsorted(ends[-1], side="left"))
+
+
+def build(
+    request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext
+) -> Chain:
+    """Make the chain of one request. Runs on the event loop.
+
+    At temperature ≤ 0 the likeliest token wins: samplers that only remove unlikely ones are left out, and
+    ``temperature`` comes last.
+
+    Raises
+    ------
+    RequestError
+        A sampler is unknown or refuses its options, or a biased token is not in the vocabulary.
+    GenerationError
+        A sampler cannot be made.
+    """
+    names = request.samplers
+    for name in names:
+        if name not in plugins:
+            near = get_close_matches(name, plugins, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(plugins) or 'none'}"
+            raise RequestError(f"there is no sampler {name!r}{hint}", param="samplers")
+    if _temperature(request, plugins) <= 0:
+        names = tuple(name for name in names if not plugins[name].truncates and name != "temperature")
+        names += ("temperature",) if "temperature" in plugins else ()
+    samplers = [(name, made) for name in names if (made := _make(name, plugins[name], request, context)) is not None]
+    return Chain(samplers, _bias(request, context), seed)
+
+
+def _temperature(request: GenerateRequest, plugins: Mapping[str, SamplerPlugin]) -> float:
+    if "temperature" not in plugins:
+        return 1.0
+    return float(_options(plugins["temperature"], request)["temperature"])
+
+
+def _options(plugin: SamplerPlugin, request: GenerateRequest) -> dict[str, Any]:
+    given = request.options
+    return {name: given[name] if name in given else schema["default"] for name, schema in plugin.options.items()}
+
+
+def _make(name: str, plugin: SamplerPlugin, request: GenerateRequest, context: SamplerContext) -> Sampler | None:
+    try:
+        return plugin.create(_options(plugin, request), context)
+    except RequestError:
+        raise
+    except Exception as exc:
+        raise SamplerError(name) from exc
+
+
+def _bias(request: GenerateRequest, context: SamplerContext) -> dict[int, float]:
+    """Return what is added to which logits; -inf forbids a token."""
+    bias = dict(request.logit_bias)
+    for token, value in bias.items():
+        if not 0 <= token < context.n_vocab:
+            raise RequestError(f"token {token} is not in the vocabulary of {context.n_vocab}", param="logit_bias")
+        if not value < np.inf:
+            raise RequestError(f"the bias of token {token} is not a number", param="logit_bias")
+    if request.ignore_eos:
+        bias.update(dict.fromkeys(context.tokenizer.eog, -np.inf))
+    return bias

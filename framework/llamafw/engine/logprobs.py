@@ -1,0 +1,48 @@
+"""Log-probabilities of tokens, from a row of logits. It knows nothing of samplers, requests or text."""
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from llamafw.types import Candidates, Floats, TokenLogprob
+
+_CHUNK = 4096  # float64 temporaries of this length stay in the first-level caches
+
+
+def of_row(row: Floats, token: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
+    """Return the log-softmax of ``row`` at ``token`` and at its ``n`` likeliest tokens.
+
+    Parameters
+    ----------
+    row : (n_vocab,) float32
+        Logits, without NaN.
+    """
+    peak = float(row.max())
+    total = 0.0
+    for start in range(0, len(row), _CHUNK):
+        total += float(np.exp(row[start : start + _CHUNK].astype(np.float64) - peak).sum())
+    norm = peak + float(np.log(total))
+    ids = likeliest(row, n)
+    top = tuple(TokenLogprob(int(id), float(row[id]) - norm) for id in ids)
+    return float(row[token]) - norm, top
+
+
+def of_candidates(candidates: Candidates, token: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
+    """Return the same after the samplers: of the surviving candidates, which may be fewer than ``n``."""
+    logits = candidates.logits.astype(np.float64)
+    peak = logits.max()
+    logprobs = logits - (peak + np.log(np.exp(logits - peak).sum()))
+    alive = np.flatnonzero(logprobs > -np.inf)
+    ids, logprobs = candidates.ids[alive], logprobs[alive]
+    best = np.lexsort((ids, -logprobs))[:n]
+    top = tuple(TokenLogprob(int(ids[i]), float(logprobs[i])) for i in best)
+    return float(logprobs[ids == token][0]), top
+
+
+def likeliest(row: Floats, n: int) -> npt.NDArray[np.intp]:
+    """Return the indices of the ``n`` largest values, largest first, of equals the lower index first."""
+    n = min(n, len(row))
+    if n == 0:
+        return np.empty(0, np.intp)
+    found = np.flatnonzero(row >= np.partition(row, -n)[-n])
+    return found[np.argsort(-row[found], kind="stable")][:n]
