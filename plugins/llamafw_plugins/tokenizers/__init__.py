@@ -1,1 +1,29 @@
-"""The tokenizers of GGUF files."""
+"""The tokenizers of GGUF files, by ``tokenizer.ggml.model``.
+
+* ``gpt2``  byte-level BPE: GPT-2, Llama 3, Qwen, DeepSeek, SmolLM, StarCoder …
+* ``llama`` SentencePiece BPE with scores and byte fallback: Llama 1 and 2, Mistral 7B, Phi-3, Gemma …
+"""
+from collections.abc import Mapping
+from typing import Any
+
+from llamafw import Register, Tokenizer, hookimpl
+
+
+def gpt2(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Return the byte-level BPE tokenizer that ``metadata`` describes; ModelError if it does not."""
+    from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer
+
+    return Gpt2Tokenizer(metadata)
+
+
+def llama(metadata: Mapping[str, Any]) -> Tokenizer:
+    """Return the SentencePiece tokenizer that ``metadata`` describes; ModelError if it does not."""
+    from llamafw_plugins.tokenizers.llama import LlamaTokenizer
+
+    return LlamaTokenizer(metadata)
+
+
+@hookimpl
+def register_tokenizers(register: Register) -> None:
+    register("gpt2", gpt2)
+    register("llama", llama)
