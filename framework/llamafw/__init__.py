@@ -36,6 +36,9 @@ from llamafw.interfaces import (
     SamplerPlugin,
     Tokenizer,
 )
+from llamafw.ranking import largest
+from llamafw.server.responses import JSONResponse
+from llamafw.server.sse import event_stream
 from llamafw.settings import Settings
 from llamafw.types import (
     BackendOptions,
@@ -63,9 +66,9 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__", "App", "Architecture", "Backend", "BackendContext", "BackendFactory", "BackendOptions", "Batch",
     "Bytes", "Call", "Candidates", "ChatContext", "ChatFormat", "ChatFormatFactory", "ContextFullError", "Decoder",
-    "Delta", "DownloadError", "Endpoint", "Engine", "Finish", "Floats", "GeneratedToken", "GenerateRequest",
-    "GenerationError", "hookimpl", "Ints", "JsonSchema", "LlamafwError", "LoadedModel", "Model", "ModelError",
-    "NotSupported", "PluginError", "Problem", "Quant", "Register", "RequestError", "Sampler", "SamplerContext",
-    "SamplerPlugin", "Settings", "SettingsError", "SpecError", "StopType", "Tensor", "Timings", "Tokenizer",
-    "TokenLogprob", "Unavailable",
+    "Delta", "DownloadError", "Endpoint", "Engine", "event_stream", "Finish", "Floats", "GeneratedToken",
+    "GenerateRequest", "GenerationError", "hookimpl", "Ints", "JSONResponse", "JsonSchema", "largest",
+    "LlamafwError", "LoadedModel", "Model", "ModelError", "NotSupported", "PluginError", "Problem", "Quant",
+    "Register", "RequestError", "Sampler", "SamplerContext", "SamplerPlugin", "Settings", "SettingsError",
+    "SpecError", "StopType", "Tensor", "Timings", "Tokenizer", "TokenLogprob", "Unavailable",
 ]

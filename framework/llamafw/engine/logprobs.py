@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from llamafw.ranking import largest
 from llamafw.types import Candidates, Floats, TokenLogprob
 
 _CHUNK = 4096  # float64 temporaries of this length stay in the first-level caches
@@ -22,7 +22,7 @@ def of_row(row: Floats, token: int, n: int) -> tuple[float, tuple[TokenLogprob, 
     for start in range(0, len(row), _CHUNK):
         total += float(np.exp(row[start : start + _CHUNK].astype(np.float64) - peak).sum())
     norm = peak + float(np.log(total))
-    ids = likeliest(row, n)
+    ids = largest(row, n)
     top = tuple(TokenLogprob(int(id), float(row[id]) - norm) for id in ids)
     return float(row[token]) - norm, top
 
@@ -37,12 +37,3 @@ def of_candidates(candidates: Candidates, token: int, n: int) -> tuple[float, tu
     best = np.lexsort((ids, -logprobs))[:n]
     top = tuple(TokenLogprob(int(ids[i]), float(logprobs[i])) for i in best)
     return float(logprobs[ids == token][0]), top
-
-
-def likeliest(row: Floats, n: int) -> npt.NDArray[np.intp]:
-    """Return the indices of the ``n`` largest values, largest first, of equals the lower index first."""
-    n = min(n, len(row))
-    if n == 0:
-        return np.empty(0, np.intp)
-    found = np.flatnonzero(row >= np.partition(row, -n)[-n])
-    return found[np.argsort(-row[found], kind="stable")][:n]

@@ -9,7 +9,7 @@ from llamafw_plugins.samplers.top_k import TopK
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
 
-DEFAULT_SAMPLERS = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
+DEFAULT_ORDER = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
 """The samplers of a request that names none, in order."""
 
 

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.ranking import largest
+from llamafw import Candidates, JsonSchema, Sampler, SamplerContext, largest
 
 
 class MinP:

@@ -4,8 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.ranking import largest
+from llamafw import Candidates, JsonSchema, Sampler, SamplerContext, largest
 
 
 class TopK:

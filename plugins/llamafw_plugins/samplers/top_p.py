@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llamafw import Candidates, JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.ranking import nucleus
+from llamafw_plugins.samplers.nucleus import nucleus
 
 
 class TopP:
