@@ -256,8 +256,8 @@ class Call:
     """One HTTP request, validated against the API document."""
 
     body: Any  # parsed JSON; None without a body
-    path: Mapping[str, Any]  # path parameters
-    query: Mapping[str, str]
+    path: Mapping[str, Any]  # path parameters, typed
+    query: Mapping[str, Any]  # query parameters, typed; those the document does not know are text
     http: Request  # starlette's, for headers and the client
 
 

@@ -1,0 +1,105 @@
+"""Build the ASGI application from the API document, the plugins and the settings. Everything is put together once."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from connexion.middleware.lifespan import LifespanMiddleware
+from connexion.middleware.main import ConnexionMiddleware
+from connexion.middleware.routing import RoutingMiddleware
+from connexion.middleware.security import SecurityMiddleware
+from connexion.middleware.swagger_ui import SwaggerUIMiddleware
+from connexion.options import SwaggerUIOptions
+from connexion.resolver import Resolver
+from starlette.types import ASGIApp
+
+from llamafw import spec
+from llamafw.errors import PluginError
+from llamafw.interfaces import LoadedModel
+from llamafw.plugins import Plugins
+from llamafw.registry import Registry
+from llamafw.server.allow import Allow
+from llamafw.server.auth import security_map
+from llamafw.server.checks import ResponseChecks
+from llamafw.server.context import App
+from llamafw.server.dispatch import Dispatcher
+from llamafw.server.edge import Edge, cors
+from llamafw.server.errors import ErrorMiddleware, explainer
+from llamafw.server.lifespan import Loading, LoadingGate
+from llamafw.server.schema import Schemas
+from llamafw.server.validation import ValidationMiddleware
+from llamafw.settings import Settings
+
+logging.getLogger("connexion").setLevel(logging.ERROR)  # it logs every client error as a warning; `errors` answers them
+
+
+def build(
+    settings: Settings,
+    plugins: Plugins,
+    load: Callable[[], LoadedModel],
+    *,
+    failed: Callable[[], None] = lambda: None,
+    document: spec.Document | None = None,
+) -> tuple[ASGIApp, App, Loading]:
+    """Return the application, what endpoints see of it, and what loads its model.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the model; called on a thread when the lifespan starts.
+    failed : callable
+        Called on the event loop if it raised.
+    document : dict, optional
+        The API document before plugins extend it, instead of the installed one.
+
+    Raises
+    ------
+    SpecError
+        The document and the endpoints disagree.
+    """
+    merged = spec.merged_document(plugins, settings, document)
+    app = App(settings, plugins, merged)
+    endpoints = Registry("endpoint")
+    plugins.fill(endpoints, app=app)
+    spec.check(merged, endpoints)
+    schemas = Schemas(merged)
+    explain = explainer(plugins.hook.explain_error)
+    loading = Loading(app, load, failed)
+    errors = partial(ErrorMiddleware, explain=explain, allow=Allow(merged))
+    middlewares = [
+        errors,
+        SwaggerUIMiddleware,
+        RoutingMiddleware,
+        partial(LoadingGate, app=app),
+        SecurityMiddleware,
+        partial(ValidationMiddleware, document=merged, schemas=schemas, limit=settings.max_body_mb << 20,
+                strict=settings.strict_fields),
+        LifespanMiddleware,
+    ]
+    if settings.validate_responses:
+        middlewares.insert(0, partial(ResponseChecks, document=merged, schemas=schemas))
+    connexion = ConnexionMiddleware(
+        Dispatcher(endpoints, explain),
+        import_name="llamafw",
+        lifespan=loading.lifespan,
+        middlewares=middlewares,
+        resolver=Resolver(endpoints.__getitem__),
+        security_map=security_map(settings.api_key),
+        swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
+    )
+    connexion.add_api(merged)
+    asgi = errors(wrapped(connexion, plugins, app))  # once more, for what the plugins' wrappers raise
+    methods = {method.upper() for _, method, _ in spec.operations(merged)}
+    return Edge(cors(asgi, settings.cors_origins, methods)), app, loading
+
+
+def wrapped(asgi: ASGIApp, plugins: Plugins, app: App) -> ASGIApp:
+    """Return ``asgi`` inside what plugins' ``wrap_asgi`` put around it: the first plugin's innermost."""
+    for impl in plugins.hook.wrap_asgi.get_hookimpls():
+        given = {"asgi": asgi, "app": app}
+        outer = impl.function(**{name: given[name] for name in impl.argnames})
+        if outer is not None and not callable(outer):
+            raise PluginError(f"plugin {impl.plugin_name}: wrap_asgi returned {outer!r}, which is no application")
+        asgi = outer or asgi
+    return asgi

@@ -1,0 +1,39 @@
+"""The running server, as endpoints and hooks see it. It knows nothing of HTTP."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from llamafw.errors import NotSupported, Unavailable
+from llamafw.interfaces import LoadedModel, SamplerPlugin
+from llamafw.plugins import Plugins
+from llamafw.settings import Settings
+from llamafw.types import GenerateRequest
+
+
+class App:
+    """Implements `llamafw.App`. The model arrives later, by `Loading`."""
+
+    def __init__(self, settings: Settings, plugins: Plugins, document: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.plugins = plugins
+        self.document = document
+        self.document_json = orjson.dumps(document)  # for GET /openapi.json
+        self.samplers: Mapping[str, SamplerPlugin] = plugins.registry("sampler")
+        self.model: LoadedModel | None = None
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model; raises Unavailable while it is loading."""
+        if self.model is None:
+            raise Unavailable("Loading model")
+        return self.model
+
+    def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
+        """Return what ``prepare_request`` makes of a validated native request body and its tokenised prompt."""
+        request: GenerateRequest | None = self.plugins.hook.prepare_request(body=body, prompt=prompt, app=self)
+        if request is None:
+            raise NotSupported("no plugin of this server prepares requests")
+        return request

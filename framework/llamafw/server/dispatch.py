@@ -1,0 +1,51 @@
+"""From a routed, validated request to its endpoint, and from what that returns to the client."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from llamafw.interfaces import Call, Endpoint
+from llamafw.server.disconnect import Disconnect
+from llamafw.server.responses import JSONResponse
+from llamafw.server.sse import EventStream
+from llamafw.types import Problem
+
+
+class Dispatcher:
+    """The innermost ASGI application: calls the endpoint of the operation that connexion found.
+
+    Parameters
+    ----------
+    endpoints : mapping
+        Endpoints by operationId.
+    explain : callable
+        How clients see an exception, for those in the middle of a stream.
+    """
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], explain: Callable[[BaseException], Problem]) -> None:
+        self.endpoints, self.explain = endpoints, explain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. The endpoint is cancelled when the client goes away."""
+        extensions = scope["extensions"]
+        name = extensions["connexion_routing"]["operation_id"]
+        if name is None:
+            raise HTTPException(404)
+        parts = extensions["llamafw"]
+        call = Call(body=parts["body"], path=parts["path"], query=parts["query"], http=Request(scope))
+        result = None
+        async with Disconnect(receive) as client:
+            result = await self.endpoints[name](call)
+        if client.gone:
+            if isinstance(result, EventStream):
+                await result.close()
+        elif isinstance(result, EventStream):
+            await result.stream(scope, receive, send, self.explain)
+        elif isinstance(result, Response):
+            await result(scope, receive, send)
+        else:
+            await JSONResponse(result)(scope, receive, send)

@@ -1,0 +1,76 @@
+"""The outermost layer: request ids, the Server header, and which web pages may call (CORS). It knows no operations."""
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamafw.server.errors import envelope, error_type
+from llamafw.server.responses import JSONResponse
+from llamafw.types import Problem
+
+LOOPBACK = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
+EXPOSED = ("X-Request-Id", "X-Llamafw-Ignored-Fields")
+_SANE_ID = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
+
+
+class Edge:
+    """Gives every request an id, its own if that is sane, and names it and the server in the response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with ``scope["extensions"]["llamafw"]["request_id"]`` set."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        name = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope.setdefault("extensions", {})["llamafw"] = {"request_id": name.decode()}
+        extra = [(b"server", b"llamafw"), (b"x-request-id", name)]
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *extra]
+            await send(message)
+
+        await self.app(scope, receive, named)
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS, with a refused preflight in our envelope."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a browser that asks whether a page may call."""
+        response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        message = f"{bytes(response.body).decode()}; see --cors-origins"
+        return JSONResponse(envelope(Problem(400, message, error_type(400))), status_code=400)
+
+
+def cors(app: ASGIApp, origins: Iterable[str], methods: Iterable[str]) -> ASGIApp:
+    """Return ``app`` behind CORS.
+
+    Parameters
+    ----------
+    origins : iterable of str
+        Origins that may call, credentials included; ``*``: all, without credentials; none: pages on this machine.
+    """
+    listed = [origin.rstrip("/") for origin in origins]
+    everyone = "*" in listed
+    return Cors(
+        app,
+        allow_origins=["*"] if everyone else listed,
+        allow_origin_regex=None if listed else LOOPBACK,
+        allow_credentials=bool(listed) and not everyone,
+        allow_methods=sorted({*methods, "OPTIONS"}),
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+    )

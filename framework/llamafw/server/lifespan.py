@@ -1,0 +1,110 @@
+"""Load the model while the socket already answers, tell plugins, and stop in order. It knows nothing of requests."""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llamafw import spec
+from llamafw.errors import LlamafwError, Unavailable
+from llamafw.interfaces import LoadedModel
+from llamafw.server.context import App
+
+log = logging.getLogger("llamafw.server")
+
+
+class Loading:
+    """The model's way into the server and out of it.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the model, in its own time, on a thread of its own.
+    failed : callable
+        Called on the event loop when it could not; the reason has been logged.
+    """
+
+    def __init__(self, app: App, load: Callable[[], LoadedModel], failed: Callable[[], None]) -> None:
+        self.app, self.load, self.failed = app, load, failed
+        self.thread = threading.Thread(target=self._run, name="llamafw-load", daemon=True)
+        self._stopping: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, asgi: Any) -> AsyncIterator[None]:
+        """Start loading; at the end, stop."""
+        self._loop = asyncio.get_running_loop()
+        self.thread.start()
+        self._tell("server_started", app=self.app)
+        yield
+        await self.stop()
+        self._tell("server_stopping", app=self.app)
+
+    def stop(self) -> asyncio.Task[None]:
+        """Stop the engine: running requests get the time that the settings allow. May be called again."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        return self._stopping
+
+    async def _stop(self) -> None:
+        model, self.app.model = self.app.model, None
+        if model is not None:
+            await model.engine.stop(self.app.settings.timeout_graceful_shutdown)
+
+    def _run(self) -> None:
+        try:
+            model: LoadedModel | None = self.load()
+            error: BaseException | None = None
+        except BaseException as exc:  # whatever it is, nobody else would hear of it
+            model, error = None, exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped meanwhile
+            self._loop.call_soon_threadsafe(self._finish, model, error)
+
+    def _finish(self, model: LoadedModel | None, error: BaseException | None) -> None:
+        if model is None:
+            known = isinstance(error, LlamafwError)
+            log.error("cannot load the model: %s", error if known else repr(error), exc_info=None if known else error)
+            self.failed()
+            return
+        if self._stopping is not None:
+            return
+        self.app.model = model
+        self._tell("model_loaded", model=model.model, app=self.app)
+        log.info("ready")
+
+    def _tell(self, event: str, **facts: Any) -> None:
+        """Call every plugin's ``event``. News cannot be refused: one that fails is logged."""
+        for impl in getattr(self.app.plugins.hook, event).get_hookimpls():
+            try:
+                impl.function(**{name: facts[name] for name in impl.argnames})
+            except Exception:
+                log.exception("plugin %s failed in %s", impl.plugin_name, event)
+
+
+class LoadingGate:
+    """While the model is loading, answers 503 for every operation but those that do not need it (P-01, P-02).
+
+    It stands before security: a client learns that it must wait, key or no key.
+    """
+
+    def __init__(self, asgi: ASGIApp, *, app: App) -> None:
+        self.asgi, self.app = asgi, app
+        self._always = {None} | {operation["operationId"] for _, _, operation in spec.operations(app.document)
+                                 if operation.get(spec.WHILE_LOADING)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on or raise Unavailable."""
+        if scope["type"] == "http" and self.app.model is None and operation_of(scope) not in self._always:
+            raise Unavailable("Loading model")
+        await self.asgi(scope, receive, send)
+
+
+def operation_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the operationId that routing found."""
+    name: str | None = scope["extensions"]["connexion_routing"]["operation_id"]
+    return name

@@ -1,0 +1,93 @@
+"""Server-sent events: an async iterator becomes a stream of ``data: {json}``. It knows nothing of what is generated.
+
+The stream's format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from llamafw.server.disconnect import Disconnect
+from llamafw.server.errors import envelope, log_failure, problem_of
+from llamafw.server.responses import to_json
+from llamafw.types import Problem
+
+Explain = Callable[[BaseException], Problem]
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+
+def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
+    """Return a response that sends each item of ``events`` as one event, as soon as it is there.
+
+    The response starts with the first event: an exception before it becomes an ordinary HTTP error, one after it
+    the event ``{"error": {...}}``, which is then the last. When the client goes away, the iterator is closed.
+
+    Parameters
+    ----------
+    events : async iterator
+        Its items are anything orjson can write.
+    done : bool
+        Send ``data: [DONE]`` after the last event, as OpenAI does.
+    """
+    return EventStream(events, done=done)
+
+
+class EventStream(Response):
+    """A response made of server-sent events."""
+
+    def __init__(self, events: AsyncIterator[Any], *, done: bool = False) -> None:
+        super().__init__(media_type="text/event-stream")
+        self.events, self.done = events, done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events. The dispatcher calls `stream` instead, with the plugins' explanations of errors."""
+        await self.stream(scope, receive, send, problem_of)
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send, explain: Explain) -> None:
+        """Send the events; ``explain`` says how the client sees an exception among them."""
+        try:
+            async with Disconnect(receive):
+                await self._send_events(scope, send, explain)
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """End what makes the events."""
+        close = getattr(self.events, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def _send_events(self, scope: Scope, send: Send, explain: Explain) -> None:
+        first = [item async for item in _first(self.events)]
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        last = b"data: [DONE]\n\n" if self.done else b""
+        try:
+            for item in first:
+                await send({"type": "http.response.body", "body": _event(item), "more_body": True})
+            async for item in self.events:
+                await send({"type": "http.response.body", "body": _event(item), "more_body": True})
+        except Exception as error:
+            problem = explain(error)
+            log_failure(scope, error, problem)
+            last = _event(envelope(problem))
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+async def _first(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield the first item, if there is one, and leave the iterator open."""
+    try:
+        yield await anext(events)
+    except StopAsyncIteration:
+        return
+
+
+def _event(item: Any) -> bytes:
+    return b"data: " + to_json(item) + b"\n\n"

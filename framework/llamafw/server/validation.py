@@ -1,0 +1,168 @@
+"""Hold requests against the API document and hand their parsed parts on. It knows nothing of endpoints.
+
+Rules beyond the document: a body is read as JSON whatever its Content-Type; at the top level, ``null`` for an optional
+nullable field means that it is not given, defaults are filled in, and fields the document does not know are left out
+and named in the response header ``X-Llamafw-Ignored-Fields`` (or refused, with ``--strict-fields``).
+"""
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamafw import spec
+from llamafw.errors import RequestError, SpecError
+from llamafw.server.faults import find_fault
+from llamafw.server.parameters import Parameters
+from llamafw.server.schema import Schemas, fields_of
+
+_MOST_IGNORED = 32  # names in the header
+
+
+class Body:
+    """The JSON body of one operation."""
+
+    def __init__(self, operation: Mapping[str, Any], schemas: Schemas) -> None:
+        body = schemas.raw(operation["requestBody"])
+        content = body.get("content", {}).get("application/json")
+        if content is None:
+            raise SpecError(f"{operation['operationId']}: a request body must have application/json")
+        self.required = bool(body.get("required"))
+        self._schemas = schemas
+        self._schema = schemas.convert(content["schema"])
+        self._validator = schemas.validator(self._schema)
+        self._fields = fields_of(content["schema"], schemas)
+        self._plain = {name: value for name, value in self._fields.defaults.items() if not _is_container(value)}
+        self._containers = {name: value for name, value in self._fields.defaults.items() if _is_container(value)}
+
+    def parse(self, raw: bytes | bytearray) -> Any:
+        """Return the parsed and validated body; RequestError if it is not valid. It still holds unknown fields."""
+        if not raw:
+            if self.required:
+                raise RequestError("this operation needs a JSON body")
+            return None
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(f"the request body is not valid JSON: {error}") from None
+        if not self._validator.is_valid(body):
+            fault = find_fault(self._schema, body, self._schemas)
+            raise RequestError(fault.message, param=fault.param)
+        return body
+
+    def complete(self, body: Any) -> tuple[Any, list[str]]:
+        """Return the body as an endpoint gets it, and the unknown fields that were left out."""
+        if not isinstance(body, dict):
+            return body, []
+        fields = self._fields
+        unknown = [] if fields.open else [name for name in body if name not in fields.known]
+        absent = [name for name in fields.nullable if name in body and body[name] is None]
+        filled = {**self._plain, **copy.deepcopy(self._containers), **body}
+        for name in unknown:
+            del filled[name]
+        for name in absent:
+            if name in fields.defaults:
+                filled[name] = copy.deepcopy(fields.defaults[name])
+            else:
+                del filled[name]
+        return filled, unknown
+
+    def suggest(self, name: str) -> str:
+        """Return "; did you mean …?" if a known field is near."""
+        near = get_close_matches(name, self._fields.known, n=1)
+        return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (list, dict))
+
+
+class Checks:
+    """Everything one operation checks of a request."""
+
+    def __init__(self, operation: Mapping[str, Any], schemas: Schemas) -> None:
+        self.path = Parameters(operation, "path", schemas)
+        self.query = Parameters(operation, "query", schemas)
+        self.body = Body(operation, schemas) if "requestBody" in operation else None
+
+
+class ValidationMiddleware:
+    """Between security and dispatch: sets ``body``, ``path`` and ``query`` in ``scope["extensions"]["llamafw"]``.
+
+    Not a subclass of connexion's, which reads the document's resolved copy and builds a validator per request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas, limit: int, strict: bool
+    ) -> None:
+        self.app, self.limit, self.strict = app, limit, strict
+        self._checks = {operation["operationId"]: Checks(operation, schemas)
+                        for _, _, operation in spec.operations(document)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Validate, then pass the request on."""
+        name = scope["extensions"]["connexion_routing"]["operation_id"] if scope["type"] == "http" else None
+        if name is None:
+            await self.app(scope, receive, send)
+            return
+        checks = self._checks[name]
+        call = scope["extensions"].setdefault("llamafw", {})
+        call["path"] = checks.path.read_path(scope["path_params"])
+        call["query"] = query = checks.query.read_query(scope["query_string"])
+        call["body"] = None
+        ignored = [name for name in query if name not in checks.query.names]
+        if self.strict and ignored:
+            raise RequestError(f"query parameter {ignored[0]!r} is not known", param=ignored[0])
+        if checks.body is not None:
+            body, unknown = checks.body.complete(checks.body.parse(await read_body(scope, receive, self.limit)))
+            if self.strict and unknown:
+                raise RequestError(f"{unknown[0]!r} is not a known field{checks.body.suggest(unknown[0])}",
+                                   param=unknown[0])
+            call["body"] = body
+            ignored += unknown
+        await self.app(scope, receive, _naming(ignored, send) if ignored else send)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
+    """Return the whole request body; 413 as soon as it is known to be longer than ``limit`` bytes."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
+            raise _too_large(limit)
+    message = await receive()
+    body: bytes | bytearray = message.get("body", b"")
+    while message["type"] == "http.request" and message.get("more_body"):
+        if len(body) > limit:
+            raise _too_large(limit)
+        message = await receive()
+        if not isinstance(body, bytearray):
+            body = bytearray(body)
+        body += message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the request body is larger than {limit} bytes; see --max-body-mb")
+
+
+def _naming(ignored: Iterable[str], send: Send) -> Send:
+    """Return ``send`` with the ignored fields named in the response's head, %-encoded like parts of a URL."""
+    value = ", ".join(quote(name[:100], safe="") for name in list(ignored)[:_MOST_IGNORED])
+
+    async def naming(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            header = (b"x-llamafw-ignored-fields", value.encode("ascii"))
+            message["headers"] = [*message.get("headers", ()), header]
+        await send(message)
+
+    return naming
