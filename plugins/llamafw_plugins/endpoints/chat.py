@@ -28,7 +28,7 @@ class ChatCompletion:
         requests = choices_of([self._prepare(body, tokens)], n)
         rows = Rows(loaded, requests, body)
         if body.get("stream"):
-            return await event_stream(rows.events(), done=True)
+            return event_stream(rows.events(), done=True)
         answers = await collect(loaded.engine, requests, n)
         return {
             **rows.head("chat.completion"),

@@ -24,7 +24,7 @@ class Completion:
         requests = [self.app.prepare(body, prompt.tokens) for prompt in prompts]
         rows = Rows(loaded, prompts, requests, body)
         if body.get("stream"):
-            return await event_stream(rows.events())
+            return event_stream(rows.events())
         answers = await collect(loaded.engine, requests)
         found = [rows.whole(i, answer.text, answer.tokens, answer.finish) for i, answer in enumerate(answers)]
         return found if len(found) > 1 else found[0]

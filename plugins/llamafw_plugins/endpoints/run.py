@@ -70,11 +70,8 @@ async def stream(
 
 
 async def generate(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-    """Yield the answer piece by piece. A prompt without tokens, which no model can continue, is answered at once."""
-    if not request.prompt:
-        yield Delta("", finish=Finish("none", seed=request.seed or 0))
-        return
-    # the protocol says "closing the iterator cancels", so it can be closed
+    """Yield the answer piece by piece; closing the generator cancels the request."""
+    # the protocol says that closing the iterator cancels: so it can be closed
     async with aclosing(cast("AsyncGenerator[Delta, None]", engine.generate(request))) as deltas:
         async for delta in deltas:
             yield delta

@@ -39,7 +39,7 @@ class TextCompletion:
         requests = choices_of([self._prepare(body, prompt) for prompt in prompts], n)
         rows = Rows(loaded, prompts, requests, body, n)
         if body.get("stream"):
-            return await event_stream(rows.events(), done=True)
+            return event_stream(rows.events(), done=True)
         answers = await collect(loaded.engine, requests, n)
         return {
             **rows.head,
