@@ -53,7 +53,7 @@ class Chain:
     ) -> None:
         self._samplers = samplers
         self._bias_ids = np.array(list(bias), np.int32)
-        self._bias = np.clip(np.array(list(bias.values()), np.float64), None, _MOST_BIAS).astype(np.float32)
+        self._bias = np.array([_clip(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
 
     def pick(self, row: Floats, scratch: Scratch) -> tuple[int, Candidates]:
@@ -175,6 +175,10 @@ def _make(name: str, plugin: SamplerPlugin, request: GenerateRequest, context: S
         raise
     except Exception as exc:
         raise SamplerError(name) from exc
+
+
+def _clip(bias: float) -> float:
+    return bias if bias == -np.inf else min(max(bias, -_MOST_BIAS), _MOST_BIAS)
 
 
 def _bias(request: GenerateRequest, context: SamplerContext) -> dict[int, float]:

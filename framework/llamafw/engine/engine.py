@@ -88,7 +88,7 @@ class Engine:
         send = partial(outbox.put, mailbox)
         return self._answer(Sequence(request, prompt, built, seed, self._tokenizer, self.n_ctx, send), mailbox)
 
-    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - llamafw.Engine has it so
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109  # llamafw.Engine has it so
         """Refuse new requests, let running ones finish for ``timeout`` seconds, cut the rest, close the backend."""
         self._refuse = self._refuse or _shutting_down
         try:

@@ -100,4 +100,5 @@ class Greedy:
 def _divide(candidates: Candidates, temperature: float) -> None:
     logits = candidates.logits
     logits -= logits[0] if candidates.sorted else logits.max()
-    logits /= temperature
+    with np.errstate(over="ignore"):  # what falls below float32 is -inf, as it should be
+        logits /= temperature

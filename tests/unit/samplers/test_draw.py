@@ -1,0 +1,104 @@
+"""The draw, and a whole chain: do tokens come as often as they should?"""
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from support.toy import ToyTokenizer
+
+from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
+from llamafw.engine.chain import Scratch, build, draw
+from llamafw.plugins import Plugins
+from llamafw_plugins.samplers import DEFAULT_ORDER
+
+# What chi-square exceeds once in a million, by degrees of freedom; integrated from its density.
+CHI2 = {4: 33.38, 6: 38.26, 8: 42.70, 9: 44.81, 49: 111.14}
+
+
+@pytest.fixture(scope="module")
+def samplers() -> Any:
+    return Plugins().registry("sampler")
+
+
+def chi_square(counts: Counter[int], expected: dict[int, float], n: int) -> float:
+    assert set(counts) <= set(expected)
+    return sum((counts[token] - n * p) ** 2 / (n * p) for token, p in expected.items())
+
+
+@pytest.mark.parametrize("n_candidates", [5, 10, 50])
+def test_tokens_are_drawn_as_often_as_they_are_likely(n_candidates: int) -> None:
+    logits = np.linspace(-2, 1, n_candidates).astype(np.float32)
+    ids = np.arange(100, 100 + n_candidates, dtype=np.int32)[::-1].copy()
+    weights = np.exp(logits.astype(np.float64))
+    expected = dict(zip(ids.tolist(), (weights / weights.sum()).tolist(), strict=True))
+    random, n = np.random.default_rng(42), 40_000
+    counts = Counter(draw(Candidates(ids, logits), random) for _ in range(n))
+    assert chi_square(counts, expected, n) < CHI2[n_candidates - 1]
+
+
+def test_drawing_from_a_whole_vocabulary() -> None:
+    """Ten bands of a vocabulary that is no multiple of anything; one band is forbidden."""
+    n_vocab, n = 49_157, 20_000
+    random = np.random.default_rng(7)
+    logits = random.standard_normal(n_vocab).astype(np.float32) * 2
+    band = np.arange(n_vocab) * 10 // n_vocab
+    logits[band == 3] = -np.inf
+    weights = np.exp(logits.astype(np.float64))
+    expected = {b: float(weights[band == b].sum() / weights.sum()) for b in range(10) if b != 3}
+    candidates = Candidates(np.arange(n_vocab, dtype=np.int32), logits)
+    counts = Counter(int(band[draw(candidates, random)]) for _ in range(n))
+    assert chi_square(counts, expected, n) < CHI2[8]
+
+
+class Fixed:
+    """A source of given random numbers."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def random(self) -> float:
+        return self.value
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, np.nextafter(1, 0)])
+@pytest.mark.parametrize("n", [3, 5000])
+def test_what_is_forbidden_is_never_drawn(at: float, n: int) -> None:
+    logits = np.full(n, -np.inf, np.float32)
+    logits[n // 2] = 1
+    source: Any = Fixed(at)
+    assert draw(Candidates(np.arange(n, dtype=np.int32), logits), source) == n // 2
+
+
+def test_a_single_candidate_needs_no_randomness() -> None:
+    nothing: Any = None
+    assert draw(Candidates(np.array([7], np.int32), np.array([-3], np.float32)), nothing) == 7
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_cannot_be_drawn_from_is_an_error(bad: float) -> None:
+    with pytest.raises(GenerationError):
+        draw(Candidates(np.arange(2, dtype=np.int32), np.array([1, bad], np.float32)), np.random.default_rng(0))
+
+
+def test_the_default_chain_end_to_end(samplers: Any) -> None:
+    """Penalties, then top_k, typ_p, top_p, min_p, temperature: the distribution, computed step by step in float64."""
+    row = np.array([3, 2.5, 2, 1.5, 1, 0.5, 0, -8, -9, -10], np.float32)
+    options = {"top_k": 8, "top_p": 0.97, "min_p": 0.08, "temperature": 0.7, "presence_penalty": 1.0}
+    request = GenerateRequest((0, 1), samplers=DEFAULT_ORDER, options=options, logit_bias={2: 0.25})
+    logits = row.astype(np.float64)
+    logits[2] += 0.25
+    context, scratch, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), Scratch(10), 4000
+    # A chain for each draw, as what was drawn is penalised from then on.
+    counts = Counter(build(request, seed, samplers, context).pick(row, scratch)[0] for seed in range(n))
+    logits[[0, 1]] -= 1.0
+    order = np.argsort(-logits, kind="stable")[:8]
+    chance = np.exp(logits[order]) / np.exp(logits[order]).sum()
+    order = order[: int((chance.cumsum() < 0.97).sum()) + 1]
+    chance = np.exp(logits[order] - logits[order].max())
+    order = order[chance >= 0.08]
+    chance = np.exp(logits[order] / 0.7)
+    expected = dict(zip(order.tolist(), (chance / chance.sum()).tolist(), strict=True))
+    assert len(expected) == 7
+    assert chi_square(counts, expected, n) < CHI2[6]

@@ -1,0 +1,277 @@
+"""Every sampler against its formula, written once more in float64 and without shortcuts."""
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from support.toy import ToyTokenizer
+
+from llamafw import Candidates, RequestError, SamplerContext
+from llamafw_plugins.samplers.min_p import MinP
+from llamafw_plugins.samplers.penalties import Penalties
+from llamafw_plugins.samplers.temperature import Temperature
+from llamafw_plugins.samplers.top_k import TopK
+from llamafw_plugins.samplers.top_p import TopP
+from llamafw_plugins.samplers.typ_p import TypP
+
+N_VOCAB = 264
+ALL = (MinP, Penalties, Temperature, TopK, TopP, TypP)
+
+score = st.one_of(
+    st.integers(-4, 4).map(float),  # ties
+    st.floats(-30, 30, width=32),
+    st.just(-math.inf),
+)
+few = st.lists(score, min_size=1, max_size=N_VOCAB).filter(lambda row: max(row) > -math.inf)
+many = st.builds(
+    lambda seed, n, spread: (np.random.default_rng(seed).standard_normal(n) * spread).astype(np.float32).tolist(),
+    st.integers(0, 2**32 - 1), st.integers(1, 20_000), st.sampled_from([0.0, 0.01, 1.0, 3.0, 10.0]),
+)
+scores = st.one_of(few, few, many)
+kept = st.integers(0, 5)
+
+
+def run(
+    plugin: Any, row: Sequence[float], options: Mapping[str, Any] | None = None, *, min_keep: int = 0,
+    ordered: bool = False, prompt: Sequence[int] = (), accept: Sequence[int] = (), n_ctx: int = 1000,
+    ids: Sequence[int] | None = None,
+) -> Candidates:
+    """What a sampler leaves of ``row``."""
+    values = np.array(row, np.float32)
+    tokens = np.arange(len(row), dtype=np.int32) if ids is None else np.array(ids, np.int32)
+    if ordered:
+        order = np.argsort(-values, kind="stable")
+        values, tokens = values[order], tokens[order]
+    candidates = Candidates(tokens, values, ordered)
+    defaults = {name: schema["default"] for name, schema in plugin.options.items()}
+    context = SamplerContext(prompt, max(len(row), N_VOCAB), n_ctx, ToyTokenizer(), min_keep)
+    sampler = plugin.create(defaults | dict(options or {}), context)
+    if sampler is not None:
+        for token in accept:
+            sampler.accept(token)
+        sampler.apply(candidates)
+    assert len(candidates.ids) == len(candidates.logits) > 0
+    assert candidates.ids.dtype == np.int32
+    assert candidates.logits.dtype == np.float32
+    assert not candidates.sorted or (candidates.logits[1:] <= candidates.logits[:-1]).all()
+    return candidates
+
+
+def probabilities(row: Sequence[float]) -> npt.NDArray[np.float64]:
+    logits = np.array(row, np.float32).astype(np.float64)
+    weights = np.exp(logits - logits.max())
+    return np.asarray(weights / weights.sum())
+
+
+def descending(row: Sequence[float]) -> list[int]:
+    return sorted(range(len(row)), key=lambda i: (-np.float32(row[i]), i))
+
+
+def prefix(order: Sequence[int], row: Sequence[float], p: float, least: int, *, strict: bool) -> list[int]:
+    """The smallest prefix of ``order`` with enough probability, or nothing where rounding may decide."""
+    ends = probabilities(row)[list(order)].cumsum()
+    assume(np.abs(ends - p).min() > 1e-5)
+    count = int((ends <= p if strict else ends < p).sum()) + 1
+    return list(order[: max(count, least, 1)])
+
+
+@given(row=scores, k=st.integers(-2, 300), ordered=st.booleans())
+def test_top_k(row: list[float], k: int, ordered: bool) -> None:
+    left = run(TopK, row, {"top_k": k}, ordered=ordered, min_keep=7)  # which top_k does not heed
+    expected = descending(row)[:k] if k > 0 else range(len(row))
+    if 0 < k < max(len(row), N_VOCAB):
+        assert left.ids.tolist()[: len(expected)] == list(expected) or len(row) <= k
+    assert sorted(left.ids.tolist()) == sorted(expected)
+    assert left.logits.tolist() == np.array(row, np.float32)[left.ids].tolist()
+
+
+@given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
+    left = run(TopP, row, {"top_p": p}, min_keep=min_keep, ordered=ordered)
+    if p == 1:
+        assert len(left.ids) == len(row)
+    elif p == 0:
+        assert left.ids.tolist() == descending(row)[: max(min_keep, 1)]
+    else:
+        assert left.ids.tolist() == prefix(descending(row), row, p, min_keep, strict=False)
+
+
+@given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+def test_min_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
+    left = run(MinP, row, {"min_p": p}, min_keep=min_keep, ordered=ordered)
+    logits = np.array(row, np.float32).astype(np.float64)
+    if p == 0:
+        expected = list(range(len(row)))
+    else:
+        log_ratio = logits - logits.max()
+        assume(p == 1 or np.abs(log_ratio - math.log(p)).min() > 1e-5)
+        expected = np.flatnonzero(log_ratio >= math.log(p)).tolist()
+        if len(expected) < min_keep:
+            expected = descending(row)[:min_keep]
+    assert sorted(left.ids.tolist()) == sorted(expected)
+    assert left.sorted == ordered
+
+
+@given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
+    left = run(TypP, row, {"typical_p": p}, min_keep=min_keep, ordered=ordered)
+    if p == 1:
+        assert len(left.ids) == len(row)
+        return
+    chance = probabilities(row)
+    alive = chance > 0
+    surprise = np.full(len(row), np.inf)
+    surprise[alive] = -np.log(chance[alive])
+    entropy = float((chance[alive] * surprise[alive]).sum())
+    distance = np.abs(surprise - entropy)
+    gaps = np.diff(np.sort(distance[alive]))
+    assume(not ((gaps > 0) & (gaps < 1e-4)).any())  # float32 may order these otherwise
+    ties = np.sort(distance[alive])[:-1][gaps == 0]
+    order = sorted(range(len(row)), key=lambda i: (distance[i], i))
+    expected = prefix(order, row, p, min_keep, strict=True)
+    if len(expected) < len(row) and distance[expected[-1]] in ties:
+        assert len(left.ids) == len(expected)  # which of the equals stays is open
+    else:
+        assert sorted(left.ids.tolist()) == sorted(expected)
+    assert left.sorted == ordered
+
+
+def test_typ_p_cuts_whatever_min_keep_is() -> None:
+    """A sure token and many unlikely ones: the sure one is typical. S-08: min_keep 0 must not switch it off."""
+    row = [10.0] + [0.0] * 50
+    for min_keep in (0, 1):
+        assert run(TypP, row, {"typical_p": 0.2}, min_keep=min_keep).ids.tolist() == [0]
+    assert len(run(TypP, row, {"typical_p": 0.2}, min_keep=3).ids) == 3
+
+
+@given(row=scores, t=st.floats(1e-3, 1000), ordered=st.booleans())
+def test_temperature(row: list[float], t: float, ordered: bool) -> None:
+    left = run(Temperature, row, {"temperature": t}, ordered=ordered)
+    assert left.sorted == ordered
+    order = descending(row) if ordered else list(range(len(row)))
+    assert left.ids.tolist() == order
+    expected = probabilities((np.array(row, np.float32).astype(np.float64) / t).tolist()) if t >= 1 else _scaled(row, t)
+    np.testing.assert_allclose(probabilities(left.logits.tolist()), expected[order], rtol=1e-3, atol=1e-7)
+
+
+def _scaled(row: Sequence[float], t: float) -> npt.NDArray[np.float64]:
+    logits = np.array(row, np.float32).astype(np.float64)
+    weights = np.exp((logits - logits.max()) / t)
+    return np.asarray(weights / weights.sum())
+
+
+@pytest.mark.parametrize("t", [1e-45, 1e-38, 1e-6])
+def test_a_tiny_temperature_is_almost_greedy_and_never_nan(t: float) -> None:
+    left = run(Temperature, [1.0, 30.0, 29.0, -math.inf], {"temperature": t})
+    assert probabilities(left.logits.tolist()).tolist() == [0, 1, 0, 0]
+
+
+@given(row=scores, t=st.floats(0.01, 2), spread=st.floats(0.01, 3), exponent=st.floats(0, 4), ordered=st.booleans())
+def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent: float, ordered: bool) -> None:
+    options = {"temperature": t, "dynatemp_range": spread, "dynatemp_exponent": exponent}
+    left = run(Temperature, row, options, ordered=ordered)
+    chance = probabilities(row)
+    if len(row) == 1:
+        assert left.logits.tolist() == np.array(row, np.float32).tolist()
+        return
+    alive = chance[chance > 0]
+    share = min(max(-float((alive * np.log(alive)).sum()) / math.log(len(row)), 0), 1)
+    assume(share > 1e-3 or exponent == 0)  # small entropies are rounded
+    low, high = max(0.0, t - spread), t + spread
+    expected = _scaled(row, max(low + (high - low) * share**exponent, 1e-30))
+    order = descending(row) if ordered else list(range(len(row)))
+    np.testing.assert_allclose(probabilities(left.logits.tolist()), expected[order], rtol=1e-2, atol=1e-4)
+
+
+@given(row=scores, t=st.floats(-1000, 0), ordered=st.booleans())
+def test_greedy_takes_the_lowest_of_the_likeliest(row: list[float], t: float, ordered: bool) -> None:
+    assert run(Temperature, row, {"temperature": t}, ordered=ordered).ids.tolist() == [descending(row)[0]]
+
+
+def test_greedy_looks_at_tokens_not_at_places() -> None:
+    assert run(Temperature, [1.0, 5.0, 5.0], {"temperature": 0}, ids=[9, 8, 3]).ids.tolist() == [3]
+
+
+tokens = st.integers(0, 20)
+
+
+@given(
+    row=few, prompt=st.lists(tokens, max_size=30), answer=st.lists(tokens, max_size=30),
+    last_n=st.integers(-1, 40), repeat=st.floats(0.25, 4), presence=st.floats(-2, 2), frequency=st.floats(-2, 2),
+    penalize_nl=st.booleans(), order=st.randoms(),
+)
+def test_penalties(
+    row: list[float], prompt: list[int], answer: list[int], last_n: int, repeat: float, presence: float,
+    frequency: float, penalize_nl: bool, order: Any,
+) -> None:
+    ids = list(range(len(row)))
+    if len(row) % 2:  # also when other samplers have been there before
+        order.shuffle(ids)
+        ids = ids[: len(ids) // 2 + 1]
+    row = row[: len(ids)]
+    options = {
+        "repeat_penalty": repeat, "presence_penalty": presence, "frequency_penalty": frequency,
+        "repeat_last_n": last_n, "penalize_nl": penalize_nl,
+    }
+    left = run(Penalties, row, options, ids=ids, prompt=tuple(prompt), accept=answer, n_ctx=25)
+    window = (prompt + answer)[-(25 if last_n < 0 else last_n) :] if last_n else []
+    count = Counter(window)
+    if not penalize_nl:
+        count.pop(10, None)
+    for token, before, after in zip(ids, np.array(row, np.float32).tolist(), left.logits.tolist(), strict=True):
+        expected = before
+        if count[token]:
+            expected = before * repeat if before <= 0 else before / repeat
+            expected -= count[token] * frequency + presence
+        assert after == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert left.ids.tolist() == ids
+
+
+def test_a_long_window_is_counted_right() -> None:
+    random = np.random.default_rng(3)
+    prompt = random.integers(0, N_VOCAB, 5000).tolist()
+    answer = random.integers(0, N_VOCAB, 5000).tolist()
+    row = random.standard_normal(N_VOCAB).tolist()
+    left = run(Penalties, row, {"frequency_penalty": 0.5, "repeat_last_n": 777, "penalize_nl": True},
+               prompt=prompt, accept=answer, n_ctx=10_000)
+    count = Counter(answer[-777:])
+    expected = [np.float32(value) - 0.5 * count[token] for token, value in enumerate(row)]
+    np.testing.assert_allclose(left.logits, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"repeat_last_n": 0, "repeat_penalty": 1.3}, {"repeat_penalty": 1.0, "repeat_last_n": -1},
+])
+def test_penalties_that_change_nothing_are_not_made(options: dict[str, Any]) -> None:
+    defaults = {name: schema["default"] for name, schema in Penalties.options.items()}
+    assert Penalties.create(defaults | options, SamplerContext((1, 2), N_VOCAB, 10, ToyTokenizer())) is None
+
+
+def test_a_repeat_penalty_of_zero_is_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        run(Penalties, [1.0], {"repeat_penalty": 0.0})
+    assert caught.value.param == "repeat_penalty"
+
+
+@pytest.mark.parametrize("plugin", ALL)
+@pytest.mark.parametrize("row", [[0.0], [-math.inf, 3.0], [1.0] * 300, [-math.inf] * 299 + [-1e30]])
+def test_at_least_one_survives(plugin: Any, row: list[float]) -> None:
+    """With the most drastic options that are allowed."""
+    harsh = {"top_k": 1, "top_p": 0.0, "min_p": 1.0, "typical_p": 0.0, "temperature": 1e-9, "repeat_penalty": 100.0}
+    left = run(plugin, row, {name: harsh[name] for name in plugin.options if name in harsh}, prompt=(0, 1, 1))
+    assert left.logits.max() > -np.inf
+
+
+@pytest.mark.parametrize("plugin", ALL)
+def test_options_say_what_they_are(plugin: Any) -> None:
+    for schema in plugin.options.values():
+        assert schema["description"].endswith(".")
+        if schema["type"] != "boolean":
+            assert schema["minimum"] <= schema["default"] <= schema["maximum"]
