@@ -2,10 +2,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 
+from llamafw import spec
 from llamafw.cli.parser import Parser, load_plugins, split_plugin_flags
-from llamafw.plugins import Found
+from llamafw.errors import SpecError
+from llamafw.plugins import Found, Plugins
+from llamafw.registry import Registry
+from llamafw.settings import Settings
 
 
 def run(argv: list[str]) -> int:
@@ -14,9 +19,26 @@ def run(argv: list[str]) -> int:
     parser = Parser("llamafw plugins", "List the plugins; also with --plugin and --no-plugin, as `llamafw serve`.")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse(rest)
-    found = list(load_plugins(first, tolerant=True).found.values())
+    plugins = load_plugins(first, tolerant=True)
+    clash = _register_endpoints(plugins, first)
+    found = list(plugins.found.values())
     print(json.dumps([asdict(one) for one in found], indent=2) if given.json else "\n".join(map(_lines, found)))
-    return 1 if any(one.error for one in found) else 0
+    if clash:
+        print(f"llamafw: {clash}", file=sys.stderr)
+    return 1 if clash or any(one.error for one in found) else 0
+
+
+def _register_endpoints(plugins: Plugins, settings: Settings) -> SpecError | None:
+    """Let plugins register their endpoints, as a server would; return why their documents do not fit, if so."""
+    from llamafw.server.context import App  # --help need not wait for it
+
+    try:
+        document = spec.merged_document(plugins, settings)
+        plugins.fill(endpoints := Registry("endpoint"), app=App(settings, plugins, document))
+        spec.check(document, endpoints)
+    except SpecError as error:
+        return error
+    return None
 
 
 def _lines(one: Found) -> str:

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 from llamafw.cli.parser import Parser
-from llamafw.models import hub
+from llamafw.models.catalogue import CATALOGUE
+from llamafw.models.hub import pull
 
 
 def run(argv: list[str]) -> int:
@@ -13,9 +14,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     given = parser.parse(argv)
     if given.list or not given.names:
-        for name, entry in hub.CATALOGUE.items():
+        for name, entry in CATALOGUE.items():
             print(f"{name:20} {entry.size / 1e6:8.0f} MB  {entry.description}")
         return 0
     for name in given.names:
-        print(hub.pull(name, progress=not given.quiet))
+        print(pull(name, progress=not given.quiet))
     return 0

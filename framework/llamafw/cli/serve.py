@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from llamafw.models import hub
+from llamafw.models.catalogue import CATALOGUE
+from llamafw.models.hub import pull
 from llamafw.settings import Settings
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -34,9 +35,9 @@ def find_model(settings: Settings) -> Path:
     """Return the model's file; one that is known by name is fetched if it is not there."""
     name = settings.model or DEFAULT_MODEL
     path = Path(name).expanduser()
-    if path.is_file() or name not in hub.CATALOGUE:
+    if path.is_file() or name not in CATALOGUE:
         return path
-    return hub.pull(name)
+    return pull(name)
 
 
 def set_up_logging(settings: Settings) -> None:
