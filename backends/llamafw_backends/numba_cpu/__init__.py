@@ -1,1 +1,22 @@
-"""Models in Numba: the CPU backend."""
+"""Models in Numba: the CPU backend. docs/kernels.md explains its design.
+
+Files, from the machine upwards, each importing only from those above it:
+cpu, cache, emit (LLVM IR), simd (the same for Numba), isa (dot products), tiles (weight formats), packing, threads, records,
+matmul, elementwise, attention, forward (the step), memory, weights, backend.
+"""
+from __future__ import annotations
+
+from llamafw import Backend, BackendContext, Register, hookimpl
+
+
+def open_model(context: BackendContext) -> Backend:
+    """Return a backend with the model loaded; ModelError if it cannot run it."""
+    from llamafw_backends.numba_cpu.backend import NumbaBackend  # numba takes half a second to import
+
+    return NumbaBackend(context)
+
+
+@hookimpl
+def register_backends(register: Register) -> None:
+    """Offer the backend as ``numba``."""
+    register("numba", open_model)

@@ -1,0 +1,225 @@
+"""Attention over the KV cache, for a few query rows that share a KV head.
+
+Keys lie in blocks of 16 positions, (n_ctx / 16, head_size, 16), so that a vector is one number of 16 positions; values row by row,
+(n_ctx, head_size). A row's result depends on its own positions 0 … p only: scores add up along the head in order, the maximum
+and the sum of exponentials run over positions in order, and so does the weighted sum of values. Whatever lies
+behind p is never used, be it NaN.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu.cache import Compiler, jit
+from llamafw_backends.numba_cpu.elementwise import rotate
+from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.records import plan_at
+from llamafw_backends.numba_cpu.simd import (
+    add,
+    exp,
+    first_lanes,
+    load,
+    load_f32,
+    load_i64,
+    max_lanes,
+    maximum,
+    mul,
+    splat,
+    store,
+    store_f32,
+    sub,
+    sum_lanes,
+    zeros,
+)
+
+ELEMENT_BYTES = {"f16": 2, "f32": 4}
+_ACCUMULATORS = 24  # registers for sums; AVX-512 has 32, elsewhere the compiler spills some
+
+
+def rows_at_once(n_rep: int) -> tuple[int, int]:
+    """Return how many query heads of a KV head, and how many tokens, are attended together: at most 8 rows."""
+    heads = next(h for h in range(min(n_rep, 8), 0, -1) if n_rep % h == 0)
+    return heads, max(1, 6 // heads) if heads == n_rep else 1
+
+
+def _load(b: Builder, where: Value, kind: str) -> Value:
+    return emit.load_half(b, where) if kind == "f16" else emit.load(b, where, FLOATS)
+
+
+def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
+    """Scores of ``n_rows`` rows against ``n`` blocks of 16 keys. Queries are (size, n_rows) float32."""
+    queries, keys, n, scores, stride = values
+    key_bytes = emit.LANES * ELEMENT_BYTES[kind]
+
+    def blocks(count: Value, first: Value, at_once: int) -> None:
+        def several(i: Value, _: list[Value]) -> list[Value]:
+            block = b.add(first, b.mul(i, constant(I64, at_once)))
+            base = b.add(keys, b.mul(block, constant(I64, size * key_bytes)))
+
+            def column(d: Value, sums: list[Value]) -> list[Value]:
+                vectors = [
+                    _load(b, address(b, b.add(base, b.mul(d, constant(I64, key_bytes))), size * key_bytes * k), kind)
+                    for k in range(at_once)
+                ]
+                query = b.add(queries, b.mul(d, constant(I64, 4 * n_rows)))
+                new = []
+                for r in range(n_rows):
+                    q = emit.load_splat(b, address(b, query, 4 * r), F32)
+                    new += [emit.fma(b, q, vectors[k], sums[r * at_once + k]) for k in range(at_once)]
+                return new
+
+            sums = emit.loop(b, constant(I64, size), [constant(FLOATS, 0.0)] * (n_rows * at_once), column)
+            for r in range(n_rows):
+                row = b.add(scores, b.mul(stride, constant(I64, r)))
+                for k in range(at_once):
+                    emit.store(b, sums[r * at_once + k], address(b, b.add(row, b.mul(block, constant(I64, 64))), 64 * k))
+            return []
+
+        emit.loop(b, count, [], several)
+
+    at_once = max(1, min(4, 16 // n_rows))
+    blocks(b.sdiv(n, constant(I64, at_once)), constant(I64, 0), at_once)
+    if at_once > 1:
+        rest = b.srem(n, constant(I64, at_once))
+        blocks(rest, b.sub(n, rest), 1)
+
+
+def _emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
+    """Add to ``out`` (n_rows, size) the values of positions ``first`` … ``last - 1``, weighted by ``weights``."""
+    weights, stride, rows, first, last, out = values
+    n_vectors, vector_bytes = size // emit.LANES, emit.LANES * ELEMENT_BYTES[kind]
+    at_once = max(1, min(4, _ACCUMULATORS // n_rows))
+    for start in range(0, n_vectors, at_once):
+        vectors = range(start, min(start + at_once, n_vectors))
+        places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
+
+        def position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
+            p = b.add(first, i)
+            row = b.add(rows, b.mul(p, constant(I64, n_vectors * vector_bytes)))
+            loaded = [_load(b, address(b, row, vector_bytes * v), kind) for v in vectors]
+            new = []
+            for r in range(n_rows):
+                where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(p, constant(I64, 4)))
+                weight = emit.load_splat(b, where, F32)
+                new += [emit.fma(b, weight, v, s) for v, s in zip(loaded, sums[r * len(vectors) :], strict=False)]
+            return new
+
+        sums = emit.loop(b, b.sub(last, first), [emit.load(b, place, FLOATS) for place in places], position)
+        for total, place in zip(sums, places, strict=True):
+            emit.store(b, total, place)
+
+
+def _specialised(name: str, n_arguments: int, emitter: Callable[..., None]) -> Any:
+    """Return an intrinsic ``f(n_rows, size, kind, arguments)`` whose first three are known when it is compiled."""
+
+    @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
+    def operation(context: Any, n_rows: Any, size: Any, kind: Any, arguments: Any) -> Any:
+        known = n_rows.literal_value, size.literal_value, kind.literal_value
+
+        def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
+            def body(inner: Builder, unpacked: list[Value]) -> None:
+                emitter(inner, unpacked, *known)
+
+            function = emit.function(b.module, f"{name}.{known}", n_arguments, body)
+            b.call(function, [b.extract_value(values[3], i) for i in range(n_arguments)])
+            return context.get_dummy_value()
+
+        return types.void(n_rows, size, kind, types.UniTuple(types.int64, n_arguments)), lower
+
+    return operation
+
+
+_scores = _specialised("scores", 5, _emit_scores)
+_values = _specialised("values", 6, _emit_values)
+
+
+@jit
+def _softmax(scores: int, n: int) -> float:
+    """Replace ``n`` scores by their exponentials over the greatest; return one over their sum."""
+    lowest = splat(np.float32(-3e38))
+    n_blocks = (n + 15) // 16
+    greatest = lowest
+    for i in range(n_blocks):
+        greatest = maximum(first_lanes(n - 16 * i, load(scores + 64 * i), lowest), greatest)
+    top = splat(max_lanes(greatest))
+    total = zeros()
+    for i in range(n_blocks):
+        e = first_lanes(n - 16 * i, exp(sub(load(scores + 64 * i), top)), zeros())
+        total = add(total, e)
+        store(e, scores + 64 * i)
+    return np.float32(1.0) / sum_lanes(total)
+
+
+def build(compiler: Compiler, n_rep: int, size: int, keys: str, values: str) -> Any:
+    """Return the compiled kernel ``attention(plan, layer, thread)`` for ``n_rep`` query heads per KV head."""
+    return compiler(f"attention {n_rep} x {size}, {keys} and {values}", 3, _attention(n_rep, size, keys, values))
+
+
+def scratch_bytes(n_rep: int, size: int, n_ctx: int) -> int:
+    """Return what a thread needs: queries, sums and scores of the rows attended together."""
+    heads, tokens = rows_at_once(n_rep)
+    return heads * tokens * 4 * (2 * size + n_ctx)
+
+
+def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., int]:
+    heads, max_tokens = rows_at_once(n_rep)
+    many = heads * max_tokens
+    parts = n_rep // heads
+
+    def attention(plan: int, layer: int, thread: int) -> int:
+        p = plan_at(plan)
+        scratch = p.scratch + thread * p.scratch_stride
+        sums = scratch + 4 * size * many
+        scores = sums + 4 * size * many
+        stride = 4 * p.n_ctx
+        per_item = p.n_head_kv * parts
+        for i in range(thread, p.n_items * per_item, p.n_threads):
+            item = p.items + 16 * (i // per_item)
+            first_token, n_tokens = load_i64(item), load_i64(item + 8)
+            kv_head = i % per_item // parts
+            first_head = kv_head * n_rep + i % parts * heads
+            slot = load_i64(p.slots + 8 * first_token)
+            position = load_i64(p.positions + 8 * first_token)
+            kb = p.keys + slot * p.key_slot + layer * p.key_layer + kv_head * p.key_head
+            vb = p.values + slot * p.value_slot + layer * p.value_layer + kv_head * p.value_head
+            n_rows = n_tokens * heads
+            # queries, turned to their positions and scaled, column by column
+            for t in range(n_tokens):
+                for h in range(heads):
+                    q = p.q + (first_token + t) * p.q_stride + (first_head + h) * 4 * size
+                    rotate(q, p.rope + (position + t) * 4 * p.n_rot, p.n_rot)
+                    for d in range(size):
+                        store_f32(load_f32(q + 4 * d) * p.attention_scale, scratch + 4 * (d * n_rows + t * heads + h))
+            n_blocks = (position + n_tokens + 15) // 16
+            if n_rows == many:
+                _scores(many, size, keys, (scratch, kb, n_blocks, scores, stride))
+            else:  # the last tokens of a chunk, one at a time
+                _scores(heads, size, keys, (scratch, kb, n_blocks, scores, stride))
+            for j in range(0, 4 * size * n_rows, 64):
+                store(zeros(), sums + j)
+            for r in range(n_rows):
+                n = position + 1 + r // heads
+                store_f32(_softmax(scores + r * stride, n), scratch + 4 * r)  # the queries are used up
+            shared = position + 1  # positions that all rows see; then each row its own
+            if n_rows == many:
+                _values(many, size, values, (scores, stride, vb, 0, shared, sums))
+            else:
+                _values(heads, size, values, (scores, stride, vb, 0, shared, sums))
+            for t in range(1, n_tokens):
+                row = t * heads
+                _values(heads, size, values, (scores + row * stride, stride, vb, shared, shared + t, sums + 4 * size * row))
+            for r in range(n_rows):
+                out = p.attended + (first_token + r // heads) * p.q_stride + (first_head + r % heads) * 4 * size
+                inverse = splat(load_f32(scratch + 4 * r))
+                for j in range(0, 4 * size, 64):
+                    store(mul(load(sums + 4 * size * r + j), inverse), out + j)
+        return 0
+
+    return attention
+
+

@@ -1,0 +1,227 @@
+"""The backend: buffers, the KV cache, and batches cut into ubatches. `forward` has the arithmetic."""
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llamafw import BackendContext, Batch, Floats, LlamafwError, RequestError, SettingsError
+from llamafw_backends.numba_cpu import attention, forward, isa
+from llamafw_backends.numba_cpu.cache import Compiler
+from llamafw_backends.numba_cpu.cpu import physical_cores
+from llamafw_backends.numba_cpu.emit import LANES
+from llamafw_backends.numba_cpu.memory import Arena, padded, padded_context
+from llamafw_backends.numba_cpu.records import PLAN, make
+from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
+from llamafw_backends.numba_cpu.weights import Weights
+
+
+class NumbaBackend:
+    """Runs a model on the CPU. See `llamafw.Backend`.
+
+    Raises
+    ------
+    ModelError
+        The model has sizes or tensor types that the kernels cannot do.
+    SettingsError
+        An option makes no sense, or names an instruction set that this processor lacks.
+    """
+
+    def __init__(self, context: BackendContext) -> None:
+        options, decoder = context.options, context.decoder
+        self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, decoder.n_vocab
+        self.n_ctx = options.n_ctx or decoder.n_ctx_train
+        self._n_ubatch = min(options.n_ubatch, options.n_batch)
+        for kind in (options.cache_type_k, options.cache_type_v):
+            if kind not in attention.ELEMENT_BYTES:
+                raise SettingsError(f"the KV cache can be {' or '.join(attention.ELEMENT_BYTES)}, not {kind!r}")
+        if min(self.n_slots, self.n_batch, self._n_ubatch, self.n_ctx) < 1:
+            raise SettingsError("slots, context, batch and ubatch must be at least 1")
+        self._n_threads = options.n_threads if options.n_threads > 0 else physical_cores()
+        self._n_threads_batch = options.n_threads_batch if options.n_threads_batch > 0 else self._n_threads
+        n_threads = max(self._n_threads, self._n_threads_batch)
+        if n_threads > MAX_THREADS:
+            raise SettingsError(f"{n_threads} threads are more than {MAX_THREADS}")
+        self._isa = isa.choose(options.extra.get("isa"))
+        self._types = f"{options.cache_type_k}/{options.cache_type_v}"
+
+        compiler = Compiler(context.log)
+        self._pool = Pool(n_threads, compiler)
+        self._close = weakref.finalize(self, self._pool.close)
+        try:
+            n_rep = decoder.n_head // decoder.n_head_kv
+            self._check = compiler("check", 8, forward.check).ctypes
+            self._begin = compiler("begin", 5, forward.begin).ctypes
+            self._step = forward.build_step(compiler, options.cache_type_k, options.cache_type_v)
+            self._attention = attention.build(
+                compiler, n_rep, decoder.n_embd_head, options.cache_type_k, options.cache_type_v
+            )
+            self._max_tokens = attention.rows_at_once(n_rep)[1]
+            self._weights = Weights(context, self._isa, self._pool, compiler)
+            self._plan = make(PLAN)
+            self._filled = np.zeros(self.n_slots, np.int64)  # positions that each slot holds
+            self._allocate(context, n_rep, n_threads)
+        except BaseException:
+            self.close()
+            raise
+        context.log(
+            f"numba backend: {self._isa.name}, {self._n_threads} threads ({self._n_threads_batch} for prompts), "
+            f"{self._weights.n_bytes / 1e6:.0f} MB of weights packed in {self._weights.seconds:.1f} s, "
+            f"kernels ready in {compiler.seconds:.1f} s"
+        )
+
+    def _allocate(self, context: BackendContext, n_rep: int, n_threads: int) -> None:
+        """Lay out the KV cache and the buffers of a step; describe everything in the plan."""
+        options, decoder, plan = context.options, context.decoder, self._plan
+        size, n_head, n_head_kv = decoder.n_embd_head, decoder.n_head, decoder.n_head_kv
+        n, n_ctx = self._n_ubatch, padded_context(self.n_ctx)
+        key_bytes, value_bytes = (
+            attention.ELEMENT_BYTES[kind] for kind in (options.cache_type_k, options.cache_type_v)
+        )
+        key_head, value_head = n_ctx * size * key_bytes, n_ctx * size * value_bytes
+        key_slot, value_slot = (head * n_head_kv * decoder.n_layer for head in (key_head, value_head))
+        # not in huge pages: each head of each layer would occupy one with the first token
+        self._cache = Arena(self.n_slots * (key_slot + value_slot) + 2 * LANES * 4)
+        keys, values = self._cache.take(self.n_slots * key_slot), self._cache.take(self.n_slots * value_slot)
+
+        q_stride, kv_stride = 4 * n_head * size, 4 * n_head_kv * size
+        widest = max(decoder.n_embd, n_head * size)
+        vocabulary = -(-decoder.n_vocab // LANES) * LANES
+        scratch = padded(max(
+            4 * decoder.n_embd, attention.scratch_bytes(n_rep, size, n_ctx), 8 * max(forward.FFN_FLOATS, 32 * n)
+        ))  # fmt: skip
+        rope = rope_table(decoder.rope_frequencies, decoder.rope_magnitude, n_ctx)
+        records = 48 * n // 32
+        sizes = {
+            "x": n * 4 * decoder.n_embd, "q": n * q_stride, "k": n * kv_stride, "v": n * kv_stride,
+            "attended": n * q_stride, "records": records * widest, "floats": 4 * n * widest,
+            "ffn_records": records * decoder.n_ff, "ffn_floats": 4 * n * decoder.n_ff,
+            "scratch": scratch * n_threads, "positions": 8 * n, "slots": 8 * n, "items": 16 * n, "outputs": 8 * n,
+            "rope": rope.nbytes, "widths": 8 * len(self._isa.widths), "logits": self.n_batch * 4 * vocabulary,
+        }  # fmt: skip
+        self._buffers = Arena(sum(padded(n_bytes) + 64 for n_bytes in sizes.values()))
+        for name, n_bytes in sizes.items():
+            plan[name] = self._buffers.take(n_bytes + 64)
+        self._x = self._view("x", (n, decoder.n_embd), np.float32)
+        self._outputs = self._view("outputs", (n,), np.int64)
+        self._logits = self._view("logits", (self.n_batch, vocabulary), np.float32)
+        self._logits_address = int(plan["logits"][0])
+        self._view("rope", rope.shape, np.float32)[...] = rope
+        self._view("widths", (len(self._isa.widths),), np.int64)[...] = self._isa.widths
+        weights = self._weights
+        values_of: Mapping[str, float] = {
+            "n_layer": decoder.n_layer, "n_embd": decoder.n_embd, "n_head": n_head, "n_head_kv": n_head_kv,
+            "head_size": size, "n_ff": decoder.n_ff, "n_vocab": decoder.n_vocab,
+            "n_rot": 2 * len(decoder.rope_frequencies),
+            "norm_eps": decoder.norm_eps, "attention_scale": decoder.attention_scale,
+            "layers": weights.layers.ctypes.data, "output_norm": weights.output_norm, "output": weights.output,
+            "pool": self._pool.address, "attention": self._attention.address,
+            "n_slots": self.n_slots, "n_ctx": n_ctx, "keys": keys, "values": values,
+            "key_slot": key_slot, "key_layer": key_head * n_head_kv, "key_head": key_head,
+            "value_slot": value_slot, "value_layer": value_head * n_head_kv, "value_head": value_head,
+            "q_stride": q_stride, "kv_stride": kv_stride, "scratch_stride": scratch, "logits_stride": 4 * vocabulary,
+        }  # fmt: skip
+        for name, value in values_of.items():
+            plan[name] = value
+
+    def _view(self, name: str, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
+        return self._buffers.view(int(self._plan[name][0]), shape, kind)
+
+    # --- the protocol -------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Floats:
+        """Return the logits of ``batch.outputs``, ``(m, n_vocab)`` float32, valid until the next call.
+
+        Raises
+        ------
+        RequestError
+            A token, slot or position is out of range, or a slot would have a gap; nothing has been computed.
+        """
+        tokens, positions, slots = (
+            np.ascontiguousarray(a, np.int32) for a in (batch.tokens, batch.positions, batch.slots)
+        )
+        outputs = np.asarray(batch.outputs, np.int64)
+        n = len(tokens)
+        self._validate(tokens, positions, slots, outputs)
+        plan, plan_address = self._plan, int(self._plan.ctypes.data)
+        decoding = n <= self.n_slots and len(np.unique(slots)) == n
+        n_threads = self._n_threads if decoding else self._n_threads_batch
+        plan["n_threads"] = n_threads
+        done = 0  # outputs
+        for first in range(0, n, self._n_ubatch):
+            last = min(n, first + self._n_ubatch)
+            self._weights.embed(tokens[first:last], self._x[: last - first])
+            offset = 4 * first
+            self._begin(
+                plan_address, positions.ctypes.data + offset, slots.ctypes.data + offset, last - first, self._max_tokens
+            )
+            wanted = outputs[(outputs >= first) & (outputs < last)] - first
+            self._outputs[: len(wanted)] = wanted
+            plan["n_outputs"] = len(wanted)
+            plan["logits"] = self._logits_address + done * self._logits.strides[0]
+            self._pool.run(self._step.address, plan_address, n_threads)
+            done += len(wanted)
+        self._filled[slots] = positions + 1  # numpy keeps the last of a slot
+        return self._logits[: len(outputs), : self.n_vocab]
+
+    def _validate(
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        slots: npt.NDArray[np.int32],
+        outputs: npt.NDArray[np.int64],
+    ) -> None:
+        n = len(tokens)
+        if not 0 < n <= self.n_batch or len(positions) != n or len(slots) != n:
+            raise RequestError(
+                f"a batch of {n} tokens, {len(positions)} positions and {len(slots)} slots; there may be 1 to "
+                f"{self.n_batch} of each"
+            )
+        if len(outputs) and (outputs[0] < 0 or outputs[-1] >= n or (np.diff(outputs) <= 0).any()):
+            raise RequestError(f"outputs must be ascending indices below {n}")
+        found = self._check(
+            tokens.ctypes.data, positions.ctypes.data, slots.ctypes.data, n, self._filled.ctypes.data,
+            self.n_vocab, self.n_slots, self.n_ctx,
+        )  # fmt: skip
+        if not found:
+            return
+        i, fault = divmod(found, 8)
+        token, position, slot = int(tokens[i]), int(positions[i]), int(slots[i])
+        raise RequestError({
+            forward.BAD_TOKEN: f"token {token} is not in the vocabulary of {self.n_vocab}",
+            forward.BAD_SLOT: f"slot {slot} is not one of {self.n_slots}",
+            forward.BAD_POSITION: f"position {position} is not in the context of {self.n_ctx} tokens",
+            forward.BAD_ORDER: f"position {position} does not continue slot {slot}",
+        }[fault])
+
+    def truncate(self, slot: int, n: int) -> None:
+        """Forget what ``slot`` holds from position ``n`` on."""
+        if not 0 <= slot < self.n_slots or n < 0:
+            raise LlamafwError(f"slot {slot} of {self.n_slots} cannot be cut to {n} tokens")
+        self._filled[slot] = min(self._filled[slot], n)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return facts for logs and ``llamafw bench``."""
+        return {
+            "backend": "numba",
+            "isa": self._isa.name,
+            "n_threads": self._n_threads,
+            "n_threads_batch": self._n_threads_batch,
+            "weight_bytes": self._weights.n_bytes,
+            "weight_types": sorted(self._weights.kernels),
+            "cache_bytes": self._cache.n_bytes,
+            "cache_types": self._types,
+        }
+
+    def close(self) -> None:
+        """Stop the threads. Memory goes with the last reference to the backend."""
+        self._close()
+
+
+def rope_table(frequencies: npt.NDArray[np.float64], magnitude: float, n_ctx: int) -> Floats:
+    """Return cosines and sines for each position, (n_ctx, 2, n_rot // 2) float32 (Su et al. 2021)."""
+    angles = np.arange(n_ctx)[:, None] * frequencies
+    return (np.stack([np.cos(angles), np.sin(angles)], axis=1) * magnitude).astype(np.float32)

@@ -1,0 +1,128 @@
+"""What happens between the matrices: norm, activation function, rotary positions, quantisation of activations."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from llamafw_backends.numba_cpu.cache import jit
+from llamafw_backends.numba_cpu.isa import MINUS_8, MINUS_128, QUANTS, RECORD, SCALE, SUM
+from llamafw_backends.numba_cpu.matmul import width_for
+from llamafw_backends.numba_cpu.simd import (
+    absolute,
+    add,
+    add_ints,
+    div,
+    exp,
+    fma,
+    load,
+    load_f32,
+    max_lanes,
+    maximum,
+    mul,
+    round_ints,
+    splat,
+    store,
+    store_bytes,
+    store_f32,
+    store_i32,
+    sub,
+    sum_int_lanes,
+    sum_lanes,
+    zeros,
+)
+from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, Q8_LAYOUT
+
+_F32_COLUMNS = 4  # of a block of float weights: tiles._Float.columns
+
+
+@jit
+def rms_norm(x: int, weight: int, n: int, eps: float, out: int) -> None:
+    """Write x / sqrt(mean(x²) + eps) · weight, n floats (Zhang & Sennrich 2019)."""
+    squares = zeros()
+    for i in range(0, 4 * n, 64):
+        v = load(x + i)
+        squares = fma(v, v, squares)
+    scale = splat(np.float32(1.0) / np.float32(math.sqrt(sum_lanes(squares) / np.float32(n) + np.float32(eps))))
+    for i in range(0, 4 * n, 64):
+        store(mul(mul(load(x + i), scale), load(weight + i)), out + i)
+
+
+@jit
+def silu_product(gate: int, up: int, n: int, out: int) -> None:
+    """Write gate · sigmoid(gate) · up, n floats. ``out`` may be ``gate``."""
+    for i in range(0, 4 * n, 64):
+        g = load(gate + i)
+        sigmoid = div(splat(np.float32(1.0)), add(splat(np.float32(1.0)), exp(sub(zeros(), g))))
+        store(mul(mul(g, sigmoid), load(up + i)), out + i)
+
+
+@jit
+def rotate(x: int, table: int, n_rot: int) -> None:
+    """Turn the pairs (i, i + n_rot/2) of one head by the angles whose cosines and sines are in ``table`` (RoPE)."""
+    half = 2 * n_rot  # bytes
+    i = 0
+    while i + 64 <= half:
+        a, b, c, s = load(x + i), load(x + half + i), load(table + i), load(table + half + i)
+        store(sub(mul(a, c), mul(b, s)), x + i)
+        store(add(mul(a, s), mul(b, c)), x + half + i)
+        i += 64
+    while i < half:
+        e, f, g, h = load_f32(x + i), load_f32(x + half + i), load_f32(table + i), load_f32(table + half + i)
+        store_f32(e * g - f * h, x + i)
+        store_f32(e * h + f * g, x + half + i)
+        i += 4
+
+
+@jit
+def group(widths: int, n_tokens: int, token: int) -> tuple[int, int]:
+    """Return the first token and the width of the group in which the matrix kernels take ``token``.
+
+    Activations are stored group by group, within it block by block, within it token by token.
+    """
+    width = width_for(widths, n_tokens)
+    first = n_tokens // width * width
+    if token < first:
+        return token // width * width, width
+    while True:
+        width = width_for(widths, n_tokens - first)
+        if token < first + width:
+            return first, width
+        first += width
+
+
+@jit
+def quantize(x: int, record: int) -> None:
+    """Write the record (see `isa`) of 32 floats."""
+    low, high = load(x), load(x + 64)
+    largest = max_lanes(maximum(absolute(low), absolute(high)))
+    inverse = np.float32(127.0) / largest if largest > np.float32(1e-30) else np.float32(0.0)
+    scale = largest / np.float32(127.0) if largest > np.float32(1e-30) else np.float32(0.0)
+    a, b = round_ints(mul(low, splat(inverse))), round_ints(mul(high, splat(inverse)))
+    store_bytes(a, record + QUANTS)
+    store_bytes(b, record + QUANTS + 16)
+    total = np.int32(sum_int_lanes(add_ints(a, b)))
+    store_f32(scale, record + SCALE)
+    store_f32(scale * np.float32(total), record + SUM)
+    store_i32(np.int32(-8 * total), record + MINUS_8)
+    store_i32(np.int32(-128 * total), record + MINUS_128)
+
+
+@jit
+def prepare(
+    x: int, first: int, last: int, n_columns: int, token: int, start: int, width: int, layouts: int, records: int, floats: int
+) -> None:
+    """Store columns ``first`` … ``last - 1`` (multiples of 32) of a token as activations, in the layouts asked for.
+
+    ``x`` is where column ``first`` is; ``start`` and ``width`` are the token's `group`; rows have ``n_columns``.
+    """
+    if layouts & Q8_LAYOUT:
+        base = records + start * (n_columns // 32) * RECORD + (token - start) * RECORD
+        for block in range(first // 32, last // 32):
+            quantize(x + 128 * (block - first // 32), base + block * width * RECORD)
+    if layouts & F32_LAYOUT:
+        size = 4 * _F32_COLUMNS
+        base = floats + start * 4 * n_columns + (token - start) * size
+        for block in range(first // _F32_COLUMNS, last // _F32_COLUMNS):
+            for i in range(0, size, 4):
+                store_f32(load_f32(x + size * (block - first // _F32_COLUMNS) + i), base + block * width * size + i)

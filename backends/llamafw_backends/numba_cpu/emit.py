@@ -1,0 +1,169 @@
+"""LLVM IR for vectors of 16 lanes, written through llvmlite's builder. It knows nothing of Numba.
+
+Sixteen 32-bit lanes are one register with AVX-512, two with AVX2, four with NEON or SSE: LLVM splits them.
+Floating-point operations carry no fast-math flags, so that every kernel rounds alike; sums across lanes are trees.
+Addresses are 64-bit integers.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from llamafw_backends.numba_cpu.cpu import has_fma
+
+LANES = 16
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
+FLOATS, HALVES = ir.VectorType(F32, LANES), ir.VectorType(F16, LANES)
+INTS, SHORTS, BYTES = (ir.VectorType(t, LANES) for t in (I32, I16, I8))
+
+Builder = Any  # llvmlite.ir.IRBuilder
+Value = Any  # llvmlite.ir.Value
+
+
+def constant(kind: Any, value: float) -> Value:
+    """Return a constant scalar, or a vector with the same value in each lane."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def address(b: Builder, base: Value, offset: int) -> Value:
+    """Return ``base + offset``."""
+    return b.add(base, constant(I64, offset)) if offset else base
+
+
+def load(b: Builder, where: Value, kind: Any, align: int = 1) -> Value:
+    """Load a value of type ``kind``."""
+    value = b.load(b.inttoptr(where, ir.PointerType()), typ=kind)
+    value.align = align
+    return value
+
+
+def store(b: Builder, value: Value, where: Value, align: int = 1) -> None:
+    """Store a value."""
+    b.store(value, b.inttoptr(where, ir.PointerType())).align = align
+
+
+def splat(b: Builder, scalar: Value, lanes: int = LANES) -> Value:
+    """Return a vector with ``scalar`` in each lane."""
+    kind = ir.VectorType(scalar.type, lanes)
+    one = b.insert_element(ir.Constant(kind, ir.Undefined), scalar, constant(I32, 0))
+    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(ir.VectorType(I32, lanes), 0))
+
+
+def load_splat(b: Builder, where: Value, kind: Any, lanes: int = LANES) -> Value:
+    """Load a scalar into each lane."""
+    return splat(b, load(b, where, kind), lanes)
+
+
+def take(b: Builder, vector: Value, lanes: list[int]) -> Value:
+    """Return the given lanes as a vector."""
+    return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+
+def join(b: Builder, low: Value, high: Value) -> Value:
+    """Return two vectors as one of twice the length."""
+    return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, n := 2 * low.type.count), list(range(n))))
+
+
+def call(b: Builder, name: str, result: Any, values: list[Value]) -> Value:
+    """Call an LLVM intrinsic by its name."""
+    function = b.module.globals.get(name) or ir.Function(
+        b.module, ir.FunctionType(result, [value.type for value in values]), name
+    )
+    return b.call(function, values)
+
+
+def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    """Return ``x * y + z``, rounded once where the processor can."""
+    return call(b, "llvm.fma.v16f32", FLOATS, [x, y, z]) if has_fma() else b.fadd(b.fmul(x, y), z)
+
+
+def to_float(b: Builder, ints: Value) -> Value:
+    """Convert 16 int32 to float32."""
+    return b.sitofp(ints, FLOATS)
+
+
+def load_half(b: Builder, where: Value) -> Value:
+    """Load 16 float16 as float32."""
+    return b.fpext(load(b, where, HALVES), FLOATS)
+
+
+def load_brain(b: Builder, where: Value) -> Value:
+    """Load 16 bfloat16 as float32."""
+    return b.bitcast(b.shl(b.zext(load(b, where, SHORTS), INTS), constant(INTS, 16)), FLOATS)
+
+
+def reduce(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
+    """Combine all lanes into a scalar, always in the same order: halves, then quarters …"""
+    n = vector.type.count
+    while n > 1:
+        n //= 2
+        vector = combine(take(b, vector, list(range(n))), take(b, vector, list(range(n, 2 * n))))
+    return b.extract_element(vector, constant(I32, 0))
+
+
+def maximum(b: Builder, x: Value, y: Value) -> Value:
+    """Return the greater of each two lanes; NaN in ``x`` yields ``y``."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def exp(b: Builder, x: Value) -> Value:
+    """Return e**x for float32 lanes, relative error below 1e-6; NaN stays NaN. The polynomial is that of Cephes' expf."""
+    x = b.select(b.fcmp_ordered("<", x, constant(FLOATS, -87.0)), constant(FLOATS, -87.0), x)
+    x = b.select(b.fcmp_ordered(">", x, constant(FLOATS, 88.0)), constant(FLOATS, 88.0), x)
+    rounder = constant(FLOATS, 1.5 * 2**23)  # added, it leaves the nearest integer in the low bits of the mantissa
+    shifted = fma(b, x, constant(FLOATS, 1.4426950408889634), rounder)
+    n = b.fsub(shifted, rounder)
+    r = fma(b, n, constant(FLOATS, -0.693359375), x)
+    r = fma(b, n, constant(FLOATS, 2.12194440e-4), r)
+    p = constant(FLOATS, 1.9875691500e-4)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = fma(b, p, r, constant(FLOATS, c))
+    p = fma(b, p, b.fmul(r, r), b.fadd(r, constant(FLOATS, 1.0)))
+    power = b.add(b.shl(b.bitcast(shifted, INTS), constant(INTS, 23)), constant(INTS, 127 << 23))
+    return b.fmul(p, b.bitcast(power, FLOATS))
+
+
+def prefetch(b: Builder, where: Value) -> None:
+    """Ask for a cache line; any address will do."""
+    pointer = b.inttoptr(where, ir.PointerType())
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, 3), constant(I32, 1)])
+
+
+def loop(
+    b: Builder, count: Value, values: list[Value], body: Callable[[Value, list[Value]], list[Value]]
+) -> list[Value]:
+    """Emit ``for i in range(count): values = body(i, values)``; return the last values."""
+    before = b.block
+    head, after = b.append_basic_block("loop"), b.append_basic_block("after")
+    b.cbranch(b.icmp_signed(">", count, constant(I64, 0)), head, after)
+    b.position_at_end(head)
+    i = b.phi(I64)
+    carried = [b.phi(value.type) for value in values]
+    results = body(i, list(carried))
+    latch, following = b.block, b.add(i, constant(I64, 1))
+    b.cbranch(b.icmp_signed("<", following, count), head, after)
+    for phi, first, later in zip([i, *carried], [constant(I64, 0), *values], [following, *results], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, latch)
+    b.position_at_end(after)
+    last = [b.phi(value.type) for value in values]
+    for phi, first, later in zip(last, values, results, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, latch)
+    return last
+
+
+def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, list[Value]], None]) -> Any:
+    """Return an internal function of integers that returns nothing; emitted into ``module`` once."""
+    if name in module.globals:
+        return module.globals[name]
+    made = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * n_arguments), name)
+    made.linkage = "internal"
+    made.attributes.add("noinline")  # one copy, and registers of its own
+    b = ir.IRBuilder(made.append_basic_block("entry"))
+    body(b, list(made.args))
+    b.ret_void()
+    return made

@@ -1,0 +1,204 @@
+"""Dot products of bytes, the one thing that each instruction set does its own way.
+
+A set multiplies one block of 32 columns of a 16-row tile with the activations of several tokens, and yields one exact
+int32 sum per row and token. Which of them runs never changes a result.
+
+Weights come as words: 16 lanes of 4 bytes, lane r holding 4 neighbouring columns of row r.
+Activations come as records (`RECORD`), written by `elementwise.quantize`.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from llamafw import SettingsError
+from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu.cpu import IS_X86, features
+from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, address, constant
+
+# A record: 32 activations x ≈ scale · q, |q| ≤ 127, as 48 bytes
+RECORD = 48
+QUANTS, SCALE, SUM, MINUS_8, MINUS_128 = 0, 32, 36, 40, 44  # 32 int8, f32 scale, f32 scale·Σq, i32 −8·Σq, i32 −128·Σq
+
+Words = Callable[[int], Value]  # number of a word in the block → its 16 lanes of 4 bytes
+
+
+class InstructionSet:
+    """How to multiply bytes, and how much to do at once."""
+
+    name: str
+    needs: frozenset[str]  # features of the processor
+    widths: tuple[int, ...]  # tokens multiplied at once, descending; the last is 1
+    tiles: dict[int, int]  # for each width, tiles multiplied at once
+
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
+        """Return start + Σ w·q for each token: 4 words of nibbles, low ones columns 0–15, high ones 16–31."""
+        raise NotImplementedError
+
+    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+        """Return Σ (w − 128)·q for each token: 8 words of unsigned bytes."""
+        raise NotImplementedError
+
+
+def _nibbles(b: Builder, word: Value) -> tuple[Value, Value]:
+    mask = constant(word.type, 0x0F0F0F0F)
+    return b.and_(word, mask), b.and_(b.lshr(word, constant(word.type, 4)), mask)
+
+
+class Vnni(InstructionSet):
+    """AVX-512 VNNI: ``vpdpbusd`` adds four products of unsigned and signed bytes in each of 16 lanes."""
+
+    name = "avx512vnni"
+    needs = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
+    widths = (12, 8, 4, 2, 1)
+    tiles = {12: 1, 8: 1, 4: 2, 2: 4, 1: 4}
+
+    def _dot(self, b: Builder, total: Value, word: Value, token: Value, group: int) -> Value:
+        quants = emit.load_splat(b, address(b, token, QUANTS + 4 * group), I32)
+        return emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
+
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
+        pairs = [_nibbles(b, words(g)) for g in range(4)]
+        sums = []
+        for t, token in enumerate(tokens):
+            total = starts[t] if starts else constant(INTS, 0)
+            for g, (low, high) in enumerate(pairs):
+                total = self._dot(b, total, low, token, g)
+                total = self._dot(b, total, high, token, g + 4)
+            sums.append(total)
+        return sums
+
+    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+        loaded = [words(g) for g in range(8)]
+        sums = []
+        for token in tokens:
+            total = emit.load_splat(b, address(b, token, MINUS_128), I32)
+            for g, word in enumerate(loaded):
+                total = self._dot(b, total, word, token, g)
+            sums.append(total)
+        return sums
+
+
+class Avx2(InstructionSet):
+    """AVX2: ``vpmaddubsw`` adds two products into 16 bits, saturating, so what goes in must be small enough.
+
+    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block is summed in 16 bits. Bytes: |w| ≤ 128 goes in unsigned, and its
+    sign moves to the activation: 2 · 128 · 127 < 2¹⁵.
+    """
+
+    name = "avx2"
+    needs = frozenset({"avx2", "fma"})
+    widths = (3, 2, 1)
+    tiles = {3: 1, 2: 1, 1: 1}
+    _words = ir.VectorType(I32, 8)
+    _bytes = ir.VectorType(I8, 32)
+    _shorts = ir.VectorType(I16, 16)
+
+    def _halves(self, b: Builder, word: Value) -> list[Value]:
+        return [emit.take(b, word, list(range(h, h + 8))) for h in (0, 8)]
+
+    def _quants(self, b: Builder, token: Value, group: int) -> Value:
+        return b.bitcast(emit.load_splat(b, address(b, token, QUANTS + 4 * group), I32, 8), self._bytes)
+
+    def _pairs(self, b: Builder, unsigned: Value, signed: Value) -> Value:
+        return emit.call(b, "llvm.x86.avx2.pmadd.ub.sw", self._shorts, [b.bitcast(unsigned, self._bytes), signed])
+
+    def _widen(self, b: Builder, shorts: Value) -> Value:
+        return emit.call(b, "llvm.x86.avx2.pmadd.wd", self._words, [shorts, constant(self._shorts, 1)])
+
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
+        sums = [[constant(self._shorts, 0)] * 2 for _ in tokens]
+        for g in range(4):
+            low, high = _nibbles(b, words(g))
+            parts = [(4 * 0 + g, self._halves(b, low)), (4 + g, self._halves(b, high))]
+            for total, token in zip(sums, tokens, strict=True):
+                for group, halves in parts:
+                    quants = self._quants(b, token, group)
+                    total[:] = [b.add(s, self._pairs(b, half, quants)) for s, half in zip(total, halves, strict=True)]
+        joined = [emit.join(b, *(self._widen(b, s) for s in total)) for total in sums]
+        return [b.add(s, j) for s, j in zip(starts, joined, strict=True)] if starts else joined
+
+    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+        sums = [[constant(self._words, 0)] * 2 for _ in tokens]
+        for g in range(8):
+            signed = [b.bitcast(b.xor(half, constant(self._words, 0x80808080)), self._bytes)
+                      for half in self._halves(b, words(g))]
+            sizes = [emit.call(b, "llvm.abs.v32i8", self._bytes, [half, constant(emit.I1, 0)]) for half in signed]
+            for total, token in zip(sums, tokens, strict=True):
+                quants = self._quants(b, token, g)
+                for h in (0, 1):
+                    turned = emit.call(b, "llvm.x86.avx2.psign.b", self._bytes, [quants, signed[h]])
+                    total[h] = b.add(total[h], self._widen(b, self._pairs(b, sizes[h], turned)))
+        return [emit.join(b, *total) for total in sums]
+
+
+class Plain(InstructionSet):
+    """Any processor, ARM included: multiplications of 16 bits, which every vector unit has.
+
+    A word is 32 lanes of 16 bits, of two bytes each: even bytes and odd bytes are multiplied apart. Sums of nibbles fit 16 bits
+    over the whole block (as in `Avx2`), sums of two bytes too (2 · 128 · 127 < 2¹⁵).
+    """
+
+    name = "plain"
+    needs = frozenset[str]()
+    widths = (4, 2, 1)
+    tiles = {4: 1, 2: 1, 1: 1}
+    _shorts = ir.VectorType(I16, 32)
+
+    def _split(self, b: Builder, word: Value, *, signed: bool) -> tuple[Value, Value]:
+        eight, shorts = constant(self._shorts, 8), b.bitcast(word, self._shorts)
+        right = b.ashr if signed else b.lshr
+        return right(b.shl(shorts, eight), eight), right(shorts, eight)
+
+    def _quants(self, b: Builder, token: Value, group: int) -> tuple[Value, Value]:
+        quants = emit.load_splat(b, address(b, token, QUANTS + 4 * group), I32)
+        return self._split(b, quants, signed=True)
+
+    def _widen(self, b: Builder, shorts: Value) -> Value:
+        pairs, sixteen = b.bitcast(shorts, INTS), constant(INTS, 16)
+        return b.add(b.ashr(b.shl(pairs, sixteen), sixteen), b.ashr(pairs, sixteen))
+
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
+        sums = [constant(self._shorts, 0)] * len(tokens)
+        for g in range(4):
+            for group, part in zip((g, g + 4), _nibbles(b, words(g)), strict=True):
+                even, odd = self._split(b, part, signed=False)
+                for t, token in enumerate(tokens):
+                    first, second = self._quants(b, token, group)
+                    sums[t] = b.add(sums[t], b.add(b.mul(even, first), b.mul(odd, second)))
+        widened = [self._widen(b, total) for total in sums]
+        return [b.add(s, w) for s, w in zip(starts, widened, strict=True)] if starts else widened
+
+    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+        sums = [constant(INTS, 0)] * len(tokens)
+        for g in range(8):
+            even, odd = self._split(b, b.xor(words(g), constant(INTS, 0x80808080)), signed=True)
+            for t, token in enumerate(tokens):
+                first, second = self._quants(b, token, g)
+                both = b.add(b.mul(even, first), b.mul(odd, second))
+                sums[t] = b.add(sums[t], self._widen(b, both))
+        return sums
+
+
+INSTRUCTION_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (Vnni(), Avx2(), Plain())}  # best first
+
+
+def choose(wanted: Any = None) -> InstructionSet:
+    """Return the best instruction set of this processor, or the one named by ``wanted`` or LLAMAFW_ISA.
+
+    Raises
+    ------
+    SettingsError
+        There is none of that name, or this processor lacks it.
+    """
+    possible = [isa for isa in INSTRUCTION_SETS.values() if isa.needs <= features() and (IS_X86 or not isa.needs)]
+    name = wanted or os.environ.get("LLAMAFW_ISA")
+    if not name:
+        return possible[0]
+    for isa in possible:
+        if isa.name == name:
+            return isa
+    raise SettingsError(f"LLAMAFW_ISA: this processor has no {name!r}, only {', '.join(isa.name for isa in possible)}")

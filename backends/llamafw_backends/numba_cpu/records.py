@@ -1,0 +1,84 @@
+"""Records shared by Python and kernels: numpy arrays of one element here, pointers there.
+
+The shapes of what the addresses point to stand beside them. All strides are in bytes.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+
+from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu.simd import operation
+
+I, F = np.int64, np.float32
+
+TENSOR = np.dtype([
+    ("kernel", I),  # address of the matmul for its format
+    ("weights", I),  # tiles
+    ("tile_bytes", I),
+    ("n_tiles", I),
+    ("n_blocks", I),  # of a tile
+    ("start", I),  # what sums start from: (16 · n_tiles,) float32 bias, or 16 zeros
+    ("start_stride", I),  # from tile to tile: 64, or 0 for zeros
+    ("layout", I),  # of its activations: tiles.Q8_LAYOUT or F32_LAYOUT
+])
+"""A matrix of weights."""
+
+LAYER = np.dtype([
+    *((name, I) for name in ("attn_norm", "ffn_norm")),  # (n_embd,) float32
+    *((name, I) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")),  # TENSOR
+    *((name, I) for name in ("qkv_layouts", "ffn_layouts")),  # which layouts several matrices want, or-ed together
+])
+"""The weights of one layer."""
+
+PLAN = np.dtype([
+    # the model
+    *((name, I) for name in ("n_layer", "n_embd", "n_head", "n_head_kv", "head_size", "n_ff", "n_vocab", "n_rot")),
+    ("norm_eps", F), ("attention_scale", F),
+    ("layers", I),  # (n_layer,) LAYER
+    ("output_norm", I),  # (n_embd,) float32
+    ("output", I),  # TENSOR
+    ("rope", I),  # (n_ctx, 2, n_rot // 2) float32: cosines, sines
+    # how it is run
+    ("pool", I),  # threads.POOL
+    ("attention", I),  # address of the kernel
+    ("widths", I),  # (…,) int64: the instruction set's widths
+    ("n_slots", I), ("n_ctx", I),  # n_ctx is a multiple of 16
+    # the KV cache: slot, layer and head of one position, in bytes
+    ("keys", I), ("values", I),
+    *((name, I) for name in ("key_slot", "key_layer", "key_head", "value_slot", "value_layer", "value_head")),
+    # buffers; n is n_ubatch
+    ("x", I),  # (n, n_embd) float32: the residual stream
+    ("q", I), ("k", I), ("v", I),  # (n, heads · head_size) float32
+    ("q_stride", I), ("kv_stride", I),  # from token to token
+    ("attended", I),  # (n, n_head · head_size) float32
+    ("records", I), ("floats", I),  # activations, grouped: see `elementwise.group`
+    ("ffn_records", I), ("ffn_floats", I),  # the same for ffn_down, written while the others are read
+    ("scratch", I), ("scratch_stride", I),  # of each thread
+    ("logits", I), ("logits_stride", I),  # (n_outputs, n_vocab) float32
+    # the step
+    ("n_threads", I), ("n_tokens", I), ("n_outputs", I), ("n_items", I),
+    ("positions", I), ("slots", I),  # (n,) int64
+    ("items", I),  # (n_items, 2) int64: first token and number of tokens attended together
+    ("outputs", I),  # (n_outputs,) int64: tokens
+])
+"""Everything a step needs."""
+
+
+def accessor(kind: np.dtype[np.void]) -> Any:
+    """Return an operation for Numba code: address → record."""
+    raw = ir.ArrayType(emit.I8, kind.itemsize).as_pointer()
+    return operation(numba.from_dtype(kind), (types.int64,), lambda b, where: b.inttoptr(where, raw))
+
+
+tensor_at, layer_at, plan_at = accessor(TENSOR), accessor(LAYER), accessor(PLAN)
+
+
+def make(kind: np.dtype[np.void], n: int = 1) -> npt.NDArray[np.void]:
+    """Return ``n`` records of zeros. The caller keeps it alive as long as kernels may look at it."""
+    return np.zeros(n, kind)

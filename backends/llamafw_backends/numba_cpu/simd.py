@@ -1,0 +1,133 @@
+"""The vectors of `emit` as values in Numba code: types, and one intrinsic per operation.
+
+``floats`` and ``ints`` are 16 lanes of float32 and int32. Addresses are int64: no arrays, so nothing is typed twice.
+"""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86
+from llamafw_backends.numba_cpu.emit import F16, F32, FLOATS, I16, I32, INTS, Builder, Value, constant
+
+
+class Vector(types.Type):  # type: ignore[misc]  # numba has no types
+    """A vector of 16 lanes as Numba's type checker sees it."""
+
+    def __init__(self, name: str, llvm: Any) -> None:
+        self.llvm = llvm
+        super().__init__(name=name)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]  # numba has no types
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, kind.llvm)
+
+
+floats, ints = Vector("floats16", FLOATS), Vector("ints16", INTS)
+i64, i32, f32, void = types.int64, types.int32, types.float32, types.void
+
+
+def operation(result: Any, arguments: tuple[Any, ...], emitter: Callable[..., Value]) -> Any:
+    """Return an intrinsic: in Numba code, a call of it becomes what ``emitter(builder, *values)`` emits."""
+    signature = result(*arguments)
+
+    def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
+        made = emitter(b, *values)
+        return context.get_dummy_value() if result is void else made
+
+    def typing(context: Any, *given: Any) -> Any:
+        return signature, lower
+
+    names = ["context", *(f"a{i}" for i in range(len(arguments)))]
+    typing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # numba reads the number of arguments here
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    return intrinsic(typing)
+
+
+# --- vectors ----------------------------------------------------------------------------------------
+
+zeros = operation(floats, (), lambda b: constant(FLOATS, 0.0))
+load = operation(floats, (i64,), lambda b, a: emit.load(b, a, FLOATS))
+load_half = operation(floats, (i64,), emit.load_half)
+load_ints = operation(ints, (i64,), lambda b, a: emit.load(b, a, INTS))
+store = operation(void, (floats, i64), emit.store)
+store_half = operation(void, (floats, i64), lambda b, v, a: emit.store(b, b.fptrunc(v, emit.HALVES), a))
+store_ints = operation(void, (ints, i64), emit.store)
+store_bytes = operation(void, (ints, i64), lambda b, v, a: emit.store(b, b.trunc(v, emit.BYTES), a))
+splat = operation(floats, (f32,), emit.splat)
+add = operation(floats, (floats, floats), lambda b, x, y: b.fadd(x, y))
+sub = operation(floats, (floats, floats), lambda b, x, y: b.fsub(x, y))
+mul = operation(floats, (floats, floats), lambda b, x, y: b.fmul(x, y))
+div = operation(floats, (floats, floats), lambda b, x, y: b.fdiv(x, y))
+fma = operation(floats, (floats, floats, floats), emit.fma)
+exp = operation(floats, (floats,), emit.exp)
+maximum = operation(floats, (floats, floats), emit.maximum)
+absolute = operation(floats, (floats,), lambda b, x: emit.call(b, "llvm.fabs.v16f32", FLOATS, [x]))
+round_ints = operation(ints, (floats,), lambda b, x: b.fptosi(emit.call(b, "llvm.rint.v16f32", FLOATS, [x]), INTS))
+add_ints = operation(ints, (ints, ints), lambda b, x, y: b.add(x, y))
+sum_lanes = operation(f32, (floats,), lambda b, x: emit.reduce(b, x, b.fadd))
+max_lanes = operation(f32, (floats,), lambda b, x: emit.reduce(b, x, lambda u, v: emit.maximum(b, u, v)))
+sum_int_lanes = operation(i32, (ints,), lambda b, x: emit.reduce(b, x, b.add))
+
+
+def _first_lanes(b: Builder, n: Value, x: Value, y: Value) -> Value:
+    lane = ir.Constant(INTS, list(range(emit.LANES)))
+    return b.select(b.icmp_signed("<", lane, emit.splat(b, b.trunc(n, I32))), x, y)
+
+
+first_lanes = operation(floats, (i64, floats, floats), _first_lanes)  # lanes below n from x, the others from y
+
+# --- scalars in memory ------------------------------------------------------------------------------
+
+load_f32 = operation(f32, (i64,), lambda b, a: emit.load(b, a, F32))
+store_f32 = operation(void, (f32, i64), emit.store)
+load_i64 = operation(i64, (i64,), lambda b, a: emit.load(b, a, emit.I64))
+store_i64 = operation(void, (i64, i64), emit.store)
+load_i32 = operation(i32, (i64,), lambda b, a: emit.load(b, a, I32))
+store_i32 = operation(void, (i32, i64), emit.store)
+load_f16 = operation(f32, (i64,), lambda b, a: b.fpext(emit.load(b, a, F16), F32))
+store_f16 = operation(void, (f32, i64), lambda b, v, a: emit.store(b, b.fptrunc(v, F16), a))
+copy_16 = operation(void, (i64, i64), lambda b, a, to: emit.store(b, emit.load(b, a, I16), to))
+xor_32 = operation(  # copy 4 bytes, some bits turned
+    void, (i64, i32, i64), lambda b, a, bits, to: emit.store(b, b.xor(emit.load(b, a, I32), bits), to)
+)
+prefetch = operation(void, (i64,), emit.prefetch)
+
+# --- between threads --------------------------------------------------------------------------------
+
+
+def _pause(b: Builder) -> None:
+    if IS_X86:
+        emit.call(b, "llvm.x86.sse2.pause", ir.VoidType(), [])
+    elif IS_ARM:
+        emit.call(b, "llvm.aarch64.hint", ir.VoidType(), [constant(I32, 1)])
+
+
+def _pointer(b: Builder, where: Value) -> Value:
+    return b.inttoptr(where, ir.PointerType())
+
+
+pause = operation(void, (), _pause)  # tell the core that this is a waiting loop
+atomic_load = operation(i32, (i64,), lambda b, a: b.load_atomic(_pointer(b, a), "acquire", 4, typ=I32))
+atomic_add = operation(i32, (i64, i32), lambda b, a, v: b.atomic_rmw("add", _pointer(b, a), v, "seq_cst"))
+# llvmlite's store_atomic does not take opaque pointers; an exchange is as good
+atomic_store = operation(i32, (i64, i32), lambda b, a, v: b.atomic_rmw("xchg", _pointer(b, a), v, "seq_cst"))
+
+
+def call_address(n_arguments: int) -> Any:
+    """Return an operation that calls a compiled kernel: ``call(address, *arguments)``, all int64."""
+
+    def emitter(b: Builder, where: Value, *values: Value) -> Value:
+        kind = ir.FunctionType(emit.I64, [emit.I64] * n_arguments)
+        return b.call(b.inttoptr(where, kind.as_pointer()), values)
+
+    return operation(i64, (i64,) * (1 + n_arguments), emitter)
