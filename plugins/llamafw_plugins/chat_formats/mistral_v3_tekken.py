@@ -1,0 +1,23 @@
+"""Mistral's v3 with the Tekken tokenizer (Nemo).
+
+https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-chat_templates
+"""
+NAME = "mistral-v3-tekken"
+
+TEMPLATE = """\
+{{- bos_token -}}
+{%- set ns = namespace(system='') -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+{%- set ns.system = ns.system + message['content'] + '\\n\\n' -%}
+{%- elif message['role'] == 'assistant' -%}
+{{ message['content'] + eos_token }}
+{%- else -%}
+{{ '[INST]' + ns.system + message['content'] + '[/INST]' }}
+{%- set ns.system = '' -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if ns.system -%}
+{{ raise_exception('a system message needs a user message after it') }}
+{%- endif -%}
+"""
