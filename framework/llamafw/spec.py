@@ -194,7 +194,7 @@ def add_sampler_options(document: Document, samplers: Registry) -> None:
         for name, sampler in samplers.items():
             for field, option in sampler.options.items():
                 side = f"sampler {name!r} of plugin {samplers.owner(name)}"
-                option = deepcopy(dict(option))
+                option = {"nullable": True, **deepcopy(dict(option))}  # clients send null for "as you like"
                 if field not in properties:
                     properties[field], sides[field] = option, side
                 elif properties[field] != option:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 
 from connexion.middleware.lifespan import LifespanMiddleware
@@ -88,10 +90,24 @@ def build(
         security_map=security_map(settings.api_key),
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
     )
-    connexion.add_api(merged)
+    connexion.add_api(for_routing(merged))
     asgi = errors(wrapped(connexion, plugins, app))  # once more, for what the plugins' wrappers raise
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
     return Edge(cors(asgi, settings.cors_origins, methods)), app, loading
+
+
+def for_routing(document: spec.Document) -> spec.Document:
+    """Return the document with all parameters as text in the path: `validation` types them, and survives any number."""
+    document = deepcopy(document)
+    for path, item in document["paths"].items():
+        item.pop("parameters", None)
+        for method in spec.METHODS:
+            if method in item:
+                item[method]["parameters"] = [
+                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                    for name in re.findall(r"{([^}]*)}", path)
+                ]
+    return document
 
 
 def wrapped(asgi: ASGIApp, plugins: Plugins, app: App) -> ASGIApp:

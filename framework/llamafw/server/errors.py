@@ -20,6 +20,7 @@ TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "method_not_allowed_error",
     501: "not_supported_error",
     503: "unavailable_error",
 }

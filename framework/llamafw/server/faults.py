@@ -94,11 +94,22 @@ def _fault_of_parts(schema: Schema, value: Any, path: Path, schemas: Schemas, de
             return fault
     for keyword in ("anyOf", "oneOf"):
         branches = schema.get(keyword, ())
-        faults = [fault for branch in branches if (fault := _find(branch, value, path, schemas, depth))]
+        faults = [fault for branch in branches
+                  if (fault := _wrong_kind(branch, value, path, schemas) or _find(branch, value, path, schemas, depth))]
         if branches and len(faults) == len(branches):
             return _likeliest(faults, path)
         if keyword == "oneOf" and len(branches) - len(faults) > 1:
             return Fault(path, keyword, "can be read in more than one way")
+    return None
+
+
+def _wrong_kind(branch: Schema, value: Any, path: Path, schemas: Schemas) -> Fault | None:
+    """Return the fault of an object whose tag, a property with one possible value, is another branch's."""
+    if isinstance(value, dict):
+        for name, part in schemas.resolve(branch).get("properties", {}).items():
+            options = part.get("enum", ())
+            if len(options) == 1 and name in value and value[name] != options[0]:
+                return Fault((*path, name), "enum", f"must be {options[0]!r}", tuple(options))
     return None
 
 
@@ -114,12 +125,13 @@ def _likeliest(faults: Sequence[Fault], path: Path) -> Fault:
     return max((fault for fault in meant if fault not in types), key=_depth)
 
 
-def _depth(fault: Fault) -> tuple[int, list[int]]:
-    return len(fault.path), [part for part in fault.path if isinstance(part, int)]
+def _depth(fault: Fault) -> tuple[int, bool, list[int]]:
+    present = fault.keyword != "required"
+    return len(fault.path), present, [part for part in fault.path if isinstance(part, int)]
 
 
 def _wrong_type(types: tuple[str, ...], path: Path) -> Fault:
-    words = [_ARTICLES[kind] for kind in types]
+    words = [_ARTICLES[kind] for kind in sorted(types, key="null".__eq__)]  # null last
     return Fault(path, "type", f"must be {_either(words)}", types)
 
 
@@ -140,12 +152,12 @@ _LIMITS = {
     "maximum": "must be at most {limit}",
     "exclusiveMinimum": "must be greater than {limit}",
     "exclusiveMaximum": "must be less than {limit}",
-    "minLength": "must have at least {limit} characters",
-    "maxLength": "must have at most {limit} characters",
-    "minItems": "must have at least {limit} elements",
-    "maxItems": "must have at most {limit} elements",
-    "minProperties": "must have at least {limit} members",
-    "maxProperties": "must have at most {limit} members",
+    "minLength": "must have at least {limit} character{s}",
+    "maxLength": "must have at most {limit} character{s}",
+    "minItems": "must have at least {limit} element{s}",
+    "maxItems": "must have at most {limit} element{s}",
+    "minProperties": "must have at least {limit} member{s}",
+    "maxProperties": "must have at most {limit} member{s}",
 }
 
 
@@ -161,7 +173,7 @@ def _phrase(error: jsonschema_rs.ValidationError, value: Any, path: Path) -> Fau
     if keyword == "additionalProperties":
         return Fault((*path, kind.unexpected[0]), keyword, "is not a known field")
     if keyword in _LIMITS:
-        return Fault(path, keyword, _LIMITS[keyword].format(limit=kind.limit))
+        return Fault(path, keyword, _LIMITS[keyword].format(limit=kind.limit, s="" if kind.limit == 1 else "s"))
     if keyword == "multipleOf":
         return Fault(path, keyword, f"must be a multiple of {kind.multiple_of}")
     if keyword == "pattern":

@@ -54,9 +54,11 @@ class Parameters:
                 found[name] = typed(text, schema)
         return self._check(found)
 
-    def read_path(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return path parameters, which the router has typed, validated."""
-        return self._check(dict(values))
+    def read_path(self, values: Mapping[str, str]) -> dict[str, Any]:
+        """Return path parameters, typed and validated."""
+        if not values:
+            return {}
+        return self._check({name: typed(text, self._types.get(name, {})) for name, text in values.items()})
 
     def _check(self, found: dict[str, Any]) -> dict[str, Any]:
         if not self._validator.is_valid(found):

@@ -20,6 +20,7 @@ from llamafw.plugins import Plugins
 from llamafw.server.app import build
 from llamafw.server.lifespan import Loading
 from llamafw.settings import Settings
+from llamafw.spec import Document
 
 log = logging.getLogger("llamafw.server")
 
@@ -28,10 +29,17 @@ LAST_WORDS = 2.0  # seconds for responses to end after the engine has stopped
 BACKLOG = 2048
 
 
-def serve(settings: Settings, plugins: Plugins, load: Callable[[], LoadedModel]) -> int:
+def serve(
+    settings: Settings, plugins: Plugins, load: Callable[[], LoadedModel], *, document: Document | None = None
+) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code.
 
     The address is printed as soon as it answers, which is before the model is loaded: ``load`` runs meanwhile.
+
+    Parameters
+    ----------
+    document : dict, optional
+        The API document before plugins extend it, instead of the installed one.
 
     Raises
     ------
@@ -48,7 +56,7 @@ def serve(settings: Settings, plugins: Plugins, load: Callable[[], LoadedModel])
         server.should_exit = True
 
     sockets = bind(settings.host, settings.port)
-    asgi, _, loading = build(settings, plugins, load, failed=failed)
+    asgi, _, loading = build(settings, plugins, load, failed=failed, document=document)
     config = uvicorn.Config(
         asgi,
         log_config=None,

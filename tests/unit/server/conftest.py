@@ -1,0 +1,26 @@
+"""The API of `support.api`, in this process."""
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from support.opened import Open, opener
+
+from llamafw.plugins import Plugins
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Plugins:
+    return Plugins(extra=["support.api"], block=["endpoints"])
+
+
+@pytest.fixture
+def opened(plugins: Plugins) -> Open:
+    return opener(plugins)
+
+
+@pytest.fixture
+async def client(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
+    async with opened() as given:
+        yield given

@@ -1,0 +1,244 @@
+"""A real server process: listening, clients that go away, signals, and what goes wrong at the start."""
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+TESTS = Path(__file__).parents[2]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
+
+
+class Process:
+    """A server process that has said where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + process.communicate()[0]
+        self.url = found.group()
+
+    def client(self, **more: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=30, **more)
+
+    def end(self, number: int | None = None, seconds: float = 15) -> tuple[int, str]:
+        """Send a signal, if given, and return the exit code and what was written."""
+        if number is not None:
+            self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=seconds)
+        return self.process.returncode, output
+
+
+@contextmanager
+def started(load: str = "", **settings: Any) -> Iterator[Process]:
+    command = [sys.executable, "-m", "support.api", json.dumps({"port": 0, **settings})]
+    environ = {**os.environ, "PYTHONPATH": str(TESTS), "LOAD": load}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
+    try:
+        yield Process(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Process]:
+    with started() as process:
+        yield process
+
+
+async def seen(client: httpx.AsyncClient, what: str, n: int) -> None:
+    """Wait until the API has seen ``what`` ``n`` times."""
+    async with asyncio.timeout(20):
+        while (response := await client.get("/seen")).status_code != 200 or response.json()[what] < n:
+            pass
+
+
+async def test_it_answers_at_once_and_becomes_ready(server: Process) -> None:
+    async with server.client() as client:
+        await seen(client, "started", 0)
+        assert (await client.get("/health")).status_code == 200
+        response = await client.post("/echo", json={"prompt": "é"})
+        assert response.headers["server"] == "llamafw"
+        assert len(response.headers.get_list("server")) == 1
+        assert response.json()["body"]["prompt"] == "é"
+
+
+@pytest.mark.parametrize("method", ["stream", "wait"])
+async def test_a_client_that_goes_away_is_noticed(server: Process, method: str) -> None:
+    async with server.client() as client:
+        await seen(client, "started", 0)
+        before = (await client.get("/seen")).json()
+        gone = "closed" if method == "stream" else "cancelled"
+        if method == "stream":
+            body = {"n": 2, "hold": True}
+            async with server.client() as other, other.stream("POST", "/stream", json=body) as response:
+                events = response.aiter_lines()
+                assert await anext(events) == 'data: {"i":0}'
+                assert (await client.get("/seen")).json()[gone] == before[gone]
+        else:
+            async with server.client() as other:
+                call = asyncio.create_task(other.post("/wait"))
+                await seen(client, "started", before["started"] + 1)
+                call.cancel()
+                await asyncio.wait([call])
+        begun = time.monotonic()
+        await seen(client, gone, before[gone] + 1)
+        assert time.monotonic() - begun < 1
+
+
+async def test_a_client_that_does_not_read_does_not_hold_up_others(server: Process) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    body = b'{"n": 100000}'
+    with socket.create_connection((host, int(port))) as lazy:
+        lazy.sendall(b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        async with server.client() as client:
+            for _ in range(20):
+                assert (await client.get("/health")).status_code == 200
+            before = (await client.get("/seen")).json()["closed"]
+    async with server.client() as client:
+        await seen(client, "closed", before + 1)
+
+
+async def test_pipelined_and_malformed_requests(server: Process) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+
+    async def talk(raw: bytes, answers: int) -> bytes:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(raw)
+        data = b""
+        async with asyncio.timeout(10):
+            while data.count(b"HTTP/1.1") < answers:
+                data += await reader.read(65536)
+        writer.close()
+        return data
+
+    async with server.client() as client:
+        await seen(client, "started", 0)
+    get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert (await talk(get * 3, 3)).count(b"200 OK") == 3
+    for raw in (b"nonsense\r\n\r\n", b"GET /health HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+                b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"):
+        assert b" 400 " in await talk(raw, 1)
+    assert b"200 OK" in await talk(get, 1)
+
+
+def test_a_taken_port_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code = f"from support.api import main; import sys; sys.argv[1:] = ['{{\"port\": {port}}}']; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True,
+            check=False, timeout=60,
+        )
+    assert done.returncode == 1
+    assert f"SettingsError: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize(("load", "line"), [("fail", "cannot load the model: the file is a cake"),
+                                            ("crash", "cannot load the model: ZeroDivisionError()")])
+def test_a_model_that_cannot_be_loaded_ends_the_server(load: str, line: str) -> None:
+    with started(load) as process:
+        code, output = process.end()
+    assert code == 1
+    assert output.count(line) == 1
+    assert ("Traceback" in output) is (load == "crash")
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_running_requests_finish(number: int) -> None:
+    with started() as process:
+        async with process.client() as client, process.client() as other:
+            await seen(client, "started", 0)
+            call = asyncio.create_task(other.get("/wait?seconds=1"))
+            await seen(client, "started", 1)
+            process.process.send_signal(number)
+            assert (await call).json() == {"result": "finished"}
+        code, output = await asyncio.to_thread(process.end)
+    assert code == 0, output
+    host, port = process.url.removeprefix("http://").split(":")
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((host, int(port)))
+
+
+@POSIX
+async def test_requests_that_take_too_long_are_cut() -> None:
+    with started(timeout_graceful_shutdown=0.3) as process:
+        async with process.client() as client:
+            await seen(client, "started", 0)
+            call = asyncio.create_task(client.get("/wait"))
+            async with process.client() as other:
+                await seen(other, "started", 1)
+            begun = time.monotonic()
+            process.process.send_signal(signal.SIGTERM)
+            response = await call
+            assert response.status_code == 503
+            assert response.json()["error"]["message"] == "the server is stopping"
+            assert 0.2 < time.monotonic() - begun < 2
+        code, output = await asyncio.to_thread(process.end)
+    assert code == 0, output
+
+
+@POSIX
+async def test_a_stream_that_nobody_reads_does_not_hold_up_the_end() -> None:
+    with started(timeout_graceful_shutdown=0.1) as process:
+        async with process.client() as client:
+            await seen(client, "started", 0)
+            async with client.stream("POST", "/stream", json={"hold": True}) as response:
+                assert await anext(response.aiter_lines()) == 'data: {"i":0}'
+                begun = time.monotonic()
+                code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
+                assert time.monotonic() - begun < 6
+    assert code == 0, output
+
+
+@POSIX
+async def test_a_second_signal_ends_it_at_once() -> None:
+    with started(timeout_graceful_shutdown=60) as process:
+        async with process.client() as client:
+            await seen(client, "started", 0)
+            call = asyncio.create_task(client.get("/wait"))
+            async with process.client() as other:
+                await seen(other, "started", 1)
+            process.process.send_signal(signal.SIGTERM)
+            assert process.process.stdout is not None
+            for line in iter(process.process.stdout.readline, ""):
+                if "stopping" in line:
+                    break
+            code, _ = await asyncio.to_thread(process.end, signal.SIGTERM)
+            await asyncio.wait([call])
+            assert call.exception() is not None
+    assert code == 128 + signal.SIGTERM
+
+
+@POSIX
+async def test_a_signal_while_the_model_is_loading() -> None:
+    with started("never") as process:
+        async with process.client() as client:
+            assert (await client.get("/health")).status_code == 503
+        code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
+    assert code == 0, output
+
+
+async def test_localhost_is_every_loopback_address() -> None:
+    with started(host="localhost") as process:
+        port = process.url.rpartition(":")[2]
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"http://localhost:{port}/openapi.json")).status_code == 200
+            assert (await client.get(f"http://127.0.0.1:{port}/openapi.json")).status_code == 200
