@@ -139,7 +139,7 @@ def test_endpoints_must_be_coroutine_functions(document: dict[str, Any]) -> None
 def test_samplers_options_become_fields(document: dict[str, Any]) -> None:
     spec.add_sampler_options(document, samplers(warm={"heat": {"type": "number", "default": 1.0}}, cold={}))
     properties = document["components"]["schemas"]["Options"]["properties"]
-    assert properties["heat"] == {"type": "number", "default": 1.0}
+    assert properties["heat"] == {"nullable": True, "type": "number", "default": 1.0}
     assert properties["samplers"]["items"]["enum"] == ["warm", "cold"]
 
 
