@@ -1,14 +1,16 @@
 """A tiny deterministic model for tests of the engine: bytes as tokens, and scores that are a function of the prefix."""
 from __future__ import annotations
 
+import asyncio
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from llamafw import Batch, Floats
+from llamafw import Batch, Delta, Engine, Finish, Floats, GeneratedToken, GenerateRequest
 
 BOS, EOS, EOT = 256, 257, 258
 HEART, EURO_HEAD, EURO_TAIL, HELLO, WORLD = 259, 260, 261, 262, 263
@@ -47,6 +49,13 @@ def noise(prefix: Sequence[int]) -> Floats:
     """Scores that look like a model's: any prefix has its own."""
     seed = zlib.crc32(np.array(prefix, np.int32).tobytes())
     return (np.random.default_rng(seed).standard_normal(N_VOCAB) * 3).astype(np.float32)
+
+
+def forever(prefix: Sequence[int]) -> Floats:
+    """Scores of a model that says a, b, c … for ever, if asked greedily."""
+    row = np.zeros(N_VOCAB, np.float32)
+    row[97 + len(prefix) % 26] = 9
+    return row
 
 
 def saying(*tokens: int, after: int = 0) -> Callable[[Sequence[int]], Floats]:
@@ -92,19 +101,19 @@ class ToyBackend:
         self._arrived = threading.Semaphore(0)
 
     def allow(self, n: int = 1) -> None:
-        """Let ``n`` more forward passes happen."""
-        assert self._permits
-        self._permits.release(n)
+        """Let ``n`` more forward passes happen, if they are held."""
+        if self._permits:
+            self._permits.release(n)
 
-    def wait_for_pass(self) -> None:
+    async def begun(self) -> None:
         """Wait until one more forward pass has begun."""
-        assert self._arrived.acquire(timeout=10)
+        assert await asyncio.to_thread(self._arrived.acquire, timeout=10)
 
     def forward(self, batch: Batch) -> Floats:
         self._check(batch)
         self.batches.append(batch)
+        self._arrived.release()
         if self._permits:
-            self._arrived.release()
             assert self._permits.acquire(timeout=10)
         if self.fail_on(batch):
             raise RuntimeError("out of luck in /secret/place")
@@ -144,3 +153,35 @@ class ToyBackend:
     def close(self) -> None:
         assert not self.closed
         self.closed = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All deltas of one request."""
+
+    deltas: list[Delta]
+
+    @property
+    def text(self) -> str:
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def tokens(self) -> list[GeneratedToken]:
+        return [token for delta in self.deltas for token in delta.tokens]
+
+    @property
+    def ids(self) -> list[int]:
+        return [token.id for token in self.tokens]
+
+    @property
+    def finish(self) -> Finish:
+        assert [bool(delta.finish) for delta in self.deltas[:-1]] == [False] * (len(self.deltas) - 1)
+        finish = self.deltas[-1].finish
+        assert finish
+        return finish
+
+
+async def answer(engine: Engine, prompt: Sequence[int], **fields: Any) -> Answer:
+    """Generate, greedily unless told otherwise, and gather the answer."""
+    fields = {"samplers": ("temperature",), "options": {"temperature": 0}} | fields
+    return Answer([delta async for delta in engine.generate(GenerateRequest(tuple(prompt), **fields))])

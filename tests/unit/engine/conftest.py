@@ -1,0 +1,33 @@
+"""An engine on the toy model, stopped after the test; nothing it logs as an error goes unnoticed."""
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+from support.toy import ToyBackend, ToyTokenizer
+
+from llamafw.engine import Engine
+from llamafw.plugins import Plugins
+
+
+@pytest.fixture(scope="session")
+def samplers() -> Mapping[str, Any]:
+    return Plugins().registry("sampler")
+
+
+@pytest.fixture
+async def start(samplers: Mapping[str, Any]) -> AsyncIterator[Callable[..., Engine]]:
+    """Make engines: ``start(backend, **arguments)``."""
+    engines: list[tuple[Engine, ToyBackend]] = []
+
+    def make(backend: ToyBackend, **more: Any) -> Engine:
+        engine = Engine(backend, ToyTokenizer(), **{"samplers": samplers, "n_batch": 32} | more)
+        engines.append((engine, backend))
+        return engine
+
+    yield make
+    for engine, backend in engines:
+        backend.allow(10_000)
+        await engine.stop(10)
+        assert backend.closed

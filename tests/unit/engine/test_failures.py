@@ -1,0 +1,335 @@
+"""What goes wrong for one request goes wrong for no other: clients leave, samplers and models fail, the server ends."""
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from support.toy import ToyBackend, ToyTokenizer, answer, forever
+
+from llamafw import (
+    Batch,
+    Candidates,
+    Delta,
+    GenerateRequest,
+    GenerationError,
+    JsonSchema,
+    RequestError,
+    Sampler,
+    SamplerContext,
+    Unavailable,
+)
+from llamafw.engine import Engine
+
+Start = Callable[..., Engine]
+
+
+GREEDY: dict[str, Any] = {"samplers": ("temperature",), "options": {"temperature": 0}}
+
+
+def ask(engine: Engine, *prompt: int, **fields: Any) -> AsyncIterator[Delta]:
+    return engine.generate(GenerateRequest(prompt, ignore_eos=True, **GREEDY | fields))
+
+
+async def leave(stream: AsyncIterator[Delta]) -> None:
+    await stream.aclose()  # type: ignore[attr-defined]  # it is a generator, and endpoints close it
+
+
+# --- clients that leave
+
+
+async def test_leaving_while_generating_frees_the_slot_within_a_token(start: Start) -> None:
+    backend = ToyBackend(forever, n_slots=1, n_ctx=10_000, hold=True)
+    engine = start(backend)
+    backend.allow(3)
+    stream = ask(engine, 1, 2, 3)
+    for _ in range(3):
+        await anext(stream)
+    for _ in range(4):
+        await backend.begun()  # the fourth pass is under way
+    await leave(stream)
+    backend.allow()
+    task = asyncio.create_task(answer(engine, (1, 2, 3, 4), n_predict=1))
+    await backend.begun()
+    assert len(backend.batches) == 5  # that pass was the last for it
+    backend.allow()
+    got = await task
+    assert got.finish.n_cached == 3  # what it left in the cache is of use
+
+
+async def test_leaving_while_waiting(start: Start) -> None:
+    backend = ToyBackend(n_slots=1, hold=True)
+    engine = start(backend)
+    first = asyncio.create_task(answer(engine, (1,), n_predict=2))
+    await backend.begun()
+    waiting = [asyncio.create_task(answer(engine, (2, i), n_predict=1)) for i in range(5)]
+    await asyncio.sleep(0)
+    for task in waiting[:4]:
+        task.cancel()
+    left = await asyncio.gather(*waiting[:4], return_exceptions=True)
+    assert {type(error) for error in left} == {asyncio.CancelledError}
+    backend.allow(100)
+    await asyncio.gather(first, waiting[4])
+    assert [b.tokens.tolist()[0] for b in backend.batches if b.positions[0] == 0] == [1, 2]
+
+
+async def test_leaving_in_the_middle_of_a_prompt(start: Start) -> None:
+    backend = ToyBackend(n_slots=1, n_ctx=1000, n_batch=10, hold=True)
+    engine = start(backend)
+    task = asyncio.create_task(answer(engine, tuple(range(200)), n_predict=1))
+    backend.allow(3)
+    for _ in range(4):
+        await backend.begun()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    backend.allow(100)
+    got = await answer(engine, tuple(range(45)), n_predict=1)
+    assert got.finish.n_cached == 40
+    assert len(backend.batches) == 5
+
+
+async def test_leaving_before_starting(start: Start) -> None:
+    backend = ToyBackend()
+    engine = start(backend)
+    await leave(ask(engine, 1))
+    await answer(engine, (2,), n_predict=1)
+    assert len(backend.batches) == 1
+
+
+async def test_leaving_at_any_moment_leaves_the_engine_whole(start: Start) -> None:
+    backend = ToyBackend(n_slots=3, n_ctx=100, n_batch=8)
+    engine = start(backend)
+    random = np.random.default_rng(5)
+
+    async def client(n_deltas: int, *prompt: int) -> None:
+        stream = ask(engine, *prompt, n_predict=30)
+        for _ in range(n_deltas):
+            await anext(stream)
+        await leave(stream)
+
+    clients = [client(int(random.integers(0, 20)), *random.integers(0, 256, random.integers(1, 40)).tolist())
+               for _ in range(100)]
+    await asyncio.gather(*clients)
+    assert (await answer(engine, (1, 2), n_predict=3)).finish.n_predicted
+
+
+# --- samplers that fail
+
+
+class Broken:
+    """Fails where it is told to."""
+
+    options: ClassVar[JsonSchema] = {"where": {"type": "string", "default": "nowhere"}}
+    truncates: ClassVar[bool] = False
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @classmethod
+    def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler:
+        if options["where"] == "create":
+            raise ZeroDivisionError("secret")
+        return cls(options["where"])
+
+    def apply(self, candidates: Candidates) -> None:
+        if self.where == "apply":
+            raise ZeroDivisionError("secret")
+        if self.where == "refuse":
+            raise RequestError("the grammar allows nothing more", param="grammar")
+        if self.where == "empty":
+            candidates.ids, candidates.logits = candidates.ids[:0], candidates.logits[:0]
+        if self.where == "nan":
+            candidates.logits[:] = np.nan
+        candidates.ids[:] = candidates.ids[::-1].copy()  # both arrays are its to write into
+        candidates.logits[:] = candidates.logits[::-1].copy()
+
+    def accept(self, token: int) -> None:
+        if self.where == "accept":
+            raise ZeroDivisionError("secret")
+
+
+@pytest.mark.parametrize("where", ["create", "apply", "empty", "nan", "accept"])
+async def test_a_failing_sampler_fails_its_request_only(
+    start: Start, samplers: Mapping[str, Any], where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
+    fields: dict[str, Any] = {"samplers": ("broken",), "seed": 7, "n_predict": 5}
+    results = await asyncio.gather(
+        answer(engine, (1, 2), **fields | {"options": {"where": "nowhere"}}),
+        answer(engine, (1, 2), **fields | {"options": {"where": where}}),
+        answer(engine, (1, 2), **fields | {"options": {"where": "nowhere"}}),
+        return_exceptions=True,
+    )
+    fine, error, fine_too = results
+    assert isinstance(error, GenerationError)
+    assert error.status == 500
+    assert "secret" not in error.message
+    if where != "nan":
+        assert "'broken'" in error.message
+    assert not isinstance(fine, BaseException)
+    assert not isinstance(fine_too, BaseException)
+    assert fine.ids == fine_too.ids
+    if where not in ("create", "nan"):
+        assert "broken" in caplog.text
+        assert "left no candidate" in caplog.text or "secret" in caplog.text
+
+
+async def test_a_sampler_may_refuse_with_an_error_for_the_client(start: Start, samplers: Mapping[str, Any]) -> None:
+    engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
+    with pytest.raises(RequestError) as caught:
+        await answer(engine, (1,), samplers=("broken",), options={"where": "refuse"})
+    assert (caught.value.status, caught.value.param) == (400, "grammar")
+
+
+# --- models that fail
+
+
+async def test_a_failing_pass_fails_only_the_request_at_fault(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    backend = ToyBackend(n_slots=4)
+    backend.fail_on = lambda batch: 200 in batch.tokens
+    engine = start(backend)
+    prompts = [(1, 2, 3), (4, 200, 5), (6, 7), (8,)]
+    results = await asyncio.gather(
+        *(answer(engine, prompt, n_predict=6, logit_bias={200: float("-inf")}) for prompt in prompts),
+        return_exceptions=True,
+    )
+    error = results.pop(1)
+    assert isinstance(error, GenerationError)
+    assert "secret" not in error.message
+    assert "out of luck in /secret/place" in caplog.text
+    alone = start(ToyBackend(n_slots=1))
+    for prompt, got in zip([(1, 2, 3), (6, 7), (8,)], results, strict=True):
+        assert not isinstance(got, BaseException)
+        assert got.ids == (await answer(alone, prompt, n_predict=6, logit_bias={200: float("-inf")})).ids
+    assert (await answer(engine, (4, 5), n_predict=1)).finish.n_predicted == 1  # the slot works again
+
+
+async def test_a_pass_that_fails_half_way_can_be_repeated(start: Start) -> None:
+    """A backend may have taken in some tokens before it failed."""
+    class HalfWay(ToyBackend):
+        failed = False
+
+        def forward(self, batch: Batch) -> Any:
+            rows = super().forward(batch)
+            if len(set(batch.slots.tolist())) > 1 and not self.failed:
+                self.failed = True
+                raise RuntimeError("after the fact")
+            return rows
+
+    backend = HalfWay(hold=True)
+    engine = start(backend)
+    tasks = [asyncio.create_task(answer(engine, (i, 1), n_predict=4)) for i in range(3)]
+    backend.allow(100)
+    got = await asyncio.gather(*tasks)
+    alone = start(ToyBackend())
+    assert [a.ids for a in got] == [(await answer(alone, (i, 1), n_predict=4)).ids for i in range(3)]
+    assert backend.failed
+
+
+async def test_rows_that_are_missing_are_a_failure(start: Start) -> None:
+    class Short(ToyBackend):
+        def forward(self, batch: Batch) -> Any:
+            return super().forward(batch)[:0]
+
+    with pytest.raises(GenerationError):
+        await answer(start(Short()), (1,))
+
+
+async def test_what_was_withheld_comes_before_the_error(start: Start) -> None:
+    backend = ToyBackend(n_slots=1)
+    backend.fail_on = lambda batch: int(batch.positions[0]) == 2
+    stream = ask(start(backend), 1, n_predict=9, logit_bias={97: 100.0}, stop=("aaa",))
+    text, error = await collect(stream)
+    assert text == "aa"
+    assert isinstance(error, GenerationError)
+
+
+async def test_if_the_engine_itself_fails_nobody_hangs(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    class Fatal(ToyBackend):
+        def forward(self, batch: Batch) -> Any:
+            super().forward(batch)
+            raise SystemExit
+
+    engine = start(Fatal(n_slots=1))
+    results = await asyncio.gather(*(answer(engine, (i,)) for i in range(5)), return_exceptions=True)
+    assert {type(result) for result in results} == {GenerationError}
+    with pytest.raises(GenerationError):
+        await answer(engine, (1,))
+    assert any(record.levelno == logging.CRITICAL for record in caplog.records)
+
+
+# --- the end
+
+
+async def test_stopping_lets_running_requests_finish(samplers: Mapping[str, Any]) -> None:
+    backend = ToyBackend(n_slots=1, hold=True)
+    engine = Engine(backend, ToyTokenizer(), samplers)
+    tasks = [asyncio.create_task(answer(engine, (i,), n_predict=3, ignore_eos=True)) for i in range(3)]
+    await backend.begun()
+    stopping = asyncio.create_task(engine.stop(30))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        ask(engine, 1)
+    backend.allow(100)
+    assert [a.finish.n_predicted for a in await asyncio.gather(*tasks)] == [3, 3, 3]
+    await stopping
+    assert backend.closed
+
+
+async def test_stopping_cuts_what_does_not_finish(samplers: Mapping[str, Any]) -> None:
+    backend = ToyBackend(forever, n_slots=2, n_ctx=10**6)
+    engine = Engine(backend, ToyTokenizer(), samplers)
+    streams = [ask(engine, i) for i in range(4)]
+    got = [asyncio.create_task(collect(stream)) for stream in streams]
+    for _ in range(3):
+        await backend.begun()
+    await engine.stop(0)
+    results = await asyncio.gather(*got)
+    assert {type(error) for _, error in results} == {Unavailable}
+    assert any(text for text, _ in results)
+    assert backend.closed
+    await engine.stop(0)  # once more does no harm
+
+
+async def collect(stream: AsyncIterator[Delta]) -> tuple[str, BaseException | None]:
+    text = ""
+    try:
+        async for delta in stream:
+            text += delta.text
+    except RequestError as exc:
+        return text, exc
+    return text, None
+
+
+async def test_a_request_that_comes_when_all_is_over(samplers: Mapping[str, Any]) -> None:
+    engine = Engine(ToyBackend(), ToyTokenizer(), samplers)
+    late = ask(engine, 1)  # accepted, but not begun
+    await engine.stop(1)
+    with pytest.raises(Unavailable):
+        await anext(late)
+
+
+def test_a_loop_that_is_gone_is_no_problem(samplers: Mapping[str, Any]) -> None:
+    backend = ToyBackend(n_slots=2, hold=True)
+    engine = Engine(backend, ToyTokenizer(), samplers)
+
+    async def begin() -> AsyncIterator[Delta]:
+        stream = ask(engine, 1, n_predict=5)
+        step = asyncio.ensure_future(anext(stream))
+        await backend.begun()
+        step.cancel()
+        return stream
+
+    asyncio.run(begin())
+    backend.allow(100)
+
+    async def again() -> str:
+        text = (await answer(engine, (2,), n_predict=3)).finish.stop_type
+        await engine.stop(5)
+        return text
+
+    assert asyncio.run(again()) in ("limit", "eos")

@@ -1,0 +1,311 @@
+"""What an engine answers: lengths, ends, text, seeds, probabilities."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.toy import (
+    EOS,
+    EOT,
+    EURO_HEAD,
+    EURO_TAIL,
+    HEART,
+    HELLO,
+    N_VOCAB,
+    PIECES,
+    WORLD,
+    ToyBackend,
+    ToyTokenizer,
+    answer,
+    forever,
+    noise,
+    saying,
+)
+
+from llamafw import ContextFullError, Floats, GenerateRequest, GenerationError, RequestError
+from llamafw.engine import Engine
+from llamafw_plugins.samplers import DEFAULT_ORDER
+
+Start = Callable[..., Engine]
+WARM = {"samplers": DEFAULT_ORDER, "options": {"temperature": 1.2}}
+
+
+# --- how it ends
+
+
+async def test_until_the_end_of_sequence(start: Start) -> None:
+    engine = start(ToyBackend(saying(HELLO, WORLD, HEART, after=2)))
+    got = await answer(engine, (1, 2))
+    assert got.text == "Hello world❤"
+    assert got.ids == [HELLO, WORLD, HEART, EOS]
+    assert [token.piece for token in got.tokens] == [b"Hello", b" world", "❤".encode(), b""]
+    finish = got.finish
+    assert (finish.stop_type, finish.stopping_word, finish.truncated) == ("eos", "", False)
+    assert (finish.n_prompt, finish.n_cached, finish.n_predicted, finish.id_slot) == (2, 0, 4, 0)
+    assert (finish.timings.prompt_n, finish.timings.predicted_n) == (2, 4)
+    assert min(finish.timings.prompt_ms, finish.timings.predicted_ms) > 0
+    assert all(delta.id_slot == 0 for delta in got.deltas)
+
+
+@pytest.mark.parametrize("eog", [EOS, EOT])
+async def test_every_end_of_generation_token_ends_it_unless_ignored(start: Start, eog: int) -> None:
+    def scores(prefix: Sequence[int]) -> Floats:
+        row = forever(prefix)
+        row[eog] = 20
+        return row
+
+    engine = start(ToyBackend(scores))
+    assert (await answer(engine, (1,), n_predict=3)).ids == [eog]
+    ignoring = await answer(engine, (1,), n_predict=3, ignore_eos=True)
+    assert (ignoring.text, ignoring.finish.stop_type) == ("bcd", "limit")
+
+
+async def test_n_predict(start: Start) -> None:
+    backend = ToyBackend(forever, n_ctx=20)
+    engine = start(backend)
+    five = await answer(engine, (1, 2), n_predict=5)
+    assert (five.text, five.finish.stop_type, five.finish.truncated) == ("cdefg", "limit", False)
+    none = await answer(engine, (9, 8, 7), n_predict=0)
+    assert (none.text, none.ids, none.finish.stop_type) == ("", [], "limit")
+    assert (none.finish.n_prompt, none.finish.n_predicted, none.finish.timings.predicted_ms) == (3, 0, 0)
+    assert len(backend.batches[-1].outputs) == 0  # no logits for nobody
+    assert [9, 8, 7] in backend.slots  # but the prompt is in the cache
+
+
+@pytest.mark.parametrize(("n_predict", "truncated"), [(-1, True), (-2, True), (100, True), (18, False)])
+async def test_the_context_fills_up_and_the_text_is_kept(start: Start, n_predict: int, truncated: bool) -> None:
+    engine = start(ToyBackend(forever, n_ctx=20))
+    got = await answer(engine, (1, 2), n_predict=n_predict)
+    assert got.text == "cdefghijklmnopqrst"
+    assert (got.finish.stop_type, got.finish.truncated, got.finish.n_predicted) == ("limit", truncated, 18)
+
+
+async def test_prompts_that_do_not_fit(start: Start) -> None:
+    engine = start(ToyBackend(forever, n_ctx=20))
+    assert (await answer(engine, (1,) * 19)).finish.n_predicted == 1
+    assert (await answer(engine, (1,) * 20, n_predict=0)).finish.n_prompt == 20
+    for n in (20, 21, 500):
+        with pytest.raises(ContextFullError) as caught:
+            await answer(engine, (1,) * n)
+        assert caught.value.extra == {"n_prompt_tokens": n, "n_ctx": 20}
+
+
+async def test_the_empty_prompt(start: Start) -> None:
+    backend = ToyBackend()
+    got = await answer(start(backend), (), seed=3)
+    assert (got.text, got.finish.stop_type, got.finish.n_prompt, got.finish.n_predicted) == ("", "none", 0, 0)
+    assert got.finish.seed == 3
+    assert not backend.batches
+
+
+@pytest.mark.parametrize(("fields", "param"), [
+    ({"id_slot": 2}, "id_slot"),
+    ({"id_slot": -2}, "id_slot"),
+    ({"samplers": ("top_q",)}, "samplers"),
+    ({"prompt": (1, N_VOCAB)}, "prompt"),
+    ({"prompt": (-1,)}, "prompt"),
+    ({"prompt": (2**40,)}, "prompt"),
+    ({"logit_bias": {N_VOCAB: 1.0}}, "logit_bias"),
+    ({"logit_bias": {1: float("nan")}}, "logit_bias"),
+    ({"logit_bias": dict.fromkeys(range(N_VOCAB), float("-inf"))}, "logit_bias"),
+])
+async def test_bad_requests_name_the_field(start: Start, fields: dict[str, Any], param: str) -> None:
+    engine = start(ToyBackend())
+    with pytest.raises(RequestError) as caught:
+        await answer(engine, **{"prompt": (1, 2)} | fields)
+    assert (caught.value.status, caught.value.param) == (400, param)
+    assert (await answer(engine, (1, 2), n_predict=1)).ids  # and nobody else is hurt
+
+
+async def test_an_unknown_sampler_gets_a_suggestion(start: Start) -> None:
+    with pytest.raises(RequestError, match="did you mean 'top_k'"):
+        await answer(start(ToyBackend()), (1,), samplers=("topk",))
+
+
+# --- text
+
+
+STOPS = ["a", "ab", "bca", "€", "€€", "oa", "❤", "lloH", "�"]
+TOKENS = st.lists(st.sampled_from([97, 98, 99, 0xE2, 0x82, 0xAC, EURO_HEAD, EURO_TAIL, HEART, HELLO]), max_size=12)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(tokens=TOKENS, stops=st.lists(st.sampled_from(STOPS), max_size=3))
+def test_streamed_text_is_the_plain_text_up_to_the_stop_string(
+    samplers: Any, tokens: list[int], stops: list[str]
+) -> None:
+    whole = b"".join(bytes([token]) if token < 256 else PIECES[token] for token in tokens).decode("utf-8", "replace")
+    ends = [(whole.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in whole]
+    backend = ToyBackend(saying(*tokens, after=1))
+
+    async def run() -> None:
+        engine = Engine(backend, ToyTokenizer(), samplers)
+        got = await answer(engine, (1,), stop=tuple(stops))
+        await engine.stop(5)
+        if ends:
+            end, length, word = min(ends)
+            assert got.text == whole[: end + length]
+            assert (got.finish.stop_type, got.finish.stopping_word) == ("word", word)
+        else:
+            assert got.text == whole
+            assert got.finish.stop_type == "eos"
+            assert got.ids == [*tokens, EOS]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("n_predict", "text"), [(1, "x"), (2, "xa"), (3, "xab")])
+async def test_what_was_withheld_comes_in_the_end(start: Start, n_predict: int, text: str) -> None:
+    """E-077, F-22: half a stop string is text after all if nothing follows."""
+    got = await answer(start(ToyBackend(saying(*b"xabc", after=1))), (1,), n_predict=n_predict, stop=("abc",))
+    assert (got.text, got.finish.stop_type) == (text, "limit")
+    assert got.ids == list(text.encode())
+
+
+async def test_half_a_character_at_the_end_becomes_a_replacement(start: Start) -> None:
+    got = await answer(start(ToyBackend(saying(97, EURO_HEAD, EURO_TAIL, after=1))), (1,), n_predict=2)
+    assert (got.text, got.ids) == ("a�", [97, EURO_HEAD])
+
+
+async def test_tokens_of_a_stop_string_are_not_delivered(start: Start) -> None:
+    engine = start(ToyBackend(saying(HELLO, *b" Wabc", after=1)))
+    got = await answer(engine, (1,), stop=("ab",))
+    assert (got.text, got.ids, got.finish.n_predicted) == ("Hello W", [HELLO, *b" W"], 5)
+
+
+# --- randomness
+
+
+async def test_a_seed_gives_the_same_text_alone_and_in_company(start: Start) -> None:
+    prompts = [tuple(range(i, i + 3 + i % 4)) for i in range(12)]
+    alone = start(ToyBackend(n_slots=1, n_batch=7))
+    expected = [await answer(alone, prompt, n_predict=15, seed=99, **WARM) for prompt in prompts]
+    together = start(ToyBackend(n_slots=5, n_batch=16), n_ubatch=9)
+    got = await asyncio.gather(*(answer(together, prompt, n_predict=15, seed=99, **WARM) for prompt in prompts))
+    assert [a.ids for a in got] == [a.ids for a in expected]
+    assert {a.finish.seed for a in got} == {99}
+    assert len({tuple(a.ids) for a in got}) > 1
+
+
+async def test_without_a_seed_one_is_drawn_and_told(start: Start) -> None:
+    engine = start(ToyBackend())
+    first, second = [await answer(engine, (1, 2), n_predict=15, **WARM) for _ in range(2)]
+    assert first.ids != second.ids
+    again = await answer(engine, (1, 2), n_predict=15, seed=first.finish.seed, **WARM)
+    assert again.ids == first.ids
+
+
+async def test_many_more_requests_than_slots(start: Start) -> None:
+    backend = ToyBackend(n_slots=3, n_batch=8)
+    engine = start(backend)
+    prompts = [tuple(np.random.default_rng(i).integers(0, N_VOCAB, 1 + i % 23).tolist()) for i in range(60)]
+    got = await asyncio.gather(*(answer(engine, p, n_predict=i % 7, seed=i, **WARM) for i, p in enumerate(prompts)))
+    for i, a in enumerate(got):
+        assert a.finish.n_predicted == i % 7 or a.finish.stop_type == "eos"
+
+
+@pytest.mark.parametrize("n_batch", [1, 2])
+async def test_fewer_tokens_in_a_batch_than_slots(start: Start, n_batch: int) -> None:
+    engine = start(ToyBackend(forever, n_slots=4, n_batch=n_batch), n_batch=1000)
+    got = await asyncio.gather(*(answer(engine, (1,) * n, n_predict=6) for n in (1, 5, 2, 9)))
+    assert [a.text for a in got] == ["bcdefg", "fghijk", "cdefgh", "jklmno"]
+
+
+async def test_logit_bias(start: Start) -> None:
+    engine = start(ToyBackend(forever))
+    assert (await answer(engine, (1,), n_predict=3, logit_bias={65: 100.0})).text == "AAA"
+    assert (await answer(engine, (1,), n_predict=3, logit_bias={65: 1e300})).text == "AAA"
+    banned = await answer(engine, (1,), n_predict=1, logit_bias={98: float("-inf"), 66: 0.5})
+    assert banned.text == "B"
+
+
+async def test_temperature_zero_is_greedy_whatever_the_samplers(start: Start) -> None:
+    engine = start(ToyBackend(forever))
+    for names in ((), ("top_k",), ("temperature", "penalties"), DEFAULT_ORDER):
+        assert (await answer(engine, (1,), n_predict=4, samplers=names)).text == "bcde"
+    options = {"temperature": 0, "presence_penalty": 50.0}
+    for names in (("temperature", "penalties"), DEFAULT_ORDER):  # penalties count also if named last
+        got = await answer(engine, tuple(b"bcd"), n_predict=1, samplers=names, options=options, logit_bias={77: 1.0})
+        assert got.ids == [77]  # 100 would be the likeliest, but occurred
+
+
+# --- probabilities
+
+
+def log_softmax(row: Floats) -> Any:
+    logits = row.astype(np.float64)
+    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+
+async def test_logprobs_are_the_models_own(start: Start) -> None:
+    """Whatever bias and samplers make of them."""
+    got = await answer(start(ToyBackend()), (5, 6), n_predict=6, n_probs=4, logit_bias={7: 2.0}, seed=1, **WARM)
+    prefix = [5, 6]
+    for token in got.tokens:
+        expected = log_softmax(noise(prefix))
+        best = np.lexsort((np.arange(N_VOCAB), -expected))[:4]
+        assert token.logprob == pytest.approx(expected[token.id], abs=1e-9)
+        assert [top.id for top in token.top] == best.tolist()
+        assert [top.logprob for top in token.top] == pytest.approx(expected[best].tolist(), abs=1e-9)
+        prefix.append(token.id)
+
+
+async def test_equals_come_in_order_of_their_ids(start: Start) -> None:
+    got = await answer(start(ToyBackend(lambda prefix: np.zeros(N_VOCAB, np.float32))), (1,), n_predict=1, n_probs=3)
+    assert [top.id for top in got.tokens[0].top] == [0, 1, 2]
+
+
+async def test_logprobs_without_alternatives_and_none(start: Start) -> None:
+    engine = start(ToyBackend())
+    (token,) = (await answer(engine, (5, 6), n_predict=1, logprobs=True)).tokens
+    assert token.logprob == pytest.approx(log_softmax(noise([5, 6]))[token.id])
+    assert token.top == ()
+    (token,) = (await answer(engine, (5, 6), n_predict=1)).tokens
+    assert token.logprob is None
+
+
+async def test_probabilities_after_the_samplers(start: Start) -> None:
+    got = await answer(
+        start(ToyBackend()), (5, 6), n_predict=1, n_probs=9, post_sampling_probs=True, seed=1,
+        samplers=("top_k", "temperature"), options={"top_k": 3, "temperature": 2.0},
+    )
+    row = noise([5, 6]).astype(np.float64)
+    best = np.argsort(-row)[:3]
+    weights = np.exp(row[best] / 2)
+    (token,) = got.tokens
+    assert [top.id for top in token.top] == best.tolist()
+    assert np.exp([top.logprob for top in token.top]) == pytest.approx(weights / weights.sum(), rel=1e-5)
+    assert token.logprob in [top.logprob for top in token.top if top.id == token.id]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+async def test_scores_that_are_no_numbers_fail_the_request(start: Start, bad: float) -> None:
+    def scores(prefix: Sequence[int]) -> Floats:
+        row = forever(prefix)
+        if prefix[0] == 13:
+            row[3] = bad
+        return row
+
+    engine = start(ToyBackend(scores))
+    broken, fine = await asyncio.gather(
+        answer(engine, (13, 1)), answer(engine, (1, 1), n_predict=3), return_exceptions=True
+    )
+    assert isinstance(broken, GenerationError)
+    assert not isinstance(fine, BaseException)
+    assert fine.text == "cde"
+
+
+async def test_only_the_last_token_of_a_prompt_is_an_output(start: Start) -> None:
+    backend = ToyBackend(forever, n_batch=4)
+    await answer(start(backend), tuple(range(10)), n_predict=2)
+    assert [(len(b.tokens), b.outputs.tolist()) for b in backend.batches] == [(4, []), (4, []), (2, [1]), (1, [0])]
+
+
+async def test_requests_are_checked_before_anything_is_awaited(start: Start) -> None:
+    with pytest.raises(RequestError):
+        start(ToyBackend()).generate(GenerateRequest((1,), id_slot=7))

@@ -1,0 +1,186 @@
+"""Slots: who gets which, and what of the cache is used again."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.toy import N_VOCAB, ToyBackend, answer
+
+from llamafw.engine import Engine
+from llamafw.engine.scheduler import share
+from llamafw.engine.slots import Slot, Slots
+
+Start = Callable[..., Engine]
+
+
+def filled(n_ctx: int, *caches: list[int]) -> Slots:
+    slots = Slots(len(caches), n_ctx)
+    for slot, tokens in zip(slots.all, caches, strict=True):
+        slot.extend(np.array(tokens, np.int32))
+    return slots
+
+
+@given(cache=st.lists(st.integers(0, 2), max_size=20), prompt=st.lists(st.integers(0, 2), max_size=20))
+def test_common_prefix(cache: list[int], prompt: list[int]) -> None:
+    slot = Slot(0, 20)
+    slot.extend(np.array(cache, np.int32))
+    n = 0
+    while n < min(len(cache), len(prompt)) and cache[n] == prompt[n]:
+        n += 1
+    assert slot.common_prefix(np.array(prompt, np.int32)) == n
+
+
+def test_the_longest_prefix_wins_then_the_least_recently_used() -> None:
+    slots = filled(10, [1, 2], [1, 2, 3], [7])
+
+    def take(*prompt: int, id_slot: int = -1, cache_prompt: bool = True) -> tuple[int, int] | None:
+        taken = slots.take(np.array(prompt, np.int32), id_slot, cache_prompt=cache_prompt)
+        return taken and (taken[0].id, taken[1])
+
+    assert take(1, 2, 3, 4) == (1, 3)
+    assert take(1, 2, 3, 4) == (0, 2)
+    assert take(1, id_slot=1) is None
+    assert slots.any_free()
+    assert take(1) == (2, 0)
+    assert take(1) is None
+    assert not slots.any_free()
+    for slot in slots.all:
+        slot.busy = False
+    assert take(9) == (1, 0)  # used first, so longest ago
+    slots.all[1].busy = False
+    assert take(9) == (0, 0)
+    slots.all[0].busy = False
+    assert take(7, id_slot=0) == (0, 0)
+    assert take(1, 2, cache_prompt=False) == (2, 0)
+
+
+@given(left=st.lists(st.integers(1, 100), min_size=1, max_size=8), room=st.integers(1, 200))
+def test_room_is_shared_out(left: list[int], room: int) -> None:
+    given = share(left, room)
+    assert all(0 <= n <= most for n, most in zip(given, left, strict=True))
+    assert sum(given) == min(room, sum(left))
+    assert given[0] >= min(left[0], room // 2, 1)  # the oldest always gets on
+    others = sorted(zip(left[1:], given[1:], strict=True), key=lambda pair: pair[0])
+    for (_, first), (shortest, second) in zip(others[1:], others[:-1], strict=True):
+        assert not first or second == shortest  # the shorter ones are served in full first
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    assert share([5000, 30, 800], 512) == [256, 30, 226]
+    assert share([100, 30], 512) == [100, 30]
+    assert share([5000], 512) == [512]
+
+
+# --- through the engine
+
+
+async def test_a_shared_prefix_is_not_evaluated_again(start: Start) -> None:
+    backend = ToyBackend()
+    engine = start(backend)
+    first = await answer(engine, (1, 2, 3, 4), n_predict=4)
+    assert first.finish.n_cached == 0
+    assert not backend.cuts  # nothing to cut
+    follow_up = (1, 2, 3, 4, *first.ids[:3], 9, 9)
+    second = await answer(engine, follow_up, n_predict=2)
+    assert (second.finish.n_cached, second.finish.timings.prompt_n, second.finish.id_slot) == (7, 2, 0)
+    assert not backend.cuts
+    branch = await answer(engine, (1, 2, 5), n_predict=1)
+    assert (branch.finish.n_cached, branch.finish.timings.prompt_n, branch.finish.id_slot) == (2, 1, 0)
+    assert backend.cuts == [(0, 2)]
+
+
+async def test_of_a_cached_prompt_the_last_token_is_evaluated_again(start: Start) -> None:
+    backend = ToyBackend()
+    engine = start(backend)
+    first, second = [await answer(engine, (1, 2, 3), n_predict=5) for _ in range(2)]
+    assert second.ids == first.ids
+    assert (second.finish.n_cached, second.finish.timings.prompt_n) == (2, 1)
+    assert backend.cuts == [(0, 2)]
+
+
+async def test_without_cache_prompt_everything_is_evaluated(start: Start) -> None:
+    engine = start(ToyBackend(n_slots=1))
+    first = await answer(engine, (1, 2, 3), n_predict=5)
+    second = await answer(engine, (1, 2, 3), n_predict=5, cache_prompt=False)
+    assert second.ids == first.ids
+    assert (second.finish.n_cached, second.finish.timings.prompt_n) == (0, 3)
+    third = await answer(engine, (1, 2, 3), n_predict=5)
+    assert third.finish.n_cached == 2
+
+
+async def test_results_do_not_depend_on_the_cache(start: Start) -> None:
+    engine = start(ToyBackend(n_slots=2, n_ctx=40, n_batch=5))
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        prompt = tuple(random.integers(0, 2, random.integers(1, 12)).tolist())
+        cached = await answer(engine, prompt, n_predict=6)
+        fresh = await answer(engine, prompt, n_predict=6, cache_prompt=False, id_slot=1)
+        assert cached.ids == fresh.ids
+
+
+async def test_id_slot(start: Start) -> None:
+    engine = start(ToyBackend(n_slots=3))
+    for id_slot in (2, 0, 1, 2):
+        assert (await answer(engine, (1, 2), n_predict=1, id_slot=id_slot)).finish.id_slot == id_slot
+
+
+async def test_who_waits_for_a_busy_slot_holds_up_nobody(start: Start) -> None:
+    backend = ToyBackend(n_slots=2, hold=True)
+    engine = start(backend)
+    order: list[str] = []
+
+    async def ask(name: str, n_predict: int, id_slot: int) -> int:
+        got = await answer(engine, (ord(name), 1), n_predict=n_predict, id_slot=id_slot, ignore_eos=True)
+        order.append(name)
+        return got.finish.id_slot
+
+    long = asyncio.create_task(ask("a", 5, 0))
+    await backend.begun()
+    waiting = asyncio.create_task(ask("b", 1, 0))
+    quick = asyncio.create_task(ask("c", 1, -1))
+    await asyncio.sleep(0)  # both are on their way into the inbox
+    backend.allow(100)
+    assert await asyncio.gather(long, waiting, quick) == [0, 0, 1]
+    assert order.index("c") < order.index("a") < order.index("b")
+
+
+async def test_first_come_first_served(start: Start) -> None:
+    backend = ToyBackend(n_slots=1, hold=True)
+    engine = start(backend)
+    done: list[int] = []
+
+    async def ask(i: int) -> None:
+        await answer(engine, (i, 1), n_predict=1)
+        done.append(i)
+
+    tasks = [asyncio.create_task(ask(i)) for i in range(6)]
+    backend.allow(100)
+    await asyncio.gather(*tasks)
+    assert done == [0, 1, 2, 3, 4, 5]
+
+
+async def test_decoding_goes_on_while_a_long_prompt_is_read(start: Start) -> None:
+    backend = ToyBackend(n_slots=2, n_ctx=200, n_batch=64, hold=True)
+    engine = start(backend, n_batch=64, n_ubatch=16)
+    talker = asyncio.create_task(answer(engine, (1,), n_predict=12, ignore_eos=True))
+    await backend.begun()
+    reader = asyncio.create_task(answer(engine, tuple(range(100)), n_predict=1))
+    await asyncio.sleep(0)
+    backend.allow(100)
+    await asyncio.gather(talker, reader)
+    sizes = [(len(b.tokens), int((b.slots == 0).sum())) for b in backend.batches]
+    assert sizes[0] == (1, 1)
+    assert sizes[1:8] == [(16, 1)] * 6 + [(11, 1)]  # 15 tokens of the prompt beside each of the talker's
+    assert sizes[8:] == [(1, 1)] * 4
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 63])
+async def test_prompts_are_cut_into_batches(start: Start, n: int) -> None:
+    backend = ToyBackend()
+    got = await answer(start(backend), tuple(i % N_VOCAB for i in range(n)), n_predict=1)
+    assert got.finish.n_prompt == n
+    assert [len(b.tokens) for b in backend.batches] == [32] * (n // 32) + [n % 32] * (n % 32 > 0)
