@@ -146,10 +146,21 @@ ChatFormatFactory = Callable[[ChatContext], ChatFormat]
 class Quant(Protocol):
     """A ggml tensor type: how its bytes are laid out and what they mean. Called while a model loads."""
 
-    name: str  # "Q4_1"
-    type_id: int  # in GGUF files
-    block_size: int  # weights per block
-    type_size: int  # bytes per block
+    @property
+    def name(self) -> str:
+        """The type's name: ``"Q4_1"``."""
+
+    @property
+    def type_id(self) -> int:
+        """Its number in GGUF files."""
+
+    @property
+    def block_size(self) -> int:
+        """Weights per block."""
+
+    @property
+    def type_size(self) -> int:
+        """Bytes per block."""
 
     def dequantize(self, data: Bytes, shape: Sequence[int]) -> Floats:
         """Return the weights, exactly, as float32 of ``shape``."""
@@ -241,6 +252,7 @@ class App(Protocol):
 
     settings: Settings
     document: Mapping[str, Any]  # the merged API document
+    document_json: bytes  # the same, as JSON
     samplers: Mapping[str, SamplerPlugin]  # of every plugin
 
     @property

@@ -25,8 +25,8 @@ from llamafw.models.progress import Progress
 
 CHUNK = 2**20  # bytes copied at once
 POLL = 0.1  # seconds between looks at what pip has on disk
-NETWORK = ("connection", "resolution", "timed out", "network", "proxy", "certificate", "unreachable")
-"""Words in pip's warnings that mean the index was not reached; its last line then only says that nothing was found."""
+NETWORK = ("connection", "resolution", "timed out", "network", "proxy", "certificate", "unreachable", "not a trusted")
+"""Words in pip's warnings that mean the index was not reached; its errors then only say that nothing was found."""
 
 
 def models_dir() -> Path:
@@ -158,9 +158,17 @@ def _explain(output: str) -> str:
     """Return why pip failed, in one line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     warnings = [line for line in lines if line.startswith("WARNING") and any(word in line.lower() for word in NETWORK)]
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR")]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    if errors and errors[-1].endswith("Exception:"):  # a traceback follows, and its last line says what happened
+        errors = lines
     said = (warnings[-1:] or errors[-1:] or lines[-1:] or ["nothing"])[0]
-    return f"{'the package index cannot be reached' if warnings else 'pip failed'} (pip said: {said.rstrip('.')[:300]})"
+    said = said.removeprefix("ERROR: ").removeprefix("WARNING: ").rpartition("connection broken by ")[2]
+    said = said.rstrip(".")[:300]
+    if warnings:
+        return f"the package index cannot be reached (pip said: {said})"
+    if any("from versions: none" in line for line in errors):
+        return f"the package index has no such package, or cannot be reached (pip said: {said})"
+    return f"pip failed (pip said: {said})"
 
 
 def _elsewhere(entry: CatalogueEntry) -> str:

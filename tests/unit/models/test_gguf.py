@@ -1,0 +1,176 @@
+"""Whole GGUF files: what the reader makes of them, against the bytes written and the `gguf` package's reader."""
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFReader, GGUFValueType
+from support import rawgguf as raw
+from support.blocks import WRITABLE
+from support.tiny import write_tiny_gguf
+
+from llamafw import Model, ModelError
+from llamafw.models.gguf import read_gguf
+from llamafw_plugins.quants.ggml import TYPES
+
+QUANTS = {quant.name: quant for quant in TYPES}
+
+
+def read(path: Path, content: bytes) -> Model:
+    path.write_bytes(content)
+    return read_gguf(path, QUANTS)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "model.gguf"
+
+
+def assert_same_as_gguf_package(path: Path) -> None:
+    """Hold every value and tensor against what the `gguf` package's own reader finds."""
+    model, reader = read_gguf(path, QUANTS), GGUFReader(path)
+    fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    assert list(model.metadata) == list(fields)
+    for key, field in fields.items():
+        found, wanted = model.metadata[key], field.contents()
+        if isinstance(found, np.ndarray):
+            np.testing.assert_array_equal(found, np.array(wanted, found.dtype))
+        else:
+            assert type(found) is type(wanted)
+            assert found == wanted
+    assert list(model.tensors) == [tensor.name for tensor in reader.tensors]
+    for tensor in reader.tensors:
+        found = model.tensors[tensor.name]
+        assert found.shape == tuple(int(size) for size in reversed(tensor.shape))
+        assert found.type_name == tensor.tensor_type.name
+        assert found.data.tobytes() == tensor.data.tobytes()
+    assert model.n_bytes == sum(tensor.n_bytes for tensor in reader.tensors)
+
+
+@pytest.mark.parametrize("type_name", WRITABLE)
+def test_reads_what_the_gguf_package_writes(file: Path, type_name: str) -> None:
+    write_tiny_gguf(file, n_embd=256, n_ff=256, n_layer=1, types=type_name)
+    assert_same_as_gguf_package(file)
+
+
+def test_reads_the_default_model(real_model: Path) -> None:
+    assert_same_as_gguf_package(real_model)
+
+
+def test_reads_vocabulary_files(shared: Path) -> None:
+    files = sorted((shared / "vocab").glob("*.gguf"), key=lambda path: path.stat().st_size)
+    for path in files:
+        model = read_gguf(path, QUANTS)
+        assert len(model.metadata["tokenizer.ggml.tokens"]) == len(model.metadata["tokenizer.ggml.token_type"])
+        assert not model.tensors
+    assert_same_as_gguf_package(files[0])  # which takes seconds per file
+
+
+def test_opens_the_default_model_fast(real_model: Path) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        read_gguf(real_model, QUANTS)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) <= 0.3
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_reads_every_value_type(file: Path, version: int) -> None:
+    numbers = {
+        raw.UINT8: 200, raw.INT8: -100, raw.UINT16: 60_000, raw.INT16: -30_000, raw.UINT32: 4_000_000_000,
+        raw.INT32: -2_000_000_000, raw.FLOAT32: 0.5, raw.UINT64: 2**64 - 1, raw.INT64: -(2**63), raw.FLOAT64: 1e300,
+    }  # fmt: skip
+    values = [raw.value(f"n{kind}", kind, raw.number(kind, number)) for kind, number in numbers.items()]
+    values += [
+        raw.value(f"a{kind}", raw.ARRAY, raw.array(kind, [raw.number(kind, number)] * 3))
+        for kind, number in numbers.items()
+    ]
+    values += [
+        raw.value("true", raw.BOOL, b"\1"),
+        raw.value("bools", raw.ARRAY, raw.array(raw.BOOL, [b"\1", b"\0"])),
+        raw.value("text", raw.STRING, raw.string("größe")),
+        raw.value("texts", raw.ARRAY, raw.array(raw.STRING, [raw.string("a"), raw.string(""), raw.string("ß")])),
+        raw.value("none", raw.ARRAY, raw.array(raw.STRING, [])),
+        raw.value("nested", raw.ARRAY, raw.array(raw.ARRAY, [raw.array(raw.UINT8, [b"\1", b"\2"])] * 2)),
+    ]
+    metadata = read(file, raw.gguf(values, version=version)).metadata
+    for kind, number in numbers.items():
+        assert metadata[f"n{kind}"] == number
+        assert type(metadata[f"n{kind}"]) is type(number)
+        assert metadata[f"a{kind}"].tolist() == [number] * 3
+        assert not metadata[f"a{kind}"].flags.writeable
+    assert metadata["true"] is True
+    assert metadata["bools"].tolist() == [True, False]
+    assert metadata["text"] == "größe"
+    assert metadata["texts"] == ["a", "", "ß"]
+    assert metadata["none"] == []
+    assert [part.tolist() for part in metadata["nested"]] == [[1, 2], [1, 2]]
+
+
+def test_covers_every_value_type_of_the_format() -> None:
+    assert {kind.value for kind in GGUFValueType} == {*raw.FORMATS, raw.STRING, raw.ARRAY}
+
+
+def test_bytes_that_are_no_utf8_keep_tokens_apart(file: Path) -> None:
+    values = [
+        raw.value("text", raw.STRING, raw.string(b"a\xff")),
+        raw.value("tokens", raw.ARRAY, raw.array(raw.STRING, [raw.string(b"\xfe"), raw.string(b"\xff")])),
+    ]
+    metadata = read(file, raw.gguf(values)).metadata
+    assert metadata["text"] == "a\ufffd"
+    assert [token.encode(errors="surrogateescape") for token in metadata["tokens"]] == [b"\xfe", b"\xff"]
+
+
+def test_tensors_are_read_only_views_in_numpy_order(file: Path) -> None:
+    weights = np.arange(6, dtype="<f4")
+    tensors = [raw.tensor("w", [3, 2]), raw.tensor("scalar", [], offset=32), raw.tensor("empty", [0], offset=64)]
+    model = read(file, raw.gguf([], tensors, np.append(weights, [0, 0, 1]).astype("<f4").tobytes() + b"\0" * 28))
+    assert model.tensors["w"].shape == (2, 3)
+    np.testing.assert_array_equal(model.tensors["w"].data.view("<f4"), weights)
+    assert not model.tensors["w"].data.flags.writeable
+    assert model.tensors["scalar"].shape == ()
+    assert model.tensors["scalar"].data.view("<f4") == [1]
+    assert model.tensors["empty"].data.size == 0
+    assert model.n_bytes == 28
+
+
+def test_the_files_alignment_is_honoured(file: Path) -> None:
+    values = [raw.value("general.alignment", raw.UINT32, raw.number(raw.UINT32, 128))]
+    data = b"\0" * 128 + np.float32(1).tobytes()
+    model = read(file, raw.gguf(values, [raw.tensor("w", [1], offset=128)], data, alignment=128))
+    assert model.tensors["w"].data.view("<f4") == [1]
+
+
+def test_tensors_may_lie_in_another_order_than_described(file: Path) -> None:
+    tensors = [raw.tensor("b", [8], offset=32), raw.tensor("a", [8], offset=0)]
+    model = read(file, raw.gguf([], tensors, np.arange(16, dtype="<f4").tobytes()))
+    assert list(model.tensors) == ["b", "a"]
+    assert model.tensors["b"].data.view("<f4")[0] == 8
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no file .*nowhere\.gguf"):
+        read_gguf(tmp_path / "nowhere.gguf", QUANTS)
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not a file"):
+        read_gguf(tmp_path, QUANTS)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="is not a file"):
+        read_gguf(tmp_path / "pipe", QUANTS)
+
+
+def test_overrides_are_applied(file: Path) -> None:
+    write_tiny_gguf(file)
+    model = read_gguf(file, QUANTS, ["llama.context_length=int:99", "own.key=str:x"])
+    assert model.metadata["llama.context_length"] == 99
+    assert model.metadata["own.key"] == "x"

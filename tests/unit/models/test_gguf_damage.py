@@ -1,0 +1,216 @@
+"""Damaged GGUF files: each is refused with the place and the thing, quickly, and without believing its numbers."""
+from __future__ import annotations
+
+import itertools
+import re
+import struct
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support import rawgguf as raw
+from support.tiny import write_tiny_gguf
+
+from llamafw import Model, ModelError
+from llamafw.models.gguf import read_gguf
+from llamafw_plugins.architectures.llama import describe
+from llamafw_plugins.quants.ggml import TYPES
+
+QUANTS = {quant.name: quant for quant in TYPES}
+U32 = raw.UINT32
+NUMBER = raw.number(U32, 7)
+HUGE = 2**60
+ALIGNMENT = "general.alignment"
+
+
+def nested(depth: int) -> bytes:
+    return raw.array(raw.UINT8, [b"\1"]) if depth == 1 else raw.array(raw.ARRAY, [nested(depth - 1)])
+
+
+def with_value(kind: int, payload: bytes, key: str | bytes = "k", alignment: int = 32) -> bytes:
+    return raw.gguf([raw.value(key, kind, payload)], alignment=alignment)
+
+
+def with_array(kind: int, items: list[bytes], n: int | None = None, alignment: int = 32) -> bytes:
+    return with_value(raw.ARRAY, raw.array(kind, items, n), alignment=alignment)
+
+
+def with_tensor(ne: list[int], name: str | bytes = "w", **more: int) -> bytes:
+    return raw.gguf([], [raw.tensor(name, ne, **more)], b"\0" * 64)
+
+
+DAMAGED = {
+    # name: (content, byte offset of the fault, words of the message)
+    "empty": (b"", 0, "the file is empty"),
+    "short magic": (b"GG", 0, "no GGUF file"),
+    "magic": (raw.gguf(magic=b"GGML"), 0, "no GGUF file: it starts with b'GGML'"),
+    "version 0": (raw.gguf(version=0), 4, "version 0 is not supported"),
+    "version 1": (raw.gguf(version=1), 4, "version 1 is not supported; convert"),
+    "version 4": (raw.gguf(version=4), 4, "version 4 is not supported"),
+    "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), 4, "big-endian"),
+    "no counts": (b"GGUF\3\0\0\0\1", 8, "the file ends within the number of tensors"),
+    "many tensors": (raw.gguf(n_tensors=HUGE), 8, "the number of tensors is 1152921504606846976"),
+    "many values": (raw.gguf(n_values=HUGE), 16, "the number of metadata values is 1152921504606846976"),
+    "missing value": (raw.gguf([raw.value("k", U32, NUMBER)], n_values=2, alignment=1)[:-4], 16, "number of metadata"),
+    "empty key": (with_value(U32, NUMBER, key=""), 24, "the length of the key of metadata value 0 is 0"),
+    "long key": (with_value(U32, NUMBER, key="k" * 65_536), 24, "from 1 to 65535"),
+    "key length": (raw.gguf([struct.pack("<Q", HUGE) + b"\0" * 9]), 24, f"key of metadata value 0 is {HUGE}"),
+    "key beyond the end": (raw.gguf([struct.pack("<Q", 999) + b"\0" * 9]), 32, "ends within the key of metadata value"),
+    "key bytes": (with_value(U32, NUMBER, key=b"k\xff"), 24, "is not UTF-8"),
+    "key twice": (raw.gguf([raw.value("k", U32, NUMBER)] * 2), 41, "the metadata key 'k' occurs twice"),
+    "value type": (with_value(13, NUMBER), 33, "metadata value 'k' has the unknown value type 13"),
+    "bool": (with_value(raw.BOOL, b"\2"), 37, "has the byte 2 where a bool must be 0 or 1"),
+    "second bool": (with_array(raw.BOOL, [b"\1", b"\3"]), 50, "has the byte 3 where a bool"),
+    "string length": (with_value(raw.STRING, struct.pack("<Q", HUGE)), 37, "the length of metadata value 'k' is"),
+    "array type": (with_array(99, []), 37, "items of the unknown value type 99"),
+    "array count": (with_array(raw.UINT64, [], n=HUGE), 41, "the number of items of metadata"),
+    "strings count": (with_array(raw.STRING, [], n=HUGE), 41, "the number of items of metadata"),
+    "string in array": (
+        with_array(raw.STRING, [raw.string("a"), struct.pack("<Q", HUGE)]), 58,
+        f"item 1 of metadata value 'k' has {HUGE} bytes",
+    ),
+    "cut array": (
+        with_array(raw.STRING, [raw.string("a" * 9)] * 2, alignment=1)[:-8], 66,
+        "item 1 of metadata value 'k' has 9 bytes",
+    ),
+    "cut length": (
+        with_array(raw.STRING, [raw.string("a" * 9)] * 2, alignment=1)[:-13], 66,
+        "the file ends before item 1 of metadata value 'k'",
+    ),
+    "nesting": (with_value(raw.ARRAY, nested(5)), 73, "nested more than 4 deep"),
+    "alignment": (with_value(U32, raw.number(U32, 24), ALIGNMENT), None, "general.alignment is 24"),
+    "alignment 0": (with_value(U32, raw.number(U32, 0), ALIGNMENT), None, "general.alignment is 0"),
+    "alignment type": (with_value(raw.STRING, raw.string("8"), ALIGNMENT), None, "general.alignment is '8'"),
+    "tensor twice": (
+        raw.gguf([], [raw.tensor("w", [1]), raw.tensor("w", [1], offset=32)], b"\0" * 64), 57,
+        "the tensor 'w' occurs twice",
+    ),
+    "tensor name": (with_tensor([1], b"w\xff"), 24, "the name of tensor 0 b'w\\xff' is not UTF-8"),
+    "dimensions": (with_tensor([1] * 5), 33, "tensor 'w' has 5 dimensions"),
+    "many dimensions": (with_tensor([1], n_dims=2**32 - 1), 33, "4294967295 dimensions"),
+    "overflow": (with_tensor([2**32] * 2), 33, "impossible dimensions"),
+    "overflow by zero": (with_tensor([2**63, 0]), 33, "impossible dimensions"),
+    "tensor type": (with_tensor([1], kind=4), 45, "tensor 'w' has type 4, which no plugin"),
+    "row": (with_tensor([48], kind=raw.Q4_0), 45, "rows of 48, no multiple of Q4_0's 32"),
+    "offset": (with_tensor([1], offset=4), 49, "starts at 4, no multiple of the alignment"),
+    "tensor beyond the end": (with_tensor([17]), 24, "takes the bytes 64 to 132, but the file ends at 128"),
+    "offset beyond the end": (with_tensor([1], offset=2**63), 24, "tensor 'w' takes the bytes"),
+    "overlap": (
+        raw.gguf([], [raw.tensor("v", [16]), raw.tensor("w", [8], offset=32)], b"\0" * 64), 57,
+        "tensor 'w' overlaps tensor 'v'",
+    ),
+}  # fmt: skip
+
+
+def read(path: Path, content: bytes) -> Model:
+    path.unlink(missing_ok=True)  # a model of the old content may still be mapped
+    path.write_bytes(content)
+    return read_gguf(path, QUANTS)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "model.gguf"
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_named_with_its_place(file: Path, name: str) -> None:
+    content, offset, words = DAMAGED[name]
+    with pytest.raises(ModelError) as caught:
+        read(file, content)
+    message = str(caught.value)
+    assert words in message
+    place = re.match(rf"{re.escape(str(file))}: at byte (\d+): ", message)
+    assert place
+    assert offset is None or int(place[1]) == offset
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGED if str(HUGE) in DAMAGED[name][2] or "count" in name])
+def test_absurd_numbers_take_no_memory(file: Path, name: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelError):
+            read(file, DAMAGED[name][0])
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_parts_of_a_split_model_are_refused(file: Path) -> None:
+    values = [raw.value("split.count", raw.UINT16, raw.number(raw.UINT16, 3))]
+    with pytest.raises(ModelError, match="one of 3 parts of a model; join them"):
+        read(file, raw.gguf(values))
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small llama model whose metadata has a value of every kind."""
+    path = write_tiny_gguf(
+        tmp_path_factory.mktemp("valid") / "model.gguf",
+        n_vocab=8, n_embd=32, n_layer=1, n_head=2, n_head_kv=1, n_ff=32, types="Q4_0", tokenizer=None,
+        metadata={"a.strings": ["one", "two"], "a.ints": [1, 2, 3], "a.floats": [1.5], "a.bool": True},
+    )  # fmt: skip
+    return path.read_bytes()
+
+
+names = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def survives(room: Path, content: bytes) -> Model | None:
+    """Read, describe and touch every byte; only ModelError may come of it."""
+    path = room / f"{next(names)}.gguf"
+    path.write_bytes(content)
+    try:
+        model = read_gguf(path, QUANTS)
+        for tensor in model.tensors.values():
+            assert tensor.data.size == 0 or tensor.data[[0, -1]].size == 2
+        describe(model)
+    except ModelError as exc:
+        assert str(exc).startswith(str(path))  # noqa: PT017  the message is checked if there is one
+        return None
+    finally:
+        path.unlink()
+    return model
+
+
+def test_the_valid_file_is_valid(room: Path, valid: bytes) -> None:
+    assert survives(room, valid) is not None
+
+
+def test_a_file_cut_anywhere_is_refused(room: Path, valid: bytes) -> None:
+    for end in [*range(0, len(valid), 7), *range(len(valid) - 16, len(valid))]:
+        assert survives(room, valid[:end]) is None
+
+
+@settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_mutated_file_is_read_or_refused(room: Path, valid: bytes, data: st.DataObject) -> None:
+    content = bytearray(valid)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, 2047))  # metadata and tensor descriptions
+        patch = data.draw(
+            st.one_of(
+                st.binary(min_size=1, max_size=12),
+                st.sampled_from([0, 1, 8, 9, 2**31, 2**32 - 1]).map(lambda n: struct.pack("<I", n)),
+                st.sampled_from([0, 1, 2**31, 2**32, HUGE, 2**63, 2**64 - 1]).map(lambda n: struct.pack("<Q", n)),
+            )
+        )
+        if data.draw(st.booleans()):
+            content[at : at + len(patch)] = patch
+        else:
+            content[at:at] = patch
+    survives(room, bytes(content))
+
+
+@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tail=st.binary(max_size=300), n_tensors=st.integers(0, 3), n_values=st.integers(0, 3))
+@example(tail=raw.value("k", raw.ARRAY, raw.array(raw.ARRAY, [raw.array(raw.STRING, [])] * 9)), n_tensors=0, n_values=1)
+def test_noise_after_the_header_is_read_or_refused(room: Path, tail: bytes, n_tensors: int, n_values: int) -> None:
+    survives(room, raw.gguf([tail], n_values=n_values, n_tensors=n_tensors))

@@ -1,0 +1,141 @@
+"""The llama architecture: what is made of metadata and tensors, and what is refused by name."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny import write_tiny_gguf
+
+from llamafw import Decoder, ModelError
+from llamafw.models.gguf import read_gguf
+from llamafw_plugins.architectures.llama import describe
+from llamafw_plugins.quants.ggml import TYPES
+
+QUANTS = {quant.name: quant for quant in TYPES}
+
+
+def tiny(path: Path, **more: Any) -> Decoder:
+    return describe(read_gguf(write_tiny_gguf(path / "model.gguf", **more), QUANTS))
+
+
+def test_the_default_model(real_model: Path) -> None:
+    found = describe(read_gguf(real_model, QUANTS))
+    facts = {
+        "n_vocab": 49152, "n_ctx_train": 8192, "n_embd": 576, "n_layer": 30, "n_head": 9, "n_head_kv": 3,
+        "n_embd_head": 64, "n_ff": 1536, "rope_interleaved": True, "rope_magnitude": 1.0, "attention_scale": 0.125,
+        "activation": "silu",
+    }  # fmt: skip
+    assert {name: getattr(found, name) for name in facts} == facts
+    assert found.norm_eps == pytest.approx(1e-5)
+    np.testing.assert_allclose(found.rope_frequencies, [100_000 ** (-i / 32) for i in range(32)])
+    assert found.tensors["output"] == "token_embd.weight"
+    assert not any(role.endswith("_bias") for role in found.tensors)
+
+
+def test_what_the_metadata_leave_out(tmp_path: Path) -> None:
+    left_out = ["attention.head_count_kv", "rope.dimension_count", "rope.freq_base", "vocab_size"]
+    found = tiny(tmp_path, n_head_kv=4, metadata={f"llama.{key}": None for key in left_out})
+    assert (found.n_head, found.n_head_kv, found.n_embd_head) == (4, 4, 16)
+    np.testing.assert_allclose(found.rope_frequencies, [10_000 ** (-i / 8) for i in range(8)])
+
+
+def test_heads_may_have_another_size_than_the_embedding_suggests(tmp_path: Path) -> None:
+    found = tiny(tmp_path, n_embd_head=32)
+    assert found.n_embd_head == 32
+    assert found.attention_scale == 1 / math.sqrt(32)
+    assert len(found.rope_frequencies) == 16
+
+
+def test_output_and_biases_of_their_own(tmp_path: Path) -> None:
+    tensors = tiny(tmp_path, tied=False, biases=True).tensors
+    assert tensors["output"] == "output.weight"
+    assert tensors["attn_q_bias"] == "blk.{layer}.attn_q.bias"
+    assert {role for role in tensors if role.endswith("_bias")} == {
+        "attn_q_bias", "attn_k_bias", "attn_v_bias", "attn_output_bias",
+    }  # fmt: skip
+
+
+def test_a_value_per_layer_will_do_if_all_are_equal(tmp_path: Path) -> None:
+    assert tiny(tmp_path, metadata={"llama.attention.head_count_kv": [2, 2]}).n_head_kv == 2
+    with pytest.raises(ModelError, match=r"llama\.attention\.head_count_kv differs from layer to layer"):
+        tiny(tmp_path, metadata={"llama.attention.head_count_kv": [2, 4]})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+        "attention.layer_norm_rms_epsilon",
+    ],
+)  # fmt: skip
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ModelError, match=rf"model\.gguf: llama\.{key} is missing"):
+        tiny(tmp_path, metadata={f"llama.{key}": None})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("embedding_length", 0, "llama.embedding_length is 0; it must be a whole number from 1"),
+        ("embedding_length", "64", "llama.embedding_length is '64'; it must be a whole number"),
+        ("block_count", 2**32 - 1, "llama.block_count is 4294967295; it must be a whole number from 1 to 2147483647"),
+        ("block_count", 3, "the tensor 'blk.2.attn_norm.weight' is missing"),
+        ("block_count", 1, "the tensor 'blk.1.attn_norm.weight' has no place"),
+        ("context_length", True, "llama.context_length is True; it must be a whole number"),
+        ("attention.head_count", 3, "3 heads cannot share 2 KV heads evenly"),
+        ("attention.head_count", 1000, "llama.attention.key_length is 0; it must be a whole number"),
+        ("attention.value_length", 8, "values of another size than keys (attention.value_length) are not supported"),
+        ("attention.layer_norm_rms_epsilon", -1.0, "layer_norm_rms_epsilon is -1.0; it must be a finite"),
+        ("attention.layer_norm_rms_epsilon", math.nan, "it must be a finite number above 0"),
+        ("rope.dimension_count", 8, "llama.rope.dimension_count is 8; it must be even and the head size, 16"),
+        ("rope.freq_base", 0.0, "llama.rope.freq_base is 0.0; it must be a finite number above 0"),
+        ("expert_count", 8, "mixtures of experts (llama.expert_count) are not supported"),
+    ],
+)
+def test_an_impossible_key_is_named(tmp_path: Path, key: str, value: Any, words: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        tiny(tmp_path, metadata={f"llama.{key}": value})
+    assert words in str(caught.value)
+
+
+ROLES = (
+    "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down",
+)  # fmt: skip
+NAMES = ("token_embd.weight", "output_norm.weight", *(f"blk.1.{role}.weight" for role in ROLES))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=f"{name}' is missing"):
+        tiny(tmp_path, tensors={name: None})
+
+
+@pytest.mark.parametrize("name", [*NAMES, "output.weight"])
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        tiny(tmp_path, tied=False, tensors={name: np.zeros((4, 4), np.float32)})
+    assert f"{name!r} has" in str(caught.value)
+
+
+def test_a_bias_must_be_in_every_layer(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"'blk\.1\.attn_k\.bias' is missing"):
+        tiny(tmp_path, biases=True, tensors={"blk.1.attn_k.bias": None})
+
+
+@pytest.mark.parametrize("name", ["blk.0.ffn_up.bias", "blk.0.attn_q_norm.weight", "output.bias", "blk.2.attn_q.bias"])
+def test_a_tensor_that_would_be_ignored_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        tiny(tmp_path, tensors={name: np.zeros(4, np.float32)})
+    assert f"{name!r} has no place" in str(caught.value)
+
+
+def test_frequencies_that_old_converters_wrote_are_no_fault(tmp_path: Path) -> None:
+    assert tiny(tmp_path, tensors={"blk.0.attn_rot_embd.weight": np.zeros(8, np.float32)}).n_layer == 2
+
+
+def test_embedding_and_vocabulary_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"'token_embd\.weight' has 10 rows for \d+ tokens"):
+        tiny(tmp_path, tensors={"token_embd.weight": np.zeros((10, 64), np.float32)})
