@@ -4,7 +4,6 @@ from __future__ import annotations
 import time
 from math import prod
 
-import orjson
 from starlette.responses import Response
 
 from llamafw import App, Call, LoadedModel, Tokenizer, __version__
@@ -19,7 +18,6 @@ class Server:
     def __init__(self, app: App) -> None:
         self.app = app
         self.started = int(time.time())
-        self.document: bytes | None = None  # as JSON, made on the first request
 
     async def health(self, call: Call) -> JSON:
         """Answer once the model is loaded."""
@@ -49,9 +47,7 @@ class Server:
 
     async def openapi(self, call: Call) -> Response:
         """Return the API document."""
-        if self.document is None:
-            self.document = orjson.dumps(self.app.document)
-        return Response(self.document, media_type="application/json")
+        return Response(self.app.document_json, media_type="application/json")
 
 
 def meta(loaded: LoadedModel) -> JSON:
