@@ -1,0 +1,153 @@
+"""Jinja templates, with the conventions of models' templates; the metered sandbox writes what the plain one writes."""
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llamafw import ChatContext, ModelError, RequestError
+from llamafw_plugins.chat_formats import TEMPLATES
+from llamafw_plugins.chat_formats.jinja import JinjaChatFormat, raise_exception, strftime_now, to_json
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def render(template: str, messages: Any = HI, **variables: Any) -> str:
+    return JinjaChatFormat(template, ChatContext("<s>", "</s>")).render(messages, **variables)
+
+
+def test_what_a_template_is_given() -> None:
+    template = "{{ bos_token }}{{ messages|length }}{{ eos_token }}{{ tools is none }}{{ documents is none }}{{ x }}"
+    assert render(template, x=7) == "<s>1</s>TrueTrue7"
+
+
+def test_variables_cannot_replace_what_the_server_sets() -> None:
+    assert render("{{ bos_token }}", bos_token="no") == "<s>"
+
+
+def test_blocks_leave_no_white_space() -> None:
+    assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n") == "a\nb\nc"
+
+
+def test_loop_controls() -> None:
+    template = (
+        "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}"
+        "{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+    )
+    assert render(template) == "02"
+
+
+def test_generation_blocks_write_their_body() -> None:
+    assert render("a{% generation %}b{{ 1 }}{% endgeneration %}c") == "ab1c"
+
+
+def test_tojson_keeps_text_as_it_is() -> None:
+    value = {"b": "é <&'>", "a": [1, None]}
+    assert render("{{ x|tojson }}", x=value) == '{"b": "é <&\'>", "a": [1, null]}'
+    assert render("{{ x|tojson(indent=2) }}", x=value) == json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def test_strftime_now() -> None:
+    before, found, after = datetime.now(), render("{{ strftime_now('%Y-%m-%d %H:%M:%S') }}"), datetime.now()
+    assert before.replace(microsecond=0) <= datetime.fromisoformat(found) <= after
+
+
+def test_special_characters_are_not_escaped() -> None:
+    assert render("{{ messages[0].content }}", [{"role": "user", "content": "<b>&\"'"}]) == "<b>&\"'"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "the chat template refused: roles must alternate"),
+        ("{{ nothing.at.all }}", "the chat template failed: 'nothing' is undefined"),
+        ("{{ 1 + 'a' }}", "the chat template failed: unsupported operand"),
+        ("{{ ''.__class__.__mro__ }}", "the chat template failed: access to attribute '__class__'"),
+        ("{{ messages.append(1) }}", "the chat template failed: access to attribute 'append'"),
+        ("{% include 'other' %}", "the chat template failed: "),
+        ("{{ x|tojson }}", "the chat template failed: Object of type Undefined is not JSON serializable"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the chat template failed: maximum recursion"),
+    ],
+)
+def test_a_template_that_fails_is_the_clients_matter(template: str, message: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)) as caught:
+        render(template)
+    assert caught.value.status == 400
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a\n{% if %}", "line 2: "),
+        ("{{ x|nofilter }}", "line 1: No filter named 'nofilter'"),
+        ("{% for %}", "line 1: "),
+        ("x" * (2**20 + 1), "more than 1048576"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "the chat template is not valid: "),
+    ],
+)
+def test_a_template_that_is_none_is_known_at_once(template: str, message: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(message)):
+        JinjaChatFormat(template, ChatContext())
+
+
+# --- the rewriting changes nothing ------------------------------------------------------------------
+
+TALK = [
+    {"role": "system", "content": "  Be brief. "},
+    {"role": "user", "content": "Hi {{ x }} é\n"},
+    {"role": "assistant", "content": "Hello", "tool_calls": [{"function": {"name": "f", "arguments": {"a": [1, 2]}}}]},
+    {"role": "user", "content": ""},
+]
+CONSTRUCTS = [
+    "{% for m in messages %}{{ loop.index }},{{ loop.length }}{{ loop.last }}{{ loop.previtem is defined }}{% endfor %}",
+    "{% for m in messages if m.role == 'user' %}{{ m.content|trim }}{% else %}none{% endfor %}",
+    "{% for k, v in messages[2].tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}",
+    "{% for m in messages recursive %}{{ m.role if m.role }}{{ loop([{'role': 'x'}]) if loop.depth < 3 }}{% endfor %}",
+    "{% macro f(x, y=2) %}[{{ x }}{{ y }}{{ caller() if caller }}]{% endmacro %}{{ f(1) }}{{ f('a', y=[3]) }}"
+    "{% call f(0) %}body{% endcall %}",
+    "{% set a %}x{{ messages|length }}{% endset %}{% set b | upper %}y{% endset %}{{ a ~ b ~ 1 ~ none }}",
+    "{% set ns = namespace(n=0, l=[]) %}{% for m in messages %}{% set ns.n = ns.n + m.content|length %}"
+    "{% set ns.l = ns.l + [m.role] %}{% endfor %}{{ ns.n }}{{ ns.l }}{{ ns.l|join(', ') }}",
+    "{% filter upper %}abc{{ 'd' }}{% endfilter %}{% with a=1, b=(2, 3) %}{{ a }}{{ b }}{% endwith %}",
+    "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ messages|map(attribute='role')|unique|join }}",
+    "{{ 'a-b'.split('-') }}{{ '{}-{:>3}'.format(1, 2) }}{{ '%s|%d' % ('a', 5) }}{{ 'abc'[::-1] }}{{ 'x' * 3 }}",
+    "{{ {'a': 1}.get('b', (1, 2)) }}{{ [1, 'a', none, true] }}{{ 7 // 2 }}{{ 2 ** 5 }}{{ 7 % 3 }}{{ -1.5 }}{{ 1 / 4 }}",
+    "{{ nothing }}{{ nothing is defined }}{{ messages[9] }}{{ messages[0].missing }}{{ 'a' in ('a', 'b') }}",
+    "{{ 'a\nb'|indent(2) }}{{ 'aXa'|replace('X', 'yy') }}{{ 'ab'|center(6) }}{{ [3, 1]|sort }}{{ 'ab'|list|tojson }}",
+    "{% if messages %}{% set x = 1 %}{% elif 2 %}{% else %}{% endif %}{{ x }}{{ 1 if false }}"
+    "{# comment #}{% raw %}{{{% endraw %}",
+    "{% block a %}{{ bos_token }}{% endblock %}{{ self.a() }}{{ dict(a=1) }}{{ range(3)|list }}"
+    "{{ cycler('a').next() }}",
+    "{{ messages|groupby('role') }}{{ messages|batch(3)|list|length }}"
+    "{{ 'x'|string }}{{ 3.7|round|int }}{{ 'a b'|title }}",
+]
+
+
+def plain(template: str, messages: Any) -> str:
+    """What jinja's own sandbox writes."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
+    return environment.from_string(template).render(
+        messages=messages, bos_token="<s>", eos_token="</s>", add_generation_prompt=True, tools=None, documents=None
+    )
+
+
+@pytest.mark.parametrize("template", [*CONSTRUCTS, *TEMPLATES.values()])
+def test_metering_changes_nothing(template: str) -> None:
+    assert render(template, TALK) == plain(template, TALK)
+
+
+@given(st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()})))
+def test_any_conversation_is_written_as_chatml(messages: list[dict[str, str]]) -> None:
+    turns = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages]
+    assert render(TEMPLATES["chatml"], messages) == "".join(turns) + "<|im_start|>assistant\n"

@@ -1,0 +1,106 @@
+"""No template runs for ever or fills the memory, whichever way it tries."""
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llamafw import ChatContext, RequestError
+from llamafw_plugins.chat_formats import meter
+from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
+
+MILLION = "{% set s = 'a' * 1000000 %}"
+
+
+def again(step: str, start: str) -> str:
+    """A template that applies ``step`` to ``ns.x`` sixty times: what doubles would be 10¹⁸ times as large."""
+    return f"{{% set ns = namespace(x={start}, y=[1]) %}}{{% for i in range(60) %}}{step}{{% endfor %}}{{{{ ns.x }}}}"
+
+
+SLOW = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "assignments": "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = b %}{% endfor %}{% endfor %}",
+    "filtered loops": "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}",
+    "recursive loops": "{% for a in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 3 }}{% endfor %}",
+    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "calls": "{% macro g() %}{{ caller() }}{{ caller() }}{% endmacro %}"
+             "{% macro f(n) %}{% if n %}{% call g() %}{{ f(n - 1) }}{% endcall %}{% endif %}{% endmacro %}{{ f(60) }}",
+    "filters": "{% set l = range(99999)|list %}{% for i in l %}{% set x = l|sort(reverse=true) %}{% endfor %}",
+}
+LARGE = {
+    "constants": "{% for a in range(99999) %}{% for b in range(99999) %}" + "a" * 999 + "{% endfor %}{% endfor %}",
+    "prints": MILLION + "{% for i in range(99999) %}{{ s }}{% endfor %}",
+    "prints in macros": MILLION + "{% macro f() %}{% for i in range(99) %}{{ s }}{% endfor %}{% endmacro %}{{ f()[0] }}",
+    "product": "{{ 'a' * 10 ** 10 }}",
+    "product of lists": "{% set n = 10 ** 10 %}{{ n * [1] }}",
+    "numbers": again("{% set ns.x = ns.x * ns.x %}", "3"),
+    "powers": "{% set n = 9 %}{{ n ** (n ** (n ** n)) }}",
+    "sums": again("{% set ns.x = ns.x + ns.x %}", "'a'"),
+    "concatenations": again("{% set ns.x = ns.x ~ ns.x %}", "'a'"),
+    "lists": again("{% set ns.x = ns.x + ns.x %}", "[1]"),
+    "nested lists": again("{% set ns.x = [ns.x, ns.x] %}", "[1]"),
+    "nested tuples": again("{% set ns.x = (ns.x, ns.x) %}", "(1,)"),
+    "nested dicts": again("{% set ns.x = {'a': ns.x, 'b': ns.x} %}", "{}"),
+    "nested calls": again("{% set ns.x = dict(a=ns.x, b=ns.x) %}", "{}"),
+    "comparisons": again("{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}", "[1]") + "{{ ns.x == ns.y }}",
+    "blocks": again("{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}", "'ab'"),
+    "macros": "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}" + again("{% set ns.x = m(ns.x) %}", "'ab'"),
+    "center": "{{ 'a'|center(1000000000) }}",
+    "ljust": "{{ 'a'.ljust(1000000000) }}",
+    "percent": "{{ '%999999999d' % 1 }}",
+    "percent star": "{{ '%*d'|format(999999, 1) }}",
+    "percent many": MILLION + "{{ ('%s' * 1000) % s }}",
+    "format": "{{ '{:999999999}'.format(1) }}",
+    "format nested": "{{ '{:{w}}'.format(1, w='999999999') }}",
+    "format map": "{{ '{a:999999999}'.format_map({'a': 1}) }}",
+    "format many": MILLION + "{{ ('{0}' * 1000).format(s) }}",
+    "replace": MILLION + "{{ s.replace('a', s) }}",
+    "replace filter": MILLION + "{{ s|replace('a', s) }}",
+    "replace nothing": MILLION + "{{ s|replace('', s) }}",
+    "join": MILLION + "{{ s.join(s) }}",
+    "join filter": MILLION + "{{ range(99999)|join(s) }}",
+    "join later": MILLION + "{{ range(99999)|map(attribute='q', default=s)|join }}",
+    "indent": "{{ ('\n' * 1000000)|indent(1000) }}",
+    "expandtabs": "{{ ('\t' * 1000000).expandtabs(1000) }}",
+    "indented json": "{{ messages|tojson(indent=100000) }}",
+}
+
+
+def stopped(template: str) -> float:
+    """Return how many seconds the template ran before it was stopped."""
+    format = JinjaChatFormat(template, ChatContext())
+    start = time.thread_time()
+    with pytest.raises(RequestError, match="the chat template was stopped: (it|.* is given)"):
+        format.render([{"role": "user", "content": "Hi"}])
+    return time.thread_time() - start
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_slow_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "MAX_SECONDS", 0.1)
+    assert stopped(SLOW[name]) < 2
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "MAX_SECONDS", 60)  # it is not the clock that stops it
+    assert stopped(LARGE[name]) < 20
+
+
+def test_a_long_conversation_is_no_trouble() -> None:
+    template = "{% for m in messages %}{{ '<' + m.role + '>' + m.content|trim ~ '\\n' }}{% endfor %}"
+    messages = [{"role": "user", "content": f"{i} " + "word " * 500} for i in range(2000)]
+    text = JinjaChatFormat(template, ChatContext()).render(messages)
+    assert text == "".join(f"<user>{message['content'].strip()}\n" for message in messages)
+
+
+def test_the_meter_starts_anew_for_each_rendering() -> None:
+    format = JinjaChatFormat("{{ 'a' * 5000000 }}", ChatContext())
+    assert {len(format.render([])) for _ in range(3)} == {5000000}
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [("abc", 3), (7, 8), ([], 8), (["ab", 1], 8 + 10 + 8), ({"a": ["b"]}, 8 + 9 + 8 + 9)]
+)
+def test_sizes(value: object, size: int) -> None:
+    assert meter.size_of(value) == size
