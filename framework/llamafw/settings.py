@@ -51,7 +51,7 @@ class Settings:
     model: str | None = option(None, "-m", "--model", group=MODEL, type=str, env="LLAMA_ARG_MODEL", metavar="FILE",
         help="GGUF file, or a name that `llamafw pull` knows (default: smollm2-135m, fetched once)")
     alias: str | None = option(None, "-a", "--alias", group=MODEL, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
-        help="the model's name for clients (default: its path)")
+        help="the model's name for clients (default: that of its file)")
     override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
         help="override a metadata key; TYPE is int, float, bool or str")
     chat_template: str | None = option(None, "--chat-template", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",

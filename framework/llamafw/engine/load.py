@@ -34,7 +34,7 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     chat = choose_chat_format(model, tokenizer, settings, plugins)
     backend = make_backend(model, decoder, settings, plugins, log)
     engine = Engine(backend, tokenizer, plugins.registry("sampler"), settings.batch_size, settings.ubatch_size)
-    name = settings.alias or str(settings.model or path.stem)
+    name = settings.alias or path.stem  # not the path: where things lie on the server is no business of clients
     log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return LoadedModel(name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine)
 
