@@ -1,0 +1,37 @@
+"""Schemathesis over every operation of a real server process: does it keep every promise of its own document?"""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+from support.server import running_server
+from support.tiny import write_tiny_gguf
+
+from llamafw import spec
+
+HERE = Path(__file__).parent
+KEY = "contract"
+
+
+def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "tiny.gguf", n_ctx=4096)
+    with running_server(model, "--api-key", KEY, "-n", "4", "-c", "16384", "--validate-responses") as server:
+        address = f"{server.url}/openapi.json"
+        schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
+        done = subprocess.run(
+            [*schemathesis, "run", address],
+            env={**os.environ, "API_KEY": KEY, "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py"), "COLUMNS": "120"},
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400,
+        )
+        document = httpx.get(address).json()
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        log = "".join(server.output)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
+    n_operations = len(spec.operation_ids(document))
+    assert re.search(rf"Tested: +{n_operations}\b", done.stdout), done.stdout[-3000:]
+    assert "breaks the API document" not in log
+    assert "Traceback" not in log, log[-20_000:]
