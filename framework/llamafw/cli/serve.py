@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from llamafw.models.catalogue import CATALOGUE
 from llamafw.models.hub import pull
 from llamafw.settings import Settings
 
@@ -32,12 +31,10 @@ def run(argv: list[str]) -> int:
 
 
 def find_model(settings: Settings) -> Path:
-    """Return the model's file; one that is known by name is fetched if it is not there."""
+    """Return the model's file; what has neither folder nor suffix is a name, fetched if it is not there."""
     name = settings.model or DEFAULT_MODEL
     path = Path(name).expanduser()
-    if path.is_file() or name not in CATALOGUE:
-        return path
-    return pull(name)
+    return path if path.is_file() or path.suffix or len(path.parts) > 1 else pull(name)
 
 
 def set_up_logging(settings: Settings) -> None:
