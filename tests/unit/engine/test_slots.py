@@ -131,21 +131,20 @@ async def test_id_slot(start: Start) -> None:
 async def test_who_waits_for_a_busy_slot_holds_up_nobody(start: Start) -> None:
     backend = ToyBackend(n_slots=2, hold=True)
     engine = start(backend)
-    order: list[str] = []
 
-    async def ask(name: str, n_predict: int, id_slot: int) -> int:
-        got = await answer(engine, (ord(name), 1), n_predict=n_predict, id_slot=id_slot, ignore_eos=True)
-        order.append(name)
+    async def ask(prompt: int, n_predict: int, id_slot: int) -> int:
+        got = await answer(engine, (prompt, 1), n_predict=n_predict, id_slot=id_slot, ignore_eos=True)
         return got.finish.id_slot
 
-    long = asyncio.create_task(ask("a", 5, 0))
+    long = asyncio.create_task(ask(7, 5, 0))
     await backend.begun()
-    waiting = asyncio.create_task(ask("b", 1, 0))
-    quick = asyncio.create_task(ask("c", 1, -1))
+    waiting = asyncio.create_task(ask(8, 1, 0))
+    quick = asyncio.create_task(ask(9, 1, -1))
     await asyncio.sleep(0)  # both are on their way into the inbox
     backend.allow(100)
     assert await asyncio.gather(long, waiting, quick) == [0, 0, 1]
-    assert order.index("c") < order.index("a") < order.index("b")
+    began = {prompt: i for i, b in enumerate(backend.batches) for prompt in (7, 8, 9) if prompt in b.tokens}
+    assert began == {7: 0, 9: 1, 8: 5}
 
 
 async def test_first_come_first_served(start: Start) -> None:
