@@ -94,7 +94,7 @@ class NumbaBackend:
             4 * decoder.n_embd, attention.scratch_bytes(n_rep, size, n_ctx), 8 * max(forward.FFN_FLOATS, 32 * n)
         ))  # fmt: skip
         rope = rope_table(decoder.rope_frequencies, decoder.rope_magnitude, n_ctx)
-        records = 48 * n // 32
+        records = isa.RECORD * n // 32
         sizes = {
             "x": n * 4 * decoder.n_embd, "q": n * q_stride, "k": n * kv_stride, "v": n * kv_stride,
             "attended": n * q_stride, "records": records * widest, "floats": 4 * n * widest,

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from llamafw_backends.numba_cpu.cache import jit
-from llamafw_backends.numba_cpu.isa import MINUS_8, MINUS_128, QUANTS, RECORD, SCALE, SUM
+from llamafw_backends.numba_cpu.isa import HIGH, LARGEST, LOW, MINUS_1, MINUS_8, RECORD, SCALE, SUM
 from llamafw_backends.numba_cpu.matmul import width_for
 from llamafw_backends.numba_cpu.simd import (
     absolute,
@@ -15,8 +15,10 @@ from llamafw_backends.numba_cpu.simd import (
     div,
     exp,
     fma,
+    high_part,
     load,
     load_f32,
+    low_part,
     max_lanes,
     maximum,
     mul,
@@ -94,18 +96,22 @@ def group(widths: int, n_tokens: int, token: int) -> tuple[int, int]:
 @jit
 def quantize(x: int, record: int) -> None:
     """Write the record (see `isa`) of 32 floats."""
-    low, high = load(x), load(x + 64)
-    largest = max_lanes(maximum(absolute(low), absolute(high)))
-    inverse = np.float32(127.0) / largest if largest > np.float32(1e-30) else np.float32(0.0)
-    scale = largest / np.float32(127.0) if largest > np.float32(1e-30) else np.float32(0.0)
-    a, b = round_ints(mul(low, splat(inverse))), round_ints(mul(high, splat(inverse)))
-    store_bytes(a, record + QUANTS)
-    store_bytes(b, record + QUANTS + 16)
+    first, second = load(x), load(x + 64)
+    largest = max_lanes(maximum(absolute(first), absolute(second)))
+    there = largest > np.float32(1e-30)
+    inverse = splat(np.float32(LARGEST) / largest if there else np.float32(0.0))
+    scale = largest / np.float32(LARGEST) if there else np.float32(0.0)
+    a, b = round_ints(mul(first, inverse)), round_ints(mul(second, inverse))
+    high_a, high_b = high_part(a), high_part(b)
+    store_bytes(high_a, record + HIGH)
+    store_bytes(high_b, record + HIGH + 16)
+    store_bytes(low_part(a, high_a), record + LOW)
+    store_bytes(low_part(b, high_b), record + LOW + 16)
     total = np.int32(sum_int_lanes(add_ints(a, b)))
     store_f32(scale, record + SCALE)
     store_f32(scale * np.float32(total), record + SUM)
+    store_i32(np.int32(-total), record + MINUS_1)
     store_i32(np.int32(-8 * total), record + MINUS_8)
-    store_i32(np.int32(-128 * total), record + MINUS_128)
 
 
 @jit

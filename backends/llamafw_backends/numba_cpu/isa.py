@@ -1,10 +1,10 @@
-"""Dot products of bytes, the one thing that each instruction set does its own way.
+"""Dot products of weights and activations, the one thing that each instruction set does its own way.
 
 A set multiplies one block of 32 columns of a 16-row tile with the activations of several tokens, and yields one exact
 int32 sum per row and token. Which of them runs never changes a result.
 
-Weights come as words: 16 lanes of 4 bytes, lane r holding 4 neighbouring columns of row r.
-Activations come as records (`RECORD`), written by `elementwise.quantize`.
+Weights come as words: 16 lanes of 4 bytes, lane r holding 4 neighbouring columns of row r. Activations come as records,
+written by `elementwise.quantize`: 15 bits each, in two bytes, since 8 bits would move every twentieth token.
 """
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_X86, features
 from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, address, constant
 
-# A record: 32 activations x ≈ scale · q, |q| ≤ 127, as 48 bytes
-RECORD = 48
-QUANTS, SCALE, SUM, MINUS_8, MINUS_128 = 0, 32, 36, 40, 44  # 32 int8, f32 scale, f32 scale·Σq, i32 −8·Σq, i32 −128·Σq
+# A record: 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64
+HIGH, LOW = 0, 32  # (32,) int8 each
+SCALE, SUM = 64, 68  # float32 scale, scale · Σx
+MINUS_1, MINUS_8 = 72, 76  # int32 −Σx, −8 · Σx
+RECORD = 80  # bytes
+HIGH_BITS = 7
+LARGEST = 127 << HIGH_BITS  # |x|
 
 Words = Callable[[int], Value]  # number of a word in the block → its 16 lanes of 4 bytes
 
@@ -34,12 +38,12 @@ class InstructionSet:
     widths: tuple[int, ...]  # tokens multiplied at once, descending; the last is 1
     tiles: dict[int, int]  # for each width, tiles multiplied at once
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
-        """Return start + Σ w·q for each token: 4 words of nibbles, low ones columns 0–15, high ones 16–31."""
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+        """Return Σ w·x for each token: 4 words of nibbles, the low ones columns 0–15, the high ones 16–31."""
         raise NotImplementedError
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Return Σ (w − 128)·q for each token: 8 words of unsigned bytes."""
+        """Return Σ (w − 128)·x for each token: 8 words of unsigned bytes."""
         raise NotImplementedError
 
 
@@ -56,30 +60,27 @@ class Vnni(InstructionSet):
     widths = (12, 8, 4, 2, 1)
     tiles = {12: 1, 8: 1, 4: 2, 2: 4, 1: 4}
 
-    def _dot(self, b: Builder, total: Value, word: Value, token: Value, group: int) -> Value:
-        quants = emit.load_splat(b, address(b, token, QUANTS + 4 * group), I32)
-        return emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
+    def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
+        for g, word in enumerate(words):
+            quants = emit.load_splat(b, address(b, part, 4 * g), I32)
+            total = emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
+        return total
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
+    def _both(self, b: Builder, start: Value, words: Sequence[Value], token: Value) -> Value:
+        """Return start · 128 + Σ w·x."""
+        high = self._dot(b, start, words, address(b, token, HIGH))
+        return self._dot(b, b.shl(high, constant(INTS, HIGH_BITS)), words, address(b, token, LOW))
+
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         pairs = [_nibbles(b, words(g)) for g in range(4)]
-        sums = []
-        for t, token in enumerate(tokens):
-            total = starts[t] if starts else constant(INTS, 0)
-            for g, (low, high) in enumerate(pairs):
-                total = self._dot(b, total, low, token, g)
-                total = self._dot(b, total, high, token, g + 4)
-            sums.append(total)
-        return sums
+        unpacked = [low for low, _ in pairs] + [high for _, high in pairs]
+        return [self._both(b, constant(INTS, 0), unpacked, token) for token in tokens]
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         loaded = [words(g) for g in range(8)]
-        sums = []
-        for token in tokens:
-            total = emit.load_splat(b, address(b, token, MINUS_128), I32)
-            for g, word in enumerate(loaded):
-                total = self._dot(b, total, word, token, g)
-            sums.append(total)
-        return sums
+        return [
+            self._both(b, emit.load_splat(b, address(b, token, MINUS_1), I32), loaded, token) for token in tokens
+        ]
 
 
 class Avx2(InstructionSet):
@@ -100,26 +101,31 @@ class Avx2(InstructionSet):
     def _halves(self, b: Builder, word: Value) -> list[Value]:
         return [emit.take(b, word, list(range(h, h + 8))) for h in (0, 8)]
 
-    def _quants(self, b: Builder, token: Value, group: int) -> Value:
-        return b.bitcast(emit.load_splat(b, address(b, token, QUANTS + 4 * group), I32, 8), self._bytes)
+    def _quants(self, b: Builder, part: Value, group: int) -> Value:
+        return b.bitcast(emit.load_splat(b, address(b, part, 4 * group), I32, 8), self._bytes)
 
     def _pairs(self, b: Builder, unsigned: Value, signed: Value) -> Value:
         return emit.call(b, "llvm.x86.avx2.pmadd.ub.sw", self._shorts, [b.bitcast(unsigned, self._bytes), signed])
 
-    def _widen(self, b: Builder, shorts: Value) -> Value:
-        return emit.call(b, "llvm.x86.avx2.pmadd.wd", self._words, [shorts, constant(self._shorts, 1)])
+    def _widen(self, b: Builder, shorts: Value, factor: int) -> Value:
+        return emit.call(b, "llvm.x86.avx2.pmadd.wd", self._words, [shorts, constant(self._shorts, factor)])
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
-        sums = [[constant(self._shorts, 0)] * 2 for _ in tokens]
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+        parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
+        sums = [[constant(self._shorts, 0)] * 2 for _ in parts]
         for g in range(4):
-            low, high = _nibbles(b, words(g))
-            parts = [(4 * 0 + g, self._halves(b, low)), (4 + g, self._halves(b, high))]
-            for total, token in zip(sums, tokens, strict=True):
-                for group, halves in parts:
-                    quants = self._quants(b, token, group)
+            for group, word in zip((g, g + 4), _nibbles(b, words(g)), strict=True):
+                halves = self._halves(b, word)
+                for total, part in zip(sums, parts, strict=True):
+                    quants = self._quants(b, part, group)
                     total[:] = [b.add(s, self._pairs(b, half, quants)) for s, half in zip(total, halves, strict=True)]
-        joined = [emit.join(b, *(self._widen(b, s) for s in total)) for total in sums]
-        return [b.add(s, j) for s, j in zip(starts, joined, strict=True)] if starts else joined
+        return [
+            emit.join(b, *(
+                b.add(self._widen(b, high, 1 << HIGH_BITS), self._widen(b, low, 1))
+                for high, low in zip(sums[i], sums[i + 1], strict=True)
+            ))
+            for i in range(0, len(sums), 2)
+        ]
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         sums = [[constant(self._words, 0)] * 2 for _ in tokens]
@@ -128,10 +134,11 @@ class Avx2(InstructionSet):
                       for half in self._halves(b, words(g))]
             sizes = [emit.call(b, "llvm.abs.v32i8", self._bytes, [half, constant(emit.I1, 0)]) for half in signed]
             for total, token in zip(sums, tokens, strict=True):
-                quants = self._quants(b, token, g)
-                for h in (0, 1):
-                    turned = emit.call(b, "llvm.x86.avx2.psign.b", self._bytes, [quants, signed[h]])
-                    total[h] = b.add(total[h], self._widen(b, self._pairs(b, sizes[h], turned)))
+                for part, factor in ((HIGH, 1 << HIGH_BITS), (LOW, 1)):
+                    quants = self._quants(b, address(b, token, part), g)
+                    for h in (0, 1):
+                        turned = emit.call(b, "llvm.x86.avx2.psign.b", self._bytes, [quants, signed[h]])
+                        total[h] = b.add(total[h], self._widen(b, self._pairs(b, sizes[h], turned), factor))
         return [emit.join(b, *total) for total in sums]
 
 
@@ -153,34 +160,42 @@ class Plain(InstructionSet):
         right = b.ashr if signed else b.lshr
         return right(b.shl(shorts, eight), eight), right(shorts, eight)
 
-    def _quants(self, b: Builder, token: Value, group: int) -> tuple[Value, Value]:
-        quants = emit.load_splat(b, address(b, token, QUANTS + 4 * group), I32)
-        return self._split(b, quants, signed=True)
+    def _products(self, b: Builder, even: Value, odd: Value, part: Value, group: int) -> Value:
+        """Return sums of two products, of neighbouring columns."""
+        quants = emit.load_splat(b, address(b, part, 4 * group), I32)
+        first, second = self._split(b, quants, signed=True)
+        return b.add(b.mul(even, first), b.mul(odd, second))
 
     def _widen(self, b: Builder, shorts: Value) -> Value:
         pairs, sixteen = b.bitcast(shorts, INTS), constant(INTS, 16)
         return b.add(b.ashr(b.shl(pairs, sixteen), sixteen), b.ashr(pairs, sixteen))
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value], starts: Sequence[Value] | None) -> list[Value]:
-        sums = [constant(self._shorts, 0)] * len(tokens)
+    def _combine(self, b: Builder, high: Value, low: Value) -> Value:
+        return b.add(b.shl(high, constant(INTS, HIGH_BITS)), low)
+
+    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+        parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
+        sums = [constant(self._shorts, 0)] * len(parts)
         for g in range(4):
-            for group, part in zip((g, g + 4), _nibbles(b, words(g)), strict=True):
-                even, odd = self._split(b, part, signed=False)
-                for t, token in enumerate(tokens):
-                    first, second = self._quants(b, token, group)
-                    sums[t] = b.add(sums[t], b.add(b.mul(even, first), b.mul(odd, second)))
-        widened = [self._widen(b, total) for total in sums]
-        return [b.add(s, w) for s, w in zip(starts, widened, strict=True)] if starts else widened
+            for group, word in zip((g, g + 4), _nibbles(b, words(g)), strict=True):
+                even, odd = self._split(b, word, signed=False)
+                sums = [
+                    b.add(total, self._products(b, even, odd, part, group))
+                    for total, part in zip(sums, parts, strict=True)
+                ]
+        wide = [self._widen(b, total) for total in sums]
+        return [self._combine(b, wide[i], wide[i + 1]) for i in range(0, len(wide), 2)]
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        sums = [constant(INTS, 0)] * len(tokens)
+        parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
+        sums = [constant(INTS, 0)] * len(parts)
         for g in range(8):
             even, odd = self._split(b, b.xor(words(g), constant(INTS, 0x80808080)), signed=True)
-            for t, token in enumerate(tokens):
-                first, second = self._quants(b, token, g)
-                both = b.add(b.mul(even, first), b.mul(odd, second))
-                sums[t] = b.add(sums[t], self._widen(b, both))
-        return sums
+            sums = [
+                b.add(total, self._widen(b, self._products(b, even, odd, part, g)))
+                for total, part in zip(sums, parts, strict=True)
+            ]
+        return [self._combine(b, sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
 
 
 INSTRUCTION_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (Vnni(), Avx2(), Plain())}  # best first

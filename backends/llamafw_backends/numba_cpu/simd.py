@@ -15,6 +15,7 @@ from numba.extending import intrinsic, models, register_model
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86
 from llamafw_backends.numba_cpu.emit import F16, F32, FLOATS, I16, I32, INTS, Builder, Value, constant
+from llamafw_backends.numba_cpu.isa import HIGH_BITS
 
 
 class Vector(types.Type):  # type: ignore[misc]  # numba has no types
@@ -74,6 +75,11 @@ maximum = operation(floats, (floats, floats), emit.maximum)
 absolute = operation(floats, (floats,), lambda b, x: emit.call(b, "llvm.fabs.v16f32", FLOATS, [x]))
 round_ints = operation(ints, (floats,), lambda b, x: b.fptosi(emit.call(b, "llvm.rint.v16f32", FLOATS, [x]), INTS))
 add_ints = operation(ints, (ints, ints), lambda b, x, y: b.add(x, y))
+# an activation of 15 bits in two bytes: see `isa`
+high_part = operation(
+    ints, (ints,), lambda b, x: b.ashr(b.add(x, constant(INTS, 1 << (HIGH_BITS - 1))), constant(INTS, HIGH_BITS))
+)
+low_part = operation(ints, (ints, ints), lambda b, x, high: b.sub(x, b.shl(high, constant(INTS, HIGH_BITS))))
 sum_lanes = operation(f32, (floats,), lambda b, x: emit.reduce(b, x, b.fadd))
 max_lanes = operation(f32, (floats,), lambda b, x: emit.reduce(b, x, lambda u, v: emit.maximum(b, u, v)))
 sum_int_lanes = operation(i32, (ints,), lambda b, x: emit.reduce(b, x, b.add))

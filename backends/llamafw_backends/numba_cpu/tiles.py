@@ -63,9 +63,9 @@ class Q4_1(TileFormat):
     def block(
         self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
     ) -> list[Value]:
-        """Emit Σ w·x = d·scale·Σ q·q' + m·scale·Σ q'."""
+        """Emit Σ w·x = d·scale·Σ q·x + m·scale·Σ x."""
         p = _at(b, tile, i, self.block_bytes)
-        dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens, None)
+        dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
         d, m = emit.load_half(b, address(b, p, 256)), emit.load_half(b, address(b, p, 288))
         new = []
         for dot, token, total in zip(dots, tokens, sums, strict=True):
@@ -87,7 +87,7 @@ class _Symmetric(TileFormat):
     def block(
         self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
     ) -> list[Value]:
-        """Emit Σ w·x = d·scale·Σ (q − offset)·q'."""
+        """Emit Σ w·x = d·scale·Σ (q − offset)·x."""
         dots = self.dots(b, isa, _at(b, tile, i, self.block_bytes), tokens)
         d = emit.load_half(b, _at(b, _at(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes))
         return [
@@ -102,9 +102,12 @@ class Q4_0(_Symmetric):
     name, block_bytes, source_bytes, n_words = "Q4_0", 256, 18, 4
 
     def dots(self, b: Builder, isa: InstructionSet, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit Σ (q − 8)·q'."""
-        starts = [emit.load_splat(b, address(b, token, MINUS_8), I32) for token in tokens]
-        return isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens, starts)
+        """Emit Σ (q − 8)·x."""
+        dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
+        return [
+            b.add(dot, emit.load_splat(b, address(b, token, MINUS_8), I32))
+            for dot, token in zip(dots, tokens, strict=True)
+        ]
 
 
 class Q8_0(_Symmetric):
@@ -114,7 +117,7 @@ class Q8_0(_Symmetric):
     bias = -0x7F7F7F80  # 0x80 in each byte, as an int32
 
     def dots(self, b: Builder, isa: InstructionSet, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit Σ q·q'."""
+        """Emit Σ q·x."""
         return isa.dot_s8(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
 
 
