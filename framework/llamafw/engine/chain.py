@@ -5,6 +5,7 @@ the draw. Knows samplers only as the protocol has them; knows nothing of text, s
 """
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from llamafw.errors import GenerationError, RequestError
 from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
 from llamafw.types import Candidates, Floats, GenerateRequest, Ints
+
+log = logging.getLogger(__name__)
 
 _MOST_BIAS = 1e30  # far beyond any logit, and no sum of it leaves float32
 _BLOCK = 256  # candidates per block when drawing from many
@@ -174,6 +177,7 @@ def _make(name: str, plugin: SamplerPlugin, request: GenerateRequest, context: S
     except RequestError:
         raise
     except Exception as exc:
+        log.exception("the sampler %r cannot be made", name)
         raise SamplerError(name) from exc
 
 

@@ -25,6 +25,8 @@ from llamafw.types import Delta, Finish, Floats, GenerateRequest
 
 log = logging.getLogger(__name__)
 
+_LAST_PASS = 60.0  # seconds a forward pass may take when the server stops
+
 
 class Engine:
     """Answers requests, many at a time, on a thread of its own. A `llamafw.Engine`.
@@ -96,7 +98,9 @@ class Engine:
         except TimeoutError:
             log.warning("%d requests are cut, as the server stops", self._n_active)
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, _LAST_PASS)
+        if self._thread.is_alive():
+            log.error("the backend has not come back for %.0f s; it is left behind", _LAST_PASS)
 
     async def _answer(self, sequence: Sequence, mailbox: asyncio.Queue[Delta | RequestError]) -> AsyncIterator[Delta]:
         self._n_active += 1
