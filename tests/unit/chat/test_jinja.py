@@ -106,7 +106,7 @@ TALK = [
     {"role": "user", "content": ""},
 ]
 CONSTRUCTS = [
-    "{% for m in messages %}{{ loop.index }},{{ loop.length }}{{ loop.last }}{{ loop.previtem is defined }}{% endfor %}",
+    "{% for m in messages %}{{ loop.index, loop.length, loop.last }}{{ loop.previtem is defined }}{% endfor %}",
     "{% for m in messages if m.role == 'user' %}{{ m.content|trim }}{% else %}none{% endfor %}",
     "{% for k, v in messages[2].tool_calls[0].function.arguments.items() %}{{ k }}={{ v }}{% endfor %}",
     "{% for m in messages recursive %}{{ m.role if m.role }}{{ loop([{'role': 'x'}]) if loop.depth < 3 }}{% endfor %}",

@@ -22,15 +22,15 @@ SLOW = {
     "assignments": "{% for a in range(99999) %}{% for b in range(99999) %}{% set x = b %}{% endfor %}{% endfor %}",
     "filtered loops": "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}",
     "recursive loops": "{% for a in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 3 }}{% endfor %}",
-    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}",
     "calls": "{% macro g() %}{{ caller() }}{{ caller() }}{% endmacro %}"
-             "{% macro f(n) %}{% if n %}{% call g() %}{{ f(n - 1) }}{% endcall %}{% endif %}{% endmacro %}{{ f(60) }}",
+             "{% macro f(n) %}{% if n %}{% call g() %}{{ f(n - 1) }}{% endcall %}{% endif %}{% endmacro %}{{ f(30) }}",
     "filters": "{% set l = range(99999)|list %}{% for i in l %}{% set x = l|sort(reverse=true) %}{% endfor %}",
 }
 LARGE = {
     "constants": "{% for a in range(99999) %}{% for b in range(99999) %}" + "a" * 999 + "{% endfor %}{% endfor %}",
     "prints": MILLION + "{% for i in range(99999) %}{{ s }}{% endfor %}",
-    "prints in macros": MILLION + "{% macro f() %}{% for i in range(99) %}{{ s }}{% endfor %}{% endmacro %}{{ f()[0] }}",
+    "macro prints": MILLION + "{% macro f() %}{% for i in range(99) %}{{ s }}{% endfor %}{% endmacro %}{{ f()[0] }}",
     "product": "{{ 'a' * 10 ** 10 }}",
     "product of lists": "{% set n = 10 ** 10 %}{{ n * [1] }}",
     "numbers": again("{% set ns.x = ns.x * ns.x %}", "3"),
