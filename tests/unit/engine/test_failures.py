@@ -242,10 +242,12 @@ async def test_rows_that_are_missing_are_a_failure(start: Start) -> None:
 async def test_what_was_withheld_comes_before_the_error(start: Start) -> None:
     backend = ToyBackend(n_slots=1)
     backend.fail_on = lambda batch: int(batch.positions[0]) == 2
-    stream = ask(start(backend), 1, n_predict=9, logit_bias={97: 100.0}, stop=("aaa",))
+    engine = start(backend)
+    stream = ask(engine, 1, n_predict=9, logit_bias={97: 100.0}, stop=("aaa",))
     text, error = await collect(stream)
     assert text == "aa"
     assert isinstance(error, GenerationError)
+    assert (await answer(engine, (1, 97), n_predict=1)).finish.n_cached == 0  # nobody relies on what the slot holds
 
 
 async def test_if_the_engine_itself_fails_nobody_hangs(start: Start, caplog: pytest.LogCaptureFixture) -> None:
