@@ -29,7 +29,7 @@ class ChatCompletion:
         rows = Rows(loaded, requests, body)
         if body.get("stream"):
             return event_stream(rows.events(), done=True)
-        answers = await collect(loaded.engine, requests, n)
+        answers = await collect(loaded.engine, requests, n, "messages")
         return {
             **rows.head("chat.completion"),
             "choices": [rows.choice(i, answer.text, answer.tokens, answer.finish) for i, answer in enumerate(answers)],
@@ -74,7 +74,7 @@ class Rows:
         """Yield per answer a chunk with the role, chunks with text, and one with the reason of its end; then usage."""
         finishes: list[Finish] = [Finish("none")] * len(self.requests)
         begun: set[int] = set()
-        async with aclosing(stream(self.engine, self.requests, len(self.requests))) as pieces:
+        async with aclosing(stream(self.engine, self.requests, len(self.requests), "messages")) as pieces:
             async for i, delta in pieces:
                 if i not in begun:
                     begun.add(i)

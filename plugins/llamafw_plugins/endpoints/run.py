@@ -21,11 +21,13 @@ class Answer:
     finish: Finish = Finish("none")
 
 
-async def collect(engine: Engine, requests: Sequence[GenerateRequest], n: int = 1) -> list[Answer]:
+async def collect(
+    engine: Engine, requests: Sequence[GenerateRequest], n: int = 1, field: str = "prompt"
+) -> list[Answer]:
     """Return the answers, in order; otherwise like `stream`."""
     answers = [Answer() for _ in requests]
     parts: list[list[str]] = [[] for _ in requests]
-    async with aclosing(stream(engine, requests, n)) as pieces:
+    async with aclosing(stream(engine, requests, n, field)) as pieces:
         async for i, delta in pieces:
             parts[i].append(delta.text)
             answers[i].tokens += delta.tokens
@@ -37,7 +39,7 @@ async def collect(engine: Engine, requests: Sequence[GenerateRequest], n: int = 
 
 
 async def stream(
-    engine: Engine, requests: Sequence[GenerateRequest], n: int = 1
+    engine: Engine, requests: Sequence[GenerateRequest], n: int = 1, field: str = "prompt"
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """Yield the number of a request and a piece of its answer, as they come.
 
@@ -47,11 +49,16 @@ async def stream(
     ----------
     n : int
         How many neighbouring requests share a prompt. An error says which of several prompts it is about.
+    field : str
+        The field of the body that the prompts come from, for errors.
     """
     if len(requests) == 1:
-        async with aclosing(generate(engine, requests[0])) as deltas:
-            async for delta in deltas:
-                yield 0, delta
+        try:
+            async with aclosing(generate(engine, requests[0])) as deltas:
+                async for delta in deltas:
+                    yield 0, delta
+        except RequestError as error:
+            raise _placed(error, field, None) from None
         return
     queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue(AHEAD)
     tasks = [asyncio.create_task(_pump(engine, request, i, queue)) for i, request in enumerate(requests)]
@@ -60,7 +67,7 @@ async def stream(
         while running:
             i, item = await queue.get()
             if isinstance(item, Exception):
-                raise _placed(item, i // n) if len(requests) > n else item
+                raise _placed(item, field, i // n if len(requests) > n else None)
             running -= item.finish is not None
             yield i, item
     finally:
@@ -88,10 +95,11 @@ async def _pump(
         await queue.put((i, error))
 
 
-def _placed(error: Exception, i: int) -> Exception:
-    """Let an error say which prompt it is about."""
+def _placed(error: Exception, field: str, i: int | None) -> Exception:
+    """Let an error say which field, and which of several prompts, it is about."""
     if isinstance(error, RequestError):
-        error.extra = {**error.extra, "index": i}
-        if error.param in (None, "prompt"):
-            error.param = f"prompt.{i}"
+        if i is not None:
+            error.extra = {**error.extra, "index": i}
+        if error.param == "prompt" or (error.param is None and i is not None):
+            error.param = field if i is None else f"{field}.{i}"
     return error

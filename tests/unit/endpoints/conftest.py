@@ -1,0 +1,129 @@
+"""The built-in API in this process, on a toy model; every response is held against the API document."""
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from support.opened import until_loaded
+from support.toy import EOS, ToyBackend, ToyTokenizer
+
+from llamafw import ChatContext, Floats, LoadedModel, Settings, Tensor
+from llamafw.engine import Engine
+from llamafw.plugins import Plugins
+from llamafw.server.app import build
+from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role[0] }}:{{ message.content }};{% endfor %}"
+    "{% if add_generation_prompt %}a:{% endif %}{{ suffix }}"
+)
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+def alphabet(prefix: Sequence[int]) -> Floats:
+    """Scores of a model that goes on with the alphabet, and ends after ``z`` or what is no small letter."""
+    row = np.zeros(264, np.float32)
+    last = chr(prefix[-1])
+    row[ord(last) + 1 if last in LETTERS[:-1] else ord("a") if last == ":" else EOS] = 20
+    return row
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+@pytest.fixture
+def opened(plugins: Plugins) -> Open:
+    """Make clients: ``opened(scores=..., tokenizer=..., **settings)``."""
+
+    @contextlib.asynccontextmanager
+    async def open_client(
+        *, scores: Any = alphabet, tokenizer: Any = None, backend: ToyBackend | None = None, **settings: Any
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        tokenizer = tokenizer or ToyTokenizer()
+        backend = backend or ToyBackend(scores, n_slots=2, n_ctx=64)
+
+        def load() -> LoadedModel:
+            weights = Tensor("w", (3, 4), "F32", np.zeros(48, np.uint8))
+            model: Any = SimpleNamespace(
+                path=Path("toy.gguf"), metadata={"tokenizer.ggml.model": "gpt2"}, tensors={"w": weights}, n_bytes=48
+            )
+            decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=4)
+            chat = JinjaChatFormat(TEMPLATE, ChatContext())
+            engine = Engine(backend, tokenizer, plugins.registry("sampler"), 32)
+            return LoadedModel("toy", model, decoder, tokenizer, chat, engine)
+
+        asgi, app, loading = build(Settings(validate_responses=True, **settings), plugins, load)
+        transport = httpx.ASGITransport(asgi)
+        async with (
+            loading.lifespan(None),
+            httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as client,
+        ):
+            await until_loaded(app)
+            yield client
+
+    return open_client
+
+
+@pytest.fixture
+async def client(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
+    async with opened() as given:
+        yield given
+
+
+Post = Callable[..., Any]
+
+
+@pytest.fixture
+def post(client: httpx.AsyncClient) -> Post:
+    """``await post(path, **fields)``: the JSON of a 200."""
+
+    async def send(path: str, **fields: Any) -> Any:
+        response = await client.post(path, json=fields)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return send
+
+
+@pytest.fixture
+def events(client: httpx.AsyncClient) -> Post:
+    """``await events(path, **fields)``: the data of each event of a stream; ``[DONE]`` as it is."""
+
+    async def send(path: str, **fields: Any) -> list[Any]:
+        response = await client.post(path, json={"stream": True, **fields})
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return read_events(response.text)
+
+    return send
+
+
+@pytest.fixture
+def refused(client: httpx.AsyncClient) -> Post:
+    """``await refused(path, **fields)``: the status, param and message of an error."""
+
+    async def send(path: str, **fields: Any) -> tuple[int, str | None, str]:
+        response = await client.post(path, json=fields)
+        error: Mapping[str, Any] = response.json()["error"]
+        assert error["code"] == response.status_code
+        return error["code"], error.get("param"), error["message"]
+
+    return send
+
+
+def read_events(text: str) -> list[Any]:
+    """Return the data of each event, from JSON if it is that."""
+    found = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    return [data if data == "[DONE]" else json.loads(data) for data in found]

@@ -1,0 +1,71 @@
+"""POST /tokenize and /detokenize."""
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.toy import BOS, EOS, EURO_HEAD, HELLO, ToyTokenizer
+
+Client = Any
+
+
+class Special(ToyTokenizer):
+    """Wants BOS and EOS; the text ``~`` is a special token."""
+
+    add_bos = add_eos = True
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        tokens = [HELLO if parse_special and byte == ord("~") else byte for byte in text.encode()]
+        return [BOS, *tokens, EOS] if add_special else tokens
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"content": "ab"}, [97, 98]),
+        ({"content": ""}, []),
+        ({"content": []}, []),
+        ({"content": ["a", 5, "b"]}, [97, 5, 98]),
+        ({"content": "~"}, [HELLO]),
+        ({"content": "~", "parse_special": False}, [126]),
+        ({"content": "a", "add_special": True}, [BOS, 97, EOS]),
+        ({"content": ["a", 5], "add_special": True}, [BOS, 97, 5, EOS]),
+        ({"content": "a" * 5000, "with_pieces": None}, [97] * 5000),
+    ],
+)
+async def test_tokenize(opened: Any, fields: dict[str, Any], tokens: list[int]) -> None:
+    async with opened(tokenizer=Special()) as client:
+        assert (await client.post("/tokenize", json=fields)).json() == {"tokens": tokens}
+
+
+async def test_pieces_that_are_no_text_are_bytes(post: Client) -> None:
+    found = await post("/tokenize", content=["é", HELLO, EURO_HEAD], with_pieces=True)
+    assert [row["piece"] for row in found["tokens"]] == [[195], [169], "Hello", [226, 130]]
+    assert [row["id"] for row in found["tokens"]] == [195, 169, HELLO, EURO_HEAD]
+
+
+async def test_detokenize(post: Client) -> None:
+    assert await post("/detokenize", tokens=[HELLO, 33, 195, 169]) == {"content": "Hello!é"}
+    assert await post("/detokenize", tokens=[]) == {"content": ""}
+    assert await post("/detokenize", tokens=[EURO_HEAD]) == {"content": "\ufffd"}
+    assert await post("/detokenize", tokens=[97] * 20000) == {"content": "a" * 20000}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/tokenize", {}, None),
+        ("/tokenize", {"content": 5}, "content"),
+        ("/tokenize", {"content": ["a", 999]}, "content.1"),
+        ("/tokenize", {"content": "a", "add_special": 1}, "add_special"),
+        ("/detokenize", {}, None),
+        ("/detokenize", {"tokens": "ab"}, "tokens"),
+        ("/detokenize", {"tokens": [1, 99999999]}, "tokens.1"),
+        ("/detokenize", {"tokens": [-1]}, "tokens.0"),
+        ("/detokenize", {"tokens": [1.5]}, "tokens.0"),
+    ],
+)
+async def test_what_is_refused(refused: Client, path: str, fields: dict[str, Any], param: str | None) -> None:
+    status, where, _ = await refused(path, **fields)
+    assert status == 400
+    assert where == param or where is None or param is None
