@@ -18,7 +18,9 @@ class Arena:
 
     def __init__(self, n_bytes: int, *, huge: bool = False) -> None:
         self.n_bytes = n_bytes
-        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE)  # room to align, and for loads that run over the end
+        # private, since shared memory gets no huge pages; room to align, and for loads that run over the end
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE, **private)
         if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._map, np.uint8)
