@@ -12,8 +12,15 @@ N_SLOTS = 4
 TOKENS = ("prompt", "tokens", "content", "logit_bias")
 REASONS = (
     r"(is|are) not supported",  # D-23: 400 until there are tools
-    r"^the message has no content",  # which only some roles may lack: OpenAPI 3.0 has no conditions
-    r"^logit_bias",  # pairs of a token and a number: OpenAPI 3.0 has no tuples
+    r"^the message has no content",  # which only some roles may lack; OpenAPI 3.0 has no conditions
+    r"^top_logprobs needs logprobs",
+    r"^the part has no text",
+    r"^there is no part of type",  # plugins may add types
+    r"^a bias is a number or false",  # the second of a pair; OpenAPI 3.0 has no tuples
+    r"^the first item of a pair is a token id",
+    r"is no token id",  # nor patterns for the names of members
+    r"^one call gives at most",  # n times the number of prompts
+    r"^the variable \w+ is set by the server",
 )
 """Why a request may be refused although the document allows it."""
 

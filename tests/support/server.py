@@ -55,6 +55,7 @@ class Server:
         for line in self.process.stdout:
             self.output.append(line)
             self._lines.put(line)
+        self.process.stdout.close()
         self._lines.put(None)
 
 
