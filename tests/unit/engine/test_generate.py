@@ -211,9 +211,18 @@ async def test_many_more_requests_than_slots(start: Start) -> None:
 
 @pytest.mark.parametrize("n_batch", [1, 2])
 async def test_fewer_tokens_in_a_batch_than_slots(start: Start, n_batch: int) -> None:
-    engine = start(ToyBackend(forever, n_slots=4, n_batch=n_batch), n_batch=1000)
-    got = await asyncio.gather(*(answer(engine, (1,) * n, n_predict=6) for n in (1, 5, 2, 9)))
+    backend = ToyBackend(forever, n_slots=4, n_batch=n_batch, hold=True)
+    engine = start(backend, n_batch=1000)
+    first = asyncio.create_task(answer(engine, (0,), n_predict=1))
+    await backend.begun()
+    others = [asyncio.create_task(answer(engine, (1,) * n, n_predict=6)) for n in (1, 5, 2, 9)]
+    await asyncio.sleep(0)  # all of them arrive while the first is evaluated
+    backend.allow(1000)
+    got = await asyncio.gather(*others)
+    await first
     assert [a.text for a in got] == ["bcdefg", "fghijk", "cdefgh", "jklmno"]
+    turns = [slot for batch in backend.batches[1:5] for slot in batch.slots.tolist()]
+    assert {turns.count(slot) for slot in range(4)} == {n_batch}  # everybody gets a turn
 
 
 async def test_logit_bias(start: Start) -> None:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from support.toy import N_VOCAB, ToyBackend, answer
 
 from llamafw.engine import Engine
-from llamafw.engine.scheduler import share
+from llamafw.engine.scheduler import Scheduler, share
 from llamafw.engine.slots import Slot, Slots
 
 Start = Callable[..., Engine]
@@ -73,6 +75,25 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     assert share([5000, 30, 800], 512) == [256, 30, 226]
     assert share([100, 30], 512) == [100, 30]
     assert share([5000], 512) == [512]
+
+
+def test_who_must_wait_keeps_the_place_in_the_queue() -> None:
+    slots = Slots(2, 10)
+    slots.all[0].busy = True
+    scheduler = Scheduler(slots, 8, 8)
+    wishes = {"x": 0, "y": 0, "z": -1, "w": -1}
+    for name, id_slot in wishes.items():
+        request = SimpleNamespace(id_slot=id_slot, cache_prompt=True)
+        waiting: Any = SimpleNamespace(name=name, request=request, prompt=np.array([1], np.int32))
+        scheduler.waiting.append(waiting)
+
+    def names(sequences: Iterable[Any]) -> list[str]:
+        return [sequence.name for sequence in sequences]
+
+    assert names(sequence for sequence, _, _ in scheduler.admit()) == ["z"]
+    assert names(scheduler.waiting) == ["x", "y", "w"]
+    slots.all[0].busy = False
+    assert names(sequence for sequence, _, _ in scheduler.admit()) == ["x"]
 
 
 # --- through the engine
