@@ -27,7 +27,7 @@ REASONS = (
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Fold token ids into the vocabulary and slots into those there are. Values that the document refuses stay as they are."""
+    """Fold tokens and slots into those there are. Values that the document refuses stay as they are."""
     if isinstance(case.body, dict):
         case.body = {name: fold(value) if name in TOKENS else value for name, value in case.body.items()}
         if isinstance(case.body.get("id_slot"), int) and 0 <= case.body["id_slot"] < 2**31:

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -16,11 +18,13 @@ from llamafw.types import Problem
 
 LOOPBACK = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
 EXPOSED = ("X-Request-Id", "X-Llamafw-Ignored-Fields")
+_MOST_NAMES = 32
 _SANE_ID = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 
 
 class Edge:
-    """Gives every request an id, its own if that is sane, and names it and the server in the response."""
+    """Gives every request an id, its own if that is sane, and names in the response: the id, the server, and what of
+    the request was ignored."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -32,15 +36,23 @@ class Edge:
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         name = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        scope.setdefault("extensions", {})["llamafw"] = {"request_id": name.decode()}
+        facts: dict[str, Any] = {"request_id": name.decode()}
+        scope.setdefault("extensions", {})["llamafw"] = facts
         extra = [(b"server", b"llamafw"), (b"x-request-id", name)]
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if "ignored" in facts:
+                    extra.append((b"x-llamafw-ignored-fields", listed(facts["ignored"])))
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
         await self.app(scope, receive, named)
+
+
+def listed(names: Sequence[str]) -> bytes:
+    """Return names a client made up as the value of a header: %-encoded like parts of a URL, and not too long."""
+    return ", ".join(quote(name[:100], safe="") for name in names[:_MOST_NAMES]).encode("ascii")
 
 
 class Cors(CORSMiddleware):

@@ -17,7 +17,9 @@ from llamafw.server.schema import Schema, Schemas
 _LOOKS_INSIDE = {"properties", "items", "additionalProperties", "allOf", "anyOf", "oneOf", "not", "$ref", "components"}
 _ARTICLES = {"string": "a string", "integer": "an integer", "number": "a number", "boolean": "true or false",
              "array": "an array", "object": "an object", "null": "null"}
-_MOST_DEPTH = 64  # of schemas within schemas; below it a fault is told as "is not valid"
+_MOST_STEPS = 1000
+_MOST_DEPTH = 100  # of values within values
+_VAGUE = "is not valid"
 
 Path = tuple[str | int, ...]
 
@@ -44,21 +46,62 @@ class Fault:
 
 def find_fault(schema: Schema, value: Any, schemas: Schemas) -> Fault:
     """Return what is wrong with ``value``, which the converted ``schema`` does not allow."""
-    return _find(schema, value, (), schemas, 0) or Fault((), "", "is not valid")
+    return _Search(schemas).find(schema, value, ()) or Fault((), "", _VAGUE)
 
 
-def _find(schema: Schema, value: Any, path: Path, schemas: Schemas, depth: int) -> Fault | None:
-    if depth > _MOST_DEPTH:
-        return Fault(path, "", "is not valid")
-    schema = schemas.resolve(schema)
-    if schemas.validator(schema).is_valid(value):
+class _Search:
+    """One search for a fault. It gives up, vaguely, before alternatives within alternatives get too many."""
+
+    def __init__(self, schemas: Schemas) -> None:
+        self.schemas = schemas
+        self.left = _MOST_STEPS
+
+    def find(self, schema: Schema, value: Any, path: Path) -> Fault | None:
+        """Return what is wrong with ``value``; None if nothing is."""
+        schema = self.schemas.resolve(schema)
+        if self.schemas.validator(schema).is_valid(value):
+            return None
+        self.left -= 1
+        if self.left < 0 or len(path) > _MOST_DEPTH:
+            return Fault(path, "", _VAGUE)
+        return (
+            _own_fault(schema, value, path)
+            or self.inside(schema, value, path)
+            or self.of_parts(schema, value, path)
+            or Fault(path, "not", "is not allowed")
+        )
+
+    def inside(self, schema: Schema, value: Any, path: Path) -> Fault | None:
+        """Check the members of an object and the elements of an array."""
+        if isinstance(value, dict):
+            properties = schema.get("properties", {})
+            others = schema.get("additionalProperties")
+            for name, part in value.items():
+                inner = properties.get(name, others)
+                if isinstance(inner, Mapping) and (fault := self.find(inner, part, (*path, name))):
+                    return fault
+        elif isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+            is_valid = self.schemas.validator(schema["items"]).is_valid
+            wrong = next((index for index, part in enumerate(value) if not is_valid(part)), None)
+            if wrong is not None:
+                return self.find(schema["items"], value[wrong], (*path, wrong))
         return None
-    return (
-        _own_fault(schema, value, path)
-        or _fault_inside(schema, value, path, schemas, depth + 1)
-        or _fault_of_parts(schema, value, path, schemas, depth + 1)
-        or Fault(path, "not", "is not allowed")
-    )
+
+    def of_parts(self, schema: Schema, value: Any, path: Path) -> Fault | None:
+        """Check ``allOf``, and of ``anyOf`` and ``oneOf`` the branch that was probably meant."""
+        for part in schema.get("allOf", ()):
+            if fault := self.find(part, value, path):
+                return fault
+        for keyword in ("anyOf", "oneOf"):
+            branches = schema.get(keyword, ())
+            faults = [fault for branch in branches
+                      if (fault := _wrong_kind(self.schemas.resolve(branch), value, path)
+                          or self.find(branch, value, path))]
+            if branches and len(faults) == len(branches):
+                return _likeliest(faults, path)
+            if keyword == "oneOf" and len(branches) - len(faults) > 1:
+                return Fault(path, keyword, "can be read in more than one way")
+        return None
 
 
 def _own_fault(schema: Schema, value: Any, path: Path) -> Fault | None:
@@ -70,43 +113,10 @@ def _own_fault(schema: Schema, value: Any, path: Path) -> Fault | None:
     return None if error is None else _phrase(error, value, path)
 
 
-def _fault_inside(schema: Schema, value: Any, path: Path, schemas: Schemas, depth: int) -> Fault | None:
-    """Check the members of an object and the elements of an array."""
-    if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        others = schema.get("additionalProperties")
-        for name, part in value.items():
-            inner = properties.get(name, others)
-            if isinstance(inner, Mapping) and (fault := _find(inner, part, (*path, name), schemas, depth)):
-                return fault
-    elif isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        is_valid = schemas.validator(schema["items"]).is_valid
-        wrong = next((index for index, part in enumerate(value) if not is_valid(part)), None)
-        if wrong is not None:
-            return _find(schema["items"], value[wrong], (*path, wrong), schemas, depth)
-    return None
-
-
-def _fault_of_parts(schema: Schema, value: Any, path: Path, schemas: Schemas, depth: int) -> Fault | None:
-    """Check ``allOf``, and of ``anyOf`` and ``oneOf`` the branch that was probably meant."""
-    for part in schema.get("allOf", ()):
-        if fault := _find(part, value, path, schemas, depth):
-            return fault
-    for keyword in ("anyOf", "oneOf"):
-        branches = schema.get(keyword, ())
-        faults = [fault for branch in branches
-                  if (fault := _wrong_kind(branch, value, path, schemas) or _find(branch, value, path, schemas, depth))]
-        if branches and len(faults) == len(branches):
-            return _likeliest(faults, path)
-        if keyword == "oneOf" and len(branches) - len(faults) > 1:
-            return Fault(path, keyword, "can be read in more than one way")
-    return None
-
-
-def _wrong_kind(branch: Schema, value: Any, path: Path, schemas: Schemas) -> Fault | None:
+def _wrong_kind(branch: Schema, value: Any, path: Path) -> Fault | None:
     """Return the fault of an object whose tag, a property with one possible value, is another branch's."""
     if isinstance(value, dict):
-        for name, part in schemas.resolve(branch).get("properties", {}).items():
+        for name, part in branch.get("properties", {}).items():
             options = part.get("enum", ())
             if len(options) == 1 and name in value and value[name] != options[0]:
                 return Fault((*path, name), "enum", f"must be {options[0]!r}", tuple(options))
@@ -182,4 +192,4 @@ def _phrase(error: jsonschema_rs.ValidationError, value: Any, path: Path) -> Fau
         return Fault(path, keyword, f"must be a {kind.format}")
     if keyword == "uniqueItems":
         return Fault(path, keyword, "must not have the same element twice")
-    return Fault(path, keyword, "is not valid")
+    return Fault(path, keyword, _VAGUE)

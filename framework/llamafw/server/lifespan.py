@@ -32,8 +32,8 @@ class Loading:
     def __init__(self, app: App, load: Callable[[], LoadedModel], failed: Callable[[], None]) -> None:
         self.app, self.load, self.failed = app, load, failed
         self.thread = threading.Thread(target=self._run, name="llamafw-load", daemon=True)
+        self.settled = False  # the model has arrived, or never will; False to the end if it came too late
         self._stopping: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, asgi: Any) -> AsyncIterator[None]:
@@ -52,9 +52,8 @@ class Loading:
         return self._stopping
 
     async def _stop(self) -> None:
-        model, self.app.model = self.app.model, None
-        if model is not None:
-            await model.engine.stop(self.app.settings.timeout_graceful_shutdown)
+        if self.app.model is not None:
+            await self.app.model.engine.stop(self.app.settings.timeout_graceful_shutdown)
 
     def _run(self) -> None:
         try:
@@ -66,12 +65,13 @@ class Loading:
             self._loop.call_soon_threadsafe(self._finish, model, error)
 
     def _finish(self, model: LoadedModel | None, error: BaseException | None) -> None:
+        if self._stopping is not None:
+            return
+        self.settled = True
         if model is None:
             known = isinstance(error, LlamafwError)
             log.error("cannot load the model: %s", error if known else repr(error), exc_info=None if known else error)
             self.failed()
-            return
-        if self._stopping is not None:
             return
         self.app.model = model
         self._tell("model_loaded", model=model.model, app=self.app)

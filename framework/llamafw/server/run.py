@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -73,7 +74,7 @@ def serve(
     server.run(sockets)
     if not server.started:
         exit_code = 1
-    if loading.thread.is_alive():  # it may be compiling for a minute, and Python would wait for native code to return
+    if not loading.settled:  # it may be compiling for a minute, or have started threads that nobody will stop
         logging.shutdown()
         sys.stdout.flush()
         os._exit(exit_code)
@@ -140,6 +141,9 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals, and do not raise them again afterwards: stopping when asked to is no failure."""
+        if threading.current_thread() is not threading.main_thread():  # only the main one may
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
         try:
             yield

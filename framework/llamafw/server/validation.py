@@ -7,23 +7,20 @@ and named in the response header ``X-Llamafw-Ignored-Fields`` (or refused, with 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError
 from llamafw.server.faults import find_fault
 from llamafw.server.parameters import Parameters
 from llamafw.server.schema import Schemas, fields_of
-
-_MOST_IGNORED = 32  # names in the header
 
 
 class Body:
@@ -96,6 +93,8 @@ class Checks:
 class ValidationMiddleware:
     """Between security and dispatch: sets ``body``, ``path`` and ``query`` in ``scope["extensions"]["llamafw"]``.
 
+    So that the response can name them, ``ignored`` holds what was given and is not in the document, if anything.
+
     Not a subclass of connexion's, which reads the document's resolved copy and builds a validator per request.
     """
 
@@ -127,7 +126,9 @@ class ValidationMiddleware:
                                    param=unknown[0])
             call["body"] = body
             ignored += unknown
-        await self.app(scope, receive, _naming(ignored, send) if ignored else send)
+        if ignored:
+            call["ignored"] = ignored
+        await self.app(scope, receive, send)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
@@ -153,16 +154,3 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytea
 
 def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the request body is larger than {limit} bytes; see --max-body-mb")
-
-
-def _naming(ignored: Iterable[str], send: Send) -> Send:
-    """Return ``send`` with the ignored fields named in the response's head, %-encoded like parts of a URL."""
-    value = ", ".join(quote(name[:100], safe="") for name in list(ignored)[:_MOST_IGNORED])
-
-    async def naming(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            header = (b"x-llamafw-ignored-fields", value.encode("ascii"))
-            message["headers"] = [*message.get("headers", ()), header]
-        await send(message)
-
-    return naming

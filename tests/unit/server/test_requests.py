@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.opened import Open
 
+from llamafw.server.faults import find_fault
+from llamafw.server.schema import Schemas
+
 
 async def error(client: httpx.AsyncClient, body: Any, path: str = "/echo") -> dict[str, Any]:
     response = await client.post(path, content=json.dumps(body))
@@ -124,6 +127,12 @@ async def test_unknown_fields_are_left_out_and_named(client: httpx.AsyncClient) 
     assert "x-llamafw-ignored-fields" not in (await client.post("/echo", json={"n_predict": 1})).headers
 
 
+async def test_unknown_fields_are_named_in_errors_too(client: httpx.AsyncClient) -> None:
+    response = await client.post("/fail", json={"how": "request", "why": 1})
+    assert response.status_code == 400
+    assert response.headers["x-llamafw-ignored-fields"] == "why"
+
+
 async def test_many_unknown_fields_do_not_make_a_huge_header(client: httpx.AsyncClient) -> None:
     response = await client.post("/echo", json={f"{i}{'x' * 5000}": 1 for i in range(100)})
     assert response.status_code == 200
@@ -227,6 +236,18 @@ async def test_deep_documents_are_valid_or_refused(client: httpx.AsyncClient) ->
     response = await client.post("/echo", content=wrong)
     assert response.status_code == 400
     assert response.json()["error"]["param"].startswith("tree.kids.0")
+
+
+def test_alternatives_within_alternatives_are_not_searched_for_ever() -> None:
+    twice = {"anyOf": [{"type": "array", "items": {"$ref": "#/components/schemas/X"}} for _ in range(2)]}
+    schemas = Schemas({"components": {"schemas": {"X": twice}}})
+    value: Any = 1
+    for _ in range(60):
+        value = [value]
+    begun = time.process_time()
+    fault = find_fault({"$ref": "#/components/schemas/X"}, value, schemas)
+    assert fault.text == "is not valid" or fault.text.startswith("must be")
+    assert time.process_time() - begun < 1
 
 
 JSON = st.recursive(
