@@ -58,8 +58,6 @@ class Detokenizer:
         done: list[GeneratedToken] = []
         while self._tokens and self._tokens[0][1] <= self._sent:
             done.append(self._tokens.popleft()[2])
-        if word is not None:
-            if self._tokens and self._tokens[0][0] < self._sent:
-                done.append(self._tokens[0][2])
-            self._tokens.clear()
+        if word is not None and self._tokens and self._tokens[0][0] < self._sent:
+            done.append(self._tokens[0][2])  # it has text on both sides of the cut
         return text, tuple(done)

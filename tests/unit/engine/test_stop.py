@@ -25,6 +25,7 @@ def oracle(text: str, stops: list[str]) -> tuple[str, str | None]:
 @given(pieces=st.lists(letters, max_size=8), stops=words)
 @example(pieces=["aab"], stops=["aaa", "ab"])
 @example(pieces=["ab"], stops=["a", "ab"])
+@example(pieces=["aaab"], stops=["aaa€", "ab"])
 @example(pieces=["xaba", "b"], stops=["abab"])
 def test_the_text_is_cut_at_the_first_complete_stop_string(pieces: list[str], stops: list[str]) -> None:
     finder, out, found = StopStrings(stops), "", None
