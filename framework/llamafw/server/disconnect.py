@@ -21,8 +21,12 @@ class Disconnect:
         task = asyncio.current_task()
         assert task is not None  # this is a coroutine
         self._task = task
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._watcher: asyncio.Task[None] | None = None
+        self._start = asyncio.get_running_loop().call_soon(self._begin)  # most bodies end first, and need no watcher
         return self
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -33,7 +37,9 @@ class Disconnect:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._watcher.cancel()
+        self._start.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         if not self.gone:
             return False
         if kind is None:  # the body ended by itself before our cancellation arrived: take it here

@@ -58,6 +58,13 @@ def listed(names: Sequence[str]) -> bytes:
 class Cors(CORSMiddleware):
     """Starlette's CORS, with a refused preflight in our envelope."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; only those of web pages, which have an Origin, concern us."""
+        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer a browser that asks whether a page may call."""
         response = super().preflight_response(request_headers)

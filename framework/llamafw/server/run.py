@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import signal
@@ -56,8 +57,14 @@ def serve(
         exit_code = 1
         server.should_exit = True
 
+    def load_for_good() -> LoadedModel:
+        model = load()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through it again and again would interrupt requests
+        return model
+
     sockets = bind(settings.host, settings.port)
-    asgi, _, loading = build(settings, plugins, load, failed=failed, document=document)
+    asgi, _, loading = build(settings, plugins, load_for_good, failed=failed, document=document)
     config = uvicorn.Config(
         asgi,
         log_config=None,
