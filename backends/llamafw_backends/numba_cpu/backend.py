@@ -12,6 +12,7 @@ from llamafw import BackendContext, Batch, Floats, LlamafwError, RequestError, S
 from llamafw_backends.numba_cpu import attention, forward, isa
 from llamafw_backends.numba_cpu.cache import Compiler
 from llamafw_backends.numba_cpu.cpu import physical_cores
+from llamafw_backends.numba_cpu.embedding import OTHER
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.memory import Arena, padded, padded_context
 from llamafw_backends.numba_cpu.records import PLAN, make
@@ -53,16 +54,14 @@ class NumbaBackend:
         self._close = weakref.finalize(self, self._pool.close)
         try:
             n_rep = decoder.n_head // decoder.n_head_kv
-            self._check = compiler("check", 8, forward.check).ctypes
+            self._check = compiler("check", 6, forward.check).ctypes
             self._begin = compiler("begin", 5, forward.begin).ctypes
             self._step = forward.build_step(compiler, options.cache_type_k, options.cache_type_v)
             self._attention = attention.build(
                 compiler, n_rep, decoder.n_embd_head, options.cache_type_k, options.cache_type_v
             )
-            self._max_tokens = attention.rows_at_once(n_rep)[1]
             self._weights = Weights(context, self._isa, self._pool, compiler)
             self._plan = make(PLAN)
-            self._filled = np.zeros(self.n_slots, np.int64)  # positions that each slot holds
             self._allocate(context, n_rep, n_threads)
         except BaseException:
             self.close()
@@ -99,7 +98,7 @@ class NumbaBackend:
             "x": n * 4 * decoder.n_embd, "q": n * q_stride, "k": n * kv_stride, "v": n * kv_stride,
             "attended": n * q_stride, "records": records * widest, "floats": 4 * n * widest,
             "ffn_records": records * decoder.n_ff, "ffn_floats": 4 * n * decoder.n_ff,
-            "scratch": scratch * n_threads, "positions": 8 * n, "slots": 8 * n, "items": 16 * n, "outputs": 8 * n,
+            "scratch": scratch * n_threads, "positions": 8 * n, "slots": 8 * n, "items": 16 * n, "outputs": 8 * n, "filled": 8 * self.n_slots,
             "rope": rope.nbytes, "widths": 8 * len(self._isa.widths), "logits": self.n_batch * 4 * vocabulary,
         }  # fmt: skip
         self._buffers = Arena(sum(padded(n_bytes) + 64 for n_bytes in sizes.values()))
@@ -108,16 +107,22 @@ class NumbaBackend:
         self._x = self._view("x", (n, decoder.n_embd), np.float32)
         self._outputs = self._view("outputs", (n,), np.int64)
         self._logits = self._view("logits", (self.n_batch, vocabulary), np.float32)
+        self._filled = self._view("filled", (self.n_slots,), np.int64)
         self._logits_address = int(plan["logits"][0])
+        self._plan_address = int(plan.ctypes.data)
         self._view("rope", rope.shape, np.float32)[...] = rope
         self._view("widths", (len(self._isa.widths),), np.int64)[...] = self._isa.widths
         weights = self._weights
+        embedding, embedding_row, embedding_kind = weights.embedding
+        self._embeds = embedding_kind == OTHER  # in Python
         values_of: Mapping[str, float] = {
             "n_layer": decoder.n_layer, "n_embd": decoder.n_embd, "n_head": n_head, "n_head_kv": n_head_kv,
             "head_size": size, "n_ff": decoder.n_ff, "n_vocab": decoder.n_vocab,
             "n_rot": 2 * len(decoder.rope_frequencies),
             "norm_eps": decoder.norm_eps, "attention_scale": decoder.attention_scale,
             "layers": weights.layers.ctypes.data, "output_norm": weights.output_norm, "output": weights.output,
+            "max_tokens": attention.rows_at_once(n_rep)[1],
+            "embedding": embedding, "embedding_row": embedding_row, "embedding_kind": embedding_kind,
             "pool": self._pool.address, "attention": self._attention.address,
             "n_slots": self.n_slots, "n_ctx": n_ctx, "keys": keys, "values": values,
             "key_slot": key_slot, "key_layer": key_head * n_head_kv, "key_head": key_head,
@@ -143,28 +148,23 @@ class NumbaBackend:
         tokens, positions, slots = (
             np.ascontiguousarray(a, np.int32) for a in (batch.tokens, batch.positions, batch.slots)
         )
-        outputs = np.asarray(batch.outputs, np.int64)
+        outputs = np.ascontiguousarray(batch.outputs, np.int64)
         n = len(tokens)
-        self._validate(tokens, positions, slots, outputs)
-        plan, plan_address = self._plan, int(self._plan.ctypes.data)
-        decoding = n <= self.n_slots and len(np.unique(slots)) == n
-        n_threads = self._n_threads if decoding else self._n_threads_batch
-        plan["n_threads"] = n_threads
+        n_runs = self._validate(tokens, positions, slots, outputs)
+        plan, address = self._plan[0], self._plan_address
+        n_threads = plan["n_threads"] = self._n_threads if n_runs == n else self._n_threads_batch
+        t, p, s = tokens.ctypes.data, positions.ctypes.data, slots.ctypes.data
         done = 0  # outputs
         for first in range(0, n, self._n_ubatch):
             last = min(n, first + self._n_ubatch)
-            self._weights.embed(tokens[first:last], self._x[: last - first])
-            offset = 4 * first
-            self._begin(
-                plan_address, positions.ctypes.data + offset, slots.ctypes.data + offset, last - first, self._max_tokens
-            )
-            wanted = outputs[(outputs >= first) & (outputs < last)] - first
-            self._outputs[: len(wanted)] = wanted
-            plan["n_outputs"] = len(wanted)
-            plan["logits"] = self._logits_address + done * self._logits.strides[0]
-            self._pool.run(self._step.address, plan_address, n_threads)
-            done += len(wanted)
-        self._filled[slots] = positions + 1  # numpy keeps the last of a slot
+            self._begin(address, t + 4 * first, p + 4 * first, s + 4 * first, last - first)
+            if self._embeds:
+                self._weights.embed(tokens[first:last], self._x[: last - first])
+            wanted = int(np.searchsorted(outputs, last)) - done
+            self._outputs[:wanted] = outputs[done : done + wanted] - first
+            plan["n_outputs"], plan["logits"] = wanted, self._logits_address + done * self._logits.strides[0]
+            self._pool.run(self._step.address, address, n_threads)
+            done += wanted
         return self._logits[: len(outputs), : self.n_vocab]
 
     def _validate(
@@ -173,22 +173,22 @@ class NumbaBackend:
         positions: npt.NDArray[np.int32],
         slots: npt.NDArray[np.int32],
         outputs: npt.NDArray[np.int64],
-    ) -> None:
-        n = len(tokens)
+    ) -> int:
+        """Return the number of slots that the batch has tokens of."""
+        n, m = len(tokens), len(outputs)
         if not 0 < n <= self.n_batch or len(positions) != n or len(slots) != n:
             raise RequestError(
                 f"a batch of {n} tokens, {len(positions)} positions and {len(slots)} slots; there may be 1 to "
                 f"{self.n_batch} of each"
             )
-        if len(outputs) and (outputs[0] < 0 or outputs[-1] >= n or (np.diff(outputs) <= 0).any()):
+        if m and (outputs[0] < 0 or outputs[-1] >= n or (m > 1 and (outputs[1:] <= outputs[:-1]).any())):
             raise RequestError(f"outputs must be ascending indices below {n}")
-        found = self._check(
-            tokens.ctypes.data, positions.ctypes.data, slots.ctypes.data, n, self._filled.ctypes.data,
-            self.n_vocab, self.n_slots, self.n_ctx,
-        )  # fmt: skip
-        if not found:
-            return
-        i, fault = divmod(found, 8)
+        found: int = self._check(
+            self._plan_address, tokens.ctypes.data, positions.ctypes.data, slots.ctypes.data, n, self.n_ctx
+        )
+        if found > 0:
+            return found
+        i, fault = divmod(-found, 8)
         token, position, slot = int(tokens[i]), int(positions[i]), int(slots[i])
         raise RequestError({
             forward.BAD_TOKEN: f"token {token} is not in the vocabulary of {self.n_vocab}",

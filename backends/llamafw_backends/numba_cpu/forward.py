@@ -12,6 +12,7 @@ import numpy as np
 from llamafw_backends.numba_cpu.attention import ELEMENT_BYTES
 from llamafw_backends.numba_cpu.cache import Compiler, jit
 from llamafw_backends.numba_cpu.elementwise import group, prepare, rms_norm, rotate, silu_product
+from llamafw_backends.numba_cpu.embedding import embed
 from llamafw_backends.numba_cpu.matmul import matmul
 from llamafw_backends.numba_cpu.records import LAYER, layer_at, plan_at, tensor_at
 from llamafw_backends.numba_cpu.simd import (
@@ -36,50 +37,54 @@ _call_attention = call_address(3)
 BAD_TOKEN, BAD_SLOT, BAD_POSITION, BAD_ORDER = 1, 2, 3, 4
 
 
-def check(tokens: int, positions: int, slots: int, n: int, filled: int, n_vocab: int, n_slots: int, n_ctx: int) -> int:
-    """Return 0 if a batch can be run, else 8 · index of the first bad token + what is wrong.
-
-    ``filled`` is (n_slots,) int64: positions that each slot holds.
-    """
+def check(plan: int, tokens: int, positions: int, slots: int, n: int, n_ctx: int) -> int:
+    """Return how many slots a batch has tokens of; or, if it cannot be run, −8 · index of the first bad token − what is wrong."""
+    p = plan_at(plan)
+    n_runs = 0
     for i in range(n):
         token, position, slot = load_i32(tokens + 4 * i), load_i32(positions + 4 * i), load_i32(slots + 4 * i)
-        if token < 0 or token >= n_vocab:
-            return 8 * i + BAD_TOKEN
-        if slot < 0 or slot >= n_slots:
-            return 8 * i + BAD_SLOT
+        if token < 0 or token >= p.n_vocab:
+            return -8 * i - BAD_TOKEN
+        if slot < 0 or slot >= p.n_slots:
+            return -8 * i - BAD_SLOT
         if position < 0 or position >= n_ctx:
-            return 8 * i + BAD_POSITION
+            return -8 * i - BAD_POSITION
         if i > 0 and slot == load_i32(slots + 4 * i - 4):
             if position != load_i32(positions + 4 * i - 4) + 1:
-                return 8 * i + BAD_ORDER
-        elif position > load_i64(filled + 8 * slot):
-            return 8 * i + BAD_ORDER
+                return -8 * i - BAD_ORDER
         else:
+            if position > load_i64(p.filled + 8 * slot):
+                return -8 * i - BAD_ORDER
             for j in range(i):
                 if load_i32(slots + 4 * j) == slot:
-                    return 8 * i + BAD_ORDER
-    return 0
+                    return -8 * i - BAD_ORDER
+            n_runs += 1
+    return n_runs
 
 
-def begin(plan: int, positions: int, slots: int, n: int, max_tokens: int) -> int:
-    """Take note of the tokens of a ubatch; cut them into items of ``max_tokens`` tokens of one slot, or single ones."""
+def begin(plan: int, tokens: int, positions: int, slots: int, n: int) -> int:
+    """Take note of the tokens of a ubatch: embed them, cut them into items of `max_tokens` of one slot, or single ones."""
     p = plan_at(plan)
     p.n_tokens = n
     n_items = 0
     i = 0
     while i < n:
+        slot = load_i32(slots + 4 * i)
         count = 1
-        while i + count < n and count < max_tokens and load_i32(slots + 4 * (i + count)) == load_i32(slots + 4 * i):
+        while i + count < n and count < p.max_tokens and load_i32(slots + 4 * (i + count)) == slot:
             count += 1
-        if count < max_tokens:
+        if count < p.max_tokens:
             count = 1
         item = p.items + 16 * n_items
         store_i64(i, item)
         store_i64(count, item + 8)
         n_items += 1
         for j in range(i, i + count):
-            store_i64(np.int64(load_i32(positions + 4 * j)), p.positions + 8 * j)
-            store_i64(np.int64(load_i32(slots + 4 * j)), p.slots + 8 * j)
+            position = np.int64(load_i32(positions + 4 * j))
+            store_i64(position, p.positions + 8 * j)
+            store_i64(np.int64(slot), p.slots + 8 * j)
+            store_i64(position + 1, p.filled + 8 * slot)
+            embed(p, np.int64(load_i32(tokens + 4 * j)), p.x + j * 4 * p.n_embd)
         i += count
     p.n_items = n_items
     return 0

@@ -18,7 +18,7 @@ from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address
 from llamafw_backends.numba_cpu.isa import INSTRUCTION_SETS, InstructionSet
 from llamafw_backends.numba_cpu.records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
-from llamafw_backends.numba_cpu.tiles import TILE_FORMATS, TileFormat
+from llamafw_backends.numba_cpu.tiles import TILE_FORMATS, TileFormat, at
 
 CHUNK = 4  # tiles multiplied with one group of tokens before the next group: they stay in the cache
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add
@@ -38,7 +38,7 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, form: TileFormat, n_tiles
             tokens = [address(b, group, t * form.record_bytes) for t in range(n_tokens)]
             new = []
             for t, tile in enumerate(tiles):
-                next_chunk = b.add(b.add(tile, ahead), b.mul(i, constant(I64, form.block_bytes)))
+                next_chunk = at(b, b.add(tile, ahead), i, form.block_bytes)
                 for line in range(0, form.block_bytes, 64):
                     emit.prefetch(b, address(b, next_chunk, line))
                 new += form.block(b, isa, tile, n_blocks, i, tokens, sums[t * n_tokens : (t + 1) * n_tokens])

@@ -15,7 +15,7 @@ from numba import types
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.simd import operation
 
-I, F = np.int64, np.float32
+I, F = np.int64, np.float32  # noqa: E741  # one letter each, for the tables below
 
 TENSOR = np.dtype([
     ("kernel", I),  # address of the matmul for its format
@@ -48,10 +48,14 @@ PLAN = np.dtype([
     ("pool", I),  # threads.POOL
     ("attention", I),  # address of the kernel
     ("widths", I),  # (…,) int64: the instruction set's widths
+    ("max_tokens", I),  # attended together
     ("n_slots", I), ("n_ctx", I),  # n_ctx is a multiple of 16
     # the KV cache: slot, layer and head of one position, in bytes
     ("keys", I), ("values", I),
     *((name, I) for name in ("key_slot", "key_layer", "key_head", "value_slot", "value_layer", "value_head")),
+    ("filled", I),  # (n_slots,) int64: positions that each slot holds
+    ("embedding", I), ("embedding_row", I),  # rows of the token embedding in the file, and their bytes
+    ("embedding_kind", I),  # see embedding.KINDS
     # buffers; n is n_ubatch
     ("x", I),  # (n, n_embd) float32: the residual stream
     ("q", I), ("k", I), ("v", I),  # (n, heads · head_size) float32

@@ -14,7 +14,7 @@ from numba.extending import intrinsic, models, register_model
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86
-from llamafw_backends.numba_cpu.emit import F16, F32, FLOATS, I16, I32, INTS, Builder, Value, constant
+from llamafw_backends.numba_cpu.emit import F16, F32, FLOATS, I8, I16, I32, INTS, Builder, Value, constant
 from llamafw_backends.numba_cpu.isa import HIGH_BITS
 
 
@@ -100,6 +100,11 @@ load_i64 = operation(i64, (i64,), lambda b, a: emit.load(b, a, emit.I64))
 store_i64 = operation(void, (i64, i64), emit.store)
 load_i32 = operation(i32, (i64,), lambda b, a: emit.load(b, a, I32))
 store_i32 = operation(void, (i32, i64), emit.store)
+load_i8 = operation(types.int8, (i64,), lambda b, a: emit.load(b, a, I8))
+load_u8 = operation(types.uint8, (i64,), lambda b, a: emit.load(b, a, I8))
+load_bf16 = operation(
+    f32, (i64,), lambda b, a: b.bitcast(b.shl(b.zext(emit.load(b, a, I16), I32), constant(I32, 16)), F32)
+)
 load_f16 = operation(f32, (i64,), lambda b, a: b.fpext(emit.load(b, a, F16), F32))
 store_f16 = operation(void, (f32, i64), lambda b, v, a: emit.store(b, b.fptrunc(v, F16), a))
 copy_16 = operation(void, (i64, i64), lambda b, a, to: emit.store(b, emit.load(b, a, I16), to))

@@ -50,7 +50,8 @@ class TileFormat:
         raise NotImplementedError
 
 
-def _at(b: Builder, base: Value, i: Value, size: int) -> Value:
+def at(b: Builder, base: Value, i: Value, size: int) -> Value:
+    """Return the address of element ``i`` of ``size`` bytes."""
     return b.add(base, b.mul(i, constant(I64, size)))
 
 
@@ -64,7 +65,7 @@ class Q4_1(TileFormat):
         self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
     ) -> list[Value]:
         """Emit Σ w·x = d·scale·Σ q·x + m·scale·Σ x."""
-        p = _at(b, tile, i, self.block_bytes)
+        p = at(b, tile, i, self.block_bytes)
         dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
         d, m = emit.load_half(b, address(b, p, 256)), emit.load_half(b, address(b, p, 288))
         new = []
@@ -88,8 +89,8 @@ class _Symmetric(TileFormat):
         self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
     ) -> list[Value]:
         """Emit Σ w·x = d·scale·Σ (q − offset)·x."""
-        dots = self.dots(b, isa, _at(b, tile, i, self.block_bytes), tokens)
-        d = emit.load_half(b, _at(b, _at(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes))
+        dots = self.dots(b, isa, at(b, tile, i, self.block_bytes), tokens)
+        d = emit.load_half(b, at(b, at(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes))
         return [
             emit.fma(b, emit.to_float(b, dot), b.fmul(d, emit.load_splat(b, address(b, token, SCALE), F32)), total)
             for dot, token, total in zip(dots, tokens, sums, strict=True)
@@ -131,7 +132,7 @@ class _Float(TileFormat):
         self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
     ) -> list[Value]:
         """Emit Σ w·x, one column after the other."""
-        p = _at(b, tile, i, self.block_bytes)
+        p = at(b, tile, i, self.block_bytes)
         for column in range(self.columns):
             weights = type(self).load(b, address(b, p, column * self.block_bytes // self.columns))
             sums = [

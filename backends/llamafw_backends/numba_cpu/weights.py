@@ -16,6 +16,7 @@ import numpy.typing as npt
 from llamafw import BackendContext, Decoder, Floats, ModelError, Tensor
 from llamafw_backends.numba_cpu import matmul, packing
 from llamafw_backends.numba_cpu.cache import Compiler
+from llamafw_backends.numba_cpu.embedding import KINDS, OTHER
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.memory import Arena, padded
@@ -37,6 +38,7 @@ class Weights:
         self._context, self._pool = context, pool
         self.decoder = context.decoder
         check_sizes(self.decoder)
+        self._embedding = self._tensor("token_embd")
         self._foreign: Counter[str] = Counter()  # bytes of tiles by type without a kernel
         matrices = dict(self._matrices())
         forms = {tensor.type_name: self._format(tensor) for tensor in matrices.values()}
@@ -72,11 +74,15 @@ class Weights:
         """Bytes of weights that a step reads."""
         return self.arena.n_bytes
 
+    @property
+    def embedding(self) -> tuple[int, int, int]:
+        """Address and bytes of the rows of the token embedding, and their kind: see `embedding.KINDS`."""
+        rows = _rows(self._embedding)
+        return int(rows.ctypes.data), rows.strides[0], KINDS.get(self._embedding.type_name, OTHER)
+
     def embed(self, tokens: npt.NDArray[np.int32], out: Floats) -> None:
-        """Write the embeddings of ``tokens``, (n, n_embd), exactly as the file has them."""
-        tensor = self._tensor("token_embd")
-        rows = _rows(tensor)[tokens]
-        out[...] = self._dequantize(tensor.type_name, rows.reshape(-1), out.shape)
+        """Write the embeddings of ``tokens``, (n, n_embd), of a type that has no kernel."""
+        out[...] = self._dequantize(self._embedding.type_name, _rows(self._embedding)[tokens].reshape(-1), out.shape)
 
     # --- looking up ---------------------------------------------------------------------------------
 
