@@ -31,11 +31,14 @@ from llamafw_backends.numba_cpu.simd import (
     mul,
     splat,
     store,
+    store_f16,
     store_f32,
+    store_half,
     sub,
     sum_lanes,
     zeros,
 )
+from llamafw_backends.numba_cpu.threads import barrier
 
 ELEMENT_BYTES = {"f16": 2, "f32": 4}
 _ACCUMULATORS = 24  # registers for sums; AVX-512 has 32, elsewhere the compiler spills some
@@ -155,6 +158,28 @@ def _softmax(scores: int, n: int) -> float:
     return np.float32(1.0) / sum_lanes(total)
 
 
+@jit
+def _store_kv(p: Any, layer: int, token: int, slot: int, position: int, head: int, keys: str, values: str) -> None:
+    """Turn a token's keys to their position; write its keys and values into the cache."""
+    size = p.head_size
+    k, v = p.k + token * p.kv_stride + 4 * size * head, p.v + token * p.kv_stride + 4 * size * head
+    rotate(k, p.rope + position * 4 * p.n_rot, p.n_rot)
+    key = p.keys + slot * p.key_slot + layer * p.key_layer + head * p.key_head
+    value = p.values + slot * p.value_slot + layer * p.value_layer + head * p.value_head
+    first = position // 16 * 16 * size + position % 16  # of the head's numbers; the next one is 16 further on
+    if keys == "f16":
+        for d in range(size):
+            store_f16(load_f32(k + 4 * d), key + 2 * (first + 16 * d))
+    else:
+        for d in range(size):
+            store_f32(load_f32(k + 4 * d), key + 4 * (first + 16 * d))
+    for d in range(0, size, 16):
+        if values == "f16":
+            store_half(load(v + 4 * d), value + 2 * (position * size + d))
+        else:
+            store(load(v + 4 * d), value + 4 * (position * size + d))
+
+
 def build(compiler: Compiler, n_rep: int, size: int, keys: str, values: str) -> Any:
     """Return the compiled kernel ``attention(plan, layer, thread)`` for ``n_rep`` query heads per KV head."""
     return compiler(f"attention {n_rep} x {size}, {keys} and {values}", 3, _attention(n_rep, size, keys, values))
@@ -173,18 +198,28 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
 
     def attention(plan: int, layer: int, thread: int) -> int:
         p = plan_at(plan)
+        # With one token per slot, whoever attends it writes its keys; else another thread's may be needed.
+        apart = parts == 1 and p.n_runs == p.n_batch
+        if not apart:
+            for i in range(thread, p.n_tokens * p.n_head_kv, p.n_threads):
+                token = i // p.n_head_kv
+                slot, position = load_i64(p.slots + 8 * (p.first + token)), load_i64(p.positions + 8 * (p.first + token))
+                _store_kv(p, layer, token, slot, position, i % p.n_head_kv, keys, values)
+            barrier(p.pool, p.n_threads)
         scratch = p.scratch + thread * p.scratch_stride
         sums = scratch + 4 * size * many
         scores = sums + 4 * size * many
-        stride = 4 * p.n_ctx
+        stride = 4 * p.n_scores
         per_item = p.n_head_kv * parts
         for i in range(thread, p.n_items * per_item, p.n_threads):
             item = p.items + 16 * (i // per_item)
             first_token, n_tokens = load_i64(item), load_i64(item + 8)
             kv_head = i % per_item // parts
             first_head = kv_head * n_rep + i % parts * heads
-            slot = load_i64(p.slots + 8 * first_token)
-            position = load_i64(p.positions + 8 * first_token)
+            slot = load_i64(p.slots + 8 * (p.first + first_token))
+            position = load_i64(p.positions + 8 * (p.first + first_token))
+            if apart:
+                _store_kv(p, layer, first_token, slot, position, kv_head, keys, values)
             kb = p.keys + slot * p.key_slot + layer * p.key_layer + kv_head * p.key_head
             vb = p.values + slot * p.value_slot + layer * p.value_layer + kv_head * p.value_head
             n_rows = n_tokens * heads

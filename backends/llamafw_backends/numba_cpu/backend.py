@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +54,8 @@ class NumbaBackend:
         self._close = weakref.finalize(self, self._pool.close)
         try:
             n_rep = decoder.n_head // decoder.n_head_kv
-            self._check = compiler("check", 6, forward.check).ctypes
-            self._begin = compiler("begin", 5, forward.begin).ctypes
-            self._step = forward.build_step(compiler, options.cache_type_k, options.cache_type_v)
+            self._forward = compiler("forward", 5, forward.forward).ctypes
+            self._step = compiler("step", 2, forward.step)
             self._attention = attention.build(
                 compiler, n_rep, decoder.n_embd_head, options.cache_type_k, options.cache_type_v
             )
@@ -93,19 +92,21 @@ class NumbaBackend:
             4 * decoder.n_embd, attention.scratch_bytes(n_rep, size, n_ctx), 8 * max(forward.FFN_FLOATS, 32 * n)
         ))  # fmt: skip
         rope = rope_table(decoder.rope_frequencies, decoder.rope_magnitude, n_ctx)
-        records = isa.RECORD * n // 32
+        rows, ints = max(n, n_threads), 8 * self.n_batch  # each thread may have a row of activations of its own
         sizes = {
             "x": n * 4 * decoder.n_embd, "q": n * q_stride, "k": n * kv_stride, "v": n * kv_stride,
-            "attended": n * q_stride, "records": records * widest, "floats": 4 * n * widest,
-            "ffn_records": records * decoder.n_ff, "ffn_floats": 4 * n * decoder.n_ff,
-            "scratch": scratch * n_threads, "positions": 8 * n, "slots": 8 * n, "items": 16 * n, "outputs": 8 * n, "filled": 8 * self.n_slots,
+            "attended": n * q_stride, "records": rows * widest * isa.RECORD // 32, "floats": 4 * rows * widest,
+            "ffn_records": n * decoder.n_ff * isa.RECORD // 32, "ffn_floats": 4 * n * decoder.n_ff,
+            "scratch": scratch * n_threads, "items": 16 * n,
+            "tokens": ints, "positions": ints, "slots": ints, "outputs": ints, "filled": 8 * self.n_slots,
             "rope": rope.nbytes, "widths": 8 * len(self._isa.widths), "logits": self.n_batch * 4 * vocabulary,
         }  # fmt: skip
         self._buffers = Arena(sum(padded(n_bytes) + 64 for n_bytes in sizes.values()))
         for name, n_bytes in sizes.items():
             plan[name] = self._buffers.take(n_bytes + 64)
-        self._x = self._view("x", (n, decoder.n_embd), np.float32)
-        self._outputs = self._view("outputs", (n,), np.int64)
+        self._tokens, self._positions, self._slots, self._outputs = (
+            self._view(name, (self.n_batch,), np.int64) for name in ("tokens", "positions", "slots", "outputs")
+        )
         self._logits = self._view("logits", (self.n_batch, vocabulary), np.float32)
         self._filled = self._view("filled", (self.n_slots,), np.int64)
         self._logits_address = int(plan["logits"][0])
@@ -114,7 +115,10 @@ class NumbaBackend:
         self._view("widths", (len(self._isa.widths),), np.int64)[...] = self._isa.widths
         weights = self._weights
         embedding, embedding_row, embedding_kind = weights.embedding
-        self._embeds = embedding_kind == OTHER  # in Python
+        self._embedded = None  # rows unpacked in Python, if no kernel can
+        if embedding_kind == OTHER:
+            self._embedded = np.zeros((self.n_batch, decoder.n_embd), np.float32)
+            plan["embedded"] = self._embedded.ctypes.data
         values_of: Mapping[str, float] = {
             "n_layer": decoder.n_layer, "n_embd": decoder.n_embd, "n_head": n_head, "n_head_kv": n_head_kv,
             "head_size": size, "n_ff": decoder.n_ff, "n_vocab": decoder.n_vocab,
@@ -123,11 +127,12 @@ class NumbaBackend:
             "layers": weights.layers.ctypes.data, "output_norm": weights.output_norm, "output": weights.output,
             "max_tokens": attention.rows_at_once(n_rep)[1],
             "embedding": embedding, "embedding_row": embedding_row, "embedding_kind": embedding_kind,
-            "pool": self._pool.address, "attention": self._attention.address,
-            "n_slots": self.n_slots, "n_ctx": n_ctx, "keys": keys, "values": values,
+            "step": self._step.address, "pool": self._pool.address, "attention": self._attention.address,
+            "n_slots": self.n_slots, "n_ctx": self.n_ctx, "n_scores": n_ctx, "n_ubatch": n, "keys": keys, "values": values,
             "key_slot": key_slot, "key_layer": key_head * n_head_kv, "key_head": key_head,
             "value_slot": value_slot, "value_layer": value_head * n_head_kv, "value_head": value_head,
-            "q_stride": q_stride, "kv_stride": kv_stride, "scratch_stride": scratch, "logits_stride": 4 * vocabulary,
+            "q_stride": q_stride, "kv_stride": kv_stride, "scratch_stride": scratch,
+            "records_stride": widest * isa.RECORD // 32, "floats_stride": 4 * widest, "logits_stride": 4 * vocabulary,
         }  # fmt: skip
         for name, value in values_of.items():
             plan[name] = value
@@ -145,56 +150,29 @@ class NumbaBackend:
         RequestError
             A token, slot or position is out of range, or a slot would have a gap; nothing has been computed.
         """
-        tokens, positions, slots = (
-            np.ascontiguousarray(a, np.int32) for a in (batch.tokens, batch.positions, batch.slots)
-        )
-        outputs = np.ascontiguousarray(batch.outputs, np.int64)
-        n = len(tokens)
-        n_runs = self._validate(tokens, positions, slots, outputs)
-        plan, address = self._plan[0], self._plan_address
-        n_threads = plan["n_threads"] = self._n_threads if n_runs == n else self._n_threads_batch
-        t, p, s = tokens.ctypes.data, positions.ctypes.data, slots.ctypes.data
-        done = 0  # outputs
-        for first in range(0, n, self._n_ubatch):
-            last = min(n, first + self._n_ubatch)
-            self._begin(address, t + 4 * first, p + 4 * first, s + 4 * first, last - first)
-            if self._embeds:
-                self._weights.embed(tokens[first:last], self._x[: last - first])
-            wanted = int(np.searchsorted(outputs, last)) - done
-            self._outputs[:wanted] = outputs[done : done + wanted] - first
-            plan["n_outputs"], plan["logits"] = wanted, self._logits_address + done * self._logits.strides[0]
-            self._pool.run(self._step.address, address, n_threads)
-            done += wanted
-        return self._logits[: len(outputs), : self.n_vocab]
-
-    def _validate(
-        self,
-        tokens: npt.NDArray[np.int32],
-        positions: npt.NDArray[np.int32],
-        slots: npt.NDArray[np.int32],
-        outputs: npt.NDArray[np.int64],
-    ) -> int:
-        """Return the number of slots that the batch has tokens of."""
-        n, m = len(tokens), len(outputs)
-        if not 0 < n <= self.n_batch or len(positions) != n or len(slots) != n:
+        n, m = len(batch.tokens), len(batch.outputs)
+        if not 0 < n <= self.n_batch or len(batch.positions) != n or len(batch.slots) != n or m > n:
             raise RequestError(
-                f"a batch of {n} tokens, {len(positions)} positions and {len(slots)} slots; there may be 1 to "
-                f"{self.n_batch} of each"
+                f"a batch of {n} tokens, {len(batch.positions)} positions, {len(batch.slots)} slots and {m} outputs; "
+                f"there may be 1 to {self.n_batch} tokens, with one position and slot each"
             )
-        if m and (outputs[0] < 0 or outputs[-1] >= n or (m > 1 and (outputs[1:] <= outputs[:-1]).any())):
-            raise RequestError(f"outputs must be ascending indices below {n}")
-        found: int = self._check(
-            self._plan_address, tokens.ctypes.data, positions.ctypes.data, slots.ctypes.data, n, self.n_ctx
-        )
-        if found > 0:
-            return found
-        i, fault = divmod(-found, 8)
-        token, position, slot = int(tokens[i]), int(positions[i]), int(slots[i])
+        # copied, so that the kernels' addresses never change: finding out an array's costs more
+        self._tokens[:n], self._positions[:n], self._slots[:n] = batch.tokens, batch.positions, batch.slots
+        self._outputs[:m] = batch.outputs
+        if self._embedded is not None and ((tokens := self._tokens[:n]) >= 0).all() and (tokens < self.n_vocab).all():
+            self._weights.embed(tokens, self._embedded[:n])
+        found = self._forward(self._plan_address, n, m, self._n_threads, self._n_threads_batch)
+        if found <= 0:
+            self._refuse(*divmod(-found, 8))
+        return self._logits[:m, : self.n_vocab]
+
+    def _refuse(self, i: int, fault: int) -> NoReturn:
         raise RequestError({
-            forward.BAD_TOKEN: f"token {token} is not in the vocabulary of {self.n_vocab}",
-            forward.BAD_SLOT: f"slot {slot} is not one of {self.n_slots}",
-            forward.BAD_POSITION: f"position {position} is not in the context of {self.n_ctx} tokens",
-            forward.BAD_ORDER: f"position {position} does not continue slot {slot}",
+            forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self.n_vocab}",
+            forward.BAD_SLOT: f"slot {self._slots[i]} is not one of {self.n_slots}",
+            forward.BAD_POSITION: f"position {self._positions[i]} is not in the context of {self.n_ctx} tokens",
+            forward.BAD_ORDER: f"position {self._positions[i]} does not continue slot {self._slots[i]}",
+            forward.BAD_OUTPUT: f"output {self._outputs[i]} is not an index of the batch, or not after the one before",
         }[fault])
 
     def truncate(self, slot: int, n: int) -> None:

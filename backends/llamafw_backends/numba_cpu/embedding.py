@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from llamafw_backends.numba_cpu.cache import jit
-from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, load_i8, load_u8, store_f32
+from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, load_i8, load_i64, load_u8, store_f32
 
 OTHER = 0  # unpacked by Python
 KINDS = {name: number for number, name in enumerate(("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"), start=1)}
@@ -50,12 +50,14 @@ def _nibbles(kind: int, row: int, n: int, out: int) -> None:
 
 
 @jit
-def embed(p: Any, token: int, out: int) -> None:
-    """Write a token's embedding, n_embd floats, exactly as the file has it."""
-    row = p.embedding + token * p.embedding_row
-    if p.embedding_kind == _Q8_0:
+def embed(p: Any, i: int, out: int) -> None:
+    """Write the embedding of the batch's token ``i``, n_embd floats, exactly as the file has it."""
+    row = p.embedding + load_i64(p.tokens + 8 * i) * p.embedding_row
+    if p.embedding_kind == OTHER:
+        _plain(_F32, p.embedded + i * 4 * p.n_embd, p.n_embd, out)
+    elif p.embedding_kind == _Q8_0:
         _bytes(row, p.n_embd, out)
     elif p.embedding_kind >= _Q4_0:
         _nibbles(p.embedding_kind, row, p.n_embd, out)
-    elif p.embedding_kind != OTHER:
+    else:
         _plain(p.embedding_kind, row, p.n_embd, out)

@@ -46,30 +46,37 @@ PLAN = np.dtype([
     ("rope", I),  # (n_ctx, 2, n_rot // 2) float32: cosines, sines
     # how it is run
     ("pool", I),  # threads.POOL
+    ("step", I),  # address of the kernel
     ("attention", I),  # address of the kernel
     ("widths", I),  # (…,) int64: the instruction set's widths
     ("max_tokens", I),  # attended together
-    ("n_slots", I), ("n_ctx", I),  # n_ctx is a multiple of 16
+    ("n_slots", I), ("n_ctx", I), ("n_ubatch", I),
+    ("n_scores", I),  # n_ctx in whole blocks of keys
     # the KV cache: slot, layer and head of one position, in bytes
     ("keys", I), ("values", I),
     *((name, I) for name in ("key_slot", "key_layer", "key_head", "value_slot", "value_layer", "value_head")),
     ("filled", I),  # (n_slots,) int64: positions that each slot holds
     ("embedding", I), ("embedding_row", I),  # rows of the token embedding in the file, and their bytes
     ("embedding_kind", I),  # see embedding.KINDS
+    ("embedded", I),  # (n_batch, n_embd) float32: embeddings of kind embedding.OTHER
     # buffers; n is n_ubatch
     ("x", I),  # (n, n_embd) float32: the residual stream
     ("q", I), ("k", I), ("v", I),  # (n, heads · head_size) float32
     ("q_stride", I), ("kv_stride", I),  # from token to token
     ("attended", I),  # (n, n_head · head_size) float32
     ("records", I), ("floats", I),  # activations, grouped: see `elementwise.group`
+    ("records_stride", I), ("floats_stride", I),  # of one token
     ("ffn_records", I), ("ffn_floats", I),  # the same for ffn_down, written while the others are read
     ("scratch", I), ("scratch_stride", I),  # of each thread
     ("logits", I), ("logits_stride", I),  # (n_outputs, n_vocab) float32
-    # the step
-    ("n_threads", I), ("n_tokens", I), ("n_outputs", I), ("n_items", I),
-    ("positions", I), ("slots", I),  # (n,) int64
-    ("items", I),  # (n_items, 2) int64: first token and number of tokens attended together
-    ("outputs", I),  # (n_outputs,) int64: tokens
+    # the batch
+    ("n_batch", I), ("n_runs", I),  # tokens, and slots that they belong to
+    ("n_threads", I),
+    ("tokens", I), ("positions", I), ("slots", I), ("outputs", I),  # int64 each; outputs are indices of tokens
+    # the ubatch that a step computes
+    ("first", I), ("n_tokens", I),  # of the batch's tokens
+    ("first_output", I), ("n_outputs", I),  # of the batch's outputs
+    ("items", I), ("n_items", I),  # (n_items, 2) int64: first token, and number of tokens attended together
 ])
 """Everything a step needs."""
 

@@ -114,7 +114,9 @@ def share(n: int, thread: int, n_threads: int) -> tuple[int, int]:
     return n * thread // n_threads, n * (thread + 1) // n_threads
 
 
-def _run(pool: int, job: int, argument: int, n: int) -> int:
+@jit
+def run(pool: int, job: int, argument: int, n: int) -> int:
+    """Run ``job`` on threads 0 … n − 1 and wait for all; this thread is number 0."""
     p = _pool_at(pool)
     p.job, p.argument, p.n_active = job, argument, n
     for thread in range(1, n):
@@ -123,6 +125,10 @@ def _run(pool: int, job: int, argument: int, n: int) -> int:
     _call_job(job, argument, 0)
     barrier(pool, n)
     return 0
+
+
+def _run(pool: int, job: int, argument: int, n: int) -> int:
+    return run(pool, job, argument, n)
 
 
 def _work(pool: int, thread: int) -> int:

@@ -80,7 +80,7 @@ class Weights:
         rows = _rows(self._embedding)
         return int(rows.ctypes.data), rows.strides[0], KINDS.get(self._embedding.type_name, OTHER)
 
-    def embed(self, tokens: npt.NDArray[np.int32], out: Floats) -> None:
+    def embed(self, tokens: npt.NDArray[np.int64], out: Floats) -> None:
         """Write the embeddings of ``tokens``, (n, n_embd), of a type that has no kernel."""
         out[...] = self._dequantize(self._embedding.type_name, _rows(self._embedding)[tokens].reshape(-1), out.shape)
 
