@@ -1,14 +1,11 @@
 """POST /tokenize and /detokenize."""
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from llamafw import App, Call, Tokenizer
-from llamafw_plugins.endpoints.prompts import encode, encode_mixed, read_ids
+from llamafw_plugins.endpoints.prompts import aside, encode_mixed, read_ids, size_of
 from llamafw_plugins.endpoints.shapes import JSON
-
-LONG = 16384  # tokens from which on detokenising is left to a worker thread
 
 
 class Tokens:
@@ -20,26 +17,29 @@ class Tokens:
     async def tokenize(self, call: Call) -> JSON:
         """Return the tokens of ``content``, a text, or an array of texts and token ids."""
         body, tokenizer = call.body, self.app.loaded.tokenizer
-        content, add_special = body["content"], bool(body.get("add_special"))
-        parse_special = body.get("parse_special") is not False
-        if isinstance(content, str):
-            tokens = await encode(content, tokenizer, add_special=add_special, parse_special=parse_special)
-        else:
-            tokens = await encode_mixed(content, tokenizer, "content", parse_special=parse_special)
-            if add_special:
-                before, after = specials(tokenizer)
-                tokens = [*before, *tokens, *after]
-        if body.get("with_pieces"):
-            return {"tokens": [{"id": token, "piece": piece(tokenizer, token)} for token in tokens]}
-        return {"tokens": tokens}
+        return await aside(lambda: tokenized(body, tokenizer), size_of(body["content"]))
 
     async def detokenize(self, call: Call) -> JSON:
         """Return the text of ``tokens``, that of special tokens included."""
         tokenizer = self.app.loaded.tokenizer
         tokens = read_ids(call.body["tokens"], tokenizer.n_vocab, "tokens")
-        if len(tokens) < LONG:
-            return {"content": tokenizer.decode(tokens, special=True)}
-        return {"content": await asyncio.to_thread(tokenizer.decode, tokens, special=True)}
+        return {"content": await aside(lambda: tokenizer.decode(tokens, special=True), len(tokens))}
+
+
+def tokenized(body: JSON, tokenizer: Tokenizer) -> JSON:
+    """Return the answer to a validated body."""
+    content, add_special = body["content"], bool(body.get("add_special"))
+    parse_special = body.get("parse_special") is not False
+    if isinstance(content, str):
+        tokens = tokenizer.encode(content, add_special=add_special, parse_special=parse_special)
+    else:
+        tokens = encode_mixed(content, tokenizer, "content", parse_special=parse_special)
+        if add_special:
+            before, after = specials(tokenizer)
+            tokens = [*before, *tokens, *after]
+    if body.get("with_pieces"):
+        return {"tokens": [{"id": token, "piece": piece(tokenizer, token)} for token in tokens]}
+    return {"tokens": tokens}
 
 
 def piece(tokenizer: Tokenizer, token: int) -> Any:
