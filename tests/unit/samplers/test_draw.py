@@ -39,11 +39,11 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(n_candidates: int) -> None
 
 
 def test_drawing_from_a_whole_vocabulary() -> None:
-    """Ten bands of a vocabulary that is no multiple of anything; one band is forbidden."""
+    """Every tenth token makes a class, in a vocabulary that is no multiple of anything; one class is forbidden."""
     n_vocab, n = 49_157, 20_000
     random = np.random.default_rng(7)
     logits = random.standard_normal(n_vocab).astype(np.float32) * 2
-    band = np.arange(n_vocab) * 10 // n_vocab
+    band = np.arange(n_vocab) % 10
     logits[band == 3] = -np.inf
     weights = np.exp(logits.astype(np.float64))
     expected = {b: float(weights[band == b].sum() / weights.sum()) for b in range(10) if b != 3}
@@ -69,6 +69,17 @@ def test_what_is_forbidden_is_never_drawn(at: float, n: int) -> None:
     logits[n // 2] = 1
     source: Any = Fixed(at)
     assert draw(Candidates(np.arange(n, dtype=np.int32), logits), source) == n // 2
+
+
+@pytest.mark.parametrize("n", [40, 5000, 5003])
+def test_rounding_at_the_upper_end_draws_nothing_forbidden(n: int) -> None:
+    """The running sums of a block and of all blocks are rounded differently; the last number must fit both."""
+    last: Any = Fixed(np.nextafter(1, 0))
+    for seed in range(300):
+        logits = (np.random.default_rng(seed).standard_normal(n) * 15).astype(np.float32)
+        allowed = 1 + seed * 17 % (n - 1)
+        logits[allowed:] = -np.inf
+        assert draw(Candidates(np.arange(n, dtype=np.int32), logits), last) < allowed
 
 
 def test_a_single_candidate_needs_no_randomness() -> None:
