@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from support.toy import EOS
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 Client = Any
 GREEDY = {"temperature": 0}
 
 
 @pytest.mark.parametrize("path", ["/completion", "/completions"])
 async def test_the_whole_object(post: Client, path: str) -> None:
-    row = await post(path, prompt="ab", n_predict=3, **GREEDY)
+    row = await post(path, prompt="ab", n_predict=3, cache_prompt=False, **GREEDY)
     timings, settings = row.pop("timings"), row.pop("generation_settings")
     assert row == {
         "content": "cde",

@@ -14,6 +14,7 @@ TEXT = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
 CURLS = [line for code in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in code.splitlines()]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("line", CURLS)
 async def test_every_request_is_answered(client: Any, line: str) -> None:
     curl, url, flag, body = shlex.split(line)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.toy import BOS, EOS, EURO_HEAD, HELLO, ToyTokenizer
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 Client = Any
 
 
