@@ -1,8 +1,8 @@
 """Models in Numba: the CPU backend. docs/kernels.md explains its design.
 
 Files, from the machine upwards, each importing only from those above it:
-cpu, cache, emit (LLVM IR), simd (the same for Numba), isa (dot products), tiles (weight formats), packing, threads, records,
-matmul, elementwise, attention, forward (the step), memory, weights, backend.
+cpu, cache, emit (LLVM IR), isa (dot products), simd (IR as Numba's operations), records, threads, tiles (weights),
+matmul, elementwise, embedding, attention, forward (the step), memory, packing, weights, backend.
 """
 from __future__ import annotations
 

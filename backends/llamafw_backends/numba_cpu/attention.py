@@ -1,9 +1,9 @@
 """Attention over the KV cache, for a few query rows that share a KV head.
 
-Keys lie in blocks of 16 positions, (n_ctx / 16, head_size, 16), so that a vector is one number of 16 positions; values row by row,
-(n_ctx, head_size). A row's result depends on its own positions 0 … p only: scores add up along the head in order, the maximum
-and the sum of exponentials run over positions in order, and so does the weighted sum of values. Whatever lies
-behind p is never used, be it NaN.
+Keys lie in blocks of 16 positions, (n_ctx / 16, head_size, 16), so that a vector is one number of 16 positions; values
+row by row, (n_ctx, head_size). A row's result depends on its own positions 0 … p only: scores add up along the head in
+order, the maximum and the sum of exponentials run over positions in order, and so does the weighted sum of values.
+Whatever lies behind p is never used, be it NaN.
 """
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: 
             sums = emit.loop(b, constant(I64, size), [constant(FLOATS, 0.0)] * (n_rows * at_once), column)
             for r in range(n_rows):
                 row = b.add(scores, b.mul(stride, constant(I64, r)))
+                row = b.add(row, b.mul(block, constant(I64, 64)))
                 for k in range(at_once):
-                    emit.store(b, sums[r * at_once + k], address(b, b.add(row, b.mul(block, constant(I64, 64))), 64 * k))
+                    emit.store(b, sums[r * at_once + k], address(b, row, 64 * k))
             return []
 
         emit.loop(b, count, [], several)
@@ -159,9 +160,10 @@ def _softmax(scores: int, n: int) -> float:
 
 
 @jit
-def _store_kv(p: Any, layer: int, token: int, slot: int, position: int, head: int, keys: str, values: str) -> None:
+def _store_kv(p: Any, layer: int, token: int, head: int, keys: str, values: str) -> None:
     """Turn a token's keys to their position; write its keys and values into the cache."""
-    size = p.head_size
+    size, i = p.head_size, 8 * (p.first + token)
+    slot, position = load_i64(p.slots + i), load_i64(p.positions + i)
     k, v = p.k + token * p.kv_stride + 4 * size * head, p.v + token * p.kv_stride + 4 * size * head
     rotate(k, p.rope + position * 4 * p.n_rot, p.n_rot)
     key = p.keys + slot * p.key_slot + layer * p.key_layer + head * p.key_head
@@ -203,8 +205,7 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
         if not apart:
             for i in range(thread, p.n_tokens * p.n_head_kv, p.n_threads):
                 token = i // p.n_head_kv
-                slot, position = load_i64(p.slots + 8 * (p.first + token)), load_i64(p.positions + 8 * (p.first + token))
-                _store_kv(p, layer, token, slot, position, i % p.n_head_kv, keys, values)
+                _store_kv(p, layer, token, i % p.n_head_kv, keys, values)
             barrier(p.pool, p.n_threads)
         scratch = p.scratch + thread * p.scratch_stride
         sums = scratch + 4 * size * many
@@ -219,7 +220,7 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
             slot = load_i64(p.slots + 8 * (p.first + first_token))
             position = load_i64(p.positions + 8 * (p.first + first_token))
             if apart:
-                _store_kv(p, layer, first_token, slot, position, kv_head, keys, values)
+                _store_kv(p, layer, first_token, kv_head, keys, values)
             kb = p.keys + slot * p.key_slot + layer * p.key_layer + kv_head * p.key_head
             vb = p.values + slot * p.value_slot + layer * p.value_layer + kv_head * p.value_head
             n_rows = n_tokens * heads
@@ -247,7 +248,8 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
                 _values(heads, size, values, (scores, stride, vb, 0, shared, sums))
             for t in range(1, n_tokens):
                 row = t * heads
-                _values(heads, size, values, (scores + row * stride, stride, vb, shared, shared + t, sums + 4 * size * row))
+                own = (scores + row * stride, stride, vb, shared, shared + t, sums + 4 * size * row)
+                _values(heads, size, values, own)
             for r in range(n_rows):
                 out = p.attended + (first_token + r // heads) * p.q_stride + (first_head + r % heads) * 4 * size
                 inverse = splat(load_f32(scratch + 4 * r))

@@ -59,7 +59,8 @@ def load_splat(b: Builder, where: Value, kind: Any, lanes: int = LANES) -> Value
 
 def take(b: Builder, vector: Value, lanes: list[int]) -> Value:
     """Return the given lanes as a vector."""
-    return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+    chosen = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+    return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), chosen)
 
 
 def join(b: Builder, low: Value, high: Value) -> Value:
@@ -110,7 +111,7 @@ def maximum(b: Builder, x: Value, y: Value) -> Value:
 
 
 def exp(b: Builder, x: Value) -> Value:
-    """Return e**x for float32 lanes, relative error below 1e-6; NaN stays NaN. The polynomial is that of Cephes' expf."""
+    """Return e**x for float32 lanes, relative error below 1e-6; NaN stays NaN. (Cephes' expf polynomial.)"""
     x = b.select(b.fcmp_ordered("<", x, constant(FLOATS, -87.0)), constant(FLOATS, -87.0), x)
     x = b.select(b.fcmp_ordered(">", x, constant(FLOATS, 88.0)), constant(FLOATS, 88.0), x)
     rounder = constant(FLOATS, 1.5 * 2**23)  # added, it leaves the nearest integer in the low bits of the mantissa

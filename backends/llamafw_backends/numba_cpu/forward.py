@@ -1,7 +1,7 @@
 """The step: all layers for the tokens of one ubatch, run by all threads at once.
 
-Tokens of any slots, at any positions, go through together; each thread takes a share of the tokens where rows are worked on, of the
-tiles where matrices are, of the heads in attention.
+Tokens of any slots, at any positions, go through together; each thread takes a share of the tokens where rows are
+worked on, of the tiles where matrices are, of the heads in attention.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamafw_backends.numba_cpu.records import LAYER, layer_at, plan_at, tensor_
 from llamafw_backends.numba_cpu.simd import call_address, load_i64, store_i64
 from llamafw_backends.numba_cpu.threads import barrier, run, share
 
-FFN_FLOATS = 32768  # gate or up values that a thread computes before it multiplies them: 128 KiB, a part of its L2 cache
+FFN_FLOATS = 32768  # gate or up values that a thread computes before it multiplies them: 128 KiB, part of its L2 cache
 _LAYER_BYTES = LAYER.itemsize
 _call_attention = call_address(3)
 
@@ -56,7 +56,7 @@ def _check(p: Any, n: int, m: int) -> int:
 
 @jit
 def _begin(p: Any, first: int, last: int) -> None:
-    """Embed the tokens ``first`` … ``last - 1`` of the batch; cut them into items of `max_tokens` of one slot, or single ones."""
+    """Embed the tokens ``first`` … ``last - 1``; cut them into items of `max_tokens` of one slot, or of one."""
     p.first, p.n_tokens = first, last - first
     n_items = 0
     i = first
@@ -78,7 +78,7 @@ def _begin(p: Any, first: int, last: int) -> None:
 
 
 def forward(plan: int, n: int, m: int, n_threads: int, n_threads_batch: int) -> int:
-    """Run a batch of n tokens and m outputs, ubatch by ubatch. Return what `_check` returns; below 0, nothing was run."""
+    """Run a batch of n tokens and m outputs, ubatch by ubatch. Return what `_check` does; below 0, nothing was run."""
     p = plan_at(plan)
     n_runs = _check(p, n, m)
     if n_runs <= 0:
@@ -100,7 +100,9 @@ def forward(plan: int, n: int, m: int, n_threads: int, n_threads_batch: int) -> 
 
 
 @jit
-def _multiply(p: Any, tensor: int, thread: int, n: int, records: int, floats: int, out: int, stride: int, add: int) -> None:
+def _multiply(
+    p: Any, tensor: int, thread: int, n: int, records: int, floats: int, out: int, stride: int, add: int
+) -> None:
     """Multiply this thread's share of a matrix with n tokens."""
     first, last = share(tensor_at(tensor).n_tiles, thread, p.n_threads)
     if first < last:

@@ -86,8 +86,8 @@ class Vnni(InstructionSet):
 class Avx2(InstructionSet):
     """AVX2: ``vpmaddubsw`` adds two products into 16 bits, saturating, so what goes in must be small enough.
 
-    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block is summed in 16 bits. Bytes: |w| ≤ 128 goes in unsigned, and its
-    sign moves to the activation: 2 · 128 · 127 < 2¹⁵.
+    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block is summed in 16 bits. Bytes: |w| ≤ 128 goes in unsigned, and
+    its sign moves to the activation: 2 · 128 · 127 < 2¹⁵.
     """
 
     name = "avx2"
@@ -145,8 +145,8 @@ class Avx2(InstructionSet):
 class Plain(InstructionSet):
     """Any processor, ARM included: multiplications of 16 bits, which every vector unit has.
 
-    A word is 32 lanes of 16 bits, of two bytes each: even bytes and odd bytes are multiplied apart. Sums of nibbles fit 16 bits
-    over the whole block (as in `Avx2`), sums of two bytes too (2 · 128 · 127 < 2¹⁵).
+    A word is 32 lanes of 16 bits, of two bytes each: even bytes and odd bytes are multiplied apart. Sums of nibbles fit
+    16 bits over the whole block (as in `Avx2`), sums of two bytes too (2 · 128 · 127 < 2¹⁵).
     """
 
     name = "plain"

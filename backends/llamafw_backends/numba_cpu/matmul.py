@@ -1,7 +1,7 @@
 """Matrix times activations, tile by tile. One kernel per weight format and instruction set.
 
-Each sum starts from the bias (or zero) and takes its blocks in order, whatever is computed beside it: grouping tokens and tiles
-differently, or giving tiles to other threads, cannot change a bit.
+Each sum starts from the bias (or zero) and takes its blocks in order, whatever is computed beside it: grouping tokens
+and tiles differently, or giving tiles to other threads, cannot change a bit.
 """
 from __future__ import annotations
 
@@ -117,16 +117,17 @@ def width_for(widths: int, rest: int) -> int:
 def build(compiler: Compiler, isa: InstructionSet, form: TileFormat) -> Any:
     """Return the compiled kernel for one format.
 
-    ``kernel(tensor, widths, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of tiles ``first`` …
-    ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to what is there.
+    ``kernel(tensor, widths, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of tiles
+    ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to what is there.
     """
-    return compiler(f"matmul {form.name} for {isa.name}", 9, _matmul(isa.name, form.name, form.columns, form.record_bytes))
+    return compiler(f"matmul {form.name} for {isa.name}", 9, _matmul(isa.name, form.name, form.record_bytes))
 
 
-def _matmul(isa: str, form: str, columns: int, record_bytes: int) -> Callable[..., int]:
+def _matmul(isa: str, form: str, record_bytes: int) -> Callable[..., int]:
     def matmul(
-        tensor: int, widths: int, activations: int, n_tokens: int, first: int, last: int, out: int, out_stride: int, add: int
-    ) -> int:
+        tensor: int, widths: int, activations: int, n_tokens: int,
+        first: int, last: int, out: int, out_stride: int, add: int,
+    ) -> int:  # fmt: skip
         t = tensor_at(tensor)
         for tile in range(first, last, CHUNK):
             n_tiles = min(CHUNK, last - tile)
@@ -150,8 +151,9 @@ _call = call_address(9)
 
 @jit
 def matmul(
-    tensor: int, widths: int, records: int, floats: int, n_tokens: int, first: int, last: int, out: int, out_stride: int, add: int
-) -> None:
+    tensor: int, widths: int, records: int, floats: int, n_tokens: int,
+    first: int, last: int, out: int, out_stride: int, add: int,
+) -> None:  # fmt: skip
     """Call the kernel of ``tensor`` with the activations in the layout it wants."""
     t = tensor_at(tensor)
     activations = records if t.layout == 1 else floats

@@ -14,7 +14,7 @@ _HUGE = 2 << 20
 
 
 class Arena:
-    """One mapping, handed out piece by piece in order. ``huge`` asks for huge pages, which spares the processor page walks."""
+    """One mapping, handed out piece by piece. ``huge`` asks for huge pages, which spares the processor page walks."""
 
     def __init__(self, n_bytes: int, *, huge: bool = False) -> None:
         self.n_bytes = n_bytes
@@ -39,7 +39,8 @@ class Arena:
         """Return the memory at ``address`` as an array. It is valid as long as the arena is."""
         start = address - int(self._bytes.ctypes.data)
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
-        return self._bytes[start : start + n_bytes].view(kind).reshape(shape)
+        view: npt.NDArray[Any] = self._bytes[start : start + n_bytes].view(kind).reshape(shape)
+        return view
 
     def put(self, values: npt.NDArray[Any]) -> int:
         """Copy an array in; return its address."""

@@ -1,4 +1,4 @@
-"""From a file's rows to tiles: kernels that copy a matrix, 16 rows interleaved. Run on all threads while a model loads."""
+"""From a file's rows to tiles: kernels that copy a matrix, 16 rows interleaved, on all threads while a model loads."""
 from __future__ import annotations
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Worker threads that run kernels. A job is a kernel ``job(argument, thread) -> 0``, run by threads 0 … n − 1 at once.
 
 Thread 0 is the caller's. Workers wait for a job by spinning a little, then sleeping in the operating system, so an idle
-pool costs nothing; barriers inside a job do the same, so a thread that lost its core does not make the others burn theirs.
-It knows nothing of models.
+pool costs nothing; barriers inside a job do the same, so a thread that lost its core does not make the others burn
+theirs. It knows nothing of models.
 """
 from __future__ import annotations
 

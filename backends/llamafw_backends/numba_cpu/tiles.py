@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, I32, INTS, I64, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.emit import F32, FLOATS, I32, I64, INTS, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.isa import MINUS_8, RECORD, SCALE, SUM, InstructionSet
 
 ROWS = 16  # of a tile
@@ -44,9 +44,10 @@ class TileFormat:
         return RECORD if self.layout == Q8_LAYOUT else 4 * self.columns
 
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
-    ) -> list[Value]:
-        """Emit block ``i`` of a tile times the records of ``tokens``, added to ``sums``: 16 rows of float32 per token."""
+        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        tokens: Sequence[Value], sums: list[Value],
+    ) -> list[Value]:  # fmt: skip
+        """Emit block ``i`` of a tile times the records of ``tokens``, added to ``sums``: 16 float32 rows per token."""
         raise NotImplementedError
 
 
@@ -62,8 +63,9 @@ class Q4_1(TileFormat):
     source_bytes, words_at, n_words, n_halves = 20, 4, 4, 2
 
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
-    ) -> list[Value]:
+        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        tokens: Sequence[Value], sums: list[Value],
+    ) -> list[Value]:  # fmt: skip
         """Emit Σ w·x = d·scale·Σ q·x + m·scale·Σ x."""
         p = at(b, tile, i, self.block_bytes)
         dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
@@ -86,8 +88,9 @@ class _Symmetric(TileFormat):
         raise NotImplementedError
 
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
-    ) -> list[Value]:
+        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        tokens: Sequence[Value], sums: list[Value],
+    ) -> list[Value]:  # fmt: skip
         """Emit Σ w·x = d·scale·Σ (q − offset)·x."""
         dots = self.dots(b, isa, at(b, tile, i, self.block_bytes), tokens)
         d = emit.load_half(b, at(b, at(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes))
@@ -129,8 +132,9 @@ class _Float(TileFormat):
     load: Callable[[Builder, Value], Value]
 
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value, tokens: Sequence[Value], sums: list[Value]
-    ) -> list[Value]:
+        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        tokens: Sequence[Value], sums: list[Value],
+    ) -> list[Value]:  # fmt: skip
         """Emit Σ w·x, one column after the other."""
         p = at(b, tile, i, self.block_bytes)
         for column in range(self.columns):

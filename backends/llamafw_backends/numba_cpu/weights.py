@@ -1,7 +1,7 @@
 """A model's tensors as the kernels want them: matrices in tiles, vectors in float32.
 
-Each matrix keeps its own format if there is a kernel for it; every other ggml type is unpacked exactly and rounded to Q8_0.
-The file is read once, except for rows of the token embedding, which are looked up where they are.
+Each matrix keeps its own format if there is a kernel for it; every other ggml type is unpacked exactly and rounded to
+Q8_0. The file is read once, except for rows of the token embedding, which are looked up where they are.
 """
 from __future__ import annotations
 
@@ -102,15 +102,16 @@ class Weights:
     def _checked(self, tensor: Tensor) -> Tensor:
         if len(tensor.shape) != 2 or tensor.shape[1] % COLUMNS:
             raise ModelError(
-                f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend needs "
-                f"matrices whose rows are a multiple of {COLUMNS} long"
+                f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend "
+                f"needs matrices whose rows are a multiple of {COLUMNS} long"
             )
         return tensor
 
     def _format(self, tensor: Tensor) -> TileFormat:
         known = TILE_FORMATS.get(tensor.type_name)
         if known is None and tensor.type_name not in self._context.quants:
-            raise ModelError(f"{self._context.model.path}: the tensor {tensor.name!r} has the unknown type {tensor.type_name}")
+            path = self._context.model.path
+            raise ModelError(f"{path}: the tensor {tensor.name!r} has the unknown type {tensor.type_name}")
         return known or TILE_FORMATS[FALLBACK]
 
     def _layouts(self, *roles: str, layer: int) -> int:
@@ -168,8 +169,9 @@ class Weights:
         return int(record.ctypes.data)
 
     def _run(
-        self, kernel: Any, form: TileFormat, rows: npt.NDArray[Any], order: npt.NDArray[np.int64], n_blocks: int, tiles: int
-    ) -> None:
+        self, kernel: Any, form: TileFormat, rows: npt.NDArray[Any], order: npt.NDArray[np.int64],
+        n_blocks: int, tiles: int,
+    ) -> None:  # fmt: skip
         """Run a packing kernel on all threads."""
         work, scratch = make(packing.PACKING), np.zeros(64 * self._pool.n_threads, np.uint8)
         rows, order = np.ascontiguousarray(rows), np.ascontiguousarray(order, np.int64)
@@ -187,10 +189,11 @@ class Weights:
         self._pool.run(kernel.address, int(work.ctypes.data), self._pool.n_threads)
 
     def _row_order(self, role: str, n_rows: int) -> npt.NDArray[np.int64]:
-        """Return which row of the file each row is: Q and K of interleaved RoPE get the pairs' first halves, then the second.
+        """Return which row of the file each row is.
 
-        Then pair i is (i, i + n_rot / 2), and rotating is a few operations on whole vectors. Scores do not change,
-        since both sides of the product are permuted alike.
+        Each head of Q and K, if RoPE is interleaved, gets the first halves of its pairs, then the second. Then pair i
+        is (i, i + n_rot / 2), and rotating is a few operations on whole vectors. Scores do not change, since both
+        sides of the product are permuted alike.
         """
         rows = np.arange(n_rows)
         if role not in ("attn_q", "attn_k") or not self.decoder.rope_interleaved:
@@ -209,7 +212,7 @@ def check_sizes(decoder: Decoder) -> None:
         ("feed-forward length", decoder.n_ff, COLUMNS),
     ):
         if value < 1 or value % unit:
-            raise ModelError(f"the numba backend needs a {what} that is a multiple of {unit}, and this model's is {value}")
+            raise ModelError(f"the numba backend needs a {what} that is a multiple of {unit}; this model's is {value}")
     if 2 * len(decoder.rope_frequencies) > decoder.n_embd_head or decoder.n_head % decoder.n_head_kv:
         raise ModelError("the model turns more dimensions than a head has, or its heads cannot share KV heads evenly")
 
