@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from llamafw import Candidates, GenerateRequest, SamplerContext
-from llamafw.engine.chain import Scratch, build, draw
+from llamafw.engine.chain import build, draw, every_token
 from llamafw.engine.logprobs import of_row
 from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.samplers.min_p import MinP
@@ -56,8 +56,9 @@ def rows(n_vocab: int, n: int) -> np.ndarray[Any, Any]:
 def median_us(step: Callable[[np.ndarray[Any, Any]], object], logits: np.ndarray[Any, Any], rounds: int) -> float:
     times = []
     for _ in range(rounds):
+        fresh = logits.copy()  # samplers overwrite them
         start = time.perf_counter()
-        for row in logits:
+        for row in fresh:
             step(row)
         times.append((time.perf_counter() - start) / len(logits) * 1e6)
     return statistics.median(times)
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     logits = rows(args.vocab, 200)
-    scratch = Scratch(args.vocab)
+    ids = every_token(args.vocab)
     tokenizer: Any = SimpleNamespace(encode=lambda text, **_: [0], piece=lambda token: b"\n", eog=frozenset())
     context = SamplerContext(tuple(range(100, 300)), args.vocab, 2048, tokenizer)
     print(f"{'µs per token, vocabulary of ' + str(args.vocab):44s}{'median':>8s}")
@@ -78,13 +79,12 @@ def main() -> None:
         chain = build(request, 1, PLUGINS, context)
 
         def step(row: np.ndarray[Any, Any], chain: Any = chain) -> object:
-            return chain.pick(row, scratch)
+            return chain.pick(ids, row)
 
         print(f"{name:44s}{median_us(step, logits, args.rounds):8.1f}")
     random = np.random.default_rng(1)
     few = Candidates(np.arange(10, dtype=np.int32), logits[0, :10].copy())
     parts: list[tuple[str, Callable[[np.ndarray[Any, Any]], object]]] = [
-        ("of these: making the candidates", scratch.candidates),
         ("of these: the draw from 10", lambda row: draw(few, random)),
         ("log-probabilities, 10 alternatives", lambda row: of_row(row, 0, 10)),
     ]

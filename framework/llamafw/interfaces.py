@@ -186,7 +186,7 @@ class Backend(Protocol):
     n_batch: int  # most tokens in one batch
 
     def forward(self, batch: Batch) -> Floats:
-        """Return ``(len(batch.outputs), n_vocab)`` float32 logits, valid until the next call.
+        """Return ``(len(batch.outputs), n_vocab)`` float32 logits, the caller's to write into until the next call.
 
         Calling it twice with the same batch is allowed and gives the same result.
         """

@@ -112,8 +112,8 @@ class BackendOptions:
 class Candidates:
     """The tokens still in the running. Samplers shrink, reorder or reweigh them in place.
 
-    ``ids[i]`` is a token and ``logits[i]`` its score; both arrays belong to the samplers, which may
-    write into them or replace them. At least one candidate must remain.
+    ``ids[i]`` is a token and ``logits[i]`` its score. Samplers may replace both arrays and write into
+    ``logits``, until the token is drawn; ``ids`` may be shared and is read-only. At least one candidate must remain.
     """
 
     ids: Ints  # (n,)

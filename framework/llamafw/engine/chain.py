@@ -29,23 +29,15 @@ class SamplerError(GenerationError):
         super().__init__(f"the sampler {name!r} failed")
 
 
-class Scratch:
-    """Where candidates are made, once per token: shared by all chains of one thread, as they run one by one.
+def every_token(n_vocab: int) -> Ints:
+    """Return the ids of a whole vocabulary, ``(n_vocab,)``, to be shared by all chains and so read-only.
 
-    Samplers may write into the arrays; so both are written anew for each token (4 µs each for 49k tokens), and are
-    theirs only until the token is drawn.
+    Nothing is copied per token: after a forward pass all but the logits has left the caches, and fresh copies of ids
+    and logits of 49k tokens took 0.1 ms.
     """
-
-    def __init__(self, n_vocab: int) -> None:
-        self._all: Ints = np.arange(n_vocab, dtype=np.int32)
-        self._ids = np.empty_like(self._all)
-        self._logits: Floats = np.empty(n_vocab, np.float32)
-
-    def candidates(self, row: Floats) -> Candidates:
-        """Return every token with its logit; ``row`` itself stays as it is."""
-        np.copyto(self._ids, self._all)
-        np.copyto(self._logits, row)
-        return Candidates(self._ids, self._logits)
+    ids: Ints = np.arange(n_vocab, dtype=np.int32)
+    ids.flags.writeable = False
+    return ids
 
 
 class Chain:
@@ -59,8 +51,15 @@ class Chain:
         self._bias = np.array([_clip(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
 
-    def pick(self, row: Floats, scratch: Scratch) -> tuple[int, Candidates]:
+    def pick(self, ids: Ints, row: Floats) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that survived.
+
+        Parameters
+        ----------
+        ids : (n_vocab,) int32
+            See `every_token`.
+        row : (n_vocab,) float32
+            Their logits; overwritten.
 
         Raises
         ------
@@ -69,7 +68,7 @@ class Chain:
         RequestError
             The request forbids every token.
         """
-        candidates = scratch.candidates(row)
+        candidates = Candidates(ids, row if row.flags.writeable else row.copy())
         if len(self._bias_ids):
             candidates.logits[self._bias_ids] += self._bias
         peak = candidates.logits.max()

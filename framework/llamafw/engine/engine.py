@@ -53,7 +53,7 @@ class Engine:
         self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have scores for tokens without text
         self._backend, self._tokenizer, self._samplers = backend, tokenizer, samplers
         self._scheduler = Scheduler(Slots(self.n_slots, self.n_ctx), min(n_batch, backend.n_batch), n_ubatch)
-        self._scratch = chain.Scratch(self._n_vocab)
+        self._ids = chain.every_token(self._n_vocab)
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._outboxes: list[Outbox] = []  # one per event loop, which is one
         self._refuse: Callable[[], RequestError] | None = None  # makes what new requests get
@@ -215,7 +215,7 @@ class Engine:
 
     def _pick(self, sequence: Sequence, row: Floats) -> None:
         try:
-            sequence.pick(row[: self._n_vocab], self._scratch)
+            sequence.pick(self._ids, row[: self._n_vocab])
         except RequestError as exc:
             if exc.status >= 500:
                 log.error("a request failed: %s", exc.message, exc_info=exc)

@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from llamafw.engine import logprobs
-from llamafw.engine.chain import Chain, Scratch
+from llamafw.engine.chain import Chain
 from llamafw.engine.detokenizer import Detokenizer, Piece
 from llamafw.engine.slots import Slot
 from llamafw.errors import RequestError
@@ -73,23 +73,24 @@ class Sequence:
 
     # --- what the engine does
 
-    def pick(self, row: Floats, scratch: Scratch) -> None:
-        """Draw the next token from ``row``, ``(n_vocab,)`` logits; send what text is certain; finish if it is the last.
+    def pick(self, ids: Ints, row: Floats) -> None:
+        """Draw the next token; send what text is certain; finish if it is the last. For the arrays see `Chain.pick`.
 
         Raises
         ------
         RequestError
             A sampler failed, or nothing can be drawn.
         """
-        token, candidates = self._chain.pick(row, scratch)
         request = self.request
+        reported = request.logprobs or request.n_probs > 0
+        raw = row.copy() if reported and not request.post_sampling_probs else None
+        token, candidates = self._chain.pick(ids, row)
         logprob: float | None = None
         top: tuple[TokenLogprob, ...] = ()
-        if request.logprobs or request.n_probs > 0:
-            if request.post_sampling_probs:
-                logprob, top = logprobs.of_candidates(candidates, token, request.n_probs)
-            else:
-                logprob, top = logprobs.of_row(row, token, request.n_probs)
+        if raw is not None:
+            logprob, top = logprobs.of_row(raw, token, request.n_probs)
+        elif reported:
+            logprob, top = logprobs.of_candidates(candidates, token, request.n_probs)
         self._push(GeneratedToken(token, self._tokenizer.piece(token), logprob, top))
 
     def finish(self, stop_type: StopType, word: str | None = None, *, truncated: bool = False) -> None:

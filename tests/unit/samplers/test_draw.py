@@ -9,7 +9,7 @@ import pytest
 from support.toy import ToyTokenizer
 
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
-from llamafw.engine.chain import Scratch, build, draw
+from llamafw.engine.chain import build, draw, every_token
 from llamafw.plugins import Plugins
 from llamafw_plugins.samplers import DEFAULT_ORDER
 
@@ -100,9 +100,9 @@ def test_the_default_chain_end_to_end(samplers: Any) -> None:
     request = GenerateRequest((0, 1), samplers=DEFAULT_ORDER, options=options, logit_bias={2: 0.25})
     logits = row.astype(np.float64)
     logits[2] += 0.25
-    context, scratch, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), Scratch(10), 4000
+    context, ids, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), every_token(10), 4000
     # A chain for each draw, as what was drawn is penalised from then on.
-    counts = Counter(build(request, seed, samplers, context).pick(row, scratch)[0] for seed in range(n))
+    counts = Counter(build(request, seed, samplers, context).pick(ids, row.copy())[0] for seed in range(n))
     logits[[0, 1]] -= 1.0
     order = np.argsort(-logits, kind="stable")[:8]
     chance = np.exp(logits[order]) / np.exp(logits[order]).sum()

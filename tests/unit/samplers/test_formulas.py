@@ -221,7 +221,7 @@ def test_penalties(
         "repeat_last_n": last_n, "penalize_nl": penalize_nl,
     }
     left = run(Penalties, row, options, ids=ids, prompt=tuple(prompt), accept=answer, n_ctx=25)
-    window = (prompt + answer)[-(25 if last_n < 0 else last_n) :] if last_n else []
+    window = (prompt + answer)[-(25 if last_n < 0 else min(last_n, 25)) :] if last_n else []
     count = Counter(window)
     if not penalize_nl:
         count.pop(10, None)
