@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from math import exp, inf, isfinite
+from math import exp, inf
 from secrets import token_hex
 from typing import Any
 
@@ -108,7 +108,7 @@ def native_probabilities(tokens: Iterable[GeneratedToken], tokenizer: Tokenizer,
 def settings_shape(request: GenerateRequest, loaded: LoadedModel, *, stream: bool) -> JSON:
     """Return llama-server's ``generation_settings``: the request as it was understood."""
     return {
-        **{name: value for name, value in request.options.items() if not _is_endless(value)},
+        **request.options,
         "n_ctx": loaded.engine.n_ctx,
         "n_predict": request.n_predict,
         "max_tokens": request.n_predict,
@@ -124,7 +124,3 @@ def settings_shape(request: GenerateRequest, loaded: LoadedModel, *, stream: boo
         "cache_prompt": request.cache_prompt,
         "logit_bias": [[token, False if bias == -inf else bias] for token, bias in request.logit_bias.items()],
     }
-
-
-def _is_endless(value: Any) -> bool:
-    return isinstance(value, float) and not isfinite(value)
