@@ -9,14 +9,14 @@ from typing import Any
 from llamafw import Register, Tokenizer, hookimpl
 
 
-def gpt2(metadata: Mapping[str, Any]) -> Tokenizer:
+def make_gpt2(metadata: Mapping[str, Any]) -> Tokenizer:
     """Return the byte-level BPE tokenizer that ``metadata`` describes; ModelError if it does not."""
     from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer
 
     return Gpt2Tokenizer(metadata)
 
 
-def llama(metadata: Mapping[str, Any]) -> Tokenizer:
+def make_llama(metadata: Mapping[str, Any]) -> Tokenizer:
     """Return the SentencePiece tokenizer that ``metadata`` describes; ModelError if it does not."""
     from llamafw_plugins.tokenizers.llama import LlamaTokenizer
 
@@ -25,5 +25,5 @@ def llama(metadata: Mapping[str, Any]) -> Tokenizer:
 
 @hookimpl
 def register_tokenizers(register: Register) -> None:
-    register("gpt2", gpt2)
-    register("llama", llama)
+    register("gpt2", make_gpt2)
+    register("llama", make_llama)

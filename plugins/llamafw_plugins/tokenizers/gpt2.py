@@ -5,13 +5,14 @@ The merging is done by Hugging Face's `tokenizers`. It knows nothing of special 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Encoding, Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from llamafw import ModelError
+from llamafw import ModelError, RequestError
 from llamafw_plugins.tokenizers import metadata as read
 from llamafw_plugins.tokenizers.base import GgufTokenizer, byte_of
 from llamafw_plugins.tokenizers.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
@@ -19,6 +20,7 @@ from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read
 
 log = logging.getLogger(__name__)
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHORT = 4096  # characters; longer texts are worth the start of a parallel loop, which also lets other threads run
 
 
@@ -45,6 +47,8 @@ class Gpt2Tokenizer(GgufTokenizer):
         super().__init__(metadata, vocabulary, add_bos=pre_tokenizer.add_bos)
         # A control token that text could be merged into would let a user speak for the model.
         ids = {text: token for text, token in vocabulary.ids.items() if token not in vocabulary.control}
+        if _LONE_SURROGATE.search("".join(ids)):  # stands for a byte that is no UTF-8; the library takes Unicode only
+            ids = {text: token for text, token in ids.items() if not _LONE_SURROGATE.search(text)}
         merges = _merges(metadata, vocabulary, ids)
         # The library drops characters it does not know *before* merging, and so joins what was apart.
         self._incomplete = not ids.keys() >= set(BYTE_CHARACTERS)
@@ -60,11 +64,7 @@ class Gpt2Tokenizer(GgufTokenizer):
         self._library.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
 
     def _encode_parts(self, parts: Sequence[str | int]) -> list[int]:
-        texts = [part for part in parts if isinstance(part, str)]
-        if sum(map(len, texts)) <= _SHORT:
-            encoded = iter([self._library.encode(text, add_special_tokens=False) for text in texts])
-        else:
-            encoded = iter(self._library.encode_batch_fast(texts, add_special_tokens=False))
+        encoded = iter(self._encode_texts([part for part in parts if isinstance(part, str)]))
         tokens: list[int] = []
         for part in parts:
             if isinstance(part, str):
@@ -72,6 +72,18 @@ class Gpt2Tokenizer(GgufTokenizer):
             else:
                 tokens.append(part)
         return [token for token in tokens if token != self.n_vocab] if self._incomplete else tokens
+
+    def _encode_texts(self, texts: list[str]) -> list[Encoding]:
+        try:
+            if sum(map(len, texts)) <= _SHORT:
+                return [self._library.encode(text, add_special_tokens=False) for text in texts]
+            return self._library.encode_batch_fast(texts, add_special_tokens=False)
+        except BaseException as error:
+            # A panic of the library is no Exception: uncaught, it would end the server. It has a known cause: one
+            # stretch of text for which Oniguruma runs out of steps, ten million.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise RequestError("the text has a stretch too long to be cut into words") from error
 
     def _piece(self, text: str, kind: int) -> bytes:
         if kind == NORMAL:
@@ -97,10 +109,9 @@ def _merges(metadata: Mapping[str, Any], vocabulary: Vocabulary, ids: Mapping[st
     """Return the merges, the most urgent first; ModelError if one is of or into something that is no token."""
     merges: dict[tuple[str, str], None] = {}  # the library lets a repeated merge replace the first: it must not
     for line in read.strings(metadata, "merges"):
-        gap = line.find(" ", 1)
-        left, right = line[:gap], line[gap + 1 :]
-        if gap > 0 and left in ids and right in ids and left + right in ids:
+        left, _, right = line.partition(" ")
+        if left in ids and right in ids and left + right in ids:
             merges[left, right] = None
-        elif gap < 1 or not {left, right, left + right} <= vocabulary.ids.keys():
+        elif not {left, right, left + right} <= vocabulary.ids.keys():
             raise ModelError(f"{read.PREFIX}merges has {line!r}, which merges no two tokens into a third")
     return list(merges)

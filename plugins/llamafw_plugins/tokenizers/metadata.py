@@ -13,12 +13,16 @@ PREFIX = "tokenizer.ggml."
 
 
 def strings(metadata: Mapping[str, Any], name: str) -> list[str]:
-    """Return a required array of strings."""
+    """Return a required array of strings; lone surrogates in them stand for bytes that are no UTF-8."""
     found = metadata.get(PREFIX + name)
     if found is None:
         raise ModelError(f"the model has no {PREFIX}{name}")
     if isinstance(found, str) or not isinstance(found, Sequence) or not all(isinstance(text, str) for text in found):
         raise ModelError(f"{PREFIX}{name} is no array of strings")
+    try:
+        "".join(found).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ModelError(f"{PREFIX}{name} has a text that is no Unicode") from None
     return list(found)
 
 

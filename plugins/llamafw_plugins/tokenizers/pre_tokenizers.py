@@ -2,11 +2,13 @@
 
 Each name stands for a list of regular expressions. The first cuts the text into its matches and what is between them;
 the next cuts each of these pieces further, and so on. Merges never cross a cut. The expressions are those that the
-models were trained with (the pre-tokenizers of their ``tokenizer.json``), in the syntax of Oniguruma.
+models were trained with (the pre-tokenizers of their ``tokenizer.json``), in the syntax of Oniguruma. Where one could
+have to go back over a long stretch of text, which takes quadratic time or more steps than Oniguruma allows, there is an
+equivalent here that never does, with the original in a comment.
 
 llama.cpp approximates a few of them, because std::regex knows no Unicode: it takes ``\\p{Lu}`` and ``\\p{Ll}`` for "a
-letter not in a-z" and "a letter not in A-Z". Where the two differ (case changes outside ASCII, combining marks; Tekken
-and the GPT-4o family), this table is with the model.
+letter not in a-z" and "a letter not in A-Z". Where the two differ (Tekken and the GPT-4o family: combining marks and
+case changes outside ASCII; DeepSeek LLM and Coder: spaces outside ASCII), this table is with the model.
 """
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class PreTokenizer:
 
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_LINES = r"(?:[^\S\r\n]*+[\r\n]++)++"  # \s*[\r\n]+
+_SPACE = rf"{_LINES}|\s+(?!\S)|\s+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -32,27 +35,38 @@ def _cl100k(digits: str) -> str:
 
 
 def _o200k(contraction: str, digits: str) -> str:
-    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-    before = r"[^\r\n\p{L}\p{N}]?"
+    before, upper, other = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}]", r"[\p{Lm}\p{Lo}\p{M}]"
+    lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    up_to_other = f"(?:{upper}*+{other}++)"
+    small = rf"(?:{up_to_other}*+{upper}*+\p{{Ll}}{lower}*+|{up_to_other}++)"  # (upper|other)*(lower|other)+
+    capital = rf"[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{lower}*"
     return (
-        rf"{before}{upper}*{lower}+{contraction}|{before}{upper}+{lower}*{contraction}"
+        rf"{before}{small}{contraction}|{before}{capital}{contraction}"
         rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
     )
 
 
-_CJK = "[一-龥\u0800-一가-\ud7ff]+"  # DeepSeek's own, odd ranges
-_HAN_KANA = "[一-龥\u3040-ゟ゠-ヿ]+"
+_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"  # DeepSeek's own, odd ranges
+_HAN_KANA = "[\u4e00-\u9fa5\u3040-\u30ff]+"
 _ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _DEEPSEEK_V3 = (
     rf"{_ASCII_PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACE}"
 )
 _CASED_LETTERS = (  # DeepSeek LLM: the letters that have case, as of some version of Unicode
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌ"
-    "ῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"
-    "𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+    "A-Za-z\xb5\xc0-\xd6\xd8-\xf6\xf8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376\u0377"
+    "\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556"
+    "\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a"
+    "\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4"
+    "\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc"
+    "\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f"
+    "\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d\ua680-\ua69b"
+    "\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a"
+    "\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2"
+    "\U000118a0-\U000118df\U0001e900-\U0001e943"
 )
-_WORDS_BY_PUNCTUATION = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_DEEPSEEK_PUNCTUATION = "!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002"
+_WORDS_BY_PUNCTUATION = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
 _gpt2 = PreTokenizer((_GPT2,))
 _digits_gpt2 = PreTokenizer((r"\p{N}", _GPT2))
@@ -62,10 +76,9 @@ _llama3_whole_words_bos = PreTokenizer((_cl100k(r"\p{N}{1,3}"),), ignore_merges=
 _qwen2 = PreTokenizer((_cl100k(r"\p{N}"),))
 _deepseek_v3 = PreTokenizer((r"\p{N}{1,3}", _HAN_KANA, _DEEPSEEK_V3))
 _gpt4o = PreTokenizer((_o200k(f"{_CONTRACTION}?", r"\p{N}{1,3}"),))
-_tiny_aya = PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)", _o200k(f"{_CONTRACTION}?", r"\p{N}{1,3}")))
 _bloom = PreTokenizer((_WORDS_BY_PUNCTUATION,))
 _bailing = PreTokenizer((
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|" + _SPACE,
 ))  # fmt: skip
 
 DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
@@ -81,12 +94,13 @@ _FAMILIES: dict[str, PreTokenizer] = {
     "dbrx smaug-bpe chatglm-bpe": _llama3,
     "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2": _qwen2,
     "gpt-4o llama4 kanana2 talkie minimax-m2": _gpt4o,
-    "tiny_aya cohere2moe": _tiny_aya,
     "deepseek-v3 hunyuan-dense joyai-llm hy_v4": _deepseek_v3,
     "bloom poro-chat gpt3-finnish": _bloom,
     "bailingmoe bailingmoe2 llada-moe": _bailing,
     "deepseek-llm": PreTokenizer((
-        r"[\r\n]", rf"\s?[{_CASED_LETTERS}]+", r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", r"\s+$", _CJK, r"\p{N}+",
+        r"[\r\n]", rf"\s?[{_CASED_LETTERS}]+", rf"\s?[{_DEEPSEEK_PUNCTUATION}]+",
+        r"(?<!\s)\s++$",  # \s+$
+        _CJK, r"\p{N}+",
     )),
     "deepseek-coder": PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}")),
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]")),
@@ -100,7 +114,6 @@ _FAMILIES: dict[str, PreTokenizer] = {
         rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACE}",
     )),
     "minicpm5": PreTokenizer((r"\p{N}{1,3}", _cl100k(r"\p{N}+")), ignore_merges=True),
-    "superbpe": PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
     "laguna": PreTokenizer((r"[^\n]+|[\n]+", _cl100k(r"\p{N}"))),
     "ufakzeka": PreTokenizer((rf"[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}",)),
 }  # fmt: skip

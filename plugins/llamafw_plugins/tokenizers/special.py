@@ -27,7 +27,7 @@ class SpecialTokens:
     def __init__(
         self, texts: Mapping[int, str], strip_left: Set[int] = frozenset(), strip_right: Set[int] = frozenset()
     ) -> None:
-        order = sorted(texts, key=lambda token: (-len(texts[token].encode("utf-8", "surrogatepass")), token))
+        order = sorted(texts, key=lambda token: (-len(texts[token].encode("utf-8", "surrogateescape")), token))
         by_text = {texts[token]: (rank, token) for rank, token in enumerate(order)}
         self._strip_left, self._strip_right = strip_left, strip_right
         self._pattern = re.compile(_pattern(list(by_text))) if by_text else None

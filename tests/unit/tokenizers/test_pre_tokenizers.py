@@ -1,0 +1,86 @@
+"""How text is cut into words: known cuts, and every rewritten expression against the one it stands for."""
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
+
+from llamafw_plugins.tokenizers.pre_tokenizers import PRE_TOKENIZERS
+
+
+def cut(patterns: tuple[str, ...], text: str) -> list[str]:
+    """Cut ``text`` into words."""
+    cuts = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns])
+    return [word for word, _ in cuts.pre_tokenize_str(text)]
+
+
+LETTERS = st.text("aAbBéÉ日ʰǅ\u0301 \t\n\r1२.,'’sS/$\u3000中ไ😀", max_size=25)
+PUBLISHED = {  # as in the tokenizer.json of the models
+    "llama-bpe": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "qwen2": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "gpt-4o": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "tekken": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "bailingmoe": (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    ),
+    "deepseek-llm": tuple(
+        r"\s+$" if pattern.endswith("$") else pattern for pattern in PRE_TOKENIZERS["deepseek-llm"].patterns
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@given(text=LETTERS)
+def test_as_published(name: str, text: str) -> None:
+    assert cut(PRE_TOKENIZERS[name].patterns, text) == cut(PUBLISHED[name], text)
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+@given(text=LETTERS)
+def test_nothing_is_lost(name: str, text: str) -> None:
+    assert "".join(cut(PRE_TOKENIZERS[name].patterns, text)) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("gpt-2", "Don't stop 1234  now", ["Don", "'t", " stop", " 1234", " ", " now"]),
+        ("smollm", "x 12", ["x", " ", "1", "2"]),
+        ("starcoder", "x 12", ["x", " ", "1", "2"]),
+        ("command-r", "x 12", ["x", " ", "1", "2"]),
+        ("llama-bpe", "1234567\n\n x", ["123", "456", "7", "\n\n", " x"]),
+        ("qwen2", "DON'T 12", ["DON", "'T", " ", "1", "2"]),
+        ("deepseek-v3", "abc1234日本", ["abc", "123", "4", "日本"]),
+        ("deepseek-coder", "x, 12\n", ["x", ",", " ", "1", "2", "\n"]),
+        ("deepseek-llm", "Ünder Αθήνα, 12", ["Ü", "nder", " Αθήνα", ",", " ", "12"]),
+        ("falcon", "a+b 12345", ["a", "+", "b", " ", "123", "45"]),
+        ("tekken", "HelloWorld don't", ["Hello", "World", " don", "'t"]),
+        ("gpt-4o", "HelloWorld don't", ["Hello", "World", " don't"]),
+        ("default", "a$b 1234", ["a", "$", "b", " ", "123", "4"]),
+    ],
+)  # fmt: skip
+def test_known_cuts(name: str, text: str, words: list[str]) -> None:
+    assert cut(PRE_TOKENIZERS[name].patterns, text) == words
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+@pytest.mark.timeout(60)  # quadratic time would be much longer
+def test_long_stretches_take_no_quadratic_time(name: str) -> None:
+    n = 200_000
+    for text in (" " * n + "1", " " * n + "x", "\t" * n + "中", "A" * n, "日" + "A" * n, "\u0301" * n, "\n" * n + " "):
+        assert "".join(cut(PRE_TOKENIZERS[name].patterns, text)) == text
