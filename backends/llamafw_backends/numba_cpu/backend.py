@@ -82,7 +82,11 @@ class NumbaBackend:
         key_head, value_head = n_ctx * size * key_bytes, n_ctx * size * value_bytes
         key_slot, value_slot = (head * n_head_kv * decoder.n_layer for head in (key_head, value_head))
         # not in huge pages: each head of each layer would occupy one with the first token
-        self._cache = Arena(self.n_slots * (key_slot + value_slot) + 2 * LANES * 4)
+        n_bytes = self.n_slots * (key_slot + value_slot) + 2 * LANES * 4
+        try:
+            self._cache = Arena(n_bytes)
+        except (OSError, OverflowError) as exc:
+            raise SettingsError(f"there is no room for a KV cache of {n_bytes / 1e9:.0f} GB: {exc}") from exc
         keys, values = self._cache.take(self.n_slots * key_slot), self._cache.take(self.n_slots * value_slot)
 
         q_stride, kv_stride = 4 * n_head * size, 4 * n_head_kv * size
@@ -129,7 +133,8 @@ class NumbaBackend:
             "embedding": embedding, "embedding_row": embedding_row, "embedding_kind": embedding_kind,
             "step": self._step.address, "pool": self._pool.address, "attention": self._attention.address,
             "n_slots": self.n_slots, "n_ctx": self.n_ctx, "n_scores": n_ctx, "n_ubatch": n,
-            "keys": keys, "values": values, "key_slot": key_slot, "key_layer": key_head * n_head_kv, "key_head": key_head,
+            "keys": keys, "values": values,
+            "key_slot": key_slot, "key_layer": key_head * n_head_kv, "key_head": key_head,
             "value_slot": value_slot, "value_layer": value_head * n_head_kv, "value_head": value_head,
             "q_stride": q_stride, "kv_stride": kv_stride, "scratch_stride": scratch,
             "records_stride": widest * isa.RECORD // 32, "floats_stride": 4 * widest, "logits_stride": 4 * vocabulary,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import mmap
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,12 @@ from llamafw_backends.numba_cpu.emit import LANES
 
 ALIGNMENT = 64  # bytes: a cache line, and a vector
 _HUGE = 2 << 20
+_FLAGS = 0  # Windows has none
+if hasattr(mmap, "MAP_PRIVATE"):
+    # private, since shared memory gets no huge pages; not reserved, since most of a KV cache is never touched
+    _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if sys.platform == "linux":
+        _FLAGS |= 0x4000  # MAP_NORESERVE, which Python has not always known
 
 
 class Arena:
@@ -18,9 +25,8 @@ class Arena:
 
     def __init__(self, n_bytes: int, *, huge: bool = False) -> None:
         self.n_bytes = n_bytes
-        # private, since shared memory gets no huge pages; room to align, and for loads that run over the end
-        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE, **private)
+        # room to align, and for loads that run over the end
+        self._map = mmap.mmap(-1, n_bytes + 2 * _HUGE, **({"flags": _FLAGS} if _FLAGS else {}))
         if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self._bytes = np.frombuffer(self._map, np.uint8)

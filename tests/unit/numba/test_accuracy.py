@@ -1,0 +1,166 @@
+"""Logits against the float64 reference: formats, instruction sets, shapes."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.blocks import WRITABLE
+from support.numba import KERNELS, logits, opened
+from support.reference import Reference, kl, reference, top1_agreement
+from support.tiny import write_tiny_gguf
+
+from llamafw_backends.numba_cpu import isa
+
+NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]
+
+
+def kernels() -> list[str]:
+    """Return the instruction sets that this processor has."""
+    return [name for name in KERNELS if isa.INSTRUCTION_SETS[name].needs <= isa.features()]
+
+
+def check(path: Path, *, at_most: float = 0.01, reference: Reference | None = None, **options: Any) -> None:
+    """Compare logits, whose spread is about 3, with the reference. Activations of 15 bits are good for 0.01."""
+    expected = (reference or Reference(path)).logits(TOKENS)
+    with opened(path, cache_type_k="f32", cache_type_v="f32", **options) as backend:
+        got = logits(backend, TOKENS, [17, 1, 2, 20])
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() < at_most
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", NATIVE)
+def test_formats_are_exact(kind: str, kernel: str, tmp_path: Path) -> None:
+    if kernel not in kernels():
+        pytest.skip(f"this processor has no {kernel}")
+    path = write_tiny_gguf(tmp_path / "m.gguf", types=kind)
+    check(path, extra={"isa": kernel}, at_most=0.01 if "_" in kind else 1e-3)
+
+
+def test_instruction_sets_agree_to_the_bit(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf", types={"default": "Q4_1", "attn_v": "Q8_0", "ffn_down": "Q4_0"})
+    found = []
+    for kernel in kernels():
+        with opened(path, extra={"isa": kernel}) as backend:
+            assert backend.describe()["isa"] == kernel
+            found.append(logits(backend, TOKENS))
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRITABLE if kind not in NATIVE])
+def test_other_types_are_rounded_to_q8_0_and_said_so(kind: str, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf", types=kind, n_embd=256, n_ff=256, n_head=4, n_layer=1)
+    lines: list[str] = []
+    expected = Reference(path).logits(TOKENS)
+    with opened(path, lines) as backend:
+        got = logits(backend, TOKENS)
+    # rounding weights to 8 bits moves logits by one or two percent of their spread
+    assert np.sqrt(((got - expected) ** 2).mean()) < 0.04 * expected.std()
+    assert any(kind in line and "Q8_0" in line for line in lines)
+
+
+def test_types_may_be_mixed(tmp_path: Path) -> None:
+    kinds = {
+        "default": "Q4_1", "token_embd": "Q8_0", "attn_q": "Q8_0", "attn_k": "F16", "attn_v": "Q4_0",
+        "ffn_gate": "BF16", "ffn_up": "Q4_1", "ffn_down": "F32", "output": "F16",
+    }  # fmt: skip
+    check(write_tiny_gguf(tmp_path / "m.gguf", types=kinds, tied=False))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"n_embd_head": 32, "n_head": 2, "n_head_kv": 2},
+        {"n_embd_head": 80, "n_head": 2, "n_head_kv": 1},
+        {"n_embd_head": 96, "n_head": 4, "n_head_kv": 1},
+        {"n_embd_head": 128, "n_head": 3, "n_head_kv": 3},
+        {"n_head": 6, "n_head_kv": 2, "n_embd": 192},
+        {"n_head": 14, "n_head_kv": 2, "n_embd": 224},
+        {"n_head": 9, "n_head_kv": 1, "n_embd": 288},
+        {"n_head": 22, "n_head_kv": 2, "n_embd": 352},
+        {"n_vocab": 323},
+        {"n_vocab": 321, "tied": False, "types": "Q8_0"},
+        {"n_vocab": 333, "types": "Q4_0"},
+        {"n_ff": 96, "n_embd": 96, "n_head": 6, "types": "Q4_1"},
+    ],
+    ids=str,
+)
+def test_shapes(shape: dict[str, Any], tmp_path: Path) -> None:
+    check(write_tiny_gguf(tmp_path / "m.gguf", **shape), n_threads=2)
+
+
+def test_biases(tmp_path: Path) -> None:
+    check(write_tiny_gguf(tmp_path / "m.gguf", biases=True, types="Q8_0"))
+
+
+def test_neox_rotation(tmp_path: Path) -> None:
+    """The same model with the pairs' halves apart, as a neox file has them."""
+    path = write_tiny_gguf(tmp_path / "pairs.gguf")
+    expected = Reference(path)
+    head = np.concatenate([np.arange(0, 16, 2), np.arange(1, 16, 2)])
+    halves = {}
+    for layer in range(2):
+        for role in ("attn_q", "attn_k"):
+            name = f"blk.{layer}.{role}.weight"
+            weight = expected.weight(name)
+            halves[name] = weight.reshape(-1, 16, weight.shape[1])[:, head].reshape(weight.shape)
+    other = write_tiny_gguf(tmp_path / "halves.gguf", tensors=halves)
+    check(other, reference=expected, decoder={"rope_interleaved": False})
+
+
+def test_partial_rotation_and_magnitude(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf", n_embd_head=32, n_head=2, n_head_kv=1)
+    turned = np.array([1.0, 0.3, 0.1, 0.03, 0.01])  # ten of 32 dimensions
+    expected = Reference(path, frequencies=np.concatenate([turned, np.zeros(11)]))
+    check(path, reference=expected, decoder={"rope_frequencies": turned})
+    magnified = Reference(path, magnitude=1.2)
+    check(path, reference=magnified, decoder={"rope_magnitude": 1.2})
+
+
+def test_half_precision_caches_are_close(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf")
+    expected = Reference(path).logits(TOKENS)
+    for keys, values in (("f16", "f16"), ("f32", "f16"), ("f16", "f32")):
+        with opened(path, cache_type_k=keys, cache_type_v=values) as backend:
+            assert np.abs(logits(backend, TOKENS) - expected).max() < 0.02
+
+
+def test_the_real_model(real_model: Path) -> None:
+    """Mean KL ≤ 0.01 and top-1 agreement ≥ 0.97 are promised, over 256 tokens or more; the result is far inside."""
+    with opened(real_model, n_ctx=512, n_threads=2) as backend:
+        tokenizer = _tokenizer(backend, real_model)
+        tokens = tokenizer.encode(PROSE)[:300]
+        assert len(tokens) >= 256
+        got = logits(backend, tokens)
+    expected = reference(real_model).logits(tokens)
+    assert kl(expected, got) < 1e-4
+    assert top1_agreement(expected, got) >= 0.99
+
+
+def _tokenizer(backend: Any, path: Path) -> Any:
+    from llamafw.models.gguf import read_gguf
+    from llamafw.plugins import Plugins
+
+    plugins = Plugins()
+    metadata = read_gguf(path, plugins.registry("quant"), ()).metadata
+    return plugins.registry("tokenizer")[metadata["tokenizer.ggml.model"]](metadata)
+
+
+PROSE = """
+It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it was the
+epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season of Darkness, it was the
+spring of hope, it was the winter of despair, we had everything before us, we had nothing before us, we were all going
+direct to Heaven, we were all going direct the other way – in short, the period was so far like the present period, that
+some of its noisiest authorities insisted on its being received, for good or for evil, in the superlative degree of
+comparison only. There were a king with a large jaw and a queen with a plain face, on the throne of England; there were
+a king with a large jaw and a queen with a fair face, on the throne of France. In both countries it was clearer than
+crystal to the lords of the State preserves of loaves and fishes, that things in general were settled for ever. It was
+the year of Our Lord one thousand seven hundred and seventy-five. Spiritual revelations were conceded to England at that
+favoured period, as at this. Mrs. Southcott had recently attained her five-and-twentieth blessed birthday, of whom a
+prophetic private in the Life Guards had heralded the sublime appearance by announcing that arrangements were made for
+the swallowing up of London and Westminster.
+"""  # Charles Dickens, A Tale of Two Cities, 1859
