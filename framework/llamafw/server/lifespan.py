@@ -87,15 +87,15 @@ class Loading:
 
 
 class LoadingGate:
-    """While the model is loading, answers 503 for every operation but those that do not need it (P-01, P-02).
+    """While the model is loading, answers 503 for every path but the operations that do not need it (P-01, P-02).
 
     It stands before security: a client learns that it must wait, key or no key.
     """
 
     def __init__(self, asgi: ASGIApp, *, app: App) -> None:
         self.asgi, self.app = asgi, app
-        self._always = {None} | {operation["operationId"] for _, _, operation in spec.operations(app.document)
-                                 if operation.get(spec.WHILE_LOADING)}
+        self._always = {operation["operationId"] for _, _, operation in spec.operations(app.document)
+                        if operation.get(spec.WHILE_LOADING)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on or raise Unavailable."""
