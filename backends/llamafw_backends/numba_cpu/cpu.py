@@ -29,6 +29,11 @@ def has_fma() -> bool:
     return not IS_X86 or "fma" in features()
 
 
+def has_half() -> bool:
+    """Return whether float16 is converted by instructions. LLVM would call a library that is not there."""
+    return IS_ARM or bool(features() & {"f16c", "avx512f", "zvfh"})
+
+
 def physical_cores() -> int:
     """Return the number of cores this process may use, hyperthreads not counted."""
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from llamafw_backends.numba_cpu.cpu import has_fma
+from llamafw_backends.numba_cpu.cpu import has_fma, has_half
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -86,9 +86,48 @@ def to_float(b: Builder, ints: Value) -> Value:
     return b.sitofp(ints, FLOATS)
 
 
-def load_half(b: Builder, where: Value) -> Value:
-    """Load 16 float16 as float32."""
-    return b.fpext(load(b, where, HALVES), FLOATS)
+def load_half(b: Builder, where: Value, kind: Any = FLOATS) -> Value:
+    """Load 16 float16, or one, as float32."""
+    if has_half():
+        return b.fpext(load(b, where, HALVES if kind is FLOATS else F16), kind)
+    return widen(b, load(b, where, SHORTS if kind is FLOATS else I16))
+
+
+def store_half(b: Builder, value: Value, where: Value) -> None:
+    """Store float32, 16 or one, as float16, rounded to the nearest."""
+    if has_half():
+        store(b, b.fptrunc(value, HALVES if value.type == FLOATS else F16), where)
+    else:
+        store(b, narrow(b, value), where)
+
+
+def widen(b: Builder, bits: Value) -> Value:
+    """Return the float32 that the 16 bits of a float16 mean, with integer instructions."""
+    wide, kind = (INTS, FLOATS) if bits.type == SHORTS else (I32, F32)
+    bits = b.zext(bits, wide)
+    magnitude = b.shl(b.and_(bits, constant(wide, 0x7FFF)), constant(wide, 13))
+    scaled = b.bitcast(b.fmul(b.bitcast(magnitude, kind), constant(kind, 2.0**112)), wide)
+    infinite = b.icmp_unsigned(">=", magnitude, constant(wide, 0x7C00 << 13))
+    number = b.select(infinite, b.or_(magnitude, constant(wide, 0x7F800000)), scaled)
+    return b.bitcast(b.or_(number, b.shl(b.and_(bits, constant(wide, 0x8000)), constant(wide, 16))), kind)
+
+
+def narrow(b: Builder, value: Value) -> Value:
+    """Return the 16 bits of the nearest float16, ties to even, with integer instructions."""
+    wide, short, kind = (INTS, SHORTS, FLOATS) if value.type == FLOATS else (I32, I16, F32)
+    bits = b.bitcast(value, wide)
+    magnitude = b.and_(bits, constant(wide, 0x7FFFFFFF))
+    odd = b.and_(b.lshr(magnitude, constant(wide, 13)), constant(wide, 1))
+    rebased = b.sub(b.add(b.add(magnitude, odd), constant(wide, 0xFFF)), constant(wide, 112 << 23))
+    normal = b.lshr(rebased, constant(wide, 13))
+    half = constant(kind, 0.5)  # added, it moves the bits of a subnormal float16 to the end
+    small = b.sub(b.bitcast(b.fadd(b.bitcast(magnitude, kind), half), wide), constant(wide, 0x3F000000))
+    isnan = b.icmp_unsigned(">", magnitude, constant(wide, 0x7F800000))
+    large = b.select(isnan, constant(wide, 0x7E00), constant(wide, 0x7C00))
+    number = b.select(b.icmp_unsigned("<", magnitude, constant(wide, 0x38800000)), small, normal)
+    number = b.select(b.icmp_unsigned(">=", magnitude, constant(wide, 0x47800000)), large, number)
+    sign = b.and_(b.lshr(bits, constant(wide, 16)), constant(wide, 0x8000))
+    return b.trunc(b.or_(number, sign), short)
 
 
 def load_brain(b: Builder, where: Value) -> Value:

@@ -14,7 +14,7 @@ from numba.extending import intrinsic, models, register_model
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86
-from llamafw_backends.numba_cpu.emit import F16, F32, FLOATS, I8, I16, I32, INTS, Builder, Value, constant
+from llamafw_backends.numba_cpu.emit import F32, FLOATS, I8, I16, I32, INTS, Builder, Value, constant
 from llamafw_backends.numba_cpu.isa import HIGH_BITS
 
 
@@ -61,7 +61,7 @@ load = operation(floats, (i64,), lambda b, a: emit.load(b, a, FLOATS))
 load_half = operation(floats, (i64,), emit.load_half)
 load_ints = operation(ints, (i64,), lambda b, a: emit.load(b, a, INTS))
 store = operation(void, (floats, i64), emit.store)
-store_half = operation(void, (floats, i64), lambda b, v, a: emit.store(b, b.fptrunc(v, emit.HALVES), a))
+store_half = operation(void, (floats, i64), emit.store_half)
 store_ints = operation(void, (ints, i64), emit.store)
 store_bytes = operation(void, (ints, i64), lambda b, v, a: emit.store(b, b.trunc(v, emit.BYTES), a))
 splat = operation(floats, (f32,), emit.splat)
@@ -105,8 +105,8 @@ load_u8 = operation(types.uint8, (i64,), lambda b, a: emit.load(b, a, I8))
 load_bf16 = operation(
     f32, (i64,), lambda b, a: b.bitcast(b.shl(b.zext(emit.load(b, a, I16), I32), constant(I32, 16)), F32)
 )
-load_f16 = operation(f32, (i64,), lambda b, a: b.fpext(emit.load(b, a, F16), F32))
-store_f16 = operation(void, (f32, i64), lambda b, v, a: emit.store(b, b.fptrunc(v, F16), a))
+load_f16 = operation(f32, (i64,), lambda b, a: emit.load_half(b, a, F32))
+store_f16 = operation(void, (f32, i64), emit.store_half)
 copy_16 = operation(void, (i64, i64), lambda b, a, to: emit.store(b, emit.load(b, a, I16), to))
 xor_32 = operation(  # copy 4 bytes, some bits turned
     void, (i64, i32, i64), lambda b, a, bits, to: emit.store(b, b.xor(emit.load(b, a, I32), bits), to)

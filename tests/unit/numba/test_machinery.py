@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamafw_backends.numba_cpu import cache, simd
+from llamafw_backends.numba_cpu import cache, emit, simd
 from llamafw_backends.numba_cpu.backend import rope_table
 from llamafw_backends.numba_cpu.cache import Compiler, jit
 from llamafw_backends.numba_cpu.memory import Arena
@@ -172,3 +172,49 @@ def test_rope_table() -> None:
     assert table.shape == (300, 2, 2)
     assert table[299, 0, 1] == pytest.approx(1.5 * math.cos(299 * 0.25))
     assert table[299, 1, 0] == pytest.approx(1.5 * math.sin(299))
+
+
+_widen = simd.operation(simd.floats, (simd.i64,), lambda b, a: emit.widen(b, emit.load(b, a, emit.SHORTS)))
+_narrow = simd.operation(
+    simd.void, (simd.floats, simd.i64), lambda b, v, a: emit.store(b, emit.narrow(b, v), a)
+)
+_widen_one = simd.operation(simd.f32, (simd.i64,), lambda b, a: emit.widen(b, emit.load(b, a, emit.I16)))
+_narrow_one = simd.operation(simd.void, (simd.f32, simd.i64), lambda b, v, a: emit.store(b, emit.narrow(b, v), a))
+
+
+def conversions(halves: int, n: int, singles: int, back: int) -> int:
+    """Widen n float16, by 16 and one by one; narrow them again."""
+    for i in range(0, n, 16):
+        simd.store(_widen(halves + 2 * i), singles + 4 * i)
+        _narrow(simd.load(singles + 4 * i), back + 2 * i)
+    for i in range(n):
+        simd.store_f32(_widen_one(halves + 2 * i), singles + 4 * (n + i))
+        _narrow_one(simd.load_f32(singles + 4 * (n + i)), back + 2 * (n + i))
+    return 0
+
+
+def narrowing(singles: int, n: int, halves: int) -> int:
+    """Narrow n float32, by 16."""
+    for i in range(0, n, 16):
+        _narrow(simd.load(singles + 4 * i), halves + 2 * i)
+    return 0
+
+
+def test_half_precision_without_instructions_for_it() -> None:
+    make = compiler()
+    halves = np.arange(1 << 16).astype(np.uint16)
+    singles, back = np.empty(2 << 16, np.float32), np.empty(2 << 16, np.uint16)
+    make("conversions", 4, conversions).ctypes(halves.ctypes.data, 1 << 16, singles.ctypes.data, back.ctypes.data)
+    expected = halves.view(np.float16)
+    finite = np.tile(~np.isnan(expected), 2)
+    np.testing.assert_array_equal(singles, np.tile(expected, 2).astype(np.float32))
+    np.testing.assert_array_equal(back[finite], np.tile(halves, 2)[finite])
+    assert np.isnan(back.view(np.float16)[~finite]).all()
+    bits = np.random.default_rng(6).integers(0, 1 << 32, 1 << 18, dtype=np.uint32)
+    bits[:2048] = 0x38000000 + np.arange(2048) * 4096  # around the smallest normal numbers, ties among them
+    bits[2048:4096] = 0x477F0000 + np.arange(2048) * 16  # around the largest
+    values = bits.view(np.float32)
+    got = np.empty(1 << 18, np.float16)
+    make("narrowing", 3, narrowing).ctypes(values.ctypes.data, len(values), got.ctypes.data)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(got, values.astype(np.float16))
