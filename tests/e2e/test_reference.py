@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from support.reference import Reference
 
+# The reference's likeliest token leads by at least 0.1 at each of the 8 steps; closer races say nothing about errors.
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a",
-    "def fibonacci(n):\n    ",
-    "The three primary colours are red,",
     "Water boils at a temperature of",
     "1, 2, 3, 4, 5, 6, 7,",
-    "To be, or not to be, that is",
     "The opposite of hot is",
-    "Monday, Tuesday, Wednesday,",
     "The first president of the United States was",
+    "The sun rises in the east and sets in the",
+    "The largest planet in the solar system is",
+    "A, B, C, D, E, F,",
+    "She opened the door and",
 ]
 N = 8
 
@@ -33,7 +34,8 @@ def test_the_first_greedy_tokens_are_the_references(http: httpx.Client, referenc
     tokens = http.post("/tokenize", json={"content": prompt}).json()["tokens"]
     body = {"prompt": tokens, "n_predict": N, "temperature": 0, "return_tokens": True, "ignore_eos": True}
     ours = http.post("/completion", json=body).json()["tokens"]
-    sequence = list(tokens)
-    for _ in range(N):
-        sequence.append(int(np.argmax(reference.logits(sequence)[-1])))
-    assert ours == sequence[len(tokens) :]
+    # one pass is enough: if every token is the reference's choice after those before it, so is the whole
+    logits = reference.logits(tokens + ours[:-1])[len(tokens) - 1 :]
+    two_best = np.sort(logits, axis=1)[:, -2:]
+    assert (two_best[:, 1] - two_best[:, 0]).min() > 0.1, "a poor prompt for this test"
+    assert ours == logits.argmax(axis=1).tolist()
