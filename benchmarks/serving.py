@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import httpx
+
 from llamafw.models.hub import pull
 from peer import program
 from quiet import Watch, machine

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import httpx
-from support.server import running_server
-from support.tiny import write_tiny_gguf
 
 from llamafw import spec
+from support.server import running_server
+from support.tiny import write_tiny_gguf
 
 HERE = Path(__file__).parent
 KEY = "contract"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.server import Server, running_server
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from openai import OpenAI
+
 from support.server import Server, running_server
 
 

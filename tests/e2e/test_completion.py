@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from support.server import Server
 
 PARIS = {"prompt": "The capital of France is", "n_predict": 8, "temperature": 0}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.server import running_server
 from support.tiny import write_tiny_gguf
 

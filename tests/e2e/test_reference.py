@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+
 from support.reference import Reference
 
 # The reference's likeliest token leads by at least 0.1 at each of the 8 steps; closer races say nothing about errors.

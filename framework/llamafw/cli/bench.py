@@ -9,6 +9,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def run(argv: list[str]) -> int:
     plugins = load_plugins(first)
     parser = Parser("llamafw bench", "Measure how fast a model runs: tokens per second of prompts and of decoding.")
     bench = parser.add_argument_group("bench")
-    lists = {"type": _numbers, "metavar": "N,.."}
+    lists: dict[str, Any] = {"type": _numbers, "metavar": "N,.."}
     bench.add_argument("-p", "--n-prompt", default=[512], help="prompt lengths; 0: none (default: 512)", **lists)
     bench.add_argument("-n", "--n-gen", default=[128], help="tokens to decode; 0: none (default: 128)", **lists)
     bench.add_argument("-np", "--parallel", default=[1], help="slots decoding at once (default: 1)", **lists)

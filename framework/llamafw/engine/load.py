@@ -62,7 +62,7 @@ def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
 def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, plugins: Plugins) -> ChatFormat:
     """Return the chat format that ``--chat-template`` names, or the one the plugins choose."""
     formats = plugins.registry("chat_format")
-    if settings.chat_template in formats:
+    if settings.chat_template is not None and settings.chat_template in formats:
         text = {name: "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")
                 for name, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))}
         named: ChatFormat = formats[settings.chat_template](ChatContext(**text))

@@ -13,14 +13,14 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
-from support.opened import until_loaded
-from support.toy import EOS, ToyBackend, ToyTokenizer
 
 from llamafw import ChatContext, Floats, LoadedModel, Settings, Tensor
 from llamafw.engine import Engine
 from llamafw.plugins import Plugins
 from llamafw.server.app import build
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
+from support.opened import until_loaded
+from support.toy import EOS, ToyBackend, ToyTokenizer
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role[0] }}:{{ message.content }};{% endfor %}"

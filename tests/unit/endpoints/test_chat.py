@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
 from support.toy import BOS, ToyTokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

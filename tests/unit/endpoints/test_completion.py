@@ -5,6 +5,7 @@ from math import exp
 from typing import Any
 
 import pytest
+
 from support.toy import EOS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from support.toy import BOS, EOS, EURO_HEAD, HELLO, ToyTokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

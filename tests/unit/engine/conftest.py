@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
-from support.toy import ToyBackend, ToyTokenizer
 
 from llamafw.engine import Engine
 from llamafw.plugins import Plugins
+from support.toy import ToyBackend, ToyTokenizer
 
 
 @pytest.fixture(scope="session")

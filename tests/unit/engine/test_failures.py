@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from support.toy import ToyBackend, ToyTokenizer, answer, forever
 
 from llamafw import (
     Batch,
@@ -23,6 +22,7 @@ from llamafw import (
     Unavailable,
 )
 from llamafw.engine import Engine
+from support.toy import ToyBackend, ToyTokenizer, answer, forever
 
 Start = Callable[..., Engine]
 

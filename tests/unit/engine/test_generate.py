@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from llamafw import ContextFullError, Floats, GenerateRequest, GenerationError, RequestError
+from llamafw.engine import Engine
+from llamafw_plugins.samplers import DEFAULT_ORDER
 from support.toy import (
     EOS,
     EOT,
@@ -26,10 +30,6 @@ from support.toy import (
     noise,
     saying,
 )
-
-from llamafw import ContextFullError, Floats, GenerateRequest, GenerationError, RequestError
-from llamafw.engine import Engine
-from llamafw_plugins.samplers import DEFAULT_ORDER
 
 Start = Callable[..., Engine]
 WARM = {"samplers": DEFAULT_ORDER, "options": {"temperature": 1.2}}

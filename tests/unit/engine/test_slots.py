@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.toy import N_VOCAB, ToyBackend, answer
 
 from llamafw.engine import Engine
 from llamafw.engine.scheduler import Scheduler, share
 from llamafw.engine.slots import Slot, Slots
+from support.toy import N_VOCAB, ToyBackend, answer
 
 Start = Callable[..., Engine]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFValueType
-from support import rawgguf as raw
-from support.blocks import WRITABLE
-from support.tiny import write_tiny_gguf
 
 from llamafw import Model, ModelError
 from llamafw.models.gguf import read_gguf
 from llamafw_plugins.quants.ggml import TYPES
+from support import rawgguf as raw
+from support.blocks import WRITABLE
+from support.tiny import write_tiny_gguf
 
 QUANTS = {quant.name: quant for quant in TYPES}
 

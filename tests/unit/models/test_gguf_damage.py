@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support import rawgguf as raw
-from support.tiny import write_tiny_gguf
 
 from llamafw import Model, ModelError
 from llamafw.models.gguf import read_gguf
 from llamafw_plugins.architectures.llama import describe
 from llamafw_plugins.quants.ggml import TYPES
+from support import rawgguf as raw
+from support.tiny import write_tiny_gguf
 
 QUANTS = {quant.name: quant for quant in TYPES}
 U32 = raw.UINT32

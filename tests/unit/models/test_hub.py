@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.index import Index, serving, wheel
 
 from llamafw import DownloadError
 from llamafw.models import hub
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
+from support.index import Index, serving, wheel
 
 MODEL = np.random.default_rng(0).bytes(3_000_000)  # larger than one chunk, and not compressible
 FILE, WHEEL = wheel("tiny_model", "1.0", {"tiny_model/tiny.gguf": MODEL, "tiny_model/__init__.py": b""})

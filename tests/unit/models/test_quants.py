@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
-from support.blocks import WRITABLE, random_tensor
 
 from llamafw import ModelError
 from llamafw_plugins.quants.ggml import CHUNK, TYPES
+from support.blocks import WRITABLE, random_tensor
 
 QUANTS = {quant.name: quant for quant in TYPES}
 

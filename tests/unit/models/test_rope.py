@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support.reference import Reference
-from support.tiny import write_tiny_gguf
 
 from llamafw import Decoder, ModelError
 from llamafw.models.gguf import read_gguf
 from llamafw_plugins.architectures.llama import describe
 from llamafw_plugins.quants.ggml import TYPES
+from support.reference import Reference
+from support.tiny import write_tiny_gguf
 
 QUANTS = {quant.name: quant for quant in TYPES}
 SIZE = 64  # of a head

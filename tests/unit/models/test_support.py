@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.reference import Reference, kl, reference, top1_agreement
-from support.tiny import write_tiny_gguf
 
 from llamafw.models.gguf import read_gguf
 from llamafw_plugins.quants.ggml import TYPES
+from support.reference import Reference, kl, reference, top1_agreement
+from support.tiny import write_tiny_gguf
 
 QUANTS = {quant.name: quant for quant in TYPES}
 

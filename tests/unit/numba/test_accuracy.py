@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from llamafw_backends.numba_cpu import isa
 from support.blocks import WRITABLE
 from support.numba import KERNELS, logits, opened
 from support.reference import Reference, kl, reference, top1_agreement
 from support.tiny import write_tiny_gguf
-
-from llamafw_backends.numba_cpu import isa
 
 NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]

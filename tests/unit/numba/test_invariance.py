@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from support.numba import batch, logits, opened, poison
 from support.tiny import write_tiny_gguf
 

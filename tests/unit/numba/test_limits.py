@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.numba import batch, context, logits, opened
-from support.tiny import write_tiny_gguf
 
 from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError
 from llamafw_backends.numba_cpu import open_model
 from llamafw_backends.numba_cpu.backend import NumbaBackend
+from support.numba import batch, context, logits, opened
+from support.tiny import write_tiny_gguf
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.toy import ToyTokenizer
 
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
 from llamafw.engine.chain import build, draw, every_token
 from llamafw.plugins import Plugins
 from llamafw_plugins.samplers import DEFAULT_ORDER
+from support.toy import ToyTokenizer
 
 # What chi-square exceeds once in a million, by degrees of freedom; integrated from its density.
 CHI2 = {4: 33.38, 6: 38.26, 8: 42.70, 9: 44.81, 49: 111.14}

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support.toy import ToyTokenizer
 
 from llamafw import Candidates, RequestError, SamplerContext
 from llamafw_plugins.samplers.min_p import MinP
@@ -20,6 +19,7 @@ from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.top_k import TopK
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
+from support.toy import ToyTokenizer
 
 N_VOCAB = 264
 ALL = (MinP, Penalties, Temperature, TopK, TopP, TypP)

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from support.opened import Open, opener
 
 from llamafw.plugins import Plugins
+from support.opened import Open, opener
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from support import api
-from support.opened import Open, opener
 
 from llamafw import ModelError, PluginError, Settings, SettingsError, hookimpl
 from llamafw.plugins import Plugins
 from llamafw.server.app import build
+from support import api
+from support.opened import Open, opener
 
 
 def is_error(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.opened import Open
 
 from llamafw.server.faults import find_fault
 from llamafw.server.schema import Schemas
+from support.opened import Open
 
 
 async def error(client: httpx.AsyncClient, body: Any, path: str = "/echo") -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 from connexion.spec import Specification
-from support import api
 
 from llamafw import Settings, SettingsError, SpecError, spec
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
+from support import api
 
 
 class Sampler:

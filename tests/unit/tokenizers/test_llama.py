@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import vocabularies
 
 from llamafw import ModelError, RequestError
 from llamafw_plugins.tokenizers import make_llama
+from support import vocabularies
 
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 FIRST = 3 + 256  # token that is not special
