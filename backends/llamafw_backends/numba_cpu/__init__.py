@@ -2,7 +2,8 @@
 
 Files, from the machine upwards, each importing only from those above it:
 cpu, cache, emit (LLVM IR), isa (dot products), simd (IR as Numba's operations), records, threads, tiles (weights),
-matmul, elementwise, embedding, attention, forward (the step), memory, packing, weights, backend.
+matmul, elementwise, embedding, attention, forward (the step), memory, packing, weights,
+pace, backend.
 """
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The backend: buffers, the KV cache, and batches cut into ubatches. `forward` has the arithmetic."""
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.embedding import OTHER
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.memory import Arena, padded, padded_context
+from llamafw_backends.numba_cpu.pace import Pace
 from llamafw_backends.numba_cpu.records import PLAN, make
 from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
 from llamafw_backends.numba_cpu.weights import Weights
@@ -43,6 +45,7 @@ class NumbaBackend:
             raise SettingsError("slots, context, batch and ubatch must be at least 1")
         self._n_threads = options.n_threads if options.n_threads > 0 else physical_cores()
         self._n_threads_batch = options.n_threads_batch if options.n_threads_batch > 0 else self._n_threads
+        self._pace = Pace(self._n_threads)
         n_threads = max(self._n_threads, self._n_threads_batch)
         if n_threads > MAX_THREADS:
             raise SettingsError(f"{n_threads} threads are more than {MAX_THREADS}")
@@ -166,9 +169,12 @@ class NumbaBackend:
         self._outputs[:m] = batch.outputs
         if self._embedded is not None and ((tokens := self._tokens[:n]) >= 0).all() and (tokens < self.n_vocab).all():
             self._weights.embed(tokens, self._embedded[:n])
-        found = self._forward(self._plan_address, n, m, self._n_threads, self._n_threads_batch)
+        n_threads, started = self._pace.choose(n), time.perf_counter()
+        found = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
         if found <= 0:
             self._refuse(*divmod(-found, 8))
+        if found == n:  # one token per slot
+            self._pace.record(n, n_threads, time.perf_counter() - started)
         return self._logits[:m, : self.n_vocab]
 
     def _refuse(self, i: int, fault: int) -> NoReturn:
