@@ -195,7 +195,7 @@ class Backend(Protocol):
         """Forget what ``slot`` holds from position ``n`` on."""
 
     def describe(self) -> Mapping[str, Any]:
-        """Return facts for logs and ``llamafw bench``: kernel set, threads, ``weight_bytes`` read per token …"""
+        """Return facts for logs and ``llamafw bench``: ``n_threads``, ``weight_bytes`` read per token …"""
 
     def close(self) -> None:
         """Stop threads, free memory. Nothing else is called afterwards."""

@@ -79,7 +79,7 @@ def _measure(path: Path, base: Settings, plugins: Plugins, given: Namespace) -> 
                 rates = _rates(once, n_tokens, given.repetitions[0])
                 median = statistics.median(rates)
                 gb_per_s = weights * n_passes / n_tokens * median
-                n_threads = int(facts.get("threads", threads))
+                n_threads = int(facts.get("n_threads", threads))
                 results.append(Result(name, n_threads, median, min(rates), max(rates), gb_per_s))
         finally:
             backend.close()
