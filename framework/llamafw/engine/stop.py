@@ -7,21 +7,17 @@ costs the same however many and however long they are (Aho, Corasick: Efficient 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 
 class StopStrings:
     """The stop strings of one request, and the text withheld because it may be the start of one."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        self._next: list[dict[str, int]] = [{}]  # node → character → node
-        self._depth = [0]  # of each node: how many characters of a stop string are matched there
-        self._word: list[str | None] = [None]  # the longest stop string that ends at the node
-        for word in words:
-            self._add(word)
-        self._fail = self._link()
+        self._automaton = _automaton(tuple(words))
         self._node = 0
         self._held = ""
-        self.active = len(self._next) > 1 or self._word[0] is not None
+        self.active = self._automaton.active
 
     @property
     def held(self) -> int:
@@ -35,21 +31,22 @@ class StopStrings:
         """
         if not self.active:
             return text, None
-        if self._word[0] is not None:  # the empty string, complete before anything is said
+        next_, fail, words = self._automaton.next, self._automaton.fail, self._automaton.word
+        if words[0] is not None:  # the empty string, complete before anything is said
             return "", ""
-        node, next_, fail = self._node, self._next, self._fail
+        node = self._node
         for i, char in enumerate(text):
             while node and char not in next_[node]:
                 node = fail[node]
             node = next_[node].get(char, 0)
-            word = self._word[node]
+            word = words[node]
             if word is not None:
                 seen = self._held + text[: i + 1]
                 self._node, self._held = 0, ""
                 return seen[: len(seen) - len(word)], word
         self._node = node
         seen = self._held + text
-        certain = len(seen) - self._depth[node]
+        certain = len(seen) - self._automaton.depth[node]
         self._held = seen[certain:]
         return seen[:certain], None
 
@@ -58,31 +55,49 @@ class StopStrings:
         held, self._held, self._node = self._held, "", 0
         return held
 
+
+class Automaton:
+    """The strings themselves. It does not change, so requests share it."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.next: list[dict[str, int]] = [{}]  # node → character → node
+        self.depth = [0]  # of each node: how many characters of a stop string are matched there
+        self.word: list[str | None] = [None]  # the longest stop string that ends at the node
+        for word in words:
+            self._add(word)
+        self.fail = self._link()
+        self.active = len(self.next) > 1 or self.word[0] is not None
+
     def _add(self, word: str) -> None:
         node = 0
         for depth, char in enumerate(word, 1):
-            if char not in self._next[node]:
-                self._next[node][char] = len(self._next)
-                self._next.append({})
-                self._depth.append(depth)
-                self._word.append(None)
-            node = self._next[node][char]
-        self._word[node] = word
+            if char not in self.next[node]:
+                self.next[node][char] = len(self.next)
+                self.next.append({})
+                self.depth.append(depth)
+                self.word.append(None)
+            node = self.next[node][char]
+        self.word[node] = word
 
     def _link(self) -> list[int]:
         """Return, for each node, the node of its longest proper suffix, and let words end there too."""
-        fail = [0] * len(self._next)
-        level = list(self._next[0].values())
+        fail = [0] * len(self.next)
+        level = list(self.next[0].values())
         while level:
             below = []
             for node in level:
-                for char, child in self._next[node].items():
+                for char, child in self.next[node].items():
                     back = fail[node]
-                    while back and char not in self._next[back]:
+                    while back and char not in self.next[back]:
                         back = fail[back]
-                    fail[child] = self._next[back].get(char, 0)
-                    if self._word[child] is None and self._word[fail[child]]:
-                        self._word[child] = self._word[fail[child]]
+                    fail[child] = self.next[back].get(char, 0)
+                    if self.word[child] is None and self.word[fail[child]]:
+                        self.word[child] = self.word[fail[child]]
                     below.append(child)
             level = below
         return fail
+
+
+@lru_cache(maxsize=16)  # clients send the same strings with every request, and one request may have a thousand answers
+def _automaton(words: tuple[str, ...]) -> Automaton:
+    return Automaton(words)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from llamafw import App, Call, Finish, GeneratedToken, GenerateRequest, LoadedModel, RequestError, event_stream
-from llamafw_plugins.endpoints.choices import choices_of, include_usage
+from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage
 from llamafw_plugins.endpoints.run import collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, openai_logprobs, timings, usage
 from llamafw_plugins.endpoints.template import chat_tokens
@@ -23,8 +23,9 @@ class ChatCompletion:
     async def create(self, call: Call) -> Any:
         """Answer a conversation, ``n`` times."""
         body, loaded = call.body, self.app.loaded
-        tokens = await asyncio.to_thread(chat_tokens, body, loaded)
         n = int(body.get("n") or 1)
+        check_answers(body, n)
+        tokens = await asyncio.to_thread(chat_tokens, body, loaded)
         requests = choices_of([self._prepare(body, tokens)], n)
         rows = Rows(loaded, requests, body)
         if body.get("stream"):

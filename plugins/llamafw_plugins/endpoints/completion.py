@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from llamafw import App, Call, Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, event_stream
+from llamafw_plugins.endpoints.choices import check_answers
 from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
 from llamafw_plugins.endpoints.run import collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, native_probabilities, settings_shape, timings
@@ -21,6 +22,7 @@ class Completion:
         """Answer one prompt with an object, several with an array, or all with one stream."""
         body, loaded = call.body, self.app.loaded
         prompts = await read_prompts(body["prompt"], loaded.tokenizer)
+        check_answers(body, len(prompts))
         requests = [self.app.prepare(body, prompt.tokens) for prompt in prompts]
         rows = Rows(loaded, prompts, requests, body)
         if body.get("stream"):

@@ -11,6 +11,7 @@ from llamafw_plugins.endpoints.unsupported import refuse_generation
 from llamafw_plugins.samplers import DEFAULT_ORDER
 
 RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's two spellings of "draw one"
+MAX_STOP = 16384  # characters of all stop strings together
 N_PREDICT = ("n_predict", "max_completion_tokens", "max_tokens")  # one thing; the first that is given wins
 
 
@@ -35,11 +36,10 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
     id_slot = int(value("id_slot", -1))
     if id_slot >= loaded.engine.n_slots:
         raise RequestError(f"there is no slot {id_slot}; there are {loaded.engine.n_slots}", param="id_slot")
-    stop = value("stop", ())
     return GenerateRequest(
         prompt=tuple(prompt),
         n_predict=limit(body, app.settings.predict),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=stop_strings(value("stop", ())),
         samplers=sampler_names(body.get("samplers"), app),
         options=sampler_options(body, app),
         min_keep=int(value("min_keep", 0)),
@@ -62,6 +62,14 @@ def limit(body: Mapping[str, Any], server: int | None) -> int:
     if server is None or server < 0:
         return given
     return server if given < 0 else min(given, server)
+
+
+def stop_strings(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the stop strings; RequestError if they are more than the event loop has time to prepare a search for."""
+    strings = (given,) if isinstance(given, str) else tuple(given)
+    if sum(map(len, strings)) > MAX_STOP:
+        raise RequestError(f"the strings of stop have more than {MAX_STOP} characters together", param="stop")
+    return strings
 
 
 def sampler_names(given: Sequence[str] | None, app: App) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from llamafw import (
     Tokenizer,
     event_stream,
 )
-from llamafw_plugins.endpoints.choices import choices_of, include_usage
+from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage
 from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
 from llamafw_plugins.endpoints.run import collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, finish_reason, finite, head, timings, token_shape, usage
@@ -36,6 +36,7 @@ class TextCompletion:
         _refuse(body)
         prompts = await read_prompts(body["prompt"], loaded.tokenizer)
         n = int(body.get("n") or 1)
+        check_answers(body, len(prompts) * n)
         requests = choices_of([self._prepare(body, prompt) for prompt in prompts], n)
         rows = Rows(loaded, prompts, requests, body, n)
         if body.get("stream"):

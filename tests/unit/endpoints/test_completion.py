@@ -315,3 +315,21 @@ async def test_flags_set_defaults(opened: Any) -> None:
         body = {"prompt": "a", "n_predict": 1, "top_k": 3, "samplers": []}
         settings = (await client.post("/completion", json=body)).json()["generation_settings"]
         assert (settings["top_k"], settings["samplers"]) == (3, [])
+
+
+@pytest.mark.parametrize("stop", ["ab" * 9000, ["a" * 9000, "b" * 9000]])
+async def test_stop_strings_have_a_size_limit(refused: Client, stop: Any) -> None:
+    assert (await refused("/completion", prompt="a", stop=stop))[:2] == (400, "stop")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/completion", {"prompt": ["a"] * 1024}),
+        ("/v1/completions", {"prompt": ["a"] * 8, "n": 128}),
+    ],
+)
+async def test_the_biases_of_many_answers_have_a_limit(refused: Client, path: str, fields: dict[str, Any]) -> None:
+    status, param, message = await refused(path, logit_bias=[[1, 1]] * 257, n_predict=0, **fields)
+    assert (status, param) == (400, "logit_bias")
+    assert "at most 256 biases each" in message

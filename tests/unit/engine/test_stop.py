@@ -52,6 +52,13 @@ def test_ten_thousand_characters_cost_no_more_than_they_should() -> None:
     assert finder.feed("b") == ("", "a" * 10_000 + "b")
 
 
+def test_requests_with_the_same_strings_do_not_disturb_each_other() -> None:
+    one, other = StopStrings(["abc"]), StopStrings(["abc"])
+    assert one.feed("ab") == ("", None)
+    assert other.feed("c") == ("c", None)
+    assert one.feed("c") == ("", "abc")
+
+
 pieces_of_bytes = st.lists(
     st.one_of(st.binary(max_size=3), st.sampled_from(["€"[:1].encode()[:2], "€".encode()[2:], "❤a".encode(), b"ab"])),
     max_size=10,
