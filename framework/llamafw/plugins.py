@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -42,7 +42,7 @@ class Plugins:
         Plugins to load besides those installed: a module's name, or the path of a ``.py`` file. The name of an
         installed plugin is allowed and changes nothing.
     block : collection of str
-        Plugins to leave out: ``distribution:entry``, entry or distribution.
+        Plugins to leave out: ``distribution:entry``, entry, distribution, or what is in ``extra``.
     tolerant : bool
         True: a plugin that fails is left out, its error kept in `found` (for listings). False: PluginError.
     """
@@ -54,14 +54,14 @@ class Plugins:
         self.registries = {kind: Registry(kind) for kind in KINDS}
         self._tolerant = tolerant
         installed = discover()
-        blocked = set(block)
-        self._check_blocked(blocked, installed)
+        known = {name for entry in installed for name in _names(entry)}
+        extra, blocked = tuple(extra), set(block)
+        _check_blocked(blocked, known.union(extra))
         for entry in installed:
             if not blocked & _names(entry):
                 self._load(full_name(entry), entry.load, entry.dist.version if entry.dist else "?")
-        known = {name for entry in installed for name in _names(entry)}
         for name in extra:
-            if name not in known and name not in self.found:
+            if name not in known and name not in self.found and name not in blocked:
                 self._load(name, partial(_import, name), "?")
         for registry in self.registries.values():
             self.fill(registry)
@@ -77,19 +77,22 @@ class Plugins:
 
     def fill(self, registry: Registry, **context: Any) -> None:
         """Call ``register_<kind>s`` of one plugin after another, so that an error can name its author."""
-        hook = getattr(self.hook, f"register_{registry.kind}s")
-        for impl in hook.get_hookimpls():
-            found = self.found[impl.plugin_name]
-            if found.error:
-                continue
-            given = {"register": partial(registry.add, owner=found.name), **context}
+        for name, register in self.calls(f"register_{registry.kind}s"):
+            found = self.found[name]
             try:
-                impl.function(**{name: given[name] for name in impl.argnames})
-            except Exception as exc:
-                self._fail(found, f"failed in {hook.name}", exc)
-            names = [name for name in registry if registry.owner(name) == found.name]
-            if names:
-                found.registered[registry.kind] = names
+                register(register=partial(registry.add, owner=name), **context)
+            except PluginError as exc:
+                self._leave_out(found, exc)
+            if things := [thing for thing in registry if registry.owner(thing) == name]:
+                found.registered[registry.kind] = things
+
+    def calls(self, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """Yield each plugin's name and its implementation of ``hook``, to be called with all the hook's arguments.
+
+        Pluggy would call them all at once, and a failure would be anyone's; here it is a PluginError with the name.
+        """
+        for impl in getattr(self.hook, hook).get_hookimpls():
+            yield impl.plugin_name, partial(_call, impl, hook)
 
     def _load(self, name: str, load: Any, version: str) -> None:
         found = self.found[name] = Found(name, name.partition(":")[0], version)
@@ -98,7 +101,7 @@ class Plugins:
             self._check_hooks(plugin, name)
             self.pm.register(plugin, name=name)
         except Exception as exc:
-            return self._fail(found, "cannot be loaded", exc)
+            return self._leave_out(found, _failure(name, "cannot be loaded", exc))
         found.hooks = sorted(caller.name for caller in self.pm.get_hookcallers(plugin) or ())
 
     def _check_hooks(self, plugin: Any, name: str) -> None:
@@ -110,21 +113,31 @@ class Plugins:
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise PluginError(f"it implements {attribute!r}, which is no hook of llamafw{hint}")
 
-    def _fail(self, found: Found, what: str, exc: Exception) -> None:
-        cause = str(exc) if isinstance(exc, LlamafwError) else f"{type(exc).__name__}: {exc}"
-        message = f"plugin {found.name} {what}: {cause}"
+    def _leave_out(self, found: Found, error: PluginError) -> None:
         if not self._tolerant:
-            raise PluginError(f"{message} (start without it: --no-plugin {found.name})") from exc
-        found.error = message
+            raise error
+        found.error = str(error)
         if self.pm.has_plugin(found.name):
             self.pm.unregister(name=found.name)
 
-    def _check_blocked(self, blocked: set[str], installed: Iterable[EntryPoint]) -> None:
-        known = {name for entry in installed for name in _names(entry)}
-        for name in sorted(blocked - known):
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise PluginError(f"--no-plugin {name}: no such plugin is installed{hint}")
+
+def _check_blocked(blocked: set[str], known: set[str]) -> None:
+    for name in sorted(blocked - known):
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise PluginError(f"--no-plugin {name}: no such plugin is installed{hint}")
+
+
+def _call(impl: pluggy.HookImpl, hook: str, **given: Any) -> Any:
+    try:
+        return impl.function(**{name: given[name] for name in impl.argnames})
+    except Exception as exc:
+        raise _failure(impl.plugin_name, f"failed in {hook}", exc) from exc
+
+
+def _failure(name: str, what: str, exc: Exception) -> PluginError:
+    cause = str(exc) if isinstance(exc, LlamafwError) else f"{type(exc).__name__}: {exc}"
+    return PluginError(f"plugin {name} {what}: {cause} (start without it: --no-plugin {name})")
 
 
 def discover() -> list[EntryPoint]:

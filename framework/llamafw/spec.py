@@ -140,10 +140,10 @@ def _is_async(function: Any) -> bool:
 
 
 def _fragments(plugins: Plugins) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for impl in plugins.hook.extend_openapi.get_hookimpls():
-        fragment = impl.function()
+    for name, extend in plugins.calls("extend_openapi"):
+        fragment = extend()
         if fragment is not None:
-            yield impl.plugin_name, fragment
+            yield name, fragment
 
 
 def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: dict[str, str]) -> None:
@@ -209,7 +209,7 @@ def set_defaults(document: Document, settings: Settings, samplers: Registry) -> 
     wanted: dict[str, tuple[str, Any]] = {
         field: (flags[field], value) for field, value in settings.request_defaults().items()
     }
-    if settings.samplers:
+    if settings.samplers is not None:
         names = [name.strip() for name in settings.samplers.split(";") if name.strip()]
         for name in names:
             if name not in samplers:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from llamafw import spec
 from llamafw.cli.parser import Parser, load_plugins, split_plugin_flags
-from llamafw.errors import SpecError
+from llamafw.errors import PluginError, SpecError
 from llamafw.plugins import Found, Plugins
 from llamafw.registry import Registry
 from llamafw.settings import Settings
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
     return 1 if clash or any(one.error for one in found) else 0
 
 
-def _register_endpoints(plugins: Plugins, settings: Settings) -> SpecError | None:
+def _register_endpoints(plugins: Plugins, settings: Settings) -> SpecError | PluginError | None:
     """Let plugins register their endpoints, as a server would; return why their documents do not fit, if so."""
     from llamafw.server.context import App  # --help need not wait for it
 
@@ -36,7 +36,7 @@ def _register_endpoints(plugins: Plugins, settings: Settings) -> SpecError | Non
         document = spec.merged_document(plugins, settings)
         plugins.fill(endpoints := Registry("endpoint"), app=App(settings, plugins, document))
         spec.check(document, endpoints)
-    except SpecError as error:
+    except (SpecError, PluginError) as error:
         return error
     return None
 

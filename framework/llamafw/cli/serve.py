@@ -19,7 +19,8 @@ def run(argv: list[str]) -> int:
     plugins = load_plugins(first)
     parser = Parser("llamafw serve", "Answer requests over HTTP. Flags win over environment variables.")
     add_settings(parser)
-    plugins.hook.add_options(parser=parser)
+    for _, add_options in plugins.calls("add_options"):
+        add_options(parser=parser)
     settings = settings_from(parser.parse(rest), plugin=first.plugin, no_plugin=first.no_plugin)
     set_up_logging(settings)
     path = find_model(settings)

@@ -112,10 +112,9 @@ def for_routing(document: spec.Document) -> spec.Document:
 
 def wrapped(asgi: ASGIApp, plugins: Plugins, app: App) -> ASGIApp:
     """Return ``asgi`` inside what plugins' ``wrap_asgi`` put around it: the first plugin's innermost."""
-    for impl in plugins.hook.wrap_asgi.get_hookimpls():
-        given = {"asgi": asgi, "app": app}
-        outer = impl.function(**{name: given[name] for name in impl.argnames})
+    for name, wrap in plugins.calls("wrap_asgi"):
+        outer = wrap(asgi=asgi, app=app)
         if outer is not None and not callable(outer):
-            raise PluginError(f"plugin {impl.plugin_name}: wrap_asgi returned {outer!r}, which is no application")
+            raise PluginError(f"plugin {name}: wrap_asgi returned {outer!r}, which is no application")
         asgi = outer or asgi
     return asgi

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import spec
-from llamafw.errors import LlamafwError, Unavailable
+from llamafw.errors import LlamafwError, PluginError, Unavailable
 from llamafw.interfaces import LoadedModel
 from llamafw.server.context import App
 
@@ -79,11 +79,11 @@ class Loading:
 
     def _tell(self, event: str, **facts: Any) -> None:
         """Call every plugin's ``event``. News cannot be refused: one that fails is logged."""
-        for impl in getattr(self.app.plugins.hook, event).get_hookimpls():
+        for name, tell in self.app.plugins.calls(event):
             try:
-                impl.function(**{name: facts[name] for name in impl.argnames})
-            except Exception:
-                log.exception("plugin %s failed in %s", impl.plugin_name, event)
+                tell(**facts)
+            except PluginError:
+                log.exception("plugin %s failed in %s", name, event)
 
 
 class LoadingGate:

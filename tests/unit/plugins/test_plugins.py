@@ -56,6 +56,11 @@ def test_a_plugin_can_be_left_out() -> None:
     assert "top_k" not in plugins.registry("sampler")
 
 
+def test_the_way_out_works_for_files_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "broken.py", "1 / 0")
+    assert path not in Plugins(extra=[path], block=[path]).found
+
+
 def test_leaving_out_what_is_not_there_is_an_error() -> None:
     with pytest.raises(PluginError, match="did you mean 'samplers'"):
         Plugins(block=["sampler"])
@@ -78,6 +83,24 @@ def test_a_broken_plugin_is_named_with_the_way_out(tmp_path: Path, text: str, me
         Plugins(extra=[path])
     assert message in str(caught.value)
     assert path in str(caught.value)
+
+
+ADD_PORT = """
+from llamafw import hookimpl
+
+@hookimpl
+def add_options(parser):
+    parser.add_argument("--port")
+"""
+
+
+def test_a_flag_that_is_taken_names_the_plugin(tmp_path: Path) -> None:
+    path = write(tmp_path / "flags.py", ADD_PORT)
+    result = llamafw("serve", "--help", "--plugin", path)
+    assert result.returncode == 1
+    assert f"plugin {path} failed in add_options" in result.stderr
+    assert "--port" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_listing_survives_a_broken_plugin(tmp_path: Path) -> None:
@@ -124,3 +147,12 @@ def test_listing_shows_load_errors_and_exits_1(tmp_path: Path) -> None:
     result = llamafw("plugins", "--plugin", path)
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stdout
+
+
+def test_listing_survives_a_plugin_that_fails_to_extend_the_document(tmp_path: Path) -> None:
+    path = write(tmp_path / "broken.py", "from llamafw import hookimpl\n@hookimpl\ndef extend_openapi(): 1 / 0\n")
+    result = llamafw("plugins", "--plugin", path)
+    assert result.returncode == 1
+    assert "llamafw:samplers" in result.stdout
+    assert f"plugin {path} failed in extend_openapi: ZeroDivisionError" in result.stderr
+    assert "Traceback" not in result.stderr
