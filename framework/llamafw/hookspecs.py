@@ -5,7 +5,8 @@ A plugin is a module or object found through the entry-point group ``llamafw`` t
 cheap: import heavy libraries inside what you register, not at the top of the plugin.
 
 In hooks that ask all plugins for one answer ("first"), the first that is not None wins; None means "not mine".
-All hooks run on the main thread at start-up or on the event loop; none runs per token.
+Hooks run on the main thread at start-up, those about a model on the thread that loads it, and all others on the event
+loop; none runs per token.
 """
 from __future__ import annotations
 

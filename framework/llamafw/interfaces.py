@@ -238,7 +238,7 @@ class Engine(Protocol):
 class LoadedModel:
     """A model, ready to answer."""
 
-    name: str  # as clients know it: --alias, or the path
+    name: str  # as clients know it: --alias, or the file's name
     model: Model
     decoder: Decoder
     tokenizer: Tokenizer

@@ -103,6 +103,7 @@ def _tests(
 
 def _prefill(backend: Backend, prompt: Ints) -> None:
     n = len(prompt)
+    backend.truncate(0, 0)  # what the run before left
     for start in range(0, n, backend.n_batch):
         part = prompt[start : start + backend.n_batch]
         positions = np.arange(start, start + len(part), dtype=np.int32)
@@ -112,6 +113,8 @@ def _prefill(backend: Backend, prompt: Ints) -> None:
 
 def _decode(backend: Backend, tokens: Ints) -> None:
     slots = np.arange(tokens.shape[1], dtype=np.int32)
+    for slot in slots:
+        backend.truncate(int(slot), 0)
     for position, row in enumerate(tokens):
         backend.forward(Batch(row, np.full_like(row, position), slots, slots))
 

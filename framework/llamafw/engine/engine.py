@@ -77,11 +77,11 @@ class Engine:
         if self._refuse:
             raise self._refuse()
         seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
-        prompt = as_prompt(request, self._n_vocab)
         if not -1 <= request.id_slot < self.n_slots:
             raise RequestError(f"there is no slot {request.id_slot}; there are {self.n_slots}", param="id_slot")
-        if len(prompt) + (request.n_predict != 0) > self.n_ctx:
-            raise ContextFullError(len(prompt), self.n_ctx)
+        if len(request.prompt) + (request.n_predict != 0) > self.n_ctx:  # first: millions of tokens take their time
+            raise ContextFullError(len(request.prompt), self.n_ctx)
+        prompt = as_prompt(request, self._n_vocab)
         context = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep)
         built = chain.build(request, seed, self._samplers, context)
         if not len(prompt):
@@ -90,11 +90,11 @@ class Engine:
         send = partial(outbox.put, mailbox)
         return self._answer(Sequence(request, prompt, built, seed, self._tokenizer, self.n_ctx, send), mailbox)
 
-    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109  # llamafw.Engine has it so
-        """Refuse new requests, let running ones finish for ``timeout`` seconds, cut the rest, close the backend."""
+    async def stop(self, grace: float) -> None:
+        """Refuse new requests, let running ones finish for ``grace`` seconds, cut the rest, close the backend."""
         self._refuse = self._refuse or _shutting_down
         try:
-            await asyncio.wait_for(self._quiet.wait(), timeout)
+            await asyncio.wait_for(self._quiet.wait(), grace)
         except TimeoutError:
             log.warning("%d requests are cut, as the server stops", self._n_active)
         self._inbox.put(None)
