@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from llamafw import App, GenerateRequest, RequestError
@@ -21,7 +20,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
     Raises
     ------
     RequestError
-        A value does not fit the model or the server: an unknown sampler, a token or slot that does not exist.
+        A field is not supported, a token does not exist, ``stop`` is too long. Samplers and slots the engine checks.
     """
     refuse_generation(body)
     loaded = app.loaded
@@ -33,9 +32,6 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
 
     seed = int(value("seed", -1))
     n_probs = int(value("n_probs", 0))
-    id_slot = int(value("id_slot", -1))
-    if id_slot >= loaded.engine.n_slots:
-        raise RequestError(f"there is no slot {id_slot}; there are {loaded.engine.n_slots}", param="id_slot")
     return GenerateRequest(
         prompt=tuple(prompt),
         n_predict=limit(body, app.settings.predict),
@@ -47,7 +43,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         logit_bias=read_logit_bias(body.get("logit_bias"), loaded.tokenizer),
         ignore_eos=value("ignore_eos", False),
         cache_prompt=value("cache_prompt", True),
-        id_slot=id_slot,
+        id_slot=int(value("id_slot", -1)),
         n_probs=n_probs,
         logprobs=n_probs > 0,
         post_sampling_probs=value("post_sampling_probs", False),
@@ -78,17 +74,7 @@ def sampler_names(given: Sequence[str] | None, app: App) -> tuple[str, ...]:
         if app.settings.samplers is not None:
             return tuple(name.strip() for name in app.settings.samplers.split(";") if name.strip())
         return tuple(name for name in DEFAULT_ORDER if name in app.samplers)
-    for i, name in enumerate(given):
-        if name not in app.samplers:
-            raise RequestError(unknown_sampler(name, app.samplers), param=f"samplers.{i}")
     return tuple(given)
-
-
-def unknown_sampler(name: str, samplers: Mapping[str, Any]) -> str:
-    """Return what to say of a sampler that does not exist."""
-    near = get_close_matches(name, samplers, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(samplers)}"
-    return f"there is no sampler {name[:40]!r}; {hint}"
 
 
 def sampler_options(body: Mapping[str, Any], app: App) -> dict[str, Any]:
