@@ -28,8 +28,6 @@ def choose(model: Model, settings: Settings, names: Collection[str]) -> ChatForm
     ------
     SettingsError
         ``--chat-template`` is no name, no template and no file, or it is a template that is not valid.
-    ModelError
-        The model's own template is not valid.
     """
     context = ChatContext(
         bos_token=special_token(model.metadata, "bos"), eos_token=special_token(model.metadata, "eos")
@@ -45,8 +43,9 @@ def choose(model: Model, settings: Settings, names: Collection[str]) -> ChatForm
         return JinjaChatFormat(chatml.TEMPLATE, context)
     try:
         return JinjaChatFormat(template, context)
-    except ModelError as error:
-        raise ModelError(f"{model.path}: {error}; --chat-template gives it another") from None
+    except ModelError as error:  # those who only continue text need no template
+        log.warning("the model's own template cannot be used: ChatML is, see --chat-template: %s", error)
+        return JinjaChatFormat(chatml.TEMPLATE, context)
 
 
 def given_template(given: str, names: Collection[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llamafw import ChatFormat, Model, ModelError, Settings, SettingsError
+from llamafw import ChatFormat, Model, Settings, SettingsError
 from llamafw.plugins import Plugins
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -68,5 +68,11 @@ def test_a_name_that_does_not_exist() -> None:
 def test_a_template_that_is_not_valid() -> None:
     with pytest.raises(SettingsError, match="--chat-template: the chat template is not valid: line 1"):
         choose("{% if %}")
-    with pytest.raises(ModelError, match="model.gguf: the chat template is not valid: line 2.*; --chat-template"):
-        choose(tokenizer__chat_template="x\n{% if %}")
+
+
+def test_chatml_if_the_models_own_is_not_valid(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        format = choose(tokenizer__chat_template="x\n{% if %}")
+    assert format.render(HI) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert "the model's own template cannot be used" in caplog.text
+    assert "line 2" in caplog.text
