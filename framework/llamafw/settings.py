@@ -104,6 +104,8 @@ class Settings:
         help="penalty once per token that occurred; 0: off (default: 0)")
     frequency_penalty: float | None = option(None, "--frequency-penalty", group=SAMPLING, type=float, metavar="X", request_field="frequency_penalty",
         help="penalty per occurrence of a token; 0: off (default: 0)")
+    penalize_nl: bool = option(False, "--penalize-nl", group=SAMPLING, type=bool, request_field="penalize_nl",
+        help="penalise the newline token too")
     dynatemp_range: float | None = option(None, "--dynatemp-range", group=SAMPLING, type=float, metavar="X", low=0, request_field="dynatemp_range",
         help="dynamic temperature: from T-X to T+X by entropy; 0: off (default: 0)")
     dynatemp_exp: float | None = option(None, "--dynatemp-exp", group=SAMPLING, type=float, metavar="X", request_field="dynatemp_exponent",

@@ -68,6 +68,7 @@ def test_bad_usage_is_one_clear_line(argv: list[str], message: str) -> None:
 
 def test_flags_set_the_defaults_of_request_fields() -> None:
     assert parse("--temp", "0", "--top-k", "5").request_defaults() == {"temperature": 0.0, "top_k": 5}
+    assert parse("--penalize-nl").request_defaults() == {"penalize_nl": True}
     assert parse().request_defaults() == {}
 
 
