@@ -20,6 +20,8 @@ REASONS = (
     r"^the first item of a pair is a token id",
     r"is no token id",  # nor patterns for the names of members
     r"^one call gives at most",  # n times the number of prompts
+    r"^\d+ answers can have at most",  # the same times the biases
+    r"^the (strings|texts) of (stop|logit_bias) have more than",  # all of them together
     r"^the variable \w+ is set by the server",
 )
 """Why a request may be refused although the document allows it."""
