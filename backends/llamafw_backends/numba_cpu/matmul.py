@@ -108,14 +108,10 @@ def _multiply(context: Any, isa: Any, form: Any, width: Any, arguments: Any) -> 
 
 @jit
 def width_for(widths: int, rest: int) -> int:
-    """Return how many of ``rest`` tokens are grouped next: the largest of ``widths`` that is not more.
-
-    Two equal groups are quicker than a large and a small one: 16 tokens are 8 and 8, not 12 and 4.
-    """
+    """Return how many of ``rest`` tokens are grouped next: the largest of ``widths`` that is not more."""
     while load_i64(widths) > rest:
         widths += 8
-    width = load_i64(widths)
-    return rest // 2 if width < rest and rest == 2 * load_i64(widths + 8) else width
+    return load_i64(widths)
 
 
 def build(compiler: Compiler, isa: InstructionSet, form: TileFormat) -> Any:
