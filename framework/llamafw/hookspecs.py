@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from llamafw.interfaces import App, ChatFormat, Register
-from llamafw.types import GenerateRequest, Model, Problem
+from llamafw.types import Finish, GenerateRequest, Model, Problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -153,6 +153,19 @@ def explain_error(error: BaseException) -> Problem | None:
 @hookspec
 def model_loaded(model: Model, app: App) -> None:
     """A model is ready to answer. All plugins, on the event loop."""
+
+
+@hookspec
+def model_unloaded(model: Model, app: App) -> None:
+    """The model will answer no more; its memory is free. All plugins, on the event loop."""
+
+
+@hookspec
+def request_finished(request: GenerateRequest, finish: Finish | None) -> None:
+    """A generation has ended. All plugins, on the event loop, once per `GenerateRequest` that the engine took.
+
+    ``finish`` has the counts of tokens and the timings; None if the client went away or the generation failed.
+    """
 
 
 @hookspec

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ import pluggy
 from llamafw import hookspecs
 from llamafw.errors import LlamafwError, PluginError
 from llamafw.registry import Registry
+
+log = logging.getLogger(__name__)
 
 KINDS = ("command", "sampler", "chat_format", "tokenizer", "architecture", "quant", "backend")
 """What is registered once per process; endpoints are registered when the application is built."""
@@ -93,6 +96,14 @@ class Plugins:
         """
         for impl in getattr(self.hook, hook).get_hookimpls():
             yield impl.plugin_name, partial(_call, impl, hook)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Call every plugin's ``event``. News cannot be refused: a plugin that fails is logged, the others hear it."""
+        for name, hear in self.calls(event):
+            try:
+                hear(**facts)
+            except PluginError:
+                log.exception("plugin %s failed in %s", name, event)
 
     def _load(self, name: str, load: Any, version: str) -> None:
         found = self.found[name] = Found(name, name.partition(":")[0], version)

@@ -37,6 +37,7 @@ def test_a_chat_stream_has_a_role_then_text_then_usage(openai: OpenAI) -> None:
     assert chunks[-2].choices[0].finish_reason == plain.choices[0].finish_reason
     assert chunks[-1].choices == []
     assert chunks[-1].usage == plain.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
 def test_n_choices_and_log_probabilities(openai: OpenAI) -> None:

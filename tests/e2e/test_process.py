@@ -54,6 +54,20 @@ def register_samplers(register):
 """
 
 
+EVENTS = """
+from llamafw import hookimpl
+
+@hookimpl
+def request_finished(request, finish):
+    print("finished", len(request.prompt), finish and finish.n_predicted, flush=True)
+    raise RuntimeError("news cannot be refused")
+
+@hookimpl
+def model_unloaded(model, app):
+    print("unloaded", model.path.name, flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
@@ -109,6 +123,22 @@ async def test_a_failing_sampler_fails_its_request_only(tiny: Path, tmp_path: Pa
             assert "secret" not in answers[1].text
             assert (await http.post("/completion", json={**good, "fail_at": "x"})).status_code == 400
         assert "a secret of the server" in "".join(server.output)
+
+
+async def test_plugins_hear_how_generations_end(tiny: Path, tmp_path: Path) -> None:
+    (plugin := tmp_path / "events.py").write_text(EVENTS)
+    with running_server(tiny, "--plugin", str(plugin)) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            body = {"prompt": [5, 6, 7], "n_predict": 3, "ignore_eos": True}
+            assert (await http.post("/completion", json=body)).json()["tokens_predicted"] == 3
+            async with http.stream("POST", "/completion", json={**body, "n_predict": -2, "stream": True}) as response:
+                await anext(response.aiter_lines())
+        server.wait_for("finished 3 None")
+        assert server.terminate() == 0
+        output = "".join(server.output)
+    assert "finished 3 3" in output
+    assert "failed in request_finished" in output
+    assert f"unloaded {tiny.name}" in output
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ def run(argv: list[str]) -> int:
     form.add_argument("--yaml", action="store_const", dest="form", const="yaml", default="yaml", help="the default")
     form.add_argument("--json", action="store_const", dest="form", const="json", help="print JSON")
     add_settings(parser)
+    for _, add_options in plugins.calls("add_options"):
+        add_options(parser=parser)
     given = parser.parse(rest)
     name = vars(given).pop("form")
     print(spec.render(spec.merged_document(plugins, settings_from(given)), name), end="")

@@ -39,6 +39,9 @@ class Engine:
         Most tokens in one forward pass; no more than the backend takes.
     n_ubatch : int
         Most tokens in one forward pass if several sequences share it; see `scheduler`.
+    finished : callable
+        ``finished(request=…, finish=…)`` is called on the event loop when a generation has ended; ``finish`` is None
+        if it was cut short. It must not raise.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class Engine:
         samplers: Mapping[str, SamplerPlugin],
         n_batch: int = 2048,
         n_ubatch: int = 512,
+        finished: Callable[..., None] = lambda **facts: None,
     ) -> None:
         self.n_slots, self.n_ctx = backend.n_slots, backend.n_ctx
         self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have scores for tokens without text
         self._backend, self._tokenizer, self._samplers = backend, tokenizer, samplers
         self._scheduler = Scheduler(Slots(self.n_slots, self.n_ctx), min(n_batch, backend.n_batch), n_ubatch)
+        self._finished = finished
         self._ids = chain.every_token(self._n_vocab)
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._outboxes: list[Outbox] = []  # one per event loop, which is one
@@ -106,6 +111,7 @@ class Engine:
         self._n_active += 1
         self._quiet.clear()
         self._inbox.put(sequence)
+        finish: Finish | None = None
         try:
             # The thread closes first and then empties the inbox: one of the two sees the sequence.
             if self._closed and self._refuse:
@@ -114,8 +120,9 @@ class Engine:
                 item = await mailbox.get()
                 if isinstance(item, RequestError):
                     raise item
+                finish = item.finish
                 yield item
-                if item.finish:
+                if finish:
                     return
         finally:
             if not sequence.done:
@@ -124,6 +131,7 @@ class Engine:
             self._n_active -= 1
             if not self._n_active:
                 self._quiet.set()
+            self._finished(request=sequence.request, finish=finish)
 
     def _outbox(self) -> Outbox:
         loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
         raise ModelError(f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {decoder.n_vocab}")
     chat = choose_chat_format(model, tokenizer, settings, plugins)
     backend = make_backend(model, decoder, settings, plugins, log)
-    engine = Engine(backend, tokenizer, plugins.registry("sampler"), settings.batch_size, settings.ubatch_size)
+    engine = Engine(backend, tokenizer, plugins.registry("sampler"), settings.batch_size, settings.ubatch_size,
+                    partial(plugins.tell, "request_finished"))
     name = settings.alias or path.stem  # not the path: where things lie on the server is no business of clients
     log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return LoadedModel(name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine)

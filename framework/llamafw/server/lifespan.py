@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import spec
-from llamafw.errors import LlamafwError, PluginError, Unavailable
+from llamafw.errors import LlamafwError, Unavailable
 from llamafw.interfaces import LoadedModel
 from llamafw.server.context import App
 
@@ -40,10 +40,10 @@ class Loading:
         """Start loading; at the end, stop."""
         self._loop = asyncio.get_running_loop()
         self.thread.start()
-        self._tell("server_started", app=self.app)
+        self.app.plugins.tell("server_started", app=self.app)
         yield
         await self.stop()
-        self._tell("server_stopping", app=self.app)
+        self.app.plugins.tell("server_stopping", app=self.app)
 
     def stop(self) -> asyncio.Task[None]:
         """Stop the engine: running requests get the time that the settings allow. May be called again."""
@@ -52,8 +52,10 @@ class Loading:
         return self._stopping
 
     async def _stop(self) -> None:
-        if self.app.model is not None:
-            await self.app.model.engine.stop(self.app.settings.timeout_graceful_shutdown)
+        model = self.app.model
+        if model is not None:
+            await model.engine.stop(self.app.settings.timeout_graceful_shutdown)
+            self.app.plugins.tell("model_unloaded", model=model.model, app=self.app)
 
     def _run(self) -> None:
         try:
@@ -74,16 +76,8 @@ class Loading:
             self.failed()
             return
         self.app.model = model
-        self._tell("model_loaded", model=model.model, app=self.app)
+        self.app.plugins.tell("model_loaded", model=model.model, app=self.app)
         log.info("ready")
-
-    def _tell(self, event: str, **facts: Any) -> None:
-        """Call every plugin's ``event``. News cannot be refused: one that fails is logged."""
-        for name, tell in self.app.plugins.calls(event):
-            try:
-                tell(**facts)
-            except PluginError:
-                log.exception("plugin %s failed in %s", name, event)
 
 
 class LoadingGate:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from llamafw import App, Call, Finish, GeneratedToken, GenerateRequest, LoadedModel, RequestError, event_stream
-from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage
+from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage, usage_to_come
 from llamafw_plugins.endpoints.run import collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, openai_logprobs, timings, usage
 from llamafw_plugins.endpoints.template import chat_tokens
@@ -55,7 +55,7 @@ class Rows:
         self._head = head("chatcmpl", "", body.get("model") or loaded.name)
         self.return_tokens = bool(body.get("return_tokens"))
         self.logprobs = requests[0].logprobs
-        self.usage = include_usage(body)
+        self.usage, self.usage_to_come = include_usage(body), usage_to_come(body)
 
     def head(self, kind: str) -> JSON:
         """Return the members that the response, or each chunk, begins with."""
@@ -93,7 +93,7 @@ class Rows:
     def chunk(self, index: int, delta: JSON, *, finish_reason: str | None = None, **extras: Any) -> JSON:
         """Return one chunk of the answer ``index``."""
         choice = {"index": index, "delta": delta, "finish_reason": finish_reason, **extras}
-        return {**self.head("chat.completion.chunk"), "choices": [choice]}
+        return {**self.head("chat.completion.chunk"), "choices": [choice], **self.usage_to_come}
 
     def extras(self, tokens: Sequence[GeneratedToken]) -> JSON:
         """Return what only some requests ask for."""

@@ -29,5 +29,10 @@ def include_usage(body: JSON) -> bool:
     return bool((body.get("stream_options") or {}).get("include_usage"))
 
 
+def usage_to_come(body: JSON) -> JSON:
+    """Return what each chunk says of a usage that the last one has: OpenAI's clients expect a null."""
+    return {"usage": None} if include_usage(body) else {}
+
+
 def _choice(request: GenerateRequest, i: int) -> GenerateRequest:
     return request if request.seed is None else replace(request, seed=(request.seed + i) % (2**32 - 1))

@@ -18,7 +18,7 @@ from llamafw import (
     Tokenizer,
     event_stream,
 )
-from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage
+from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage, usage_to_come
 from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
 from llamafw_plugins.endpoints.run import collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, finish_reason, finite, head, timings, token_shape, usage
@@ -68,7 +68,7 @@ class Rows:
         self.engine, self.tokenizer, self.requests, self.n = loaded.engine, loaded.tokenizer, requests, n
         self.head = head("cmpl", "text_completion", body.get("model") or loaded.name)
         self.return_tokens = bool(body.get("return_tokens"))
-        self.usage = include_usage(body)
+        self.usage, self.usage_to_come = include_usage(body), usage_to_come(body)
         self.echoes = [self._text(prompt) if body.get("echo") else "" for prompt in prompts]
         self.logprobs = [Logprobs(self.tokenizer, len(self.echo(i))) for i in range(len(requests))]
 
@@ -100,9 +100,9 @@ class Rows:
                 choice = self.choice(i, text, delta.tokens, delta.finish)
                 if delta.finish:
                     finishes[i] = delta.finish
-                    yield {**self.head, "choices": [choice], "timings": timings(delta.finish)}
+                    yield {**self.head, "choices": [choice], **self.usage_to_come, "timings": timings(delta.finish)}
                 elif text or (delta.tokens and (choice["logprobs"] or self.return_tokens)):
-                    yield {**self.head, "choices": [choice]}
+                    yield {**self.head, "choices": [choice], **self.usage_to_come}
         if self.usage:
             yield {**self.head, "choices": [], "usage": usage(self.by_prompt(finishes))}
 
