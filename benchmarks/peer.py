@@ -18,8 +18,8 @@ SDIST = "llama-cpp-python==0.3.36"
 TARGETS = ("llama-bench", "llama-server")
 AMX_FIX = """\
 /* GCC 12 drops stores to the tile configuration before _tile_loadconfig; the asm's memory operand keeps them. */
-#include <immintrin.h>
 #ifdef __AMX_TILE__
+#include <immintrin.h>
 #undef _tile_loadconfig
 #define _tile_loadconfig(p) __asm__ volatile("ldtilecfg %0" :: "m"(*(const char (*)[64])(p)))
 #endif
