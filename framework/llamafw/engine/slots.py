@@ -7,6 +7,8 @@ import numpy as np
 
 from llamafw.types import Ints
 
+SIMILAR = 0.1  # of what a slot holds: a prefix shorter than that is not worth losing the rest (llama-server's -sps)
+
 
 class Slot:
     """One sequence's place in the KV cache: the tokens it holds, in order of position."""
@@ -47,7 +49,9 @@ class Slots:
     def take(self, prompt: Ints, id_slot: int, *, cache_prompt: bool) -> tuple[Slot, int] | None:
         """Give a request a slot, and say how many tokens of its prompt the cache holds.
 
-        The one asked for; else the free one with the longest common prefix, of equals the least recently used.
+        The one asked for; else the free one with the longest common prefix, if that is a fair part of what it holds;
+        else, and of equals, the least recently used. So a new conversation, which shares no more than the start of its
+        template with a long one, does not push that one's cache out while another slot is empty.
 
         Returns
         -------
@@ -55,14 +59,11 @@ class Slots:
             None: the slot asked for, or every slot, is busy.
         """
         allowed: Sequence[Slot] = self.all if id_slot < 0 else self.all[id_slot : id_slot + 1]
-        best: Slot | None = None
-        common = -1
-        for slot in sorted((slot for slot in allowed if not slot.busy), key=lambda slot: slot.last_used):
-            n = slot.common_prefix(prompt) if cache_prompt else 0
-            if n > common:
-                best, common = slot, n
-        if best is None:
+        free = sorted((slot for slot in allowed if not slot.busy), key=lambda slot: slot.last_used)
+        if not free:
             return None
+        common = {slot: slot.common_prefix(prompt) if cache_prompt else 0 for slot in free}
+        best = max(free, key=lambda slot: common[slot] if common[slot] > SIMILAR * slot.n else 0)
         self._uses += 1
         best.busy, best.last_used = True, self._uses
-        return best, common
+        return best, common[best]

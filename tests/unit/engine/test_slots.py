@@ -60,6 +60,18 @@ def test_the_longest_prefix_wins_then_the_least_recently_used() -> None:
     assert take(1, 2, cache_prompt=False) == (2, 0)
 
 
+def test_a_short_prefix_does_not_cost_another_its_long_cache() -> None:
+    slots = filled(99, [1, 2, *range(10, 40)], [])
+    slots.all[0].last_used = 1
+    new = np.array([1, 2, 3], np.int32)
+    taken = slots.take(new, -1, cache_prompt=True)
+    assert taken is not None
+    assert (taken[0].id, taken[1]) == (1, 0)
+    taken = slots.take(new, -1, cache_prompt=True)  # the other one is all there is, and what it shares is used
+    assert taken is not None
+    assert (taken[0].id, taken[1]) == (0, 2)
+
+
 @given(left=st.lists(st.integers(1, 100), min_size=1, max_size=8), room=st.integers(1, 200))
 def test_room_is_shared_out(left: list[int], room: int) -> None:
     given = share(left, room)
