@@ -225,6 +225,7 @@ async def test_a_pass_that_fails_half_way_can_be_repeated(start: Start) -> None:
     backend = HalfWay(hold=True)
     engine = start(backend)
     tasks = [asyncio.create_task(answer(engine, (i, 1), n_predict=4)) for i in range(3)]
+    await backend.begun()  # the first is evaluated, the others wait for the next pass
     backend.allow(100)
     got = await asyncio.gather(*tasks)
     alone = start(ToyBackend())
