@@ -223,6 +223,7 @@ class Engine(Protocol):
 
     n_slots: int
     n_ctx: int
+    failed: bool  # nothing can be answered any more; `GET /health` says so
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
         """Yield the answer piece by piece; the last delta has ``finish``.

@@ -62,6 +62,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._outboxes: list[Outbox] = []  # one per event loop, which is one
         self._refuse: Callable[[], RequestError] | None = None  # makes what new requests get
+        self.failed = False
         self._closed = False
         self._n_active = 0
         self._quiet = asyncio.Event()
@@ -153,6 +154,7 @@ class Engine:
                 self._flush()
         except BaseException:
             log.critical("the engine has failed; nothing can be answered any more", exc_info=True)
+            self.failed = True
             error = _dead
         self._close(error)
 

@@ -6,7 +6,7 @@ from math import prod
 
 from starlette.responses import Response
 
-from llamafw import App, Call, LoadedModel, Tokenizer, __version__
+from llamafw import App, Call, LoadedModel, Tokenizer, Unavailable, __version__
 from llamafw_plugins.endpoints.shapes import JSON, settings_shape
 
 VOCAB_TYPES = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5}  # tokenizer.ggml.model → llama.cpp's number
@@ -20,8 +20,9 @@ class Server:
         self.started = int(time.time())
 
     async def health(self, call: Call) -> JSON:
-        """Answer once the model is loaded."""
-        _ = self.app.loaded
+        """Answer while the model is loaded and its engine runs, so that whoever watches knows when to restart."""
+        if self.app.loaded.engine.failed:
+            raise Unavailable("the engine has failed; the server must be restarted")
         return {"status": "ok"}
 
     async def models(self, call: Call) -> JSON:

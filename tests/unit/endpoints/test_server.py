@@ -1,9 +1,13 @@
 """GET /health, /v1/models, /props and /openapi.json."""
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from llamafw import Call, Unavailable
+from llamafw_plugins.endpoints.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Client = Any
@@ -12,6 +16,12 @@ Client = Any
 @pytest.mark.parametrize("path", ["/health", "/v1/health"])
 async def test_health(client: Client, path: str) -> None:
     assert (await client.get(path)).json() == {"status": "ok"}
+
+
+async def test_health_of_a_failed_engine() -> None:
+    app: Any = SimpleNamespace(loaded=SimpleNamespace(engine=SimpleNamespace(failed=True)))
+    with pytest.raises(Unavailable, match="must be restarted"):
+        await Server(app).health(Call(None, {}, {}, None))  # type: ignore[arg-type]  # it looks at no request
 
 
 @pytest.mark.parametrize("path", ["/models", "/v1/models"])

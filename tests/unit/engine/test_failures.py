@@ -264,6 +264,7 @@ async def test_if_the_engine_itself_fails_nobody_hangs(start: Start, caplog: pyt
     assert {type(result) for result in results} == {GenerationError}
     with pytest.raises(GenerationError):
         await answer(engine, (1,))
+    assert engine.failed
     assert any(record.levelno == logging.CRITICAL for record in caplog.records)
 
 
