@@ -68,9 +68,11 @@ def running(command: list[str], port: int) -> Iterator[tuple[str, int]]:
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{url}/health").status_code == 200:
                     break
-            if process.poll() is not None or time.monotonic() > deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+                sys.exit(f"ended at once: {' '.join(command)}")
+            if time.monotonic() > deadline:
                 sys.exit(f"did not start: {' '.join(command)}")
-            time.sleep(0.1)
         yield url, process.pid
     finally:
         process.terminate()
