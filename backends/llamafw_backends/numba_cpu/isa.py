@@ -9,6 +9,7 @@ written by `elementwise.quantize`: 15 bits each, in two bytes, since 8 bits woul
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ LARGEST = 127 << HIGH_BITS  # |x|
 Words = Callable[[int], Value]  # number of a word in the block → its 16 lanes of 4 bytes
 
 
-class InstructionSet:
+class InstructionSet(ABC):
     """How to multiply bytes, and how much to do at once."""
 
     name: str
@@ -38,13 +39,13 @@ class InstructionSet:
     widths: tuple[int, ...]  # tokens multiplied at once, descending; the last is 1
     tiles: dict[int, int]  # for each width, tiles multiplied at once
 
+    @abstractmethod
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         """Return Σ w·x for each token: 4 words of nibbles, the low ones columns 0–15, the high ones 16–31."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         """Return Σ (w − 128)·x for each token: 8 words of unsigned bytes."""
-        raise NotImplementedError
 
 
 def _nibbles(b: Builder, word: Value) -> tuple[Value, Value]:

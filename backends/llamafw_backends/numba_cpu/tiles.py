@@ -5,6 +5,7 @@ Quantised formats follow ggml's blocks (32 columns) with the rows interleaved; s
 """
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from llamafw_backends.numba_cpu import emit
@@ -15,7 +16,7 @@ ROWS = 16  # of a tile
 Q8_LAYOUT, F32_LAYOUT = 1, 2  # how a format wants its activations: records of bytes, or float32
 
 
-class TileFormat:
+class TileFormat(ABC):
     """One way to keep weights. ``name`` is the ggml type it is an exact copy of."""
 
     name: str
@@ -43,12 +44,12 @@ class TileFormat:
         """The activations of one token for one block."""
         return RECORD if self.layout == Q8_LAYOUT else 4 * self.columns
 
+    @abstractmethod
     def block(
         self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
         tokens: Sequence[Value], sums: list[Value],
     ) -> list[Value]:  # fmt: skip
         """Emit block ``i`` of a tile times the records of ``tokens``, added to ``sums``: 16 float32 rows per token."""
-        raise NotImplementedError
 
 
 def at(b: Builder, base: Value, i: Value, size: int) -> Value:
@@ -84,8 +85,9 @@ class _Symmetric(TileFormat):
     columns, layout, scale_bytes = 32, Q8_LAYOUT, 32
     words_at, n_halves = 2, 1
 
+    @abstractmethod
     def dots(self, b: Builder, isa: InstructionSet, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        raise NotImplementedError
+        """Emit the dot products of one block."""
 
     def block(
         self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
