@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve test lint types docs-check package bench clean
+.PHONY: help serve test compatibility lint types docs-check package bench clean
 
 help:
 	@echo "make serve       install, fetch the default model once, serve it on http://127.0.0.1:8080   (ARGS=... for flags)"
 	@echo "make test        install with test extras, run the whole suite                             (ARGS=... for pytest)"
+	@echo "make compatibility  the same, and write docs/compatibility.md from what passed"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs-check  run what the documentation shows"
 	@echo "make package     build sdist and wheel, install the wheel in a fresh environment"
@@ -19,6 +20,9 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+compatibility: $(VENV)/.test
+	$(BIN)/python -m pytest --compatibility docs/compatibility.md
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

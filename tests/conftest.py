@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from support.inventory import Inventory
+
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compatibility", metavar="FILE", help="write docs/compatibility.md from this run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Inventory(config))
 
 
 @pytest.fixture(scope="session")
