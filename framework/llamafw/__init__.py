@@ -35,6 +35,8 @@ from llamafw.interfaces import (
     SamplerContext,
     SamplerPlugin,
     Tokenizer,
+    ToolParser,
+    ToolParserPlugin,
 )
 from llamafw.ranking import largest
 from llamafw.server.responses import JSONResponse
@@ -59,6 +61,7 @@ from llamafw.types import (
     Tensor,
     Timings,
     TokenLogprob,
+    ToolCall,
 )
 
 __version__ = "0.1.0"
@@ -70,5 +73,6 @@ __all__ = [
     "GenerateRequest", "GenerationError", "hookimpl", "Ints", "JSONResponse", "JsonSchema", "largest",
     "LlamafwError", "LoadedModel", "Model", "ModelError", "NotSupported", "PluginError", "Problem", "Quant",
     "Register", "RequestError", "Sampler", "SamplerContext", "SamplerPlugin", "Settings", "SettingsError",
-    "SpecError", "StopType", "Tensor", "Timings", "Tokenizer", "TokenLogprob", "Unavailable",
+    "SpecError", "StopType", "Tensor", "Timings", "Tokenizer", "TokenLogprob", "ToolCall", "ToolParser",
+    "ToolParserPlugin", "Unavailable",
 ]

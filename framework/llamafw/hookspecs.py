@@ -60,6 +60,11 @@ def register_chat_formats(register: Register) -> None:
 
 
 @hookspec
+def register_tool_parsers(register: Register) -> None:
+    """Add ways to write calls of tools: ``register("hermes", Hermes())``, a `llamafw.ToolParserPlugin`."""
+
+
+@hookspec
 def register_tokenizers(register: Register) -> None:
     """Add tokenizers by ``tokenizer.ggml.model``: ``register("gpt2", f)`` with ``f(metadata) -> Tokenizer``."""
 

@@ -20,6 +20,7 @@ from llamafw.types import (
     GenerateRequest,
     JsonSchema,
     Model,
+    ToolCall,
 )
 
 if TYPE_CHECKING:
@@ -140,6 +141,37 @@ class ChatContext:
 ChatFormatFactory = Callable[[ChatContext], ChatFormat]
 
 
+class ToolParser(Protocol):
+    """Finds calls of tools in one answer's text as it arrives. Made per answer; called on the event loop, per delta."""
+
+    def feed(self, text: str) -> tuple[str, Sequence[ToolCall]]:
+        """Take in more text; return the plain text and the whole calls that are now certain."""
+
+    def finish(self) -> tuple[str, Sequence[ToolCall]]:
+        """Return what was held back: the answer has ended. What is no call after all is text."""
+
+
+class ToolParserPlugin(Protocol):
+    """What is registered as a tool parser: one way in which models write calls. On worker threads and the event loop.
+
+    Tools are as OpenAI describes them: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+    """
+
+    def matches(self, template: str) -> bool:
+        """Return whether models with this chat template write calls this way."""
+
+    def create(self) -> ToolParser:
+        """Return a parser for one answer."""
+
+    def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
+        """Return a Lark grammar of answers that are a call, or several, and nothing else."""
+
+    def inline(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """Write tools, calls and results into the text of messages, for a chat template that knows none of them."""
+
+
 # --- models -----------------------------------------------------------------------------------------
 
 
@@ -245,6 +277,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     chat: ChatFormat
     engine: Engine
+    tool_parser: ToolParserPlugin | None = None  # None: no plugin offers one
 
 
 @runtime_checkable

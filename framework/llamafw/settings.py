@@ -56,6 +56,8 @@ class Settings:
         help="override a metadata key; TYPE is int, float, bool or str")
     chat_template: str | None = option(None, "--chat-template", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
         help="chat format: a registered name, a Jinja template, or a file with one (default: the model's own)")
+    tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",
+        help="how the model writes calls of tools (default: as its chat template does)")
 
     # --- compute
     backend: str | None = option(None, "--backend", group=COMPUTE, type=str, env="LLAMAFW_BACKEND", metavar="NAME",

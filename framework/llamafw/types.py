@@ -196,6 +196,15 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants called."""
+
+    id: str
+    name: str
+    arguments: str  # JSON, an object
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """An error as the client sees it."""
 

@@ -81,6 +81,6 @@ def test_models(openai: OpenAI) -> None:
 def test_unsupported_features_are_refused_not_ignored(openai: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         openai.chat.completions.create(
-            model="any", messages=ASK, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
+            model="any", messages=ASK, functions=[{"name": "f", "parameters": {}}]
         )
-    assert caught.value.param == "tools"
+    assert caught.value.param == "functions"

@@ -9,7 +9,16 @@ from typing import Any
 
 from llamafw.engine.engine import Engine
 from llamafw.errors import ModelError, SettingsError
-from llamafw.interfaces import Architecture, Backend, BackendContext, ChatContext, ChatFormat, LoadedModel, Tokenizer
+from llamafw.interfaces import (
+    Architecture,
+    Backend,
+    BackendContext,
+    ChatContext,
+    ChatFormat,
+    LoadedModel,
+    Tokenizer,
+    ToolParserPlugin,
+)
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
@@ -33,12 +42,16 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     if tokenizer.n_vocab > decoder.n_vocab:
         raise ModelError(f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {decoder.n_vocab}")
     chat = choose_chat_format(model, tokenizer, settings, plugins)
+    tool_parser = choose_tool_parser(chat, settings, plugins)
     backend = make_backend(model, decoder, settings, plugins, log)
     engine = Engine(backend, tokenizer, plugins.registry("sampler"), settings.batch_size, settings.ubatch_size,
                     partial(plugins.tell, "request_finished"))
     name = settings.alias or path.stem  # not the path: where things lie on the server is no business of clients
     log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
-    return LoadedModel(name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine)
+    return LoadedModel(
+        name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,
+        tool_parser=tool_parser,
+    )  # fmt: skip
 
 
 def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
@@ -73,6 +86,21 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
     if chosen is None:
         raise SettingsError("no plugin offers a chat format for this model")
     return chosen
+
+
+def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -> ToolParserPlugin | None:
+    """Return the tool parser that ``--tool-parser`` names, or the first that matches the chat template, or the last."""
+    parsers, name = plugins.registry("tool_parser"), settings.tool_parser
+    if name is not None and name not in parsers:
+        raise SettingsError(f"--tool-parser: there is no tool parser {name!r}{parsers.suggest(name)}")
+    if name is not None:
+        named: ToolParserPlugin = parsers[name]
+        return named
+    found: ToolParserPlugin | None = None
+    for found in parsers.values():
+        if found.matches(chat.source):
+            break
+    return found
 
 
 def make_backend(

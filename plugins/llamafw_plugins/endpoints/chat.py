@@ -12,6 +12,7 @@ from llamafw_plugins.endpoints.choices import check_answers, choices_of, include
 from llamafw_plugins.endpoints.run import collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, openai_logprobs, timings, usage
 from llamafw_plugins.endpoints.template import chat_tokens
+from llamafw_plugins.endpoints.tools import CallReader, Tools, call_shape, read_tools
 
 
 class ChatCompletion:
@@ -25,9 +26,10 @@ class ChatCompletion:
         body, loaded = call.body, self.app.loaded
         n = int(body.get("n") or 1)
         check_answers(body, n)
-        tokens = await asyncio.to_thread(chat_tokens, body, loaded)
+        tools = read_tools(body, loaded)
+        tokens = await asyncio.to_thread(chat_tokens, body, loaded, tools)
         requests = choices_of([self._prepare(body, tokens)], n)
-        rows = Rows(loaded, requests, body)
+        rows = Rows(loaded, requests, body, tools)
         if body.get("stream"):
             return event_stream(rows.events(), done=True)
         answers = await collect(loaded.engine, requests, n, "messages")
@@ -50,11 +52,14 @@ class ChatCompletion:
 class Rows:
     """Writes the choices of one call."""
 
-    def __init__(self, loaded: LoadedModel, requests: Sequence[GenerateRequest], body: JSON) -> None:
+    def __init__(
+        self, loaded: LoadedModel, requests: Sequence[GenerateRequest], body: JSON, tools: Tools | None
+    ) -> None:
         self.engine, self.tokenizer, self.requests = loaded.engine, loaded.tokenizer, requests
         self._head = head("chatcmpl", "", body.get("model") or loaded.name)
         self.return_tokens = bool(body.get("return_tokens"))
         self.logprobs = requests[0].logprobs
+        self.readers = [CallReader(tools) for _ in requests]
         self.usage, self.usage_to_come = include_usage(body), usage_to_come(body)
 
     def head(self, kind: str) -> JSON:
@@ -63,10 +68,14 @@ class Rows:
 
     def choice(self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish) -> JSON:
         """Return one whole answer."""
+        text, calls = self.readers[index].read(text, last=True)
+        message: JSON = {"role": "assistant", "content": text}
+        if calls:
+            message |= {"content": text or None, "tool_calls": [call_shape(call) for call in calls]}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text},
-            "finish_reason": finish_reason(finish),
+            "message": message,
+            "finish_reason": self.reason(index, finish),
             "logprobs": None,
             **self.extras(tokens),
         }
@@ -80,12 +89,15 @@ class Rows:
                 if i not in begun:
                     begun.add(i)
                     yield self.chunk(i, {"role": "assistant", "content": ""})
+                text, calls = self.readers[i].read(delta.text, last=delta.finish is not None)
                 extras = self.extras(delta.tokens) if delta.tokens else {}
-                if delta.text or extras:
-                    yield self.chunk(i, {"content": delta.text}, **extras)
+                if text or extras:
+                    yield self.chunk(i, {"content": text}, **extras)
+                for number, call in enumerate(calls, self.readers[i].n_calls - len(calls)):
+                    yield self.chunk(i, {"tool_calls": [{"index": number, **call_shape(call)}]})
                 if delta.finish:
                     finishes[i] = delta.finish
-                    end = self.chunk(i, {}, finish_reason=finish_reason(delta.finish))
+                    end = self.chunk(i, {}, finish_reason=self.reason(i, delta.finish))
                     yield {**end, "timings": timings(delta.finish)}
         if self.usage:
             yield {**self.head("chat.completion.chunk"), "choices": [], "usage": usage([finishes])}
@@ -94,6 +106,10 @@ class Rows:
         """Return one chunk of the answer ``index``."""
         choice = {"index": index, "delta": delta, "finish_reason": finish_reason, **extras}
         return {**self.head("chat.completion.chunk"), "choices": [choice], **self.usage_to_come}
+
+    def reason(self, index: int, finish: Finish) -> str:
+        """Return OpenAI's name for the end of an answer."""
+        return "tool_calls" if self.readers[index].n_calls else finish_reason(finish)
 
     def extras(self, tokens: Sequence[GeneratedToken]) -> JSON:
         """Return what only some requests ask for."""

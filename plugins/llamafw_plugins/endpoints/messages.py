@@ -1,6 +1,7 @@
 """The messages of a conversation, checked and made plain for chat templates. It knows nothing of templates."""
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,24 @@ def _plain(message: JSON, i: int, knows_developer: bool) -> JSON:
         if message["role"] != "assistant" or not message.get("tool_calls"):
             raise RequestError("the message has no content", param=f"messages.{i}.content")
         plain["content"] = ""
+    if plain.get("tool_calls"):
+        calls = enumerate(plain["tool_calls"])
+        plain["tool_calls"] = [_call(call, f"messages.{i}.tool_calls.{j}.function.arguments") for j, call in calls]
     return plain
+
+
+def _call(call: JSON, param: str) -> JSON:
+    """Return an earlier call with its arguments as an object, which is what templates write as JSON."""
+    function = call["function"]
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise RequestError("the arguments are no JSON", param=param) from None
+    if not isinstance(arguments, dict):
+        raise RequestError("the arguments are no JSON object", param=param)
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _text(part: JSON, param: str) -> str:

@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llamafw import App, Call, LoadedModel, RequestError
 from llamafw_plugins.endpoints.messages import plain_messages
 from llamafw_plugins.endpoints.shapes import JSON
+from llamafw_plugins.endpoints.tools import Tools, read_tools
 from llamafw_plugins.endpoints.unsupported import refuse_chat
 
 RESERVED = ("messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token")  # ours to set
@@ -19,11 +22,14 @@ class ApplyTemplate:
 
     async def create(self, call: Call) -> JSON:
         """Return the prompt that the conversation becomes."""
-        return {"prompt": await asyncio.to_thread(render, call.body, self.app.loaded)}
+        body, loaded = call.body, self.app.loaded
+        return {"prompt": await asyncio.to_thread(render, body, loaded, read_tools(body, loaded))}
 
 
-def render(body: JSON, loaded: LoadedModel) -> str:
+def render(body: JSON, loaded: LoadedModel, tools: Tools | None) -> str:
     """Return the prompt of a validated chat request. Runs on a worker thread, since templates may take their time.
+
+    Tools, calls and their results are the template's to write; if it knows none of them, they become text.
 
     Raises
     ------
@@ -31,19 +37,23 @@ def render(body: JSON, loaded: LoadedModel) -> str:
         The request wants what is not supported, or the template refused the conversation.
     """
     refuse_chat(body)
-    variables = body.get("chat_template_kwargs") or {}
+    variables = dict(body.get("chat_template_kwargs") or {})
     for name in variables:
         if name in RESERVED:
             raise RequestError(f"the variable {name} is set by the server", param=f"chat_template_kwargs.{name}")
-    messages = plain_messages(body["messages"], loaded.chat.source)
+    messages: Sequence[Mapping[str, Any]] = plain_messages(body["messages"], loaded.chat.source)
+    if "tools" in loaded.chat.source:
+        variables |= {"tools": list(tools.offered)} if tools else {}
+    elif loaded.tool_parser is not None:
+        messages = loaded.tool_parser.inline(messages, tools.offered if tools else ())
     add = body.get("add_generation_prompt")
     return loaded.chat.render(messages, add_generation_prompt=True if add is None else add, **variables)
 
 
-def chat_tokens(body: JSON, loaded: LoadedModel) -> tuple[int, ...]:
+def chat_tokens(body: JSON, loaded: LoadedModel, tools: Tools | None) -> tuple[int, ...]:
     """Return the tokens of the prompt, with BOS if the model wants it and the template has not written it."""
     tokenizer = loaded.tokenizer
-    tokens = tokenizer.encode(render(body, loaded), parse_special=True)
+    tokens = tokenizer.encode(render(body, loaded, tools), parse_special=True)
     if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
         tokens.insert(0, tokenizer.bos)
     return tuple(tokens)

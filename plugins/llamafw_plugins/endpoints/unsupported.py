@@ -15,9 +15,8 @@ GENERATION: Mapping[str, tuple[tuple[Any, ...], str]] = {
 """Field → values that ask for nothing, and what to say to any other."""
 
 CHAT: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "tools": (([],), "tools are not supported by this server"),
-    "functions": (([],), "functions are not supported by this server"),
-    "tool_choice": (("none", "auto"), "tool_choice is not supported by this server, which knows no tools"),
+    "functions": (([],), "functions are not supported, tools are"),
+    "function_call": (("none", "auto"), "function_call is not supported, tool_choice is"),
 }
 """The same, for conversations."""
 
@@ -30,7 +29,7 @@ def refuse_generation(body: Mapping[str, Any]) -> None:
 
 
 def refuse_chat(body: Mapping[str, Any]) -> None:
-    """Raise RequestError (400) if the request wants tools, NotSupported (501) if it wants JSON."""
+    """Raise RequestError (400) if the request wants functions, the older tools, NotSupported (501) if it wants JSON."""
     for field, (harmless, message) in CHAT.items():
         if body.get(field) is not None and body[field] not in harmless:
             raise RequestError(message, param=field)

@@ -50,10 +50,11 @@ def opened(plugins: Plugins) -> Open:
 
     @contextlib.asynccontextmanager
     async def open_client(
-        *, scores: Any = alphabet, tokenizer: Any = None, backend: ToyBackend | None = None, **settings: Any
+        *, scores: Any = alphabet, tokenizer: Any = None, backend: ToyBackend | None = None,
+        template: str = TEMPLATE, n_ctx: int = 64, **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
-        backend = backend or ToyBackend(scores, n_slots=2, n_ctx=64)
+        backend = backend or ToyBackend(scores, n_slots=2, n_ctx=n_ctx)
 
         def load() -> LoadedModel:
             weights = Tensor("w", (3, 4), "F32", np.zeros(48, np.uint8))
@@ -61,9 +62,10 @@ def opened(plugins: Plugins) -> Open:
                 path=Path("toy.gguf"), metadata={"tokenizer.ggml.model": "gpt2"}, tensors={"w": weights}, n_bytes=48
             )
             decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=4)
-            chat = JinjaChatFormat(TEMPLATE, ChatContext())
+            chat = JinjaChatFormat(template, ChatContext())
             engine = Engine(backend, tokenizer, plugins.registry("sampler"), 32)
-            return LoadedModel("toy", model, decoder, tokenizer, chat, engine)
+            parser = plugins.registry("tool_parser")["hermes"]
+            return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser)
 
         asgi, app, loading = build(Settings(validate_responses=True, **settings), plugins, load)
         transport = httpx.ASGITransport(asgi)

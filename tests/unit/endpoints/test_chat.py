@@ -121,10 +121,8 @@ async def test_n_probs_gives_openais_shape_too(post: Client) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "txt", "text": "x"}]}]}, 400, "messages.0.content.0.type"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}]},
          501, "messages.0.content.1"),
-        ({"tools": [{"type": "function"}]}, 400, "tools"),
         ({"functions": [{}]}, 400, "functions"),
-        ({"tool_choice": "required"}, 400, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, 400, "tool_choice"),
+        ({"function_call": {"name": "f"}}, 400, "function_call"),
         ({"response_format": {"type": "json_object"}}, 501, "response_format.type"),
         ({"response_format": {"type": "yaml"}}, 400, "response_format.type"),
         ({"top_logprobs": 2}, 400, "top_logprobs"),
@@ -155,9 +153,6 @@ async def test_forms_that_ask_for_nothing(post: Client) -> None:
         ({"role": "user", "content": ""}, "u:;"),
         ({"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]}, "u:x\ny;"),
         ({"role": "developer", "content": "x"}, "s:x;"),
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "t:x;"),
-        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "a:;"),
-        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "a:;"),
     ],
 )
 async def test_messages(post: Client, message: dict[str, Any], text: str) -> None:
@@ -173,7 +168,6 @@ async def test_what_else_a_template_gets(post: Client) -> None:
 async def test_templates_that_refuse(refused: Client) -> None:
     status, param, message = await refused("/apply-template", messages=[{"role": "user", "content": None}])
     assert (status, param, message) == (400, "messages.0.content", "the message has no content")
-    assert (await refused("/apply-template", messages=HI, tools=[{}]))[:2] == (400, "tools")
 
 
 class WithBos(ToyTokenizer):

@@ -1,0 +1,161 @@
+"""Tools in conversations, on models that say what the test wants."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from llamafw import Floats
+from support.toy import EOS
+from unit.endpoints.conftest import read_events
+
+PATH = "/v1/chat/completions"
+HI = [{"role": "user", "content": "hi"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather", "description": None,
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ely"}}\n</tool_call>'
+KNOWS_TOOLS = (
+    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    "{% for message in messages %}{{ message.role[0] }}:{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }}({{ call.function.arguments.city }})"
+    "{% endfor %};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+)
+pytestmark = pytest.mark.inventory("E-108", "D-23", "T-02")
+
+
+def says(text: str) -> Callable[[Sequence[int]], Floats]:
+    """Scores of a model whose turn is ``text``, greedily."""
+    wanted = text.encode()
+
+    def scores(prefix: Sequence[int]) -> Floats:
+        said = bytes(token for token in prefix if token < 256).rpartition(b";a:")[2]
+        row = np.zeros(264, np.float32)
+        row[wanted[len(said)] if len(said) < len(wanted) else EOS] = 20
+        return row
+
+    return scores
+
+
+async def ask(opened: Any, text: str, *, template: str | None = None, **fields: Any) -> Any:
+    """Return the JSON of an answer, or the events of its stream, of a model that says ``text``."""
+    more = {} if template is None else {"template": template}
+    async with opened(scores=says(text), n_ctx=2048, **more) as client:
+        response = await client.post(PATH, json={"messages": HI, "temperature": 0, "tools": [WEATHER, CLOCK], **fields})
+        if not fields.get("stream"):
+            return response.json()
+        return read_events(response.text)
+
+
+@pytest.mark.parametrize("template", [None, KNOWS_TOOLS])
+async def test_a_call(opened: Any, template: str | None) -> None:
+    found = await ask(opened, CALL, template=template)
+    (choice,) = ChatCompletion.model_validate(found).choices
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    assert choice.message.tool_calls
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Ely"})
+    assert call.id
+
+
+async def test_text_and_several_calls(opened: Any) -> None:
+    choice = (await ask(opened, f"Let me see.\n{CALL}\n{CALL}"))["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Let me see.\n", "tool_calls")
+    ids = [call["id"] for call in choice["message"]["tool_calls"]]
+    assert len(ids) == len(set(ids)) == 2
+
+
+async def test_a_stream(opened: Any) -> None:
+    *events, done = await ask(opened, f"So: {CALL}{CALL}", stream=True)
+    assert done == "[DONE]"
+    deltas = [ChatCompletionChunk.model_validate(event).choices[0].delta for event in events]
+    assert "".join(delta.content or "" for delta in deltas) == "So: "
+    calls = [call for delta in deltas for call in delta.tool_calls or []]
+    assert [(call.index, call.function.name) for call in calls if call.function] == [(0, "weather"), (1, "weather")]
+    assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("text", ["plain", "a <b> {c}", "<tool_call>no json</tool_call>", "<tool_call>{", "{} [1]"])
+async def test_what_is_no_call_is_text(opened: Any, text: str) -> None:
+    choice = (await ask(opened, text))["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": text}
+    assert choice["finish_reason"] == "stop"
+
+
+async def test_one_call_at_a_time(opened: Any) -> None:
+    message = (await ask(opened, CALL + CALL, parallel_tool_calls=False))["choices"][0]["message"]
+    assert len(message["tool_calls"]) == 1
+
+
+async def test_no_tool_is_offered_with_none(opened: Any) -> None:
+    choice = (await ask(opened, CALL, tool_choice="none"))["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (CALL, "stop")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "retrieval", "function": {"name": "f"}}]}, "tools.0.type"),
+        ({"tools": [CLOCK, WEATHER, CLOCK]}, "tools.2.function.name"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "clok"}}}, "tool_choice.function.name"),
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls.0.function"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+         "messages.0.tool_calls.0.function.arguments"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}]},
+         "messages.0.tool_calls.0.function.arguments"),
+    ],
+)
+async def test_what_is_refused(opened: Any, fields: dict[str, Any], param: str) -> None:
+    error = (await ask(opened, "x", **fields))["error"]
+    assert (error["code"], error.get("param")) == (400, param)
+
+
+# --- what the model reads ---------------------------------------------------------------------------
+
+TURNS = [
+    *HI,
+    {"role": "assistant", "content": None,
+     "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ely"}'}}]},
+    {"role": "tool", "tool_call_id": "1", "content": "rain"},
+]
+
+
+async def prompt(opened: Any, **fields: Any) -> str:
+    async with opened(template=fields.pop("template")) as client:
+        response = await client.post("/apply-template", json=fields)
+        return str(response.json()["prompt"])
+
+
+async def test_a_template_that_knows_tools_writes_them(opened: Any) -> None:
+    text = await prompt(opened, template=KNOWS_TOOLS, messages=TURNS, tools=[WEATHER, CLOCK])
+    assert text == "[weather][clock]u:hi;a:weather(Ely);t:rain;a:"
+    assert await prompt(opened, template=KNOWS_TOOLS, messages=HI, tools=[WEATHER], tool_choice="none") == "u:hi;a:"
+
+
+async def test_for_one_that_does_not_they_become_text(opened: Any) -> None:
+    plain = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    text = await prompt(opened, template=plain, messages=TURNS, tools=[WEATHER])
+    system, _, rest = text.partition("user: hi\n")
+    assert system.startswith("system: ")
+    assert '"name": "weather"' in system
+    assert "<tool_call>" in system
+    assert rest == f"assistant: {CALL}\nuser: <tool_response>\nrain\n</tool_response>\n"
+    both = await prompt(
+        opened, template=plain, messages=[{"role": "system", "content": "Be kind."}, *HI], tools=[CLOCK]
+    )
+    assert both.startswith("system: Be kind.\n\n")
+    assert both.count("system: ") == 1
