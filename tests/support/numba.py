@@ -14,7 +14,7 @@ from llamafw import BackendContext, BackendOptions, Batch, Floats
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 
-KERNELS = ("avx512vnni", "avx2", "plain")
+KERNELS = ("amx", "avx512vnni", "avx2", "plain")
 
 
 @cache

@@ -1,9 +1,9 @@
 """Models in Numba: the CPU backend. docs/kernels.md explains its design.
 
 Files, from the machine upwards, each importing only from those above it:
-cpu, cache, emit (LLVM IR), isa (dot products), simd (IR as Numba's operations), records, threads, tiles (weights),
-matmul, elementwise, embedding, attention, forward (the step), memory, packing, weights,
-pace, backend.
+cpu, cache, emit (LLVM IR), isa (dot products), amx, instruction_sets (the choice), simd (IR as Numba's operations),
+records, threads, tiles (weights), matmul, elementwise, embedding, attention, forward (the step), memory, packing,
+weights, pace, backend.
 """
 from __future__ import annotations
 

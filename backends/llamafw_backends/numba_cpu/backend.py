@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw import BackendContext, Batch, Floats, LlamafwError, RequestError, SettingsError
-from llamafw_backends.numba_cpu import attention, forward, isa
+from llamafw_backends.numba_cpu import attention, forward, instruction_sets, isa
 from llamafw_backends.numba_cpu.cache import Compiler
 from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.embedding import OTHER
@@ -49,7 +49,7 @@ class NumbaBackend:
         n_threads = max(self._n_threads, self._n_threads_batch)
         if n_threads > MAX_THREADS:
             raise SettingsError(f"{n_threads} threads are more than {MAX_THREADS}")
-        self._isa = isa.choose(options.extra.get("isa"))
+        self._isa = instruction_sets.choose(options.extra.get("isa"))
         self._types = f"{options.cache_type_k}/{options.cache_type_v}"
 
         compiler = Compiler(context.log)

@@ -1,8 +1,10 @@
 """What the processor can do. It knows nothing of kernels."""
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -32,6 +34,18 @@ def has_fma() -> bool:
 def has_half() -> bool:
     """Return whether float16 is converted by instructions. LLVM would call a library that is not there."""
     return IS_ARM or bool(features() & {"f16c", "avx512f", "zvfh"})
+
+
+@cache
+def may_use_amx() -> bool:
+    """Ask Linux for AMX's tile registers, for this process and all its threads; return whether it grants them.
+
+    See https://docs.kernel.org/arch/x86/xstate.html. Other systems have no such question, and no known answer.
+    """
+    if sys.platform != "linux" or not IS_X86 or platform.architecture()[0] != "64bit":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return int(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data)) == 0
 
 
 def physical_cores() -> int:

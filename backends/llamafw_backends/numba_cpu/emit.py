@@ -68,6 +68,14 @@ def join(b: Builder, low: Value, high: Value) -> Value:
     return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, n := 2 * low.type.count), list(range(n))))
 
 
+def scratch(b: Builder, n_bytes: int) -> Value:
+    """Return the address of ``n_bytes`` on the stack, aligned to a cache line; the same in each turn of a loop."""
+    with b.goto_entry_block():
+        memory = b.alloca(ir.ArrayType(I8, n_bytes))
+    memory.align = 64
+    return b.ptrtoint(memory, I64)
+
+
 def call(b: Builder, name: str, result: Any, values: list[Value]) -> Value:
     """Call an LLVM intrinsic by its name."""
     function = b.module.globals.get(name) or ir.Function(

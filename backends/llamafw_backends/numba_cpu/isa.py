@@ -8,14 +8,11 @@ written by `elementwise.quantize`: 15 bits each, in two bytes, since 8 bits woul
 """
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from llvmlite import ir
 
-from llamafw import SettingsError
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_X86, features
 from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, address, constant
@@ -31,13 +28,8 @@ LARGEST = 127 << HIGH_BITS  # |x|
 Words = Callable[[int], Value]  # number of a word in the block → its 16 lanes of 4 bytes
 
 
-class InstructionSet(ABC):
-    """How to multiply bytes, and how much to do at once."""
-
-    name: str
-    needs: frozenset[str]  # features of the processor
-    widths: tuple[int, ...]  # tokens multiplied at once, descending; the last is 1
-    tiles: dict[int, int]  # for each width, tiles multiplied at once
+class Dots(ABC):
+    """How to multiply bytes."""
 
     @abstractmethod
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
@@ -48,7 +40,42 @@ class InstructionSet(ABC):
         """Return Σ (w − 128)·x for each token: 8 words of unsigned bytes."""
 
 
-def _nibbles(b: Builder, word: Value) -> tuple[Value, Value]:
+class Stages(ABC):
+    """How to multiply in two stages, where results take their time: block i + 1 is issued, then block i collected."""
+
+    @abstractmethod
+    def issue(self, b: Builder, i: Value) -> Dots:
+        """Return what begins to multiply block ``i``; what it returns means nothing yet."""
+
+    @abstractmethod
+    def collect(self, b: Builder, i: Value) -> Dots:
+        """Return what has the results of block ``i``."""
+
+
+class InstructionSet(Dots):
+    """How to multiply bytes, and how much to do at once."""
+
+    name: str
+    needs: frozenset[str]  # features of the processor
+    widths: tuple[int, ...]  # tokens multiplied at once, descending; the last is 1
+    tiles: dict[int, int]  # for each width, tiles multiplied at once
+
+    def available(self) -> bool:
+        """Return whether this processor has it, and the operating system lets us use it."""
+        return self.needs <= features() and (IS_X86 or not self.needs)
+
+    def begin(self, b: Builder) -> None:
+        """Emit what comes before a thread's first multiplication of a kernel."""
+
+    def end(self, b: Builder) -> None:
+        """Emit what comes after the last one."""
+
+    def stages(self, b: Builder, n_tokens: int) -> Stages | None:
+        """Return how to multiply ``n_tokens`` tokens in two stages; None: in one."""
+        return None
+
+
+def nibbles(b: Builder, word: Value) -> tuple[Value, Value]:
     mask = constant(word.type, 0x0F0F0F0F)
     return b.and_(word, mask), b.and_(b.lshr(word, constant(word.type, 4)), mask)
 
@@ -58,7 +85,7 @@ class Vnni(InstructionSet):
 
     name = "avx512vnni"
     needs = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
-    widths = (12, 8, 4, 2, 1)
+    widths: tuple[int, ...] = (12, 8, 4, 2, 1)
     tiles = {12: 1, 8: 1, 4: 2, 2: 4, 1: 4}
 
     def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
@@ -73,7 +100,7 @@ class Vnni(InstructionSet):
         return self._dot(b, b.shl(high, constant(INTS, HIGH_BITS)), words, address(b, token, LOW))
 
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        pairs = [_nibbles(b, words(g)) for g in range(4)]
+        pairs = [nibbles(b, words(g)) for g in range(4)]
         unpacked = [low for low, _ in pairs] + [high for _, high in pairs]
         return [self._both(b, constant(INTS, 0), unpacked, token) for token in tokens]
 
@@ -115,7 +142,7 @@ class Avx2(InstructionSet):
         parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
         sums = [[constant(self._shorts, 0)] * 2 for _ in parts]
         for g in range(4):
-            for group, word in zip((g, g + 4), _nibbles(b, words(g)), strict=True):
+            for group, word in zip((g, g + 4), nibbles(b, words(g)), strict=True):
                 halves = self._halves(b, word)
                 for total, part in zip(sums, parts, strict=True):
                     quants = self._quants(b, part, group)
@@ -178,7 +205,7 @@ class Plain(InstructionSet):
         parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
         sums = [constant(self._shorts, 0)] * len(parts)
         for g in range(4):
-            for group, word in zip((g, g + 4), _nibbles(b, words(g)), strict=True):
+            for group, word in zip((g, g + 4), nibbles(b, words(g)), strict=True):
                 even, odd = self._split(b, word, signed=False)
                 sums = [
                     b.add(total, self._products(b, even, odd, part, group))
@@ -197,24 +224,3 @@ class Plain(InstructionSet):
                 for total, part in zip(sums, parts, strict=True)
             ]
         return [self._combine(b, sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
-
-
-INSTRUCTION_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (Vnni(), Avx2(), Plain())}  # best first
-
-
-def choose(wanted: Any = None) -> InstructionSet:
-    """Return the best instruction set of this processor, or the one named by ``wanted`` or LLAMAFW_ISA.
-
-    Raises
-    ------
-    SettingsError
-        There is none of that name, or this processor lacks it.
-    """
-    possible = [isa for isa in INSTRUCTION_SETS.values() if isa.needs <= features() and (IS_X86 or not isa.needs)]
-    name = wanted or os.environ.get("LLAMAFW_ISA")
-    if not name:
-        return possible[0]
-    for isa in possible:
-        if isa.name == name:
-            return isa
-    raise SettingsError(f"LLAMAFW_ISA: this processor has no {name!r}, only {', '.join(isa.name for isa in possible)}")

@@ -15,10 +15,11 @@ from numba.extending import intrinsic
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cache import Compiler, jit
 from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address, constant
-from llamafw_backends.numba_cpu.isa import INSTRUCTION_SETS, InstructionSet
+from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
+from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
-from llamafw_backends.numba_cpu.tiles import TILE_FORMATS, TileFormat, at
+from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, TILE_FORMATS, TileFormat, at
 
 CHUNK = 4  # tiles multiplied with one group of tokens before the next group: they stay in the cache
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add
@@ -33,15 +34,30 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, form: TileFormat, n_tiles
         ahead = b.mul(tile_bytes, constant(I64, CHUNK))
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
 
-        def block(i: Value, sums: list[Value]) -> list[Value]:
+        stages = isa.stages(b, n_tokens) if form.layout == Q8_LAYOUT else None
+
+        def tokens_at(i: Value) -> list[Value]:
             group = b.add(activations, b.mul(i, constant(I64, n_tokens * form.record_bytes)))
-            tokens = [address(b, group, t * form.record_bytes) for t in range(n_tokens)]
-            new = []
+            return [address(b, group, t * form.record_bytes) for t in range(n_tokens)]
+
+        def issue(i: Value) -> None:
+            """Begin with block ``i`` of the only tile. Behind the last one lies something else: it is not collected."""
+            assert stages is not None  # or nobody would call this
+            form.dots(b, stages.issue(b, i), at(b, tiles[0], i, form.block_bytes), tokens_at(i))
+
+        if stages:
+            issue(constant(I64, 0))
+
+        def block(i: Value, sums: list[Value]) -> list[Value]:
+            tokens, new = tokens_at(i), []
+            if stages:
+                issue(b.add(i, constant(I64, 1)))
+            dots = stages.collect(b, i) if stages else isa
             for t, tile in enumerate(tiles):
                 next_chunk = at(b, b.add(tile, ahead), i, form.block_bytes)
                 for line in range(0, form.block_bytes, 64):
                     emit.prefetch(b, address(b, next_chunk, line))
-                new += form.block(b, isa, tile, n_blocks, i, tokens, sums[t * n_tokens : (t + 1) * n_tokens])
+                new += form.block(b, dots, tile, n_blocks, i, tokens, sums[t * n_tokens : (t + 1) * n_tokens])
             return new
 
         sums = emit.loop(b, n_blocks, [s for s in starts for _ in range(n_tokens)], block)
@@ -106,6 +122,25 @@ def _multiply(context: Any, isa: Any, form: Any, width: Any, arguments: Any) -> 
     return types.void(isa, form, types.int64, types.UniTuple(types.int64, _N_ARGUMENTS)), lower
 
 
+def _bracket(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
+    """Return an intrinsic of the name of an instruction set, which emits what the set wants done there."""
+
+    @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
+    def operation(context: Any, isa: Any) -> Any:
+        chosen = INSTRUCTION_SETS[isa.literal_value]
+
+        def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
+            emitter(chosen, b)
+            return context.get_dummy_value()
+
+        return types.void(isa), lower
+
+    return operation
+
+
+_begin, _end = _bracket(lambda isa, b: isa.begin(b)), _bracket(lambda isa, b: isa.end(b))
+
+
 @jit
 def width_for(widths: int, rest: int) -> int:
     """Return how many of ``rest`` tokens are grouped next: the largest of ``widths`` that is not more."""
@@ -129,6 +164,7 @@ def _matmul(isa: str, form: str, record_bytes: int) -> Callable[..., int]:
         first: int, last: int, out: int, out_stride: int, add: int,
     ) -> int:  # fmt: skip
         t = tensor_at(tensor)
+        _begin(isa)
         for tile in range(first, last, CHUNK):
             n_tiles = min(CHUNK, last - tile)
             token = 0
@@ -141,6 +177,7 @@ def _matmul(isa: str, form: str, record_bytes: int) -> Callable[..., int]:
                     out + token * out_stride + 64 * (tile - first), out_stride, add,
                 ))  # fmt: skip
                 token += width
+        _end(isa)
         return 0
 
     return matmul

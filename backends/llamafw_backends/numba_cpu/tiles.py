@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I32, I64, INTS, Builder, Value, address, constant
-from llamafw_backends.numba_cpu.isa import MINUS_8, RECORD, SCALE, SUM, InstructionSet
+from llamafw_backends.numba_cpu.isa import MINUS_8, RECORD, SCALE, SUM, Dots
 
 ROWS = 16  # of a tile
 Q8_LAYOUT, F32_LAYOUT = 1, 2  # how a format wants its activations: records of bytes, or float32
@@ -44,9 +44,13 @@ class TileFormat(ABC):
         """The activations of one token for one block."""
         return RECORD if self.layout == Q8_LAYOUT else 4 * self.columns
 
+    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
+        """Emit the dot products of the block at ``p``, if its numbers are multiplied as integers."""
+        return []
+
     @abstractmethod
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
         tokens: Sequence[Value], sums: list[Value],
     ) -> list[Value]:  # fmt: skip
         """Emit block ``i`` of a tile times the records of ``tokens``, added to ``sums``: 16 float32 rows per token."""
@@ -63,13 +67,17 @@ class Q4_1(TileFormat):
     name, columns, layout, block_bytes = "Q4_1", 32, Q8_LAYOUT, 320
     source_bytes, words_at, n_words, n_halves = 20, 4, 4, 2
 
+    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
+        """Emit Σ q·x."""
+        return isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
+
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
         tokens: Sequence[Value], sums: list[Value],
     ) -> list[Value]:  # fmt: skip
         """Emit Σ w·x = d·scale·Σ q·x + m·scale·Σ x."""
         p = at(b, tile, i, self.block_bytes)
-        dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
+        dots = self.dots(b, isa, p, tokens)
         d, m = emit.load_half(b, address(b, p, 256)), emit.load_half(b, address(b, p, 288))
         new = []
         for dot, token, total in zip(dots, tokens, sums, strict=True):
@@ -85,12 +93,8 @@ class _Symmetric(TileFormat):
     columns, layout, scale_bytes = 32, Q8_LAYOUT, 32
     words_at, n_halves = 2, 1
 
-    @abstractmethod
-    def dots(self, b: Builder, isa: InstructionSet, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit the dot products of one block."""
-
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
         tokens: Sequence[Value], sums: list[Value],
     ) -> list[Value]:  # fmt: skip
         """Emit Σ w·x = d·scale·Σ (q − offset)·x."""
@@ -107,7 +111,7 @@ class Q4_0(_Symmetric):
 
     name, block_bytes, source_bytes, n_words = "Q4_0", 256, 18, 4
 
-    def dots(self, b: Builder, isa: InstructionSet, p: Value, tokens: Sequence[Value]) -> list[Value]:
+    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
         """Emit Σ (q − 8)·x."""
         dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
         return [
@@ -122,7 +126,7 @@ class Q8_0(_Symmetric):
     name, block_bytes, source_bytes, n_words = "Q8_0", 512, 34, 8
     bias = -0x7F7F7F80  # 0x80 in each byte, as an int32
 
-    def dots(self, b: Builder, isa: InstructionSet, p: Value, tokens: Sequence[Value]) -> list[Value]:
+    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
         """Emit Σ q·x."""
         return isa.dot_s8(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
 
@@ -134,7 +138,7 @@ class _Float(TileFormat):
     load: Callable[[Builder, Value], Value]
 
     def block(
-        self, b: Builder, isa: InstructionSet, tile: Value, n_blocks: Value, i: Value,
+        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
         tokens: Sequence[Value], sums: list[Value],
     ) -> list[Value]:  # fmt: skip
         """Emit Σ w·x, one column after the other."""

@@ -1,0 +1,29 @@
+"""The instruction sets, best first, and the choice among them."""
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llamafw import SettingsError
+from llamafw_backends.numba_cpu.amx import Amx
+from llamafw_backends.numba_cpu.isa import Avx2, InstructionSet, Plain, Vnni
+
+INSTRUCTION_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (Amx(), Vnni(), Avx2(), Plain())}  # best first
+
+
+def choose(wanted: Any = None) -> InstructionSet:
+    """Return the best instruction set of this processor, or the one named by ``wanted`` or LLAMAFW_ISA.
+
+    Raises
+    ------
+    SettingsError
+        There is none of that name, or this processor lacks it.
+    """
+    possible = [isa for isa in INSTRUCTION_SETS.values() if isa.available()]
+    name = wanted or os.environ.get("LLAMAFW_ISA")
+    if not name:
+        return possible[0]
+    for isa in possible:
+        if isa.name == name:
+            return isa
+    raise SettingsError(f"LLAMAFW_ISA: this processor has no {name!r}, only {', '.join(isa.name for isa in possible)}")
