@@ -65,6 +65,11 @@ def register_tool_parsers(register: Register) -> None:
 
 
 @hookspec
+def register_grammars(register: Register) -> None:
+    """Add kinds of grammars: ``register("gbnf", factory)`` with ``factory(GrammarContext) -> GrammarCompiler``."""
+
+
+@hookspec
 def register_tokenizers(register: Register) -> None:
     """Add tokenizers by ``tokenizer.ggml.model``: ``register("gpt2", f)`` with ``f(metadata) -> Tokenizer``."""
 

@@ -18,6 +18,7 @@ from llamafw.types import (
     Delta,
     Floats,
     GenerateRequest,
+    GrammarSource,
     JsonSchema,
     Model,
     ToolCall,
@@ -79,6 +80,47 @@ class SamplerPlugin(Protocol):
         options : mapping
             The request's values of the declared fields, defaults filled in, validated.
         """
+
+
+class Grammar(Protocol):
+    """Where one answer is within what it may be. Made per answer; called on the engine thread, per token."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is whole and nothing may follow."""
+
+    def accept(self, token: int) -> bool:
+        """Go on by ``token`` if it may come next; False, and nothing has changed, if not.
+
+        End-of-generation tokens may come where the answer may end.
+        """
+
+    def mask(self, logits: Floats) -> None:
+        """Set the logits, ``(n_vocab,)`` float32, of all tokens that may not come next to −inf."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarContext:
+    """What a grammar compiler is made from."""
+
+    tokenizer: Tokenizer
+    n_vocab: int  # logits that masks are for
+
+
+class GrammarCompiler(Protocol):
+    """Compiles one kind of source. Made once per model, when first asked for; called on worker threads."""
+
+    def compile(self, source: str) -> Grammar:
+        """Return the grammar, at its start.
+
+        Raises
+        ------
+        RequestError
+            The source is wrong, too complex, or holds what cannot be enforced. ``param`` is a path within it, if any.
+        """
+
+
+GrammarFactory = Callable[[GrammarContext], GrammarCompiler]
 
 
 # --- text -------------------------------------------------------------------------------------------
@@ -278,6 +320,7 @@ class LoadedModel:
     chat: ChatFormat
     engine: Engine
     tool_parser: ToolParserPlugin | None = None  # None: no plugin offers one
+    grammar: GrammarSource | None = None  # what requests are held to that say nothing of it
 
 
 @runtime_checkable

@@ -112,6 +112,12 @@ class Settings:
         help="dynamic temperature: from T-X to T+X by entropy; 0: off (default: 0)")
     dynatemp_exp: float | None = option(None, "--dynatemp-exp", group=SAMPLING, type=float, metavar="X", request_field="dynatemp_exponent",
         help="dynamic temperature: exponent of the normalised entropy (default: 1)")
+    grammar: str | None = option(None, "--grammar", group=SAMPLING, type=str, metavar="GBNF",
+        help="hold answers to this grammar, unless a request has its own (docs/grammars.md)")
+    grammar_file: str | None = option(None, "--grammar-file", group=SAMPLING, type=str, metavar="FILE",
+        help="the same from a file, appended to --grammar")
+    json_schema: str | None = option(None, "-j", "--json-schema", group=SAMPLING, type=str, metavar="SCHEMA",
+        help="hold answers to JSON of this schema, unless a request has its own")
 
     # --- server
     host: str = option("127.0.0.1", "--host", group=SERVER, type=str, env="LLAMA_ARG_HOST", metavar="HOST",

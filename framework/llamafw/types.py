@@ -122,6 +122,15 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class GrammarSource:
+    """What an answer is held to."""
+
+    kind: str  # a registered grammar: "gbnf", "json_schema" …
+    text: str
+    field: str = "grammar"  # of the request that it comes from, for errors
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """What a client wants generated. Validated, tokenised, and never changed."""
 
@@ -139,6 +148,7 @@ class GenerateRequest:
     n_probs: int = 0  # alternatives reported per token; with `logprobs`, 0 still reports the token itself
     logprobs: bool = False  # report the token's own log-probability
     post_sampling_probs: bool = False  # report probabilities after the samplers, not before
+    grammar: GrammarSource | None = None
 
 
 @dataclass(frozen=True, slots=True)

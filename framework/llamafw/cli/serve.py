@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.errors import ModelError
 from llamafw.models.hub import pull
 from llamafw.settings import Settings
 
@@ -39,7 +40,11 @@ def find_model(settings: Settings) -> Path:
     """Return the model's file; what has neither folder nor suffix is a name, fetched if it is not there."""
     name = settings.model or DEFAULT_MODEL
     path = Path(name).expanduser()
-    return path if path.is_file() or path.suffix or len(path.parts) > 1 else pull(name)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise ModelError(f"there is no model file {path}")
+    return pull(name)
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 
 from llamafw.errors import GenerationError, RequestError
-from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
+from llamafw.interfaces import Grammar, Sampler, SamplerContext, SamplerPlugin
 from llamafw.types import Candidates, Floats, GenerateRequest, Ints
 
 log = logging.getLogger(__name__)
 
 _MOST_BIAS = 1e30  # far beyond any logit, and no sum of it leaves float32
 _BLOCK = 256  # candidates per block when drawing from many
+
+
+class DeadEnd(Exception):
+    """The grammar and the request's biases together allow no token: the answer ends here."""
 
 
 class SamplerError(GenerationError):
@@ -50,6 +54,7 @@ class Chain:
         self._bias_ids = np.array(list(bias), np.int32)
         self._bias = np.array([_clip(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
+        self.grammar: Grammar | None = None
 
     def pick(self, ids: Ints, row: Floats) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that survived.
@@ -67,7 +72,44 @@ class Chain:
             The row is no set of logits, or a sampler failed or left no candidate.
         RequestError
             The request forbids every token.
+        DeadEnd
+            What the request does not forbid, its grammar does.
         """
+        # As llama.cpp does it: most tokens fit, and to ask about one is cheaper than to mask all.
+        raw = None if self.grammar is None else row.copy()
+        token, candidates = self._draw(ids, row)
+        if self.grammar is not None and raw is not None and not self._fits(self.grammar, token):
+            self._mask(self.grammar, raw)
+            token, candidates = self._draw(ids, raw)
+            if not self._fits(self.grammar, token):
+                raise GenerationError("the grammar refuses a token that it allowed")
+        for name, sampler in self._samplers:
+            try:
+                sampler.accept(token)
+            except RequestError:
+                raise
+            except Exception as exc:
+                raise SamplerError(name) from exc
+        return token, candidates
+
+    def _fits(self, grammar: Grammar, token: int) -> bool:
+        try:
+            return grammar.accept(token)
+        except Exception as exc:
+            raise GenerationError("the grammar failed") from exc
+
+    def _mask(self, grammar: Grammar, row: Floats) -> None:
+        try:
+            grammar.mask(row)
+        except Exception as exc:
+            raise GenerationError("the grammar failed") from exc
+        if len(self._bias_ids):
+            row[self._bias_ids[self._bias == -np.inf]] = -np.inf
+        if row.max() == -np.inf:
+            raise DeadEnd
+
+    def _draw(self, ids: Ints, row: Floats) -> tuple[int, Candidates]:
+        """Draw a token by logits, biases and samplers alone."""
         candidates = Candidates(ids, row if row.flags.writeable else row.copy())
         if len(self._bias_ids):
             candidates.logits[self._bias_ids] += self._bias
@@ -85,15 +127,7 @@ class Chain:
                 raise SamplerError(name) from exc
             if not len(candidates.ids):
                 raise SamplerError(name) from ValueError("it left no candidate")
-        token = draw(candidates, self._random)
-        for name, sampler in self._samplers:
-            try:
-                sampler.accept(token)
-            except RequestError:
-                raise
-            except Exception as exc:
-                raise SamplerError(name) from exc
-        return token, candidates
+        return draw(candidates, self._random), candidates
 
 
 def draw(candidates: Candidates, random: np.random.Generator) -> int:

@@ -15,12 +15,13 @@ from collections.abc import Sequence as Seq
 from functools import partial
 
 from llamafw.engine import chain
+from llamafw.engine.grammars import Grammars
 from llamafw.engine.outbox import Outbox
 from llamafw.engine.scheduler import Part, Scheduler, as_batch
 from llamafw.engine.sequence import Sequence, as_prompt
 from llamafw.engine.slots import Slots
 from llamafw.errors import ContextFullError, GenerationError, RequestError, Unavailable
-from llamafw.interfaces import Backend, SamplerContext, SamplerPlugin, Tokenizer
+from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
 from llamafw.types import Delta, Finish, Floats, GenerateRequest
 
 log = logging.getLogger(__name__)
@@ -52,12 +53,14 @@ class Engine:
         n_batch: int = 2048,
         n_ubatch: int = 512,
         finished: Callable[..., None] = lambda **facts: None,
+        grammars: Mapping[str, GrammarFactory] | None = None,
     ) -> None:
         self.n_slots, self.n_ctx = backend.n_slots, backend.n_ctx
         self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have scores for tokens without text
         self._backend, self._tokenizer, self._samplers = backend, tokenizer, samplers
         self._scheduler = Scheduler(Slots(self.n_slots, self.n_ctx), min(n_batch, backend.n_batch), n_ubatch)
         self._finished = finished
+        self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
         self._ids = chain.every_token(self._n_vocab)
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._outboxes: list[Outbox] = []  # one per event loop, which is one
@@ -109,6 +112,8 @@ class Engine:
             log.error("the backend has not come back for %.0f s; it is left behind", _LAST_PASS)
 
     async def _answer(self, sequence: Sequence, mailbox: asyncio.Queue[Delta | RequestError]) -> AsyncIterator[Delta]:
+        if sequence.request.grammar is not None:
+            sequence.hold_to(await self.grammars.compile(sequence.request.grammar))
         self._n_active += 1
         self._quiet.clear()
         self._inbox.put(sequence)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.engine.engine import Engine
-from llamafw.errors import ModelError, SettingsError
+from llamafw.errors import ModelError, RequestError, SettingsError
 from llamafw.interfaces import (
     Architecture,
     Backend,
@@ -22,7 +22,7 @@ from llamafw.interfaces import (
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
-from llamafw.types import Decoder, Model
+from llamafw.types import Decoder, GrammarSource, Model
 
 
 def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
@@ -45,12 +45,18 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     tool_parser = choose_tool_parser(chat, settings, plugins)
     backend = make_backend(model, decoder, settings, plugins, log)
     engine = Engine(backend, tokenizer, plugins.registry("sampler"), settings.batch_size, settings.ubatch_size,
-                    partial(plugins.tell, "request_finished"))
+                    partial(plugins.tell, "request_finished"), plugins.registry("grammar"))
+    grammar = default_grammar(settings)
+    if grammar is not None:
+        try:
+            engine.grammars.compile_now(grammar)
+        except RequestError as error:
+            raise SettingsError(f"{grammar.field}: {error.message}") from None
     name = settings.alias or path.stem  # not the path: where things lie on the server is no business of clients
     log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return LoadedModel(
         name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,
-        tool_parser=tool_parser,
+        tool_parser=tool_parser, grammar=grammar,
     )  # fmt: skip
 
 
@@ -86,6 +92,19 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
     if chosen is None:
         raise SettingsError("no plugin offers a chat format for this model")
     return chosen
+
+
+def default_grammar(settings: Settings) -> GrammarSource | None:
+    """Return what requests are held to that say nothing of it: ``--grammar``, ``--grammar-file`` or ``-j``."""
+    if settings.json_schema is not None:
+        return GrammarSource("json_schema", settings.json_schema, "--json-schema")
+    text = settings.grammar or ""
+    if settings.grammar_file is not None:
+        try:
+            text += Path(settings.grammar_file).expanduser().read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"--grammar-file: {settings.grammar_file} cannot be read: {error}") from None
+    return GrammarSource("gbnf", text, "--grammar") if text.strip() else None
 
 
 def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -> ToolParserPlugin | None:

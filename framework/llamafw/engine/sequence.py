@@ -10,11 +10,11 @@ from time import perf_counter
 import numpy as np
 
 from llamafw.engine import logprobs
-from llamafw.engine.chain import Chain
+from llamafw.engine.chain import Chain, DeadEnd
 from llamafw.engine.detokenizer import Detokenizer, Piece
 from llamafw.engine.slots import Slot
 from llamafw.errors import RequestError
-from llamafw.interfaces import Tokenizer
+from llamafw.interfaces import Grammar, Tokenizer
 from llamafw.types import Delta, Finish, Floats, GeneratedToken, GenerateRequest, Ints, StopType, Timings, TokenLogprob
 
 
@@ -66,6 +66,10 @@ class Sequence:
         """Whether the logits of the last token are wanted; not if only the prompt was to be evaluated."""
         return self._limit > 0
 
+    def hold_to(self, grammar: Grammar) -> None:
+        """Hold the answer to a grammar, at its start. On the event loop, before the engine has the sequence."""
+        self._chain.grammar = grammar
+
     def begin(self, slot: Slot, n_cached: int) -> None:
         """Take a slot whose cache holds the first ``n_cached`` tokens of the prompt, and nothing else."""
         self.slot, self._n_cached = slot, n_cached
@@ -84,7 +88,10 @@ class Sequence:
         request = self.request
         reported = request.logprobs or request.n_probs > 0
         raw = row.copy() if reported and not request.post_sampling_probs else None
-        token, candidates = self._chain.pick(ids, row)
+        try:
+            token, candidates = self._chain.pick(ids, row)
+        except DeadEnd:
+            return self.finish("none")
         logprob: float | None = None
         top: tuple[TokenLogprob, ...] = ()
         if raw is not None:
@@ -116,7 +123,7 @@ class Sequence:
         piece, word = self._text.feed(token)
         if word is not None:
             self._end(piece, "word", word)
-        elif token.id in self._tokenizer.eog:
+        elif token.id in self._tokenizer.eog or (self._chain.grammar is not None and self._chain.grammar.ended):
             self._end(piece, "eos")
         elif self._n_predicted >= self._limit:
             self._end(piece, "limit", truncated=self._cut_short)

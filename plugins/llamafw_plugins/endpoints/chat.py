@@ -12,7 +12,7 @@ from llamafw_plugins.endpoints.choices import check_answers, choices_of, include
 from llamafw_plugins.endpoints.run import collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, openai_logprobs, timings, usage
 from llamafw_plugins.endpoints.template import chat_tokens
-from llamafw_plugins.endpoints.tools import CallReader, Tools, call_shape, read_tools
+from llamafw_plugins.endpoints.tools import CallReader, Tools, call_shape, hold_to_calls, read_tools
 
 
 class ChatCompletion:
@@ -28,7 +28,7 @@ class ChatCompletion:
         check_answers(body, n)
         tools = read_tools(body, loaded)
         tokens = await asyncio.to_thread(chat_tokens, body, loaded, tools)
-        requests = choices_of([self._prepare(body, tokens)], n)
+        requests = choices_of([hold_to_calls(self._prepare(body, tokens), tools)], n)
         rows = Rows(loaded, requests, body, tools)
         if body.get("stream"):
             return event_stream(rows.events(), done=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from llamafw import App, GenerateRequest, RequestError
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
+from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation
 from llamafw_plugins.samplers import DEFAULT_ORDER
 
@@ -47,6 +48,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         n_probs=n_probs,
         logprobs=n_probs > 0,
         post_sampling_probs=value("post_sampling_probs", False),
+        grammar=read_grammar(body, loaded.grammar),
     )
 
 

@@ -122,5 +122,6 @@ def settings_shape(request: GenerateRequest, loaded: LoadedModel, *, stream: boo
         "ignore_eos": request.ignore_eos,
         "post_sampling_probs": request.post_sampling_probs,
         "cache_prompt": request.cache_prompt,
+        "grammar": request.grammar.text if request.grammar and request.grammar.kind == "gbnf" else "",
         "logit_bias": [[token, False if bias == -inf else bias] for token, bias in request.logit_bias.items()],
     }

@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from llamafw import LoadedModel, NotSupported, RequestError, ToolCall, ToolParserPlugin
+from llamafw import GenerateRequest, GrammarSource, LoadedModel, NotSupported, RequestError, ToolCall, ToolParserPlugin
 from llamafw_plugins.endpoints.shapes import JSON
 
 
@@ -44,10 +44,19 @@ def read_tools(body: JSON, loaded: LoadedModel) -> Tools | None:
         offered = (offered[_index(choice["function"]["name"], names)],)
     if loaded.tool_parser is None:
         raise NotSupported("this server has no plugin that reads calls of tools", param="tools")
-    if isinstance(choice, dict) or choice == "required":
-        raise NotSupported("calls cannot be enforced by this server", param="tool_choice")
     parallel = body.get("parallel_tool_calls") is not False
     return Tools(offered, isinstance(choice, dict) or choice == "required", parallel, loaded.tool_parser)
+
+
+def hold_to_calls(request: GenerateRequest, tools: Tools | None) -> GenerateRequest:
+    """Return the request with a grammar that makes its answer a call, if it must be one."""
+    if tools is None or not tools.required:
+        return request
+    if request.grammar is not None:
+        message = f"a call is required, so the answer cannot be held to {request.grammar.field} as well"
+        raise RequestError(message, param="tool_choice")
+    text = tools.parser.grammar(tools.offered, parallel=tools.parallel)
+    return replace(request, grammar=GrammarSource("lark", text, "tools"))
 
 
 class CallReader:

@@ -7,8 +7,6 @@ from typing import Any
 from llamafw import NotSupported, RequestError
 
 GENERATION: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "grammar": (("",), "grammars are not supported by this server"),
-    "json_schema": ((), "JSON schemas are not supported by this server"),
     "mirostat": ((0,), "mirostat is not supported by this server"),
     "image_data": (([],), "images are not supported by this server, which has no multimodal plugin"),
 }
@@ -29,11 +27,7 @@ def refuse_generation(body: Mapping[str, Any]) -> None:
 
 
 def refuse_chat(body: Mapping[str, Any]) -> None:
-    """Raise RequestError (400) if the request wants functions, the older tools, NotSupported (501) if it wants JSON."""
+    """Raise RequestError (400) if the request wants functions, the older form of tools."""
     for field, (harmless, message) in CHAT.items():
         if body.get(field) is not None and body[field] not in harmless:
             raise RequestError(message, param=field)
-    wanted = body.get("response_format")
-    if wanted is not None and wanted["type"] != "text":
-        raise NotSupported(f"the response format {wanted['type']} is not supported by this server",
-                           param="response_format.type")

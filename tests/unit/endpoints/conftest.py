@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from llamafw import ChatContext, Floats, LoadedModel, Settings, Tensor
+from llamafw import ChatContext, Floats, GrammarSource, LoadedModel, Settings, Tensor
 from llamafw.engine import Engine
 from llamafw.plugins import Plugins
 from llamafw.server.app import build
@@ -51,7 +51,7 @@ def opened(plugins: Plugins) -> Open:
     @contextlib.asynccontextmanager
     async def open_client(
         *, scores: Any = alphabet, tokenizer: Any = None, backend: ToyBackend | None = None,
-        template: str = TEMPLATE, n_ctx: int = 64, **settings: Any,
+        template: str = TEMPLATE, n_ctx: int = 64, grammar: GrammarSource | None = None, **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
         backend = backend or ToyBackend(scores, n_slots=2, n_ctx=n_ctx)
@@ -63,9 +63,9 @@ def opened(plugins: Plugins) -> Open:
             )
             decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=4)
             chat = JinjaChatFormat(template, ChatContext())
-            engine = Engine(backend, tokenizer, plugins.registry("sampler"), 32)
+            engine = Engine(backend, tokenizer, plugins.registry("sampler"), 32, grammars=plugins.registry("grammar"))
             parser = plugins.registry("tool_parser")["hermes"]
-            return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser)
+            return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser, grammar)
 
         asgi, app, loading = build(Settings(validate_responses=True, **settings), plugins, load)
         transport = httpx.ASGITransport(asgi)

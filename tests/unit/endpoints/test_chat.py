@@ -123,7 +123,7 @@ async def test_n_probs_gives_openais_shape_too(post: Client) -> None:
          501, "messages.0.content.1"),
         ({"functions": [{}]}, 400, "functions"),
         ({"function_call": {"name": "f"}}, 400, "function_call"),
-        ({"response_format": {"type": "json_object"}}, 501, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema"),
         ({"response_format": {"type": "yaml"}}, 400, "response_format.type"),
         ({"top_logprobs": 2}, 400, "top_logprobs"),
         ({"top_logprobs": 2, "logprobs": False}, 400, "top_logprobs"),

@@ -1,0 +1,184 @@
+"""What killed, hung or misled llama-server: here a clear answer, and the server goes on."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+HI = [{"role": "user", "content": "hi"}]
+P = {"prompt": "Once upon a time", "n_predict": 4}
+CLOSED = {"type": "object", "additionalProperties": False}
+TOOL = {"type": "function", "function": {"name": "f", "description": None, "parameters": CLOSED}}
+DIGIT = 'root ::= "7"'
+
+
+@pytest.fixture(autouse=True)
+def _goes_on(http: httpx.Client) -> Iterator[None]:
+    """Whatever a test sent: afterwards the server still answers."""
+    yield
+    assert http.get("/health").status_code == 200
+    answer = http.post("/completion", json={**P, "temperature": 0}).json()
+    assert answer["tokens_predicted"] == 4
+
+
+REFUSED: list[tuple[str, dict[str, Any], int, str | None]] = [
+    # ended the process
+    ("/detokenize", {"tokens": [99999999]}, 400, "tokens.0"),
+    ("/detokenize", {"tokens": [-1]}, 400, "tokens.0"),
+    ("/completion", {**P, "stop": [1]}, 400, "stop.0"),
+    ("/completion", {**P, "stop": [["a"]]}, 400, "stop.0"),
+    ("/completion", {**P, "n_probs": 60000}, 400, "n_probs"),
+    ("/completion", {**P, "n_probs": -1}, 400, "n_probs"),
+    ("/completion", {**P, "mirostat": 3}, 400, "mirostat"),
+    # waited for ever
+    ("/completion", {**P, "id_slot": 9}, 400, "id_slot"),
+    ("/completion", {**P, "id_slot": -2}, 400, "id_slot"),
+    # hurt everybody else, or answered 500
+    ("/completion", {"prompt": [99999999], "n_predict": 1}, 400, "prompt.0"),
+    ("/completion", {"prompt": [-5], "n_predict": 1}, 400, "prompt.0"),
+    ("/completion", {}, 400, "prompt"),
+    ("/completion", {"prompt": 5}, 400, "prompt"),
+    ("/completion", {"prompt": []}, 400, "prompt"),
+    ("/completion", {"prompt": [[]]}, 400, "prompt.0"),
+    ("/completion", {"prompt": [1.5, 2]}, 400, "prompt.0"),
+    ("/v1/chat/completions", {}, 400, "messages"),
+    ("/v1/chat/completions", {"messages": "hi"}, 400, "messages"),
+    ("/v1/chat/completions", {"messages": []}, 400, "messages"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": None}]}, 400, "messages.0.content"),
+    ("/v1/chat/completions", {"messages": [{"role": "user"}]}, 400, "messages.0.content"),
+    ("/v1/chat/completions", {"messages": HI, "top_logprobs": 3}, 400, "top_logprobs"),
+    ("/tokenize", {"content": 5}, 400, "content"),
+    ("/tokenize", {}, 400, "content"),
+    ("/detokenize", {"tokens": "abc"}, 400, "tokens"),
+    # was taken for something else, silently
+    ("/completion", {**P, "n_predict": "5"}, 400, "n_predict"),
+    ("/completion", {**P, "id_slot": "x"}, 400, "id_slot"),
+    ("/completion", {**P, "samplers": ["top_kk"]}, 400, "samplers.0"),
+    ("/completion", {**P, "grammar": 5}, 400, "grammar"),
+    ("/completion", {**P, "grammar": "root ::= ("}, 400, "grammar"),
+    ("/completion", {**P, "grammar": 'other ::= "x"'}, 400, "grammar"),
+    ("/completion", {**P, "grammar": 'root ::= root "x" | "x"\nroot ::='}, 400, "grammar"),
+    ("/completion", {**P, "json_schema": {"not": {"type": "string"}}}, 400, "json_schema.not"),
+    ("/completion", {**P, "grammar": DIGIT, "json_schema": {}}, 400, "json_schema"),
+    ("/v1/chat/completions", {"messages": HI, "tool_choice": "required"}, 400, "tool_choice"),
+    ("/v1/chat/completions", {"messages": HI, "response_format": {"type": "yaml"}}, 400, "response_format.type"),
+]
+
+
+@pytest.mark.inventory(
+    "E-010", "E-021", "E-029", "E-032", "E-034", "E-038", "E-041", "E-043", "E-065", "E-066", "E-067", "E-100", "E-102",
+    "E-105", "E-107", "E-130", "E-140", "E-142", "G-03", "R-01", "R-05", "F-15", "F-16", "F-17",
+)
+@pytest.mark.parametrize(("path", "body", "status", "param"), REFUSED)
+def test_a_clear_refusal(http: httpx.Client, path: str, body: dict[str, Any], status: int, param: str | None) -> None:
+    response = http.post(path, json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error.get("param")) == (status, status, param), error
+    assert error["message"]
+
+
+@pytest.mark.inventory("H-10", "R-05")
+@pytest.mark.parametrize(
+    "body", [b'{"prompt":"\xff\xfe"}', b"{", b"", b"[]", b'"x"', b"null", b'{"prompt":"a","seed":NaN}', b"[" * 100_000]
+)
+def test_bodies_that_are_no_request(http: httpx.Client, body: bytes) -> None:
+    response = http.post("/completion", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+ANSWERED: list[tuple[str, dict[str, Any]]] = [
+    ("/completion", {**P, "tfs_z": 0.9}),
+    ("/completion", {**P, "tfs_z": 0.0}),
+    ("/completion", {**P, "typical_p": 0.1}),
+    ("/completion", {**P, "top_k": 0}),
+    ("/completion", {**P, "prompt": "x" * 50_000, "n_predict": 0, "n_keep": 0}),
+    ("/completion", {**P, "temperature": 1e38, "ignore_eos": True}),
+    ("/completion", {**P, "temperature": 1e-38}),
+    ("/completion", {**P, "repeat_penalty": 1e38, "presence_penalty": -2, "frequency_penalty": 2}),
+    ("/completion", {**P, "dynatemp_range": 1e30, "dynatemp_exponent": 1e30}),
+    ("/completion", {**P, "min_keep": 100_000}),
+    ("/completion", {**P, "n_probs": 3, "temperature": 0}),
+    ("/v1/chat/completions", {"messages": HI, "max_tokens": 2, "tools": [TOOL]}),
+]
+
+
+@pytest.mark.inventory("E-022", "E-023", "E-030", "E-031", "E-155", "E-158", "F-21")
+@pytest.mark.parametrize(("path", "body"), ANSWERED)
+def test_an_answer(http: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """Documented values, and those at the end of a range: an answer, or a refusal that names the field."""
+    response = http.post(path, json=body)
+    if response.status_code != 200:
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] in body
+
+
+@pytest.mark.inventory("E-017", "F-01", "D-01")
+def test_no_token_is_no_token(http: httpx.Client) -> None:
+    answer = http.post("/completion", json={**P, "n_predict": 0}).json()
+    assert (answer["tokens_predicted"], answer["content"]) == (0, "")
+
+
+@pytest.mark.inventory("E-032", "S-02", "G-01")
+@pytest.mark.parametrize("more", [{}, {"ignore_eos": True}, {"temperature": 0}, {"logit_bias": [[26, False]]}])
+def test_a_grammar_that_has_ended_stops(http: httpx.Client, more: dict[str, Any]) -> None:
+    answer = http.post("/completion", json={**P, "n_predict": 16, "grammar": DIGIT, **more}).json()
+    assert answer["content"] in ("7", "")
+    assert answer["tokens_predicted"] < 16
+
+
+@pytest.mark.inventory("E-108")
+def test_a_call_that_is_required_is_made(http: httpx.Client) -> None:
+    """The template knows no tools, and the model is far too small for them."""
+    body = {"messages": HI, "tools": [TOOL], "tool_choice": "required", "max_tokens": 200, "parallel_tool_calls": False}
+    choice = http.post("/v1/chat/completions", json=body).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"]["name"] == "f"
+
+
+@pytest.mark.inventory("H-08", "R-23")
+def test_a_wrong_method_and_an_unknown_path(http: httpx.Client) -> None:
+    wrong = http.get("/completion")
+    assert wrong.status_code == 405
+    assert "POST" in wrong.headers["allow"]
+    assert http.get("/nothing").json()["error"]["type"] == "not_found_error"
+
+
+@pytest.mark.inventory("F-16", "E-044")
+def test_unknown_fields_are_named(http: httpx.Client) -> None:
+    response = http.post("/completion", json={**P, "temprature": 0, "__oaicompat": True, "index": 7})
+    assert response.headers["x-llamafw-ignored-fields"] == "temprature, __oaicompat, index"
+    assert response.json()["index"] == 0
+    assert "choices" not in response.json()
+
+
+@pytest.mark.inventory("E-071")
+def test_chunks_name_the_slot_that_is_used(http: httpx.Client) -> None:
+    with http.stream("POST", "/completion", json={**P, "stream": True, "id_slot": 3}) as response:
+        chunks = [line for line in response.iter_lines() if line]
+    assert all('"id_slot":3' in chunk for chunk in chunks)
+
+
+@pytest.mark.inventory("C-041", "C-044", "P-03")
+@pytest.mark.parametrize("flags", ["-ctk bogus", "-np 0", "-np -1", "--port 99999", "-m /no/such/file.gguf"])
+def test_flags_that_ended_in_a_crash(flags: str) -> None:
+    command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.inventory("P-03")
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", "-m", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,129 @@
+"""How a grammar and the draw work together, with grammars of the tests' own."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llamafw import Floats, Grammar, GrammarContext, GrammarSource, RequestError
+from llamafw.engine import Engine
+from support.toy import EOS, N_VOCAB, ToyBackend, answer, noise
+
+Start = Callable[..., Engine]
+
+
+class Word:
+    """A grammar of one word. It counts how often it is asked."""
+
+    def __init__(self, word: bytes) -> None:
+        self.left, self.masks = list(word), 0
+
+    @property
+    def ended(self) -> bool:
+        return not self.left
+
+    def accept(self, token: int) -> bool:
+        if self.left and token == self.left[0]:
+            del self.left[0]
+            return True
+        return False
+
+    def mask(self, logits: Floats) -> None:
+        self.masks += 1
+        allowed = self.left[:1]
+        keep = logits[allowed]
+        logits[:] = -np.inf
+        logits[allowed] = keep
+
+
+class Compiler:
+    def __init__(self, context: GrammarContext) -> None:
+        assert context.n_vocab == N_VOCAB
+        self.made: list[Any] = []
+
+    def compile(self, source: str) -> Grammar:
+        if source == "wrong":
+            raise RequestError("it is wrong", param="at.3")
+        if source == "broken":
+            raise OSError("/secret/place")
+        self.made.append(Failing() if source == "fails" else Word(source.encode()))
+        return self.made[-1]  # type: ignore[no-any-return]  # what was just put there
+
+
+class Failing(Word):
+    def __init__(self) -> None:
+        super().__init__(b"x")
+
+    def accept(self, token: int) -> bool:
+        raise ValueError("/secret/place")
+
+
+def likely(text: bytes) -> Callable[[Any], Floats]:
+    def scores(prefix: Any) -> Floats:
+        row = noise(prefix)
+        row[text[min(len(prefix) - 1, len(text) - 1)]] = 50
+        return row
+
+    return scores
+
+
+def word(text: str) -> GrammarSource:
+    return GrammarSource("word", text, "field")
+
+
+@pytest.mark.inventory("S-02")
+async def test_a_mask_is_made_only_when_the_drawn_token_does_not_fit(start: Start) -> None:
+    made: list[Compiler] = []
+
+    def factory(context: GrammarContext) -> Compiler:
+        made.append(Compiler(context))
+        return made[-1]
+
+    engine = start(ToyBackend(likely(b"abX")), grammars={"word": factory})
+    got = await answer(engine, (1,), grammar=word("abc"))
+    assert (got.text, got.finish.stop_type, got.finish.n_predicted) == ("abc", "eos", 3)
+    assert made[0].made[0].masks == 1
+    assert (await answer(engine, (1,), grammar=word("abc"))).text == "abc"
+    assert len(made) == 1  # one compiler per model
+
+
+async def test_it_changes_nothing_where_it_refuses_nothing(start: Start) -> None:
+    engine = start(ToyBackend(noise), grammars={"word": Compiler})
+    ascii_only = dict.fromkeys(range(128, 264), -9e9)
+    warm: dict[str, Any] = {"options": {"temperature": 1.0}, "n_predict": 6, "logit_bias": ascii_only}
+    for seed in range(5):
+        free = await answer(engine, (1,), seed=seed, **warm)
+        assert (await answer(engine, (1,), seed=seed, grammar=word(bytes(free.ids).decode()), **warm)).ids == free.ids
+
+
+async def test_biases_hold_under_a_grammar(start: Start) -> None:
+    engine = start(ToyBackend(noise), grammars={"word": Compiler})
+    got = await answer(engine, (1,), grammar=word("abc"), logit_bias={ord("b"): -np.inf})
+    assert (got.text, got.finish.stop_type) == ("a", "none")  # nothing is left to say, and nothing is said wrongly
+
+
+async def test_an_end_of_generation_token_ends_it_only_where_it_may(start: Start) -> None:
+    engine = start(ToyBackend(lambda prefix: np.eye(N_VOCAB, dtype=np.float32)[EOS] * 50), grammars={"word": Compiler})
+    assert (await answer(engine, (1,), grammar=word("ab"))).text == "ab"
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "param"),
+    [
+        (word("wrong"), 400, "field.at.3"),
+        (GrammarSource("wrod", "x"), 400, "grammar"),
+        (word("broken"), 500, "field"),
+        (word("fails"), 500, None),
+    ],
+)
+async def test_a_failure_is_the_requests_own(
+    start: Start, caplog: pytest.LogCaptureFixture, source: GrammarSource, status: int, param: str | None
+) -> None:
+    engine = start(ToyBackend(noise), grammars={"word": Compiler})
+    with pytest.raises(RequestError) as caught:
+        await answer(engine, (1,), grammar=source)
+    assert (caught.value.status, caught.value.param) == (status, param)
+    assert "secret" not in caught.value.message
+    assert (await answer(engine, (1,), grammar=word("ok"))).text == "ok"
