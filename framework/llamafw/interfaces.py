@@ -258,6 +258,7 @@ class Backend(Protocol):
     n_ctx: int  # positions per slot
     n_vocab: int
     n_batch: int  # most tokens in one batch
+    n_embd: int  # of hidden states
 
     def forward(self, batch: Batch) -> Floats:
         """Return ``(len(batch.outputs), n_vocab)`` float32 logits, the caller's to write into until the next call.
@@ -265,8 +266,29 @@ class Backend(Protocol):
         Calling it twice with the same batch is allowed and gives the same result.
         """
 
+    def hidden(self, batch: Batch) -> Floats:
+        """Return the hidden states after the output norm, ``(len(batch.outputs), n_embd)`` float32, instead of logits.
+
+        What is said of `forward` holds here too.
+        """
+
     def truncate(self, slot: int, n: int) -> None:
         """Forget what ``slot`` holds from position ``n`` on."""
+
+    def shift(self, slot: int, first: int, n: int) -> None:
+        """Forget positions ``first`` … ``first + n - 1`` of ``slot``; what follows moves down, keys turned for it."""
+
+    def save(self, slot: int, n: int) -> Bytes:
+        """Return the state of the first ``n`` positions of ``slot``, a copy, ``(n_bytes,)``."""
+
+    def restore(self, slot: int, n: int, state: Bytes) -> None:
+        """Let ``slot``, any slot, hold the ``n`` positions that `save` returned, and nothing else, to the last bit.
+
+        Raises
+        ------
+        LlamafwError
+            The state does not fit; nothing has changed.
+        """
 
     def describe(self) -> Mapping[str, Any]:
         """Return facts for logs and ``llamafw bench``: ``n_threads``, ``weight_bytes`` read per token …"""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw import Batch, Delta, Engine, Finish, Floats, GeneratedToken, GenerateRequest
+from llamafw import Batch, Bytes, Delta, Engine, Finish, Floats, GeneratedToken, GenerateRequest, LlamafwError
 
 BOS, EOS, EOT = 256, 257, 258
 HEART, EURO_HEAD, EURO_TAIL, HELLO, WORLD = 259, 260, 261, 262, 263
@@ -21,7 +21,7 @@ PIECES = {
     HELLO: b"Hello",
     WORLD: b" world",
 }
-N_VOCAB = 264
+N_VOCAB, N_EMBD = 264, 8
 
 
 class ToyTokenizer:
@@ -91,9 +91,12 @@ class ToyBackend:
         hold: bool = False,
     ) -> None:
         self.scores, self.n_slots, self.n_ctx, self.n_batch, self.n_vocab = scores, n_slots, n_ctx, n_batch, N_VOCAB
+        self.n_embd = N_EMBD
         self.slots: list[list[int]] = [[] for _ in range(n_slots)]
-        self.batches: list[Batch] = []
+        self.batches: list[Batch] = []  # all, in order
+        self.embedded: list[Batch] = []  # those of `hidden`
         self.cuts: list[tuple[int, int]] = []
+        self.shifts: list[tuple[int, int, int]] = []
         self.closed = False
         self.fail_on: Callable[[Batch], bool] = lambda batch: False
         self.thread: int | None = None
@@ -110,6 +113,13 @@ class ToyBackend:
         assert await asyncio.to_thread(self._arrived.acquire, timeout=10)
 
     def forward(self, batch: Batch) -> Floats:
+        return self._run(batch, self.scores, self.n_vocab)
+
+    def hidden(self, batch: Batch) -> Floats:
+        self.embedded.append(batch)
+        return self._run(batch, lambda prefix: noise(prefix)[:N_EMBD], N_EMBD)
+
+    def _run(self, batch: Batch, function: Callable[[Sequence[int]], Floats], width: int) -> Floats:
         self._check(batch)
         self.batches.append(batch)
         self._arrived.release()
@@ -122,8 +132,8 @@ class ToyBackend:
         for i, (token, slot) in enumerate(zip(batch.tokens.tolist(), batch.slots.tolist(), strict=True)):
             self.slots[slot].append(token)
             if i in wanted:
-                rows.append(self.scores(self.slots[slot]))
-        return np.array(rows, np.float32).reshape(len(rows), self.n_vocab)
+                rows.append(function(self.slots[slot]))
+        return np.array(rows, np.float32).reshape(len(rows), width)
 
     def _check(self, batch: Batch) -> None:
         self.thread = self.thread or threading.get_ident()
@@ -146,6 +156,20 @@ class ToyBackend:
         assert 0 <= n <= len(self.slots[slot])
         self.cuts.append((slot, n))
         del self.slots[slot][n:]
+
+    def shift(self, slot: int, first: int, n: int) -> None:
+        assert 0 <= first <= first + n <= len(self.slots[slot])
+        self.shifts.append((slot, first, n))
+        del self.slots[slot][first : first + n]
+
+    def save(self, slot: int, n: int) -> Bytes:
+        assert 0 <= n <= len(self.slots[slot])
+        return np.array(self.slots[slot][:n], np.int32).view(np.uint8)
+
+    def restore(self, slot: int, n: int, state: Bytes) -> None:
+        if state.nbytes != 4 * n or n > self.n_ctx:
+            raise LlamafwError("the state does not fit")
+        self.slots[slot] = state.view(np.int32).tolist()
 
     def describe(self) -> Mapping[str, Any]:
         return {}

@@ -3,7 +3,7 @@
 Files, from the machine upwards, each importing only from those above it:
 cpu, cache, emit (LLVM IR), isa (dot products), amx, instruction_sets (the choice), simd (IR as Numba's operations),
 records, threads, tiles (weights), matmul, elementwise, embedding, attention, forward (the step), memory, packing,
-weights, pace, backend.
+weights, pace, kv_cache, backend.
 """
 from __future__ import annotations
 

@@ -9,12 +9,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import BackendContext, Batch, Floats, LlamafwError, RequestError, SettingsError
+from llamafw import BackendContext, Batch, Bytes, Floats, LlamafwError, RequestError, SettingsError
 from llamafw_backends.numba_cpu import attention, forward, instruction_sets, isa
 from llamafw_backends.numba_cpu.cache import Compiler
 from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.embedding import OTHER
 from llamafw_backends.numba_cpu.emit import LANES
+from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.memory import Arena, padded, padded_context
 from llamafw_backends.numba_cpu.pace import Pace
 from llamafw_backends.numba_cpu.records import PLAN, make
@@ -36,7 +37,7 @@ class NumbaBackend:
     def __init__(self, context: BackendContext) -> None:
         options, decoder = context.options, context.decoder
         self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, decoder.n_vocab
-        self.n_ctx = options.n_ctx or decoder.n_ctx_train
+        self.n_ctx, self.n_embd = options.n_ctx or decoder.n_ctx_train, decoder.n_embd
         self._n_ubatch = min(options.n_ubatch, options.n_batch)
         for kind in (options.cache_type_k, options.cache_type_v):
             if kind not in attention.ELEMENT_BYTES:
@@ -91,6 +92,13 @@ class NumbaBackend:
         except (OSError, OverflowError) as exc:
             raise SettingsError(f"there is no room for a KV cache of {n_bytes / 1e9:.0f} GB: {exc}") from exc
         keys, values = self._cache.take(self.n_slots * key_slot), self._cache.take(self.n_slots * value_slot)
+        heads = self.n_slots, decoder.n_layer, n_head_kv
+        types = {"f16": np.float16, "f32": np.float32}
+        self._kv = KVCache(
+            self._cache.view(keys, (*heads, n_ctx // LANES, size, LANES), types[options.cache_type_k]),
+            self._cache.view(values, (*heads, n_ctx, size), types[options.cache_type_v]),
+            decoder.rope_frequencies,
+        )
 
         q_stride, kv_stride = 4 * n_head * size, 4 * n_head_kv * size
         widest = max(decoder.n_embd, n_head * size)
@@ -106,7 +114,8 @@ class NumbaBackend:
             "ffn_records": n * decoder.n_ff * isa.RECORD // 32, "ffn_floats": 4 * n * decoder.n_ff,
             "scratch": scratch * n_threads, "items": 16 * n,
             "tokens": ints, "positions": ints, "slots": ints, "outputs": ints, "filled": 8 * self.n_slots,
-            "rope": rope.nbytes, "widths": 8 * len(self._isa.widths), "logits": self.n_batch * 4 * vocabulary,
+            "rope": rope.nbytes, "widths": 8 * len(self._isa.widths),
+            "hidden": self.n_batch * 4 * decoder.n_embd, "logits": self.n_batch * 4 * vocabulary,
         }  # fmt: skip
         self._buffers = Arena(sum(padded(n_bytes) + 64 for n_bytes in sizes.values()))
         for name, n_bytes in sizes.items():
@@ -116,7 +125,8 @@ class NumbaBackend:
         )
         self._logits = self._view("logits", (self.n_batch, vocabulary), np.float32)
         self._filled = self._view("filled", (self.n_slots,), np.int64)
-        self._logits_address = int(plan["logits"][0])
+        self._hidden = self._view("hidden", (self.n_batch, decoder.n_embd), np.float32)
+        self._hidden_address, plan["hidden"] = int(plan["hidden"][0]), 0
         self._plan_address = int(plan.ctypes.data)
         self._view("rope", rope.shape, np.float32)[...] = rope
         self._view("widths", (len(self._isa.widths),), np.int64)[...] = self._isa.widths
@@ -158,6 +168,19 @@ class NumbaBackend:
         RequestError
             A token, slot or position is out of range, or a slot would have a gap; nothing has been computed.
         """
+        self._run(batch)
+        return self._logits[: len(batch.outputs), : self.n_vocab]
+
+    def hidden(self, batch: Batch) -> Floats:
+        """Return the hidden states of ``batch.outputs`` after the output norm, ``(m, n_embd)``; see `forward`."""
+        self._plan["hidden"] = self._hidden_address
+        try:
+            self._run(batch)
+        finally:
+            self._plan["hidden"] = 0
+        return self._hidden[: len(batch.outputs)]
+
+    def _run(self, batch: Batch) -> None:
         n, m = len(batch.tokens), len(batch.outputs)
         if not 0 < n <= self.n_batch or len(batch.positions) != n or len(batch.slots) != n or m > n:
             raise RequestError(
@@ -175,7 +198,6 @@ class NumbaBackend:
             self._refuse(*divmod(-found, 8))
         if found == n:  # one token per slot
             self._pace.record(n, n_threads, time.perf_counter() - started)
-        return self._logits[:m, : self.n_vocab]
 
     def _refuse(self, i: int, fault: int) -> NoReturn:
         raise RequestError({
@@ -191,6 +213,33 @@ class NumbaBackend:
         if not 0 <= slot < self.n_slots or n < 0:
             raise LlamafwError(f"slot {slot} of {self.n_slots} cannot be cut to {n} tokens")
         self._filled[slot] = min(self._filled[slot], n)
+
+    def shift(self, slot: int, first: int, n: int) -> None:
+        """Forget positions ``first`` … ``first + n - 1`` of ``slot`` and move what follows down."""
+        end = self._held(slot)
+        if first < 0 or n < 0 or first + n > end:
+            raise LlamafwError(f"slot {slot} holds {end} tokens; {n} from {first} on cannot be taken out")
+        self._kv.shift(slot, first, n, end)
+        self._filled[slot] = end - n
+
+    def save(self, slot: int, n: int) -> Bytes:
+        """Return the state of the first ``n`` positions of ``slot``."""
+        if not 0 <= n <= self._held(slot):
+            raise LlamafwError(f"slot {slot} holds {self._held(slot)} tokens, not {n}")
+        return self._kv.save(slot, n)
+
+    def restore(self, slot: int, n: int, state: Bytes) -> None:
+        """Let ``slot`` hold the ``n`` positions that `save` returned; LlamafwError if their size is wrong."""
+        self._held(slot)
+        if not 0 <= n <= self.n_ctx:
+            raise LlamafwError(f"{n} positions are not in a context of {self.n_ctx}")
+        self._kv.restore(slot, n, state)
+        self._filled[slot] = n
+
+    def _held(self, slot: int) -> int:
+        if not 0 <= slot < self.n_slots:
+            raise LlamafwError(f"there is no slot {slot}; there are {self.n_slots}")
+        return int(self._filled[slot])
 
     def describe(self) -> Mapping[str, Any]:
         """Return facts for logs and ``llamafw bench``."""

@@ -187,6 +187,11 @@ def step(plan: int, thread: int) -> int:
     m = p.n_outputs
     layouts = tensor_at(p.output).layout
     first, last = share(m, thread, n_threads)
+    if p.hidden != 0:
+        for i in range(first, last):
+            x = p.x + (load_i64(p.outputs + 8 * (p.first_output + i)) - p.first) * row
+            rms_norm(x, p.output_norm, p.n_embd, p.norm_eps, p.hidden + (p.first_output + i) * row)
+        return 0
     for i in range(first, last):
         x = p.x + (load_i64(p.outputs + 8 * (p.first_output + i)) - p.first) * row
         _normalise(p, x, p.output_norm, i, m, layouts, p.records, p.floats, scratch)

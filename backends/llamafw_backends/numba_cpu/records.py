@@ -69,6 +69,7 @@ PLAN = np.dtype([
     ("ffn_records", I), ("ffn_floats", I),  # the same for ffn_down, written while the others are read
     ("scratch", I), ("scratch_stride", I),  # of each thread
     ("logits", I), ("logits_stride", I),  # (n_outputs, n_vocab) float32
+    ("hidden", I),  # (n_outputs, n_embd) float32: hidden states are wanted, not logits; or 0
     # the batch
     ("n_batch", I), ("n_runs", I),  # tokens, and slots that they belong to
     ("n_threads", I),

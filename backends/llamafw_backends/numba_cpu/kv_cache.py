@@ -1,0 +1,65 @@
+"""The KV cache as arrays: what moves its contents, between forward passes. `attention` has its layout.
+
+Keys lie in blocks of 16 positions, turned to their positions (RoPE); values row by row.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llamafw import Bytes, LlamafwError
+from llamafw_backends.numba_cpu.emit import LANES
+
+Array = npt.NDArray[Any]
+
+
+class KVCache:
+    """All slots' keys and values.
+
+    Parameters
+    ----------
+    keys : array
+        (n_slots, n_layer, n_head_kv, n_blocks, head_size, 16) float16 or float32.
+    values : array
+        (n_slots, n_layer, n_head_kv, 16 · n_blocks, head_size) float16 or float32.
+    frequencies : (n_rot / 2,) float64
+        Radians per position that pair (i, i + n_rot / 2) of a key is turned by.
+    """
+
+    def __init__(self, keys: Array, values: Array, frequencies: npt.NDArray[np.float64]) -> None:
+        self._keys, self._values, self._frequencies = keys, values, frequencies
+
+    def save(self, slot: int, n: int) -> Bytes:
+        """Return the first ``n`` positions as bytes: keys, whole blocks with zeros behind ``n``, then values."""
+        keys = self._keys[slot, :, :, : -(-n // LANES)].copy()
+        if n % LANES:
+            keys[:, :, -1, :, n % LANES :] = 0
+        values = np.ascontiguousarray(self._values[slot, :, :, :n])
+        return np.concatenate([keys.reshape(-1).view(np.uint8), values.reshape(-1).view(np.uint8)])
+
+    def restore(self, slot: int, n: int, state: Bytes) -> None:
+        """Take back what `save` returned; LlamafwError if its size is wrong."""
+        keys, values = self._keys[slot, :, :, : -(-n // LANES)], self._values[slot, :, :, :n]
+        n_keys, n_bytes = keys.size * keys.itemsize, keys.size * keys.itemsize + values.size * values.itemsize
+        if state.nbytes != n_bytes:
+            raise LlamafwError(f"a state of {state.nbytes} bytes; {n} positions have {n_bytes}")
+        state = np.ascontiguousarray(state)
+        keys[...] = state[:n_keys].view(keys.dtype).reshape(keys.shape)
+        values[...] = state[n_keys:].view(values.dtype).reshape(values.shape)
+
+    def shift(self, slot: int, first: int, n: int, end: int) -> None:
+        """Move positions ``first + n`` … ``end - 1`` down by ``n``, their keys turned back by as much."""
+        half = len(self._frequencies)
+        cos, sin = (f(n * self._frequencies).astype(np.float32) for f in (np.cos, np.sin))
+        for layer in range(self._keys.shape[1]):  # one at a time: all would need as much memory again
+            by_position = self._keys[slot, layer].transpose(0, 1, 3, 2)  # (n_head_kv, n_blocks, 16, head_size), a view
+            rows = by_position.reshape(by_position.shape[0], -1, by_position.shape[3])  # a copy
+            moved = rows[:, first + n : end].astype(np.float32)
+            a, b = moved[..., :half].copy(), moved[..., half : 2 * half].copy()
+            moved[..., :half], moved[..., half : 2 * half] = a * cos + b * sin, b * cos - a * sin
+            rows[:, first : end - n] = moved
+            by_position[...] = rows.reshape(by_position.shape)
+            values = self._values[slot, layer]
+            values[:, first : end - n] = values[:, first + n : end].copy()

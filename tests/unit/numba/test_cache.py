@@ -1,0 +1,109 @@
+"""Hidden states, and what moves the KV cache about: against float64, and to the bit."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llamafw import LlamafwError
+from support.numba import batch, logits, opened, poison
+from support.reference import Reference
+from support.tiny import write_tiny_gguf
+
+TOKENS = [int(t) for t in np.random.default_rng(7).integers(0, 300, 60)]
+TYPES = [("f16", "f16"), ("f32", "f32"), ("f16", "f32")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "m.gguf", types="Q8_0", n_layer=2)
+
+
+@pytest.fixture(params=TYPES, ids="/".join)
+def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
+    keys, values = request.param
+    with opened(model, n_ctx=96, n_slots=3, n_ubatch=16, n_threads=2, cache_type_k=keys, cache_type_v=values) as it:
+        yield it
+
+
+def test_hidden_states_against_the_reference(model: Path) -> None:
+    with opened(model, n_ctx=96, cache_type_k="f32", cache_type_v="f32") as backend:
+        states = backend.hidden(batch((0, 0, TOKENS))).copy()
+        assert states.shape == (len(TOKENS), backend.n_embd)
+        np.testing.assert_allclose(states, Reference(model).hidden(TOKENS), atol=0.01)
+
+
+def test_hidden_states_do_not_depend_on_the_batch(backend: Any) -> None:
+    whole = backend.hidden(batch((0, 0, TOKENS))).copy()
+    poison(backend)
+    backend.truncate(0, 0)
+    rows = []
+    for first in range(0, len(TOKENS), 7):
+        run, stranger = TOKENS[first : first + 7], (1, 2 * (first // 7), [9, 9])
+        found = backend.hidden(batch(stranger, (2, first, run), outputs=range(2, 2 + len(run))))
+        rows.append(found.copy())
+    np.testing.assert_array_equal(np.concatenate(rows), whole)
+    np.testing.assert_array_equal(logits(backend, TOKENS, slot=0)[-1], logits(backend, TOKENS, slot=1)[-1])
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 33, 48, 60])
+def test_what_is_restored_goes_on_to_the_bit(backend: Any, n: int) -> None:
+    expected = logits(backend, TOKENS)
+    state = backend.save(0, n)
+    for slot in range(3):
+        backend.truncate(slot, 0)
+    poison(backend)
+    backend.restore(2, n, state)
+    if n < len(TOKENS):
+        np.testing.assert_array_equal(backend.forward(batch((2, n, TOKENS[n:]))), expected[n:])
+    np.testing.assert_array_equal(backend.save(2, n), state)  # nothing of what lies behind is in it
+
+
+def test_states_that_do_not_fit(backend: Any) -> None:
+    before = logits(backend, TOKENS)[-1]
+    state = backend.save(0, 20)
+    cases = [(1, 21, state), (1, 20, state[:-1]), (1, 97, state), (3, 20, state), (-1, 20, state), (0, 0, state)]
+    for slot, n, wrong in cases:
+        with pytest.raises(LlamafwError):
+            backend.restore(slot, n, wrong)
+    with pytest.raises(LlamafwError):
+        backend.save(0, 61)
+    backend.truncate(0, 59)
+    np.testing.assert_array_equal(backend.forward(batch((0, 59, TOKENS[59:])))[0], before)
+
+
+@pytest.mark.parametrize(("first", "n"), [(0, 1), (4, 16), (4, 17), (1, 40), (20, 0), (10, 50)])
+def test_shifted_keys_are_those_of_their_new_positions(model: Path, first: int, n: int) -> None:
+    """The first layer's keys and values depend on token and position alone: shifting gives what evaluating gives."""
+    with opened(model, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
+        logits(backend, TOKENS, slot=0)
+        backend.shift(0, first, n)
+        logits(backend, TOKENS[:first] + TOKENS[first + n :], slot=1)
+        end = len(TOKENS) - n
+        keys, values = (array[:, 0] for array in (backend._kv._keys, backend._kv._values))
+        by_position = keys.transpose(0, 1, 2, 4, 3).reshape(2, keys.shape[1], -1, keys.shape[3])[:, :, :end]
+        np.testing.assert_allclose(by_position[0], by_position[1], atol=2e-5)
+        np.testing.assert_array_equal(values[0, :, :end], values[1, :, :end])
+
+
+def test_a_shifted_slot_goes_on(tmp_path: Path) -> None:
+    """With one layer, what the cache holds is a function of token and position: it goes on as if it were evaluated."""
+    path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=1)
+    with opened(path, n_ctx=96, n_slots=2) as backend:
+        logits(backend, TOKENS)
+        backend.shift(0, 8, 4)
+        with pytest.raises(Exception, match="does not continue"):
+            backend.forward(batch((0, len(TOKENS), [5])))
+        went_on = backend.forward(batch((0, len(TOKENS) - 4, [5])))[0].copy()
+        evaluated = logits(backend, [*TOKENS[:8], *TOKENS[12:], 5], slot=1)[-1]
+        np.testing.assert_allclose(went_on, evaluated, atol=0.01)
+
+
+@pytest.mark.parametrize(("slot", "first", "n"), [(0, 0, 61), (0, 60, 1), (0, -1, 1), (0, 3, -1), (3, 0, 0)])
+def test_shifts_that_make_no_sense(backend: Any, slot: int, first: int, n: int) -> None:
+    logits(backend, TOKENS)
+    with pytest.raises(LlamafwError):
+        backend.shift(slot, first, n)
