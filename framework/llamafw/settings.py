@@ -50,6 +50,16 @@ class Settings:
     # --- model
     model: str | None = option(None, "-m", "--model", group=MODEL, type=str, env="LLAMA_ARG_MODEL", metavar="FILE",
         help="GGUF file, or a name that `llamafw pull` knows (default: smollm2-135m, fetched once)")
+    hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=MODEL, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
+        help="fetch the model from this repository on Hugging Face; without --hf-file, -m names the file in it (default: QUANT, else Q4_K_M or what is near)")
+    hf_file: str | None = option(None, "-hff", "--hf-file", group=MODEL, type=str, env="LLAMA_ARG_HF_FILE", metavar="FILE",
+        help="the model's file in the repository; then -m says where to keep it (default: the hub's cache)")
+    hf_token: str | None = option(None, "-hft", "--hf-token", group=MODEL, type=str, env="HF_TOKEN", metavar="TOKEN",
+        help="token for private and gated repositories (default: the one that `hf auth login` stored)")
+    model_url: str | None = option(None, "-mu", "--model-url", group=MODEL, type=str, env="LLAMA_ARG_MODEL_URL", metavar="URL",
+        help="fetch the model from this address; -m says where to keep it (default: the cache); #sha256=... at its end is verified")
+    offline: bool = option(False, "--offline", group=MODEL, type=bool, env="LLAMA_ARG_OFFLINE",
+        help="take models from the cache, without asking the network")
     alias: str | None = option(None, "-a", "--alias", group=MODEL, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
         help="the model's name for clients (default: that of its file)")
     override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,

@@ -60,9 +60,9 @@ class Server:
 
 
 @contextmanager
-def running_server(model: Path, *flags: str, ready: bool = True, **environ: str) -> Iterator[Server]:
-    """Start a server, yield it when it is ready (or listening), and end it."""
-    command = [sys.executable, "-m", "llamafw", "serve", "-m", str(model), "--port", "0", *flags]
+def running_server(model: Path | None, *flags: str, ready: bool = True, **environ: str) -> Iterator[Server]:
+    """Start a server, yield it when it is ready (or listening), and end it; without ``model``, flags must name one."""
+    command = [sys.executable, "-m", "llamafw", "serve", *(("-m", str(model)) if model else ()), "--port", "0", *flags]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environ}
     )

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from llamafw.cli.serve import find_model
 from llamafw.interfaces import Backend
+from llamafw.models.find import find_model
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import Batch, Ints
 
-PASSED_ON = ("model", "override_kv", "backend", "batch_size", "ubatch_size", "cache_type_k", "cache_type_v")
+PASSED_ON = (
+    "model", "hf_repo", "hf_file", "hf_token", "model_url", "offline",
+    "override_kv", "backend", "batch_size", "ubatch_size", "cache_type_k", "cache_type_v",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 import logging
 import sys
 from functools import partial
-from pathlib import Path
 
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from llamafw.errors import ModelError
-from llamafw.models.hub import pull
+from llamafw.models.find import find_model
 from llamafw.settings import Settings
 
-DEFAULT_MODEL = "smollm2-135m"
 SWITCH_INTERVAL = 0.0002
 """Seconds until a thread that wants Python's lock gets it. The engine thread needs little of it, but at once: with the
 usual 5 ms, writing events to many clients held the next forward pass up, and 16 streams were a sixth slower."""
@@ -34,17 +31,6 @@ def run(argv: list[str]) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL)
     log = logging.getLogger("llamafw").info
     return serve(settings, plugins, partial(load_model, path, settings, plugins, log))
-
-
-def find_model(settings: Settings) -> Path:
-    """Return the model's file; what has neither folder nor suffix is a name, fetched if it is not there."""
-    name = settings.model or DEFAULT_MODEL
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    if path.suffix or len(path.parts) > 1:
-        raise ModelError(f"there is no model file {path}")
-    return pull(name)
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -39,7 +39,9 @@ def models_dir() -> Path:
     return Path(user_cache_dir("llamafw", appauthor=False)) / "models"
 
 
-def pull(name: str, *, progress: bool = True, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE) -> Path:
+def pull(
+    name: str, *, progress: bool = True, offline: bool = False, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE
+) -> Path:
     """Return the file of a model of the catalogue, fetched first if it is not there.
 
     Several processes may pull at once: one fetches, the others wait. What an interrupted pull left is removed by the
@@ -51,6 +53,8 @@ def pull(name: str, *, progress: bool = True, catalogue: Mapping[str, CatalogueE
         A name of the catalogue.
     progress : bool
         Show on stderr what is going on.
+    offline : bool
+        Do without the network.
 
     Raises
     ------
@@ -70,6 +74,9 @@ def pull(name: str, *, progress: bool = True, catalogue: Mapping[str, CatalogueE
         directory.mkdir(parents=True, exist_ok=True)
         with Progress(name, progress) as bar, locked(directory / f".{name}.lock", bar.waiting) as lock:
             if not _is_recorded(path, entry) and not _verify(path, entry, bar):
+                if offline:
+                    forbidden = f"{name} is not in the cache, and --offline forbids to fetch it"
+                    raise DownloadError(f"{forbidden}. {_elsewhere(entry)}")
                 work = directory / f".{name}.part"  # nobody else's while we hold the lock
                 shutil.rmtree(work, ignore_errors=True)
                 try:

@@ -15,7 +15,7 @@ class Progress:
         self.title, self.shown = title, shown
         self._rich: RichProgress | None = None
         self._task: TaskID | None = None
-        self._total = 0
+        self._total: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -28,20 +28,20 @@ class Progress:
         """Say that another process does the same."""
         self._line("waiting for another process that fetches it")
 
-    def step(self, what: str, n_bytes: int) -> None:
-        """Begin a step of ``n_bytes``."""
+    def step(self, what: str, n_bytes: int | None) -> None:
+        """Begin a step of ``n_bytes``, or of nobody knows how many."""
         if not self.shown:
             return
         rich = self._start()
         if not rich.console.is_terminal:
-            self._line(f"{what} {n_bytes / 1e6:.0f} MB")
+            self._line(what if n_bytes is None else f"{what} {n_bytes / 1e6:.0f} MB")
         self._total = n_bytes
         self._task = rich.add_task(f"{self.title}: {what}", total=n_bytes)
 
     def reach(self, n_bytes: int) -> None:
         """Say how many bytes of the step are done."""
         if self._rich and self._task is not None:
-            self._rich.update(self._task, completed=min(n_bytes, self._total))
+            self._rich.update(self._task, completed=n_bytes if self._total is None else min(n_bytes, self._total))
 
     def _line(self, what: str) -> None:
         if self.shown:

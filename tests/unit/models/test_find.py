@@ -1,0 +1,125 @@
+"""Which of the settings names the model, and what `llamafw pull` takes."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw import ModelError, SettingsError
+from llamafw.cli import main
+from llamafw.models import find, huggingface, url
+from llamafw.models.find import find_model
+from llamafw.settings import Settings
+from support.modelhub import ModelHub, Repository
+
+REST: dict[str, Any] = {"token": None, "offline": False, "progress": True}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would have been fetched."""
+    seen: list[Any] = []
+
+    def record(*args: Any, **kwargs: Any) -> Path:
+        seen.append((args, kwargs))
+        return Path("fetched")
+
+    monkeypatch.setattr(find, "pull", record)
+    monkeypatch.setattr(huggingface, "pull_repo", record)
+    monkeypatch.setattr(url, "pull_url", record)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("settings", "call"),
+    [
+        (Settings(), (("smollm2-135m",), {"progress": True, "offline": False})),
+        (Settings(model="name", offline=True), (("name",), {"progress": True, "offline": True})),
+        pytest.param(Settings(hf_repo="u/r:Q8_0"), (("u/r:Q8_0", None), REST), marks=pytest.mark.inventory("C-061")),
+        pytest.param(
+            Settings(hf_repo="u/r", model="m.gguf"), (("u/r", "m.gguf"), REST), marks=pytest.mark.inventory("C-059")
+        ),
+        pytest.param(
+            Settings(hf_repo="u/r", hf_file="f.gguf"),
+            (("u/r", "f.gguf"), {"path": None} | REST),
+            marks=pytest.mark.inventory("C-062"),
+        ),
+        (
+            Settings(hf_repo="u/r", hf_file="f.gguf", model="m.gguf", hf_token="t", offline=True),
+            (("u/r", "f.gguf"), {"path": Path("m.gguf"), "token": "t", "offline": True, "progress": True}),
+        ),
+        pytest.param(
+            Settings(model_url="https://h/m.gguf"),
+            (("https://h/m.gguf",), {"path": None} | REST),
+            marks=pytest.mark.inventory("C-060"),
+        ),
+        pytest.param(
+            Settings(model_url="https://h/m.gguf", model="here/m.gguf"),
+            (("https://h/m.gguf",), {"path": Path("here/m.gguf")} | REST),
+            marks=pytest.mark.inventory("C-059"),
+        ),
+    ],
+)
+def test_the_settings_say_what_to_fetch(settings: Settings, call: Any, calls: list[Any]) -> None:
+    assert find_model(settings) == Path("fetched")
+    assert calls == [call]
+
+
+@pytest.mark.inventory("C-059")
+def test_a_file_is_itself(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/b", "b.gguf", str(tmp_path)):
+        with pytest.raises(ModelError, match="there is no model file"):
+            find_model(Settings(model=name))
+    monkeypatch.chdir(tmp_path)
+    Path("plain").write_text("")
+    assert find_model(Settings(model="plain")) == Path("plain")
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(hf_repo="u/r", model_url="https://h/m"), "--hf-repo and --model-url both name a model"),
+        (Settings(hf_file="f.gguf"), "--hf-file needs --hf-repo"),
+        (Settings(hf_file="f.gguf", model_url="https://h/m"), "--hf-file needs --hf-repo"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: Settings, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        find_model(settings)
+
+
+@pytest.mark.inventory("C-060", "C-061", "C-062")
+def test_pull_takes_repositories_and_addresses(model_hub: ModelHub, capsys: pytest.CaptureFixture[str]) -> None:
+    model_hub.files["a.gguf"] = b"GGUF one"
+    model_hub.repositories["u/r"] = Repository({"b-q4_0.gguf": b"GGUF two", "c.gguf": b"GGUF three"})
+    assert main(["pull", "--quiet", "u/r", model_hub.file_url("a.gguf")]) == 0
+    assert main(["pull", "--quiet", "u/r", "--hf-file", "c.gguf"]) == 0
+    contents = [Path(line).read_text() for line in capsys.readouterr().out.splitlines()]
+    assert contents == ["GGUF two", "GGUF one", "GGUF three"]
+    assert main(["pull", "--offline", "u/r:q4_0"]) == 0
+    assert main(["pull", model_hub.file_url("a.gguf"), "--hf-file", "c.gguf"]) == 1
+    assert "pull: --hf-file needs a repository, and http://" in capsys.readouterr().err
+
+
+@pytest.mark.inventory("P-03")
+@pytest.mark.usefixtures("models_cache")
+@pytest.mark.parametrize("flags", [["-hf", "u/r", "--offline"], ["-mu", "http://127.0.0.1:1/x.gguf"], ["-hf", "wrong"]])
+def test_a_model_that_cannot_be_had_is_one_line_and_code_1(flags: list[str]) -> None:
+    command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *flags]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("llamafw: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("models_cache")
+def test_the_hubs_client_is_imported_only_when_needed() -> None:
+    code = (
+        "import sys; import llamafw.cli.serve, llamafw.cli.pull, llamafw.cli.bench; "
+        "print(*({'huggingface_hub', 'httpx2', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"

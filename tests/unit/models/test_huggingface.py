@@ -1,0 +1,245 @@
+"""``--hf-repo``: the hub's real client against a hub of our own."""
+from __future__ import annotations
+
+import hashlib
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import scan_cache_dir, try_to_load_from_cache
+
+from llamafw import DownloadError, SettingsError
+from llamafw.models.huggingface import Repo, pull_repo
+from support.modelhub import COMMIT, ModelHub, Repository, serving
+
+RANDOM = np.random.default_rng(2)
+FILES = {
+    "README.md": b"# tiny",
+    "tiny-q4_k_m.gguf": b"GGUF" + RANDOM.bytes(800_000),
+    "tiny-q8_0.gguf": b"GGUF" + RANDOM.bytes(900_000),
+    "more/other.gguf": b"GGUF" + RANDOM.bytes(1000),
+}
+DEFAULT = FILES["tiny-q4_k_m.gguf"]
+
+pytestmark = pytest.mark.inventory("C-061")
+
+
+@pytest.fixture
+def repository(model_hub: ModelHub) -> Repository:
+    model_hub.repositories["test/tiny"] = Repository(dict(FILES))
+    model_hub.repositories["test/other"] = Repository({})
+    return model_hub.repositories["test/tiny"]
+
+
+def pull(repo: str = "test/tiny", file: str | None = None, **more: Any) -> Path:
+    return pull_repo(repo, file, **{"progress": False, **more})
+
+
+def fails(repo: str = "test/tiny", file: str | None = None, kind: type[Exception] = DownloadError, **more: Any) -> str:
+    """Pull; return the error's message, which must be one line."""
+    with pytest.raises(kind) as caught:
+        pull(repo, file, **more)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.inventory("O-10")
+def test_the_default_quantization_is_fetched_into_the_hubs_cache(models_cache: Path) -> None:
+    path = pull()
+    assert path.read_bytes() == DEFAULT
+    assert path.name == "tiny-q4_k_m.gguf"
+    # The hub's own tools find it there, and nothing strange.
+    assert try_to_load_from_cache("test/tiny", "tiny-q4_k_m.gguf", cache_dir=models_cache) == str(path)
+    scan = scan_cache_dir(models_cache)
+    assert scan.warnings == []
+    (found,) = scan.repos
+    assert (found.repo_id, found.nb_files, found.size_on_disk) == ("test/tiny", 1, len(DEFAULT))
+    assert sorted(found.refs) == ["main"]
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.inventory("O-10")
+def test_a_quantization_can_be_chosen() -> None:
+    assert pull("test/tiny:Q8_0").read_bytes() == FILES["tiny-q8_0.gguf"]
+    assert fails("test/tiny:Q2_K") == (
+        "test/tiny has no 'Q2_K'; there are tiny-q4_k_m.gguf, tiny-q8_0.gguf, more/other.gguf"
+    )
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.inventory("C-062")
+def test_a_file_can_be_named() -> None:
+    assert pull(file="more/other.gguf").read_bytes() == FILES["more/other.gguf"]
+    assert "has no file 'more/othr.gguf'; did you mean more/other.gguf" in fails(file="more/othr.gguf")
+    assert "both name a file" in fails("test/tiny:Q8_0", "more/other.gguf", SettingsError)
+
+
+@pytest.mark.usefixtures("repository")
+def test_what_is_there_costs_one_question(model_hub: ModelHub) -> None:
+    first = pull()
+    n = len(model_hub.requests)
+    assert pull() == first
+    assert [request.path for request in model_hub.requests[n:]] == ["/api/models/test/tiny/revision/main"]
+
+
+def test_a_new_commit_fetches_what_has_changed(model_hub: ModelHub, repository: Repository) -> None:
+    first = pull()
+    repository.commit = "f" * 40
+    assert pull() != first
+    assert len(model_hub.downloads()) == 1
+    repository.files["tiny-q4_k_m.gguf"] = DEFAULT[::-1]
+    repository.commit = "e" * 40
+    assert pull().read_bytes() == DEFAULT[::-1]
+
+
+def test_a_revision_can_be_named(repository: Repository) -> None:
+    repository.revisions = ("main", "refs/pr/1")
+    assert pull("test/tiny@refs/pr/1:Q8_0").read_bytes() == FILES["tiny-q8_0.gguf"]
+    assert pull(f"test/tiny@{COMMIT}").parent.name == COMMIT
+    assert "test/tiny has no revision 'v2'" in fails("test/tiny@v2")
+
+
+@pytest.mark.usefixtures("repository")
+def test_the_token_goes_to_the_hub_alone(model_hub: ModelHub) -> None:
+    pull(token="hf_secret")
+    for request in model_hub.requests:
+        sent = "Bearer hf_secret" if request.host.startswith("127.0.0.1") else None
+        assert request.headers.get("Authorization", request.headers.get("authorization")) == sent, request
+    assert {request.host.split(":")[0] for request in model_hub.requests} == {"127.0.0.1", "localhost"}
+
+
+@pytest.mark.inventory("C-063")
+def test_a_private_repository_needs_the_token(repository: Repository) -> None:
+    repository.token = "hf_good"
+    message = fails()
+    assert "there is no repository test/tiny at http://127.0.0.1" in message
+    assert "for a private one pass a token (--hf-token, HF_TOKEN)" in message
+    assert fails(token="hf_bad") == message
+    assert pull(token="hf_good").read_bytes() == DEFAULT
+
+
+@pytest.mark.inventory("C-063")
+def test_a_gated_repository_needs_the_licence(model_hub: ModelHub, repository: Repository) -> None:
+    repository.token, repository.gated = "hf_good", True
+    message = fails()
+    assert message == (
+        f"access to test/tiny is refused: accept its licence at {model_hub.url}/test/tiny, and pass a token of that "
+        "account (--hf-token, HF_TOKEN)"
+    )
+    assert pull(token="hf_good").read_bytes() == DEFAULT
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize("name", ["test/tny", "tset/tiny"])
+def test_a_repository_that_is_not_there_gets_near_names(name: str) -> None:
+    message = fails(name)
+    assert f"there is no repository {name} at " in message
+    assert "(did you mean test/tiny" in message
+
+
+def test_no_model_in_it(repository: Repository) -> None:
+    del repository
+    assert fails("test/other") == "test/other has no GGUF model in it"
+
+
+@pytest.mark.usefixtures("repository")
+def test_an_interrupted_download_is_resumed(model_hub: ModelHub, models_cache: Path) -> None:
+    model_hub.faults.cut = [300_000, 0]
+    assert "the next start goes on from there" in fails()
+    assert not list(models_cache.rglob("*.gguf"))
+    assert pull().read_bytes() == DEFAULT
+    assert model_hub.downloads()[-1].headers["Range"] == "bytes=300000-"
+    assert not list(models_cache.rglob("*.part*"))
+
+
+@pytest.mark.usefixtures("repository")
+def test_damage_on_the_way_is_seen(model_hub: ModelHub, models_cache: Path) -> None:
+    model_hub.faults.damage = True
+    message = fails()
+    assert f", not {hashlib.sha256(DEFAULT).hexdigest()}; what was downloaded has been removed" in message
+    assert not any(path.is_file() for path in models_cache.rglob("blobs/*"))
+
+
+@pytest.mark.usefixtures("repository")
+def test_without_the_hub_the_cache_is_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = pull()
+    with serving() as gone:
+        monkeypatch.setenv("HF_ENDPOINT", gone.url)
+    with caplog.at_level(logging.WARNING):
+        assert pull() == path
+    assert "the server cannot be reached" in caplog.text
+    assert "the file in the cache is used" in caplog.text
+    message = fails("test/another")
+    assert f"test/another cannot be fetched from {gone.url}: the server cannot be reached (" in message
+    assert "start with -m FILE" in message
+
+
+@pytest.mark.usefixtures("repository")
+def test_offline_asks_nobody(model_hub: ModelHub) -> None:
+    assert "test/tiny is not in the cache" in fails(offline=True)
+    path = pull("test/tiny:Q8_0")
+    n = len(model_hub.requests)
+    assert pull(offline=True) == path
+    assert pull(file="tiny-q8_0.gguf", offline=True) == path
+    assert "the cache of test/tiny has no 'Q4_0'; there are tiny-q8_0.gguf" in fails("test/tiny:Q4_0", offline=True)
+    assert len(model_hub.requests) == n
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_hub_that_fails_or_is_none(model_hub: ModelHub) -> None:
+    model_hub.faults.status = 503
+    assert "the server says 503 Service Unavailable; try again later" in fails()
+    model_hub.faults.status = 200
+    assert f"{model_hub.url} does not answer like a hub of models (HF_ENDPOINT)" in fails()
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.inventory("C-059")
+def test_m_says_where_to_keep_a_named_file(tmp_path: Path, model_hub: ModelHub) -> None:
+    path = tmp_path / "own.gguf"
+    assert pull(file="tiny-q8_0.gguf", path=path) == path
+    assert path.read_bytes() == FILES["tiny-q8_0.gguf"]
+    pull(file="tiny-q8_0.gguf", path=path)
+    assert pull(file="tiny-q8_0.gguf", path=path, offline=True) == path
+    assert len(model_hub.downloads()) == 1
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_disk_that_fills_up(models_cache: Path) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
+        "from llamafw.cli import main; raise SystemExit(main(['pull', '--quiet', 'test/tiny']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert f"cannot be stored in {models_cache}" in result.stderr
+    assert "File too large; it needs 0.8 MB" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert pull().read_bytes() == DEFAULT
+
+
+@pytest.mark.usefixtures("repository")
+def test_pulls_at_once_download_once(model_hub: ModelHub) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(lambda _: pull(), range(3)))) == 1
+    assert len(model_hub.downloads()) == 1
+
+
+@pytest.mark.parametrize("text", ["tiny", "a/b/c", "a/b:", "a/b@", "https://host/a/b", "a/b:Q4 0"])
+def test_names_that_are_none(text: str) -> None:
+    with pytest.raises(SettingsError, match="does not look like USER/REPO"):
+        Repo.parse(text)
+
+
+def test_names() -> None:
+    assert Repo.parse("a-b/c.d_e") == Repo("a-b/c.d_e", "main", None)
+    assert Repo.parse("a/b@refs/pr/3:UD-Q4_K_XL") == Repo("a/b", "refs/pr/3", "UD-Q4_K_XL")

@@ -1,0 +1,331 @@
+"""``--model-url``: fetched once, resumed, verified, asked for again only if it has changed."""
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llamafw import DownloadError, SettingsError
+from llamafw.models.fetch import Source
+from llamafw.models.url import cache_dir, pull_url
+from support.modelhub import ModelHub, Repository, serving
+
+MODEL = b"GGUF" + np.random.default_rng(1).bytes(1_500_000)
+SHA256 = hashlib.sha256(MODEL).hexdigest()
+
+pytestmark = pytest.mark.inventory("C-060")
+
+
+@pytest.fixture
+def url(model_hub: ModelHub) -> str:
+    model_hub.files["tiny.gguf"] = MODEL
+    return model_hub.file_url("tiny.gguf")
+
+
+def pull(url: str, **more: Any) -> Path:
+    return pull_url(url, **{"progress": False, **more})
+
+
+def fails(url: str, kind: type[Exception] = DownloadError, **more: Any) -> str:
+    """Pull; return the error's message, which must be one line."""
+    with pytest.raises(kind) as caught:
+        pull(url, **more)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+
+
+def test_the_file_appears_whole_in_the_cache(url: str, models_cache: Path) -> None:
+    path = pull(url)
+    assert path.read_bytes() == MODEL
+    assert path.name == "tiny.gguf"
+    assert path.parent.parent == models_cache == cache_dir()
+    assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
+
+
+def test_without_llama_cache_it_lies_beside_the_catalogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMA_CACHE", raising=False)
+    monkeypatch.setenv("LLAMAFW_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path / "models"
+
+
+def test_what_has_not_changed_is_not_fetched_again(url: str, model_hub: ModelHub) -> None:
+    first = pull(url)
+    assert pull(url) == first
+    assert [request.headers.get("If-None-Match") is None for request in model_hub.requests] == [True, False]
+    model_hub.files["tiny.gguf"] = MODEL[::-1]
+    assert pull(url).read_bytes() == MODEL[::-1]
+    model_hub.faults.no_validators = True
+    assert pull(url).read_bytes() == MODEL[::-1]
+
+
+def test_without_validators_what_is_there_stays(url: str, model_hub: ModelHub) -> None:
+    model_hub.faults.no_validators = True
+    pull(url)
+    pull(url)
+    assert len(model_hub.requests) == 1
+
+
+def test_with_a_checksum_the_network_is_asked_once(url: str, model_hub: ModelHub) -> None:
+    first = pull(f"{url}#sha256={SHA256.upper()}")
+    assert pull(f"{url}#sha256={SHA256}") == first
+    assert len(model_hub.requests) == 1
+    assert json.loads((first.parent / "tiny.gguf.json").read_text())["version"]["sha256"] == SHA256
+
+
+def test_a_wrong_checksum_leaves_nothing(url: str, models_cache: Path) -> None:
+    message = fails(f"{url}#sha256={'0' * 64}")
+    assert f"its SHA-256 is {SHA256}, not {'0' * 64}; what was downloaded has been removed" in message
+    assert visible(models_cache) == []
+
+
+def test_a_new_checksum_fetches_anew(url: str, model_hub: ModelHub) -> None:
+    pull(f"{url}#sha256={SHA256}")
+    model_hub.files["tiny.gguf"] = MODEL[::-1]
+    assert pull(f"{url}#sha256={hashlib.sha256(MODEL[::-1]).hexdigest()}").read_bytes() == MODEL[::-1]
+
+
+def test_a_broken_connection_is_resumed_at_once(url: str, model_hub: ModelHub) -> None:
+    model_hub.faults.cut = [700_000, 300_000]
+    assert pull(url).read_bytes() == MODEL
+    ranges = [request.headers.get("Range") for request in model_hub.downloads()]
+    assert ranges[0] is None
+    assert ranges[1:] == ["bytes=700000-", "bytes=1000000-"]
+    assert model_hub.downloads()[1].headers["If-Range"].startswith('"')
+
+
+def test_a_later_start_resumes(url: str, model_hub: ModelHub, models_cache: Path) -> None:
+    model_hub.faults.cut = [700_000, 0]
+    message = fails(url)
+    assert "the connection broke" in message
+    assert "the next start goes on from there" in message
+    assert visible(models_cache) == ["tiny.gguf.part", "tiny.gguf.part.json"]
+    assert pull(url).read_bytes() == MODEL
+    assert model_hub.downloads()[-1].headers["Range"] == "bytes=700000-"
+    assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
+
+
+def test_another_version_is_not_appended(url: str, model_hub: ModelHub) -> None:
+    model_hub.faults.cut = [700_000, 0]
+    fails(url)
+    model_hub.files["tiny.gguf"] = MODEL[::-1]
+    assert pull(url).read_bytes() == MODEL[::-1]
+
+
+@pytest.mark.parametrize("checksum", ["", f"#sha256={SHA256}"])
+def test_a_server_that_cannot_resume_starts_over(url: str, model_hub: ModelHub, checksum: str) -> None:
+    model_hub.faults.no_ranges = True
+    model_hub.faults.cut = [700_000]
+    assert pull(url + checksum).read_bytes() == MODEL
+    assert len(model_hub.downloads()) == 2
+
+
+def test_without_validators_it_starts_over_unless_there_is_a_checksum(url: str, model_hub: ModelHub) -> None:
+    model_hub.faults.no_validators = True
+    model_hub.faults.cut = [700_000]
+    pull(f"{url}#sha256={SHA256}")
+    assert model_hub.downloads()[-1].headers["Range"] == "bytes=700000-"
+    shutil.rmtree(cache_dir())
+    model_hub.faults.cut = [700_000]
+    assert pull(url).read_bytes() == MODEL
+    assert "Range" not in model_hub.downloads()[-1].headers
+    shutil.rmtree(cache_dir())
+    model_hub.faults.cut = [700_000, 700_000]
+    assert "the connection broke" in fails(url)
+
+
+def test_a_part_that_was_whole_is_taken(url: str, model_hub: ModelHub, models_cache: Path) -> None:
+    path = pull(url)
+    record = json.loads((path.parent / "tiny.gguf.json").read_text())
+    path.rename(path.with_name("tiny.gguf.part"))  # as if the process had ended before the renaming
+    path.with_name("tiny.gguf.part.json").write_text(json.dumps(record["version"]))
+    assert pull(url).read_bytes() == MODEL
+    assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
+    assert model_hub.downloads()[-1].headers["Range"] == f"bytes={len(MODEL)}-"
+
+
+def test_damage_on_the_way_is_seen(url: str, model_hub: ModelHub, models_cache: Path) -> None:
+    model_hub.faults.damage = True
+    assert "is not what it should be: its SHA-256 is " in fails(f"{url}#sha256={SHA256}")
+    assert visible(models_cache) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "the server says 404 Not Found"), (403, "403 Forbidden"), (503, "503 Service Unavailable; try again later")],
+)
+def test_http_errors(url: str, model_hub: ModelHub, status: int, message: str) -> None:
+    model_hub.faults.status = status
+    assert message in fails(url.replace("http://", "http://user:secret@") + "?key=secret")
+    assert "secret" not in fails(url.replace("http://", "http://user:secret@") + "?key=secret")
+
+
+def test_a_web_page_is_no_model(url: str, model_hub: ModelHub) -> None:
+    model_hub.faults.content_type = "text/html; charset=utf-8"
+    assert "is a web page, not a model" in fails(url)
+
+
+def test_without_a_network_what_is_there_is_used(
+    url: str, model_hub: ModelHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = pull(url)
+    model_hub.faults.status = 500
+    with caplog.at_level(logging.WARNING):
+        assert pull(url) == path
+    assert "500 Internal Server Error; try again later; the file fetched before is used" in caplog.text
+
+
+@pytest.mark.usefixtures("models_cache")
+def test_a_server_that_is_not_there() -> None:
+    with serving() as gone:
+        url = gone.file_url("x.gguf")
+    message = fails(url)
+    assert "the server cannot be reached" in message
+    assert "check the network and the proxy (HTTPS_PROXY), or start with -m FILE" in message
+
+
+def test_a_server_that_does_not_answer(url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamafw.models.fetch.READ_TIMEOUT", 0.2)
+    model_hub.faults.silent = True
+    assert "the server does not answer in time" in fails(url)
+
+
+def test_offline_takes_what_is_there_and_asks_nobody(url: str, model_hub: ModelHub) -> None:
+    assert "is not in the cache" in (message := fails(url, offline=True))
+    assert "--offline forbids to fetch it" in message
+    path = pull(url)
+    n = len(model_hub.requests)
+    assert pull(url, offline=True) == path
+    assert len(model_hub.requests) == n
+
+
+@pytest.mark.inventory("C-059")
+def test_m_says_where_to_keep_it(url: str, tmp_path: Path, model_hub: ModelHub) -> None:
+    path = tmp_path / "here" / "own.gguf"
+    assert pull(url, path=path) == path
+    assert path.read_bytes() == MODEL
+    model_hub.files["tiny.gguf"] = MODEL[::-1]
+    assert pull(url, path=path).read_bytes() == MODEL[::-1]
+
+
+@pytest.mark.inventory("C-059")
+def test_a_file_of_the_users_is_never_overwritten(url: str, tmp_path: Path, model_hub: ModelHub) -> None:
+    path = tmp_path / "own.gguf"
+    path.write_bytes(b"mine")
+    assert pull(url, path=path).read_bytes() == b"mine"
+    assert "is there already and is another file" in fails(f"{url}#sha256={SHA256}", path=path)
+    assert path.read_bytes() == b"mine"
+    assert model_hub.requests == []
+
+
+def test_a_full_disk_is_seen_before(url: str, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
+    message = fails(url)
+    assert str(models_cache) in message
+    assert "has 0.1 MB free, and 1.5 MB are needed" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_disk_that_fills_up(url: str, models_cache: Path) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
+        f"from llamafw.cli import main; raise SystemExit(main(['pull', '--quiet', {url!r}]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"llamafw: tiny.gguf cannot be stored in {models_cache}")
+    assert "File too large" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(models_cache.rglob("tiny.gguf"))
+    assert pull(url).read_bytes() == MODEL
+
+
+def test_a_cache_that_cannot_be(url: str, models_cache: Path) -> None:
+    models_cache.write_text("")
+    assert f"tiny.gguf cannot be stored in {models_cache}" in fails(url)
+
+
+def test_pulls_at_once_download_once(url: str, model_hub: ModelHub) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(lambda _: pull(url), range(3)))) == 1
+    assert sum("If-None-Match" not in request.headers for request in model_hub.downloads()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_an_interrupted_pull_is_resumed(url: str, model_hub: ModelHub, models_cache: Path, how: str) -> None:
+    model_hub.faults.stall = True
+    command = [sys.executable, "-m", "llamafw", "pull", url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert model_hub.stalled.wait(30)
+        while not any(path.stat().st_size for path in models_cache.rglob("*.part")):
+            assert process.poll() is None
+        process.send_signal(signal.Signals[how])
+        assert "Traceback" not in process.communicate(timeout=30)[1]
+    model_hub.faults.stall = False
+    assert pull(url).read_bytes() == MODEL
+    assert "Range" in model_hub.downloads()[-1].headers
+
+
+def test_progress_is_shown_on_stderr_only(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    pull(f"{url}#sha256={SHA256}", progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["tiny.gguf: downloading 2 MB", "tiny.gguf: verifying 2 MB"]
+
+
+@pytest.mark.inventory("C-063")
+def test_the_token_goes_to_the_hub_only(url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    pull(url, token="secret")
+    assert model_hub.requests[0].headers["Authorization"] == "Bearer secret"
+    model_hub.repositories["u/r"] = Repository({"tiny.gguf": MODEL})
+    assert pull(f"{model_hub.url}/u/r/resolve/main/tiny.gguf", token="secret").read_bytes() == MODEL
+    *_, first, redirected = model_hub.requests
+    assert first.headers["Authorization"] == "Bearer secret"
+    assert redirected.host.startswith("localhost:")
+    assert "Authorization" not in redirected.headers
+    monkeypatch.delenv("HF_ENDPOINT")
+    pull(f"{url}?another", token="secret")
+    assert "Authorization" not in model_hub.requests[-1].headers
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ftp://host/x.gguf", "is not an address that starts with https:// or http://"),
+        ("model.gguf", "is not an address"),
+        ("https://", "is not an address"),
+        ("http://host:99999/x", "is not an address"),
+        ("https://host/x.gguf#sha256=12", "#sha256=12 is not #sha256= and 64 hexadecimal digits"),
+        ("https://host/x.gguf#md5=12", "is not #sha256="),
+    ],
+)
+def test_addresses_that_are_none(url: str, message: str) -> None:
+    assert message in fails(url, SettingsError)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/a/m.gguf", "m.gguf"), ("/", "model.gguf"), ("/a/..%2F..%2Fx", "_.._x"), ("/%2e%2e", "model.gguf")],
+)
+def test_names_in_the_cache_are_safe(models_cache: Path, path: str, name: str) -> None:
+    message = fails(f"http://host{path}", offline=True)
+    assert f"/{name})" in message.replace("\\", "/")
+    assert str(models_cache) in message
+
+
+def test_what_is_shown_has_no_secrets() -> None:
+    assert Source(url="https://me:pass@host:1/a/b.gguf?signature=x").shown == "https://host:1/a/b.gguf"
