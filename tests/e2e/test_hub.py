@@ -40,6 +40,19 @@ def test_hf_repo_is_fetched_and_answers(hub: ModelHub, tmp_path: Path) -> None:
     assert len(hub.requests) == n
 
 
+def test_a_model_in_parts_answers_like_the_whole(hub: ModelHub, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    write_tiny_gguf(tmp_path / "parts" / "m.gguf", part_tensors=8)
+    parts = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+    hub.repositories["test/parts"] = Repository(parts)
+    assert len(parts) == 3
+    with running_server(None, "-hf", "test/parts", HF_ENDPOINT=hub.url, LLAMA_CACHE=str(tmp_path / "cache")) as server:
+        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "m"
+        text = complete(server.url)
+    with running_server(tmp_path / "tiny.gguf") as server:
+        assert complete(server.url) == text
+
+
 @pytest.mark.inventory("C-060")
 def test_model_url_is_fetched_and_answers(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"LLAMA_CACHE": str(tmp_path / "cache"), "LLAMA_ARG_MODEL_URL": hub.file_url("tiny.gguf")}

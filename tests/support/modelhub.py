@@ -67,6 +67,9 @@ class ModelHub(ThreadingHTTPServer):
         self.lock = Lock()
         self.stalled, self.go_on = Event(), Event()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that have gone."""
+
     def file_url(self, name: str) -> str:
         """Return the address of one of ``files``."""
         return f"{self.url}/files/{name}"

@@ -32,6 +32,7 @@ def write_tiny_gguf(
     seed: int = 0,
     metadata: Mapping[str, Any] | None = None,
     tensors: Mapping[str, npt.NDArray[np.float32] | None] | None = None,
+    part_tensors: int = 0,
 ) -> Path:
     """Write a llama model with random weights and a working tokenizer; return ``path``.
 
@@ -52,6 +53,8 @@ def write_tiny_gguf(
         Keys to add or replace (int → uint32, float → float32, bool, str, list); None as a value leaves the key out.
     tensors : mapping, optional
         Tensors to add or replace (F32); None as a value leaves the tensor out.
+    part_tensors : int
+        Most tensors in a file: the model lies in several, none of them at ``path``; 0: one file.
     """
     rng = np.random.default_rng(seed)
     make = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm}
@@ -112,12 +115,14 @@ def write_tiny_gguf(
             del made[name]
         else:
             made[name] = (value, "F32")
-    _write(path, keys, made)
+    _write(path, keys, made, part_tensors)
     return path
 
 
-def _write(path: Path, keys: Mapping[str, Any], tensors: Mapping[str, tuple[npt.NDArray[np.generic], str]]) -> None:
-    writer = GGUFWriter(path, "llama")
+def _write(
+    path: Path, keys: Mapping[str, Any], tensors: Mapping[str, tuple[npt.NDArray[np.generic], str]], part_tensors: int
+) -> None:
+    writer = GGUFWriter(path, "llama", split_max_tensors=part_tensors)
     for key, value in keys.items():
         match value:
             case None:

@@ -20,6 +20,7 @@ from llamafw.interfaces import (
     ToolParserPlugin,
 )
 from llamafw.models.gguf import read_gguf
+from llamafw.models.parts import whole
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import Decoder, GrammarSource, Model
@@ -52,7 +53,7 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
             engine.grammars.compile_now(grammar)
         except RequestError as error:
             raise SettingsError(f"{grammar.field}: {error.message}") from None
-    name = settings.alias or path.stem  # not the path: where things lie on the server is no business of clients
+    name = settings.alias or whole(path.name)  # not the path: where things lie on the server is no business of clients
     log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return LoadedModel(
         name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,

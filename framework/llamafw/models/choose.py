@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from llamafw.errors import DownloadError
+from llamafw.models.parts import is_first, parts, whole
 
 DEFAULT_QUANTS = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q8_0")
 """What is chosen if nothing is asked for, the first that there is."""
 
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I)
 _NO_MODEL = re.compile(r"(^|[-._/])(mmproj|imatrix)", re.I)  # vision projectors, statistics for quantizing
 
 
@@ -24,15 +24,15 @@ def choose(files: Iterable[str], quant: str | None, where: str) -> str:
     DownloadError
         There is none; the message names what there is, and ``where``.
     """
-    models = sorted(filter(_is_model, files), key=lambda file: (file.count("/"), _stem(file).count("-"), file))
+    models = sorted(filter(_is_model, files), key=lambda file: (file.count("/"), whole(file).count("-"), file))
     if not models:
         raise DownloadError(f"{where} has no GGUF model in it")
     for wanted in (quant,) if quant else DEFAULT_QUANTS:
         tail = re.compile(rf"(^|[-./]|(?<!q\d)(?<!_k)_){re.escape(wanted)}$", re.I)  # K_M is no quantization of Q4_K_M
-        if found := [file for file in models if tail.search(_stem(file))]:
+        if found := [file for file in models if tail.search(whole(file))]:
             return found[0]
     if quant is None:
-        return min(models, key=lambda file: _PART.fullmatch(file) is not None)
+        return min(models, key=lambda file: len(parts(file)) > 1)
     raise DownloadError(f"{where} has no {quant!r}; there are {listed(models)}")
 
 
@@ -52,13 +52,20 @@ def find(files: Sequence[str], file: str, where: str) -> str:
     raise DownloadError(f"{where} has no file {file!r}; {hint}")
 
 
-def parts(file: str) -> list[str]:
-    """Return the names of all parts of a model that ``file`` is the first part of, or just ``file``."""
-    match = _PART.fullmatch(file)
-    if not match:
-        return [file]
-    suffix = file[-5:]
-    return [f"{match['stem']}-{number:05}-of-{match['count']}{suffix}" for number in range(1, int(match["count"]) + 1)]
+def all_parts(files: Sequence[str], first: str, where: str) -> list[str]:
+    """Return the names of all parts of the model whose first part, or only file, is ``first``.
+
+    Raises
+    ------
+    DownloadError
+        ``first`` is another part, or one is not there.
+    """
+    names = parts(first)
+    if not is_first(first):
+        raise DownloadError(f"{first} is one of {len(names)} parts of a model; name the first, {names[0]}")
+    if missing := [name for name in names if name not in files]:
+        raise DownloadError(f"{where} lacks {listed(missing)}")
+    return names
 
 
 def listed(names: Sequence[str]) -> str:
@@ -69,10 +76,4 @@ def listed(names: Sequence[str]) -> str:
 
 def _is_model(file: str) -> bool:
     """Say whether a file is one to serve: a GGUF model, or its first part."""
-    part = _PART.fullmatch(file)
-    return file.lower().endswith(".gguf") and not _NO_MODEL.search(file) and (not part or int(part["number"]) == 1)
-
-
-def _stem(file: str) -> str:
-    part = _PART.fullmatch(file)
-    return part["stem"] if part else file[: -len(".gguf")]
+    return file.lower().endswith(".gguf") and not _NO_MODEL.search(file) and is_first(file)

@@ -1,9 +1,9 @@
 """Open a GGUF file: metadata into memory, tensors as views of the mapped file.
 
-Versions 2 and 3, little endian, as in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. It checks that every
-tensor lies within the file and apart from the others; what metadata and tensors mean is for tokenizers and
-architectures to say. The file must not be cut short while a model is in use: reading a lost page of a mapped file
-ends the process, in any language.
+Versions 2 and 3, little endian, as in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A model may lie in
+several files (``split.count``), the first of which has its metadata. It checks that every tensor lies within its file
+and apart from the others; what metadata and tensors mean is for tokenizers and architectures to say. The files must
+not be cut short while a model is in use: reading a lost page of a mapped file ends the process, in any language.
 """
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from llamafw.errors import ModelError
 from llamafw.interfaces import Quant
 from llamafw.models.gguf_values import Cursor
 from llamafw.models.overrides import apply_overrides
+from llamafw.models.parts import parts
 from llamafw.types import Bytes, Model, Tensor
 
 MAGIC = b"GGUF"
 MAX_DIMS = 4  # of a ggml tensor
+MAX_PARTS = 99_999  # their names have five digits
 DEFAULT_ALIGNMENT = 32  # bytes
+SPLIT = ("split.no", "split.count", "split.tensors.count")
 
 
 def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] = ()) -> Model:
-    """Open a model file.
+    """Open a model file, and the other parts of the model if it has any.
 
     Parameters
     ----------
     path : Path
-        The file.
+        The file; of several parts the first.
     quants : mapping
         The tensor types there are, by name.
     overrides : sequence of str
@@ -48,28 +51,59 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
     Raises
     ------
     ModelError
-        The file cannot be read, is no GGUF file, or is damaged; the message names the byte offset.
+        A file cannot be read, is no GGUF file, or is damaged; the message names the byte offset. Or a part is missing,
+        or is one of another model.
     SettingsError
         An override is wrong.
     """
-    path = Path(path)
-    buffer = _map(path)
-    cursor = Cursor(path, buffer)
-    n_tensors, n_values = _header(cursor)
-    metadata = _metadata(cursor, n_values)
-    alignment = _alignment(cursor, metadata)
+    path, by_type = Path(path), {quant.type_id: quant for quant in quants.values()}
+    metadata, tensors = _read(path, by_type)
     if metadata.get("split.count", 1) not in (0, 1):
-        raise ModelError(
-            f"{path}: this is one of {metadata['split.count']} parts of a model; join them into one file first "
-            "(llama-gguf-split --merge)"
-        )
-    tensors = _tensors(cursor, n_tensors, alignment, {quant.type_id: quant for quant in quants.values()})
+        tensors |= _other_parts(path, metadata, tensors, by_type)
     return Model(
         path=path,
         metadata=MappingProxyType(apply_overrides(metadata, overrides)),
         tensors=MappingProxyType(tensors),
         n_bytes=sum(tensor.data.size for tensor in tensors.values()),
     )
+
+
+def _read(path: Path, quants: Mapping[int, Quant]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the metadata and tensors of one file."""
+    cursor = Cursor(path, _map(path))
+    n_tensors, n_values = _header(cursor)
+    metadata = _metadata(cursor, n_values)
+    return metadata, _tensors(cursor, n_tensors, _alignment(cursor, metadata), quants)
+
+
+def _other_parts(
+    path: Path, metadata: Mapping[str, Any], first: Mapping[str, Tensor], quants: Mapping[int, Quant]
+) -> dict[str, Tensor]:
+    """Return the tensors of all parts but the first, which is given."""
+    number, count, n_tensors = (metadata.get(key) for key in SPLIT)
+    names = parts(path.name)
+    if type(count) is not int or count > MAX_PARTS:
+        raise ModelError(f"{path}: split.count is {count!r:.80}; it must be a number of at most {MAX_PARTS}")
+    if number != 0:
+        raise ModelError(f"{path}: this is not the first of {count} parts of a model; open that one")
+    if len(names) != count or names[0] != path.name:
+        raise ModelError(f"{path}: this is the first of {count} parts of a model, but its name does not end in "
+                         f"-00001-of-{count:05}.gguf, so that the others cannot be found")  # fmt: skip
+    found: dict[str, Tensor] = {}
+    for i, name in enumerate(names[1:], 1):
+        part = path.with_name(name)
+        if not part.exists():
+            raise ModelError(f"{path}: part {i + 1} of {count} is missing: there is no file {part}")
+        its, tensors = _read(part, quants)
+        if [its.get(key) for key in SPLIT] != [i, count, n_tensors]:
+            said = ", ".join(f"{key} {its.get(key)!r:.80}" for key in SPLIT)
+            raise ModelError(f"{part}: this is not part {i + 1} of {count} of {path.name}: it has {said}")
+        for twice in tensors.keys() & (first.keys() | found.keys()):
+            raise ModelError(f"{part}: the tensor {twice!r} is in another part too")
+        found |= tensors
+    if n_tensors not in (None, len(first) + len(found)):
+        raise ModelError(f"{path}: the {count} parts have {len(first) + len(found)} tensors, not {n_tensors}")
+    return found
 
 
 def _map(path: Path) -> mmap.mmap:

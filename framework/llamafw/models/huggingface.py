@@ -56,7 +56,7 @@ def pull_repo(
     offline: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Return a model of a repository, fetched first if it is not there or has changed.
+    """Return a model of a repository (of one in parts the first), fetched before if it is not there or has changed.
 
     Parameters
     ----------
@@ -99,9 +99,10 @@ def pull_repo(
         raise
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     chosen = choose.find(list(files), file, repo.id) if file else choose.choose(files, repo.quant, repo.id)
-    if len(choose.parts(chosen)) > 1:
-        raise DownloadError(f"{repo.id}: {chosen} is the first of several parts of a model, which are not supported")
-    return hub.pull(info, files[chosen], path)
+    names = choose.all_parts(list(files), chosen, repo.id)
+    if path is not None and len(names) > 1:
+        raise SettingsError(f"--model names one file, but {chosen} is the first of {len(names)}; leave it out")
+    return [hub.pull(info, files[part], path) for part in names][0]
 
 
 class Hub:
@@ -156,7 +157,8 @@ class Hub:
             name = f"{self.repo.id}{f' {file}' if file else ''}"
             raise DownloadError(f"{name} is not in the cache ({path or self.cache}), and --offline forbids to fetch it")
         where = f"the cache of {self.repo.id}"
-        return snapshot / (choose.find(files, file, where) if file else choose.choose(files, self.repo.quant, where))
+        chosen = choose.find(files, file, where) if file else choose.choose(files, self.repo.quant, where)
+        return snapshot / choose.all_parts(files, chosen, where)[0]
 
     def _pull(self, info: ModelInfo, sibling: RepoSibling, path: Path | None) -> Path:
         import httpx2
@@ -177,7 +179,7 @@ class Hub:
             return Path(found)
         log.info("fetching %s of %s", name, self.repo.id)
         if key and re.fullmatch("[0-9a-f]{40,64}", key):
-            self._fetch(source, key)
+            self._fetch(source, name, key)
         try:
             return Path(hf_hub_download(  # finds the content, and gives it its name in the cache
                 self.repo.id, name, revision=self.repo.revision, cache_dir=self.cache, endpoint=self.api.endpoint,
@@ -187,18 +189,18 @@ class Hub:
             said = " ".join(str(exc).split())[:300]
             raise DownloadError(f"{name} cannot be put into the cache {self.cache}: {said}") from exc
 
-    def _fetch(self, source: Source, key: str) -> None:
+    def _fetch(self, source: Source, name: str, key: str) -> None:
         """Put the content where the hub's client looks for it, under the lock that it takes too."""
         folder = _folder(self.repo.id)
         blob, lock = self.cache / folder / "blobs" / key, self.cache / ".locks" / folder / f"{key}.lock"
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)
             lock.parent.mkdir(parents=True, exist_ok=True)
-            with Progress(self.repo.id, self.progress) as bar, locked(lock, bar.waiting):
+            with Progress(name.rpartition("/")[2], self.progress) as bar, locked(lock, bar.waiting):
                 if not blob.exists():
                     fetch(source, blob, bar)
         except OSError as exc:
-            raise DownloadError(f"{self.repo.id} cannot be stored in {self.cache}: {exc.strerror or exc}") from exc
+            raise DownloadError(f"{name} cannot be stored in {self.cache}: {exc.strerror or exc}") from exc
 
     def _snapshot(self) -> Path:
         """Return the folder of the revision as it was fetched last."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from llamafw.errors import SettingsError
 
-FIXED = ("general.alignment", "split.count")
+FIXED = ("general.alignment", "split.no", "split.count", "split.tensors.count")
 """Keys that describe the file, not the model: to change them would have no effect or break reading."""
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -18,6 +18,7 @@ from llamafw.errors import DownloadError, SettingsError
 from llamafw.models.fetch import Source, StatusError, UnreachableError, Version, fetch, sha256_of
 from llamafw.models.hub import models_dir
 from llamafw.models.lock import locked
+from llamafw.models.parts import parts
 from llamafw.models.progress import Progress
 
 log = logging.getLogger("llamafw.models")
@@ -54,7 +55,7 @@ def cache_dir() -> Path:
 def pull_url(
     url: str, *, path: Path | None = None, token: str | None = None, offline: bool = False, progress: bool = True
 ) -> Path:
-    """Return the file that ``url`` leads to, fetched first if it is not there.
+    """Return the file that ``url`` leads to, fetched first if it is not there, with its other parts if it has any.
 
     Parameters
     ----------
@@ -76,14 +77,20 @@ def pull_url(
     DownloadError
         The file cannot be fetched, verified or stored; the message says what to do.
     """
-    source = _source(url, token)
+    sources = _parts(_source(url, token))
+    first = sources[0]
+    if len(sources) > 1 and (first.sha256 or path):
+        what = "#sha256= is of one file" if first.sha256 else "--model names one file"
+        raise SettingsError(f"{what}, but {first.shown} is the first of {len(sources)} parts of a model; leave it out")
     if path is None:
-        path = cache_dir() / hashlib.sha256(source.url.encode()).hexdigest()[:16] / _file_name(source.url)
-    if offline and path.is_file():
-        return path
-    if offline:
-        raise DownloadError(f"{source.shown} is not in the cache ({path}), and --offline forbids to fetch it")
-    return fetch_once(source, path, progress)
+        path = cache_dir() / hashlib.sha256(first.url.encode()).hexdigest()[:16] / _file_name(first.url)
+    for source in sources:
+        place = path if source is first else path.with_name(_file_name(source.url))
+        if not offline:
+            fetch_once(source, place, progress)
+        elif not place.is_file():
+            raise DownloadError(f"{source.shown} is not in the cache ({place}), and --offline forbids to fetch it")
+    return path
 
 
 def fetch_once(source: Source, path: Path, progress: bool) -> Path:
@@ -133,8 +140,8 @@ def _is_someones(source: Source, path: Path, bar: Progress) -> bool:
 def _source(url: str, token: str | None) -> Source:
     address, fragment = urldefrag(url)
     try:
-        parts = urlsplit(address)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        split = urlsplit(address)
+        valid = split.scheme in ("http", "https") and bool(split.hostname) and (split.port is None or split.port > 0)
     except ValueError:
         valid = False
     if not valid:
@@ -145,11 +152,20 @@ def _source(url: str, token: str | None) -> Source:
     return Source(url=address, headers=_headers(address, token), sha256=checksum[1].lower() if checksum else None)
 
 
+def _parts(source: Source) -> list[Source]:
+    """Return where all parts of the model are whose first part, or only file, is at ``source``."""
+    address = urlsplit(source.url)
+    folder, slash, name = address.path.rpartition("/")
+    names = parts(name)
+    if names[0] != name:
+        raise SettingsError(f"--model-url: {name} is one of {len(names)} parts of a model; name the first, {names[0]}")
+    return [replace(source, url=address._replace(path=folder + slash + part).geturl()) for part in names]
+
+
 def _headers(url: str, token: str | None) -> Mapping[str, str]:
     """Return the token as a header, if the address is the hub's."""
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    parts = urlsplit(url)
-    return {"Authorization": f"Bearer {token}"} if token and parts[:2] == hub[:2] else {}
+    return {"Authorization": f"Bearer {token}"} if token and urlsplit(url)[:2] == hub[:2] else {}
 
 
 def _file_name(url: str) -> str:

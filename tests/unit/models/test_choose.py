@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from llamafw import DownloadError
-from llamafw.models.choose import choose, find, parts
+from llamafw.models.choose import all_parts, choose, find
 
 QWEN = ["README.md", "qwen-q2_k.gguf", "qwen-q4_0.gguf", "qwen-q4_k_m.gguf", "qwen-q8_0.gguf", "mmproj-qwen-f16.gguf"]
 UNSLOTH = [
@@ -64,5 +64,10 @@ def test_a_file_that_is_not_there_gets_near_names() -> None:
 
 
 def test_the_parts_of_a_model() -> None:
-    assert parts("x/a-00001-of-00003.gguf") == [f"x/a-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
-    assert parts("a.gguf") == ["a.gguf"]
+    names = [f"x/a-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    assert all_parts(names, names[0], "u/r") == names
+    assert all_parts(QWEN, QWEN[1], "u/r") == [QWEN[1]]
+    with pytest.raises(DownloadError, match=f"{names[1]} is one of 3 parts of a model; name the first, {names[0]}"):
+        all_parts(names, names[1], "u/r")
+    with pytest.raises(DownloadError, match=f"u/r lacks {names[1]}, {names[2]}"):
+        all_parts(names[:1], names[0], "u/r")

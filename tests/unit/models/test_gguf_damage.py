@@ -138,12 +138,6 @@ def test_absurd_numbers_take_no_memory(file: Path, name: str) -> None:
         tracemalloc.stop()
 
 
-def test_parts_of_a_split_model_are_refused(file: Path) -> None:
-    values = [raw.value("split.count", raw.UINT16, raw.number(raw.UINT16, 3))]
-    with pytest.raises(ModelError, match="one of 3 parts of a model; join them"):
-        read(file, raw.gguf(values))
-
-
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small llama model whose metadata has a value of every kind."""

@@ -234,6 +234,22 @@ def test_pulls_at_once_download_once(model_hub: ModelHub) -> None:
     assert len(model_hub.downloads()) == 1
 
 
+@pytest.mark.inventory("O-10")
+def test_all_parts_of_a_model_are_fetched(repository: Repository, tmp_path: Path) -> None:
+    names = [f"Q8_0/big-Q8_0-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    repository.files = {name: name.encode() for name in names}
+    path = pull("test/tiny:Q8_0")
+    assert path.name == "big-Q8_0-00001-of-00003.gguf"
+    assert sorted(file.read_bytes() for file in path.parent.iterdir()) == [name.encode() for name in names]
+    assert pull("test/tiny:Q8_0", offline=True) == path
+    path.with_name("big-Q8_0-00002-of-00003.gguf").unlink()
+    assert f"the cache of test/tiny lacks {names[1]}" in fails("test/tiny:Q8_0", offline=True)
+    assert f"name the first, {names[0]}" in fails(file=names[2])
+    assert "--model names one file" in fails(file=names[0], path=tmp_path / "m.gguf", kind=SettingsError)
+    del repository.files[names[1]]
+    assert f"test/tiny lacks {names[1]}" in fails()
+
+
 @pytest.mark.parametrize("text", ["tiny", "a/b/c", "a/b:", "a/b@", "https://host/a/b", "a/b:Q4 0"])
 def test_names_that_are_none(text: str) -> None:
     with pytest.raises(SettingsError, match="does not look like USER/REPO"):

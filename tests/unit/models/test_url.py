@@ -327,5 +327,22 @@ def test_names_in_the_cache_are_safe(models_cache: Path, path: str, name: str) -
     assert str(models_cache) in message
 
 
+def test_all_parts_of_a_model_are_fetched(model_hub: ModelHub, tmp_path: Path) -> None:
+    names = [f"big-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    model_hub.files |= {name: name.encode() for name in names}
+    first = model_hub.file_url(names[0])
+    path = pull(f"{first}?key=secret")
+    assert path.name == names[0]
+    assert [path.with_name(name).read_text() for name in names] == names
+    assert pull(f"{first}?key=secret", offline=True) == path
+    path.with_name(names[2]).unlink()
+    assert f"{names[2]} is not in the cache" in fails(f"{first}?key=secret", offline=True)
+    assert f"name the first, {names[0]}" in fails(model_hub.file_url(names[1]), SettingsError)
+    assert "#sha256= is of one file" in fails(f"{first}#sha256={SHA256}", SettingsError)
+    assert "--model names one file" in fails(first, SettingsError, path=tmp_path / "m.gguf")
+    del model_hub.files[names[2]]
+    assert f"{names[2]} cannot be fetched: the server says 404" in fails(first)
+
+
 def test_what_is_shown_has_no_secrets() -> None:
     assert Source(url="https://me:pass@host:1/a/b.gguf?signature=x").shown == "https://host:1/a/b.gguf"
