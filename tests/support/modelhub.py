@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Faults:
     cut: list[int] = field(default_factory=list)  # close the connection after so many bytes; one per answer
     no_ranges: bool = False
     no_validators: bool = False
+    no_conditions: bool = False
     damage: bool = False  # another byte in the middle
     status: int | None = None  # instead of any answer
     content_type: str = "application/octet-stream"
@@ -160,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Content-Type": faults.content_type, "Accept-Ranges": "bytes"}
         if not faults.no_validators:
             headers["ETag"] = etag
-            if self.headers.get("If-None-Match") == etag:
+            if self.headers.get("If-None-Match") == etag and not faults.no_conditions:
                 return self._send(304, b"", headers)
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if not span or faults.no_ranges or self.headers.get("If-Range", etag) != etag:
@@ -202,9 +204,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[ModelHub]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[ModelHub]:
     """Run a `ModelHub`."""
     with ModelHub() as hub:
+        if tls:
+            hub.socket = tls.wrap_socket(hub.socket, server_side=True, do_handshake_on_connect=False)
+            hub.url = hub.url.replace("http:", "https:")
         thread = Thread(target=hub.serve_forever)
         thread.start()
         try:

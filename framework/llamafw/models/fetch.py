@@ -52,6 +52,11 @@ class Version:
     modified: str | None = None
     sha256: str | None = None
 
+    @classmethod
+    def of(cls, response: httpx2.Response, source: Source) -> Version:
+        """Return the version that a response brings."""
+        return cls(response.headers.get("ETag"), response.headers.get("Last-Modified"), source.sha256)
+
     @property
     def condition(self) -> dict[str, str]:
         """Headers that ask for the file only if it is another version."""
@@ -168,7 +173,7 @@ def _receive(source: Source, part: Part, bar: Progress, have: Version | None) ->
                     headers["If-Range"] = known.validator
             try:
                 with client.stream("GET", source.url, headers=headers) as response:
-                    if response.status_code == 304 and have:
+                    if have and (response.status_code == 304 or _is_same(response, source, have)):
                         return None
                     if response.status_code == 416 and start:
                         if response.headers.get("Content-Range") == f"bytes */{start}":
@@ -180,6 +185,12 @@ def _receive(source: Source, part: Part, bar: Progress, have: Version | None) ->
                 if part.size <= reached:
                     raise
                 reached = part.size
+
+
+def _is_same(response: httpx2.Response, source: Source, have: Version) -> bool:
+    """Say whether a server that takes no conditions sends what is there already."""
+    version = Version.of(response, source)
+    return response.status_code == 200 and (version.etag, version.modified) == (have.etag, have.modified)
 
 
 def _resumable(source: Source, part: Part) -> tuple[int, Version]:
@@ -211,7 +222,7 @@ def _store(source: Source, part: Part, response: httpx2.Response, start: int, ba
         raise DownloadError(f"{source.shown} is not what it should be: it has {size} bytes, not {source.size}")
     if not span:
         start = 0
-        part.begin(Version(response.headers.get("ETag"), response.headers.get("Last-Modified"), source.sha256))
+        part.begin(Version.of(response, source))
     _check_room(part.path, (size or 0) - start)
     bar.step("downloading", size)
     with part.path.open("ab") as file:
@@ -227,8 +238,8 @@ def _check_room(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise DownloadError(
-            f"{path.parent} has {free / 1e6:.1f} MB free, and {needed / 1e6:.1f} MB are needed; make room, or choose "
-            "another folder (docs/models.md says how)"
+            f"{path.parent} has {free / 1e6:.1f} MB free, and {needed / 1e6:.1f} MB are needed; make room, or set "
+            "LLAMA_CACHE to another folder"
         )
 
 

@@ -90,19 +90,13 @@ def pull_repo(
     if offline or is_offline_mode():
         return hub.kept(file, path)
     try:
-        info = hub.info()
-    except UnreachableError as exc:
+        return hub.current(file, path)
+    except (UnreachableError, StatusError) as exc:
         with suppress(DownloadError):
             found = hub.kept(file, path)
             log.warning("%s; the file in the cache is used", exc)
             return found
         raise
-    files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    chosen = choose.find(list(files), file, repo.id) if file else choose.choose(files, repo.quant, repo.id)
-    names = choose.all_parts(list(files), chosen, repo.id)
-    if path is not None and len(names) > 1:
-        raise SettingsError(f"--model names one file, but {chosen} is the first of {len(names)}; leave it out")
-    return [hub.pull(info, files[part], path) for part in names][0]
 
 
 class Hub:
@@ -121,6 +115,17 @@ class Hub:
             "library_name": "llamafw", "library_version": __version__, "token": self.token or False,
         }  # fmt: skip
         self.api: HfApi = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, **self.client)
+
+    def current(self, file: str | None, path: Path | None) -> Path:
+        """Return the file as the hub has it now, fetched first if that is not there."""
+        info = self.info()
+        files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        names, where = list(files), self.repo.id
+        chosen = choose.find(names, file, where) if file else choose.choose(names, self.repo.quant, where)
+        parts = choose.all_parts(names, chosen, where)
+        if path is not None and len(parts) > 1:
+            raise SettingsError(f"--model names one file, but {chosen} is the first of {len(parts)}; leave it out")
+        return [self.pull(info, files[part], path) for part in parts][0]
 
     def info(self) -> ModelInfo:
         """Ask the hub what is in the repository: names, sizes and checksums."""
@@ -190,9 +195,10 @@ class Hub:
             raise DownloadError(f"{name} cannot be put into the cache {self.cache}: {said}") from exc
 
     def _fetch(self, source: Source, name: str, key: str) -> None:
-        """Put the content where the hub's client looks for it, under the lock that it takes too."""
+        """Put the content where the hub's client looks for it."""
         folder = _folder(self.repo.id)
-        blob, lock = self.cache / folder / "blobs" / key, self.cache / ".locks" / folder / f"{key}.lock"
+        # Not the lock of the hub's client: that removes its file, which some systems then let two processes lock.
+        blob, lock = self.cache / folder / "blobs" / key, self.cache / ".locks" / folder / f"{key}.fetch.lock"
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)
             lock.parent.mkdir(parents=True, exist_ok=True)

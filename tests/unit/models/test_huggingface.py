@@ -183,6 +183,29 @@ def test_without_the_hub_the_cache_is_used(
 
 
 @pytest.mark.usefixtures("repository")
+def test_a_hub_that_is_down_does_not_keep_a_server_down(
+    model_hub: ModelHub, repository: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = pull()
+    repository.commit, repository.files["tiny-q4_k_m.gguf"] = "f" * 40, DEFAULT[::-1]
+    model_hub.faults.cut = [0]
+    assert pull() == path
+    assert "the connection broke" in caplog.text
+    model_hub.faults.status = 503
+    assert pull() == path
+    assert "the server says 503 Service Unavailable; try again later; the file in the cache is used" in caplog.text
+    model_hub.faults.status = None
+    assert pull().read_bytes() == DEFAULT[::-1]
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_hub_that_does_not_answer(model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamafw.models.huggingface.TIMEOUT", 0.2)
+    model_hub.faults.silent = True
+    assert "the server does not answer in time; check the network" in fails()
+
+
+@pytest.mark.usefixtures("repository")
 def test_offline_asks_nobody(model_hub: ModelHub) -> None:
     assert "test/tiny is not in the cache" in fails(offline=True)
     path = pull("test/tiny:Q8_0")

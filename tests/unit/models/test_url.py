@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 
 from llamafw import DownloadError, SettingsError
 from llamafw.models.fetch import Source
@@ -70,6 +72,16 @@ def test_what_has_not_changed_is_not_fetched_again(url: str, model_hub: ModelHub
     assert pull(url).read_bytes() == MODEL[::-1]
     model_hub.faults.no_validators = True
     assert pull(url).read_bytes() == MODEL[::-1]
+
+
+def test_a_server_that_takes_no_conditions_is_not_heard_out(url: str, model_hub: ModelHub) -> None:
+    path = pull(url)
+    model_hub.faults.no_conditions = True
+    model_hub.faults.cut = [0]  # who reads on sees the connection break
+    inode = path.stat().st_ino
+    assert pull(url) == path
+    assert path.stat().st_ino == inode
+    assert len(model_hub.downloads()) == 2
 
 
 def test_without_validators_what_is_there_stays(url: str, model_hub: ModelHub) -> None:
@@ -201,6 +213,19 @@ def test_a_server_that_does_not_answer(url: str, model_hub: ModelHub, monkeypatc
     monkeypatch.setattr("llamafw.models.fetch.READ_TIMEOUT", 0.2)
     model_hub.faults.silent = True
     assert "the server does not answer in time" in fails(url)
+
+
+def test_certificates_are_verified(models_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with serving(context) as hub:
+        hub.files["tiny.gguf"] = MODEL
+        message = fails(hub.file_url("tiny.gguf"))
+        assert "the server cannot be reached ([SSL: CERTIFICATE_VERIFY_FAILED]" in message
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert pull(hub.file_url("tiny.gguf")).read_bytes() == MODEL
+        assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
 
 
 def test_offline_takes_what_is_there_and_asks_nobody(url: str, model_hub: ModelHub) -> None:
