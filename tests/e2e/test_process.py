@@ -151,6 +151,7 @@ async def test_plugins_hear_how_generations_end(tiny: Path, tmp_path: Path) -> N
         (["--no-plugin", "llamafw:architectures"], "no plugin provides the architecture 'llama'"),
     ],
 )
+@pytest.mark.inventory("P-03", "C-059")
 def test_a_bad_start_is_one_line_and_code_1(tiny: Path, flags: list[str], message: str) -> None:
     model = [] if "-m" in flags else ["-m", str(tiny)]
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *model, *flags]
@@ -160,6 +161,7 @@ def test_a_bad_start_is_one_line_and_code_1(tiny: Path, flags: list[str], messag
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.inventory("P-03")
 def test_a_port_that_is_taken_is_one_line_and_code_1(tiny: Path) -> None:
     with running_server(tiny) as server:
         port = server.url.rpartition(":")[2]

