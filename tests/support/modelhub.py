@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repository:
-    """What is in a repository, and who may have it."""
+    """What is in a repository, and who may have it; ``hf_other`` is a valid token too, of somebody else."""
 
     files: dict[str, bytes]
     commit: str = COMMIT
@@ -148,10 +148,15 @@ class _Handler(BaseHTTPRequestHandler):
         })  # fmt: skip
 
     def _visible(self, name: str) -> Repository | None:
-        repository = self.server.repositories.get(name)
+        repository, tokens = self.server.repositories.get(name), ["hf_other"]
+        tokens += [one.token for one in self.server.repositories.values() if one.token]
+        if self.headers.get("Authorization") not in (None, *(f"Bearer {token}" for token in tokens)):
+            self._send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
+            return None
         if repository and (repository.gated or not repository.token or self._has_token(repository)):
             return repository
-        self._send(401 if repository else 404, b"", {"X-Error-Code": "RepoNotFound"})
+        known = "Authorization" in self.headers
+        self._send(404 if known else 401, b"", {"X-Error-Code": "RepoNotFound"})
         return None
 
     def _has_token(self, repository: Repository) -> bool:

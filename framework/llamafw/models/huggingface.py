@@ -226,6 +226,8 @@ class Hub:
             message = self._gated()
         elif isinstance(exc, RevisionNotFoundError):
             message = f"{repo.id} has no revision {repo.revision!r}"
+        elif status == 401 and self.token and not isinstance(exc, RepositoryNotFoundError):
+            message = f"{self.api.endpoint} does not know the token (from --hf-token, HF_TOKEN or `hf auth login`)"
         elif isinstance(exc, RepositoryNotFoundError) or status in (401, 404):
             message = (
                 f"there is no repository {repo.id} at {self.api.endpoint}, or it is private{self._near()}; for "

@@ -107,9 +107,9 @@ def test_a_revision_can_be_named(repository: Repository) -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_the_token_goes_to_the_hub_alone(model_hub: ModelHub) -> None:
-    pull(token="hf_secret")
+    pull(token="hf_other")
     for request in model_hub.requests:
-        sent = "Bearer hf_secret" if request.host.startswith("127.0.0.1") else None
+        sent = "Bearer hf_other" if request.host.startswith("127.0.0.1") else None
         assert request.headers.get("Authorization", request.headers.get("authorization")) == sent, request
     assert {request.host.split(":")[0] for request in model_hub.requests} == {"127.0.0.1", "localhost"}
 
@@ -120,7 +120,8 @@ def test_a_private_repository_needs_the_token(repository: Repository) -> None:
     message = fails()
     assert "there is no repository test/tiny at http://127.0.0.1" in message
     assert "for a private one pass a token (--hf-token, HF_TOKEN)" in message
-    assert fails(token="hf_bad") == message
+    assert fails(token="hf_other") == message
+    assert "does not know the token (from --hf-token, HF_TOKEN or `hf auth login`)" in fails(token="hf_wrong")
     assert pull(token="hf_good").read_bytes() == DEFAULT
 
 

@@ -315,16 +315,16 @@ def test_progress_is_shown_on_stderr_only(url: str, capfd: pytest.CaptureFixture
 
 @pytest.mark.inventory("C-063")
 def test_the_token_goes_to_the_hub_only(url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    pull(url, token="secret")
-    assert model_hub.requests[0].headers["Authorization"] == "Bearer secret"
+    pull(url, token="hf_other")
+    assert model_hub.requests[0].headers["Authorization"] == "Bearer hf_other"
     model_hub.repositories["u/r"] = Repository({"tiny.gguf": MODEL})
-    assert pull(f"{model_hub.url}/u/r/resolve/main/tiny.gguf", token="secret").read_bytes() == MODEL
+    assert pull(f"{model_hub.url}/u/r/resolve/main/tiny.gguf", token="hf_other").read_bytes() == MODEL
     *_, first, redirected = model_hub.requests
-    assert first.headers["Authorization"] == "Bearer secret"
+    assert first.headers["Authorization"] == "Bearer hf_other"
     assert redirected.host.startswith("localhost:")
     assert "Authorization" not in redirected.headers
     monkeypatch.delenv("HF_ENDPOINT")
-    pull(f"{url}?another", token="secret")
+    pull(f"{url}?another", token="hf_other")
     assert "Authorization" not in model_hub.requests[-1].headers
 
 

