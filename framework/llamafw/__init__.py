@@ -4,6 +4,7 @@ Everything a plugin may use is importable from here; nothing else is public.
 """
 from llamafw.errors import (
     ContextFullError,
+    DeadlineExceeded,
     DownloadError,
     GenerationError,
     LlamafwError,
@@ -13,6 +14,7 @@ from llamafw.errors import (
     RequestError,
     SettingsError,
     SpecError,
+    TooManyRequests,
     Unavailable,
 )
 from llamafw.hookspecs import hookimpl
@@ -53,6 +55,9 @@ from llamafw.types import (
     Candidates,
     Decoder,
     Delta,
+    Embedding,
+    EmbedRequest,
+    EngineStats,
     Finish,
     Floats,
     GeneratedToken,
@@ -61,7 +66,9 @@ from llamafw.types import (
     Ints,
     JsonSchema,
     Model,
+    Pooling,
     Problem,
+    SlotStatus,
     StopType,
     Tensor,
     Timings,
@@ -73,12 +80,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__", "App", "Architecture", "Backend", "BackendContext", "BackendFactory", "BackendOptions", "Batch",
-    "Bytes", "Call", "Candidates", "ChatContext", "ChatFormat", "ChatFormatFactory", "ContextFullError", "Decoder",
-    "Delta", "DownloadError", "Endpoint", "Engine", "event_stream", "Finish", "Floats", "GeneratedToken",
-    "GenerateRequest", "GenerationError", "Grammar", "GrammarCompiler", "GrammarContext", "GrammarFactory",
-    "GrammarSource", "hookimpl", "Ints", "JSONResponse", "JsonSchema", "largest",
-    "LlamafwError", "LoadedModel", "Model", "ModelError", "NotSupported", "PluginError", "Problem", "Quant",
-    "Register", "RequestError", "Sampler", "SamplerContext", "SamplerPlugin", "Settings", "SettingsError",
-    "SpecError", "StopType", "Tensor", "Timings", "Tokenizer", "TokenLogprob", "ToolCall", "ToolParser",
-    "ToolParserPlugin", "Unavailable",
+    "Bytes", "Call", "Candidates", "ChatContext", "ChatFormat", "ChatFormatFactory", "ContextFullError",
+    "DeadlineExceeded", "Decoder", "Delta", "DownloadError", "Embedding", "EmbedRequest", "Endpoint", "Engine",
+    "EngineStats", "event_stream", "Finish", "Floats", "GeneratedToken", "GenerateRequest", "GenerationError",
+    "Grammar", "GrammarCompiler", "GrammarContext", "GrammarFactory", "GrammarSource", "hookimpl", "Ints",
+    "JSONResponse", "JsonSchema", "largest", "LlamafwError", "LoadedModel", "Model", "ModelError", "NotSupported",
+    "PluginError", "Pooling", "Problem", "Quant", "Register", "RequestError", "Sampler", "SamplerContext",
+    "SamplerPlugin", "Settings", "SettingsError", "SlotStatus", "SpecError", "StopType", "Tensor", "Timings",
+    "Tokenizer", "TokenLogprob", "ToolCall", "ToolParser", "ToolParserPlugin", "TooManyRequests", "Unavailable",
 ]

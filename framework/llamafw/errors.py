@@ -10,6 +10,8 @@
     x ContextFullError the prompt does not fit the context of a slot (400)
     x NotSupported     this server, as it was started, does not do that (501)
     x Unavailable      not now: still loading, or shutting down (503)
+    x TooManyRequests  too many are waiting (429)
+    x DeadlineExceeded  the time allowed was over before there was an answer (504)
     x GenerationError  a sampler or the model failed while answering; the log says how (500)
 
 It knows nothing of HTTP beyond the status numbers; the server turns any error into the error envelope.
@@ -89,6 +91,24 @@ class Unavailable(RequestError):
 
     status = 503
     type = "unavailable_error"
+
+
+class TooManyRequests(RequestError):
+    """Too many requests are waiting; this one may come again after ``retry_after`` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(RequestError):
+    """The time that the request, or the server, allows was over before there was an answer."""
+
+    status = 504
+    type = "timeout_error"
 
 
 class GenerationError(RequestError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from llamafw.types import (
@@ -16,11 +17,15 @@ from llamafw.types import (
     Candidates,
     Decoder,
     Delta,
+    Embedding,
+    EmbedRequest,
+    EngineStats,
     Floats,
     GenerateRequest,
     GrammarSource,
     JsonSchema,
     Model,
+    SlotStatus,
     ToolCall,
 )
 
@@ -326,6 +331,24 @@ class Engine(Protocol):
 
         Closing the iterator cancels the request. Raises RequestError if the request cannot be served.
         """
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        """Return the embedding of a text. Cancelling the call cancels the request."""
+
+    def stats(self) -> EngineStats:
+        """Return the counts since the start."""
+
+    def slots(self) -> Sequence[SlotStatus]:
+        """Return what each slot is doing."""
+
+    async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
+        """Write the cache of a slot to a file, once nobody uses it; return its tokens and the bytes written."""
+
+    async def restore_slot(self, id: int, path: Path) -> tuple[int, int]:
+        """Read what `save_slot` wrote; return its tokens and the bytes read. RequestError if it is wrong or foreign."""
+
+    async def erase_slot(self, id: int) -> int:
+        """Empty the cache of a slot, once nobody uses it; return how many tokens it held."""
 
     async def stop(self, grace: float) -> None:
         """Refuse new requests, let running ones finish for ``grace`` seconds, cut the rest, close the backend."""

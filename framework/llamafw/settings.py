@@ -30,6 +30,8 @@ class Option:
     choices: tuple[str, ...] = ()
     repeat: bool = False  # may be given several times; in the environment, separated by commas
     request_field: str | None = None  # sets the default of this field of requests
+    off: tuple[str, ...] = ()  # flags that set a bool to False; the last on the command line wins
+    off_env: str | None = None  # the same in the environment
 
 
 def option(default: Any, *flags: str, help: str, group: str, type: type, **more: Any) -> Any:
@@ -84,6 +86,16 @@ class Settings:
         help="most tokens in one step of the engine")
     ubatch_size: int = option(512, "-ub", "--ubatch-size", group=COMPUTE, type=int, env="LLAMA_ARG_UBATCH", metavar="N", low=1, high=2**20,
         help="most tokens the backend computes at once")
+    slot_prompt_similarity: float = option(0.1, "-sps", "--slot-prompt-similarity", group=COMPUTE, type=float, metavar="X", low=0, high=1,
+        help="how much of what a slot's cache holds a prompt must share to get that slot; 0: nothing counts but the last use")
+    cont_batching: bool = option(True, "-cb", "--cont-batching", group=COMPUTE, type=bool, env="LLAMA_ARG_CONT_BATCHING",
+        off=("-nocb", "--no-cont-batching"), off_env="LLAMA_ARG_NO_CONT_BATCHING",
+        help="let new prompts join those that generate; with -nocb they wait until nobody does")
+    context_shift: bool = option(True, "--context-shift", group=COMPUTE, type=bool, env="LLAMA_ARG_CONTEXT_SHIFT",
+        off=("--no-context-shift",), off_env="LLAMA_ARG_NO_CONTEXT_SHIFT",
+        help="when a slot's context is full, drop tokens after the first n_keep and go on; prompts that are too long lose their middle")
+    cache_ram: int = option(8192, "-cram", "--cache-ram", group=COMPUTE, type=int, env="LLAMA_ARG_CACHE_RAM", metavar="MIB", low=-1, high=2**30,
+        help="MiB of evaluated prompts kept in memory for when their slot has served others, a quarter of the memory at most; 0: none, -1: any number")
     cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=("f16", "f32"),
         help="type of the K cache")
     cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=("f16", "f32"),
@@ -92,6 +104,8 @@ class Settings:
     # --- sampling: the defaults of request fields
     predict: int | None = option(None, "-n", "--predict", "--n-predict", group=SAMPLING, type=int, env="LLAMA_ARG_N_PREDICT", metavar="N", low=-2, high=2**31 - 1,
         help="most tokens to generate, also for requests that ask for more; -1: no limit, -2: until the context is full (default: -1)")
+    keep: int | None = option(None, "--keep", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="n_keep",
+        help="tokens of the prompt that stay when the context shifts; -1: all (default: 0)")
     samplers: str | None = option(None, "--samplers", group=SAMPLING, type=str, metavar="NAMES",
         help="samplers in order, separated by ';'")
     seed: int | None = option(None, "-s", "--seed", group=SAMPLING, type=int, metavar="N", low=-1, high=2**32 - 1, request_field="seed",
@@ -138,6 +152,10 @@ class Settings:
         help="key that requests must carry; may be repeated")
     cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
         help="origins that browsers may call from, or * (default: loopback, any port)")
+    max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
+        help="requests that may wait for a slot; further ones are refused with 429")
+    timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
+        help="seconds that a request may wait for a slot")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
         help="largest request body in MiB")
     timeout_graceful_shutdown: float = option(10.0, "--timeout-graceful-shutdown", group=SERVER, type=float, metavar="S", low=0, high=3600,
@@ -217,6 +235,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, opt in options().items():
         text = environ.get(opt.env) if opt.env else None
+        if opt.off_env and (off := environ.get(opt.off_env)):
+            found[name] = not convert(opt, off, opt.off_env)
         if text is None or text == "" or opt.env is None:
             continue
         if opt.repeat:

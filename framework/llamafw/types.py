@@ -19,7 +19,10 @@ Bytes = npt.NDArray[np.uint8]
 JsonSchema = Mapping[str, Any]
 
 StopType = Literal["none", "eos", "word", "limit"]
-"""Why a generation ended: end-of-generation token, stop string, token or context limit."""
+"""Why a generation ended: end-of-generation token, stop string, token, time or context limit."""
+
+Pooling = Literal["none", "mean", "cls", "last"]
+"""How the hidden states of a text's tokens become its embedding: all as they are, their mean, the first, the last."""
 
 
 # --- models -----------------------------------------------------------------------------------------
@@ -149,6 +152,30 @@ class GenerateRequest:
     logprobs: bool = False  # report the token's own log-probability
     post_sampling_probs: bool = False  # report probabilities after the samplers, not before
     grammar: GrammarSource | None = None
+    context_shift: bool = False  # when the context is full, drop tokens and go on, without end if need be
+    n_keep: int = 0  # tokens of the start that are never dropped; -1: the whole prompt
+    n_discard: int = 0  # tokens dropped at a time; 0: half of what may go
+    t_max_predict_ms: float | None = None  # end at a newline this long after the first token
+    deadline_ms: float | None = None  # end this long after arrival
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """What a client wants embedded. Validated, tokenised, and never changed."""
+
+    prompt: tuple[int, ...]
+    pooling: Pooling = "mean"
+    id_slot: int = -1  # -1: any
+    cache_prompt: bool = False  # hidden states are not in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The embedding of one text, not normalised."""
+
+    vectors: Floats  # (1, n_embd), or (n_prompt, n_embd) without pooling
+    n_prompt: int
+    id_slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +223,44 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine has done since its start, and what it is doing."""
+
+    n_decode: int = 0  # forward passes
+    n_busy_slots: int = 0  # the sum over them of slots in each
+    prompt_tokens: int = 0  # evaluated
+    prompt_tokens_cached: int = 0  # taken from a cache instead
+    prompt_seconds: float = 0.0
+    predicted_tokens: int = 0
+    predicted_seconds: float = 0.0
+    requests_processing: int = 0  # in a slot
+    requests_deferred: int = 0  # waiting for one
+    requests_rejected: int = 0  # refused, because too many were waiting
+    cache_tokens: int = 0  # positions in use in all slots
+    cache_size: int = 0  # positions of all slots
+    prompt_cache_bytes: int = 0  # of states kept in memory
+    prompt_cache_limit: int | None = 0  # None: there is none
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One slot, as it is now."""
+
+    id: int
+    state: Literal["idle", "prompt", "generating"]
+    id_task: int  # counts the requests that slots were given to; -1: none yet
+    n_tokens: int  # positions in its cache
+    request: GenerateRequest | None = None  # the one it serves, or served last
+    n_prompt: int = 0
+    n_prompt_processed: int = 0  # evaluated, without those from the cache
+    n_cached: int = 0
+    n_decoded: int = 0
+    n_remain: int = 0  # tokens that may follow; -1: any number
+    stop_type: StopType = "none"
+    stopping_word: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of one answer. Text withheld so far (half a character, half a stop string) is not in it."""
 
@@ -223,3 +288,4 @@ class Problem:
     type: str
     param: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    retry_after: int | None = None  # seconds; becomes a header

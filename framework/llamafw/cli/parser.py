@@ -49,6 +49,8 @@ def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | None = 
         if names is None or name in names:
             group = groups.get(opt.group) or groups.setdefault(opt.group, parser.add_argument_group(opt.group))
             group.add_argument(*opt.flags, dest=name, help=_help(name, opt), default=None, **_action(opt))
+            if opt.off:
+                group.add_argument(*opt.off, dest=name, help=_help_off(opt), action="store_const", const="false")
 
 
 def settings_from(
@@ -103,6 +105,10 @@ def _help(name: str, opt: Option) -> str:
     if opt.choices:
         text += f" [{', '.join(opt.choices)}]"
     return text + (f" [env: {opt.env}]" if opt.env else "")
+
+
+def _help_off(opt: Option) -> str:
+    return f"not {max(opt.flags, key=len)}" + (f" [env: {opt.off_env}]" if opt.off_env else "")
 
 
 def _hyphens(word: str) -> str:

@@ -1,7 +1,8 @@
-"""The loop: inbox → scheduler → backend → samplers → deltas. It knows nothing of HTTP and of model files.
+"""The engine as the server sees it: requests in, deltas out. It knows nothing of HTTP and of model files.
 
 One thread, the engine thread, owns the backend, the slots and every sequence from its arrival on. The event loop hands
-it sequences through the inbox, and once more those whose client has gone; it answers through outboxes.
+it sequences through the inbox, and once more those whose client has gone; it answers through outboxes. What the thread
+does is `worker`.
 """
 from __future__ import annotations
 
@@ -12,21 +13,44 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as Seq
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from llamafw.engine import chain
+from llamafw.engine import chain, context, slot_files
+from llamafw.engine.embedding import EmbedSequence
 from llamafw.engine.grammars import Grammars
 from llamafw.engine.outbox import Outbox
-from llamafw.engine.scheduler import Part, Scheduler, as_batch
+from llamafw.engine.prompt_cache import PromptCache
+from llamafw.engine.scheduler import Scheduler, Task
 from llamafw.engine.sequence import Sequence, as_prompt
-from llamafw.engine.slots import Slots
-from llamafw.errors import ContextFullError, GenerationError, RequestError, Unavailable
+from llamafw.engine.slots import SIMILAR, Slot, Slots
+from llamafw.engine.stats import slot_status, used
+from llamafw.engine.worker import Job, Worker
+from llamafw.errors import ContextFullError, GenerationError, RequestError, TooManyRequests, Unavailable
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
-from llamafw.types import Delta, Finish, Floats, GenerateRequest
+from llamafw.types import Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, SlotStatus
 
 log = logging.getLogger(__name__)
 
 _LAST_PASS = 60.0  # seconds a forward pass may take when the server stops
+_LONGEST_RETRY = 60  # seconds that a refused client is told to wait, at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How an engine is to run."""
+
+    n_batch: int = 2048  # most tokens in one forward pass; no more than the backend takes
+    n_ubatch: int = 512  # most tokens in one forward pass if several sequences share it; see `scheduler`
+    similar: float = SIMILAR  # see `Slots`
+    continuous: bool = True  # see `Scheduler`
+    prompt_cache: int | None = 0  # bytes of states kept in memory; None: no limit
+    max_queue: int = 1024  # requests that may wait for a slot
+    timeout: float = 600.0  # seconds that they may
+    fingerprint: bytes = bytes(32)  # of the model and its cache, for the files of slots
 
 
 class Engine:
@@ -36,13 +60,11 @@ class Engine:
     ----------
     samplers : mapping
         What requests may name as samplers.
-    n_batch : int
-        Most tokens in one forward pass; no more than the backend takes.
-    n_ubatch : int
-        Most tokens in one forward pass if several sequences share it; see `scheduler`.
     finished : callable
         ``finished(request=…, finish=…)`` is called on the event loop when a generation has ended; ``finish`` is None
         if it was cut short. It must not raise.
+    grammars : mapping
+        What requests may be held to, by kind.
     """
 
     def __init__(
@@ -50,19 +72,25 @@ class Engine:
         backend: Backend,
         tokenizer: Tokenizer,
         samplers: Mapping[str, SamplerPlugin],
-        n_batch: int = 2048,
-        n_ubatch: int = 512,
+        options: EngineOptions = EngineOptions(),  # frozen
+        *,
         finished: Callable[..., None] = lambda **facts: None,
         grammars: Mapping[str, GrammarFactory] | None = None,
     ) -> None:
         self.n_slots, self.n_ctx = backend.n_slots, backend.n_ctx
         self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have scores for tokens without text
-        self._backend, self._tokenizer, self._samplers = backend, tokenizer, samplers
-        self._scheduler = Scheduler(Slots(self.n_slots, self.n_ctx), min(n_batch, backend.n_batch), n_ubatch)
+        self._tokenizer, self._samplers, self._options = tokenizer, samplers, options
+        self._slots = Slots(self.n_slots, self.n_ctx, options.similar)
+        n_batch = min(options.n_batch, backend.n_batch)
+        self._scheduler = Scheduler(self._slots, n_batch, options.n_ubatch, continuous=options.continuous)
+        self._cache = PromptCache(options.prompt_cache)
+        self._worker = Worker(
+            backend, self._slots, self._scheduler, self._cache, chain.every_token(self._n_vocab), options.timeout
+        )
+        self._backend = backend
         self._finished = finished
         self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
-        self._ids = chain.every_token(self._n_vocab)
-        self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Task | Job | None] = queue.SimpleQueue()
         self._outboxes: list[Outbox] = []  # one per event loop, which is one
         self._refuse: Callable[[], RequestError] | None = None  # makes what new requests get
         self.failed = False
@@ -86,18 +114,89 @@ class Engine:
         if self._refuse:
             raise self._refuse()
         seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
-        if not -1 <= request.id_slot < self.n_slots:
-            raise RequestError(f"there is no slot {request.id_slot}; there are {self.n_slots}", param="id_slot")
-        if len(request.prompt) + (request.n_predict != 0) > self.n_ctx:  # first: millions of tokens take their time
+        self._check_slot(request.id_slot)
+        too_long = len(request.prompt) + (request.n_predict != 0) > self.n_ctx
+        if too_long and not request.context_shift:  # first: millions of tokens take their time
             raise ContextFullError(len(request.prompt), self.n_ctx)
-        prompt = as_prompt(request, self._n_vocab)
-        context = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep)
-        built = chain.build(request, seed, self._samplers, context)
+        prompt = as_prompt(request.prompt, self._n_vocab)
+        n_keep = context.kept(request.n_keep, len(prompt), self.n_ctx, bos=self._tokenizer.add_bos)
+        if too_long:
+            prompt = context.shortened(prompt, n_keep, self.n_ctx)
+        given = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep)
+        built = chain.build(request, seed, self._samplers, given)
         if not len(prompt):
             return _nothing(seed)
-        outbox, mailbox = self._outbox(), asyncio.Queue[Delta | RequestError]()
-        send = partial(outbox.put, mailbox)
-        return self._answer(Sequence(request, prompt, built, seed, self._tokenizer, self.n_ctx, send), mailbox)
+        self._check_queue()
+        mailbox = asyncio.Queue[Delta | RequestError]()
+        send = self._sender(mailbox)
+        sequence = Sequence(request, prompt, built, seed, self._tokenizer, self.n_ctx, send, n_keep, too_long)
+        return self._answer(sequence, mailbox)
+
+    async def embed(self, request: EmbedRequest) -> Embedding:
+        """Return the embedding of a text; cancelling the call cancels the request.
+
+        Raises
+        ------
+        RequestError
+            The request cannot be served.
+        """
+        if self._refuse:
+            raise self._refuse()
+        self._check_slot(request.id_slot)
+        if not 0 < len(request.prompt) <= self.n_ctx:
+            raise ContextFullError(len(request.prompt), self.n_ctx)
+        prompt = as_prompt(request.prompt, self._n_vocab)
+        self._check_queue()
+        mailbox = asyncio.Queue[Embedding | RequestError]()
+        task = EmbedSequence(request, prompt, self._sender(mailbox))
+        async with self._active(task):
+            embedding: Embedding = await _taken(mailbox)
+        return embedding
+
+    def stats(self) -> EngineStats:
+        """Return the counts since the start."""
+        counts, n_running = self._worker.counts, len(self._scheduler.running)
+        return EngineStats(
+            n_decode=counts.n_decode, n_busy_slots=counts.n_busy_slots,
+            prompt_tokens=counts.prompt_tokens, prompt_tokens_cached=counts.prompt_tokens_cached,
+            prompt_seconds=counts.prompt_seconds,
+            predicted_tokens=counts.predicted_tokens, predicted_seconds=counts.predicted_seconds,
+            requests_processing=n_running, requests_deferred=max(self._n_active - n_running, 0),
+            requests_rejected=counts.rejected,
+            cache_tokens=used(self._slots.all), cache_size=self.n_slots * self.n_ctx,
+            prompt_cache_bytes=self._cache.n_bytes, prompt_cache_limit=self._cache.limit,
+        )  # fmt: skip
+
+    def slots(self) -> Seq[SlotStatus]:
+        """Return what each slot is doing."""
+        return [slot_status(slot) for slot in self._slots.all]
+
+    async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
+        """Write the cache of a slot to a file, when nobody uses it; return its tokens and the bytes written."""
+        def copy(slot: Slot) -> tuple[Any, Any]:
+            tokens = slot.reusable.copy()
+            return tokens, self._backend.save(slot.id, len(tokens))
+
+        tokens, state = await self._job(id, copy)
+        return len(tokens), await asyncio.to_thread(slot_files.write, path, self._options.fingerprint, tokens, state)
+
+    async def restore_slot(self, id: int, path: Path) -> tuple[int, int]:
+        """Read what `save_slot` wrote into a slot; return its tokens and the bytes read."""
+        self._check_slot(id, lowest=0)
+        read = partial(slot_files.read, path, self._options.fingerprint, self.n_ctx)
+        tokens, state, n_bytes = await asyncio.to_thread(read)
+        await self._job(id, lambda slot: self._worker.put(slot, tokens, state))
+        return len(tokens), n_bytes
+
+    async def erase_slot(self, id: int) -> int:
+        """Empty the cache of a slot, when nobody uses it; return how many tokens it held."""
+        def erase(slot: Slot) -> int:
+            n = slot.n
+            self._backend.truncate(slot.id, 0)
+            slot.shorten(0)
+            return n
+
+        return int(await self._job(id, erase))
 
     async def stop(self, grace: float) -> None:
         """Refuse new requests, let running ones finish for ``grace`` seconds, cut the rest, close the backend."""
@@ -114,30 +213,60 @@ class Engine:
     async def _answer(self, sequence: Sequence, mailbox: asyncio.Queue[Delta | RequestError]) -> AsyncIterator[Delta]:
         if sequence.request.grammar is not None:
             sequence.hold_to(await self.grammars.compile(sequence.request.grammar))
-        self._n_active += 1
-        self._quiet.clear()
-        self._inbox.put(sequence)
         finish: Finish | None = None
         try:
-            # The thread closes first and then empties the inbox: one of the two sees the sequence.
+            async with self._active(sequence):
+                while finish is None:
+                    delta = await _taken(mailbox)
+                    finish = delta.finish
+                    yield delta
+        finally:
+            self._finished(request=sequence.request, finish=finish)
+
+    @asynccontextmanager
+    async def _active(self, task: Task) -> AsyncIterator[None]:
+        """Hand a task to the thread; take it back if it has not ended when the context does."""
+        self._n_active += 1
+        self._quiet.clear()
+        self._inbox.put(task)
+        try:
+            # The thread closes first and then empties the inbox: one of the two sees the task.
             if self._closed and self._refuse:
                 raise self._refuse()
-            while True:
-                item = await mailbox.get()
-                if isinstance(item, RequestError):
-                    raise item
-                finish = item.finish
-                yield item
-                if finish:
-                    return
+            yield
         finally:
-            if not sequence.done:
-                sequence.cancelled = True
-                self._inbox.put(sequence)
+            if not task.done:
+                task.cancelled = True
+                self._inbox.put(task)
             self._n_active -= 1
             if not self._n_active:
                 self._quiet.set()
-            self._finished(request=sequence.request, finish=finish)
+
+    async def _job(self, id: int, work: Callable[[Slot], Any]) -> Any:
+        if self._refuse:
+            raise self._refuse()
+        self._check_slot(id, lowest=0)
+        mailbox = asyncio.Queue[Any]()
+        self._inbox.put(Job(id, work, self._sender(mailbox)))
+        if self._closed and self._refuse:
+            raise self._refuse()
+        return await _taken(mailbox)
+
+    def _check_slot(self, id: int, lowest: int = -1) -> None:
+        if not lowest <= id < self.n_slots:
+            raise RequestError(f"there is no slot {id}; there are {self.n_slots}", param="id_slot")
+
+    def _check_queue(self) -> None:
+        n_waiting = self._n_active - self.n_slots
+        if n_waiting >= self._options.max_queue:
+            counts = self._worker.counts
+            counts.rejected += 1
+            seconds = counts.seconds * (n_waiting + 1) / self.n_slots
+            message = f"{n_waiting} requests are waiting, and no more may; see --max-queue"
+            raise TooManyRequests(message, min(max(round(seconds), 1), _LONGEST_RETRY))
+
+    def _sender(self, mailbox: asyncio.Queue[Any]) -> Callable[[Any], None]:
+        return partial(self._outbox().put, mailbox)
 
     def _outbox(self) -> Outbox:
         loop = asyncio.get_running_loop()
@@ -154,8 +283,7 @@ class Engine:
         error: Callable[[], RequestError] = _shutting_down
         try:
             while self._receive():
-                self._admit()
-                self._evaluate(self._scheduler.next_parts())
+                self._worker.step()
                 self._flush()
         except BaseException:
             log.critical("the engine has failed; nothing can be answered any more", exc_info=True)
@@ -164,113 +292,53 @@ class Engine:
         self._close(error)
 
     def _receive(self) -> bool:
-        """Take in new sequences and drop cancelled ones; wait if there is nothing to do. False: stop."""
+        """Take in new tasks and drop cancelled ones; wait if there is nothing to do. False: stop."""
         while True:
             try:
-                sequence = self._inbox.get(block=self._scheduler.idle)
+                item = self._inbox.get(block=self._worker.idle)
             except queue.Empty:
                 return True
-            if sequence is None:
+            if item is None:
                 return False
-            if not sequence.cancelled:
-                self._scheduler.waiting.append(sequence)
-            elif not sequence.done:
-                sequence.done = True
-                self._scheduler.remove(sequence)
-
-    def _admit(self) -> None:
-        for sequence, slot, common in self._scheduler.admit():
-            # One token at least is evaluated, for its logits.
-            n = min(common, len(sequence.prompt) - 1)
-            sequence.begin(slot, n)
-            if n < slot.n:
-                try:
-                    self._backend.truncate(slot.id, n)
-                    slot.n = n
-                except Exception:
-                    log.exception("the backend cannot shorten the cache of slot %d", slot.id)
-                    self._fail(sequence, GenerationError("the model failed"))
-
-    def _evaluate(self, parts: Seq[Part]) -> None:
-        """Run one forward pass and draw tokens. If it fails, find out whose fault it is, and go on with the rest."""
-        if not parts:
-            return
-        batch = as_batch(parts)
-        try:
-            rows = self._backend.forward(batch)
-            if len(rows) != len(batch.outputs):
-                raise ValueError(f"{len(rows)} rows of logits for {len(batch.outputs)} outputs")
-        except Exception:
-            if len(parts) == 1:
-                log.exception("the backend failed on %d tokens of slot %d", len(batch.tokens), parts[0].slot.id)
-                self._forget(parts[0])
-                return self._fail(parts[0].sequence, GenerationError("the model failed"))
-            log.warning("the backend failed on a batch of %d sequences; trying each alone", len(parts), exc_info=True)
-            for part in parts:
-                self._retry(part)
-            return
-        row = iter(rows)
-        for part in parts:
-            part.slot.extend(part.tokens)
-            sequence = part.sequence
-            if part.output:
-                self._pick(sequence, next(row))
-            elif not sequence.n_left:  # only the prompt was to be evaluated
-                sequence.finish("limit")
-            if sequence.done:
-                self._scheduler.remove(sequence)
-
-    def _retry(self, part: Part) -> None:
-        try:
-            self._backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have gone some of the way
-        except Exception:
-            log.exception("the backend cannot shorten the cache of slot %d", part.slot.id)
-            return self._fail(part.sequence, GenerationError("the model failed"))
-        self._evaluate([part])
-
-    def _pick(self, sequence: Sequence, row: Floats) -> None:
-        try:
-            sequence.pick(self._ids, row[: self._n_vocab])
-        except RequestError as exc:
-            if exc.status >= 500:
-                log.error("a request failed: %s", exc.message, exc_info=exc)
-            sequence.fail(exc)
-        except Exception:
-            log.exception("a request failed")
-            sequence.fail(GenerationError("the answer could not be continued"))
-
-    def _fail(self, sequence: Sequence, error: RequestError) -> None:
-        sequence.fail(error)
-        self._scheduler.remove(sequence)
-
-    def _forget(self, part: Part) -> None:
-        """Empty the slot of a failed pass: what its cache holds now is anyone's guess."""
-        try:
-            self._backend.truncate(part.slot.id, 0)
-        except Exception:
-            log.exception("the backend cannot empty slot %d", part.slot.id)
-        part.slot.n = 0
+            if isinstance(item, Job):
+                self._worker.jobs.append(item)
+            elif not item.cancelled:
+                self._scheduler.waiting.append(item)
+            elif not item.done:
+                item.done = True
+                self._worker.drop(item)
 
     def _flush(self) -> None:
         for outbox in self._outboxes:
             outbox.flush()
 
     def _close(self, error: Callable[[], RequestError]) -> None:
-        """End every sequence with ``error``: those in slots, those waiting and those still in the inbox."""
+        """End every task with ``error``: those in slots, those waiting and those still in the inbox."""
         self._refuse = self._refuse or error
         self._closed = True
-        left = [*self._scheduler.running, *self._scheduler.waiting]
+        left: list[Task | Job] = [*self._scheduler.running, *self._scheduler.waiting, *self._worker.jobs]
         while not self._inbox.empty():
-            sequence = self._inbox.get()
-            if sequence is not None:
-                left.append(sequence)
-        for sequence in left:
-            sequence.fail(error())
+            item = self._inbox.get()
+            if item is not None:
+                left.append(item)
+        for item in left:
+            if isinstance(item, Job):
+                item.send(error())
+            else:
+                item.fail(error())
         self._flush()
         try:
             self._backend.close()
         except Exception:
             log.exception("the backend cannot be closed")
+
+
+async def _taken(mailbox: asyncio.Queue[Any]) -> Any:
+    """Return the next thing in a mailbox; raise it if it is an error."""
+    item = await mailbox.get()
+    if isinstance(item, RequestError):
+        raise item
+    return item
 
 
 async def _nothing(seed: int) -> AsyncIterator[Delta]:

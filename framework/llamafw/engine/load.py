@@ -1,13 +1,16 @@
 """From a model file to a model that answers: open, describe, tokenise, run. It decides only what hooks leave open."""
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llamafw.engine.engine import Engine
+import psutil
+
+from llamafw.engine.engine import Engine, EngineOptions
 from llamafw.errors import ModelError, RequestError, SettingsError
 from llamafw.interfaces import (
     Architecture,
@@ -23,7 +26,7 @@ from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import whole
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
-from llamafw.types import Decoder, GrammarSource, Model
+from llamafw.types import BackendOptions, Decoder, GrammarSource, Model
 
 
 def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
@@ -45,8 +48,10 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     chat = choose_chat_format(model, tokenizer, settings, plugins)
     tool_parser = choose_tool_parser(chat, settings, plugins)
     backend = make_backend(model, decoder, settings, plugins, log)
-    engine = Engine(backend, tokenizer, plugins.registry("sampler"), settings.batch_size, settings.ubatch_size,
-                    partial(plugins.tell, "request_finished"), plugins.registry("grammar"))
+    engine = Engine(
+        backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),
+        finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
+    )  # fmt: skip
     grammar = default_grammar(settings)
     if grammar is not None:
         try:
@@ -93,6 +98,33 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
     if chosen is None:
         raise SettingsError("no plugin offers a chat format for this model")
     return chosen
+
+
+def engine_options(settings: Settings, model: Model, decoder: Decoder, backend: Backend) -> EngineOptions:
+    """Return how the engine is to run."""
+    ram = settings.cache_ram
+    return EngineOptions(
+        n_batch=settings.batch_size, n_ubatch=settings.ubatch_size,
+        similar=settings.slot_prompt_similarity, continuous=settings.cont_batching,
+        prompt_cache=None if ram == -1 else min(ram << 20, psutil.virtual_memory().total // 4),
+        max_queue=settings.max_queue, timeout=settings.timeout,
+        fingerprint=fingerprint(model, decoder, settings.backend_options(decoder.n_ctx_train)),
+    )  # fmt: skip
+
+
+def fingerprint(model: Model, decoder: Decoder, options: BackendOptions) -> bytes:
+    """Return 32 bytes that tell apart models, and types of caches, that cannot read each other's states.
+
+    Of each tensor a few bytes from its middle count: to read all would take as long as to load the model.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    digest.update(repr((decoder.n_layer, decoder.n_head_kv, decoder.n_embd_head, decoder.rope_frequencies.tolist(),
+                        decoder.rope_magnitude, options.cache_type_k, options.cache_type_v)).encode())
+    for name, tensor in sorted(model.tensors.items()):
+        middle = len(tensor.data) // 2
+        digest.update(f"{name} {tensor.shape} {tensor.type_name}".encode())
+        digest.update(tensor.data[middle : middle + 64].tobytes())
+    return digest.digest()
 
 
 def default_grammar(settings: Settings) -> GrammarSource | None:

@@ -5,7 +5,9 @@ Every step takes one token of each sequence that generates, then tokens of promp
 else's prompt is long. Of the room for prompts half goes to the oldest one, the rest to those with least left: a
 short question is not held up by a long document, nor the document by a stream of questions.
 
-Nothing of this shows in the answers, as a token's logits do not depend on what else is in the batch.
+Nothing of this shows in the answers, as a token's logits do not depend on what else is in the batch. Texts to be
+embedded never share a step with others, as the backend computes hidden states or logits; where both run, they take
+turns.
 """
 from __future__ import annotations
 
@@ -16,45 +18,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llamafw.engine.embedding import EmbedSequence
 from llamafw.engine.sequence import Sequence
 from llamafw.engine.slots import Slot, Slots
 from llamafw.types import Batch, Ints
+
+Task = Sequence | EmbedSequence
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one sequence has in a step."""
 
-    sequence: Sequence
+    sequence: Task
     slot: Slot
     tokens: Ints  # they follow what the slot's cache holds
-    output: bool  # the logits of the last one are wanted
+    outputs: range  # which of them something is wanted of
 
 
 class Scheduler:
-    """Sequences wait for a slot, first come, first served; those that have one run together."""
+    """Sequences wait for a slot, first come, first served; those that have one run together.
 
-    def __init__(self, slots: Slots, n_batch: int, n_ubatch: int) -> None:
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []  # oldest first
+    Parameters
+    ----------
+    continuous : bool
+        False: who waits begins when nobody generates.
+    """
+
+    def __init__(self, slots: Slots, n_batch: int, n_ubatch: int, *, continuous: bool = True) -> None:
+        self.waiting: deque[Task] = deque()
+        self.running: list[Task] = []  # oldest first
         self._slots, self._n_batch, self._n_ubatch = slots, n_batch, min(n_ubatch, n_batch)
+        self._continuous = continuous
+        self._embeds = False  # whose turn it is
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not (self.running or self.waiting)
 
-    def admit(self) -> Iterator[tuple[Sequence, Slot, int]]:
+    def admit(self) -> Iterator[tuple[Task, Slot, int]]:
         """Move sequences from waiting to running while there are slots for them.
 
         One that waits for a certain slot holds up nobody behind it.
 
         Yields
         ------
-        tuple of Sequence, Slot and int
+        tuple of task, Slot and int
             The slot it gets, and how many tokens of the prompt the slot's cache already holds.
         """
-        stay: deque[Sequence] = deque()
+        if not self._continuous and any(not sequence.n_left for sequence in self.running):
+            return
+        stay: deque[Task] = deque()
         while self.waiting and self._slots.any_free():
             sequence = self.waiting.popleft()
             request = sequence.request
@@ -63,10 +78,11 @@ class Scheduler:
                 stay.append(sequence)
             else:
                 self.running.append(sequence)
+                taken[0].served = sequence
                 yield sequence, *taken
         self.waiting.extendleft(reversed(stay))
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Task) -> None:
         """Forget a sequence; its slot is free, and keeps its cache."""
         if sequence.slot is not None:
             self.running.remove(sequence)
@@ -76,10 +92,10 @@ class Scheduler:
 
     def next_parts(self) -> list[Part]:
         """Return what is to be evaluated now; empty if nothing runs."""
-        running = self.running
+        running = self._turn()
         if len(running) > self._n_batch:  # a tiny n_batch: take turns
             chosen = running[: self._n_batch]
-            self.running = running[self._n_batch :] + chosen
+            self.running = [task for task in self.running if task not in chosen] + chosen
             return [_part(sequence, 1) for sequence in chosen]
         parts = [_part(sequence, 1) for sequence in running if not sequence.n_left]
         prompts = [sequence for sequence in running if sequence.n_left]
@@ -88,6 +104,14 @@ class Scheduler:
             shares = share([sequence.n_left for sequence in prompts], max(most - len(parts), 1))
             parts += [_part(sequence, n) for sequence, n in zip(prompts, shares, strict=True) if n]
         return parts
+
+    def _turn(self) -> list[Task]:
+        """Return the running ones of one kind: the other kind than last time, if there are both."""
+        kinds = {task.embeds for task in self.running}
+        if len(kinds) < 2:
+            return self.running
+        self._embeds = not self._embeds
+        return [task for task in self.running if task.embeds == self._embeds]
 
 
 def share(left: Seq[int], room: int) -> list[int]:
@@ -111,14 +135,15 @@ def as_batch(parts: Seq[Part]) -> Batch:
             np.int32
         ),
         slots=np.repeat(np.array([part.slot.id for part in parts], np.int32), counts),
-        outputs=np.array([end - 1 for end, part in zip(ends, parts, strict=True) if part.output], np.int32),
+        outputs=np.array([end - n + i for end, n, part in zip(ends, counts, parts, strict=True) for i in part.outputs],
+                         np.int32),
     )
 
 
-def _part(sequence: Sequence, n: int) -> Part:
-    slot, left = sequence.slot, sequence.n_left
+def _part(sequence: Task, n: int) -> Part:
+    slot = sequence.slot
     assert slot is not None  # it runs
-    if not left:
-        return Part(sequence, slot, np.array([sequence.last], np.int32), True)
-    tokens = sequence.prompt[slot.n : slot.n + n]
-    return Part(sequence, slot, tokens, output=n >= left and sequence.wants_token)
+    if not sequence.n_left:
+        return Part(sequence, slot, np.array([sequence.last], np.int32), range(1))
+    tokens = sequence.prompt[sequence.n_done : sequence.n_done + n]
+    return Part(sequence, slot, tokens, sequence.outputs(len(tokens)))

@@ -5,6 +5,7 @@ Made on the event loop, then changed on the engine thread alone. It knows nothin
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import perf_counter
 
 import numpy as np
@@ -13,9 +14,11 @@ from llamafw.engine import logprobs
 from llamafw.engine.chain import Chain, DeadEnd
 from llamafw.engine.detokenizer import Detokenizer, Piece
 from llamafw.engine.slots import Slot
-from llamafw.errors import RequestError
+from llamafw.errors import DeadlineExceeded, RequestError
 from llamafw.interfaces import Grammar, Tokenizer
 from llamafw.types import Delta, Finish, Floats, GeneratedToken, GenerateRequest, Ints, StopType, Timings, TokenLogprob
+
+_ENDLESS = 2**62  # more tokens than anybody will see
 
 
 class Sequence:
@@ -24,10 +27,16 @@ class Sequence:
     Parameters
     ----------
     n_ctx : int
-        Positions of a slot: prompt and answer together fill no more.
+        Positions of a slot. Prompt and answer together fill no more, unless the request lets the context shift.
+    n_keep : int
+        Tokens of the start that no shift drops.
+    truncated : bool
+        Something of the prompt was cut out.
     send : callable
         Takes deltas, and at most one error, which is then the last thing sent.
     """
+
+    embeds = False
 
     def __init__(
         self,
@@ -38,8 +47,11 @@ class Sequence:
         tokenizer: Tokenizer,
         n_ctx: int,
         send: Callable[[Delta | RequestError], None],
+        n_keep: int = 0,
+        truncated: bool = False,
     ) -> None:
-        self.request, self.prompt, self.seed = request, prompt, seed
+        self.request, self.prompt, self.seed, self.n_keep = request, prompt, seed, n_keep
+        self.truncated = truncated
         self.slot: Slot | None = None
         self.last = -1  # the token drawn last, not yet evaluated
         self.done = False  # nothing more is to be computed or sent
@@ -47,24 +59,39 @@ class Sequence:
         self._chain, self._tokenizer, self._send = chain, tokenizer, send
         self._text = Detokenizer(request.stop)
         room = n_ctx - len(prompt)
-        wanted = request.n_predict if request.n_predict >= 0 else room
-        self._limit, self._cut_short = min(wanted, room), request.n_predict < 0 or wanted > room
-        self._n_predicted = 0
-        self._n_cached = 0
-        self._arrived = perf_counter()
-        self._started = self._first = self._drawn = self._arrived
+        wanted = request.n_predict if request.n_predict >= 0 else _ENDLESS
+        if request.n_predict == -2 or not request.context_shift:
+            self._limit, self._cut_short = min(wanted, room), wanted > room
+        else:
+            self._limit, self._cut_short = wanted, False
+        self.n_predicted = 0
+        self.n_done = self.n_cached = 0  # tokens of the prompt that are in the cache, and that were when it began
+        self.stop_type: StopType = "none"
+        self.stopping_word = ""
+        self._line_ended = False
+        self.arrived = perf_counter()
+        self.deadline = self.arrived + (inf if request.deadline_ms is None else request.deadline_ms / 1e3)
+        self.started = self._first = self._drawn = self.arrived
 
     # --- what the scheduler asks
 
     @property
     def n_left(self) -> int:
         """How many tokens of the prompt are still to be evaluated; 0: it generates."""
-        return 0 if self.slot is None else max(len(self.prompt) - self.slot.n, 0)
+        return len(self.prompt) - self.n_done
 
     @property
-    def wants_token(self) -> bool:
-        """Whether the logits of the last token are wanted; not if only the prompt was to be evaluated."""
-        return self._limit > 0
+    def n_remain(self) -> int:
+        """How many tokens may still be drawn; -1: any number."""
+        return -1 if self._limit == _ENDLESS else self._limit - self.n_predicted
+
+    def outputs(self, n: int) -> range:
+        """Return which of the next ``n`` tokens' logits are wanted: the last one's, if an answer is."""
+        return range(n - 1 if n >= self.n_left and self._limit > 0 else n, n)
+
+    def advance(self, n: int) -> None:
+        """Note that ``n`` more tokens have been evaluated."""
+        self.n_done = min(self.n_done + n, len(self.prompt))
 
     def hold_to(self, grammar: Grammar) -> None:
         """Hold the answer to a grammar, at its start. On the event loop, before the engine has the sequence."""
@@ -72,8 +99,8 @@ class Sequence:
 
     def begin(self, slot: Slot, n_cached: int) -> None:
         """Take a slot whose cache holds the first ``n_cached`` tokens of the prompt, and nothing else."""
-        self.slot, self._n_cached = slot, n_cached
-        self._started = perf_counter()
+        self.slot, self.n_cached, self.n_done = slot, n_cached, n_cached
+        self.started = perf_counter()
 
     # --- what the engine does
 
@@ -116,19 +143,33 @@ class Sequence:
 
     def _push(self, token: GeneratedToken) -> None:
         now = perf_counter()
-        if not self._n_predicted:
+        if not self.n_predicted:
             self._first = now
         self._drawn, self.last = now, token.id
-        self._n_predicted += 1
+        self.n_predicted += 1
+        self._line_ended = self._line_ended or b"\n" in token.piece
         piece, word = self._text.feed(token)
         if word is not None:
             self._end(piece, "word", word)
         elif token.id in self._tokenizer.eog or (self._chain.grammar is not None and self._chain.grammar.ended):
             self._end(piece, "eos")
-        elif self._n_predicted >= self._limit:
+        elif self.n_predicted >= self._limit:
             self._end(piece, "limit", truncated=self._cut_short)
+        elif self._line_ended and self._takes_too_long(now):
+            self._end(piece, "limit")
         elif piece[0] or piece[1]:
             self._send(Delta(*piece, self._id_slot()))
+
+    def _takes_too_long(self, now: float) -> bool:
+        most = self.request.t_max_predict_ms
+        return most is not None and (now - self._first) * 1e3 > most
+
+    def expire(self) -> None:
+        """End it: its deadline has come. What was said stands; if that is nothing, it is an error."""
+        if self.n_predicted:
+            self.finish("limit")
+        else:
+            self.fail(DeadlineExceeded("deadline_ms was over before there was an answer", param="deadline_ms"))
 
     def _end(self, piece: Piece, stop_type: StopType, word: str | None = None, truncated: bool = False) -> None:
         self.done = True
@@ -138,36 +179,39 @@ class Sequence:
             text, tokens = text + rest, tokens + more
             if word is not None:  # half a character, turned into U+FFFD, completed it
                 stop_type, truncated = "word", False
-        self._send(Delta(text, tokens, self._id_slot(), self._summary(stop_type, word or "", truncated)))
+        self.stop_type, self.stopping_word = stop_type, word or ""
+        self._send(Delta(text, tokens, self._id_slot(), self._summary(truncated or self.truncated)))
 
-    def _summary(self, stop_type: StopType, word: str, truncated: bool) -> Finish:
-        prompt_end = self._first if self._n_predicted else perf_counter()
-        n_prompt = len(self.prompt)
+    def _summary(self, truncated: bool) -> Finish:
         return Finish(
-            stop_type,
-            word,
+            self.stop_type,
+            self.stopping_word,
             truncated,
-            n_prompt=n_prompt,
-            n_cached=self._n_cached,
-            n_predicted=self._n_predicted,
+            n_prompt=len(self.prompt),
+            n_cached=self.n_cached,
+            n_predicted=self.n_predicted,
             id_slot=self._id_slot(),
             seed=self.seed,
-            timings=Timings(
-                prompt_n=n_prompt - self._n_cached,
-                prompt_ms=(prompt_end - self._started) * 1e3,
-                predicted_n=self._n_predicted,
-                predicted_ms=(self._drawn - prompt_end) * 1e3 if self._n_predicted else 0.0,
-                queue_ms=(self._started - self._arrived) * 1e3,
-            ),
+            timings=self.timings(),
+        )
+
+    def timings(self) -> Timings:
+        """Return the counts and times so far."""
+        prompt_end = self._first if self.n_predicted else perf_counter()
+        return Timings(
+            prompt_n=self.n_done - self.n_cached,
+            prompt_ms=(prompt_end - self.started) * 1e3,
+            predicted_n=self.n_predicted,
+            predicted_ms=(self._drawn - prompt_end) * 1e3 if self.n_predicted else 0.0,
+            queue_ms=(self.started - self.arrived) * 1e3,
         )
 
     def _id_slot(self) -> int:
         return -1 if self.slot is None else self.slot.id
 
 
-def as_prompt(request: GenerateRequest, n_vocab: int) -> Ints:
+def as_prompt(prompt: tuple[int, ...], n_vocab: int) -> Ints:
     """Return the prompt as an array; RequestError if it holds something that is no token of the model."""
-    prompt = request.prompt
     if prompt and not (min(prompt) >= 0 and max(prompt) < n_vocab):
         wrong = next(token for token in prompt if not 0 <= token < n_vocab)
         raise RequestError(f"token {wrong} is not in the vocabulary of {n_vocab}", param="prompt")

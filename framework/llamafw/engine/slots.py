@@ -13,13 +13,16 @@ SIMILAR = 0.1  # of what a slot holds: a prefix shorter than that is not worth l
 class Slot:
     """One sequence's place in the KV cache: the tokens it holds, in order of position."""
 
-    __slots__ = ("busy", "id", "last_used", "n", "tokens")
+    __slots__ = ("busy", "id", "id_task", "last_used", "n", "n_fresh", "served", "tokens")
 
     def __init__(self, id: int, n_ctx: int) -> None:
         self.id = id
         self.tokens: Ints = np.empty(n_ctx, np.int32)  # [:n] are in the cache
         self.n = 0
+        self.n_fresh = n_ctx  # how many may serve others: behind a shift the cache is not what evaluating would give
         self.busy = False
+        self.served: object = None  # the sequence it serves, or served last
+        self.id_task = -1
         self.last_used = 0  # a count of choices, not a time
 
     def extend(self, tokens: Ints) -> None:
@@ -28,17 +31,46 @@ class Slot:
         self.tokens[self.n : end] = tokens
         self.n = end
 
+    def shorten(self, n: int) -> None:
+        """Note that the cache holds ``n`` tokens, no more."""
+        self.n = n
+        if n <= self.n_fresh:
+            self.n_fresh = len(self.tokens)
+
+    def shift(self, first: int, n: int) -> None:
+        """Note that ``n`` tokens from ``first`` on were taken out."""
+        self.tokens[first : self.n - n] = self.tokens[first + n : self.n].copy()
+        self.n -= n
+        self.n_fresh = min(self.n_fresh, first)
+
+    @property
+    def reusable(self) -> Ints:
+        """The tokens whose cache may serve others."""
+        return self.tokens[: min(self.n, self.n_fresh)]
+
     def common_prefix(self, prompt: Ints) -> int:
-        """Return how many leading tokens of ``prompt`` the cache holds."""
-        n = min(self.n, len(prompt))
-        differ = self.tokens[:n] != prompt[:n]
-        return int(differ.argmax()) if differ.any() else n
+        """Return how many leading tokens of ``prompt`` the cache holds, as evaluating them would give it."""
+        return common_prefix(self.reusable, prompt)
+
+
+def common_prefix(a: Ints, b: Ints) -> int:
+    """Return how many leading tokens two prompts share."""
+    n = min(len(a), len(b))
+    differ = a[:n] != b[:n]
+    return int(differ.argmax()) if differ.any() else n
 
 
 class Slots:
-    """All slots of a backend."""
+    """All slots of a backend.
 
-    def __init__(self, n_slots: int, n_ctx: int) -> None:
+    Parameters
+    ----------
+    similar : float
+        How much of what a slot holds a prompt must share to get it for that; 0: nothing counts but the last use.
+    """
+
+    def __init__(self, n_slots: int, n_ctx: int, similar: float = SIMILAR) -> None:
+        self._similar = similar
         self.all = [Slot(id, n_ctx) for id in range(n_slots)]
         self._uses = 0
 
@@ -63,7 +95,8 @@ class Slots:
         if not free:
             return None
         common = {slot: slot.common_prefix(prompt) if cache_prompt else 0 for slot in free}
-        best = max(free, key=lambda slot: common[slot] if common[slot] > SIMILAR * slot.n else 0)
+        worth = {slot: n if self._similar and n > self._similar * slot.n else 0 for slot, n in common.items()}
+        best = max(free, key=worth.__getitem__)
         self._uses += 1
-        best.busy, best.last_used = True, self._uses
+        best.busy, best.last_used, best.id_task = True, self._uses, self._uses - 1
         return best, common[best]

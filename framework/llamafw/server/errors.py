@@ -21,8 +21,10 @@ TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
+    429: "rate_limit_error",
     501: "not_supported_error",
     503: "unavailable_error",
+    504: "timeout_error",
 }
 """The type of an error by its status; other 4xx are "invalid_request_error", other 5xx "server_error"."""
 
@@ -46,7 +48,8 @@ def problem_of(error: BaseException) -> Problem:
     """Return how a client sees ``error``, without the plugins' say."""
     error = unwrap(error)
     if isinstance(error, RequestError):
-        return Problem(error.status, error.message, error.type, error.param, error.extra)
+        retry_after = getattr(error, "retry_after", None)
+        return Problem(error.status, error.message, error.type, error.param, error.extra, retry_after)
     if isinstance(error, HTTPException) and 400 <= error.status_code < 600:  # connexion's problems are of this class
         status = error.status_code
         return Problem(status, MESSAGES.get(status, str(error.detail)), error_type(status))
@@ -126,6 +129,8 @@ class ErrorMiddleware:
         problem = self.explain(error)
         log_failure(scope, error, problem)
         headers = {}
+        if problem.retry_after is not None:
+            headers["Retry-After"] = str(problem.retry_after)
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if problem.status == 405:

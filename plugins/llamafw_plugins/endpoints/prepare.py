@@ -49,6 +49,11 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         logprobs=n_probs > 0,
         post_sampling_probs=value("post_sampling_probs", False),
         grammar=read_grammar(body, loaded.grammar),
+        context_shift=app.settings.context_shift,
+        n_keep=int(value("n_keep", 0)),
+        n_discard=int(value("n_discard", 0)),
+        t_max_predict_ms=value("t_max_predict_ms", None),
+        deadline_ms=value("deadline_ms", None),
     )
 
 

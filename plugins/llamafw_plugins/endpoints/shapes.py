@@ -119,6 +119,8 @@ def settings_shape(request: GenerateRequest, loaded: LoadedModel, *, stream: boo
         "stream": stream,
         "n_probs": request.n_probs,
         "min_keep": request.min_keep,
+        "n_keep": request.n_keep,
+        "n_discard": request.n_discard,
         "ignore_eos": request.ignore_eos,
         "post_sampling_probs": request.post_sampling_probs,
         "cache_prompt": request.cache_prompt,

@@ -27,9 +27,23 @@ def test_every_environment_variable_sets_what_its_flag_sets() -> None:
         if opt.env is None:
             continue
         text = {bool: "true", int: "7", float: "0.5", str: (opt.choices or ("word",))[-1]}[opt.type]
+        default = getattr(Settings(), name)
         by_flag = parse(opt.flags[-1], *(() if opt.type is bool else (text,)))
         by_environment = parse(**{opt.env: text})
-        assert getattr(by_environment, name) == getattr(by_flag, name) != getattr(Settings(), name), name
+        assert getattr(by_environment, name) == getattr(by_flag, name), name
+        assert getattr(by_flag, name) != default or default is True, name
+
+
+@pytest.mark.inventory("C-096", "C-101")
+def test_what_is_on_can_be_turned_off() -> None:
+    for name, opt in options().items():
+        for flag in opt.off:
+            assert getattr(parse(flag), name) is False
+            assert getattr(parse(flag, opt.flags[-1]), name) is True  # the last one wins
+            assert getattr(parse(opt.flags[-1], flag), name) is False
+        if opt.off_env:
+            assert getattr(parse(**{opt.off_env: "1"}), name) is False
+            assert getattr(parse(opt.flags[-1], **{opt.off_env: "1"}), name) is True
 
 
 def test_a_flag_wins_over_the_environment() -> None:

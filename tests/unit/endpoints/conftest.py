@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from llamafw import ChatContext, Floats, GrammarSource, LoadedModel, Settings, Tensor
-from llamafw.engine import Engine
+from llamafw.engine import Engine, EngineOptions
 from llamafw.plugins import Plugins
 from llamafw.server.app import build
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
@@ -63,11 +63,15 @@ def opened(plugins: Plugins) -> Open:
             )
             decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=4)
             chat = JinjaChatFormat(template, ChatContext())
-            engine = Engine(backend, tokenizer, plugins.registry("sampler"), 32, grammars=plugins.registry("grammar"))
+            options = EngineOptions(n_batch=32, prompt_cache=2**20)
+            engine = Engine(
+                backend, tokenizer, plugins.registry("sampler"), options, grammars=plugins.registry("grammar")
+            )
             parser = plugins.registry("tool_parser")["hermes"]
             return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser, grammar)
 
-        asgi, app, loading = build(Settings(validate_responses=True, **settings), plugins, load)
+        chosen = Settings(**{"validate_responses": True, "context_shift": False} | settings)
+        asgi, app, loading = build(chosen, plugins, load)
         transport = httpx.ASGITransport(asgi)
         async with (
             loading.lifespan(None),

@@ -269,9 +269,9 @@ async def test_forms_that_ask_for_nothing(post: Client) -> None:
 
 
 async def test_an_unknown_field_is_named(client: Client) -> None:
-    response = await client.post("/completion", json={"prompt": "a", "n_predict": 1, "n_keep": 5})
+    response = await client.post("/completion", json={"prompt": "a", "n_predict": 1, "n_kept": 5})
     assert response.status_code == 200
-    assert response.headers["x-llamafw-ignored-fields"] == "n_keep"
+    assert response.headers["x-llamafw-ignored-fields"] == "n_kept"
 
 
 async def test_samplers_in_the_order_of_the_request(post: Client) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llamafw.engine import Engine
+from llamafw.engine import Engine, EngineOptions
 from llamafw.plugins import Plugins
 from support.toy import ToyBackend, ToyTokenizer
 
@@ -22,7 +22,9 @@ async def start(samplers: Mapping[str, Any]) -> AsyncIterator[Callable[..., Engi
     engines: list[tuple[Engine, ToyBackend]] = []
 
     def make(backend: ToyBackend, **more: Any) -> Engine:
-        engine = Engine(backend, ToyTokenizer(), **{"samplers": samplers, "n_batch": 32} | more)
+        plugins = {name: more.pop(name) for name in ("finished", "grammars") if name in more}
+        chosen = more.pop("samplers", samplers)
+        engine = Engine(backend, ToyTokenizer(), chosen, EngineOptions(**{"n_batch": 32} | more), **plugins)
         engines.append((engine, backend))
         return engine
 

@@ -92,7 +92,7 @@ def test_shifted_keys_are_those_of_their_new_positions(model: Path, first: int, 
 def test_a_shifted_slot_goes_on(tmp_path: Path) -> None:
     """With one layer, what the cache holds is a function of token and position: it goes on as if it were evaluated."""
     path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=1)
-    with opened(path, n_ctx=96, n_slots=2) as backend:
+    with opened(path, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS)
         backend.shift(0, 8, 4)
         with pytest.raises(Exception, match="does not continue"):

@@ -1,0 +1,80 @@
+"""A slot's cache as a file: what `POST /slots/{id}?action=save` writes. It knows nothing of slots and threads.
+
+Layout, integers little-endian: ``LLAMAFWS``, uint32 version, 32 bytes fingerprint of the model and its cache, uint32
+number of tokens n, uint64 bytes of the state, 32 bytes BLAKE2b of all that follows, n × int32 tokens, the state.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from llamafw.errors import GenerationError, RequestError
+from llamafw.types import Bytes, Ints
+
+_MAGIC, _VERSION = b"LLAMAFWS", 1
+_HEAD = struct.Struct("<8sI32sIQ32s")
+
+
+def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes) -> int:
+    """Write the file, whole or not at all; return its size in bytes. GenerationError if the disk refuses."""
+    body = tokens.astype("<i4").tobytes()
+    digest = hashlib.blake2b(body, digest_size=32)
+    digest.update(state.data)
+    head = _HEAD.pack(_MAGIC, _VERSION, fingerprint, len(tokens), state.nbytes, digest.digest())
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".slot-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for part in (head, body, state.data):
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise GenerationError(f"the slot cannot be saved: {error.strerror}") from error
+    return len(head) + len(body) + state.nbytes
+
+
+def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Ints, Bytes, int]:
+    """Return the tokens and the state in a file, and its size in bytes.
+
+    Raises
+    ------
+    RequestError
+        There is no such file, it is not whole, it is of another model, or it has more than ``n_ctx`` tokens.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD.size)
+            if len(head) < _HEAD.size or not head.startswith(_MAGIC):
+                raise _refusal("it is no file of a slot")
+            _, version, found, n, n_bytes, digest = _HEAD.unpack(head)
+            if version != _VERSION:
+                raise _refusal(f"it has version {version}, and this server reads {_VERSION}")
+            if found != fingerprint:
+                raise _refusal("it is of another model, or of another type of cache")
+            if n > n_ctx:
+                raise _refusal(f"it has {n} tokens, and the context of a slot is {n_ctx}")
+            if os.fstat(file.fileno()).st_size != len(head) + 4 * n + n_bytes:
+                raise _refusal("it is not whole")
+            body = file.read()
+    except OSError as error:
+        raise _refusal(error.strerror or "it cannot be read") from None
+    if hashlib.blake2b(body, digest_size=32).digest() != digest:
+        raise _refusal("it is damaged")
+    tokens = np.frombuffer(body, "<i4", n).astype(np.int32)
+    return tokens, np.frombuffer(body, np.uint8, n_bytes, 4 * n), len(head) + len(body)
+
+
+def _refusal(why: str) -> RequestError:
+    return RequestError(f"Unable to restore slot: {why}", param="filename")

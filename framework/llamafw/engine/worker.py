@@ -1,0 +1,249 @@
+"""What the engine thread does with the backend: one step after the other, and whose fault it is if one fails.
+
+It owns the scheduler, the slots and the backend, and knows nothing of event loops: sequences and jobs have somewhere to
+send their results.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from llamafw.engine import context
+from llamafw.engine.embedding import EmbedSequence
+from llamafw.engine.prompt_cache import PromptCache
+from llamafw.engine.scheduler import Part, Scheduler, Task, as_batch
+from llamafw.engine.sequence import Sequence
+from llamafw.engine.slots import Slot, Slots
+from llamafw.engine.stats import Counts
+from llamafw.errors import GenerationError, RequestError, Unavailable
+from llamafw.interfaces import Backend
+from llamafw.types import Floats, Ints
+
+log = logging.getLogger(__name__)
+
+_WORTH = 64  # tokens: to evaluate fewer is about as quick as to copy a state
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work on one slot's cache while nobody else uses it."""
+
+    slot: int
+    work: Callable[[Slot], Any]
+    send: Callable[[Any], None]  # takes the result, or the RequestError it ended with
+
+
+class Worker:
+    """The engine thread's part of the engine.
+
+    Parameters
+    ----------
+    ids : (n_vocab,) int32
+        See `chain.every_token`.
+    timeout : float
+        Seconds that a request may wait for a slot.
+    """
+
+    def __init__(
+        self, backend: Backend, slots: Slots, scheduler: Scheduler, cache: PromptCache, ids: Ints, timeout: float
+    ) -> None:
+        self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
+        self.jobs: list[Job] = []
+        self.counts = Counts()
+        self._ids, self._timeout = ids, timeout
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.scheduler.idle and not self.jobs
+
+    def step(self) -> None:
+        """Do what is to be done once, and run one forward pass if there is anything to evaluate."""
+        self._run_jobs()
+        self._admit()
+        self._expire()
+        self._make_room()
+        self._evaluate(self.scheduler.next_parts())
+
+    def drop(self, task: Task) -> None:
+        """Forget a task that has ended or whose client has gone."""
+        if isinstance(task, Sequence) and task.slot is not None:
+            self.counts.ended(task.arrived, task.timings(), task.n_cached)
+        self.scheduler.remove(task)
+
+    # --- before a pass
+
+    def _expire(self) -> None:
+        now = perf_counter()
+        for task in [*self.scheduler.waiting, *self.scheduler.running]:
+            if now > task.deadline and isinstance(task, Sequence):
+                task.expire()
+            elif task.slot is None and now - task.arrived > self._timeout:
+                task.fail(Unavailable(f"no slot has become free within {self._timeout:g} s"))
+            if task.done:
+                self.drop(task)
+
+    def _run_jobs(self) -> None:
+        for job in [job for job in self.jobs if not self.slots.all[job.slot].busy]:
+            self.jobs.remove(job)
+            try:
+                result = job.work(self.slots.all[job.slot])
+            except RequestError as error:
+                result = error
+            except Exception:
+                log.exception("the cache of slot %d cannot be used", job.slot)
+                result = GenerationError("the model failed")
+            job.send(result)
+
+    def _admit(self) -> None:
+        for task, slot, common in self.scheduler.admit():
+            try:
+                n = self._prepare_cache(task, slot, common)
+            except Exception:
+                log.exception("the cache of slot %d cannot be prepared", slot.id)
+                task.begin(slot, 0)
+                self._fail(task, GenerationError("the model failed"))
+            else:
+                task.begin(slot, n)
+
+    def _prepare_cache(self, task: Task, slot: Slot, common: int) -> int:
+        """Let a slot's cache hold a prefix of the prompt and nothing else; return how many tokens."""
+        if task.request.cache_prompt:
+            try:
+                self._keep(slot, common)
+                common = self._fetch(slot, task.prompt, common)
+            except Exception:  # a request can do without
+                log.exception("the prompt cache failed on slot %d", slot.id)
+                common = min(common, slot.n)
+        n = min(common, len(task.prompt) - 1)  # one token at least is evaluated, for its logits
+        if n < slot.n:
+            self.backend.truncate(slot.id, n)
+            slot.shorten(n)
+        return n
+
+    def _keep(self, slot: Slot, common: int) -> None:
+        """Keep what a slot holds, if it would be lost and is worth it."""
+        tokens = slot.reusable
+        if len(tokens) - common < _WORTH or self.cache.limit == 0 or self.cache.holds(tokens):
+            return
+        state = self.backend.save(slot.id, len(tokens))
+        if self.cache.takes(state.nbytes):
+            self.cache.add(tokens.copy(), state)
+
+    def _fetch(self, slot: Slot, prompt: Ints, common: int) -> int:
+        """Take the longest prefix of the prompt that another slot holds or that was kept; return its length."""
+        if self.cache.limit == 0:
+            return common
+        entry, n = self.cache.best(prompt)
+        other = max(self.slots.all, key=lambda other: other.common_prefix(prompt))
+        n_other = other.common_prefix(prompt)
+        if max(n, n_other) - common < _WORTH:
+            return common
+        if entry is None or n_other >= n:
+            tokens, state = prompt[:n_other], self.backend.save(other.id, n_other)
+        else:
+            tokens, state = entry.tokens, entry.state
+        self.put(slot, tokens, state)
+        return max(n, n_other)
+
+    def put(self, slot: Slot, tokens: Ints, state: Any) -> None:
+        """Let a slot hold ``tokens``, whose state is given. If the backend refuses it, the slot is empty."""
+        self.backend.truncate(slot.id, 0)
+        slot.shorten(0)
+        self.backend.restore(slot.id, len(tokens), state)
+        slot.extend(tokens)
+
+    def _make_room(self) -> None:
+        """Shift the contexts that are full."""
+        for task in list(self.scheduler.running):
+            slot = task.slot
+            if not isinstance(task, Sequence) or slot is None or task.n_left or slot.n < len(slot.tokens):
+                continue
+            n = context.discarded(slot.n, task.n_keep, task.request.n_discard)
+            if not n:
+                task.finish("limit", truncated=True)
+                self.drop(task)
+                continue
+            try:
+                self.backend.shift(slot.id, task.n_keep, n)
+            except Exception:
+                log.exception("the backend cannot shift the context of slot %d", slot.id)
+                self._forget(slot)
+                self._fail(task, GenerationError("the model failed"))
+            else:
+                slot.shift(task.n_keep, n)
+                task.truncated = True
+
+    # --- the pass
+
+    def _evaluate(self, parts: Seq[Part]) -> None:
+        """Run one forward pass, hand out its rows. If it fails, find out whose fault it is, and go on with the rest."""
+        if not parts:
+            return
+        batch = as_batch(parts)
+        run = self.backend.hidden if parts[0].sequence.embeds else self.backend.forward
+        try:
+            rows = run(batch)
+            if len(rows) != len(batch.outputs):
+                raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
+        except Exception:
+            if len(parts) == 1:
+                log.exception("the backend failed on %d tokens of slot %d", len(batch.tokens), parts[0].slot.id)
+                self._forget(parts[0].slot)
+                return self._fail(parts[0].sequence, GenerationError("the model failed"))
+            log.warning("the backend failed on a batch of %d sequences; trying each alone", len(parts), exc_info=True)
+            for part in parts:
+                self._retry(part)
+            return
+        self.counts.passed(len(parts))
+        first = 0
+        for part in parts:
+            part.slot.extend(part.tokens)
+            part.sequence.advance(len(part.tokens))
+            self._hand_out(part.sequence, rows[first : first + len(part.outputs)])
+            first += len(part.outputs)
+
+    def _hand_out(self, task: Task, rows: Floats) -> None:
+        if isinstance(task, EmbedSequence):
+            task.take(rows)
+        elif len(rows):
+            self._pick(task, rows[0])
+        elif not task.n_left:  # only the prompt was to be evaluated
+            task.finish("limit")
+        if task.done:
+            self.drop(task)
+
+    def _retry(self, part: Part) -> None:
+        try:
+            self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have gone some of the way
+        except Exception:
+            log.exception("the backend cannot shorten the cache of slot %d", part.slot.id)
+            return self._fail(part.sequence, GenerationError("the model failed"))
+        self._evaluate([part])
+
+    def _pick(self, sequence: Sequence, row: Floats) -> None:
+        try:
+            sequence.pick(self._ids, row[: len(self._ids)])
+        except RequestError as exc:
+            if exc.status >= 500:
+                log.error("a request failed: %s", exc.message, exc_info=exc)
+            sequence.fail(exc)
+        except Exception:
+            log.exception("a request failed")
+            sequence.fail(GenerationError("the answer could not be continued"))
+
+    def _fail(self, task: Task, error: RequestError) -> None:
+        task.fail(error)
+        self.drop(task)
+
+    def _forget(self, slot: Slot) -> None:
+        """Empty the slot of a failed pass: what its cache holds now is anyone's guess."""
+        try:
+            self.backend.truncate(slot.id, 0)
+        except Exception:
+            log.exception("the backend cannot empty slot %d", slot.id)
+        slot.shorten(0)

@@ -1,0 +1,74 @@
+"""Contexts that shift, prompts that come back, a queue that is full: the real server, the real model."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support.server import Server, running_server
+
+STORY = "Once upon a time, in a small village by the sea, there lived an old fisherman. Every morning he "
+GREEDY = {"temperature": 0, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def small(real_model: Path) -> Iterator[Server]:
+    """One slot of 256 tokens, and nobody may wait for it."""
+    with running_server(real_model, "-c", "256", "-np", "1", "--max-queue", "0") as server:
+        yield server
+
+
+def complete(server: Server, prompt: str, **fields: Any) -> dict[str, Any]:
+    answer = httpx.post(f"{server.url}/completion", json={"prompt": prompt, **GREEDY, **fields}, timeout=60)
+    return dict(answer.json())
+
+
+@pytest.mark.inventory("K-05", "E-058", "E-018")
+def test_text_goes_on_beyond_the_context(small: Server) -> None:
+    found = complete(small, STORY, n_predict=400, n_keep=16)
+    assert (found["tokens_predicted"], found["truncated"], found["stop_type"]) == (400, True, "limit")
+    tail = found["content"][-300:]
+    assert sum(char.isalpha() or char in " .,'\n" for char in tail) > 0.9 * len(tail)  # still prose
+
+
+@pytest.mark.inventory("E-068", "E-055")
+def test_a_prompt_longer_than_the_context(small: Server) -> None:
+    found = complete(small, STORY * 30, n_predict=8)
+    assert found["truncated"]
+    assert found["tokens_evaluated"] < 256
+    assert found["tokens_predicted"] == 8
+
+
+@pytest.mark.inventory("K-03", "E-05A")
+def test_a_conversation_comes_back_from_memory(small: Server) -> None:
+    story, other = STORY * 5, "The history of mathematics begins " * 15
+    first = complete(small, story, n_predict=8)
+    assert complete(small, other, n_predict=8)["tokens_cached"] == 0
+    again = complete(small, story, n_predict=8)
+    assert again["content"] == first["content"]
+    assert again["tokens_cached"] == again["tokens_evaluated"] - 1
+
+
+@pytest.mark.inventory("K-02")
+async def test_a_full_queue(small: Server) -> None:
+    async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
+        async with client.stream(
+            "POST", "/completion", json={"prompt": STORY, "n_predict": -1, "stream": True, **GREEDY}
+        ) as running:
+            lines = running.aiter_lines()
+            await anext(lines)
+            refused = await client.post("/completion", json={"prompt": "x", "n_predict": 1})
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["type"] == "rate_limit_error"
+            assert (await client.get("/health")).status_code == 200
+        for _ in range(200):  # the slot is free within a token of the client's going
+            answer = await client.post("/completion", json={"prompt": "x", "n_predict": 1})
+            if answer.status_code == 200:
+                break
+            await asyncio.sleep(0)
+        assert answer.status_code == 200

@@ -1,0 +1,111 @@
+"""Who may come in, who waits, and for how long."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from llamafw import DeadlineExceeded, TooManyRequests, Unavailable
+from llamafw.engine import Engine
+from support.toy import HELLO, ToyBackend, answer, forever, noise, saying
+
+Start = Callable[..., Engine]
+
+
+@pytest.mark.inventory("K-02")
+async def test_a_full_queue_refuses_and_says_when_to_come_again(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=1, hold=True)
+    engine = start(backend, max_queue=1)
+    running = [asyncio.create_task(answer(engine, (i,), n_predict=2)) for i in range(2)]
+    await backend.begun()
+    with pytest.raises(TooManyRequests) as caught:
+        await answer(engine, (9,), n_predict=2)
+    assert caught.value.status == 429
+    assert 1 <= caught.value.retry_after <= 60
+    assert (engine.stats().requests_rejected, engine.stats().requests_deferred) == (1, 1)
+    backend.allow(100)
+    await asyncio.gather(*running)
+    assert (await answer(engine, (9,), n_predict=2)).finish.n_predicted == 2
+
+
+async def test_nobody_waits(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=1, hold=True)
+    engine = start(backend, max_queue=0)
+    running = asyncio.create_task(answer(engine, (1,), n_predict=2))
+    await backend.begun()
+    with pytest.raises(TooManyRequests):
+        await answer(engine, (9,), n_predict=2)
+    backend.allow(100)
+    await running
+
+
+@pytest.mark.inventory("C-112", "H-16")
+async def test_waiting_has_an_end(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=1, hold=True)
+    engine = start(backend, timeout=1e-6)
+    running = asyncio.create_task(answer(engine, (1,), n_predict=3))
+    await backend.begun()
+    waiting = asyncio.create_task(answer(engine, (2,), n_predict=3))
+    backend.allow(100)
+    with pytest.raises(Unavailable, match="no slot has become free"):
+        await waiting
+    assert (await running).finish.n_predicted == 3  # those in a slot have all the time they need
+
+
+async def test_a_client_that_goes_is_taken_out_of_the_queue(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=1, hold=True)
+    engine = start(backend)
+    running = asyncio.create_task(answer(engine, (1,), n_predict=3))
+    await backend.begun()
+    waiting = asyncio.create_task(answer(engine, (2,), n_predict=3))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert engine.stats().requests_deferred == 0
+    backend.allow(100)
+    await running
+    assert all(2 not in batch.tokens for batch in backend.batches)
+
+
+async def test_a_deadline_before_anything_was_said(start: Start) -> None:
+    with pytest.raises(DeadlineExceeded) as caught:
+        await answer(start(ToyBackend(forever)), (1,), deadline_ms=0)
+    assert (caught.value.status, caught.value.param) == (504, "deadline_ms")
+
+
+async def test_a_deadline_keeps_what_was_said(start: Start) -> None:
+    backend = ToyBackend(forever, hold=True)
+    task = asyncio.create_task(answer(start(backend), (1,), n_predict=60, deadline_ms=80))
+    await backend.begun()
+    backend.allow()
+    await backend.begun()
+    await asyncio.to_thread(backend._arrived.acquire, timeout=0.2)  # until the deadline has passed
+    backend.allow(100)
+    got = await task
+    assert got.finish.stop_type == "limit"
+    assert 1 <= got.finish.n_predicted < 60
+
+
+@pytest.mark.inventory("Q-05")
+async def test_the_time_to_predict_ends_at_a_line(start: Start) -> None:
+    said = saying(HELLO, ord("\n"), *[HELLO] * 9, after=1)
+    got = await answer(start(ToyBackend(said)), (1,), t_max_predict_ms=0)
+    assert (got.text, got.finish.stop_type) == ("Hello\n", "limit")
+    free = await answer(start(ToyBackend(said)), (1,), t_max_predict_ms=1e8)
+    assert free.finish.stop_type == "eos"
+
+
+@pytest.mark.inventory("K-12", "C-101", "C-100", "K-09")
+@pytest.mark.parametrize("continuous", [True, False])
+async def test_joining_those_that_generate(start: Start, continuous: bool) -> None:
+    backend = ToyBackend(forever, n_slots=2, hold=True)
+    engine = start(backend, continuous=continuous)
+    first = asyncio.create_task(answer(engine, (1,), n_predict=5))
+    await backend.begun()
+    second = asyncio.create_task(answer(engine, (2,), n_predict=5))
+    await asyncio.sleep(0)
+    backend.allow(100)
+    await asyncio.gather(first, second)
+    together = any(len(set(batch.slots.tolist())) == 2 for batch in backend.batches)
+    assert together == continuous

@@ -1,0 +1,108 @@
+"""Contexts that are full: what is dropped, what stays, how it ends."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamafw import ContextFullError, GenerateRequest
+from llamafw.engine import Engine
+from llamafw.engine.context import discarded, kept, shortened
+from support.toy import EOS, ToyBackend, answer, forever
+
+Start = Callable[..., Engine]
+
+
+@pytest.mark.inventory("E-068")
+@pytest.mark.parametrize(("n_prompt", "n_ctx", "n_keep", "left"), [(400, 256, 0, 144), (400, 256, 100, 244)])
+def test_the_middle_of_a_long_prompt_is_cut_out(n_prompt: int, n_ctx: int, n_keep: int, left: int) -> None:
+    prompt = np.arange(n_prompt, dtype=np.int32)
+    short = shortened(prompt, n_keep, n_ctx)
+    assert len(short) == left
+    assert short[:n_keep].tolist() == prompt[:n_keep].tolist()
+    assert short[n_keep:].tolist() == prompt[n_prompt - (left - n_keep) :].tolist()
+
+
+@given(n_prompt=st.integers(1, 400), n_ctx=st.integers(5, 100), n_keep=st.integers(-1, 500), bos=st.booleans())
+def test_whatever_is_kept_there_is_room(n_prompt: int, n_ctx: int, n_keep: int, bos: bool) -> None:
+    n = kept(n_keep, n_prompt, n_ctx, bos=bos)
+    assert 0 <= n <= n_ctx - 4
+    if n_prompt >= n_ctx:
+        assert n <= len(shortened(np.zeros(n_prompt, np.int32), n, n_ctx)) < n_ctx
+    assert 0 < discarded(n_ctx, n, 0) <= n_ctx - n
+    assert 0 < discarded(n_ctx, n, 3) <= 3
+
+
+@pytest.mark.inventory("K-05", "K-06", "F-03", "D-03", "E-019", "C-096")
+@pytest.mark.parametrize(("n_keep", "n_discard", "n_gone"), [(0, 0, 8), (2, 0, 7), (2, 3, 3)])
+async def test_the_context_shifts_and_it_goes_on(start: Start, n_keep: int, n_discard: int, n_gone: int) -> None:
+    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
+    got = await answer(start(backend), (1, 2, 3), n_predict=16, context_shift=True, n_keep=n_keep, n_discard=n_discard)
+    assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (16, "limit", True)
+    assert backend.shifts[0] == (0, n_keep, n_gone)
+    assert backend.slots[0][:n_keep] == [1, 2, 3][:n_keep]
+
+
+async def test_without_a_limit_it_goes_on_until_it_is_said(start: Start) -> None:
+    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
+    stream = start(backend).generate(GenerateRequest((1,), n_predict=-1, context_shift=True))
+    n = 0
+    async for _ in stream:
+        n += 1
+        if n == 100:
+            await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
+            break
+    assert len(backend.shifts) > 5
+
+
+@pytest.mark.inventory("F-02", "D-02", "C-017")
+async def test_until_the_context_is_full(start: Start) -> None:
+    got = await answer(start(ToyBackend(forever, n_ctx=16)), (1, 2, 3), n_predict=-2, context_shift=True)
+    assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (13, "limit", True)
+
+
+@pytest.mark.inventory("E-069", "C-096")
+async def test_without_shifting_a_long_prompt_is_refused(start: Start) -> None:
+    with pytest.raises(ContextFullError) as caught:
+        await answer(start(ToyBackend(n_ctx=16)), range(16))
+    assert caught.value.extra == {"n_prompt_tokens": 16, "n_ctx": 16}
+
+
+@pytest.mark.inventory("E-068", "E-055")
+async def test_with_it_the_middle_goes(start: Start) -> None:
+    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
+    got = await answer(start(backend), range(40), n_predict=1, context_shift=True, n_keep=2)
+    assert backend.batches[0].tokens.tolist() == [0, 1, *range(30, 40)]
+    assert got.finish.truncated
+    assert got.finish.n_prompt == len(backend.slots[0])
+
+
+@pytest.mark.inventory("K-10", "F-18")
+async def test_what_was_shifted_serves_nobody_else(start: Start) -> None:
+    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
+    engine = start(backend)
+    await answer(engine, (1, 2, 3), n_predict=20, context_shift=True, n_keep=2)
+    held = list(backend.slots[0])
+    again = await answer(engine, held[:8], n_predict=1)
+    assert again.finish.n_cached == 2  # not one more: behind it the cache is not what evaluating gives
+    fresh = await answer(engine, (*held[:6], 9), n_predict=1)
+    assert fresh.finish.n_cached == 6  # evaluated in order since
+
+
+async def test_where_nothing_can_be_dropped_it_ends(start: Start) -> None:
+    got = await answer(start(ToyBackend(forever, n_ctx=1, n_slots=1)), (1,), n_predict=9, context_shift=True)
+    assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (1, "limit", True)
+
+
+@pytest.mark.inventory("E-036")
+async def test_it_ends_as_ever(start: Start) -> None:
+    def scores(prefix: object) -> np.ndarray:  # type: ignore[type-arg]  # float32
+        row = forever([0] * len(prefix))  # type: ignore[arg-type]  # a list
+        row[EOS] = 20 if len(prefix) == 12 else -9  # type: ignore[arg-type]  # as above
+        return row
+
+    got = await answer(start(ToyBackend(scores, n_ctx=16, n_slots=1)), (1, 2, 3), n_predict=-1, context_shift=True)
+    assert (got.finish.stop_type, got.finish.truncated) == ("eos", False)

@@ -1,0 +1,75 @@
+"""Embeddings: pooling, however the text is cut, and beside those that generate."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from llamafw import ContextFullError, EmbedRequest, GenerationError, Pooling, RequestError
+from llamafw.engine import Engine
+from support.toy import N_EMBD, ToyBackend, answer, forever, noise
+
+Start = Callable[..., Engine]
+TEXT = tuple(range(40))
+STATES = np.array([noise(TEXT[: i + 1])[:N_EMBD] for i in range(len(TEXT))])
+POOLED = {"none": STATES, "mean": STATES.astype(np.float64).mean(axis=0)[None], "cls": STATES[:1], "last": STATES[-1:]}
+
+
+@pytest.mark.inventory("E-154", "E-158", "C-099")
+@pytest.mark.parametrize("pooling", POOLED)
+@pytest.mark.parametrize("n_batch", [1, 7, 32])
+async def test_pooling(start: Start, pooling: Pooling, n_batch: int) -> None:
+    engine = start(ToyBackend(n_batch=n_batch))
+    found = await engine.embed(EmbedRequest(TEXT, pooling))
+    np.testing.assert_allclose(found.vectors, POOLED[pooling], rtol=1e-6)
+    assert (found.n_prompt, found.vectors.dtype) == (40, np.float32)
+    one = await engine.embed(EmbedRequest((5,), pooling))
+    np.testing.assert_array_equal(one.vectors, noise((5,))[:N_EMBD][None])
+
+
+@pytest.mark.inventory("K-07")
+async def test_never_in_one_batch_with_others_and_nobody_starves(start: Start) -> None:
+    backend = ToyBackend(forever, n_slots=4, n_batch=4)
+    engine = start(backend)
+    answers = [asyncio.create_task(answer(engine, (1, 2, 3), n_predict=30, id_slot=i)) for i in (0, 1)]
+    texts = [asyncio.create_task(engine.embed(EmbedRequest(TEXT, id_slot=i))) for i in (2, 3)]
+    assert [len((await task).ids) for task in answers] == [30, 30]
+    assert [(await task).n_prompt for task in texts] == [40, 40]
+    assert all(set(batch.slots.tolist()) <= {2, 3} for batch in backend.embedded)
+    kinds = "".join("ga"[any(batch is other for other in backend.embedded)] for batch in backend.batches)
+    assert kinds.count("a") == 20  # four tokens at a time
+    assert "aa" not in kinds.strip("a")  # they take turns while there are both
+
+
+@pytest.mark.inventory("E-155", "E-156")
+@pytest.mark.parametrize(("n", "error"), [(0, ContextFullError), (65, ContextFullError)])
+async def test_texts_that_do_not_fit(start: Start, n: int, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await start(ToyBackend()).embed(EmbedRequest(tuple(range(n))))
+
+
+async def test_tokens_that_do_not_exist(start: Start) -> None:
+    with pytest.raises(RequestError, match="token 999"):
+        await start(ToyBackend()).embed(EmbedRequest((999,)))
+
+
+async def test_a_failing_backend_fails_that_one(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    backend = ToyBackend()
+    engine = start(backend)
+    backend.fail_on = lambda batch: 7 in batch.tokens
+    with pytest.raises(GenerationError):
+        await engine.embed(EmbedRequest((7,)))
+    assert (await engine.embed(EmbedRequest((8,)))).n_prompt == 1
+
+
+async def test_giving_up(start: Start) -> None:
+    backend = ToyBackend(n_slots=1, hold=True)
+    engine = start(backend)
+    task = asyncio.create_task(engine.embed(EmbedRequest(TEXT)))
+    await backend.begun()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    backend.allow(10)
+    assert (await answer(engine, (1,), n_predict=1)).finish.n_predicted == 1

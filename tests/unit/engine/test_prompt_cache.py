@@ -1,0 +1,93 @@
+"""Prompts that were evaluated before are not evaluated again, whoever had the slot since; nothing else changes."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamafw.engine import Engine
+from llamafw.engine.prompt_cache import PromptCache
+from llamafw.types import Ints
+from support.toy import ToyBackend, answer, noise
+
+Start = Callable[..., Engine]
+A, B = tuple(range(100)), tuple(range(100, 200))
+
+
+def ints(*tokens: int) -> Ints:
+    return np.array(tokens, np.int32)
+
+
+def state(n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
+    return np.zeros(n, np.uint8)
+
+
+@pytest.mark.inventory("V-02", "K-03")
+async def test_a_conversation_comes_back(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=1, n_ctx=256, n_batch=256)
+    engine = start(backend, prompt_cache=10_000)
+    first = await answer(engine, A, n_predict=2)
+    assert (await answer(engine, B, n_predict=2)).finish.n_cached == 0
+    again = await answer(engine, A, n_predict=2)
+    assert (again.finish.n_cached, again.ids) == (99, first.ids)
+    assert engine.stats().prompt_cache_bytes > 0
+    assert (await answer(engine, B, n_predict=2, cache_prompt=False)).finish.n_cached == 0
+
+
+@pytest.mark.inventory("K-04")
+async def test_without_room_nothing_is_kept(start: Start) -> None:
+    engine = start(ToyBackend(noise, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=0)
+    for prompt in (A, B, A):
+        assert (await answer(engine, prompt, n_predict=1)).finish.n_cached == 0
+    assert engine.stats().prompt_cache_bytes == 0
+
+
+async def test_a_prefix_in_another_slot_is_taken_over(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=2, n_ctx=256, n_batch=256)
+    engine = start(backend, prompt_cache=10_000)
+    first = await answer(engine, (*A, 1), n_predict=2, id_slot=0)
+    other = await answer(engine, (*A, 1), n_predict=2, id_slot=1)
+    assert (other.finish.id_slot, other.finish.n_cached, other.ids) == (1, 100, first.ids)
+
+
+async def test_a_cache_that_fails_costs_time_only(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(ToyBackend):
+        def save(self, slot: int, n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
+            raise OSError("no memory")
+
+    engine = start(Broken(noise, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=10_000)
+    texts = [(await answer(engine, prompt, n_predict=2)).ids for prompt in (A, B, A)]
+    assert texts[0] == texts[2]
+    assert "the prompt cache failed" in caplog.text
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache = PromptCache(25)
+    for first in (1, 2):
+        cache.add(ints(first, 9), state(10))
+    assert cache.best(ints(1, 9, 3))[1] == 2  # used again
+    cache.add(ints(3, 9), state(10))
+    assert [cache.best(ints(first, 9))[1] for first in (1, 2, 3)] == [2, 0, 2]
+    assert cache.n_bytes == 20
+    assert not cache.takes(26)
+
+
+def test_an_entry_replaces_its_own_prefixes() -> None:
+    cache = PromptCache(None)
+    cache.add(ints(1, 2), state(5))
+    cache.add(ints(1, 2, 3), state(7))
+    assert cache.n_bytes == 7
+    assert cache.holds(ints(1, 2))
+    assert not cache.holds(ints(1, 2, 3, 4))
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(1, 9)), max_size=20))
+def test_it_never_holds_more_than_its_limit(entries: list[tuple[list[int], int]]) -> None:
+    cache = PromptCache(20)
+    for tokens, size in entries:
+        cache.add(ints(*tokens), state(size))
+        assert cache.n_bytes <= 20
+        assert cache.best(ints(*tokens))[1] == len(tokens)
