@@ -164,6 +164,10 @@ class Settings:
         help="refuse request fields the API document does not know, instead of naming them in X-Llamafw-Ignored-Fields")
     validate_responses: bool = option(False, "--validate-responses", group=SERVER, type=bool, env="LLAMAFW_VALIDATE_RESPONSES",
         help="hold every response and stream event against the API document (for tests)")
+    pooling: str | None = option(None, "--pooling", group=SERVER, type=str, env="LLAMA_ARG_POOLING", metavar="TYPE", choices=("none", "mean", "cls", "last", "rank"),
+        help="how the tokens of a text become its embedding (default: as the model says, else last)")
+    embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
+        help="serve embeddings only; without it, embeddings and completions")
 
     # --- plugins
     plugin: tuple[str, ...] = option((), "--plugin", group=PLUGINS, type=str, env="LLAMAFW_PLUGINS", metavar="NAME|MODULE|FILE.py", repeat=True,

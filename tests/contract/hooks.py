@@ -9,7 +9,7 @@ import schemathesis
 
 N_TOKENS = 256  # no more than the tiny model has; ids beyond are valid JSON that this model cannot take
 N_SLOTS = 4
-TOKENS = ("prompt", "tokens", "content", "logit_bias")
+TOKENS = ("prompt", "tokens", "content", "input", "logit_bias")
 REASONS = (
     r"(is|are) not supported",  # D-23: 400 until there are tools
     r"^the message has no content",  # which only some roles may lack; OpenAPI 3.0 has no conditions
@@ -23,6 +23,13 @@ REASONS = (
     r"^\d+ answers can have at most",  # the same times the biases
     r"^the (strings|texts) of (stop|logit_bias) have more than",  # all of them together
     r"^the variable \w+ is set by the server",
+    r"^embeddings of this model have",
+    r"^the (text|prompt) has (no|\d+) tokens",
+    r"(is|be) (provided|specified)",  # one of two fields; OpenAPI 3.0 could say so, but no client could read it
+    r"^the (grammar|schema|response format) (is|has)",  # languages of their own
+    r"cannot be enforced|^only references within the schema|^nothing is valid against|is a number$",
+    r"^tool_choice needs tools|^there is no tool|^two tools have the name|^the arguments are no JSON",
+    r"^a call is required, so",
 )
 """Why a request may be refused although the document allows it."""
 

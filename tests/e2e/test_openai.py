@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from openai import BadRequestError, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
@@ -71,6 +72,17 @@ def test_text_completion(openai: OpenAI) -> None:
         model="any", prompt="The capital of France is", max_tokens=8, temperature=0, stream=True
     )
     assert "".join(chunk.choices[0].text for chunk in streamed) == answer.choices[0].text
+
+
+@pytest.mark.inventory("E-152", "B-02")
+def test_embeddings(openai: OpenAI) -> None:
+    texts = ["The cat sat on the mat.", "A cat is sitting on a mat.", "Interest rates rose in March."]
+    found = openai.embeddings.create(model="any", input=texts)  # which asks for base64
+    cat, sitting, rates = (np.array(row.embedding) for row in found.data)
+    assert abs(cat @ cat - 1) < 1e-5
+    assert cat @ sitting > cat @ rates
+    alone = openai.embeddings.create(model="any", input=texts[1])
+    np.testing.assert_array_equal(alone.data[0].embedding, sitting)  # not a bit depends on the company
 
 
 def test_models(openai: OpenAI) -> None:

@@ -11,11 +11,13 @@ from llamafw import App, GenerateRequest, Register, hookimpl
 def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.chat import ChatCompletion
     from llamafw_plugins.endpoints.completion import Completion
+    from llamafw_plugins.endpoints.embeddings import Embeddings
     from llamafw_plugins.endpoints.server import Server
     from llamafw_plugins.endpoints.template import ApplyTemplate
     from llamafw_plugins.endpoints.text_completion import TextCompletion
     from llamafw_plugins.endpoints.tokens import Tokens
 
+    embeddings = Embeddings(app)
     completion, chat, server, tokens = Completion(app), ChatCompletion(app), Server(app), Tokens(app)
     register("getHealth", server.health)
     register("getHealthAlias", server.health)
@@ -24,6 +26,9 @@ def register_endpoints(register: Register, app: App) -> None:
     register("createTextCompletion", TextCompletion(app).create)
     register("createChatCompletion", chat.create)
     register("createChatCompletionAlias", chat.create)
+    register("createEmbedding", embeddings.native)
+    register("createEmbeddingAlias", embeddings.native)
+    register("createOpenaiEmbedding", embeddings.openai)
     register("applyTemplate", ApplyTemplate(app).create)
     register("tokenize", tokens.tokenize)
     register("detokenize", tokens.detokenize)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamafw import App, GenerateRequest, RequestError
+from llamafw import App, GenerateRequest, NotSupported, RequestError
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
 from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation
@@ -23,6 +23,8 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
     RequestError
         A field is not supported, a token does not exist, ``stop`` is too long. Samplers and slots the engine checks.
     """
+    if app.settings.embedding:
+        raise NotSupported("This server does not support completions. Start it without `--embeddings`")
     refuse_generation(body)
     loaded = app.loaded
     defaults = app.settings.request_defaults()

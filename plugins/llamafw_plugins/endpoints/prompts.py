@@ -33,14 +33,14 @@ def size_of(given: Any) -> int:
     return sum(size_of(item) if isinstance(item, (str, list)) else 1 for item in given)
 
 
-async def read_prompts(given: Any, tokenizer: Tokenizer) -> list[Prompt]:
-    """Return the prompts in a validated ``prompt`` field.
+async def read_prompts(given: Any, tokenizer: Tokenizer, field: str = "prompt") -> list[Prompt]:
+    """Return the prompts in a validated ``prompt`` field, or another of its kind.
 
     A text is one prompt; so is an array of token ids, or of token ids and texts. An array of texts, or one that
     contains arrays, is several. BOS and EOS are added to texts as the model wants them; an array that begins with a
     text gets BOS; one that begins with a token id is taken as it is.
     """
-    return await aside(lambda: _read_prompts(given, tokenizer), size_of(given))
+    return await aside(lambda: _read_prompts(given, tokenizer, field), size_of(given))
 
 
 def encode_mixed(items: Sequence[Any], tokenizer: Tokenizer, param: str, *, parse_special: bool = True) -> list[int]:
@@ -66,14 +66,14 @@ def read_ids(items: Sequence[int], n_vocab: int, param: str, *, first: int = 0) 
     return ids
 
 
-def _read_prompts(given: Any, tokenizer: Tokenizer) -> list[Prompt]:
+def _read_prompts(given: Any, tokenizer: Tokenizer, field: str) -> list[Prompt]:
     if isinstance(given, str):
         return [_read_text(given, tokenizer)]
     kinds = set(map(type, given))
     if kinds != {str} and list not in kinds:
-        return [_read_array(given, tokenizer, "prompt")]
+        return [_read_array(given, tokenizer, field)]
     return [
-        _read_text(item, tokenizer) if isinstance(item, str) else _read_array(item, tokenizer, f"prompt.{i}")
+        _read_text(item, tokenizer) if isinstance(item, str) else _read_array(item, tokenizer, f"{field}.{i}")
         for i, item in enumerate(given)
     ]
 

@@ -61,7 +61,7 @@ def opened(plugins: Plugins) -> Open:
             model: Any = SimpleNamespace(
                 path=Path("toy.gguf"), metadata={"tokenizer.ggml.model": "gpt2"}, tensors={"w": weights}, n_bytes=48
             )
-            decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=4)
+            decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8)
             chat = JinjaChatFormat(template, ChatContext())
             options = EngineOptions(n_batch=32, prompt_cache=2**20)
             engine = Engine(

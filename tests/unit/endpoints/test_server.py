@@ -30,7 +30,7 @@ async def test_models(client: Client, path: str) -> None:
     assert found["object"] == "list"
     assert (found["data"][0]["id"], found["data"][0]["owned_by"]) == ("toy", "llamafw")
     assert found["data"][0]["meta"] == {
-        "vocab_type": 2, "n_vocab": 264, "n_ctx_train": 64, "n_embd": 4, "n_params": 12, "size": 48
+        "vocab_type": 2, "n_vocab": 264, "n_ctx_train": 64, "n_embd": 8, "n_params": 12, "size": 48
     }
 
 
