@@ -96,6 +96,14 @@ class Settings:
         help="when a slot's context is full, drop tokens after the first n_keep and go on; prompts that are too long lose their middle")
     cache_ram: int = option(8192, "-cram", "--cache-ram", group=COMPUTE, type=int, env="LLAMA_ARG_CACHE_RAM", metavar="MIB", low=-1, high=2**30,
         help="MiB of evaluated prompts kept in memory for when their slot has served others, a quarter of the memory at most; 0: none, -1: any number")
+    prompt: str | None = option(None, "-p", "--prompt", group=COMPUTE, type=str, metavar="TEXT",
+        help="evaluate this text into the cache at the start, for prompts that will begin with it")
+    file: str | None = option(None, "-f", "--file", group=COMPUTE, type=str, metavar="FILE",
+        help="the same from a file, without the line end at its end")
+    binary_file: str | None = option(None, "-bf", "--binary-file", group=COMPUTE, type=str, metavar="FILE",
+        help="the same from a file, to the last byte")
+    escape: bool = option(True, "-e", "--escape", group=COMPUTE, type=bool, off=("--no-escape",),
+        help=r"read \n, \r, \t, \', \", \\ and \xHH in --prompt as what they stand for")
     cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=("f16", "f32"),
         help="type of the K cache")
     cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=("f16", "f32"),
@@ -178,6 +186,10 @@ class Settings:
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", group=LOG, type=bool,
         help="log debugging messages")
+    verbose_prompt: bool = option(False, "--verbose-prompt", group=LOG, type=bool,
+        help="log the tokens of every prompt")
+    dump_kv_cache: bool = option(False, "-dkvc", "--dump-kv-cache", group=LOG, type=bool,
+        help="log what the slots' caches hold after every step")
 
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # flags of plugins, by dest
     # fmt: on

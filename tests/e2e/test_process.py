@@ -149,9 +149,11 @@ async def test_plugins_hear_how_generations_end(tiny: Path, tmp_path: Path) -> N
         (["--chat-template", "chatmll"], "chatml"),
         (["--override-kv", "llama.block_count=int:x"], "--override-kv"),
         (["--no-plugin", "llamafw:architectures"], "no plugin provides the architecture 'llama'"),
+        (["-f", "nowhere.txt"], "--file: nowhere.txt cannot be read: No such file"),
+        (["-p", "a", "-bf", "b"], "--prompt and --binary-file exclude each other"),
     ],
 )
-@pytest.mark.inventory("P-03", "C-059")
+@pytest.mark.inventory("P-03", "C-059", "C-024")
 def test_a_bad_start_is_one_line_and_code_1(tiny: Path, flags: list[str], message: str) -> None:
     model = [] if "-m" in flags else ["-m", str(tiny)]
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *model, *flags]

@@ -72,3 +72,18 @@ async def test_a_full_queue(small: Server) -> None:
                 break
             await asyncio.sleep(0)
         assert answer.status_code == 200
+
+
+@pytest.mark.inventory("C-003", "C-022", "C-024", "C-039")
+def test_a_prompt_at_the_start(real_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "story.txt"
+    path.write_text(STORY + "\n")
+    flags = ("-c", "512", "-np", "2", "-f", str(path), "--verbose-prompt", "-dkvc")
+    with running_server(real_model, *flags) as server:
+        found = complete(server, STORY + "went", n_predict=2)
+        fresh = complete(server, STORY + "went", n_predict=2, cache_prompt=False)
+        server.wait_for(r"prompt of \d+ tokens: .*'Once'")
+        server.wait_for(r"--file: \d+ tokens are in the cache")
+        server.wait_for(r"KV cache: slot 0 .*, slot 1 generating \d+/256")
+    assert found["tokens_cached"] >= found["tokens_evaluated"] - 2  # the end of the story may merge with what follows
+    assert found["content"] == fresh["content"]

@@ -30,6 +30,10 @@ class Parser(argparse.ArgumentParser):
             self._refuse(unknown[0])
         return given
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """Let no flag stand for the start of a word: a mistyped ``-fq`` is not ``-f q``."""
+        return []
+
     def _refuse(self, word: str) -> NoReturn:
         flag = word.split("=", 1)[0]
         near = get_close_matches(flag, self._option_string_actions, n=1) if flag.startswith("-") else []

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llamafw.engine import chain, context, slot_files
+from llamafw.engine import chain, context, dump, slot_files
 from llamafw.engine.embedding import EmbedSequence
 from llamafw.engine.grammars import Grammars
 from llamafw.engine.outbox import Outbox
@@ -31,7 +31,7 @@ from llamafw.engine.stats import slot_status, used
 from llamafw.engine.worker import Job, Worker
 from llamafw.errors import ContextFullError, GenerationError, RequestError, TooManyRequests, Unavailable
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
-from llamafw.types import Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, SlotStatus
+from llamafw.types import Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class EngineOptions:
     max_queue: int = 1024  # requests that may wait for a slot
     timeout: float = 600.0  # seconds that they may
     fingerprint: bytes = bytes(32)  # of the model and its cache, for the files of slots
+    log_prompts: bool = False  # with their tokens
+    log_cache: bool = False  # after every step
 
 
 class Engine:
@@ -85,8 +87,9 @@ class Engine:
         self._scheduler = Scheduler(self._slots, n_batch, options.n_ubatch, continuous=options.continuous)
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(
-            backend, self._slots, self._scheduler, self._cache, chain.every_token(self._n_vocab), options.timeout
-        )
+            backend, self._slots, self._scheduler, self._cache, chain.every_token(self._n_vocab), options.timeout,
+            log_cache=options.log_cache,
+        )  # fmt: skip
         self._backend = backend
         self._finished = finished
         self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
@@ -122,6 +125,7 @@ class Engine:
         n_keep = context.kept(request.n_keep, len(prompt), self.n_ctx, bos=self._tokenizer.add_bos)
         if too_long:
             prompt = context.shortened(prompt, n_keep, self.n_ctx)
+        self._log_prompt(prompt)
         given = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep)
         built = chain.build(request, seed, self._samplers, given)
         if not len(prompt):
@@ -146,12 +150,21 @@ class Engine:
         if not 0 < len(request.prompt) <= self.n_ctx:
             raise ContextFullError(len(request.prompt), self.n_ctx)
         prompt = as_prompt(request.prompt, self._n_vocab)
+        self._log_prompt(prompt)
         self._check_queue()
         mailbox = asyncio.Queue[Embedding | RequestError]()
         task = EmbedSequence(request, prompt, self._sender(mailbox))
         async with self._active(task):
             embedding: Embedding = await _taken(mailbox)
         return embedding
+
+    async def preload(self, prompt: tuple[int, ...]) -> None:
+        """Evaluate a prompt into the slot that others get last, so that requests which begin with it need not."""
+        if len(prompt) > self.n_ctx:
+            raise ContextFullError(len(prompt), self.n_ctx)
+        tokens = as_prompt(prompt, self._n_vocab)
+        self._log_prompt(tokens)
+        await self._job(self.n_slots - 1, lambda slot: self._worker.evaluate(slot, tokens))
 
     def stats(self) -> EngineStats:
         """Return the counts since the start."""
@@ -251,6 +264,10 @@ class Engine:
         if self._closed and self._refuse:
             raise self._refuse()
         return await _taken(mailbox)
+
+    def _log_prompt(self, prompt: Ints) -> None:
+        if self._options.log_prompts:
+            log.info("%s", dump.prompt_tokens(prompt, self._tokenizer))
 
     def _check_slot(self, id: int, lowest: int = -1) -> None:
         if not lowest <= id < self.n_slots:

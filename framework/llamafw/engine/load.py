@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from llamafw.engine.engine import Engine, EngineOptions
+from llamafw.engine.preload import first_prompt, preload
 from llamafw.errors import ModelError, RequestError, SettingsError
 from llamafw.interfaces import (
     Architecture,
@@ -40,6 +41,7 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
         A setting does not fit the model.
     """
     started = time.monotonic()
+    prompt = first_prompt(settings)  # first: what is wrong with it is told before anything is loaded
     model = open_model(path, settings, plugins)
     decoder = describe(model, plugins)
     tokenizer = make_tokenizer(model, plugins)
@@ -58,6 +60,8 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
             engine.grammars.compile_now(grammar)
         except RequestError as error:
             raise SettingsError(f"{grammar.field}: {error.message}") from None
+    if prompt is not None:
+        log(f"{prompt[1]}: {preload(engine, tokenizer, *prompt)} tokens are in the cache")
     name = settings.alias or whole(path.name)  # not the path: where things lie on the server is no business of clients
     log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return LoadedModel(
@@ -108,6 +112,7 @@ def engine_options(settings: Settings, model: Model, decoder: Decoder, backend: 
         similar=settings.slot_prompt_similarity, continuous=settings.cont_batching,
         prompt_cache=None if ram == -1 else min(ram << 20, psutil.virtual_memory().total // 4),
         max_queue=settings.max_queue, timeout=settings.timeout,
+        log_prompts=settings.verbose_prompt, log_cache=settings.dump_kv_cache,
         fingerprint=fingerprint(model, decoder, settings.backend_options(decoder.n_ctx_train)),
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ class Scheduler:
     def __init__(self, slots: Slots, n_batch: int, n_ubatch: int, *, continuous: bool = True) -> None:
         self.waiting: deque[Task] = deque()
         self.running: list[Task] = []  # oldest first
-        self._slots, self._n_batch, self._n_ubatch = slots, n_batch, min(n_ubatch, n_batch)
+        self._slots, self.n_batch, self._n_ubatch = slots, n_batch, min(n_ubatch, n_batch)
         self._continuous = continuous
         self._embeds = False  # whose turn it is
 
@@ -93,14 +93,14 @@ class Scheduler:
     def next_parts(self) -> list[Part]:
         """Return what is to be evaluated now; empty if nothing runs."""
         running = self._turn()
-        if len(running) > self._n_batch:  # a tiny n_batch: take turns
-            chosen = running[: self._n_batch]
+        if len(running) > self.n_batch:  # a tiny n_batch: take turns
+            chosen = running[: self.n_batch]
             self.running = [task for task in self.running if task not in chosen] + chosen
             return [_part(sequence, 1) for sequence in chosen]
         parts = [_part(sequence, 1) for sequence in running if not sequence.n_left]
         prompts = [sequence for sequence in running if sequence.n_left]
         if prompts:
-            most = self._n_batch if len(running) == 1 else self._n_ubatch
+            most = self.n_batch if len(running) == 1 else self._n_ubatch
             shares = share([sequence.n_left for sequence in prompts], max(most - len(parts), 1))
             parts += [_part(sequence, n) for sequence, n in zip(prompts, shares, strict=True) if n]
         return parts

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from llamafw.engine import context
+import numpy as np
+
+from llamafw.engine import context, dump
 from llamafw.engine.embedding import EmbedSequence
 from llamafw.engine.prompt_cache import PromptCache
 from llamafw.engine.scheduler import Part, Scheduler, Task, as_batch
@@ -21,10 +23,11 @@ from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import Counts
 from llamafw.errors import GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
-from llamafw.types import Floats, Ints
+from llamafw.types import Batch, Floats, Ints
 
 log = logging.getLogger(__name__)
 
+_NONE = np.empty(0, np.int32)  # no outputs
 _WORTH = 64  # tokens: to evaluate fewer is about as quick as to copy a state
 
 
@@ -46,15 +49,18 @@ class Worker:
         See `chain.every_token`.
     timeout : float
         Seconds that a request may wait for a slot.
+    log_cache : bool
+        Log what the slots hold after every step.
     """
 
     def __init__(
-        self, backend: Backend, slots: Slots, scheduler: Scheduler, cache: PromptCache, ids: Ints, timeout: float
-    ) -> None:
+        self, backend: Backend, slots: Slots, scheduler: Scheduler, cache: PromptCache, ids: Ints, timeout: float,
+        *, log_cache: bool = False,
+    ) -> None:  # fmt: skip
         self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
         self.jobs: list[Job] = []
         self.counts = Counts()
-        self._ids, self._timeout = ids, timeout
+        self._ids, self._timeout, self._log_cache = ids, timeout, log_cache
 
     @property
     def idle(self) -> bool:
@@ -68,6 +74,23 @@ class Worker:
         self._expire()
         self._make_room()
         self._evaluate(self.scheduler.next_parts())
+        if self._log_cache:
+            log.info("%s", dump.cache(self.slots.all, self.cache))
+
+    def evaluate(self, slot: Slot, prompt: Ints) -> None:
+        """Let a slot that nobody uses hold ``prompt`` and nothing else."""
+        self.backend.truncate(slot.id, 0)
+        slot.shorten(0)
+        n_batch = self.scheduler.n_batch
+        for first in range(0, len(prompt), n_batch):
+            tokens = prompt[first : first + n_batch]
+            positions = np.arange(first, first + len(tokens), dtype=np.int32)
+            try:
+                self.backend.forward(Batch(tokens, positions, np.full_like(tokens, slot.id), _NONE))
+            except Exception:
+                self._forget(slot)
+                raise
+            slot.extend(tokens)
 
     def drop(self, task: Task) -> None:
         """Forget a task that has ended or whose client has gone."""

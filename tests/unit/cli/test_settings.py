@@ -71,6 +71,7 @@ def test_equals_and_underscores_work() -> None:
         (["--temp", "nan"], "out of range"),
         (["-ctk", "q4_0"], "none of f16, f32"),
         (["word"], "unexpected argument word"),
+        (["-fq"], "unknown flag -fq; did you mean"),  # not -f q
     ],
 )
 def test_bad_usage_is_one_clear_line(argv: list[str], message: str) -> None:

@@ -1,0 +1,69 @@
+"""What is evaluated before the first request comes: ``-p``, ``-f`` or ``-bf``. It knows nothing of slots."""
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from llamafw.engine.engine import Engine
+from llamafw.errors import RequestError, SettingsError
+from llamafw.interfaces import Tokenizer
+from llamafw.settings import Settings
+
+_ESCAPE = re.compile(r"""\\(?:x([0-9A-Fa-f]{2})|([nrt'"\\]))""")
+_MEANING = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+def first_prompt(settings: Settings) -> tuple[str, str] | None:
+    """Return the text to evaluate and the flag that it comes from; None if no flag asks for any."""
+    given = {"--prompt": settings.prompt, "--file": settings.file, "--binary-file": settings.binary_file}
+    flags = [flag for flag, value in given.items() if value is not None]
+    if len(flags) > 1:
+        raise SettingsError(f"{' and '.join(flags)} exclude each other")
+    if settings.prompt is not None:
+        return _unescaped(settings.prompt) if settings.escape else settings.prompt, "--prompt"
+    if settings.file is not None:
+        return _read("--file", settings.file).removesuffix("\n").removesuffix("\r"), "--file"
+    if settings.binary_file is not None:
+        return _read("--binary-file", settings.binary_file), "--binary-file"
+    return None
+
+
+def preload(engine: Engine, tokenizer: Tokenizer, text: str, flag: str) -> int:
+    """Evaluate a text into the cache, as a completion would; return its tokens. On a thread without an event loop."""
+    prompt = tuple(tokenizer.encode(text, add_special=True, parse_special=True))
+    try:
+        asyncio.run(engine.preload(prompt))
+    except RequestError as error:
+        raise SettingsError(f"{flag}: {error.message}") from None
+    return len(prompt)
+
+
+def _unescaped(text: str) -> str:
+    r"""Return a text with ``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` replaced, others as they are.
+
+    What is written with ``\x`` are bytes of UTF-8.
+    """
+    def meaning(found: re.Match[str]) -> bytes:
+        byte, letter = found.groups()
+        return bytes([int(byte, 16)]) if byte else _MEANING.get(letter, letter).encode()
+
+    raw, end = b"", 0
+    for found in _ESCAPE.finditer(text):
+        raw += text[end : found.start()].encode() + meaning(found)
+        end = found.end()
+    return _decoded("--prompt", raw + text[end:].encode())
+
+
+def _read(flag: str, path: str) -> str:
+    try:
+        return _decoded(flag, Path(path).expanduser().read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{flag}: {path} cannot be read: {error.strerror or error}") from None
+
+
+def _decoded(flag: str, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{flag}: byte {error.start} is no UTF-8") from None

@@ -1,0 +1,123 @@
+"""Prompts evaluated before the first request, and what is written to the log on demand."""
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw.engine import Engine
+from llamafw.engine.preload import first_prompt, preload
+from llamafw.errors import ContextFullError, GenerationError, SettingsError
+from llamafw.settings import Settings
+from llamafw.types import EmbedRequest
+from support.toy import HEART, ToyBackend, ToyTokenizer, answer
+
+Start = Callable[..., Engine]
+
+
+@pytest.mark.inventory("C-022", "C-026", "C-027")
+def test_escapes_in_a_prompt() -> None:
+    written = r"""a\nb\tc\rd\'e\"f\\n\x41\xe2\x82\xac\q\x4"""
+    assert first_prompt(Settings(prompt=written)) == ("a\nb\tc\rd'e\"f\\nA€\\q\\x4", "--prompt")
+    assert first_prompt(Settings(prompt=written, escape=False)) == (written, "--prompt")
+    assert first_prompt(Settings()) is None
+
+
+@pytest.mark.inventory("C-024", "C-025")
+@pytest.mark.parametrize(("raw", "text"), [(b"a\\n\n\n", "a\\n\n"), (b"a\r\n", "a"), ("€".encode(), "€"), (b"", "")])
+def test_prompts_from_files(tmp_path: Path, raw: bytes, text: str) -> None:
+    path = tmp_path / "prompt"
+    path.write_bytes(raw)
+    assert first_prompt(Settings(file=str(path))) == (text, "--file")
+    assert first_prompt(Settings(binary_file=str(path))) == (raw.decode(), "--binary-file")
+
+
+@pytest.mark.inventory("C-024", "C-025")
+def test_prompts_that_cannot_be_had(tmp_path: Path) -> None:
+    bad = tmp_path / "latin"
+    bad.write_bytes(b"caf\xe9")
+    with pytest.raises(SettingsError, match=r"--file: byte 3 is no UTF-8"):
+        first_prompt(Settings(file=str(bad)))
+    with pytest.raises(SettingsError, match=r"--binary-file: .*none cannot be read: No such file"):
+        first_prompt(Settings(binary_file=str(tmp_path / "none")))
+    with pytest.raises(SettingsError, match=r"--prompt: byte 0"):
+        first_prompt(Settings(prompt=r"\xff"))
+    with pytest.raises(SettingsError, match="--prompt and --file exclude each other"):
+        first_prompt(Settings(prompt="a", file=str(bad)))
+
+
+@pytest.mark.inventory("C-022")
+async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
+    backend = ToyBackend(n_slots=3, n_batch=8)
+    finished: list[Any] = []
+    engine = start(backend, n_batch=8, finished=lambda **facts: finished.append(facts))
+    text = "a prompt of several batches"
+    assert await asyncio.to_thread(preload, engine, ToyTokenizer(), text, "--prompt") == len(text)
+    assert backend.slots[2] == list(text.encode())
+    assert [len(batch.outputs) for batch in backend.batches] == [0] * 4
+    assert finished == []  # nobody asked
+    found = await answer(engine, [*text.encode(), 33], n_predict=4)
+    fresh = await answer(engine, [*text.encode(), 33], n_predict=4, cache_prompt=False)
+    assert (found.finish.id_slot, found.finish.n_cached, fresh.finish.n_cached) == (2, len(text), 0)
+    assert found.ids == fresh.ids
+
+
+@pytest.mark.inventory("C-022")
+async def test_who_shares_nothing_with_it_leaves_it_alone(start: Start) -> None:
+    backend = ToyBackend(n_slots=2)
+    engine = start(backend)
+    await engine.preload(tuple(b"once upon a time"))
+    assert (await answer(engine, b"xyz", n_predict=2)).finish.id_slot == 0
+    assert bytes(backend.slots[1]) == b"once upon a time"
+
+
+@pytest.mark.inventory("C-022")
+async def test_a_prompt_that_is_too_long_for_a_slot(start: Start) -> None:
+    backend = ToyBackend(n_ctx=64)
+    engine = start(backend)
+    with pytest.raises(ContextFullError):
+        await engine.preload((1,) * 65)
+    with pytest.raises(SettingsError, match="--file: the prompt has 65 tokens, and the context of a slot is 64"):
+        await asyncio.to_thread(preload, engine, ToyTokenizer(), "a" * 65, "--file")
+    await engine.preload((1,) * 64)
+    assert len(backend.slots[1]) == 64
+
+
+async def test_a_backend_that_fails_on_it(start: Start) -> None:
+    backend = ToyBackend()
+    engine = start(backend)
+    backend.fail_on = lambda batch: len(backend.batches) == 2
+    with pytest.raises(GenerationError):
+        await engine.preload((1,) * 40)  # two batches
+    assert backend.slots[1] == []
+    found = await answer(engine, b"abc", n_predict=2, id_slot=1)
+    assert (len(found.ids), found.finish.n_cached) == (2, 0)
+
+
+@pytest.mark.inventory("C-003")
+async def test_prompts_are_logged_on_demand(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "llamafw")
+    await answer(start(ToyBackend()), [97, 10, HEART], n_predict=1)
+    assert not caplog.messages
+    engine = start(ToyBackend(), log_prompts=True)
+    await answer(engine, [97, 10, HEART], n_predict=1)
+    await engine.embed(EmbedRequest((98,)))
+    assert caplog.messages == [
+        r"prompt of 3 tokens: 97 'a', 10 '\n', 259 '❤'",  # one line, whatever the prompt says
+        "prompt of 1 tokens: 98 'b'",
+    ]
+
+
+@pytest.mark.inventory("C-039")
+async def test_caches_are_logged_on_demand(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "llamafw")
+    await answer(start(ToyBackend()), b"abc", n_predict=2)
+    assert not caplog.messages
+    await answer(start(ToyBackend(), log_cache=True), b"abc", n_predict=2)
+    assert caplog.messages[0] == (
+        "KV cache: slot 0 generating 3/64 (reusable 3), slot 1 idle 0/64 (reusable 0); kept in memory: 0 bytes"
+    )
