@@ -66,6 +66,24 @@ class Settings:
         help="the model's name for clients (default: that of its file)")
     override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
         help="override a metadata key; TYPE is int, float, bool or str")
+    rope_scaling: str | None = option(None, "--rope-scaling", group=MODEL, type=str, env="LLAMA_ARG_ROPE_SCALING_TYPE", metavar="TYPE", choices=("none", "linear", "yarn"),
+        help="how RoPE is stretched to longer contexts (default: as the model says)")
+    rope_scale: float | None = option(None, "--rope-scale", group=MODEL, type=float, env="LLAMA_ARG_ROPE_SCALE", metavar="N", low=0, high=2**20,
+        help="by how much; 0: as the model says (default: 0)")
+    rope_freq_scale: float | None = option(None, "--rope-freq-scale", group=MODEL, type=float, env="LLAMA_ARG_ROPE_FREQ_SCALE", metavar="X", low=0, high=2**20,
+        help="the same as 1/N; 0: as the model says (default: 0)")
+    rope_freq_base: float | None = option(None, "--rope-freq-base", group=MODEL, type=float, env="LLAMA_ARG_ROPE_FREQ_BASE", metavar="X", low=0, high=2**60,
+        help="RoPE's base; 0: as the model says (default: 0)")
+    yarn_orig_ctx: int | None = option(None, "--yarn-orig-ctx", group=MODEL, type=int, env="LLAMA_ARG_YARN_ORIG_CTX", metavar="N", low=0, high=2**31 - 1,
+        help="YaRN: the context that the model was trained on first; 0: as the model says (default: 0)")
+    yarn_ext_factor: float | None = option(None, "--yarn-ext-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_EXT_FACTOR", metavar="X", low=-1, high=1,
+        help="YaRN: how much of fast frequencies stays as trained; 0: nothing, all is interpolated, -1: as the model says (default: -1)")
+    yarn_attn_factor: float | None = option(None, "--yarn-attn-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_ATTN_FACTOR", metavar="X", low=1e-6, high=1e6,
+        help="YaRN: factor on its own temperature (default: as the model says, else 1)")
+    yarn_beta_slow: float | None = option(None, "--yarn-beta-slow", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_SLOW", metavar="X", low=1e-6, high=1e6,
+        help="YaRN: what turns less often in the original context is interpolated (default: as the model says, else 1)")
+    yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
+        help="YaRN: what turns more often stays as trained (default: as the model says, else 32)")
     chat_template: str | None = option(None, "--chat-template", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
         help="chat format: a registered name, a Jinja template, or a file with one (default: the model's own)")
     tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",

@@ -25,6 +25,7 @@ from llamafw.interfaces import (
 )
 from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import whole
+from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, Decoder, GrammarSource, Model
@@ -75,7 +76,7 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
     if not path.is_file():
         raise ModelError(f"there is no model file {path}")
     found: Model | None = plugins.hook.open_model(path=path, settings=settings)
-    return found or read_gguf(path, plugins.registry("quant"), settings.override_kv)
+    return with_rope(found or read_gguf(path, plugins.registry("quant"), settings.override_kv), settings)
 
 
 def describe(model: Model, plugins: Plugins) -> Decoder:

@@ -35,8 +35,10 @@ def rope(metadata: Metadata, n_rot: int, n_ctx_train: int) -> tuple[npt.NDArray[
     scale = _scale(metadata)
     if kind == "linear":
         return frequencies / scale, 1.0
-    ramp = _yarn_ramp(metadata, n_rot, base, n_ctx_train)
-    return frequencies / scale * (1 - ramp) + frequencies * ramp, _yarn_magnitude(metadata, scale)
+    share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=-1e-9)
+    ramp = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
+    stretched = frequencies / scale * (1 - ramp) + frequencies * ramp
+    return stretched, _yarn_magnitude(metadata, scale if share else 1.0)  # as llama.cpp: no share, no temperature
 
 
 def _scale(metadata: Metadata) -> float:
@@ -71,7 +73,6 @@ def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) ->
     n_ctx = metadata.integer("rope.scaling.original_context_length", n_ctx_train)
     fast = metadata.number("rope.scaling.yarn_beta_fast", 32.0, low=0)
     slow = metadata.number("rope.scaling.yarn_beta_slow", 1.0, low=0)
-    share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=-1e-9)
     if base <= 1:
         metadata.fail("rope.freq_base", f"is {base}; YaRN needs more than 1")
 
@@ -82,7 +83,7 @@ def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) ->
     low = max(0, math.floor(pair(fast)))
     high = min(n_rot - 1, math.ceil(pair(slow)))
     ramp = (np.arange(n_rot // 2) - low) / max(0.001, high - low)
-    return share * (1 - np.clip(ramp, 0, 1))
+    return 1 - np.clip(ramp, 0, 1)
 
 
 def _yarn_magnitude(metadata: Metadata, scale: float) -> float:

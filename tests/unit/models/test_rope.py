@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from llamafw import Decoder, ModelError
+from llamafw import Decoder, ModelError, Settings, SettingsError
 from llamafw.models.gguf import read_gguf
+from llamafw.models.rope_settings import with_rope
 from llamafw_plugins.architectures.llama import describe
 from llamafw_plugins.quants.ggml import TYPES
 from support.reference import Reference
@@ -139,3 +140,58 @@ def test_the_reference_agrees(tmp_path: Path) -> None:
     factors = np.linspace(1, 8, SIZE // 2).astype(np.float32)
     found = scaled(tmp_path, {"rope_freqs.weight": factors}, scaling__factor=2.0, freq_base=500_000.0)
     np.testing.assert_allclose(found.rope_frequencies, Reference(tmp_path / "model.gguf").frequencies, rtol=1e-12)
+
+
+def by_settings(path: Path, own: dict[str, Any], **given: Any) -> Decoder:
+    file = write_tiny_gguf(path / "model.gguf", n_embd_head=SIZE, n_layer=1,
+                           metadata={f"llama.rope.{key}": value for key, value in own.items()})
+    return describe(with_rope(read_gguf(file, QUANTS), Settings(**given)))
+
+
+@pytest.mark.inventory("C-028", "C-029", "C-030", "C-031")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, PLAIN / 8),
+        ({"rope_scale": 0.0, "rope_freq_scale": 0.0, "rope_freq_base": 0.0}, PLAIN / 8),
+        ({"rope_scale": 4.0}, PLAIN / 4),
+        ({"rope_freq_scale": 0.25}, PLAIN / 4),
+        ({"rope_scaling": "none"}, PLAIN),
+        ({"rope_scaling": "yarn"}, yarn(8, 512)),
+        ({"rope_freq_base": 500_000.0}, np.array([500_000.0 ** (-2 * i / SIZE) for i in range(SIZE // 2)]) / 8),
+    ],
+)
+def test_settings_take_the_models_place(
+    tmp_path: Path, given: dict[str, Any], expected: npt.NDArray[np.float64]
+) -> None:
+    found = by_settings(tmp_path, {"scaling.type": "linear", "scaling.factor": 8.0}, **given)
+    np.testing.assert_allclose(found.rope_frequencies, expected, rtol=1e-14)
+
+
+@pytest.mark.inventory("C-032", "C-034", "C-035", "C-036")
+def test_settings_of_yarn(tmp_path: Path) -> None:
+    found = by_settings(
+        tmp_path, {"scaling.yarn_attn_factor": 3.0}, rope_scaling="yarn", rope_scale=4.0, yarn_orig_ctx=4096,
+        yarn_attn_factor=0.5, yarn_beta_fast=16.0, yarn_beta_slow=2.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(found.rope_frequencies, yarn(4, 4096, fast=16, slow=2), rtol=1e-14)
+    assert found.rope_magnitude == pytest.approx(0.5 * (1 + 0.1 * math.log(4)))
+
+
+@pytest.mark.inventory("C-033")
+def test_the_share_of_extrapolation(tmp_path: Path) -> None:
+    own = {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 4096}
+    for share in (None, -1.0, 1.0):
+        found = by_settings(tmp_path, own, yarn_ext_factor=share)
+        np.testing.assert_allclose(found.rope_frequencies, yarn(4, 4096), rtol=1e-14)
+    half = by_settings(tmp_path, own, yarn_ext_factor=0.5)
+    np.testing.assert_allclose(half.rope_frequencies, (yarn(4, 4096) + PLAIN / 4) / 2, rtol=1e-14)
+    none = by_settings(tmp_path, own, yarn_ext_factor=0.0)  # "full interpolation"
+    np.testing.assert_allclose(none.rope_frequencies, PLAIN / 4, rtol=1e-14)
+    assert none.rope_magnitude == 1
+
+
+@pytest.mark.inventory("C-029", "C-031")
+def test_two_ways_to_say_it_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--rope-scale and --rope-freq-scale exclude each other"):
+        by_settings(tmp_path, {}, rope_scale=2.0, rope_freq_scale=0.5)
