@@ -70,6 +70,7 @@ from llamafw.types import (
     Problem,
     SlotStatus,
     StopType,
+    SystemPrompt,
     Tensor,
     Timings,
     TokenLogprob,
@@ -86,6 +87,7 @@ __all__ = [
     "Grammar", "GrammarCompiler", "GrammarContext", "GrammarFactory", "GrammarSource", "hookimpl", "Ints",
     "JSONResponse", "JsonSchema", "largest", "LlamafwError", "LoadedModel", "Model", "ModelError", "NotSupported",
     "PluginError", "Pooling", "Problem", "Quant", "Register", "RequestError", "Sampler", "SamplerContext",
-    "SamplerPlugin", "Settings", "SettingsError", "SlotStatus", "SpecError", "StopType", "Tensor", "Timings",
-    "Tokenizer", "TokenLogprob", "ToolCall", "ToolParser", "ToolParserPlugin", "TooManyRequests", "Unavailable",
+    "SamplerPlugin", "Settings", "SettingsError", "SlotStatus", "SpecError", "StopType", "SystemPrompt", "Tensor",
+    "Timings", "Tokenizer", "TokenLogprob", "ToolCall", "ToolParser", "ToolParserPlugin", "TooManyRequests",
+    "Unavailable",
 ]

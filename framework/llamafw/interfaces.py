@@ -1,7 +1,7 @@
 """The protocols a plugin may implement: plain classes, looked up by name, never called through pluggy.
 
-Each entry says who makes it, who calls it, how often and on which thread. `hookspecs` says how to register one.
-"The engine thread" is the one thread that owns sequences and KV slots; "the event loop" is the server's.
+Each entry says who makes it, who calls it, how often and on which thread ("the engine thread" owns sequences and KV
+slots; "the event loop" is the server's). `hookspecs` says how to register one.
 """
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from llamafw.types import (
     JsonSchema,
     Model,
     SlotStatus,
+    SystemPrompt,
     ToolCall,
 )
 
@@ -327,10 +328,7 @@ class Engine(Protocol):
     failed: bool  # nothing can be answered any more; `GET /health` says so
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
-        """Yield the answer piece by piece; the last delta has ``finish``.
-
-        Closing the iterator cancels the request. Raises RequestError if the request cannot be served.
-        """
+        """Yield the answer piece by piece; the last delta has ``finish``. Closing the iterator cancels the request."""
 
     async def embed(self, request: EmbedRequest) -> Embedding:
         """Return the embedding of a text. Cancelling the call cancels the request."""
@@ -366,6 +364,7 @@ class LoadedModel:
     engine: Engine
     tool_parser: ToolParserPlugin | None = None  # None: no plugin offers one
     grammar: GrammarSource | None = None  # what requests are held to that say nothing of it
+    system_prompt: SystemPrompt = SystemPrompt()
 
 
 @runtime_checkable
@@ -381,6 +380,8 @@ class App(Protocol):
     def loaded(self) -> LoadedModel:
         """The model; raises Unavailable while it is loading."""
 
+    def set_system_prompt(self, text: str) -> None:
+        """Put ``text`` before every prompt from now on."""
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
         """Return what ``prepare_request`` makes of a validated native request body and its tokenised prompt."""
 

@@ -15,7 +15,7 @@ from typing import Any
 import pluggy
 
 from llamafw import hookspecs
-from llamafw.errors import LlamafwError, PluginError
+from llamafw.errors import LlamafwError, PluginError, SettingsError
 from llamafw.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,8 @@ class Plugins:
         found = self.found[name] = Found(name, name.partition(":")[0], version)
         try:
             plugin = load()
+            if isinstance(plugin, type):  # state of its own, for as long as these plugins live
+                plugin = plugin()
             self._check_hooks(plugin, name)
             self.pm.register(plugin, name=name)
         except Exception as exc:
@@ -142,6 +144,8 @@ def _check_blocked(blocked: set[str], known: set[str]) -> None:
 def _call(impl: pluggy.HookImpl, hook: str, **given: Any) -> Any:
     try:
         return impl.function(**{name: given[name] for name in impl.argnames})
+    except SettingsError:  # what a user asked for is at fault, not the plugin
+        raise
     except Exception as exc:
         raise _failure(impl.plugin_name, f"failed in {hook}", exc) from exc
 

@@ -192,6 +192,16 @@ class Settings:
         help="hold every response and stream event against the API document (for tests)")
     pooling: str | None = option(None, "--pooling", group=SERVER, type=str, env="LLAMA_ARG_POOLING", metavar="TYPE", choices=("none", "mean", "cls", "last", "rank"),
         help="how the tokens of a text become its embedding (default: as the model says, else last)")
+    slots: bool = option(False, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
+        help="serve GET /slots, which shows what others ask")
+    slot_save_path: str | None = option(None, "--slot-save-path", group=SERVER, type=str, env="LLAMA_ARG_SLOT_SAVE_PATH", metavar="FOLDER",
+        help="serve POST /slots/{id_slot}, which saves caches into this folder and restores them")
+    props: bool = option(False, "--props", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_PROPS",
+        help="serve POST /props, which changes the system prompt")
+    metrics: bool = option(False, "--metrics", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_METRICS",
+        help="serve GET /metrics, for Prometheus")
+    system_prompt_file: str | None = option(None, "-spf", "--system-prompt-file", group=MODEL, type=str, metavar="FILE",
+        help="put the text of this file before every prompt")
     embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
         help="serve embeddings only; without it, embeddings and completions")
 

@@ -160,6 +160,14 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SystemPrompt:
+    """What stands before every prompt."""
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()  # BOS, if the model wants one, included
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedRequest:
     """What a client wants embedded. Validated, tokenised, and never changed."""
 

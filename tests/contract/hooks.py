@@ -23,7 +23,7 @@ REASONS = (
     r"^\d+ answers can have at most",  # the same times the biases
     r"^the (strings|texts) of (stop|logit_bias) have more than",  # all of them together
     r"^the variable \w+ is set by the server",
-    r"^embeddings of this model have",
+    r"^embeddings of this model have|^there is no (adapter|slot)|^Invalid filename|^Unable to restore slot",
     r"^the (text|prompt) has (no|\d+) tokens",
     r"(is|be) (provided|specified)",  # one of two fields; OpenAPI 3.0 could say so, but no client could read it
     r"^the (grammar|schema|response format) (is|has)",  # languages of their own

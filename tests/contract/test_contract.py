@@ -20,7 +20,9 @@ KEY = "contract"
 
 def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf", n_ctx=4096)
-    with running_server(model, "--api-key", KEY, "-n", "4", "-c", "16384", "--validate-responses") as server:
+    (tmp_path / "slots").mkdir()
+    everything = f"--slots --props --metrics --slot-save-path {tmp_path / 'slots'} --validate-responses".split()
+    with running_server(model, "--api-key", KEY, "-n", "4", "-c", "16384", *everything) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
         copy = tmp_path / "openapi.json"  # of a URL, schemathesis would leave that very operation out
         copy.write_text(json.dumps(document))

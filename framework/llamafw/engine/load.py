@@ -28,7 +28,7 @@ from llamafw.models.parts import whole
 from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
-from llamafw.types import BackendOptions, Decoder, GrammarSource, Model
+from llamafw.types import BackendOptions, Decoder, GrammarSource, Model, SystemPrompt
 
 
 def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
@@ -67,7 +67,7 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return LoadedModel(
         name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,
-        tool_parser=tool_parser, grammar=grammar,
+        tool_parser=tool_parser, grammar=grammar, system_prompt=system_prompt(first_words(settings), tokenizer),
     )  # fmt: skip
 
 
@@ -131,6 +131,26 @@ def fingerprint(model: Model, decoder: Decoder, options: BackendOptions) -> byte
         digest.update(f"{name} {tensor.shape} {tensor.type_name}".encode())
         digest.update(tensor.data[middle : middle + 64].tobytes())
     return digest.digest()
+
+
+def first_words(settings: Settings) -> str:
+    """Return the text of ``--system-prompt-file``, to the last byte; "" without one."""
+    if settings.system_prompt_file is None:
+        return ""
+    try:
+        return Path(settings.system_prompt_file).expanduser().read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--system-prompt-file: {settings.system_prompt_file} cannot be read: {error}") from None
+
+
+def system_prompt(text: str, tokenizer: Tokenizer) -> SystemPrompt:
+    """Return a text as what stands before every prompt."""
+    if not text:
+        return SystemPrompt()
+    tokens = tokenizer.encode(text)
+    if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
+        tokens.insert(0, tokenizer.bos)
+    return SystemPrompt(text, tuple(tokens))
 
 
 def default_grammar(settings: Settings) -> GrammarSource | None:

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from llamafw.engine.load import system_prompt
 from llamafw.errors import NotSupported, Unavailable
 from llamafw.interfaces import LoadedModel, SamplerPlugin
 from llamafw.plugins import Plugins
@@ -30,6 +32,10 @@ class App:
         if self.model is None:
             raise Unavailable("Loading model")
         return self.model
+
+    def set_system_prompt(self, text: str) -> None:
+        """Put ``text`` before every prompt from now on."""
+        self.model = replace(self.loaded, system_prompt=system_prompt(text, self.loaded.tokenizer))
 
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
         """Return what ``prepare_request`` makes of a validated native request body and its tokenised prompt."""

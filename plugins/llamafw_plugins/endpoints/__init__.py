@@ -12,12 +12,14 @@ def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.chat import ChatCompletion
     from llamafw_plugins.endpoints.completion import Completion
     from llamafw_plugins.endpoints.embeddings import Embeddings
+    from llamafw_plugins.endpoints.lora import Adapters
     from llamafw_plugins.endpoints.server import Server
+    from llamafw_plugins.endpoints.slots import SlotOperations
     from llamafw_plugins.endpoints.template import ApplyTemplate
     from llamafw_plugins.endpoints.text_completion import TextCompletion
     from llamafw_plugins.endpoints.tokens import Tokens
 
-    embeddings = Embeddings(app)
+    embeddings, slots, adapters = Embeddings(app), SlotOperations(app), Adapters(app)
     completion, chat, server, tokens = Completion(app), ChatCompletion(app), Server(app), Tokens(app)
     register("getHealth", server.health)
     register("getHealthAlias", server.health)
@@ -35,6 +37,11 @@ def register_endpoints(register: Register, app: App) -> None:
     register("listModels", server.models)
     register("listModelsAlias", server.models)
     register("getProps", server.props)
+    register("setProps", server.change_props)
+    register("getSlots", slots.list)
+    register("changeSlot", slots.change)
+    register("listLoraAdapters", adapters.list)
+    register("setLoraAdapters", adapters.change)
     register("getOpenapi", server.openapi)
 
 

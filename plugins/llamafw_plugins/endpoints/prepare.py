@@ -33,10 +33,14 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         given = body.get(field)
         return defaults.get(field, default) if given is None else given
 
+    before = loaded.system_prompt.tokens
+    if before and prompt and prompt[0] == loaded.tokenizer.bos:  # there is one already
+        prompt = prompt[1:]
+    n_keep = int(value("n_keep", 0))
     seed = int(value("seed", -1))
     n_probs = int(value("n_probs", 0))
     return GenerateRequest(
-        prompt=tuple(prompt),
+        prompt=(*before, *prompt),
         n_predict=limit(body, app.settings.predict),
         stop=stop_strings(value("stop", ())),
         samplers=sampler_names(body.get("samplers"), app),
@@ -52,7 +56,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         post_sampling_probs=value("post_sampling_probs", False),
         grammar=read_grammar(body, loaded.grammar),
         context_shift=app.settings.context_shift,
-        n_keep=int(value("n_keep", 0)),
+        n_keep=n_keep if n_keep < 0 else n_keep + len(before),
         n_discard=int(value("n_discard", 0)),
         t_max_predict_ms=value("t_max_predict_ms", None),
         deadline_ms=value("deadline_ms", None),

@@ -6,7 +6,7 @@ from math import prod
 
 from starlette.responses import Response
 
-from llamafw import App, Call, LoadedModel, Tokenizer, Unavailable, __version__
+from llamafw import App, Call, LoadedModel, NotSupported, Tokenizer, Unavailable, __version__
 from llamafw_plugins.endpoints.shapes import JSON, settings_shape
 
 VOCAB_TYPES = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5}  # tokenizer.ggml.model → llama.cpp's number
@@ -36,6 +36,7 @@ class Server:
         loaded = self.app.loaded
         settings = settings_shape(self.app.prepare({}, ()), loaded, stream=False)
         return {
+            "system_prompt": loaded.system_prompt.text,
             "default_generation_settings": {**settings, "params": settings},
             "total_slots": loaded.engine.n_slots,
             "model_alias": loaded.name,
@@ -45,6 +46,17 @@ class Server:
             "build_info": f"llamafw {__version__}",
             "modalities": {"vision": False, "audio": False},
         }
+
+    async def change_props(self, call: Call) -> JSON:
+        """Set the system prompt."""
+        if not self.app.settings.props:
+            raise NotSupported(
+                "This server does not support changing global properties. Start it with `--props`"
+            )
+        text = call.body.get("system_prompt")
+        if text is not None:
+            self.app.set_system_prompt(text)
+        return {"success": True}
 
     async def openapi(self, call: Call) -> Response:
         """Return the API document."""

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,7 +52,8 @@ def opened(plugins: Plugins) -> Open:
     @contextlib.asynccontextmanager
     async def open_client(
         *, scores: Any = alphabet, tokenizer: Any = None, backend: ToyBackend | None = None,
-        template: str = TEMPLATE, n_ctx: int = 64, grammar: GrammarSource | None = None, **settings: Any,
+        plugins: Plugins = plugins, template: str = TEMPLATE, n_ctx: int = 64, grammar: GrammarSource | None = None,
+        **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
         backend = backend or ToyBackend(scores, n_slots=2, n_ctx=n_ctx)
@@ -65,7 +67,8 @@ def opened(plugins: Plugins) -> Open:
             chat = JinjaChatFormat(template, ChatContext())
             options = EngineOptions(n_batch=32, prompt_cache=2**20)
             engine = Engine(
-                backend, tokenizer, plugins.registry("sampler"), options, grammars=plugins.registry("grammar")
+                backend, tokenizer, plugins.registry("sampler"), options,
+                finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
             )
             parser = plugins.registry("tool_parser")["hermes"]
             return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser, grammar)
