@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 class Register(Protocol):
     """Adds one thing under a name. A name that is taken is an error naming both distributions."""
-
     def __call__(self, name: str, thing: Any, /) -> None: ...
 
 
@@ -141,6 +140,7 @@ class Tokenizer(Protocol):
     eog: frozenset[int]  # every token that ends a generation
     add_bos: bool
     add_eos: bool
+    fim: Mapping[str, int]  # for filling in the middle: "pre", "suf", "mid", "rep", "sep", as far as the model has them
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         """Return the tokens of ``text``.

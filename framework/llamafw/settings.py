@@ -202,6 +202,8 @@ class Settings:
         help="serve GET /metrics, for Prometheus")
     system_prompt_file: str | None = option(None, "-spf", "--system-prompt-file", group=MODEL, type=str, metavar="FILE",
         help="put the text of this file before every prompt")
+    spm_infill: bool = option(False, "--spm-infill", group=SERVER, type=bool,
+        help="infill in the order suffix, prefix, middle, as some models want it")
     embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
         help="serve embeddings only; without it, embeddings and completions")
 

@@ -32,6 +32,7 @@ class ToyTokenizer:
     eos: int | None = EOS
     eog = frozenset({EOS, EOT})
     add_bos = add_eos = False
+    fim: Mapping[str, int] = {}  # a protocol's attribute
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return list(text.encode())

@@ -12,6 +12,7 @@ def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.chat import ChatCompletion
     from llamafw_plugins.endpoints.completion import Completion
     from llamafw_plugins.endpoints.embeddings import Embeddings
+    from llamafw_plugins.endpoints.infill import Infill
     from llamafw_plugins.endpoints.lora import Adapters
     from llamafw_plugins.endpoints.server import Server
     from llamafw_plugins.endpoints.slots import SlotOperations
@@ -25,6 +26,7 @@ def register_endpoints(register: Register, app: App) -> None:
     register("getHealthAlias", server.health)
     register("createCompletion", completion.create)
     register("createCompletionAlias", completion.create)
+    register("createInfill", Infill(app).create)
     register("createTextCompletion", TextCompletion(app).create)
     register("createChatCompletion", chat.create)
     register("createChatCompletionAlias", chat.create)

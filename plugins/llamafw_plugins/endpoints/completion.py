@@ -20,8 +20,11 @@ class Completion:
 
     async def create(self, call: Call) -> Any:
         """Answer one prompt with an object, several with an array, or all with one stream."""
-        body, loaded = call.body, self.app.loaded
-        prompts = await read_prompts(body["prompt"], loaded.tokenizer)
+        return await self.answer(call.body, await read_prompts(call.body["prompt"], self.app.loaded.tokenizer))
+
+    async def answer(self, body: JSON, prompts: Sequence[Prompt]) -> Any:
+        """Answer prompts that have been read, here or by an operation that makes its own."""
+        loaded = self.app.loaded
         check_answers(body, len(prompts))
         requests = [self.app.prepare(body, prompt.tokens) for prompt in prompts]
         rows = Rows(loaded, prompts, requests, body)

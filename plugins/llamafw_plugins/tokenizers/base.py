@@ -19,6 +19,7 @@ class GgufTokenizer(ABC):
     def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary, *, add_bos: bool) -> None:
         self.n_vocab = len(vocabulary.texts)
         self.bos, self.eos, self.eog = vocabulary.bos, vocabulary.eos, vocabulary.eog
+        self.fim = vocabulary.fim
         self.add_bos = read.flag(metadata, "add_bos_token", add_bos)
         self.add_eos = read.flag(metadata, "add_eos_token", False)
         for wanted, token, name in ((self.add_bos, self.bos, "bos"), (self.add_eos, self.eos, "eos")):

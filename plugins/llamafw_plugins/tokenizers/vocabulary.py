@@ -45,6 +45,11 @@ FILL_IN_MIDDLE = {
 
 FILL_IN_MIDDLE_ENDS = ("fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id")  # these end a generation, too
 
+OLDER_NAMES = {
+    "fim_pre_token_id": "prefix_token_id", "fim_suf_token_id": "suffix_token_id", "fim_mid_token_id": "middle_token_id",
+}  # fmt: skip
+"""What files from before 2024-10 call these keys."""
+
 ALWAYS_RENDERED = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 """gpt-oss: control tokens that structure the answer, so the client must see them."""
 
@@ -60,6 +65,7 @@ class Vocabulary:
     user_defined: frozenset[int]  # always read from text, before anything else
     rendered: frozenset[int]  # control tokens that are rendered nevertheless
     eog: frozenset[int]
+    fim: Mapping[str, int]  # for filling in the middle: "pre", "suf", "mid", "pad", "rep", "sep"
     bos: int | None
     eos: int | None
     unknown: int | None
@@ -96,11 +102,14 @@ def read_vocabulary(
     control = {token for token, kind in enumerate(types) if kind in (CONTROL, UNKNOWN)}
     eog = by_text(ENDS)
     control |= eog
+    fim: dict[str, int] = {}
     for key, known in FILL_IN_MIDDLE.items():
-        token = named(key)
+        token = named(key, named(OLDER_NAMES.get(key, "")))
         if token is None and (found := by_text(known)):
             token = min(found)
             control.add(token)
+        if token is not None:
+            fim[key.split("_")[1]] = token
         if token is not None and key in FILL_IN_MIDDLE_ENDS:
             eog.add(token)
     eog.update(token for token in (eos, named("eot_token_id"), named("eom_token_id")) if token is not None)
@@ -117,6 +126,7 @@ def read_vocabulary(
         user_defined=frozenset(user_defined),
         rendered=frozenset(rendered),
         eog=frozenset(eog),
+        fim=fim,
         bos=bos,
         eos=eos,
         unknown=named("unknown_token_id", unknown),

@@ -25,5 +25,5 @@ async def test_every_request_is_answered(client: Any, line: str) -> None:
 
 
 def test_every_operation_is_named() -> None:
-    named = set(re.findall(r"`(?:GET |POST )?(/[\w/.-]+)`", TEXT))
+    named = set(re.findall(r"`(?:GET |POST )?(/[\w/.{}-]+)`", TEXT))
     assert set(load_document()["paths"]) <= named

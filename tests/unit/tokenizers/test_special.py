@@ -63,3 +63,17 @@ def test_long_common_beginnings() -> None:
 
 def test_no_special_tokens() -> None:
     assert SpecialTokens({}).split("<s>") == ["<s>"]
+
+
+def test_tokens_for_filling_in_are_found_by_key_and_by_text() -> None:
+    from llamafw_plugins.tokenizers.vocabulary import read_vocabulary
+
+    def fim(texts: list[str], **keys: int) -> dict[str, int]:
+        metadata = {"tokenizer.ggml.tokens": texts, **{f"tokenizer.ggml.{key}": value for key, value in keys.items()}}
+        return dict(read_vocabulary(metadata).fim)
+
+    assert fim(["a", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]) == {"pre": 1, "suf": 2, "mid": 3}
+    assert fim(["a", "b", "c"], fim_pre_token_id=1) == {"pre": 1}
+    older = {"prefix_token_id": 0, "suffix_token_id": 1, "middle_token_id": 2}
+    assert fim(["a", "b", "c"], **older) == {"pre": 0, "suf": 1, "mid": 2}
+    assert fim(["a", "b", "c"], prefix_token_id=0, fim_pre_token_id=2) == {"pre": 2}
