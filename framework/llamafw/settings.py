@@ -176,6 +176,12 @@ class Settings:
         help="port to listen on; 0: any free one")
     api_key: tuple[str, ...] = option((), "--api-key", group=SERVER, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True,
         help="key that requests must carry; may be repeated")
+    api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, metavar="FILE",
+        help="more keys, one a line")
+    ssl_key_file: str | None = option(None, "--ssl-key-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_KEY_FILE", metavar="FILE",
+        help="serve HTTPS with this private key (PEM), and --ssl-cert-file")
+    ssl_cert_file: str | None = option(None, "--ssl-cert-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_CERT_FILE", metavar="FILE",
+        help="serve HTTPS with this certificate (PEM, with those it is signed by), and --ssl-key-file")
     cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
         help="origins that browsers may call from, or * (default: loopback, any port)")
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
 from support.server import running_server
 from support.tiny import write_tiny_gguf
@@ -172,6 +174,30 @@ def test_a_port_that_is_taken_is_one_line_and_code_1(tiny: Path) -> None:
     assert result.returncode == 1
     assert port in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.inventory("C-109", "C-110", "C-111")
+def test_https_and_keys_from_a_file(tiny: Path, tmp_path: Path) -> None:
+    authority, ours = trustme.CA(), ssl.create_default_context()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.configure_trust(ours)
+    cert, key, keys = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "keys"
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(key))
+    keys.write_text("first\n\nsecond\n")
+    flags = ("--ssl-cert-file", str(cert), "--ssl-key-file", str(key), "--api-key-file", str(keys))
+    with running_server(tiny, *flags, ready=False) as server:
+        assert server.url.startswith("https://")
+        server.wait_until_ready(verify=ours)
+        with httpx.Client(base_url=server.url, verify=ours) as client:
+            found = {key: client.get("/props", headers={"authorization": f"Bearer {key}"}).status_code
+                     for key in ("first", "second", "third")}
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{server.url}/health")
+        with pytest.raises(httpx.TransportError):  # no HTTP at this port
+            httpx.get(f"{server.url.replace('https', 'http')}/health")
+        assert server.terminate() == 0
+    assert found == {"first": 200, "second": 200, "third": 401}
 
 
 def test_bench_prints_json(tiny: Path) -> None:

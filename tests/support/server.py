@@ -5,6 +5,7 @@ import os
 import queue
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ class Server:
         self.output: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
-        self.url = self.wait_for(r"http://[\d.]+:\d+")
+        self.url = self.wait_for(r"https?://[\d.]+:\d+")
 
     def wait_for(self, pattern: str, seconds: float = 120) -> str:
         """Return the first match of ``pattern`` in the lines to come."""
@@ -34,11 +35,11 @@ class Server:
             if found := re.search(pattern, line):
                 return found.group()
 
-    def wait_until_ready(self, seconds: float = 120) -> None:
+    def wait_until_ready(self, seconds: float = 120, verify: ssl.SSLContext | bool = True) -> None:
         """Return when ``/health`` says ok."""
         pause = threading.Event()
         for _ in range(int(seconds / 0.02)):
-            if httpx.get(f"{self.url}/health").status_code == 200:
+            if httpx.get(f"{self.url}/health", verify=verify).status_code == 200:
                 return
             if self.process.poll() is not None:
                 break

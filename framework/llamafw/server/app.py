@@ -22,7 +22,7 @@ from llamafw.interfaces import LoadedModel
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
 from llamafw.server.allow import Allow
-from llamafw.server.auth import security_map
+from llamafw.server.auth import keys, security_map
 from llamafw.server.checks import ResponseChecks
 from llamafw.server.context import App
 from llamafw.server.dispatch import Dispatcher
@@ -87,7 +87,7 @@ def build(
         lifespan=loading.lifespan,
         middlewares=middlewares,
         resolver=Resolver(endpoints.__getitem__),
-        security_map=security_map(settings.api_key),
+        security_map=security_map(keys(settings)),
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
     )
     connexion.add_api(for_routing(merged))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from connexion.security import NO_VALUE
@@ -10,9 +11,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from llamafw.errors import SettingsError
+from llamafw.settings import Settings
 
 Verify = Callable[[Request], Any]
 """Returns token information for a request, NO_VALUE if the scheme is not used; raises 401."""
+
+
+def keys(settings: Settings) -> tuple[str, ...]:
+    """Return the keys of ``--api-key`` and ``--api-key-file``."""
+    if settings.api_key_file is None:
+        return settings.api_key
+    path = Path(settings.api_key_file).expanduser()
+    try:
+        lines = [line.strip() for line in path.read_bytes().decode().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--api-key-file: {path} cannot be read: {error}") from None
+    if not any(lines):
+        raise SettingsError(f"--api-key-file: {path} holds no key")  # nor would the server ask for any
+    return (*settings.api_key, *filter(None, lines))
 
 
 def security_map(keys: Iterable[str]) -> dict[str, type]:

@@ -21,6 +21,7 @@ from llamafw.interfaces import LoadedModel
 from llamafw.plugins import Plugins
 from llamafw.server.app import build
 from llamafw.server.lifespan import Loading
+from llamafw.server.tls import certificate
 from llamafw.settings import Settings
 from llamafw.spec import Document
 
@@ -46,7 +47,7 @@ def serve(
     Raises
     ------
     SettingsError
-        The address cannot be bound.
+        The address cannot be bound, or there is no certificate for it.
     SpecError, PluginError
         The document, the plugins and their endpoints do not fit together.
     """
@@ -62,6 +63,7 @@ def serve(
         gc.freeze()  # what is loaded stays; to look through it takes 0.2 s, in which no request would move
         return model
 
+    cert, key = certificate(settings)
     sockets = bind(settings.host, settings.port)
     asgi, _, loading = build(settings, plugins, load_for_good, failed=failed, document=document)
     config = uvicorn.Config(
@@ -73,10 +75,12 @@ def serve(
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE,
         backlog=BACKLOG,
+        ssl_certfile=cert,
+        ssl_keyfile=key,
     )
     server = Server(config, loading, settings.timeout_graceful_shutdown)
     logging.getLogger("uvicorn").setLevel(logging.INFO if settings.verbose else logging.WARNING)
-    print(f"llamafw: listening on {url(sockets[0])}", flush=True)
+    print(f"llamafw: listening on {url(sockets[0], 'https' if cert else 'http')}", flush=True)
     server.run(sockets)
     if not server.started:
         exit_code = 1
@@ -131,10 +135,10 @@ def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) 
     return sock
 
 
-def url(sock: socket.socket) -> str:
+def url(sock: socket.socket, scheme: str = "http") -> str:
     """Return the address of a listening socket as a URL."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class Server(uvicorn.Server):
