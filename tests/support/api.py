@@ -184,7 +184,7 @@ def main() -> int:
 
     settings = Settings(**json.loads(sys.argv[1]))
     set_up_logging(settings)
-    plugins = Plugins(extra=["support.api"], block=["endpoints"])
+    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
     return serve(settings, plugins, load_somehow, document=DOCUMENT)
 
 

@@ -12,7 +12,7 @@ from support.opened import Open, opener
 
 @pytest.fixture(scope="session")
 def plugins() -> Plugins:
-    return Plugins(extra=["support.api"], block=["endpoints"])
+    return Plugins(extra=["support.api"], block=["endpoints", "metrics"])
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ class Witness:
 
 
 async def test_hooks_are_called(caplog: pytest.LogCaptureFixture) -> None:
-    plugins, witness = Plugins(extra=["support.api"], block=["endpoints"]), Witness()
+    plugins, witness = Plugins(extra=["support.api"], block=["endpoints", "metrics"]), Witness()
     plugins.pm.register(witness, name="witness")
     async with opener(plugins)() as client:
         assert witness.heard == ["started", "loaded"]
@@ -350,7 +350,7 @@ def test_a_wrapper_must_be_an_application() -> None:
         def wrap_asgi(self, asgi: Any, app: Any) -> Any:
             return "this is none"
 
-    plugins = Plugins(extra=["support.api"], block=["endpoints"])
+    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
     plugins.pm.register(Wrong(), name="wrong")
     with pytest.raises(PluginError, match="plugin wrong: wrap_asgi returned 'this is none'"):
         build(Settings(), plugins, api.load, document=api.DOCUMENT)

@@ -12,6 +12,7 @@ from connexion.spec import Specification
 from llamafw import Settings, SettingsError, SpecError, spec
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
+from llamafw.server.context import App
 from support import api
 
 
@@ -46,8 +47,9 @@ def test_the_real_document_is_valid_openapi() -> None:
 def test_the_real_document_and_the_real_endpoints_agree() -> None:
     plugins = Plugins()
     endpoints = Registry("endpoint")
-    plugins.fill(endpoints, app=None)
-    spec.check(spec.merged_document(plugins, Settings()), endpoints)
+    document = spec.merged_document(plugins, Settings())
+    plugins.fill(endpoints, app=App(Settings(), plugins, document))
+    spec.check(document, endpoints)
 
 
 def test_both_renderings_say_the_same() -> None:
@@ -181,7 +183,7 @@ def test_flags_become_defaults() -> None:
 
 def test_the_installed_document_is_not_changed() -> None:
     base = deepcopy(api.DOCUMENT)
-    spec.merged_document(Plugins(block=["endpoints"]), Settings(top_k=7), base)
+    spec.merged_document(Plugins(block=["endpoints", "metrics"]), Settings(top_k=7), base)
     assert base == api.DOCUMENT
 
 
