@@ -6,6 +6,7 @@ llama-server's. This module knows nothing of argparse, and reads no environment 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -38,6 +39,15 @@ def option(default: Any, *flags: str, help: str, group: str, type: type, **more:
     """Return a dataclass field that carries its `Option`."""
     return field(default=default, metadata={"option": Option(flags, help, group, type, **more)})
 
+
+SAMPLER_LETTERS = {
+    "k": "top_k", "f": "tfs_z", "y": "typ_p", "p": "top_p", "m": "min_p", "t": "temperature", "e": "penalties",
+}  # fmt: skip
+SAMPLER_ALIASES = {
+    "top-k": "top_k", "top-p": "top_p", "nucleus": "top_p", "min-p": "min_p", "tfs-z": "tfs_z", "tfs": "tfs_z", "temp": "temperature",
+    "typical-p": "typ_p", "typical": "typ_p", "typ-p": "typ_p", "typ": "typ_p",
+}  # fmt: skip
+"""What llama-server calls samplers besides their names, on the command line."""
 
 DEFAULT_SLOTS = 4  # as llama-server today: one user's chat, title and completion requests do not wait for each other
 
@@ -133,7 +143,11 @@ class Settings:
     keep: int | None = option(None, "--keep", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="n_keep",
         help="tokens of the prompt that stay when the context shifts; -1: all (default: 0)")
     samplers: str | None = option(None, "--samplers", group=SAMPLING, type=str, metavar="NAMES",
-        help="samplers in order, separated by ';'")
+        help="samplers in order, separated by ';' (default: penalties;top_k;tfs_z;typ_p;top_p;min_p;temperature)")
+    sampling_seq: str | None = option(None, "--sampling-seq", "--sampler-seq", group=SAMPLING, type=str, metavar="LETTERS",
+        help="the same in letters: k top_k, f tfs_z, y typ_p, p top_p, m min_p, t temperature, e penalties; the penalties are first unless they are named")
+    logit_bias: tuple[str, ...] = option((), "-l", "--logit-bias", group=SAMPLING, type=str, metavar="TOKEN(+/-)BIAS", repeat=True,
+        help="add BIAS to the score of a token in every request: 15043+1, 29905-1; may be repeated")
     seed: int | None = option(None, "-s", "--seed", group=SAMPLING, type=int, metavar="N", low=-1, high=2**32 - 1, request_field="seed",
         help="seed of the random draw; -1: a new one for each request (default: -1)")
     ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
@@ -146,6 +160,14 @@ class Settings:
         help="keep the likeliest tokens that together have probability P; 1: all (default: 0.95)")
     min_p: float | None = option(None, "--min-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="min_p",
         help="drop tokens less likely than P times the likeliest; 0: none (default: 0.05)")
+    tfs: float | None = option(None, "--tfs", group=SAMPLING, type=float, metavar="Z", low=0, high=1, request_field="tfs_z",
+        help="tail-free sampling; 1: off (default: 1)")
+    mirostat: int | None = option(None, "--mirostat", group=SAMPLING, type=int, metavar="N", low=0, high=2, request_field="mirostat",
+        help="Mirostat 1 or 2 instead of the samplers that cut; 0: off (default: 0)")
+    mirostat_lr: float | None = option(None, "--mirostat-lr", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_eta",
+        help="Mirostat's learning rate, eta (default: 0.1)")
+    mirostat_ent: float | None = option(None, "--mirostat-ent", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_tau",
+        help="Mirostat's target entropy, tau, in bits (default: 5)")
     typical: float | None = option(None, "--typical", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="typical_p",
         help="locally typical sampling; 1: off (default: 1)")
     repeat_last_n: int | None = option(None, "--repeat-last-n", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="repeat_last_n",
@@ -229,6 +251,28 @@ class Settings:
 
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # flags of plugins, by dest
     # fmt: on
+
+    def sampler_names(self) -> tuple[str, ...] | None:
+        """Return the samplers that ``--samplers`` or ``--sampling-seq`` names; None if neither is given."""
+        if self.sampling_seq is not None:
+            unknown = next((letter for letter in self.sampling_seq if letter not in SAMPLER_LETTERS), None)
+            if unknown is not None:
+                raise SettingsError(f"--sampling-seq: {unknown!r} is none of {', '.join(SAMPLER_LETTERS)}")
+            names = tuple(SAMPLER_LETTERS[letter] for letter in self.sampling_seq)
+            return names if "penalties" in names else ("penalties", *names)
+        if self.samplers is None:
+            return None
+        return tuple(SAMPLER_ALIASES.get(name.strip(), name.strip()) for name in self.samplers.split(";") if name.strip())
+
+    def biases(self) -> dict[int, float]:
+        """Return what ``--logit-bias`` adds to the score of which token."""
+        found: dict[int, float] = {}
+        for text in self.logit_bias:
+            matched = re.fullmatch(r"(\d{1,9})([+-]\d+(?:\.\d*)?|[+-]inf)", text)
+            if matched is None:
+                raise SettingsError(f"--logit-bias: {text!r} is no TOKEN+BIAS or TOKEN-BIAS")
+            found[int(matched[1])] = found.get(int(matched[1]), 0.0) + float(matched[2])
+        return found
 
     def request_defaults(self) -> dict[str, Any]:
         """Return the request fields whose default a flag has set."""

@@ -209,12 +209,12 @@ def set_defaults(document: Document, settings: Settings, samplers: Registry) -> 
     wanted: dict[str, tuple[str, Any]] = {
         field: (flags[field], value) for field, value in settings.request_defaults().items()
     }
-    if settings.samplers is not None:
-        names = [name.strip() for name in settings.samplers.split(";") if name.strip()]
+    names = settings.sampler_names()
+    if names is not None:
         for name in names:
             if name not in samplers:
                 raise SettingsError(f"--samplers: there is no sampler {name!r}{samplers.suggest(name)}")
-        wanted["samplers"] = ("--samplers", names)
+        wanted["samplers"] = ("--samplers", list(names))
     schemas = [schema for _, schema in _generating(document)]
     for field, (flag, value) in wanted.items():
         found = [schema["properties"] for schema in schemas if field in schema["properties"]]

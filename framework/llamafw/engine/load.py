@@ -50,6 +50,9 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
         raise ModelError(f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {decoder.n_vocab}")
     chat = choose_chat_format(model, tokenizer, settings, plugins)
     tool_parser = choose_tool_parser(chat, settings, plugins)
+    for token in settings.biases():
+        if token >= tokenizer.n_vocab:
+            raise SettingsError(f"--logit-bias: token {token} is not in the vocabulary of {tokenizer.n_vocab}")
     backend = make_backend(model, decoder, settings, plugins, log)
     engine = Engine(
         backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),

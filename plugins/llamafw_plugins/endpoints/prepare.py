@@ -8,7 +8,7 @@ from llamafw import App, GenerateRequest, NotSupported, RequestError
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
 from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation
-from llamafw_plugins.samplers import DEFAULT_ORDER
+from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
 
 RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's two spellings of "draw one"
 MAX_STOP = 16384  # characters of all stop strings together
@@ -36,18 +36,18 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
     before = loaded.system_prompt.tokens
     if before and prompt and prompt[0] == loaded.tokenizer.bos:  # there is one already
         prompt = prompt[1:]
-    n_keep = int(value("n_keep", 0))
+    n_keep, options = int(value("n_keep", 0)), sampler_options(body, app)
     seed = int(value("seed", -1))
     n_probs = int(value("n_probs", 0))
     return GenerateRequest(
         prompt=(*before, *prompt),
         n_predict=limit(body, app.settings.predict),
         stop=stop_strings(value("stop", ())),
-        samplers=sampler_names(body.get("samplers"), app),
-        options=sampler_options(body, app),
+        samplers=MIROSTAT_ORDER if options.get("mirostat") else sampler_names(body.get("samplers"), app),
+        options=options,
         min_keep=int(value("min_keep", 0)),
         seed=None if seed in RANDOM_SEEDS else seed,
-        logit_bias=read_logit_bias(body.get("logit_bias"), loaded.tokenizer),
+        logit_bias=app.settings.biases() | read_logit_bias(body.get("logit_bias"), loaded.tokenizer),
         ignore_eos=value("ignore_eos", False),
         cache_prompt=value("cache_prompt", True),
         id_slot=int(value("id_slot", -1)),
@@ -84,8 +84,9 @@ def stop_strings(given: str | Sequence[str]) -> tuple[str, ...]:
 def sampler_names(given: Sequence[str] | None, app: App) -> tuple[str, ...]:
     """Return the samplers to apply, in order: the request's, else those of ``--samplers``, else the usual ones."""
     if given is None:
-        if app.settings.samplers is not None:
-            return tuple(name.strip() for name in app.settings.samplers.split(";") if name.strip())
+        named = app.settings.sampler_names()
+        if named is not None:
+            return named
         return tuple(name for name in DEFAULT_ORDER if name in app.samplers)
     return tuple(given)
 

@@ -7,7 +7,6 @@ from typing import Any
 from llamafw import NotSupported, RequestError
 
 GENERATION: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "mirostat": ((0,), "mirostat is not supported by this server"),
     "image_data": (([],), "images are not supported by this server, which has no multimodal plugin"),
 }
 """Field → values that ask for nothing, and what to say to any other."""

@@ -3,22 +3,29 @@ from __future__ import annotations
 
 from llamafw import Register, hookimpl
 from llamafw_plugins.samplers.min_p import MinP
+from llamafw_plugins.samplers.mirostat import Mirostat
 from llamafw_plugins.samplers.penalties import Penalties
 from llamafw_plugins.samplers.temperature import Temperature
+from llamafw_plugins.samplers.tfs_z import TfsZ
 from llamafw_plugins.samplers.top_k import TopK
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
 
-DEFAULT_ORDER = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
+DEFAULT_ORDER = ("penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature")
 """The samplers of a request that names none, in order."""
+
+MIROSTAT_ORDER = ("penalties", "temperature", "mirostat")
+"""Those of a request that wants Mirostat, whatever it names."""
 
 
 @hookimpl
 def register_samplers(register: Register) -> None:
     register("penalties", Penalties)
     register("top_k", TopK)
+    register("tfs_z", TfsZ)
     register("typ_p", TypP)
     register("typical_p", TypP)
     register("top_p", TopP)
     register("min_p", MinP)
     register("temperature", Temperature)
+    register("mirostat", Mirostat)

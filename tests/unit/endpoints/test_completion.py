@@ -38,7 +38,7 @@ async def test_the_whole_object(post: Client, path: str) -> None:
     assert (timings["prompt_n"], timings["predicted_n"], timings["cache_n"]) == (2, 3, 0)
     assert timings["predicted_per_second"] == pytest.approx(3000 / timings["predicted_ms"])
     assert (settings["n_ctx"], settings["n_predict"], settings["temperature"], settings["top_k"]) == (64, 3, 0, 40)
-    assert settings["samplers"] == ["penalties", "top_k", "typ_p", "top_p", "min_p", "temperature"]
+    assert settings["samplers"] == ["penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature"]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,6 @@ async def test_what_is_no_logit_bias(refused: Client, bias: Any, param: str) -> 
         ({"n_probs": 60000}, 400, "n_probs"),
         ({"seed": 2**32}, 400, "seed"),
         ({"mirostat": 3}, 400, "mirostat"),
-        ({"mirostat": 2}, 501, "mirostat"),
         ({"grammar": "root ::= 'a'"}, 400, "grammar"),
         ({"grammar": 5}, 400, "grammar"),
         ({"json_schema": []}, 400, "json_schema"),
@@ -334,3 +333,27 @@ async def test_the_biases_of_many_answers_have_a_limit(refused: Client, path: st
     status, param, message = await refused(path, logit_bias=[[1, 1]] * 257, n_predict=0, **fields)
     assert (status, param) == (400, "logit_bias")
     assert "at most 256 biases each" in message
+
+
+# --- what flags and Mirostat change
+
+
+@pytest.mark.inventory("C-092")
+async def test_the_servers_own_biases(opened: Any) -> None:
+    async with opened(logit_bias=("122+100",)) as client:
+        body = {"prompt": "a", "n_predict": 1, "temperature": 0}
+        assert (await client.post("/completion", json=body)).json()["content"] == "z"
+        own = {**body, "logit_bias": [[122, -100]]}
+        assert (await client.post("/completion", json=own)).json()["content"] == "b"  # a request's own wins
+
+
+@pytest.mark.inventory("S-01", "E-029", "B-15", "C-089")
+async def test_mirostat_replaces_the_samplers_that_cut(opened: Any) -> None:
+    async with opened() as client:
+        body = {"prompt": "a", "n_predict": 2, "mirostat": 2, "samplers": ["top_k"]}
+        settings = (await client.post("/completion", json=body)).json()["generation_settings"]
+        assert settings["samplers"] == ["penalties", "temperature", "mirostat"]
+        assert (settings["mirostat"], settings["mirostat_tau"], settings["mirostat_eta"]) == (2, 5, 0.1)
+    async with opened(mirostat=1) as client:
+        found = (await client.post("/completion", json={"prompt": "a", "n_predict": 1})).json()
+        assert found["generation_settings"]["samplers"][-1] == "mirostat"

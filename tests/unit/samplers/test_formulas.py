@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 
 from llamafw import Candidates, RequestError, SamplerContext
 from llamafw_plugins.samplers.min_p import MinP
+from llamafw_plugins.samplers.mirostat import Mirostat
 from llamafw_plugins.samplers.penalties import Penalties
 from llamafw_plugins.samplers.temperature import Temperature
+from llamafw_plugins.samplers.tfs_z import TfsZ
 from llamafw_plugins.samplers.top_k import TopK
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
 from support.toy import ToyTokenizer
 
 N_VOCAB = 264
-ALL = (MinP, Penalties, Temperature, TopK, TopP, TypP)
+ALL = (MinP, Mirostat, Penalties, Temperature, TfsZ, TopK, TopP, TypP)
 
 score = st.one_of(
     st.integers(-4, 4).map(float),  # ties
@@ -117,6 +119,88 @@ def test_min_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
             expected = descending(row)[:min_keep]
     assert sorted(left.ids.tolist()) == sorted(expected)
     assert left.sorted == ordered
+
+
+@pytest.mark.inventory("S-07", "E-022", "C-081", "F-21")
+@given(row=scores, z=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+def test_tfs_z(row: list[float], z: float, min_keep: int, ordered: bool) -> None:
+    left = run(TfsZ, row, {"tfs_z": z}, min_keep=min_keep, ordered=ordered)
+    if z == 1 or len(row) < 3:
+        assert len(left.ids) == len(row)
+        return
+    order = descending(row)
+    p = probabilities(row)[order]
+    bends = [abs((p[i] - p[i + 1]) - (p[i + 1] - p[i + 2])) for i in range(len(p) - 2)]
+    total = sum(bends)
+    assume(not 1e-14 < total < 1e-9)
+    shares = [bend / total if total > 1e-12 else 1 / len(bends) for bend in bends]
+    sums = np.cumsum(shares)
+    assume(np.abs(sums - z).min() > 1e-5)
+    beyond = [i for i, value in enumerate(sums) if value > z]
+    n = max(beyond[0], min_keep, 1) if beyond else len(row)
+    assert sorted(left.ids.tolist()) == sorted(order[:n])
+
+
+def learned(tau: float, eta: float, surprises: Sequence[float]) -> float:
+    """Mirostat's µ after tokens of these surprises."""
+    mu = 2 * tau
+    for surprise in surprises:
+        mu -= eta * (surprise - tau)
+    return mu
+
+
+@pytest.mark.inventory("S-16", "E-029", "E-030", "E-031", "C-089", "C-090", "C-091")
+@given(row=scores, tau=st.floats(0, 20), ordered=st.booleans())
+def test_mirostat_2(row: list[float], tau: float, ordered: bool) -> None:
+    left = run(Mirostat, row, {"mirostat": 2, "mirostat_tau": tau}, ordered=ordered)
+    order = descending(row)
+    with np.errstate(divide="ignore"):
+        bits = -np.log2(probabilities(row)[order])
+    assume(np.abs(bits - 2 * tau).min() > 1e-4)
+    n = max(int((bits <= 2 * tau).sum()), 1)
+    assert left.ids.tolist() == order[:n]
+
+
+@pytest.mark.inventory("S-16", "E-029", "C-089")
+@given(row=scores, tau=st.floats(0, 20), ordered=st.booleans())
+def test_mirostat_1(row: list[float], tau: float, ordered: bool) -> None:
+    left = run(Mirostat, row, {"mirostat": 1, "mirostat_tau": tau}, ordered=ordered)
+    order = descending(row)
+    p = [value for value in probabilities(row)[order][:100] if value > 0]
+    n_vocab, n = max(len(row), N_VOCAB), 1
+    if len(p) > 1:
+        t = [math.log((i + 2) / (i + 1)) for i in range(len(p) - 1)]
+        b = [math.log(p[i] / p[i + 1]) for i in range(len(p) - 1)]
+        s = sum(x * y for x, y in zip(t, b, strict=True)) / sum(x * x for x in t)
+        assume(abs(s) < 1e-14 or (s > 1e-3 and abs(s - 1) > 1e-4))
+        if s < 1e-14:
+            n = len(row)
+        else:
+            epsilon = s - 1
+            k = (math.log2(epsilon / (1 - n_vocab ** -epsilon)) + 2 * tau) / s
+            assume(k > 40 or abs(2**k - round(2**k)) > 1e-6)
+            n = max(int(2 ** min(k, 40.0)), 1)
+    assert left.ids.tolist() == order[: min(n, len(row))]
+
+
+@pytest.mark.inventory("S-16", "E-031", "C-090")
+@given(eta=st.floats(0, 2), tokens=st.lists(st.integers(0, 7), max_size=6))
+def test_mirostat_learns_from_surprise(eta: float, tokens: list[int]) -> None:
+    row = [3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -1.0, -2.0]
+    defaults = {name: schema["default"] for name, schema in Mirostat.options.items()}
+    context = SamplerContext((), N_VOCAB, 10, ToyTokenizer())
+    sampler: Any = Mirostat.create(defaults | {"mirostat": 2, "mirostat_eta": eta, "mirostat_tau": 3.0}, context)
+    assert sampler is not None
+    surprises = []
+    for token in tokens:
+        candidates = Candidates(np.arange(8, dtype=np.int32), np.array(row, np.float32))
+        sampler.apply(candidates)
+        left = candidates.ids.tolist()
+        chance = probabilities([row[i] for i in left])
+        if token in left:
+            surprises.append(-math.log2(chance[left.index(token)]))
+        sampler.accept(token)
+        assert sampler._mu == pytest.approx(learned(3.0, eta, surprises), abs=1e-4)
 
 
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
@@ -264,7 +348,8 @@ def test_a_repeat_penalty_of_zero_is_refused() -> None:
 @pytest.mark.parametrize("row", [[0.0], [-math.inf, 3.0], [1.0] * 300, [-math.inf] * 299 + [-1e30]])
 def test_at_least_one_survives(plugin: Any, row: list[float]) -> None:
     """With the most drastic options that are allowed."""
-    harsh = {"top_k": 1, "top_p": 0.0, "min_p": 1.0, "typical_p": 0.0, "temperature": 1e-9, "repeat_penalty": 100.0}
+    harsh = {"tfs_z": 0.0, "mirostat": 2, "mirostat_tau": 0.0}
+    harsh |= {"top_k": 1, "top_p": 0.0, "min_p": 1.0, "typical_p": 0.0, "temperature": 1e-9, "repeat_penalty": 100.0}
     left = run(plugin, row, {name: harsh[name] for name in plugin.options if name in harsh}, prompt=(0, 1, 1))
     assert left.logits.max() > -np.inf
 
