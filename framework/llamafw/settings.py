@@ -6,6 +6,7 @@ llama-server's. This module knows nothing of argparse, and reads no environment 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -242,8 +243,20 @@ class Settings:
         help="leave a plugin out; may be repeated")
 
     # --- logging
-    verbose: bool = option(False, "-v", "--verbose", group=LOG, type=bool,
+    verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,
         help="log debugging messages")
+    verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", metavar="N", low=-(2**31), high=2**31 - 1,
+        help="1 and more: log debugging messages; 0: what happens; -1 and less: warnings and errors alone")
+    log_disable: bool = option(False, "--log-disable", group=LOG, type=bool,
+        help="log nothing")
+    log_file: str | None = option(None, "--log-file", group=LOG, type=str, metavar="FILE",
+        help="log to the end of this file, too")
+    log_colors: bool = option(False, "--log-colors", group=LOG, type=bool, env="LLAMA_LOG_COLORS",
+        help="colour the log by severity, on stderr")
+    log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", off=("--no-log-prefix",),
+        help="put severity and origin before messages")
+    log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", off=("--no-log-timestamps",),
+        help="put the time before messages")
     verbose_prompt: bool = option(False, "--verbose-prompt", group=LOG, type=bool,
         help="log the tokens of every prompt")
     dump_kv_cache: bool = option(False, "-dkvc", "--dump-kv-cache", group=LOG, type=bool,
@@ -273,6 +286,13 @@ class Settings:
                 raise SettingsError(f"--logit-bias: {text!r} is no TOKEN+BIAS or TOKEN-BIAS")
             found[int(matched[1])] = found.get(int(matched[1]), 0.0) + float(matched[2])
         return found
+
+    @property
+    def log_level(self) -> int:
+        """The least severity that is logged, as `logging` has it."""
+        if self.verbose or self.verbosity > 0:
+            return logging.DEBUG
+        return logging.INFO if self.verbosity == 0 else logging.WARNING
 
     def request_defaults(self) -> dict[str, Any]:
         """Return the request fields whose default a flag has set."""

@@ -200,6 +200,20 @@ def test_https_and_keys_from_a_file(tiny: Path, tmp_path: Path) -> None:
     assert found == {"first": 200, "second": 200, "third": 401}
 
 
+@pytest.mark.inventory("C-065", "C-066", "C-068", "C-069")
+def test_the_log(tiny: Path, tmp_path: Path) -> None:
+    for flag in ("-v", "--log-verbose", "-lv=3"):
+        path = tmp_path / f"log{flag}"
+        with running_server(tiny, "--log-file", str(path), *flag.split("=")) as server:
+            httpx.get(f"{server.url}/health?here=1")
+            assert server.terminate() == 0
+        assert "GET /health?here=1" in path.read_text()  # requests are logged when debugging
+    with running_server(tiny, "--log-disable", "-v") as server:
+        assert server.terminate() == 0
+        server.wait_for_end()
+    assert [line for line in server.output if "listening on" not in line] == []
+
+
 def test_bench_prints_json(tiny: Path) -> None:
     command = [sys.executable, "-m", "llamafw", "bench", "-m", str(tiny), "-p", "16", "-n", "4", "-t", "1,2", "-r", "2"]
     result = subprocess.run([*command, "-np", "1,3", "--json"], capture_output=True, text=True, check=True)

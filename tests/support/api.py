@@ -167,7 +167,7 @@ def load() -> LoadedModel:
 
 def main() -> int:
     """Serve, as the settings in the command line say; LOAD says how loading goes."""
-    from llamafw.cli.serve import set_up_logging
+    from llamafw.cli.logs import set_up_logging
     from llamafw.plugins import Plugins
     from llamafw.server.run import serve
     from llamafw.settings import Settings

@@ -46,6 +46,11 @@ class Server:
             pause.wait(0.02)
         raise RuntimeError(f"the server is not ready:\n{''.join(self.output)}")
 
+    def wait_for_end(self) -> None:
+        """Return when all that the process has written is in ``output``."""
+        while self._lines.get(timeout=30) is not None:
+            pass
+
     def terminate(self, seconds: float = 30) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.send_signal(signal.SIGTERM)

@@ -5,9 +5,9 @@ import logging
 import sys
 from functools import partial
 
+from llamafw.cli.logs import set_up_logging
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
 from llamafw.models.find import find_model
-from llamafw.settings import Settings
 
 SWITCH_INTERVAL = 0.0002
 """Seconds until a thread that wants Python's lock gets it. The engine thread needs little of it, but at once: with the
@@ -31,12 +31,3 @@ def run(argv: list[str]) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL)
     log = logging.getLogger("llamafw").info
     return serve(settings, plugins, partial(load_model, path, settings, plugins, log))
-
-
-def set_up_logging(settings: Settings) -> None:
-    """Send our log, and uvicorn's, to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    level = logging.DEBUG if settings.verbose else logging.INFO
-    logging.getLogger("llamafw").setLevel(level)

@@ -69,7 +69,7 @@ def serve(
     config = uvicorn.Config(
         asgi,
         log_config=None,
-        access_log=settings.verbose,
+        access_log=settings.log_level <= logging.DEBUG,
         server_header=False,  # `edge` names the server
         ws="none",
         lifespan="on",
@@ -79,7 +79,7 @@ def serve(
         ssl_keyfile=key,
     )
     server = Server(config, loading, settings.timeout_graceful_shutdown)
-    logging.getLogger("uvicorn").setLevel(logging.INFO if settings.verbose else logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.INFO if settings.log_level <= logging.DEBUG else logging.WARNING)
     print(f"llamafw: listening on {url(sockets[0], 'https' if cert else 'http')}", flush=True)
     server.run(sockets)
     if not server.started:
