@@ -205,6 +205,11 @@ class Settings:
         help="serve HTTPS with this private key (PEM), and --ssl-cert-file")
     ssl_cert_file: str | None = option(None, "--ssl-cert-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_CERT_FILE", metavar="FILE",
         help="serve HTTPS with this certificate (PEM, with those it is signed by), and --ssl-key-file")
+    path: str | None = option(None, "--path", group=SERVER, type=str, env="LLAMA_ARG_STATIC_PATH", metavar="FOLDER",
+        help="serve the files in this folder, before the API and the built-in pages; they need no key")
+    webui: bool = option(True, "--webui", group=SERVER, type=bool, env="LLAMA_ARG_WEBUI",
+        off=("--no-webui",), off_env="LLAMA_ARG_NO_WEBUI",
+        help="serve the chat page at / and /completion.js")
     cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
         help="origins that browsers may call from, or * (default: loopback, any port)")
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,

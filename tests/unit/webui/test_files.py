@@ -1,0 +1,141 @@
+"""Static files: the built-in page and script, the folder of ``--path``, and what cannot be reached through it."""
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+
+from llamafw import Settings, SettingsError, Unavailable
+from llamafw.server.errors import ErrorMiddleware, problem_of
+from llamafw_plugins.webui import wrap_asgi
+
+
+class Toy:
+    """An application with settings, and a model or none."""
+
+    def __init__(self, loading: bool, settings: dict[str, Any]) -> None:
+        self.settings, self.loading = Settings(**settings), loading
+
+    @property
+    def loaded(self) -> Any:
+        if self.loading:
+            raise Unavailable("Loading model")
+        return SimpleNamespace()
+
+
+@asynccontextmanager
+async def opened(*, loading: bool = False, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client of files around an API that answers ``api`` to everything."""
+    api = PlainTextResponse("api")
+    asgi = wrap_asgi(asgi=api, app=Toy(loading, settings)) or api  # type: ignore[arg-type]  # it is enough
+    asgi = ErrorMiddleware(asgi, explain=problem_of, allow=lambda path: None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/key.txt").write_text("secret")
+    inside = tmp_path / "site"
+    (inside / "sub").mkdir(parents=True)
+    (inside / "page.html").write_text("<p>mine")
+    (inside / "app.mjs").write_text("1")
+    (inside / "sub/index.html").write_text("<p>sub")
+    (inside / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (inside / "linked").symlink_to(tmp_path / "secrets")
+    (inside / "alias.html").symlink_to(inside / "page.html")
+    return inside
+
+
+@pytest.mark.inventory("H-07", "H-12")
+async def test_the_built_in_files() -> None:
+    async with opened() as client:
+        page, script = await client.get("/"), await client.get("/completion.js")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+        assert (script.status_code, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+        assert "://" not in page.text  # nothing is loaded from elsewhere
+        assert (await client.get("/favicon.ico")).text == "api"
+        head = await client.head("/")
+        assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_a_page_that_has_not_changed_is_not_sent_again() -> None:
+    async with opened() as client:
+        etag = (await client.get("/")).headers["etag"]
+        assert (await client.get("/", headers={"If-None-Match": etag})).status_code == 304
+
+
+@pytest.mark.inventory("H-08", "H-12")
+async def test_other_methods() -> None:
+    async with opened() as client:
+        response = await client.post("/")
+        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+        assert response.json()["error"]["type"] == "method_not_allowed_error"
+        assert (await client.post("/completion")).text == "api"
+
+
+@pytest.mark.inventory("P-01", "P-02")
+async def test_while_loading(folder: Path) -> None:
+    async with opened(loading=True, path=str(folder)) as client:
+        for path in ("/", "/page.html", "/nowhere.html"):
+            response = await client.get(path)
+            assert response.status_code == 503
+            assert response.headers["content-type"].startswith("text/html")
+            assert "loading" in response.text
+        assert (await client.get("/completion.js")).text == "api"  # which answers 503
+
+
+@pytest.mark.inventory("C-105", "H-13")
+async def test_a_folder_comes_first(folder: Path) -> None:
+    (folder / "index.html").write_text("<p>my index")
+    (folder / "health").write_text("fine")
+    async with opened(path=str(folder)) as client:
+        assert (await client.get("/")).text == "<p>my index"
+        assert (await client.get("/health")).text == "fine"
+        assert (await client.get("/sub/")).text == "<p>sub"
+        assert (await client.get("/alias.html")).text == "<p>mine"
+        module = await client.get("/app.mjs")
+        assert module.headers["content-type"].startswith("text/javascript")
+        assert {"etag", "last-modified"} <= set(module.headers)
+        assert "llamaEventTarget" in (await client.get("/completion.js")).text  # not in the folder: ours
+        (folder / "completion.js").write_text("2")
+        assert (await client.get("/completion.js")).text == "2"
+        assert (await client.get("/props")).text == "api"
+
+
+@pytest.mark.inventory("C-105", "H-13")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/sub/../../secret.txt", "//etc/passwd",
+        "/%2fetc/passwd", "/..%5csecret.txt", "/link.txt", "/linked/key.txt", "/page.html%00", "/sub", "/nowhere",
+        "/" + "a" * 5000,
+    ],
+)
+async def test_nothing_else_is_reached(folder: Path, path: str) -> None:
+    async with opened(path=str(folder)) as client:
+        response = await client.get(httpx.URL("http://test", raw_path=path.encode()))
+        assert response.text == "api"
+
+
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--path: there is no folder"):
+        async with opened(path=str(tmp_path / "nowhere")):
+            pass
+
+
+async def test_without_pages(folder: Path) -> None:
+    async with opened(webui=False) as client:
+        assert (await client.get("/")).text == (await client.post("/")).text == "api"
+    async with opened(webui=False, path=str(folder)) as client:
+        assert (await client.get("/page.html")).text == "<p>mine"
+        assert (await client.get("/completion.js")).text == "api"

@@ -1,0 +1,72 @@
+"""/completion.js in Node, against a real server of a tiny model."""
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from support.server import Server, running_server
+from support.tiny import write_tiny_gguf
+
+KEY = "k"
+BODY = {"n_predict": 5, "ignore_eos": True, "temperature": 0, "stop": []}
+
+node = shutil.which("node")
+pytestmark = pytest.mark.skipif(node is None, reason="needs Node")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    model = write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    with running_server(model, "--api-key", KEY) as running:
+        yield running
+
+
+def run(server: Server, folder: Path, code: str) -> object:
+    """Return what ``code``, with the script as ``js``, prints as JSON."""
+    script = httpx.get(f"{server.url}/completion.js").text  # public, although there is a key
+    (folder / "completion.mjs").write_text(script)
+    facts = f"const config = {{api_url: '{server.url}'}}; const params = {json.dumps({**BODY, 'api_key': KEY})};"
+    (folder / "main.mjs").write_text(f"import * as js from './completion.mjs';\n{facts}\n{code}")
+    done = subprocess.run([str(node), "main.mjs"], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.inventory("H-14")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "let t = ''; for await (const c of js.llama('abc', params, config)) t += c.data.content;"
+        "console.log(JSON.stringify(t))",
+        "console.log(JSON.stringify(await js.llamaPromise('abc', params, config)))",
+        "js.llamaEventTarget('abc', params, config)"
+        ".addEventListener('done', (e) => console.log(JSON.stringify(e.detail.content)))",
+        "const fetched = fetch; globalThis.fetch = (url, o) => fetched(config.api_url + url, o); let t = '';"
+        "await js.llamaComplete({...params, prompt: 'abc'}, new AbortController(), (c) => { t += c.data.content });"
+        "console.log(JSON.stringify(t))",
+        "console.log(JSON.stringify(await js.llamaPromise('abc', {...params, stream: false}, config)))",
+    ],
+)
+def test_every_way_gives_the_text(server: Server, tmp_path: Path, code: str) -> None:
+    headers = {"X-Api-Key": KEY}
+    text = httpx.post(f"{server.url}/completion", json={**BODY, "prompt": "abc"}, headers=headers).json()["content"]
+    assert text
+    assert run(server, tmp_path, code) == text
+
+
+@pytest.mark.inventory("H-14")
+def test_the_exports_the_settings_and_errors(server: Server, tmp_path: Path) -> None:
+    code = """
+    const info = await js.llamaModelInfo({...config, api_key: params.api_key});
+    let error;
+    try { await js.llamaPromise("abc", {...params, top_k: "x"}, config) } catch (e) { error = [e.code, e.param] }
+    console.log(JSON.stringify([Object.keys(js).sort(), info.n_ctx, error]));
+    """
+    names = ["llama", "llamaComplete", "llamaEventTarget", "llamaModelInfo", "llamaPromise"]
+    assert run(server, tmp_path, code) == [names, 512, [400, "top_k"]]
