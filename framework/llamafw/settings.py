@@ -238,6 +238,8 @@ class Settings:
         help="put the text of this file before every prompt")
     spm_infill: bool = option(False, "--spm-infill", group=SERVER, type=bool,
         help="infill in the order suffix, prefix, middle, as some models want it")
+    reranking: bool = option(False, "--reranking", "--rerank", group=SERVER, type=bool, env="LLAMA_ARG_RERANKING",
+        help="serve POST /rerank, for models with a rank head (also: --embedding --pooling rank)")
     embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
         help="serve embeddings only; without it, embeddings and completions")
 

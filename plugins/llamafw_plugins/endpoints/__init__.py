@@ -14,6 +14,7 @@ def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.embeddings import Embeddings
     from llamafw_plugins.endpoints.infill import Infill
     from llamafw_plugins.endpoints.lora import Adapters
+    from llamafw_plugins.endpoints.rerank import Rerank
     from llamafw_plugins.endpoints.server import Server
     from llamafw_plugins.endpoints.slots import SlotOperations
     from llamafw_plugins.endpoints.template import ApplyTemplate
@@ -21,6 +22,7 @@ def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.tokens import Tokens
 
     embeddings, slots, adapters = Embeddings(app), SlotOperations(app), Adapters(app)
+    rerank = Rerank(app)
     completion, chat, server, tokens = Completion(app), ChatCompletion(app), Server(app), Tokens(app)
     register("getHealth", server.health)
     register("getHealthAlias", server.health)
@@ -33,6 +35,8 @@ def register_endpoints(register: Register, app: App) -> None:
     register("createEmbedding", embeddings.native)
     register("createEmbeddingAlias", embeddings.native)
     register("createOpenaiEmbedding", embeddings.openai)
+    for name in ("createRerank", "createRerankAlias", "createRerankV1", "createRerankV1Alias"):
+        register(name, rerank.create)
     register("applyTemplate", ApplyTemplate(app).create)
     register("tokenize", tokens.tokenize)
     register("detokenize", tokens.detokenize)
