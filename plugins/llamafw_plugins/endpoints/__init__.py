@@ -22,7 +22,7 @@ def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.tokens import Tokens
 
     embeddings, slots, adapters = Embeddings(app), SlotOperations(app), Adapters(app)
-    rerank = Rerank(app)
+    rerank, template = Rerank(app), ApplyTemplate(app)
     completion, chat, server, tokens = Completion(app), ChatCompletion(app), Server(app), Tokens(app)
     register("getHealth", server.health)
     register("getHealthAlias", server.health)
@@ -37,7 +37,8 @@ def register_endpoints(register: Register, app: App) -> None:
     register("createOpenaiEmbedding", embeddings.openai)
     for name in ("createRerank", "createRerankAlias", "createRerankV1", "createRerankV1Alias"):
         register(name, rerank.create)
-    register("applyTemplate", ApplyTemplate(app).create)
+    register("applyTemplate", template.create)
+    register("countChatTokens", template.count)
     register("tokenize", tokens.tokenize)
     register("detokenize", tokens.detokenize)
     register("listModels", server.models)

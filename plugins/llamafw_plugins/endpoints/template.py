@@ -15,7 +15,7 @@ RESERVED = ("messages", "add_generation_prompt", "tools", "documents", "bos_toke
 
 
 class ApplyTemplate:
-    """The operation `applyTemplate`."""
+    """The operations `applyTemplate` and `countChatTokens`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -24,6 +24,12 @@ class ApplyTemplate:
         """Return the prompt that the conversation becomes."""
         body, loaded = call.body, self.app.loaded
         return {"prompt": await asyncio.to_thread(render, body, loaded, read_tools(body, loaded))}
+
+    async def count(self, call: Call) -> JSON:
+        """Return the number of tokens that the conversation becomes, those of the system prompt included."""
+        body, loaded = call.body, self.app.loaded
+        tokens = await asyncio.to_thread(chat_tokens, body, loaded, read_tools(body, loaded))
+        return {"object": "response.input_tokens", "input_tokens": len(self.app.prepare(body, tokens).prompt)}
 
 
 def render(body: JSON, loaded: LoadedModel, tools: Tools | None) -> str:

@@ -165,6 +165,23 @@ async def test_what_else_a_template_gets(post: Client) -> None:
     assert found == {"prompt": "u:hi;!"}
 
 
+@pytest.mark.inventory("T-07")
+async def test_counting_is_what_usage_says(post: Client, refused: Client) -> None:
+    counted = await post(f"{PATH}/input_tokens", messages=HI)
+    assert counted == {"object": "response.input_tokens", "input_tokens": len("u:hi;a:")}
+    assert counted["input_tokens"] == (await post(PATH, messages=HI, max_tokens=1))["usage"]["prompt_tokens"]
+    assert (await refused(f"{PATH}/input_tokens", messages=[]))[:2] == (400, "messages")
+
+
+@pytest.mark.inventory("T-07", "E-172")
+async def test_the_system_prompt_is_counted(opened: Any) -> None:
+    async with opened(props=True) as client:
+        await client.post("/props", json={"system_prompt": "Be brief."})
+        counted = (await client.post(f"{PATH}/input_tokens", json={"messages": HI})).json()["input_tokens"]
+        answer = (await client.post(PATH, json={"messages": HI, "max_tokens": 1})).json()
+        assert counted == answer["usage"]["prompt_tokens"] == len("Be brief.u:hi;a:")
+
+
 async def test_templates_that_refuse(refused: Client) -> None:
     status, param, message = await refused("/apply-template", messages=[{"role": "user", "content": None}])
     assert (status, param, message) == (400, "messages.0.content", "the message has no content")
