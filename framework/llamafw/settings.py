@@ -8,38 +8,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from llamafw.errors import SettingsError
+from llamafw.options import Option, convert, option
 from llamafw.types import BackendOptions
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """How a user sets one field of `Settings`."""
-
-    flags: tuple[str, ...]
-    help: str
-    group: str
-    type: type  # of one value: bool, int, float, str
-    env: str | None = None
-    metavar: str | None = None
-    low: float | None = None  # inclusive
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    repeat: bool = False  # may be given several times; in the environment, separated by commas
-    request_field: str | None = None  # sets the default of this field of requests
-    off: tuple[str, ...] = ()  # flags that set a bool to False; the last on the command line wins
-    off_env: str | None = None  # the same in the environment
-
-
-def option(default: Any, *flags: str, help: str, group: str, type: type, **more: Any) -> Any:
-    """Return a dataclass field that carries its `Option`."""
-    return field(default=default, metadata={"option": Option(flags, help, group, type, **more)})
-
 
 SAMPLER_LETTERS = {
     "k": "top_k", "f": "tfs_z", "y": "typ_p", "p": "top_p", "m": "min_p", "t": "temperature", "e": "penalties",
@@ -197,8 +173,8 @@ class Settings:
         help="address to listen on")
     port: int = option(8080, "--port", group=SERVER, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
         help="port to listen on; 0: any free one")
-    api_key: tuple[str, ...] = option((), "--api-key", group=SERVER, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True,
-        help="key that requests must carry; may be repeated")
+    api_key: tuple[str, ...] = option((), "--api-key", group=SERVER, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split=False,
+        help="key that requests must carry; may be repeated, but in the environment")
     api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, metavar="FILE",
         help="more keys, one a line")
     ssl_key_file: str | None = option(None, "--ssl-key-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_KEY_FILE", metavar="FILE",
@@ -335,24 +311,6 @@ def options() -> dict[str, Option]:
     return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
 
 
-def convert(opt: Option, text: str, source: str) -> Any:
-    """Return ``text`` as the option's type; SettingsError naming ``source`` (a flag or variable) if it is not one."""
-    if opt.type is bool:
-        value: Any = _bool(text, source)
-    elif opt.type is str:
-        value = text
-    else:
-        try:
-            value = opt.type(text)
-        except ValueError:
-            raise SettingsError(f"{source}: {text!r} is not {_article(opt.type)}") from None
-    if opt.choices and value not in opt.choices:
-        raise SettingsError(f"{source}: {text!r} is none of {', '.join(opt.choices)}")
-    if value != value or (opt.low is not None and value < opt.low) or (opt.high is not None and value > opt.high):
-        raise SettingsError(f"{source}: {text} is out of range ({_range(opt)})")
-    return value
-
-
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings given by environment variables."""
     found: dict[str, Any] = {}
@@ -363,25 +321,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if text is None or text == "" or opt.env is None:
             continue
         if opt.repeat:
-            found[name] = tuple(convert(opt, part.strip(), opt.env) for part in text.split(",") if part.strip())
+            parts = text.split(",") if opt.split else [text]
+            found[name] = tuple(convert(opt, part.strip(), opt.env) for part in parts if part.strip())
         else:
             found[name] = convert(opt, text, opt.env)
     return found
-
-
-def _bool(text: str, source: str) -> bool:
-    words: dict[str, bool] = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
-    try:
-        return words[text.lower()]
-    except KeyError:
-        raise SettingsError(f"{source}: {text!r} is none of {', '.join(words)}") from None
-
-
-def _article(kind: Callable[..., Any]) -> str:
-    return "a whole number" if kind is int else "a number"
-
-
-def _range(opt: Option) -> str:
-    low = "" if opt.low is None else f"from {opt.low:g}"
-    high = "" if opt.high is None else f"to {opt.high:g}"
-    return f"{low} {high}".strip()

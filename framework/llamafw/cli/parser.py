@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from llamafw.errors import SettingsError
+from llamafw.options import Option, convert
 from llamafw.plugins import Plugins
-from llamafw.settings import Option, Settings, convert, from_environment, options
+from llamafw.settings import Settings, from_environment, options
 
 
 class Parser(argparse.ArgumentParser):

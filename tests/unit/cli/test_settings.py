@@ -56,6 +56,12 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
     assert parse("--plugin", "a", "--plugin", "b").plugin == ("a", "b")
 
 
+@pytest.mark.inventory("C-108")
+def test_the_environment_has_one_api_key_and_commas_are_part_of_it() -> None:
+    assert parse(LLAMA_API_KEY="a,b").api_key == ("a,b",)
+    assert parse("--api-key", "a,b", "--api-key", "c").api_key == ("a,b", "c")
+
+
 def test_equals_and_underscores_work() -> None:
     assert parse("--ctx_size=64").ctx_size == 64
 
