@@ -167,6 +167,8 @@ class Settings:
         help="the same from a file, appended to --grammar")
     json_schema: str | None = option(None, "-j", "--json-schema", group=SAMPLING, type=str, metavar="SCHEMA",
         help="hold answers to JSON of this schema, unless a request has its own")
+    special: bool = option(False, "-sp", "--special", group=SAMPLING, type=bool,
+        help="write special tokens as text into answers, the one that ends them too")
 
     # --- server
     host: str = option("127.0.0.1", "--host", group=SERVER, type=str, env="LLAMA_ARG_HOST", metavar="HOST",

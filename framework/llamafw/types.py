@@ -157,6 +157,7 @@ class GenerateRequest:
     n_discard: int = 0  # tokens dropped at a time; 0: half of what may go
     t_max_predict_ms: float | None = None  # end at a newline this long after the first token
     deadline_ms: float | None = None  # end this long after arrival
+    special: bool = False  # special tokens have their names as text, the one that ends the answer too
 
 
 @dataclass(frozen=True, slots=True)

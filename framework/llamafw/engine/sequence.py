@@ -125,7 +125,8 @@ class Sequence:
             logprob, top = logprobs.of_row(raw, token, request.n_probs)
         elif reported:
             logprob, top = logprobs.of_candidates(candidates, token, request.n_probs)
-        self._push(GeneratedToken(token, self._tokenizer.piece(token), logprob, top))
+        piece = self._tokenizer.piece(token, special=request.special)
+        self._push(GeneratedToken(token, piece, logprob, top))
 
     def finish(self, stop_type: StopType, word: str | None = None, *, truncated: bool = False) -> None:
         """Send the last delta, with all that was withheld."""

@@ -60,6 +60,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         n_discard=int(value("n_discard", 0)),
         t_max_predict_ms=value("t_max_predict_ms", None),
         deadline_ms=value("deadline_ms", None),
+        special=app.settings.special,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.toy import EOS
+from support.toy import EOS, ToyTokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Client = Any
@@ -357,3 +357,28 @@ async def test_mirostat_replaces_the_samplers_that_cut(opened: Any) -> None:
     async with opened(mirostat=1) as client:
         found = (await client.post("/completion", json={"prompt": "a", "n_predict": 1})).json()
         assert found["generation_settings"]["samplers"][-1] == "mirostat"
+
+
+class Named(ToyTokenizer):
+    """Its end-of-sequence token has a name."""
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        return b"</s>" if special and token == EOS else super().piece(token)
+
+
+@pytest.mark.inventory("C-097", "E-078", "E-079")
+@pytest.mark.parametrize(
+    ("special", "stop", "content", "stop_type"),
+    [
+        (False, [], "yz", "eos"),
+        (False, ["</s>"], "yz", "eos"),
+        (True, [], "yz</s>", "eos"),
+        (True, ["</s>"], "yz", "word"),  # stop strings are matched on the text that is sent
+    ],
+)
+async def test_special_tokens_as_text(
+    opened: Any, special: bool, stop: list[str], content: str, stop_type: str
+) -> None:
+    async with opened(special=special, tokenizer=Named()) as client:
+        row = (await client.post("/completion", json={"prompt": "x", "stop": stop, **GREEDY})).json()
+        assert (row["content"], row["stop_type"]) == (content, stop_type)
