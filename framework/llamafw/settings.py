@@ -53,6 +53,8 @@ class Settings:
         help="the model's name for clients (default: that of its file)")
     override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
         help="override a metadata key; TYPE is int, float, bool or str")
+    check_tensors: bool = option(False, "--check-tensors", group=MODEL, type=bool,
+        help="look at every weight before the start: NaN and infinity end it")
     rope_scaling: str | None = option(None, "--rope-scaling", group=MODEL, type=str, env="LLAMA_ARG_ROPE_SCALING_TYPE", metavar="TYPE", choices=("none", "linear", "yarn"),
         help="how RoPE is stretched to longer contexts (default: as the model says)")
     rope_scale: float | None = option(None, "--rope-scale", group=MODEL, type=float, env="LLAMA_ARG_ROPE_SCALE", metavar="N", low=0, high=2**20,

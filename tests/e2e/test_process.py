@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import trustme
 
@@ -212,6 +213,18 @@ def test_the_log(tiny: Path, tmp_path: Path) -> None:
         assert server.terminate() == 0
         server.wait_for_end()
     assert [line for line in server.output if "listening on" not in line] == []
+
+
+@pytest.mark.inventory("C-052")
+def test_weights_are_looked_at_on_demand(tmp_path: Path) -> None:
+    norm = np.full(64, np.nan, np.float32)
+    damaged = write_tiny_gguf(tmp_path / "model.gguf", tensors={"output_norm.weight": norm})
+    command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", "-m", str(damaged), "--check-tensors"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert "the tensor 'output_norm.weight' has weights that are no finite numbers: 64" in result.stderr
+    with running_server(write_tiny_gguf(tmp_path / "sound.gguf"), "--check-tensors") as server:
+        assert server.terminate() == 0
 
 
 def test_bench_prints_json(tiny: Path) -> None:

@@ -23,6 +23,7 @@ from llamafw.interfaces import (
     Tokenizer,
     ToolParserPlugin,
 )
+from llamafw.models.check import check_tensors
 from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import whole
 from llamafw.models.rope_settings import with_rope
@@ -44,6 +45,8 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     started = time.monotonic()
     prompt = first_prompt(settings)  # first: what is wrong with it is told before anything is loaded
     model = open_model(path, settings, plugins)
+    if settings.check_tensors:
+        check_tensors(model, plugins.registry("quant"))
     decoder = describe(model, plugins)
     tokenizer = make_tokenizer(model, plugins)
     if tokenizer.n_vocab > decoder.n_vocab:
