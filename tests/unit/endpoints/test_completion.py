@@ -13,6 +13,8 @@ Client = Any
 GREEDY = {"temperature": 0}
 
 
+@pytest.mark.inventory("E-050", "E-051", "E-052", "E-053", "E-054", "E-055", "E-057", "E-058", "E-059")
+@pytest.mark.inventory("E-05A", "E-05B", "E-05C")
 @pytest.mark.parametrize("path", ["/completion", "/completions"])
 async def test_the_whole_object(post: Client, path: str) -> None:
     row = await post(path, prompt="ab", n_predict=3, cache_prompt=False, **GREEDY)
@@ -41,6 +43,7 @@ async def test_the_whole_object(post: Client, path: str) -> None:
     assert settings["samplers"] == ["penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature"]
 
 
+@pytest.mark.inventory("E-011", "E-017", "E-021", "E-058", "E-059")
 @pytest.mark.parametrize(
     ("fields", "content", "stop_type", "word"),
     [
@@ -63,15 +66,29 @@ async def test_where_it_ends(post: Client, fields: dict[str, Any], content: str,
     ]
 
 
+@pytest.mark.inventory("E-036")
 async def test_ignore_eos_goes_on_until_the_context_is_full(post: Client) -> None:
     row = await post("/completion", prompt="y", ignore_eos=True, **GREEDY)
     assert (row["stop_type"], row["truncated"], row["n_past"]) == ("limit", True, 64)
     assert EOS not in (await post("/completion", prompt="y", ignore_eos=True, return_tokens=True, **GREEDY))["tokens"]
 
 
+@pytest.mark.inventory("E-056")
+async def test_the_settings_have_every_key_of_llama_server(post: Client) -> None:
+    keys = (
+        "n_ctx n_predict model seed seed_cur temperature dynatemp_range dynatemp_exponent top_k top_p min_p tfs_z "
+        "typical_p repeat_last_n repeat_penalty presence_penalty frequency_penalty mirostat mirostat_tau mirostat_eta "
+        "penalize_nl stop max_tokens n_keep n_discard ignore_eos stream n_probs min_keep grammar samplers"
+    ).split()
+    row = await post("/completion", prompt="a", n_predict=1, n_keep=1, n_discard=2)
+    assert set(keys) - set(row["generation_settings"]) == set()
+    assert (row["generation_settings"]["n_keep"], row["generation_settings"]["n_discard"]) == (1, 2)
+
+
 # --- prompts ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("E-010", "E-061", "E-062", "E-063", "E-073")
 @pytest.mark.parametrize(
     ("prompt", "answers"),
     [
@@ -99,11 +116,13 @@ async def test_forms_of_prompts(post: Client, events: Client, prompt: Any, answe
     assert list(texts.values()) == answers
 
 
+@pytest.mark.inventory("E-057")
 async def test_each_answer_echoes_its_prompt(post: Client) -> None:
     rows = await post("/completion", prompt=["a", [98, "c"]], n_predict=1, **GREEDY)
     assert [row["prompt"] for row in rows] == ["a", [98, "c"]]
 
 
+@pytest.mark.inventory("E-064")
 async def test_the_empty_prompt_is_answered_at_once(post: Client) -> None:
     row = await post("/completion", prompt="", **GREEDY)
     assert (row["content"], row["tokens_predicted"], row["tokens_evaluated"], row["id_slot"]) == ("", 0, 0, -1)
@@ -111,12 +130,14 @@ async def test_the_empty_prompt_is_answered_at_once(post: Client) -> None:
     assert row["timings"]["predicted_per_second"] is None
 
 
+@pytest.mark.inventory("E-065", "E-066", "R-15")
 @pytest.mark.parametrize("prompt", [[], [[]], ["a", []], [1.5, 2], 5, None, {}, [True], [1, [2]], [-1]])
 async def test_what_is_no_prompt(refused: Client, prompt: Any) -> None:
     status, param, _ = await refused("/completion", prompt=prompt)
     assert (status, str(param).partition(".")[0]) == (400, "prompt")
 
 
+@pytest.mark.inventory("E-067", "R-01")
 @pytest.mark.parametrize(
     ("prompt", "param"), [([1, 999], "prompt.1"), ([1, "a", 999], "prompt.2"), (["a", [5, 264]], "prompt.1.1")]
 )
@@ -138,6 +159,7 @@ async def test_a_prompt_that_does_not_fit_is_named(client: Client) -> None:
 # --- streams ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("E-020", "E-070", "E-071", "E-072")
 async def test_a_stream(events: Client) -> None:
     *chunks, last = await events("/completion", prompt="w", return_tokens=True, **GREEDY)
     slot = last["id_slot"]
@@ -149,6 +171,7 @@ async def test_a_stream(events: Client) -> None:
     assert "tokens" not in last
 
 
+@pytest.mark.inventory("E-077")
 async def test_text_withheld_for_a_stop_string_is_not_lost(events: Client) -> None:
     """The text ends while it could still have become ``yz!``."""
     *chunks, last = await events("/completion", prompt="w", stop=["yz!"], **GREEDY)
@@ -156,6 +179,7 @@ async def test_text_withheld_for_a_stop_string_is_not_lost(events: Client) -> No
     assert last["stop_type"] == "eos"
 
 
+@pytest.mark.inventory("E-077")
 async def test_a_stop_string_does_not_leak(events: Client) -> None:
     *chunks, last = await events("/completion", prompt="a", stop=["def"], **GREEDY)
     assert "".join(chunk["content"] for chunk in chunks) == "bc"
@@ -170,6 +194,7 @@ async def test_tokens_are_returned_if_asked_for(post: Client) -> None:
     assert (await post("/completion", prompt="a", n_predict=2, return_tokens=True, **GREEDY))["tokens"] == [98, 99]
 
 
+@pytest.mark.inventory("E-038", "E-05D", "S-20")
 @pytest.mark.parametrize("post_sampling", [False, True])
 async def test_probabilities(post: Client, events: Client, post_sampling: bool) -> None:
     fields = {"prompt": "a", "n_predict": 2, "n_probs": 3, "post_sampling_probs": post_sampling, "temperature": 1}
@@ -193,6 +218,7 @@ async def test_a_forbidden_token_has_a_finite_log_probability(post: Client) -> N
     assert min(other["logprob"] for other in row["completion_probabilities"][0]["top_logprobs"]) >= -9999
 
 
+@pytest.mark.inventory("E-037")
 @pytest.mark.parametrize(
     "bias",
     [
@@ -204,12 +230,14 @@ async def test_forms_of_logit_bias_that_forbid_a_token(post: Client, bias: Any) 
     assert row["tokens"] != [98]
 
 
+@pytest.mark.inventory("E-037")
 async def test_a_bias_on_a_text_is_one_on_each_of_its_tokens(post: Client) -> None:
     row = await post("/completion", prompt="a", n_predict=1, logit_bias=[["xy", 100]], **GREEDY)
     assert row["content"] == "x"
     assert row["generation_settings"]["logit_bias"] == [[120, 100.0], [121, 100.0]]
 
 
+@pytest.mark.inventory("E-037", "R-15")
 @pytest.mark.parametrize(
     ("bias", "param"),
     [
@@ -231,6 +259,7 @@ async def test_what_is_no_logit_bias(refused: Client, bias: Any, param: str) -> 
     assert (await refused("/completion", prompt="a", logit_bias=bias))[:2] == (400, param)
 
 
+@pytest.mark.inventory("E-040", "E-041", "E-043", "R-05", "R-15")
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
@@ -273,11 +302,13 @@ async def test_an_unknown_field_is_named(client: Client) -> None:
     assert response.headers["x-llamafw-ignored-fields"] == "n_kept"
 
 
+@pytest.mark.inventory("E-043")
 async def test_samplers_in_the_order_of_the_request(post: Client) -> None:
     row = await post("/completion", prompt="a", n_predict=1, samplers=["min_p", "top_k", "min_p"])
     assert row["generation_settings"]["samplers"] == ["min_p", "top_k", "min_p"]
 
 
+@pytest.mark.inventory("E-035")
 async def test_the_same_seed_gives_the_same_text(post: Client) -> None:
     fields = {"prompt": "a", "n_predict": 20, "temperature": 50, "samplers": ["temperature"], "return_tokens": True}
     first, again, other = [await post("/completion", **fields, seed=seed) for seed in (7, 7, 8)]
@@ -285,6 +316,7 @@ async def test_the_same_seed_gives_the_same_text(post: Client) -> None:
     assert first["generation_settings"]["seed_cur"] == 7
 
 
+@pytest.mark.inventory("E-035")
 @pytest.mark.parametrize("seed", [-1, 2**32 - 1, None])
 async def test_a_seed_is_drawn(post: Client, seed: int | None) -> None:
     settings = [(await post("/completion", prompt="a", n_predict=1, seed=seed))["generation_settings"] for _ in "ab"]
@@ -295,6 +327,7 @@ async def test_a_seed_is_drawn(post: Client, seed: int | None) -> None:
 # --- what flags change ------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("C-017", "E-017")
 @pytest.mark.parametrize(
     ("server", "asked", "n"),
     [(None, 9, 9), (None, None, 25), (4, 9, 4), (4, 2, 2), (4, -1, 4), (4, None, 4), (4, -2, 4), (-1, 9, 9)],

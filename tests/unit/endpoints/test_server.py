@@ -13,6 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 Client = Any
 
 
+@pytest.mark.inventory("E-001", "R-10")
 @pytest.mark.parametrize("path", ["/health", "/v1/health"])
 async def test_health(client: Client, path: str) -> None:
     assert (await client.get(path)).json() == {"status": "ok"}
@@ -24,6 +25,7 @@ async def test_health_of_a_failed_engine() -> None:
         await Server(app).health(Call(None, {}, {}, None))  # type: ignore[arg-type]  # it looks at no request
 
 
+@pytest.mark.inventory("E-180", "R-10")
 @pytest.mark.parametrize("path", ["/models", "/v1/models"])
 async def test_models(client: Client, path: str) -> None:
     found = (await client.get(path)).json()
@@ -34,6 +36,7 @@ async def test_models(client: Client, path: str) -> None:
     }
 
 
+@pytest.mark.inventory("E-170")
 async def test_props(client: Client) -> None:
     found = (await client.get("/props")).json()
     assert (found["total_slots"], found["model_alias"], found["bos_token"], found["eos_token"]) == (2, "toy", "", "")
@@ -51,6 +54,7 @@ async def test_openapi(client: Client) -> None:
     assert "top_p" in properties["samplers"]["items"]["enum"]
 
 
+@pytest.mark.inventory("H-05", "H-07", "R-02", "R-10")
 @pytest.mark.parametrize(
     ("method", "path", "public"),
     [

@@ -21,6 +21,7 @@ class Special(ToyTokenizer):
         return [BOS, *tokens, EOS] if add_special else tokens
 
 
+@pytest.mark.inventory("E-140")
 @pytest.mark.parametrize(
     ("fields", "tokens"),
     [
@@ -40,12 +41,14 @@ async def test_tokenize(opened: Any, fields: dict[str, Any], tokens: list[int]) 
         assert (await client.post("/tokenize", json=fields)).json() == {"tokens": tokens}
 
 
+@pytest.mark.inventory("E-141")
 async def test_pieces_that_are_no_text_are_bytes(post: Client) -> None:
     found = await post("/tokenize", content=["é", HELLO, EURO_HEAD], with_pieces=True)
     assert [row["piece"] for row in found["tokens"]] == [[195], [169], "Hello", [226, 130]]
     assert [row["id"] for row in found["tokens"]] == [195, 169, HELLO, EURO_HEAD]
 
 
+@pytest.mark.inventory("E-142")
 async def test_detokenize(post: Client) -> None:
     assert await post("/detokenize", tokens=[HELLO, 33, 195, 169]) == {"content": "Hello!é"}
     assert await post("/detokenize", tokens=[]) == {"content": ""}
@@ -53,6 +56,7 @@ async def test_detokenize(post: Client) -> None:
     assert await post("/detokenize", tokens=[97] * 20000) == {"content": "a" * 20000}
 
 
+@pytest.mark.inventory("E-140", "E-142", "R-20")
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
