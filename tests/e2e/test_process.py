@@ -6,6 +6,7 @@ import json
 import ssl
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -225,6 +226,19 @@ def test_weights_are_looked_at_on_demand(tmp_path: Path) -> None:
     assert "the tensor 'output_norm.weight' has weights that are no finite numbers: 64" in result.stderr
     with running_server(write_tiny_gguf(tmp_path / "sound.gguf"), "--check-tensors") as server:
         assert server.terminate() == 0
+
+
+@pytest.mark.inventory("C-001", "C-002")
+def test_help_and_version_need_no_model() -> None:
+    def said(*argv: str) -> str:
+        command = [sys.executable, "-m", "llamafw", *argv]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    usage = said("serve", "--usage", "-m", "nowhere.gguf")
+    assert usage == said("serve", "--help") == said("serve", "-h")
+    assert all(f"\n{group}:\n" in usage for group in ("server", "model", "compute", "sampling", "plugins", "logging"))
+    assert said("serve", "--version") == said("version") == said("--version")
+    assert said("version").startswith(f"llamafw {version('llamafw')} (Python 3.")
 
 
 def test_bench_prints_json(tiny: Path) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 
 from llamafw.cli.logs import set_up_logging
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.cli.version import text
 from llamafw.models.find import find_model
 
 SWITCH_INTERVAL = 0.0002
@@ -19,6 +20,8 @@ def run(argv: list[str]) -> int:
     first, rest = split_plugin_flags(argv)
     plugins = load_plugins(first)
     parser = Parser("llamafw serve", "Answer requests over HTTP. Flags win over environment variables.")
+    parser.add_argument("--usage", action="help", help="the same as --help")
+    parser.add_argument("--version", action="version", version=text(), help="print the version and exit")
     add_settings(parser)
     for _, add_options in plugins.calls("add_options"):
         add_options(parser=parser)

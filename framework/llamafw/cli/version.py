@@ -10,6 +10,11 @@ from llamafw.cli.parser import Parser
 def run(argv: list[str]) -> int:
     """Print the version of llamafw and of Python."""
     Parser("llamafw version", "Print the version.").parse(argv)
-    where = f"Python {platform.python_version()}, {platform.machine()} {platform.system()}"
-    print(f"llamafw {version('llamafw')} ({where})")
+    print(text())
     return 0
+
+
+def text() -> str:
+    """Return the versions and the machine, in one line."""
+    where = f"Python {platform.python_version()}, {platform.machine()} {platform.system()}"
+    return f"llamafw {version('llamafw')} ({where})"
