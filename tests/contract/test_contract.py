@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from llamafw import spec
 from support.server import running_server
@@ -18,6 +19,7 @@ HERE = Path(__file__).parent
 KEY = "contract"
 
 
+@pytest.mark.inventory("P-12")
 def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf", n_ctx=4096)
     (tmp_path / "slots").mkdir()

@@ -42,6 +42,7 @@ def test_every_curl_is_answered(served: Server, line: str) -> None:
     assert len(response.text) > 2
 
 
+@pytest.mark.inventory("P-11")
 def test_the_openai_example_prints_an_answer(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = [code for language, code in BLOCKS if language == "python" and "OpenAI" in code]
     scope: dict[str, object] = {}
@@ -56,6 +57,7 @@ def test_the_plugin_is_part_of_the_document(served: Server) -> None:
     assert "sharpen" in json.dumps(document["components"]["schemas"]["CompletionRequest"])
 
 
+@pytest.mark.inventory("P-10")
 def test_the_two_commands_are_targets_of_make() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     commands = re.findall(r"^make (\w+)", README, re.M)

@@ -41,6 +41,7 @@ def test_it_knows_the_capital_of_france(http: httpx.Client) -> None:
     assert answer["timings"]["predicted_n"] == 8
 
 
+@pytest.mark.inventory("E-072")
 def test_a_stream_says_what_the_plain_answer_says(http: httpx.Client) -> None:
     events = stream(http, **PARIS)
     assert "".join(event["content"] for event in events) == complete(http, **PARIS)["content"]
@@ -48,6 +49,7 @@ def test_a_stream_says_what_the_plain_answer_says(http: httpx.Client) -> None:
     assert events[-1]["tokens_predicted"] == 8
 
 
+@pytest.mark.inventory("B-04", "B-05", "K-09")
 async def test_eight_at_a_time_say_what_each_says_alone(server: Server) -> None:
     bodies = [
         {"prompt": f"Once upon a time there were {n} bears who", "n_predict": 24 + n, "seed": n, "temperature": 1.0}
@@ -63,6 +65,7 @@ async def test_eight_at_a_time_say_what_each_says_alone(server: Server) -> None:
     assert len(set(alone)) == 8
 
 
+@pytest.mark.inventory("K-03", "E-05A", "D-16", "V-01")
 def test_the_prefix_is_reused(http: httpx.Client) -> None:
     prompt = "A rather long prompt about whales, ships and the sea, asked twice."
     first = complete(http, prompt=prompt, n_predict=4, id_slot=3, temperature=0)
@@ -89,6 +92,7 @@ def test_n_predict_0_evaluates_the_prompt_only(http: httpx.Client) -> None:
     assert answer["tokens_evaluated"] > 0
 
 
+@pytest.mark.inventory("F-02", "D-02")
 def test_minus_2_fills_the_context(http: httpx.Client) -> None:
     answer = complete(http, prompt="Numbers:", n_predict=-2, ignore_eos=True, temperature=0)
     assert answer["tokens_evaluated"] + answer["tokens_predicted"] in (1024, 1025)  # the last one need not be cached
@@ -100,6 +104,7 @@ def test_probabilities_come_with_each_token(http: httpx.Client) -> None:
     assert len(answer["completion_probabilities"]) == 8
 
 
+@pytest.mark.inventory("E-075", "F-20", "V-10")
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_a_client_that_goes_frees_its_slot(server: Server, streamed: bool) -> None:
     body = {"prompt": "Tell me everything.", "n_predict": -2, "ignore_eos": True, "stream": streamed, "id_slot": 2}

@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletionMessageParam
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
+@pytest.mark.inventory("E-113", "B-02")
 def test_chat(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
     assert "Paris" in (answer.choices[0].message.content or "")
@@ -18,6 +19,7 @@ def test_chat(openai: OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
+@pytest.mark.inventory("E-114")
 def test_finish_reason_tells_a_limit_from_an_end(openai: OpenAI) -> None:
     short = openai.chat.completions.create(model="any", messages=ASK, max_tokens=2, temperature=0)
     whole = openai.chat.completions.create(model="any", messages=ASK, max_completion_tokens=200, temperature=0)
@@ -25,6 +27,7 @@ def test_finish_reason_tells_a_limit_from_an_end(openai: OpenAI) -> None:
     assert whole.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.inventory("E-115", "E-116", "F-07")
 def test_a_chat_stream_has_a_role_then_text_then_usage(openai: OpenAI) -> None:
     plain = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
     chunks = list(
@@ -64,6 +67,7 @@ def test_eight_chats_at_a_time(openai: OpenAI) -> None:
         assert list(pool.map(ask, range(8))) == alone
 
 
+@pytest.mark.inventory("T-01")
 def test_text_completion(openai: OpenAI) -> None:
     answer = openai.completions.create(model="any", prompt="The capital of France is", max_tokens=8, temperature=0)
     assert answer.object == "text_completion"

@@ -79,6 +79,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.inventory("P-01", "E-001")
 def test_it_answers_503_while_loading_and_200_after(tiny: Path, tmp_path: Path) -> None:
     (plugin := tmp_path / "slow.py").write_text(SLOW)
     gate = tiny.with_suffix(".gate")
@@ -92,6 +93,7 @@ def test_it_answers_503_while_loading_and_200_after(tiny: Path, tmp_path: Path) 
         assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
 
 
+@pytest.mark.inventory("P-05")
 async def test_sigterm_lets_a_stream_finish(tiny: Path) -> None:
     with running_server(tiny) as server:
         body = {"prompt": "abc", "n_predict": 200, "ignore_eos": True, "stream": True}
@@ -108,6 +110,7 @@ async def test_sigterm_lets_a_stream_finish(tiny: Path) -> None:
         assert await code == 0
 
 
+@pytest.mark.inventory("P-05")
 def test_sigterm_when_idle_is_quick_and_clean(tiny: Path) -> None:
     with running_server(tiny) as server:
         assert server.terminate() == 0

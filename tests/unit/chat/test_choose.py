@@ -36,6 +36,7 @@ def test_of_several_the_default() -> None:
     assert choose(tokenizer__chat_template__default="d", tokenizer__chat_templates=["default"]).render(HI) == "d"
 
 
+@pytest.mark.inventory("P-06", "B-10")
 def test_without_one_chatml_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         format = choose()
@@ -43,10 +44,12 @@ def test_without_one_chatml_with_a_warning(caplog: pytest.LogCaptureFixture) -> 
     assert "no chat template" in caplog.text
 
 
+@pytest.mark.inventory("C-120")
 def test_a_template_on_the_command_line_wins() -> None:
     assert choose("{{ messages[0].content }}!", tokenizer__chat_template="x").render(HI) == "Hi!"
 
 
+@pytest.mark.inventory("C-120")
 def test_a_file(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text("{{ 'é' }}\n{{ messages|length }}", "utf-8")
@@ -60,6 +63,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         choose(str(file))
 
 
+@pytest.mark.inventory("C-120")
 def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(SettingsError, match="'lama3' is no chat format, .* and no file; did you mean 'llama3'"):
         choose("lama3")
@@ -70,6 +74,7 @@ def test_a_template_that_is_not_valid() -> None:
         choose("{% if %}")
 
 
+@pytest.mark.inventory("P-06")
 def test_chatml_if_the_models_own_is_not_valid(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         format = choose(tokenizer__chat_template="x\n{% if %}")

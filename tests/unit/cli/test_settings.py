@@ -14,6 +14,7 @@ def parse(*argv: str, **environ: str) -> Settings:
     return settings_from(parser.parse(argv), environ)
 
 
+@pytest.mark.inventory("C-016", "C-018", "C-019", "C-044")
 def test_flags_have_llama_servers_names() -> None:
     settings = parse(*"-m x.gguf -c 100 -np 3 -t 2 -tb 1 -b 64 -ub 32 -n -2".split())
     assert (settings.model, settings.ctx_size, settings.parallel, settings.threads) == ("x.gguf", 100, 3, 2)
@@ -46,6 +47,7 @@ def test_what_is_on_can_be_turned_off() -> None:
             assert getattr(parse(opt.flags[-1], **{opt.off_env: "1"}), name) is True
 
 
+@pytest.mark.inventory("B-09")
 def test_a_flag_wins_over_the_environment() -> None:
     assert parse("--port", "1", LLAMA_ARG_PORT="2").port == 1
     assert parse(LLAMA_ARG_PORT="2").port == 2

@@ -15,7 +15,7 @@ HI = [{"role": "user", "content": "hi"}]
 GREEDY = {"temperature": 0}
 
 
-@pytest.mark.inventory("E-111", "E-113")
+@pytest.mark.inventory("E-111", "E-113", "R-16")
 @pytest.mark.parametrize("path", [PATH, "/chat/completions"])
 async def test_the_whole_object(post: Client, path: str) -> None:
     found = await post(path, messages=HI, max_tokens=3, model="any", cache_prompt=False, **GREEDY)
@@ -31,7 +31,7 @@ async def test_the_whole_object(post: Client, path: str) -> None:
     assert found["timings"]["predicted_n"] == 3
 
 
-@pytest.mark.inventory("E-104", "E-109", "E-110", "E-112", "E-114")
+@pytest.mark.inventory("E-104", "E-109", "E-110", "E-112", "E-114", "F-06")
 @pytest.mark.parametrize(
     ("fields", "content", "reason"),
     [
@@ -48,7 +48,7 @@ async def test_where_it_ends(post: Client, fields: dict[str, Any], content: str,
     assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
 
 
-@pytest.mark.inventory("E-115", "E-116")
+@pytest.mark.inventory("E-115", "E-116", "F-07", "B-14")
 async def test_a_stream(events: Client) -> None:
     found = await events(PATH, messages=HI, max_tokens=2, **GREEDY)
     chunks = [ChatCompletionChunk.model_validate(chunk) for chunk in found[:-1]]
@@ -61,7 +61,7 @@ async def test_a_stream(events: Client) -> None:
     assert not any(chunk.usage for chunk in chunks)
 
 
-@pytest.mark.inventory("E-112", "E-116")
+@pytest.mark.inventory("E-112", "E-116", "Q-16")
 async def test_usage_in_a_stream(events: Client) -> None:
     *_, last, usage, done = await events(
         PATH, messages=HI, max_tokens=2, n=2, stream_options={"include_usage": True}, **GREEDY
@@ -71,7 +71,7 @@ async def test_usage_in_a_stream(events: Client) -> None:
     assert (usage["usage"]["prompt_tokens"], usage["usage"]["completion_tokens"]) == (7, 4)
 
 
-@pytest.mark.inventory("E-106")
+@pytest.mark.inventory("E-106", "Q-01")
 async def test_several_answers(post: Client, events: Client) -> None:
     hot = {"temperature": 50, "samplers": ["temperature"], "return_tokens": True, "max_tokens": 9, "ignore_eos": True}
     found = await post(PATH, messages=HI, n=3, seed=5, **hot)
@@ -88,7 +88,7 @@ async def test_several_answers(post: Client, events: Client) -> None:
     assert sorted(roles) == [0, 1, 2]
 
 
-@pytest.mark.inventory("E-107")
+@pytest.mark.inventory("E-107", "Q-02")
 async def test_log_probabilities(post: Client, events: Client) -> None:
     fields = {"messages": HI, "max_tokens": 2, "logprobs": True, "top_logprobs": 2, **GREEDY}
     found = await post(PATH, **fields)
@@ -106,6 +106,7 @@ async def test_log_probabilities_without_others(post: Client) -> None:
     assert [row["top_logprobs"] for row in choice["logprobs"]["content"]] == [[]]
 
 
+@pytest.mark.inventory("E-110")
 async def test_n_probs_gives_openais_shape_too(post: Client) -> None:
     choice = (await post(PATH, messages=HI, max_tokens=1, n_probs=1, **GREEDY))["choices"][0]
     assert choice["logprobs"]["content"][0]["top_logprobs"][0]["token"] == "a"
@@ -153,7 +154,7 @@ async def test_forms_that_ask_for_nothing(post: Client) -> None:
 # --- from the conversation to the prompt ------------------------------------------------------------
 
 
-@pytest.mark.inventory("E-101", "E-102")
+@pytest.mark.inventory("E-101", "E-102", "E-103")
 @pytest.mark.parametrize(
     ("message", "text"),
     [

@@ -13,8 +13,14 @@ Client = Any
 GREEDY = {"temperature": 0}
 
 
-@pytest.mark.inventory("E-050", "E-051", "E-052", "E-053", "E-054", "E-055", "E-057", "E-058", "E-059")
-@pytest.mark.inventory("E-05A", "E-05B", "E-05C")
+@pytest.mark.inventory(
+    "E-050", "E-051", "E-052", "E-053", "E-054", "E-055", "E-057", "E-058", "E-059", "E-056", "E-05A", "E-05B",
+    "E-05C", "R-15", "E-011",
+)
+@pytest.mark.inventory(
+    "E-05A", "E-05B", "E-05C", "E-050", "E-051", "E-052", "E-053", "E-054", "E-055", "E-056", "E-057", "E-058",
+    "E-059", "R-15", "E-011",
+)
 @pytest.mark.parametrize("path", ["/completion", "/completions"])
 async def test_the_whole_object(post: Client, path: str) -> None:
     row = await post(path, prompt="ab", n_predict=3, cache_prompt=False, **GREEDY)
@@ -88,7 +94,7 @@ async def test_the_settings_have_every_key_of_llama_server(post: Client) -> None
 # --- prompts ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.inventory("E-010", "E-061", "E-062", "E-063", "E-073")
+@pytest.mark.inventory("E-010", "E-061", "E-062", "E-063", "E-073", "E-060", "D-07")
 @pytest.mark.parametrize(
     ("prompt", "answers"),
     [
@@ -147,6 +153,7 @@ async def test_tokens_that_do_not_exist(refused: Client, prompt: Any, param: str
     assert "is not in the vocabulary, which has 264" in message
 
 
+@pytest.mark.inventory("E-069")
 async def test_a_prompt_that_does_not_fit_is_named(client: Client) -> None:
     response = await client.post("/completion", json={"prompt": ["a", "b" * 99]})
     error = response.json()["error"]
@@ -159,7 +166,7 @@ async def test_a_prompt_that_does_not_fit_is_named(client: Client) -> None:
 # --- streams ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.inventory("E-020", "E-070", "E-071", "E-072")
+@pytest.mark.inventory("E-020", "E-070", "E-071", "E-072", "E-073", "D-25")
 async def test_a_stream(events: Client) -> None:
     *chunks, last = await events("/completion", prompt="w", return_tokens=True, **GREEDY)
     slot = last["id_slot"]
@@ -171,7 +178,7 @@ async def test_a_stream(events: Client) -> None:
     assert "tokens" not in last
 
 
-@pytest.mark.inventory("E-077")
+@pytest.mark.inventory("E-077", "F-22")
 async def test_text_withheld_for_a_stop_string_is_not_lost(events: Client) -> None:
     """The text ends while it could still have become ``yz!``."""
     *chunks, last = await events("/completion", prompt="w", stop=["yz!"], **GREEDY)
@@ -179,7 +186,7 @@ async def test_text_withheld_for_a_stop_string_is_not_lost(events: Client) -> No
     assert last["stop_type"] == "eos"
 
 
-@pytest.mark.inventory("E-077")
+@pytest.mark.inventory("E-077", "E-021", "F-11", "E-078")
 async def test_a_stop_string_does_not_leak(events: Client) -> None:
     *chunks, last = await events("/completion", prompt="a", stop=["def"], **GREEDY)
     assert "".join(chunk["content"] for chunk in chunks) == "bc"
@@ -194,7 +201,7 @@ async def test_tokens_are_returned_if_asked_for(post: Client) -> None:
     assert (await post("/completion", prompt="a", n_predict=2, return_tokens=True, **GREEDY))["tokens"] == [98, 99]
 
 
-@pytest.mark.inventory("E-038", "E-05D", "S-20")
+@pytest.mark.inventory("E-038", "E-05D", "S-20", "D-17")
 @pytest.mark.parametrize("post_sampling", [False, True])
 async def test_probabilities(post: Client, events: Client, post_sampling: bool) -> None:
     fields = {"prompt": "a", "n_predict": 2, "n_probs": 3, "post_sampling_probs": post_sampling, "temperature": 1}
@@ -259,7 +266,7 @@ async def test_what_is_no_logit_bias(refused: Client, bias: Any, param: str) -> 
     assert (await refused("/completion", prompt="a", logit_bias=bias))[:2] == (400, param)
 
 
-@pytest.mark.inventory("E-040", "E-041", "E-043", "R-05", "R-15")
+@pytest.mark.inventory("E-040", "E-041", "E-043", "R-05", "R-15", "R-01", "R-06", "D-19")
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
@@ -338,6 +345,7 @@ async def test_n_is_default_and_limit(opened: Any, server: int | None, asked: in
         assert len(response.json()["content"]) == n
 
 
+@pytest.mark.inventory("D-18")
 async def test_flags_set_defaults(opened: Any) -> None:
     async with opened(temp=0.0, top_k=7, samplers="top_k; temperature", seed=5, ignore_eos=True) as client:
         row = (await client.post("/completion", json={"prompt": "a", "n_predict": 1})).json()

@@ -83,6 +83,7 @@ async def test_an_error_of_the_only_request_is_left_as_it_is() -> None:
     assert (caught.value.param, caught.value.extra) == (None, {})
 
 
+@pytest.mark.inventory("E-075")
 @pytest.mark.parametrize("n", [1, 3])
 async def test_closing_the_stream_ends_all(n: int) -> None:
     engine = FakeEngine(*[endless] * n)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 Client = Any
 
 
-@pytest.mark.inventory("E-001", "R-10")
+@pytest.mark.inventory("E-001", "R-10", "T-13")
 @pytest.mark.parametrize("path", ["/health", "/v1/health"])
 async def test_health(client: Client, path: str) -> None:
     assert (await client.get(path)).json() == {"status": "ok"}
@@ -36,7 +36,7 @@ async def test_models(client: Client, path: str) -> None:
     }
 
 
-@pytest.mark.inventory("E-170")
+@pytest.mark.inventory("E-170", "R-11")
 async def test_props(client: Client) -> None:
     found = (await client.get("/props")).json()
     assert (found["total_slots"], found["model_alias"], found["bos_token"], found["eos_token"]) == (2, "toy", "", "")
@@ -54,7 +54,7 @@ async def test_openapi(client: Client) -> None:
     assert "top_p" in properties["samplers"]["items"]["enum"]
 
 
-@pytest.mark.inventory("H-05", "H-07", "R-02", "R-10")
+@pytest.mark.inventory("H-05", "H-07", "R-02", "R-10", "D-08", "F-13")
 @pytest.mark.parametrize(
     ("method", "path", "public"),
     [

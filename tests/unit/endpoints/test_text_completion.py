@@ -12,6 +12,7 @@ PATH = "/v1/completions"
 GREEDY = {"temperature": 0}
 
 
+@pytest.mark.inventory("F-05", "D-22", "T-01")
 async def test_the_whole_object(post: Client) -> None:
     found = await post(PATH, model="any", prompt="ab", max_tokens=3, cache_prompt=False, **GREEDY)
     assert Completion.model_validate(found).id.startswith("cmpl-")

@@ -21,7 +21,7 @@ class Special(ToyTokenizer):
         return [BOS, *tokens, EOS] if add_special else tokens
 
 
-@pytest.mark.inventory("E-140")
+@pytest.mark.inventory("E-140", "R-20")
 @pytest.mark.parametrize(
     ("fields", "tokens"),
     [
@@ -56,7 +56,7 @@ async def test_detokenize(post: Client) -> None:
     assert await post("/detokenize", tokens=[97] * 20000) == {"content": "a" * 20000}
 
 
-@pytest.mark.inventory("E-140", "E-142", "R-20")
+@pytest.mark.inventory("E-140", "E-142", "R-20", "D-20")
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [

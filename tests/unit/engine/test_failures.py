@@ -41,6 +41,7 @@ async def leave(stream: AsyncIterator[Delta]) -> None:
 # --- clients that leave
 
 
+@pytest.mark.inventory("E-075", "F-20")
 async def test_leaving_while_generating_frees_the_slot_within_a_token(start: Start) -> None:
     backend = ToyBackend(forever, n_slots=1, n_ctx=10_000, hold=True)
     engine = start(backend)
@@ -154,6 +155,7 @@ class Broken:
             raise ZeroDivisionError("secret")
 
 
+@pytest.mark.inventory("H-09")
 @pytest.mark.parametrize("where", ["create", "apply", "empty", "nan", "accept", "ids"])
 async def test_a_failing_sampler_fails_its_request_only(
     start: Start, samplers: Mapping[str, Any], where: str, caplog: pytest.LogCaptureFixture
@@ -190,6 +192,7 @@ async def test_a_sampler_may_refuse_with_an_error_for_the_client(start: Start, s
 # --- models that fail
 
 
+@pytest.mark.inventory("K-08", "E-067")
 async def test_a_failing_pass_fails_only_the_request_at_fault(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     backend = ToyBackend(n_slots=4)
     backend.fail_on = lambda batch: 200 in batch.tokens

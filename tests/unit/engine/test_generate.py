@@ -52,6 +52,7 @@ async def test_until_the_end_of_sequence(start: Start) -> None:
     assert all(delta.id_slot == 0 for delta in got.deltas)
 
 
+@pytest.mark.inventory("E-079", "E-036")
 @pytest.mark.parametrize("eog", [EOS, EOT])
 async def test_every_end_of_generation_token_ends_it_unless_ignored(start: Start, eog: int) -> None:
     def scores(prefix: Sequence[int]) -> Floats:
@@ -134,6 +135,7 @@ STOPS = ["a", "ab", "bca", "€", "€€", "oa", "❤", "lloH", "�"]
 TOKENS = st.lists(st.sampled_from([97, 98, 99, 0xE2, 0x82, 0xAC, EURO_HEAD, EURO_TAIL, HEART, HELLO]), max_size=12)
 
 
+@pytest.mark.inventory("E-077")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(tokens=TOKENS, stops=st.lists(st.sampled_from(STOPS), max_size=3))
 def test_streamed_text_is_the_plain_text_up_to_the_stop_string(
@@ -167,6 +169,7 @@ async def test_what_was_withheld_comes_in_the_end(start: Start, n_predict: int, 
     assert got.ids == list(text.encode())
 
 
+@pytest.mark.inventory("E-076", "E-017")
 async def test_half_a_character_at_the_end_becomes_a_replacement(start: Start) -> None:
     got = await answer(start(ToyBackend(saying(97, EURO_HEAD, EURO_TAIL, after=1))), (1,), n_predict=2)
     assert (got.text, got.ids) == ("a�", [97, EURO_HEAD])
@@ -181,6 +184,7 @@ async def test_tokens_of_a_stop_string_are_not_delivered(start: Start) -> None:
 # --- randomness
 
 
+@pytest.mark.inventory("E-035", "C-073")
 async def test_a_seed_gives_the_same_text_alone_and_in_company(start: Start) -> None:
     prompts = [tuple(range(i, i + 3 + i % 4)) for i in range(12)]
     alone = start(ToyBackend(n_slots=1, n_batch=7))
@@ -225,6 +229,7 @@ async def test_fewer_tokens_in_a_batch_than_slots(start: Start, n_batch: int) ->
     assert {turns.count(slot) for slot in range(4)} == {n_batch}  # everybody gets a turn
 
 
+@pytest.mark.inventory("E-037")
 async def test_logit_bias(start: Start) -> None:
     engine = start(ToyBackend(forever))
     assert (await answer(engine, (1,), n_predict=3, logit_bias={65: 100.0})).text == "AAA"
@@ -233,6 +238,7 @@ async def test_logit_bias(start: Start) -> None:
     assert banned.text == "B"
 
 
+@pytest.mark.inventory("E-011", "S-01")
 async def test_temperature_zero_is_greedy_whatever_the_samplers(start: Start) -> None:
     engine = start(ToyBackend(forever))
     for names in ((), ("top_k",), ("temperature", "penalties"), DEFAULT_ORDER):
@@ -278,6 +284,7 @@ async def test_logprobs_without_alternatives_and_none(start: Start) -> None:
     assert token.logprob is None
 
 
+@pytest.mark.inventory("S-20")
 async def test_probabilities_after_the_samplers(start: Start) -> None:
     got = await answer(
         start(ToyBackend()), (5, 6), n_predict=1, n_probs=9, post_sampling_probs=True, seed=1,

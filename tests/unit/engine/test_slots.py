@@ -36,6 +36,7 @@ def test_common_prefix(cache: list[int], prompt: list[int]) -> None:
     assert slot.common_prefix(np.array(prompt, np.int32)) == n
 
 
+@pytest.mark.inventory("K-01", "C-121")
 def test_the_longest_prefix_wins_then_the_least_recently_used() -> None:
     slots = filled(10, [1, 2], [1, 2, 3], [7])
 
@@ -60,6 +61,7 @@ def test_the_longest_prefix_wins_then_the_least_recently_used() -> None:
     assert take(1, 2, cache_prompt=False) == (2, 0)
 
 
+@pytest.mark.inventory("K-01", "C-121")
 def test_a_short_prefix_does_not_cost_another_its_long_cache() -> None:
     slots = filled(99, [1, 2, *range(10, 40)], [])
     slots.all[0].last_used = 1
@@ -111,6 +113,7 @@ def test_who_must_wait_keeps_the_place_in_the_queue() -> None:
 # --- through the engine
 
 
+@pytest.mark.inventory("K-03", "E-042")
 async def test_a_shared_prefix_is_not_evaluated_again(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
@@ -126,6 +129,7 @@ async def test_a_shared_prefix_is_not_evaluated_again(start: Start) -> None:
     assert backend.cuts == [(0, 2)]
 
 
+@pytest.mark.inventory("K-03")
 async def test_of_a_cached_prompt_the_last_token_is_evaluated_again(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
@@ -135,6 +139,7 @@ async def test_of_a_cached_prompt_the_last_token_is_evaluated_again(start: Start
     assert backend.cuts == [(0, 2)]
 
 
+@pytest.mark.inventory("K-04", "E-042")
 async def test_without_cache_prompt_everything_is_evaluated(start: Start) -> None:
     engine = start(ToyBackend(n_slots=1))
     first = await answer(engine, (1, 2, 3), n_predict=5)
@@ -145,6 +150,7 @@ async def test_without_cache_prompt_everything_is_evaluated(start: Start) -> Non
     assert third.finish.n_cached == 2
 
 
+@pytest.mark.inventory("K-10")
 async def test_results_do_not_depend_on_the_cache(start: Start) -> None:
     engine = start(ToyBackend(n_slots=2, n_ctx=40, n_batch=5))
     random = np.random.default_rng(0)
@@ -155,6 +161,7 @@ async def test_results_do_not_depend_on_the_cache(start: Start) -> None:
         assert cached.ids == fresh.ids
 
 
+@pytest.mark.inventory("E-041")
 async def test_id_slot(start: Start) -> None:
     engine = start(ToyBackend(n_slots=3))
     for id_slot in (2, 0, 1, 2):
@@ -195,6 +202,7 @@ async def test_first_come_first_served(start: Start) -> None:
     assert done == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.inventory("K-13", "K-09", "C-018")
 async def test_decoding_goes_on_while_a_long_prompt_is_read(start: Start) -> None:
     backend = ToyBackend(n_slots=2, n_ctx=200, n_batch=64, hold=True)
     engine = start(backend, n_batch=64, n_ubatch=16)
@@ -210,6 +218,7 @@ async def test_decoding_goes_on_while_a_long_prompt_is_read(start: Start) -> Non
     assert sizes[8:] == [(1, 1)] * 4
 
 
+@pytest.mark.inventory("K-13", "C-018")
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 63])
 async def test_prompts_are_cut_into_batches(start: Start, n: int) -> None:
     backend = ToyBackend()

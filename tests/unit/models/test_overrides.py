@@ -10,6 +10,7 @@ from llamafw.models.overrides import apply_overrides, parse_override
 METADATA = {"n": 1, "x": 1.5, "flag": True, "name": "a", "list": ["a"], "ids": np.array([1]), "general.alignment": 32}
 
 
+@pytest.mark.inventory("C-053")
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [
@@ -38,6 +39,7 @@ def test_the_last_one_wins() -> None:
     assert apply_overrides(METADATA, ["n=int:2", "n=int:3"])["n"] == 3
 
 
+@pytest.mark.inventory("C-053")
 @pytest.mark.parametrize(
     ("text", "words"),
     [

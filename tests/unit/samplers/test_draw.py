@@ -27,6 +27,7 @@ def chi_square(counts: Counter[int], expected: dict[int, float], n: int) -> floa
     return sum((counts[token] - n * p) ** 2 / (n * p) for token, p in expected.items())
 
 
+@pytest.mark.inventory("S-01")
 @pytest.mark.parametrize("n_candidates", [5, 10, 50])
 def test_tokens_are_drawn_as_often_as_they_are_likely(n_candidates: int) -> None:
     logits = np.linspace(-2, 1, n_candidates).astype(np.float32)
@@ -93,6 +94,7 @@ def test_what_cannot_be_drawn_from_is_an_error(bad: float) -> None:
         draw(Candidates(np.arange(2, dtype=np.int32), np.array([1, bad], np.float32)), np.random.default_rng(0))
 
 
+@pytest.mark.inventory("S-01")
 def test_the_default_chain_end_to_end(samplers: Any) -> None:
     """Penalties, then top_k, typ_p, top_p, min_p, temperature: the distribution, computed step by step in float64."""
     row = np.array([3, 2.5, 2, 1.5, 1, 0.5, 0, -8, -9, -10], np.float32)

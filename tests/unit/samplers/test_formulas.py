@@ -84,6 +84,7 @@ def prefix(order: Sequence[int], row: Sequence[float], p: float, least: int, *, 
     return list(order[: max(count, least, 1)])
 
 
+@pytest.mark.inventory("S-04", "E-014")
 @given(row=scores, k=st.integers(-2, 300), ordered=st.booleans())
 def test_top_k(row: list[float], k: int, ordered: bool) -> None:
     left = run(TopK, row, {"top_k": k}, ordered=ordered, min_keep=7)  # which top_k does not heed
@@ -94,6 +95,7 @@ def test_top_k(row: list[float], k: int, ordered: bool) -> None:
     assert left.logits.tolist() == np.array(row, np.float32)[left.ids].tolist()
 
 
+@pytest.mark.inventory("S-05", "E-015", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
 def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(TopP, row, {"top_p": p}, min_keep=min_keep, ordered=ordered)
@@ -105,6 +107,7 @@ def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
         assert left.ids.tolist() == prefix(descending(row), row, p, min_keep, strict=False)
 
 
+@pytest.mark.inventory("S-06", "E-016", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
 def test_min_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(MinP, row, {"min_p": p}, min_keep=min_keep, ordered=ordered)
@@ -203,6 +206,7 @@ def test_mirostat_learns_from_surprise(eta: float, tokens: list[int]) -> None:
         assert sampler._mu == pytest.approx(learned(3.0, eta, surprises), abs=1e-4)
 
 
+@pytest.mark.inventory("S-08", "E-023", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
 def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(TypP, row, {"typical_p": p}, min_keep=min_keep, ordered=ordered)
@@ -227,6 +231,7 @@ def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
     assert left.sorted == ordered
 
 
+@pytest.mark.inventory("S-08", "F-21")
 def test_typ_p_cuts_whatever_min_keep_is() -> None:
     """A sure token and many unlikely ones: the sure one is typical. S-08: min_keep 0 must not switch it off."""
     row = [10.0] + [0.0] * 50
@@ -235,6 +240,7 @@ def test_typ_p_cuts_whatever_min_keep_is() -> None:
     assert len(run(TypP, row, {"typical_p": 0.2}, min_keep=3).ids) == 3
 
 
+@pytest.mark.inventory("E-011")
 @given(row=scores, t=st.floats(1e-3, 1000), ordered=st.booleans())
 def test_temperature(row: list[float], t: float, ordered: bool) -> None:
     left = run(Temperature, row, {"temperature": t}, ordered=ordered)
@@ -257,6 +263,7 @@ def test_a_tiny_temperature_is_almost_greedy_and_never_nan(t: float) -> None:
     assert probabilities(left.logits.tolist()).tolist() == [0, 1, 0, 0]
 
 
+@pytest.mark.inventory("S-15", "E-012", "E-013")
 @given(row=scores, t=st.floats(0.01, 2), spread=st.floats(0.01, 3), exponent=st.floats(0, 4), ordered=st.booleans())
 def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent: float, ordered: bool) -> None:
     options = {"temperature": t, "dynatemp_range": spread, "dynatemp_exponent": exponent}
@@ -274,6 +281,7 @@ def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent
     np.testing.assert_allclose(probabilities(left.logits.tolist()), expected[order], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.inventory("S-01")
 @given(row=scores, t=st.floats(-1000, 0), ordered=st.booleans())
 def test_greedy_takes_the_lowest_of_the_likeliest(row: list[float], t: float, ordered: bool) -> None:
     assert run(Temperature, row, {"temperature": t}, ordered=ordered).ids.tolist() == [descending(row)[0]]
@@ -286,6 +294,7 @@ def test_greedy_looks_at_tokens_not_at_places() -> None:
 tokens = st.integers(0, 20)
 
 
+@pytest.mark.inventory("S-03", "E-024", "E-025", "E-026", "E-027", "E-028", "F-10", "D-04", "D-05")
 @given(
     row=few, prompt=st.lists(tokens, max_size=30), answer=st.lists(tokens, max_size=30),
     last_n=st.integers(-1, 40), repeat=st.floats(0.25, 4), presence=st.floats(-2, 2), frequency=st.floats(-2, 2),
@@ -318,6 +327,7 @@ def test_penalties(
     assert left.ids.tolist() == ids
 
 
+@pytest.mark.inventory("S-17", "S-03")
 def test_a_long_window_is_counted_right() -> None:
     random = np.random.default_rng(3)
     prompt = random.integers(0, N_VOCAB, 5000).tolist()

@@ -29,6 +29,7 @@ def is_error(response: httpx.Response, status: int, kind: str) -> dict[str, Any]
 # --- routes -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("H-08", "R-04", "R-23")
 @pytest.mark.parametrize("path", ["/", "/nope", "/health/x", "/items", "/items/1/2", "//", "/%00", "/%0d%0aX:%20y",
                                   "/\xff", "/" + "9" * 5000])
 async def test_unknown_paths(opened: Open, path: str) -> None:
@@ -37,6 +38,7 @@ async def test_unknown_paths(opened: Open, path: str) -> None:
     is_error(response, 404, "not_found_error")
 
 
+@pytest.mark.inventory("H-08", "R-23")
 async def test_wrong_methods_name_the_right_ones(opened: Open) -> None:
     async with opened(api_key=("secret",)) as client:
         response = await client.delete("/wait")
@@ -61,6 +63,7 @@ async def test_strange_headers_are_survived(client: httpx.AsyncClient) -> None:
 # --- keys -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("H-05", "H-06", "R-02", "C-108", "T-17")
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -90,6 +93,7 @@ async def test_keys(opened: Open, headers: Any, status: int) -> None:
         assert response.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.inventory("H-07")
 async def test_public_operations_need_no_key(opened: Open) -> None:
     async with opened(api_key=("one",)) as client:
         assert (await client.get("/health")).status_code == 200
@@ -110,6 +114,7 @@ def test_an_empty_key_is_refused(plugins: Plugins) -> None:
 # --- web pages --------------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("H-02", "H-03", "H-04", "O-05")
 @pytest.mark.parametrize(
     ("origins", "origin", "allowed", "credentials"),
     [
@@ -161,6 +166,7 @@ async def test_the_interactive_documentation_needs_nothing_from_elsewhere(client
 # --- errors -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("R-01", "R-03", "R-05", "R-06", "R-07", "B-11", "D-27")
 async def test_errors_of_endpoints(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     error = is_error(await client.post("/fail", json={"how": "request"}), 400, "invalid_request_error")
     assert error == {"code": 400, "message": "you did it", "type": "invalid_request_error", "param": "how",
@@ -170,6 +176,7 @@ async def test_errors_of_endpoints(client: httpx.AsyncClient, caplog: pytest.Log
     assert not caplog.records
 
 
+@pytest.mark.inventory("H-09")
 @pytest.mark.parametrize("how", ["secret", "unwritable"])
 async def test_our_own_failures_are_logged_not_told(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, how: str
@@ -186,6 +193,7 @@ async def test_a_plugin_explains_its_errors(client: httpx.AsyncClient) -> None:
     assert is_error(await client.post("/fail", json={"how": "strange"}), 418, "teapot_error")["message"] == "explained"
 
 
+@pytest.mark.inventory("H-01")
 async def test_every_response_has_a_request_id(client: httpx.AsyncClient) -> None:
     own = await client.get("/health", headers={"x-request-id": "my-id_1"})
     assert own.headers["x-request-id"] == "my-id_1"
@@ -208,6 +216,7 @@ async def test_a_stream_is_events(client: httpx.AsyncClient) -> None:
     assert (await client.post("/stream", json={"n": 0})).text == ""
 
 
+@pytest.mark.inventory("E-074", "E-117")
 async def test_a_stream_that_fails_ends_with_the_error(client: httpx.AsyncClient) -> None:
     response = await client.post("/stream", json={"n": 9, "fail_at": 1, "done": True})
     assert response.status_code == 200
@@ -253,6 +262,7 @@ async def test_responses_are_not_checked_by_default(client: httpx.AsyncClient) -
 # --- loading ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.inventory("P-01", "P-02", "R-07")
 async def test_while_the_model_loads(opened: Open) -> None:
     go = threading.Event()
 
@@ -274,6 +284,7 @@ async def test_while_the_model_loads(opened: Open) -> None:
         assert (await client.get("/health")).json() == {"status": "ok", "model": "nothing"}
 
 
+@pytest.mark.inventory("P-03")
 @pytest.mark.parametrize(("error", "traceback"), [(ModelError("a cake"), False), (KeyError("x"), True),
                                                   (MemoryError(), True)])
 async def test_a_model_that_cannot_be_loaded(

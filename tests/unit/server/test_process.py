@@ -68,6 +68,7 @@ async def seen(client: httpx.AsyncClient, what: str, n: int) -> None:
             pass
 
 
+@pytest.mark.inventory("P-01")
 async def test_it_answers_at_once_and_becomes_ready(server: Process) -> None:
     async with server.client() as client:
         await seen(client, "started", 0)
@@ -78,6 +79,7 @@ async def test_it_answers_at_once_and_becomes_ready(server: Process) -> None:
         assert response.json()["body"]["prompt"] == "é"
 
 
+@pytest.mark.inventory("E-075")
 @pytest.mark.parametrize("method", ["stream", "wait"])
 async def test_a_client_that_goes_away_is_noticed(server: Process, method: str) -> None:
     async with server.client() as client:
@@ -135,6 +137,7 @@ async def test_pipelined_and_malformed_requests(server: Process) -> None:
     assert b"200 OK" in await talk(get, 1)
 
 
+@pytest.mark.inventory("P-03", "C-104")
 def test_a_taken_port_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -157,6 +160,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(load: str, line: str) -> 
     assert ("Traceback" in output) is (load == "crash")
 
 
+@pytest.mark.inventory("P-05")
 @POSIX
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_lets_running_requests_finish(number: int) -> None:
@@ -174,6 +178,7 @@ async def test_a_signal_lets_running_requests_finish(number: int) -> None:
         socket.create_connection((host, int(port)))
 
 
+@pytest.mark.inventory("P-05")
 @POSIX
 async def test_requests_that_take_too_long_are_cut() -> None:
     with started(timeout_graceful_shutdown=0.3) as process:
@@ -201,6 +206,7 @@ async def test_a_stream_that_nobody_reads_does_not_hold_up_the_end() -> None:
     assert code == 0, output
 
 
+@pytest.mark.inventory("P-05")
 @POSIX
 async def test_a_second_signal_ends_it_at_once() -> None:
     with started(timeout_graceful_shutdown=60) as process:
@@ -229,6 +235,7 @@ async def test_a_signal_while_the_model_is_loading() -> None:
     assert code == 0, output
 
 
+@pytest.mark.inventory("C-103")
 async def test_localhost_is_every_loopback_address() -> None:
     with started(host="localhost") as process:
         port = process.url.rpartition(":")[2]

@@ -74,6 +74,7 @@ async def test_alternatives_are_told_apart_by_their_tag(
     assert answer["message"] == f"{answer['param']} {message}"
 
 
+@pytest.mark.inventory("R-05", "H-09")
 @pytest.mark.parametrize(
     "raw",
     [b"{", b"nonsense", b"\xff\xfe", b'{"a": "\xe4"}', b'{"a": NaN}', b'{"a": Infinity}', b"[" * 5000, b'{"a" 1}',
@@ -91,6 +92,7 @@ async def test_a_missing_body_is_refused(client: httpx.AsyncClient) -> None:
     assert "needs a JSON body" in response.json()["error"]["message"]
 
 
+@pytest.mark.inventory("H-11")
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "nonsense", "\x01", "a" * 1000])
 async def test_any_content_type_will_do(client: httpx.AsyncClient, kind: str) -> None:
     response = await client.post("/echo", content=b'{"n_predict": 1}', headers={"content-type": kind})
