@@ -231,9 +231,9 @@ class Settings:
 
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,
-        help="log debugging messages")
+        help="log debugging messages, and show in answers to chats what was run, as `__verbose`")
     verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", metavar="N", low=-(2**31), high=2**31 - 1,
-        help="1 and more: log debugging messages; 0: what happens; -1 and less: warnings and errors alone")
+        help="10 and more: as -v; 1 and more: log debugging messages; 0: what happens; -1 and less: warnings and errors alone")
     log_disable: bool = option(False, "--log-disable", group=LOG, type=bool,
         help="log nothing")
     log_file: str | None = option(None, "--log-file", group=LOG, type=str, metavar="FILE",
@@ -280,6 +280,11 @@ class Settings:
         if self.verbose or self.verbosity > 0:
             return logging.DEBUG
         return logging.INFO if self.verbosity == 0 else logging.WARNING
+
+    @property
+    def tells_more(self) -> bool:
+        """Whether answers to chats have `__verbose`."""
+        return self.verbose or self.verbosity > 9
 
     def request_defaults(self) -> dict[str, Any]:
         """Return the request fields whose default a flag has set."""

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from llamafw import App, Call, Finish, GeneratedToken, GenerateRequest, LoadedModel, RequestError, event_stream
+from llamafw_plugins.endpoints import completion
 from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage, usage_to_come
-from llamafw_plugins.endpoints.run import collect, stream
+from llamafw_plugins.endpoints.prompts import Prompt
+from llamafw_plugins.endpoints.run import Answer, collect, stream
 from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, openai_logprobs, timings, usage
 from llamafw_plugins.endpoints.template import chat_tokens
 from llamafw_plugins.endpoints.tools import CallReader, Tools, call_shape, hold_to_calls, read_tools
@@ -38,7 +40,15 @@ class ChatCompletion:
             "choices": [rows.choice(i, answer.text, answer.tokens, answer.finish) for i, answer in enumerate(answers)],
             "usage": usage([[answer.finish for answer in answers]]),
             "timings": timings(answers[0].finish),
+            **({"__verbose": self._native(body, requests, answers[0])} if self.app.settings.tells_more else {}),
         }
+
+    def _native(self, body: JSON, requests: Sequence[GenerateRequest], answer: Answer) -> JSON:
+        """Return the first answer as `/completion` would give it, with the prompt that the template has written."""
+        loaded = self.app.loaded
+        text = loaded.tokenizer.decode(requests[0].prompt, special=True)
+        rows = completion.Rows(loaded, [Prompt(text, requests[0].prompt)], requests, body)
+        return rows.whole(0, answer.text, answer.tokens, answer.finish)
 
     def _prepare(self, body: JSON, tokens: Sequence[int]) -> GenerateRequest:
         request = self.app.prepare(body, tokens)

@@ -174,6 +174,19 @@ async def test_what_else_a_template_gets(post: Client) -> None:
     assert found == {"prompt": "u:hi;!"}
 
 
+@pytest.mark.inventory("C-068", "C-069", "E-113")
+@pytest.mark.parametrize(
+    ("flags", "shown"), [({"verbose": True}, True), ({"verbosity": 10}, True), ({"verbosity": 9}, False)]
+)
+async def test_the_native_answer_is_shown_to_the_curious(opened: Any, flags: dict[str, Any], shown: bool) -> None:
+    async with opened(**flags) as client:
+        found = (await client.post(PATH, json={"messages": HI, "max_tokens": 2, **GREEDY})).json()
+        assert ("__verbose" in found) is shown
+        if shown:
+            native = found["__verbose"]
+            assert (native["prompt"], native["content"], native["stop_type"]) == ("u:hi;a:", "ab", "limit")
+
+
 @pytest.mark.inventory("T-07")
 async def test_counting_is_what_usage_says(post: Client, refused: Client) -> None:
     counted = await post(f"{PATH}/input_tokens", messages=HI)
