@@ -181,7 +181,7 @@ def test_a_port_that_is_taken_is_one_line_and_code_1(tiny: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.inventory("C-109", "C-110", "C-111")
+@pytest.mark.inventory("C-109", "C-110", "C-111", "H-15")
 def test_https_and_keys_from_a_file(tiny: Path, tmp_path: Path) -> None:
     authority, ours = trustme.CA(), ssl.create_default_context()
     issued = authority.issue_cert("127.0.0.1")

@@ -53,7 +53,7 @@ def test_a_conversation_comes_back_from_memory(small: Server) -> None:
     assert again["tokens_cached"] == again["tokens_evaluated"] - 1
 
 
-@pytest.mark.inventory("K-02")
+@pytest.mark.inventory("K-02", "P-07")
 async def test_a_full_queue(small: Server) -> None:
     async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
         async with client.stream(

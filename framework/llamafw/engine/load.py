@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from llamafw.engine.engine import Engine, EngineOptions
@@ -29,7 +30,7 @@ from llamafw.models.parts import whole
 from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
-from llamafw.types import BackendOptions, Decoder, GrammarSource, Model, SystemPrompt
+from llamafw.types import BackendOptions, Batch, Decoder, GrammarSource, Model, SystemPrompt
 
 
 def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
@@ -57,6 +58,7 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
         if token >= tokenizer.n_vocab:
             raise SettingsError(f"--logit-bias: token {token} is not in the vocabulary of {tokenizer.n_vocab}")
     backend = make_backend(model, decoder, settings, plugins, log)
+    warm_up(backend)
     engine = Engine(
         backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),
         finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
@@ -109,6 +111,13 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
     if chosen is None:
         raise SettingsError("no plugin offers a chat format for this model")
     return chosen
+
+
+def warm_up(backend: Backend) -> None:
+    """Run one token through the model, so that the first request finds weights and threads awake."""
+    first = np.zeros(1, np.int32)
+    backend.forward(Batch(first, first, first, first))
+    backend.truncate(0, 0)
 
 
 def engine_options(settings: Settings, model: Model, decoder: Decoder, backend: Backend) -> EngineOptions:

@@ -1,0 +1,74 @@
+"""From a file to a model that answers: what flags make of it. The model is tiny and real, the backend Numba's."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw import LoadedModel, Settings, SettingsError
+from llamafw.engine import load
+from llamafw.engine.load import load_model
+from llamafw.plugins import Plugins
+from llamafw.server.context import App
+from support.tiny import write_tiny_gguf
+from support.toy import ToyBackend
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@contextmanager
+def loaded(path: Path, **settings: Any) -> Iterator[LoadedModel]:
+    model = load_model(path, Settings(parallel=1, threads=1, **settings), Plugins(), lambda line: None)
+    try:
+        yield model
+    finally:
+        model.engine._inbox.put(None)  # type: ignore[attr-defined]  # stops the thread without an event loop
+        model.engine._thread.join()  # type: ignore[attr-defined]  # as above
+
+
+@pytest.mark.inventory("C-102")
+def test_the_name_for_clients(tiny: Path) -> None:
+    with loaded(tiny) as model:
+        assert model.name == "tiny"
+    with loaded(tiny, alias="gpt-4") as model:
+        assert model.name == "gpt-4"
+
+
+@pytest.mark.inventory("P-04")
+def test_a_pass_is_run_before_the_first_request(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = ToyBackend()
+    load.warm_up(backend)
+    assert len(backend.batches) == 1
+    assert backend.slots[0] == []
+    seen: list[Any] = []
+    monkeypatch.setattr(load, "warm_up", seen.append)
+    with loaded(tiny):
+        assert len(seen) == 1
+
+
+@pytest.mark.inventory("C-114", "E-172")
+def test_a_system_prompt_from_a_file(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "system.txt"
+    file.write_text("Be kind.\n")
+    with loaded(tiny, system_prompt_file=str(file)) as model:
+        assert model.system_prompt.text == "Be kind.\n"  # to the last byte
+        assert model.tokenizer.decode(model.system_prompt.tokens) == "Be kind.\n"
+    with pytest.raises(SettingsError, match="--system-prompt-file"), loaded(tiny, system_prompt_file="/no/such/file"):
+        pass
+
+
+@pytest.mark.inventory("C-020", "E-018")
+@pytest.mark.parametrize(("flag", "field", "kept"), [(None, None, 0), (3, None, 3), (3, 1, 1)])
+def test_what_is_kept_of_a_prompt(tiny: Path, flag: int | None, field: int | None, kept: int) -> None:
+    plugins, settings = Plugins(), Settings(keep=flag)
+    with loaded(tiny) as model:
+        app = App(settings, plugins, {})
+        app.model = model
+        request = app.prepare({} if field is None else {"n_keep": field}, (1, 2, 3, 4))
+    assert request.n_keep == kept
