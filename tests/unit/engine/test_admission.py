@@ -47,6 +47,8 @@ async def test_waiting_has_an_end(start: Start) -> None:
     running = asyncio.create_task(answer(engine, (1,), n_predict=3))
     await backend.begun()
     waiting = asyncio.create_task(answer(engine, (2,), n_predict=3))
+    await asyncio.sleep(0)
+    assert engine.stats().requests_deferred == 1  # before the other one may end
     backend.allow(100)
     with pytest.raises(Unavailable, match="no slot has become free"):
         await waiting
