@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from llamafw import App, Call, Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, event_stream
@@ -22,11 +23,11 @@ class Completion:
         """Answer one prompt with an object, several with an array, or all with one stream."""
         return await self.answer(call.body, await read_prompts(call.body["prompt"], self.app.loaded.tokenizer))
 
-    async def answer(self, body: JSON, prompts: Sequence[Prompt]) -> Any:
-        """Answer prompts that have been read, here or by an operation that makes its own."""
+    async def answer(self, body: JSON, prompts: Sequence[Prompt], **changes: Any) -> Any:
+        """Answer prompts that have been read, here or by an operation that makes its own; ``changes`` its requests."""
         loaded = self.app.loaded
         check_answers(body, len(prompts))
-        requests = [self.app.prepare(body, prompt.tokens) for prompt in prompts]
+        requests = [replace(self.app.prepare(body, prompt.tokens), **changes) for prompt in prompts]
         rows = Rows(loaded, prompts, requests, body)
         if body.get("stream"):
             return event_stream(rows.events())

@@ -31,7 +31,8 @@ class Infill:
         size = sum(size_of(body.get(field) or "") for field in ("input_prefix", "input_suffix", "prompt"))
         size += sum(len(file["text"]) for file in body.get("input_extra") or ())
         tokens = await aside(lambda: infill_tokens(body, tokenizer, suffix_first=suffix_first), size)
-        return await self.completion.answer(body, [Prompt(list(tokens), tuple(tokens))])
+        # a shift would drop the tokens that say what is prefix and what is suffix
+        return await self.completion.answer(body, [Prompt(list(tokens), tuple(tokens))], context_shift=False)
 
 
 def infill_tokens(body: JSON, tokenizer: Tokenizer, *, suffix_first: bool) -> list[int]:

@@ -77,6 +77,12 @@ async def test_what_is_refused(opened: Any, body: Any, param: str) -> None:
         assert (error["code"], error["param"]) == (400, param), error
 
 
+async def test_what_does_not_fit_is_refused_not_cut(opened: Any) -> None:
+    async with opened(tokenizer=Coder(), context_shift=True) as client:
+        error = (await client.post("/infill", json={"input_prefix": "x" * 99})).json()["error"]
+        assert (error["code"], error["type"]) == (400, "exceed_context_size_error")
+
+
 @pytest.mark.inventory("E-134")
 async def test_it_answers_like_a_completion(opened: Any) -> None:
     async with opened(tokenizer=Coder()) as client:
