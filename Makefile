@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve test compatibility lint types docs-check package bench clean
+.PHONY: help serve test compatibility lint types docs docs-check package bench clean
 
 help:
 	@echo "make serve       install, fetch the default model once, serve it on http://127.0.0.1:8080   (ARGS=... for flags)"
 	@echo "make test        install with test extras, run the whole suite                             (ARGS=... for pytest)"
 	@echo "make compatibility  the same, and write docs/compatibility.md from what passed"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        write docs/cli.md from the table of flags"
 	@echo "make docs-check  run what the documentation shows"
 	@echo "make package     build sdist and wheel, install the wheel in a fresh environment"
 	@echo "make bench       side by side with llama.cpp (builds it once; takes long)"
@@ -27,6 +28,9 @@ compatibility: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m llamafw.cli.reference > docs/cli.md
 
 docs-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/house tests/docs $(ARGS)

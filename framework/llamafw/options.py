@@ -4,11 +4,12 @@
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from llamafw.errors import SettingsError
+
+TYPES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,15 @@ class Option:
     off: tuple[str, ...] = ()  # flags that set a bool to False; the last on the command line wins
     off_env: str | None = None  # the same in the environment
 
+    @property
+    def range(self) -> str:
+        """The values that will do, in words; empty if all of the type do."""
+        if self.choices:
+            return ", ".join(self.choices)
+        low = "" if self.low is None else f"from {_plain(self.low)}"
+        high = "" if self.high is None else f"to {_plain(self.high)}"
+        return f"{low} {high}".strip()
+
 
 def option(default: Any, *flags: str, help: str, group: str, type: type, **more: Any) -> Any:
     """Return a dataclass field that carries its `Option`."""
@@ -39,18 +49,20 @@ def option(default: Any, *flags: str, help: str, group: str, type: type, **more:
 def convert(opt: Option, text: str, source: str) -> Any:
     """Return ``text`` as the option's type; SettingsError naming ``source`` (a flag or variable) if it is not one."""
     if opt.type is bool:
-        value: Any = _bool(text, source)
-    elif opt.type is str:
-        value = text
-    else:
-        try:
-            value = opt.type(text)
-        except ValueError:
-            raise SettingsError(f"{source}: {text!r} is not {_article(opt.type)}") from None
+        return _bool(text, source)
+    try:
+        value = opt.type(text)
+    except ValueError:
+        raise SettingsError(f"{source}: {text!r} is not {TYPES[opt.type]}") from None
+    return check(opt, value, source)
+
+
+def check(opt: Option, value: Any, source: str) -> Any:
+    """Return a value of the option's type; SettingsError naming ``source`` if it is not one that will do."""
     if opt.choices and value not in opt.choices:
-        raise SettingsError(f"{source}: {text!r} is none of {', '.join(opt.choices)}")
+        raise SettingsError(f"{source}: {value!r} is none of {opt.range}")
     if value != value or (opt.low is not None and value < opt.low) or (opt.high is not None and value > opt.high):
-        raise SettingsError(f"{source}: {text} is out of range ({_range(opt)})")
+        raise SettingsError(f"{source}: {value} is out of range ({opt.range})")
     return value
 
 
@@ -62,11 +74,5 @@ def _bool(text: str, source: str) -> bool:
         raise SettingsError(f"{source}: {text!r} is none of {', '.join(words)}") from None
 
 
-def _article(kind: Callable[..., Any]) -> str:
-    return "a whole number" if kind is int else "a number"
-
-
-def _range(opt: Option) -> str:
-    low = "" if opt.low is None else f"from {opt.low:g}"
-    high = "" if opt.high is None else f"to {opt.high:g}"
-    return f"{low} {high}".strip()
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"

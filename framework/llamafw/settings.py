@@ -1,7 +1,7 @@
 """Every setting of ``llamafw serve``, once: its flags, environment variable, default, range and help.
 
-The command line, the environment and the documentation are all made from this table. Names and meanings are
-llama-server's. This module knows nothing of argparse, and reads no environment by itself.
+The command line, the environment, the configuration file and docs/cli.md are all made from this table. Names and
+meanings are llama-server's. This module knows nothing of argparse, and reads no environment by itself.
 """
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ SAMPLER_ALIASES = {
 
 DEFAULT_SLOTS = 4  # as llama-server today: one user's chat, title and completion requests do not wait for each other
 
-SERVER, MODEL, COMPUTE, SAMPLING, PLUGINS, LOG = "server", "model", "compute", "sampling", "plugins", "logging"
+SERVER, MODEL, COMPUTE, SAMPLING = "server", "model", "compute", "sampling"
+CONFIG, PLUGINS, LOG = "configuration", "plugins", "logging"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +223,10 @@ class Settings:
         help="serve POST /rerank, for models with a rank head (also: --embedding --pooling rank)")
     embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
         help="serve embeddings only; without it, embeddings and completions")
+
+    # --- configuration
+    config: str | None = option(None, "--config", group=CONFIG, type=str, env="LLAMAFW_CONFIG", metavar="FILE",
+        help="TOML file with settings by the long names of their flags; environment and flags win over it")
 
     # --- plugins
     plugin: tuple[str, ...] = option((), "--plugin", group=PLUGINS, type=str, env="LLAMAFW_PLUGINS", metavar="NAME|MODULE|FILE.py", repeat=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamafw import hookspecs, interfaces
+from llamafw.cli import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
@@ -39,6 +40,10 @@ def test_every_protocol_is_documented(name: str) -> None:
     for member, value in vars(PROTOCOLS[name]).items():
         if inspect.isfunction(value) and not member.startswith("_"):
             assert f"`{member}(" in section, f"{name}.{member} is missing in docs/protocols.md"
+
+
+def test_the_page_of_flags_is_that_of_the_table() -> None:
+    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference.page(), "make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

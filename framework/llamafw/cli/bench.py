@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int:
     bench.add_argument("--json", action="store_true", help="print JSON")
     add_settings(parser, PASSED_ON)
     given = parser.parse(rest)
-    base = settings_from(Namespace(**{name: getattr(given, name) for name in PASSED_ON}))
+    base = settings_from(Namespace(**{name: getattr(given, name) for name in PASSED_ON}), config=first.config)
     path = find_model(base)
     results = _measure(path, base, plugins, given)
     _print(results, path.name, as_json=given.json)

@@ -1,12 +1,14 @@
-"""From flags and environment to `Settings`: argparse made from the table in `llamafw.settings`."""
+"""From flags, environment and a file to `Settings`: argparse made from the table in `llamafw.settings`."""
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
+from llamafw.cli.config import from_file, merge
 from llamafw.errors import SettingsError
 from llamafw.options import Option, convert
 from llamafw.plugins import Plugins
@@ -61,34 +63,42 @@ def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | None = 
 def settings_from(
     given: argparse.Namespace, environ: Mapping[str, str] = os.environ, **fixed: Any
 ) -> Settings:
-    """Return the settings: flags win over environment variables, these over defaults."""
+    """Return the settings: flags win over environment variables, these over ``--config``, this over defaults.
+
+    ``fixed`` is what holds whatever any of them says.
+    """
     table = options()
-    values = from_environment(environ)
+    flags: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in vars(given).items():
         if name not in table:
             extra[name] = value
         elif value is not None:
-            values[name] = _converted(table[name], value)
-    return Settings(**{"extra": extra} | values | fixed)
+            flags[name] = _converted(table[name], value)
+    return Settings(**{"extra": extra} | _all_sources(flags | fixed, environ))
 
 
 def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
-    """Return settings with ``--plugin`` and ``--no-plugin`` alone, and the other arguments.
+    """Return settings with ``--plugin``, ``--no-plugin`` and ``--config`` alone, and the other arguments.
 
     Plugins add flags, so they must be loaded before the other flags can be read.
     """
     parser = Parser("llamafw", "", add_help=False)
-    add_settings(parser, ["plugin", "no_plugin"])
+    add_settings(parser, ["config", "plugin", "no_plugin"])
     given, rest = parser.parse_known_args([_hyphens(word) for word in argv])
-    environment = {name: value for name, value in from_environment(os.environ).items() if name in vars(given)}
-    flags = {name: tuple(value) for name, value in vars(given).items() if value}
-    return Settings(**environment | flags), rest
+    settings = settings_from(given)
+    return Settings(**{name: getattr(settings, name) for name in vars(given)}), rest
 
 
 def load_plugins(settings: Settings, *, tolerant: bool = False) -> Plugins:
     """Return the plugins that the settings ask for."""
     return Plugins(extra=settings.plugin, block=settings.no_plugin, tolerant=tolerant)
+
+
+def _all_sources(flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    environment = from_environment(environ)
+    file = flags.get("config", environment.get("config"))
+    return merge(from_file(Path(file)) if file else {}, environment, flags)
 
 
 def _action(opt: Option) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from llamafw.errors import SettingsError
 from llamafw.models.catalogue import CATALOGUE
 from llamafw.models.find import find_model
 
-SHARED = ("hf_file", "hf_token", "offline")
+SHARED = ("config", "hf_file", "hf_token", "offline")
 """The settings of ``llamafw serve`` that hold here too."""
 
 

@@ -19,13 +19,13 @@ def run(argv: list[str]) -> int:
     """Serve until SIGINT or SIGTERM."""
     first, rest = split_plugin_flags(argv)
     plugins = load_plugins(first)
-    parser = Parser("llamafw serve", "Answer requests over HTTP. Flags win over environment variables.")
+    parser = Parser("llamafw serve", "Answer requests over HTTP. Flags win over the environment, this over --config.")
     parser.add_argument("--usage", action="help", help="the same as --help")
     parser.add_argument("--version", action="version", version=text(), help="print the version and exit")
     add_settings(parser)
     for _, add_options in plugins.calls("add_options"):
         add_options(parser=parser)
-    settings = settings_from(parser.parse(rest), plugin=first.plugin, no_plugin=first.no_plugin)
+    settings = settings_from(parser.parse(rest), config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
     set_up_logging(settings)
     path = find_model(settings)
     from llamafw.engine.load import load_model  # these two take long to import: --help must not wait for them

@@ -18,5 +18,6 @@ def run(argv: list[str]) -> int:
         add_options(parser=parser)
     given = parser.parse(rest)
     name = vars(given).pop("form")
-    print(spec.render(spec.merged_document(plugins, settings_from(given)), name), end="")
+    settings = settings_from(given, config=first.config)
+    print(spec.render(spec.merged_document(plugins, settings), name), end="")
     return 0
