@@ -66,10 +66,13 @@ class Inventory:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.config.option.collectonly or session.testsfailed or not self.complete:
             return
-        text, target = page(self.rows, self.outcomes), self.config.getoption("--compatibility")
+        target = self.config.getoption("--compatibility")
         if target:
-            Path(target).write_text(text, encoding="utf-8")
-        elif not PAGE.is_file() or PAGE.read_text("utf-8") != text:
+            Path(target).write_text(page(self.rows, self.outcomes), encoding="utf-8")
+        elif not PAGE.is_file() or PAGE.read_text("utf-8") not in (
+            page(self.rows, self.outcomes),
+            page(self.rows, {test: seen - {"skipped"} or {"passed"} for test, seen in self.outcomes.items()}),
+        ):  # what this machine cannot run says nothing against the page
             self.fault = f"{PAGE.relative_to(ROOT)} is not current: `make compatibility` writes it"
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
