@@ -9,7 +9,7 @@ ARGS ?=
 help:
 	@echo "make serve       install, fetch the default model once, serve it on http://127.0.0.1:8080   (ARGS=... for flags)"
 	@echo "make test        install with test extras, run the whole suite                             (ARGS=... for pytest)"
-	@echo "make compatibility  the same, and write docs/compatibility.md from what passed"
+	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        write docs/cli.md from the table of flags"
 	@echo "make docs-check  run what the documentation shows"
@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
 compatibility: $(VENV)/.test
-	$(BIN)/python -m pytest --compatibility docs/compatibility.md
+	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility docs/compatibility.md
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

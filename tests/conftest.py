@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--compatibility", metavar="FILE", help="write docs/compatibility.md from this run")
+    parser.addoption("--compatibility", metavar="FILE", help="write docs/compatibility.md from the tests' marks")
 
 
 def pytest_configure(config: pytest.Config) -> None:
