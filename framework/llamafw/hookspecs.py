@@ -11,13 +11,13 @@ loop; none runs per token.
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from llamafw.interfaces import App, ChatFormat, Register
+from llamafw.interfaces import App, ChatFormat, Engine, Register, Tokenizer
 from llamafw.types import Finish, GenerateRequest, Model, Problem
 
 if TYPE_CHECKING:
@@ -52,6 +52,14 @@ def register_commands(register: Register) -> None:
 @hookspec
 def register_samplers(register: Register) -> None:
     """Add samplers: ``register("top_k", TopK)``, a `llamafw.SamplerPlugin`."""
+
+
+@hookspec
+def register_fields(register: Register) -> None:
+    """Add fields to every request that generates: ``register("choice", {"type": "array", …})``, a JSON Schema.
+
+    The field is validated and documented like any other, and arrives in ``body`` at `prepare_request`.
+    """
 
 
 @hookspec
@@ -128,7 +136,18 @@ def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
 
 @hookspec(firstresult=True)
 def open_model(path: Path, settings: Settings) -> Model | None:
-    """Open a model file that is not GGUF. First; None from all: it is read as GGUF."""
+    """Open a model file, or folder, that is not GGUF. First; None from all: it is read as GGUF."""
+
+
+@hookspec(firstresult=True)
+def create_engine(
+    model: Model, tokenizer: Tokenizer, settings: Settings, finished: Callable[..., None]
+) -> Engine | None:
+    """Return what is to answer requests for this model, instead of our own engine and a backend.
+
+    For models that run elsewhere: an engine is given tokens and yields text. It calls ``finished(request=…, finish=…)``
+    when a generation has ended, which tells all plugins' ``request_finished``. First; None from all: ours.
+    """
 
 
 @hookspec(firstresult=True)

@@ -358,7 +358,7 @@ class LoadedModel:
 
     name: str  # as clients know it: --alias, or the file's name
     model: Model
-    decoder: Decoder
+    decoder: Decoder | None  # None: what the hook `create_engine` returned runs it
     tokenizer: Tokenizer
     chat: ChatFormat
     engine: Engine

@@ -20,7 +20,10 @@ from llamafw.registry import Registry
 
 log = logging.getLogger(__name__)
 
-KINDS = ("command", "sampler", "chat_format", "tool_parser", "grammar", "tokenizer", "architecture", "quant", "backend")
+KINDS = (
+    "command", "sampler", "field", "chat_format", "tool_parser", "grammar", "tokenizer", "architecture", "quant",
+    "backend",
+)  # fmt: skip
 """What is registered once per process; endpoints are registered when the application is built."""
 
 

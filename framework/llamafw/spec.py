@@ -66,6 +66,7 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
         merge(document, fragment, owner, owners)
     samplers = plugins.registry("sampler")
     add_sampler_options(document, samplers)
+    add_fields(document, plugins.registry("field"))
     set_defaults(document, settings, samplers)
     return document
 
@@ -201,6 +202,15 @@ def add_sampler_options(document: Document, samplers: Registry) -> None:
                     raise SpecError(f"the field {field!r} is described differently by {sides[field]} and {side}")
         if "samplers" in properties:
             _set_names(properties["samplers"], list(samplers))
+
+
+def add_fields(document: Document, fields: Registry) -> None:
+    """Give every schema that takes the options of samplers the fields that plugins have registered, too."""
+    for place, schema in _generating(document):
+        for field, option in fields.items():
+            if field in schema["properties"]:
+                raise SpecError(f"the field {field!r} of plugin {fields.owner(field)} is there already, in {place}")
+            schema["properties"][field] = {"nullable": True, **deepcopy(dict(option))}
 
 
 def set_defaults(document: Document, settings: Settings, samplers: Registry) -> None:

@@ -24,6 +24,7 @@ from llamafw.interfaces import (
     Tokenizer,
     ToolParserPlugin,
 )
+from llamafw.interfaces import Engine as EngineProtocol
 from llamafw.models.check import check_tensors
 from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import whole
@@ -48,31 +49,29 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     model = open_model(path, settings, plugins)
     if settings.check_tensors:
         check_tensors(model, plugins.registry("quant"))
-    decoder = describe(model, plugins)
     tokenizer = make_tokenizer(model, plugins)
-    if tokenizer.n_vocab > decoder.n_vocab:
-        raise ModelError(f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {decoder.n_vocab}")
     chat = choose_chat_format(model, tokenizer, settings, plugins)
     tool_parser = choose_tool_parser(chat, settings, plugins)
     for token in settings.biases():
         if token >= tokenizer.n_vocab:
             raise SettingsError(f"--logit-bias: token {token} is not in the vocabulary of {tokenizer.n_vocab}")
-    backend = make_backend(model, decoder, settings, plugins, log)
-    warm_up(backend)
-    engine = Engine(
-        backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),
-        finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
-    )  # fmt: skip
     grammar = default_grammar(settings)
-    if grammar is not None:
-        try:
-            engine.grammars.compile_now(grammar)
-        except RequestError as error:
-            raise SettingsError(f"{grammar.field}: {error.message}") from None
-    if prompt is not None:
-        log(f"{prompt[1]}: {preload(engine, tokenizer, *prompt)} tokens are in the cache")
+    decoder: Decoder | None = None
+    finished = partial(plugins.tell, "request_finished")
+    engine: EngineProtocol | None = plugins.hook.create_engine(
+        model=model, tokenizer=tokenizer, settings=settings, finished=finished
+    )
+    if engine is None:
+        decoder = describe(model, plugins)
+        engine = make_engine(model, decoder, tokenizer, settings, plugins, log)
+        if grammar is not None:
+            check_grammar(engine, grammar)
+        if prompt is not None:
+            log(f"{prompt[1]}: {preload(engine, tokenizer, *prompt)} tokens are in the cache")
+    elif prompt is not None:
+        raise SettingsError(f"{prompt[1]}: the engine of a plugin runs this model, and it has no cache of ours")
     name = settings.alias or whole(path.name)  # not the path: where things lie on the server is no business of clients
-    log(f"{name}: {backend.n_slots} slots of {backend.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
+    log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return LoadedModel(
         name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,
         tool_parser=tool_parser, grammar=grammar, system_prompt=system_prompt(first_words(settings), tokenizer),
@@ -81,10 +80,35 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
 
 def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
     """Return the opened file; GGUF unless a plugin knows better."""
-    if not path.is_file():
+    if not path.exists():
         raise ModelError(f"there is no model file {path}")
     found: Model | None = plugins.hook.open_model(path=path, settings=settings)
+    if found is None and path.is_dir():
+        raise ModelError(f"{path} is a folder, and no plugin opens it")
     return with_rope(found or read_gguf(path, plugins.registry("quant"), settings.override_kv), settings)
+
+
+def make_engine(
+    model: Model, decoder: Decoder, tokenizer: Tokenizer, settings: Settings, plugins: Plugins,
+    log: Callable[[str], None],
+) -> Engine:
+    """Return our own engine, its backend loaded and warm."""
+    if tokenizer.n_vocab > decoder.n_vocab:
+        raise ModelError(f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, the model {decoder.n_vocab}")
+    backend = make_backend(model, decoder, settings, plugins, log)
+    warm_up(backend)
+    return Engine(
+        backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),
+        finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
+    )  # fmt: skip
+
+
+def check_grammar(engine: Engine, grammar: GrammarSource) -> None:
+    """Compile the grammar that a flag has set; SettingsError if it is wrong."""
+    try:
+        engine.grammars.compile_now(grammar)
+    except RequestError as error:
+        raise SettingsError(f"{grammar.field}: {error.message}") from None
 
 
 def describe(model: Model, plugins: Plugins) -> Decoder:

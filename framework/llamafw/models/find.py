@@ -14,8 +14,9 @@ DEFAULT_MODEL = "smollm2-135m"
 def find_model(settings: Settings, *, progress: bool = True) -> Path:
     """Return the model's file, fetched first if need be.
 
-    What has neither folder nor suffix is a name of the catalogue. Beside ``--model-url``, or ``--hf-repo`` and
-    ``--hf-file``, ``--model`` says where to keep the file; beside ``--hf-repo`` alone it is the file in the repository.
+    What is not there and has neither folder nor suffix is a name of the catalogue. Beside ``--model-url``, or
+    ``--hf-repo`` and ``--hf-file``, ``--model`` says where to keep the file; beside ``--hf-repo`` alone it is the file
+    in the repository.
     """
     repo, file, url, name = settings.hf_repo, settings.hf_file, settings.model_url, settings.model
     if repo and url:
@@ -32,7 +33,7 @@ def find_model(settings: Settings, *, progress: bool = True) -> Path:
         from llamafw.models.url import pull_url
 
         return pull_url(url, path=path, **how)
-    if path is not None and path.is_file():
+    if path is not None and path.exists():
         return path
     if path is not None and (path.suffix or len(path.parts) > 1):
         raise ModelError(f"there is no model file {path}")

@@ -21,6 +21,7 @@ from llamafw import (
     RequestError,
 )
 from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
+from llamafw_plugins.endpoints.server import sizes
 from llamafw_plugins.endpoints.shapes import JSON
 
 POOLINGS = ("none", "mean", "cls", "last", "rank")  # by the number that GGUF files have under ARCH.pooling_type
@@ -51,7 +52,7 @@ class Embeddings:
     async def openai(self, call: Call) -> JSON:
         """Answer with a list, whatever was given."""
         body, loaded = call.body, self.app.loaded
-        wanted, n_embd = body.get("dimensions"), loaded.decoder.n_embd
+        wanted, (_, _, n_embd) = body.get("dimensions"), sizes(loaded)
         if wanted not in (None, n_embd):
             raise RequestError(f"embeddings of this model have {n_embd} dimensions, no others", param="dimensions")
         if pooling_of(loaded, self.app.settings.pooling) == "none":

@@ -65,15 +65,26 @@ class Server:
 
 def meta(loaded: LoadedModel) -> JSON:
     """Return llama-server's ``meta`` of a model."""
-    decoder, model = loaded.decoder, loaded.model
+    model = loaded.model
+    n_vocab, n_ctx_train, n_embd = sizes(loaded)
     return {
         "vocab_type": VOCAB_TYPES.get(str(model.metadata.get("tokenizer.ggml.model")), 0),
-        "n_vocab": decoder.n_vocab,
-        "n_ctx_train": decoder.n_ctx_train,
-        "n_embd": decoder.n_embd,
+        "n_vocab": n_vocab,
+        "n_ctx_train": n_ctx_train,
+        "n_embd": n_embd,
         "n_params": sum(prod(tensor.shape) for tensor in model.tensors.values()),
         "size": model.n_bytes,
     }
+
+
+def sizes(loaded: LoadedModel) -> tuple[int, int, int]:
+    """Return n_vocab, n_ctx_train and n_embd; 0 for what neither the decoder nor the file says."""
+    decoder, metadata = loaded.decoder, loaded.model.metadata
+    if decoder is not None:
+        return decoder.n_vocab, decoder.n_ctx_train, decoder.n_embd
+    prefix = metadata.get("general.architecture")
+    n_ctx_train, n_embd = metadata.get(f"{prefix}.context_length", 0), metadata.get(f"{prefix}.embedding_length", 0)
+    return loaded.tokenizer.n_vocab, int(n_ctx_train), int(n_embd)
 
 
 def token_text(tokenizer: Tokenizer, token: int | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llamafw import LoadedModel, Settings, SettingsError
+from llamafw import LoadedModel, ModelError, Settings, SettingsError, hookimpl
 from llamafw.engine import load
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
@@ -72,3 +72,38 @@ def test_what_is_kept_of_a_prompt(tiny: Path, flag: int | None, field: int | Non
         app.model = model
         request = app.prepare({} if field is None else {"n_keep": field}, (1, 2, 3, 4))
     assert request.n_keep == kept
+
+
+def test_a_folder_that_no_plugin_opens(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a folder, and no plugin opens it"):
+        load_model(tmp_path, Settings(), Plugins(), lambda line: None)
+
+
+class Elsewhere:
+    """A plugin whose engine runs every model, and which needs no backend for it."""
+
+    n_slots, n_ctx, failed = 3, 77, False
+
+    @hookimpl
+    def create_engine(self, model: Any, tokenizer: Any, settings: Settings, finished: Any) -> Any:
+        self.given = model.path.name, tokenizer.n_vocab, settings.parallel
+        finished(request="r", finish="f")
+        return self
+
+    @hookimpl
+    def request_finished(self, request: Any, finish: Any) -> None:
+        self.told = request, finish
+
+
+def test_an_engine_of_a_plugin_needs_neither_backend_nor_architecture(tmp_path: Path) -> None:
+    strange = {"general.architecture": "unheard-of", "llama.block_count": None}
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", metadata=strange)
+    plugins, engine = Plugins(), Elsewhere()
+    plugins.pm.register(engine, name="test:elsewhere")
+    loaded = load_model(path, Settings(parallel=3, backend="none"), plugins, lambda line: None)
+    assert loaded.engine is engine  # type: ignore[comparison-overlap]  # it has what load needs
+    assert loaded.decoder is None
+    assert engine.given == ("tiny.gguf", loaded.tokenizer.n_vocab, 3)
+    assert engine.told == ("r", "f")
+    with pytest.raises(SettingsError, match="--prompt: the engine of a plugin"):
+        load_model(path, Settings(prompt="x"), plugins, lambda line: None)

@@ -224,3 +224,17 @@ def test_openapi_schemas_as_json_schemas(schema: Any, value: Any, valid: bool) -
     import jsonschema
 
     assert jsonschema.Draft4Validator(spec.as_json_schema(schema)).is_valid(value) is valid
+
+
+def test_fields_of_plugins_join_every_generating_operation(document: dict[str, Any]) -> None:
+    fields = Registry("field")
+    fields.add("choice", {"type": "array", "items": {"type": "string"}}, owner="dist:choice")
+    spec.add_sampler_options(document, samplers(top_k={"top_k": {"type": "integer", "default": 40}}))
+    spec.add_fields(document, fields)
+    found = [schema["properties"]["choice"] for schema in document["components"]["schemas"].values()
+             if schema.get(spec.SAMPLER_OPTIONS)]
+    assert found == [{"nullable": True, "type": "array", "items": {"type": "string"}}]
+    fields = Registry("field")
+    fields.add("top_k", {"type": "string"}, owner="dist:other")
+    with pytest.raises(SpecError, match=r"'top_k' of plugin dist:other is there already, in components\.schemas\."):
+        spec.add_fields(document, fields)
