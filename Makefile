@@ -28,6 +28,7 @@ compatibility: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/*/llamafw_*
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m llamafw.cli.reference > docs/cli.md

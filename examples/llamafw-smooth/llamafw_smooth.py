@@ -1,4 +1,5 @@
 """Quadratic smoothing: logits fall off with the square of their distance to the best one."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,25 +1,74 @@
-"""Every distribution in ``examples/``: installed as its README says, found by llamafw, its own tests run."""
+"""Every distribution in ``examples/``: built and installed as pip does it, found by llamafw, its own tests run."""
 from __future__ import annotations
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
+BUILD = """
+import os, sys
+from hatchling.build import build_wheel
+for path in sys.argv[2:]:
+    os.chdir(path)
+    build_wheel(sys.argv[1])
+"""
+"""What pip does for each of them, in one process."""
+
+Environ = Mapping[str, str]
+
+
+def pip(*arguments: str | Path) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *arguments], check=True)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Environ:
+    """An environment in which all examples are installed."""
+    tools, wheels, site = (tmp_path_factory.mktemp(name) for name in ("tools", "wheels", "site"))
+    pip("hatchling>=1.26", "packaging", "pathspec", "pluggy", "trove-classifiers", "--target", tools)
+    environ = {**os.environ, "PYTHONPATH": str(tools)}
+    subprocess.run([sys.executable, "-c", BUILD, wheels, *EXAMPLES], env=environ, check=True)
+    pip("--no-index", "--target", site, *wheels.glob("*.whl"))
+    return {**os.environ, "PYTHONPATH": str(site)}
+
+
+@pytest.fixture(scope="module")
+def listing(installed: Environ) -> list[Mapping[str, object]]:
+    command = [sys.executable, "-m", "llamafw", "plugins", "--json"]
+    found: list[Mapping[str, object]] = json.loads(subprocess.check_output(command, env=installed))
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcomes(installed: Environ, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """For each example, how its tests went: all of them in one process, each with its own output."""
+    report = tmp_path_factory.mktemp("report") / "report.xml"
+    options = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT / "examples"), "-p", "no:cacheprovider",
+               "-p", "support.examples", f"--junitxml={report}"]
+    tests = [str(example / "tests") for example in EXAMPLES]
+    subprocess.run([sys.executable, "-m", "pytest", *options, *tests], env=installed, check=False)
+    outcomes: dict[str, list[str]] = {example.name: [] for example in EXAMPLES}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = case.attrib["classname"].split(".")[0]
+        outcomes[name].append("".join(child.tag for child in case) or "passed")
+    return outcomes
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_it_installs_is_found_and_passes_its_own_tests(example: Path, tmp_path: Path) -> None:
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(example)]
-    subprocess.run(install, check=True)
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    listing = [sys.executable, "-m", "llamafw", "plugins", "--json"]
-    found = json.loads(subprocess.run(listing, env=environ, check=True, capture_output=True).stdout)
-    assert any(one["distribution"] == example.name and one["registered"] for one in found)
-    tests = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(example), str(example / "tests")]
-    subprocess.run([*tests, "-p", "no:cacheprovider"], env=environ, check=True)
+def test_it_is_found_beside_all_others(example: Path, listing: list[Mapping[str, object]]) -> None:
+    found = [one for one in listing if one["distribution"] == example.name]
+    assert found
+    assert all(one["hooks"] and not one["error"] for one in found)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_it_passes_its_own_tests(example: Path, outcomes: Mapping[str, list[str]]) -> None:
+    assert set(outcomes[example.name]) == {"passed"}

@@ -60,6 +60,12 @@ def test_plugins_use_only_the_public_names(path: Path) -> None:
     assert {name for name in imports(path) if name.startswith("llamafw.")} <= public
 
 
+@pytest.mark.parametrize("path", files("examples"), ids=str)
+def test_examples_know_nothing_of_the_built_in_plugins(path: Path) -> None:
+    """They are what others would publish: what they need is in `llamafw`, or they bring it."""
+    assert not [name for name in imports(path) if name.startswith(("llamafw_plugins", "llamafw_backends", "support"))]
+
+
 def test_public_names_are_sorted_and_exist() -> None:
     assert sorted(llamafw.__all__, key=str.lower) == sorted(set(llamafw.__all__), key=str.lower)
     assert all(hasattr(llamafw, name) for name in llamafw.__all__)

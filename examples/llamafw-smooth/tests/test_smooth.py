@@ -1,4 +1,7 @@
-"""The sampler against its formula."""
+"""The sampler against its formula, and in a server, with its option held to the schema."""
+
+from typing import Any
+
 import numpy as np
 from llamafw_smooth import Smooth
 
@@ -12,4 +15,27 @@ def test_logits_fall_off_with_the_square() -> None:
 
 
 def test_a_factor_of_0_is_no_sampler() -> None:
-    assert Smooth.create({"smoothing_factor": 0}, None) is None
+    context: Any = None  # which it does not look at
+    assert Smooth.create({"smoothing_factor": 0}, context) is None
+
+
+async def test_a_server_applies_it_and_checks_its_option(serve: Any) -> None:
+    body = {
+        "prompt": "Once",
+        "n_predict": 1,
+        "n_probs": 4,
+        "post_sampling_probs": True,
+        "samplers": ["smooth"],
+        "seed": 1,
+    }
+    async with serve() as client:
+        found = []
+        for factor in (0, 2):
+            answer = (await client.post("/completion", json={**body, "smoothing_factor": factor})).json()
+            found.append([one["prob"] for one in answer["completion_probabilities"][0]["top_probs"]])
+        logits = np.log(np.array(found[0]))  # up to a constant
+        smooth = -2 * (logits[0] - logits) ** 2
+        ratios = np.array(found[1]) / found[1][0]
+        np.testing.assert_allclose(ratios, np.exp(smooth), rtol=1e-3)
+        error = (await client.post("/completion", json={**body, "smoothing_factor": 101})).json()["error"]
+        assert (error["code"], error["param"]) == (400, "smoothing_factor")

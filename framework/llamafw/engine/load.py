@@ -33,6 +33,8 @@ from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, Batch, Decoder, GrammarSource, Model, SystemPrompt
 
+DEFAULT_TOOL_PARSER = "hermes"  # for chat templates that no parser knows, whatever plugins are installed
+
 
 def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
     """Return the model in ``path``, ready to answer. Takes seconds: call it on a thread of its own.
@@ -206,18 +208,15 @@ def default_grammar(settings: Settings) -> GrammarSource | None:
 
 
 def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -> ToolParserPlugin | None:
-    """Return the tool parser that ``--tool-parser`` names, or the first that matches the chat template, or the last."""
+    """Return the tool parser that ``--tool-parser`` names, or the first that matches the chat template, or ours."""
     parsers, name = plugins.registry("tool_parser"), settings.tool_parser
     if name is not None and name not in parsers:
         raise SettingsError(f"--tool-parser: there is no tool parser {name!r}{parsers.suggest(name)}")
     if name is not None:
         named: ToolParserPlugin = parsers[name]
         return named
-    found: ToolParserPlugin | None = None
-    for found in parsers.values():
-        if found.matches(chat.source):
-            break
-    return found
+    matching = (parser for parser in parsers.values() if parser.matches(chat.source))
+    return next(matching, parsers.get(DEFAULT_TOOL_PARSER))
 
 
 def make_backend(

@@ -9,7 +9,7 @@ from llamafw_plugins.tool_parsers.mistral import Mistral
 
 @hookimpl
 def register_tool_parsers(register: Register) -> None:
-    """Offer the formats: the first that matches a chat template is used, else the last."""
+    """Offer the formats: the first that matches a chat template is used, else Hermes."""
     register("mistral", Mistral())
     register("llama3", Llama3())
     register("hermes", Hermes())

@@ -1,0 +1,75 @@
+"""Every answer is one of the texts, and each of them can be the answer."""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from llamafw_choice import Compiler
+
+from llamafw import GrammarContext, RequestError
+
+PIECES = [b"", b"y", b"e", b"s", b"no", b"n", b"ye", b"yes", b"yesno", b"\xc3", b"\xa9", b"n\xc3"]
+
+
+def compiler() -> Compiler:
+    tokenizer: Any = SimpleNamespace(n_vocab=len(PIECES), eog={0}, piece=lambda token: PIECES[token])
+    return Compiler(GrammarContext(tokenizer, len(PIECES)))
+
+
+def allowed(grammar: Any) -> set[bytes]:
+    logits = np.zeros(len(PIECES), np.float32)
+    grammar.mask(logits)
+    return {PIECES[token] for token in np.flatnonzero(logits == 0)}
+
+
+def test_the_tokens_that_may_come_next() -> None:
+    grammar = compiler().compile('["yes", "yesno", "né"]')
+    assert allowed(grammar) == {b"y", b"ye", b"yes", b"yesno", b"n", b"n\xc3"}
+    assert not grammar.accept(0)  # the end
+    assert not grammar.accept(PIECES.index(b"e"))
+    assert grammar.accept(PIECES.index(b"yes"))
+    assert not grammar.ended
+    assert allowed(grammar) == {b"", b"no", b"n"} - {b"n"}  # no token says "o"
+    assert not grammar.accept(PIECES.index(b"n"))
+    assert grammar.accept(PIECES.index(b"no"))
+    assert grammar.ended
+
+
+def test_a_mask_and_accept_say_the_same_wherever_one_is() -> None:
+    made, rng = compiler(), np.random.default_rng(0)
+    for _ in range(30):
+        grammar: Any = made.compile('["yes", "yesno", "né", "n"]')
+        while not grammar.ended:
+            may = allowed(grammar)
+            refused = [token for token, piece in enumerate(PIECES) if piece not in may]
+            assert not any(grammar.accept(token) for token in refused)
+            assert grammar.accept(int(rng.choice([token for token, piece in enumerate(PIECES) if piece in may])))
+
+
+def test_what_no_tokens_can_write_is_refused() -> None:
+    with pytest.raises(RequestError, match="no tokens to write 'no way'") as caught:
+        compiler().compile('["yes", "no way"]')
+    assert caught.value.param == "1"
+
+
+async def test_a_server_answers_with_one_of_them(serve: Any) -> None:
+    texts = ["yes", "yes, of course", "no", "perhaps", "né €"]
+    async with serve() as client:
+        seen: Counter[str] = Counter()
+        for seed in range(40):
+            body = {"prompt": "Well?", "choice": texts, "seed": seed, "top_k": 0, "top_p": 1, "min_p": 0}
+            seen[(await client.post("/completion", json=body)).json()["content"]] += 1
+        assert set(seen) <= set(texts)
+        assert len(seen) > 2
+        chat = {"messages": [{"role": "user", "content": "Well?"}], "choice": ["no"]}
+        answer = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0]
+        assert (answer["message"]["content"], answer["finish_reason"]) == ("no", "stop")
+        for wrong, param in (
+            ({"choice": []}, "choice"),
+            ({"choice": ["a"], "json_schema": {}}, "choice"),
+            ({"choice": [1]}, "choice.0"),
+        ):
+            error = (await client.post("/completion", json={"prompt": "x", **wrong})).json()["error"]
+            assert (error["code"], error["param"]) == (400, param)

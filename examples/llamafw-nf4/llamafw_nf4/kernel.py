@@ -1,0 +1,17 @@
+"""The compiled part of NF4: from blocks to float32."""
+
+from __future__ import annotations
+
+import numba as nb
+
+from llamafw import Bytes, Floats
+
+
+@nb.njit("void(u1[:, ::1], f4[::1], f4[::1], f4[::1])", nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
+def unpack(blocks: Bytes, scales: Floats, levels: Floats, weights: Floats) -> None:
+    """Write the weights of ``blocks``, (n, 34), into ``weights``, (64 n,)."""
+    for i in range(len(blocks)):
+        for j in range(32):
+            byte = blocks[i, 2 + j]
+            weights[64 * i + j] = scales[i] * levels[byte & 15]
+            weights[64 * i + 32 + j] = scales[i] * levels[byte >> 4]

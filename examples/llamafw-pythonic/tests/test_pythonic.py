@@ -1,0 +1,90 @@
+"""Answers, whole and in pieces; what is no call; and calls that a server makes the model write."""
+
+import json
+from typing import Any
+
+import pytest
+from llamafw_pythonic import Pythonic
+
+CALLS = [("get_weather", {"city": 'Pa"ri]s', "days": -3, "units": ["C", None, True]}), ("get-time", {})]
+ANSWER = """[get_weather(city='Pa"ri]s', days=-3, units=["C", null, True]), get-time()]"""
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "parameters": {
+                "type": "object",
+                "required": ["city"],
+                "properties": {
+                    "days": {"type": "integer", "minimum": 1, "maximum": 9},
+                    "city": {"enum": ["Paris", "Rome"]},
+                },
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "roll",
+            "parameters": {"type": "object", "properties": {"sides": {"enum": [6, 20]}, "times": {"enum": [1, 2]}}},
+        },
+    },
+]
+
+
+def read(*pieces: str) -> tuple[str, list[tuple[str, Any]]]:
+    parser, text, calls = Pythonic().create(), "", []
+    for certain, found in [*map(parser.feed, pieces), parser.finish()]:
+        text += certain
+        calls += [(call.name, json.loads(call.arguments)) for call in found]
+    return text, calls
+
+
+@pytest.mark.parametrize("size", [1, 7, 99])
+def test_calls_are_read_however_they_arrive(size: int) -> None:
+    answer = f" {ANSWER} Done."
+    assert read(*(answer[i : i + size] for i in range(0, len(answer), size))) == ("Done.", CALLS)
+
+
+@pytest.mark.parametrize("answer", [
+    "Hello [f(x=1)]", "[1, 2, 3]", "[see below]", "[f(x=1)", "[f(1)]", "[f(x=g())]", "[f(x=open('a'))]",
+    "[f(x={1, 2})]", "[f(x=1), 2]", "[]", "[f(" + "[" * 500 + ")]", "",
+])  # fmt: skip
+def test_what_is_no_list_of_calls_is_text(answer: str) -> None:
+    assert read(*answer) == (answer, [])
+
+
+def test_text_that_cannot_become_a_call_is_not_held_back() -> None:
+    parser = Pythonic().create()
+    assert parser.feed("[see") == ("", [])
+    assert parser.feed(" below") == ("[see below", [])
+    assert parser.feed("]") == ("]", [])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_requires_a_call_and_reads_it(serve: Any, stream: bool) -> None:
+    async with serve(tool_parser="pythonic") as client:
+        for seed in range(8):
+            body = {
+                "messages": [{"role": "user", "content": "?"}],
+                "tools": TOOLS,
+                "tool_choice": "required",
+                "seed": seed,
+                "max_tokens": 400,
+                "stream": stream,
+                "parallel_tool_calls": False,
+            }
+            response = await client.post("/v1/chat/completions", json=body)
+            assert response.status_code == 200, response.text
+            if stream:
+                chunks = [json.loads(line[6:]) for line in response.text.split("\n\n") if line.startswith("data: {")]
+                (call,) = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())]
+            else:
+                (call,) = response.json()["choices"][0]["message"]["tool_calls"]
+            arguments = json.loads(call["function"]["arguments"])
+            if call["function"]["name"] == "roll":
+                assert arguments.items() <= {("sides", 6), ("sides", 20), ("times", 1), ("times", 2)}
+            else:
+                assert arguments["city"] in ("Paris", "Rome")
+                assert 1 <= arguments.get("days", 1) <= 9

@@ -1,0 +1,106 @@
+"""The same model as a folder and as a GGUF file gives the same logits; damage is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from llamafw_safetensors import GLOBAL, LAYER, open_folder
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from llamafw import ModelError
+
+N_HEAD, N_KV = 4, 2
+CONFIG = {
+    "model_type": "llama", "num_hidden_layers": 2, "max_position_embeddings": 512, "hidden_size": 64,
+    "intermediate_size": 128, "num_attention_heads": N_HEAD, "num_key_value_heads": N_KV, "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4, "hidden_act": "silu", "tie_word_embeddings": True,
+}  # fmt: skip
+TEMPLATE = "{% for m in messages %}{{ bos_token }}{{ m.content }}{% endfor %}"
+
+
+def write_safetensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write float32 tensors, as the format's description says."""
+    header, at = {}, 0
+    for name, value in tensors.items():
+        header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [at, at + value.nbytes]}
+        at += value.nbytes
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(value.tobytes() for value in tensors.values()))
+
+
+@pytest.fixture
+def gguf_file(write_model: Any) -> Path:
+    return Path(write_model())
+
+
+@pytest.fixture
+def folder(gguf_file: Path, tmp_path: Path) -> Path:
+    """The GGUF file as Hugging Face would have it, in two files, Q and K with halves instead of pairs."""
+    folder = tmp_path / "tiny-llama"
+    folder.mkdir()
+    tensors: dict[str, Any] = {}
+    reader = GGUFReader(gguf_file)
+    theirs = {ours: name for name, ours in GLOBAL.items()}
+    for i in range(2):
+        theirs |= {f"blk.{i}.{ours}.weight": f"model.layers.{i}.{name}.weight" for name, ours in LAYER.items()}
+    for tensor in reader.tensors:
+        value = np.array(tensor.data)
+        heads = N_HEAD if "attn_q" in tensor.name else N_KV if "attn_k" in tensor.name else 0
+        if heads:
+            value = np.concatenate([np.r_[head[0::2], head[1::2]] for head in np.split(value, heads)])
+        tensors[theirs[tensor.name]] = value
+    names = list(tensors)
+    for number, part in enumerate((names[:9], names[9:])):
+        write_safetensors(folder / f"model-{number}.safetensors", {name: tensors[name] for name in part})
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+
+    texts = reader.fields["tokenizer.ggml.tokens"].contents()
+    merges = [tuple(line.split(" ")) for line in reader.fields["tokenizer.ggml.merges"].contents()]
+    library = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(texts)}, merges=merges))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    library.add_special_tokens([AddedToken(text, special=True) for text in texts[:3]])
+    library.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+async def test_a_folder_and_a_file_answer_alike(serve: Any, folder: Path, gguf_file: Path) -> None:
+    answers = []
+    body = {"prompt": "Hello in the nation", "n_predict": 8, "temperature": 0, "n_probs": 5, "ignore_eos": True}
+    for path in (folder, gguf_file):
+        async with serve(model=path, backend="numba", threads=1) as client:
+            answer = (await client.post("/completion", json=body)).json()
+            answers.append((answer["content"], answer["tokens_evaluated"], answer["completion_probabilities"]))
+            if path == folder:
+                prompt = await client.post("/apply-template", json={"messages": [{"role": "user", "content": "x"}]})
+                assert prompt.json() == {"prompt": "<|im_start|>x"}
+                tokens = await client.post("/tokenize", json={"content": "é<|im_end|>", "parse_special": False})
+                assert 2 not in tokens.json()["tokens"]
+                text = await client.post("/detokenize", json=tokens.json())
+                assert text.json() == {"content": "é<|im_end|>"}
+    assert answers[0] == answers[1]
+
+
+def test_what_is_missing_or_foreign_is_told(folder: Path) -> None:
+    for change, message in (
+        ({"model_type": "gpt2"}, "the model is 'gpt2'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "the rope_scaling 'llama3'"),
+    ):
+        (folder / "config.json").write_text(json.dumps(CONFIG | change))
+        with pytest.raises(ModelError, match=message):
+            open_folder(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ModelError, match="has no 'num_attention_heads'"):
+        open_folder(folder)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    write_safetensors(folder / "model-2.safetensors", {"model.layers.0.mlp.experts": np.zeros(1, np.float32)})
+    with pytest.raises(ModelError, match="has no place in a Llama model"):
+        open_folder(folder)
+    (folder / "model-2.safetensors").write_bytes(b"\xff" * 99)
+    with pytest.raises(ModelError, match="no safetensors file"):
+        open_folder(folder)

@@ -1,0 +1,25 @@
+"""A socket in systemd's place hears what a server does."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+async def test_systemd_hears_of_start_and_end(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        sock.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        async with serve():
+            assert sock.recv(999) == b"STATUS=loading the model"
+            assert sock.recv(999) == b"READY=1\nSTATUS=serving tiny, 2 slots"
+        assert sock.recv(999) == b"STOPPING=1"
+
+
+async def test_a_server_starts_without_it(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("", "nonsense", str(tmp_path / "nobody")):
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        async with serve() as client:
+            assert (await client.get("/health")).status_code == 200
