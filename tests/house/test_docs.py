@@ -9,6 +9,7 @@ import pytest
 
 from llamafw import hookspecs, interfaces
 from llamafw.cli import reference
+from support import gallery
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
@@ -44,6 +45,10 @@ def test_every_protocol_is_documented(name: str) -> None:
 
 def test_the_page_of_flags_is_that_of_the_table() -> None:
     assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference.page(), "make docs"
+
+
+def test_the_gallery_is_that_of_the_examples() -> None:
+    assert (ROOT / "docs/gallery.md").read_text(encoding="utf-8") == gallery.page(), "make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -70,7 +70,7 @@ def serve(tiny_model: Path) -> Serve:
 
     @contextlib.asynccontextmanager
     async def serve(*, model: Path = tiny_model, **given: Any) -> AsyncIterator[httpx.AsyncClient]:
-        async with running(model, given) as asgi, httpx.AsyncClient(
+        async with running(model, toy_settings(**given)) as asgi, httpx.AsyncClient(
             transport=httpx.ASGITransport(asgi), base_url="http://test"
         ) as client:
             yield client
@@ -84,7 +84,7 @@ def serve_http(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[st
 
     @contextlib.asynccontextmanager
     async def serve_http(*, model: Path = tiny_model, **given: Any) -> AsyncIterator[str]:
-        async with running(model, given) as asgi:
+        async with running(model, toy_settings(**given)) as asgi:
             server = uvicorn.Server(uvicorn.Config(asgi, lifespan="off", ws="none", log_level="error"))
             sockets = bind("127.0.0.1", 0)
             task = asyncio.create_task(server.serve(sockets))
@@ -97,10 +97,14 @@ def serve_http(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[st
     return serve_http
 
 
+def toy_settings(**given: Any) -> Settings:
+    """Return settings for a small server that holds its responses against the document."""
+    return Settings(**{"backend": "toy", "parallel": 2, "validate_responses": True} | given)
+
+
 @contextlib.asynccontextmanager
-async def running(model: Path, given: Mapping[str, Any]) -> AsyncIterator[ASGIApp]:
+async def running(model: Path, settings: Settings) -> AsyncIterator[ASGIApp]:
     """Build the application with these settings; yield it when its model is loaded."""
-    settings = Settings(**{"backend": "toy", "parallel": 2, "validate_responses": True} | given)
     plugins = Plugins(extra=[__name__, *settings.plugin], block=settings.no_plugin)
     asgi, app, loading = build(settings, plugins, partial(load_model, model, settings, plugins, lambda line: None))
     async with loading.lifespan(None):

@@ -1,0 +1,100 @@
+"""docs/plugins: every block that names its file is written and run; every request is answered by a server with it."""
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from support.examples import running
+from support.tiny import write_tiny_gguf
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs/plugins").glob("*.md"))
+
+
+def files(page: Path) -> dict[str, str]:
+    """The Python blocks of a page, by the names in their first lines."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
+    return {block.split("\n", 1)[0].removeprefix("# "): block for block in blocks}
+
+
+def commands(page: Path, word: str) -> list[list[str]]:
+    """The lines of a page's shell blocks that begin with ``word``."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(f"{word} ")]
+
+
+SERVED = [page for page in PAGES if commands(page, "curl")]
+
+
+def write(page: Path, folder: Path) -> None:
+    for name, text in files(page).items():
+        (folder / name).write_text(text, "utf-8")
+
+
+def test_every_block_names_its_file() -> None:
+    for page in PAGES:
+        assert all(re.fullmatch(r"\w+\.py", name) for name in files(page)), page.name
+
+
+def test_the_tests_of_all_pages_pass(tmp_path: Path) -> None:
+    for page in PAGES:
+        write(page, tmp_path)
+    options = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "--import-mode=prepend",
+               "-p", "no:cacheprovider", "-p", "support.examples"]
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "pytest", *options, str(tmp_path)], env=environ, check=True)
+
+
+def test_the_project_file_is_that_of_the_examples() -> None:
+    page = (ROOT / "docs/plugins/publish.md").read_text("utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.S | re.M)
+    example = (ROOT / "examples/llamafw-smooth/pyproject.toml").read_text("utf-8")
+    shown, real = (shape(tomllib.loads(text)) for text in (block, example))
+    assert shown == real
+    (workflow,) = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
+    assert "pytest" in [step.get("run") for step in yaml.safe_load(workflow)["jobs"]["test"]["steps"]]
+
+
+def shape(value: Any) -> Any:
+    """What a table has, without what differs from package to package."""
+    return {key: shape(part) for key, part in value.items() if key != "llamafw"} if isinstance(value, dict) else None
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.mark.parametrize("page", SERVED, ids=lambda page: page.stem)
+async def test_a_server_started_so_answers(
+    page: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ((_, _, *argv),) = commands(page, "llamafw serve")
+    first, rest = split_plugin_flags(argv)
+    parser = Parser("llamafw serve", "")
+    add_settings(parser)
+    for _, add_options in load_plugins(first).calls("add_options"):
+        add_options(parser=parser)
+    settings = settings_from(parser.parse(rest), {}, plugin=first.plugin)
+    settings = replace(settings, backend=settings.backend or "toy", validate_responses=True)
+    async with running(model, settings) as asgi, httpx.AsyncClient(transport=httpx.ASGITransport(asgi)) as client:
+        for _, url, flag, data in commands(page, "curl"):
+            assert flag == "-d"
+            response = await client.post(url, content=data)
+            assert response.status_code == 200, response.text
+            assert "x-llamafw-ignored-fields" not in response.headers
