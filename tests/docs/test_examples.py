@@ -3,15 +3,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
+import httpx
 import pytest
 
+from llamafw import spec
+from support.server import running_server
+from support.tiny import write_tiny_gguf
+
 ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "tests/contract"
+FLAGS = "--backend numpy -np 2 -n 2 -c 512 --api-key contract --validate-responses"
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 BUILD = """
 import os, sys
@@ -72,3 +80,21 @@ def test_it_is_found_beside_all_others(example: Path, listing: list[Mapping[str,
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_it_passes_its_own_tests(example: Path, outcomes: Mapping[str, list[str]]) -> None:
     assert set(outcomes[example.name]) == {"passed"}
+
+
+def test_their_operations_keep_the_promises_of_the_document(installed: Environ, tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    with running_server(model, *FLAGS.split(), **installed) as server:
+        document = httpx.get(f"{server.url}/openapi.json").json()
+        (tmp_path / "openapi.json").write_text(json.dumps(document))
+        theirs = [path for path in document["paths"] if path not in spec.load_document()["paths"]]
+        only = [word for path in theirs for word in ("--include-path", path)]
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONTRACT / "schemathesis.toml"),
+                   "run", "openapi.json", "--url", server.url, "--max-examples", "15", *only]
+        environ = {**os.environ, "API_KEY": "contract", "SCHEMATHESIS_HOOKS": str(CONTRACT / "hooks.py")}
+        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
+    assert re.search(r"Tested: +[7-9]", done.stdout)
+    log = "".join(server.output)
+    assert "Traceback" not in log
+    assert "breaks the API document" not in log
