@@ -1,11 +1,16 @@
-"""A table of named things that remembers which plugin each came from. It knows nothing of what the things are."""
+"""A table of named things that remembers which plugin each came from. Of the things it knows what they must have."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from inspect import isfunction
 from typing import Any
 
 from llamafw.errors import PluginError
+from llamafw.interfaces import Quant, SamplerPlugin, ToolParserPlugin
+
+PROTOCOLS: Mapping[str, type] = {"sampler": SamplerPlugin, "tool_parser": ToolParserPlugin, "quant": Quant}
+"""What is registered as it is; of most kinds it is a factory."""
 
 
 class Registry(Mapping[str, Any]):
@@ -19,6 +24,10 @@ class Registry(Mapping[str, Any]):
         """Add ``thing``; PluginError if the name is taken."""
         if not isinstance(name, str) or not name:
             raise PluginError(f"plugin {owner} registers a {self.kind} under {name!r}, which is no name")
+        if self.kind in PROTOCOLS and (lacking := missing(thing, PROTOCOLS[self.kind])):
+            raise PluginError(f"plugin {owner} registers the {self.kind} {name!r}, which has no {', '.join(lacking)}")
+        if self.kind not in PROTOCOLS and self.kind != "field" and not callable(thing):
+            raise PluginError(f"plugin {owner} registers the {self.kind} {name!r}, which cannot be called: {thing!r}")
         if name in self._things:
             raise PluginError(f"{self.kind} {name!r} is registered by both {self.owner(name)} and {owner}")
         self._things[name] = (thing, owner)
@@ -40,3 +49,13 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._things)
+
+
+def missing(thing: Any, protocol: type) -> list[str]:
+    """Return the names of a protocol's members that ``thing`` does not have."""
+    functions = [name for name, member in vars(protocol).items() if not name.startswith("_") and _is_member(member)]
+    return [name for name in (*vars(protocol).get("__annotations__", ()), *functions) if not hasattr(thing, name)]
+
+
+def _is_member(value: Any) -> bool:
+    return isfunction(value) or isinstance(value, classmethod | property)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
@@ -143,6 +143,8 @@ def _is_async(function: Any) -> bool:
 def _fragments(plugins: Plugins) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, extend in plugins.calls("extend_openapi"):
         fragment = extend()
+        if not isinstance(fragment, Mapping | None):
+            raise SpecError(f"plugin {name}: extend_openapi returned {fragment!r:.80}, and not a mapping")
         if fragment is not None:
             yield name, fragment
 
@@ -189,6 +191,8 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
 
 def add_sampler_options(document: Document, samplers: Registry) -> None:
     """Give every schema that asks for it the fields of all samplers, and the names that ``samplers`` may hold."""
+    for name, sampler in samplers.items():
+        _check_options(sampler.options, f"of sampler {name!r} of plugin {samplers.owner(name)}")
     for place, schema in _generating(document):
         properties = schema.setdefault("properties", {})
         sides = dict.fromkeys(properties, f"{HOME} ({place})")
@@ -206,11 +210,44 @@ def add_sampler_options(document: Document, samplers: Registry) -> None:
 
 def add_fields(document: Document, fields: Registry) -> None:
     """Give every schema that takes the options of samplers the fields that plugins have registered, too."""
+    for field, option in fields.items():
+        _check_option(option, f"the field {field!r} of plugin {fields.owner(field)}")
     for place, schema in _generating(document):
         for field, option in fields.items():
             if field in schema["properties"]:
                 raise SpecError(f"the field {field!r} of plugin {fields.owner(field)} is there already, in {place}")
             schema["properties"][field] = {"nullable": True, **deepcopy(dict(option))}
+
+
+def _check_options(options: Any, side: str) -> None:
+    """Raise SpecError unless a sampler's options are JSON Schemas with defaults that they allow."""
+    if not isinstance(options, Mapping):
+        raise SpecError(f"the options {side} are {options!r:.80}, and not fields with their JSON Schemas")
+    for field, option in options.items():
+        check = _check_option(option, f"the option {field!r} {side}")
+        if "default" not in option:
+            raise SpecError(f"the option {field!r} {side} has no default")
+        if option["default"] is not None and not check.is_valid(option["default"]):
+            raise SpecError(f"the option {field!r} {side} does not allow its own default, {option['default']!r:.80}")
+
+
+def _check_option(option: Any, side: str) -> jsonschema_rs.Draft4Validator:
+    """Return a validator for a field of plugins'; SpecError if it is no JSON Schema."""
+    try:
+        return jsonschema_rs.Draft4Validator(as_json_schema(option) if isinstance(option, Mapping) else option)
+    except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
+        raise SpecError(f"{side} is no JSON Schema: {getattr(error, 'message', error)}") from None
+
+
+def author(place: Sequence[Any], plugins: Plugins) -> str:
+    """Return who has put a place of the document there, as an error says it: a plugin, or our file."""
+    for name, fragment in _fragments(plugins):
+        part: Any = fragment
+        for word in list(place)[: 3 if place[0] == "components" else 2]:
+            part = part.get(word) if isinstance(part, Mapping) else None
+        if part is not None:
+            return f"plugin {name}"
+    return HOME
 
 
 def set_defaults(document: Document, settings: Settings, samplers: Registry) -> None:

@@ -30,6 +30,7 @@ from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import whole
 from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
+from llamafw.registry import missing
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, Batch, Decoder, GrammarSource, Model, SystemPrompt
 
@@ -122,6 +123,8 @@ def describe(model: Model, plugins: Plugins) -> Decoder:
 def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
     """Return the model's tokenizer."""
     tokenizer: Tokenizer = _look_up(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)
+    if lacking := missing(tokenizer, Tokenizer):
+        raise ModelError(f"the tokenizer {model.metadata['tokenizer.ggml.model']!r} has no {', '.join(lacking)}")
     return tokenizer
 
 
@@ -230,6 +233,8 @@ def make_backend(
     options = settings.backend_options(decoder.n_ctx_train)
     context = BackendContext(model, decoder, options, plugins.registry("quant"), log)
     backend: Backend = backends[name](context)
+    if lacking := missing(backend, Backend):
+        raise ModelError(f"the backend {name!r} of plugin {backends.owner(name)} has no {', '.join(lacking)}")
     return backend
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 
+from connexion.exceptions import InvalidSpecification
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.main import ConnexionMiddleware
 from connexion.middleware.routing import RoutingMiddleware
@@ -17,7 +18,7 @@ from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
 from llamafw import spec
-from llamafw.errors import PluginError
+from llamafw.errors import PluginError, SpecError
 from llamafw.interfaces import LoadedModel
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
@@ -90,7 +91,13 @@ def build(
         security_map=security_map(keys(settings)),
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
     )
-    connexion.add_api(for_routing(merged))
+    try:
+        connexion.add_api(for_routing(merged))
+    except InvalidSpecification as error:
+        while error.context:  # "none of these fits": say why the one that came furthest does not
+            error = max(error.context, key=lambda cause: len(cause.absolute_path))
+        place, who = ".".join(map(str, error.absolute_path)), spec.author(error.absolute_path, plugins)
+        raise SpecError(f"the API document is not valid at {place}, of {who}: {error.message:.300}") from None
     asgi = errors(wrapped(connexion, plugins, app))  # once more, for what the plugins' wrappers raise
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
     return Edge(cors(asgi, settings.cors_origins, methods)), app, loading

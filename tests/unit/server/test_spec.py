@@ -22,6 +22,9 @@ class Sampler:
     def __init__(self, **options: Any) -> None:
         self.options = options
 
+    def create(self, options: Any, context: Any) -> None:
+        """Nothing."""
+
 
 def samplers(**given: Any) -> Registry:
     registry = Registry("sampler")
@@ -154,9 +157,9 @@ def test_samplers_may_share_an_option(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "sides"),
     [
-        ({"one": {"heat": {"type": "number"}}, "two": {"heat": {"type": "integer"}}},
+        ({"one": {"heat": {"type": "number", "default": 0}}, "two": {"heat": {"type": "integer", "default": 0}}},
          ("sampler 'one' of plugin dist:one", "sampler 'two' of plugin dist:two")),
-        ({"one": {"seed": {"type": "number"}}},
+        ({"one": {"seed": {"type": "number", "default": 0}}},
          ("openapi.yaml (components.schemas.Options)", "sampler 'one' of plugin dist:one")),
     ],
 )
