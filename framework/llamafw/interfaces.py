@@ -5,7 +5,7 @@ slots; "the event loop" is the server's). `hookspecs` says how to register one.
 """
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -327,8 +327,8 @@ class Engine(Protocol):
     n_ctx: int
     failed: bool  # nothing can be answered any more; `GET /health` says so
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
-        """Yield the answer piece by piece; the last delta has ``finish``. Closing the iterator cancels the request."""
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        """Yield the answer piece by piece; the last delta has ``finish``. Closing the generator cancels the request."""
 
     async def embed(self, request: EmbedRequest) -> Embedding:
         """Return the embedding of a text. Cancelling the call cancels the request."""

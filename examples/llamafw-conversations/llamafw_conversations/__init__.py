@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from llamafw import App, Call, Delta, Finish, GenerateRequest, Register, RequestError, event_stream, hookimpl
+from llamafw import App, Call, Finish, GenerateRequest, Register, RequestError, event_stream, hookimpl
 
 if TYPE_CHECKING:
     from llamafw_conversations.store import Store
@@ -76,7 +76,7 @@ class Conversations:
             question = {"role": "user", "content": call.body["content"]}
             request = await asyncio.to_thread(self.prepare, call.body, [*conversation["messages"], question])
             text, finish = "", Finish("none")
-            async with aclosing(self.generate(request)) as deltas:
+            async with aclosing(self.app.loaded.engine.generate(request)) as deltas:
                 async for delta in deltas:
                     text += delta.text
                     finish = delta.finish or finish
@@ -86,15 +86,6 @@ class Conversations:
             self.there(await self.store.append(call.path["id"], [question, answer]), call)
             usage = {"prompt_tokens": finish.n_prompt, "completion_tokens": finish.n_predicted}
             yield {"message": answer, "usage": usage, "stop_type": finish.stop_type}
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Return the engine's answer, as something that can be closed, which cancels it."""
-
-        async def deltas() -> AsyncGenerator[Delta, None]:
-            async for delta in self.app.loaded.engine.generate(request):
-                yield delta
-
-        return deltas()
 
     def prepare(self, body: Mapping[str, Any], messages: list[Mapping[str, Any]]) -> GenerateRequest:
         """Return the request for an answer to ``messages``. On a worker thread: templates may take their time."""

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 TURN = {"content": "Name three colours.", "max_tokens": 6, "seed": 1, "ignore_eos": True}
 
 
@@ -66,3 +68,15 @@ async def test_a_turn_that_fails_has_not_happened(serve: Any) -> None:
             assert (response.status_code, response.json()["error"]["param"]) == (400, param)
         assert (await client.post(f"{here}/completions", json={**TURN, "content": "x" * 9999})).status_code == 400
         assert (await client.get(here)).json()["messages"] == []
+
+
+async def test_a_client_that_goes_leaves_nothing_behind(serve_http: Any) -> None:
+    async with serve_http() as url, httpx.AsyncClient(base_url=url) as client:
+        here = f"/v1/conversations/{(await client.post('/v1/conversations', json={})).json()['id']}"
+        body = {**TURN, "max_tokens": -1, "stream": True}  # without end
+        async with client.stream("POST", f"{here}/completions", json=body) as response:
+            await anext(response.aiter_lines())
+        after = (await client.post(f"{here}/completions", json=TURN)).json()  # waits for the turn before
+        assert after["usage"]["completion_tokens"] == 6
+        found = (await client.get(here)).json()["messages"]
+        assert [message["role"] for message in found] == ["user", "assistant"]

@@ -11,7 +11,7 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as Seq
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -106,8 +106,8 @@ class Engine:
 
     # --- on the event loop
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Delta]:
-        """Return the answer, piece by piece; the last delta has ``finish``. Closing the iterator cancels the request.
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        """Return the answer, piece by piece; the last delta has ``finish``. Closing the generator cancels the request.
 
         Raises
         ------
@@ -223,7 +223,9 @@ class Engine:
         if self._thread.is_alive():
             log.error("the backend has not come back for %.0f s; it is left behind", _LAST_PASS)
 
-    async def _answer(self, sequence: Sequence, mailbox: asyncio.Queue[Delta | RequestError]) -> AsyncIterator[Delta]:
+    async def _answer(
+        self, sequence: Sequence, mailbox: asyncio.Queue[Delta | RequestError]
+    ) -> AsyncGenerator[Delta, None]:
         if sequence.request.grammar is not None:
             sequence.hold_to(await self.grammars.compile(sequence.request.grammar))
         finish: Finish | None = None
@@ -358,7 +360,7 @@ async def _taken(mailbox: asyncio.Queue[Any]) -> Any:
     return item
 
 
-async def _nothing(seed: int) -> AsyncIterator[Delta]:
+async def _nothing(seed: int) -> AsyncGenerator[Delta, None]:
     """Answer the empty prompt: nothing, at once."""
     yield Delta("", finish=Finish("none", seed=seed))
 

@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import cast
 
 from llamafw import Delta, Engine, Finish, GeneratedToken, GenerateRequest, RequestError
 
@@ -54,7 +53,7 @@ async def stream(
     """
     if len(requests) == 1:
         try:
-            async with aclosing(generate(engine, requests[0])) as deltas:
+            async with aclosing(engine.generate(requests[0])) as deltas:
                 async for delta in deltas:
                     yield 0, delta
         except RequestError as error:
@@ -76,19 +75,11 @@ async def stream(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def generate(engine: Engine, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-    """Yield the answer piece by piece; closing the generator cancels the request."""
-    # the protocol says that closing the iterator cancels: so it can be closed
-    async with aclosing(cast("AsyncGenerator[Delta, None]", engine.generate(request))) as deltas:
-        async for delta in deltas:
-            yield delta
-
-
 async def _pump(
     engine: Engine, request: GenerateRequest, i: int, queue: asyncio.Queue[tuple[int, Delta | Exception]]
 ) -> None:
     try:
-        async with aclosing(generate(engine, request)) as deltas:
+        async with aclosing(engine.generate(request)) as deltas:
             async for delta in deltas:
                 await queue.put((i, delta))
     except Exception as error:
