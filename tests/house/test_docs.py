@@ -56,3 +56,8 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if not re.match(r"[a-z]+:", target):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_map_shows_every_hook() -> None:
+    text = (ROOT / "docs/street.md").read_text(encoding="utf-8").split("## Where plugins come in")[1]
+    assert [name for name in HOOKS if f"`{name}`" not in text] == []
