@@ -43,7 +43,7 @@ class Compiler:
         if not tokenizer.eog:
             raise RequestError("a model without end-of-generation tokens cannot be held to a choice")
         self.eog = tokenizer.eog
-        self.pieces = [tokenizer.piece(token) for token in range(tokenizer.n_vocab)]
+        self.pieces = [tokenizer.piece(token) for token in range(context.n_vocab)]
         self.tokens: dict[bytes, list[int]] = {}  # bytes → the tokens that say them
         for token, piece in enumerate(self.pieces):
             if piece and token not in self.eog:

@@ -40,7 +40,8 @@ class KeyFile:
         """Return whose key it is. Hashes are compared, which tells an attacker nothing about keys through time."""
         try:
             if (now := stamp(self.path)) != self.stamp:
-                self.stamp, self.users = now, read(self.path)
+                self.stamp = now  # first: what is wrong is said once
+                self.users = read(self.path)
         except (OSError, SettingsError) as error:
             log.error("the users stay as they were: %s", error)
         return self.users.get(hashed(key))

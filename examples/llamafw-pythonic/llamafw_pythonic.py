@@ -131,10 +131,11 @@ def read_calls(text: str) -> list[ToolCall]:
             if not scanner.open:
                 break
         try:
-            arguments = read_arguments(inner[start:end])
+            arguments = json.dumps(read_arguments(inner[start:end]), ensure_ascii=False, allow_nan=False)
+            arguments.encode()  # Python's strings may hold what is no Unicode
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return []
-        calls.append(ToolCall(f"call_{token_hex(12)}", name[1], json.dumps(arguments, ensure_ascii=False)))
+        calls.append(ToolCall(f"call_{token_hex(12)}", name[1], arguments))
         inner = inner[end:].lstrip(" ,\n")
     return calls
 

@@ -1,5 +1,4 @@
-"""A model that runs elsewhere: on any server with OpenAI's ``/v1/completions`` that takes tokens (llama.cpp, vLLM,
-SGLang, llamafw).
+"""A model that runs on another server, any that has OpenAI's ``/v1/completions`` and takes tokens there.
 
 Text is turned into tokens and chats into prompts here, from the model's own GGUF file, whose weights are never read. So
 everything in front of a model stays as it is: keys, limits, accounting, chat templates, tools. An `llamafw.Engine` is

@@ -42,6 +42,8 @@ async def test_users_come_and_go_while_the_server_runs(
         assert await status(bob) == 200  # the users stay as they were
         refused = await client.post("/tokenize", json=BODY)
         assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
+        for path in ("/tokenize/", "//tokenize", "/x/../tokenize", "/%74okenize"):
+            assert (await client.post(path, json=BODY)).status_code != 200
         assert (await client.get("/health")).status_code == 200
         assert (await client.get("/openapi.json")).status_code == 200
         assert (await client.get("/nowhere")).status_code == 404

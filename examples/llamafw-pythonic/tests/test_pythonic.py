@@ -49,7 +49,7 @@ def test_calls_are_read_however_they_arrive(size: int) -> None:
 
 @pytest.mark.parametrize("answer", [
     "Hello [f(x=1)]", "[1, 2, 3]", "[see below]", "[f(x=1)", "[f(1)]", "[f(x=g())]", "[f(x=open('a'))]",
-    "[f(x={1, 2})]", "[f(x=1), 2]", "[]", "[f(" + "[" * 500 + ")]", "",
+    "[f(x={1, 2})]", "[f(x=1), 2]", "[f(x=1e999)]", r"[f(x='\ud800')]", "[]", "[f(" + "[" * 500 + ")]", "",
 ])  # fmt: skip
 def test_what_is_no_list_of_calls_is_text(answer: str) -> None:
     assert read(*answer) == (answer, [])

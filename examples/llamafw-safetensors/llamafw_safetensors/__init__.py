@@ -1,5 +1,4 @@
-"""A folder as Hugging Face stores Llama models: config.json, tokenizer.json, *.safetensors. No conversion, no copy on
-disk.
+"""Llama models as Hugging Face stores them: config.json, tokenizer.json, *.safetensors. No conversion, no copy on disk.
 
 The config becomes the metadata that a GGUF file would have, tensors get GGUF's names and stay in their files, mapped
 into memory. Only Q and K are rearranged: GGUF has the pairs that RoPE turns side by side, Hugging Face in the two
@@ -43,7 +42,7 @@ def open_folder(folder: Path) -> Model:
     if not files:
         raise ModelError(f"{folder}: there is no .safetensors file")
     try:
-        metadata = describe(folder, config)
+        metadata, factors = describe(folder, config), list(rope_factors(config))
     except KeyError as error:
         raise ModelError(f"{folder / 'config.json'} has no {error}") from None
     heads = {
@@ -51,6 +50,7 @@ def open_folder(folder: Path) -> Model:
         "attn_k": config.get("num_key_value_heads", config["num_attention_heads"]),
     }
     tensors = {tensor.name: tensor for file in files for tensor in read_tensors(file, heads)}
+    tensors |= {tensor.name: tensor for tensor in factors}
     if config.get("tie_word_embeddings"):
         tensors.pop("output.weight", None)
     metadata |= describe_tokenizer(folder, len_of(tensors, folder))
@@ -61,7 +61,7 @@ def describe(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a GGUF file would say of the model."""
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in ("default", "linear"):
+    if kind not in ("default", "linear", "llama3"):
         raise ModelError(f"{folder}: the rope_scaling {kind!r} is not supported")
     if config.get("hidden_act", "silu") != "silu":
         raise ModelError(f"{folder}: the hidden_act {config['hidden_act']!r} is not supported")
@@ -81,8 +81,26 @@ def describe(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "llama.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         "llama.rope.dimension_count": size,
         "llama.rope.freq_base": float(config.get("rope_theta", 10_000.0)),
-        "llama.rope.scaling.factor": float(scaling.get("factor", 1.0)),
+        "llama.rope.scaling.factor": float(scaling["factor"]) if kind == "linear" else 1.0,
     }
+
+
+def rope_factors(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield what Llama 3.1 divides its frequencies by, as GGUF files have it, ``(n_rot // 2,)`` float32.
+
+    Slow frequencies are divided by the factor, fast ones stay, and between the two it goes over smoothly:
+    https://github.com/meta-llama/llama-models, ``apply_scaling``.
+    """
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("rope_type") != "llama3":
+        return
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    frequencies = float(config.get("rope_theta", 10_000.0)) ** (-np.arange(0, size, 2) / size)
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    factors = (1 / (kept + (1 - kept) / scaling["factor"])).astype(np.float32)
+    yield Tensor("rope_freqs.weight", factors.shape, "F32", factors.view(np.uint8))
 
 
 def describe_tokenizer(folder: Path, n_vocab: int) -> dict[str, Any]:
@@ -90,6 +108,8 @@ def describe_tokenizer(folder: Path, n_vocab: int) -> dict[str, Any]:
     path = folder / "tokenizer.json"
     text = read_text(path)
     parsed = json.loads(text)
+    if parsed["model"].get("type") != "BPE":
+        raise ModelError(f"{path}: the tokenizer is {parsed['model'].get('type')!r}; BPE is supported")
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     ids: dict[str, int] = dict(parsed["model"]["vocab"]) | {one["content"]: one["id"] for one in parsed["added_tokens"]}
     texts = [f"[PAD{i}]" for i in range(n_vocab)]  # embeddings may have more rows than there are tokens

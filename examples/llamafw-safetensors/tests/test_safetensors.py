@@ -1,13 +1,14 @@
 """The same model as a folder and as a GGUF file gives the same logits; damage is told."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from llamafw_safetensors import GLOBAL, LAYER, open_folder
+from llamafw_safetensors import GLOBAL, LAYER, open_folder, rope_factors
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llamafw import ModelError
@@ -89,7 +90,8 @@ async def test_a_folder_and_a_file_answer_alike(serve: Any, folder: Path, gguf_f
 def test_what_is_missing_or_foreign_is_told(folder: Path) -> None:
     for change, message in (
         ({"model_type": "gpt2"}, "the model is 'gpt2'"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "the rope_scaling 'llama3'"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "the rope_scaling 'longrope'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "has no 'original_max_position_embeddings'"),
     ):
         (folder / "config.json").write_text(json.dumps(CONFIG | change))
         with pytest.raises(ModelError, match=message):
@@ -104,3 +106,22 @@ def test_what_is_missing_or_foreign_is_told(folder: Path) -> None:
     (folder / "model-2.safetensors").write_bytes(b"\xff" * 99)
     with pytest.raises(ModelError, match="no safetensors file"):
         open_folder(folder)
+
+
+def test_the_frequencies_of_llama_3_1() -> None:
+    """Wave by wave, as the model's authors publish it."""
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 8192}  # fmt: skip
+    config = {"hidden_size": 4096, "num_attention_heads": 32, "rope_theta": 500_000.0, "rope_scaling": scaling}
+    (tensor,) = rope_factors(config)
+    for i, factor in enumerate(tensor.data.view(np.float32)):
+        frequency = 500_000.0 ** (-2 * i / 128)
+        wave = 2 * math.pi / frequency
+        if wave < 8192 / 4:
+            expected = frequency
+        elif wave > 8192:
+            expected = frequency / 8
+        else:
+            smooth = (8192 / wave - 1) / (4 - 1)
+            expected = (1 - smooth) * frequency / 8 + smooth * frequency
+        assert frequency / factor == pytest.approx(expected, rel=1e-6)

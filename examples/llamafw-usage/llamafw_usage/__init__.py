@@ -1,5 +1,4 @@
-"""Who used how many tokens: counted as requests finish, kept in SQLite, read at ``GET /usage`` and by ``llamafw
-usage``.
+"""Who used how many tokens: counted as requests finish, read at ``GET /usage`` and by ``llamafw usage``.
 
 A request knows its tokens, not its sender; an ASGI wrapper remembers that in a context variable, which asyncio hands
 down to whatever runs for the request. Users are called as an authentication plugin calls them, or else by the first

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("day", "user", "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 COUNTS = COLUMNS[2:]
@@ -39,8 +42,11 @@ class Ledger:
         self._thread.shutdown()
 
     def _write(self, row: tuple[Any, ...]) -> None:
-        with self._db:
-            self._db.execute(ADD, row)
+        try:
+            with self._db:
+                self._db.execute(ADD, row)
+        except sqlite3.Error:  # nobody waits for this, so nobody else would hear of it
+            log.exception("a request of %s has not been counted", row[1])
 
 
 def _open(path: str) -> sqlite3.Connection:
