@@ -60,7 +60,7 @@ def outcomes(installed: Environ, tmp_path_factory: pytest.TempPathFactory) -> di
     """For each example, how its tests went: all of them in one process, each with its own output."""
     report = tmp_path_factory.mktemp("report") / "report.xml"
     options = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT / "examples"), "-p", "no:cacheprovider",
-               "-p", "support.examples", f"--junitxml={report}"]
+               f"--junitxml={report}"]
     tests = [str(example / "tests") for example in EXAMPLES]
     subprocess.run([sys.executable, "-m", "pytest", *options, *tests], env=installed, check=False)
     outcomes: dict[str, list[str]] = {example.name: [] for example in EXAMPLES}

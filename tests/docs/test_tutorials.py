@@ -16,8 +16,7 @@ import pytest
 import yaml
 
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from support.examples import running
-from support.tiny import write_tiny_gguf
+from llamafw.testing.plugin import running
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/plugins").glob("*.md"))
@@ -53,7 +52,7 @@ def test_the_tests_of_all_pages_pass(tmp_path: Path) -> None:
     for page in PAGES:
         write(page, tmp_path)
     options = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "--import-mode=prepend",
-               "-p", "no:cacheprovider", "-p", "support.examples"]
+               "-p", "no:cacheprovider"]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-m", "pytest", *options, str(tmp_path)], env=environ, check=True)
 
@@ -73,14 +72,9 @@ def shape(value: Any) -> Any:
     return {key: shape(part) for key, part in value.items() if key != "llamafw"} if isinstance(value, dict) else None
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-
-
 @pytest.mark.parametrize("page", SERVED, ids=lambda page: page.stem)
 async def test_a_server_started_so_answers(
-    page: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(page, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -91,8 +85,8 @@ async def test_a_server_started_so_answers(
     for _, add_options in load_plugins(first).calls("add_options"):
         add_options(parser=parser)
     settings = settings_from(parser.parse(rest), {}, plugin=first.plugin)
-    settings = replace(settings, backend=settings.backend or "toy", validate_responses=True)
-    async with running(model, settings) as asgi, httpx.AsyncClient(transport=httpx.ASGITransport(asgi)) as client:
+    settings = replace(settings, backend=settings.backend or "deterministic", validate_responses=True)
+    async with running(tiny_model, settings) as asgi, httpx.AsyncClient(transport=httpx.ASGITransport(asgi)) as client:
         for _, url, flag, data in commands(page, "curl"):
             assert flag == "-d"
             response = await client.post(url, content=data)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafw import ModelError, RequestError
+from llamafw.testing import vocabularies
 from llamafw_plugins.tokenizers import make_gpt2
 from llamafw_plugins.tokenizers.pre_tokenizers import PRE_TOKENIZERS
-from support import vocabularies
 
 BYTES = vocabularies.byte_level_alphabet()
 

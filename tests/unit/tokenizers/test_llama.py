@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafw import ModelError, RequestError
+from llamafw.testing import vocabularies
 from llamafw_plugins.tokenizers import make_llama
-from support import vocabularies
 
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 FIRST = 3 + 256  # token that is not special

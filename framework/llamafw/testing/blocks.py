@@ -1,0 +1,53 @@
+"""Random tensors in any ggml type: quantised by the `gguf` package, or, where it cannot, random valid blocks."""
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize, quantize
+
+# Offset of the block's float16 scale; of its float16 minimum, if any; and that minimum, in scales, which centres
+# random weights on zero. From the structs in ggml-common.h.
+SCALES: dict[str, tuple[int, int | None, float]] = {
+    "Q2_K": (80, 82, 1.5), "Q3_K": (108, None, 0), "Q4_K": (0, 2, 7.5), "Q5_K": (0, 2, 15.5), "Q6_K": (208, None, 0),
+    "IQ2_XXS": (0, None, 0), "IQ2_XS": (0, None, 0), "IQ2_S": (0, None, 0), "IQ3_XXS": (0, None, 0),
+    "IQ3_S": (0, None, 0), "IQ1_S": (0, None, 0), "IQ4_NL": (0, None, 0), "IQ4_XS": (0, None, 0),
+}  # fmt: skip
+QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
+WRITABLE = (*QUANTIZABLE, *SCALES)
+"""Every type `random_tensor` can make."""
+
+
+def random_tensor(
+    rng: np.random.Generator, shape: tuple[int, ...], type_name: str, std: float = 1.0, mean: float = 0.0
+) -> npt.NDArray[np.generic]:
+    """Return random weights as ``type_name``: floats of ``shape``, or uint8 rows of blocks.
+
+    ``mean`` holds for the types in `QUANTIZABLE` only.
+    """
+    if type_name in SCALES:
+        return _random_blocks(rng, shape, type_name, std)
+    weights = rng.normal(mean, std, shape).astype(np.float32)
+    packed: npt.NDArray[np.generic] = quantize(weights, GGMLQuantizationType[type_name])
+    return packed
+
+
+def _random_blocks(
+    rng: np.random.Generator, shape: tuple[int, ...], type_name: str, std: float
+) -> npt.NDArray[np.uint8]:
+    kind = GGMLQuantizationType[type_name]
+    block_size, type_size = GGML_QUANT_SIZES[kind]
+    if shape[-1] % block_size:
+        raise ValueError(f"rows of {shape[-1]} are no whole {type_name} blocks of {block_size}")
+    at, at_minimum, centre = SCALES[type_name]
+    blocks = rng.integers(0, 256, (int(np.prod(shape)) // block_size, type_size), dtype=np.uint8)
+
+    def set_scales(scale: npt.NDArray[np.float64]) -> None:
+        blocks[:, at : at + 2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
+        if at_minimum is not None:
+            blocks[:, at_minimum : at_minimum + 2] = (scale * centre).astype("<f2").view(np.uint8).reshape(-1, 2)
+
+    set_scales(np.ones(len(blocks)))
+    natural = float(dequantize(blocks.reshape(1, -1), kind).std())
+    set_scales(std / natural * rng.uniform(0.7, 1.3, len(blocks)))
+    return blocks.reshape(*shape[:-1], -1)

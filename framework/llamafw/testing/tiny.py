@@ -1,0 +1,145 @@
+"""Tiny random llama models, as real GGUF files written by the `gguf` package. It knows nothing of how they are read."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType, GGUFWriter
+
+from llamafw.testing import vocabularies
+from llamafw.testing.blocks import random_tensor
+
+
+def write_tiny_gguf(
+    path: Path,
+    *,
+    n_vocab: int | None = None,
+    n_embd: int = 64,
+    n_layer: int = 2,
+    n_head: int = 4,
+    n_head_kv: int = 2,
+    n_embd_head: int | None = None,
+    n_ff: int = 128,
+    n_ctx: int = 512,
+    types: str | Mapping[str, str] = "F32",
+    tokenizer: Literal["gpt2", "llama"] | None = "gpt2",
+    chat_template: str | None = vocabularies.CHATML,
+    tied: bool = True,
+    biases: bool = False,
+    seed: int = 0,
+    metadata: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, npt.NDArray[np.float32] | None] | None = None,
+    part_tensors: int = 0,
+) -> Path:
+    """Write a llama model with random weights and a working tokenizer; return ``path``.
+
+    Parameters
+    ----------
+    n_vocab : int, optional
+        Tokens; by default what the tokenizer has (about 320), without one 320.
+    n_embd_head : int, optional
+        Size of a head; by default ``n_embd // n_head``, and then no key says so.
+    types : str or mapping
+        Tensor type of all matrices, or role (``"attn_v"``, ``"token_embd"``, ``"output"``; ``"default"`` for the
+        others) → type. See `llamafw.testing.blocks.WRITABLE`. Norms and biases are F32.
+    tokenizer : {"gpt2", "llama"}, optional
+        Kind of the vocabulary in `llamafw.testing.vocabularies`; None: none.
+    tied : bool
+        True: no ``output.weight``, the embedding serves.
+    metadata : mapping, optional
+        Keys to add or replace (int → uint32, float → float32, bool, str, list); None as a value leaves the key out.
+    tensors : mapping, optional
+        Tensors to add or replace (F32); None as a value leaves the tensor out.
+    part_tensors : int
+        Most tensors in a file: the model lies in several, none of them at ``path``; 0: one file.
+    """
+    rng = np.random.default_rng(seed)
+    make = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm}
+    vocabulary = make[tokenizer](n_vocab) if tokenizer else {}
+    n_vocab = len(vocabulary["tokenizer.ggml.tokens"]) if tokenizer else n_vocab or 320
+    size = n_embd_head or n_embd // n_head
+    keys: dict[str, Any] = {
+        "general.name": "tiny",
+        "llama.block_count": n_layer,
+        "llama.context_length": n_ctx,
+        "llama.embedding_length": n_embd,
+        "llama.feed_forward_length": n_ff,
+        "llama.attention.head_count": n_head,
+        "llama.attention.head_count_kv": n_head_kv,
+        "llama.attention.key_length": n_embd_head,
+        "llama.attention.value_length": n_embd_head,
+        "llama.rope.dimension_count": size,
+        "llama.rope.freq_base": 10_000.0,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.vocab_size": n_vocab,
+        **vocabulary,
+        "tokenizer.chat_template": chat_template if tokenizer else None,
+        **(metadata or {}),
+    }
+
+    kinds = {"default": types} if isinstance(types, str) else {"default": "F32", **types}
+    shapes = {
+        "attn_q": (n_head * size, n_embd),
+        "attn_k": (n_head_kv * size, n_embd),
+        "attn_v": (n_head_kv * size, n_embd),
+        "attn_output": (n_embd, n_head * size),
+        "ffn_gate": (n_ff, n_embd),
+        "ffn_up": (n_ff, n_embd),
+        "ffn_down": (n_embd, n_ff),
+    }
+    made: dict[str, tuple[npt.NDArray[np.generic], str]] = {}
+
+    def matrix(name: str, role: str, shape: tuple[int, int], std: float) -> None:
+        kind = kinds.get(role, kinds["default"])
+        made[name] = (random_tensor(rng, shape, kind, std), kind)
+
+    def vector(name: str, n: int, mean: float) -> None:
+        made[name] = (random_tensor(rng, (n,), "F32", 0.1, mean), "F32")
+
+    matrix("token_embd.weight", "token_embd", (n_vocab, n_embd), 3 / n_embd**0.5)  # logits with a spread of 3
+    vector("output_norm.weight", n_embd, 1.0)
+    if not tied:
+        matrix("output.weight", "output", (n_vocab, n_embd), 3 / n_embd**0.5)
+    for layer in range(n_layer):
+        vector(f"blk.{layer}.attn_norm.weight", n_embd, 1.0)
+        vector(f"blk.{layer}.ffn_norm.weight", n_embd, 1.0)
+        for role, shape in shapes.items():
+            matrix(f"blk.{layer}.{role}.weight", role, shape, 1.5 / shape[1] ** 0.5)
+            if biases and role.startswith("attn"):
+                vector(f"blk.{layer}.{role}.bias", shape[0], 0.0)
+    for name, value in (tensors or {}).items():
+        if value is None:
+            del made[name]
+        else:
+            made[name] = (value, "F32")
+    _write(path, keys, made, part_tensors)
+    return path
+
+
+def _write(
+    path: Path, keys: Mapping[str, Any], tensors: Mapping[str, tuple[npt.NDArray[np.generic], str]], part_tensors: int
+) -> None:
+    writer = GGUFWriter(path, "llama", split_max_tensors=part_tensors)
+    for key, value in keys.items():
+        match value:
+            case None:
+                continue
+            case bool():
+                writer.add_bool(key, value)
+            case int():
+                writer.add_uint32(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case str():
+                writer.add_string(key, value)
+            case _:
+                writer.add_array(key, value)
+    for name, (data, kind) in tensors.items():
+        writer.add_tensor(name, data, raw_dtype=None if kind in ("F32", "F16") else GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
