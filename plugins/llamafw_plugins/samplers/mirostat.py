@@ -61,7 +61,7 @@ class Mirostat:
     def apply(self, candidates: Candidates) -> None:
         order = slice(None) if candidates.sorted else np.lexsort((candidates.ids, -candidates.logits))
         ids, logits = candidates.ids[order], candidates.logits[order]
-        weights = np.exp((logits - logits[0]).astype(np.float64))
+        weights = np.exp(logits.astype(np.float64) - float(logits[0]))
         bits = np.log2(weights.sum()) - np.log2(weights, where=weights > 0, out=np.full(len(weights), -np.inf))
         n = self._n_of_zipf(bits) if self._version == 1 else int(np.count_nonzero(bits <= self._mu))
         n = max(min(n, len(ids)), 1)
@@ -86,9 +86,10 @@ class Mirostat:
         t, b = np.log((i + 1) / i), np.diff(most) * log(2)
         s = float((t * b).sum() / (t * t).sum())
         epsilon = s - 1
-        if s <= 0:  # all are equally likely
-            return len(bits)
         # k = (ε · 2^µ / (1 - N^-ε))^(1/s), in logarithms, which do not overflow; at ε = 0 the quotient is 1 / ln N
         shrunk = -np.expm1(-epsilon * log(self._n_vocab))
         quotient = 1 / log(self._n_vocab) if abs(epsilon) < 1e-9 else epsilon / shrunk
-        return int(2 ** min((log2(quotient) + self._mu) / s, 62.0))
+        power = log2(quotient) + self._mu
+        if s <= 1e-12 * abs(power):  # as good as equally likely: the limit is all or, with less surprise wanted, one
+            return len(bits) if power >= 0 else 1
+        return int(2 ** min(power / s, 62.0))
