@@ -165,7 +165,7 @@ def test_mirostat_2(row: list[float], tau: float, ordered: bool) -> None:
 
 
 def zipf(s: float, n_vocab: int, mu: float) -> float:
-    """How many tokens have µ bits of surprise, if the probabilities of ``n_vocab`` follow Zipf's law with exponent s."""
+    """How many tokens have up to µ bits of surprise, by Zipf's law with exponent s over ``n_vocab``."""
     epsilon = s - 1
     quotient = 1 / math.log(n_vocab) if abs(epsilon) < 1e-9 else -epsilon / math.expm1(-epsilon * math.log(n_vocab))
     power = math.log2(quotient) + mu
