@@ -4,11 +4,17 @@
 """
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from llamafw.errors import SettingsError
 
+WORDS: dict[str, bool] = {
+    "1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False,
+}  # fmt: skip
 TYPES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 
@@ -30,6 +36,8 @@ class Option:
     request_field: str | None = None  # sets the default of this field of requests
     off: tuple[str, ...] = ()  # flags that set a bool to False; the last on the command line wins
     off_env: str | None = None  # the same in the environment
+    bare: str | None = None  # what the flag without a value stands for; None: it must have one
+    parse: Callable[[str], Any] | None = None  # from a checked str to the value; ValueError says what is wrong
 
     @property
     def range(self) -> str:
@@ -63,15 +71,54 @@ def check(opt: Option, value: Any, source: str) -> Any:
         raise SettingsError(f"{source}: {value!r} is none of {opt.range}")
     if value != value or (opt.low is not None and value < opt.low) or (opt.high is not None and value > opt.high):
         raise SettingsError(f"{source}: {value} is out of range ({opt.range})")
-    return value
+    try:
+        return opt.parse(value) if opt.parse else value
+    except ValueError as error:
+        raise SettingsError(f"{source}: {value!r:.80} {error}") from None
+
+
+MAX_CPUS = 4096  # processors that a mask may name; more than any system has
+
+
+def mask(text: str) -> frozenset[int]:
+    """Return the processors of a hexadecimal mask, ``0x5`` or ``5``: bit i stands for processor i."""
+    if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{MAX_CPUS // 4}}}", text) or not (bits := int(text, 16)):
+        raise ValueError("is no mask of processors in hexadecimal, as 0xff is")
+    return frozenset(i for i in range(bits.bit_length()) if bits >> i & 1)
+
+
+def span(text: str) -> frozenset[int]:
+    """Return the processors of a range, ``2-5``; a missing bound is the first or last there may be."""
+    found = re.fullmatch(r"(\d{0,4})-(\d{0,4})", text)
+    low, high = (found[1] or "0", found[2] or str(MAX_CPUS - 1)) if found and text != "-" else ("1", "0")
+    if not int(low) <= int(high) < MAX_CPUS:
+        raise ValueError("is no range of processors, as 0-3 is")
+    return frozenset(range(int(low), int(high) + 1))
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Return the numbers in ``3,1`` or ``3/1``."""
+    try:
+        found = tuple(float(part) for part in re.split("[,/]", text))
+    except ValueError:
+        found = ()
+    if not found or not all(share >= 0 and math.isfinite(share) for share in found) or not any(found):
+        raise ValueError("is no list of shares, as 3,1 is")
+    return found
+
+
+def switch(text: str) -> bool | None:
+    """Return what is on, off, or (None) ``auto``."""
+    if text.lower() not in WORDS | {"auto": None}:
+        raise ValueError("is none of on, off, auto")
+    return WORDS.get(text.lower())
 
 
 def _bool(text: str, source: str) -> bool:
-    words: dict[str, bool] = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
     try:
-        return words[text.lower()]
+        return WORDS[text.lower()]
     except KeyError:
-        raise SettingsError(f"{source}: {text!r} is none of {', '.join(words)}") from None
+        raise SettingsError(f"{source}: {text!r} is none of {', '.join(WORDS)}") from None
 
 
 def _plain(number: float) -> str:

@@ -14,8 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llamafw.errors import SettingsError
-from llamafw.options import Option, convert, option
-from llamafw.types import BackendOptions
+from llamafw.options import Option, convert, mask, option, shares, span, switch
 
 SAMPLER_LETTERS = {
     "k": "top_k", "f": "tfs_z", "y": "typ_p", "p": "top_p", "m": "min_p", "t": "temperature", "e": "penalties",
@@ -25,8 +24,6 @@ SAMPLER_ALIASES = {
     "typical-p": "typ_p", "typical": "typ_p", "typ-p": "typ_p", "typ": "typ_p",
 }  # fmt: skip
 """What llama-server calls samplers besides their names, on the command line."""
-
-DEFAULT_SLOTS = 4  # as llama-server today: one user's chat, title and completion requests do not wait for each other
 
 SERVER, MODEL, COMPUTE, SAMPLING = "server", "model", "compute", "sampling"
 CONFIG, PLUGINS, LOG = "configuration", "plugins", "logging"
@@ -86,6 +83,44 @@ class Settings:
         help="CPU threads for decoding (default: one per physical core)")
     threads_batch: int = option(-1, "-tb", "--threads-batch", group=COMPUTE, type=int, metavar="N", low=-1, high=1024,
         help="CPU threads for prompts (default: as --threads)")
+    cpu_mask: frozenset[int] | None = option(None, "-C", "--cpu-mask", group=COMPUTE, type=str, metavar="HEX", parse=mask,
+        help="processors for the threads, as a hexadecimal mask (default: any)")
+    cpu_range: frozenset[int] | None = option(None, "-Cr", "--cpu-range", group=COMPUTE, type=str, metavar="LO-HI", parse=span,
+        help="the same as a range; with --cpu-mask, what either names")
+    cpu_strict: int = option(0, "--cpu-strict", group=COMPUTE, type=int, metavar="0|1", low=0, high=1,
+        help="1: give each thread one of the processors for itself")
+    prio: int = option(0, "--prio", group=COMPUTE, type=int, metavar="N", low=-1, high=3,
+        help="priority of the threads; -1: low, 0: normal, 1: medium, 2: high, 3: realtime")
+    poll: int = option(50, "--poll", group=COMPUTE, type=int, metavar="N", low=0, high=100,
+        help="how long threads look out for work before they sleep; 0: not at all")
+    cpu_mask_batch: frozenset[int] | None = option(None, "-Cb", "--cpu-mask-batch", group=COMPUTE, type=str, metavar="HEX", parse=mask,
+        help="--cpu-mask for prompts (default: the same)")
+    cpu_range_batch: frozenset[int] | None = option(None, "-Crb", "--cpu-range-batch", group=COMPUTE, type=str, metavar="LO-HI", parse=span,
+        help="--cpu-range for prompts (default: the same)")
+    cpu_strict_batch: int | None = option(None, "--cpu-strict-batch", group=COMPUTE, type=int, metavar="0|1", low=0, high=1,
+        help="--cpu-strict for prompts (default: the same)")
+    prio_batch: int | None = option(None, "--prio-batch", group=COMPUTE, type=int, metavar="N", low=-1, high=3,
+        help="--prio for prompts (default: the same)")
+    poll_batch: int | None = option(None, "--poll-batch", group=COMPUTE, type=int, metavar="N", low=0, high=100,
+        help="--poll for prompts (default: the same)")
+    numa: str | None = option(None, "--numa", group=COMPUTE, type=str, env="LLAMA_ARG_NUMA", metavar="TYPE", choices=("distribute", "isolate", "numactl"),
+        help="spread threads over NUMA nodes, keep them on the one we start on, or where numactl allows (default: as the system does)")
+    mlock: bool = option(False, "--mlock", group=COMPUTE, type=bool, env="LLAMA_ARG_MLOCK",
+        help="lock the weights in memory, that they are never swapped out")
+    mmap: bool = option(True, "--mmap", group=MODEL, type=bool, env="LLAMA_ARG_MMAP", off=("--no-mmap",), off_env="LLAMA_ARG_NO_MMAP",
+        help="map the model's file into memory; with --no-mmap it is read, which takes longer, and may be overwritten after")
+    flash_attn: bool | None = option(None, "-fa", "--flash-attn", group=COMPUTE, type=str, env="LLAMA_ARG_FLASH_ATTN", metavar="on|off|auto", parse=switch, bare="on",
+        help="attention that never holds all scores at once (default: auto, as the backend finds best)")
+    gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=COMPUTE, type=int, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N", low=-1, high=2**31 - 1,
+        help="layers on GPUs, for backends that use any; -1: all (default: as the backend finds best)")
+    split_mode: str = option("layer", "-sm", "--split-mode", group=COMPUTE, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row"),
+        help="how several GPUs share the model")
+    tensor_split: tuple[float, ...] = option((), "-ts", "--tensor-split", group=COMPUTE, type=str, env="LLAMA_ARG_TENSOR_SPLIT", metavar="N0,N1,…", parse=shares,
+        help="the share of each GPU (default: as the backend finds best)")
+    main_gpu: int = option(0, "-mg", "--main-gpu", group=COMPUTE, type=int, env="LLAMA_ARG_MAIN_GPU", metavar="N", low=0, high=255,
+        help="the GPU that has all with -sm none, and intermediate results with -sm row")
+    kv_offload: bool = option(True, "-kvo", "--kv-offload", group=COMPUTE, type=bool, env="LLAMA_ARG_KV_OFFLOAD", off=("-nkvo", "--no-kv-offload"), off_env="LLAMA_ARG_NO_KV_OFFLOAD",
+        help="keep the KV cache on the GPU, for backends that use one")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMPUTE, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
         help="positions in the KV cache, shared out evenly among the slots (default: 0, as the model was trained)")
     parallel: int | None = option(None, "-np", "--parallel", group=COMPUTE, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
@@ -296,28 +331,6 @@ class Settings:
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
         values = {field: getattr(self, name) for name, field in fields.items()}
         return {field: value for field, value in values.items() if value is not None and value is not False}
-
-    def backend_options(self, n_ctx_train: int) -> BackendOptions:
-        """Return what concerns the backend, for a model trained on ``n_ctx_train`` positions.
-
-        ``-c`` counts the positions of all slots together, as in llama-server. Without ``-c`` and ``-np`` each slot
-        gets the model's whole context: backends commit the memory only as it is used.
-        """
-        n_slots = self.parallel or DEFAULT_SLOTS
-        n_ctx = (self.ctx_size or n_ctx_train) // n_slots if self.ctx_size or self.parallel else n_ctx_train
-        if n_ctx < 1:
-            raise SettingsError(f"-c {self.ctx_size} leaves no room for {n_slots} slots")
-        return BackendOptions(
-            n_slots=n_slots,
-            n_ctx=n_ctx,
-            n_batch=self.batch_size,
-            n_ubatch=min(self.ubatch_size, self.batch_size),
-            n_threads=max(self.threads, 0),
-            n_threads_batch=max(self.threads_batch, 0),
-            cache_type_k=self.cache_type_k,  # type: ignore[arg-type]  # checked against the choices
-            cache_type_v=self.cache_type_v,  # type: ignore[arg-type]  # as above
-            extra=self.extra,
-        )
 
 
 def options() -> dict[str, Option]:

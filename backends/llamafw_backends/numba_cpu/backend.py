@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import BackendContext, Batch, Bytes, Floats, LlamafwError, RequestError, SettingsError
+from llamafw import BackendContext, Batch, Bytes, Floats, GpuOptions, LlamafwError, RequestError, SettingsError
 from llamafw_backends.numba_cpu import attention, forward, instruction_sets, isa
 from llamafw_backends.numba_cpu.cache import Compiler
 from llamafw_backends.numba_cpu.cpu import physical_cores
@@ -18,6 +18,7 @@ from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.memory import Arena, padded, padded_context
 from llamafw_backends.numba_cpu.pace import Pace
+from llamafw_backends.numba_cpu.placement import Placement
 from llamafw_backends.numba_cpu.records import PLAN, make
 from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
 from llamafw_backends.numba_cpu.weights import Weights
@@ -56,6 +57,7 @@ class NumbaBackend:
         compiler = Compiler(context.log)
         self._pool = Pool(n_threads, compiler)
         self._close = weakref.finalize(self, self._pool.close)
+        self._placement = Placement.of(self._pool, options, context.log)
         try:
             n_rep = decoder.n_head // decoder.n_head_kv
             self._forward = compiler("forward", 5, forward.forward).ctypes
@@ -63,17 +65,31 @@ class NumbaBackend:
             self._attention = attention.build(
                 compiler, n_rep, decoder.n_embd_head, options.cache_type_k, options.cache_type_v
             )
+            if self._placement:
+                self._placement.place(prompts=True)  # before weights are written: memory lies where it is first used
             self._weights = Weights(context, self._isa, self._pool, compiler)
+            if options.lock_memory:
+                self._lock(context.log)
             self._plan = make(PLAN)
             self._allocate(context, n_rep, n_threads)
         except BaseException:
             self.close()
             raise
+        if (gpu := options.gpu) != GpuOptions():
+            context.log(f"numba backend: it computes on the CPU, and can do nothing with {gpu}")
+        if options.flash_attention is False:
+            context.log("numba backend: attention is always computed in blocks; -fa off changes nothing")
         context.log(
             f"numba backend: {self._isa.name}, {self._n_threads} threads ({self._n_threads_batch} for prompts), "
             f"{self._weights.n_bytes / 1e6:.0f} MB of weights packed in {self._weights.seconds:.1f} s, "
             f"kernels ready in {compiler.seconds:.1f} s"
         )
+
+    def _lock(self, log: Callable[[str], None]) -> None:
+        try:
+            self._weights.arena.lock()
+        except OSError as error:
+            log(f"numba backend: the weights cannot be locked in memory ({error}); see ulimit -l")
 
     def _allocate(self, context: BackendContext, n_rep: int, n_threads: int) -> None:
         """Lay out the KV cache and the buffers of a step; describe everything in the plan."""
@@ -192,6 +208,8 @@ class NumbaBackend:
         self._outputs[:m] = batch.outputs
         if self._embedded is not None and ((tokens := self._tokens[:n]) >= 0).all() and (tokens < self.n_vocab).all():
             self._weights.embed(tokens, self._embedded[:n])
+        if self._placement:
+            self._placement.place(prompts=len(np.unique(self._slots[:n])) < n)
         n_threads, started = self._pace.choose(n), time.perf_counter()
         found = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
         if found <= 0:

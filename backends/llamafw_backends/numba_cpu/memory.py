@@ -1,7 +1,9 @@
 """Memory from the operating system: zeroed, aligned, and free of charge until touched."""
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import sys
 from typing import Any
 
@@ -32,6 +34,16 @@ class Arena:
         self._bytes = np.frombuffer(self._map, np.uint8)
         self._next = -int(self._bytes.ctypes.data) % _HUGE
         self._end = self._next + n_bytes
+
+    def lock(self) -> None:
+        """Keep these pages in memory; OSError if the system allows no more, or knows nothing of it."""
+        address, n_bytes = ctypes.c_void_p(int(self._bytes.ctypes.data)), ctypes.c_size_t(len(self._bytes))
+        if sys.platform == "win32":
+            if not ctypes.windll.kernel32.VirtualLock(address, n_bytes):
+                raise ctypes.WinError()
+        elif ctypes.CDLL(None, use_errno=True).mlock(address, n_bytes):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def take(self, n_bytes: int) -> int:
         """Return the address of ``n_bytes`` zeroed bytes, aligned to `ALIGNMENT`."""

@@ -23,7 +23,7 @@ from llamafw_backends.numba_cpu.cpu import MACHINE
 from llamafw_backends.numba_cpu.records import accessor
 from llamafw_backends.numba_cpu.simd import atomic_add, atomic_load, atomic_store, call_address, pause
 
-SPINS = 3000  # about 50 µs: as long as a step's short phases last
+SPINS = 60  # per level of `ThreadOptions.poll`: at 50 about 50 µs, as long as a step's short phases last
 LINE = 128  # two cache lines: the word that is waited for, and the number of sleepers, never share one with another
 MAX_THREADS = 256
 
@@ -37,7 +37,8 @@ _NAP = 1 if sys.platform == "win32" else 1000  # one millisecond
 POOL = np.dtype([
     ("arrived", np.int32), ("_0", np.uint8, LINE - 4),  # threads at the barrier
     ("phase", np.int32), ("_1", np.uint8, LINE - 4),  # counts barriers; behind it the number of sleepers
-    ("job", np.int64), ("argument", np.int64), ("n_active", np.int64), ("stop", np.int64), ("_2", np.uint8, LINE - 32),
+    ("job", np.int64), ("argument", np.int64), ("n_active", np.int64), ("stop", np.int64),
+    ("spins", np.int64), ("_2", np.uint8, LINE - 40),
     ("mailboxes", np.uint8, LINE * MAX_THREADS),  # a number per thread, which a new job changes
 ])
 _PHASE = POOL.fields["phase"][1] if POOL.fields else 0
@@ -76,17 +77,17 @@ else:
 
 
 @jit
-def _await_change(word: int, old: int) -> int:
-    """Return the int32 at ``word`` as soon as it differs from ``old``."""
+def _await_change(word: int, old: int, spins: int) -> int:
+    """Return the int32 at ``word`` as soon as it differs from ``old``; sleep after looking ``spins`` times."""
     tries = 0
     while True:
         now = atomic_load(word)
         if now != old:
             return now
-        if tries < SPINS:
+        if tries < spins:
             pause()
         else:
-            _sleep(word, old, tries - SPINS)
+            _sleep(word, old, tries - spins)
         tries += 1
 
 
@@ -105,7 +106,7 @@ def barrier(pool: int, n: int) -> None:
             atomic_store(pool, np.int32(0))
             _publish(pool + _PHASE, np.int32(phase + 1))
         else:
-            _await_change(pool + _PHASE, phase)
+            _await_change(pool + _PHASE, phase, _pool_at(pool).spins)
 
 
 @jit
@@ -135,7 +136,7 @@ def _work(pool: int, thread: int) -> int:
     p = _pool_at(pool)
     seen = np.int32(0)
     while True:
-        seen = _await_change(pool + _MAILBOXES + thread * LINE, seen)
+        seen = _await_change(pool + _MAILBOXES + thread * LINE, seen, p.spins)
         if p.stop != 0:
             return 0
         _call_job(p.job, p.argument, thread)
@@ -161,6 +162,7 @@ class Pool:
         self._memory = mmap.mmap(-1, POOL.itemsize)  # page-aligned
         view = np.frombuffer(self._memory, np.uint8)
         self.address = int(view.ctypes.data)
+        self.poll(50)
         self._run = compiler("threads.run", 4, _run).ctypes
         work, stop = compiler("threads.work", 2, _work).ctypes, compiler("threads.stop", 2, _stop).ctypes
         threads = [
@@ -169,11 +171,16 @@ class Pool:
         ]
         for thread in threads:
             thread.start()
+        self.workers = [thread.native_id or 0 for thread in threads]  # as the operating system numbers them
         self._finish = weakref.finalize(self, _close, stop, self.address, threads, view)
 
     def run(self, job: int, argument: int, n_threads: int) -> None:
         """Run the kernel at address ``job`` on the first ``n_threads`` threads and wait for all of them."""
         self._run(self.address, job, argument, min(n_threads, self.n_threads))
+
+    def poll(self, level: int) -> None:
+        """Let threads look out for work for as long as `ThreadOptions.poll` says, from now on."""
+        np.frombuffer(self._memory, POOL, 1)["spins"] = SPINS * level
 
     def close(self) -> None:
         """Stop the workers. The pool must be idle."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llamafw.cli.config import from_file, merge
+from llamafw.cli.refused import REFUSED, check_environment
 from llamafw.errors import SettingsError
 from llamafw.options import Option, convert
 from llamafw.plugins import Plugins
@@ -39,6 +40,8 @@ class Parser(argparse.ArgumentParser):
 
     def _refuse(self, word: str) -> NoReturn:
         flag = word.split("=", 1)[0]
+        if flag in REFUSED:
+            self.error(f"{flag}: {REFUSED[flag]}")
         near = get_close_matches(flag, self._option_string_actions, n=1) if flag.startswith("-") else []
         what = "unknown flag" if flag.startswith("-") else "unexpected argument"
         self.error(f"{what} {flag}{f'; did you mean {near[0]}?' if near else ''}")
@@ -68,6 +71,7 @@ def settings_from(
     ``fixed`` is what holds whatever any of them says.
     """
     table = options()
+    check_environment(environ)
     flags: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for name, value in vars(given).items():
@@ -76,6 +80,18 @@ def settings_from(
         elif value is not None:
             flags[name] = _converted(table[name], value)
     return Settings(**{"extra": extra} | _all_sources(flags | fixed, environ))
+
+
+def overruled(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a sentence for each environment variable that a flag wins over with another value."""
+    table, environment = options(), from_environment(environ)
+    found = []
+    for name, value in vars(given).items():
+        if value is None or name not in environment or _converted(opt := table[name], value) == environment[name]:
+            continue
+        variable = opt.env if opt.env and environ.get(opt.env) else opt.off_env
+        found.append(f"{variable} is set, but {max(opt.flags, key=len)} on the command line wins")
+    return found
 
 
 def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
@@ -104,7 +120,8 @@ def _all_sources(flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[s
 def _action(opt: Option) -> dict[str, Any]:
     if opt.type is bool:
         return {"action": "store_const", "const": "true"}
-    return {"action": "append" if opt.repeat else "store", "metavar": opt.metavar}
+    bare = {} if opt.bare is None else {"nargs": "?", "const": opt.bare}
+    return {"action": "append" if opt.repeat else "store", "metavar": opt.metavar, **bare}
 
 
 def _converted(opt: Option, value: Any) -> Any:

@@ -19,9 +19,9 @@ Flags win over environment variables, these over the file of `--config`, the fil
 
 ## In the environment
 
-Values are as on the command line; what is on or off is `1`, `true`, `on` or `0`, `false`, `off`. Flags that may be
-repeated take several values separated by commas, except `LLAMA_API_KEY`, which is one key. An empty variable counts as
-none.
+Values are as on the command line; what is on or off is `1`, `true`, `on`, `yes` or `0`, `false`, `off`, `no`. Flags
+that may be repeated take several values separated by commas, except `LLAMA_API_KEY`, which is one key. An empty
+variable counts as none. The log tells where a flag wins over a variable that says otherwise.
 
 ## In a file
 

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 from llamafw.cli.logs import set_up_logging
-from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.cli.parser import Parser, add_settings, load_plugins, overruled, settings_from, split_plugin_flags
 from llamafw.cli.version import text
 from llamafw.models.find import find_model
 
@@ -25,8 +25,11 @@ def run(argv: list[str]) -> int:
     add_settings(parser)
     for _, add_options in plugins.calls("add_options"):
         add_options(parser=parser)
-    settings = settings_from(parser.parse(rest), config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
+    given = parser.parse(rest)
+    settings = settings_from(given, config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
     set_up_logging(settings)
+    for sentence in overruled(given):
+        logging.getLogger("llamafw").warning(sentence)
     path = find_model(settings)
     from llamafw.engine.load import load_model  # these two take long to import: --help must not wait for them
     from llamafw.server.run import serve

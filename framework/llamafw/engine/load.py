@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from llamafw.engine.compute import backend_options
 from llamafw.engine.engine import Engine, EngineOptions
 from llamafw.engine.preload import first_prompt, preload
 from llamafw.errors import ModelError, RequestError, SettingsError
@@ -88,7 +89,9 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
     found: Model | None = plugins.hook.open_model(path=path, settings=settings)
     if found is None and path.is_dir():
         raise ModelError(f"{path} is a folder, and no plugin opens it")
-    return with_rope(found or read_gguf(path, plugins.registry("quant"), settings.override_kv), settings)
+    if found is None:
+        found = read_gguf(path, plugins.registry("quant"), settings.override_kv, mapped=settings.mmap)
+    return with_rope(found, settings)
 
 
 def make_engine(
@@ -158,7 +161,7 @@ def engine_options(settings: Settings, model: Model, decoder: Decoder, backend: 
         prompt_cache=None if ram == -1 else min(ram << 20, psutil.virtual_memory().total // 4),
         max_queue=settings.max_queue, timeout=settings.timeout,
         log_prompts=settings.verbose_prompt, log_cache=settings.dump_kv_cache,
-        fingerprint=fingerprint(model, decoder, settings.backend_options(decoder.n_ctx_train)),
+        fingerprint=fingerprint(model, decoder, backend_options(settings, decoder.n_ctx_train)),
     )  # fmt: skip
 
 
@@ -230,7 +233,7 @@ def make_backend(
     name = settings.backend or plugins.hook.choose_backend(model=model, settings=settings) or "numba"
     if name not in backends:
         raise SettingsError(f"there is no backend {name!r}{backends.suggest(name)}")
-    options = settings.backend_options(decoder.n_ctx_train)
+    options = backend_options(settings, decoder.n_ctx_train)
     context = BackendContext(model, decoder, options, plugins.registry("quant"), log)
     backend: Backend = backends[name](context)
     if lacking := missing(backend, Backend):

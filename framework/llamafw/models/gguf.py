@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +31,9 @@ DEFAULT_ALIGNMENT = 32  # bytes
 SPLIT = ("split.no", "split.count", "split.tensors.count")
 
 
-def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] = ()) -> Model:
+def read_gguf(
+    path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] = (), *, mapped: bool = True
+) -> Model:
     """Open a model file, and the other parts of the model if it has any.
 
     Parameters
@@ -41,6 +44,8 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
         The tensor types there are, by name.
     overrides : sequence of str
         ``KEY=TYPE:VALUE`` each, as `llamafw.models.overrides.apply_overrides` takes them.
+    mapped : bool
+        False reads the files whole. It takes longer, and then they may be overwritten while the model is in use.
 
     Returns
     -------
@@ -57,9 +62,10 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
         An override is wrong.
     """
     path, by_type = Path(path), {quant.type_id: quant for quant in quants.values()}
-    metadata, tensors = _read(path, by_type)
+    read = partial(_read, quants=by_type, mapped=mapped)
+    metadata, tensors = read(path)
     if metadata.get("split.count", 1) not in (0, 1):
-        tensors |= _other_parts(path, metadata, tensors, by_type)
+        tensors |= _other_parts(path, metadata, tensors, read)
     return Model(
         path=path,
         metadata=MappingProxyType(apply_overrides(metadata, overrides)),
@@ -68,16 +74,18 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
     )
 
 
-def _read(path: Path, quants: Mapping[int, Quant]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, quants: Mapping[int, Quant], mapped: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the metadata and tensors of one file."""
-    cursor = Cursor(path, _map(path))
+    data = _map(path)
+    cursor = Cursor(path, data if mapped else data[:])
     n_tensors, n_values = _header(cursor)
     metadata = _metadata(cursor, n_values)
     return metadata, _tensors(cursor, n_tensors, _alignment(cursor, metadata), quants)
 
 
 def _other_parts(
-    path: Path, metadata: Mapping[str, Any], first: Mapping[str, Tensor], quants: Mapping[int, Quant]
+    path: Path, metadata: Mapping[str, Any], first: Mapping[str, Tensor],
+    read: Callable[[Path], tuple[dict[str, Any], dict[str, Tensor]]],
 ) -> dict[str, Tensor]:
     """Return the tensors of all parts but the first, which is given."""
     number, count, n_tensors = (metadata.get(key) for key in SPLIT)
@@ -94,7 +102,7 @@ def _other_parts(
         part = path.with_name(name)
         if not part.exists():
             raise ModelError(f"{path}: part {i + 1} of {count} is missing: there is no file {part}")
-        its, tensors = _read(part, quants)
+        its, tensors = read(part)
         if [its.get(key) for key in SPLIT] != [i, count, n_tensors]:
             said = ", ".join(f"{key} {its.get(key)!r:.80}" for key in SPLIT)
             raise ModelError(f"{part}: this is not part {i + 1} of {count} of {path.name}: it has {said}")

@@ -11,6 +11,7 @@ from llamafw.cli.config import RIVALS, from_file
 from llamafw.cli.parser import Parser, add_settings, settings_from, split_plugin_flags
 from llamafw.errors import SettingsError
 from llamafw.settings import Settings, options
+from support import flags
 
 
 @pytest.fixture
@@ -32,8 +33,7 @@ def test_every_long_flag_is_a_key_with_hyphens_and_with_underscores(config: Path
     for name, opt in options().items():
         if name == "config":
             continue
-        low = 1 if opt.low is None else opt.low
-        value = {bool: True, int: int(low), float: float(low), str: (opt.choices or ("word",))[-1]}[opt.type]
+        value = flags.value(opt)
         for flag in (*opt.flags, *opt.off):
             if not flag.startswith("--"):
                 continue

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import pytest
 
-from llamafw.cli.parser import Parser, add_settings, settings_from
+from llamafw.cli.parser import Parser, add_settings, overruled, settings_from
+from llamafw.engine.compute import backend_options
 from llamafw.errors import SettingsError
 from llamafw.settings import Settings, options
+from support import flags
 
 
 def parse(*argv: str, **environ: str) -> Settings:
@@ -19,7 +21,7 @@ def test_flags_have_llama_servers_names() -> None:
     settings = parse(*"-m x.gguf -c 100 -np 3 -t 2 -tb 1 -b 64 -ub 32 -n -2".split())
     assert (settings.model, settings.ctx_size, settings.parallel, settings.threads) == ("x.gguf", 100, 3, 2)
     assert (settings.threads_batch, settings.batch_size, settings.ubatch_size, settings.predict) == (1, 64, 32, -2)
-    options = settings.backend_options(8192)
+    options = backend_options(settings, 8192)
     assert (options.n_slots, options.n_ctx, options.n_threads, options.n_ubatch) == (3, 33, 2, 32)
 
 
@@ -27,7 +29,7 @@ def test_every_environment_variable_sets_what_its_flag_sets() -> None:
     for name, opt in options().items():
         if opt.env is None or name == "config":  # must be there: test_config.py
             continue
-        text = {bool: "true", int: "7", float: "0.5", str: (opt.choices or ("word",))[-1]}[opt.type]
+        text = {bool: "true", int: "7", float: "0.5"}.get(opt.type) or str(flags.value(opt))
         default = getattr(Settings(), name)
         by_flag = parse(opt.flags[-1], *(() if opt.type is bool else (text,)))
         by_environment = parse(**{opt.env: text})
@@ -96,8 +98,28 @@ def test_flags_set_the_defaults_of_request_fields() -> None:
 
 
 def test_without_c_and_np_each_slot_has_the_whole_context() -> None:
-    options = Settings().backend_options(8192)
+    options = backend_options(Settings(), 8192)
     assert (options.n_slots, options.n_ctx) == (4, 8192)
-    assert parse("-np", "2").backend_options(8192).n_ctx == 4096
+    assert backend_options(parse("-np", "2"), 8192).n_ctx == 4096
     with pytest.raises(SettingsError, match="no room"):
-        parse("-c", "1", "-np", "2").backend_options(8192)
+        backend_options(parse("-c", "1", "-np", "2"), 8192)
+
+
+@pytest.mark.inventory("B-09")
+def test_a_flag_that_wins_over_the_environment_is_told() -> None:
+    parser = Parser("llamafw serve", "")
+    add_settings(parser)
+    environ = {"LLAMA_ARG_PORT": "2", "LLAMA_ARG_THREADS": "3", "LLAMA_ARG_NO_MMAP": "1", "LLAMA_ARG_CTX_SIZE": "64"}
+    told = overruled(parser.parse(["--port", "1", "-t", "3", "--mmap"]), environ)
+    assert set(told) == {
+        "LLAMA_ARG_PORT is set, but --port on the command line wins",
+        "LLAMA_ARG_NO_MMAP is set, but --mmap on the command line wins",
+    }
+
+
+@pytest.mark.parametrize(("word", "value"), [("yes", True), ("No", False), ("TRUE", True), ("off", False), ("1", True)])
+def test_what_is_on_in_the_environment(word: str, value: bool) -> None:
+    assert parse(LLAMA_ARG_CONT_BATCHING=word).cont_batching is value
+    assert parse(LLAMA_ARG_NO_CONT_BATCHING=word).cont_batching is not value
+    with pytest.raises(SettingsError, match="^LLAMA_ARG_CONT_BATCHING: 'perhaps' is none of"):
+        parse(LLAMA_ARG_CONT_BATCHING="perhaps")

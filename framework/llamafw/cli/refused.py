@@ -1,0 +1,37 @@
+"""Flags of llama-server that are refused, each with the reason. To ignore them would be to answer other than asked."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llamafw.errors import SettingsError
+
+_ADAPTERS = "LoRA adapters are not supported yet; merge the adapter into the model"
+_VECTORS = "control vectors are not supported yet"
+_SELF_EXTEND = "self-extend is not supported; stretch the context with --rope-scaling yarn and --rope-scale"
+_DEFRAG = "a slot's cache lies in one piece, there is nothing to defragment"
+_DRAFT = "speculative decoding is not supported yet"
+_MULTIMODAL = "images and audio are not supported yet"
+
+REFUSED: dict[str, str] = {
+    "-gan": _SELF_EXTEND, "--grp-attn-n": _SELF_EXTEND, "-gaw": _SELF_EXTEND, "--grp-attn-w": _SELF_EXTEND,
+    "-dt": _DEFRAG, "--defrag-thold": _DEFRAG,
+    "--lora": _ADAPTERS, "--lora-scaled": _ADAPTERS, "--lora-init-without-apply": _ADAPTERS,
+    "--control-vector": _VECTORS, "--control-vector-scaled": _VECTORS, "--control-vector-layer-range": _VECTORS,
+    "--rpc": "run a server there and a backend plugin that calls it here (docs/plugins/backend.md)",
+    "-md": _DRAFT, "--model-draft": _DRAFT, "-hfd": _DRAFT, "--hf-repo-draft": _DRAFT,
+    "-mm": _MULTIMODAL, "--mmproj": _MULTIMODAL, "-mmu": _MULTIMODAL, "--mmproj-url": _MULTIMODAL,
+}  # fmt: skip
+
+VARIABLES: dict[str, str] = {
+    "LLAMA_ARG_GRP_ATTN_N": "-gan", "LLAMA_ARG_GRP_ATTN_W": "-gaw", "LLAMA_ARG_DEFRAG_THOLD": "-dt",
+    "LLAMA_ARG_RPC": "--rpc", "LLAMA_ARG_MODEL_DRAFT": "-md", "LLAMA_ARG_HFD_REPO": "-hfd",
+    "LLAMA_ARG_MMPROJ": "--mmproj", "LLAMA_ARG_MMPROJ_URL": "--mmproj-url",
+}  # fmt: skip
+"""Variables of the environment that say the same."""
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Raise SettingsError for the first variable that asks for what is refused."""
+    for name, flag in VARIABLES.items():
+        if environ.get(name):
+            raise SettingsError(f"{name}: {REFUSED[flag]}")

@@ -1,0 +1,67 @@
+"""From settings to how a backend is to run a model."""
+from __future__ import annotations
+
+from llamafw.errors import SettingsError
+from llamafw.settings import Settings
+from llamafw.types import BackendOptions, GpuOptions, ThreadOptions
+
+DEFAULT_SLOTS = 4  # as llama-server today: one user's chat, title and completion requests do not wait for each other
+
+
+def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:
+    """Return what concerns the backend, for a model trained on ``n_ctx_train`` positions.
+
+    ``-c`` counts the positions of all slots together, as in llama-server. Without ``-c`` and ``-np`` each slot
+    gets the model's whole context: backends commit the memory only as it is used.
+    """
+    n_slots = settings.parallel or DEFAULT_SLOTS
+    n_ctx = (settings.ctx_size or n_ctx_train) // n_slots if settings.ctx_size or settings.parallel else n_ctx_train
+    if n_ctx < 1:
+        raise SettingsError(f"-c {settings.ctx_size} leaves no room for {n_slots} slots")
+    threads = ThreadOptions(
+        _either(settings.cpu_mask, settings.cpu_range) or frozenset(),
+        bool(settings.cpu_strict), settings.prio, settings.poll,
+    )  # fmt: skip
+    return BackendOptions(
+        n_slots=n_slots,
+        n_ctx=n_ctx,
+        n_batch=settings.batch_size,
+        n_ubatch=min(settings.ubatch_size, settings.batch_size),
+        n_threads=max(settings.threads, 0),
+        n_threads_batch=max(settings.threads_batch, 0),
+        cache_type_k=settings.cache_type_k,  # type: ignore[arg-type]  # checked against the choices
+        cache_type_v=settings.cache_type_v,  # type: ignore[arg-type]  # as above
+        threads=threads,
+        threads_batch=_for_prompts(settings, threads),
+        numa=settings.numa,  # type: ignore[arg-type]  # as above
+        lock_memory=settings.mlock,
+        flash_attention=settings.flash_attn,
+        gpu=_gpu(settings),
+        extra=settings.extra,
+    )
+
+
+def _for_prompts(settings: Settings, threads: ThreadOptions) -> ThreadOptions:
+    """Return the options of ``threads`` but for what the flags that end in ``-batch`` say."""
+    cpus = _either(settings.cpu_mask_batch, settings.cpu_range_batch)
+    strict, priority, poll = settings.cpu_strict_batch, settings.prio_batch, settings.poll_batch
+    return ThreadOptions(
+        threads.cpus if cpus is None else cpus,
+        threads.strict if strict is None else bool(strict),
+        threads.priority if priority is None else priority,
+        threads.poll if poll is None else poll,
+    )
+
+
+def _either(mask: frozenset[int] | None, span: frozenset[int] | None) -> frozenset[int] | None:
+    return mask if span is None else span | (mask or frozenset())
+
+
+def _gpu(settings: Settings) -> GpuOptions:
+    return GpuOptions(
+        n_layers=settings.gpu_layers,
+        split_mode=settings.split_mode,  # type: ignore[arg-type]  # checked against the choices
+        tensor_split=settings.tensor_split,
+        main_gpu=settings.main_gpu,
+        kv_offload=settings.kv_offload,
+    )

@@ -1,0 +1,16 @@
+"""Values that flags take, for tests that go through the whole table."""
+from __future__ import annotations
+
+from llamafw.options import Option, mask, shares, span, switch
+
+PARSED = {mask: "0x3", span: "0-1", shares: "3,1", switch: "off"}
+
+
+def value(opt: Option) -> bool | int | float | str:
+    """Return a value that the option takes, and that is none of the defaults if there is another."""
+    if opt.type is bool:
+        return True
+    if opt.type is str:
+        return PARSED[opt.parse] if opt.parse else (opt.choices or ("word",))[-1]
+    number: int | float = opt.type(1 if opt.low is None or opt.low < 1 <= (opt.high or 1) else opt.low)
+    return number
