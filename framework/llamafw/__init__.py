@@ -45,6 +45,7 @@ from llamafw.interfaces import (
     ToolParserPlugin,
 )
 from llamafw.ranking import largest
+from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import event_stream
 from llamafw.settings import Settings
@@ -88,8 +89,8 @@ __all__ = [
     "EngineStats", "event_stream", "Finish", "Floats", "GeneratedToken", "GenerateRequest", "GenerationError",
     "GpuOptions", "Grammar", "GrammarCompiler", "GrammarContext", "GrammarFactory", "GrammarSource", "hookimpl",
     "Ints", "JSONResponse", "JsonSchema", "largest", "LlamafwError", "LoadedModel", "Model", "ModelError",
-    "NotSupported", "PluginError", "Pooling", "Problem", "Quant", "Register", "RequestError", "Sampler",
-    "SamplerContext", "SamplerPlugin", "Settings", "SettingsError", "SlotStatus", "SpecError", "StopType",
+    "NotSupported", "PluginError", "Pooling", "Problem", "Quant", "Register", "request_id", "RequestError",
+    "Sampler", "SamplerContext", "SamplerPlugin", "Settings", "SettingsError", "SlotStatus", "SpecError", "StopType",
     "SystemPrompt", "Tensor", "ThreadOptions", "Timings", "Tokenizer", "TokenLogprob", "ToolCall", "ToolParser",
     "ToolParserPlugin", "TooManyRequests", "Unavailable",
 ]

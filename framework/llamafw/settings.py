@@ -275,9 +275,11 @@ class Settings:
     verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", metavar="N", low=-(2**31), high=2**31 - 1,
         help="10 and more: as -v; 1 and more: log debugging messages; 0: what happens; -1 and less: warnings and errors alone")
     log_disable: bool = option(False, "--log-disable", group=LOG, type=bool,
-        help="log nothing")
+        help="log nothing, but for why the server cannot start")
     log_file: str | None = option(None, "--log-file", group=LOG, type=str, metavar="FILE",
         help="log to the end of this file, too")
+    log_json: bool = option(False, "--log-json", group=LOG, type=bool, env="LLAMAFW_LOG_JSON",
+        help="log one JSON object a line, instead of text")
     log_colors: bool = option(False, "--log-colors", group=LOG, type=bool, env="LLAMA_LOG_COLORS",
         help="colour the log by severity, on stderr")
     log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", off=("--no-log-prefix",),

@@ -22,6 +22,7 @@ from llamafw.errors import PluginError, SpecError
 from llamafw.interfaces import LoadedModel
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
+from llamafw.server.access import AccessLog
 from llamafw.server.allow import Allow
 from llamafw.server.auth import keys, security_map
 from llamafw.server.checks import ResponseChecks
@@ -100,7 +101,7 @@ def build(
         raise SpecError(f"the API document is not valid at {place}, of {who}: {error.message:.300}") from None
     asgi = errors(wrapped(connexion, plugins, app))  # once more, for what the plugins' wrappers raise
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
-    return Edge(cors(asgi, settings.cors_origins, methods)), app, loading
+    return Edge(AccessLog(cors(asgi, settings.cors_origins, methods))), app, loading
 
 
 def for_routing(document: spec.Document) -> spec.Document:

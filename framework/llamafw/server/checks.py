@@ -9,7 +9,8 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw import spec
-from llamafw.server.errors import envelope, error_type, request_id
+from llamafw.server.access import request_id
+from llamafw.server.errors import envelope, error_type
 from llamafw.server.faults import find_fault
 from llamafw.server.responses import JSONResponse, to_json
 from llamafw.server.schema import Schema, Schemas
@@ -157,5 +158,5 @@ class _Check:
     def _problem(self, fault: str) -> Problem:
         assert self._promise  # set by _start
         log.error("request %s: the response of %s breaks the API document: %s",
-                  request_id(self._scope), self._promise.name, fault)
+                  request_id(), self._promise.name, fault)
         return Problem(500, f"the response breaks the API document: {fault}", error_type(500))

@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llamafw.server.access import current
 from llamafw.server.errors import envelope, error_type
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
@@ -30,13 +31,13 @@ class Edge:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with ``scope["extensions"]["llamafw"]["request_id"]`` set."""
+        """Pass the request on with its id where `request_id` finds it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         name = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-        facts: dict[str, Any] = {"request_id": name.decode()}
+        facts: dict[str, Any] = {}
         scope.setdefault("extensions", {})["llamafw"] = facts
         extra = [(b"server", b"llamafw"), (b"x-request-id", name)]
 
@@ -47,7 +48,11 @@ class Edge:
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
-        await self.app(scope, receive, named)
+        token = current.set(name.decode())
+        try:
+            await self.app(scope, receive, named)
+        finally:
+            current.reset(token)
 
 
 def listed(names: Sequence[str]) -> bytes:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw.errors import RequestError
+from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
 
@@ -81,12 +82,7 @@ def explainer(hook: Callable[..., Problem | None]) -> Callable[[BaseException], 
 def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:
     """Log what is our fault, with a traceback; what is the client's is its own business."""
     if problem.status == 500:
-        log.error("request %s: %s %s failed", request_id(scope), scope.get("method"), scope.get("path"), exc_info=error)
-
-
-def request_id(scope: Scope) -> str:
-    """Return the id that X-Request-Id shows."""
-    return str(scope.get("extensions", {}).get("llamafw", {}).get("request_id", "-"))
+        log.error("request %s: %s %s failed", request_id(), scope.get("method"), scope.get("path"), exc_info=error)
 
 
 class ErrorMiddleware:
@@ -118,7 +114,7 @@ class ErrorMiddleware:
         try:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
-            log.debug("request %s: the client went away", request_id(scope))
+            log.debug("request %s: the client went away", request_id())
         except Exception as error:
             if started:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -72,7 +73,10 @@ class Loading:
         self.settled = True
         if model is None:
             known = isinstance(error, LlamafwError)
-            log.error("cannot load the model: %s", error if known else repr(error), exc_info=None if known else error)
+            message = f"cannot load the model: {error if known else repr(error)}"
+            log.error("%s", message, exc_info=None if known else error)
+            if self.app.settings.log_disable:  # somebody must say why nothing runs
+                print(f"llamafw: {message}", file=sys.stderr, flush=True)
             self.failed()
             return
         self.app.model = model

@@ -69,7 +69,7 @@ def serve(
     config = uvicorn.Config(
         asgi,
         log_config=None,
-        access_log=settings.log_level <= logging.DEBUG,
+        access_log=False,  # `access` writes it
         server_header=False,  # `edge` names the server
         ws="none",
         lifespan="on",

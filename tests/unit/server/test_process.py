@@ -160,6 +160,56 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(load: str, line: str) -> 
     assert ("Traceback" in output) is (load == "crash")
 
 
+@pytest.mark.inventory("C-065", "P-03")
+@pytest.mark.parametrize("load", ["fail", "crash"])
+def test_without_a_log_one_line_says_why_nothing_runs(load: str) -> None:
+    with started(load, log_disable=True) as process:
+        code, output = process.end()
+    assert code == 1
+    (line,) = output.splitlines()
+    assert line.startswith("llamafw: cannot load the model: ")
+
+
+@pytest.mark.inventory("P-08")
+@POSIX
+async def test_requests_whose_client_went_away_are_logged_as_499() -> None:
+    with started(log_json=True) as process:
+        async with process.client() as client:
+            await seen(client, "started", 0)
+            async with process.client() as other, other.stream("POST", "/stream", json={"hold": True}) as response:
+                stream = response.headers["x-request-id"]
+                await anext(response.aiter_lines())
+            await seen(client, "closed", 1)
+            async with process.client() as other:
+                call = asyncio.create_task(other.post("/wait", headers={"x-request-id": "waiting"}))
+                await seen(client, "started", 2)
+                call.cancel()
+                await asyncio.wait([call])
+            await seen(client, "cancelled", 1)
+        code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
+    assert code == 0, output
+    entries = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    found = {entry["request_id"]: (entry["path"], entry["status"]) for entry in entries if "status" in entry}
+    assert found[stream] == ("/stream", 499)
+    assert found["waiting"] == ("/wait", 499)
+
+
+@pytest.mark.inventory("P-08")
+@POSIX
+async def test_every_line_of_the_log_is_json() -> None:
+    with started(log_json=True, verbose=True) as process:
+        async with process.client() as client:
+            await seen(client, "started", 0)
+            await client.post("/fail", json={"how": "secret"})
+            await client.get("/a%0d%0a%22%7d")
+        code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
+    assert code == 0, output
+    entries = [json.loads(line) for line in output.splitlines()]
+    assert any("ValueError: secret of /home/me" in entry.get("exception", "") for entry in entries)
+    assert any(entry.get("path") == "/a%0D%0A%22%7D" for entry in entries)
+    assert {entry["level"] for entry in entries} >= {"info", "error"}
+
+
 @pytest.mark.inventory("P-05")
 @POSIX
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
