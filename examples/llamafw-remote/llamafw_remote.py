@@ -85,11 +85,12 @@ class Remote:
                         reason = choice.get("finish_reason") or reason
                         if choice.get("text"):
                             yield Delta(choice["text"])
+            n_cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
             finish = Finish(
                 "limit" if reason == "length" else "eos",
                 n_prompt=usage.get("prompt_tokens", len(request.prompt)), n_predicted=usage.get("completion_tokens", 0),
-                n_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0, seed=request.seed or 0,
-                timings=Timings(predicted_n=usage.get("completion_tokens", 0)),
+                n_cached=n_cached, seed=request.seed or 0,
+                timings=Timings(cache_n=n_cached, predicted_n=usage.get("completion_tokens", 0)),
             )  # fmt: skip
             yield Delta("", finish=finish)
         finally:

@@ -185,6 +185,8 @@ class GenerateRequest:
     t_max_predict_ms: float | None = None  # end at a newline this long after the first token
     deadline_ms: float | None = None  # end this long after arrival
     special: bool = False  # special tokens have their names as text, the one that ends the answer too
+    return_progress: bool = False  # deltas tell how far the prompt has been evaluated
+    timings_per_token: bool = False  # every delta with tokens has timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +238,22 @@ class GeneratedToken:
 class Timings:
     """Counts of tokens and the milliseconds they took."""
 
+    cache_n: int = 0  # prompt tokens from the cache
     prompt_n: int = 0  # prompt tokens evaluated, without those from the cache
     prompt_ms: float = 0.0
     predicted_n: int = 0
     predicted_ms: float = 0.0
     queue_ms: float = 0.0  # waited for a slot
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How far a prompt has been evaluated."""
+
+    n_prompt: int
+    n_cached: int  # taken from the cache
+    n_processed: int  # evaluated, those from the cache included
+    ms: float  # since the request got its slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +317,8 @@ class Delta:
     tokens: tuple[GeneratedToken, ...] = ()
     id_slot: int = -1
     finish: Finish | None = None  # in the last delta only
+    timings: Timings | None = None  # so far, if the request asks for them
+    progress: PromptProgress | None = None  # likewise, in deltas of their own before the first token
 
 
 @dataclass(frozen=True, slots=True)

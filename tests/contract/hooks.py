@@ -19,6 +19,7 @@ REASONS = (
     r"^a bias is a number or false",  # the second of a pair; OpenAPI 3.0 has no tuples
     r"^the first item of a pair is a token id",
     r"is no token id",  # nor patterns for the names of members
+    r"^best_of is \d+, and n|^more answers than n,",  # two fields together
     r"^one call gives at most",  # n times the number of prompts
     r"^\d+ answers can have at most",  # the same times the biases
     r"^the (strings|texts) of (stop|logit_bias) have more than",  # all of them together

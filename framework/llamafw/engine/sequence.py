@@ -16,7 +16,18 @@ from llamafw.engine.detokenizer import Detokenizer, Piece
 from llamafw.engine.slots import Slot
 from llamafw.errors import DeadlineExceeded, RequestError
 from llamafw.interfaces import Grammar, Tokenizer
-from llamafw.types import Delta, Finish, Floats, GeneratedToken, GenerateRequest, Ints, StopType, Timings, TokenLogprob
+from llamafw.types import (
+    Delta,
+    Finish,
+    Floats,
+    GeneratedToken,
+    GenerateRequest,
+    Ints,
+    PromptProgress,
+    StopType,
+    Timings,
+    TokenLogprob,
+)
 
 _ENDLESS = 2**62  # more tokens than anybody will see
 
@@ -91,7 +102,9 @@ class Sequence:
 
     def advance(self, n: int) -> None:
         """Note that ``n`` more tokens have been evaluated."""
-        self.n_done = min(self.n_done + n, len(self.prompt))
+        if self.n_left:
+            self.n_done = min(self.n_done + n, len(self.prompt))
+            self._report()
 
     def hold_to(self, grammar: Grammar) -> None:
         """Hold the answer to a grammar, at its start. On the event loop, before the engine has the sequence."""
@@ -101,6 +114,13 @@ class Sequence:
         """Take a slot whose cache holds the first ``n_cached`` tokens of the prompt, and nothing else."""
         self.slot, self.n_cached, self.n_done = slot, n_cached, n_cached
         self.started = perf_counter()
+        self._report()
+
+    def _report(self) -> None:
+        if self.request.return_progress:
+            ms = (perf_counter() - self.started) * 1e3
+            progress = PromptProgress(len(self.prompt), self.n_cached, self.n_done, ms)
+            self._send(Delta("", id_slot=self._id_slot(), progress=progress))
 
     # --- what the engine does
 
@@ -159,7 +179,7 @@ class Sequence:
         elif self._line_ended and self._takes_too_long(now):
             self._end(piece, "limit")
         elif piece[0] or piece[1]:
-            self._send(Delta(*piece, self._id_slot()))
+            self._send(Delta(*piece, self._id_slot(), timings=self._timings_so_far()))
 
     def _takes_too_long(self, now: float) -> bool:
         most = self.request.t_max_predict_ms
@@ -181,7 +201,8 @@ class Sequence:
             if word is not None:  # half a character, turned into U+FFFD, completed it
                 stop_type, truncated = "word", False
         self.stop_type, self.stopping_word = stop_type, word or ""
-        self._send(Delta(text, tokens, self._id_slot(), self._summary(truncated or self.truncated)))
+        summary = self._summary(truncated or self.truncated)
+        self._send(Delta(text, tokens, self._id_slot(), summary, self._timings_so_far()))
 
     def _summary(self, truncated: bool) -> Finish:
         return Finish(
@@ -200,12 +221,16 @@ class Sequence:
         """Return the counts and times so far."""
         prompt_end = self._first if self.n_predicted else perf_counter()
         return Timings(
+            cache_n=self.n_cached,
             prompt_n=self.n_done - self.n_cached,
             prompt_ms=(prompt_end - self.started) * 1e3,
             predicted_n=self.n_predicted,
             predicted_ms=(self._drawn - prompt_end) * 1e3 if self.n_predicted else 0.0,
             queue_ms=(self.started - self.arrived) * 1e3,
         )
+
+    def _timings_so_far(self) -> Timings | None:
+        return self.timings() if self.request.timings_per_token else None
 
     def _id_slot(self) -> int:
         return -1 if self.slot is None else self.slot.id

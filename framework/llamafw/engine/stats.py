@@ -24,10 +24,10 @@ class Counts:
         self.n_decode += 1
         self.n_busy_slots += n_slots
 
-    def ended(self, arrived: float, timings: Timings, n_cached: int) -> None:
+    def ended(self, arrived: float, timings: Timings) -> None:
         """Count a request that has ended, whichever way."""
         self.prompt_tokens += timings.prompt_n
-        self.prompt_tokens_cached += n_cached
+        self.prompt_tokens_cached += timings.cache_n
         self.prompt_seconds += timings.prompt_ms / 1e3
         self.predicted_tokens += timings.predicted_n
         self.predicted_seconds += timings.predicted_ms / 1e3

@@ -95,7 +95,7 @@ class Worker:
     def drop(self, task: Task) -> None:
         """Forget a task that has ended or whose client has gone."""
         if isinstance(task, Sequence) and task.slot is not None:
-            self.counts.ended(task.arrived, task.timings(), task.n_cached)
+            self.counts.ended(task.arrived, task.timings())
         self.scheduler.remove(task)
 
     # --- before a pass

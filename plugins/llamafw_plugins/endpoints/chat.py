@@ -12,7 +12,7 @@ from llamafw_plugins.endpoints import completion
 from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage, usage_to_come
 from llamafw_plugins.endpoints.prompts import Prompt
 from llamafw_plugins.endpoints.run import Answer, collect, stream
-from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, openai_logprobs, timings, usage
+from llamafw_plugins.endpoints.shapes import JSON, finish_reason, head, on_the_way, openai_logprobs, timings, usage
 from llamafw_plugins.endpoints.template import chat_tokens
 from llamafw_plugins.endpoints.tools import CallReader, Tools, call_shape, hold_to_calls, read_tools
 
@@ -39,7 +39,7 @@ class ChatCompletion:
             **rows.head("chat.completion"),
             "choices": [rows.choice(i, answer.text, answer.tokens, answer.finish) for i, answer in enumerate(answers)],
             "usage": usage([[answer.finish for answer in answers]]),
-            "timings": timings(answers[0].finish),
+            "timings": timings(answers[0].finish.timings),
             **({"__verbose": self._native(body, requests, answers[0])} if self.app.settings.tells_more else {}),
         }
 
@@ -100,15 +100,15 @@ class Rows:
                     begun.add(i)
                     yield self.chunk(i, {"role": "assistant", "content": ""})
                 text, calls = self.readers[i].read(delta.text, last=delta.finish is not None)
-                extras = self.extras(delta.tokens) if delta.tokens else {}
-                if text or extras:
-                    yield self.chunk(i, {"content": text}, **extras)
+                extras, more = self.extras(delta.tokens) if delta.tokens else {}, on_the_way(delta)
+                if text or extras or more:
+                    yield self.chunk(i, {"content": text} if text or extras else {}, **extras) | more
                 for number, call in enumerate(calls, self.readers[i].n_calls - len(calls)):
                     yield self.chunk(i, {"tool_calls": [{"index": number, **call_shape(call)}]})
                 if delta.finish:
                     finishes[i] = delta.finish
                     end = self.chunk(i, {}, finish_reason=self.reason(i, delta.finish))
-                    yield {**end, "timings": timings(delta.finish)}
+                    yield {**end, "timings": timings(delta.finish.timings)}
         if self.usage:
             yield {**self.head("chat.completion.chunk"), "choices": [], "usage": usage([finishes])}
 

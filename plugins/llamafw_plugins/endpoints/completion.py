@@ -10,7 +10,7 @@ from llamafw import App, Call, Delta, Finish, GeneratedToken, GenerateRequest, L
 from llamafw_plugins.endpoints.choices import check_answers
 from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
 from llamafw_plugins.endpoints.run import collect, stream
-from llamafw_plugins.endpoints.shapes import JSON, native_probabilities, settings_shape, timings
+from llamafw_plugins.endpoints.shapes import JSON, native_probabilities, on_the_way, settings_shape, timings
 
 
 class Completion:
@@ -32,7 +32,7 @@ class Completion:
         if body.get("stream"):
             return event_stream(rows.events())
         answers = await collect(loaded.engine, requests)
-        found = [rows.whole(i, answer.text, answer.tokens, answer.finish) for i, answer in enumerate(answers)]
+        found = [rows.asked_for(i, answer.text, answer.tokens, answer.finish) for i, answer in enumerate(answers)]
         return found if len(found) > 1 else found[0]
 
 
@@ -45,6 +45,7 @@ class Rows:
         self.loaded, self.prompts, self.requests = loaded, prompts, requests
         self.stream = bool(body.get("stream"))
         self.return_tokens = bool(body.get("return_tokens"))
+        self.paths: Sequence[str] = body.get("response_fields") or ()
 
     async def events(self) -> AsyncGenerator[JSON, None]:
         """Yield a chunk per piece, and at the end of each answer the whole object, with empty ``content``."""
@@ -53,7 +54,7 @@ class Rows:
                 if delta.text or delta.tokens or not delta.finish:
                     yield self.chunk(i, delta)
                 if delta.finish:
-                    yield self.whole(i, "", (), delta.finish)
+                    yield self.asked_for(i, "", (), delta.finish)
 
     def chunk(self, index: int, delta: Delta) -> JSON:
         """Return one piece of the answer to prompt ``index``."""
@@ -63,8 +64,14 @@ class Rows:
             "id_slot": delta.id_slot,
             "index": index,
             "multimodal": False,
+            **on_the_way(delta),
             **self.extras(index, delta.tokens),
         }
+
+    def asked_for(self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish) -> JSON:
+        """Return the whole object, or what ``response_fields`` names of it."""
+        whole = self.whole(index, text, tokens, finish)
+        return selected(whole, self.paths) if self.paths else whole
 
     def whole(self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish) -> JSON:
         """Return the object that an answer, or its stream, ends with."""
@@ -90,7 +97,7 @@ class Rows:
             "stopped_eos": finish.stop_type == "eos",
             "stopped_word": finish.stop_type == "word",
             "stopped_limit": finish.stop_type == "limit",
-            "timings": timings(finish),
+            "timings": timings(finish.timings),
             **({} if self.stream else self.extras(index, tokens)),
         }
 
@@ -104,3 +111,17 @@ class Rows:
                 tokens, self.loaded.tokenizer, post_sampling=request.post_sampling_probs
             )
         return extras
+
+
+def selected(row: JSON, paths: Sequence[str]) -> JSON:
+    """Return the members at ``paths``; that at ``a/b`` is called ``b``. Those that are not there are left out."""
+    found = JSON()
+    for path in paths:
+        value: Any = row
+        for name in (names := path.split("/")):
+            if not isinstance(value, dict) or name not in value:
+                break
+            value = value[name]
+        else:
+            found[names[-1]] = value
+    return found

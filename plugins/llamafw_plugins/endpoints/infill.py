@@ -24,15 +24,20 @@ class Infill:
     async def create(self, call: Call) -> Any:
         """Answer like a completion."""
         body, tokenizer = call.body, self.app.loaded.tokenizer
-        missing = [f"{name} token is missing." for key, name in NEEDED.items() if key not in tokenizer.fim]
-        if missing:
-            raise NotSupported(f"Infill is not supported by this model: {' '.join(missing)}")
+        check_infill(tokenizer)
         suffix_first = self.app.settings.spm_infill
         size = sum(size_of(body.get(field) or "") for field in ("input_prefix", "input_suffix", "prompt"))
         size += sum(len(file["text"]) for file in body.get("input_extra") or ())
         tokens = await aside(lambda: infill_tokens(body, tokenizer, suffix_first=suffix_first), size)
         # a shift would drop the tokens that say what is prefix and what is suffix
         return await self.completion.answer(body, [Prompt(list(tokens), tuple(tokens))], context_shift=False)
+
+
+def check_infill(tokenizer: Tokenizer, param: str | None = None) -> None:
+    """Raise NotSupported if the model lacks tokens for it; ``param`` is the field that asks."""
+    missing = [f"{name} token is missing." for key, name in NEEDED.items() if key not in tokenizer.fim]
+    if missing:
+        raise NotSupported(f"Infill is not supported by this model: {' '.join(missing)}", param=param)
 
 
 def infill_tokens(body: JSON, tokenizer: Tokenizer, *, suffix_first: bool) -> list[int]:

@@ -61,6 +61,8 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         t_max_predict_ms=value("t_max_predict_ms", None),
         deadline_ms=value("deadline_ms", None),
         special=app.settings.special,
+        return_progress=bool(body.get("stream") and body.get("return_progress")),
+        timings_per_token=bool(body.get("stream") and body.get("timings_per_token")),
     )
 
 

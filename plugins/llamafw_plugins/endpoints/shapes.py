@@ -7,7 +7,7 @@ from math import exp, inf
 from secrets import token_hex
 from typing import Any
 
-from llamafw import Finish, GeneratedToken, GenerateRequest, LoadedModel, Tokenizer, __version__
+from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, Timings, Tokenizer, __version__
 
 JSON = dict[str, Any]
 
@@ -46,16 +46,27 @@ def usage(groups: Iterable[Sequence[Finish]]) -> JSON:
     }
 
 
-def timings(finish: Finish) -> JSON:
+def timings(times: Timings) -> JSON:
     """Return llama-server's ``timings``; rates of nothing are None."""
-    times = finish.timings
-    shape: JSON = {"cache_n": finish.n_cached, "queue_ms": times.queue_ms}
+    shape: JSON = {"cache_n": times.cache_n, "queue_ms": times.queue_ms}
     phases = ("prompt", times.prompt_n, times.prompt_ms), ("predicted", times.predicted_n, times.predicted_ms)
     for name, n, ms in phases:
         shape[f"{name}_n"] = n
         shape[f"{name}_ms"] = ms
         shape[f"{name}_per_token_ms"] = ms / n if n else None
         shape[f"{name}_per_second"] = 1000 * n / ms if ms > 0 else None
+    return shape
+
+
+def on_the_way(delta: Delta) -> JSON:
+    """Return what a chunk says of the run so far, if the request asks: ``timings`` and ``prompt_progress``."""
+    shape = JSON()
+    if delta.timings:
+        shape["timings"] = timings(delta.timings)
+    if done := delta.progress:
+        shape["prompt_progress"] = {
+            "total": done.n_prompt, "cache": done.n_cached, "processed": done.n_processed, "time_ms": done.ms
+        }
     return shape
 
 

@@ -5,7 +5,7 @@ import codecs
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from llamafw import (
     App,
@@ -19,9 +19,12 @@ from llamafw import (
     event_stream,
 )
 from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage, usage_to_come
-from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
-from llamafw_plugins.endpoints.run import collect, stream
-from llamafw_plugins.endpoints.shapes import JSON, finish_reason, finite, head, timings, token_shape, usage
+from llamafw_plugins.endpoints.infill import check_infill, infill_tokens
+from llamafw_plugins.endpoints.prompts import Prompt, aside, encode_mixed, read_prompts, size_of
+from llamafw_plugins.endpoints.run import Answer, collect, stream
+from llamafw_plugins.endpoints.shapes import JSON, finish_reason, finite, head, on_the_way, timings, token_shape, usage
+
+T = TypeVar("T")
 
 
 class TextCompletion:
@@ -33,27 +36,47 @@ class TextCompletion:
     async def create(self, call: Call) -> Any:
         """Answer each prompt ``n`` times; the choices of prompt p are numbered from ``p * n``."""
         body, loaded = call.body, self.app.loaded
-        _refuse(body)
-        prompts = await read_prompts(body["prompt"], loaded.tokenizer)
-        n = int(body.get("n") or 1)
-        check_answers(body, len(prompts) * n)
-        requests = choices_of([self._prepare(body, prompt) for prompt in prompts], n)
-        rows = Rows(loaded, prompts, requests, body, n)
+        n, best_of = numbers(body)
+        prompts = await self._read(body)
+        check_answers(body, len(prompts) * best_of)
+        requests = [self._prepare(body, prompt) for prompt in prompts]
+        rows = Rows(loaded, prompts, choices_of(requests, n), body, n)
         if body.get("stream"):
             return event_stream(rows.events(), done=True)
-        answers = await collect(loaded.engine, requests, n)
+        if best_of > n:
+            requests = [replace(request, logprobs=True) for request in requests]
+        tried = grouped(await collect(loaded.engine, choices_of(requests, best_of), best_of), best_of)
+        answers = [answer for group in tried for answer in likeliest(group, n)]
         return {
             **rows.head,
             "choices": [
                 rows.choice(i, rows.echo(i) + answer.text, answer.tokens, answer.finish)
                 for i, answer in enumerate(answers)
             ],
-            "usage": usage(rows.by_prompt([answer.finish for answer in answers])),
-            "timings": timings(answers[0].finish),
+            "usage": usage([[answer.finish for answer in group] for group in tried]),
+            "timings": timings(answers[0].finish.timings),
         }
+
+    async def _read(self, body: JSON) -> list[Prompt]:
+        """Return the prompts; with a ``suffix``, as a model that fills in the middle takes them."""
+        tokenizer, suffix = self.app.loaded.tokenizer, body.get("suffix")
+        if not suffix:
+            return await read_prompts(body["prompt"], tokenizer)
+        check_infill(tokenizer, "suffix")
+        prompts = await read_prompts(body["prompt"], tokenizer)
+        suffix_first = self.app.settings.spm_infill
+
+        def around() -> list[Prompt]:
+            parts = [{"input_prefix": prompt.given, "input_suffix": suffix} for prompt in prompts]
+            tokens = [infill_tokens(part, tokenizer, suffix_first=suffix_first) for part in parts]
+            return [Prompt(prompt.given, tuple(ids)) for prompt, ids in zip(prompts, tokens, strict=True)]
+
+        return await aside(around, sum(size_of(prompt.given) + len(suffix) for prompt in prompts))
 
     def _prepare(self, body: JSON, prompt: Prompt) -> GenerateRequest:
         request = self.app.prepare(body, prompt.tokens)
+        if body.get("suffix"):  # a shift would drop the tokens that say what is prefix and what is suffix
+            request = replace(request, context_shift=False)
         if body.get("logprobs") is not None:
             request = replace(request, logprobs=True, n_probs=int(body["logprobs"]))
         return request
@@ -71,10 +94,6 @@ class Rows:
         self.usage, self.usage_to_come = include_usage(body), usage_to_come(body)
         self.echoes = [self._text(prompt) if body.get("echo") else "" for prompt in prompts]
         self.logprobs = [Logprobs(self.tokenizer, len(self.echo(i))) for i in range(len(requests))]
-
-    def by_prompt(self, finishes: Sequence[Finish]) -> list[Sequence[Finish]]:
-        """Return the ends of all choices, a group per prompt."""
-        return [finishes[i : i + self.n] for i in range(0, len(finishes), self.n)]
 
     def choice(self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish | None) -> JSON:
         """Return a choice, or a piece of one."""
@@ -97,21 +116,22 @@ class Rows:
             async for i, delta in pieces:
                 text = delta.text if i in begun else self.echo(i) + delta.text
                 begun.add(i)
-                choice = self.choice(i, text, delta.tokens, delta.finish)
+                choice, more = self.choice(i, text, delta.tokens, delta.finish), on_the_way(delta)
                 if delta.finish:
-                    finishes[i] = delta.finish
-                    yield {**self.head, "choices": [choice], **self.usage_to_come, "timings": timings(delta.finish)}
-                elif text or (delta.tokens and (choice["logprobs"] or self.return_tokens)):
-                    yield {**self.head, "choices": [choice], **self.usage_to_come}
+                    finishes[i], more = delta.finish, {"timings": timings(delta.finish.timings)}
+                if text or more or (delta.tokens and (choice["logprobs"] or self.return_tokens)):
+                    yield {**self.head, "choices": [choice], **self.usage_to_come, **more}
         if self.usage:
-            yield {**self.head, "choices": [], "usage": usage(self.by_prompt(finishes))}
+            yield {**self.head, "choices": [], "usage": usage(grouped(finishes, self.n))}
 
     def echo(self, index: int) -> str:
         """Return what is put before the text of a choice: the prompt, if asked for."""
         return self.echoes[index // self.n]
 
     def _text(self, prompt: Prompt) -> str:
-        return prompt.given if isinstance(prompt.given, str) else self.tokenizer.decode(prompt.tokens, special=True)
+        if isinstance(prompt.given, str):
+            return prompt.given
+        return self.tokenizer.decode(encode_mixed(prompt.given, self.tokenizer, "prompt"), special=True)
 
 
 class Logprobs:
@@ -140,8 +160,28 @@ class Logprobs:
         }
 
 
-def _refuse(body: JSON) -> None:
-    if body.get("suffix"):
-        raise RequestError("suffix is not supported", param="suffix")
-    if body.get("best_of") not in (None, 1, body.get("n") or 1):
-        raise RequestError("best_of is not supported, unless it is 1 or the same as n", param="best_of")
+def numbers(body: JSON) -> tuple[int, int]:
+    """Return how many answers each prompt gets, and of how many they are the best."""
+    n = int(body.get("n") or 1)
+    best_of = int(body.get("best_of") or n)
+    if best_of < n:
+        raise RequestError(f"best_of is {best_of}, and n, which is {n}, may be no more", param="best_of")
+    if best_of > n and body.get("stream"):
+        raise RequestError("more answers than n, of which the best are chosen, cannot be streamed", param="best_of")
+    return n, best_of
+
+
+def likeliest(answers: Sequence[Answer], n: int) -> Sequence[Answer]:
+    """Return the ``n`` answers with the highest log-probability per token, best first; all of them as they come."""
+    if len(answers) == n:
+        return answers
+
+    def per_token(answer: Answer) -> float:
+        return sum(finite(token.logprob) for token in answer.tokens) / max(len(answer.tokens), 1)
+
+    return sorted(answers, key=per_token, reverse=True)[:n]
+
+
+def grouped(items: Sequence[T], n: int) -> list[Sequence[T]]:
+    """Return the items, ``n`` in a group: those of one prompt."""
+    return [items[i : i + n] for i in range(0, len(items), n)]

@@ -83,8 +83,10 @@ async def test_echo_of_an_answer_that_is_empty(events: Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
-        ({"suffix": "x"}, 400, "suffix"),
-        ({"best_of": 3, "n": 2}, 400, "best_of"),
+        ({"suffix": "x"}, 501, "suffix"),
+        ({"best_of": 1, "n": 2}, 400, "best_of"),
+        ({"best_of": 3, "n": 2, "stream": True}, 400, "best_of"),
+        ({"best_of": 128, "prompt": ["a"] * 9}, 400, "n"),
         ({"n": 0}, 400, "n"),
         ({"n": 128, "prompt": ["a"] * 9}, 400, "n"),
         ({"logprobs": True}, 400, "logprobs"),
