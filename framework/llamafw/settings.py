@@ -71,8 +71,10 @@ class Settings:
         help="YaRN: what turns less often in the original context is interpolated (default: as the model says, else 1)")
     yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
         help="YaRN: what turns more often stays as trained (default: as the model says, else 32)")
-    chat_template: str | None = option(None, "--chat-template", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
+    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
         help="chat format: a registered name, a Jinja template, or a file with one (default: the model's own)")
+    jinja: bool = option(True, "--jinja", group=MODEL, type=bool, env="LLAMA_ARG_JINJA", off=("--no-jinja",),
+        help="render chat templates as Jinja, which they are; --no-jinja is refused")
     tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",
         help="how the model writes calls of tools (default: as its chat template does)")
 
@@ -107,6 +109,8 @@ class Settings:
         help="spread threads over NUMA nodes, keep them on the one we start on, or where numactl allows (default: as the system does)")
     mlock: bool = option(False, "--mlock", group=COMPUTE, type=bool, env="LLAMA_ARG_MLOCK",
         help="lock the weights in memory, that they are never swapped out")
+    warmup: bool = option(True, "--warmup", group=MODEL, type=bool, env="LLAMA_ARG_WARMUP", off=("--no-warmup",), off_env="LLAMA_ARG_NO_WARMUP",
+        help="run a token through the model at the start, that the first request finds it awake")
     mmap: bool = option(True, "--mmap", group=MODEL, type=bool, env="LLAMA_ARG_MMAP", off=("--no-mmap",), off_env="LLAMA_ARG_NO_MMAP",
         help="map the model's file into memory; with --no-mmap it is read, which takes longer, and may be overwritten after")
     flash_attn: bool | None = option(None, "-fa", "--flash-attn", group=COMPUTE, type=str, env="LLAMA_ARG_FLASH_ATTN", metavar="on|off|auto", parse=switch, bare="on",
@@ -223,8 +227,8 @@ class Settings:
         help="serve HTTPS with this certificate (PEM, with those it is signed by), and --ssl-key-file")
     path: str | None = option(None, "--path", group=SERVER, type=str, env="LLAMA_ARG_STATIC_PATH", metavar="FOLDER",
         help="serve the files in this folder, before the API and the built-in pages; they need no key")
-    webui: bool = option(True, "--webui", group=SERVER, type=bool, env="LLAMA_ARG_WEBUI",
-        off=("--no-webui",), off_env="LLAMA_ARG_NO_WEBUI",
+    webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_WEBUI",
+        off=("--no-ui", "--no-webui"), off_env="LLAMA_ARG_NO_WEBUI",
         help="serve the chat page at / and /completion.js")
     cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
         help="origins that browsers may call from, or * (default: loopback, any port)")

@@ -102,7 +102,8 @@ def make_engine(
     if tokenizer.n_vocab > decoder.n_vocab:
         raise ModelError(f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, the model {decoder.n_vocab}")
     backend = make_backend(model, decoder, settings, plugins, log)
-    warm_up(backend)
+    if settings.warmup:
+        warm_up(backend)
     return Engine(
         backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),
         finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
@@ -133,6 +134,8 @@ def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
 
 def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, plugins: Plugins) -> ChatFormat:
     """Return the chat format that ``--chat-template`` names, or the one the plugins choose."""
+    if not settings.jinja:
+        raise SettingsError("--no-jinja: chat templates are Jinja, and rendered as such; --chat-template takes another")
     formats = plugins.registry("chat_format")
     if settings.chat_template is not None and settings.chat_template in formats:
         text = {name: "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")

@@ -48,6 +48,8 @@ def test_a_pass_is_run_before_the_first_request(tiny: Path, monkeypatch: pytest.
     assert backend.slots[0] == []
     seen: list[Any] = []
     monkeypatch.setattr(load, "warm_up", seen.append)
+    with loaded(tiny, warmup=False):
+        assert seen == []
     with loaded(tiny):
         assert len(seen) == 1
 
@@ -107,3 +109,8 @@ def test_an_engine_of_a_plugin_needs_neither_backend_nor_architecture(tmp_path: 
     assert engine.told == ("r", "f")
     with pytest.raises(SettingsError, match="--prompt: the engine of a plugin"):
         load_model(path, Settings(prompt="x"), plugins, lambda line: None)
+
+
+def test_templates_are_jinja(tiny: Path) -> None:
+    with pytest.raises(SettingsError, match="^--no-jinja: "), loaded(tiny, jinja=False):
+        pass
