@@ -67,7 +67,17 @@ class RequestError(LlamafwError):
 
 
 class ContextFullError(RequestError):
-    """The prompt has more tokens than a slot has room for."""
+    """The prompt has more tokens than a slot has room for.
+
+    Parameters
+    ----------
+    n_prompt_tokens : int
+        Tokens of the prompt.
+    n_ctx : int
+        Positions of a slot.
+    param : str, optional
+        The request field that the prompt came from.
+    """
 
     type = "exceed_context_size_error"
 
@@ -94,7 +104,15 @@ class Unavailable(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """Too many requests are waiting; this one may come again after ``retry_after`` seconds."""
+    """Too many requests are waiting; this one may come again after ``retry_after`` seconds.
+
+    Parameters
+    ----------
+    message : str
+        One sentence for the client.
+    retry_after : int
+        Seconds, for the header Retry-After.
+    """
 
     status = 429
     type = "rate_limit_error"

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from llamafw.interfaces import App, ChatFormat, Engine, Register, Tokenizer
+from llamafw.interfaces import ChatFormat, Register, Tokenizer
+from llamafw.serving import App, Engine
 from llamafw.types import Finish, GenerateRequest, Model, Problem
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from llamafw.settings import Settings
 
 NAME = "llamafw"  #: the hook project and the entry-point group
+API_VERSION = "1.0.0"
+"""The version of everything `llamafw` exports and of the hooks, by https://semver.org; apart from llamafw's own.
+
+A plugin that needs something newer says so with ``requires_api = ">=1.2,<2"``, a specifier as in a pyproject.toml.
+"""
 hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
 

@@ -5,10 +5,9 @@ slots; "the event loop" is the server's). `hookspecs` says how to register one.
 """
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 from llamafw.types import (
     BackendOptions,
@@ -16,28 +15,16 @@ from llamafw.types import (
     Bytes,
     Candidates,
     Decoder,
-    Delta,
-    Embedding,
-    EmbedRequest,
-    EngineStats,
     Floats,
-    GenerateRequest,
-    GrammarSource,
     JsonSchema,
     Model,
-    SlotStatus,
-    SystemPrompt,
     ToolCall,
 )
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from llamafw.settings import Settings
 
 
 class Register(Protocol):
     """Adds one thing under a name. A name that is taken is an error naming both distributions."""
+
     def __call__(self, name: str, thing: Any, /) -> None: ...
 
 
@@ -48,10 +35,10 @@ class Register(Protocol):
 class SamplerContext:
     """What a sampler may know of the request it serves."""
 
-    prompt: Sequence[int]
-    n_vocab: int
-    n_ctx: int
-    tokenizer: Tokenizer
+    prompt: Sequence[int]  # its tokens
+    n_vocab: int  # tokens of the model: candidates at the start
+    n_ctx: int  # positions of a slot
+    tokenizer: Tokenizer  # the model's
     min_keep: int = 0  # leave at least so many candidates, if there are
 
 
@@ -84,6 +71,8 @@ class SamplerPlugin(Protocol):
         ----------
         options : mapping
             The request's values of the declared fields, defaults filled in, validated.
+        context : SamplerContext
+            The request that it is for.
         """
 
 
@@ -101,14 +90,14 @@ class Grammar(Protocol):
         """
 
     def mask(self, logits: Floats) -> None:
-        """Set the logits, ``(n_vocab,)`` float32, of all tokens that may not come next to −inf."""
+        """Set those of the ``logits``, ``(n_vocab,)`` float32, to −inf whose tokens may not come next."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarContext:
     """What a grammar compiler is made from."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # the model's
     n_vocab: int  # logits that masks are for
 
 
@@ -116,7 +105,7 @@ class GrammarCompiler(Protocol):
     """Compiles one kind of source. Made once per model, when first asked for; called on worker threads."""
 
     def compile(self, source: str) -> Grammar:
-        """Return the grammar, at its start.
+        """Return the grammar that the text ``source`` describes, at its start.
 
         Raises
         ------
@@ -126,6 +115,7 @@ class GrammarCompiler(Protocol):
 
 
 GrammarFactory = Callable[[GrammarContext], GrammarCompiler]
+"""What is registered as a kind of grammar."""
 
 
 # --- text -------------------------------------------------------------------------------------------
@@ -134,12 +124,12 @@ GrammarFactory = Callable[[GrammarContext], GrammarCompiler]
 class Tokenizer(Protocol):
     """Text to tokens and back. Made once per model; called on any thread, so it must not change."""
 
-    n_vocab: int
-    bos: int | None
-    eos: int | None
+    n_vocab: int  # tokens
+    bos: int | None  # the token that begins a text, if the model has one
+    eos: int | None  # the token that ends a text
     eog: frozenset[int]  # every token that ends a generation
-    add_bos: bool
-    add_eos: bool
+    add_bos: bool  # the model wants BOS before prompts
+    add_eos: bool  # the model wants EOS after prompts
     fim: Mapping[str, int]  # for filling in the middle: "pre", "suf", "mid", "rep", "sep", as far as the model has them
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
@@ -154,10 +144,10 @@ class Tokenizer(Protocol):
         """
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """Return the bytes of one token; ``b""`` for control tokens unless ``special``."""
+        """Return the bytes of ``token``; ``b""`` for control tokens unless ``special``."""
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Return the text of ``tokens``; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of ``tokens``, control tokens only if ``special``; bytes that are no UTF-8 become U+FFFD."""
 
 
 class ChatFormat(Protocol):
@@ -170,6 +160,15 @@ class ChatFormat(Protocol):
     ) -> str:
         """Return the prompt.
 
+        Parameters
+        ----------
+        messages : sequence of mapping
+            The conversation, as OpenAI's chat API has it: ``role``, ``content`` …
+        add_generation_prompt : bool
+            End with the words that an answer begins after.
+        **variables
+            What else the template may use: ``tools``, and what a request gives as ``chat_template_kwargs``.
+
         Raises
         ------
         RequestError
@@ -181,19 +180,20 @@ class ChatFormat(Protocol):
 class ChatContext:
     """What a chat format is made from."""
 
-    bos_token: str = ""
-    eos_token: str = ""
+    bos_token: str = ""  # the text of BOS
+    eos_token: str = ""  # the text of EOS
     template: str | None = None  # for formats that are a template
 
 
 ChatFormatFactory = Callable[[ChatContext], ChatFormat]
+"""What is registered as a chat format."""
 
 
 class ToolParser(Protocol):
     """Finds calls of tools in one answer's text as it arrives. Made per answer; called on the event loop, per delta."""
 
     def feed(self, text: str) -> tuple[str, Sequence[ToolCall]]:
-        """Take in more text; return the plain text and the whole calls that are now certain."""
+        """Take in more ``text``; return the plain text and the whole calls that are now certain."""
 
     def finish(self) -> tuple[str, Sequence[ToolCall]]:
         """Return what was held back: the answer has ended. What is no call after all is text."""
@@ -206,18 +206,18 @@ class ToolParserPlugin(Protocol):
     """
 
     def matches(self, template: str) -> bool:
-        """Return whether models with this chat template write calls this way."""
+        """Return whether models with this chat ``template`` write calls this way."""
 
     def create(self) -> ToolParser:
         """Return a parser for one answer."""
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
-        """Return a Lark grammar of answers that are a call, or several, and nothing else."""
+        """Return a Lark grammar of answers that are a call of ``tools``, several if ``parallel``, and nothing else."""
 
     def inline(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
     ) -> Sequence[Mapping[str, Any]]:
-        """Write tools, calls and results into the text of messages, for a chat template that knows none of them."""
+        """Return ``messages`` with ``tools``, calls and results as text, for a template that knows none of them."""
 
 
 # --- models -----------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Quant(Protocol):
         """Bytes per block."""
 
     def dequantize(self, data: Bytes, shape: Sequence[int]) -> Floats:
-        """Return the weights, exactly, as float32 of ``shape``."""
+        """Return the weights in ``data``, whole blocks, ``(n_bytes,)`` uint8, exactly, as float32 of ``shape``."""
 
 
 class Architecture(Protocol):
@@ -260,9 +260,9 @@ class Backend(Protocol):
     not on other slots, on how the prompt was cut into batches, or on the number of threads.
     """
 
-    n_slots: int
+    n_slots: int  # sequences it holds at a time
     n_ctx: int  # positions per slot
-    n_vocab: int
+    n_vocab: int  # logits per row
     n_batch: int  # most tokens in one batch
     n_embd: int  # of hidden states
 
@@ -288,7 +288,7 @@ class Backend(Protocol):
         """Return the state of the first ``n`` positions of ``slot``, a copy, ``(n_bytes,)``."""
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
-        """Let ``slot``, any slot, hold the ``n`` positions that `save` returned, and nothing else, to the last bit.
+        """Let any ``slot`` hold the ``n`` positions whose ``state`` `save` returned, and nothing else, to the last bit.
 
         Raises
         ------
@@ -307,94 +307,12 @@ class Backend(Protocol):
 class BackendContext:
     """What a backend is made from."""
 
-    model: Model
-    decoder: Decoder
-    options: BackendOptions
+    model: Model  # tensors by their names in the file
+    decoder: Decoder  # what is to be computed
+    options: BackendOptions  # as flags set them
     quants: Mapping[str, Quant]  # by name, of every plugin
     log: Callable[[str], None] = field(default=lambda line: None)  # progress for people
 
 
 BackendFactory = Callable[[BackendContext], Backend]
-
-
-# --- serving ----------------------------------------------------------------------------------------
-
-
-class Engine(Protocol):
-    """Answers requests, many at a time. Its methods are called on the event loop."""
-
-    n_slots: int
-    n_ctx: int
-    failed: bool  # nothing can be answered any more; `GET /health` says so
-
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Yield the answer piece by piece; the last delta has ``finish``. Closing the generator cancels the request."""
-
-    async def embed(self, request: EmbedRequest) -> Embedding:
-        """Return the embedding of a text. Cancelling the call cancels the request."""
-
-    def stats(self) -> EngineStats:
-        """Return the counts since the start."""
-
-    def slots(self) -> Sequence[SlotStatus]:
-        """Return what each slot is doing."""
-
-    async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
-        """Write the cache of a slot to a file, once nobody uses it; return its tokens and the bytes written."""
-
-    async def restore_slot(self, id: int, path: Path) -> tuple[int, int]:
-        """Read what `save_slot` wrote; return its tokens and the bytes read. RequestError if it is wrong or foreign."""
-
-    async def erase_slot(self, id: int) -> int:
-        """Empty the cache of a slot, once nobody uses it; return how many tokens it held."""
-
-    async def stop(self, grace: float) -> None:
-        """Refuse new requests, let running ones finish for ``grace`` seconds, cut the rest, close the backend."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model, ready to answer."""
-
-    name: str  # as clients know it: --alias, or the file's name
-    model: Model
-    decoder: Decoder | None  # None: what the hook `create_engine` returned runs it
-    tokenizer: Tokenizer
-    chat: ChatFormat
-    engine: Engine
-    tool_parser: ToolParserPlugin | None = None  # None: no plugin offers one
-    grammar: GrammarSource | None = None  # what requests are held to that say nothing of it
-    system_prompt: SystemPrompt = SystemPrompt()
-
-
-@runtime_checkable
-class App(Protocol):
-    """The running server, as endpoints see it. One per process; used on the event loop."""
-
-    settings: Settings
-    document: Mapping[str, Any]  # the merged API document
-    document_json: bytes  # the same, as JSON
-    samplers: Mapping[str, SamplerPlugin]  # of every plugin
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The model; raises Unavailable while it is loading."""
-
-    def set_system_prompt(self, text: str) -> None:
-        """Put ``text`` before every prompt from now on."""
-    def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
-        """Return what ``prepare_request`` makes of a validated native request body and its tokenised prompt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP request, validated against the API document."""
-
-    body: Any  # parsed JSON; None without a body
-    path: Mapping[str, Any]  # path parameters, typed
-    query: Mapping[str, Any]  # query parameters, typed; those the document does not know are text
-    http: Request  # starlette's, for headers and the client
-
-
-Endpoint = Callable[[Call], Awaitable[Any]]
-"""An endpoint returns a starlette Response, or anything orjson can write, which becomes a 200."""
+"""What is registered as a backend. Called once per model, on the thread that loads it."""

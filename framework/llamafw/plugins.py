@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Found:
     name: str  # distribution:entry, or what --plugin was given
     distribution: str
     version: str
+    requires_api: str | None = None  # as the plugin states it
     hooks: list[str] = field(default_factory=list)
     registered: dict[str, list[str]] = field(default_factory=dict)  # kind → names
     error: str | None = None
@@ -108,17 +109,33 @@ class Plugins:
             except PluginError:
                 log.exception("plugin %s failed in %s", name, event)
 
-    def _load(self, name: str, load: Any, version: str) -> None:
-        found = self.found[name] = Found(name, name.partition(":")[0], version)
+    def _load(self, name: str, load: Any, of: str) -> None:
+        found = self.found[name] = Found(name, name.partition(":")[0], of)
         try:
             plugin = load()
             if isinstance(plugin, type):  # state of its own, for as long as these plugins live
                 plugin = plugin()
+            self._check_api(plugin, found)
             self._check_hooks(plugin, name)
             self.pm.register(plugin, name=name)
         except Exception as exc:
             return self._leave_out(found, _failure(name, "cannot be loaded", exc))
         found.hooks = sorted(caller.name for caller in self.pm.get_hookcallers(plugin) or ())
+
+    def _check_api(self, plugin: Any, found: Found) -> None:
+        wanted = getattr(plugin, "requires_api", None)
+        if wanted is None:
+            return
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet  # most plugins state nothing
+
+        try:
+            fits = SpecifierSet(wanted).contains(hookspecs.API_VERSION, prereleases=True)
+        except (InvalidSpecifier, TypeError, AttributeError):
+            raise PluginError(f"its requires_api, {wanted!r:.80}, is no specifier such as '>=1.0,<2'") from None
+        found.requires_api = wanted
+        if not fits:
+            raise PluginError(f"{found.distribution} {found.version} requires API {wanted} of llamafw, "
+                              f"and llamafw {version(hookspecs.NAME)} has API {hookspecs.API_VERSION}")
 
     def _check_hooks(self, plugin: Any, name: str) -> None:
         """Pluggy ignores a hook it does not know; a typing error would go unnoticed."""

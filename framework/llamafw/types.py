@@ -14,9 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int32]
+"""Tokens, positions, slots: int32, as GGUF and llama.cpp have them."""
+
 Floats = npt.NDArray[np.float32]
+"""Logits, hidden states, weights: float32."""
+
 Bytes = npt.NDArray[np.uint8]
+"""What a file or a state holds, byte by byte."""
+
 JsonSchema = Mapping[str, Any]
+"""JSON Schemas by the names of the fields they describe, in the dialect of OpenAPI 3.0."""
 
 StopType = Literal["none", "eos", "word", "limit"]
 """Why a generation ended: end-of-generation token, stop string, token, time or context limit."""
@@ -36,7 +43,7 @@ class Tensor:
     shape ``(n_out, n_in)``. ``data`` is a read-only uint8 view of the file's bytes, ``(n_bytes,)``.
     """
 
-    name: str
+    name: str  # "blk.0.attn_q.weight"
     shape: tuple[int, ...]
     type_name: str  # of the ggml type: "F32", "Q4_1" …
     data: Bytes
@@ -46,9 +53,9 @@ class Tensor:
 class Model:
     """A model file, opened: metadata in memory, tensors on disk."""
 
-    path: Path
+    path: Path  # the file, or folder
     metadata: Mapping[str, Any]  # GGUF keys; arrays are lists or numpy arrays
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # by name
     n_bytes: int  # of all tensors
 
 
@@ -60,20 +67,20 @@ class Decoder:
     feed-forward. Tensor names follow GGUF; ``{layer}`` stands for the layer's number.
     """
 
-    n_vocab: int
-    n_ctx_train: int
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_head_kv: int
+    n_vocab: int  # rows of the output matrix
+    n_ctx_train: int  # positions the model was trained on
+    n_embd: int  # size of a hidden state
+    n_layer: int  # blocks of attention and feed-forward
+    n_head: int  # heads of Q
+    n_head_kv: int  # heads of K and V; a divisor of n_head
     n_embd_head: int  # size of one head of Q, K and V
-    n_ff: int
-    norm_eps: float
+    n_ff: int  # size of the feed-forward layer
+    norm_eps: float  # added to the mean square in RMSNorm
     rope_frequencies: npt.NDArray[np.float64]  # (n_rot // 2,) radians per position, scaling applied
     rope_magnitude: float  # factor on cos and sin (YaRN); 1.0 without
     rope_interleaved: bool  # True: pairs (0, 1), (2, 3) …; False: pairs (0, n/2), (1, n/2 + 1) …
     attention_scale: float  # factor on Q·K
-    activation: Literal["silu"]
+    activation: Literal["silu"]  # of the gate
     tensors: Mapping[str, str]  # role → GGUF name; see `llamafw_plugins.architectures.llama`
 
 
@@ -118,20 +125,20 @@ class GpuOptions:
 class BackendOptions:
     """How a backend is to run a model. A backend logs which of these it cannot follow."""
 
-    n_slots: int = 1
+    n_slots: int = 1  # sequences held at a time
     n_ctx: int = 0  # positions per slot; 0: the model's training context
     n_batch: int = 2048  # most tokens in one call of forward
     n_ubatch: int = 512  # most tokens computed at once
     n_threads: int = 0  # for decoding; 0: one per physical core
     n_threads_batch: int = 0  # for prompts; 0: as n_threads
-    cache_type_k: Literal["f16", "f32"] = "f16"
-    cache_type_v: Literal["f16", "f32"] = "f16"
+    cache_type_k: Literal["f16", "f32"] = "f16"  # how keys are stored
+    cache_type_v: Literal["f16", "f32"] = "f16"  # how values are stored
     threads: ThreadOptions = ThreadOptions()  # for decoding
     threads_batch: ThreadOptions = ThreadOptions()  # for prompts
     numa: Literal["distribute", "isolate", "numactl"] | None = None  # how threads are spread over NUMA nodes
     lock_memory: bool = False  # keep the weights from being swapped out
     flash_attention: bool | None = None  # None: as the backend finds best
-    gpu: GpuOptions = GpuOptions()
+    gpu: GpuOptions = GpuOptions()  # what lies where
     extra: Mapping[str, Any] = field(default_factory=dict)  # what plugins' own flags were set to
 
 
@@ -156,7 +163,7 @@ class GrammarSource:
     """What an answer is held to."""
 
     kind: str  # a registered grammar: "gbnf", "json_schema" …
-    text: str
+    text: str  # the source, in that kind's language
     field: str = "grammar"  # of the request that it comes from, for errors
 
 
@@ -164,21 +171,21 @@ class GrammarSource:
 class GenerateRequest:
     """What a client wants generated. Validated, tokenised, and never changed."""
 
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...]  # tokens
     n_predict: int = -1  # -1: until a stop; -2: until the context is full; 0: only evaluate the prompt
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()  # strings that end the answer and are not in it
     samplers: tuple[str, ...] = ()  # names, in order; a name may appear twice
     options: Mapping[str, Any] = field(default_factory=dict)  # of all samplers, by request field
-    min_keep: int = 0
+    min_keep: int = 0  # candidates that every sampler leaves
     seed: int | None = None  # None: drawn anew
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    ignore_eos: bool = False
-    cache_prompt: bool = True
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # token → what is added to its logit; -inf forbids it
+    ignore_eos: bool = False  # draw no token that ends a generation
+    cache_prompt: bool = True  # reuse what caches hold of the prompt
     id_slot: int = -1  # -1: any
     n_probs: int = 0  # alternatives reported per token; with `logprobs`, 0 still reports the token itself
     logprobs: bool = False  # report the token's own log-probability
     post_sampling_probs: bool = False  # report probabilities after the samplers, not before
-    grammar: GrammarSource | None = None
+    grammar: GrammarSource | None = None  # what the answer is held to
     context_shift: bool = False  # when the context is full, drop tokens and go on, without end if need be
     n_keep: int = 0  # tokens of the start that are never dropped; -1: the whole prompt
     n_discard: int = 0  # tokens dropped at a time; 0: half of what may go
@@ -193,7 +200,7 @@ class GenerateRequest:
 class SystemPrompt:
     """What stands before every prompt."""
 
-    text: str = ""
+    text: str = ""  # as it was set
     tokens: tuple[int, ...] = ()  # BOS, if the model wants one, included
 
 
@@ -201,8 +208,8 @@ class SystemPrompt:
 class EmbedRequest:
     """What a client wants embedded. Validated, tokenised, and never changed."""
 
-    prompt: tuple[int, ...]
-    pooling: Pooling = "mean"
+    prompt: tuple[int, ...]  # tokens
+    pooling: Pooling = "mean"  # how one vector comes of many
     id_slot: int = -1  # -1: any
     cache_prompt: bool = False  # hidden states are not in the cache
 
@@ -212,25 +219,25 @@ class Embedding:
     """The embedding of one text, not normalised."""
 
     vectors: Floats  # (1, n_embd), or (n_prompt, n_embd) without pooling
-    n_prompt: int
-    id_slot: int
+    n_prompt: int  # tokens of the prompt
+    id_slot: int  # the slot that evaluated it
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token and the natural logarithm of its probability."""
 
-    id: int
-    logprob: float
+    id: int  # the token
+    logprob: float  # ≤ 0
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedToken:
     """One generated token. ``piece`` are its own bytes, which need not be whole characters."""
 
-    id: int
+    id: int  # the token
     piece: bytes
-    logprob: float | None = None
+    logprob: float | None = None  # None: not asked for
     top: tuple[TokenLogprob, ...] = ()  # likeliest first
 
 
@@ -240,9 +247,9 @@ class Timings:
 
     cache_n: int = 0  # prompt tokens from the cache
     prompt_n: int = 0  # prompt tokens evaluated, without those from the cache
-    prompt_ms: float = 0.0
-    predicted_n: int = 0
-    predicted_ms: float = 0.0
+    prompt_ms: float = 0.0  # to the first token drawn
+    predicted_n: int = 0  # tokens drawn
+    predicted_ms: float = 0.0  # from the first to the last
     queue_ms: float = 0.0  # waited for a slot
 
 
@@ -260,15 +267,15 @@ class PromptProgress:
 class Finish:
     """How a generation ended."""
 
-    stop_type: StopType
-    stopping_word: str = ""
+    stop_type: StopType  # why
+    stopping_word: str = ""  # the stop string that was found
     truncated: bool = False  # ended because the context was full
     n_prompt: int = 0  # tokens of the prompt
     n_cached: int = 0  # of these, taken from the cache
     n_predicted: int = 0  # tokens sampled, the end-of-generation token included
-    id_slot: int = -1
+    id_slot: int = -1  # the slot that answered; -1: none
     seed: int = 0  # the one used
-    timings: Timings = Timings()
+    timings: Timings = Timings()  # how long it took
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +286,9 @@ class EngineStats:
     n_busy_slots: int = 0  # the sum over them of slots in each
     prompt_tokens: int = 0  # evaluated
     prompt_tokens_cached: int = 0  # taken from a cache instead
-    prompt_seconds: float = 0.0
-    predicted_tokens: int = 0
-    predicted_seconds: float = 0.0
+    prompt_seconds: float = 0.0  # spent on prompts
+    predicted_tokens: int = 0  # drawn
+    predicted_seconds: float = 0.0  # spent on drawing them
     requests_processing: int = 0  # in a slot
     requests_deferred: int = 0  # waiting for one
     requests_rejected: int = 0  # refused, because too many were waiting
@@ -295,27 +302,27 @@ class EngineStats:
 class SlotStatus:
     """One slot, as it is now."""
 
-    id: int
-    state: Literal["idle", "prompt", "generating"]
+    id: int  # from 0
+    state: Literal["idle", "prompt", "generating"]  # what it does
     id_task: int  # counts the requests that slots were given to; -1: none yet
     n_tokens: int  # positions in its cache
     request: GenerateRequest | None = None  # the one it serves, or served last
-    n_prompt: int = 0
+    n_prompt: int = 0  # tokens of its prompt
     n_prompt_processed: int = 0  # evaluated, without those from the cache
-    n_cached: int = 0
-    n_decoded: int = 0
+    n_cached: int = 0  # tokens of the prompt taken from a cache
+    n_decoded: int = 0  # tokens drawn
     n_remain: int = 0  # tokens that may follow; -1: any number
-    stop_type: StopType = "none"
-    stopping_word: str = ""
+    stop_type: StopType = "none"  # how its last request ended
+    stopping_word: str = ""  # the stop string that ended it
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of one answer. Text withheld so far (half a character, half a stop string) is not in it."""
 
-    text: str
-    tokens: tuple[GeneratedToken, ...] = ()
-    id_slot: int = -1
+    text: str  # whole characters
+    tokens: tuple[GeneratedToken, ...] = ()  # those that the text is made of
+    id_slot: int = -1  # the slot that answers; -1: none
     finish: Finish | None = None  # in the last delta only
     timings: Timings | None = None  # so far, if the request asks for them
     progress: PromptProgress | None = None  # likewise, in deltas of their own before the first token
@@ -325,8 +332,8 @@ class Delta:
 class ToolCall:
     """A tool that the model wants called."""
 
-    id: str
-    name: str
+    id: str  # unique among the answer's calls
+    name: str  # the tool's
     arguments: str  # JSON, an object
 
 
@@ -334,9 +341,9 @@ class ToolCall:
 class Problem:
     """An error as the client sees it."""
 
-    status: int
-    message: str
-    type: str
-    param: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    status: int  # of HTTP
+    message: str  # one sentence for the client
+    type: str  # a stable word for programs: "invalid_request_error" …
+    param: str | None = None  # the request field at fault, as a dotted path
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further members of the error object
     retry_after: int | None = None  # seconds; becomes a header

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llamafw import hookspecs, interfaces
+from llamafw import hookspecs, interfaces, serving
 from llamafw.cli import reference
 from support import gallery
 
@@ -15,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")}
 PROTOCOLS = {
-    name: thing for name, thing in vars(interfaces).items()
-    if inspect.isclass(thing) and thing.__module__ == interfaces.__name__
+    name: thing for name, thing in (vars(interfaces) | vars(serving)).items()
+    if inspect.isclass(thing) and thing.__module__ in (interfaces.__name__, serving.__name__)
 }
 
 
@@ -39,8 +41,27 @@ def test_every_protocol_is_documented(name: str) -> None:
     assert re.search(rf"^## {name}$", text, re.M)
     section = text.split(f"## {name}\n", 1)[1].split("\n## ", 1)[0]
     for member, value in vars(PROTOCOLS[name]).items():
+        value = getattr(value, "__func__", value)  # of class methods
         if inspect.isfunction(value) and not member.startswith("_"):
-            assert f"`{member}(" in section, f"{name}.{member} is missing in docs/protocols.md"
+            call = f"`{member}({', '.join(parameters(value))})`"
+            assert call in section, f"{call} is missing in docs/protocols.md, at {name}"
+        elif isinstance(value, property):
+            assert f"`{member}`" in section, f"{member} is missing in docs/protocols.md, at {name}"
+    if getattr(PROTOCOLS[name], "_is_protocol", False):
+        for attribute in PROTOCOLS[name].__annotations__:
+            assert f"`{attribute}`" in section, f"{attribute} is missing in docs/protocols.md, at {name}"
+
+
+def parameters(function: Any) -> Iterator[str]:
+    """The names of what is passed, as they stand in a signature."""
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in ("self", "cls"):
+            yield {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "") + parameter.name
+
+
+def test_no_other_protocol_is_documented() -> None:
+    text = (ROOT / "docs/protocols.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (\w+)$", text, re.M)) == set(PROTOCOLS)
 
 
 def test_the_page_of_flags_is_that_of_the_table() -> None:

@@ -12,7 +12,7 @@ import llamafw
 
 ROOT = Path(__file__).parents[2]
 STREET = [
-    "errors", "types", "options", "settings", "interfaces", "hookspecs", "registry",
+    "errors", "types", "options", "settings", "interfaces", "serving", "hookspecs", "registry",
     "plugins", "spec", "models", "engine", "server", "cli", "testing",
 ]
 """Every module of the framework imports only from modules to its left."""

@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import version
 
 from llamafw.cli.parser import Parser
+from llamafw.hookspecs import API_VERSION
 
 
 def run(argv: list[str]) -> int:
@@ -17,4 +18,4 @@ def run(argv: list[str]) -> int:
 def text() -> str:
     """Return the versions and the machine, in one line."""
     where = f"Python {platform.python_version()}, {platform.machine()} {platform.system()}"
-    return f"llamafw {version('llamafw')} ({where})"
+    return f"llamafw {version('llamafw')}, API {API_VERSION} ({where})"

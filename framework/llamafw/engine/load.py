@@ -21,17 +21,17 @@ from llamafw.interfaces import (
     BackendContext,
     ChatContext,
     ChatFormat,
-    LoadedModel,
     Tokenizer,
     ToolParserPlugin,
 )
-from llamafw.interfaces import Engine as EngineProtocol
 from llamafw.models.check import check_tensors
 from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import whole
 from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
 from llamafw.registry import missing
+from llamafw.serving import Engine as EngineProtocol
+from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, Batch, Decoder, GrammarSource, Model, SystemPrompt
 

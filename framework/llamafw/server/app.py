@@ -19,7 +19,6 @@ from starlette.types import ASGIApp
 
 from llamafw import spec
 from llamafw.errors import PluginError, SpecError
-from llamafw.interfaces import LoadedModel
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
 from llamafw.server.access import AccessLog
@@ -33,6 +32,7 @@ from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import Loading, LoadingGate
 from llamafw.server.schema import Schemas
 from llamafw.server.validation import ValidationMiddleware
+from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 
 logging.getLogger("connexion").setLevel(logging.ERROR)  # it logs every client error as a warning; `errors` answers them

@@ -9,8 +9,9 @@ import orjson
 
 from llamafw.engine.load import system_prompt
 from llamafw.errors import NotSupported, Unavailable
-from llamafw.interfaces import LoadedModel, SamplerPlugin
+from llamafw.interfaces import SamplerPlugin
 from llamafw.plugins import Plugins
+from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import GenerateRequest
 

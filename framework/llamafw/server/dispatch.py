@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llamafw.interfaces import Call, Endpoint
 from llamafw.server.disconnect import Disconnect
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import EventStream
+from llamafw.serving import Call, Endpoint
 from llamafw.types import Problem
 
 

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import LlamafwError, Unavailable
-from llamafw.interfaces import LoadedModel
 from llamafw.server.context import App
+from llamafw.serving import LoadedModel
 
 log = logging.getLogger("llamafw.server")
 

@@ -17,11 +17,11 @@ import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from llamafw.errors import SettingsError
-from llamafw.interfaces import LoadedModel
 from llamafw.plugins import Plugins
 from llamafw.server.app import build
 from llamafw.server.lifespan import Loading
 from llamafw.server.tls import certificate
+from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 from llamafw.spec import Document
 

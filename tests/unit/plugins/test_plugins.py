@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from llamafw import API_VERSION
 from llamafw.errors import PluginError
 from llamafw.plugins import Plugins, discover, full_name
 from llamafw.registry import Registry
 
+VERSION = version("llamafw")
 GOOD = """
 from llamafw import hookimpl
 
@@ -83,6 +87,43 @@ def test_a_broken_plugin_is_named_with_the_way_out(tmp_path: Path, text: str, me
         Plugins(extra=[path])
     assert message in str(caught.value)
     assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("wanted", [">=1.0,<2", "==1.*", f"=={API_VERSION}"])
+def test_a_plugin_that_fits_the_api_says_what_it_needs(tmp_path: Path, wanted: str) -> None:
+    path = write(tmp_path / "fits.py", f"requires_api = {wanted!r}\n{GOOD}")
+    assert Plugins(extra=[path]).found[path].requires_api == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (">=99", f"llamafw-old 0.3 requires API >=99 of llamafw, and llamafw {VERSION} has API {API_VERSION}"),
+        ("<1", f"requires API <1 of llamafw, and llamafw {VERSION} has API {API_VERSION}"),
+        ("soon", "its requires_api, 'soon', is no specifier such as '>=1.0,<2'"),
+        (1, "its requires_api, 1, is no specifier"),
+    ],
+)
+def test_a_plugin_for_another_api_is_refused_with_both_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: object, message: str
+) -> None:
+    (tmp_path / "llamafw_old.py").write_text(f"requires_api = {wanted!r}\nnot_a_hook_any_more = 1\n")
+    info = tmp_path / "llamafw_old-0.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llamafw-old\nVersion: 0.3\n")
+    (info / "entry_points.txt").write_text("[llamafw]\nold = llamafw_old\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError) as caught:
+        Plugins()
+    sys.modules.pop("llamafw_old", None)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("plugin llamafw-old:old cannot be loaded: ")
+    assert "--no-plugin llamafw-old:old" in str(caught.value)
+
+
+def test_the_version_of_the_api_is_semantic() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", API_VERSION)
+    assert f"API {API_VERSION} " in llamafw("version").stdout
 
 
 ADD_PORT = """
