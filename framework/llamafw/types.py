@@ -257,7 +257,7 @@ class Timings:
 class PromptProgress:
     """How far a prompt has been evaluated."""
 
-    n_prompt: int
+    n_prompt: int  # tokens of the prompt
     n_cached: int  # taken from the cache
     n_processed: int  # evaluated, those from the cache included
     ms: float  # since the request got its slot
