@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -194,6 +194,44 @@ async def test_a_seed_gives_the_same_text_alone_and_in_company(start: Start) -> 
     assert [a.ids for a in got] == [a.ids for a in expected]
     assert {a.finish.seed for a in got} == {99}
     assert len({tuple(a.ids) for a in got}) > 1
+
+
+class Broken:
+    """A sampler that fails at once."""
+
+    options: Mapping[str, Any] = {}
+    truncates = False
+
+    @classmethod
+    def create(cls, options: Mapping[str, Any], context: Any) -> Broken:
+        return cls()
+
+    def apply(self, candidates: Any) -> None:
+        raise ValueError
+
+    def accept(self, token: int) -> None:
+        """Never reached."""
+
+
+@pytest.mark.inventory("E-035", "C-073", "S-01")
+async def test_a_seed_fixes_the_draw_whatever_the_others_do(start: Start, samplers: Mapping[str, Any]) -> None:
+    """Others with seeds, samplers and lengths of their own, and some that fail."""
+    mine = {"n_predict": 25, "seed": 7, "samplers": DEFAULT_ORDER, "ignore_eos": True,
+            "options": {"temperature": 1.5, "top_k": 0, "frequency_penalty": 0.3, "repeat_last_n": -1}}
+    alone = await answer(start(ToyBackend(n_slots=1)), (1, 2, 3), **mine)
+    engine = start(ToyBackend(n_slots=4, n_batch=9), samplers={**samplers, "broken": Broken})
+    others = [
+        answer(
+            engine, tuple(range(i, i + 2 + i % 5)), n_predict=1 + i % 9, seed=i,
+            samplers=("broken",) if i % 4 == 3 else ("mirostat", "temperature")[i % 2 :],
+            options={"mirostat": 1 + i % 2, "temperature": 2.0},
+        )
+        for i in range(30)
+    ]
+    found = await asyncio.gather(*others[:9], answer(engine, (1, 2, 3), **mine), *others[9:], return_exceptions=True)
+    assert not isinstance(found[9], BaseException)
+    assert found[9].ids == alone.ids
+    assert sum(isinstance(one, GenerationError) for one in found) == sum(i % 4 == 3 for i in range(30))
 
 
 async def test_without_a_seed_one_is_drawn_and_told(start: Start) -> None:

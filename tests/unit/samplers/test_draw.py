@@ -10,7 +10,7 @@ import pytest
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
 from llamafw.engine.chain import build, draw, every_token
 from llamafw.plugins import Plugins
-from llamafw_plugins.samplers import DEFAULT_ORDER
+from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
 from support.toy import ToyTokenizer
 
 # What chi-square exceeds once in a million, by degrees of freedom; integrated from its density.
@@ -115,3 +115,67 @@ def test_the_default_chain_end_to_end(samplers: Any) -> None:
     expected = dict(zip(order.tolist(), (chance / chance.sum()).tolist(), strict=True))
     assert len(expected) == 7
     assert chi_square(counts, expected, n) < CHI2[6]
+
+
+@pytest.mark.inventory("S-01", "S-03")
+def test_100_000_draws_of_a_chain_with_every_sampler(samplers: Any) -> None:
+    """The twelve likeliest tokens have all occurred, so one chain does for all draws: what counts is only whether."""
+    size = 3000
+    random = np.random.default_rng(size)
+    row = (random.standard_normal(size) - 9).astype(np.float32)
+    best = random.permutation(size)[:12]
+    row[best] = np.linspace(4, -2, 12)
+    options = {
+        "repeat_penalty": 1.2, "presence_penalty": 0.5, "repeat_last_n": 10**6, "penalize_nl": True, "top_k": 11,
+        "tfs_z": 0.99, "typical_p": 0.97, "top_p": 0.95, "min_p": 0.03, "temperature": 0.9, "dynatemp_range": 0.4,
+    }
+    bias = {int(best[1]): -np.inf, int(best[8]): 3.0}
+    request = GenerateRequest((), samplers=DEFAULT_ORDER, options=options, logit_bias=bias)
+    context = SamplerContext(tuple(best.tolist()), size, 10**6, ToyTokenizer())
+    chain, ids, n = build(request, 17, samplers, context), every_token(size), 100_000
+    counts = Counter(chain.pick(ids, row.copy())[0] for _ in range(n))
+
+    logits = row.astype(np.float64)
+    logits[list(bias)] += list(bias.values())
+    seen = logits[best]
+    logits[best] = np.where(seen > 0, seen / 1.2, seen * 1.2) - 0.5
+    left = np.argsort(-logits, kind="stable")[:11]
+
+    def chance() -> Any:
+        weights = np.exp(logits[left] - logits[left].max())
+        return weights / weights.sum()
+
+    bends = np.abs(np.diff(chance(), 2))
+    left = left[: np.flatnonzero((bends / bends.sum()).cumsum() > 0.99)[0]]
+    entropy = -(chance() * np.log(chance())).sum()
+    order = np.argsort(np.abs(-np.log(chance()) - entropy), kind="stable")
+    left = left[np.sort(order[: int((chance()[order].cumsum() <= 0.97).sum()) + 1])]
+    left = left[: int((chance().cumsum() < 0.95).sum()) + 1]
+    left = left[chance() >= 0.03 * chance().max()]
+    share = -(chance() * np.log(chance())).sum() / np.log(len(left))
+    logits = logits / (0.5 + 0.8 * share)
+    expected = dict(zip(left.tolist(), chance().tolist(), strict=True))
+    assert len(expected) == 5
+    assert chi_square(counts, expected, n) < CHI2[4]
+
+
+@pytest.mark.inventory("S-01", "S-16")
+@pytest.mark.parametrize(("version", "tau"), [(1, 3.5), (2, 2.2)])
+def test_100_000_draws_with_mirostat(samplers: Any, version: int, tau: float) -> None:
+    """It learns nothing at a rate of 0, so one chain does for all draws."""
+    row = np.linspace(3, -6, 264).astype(np.float32)
+    options = {"mirostat": version, "mirostat_tau": tau, "mirostat_eta": 0.0, "temperature": 0.5}
+    request = GenerateRequest((), samplers=MIROSTAT_ORDER, options=options)
+    chain = build(request, 5, samplers, SamplerContext((), 264, 100, ToyTokenizer()))
+    ids, n = every_token(264), 100_000
+    counts = Counter(chain.pick(ids, row.copy())[0] for _ in range(n))
+    weights = np.exp(row.astype(np.float64) / 0.5)
+    p = weights / weights.sum()
+    if version == 2:
+        left = int((-np.log2(p) <= 2 * tau).sum())
+    else:
+        t, b = np.log(np.arange(2, 101) / np.arange(1, 100)), np.log(p[:99] / p[1:100])
+        s = float((t * b).sum() / (t * t).sum())
+        left = int(((s - 1) * 2 ** (2 * tau) / (1 - 264 ** (1 - s))) ** (1 / s))
+    expected = dict(enumerate((p[:left] / p[:left].sum()).tolist()))
+    assert chi_square(counts, expected, n) < CHI2[left - 1]

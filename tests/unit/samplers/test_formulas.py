@@ -38,6 +38,7 @@ many = st.builds(
 )
 scores = st.one_of(few, few, many)
 kept = st.integers(0, 5)
+HUGE = (np.random.default_rng(0).standard_normal(151_936) * 3).astype(np.float32).tolist()  # Qwen2's vocabulary
 
 
 def run(
@@ -51,6 +52,7 @@ def run(
     if ordered:
         order = np.argsort(-values, kind="stable")
         values, tokens = values[order], tokens[order]
+    tokens.flags.writeable = False  # as the chain's are
     candidates = Candidates(tokens, values, ordered)
     defaults = {name: schema["default"] for name, schema in plugin.options.items()}
     context = SamplerContext(prompt, max(len(row), N_VOCAB), n_ctx, ToyTokenizer(), min_keep)
@@ -62,6 +64,8 @@ def run(
     assert len(candidates.ids) == len(candidates.logits) > 0
     assert candidates.ids.dtype == np.int32
     assert candidates.logits.dtype == np.float32
+    assert len(np.unique(candidates.ids)) == len(candidates.ids)
+    assert candidates.logits.max() > -np.inf  # so no NaN, and something can be drawn
     assert not candidates.sorted or (candidates.logits[1:] <= candidates.logits[:-1]).all()
     return candidates
 
@@ -86,6 +90,7 @@ def prefix(order: Sequence[int], row: Sequence[float], p: float, least: int, *, 
 
 @pytest.mark.inventory("S-04", "E-014")
 @given(row=scores, k=st.integers(-2, 300), ordered=st.booleans())
+@example(row=HUGE, k=40, ordered=False)
 def test_top_k(row: list[float], k: int, ordered: bool) -> None:
     left = run(TopK, row, {"top_k": k}, ordered=ordered, min_keep=7)  # which top_k does not heed
     expected = descending(row)[:k] if k > 0 else range(len(row))
@@ -97,6 +102,7 @@ def test_top_k(row: list[float], k: int, ordered: bool) -> None:
 
 @pytest.mark.inventory("S-05", "E-015", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+@example(row=HUGE, p=0.95, min_keep=0, ordered=False)
 def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(TopP, row, {"top_p": p}, min_keep=min_keep, ordered=ordered)
     if p == 1:
@@ -109,6 +115,7 @@ def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
 
 @pytest.mark.inventory("S-06", "E-016", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+@example(row=HUGE, p=0.05, min_keep=0, ordered=False)
 def test_min_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(MinP, row, {"min_p": p}, min_keep=min_keep, ordered=ordered)
     logits = np.array(row, np.float32).astype(np.float64)
@@ -126,6 +133,7 @@ def test_min_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
 
 @pytest.mark.inventory("S-07", "E-022", "C-081", "F-21")
 @given(row=scores, z=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+@example(row=HUGE, z=0.9, min_keep=0, ordered=False)
 def test_tfs_z(row: list[float], z: float, min_keep: int, ordered: bool) -> None:
     left = run(TfsZ, row, {"tfs_z": z}, min_keep=min_keep, ordered=ordered)
     if z == 1 or len(row) < 3:
@@ -154,6 +162,7 @@ def learned(tau: float, eta: float, surprises: Sequence[float]) -> float:
 
 @pytest.mark.inventory("S-16", "E-029", "E-030", "E-031", "C-089", "C-090", "C-091")
 @given(row=scores, tau=st.floats(0, 20), ordered=st.booleans())
+@example(row=HUGE, tau=5.0, ordered=False)
 def test_mirostat_2(row: list[float], tau: float, ordered: bool) -> None:
     left = run(Mirostat, row, {"mirostat": 2, "mirostat_tau": tau}, ordered=ordered)
     order = descending(row)
@@ -180,6 +189,7 @@ def zipf(s: float, n_vocab: int, mu: float) -> float:
 @example(row=[0.0, 0.0], tau=0.0, ordered=False)
 @example(row=[0.0, 1e-16], tau=20.0, ordered=False)
 @example(row=[0.0] * 300, tau=20.0, ordered=True)
+@example(row=HUGE, tau=5.0, ordered=False)
 def test_mirostat_1(row: list[float], tau: float, ordered: bool) -> None:
     left = run(Mirostat, row, {"mirostat": 1, "mirostat_tau": tau}, ordered=ordered)
     order = descending(row)
@@ -219,6 +229,7 @@ def test_mirostat_learns_from_surprise(eta: float, tokens: list[int]) -> None:
 
 @pytest.mark.inventory("S-08", "E-023", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
+@example(row=HUGE, p=0.9, min_keep=0, ordered=False)
 def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(TypP, row, {"typical_p": p}, min_keep=min_keep, ordered=ordered)
     if p == 1:
@@ -228,17 +239,18 @@ def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
     alive = chance > 0
     surprise = np.full(len(row), np.inf)
     surprise[alive] = -np.log(chance[alive])
-    entropy = float((chance[alive] * surprise[alive]).sum())
-    distance = np.abs(surprise - entropy)
-    gaps = np.diff(np.sort(distance[alive]))
-    assume(not ((gaps > 0) & (gaps < 1e-4)).any())  # float32 may order these otherwise
-    ties = np.sort(distance[alive])[:-1][gaps == 0]
-    order = sorted(range(len(row)), key=lambda i: (distance[i], i))
-    expected = prefix(order, row, p, min_keep, strict=True)
-    if len(expected) < len(row) and distance[expected[-1]] in ties:
-        assert len(left.ids) == len(expected)  # which of the equals stays is open
-    else:
-        assert sorted(left.ids.tolist()) == sorted(expected)
+    distance = np.abs(surprise - float((chance[alive] * surprise[alive]).sum()))
+    kept = left.ids
+    gone = np.setdiff1d(np.arange(len(row)), kept)
+    near = 1e-5 * max(1.0, float(distance[np.isfinite(distance)].max()))  # float32 may order what is nearer otherwise
+    farthest = kept[distance[kept].argmax()]
+    if len(gone):
+        assert distance[gone].min() >= distance[farthest] - near or distance[farthest] == np.inf
+        assert chance[kept].sum() > p - 1e-5
+    fewest = len(kept) <= max(min_keep, 1)
+    assert fewest or chance[kept].sum() - chance[kept][distance[kept] >= distance[farthest] - near].max() <= p + 1e-5
+    before = np.array(descending(row)) if ordered else np.arange(len(row))
+    assert kept.tolist() == before[np.isin(before, kept)].tolist()
     assert left.sorted == ordered
 
 
@@ -253,6 +265,7 @@ def test_typ_p_cuts_whatever_min_keep_is() -> None:
 
 @pytest.mark.inventory("E-011")
 @given(row=scores, t=st.floats(1e-3, 1000), ordered=st.booleans())
+@example(row=HUGE, t=0.8, ordered=False)
 def test_temperature(row: list[float], t: float, ordered: bool) -> None:
     left = run(Temperature, row, {"temperature": t}, ordered=ordered)
     assert left.sorted == ordered
@@ -276,6 +289,7 @@ def test_a_tiny_temperature_is_almost_greedy_and_never_nan(t: float) -> None:
 
 @pytest.mark.inventory("S-15", "E-012", "E-013")
 @given(row=scores, t=st.floats(0.01, 2), spread=st.floats(0.01, 3), exponent=st.floats(0, 4), ordered=st.booleans())
+@example(row=HUGE, t=0.8, spread=0.5, exponent=1.0, ordered=False)
 def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent: float, ordered: bool) -> None:
     options = {"temperature": t, "dynatemp_range": spread, "dynatemp_exponent": exponent}
     left = run(Temperature, row, options, ordered=ordered)
@@ -294,6 +308,7 @@ def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent
 
 @pytest.mark.inventory("S-01")
 @given(row=scores, t=st.floats(-1000, 0), ordered=st.booleans())
+@example(row=HUGE, t=0.0, ordered=False)
 def test_greedy_takes_the_lowest_of_the_likeliest(row: list[float], t: float, ordered: bool) -> None:
     assert run(Temperature, row, {"temperature": t}, ordered=ordered).ids.tolist() == [descending(row)[0]]
 
@@ -320,6 +335,7 @@ def test_penalties(
         order.shuffle(ids)
         ids = ids[: len(ids) // 2 + 1]
     row = row[: len(ids)]
+    assume(max(row) > -math.inf)
     options = {
         "repeat_penalty": repeat, "presence_penalty": presence, "frequency_penalty": frequency,
         "repeat_last_n": last_n, "penalize_nl": penalize_nl,
