@@ -68,7 +68,7 @@ def test_what_is_not_supported_is_refused_in_one_line(flag: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.inventory("C-037", "C-038", "C-043")
+@pytest.mark.inventory("C-037", "C-038", "C-043", "K-11")
 def test_what_is_not_supported_is_refused_in_the_environment() -> None:
     for variable in VARIABLES:
         with pytest.raises(SettingsError, match=f"^{variable}: "):

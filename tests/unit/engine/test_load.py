@@ -114,3 +114,10 @@ def test_an_engine_of_a_plugin_needs_neither_backend_nor_architecture(tmp_path: 
 def test_templates_are_jinja(tiny: Path) -> None:
     with pytest.raises(SettingsError, match="^--no-jinja: "), loaded(tiny, jinja=False):
         pass
+
+
+@pytest.mark.inventory("C-041", "C-042")
+def test_types_of_the_cache(tiny: Path) -> None:
+    for keys, values in (("f16", "f32"), ("f32", "f16")):
+        with loaded(tiny, cache_type_k=keys, cache_type_v=values) as model:
+            assert model.engine._backend.describe()["cache_types"] == f"{keys}/{values}"  # type: ignore[attr-defined]
