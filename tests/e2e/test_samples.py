@@ -1,0 +1,154 @@
+"""docs/clients.md: every program on the page, run as it stands against a server, says what the API says.
+
+The other way to ask is httpx, with whole answers instead of streams.
+"""
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support.server import Server
+
+PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text("utf-8")
+ADDRESS = "http://127.0.0.1:8080"
+NEEDED = {"sh": ["sh", "curl"], "bash": ["bash", "curl", "jq"], "js": ["node"], "python": [sys.executable]}
+FRANCE = "What is the capital of France?"
+
+
+def programs() -> dict[str, tuple[str, str]]:
+    """Language and code of each program, by the name in its first comment."""
+    found = {}
+    for language, code in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.S | re.M):
+        named = re.search(r"^(?:#|//) (\w+\.\w+)$", code, re.M)
+        assert named, f"a program without a name:\n{code}"
+        found[named[1]] = language, code
+    return found
+
+
+PROGRAMS = programs()
+
+
+def run(name: str, server: Server, folder: Path, lines: Sequence[str] = ()) -> str:
+    """Return what a program prints, which is given ``lines`` to read."""
+    language, code = PROGRAMS[name]
+    for command in NEEDED[language]:
+        if shutil.which(command) is None:
+            pytest.skip(f"{command} is not installed")
+    if language == "js" and node_version() < 18:
+        pytest.skip("Node is older than 18, and has no fetch")
+    assert ADDRESS in code
+    (folder / name).write_text(code.replace(ADDRESS, server.url), "utf-8")
+    given = "".join(f"{line}\n" for line in lines)
+    done = subprocess.run([NEEDED[language][0], name], cwd=folder, input=given, capture_output=True, text=True,
+                          timeout=120, check=False)  # fmt: skip
+    # a conversation in bash ends with `read`, whose failure at the end of the input is no fault
+    assert done.returncode == 0, done.stderr
+    return done.stdout + (done.stderr if language == "bash" else "")
+
+
+def node_version() -> int:
+    text = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(text.removeprefix("v").partition(".")[0])
+
+
+def content(http: httpx.Client, **body: Any) -> str:
+    """Return the native answer."""
+    return str(http.post("/completion", json=body).raise_for_status().json()["content"])
+
+
+def reply(http: httpx.Client, *messages: str, system: str = "", **body: Any) -> str:
+    """Return the answer to a conversation, in which user and assistant take turns."""
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(messages)]
+    turns = [{"role": "system", "content": system}, *turns] if system else turns
+    answer = http.post("/v1/chat/completions", json={"messages": turns, "temperature": 0, **body}).raise_for_status()
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+Check = Callable[[str, httpx.Client], None]
+
+
+def completion_sh(printed: str, http: httpx.Client) -> None:
+    answer = json.loads(printed)
+    assert (answer["tokens_predicted"], answer["stop"]) == (32, True)
+    assert len(answer["content"]) > 10
+
+
+def stream_sh(printed: str, http: httpx.Client) -> None:
+    *events, done = [event.removeprefix("data: ") for event in printed.split("\n\n") if event]
+    assert done == "[DONE]"
+    text = "".join(json.loads(event)["choices"][0]["delta"].get("content", "") for event in events)
+    assert text == reply(http, FRANCE, system="Be brief.", max_tokens=24)
+
+
+def completion_mjs(printed: str, http: httpx.Client) -> None:
+    assert printed.removesuffix("\n") == content(http, prompt="The capital of France is", n_predict=16, temperature=0)
+    assert "Paris" in printed
+
+
+def chat_py(printed: str, http: httpx.Client) -> None:
+    assert printed == reply(http, FRANCE, system="You answer in one sentence.", max_tokens=24) + "\n"
+    assert "Paris" in printed
+
+
+def stream_py(printed: str, http: httpx.Client) -> None:
+    *text, usage, end = printed.split("\n")
+    assert "\n".join(text) == reply(http, FRANCE, max_tokens=24)
+    assert re.fullmatch(r"\d+ tokens", usage)
+    assert 0 < int(usage.split()[0]) <= 24
+    assert end == ""
+
+
+def form_py(printed: str, http: httpx.Client) -> None:
+    assert int(printed) <= 99999999
+
+
+def nearest_py(printed: str, http: httpx.Client) -> None:
+    assert printed == "Pandas eat bamboo.\n"
+
+
+def events_py(printed: str, http: httpx.Client) -> None:
+    completion_mjs(printed, http)
+
+
+def refused_py(printed: str, http: httpx.Client) -> None:
+    assert printed == "400 temperature\n"
+
+
+CHECKS: dict[str, Check] = {
+    check.__name__.replace("_", "."): check
+    for check in (completion_sh, stream_sh, completion_mjs, chat_py, stream_py, form_py, nearest_py, events_py,
+                  refused_py)
+}  # fmt: skip
+CONVERSATIONS = ("chat.sh", "chat.mjs")
+
+
+def test_every_program_is_run() -> None:
+    assert set(PROGRAMS) == {*CHECKS, *CONVERSATIONS}
+
+
+@pytest.mark.inventory("P-11")
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_program_prints_what_the_api_says(name: str, server: Server, http: httpx.Client, tmp_path: Path) -> None:
+    CHECKS[name](run(name, server, tmp_path), http)
+
+
+@pytest.mark.inventory("P-11")
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_a_conversation(name: str, server: Server, http: httpx.Client, tmp_path: Path) -> None:
+    """The second answer depends on the first, which the program has to remember."""
+    asked = [FRANCE, "Say that again."]
+    first = reply(http, asked[0], max_tokens=48)
+    second = reply(http, asked[0], first.rstrip("\n"), asked[1], max_tokens=48)
+    printed = run(name, server, tmp_path, asked)
+    assert first.strip() in printed
+    assert second.strip() in printed
+    assert second != reply(http, asked[1], max_tokens=48), "the second question proves nothing"
