@@ -236,6 +236,8 @@ class Settings:
         help="requests that may wait for a slot; further ones are refused with 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
         help="seconds that a request may wait for a slot")
+    threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
+        help="threads for what would hold up other requests, such as long prompts to tokenise (default: the number of cores and 4, 32 at most)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
         help="largest request body in MiB")
     timeout_graceful_shutdown: float = option(10.0, "--timeout-graceful-shutdown", group=SERVER, type=float, metavar="S", low=0, high=3600,
@@ -290,6 +292,10 @@ class Settings:
         help="put severity and origin before messages")
     log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", off=("--no-log-timestamps",),
         help="put the time before messages")
+    perf: bool = option(True, "--perf", group=LOG, type=bool, off=("--no-perf",), off_env="LLAMA_ARG_NO_PERF",
+        help="log how fast every answer was made")
+    logdir: str | None = option(None, "-ld", "--logdir", group=LOG, type=str, metavar="FOLDER",
+        help="write a YAML file into this folder for every answer: its prompt, settings, tokens and timings")
     verbose_prompt: bool = option(False, "--verbose-prompt", group=LOG, type=bool,
         help="log the tokens of every prompt")
     dump_kv_cache: bool = option(False, "-dkvc", "--dump-kv-cache", group=LOG, type=bool,

@@ -276,6 +276,7 @@ class Finish:
     id_slot: int = -1  # the slot that answered; -1: none
     seed: int = 0  # the one used
     timings: Timings = Timings()  # how long it took
+    tokens: tuple[int, ...] = ()  # those sampled, in order
 
 
 @dataclass(frozen=True, slots=True)

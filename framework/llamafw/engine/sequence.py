@@ -4,6 +4,7 @@ Made on the event loop, then changed on the engine thread alone. It knows nothin
 """
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from math import inf
 from time import perf_counter
@@ -76,6 +77,7 @@ class Sequence:
         else:
             self._limit, self._cut_short = wanted, False
         self.n_predicted = 0
+        self._sampled = array("i")  # 4 bytes each: an answer may have no end
         self.n_done = self.n_cached = 0  # tokens of the prompt that are in the cache, and that were when it began
         self.stop_type: StopType = "none"
         self.stopping_word = ""
@@ -168,6 +170,7 @@ class Sequence:
             self._first = now
         self._drawn, self.last = now, token.id
         self.n_predicted += 1
+        self._sampled.append(token.id)
         self._line_ended = self._line_ended or b"\n" in token.piece
         piece, word = self._text.feed(token)
         if word is not None:
@@ -215,6 +218,7 @@ class Sequence:
             id_slot=self._id_slot(),
             seed=self.seed,
             timings=self.timings(),
+            tokens=tuple(self._sampled),
         )
 
     def timings(self) -> Timings:

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -40,6 +41,8 @@ class Loading:
     async def lifespan(self, asgi: Any) -> AsyncIterator[None]:
         """Start loading; at the end, stop."""
         self._loop = asyncio.get_running_loop()
+        if (n := self.app.settings.threads_http) > 0:  # else asyncio's own number
+            self._loop.set_default_executor(ThreadPoolExecutor(n, "llamafw-http"))
         self.thread.start()
         self.app.plugins.tell("server_started", app=self.app)
         yield

@@ -17,8 +17,6 @@ from llamafw.options import Option
 from llamafw.settings import options
 
 ROWS = [line.split() for line in Path(__file__).with_name("flags.txt").read_text().splitlines()]
-LATER = {"C-023", "C-064", "C-113"}
-ROWS_NOW = [row for row in ROWS if row[0] not in LATER]
 COMMAND = {"-h", "--help", "--usage", "--version"}  # not settings, but what the command does
 
 
@@ -30,7 +28,7 @@ def by_flag() -> dict[str, tuple[Option, str | None]]:
     return found
 
 
-@pytest.mark.parametrize("row", ROWS_NOW, ids=lambda row: row[0])
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_a_row_is_there_or_refused(row: list[str]) -> None:
     flags, variables = [word for word in row[1:] if word[0] == "-"], [word for word in row[1:] if word[0] != "-"]
     assert flags

@@ -365,3 +365,15 @@ def test_a_wrapper_must_be_an_application() -> None:
     plugins.pm.register(Wrong(), name="wrong")
     with pytest.raises(PluginError, match="plugin wrong: wrap_asgi returned 'this is none'"):
         build(Settings(), plugins, api.load, document=api.DOCUMENT)
+
+
+@pytest.mark.inventory("C-113")
+async def test_as_many_threads_as_asked_for(opened: Open) -> None:
+    def where() -> str:
+        together.wait()
+        return threading.current_thread().name
+
+    together = threading.Barrier(2, timeout=10)
+    async with opened(threads_http=2):
+        names = await asyncio.gather(*(asyncio.to_thread(where) for _ in range(12)))
+    assert sorted(set(names)) == ["llamafw-http_0", "llamafw-http_1"]
