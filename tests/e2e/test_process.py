@@ -244,7 +244,7 @@ def test_help_and_version_need_no_model() -> None:
     assert usage == said("serve", "--help") == said("serve", "-h")
     assert all(f"\n{group}:\n" in usage for group in ("server", "model", "compute", "sampling", "plugins", "logging"))
     assert said("serve", "--version") == said("version") == said("--version")
-    assert said("version").startswith(f"llamafw {version('llamafw')} (Python 3.")
+    assert said("version").startswith(f"llamafw {version('llamafw')}, API ")
 
 
 def test_bench_prints_json(tiny: Path) -> None:
