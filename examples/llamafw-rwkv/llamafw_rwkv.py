@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamafw import ModelError, Register, RequestError, Tokenizer, hookimpl
+import numpy as np
+
+from llamafw import Ints, ModelError, Register, RequestError, Tokenizer, hookimpl
 
 PREFIX = "tokenizer.ggml."
 CONTROL, UNUSED = 3, 5  # token types of GGUF
@@ -23,8 +25,7 @@ class RwkvTokenizer:
     fim: Mapping[str, int] = {}  # no such tokens; nobody writes to it
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        texts: Sequence[str] = metadata[f"{PREFIX}tokens"]
-        types = metadata.get(f"{PREFIX}token_type", [1] * len(texts))
+        texts, types = vocabulary(metadata)
         self.n_vocab = len(texts)
         self.pieces = [
             b"" if kind in (CONTROL, UNUSED) else unescaped(text) for text, kind in zip(texts, types, strict=True)
@@ -44,7 +45,7 @@ class RwkvTokenizer:
                 sizes.append(len(piece))
         self.names = {text: token for token, text in enumerate(texts) if types[token] == CONTROL and text}
         self.special = re.compile("|".join(map(re.escape, self.names)) or r"(?!)")
-        self.bos, self.eos, turn = (metadata.get(f"{PREFIX}{name}_token_id") for name in ("bos", "eos", "eot"))
+        self.bos, self.eos, turn = (number(metadata, name, self.n_vocab) for name in ("bos", "eos", "eot"))
         self.eog = frozenset(token for token in (self.eos, turn) if token is not None)
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
@@ -88,6 +89,25 @@ class RwkvTokenizer:
         return b"".join(self.piece(token, special=special) for token in tokens).decode("utf-8", "replace")
 
 
+def vocabulary(metadata: Mapping[str, Any]) -> tuple[Sequence[str], Ints]:
+    """Return the texts of all tokens and their types; ModelError if the file has no such lists."""
+    texts = metadata.get(f"{PREFIX}tokens")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ModelError(f"{PREFIX}tokens is no list of texts")
+    types = np.array(metadata.get(f"{PREFIX}token_type", [1] * len(texts)), object)
+    if types.shape != (len(texts),) or not all(isinstance(kind, int) for kind in types.tolist()):
+        raise ModelError(f"{PREFIX}token_type is no list of {len(texts)} numbers")
+    return texts, types.astype(np.int32)
+
+
+def number(metadata: Mapping[str, Any], name: str, n_vocab: int) -> int | None:
+    """Return a special token, if the file names one."""
+    token = metadata.get(f"{PREFIX}{name}_token_id")
+    if token is not None and not (isinstance(token, int) and 0 <= token < n_vocab):
+        raise ModelError(f"{PREFIX}{name}_token_id is {token!r:.80}, and there are {n_vocab} tokens")
+    return token
+
+
 def unescaped(text: str) -> bytes:
     """Return the bytes that a token of a GGUF file stands for."""
     try:
@@ -98,8 +118,6 @@ def unescaped(text: str) -> bytes:
 
 def make(metadata: Mapping[str, Any]) -> Tokenizer:
     """Return the tokenizer of one model; ModelError if the metadata describes none."""
-    if not metadata.get(f"{PREFIX}tokens"):
-        raise ModelError(f"the model has no {PREFIX}tokens")
     return RwkvTokenizer(metadata)
 
 

@@ -1,21 +1,18 @@
 """Schemathesis over every operation of a real server process: does it keep every promise of its own document?"""
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from llamafw import spec
+from llamafw.testing import contract
 from support.server import running_server
 from support.tiny import write_tiny_gguf
 
-HERE = Path(__file__).parent
 KEY = "contract"
 
 
@@ -26,12 +23,8 @@ def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
     everything = f"--slots --props --metrics --slot-save-path {tmp_path / 'slots'} --validate-responses".split()
     with running_server(model, "--api-key", KEY, "-n", "4", "-c", "16384", *everything) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
-        copy = tmp_path / "openapi.json"  # of a URL, schemathesis would leave that very operation out
-        copy.write_text(json.dumps(document))
-        schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
         done = subprocess.run(
-            [*schemathesis, "run", str(copy), "--url", server.url],
-            env={**os.environ, "API_KEY": KEY, "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py"), "COLUMNS": "120"},
+            contract.command(document, tmp_path, server.url), env=contract.environment(KEY),
             cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400,
         )
         assert httpx.get(f"{server.url}/health").status_code == 200

@@ -13,12 +13,11 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
-from llamafw import spec
+from llamafw.testing import contract
 from support.server import running_server
 from support.tiny import write_tiny_gguf
 
 ROOT = Path(__file__).parents[2]
-CONTRACT = ROOT / "tests/contract"
 FLAGS = "--backend numpy -np 2 -n 2 -c 512 --api-key contract --validate-responses"
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))
 BUILD = """
@@ -86,12 +85,9 @@ def test_their_operations_keep_the_promises_of_the_document(installed: Environ, 
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     with running_server(model, *FLAGS.split(), **installed) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
-        (tmp_path / "openapi.json").write_text(json.dumps(document))
-        theirs = [path for path in document["paths"] if path not in spec.load_document()["paths"]]
-        only = [word for path in theirs for word in ("--include-path", path)]
-        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONTRACT / "schemathesis.toml"),
-                   "run", "openapi.json", "--url", server.url, "--max-examples", "15", *only]
-        environ = {**os.environ, "API_KEY": "contract", "SCHEMATHESIS_HOOKS": str(CONTRACT / "hooks.py")}
+        theirs = contract.paths_of_plugins(document)
+        command = contract.command(document, tmp_path, server.url, theirs, 15)
+        environ = contract.environment("contract")
         done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
     assert re.search(r"Tested: +[7-9]", done.stdout)

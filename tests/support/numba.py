@@ -1,7 +1,7 @@
 """The Numba backend on a GGUF file, for tests of its numbers. It knows its insides only to poison them."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from llamafw import BackendContext, BackendOptions, Batch, Floats
+from llamafw import BackendContext, BackendOptions
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
+from llamafw.testing.batches import batch, logits
+
+__all__ = ["KERNELS", "batch", "context", "logits", "opened", "poison"]
 
 KERNELS = ("amx", "avx512vnni", "avx2", "plain")
 
@@ -47,25 +50,6 @@ def opened(
         yield backend
     finally:
         backend.close()
-
-
-def batch(*runs: tuple[int, int, Sequence[int]], outputs: Iterable[int] | None = None) -> Batch:
-    """Return a batch of runs (slot, first position, tokens); all tokens are outputs unless told."""
-    tokens = [token for _, _, run in runs for token in run]
-    positions = [first + i for _, first, run in runs for i in range(len(run))]
-    slots = [slot for slot, _, run in runs for _ in run]
-    wanted = range(len(tokens)) if outputs is None else outputs
-    return Batch(*(np.array(list(a), np.int32) for a in (tokens, positions, slots, wanted)))
-
-
-def logits(backend: Any, tokens: Sequence[int], sizes: Iterable[int] | None = None, slot: int = 0) -> Floats:
-    """Return the logits after each token, of a prompt cut into pieces of ``sizes``."""
-    backend.truncate(slot, 0)
-    rows, first = [], 0
-    for size in sizes or [len(tokens)]:
-        rows.append(backend.forward(batch((slot, first, tokens[first : first + size]))).copy())
-        first += size
-    return np.concatenate(rows)
 
 
 def poison(backend: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+from llamafw.testing.conformance import EndpointConformance
+
 TURN = {"content": "Name three colours.", "max_tokens": 6, "seed": 1, "ignore_eos": True}
 
 
@@ -80,3 +82,7 @@ async def test_a_client_that_goes_leaves_nothing_behind(serve_http: Any) -> None
         assert after["usage"]["completion_tokens"] == 6
         found = (await client.get(here)).json()["messages"]
         assert [message["role"] for message in found] == ["user", "assistant"]
+
+
+class TestConversations(EndpointConformance):
+    name = "llamafw-conversations"

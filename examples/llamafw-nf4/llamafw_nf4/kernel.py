@@ -6,8 +6,10 @@ import numba as nb
 
 from llamafw import Bytes, Floats
 
+READONLY = nb.types.Array(nb.uint8, 2, "C", readonly=True)  # blocks may lie in a mapped file
 
-@nb.njit("void(u1[:, ::1], f4[::1], f4[::1], f4[::1])", nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
+
+@nb.njit(nb.void(READONLY, nb.float32[::1], nb.float32[::1], nb.float32[::1]), nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
 def unpack(blocks: Bytes, scales: Floats, levels: Floats, weights: Floats) -> None:
     """Write the weights of ``blocks``, (n, 34), into ``weights``, (64 n,)."""
     for i in range(len(blocks)):

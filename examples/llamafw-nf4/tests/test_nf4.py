@@ -10,6 +10,7 @@ from gguf import GGUFReader
 from llamafw_nf4 import BLOCK, LEVELS, NF4, main, quantize
 
 from llamafw import ModelError
+from llamafw.testing.conformance import QuantConformance
 
 
 def test_the_levels_are_the_quantiles_that_the_paper_asks_for() -> None:
@@ -21,15 +22,18 @@ def test_the_levels_are_the_quantiles_that_the_paper_asks_for() -> None:
     np.testing.assert_allclose(LEVELS, levels / levels.max(), atol=2e-7)
 
 
+def unpacked(block: Any) -> list[float]:
+    """The weights of one block of 34 bytes, as the layout says."""
+    scale = float(block[:2].view("<f2")[0])
+    codes = [*(byte & 15 for byte in block[2:]), *(byte >> 4 for byte in block[2:])]
+    return [scale * float(LEVELS[code]) for code in codes]
+
+
 def test_the_kernel_unpacks_as_the_layout_says() -> None:
     rng = np.random.default_rng(0)
     data = rng.integers(0, 256, 5 * 34, np.uint8)
     data.reshape(5, 34)[:, :2] = rng.standard_normal(5).astype("<f2").view(np.uint8).reshape(5, 2)
-    expected = []
-    for block in data.reshape(5, 34):
-        scale = float(block[:2].view("<f2")[0])
-        expected += [scale * float(LEVELS[byte & 15]) for byte in block[2:]]
-        expected += [scale * float(LEVELS[byte >> 4]) for byte in block[2:]]
+    expected = [weight for block in data.reshape(5, 34) for weight in unpacked(block)]
     found = NF4().dequantize(data, (5, 64))
     np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-7)
     with pytest.raises(ModelError, match="no NF4 tensor"):
@@ -64,3 +68,11 @@ async def test_a_converted_model_answers_as_before(serve: Any, write_model: Any,
             answers.append({one["id"]: one["logprob"] for one in token["top_logprobs"]})
     found, expected = (np.array([answer[token] for token in answers[0]]) for answer in reversed(answers))
     np.testing.assert_allclose(found, expected, atol=0.25)  # the backend rounds what it has no kernel for to Q8_0
+
+
+class TestNF4(QuantConformance):
+    name = "NF4"
+
+    def reference(self, blocks: Any) -> Any:
+        weights = [unpacked(block) for block in blocks]
+        return np.array(weights)

@@ -9,6 +9,8 @@ import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
+from llamafw.testing.conformance import BackendConformance
+
 BODY = {"prompt": "Hello in the nation", "n_predict": 6, "temperature": 0, "n_probs": 20, "ignore_eos": True}
 N_HEAD, N_KV, SIZE = 4, 2, 16
 
@@ -85,3 +87,8 @@ async def test_a_state_comes_back_as_it_was(serve: Any) -> None:
     assert asked[0]["tokens_cached"] == 0
     assert asked[2]["tokens_cached"] > 64
     assert asked[2]["completion_probabilities"] == asked[0]["completion_probabilities"]
+
+
+class TestNumpy(BackendConformance):
+    name = "numpy"
+    tolerance = 1e-4

@@ -7,6 +7,7 @@ import pytest
 from llamafw_rwkv import make
 
 from llamafw import ModelError
+from llamafw.testing.conformance import TokenizerConformance
 
 WORDS = [
     "Hello",
@@ -80,3 +81,8 @@ async def test_a_server_speaks_it(serve: Any, write_model: Any) -> None:
         assert (await client.post("/detokenize", json={"tokens": tokens})).json() == {"content": "Hello 世界"}
         body = {"prompt": "Hello", "n_predict": 16}
         assert (await client.post("/completion", json=body)).json()["tokens_evaluated"] == 1
+
+
+class TestRwkv(TokenizerConformance):
+    name = "rwkv"
+    metadata = METADATA

@@ -6,6 +6,7 @@ import numpy as np
 from llamafw_smooth import Smooth
 
 from llamafw import Candidates
+from llamafw.testing.conformance import SamplerConformance
 
 
 def test_logits_fall_off_with_the_square() -> None:
@@ -39,3 +40,8 @@ async def test_a_server_applies_it_and_checks_its_option(serve: Any) -> None:
         np.testing.assert_allclose(ratios, np.exp(smooth), rtol=1e-3)
         error = (await client.post("/completion", json={**body, "smoothing_factor": 101})).json()["error"]
         assert (error["code"], error["param"]) == (400, "smoothing_factor")
+
+
+class TestSmooth(SamplerConformance):
+    name = "smooth"
+    examples = ({"smoothing_factor": 0.3}, {"smoothing_factor": 100})

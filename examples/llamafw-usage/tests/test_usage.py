@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from llamafw_usage.command import main
 
+from llamafw.testing.conformance import EndpointConformance
+
 BODY = {"prompt": "Hello", "ignore_eos": True, "seed": 1, "n_predict": 5, "cache_prompt": False}
 ALICE, BOB = {"Authorization": "Bearer alice"}, {"X-Api-Key": "bob"}
 
@@ -36,3 +38,10 @@ async def test_tokens_are_counted_by_key(serve: Any, tmp_path: Path, capsys: pyt
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.db")]) == 1
     assert "none.db" in capsys.readouterr().err
+
+
+class TestUsage(EndpointConformance):
+    name = "llamafw-usage"
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        return {"extra": {"usage_db": str(folder / "usage.db")}}

@@ -15,9 +15,13 @@ COMMANDS = {
     "bench": "measure how fast a model runs",
     "plugins": "list the plugins and what they registered",
     "spec": "print the API document",
+    "contract-test": "hold a running server against its own API document",
     "version": "print the version",
 }
-"""Each is the module `llamafw.cli.NAME` with ``run(argv: list[str]) -> int``."""
+"""Each is the module `llamafw.cli.NAME`, or that of `ELSEWHERE`, with ``run(argv: list[str]) -> int``."""
+
+ELSEWHERE = {"contract-test": "llamafw.testing.contract"}
+"""Commands that bring what tests need."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def find_command(name: str) -> Callable[[list[str]], int]:
     """Return the command ``name``, ours or a plugin's."""
     if name in COMMANDS:
-        run: Callable[[list[str]], int] = import_module(f"llamafw.cli.{name}").run
+        run: Callable[[list[str]], int] = import_module(ELSEWHERE.get(name, f"llamafw.cli.{name}")).run
         return run
     others = _plugin_commands()
     if name in others:
@@ -63,7 +67,7 @@ def _plugin_commands() -> dict[str, Callable[[list[str]], int]]:
 
 def _usage() -> str:
     others = _plugin_commands()
-    lines = [f"  {name:10} {text}" for name, text in COMMANDS.items()]
-    lines += [f"  {name:10} (of a plugin)" for name in others]
+    lines = [f"  {name:13} {text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:13} (of a plugin)" for name in others]
     commands = "\n".join(lines)
     return f"usage: llamafw COMMAND ...\n\n{commands}\n\n`llamafw COMMAND --help` says more."

@@ -6,7 +6,8 @@
 * ``serve_http``: ``async with serve_http(…) as url``, the same on a port of this machine.
 
 Servers have all installed plugins, and those of ``plugin=(…)``. Without other settings they run `DeterministicBackend`
-on ``tiny_model``, and hold every response against the API document.
+on ``tiny_model``, and hold every response against the API document. Suites to subclass are in
+`llamafw.testing.conformance`.
 """
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from llamafw.settings import Settings
 
 SECONDS = 60  # for a model to load
+
+pytest.register_assert_rewrite("llamafw.testing.conformance")
 
 
 @pytest.fixture(scope="session")

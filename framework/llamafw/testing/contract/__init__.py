@@ -1,0 +1,142 @@
+"""``llamafw contract-test``: hold a running server against its own API document, by schemathesis with our settings.
+
+Every operation, with valid and invalid data: are all answers as the document says? The operations of plugins are in the
+document, and so in the test. What a schema cannot say is in `hooks`.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from llamafw.cli.parser import Parser
+from llamafw.errors import SettingsError
+from llamafw.spec import Document, load_document, operation_ids, operations
+
+HERE = Path(__file__).parent
+KEY = "contract"
+BROKEN = re.compile(r"breaks the API document|Traceback")  # in the log of a server that holds answers against it
+
+
+def run(argv: list[str]) -> int:
+    """Test a server; exit code 1 if it breaks a promise."""
+    parser = Parser(
+        "llamafw contract-test",
+        "Hold a server against its own API document: every operation, those of plugins included, with valid and "
+        "invalid data. Without --url a server with a tiny model is started; other flags, those of `llamafw serve`, are for it.",
+    )
+    key = os.environ.get("LLAMA_API_KEY")
+    add = parser.add_argument
+    add("--url", help="the server to test, http://127.0.0.1:8080 for one")
+    add("--api-key", metavar="KEY", default=key, help="a key that it takes [env: LLAMA_API_KEY]")
+    add("--path", action="append", default=[], help="test this path of the document alone; may be repeated")
+    add("--plugins-only", action="store_true", help="test the operations that plugins have added, and no others")
+    add("--max-examples", type=int, metavar="N", help="requests per operation and phase (default: 60)")
+    given, rest = parser.parse_known_args(argv)
+    if find_spec("schemathesis") is None:
+        raise SettingsError("contract-test needs more packages: pip install 'llamafw[test]'")
+    if given.url and rest:
+        raise SettingsError(f"contract-test: {rest[0]} is for a server that is started, and --url names one that runs")
+    with TemporaryDirectory() as folder:
+        if given.url:
+            return _test(given.url.rstrip("/"), Path(folder), given)
+        with _started(Path(folder), given.api_key or KEY, rest) as server:
+            given.api_key = given.api_key or KEY
+            code = _test(server.url, Path(folder), given)
+        broken = [line for line in server.output if BROKEN.search(line)]
+        print("".join(broken), end="", file=sys.stderr)
+        return code or bool(broken)
+
+
+def command(
+    document: Document, folder: Path, url: str, paths: Collection[str] = (), max_examples: int | None = None
+) -> list[str]:
+    """Return the command line that tests the server at ``url``; run it in ``folder``.
+
+    Parameters
+    ----------
+    document : dict
+        The server's API document. A copy is tested: of a URL, schemathesis would leave that very operation out.
+    folder : Path
+        Where the copy goes, and reports.
+    paths : collection of str
+        Test these alone; none: all.
+    """
+    copy = folder / "openapi.json"
+    copy.write_text(json.dumps(_only(document, paths) if paths else document), "utf-8")
+    schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
+    examples = [] if max_examples is None else ["--max-examples", str(max_examples)]
+    return [*schemathesis, "run", str(copy), "--url", url, *examples]
+
+
+def _only(document: Document, paths: Collection[str]) -> Document:
+    """Return the document with some paths alone, and of their links those that do not lead elsewhere."""
+    document = deepcopy({**document, "paths": {path: document["paths"][path] for path in paths}})
+    here = set(operation_ids(document))
+    for _, _, operation in operations(document):
+        for response in operation["responses"].values():
+            links = response.get("links", {})
+            for name in [name for name, link in links.items() if link.get("operationId") not in here]:
+                del links[name]
+    return document
+
+
+def environment(api_key: str | None) -> dict[str, str]:
+    """Return the environment for `command`."""
+    ours = {"API_KEY": api_key or "none", "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py"), "COLUMNS": "120"}
+    return {**os.environ, **ours}
+
+
+def paths_of_plugins(document: Document) -> list[str]:
+    """Return the paths of a server's document that are not in ours."""
+    return sorted(set(document["paths"]) - set(load_document()["paths"]))
+
+
+def _test(url: str, folder: Path, given: Any) -> int:
+    document = _fetch(url)
+    paths = list(given.path)
+    for path in paths:
+        if path not in document["paths"]:
+            raise SettingsError(f"contract-test: {url} has no {path}")
+    if given.plugins_only:
+        paths += paths_of_plugins(document)
+        if not paths:
+            raise SettingsError(f"contract-test: no plugin of {url} has added an operation")
+    words = command(document, folder, url, paths, given.max_examples)
+    return subprocess.run(words, env=environment(given.api_key), cwd=folder, check=False).returncode
+
+
+def _fetch(url: str) -> Document:
+    import httpx
+
+    try:
+        response = httpx.get(f"{url}/openapi.json", timeout=30)
+        document = response.raise_for_status().json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise SettingsError(f"contract-test: {url}/openapi.json cannot be read: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
+        raise SettingsError(f"contract-test: {url}/openapi.json is no API document")
+    return document
+
+
+@contextmanager
+def _started(folder: Path, key: str, flags: list[str]) -> Iterator[Any]:
+    """Start a server with a tiny model and everything switched on."""
+    from llamafw.testing.process import running_server
+    from llamafw.testing.tiny import write_tiny_gguf
+
+    model = write_tiny_gguf(folder / "tiny.gguf", n_ctx=4096)
+    (folder / "slots").mkdir()
+    usual = ["--plugin", "llamafw.testing.backend", "--backend", "deterministic", "-np", "4", "-c", "16384", "-n", "4",
+             "--slots", "--props", "--metrics", "--slot-save-path", str(folder / "slots"), "--validate-responses"]
+    with running_server(model, *usual, "--api-key", key, *flags) as server:
+        yield server

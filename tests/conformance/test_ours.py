@@ -1,0 +1,40 @@
+"""Our own plugins in the suites that other authors run."""
+from __future__ import annotations
+
+from typing import Any
+
+from llamafw.plugins import Plugins
+from llamafw.testing.conformance import (
+    BackendConformance,
+    EndpointConformance,
+    QuantConformance,
+    SamplerConformance,
+    TokenizerConformance,
+)
+
+PLUGINS = Plugins()
+
+
+def suite(base: type, **attributes: Any) -> list[type]:
+    """One subclass for each thing of the kind that is registered."""
+    return [type(f"Test_{name}", (base,), {"name": name, **attributes}) for name in PLUGINS.registry(base.kind)]
+
+
+class TestNumba(BackendConformance):
+    name = "numba"
+
+
+class TestDeterministic(BackendConformance):
+    name = "deterministic"
+    plugins = ("llamafw.testing.backend",)
+    follows_the_model = False
+
+
+class TestEndpoints(EndpointConformance):
+    name = "llamafw"
+    test_whatever_is_sent_answers_are_as_the_document_says = None  # tests/contract does it, with more examples
+
+
+for base in (SamplerConformance, QuantConformance, TokenizerConformance):
+    for one in suite(base):
+        globals()[f"{one.__name__}_{base.kind}"] = one
