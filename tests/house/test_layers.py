@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import llamafw
+from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 STREET = [
@@ -16,6 +17,7 @@ STREET = [
     "plugins", "spec", "models", "engine", "server", "cli", "testing",
 ]
 """Every module of the framework imports only from modules to its left."""
+SUITES = conformance.__name__
 
 
 def files(*folders: str) -> list[Path]:
@@ -57,6 +59,8 @@ def test_framework_is_a_one_way_street(path: Path) -> None:
 @pytest.mark.parametrize("path", files("plugins", "backends", "examples"), ids=str)
 def test_plugins_use_only_the_public_names(path: Path) -> None:
     public = {f"llamafw.{name}" for name in llamafw.__all__}
+    if "tests" in path.parts:
+        public |= {SUITES, *(f"{SUITES}.{name}" for name in conformance.__all__)}
     assert {name for name in imports(path) if name.startswith("llamafw.")} <= public
 
 

@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
     parser = Parser(
         "llamafw contract-test",
         "Hold a server against its own API document: every operation, those of plugins included, with valid and "
-        "invalid data. Without --url a server with a tiny model is started; other flags, those of `llamafw serve`, are for it.",
+        "invalid data. Without --url one is started, with a tiny model; it takes all other flags of `llamafw serve`.",
     )
     key = os.environ.get("LLAMA_API_KEY")
     add = parser.add_argument
