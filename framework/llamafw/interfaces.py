@@ -40,6 +40,7 @@ class SamplerContext:
     n_ctx: int  # positions of a slot
     tokenizer: Tokenizer  # the model's
     min_keep: int = 0  # leave at least so many candidates, if there are
+    seed: int = 0  # of the request; what a sampler draws comes from a generator of its own, seeded with it
 
 
 class Sampler(Protocol):
@@ -53,7 +54,11 @@ class Sampler(Protocol):
 
 
 class SamplerPlugin(Protocol):
-    """What is registered as a sampler: usually the sampler's class. ``create`` runs on the event loop, per request."""
+    """What is registered as a sampler: usually the sampler's class. ``create`` runs on the event loop, per request.
+
+    If it has an attribute ``precedes``, the name of another sampler, requests that name no samplers use it too, just
+    before that one. Otherwise it is used where ``samplers`` names it.
+    """
 
     options: ClassVar[JsonSchema]
     """The request fields it reads: field → JSON Schema, each with a ``default``.

@@ -193,6 +193,10 @@ def add_sampler_options(document: Document, samplers: Registry) -> None:
     """Give every schema that asks for it the fields of all samplers, and the names that ``samplers`` may hold."""
     for name, sampler in samplers.items():
         _check_options(sampler.options, f"of sampler {name!r} of plugin {samplers.owner(name)}")
+        follower = getattr(sampler, "precedes", None)
+        if follower is not None and follower not in samplers:
+            owner, hint = samplers.owner(name), samplers.suggest(str(follower))
+            raise SpecError(f"sampler {name!r} of plugin {owner} precedes {follower!r}, which is no sampler{hint}")
     for place, schema in _generating(document):
         properties = schema.setdefault("properties", {})
         sides = dict.fromkeys(properties, f"{HOME} ({place})")

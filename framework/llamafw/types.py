@@ -157,6 +157,23 @@ class Candidates:
     logits: Floats  # (n,)
     sorted: bool = False  # True: logits are in descending order; a sampler that breaks it says so
 
+    def find(self, tokens: Ints) -> tuple[Ints, Ints]:
+        """Return at which indices some tokens are, and for each of these, which of the tokens is there.
+
+        Parameters
+        ----------
+        tokens : (m,) int
+            Each of them once. Those that are no candidates any more are not in the answer.
+        """
+        if not len(tokens):
+            return np.empty(0, np.int32), np.empty(0, np.int32)
+        if len(self.ids) > tokens.max() and np.array_equal(self.ids[tokens], tokens):
+            return tokens, np.arange(len(tokens), dtype=np.int32)  # the whole vocabulary in order: token = index
+        order = tokens.argsort()
+        which = order[np.minimum(tokens.searchsorted(self.ids, sorter=order), len(tokens) - 1)]
+        where = np.flatnonzero(tokens[which] == self.ids)
+        return where.astype(np.int32), which[where].astype(np.int32)
+
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:

@@ -126,7 +126,7 @@ class Engine:
         if too_long:
             prompt = context.shortened(prompt, n_keep, self.n_ctx)
         self._log_prompt(prompt)
-        given = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep)
+        given = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep, seed)
         built = chain.build(request, seed, self._samplers, given)
         if not len(prompt):
             return _nothing(seed)

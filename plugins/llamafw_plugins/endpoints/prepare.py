@@ -8,7 +8,7 @@ from llamafw import App, GenerateRequest, NotSupported, RequestError
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
 from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation
-from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
+from llamafw_plugins.samplers.order import MIROSTAT_ORDER, default_order
 
 RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's two spellings of "draw one"
 MAX_STOP = 16384  # characters of all stop strings together
@@ -88,9 +88,7 @@ def sampler_names(given: Sequence[str] | None, app: App) -> tuple[str, ...]:
     """Return the samplers to apply, in order: the request's, else those of ``--samplers``, else the usual ones."""
     if given is None:
         named = app.settings.sampler_names()
-        if named is not None:
-            return named
-        return tuple(name for name in DEFAULT_ORDER if name in app.samplers)
+        return default_order(app.samplers) if named is None else named
     return tuple(given)
 
 

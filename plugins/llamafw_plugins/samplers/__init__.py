@@ -4,6 +4,7 @@ from __future__ import annotations
 from llamafw import Register, hookimpl
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.mirostat import Mirostat
+from llamafw_plugins.samplers.order import DEFAULT_ORDER, MIROSTAT_ORDER
 from llamafw_plugins.samplers.penalties import Penalties
 from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.tfs_z import TfsZ
@@ -11,11 +12,7 @@ from llamafw_plugins.samplers.top_k import TopK
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
 
-DEFAULT_ORDER = ("penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature")
-"""The samplers of a request that names none, in order."""
-
-MIROSTAT_ORDER = ("penalties", "temperature", "mirostat")
-"""Those of a request that wants Mirostat, whatever it names."""
+__all__ = ["DEFAULT_ORDER", "MIROSTAT_ORDER", "register_samplers"]
 
 
 @hookimpl

@@ -100,15 +100,8 @@ class Penalties:
         n = len(self._at)
         if not n:
             return
-        ids, counts = self._ids[:n], self._counts[:n]
-        if len(candidates.ids) > ids.max() and np.array_equal(candidates.ids[ids], ids):
-            where: np.ndarray[Any, np.dtype[Any]] = ids  # the whole vocabulary in order: token = index
-        else:
-            order = ids.argsort()
-            place = order[np.minimum(ids.searchsorted(candidates.ids, sorter=order), n - 1)]
-            where = np.flatnonzero(ids[place] == candidates.ids)
-            counts = counts[place[where]]
-        logits = candidates.logits[where]
+        where, which = candidates.find(self._ids[:n])
+        logits, counts = candidates.logits[where], self._counts[which]
         logits = np.where(logits > 0, logits / self._repeat, logits * self._repeat)
         candidates.logits[where] = logits - (counts * self._frequency + self._presence)
         candidates.sorted = False

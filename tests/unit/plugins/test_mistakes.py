@@ -52,6 +52,7 @@ def plugin(folder: Path, text: str) -> Plugins:
         (SAMPLER.replace("def create", "def make"), "registers the sampler 's', which has no create"),
         (SAMPLER.replace(', "default": 0', ""), "the option 's' of sampler 's' of plugin .*mine.py has no default"),
         (SAMPLER.replace('"default": 0', '"default": -1'), "'s' of sampler .* does not allow its own default, -1"),
+        (SAMPLER.replace("truncates", "precedes = 'topk'; truncates"), "precedes 'topk', .*did you mean 'top_k'"),
         (SAMPLER.replace('"number"', '"numbr"'), "the option 's' of sampler .* is no JSON Schema: \"numbr\""),
         (SAMPLER.replace('{"s": ', '["s"] or {"s": '), "the options of sampler 's' .* not fields"),
         (OPERATION.replace('"responses"', '"response"'), "not valid at paths./x.get, of plugin .*mine.py: .*'resp"),
