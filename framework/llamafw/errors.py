@@ -130,7 +130,22 @@ class DeadlineExceeded(RequestError):
 
 
 class GenerationError(RequestError):
-    """A sampler or the model failed while a request was answered. The client learns what failed, the log how."""
+    """A sampler or the model failed while a request was answered. The client learns what failed, the log how.
+
+    Parameters
+    ----------
+    message : str
+        One sentence for the client.
+    param : str, optional
+        The request field at fault, as a dotted path.
+    source : tuple of str, optional
+        What failed, as it is registered: its kind and its name, ``("sampler", "top_k")``.
+    """
 
     status = 500
     type = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None, source: tuple[str, str] | None = None) -> None:
+        super().__init__(message, param=param)
+        self.source = source
+        self.plugin: str | None = None  # whose fault it is, as `distribution:entry`, once that is known

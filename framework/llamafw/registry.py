@@ -13,6 +13,10 @@ PROTOCOLS: Mapping[str, type] = {"sampler": SamplerPlugin, "tool_parser": ToolPa
 """What is registered as it is; of most kinds it is a factory."""
 
 
+class Clash(PluginError):
+    """Two plugins want the same name."""
+
+
 class Registry(Mapping[str, Any]):
     """Names to things, each with its owner, in the order they were added."""
 
@@ -29,8 +33,12 @@ class Registry(Mapping[str, Any]):
         if self.kind not in PROTOCOLS and self.kind != "field" and not callable(thing):
             raise PluginError(f"plugin {owner} registers the {self.kind} {name!r}, which cannot be called: {thing!r}")
         if name in self._things:
-            raise PluginError(f"{self.kind} {name!r} is registered by both {self.owner(name)} and {owner}")
+            raise Clash(f"{self.kind} {name!r} is registered by both {self.owner(name)} and {owner}")
         self._things[name] = (thing, owner)
+
+    def remove(self, owner: str) -> None:
+        """Forget everything that a plugin has registered."""
+        self._things = {name: thing for name, thing in self._things.items() if thing[1] != owner}
 
     def owner(self, name: str) -> str:
         """Return the plugin that registered ``name``, as ``distribution:entry``."""

@@ -93,6 +93,10 @@ class App(Protocol):
     samplers: Mapping[str, SamplerPlugin]  # of every plugin
 
     @property
+    def failures(self) -> Mapping[tuple[str, str], int]:
+        """How often plugins have failed since the start, by plugin and place: ``("dist:entry", "request")`` → 2."""
+
+    @property
     def loaded(self) -> LoadedModel:
         """The model; raises Unavailable while it is loading."""
 

@@ -274,6 +274,8 @@ class Settings:
         help="load one more plugin; may be repeated")
     no_plugin: tuple[str, ...] = option((), "--no-plugin", group=PLUGINS, type=str, env="LLAMAFW_NO_PLUGINS", metavar="NAME", repeat=True,
         help="leave a plugin out; may be repeated")
+    plugin_strict: bool = option(False, "--plugin-strict", group=PLUGINS, type=bool, env="LLAMAFW_PLUGIN_STRICT",
+        help="end the start if any plugin fails, not only one that --plugin names or that guards requests")
 
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,

@@ -141,8 +141,7 @@ def _is_async(function: Any) -> bool:
 
 
 def _fragments(plugins: Plugins) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, extend in plugins.calls("extend_openapi"):
-        fragment = extend()
+    for name, fragment in plugins.each("extend_openapi"):
         if not isinstance(fragment, Mapping | None):
             raise SpecError(f"plugin {name}: extend_openapi returned {fragment!r:.80}, and not a mapping")
         if fragment is not None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.cli.parser import Parser, add_settings, load_plugins, plugin_flags, settings_from, split_plugin_flags
 from llamafw.testing.plugin import running
 
 ROOT = Path(__file__).parents[2]
@@ -80,10 +80,8 @@ async def test_a_server_started_so_answers(
     monkeypatch.chdir(tmp_path)
     ((_, _, *argv),) = commands(page, "llamafw serve")
     first, rest = split_plugin_flags(argv)
-    parser = Parser("llamafw serve", "")
+    parser = Parser("llamafw serve", "", parents=plugin_flags(load_plugins(first)))
     add_settings(parser)
-    for _, add_options in load_plugins(first).calls("add_options"):
-        add_options(parser=parser)
     settings = settings_from(parser.parse(rest), {}, plugin=first.plugin)
     settings = replace(settings, backend=settings.backend or "deterministic", validate_responses=True)
     async with running(tiny_model, settings) as asgi, httpx.AsyncClient(transport=httpx.ASGITransport(asgi)) as client:

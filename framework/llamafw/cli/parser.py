@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from llamafw.cli.config import from_file, merge
 from llamafw.cli.refused import REFUSED, check_environment
-from llamafw.errors import SettingsError
+from llamafw.errors import PluginError, SettingsError
 from llamafw.options import Option, convert
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings, from_environment, options
@@ -19,10 +19,13 @@ from llamafw.settings import Settings, from_environment, options
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `SettingsError`, with a suggestion for a flag that does not exist."""
 
-    def __init__(self, prog: str, description: str, *, add_help: bool = True) -> None:
+    def __init__(
+        self, prog: str, description: str, *, add_help: bool = True, parents: Sequence[argparse.ArgumentParser] = ()
+    ) -> None:
         super().__init__(
-            prog=prog, description=description, add_help=add_help, allow_abbrev=False, formatter_class=_HelpFormatter
-        )
+            prog=prog, description=description, add_help=add_help, parents=parents, allow_abbrev=False,
+            formatter_class=_HelpFormatter,
+        )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{self.prog.removeprefix('llamafw ')}: {message}")
@@ -95,12 +98,12 @@ def overruled(given: argparse.Namespace, environ: Mapping[str, str] = os.environ
 
 
 def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
-    """Return settings with ``--plugin``, ``--no-plugin`` and ``--config`` alone, and the other arguments.
+    """Return settings with ``--config`` and those that say which plugins to load alone, and the other arguments.
 
     Plugins add flags, so they must be loaded before the other flags can be read.
     """
     parser = Parser("llamafw", "", add_help=False)
-    add_settings(parser, ["config", "plugin", "no_plugin"])
+    add_settings(parser, ["config", "plugin", "no_plugin", "plugin_strict"])
     given, rest = parser.parse_known_args([_hyphens(word) for word in argv])
     settings = settings_from(given)
     return Settings(**{name: getattr(settings, name) for name in vars(given)}), rest
@@ -108,7 +111,32 @@ def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
 
 def load_plugins(settings: Settings, *, tolerant: bool = False) -> Plugins:
     """Return the plugins that the settings ask for."""
-    return Plugins(extra=settings.plugin, block=settings.no_plugin, tolerant=tolerant)
+    return Plugins(
+        extra=settings.plugin, block=settings.no_plugin, strict=settings.plugin_strict, tolerant=tolerant
+    )
+
+
+def plugin_flags(plugins: Plugins) -> list[argparse.ArgumentParser]:
+    """Return the flags of plugins, as parents of a parser; PluginError naming both if two sides want the same one."""
+    owners = {flag: "llamafw" for opt in options().values() for flag in (*opt.flags, *opt.off)}
+    owners |= dict.fromkeys(("-h", "--help", "--usage", "--version"), "llamafw")
+    names = dict.fromkeys(options(), "llamafw")
+    parsers: list[argparse.ArgumentParser] = []
+    for plugin in list(plugins.found):
+        parser = Parser("llamafw serve", "", add_help=False)
+        for owner, _ in plugins.each("add_options", only=plugin, parser=parser):
+            for action in parser._actions:
+                _claim(owners, action.option_strings, owner, "the flag")
+                _claim(names, [action.dest], owner, "the setting")
+            parsers.append(parser)
+    return parsers
+
+
+def _claim(owners: dict[str, str], names: Sequence[str], owner: str, what: str) -> None:
+    for name in names:
+        if name in owners and owners[name] != owner:
+            raise PluginError(f"{what} {name} is added by both {owners[name]} and {owner}")
+        owners[name] = owner
 
 
 def _all_sources(flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:

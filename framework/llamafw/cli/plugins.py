@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 
 from llamafw import spec
-from llamafw.cli.parser import Parser, load_plugins, split_plugin_flags
+from llamafw.cli.parser import Parser, load_plugins, plugin_flags, split_plugin_flags
 from llamafw.errors import PluginError, SpecError
 from llamafw.plugins import Found, Plugins
 from llamafw.registry import Registry
@@ -20,7 +20,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse(rest)
     plugins = load_plugins(first, tolerant=True)
-    clash = _register_endpoints(plugins, first)
+    clash = _all_else(plugins, first)
     found = list(plugins.found.values())
     print(json.dumps([asdict(one) for one in found], indent=2) if given.json else "\n".join(map(_lines, found)))
     if clash:
@@ -28,11 +28,12 @@ def run(argv: list[str]) -> int:
     return 1 if clash or any(one.error for one in found) else 0
 
 
-def _register_endpoints(plugins: Plugins, settings: Settings) -> SpecError | PluginError | None:
-    """Let plugins register their endpoints, as a server would; return why their documents do not fit, if so."""
+def _all_else(plugins: Plugins, settings: Settings) -> SpecError | PluginError | None:
+    """Let plugins add flags and endpoints, as a server would; return why they do not fit together, if so."""
     from llamafw.server.context import App  # --help need not wait for it
 
     try:
+        plugin_flags(plugins)
         document = spec.merged_document(plugins, settings)
         plugins.fill(endpoints := Registry("endpoint"), app=App(settings, plugins, document))
         spec.check(document, endpoints)

@@ -6,7 +6,15 @@ import sys
 from functools import partial
 
 from llamafw.cli.logs import set_up_logging
-from llamafw.cli.parser import Parser, add_settings, load_plugins, overruled, settings_from, split_plugin_flags
+from llamafw.cli.parser import (
+    Parser,
+    add_settings,
+    load_plugins,
+    overruled,
+    plugin_flags,
+    settings_from,
+    split_plugin_flags,
+)
 from llamafw.cli.version import text
 from llamafw.models.find import find_model
 
@@ -19,15 +27,15 @@ def run(argv: list[str]) -> int:
     """Serve until SIGINT or SIGTERM."""
     first, rest = split_plugin_flags(argv)
     plugins = load_plugins(first)
-    parser = Parser("llamafw serve", "Answer requests over HTTP. Flags win over the environment, this over --config.")
+    what = "Answer requests over HTTP. Flags win over the environment, this over --config."
+    parser = Parser("llamafw serve", what, parents=plugin_flags(plugins))
     parser.add_argument("--usage", action="help", help="the same as --help")
     parser.add_argument("--version", action="version", version=text(), help="print the version and exit")
     add_settings(parser)
-    for _, add_options in plugins.calls("add_options"):
-        add_options(parser=parser)
     given = parser.parse(rest)
     settings = settings_from(given, config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
     set_up_logging(settings)
+    plugins.report()
     for sentence in overruled(given):
         logging.getLogger("llamafw").warning(sentence)
     path = find_model(settings)

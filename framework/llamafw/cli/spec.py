@@ -2,22 +2,22 @@
 from __future__ import annotations
 
 from llamafw import spec
-from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.cli.parser import Parser, add_settings, load_plugins, plugin_flags, settings_from, split_plugin_flags
 
 
 def run(argv: list[str]) -> int:
     """Print the merged document."""
     first, rest = split_plugin_flags(argv)
     plugins = load_plugins(first)
-    parser = Parser("llamafw spec", "Print the API document; flags of `llamafw serve` change its defaults.")
+    what = "Print the API document; flags of `llamafw serve` change its defaults."
+    parser = Parser("llamafw spec", what, parents=plugin_flags(plugins))
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--yaml", action="store_const", dest="form", const="yaml", default="yaml", help="the default")
     form.add_argument("--json", action="store_const", dest="form", const="json", help="print JSON")
     add_settings(parser)
-    for _, add_options in plugins.calls("add_options"):
-        add_options(parser=parser)
     given = parser.parse(rest)
     name = vars(given).pop("form")
     settings = settings_from(given, config=first.config)
+    plugins.report()
     print(spec.render(spec.merged_document(plugins, settings), name), end="")
     return 0

@@ -30,7 +30,7 @@ class SamplerError(GenerationError):
     """A sampler failed. Its name is for the client; the cause, in ``__cause__``, for the log."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the sampler {name!r} failed")
+        super().__init__(f"the sampler {name!r} failed", source=("sampler", name))
 
 
 def every_token(n_vocab: int) -> Ints:

@@ -28,7 +28,7 @@ from llamafw.engine.scheduler import Scheduler, Task
 from llamafw.engine.sequence import Sequence, as_prompt
 from llamafw.engine.slots import SIMILAR, Slot, Slots
 from llamafw.engine.stats import slot_status, used
-from llamafw.engine.worker import Job, Worker
+from llamafw.engine.worker import Blamed, Job, Worker, nobody
 from llamafw.errors import ContextFullError, GenerationError, RequestError, TooManyRequests, Unavailable
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
 from llamafw.types import Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
@@ -67,6 +67,8 @@ class Engine:
         if it was cut short. It must not raise.
     grammars : mapping
         What requests may be held to, by kind.
+    blamed : callable
+        ``blamed(error, "token")`` counts a failure and says whose it was.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Engine:
         *,
         finished: Callable[..., None] = lambda **facts: None,
         grammars: Mapping[str, GrammarFactory] | None = None,
+        blamed: Blamed = nobody,
     ) -> None:
         self.n_slots, self.n_ctx = backend.n_slots, backend.n_ctx
         self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have scores for tokens without text
@@ -88,7 +91,7 @@ class Engine:
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(
             backend, self._slots, self._scheduler, self._cache, chain.every_token(self._n_vocab), options.timeout,
-            log_cache=options.log_cache,
+            log_cache=options.log_cache, blamed=blamed,
         )  # fmt: skip
         self._backend = backend
         self._finished = finished

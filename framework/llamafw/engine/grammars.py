@@ -49,7 +49,8 @@ class Grammars:
             raise
         except Exception as error:
             log.exception("a grammar of kind %r cannot be compiled", source.kind)
-            raise GenerationError("the grammar cannot be compiled", param=source.field) from error
+            failed = ("grammar", source.kind)
+            raise GenerationError("the grammar cannot be compiled", param=source.field, source=failed) from error
 
     def _compiler(self, kind: str) -> GrammarCompiler:
         if kind not in self._factories:

@@ -62,8 +62,8 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     grammar = default_grammar(settings)
     decoder: Decoder | None = None
     finished = partial(plugins.tell, "request_finished")
-    engine: EngineProtocol | None = plugins.hook.create_engine(
-        model=model, tokenizer=tokenizer, settings=settings, finished=finished
+    engine: EngineProtocol | None = plugins.first(
+        "create_engine", model=model, tokenizer=tokenizer, settings=settings, finished=finished
     )
     if engine is None:
         decoder = describe(model, plugins)
@@ -86,7 +86,7 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
     """Return the opened file; GGUF unless a plugin knows better."""
     if not path.exists():
         raise ModelError(f"there is no model file {path}")
-    found: Model | None = plugins.hook.open_model(path=path, settings=settings)
+    found: Model | None = plugins.first("open_model", path=path, settings=settings)
     if found is None and path.is_dir():
         raise ModelError(f"{path} is a folder, and no plugin opens it")
     if found is None:
@@ -107,6 +107,7 @@ def make_engine(
     return Engine(
         backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),
         finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
+        blamed=plugins.blamed,
     )  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
                 for name, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))}
         named: ChatFormat = formats[settings.chat_template](ChatContext(**text))
         return named
-    chosen: ChatFormat | None = plugins.hook.choose_chat_format(model=model, settings=settings)
+    chosen: ChatFormat | None = plugins.first("choose_chat_format", model=model, settings=settings)
     if chosen is None:
         raise SettingsError("no plugin offers a chat format for this model")
     return chosen
@@ -233,7 +234,7 @@ def make_backend(
 ) -> Backend:
     """Return the backend that ``--backend`` names or the plugins choose, with the model loaded."""
     backends = plugins.registry("backend")
-    name = settings.backend or plugins.hook.choose_backend(model=model, settings=settings) or "numba"
+    name = settings.backend or plugins.first("choose_backend", model=model, settings=settings) or "numba"
     if name not in backends:
         raise SettingsError(f"there is no backend {name!r}{backends.suggest(name)}")
     options = backend_options(settings, decoder.n_ctx_train)

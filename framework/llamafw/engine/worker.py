@@ -23,12 +23,21 @@ from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import Counts
 from llamafw.errors import GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
+from llamafw.plugins.blame import Place
 from llamafw.types import Batch, Floats, Ints
 
 log = logging.getLogger(__name__)
 
 _NONE = np.empty(0, np.int32)  # no outputs
 _WORTH = 64  # tokens: to evaluate fewer is about as quick as to copy a state
+
+
+Blamed = Callable[[BaseException, Place], str | None]
+"""Counts a failure and returns the plugin whose it was, if it was one's."""
+
+
+def nobody(error: BaseException, place: Place) -> None:
+    """Blame nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +64,12 @@ class Worker:
 
     def __init__(
         self, backend: Backend, slots: Slots, scheduler: Scheduler, cache: PromptCache, ids: Ints, timeout: float,
-        *, log_cache: bool = False,
+        *, log_cache: bool = False, blamed: Blamed = nobody,
     ) -> None:  # fmt: skip
         self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
         self.jobs: list[Job] = []
         self.counts = Counts()
-        self._ids, self._timeout, self._log_cache = ids, timeout, log_cache
+        self._ids, self._timeout, self._log_cache, self._blamed = ids, timeout, log_cache, blamed
 
     @property
     def idle(self) -> bool:
@@ -117,19 +126,17 @@ class Worker:
                 result = job.work(self.slots.all[job.slot])
             except RequestError as error:
                 result = error
-            except Exception:
-                log.exception("the cache of slot %d cannot be used", job.slot)
-                result = GenerationError("the model failed")
+            except Exception as exc:
+                result = self._failure(exc, f"the cache of slot {job.slot} cannot be used")
             job.send(result)
 
     def _admit(self) -> None:
         for task, slot, common in self.scheduler.admit():
             try:
                 n = self._prepare_cache(task, slot, common)
-            except Exception:
-                log.exception("the cache of slot %d cannot be prepared", slot.id)
+            except Exception as exc:
                 task.begin(slot, 0)
-                self._fail(task, GenerationError("the model failed"))
+                self._fail(task, self._failure(exc, f"the cache of slot {slot.id} cannot be prepared"))
             else:
                 task.begin(slot, n)
 
@@ -193,10 +200,10 @@ class Worker:
                 continue
             try:
                 self.backend.shift(slot.id, task.n_keep, n)
-            except Exception:
-                log.exception("the backend cannot shift the context of slot %d", slot.id)
+            except Exception as exc:
+                error = self._failure(exc, f"the backend cannot shift the context of slot {slot.id}")
                 self._forget(slot)
-                self._fail(task, GenerationError("the model failed"))
+                self._fail(task, error)
             else:
                 slot.shift(task.n_keep, n)
                 task.truncated = True
@@ -213,11 +220,12 @@ class Worker:
             rows = run(batch)
             if len(rows) != len(batch.outputs):
                 raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
-        except Exception:
+        except Exception as exc:
             if len(parts) == 1:
-                log.exception("the backend failed on %d tokens of slot %d", len(batch.tokens), parts[0].slot.id)
+                what = f"the backend failed on {len(batch.tokens)} tokens of slot {parts[0].slot.id}"
+                error = self._failure(exc, what)
                 self._forget(parts[0].slot)
-                return self._fail(parts[0].sequence, GenerationError("the model failed"))
+                return self._fail(parts[0].sequence, error)
             log.warning("the backend failed on a batch of %d sequences; trying each alone", len(parts), exc_info=True)
             for part in parts:
                 self._retry(part)
@@ -243,9 +251,9 @@ class Worker:
     def _retry(self, part: Part) -> None:
         try:
             self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have gone some of the way
-        except Exception:
-            log.exception("the backend cannot shorten the cache of slot %d", part.slot.id)
-            return self._fail(part.sequence, GenerationError("the model failed"))
+        except Exception as exc:
+            error = self._failure(exc, f"the backend cannot shorten the cache of slot {part.slot.id}")
+            return self._fail(part.sequence, error)
         self._evaluate([part])
 
     def _pick(self, sequence: Sequence, row: Floats) -> None:
@@ -253,11 +261,21 @@ class Worker:
             sequence.pick(self._ids, row[: len(self._ids)])
         except RequestError as exc:
             if exc.status >= 500:
-                log.error("a request failed: %s", exc.message, exc_info=exc)
+                log.error("a request failed%s: %s", self._whose(exc), exc.message, exc_info=exc)
             sequence.fail(exc)
-        except Exception:
-            log.exception("a request failed")
-            sequence.fail(GenerationError("the answer could not be continued"))
+        except Exception as exc:
+            sequence.fail(self._failure(exc, "a request failed", "the answer could not be continued"))
+
+    def _failure(self, cause: Exception, what: str, message: str = "the model failed") -> GenerationError:
+        """Log a failure, and whose it was; return what the client is told."""
+        error = GenerationError(message)
+        error.__cause__ = cause
+        log.error("%s%s", what, self._whose(error), exc_info=cause)
+        return error
+
+    def _whose(self, error: BaseException) -> str:
+        name = self._blamed(error, "token")
+        return f" in plugin {name}" if name else ""
 
     def _fail(self, task: Task, error: RequestError) -> None:
         task.fail(error)

@@ -65,10 +65,13 @@ def build(
     merged = spec.merged_document(plugins, settings, document)
     app = App(settings, plugins, merged)
     endpoints = Registry("endpoint")
-    plugins.fill(endpoints, app=app)
+    if plugins.fill(endpoints, app=app):  # the operations of plugins that had to be left out go, too
+        merged = spec.merged_document(plugins, settings, document)
+        app.describe(merged)
     spec.check(merged, endpoints)
+    plugins.report()
     schemas = Schemas(merged)
-    explain = explainer(plugins.hook.explain_error)
+    explain = explainer(plugins)
     loading = Loading(app, load, failed)
     errors = partial(ErrorMiddleware, explain=explain, allow=Allow(merged))
     middlewares = [

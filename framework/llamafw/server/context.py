@@ -22,10 +22,19 @@ class App:
     def __init__(self, settings: Settings, plugins: Plugins, document: Mapping[str, Any]) -> None:
         self.settings = settings
         self.plugins = plugins
-        self.document = document
-        self.document_json = orjson.dumps(document)  # for GET /openapi.json
+        self.describe(document)
         self.samplers: Mapping[str, SamplerPlugin] = plugins.registry("sampler")
         self.model: LoadedModel | None = None
+
+    def describe(self, document: Mapping[str, Any]) -> None:
+        """Set the API document."""
+        self.document = document
+        self.document_json = orjson.dumps(document)  # for GET /openapi.json
+
+    @property
+    def failures(self) -> Mapping[tuple[str, str], int]:
+        """How often plugins have failed since the start, by plugin and place."""
+        return self.plugins.blame.failures
 
     @property
     def loaded(self) -> LoadedModel:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -11,6 +12,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw.errors import RequestError
+from llamafw.hookspecs import NAME
+from llamafw.plugins import Plugins
 from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
@@ -28,6 +31,9 @@ TYPES = {
     504: "timeout_error",
 }
 """The type of an error by its status; other 4xx are "invalid_request_error", other 5xx "server_error"."""
+
+PLUGIN_ERROR = "plugin_error"
+"""The type of a 500 that a plugin is to blame for; the member ``plugin`` names it."""
 
 MESSAGES = {401: "Invalid API Key", 404: "File Not Found"}  # as llama-server says them
 
@@ -65,24 +71,39 @@ def unwrap(error: BaseException) -> BaseException:
     return next((leaf for leaf in leaves if isinstance(leaf, RequestError)), leaves[0])
 
 
-def explainer(hook: Callable[..., Problem | None]) -> Callable[[BaseException], Problem]:
-    """Return `problem_of` with the plugins' ``explain_error`` asked first."""
+def explainer(plugins: Plugins) -> Callable[[BaseException], Problem]:
+    """Return `problem_of` with the plugins' ``explain_error`` asked first, and failures put down to plugins."""
 
     def explain(error: BaseException) -> Problem:
         error = unwrap(error)
         try:
-            return hook(error=error) or problem_of(error)
-        except Exception:
-            log.exception("a plugin failed in explain_error")
-            return problem_of(error)
+            told: Problem | None = plugins.hook.explain_error(error=error)
+        except Exception as exc:
+            log.exception("plugin %s failed in explain_error", plugins.blamed(exc, "request"))
+            told = None
+        return told or _put_down(error, problem_of(error), plugins)
 
     return explain
+
+
+def _put_down(error: BaseException, problem: Problem, plugins: Plugins) -> Problem:
+    """Let a failure say whose it was, if it was in the code of a plugin that is not our own."""
+    caught = getattr(error, "source", None) or getattr(error, "plugin", None)  # by the engine
+    meant = isinstance(error, RequestError) and not caught
+    if problem.status != 500 or meant or isinstance(error, HTTPException):
+        return problem
+    name = plugins.blamed(error, "request")
+    if name is None or name.startswith(f"{NAME}:"):
+        return problem
+    return replace(problem, type=PLUGIN_ERROR, extra={**problem.extra, "plugin": name})
 
 
 def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:
     """Log what is our fault, with a traceback; what is the client's is its own business."""
     if problem.status == 500:
-        log.error("request %s: %s %s failed", request_id(), scope.get("method"), scope.get("path"), exc_info=error)
+        name = getattr(unwrap(error), "plugin", None)
+        place = f"{scope.get('method')} {scope.get('path')} failed" + (f" in plugin {name}" if name else "")
+        log.error("request %s: %s", request_id(), place, exc_info=error)
 
 
 class ErrorMiddleware:

@@ -100,7 +100,8 @@ async def running(model: Path, settings: Settings) -> AsyncIterator[ASGIApp]:
     from llamafw.plugins import Plugins
     from llamafw.server.app import build
 
-    plugins = Plugins(extra=["llamafw.testing.backend", *settings.plugin], block=settings.no_plugin)
+    plugins = Plugins(extra=["llamafw.testing.backend", *settings.plugin], block=settings.no_plugin,
+                      strict=settings.plugin_strict)  # fmt: skip
     settled = asyncio.Event()
     error: list[BaseException] = []
 

@@ -82,6 +82,12 @@ class Metrics:
         """Yield the series that are counts of the engine; prometheus-client asks for them at every scrape."""
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
+        failures = CounterMetricFamily(
+            "llamafw_plugin_failures", "Failures of plugins, by place", labels=("plugin", "place")
+        )
+        for names, n in self._app.failures.items() if self._app else ():
+            failures.add_metric(names, n)
+        yield failures
         stats = EngineStats() if self._app is None else self._app.loaded.engine.stats()
         for name, text, value in counters(stats):
             yield CounterMetricFamily(name, text, value)

@@ -1,0 +1,5 @@
+"""Plugins: found, checked, called, and told apart when something fails. It knows nothing of what they register."""
+from llamafw.plugins.discovery import discover, full_name
+from llamafw.plugins.manager import KINDS, Found, Plugins
+
+__all__ = ["KINDS", "Found", "Plugins", "discover", "full_name"]

@@ -1,0 +1,352 @@
+"""A plugin that fails hurts only what it serves: at import, registration, start-up, request, per token, in events."""
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llamafw import PluginError, Settings, SettingsError
+from llamafw.plugins import Plugins, slow
+from llamafw.server.app import build
+from support import api
+from support.distributions import Site
+
+HEAD = "from llamafw import hookimpl\n"
+SAMPLER = """
+class Bad:
+    options = {"bad": {"type": "string", "default": "", "description": "where to fail"}}
+    truncates = False
+    def __init__(self, where): self.where = where
+    @classmethod
+    def create(cls, options, context):
+        if options["bad"] == "create": raise ZeroDivisionError("secret")
+        return cls(options["bad"]) if options["bad"] else None
+    def apply(self, candidates):
+        if self.where == "apply": raise ZeroDivisionError("secret")
+    def accept(self, token):
+        if self.where == "accept": raise ZeroDivisionError("secret")
+
+@hookimpl
+def register_samplers(register): register("bad", Bad)
+"""
+OPERATION = """
+API = {"paths": {"/bad": {"get": {"operationId": "getBad", "security": [], "summary": "x", "responses": {
+    "200": {"description": "ok", "content": {"application/json": {"schema": {"type": "object"}}}},
+    "500": {"$ref": "#/components/responses/InternalError"}}}}}}
+
+@hookimpl
+def extend_openapi(): return API
+
+@hookimpl
+def register_endpoints(register, app): register("getBad", bad)
+
+async def bad(call): 1 / 0
+"""
+
+
+def hook(name: str, arguments: str = "", body: str = "1 / 0") -> str:
+    return f"@hookimpl\ndef {name}({arguments}): {body}\n"
+
+
+def built(plugins: Plugins) -> Any:
+    """The API document of a server with these plugins and the built-in ones."""
+    return build(Settings(), plugins, api.load)[1].document
+
+
+# --- before the server listens
+
+
+@pytest.mark.parametrize(
+    ("code", "place", "words"),
+    [
+        ("1 / 0", "import", "cannot be loaded: ZeroDivisionError"),
+        (HEAD + hook("no_such_hook"), "import", "'no_such_hook', which is no hook"),
+        (HEAD + SAMPLER + hook("register_backends", "register"), "registration", "failed in register_backends"),
+        (HEAD + SAMPLER + hook("extend_openapi"), "startup", "failed in extend_openapi"),
+        (HEAD + SAMPLER + OPERATION.replace("register(\"getBad\", bad)", "1 / 0"), "registration",
+         "failed in register_endpoints"),
+    ],
+)  # fmt: skip
+def test_an_installed_plugin_that_fails_is_left_out_with_all_it_had(
+    site: Site, caplog: pytest.LogCaptureFixture, code: str, place: str, words: str
+) -> None:
+    name = site.install("llamafw-bad", code)
+    good = site.install("llamafw-good", HEAD + SAMPLER.replace("bad", "good"))
+    plugins = Plugins()
+    document = built(plugins)
+    found = plugins.found[name]
+    assert found.state == "failed"
+    assert words in str(found.error)
+    assert "bad" not in plugins.registry("sampler")
+    assert "/bad" not in document["paths"]
+    assert "bad" not in document["components"]["schemas"]["GenerationOptions"]["properties"]
+    assert plugins.found[good].state == "active"
+    assert "good" in document["components"]["schemas"]["GenerationOptions"]["properties"]
+    assert plugins.blame.failures == {(name, place): 1}
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert f"left out: plugin {name} " in record.getMessage()
+    assert f"--no-plugin {name}" in record.getMessage()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("code", ["1 / 0", HEAD + hook("register_samplers", "register"), HEAD + hook("extend_openapi")])
+def test_it_ends_the_start_if_strict_or_asked_for_by_name(site: Site, code: str, strict: bool) -> None:
+    name = site.install("llamafw-bad", code)
+    with pytest.raises(PluginError, match=f"plugin {name} "):
+        built(Plugins(strict=True) if strict else Plugins(extra=["bad"]))
+
+
+def test_a_guard_that_fails_ends_the_start_for_without_it_the_door_would_be_open(site: Site) -> None:
+    name = site.install("llamafw-guard", HEAD + hook("wrap_asgi", "asgi, app"))
+    with pytest.raises(PluginError, match=f"plugin {name} failed in wrap_asgi"):
+        built(Plugins())
+    site.install("llamafw-other-guard", HEAD + hook("wrap_asgi", "asgi", "return None") + hook("extend_openapi"))
+    with pytest.raises(PluginError, match="plugin llamafw-other-guard:other-guard failed in extend_openapi"):
+        built(Plugins(block=["guard"]))
+
+
+def test_a_setting_that_is_wrong_ends_the_start_whoever_refuses_it(site: Site) -> None:
+    raising = 'import llamafw; raise llamafw.SettingsError("--bad: no")'
+    site.install("llamafw-bad", HEAD + hook("extend_openapi", body=raising))
+    with pytest.raises(SettingsError, match="--bad: no"):
+        built(Plugins())
+
+
+def test_two_that_want_the_same_name_end_the_start(site: Site) -> None:
+    for name in ("llamafw-a", "llamafw-b"):
+        site.install(name, HEAD + SAMPLER)
+    with pytest.raises(PluginError, match="sampler 'bad' is registered by both llamafw-a:a and llamafw-b:b"):
+        Plugins()
+    assert Plugins(tolerant=True).found["llamafw-b:b"].state == "failed"
+
+
+# --- while a model loads
+
+
+async def test_a_plugin_that_fails_while_a_model_loads_is_asked_no_more(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = {"open_model": "path", "create_engine": "model", "choose_chat_format": "model"}
+    name = site.install("llamafw-bad", HEAD + "".join(hook(each, given) for each, given in hooks.items()))
+    async with serve(metrics=True) as client:
+        assert (await client.post("/completion", json={"prompt": "a", "n_predict": 1})).status_code == 200
+        assert await failures(client) == {(name, "startup"): 3}
+    assert all(f"plugin {name} failed in {each}" in caplog.text for each in hooks)
+    with pytest.raises(PluginError, match=f"plugin {name} failed in open_model"):
+        async with serve(plugin_strict=True):
+            pass
+
+
+# --- requests
+
+
+async def failures(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
+    text = (await client.get("/metrics")).text
+    family = next(one for one in text_string_to_metric_families(text) if one.name == "llamafw_plugin_failures")
+    return {(sample.labels["plugin"], sample.labels["place"]): sample.value for sample in family.samples}
+
+
+def told(response: httpx.Response, name: str) -> str:
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["type"], error["plugin"]) == (500, 500, "plugin_error", name)
+    assert "secret" not in response.text
+    return str(error["message"])
+
+
+BODY = {"prompt": "Hello", "n_predict": 4, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        OPERATION,
+        hook("prepare_request", "body", "return 1 / 0 if 'bad' in body.get('stop', ()) else None"),
+        "@hookimpl(wrapper=True)\ndef prepare_request(body):\n    request = yield\n"
+        "    return 1 / 0 if 'bad' in body.get('stop', ()) else request\n",
+        "class Wrapped:\n    def __init__(self, asgi): self.asgi = asgi\n"
+        "    async def __call__(self, scope, receive, send):\n        if scope['path'] == '/bad': 1 / 0\n"
+        "        await self.asgi(scope, receive, send)\n" + hook("wrap_asgi", "asgi", "return Wrapped(asgi)"),
+    ],
+    ids=["endpoint", "hook", "wrapper", "asgi"],
+)
+async def test_a_request_that_fails_in_a_plugin_says_so_and_others_do_not(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture, code: str
+) -> None:
+    name = site.install("llamafw-bad", HEAD + code)
+    async with serve(metrics=True) as client:
+        async def bad() -> httpx.Response:
+            if "prepare" in code:
+                return await client.post("/completion", json={**BODY, "stop": ["bad"]})
+            return await client.get("/bad")
+
+        responses = await asyncio.gather(*(client.post("/completion", json=BODY) for _ in range(3)), bad())
+        assert told(responses.pop(), name) == "internal server error"
+        assert {response.status_code for response in responses} == {200}
+        assert len({response.json()["content"] for response in responses}) == 1
+        assert await failures(client) == {(name, "request"): 1}
+    assert f"failed in plugin {name}" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_explanation_that_fails_explains_nothing(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = site.install("llamafw-bad", HEAD + hook("explain_error", "error"))
+    async with serve(metrics=True) as client:
+        assert (await client.post("/completion", json={})).status_code == 400
+        assert await failures(client) == {(name, "request"): 1}
+    assert f"plugin {name} failed in explain_error" in caplog.text
+
+
+async def test_news_reach_everybody_else(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    events = {"server_started": "app", "model_loaded": "app", "request_finished": "finish", "model_unloaded": "app",
+              "server_stopping": "app"}  # fmt: skip
+    name = site.install("llamafw-bad", HEAD + "".join(hook(each, given) for each, given in events.items()))
+    site.install("llamafw-then", HEAD + "heard = []\n" + "".join(
+        hook(each, given, f"heard.append('{each}')") for each, given in events.items()))
+    async with serve(metrics=True) as client:
+        assert (await client.post("/completion", json=BODY)).status_code == 200
+        assert await failures(client) == {(name, "event"): 3}
+    import llamafw_then  # type: ignore[import-not-found]  # written above
+
+    assert llamafw_then.heard == list(events)
+    assert all(f"plugin {name} failed in {each}" in caplog.text for each in events)
+
+
+# --- tokens
+
+
+@pytest.mark.parametrize("where", ["create", "apply", "accept"])
+async def test_a_sampler_that_fails_fails_its_own_request(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    name = site.install("llamafw-bad", HEAD + SAMPLER)
+    chain = {**BODY, "samplers": ["bad", "temperature"]}
+    async with serve(metrics=True, parallel=4) as client:
+        bodies = [chain, {**chain, "bad": where}, chain, {**chain, "bad": "nowhere"}]
+        fine, bad, *others = await asyncio.gather(*(client.post("/completion", json=body) for body in bodies))
+        assert told(bad, name) == "the sampler 'bad' failed"
+        assert {response.json()["content"] for response in others} == {fine.json()["content"]}
+        assert await failures(client) == {(name, "request" if where == "create" else "token"): 1}
+    assert f"in plugin {name}" in caplog.text
+
+
+async def test_in_a_stream_the_error_is_the_last_event(site: Site, serve: Callable[..., Any]) -> None:
+    code = SAMPLER.replace("if self.where == \"accept\"", "self.n = getattr(self, 'n', 0) + 1\n        if self.n == 3")
+    name = site.install("llamafw-bad", HEAD + code)
+    async with serve() as client:
+        body = {**BODY, "samplers": ["bad", "temperature"], "bad": "later", "stream": True}
+        text = (await client.post("/completion", json=body)).text
+        assert f'"plugin":"{name}"' in text.strip().rpartition("data: ")[2]
+        assert text.count("data: ") == 3
+
+
+async def test_no_hook_is_called_per_token(site: Site, serve: Callable[..., Any]) -> None:
+    """Counted in plugins that implement all of them, whoever calls: two tokens cost as many calls as sixty."""
+    from support.spy import HOOKS
+
+    site.install("llamafw-count", HEAD + "import collections, inspect\nfrom llamafw import hookspecs\n"
+        "n = collections.Counter()\n"
+        "def spy(name):\n"
+        "    names = ', '.join(inspect.signature(getattr(hookspecs, name)).parameters)\n"
+        "    return hookimpl(eval(f'lambda {names}: n.update([name])', {'n': n, 'name': name}))\n"
+        f"for name in {HOOKS}: globals()[name] = spy(name)\n")  # fmt: skip
+    calls = []
+    async with serve() as client:
+        import llamafw_count  # type: ignore[import-not-found]  # written above
+
+        for n in (2, 60):
+            before = llamafw_count.n.total()
+            body = {**BODY, "n_predict": n, "ignore_eos": True, "stream": True}
+            assert (await client.post("/completion", json=body)).text.count(f'"tokens_predicted":{n}') == 1
+            calls.append(llamafw_count.n.total() - before)
+    assert calls[0] == calls[1] > 0
+
+
+# --- time
+
+
+class Clock:
+    """Time that a plugin can spend without spending any."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+SLOW = """
+from support.distributions import clock
+
+@hookimpl
+def request_finished(finish): clock.now += 0.2
+
+@hookimpl(wrapper=True)
+def prepare_request(body):
+    clock.now += 0.03
+    request = yield
+    clock.now += 0.03
+    return request
+
+@hookimpl
+def register_samplers(register): clock.now += 1
+"""
+INNOCENT = """
+from support.distributions import clock
+
+@hookimpl(wrapper=True)
+def prepare_request(body): return (yield)
+"""
+
+
+async def test_slow_hooks_are_reported_by_name_and_once(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llamafw.plugins import manager
+    from support import distributions
+
+    clock = Clock()
+    monkeypatch.setattr(distributions, "clock", clock, raising=False)
+    for module in (slow, manager):
+        monkeypatch.setattr(module, "perf_counter", clock)
+    name = site.install("llamafw-slow", HEAD + SLOW)
+    site.install("llamafw-a", HEAD + INNOCENT)
+    site.install("llamafw-z", HEAD + INNOCENT)
+    async with serve() as client:
+        for _ in range(3):
+            assert (await client.post("/completion", json=BODY)).status_code == 200
+    messages = [record.getMessage() for record in caplog.records if record.name == "llamafw.plugins"]
+    assert messages == [
+        f"plugin {name} took 1000 ms in register_samplers",
+        f"plugin {name} took 60 ms in prepare_request; no request moved meanwhile",
+        f"plugin {name} took 200 ms in request_finished; no request moved meanwhile",
+    ]
+
+
+async def test_a_wrapper_that_is_timed_still_wraps(site: Site, serve: Callable[..., Any]) -> None:
+    """What others raise comes in where it yields, and what it raises or returns comes out."""
+    refuse = "\n    if 'refuse' in body.get('stop', ()): raise llamafw.RequestError('no')"
+    site.install("llamafw-refuse", HEAD + "import llamafw\n" + hook("prepare_request", "body", refuse))
+    site.install("llamafw-wrap", HEAD + """
+from dataclasses import replace
+from llamafw import RequestError
+@hookimpl(wrapper=True)
+def prepare_request(body):
+    try:
+        request = yield
+    except RequestError as error:
+        raise RequestError("wrapped: " + error.message)
+    return replace(request, n_predict=2)
+""")
+    async with serve() as client:
+        answer = (await client.post("/completion", json=BODY)).json()
+        assert answer["tokens_predicted"] == 2
+        refused = await client.post("/completion", json={**BODY, "stop": ["refuse"]})
+        assert refused.json()["error"]["message"] == "wrapped: no"
