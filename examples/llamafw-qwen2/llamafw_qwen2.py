@@ -78,8 +78,8 @@ class Qwen2:
     def integer(self, key: str, default: int | None = None) -> int:
         """Return a positive whole number of the metadata."""
         value = self.model.metadata.get(f"qwen2.{key}", default)
-        if type(value) is not int or value < 1:
-            self.fail(f"qwen2.{key} is {value!r}; it must be a whole number above 0")
+        if type(value) is not int or not 0 < value < 2**31:
+            self.fail(f"qwen2.{key} is {value!r}; it must be a whole number from 1 to 2**31 - 1")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

@@ -5,11 +5,15 @@ from typing import Any
 
 from llamafw.plugins import Plugins
 from llamafw.testing.conformance import (
+    ArchitectureConformance,
     BackendConformance,
+    ChatFormatConformance,
     EndpointConformance,
+    GrammarConformance,
     QuantConformance,
     SamplerConformance,
     TokenizerConformance,
+    ToolParserConformance,
 )
 
 PLUGINS = Plugins()
@@ -35,6 +39,10 @@ class TestEndpoints(EndpointConformance):
     test_whatever_is_sent_answers_are_as_the_document_says = None  # tests/contract does it, with more examples
 
 
-for base in (SamplerConformance, QuantConformance, TokenizerConformance):
+OTHERS = (
+    SamplerConformance, QuantConformance, TokenizerConformance, ChatFormatConformance, ToolParserConformance,
+    GrammarConformance, ArchitectureConformance,
+)  # fmt: skip
+for base in OTHERS:
     for one in suite(base):
         globals()[f"{one.__name__}_{base.kind}"] = one

@@ -19,16 +19,7 @@ from llamafw.testing.conformance import (
 from llamafw.testing.conformance.base import Conformance
 from llamafw_plugins.quants.ggml import GgmlType
 from llamafw_plugins.tokenizers import make_gpt2
-
-
-def suite(base: type[Any], thing: Any, **attributes: Any) -> Any:
-    """The suite for something that is registered nowhere."""
-    return type("Suite", (base,), {"name": "mine", "thing": classmethod(lambda cls: thing), **attributes})()
-
-
-def broken(message: str, test: Callable[..., Any], *given: Any) -> None:
-    with pytest.raises((AssertionError, pytest.fail.Exception), match=message):
-        test(*given)
+from support.conformance import broken, suite
 
 
 class Drop:

@@ -9,6 +9,7 @@ import pytest
 from llamafw_choice import Compiler
 
 from llamafw import GrammarContext, RequestError
+from llamafw.testing.conformance import GrammarConformance
 
 PIECES = [b"", b"y", b"e", b"s", b"no", b"n", b"ye", b"yes", b"yesno", b"\xc3", b"\xa9", b"n\xc3"]
 
@@ -73,3 +74,8 @@ async def test_a_server_answers_with_one_of_them(serve: Any) -> None:
         ):
             error = (await client.post("/completion", json={"prompt": "x", **wrong})).json()["error"]
             assert (error["code"], error["param"]) == (400, param)
+
+
+class TestChoice(GrammarConformance):
+    name = "choice"
+    sources = ('["yes", "no", "né €"]', '["a", "ab", "abc"]')

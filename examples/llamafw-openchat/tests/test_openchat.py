@@ -6,6 +6,7 @@ import pytest
 from llamafw_openchat import OpenChat
 
 from llamafw import ChatContext, RequestError
+from llamafw.testing.conformance import ChatFormatConformance
 
 HELLO = [
     {"role": "user", "content": "Hello"},
@@ -36,3 +37,7 @@ async def test_a_server_uses_it_and_takes_the_mode(serve: Any) -> None:
         body["chat_template_kwargs"] = {"mode": "poetry"}
         error = (await client.post("/v1/chat/completions", json=body)).json()["error"]
         assert (error["code"], error["param"]) == (400, "chat_template_kwargs.mode")
+
+
+class TestOpenChat(ChatFormatConformance):
+    name = "openchat"

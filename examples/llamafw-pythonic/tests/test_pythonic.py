@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from llamafw_pythonic import Pythonic
 
+from llamafw.testing.conformance import ToolParserConformance
+
 CALLS = [("get_weather", {"city": 'Pa"ri]s', "days": -3, "units": ["C", None, True]}), ("get-time", {})]
 ANSWER = """[get_weather(city='Pa"ri]s', days=-3, units=["C", null, True]), get-time()]"""
 TOOLS = [
@@ -88,3 +90,7 @@ async def test_a_server_requires_a_call_and_reads_it(serve: Any, stream: bool) -
             else:
                 assert arguments["city"] in ("Paris", "Rome")
                 assert 1 <= arguments.get("days", 1) <= 9
+
+
+class TestPythonic(ToolParserConformance):
+    name = "pythonic"

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
+from llamafw.testing.conformance import ArchitectureConformance
+
 N_EMBD, N_HEAD, N_KV, SIZE = 64, 4, 2, 16
 KEYS = {
     "general.architecture": "qwen2", "qwen2.block_count": 2, "qwen2.context_length": 128,
@@ -16,10 +18,14 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def model(write_model: Any) -> Path:
+def tiny_qwen2(write_model: Any) -> Path:
     """A qwen2 file: llama's, biased, with other keys, and no bias on the output."""
     return Path(write_model(biases=True, metadata=KEYS, tensors={f"blk.{i}.attn_output.bias": None for i in range(2)}))
+
+
+@pytest.fixture
+def model(write_model: Any) -> Path:
+    return tiny_qwen2(write_model)
 
 
 def logits(path: Path, tokens: list[int]) -> Any:
@@ -92,3 +98,10 @@ def test_what_it_cannot_express_is_an_error(write_model: Any, change: dict[str, 
     )
     with pytest.raises(ModelError, match=message):
         describe(model)
+
+
+class TestQwen2(ArchitectureConformance):
+    name = "qwen2"
+
+    def write(self, write_model: Any) -> Path:
+        return tiny_qwen2(write_model)

@@ -106,8 +106,7 @@ def rope_factors(config: Mapping[str, Any]) -> Iterator[Tensor]:
 def describe_tokenizer(folder: Path, n_vocab: int) -> dict[str, Any]:
     """Return the metadata from which the tokenizer and the chat format are made."""
     path = folder / "tokenizer.json"
-    text = read_text(path)
-    parsed = json.loads(text)
+    parsed, text = read_json(path), read_text(path)
     if parsed["model"].get("type") != "BPE":
         raise ModelError(f"{path}: the tokenizer is {parsed['model'].get('type')!r}; BPE is supported")
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
@@ -137,6 +136,8 @@ def read_tensors(file: Path, heads: Mapping[str, int]) -> Iterator[Tensor]:
     heads : mapping
         Number of heads of the matrices whose rows are to be rearranged.
     """
+    if not file.stat().st_size:  # nothing that could be mapped
+        raise ModelError(f"{file}: this is no safetensors file")
     data: Bytes = np.memmap(file, np.uint8, "r")
     n_header = int.from_bytes(data[:8].tobytes(), "little")
     if not 0 < n_header <= min(MAX_HEADER, len(data) - 8):

@@ -12,6 +12,7 @@ from llamafw_safetensors import GLOBAL, LAYER, open_folder, rope_factors
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llamafw import ModelError
+from llamafw.testing.conformance import WeightsConformance
 
 N_HEAD, N_KV = 4, 2
 CONFIG = {
@@ -39,9 +40,13 @@ def gguf_file(write_model: Any) -> Path:
 
 @pytest.fixture
 def folder(gguf_file: Path, tmp_path: Path) -> Path:
-    """The GGUF file as Hugging Face would have it, in two files, Q and K with halves instead of pairs."""
     folder = tmp_path / "tiny-llama"
     folder.mkdir()
+    return as_folder(gguf_file, folder)
+
+
+def as_folder(gguf_file: Path, folder: Path) -> Path:
+    """The GGUF file as Hugging Face would have it, in two files, Q and K with halves instead of pairs."""
     tensors: dict[str, Any] = {}
     reader = GGUFReader(gguf_file)
     theirs = {ours: name for name, ours in GLOBAL.items()}
@@ -125,3 +130,10 @@ def test_the_frequencies_of_llama_3_1() -> None:
             smooth = (8192 / wave - 1) / (4 - 1)
             expected = (1 - smooth) * frequency / 8 + smooth * frequency
         assert frequency / factor == pytest.approx(expected, rel=1e-6)
+
+
+class TestSafetensors(WeightsConformance):
+    name = "llamafw-safetensors"
+
+    def write(self, folder: Path, gguf: Path) -> Path:
+        return as_folder(gguf, folder)

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from llamafw.interfaces import Tokenizer
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
+from llamafw.testing import vocabularies
 
 
 class Conformance:
@@ -44,6 +46,13 @@ class Conformance:
 def load(extra: tuple[str, ...]) -> Plugins:
     """Return the plugins that are installed, and ``extra``."""
     return Plugins(extra=extra)
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """Return the tokenizer of the tiny model."""
+    made: Tokenizer = load(()).registry("tokenizer")["gpt2"](vocabularies.gpt2())
+    return made
 
 
 def same(found: Any, expected: Any, what: str) -> None:

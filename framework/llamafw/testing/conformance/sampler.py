@@ -2,17 +2,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from typing import Any, ClassVar
 
 import jsonschema_rs
 import numpy as np
 
 from llamafw.errors import RequestError
-from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin, Tokenizer
+from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
 from llamafw.spec import as_json_schema
-from llamafw.testing import vocabularies
-from llamafw.testing.conformance.base import Conformance, load
+from llamafw.testing.conformance.base import Conformance, tokenizer
 from llamafw.testing.conformance.options import combinations, refused
 from llamafw.types import Candidates, JsonSchema
 
@@ -166,13 +164,6 @@ class SamplerConformance(Conformance):
         for step, (one, two) in enumerate(zip(first, second, strict=True)):
             same = np.array_equal(one.ids, two.ids) and np.array_equal(one.logits, two.logits)
             assert same, f"{what}: token {step} had other candidates"
-
-
-@cache
-def tokenizer() -> Tokenizer:
-    """Return the tokenizer of the tiny model."""
-    made: Tokenizer = load(()).registry("tokenizer")["gpt2"](vocabularies.gpt2())
-    return made
 
 
 def every_token(logits: Any) -> Candidates:
