@@ -11,7 +11,7 @@ help:
 	@echo "make test        install with test extras, run the whole suite                             (ARGS=... for pytest)"
 	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
 	@echo "make lint        ruff and mypy"
-	@echo "make docs        write docs/cli.md from the table of flags, docs/gallery.md from examples/"
+	@echo "make docs        write docs/cli.md from the table of flags, docs/gallery.md from examples/, docs/pictures"
 	@echo "make docs-check  run what the documentation shows"
 	@echo "make package     build sdist and wheel, install the wheel in a fresh environment"
 	@echo "make bench       side by side with llama.cpp (builds it once; takes long)"
@@ -33,6 +33,7 @@ lint: $(VENV)/.lint
 docs: $(VENV)/.installed
 	$(BIN)/python -m llamafw.cli.reference > docs/cli.md
 	$(BIN)/python tests/support/gallery.py > docs/gallery.md
+	$(BIN)/python docs/pictures/sampling.py
 
 docs-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/house tests/docs $(ARGS)

@@ -23,12 +23,14 @@ from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.penalties import Penalties
 from llamafw_plugins.samplers.temperature import Temperature
+from llamafw_plugins.samplers.tfs_z import TfsZ
 from llamafw_plugins.samplers.top_k import TopK
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
 
 PLUGINS: dict[str, Any] = {
-    "penalties": Penalties, "top_k": TopK, "typ_p": TypP, "top_p": TopP, "min_p": MinP, "temperature": Temperature,
+    "penalties": Penalties, "top_k": TopK, "tfs_z": TfsZ, "typ_p": TypP, "top_p": TopP, "min_p": MinP,
+    "temperature": Temperature,
 }
 CASES: list[tuple[str, Sequence[str], dict[str, Any]]] = [
     ("default chain", DEFAULT_ORDER, {}),

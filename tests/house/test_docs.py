@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ def test_the_page_of_flags_is_that_of_the_table() -> None:
 
 def test_the_gallery_is_that_of_the_examples() -> None:
     assert (ROOT / "docs/gallery.md").read_text(encoding="utf-8") == gallery.page(), "make docs"
+
+
+def test_the_pictures_are_what_their_script_draws() -> None:
+    """To a tenth of a pixel: processors round exponentials differently."""
+    drawn = runpy.run_path(str(ROOT / "docs/pictures/sampling.py"))["pictures"]()
+    assert set(drawn) == set(ROOT.glob("docs/pictures/*.svg"))
+    guide = (ROOT / "docs/sampling.md").read_text(encoding="utf-8")
+    for path, picture in drawn.items():
+        there = path.read_text(encoding="utf-8")
+        number = re.compile(r"\d+\.\d+")
+        assert number.sub("", there) == number.sub("", picture), f"make docs: {path.name}"
+        values = [[float(value) for value in number.findall(text)] for text in (there, picture)]
+        assert values[0] == pytest.approx(values[1], abs=0.11), f"make docs: {path.name}"
+        assert f"(pictures/{path.name})" in guide
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
