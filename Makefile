@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve test compatibility lint types docs docs-check package bench clean
+.PHONY: help serve test compatibility fuzz lint types docs docs-check package bench clean
 
 help:
 	@echo "make serve       install, fetch the default model once, serve it on http://127.0.0.1:8080   (ARGS=... for flags)"
 	@echo "make test        install with test extras, run the whole suite                             (ARGS=... for pytest)"
 	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
+	@echo "make fuzz        invent requests for every operation until something breaks                (ARGS='--max-time 3600')"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        write docs/cli.md from the table of flags, docs/gallery.md from examples/, docs/pictures"
 	@echo "make docs-check  run what the documentation shows"
@@ -24,6 +25,9 @@ test: $(VENV)/.test
 
 compatibility: $(VENV)/.test
 	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility docs/compatibility.md
+
+fuzz: $(VENV)/.test
+	$(BIN)/llamafw contract-test --backend numba --max-examples 1000 --seed $(shell date +%s) $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

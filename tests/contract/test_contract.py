@@ -18,14 +18,14 @@ KEY = "contract"
 
 @pytest.mark.inventory("P-12")
 def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
-    model = write_tiny_gguf(tmp_path / "tiny.gguf", n_ctx=4096)
+    model = write_tiny_gguf(tmp_path / "tiny.gguf", n_ctx=4096, n_vocab=320, metadata=contract.MIDDLE)
     (tmp_path / "slots").mkdir()
     everything = f"--slots --props --metrics --slot-save-path {tmp_path / 'slots'} --validate-responses".split()
     with running_server(model, "--api-key", KEY, "-n", "4", "-c", "16384", *everything) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
         done = subprocess.run(
             contract.command(document, tmp_path, server.url), env=contract.environment(KEY),
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400,
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500,
         )
         assert httpx.get(f"{server.url}/health").status_code == 200
         log = "".join(server.output)
@@ -33,5 +33,8 @@ def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
     n_operations = len(spec.operation_ids(document))
     assert re.search(rf"Tested: +{n_operations}\b", done.stdout), done.stdout[-3000:]
     assert "not applicable" not in done.stdout  # every phase has run
+    links = re.search(r"API Links: +(\d+) covered / (\d+) selected", done.stdout)
+    assert links, done.stdout[-3000:]
+    assert int(links[1]) > int(links[2]) // 2, f"few links were followed: {links[0]}"
     assert "breaks the API document" not in log
     assert "Traceback" not in log, log[-20_000:]

@@ -39,8 +39,11 @@ class Server:
         """Return when ``/health`` says ok."""
         pause = threading.Event()
         for _ in range(int(seconds / 0.02)):
-            if httpx.get(f"{self.url}/health", verify=verify).status_code == 200:
-                return
+            try:
+                if httpx.get(f"{self.url}/health", verify=verify).status_code == 200:
+                    return
+            except httpx.TransportError:
+                break  # it has stopped, having said why
             if self.process.poll() is not None:
                 break
             pause.wait(0.02)

@@ -114,7 +114,9 @@ class EndpointConformance(Conformance):
         settings = self.settings(tmp_path)
         async with serve_http(plugin=self.plugins, api_key=(contract.KEY,), predict=4, **settings) as url:
             process = await asyncio.create_subprocess_exec(
-                *contract.command(self.document(tmp_path), tmp_path, url, sorted(paths), self.max_examples),
+                *contract.command(
+                    self.document(tmp_path), tmp_path, url, sorted(paths), max_examples=self.max_examples
+                ),
                 env=contract.environment(contract.KEY), cwd=tmp_path,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip

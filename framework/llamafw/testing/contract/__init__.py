@@ -24,6 +24,9 @@ from llamafw.spec import Document, load_document, operation_ids, operations
 
 HERE = Path(__file__).parent
 KEY = "contract"
+MIDDLE = {f"tokenizer.ggml.fim_{part}_token_id": token for token, part in enumerate(("pre", "suf", "mid"), 317)}
+"""Metadata with which the tiny model, of 320 tokens, has those for filling in."""
+
 BROKEN = re.compile(r"breaks the API document|Traceback")  # in the log of a server that holds answers against it
 
 
@@ -41,6 +44,8 @@ def run(argv: list[str]) -> int:
     add("--path", action="append", default=[], help="test this path of the document alone; may be repeated")
     add("--plugins-only", action="store_true", help="test the operations that plugins have added, and no others")
     add("--max-examples", type=int, metavar="N", help="requests per operation and phase (default: 60)")
+    add("--max-time", type=int, metavar="SECONDS", help="go on until then with new requests")
+    add("--seed", type=int, metavar="N", help="another seed for what is invented (default: 1)")
     given, rest = parser.parse_known_args(argv)
     if find_spec("schemathesis") is None:
         raise SettingsError("contract-test needs more packages: pip install 'llamafw[test]'")
@@ -58,7 +63,7 @@ def run(argv: list[str]) -> int:
 
 
 def command(
-    document: Document, folder: Path, url: str, paths: Collection[str] = (), max_examples: int | None = None
+    document: Document, folder: Path, url: str, paths: Collection[str] = (), **options: int | None
 ) -> list[str]:
     """Return the command line that tests the server at ``url``; run it in ``folder``.
 
@@ -70,12 +75,14 @@ def command(
         Where the copy goes, and reports.
     paths : collection of str
         Test these alone; none: all.
+    **options : int, optional
+        ``max_examples``, ``max_time`` and ``seed``: schemathesis's options.
     """
     copy = folder / "openapi.json"
     copy.write_text(json.dumps(_only(document, paths) if paths else document), "utf-8")
     schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
-    examples = [] if max_examples is None else ["--max-examples", str(max_examples)]
-    return [*schemathesis, "run", str(copy), "--url", url, *examples]
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    return [*schemathesis, "run", str(copy), "--url", url, *given]
 
 
 def _only(document: Document, paths: Collection[str]) -> Document:
@@ -111,7 +118,8 @@ def _test(url: str, folder: Path, given: Any) -> int:
         paths += paths_of_plugins(document)
         if not paths:
             raise SettingsError(f"contract-test: no plugin of {url} has added an operation")
-    words = command(document, folder, url, paths, given.max_examples)
+    options = {name: getattr(given, name) for name in ("max_examples", "max_time", "seed")}
+    words = command(document, folder, url, paths, **options)
     return subprocess.run(words, env=environment(given.api_key), cwd=folder, check=False).returncode
 
 
@@ -134,7 +142,7 @@ def _started(folder: Path, key: str, flags: list[str]) -> Iterator[Any]:
     from llamafw.testing.process import running_server
     from llamafw.testing.tiny import write_tiny_gguf
 
-    model = write_tiny_gguf(folder / "tiny.gguf", n_ctx=4096)
+    model = write_tiny_gguf(folder / "tiny.gguf", n_ctx=4096, n_vocab=320, metadata=MIDDLE)
     (folder / "slots").mkdir()
     usual = ["--plugin", "llamafw.testing.backend", "--backend", "deterministic", "-np", "4", "-c", "16384", "-n", "4",
              "--slots", "--props", "--metrics", "--slot-save-path", str(folder / "slots"), "--validate-responses"]

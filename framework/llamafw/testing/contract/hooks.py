@@ -1,15 +1,18 @@
-"""What schemathesis cannot know from the document: how many tokens the model has, and what this server does not do."""
+"""What schemathesis cannot know from the document: how many tokens there are, what streams keep, what is refused."""
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from typing import Any
 
 import schemathesis
 
+from llamafw.testing.contract.streams import Streams
+
 N_TOKENS = 256  # no more than the tiny model has; ids beyond are valid JSON that this model cannot take
 N_SLOTS = 4
-TOKENS = ("prompt", "tokens", "content", "input", "logit_bias")
+TOKENS = ("prompt", "tokens", "content", "input", "input_prefix", "input_suffix", "logit_bias")
 REASONS = (
     r"(is|are) not supported",  # D-23: 400 until there are tools
     r"^the message has no content",  # which only some roles may lack; OpenAPI 3.0 has no conditions
@@ -24,6 +27,7 @@ REASONS = (
     r"^\d+ answers can have at most",  # the same times the biases
     r"^the (strings|texts) of (stop|logit_bias) have more than",  # all of them together
     r"^the variable \w+ is set by the server",
+    r"^path parameter id_slot must be at least 0",  # which a link brings: the slot of an answer that needed none
     r"^embeddings of this model have|^there is no (adapter|slot)|^Invalid filename|^Unable to restore slot",
     r"^the (text|prompt) has (no|\d+) tokens",
     r"(is|be) (provided|specified)",  # one of two fields; OpenAPI 3.0 could say so, but no client could read it
@@ -42,6 +46,26 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.body = {name: fold(value) if name in TOKENS else value for name, value in case.body.items()}
         if isinstance(case.body.get("id_slot"), int) and 0 <= case.body["id_slot"] < 2**31:
             case.body["id_slot"] %= N_SLOTS
+        if case.meta is not None and case.meta.generation.mode.is_positive:
+            lead_on(case.operation.definition.raw, case.body)
+    path = case.path_parameters or {}
+    if isinstance(path.get("id_slot"), int) and 0 <= path["id_slot"] < 2**31:
+        path["id_slot"] %= N_SLOTS
+
+
+def lead_on(operation: dict[str, Any], body: dict[str, Any]) -> None:
+    """Change a valid body: fewer are refused for what OpenAPI 3.0 cannot say, more are answered by streams."""
+    dice = zlib.crc32(json.dumps(body, sort_keys=True, default=str).encode())
+    if "text/event-stream" in operation["responses"].get("200", {}).get("content", {}) and dice % 3 == 0:
+        body["stream"] = True
+    for message in body.get("messages") or ():
+        if message.get("content") is None and dice % 8:  # only some roles may lack it
+            message["content"] = "Hello"
+    for one, other in (("content", "input"), ("documents", "texts")):
+        if body.get(one) is not None and body.get(other) is not None and dice % 8:
+            del body[other]
+    if isinstance(body.get("filename"), str) and dice % 2:
+        body["filename"] = "fuzz.bin"
 
 
 def fold(value: Any) -> Any:
@@ -58,6 +82,18 @@ def fold(value: Any) -> Any:
 def fold_name(name: Any) -> Any:
     """Return the name of a member, which is a token id if it is a number."""
     return str(int(name) % N_TOKENS) if isinstance(name, str) and re.fullmatch(r"\d{1,10}", name) else name
+
+
+@schemathesis.check
+def stream_conformance(context: Any, response: Any, case: Any) -> None:
+    """Hold every event of a stream against its schema, and their order against what clients rely on."""
+    if "text/event-stream" in (response.headers.get("content-type") or [""])[0]:
+        streams = STREAMS.setdefault(id(case.operation.schema), Streams(case.operation.schema.raw_schema))
+        found = list(streams.faults(response.content, case.operation.definition.raw, case.body))
+        assert not found, "; ".join(found)
+
+
+STREAMS: dict[int, Streams] = {}
 
 
 @schemathesis.hook
