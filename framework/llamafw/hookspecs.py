@@ -48,6 +48,17 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 @hookspec
+def configure(options: Mapping[str, Any]) -> None:
+    """Take your own settings, once, before anything of yours is registered. Each plugin gets its own, and none's else.
+
+    What may be set, the plugin states beside its hooks: ``plugin_options = {"limit": {"type": "integer", "minimum": 1,
+    "default": 60, "description": "…"}}``, JSON Schemas. Users set it with ``--plugin-option NAME.limit=9``, or in the
+    file of ``--config``, ``[plugin.NAME]``. What arrives is valid, and has the defaults; a key without a default is
+    there if it was set.
+    """
+
+
+@hookspec
 def register_commands(register: Register) -> None:
     """Add commands: ``register("hello", main)`` with ``main(argv: list[str]) -> int`` makes ``llamafw hello``."""
 

@@ -274,6 +274,8 @@ class Settings:
         help="load one more plugin; may be repeated")
     no_plugin: tuple[str, ...] = option((), "--no-plugin", group=PLUGINS, type=str, env="LLAMAFW_NO_PLUGINS", metavar="NAME", repeat=True,
         help="leave a plugin out; may be repeated")
+    plugin_option: tuple[str, ...] = option((), "--plugin-option", group=PLUGINS, type=str, env="LLAMAFW_PLUGIN_OPTIONS", metavar="NAME.KEY=VALUE", repeat=True,
+        help="set an option of a plugin; may be repeated")
     plugin_strict: bool = option(False, "--plugin-strict", group=PLUGINS, type=bool, env="LLAMAFW_PLUGIN_STRICT",
         help="end the start if any plugin fails, not only one that --plugin names or that guards requests")
 
@@ -303,6 +305,7 @@ class Settings:
     dump_kv_cache: bool = option(False, "-dkvc", "--dump-kv-cache", group=LOG, type=bool,
         help="log what the slots' caches hold after every step")
 
+    plugin_tables: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))  # options of plugins in --config, by plugin
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # flags of plugins, by dest
     # fmt: on
 

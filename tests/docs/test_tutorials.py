@@ -15,7 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from llamafw.cli.parser import Parser, add_settings, load_plugins, plugin_flags, settings_from, split_plugin_flags
+from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.testing.plugin import running
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ async def test_a_server_started_so_answers(
     first, rest = split_plugin_flags(argv)
     parser = Parser("llamafw serve", "", parents=plugin_flags(load_plugins(first)))
     add_settings(parser)
-    settings = settings_from(parser.parse(rest), {}, plugin=first.plugin)
+    settings = settings_from(parser.parse(rest), {}, plugin=first.plugin, plugin_option=first.plugin_option)
     settings = replace(settings, backend=settings.backend or "deterministic", validate_responses=True)
     async with running(tiny_model, settings) as asgi, httpx.AsyncClient(transport=httpx.ASGITransport(asgi)) as client:
         for _, url, flag, data in commands(page, "curl"):

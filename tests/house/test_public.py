@@ -105,5 +105,5 @@ def test_every_field_is_said(name: str) -> None:
 
 
 def test_every_setting_has_its_help() -> None:
-    assert set(options()) | {"extra"} == {field.name for field in dataclasses.fields(llamafw.Settings)}
+    assert set(options()) | {"extra", "plugin_tables"} == {field.name for field in dataclasses.fields(llamafw.Settings)}
     assert all(option.help for option in options().values())

@@ -26,8 +26,11 @@ def merge(file: Mapping[str, Any], environment: Mapping[str, Any], flags: Mappin
     return {name: value for name, value in file.items() if name not in beaten} | given
 
 
-def from_file(path: Path) -> dict[str, Any]:
+def from_file(path: Path, others: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings in a TOML file: long names of flags without ``--``, with hyphens or underscores.
+
+    ``others`` takes the keys that are no flags of our own; without it they are an error. What stands in tables
+    ``[plugin.NAME]`` becomes ``plugin_tables``.
 
     Raises
     ------
@@ -42,9 +45,15 @@ def from_file(path: Path) -> dict[str, Any]:
     names = _names()
     found: dict[str, Any] = {}
     for key, value in document.items():
+        if key == "plugin" and isinstance(value, dict):
+            found["plugin_tables"] = _tables(value, path)
+            continue
         if isinstance(value, dict):
-            raise SettingsError(f"{path}: {key!r} is a table; tables are kept for settings of plugins")
-        if (flag := key.replace("_", "-")) not in names:
+            raise SettingsError(f"{path}: {key!r} is a table; only settings of plugins have some, [plugin.NAME]")
+        if (flag := key.replace("_", "-")) not in names and others is not None:
+            others[key] = value
+            continue
+        if flag not in names:
             near = get_close_matches(flag, names, n=1)
             raise SettingsError(f"{path}: {key!r} is no setting{f'; did you mean {near[0]}?' if near else ''}")
         name, opt, on = names[flag]
@@ -56,6 +65,18 @@ def from_file(path: Path) -> dict[str, Any]:
     return found
 
 
+def keys() -> list[str]:
+    """Return the keys that a file may have for our own flags."""
+    return list(_names())
+
+
+def _tables(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise SettingsError(f"{path}: plugin.{name} must be a table of settings, [plugin.{name}]")
+    return dict(tables)
+
+
 def _names() -> dict[str, tuple[str, Option, bool]]:
     """Return the keys of a file: each with its field, its option, and False if true turns the field off."""
     names: dict[str, tuple[str, Option, bool]] = {}
@@ -63,7 +84,7 @@ def _names() -> dict[str, tuple[str, Option, bool]]:
         if name != "config":
             names |= {flag[2:]: (name, opt, True) for flag in opt.flags if flag.startswith("--")}
             names |= {flag[2:]: (name, opt, False) for flag in opt.off if flag.startswith("--")}
-    return names
+    return names | {"plugins": names["plugin"]}  # TOML has no array beside tables of the same name
 
 
 def _value(opt: Option, value: Any, where: str) -> Any:

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 from llamafw.cli.config import from_file, merge
 from llamafw.cli.refused import REFUSED, check_environment
-from llamafw.errors import PluginError, SettingsError
+from llamafw.errors import SettingsError
 from llamafw.options import Option, convert
-from llamafw.plugins import Plugins
+from llamafw.plugins import Plugins, given_options
 from llamafw.settings import Settings, from_environment, options
 
 
@@ -67,11 +67,16 @@ def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | None = 
 
 
 def settings_from(
-    given: argparse.Namespace, environ: Mapping[str, str] = os.environ, **fixed: Any
+    given: argparse.Namespace, environ: Mapping[str, str] = os.environ, *, checked: bool = False, **fixed: Any
 ) -> Settings:
     """Return the settings: flags win over environment variables, these over ``--config``, this over defaults.
 
-    ``fixed`` is what holds whatever any of them says.
+    Parameters
+    ----------
+    checked : bool
+        Keys of the file that are no flags of our own are, or will be, looked at elsewhere.
+    **fixed
+        What holds whatever any of them says.
     """
     table = options()
     check_environment(environ)
@@ -82,7 +87,13 @@ def settings_from(
             extra[name] = value
         elif value is not None:
             flags[name] = _converted(table[name], value)
-    return Settings(**{"extra": extra} | _all_sources(flags | fixed, environ))
+    others: dict[str, Any] = {}
+    settings = Settings(**{"extra": extra} | _all_sources(flags | fixed, environ, others))
+    if others and not checked:
+        from llamafw.cli.plugin_flags import plugin_flags  # which needs the parser
+
+        plugin_flags(load_plugins(settings, tolerant=True), settings.config)
+    return settings
 
 
 def overruled(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -103,46 +114,27 @@ def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
     Plugins add flags, so they must be loaded before the other flags can be read.
     """
     parser = Parser("llamafw", "", add_help=False)
-    add_settings(parser, ["config", "plugin", "no_plugin", "plugin_strict"])
+    add_settings(parser, ["config", "plugin", "no_plugin", "plugin_strict", "plugin_option"])
     given, rest = parser.parse_known_args([_hyphens(word) for word in argv])
-    settings = settings_from(given)
-    return Settings(**{name: getattr(settings, name) for name in vars(given)}), rest
+    settings = settings_from(given, checked=True)
+    wanted = {name: getattr(settings, name) for name in (*vars(given), "plugin_tables")}
+    return Settings(**wanted), rest
 
 
-def load_plugins(settings: Settings, *, tolerant: bool = False) -> Plugins:
-    """Return the plugins that the settings ask for."""
+def load_plugins(settings: Settings, *, extra: Sequence[str] = (), tolerant: bool = False) -> Plugins:
+    """Return the plugins that the settings ask for, and ``extra``."""
     return Plugins(
-        extra=settings.plugin, block=settings.no_plugin, strict=settings.plugin_strict, tolerant=tolerant
-    )
+        extra=(*extra, *settings.plugin), block=settings.no_plugin, options=given_options(settings),
+        strict=settings.plugin_strict, tolerant=tolerant,
+    )  # fmt: skip
 
 
-def plugin_flags(plugins: Plugins) -> list[argparse.ArgumentParser]:
-    """Return the flags of plugins, as parents of a parser; PluginError naming both if two sides want the same one."""
-    owners = {flag: "llamafw" for opt in options().values() for flag in (*opt.flags, *opt.off)}
-    owners |= dict.fromkeys(("-h", "--help", "--usage", "--version"), "llamafw")
-    names = dict.fromkeys(options(), "llamafw")
-    parsers: list[argparse.ArgumentParser] = []
-    for plugin in list(plugins.found):
-        parser = Parser("llamafw serve", "", add_help=False)
-        for owner, _ in plugins.each("add_options", only=plugin, parser=parser):
-            for action in parser._actions:
-                _claim(owners, action.option_strings, owner, "the flag")
-                _claim(names, [action.dest], owner, "the setting")
-            parsers.append(parser)
-    return parsers
-
-
-def _claim(owners: dict[str, str], names: Sequence[str], owner: str, what: str) -> None:
-    for name in names:
-        if name in owners and owners[name] != owner:
-            raise PluginError(f"{what} {name} is added by both {owners[name]} and {owner}")
-        owners[name] = owner
-
-
-def _all_sources(flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+def _all_sources(
+    flags: Mapping[str, Any], environ: Mapping[str, str], others: dict[str, Any]
+) -> dict[str, Any]:
     environment = from_environment(environ)
     file = flags.get("config", environment.get("config"))
-    return merge(from_file(Path(file)) if file else {}, environment, flags)
+    return merge(from_file(Path(file), others) if file else {}, environment, flags)
 
 
 def _action(opt: Option) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import sys
 from dataclasses import asdict
 
 from llamafw import spec
-from llamafw.cli.parser import Parser, load_plugins, plugin_flags, split_plugin_flags
+from llamafw.cli.parser import Parser, load_plugins, split_plugin_flags
+from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.errors import PluginError, SpecError
 from llamafw.plugins import Found, Plugins
 from llamafw.registry import Registry
@@ -33,7 +34,7 @@ def _all_else(plugins: Plugins, settings: Settings) -> SpecError | PluginError |
     from llamafw.server.context import App  # --help need not wait for it
 
     try:
-        plugin_flags(plugins)
+        plugin_flags(plugins, settings.config)
         document = spec.merged_document(plugins, settings)
         plugins.fill(endpoints := Registry("endpoint"), app=App(settings, plugins, document))
         spec.check(document, endpoints)

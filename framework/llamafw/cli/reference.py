@@ -37,9 +37,20 @@ api-key = ["one", "two"]
 
 Relative paths in it start where the server starts, as on the command line. A value given by a flag or a variable
 replaces the file's, arrays too. Some settings say the same in other words, as `samplers` and `sampling-seq` do: a flag
-or a variable for one of them replaces the other as well. Tables are kept for settings of plugins, and refused until
-there are some. A key that does not exist, or a value of the wrong type, ends the start with one line that names the
-file and the key. `llamafw bench`, `plugins`, `pull` and `spec` read the file too.
+or a variable for one of them replaces the other as well. A key that does not exist, or a value of the wrong type, ends
+the start with one line that names the file and the key. `llamafw bench`, `plugins`, `pull` and `spec` read it too.
+
+Flags that plugins add are keys as well. Plugins also have [options](plugins/settings.md), in tables of their own; next
+to these, the plugins that `--plugin` would name are `plugins`:
+
+```toml
+plugins = ["mine.py"]
+
+[plugin.mine]
+limit = 60
+```
+
+`--plugin-option mine.limit=9` wins over the table, one key at a time.
 """
 
 

@@ -11,10 +11,10 @@ from llamafw.cli.parser import (
     add_settings,
     load_plugins,
     overruled,
-    plugin_flags,
     settings_from,
     split_plugin_flags,
 )
+from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.cli.version import text
 from llamafw.models.find import find_model
 
@@ -28,12 +28,12 @@ def run(argv: list[str]) -> int:
     first, rest = split_plugin_flags(argv)
     plugins = load_plugins(first)
     what = "Answer requests over HTTP. Flags win over the environment, this over --config."
-    parser = Parser("llamafw serve", what, parents=plugin_flags(plugins))
+    parser = Parser("llamafw serve", what, parents=plugin_flags(plugins, first.config))
     parser.add_argument("--usage", action="help", help="the same as --help")
     parser.add_argument("--version", action="version", version=text(), help="print the version and exit")
     add_settings(parser)
     given = parser.parse(rest)
-    settings = settings_from(given, config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
+    settings = settings_from(given, checked=True, config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
     set_up_logging(settings)
     plugins.report()
     for sentence in overruled(given):

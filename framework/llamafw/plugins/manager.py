@@ -6,12 +6,13 @@ goes on; unless it was asked for by name, or stands before every request: then t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pluggy
@@ -19,6 +20,7 @@ import pluggy
 from llamafw import hookspecs
 from llamafw.errors import LlamafwError, PluginError, SettingsError
 from llamafw.plugins.blame import Blame, Place
+from llamafw.plugins.configuration import Given, check_names, check_schemas, file_names, values
 from llamafw.plugins.discovery import discover, distribution, full_name, import_named, names
 from llamafw.plugins.slow import AT_THE_START, Watch
 from llamafw.registry import Clash, Registry
@@ -44,6 +46,7 @@ class Found:
     version: str
     requires_api: str | None = None  # as the plugin states it
     hooks: list[str] = field(default_factory=list)
+    options: Mapping[str, Any] = field(default_factory=dict)  # key → JSON Schema
     registered: dict[str, list[str]] = field(default_factory=dict)  # kind → names
     load_ms: float = 0.0  # importing it and registering what it has
     state: Literal["active", "failed", "blocked"] = "active"
@@ -60,6 +63,8 @@ class Plugins:
         may be named, too. If one of these fails, that is a PluginError.
     block : collection of str
         Plugins to leave out: ``distribution:entry``, entry, distribution, or what is in ``extra``.
+    options : sequence of Given
+        Settings of single plugins.
     strict : bool
         Failures of all plugins are a PluginError. Without it, an installed plugin that fails is left out.
     tolerant : bool
@@ -67,8 +72,9 @@ class Plugins:
     """
 
     def __init__(
-        self, *, extra: Iterable[str] = (), block: Collection[str] = (), strict: bool = False, tolerant: bool = False
-    ) -> None:
+        self, *, extra: Iterable[str] = (), block: Collection[str] = (), options: Sequence[Given] = (),
+        strict: bool = False, tolerant: bool = False,
+    ) -> None:  # fmt: skip
         self.pm = pluggy.PluginManager(hookspecs.NAME)
         self.pm.add_hookspecs(hookspecs)
         self.found: dict[str, Found] = {}
@@ -88,6 +94,9 @@ class Plugins:
         for name in extra:
             if name not in known and name not in self.found:
                 self._load(Found(name, name, "?"), partial(import_named, name), blocked=name in blocked)
+        aliases = {full_name(entry): names(entry) for entry in installed} | {name: file_names(name) for name in extra}
+        check_names(options, aliases)
+        self._configure({name: [one for one in options if one.plugin in also] for name, also in aliases.items()})
         for registry in self.registries.values():
             self.fill(registry)
 
@@ -229,6 +238,7 @@ class Plugins:
                 plugin = plugin()
             self._check_api(plugin, found)
             self._check_hooks(plugin)
+            self._check_options(plugin, found)
             self.pm.register(plugin, name=found.name)
         except Exception as exc:
             return self._leave_out(found, _failure(found.name, "cannot be loaded", exc), "import")
@@ -241,6 +251,14 @@ class Plugins:
             for impl in caller.get_hookimpls():
                 if impl.plugin is plugin:
                     self._watch.time(impl, caller.name)
+
+    def _configure(self, given: Mapping[str, Sequence[Given]]) -> None:
+        """Give each plugin its own settings."""
+        for name, found in self.found.items():
+            if found.state == "active":
+                options = values(name, found.options, given.get(name, ()))
+                for _ in self.each("configure", only=name, options=MappingProxyType(options)):
+                    pass
 
     def _timed(self, name: str, what: str, call: Callable[[], Any]) -> Any:
         begun = perf_counter()
@@ -262,6 +280,12 @@ class Plugins:
         if not fits:
             raise PluginError(f"{found.distribution} {found.version} requires API {wanted} of llamafw, "
                               f"and llamafw {version(hookspecs.NAME)} has API {hookspecs.API_VERSION}")
+
+    def _check_options(self, plugin: Any, found: Found) -> None:
+        if (options := getattr(plugin, "plugin_options", None)) is not None:
+            found.options = check_schemas(options)
+            if found.options and not hasattr(plugin, "configure"):
+                raise PluginError("it states plugin_options, and does not take them by the hook configure")
 
     def _check_hooks(self, plugin: Any) -> None:
         """Pluggy ignores a hook it does not know; a typing error would go unnoticed."""

@@ -96,12 +96,11 @@ def small_settings(**given: Any) -> Settings:
 @contextlib.asynccontextmanager
 async def running(model: Path, settings: Settings) -> AsyncIterator[ASGIApp]:
     """Build a server with these settings; yield it when its model is loaded, or raise why it could not be."""
+    from llamafw.cli.parser import load_plugins
     from llamafw.engine.load import load_model
-    from llamafw.plugins import Plugins
     from llamafw.server.app import build
 
-    plugins = Plugins(extra=["llamafw.testing.backend", *settings.plugin], block=settings.no_plugin,
-                      strict=settings.plugin_strict)  # fmt: skip
+    plugins = load_plugins(settings, extra=["llamafw.testing.backend"])
     settled = asyncio.Event()
     error: list[BaseException] = []
 

@@ -1,0 +1,282 @@
+"""Options of plugins: stated as JSON Schema, set by flag or file, checked, handed over; and their flags in the file."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw import PluginError, Settings, SettingsError
+from llamafw.cli.config import from_file
+from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.cli.plugin_flags import plugin_flags
+from support.distributions import Site
+
+CODE = """
+from llamafw import hookimpl
+
+plugin_options = {
+    "limit": {"type": "integer", "minimum": 1, "default": 60},
+    "name": {"type": "string"},
+    "ratio": {"type": "number", "default": 0.5},
+    "on": {"type": "boolean", "default": False},
+    "list": {"type": "array", "items": {"type": "string"}},
+    "mode": {"enum": ["a", "1"], "default": "a"},
+    "any": {},
+}
+seen = []
+
+@hookimpl
+def configure(options): seen.append(dict(options))
+
+@hookimpl
+def register_samplers(register): seen.append("registers")
+"""
+DEFAULTS = {"limit": 60, "ratio": 0.5, "on": False, "mode": "a"}
+
+
+def configured(*argv: str) -> list[Any]:
+    """What the plugin was given, and what came after."""
+    load_plugins(split_plugin_flags(argv)[0])
+    import llamafw_x  # type: ignore[import-not-found]  # the test has written it
+
+    seen = list(llamafw_x.seen)
+    llamafw_x.seen.clear()
+    return seen
+
+
+@pytest.fixture
+def x(site: Site) -> str:
+    return site.install("llamafw-x", CODE)
+
+
+def test_without_settings_there_are_the_defaults_before_anything_is_registered(x: str) -> None:
+    assert configured() == [DEFAULTS, "registers"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("limit=9", {"limit": 9}),
+        ("name=9", {"name": "9"}),
+        ("name=a=b.c", {"name": "a=b.c"}),
+        ("name=", {"name": ""}),
+        ("ratio=1", {"ratio": 1}),
+        ("on=true", {"on": True}),
+        ('list=["a", "b,c"]', {"list": ["a", "b,c"]}),
+        ("mode=1", {"mode": "1"}),
+        ("any=[1]", {"any": [1]}),
+        ("any=word", {"any": "word"}),
+    ],
+)
+def test_text_is_read_as_the_type_of_the_schema(x: str, text: str, value: dict[str, Any]) -> None:
+    assert configured("--plugin-option", f"x.{text}")[0] == DEFAULTS | value
+    assert configured(f"--plugin-option=x.{text}")[0] == DEFAULTS | value
+
+
+@pytest.mark.parametrize("name", ["x", "llamafw-x", "llamafw-x:x", "llamafw_x"])
+def test_a_plugin_has_the_names_that_no_plugin_knows(x: str, name: str, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f'[plugin."{name}"]\nlimit = 7\n')
+    assert configured("--plugin-option", f"{name}.limit=8")[0]["limit"] == 8
+    assert configured("--config", str(config))[0]["limit"] == 7
+
+
+def test_flags_win_over_the_file_one_key_at_a_time(
+    x: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("port = 1\n[plugin.x]\nlimit = 7\nratio = 2\non = true\n")
+    file = ("--config", str(config))
+    assert configured(*file)[0] == DEFAULTS | {"limit": 7, "ratio": 2, "on": True}
+    flag = ("--plugin-option", "llamafw-x.limit=8")
+    assert configured(*file, *flag)[0] == DEFAULTS | {"limit": 8, "ratio": 2, "on": True}
+    monkeypatch.setenv("LLAMAFW_PLUGIN_OPTIONS", "x.limit=9,x.name=n")
+    assert configured(*file)[0] == DEFAULTS | {"limit": 9, "name": "n", "ratio": 2, "on": True}
+    assert configured(*file, *flag)[0] == DEFAULTS | {"limit": 8, "ratio": 2, "on": True}
+
+
+@pytest.mark.parametrize(
+    ("flag", "table", "message"),
+    [
+        ("x.limit=0", "limit = 0", "limit: 0 is less than the minimum of 1 (plugin llamafw-x:x)"),
+        ("x.limit=many", "limit = 'many'", 'limit: "many" is not of type "integer" (plugin llamafw-x:x)'),
+        ("x.limt=1", "limt = 1", "limt: plugin llamafw-x:x has no option 'limt'; did you mean 'limit'?"),
+        ("x.zzz=1", "zzz = 1", "has no option 'zzz'; there are limit, name, ratio, on, list, mode, any"),
+        ('x.list=["a", 1]', "list = ['a', 1]", 'list: 1 is not of type "string"'),
+        ("x.mode=b", "mode = 'b'", 'mode: "b" is not one of "a"'),
+        (None, "name = 1979-05-27", "name: datetime.date(1979, 5, 27) is no JSON (plugin llamafw-x:x)"),
+    ],
+)
+def test_what_is_wrong_names_the_plugin_the_key_and_the_place(
+    x: str, tmp_path: Path, flag: str | None, table: str, message: str
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(f"[plugin.x]\n{table}\n")
+    with pytest.raises(SettingsError) as caught:
+        configured("--config", str(config))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{config}: plugin.x.")
+    if flag is not None:
+        with pytest.raises(SettingsError) as caught:
+            configured("--plugin-option", flag)
+        assert message in str(caught.value)
+        assert str(caught.value).startswith("--plugin-option x.")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("y.limit=1", "--plugin-option y: there is no plugin 'y'"),
+        ("llamafw-y.limit=1", "--plugin-option llamafw-y: there is no plugin 'llamafw-y'; did you mean 'llamafw-x'?"),
+        ("limit=1", "--plugin-option: 'limit=1' is no NAME.key=value"),
+        ("x.limit", "--plugin-option: 'x.limit' is no NAME.key=value"),
+        ("samplers.limit=1", "plugin llamafw:samplers has no option 'limit'; there are none"),
+    ],
+)
+def test_an_option_of_nobody_is_refused(x: str, flag: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        configured("--plugin-option", flag)
+    assert message in str(caught.value)
+
+
+def test_a_name_of_two_plugins_is_refused(x: str, site: Site) -> None:
+    (site.folder / "other_x-1.dist-info").mkdir()
+    (site.folder / "other_x-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: other-x\nVersion: 1\n")
+    (site.folder / "other_x-1.dist-info/entry_points.txt").write_text("[llamafw]\nx = llamafw_other_x\n")
+    (site.folder / "llamafw_other_x.py").write_text("")
+    with pytest.raises(SettingsError, match="--plugin-option x: 'x' may be llamafw-x:x or other-x:x"):
+        configured("--plugin-option", "x.limit=1")
+
+
+def test_options_of_a_plugin_that_is_left_out_may_stay(x: str, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("no-plugin = 'x'\n[plugin.x]\nnonsense = 1\n")
+    assert load_plugins(split_plugin_flags(["--config", str(config)])[0]).found[x].state == "blocked"
+
+
+def test_a_file_is_a_plugin_with_options_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(CODE)
+    config = tmp_path / "c.toml"
+    config.write_text(f"plugins = ['{path}']\n[plugin.mine]\nlimit = 5\n")
+    first, _ = split_plugin_flags(["--config", str(config), "--plugin-option", f"{path}.name=x"])
+    plugins = load_plugins(first)
+    assert plugins.pm.get_plugin(str(path)).seen[0] == DEFAULTS | {"limit": 5, "name": "x"}
+    assert from_file(config) == {"plugin": (str(path),), "plugin_tables": {"mine": {"limit": 5}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("def configure", "def konfigure"), "it implements 'konfigure', which is no hook of llamafw; did you mean"),
+        (("@hookimpl\ndef configure(options): seen.append(dict(options))\n", ""), "does not take them by the hook"),
+        (('"integer"', '"integr"'), "its option 'limit' is no JSON Schema"),
+        (('"default": 60', '"default": 0'), "its option 'limit' does not allow its own default, 0"),
+        (("plugin_options = {", "plugin_options = 1 or {"), "its plugin_options are 1, and not keys with their JSON"),
+    ],
+)
+def test_an_author_is_told_what_is_wrong(site: Site, change: tuple[str, str], message: str) -> None:
+    name = site.install("llamafw-x", CODE.replace(*change))
+    with pytest.raises(PluginError, match=f"plugin {name} cannot be loaded: .*{message}"):
+        load_plugins(Settings(plugin_strict=True))
+
+
+# --- flags of plugins in the file
+
+FLAGS = """
+import argparse
+from pathlib import Path
+from llamafw import hookimpl
+
+@hookimpl
+def add_options(parser):
+    parser.add_argument("--steady", action="store_true")
+    parser.add_argument("--slow-ms", type=float, metavar="MS")
+    parser.add_argument("--words", action="append")
+    parser.add_argument("--pair", nargs=2, type=int)
+    parser.add_argument("--place", type=Path)
+    parser.add_argument("--which", choices=("a", "b"), required=True)
+    parser.add_argument("--loud", action=argparse.BooleanOptionalAction, default=True)
+"""
+
+
+def extra(config: Path, *argv: str) -> dict[str, Any]:
+    first, rest = split_plugin_flags(["--config", str(config), *argv])
+    parser = Parser("llamafw serve", "", parents=plugin_flags(load_plugins(first), first.config))
+    add_settings(parser)
+    return dict(settings_from(parser.parse(rest), {}, checked=True, config=first.config).extra)
+
+
+def test_flags_of_plugins_are_keys_of_the_file(site: Site, tmp_path: Path) -> None:
+    site.install("llamafw-flags", FLAGS)
+    config = tmp_path / "c.toml"
+    config.write_text(
+        "steady = true\nslow_ms = 2\nwords = ['x', 'y']\npair = [1, 2]\nplace = 'here'\nwhich = 'b'\nloud = false\n"
+    )
+    expected = {"steady": True, "slow_ms": 2.0, "words": ["x", "y"], "pair": [1, 2], "place": Path("here"),
+                "which": "b", "loud": False}  # fmt: skip
+    assert extra(config) == expected
+    given = ("--slow-ms=3", "--words", "z", "--which", "a", "--loud", "--pair", "3", "4")
+    other = {"slow_ms": 3.0, "words": ["z"], "which": "a", "loud": True, "pair": [3, 4]}
+    assert extra(config, *given) == expected | other
+    config.write_text("which = 'a'\nno-loud = true\nwords = 'x'\n")
+    assert extra(config) == dict.fromkeys(("slow_ms", "pair", "place")) | {
+        "steady": False, "words": ["x"], "which": "a", "loud": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steady = 1", "steady must be true or false"),
+        ("slow-ms = 'x'", "slow-ms: 'x' is not what --slow-ms takes"),
+        ("slow-ms = true", "slow-ms: True is not what --slow-ms takes"),
+        ("words = [1]", "words: 1 is not what --words takes"),
+        ("which = 'c'", "which: 'c' is none of a, b"),
+        ("slow-mss = 1", "'slow-mss' is no setting; did you mean slow-ms?"),
+        ("porl = 1", "'porl' is no setting; did you mean port?"),
+    ],
+)
+def test_what_a_flag_does_not_take_is_refused(site: Site, tmp_path: Path, text: str, message: str) -> None:
+    site.install("llamafw-flags", FLAGS)
+    config = tmp_path / "c.toml"
+    config.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        extra(config)
+    assert str(caught.value).startswith(f"{config}: ")
+    assert message in str(caught.value)
+
+
+def test_commands_that_have_no_flags_of_plugins_read_the_same_file(site: Site, tmp_path: Path) -> None:
+    site.install("llamafw-flags", FLAGS)
+    config = tmp_path / "c.toml"
+    config.write_text("steady = true\noffline = true\nwhich = 'a'\n")
+    environ = {"PYTHONPATH": str(site.folder), "PATH": ""}
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "llamafw", *argv, "--config", str(config)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environ)
+
+    assert "--offline" in run("pull", "no-one/nothing").stderr
+    assert json.loads(run("spec", "--json").stdout)
+    config.write_text("stedy = true\n")
+    assert "'stedy' is no setting; did you mean steady?" in run("pull", "no-one/nothing").stderr
+
+
+def test_two_plugins_that_add_one_flag_are_named_both(site: Site) -> None:
+    for name in ("llamafw-a", "llamafw-b"):
+        site.install(name, "from llamafw import hookimpl\n@hookimpl\ndef add_options(parser): "
+                           f"parser.add_argument('--same', dest='{name[-1]}')\n")  # fmt: skip
+    with pytest.raises(PluginError, match="the flag --same is added by both llamafw-a:a and llamafw-b:b"):
+        plugin_flags(load_plugins(Settings()))
+
+
+def test_a_flag_may_not_hide_a_setting_of_ours(site: Site) -> None:
+    add = "def add_options(parser): parser.add_argument('--x', dest='model')\n"
+    site.install("llamafw-a", f"from llamafw import hookimpl\n@hookimpl\n{add}")
+    with pytest.raises(PluginError, match="the setting model is added by both llamafw and llamafw-a:a"):
+        plugin_flags(load_plugins(Settings()))
