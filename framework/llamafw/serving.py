@@ -82,6 +82,22 @@ class LoadedModel:
     grammar: GrammarSource | None = None  # what requests are held to that say nothing of it
     system_prompt: SystemPrompt = SystemPrompt()  # what stands before every prompt
 
+    def whole_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Return a prompt behind the system prompt, if there is one; BOS, which that has, does not come twice.
+
+        Parameters
+        ----------
+        prompt : sequence of int
+            A request's own tokens.
+
+        Returns
+        -------
+        tuple of int
+            The tokens that are evaluated.
+        """
+        before = self.system_prompt.tokens
+        return (*before, *(prompt[1:] if before and prompt and prompt[0] == self.tokenizer.bos else prompt))
+
 
 @runtime_checkable
 class App(Protocol):

@@ -70,16 +70,17 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
         engine = make_engine(model, decoder, tokenizer, settings, plugins, log)
         if grammar is not None:
             check_grammar(engine, grammar)
-        if prompt is not None:
-            log(f"{prompt[1]}: {preload(engine, tokenizer, *prompt)} tokens are in the cache")
     elif prompt is not None:
         raise SettingsError(f"{prompt[1]}: the engine of a plugin runs this model, and it has no cache of ours")
     name = settings.alias or whole(path.name)  # not the path: where things lie on the server is no business of clients
-    log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
-    return LoadedModel(
+    loaded = LoadedModel(
         name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,
         tool_parser=tool_parser, grammar=grammar, system_prompt=system_prompt(first_words(settings), tokenizer),
     )  # fmt: skip
+    if prompt is not None and isinstance(engine, Engine):
+        log(f"{prompt[1]}: {preload(engine, loaded, *prompt)} tokens are in the cache")
+    log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
+    return loaded
 
 
 def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:

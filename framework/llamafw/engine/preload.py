@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamafw.engine.engine import Engine
 from llamafw.errors import RequestError, SettingsError
-from llamafw.interfaces import Tokenizer
+from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 
 _ESCAPE = re.compile(r"""\\(?:x([0-9A-Fa-f]{2})|([nrt'"\\]))""")
@@ -29,9 +29,9 @@ def first_prompt(settings: Settings) -> tuple[str, str] | None:
     return None
 
 
-def preload(engine: Engine, tokenizer: Tokenizer, text: str, flag: str) -> int:
+def preload(engine: Engine, loaded: LoadedModel, text: str, flag: str) -> int:
     """Evaluate a text into the cache, as a completion would; return its tokens. On a thread without an event loop."""
-    prompt = tuple(tokenizer.encode(text, add_special=True, parse_special=True))
+    prompt = loaded.whole_prompt(loaded.tokenizer.encode(text, add_special=True, parse_special=True))
     try:
         asyncio.run(engine.preload(prompt))
     except RequestError as error:

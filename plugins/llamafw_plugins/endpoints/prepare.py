@@ -33,14 +33,11 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         given = body.get(field)
         return defaults.get(field, default) if given is None else given
 
-    before = loaded.system_prompt.tokens
-    if before and prompt and prompt[0] == loaded.tokenizer.bos:  # there is one already
-        prompt = prompt[1:]
     n_keep, options = int(value("n_keep", 0)), sampler_options(body, app)
     seed = int(value("seed", -1))
     n_probs = int(value("n_probs", 0))
     return GenerateRequest(
-        prompt=(*before, *prompt),
+        prompt=loaded.whole_prompt(prompt),
         n_predict=limit(body, app.settings.predict),
         stop=stop_strings(value("stop", ())),
         samplers=MIROSTAT_ORDER if options.get("mirostat") else sampler_names(body.get("samplers"), app),
@@ -56,7 +53,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         post_sampling_probs=value("post_sampling_probs", False),
         grammar=read_grammar(body, loaded.grammar),
         context_shift=app.settings.context_shift,
-        n_keep=n_keep if n_keep < 0 else n_keep + len(before),
+        n_keep=n_keep if n_keep < 0 else n_keep + len(loaded.system_prompt.tokens),
         n_discard=int(value("n_discard", 0)),
         t_max_predict_ms=value("t_max_predict_ms", None),
         deadline_ms=value("deadline_ms", None),

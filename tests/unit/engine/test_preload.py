@@ -10,13 +10,22 @@ from typing import Any
 import pytest
 
 from llamafw.engine import Engine
+from llamafw.engine.load import system_prompt
 from llamafw.engine.preload import first_prompt, preload
 from llamafw.errors import ContextFullError, GenerationError, SettingsError
+from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
-from llamafw.types import EmbedRequest
-from support.toy import HEART, ToyBackend, ToyTokenizer, answer
+from llamafw.types import EmbedRequest, SystemPrompt
+from support.toy import BOS, HEART, ToyBackend, ToyTokenizer, answer
 
 Start = Callable[..., Engine]
+NO_SYSTEM = SystemPrompt()
+
+
+def loaded(tokenizer: ToyTokenizer | None = None, system: SystemPrompt = NO_SYSTEM) -> LoadedModel:
+    """What a prompt needs of a loaded model."""
+    nothing: Any = None
+    return LoadedModel("toy", nothing, None, tokenizer or ToyTokenizer(), nothing, nothing, system_prompt=system)
 
 
 @pytest.mark.inventory("C-022", "C-026", "C-027")
@@ -56,7 +65,7 @@ async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
     finished: list[Any] = []
     engine = start(backend, n_batch=8, finished=lambda **facts: finished.append(facts))
     text = "a prompt of several batches"
-    assert await asyncio.to_thread(preload, engine, ToyTokenizer(), text, "--prompt") == len(text)
+    assert await asyncio.to_thread(preload, engine, loaded(), text, "--prompt") == len(text)
     assert backend.slots[2] == list(text.encode())
     assert [len(batch.outputs) for batch in backend.batches] == [0] * 4
     assert finished == []  # nobody asked
@@ -64,6 +73,26 @@ async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
     fresh = await answer(engine, [*text.encode(), 33], n_predict=4, cache_prompt=False)
     assert (found.finish.id_slot, found.finish.n_cached, fresh.finish.n_cached) == (2, len(text), 0)
     assert found.ids == fresh.ids
+
+
+class WithBos(ToyTokenizer):
+    add_bos = True
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        return [BOS] * add_special + super().encode(text)
+
+
+@pytest.mark.inventory("C-022", "C-114", "E-172", "D-26")
+async def test_it_stands_behind_the_system_prompt(start: Start) -> None:
+    """As every request's prompt will; BOS comes once."""
+    backend = ToyBackend(n_slots=2)
+    with_system = loaded(WithBos(), system_prompt("Be brief. ", WithBos()))
+    assert await asyncio.to_thread(preload, start(backend), with_system, "Once", "--prompt") == 15
+    assert backend.slots[1] == [BOS, *b"Be brief. Once"]
+    assert backend.slots[1] == list(with_system.whole_prompt([BOS, *b"Once"]))
+    alone = ToyBackend(n_slots=2)
+    assert await asyncio.to_thread(preload, start(alone), loaded(WithBos()), "Once", "--prompt") == 5
+    assert alone.slots[1] == [BOS, *b"Once"]
 
 
 @pytest.mark.inventory("C-022")
@@ -82,7 +111,7 @@ async def test_a_prompt_that_is_too_long_for_a_slot(start: Start) -> None:
     with pytest.raises(ContextFullError):
         await engine.preload((1,) * 65)
     with pytest.raises(SettingsError, match="--file: the prompt has 65 tokens, and the context of a slot is 64"):
-        await asyncio.to_thread(preload, engine, ToyTokenizer(), "a" * 65, "--file")
+        await asyncio.to_thread(preload, engine, loaded(), "a" * 65, "--file")
     await engine.preload((1,) * 64)
     assert len(backend.slots[1]) == 64
 
