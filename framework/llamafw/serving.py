@@ -19,6 +19,7 @@ from llamafw.types import (
     GenerateRequest,
     GrammarSource,
     Model,
+    PluginInfo,
     SlotStatus,
     SystemPrompt,
 )
@@ -107,6 +108,10 @@ class App(Protocol):
     document: Mapping[str, Any]  # the merged API document
     document_json: bytes  # the same, as JSON
     samplers: Mapping[str, SamplerPlugin]  # of every plugin
+
+    @property
+    def installed(self) -> Sequence[PluginInfo]:
+        """Every plugin that was found, in the order in which they were loaded."""
 
     @property
     def failures(self) -> Mapping[tuple[str, str], int]:

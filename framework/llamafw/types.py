@@ -5,7 +5,7 @@ This module knows nothing of plugins, files, HTTP or threads.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -365,3 +365,20 @@ class Problem:
     param: str | None = None  # the request field at fault, as a dotted path
     extra: Mapping[str, Any] = field(default_factory=dict)  # further members of the error object
     retry_after: int | None = None  # seconds; becomes a header
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One plugin that was found, as listings show it."""
+
+    name: str  # distribution:entry, or what --plugin was given
+    distribution: str  # "?" for files and modules
+    version: str  # of the distribution; "?" for files and modules
+    state: Literal["active", "failed", "blocked"]  # failed: left out; blocked: by --no-plugin
+    requires_api: str | None = None  # the versions of the API that it works with, if it says so
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what it has registered: kind → names
+    hooks: Sequence[str] = ()  # that it implements
+    options: JsonSchema = field(default_factory=dict)  # its own settings
+    request_fields: JsonSchema = field(default_factory=dict)  # of requests that generate: its samplers' and its own
+    load_ms: float = 0.0  # importing it, and registering what it has
+    error: str | None = None  # why it was left out

@@ -24,6 +24,7 @@ from llamafw.plugins.configuration import Given, check_names, check_schemas, fil
 from llamafw.plugins.discovery import discover, distribution, full_name, import_named, names
 from llamafw.plugins.slow import AT_THE_START, Watch
 from llamafw.registry import Clash, Registry
+from llamafw.types import PluginInfo
 
 log = logging.getLogger("llamafw.plugins")
 
@@ -108,6 +109,22 @@ class Plugins:
     def registry(self, kind: str) -> Registry:
         """Return the registry of one of `KINDS`."""
         return self.registries[kind]
+
+    def listing(self) -> list[PluginInfo]:
+        """Return what there is to say of each plugin, in the order in which they were loaded."""
+        return [
+            PluginInfo(
+                one.name, one.distribution, one.version, one.state, one.requires_api, dict(one.registered), one.hooks,
+                one.options, self._request_fields(one.name), one.load_ms, one.error,
+            )
+            for one in self.found.values()
+        ]  # fmt: skip
+
+    def _request_fields(self, name: str) -> dict[str, Any]:
+        samplers, fields = self.registries["sampler"], self.registries["field"]
+        own = [sampler.options for key, sampler in samplers.items() if samplers.owner(key) == name]
+        own.append({key: schema for key, schema in fields.items() if fields.owner(key) == name})
+        return {key: schema for schemas in own for key, schema in schemas.items()}
 
     # --- calling hooks
 

@@ -13,7 +13,7 @@ from llamafw.interfaces import SamplerPlugin
 from llamafw.plugins import Plugins
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
-from llamafw.types import GenerateRequest
+from llamafw.types import GenerateRequest, PluginInfo
 
 
 class App:
@@ -30,6 +30,11 @@ class App:
         """Set the API document."""
         self.document = document
         self.document_json = orjson.dumps(document)  # for GET /openapi.json
+
+    @property
+    def installed(self) -> Sequence[PluginInfo]:
+        """Every plugin that was found, in the order in which they were loaded."""
+        return self.plugins.listing()
 
     @property
     def failures(self) -> Mapping[tuple[str, str], int]:

@@ -14,6 +14,7 @@ def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.embeddings import Embeddings
     from llamafw_plugins.endpoints.infill import Infill
     from llamafw_plugins.endpoints.lora import Adapters
+    from llamafw_plugins.endpoints.plugins import Plugins
     from llamafw_plugins.endpoints.rerank import Rerank
     from llamafw_plugins.endpoints.server import Server
     from llamafw_plugins.endpoints.slots import SlotOperations
@@ -49,6 +50,7 @@ def register_endpoints(register: Register, app: App) -> None:
     register("changeSlot", slots.change)
     register("listLoraAdapters", adapters.list)
     register("setLoraAdapters", adapters.change)
+    register("listPlugins", Plugins(app).list)
     register("getOpenapi", server.openapi)
 
 

@@ -179,8 +179,8 @@ def test_listing_as_json_names_what_each_plugin_registered(tmp_path: Path) -> No
     result = llamafw("plugins", "--json", "--plugin", path)
     found = {one["name"]: one for one in json.loads(result.stdout)}
     assert result.returncode == 0
-    assert found[path]["registered"] == {"sampler": ["twice"]}
-    assert found["llamafw:numba"]["registered"] == {"backend": ["numba"]}
+    assert found[path]["kinds"] == {"sampler": ["twice"]}
+    assert found["llamafw:numba"]["kinds"] == {"backend": ["numba"]}
 
 
 def test_listing_shows_load_errors_and_exits_1(tmp_path: Path) -> None:
