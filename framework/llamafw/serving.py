@@ -97,7 +97,9 @@ class LoadedModel:
             The tokens that are evaluated.
         """
         before = self.system_prompt.tokens
-        return (*before, *(prompt[1:] if before and prompt and prompt[0] == self.tokenizer.bos else prompt))
+        if not before:
+            return tuple(prompt)  # itself, if it is one: there may be a megabyte of it
+        return (*before, *(prompt[1:] if prompt and prompt[0] == self.tokenizer.bos else prompt))
 
 
 @runtime_checkable

@@ -132,6 +132,36 @@ async def test_a_failing_sampler_fails_its_request_only(tiny: Path, tmp_path: Pa
         assert "a secret of the server" in "".join(server.output)
 
 
+@pytest.mark.inventory("E-001", "P-07", "B-04", "K-02")
+async def test_it_is_healthy_under_full_load_and_idle_when_all_have_gone(tiny: Path) -> None:
+    body = {"prompt": "abc", "n_predict": -1, "ignore_eos": True, "stream": True}
+
+    async def listen(http: httpx.AsyncClient) -> None:
+        async with http.stream("POST", "/completion", json=body) as response:
+            async for _ in response.aiter_bytes():
+                pass
+
+    async def until(http: httpx.AsyncClient, processing: int, deferred: int) -> None:
+        wanted = [f"llamacpp:requests_processing {processing}.0", f"llamacpp:requests_deferred {deferred}.0"]
+        async with asyncio.timeout(60):
+            while not set(wanted) <= set((await http.get("/metrics")).text.splitlines()):
+                pass
+
+    limits = httpx.Limits(max_connections=None)
+    with running_server(tiny, "-np", "4", "--metrics") as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as http:
+            tasks = [asyncio.create_task(listen(http)) for _ in range(64)]
+            await until(http, 4, 60)
+            for _ in range(20):
+                assert (await http.get("/health")).json() == {"status": "ok"}
+            await until(http, 4, 60)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await until(http, 0, 0)
+            assert (await http.post("/completion", json={**body, "n_predict": 2, "stream": False})).status_code == 200
+
+
 async def test_plugins_hear_how_generations_end(tiny: Path, tmp_path: Path) -> None:
     (plugin := tmp_path / "events.py").write_text(EVENTS)
     with running_server(tiny, "--plugin", str(plugin)) as server:

@@ -4,6 +4,7 @@ Made on the event loop, then changed on the engine thread alone. It knows nothin
 """
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Callable
 from math import inf
@@ -242,7 +243,9 @@ class Sequence:
 
 def as_prompt(prompt: tuple[int, ...], n_vocab: int) -> Ints:
     """Return the prompt as an array; RequestError if it holds something that is no token of the model."""
-    if prompt and not (min(prompt) >= 0 and max(prompt) < n_vocab):
-        wrong = next(token for token in prompt if not 0 <= token < n_vocab)
-        raise RequestError(f"token {wrong} is not in the vocabulary of {n_vocab}", param="prompt")
-    return np.array(prompt, np.int32)
+    with contextlib.suppress(OverflowError):  # of an id that is out of all bounds
+        tokens = np.array(prompt, np.int32)
+        if not len(tokens) or (tokens.min() >= 0 and tokens.max() < n_vocab):
+            return tokens
+    wrong = next(token for token in prompt if not 0 <= token < n_vocab)
+    raise RequestError(f"token {wrong} is not in the vocabulary of {n_vocab}", param="prompt")

@@ -27,8 +27,8 @@ async def aside(work: Callable[[], T], size: int) -> T:
 
 
 def size_of(given: Any) -> int:
-    """Return the characters and token ids in a prompt."""
-    if isinstance(given, str) or set(map(type, given)) <= {int}:
+    """Return the characters and token ids in a prompt, or what part of them is more than enough to be `LONG`."""
+    if isinstance(given, str) or len(given) >= LONG:
         return len(given)
     return sum(size_of(item) if isinstance(item, (str, list)) else 1 for item in given)
 
@@ -70,6 +70,8 @@ def _read_prompts(given: Any, tokenizer: Tokenizer, field: str) -> list[Prompt]:
     if isinstance(given, str):
         return [_read_text(given, tokenizer)]
     kinds = set(map(type, given))
+    if kinds == {int}:  # a megabyte of them should not be looked through again
+        return [Prompt(given, tuple(read_ids(given, tokenizer.n_vocab, field)))]
     if kinds != {str} and list not in kinds:
         return [_read_array(given, tokenizer, field)]
     return [

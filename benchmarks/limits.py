@@ -1,0 +1,246 @@
+"""What the server promises beside its speed, measured: ``python benchmarks/limits.py [NAME …] [--model FILE]``.
+
+Names: overhead, megabyte, health, idle, memory; without one, all. Real server processes, clients on the same machine.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from llamafw.models.wheels import pull
+from llamafw.testing.tiny import write_tiny_gguf
+from quiet import Watch, machine
+from serving import free_port, running
+
+Row = tuple[str, float, float, str]  # what, value, limit, unit
+
+FOREVER = {"prompt": "Once upon a time", "n_predict": -1, "ignore_eos": True, "stream": True, "temperature": 0.8}
+TOLERANCE = 0.1  # share of the processor that others may use
+PLUGIN = Path(__file__).with_name("tokenizing.py")
+
+
+@contextlib.contextmanager
+def server(model: str, *flags: str) -> Iterator[tuple[str, int]]:
+    """Start ``llamafw serve``; yield its address and process id."""
+    port = free_port()
+    command = [sys.executable, "-m", "llamafw", "serve", "-m", model, "--port", str(port), *flags]
+    with running(command, port) as found:
+        yield found
+
+
+class Client:
+    """One connection. `HTTPConnection` takes 0.1 ms of its own for a request, httpx a whole one."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+
+    def timed(self, method: str, path: str, body: bytes | None = None) -> tuple[float, Any, float]:
+        """Return the milliseconds until the answer was there, the answer, and those of the tokenizer, if told."""
+        start = time.perf_counter()
+        self._connection.request(method, path, body)
+        response = self._connection.getresponse()
+        answer = response.read()
+        ms = (time.perf_counter() - start) * 1e3
+        if response.status != 200:
+            raise RuntimeError(f"{method} {path}: {response.status} {answer.decode()}")
+        return ms, json.loads(answer), float(response.headers.get("x-tokenize-ms", 0))
+
+    def rest(self, body: object, rounds: int) -> float:
+        """Return the median of milliseconds that a completion spends outside the tokenizer and the engine."""
+        content, times = json.dumps(body).encode(), []
+        for _ in range(rounds):
+            ms, answer, tokenizer = self.timed("POST", "/completion", content)
+            used = answer["timings"]
+            times.append(ms - tokenizer - used["prompt_ms"] - used["predicted_ms"] - used["queue_ms"])
+        return statistics.median(times[rounds // 10 :])
+
+
+def overhead(model: str) -> Iterator[Row]:
+    """One client, short requests."""
+    with server(model) as (url, _):
+        client, pair = Client(url), b'{"tokens": [19556, 905]}'
+        body = {"prompt": "Hello", "n_predict": 1, "temperature": 0}
+        yield "completion of 1 token, outside the engine", client.rest(body, 300), 1.5, "ms"
+        times = [client.timed("POST", "/detokenize", pair)[0] for _ in range(500)]
+        yield "/detokenize, 2 tokens", statistics.median(times), 1.5, "ms"
+
+
+def megabyte(model: str) -> Iterator[Row]:
+    """A megabyte of text, and of token ids, cut to what the context holds."""
+    words = "time year people way day man thing life child world school state family ".split()
+    text = " ".join(words[i * i % 13] for i in range(190_000))[: 1 << 20]
+    ids = [i % 1000 + 10_000 for i in range((1 << 20) // 7)]
+    with server(model, "-c", "256", "-np", "1", "--plugin", str(PLUGIN)) as (url, _):
+        for name, prompt in (("text", text), ("token ids", ids)):
+            body = {"prompt": prompt, "n_predict": 1, "temperature": 0}
+            yield f"a prompt of 1 MB of {name}, outside tokenizer and engine", Client(url).rest(body, 30), 15, "ms"
+
+
+async def _listen(url: str, n: int) -> None:
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as http:
+
+        async def one() -> None:
+            async with http.stream("POST", "/completion", json=FOREVER) as response:
+                async for _ in response.aiter_raw():
+                    pass
+
+        with contextlib.suppress(httpx.TransportError):
+            await asyncio.gather(*(one() for _ in range(n)))
+
+
+def listen(url: str, n: int) -> None:
+    """Read ``n`` endless streams, in a process of its own."""
+    asyncio.run(_listen(url, n))
+
+
+@contextlib.contextmanager
+def streams(url: str, n: int, waiting: int) -> Iterator[None]:
+    """Keep ``n`` streams open, of which so many wait for a slot."""
+    process = multiprocessing.get_context("spawn").Process(target=listen, args=(url, n), daemon=True)
+    process.start()
+    try:
+        until(url, f"llamacpp:requests_deferred {waiting}.0")
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def until(url: str, line: str) -> None:
+    """Return when ``/metrics`` has this line."""
+    with httpx.Client(base_url=url, timeout=60) as http:
+        while line not in http.get("/metrics").text.splitlines():
+            time.sleep(0.01)
+
+
+def health(model: str) -> Iterator[Row]:
+    """All slots generate, and sixty streams more wait for one."""
+    with server(model, "--metrics") as (url, _), streams(url, 64, 60):
+        client, times = Client(url), []
+        for _ in range(500):
+            times.append(client.timed("GET", "/health")[0])
+            time.sleep(0.01)
+    times.sort()
+    yield "/health under full load, median", times[250], 50, "ms"
+    yield "/health under full load, 99 of 100", times[495], 50, "ms"
+    yield "/health under full load, slowest of 500", times[-1], 50, "ms"
+
+
+def decoding(url: str, idle: int, first: int = 192, last: int = 704) -> float:
+    """Return seconds for the tokens from ``first`` to ``last`` of a stream, while ``idle`` others wait for its slot."""
+    body = {**FOREVER, "n_predict": last + 1, "seed": 1, "cache_prompt": False}
+    with (
+        contextlib.ExitStack() as stack,
+        httpx.Client(base_url=url, timeout=60) as http,
+        http.stream("POST", "/completion", json=body) as response,
+    ):
+        started = 0.0
+        events = (line for line in response.iter_lines() if line)
+        for n, _ in enumerate(events, 1):
+            if n == 1 and idle:
+                stack.enter_context(streams(url, idle, idle))
+            if n == first:
+                started = time.perf_counter()
+            if n == last:
+                return time.perf_counter() - started
+    raise RuntimeError("the stream has ended early")
+
+
+def idle(model: str) -> Iterator[Row]:
+    """One stream decodes while others have nothing to say. Rounds that others disturbed count only if all are."""
+    kept, spoilt = [], []
+    with server(model, "-np", "1", "-c", "2048", "--metrics") as (url, pid):
+        while len(kept) < 5 and len(spoilt) < 7:
+            watch = Watch([pid])
+            seconds = []
+            for n in (0, 64):
+                seconds.append(decoding(url, n))
+                until(url, "llamacpp:requests_processing 0.0")
+            foreign = watch.foreign()
+            (kept if foreign < TOLERANCE else spoilt).append((seconds[1] / seconds[0] - 1) * 100)
+            print(f"  alone and beside 64: {seconds} s; others used {foreign:.0%}", file=sys.stderr)
+    yield "decoding beside 64 idle streams, slower by", statistics.median(kept or spoilt), 2, "%"
+
+
+async def _load(url: str, n: int) -> None:
+    gate = asyncio.Semaphore(8)
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+
+        async def one(i: int) -> None:
+            async with gate:
+                prompt = {"prompt": f"{i} abc {i * i}", "n_predict": 2}
+                match i % 8:
+                    case 0:
+                        chat = {"messages": [{"role": "user", "content": str(i)}], "max_tokens": 2}
+                        await http.post("/v1/chat/completions", json=chat)
+                    case 1:
+                        async with http.stream("POST", "/completion", json={**prompt, "stream": True}) as response:
+                            await response.aread()
+                    case 2:  # the client goes away
+                        async with http.stream("POST", "/completion", json={**FOREVER, "seed": i}) as response:
+                            await anext(response.aiter_raw())
+                    case 3:
+                        await http.post("/completion", json={**prompt, "temperature": "hot"})
+                    case 4:
+                        await http.post("/tokenize", json={"content": "abc " * 50})
+                    case 5:
+                        await http.post("/completion", json={**prompt, "grammar": 'root ::= "a"+', "n_probs": 3})
+                    case _:
+                        await http.post("/completion", json=prompt)
+
+        for first in range(0, n, 1000):
+            await asyncio.gather(*(one(i) for i in range(first, min(first + 1000, n))))
+
+
+def memory(model: str) -> Iterator[Row]:
+    """Requests of every kind, some broken off, some wrong, on a tiny model: what matters here is the server."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = write_tiny_gguf(Path(folder) / "tiny.gguf")
+        with server(str(tiny), "--metrics") as (url, pid):
+            process = psutil.Process(pid)
+            used = []
+            for n in (2_000, 18_000):
+                asyncio.run(_load(url, n))
+                until(url, "llamacpp:requests_processing 0.0")
+                used.append(process.memory_full_info().uss / 2**20)
+                print(f"  after {2_000 if n == 2_000 else 20_000} requests {used[-1]:.1f} MiB", file=sys.stderr)
+    yield "memory after 20,000 requests, more than after 2,000 by", (used[1] / used[0] - 1) * 100, 2, "%"
+
+
+ALL: dict[str, Callable[[str], Iterator[Row]]] = {
+    "overhead": overhead, "megabyte": megabyte, "health": health, "idle": idle, "memory": memory,
+}  # fmt: skip
+
+
+def main() -> int:
+    """Measure and print a table; 1 if a promise is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*ALL, []], metavar="NAME")
+    parser.add_argument("--model", default=None)
+    given = parser.parse_args()
+    model = given.model or str(pull("smollm2-135m"))
+    watch = Watch()
+    rows = [row for name in given.names or ALL for row in ALL[name](model)]
+    print(f"{machine()}; others used {watch.foreign():.0%} of it\n\n| what | measured | limit |\n|---|---|---|")
+    for what, value, limit, unit in rows:
+        print(f"| {what} | {value:.2f} {unit} | {limit:g} {unit}{'' if value <= limit else ', broken'} |")
+    return int(any(value > limit for _, value, limit, _ in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
