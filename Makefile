@@ -12,7 +12,7 @@ help:
 	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
 	@echo "make fuzz        invent requests for every operation until something breaks                (ARGS='--max-time 3600')"
 	@echo "make lint        ruff and mypy"
-	@echo "make docs        write docs/cli.md from the table of flags, docs/gallery.md from examples/, docs/pictures"
+	@echo "make docs        write the pages made by scripts: docs/cli.md, gallery.md, json-schema.md, pictures"
 	@echo "make docs-check  run what the documentation shows"
 	@echo "make package     build sdist and wheel, install the wheel in a fresh environment"
 	@echo "make bench       side by side with llama.cpp (builds it once; takes long)"
@@ -34,10 +34,11 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/mypy examples/*/llamafw_*
 
-docs: $(VENV)/.installed
+docs: $(VENV)/.test
 	$(BIN)/python -m llamafw.cli.reference > docs/cli.md
 	$(BIN)/python tests/support/gallery.py > docs/gallery.md
 	$(BIN)/python docs/pictures/sampling.py
+	$(BIN)/python tests/support/json_schema.py > docs/json-schema.md
 
 docs-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/house tests/docs $(ARGS)

@@ -12,7 +12,7 @@ import pytest
 
 from llamafw import hookspecs, interfaces, serving
 from llamafw.cli import reference
-from support import gallery
+from support import gallery, json_schema
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
@@ -85,6 +85,11 @@ def test_the_pictures_are_what_their_script_draws() -> None:
         values = [[float(value) for value in number.findall(text)] for text in (there, picture)]
         assert values[0] == pytest.approx(values[1], abs=0.11), f"make docs: {path.name}"
         assert f"(pictures/{path.name})" in guide
+
+
+@pytest.mark.inventory("G-02", "G-03")
+def test_the_page_of_json_schema_is_that_of_the_cases() -> None:
+    assert (ROOT / "docs/json-schema.md").read_text(encoding="utf-8") == json_schema.page(), "make docs"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,7 +1,6 @@
 """Grammars compiled by llguidance, for one model's tokens. https://github.com/guidance-ai/llguidance"""
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from threading import Lock
 from typing import Any
@@ -14,6 +13,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from llamafw import Floats, Grammar, GrammarContext, RequestError, Tokenizer
 from llamafw_plugins.grammars import gbnf, json_schema
+from llamafw_plugins.grammars.places import SchemaError
 
 MAX_LENGTH = 2**18  # characters of a source
 REMEMBERED = 64  # compiled grammars
@@ -26,7 +26,7 @@ class Compiler:
     """Compiles one kind of source. Called on worker threads, several at a time."""
 
     def __init__(self, kind: str, context: GrammarContext) -> None:
-        self._kind = kind
+        self._kind, self.context = kind, context
         self._tokenizer = _table(context.tokenizer)
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()  # at their start
         self._lock = Lock()
@@ -50,13 +50,14 @@ class Compiler:
             grammar = _GRAMMARS[self._kind](source)
         except gbnf.GbnfError as error:
             raise RequestError(f"the grammar is wrong: {error}") from None
-        except json_schema.SchemaError as error:
+        except SchemaError as error:
             raise RequestError(str(error), param=".".join(error.place) or None) from None
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         found = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
         if found:
-            message = f"the grammar is wrong: {_first_line(found[0])}"
-            raise RequestError(message, param=_place(self._kind, source, found[0]))
+            raise RequestError(f"the grammar is wrong: {_first_line(found[0])}")
+        if not matcher.is_accepting() and not any(matcher.deep_copy().compute_bitmask()):
+            raise RequestError("the grammar allows nothing at all")
         return matcher
 
 
@@ -95,8 +96,8 @@ def _json_schema(source: str) -> str:
     try:
         schema = orjson.loads(source)
     except orjson.JSONDecodeError as error:
-        raise json_schema.SchemaError(f"the schema is no JSON: {error}", ()) from None
-    schema = json_schema.checked(schema)
+        raise SchemaError(f"the schema is no JSON: {error}", ()) from None
+    schema = json_schema.normalised(schema)
     return str(LLMatcher.grammar_from_json_schema(schema, overrides=json_schema.OPTIONS))  # type: ignore[arg-type]  # all options are optional
 
 
@@ -139,10 +140,3 @@ def _table(tokenizer: Tokenizer) -> LLTokenizer:
 def _first_line(message: str) -> str:
     return message.strip().partition("\n")[0][:300]
 
-
-def _place(kind: str, source: str, message: str) -> str | None:
-    """Return the path of the keyword that llguidance names, if it does."""
-    found = re.search(r'Unimplemented keys: \["([^"]+)"', message)
-    if kind != "json_schema" or found is None:
-        return None
-    return ".".join(json_schema.place_of(orjson.loads(source), found[1])) or None
