@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from llamafw.cli.new import distribution
 from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
 from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.testing.plugin import running
@@ -64,8 +65,10 @@ def test_the_project_file_is_that_of_the_examples() -> None:
     example = (ROOT / "examples/llamafw-smooth/pyproject.toml").read_text("utf-8")
     shown, real = (shape(tomllib.loads(text)) for text in (block, example))
     assert shown == real
-    (workflow,) = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
-    assert "pytest" in [step.get("run") for step in yaml.safe_load(workflow)["jobs"]["test"]["steps"]]
+    workflow, contract = (yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M))
+    assert workflow == yaml.safe_load(distribution("sampler", "something")[".github/workflows/test.yml"])
+    runs = [step["run"] for job in contract["jobs"].values() for step in job["steps"] if "run" in step]
+    assert runs[-1].split()[:2] == ["llamafw", "contract-test"]
 
 
 def shape(value: Any) -> Any:

@@ -15,6 +15,7 @@ COMMANDS = {
     "bench": "measure how fast a model runs",
     "plugins": "list the plugins and what they registered",
     "spec": "print the API document",
+    "plugin": "begin a plugin, or check one",
     "contract-test": "hold a running server against its own API document",
     "version": "print the version",
 }

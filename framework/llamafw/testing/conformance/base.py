@@ -22,11 +22,14 @@ class Conformance:
         What it is registered under.
     plugins : tuple of str
         Plugins to load besides those installed, as ``llamafw serve --plugin`` takes them.
+    generated : bool
+        False: an author has written the subclass, and may know more of the thing than can be found out.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str] = ""
     plugins: ClassVar[tuple[str, ...]] = ()
+    generated: ClassVar[bool] = False
 
     @classmethod
     def registry(cls, kind: str) -> Registry:

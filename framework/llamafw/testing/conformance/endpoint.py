@@ -121,8 +121,10 @@ class EndpointConformance(Conformance):
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
             output, _ = await process.communicate()
+        text = output.decode("utf-8", "replace")
         if process.returncode:
-            pytest.fail(output.decode("utf-8", "replace")[-9000:])
+            print(text)
+            pytest.fail("\n".join(contract.failures(text)) or text[-9000:])
 
     # --- how
 

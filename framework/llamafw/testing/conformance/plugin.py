@@ -35,9 +35,11 @@ class PluginConformance(Conformance):
             assert found.hooks, f"{found.name} implements no hook"
 
     def test_it_imports_only_what_llamafw_exports(self) -> None:
+        own = tuple(self.modules())
         for path in self.sources():
-            private = sorted(name for name in imports(path) if name.startswith("llamafw.") and name not in PUBLIC)
-            ours = sorted(name for name in imports(path) if name.startswith(("llamafw_plugins", "llamafw_backends")))
+            names = {name for name in imports(path) if not name.startswith(own)}
+            private = sorted(name for name in names if name.startswith("llamafw.") and name not in PUBLIC)
+            ours = sorted(name for name in names if name.startswith(("llamafw_plugins", "llamafw_backends")))
             assert not private, f"{path.name} imports {private[0]}: only what `llamafw` exports is stable"
             assert not ours, f"{path.name} imports {ours[0]}: what is built in is no library"
 
@@ -69,15 +71,21 @@ class PluginConformance(Conformance):
             pytest.fail(f"there is no plugin {self.name!r}; there are {', '.join(one.name for one in plugins)}")
         return mine
 
-    def sources(self) -> Iterator[Path]:
-        """Yield the Python files of the plugin."""
+    def modules(self) -> set[str]:
+        """Return the top-level modules, or files, of the plugin."""
+        found: set[str] = set()
         for one in self.found():
             if one.name in self.plugins:
-                yield from _files(Path(one.name) if one.name.endswith(".py") else _origin(one.name))
+                found.add(one.name)
             else:
                 entries = distribution(one.distribution).entry_points.select(group="llamafw")
-                for module in {entry.module.partition(".")[0] for entry in entries}:
-                    yield from _files(_origin(module))
+                found.update(entry.module.partition(".")[0] for entry in entries)
+        return found
+
+    def sources(self) -> Iterator[Path]:
+        """Yield the Python files of the plugin."""
+        for module in self.modules():
+            yield from _files(Path(module) if module.endswith(".py") else _origin(module))
 
 
 def imports(path: Path) -> set[str]:

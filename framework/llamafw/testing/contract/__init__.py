@@ -108,6 +108,16 @@ def paths_of_plugins(document: Document) -> list[str]:
     return sorted(set(document["paths"]) - set(load_document()["paths"]))
 
 
+def failures(output: str) -> list[str]:
+    """Return what schemathesis has found, a line for each operation."""
+    found = []
+    for place, text in re.findall(r"^_{3,} (\w+ /\S*) _{3,}$(.*?)(?=^[_=]{3,} )", output, re.M | re.S):
+        faults = dict.fromkeys(re.findall(r"^- (?:ST\d+ )?(.+)$", text, re.M))
+        example = re.search(r"^    (curl .*)$", text, re.M)
+        found.append(f"{place}: {'; '.join(faults)}" + (f"; reproduce with {example[1]}" if example else ""))
+    return found
+
+
 def _test(url: str, folder: Path, given: Any) -> int:
     document = _fetch(url)
     paths = list(given.path)

@@ -1,0 +1,136 @@
+"""``llamafw contract-test``: servers that keep their document and one that does not; what it tests; what it refuses."""
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw.cli.main import main
+from llamafw.testing import contract
+
+PLUGIN = '''
+from llamafw import hookimpl
+
+RESPONSES = {"200": {"description": "ok", "content": {"application/json": {"schema": {"type": "integer", "minimum": 0,
+             "maximum": 9}}}}, **{code: {"$ref": f"#/components/responses/{name}"} for code, name in
+             {"401": "Unauthorized", "500": "InternalError"}.items()}}
+
+
+@hookimpl
+def extend_openapi():
+    return {"paths": {"/lucky": {"get": {"operationId": "lucky", "summary": "A number", "responses": RESPONSES}}}}
+
+
+@hookimpl
+def register_endpoints(register, app):
+    async def lucky(call):
+        return NUMBER
+
+    register("lucky", lucky)
+'''
+DOCUMENT = {
+    "openapi": "3.0.3", "info": {"title": "Another server", "version": "1"},
+    "paths": {"/n": {"get": {"operationId": "n", "responses": {"200": {
+        "description": "A number", "content": {"application/json": {"schema": {"type": "integer"}}}}}}}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def other_server() -> Iterator[Any]:
+    """A server that is not ours, and says anything."""
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = DOCUMENT if self.path == "/openapi.json" else self.server.answer  # type: ignore[attr-defined]
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_TRACE(self) -> None:
+            self.send_response(405)
+            self.send_header("Allow", "GET")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_PUT = do_POST = do_DELETE = do_PATCH = do_QUERY = do_TRACE
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.answer = 7  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("number", "code"), [("7", 0), ("70", 1)])
+def test_operations_of_plugins_are_tested(
+    number: str, code: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lucky.py").write_text(PLUGIN.replace("NUMBER", number), "utf-8")
+    plugin = ["--plugin", str(tmp_path / "lucky.py")]
+    assert main(["contract-test", "--plugins-only", "--max-examples", "2", *plugin]) == code
+    said = capfd.readouterr()
+    assert "Tested: 1" in said.out.replace("  ", " ")
+    assert ("breaks the API document" in said.err) is bool(code)
+
+
+@pytest.mark.parametrize(("answer", "code"), [(7, 0), ("seven", 1)])
+def test_a_server_that_runs_is_tested(
+    answer: Any, code: int, other_server: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other_server.answer = answer
+    url = f"http://127.0.0.1:{other_server.server_port}"
+    assert main(["contract-test", "--url", url, "--max-examples", "2", "--path", "/n"]) == code
+    found = contract.failures(capfd.readouterr().out)
+    assert [line.partition("; reproduce")[0] for line in found] == code * ["GET /n: Response violates schema"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--url", "http://127.0.0.1:9"], "http://127.0.0.1:9/openapi.json cannot be read"),
+        (["--url", "nonsense"], "nonsense/openapi.json cannot be read"),
+        (["--url", "http://127.0.0.1:9", "-np", "2"], "-np is for a server that is started"),
+    ],
+)
+def test_what_cannot_be_tested(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["contract-test", *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_paths_that_are_not_there(other_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{other_server.server_port}"
+    assert main(["contract-test", "--url", url, "--path", "/m"]) == 1
+    assert f"{url} has no /m" in capsys.readouterr().err
+    other_server.answer = 1
+
+
+def test_only_links_that_lead_to_what_is_tested_are_kept() -> None:
+    links = {"a": {"operationId": "n"}, "b": {"operationId": "gone"}}
+    document = json.loads(json.dumps(DOCUMENT))
+    document["paths"]["/n"]["get"]["responses"]["200"]["links"] = links
+    document["paths"]["/gone"] = {"get": {"operationId": "gone", "responses": {}}}
+    kept = contract._only(document, ["/n"])
+    assert list(kept["paths"]) == ["/n"]
+    assert list(kept["paths"]["/n"]["get"]["responses"]["200"]["links"]) == ["a"]
+    assert len(links) == 2
+
+
+def test_without_schemathesis_a_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(contract, "find_spec", lambda name: None)
+    assert main(["contract-test"]) == 1
+    assert capsys.readouterr().err == "llamafw: contract-test needs more packages: pip install 'llamafw[test]'\n"
