@@ -14,29 +14,21 @@ import secrets
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
+from llamafw import App, Credentials, Register, SettingsError, User, hookimpl
 
-from llamafw import App, Register, SettingsError, hookimpl
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+requires_api = ">=1.0,<2"
 
 log = logging.getLogger(__name__)
 
-METHODS = ("get", "put", "post", "delete", "patch")
-
 
 class KeyFile:
-    """The users of a file, read again when it has changed."""
+    """The users of a file, read again when it has changed. A `llamafw.Authenticator`."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.stamp, self.users = path, stamp(path), read(path)
 
-    def user(self, key: str) -> str | None:
+    async def authenticate(self, credentials: Credentials) -> User | None:
         """Return whose key it is. Hashes are compared, which tells an attacker nothing about keys through time."""
         try:
             if (now := stamp(self.path)) != self.stamp:
@@ -44,7 +36,8 @@ class KeyFile:
                 self.users = read(self.path)
         except (OSError, SettingsError) as error:
             log.error("the users stay as they were: %s", error)
-        return self.users.get(hashed(key))
+        names = (self.users.get(hashed(key)) for key in credentials.keys)
+        return next((User(name) for name in names if name is not None), None)
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -70,33 +63,6 @@ def hashed(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-class Guard:
-    """An ASGI application around the server's that lets known users through to operations that are not public."""
-
-    def __init__(self, asgi: ASGIApp, app: App, keys: KeyFile) -> None:
-        self.asgi, self.keys = asgi, keys
-        self.guarded = [
-            (method.upper(), compile_path(path)[0])
-            for path, item in app.document["paths"].items() for method, operation in item.items()
-            if method in METHODS and operation.get("security") != []
-        ]  # fmt: skip
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, its user's name in ``scope["state"]["user"]``; 401 if it has no key that is known."""
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-            user = self.keys.user(key)
-            if user is None and any(
-                scope["method"] == method and path.match(scope["path"]) for method, path in self.guarded
-            ):
-                raise HTTPException(401)
-            if user is not None:
-                scope.setdefault("state", {})["user"] = user
-        await self.asgi(scope, receive, send)
-
-
 @hookimpl
 def add_options(parser: ArgumentParser) -> None:
     """Add the flag."""
@@ -104,13 +70,13 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 @hookimpl
-def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
-    """Stand before the server, if there is a file of keys."""
+def register_authenticators(register: Register, app: App) -> None:
+    """Guard the server, if there is a file of keys."""
     given = app.settings.extra.get("keys")
     if given is None:
-        return None
+        return
     try:
-        return Guard(asgi, app, KeyFile(Path(given)))
+        register("keys", KeyFile(Path(given)))
     except OSError as error:
         raise SettingsError(f"--keys: {given} cannot be read: {error.strerror}") from None
 

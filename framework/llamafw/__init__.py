@@ -6,6 +6,7 @@ from llamafw.errors import (
     ContextFullError,
     DeadlineExceeded,
     DownloadError,
+    Forbidden,
     GenerationError,
     LlamafwError,
     ModelError,
@@ -43,7 +44,7 @@ from llamafw.ranking import largest
 from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import event_stream
-from llamafw.serving import App, Call, Endpoint, Engine, LoadedModel
+from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import (
     BackendOptions,
@@ -76,6 +77,7 @@ from llamafw.types import (
     Timings,
     TokenLogprob,
     ToolCall,
+    User,
 )
 
 __version__ = "0.1.0"
@@ -85,6 +87,7 @@ __all__ = [
     "API_VERSION",
     "App",
     "Architecture",
+    "Authenticator",
     "Backend",
     "BackendContext",
     "BackendFactory",
@@ -97,6 +100,7 @@ __all__ = [
     "ChatFormat",
     "ChatFormatFactory",
     "ContextFullError",
+    "Credentials",
     "DeadlineExceeded",
     "Decoder",
     "Delta",
@@ -109,6 +113,7 @@ __all__ = [
     "event_stream",
     "Finish",
     "Floats",
+    "Forbidden",
     "GeneratedToken",
     "GenerateRequest",
     "GenerationError",
@@ -156,4 +161,5 @@ __all__ = [
     "ToolParserPlugin",
     "TooManyRequests",
     "Unavailable",
+    "User",
 ]

@@ -8,6 +8,7 @@
   x DownloadError      a model cannot be fetched; the message says what to do
   x RequestError       the client is told why its request failed, with an HTTP status
     x ContextFullError the prompt does not fit the context of a slot (400)
+    x Forbidden        the sender is known, and may not do that (403)
     x NotSupported     this server, as it was started, does not do that (501)
     x Unavailable      not now: still loading, or shutting down (503)
     x TooManyRequests  too many are waiting (429)
@@ -87,6 +88,13 @@ class ContextFullError(RequestError):
             param=param,
             extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx},
         )
+
+
+class Forbidden(RequestError):
+    """The sender is known, and may not do that."""
+
+    status = 403
+    type = "permission_error"
 
 
 class NotSupported(RequestError):

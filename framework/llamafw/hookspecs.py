@@ -129,6 +129,23 @@ def register_endpoints(register: Register, app: App) -> None:
     """
 
 
+@hookspec
+def register_authenticators(register: Register, app: App) -> None:
+    """Add what knows users: ``register("keys", KeyFile(path))``, a `llamafw.Authenticator`.
+
+    Called while the server is built. As soon as there is one, requests whose sender none of them knows are a 401, but
+    for operations that the document calls public; API keys are one more. A plugin that has not been asked to guard
+    anything registers nothing. If it fails, the start ends.
+
+    Parameters
+    ----------
+    register : Register
+        Takes a name and the authenticator.
+    app : App
+        The running server.
+    """
+
+
 # --- the API document and the HTTP application ------------------------------------------------------
 
 

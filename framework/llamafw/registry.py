@@ -8,8 +8,10 @@ from typing import Any
 
 from llamafw.errors import PluginError
 from llamafw.interfaces import Quant, SamplerPlugin, ToolParserPlugin
+from llamafw.serving import Authenticator
 
-PROTOCOLS: Mapping[str, type] = {"sampler": SamplerPlugin, "tool_parser": ToolParserPlugin, "quant": Quant}
+PROTOCOLS: Mapping[str, type] = {"sampler": SamplerPlugin, "tool_parser": ToolParserPlugin, "quant": Quant,
+                                    "authenticator": Authenticator}  # fmt: skip
 """What is registered as it is; of most kinds it is a factory."""
 
 

@@ -22,6 +22,7 @@ from llamafw.types import (
     PluginInfo,
     SlotStatus,
     SystemPrompt,
+    User,
 )
 
 if TYPE_CHECKING:
@@ -130,6 +131,29 @@ class App(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request says of its sender."""
+
+    keys: tuple[str, ...]  # of ``Authorization: Bearer`` and ``X-Api-Key``, as far as they are there; bytes as latin-1
+    http: Request  # starlette's, for other headers and the client's address
+
+
+class Authenticator(Protocol):
+    """Knows users. Made once, when the server is built; asked on the event loop, per request that is not public."""
+
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        """Return who has these ``credentials``; None if they are nobody's here: then the next authenticator is asked.
+
+        If nobody knows them the request is a 401.
+
+        Raises
+        ------
+        RequestError
+            The request is refused whoever else may know its sender: `Forbidden`, `TooManyRequests` …
+        """
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One HTTP request, validated against the API document."""
 
@@ -137,6 +161,7 @@ class Call:
     path: Mapping[str, Any]  # path parameters, typed
     query: Mapping[str, Any]  # query parameters, typed; those the document does not know are text
     http: Request  # starlette's, for headers and the client
+    user: User | None = None  # who sends it; None: the operation is public, or the server asks nobody
 
 
 Endpoint = Callable[[Call], Awaitable[Any]]

@@ -28,6 +28,11 @@ SAMPLER_OPTIONS = "x-llamafw-sampler-options"  # on schemas that take the option
 WHILE_LOADING = "x-llamafw-while-loading"  # on operations that answer before the model is there
 EVENT = "x-llamafw-event"  # on text/event-stream content: the schema of one event
 HOME = "openapi.yaml"
+REFUSALS = {
+    "401": "Nobody knows the sender.",
+    "403": "The sender may not do that.",
+    "429": "The sender has asked too often.",
+}
 
 
 def load_document() -> Document:
@@ -299,6 +304,16 @@ def _check_default(document: Document, schema: Mapping[str, Any], value: Any, fl
     error = next(iter(jsonschema_rs.Draft4Validator(root).iter_errors(value)), None)
     if error is not None:
         raise SettingsError(f"{flag}: {error.message}")
+
+
+def add_refusals(document: Document) -> None:
+    """Say of every operation that is not public how plugins that know users may refuse a request."""
+    schema = {"$ref": "#/components/schemas/Error"}
+    for _, _, operation in operations(document):
+        if operation.get("security", document.get("security")):
+            for status, text in REFUSALS.items():
+                content = {"application/json": {"schema": schema}}
+                operation["responses"].setdefault(status, {"description": text, "content": content})
 
 
 # --- schemas ----------------------------------------------------------------------------------------

@@ -368,6 +368,14 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class User:
+    """Who sends a request, as an authenticator knows them."""
+
+    name: str  # unique among the users of this server
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else is known: groups, limits …
+
+
+@dataclass(frozen=True, slots=True)
 class PluginInfo:
     """One plugin that was found, as listings show it."""
 

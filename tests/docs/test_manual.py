@@ -83,7 +83,7 @@ def called(protocol: str) -> str:
 
 
 SEEN = ("Sampler", "SamplerPlugin", "Grammar", "GrammarCompiler", "Tokenizer", "ChatFormat", "ToolParser",
-        "ToolParserPlugin", "Quant", "Architecture", "Backend")  # fmt: skip
+        "ToolParserPlugin", "Quant", "Architecture", "Backend", "Authenticator")  # fmt: skip
 
 
 @pytest.mark.parametrize("protocol", SEEN)

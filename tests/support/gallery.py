@@ -15,7 +15,7 @@ SECTIONS = {
     "Answers of a certain form": ("register_grammars",),
     "Requests and events": ("prepare_request", "request_finished", "model_loaded"),
     "Operations": ("register_endpoints",),
-    "Around the server": ("authenticate", "wrap_asgi"),
+    "Around the server": ("register_authenticators", "wrap_asgi"),
     "Commands": ("register_commands",),
 }
 """Heading → hooks. A package is listed under the first that it implements."""

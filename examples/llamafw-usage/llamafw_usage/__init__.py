@@ -42,8 +42,8 @@ def user_of(scope: MutableMapping[str, Any] | None) -> str:
     """Return what to call the sender of a request."""
     if scope is None:  # the server itself
         return "server"
-    if "user" in scope["state"]:  # as an authentication plugin has found
-        return str(scope["state"]["user"])
+    if "user" in scope["state"]:  # as the server, or an authentication plugin, knows them
+        return str(scope["state"]["user"].name)
     headers = dict(scope["headers"])
     key: bytes = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip() or headers.get(b"x-api-key", b"")
     return f"key-{hashlib.sha256(key).hexdigest()[:8]}" if key else "anonymous"

@@ -34,7 +34,7 @@ KINDS = (
 )  # fmt: skip
 """What is registered once per process; endpoints are registered when the application is built."""
 
-GUARDS = ("wrap_asgi",)
+GUARDS = ("register_authenticators", "wrap_asgi")
 """Hooks of plugins that are never left out: without one that keeps the door, the door would be open."""
 
 

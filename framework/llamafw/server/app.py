@@ -11,7 +11,6 @@ from connexion.exceptions import InvalidSpecification
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.main import ConnexionMiddleware
 from connexion.middleware.routing import RoutingMiddleware
-from connexion.middleware.security import SecurityMiddleware
 from connexion.middleware.swagger_ui import SwaggerUIMiddleware
 from connexion.options import SwaggerUIOptions
 from connexion.resolver import Resolver
@@ -19,11 +18,12 @@ from starlette.types import ASGIApp
 
 from llamafw import spec
 from llamafw.errors import PluginError, SpecError
+from llamafw.hookspecs import NAME
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
 from llamafw.server.access import AccessLog
 from llamafw.server.allow import Allow
-from llamafw.server.auth import keys, security_map
+from llamafw.server.auth import Door, authenticators
 from llamafw.server.checks import ResponseChecks
 from llamafw.server.context import App
 from llamafw.server.dispatch import Dispatcher
@@ -64,9 +64,13 @@ def build(
     """
     merged = spec.merged_document(plugins, settings, document)
     app = App(settings, plugins, merged)
-    endpoints = Registry("endpoint")
+    endpoints, guards = Registry("endpoint"), authenticators(settings)
+    plugins.fill(guards, app=app)
     if plugins.fill(endpoints, app=app):  # the operations of plugins that had to be left out go, too
         merged = spec.merged_document(plugins, settings, document)
+        app.describe(merged)
+    if any(guards.owner(name) != NAME for name in guards):
+        spec.add_refusals(merged)
         app.describe(merged)
     spec.check(merged, endpoints)
     plugins.report()
@@ -79,7 +83,7 @@ def build(
         SwaggerUIMiddleware,
         RoutingMiddleware,
         partial(LoadingGate, app=app),
-        SecurityMiddleware,
+        partial(Door, document=merged, authenticators=guards),
         partial(ValidationMiddleware, document=merged, schemas=schemas, limit=settings.max_body_mb << 20,
                 strict=settings.strict_fields),
         LifespanMiddleware,
@@ -92,7 +96,6 @@ def build(
         lifespan=loading.lifespan,
         middlewares=middlewares,
         resolver=Resolver(endpoints.__getitem__),
-        security_map=security_map(keys(settings)),
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
     )
     try:

@@ -1,20 +1,29 @@
-"""API keys, for connexion's security middleware. It knows nothing of which operations are public: the document does."""
+"""The door: who may call operations that are not public. It knows nothing of which these are: the document does.
+
+API keys and what plugins register go the same way: each is asked whether it knows the sender, until one does.
+"""
 from __future__ import annotations
 
+import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from connexion.security import NO_VALUE
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llamafw import spec
 from llamafw.errors import SettingsError
+from llamafw.hookspecs import NAME
+from llamafw.registry import Registry
+from llamafw.serving import Authenticator, Credentials
 from llamafw.settings import Settings
+from llamafw.types import User
 
-Verify = Callable[[Request], Any]
-"""Returns token information for a request, NO_VALUE if the scheme is not used; raises 401."""
+USER = "user"
+"""Where ``scope["state"]`` has the `User`."""
 
 
 def keys(settings: Settings) -> tuple[str, ...]:
@@ -31,32 +40,73 @@ def keys(settings: Settings) -> tuple[str, ...]:
     return (*settings.api_key, *filter(None, lines))
 
 
-def security_map(keys: Iterable[str]) -> dict[str, type]:
-    """Return connexion's handlers of ``http bearer`` and ``apiKey`` schemes; without keys everybody may pass."""
-    known = [key.encode() for key in keys]
-    if b"" in known:
-        raise SettingsError("--api-key: a key cannot be empty")
+def authenticators(settings: Settings) -> Registry:
+    """Return the table of what knows users: API keys, if there are any; plugins add to it."""
+    registry = Registry("authenticator")
+    if given := keys(settings):
+        registry.add("api_key", ApiKeys(given), owner=NAME)
+    return registry
 
-    def verify(given: str | None) -> Any:
-        if not known:
-            return {"sub": "anyone"}
-        if given is None:
-            return NO_VALUE
-        matches = [hmac.compare_digest(given.encode("latin-1"), key) for key in known]  # all of them: no early exit
-        if not any(matches):
-            raise HTTPException(401)
-        return {"sub": "key"}
 
-    class Bearer:
-        def get_fn(self, scheme: Mapping[str, Any], scopes: Any) -> Verify:
-            return lambda request: verify(bearer_token(request.headers.get("authorization")))
+class ApiKeys:
+    """Knows the keys of ``--api-key``. A user is called after the hash of the key. A `llamafw.Authenticator`."""
 
-    class ApiKey:
-        def get_fn(self, scheme: Mapping[str, Any], scopes: Any) -> Verify:
-            name = scheme["name"]
-            return lambda request: verify(request.headers.get(name))
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._users = {key.encode(): User(f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}") for key in keys}
+        if b"" in self._users:
+            raise SettingsError("--api-key: a key cannot be empty")
 
-    return {"bearer": Bearer, "apiKey": ApiKey}
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        """Return the user of the first key that is known."""
+        for given in credentials.keys:
+            raw = given.encode("latin-1")  # as it came
+            matches = [user for key, user in self._users.items() if hmac.compare_digest(raw, key)]  # all: no early exit
+            if matches:
+                return matches[0]
+        return None
+
+
+class Door:
+    """Middleware behind routing: lets through who is known, and everybody where the document asks for nobody.
+
+    Without authenticators everybody may call everything.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, document: Mapping[str, Any], authenticators: Mapping[str, Authenticator]
+    ) -> None:
+        self.app, self._authenticators = app, authenticators
+        default = document.get("security", [])
+        self._guarded = {operation["operationId"]: operation.get("security", default)
+                         for _, _, operation in spec.operations(document)}
+        schemes = document.get("components", {}).get("securitySchemes", {}).values()
+        self._headers = [scheme["name"] for scheme in schemes
+                         if scheme.get("type") == "apiKey" and scheme.get("in") == "header"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, its `User` in ``scope["state"]["user"]``; 401 if nobody knows its sender."""
+        name = scope["extensions"]["connexion_routing"]["operation_id"] if scope["type"] == "http" else None
+        security = self._guarded.get(name)
+        if security and self._authenticators:
+            user = await self._user(Request(scope))
+            if user is not None:
+                scope.setdefault("state", {})[USER] = user
+            elif {} not in security:  # which would mean: or nobody
+                raise HTTPException(401)
+        await self.app(scope, receive, send)
+
+    async def _user(self, request: Request) -> User | None:
+        credentials = Credentials(tuple(self._keys(request)), request)
+        for authenticator in self._authenticators.values():
+            if (user := await authenticator.authenticate(credentials)) is not None:
+                return user
+        return None
+
+    def _keys(self, request: Request) -> Iterator[str]:
+        token = bearer_token(request.headers.get("authorization"))
+        yield from [] if token is None else [token]
+        for name in self._headers:
+            yield from request.headers.getlist(name)
 
 
 def bearer_token(header: str | None) -> str | None:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llamafw.server.auth import USER
 from llamafw.server.disconnect import Disconnect
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import EventStream
@@ -36,7 +37,8 @@ class Dispatcher:
         if name is None:
             raise HTTPException(404)
         parts = extensions["llamafw"]
-        call = Call(body=parts["body"], path=parts["path"], query=parts["query"], http=Request(scope))
+        call = Call(body=parts["body"], path=parts["path"], query=parts["query"], http=Request(scope),
+                    user=scope.get("state", {}).get(USER))  # fmt: skip
         result = None
         async with Disconnect(receive) as client:
             result = await self.endpoints[name](call)
