@@ -28,7 +28,7 @@ JsonSchema = Mapping[str, Any]
 StopType = Literal["none", "eos", "word", "limit"]
 """Why a generation ended: end-of-generation token, stop string, token, time or context limit."""
 
-Pooling = Literal["none", "mean", "cls", "last"]
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
 """How the hidden states of a text's tokens become its embedding: all as they are, their mean, the first, the last."""
 
 
@@ -235,7 +235,7 @@ class EmbedRequest:
 class Embedding:
     """The embedding of one text, not normalised."""
 
-    vectors: Floats  # (1, n_embd), or (n_prompt, n_embd) without pooling
+    vectors: Floats  # (1, n_embd), or (n_prompt, n_embd) without pooling; a score, (1, 1), for "rank"
     n_prompt: int  # tokens of the prompt
     id_slot: int  # the slot that evaluated it
 

@@ -11,17 +11,15 @@ import pytest
 from llamafw import spec
 from llamafw.testing import contract
 from support.server import running_server
-from support.tiny import write_tiny_gguf
 
 KEY = "contract"
 
 
 @pytest.mark.inventory("P-12")
 def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
-    model = write_tiny_gguf(tmp_path / "tiny.gguf", n_ctx=4096, n_vocab=320, metadata=contract.MIDDLE)
-    (tmp_path / "slots").mkdir()
-    everything = f"--slots --props --metrics --slot-save-path {tmp_path / 'slots'} --validate-responses".split()
-    with running_server(model, "--api-key", KEY, "-n", "4", "-c", "16384", *everything) as server:
+    model = contract.write_model(tmp_path / "tiny.gguf")
+    flags = ["--api-key", KEY, "-n", "4", "-c", "16384", *contract.everything(tmp_path / "slots")]
+    with running_server(model, *flags) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
         done = subprocess.run(
             contract.command(document, tmp_path, server.url), env=contract.environment(KEY),

@@ -6,6 +6,7 @@ from time import perf_counter
 
 import numpy as np
 
+from llamafw.engine.rank import RankHead
 from llamafw.engine.slots import Slot
 from llamafw.errors import RequestError
 from llamafw.types import Embedding, EmbedRequest, Floats, Ints
@@ -18,13 +19,18 @@ class EmbedSequence:
     ----------
     send : callable
         Takes the result, or the error, which is then the only thing sent.
+    head : RankHead, optional
+        What makes a score of the last state, for the pooling "rank".
     """
 
     embeds = True
     deadline = float("inf")
 
-    def __init__(self, request: EmbedRequest, prompt: Ints, send: Callable[[Embedding | RequestError], None]) -> None:
-        self.request, self.prompt = request, prompt
+    def __init__(
+        self, request: EmbedRequest, prompt: Ints, send: Callable[[Embedding | RequestError], None],
+        head: RankHead | None = None,
+    ) -> None:  # fmt: skip
+        self.request, self.prompt, self._head = request, prompt, head
         self.slot: Slot | None = None
         self.last = -1
         self.done = self.cancelled = False
@@ -48,7 +54,7 @@ class EmbedSequence:
         match self.request.pooling:
             case "cls":
                 return range(0 if self.n_done else 1)
-            case "last":
+            case "last" | "rank":
                 return range(n - 1 if n >= self.n_left else n, n)
             case _:
                 return range(n)
@@ -80,4 +86,7 @@ class EmbedSequence:
     def _vectors(self) -> Floats:
         if self._sum is not None:
             return (self._sum / len(self.prompt)).astype(np.float32)[None]
-        return np.concatenate(self._rows)
+        rows = np.concatenate(self._rows)
+        if self.request.pooling == "rank" and self._head:
+            return np.array([[self._head.score(rows[0])]], np.float32)
+        return rows

@@ -24,12 +24,20 @@ from llamafw.engine.embedding import EmbedSequence
 from llamafw.engine.grammars import Grammars
 from llamafw.engine.outbox import Outbox
 from llamafw.engine.prompt_cache import PromptCache
+from llamafw.engine.rank import RankHead
 from llamafw.engine.scheduler import Scheduler, Task
 from llamafw.engine.sequence import Sequence, as_prompt
 from llamafw.engine.slots import SIMILAR, Slot, Slots
 from llamafw.engine.stats import slot_status, used
 from llamafw.engine.worker import Blamed, Job, Worker, nobody
-from llamafw.errors import ContextFullError, GenerationError, RequestError, TooManyRequests, Unavailable
+from llamafw.errors import (
+    ContextFullError,
+    GenerationError,
+    NotSupported,
+    RequestError,
+    TooManyRequests,
+    Unavailable,
+)
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
 from llamafw.types import Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
 
@@ -51,6 +59,7 @@ class EngineOptions:
     max_queue: int = 1024  # requests that may wait for a slot
     timeout: float = 600.0  # seconds that they may
     fingerprint: bytes = bytes(32)  # of the model and its cache, for the files of slots
+    rank_head: RankHead | None = None  # what makes scores, for rerankers
     log_prompts: bool = False  # with their tokens
     log_cache: bool = False  # after every step
 
@@ -150,13 +159,15 @@ class Engine:
         if self._refuse:
             raise self._refuse()
         self._check_slot(request.id_slot)
+        if request.pooling == "rank" and self._options.rank_head is None:
+            raise NotSupported("this model cannot rerank: it has no rank head")
         if not 0 < len(request.prompt) <= self.n_ctx:
             raise ContextFullError(len(request.prompt), self.n_ctx)
         prompt = as_prompt(request.prompt, self._n_vocab)
         self._log_prompt(prompt)
         self._check_queue()
         mailbox = asyncio.Queue[Embedding | RequestError]()
-        task = EmbedSequence(request, prompt, self._sender(mailbox))
+        task = EmbedSequence(request, prompt, self._sender(mailbox), self._options.rank_head)
         async with self._active(task):
             embedding: Embedding = await _taken(mailbox)
         return embedding

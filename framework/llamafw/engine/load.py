@@ -14,6 +14,7 @@ import psutil
 from llamafw.engine.compute import backend_options
 from llamafw.engine.engine import Engine, EngineOptions
 from llamafw.engine.preload import first_prompt, preload
+from llamafw.engine.rank import rank_head
 from llamafw.errors import ModelError, RequestError, SettingsError
 from llamafw.interfaces import (
     Architecture,
@@ -106,7 +107,7 @@ def make_engine(
     if settings.warmup:
         warm_up(backend)
     return Engine(
-        backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, backend),
+        backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, plugins),
         finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
         blamed=plugins.blamed,
     )  # fmt: skip
@@ -157,7 +158,7 @@ def warm_up(backend: Backend) -> None:
     backend.truncate(0, 0)
 
 
-def engine_options(settings: Settings, model: Model, decoder: Decoder, backend: Backend) -> EngineOptions:
+def engine_options(settings: Settings, model: Model, decoder: Decoder, plugins: Plugins) -> EngineOptions:
     """Return how the engine is to run."""
     ram = settings.cache_ram
     return EngineOptions(
@@ -165,6 +166,7 @@ def engine_options(settings: Settings, model: Model, decoder: Decoder, backend: 
         similar=settings.slot_prompt_similarity, continuous=settings.cont_batching,
         prompt_cache=None if ram == -1 else min(ram << 20, psutil.virtual_memory().total // 4),
         max_queue=settings.max_queue, timeout=settings.timeout,
+        rank_head=rank_head(model, plugins.registry("quant"), decoder.n_embd),
         log_prompts=settings.verbose_prompt, log_cache=settings.dump_kv_cache,
         fingerprint=fingerprint(model, decoder, backend_options(settings, decoder.n_ctx_train)),
     )  # fmt: skip

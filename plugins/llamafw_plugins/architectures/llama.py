@@ -26,6 +26,9 @@ LAYER = {
 BIASES = {f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in ("attn_q", "attn_k", "attn_v", "attn_output")}
 """Role → GGUF name, as in `Decoder.tensors`. Biases are there if the file has them."""
 
+RANK_HEAD = tuple(f"{name}.{part}" for name in ("cls", "cls.output") for part in ("weight", "bias"))
+"""What rerankers have besides; it is no part of the decoder, whose hidden states it scores."""
+
 
 def describe(model: Model) -> Decoder:
     """Return what backends need to know to run ``model``.
@@ -110,7 +113,7 @@ def _shapes(decoder: Decoder) -> Mapping[str, tuple[int, ...]]:
 def _check_tensors(model: Model, decoder: Decoder) -> None:
     """Raise ModelError unless the file has every tensor, in its shape, and no other."""
     shapes = _shapes(decoder)
-    used = {"rope_freqs.weight"}
+    used = {"rope_freqs.weight", *RANK_HEAD}
     for role, pattern in decoder.tensors.items():
         for layer in range(decoder.n_layer if "{layer}" in pattern else 1):
             name = pattern.format(layer=layer)

@@ -20,7 +20,7 @@ from llamafw import (
     Pooling,
     RequestError,
 )
-from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
+from llamafw_plugins.endpoints.prompts import read_prompts
 from llamafw_plugins.endpoints.server import sizes
 from llamafw_plugins.endpoints.shapes import JSON
 
@@ -71,13 +71,32 @@ class Embeddings:
         loaded = self.app.loaded
         pooling = pooling_of(loaded, self.app.settings.pooling)
         prompts = await read_prompts(given, loaded.tokenizer, field)
-        tasks = [asyncio.ensure_future(_one(loaded, prompt, pooling, _place(field, i, prompts)))
-                 for i, prompt in enumerate(prompts)]
-        try:
-            return list(await asyncio.gather(*tasks)), pooling
-        finally:
-            for task in tasks:
-                task.cancel()
+        places = [field] if len(prompts) == 1 else [f"{field}.{i}" for i in range(len(prompts))]
+        return await embed_all(self.app, [prompt.tokens for prompt in prompts], pooling, places), pooling
+
+
+async def embed_all(
+    app: App, prompts: Sequence[tuple[int, ...]], pooling: Pooling, places: Sequence[str]
+) -> list[Embedding]:
+    """Return the embeddings, in order. If one fails, the others are cancelled.
+
+    Some wait in the engine for those in slots, so that no slot is idle, but no more than may: one call, however many
+    texts it has, is not refused because of its own.
+
+    Parameters
+    ----------
+    places : sequence of str
+        The field that each prompt comes from, for errors.
+    """
+    n_slots = max(app.loaded.engine.n_slots, 1)
+    turn = asyncio.Semaphore(n_slots + min(n_slots, app.settings.max_queue))
+    tasks = [asyncio.ensure_future(_one(app.loaded, prompt, pooling, place, turn))
+             for prompt, place in zip(prompts, places, strict=True)]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def pooling_of(loaded: LoadedModel, wanted: str | None) -> Pooling:
@@ -126,15 +145,14 @@ def as_base64(vector: Floats) -> str:
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-async def _one(loaded: LoadedModel, prompt: Prompt, pooling: Pooling, place: str) -> Embedding:
-    if not prompt.tokens:
+async def _one(
+    loaded: LoadedModel, prompt: tuple[int, ...], pooling: Pooling, place: str, turn: asyncio.Semaphore
+) -> Embedding:
+    if not prompt:
         raise RequestError("the text has no tokens", param=place)
     try:
-        return await loaded.engine.embed(EmbedRequest(prompt.tokens, pooling))
+        async with turn:
+            return await loaded.engine.embed(EmbedRequest(prompt, pooling))
     except ContextFullError as error:
         error.param = place
         raise
-
-
-def _place(field: str, i: int, prompts: Sequence[Prompt]) -> str:
-    return field if len(prompts) == 1 else f"{field}.{i}"

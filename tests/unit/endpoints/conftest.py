@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import pytest_asyncio
 
 from llamafw import ChatContext, Floats, GrammarSource, LoadedModel, Settings, Tensor
 from llamafw.engine import Engine, EngineOptions
+from llamafw.engine.rank import RankHead
 from llamafw.plugins import Plugins
 from llamafw.server.app import build
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
@@ -53,7 +55,7 @@ def opened(plugins: Plugins) -> Open:
     async def open_client(
         *, scores: Any = alphabet, tokenizer: Any = None, backend: ToyBackend | None = None,
         plugins: Plugins = plugins, template: str = TEMPLATE, n_ctx: int = 64, grammar: GrammarSource | None = None,
-        **settings: Any,
+        rank_head: RankHead | None = None, metadata: Mapping[str, Any] | None = None, **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
         backend = backend or ToyBackend(scores, n_slots=2, n_ctx=n_ctx)
@@ -61,11 +63,13 @@ def opened(plugins: Plugins) -> Open:
         def load() -> LoadedModel:
             weights = Tensor("w", (3, 4), "F32", np.zeros(48, np.uint8))
             model: Any = SimpleNamespace(
-                path=Path("toy.gguf"), metadata={"tokenizer.ggml.model": "gpt2"}, tensors={"w": weights}, n_bytes=48
-            )
+                path=Path("toy.gguf"), metadata={"tokenizer.ggml.model": "gpt2", **(metadata or {})},
+                tensors={"w": weights}, n_bytes=48,
+            )  # fmt: skip
             decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8)
             chat = JinjaChatFormat(template, ChatContext())
-            options = EngineOptions(n_batch=32, prompt_cache=2**20)
+            options = EngineOptions(n_batch=32, prompt_cache=2**20, rank_head=rank_head)
+            options = replace(options, max_queue=settings.get("max_queue", options.max_queue))
             engine = Engine(
                 backend, tokenizer, plugins.registry("sampler"), options,
                 finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),

@@ -24,9 +24,6 @@ from llamafw.spec import Document, load_document, operation_ids, operations
 
 HERE = Path(__file__).parent
 KEY = "contract"
-MIDDLE = {f"tokenizer.ggml.fim_{part}_token_id": token for token, part in enumerate(("pre", "suf", "mid"), 317)}
-"""Metadata with which the tiny model, of 320 tokens, has those for filling in."""
-
 BROKEN = re.compile(r"breaks the API document|Traceback")  # in the log of a server that holds answers against it
 
 
@@ -103,6 +100,25 @@ def environment(api_key: str | None) -> dict[str, str]:
     return {**os.environ, **ours}
 
 
+def everything(slots: Path) -> list[str]:
+    """Return the flags that switch every operation on; ``slots``, where slots are saved, is made."""
+    slots.mkdir()
+    return [
+        "--slots", "--props", "--metrics", "--reranking", "--slot-save-path", str(slots), "--validate-responses"
+    ]  # fmt: skip
+
+
+def write_model(path: Path) -> Path:
+    """Write a tiny model that can do what any operation asks for, fill in and rerank included; return ``path``."""
+    import numpy as np
+
+    from llamafw.testing.tiny import write_tiny_gguf
+
+    middle = {f"tokenizer.ggml.fim_{part}_token_id": token for token, part in enumerate(("pre", "suf", "mid"), 317)}
+    head = {"cls.output.weight": np.linspace(-1, 1, 64, dtype=np.float32)[None]}
+    return write_tiny_gguf(path, n_ctx=4096, n_vocab=320, n_embd=64, metadata=middle, tensors=head)
+
+
 def paths_of_plugins(document: Document) -> list[str]:
     """Return the paths of a server's document that are not in ours."""
     return sorted(set(document["paths"]) - set(load_document()["paths"]))
@@ -150,11 +166,9 @@ def _fetch(url: str) -> Document:
 def _started(folder: Path, key: str, flags: list[str]) -> Iterator[Any]:
     """Start a server with a tiny model and everything switched on."""
     from llamafw.testing.process import running_server
-    from llamafw.testing.tiny import write_tiny_gguf
 
-    model = write_tiny_gguf(folder / "tiny.gguf", n_ctx=4096, n_vocab=320, metadata=MIDDLE)
-    (folder / "slots").mkdir()
+    model = write_model(folder / "tiny.gguf")
     usual = ["--plugin", "llamafw.testing.backend", "--backend", "deterministic", "-np", "4", "-c", "16384", "-n", "4",
-             "--slots", "--props", "--metrics", "--slot-save-path", str(folder / "slots"), "--validate-responses"]
+             *everything(folder / "slots")]
     with running_server(model, *usual, "--api-key", key, *flags) as server:
         yield server
