@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from llamafw import Candidates, GenerateRequest, SamplerContext
-from llamafw.engine.chain import build, draw, every_token
+from llamafw.engine.chain import build, draw
 from llamafw.engine.logprobs import of_row
+from llamafw.kernels import Vocabulary
 from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.penalties import Penalties
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     logits = rows(args.vocab, 200)
-    ids = every_token(args.vocab)
+    vocabulary = Vocabulary(args.vocab)
     tokenizer: Any = SimpleNamespace(encode=lambda text, **_: [0], piece=lambda token: b"\n", eog=frozenset())
     context = SamplerContext(tuple(range(100, 300)), args.vocab, 2048, tokenizer)
     print(f"{'µs per token, vocabulary of ' + str(args.vocab):44s}{'median':>8s}")
@@ -81,7 +82,7 @@ def main() -> None:
         chain = build(request, 1, PLUGINS, context)
 
         def step(row: np.ndarray[Any, Any], chain: Any = chain) -> object:
-            return chain.pick(ids, row)
+            return chain.pick(vocabulary, row)
 
         print(f"{name:44s}{median_us(step, logits, args.rounds):8.1f}")
     random = np.random.default_rng(1)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from llamafw import Candidates, GenerateRequest, SamplerContext
-from llamafw.engine.chain import build, every_token
+from llamafw.engine.chain import build
+from llamafw.kernels import Vocabulary
 from llamafw_plugins.samplers import order
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.mirostat import Mirostat
@@ -66,7 +67,7 @@ class Panel:
     def run(self) -> tuple[list[float], list[float]]:
         """Return the probabilities before and after; what is gone has 0."""
         logits = np.log(np.array(self.chances)).astype(np.float32)
-        before = Candidates(every_token(len(logits)), logits.copy())
+        before = Candidates(np.arange(len(logits), dtype=np.int32), logits.copy())
         after = Candidates(before.ids, logits.copy())
         defaults = {name: schema["default"] for name, schema in self.sampler.options.items()}
         context = SamplerContext(tuple(self.prompt), len(logits), 100, NEWLINE, seed=1)
@@ -92,7 +93,7 @@ class Chain:
 
     @staticmethod
     def _apply(candidates: Candidates, chain: Any) -> None:
-        _, left = chain.pick(candidates.ids, candidates.logits)
+        _, left = chain.pick(Vocabulary(len(candidates.ids)), candidates.logits)
         candidates.ids, candidates.logits = left.ids, left.logits
 
 

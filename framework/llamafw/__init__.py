@@ -40,6 +40,7 @@ from llamafw.interfaces import (
     ToolParser,
     ToolParserPlugin,
 )
+from llamafw.kernels import Kernel, KernelFunction, compile_kernel
 from llamafw.ranking import largest
 from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
@@ -110,6 +111,7 @@ __all__ = [
     "Endpoint",
     "Engine",
     "EngineStats",
+    "compile_kernel",
     "event_stream",
     "Finish",
     "Floats",
@@ -129,6 +131,8 @@ __all__ = [
     "JsonSchema",
     "largest",
     "LlamafwError",
+    "Kernel",
+    "KernelFunction",
     "LoadedModel",
     "Model",
     "ModelError",

@@ -44,7 +44,10 @@ class SamplerContext:
 
 
 class Sampler(Protocol):
-    """Reweighs or removes candidates, for one request. Called on the engine thread, per token."""
+    """Reweighs or removes candidates, for one request. Called on the engine thread, per token.
+
+    If it has an attribute ``kernel``, a `Kernel`, this is called instead of `apply`, together with its neighbours'.
+    """
 
     def apply(self, candidates: Candidates) -> None:
         """Change ``candidates`` in place; leave at least one."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from llamafw.errors import GenerationError, RequestError
+from llamafw.errors import GenerationError, LlamafwError, RequestError
 from llamafw.interfaces import Grammar, Sampler, SamplerContext, SamplerPlugin
-from llamafw.types import Candidates, Floats, GenerateRequest, Ints
+from llamafw.kernels import Fused, Kernel, Vocabulary
+from llamafw.types import Candidates, Floats, GenerateRequest
 
 log = logging.getLogger(__name__)
 
@@ -33,38 +36,27 @@ class SamplerError(GenerationError):
         super().__init__(f"the sampler {name!r} failed", source=("sampler", name))
 
 
-def every_token(n_vocab: int) -> Ints:
-    """Return the ids of a whole vocabulary, ``(n_vocab,)``, to be shared by all chains and so read-only.
-
-    Nothing is copied per token: after a forward pass all but the logits has left the caches, and fresh copies of ids
-    and logits of 49k tokens took 0.1 ms.
-    """
-    ids: Ints = np.arange(n_vocab, dtype=np.int32)
-    ids.flags.writeable = False
-    return ids
-
-
 class Chain:
     """The samplers of one request, and its random numbers."""
 
     def __init__(
         self, samplers: Sequence[tuple[str, Sampler]], bias: Mapping[int, float], seed: int
     ) -> None:
-        self._samplers = samplers
+        self._samplers, self._steps = samplers, _steps(samplers)
         self._bias_ids = np.array(list(bias), np.int32)
         self._bias = np.array([_clip(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
         self.grammar: Grammar | None = None
 
-    def pick(self, ids: Ints, row: Floats) -> tuple[int, Candidates]:
+    def pick(self, vocabulary: Vocabulary, row: Floats) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that survived.
 
         Parameters
         ----------
-        ids : (n_vocab,) int32
-            See `every_token`.
+        vocabulary : Vocabulary
+            Of the calling thread.
         row : (n_vocab,) float32
-            Their logits; overwritten.
+            Its tokens' logits; overwritten. The candidates are part of it.
 
         Raises
         ------
@@ -77,10 +69,10 @@ class Chain:
         """
         # As llama.cpp does it: most tokens fit, and to ask about one is cheaper than to mask all.
         raw = None if self.grammar is None else row.copy()
-        token, candidates = self._draw(ids, row)
+        token, candidates = self._draw(vocabulary, row)
         if self.grammar is not None and raw is not None and not self._fits(self.grammar, token):
             self._mask(self.grammar, raw)
-            token, candidates = self._draw(ids, raw)
+            token, candidates = self._draw(vocabulary, raw)
             if not self._fits(self.grammar, token):
                 raise GenerationError("the grammar refuses a token that it allowed")
         for name, sampler in self._samplers:
@@ -108,9 +100,9 @@ class Chain:
         if row.max() == -np.inf:
             raise DeadEnd
 
-    def _draw(self, ids: Ints, row: Floats) -> tuple[int, Candidates]:
+    def _draw(self, vocabulary: Vocabulary, row: Floats) -> tuple[int, Candidates]:
         """Draw a token by logits, biases and samplers alone."""
-        candidates = Candidates(ids, row if row.flags.writeable else row.copy())
+        candidates = Candidates(vocabulary.ids, row if row.flags.writeable else row.copy())
         if len(self._bias_ids):
             candidates.logits[self._bias_ids] += self._bias
         peak = candidates.logits.max()
@@ -118,16 +110,34 @@ class Chain:
             raise GenerationError("the model computed scores that are not numbers")
         if peak == -np.inf:
             raise RequestError("no token is left to draw: all are forbidden", param="logit_bias")
-        for name, sampler in self._samplers:
+        for names, step in self._steps:
+            if isinstance(step, Fused):
+                failed = step.run(candidates, vocabulary)
+                if failed >= 0:
+                    raise SamplerError(names[failed]) from ValueError("it left no candidate, or more than there were")
+                continue
             try:
-                sampler.apply(candidates)
+                step.apply(candidates)
             except RequestError:
                 raise
             except Exception as exc:
-                raise SamplerError(name) from exc
+                raise SamplerError(names[0]) from exc
             if not len(candidates.ids):
-                raise SamplerError(name) from ValueError("it left no candidate")
+                raise SamplerError(names[0]) from ValueError("it left no candidate")
         return draw(candidates, self._random), candidates
+
+
+def _steps(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | Fused]]:
+    """Return the samplers in order, with their names; neighbours that are compiled are one."""
+    steps: list[tuple[tuple[str, ...], Sampler | Fused]] = []
+    for compiled, group in groupby(samplers, lambda one: isinstance(getattr(one[1], "kernel", None), Kernel)):
+        members = list(group)
+        if compiled:
+            kernels = [sampler.kernel for _, sampler in members]  # type: ignore[attr-defined]  # just asked for
+            steps.append((tuple(name for name, _ in members), Fused(kernels)))
+        else:
+            steps += [((name,), sampler) for name, sampler in members]
+    return steps
 
 
 def draw(candidates: Candidates, random: np.random.Generator) -> int:
@@ -191,6 +201,17 @@ def build(
         names += ("temperature",) if "temperature" in plugins else ()
     samplers = [(name, made) for name in names if (made := _make(name, plugins[name], request, context)) is not None]
     return Chain(samplers, _bias(request, context), seed)
+
+
+def warm_up(plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> None:
+    """Let every sampler act once, with its defaults: the first time, compiled ones may take seconds.
+
+    What fails here fails again in a request, which can be told so.
+    """
+    for name in plugins:
+        with suppress(LlamafwError):
+            made = build(GenerateRequest((), samplers=(name,)), 0, plugins, context)
+            made.pick(Vocabulary(context.n_vocab), np.zeros(context.n_vocab, np.float32))
 
 
 def _temperature(request: GenerateRequest, plugins: Mapping[str, SamplerPlugin]) -> float:

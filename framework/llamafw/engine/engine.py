@@ -99,7 +99,7 @@ class Engine:
         self._scheduler = Scheduler(self._slots, n_batch, options.n_ubatch, continuous=options.continuous)
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(
-            backend, self._slots, self._scheduler, self._cache, chain.every_token(self._n_vocab), options.timeout,
+            backend, self._slots, self._scheduler, self._cache, self._n_vocab, options.timeout,
             log_cache=options.log_cache, blamed=blamed,
         )  # fmt: skip
         self._backend = backend

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from llamafw.engine import chain
 from llamafw.engine.compute import backend_options
 from llamafw.engine.engine import Engine, EngineOptions
 from llamafw.engine.preload import first_prompt, preload
@@ -22,6 +23,7 @@ from llamafw.interfaces import (
     BackendContext,
     ChatContext,
     ChatFormat,
+    SamplerContext,
     Tokenizer,
     ToolParserPlugin,
 )
@@ -106,6 +108,7 @@ def make_engine(
     backend = make_backend(model, decoder, settings, plugins, log)
     if settings.warmup:
         warm_up(backend)
+    chain.warm_up(plugins.registry("sampler"), SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer))
     return Engine(
         backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, plugins),
         finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),

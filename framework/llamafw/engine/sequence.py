@@ -18,6 +18,7 @@ from llamafw.engine.detokenizer import Detokenizer, Piece
 from llamafw.engine.slots import Slot
 from llamafw.errors import DeadlineExceeded, RequestError
 from llamafw.interfaces import Grammar, Tokenizer
+from llamafw.kernels import Vocabulary
 from llamafw.types import (
     Delta,
     Finish,
@@ -127,8 +128,8 @@ class Sequence:
 
     # --- what the engine does
 
-    def pick(self, ids: Ints, row: Floats) -> None:
-        """Draw the next token; send what text is certain; finish if it is the last. For the arrays see `Chain.pick`.
+    def pick(self, vocabulary: Vocabulary, row: Floats) -> None:
+        """Draw the next token; send what text is certain; finish if it is the last. See `Chain.pick`.
 
         Raises
         ------
@@ -139,7 +140,7 @@ class Sequence:
         reported = request.logprobs or request.n_probs > 0
         raw = row.copy() if reported and not request.post_sampling_probs else None
         try:
-            token, candidates = self._chain.pick(ids, row)
+            token, candidates = self._chain.pick(vocabulary, row)
         except DeadEnd:
             return self.finish("none")
         logprob: float | None = None

@@ -23,6 +23,7 @@ from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import Counts
 from llamafw.errors import GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
+from llamafw.kernels import Vocabulary
 from llamafw.plugins.blame import Place
 from llamafw.types import Batch, Floats, Ints
 
@@ -54,8 +55,8 @@ class Worker:
 
     Parameters
     ----------
-    ids : (n_vocab,) int32
-        See `chain.every_token`.
+    n_vocab : int
+        Tokens that may be drawn.
     timeout : float
         Seconds that a request may wait for a slot.
     log_cache : bool
@@ -63,13 +64,14 @@ class Worker:
     """
 
     def __init__(
-        self, backend: Backend, slots: Slots, scheduler: Scheduler, cache: PromptCache, ids: Ints, timeout: float,
+        self, backend: Backend, slots: Slots, scheduler: Scheduler, cache: PromptCache, n_vocab: int, timeout: float,
         *, log_cache: bool = False, blamed: Blamed = nobody,
     ) -> None:  # fmt: skip
         self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
         self.jobs: list[Job] = []
         self.counts = Counts()
-        self._ids, self._timeout, self._log_cache, self._blamed = ids, timeout, log_cache, blamed
+        self._vocabulary = Vocabulary(n_vocab)
+        self._timeout, self._log_cache, self._blamed = timeout, log_cache, blamed
 
     @property
     def idle(self) -> bool:
@@ -258,7 +260,7 @@ class Worker:
 
     def _pick(self, sequence: Sequence, row: Floats) -> None:
         try:
-            sequence.pick(self._ids, row[: len(self._ids)])
+            sequence.pick(self._vocabulary, row[: len(self._vocabulary.ids)])
         except RequestError as exc:
             if exc.status >= 500:
                 log.error("a request failed%s: %s", self._whose(exc), exc.message, exc_info=exc)

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from math import log
 from typing import Any, ClassVar
 
-import numpy as np
-
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext, largest
+from llamafw import JsonSchema, Sampler, SamplerContext
+from llamafw_plugins.samplers.compiled import Compiled
 
 
 class MinP:
@@ -27,22 +26,11 @@ class MinP:
     }
     truncates: ClassVar[bool] = True
 
-    def __init__(self, p: float, min_keep: int) -> None:
-        self._log_p, self._min_keep = log(min(p, 1.0)), min_keep
-
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
         p = float(options["min_p"])
-        return cls(p, context.min_keep) if p > 0 else None
+        if p <= 0:
+            return None
+        from llamafw_plugins.samplers import kernels  # with numba
 
-    def apply(self, candidates: Candidates) -> None:
-        logits = candidates.logits
-        peak = float(logits[0] if candidates.sorted else logits.max())
-        keep = np.flatnonzero(logits >= peak + self._log_p)
-        if len(keep) < self._min_keep:
-            keep = np.sort(largest(logits, self._min_keep))
-        if len(keep) < len(logits):
-            candidates.ids, candidates.logits = candidates.ids[keep], logits[keep]
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
+        return Compiled(kernels.min_p, log(min(p, 1.0)), context.min_keep)

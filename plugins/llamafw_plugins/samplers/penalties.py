@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llamafw import Candidates, Ints, JsonSchema, RequestError, Sampler, SamplerContext
+from llamafw import Candidates, JsonSchema, Kernel, RequestError, Sampler, SamplerContext
 
 
 class Penalties:
@@ -64,6 +64,7 @@ class Penalties:
     def __init__(
         self,
         prompt: Sequence[int],
+        n_vocab: int,
         *,
         window: int,
         repeat: float = 1.0,
@@ -71,11 +72,14 @@ class Penalties:
         frequency: float = 0.0,
         spared: int | None = None,
     ) -> None:
-        self._repeat, self._presence, self._frequency, self._spared = repeat, presence, frequency, spared
-        self._window, self._n_window = deque[int](), window
-        self._ids: Ints = np.empty(64, np.int32)  # [:n] the distinct tokens of the window
-        self._counts: Ints = np.empty(64, np.int32)
-        self._at: dict[int, int] = {}  # token → its index in both
+        from llamafw_plugins.samplers import kernels  # with numba
+
+        self._window, self._n_window, self._spared = deque[int](), window, spared
+        options = np.empty(4 + 2 * min(window, n_vocab))  # memory is only taken as it is filled
+        options[:4] = repeat, presence, frequency, 0
+        self._tokens = options[4:].reshape(-1, 2)  # [:n] the distinct tokens of the window, and how often each is there
+        self._at: dict[int, int] = {}  # token → its index
+        self.kernel = Kernel(kernels.penalties, options)
         for token in prompt[-window:]:
             self.accept(token)
 
@@ -89,6 +93,7 @@ class Penalties:
             return None
         return cls(
             context.prompt,
+            context.n_vocab,
             window=context.n_ctx if window < 0 else min(window, context.n_ctx),
             repeat=repeat,
             presence=presence,
@@ -97,14 +102,7 @@ class Penalties:
         )
 
     def apply(self, candidates: Candidates) -> None:
-        n = len(self._at)
-        if not n:
-            return
-        where, which = candidates.find(self._ids[:n])
-        logits, counts = candidates.logits[where], self._counts[which]
-        logits = np.where(logits > 0, logits / self._repeat, logits * self._repeat)
-        candidates.logits[where] = logits - (counts * self._frequency + self._presence)
-        candidates.sorted = False
+        self.kernel.apply(candidates)
 
     def accept(self, token: int) -> None:
         if len(self._window) == self._n_window:
@@ -112,27 +110,24 @@ class Penalties:
         self._window.append(token)
         if token == self._spared:
             return
-        i = self._at.get(token)
-        if i is not None:
-            self._counts[i] += 1
-            return
-        i = self._at[token] = len(self._at)
-        if i == len(self._ids):
-            self._ids, self._counts = np.resize(self._ids, 2 * i), np.resize(self._counts, 2 * i)
-        self._ids[i], self._counts[i] = token, 1
+        i = self._at.setdefault(token, len(self._at))
+        if i == len(self._at) - 1 and self.kernel.options[3] == i:
+            self._tokens[i] = token, 0
+            self.kernel.options[3] = i + 1
+        self._tokens[i, 1] += 1
 
     def _remove(self, token: int) -> None:
         if token == self._spared:
             return
         i = self._at[token]
-        self._counts[i] -= 1
-        if self._counts[i]:
+        self._tokens[i, 1] -= 1
+        if self._tokens[i, 1]:
             return
         last = len(self._at) - 1  # the last one takes its place
-        moved = int(self._ids[last])
-        self._ids[i], self._counts[i] = moved, self._counts[last]
-        self._at[moved] = i
+        self._tokens[i] = self._tokens[last]
+        self._at[int(self._tokens[i, 0])] = i
         del self._at[token]
+        self.kernel.options[3] = last
 
 
 def _newline(context: SamplerContext) -> int | None:

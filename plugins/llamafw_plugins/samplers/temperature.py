@@ -2,18 +2,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log
 from typing import Any, ClassVar
 
-import numpy as np
+from llamafw import JsonSchema, Sampler, SamplerContext
+from llamafw_plugins.samplers.compiled import Compiled
 
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext
-
-_LEAST = 1e-30  # keeps quotients within float32, and is as good as zero
+LEAST = 1e-30  # keeps quotients within float32, and is as good as zero
 
 
 class Temperature:
-    """Divide the scores by T, taken relative to the highest, so that no quotient leaves float32."""
+    """Divide the scores by T, taken relative to the highest, so that no quotient leaves float32.
+
+    With ``dynatemp_range``: T = low + (high - low) · (H / ln n)^exponent, H being the entropy of the n candidates, ln n
+    its maximum; a single candidate is left as it is. Formula: llama.cpp, ``llama_sampler_temp_ext``. At T ≤ 0 the
+    likeliest candidate is kept; of equals the lowest token.
+    """
 
     options: ClassVar[JsonSchema] = {
         "temperature": {
@@ -40,65 +43,14 @@ class Temperature:
     }
     truncates: ClassVar[bool] = False
 
-    def __init__(self, temperature: float) -> None:
-        self._temperature = max(temperature, _LEAST)
-
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
+        from llamafw_plugins.samplers import kernels  # with numba
+
         temperature, spread = float(options["temperature"]), float(options["dynatemp_range"])
         if temperature <= 0:
-            return Greedy()
+            return Compiled(kernels.greedy)
         if spread > 0:
-            low, high = max(0.0, temperature - spread), temperature + spread
-            return DynamicTemperature(low, high, float(options["dynatemp_exponent"]))
-        return cls(temperature) if temperature != 1 else None
-
-    def apply(self, candidates: Candidates) -> None:
-        _divide(candidates, self._temperature)
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
-
-
-class DynamicTemperature:
-    """T = low + (high - low) · (H / ln n)^exponent, H being the entropy of the n candidates, ln n its maximum.
-
-    A single candidate is left as it is. Formula: llama.cpp, ``llama_sampler_temp_ext``.
-    """
-
-    def __init__(self, low: float, high: float, exponent: float) -> None:
-        self._low, self._high, self._exponent = low, high, exponent
-
-    def apply(self, candidates: Candidates) -> None:
-        n = len(candidates.ids)
-        if n < 2:
-            return
-        shifted = candidates.logits - candidates.logits.max()
-        weights = np.exp(shifted)
-        total = float(weights.sum(dtype=np.float64))
-        entropy = log(total) - float(np.sum(weights * np.where(weights > 0, shifted, 0), dtype=np.float64)) / total
-        share = min(max(entropy / log(n), 0.0), 1.0)
-        _divide(candidates, max(self._low + (self._high - self._low) * share**self._exponent, _LEAST))
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
-
-
-class Greedy:
-    """Keep the likeliest candidate; of equals the lowest token."""
-
-    def apply(self, candidates: Candidates) -> None:
-        ids, logits = candidates.ids, candidates.logits
-        equals = np.flatnonzero(logits == logits.max())
-        best = equals[ids[equals].argmin()]
-        candidates.ids, candidates.logits, candidates.sorted = ids[best : best + 1], logits[best : best + 1], True
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
-
-
-def _divide(candidates: Candidates, temperature: float) -> None:
-    logits = candidates.logits
-    logits -= logits[0] if candidates.sorted else logits.max()
-    with np.errstate(over="ignore"):  # what falls below float32 is -inf, as it should be
-        logits /= temperature
+            low, high, exponent = max(0.0, temperature - spread), temperature + spread, options["dynatemp_exponent"]
+            return Compiled(kernels.dynamic_temperature, low, high, exponent, LEAST)
+        return Compiled(kernels.temperature, max(temperature, LEAST)) if temperature != 1 else None

@@ -4,9 +4,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext
+from llamafw import JsonSchema, Sampler, SamplerContext
+from llamafw_plugins.samplers.compiled import Compiled
 
 
 class TfsZ:
@@ -27,29 +26,11 @@ class TfsZ:
     }
     truncates: ClassVar[bool] = True
 
-    def __init__(self, z: float, min_keep: int) -> None:
-        self._z, self._min_keep = z, min_keep
-
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
         z = float(options["tfs_z"])
-        return cls(z, max(context.min_keep, 1)) if z < 1 else None
+        if z >= 1:
+            return None
+        from llamafw_plugins.samplers import kernels  # with numba
 
-    def apply(self, candidates: Candidates) -> None:
-        n = len(candidates.ids)
-        if n < 3:  # nothing bends
-            return
-        order = slice(None) if candidates.sorted else np.lexsort((candidates.ids, -candidates.logits))
-        logits = candidates.logits[order]
-        weights = np.exp((logits - logits[0]).astype(np.float64))
-        bends = np.abs(np.diff(weights / weights.sum(), 2))
-        total = bends.sum()
-        sums = (bends / total if total > 1e-12 else np.full(n - 2, 1 / (n - 2))).cumsum()
-        beyond = np.flatnonzero(sums > self._z)
-        if len(beyond):
-            keep = max(int(beyond[0]), self._min_keep)
-            candidates.ids, candidates.logits = candidates.ids[order][:keep], logits[:keep]
-            candidates.sorted = True
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
+        return Compiled(kernels.tfs_z, z, max(context.min_keep, 1))

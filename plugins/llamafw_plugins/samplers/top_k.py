@@ -4,7 +4,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext, largest
+from llamafw import JsonSchema, Sampler, SamplerContext
+from llamafw_plugins.samplers.compiled import Compiled
 
 
 class TopK:
@@ -24,20 +25,11 @@ class TopK:
     }
     truncates: ClassVar[bool] = True
 
-    def __init__(self, k: int) -> None:
-        self._k = k
-
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
         k = int(options["top_k"])
-        return cls(k) if 0 < k < context.n_vocab else None
+        if not 0 < k < context.n_vocab:
+            return None
+        from llamafw_plugins.samplers import kernels  # with numba
 
-    def apply(self, candidates: Candidates) -> None:
-        if candidates.sorted:
-            candidates.ids, candidates.logits = candidates.ids[: self._k], candidates.logits[: self._k]
-        elif self._k < len(candidates.ids):
-            best = largest(candidates.logits, self._k)
-            candidates.ids, candidates.logits, candidates.sorted = candidates.ids[best], candidates.logits[best], True
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
+        return Compiled(kernels.top_k, k)

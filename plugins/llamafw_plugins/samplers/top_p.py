@@ -4,10 +4,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.nucleus import nucleus
+from llamafw import JsonSchema, Sampler, SamplerContext
+from llamafw_plugins.samplers.compiled import Compiled
 
 
 class TopP:
@@ -27,23 +25,11 @@ class TopP:
     }
     truncates: ClassVar[bool] = True
 
-    def __init__(self, p: float, min_keep: int) -> None:
-        self._p, self._min_keep = p, min_keep
-
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
         p = float(options["top_p"])
-        return cls(p, max(context.min_keep, 1)) if p < 1 else None
+        if p >= 1:
+            return None
+        from llamafw_plugins.samplers import kernels  # with numba
 
-    def apply(self, candidates: Candidates) -> None:
-        logits = candidates.logits
-        if candidates.sorted:
-            ends = np.exp(logits - logits[0], dtype=np.float64).cumsum()
-            n = max(int(ends.searchsorted(self._p * ends[-1])) + 1, self._min_keep)
-            candidates.ids, candidates.logits = candidates.ids[:n], logits[:n]
-        else:
-            keep = nucleus(logits, np.exp(logits - logits.max()), self._p, self._min_keep)
-            candidates.ids, candidates.logits, candidates.sorted = candidates.ids[keep], logits[keep], True
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
+        return Compiled(kernels.top_p, p, max(context.min_keep, 1))

@@ -4,10 +4,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from llamafw import Candidates, JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.nucleus import nucleus
+from llamafw import JsonSchema, Sampler, SamplerContext
+from llamafw_plugins.samplers.compiled import Compiled
 
 
 class TypP:
@@ -27,23 +25,11 @@ class TypP:
     }
     truncates: ClassVar[bool] = True
 
-    def __init__(self, p: float, min_keep: int) -> None:
-        self._p, self._min_keep = p, min_keep
-
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
         p = float(options["typical_p"])
-        return cls(p, max(context.min_keep, 1)) if p < 1 else None
+        if p >= 1:
+            return None
+        from llamafw_plugins.samplers import kernels  # with numba
 
-    def apply(self, candidates: Candidates) -> None:
-        shifted = candidates.logits - candidates.logits.max()
-        weights = np.exp(shifted)
-        total = float(weights.sum(dtype=np.float64))
-        # With ln p = shifted - ln total: H = -Σ p ln p = ln total - Σ weights · shifted / total, so that
-        # -ln p - H = Σ weights · shifted / total - shifted. What is forbidden has weight 0 and shift -inf.
-        mean = float(np.sum(weights * np.where(weights > 0, shifted, 0), dtype=np.float64)) / total
-        keep = np.sort(nucleus(-np.abs(shifted - mean), weights, self._p, self._min_keep, strict=True))
-        candidates.ids, candidates.logits = candidates.ids[keep], candidates.logits[keep]
-
-    def accept(self, token: int) -> None:
-        """Remember nothing."""
+        return Compiled(kernels.typ_p, p, max(context.min_keep, 1))

@@ -107,10 +107,13 @@ def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
     left = run(TopP, row, {"top_p": p}, min_keep=min_keep, ordered=ordered)
     if p == 1:
         assert len(left.ids) == len(row)
-    elif p == 0:
-        assert left.ids.tolist() == descending(row)[: max(min_keep, 1)]
+        return
+    order = descending(row)
+    expected = order[: max(min_keep, 1)] if p == 0 else prefix(order, row, p, min_keep, strict=False)
+    if len(expected) == len(row) and not ordered:
+        assert left.ids.tolist() == list(range(len(row)))  # nothing goes, so nothing moves
     else:
-        assert left.ids.tolist() == prefix(descending(row), row, p, min_keep, strict=False)
+        assert left.ids.tolist() == expected
 
 
 @pytest.mark.inventory("S-06", "E-016", "S-10", "E-039")

@@ -1,0 +1,158 @@
+"""Compiled samplers: run together they do what they do one by one, and what they write over is restored."""
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamafw import Candidates, GenerateRequest, GenerationError, Kernel, SamplerContext, compile_kernel
+from llamafw.engine.chain import build
+from llamafw.kernels import Fused, Vocabulary
+from llamafw.plugins import Plugins
+from support.toy import ToyTokenizer
+
+N = 264
+CONTEXT = SamplerContext(tuple(b"abracadabra"), N, 100, ToyTokenizer())
+OPTIONS = {
+    "penalties": {"repeat_penalty": 1.3, "frequency_penalty": 0.2}, "top_k": {"top_k": 30}, "tfs_z": {"tfs_z": 0.9},
+    "typ_p": {"typical_p": 0.8}, "top_p": {"top_p": 0.9}, "min_p": {"min_p": 0.1}, "temperature": {"temperature": 1.7},
+}
+SAMPLERS: Any = Plugins().registry("sampler")
+
+
+class Wrapped:
+    """A sampler of ours, as one in Python that replaces all arrays by copies of other kinds."""
+
+    truncates = False
+
+    def __init__(self, plugin: Any, *, change: Any = None) -> None:
+        self.plugin, self.options, self.change = plugin, plugin.options, change
+
+    def create(self, options: Any, context: SamplerContext) -> Any:
+        self.made = self.plugin.create(options, context)
+        return self
+
+    def apply(self, candidates: Candidates) -> None:
+        self.made.apply(candidates)
+        if self.change is not None:
+            candidates.ids, candidates.logits = map(self.change, (candidates.ids, candidates.logits))
+
+    def accept(self, token: int) -> None:
+        self.made.accept(token)
+
+
+def options_of(names: list[str]) -> dict[str, Any]:
+    return {field: value for name in names for field, value in OPTIONS[name].items()}
+
+
+@given(
+    names=st.lists(st.sampled_from(sorted(OPTIONS)), min_size=1, max_size=7),
+    python=st.lists(st.booleans(), min_size=7, max_size=7), seed=st.integers(0, 2**32 - 1),
+    change=st.sampled_from([None, np.copy, lambda array: np.repeat(array, 2)[::2]]),
+    ties=st.booleans(),
+)
+def test_kernels_together_and_apart(names: list[str], python: list[bool], seed: int, change: Any, ties: bool) -> None:
+    """Also with samplers in Python between them, whose arrays may be any."""
+    random = np.random.default_rng(seed)
+    rows = [(random.standard_normal(N) * 3).astype(np.float32) for _ in range(3)]
+    if ties:
+        rows = [np.round(row) for row in rows]
+    apart = [SAMPLERS[name].create(
+        {field: schema["default"] for field, schema in SAMPLERS[name].options.items()} | OPTIONS[name], CONTEXT
+    ) for name in names]
+    plugins = {**SAMPLERS}
+    together = []
+    for i, name in enumerate(names):
+        if python[i]:
+            plugins[f"{name}{i}"] = Wrapped(SAMPLERS[name], change=change)
+            together.append(f"{name}{i}")
+        else:
+            together.append(name)
+    request = GenerateRequest(CONTEXT.prompt, samplers=tuple(together), options=options_of(names))
+    chain, vocabulary = build(request, seed, plugins, CONTEXT), Vocabulary(N)
+    for row in rows:
+        token, found = chain.pick(vocabulary, row.copy())
+        expected = Candidates(np.arange(N, dtype=np.int32), row.copy())
+        for sampler in apart:
+            sampler.apply(expected)
+        for sampler in apart:
+            sampler.accept(token)
+        assert found.ids.tolist() == expected.ids.tolist()
+        np.testing.assert_array_equal(found.logits, expected.logits)
+        assert token in expected.ids
+    assert vocabulary.ids.tolist() == list(range(N))
+    assert vocabulary.room().tolist() == list(range(N))
+
+
+def test_one_vocabulary_serves_many_chains() -> None:
+    """Greedy after another chain has written over the ids finds the right token."""
+    vocabulary = Vocabulary(N)
+    row = np.linspace(0, 1, N).astype(np.float32)
+    warm, greedy = (
+        build(GenerateRequest((), samplers=names, options=options), 1, SAMPLERS, CONTEXT)
+        for names, options in ((("top_k", "min_p"), {"top_k": 200}), (("temperature",), {"temperature": 0}))
+    )
+    for _ in range(3):
+        token, left = warm.pick(vocabulary, row.copy())
+        assert sorted(left.ids.tolist()) == sorted(range(N - len(left.ids), N))
+        assert token in left.ids
+        assert greedy.pick(vocabulary, row.copy())[0] == N - 1
+
+
+@compile_kernel
+def misbehaving(logits: Any, ids: Any, ordered: Any, options: Any) -> Any:
+    ids[:] = -1
+    return int(options[0])
+
+
+class Misbehaving:
+    options: Any = {}
+    truncates = False
+
+    def __init__(self, n: int) -> None:
+        self.kernel = Kernel(misbehaving, np.array([n], np.float64))
+
+    def create(self, options: Any, context: SamplerContext) -> Any:
+        return self
+
+    def accept(self, token: int) -> None:
+        """Remember nothing."""
+
+
+@pytest.mark.parametrize("n", [0, -1, N + 1])
+def test_a_kernel_that_leaves_an_impossible_number_is_named(n: int) -> None:
+    vocabulary = Vocabulary(N)
+    plugins = {**SAMPLERS, "bad": Misbehaving(n)}
+    names = ("temperature", "bad", "temperature")
+    chain = build(GenerateRequest((), samplers=names), 1, plugins, CONTEXT)
+    with pytest.raises(GenerationError, match="'bad'"):
+        chain.pick(vocabulary, np.zeros(N, np.float32))
+    assert vocabulary.room().tolist() == list(range(N))
+
+
+def test_a_kernel_that_numba_has_not_made() -> None:
+    """Any C function does."""
+    signature = numba.types.int64(*[numba.types.int64] * 6)
+    library = numba.cfunc(signature)(lambda logits, ids, n, ordered, options, n_options: n_options)
+    candidates = Candidates(np.arange(9, dtype=np.int32), np.arange(9, dtype=np.float32))
+    from llamafw import KernelFunction
+
+    assert Fused([Kernel(KernelFunction(library), np.zeros(4))]).run(candidates) == -1
+    assert candidates.ids.tolist() == [0, 1, 2, 3]
+
+
+def test_logits_that_cannot_be_written_are_copied() -> None:
+    logits = np.ones(9, np.float32)
+    logits.flags.writeable = False
+    ids = np.arange(9, dtype=np.int32)
+    candidates = Candidates(ids, logits)
+    kernel: Any = SAMPLERS["temperature"].create(
+        {"temperature": 0.5, "dynatemp_range": 0, "dynatemp_exponent": 1}, CONTEXT
+    )
+    kernel.apply(candidates)
+    assert candidates.logits.tolist() == [0.0] * 9
+    assert logits.tolist() == [1.0] * 9
