@@ -158,8 +158,8 @@ PICTURES: dict[str, Sequence[Panel]] = {
         Panel("top_p 0.95", TopP, {"top_p": 0.95}, "unsure"),
     ],
     "min_p": [
-        Panel("min_p 0.2", MinP, {"min_p": 0.2}, "unsure: many"),
-        Panel("min_p 0.2", MinP, {"min_p": 0.2}, "sure: one", chances=SURE),
+        Panel("min_p 0.25", MinP, {"min_p": 0.25}, "unsure: many"),
+        Panel("min_p 0.25", MinP, {"min_p": 0.25}, "sure: one", chances=SURE),
         Panel("min_p 0.05", MinP, {"min_p": 0.05}, "unsure"),
     ],
     "tfs_z": [
