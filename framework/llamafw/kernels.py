@@ -79,11 +79,11 @@ class Kernel:
     ``options``.
     """
 
-    function: KernelFunction
-    options: npt.NDArray[np.float64]
+    function: KernelFunction  # what is called
+    options: npt.NDArray[np.float64]  # (n_options,) what it is called with
 
     def apply(self, candidates: Candidates) -> None:
-        """Do what the sampler's own `apply` is to do."""
+        """Run the kernel on ``candidates``: what the sampler's own `apply` is to do."""
         Fused([self]).run(candidates)
 
 
