@@ -1,6 +1,10 @@
 """Servers whose models come from a hub and from an address."""
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +64,93 @@ def test_model_url_is_fetched_and_answers(hub: ModelHub, tmp_path: Path) -> None
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny"
         complete(server.url)
     assert len(list((tmp_path / "cache").rglob("tiny.gguf"))) == 1
+
+
+def command(hub: ModelHub, home: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run ``llamafw`` as somebody whose home is ``home``, with no settings but those of ``environ``."""
+    kept = {name: value for name, value in os.environ.items() if not re.match("HF_|LLAMA|XDG_|HOME$", name)}
+    ours = {"HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return subprocess.run([sys.executable, "-m", "llamafw", *words], env=kept | ours | environ, check=False,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+
+
+@pytest.mark.inventory("C-060", "C-061", "C-062", "C-063", "P-03")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("-hf", "test/tiny"), "test/tiny .*(token|private)"),  # 401
+        (("-hf", "test/tiny", "-hft", "hf_wrong"), "token"),  # 401 of another kind
+        (("-hf", "test/none", "-hft", "hf_other"), "test/none"),  # 404
+        (("-hf", "test/tiny", "-hft", "hf_good", "-hff", "other.gguf"), "other.gguf.*tiny-f32.gguf"),  # 404 of a file
+        (("-mu", "URL/none.gguf"), "404"),
+        (("-mu", "URL/tiny.gguf#sha256=" + "0" * 64), "0{64}"),
+    ],
+)
+def test_a_start_without_its_model_is_one_line_and_code_1(
+    hub: ModelHub, tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    words = [word.replace("URL", f"{hub.url}/files") for word in flags]
+    done = command(hub, tmp_path / "home", "serve", "--port", "0", *words)
+    *shown, last = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.search(message, last), done.stderr
+    assert [line for line in shown if not re.search("(downloading|verifying) [0-9]+ MB$", line)] == []
+    assert not list((tmp_path / "home").rglob("*.gguf"))
+
+
+@pytest.mark.inventory("C-061")
+def test_a_start_goes_on_where_the_last_one_was_cut(hub: ModelHub, tmp_path: Path) -> None:
+    hub.faults.cut = [100_000, 0]
+    flags, environ = ("-hf", "test/tiny", "-hft", "hf_good"), {"LLAMA_CACHE": str(tmp_path / "cache")}
+    first = command(hub, tmp_path, "serve", "--port", "0", *flags, **environ)
+    assert first.returncode == 1
+    assert "the next start goes on from there" in first.stderr
+    with running_server(None, *flags, HF_ENDPOINT=hub.url, **environ) as server:
+        complete(server.url)
+    assert hub.downloads()[-1].headers["Range"] == "bytes=100000-"
+
+
+@pytest.mark.inventory("C-061", "C-062")
+@pytest.mark.parametrize(
+    ("variable", "folder"),
+    [
+        ("LLAMA_CACHE", "given"), ("HF_HUB_CACHE", "given"), ("HF_HOME", "given/hub"),
+        ("XDG_CACHE_HOME", "given/huggingface/hub"), (None, "home/.cache/huggingface/hub"),
+    ],
+)  # fmt: skip
+def test_where_files_of_the_hub_lie(hub: ModelHub, tmp_path: Path, variable: str | None, folder: str) -> None:
+    environ = {variable: str(tmp_path / "given")} if variable else {}
+    done = command(hub, tmp_path / "home", "pull", "test/tiny", HF_TOKEN="hf_good", **environ)
+    assert done.returncode == 0, done.stderr
+    (found,) = (tmp_path / folder).glob("models--test--tiny/snapshots/*/tiny-f32.gguf")
+    assert found.read_bytes() == hub.files["tiny.gguf"]
+    assert str(found) in done.stdout
+
+
+@pytest.mark.inventory("C-061")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_a_bar_and_a_file_gets_lines(hub: ModelHub, tmp_path: Path) -> None:
+    import pty
+
+    environ = {"HF_TOKEN": "hf_good", "HF_ENDPOINT": hub.url, "TERM": "xterm", "COLUMNS": "100"}
+    words = [sys.executable, "-m", "llamafw", "pull", "test/tiny"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs,
+                               env={**os.environ, **environ, "LLAMA_CACHE": str(tmp_path / "a")})  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # what Linux says at its end
+        pass
+    os.close(ours)
+    out, _ = process.communicate(timeout=60)
+    size = len(hub.files["tiny.gguf"])
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert process.returncode == 0
+    assert "tiny-f32.gguf: downloading" in text
+    assert re.search(rf"\u2501+ +{size / 1e3:.1f}/{size / 1e3:.1f} kB", text), text  # the bar, full
+    assert out.decode().strip().endswith("tiny-f32.gguf")  # and nothing else
+    lines = command(hub, tmp_path, "pull", "test/tiny", LLAMA_CACHE=str(tmp_path / "b"), HF_TOKEN="hf_good")
+    assert lines.stderr.splitlines() == ["tiny-f32.gguf: downloading 0 MB", "tiny-f32.gguf: verifying 0 MB"]
