@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve test compatibility fuzz lint types docs docs-check package bench clean
+.PHONY: help serve test compatibility fuzz lint types docs docs-check package released bench clean
 
 help:
 	@echo "make serve       install, fetch the default model once, serve it on http://127.0.0.1:8080   (ARGS=... for flags)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        write the pages made by scripts: docs/cli.md, gallery.md, json-schema.md, pictures"
 	@echo "make docs-check  run what the documentation shows"
+	@echo "make released    keep the API document of a release, which later ones are compared with"
 	@echo "make package     build sdist and wheel, install the wheel in a fresh environment"
 	@echo "make bench       side by side with llama.cpp (builds it once; takes long)"
 
@@ -42,6 +43,9 @@ docs: $(VENV)/.test
 
 docs-check: $(VENV)/.test
 	$(BIN)/python -m pytest tests/house tests/docs $(ARGS)
+
+released: $(VENV)/.installed
+	$(BIN)/llamafw spec > tests/contract/released.yaml
 
 package: $(VENV)/.lint
 	$(BIN)/python tests/package.py

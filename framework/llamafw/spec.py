@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,20 @@ def load_document() -> Document:
     """Return ``openapi.yaml`` of this installation: the wheel's copy, or the root of the checkout."""
     shipped = files("llamafw") / HOME
     checkout = Path(__file__).parents[2] / HOME
-    text = (shipped if shipped.is_file() else checkout).read_text("utf-8")
+    return read_document(shipped if shipped.is_file() else checkout, HOME)
+
+
+def read_document(file: Path | Traversable, name: str) -> Document:
+    """Return an API document, YAML or JSON; SpecError, with its ``name``, if it is none."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads it ten times as fast, where it exists
     try:
-        document = yaml.load(text, Loader=loader)
+        document = yaml.load(file.read_text("utf-8"), Loader=loader)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{name} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise SpecError(f"{HOME} is no YAML: {error}") from None
-    if not isinstance(document, dict) or not document.get("paths"):
-        raise SpecError(f"{HOME} has no paths")
+        raise SpecError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("paths"), dict) or not document["paths"]:
+        raise SpecError(f"{name} has no paths")
     return _with_text_keys(document)  # type: ignore[no-any-return]  # a dict stays one
 
 
