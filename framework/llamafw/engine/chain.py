@@ -87,12 +87,16 @@ class Chain:
     def _fits(self, grammar: Grammar, token: int) -> bool:
         try:
             return grammar.accept(token)
+        except RequestError:
+            raise
         except Exception as exc:
             raise GenerationError("the grammar failed") from exc
 
     def _mask(self, grammar: Grammar, row: Floats) -> None:
         try:
             grammar.mask(row)
+        except RequestError:
+            raise
         except Exception as exc:
             raise GenerationError("the grammar failed") from exc
         if len(self._bias_ids):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,13 +14,16 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from llamafw import Floats, Grammar, GrammarContext, RequestError, Tokenizer
 from llamafw_plugins.grammars import gbnf, json_schema
+from llamafw_plugins.grammars.budget import Budget
 from llamafw_plugins.grammars.places import SchemaError
 
 MAX_LENGTH = 2**18  # characters of a source
 REMEMBERED = 64  # compiled grammars
+TOO_COMPLEX = "the grammar is too complex: there are too many ways to read what it allows"
 
 _tokenizers: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
 _lock = Lock()
+_budget = Budget()
 
 
 class Compiler:
@@ -38,7 +42,7 @@ class Compiler:
         with self._lock:
             matcher = self._compiled.pop(source, None)
         if matcher is None:
-            matcher = self._build(source)
+            matcher = _budget.run(partial(self._build, source))
         with self._lock:
             self._compiled[source] = matcher
             while len(self._compiled) > REMEMBERED:
@@ -56,8 +60,9 @@ class Compiler:
         found = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
         if found:
             raise RequestError(f"the grammar is wrong: {_first_line(found[0])}")
-        if not matcher.is_accepting() and not any(matcher.deep_copy().compute_bitmask()):
-            raise RequestError("the grammar allows nothing at all")
+        start = matcher.deep_copy()
+        if not any(start.compute_bitmask()) and not matcher.is_accepting():
+            raise RequestError(TOO_COMPLEX if start.is_error() else "the grammar allows nothing at all")
         return matcher
 
 
@@ -79,9 +84,9 @@ class Matcher:
         return taken
 
     def _sound(self) -> LLMatcher:
-        """Return the matcher, which calls itself stopped when a limit of its own has been reached."""
+        """Return the matcher; RequestError if a limit of its own has been reached, on which it calls itself stopped."""
         if self._matcher.is_error():
-            raise RuntimeError(self._matcher.get_error())
+            raise RequestError(TOO_COMPLEX)
         return self._matcher
 
     def mask(self, logits: Floats) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import string
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn
 
-MAX_DEPTH = 64  # of parentheses
+from llamafw_plugins.grammars import recursion
+
+MAX_LENGTH = 2**16  # characters
+MAX_DEPTH = 32  # of parentheses
 MAX_REPEAT = 2000  # of {m,n}, as in llama.cpp
 _NAME = frozenset(string.ascii_letters + string.digits + "-_")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "[": "[", "]": "]", "-": "-", "^": "^"}
@@ -23,21 +26,10 @@ class GbnfError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One element of a sequence, as Lark writes it."""
+    """One element of a sequence, as Lark writes it, and the symbol that stands for it in `recursion`."""
 
     lark: str
-    nullable: bool  # it may be nothing
-    first: frozenset[str] = frozenset()  # rules that it may begin with
-
-
-@dataclass(slots=True)
-class Rule:
-    """One rule, as Lark writes it."""
-
-    lark: str = ""
-    nullable: bool = False
-    first: set[str] = field(default_factory=set)  # rules that it may begin with, if what precedes them may be nothing
-    chains: list[list[Item]] = field(default_factory=list)
+    symbol: str = recursion.TERMINAL
 
 
 def to_lark(text: str) -> str:
@@ -48,16 +40,19 @@ def to_lark(text: str) -> str:
     GbnfError
         The text is no GBNF, a rule is missing, or one begins with itself, which llama.cpp does not allow either.
     """
+    if len(text) > MAX_LENGTH:
+        raise GbnfError(f"it has more than {MAX_LENGTH} characters")
     parser = _Parser(text)
     rules = parser.rules()
     if "root" not in rules:
         raise GbnfError("there is no rule 'root'")
-    for name, line in parser.used.items():
+    for name, at in parser.used.items():
         if name not in rules:
-            raise GbnfError(f"line {line}: there is no rule {name!r}")
-    _refuse_left_recursion(rules)
+            parser.fail(f"there is no rule {name!r}", at)
+    if (circle := recursion.left(parser.symbols)) is not None:
+        raise GbnfError(f"the rule {circle!r} begins with itself (left recursion)")
     lines = [f"start: {parser.names['root']}"]
-    lines += [f"{parser.names[name]}: {rule.lark}" for name, rule in rules.items()]
+    lines += [f"{parser.names[name]}: {lark}" for name, lark in rules.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -66,12 +61,13 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self.text, self.at, self.depth = text, 0, 0
-        self.used: dict[str, int] = {}  # rule → the line that first names it
+        self.used: dict[str, int] = {}  # rule → where it is first named
         self.names: dict[str, str] = {}  # rule → its name in Lark, which has fewer letters
+        self.symbols: recursion.Symbols = {}  # of rules, and of what is in parentheses or may be left out
 
-    def rules(self) -> dict[str, Rule]:
-        """Return all rules."""
-        found: dict[str, Rule] = {}
+    def rules(self) -> dict[str, str]:
+        """Return all rules, as Lark writes them."""
+        found: dict[str, str] = {}
         self._space(newlines=True)
         while self.at < len(self.text):
             name = self._name()
@@ -80,21 +76,21 @@ class _Parser:
             self._space()
             self._take("::=")
             self._space(newlines=True)
-            found[name] = rule = Rule()
-            rule.lark, rule.chains = self._alternatives(nested=False)
+            found[name], self.symbols[name] = self._alternatives(nested=False)
             self._lark_name(name)
             if self.at < len(self.text) and self.text[self.at] not in "\r\n":
                 self._fail(f"unexpected {self.text[self.at]!r}")
             self._space(newlines=True)
         return found
 
-    def _alternatives(self, *, nested: bool) -> tuple[str, list[list[Item]]]:
+    def _alternatives(self, *, nested: bool) -> tuple[str, recursion.Chains]:
         chains = [self._sequence(nested=nested)]
         while self._peek() == "|":
             self.at += 1
             self._space(newlines=True)
             chains.append(self._sequence(nested=nested))
-        return " | ".join(" ".join(item.lark for item in chain) for chain in chains), chains
+        lark = " | ".join(" ".join(item.lark for item in chain) for chain in chains)
+        return lark, [[item.symbol for item in chain] for chain in chains]
 
     def _sequence(self, *, nested: bool) -> list[Item]:
         items: list[Item] = []
@@ -111,14 +107,14 @@ class _Parser:
             return [self._char_class()]
         if char == ".":
             self.at += 1
-            return [Item("/(?s:.)/", nullable=False)]
+            return [Item("/(?s:.)/")]
         if char == "(":
             return [self._group()]
         if char not in _NAME:
             self._fail(f"unexpected {char!r}")
         name = self._name()
-        self.used.setdefault(name, self._line())
-        return [Item(self._lark_name(name), nullable=False, first=frozenset({name}))]
+        self.used.setdefault(name, self.at)
+        return [Item(self._lark_name(name), name)]
 
     def _group(self) -> Item:
         self.depth += 1
@@ -129,9 +125,13 @@ class _Parser:
         lark, chains = self._alternatives(nested=True)
         self._take(")")
         self.depth -= 1
-        nullable = any(all(item.nullable for item in chain) for chain in chains)
-        first = frozenset(name for chain in chains for item in _leading(chain) for name in item.first)
-        return Item(f"({lark})" if lark.strip(" |") else '""', nullable, first)
+        return Item(f"({lark})" if lark.strip(" |") else '""', self._symbol(chains))
+
+    def _symbol(self, chains: recursion.Chains) -> str:
+        """Return a new symbol, which no rule can be called."""
+        symbol = f"({len(self.symbols)}"
+        self.symbols[symbol] = chains
+        return symbol
 
     def _repeated(self, items: list[Item]) -> list[Item]:
         """Apply ``*``, ``+``, ``?`` or ``{m,n}``, if one follows, to what it follows: of a literal, all of it."""
@@ -144,13 +144,12 @@ class _Parser:
             self.at += 1
             low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}[char]
         whole = items[0].lark if len(items) == 1 else f"({' '.join(item.lark for item in items)})"
-        first = frozenset(name for item in items for name in item.first)
         if not items or high == 0:
             return []
         bounds = f"{{{low},{'' if high is None else high}}}"
-        repeated = Item(f"({whole}){bounds}", low == 0 or all(item.nullable for item in items), first)
+        chains = [[item.symbol for item in items], *([[]] if low == 0 else [])]
         self._space()
-        return self._repeated([repeated])
+        return self._repeated([Item(f"({whole}){bounds}", self._symbol(chains))])
 
     def _bounds(self) -> tuple[int, int | None]:
         self.at += 1
@@ -176,7 +175,7 @@ class _Parser:
         self.at += 1
         items = []
         while self._peek() != '"':
-            items.append(Item(json.dumps(self._char(), ensure_ascii=False), nullable=False))
+            items.append(Item(json.dumps(self._char(), ensure_ascii=False)))
         self.at += 1
         return items
 
@@ -196,7 +195,7 @@ class _Parser:
         self.at += 1
         if not ranges and not negated:
             self._fail("an empty class matches nothing")
-        return Item(f"/[{'^' * negated}{''.join(ranges)}]/" if ranges else "/(?s:.)/", nullable=False)
+        return Item(f"/[{'^' * negated}{''.join(ranges)}]/" if ranges else "/(?s:.)/")
 
     def _char(self) -> str:
         """Take one character, written as itself or as an escape."""
@@ -260,46 +259,10 @@ class _Parser:
     def _lark_name(self, name: str) -> str:
         return self.names.setdefault(name, f"r{len(self.names)}")
 
-    def _line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+    def fail(self, message: str, at: int) -> NoReturn:
+        """Raise GbnfError, with the line of a place in the text."""
+        line = self.text.count("\n", 0, at) + 1
+        raise GbnfError(f"line {line}: {message}")
 
     def _fail(self, message: str) -> NoReturn:
-        raise GbnfError(f"line {self._line()}: {message}")
-
-
-def _leading(chain: list[Item]) -> list[Item]:
-    """Return the items that may come first: up to the first that cannot be nothing."""
-    stop = next((i for i, item in enumerate(chain) if not item.nullable), len(chain) - 1)
-    return chain[: stop + 1]
-
-
-def _refuse_left_recursion(rules: dict[str, Rule]) -> None:
-    """Raise GbnfError if a rule can begin with itself."""
-    changed = True
-    while changed:  # what may be nothing depends on what may be nothing
-        changed = False
-        for rule in rules.values():
-            for chain in rule.chains:
-                chain[:] = [_settled(item, rules) for item in chain]
-                if not rule.nullable and all(item.nullable for item in chain):
-                    rule.nullable = changed = True
-    begins = {
-        name: {first for chain in rule.chains for item in _leading(chain) for first in item.first}
-        for name, rule in rules.items()
-    }
-    for name in rules:
-        seen, left = set[str](), [name]
-        while left:
-            for first in begins[left.pop()]:
-                if first == name:
-                    raise GbnfError(f"the rule {name!r} begins with itself (left recursion)")
-                if first not in seen:
-                    seen.add(first)
-                    left.append(first)
-
-
-def _settled(item: Item, rules: dict[str, Rule]) -> Item:
-    """Return a reference to a rule that may be nothing as an item that may."""
-    if item.nullable or len(item.first) != 1 or not rules[next(iter(item.first))].nullable:
-        return item
-    return Item(item.lark, nullable=item.lark.startswith("r"), first=item.first)
+        self.fail(message, self.at)

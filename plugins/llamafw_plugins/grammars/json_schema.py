@@ -191,13 +191,12 @@ def _set_bounds(schema: dict[str, Any]) -> None:
 
 def _check_value(value: Any, place: Place) -> None:
     """Raise SchemaError if the value of an enum or const cannot be written exactly."""
-    if isinstance(value, dict):
-        for name, one in value.items():
-            _check_value([name, one], place)
-    elif isinstance(value, list):
-        for one in value:
-            _check_value(one, place)
-    elif isinstance(value, str) and UNWRITABLE.search(value):
-        raise SchemaError("a control character cannot be enforced", place)
-    elif isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
-        raise SchemaError("a number beyond ±2⁵³ cannot be enforced", place)
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict | list):
+            left += [*one, *one.values()] if isinstance(one, dict) else one
+        elif isinstance(one, str) and UNWRITABLE.search(one):
+            raise SchemaError("a control character cannot be enforced", place)
+        elif isinstance(one, int | float) and not -LARGEST <= one <= LARGEST:
+            raise SchemaError("a number beyond ±2⁵³ cannot be enforced", place)

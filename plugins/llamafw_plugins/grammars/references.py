@@ -9,11 +9,13 @@ from urllib.parse import unquote
 from llamafw_plugins.grammars.places import Place, SchemaError, follow, subschemas
 
 SAME = ("allOf", "anyOf", "oneOf")  # they hold for the same value as the schema that has them
-MAX_STEPS = 10_000  # when branches are compared
+MAX_PATTERNS = 8  # that one string is held to: the time to compile them doubles with each
+MAX_STEPS, MAX_DEPTH = 10_000, 24  # when branches are compared
+Places = dict[Place, None]  # in order
 
 
 def check(root: Any) -> None:
-    """Raise SchemaError if a reference leads nowhere, or to itself without anything in between."""
+    """Raise SchemaError if a reference leads nowhere, or back to itself for the same value, or patterns are many."""
     places = dict(subschemas(root))
     anchors = {part["$anchor"]: place for place, part in places.items() if "$anchor" in part}
     edges: dict[Place, list[Place]] = {}
@@ -24,7 +26,28 @@ def check(root: Any) -> None:
             if target not in places and not _is_boolean(root, target):
                 raise SchemaError(f"the reference {part['$ref']!r} leads nowhere within the schema", (*place, "$ref"))
             edges[place].append(target)
-    _refuse_loops(edges)
+    _refuse_many_patterns(places, edges, _refuse_loops(edges))
+
+
+def _refuse_many_patterns(places: dict[Place, dict[str, Any]], edges: dict[Place, list[Place]], order: Places) -> None:
+    """Raise SchemaError if one string is held to many patterns, by itself or within what it is part of."""
+    within = {  # schemas that have patterns for what is within their values
+        place[:i] for place, part in places.items() if part.keys() & {"pattern", "format", "$ref"}
+        for i, keyword in enumerate(place) if place[:i] in places and keyword not in SAME
+    }  # fmt: skip
+    patterns: dict[Place, int] = {}
+    for place in order:
+        n = len(places.get(place, {}).keys() & {"pattern", "format"}) + (place in within)
+        either = {keyword: [0] for keyword in ("anyOf", "oneOf")}
+        for at in edges.get(place, ()):
+            found = either.get(at[-2]) if at[:-2] == place and len(at) > 1 else None
+            if found is None:
+                n += patterns.get(at, 0)
+            else:
+                found.append(patterns.get(at, 0))
+        patterns[place] = n + sum(map(max, either.values()))
+        if patterns[place] > MAX_PATTERNS:
+            raise SchemaError(f"more than {MAX_PATTERNS} patterns for one value cannot be enforced", place)
 
 
 def _target(reference: str, anchors: dict[str, Place]) -> Place:
@@ -45,20 +68,22 @@ def _is_boolean(root: Any, place: Place) -> bool:
         return False
 
 
-def _refuse_loops(edges: dict[Place, list[Place]]) -> None:
-    done: set[Place] = set()
+def _refuse_loops(edges: dict[Place, list[Place]]) -> Places:
+    """Return all places, each after those that it leads to."""
+    done: Places = {}
     for start in edges:
         path: dict[Place, Iterator[Place]] = {start: iter(edges[start])} if start not in done else {}
         while path:
             last, left = next(reversed(path.items()))
             following = next(left, None)
             if following is None:
-                done.add(last)
+                done[last] = None
                 del path[last]
             elif following in path:
                 raise SchemaError("a schema that is valid where it is valid itself cannot be enforced", last)
             elif following not in done:
                 path[following] = iter(edges.get(following, ()))
+    return done
 
 
 def check_one_of(branches: list[Any], root: Any, place: Place) -> None:
@@ -75,13 +100,20 @@ class _Compared:
     """Compares schemas, as far as their types, values, bounds and required properties tell."""
 
     def __init__(self, root: Any, anchors: dict[str, Place]) -> None:
-        self.root, self.anchors, self.steps = root, anchors, 0
+        self.root, self.anchors = root, anchors
+        self.steps = self.depth = 0
 
     def exclude(self, a: Any, b: Any) -> bool:
         """Whether it is certain that no value is valid against both."""
         self.steps += 1
-        if self.steps > MAX_STEPS:
+        if self.steps > MAX_STEPS or self.depth > MAX_DEPTH:
             return False
+        self.depth += 1
+        found = self._exclude(a, b)
+        self.depth -= 1
+        return found
+
+    def _exclude(self, a: Any, b: Any) -> bool:
         if a is False or b is False:
             return True
         if not isinstance(a, dict) or not isinstance(b, dict):

@@ -48,16 +48,18 @@ class Compiler:
             raise RequestError("it is wrong", param="at.3")
         if source == "broken":
             raise OSError("/secret/place")
-        self.made.append(Failing() if source == "fails" else Word(source.encode()))
+        failures = {"fails": ValueError("/secret/place"), "too complex": RequestError("it is too complex")}
+        self.made.append(Failing(failures[source]) if source in failures else Word(source.encode()))
         return self.made[-1]  # type: ignore[no-any-return]  # what was just put there
 
 
 class Failing(Word):
-    def __init__(self) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__(b"x")
+        self.error = error
 
     def accept(self, token: int) -> bool:
-        raise ValueError("/secret/place")
+        raise self.error
 
 
 def likely(text: bytes) -> Callable[[Any], Floats]:
@@ -116,6 +118,7 @@ async def test_an_end_of_generation_token_ends_it_only_where_it_may(start: Start
         (GrammarSource("wrod", "x"), 400, "grammar"),
         (word("broken"), 500, "field"),
         (word("fails"), 500, None),
+        (word("too complex"), 400, None),
     ],
 )
 async def test_a_failure_is_the_requests_own(
