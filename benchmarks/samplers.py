@@ -1,98 +1,194 @@
-"""How long sampling takes per token: each sampler, the default chain and the draw, over a whole vocabulary.
+"""How long sampling takes per token: chains and single samplers, beside numpy and, where it is installed, llama.cpp.
 
-    python benchmarks/samplers.py [--vocab 49152] [--rounds 7]
+    python benchmarks/samplers.py [--vocab 49152,151936] [--rounds 15]
 
-The rows are normal with a heavy upper tail, as a language model's are; a different one for each token, so that no
-branch is learnt and no row is in the first-level cache. Medians of the rounds, in microseconds.
+The rows of logits are normal with a heavy upper tail, as a language model's are; a different one for each token, so
+that no branch is learnt and no row is in the first-level cache. Microseconds of processor time on one thread, which a
+busy machine disturbs less than time on the clock: the median of the rounds, and the least.
+
+* llamafw: `Chain.pick`, all that a token costs, the draw included.
+* numpy: the same formulas in plain numpy, as one would write them down, with the draw.
+* llama.cpp, if `llama-cpp-python` is installed: the array of candidates is filled as ``llama_sampler_sample`` does it,
+  then ``llama_sampler_apply`` of a chain that ends with ``llama_sampler_init_dist``.
 """
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from llamafw import Candidates, GenerateRequest, SamplerContext
-from llamafw.engine.chain import build, draw
+from llamafw import GenerateRequest, SamplerContext
+from llamafw.engine.chain import build
 from llamafw.engine.logprobs import of_row
 from llamafw.kernels import Vocabulary
+from llamafw.plugins import Plugins
 from llamafw_plugins.samplers import DEFAULT_ORDER
-from llamafw_plugins.samplers.min_p import MinP
-from llamafw_plugins.samplers.penalties import Penalties
-from llamafw_plugins.samplers.temperature import Temperature
-from llamafw_plugins.samplers.tfs_z import TfsZ
-from llamafw_plugins.samplers.top_k import TopK
-from llamafw_plugins.samplers.top_p import TopP
-from llamafw_plugins.samplers.typ_p import TypP
 
-PLUGINS: dict[str, Any] = {
-    "penalties": Penalties, "top_k": TopK, "tfs_z": TfsZ, "typ_p": TypP, "top_p": TopP, "min_p": MinP,
-    "temperature": Temperature,
-}
-CASES: list[tuple[str, Sequence[str], dict[str, Any]]] = [
-    ("default chain", DEFAULT_ORDER, {}),
-    ("default chain, all six at work", DEFAULT_ORDER, {"repeat_penalty": 1.1, "typical_p": 0.9}),
-    ("default chain, dynamic temperature", DEFAULT_ORDER, {"dynatemp_range": 0.5}),
-    ("greedy", DEFAULT_ORDER, {"temperature": 0}),
-    ("greedy with penalties", DEFAULT_ORDER, {"temperature": 0, "repeat_penalty": 1.1}),
-    ("no sampler: only the draw", (), {}),
-    ("top_k 40", ("top_k",), {}),
-    ("top_k 1000", ("top_k",), {"top_k": 1000}),
-    ("top_p 0.95 alone", ("top_p",), {}),
-    ("min_p 0.05 alone", ("min_p",), {}),
-    ("typ_p 0.9 alone", ("typ_p",), {"typical_p": 0.9}),
-    ("temperature 0.8 alone", ("temperature",), {}),
-    ("penalties alone, window 64", ("penalties",), {"repeat_penalty": 1.1}),
+Row = np.ndarray[Any, Any]
+Step = Callable[[Row], object]
+N_ROWS = 100  # more than the caches hold
+OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("default chain", {}),
+    ("with penalties, 64 tokens", {"repeat_penalty": 1.1}),
+    ("with penalties, 4096 tokens", {"repeat_penalty": 1.1, "repeat_last_n": 4096}),
+    ("with typical_p 0.9 as well", {"repeat_penalty": 1.1, "typical_p": 0.9}),
+    ("greedy", {"temperature": 0}),
+    ("only the draw", OFF),
+    ("top_k 40", OFF | {"top_k": 40}),
+    ("top_k 1000", OFF | {"top_k": 1000}),
+    ("top_p 0.95", OFF | {"top_p": 0.95}),
+    ("min_p 0.05", OFF | {"min_p": 0.05}),
+    ("typical_p 0.9", OFF | {"typical_p": 0.9}),
+    ("temperature 0.8", OFF | {"temperature": 0.8}),
 ]
+USUAL = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "temperature": 0.8, "typical_p": 1.0, "repeat_penalty": 1.0,
+         "repeat_last_n": 64}
 
 
-def rows(n_vocab: int, n: int) -> np.ndarray[Any, Any]:
+def rows(n_vocab: int, n: int) -> Row:
+    """Return logits, ``(n, n_vocab)`` float32."""
     random = np.random.default_rng(1)
     tail = random.exponential(1.5, (n, n_vocab)) * (random.random((n, n_vocab)) < 0.02)
     return (random.standard_normal((n, n_vocab)) * 2 + 2 * tail).astype(np.float32)
 
 
-def median_us(step: Callable[[np.ndarray[Any, Any]], object], logits: np.ndarray[Any, Any], rounds: int) -> float:
-    times = []
+def prompt(n_vocab: int) -> tuple[int, ...]:
+    """Return 4096 tokens, a third of them different, as in a text."""
+    return tuple((np.random.default_rng(3).zipf(1.2, 4096) % n_vocab).tolist())
+
+
+def ours(n_vocab: int, fields: Mapping[str, Any]) -> Step:
+    """Return what draws a token with our chain."""
+    tokenizer: Any = SimpleNamespace(encode=lambda text, **_: [0], piece=lambda token: b"\n", eog=frozenset())
+    context = SamplerContext(prompt(n_vocab), n_vocab, 8192, tokenizer)
+    request = GenerateRequest((), samplers=DEFAULT_ORDER, options=fields)
+    chain, vocabulary = build(request, 1, Plugins().registry("sampler"), context), Vocabulary(n_vocab)
+    return lambda row: chain.pick(vocabulary, row)
+
+
+def plain(n_vocab: int, fields: Mapping[str, Any]) -> Step:
+    """Return what draws a token with plain numpy."""
+    given = USUAL | dict(fields)
+    window, penalty = np.array(prompt(n_vocab)[-given["repeat_last_n"] :]), given["repeat_penalty"]
+    random = np.random.default_rng(1)
+
+    def step(row: Row) -> int:
+        if penalty != 1:
+            seen = np.unique(window)
+            row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
+        if given["temperature"] <= 0:
+            return int(row.argmax())
+        ids = np.arange(len(row))
+        if given["top_k"]:
+            ids = np.argpartition(row, -given["top_k"])[-given["top_k"] :]
+        ids = ids[np.argsort(-row[ids])] if given["top_k"] or given["top_p"] < 1 else ids
+        logits = row[ids]
+        if given["typical_p"] < 1:
+            p = np.exp(logits - logits.max())
+            p /= p.sum()
+            surprise = -np.log(p)
+            order = np.argsort(np.abs(surprise - (p * surprise).sum()))
+            keep = order[: int((p[order].cumsum() <= given["typical_p"]).sum()) + 1]
+            ids, logits = ids[np.sort(keep)], logits[np.sort(keep)]
+        if given["top_p"] < 1:
+            p = np.exp(logits - logits[0])
+            n = int((p.cumsum() < given["top_p"] * p.sum()).sum()) + 1
+            ids, logits = ids[:n], logits[:n]
+        if given["min_p"]:
+            keep = logits >= logits.max() + np.log(given["min_p"])
+            ids, logits = ids[keep], logits[keep]
+        p = np.exp((logits - logits.max()) / given["temperature"]).astype(np.float64)
+        return int(random.choice(ids, p=p / p.sum()))
+
+    return step
+
+
+def peers(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
+    """Return what draws a token with llama.cpp, if `llama-cpp-python` is installed."""
+    try:
+        import llama_cpp as peer  # type: ignore[import-not-found]  # optional
+    except ImportError:
+        return None
+    given = USUAL | dict(fields)
+    chain = peer.llama_sampler_chain_init(peer.llama_sampler_chain_default_params())
+    parts = []
+    if given["repeat_penalty"] != 1:
+        parts.append(peer.llama_sampler_init_penalties(given["repeat_last_n"], given["repeat_penalty"], 0.0, 0.0))
+        for token in prompt(n_vocab)[-given["repeat_last_n"] :]:
+            peer.llama_sampler_accept(parts[0], token)
+    if given["temperature"] <= 0:
+        parts.append(peer.llama_sampler_init_greedy())
+    else:
+        parts.append(peer.llama_sampler_init_top_k(given["top_k"]))
+        parts.append(peer.llama_sampler_init_typical(given["typical_p"], 0))
+        parts.append(peer.llama_sampler_init_top_p(given["top_p"], 0))
+        parts.append(peer.llama_sampler_init_min_p(given["min_p"], 0))
+        parts.append(peer.llama_sampler_init_temp(given["temperature"]))
+        parts.append(peer.llama_sampler_init_dist(1))
+    for part in parts:
+        peer.llama_sampler_chain_add(chain, part)
+    cells = np.zeros(n_vocab, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
+    tokens = np.arange(n_vocab, dtype=np.int32)
+    array = peer.llama_token_data_array(
+        data=cells.ctypes.data_as(ctypes.POINTER(peer.llama_token_data)), size=n_vocab, selected=-1, sorted=False
+    )
+
+    def step(row: Row) -> int:
+        cells["id"], cells["logit"] = tokens, row
+        array.size, array.selected, array.sorted = n_vocab, -1, False
+        peer.llama_sampler_apply(chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
+        peer.llama_sampler_accept(chain, token)
+        return token
+
+    return step
+
+
+def times(step: Step, logits: Row, rounds: int) -> tuple[float, float]:
+    """Return the median and the least of the rounds, in µs per token."""
+    found = []
     for _ in range(rounds):
         fresh = logits.copy()  # samplers overwrite them
-        start = time.perf_counter()
+        start = time.thread_time()
         for row in fresh:
             step(row)
-        times.append((time.perf_counter() - start) / len(logits) * 1e6)
-    return statistics.median(times)
+        found.append((time.thread_time() - start) / len(logits) * 1e6)
+    return statistics.median(found), min(found)
+
+
+def table(n_vocab: int, rounds: int) -> Iterator[str]:
+    """Yield the lines of a table, as Markdown."""
+    logits = rows(n_vocab, N_ROWS)
+    makers = {"llamafw": ours, "numpy": plain}
+    if peers(n_vocab, {}) is not None:
+        makers["llama.cpp"] = peers  # type: ignore[assignment]  # it is there
+    yield f"| {n_vocab:,} tokens | {' | '.join(makers)} |"
+    yield "|---" * (1 + len(makers)) + "|"
+    for name, fields in CASES:
+        cells = [times(make(n_vocab, fields), logits, rounds) for make in makers.values()]
+        yield f"| {name} | " + " | ".join(f"{median:.0f} ({least:.0f})" for median, least in cells) + " |"
+    median, least = times(lambda row: of_row(row, 0, 10), logits, rounds)
+    yield f"| `n_probs` 10, besides | {median:.0f} ({least:.0f}) |" + " |" * (len(makers) - 1)
 
 
 def main() -> None:
+    """Print a table per vocabulary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--vocab", type=int, default=49152)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--vocab", default="49152,151936", help="sizes of vocabularies, with commas between them")
+    parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
-    logits = rows(args.vocab, 200)
-    vocabulary = Vocabulary(args.vocab)
-    tokenizer: Any = SimpleNamespace(encode=lambda text, **_: [0], piece=lambda token: b"\n", eog=frozenset())
-    context = SamplerContext(tuple(range(100, 300)), args.vocab, 2048, tokenizer)
-    print(f"{'µs per token, vocabulary of ' + str(args.vocab):44s}{'median':>8s}")
-    for name, samplers, options in CASES:
-        request = GenerateRequest(context.prompt, samplers=tuple(samplers), options=options)
-        chain = build(request, 1, PLUGINS, context)
-
-        def step(row: np.ndarray[Any, Any], chain: Any = chain) -> object:
-            return chain.pick(vocabulary, row)
-
-        print(f"{name:44s}{median_us(step, logits, args.rounds):8.1f}")
-    random = np.random.default_rng(1)
-    few = Candidates(np.arange(10, dtype=np.int32), logits[0, :10].copy())
-    parts: list[tuple[str, Callable[[np.ndarray[Any, Any]], object]]] = [
-        ("of these: the draw from 10", lambda row: draw(few, random)),
-        ("log-probabilities, 10 alternatives", lambda row: of_row(row, 0, 10)),
-    ]
-    for name, part in parts:
-        print(f"{name:44s}{median_us(part, logits, args.rounds):8.1f}")
+    print("µs of processor time per token: median (least)\n")
+    for size in args.vocab.split(","):
+        for line in table(int(size), args.rounds):
+            print(line, flush=True)
+        print()
 
 
 if __name__ == "__main__":

@@ -339,11 +339,16 @@ def dynamic_temperature(logits, ids, ordered, options):
 @compile_kernel
 def greedy(logits, ids, ordered, options):
     """Take the likeliest; of equals the lowest token."""
-    best = peak_of(logits)
-    at = -1
-    for i in range(len(logits)):
-        if logits[i] == best and (at < 0 or ids[i] < ids[at]):
-            at = i
+    best, at = peak_of(logits), -1
+    for start in range(0, len(logits), LANES):
+        block = logits[start : start + LANES]
+        hits = 0
+        for i in range(len(block)):
+            hits += block[i] == best
+        if hits:
+            for i in range(len(block)):
+                if block[i] == best and (at < 0 or ids[start + i] < ids[at]):
+                    at = start + i
     logits[0], ids[0], ordered[0] = best, ids[at], 1
     return 1
 
