@@ -209,6 +209,7 @@ class GenerateRequest:
     t_max_predict_ms: float | None = None  # end at a newline this long after the first token
     deadline_ms: float | None = None  # end this long after arrival
     special: bool = False  # special tokens have their names as text, the one that ends the answer too
+    prompt_logprobs: int | None = None  # alternatives reported per token of the prompt; None: no report
     return_progress: bool = False  # deltas tell how far the prompt has been evaluated
     timings_per_token: bool = False  # every delta with tokens has timings
 
@@ -344,6 +345,7 @@ class Delta:
     finish: Finish | None = None  # in the last delta only
     timings: Timings | None = None  # so far, if the request asks for them
     progress: PromptProgress | None = None  # likewise, in deltas of their own before the first token
+    prompt: tuple[GeneratedToken, ...] = ()  # likewise: the prompt's tokens, the first without a log-probability
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,3 +40,19 @@ def test_the_first_greedy_tokens_are_the_references(http: httpx.Client, referenc
     two_best = np.sort(logits, axis=1)[:, -2:]
     assert (two_best[:, 1] - two_best[:, 0]).min() > 0.1, "a poor prompt for this test"
     assert ours == logits.argmax(axis=1).tolist()
+
+
+def test_a_prompts_log_probabilities_are_the_references(http: httpx.Client, reference: Reference) -> None:
+    """A text of several parts (64 tokens each), scored without an answer; token by token, and as a whole."""
+    text = " ".join(PROMPTS)
+    tokens = http.post("/tokenize", json={"content": text}).json()["tokens"]
+    body = {"prompt": tokens, "echo": True, "logprobs": 1, "max_tokens": 0}
+    found = http.post("/v1/completions", json=body).json()["choices"][0]
+    logits = reference.logits(tokens)[:-1].astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    expected = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))[np.arange(len(tokens) - 1), tokens[1:]]
+    ours = np.array(found["logprobs"]["token_logprobs"][1:])
+    assert len(tokens) > 64
+    assert found["text"] == text
+    assert np.abs(ours - expected).mean() < 0.02  # activations are rounded to 8 bits, where the reference does not
+    assert abs(ours.sum() - expected.sum()) < 0.01 * abs(expected.sum())

@@ -45,6 +45,11 @@ class EmbedSequence:
         """How many tokens are still to be evaluated."""
         return len(self.prompt) - self.n_done
 
+    @property
+    def n_next(self) -> int:
+        """How many of them may be evaluated in the next step: all."""
+        return self.n_left
+
     def begin(self, slot: Slot, n_cached: int) -> None:
         """Take a slot, whose cache is empty: hidden states are not kept, so all must be evaluated."""
         self.slot, self.n_done, self.started = slot, n_cached, perf_counter()

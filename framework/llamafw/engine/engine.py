@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from collections.abc import Sequence as Seq
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,8 @@ class Engine:
         """
         if self._refuse:
             raise self._refuse()
+        if request.prompt_logprobs is not None:  # what the cache holds has none, nor has what is cut out
+            request = replace(request, cache_prompt=False, context_shift=False)
         seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
         self._check_slot(request.id_slot)
         too_long = len(request.prompt) + (request.n_predict != 0) > self.n_ctx

@@ -101,7 +101,7 @@ class Scheduler:
         prompts = [sequence for sequence in running if sequence.n_left]
         if prompts:
             most = self.n_batch if len(running) == 1 else self._n_ubatch
-            shares = share([sequence.n_left for sequence in prompts], max(most - len(parts), 1))
+            shares = share([sequence.n_next for sequence in prompts], max(most - len(parts), 1))
             parts += [_part(sequence, n) for sequence, n in zip(prompts, shares, strict=True) if n]
         return parts
 

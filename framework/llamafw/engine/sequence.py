@@ -32,6 +32,7 @@ from llamafw.types import (
     TokenLogprob,
 )
 
+_TOLD = 64  # tokens of a prompt evaluated at a time if each one's log-probability is wanted: each has a row of logits
 _ENDLESS = 2**62  # more tokens than anybody will see
 
 
@@ -83,6 +84,7 @@ class Sequence:
         self.n_done = self.n_cached = 0  # tokens of the prompt that are in the cache, and that were when it began
         self.stop_type: StopType = "none"
         self.stopping_word = ""
+        self._n_told = 0  # tokens of the prompt whose log-probabilities have been sent
         self._line_ended = False
         self.arrived = perf_counter()
         self.deadline = self.arrived + (inf if request.deadline_ms is None else request.deadline_ms / 1e3)
@@ -100,9 +102,20 @@ class Sequence:
         """How many tokens may still be drawn; -1: any number."""
         return -1 if self._limit == _ENDLESS else self._limit - self.n_predicted
 
+    @property
+    def n_next(self) -> int:
+        """How many tokens of the prompt may be evaluated in the next step."""
+        return self.n_left if self.request.prompt_logprobs is None else min(self.n_left, _TOLD)
+
     def outputs(self, n: int) -> range:
-        """Return which of the next ``n`` tokens' logits are wanted: the last one's, if an answer is."""
-        return range(n - 1 if n >= self.n_left and self._limit > 0 else n, n)
+        """Return which of the next ``n`` tokens' logits are wanted.
+
+        The last one's, if an answer is; and if the prompt's log-probabilities are, those of every token before another.
+        """
+        answers = n >= self.n_left and self._limit > 0
+        if self.n_left and self.request.prompt_logprobs is not None:
+            return range(n if answers or n < self.n_left else n - 1)
+        return range(n - 1 if answers else n, n)
 
     def advance(self, n: int) -> None:
         """Note that ``n`` more tokens have been evaluated."""
@@ -127,6 +140,24 @@ class Sequence:
             self._send(Delta("", id_slot=self._id_slot(), progress=progress))
 
     # --- what the engine does
+
+    def tell_prompt(self, rows: Floats) -> Floats:
+        """Send the log-probabilities of the prompt's tokens that ``rows`` stand before; return the other rows."""
+        n_top, first = self.request.prompt_logprobs, max(self._n_told, 1)
+        if n_top is None or self.n_predicted:
+            return rows
+        tokens = self.prompt[first : first + len(rows)].tolist()
+        found = [(token, *logprobs.of_row(row, token, n_top)) for token, row in zip(tokens, rows, strict=False)]
+        told = [GeneratedToken(token, self._whole_piece(token), value, top) for token, value, top in found]
+        if not self._n_told:  # nothing stands before the first
+            token = int(self.prompt[0])
+            told.insert(0, GeneratedToken(token, self._whole_piece(token)))
+        self._n_told = first + len(tokens)
+        self._send(Delta("", id_slot=self._id_slot(), prompt=tuple(told)))
+        return rows[len(tokens) :]
+
+    def _whole_piece(self, token: int) -> bytes:
+        return self._tokenizer.piece(token, special=True)
 
     def pick(self, vocabulary: Vocabulary, row: Floats) -> None:
         """Draw the next token; send what text is certain; finish if it is the last. See `Chain.pick`.

@@ -243,10 +243,8 @@ class Worker:
     def _hand_out(self, task: Task, rows: Floats) -> None:
         if isinstance(task, EmbedSequence):
             task.take(rows)
-        elif len(rows):
-            self._pick(task, rows[0])
-        elif not task.n_left:  # only the prompt was to be evaluated
-            task.finish("limit")
+        elif len(rows) or not task.n_left:
+            self._answer(task, rows[:, : len(self._vocabulary.ids)])
         if task.done:
             self.drop(task)
 
@@ -258,9 +256,13 @@ class Worker:
             return self._fail(part.sequence, error)
         self._evaluate([part])
 
-    def _pick(self, sequence: Sequence, row: Floats) -> None:
+    def _answer(self, sequence: Sequence, rows: Floats) -> None:
         try:
-            sequence.pick(self._vocabulary, row[: len(self._vocabulary.ids)])
+            rows = sequence.tell_prompt(rows)
+            if len(rows):
+                sequence.pick(self._vocabulary, rows[0])
+            elif not sequence.n_left:  # only the prompt was to be evaluated
+                sequence.finish("limit")
         except RequestError as exc:
             if exc.status >= 500:
                 log.error("a request failed%s: %s", self._whose(exc), exc.message, exc_info=exc)

@@ -17,6 +17,7 @@ class Answer:
 
     text: str = ""
     tokens: list[GeneratedToken] = field(default_factory=list)
+    prompt: list[GeneratedToken] = field(default_factory=list)  # if the request asks for them
     finish: Finish = Finish("none")
 
 
@@ -30,6 +31,7 @@ async def collect(
         async for i, delta in pieces:
             parts[i].append(delta.text)
             answers[i].tokens += delta.tokens
+            answers[i].prompt += delta.prompt
             if delta.finish:
                 answers[i].finish = delta.finish
     for answer, texts in zip(answers, parts, strict=True):

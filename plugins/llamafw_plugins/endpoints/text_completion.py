@@ -50,7 +50,7 @@ class TextCompletion:
         return {
             **rows.head,
             "choices": [
-                rows.choice(i, rows.echo(i) + answer.text, answer.tokens, answer.finish)
+                rows.choice(i, rows.echo(i) + answer.text, answer.tokens, answer.finish, answer.prompt)
                 for i, answer in enumerate(answers)
             ],
             "usage": usage([[answer.finish for answer in group] for group in tried]),
@@ -78,7 +78,8 @@ class TextCompletion:
         if body.get("suffix"):  # a shift would drop the tokens that say what is prefix and what is suffix
             request = replace(request, context_shift=False)
         if body.get("logprobs") is not None:
-            request = replace(request, logprobs=True, n_probs=int(body["logprobs"]))
+            n = int(body["logprobs"])
+            request = replace(request, logprobs=True, n_probs=n, prompt_logprobs=n if body.get("echo") else None)
         return request
 
 
@@ -93,16 +94,21 @@ class Rows:
         self.return_tokens = bool(body.get("return_tokens"))
         self.usage, self.usage_to_come = include_usage(body), usage_to_come(body)
         self.echoes = [self._text(prompt) if body.get("echo") else "" for prompt in prompts]
-        self.logprobs = [Logprobs(self.tokenizer, len(self.echo(i))) for i in range(len(requests))]
+        n_system = len(loaded.system_prompt.tokens)
+        self.logprobs = [Logprobs(self.tokenizer, request, len(self.echo(i)), n_system)
+                         for i, request in enumerate(requests)]
 
-    def choice(self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish | None) -> JSON:
-        """Return a choice, or a piece of one."""
+    def choice(
+        self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish | None,
+        prompt: Sequence[GeneratedToken],
+    ) -> JSON:  # fmt: skip
+        """Return a choice, or a piece of one; ``prompt``: its tokens, if they are to be reported too."""
         wanted = self.requests[index].logprobs
         shape: JSON = {
             "index": index,
             "text": text,
             "finish_reason": finish_reason(finish) if finish else None,
-            "logprobs": self.logprobs[index].feed(tokens) if wanted else None,
+            "logprobs": self.logprobs[index].feed([*prompt, *tokens]) if wanted else None,
         }
         if self.return_tokens:
             shape["tokens"] = [token.id for token in tokens]
@@ -116,10 +122,11 @@ class Rows:
             async for i, delta in pieces:
                 text = delta.text if i in begun else self.echo(i) + delta.text
                 begun.add(i)
-                choice, more = self.choice(i, text, delta.tokens, delta.finish), on_the_way(delta)
+                choice = self.choice(i, text, delta.tokens, delta.finish, delta.prompt)
+                more = on_the_way(delta)
                 if delta.finish:
                     finishes[i], more = delta.finish, {"timings": timings(delta.finish.timings)}
-                if text or more or (delta.tokens and (choice["logprobs"] or self.return_tokens)):
+                if text or more or delta.prompt or (delta.tokens and (choice["logprobs"] or self.return_tokens)):
                     yield {**self.head, "choices": [choice], **self.usage_to_come, **more}
         if self.usage:
             yield {**self.head, "choices": [], "usage": usage(grouped(finishes, self.n))}
@@ -135,39 +142,56 @@ class Rows:
 
 
 class Logprobs:
-    """Writes OpenAI's older ``logprobs`` of one choice, piece by piece."""
+    """Writes OpenAI's older ``logprobs`` of one choice, piece by piece.
 
-    def __init__(self, tokenizer: Tokenizer, offset: int) -> None:
-        self.tokenizer, self.offset = tokenizer, offset  # characters of the choice's text so far
+    Parameters
+    ----------
+    offset : int
+        Characters of the choice's text before the answer.
+    n_system : int
+        Tokens of the prompt that are the server's own, and are not reported.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, request: GenerateRequest, offset: int, n_system: int) -> None:
+        self.tokenizer, self.offset, self.n_hidden = tokenizer, offset, 0
         self.characters = codecs.getincrementaldecoder("utf-8")("replace")
+        if request.prompt_logprobs is not None:  # counted from its end: BOS, for one, is no text of the client's
+            self.n_hidden = n_system
+            text = b"".join(tokenizer.piece(token, special=True) for token in request.prompt[n_system:])
+            self.offset -= len(text.decode("utf-8", "replace"))
 
     def feed(self, tokens: Sequence[GeneratedToken]) -> JSON:
-        """Return the four parallel arrays for these tokens."""
-        names, offsets, tops = [], [], []
+        """Return the four parallel arrays for these tokens; the first of a prompt has no log-probability."""
+        tokens, self.n_hidden = tokens[self.n_hidden :], max(self.n_hidden - len(tokens), 0)
+        names: list[str] = []
+        offsets: list[int] = []
+        tops: list[dict[str, float] | None] = []
         for token in tokens:
             names.append(token_shape(self.tokenizer, token.id)["token"])
-            offsets.append(self.offset)
+            offsets.append(max(self.offset, 0))
             self.offset += len(self.characters.decode(token.piece))
             top: dict[str, float] = {}
             for other in token.top:  # likeliest first; two tokens may read alike
                 top.setdefault(token_shape(self.tokenizer, other.id)["token"], finite(other.logprob))
-            tops.append(top)
+            tops.append(None if token.logprob is None else top)
         return {
             "tokens": names,
-            "token_logprobs": [finite(token.logprob) for token in tokens],
+            "token_logprobs": [None if token.logprob is None else finite(token.logprob) for token in tokens],
             "top_logprobs": tops,
             "text_offset": offsets,
         }
 
 
 def numbers(body: JSON) -> tuple[int, int]:
-    """Return how many answers each prompt gets, and of how many they are the best."""
+    """Return how many answers each prompt gets, and of how many they are the best; refuse what does not go together."""
     n = int(body.get("n") or 1)
     best_of = int(body.get("best_of") or n)
     if best_of < n:
         raise RequestError(f"best_of is {best_of}, and n, which is {n}, may be no more", param="best_of")
     if best_of > n and body.get("stream"):
         raise RequestError("more answers than n, of which the best are chosen, cannot be streamed", param="best_of")
+    if body.get("suffix") and body.get("echo") and body.get("logprobs") is not None:
+        raise RequestError("with suffix, logprobs of the echo would be those of another prompt", param="echo")
     return n, best_of
 
 
