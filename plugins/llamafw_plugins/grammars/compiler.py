@@ -61,8 +61,9 @@ class Compiler:
         if found:
             raise RequestError(f"the grammar is wrong: {_first_line(found[0])}")
         start = matcher.deep_copy()
-        if not any(start.compute_bitmask()) and not matcher.is_accepting():
-            raise RequestError(TOO_COMPLEX if start.is_error() else "the grammar allows nothing at all")
+        allowed, failed = any(start.compute_bitmask()), start.is_error()
+        if failed or not (allowed or matcher.is_accepting()):  # a ring of references may end, and is an error
+            raise RequestError(TOO_COMPLEX if failed and not allowed else "the grammar allows nothing at all")
         return matcher
 
 
