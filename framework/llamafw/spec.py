@@ -7,28 +7,34 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema_rs
 import yaml
 
 from llamafw.errors import SettingsError, SpecError
+from llamafw.hookspecs import NAME
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
 from llamafw.settings import Settings, options
 
 Document = dict[str, Any]
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 SAMPLER_OPTIONS = "x-llamafw-sampler-options"  # on schemas that take the options of every sampler
 WHILE_LOADING = "x-llamafw-while-loading"  # on operations that answer before the model is there
 EVENT = "x-llamafw-event"  # on text/event-stream content: the schema of one event
+PLUGIN = "x-llamafw-plugin"  # on operations and fields that a plugin which is not our own has added: its name
 HOME = "openapi.yaml"
+_PARAMETER = re.compile(r"{[^}]*}")
 REFUSALS = {
     "401": "Nobody knows the sender.",
     "403": "The sender may not do that.",
@@ -77,8 +83,8 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
     for owner, fragment in _fragments(plugins):
         merge(document, fragment, owner, owners)
     samplers = plugins.registry("sampler")
-    add_sampler_options(document, samplers)
-    add_fields(document, plugins.registry("field"))
+    add_sampler_options(document, samplers, owners)
+    add_fields(document, plugins.registry("field"), samplers, owners)
     set_defaults(document, settings, samplers)
     return document
 
@@ -178,14 +184,24 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
         owners[place] = f"plugin {owner}"
 
     names = {operation.get("operationId") for _, _, operation in operations(document)}
+    paths = {_PARAMETER.sub("{}", path): path for path in document["paths"]}
     for path, item in fragment.get("paths", {}).items():
+        if (twin := paths.setdefault(_PARAMETER.sub("{}", path), path)) != path:  # /x/{id} and /x/{name} are one path
+            side = owners.get(f"the path {twin}", HOME)
+            raise SpecError(f"the path {path} of plugin {owner} is the path {twin} of {side}")
+        if path not in document["paths"]:
+            owners[f"the path {path}"] = f"plugin {owner}"
         target = document["paths"].setdefault(path, {})
         for key, value in item.items():
             claim(f"{key.upper()} {path}", key in target)
-            if key in METHODS:
-                claim(f"operationId {value.get('operationId')!r}", value.get("operationId") in names)
-                names.add(value.get("operationId"))
             target[key] = _with_text_keys(value)
+            if key in METHODS:
+                name = value.get("operationId")
+                if not name:
+                    raise SpecError(f"plugin {owner}: {key.upper()} {path} has no operationId")
+                claim(f"operationId {name!r}", name in names)
+                names.add(name)
+                target[key] |= {} if _is_ours(owner) else {PLUGIN: owner}
     for section, things in fragment.get("components", {}).items():
         target = document.setdefault("components", {}).setdefault(section, {})
         for name, thing in things.items():
@@ -200,7 +216,7 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
 # --- samplers and defaults --------------------------------------------------------------------------
 
 
-def add_sampler_options(document: Document, samplers: Registry) -> None:
+def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[str, str] = NOBODY) -> None:
     """Give every schema that asks for it the fields of all samplers, and the names that ``samplers`` may hold."""
     for name, sampler in samplers.items():
         _check_options(sampler.options, f"of sampler {name!r} of plugin {samplers.owner(name)}")
@@ -210,28 +226,48 @@ def add_sampler_options(document: Document, samplers: Registry) -> None:
             raise SpecError(f"sampler {name!r} of plugin {owner} precedes {follower!r}, which is no sampler{hint}")
     for place, schema in _generating(document):
         properties = schema.setdefault("properties", {})
-        sides = dict.fromkeys(properties, f"{HOME} ({place})")
+        sides = dict.fromkeys(properties, f"{owners.get(place, HOME)} ({place})")
+        plain = dict(properties)
         for name, sampler in samplers.items():
             for field, option in sampler.options.items():
                 side = f"sampler {name!r} of plugin {samplers.owner(name)}"
                 option = {"nullable": True, **deepcopy(dict(option))}  # clients send null for "as you like"
                 if field not in properties:
-                    properties[field], sides[field] = option, side
-                elif properties[field] != option:
+                    plain[field], sides[field] = option, side
+                    properties[field] = _marked(option, samplers.owner(name))
+                elif plain[field] != option:
                     raise SpecError(f"the field {field!r} is described differently by {sides[field]} and {side}")
         if "samplers" in properties:
             _set_names(properties["samplers"], list(samplers))
 
 
-def add_fields(document: Document, fields: Registry) -> None:
+def add_fields(
+    document: Document, fields: Registry, samplers: Registry, owners: Mapping[str, str] = NOBODY
+) -> None:
     """Give every schema that takes the options of samplers the fields that plugins have registered, too."""
     for field, option in fields.items():
         _check_option(option, f"the field {field!r} of plugin {fields.owner(field)}")
     for place, schema in _generating(document):
         for field, option in fields.items():
             if field in schema["properties"]:
-                raise SpecError(f"the field {field!r} of plugin {fields.owner(field)} is there already, in {place}")
-            schema["properties"][field] = {"nullable": True, **deepcopy(dict(option))}
+                named = [name for name, sampler in samplers.items() if field in sampler.options]
+                other = (f"sampler {named[0]!r} of plugin {samplers.owner(named[0])}" if named
+                         else f"{owners.get(place, HOME)} ({place})")
+                raise SpecError(f"the field {field!r} is defined by both {other} and plugin {fields.owner(field)}")
+            option = {"nullable": True, **deepcopy(dict(option))}
+            schema["properties"][field] = _marked(option, fields.owner(field))
+
+
+def _marked(option: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Let a field say which plugin it is from, to readers and to `server.validation`."""
+    if _is_ours(owner):
+        return option
+    text = f"{option.get('description', '')} (Of the plugin `{owner}`.)".strip()
+    return {**option, "description": text, PLUGIN: owner}
+
+
+def _is_ours(owner: str) -> bool:
+    return owner.startswith(f"{NAME}:")
 
 
 def _check_options(options: Any, side: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from llamafw.errors import RequestError
 from llamafw.server.schema import Schema, Schemas
 
 _LOOKS_INSIDE = {"properties", "items", "additionalProperties", "allOf", "anyOf", "oneOf", "not", "$ref", "components"}
@@ -47,6 +48,13 @@ class Fault:
 def find_fault(schema: Schema, value: Any, schemas: Schemas) -> Fault:
     """Return what is wrong with ``value``, which the converted ``schema`` does not allow."""
     return _Search(schemas).find(schema, value, ()) or Fault((), "", _VAGUE)
+
+
+def refusal(message: str, param: str | None, plugin: str | None) -> RequestError:
+    """Return the error for an invalid value; ``plugin`` is the one whose option it is, if it is one's."""
+    if plugin is None:
+        return RequestError(message, param=param)
+    return RequestError(f"{message} (plugin {plugin})", param=param, extra={"plugin": plugin})
 
 
 class _Search:

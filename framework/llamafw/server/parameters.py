@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from llamafw import spec
 from llamafw.errors import RequestError, SpecError
-from llamafw.server.faults import find_fault
+from llamafw.server.faults import find_fault, refusal
 from llamafw.server.schema import Schema, Schemas
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
@@ -23,7 +24,7 @@ class Parameters:
             if parameter["in"] not in ("path", "query"):
                 raise SpecError(f"{operation['operationId']}: parameters in {parameter['in']} are not supported")
         mine = {parameter["name"]: parameter for parameter in found if parameter["in"] == place}
-        self._place, self._schemas = place, schemas
+        self._place, self._schemas, self._plugin = place, schemas, operation.get(spec.PLUGIN)
         self._types = {name: schemas.raw(parameter["schema"]) for name, parameter in mine.items()}
         self._defaults = {name: schema["default"] for name, schema in self._types.items() if "default" in schema}
         self._schema: Schema = {
@@ -63,7 +64,7 @@ class Parameters:
     def _check(self, found: dict[str, Any]) -> dict[str, Any]:
         if not self._validator.is_valid(found):
             fault = find_fault(self._schema, found, self._schemas)
-            raise RequestError(f"{self._place} parameter {fault.message}", param=fault.param)
+            raise refusal(f"{self._place} parameter {fault.message}", fault.param, self._plugin)
         return {**self._defaults, **found}
 
 

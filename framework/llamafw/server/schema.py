@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from llamafw.spec import as_json_schema
+from llamafw.spec import PLUGIN, as_json_schema
 
 Schema = Mapping[str, Any]
 
@@ -66,6 +66,7 @@ class Fields:
     defaults: Mapping[str, Any]
     nullable: frozenset[str]  # optional fields where null means "not given"
     open: bool  # other fields are welcome
+    owners: Mapping[str, str]  # of those that plugins have added
 
 
 def fields_of(schema: Schema, schemas: Schemas) -> Fields:
@@ -96,7 +97,8 @@ def fields_of(schema: Schema, schemas: Schemas) -> Fields:
 
     collect(schema, True)
     nullable = {name for name, field in known.items() if name not in required and _nullable(field, schemas)}
-    return Fields(frozenset(known), defaults, frozenset(nullable), is_open or not known)
+    owners = {name: field[PLUGIN] for name, field in known.items() if PLUGIN in field}
+    return Fields(frozenset(known), defaults, frozenset(nullable), is_open or not known, owners)
 
 
 def _nullable(schema: Schema, schemas: Schemas, depth: int = 0) -> bool:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError
-from llamafw.server.faults import find_fault
+from llamafw.server.faults import find_fault, refusal
 from llamafw.server.parameters import Parameters
 from llamafw.server.schema import Schemas, fields_of
 
@@ -32,7 +32,7 @@ class Body:
         if content is None:
             raise SpecError(f"{operation['operationId']}: a request body must have application/json")
         self.required = bool(body.get("required"))
-        self._schemas = schemas
+        self._schemas, self._plugin = schemas, operation.get(spec.PLUGIN)
         self._schema = schemas.convert(content["schema"])
         self._validator = schemas.validator(self._schema)
         self._fields = fields_of(content["schema"], schemas)
@@ -51,7 +51,8 @@ class Body:
             raise RequestError(f"the request body is not valid JSON: {error}") from None
         if not self._validator.is_valid(body):
             fault = find_fault(self._schema, body, self._schemas)
-            raise RequestError(fault.message, param=fault.param)
+            owner = self._fields.owners.get(str(fault.path[0])) if fault.path else None
+            raise refusal(fault.message, fault.param, owner or self._plugin)
         return body
 
     def complete(self, body: Any) -> tuple[Any, list[str]]:

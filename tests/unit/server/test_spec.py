@@ -83,6 +83,9 @@ def test_a_fragment_is_added(document: dict[str, Any]) -> None:
          "operationId 'health' is defined by both openapi.yaml and plugin a:b"),
         ({"components": {"schemas": {"Error": {}}}}, "components.schemas.Error is defined by both openapi.yaml and"),
         ({"tags": [{"name": "things"}]}, "tag 'things' is defined by both openapi.yaml and plugin a:b"),
+        ({"paths": {"/items/{name}": {"put": operation("x")}}},
+         "the path /items/{name} of plugin a:b is the path /items/{item_id} of openapi.yaml"),
+        ({"paths": {"/new": {"get": {"responses": {}}}}}, "plugin a:b: GET /new has no operationId"),
         ({"path": {}}, "plugin a:b: a fragment has paths, components and tags, not path"),
     ],
 )
@@ -96,6 +99,7 @@ def test_clashes_name_both_sides(document: dict[str, Any], fragment: dict[str, A
     "fragment",
     [
         {"paths": {"/new": {"get": operation("new")}}},
+        {"paths": {"/new/{x}": {"get": operation("new")}}},
         {"components": {"schemas": {"New": {}}}},
         {"tags": [{"name": "new"}]},
     ],
@@ -144,7 +148,8 @@ def test_endpoints_must_be_coroutine_functions(document: dict[str, Any]) -> None
 def test_samplers_options_become_fields(document: dict[str, Any]) -> None:
     spec.add_sampler_options(document, samplers(warm={"heat": {"type": "number", "default": 1.0}}, cold={}))
     properties = document["components"]["schemas"]["Options"]["properties"]
-    assert properties["heat"] == {"nullable": True, "type": "number", "default": 1.0}
+    assert properties["heat"] == {"nullable": True, "type": "number", "default": 1.0, spec.PLUGIN: "dist:warm",
+                                  "description": "(Of the plugin `dist:warm`.)"}  # fmt: skip
     assert properties["samplers"]["items"]["enum"] == ["warm", "cold"]
 
 
@@ -232,12 +237,21 @@ def test_openapi_schemas_as_json_schemas(schema: Any, value: Any, valid: bool) -
 def test_fields_of_plugins_join_every_generating_operation(document: dict[str, Any]) -> None:
     fields = Registry("field")
     fields.add("choice", {"type": "array", "items": {"type": "string"}}, owner="dist:choice")
-    spec.add_sampler_options(document, samplers(top_k={"top_k": {"type": "integer", "default": 40}}))
-    spec.add_fields(document, fields)
+    known = samplers(top_k={"top_k": {"type": "integer", "default": 40}})
+    spec.add_sampler_options(document, known)
+    spec.add_fields(document, fields, known)
     found = [schema["properties"]["choice"] for schema in document["components"]["schemas"].values()
              if schema.get(spec.SAMPLER_OPTIONS)]
-    assert found == [{"nullable": True, "type": "array", "items": {"type": "string"}}]
+    assert found == [{"nullable": True, "type": "array", "items": {"type": "string"}, spec.PLUGIN: "dist:choice",
+                      "description": "(Of the plugin `dist:choice`.)"}]  # fmt: skip
     fields = Registry("field")
     fields.add("top_k", {"type": "string"}, owner="dist:other")
-    with pytest.raises(SpecError, match=r"'top_k' of plugin dist:other is there already, in components\.schemas\."):
-        spec.add_fields(document, fields)
+    both = "'top_k' is defined by both sampler 'top_k' of plugin dist:top_k and plugin dist:other"
+    with pytest.raises(SpecError, match=both):
+        spec.add_fields(document, fields, known)
+    fields = Registry("field")
+    fields.add("seed", {"type": "string"}, owner="dist:other")
+    for owners, side in (({}, "openapi.yaml"), ({"components.schemas.Options": "plugin dist:x"}, "plugin dist:x")):
+        both = rf"'seed' is defined by both {side} \(components.schemas.Options\) and plugin dist:other"
+        with pytest.raises(SpecError, match=both):
+            spec.add_fields(document, fields, known, owners)

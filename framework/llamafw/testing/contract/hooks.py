@@ -33,6 +33,7 @@ REASONS = (
     r"(is|be) (provided|specified)",  # one of two fields; OpenAPI 3.0 could say so, but no client could read it
     r"^the (grammar|schema|response format) (is|has)",  # languages of their own
     r"cannot be enforced|^only references within the schema|^nothing is valid against|is a number$",
+    r"is no keyword of JSON Schema",
     r"^tool_choice needs tools|^there is no tool|^two tools have the name|^the arguments are no JSON",
     r"^a call is required, so",
 )
