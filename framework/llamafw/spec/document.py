@@ -1,0 +1,153 @@
+"""The API document: one ``openapi.yaml``, with what plugins and settings add to it. It knows nothing of HTTP.
+
+The order: read the file, merge the fragments of plugins, add the options of samplers, put in the defaults that
+flags have changed. Whatever disagrees on the way is a `SpecError` that names both sides.
+"""
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llamafw.errors import SpecError
+from llamafw.plugins import Plugins
+from llamafw.settings import Settings
+from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults
+from llamafw.spec.operations import HOME, METHODS, PLUGIN, Document, is_ours, operations
+from llamafw.spec.schemas import with_text_keys
+
+_PARAMETER = re.compile(r"{[^}]*}")
+
+
+def load_document() -> Document:
+    """Return ``openapi.yaml`` of this installation: the wheel's copy, or the root of the checkout."""
+    shipped = files("llamafw") / HOME
+    checkout = Path(__file__).parents[3] / HOME
+    return read_document(shipped if shipped.is_file() else checkout, HOME)
+
+
+def read_document(file: Path | Traversable, name: str) -> Document:
+    """Return an API document, YAML or JSON; SpecError, with its ``name``, if it is none."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads it ten times as fast, where it exists
+    try:
+        document = yaml.load(file.read_text("utf-8"), Loader=loader)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{name} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("paths"), dict) or not document["paths"]:
+        raise SpecError(f"{name} has no paths")
+    return with_text_keys(document)  # type: ignore[no-any-return]  # a dict stays one
+
+
+def merged_document(plugins: Plugins, settings: Settings, base: Document | None = None) -> Document:
+    """Return the document that this server serves.
+
+    Parameters
+    ----------
+    base : dict, optional
+        The document to start from, instead of `load_document`'s. It is not changed.
+
+    Raises
+    ------
+    SpecError
+        A plugin's fragment clashes, or a sampler's option does.
+    SettingsError
+        A flag sets a default that its request field does not allow.
+    """
+    document = load_document() if base is None else deepcopy(base)
+    owners: dict[str, str] = {}
+    for owner, fragment in _fragments(plugins):
+        merge(document, fragment, owner, owners)
+    samplers = plugins.registry("sampler")
+    add_sampler_options(document, samplers, owners)
+    add_fields(document, plugins.registry("field"), samplers, owners)
+    set_defaults(document, settings, samplers)
+    return document
+
+
+def render(document: Mapping[str, Any], form: str = "yaml") -> str:
+    """Return the document as text, ``form`` being "yaml" or "json"."""
+    if form == "json":
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return yaml.dump(dict(document), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes shared parts out in full; anchors help nobody who reads an API document."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _fragments(plugins: Plugins) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, fragment in plugins.each("extend_openapi"):
+        if not isinstance(fragment, Mapping | None):
+            raise SpecError(f"plugin {name}: extend_openapi returned {fragment!r:.80}, and not a mapping")
+        if fragment is not None:
+            yield name, fragment
+
+
+def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: dict[str, str]) -> None:
+    """Add a plugin's paths, components and tags to ``document``, in place.
+
+    Parameters
+    ----------
+    owners : dict
+        Place in the document to the plugin that put it there, for error messages. It is added to.
+    """
+    unknown = sorted(set(fragment) - {"paths", "components", "tags", "openapi", "info"})
+    if unknown:
+        raise SpecError(f"plugin {owner}: a fragment has paths, components and tags, not {', '.join(unknown)}")
+
+    def claim(place: str, taken: bool) -> None:
+        if taken:
+            raise SpecError(f"{place} is defined by both {owners.get(place, HOME)} and plugin {owner}")
+        owners[place] = f"plugin {owner}"
+
+    names = {operation.get("operationId") for _, _, operation in operations(document)}
+    paths = {_PARAMETER.sub("{}", path): path for path in document["paths"]}
+    for path, item in fragment.get("paths", {}).items():
+        if (twin := paths.setdefault(_PARAMETER.sub("{}", path), path)) != path:  # /x/{id} and /x/{name} are one path
+            side = owners.get(f"the path {twin}", HOME)
+            raise SpecError(f"the path {path} of plugin {owner} is the path {twin} of {side}")
+        if path not in document["paths"]:
+            owners[f"the path {path}"] = f"plugin {owner}"
+        target = document["paths"].setdefault(path, {})
+        for key, value in item.items():
+            claim(f"{key.upper()} {path}", key in target)
+            target[key] = with_text_keys(value)
+            if key in METHODS:
+                name = value.get("operationId")
+                if not name:
+                    raise SpecError(f"plugin {owner}: {key.upper()} {path} has no operationId")
+                claim(f"operationId {name!r}", name in names)
+                names.add(name)
+                target[key] |= {} if is_ours(owner) else {PLUGIN: owner}
+    for section, things in fragment.get("components", {}).items():
+        target = document.setdefault("components", {}).setdefault(section, {})
+        for name, thing in things.items():
+            claim(f"components.{section}.{name}", name in target)
+            target[name] = with_text_keys(thing)
+    tags = document.setdefault("tags", [])
+    for tag in fragment.get("tags", []):
+        claim(f"tag {tag['name']!r}", any(tag["name"] == known["name"] for known in tags))
+        tags.append(deepcopy(tag))
+
+
+def author(place: Sequence[Any], plugins: Plugins) -> str:
+    """Return who has put a place of the document there, as an error says it: a plugin, or our file."""
+    for name, fragment in _fragments(plugins):
+        part: Any = fragment
+        for word in list(place)[: 3 if place[0] == "components" else 2]:
+            part = part.get(word) if isinstance(part, Mapping) else None
+        if part is not None:
+            return f"plugin {name}"
+    return HOME
