@@ -77,28 +77,36 @@ def weights_of(logits, peak):
 
 
 @inline
-def sift(values, indices, root, n):
-    """Let a heap's root sink: least value first, of equals the highest index."""
-    value, index = values[root], indices[root]
-    while True:
-        child = 2 * root + 1
-        if child >= n:
-            break
-        other = child + 1
-        if other < n and (
-            values[other] < values[child] or (values[other] == values[child] and indices[other] > indices[child])
-        ):
-            child = other
-        if values[child] > value or (values[child] == value and indices[child] < index):
-            break
-        values[root], indices[root] = values[child], indices[child]
-        root = child
-    values[root], indices[root] = value, index
+def descending(values):
+    """Return the indices of all values in descending order, of equals the lower index first. A radix sort."""
+    n = len(values)
+    keys, order = np.empty(n, np.uint32), np.arange(n)
+    other_keys, other_order = np.empty(n, np.uint32), np.empty(n, np.int64)
+    bits = keys.view(np.int32)
+    floats = keys.view(np.float32)
+    for i in range(n):
+        floats[i] = values[i] if values[i] != ZERO else ZERO  # -0 is 0
+        if bits[i] >= 0:  # the larger, the smaller its key; a negative float's bits are in that order already
+            bits[i] ^= np.int32(0x7FFFFFFF)
+    for shift in range(0, 32, 8):
+        starts = np.zeros(257, np.int64)
+        for i in range(n):
+            starts[1 + ((keys[i] >> shift) & 255)] += 1
+        for i in range(256):
+            starts[i + 1] += starts[i]
+        for i in range(n):
+            digit = (keys[i] >> shift) & 255
+            at = starts[digit]
+            starts[digit] += 1
+            other_keys[at], other_order[at] = keys[i], order[i]
+        keys, other_keys = other_keys, keys
+        order, other_order = other_order, order
+    return order
 
 
 @inline
 def floor_of(values, n):
-    """Return a value that at least ``n`` of the values reach, and not many more."""
+    """Return a value that at least ``n`` of the values reach, and not many more exceed."""
     group = min(len(values) // (4 * n), LANES)
     if group < 2:
         return np.float32(-np.inf)
@@ -108,14 +116,7 @@ def floor_of(values, n):
         line = values[row * columns : (row + 1) * columns]
         for i in range(columns):
             peaks[i] = line[i] if line[i] > peaks[i] else peaks[i]
-    heap, indices = peaks[:n].copy(), np.zeros(n, np.int64)
-    for root in range(n // 2 - 1, -1, -1):
-        sift(heap, indices, root, n)
-    for i in range(n, columns):
-        if peaks[i] > heap[0]:
-            heap[0] = peaks[i]
-            sift(heap, indices, 0, n)
-    return heap[0]
+    return peaks[descending(peaks)[n - 1]]
 
 
 @inline
@@ -123,7 +124,7 @@ def best_of(values, n):
     """Return the indices of the ``n`` largest values, largest first, of equals the lower index first."""
     n = min(n, len(values))
     floor = floor_of(values, n)
-    heap, indices, filled = np.empty(n, np.float32), np.empty(n, np.int64), 0
+    found, count, ties = np.empty(len(values), np.int64), 0, 0
     for start in range(0, len(values), LANES):
         block = values[start : start + LANES]
         hits = 0
@@ -132,23 +133,17 @@ def best_of(values, n):
         if hits == 0:  # as it usually is
             continue
         for i in range(len(block)):
-            if filled == n:
-                if block[i] > heap[0]:
-                    heap[0], indices[0] = block[i], start + i
-                    sift(heap, indices, 0, n)
-            elif block[i] >= floor:
-                heap[filled], indices[filled] = block[i], start + i
-                filled += 1
-                if filled == n:
-                    for root in range(n // 2 - 1, -1, -1):
-                        sift(heap, indices, root, n)
-        if filled == n:
-            floor = heap[0]
-    for last in range(n - 1, 0, -1):
-        heap[0], heap[last] = heap[last], heap[0]
-        indices[0], indices[last] = indices[last], indices[0]
-        sift(heap, indices, 0, last)
-    return indices
+            if block[i] > floor or (block[i] == floor and ties < n):
+                ties += block[i] == floor
+                found[count] = start + i
+                count += 1
+    some = np.empty(count, np.float32)
+    for i in range(count):
+        some[i] = values[found[i]]
+    order = descending(some)[:n]
+    for i in range(n):
+        order[i] = found[order[i]]
+    return order
 
 
 @inline

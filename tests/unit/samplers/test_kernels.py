@@ -156,3 +156,17 @@ def test_logits_that_cannot_be_written_are_copied() -> None:
     kernel.apply(candidates)
     assert candidates.logits.tolist() == [0.0] * 9
     assert logits.tolist() == [1.0] * 9
+
+
+@pytest.mark.parametrize("n_allowed", [1, 10, 40, 41, 5000])
+@pytest.mark.parametrize("k", [1, 40, 1000])
+def test_top_k_of_a_vocabulary_of_which_a_grammar_forbids_most(n_allowed: int, k: int) -> None:
+    random = np.random.default_rng(n_allowed)
+    row = np.full(49_152, -np.inf, np.float32)
+    allowed = np.sort(random.permutation(len(row))[:n_allowed])
+    row[allowed] = random.integers(-3, 4, n_allowed) * np.float32(0.5)
+    candidates = Candidates(np.arange(len(row), dtype=np.int32), row.copy())
+    context = SamplerContext((), len(row), 100, ToyTokenizer())
+    SAMPLERS["top_k"].create({"top_k": k}, context).apply(candidates)
+    assert candidates.ids.tolist() == np.lexsort((np.arange(len(row)), -row))[:k].tolist()
+    assert candidates.logits.tolist() == row[candidates.ids].tolist()
