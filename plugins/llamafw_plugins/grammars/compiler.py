@@ -31,7 +31,7 @@ class Compiler:
 
     def __init__(self, kind: str, context: GrammarContext) -> None:
         self._kind, self.context = kind, context
-        self._tokenizer = _table(context.tokenizer)
+        self._tokenizer = table(context.tokenizer)
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()  # at their start
         self._lock = Lock()
 
@@ -130,7 +130,7 @@ class _Table:
         return self._tokenizer.encode(text.decode("utf-8") if isinstance(text, bytes) else text, parse_special=False)
 
 
-def _table(tokenizer: Tokenizer) -> LLTokenizer:
+def table(tokenizer: Tokenizer) -> LLTokenizer:
     """Return the table of a model's tokens; building it takes a fifth of a second, so it is done once."""
     if not tokenizer.eog:
         raise RequestError("a model without end-of-generation tokens cannot be held to a grammar")
