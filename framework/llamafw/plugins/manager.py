@@ -21,7 +21,7 @@ from llamafw import hookspecs
 from llamafw.errors import LlamafwError, PluginError, SettingsError
 from llamafw.plugins.blame import Blame, Place
 from llamafw.plugins.configuration import Given, check_names, check_schemas, file_names, values
-from llamafw.plugins.discovery import discover, distribution, full_name, import_named, names
+from llamafw.plugins.discovery import discover, import_named
 from llamafw.plugins.slow import AT_THE_START, Watch
 from llamafw.registry import Clash, Registry
 from llamafw.types import PluginInfo
@@ -85,19 +85,19 @@ class Plugins:
         self._strict, self._tolerant = strict, tolerant
         self._reported: set[str] = set()
         installed = discover()
-        known = {name for entry in installed for name in names(entry)}
+        known = {name for one in installed for name in one.names}
         extra, blocked = tuple(extra), set(block)
         _check_blocked(blocked, known.union(extra))
-        self._named = set(extra) | {full_name(entry) for entry in installed if names(entry) & set(extra)}
-        for entry in installed:
-            found = Found(full_name(entry), distribution(entry), entry.dist.version if entry.dist else "?")
-            self._load(found, entry.load, blocked=bool(blocked & names(entry)))
+        self._named = set(extra) | {one.name for one in installed if one.names & set(extra)}
+        for one in installed:
+            found = Found(one.name, one.distribution, one.version)
+            self._load(found, one.entry.load, blocked=bool(blocked & one.names))
         for name in extra:
             if name not in known and name not in self.found:
                 self._load(Found(name, name, "?"), partial(import_named, name), blocked=name in blocked)
-        aliases = {full_name(entry): names(entry) for entry in installed} | {name: file_names(name) for name in extra}
+        aliases = {one.name: one.names for one in installed} | {name: file_names(name) for name in extra}
         check_names(options, aliases)
-        self._configure({name: [one for one in options if one.plugin in also] for name, also in aliases.items()})
+        self._configure({name: [given for given in options if given.plugin in also] for name, also in aliases.items()})
         for registry in self.registries.values():
             self.fill(registry)
 

@@ -5,14 +5,14 @@ import json
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import Distribution, version
 from pathlib import Path
 
 import pytest
 
 from llamafw import API_VERSION
 from llamafw.errors import PluginError
-from llamafw.plugins import Plugins, discover, full_name
+from llamafw.plugins import Plugins, discover
 from llamafw.registry import Registry
 
 VERSION = version("llamafw")
@@ -156,8 +156,18 @@ def test_a_missing_file_is_said_so() -> None:
         Plugins(extra=["nowhere.py"])
 
 
+def test_finding_plugins_parses_no_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``Distribution.metadata`` does, each time that a name or a version is asked for."""
+
+    def metadata(self: Distribution) -> None:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(Distribution, "metadata", property(metadata))
+    assert {one.version for one in discover() if one.distribution == "llamafw"} == {VERSION}
+
+
 def test_every_built_in_package_is_an_entry_point() -> None:
-    names = {full_name(entry) for entry in discover()}
+    names = {one.name for one in discover()}
     expected = {"architectures", "chat_formats", "endpoints", "numba", "quants", "samplers", "tokenizers"}
     assert {f"llamafw:{name}" for name in expected} <= names
 
