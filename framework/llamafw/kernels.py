@@ -129,7 +129,7 @@ class Fused:
         if vocabulary is not None and whole:
             ids = vocabulary.room()
         elif vocabulary is None or not vocabulary.holds(ids):
-            ids = ids.copy()
+            ids = np.array(ids, np.int32)
         logits: Floats = np.require(candidates.logits, np.float32, ["C", "W"])
         state = self._state
         state[0], state[1], state[2] = candidates.sorted, 0, -1

@@ -122,12 +122,11 @@ class Chain:
                 continue
             try:
                 step.apply(candidates)
+                _check(candidates)
             except RequestError:
                 raise
             except Exception as exc:
                 raise SamplerError(names[0]) from exc
-            if not len(candidates.ids):
-                raise SamplerError(names[0]) from ValueError("it left no candidate")
         return draw(candidates, self._random), candidates
 
 
@@ -142,6 +141,17 @@ def _steps(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...
         else:
             steps += [((name,), sampler) for name, sampler in members]
     return steps
+
+
+def _check(candidates: Candidates) -> None:
+    """Raise ValueError if a sampler has left what compiled ones must not be given."""
+    ids, logits = candidates.ids, candidates.logits
+    if not ids.ndim == logits.ndim == 1 or len(ids) != len(logits):
+        raise ValueError(f"it left ids of shape {ids.shape} and logits of shape {logits.shape}")
+    if not len(ids):
+        raise ValueError("it left no candidate")
+    if not -np.inf < logits.max() < np.inf:
+        raise ValueError("it left scores that are not numbers")
 
 
 def draw(candidates: Candidates, random: np.random.Generator) -> int:

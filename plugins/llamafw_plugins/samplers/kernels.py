@@ -141,7 +141,7 @@ def best_of(values, n):
     for i in range(count):
         some[i] = values[found[i]]
     order = descending(some)[:n]
-    for i in range(n):
+    for i in range(len(order)):
         order[i] = found[order[i]]
     return order
 
@@ -157,7 +157,7 @@ def nucleus(values, weights, enough, at_least, strict):
     while True:  # usually few are enough, so look at all only if they are not
         order = best_of(values, n)
         total = 0.0
-        for i in range(n):
+        for i in range(len(order)):
             total += weights[order[i]]
             if total > enough or (total == enough and not strict):
                 return order[: max(i + 1, at_least)]
@@ -219,10 +219,10 @@ def top_k(logits, ids, ordered, options):
     k = int(options[0])
     if k >= len(logits):
         return len(logits)
-    if not ordered[0]:
-        take(logits, ids, best_of(logits, k))
-        ordered[0] = 1
-    return k
+    if ordered[0]:
+        return k
+    ordered[0] = 1
+    return take(logits, ids, best_of(logits, k))
 
 
 @compile_kernel
@@ -373,7 +373,7 @@ def penalties(logits, ids, ordered, options):
         counts[int(tokens[i, 0])] = tokens[i, 1]
     for i in range(n):
         token = ids[i]
-        if token != i and token < len(counts) and counts[token] > 0:
+        if token != i and 0 <= token < len(counts) and counts[token] > 0:
             value = logits[i] / repeat if logits[i] > ZERO else logits[i] * repeat
             logits[i] = np.float32(value - np.float32(counts[token] * frequency + presence))
     return n

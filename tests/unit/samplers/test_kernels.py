@@ -170,3 +170,41 @@ def test_top_k_of_a_vocabulary_of_which_a_grammar_forbids_most(n_allowed: int, k
     SAMPLERS["top_k"].create({"top_k": k}, context).apply(candidates)
     assert candidates.ids.tolist() == np.lexsort((np.arange(len(row)), -row))[:k].tolist()
     assert candidates.logits.tolist() == row[candidates.ids].tolist()
+
+
+class Careless:
+    """A sampler in Python that leaves what it should not."""
+
+    options: Any = {}
+    truncates = False
+
+    def __init__(self, ids: Any, logits: Any) -> None:
+        self.left = ids, logits
+
+    def create(self, options: Any, context: SamplerContext) -> Any:
+        return self
+
+    def apply(self, candidates: Candidates) -> None:
+        candidates.ids, candidates.logits = (np.array(one, np.float32) for one in self.left)
+
+    def accept(self, token: int) -> None:
+        """Remember nothing."""
+
+
+@pytest.mark.parametrize(
+    ("ids", "logits"),
+    [([1, 2], [1, np.nan]), ([1, 2], [1, np.inf]), ([1, 2], [-np.inf, -np.inf]), ([1], [1, 2]), ([], []), (1, 2),
+     ([[1], [2]], [[1], [2]])],
+)
+def test_no_kernel_sees_what_a_careless_sampler_leaves(ids: Any, logits: Any) -> None:
+    plugins = {**SAMPLERS, "careless": Careless(ids, logits)}
+    options = {"top_k": 1, "top_p": 0.5}
+    chain = build(GenerateRequest((), samplers=("careless", "top_k", "top_p"), options=options), 1, plugins, CONTEXT)
+    with pytest.raises(GenerationError, match="'careless'"):
+        chain.pick(Vocabulary(N), np.zeros(N, np.float32))
+
+
+def test_ids_of_another_type_are_converted() -> None:
+    plugins = {**SAMPLERS, "careless": Careless([7, 9], [1, 5])}
+    chain = build(GenerateRequest((), samplers=("careless", "top_k"), options={"top_k": 1}), 1, plugins, CONTEXT)
+    assert chain.pick(Vocabulary(N), np.zeros(N, np.float32))[0] == 9
