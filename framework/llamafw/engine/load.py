@@ -213,6 +213,8 @@ def system_prompt(text: str, tokenizer: Tokenizer) -> SystemPrompt:
 def default_grammar(settings: Settings) -> GrammarSource | None:
     """Return what requests are held to that say nothing of it: ``--grammar``, ``--grammar-file`` or ``-j``."""
     if settings.json_schema is not None:
+        if settings.grammar is not None or settings.grammar_file is not None:
+            raise SettingsError("either --json-schema or --grammar can be given, but not both")
         return GrammarSource("json_schema", settings.json_schema, "--json-schema")
     text = settings.grammar or ""
     if settings.grammar_file is not None:
