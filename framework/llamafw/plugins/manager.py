@@ -98,8 +98,8 @@ class Plugins:
         aliases = {one.name: one.names for one in installed} | {name: file_names(name) for name in extra}
         check_names(options, aliases)
         self._configure({name: [given for given in options if given.plugin in also] for name, also in aliases.items()})
-        for registry in self.registries.values():
-            self.fill(registry)
+        for kind in KINDS:
+            self.fill(self.registries[kind])
 
     @property
     def hook(self) -> Any:
@@ -130,6 +130,7 @@ class Plugins:
 
     def fill(self, registry: Registry, **context: Any) -> bool:
         """Call ``register_<kind>s`` of one plugin after another; return whether one of them had to be left out."""
+        self.registries[registry.kind] = registry
         whole = True
         for name, register in self.calls(f"register_{registry.kind}s"):
             found, begun = self.found[name], perf_counter()
@@ -211,7 +212,7 @@ class Plugins:
         if name is not None:
             return name
         source = getattr(error, "source", None)  # what failed, as it is registered
-        if source is not None and source[1] in self.registries[source[0]]:
+        if source is not None and source[1] in self.registries.get(source[0], ()):
             name = self.registries[source[0]].owner(source[1])
         else:
             name = self.blame.culprit(error)
@@ -306,12 +307,17 @@ class Plugins:
 
     def _check_hooks(self, plugin: Any) -> None:
         """Pluggy ignores a hook it does not know; a typing error would go unnoticed."""
-        known = [hook for hook in vars(self.hook) if not hook.startswith("_")]
+        known = {name: caller.spec for name, caller in vars(self.hook).items() if not name.startswith("_")}
         for attribute in dir(plugin):
-            if self.pm.parse_hookimpl_opts(plugin, attribute) is not None and attribute not in known:
+            marks = self.pm.parse_hookimpl_opts(plugin, attribute)
+            if marks is None:
+                continue
+            if attribute not in known:
                 near = get_close_matches(attribute, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise PluginError(f"it implements {attribute!r}, which is no hook of llamafw{hint}")
+            if (marks["wrapper"] or marks["hookwrapper"]) and not known[attribute].opts["firstresult"]:
+                raise PluginError(f"it wraps {attribute!r}, and only hooks that ask for one answer can be wrapped")
 
 
 def _check_blocked(blocked: set[str], known: set[str]) -> None:

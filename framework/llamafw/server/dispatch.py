@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llamafw.errors import GenerationError
 from llamafw.server.auth import USER
 from llamafw.server.disconnect import Disconnect
 from llamafw.server.responses import JSONResponse
@@ -50,4 +51,12 @@ class Dispatcher:
         elif isinstance(result, Response):
             await result(scope, receive, send)
         else:
-            await JSONResponse(result)(scope, receive, send)
+            await as_json(name, result)(scope, receive, send)
+
+
+def as_json(name: str, result: object) -> Response:
+    """Return what an endpoint returned as JSON; its fault if that cannot be, though none of its code raises it."""
+    try:
+        return JSONResponse(result)
+    except TypeError as error:
+        raise GenerationError("internal server error", source=("endpoint", name)) from error

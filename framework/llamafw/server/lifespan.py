@@ -76,7 +76,9 @@ class Loading:
         self.settled = True
         if model is None:
             known = isinstance(error, LlamafwError)
-            message = f"cannot load the model: {error if known else repr(error)}"
+            name = None if known or error is None else self.app.plugins.blamed(error, "startup")
+            whose = f", plugin {name} failed" if name else ""
+            message = f"cannot load the model{whose}: {error if known else repr(error)}"
             log.error("%s", message, exc_info=None if known else error)
             if self.app.settings.log_disable:  # somebody must say why nothing runs
                 print(f"llamafw: {message}", file=sys.stderr, flush=True)

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamafw import PluginError, Settings, SettingsError
+from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.plugins import Plugins, slow
 from llamafw.server.app import build
 from support import api
@@ -125,7 +128,44 @@ def test_two_that_want_the_same_name_end_the_start(site: Site) -> None:
     assert Plugins(tolerant=True).found["llamafw-b:b"].state == "failed"
 
 
+def test_flags_that_fail_are_left_out_too(site: Site) -> None:
+    name = site.install("llamafw-bad", HEAD + SAMPLER + hook("add_options", "parser"))
+    plugins = Plugins()
+    assert not plugin_flags(plugins)
+    assert (plugins.found[name].state, "bad" in plugins.registry("sampler")) == ("failed", False)
+    assert plugins.blame.failures == {(name, "startup"): 1}
+
+
+def test_a_command_goes_on_without_it_and_says_so(site: Site) -> None:
+    name = site.install("llamafw-bad", "1 / 0")
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        environ = {"PYTHONPATH": str(site.folder)}
+        return subprocess.run([sys.executable, "-m", "llamafw", "spec", *argv], capture_output=True, text=True,
+                              check=False, env=environ)  # fmt: skip
+
+    done = run()
+    assert (done.returncode, "openapi: 3.0.3" in done.stdout) == (0, True)
+    assert f"left out: plugin {name} cannot be loaded: ZeroDivisionError" in done.stderr
+    for argv in (("--plugin-strict",), ("--plugin", "bad")):
+        done = run(*argv)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"llamafw: plugin {name} cannot be loaded: ZeroDivisionError")
+    assert run("--no-plugin", "bad").stderr == ""
+
+
 # --- while a model loads
+
+
+async def test_a_factory_that_fails_is_named(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = site.install("llamafw-bad", HEAD + "def make(context): 1 / 0\n" + hook(
+        "register_backends", "register", "register('bad', make)"))
+    with pytest.raises(ZeroDivisionError):
+        async with serve(backend="bad"):
+            pass
+    assert f"cannot load the model, plugin {name} failed: ZeroDivisionError" in caplog.text
 
 
 async def test_a_plugin_that_fails_while_a_model_loads_is_asked_no_more(
@@ -236,6 +276,59 @@ async def test_a_sampler_that_fails_fails_its_own_request(
         assert {response.json()["content"] for response in others} == {fine.json()["content"]}
         assert await failures(client) == {(name, "request" if where == "create" else "token"): 1}
     assert f"in plugin {name}" in caplog.text
+
+
+BACKEND = """
+from llamafw.testing.backend import DeterministicBackend
+
+class Bad(DeterministicBackend):
+    def forward(self, batch):
+        if len(batch.positions) and batch.positions[-1] > 20: raise MemoryError("secret")
+        return super().forward(batch)
+
+@hookimpl
+def register_backends(register): register("bad", Bad)
+"""
+
+
+async def test_a_backend_that_fails_fails_the_request_at_fault(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = site.install("llamafw-bad", HEAD + BACKEND)
+    async with serve(backend="bad", metrics=True, parallel=3) as client:
+        bodies = [{**BODY, "ignore_eos": True, "n_predict": n} for n in (4, 60, 4)]
+        fine, bad, too = await asyncio.gather(*(client.post("/completion", json=body) for body in bodies))
+        assert told(bad, name) == "the model failed"
+        assert fine.json()["content"] == too.json()["content"]
+        assert await failures(client) == {(name, "token"): 1}
+    assert f"in plugin {name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ("class Bad:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n"
+         + hook("choose_chat_format", "model", "return Bad()")),
+        ("class Bad:\n    def compile(self, source): 1 / 0\n"
+         + hook("register_grammars", "register", "register('bad', lambda context: Bad())")
+         + "from dataclasses import replace\nfrom llamafw import GrammarSource\n@hookimpl(wrapper=True)\n"
+         "def prepare_request(body):\n    return replace((yield), grammar=GrammarSource('bad', 'x'))\n"),
+        ("class Bad:\n    ended = False\n    def accept(self, token): 1 / 0\n    def mask(self, logits): 1 / 0\n"
+         "class Makes:\n    def compile(self, source): return Bad()\n"
+         + hook("register_grammars", "register", "register('bad', lambda context: Makes())")
+         + "from dataclasses import replace\nfrom llamafw import GrammarSource\n@hookimpl(wrapper=True)\n"
+         "def prepare_request(body):\n    return replace((yield), grammar=GrammarSource('bad', 'x'))\n"),
+    ],
+    ids=["chat format", "compiler", "grammar"],
+)  # fmt: skip
+async def test_other_things_that_fail_are_put_down_to_their_plugin(
+    site: Site, serve: Callable[..., Any], code: str
+) -> None:
+    name = site.install("llamafw-bad", HEAD + code)
+    async with serve() as client:
+        messages = [{"role": "user", "content": "Hello"}]
+        told(await client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 2}), name)
+        assert (await client.get("/health")).status_code == 200
 
 
 async def test_in_a_stream_the_error_is_the_last_event(site: Site, serve: Callable[..., Any]) -> None:

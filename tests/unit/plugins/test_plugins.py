@@ -14,6 +14,7 @@ from llamafw import API_VERSION
 from llamafw.errors import PluginError
 from llamafw.plugins import Plugins, discover
 from llamafw.registry import Registry
+from support.distributions import Site
 
 VERSION = version("llamafw")
 GOOD = """
@@ -45,6 +46,22 @@ def test_built_ins_come_first_and_register() -> None:
     assert "numba" in plugins.registry("backend")
     assert {"gpt2", "llama"} <= set(plugins.registry("tokenizer"))
     assert plugins.found["llamafw:samplers"].registered["sampler"]
+
+
+def test_they_are_loaded_ours_first_then_by_name_then_as_they_were_given(site: Site, tmp_path: Path) -> None:
+    """And those that want to give the one answer are asked the other way round, ours last."""
+    code = "from llamafw import hookimpl\n@hookimpl\ndef choose_backend(): return asked.append({0!r})\nasked = []\n"
+    names = [site.install(f"llamafw-{name}", code.format(name)) for name in ("zebra", "ant")]
+    files = [write(tmp_path / f"{name}.py", code.format(name)) for name in ("y", "b")]
+    plugins = Plugins(extra=files)
+    assert [name for name in plugins.found if not name.startswith("llamafw:")] == [*sorted(names), *files]
+    for name in plugins.found:
+        plugin = plugins.pm.get_plugin(name)
+        if hasattr(plugin, "asked"):
+            plugin.asked = order = getattr(plugins, "order", [])
+            plugins.order = order  # type: ignore[attr-defined]  # the test's
+    assert plugins.first("choose_backend", model=None, settings=None) is None
+    assert order == ["b", "y", "zebra", "ant"]
 
 
 def test_a_file_is_a_plugin(tmp_path: Path) -> None:
@@ -79,6 +96,8 @@ def test_leaving_out_what_is_not_there_is_an_error() -> None:
         (GOOD.replace('"twice"', '"top_k"'), "registered by both llamafw:samplers and"),
         (GOOD.replace("register(\"twice\", Twice)", "1 / 0"), "failed in register_samplers"),
         (GOOD.replace("(register)", "(register, wrong)"), "wrong"),
+        (GOOD.replace("@hookimpl", "@hookimpl(wrapper=True)").replace("register(", "yield; register("),
+         "it wraps 'register_samplers', and only hooks that ask for one answer can be wrapped"),
     ],
 )
 def test_a_broken_plugin_is_named_with_the_way_out(tmp_path: Path, text: str, message: str) -> None:

@@ -177,7 +177,7 @@ async def test_errors_of_endpoints(client: httpx.AsyncClient, caplog: pytest.Log
 
 
 @pytest.mark.inventory("H-09")
-@pytest.mark.parametrize(("how", "type"), [("secret", "plugin_error"), ("unwritable", "server_error")])
+@pytest.mark.parametrize(("how", "type"), [("secret", "plugin_error"), ("unwritable", "plugin_error")])
 async def test_our_own_failures_are_logged_not_told(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, how: str, type: str
 ) -> None:
