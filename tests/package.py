@@ -10,6 +10,8 @@ import venv
 import zipfile
 from pathlib import Path
 
+from llamafw.cli.new import KINDS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -30,7 +32,8 @@ def main() -> None:
         (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
         names = zipfile.ZipFile(wheel).namelist()
         packages = "llamafw", "llamafw_plugins", "llamafw_backends"
-        for name in ("llamafw/openapi.yaml", *(f"{package}/py.typed" for package in packages)):
+        contract = (f"llamafw/testing/contract/{name}" for name in ("hooks.py", "schemathesis.toml"))
+        for name in ("llamafw/openapi.yaml", *contract, *(f"{package}/py.typed" for package in packages)):
             assert name in names, f"{name} is not in the wheel"
         strange = [name for name in names if not name.startswith((*packages, "llamafw-"))]
         assert not strange, f"the wheel holds {strange}"
@@ -42,6 +45,15 @@ def main() -> None:
         print(run(scripts / "llamafw", "version"), end="")
         assert "llamafw:numba" in run(scripts / "llamafw", "plugins")
         assert "openapi: 3.0.3" in run(scripts / "llamafw", "spec")
+        for kind in KINDS:
+            project = folder / f"new-{kind}"
+            run(scripts / "llamafw", "plugin", "new", kind, f"new-{kind}", "--folder", project)
+            (module,) = project.glob("llamafw_*.py")
+            assert module.name in run(scripts / "llamafw", "plugins", "--plugin", module)
+        for command in ("plugin check llamafw", "contract-test"):
+            done = subprocess.run([scripts / "llamafw", *command.split()], check=False, capture_output=True, text=True)
+            assert done.returncode == 1, command
+            assert done.stderr.endswith("pip install 'llamafw[test]'\n"), done.stderr
     print("package: wheel and sdist are sound, and install without a compiler")
 
 

@@ -10,6 +10,7 @@ from llamafw.testing.conformance import (
     ChatFormatConformance,
     EndpointConformance,
     GrammarConformance,
+    PluginConformance,
     QuantConformance,
     SamplerConformance,
     TokenizerConformance,
@@ -22,6 +23,10 @@ PLUGINS = Plugins()
 def suite(base: type, **attributes: Any) -> list[type]:
     """One subclass for each thing of the kind that is registered."""
     return [type(f"Test_{name}", (base,), {"name": name, **attributes}) for name in PLUGINS.registry(base.kind)]
+
+
+class TestPlugins(PluginConformance):
+    name = "llamafw"
 
 
 class TestNumba(BackendConformance):

@@ -91,6 +91,14 @@ def test_a_sampler_with_dice_of_its_own() -> None:
     broken("token 0 had other candidates", made.test_the_same_request_draws_the_same)
 
 
+def test_a_sampler_that_moves_on_by_itself() -> None:
+    def apply(self: Any, candidates: Any) -> None:
+        self.n = getattr(self, "n", 0) + 1
+        candidates.logits[self.n] = 9
+
+    broken("each token drawn twice", sampler(apply=apply).test_a_token_that_is_drawn_again_has_the_same_candidates)
+
+
 def test_a_sampler_whose_requests_share_their_state() -> None:
     seen: list[int] = []
 

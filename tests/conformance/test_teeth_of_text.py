@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from llamafw import ModelError, RequestError
 from llamafw.testing.conformance import (
     ArchitectureConformance,
+    AuthenticatorConformance,
     ChatFormatConformance,
     GrammarConformance,
     PluginConformance,
@@ -194,3 +196,27 @@ def test_numbers_are_compared_to_the_bit() -> None:
 
     broken("1 of 2 numbers differ, by up to 1", same, np.array([1.0, 2.0]), np.array([1.0, 3.0]), "x")
     broken("the shape is", same, np.zeros(2), np.zeros(3), "x")
+
+
+async def test_authenticators(serve: Any, tmp_path: Path) -> None:
+    (tmp_path / "lax.py").write_text(
+        "from llamafw import User, hookimpl\n"
+        "class Lax:\n"
+        "    async def authenticate(self, credentials):\n"
+        "        return User('x') if any(key.lower().startswith('key') for key in credentials.keys) else None\n"
+        "@hookimpl\ndef register_authenticators(register, app): register('lax', Lax())\n"
+    )
+    made = suite(
+        AuthenticatorConformance, None, name="lax", plugins=(str(tmp_path / "lax.py"),),
+        settings=lambda self, folder: {}, headers=lambda self, folder: {"X-Api-Key": "key-of-alice"},
+    )  # fmt: skip
+    await made.test_who_is_known_gets_in(serve, tmp_path)
+    for test, message in (
+        (made.test_a_key_that_is_a_little_wrong_is_refused(serve, tmp_path), "X-Api-Key: 'key-of-alic' is 200"),
+        (made.test_a_server_that_it_was_not_asked_to_guard_is_open(serve), "without a key is 401"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            await test
+    made.headers = lambda folder: {"X-Api-Key": "other"}
+    with pytest.raises(AssertionError, match=r"twenty requests of a user at once are \[401\]"):
+        await made.test_who_is_known_gets_in(serve, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from llamafw_choice import Compiler
 
 from llamafw import GrammarContext, RequestError
-from llamafw.testing.conformance import GrammarConformance
+from llamafw.testing.conformance import GrammarConformance, PluginConformance
 
 PIECES = [b"", b"y", b"e", b"s", b"no", b"n", b"ye", b"yes", b"yesno", b"\xc3", b"\xa9", b"n\xc3"]
 
@@ -79,3 +79,7 @@ async def test_a_server_answers_with_one_of_them(serve: Any) -> None:
 class TestChoice(GrammarConformance):
     name = "choice"
     sources = ('["yes", "no", "né €"]', '["a", "ab", "abc"]')
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-choice"

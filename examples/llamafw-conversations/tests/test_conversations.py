@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from llamafw.testing.conformance import EndpointConformance
+from llamafw.testing.conformance import EndpointConformance, PluginConformance
 
 TURN = {"content": "Name three colours.", "max_tokens": 6, "seed": 1, "ignore_eos": True}
 
@@ -85,4 +85,8 @@ async def test_a_client_that_goes_leaves_nothing_behind(serve_http: Any) -> None
 
 
 class TestConversations(EndpointConformance):
+    name = "llamafw-conversations"
+
+
+class TestPlugin(PluginConformance):
     name = "llamafw-conversations"

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from llamafw.testing.conformance import PluginConformance
+
 
 async def test_the_page_and_its_files_are_served_without_a_key(serve: Any) -> None:
     async with serve(api_key=("secret",)) as client:
@@ -26,3 +28,7 @@ async def test_the_server_says_what_the_page_shows(serve: Any) -> None:
         assert used >= {"id", "state", "n_past"}
         assert used <= set(slots[0])
         assert any(slot["next_token"]["n_decoded"] == 3 for slot in slots)
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-dashboard"

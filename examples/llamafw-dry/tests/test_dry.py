@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llamafw_dry import Dry
 
 from llamafw import Candidates
+from llamafw.testing.conformance import PluginConformance, SamplerConformance
 
 PIECES = [b"a", b"b", b"ab", b"\n", b"x\ny", b"c", b"ca", b""]
 TOKENIZER: Any = SimpleNamespace(piece=lambda token, special=False: PIECES[token])
@@ -131,3 +132,12 @@ async def test_a_server_applies_it_and_checks_its_options(serve: Any) -> None:
         assert found[2] == pytest.approx(found[0], rel=1e-3)
         error = (await client.post("/completion", json={**body, "dry_sequence_breakers": ["a", ""]})).json()["error"]
         assert (error["code"], error["param"]) == (400, "dry_sequence_breakers.1")
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-dry"
+
+
+class TestSampler(SamplerConformance):
+    name = "dry"
+    examples = ({"dry_multiplier": 0.8},)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamafw_keys import main
+from llamafw_keys import hashed, main, write
 
 from llamafw import SettingsError
+from llamafw.testing.conformance import AuthenticatorConformance, PluginConformance
 
 BODY = {"content": "Hello"}
 
@@ -64,3 +65,18 @@ async def test_a_file_that_is_wrong_ends_the_start(serve: Any, tmp_path: Path) -
         with pytest.raises(SettingsError, match=message):
             async with serve(extra={"keys": str(tmp_path / name)}):
                 pass
+
+
+class TestKeys(AuthenticatorConformance):
+    name = "llamafw-keys"
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        write(folder / "users.txt", {"alice": hashed("key-of-alice")})
+        return {"extra": {"keys": str(folder / "users.txt")}}
+
+    def headers(self, folder: Path) -> dict[str, str]:
+        return {"Authorization": "Bearer key-of-alice"}
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-keys"

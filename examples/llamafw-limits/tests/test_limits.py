@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from llamafw.testing.conformance import PluginConformance
+
 BODY = {"prompt": "Hello", "ignore_eos": True, "seed": 1}
 
 
@@ -26,3 +28,7 @@ async def test_time_is_limited(serve: Any) -> None:
 async def test_without_flags_nothing_changes(serve: Any) -> None:
     async with serve() as client:
         assert (await client.post("/completion", json={**BODY, "n_predict": 40})).json()["tokens_predicted"] == 40
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-limits"

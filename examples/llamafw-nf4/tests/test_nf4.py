@@ -10,7 +10,7 @@ from gguf import GGUFReader
 from llamafw_nf4 import BLOCK, LEVELS, NF4, main, quantize
 
 from llamafw import ModelError
-from llamafw.testing.conformance import QuantConformance
+from llamafw.testing.conformance import PluginConformance, QuantConformance
 
 
 def test_the_levels_are_the_quantiles_that_the_paper_asks_for() -> None:
@@ -76,3 +76,7 @@ class TestNF4(QuantConformance):
     def reference(self, blocks: Any) -> Any:
         weights = [unpacked(block) for block in blocks]
         return np.array(weights)
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-nf4"

@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
-from llamafw.testing.conformance import BackendConformance
+from llamafw.testing.conformance import BackendConformance, PluginConformance
 
 BODY = {"prompt": "Hello in the nation", "n_predict": 6, "temperature": 0, "n_probs": 20, "ignore_eos": True}
 N_HEAD, N_KV, SIZE = 4, 2, 16
@@ -92,3 +92,7 @@ async def test_a_state_comes_back_as_it_was(serve: Any) -> None:
 class TestNumpy(BackendConformance):
     name = "numpy"
     tolerance = 1e-4
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-numpy"

@@ -6,7 +6,7 @@ import pytest
 from llamafw_openchat import OpenChat
 
 from llamafw import ChatContext, RequestError
-from llamafw.testing.conformance import ChatFormatConformance
+from llamafw.testing.conformance import ChatFormatConformance, PluginConformance
 
 HELLO = [
     {"role": "user", "content": "Hello"},
@@ -41,3 +41,7 @@ async def test_a_server_uses_it_and_takes_the_mode(serve: Any) -> None:
 
 class TestOpenChat(ChatFormatConformance):
     name = "openchat"
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-openchat"

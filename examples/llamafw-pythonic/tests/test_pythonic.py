@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from llamafw_pythonic import Pythonic
 
-from llamafw.testing.conformance import ToolParserConformance
+from llamafw.testing.conformance import PluginConformance, ToolParserConformance
 
 CALLS = [("get_weather", {"city": 'Pa"ri]s', "days": -3, "units": ["C", None, True]}), ("get-time", {})]
 ANSWER = """[get_weather(city='Pa"ri]s', days=-3, units=["C", null, True]), get-time()]"""
@@ -94,3 +94,7 @@ async def test_a_server_requires_a_call_and_reads_it(serve: Any, stream: bool) -
 
 class TestPythonic(ToolParserConformance):
     name = "pythonic"
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-pythonic"

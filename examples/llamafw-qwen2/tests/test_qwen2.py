@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from llamafw.testing.conformance import ArchitectureConformance
+from llamafw.testing.conformance import ArchitectureConformance, PluginConformance
 
 N_EMBD, N_HEAD, N_KV, SIZE = 64, 4, 2, 16
 KEYS = {
@@ -105,3 +105,7 @@ class TestQwen2(ArchitectureConformance):
 
     def write(self, write_model: Any) -> Path:
         return tiny_qwen2(write_model)
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-qwen2"

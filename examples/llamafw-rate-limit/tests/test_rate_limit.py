@@ -6,6 +6,7 @@ import pytest
 from llamafw_rate_limit import RateLimit
 
 from llamafw import TooManyRequests
+from llamafw.testing.conformance import PluginConformance
 
 
 def test_a_bucket_fills_at_an_even_rate() -> None:
@@ -42,3 +43,7 @@ async def test_a_server_refuses_the_third(serve: Any) -> None:
         ).status_code == 200
     async with serve() as client:  # without the flag there is no limit
         assert {(await client.post("/tokenize", json={"content": "a"})).status_code for _ in range(30)} == {200}
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-rate-limit"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from llamafw.testing.conformance import PluginConformance
+
 BODY = {"prompt": "Hello nation", "n_predict": 12, "temperature": 0.7, "seed": 3, "top_k": 40}
 CHAIN = {"samplers": ["temperature"]}
 REMOTE = {"remote_key": "secret", "remote_model": None, "remote_fields": "temperature,top_p"}
@@ -39,3 +41,7 @@ async def test_a_server_that_is_gone_is_a_503(serve: Any) -> None:
         assert "does not answer" in response.json()["error"]["message"]
         stream = await client.post("/completion", json={**BODY, "stream": True})
         assert stream.status_code == 503
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-remote"

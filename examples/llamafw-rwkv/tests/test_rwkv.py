@@ -7,7 +7,7 @@ import pytest
 from llamafw_rwkv import make
 
 from llamafw import ModelError
-from llamafw.testing.conformance import TokenizerConformance
+from llamafw.testing.conformance import PluginConformance, TokenizerConformance
 
 WORDS = [
     "Hello",
@@ -86,3 +86,7 @@ async def test_a_server_speaks_it(serve: Any, write_model: Any) -> None:
 class TestRwkv(TokenizerConformance):
     name = "rwkv"
     metadata = METADATA
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-rwkv"

@@ -12,7 +12,7 @@ from llamafw_safetensors import GLOBAL, LAYER, open_folder, rope_factors
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from llamafw import ModelError
-from llamafw.testing.conformance import WeightsConformance
+from llamafw.testing.conformance import PluginConformance, WeightsConformance
 
 N_HEAD, N_KV = 4, 2
 CONFIG = {
@@ -137,3 +137,7 @@ class TestSafetensors(WeightsConformance):
 
     def write(self, folder: Path, gguf: Path) -> Path:
         return as_folder(gguf, folder)
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-safetensors"

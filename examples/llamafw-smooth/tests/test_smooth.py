@@ -6,7 +6,7 @@ import numpy as np
 from llamafw_smooth import Smooth
 
 from llamafw import Candidates
-from llamafw.testing.conformance import SamplerConformance
+from llamafw.testing.conformance import PluginConformance, SamplerConformance
 
 
 def test_logits_fall_off_with_the_square() -> None:
@@ -45,3 +45,7 @@ async def test_a_server_applies_it_and_checks_its_option(serve: Any) -> None:
 class TestSmooth(SamplerConformance):
     name = "smooth"
     examples = ({"smoothing_factor": 0.3}, {"smoothing_factor": 100})
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-smooth"

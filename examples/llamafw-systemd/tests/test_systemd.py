@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from llamafw.testing.conformance import PluginConformance
+
 
 async def test_systemd_hears_of_start_and_end(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -23,3 +25,7 @@ async def test_a_server_starts_without_it(serve: Any, tmp_path: Path, monkeypatc
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         async with serve() as client:
             assert (await client.get("/health")).status_code == 200
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-systemd"

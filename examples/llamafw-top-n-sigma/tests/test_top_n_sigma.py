@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llamafw_top_n_sigma import TopNSigma
 
 from llamafw import Candidates
+from llamafw.testing.conformance import PluginConformance, SamplerConformance
 
 scores = st.lists(st.one_of(st.integers(-9, 9).map(float), st.just(-math.inf)), min_size=1, max_size=80)
 
@@ -57,3 +58,12 @@ async def test_a_server_applies_it_and_checks_its_option(serve: Any) -> None:
         assert 0 < len(found[1]) < len(found[0])
         error = (await client.post("/completion", json={**body, "top_n_sigma": "x"})).json()["error"]
         assert (error["code"], error["param"]) == (400, "top_n_sigma")
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-top-n-sigma"
+
+
+class TestSampler(SamplerConformance):
+    name = "top_n_sigma"
+    examples = ({"top_n_sigma": 1},)

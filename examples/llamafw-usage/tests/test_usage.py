@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from llamafw_usage.command import main
 
-from llamafw.testing.conformance import EndpointConformance
+from llamafw.testing.conformance import EndpointConformance, PluginConformance
 
 BODY = {"prompt": "Hello", "ignore_eos": True, "seed": 1, "n_predict": 5, "cache_prompt": False}
 ALICE, BOB = {"Authorization": "Bearer alice"}, {"X-Api-Key": "bob"}
@@ -45,3 +45,7 @@ class TestUsage(EndpointConformance):
 
     def settings(self, folder: Path) -> dict[str, Any]:
         return {"extra": {"usage_db": str(folder / "usage.db")}}
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-usage"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llamafw_xtc import Xtc
 
 from llamafw import Candidates
+from llamafw.testing.conformance import PluginConformance, SamplerConformance
 
 
 def left(sampler: Xtc, row: list[float], *, ordered: bool = False) -> list[int]:
@@ -80,3 +81,12 @@ async def test_a_server_applies_it_and_checks_its_options(serve: Any) -> None:
         assert greedy[0] != greedy[1]
         error = (await client.post("/completion", json={**body, "xtc_probability": 1.5})).json()["error"]
         assert (error["code"], error["param"]) == (400, "xtc_probability")
+
+
+class TestPlugin(PluginConformance):
+    name = "llamafw-xtc"
+
+
+class TestSampler(SamplerConformance):
+    name = "xtc"
+    examples = ({"xtc_probability": 0.5}, {"xtc_probability": 1, "xtc_threshold": 0})

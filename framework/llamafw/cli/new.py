@@ -34,11 +34,15 @@ KINDS = {
     "engine": "answers for models that run elsewhere",
     "endpoint": "an operation of the API",
     "pages": "pages and files beside the API",
-    "asgi": "around the whole server: headers, limits, keys",
+    "authenticator": "knows who may call",
+    "asgi": "around the whole server: headers, limits",
     "request": "a rule for every request",
     "events": "hears what happens",
     "command": "a command of llamafw",
 }
+CLASSES = ("authenticator", "events")
+"""Kinds that remember something: the entry point is a class, of which one is made."""
+
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MOST = 40  # characters of a name
 
@@ -91,7 +95,7 @@ def distribution(kind: str, name: str) -> dict[str, str]:
         "year": str(date.today().year),
         "test": f"tests/test_{name.replace('-', '_')}.py",
     }
-    words["entry"] = f"{words['module']}:{words['Class']}" if kind == "events" else words["module"]
+    words["entry"] = f"{words['module']}:{words['Class']}" if kind in CLASSES else words["module"]
     for part in ("about.md", "usage.sh"):
         words[part.partition(".")[0]] = _fill(kind, part, words).rstrip("\n")
     return {

@@ -26,7 +26,7 @@ from llamafw.testing.conformance.suites import suites
 globals().update(suites({names!r}, {plugins!r}))
 """
 OWN = "its own tests"
-WHOLE = ("plugin", "endpoint", "weights")  # kinds of which a plugin has one
+WHOLE = ("plugin", "authenticator", "endpoint", "weights")  # kinds of which a plugin has one
 
 Key = tuple[str, str]
 """Kind and name of a thing that is tested; `OWN` for a plugin's other tests."""

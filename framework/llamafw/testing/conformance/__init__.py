@@ -11,6 +11,7 @@ Each test's name says what is promised, and its message what was found instead. 
 kind have in common; that yours computes the right thing is for your own tests to say.
 """
 from llamafw.testing.conformance.architecture import ArchitectureConformance
+from llamafw.testing.conformance.authenticator import AuthenticatorConformance
 from llamafw.testing.conformance.backend import BackendConformance
 from llamafw.testing.conformance.chat_format import ChatFormatConformance
 from llamafw.testing.conformance.endpoint import EndpointConformance
@@ -24,6 +25,7 @@ from llamafw.testing.conformance.weights import WeightsConformance
 
 __all__ = [
     "ArchitectureConformance",
+    "AuthenticatorConformance",
     "BackendConformance",
     "ChatFormatConformance",
     "EndpointConformance",

@@ -75,6 +75,12 @@ class SamplerConformance(Conformance):
             first, second = (list(self.run(self.make(options))) for _ in range(2))
             self.check_equal(first, second, f"with {options}, made twice and run alike")
 
+    def test_a_token_that_is_drawn_again_has_the_same_candidates(self) -> None:
+        """A grammar may refuse what was drawn: then the chain runs once more, and only then a token is accepted."""
+        for options in self.some_options():
+            once, twice = list(self.run(self.make(options))), list(self.run(self.make(options), again=True))
+            self.check_equal(once, twice, f"with {options}, each token drawn twice")
+
     def test_requests_do_not_see_one_another(self) -> None:
         for options in self.some_options():
             alone = list(self.run(self.make(options)))
@@ -130,14 +136,16 @@ class SamplerConformance(Conformance):
             if (sampler := self.make(options)) is not None:
                 yield options, sampler
 
-    def run(self, sampler: Sampler | None, seed: int = 0) -> Iterator[Candidates]:
+    def run(self, sampler: Sampler | None, seed: int = 0, again: bool = False) -> Iterator[Candidates]:
         """Yield what a sampler leaves of random candidates, token after token; the likeliest is drawn."""
         assert sampler is not None
         rng = np.random.default_rng(seed)
         for _ in range(8):
-            candidates = every_token(rng.normal(0, 3, tokenizer().n_vocab))
-            with np.errstate(all="ignore"):
-                sampler.apply(candidates)
+            logits = rng.normal(0, 3, tokenizer().n_vocab)
+            for _ in range(2 if again else 1):
+                candidates = every_token(logits)
+                with np.errstate(all="ignore"):
+                    sampler.apply(candidates)
             yield Candidates(candidates.ids.copy(), candidates.logits.copy())
             sampler.accept(int(candidates.ids[candidates.logits.argmax()]))
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from llamafw.plugins import Found
 from llamafw.testing.conformance.architecture import ArchitectureConformance
+from llamafw.testing.conformance.authenticator import AuthenticatorConformance
 from llamafw.testing.conformance.backend import BackendConformance
 from llamafw.testing.conformance.base import Conformance, load
 from llamafw.testing.conformance.chat_format import ChatFormatConformance
@@ -27,7 +28,11 @@ BY_KIND: dict[str, type[Conformance]] = {
 }  # fmt: skip
 """For what is registered by name."""
 
-BY_HOOK: dict[str, type[Conformance]] = {"register_endpoints": EndpointConformance, "open_model": WeightsConformance}
+BY_HOOK: dict[str, type[Conformance]] = {
+    "register_authenticators": AuthenticatorConformance,
+    "register_endpoints": EndpointConformance,
+    "open_model": WeightsConformance,
+}
 """For what a plugin as a whole does."""
 
 
