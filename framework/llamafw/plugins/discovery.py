@@ -53,6 +53,11 @@ def _identity(dist: Distribution) -> tuple[str, str]:
     return fields.get("Name") or dist.name, fields.get("Version") or dist.version
 
 
+def shown(name: str) -> str:
+    """Return a plugin's name for clients: of a file given to ``--plugin``, where it lies is none of their business."""
+    return Path(name).name if name.endswith(".py") else name
+
+
 def import_named(name: str) -> Any:
     """Return the module ``name``, or that of a ``.py`` file."""
     if not name.endswith(".py"):

@@ -10,7 +10,7 @@ import orjson
 from llamafw.engine.load import system_prompt
 from llamafw.errors import NotSupported, Unavailable
 from llamafw.interfaces import SamplerPlugin
-from llamafw.plugins import Plugins
+from llamafw.plugins import Plugins, shown
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import GenerateRequest, PluginInfo
@@ -34,12 +34,13 @@ class App:
     @property
     def installed(self) -> Sequence[PluginInfo]:
         """Every plugin that was found, in the order in which they were loaded."""
-        return self.plugins.listing()
+        return [replace(info, name=shown(info.name), distribution=shown(info.distribution))
+                for info in self.plugins.listing()]
 
     @property
     def failures(self) -> Mapping[tuple[str, str], int]:
         """How often plugins have failed since the start, by plugin and place."""
-        return self.plugins.blame.failures
+        return {(shown(name), place): n for (name, place), n in self.plugins.blame.failures.items()}
 
     @property
     def loaded(self) -> LoadedModel:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw.errors import RequestError
 from llamafw.hookspecs import NAME
-from llamafw.plugins import Plugins
+from llamafw.plugins import Plugins, shown
 from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
@@ -95,7 +95,7 @@ def _put_down(error: BaseException, problem: Problem, plugins: Plugins) -> Probl
     name = plugins.blamed(error, "request")
     if name is None or name.startswith(f"{NAME}:"):
         return problem
-    return replace(problem, type=PLUGIN_ERROR, extra={**problem.extra, "plugin": name})
+    return replace(problem, type=PLUGIN_ERROR, extra={**problem.extra, "plugin": shown(name)})
 
 
 def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:

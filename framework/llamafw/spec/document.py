@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from llamafw.errors import SpecError
-from llamafw.plugins import Plugins
+from llamafw.plugins import Plugins, shown
 from llamafw.settings import Settings
 from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults
 from llamafw.spec.operations import HOME, METHODS, PLUGIN, Document, is_ours, operations
@@ -130,7 +130,7 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
                     raise SpecError(f"plugin {owner}: {key.upper()} {path} has no operationId")
                 claim(f"operationId {name!r}", name in names)
                 names.add(name)
-                target[key] |= {} if is_ours(owner) else {PLUGIN: owner}
+                target[key] |= {} if is_ours(owner) else {PLUGIN: shown(owner)}
     for section, things in fragment.get("components", {}).items():
         target = document.setdefault("components", {}).setdefault(section, {})
         for name, thing in things.items():

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema_rs
 
 from llamafw.errors import SettingsError, SpecError
+from llamafw.plugins import shown
 from llamafw.registry import Registry
 from llamafw.settings import Settings, options
 from llamafw.spec.operations import HOME, NOBODY, PLUGIN, SAMPLER_OPTIONS, Document, is_ours
@@ -60,8 +61,8 @@ def _marked(option: dict[str, Any], owner: str) -> dict[str, Any]:
     """Let a field say which plugin it is from, to readers and to `server.validation`."""
     if is_ours(owner):
         return option
-    text = f"{option.get('description', '')} (Of the plugin `{owner}`.)".strip()
-    return {**option, "description": text, PLUGIN: owner}
+    text = f"{option.get('description', '')} (Of the plugin `{shown(owner)}`.)".strip()
+    return {**option, "description": text, PLUGIN: shown(owner)}
 
 
 def _check_options(options: Any, side: str) -> None:

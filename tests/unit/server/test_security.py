@@ -1,0 +1,158 @@
+"""Who may call what, over every operation of the document; and that no answer tells of the machine it comes from."""
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw import Settings
+from llamafw.plugins import Plugins
+from llamafw.spec import merged_document, operations
+
+DOCUMENT = merged_document(Plugins(), Settings())
+OPERATIONS = [(method.upper(), path, operation) for path, method, operation in operations(DOCUMENT)]
+PUBLIC = {"GET /health", "GET /v1/health", "GET /models", "GET /v1/models", "GET /openapi.json"}
+ROOT = Path(__file__).parents[3]
+NOBODY: list[dict[str, str]] = [
+    {}, {"authorization": "Bearer"}, {"authorization": "Bearer Key"}, {"authorization": "Basic key"}, {"x-api-key": ""},
+    {"authorization": "key"}, {"x-api-key": "key2"}, {"cookie": "authorization=Bearer key"},
+]  # fmt: skip
+
+
+def test_the_table_of_what_is_public_is_that_of_the_operations() -> None:
+    public = {f"{method} {path}" for method, path, operation in OPERATIONS if operation.get("security") == []}
+    assert public == PUBLIC
+    table = re.findall(r"^\| (`.*?) \|", DOCUMENT["info"]["description"], re.M)
+    assert {name for row in table for name in re.findall(r"`(.*?)`", row)} == PUBLIC
+    assert all(operation.get("security", []) == [] for _, _, operation in OPERATIONS)  # the rest: as the document says
+    assert DOCUMENT["security"] == [{"bearerAuth": []}, {"apiKeyAuth": []}]
+
+
+@pytest.mark.inventory("H-04", "H-05", "H-06", "H-07", "R-02", "R-10", "C-108", "F-13", "D-08")
+async def test_every_operation_but_those_needs_a_key(serve: Any, tmp_path: Path) -> None:
+    everything = {"slots": True, "props": True, "metrics": True, "slot_save_path": str(tmp_path)}
+    async with serve(api_key=("key",), **everything) as client:
+        for method, path, _ in OPERATIONS:
+            url = path.replace("{id_slot}", "0")
+            for headers in NOBODY:
+                response = await client.request(method, url, headers=headers, content=b"{")
+                if f"{method} {path}" in PUBLIC:
+                    assert response.status_code == 200, (method, path)
+                    continue
+                assert response.status_code == 401, (method, path, headers)
+                assert response.json()["error"]["type"] == "authentication_error"
+                assert response.headers["www-authenticate"] == "Bearer"
+            for headers in ({"authorization": "Bearer key"}, {"x-api-key": "key"}):
+                response = await client.request(method, url, headers=headers, content=b"{")
+                assert response.status_code != 401, (method, path)
+            if method == "GET":
+                assert (await client.head(url)).status_code in ({200} if f"GET {path}" in PUBLIC else {401, 405})
+            preflight = {"origin": "http://localhost:5173", "access-control-request-method": method}
+            assert (await client.options(url, headers=preflight)).status_code == 200
+        assert [(await client.get(page)).status_code for page in ("/", "/docs/", "/nope")] == [200, 200, 404]
+
+
+async def test_without_keys_everybody_may(serve: Any) -> None:
+    async with serve() as client:
+        for method, path, _ in OPERATIONS:
+            response = await client.request(method, path.replace("{id_slot}", "0"), content=b"{")
+            assert response.status_code != 401, path
+
+
+LEAKY = '''
+import asyncio
+from llamafw import RequestError, event_stream, hookimpl
+
+HERE = __file__
+
+class Leaky:
+    options = {"leak": {"type": "string", "default": "", "description": "where to fail"}}
+    truncates = False
+    def __init__(self, where): self.where = where
+    @classmethod
+    def create(cls, options, context):
+        if options["leak"] == "create": open(HERE + ".none")
+        return cls(options["leak"]) if options["leak"] else None
+    def apply(self, candidates):
+        if self.where == "apply": open(HERE + ".none")
+    def accept(self, token):
+        if self.where == "accept": raise KeyError(HERE)
+
+class Grammar:
+    def __init__(self, context): pass
+    def compile(self, source): raise OSError(2, "gone", HERE)
+
+@hookimpl
+def register_samplers(register): register("leaky", Leaky)
+
+@hookimpl
+def register_grammars(register): register("gbnf2", Grammar)
+
+OK = {"200": {"description": "ok", "content": {"application/json": {"schema": {"type": "object"}}}},
+      "500": {"$ref": "#/components/responses/InternalError"}}
+
+@hookimpl
+def extend_openapi():
+    return {"paths": {f"/leak/{name}": {"get": {"operationId": f"leak{name}", "summary": name, "responses": OK}}
+                      for name in ("raise", "group", "wrong", "stream")}}
+
+@hookimpl
+def register_endpoints(register, app):
+    async def failing(call): open(HERE + ".none")
+    async def grouped(call): raise ExceptionGroup(HERE, [OSError(HERE), ValueError(HERE)])
+    async def wrong(call): return {HERE: object()}
+    async def events():
+        yield {"i": 1}
+        raise OSError(HERE)
+    async def streaming(call): return event_stream(events())
+    for name, one in (("raise", failing), ("group", grouped), ("wrong", wrong), ("stream", streaming)):
+        register(f"leak{name}", one)
+'''
+
+
+@pytest.mark.inventory("H-09", "B-11")
+async def test_no_answer_tells_of_the_machine(serve: Any, tmp_path: Path) -> None:
+    (plugin := tmp_path / "leaky.py").write_text(LEAKY)
+    secrets = [str(tmp_path), str(ROOT), sys.prefix, f"{Path.home()}/", "Traceback", 'File "', "OSError", "KeyError"]
+    answers: list[str] = []
+    settings = {"slots": True, "props": True, "metrics": True, "slot_save_path": str(tmp_path)}
+    async with serve(plugin=(str(plugin),), validate_responses=False, **settings) as client:
+        for name in ("raise", "group", "wrong", "stream"):
+            response = await client.get(f"/leak/{name}")
+            assert response.status_code == (200 if name == "stream" else 500)
+            assert '"code":500,' in response.text
+            answers.append(response.text)
+        for where in ("create", "apply", "accept"):
+            for stream in (False, True):
+                body = {"prompt": "a", "n_predict": 4, "leak": where, "samplers": ["leaky"], "stream": stream}
+                response = await client.post("/completion", json=body)
+                assert '"code":500,' in response.text
+                answers.append(response.text)
+        answers += [(await client.get(path)).text for method, path, _ in OPERATIONS if method == "GET"]
+        wrong = {"filename": "none"}
+        answers.append((await client.post("/slots/0?action=restore", json=wrong)).text)
+        answers.append((await client.post("/slots/0?action=save", json={"filename": "x"})).text)
+    for answer in answers:
+        assert [secret for secret in secrets if secret in answer] == [], answer[:2000]
+    for named in ('"name":"leaky.py"', 'plugin="leaky.py"', '"plugin":"leaky.py"'):
+        assert any(named in answer for answer in answers)
+
+
+async def test_no_operation_takes_more_than_the_limit(serve: Any) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b'"' + b"a" * 65535
+
+    async with serve(max_body_mb=1) as client:
+        for _, path, operation in OPERATIONS:
+            if "requestBody" in operation:
+                url = path.replace("{id_slot}", "0?action=save")
+                for more in ({"content": endless()}, {"content": b"", "headers": {"content-length": "9" * 20}}):
+                    response = await client.post(url, **more)
+                    assert response.status_code == 413, path
+                    assert response.json()["error"]["type"] == "invalid_request_error"
+                    assert "--max-body-mb" in response.json()["error"]["message"]
