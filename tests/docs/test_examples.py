@@ -71,7 +71,7 @@ def test_their_operations_keep_the_promises_of_the_document(installed: Environ, 
     with running_server(model, *FLAGS.split(), **installed) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
         theirs = contract.paths_of_plugins(document)
-        command = contract.command(document, tmp_path, server.url, theirs, 15)
+        command = contract.command(document, tmp_path, server.url, theirs, max_examples=15)
         environ = contract.environment("contract")
         done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
