@@ -25,6 +25,7 @@ from llamafw import (
     hookimpl,
 )
 
+requires_api = ">=1.0,<2"
 FIELD = {
     "type": "array",
     "items": {"type": "string", "minLength": 1, "maxLength": 256},

@@ -9,6 +9,7 @@ import numpy as np
 
 from llamafw import Candidates, Ints, JsonSchema, Register, Sampler, SamplerContext, Tokenizer, hookimpl
 
+requires_api = ">=1.0,<2"
 _MOST = 1e30  # far beyond any logit, and within float32
 
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from llamafw import App, GenerateRequest, RequestError, hookimpl
 
+requires_api = ">=1.0,<2"
+
 
 @hookimpl
 def add_options(parser: ArgumentParser) -> None:

@@ -25,6 +25,7 @@ from llamafw import (
     hookimpl,
 )
 
+requires_api = ">=1.0,<2"
 CACHE_TYPES = {"f16": np.float16, "f32": np.float32}
 
 

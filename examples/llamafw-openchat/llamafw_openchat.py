@@ -11,6 +11,7 @@ from typing import Any
 
 from llamafw import ChatContext, ChatFormat, Register, RequestError, hookimpl
 
+requires_api = ">=1.0,<2"
 MODES = {"general": "GPT4 Correct", "math": "Math Correct"}
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 END = "<|end_of_turn|>"

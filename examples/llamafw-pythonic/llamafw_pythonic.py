@@ -15,6 +15,7 @@ from typing import Any
 
 from llamafw import Register, RequestError, ToolCall, ToolParser, hookimpl
 
+requires_api = ">=1.0,<2"
 BEGINNING = re.compile(r"\[\s*(?:[\w.-]+\s*(?:\(.*)?)?", re.DOTALL)  # whole, or any start of it
 NAME = re.compile(r"[\s,]*([\w.-]+)\s*\(")
 CONSTANTS = {"true": True, "false": False, "null": None}  # as models that know JSON better write them

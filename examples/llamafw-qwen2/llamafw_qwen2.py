@@ -14,6 +14,7 @@ import numpy as np
 
 from llamafw import Decoder, Model, ModelError, Register, hookimpl
 
+requires_api = ">=1.0,<2"
 LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
 BIASED = ("attn_q", "attn_k", "attn_v")
 

@@ -18,6 +18,7 @@ from llamafw import App, SettingsError, TooManyRequests, hookimpl
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+requires_api = ">=1.0,<2"
 FREE = ("/health", "/v1/health", "/metrics")  # who watches the server is no client of it
 MAX_CLIENTS = 100_000  # buckets that are remembered
 

@@ -40,6 +40,7 @@ from llamafw import (
 if TYPE_CHECKING:
     import httpx
 
+requires_api = ">=1.0,<2"
 FIELDS = "temperature,top_p,presence_penalty,frequency_penalty"  # those of OpenAI's API
 SLOTS, CONTEXT = 64, 8192  # where nothing says otherwise
 PATIENCE = 600  # seconds for an answer without a deadline

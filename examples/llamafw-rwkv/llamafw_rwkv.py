@@ -14,6 +14,7 @@ import numpy as np
 
 from llamafw import Ints, ModelError, Register, RequestError, Tokenizer, hookimpl
 
+requires_api = ">=1.0,<2"
 PREFIX = "tokenizer.ggml."
 CONTROL, UNUSED = 3, 5  # token types of GGUF
 

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from llamafw import Candidates, JsonSchema, Register, Sampler, SamplerContext, hookimpl
 
+requires_api = ">=1.0,<2"
+
 
 class Smooth:
     """logit' = best - factor * (best - logit)²; the order of the candidates stays as it is."""

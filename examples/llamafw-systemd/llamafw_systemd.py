@@ -12,6 +12,7 @@ import socket
 
 from llamafw import App, Model, hookimpl
 
+requires_api = ">=1.0,<2"
 log = logging.getLogger(__name__)
 
 

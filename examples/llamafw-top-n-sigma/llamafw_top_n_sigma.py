@@ -9,6 +9,8 @@ import numpy as np
 
 from llamafw import Candidates, JsonSchema, Register, Sampler, SamplerContext, hookimpl
 
+requires_api = ">=1.0,<2"
+
 
 class TopNSigma:
     """Keep logit ≥ max - n·σ, σ being the standard deviation of all logits. Forbidden tokens (-inf) do not count.

@@ -9,6 +9,7 @@ import numpy as np
 
 from llamafw import Candidates, JsonSchema, Register, Sampler, SamplerContext, hookimpl
 
+requires_api = ">=1.0,<2"
 _SALT = 0x787463  # a stream of random numbers apart from those that tokens are drawn with
 
 

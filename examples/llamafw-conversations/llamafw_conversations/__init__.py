@@ -109,6 +109,8 @@ class Conversations:
 class Plugin:
     """Opens the store with the server and closes it with it."""
 
+    requires_api = ">=1.0,<2"
+
     def __init__(self) -> None:
         self.store: Store | None = None
 

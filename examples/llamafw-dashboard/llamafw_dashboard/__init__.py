@@ -13,6 +13,7 @@ from llamafw import App, hookimpl
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+requires_api = ">=1.0,<2"
 PLACE = "/dashboard"
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from llamafw import Bytes, Floats, ModelError, Register, hookimpl
 
+requires_api = ">=1.0,<2"
 NAME, TYPE_ID = "NF4", 0x4E4634  # "NF4" as a number: ggml's own are small
 BLOCK, BYTES = 64, 34
 LEVELS = np.array([  # appendix E of the paper

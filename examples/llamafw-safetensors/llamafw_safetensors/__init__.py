@@ -19,6 +19,7 @@ import numpy as np
 
 from llamafw import Bytes, Model, ModelError, Register, Settings, Tensor, Tokenizer, hookimpl
 
+requires_api = ">=1.0,<2"
 TYPES = {"F32": 4, "F16": 2, "BF16": 2}  # safetensors' names are ggml's; bytes per weight
 GLOBAL = {
     "model.embed_tokens.weight": "token_embd.weight",

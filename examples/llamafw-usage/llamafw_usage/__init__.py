@@ -52,6 +52,8 @@ def user_of(scope: MutableMapping[str, Any] | None) -> str:
 class Usage:
     """The plugin, with what it has counted."""
 
+    requires_api = ">=1.0,<2"
+
     def __init__(self) -> None:
         self.ledger: Ledger | None = None
 
