@@ -54,5 +54,5 @@ def test_a_prompts_log_probabilities_are_the_references(http: httpx.Client, refe
     ours = np.array(found["logprobs"]["token_logprobs"][1:])
     assert len(tokens) > 64
     assert found["text"] == text
-    assert np.abs(ours - expected).mean() < 0.02  # activations are rounded to 8 bits, where the reference does not
-    assert abs(ours.sum() - expected.sum()) < 0.01 * abs(expected.sum())
+    assert np.abs(ours - expected).mean() < 0.003  # activations and keys are rounded here, and not in the reference
+    assert abs(ours.sum() - expected.sum()) < 0.001 * abs(expected.sum())
