@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -134,3 +135,12 @@ def test_without_schemathesis_a_line_says_what_to_install(
     monkeypatch.setattr(contract, "find_spec", lambda name: None)
     assert main(["contract-test"]) == 1
     assert capsys.readouterr().err == "llamafw: contract-test needs more packages: pip install 'llamafw[test]'\n"
+
+
+@pytest.mark.parametrize(("given", "chains"), [(None, 250), (3, 12)])
+def test_the_number_of_examples_counts_for_links_too(tmp_path: Path, given: int | None, chains: int) -> None:
+    words = contract.command(DOCUMENT, tmp_path, "http://127.0.0.1:9", max_examples=given, seed=5)
+    config = tomllib.loads(Path(words[words.index("--config-file") + 1]).read_text("utf-8"))
+    assert config["phases"]["stateful"]["generation"]["max-examples"] == chains
+    assert ("--max-examples=3" in words) is (given == 3)
+    assert "--seed=5" in words

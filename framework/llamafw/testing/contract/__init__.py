@@ -24,6 +24,7 @@ from llamafw.spec import Document, load_document, operation_ids, operations
 
 HERE = Path(__file__).parent
 KEY = "contract"
+LINKED = "max-examples = 250"  # in schemathesis.toml: how many chains of links are followed
 BROKEN = re.compile(r"breaks the API document|Traceback")  # in the log of a server that holds answers against it
 
 
@@ -77,7 +78,12 @@ def command(
     """
     copy = folder / "openapi.json"
     copy.write_text(json.dumps(_only(document, paths) if paths else document), "utf-8")
-    schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
+    config = HERE / "schemathesis.toml"
+    if (most := options.get("max_examples")) is not None:  # schemathesis does not carry it into the phase of links
+        text = config.read_text("utf-8").replace(LINKED, f"max-examples = {4 * most}")
+        config = folder / config.name
+        config.write_text(text, "utf-8")
+    schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)]
     given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
     return [*schemathesis, "run", str(copy), "--url", url, *given]
 
