@@ -16,6 +16,7 @@ from llamafw.cli.parser import (
 )
 from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.cli.version import text
+from llamafw.errors import SettingsError
 from llamafw.models.find import find_model
 
 SWITCH_INTERVAL = 0.0002
@@ -32,7 +33,11 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--usage", action="help", help="the same as --help")
     parser.add_argument("--version", action="version", version=text(), help="print the version and exit")
     add_settings(parser)
-    given = parser.parse(rest)
+    try:
+        given = parser.parse(rest)
+    except SettingsError:  # such as an unknown flag: of a plugin, perhaps, that was left out
+        plugins.report()
+        raise
     settings = settings_from(given, checked=True, config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
     set_up_logging(settings)
     plugins.report()

@@ -61,7 +61,7 @@ class Plugins:
     ----------
     extra : iterable of str
         Plugins to load besides those installed: a module's name, or the path of a ``.py`` file. An installed plugin
-        may be named, too. If one of these fails, that is a PluginError.
+        may be named, too. If one of these fails, that is a PluginError, as it is of one that has options given.
     block : collection of str
         Plugins to leave out: ``distribution:entry``, entry, distribution, or what is in ``extra``.
     options : sequence of Given
@@ -88,7 +88,8 @@ class Plugins:
         known = {name for one in installed for name in one.names}
         extra, blocked = tuple(extra), set(block)
         _check_blocked(blocked, known.union(extra))
-        self._named = set(extra) | {one.name for one in installed if one.names & set(extra)}
+        asked = set(extra) | {given.plugin for given in options}  # who sets it up relies on it: keys, for one
+        self._named = set(extra) | {one.name for one in installed if one.names & asked}
         for one in installed:
             found = Found(one.name, one.distribution, one.version)
             self._load(found, one.entry.load, blocked=bool(blocked & one.names))

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamafw import PluginError, Settings, SettingsError
+from llamafw.cli.parser import load_plugins, split_plugin_flags
 from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.plugins import Plugins, slow
 from llamafw.server.app import build
@@ -102,6 +104,26 @@ def test_it_ends_the_start_if_strict_or_asked_for_by_name(site: Site, code: str,
     name = site.install("llamafw-bad", code)
     with pytest.raises(PluginError, match=f"plugin {name} "):
         built(Plugins(strict=True) if strict else Plugins(extra=["bad"]))
+
+
+def test_it_ends_the_start_if_it_was_set_up_for_who_does_relies_on_it(site: Site, tmp_path: Path) -> None:
+    name = site.install("llamafw-bad", "1 / 0")
+    config = tmp_path / "c.toml"
+    config.write_text("[plugin.bad]\nsecret = 'x'\n")
+    for argv in (["--config", str(config)], ["--plugin-option", "llamafw-bad.secret=x"]):
+        with pytest.raises(PluginError, match=f"plugin {name} cannot be loaded"):
+            load_plugins(split_plugin_flags(argv)[0])
+    assert load_plugins(split_plugin_flags([])[0]).found[name].state == "failed"
+
+
+def test_a_flag_of_a_plugin_that_was_left_out_says_so(site: Site) -> None:
+    name = site.install("llamafw-bad", "1 / 0")
+    command = [sys.executable, "-m", "llamafw", "serve", "--bad-keys", "users.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(site.folder)})
+    first, last = done.stderr.splitlines()
+    assert first.startswith(f"left out: plugin {name} cannot be loaded: ZeroDivisionError")
+    assert last.startswith("llamafw: serve: unknown flag --bad-keys")
+    assert done.returncode == 1
 
 
 def test_a_guard_that_fails_ends_the_start_for_without_it_the_door_would_be_open(site: Site) -> None:
