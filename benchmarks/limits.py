@@ -141,7 +141,7 @@ def health(model: str) -> Iterator[Row]:
     yield "/health under full load, slowest of 500", times[-1], 50, "ms"
 
 
-def decoding(url: str, idle: int, first: int = 192, last: int = 704) -> float:
+def decoding(url: str, idle: int, first: int = 1200, last: int = 2200) -> float:
     """Return seconds for the tokens from ``first`` to ``last`` of a stream, while ``idle`` others wait for its slot."""
     body = {**FOREVER, "n_predict": last + 1, "seed": 1, "cache_prompt": False}
     with (
@@ -154,6 +154,9 @@ def decoding(url: str, idle: int, first: int = 192, last: int = 704) -> float:
         for n, _ in enumerate(events, 1):
             if n == 1 and idle:
                 stack.enter_context(streams(url, idle, idle))
+                (slot,) = httpx.get(f"{url}/slots").json()
+                if slot["next_token"]["n_decoded"] >= first:
+                    raise RuntimeError("the other streams were not open in time")
             if n == first:
                 started = time.perf_counter()
             if n == last:
@@ -164,7 +167,7 @@ def decoding(url: str, idle: int, first: int = 192, last: int = 704) -> float:
 def idle(model: str) -> Iterator[Row]:
     """One stream decodes while others have nothing to say. Rounds that others disturbed count only if all are."""
     kept, spoilt = [], []
-    with server(model, "-np", "1", "-c", "2048", "--metrics") as (url, pid):
+    with server(model, "-np", "1", "-c", "4096", "--metrics", "--slots") as (url, pid):
         while len(kept) < 5 and len(spoilt) < 7:
             watch = Watch([pid])
             seconds = []

@@ -52,6 +52,18 @@ def test_the_openai_example_prints_an_answer(served: Server, capsys: pytest.Capt
     client.close()  # type: ignore[attr-defined]  # the README's variable
 
 
+def test_the_guide_to_grammars_runs_from_top_to_bottom(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/grammars.md").read_text(encoding="utf-8")
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.S)
+    scope: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block.replace(ADDRESS, served.url), "docs/grammars.md", "exec", dont_inherit=True), scope)
+        if "print" in block:
+            assert capsys.readouterr().out.strip(), block
+    scope["client"].close()  # type: ignore[attr-defined]  # the page's variable
+    assert len(blocks) == 4
+
+
 def test_the_plugin_is_part_of_the_document(served: Server) -> None:
     document = httpx.get(f"{served.url}/openapi.json").json()
     assert "sharpen" in json.dumps(document["components"]["schemas"]["CompletionRequest"])
