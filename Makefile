@@ -25,7 +25,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
 compatibility: $(VENV)/.test
-	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility docs/compatibility.md
+	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility=docs/compatibility.md
 
 fuzz: $(VENV)/.test
 	$(BIN)/llamafw contract-test --backend numba --max-examples 1000 --seed $(shell date +%s) $(ARGS)
