@@ -20,11 +20,12 @@ from llamafw.engine.chain import Chain, build
 from llamafw.kernels import Vocabulary
 from llamafw.models.gguf import read_gguf
 from llamafw.models.wheels import pull
+from llamafw.plugins import Plugins
 from llamafw_plugins.grammars.compiler import Compiler
 from llamafw_plugins.quants import TYPES
 from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer
-from samplers import PLUGINS, rows
+from samplers import rows
 
 KINDS: list[Any] = [
     {"type": "string"}, {"type": "integer", "minimum": 0, "maximum": 9999}, {"type": "number"},
@@ -59,6 +60,7 @@ def main() -> None:
     logits[:, ends] += 6
     request = GenerateRequest(tuple(range(100, 300)), samplers=DEFAULT_ORDER)
     context = SamplerContext(request.prompt, tokenizer.n_vocab, 2048, tokenizer)
+    samplers = Plugins().registry("sampler")
     print(f"{'milliseconds, medians (worst)':26s}{'compile':>16s}{'drawn again':>18s}{'mask':>16s}{'fits':>8s}")
     for name, kind, source in SOURCES:
         compile_ms = []
@@ -66,7 +68,7 @@ def main() -> None:
             start = time.perf_counter()
             compilers[kind].compile(source + " " * i)  # another one each time
             compile_ms.append((time.perf_counter() - start) * 1e3)
-        adds, masks, fits = tokens(build(request, 1, PLUGINS, context), compilers[kind], source, logits, args.tokens)
+        adds, masks, fits = tokens(build(request, 1, samplers, context), compilers[kind], source, logits, args.tokens)
         print(f"{name:26s}{shown(compile_ms)}{shown(adds, 18)}{shown(masks)}{statistics.median(fits):8.3f}")
 
 

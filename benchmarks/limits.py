@@ -85,9 +85,9 @@ def megabyte(model: str) -> Iterator[Row]:
     text = " ".join(words[i * i % 13] for i in range(190_000))[: 1 << 20]
     ids = [i % 1000 + 10_000 for i in range((1 << 20) // 7)]
     with server(model, "-c", "256", "-np", "1", "--plugin", str(PLUGIN)) as (url, _):
-        for name, prompt in (("text", text), ("token ids", ids)):
+        for name, prompt, most in (("text", text, 15), ("token ids", ids, 25)):  # 150,000 ids are objects each
             body = {"prompt": prompt, "n_predict": 1, "temperature": 0}
-            yield f"a prompt of 1 MB of {name}, outside tokenizer and engine", Client(url).rest(body, 30), 15, "ms"
+            yield f"a prompt of 1 MB of {name}, outside tokenizer and engine", Client(url).rest(body, 30), most, "ms"
 
 
 async def _listen(url: str, n: int) -> None:

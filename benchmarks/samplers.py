@@ -120,8 +120,9 @@ def peers(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
     chain = peer.llama_sampler_chain_init(peer.llama_sampler_chain_default_params())
     parts = []
     if given["repeat_penalty"] != 1:
-        parts.append(peer.llama_sampler_init_penalties(given["repeat_last_n"], given["repeat_penalty"], 0.0, 0.0))
-        for token in prompt(n_vocab)[-given["repeat_last_n"] :]:
+        last, penalty = given["repeat_last_n"], given["repeat_penalty"]
+        parts.append(peer.llama_sampler_init_penalties(n_vocab, last, penalty, 0.0, 0.0))
+        for token in prompt(n_vocab)[-last:]:
             peer.llama_sampler_accept(parts[0], token)
     if given["temperature"] <= 0:
         parts.append(peer.llama_sampler_init_greedy())

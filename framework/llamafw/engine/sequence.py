@@ -276,7 +276,7 @@ class Sequence:
 def as_prompt(prompt: tuple[int, ...], n_vocab: int) -> Ints:
     """Return the prompt as an array; RequestError if it holds something that is no token of the model."""
     with contextlib.suppress(OverflowError):  # of an id that is out of all bounds
-        tokens = np.array(prompt, np.int32)
+        tokens = np.fromiter(prompt, np.int32, len(prompt))
         if not len(tokens) or (tokens.min() >= 0 and tokens.max() < n_vocab):
             return tokens
     wrong = next(token for token in prompt if not 0 <= token < n_vocab)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from llamafw import App, Call, Tokenizer
-from llamafw_plugins.endpoints.prompts import aside, encode_mixed, read_ids, size_of
+from llamafw_plugins.endpoints.prompts import aside, encode_mixed, size_of
 from llamafw_plugins.endpoints.shapes import JSON
 
 
@@ -22,7 +22,7 @@ class Tokens:
     async def detokenize(self, call: Call) -> JSON:
         """Return the text of ``tokens``, that of special tokens included."""
         tokenizer = self.app.loaded.tokenizer
-        tokens = read_ids(call.body["tokens"], tokenizer.n_vocab, "tokens")
+        tokens = encode_mixed(call.body["tokens"], tokenizer, "tokens")
         return {"content": await aside(lambda: tokenizer.decode(tokens, special=True), len(tokens))}
 
 

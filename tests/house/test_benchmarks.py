@@ -1,0 +1,14 @@
+"""Nobody runs the benchmarks in CI; at least they must start."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_every_benchmark_can_be_imported() -> None:
+    names = sorted(path.stem for path in FOLDER.glob("*.py"))
+    assert "samplers" in names
+    subprocess.run([sys.executable, "-c", f"import {', '.join(names)}"], cwd=FOLDER, check=True)
