@@ -15,10 +15,13 @@
     x DeadlineExceeded  the time allowed was over before there was an answer (504)
     x GenerationError  a sampler or the model failed while answering; the log says how (500)
 
-It knows nothing of HTTP beyond the status numbers; the server turns any error into the error envelope.
+Beside it stands what ends the message about a name that is not there. It knows nothing of HTTP beyond the status
+numbers; the server turns any error into the error envelope.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -157,3 +160,15 @@ class GenerationError(RequestError):
         super().__init__(message, param=param)
         self.source = source
         self.plugin: str | None = None  # whose fault it is, as `distribution:entry`, once that is known
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for a name that is not among ``known``; "" if none of them is near."""
+    near = get_close_matches(name, tuple(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the same, or what there is: ``"; there are a, b"``."""
+    known = tuple(known)
+    return did_you_mean(name, known) or f"; there are {', '.join(known) or 'none'}"

@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from inspect import isfunction
 from typing import Any
 
-from llamafw.errors import PluginError
+from llamafw.errors import PluginError, suggest
 from llamafw.interfaces import Quant, SamplerPlugin, ToolParserPlugin
 from llamafw.serving import Authenticator
 
@@ -48,8 +47,7 @@ class Registry(Mapping[str, Any]):
 
     def suggest(self, name: str) -> str:
         """Return ``"; did you mean 'x'?"`` for a name that is not there, or what there is."""
-        near = get_close_matches(name, self._things, n=1)
-        return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(self._things) or 'none'}"
+        return suggest(name, self._things)
 
     def __getitem__(self, name: str) -> Any:
         return self._things[name][0]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ def from_file(path: Path, others: dict[str, Any] | None = None) -> dict[str, Any
             others[key] = value
             continue
         if flag not in names:
-            near = get_close_matches(flag, names, n=1)
-            raise SettingsError(f"{path}: {key!r} is no setting{f'; did you mean {near[0]}?' if near else ''}")
+            raise no_setting(path, key, names)
         name, opt, on = names[flag]
         where = f"{path}: {key}"
         if name in found:
@@ -63,6 +62,12 @@ def from_file(path: Path, others: dict[str, Any] | None = None) -> dict[str, Any
         read = _value(opt, value, where)
         found[name] = read if on else not read
     return found
+
+
+def no_setting(path: Path, key: str, flags: Iterable[str]) -> SettingsError:
+    """Return the error for a key that is none of ``flags``."""
+    near = get_close_matches(key.replace("_", "-"), tuple(flags), n=1)
+    return SettingsError(f"{path}: {key!r} is no setting{f'; did you mean {near[0]}?' if near else ''}")
 
 
 def keys() -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 
-from llamafw.errors import LlamafwError, PluginError, SettingsError
+from llamafw.errors import LlamafwError, PluginError, SettingsError, did_you_mean
 
 COMMANDS = {
     "serve": "answer requests over HTTP",
@@ -52,8 +51,7 @@ def find_command(name: str) -> Callable[[list[str]], int]:
     others = _plugin_commands()
     if name in others:
         return others[name]
-    near = get_close_matches(name, [*COMMANDS, *others], n=1)
-    raise SettingsError(f"there is no command {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    raise SettingsError(f"there is no command {name!r}{did_you_mean(name, [*COMMANDS, *others])}")
 
 
 def _plugin_commands() -> dict[str, Callable[[list[str]], int]]:

@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from llamafw.cli.config import from_file, keys
+from llamafw.cli.config import from_file, keys, no_setting
 from llamafw.cli.parser import Parser
 from llamafw.errors import PluginError, SettingsError
 from llamafw.plugins import Plugins
@@ -65,8 +64,7 @@ def _set_defaults(parsers: Sequence[argparse.ArgumentParser], given: Mapping[str
     for key, value in given.items():
         flag = key.replace("_", "-")
         if flag not in table:
-            near = get_close_matches(flag, [*keys(), *table], n=1)
-            raise SettingsError(f"{path}: {key!r} is no setting{f'; did you mean {near[0]}?' if near else ''}")
+            raise no_setting(path, key, [*keys(), *table])
         action = table[flag]
         action.default, action.required = _value(action, f"--{flag}", value, f"{path}: {key}"), False
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from llamafw.errors import GenerationError, LlamafwError, RequestError
+from llamafw.errors import GenerationError, LlamafwError, RequestError, suggest
 from llamafw.interfaces import Grammar, Sampler, SamplerContext, SamplerPlugin
 from llamafw.kernels import Fused, Kernel, Vocabulary
 from llamafw.types import Candidates, Floats, GenerateRequest
@@ -207,9 +206,7 @@ def build(
     names = request.samplers
     for name in names:
         if name not in plugins:
-            near = get_close_matches(name, plugins, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(plugins) or 'none'}"
-            raise RequestError(f"there is no sampler {name!r}{hint}", param="samplers")
+            raise RequestError(f"there is no sampler {name!r}{suggest(name, plugins)}", param="samplers")
     if _temperature(request, plugins) <= 0:
         names = tuple(name for name in names if not plugins[name].truncates and name != "temperature")
         names += ("temperature",) if "temperature" in plugins else ()

@@ -4,10 +4,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from difflib import get_close_matches
 from threading import Lock
 
-from llamafw.errors import GenerationError, RequestError
+from llamafw.errors import GenerationError, RequestError, suggest
 from llamafw.interfaces import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
 from llamafw.types import GrammarSource
 
@@ -54,9 +53,7 @@ class Grammars:
 
     def _compiler(self, kind: str) -> GrammarCompiler:
         if kind not in self._factories:
-            near = get_close_matches(kind, self._factories, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(self._factories) or 'none'}"
-            raise RequestError(f"this server has no grammars of kind {kind!r}{hint}")
+            raise RequestError(f"this server has no grammars of kind {kind!r}{suggest(kind, self._factories)}")
         with self._lock:  # the first takes a fifth of a second; others of its kind wait for it
             if kind not in self._compilers:
                 self._compilers[kind] = self._factories[kind](self._context)

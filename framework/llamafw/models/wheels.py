@@ -15,10 +15,9 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
-from llamafw.errors import DownloadError
+from llamafw.errors import DownloadError, suggest
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
 from llamafw.models.folders import models_dir
 from llamafw.models.lock import locked
@@ -54,9 +53,7 @@ def pull(
     """
     entry = catalogue.get(name)
     if entry is None:
-        near = get_close_matches(name, catalogue, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(catalogue)}"
-        raise DownloadError(f"the catalogue has no model {name!r}; {hint}")
+        raise DownloadError(f"the catalogue has no model {name!r}{suggest(name, catalogue)}")
     directory = models_dir()
     path = directory / entry.file
     try:

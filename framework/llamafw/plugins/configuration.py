@@ -7,11 +7,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from llamafw.errors import PluginError, SettingsError
+from llamafw.errors import PluginError, SettingsError, did_you_mean, suggest
 from llamafw.settings import Settings
 
 FLAG = "--plugin-option"
@@ -50,8 +49,7 @@ def check_names(given: Iterable[Given], known: Mapping[str, set[str]]) -> None:
         if len(owners) > 1:
             raise SettingsError(f"{one.place}: {one.plugin!r} may be {' or '.join(owners)}")
         if not owners:
-            near = get_close_matches(one.plugin, everything, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(one.plugin, everything)
             raise SettingsError(f"{one.place}: there is no plugin {one.plugin!r}{hint}")
 
 
@@ -88,9 +86,7 @@ def values(name: str, options: Mapping[str, Any], given: Iterable[Given]) -> dic
     for one in given:
         where = f"{one.place}.{one.key}"
         if one.key not in options:
-            near = get_close_matches(one.key, options, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(options) or 'none'}"
-            raise SettingsError(f"{where}: plugin {name} has no option {one.key!r}{hint}")
+            raise SettingsError(f"{where}: plugin {name} has no option {one.key!r}{suggest(one.key, options)}")
         value = _read(one.value, options[one.key]) if one.is_text else one.value
         _check(value, options[one.key], f"{where}: {{}} (plugin {name})")
         found[one.key] = value

@@ -58,6 +58,11 @@ def shown(name: str) -> str:
     return Path(name).name if name.endswith(".py") else name
 
 
+def is_ours(name: str) -> bool:
+    """Return whether a plugin, by its full name, is one of llamafw's own."""
+    return name.startswith(f"{NAME}:")
+
+
 def import_named(name: str) -> Any:
     """Return the module ``name``, or that of a ``.py`` file."""
     if not name.endswith(".py"):

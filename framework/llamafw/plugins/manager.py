@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from time import perf_counter
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import pluggy
 
 from llamafw import hookspecs
-from llamafw.errors import LlamafwError, PluginError, SettingsError
+from llamafw.errors import LlamafwError, PluginError, SettingsError, did_you_mean
 from llamafw.plugins.blame import Blame, Place
 from llamafw.plugins.configuration import Given, check_names, check_schemas, file_names, values
 from llamafw.plugins.discovery import discover, import_named
@@ -314,8 +313,7 @@ class Plugins:
             if marks is None:
                 continue
             if attribute not in known:
-                near = get_close_matches(attribute, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = did_you_mean(attribute, known)
                 raise PluginError(f"it implements {attribute!r}, which is no hook of llamafw{hint}")
             if (marks["wrapper"] or marks["hookwrapper"]) and not known[attribute].opts["firstresult"]:
                 raise PluginError(f"it wraps {attribute!r}, and only hooks that ask for one answer can be wrapped")
@@ -323,9 +321,7 @@ class Plugins:
 
 def _check_blocked(blocked: set[str], known: set[str]) -> None:
     for name in sorted(blocked - known):
-        near = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PluginError(f"--no-plugin {name}: no such plugin is installed{hint}")
+        raise PluginError(f"--no-plugin {name}: no such plugin is installed{did_you_mean(name, known)}")
 
 
 def _call(impl: pluggy.HookImpl, hook: str, **given: Any) -> Any:

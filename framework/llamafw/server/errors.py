@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw.errors import RequestError
-from llamafw.hookspecs import NAME
-from llamafw.plugins import Plugins, shown
+from llamafw.plugins import Plugins, is_ours, shown
 from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
@@ -93,7 +92,7 @@ def _put_down(error: BaseException, problem: Problem, plugins: Plugins) -> Probl
     if problem.status != 500 or meant or isinstance(error, HTTPException):
         return problem
     name = plugins.blamed(error, "request")
-    if name is None or name.startswith(f"{NAME}:"):
+    if name is None or is_ours(name):
         return problem
     return replace(problem, type=PLUGIN_ERROR, extra={**problem.extra, "plugin": shown(name)})
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import jsonschema_rs
 
-from llamafw.errors import RequestError
+from llamafw.errors import RequestError, did_you_mean
 from llamafw.server.schema import Schema, Schemas
 
 _LOOKS_INSIDE = {"properties", "items", "additionalProperties", "allOf", "anyOf", "oneOf", "not", "$ref", "components"}
@@ -154,8 +153,7 @@ def _wrong_type(types: tuple[str, ...], path: Path) -> Fault:
 
 
 def _not_among(options: tuple[Any, ...], value: Any, path: Path) -> Fault:
-    near = get_close_matches(value, [o for o in options if isinstance(o, str)], n=1) if isinstance(value, str) else []
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(value, (one for one in options if isinstance(one, str))) if isinstance(value, str) else ""
     named = "null" if None in options else ""
     words = [repr(option) for option in options if option is not None][:50] + ([named] if named else [])
     return Fault(path, "enum", f"must be {_either(words)}{hint}", options)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import orjson
@@ -17,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import spec
-from llamafw.errors import RequestError, SpecError
+from llamafw.errors import RequestError, SpecError, did_you_mean
 from llamafw.server.faults import find_fault, refusal
 from llamafw.server.parameters import Parameters
 from llamafw.server.schema import Schemas, fields_of
@@ -74,8 +73,7 @@ class Body:
 
     def suggest(self, name: str) -> str:
         """Return "; did you mean …?" if a known field is near."""
-        near = get_close_matches(name, self._fields.known, n=1)
-        return f"; did you mean {near[0]!r}?" if near else ""
+        return did_you_mean(name, self._fields.known)
 
 
 def _is_container(value: Any) -> bool:

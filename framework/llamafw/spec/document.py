@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 
 from llamafw.errors import SpecError
-from llamafw.plugins import Plugins, shown
+from llamafw.plugins import Plugins, is_ours, shown
 from llamafw.settings import Settings
 from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults
-from llamafw.spec.operations import HOME, METHODS, PLUGIN, Document, is_ours, operations
+from llamafw.spec.operations import HOME, METHODS, PLUGIN, Document, operations
 from llamafw.spec.schemas import with_text_keys
 
 _PARAMETER = re.compile(r"{[^}]*}")

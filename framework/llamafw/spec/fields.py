@@ -8,10 +8,10 @@ from typing import Any
 import jsonschema_rs
 
 from llamafw.errors import SettingsError, SpecError
-from llamafw.plugins import shown
+from llamafw.plugins import is_ours, shown
 from llamafw.registry import Registry
 from llamafw.settings import Settings, options
-from llamafw.spec.operations import HOME, NOBODY, PLUGIN, SAMPLER_OPTIONS, Document, is_ours
+from llamafw.spec.operations import HOME, NOBODY, PLUGIN, SAMPLER_OPTIONS, Document
 from llamafw.spec.schemas import as_json_schema
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
 from llamafw.errors import SpecError
-from llamafw.hookspecs import NAME
 from llamafw.registry import Registry
 
 Document = dict[str, Any]
@@ -66,8 +66,8 @@ def check(document: Mapping[str, Any], endpoints: Registry) -> None:
 
 
 def _near(endpoints: Registry, name: str) -> str:
-    hint = endpoints.suggest(name)
-    return f" (there is {hint.removeprefix('; did you mean ').rstrip('?')})" if "did you mean" in hint else ""
+    near = get_close_matches(name, endpoints, n=1)
+    return f" (there is {near[0]!r})" if near else ""
 
 
 def _is_async(function: Any) -> bool:
@@ -83,8 +83,3 @@ def add_refusals(document: Document) -> None:
             for status, text in REFUSALS.items():
                 content = {"application/json": {"schema": schema}}
                 operation["responses"].setdefault(status, {"description": text, "content": content})
-
-
-def is_ours(owner: str) -> bool:
-    """Return whether a plugin is one of llamafw's own."""
-    return owner.startswith(f"{NAME}:")
