@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 
 from connexion.exceptions import InvalidSpecification
@@ -30,6 +28,7 @@ from llamafw.server.dispatch import Dispatcher
 from llamafw.server.edge import Edge, cors
 from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import Loading, LoadingGate
+from llamafw.server.routing import for_routing
 from llamafw.server.schema import Schemas
 from llamafw.server.validation import ValidationMiddleware
 from llamafw.serving import LoadedModel
@@ -108,20 +107,6 @@ def build(
     asgi = errors(wrapped(connexion, plugins, app))  # once more, for what the plugins' wrappers raise
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
     return Edge(AccessLog(cors(asgi, settings.cors_origins, methods))), app, loading
-
-
-def for_routing(document: spec.Document) -> spec.Document:
-    """Return the document with all parameters as text in the path: `validation` types them, and survives any number."""
-    document = deepcopy(document)
-    for path, item in document["paths"].items():
-        item.pop("parameters", None)
-        for method in spec.METHODS:
-            if method in item:
-                item[method]["parameters"] = [
-                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                    for name in re.findall(r"{([^}]*)}", path)
-                ]
-    return document
 
 
 def wrapped(asgi: ASGIApp, plugins: Plugins, app: App) -> ASGIApp:

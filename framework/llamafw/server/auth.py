@@ -18,6 +18,7 @@ from llamafw import spec
 from llamafw.errors import SettingsError
 from llamafw.hookspecs import NAME
 from llamafw.registry import Registry
+from llamafw.server.routing import operation_of
 from llamafw.serving import Authenticator, Credentials
 from llamafw.settings import Settings
 from llamafw.types import User
@@ -77,16 +78,17 @@ class Door:
     ) -> None:
         self.app, self._authenticators = app, authenticators
         default = document.get("security", [])
-        self._guarded = {operation["operationId"]: operation.get("security", default)
-                         for _, _, operation in spec.operations(document)}
+        self._guarded: dict[str | None, Any] = {
+            operation["operationId"]: operation.get("security", default)
+            for _, _, operation in spec.operations(document)
+        }
         schemes = document.get("components", {}).get("securitySchemes", {}).values()
         self._headers = [scheme["name"] for scheme in schemes
                          if scheme.get("type") == "apiKey" and scheme.get("in") == "header"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, its `User` in ``scope["state"]["user"]``; 401 if nobody knows its sender."""
-        name = scope["extensions"]["connexion_routing"]["operation_id"] if scope["type"] == "http" else None
-        security = self._guarded.get(name)
+        security = self._guarded.get(operation_of(scope))
         if security and self._authenticators:
             user = await self._user(Request(scope))
             if user is not None:

@@ -13,6 +13,7 @@ from llamafw.server.access import request_id
 from llamafw.server.errors import envelope, error_type
 from llamafw.server.faults import find_fault
 from llamafw.server.responses import JSONResponse, to_json
+from llamafw.server.routing import operation_of
 from llamafw.server.schema import Schema, Schemas
 from llamafw.types import Problem
 
@@ -98,8 +99,7 @@ class _Check:
             await self._send(message)
 
     async def _start(self, message: Message) -> None:
-        name = self._scope["extensions"].get("connexion_routing", {}).get("operation_id")
-        self._promise = self._promises.get(name)
+        self._promise = self._promises.get(operation_of(self._scope) or "")
         if self._promise is None:
             await self._send(message)
             return

@@ -12,6 +12,7 @@ from llamafw.errors import GenerationError
 from llamafw.server.auth import USER
 from llamafw.server.disconnect import Disconnect
 from llamafw.server.responses import JSONResponse
+from llamafw.server.routing import operation_of
 from llamafw.server.sse import EventStream
 from llamafw.serving import Call, Endpoint
 from llamafw.types import Problem
@@ -33,11 +34,10 @@ class Dispatcher:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. The endpoint is cancelled when the client goes away."""
-        extensions = scope["extensions"]
-        name = extensions["connexion_routing"]["operation_id"]
+        name = operation_of(scope)
         if name is None:
             raise HTTPException(404)
-        parts = extensions["llamafw"]
+        parts = scope["extensions"]["llamafw"]
         call = Call(body=parts["body"], path=parts["path"], query=parts["query"], http=Request(scope),
                     user=scope.get("state", {}).get(USER))  # fmt: skip
         result = None

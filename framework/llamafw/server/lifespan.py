@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llamafw import spec
 from llamafw.errors import LlamafwError, Unavailable
 from llamafw.server.context import App
+from llamafw.server.routing import operation_of
 from llamafw.serving import LoadedModel
 
 log = logging.getLogger("llamafw.server")
@@ -105,9 +106,3 @@ class LoadingGate:
         if scope["type"] == "http" and self.app.model is None and operation_of(scope) not in self._always:
             raise Unavailable("Loading model")
         await self.asgi(scope, receive, send)
-
-
-def operation_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the operationId that routing found."""
-    name: str | None = scope["extensions"]["connexion_routing"]["operation_id"]
-    return name

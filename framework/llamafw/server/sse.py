@@ -17,6 +17,7 @@ from llamafw.types import Problem
 
 Explain = Callable[[BaseException], Problem]
 
+_END: Any = object()  # of events
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -66,27 +67,18 @@ class EventStream(Response):
             await close()
 
     async def _send_events(self, scope: Scope, send: Send, explain: Explain) -> None:
-        first = [item async for item in _first(self.events)]
+        item = await anext(self.events, _END)
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         last = b"data: [DONE]\n\n" if self.done else b""
         try:
-            for item in first:
+            while item is not _END:
                 await send({"type": "http.response.body", "body": _event(item), "more_body": True})
-            async for item in self.events:
-                await send({"type": "http.response.body", "body": _event(item), "more_body": True})
+                item = await anext(self.events, _END)
         except Exception as error:
             problem = explain(error)
             log_failure(scope, error, problem)
             last = _event(envelope(problem))
         await send({"type": "http.response.body", "body": last, "more_body": False})
-
-
-async def _first(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Yield the first item, if there is one, and leave the iterator open."""
-    try:
-        yield await anext(events)
-    except StopAsyncIteration:
-        return
 
 
 def _event(item: Any) -> bytes:

@@ -19,6 +19,7 @@ from llamafw import spec
 from llamafw.errors import RequestError, SpecError, did_you_mean
 from llamafw.server.faults import find_fault, refusal
 from llamafw.server.parameters import Parameters
+from llamafw.server.routing import operation_of
 from llamafw.server.schema import Schemas, fields_of
 
 
@@ -106,7 +107,7 @@ class ValidationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Validate, then pass the request on."""
-        name = scope["extensions"]["connexion_routing"]["operation_id"] if scope["type"] == "http" else None
+        name = operation_of(scope)
         if name is None:
             await self.app(scope, receive, send)
             return
