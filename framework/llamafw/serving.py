@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from llamafw.settings import Settings
 
 
-
 class Engine(Protocol):
     """Answers requests, many at a time. Its methods are called on the event loop."""
 
@@ -126,6 +125,7 @@ class App(Protocol):
 
     def set_system_prompt(self, text: str) -> None:
         """Put ``text`` before every prompt from now on."""
+
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
         """Return what ``prepare_request`` makes of ``body``, native and validated, and the tokens of its ``prompt``."""
 

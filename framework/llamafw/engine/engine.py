@@ -28,7 +28,7 @@ from llamafw.engine.rank import RankHead
 from llamafw.engine.scheduler import Scheduler, Task
 from llamafw.engine.sequence import Sequence, as_prompt
 from llamafw.engine.slots import SIMILAR, Slot, Slots
-from llamafw.engine.stats import slot_status, used
+from llamafw.engine.stats import slot_status
 from llamafw.engine.worker import Blamed, Job, Worker, nobody
 from llamafw.errors import (
     ContextFullError,
@@ -39,7 +39,7 @@ from llamafw.errors import (
     Unavailable,
 )
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
-from llamafw.types import Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
+from llamafw.types import Bytes, Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Engine:
         self._finished = finished
         self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
         self._inbox: queue.SimpleQueue[Task | Job | None] = queue.SimpleQueue()
-        self._outboxes: list[Outbox] = []  # one per event loop, which is one
+        self._outboxes: list[Outbox] = []  # one per event loop: the server's, and that of `preload`
         self._refuse: Callable[[], RequestError] | None = None  # makes what new requests get
         self.failed = False
         self._closed = False
@@ -192,7 +192,7 @@ class Engine:
             predicted_tokens=counts.predicted_tokens, predicted_seconds=counts.predicted_seconds,
             requests_processing=n_running, requests_deferred=max(self._n_active - n_running, 0),
             requests_rejected=counts.rejected,
-            cache_tokens=used(self._slots.all), cache_size=self.n_slots * self.n_ctx,
+            cache_tokens=sum(slot.n for slot in self._slots.all), cache_size=self.n_slots * self.n_ctx,
             prompt_cache_bytes=self._cache.n_bytes, prompt_cache_limit=self._cache.limit,
         )  # fmt: skip
 
@@ -202,7 +202,7 @@ class Engine:
 
     async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
         """Write the cache of a slot to a file, when nobody uses it; return its tokens and the bytes written."""
-        def copy(slot: Slot) -> tuple[Any, Any]:
+        def copy(slot: Slot) -> tuple[Ints, Bytes]:
             tokens = slot.reusable.copy()
             return tokens, self._backend.save(slot.id, len(tokens))
 

@@ -1,7 +1,6 @@
 """Counts since the start, for those who watch. Written on the engine thread, read anywhere."""
 from __future__ import annotations
 
-from collections.abc import Iterable
 from time import perf_counter
 
 from llamafw.engine.sequence import Sequence
@@ -46,8 +45,3 @@ def slot_status(slot: Slot) -> SlotStatus:
         n_cached=sequence.n_cached, n_decoded=sequence.n_predicted, n_remain=sequence.n_remain,
         stop_type=sequence.stop_type, stopping_word=sequence.stopping_word,
     )  # fmt: skip
-
-
-def used(slots: Iterable[Slot]) -> int:
-    """Return the positions in use in all slots."""
-    return sum(slot.n for slot in slots)

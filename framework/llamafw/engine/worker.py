@@ -25,7 +25,7 @@ from llamafw.errors import GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
 from llamafw.kernels import Vocabulary
 from llamafw.plugins.blame import Place
-from llamafw.types import Batch, Floats, Ints
+from llamafw.types import Batch, Bytes, Floats, Ints
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Worker:
                 n = self._prepare_cache(task, slot, common)
             except Exception as exc:
                 task.begin(slot, 0)
-                self._fail(task, self._failure(exc, f"the cache of slot {slot.id} cannot be prepared"))
+                self._break_off(task, slot, exc, f"the cache of slot {slot.id} cannot be prepared")
             else:
                 task.begin(slot, n)
 
@@ -182,7 +182,7 @@ class Worker:
         self.put(slot, tokens, state)
         return max(n, n_other)
 
-    def put(self, slot: Slot, tokens: Ints, state: Any) -> None:
+    def put(self, slot: Slot, tokens: Ints, state: Bytes) -> None:
         """Let a slot hold ``tokens``, whose state is given. If the backend refuses it, the slot is empty."""
         self.backend.truncate(slot.id, 0)
         slot.shorten(0)
@@ -203,9 +203,7 @@ class Worker:
             try:
                 self.backend.shift(slot.id, task.n_keep, n)
             except Exception as exc:
-                error = self._failure(exc, f"the backend cannot shift the context of slot {slot.id}")
-                self._forget(slot)
-                self._fail(task, error)
+                self._break_off(task, slot, exc, f"the backend cannot shift the context of slot {slot.id}")
             else:
                 slot.shift(task.n_keep, n)
                 task.truncated = True
@@ -224,10 +222,9 @@ class Worker:
                 raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
         except Exception as exc:
             if len(parts) == 1:
-                what = f"the backend failed on {len(batch.tokens)} tokens of slot {parts[0].slot.id}"
-                error = self._failure(exc, what)
-                self._forget(parts[0].slot)
-                return self._fail(parts[0].sequence, error)
+                task, slot = parts[0].sequence, parts[0].slot
+                what = f"the backend failed on {len(batch.tokens)} tokens of slot {slot.id}"
+                return self._break_off(task, slot, exc, what)
             log.warning("the backend failed on a batch of %d sequences; trying each alone", len(parts), exc_info=True)
             for part in parts:
                 self._retry(part)
@@ -252,8 +249,8 @@ class Worker:
         try:
             self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have gone some of the way
         except Exception as exc:
-            error = self._failure(exc, f"the backend cannot shorten the cache of slot {part.slot.id}")
-            return self._fail(part.sequence, error)
+            what = f"the backend cannot shorten the cache of slot {part.slot.id}"
+            return self._break_off(part.sequence, part.slot, exc, what)
         self._evaluate([part])
 
     def _answer(self, sequence: Sequence, rows: Floats) -> None:
@@ -281,12 +278,14 @@ class Worker:
         name = self._blamed(error, "token")
         return f" in plugin {name}" if name else ""
 
-    def _fail(self, task: Task, error: RequestError) -> None:
-        task.fail(error)
+    def _break_off(self, task: Task, slot: Slot, cause: Exception, what: str) -> None:
+        """End a task whose backend failed."""
+        task.fail(self._failure(cause, what))
+        self._forget(slot)
         self.drop(task)
 
     def _forget(self, slot: Slot) -> None:
-        """Empty the slot of a failed pass: what its cache holds now is anyone's guess."""
+        """Empty the slot that the backend failed on: what its cache holds now is anyone's guess."""
         try:
             self.backend.truncate(slot.id, 0)
         except Exception:

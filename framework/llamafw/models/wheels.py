@@ -19,11 +19,11 @@ from pathlib import Path
 
 from llamafw.errors import DownloadError, suggest
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
+from llamafw.models.fetch import CHUNK, sha256_of
 from llamafw.models.folders import models_dir
 from llamafw.models.lock import locked
 from llamafw.models.progress import Progress
 
-CHUNK = 2**20  # bytes copied at once
 POLL = 0.1  # seconds between looks at what pip has on disk
 NETWORK = ("connection", "resolution", "timed out", "network", "proxy", "certificate", "unreachable", "not a trusted")
 """Words in pip's warnings that mean the index was not reached; its errors then only say that nothing was found."""
@@ -210,13 +210,7 @@ def _verify(path: Path, entry: CatalogueEntry, bar: Progress) -> bool:
     """Say whether a file without a record (put there by hand) is the model; if so, record it."""
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
-    bar.step("verifying", entry.size)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            bar.reach(file.tell())
-    if digest.hexdigest() != entry.sha256:
+    if sha256_of(path, bar) != entry.sha256:
         return False
     _record(path, entry)
     return True

@@ -47,8 +47,7 @@ class Watch:
         plugin, function = impl.plugin_name, impl.function
 
         def done(seconds: float) -> None:
-            if seconds > budget:
-                self.took(plugin, hook, seconds, budget)
+            self.took(plugin, hook, seconds, budget)
 
         timed = _timed_wrapper(function, done) if impl.wrapper else _timed(function, done)
         setattr(impl, "function", timed)  # noqa: B010  # pluggy says Final, and has no other way to stand in between
