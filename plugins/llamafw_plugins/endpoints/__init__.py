@@ -22,7 +22,7 @@ def register_endpoints(register: Register, app: App) -> None:
     from llamafw_plugins.endpoints.text_completion import TextCompletion
     from llamafw_plugins.endpoints.tokens import Tokens
 
-    embeddings, slots, adapters = Embeddings(app), SlotOperations(app), Adapters(app)
+    embeddings, slots, adapters = Embeddings(app), SlotOperations(app), Adapters()
     rerank, template = Rerank(app), ApplyTemplate(app)
     completion, chat, server, tokens = Completion(app), ChatCompletion(app), Server(app), Tokens(app)
     register("getHealth", server.health)

@@ -10,7 +10,7 @@ from llamafw import App, Call, Delta, Finish, GeneratedToken, GenerateRequest, L
 from llamafw_plugins.endpoints.choices import check_answers
 from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
 from llamafw_plugins.endpoints.run import collect, stream
-from llamafw_plugins.endpoints.shapes import JSON, native_probabilities, on_the_way, settings_shape, timings
+from llamafw_plugins.endpoints.shapes import JSON, native_probabilities, on_the_way, settings_shape, stopped, timings
 
 
 class Completion:
@@ -94,9 +94,7 @@ class Rows:
             "truncated": finish.truncated,
             "stop_type": finish.stop_type,
             "stopping_word": finish.stopping_word,
-            "stopped_eos": finish.stop_type == "eos",
-            "stopped_word": finish.stop_type == "word",
-            "stopped_limit": finish.stop_type == "limit",
+            **stopped(finish.stop_type),
             "timings": timings(finish.timings),
             **({} if self.stream else self.extras(index, tokens)),
         }

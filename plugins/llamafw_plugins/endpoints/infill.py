@@ -9,7 +9,7 @@ from typing import Any
 
 from llamafw import App, Call, NotSupported, Tokenizer
 from llamafw_plugins.endpoints.completion import Completion
-from llamafw_plugins.endpoints.prompts import Prompt, aside, encode_mixed, size_of
+from llamafw_plugins.endpoints.prompts import Prompt, aside, bos, encode_mixed, size_of
 from llamafw_plugins.endpoints.shapes import JSON
 
 NEEDED = {"pre": "prefix", "suf": "suffix", "mid": "middle"}
@@ -48,10 +48,9 @@ def infill_tokens(body: JSON, tokenizer: Tokenizer, *, suffix_first: bool) -> li
     fim = tokenizer.fim
     prefix = [fim["pre"], *_tokens(body, "input_prefix", tokenizer)]
     suffix = [fim["suf"], *_tokens(body, "input_suffix", tokenizer)]
-    before = [tokenizer.bos] if tokenizer.add_bos and tokenizer.bos is not None else []
     parts = [*suffix, *prefix] if suffix_first else [*prefix, *suffix]
     middle = _tokens(body, "prompt", tokenizer)
-    return [*before, *_files(body.get("input_extra") or (), tokenizer), *parts, fim["mid"], *middle]
+    return [*bos(tokenizer), *_files(body.get("input_extra") or (), tokenizer), *parts, fim["mid"], *middle]
 
 
 def _tokens(body: JSON, field: str, tokenizer: Tokenizer) -> list[int]:

@@ -1,27 +1,19 @@
-"""GET and POST /lora-adapters. No adapter can be loaded yet, so the list is empty."""
+"""GET and POST /lora-adapters. No adapter can be loaded, so the list is empty."""
 from __future__ import annotations
 
-from llamafw import App, Call, RequestError
+from llamafw import Call, RequestError
 from llamafw_plugins.endpoints.shapes import JSON
 
 
 class Adapters:
     """The operations `listLoraAdapters` and `setLoraAdapters`."""
 
-    def __init__(self, app: App) -> None:
-        self.adapters: list[JSON] = []
-
     async def list(self, call: Call) -> list[JSON]:
         """Return the adapters and their scales."""
-        return self.adapters
+        return []
 
     async def change(self, call: Call) -> JSON:
-        """Set all scales, those that are not named to 0; nothing changes if one of the ids is wrong."""
-        known = range(len(self.adapters))
-        for i, wanted in enumerate(call.body):
-            if wanted["id"] not in known:
-                message = f"there is no adapter {wanted['id']}; {len(known)} are loaded"
-                raise RequestError(message, param=f"{i}.id")
-        scales = {int(wanted["id"]): float(wanted["scale"]) for wanted in call.body}
-        self.adapters = [{**adapter, "scale": scales.get(i, 0.0)} for i, adapter in enumerate(self.adapters)]
+        """Set no scales, which is all that can be asked for."""
+        if call.body:
+            raise RequestError(f"there is no adapter {call.body[0]['id']}; 0 are loaded", param="0.id")
         return {"success": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamafw import App, GenerateRequest, NotSupported, RequestError
+from llamafw import App, GenerateRequest, NotSupported, RequestError, SamplerPlugin
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
 from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation
@@ -33,7 +33,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         given = body.get(field)
         return defaults.get(field, default) if given is None else given
 
-    n_keep, options = int(value("n_keep", 0)), sampler_options(body, app)
+    n_keep, options = int(value("n_keep", 0)), sampler_options(body, app.samplers, defaults)
     seed = int(value("seed", -1))
     n_probs = int(value("n_probs", 0))
     return GenerateRequest(
@@ -89,11 +89,12 @@ def sampler_names(given: Sequence[str] | None, app: App) -> tuple[str, ...]:
     return tuple(given)
 
 
-def sampler_options(body: Mapping[str, Any], app: App) -> dict[str, Any]:
+def sampler_options(
+    body: Mapping[str, Any], samplers: Mapping[str, SamplerPlugin], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the fields of all samplers: the request's, else those that flags set, else the samplers' own defaults."""
-    defaults = app.settings.request_defaults()
     options: dict[str, Any] = {}
-    for plugin in app.samplers.values():
+    for plugin in samplers.values():
         for field, schema in plugin.options.items():
             given = body.get(field)
             value = defaults.get(field, schema.get("default")) if given is None else given

@@ -36,6 +36,11 @@ def size_of(given: Any) -> int:
     return sum(size_of(item) if isinstance(item, (str, list)) else 1 for item in given)
 
 
+def bos(tokenizer: Tokenizer) -> list[int]:
+    """Return what a text begins with: BOS, if the model wants it."""
+    return [tokenizer.bos] if tokenizer.add_bos and tokenizer.bos is not None else []
+
+
 async def read_prompts(given: Any, tokenizer: Tokenizer, field: str = "prompt") -> list[Prompt]:
     """Return the prompts in a validated ``prompt`` field, or another of its kind.
 
@@ -97,6 +102,5 @@ def _read_text(text: str, tokenizer: Tokenizer) -> Prompt:
 
 def _read_array(items: list[Any], tokenizer: Tokenizer, param: str) -> Prompt:
     tokens = encode_mixed(items, tokenizer, param)
-    if isinstance(items[0], str) and tokenizer.add_bos and tokenizer.bos is not None:
-        tokens.insert(0, tokenizer.bos)
-    return Prompt(items, tuple(tokens))
+    before = bos(tokenizer) if isinstance(items[0], str) else []
+    return Prompt(items, (*before, *tokens))

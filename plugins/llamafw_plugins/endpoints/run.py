@@ -59,7 +59,8 @@ async def stream(
                 async for delta in deltas:
                     yield 0, delta
         except RequestError as error:
-            raise _placed(error, field, None) from None
+            _place(error, field, None)
+            raise
         return
     queue: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue(AHEAD)
     tasks = [asyncio.create_task(_pump(engine, request, i, queue)) for i, request in enumerate(requests)]
@@ -68,7 +69,8 @@ async def stream(
         while running:
             i, item = await queue.get()
             if isinstance(item, Exception):
-                raise _placed(item, field, i // n if len(requests) > n else None)
+                _place(item, field, i // n if len(requests) > n else None)
+                raise item
             running -= item.finish is not None
             yield i, item
     finally:
@@ -88,11 +90,10 @@ async def _pump(
         await queue.put((i, error))
 
 
-def _placed(error: Exception, field: str, i: int | None) -> Exception:
+def _place(error: Exception, field: str, i: int | None) -> None:
     """Let an error say which field, and which of several prompts, it is about."""
     if isinstance(error, RequestError):
         if i is not None:
             error.extra = {**error.extra, "index": i}
         if error.param == "prompt" or (error.param is None and i is not None):
             error.param = field if i is None else f"{field}.{i}"
-    return error

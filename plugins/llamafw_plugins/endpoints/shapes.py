@@ -7,7 +7,17 @@ from math import exp, inf
 from secrets import token_hex
 from typing import Any
 
-from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, Timings, Tokenizer, __version__
+from llamafw import (
+    Delta,
+    Finish,
+    GeneratedToken,
+    GenerateRequest,
+    LoadedModel,
+    StopType,
+    Timings,
+    Tokenizer,
+    __version__,
+)
 
 JSON = dict[str, Any]
 
@@ -29,6 +39,11 @@ def head(prefix: str, kind: str, model: str) -> JSON:
 def finish_reason(finish: Finish) -> str:
     """Return OpenAI's name for the end of an answer."""
     return "length" if finish.stop_type == "limit" else "stop"
+
+
+def stopped(stop_type: StopType) -> JSON:
+    """Return llama-server's older members for the end of an answer."""
+    return {f"stopped_{kind}": stop_type == kind for kind in ("eos", "word", "limit")}
 
 
 def usage(groups: Iterable[Sequence[Finish]]) -> JSON:

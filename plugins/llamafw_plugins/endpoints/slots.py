@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from llamafw import App, Call, GenerateRequest, NotSupported, RequestError, SettingsError, SlotStatus, Unavailable
-from llamafw_plugins.endpoints.shapes import JSON, settings_shape
+from llamafw_plugins.endpoints.shapes import JSON, settings_shape, stopped
 
 STATES = {"idle": 0, "prompt": 1, "generating": 3}  # llama-server's numbers; it has a 2 between prompt and answer
 FORBIDDEN = frozenset('/\\:*?"<>|\uff0e\u2215\u2216\ufffd\ufeff')
@@ -67,9 +67,7 @@ class SlotOperations:
                 "has_next_token": slot.state != "idle",
                 "n_remain": slot.n_remain,
                 "n_decoded": slot.n_decoded,
-                "stopped_eos": slot.stop_type == "eos",
-                "stopped_word": slot.stop_type == "word",
-                "stopped_limit": slot.stop_type == "limit",
+                **stopped(slot.stop_type),
                 "stopping_word": slot.stopping_word,
             },
         }

@@ -8,8 +8,6 @@ import orjson
 
 from llamafw import GrammarSource, RequestError
 
-FIELDS = ("grammar", "json_schema", "response_format")
-
 
 def read_grammar(body: Mapping[str, Any], default: GrammarSource | None) -> GrammarSource | None:
     """Return the grammar of a validated request, or the server's own; None: the answer may be anything.

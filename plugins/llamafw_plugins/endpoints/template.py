@@ -7,6 +7,7 @@ from typing import Any
 
 from llamafw import App, Call, LoadedModel, RequestError
 from llamafw_plugins.endpoints.messages import plain_messages
+from llamafw_plugins.endpoints.prompts import bos
 from llamafw_plugins.endpoints.shapes import JSON
 from llamafw_plugins.endpoints.tools import Tools, read_tools
 from llamafw_plugins.endpoints.unsupported import refuse_chat
@@ -60,6 +61,5 @@ def chat_tokens(body: JSON, loaded: LoadedModel, tools: Tools | None) -> tuple[i
     """Return the tokens of the prompt, with BOS if the model wants it and the template has not written it."""
     tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(render(body, loaded, tools), parse_special=True)
-    if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
-        tokens.insert(0, tokenizer.bos)
-    return tuple(tokens)
+    before = bos(tokenizer)
+    return (*([] if tokens[:1] == before else before), *tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from llamafw import App, Call, Tokenizer
-from llamafw_plugins.endpoints.prompts import aside, encode_mixed, size_of
+from llamafw_plugins.endpoints.prompts import aside, bos, encode_mixed, size_of
 from llamafw_plugins.endpoints.shapes import JSON
 
 
@@ -35,8 +35,8 @@ def tokenized(body: JSON, tokenizer: Tokenizer) -> JSON:
     else:
         tokens = encode_mixed(content, tokenizer, "content", parse_special=parse_special)
         if add_special:
-            before, after = specials(tokenizer)
-            tokens = [*before, *tokens, *after]
+            after = [tokenizer.eos] if tokenizer.add_eos and tokenizer.eos is not None else []
+            tokens = [*bos(tokenizer), *tokens, *after]
     if body.get("with_pieces"):
         return {"tokens": [{"id": token, "piece": piece(tokenizer, token)} for token in tokens]}
     return {"tokens": tokens}
@@ -49,10 +49,3 @@ def piece(tokenizer: Tokenizer, token: int) -> Any:
         return found.decode("utf-8")
     except UnicodeDecodeError:
         return list(found)
-
-
-def specials(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the tokens the model wants before and after a text."""
-    before = [tokenizer.bos] if tokenizer.add_bos and tokenizer.bos is not None else []
-    after = [tokenizer.eos] if tokenizer.add_eos and tokenizer.eos is not None else []
-    return before, after

@@ -145,4 +145,3 @@ def table(tokenizer: Tokenizer) -> LLTokenizer:
 
 def _first_line(message: str) -> str:
     return message.strip().partition("\n")[0][:300]
-

@@ -11,6 +11,7 @@ from llamafw_plugins.grammars.places import Place, SchemaError, follow, subschem
 SAME = ("allOf", "anyOf", "oneOf")  # they hold for the same value as the schema that has them
 MAX_PATTERNS = 8  # that one string is held to: the time to compile them doubles with each
 MAX_STEPS, MAX_DEPTH = 10_000, 24  # when branches are compared
+RANGES = {"number": ("minimum", "maximum"), "string": ("minLength", "maxLength"), "array": ("minItems", "maxItems")}
 Places = dict[Place, None]  # in order
 
 
@@ -136,12 +137,8 @@ class _Compared:
             return not any(_same(x, y) for x in values[0] for y in values[1])
         if len(values) == 1 and not values[0]:
             return True
-        if kind == "number":
-            return _separate(a, b, "minimum", "maximum") or _separate(b, a, "minimum", "maximum")
-        if kind == "string":
-            return _separate(a, b, "minLength", "maxLength") or _separate(b, a, "minLength", "maxLength")
-        if kind == "array":
-            return _separate(a, b, "minItems", "maxItems") or _separate(b, a, "minItems", "maxItems")
+        if kind in RANGES:
+            return _separate(a, b, *RANGES[kind]) or _separate(b, a, *RANGES[kind])
         return kind == "object" and self._objects(a, b)
 
     def _objects(self, a: Any, b: Any) -> bool:
