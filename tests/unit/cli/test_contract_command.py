@@ -35,9 +35,10 @@ def register_endpoints(register, app):
     register("lucky", lucky)
 '''
 DOCUMENT = {
-    "openapi": "3.0.3", "info": {"title": "Another server", "version": "1"},
-    "paths": {"/n": {"get": {"operationId": "n", "responses": {"200": {
+    "openapi": "3.0.3", "info": {"title": "Another server", "version": "1"}, "security": [{"bearerAuth": []}],
+    "paths": {"/n": {"get": {"operationId": "n", "responses": {"401": {"description": "Who are you?"}, "200": {
         "description": "A number", "content": {"application/json": {"schema": {"type": "integer"}}}}}}}},
+    "components": {"securitySchemes": {"bearerAuth": {"type": "http", "scheme": "bearer"}}},
 }  # fmt: skip
 
 
@@ -46,9 +47,11 @@ def other_server() -> Iterator[Any]:
     """A server that is not ours, and says anything."""
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer = DOCUMENT if self.path == "/openapi.json" else self.server.answer  # type: ignore[attr-defined]
-            data = json.dumps(answer).encode()
-            self.send_response(200)
+            server: Any = self.server
+            asked = self.path == "/openapi.json"
+            data = json.dumps(DOCUMENT if asked else server.answer).encode()
+            allowed = asked or server.key in (None, self.headers.get("Authorization"))
+            self.send_response(200 if allowed else 401)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -66,7 +69,7 @@ def other_server() -> Iterator[Any]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.answer = 7  # type: ignore[attr-defined]
+        server.answer, server.key = 7, None  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server
@@ -95,6 +98,19 @@ def test_a_server_that_runs_is_tested(
     assert main(["contract-test", "--url", url, "--max-examples", "2", "--path", "/n"]) == code
     found = contract.failures(capfd.readouterr().out)
     assert [line.partition("; reproduce")[0] for line in found] == code * ["GET /n: Response violates schema"]
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "code"),
+    [(None, None, 0), ("sesame", "sesame", 0), ("sesame", None, 1), ("sesame", "rhubarb", 1), (None, "sesame", 1)],
+)
+def test_a_server_is_tested_with_the_key_that_it_wants_and_not_at_all_is_no_success(
+    key: str | None, given: str | None, code: int, other_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLAMA_API_KEY", raising=False)
+    other_server.key = key and f"Bearer {key}"
+    words = ["--url", f"http://127.0.0.1:{other_server.server_port}", "--max-examples", "2"]
+    assert main(["contract-test", *words, *(["--api-key", given] if given else [])]) == code
 
 
 @pytest.mark.parametrize(
