@@ -24,8 +24,8 @@ def run(argv: list[str]) -> int:
     given = parser.parse(rest)
     name, old = vars(given).pop("form"), vars(given).pop("diff")
     settings = settings_from(given, checked=True, config=first.config)
-    plugins.report()
     document = spec.merged_document(plugins, settings)
+    plugins.report()
     if old is not None:
         return _print_changes(spec.read_document(old, f"spec --diff: {old}"), document)
     print(spec.render(document, name), end="")

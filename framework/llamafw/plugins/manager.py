@@ -6,6 +6,7 @@ goes on; unless it was asked for by name, or stands before every request: then t
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -242,6 +243,16 @@ class Plugins:
         if self.pm.has_plugin(found.name):
             self.pm.unregister(name=found.name)
 
+    def leave_out(self, name: str, error: LlamafwError) -> None:
+        """Leave a plugin out, with all it has registered, for what is wrong with that.
+
+        Raises
+        ------
+        PluginError
+            A failure of this plugin's is to end the start.
+        """
+        self._leave_out(self.found[name], _failure(name, "cannot be used", error), "startup")
+
     # --- loading
 
     def _load(self, found: Found, load: Callable[[], Any], *, blocked: bool) -> None:
@@ -252,9 +263,9 @@ class Plugins:
         begun = perf_counter()
         try:
             plugin = self._timed(found.name, "its import", load)
+            self._check_api(plugin, found)
             if isinstance(plugin, type):  # state of its own, for as long as these plugins live
                 plugin = plugin()
-            self._check_api(plugin, found)
             self._check_hooks(plugin)
             self._check_options(plugin, found)
             self.pm.register(plugin, name=found.name)
@@ -285,7 +296,8 @@ class Plugins:
         return result
 
     def _check_api(self, plugin: Any, found: Found) -> None:
-        wanted = getattr(plugin, "requires_api", None)
+        home = sys.modules.get(getattr(plugin, "__module__", ""))  # of a class, or of an object
+        wanted = getattr(plugin, "requires_api", getattr(home, "requires_api", None))
         if wanted is None:
             return
         from packaging.specifiers import InvalidSpecifier, SpecifierSet  # most plugins state nothing
@@ -335,4 +347,5 @@ def _call(impl: pluggy.HookImpl, hook: str, **given: Any) -> Any:
 
 def _failure(name: str, what: str, exc: Exception) -> PluginError:
     cause = str(exc) if isinstance(exc, LlamafwError) else f"{type(exc).__name__}: {exc}"
+    cause = " ".join(cause.split())  # a line in the log, and on stderr
     return PluginError(f"plugin {name} {what}: {cause} (start without it: --no-plugin {name})")

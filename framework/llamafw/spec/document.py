@@ -1,13 +1,13 @@
 """The API document: one ``openapi.yaml``, with what plugins and settings add to it. It knows nothing of HTTP.
 
 The order: read the file, merge the fragments of plugins, add the options of samplers, put in the defaults that
-flags have changed. Whatever disagrees on the way is a `SpecError` that names both sides.
+flags have changed. Plugins whose part is none are left out; whatever disagrees is a `SpecError` that names both sides.
 """
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -18,8 +18,10 @@ import yaml
 
 from llamafw.errors import SpecError
 from llamafw.plugins import Plugins, is_ours, shown
+from llamafw.registry import Registry
 from llamafw.settings import Settings
-from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults
+from llamafw.spec.fields import add_fields, add_sampler_options, check_field, check_sampler, set_defaults
+from llamafw.spec.fragments import checked
 from llamafw.spec.operations import HOME, METHODS, PLUGIN, Document, operations
 from llamafw.spec.schemas import with_text_keys
 
@@ -59,11 +61,15 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
     ------
     SpecError
         A plugin's fragment clashes, or a sampler's option does.
+    PluginError
+        A plugin whose failures end the start has a fragment or an option that is none.
     SettingsError
         A flag sets a default that its request field does not allow.
     """
     document = load_document() if base is None else deepcopy(base)
     owners: dict[str, str] = {}
+    _hold(plugins, "sampler", check_sampler)
+    _hold(plugins, "field", check_field)
     for owner, fragment in _fragments(plugins):
         merge(document, fragment, owner, owners)
     samplers = plugins.registry("sampler")
@@ -89,24 +95,39 @@ class _Plain(yaml.SafeDumper):
 
 def _fragments(plugins: Plugins) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, fragment in plugins.each("extend_openapi"):
-        if not isinstance(fragment, Mapping | None):
-            raise SpecError(f"plugin {name}: extend_openapi returned {fragment!r:.80}, and not a mapping")
         if fragment is not None:
-            yield name, fragment
+            try:
+                parts = checked(fragment)
+            except SpecError as error:
+                plugins.leave_out(name, error)
+            else:
+                yield name, parts
+
+
+def _hold(plugins: Plugins, kind: str, check: Callable[[str, Registry], None]) -> None:
+    """Leave out plugins that have registered something of a kind that ``check`` raises a SpecError for."""
+    registry, whole = plugins.registry(kind), False
+    while not whole:  # what is left out may be what another one relies on
+        whole = True
+        for name in list(registry):
+            try:
+                if name in registry:
+                    check(name, registry)
+            except SpecError as error:
+                plugins.leave_out(registry.owner(name), error)
+                whole = False
 
 
 def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: dict[str, str]) -> None:
-    """Add a plugin's paths, components and tags to ``document``, in place.
+    """Add a plugin's paths, components and tags to ``document``, in place; SpecError if they are there already.
 
     Parameters
     ----------
+    fragment : mapping
+        As `checked` returns it.
     owners : dict
         Place in the document to the plugin that put it there, for error messages. It is added to.
     """
-    unknown = sorted(set(fragment) - {"paths", "components", "tags", "openapi", "info"})
-    if unknown:
-        raise SpecError(f"plugin {owner}: a fragment has paths, components and tags, not {', '.join(unknown)}")
-
     def claim(place: str, taken: bool) -> None:
         if taken:
             raise SpecError(f"{place} is defined by both {owners.get(place, HOME)} and plugin {owner}")
@@ -123,11 +144,9 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
         target = document["paths"].setdefault(path, {})
         for key, value in item.items():
             claim(f"{key.upper()} {path}", key in target)
-            target[key] = with_text_keys(value)
+            target[key] = deepcopy(value)
             if key in METHODS:
-                name = value.get("operationId")
-                if not name:
-                    raise SpecError(f"plugin {owner}: {key.upper()} {path} has no operationId")
+                name = value["operationId"]
                 claim(f"operationId {name!r}", name in names)
                 names.add(name)
                 target[key] |= {} if is_ours(owner) else {PLUGIN: shown(owner)}
@@ -135,7 +154,7 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
         target = document.setdefault("components", {}).setdefault(section, {})
         for name, thing in things.items():
             claim(f"components.{section}.{name}", name in target)
-            target[name] = with_text_keys(thing)
+            target[name] = deepcopy(thing)
     tags = document.setdefault("tags", [])
     for tag in fragment.get("tags", []):
         claim(f"tag {tag['name']!r}", any(tag["name"] == known["name"] for known in tags))

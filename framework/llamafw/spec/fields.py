@@ -17,12 +17,6 @@ from llamafw.spec.schemas import as_json_schema
 
 def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[str, str] = NOBODY) -> None:
     """Give every schema that asks for it the fields of all samplers, and the names that ``samplers`` may hold."""
-    for name, sampler in samplers.items():
-        _check_options(sampler.options, f"of sampler {name!r} of plugin {samplers.owner(name)}")
-        follower = getattr(sampler, "precedes", None)
-        if follower is not None and follower not in samplers:
-            owner, hint = samplers.owner(name), samplers.suggest(str(follower))
-            raise SpecError(f"sampler {name!r} of plugin {owner} precedes {follower!r}, which is no sampler{hint}")
     for place, schema in _generating(document):
         properties = schema.setdefault("properties", {})
         sides = dict.fromkeys(properties, f"{owners.get(place, HOME)} ({place})")
@@ -44,8 +38,6 @@ def add_fields(
     document: Document, fields: Registry, samplers: Registry, owners: Mapping[str, str] = NOBODY
 ) -> None:
     """Give every schema that takes the options of samplers the fields that plugins have registered, too."""
-    for field, option in fields.items():
-        _check_option(option, f"the field {field!r} of plugin {fields.owner(field)}")
     for place, schema in _generating(document):
         for field, option in fields.items():
             if field in schema["properties"]:
@@ -65,8 +57,9 @@ def _marked(option: dict[str, Any], owner: str) -> dict[str, Any]:
     return {**option, "description": text, PLUGIN: shown(owner)}
 
 
-def _check_options(options: Any, side: str) -> None:
-    """Raise SpecError unless a sampler's options are JSON Schemas with defaults that they allow."""
+def check_sampler(name: str, samplers: Registry) -> None:
+    """Raise SpecError unless a sampler's options are JSON Schemas with defaults, and what it precedes is a sampler."""
+    options, side = samplers[name].options, f"of sampler {name!r} of plugin {samplers.owner(name)}"
     if not isinstance(options, Mapping):
         raise SpecError(f"the options {side} are {options!r:.80}, and not fields with their JSON Schemas")
     for field, option in options.items():
@@ -75,6 +68,15 @@ def _check_options(options: Any, side: str) -> None:
             raise SpecError(f"the option {field!r} {side} has no default")
         if option["default"] is not None and not check.is_valid(option["default"]):
             raise SpecError(f"the option {field!r} {side} does not allow its own default, {option['default']!r:.80}")
+    follower = getattr(samplers[name], "precedes", None)
+    if follower is not None and follower not in samplers:
+        owner, hint = samplers.owner(name), samplers.suggest(str(follower))
+        raise SpecError(f"sampler {name!r} of plugin {owner} precedes {follower!r}, which is no sampler{hint}")
+
+
+def check_field(name: str, fields: Registry) -> None:
+    """Raise SpecError unless a field is a JSON Schema."""
+    _check_option(fields[name], f"the field {name!r} of plugin {fields.owner(name)}")
 
 
 def _check_option(option: Any, side: str) -> jsonschema_rs.Draft4Validator:

@@ -55,7 +55,8 @@ def operation_ids(document: Mapping[str, Any]) -> list[str]:
 def check(document: Mapping[str, Any], endpoints: Registry) -> None:
     """Raise SpecError unless every operation has its endpoint, every endpoint its operation, and each is async."""
     wanted = operation_ids(document)
-    problems = [f"operation {name!r} has no endpoint{_near(endpoints, name)}" for name in wanted
+    owners = {one["operationId"]: f" of plugin {one[PLUGIN]}" for _, _, one in operations(document) if PLUGIN in one}
+    problems = [f"operation {name!r}{owners.get(name, '')} has no endpoint{_near(endpoints, name)}" for name in wanted
                 if name not in endpoints]
     problems += [f"endpoint {name!r} of plugin {endpoints.owner(name)} has no operation in the API document"
                  for name in endpoints if name not in wanted]

@@ -75,6 +75,12 @@ def built(plugins: Plugins) -> Any:
         (HEAD + SAMPLER + hook("extend_openapi"), "startup", "failed in extend_openapi"),
         (HEAD + SAMPLER + OPERATION.replace("register(\"getBad\", bad)", "1 / 0"), "registration",
          "failed in register_endpoints"),
+        (HEAD + SAMPLER + OPERATION.replace("responses", "answers"), "startup", "document is not valid at paths./bad"),
+        (HEAD + SAMPLER + hook("extend_openapi", body="return {'paths': ['/bad']}"), "startup", "not valid at paths: "),
+        (HEAD + SAMPLER.replace("string", "text") + OPERATION, "startup", "'bad' of plugin llamafw-bad:bad is no JSON"),
+        (HEAD + SAMPLER + OPERATION + hook("register_fields", "register", "register('good', 7)"), "startup",
+         "the field 'good' of plugin llamafw-bad:bad is no JSON Schema"),
+        (HEAD + SAMPLER + hook("register_fields", "register", "register('bad', 7)"), "startup", "is no JSON Schema"),
     ],
 )  # fmt: skip
 def test_an_installed_plugin_that_fails_is_left_out_with_all_it_had(
@@ -99,7 +105,10 @@ def test_an_installed_plugin_that_fails_is_left_out_with_all_it_had(
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("code", ["1 / 0", HEAD + hook("register_samplers", "register"), HEAD + hook("extend_openapi")])
+@pytest.mark.parametrize("code", [
+    "1 / 0", HEAD + hook("register_samplers", "register"), HEAD + hook("extend_openapi"),
+    HEAD + hook("extend_openapi", body="return 'x'"), HEAD + SAMPLER.replace("string", "text"),
+])  # fmt: skip
 def test_it_ends_the_start_if_strict_or_asked_for_by_name(site: Site, code: str, strict: bool) -> None:
     name = site.install("llamafw-bad", code)
     with pytest.raises(PluginError, match=f"plugin {name} "):
@@ -174,6 +183,9 @@ def test_a_command_goes_on_without_it_and_says_so(site: Site) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"llamafw: plugin {name} cannot be loaded: ZeroDivisionError")
     assert run("--no-plugin", "bad").stderr == ""
+    site.install("llamafw-no-fragment", HEAD + hook("extend_openapi", body="return 7"))
+    (line,) = run("--no-plugin", "bad").stderr.splitlines()
+    assert line.startswith("left out: plugin llamafw-no-fragment:no-fragment cannot be used: extend_openapi returned 7")
 
 
 # --- while a model loads

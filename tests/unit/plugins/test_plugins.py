@@ -106,6 +106,7 @@ def test_a_broken_plugin_is_named_with_the_way_out(tmp_path: Path, text: str, me
         Plugins(extra=[path])
     assert message in str(caught.value)
     assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wanted", [">=1.0,<2", "==1.*", f"=={API_VERSION}"])
@@ -139,6 +140,24 @@ def test_a_plugin_for_another_api_is_refused_with_both_versions(
     assert message in str(caught.value)
     assert str(caught.value).startswith("plugin llamafw-old:old cannot be loaded: ")
     assert "--no-plugin llamafw-old:old" in str(caught.value)
+
+
+@pytest.mark.parametrize("stated", ["class", "module"])
+def test_a_class_is_refused_before_one_is_made_wherever_it_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str
+) -> None:
+    line = 'requires_api = ">=99"\n'
+    made = "    def __init__(self): 1 / 0\n"
+    (tmp_path / "llamafw_new.py").write_text(
+        f"class Plugin:\n    {line}{made}" if stated == "class" else f"{line}class Plugin:\n{made}")
+    info = tmp_path / "llamafw_new-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llamafw-new\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[llamafw]\nnew = llamafw_new:Plugin\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = Plugins().found["llamafw-new:new"]
+    sys.modules.pop("llamafw_new", None)
+    assert "llamafw-new 1 requires API >=99 of llamafw" in str(found.error)
 
 
 def test_the_version_of_the_api_is_semantic() -> None:
