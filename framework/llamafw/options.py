@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llamafw.errors import SettingsError
@@ -75,6 +76,17 @@ def check(opt: Option, value: Any, source: str) -> Any:
         return opt.parse(value) if opt.parse else value
     except ValueError as error:
         raise SettingsError(f"{source}: {value!r:.80} {error}") from None
+
+
+def read_file(flag: str, name: str) -> str:
+    """Return the text in the file that a flag names, to the last byte; SettingsError if there is none."""
+    try:
+        return Path(name).expanduser().read_bytes().decode()
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start} is no UTF-8"
+    raise SettingsError(f"{flag}: {name} cannot be read: {reason}")
 
 
 MAX_CPUS = 4096  # processors that a mask may name; more than any system has

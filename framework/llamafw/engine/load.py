@@ -31,6 +31,7 @@ from llamafw.models.check import check_tensors
 from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import whole
 from llamafw.models.rope_settings import with_rope
+from llamafw.options import read_file
 from llamafw.plugins import Plugins
 from llamafw.registry import missing
 from llamafw.serving import Engine as EngineProtocol
@@ -191,13 +192,9 @@ def fingerprint(model: Model, decoder: Decoder, options: BackendOptions) -> byte
 
 
 def first_words(settings: Settings) -> str:
-    """Return the text of ``--system-prompt-file``, to the last byte; "" without one."""
-    if settings.system_prompt_file is None:
-        return ""
-    try:
-        return Path(settings.system_prompt_file).expanduser().read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--system-prompt-file: {settings.system_prompt_file} cannot be read: {error}") from None
+    """Return the text of ``--system-prompt-file``; "" without one."""
+    file = settings.system_prompt_file
+    return "" if file is None else read_file("--system-prompt-file", file)
 
 
 def system_prompt(text: str, tokenizer: Tokenizer) -> SystemPrompt:
@@ -218,10 +215,7 @@ def default_grammar(settings: Settings) -> GrammarSource | None:
         return GrammarSource("json_schema", settings.json_schema, "--json-schema")
     text = settings.grammar or ""
     if settings.grammar_file is not None:
-        try:
-            text += Path(settings.grammar_file).expanduser().read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"--grammar-file: {settings.grammar_file} cannot be read: {error}") from None
+        text += read_file("--grammar-file", settings.grammar_file)
     return GrammarSource("gbnf", text, "--grammar") if text.strip() else None
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 
 from llamafw.engine.engine import Engine
 from llamafw.errors import RequestError, SettingsError
+from llamafw.options import read_file
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 
@@ -23,9 +23,9 @@ def first_prompt(settings: Settings) -> tuple[str, str] | None:
     if settings.prompt is not None:
         return _unescaped(settings.prompt) if settings.escape else settings.prompt, "--prompt"
     if settings.file is not None:
-        return _read("--file", settings.file).removesuffix("\n").removesuffix("\r"), "--file"
+        return read_file("--file", settings.file).removesuffix("\n").removesuffix("\r"), "--file"
     if settings.binary_file is not None:
-        return _read("--binary-file", settings.binary_file), "--binary-file"
+        return read_file("--binary-file", settings.binary_file), "--binary-file"
     return None
 
 
@@ -52,18 +52,7 @@ def _unescaped(text: str) -> str:
     for found in _ESCAPE.finditer(text):
         raw += text[end : found.start()].encode() + meaning(found)
         end = found.end()
-    return _decoded("--prompt", raw + text[end:].encode())
-
-
-def _read(flag: str, path: str) -> str:
     try:
-        return _decoded(flag, Path(path).expanduser().read_bytes())
-    except OSError as error:
-        raise SettingsError(f"{flag}: {path} cannot be read: {error.strerror or error}") from None
-
-
-def _decoded(flag: str, raw: bytes) -> str:
-    try:
-        return raw.decode()
+        return (raw + text[end:].encode()).decode()
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{flag}: byte {error.start} is no UTF-8") from None
+        raise SettingsError(f"--prompt: byte {error.start} is no UTF-8") from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llamafw import spec
 from llamafw.errors import SettingsError
 from llamafw.hookspecs import NAME
+from llamafw.options import read_file
 from llamafw.registry import Registry
 from llamafw.server.routing import operation_of
 from llamafw.serving import Authenticator, Credentials
@@ -31,13 +31,9 @@ def keys(settings: Settings) -> tuple[str, ...]:
     """Return the keys of ``--api-key`` and ``--api-key-file``."""
     if settings.api_key_file is None:
         return settings.api_key
-    path = Path(settings.api_key_file).expanduser()
-    try:
-        lines = [line.strip() for line in path.read_bytes().decode().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--api-key-file: {path} cannot be read: {error}") from None
+    lines = [line.strip() for line in read_file("--api-key-file", settings.api_key_file).splitlines()]
     if not any(lines):
-        raise SettingsError(f"--api-key-file: {path} holds no key")  # nor would the server ask for any
+        raise SettingsError(f"--api-key-file: {settings.api_key_file} holds no key")  # nor would the server ask for any
     return (*settings.api_key, *filter(None, lines))
 
 

@@ -49,7 +49,7 @@ def test_prompts_from_files(tmp_path: Path, raw: bytes, text: str) -> None:
 def test_prompts_that_cannot_be_had(tmp_path: Path) -> None:
     bad = tmp_path / "latin"
     bad.write_bytes(b"caf\xe9")
-    with pytest.raises(SettingsError, match=r"--file: byte 3 is no UTF-8"):
+    with pytest.raises(SettingsError, match=r"--file: .* cannot be read: byte 3 is no UTF-8"):
         first_prompt(Settings(file=str(bad)))
     with pytest.raises(SettingsError, match=r"--binary-file: .*none cannot be read: No such file"):
         first_prompt(Settings(binary_file=str(tmp_path / "none")))
