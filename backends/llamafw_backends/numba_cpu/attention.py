@@ -258,5 +258,3 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
         return 0
 
     return attention
-
-

@@ -33,9 +33,7 @@ from llamafw_backends.numba_cpu.simd import (
     sum_lanes,
     zeros,
 )
-from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, Q8_LAYOUT
-
-_F32_COLUMNS = 4  # of a block of float weights: tiles._Float.columns
+from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, Q8_LAYOUT
 
 
 @jit
@@ -128,8 +126,8 @@ def prepare(
         for block in range(first // 32, last // 32):
             quantize(x + 128 * (block - first // 32), base + block * width * RECORD)
     if layouts & F32_LAYOUT:
-        size = 4 * _F32_COLUMNS
+        size = 4 * FLOAT_COLUMNS
         base = floats + start * 4 * n_columns + (token - start) * size
-        for block in range(first // _F32_COLUMNS, last // _F32_COLUMNS):
+        for block in range(first // FLOAT_COLUMNS, last // FLOAT_COLUMNS):
             for i in range(0, size, 4):
-                store_f32(load_f32(x + size * (block - first // _F32_COLUMNS) + i), base + block * width * size + i)
+                store_f32(load_f32(x + size * (block - first // FLOAT_COLUMNS) + i), base + block * width * size + i)

@@ -193,5 +193,5 @@ def matmul(
 ) -> None:  # fmt: skip
     """Call the kernel of ``tensor`` with the activations in the layout it wants."""
     t = tensor_at(tensor)
-    activations = records if t.layout == 1 else floats
+    activations = records if t.layout == Q8_LAYOUT else floats
     _call(t.kernel, tensor, widths, activations, n_tokens, first, last, out, out_stride, add)

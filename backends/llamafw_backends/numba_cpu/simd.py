@@ -58,11 +58,8 @@ def operation(result: Any, arguments: tuple[Any, ...], emitter: Callable[..., Va
 
 zeros = operation(floats, (), lambda b: constant(FLOATS, 0.0))
 load = operation(floats, (i64,), lambda b, a: emit.load(b, a, FLOATS))
-load_half = operation(floats, (i64,), emit.load_half)
-load_ints = operation(ints, (i64,), lambda b, a: emit.load(b, a, INTS))
 store = operation(void, (floats, i64), emit.store)
 store_half = operation(void, (floats, i64), emit.store_half)
-store_ints = operation(void, (ints, i64), emit.store)
 store_bytes = operation(void, (ints, i64), lambda b, v, a: emit.store(b, b.trunc(v, emit.BYTES), a))
 splat = operation(floats, (f32,), emit.splat)
 add = operation(floats, (floats, floats), lambda b, x, y: b.fadd(x, y))
@@ -98,7 +95,6 @@ load_f32 = operation(f32, (i64,), lambda b, a: emit.load(b, a, F32))
 store_f32 = operation(void, (f32, i64), emit.store)
 load_i64 = operation(i64, (i64,), lambda b, a: emit.load(b, a, emit.I64))
 store_i64 = operation(void, (i64, i64), emit.store)
-load_i32 = operation(i32, (i64,), lambda b, a: emit.load(b, a, I32))
 store_i32 = operation(void, (i32, i64), emit.store)
 load_i8 = operation(types.int8, (i64,), lambda b, a: emit.load(b, a, I8))
 load_u8 = operation(types.uint8, (i64,), lambda b, a: emit.load(b, a, I8))
@@ -111,7 +107,6 @@ copy_16 = operation(void, (i64, i64), lambda b, a, to: emit.store(b, emit.load(b
 xor_32 = operation(  # copy 4 bytes, some bits turned
     void, (i64, i32, i64), lambda b, a, bits, to: emit.store(b, b.xor(emit.load(b, a, I32), bits), to)
 )
-prefetch = operation(void, (i64,), emit.prefetch)
 
 # --- between threads --------------------------------------------------------------------------------
 

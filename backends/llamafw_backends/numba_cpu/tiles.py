@@ -13,6 +13,7 @@ from llamafw_backends.numba_cpu.emit import F32, FLOATS, I32, I64, INTS, Builder
 from llamafw_backends.numba_cpu.isa import MINUS_8, RECORD, SCALE, SUM, Dots
 
 ROWS = 16  # of a tile
+FLOAT_COLUMNS = 4  # of a block of floats
 Q8_LAYOUT, F32_LAYOUT = 1, 2  # how a format wants its activations: records of bytes, or float32
 
 
@@ -134,7 +135,7 @@ class Q8_0(_Symmetric):
 class _Float(TileFormat):
     """Floats, column by column: 16 rows of column 0, of column 1 … Activations are not quantised."""
 
-    columns, layout = 4, F32_LAYOUT
+    columns, layout = FLOAT_COLUMNS, F32_LAYOUT
     load: Callable[[Builder, Value], Value]
 
     def block(
