@@ -46,6 +46,15 @@ class ToyTokenizer:
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
 
+class WithBos(ToyTokenizer):
+    """The same, with a BOS token before texts."""
+
+    add_bos = True
+
+    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        return [BOS] * add_special + super().encode(text)
+
+
 def noise(prefix: Sequence[int]) -> Floats:
     """Scores that look like a model's: any prefix has its own."""
     seed = zlib.crc32(np.array(prefix, np.int32).tobytes())

@@ -8,21 +8,16 @@ from pathlib import Path
 import pytest
 
 from llamafw.cli.config import RIVALS, from_file
-from llamafw.cli.parser import Parser, add_settings, settings_from, split_plugin_flags
+from llamafw.cli.parser import split_plugin_flags
 from llamafw.errors import SettingsError
 from llamafw.settings import Settings, options
 from support import flags
+from support.flags import parse
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     return tmp_path / "llamafw.toml"
-
-
-def parse(*argv: str, **environ: str) -> Settings:
-    parser = Parser("llamafw serve", "")
-    add_settings(parser)
-    return settings_from(parser.parse(argv), environ)
 
 
 def toml(value: object) -> str:

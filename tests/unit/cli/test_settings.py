@@ -3,17 +3,12 @@ from __future__ import annotations
 
 import pytest
 
-from llamafw.cli.parser import Parser, add_settings, overruled, settings_from
+from llamafw.cli.parser import Parser, add_settings, overruled
 from llamafw.engine.compute import backend_options
 from llamafw.errors import SettingsError
 from llamafw.settings import Settings, options
 from support import flags
-
-
-def parse(*argv: str, **environ: str) -> Settings:
-    parser = Parser("llamafw serve", "")
-    add_settings(parser)
-    return settings_from(parser.parse(argv), environ)
+from support.flags import parse
 
 
 @pytest.mark.inventory("C-016", "C-018", "C-019", "C-044")

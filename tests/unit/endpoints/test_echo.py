@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.toy import BOS, EOS, HEART, N_VOCAB, ToyTokenizer
+from support.toy import BOS, EOS, HEART, N_VOCAB, WithBos
 from unit.endpoints.conftest import alphabet, read_events
 from unit.endpoints.test_infill import Coder
 
@@ -58,20 +58,15 @@ async def test_with_an_answer_whole_and_in_a_stream(opened: Any) -> None:
                 assert [value for part in mine for value in part["logprobs"][name]] == values
 
 
-class WithBos(ToyTokenizer):
+class NamedBos(WithBos):
     """Its BOS has a name, which is no text of the prompt's."""
-
-    add_bos = True
-
-    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return [BOS] * add_special + super().encode(text)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return {BOS: b"<s>", EOS: b"</s>"}[token] if special and token in (BOS, EOS) else super().piece(token)
 
 
 async def test_offsets_count_the_clients_text(opened: Any) -> None:
-    async with opened(tokenizer=WithBos()) as client:
+    async with opened(tokenizer=NamedBos()) as client:
         logprobs = (await scored(client, "ab", max_tokens=1))["choices"][0]["logprobs"]
         assert (logprobs["tokens"], logprobs["text_offset"]) == (["<s>", "a", "b", "c"], [0, 0, 1, 2])
         found = (await scored(client, [97, HEART, EOS, 98], max_tokens=1))["choices"][0]
@@ -80,7 +75,7 @@ async def test_offsets_count_the_clients_text(opened: Any) -> None:
 
 
 async def test_the_system_prompt_is_nobodys_to_score(opened: Any) -> None:
-    async with opened(tokenizer=WithBos(), props=True) as client:
+    async with opened(tokenizer=NamedBos(), props=True) as client:
         before = (await scored(client, "ab"))["choices"][0]["logprobs"]
         await client.post("/props", json={"system_prompt": "xyz"})
         found = await scored(client, "ab", max_tokens=1)

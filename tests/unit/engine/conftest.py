@@ -7,13 +7,7 @@ from typing import Any
 import pytest
 
 from llamafw.engine import Engine, EngineOptions
-from llamafw.plugins import Plugins
 from support.toy import ToyBackend, ToyTokenizer
-
-
-@pytest.fixture(scope="session")
-def samplers() -> Mapping[str, Any]:
-    return Plugins().registry("sampler")
 
 
 @pytest.fixture

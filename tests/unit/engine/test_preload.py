@@ -16,7 +16,7 @@ from llamafw.errors import ContextFullError, GenerationError, SettingsError
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import EmbedRequest, SystemPrompt
-from support.toy import BOS, HEART, ToyBackend, ToyTokenizer, answer
+from support.toy import BOS, HEART, ToyBackend, ToyTokenizer, WithBos, answer
 
 Start = Callable[..., Engine]
 NO_SYSTEM = SystemPrompt()
@@ -73,13 +73,6 @@ async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
     fresh = await answer(engine, [*text.encode(), 33], n_predict=4, cache_prompt=False)
     assert (found.finish.id_slot, found.finish.n_cached, fresh.finish.n_cached) == (2, len(text), 0)
     assert found.ids == fresh.ids
-
-
-class WithBos(ToyTokenizer):
-    add_bos = True
-
-    def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
-        return [BOS] * add_special + super().encode(text)
 
 
 @pytest.mark.inventory("C-022", "C-114", "E-172", "D-26")

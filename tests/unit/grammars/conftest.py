@@ -18,6 +18,11 @@ def context() -> GrammarContext:
 
 
 @pytest.fixture(scope="session")
+def compiler(context: GrammarContext) -> Compiler:
+    return Compiler("json_schema", context)
+
+
+@pytest.fixture(scope="session")
 def language(context: GrammarContext) -> Callable[[str, str], Matches]:
     """``language(kind, source)(text)``: whether the text is in the language, read byte by byte."""
     compilers = {kind: Compiler(kind, context) for kind in ("gbnf", "json_schema", "lark", "regex")}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafw import GrammarContext, RequestError
+from llamafw import RequestError
 from llamafw_plugins.grammars.compiler import Compiler
 from support.json_schema import (
     COMMENTS,
@@ -35,11 +35,6 @@ CASES += [(name, Case({"format": name, "type": "string"}, one.valid, one.invalid
 KEYWORDS = [keyword for vocabulary in VOCABULARIES for keyword in keywords(vocabulary)]
 STRICTER = ["2024-06-30T23:59:60Z", "23:59:60Z", "a@", "@b", "a..b@example.org"]
 """What we do not allow, though the standard or the packages that check it do."""
-
-
-@pytest.fixture(scope="session")
-def compiler(context: GrammarContext) -> Compiler:
-    return Compiler("json_schema", context)
 
 
 def test_every_keyword_of_the_draft_is_in_one_table() -> None:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafw import GrammarContext
 from llamafw_plugins.grammars.compiler import Compiler
 from llamafw_plugins.grammars.pattern import PatternError, to_rust
 from support.json_schema import accepts
@@ -19,11 +18,6 @@ PATTERNS = [
     r"^\/\-\$\^$", "^.$", "a.b", r"^\x61\u0062$", r"^\t\n$", r"^(?P<x>a)$", r"^[\x61-\x63]$", "^é❤$", "^[à-ÿ]$", "}",
     "^]$", "^(a(b(c|d)?)*)+$", r"^\$a\$$", "^^a$$", "a|", "^(a|)$", "^[a&&b]+$", "^[[a]+$",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def compiler(context: GrammarContext) -> Compiler:
-    return Compiler("json_schema", context)
 
 
 @pytest.mark.inventory("G-02", "J-02")

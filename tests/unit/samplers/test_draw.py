@@ -10,17 +10,11 @@ import pytest
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
 from llamafw.engine.chain import build, draw
 from llamafw.kernels import Vocabulary
-from llamafw.plugins import Plugins
 from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
 from support.toy import ToyTokenizer
 
 # What chi-square exceeds once in a million, by degrees of freedom; integrated from its density.
 CHI2 = {4: 33.38, 6: 38.26, 8: 42.70, 9: 44.81, 49: 111.14}
-
-
-@pytest.fixture(scope="module")
-def samplers() -> Any:
-    return Plugins().registry("sampler")
 
 
 def chi_square(counts: Counter[int], expected: dict[int, float], n: int) -> float:
