@@ -124,8 +124,8 @@ class _Comparison:
         if {old.get("type"), new.get("type")} - {"integer", "number"} and old.get("type") != new.get("type"):
             return  # nothing below is the same
         yield from _values(old, new, what, side)
-        if side == "request":
-            yield from _narrowed(old, new, what)
+        for text, narrower in _narrowed(old, new, what):
+            yield text, narrower and side == "request"
         yield from self._below(old, new, what, side)
 
     def _below(self, old: Document, new: Document, what: str, side: Side) -> Iterator[tuple[str, bool]]:

@@ -53,6 +53,7 @@ def _lines(one: PluginInfo) -> str:
         lines.append(f"  error: {one.error}")
     lines += [f"  {kind}: {', '.join(names)}" for kind, names in one.kinds.items()]
     lines += [f"  option {key}: {_schema(schema)}" for key, schema in one.options.items()]
+    lines += [f"  request field {key}: {_schema(schema)}" for key, schema in one.request_fields.items()]
     if one.state != "blocked":
         lines.append(f"  hooks: {', '.join(one.hooks) or 'none'}")
     return "\n".join(lines)

@@ -269,7 +269,7 @@ class Plugins:
             self._check_hooks(plugin)
             self._check_options(plugin, found)
             self.pm.register(plugin, name=found.name)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:  # a script's module says sys.exit()
             return self._leave_out(found, _failure(found.name, "cannot be loaded", exc), "import")
         finally:
             found.load_ms = (perf_counter() - begun) * 1e3
@@ -345,7 +345,7 @@ def _call(impl: pluggy.HookImpl, hook: str, **given: Any) -> Any:
         raise _failure(impl.plugin_name, f"failed in {hook}", exc) from exc
 
 
-def _failure(name: str, what: str, exc: Exception) -> PluginError:
+def _failure(name: str, what: str, exc: BaseException) -> PluginError:
     cause = str(exc) if isinstance(exc, LlamafwError) else f"{type(exc).__name__}: {exc}"
     cause = " ".join(cause.split())  # a line in the log, and on stderr
     return PluginError(f"plugin {name} {what}: {cause} (start without it: --no-plugin {name})")

@@ -21,7 +21,7 @@ from llamafw.plugins import Plugins, is_ours, shown
 from llamafw.registry import Registry
 from llamafw.settings import Settings
 from llamafw.spec.fields import add_fields, add_sampler_options, check_field, check_sampler, set_defaults
-from llamafw.spec.fragments import checked
+from llamafw.spec.fragments import checked, references
 from llamafw.spec.operations import HOME, METHODS, PLUGIN, Document, operations
 from llamafw.spec.schemas import with_text_keys
 
@@ -70,8 +70,13 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
     owners: dict[str, str] = {}
     _hold(plugins, "sampler", check_sampler)
     _hold(plugins, "field", check_field)
-    for owner, fragment in _fragments(plugins):
+    fragments = list(_fragments(plugins))
+    for owner, fragment in fragments:
         merge(document, fragment, owner, owners)
+    for owner, fragment in fragments:
+        if lost := [ref for ref in references(fragment) if not _is_there(document, ref)]:
+            plugins.leave_out(owner, SpecError(f"its API document refers to {lost[0]}, which is not there"))
+            return merged_document(plugins, settings, base)  # what it has added must go again
     samplers = plugins.registry("sampler")
     add_sampler_options(document, samplers, owners)
     add_fields(document, plugins.registry("field"), samplers, owners)
@@ -159,6 +164,14 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
     for tag in fragment.get("tags", []):
         claim(f"tag {tag['name']!r}", any(tag["name"] == known["name"] for known in tags))
         tags.append(deepcopy(tag))
+
+
+def _is_there(document: Document, reference: str) -> bool:
+    home, *names = reference.split("/")
+    part: Any = document
+    for name in names:
+        part = part.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(part, Mapping) else None
+    return home == "#" and part is not None
 
 
 def author(place: Sequence[Any], plugins: Plugins) -> str:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +39,19 @@ def checked(fragment: Any) -> Document:
         if not operation.get("operationId"):
             raise SpecError(f"{method.upper()} {path} has no operationId")
     return parts
+
+
+def references(part: Any) -> Iterator[str]:
+    """Yield what a part of a document refers to, in the order it stands there."""
+    if isinstance(part, list):
+        for one in part:
+            yield from references(one)
+    elif isinstance(part, Mapping):
+        for key, one in part.items():
+            if key == "$ref" and isinstance(one, str):
+                yield one
+            elif key not in ("example", "examples", "default", "enum"):  # which hold anything
+                yield from references(one)
 
 
 @cache

@@ -64,6 +64,7 @@ components:
         text: {type: string}
         stop: {type: string, enum: [eos, limit]}
         n: {type: integer}
+        p: {type: number, maximum: 1}
 """)
 SCHEMAS = ("components", "schemas")
 REQUEST = (*SCHEMAS, "Request", "allOf", 1)
@@ -127,6 +128,9 @@ HARMLESS = [
     (put(True, *FIELDS, "mode", "nullable"), "request.mode may be null now"),
     (put({"type": "string"}, *ANSWER, "properties", "extra"), "200.extra is new"),
     (put(["eos"], *ANSWER, "properties", "stop", "enum"), "200.stop: the value 'limit' is gone"),
+    (put(100, *ANSWER, "properties", "p", "maximum"), "200.p: maximum is 100 and was 1"),
+    (put(5, *ANSWER, "properties", "n", "maximum"), "200.n: maximum is 5 and was none"),
+    (put(False, *ANSWER, "additionalProperties"), "200 may have no other fields now"),
     (put({"description": "busy"}, *POST, "responses", "429"), "the answer 429 is new"),
     (put(None, *POST, "responses", "400"), "the answer 400 is gone"),
     (put("better", *POST, "summary"), None),

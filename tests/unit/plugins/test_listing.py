@@ -79,4 +79,5 @@ def test_the_command_says_the_same_and_why(site: Site) -> None:
     assert "\nllamafw-x:x 1.2 (active, " in text
     assert " ms, API >=1.0)\n  sampler: s\n  field: f\n" in text
     assert '  option limit: Most of it. {"type": "integer", "default": 60}\n' in text
+    assert '  request field heat: x {"type": "number", "minimum": 0, "default": 0}\n' in text
     assert run("--no-plugin", "llamafw-bad").returncode == 0
