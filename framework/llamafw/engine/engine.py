@@ -244,6 +244,7 @@ class Engine:
     ) -> AsyncGenerator[Delta, None]:
         if sequence.request.grammar is not None:
             sequence.hold_to(await self.grammars.compile(sequence.request.grammar))
+            self._check_queue()  # once more: while it was compiled, others have come
         finish: Finish | None = None
         try:
             async with self._active(sequence):

@@ -2,11 +2,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from llamafw import DeadlineExceeded, TooManyRequests, Unavailable
+from llamafw import (
+    DeadlineExceeded,
+    Floats,
+    Grammar,
+    GrammarContext,
+    GrammarSource,
+    TooManyRequests,
+    Unavailable,
+)
 from llamafw.engine import Engine
 from support.toy import HELLO, ToyBackend, answer, forever, noise, saying
 
@@ -38,6 +47,35 @@ async def test_nobody_waits(start: Start) -> None:
         await answer(engine, (9,), n_predict=2)
     backend.allow(100)
     await running
+
+
+async def test_those_whose_grammars_are_compiled_at_once_do_not_slip_in_together(start: Start) -> None:
+    both = threading.Barrier(2, timeout=30)
+
+    class Anything:
+        ended = False
+
+        def accept(self, token: int) -> bool:
+            return True
+
+        def mask(self, logits: Floats) -> None:
+            raise AssertionError("everything fits")
+
+    class Compiler:
+        def __init__(self, context: GrammarContext) -> None:
+            pass
+
+        def compile(self, source: str) -> Grammar:
+            both.wait()
+            return Anything()
+
+    backend = ToyBackend(noise, n_slots=1, hold=True)
+    engine = start(backend, max_queue=0, grammars={"any": Compiler})
+    tasks = [asyncio.create_task(answer(engine, (i,), n_predict=2, grammar=GrammarSource("any", ""))) for i in (1, 2)]
+    (refused,), (running,) = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert isinstance(refused.exception(), TooManyRequests)
+    backend.allow(100)
+    assert (await running).finish.n_predicted == 2
 
 
 @pytest.mark.inventory("C-112", "H-16")
