@@ -13,8 +13,8 @@ from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 STREET = [
-    "errors", "types", "options", "settings", "interfaces", "serving", "hookspecs", "registry",
-    "plugins", "spec", "models", "engine", "server", "cli", "testing",
+    "errors", "types", "ranking", "driver", "kernels", "options", "settings", "interfaces", "serving", "hookspecs",
+    "registry", "plugins", "spec", "models", "engine", "server", "cli", "testing",
 ]
 """Every module of the framework imports only from modules to its left."""
 SUITES = conformance.__name__
@@ -54,6 +54,11 @@ def test_framework_is_a_one_way_street(path: Path) -> None:
         there = room(name)
         if there and here in STREET and there != here:
             assert STREET.index(there) < STREET.index(here), f"{here} may not import {name}"
+
+
+def test_every_module_of_the_framework_is_on_it() -> None:
+    found = {path.parts[2].removesuffix(".py") for path in files("framework")}
+    assert found == {*STREET, "__init__", "__main__"}
 
 
 @pytest.mark.parametrize("path", files("plugins", "backends", "examples"), ids=str)
