@@ -51,7 +51,7 @@ class NumbaBackend:
         n_threads = max(self._n_threads, self._n_threads_batch)
         if n_threads > MAX_THREADS:
             raise SettingsError(f"{n_threads} threads are more than {MAX_THREADS}")
-        self._isa = instruction_sets.choose(options.extra.get("isa"))
+        self._isa = instruction_sets.choose()
         self._types = f"{options.cache_type_k}/{options.cache_type_v}"
 
         compiler = Compiler(context.log)

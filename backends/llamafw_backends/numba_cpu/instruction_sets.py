@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from llamafw import SettingsError
 from llamafw_backends.numba_cpu.amx import Amx
@@ -11,8 +10,8 @@ from llamafw_backends.numba_cpu.isa import Avx2, InstructionSet, Plain, Vnni
 INSTRUCTION_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (Amx(), Vnni(), Avx2(), Plain())}  # best first
 
 
-def choose(wanted: Any = None) -> InstructionSet:
-    """Return the best instruction set of this processor, or the one named by ``wanted`` or LLAMAFW_ISA.
+def choose() -> InstructionSet:
+    """Return the best instruction set of this processor, or the one that LLAMAFW_ISA names.
 
     Raises
     ------
@@ -20,7 +19,7 @@ def choose(wanted: Any = None) -> InstructionSet:
         There is none of that name, or this processor lacks it.
     """
     possible = [isa for isa in INSTRUCTION_SETS.values() if isa.available()]
-    name = wanted or os.environ.get("LLAMAFW_ISA")
+    name = os.environ.get("LLAMAFW_ISA")
     if not name:
         return possible[0]
     for isa in possible:

@@ -66,7 +66,6 @@ def test_a_truncated_slot_has_a_gap_behind_it(model: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"extra": {"isa": "sse1"}}, "no 'sse1', only"),
         ({"n_threads": 1000}, "1000 threads"),
         ({"n_slots": 0}, "at least 1"),
         ({"n_slots": 1 << 40}, "no room for a KV cache of"),
@@ -82,6 +81,9 @@ def test_the_instruction_set_may_come_from_the_environment(model: Path, monkeypa
     monkeypatch.setenv("LLAMAFW_ISA", "plain")
     with opened(model) as backend:
         assert backend.describe()["isa"] == "plain"
+    monkeypatch.setenv("LLAMAFW_ISA", "sse1")
+    with pytest.raises(SettingsError, match="LLAMAFW_ISA: this processor has no 'sse1', only"):
+        NumbaBackend(context(model))
 
 
 @pytest.mark.parametrize(
