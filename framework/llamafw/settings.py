@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -350,7 +351,8 @@ class Settings:
         return {field: value for field, value in values.items() if value is not None and value is not False}
 
 
-def options() -> dict[str, Option]:
+@cache  # every request asks which of its defaults flags have set
+def options() -> Mapping[str, Option]:
     """Return the options by the name of their field in `Settings`."""
     return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
 
