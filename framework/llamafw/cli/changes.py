@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llamafw.spec import Document, operations
+from llamafw.spec import EVENT, Document, operations
 
 Side = Literal["request", "response"]
 
@@ -106,7 +106,7 @@ class _Comparison:
             elif kind not in before:
                 yield f"{what}: {kind} is new", False
             else:
-                for keyword in ("schema", "x-llamafw-event"):
+                for keyword in ("schema", EVENT):
                     a, b = before[kind].get(keyword, {}), after[kind].get(keyword, {})
                     yield from self._schema(a, b, what, side)
 

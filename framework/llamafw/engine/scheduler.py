@@ -24,13 +24,14 @@ from llamafw.engine.slots import Slot, Slots
 from llamafw.types import Batch, Ints
 
 Task = Sequence | EmbedSequence
+"""What is scheduled: a text that goes on, or one that is embedded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one sequence has in a step."""
+    """What one task has in a step."""
 
-    sequence: Task
+    task: Task
     slot: Slot
     tokens: Ints  # they follow what the slot's cache holds
     outputs: range  # which of them something is wanted of
@@ -67,28 +68,28 @@ class Scheduler:
         tuple of task, Slot and int
             The slot it gets, and how many tokens of the prompt the slot's cache already holds.
         """
-        if not self._continuous and any(not sequence.n_left for sequence in self.running):
+        if not self._continuous and any(not task.n_left for task in self.running):
             return
         stay: deque[Task] = deque()
         while self.waiting and self._slots.any_free():
-            sequence = self.waiting.popleft()
-            request = sequence.request
-            taken = self._slots.take(sequence.prompt, request.id_slot, cache_prompt=request.cache_prompt)
+            task = self.waiting.popleft()
+            request = task.request
+            taken = self._slots.take(task.prompt, request.id_slot, cache_prompt=request.cache_prompt)
             if taken is None:
-                stay.append(sequence)
+                stay.append(task)
             else:
-                self.running.append(sequence)
-                taken[0].served = sequence
-                yield sequence, *taken
+                self.running.append(task)
+                taken[0].served = task
+                yield task, *taken
         self.waiting.extendleft(reversed(stay))
 
-    def remove(self, sequence: Task) -> None:
-        """Forget a sequence; its slot is free, and keeps its cache."""
-        if sequence.slot is not None:
-            self.running.remove(sequence)
-            sequence.slot.busy = False
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+    def remove(self, task: Task) -> None:
+        """Forget a task; its slot is free, and keeps its cache."""
+        if task.slot is not None:
+            self.running.remove(task)
+            task.slot.busy = False
+        elif task in self.waiting:
+            self.waiting.remove(task)
 
     def next_parts(self) -> list[Part]:
         """Return what is to be evaluated now; empty if nothing runs."""
@@ -96,13 +97,13 @@ class Scheduler:
         if len(running) > self.n_batch:  # a tiny n_batch: take turns
             chosen = running[: self.n_batch]
             self.running = [task for task in self.running if task not in chosen] + chosen
-            return [_part(sequence, 1) for sequence in chosen]
-        parts = [_part(sequence, 1) for sequence in running if not sequence.n_left]
-        prompts = [sequence for sequence in running if sequence.n_left]
+            return [_part(task, 1) for task in chosen]
+        parts = [_part(task, 1) for task in running if not task.n_left]
+        prompts = [task for task in running if task.n_left]
         if prompts:
             most = self.n_batch if len(running) == 1 else self._n_ubatch
-            shares = share([sequence.n_next for sequence in prompts], max(most - len(parts), 1))
-            parts += [_part(sequence, n) for sequence, n in zip(prompts, shares, strict=True) if n]
+            shares = share([task.n_next for task in prompts], max(most - len(parts), 1))
+            parts += [_part(task, n) for task, n in zip(prompts, shares, strict=True) if n]
         return parts
 
     def _turn(self) -> list[Task]:
@@ -140,10 +141,10 @@ def as_batch(parts: Seq[Part]) -> Batch:
     )
 
 
-def _part(sequence: Task, n: int) -> Part:
-    slot = sequence.slot
+def _part(task: Task, n: int) -> Part:
+    slot = task.slot
     assert slot is not None  # it runs
-    if not sequence.n_left:
-        return Part(sequence, slot, np.array([sequence.last], np.int32), range(1))
-    tokens = sequence.prompt[sequence.n_done : sequence.n_done + n]
-    return Part(sequence, slot, tokens, sequence.outputs(len(tokens)))
+    if not task.n_left:
+        return Part(task, slot, np.array([task.last], np.int32), range(1))
+    tokens = task.prompt[task.n_done : task.n_done + n]
+    return Part(task, slot, tokens, task.outputs(len(tokens)))

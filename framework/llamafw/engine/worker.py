@@ -215,14 +215,14 @@ class Worker:
         if not parts:
             return
         batch = as_batch(parts)
-        run = self.backend.hidden if parts[0].sequence.embeds else self.backend.forward
+        run = self.backend.hidden if parts[0].task.embeds else self.backend.forward
         try:
             rows = run(batch)
             if len(rows) != len(batch.outputs):
                 raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
         except Exception as exc:
             if len(parts) == 1:
-                task, slot = parts[0].sequence, parts[0].slot
+                task, slot = parts[0].task, parts[0].slot
                 what = f"the backend failed on {len(batch.tokens)} tokens of slot {slot.id}"
                 return self._break_off(task, slot, exc, what)
             log.warning("the backend failed on a batch of %d sequences; trying each alone", len(parts), exc_info=True)
@@ -233,8 +233,8 @@ class Worker:
         first = 0
         for part in parts:
             part.slot.extend(part.tokens)
-            part.sequence.advance(len(part.tokens))
-            self._hand_out(part.sequence, rows[first : first + len(part.outputs)])
+            part.task.advance(len(part.tokens))
+            self._hand_out(part.task, rows[first : first + len(part.outputs)])
             first += len(part.outputs)
 
     def _hand_out(self, task: Task, rows: Floats) -> None:
@@ -250,7 +250,7 @@ class Worker:
             self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have gone some of the way
         except Exception as exc:
             what = f"the backend cannot shorten the cache of slot {part.slot.id}"
-            return self._break_off(part.sequence, part.slot, exc, what)
+            return self._break_off(part.task, part.slot, exc, what)
         self._evaluate([part])
 
     def _answer(self, sequence: Sequence, rows: Floats) -> None:

@@ -13,10 +13,10 @@ from llamafw.spec.operations import (
     operation_ids,
     operations,
 )
-from llamafw.spec.schemas import as_json_schema
+from llamafw.spec.schemas import as_json_schema, validator
 
 __all__ = [
     "EVENT", "METHODS", "PLUGIN", "SAMPLER_OPTIONS", "WHILE_LOADING", "Document", "add_fields", "add_refusals",
     "add_sampler_options", "as_json_schema", "author", "check", "load_document", "merge", "merged_document",
-    "operation_ids", "operations", "read_document", "render", "set_defaults",
+    "operation_ids", "operations", "read_document", "render", "set_defaults", "validator",
 ]

@@ -12,7 +12,7 @@ from llamafw.plugins import is_ours, shown
 from llamafw.registry import Registry
 from llamafw.settings import Settings, options
 from llamafw.spec.operations import HOME, NOBODY, PLUGIN, SAMPLER_OPTIONS, Document
-from llamafw.spec.schemas import as_json_schema
+from llamafw.spec.schemas import as_json_schema, validator
 
 
 def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[str, str] = NOBODY) -> None:
@@ -129,7 +129,6 @@ def _set_names(schema: Any, names: list[str]) -> None:
 
 
 def _check_default(document: Document, schema: Mapping[str, Any], value: Any, flag: str) -> None:
-    root = {"allOf": [as_json_schema(schema)], "components": as_json_schema(document.get("components", {}))}
-    error = next(iter(jsonschema_rs.Draft4Validator(root).iter_errors(value)), None)
+    error = next(iter(validator(schema, document).iter_errors(value)), None)
     if error is not None:
         raise SettingsError(f"{flag}: {error.message}")

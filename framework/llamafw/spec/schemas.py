@@ -1,8 +1,10 @@
-"""OpenAPI's schemas as JSON Schema, and what YAML has and JSON has not. It knows nothing of documents."""
+"""OpenAPI's schemas as JSON Schema, and what YAML has and JSON has not. It knows nothing of operations."""
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import jsonschema_rs
 
 _NO_CONSTRAINT = {"example", "examples", "xml", "externalDocs", "discriminator", "default", "description", "title",
                   "deprecated", "readOnly", "writeOnly"}
@@ -25,6 +27,12 @@ def as_json_schema(schema: Any) -> Any:
     if result.pop("nullable", False):
         return _or_null(result)
     return result
+
+
+def validator(schema: Any, document: Mapping[str, Any]) -> jsonschema_rs.Draft4Validator:
+    """Return what holds values against a schema of an API document."""
+    root = {"allOf": [as_json_schema(schema)], "components": as_json_schema(document.get("components", {}))}
+    return jsonschema_rs.Draft4Validator(root)
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -171,8 +171,7 @@ class EndpointConformance(Conformance):
 
     def validator(self, schema: Any) -> jsonschema_rs.Draft4Validator:
         """Return a validator for a schema of the document."""
-        components = spec.as_json_schema(merged(self.plugins).get("components", {}))
-        return jsonschema_rs.Draft4Validator({"allOf": [spec.as_json_schema(schema)], "components": components})
+        return spec.validator(schema, merged(self.plugins))
 
     def check_error(self, response: Any, status: int, what: str) -> None:
         """Fail unless a response is an error of this status in the envelope."""
