@@ -82,7 +82,8 @@ def test_files_say_what_they_are(kind: str) -> None:
         ("architecture", "llama", "is registered by both llamafw:architectures and llamafw-llama"),
         ("asgi", "threads", "conflicting option string: --threads"),
         ("command", "serve", "the command 'serve' is llamafw's own"),
-        ("pages", "props", "/props is an operation"),
+        ("pages", "props", "/props is there already"),
+        ("pages", "docs", "/docs is there already"),
         ("endpoint", "completions", "POST /v1/completions is defined by both openapi.yaml and plugin"),
     ],
 )

@@ -138,8 +138,8 @@ def _try(kind: str, name: str, module: str) -> None:
         try:
             plugins = Plugins(extra=[str(path)], block=broken)
             document = spec.merged_document(plugins, Settings())
-            if kind == "pages" and f"/{name}" in document["paths"]:
-                raise SettingsError(f"/{name} is an operation")
+            if kind == "pages" and (f"/{name}" in document["paths"] or name == "docs"):
+                raise SettingsError(f"/{name} is there already")
             if kind == "command" and name in COMMANDS:
                 raise SettingsError(f"the command {name!r} is llamafw's own")
             parser = Parser("llamafw serve", "")

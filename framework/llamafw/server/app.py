@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from llamafw import spec
 from llamafw.errors import PluginError, SpecError
 from llamafw.hookspecs import NAME
-from llamafw.plugins import Plugins
+from llamafw.plugins import Plugins, is_ours, shown
 from llamafw.registry import Registry
 from llamafw.server.access import AccessLog
 from llamafw.server.allow import Allow
@@ -88,7 +88,8 @@ def build(
         LifespanMiddleware,
     ]
     if settings.validate_responses:
-        middlewares.insert(0, partial(ResponseChecks, document=merged, schemas=schemas))
+        blame = partial(blame_owner, endpoints, plugins)
+        middlewares.insert(0, partial(ResponseChecks, document=merged, schemas=schemas, blame=blame))
     connexion = ConnexionMiddleware(
         Dispatcher(endpoints, explain),
         import_name="llamafw",
@@ -107,6 +108,13 @@ def build(
     asgi = errors(wrapped(connexion, plugins, app))  # once more, for what the plugins' wrappers raise
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
     return Edge(AccessLog(cors(asgi, settings.cors_origins, methods))), app, loading
+
+
+def blame_owner(endpoints: Registry, plugins: Plugins, operation: str) -> str | None:
+    """Count a failure of the plugin whose endpoint an operation has; return its name for clients unless it is ours."""
+    owner = endpoints.owner(operation)
+    plugins.blame.count(owner, "request")
+    return None if is_ours(owner) else shown(owner)
 
 
 def wrapped(asgi: ASGIApp, plugins: Plugins, app: App) -> ASGIApp:

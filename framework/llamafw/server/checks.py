@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.server.access import request_id
-from llamafw.server.errors import envelope, error_type
+from llamafw.server.errors import PLUGIN_ERROR, envelope, error_type
 from llamafw.server.faults import find_fault
 from llamafw.server.responses import JSONResponse, to_json
 from llamafw.server.routing import operation_of
@@ -53,14 +54,24 @@ class Promise:
         """Return what is wrong with a body or an event, if anything is."""
         if schema is None or self._schemas.validator(schema).is_valid(value):
             return None
-        return find_fault(schema, value, self._schemas).message
+        found = find_fault(schema, value, self._schemas)
+        return f"{found.param or 'it'} {found.text}"
 
 
 class ResponseChecks:
-    """Replaces a response that breaks the document's promise by a 500, and ends such a stream with an error."""
+    """Replaces a response that breaks the document's promise by a 500, and ends such a stream with an error.
 
-    def __init__(self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas) -> None:
-        self.app = app
+    Parameters
+    ----------
+    blame : callable
+        Takes note that the answer of an operation was wrong; returns what clients call the plugin at fault, if it is
+        one that is not our own.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas, blame: Callable[[str], str | None]
+    ) -> None:
+        self.app, self._blame = app, blame
         self._promises = {operation["operationId"]: Promise(operation, schemas)
                           for _, _, operation in spec.operations(document)}
 
@@ -70,15 +81,19 @@ class ResponseChecks:
             await self.app(scope, receive, send)
             return
         scope.setdefault("extensions", {})  # so that routing, which copies the scope, writes into ours
-        check = _Check(scope, receive, send, self._promises)
+        check = _Check(scope, receive, send, self._promises, self._blame)
         await self.app(scope, receive, check.send)
 
 
 class _Check:
     """The check of one response."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, promises: Mapping[str, Promise]) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, promises: Mapping[str, Promise],
+        blame: Callable[[str], str | None],
+    ) -> None:  # fmt: skip
         self._scope, self._receive, self._send, self._promises = scope, receive, send, promises
+        self._blame = blame
         self._promise: Promise | None = None
         self._schema: Schema | None = None
         self._media = ""
@@ -157,6 +172,8 @@ class _Check:
 
     def _problem(self, fault: str) -> Problem:
         assert self._promise  # set by _start
-        log.error("request %s: the response of %s breaks the API document: %s",
-                  request_id(), self._promise.name, fault)
-        return Problem(500, f"the response breaks the API document: {fault}", error_type(500))
+        plugin = self._blame(self._promise.name)
+        whose = f"{self._promise.name}, of plugin {plugin}," if plugin else self._promise.name
+        log.error("request %s: the response of %s breaks the API document: %s", request_id(), whose, fault)
+        problem = Problem(500, f"the response breaks the API document: {fault}", error_type(500))
+        return replace(problem, type=PLUGIN_ERROR, extra={"plugin": plugin}) if plugin else problem

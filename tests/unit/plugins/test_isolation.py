@@ -271,6 +271,17 @@ async def test_a_request_that_fails_in_a_plugin_says_so_and_others_do_not(
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_an_answer_that_is_not_as_the_plugins_document_says_is_put_down_to_it(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = site.install("llamafw-bad", HEAD + OPERATION.replace("1 / 0", "return 7"))
+    async with serve(metrics=True) as client:
+        message = told(await client.get("/bad"), name)
+        assert message == "the response breaks the API document: it must be an object"
+        assert await failures(client) == {(name, "request"): 1}
+    assert f"the response of getBad, of plugin {name}, breaks the API document" in caplog.text
+
+
 async def test_an_explanation_that_fails_explains_nothing(
     site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

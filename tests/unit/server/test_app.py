@@ -236,9 +236,9 @@ async def test_a_stream_that_fails_at_once_is_an_ordinary_error(client: httpx.As
 
 async def test_responses_are_checked_when_asked_for(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(validate_responses=True) as client:
-        error = is_error(await client.get("/wrong"), 500, "server_error")
+        error = is_error(await client.get("/wrong"), 500, "plugin_error")
         assert "number must be an integer" in error["message"]
-        assert "wrong breaks the API document" in caplog.text
+        assert "wrong, of plugin support.api, breaks the API document" in caplog.text
         stream = (await client.get("/wrong?stream=true")).text
         first, last, rest = stream.split("\n\n")
         assert (first, rest) == ('data: {"i":0}', "")
@@ -252,7 +252,7 @@ async def test_responses_are_checked_when_asked_for(opened: Open, caplog: pytest
 async def test_undocumented_statuses_are_found(opened: Open) -> None:
     async with opened(validate_responses=True, api_key=("k",)) as client:
         response = await client.post("/wait")  # documents no 401
-    assert "the status 401 is not documented" in is_error(response, 500, "server_error")["message"]
+    assert "the status 401 is not documented" in is_error(response, 500, "plugin_error")["message"]
 
 
 async def test_responses_are_not_checked_by_default(client: httpx.AsyncClient) -> None:
