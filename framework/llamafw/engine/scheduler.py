@@ -70,18 +70,16 @@ class Scheduler:
         """
         if not self._continuous and any(not task.n_left for task in self.running):
             return
-        stay: deque[Task] = deque()
-        while self.waiting and self._slots.any_free():
-            task = self.waiting.popleft()
+        for task in list(self.waiting):
+            if not self._slots.any_free():
+                return
             request = task.request
             taken = self._slots.take(task.prompt, request.id_slot, cache_prompt=request.cache_prompt)
-            if taken is None:
-                stay.append(task)
-            else:
+            if taken is not None:
+                self.waiting.remove(task)
                 self.running.append(task)
                 taken[0].served = task
                 yield task, *taken
-        self.waiting.extendleft(reversed(stay))
 
     def remove(self, task: Task) -> None:
         """Forget a task; its slot is free, and keeps its cache."""

@@ -46,9 +46,11 @@ class Loading:
             self._loop.set_default_executor(ThreadPoolExecutor(n, "llamafw-http"))
         self.thread.start()
         self.app.plugins.tell("server_started", app=self.app)
-        yield
-        await self.stop()
-        self.app.plugins.tell("server_stopping", app=self.app)
+        try:
+            yield
+        finally:
+            await self.stop()
+            self.app.plugins.tell("server_stopping", app=self.app)
 
     def stop(self) -> asyncio.Task[None]:
         """Stop the engine: running requests get the time that the settings allow. May be called again."""
