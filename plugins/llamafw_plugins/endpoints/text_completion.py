@@ -95,8 +95,8 @@ class Rows:
         self.usage, self.usage_to_come = include_usage(body), usage_to_come(body)
         self.echoes = [self._text(prompt) if body.get("echo") else "" for prompt in prompts]
         n_system = len(loaded.system_prompt.tokens)
-        self.logprobs = [Logprobs(self.tokenizer, request, len(self.echo(i)), n_system)
-                         for i, request in enumerate(requests)]
+        begins = [self._begin(one, n_system, echo) for one, echo in zip(requests[::n], self.echoes, strict=True)]
+        self.logprobs = [Logprobs(self.tokenizer, *begins[i // n]) for i in range(len(requests))]
 
     def choice(
         self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish | None,
@@ -135,6 +135,14 @@ class Rows:
         """Return what is put before the text of a choice: the prompt, if asked for."""
         return self.echoes[index // self.n]
 
+    def _begin(self, request: GenerateRequest, n_system: int, echo: str) -> tuple[int, int]:
+        """Return where the text of the first token reported begins, and how many tokens before it are not reported."""
+        if request.prompt_logprobs is None:
+            return len(echo), 0
+        # counted from the prompt's end: BOS, for one, is no text of the client's
+        text = b"".join(self.tokenizer.piece(token, special=True) for token in request.prompt[n_system:])
+        return len(echo) - len(text.decode("utf-8", "replace")), n_system
+
     def _text(self, prompt: Prompt) -> str:
         if isinstance(prompt.given, str):
             return prompt.given
@@ -147,18 +155,14 @@ class Logprobs:
     Parameters
     ----------
     offset : int
-        Characters of the choice's text before the answer.
-    n_system : int
-        Tokens of the prompt that are the server's own, and are not reported.
+        Where in the choice's text that of the first token reported begins; below 0 if its start is not in it.
+    n_hidden : int
+        Tokens to come that are the server's own, and are not reported.
     """
 
-    def __init__(self, tokenizer: Tokenizer, request: GenerateRequest, offset: int, n_system: int) -> None:
-        self.tokenizer, self.offset, self.n_hidden = tokenizer, offset, 0
+    def __init__(self, tokenizer: Tokenizer, offset: int, n_hidden: int) -> None:
+        self.tokenizer, self.offset, self.n_hidden = tokenizer, offset, n_hidden
         self.characters = codecs.getincrementaldecoder("utf-8")("replace")
-        if request.prompt_logprobs is not None:  # counted from its end: BOS, for one, is no text of the client's
-            self.n_hidden = n_system
-            text = b"".join(tokenizer.piece(token, special=True) for token in request.prompt[n_system:])
-            self.offset -= len(text.decode("utf-8", "replace"))
 
     def feed(self, tokens: Sequence[GeneratedToken]) -> JSON:
         """Return the four parallel arrays for these tokens; the first of a prompt has no log-probability."""
