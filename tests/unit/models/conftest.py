@@ -1,4 +1,4 @@
-"""A local hub of models, and caches of its own for every test that asks for it."""
+"""A place for a model's file; a local hub of models, and caches of its own for every test that asks for it."""
 from __future__ import annotations
 
 import os
@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 from support.modelhub import ModelHub, serving
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "model.gguf"
 
 
 @pytest.fixture

@@ -9,10 +9,8 @@ import pytest
 from llamafw import ModelError
 from llamafw.models import check
 from llamafw.models.gguf import read_gguf
-from llamafw_plugins.quants.ggml import TYPES
+from support.gguf_models import QUANTS
 from support.tiny import write_tiny_gguf
-
-QUANTS = {quant.name: quant for quant in TYPES}
 
 
 @pytest.mark.inventory("C-052")

@@ -8,24 +8,12 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFValueType
 
-from llamafw import Model, ModelError
+from llamafw import ModelError
 from llamafw.models.gguf import read_gguf
-from llamafw_plugins.quants.ggml import TYPES
 from support import rawgguf as raw
 from support.blocks import WRITABLE
+from support.gguf_models import QUANTS, read
 from support.tiny import write_tiny_gguf
-
-QUANTS = {quant.name: quant for quant in TYPES}
-
-
-def read(path: Path, content: bytes) -> Model:
-    path.write_bytes(content)
-    return read_gguf(path, QUANTS)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "model.gguf"
 
 
 def assert_same_as_gguf_package(path: Path) -> None:

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from llamafw import Model, ModelError
 from llamafw.models.gguf import read_gguf
 from llamafw_plugins.architectures.llama import describe
-from llamafw_plugins.quants.ggml import TYPES
 from support import rawgguf as raw
+from support.gguf_models import QUANTS, read
 from support.tiny import write_tiny_gguf
 
-QUANTS = {quant.name: quant for quant in TYPES}
 U32 = raw.UINT32
 NUMBER = raw.number(U32, 7)
 HUGE = 2**60
@@ -102,17 +101,6 @@ DAMAGED = {
         "tensor 'w' overlaps tensor 'v'",
     ),
 }  # fmt: skip
-
-
-def read(path: Path, content: bytes) -> Model:
-    path.unlink(missing_ok=True)  # a model of the old content may still be mapped
-    path.write_bytes(content)
-    return read_gguf(path, QUANTS)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "model.gguf"
 
 
 @pytest.mark.parametrize("name", DAMAGED)

@@ -12,11 +12,9 @@ from gguf import GGUFReader
 from llamafw import ModelError, SettingsError
 from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import parts, whole
-from llamafw_plugins.quants.ggml import TYPES
 from support import rawgguf as raw
+from support.gguf_models import QUANTS
 from support.tiny import write_tiny_gguf
-
-QUANTS = {quant.name: quant for quant in TYPES}
 
 
 @pytest.fixture
