@@ -79,8 +79,9 @@ class EmbedSequence:
         else:
             self._rows.append(rows.copy())
         if not self.n_left:
+            vectors = self._vectors()  # which may fail, if a backend's states are none
             self.done = True
-            self._send(Embedding(self._vectors(), len(self.prompt), -1 if self.slot is None else self.slot.id))
+            self._send(Embedding(vectors, len(self.prompt), -1 if self.slot is None else self.slot.id))
 
     def fail(self, error: RequestError) -> None:
         """Send the error."""

@@ -239,11 +239,17 @@ class Worker:
 
     def _hand_out(self, task: Task, rows: Floats) -> None:
         if isinstance(task, EmbedSequence):
-            task.take(rows)
+            self._embed(task, rows)
         elif len(rows) or not task.n_left:
             self._answer(task, rows[:, : len(self._vocabulary.ids)])
         if task.done:
             self.drop(task)
+
+    def _embed(self, task: EmbedSequence, rows: Floats) -> None:
+        try:
+            task.take(rows)
+        except Exception as exc:
+            task.fail(self._failure(exc, "a text failed", "the states of the text are none"))
 
     def _retry(self, part: Part) -> None:
         try:

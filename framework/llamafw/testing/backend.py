@@ -12,17 +12,15 @@ from llamafw.interfaces import Backend, BackendContext, Register
 from llamafw.types import Batch, Bytes, Floats
 
 N_LAST = 4  # tokens that scores depend on
-N_EMBD = 8
 
 
 class DeterministicBackend:
     """A `llamafw.Backend`. What a slot holds are its tokens; its state is the same as bytes."""
 
-    n_embd = N_EMBD
-
     def __init__(self, context: BackendContext) -> None:
         options = context.options
-        self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, context.decoder.n_vocab
+        self.n_slots, self.n_batch = options.n_slots, options.n_batch
+        self.n_vocab, self.n_embd = context.decoder.n_vocab, context.decoder.n_embd
         self.n_ctx = options.n_ctx or context.decoder.n_ctx_train
         self._slots: list[list[int]] = [[] for _ in range(self.n_slots)]
 
@@ -32,7 +30,7 @@ class DeterministicBackend:
 
     def hidden(self, batch: Batch) -> Floats:
         """Return the same, as wide as hidden states."""
-        return self._rows(batch, N_EMBD)
+        return self._rows(batch, self.n_embd)
 
     def _rows(self, batch: Batch, width: int) -> Floats:
         rows, wanted = [], set(batch.outputs.tolist())

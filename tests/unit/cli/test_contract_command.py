@@ -89,6 +89,13 @@ def test_operations_of_plugins_are_tested(
     assert ("breaks the API document" in said.err) is bool(code)
 
 
+def test_the_server_that_it_starts_keeps_its_promises() -> None:
+    """With its tiny model, and the backend that computes nothing: what every operation asks for is there."""
+    paths = ("/completion", "/embedding", "/rerank", "/infill", "/props", "/slots", "/metrics")
+    words = [word for path in paths for word in ("--path", path)]
+    assert main(["contract-test", "--max-examples", "2", *words]) == 0
+
+
 @pytest.mark.parametrize(("answer", "code"), [(7, 0), ("seven", 1)])
 def test_a_server_that_runs_is_tested(
     answer: Any, code: int, other_server: Any, capfd: pytest.CaptureFixture[str]

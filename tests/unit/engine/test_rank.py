@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import EmbedRequest, ModelError, NotSupported
+from llamafw import Batch, EmbedRequest, Floats, GenerationError, ModelError, NotSupported
 from llamafw.engine import Engine
 from llamafw.engine.rank import Layer, RankHead, rank_head
 from llamafw.models.gguf import read_gguf
@@ -37,6 +37,18 @@ async def test_the_last_tokens_state_is_scored(start: Callable[..., Engine], nam
     found = await start(ToyBackend(n_batch=n_batch), rank_head=head).embed(EmbedRequest(TEXT, "rank"))
     assert (found.vectors.shape, found.vectors.dtype, found.n_prompt) == ((1, 1), np.float32, 40)
     assert found.vectors[0, 0] == pytest.approx(score, rel=1e-6)
+
+
+async def test_states_that_do_not_fit_fail_that_text_and_nothing_else(start: Callable[..., Engine]) -> None:
+    class Narrow(ToyBackend):
+        def hidden(self, batch: Batch) -> Floats:
+            return super().hidden(batch)[:, : 3 if batch.tokens[0] == 9 else None]
+
+    engine = start(Narrow(n_batch=40), rank_head=EXPECTED["output"][0])
+    with pytest.raises(GenerationError, match="the states of the text are none"):
+        await engine.embed(EmbedRequest((9, 1), "rank"))
+    assert not engine.failed
+    assert (await engine.embed(EmbedRequest(TEXT, "rank"))).vectors[0, 0] == pytest.approx(EXPECTED["output"][1])
 
 
 async def test_a_model_without_one(start: Callable[..., Engine]) -> None:

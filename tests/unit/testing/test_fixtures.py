@@ -16,7 +16,7 @@ BODY = {"prompt": "Hello", "n_predict": 5, "seed": 1, "ignore_eos": True}
 
 
 def backend() -> DeterministicBackend:
-    decoder = SimpleNamespace(n_vocab=50, n_ctx_train=64)
+    decoder = SimpleNamespace(n_vocab=50, n_ctx_train=64, n_embd=8)
     context: Any = SimpleNamespace(decoder=decoder, options=BackendOptions(n_slots=2))
     return DeterministicBackend(context)
 
