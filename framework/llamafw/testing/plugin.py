@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 SECONDS = 60  # for a model to load
 
 pytest.register_assert_rewrite("llamafw.testing.conformance")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the filters are read
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
+    """Ignore what connexion is warned of when it is imported: who tests a plugin can do nothing about it."""
+    deprecated = r"jsonschema\.(RefResolver|exceptions\.RefResolutionError) is deprecated"
+    early_config.addinivalue_line("filterwarnings", f"ignore:{deprecated}:DeprecationWarning")
+    return (yield)
 
 
 @pytest.fixture(scope="session")

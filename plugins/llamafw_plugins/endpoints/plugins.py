@@ -31,6 +31,6 @@ def shape(info: PluginInfo) -> JSON:
         "kinds": {kind: list(names) for kind, names in info.kinds.items()},
         "hooks": list(info.hooks),
         "options": dict(info.options),
-        "request_fields": sorted(info.request_fields),
+        "request_fields": dict(info.request_fields),
         "load_ms": round(info.load_ms, 3),
     }

@@ -42,11 +42,13 @@ async def test_the_server_lists_what_it_is_made_of(site: Site, serve: Callable[.
     found = {one["name"]: one for one in listing["plugins"]}
     load_ms = found[name].pop("load_ms")
     assert load_ms > 0
+    fields = found[name].pop("request_fields")
+    assert sorted(fields) == ["f", "heat"]
+    assert fields["heat"]["minimum"] == 0
     assert found[name] == {
         "name": name, "distribution": "llamafw-x", "version": "1.2", "state": "active", "requires_api": ">=1.0",
         "kinds": {"sampler": ["s"], "field": ["f"]}, "hooks": ["configure", "register_fields", "register_samplers"],
         "options": {"limit": {"type": "integer", "default": 60, "description": "Most of it."}},
-        "request_fields": ["f", "heat"],
     }  # fmt: skip
     assert (found[bad]["state"], found[bad]["kinds"], found["llamafw:webui"]["state"]) == ("failed", {}, "blocked")
     assert "getPlugins" not in found["llamafw:endpoints"]["kinds"]["endpoint"]
