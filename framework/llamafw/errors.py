@@ -24,6 +24,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+FAULTS = (Exception, SystemExit)
+"""What the code of a plugin raises by mistake. What ends a script, `sys.exit`, is not to end a server."""
+
 
 class LlamafwError(Exception):
     """Base class of all errors of llamafw."""

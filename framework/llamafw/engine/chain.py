@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw.errors import GenerationError, LlamafwError, RequestError, suggest
+from llamafw.errors import FAULTS, GenerationError, LlamafwError, RequestError, suggest
 from llamafw.interfaces import Grammar, Sampler, SamplerContext, SamplerPlugin
 from llamafw.kernels import Fused, Kernel, Vocabulary
 from llamafw.types import Candidates, Floats, GenerateRequest
@@ -79,7 +79,7 @@ class Chain:
                 sampler.accept(token)
             except RequestError:
                 raise
-            except Exception as exc:
+            except FAULTS as exc:
                 raise SamplerError(name) from exc
         return token, candidates
 
@@ -88,7 +88,7 @@ class Chain:
             return grammar.accept(token)
         except RequestError:
             raise
-        except Exception as exc:
+        except FAULTS as exc:
             raise GenerationError("the grammar failed") from exc
 
     def _mask(self, grammar: Grammar, row: Floats) -> None:
@@ -96,7 +96,7 @@ class Chain:
             grammar.mask(row)
         except RequestError:
             raise
-        except Exception as exc:
+        except FAULTS as exc:
             raise GenerationError("the grammar failed") from exc
         if len(self._bias_ids):
             row[self._bias_ids[self._bias == -np.inf]] = -np.inf
@@ -124,7 +124,7 @@ class Chain:
                 _check(candidates)
             except RequestError:
                 raise
-            except Exception as exc:
+            except FAULTS as exc:
                 raise SamplerError(names[0]) from exc
         return draw(candidates, self._random), candidates
 
@@ -241,7 +241,7 @@ def _make(name: str, plugin: SamplerPlugin, request: GenerateRequest, context: S
         return plugin.create(_options(plugin, request), context)
     except RequestError:
         raise
-    except Exception as exc:
+    except FAULTS as exc:
         log.exception("the sampler %r cannot be made", name)
         raise SamplerError(name) from exc
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from threading import Lock
 
-from llamafw.errors import GenerationError, RequestError, suggest
+from llamafw.errors import FAULTS, GenerationError, RequestError, suggest
 from llamafw.interfaces import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
 from llamafw.types import GrammarSource
 
@@ -46,7 +46,7 @@ class Grammars:
         except RequestError as error:
             error.param = source.field if error.param is None else f"{source.field}.{error.param}"
             raise
-        except Exception as error:
+        except FAULTS as error:
             log.exception("a grammar of kind %r cannot be compiled", source.kind)
             failed = ("grammar", source.kind)
             raise GenerationError("the grammar cannot be compiled", param=source.field, source=failed) from error

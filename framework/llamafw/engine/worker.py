@@ -21,7 +21,7 @@ from llamafw.engine.scheduler import Part, Scheduler, Task, as_batch
 from llamafw.engine.sequence import Sequence
 from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import Counts
-from llamafw.errors import GenerationError, RequestError, Unavailable
+from llamafw.errors import FAULTS, GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
 from llamafw.kernels import Vocabulary
 from llamafw.plugins.blame import Place
@@ -98,7 +98,7 @@ class Worker:
             positions = np.arange(first, first + len(tokens), dtype=np.int32)
             try:
                 self.backend.forward(Batch(tokens, positions, np.full_like(tokens, slot.id), _NONE))
-            except Exception:
+            except FAULTS:
                 self._forget(slot)
                 raise
             slot.extend(tokens)
@@ -128,7 +128,7 @@ class Worker:
                 result = job.work(self.slots.all[job.slot])
             except RequestError as error:
                 result = error
-            except Exception as exc:
+            except FAULTS as exc:
                 result = self._failure(exc, f"the cache of slot {job.slot} cannot be used")
             job.send(result)
 
@@ -136,7 +136,7 @@ class Worker:
         for task, slot, common in self.scheduler.admit():
             try:
                 n = self._prepare_cache(task, slot, common)
-            except Exception as exc:
+            except FAULTS as exc:
                 task.begin(slot, 0)
                 self._break_off(task, slot, exc, f"the cache of slot {slot.id} cannot be prepared")
             else:
@@ -148,7 +148,7 @@ class Worker:
             try:
                 self._keep(slot, common)
                 common = self._fetch(slot, task.prompt, common)
-            except Exception:  # a request can do without
+            except FAULTS:  # a request can do without
                 log.exception("the prompt cache failed on slot %d", slot.id)
                 common = min(common, slot.n)
         n = min(common, len(task.prompt) - 1)  # one token at least is evaluated, for its logits
@@ -202,7 +202,7 @@ class Worker:
                 continue
             try:
                 self.backend.shift(slot.id, task.n_keep, n)
-            except Exception as exc:
+            except FAULTS as exc:
                 self._break_off(task, slot, exc, f"the backend cannot shift the context of slot {slot.id}")
             else:
                 slot.shift(task.n_keep, n)
@@ -220,7 +220,7 @@ class Worker:
             rows = run(batch)
             if len(rows) != len(batch.outputs):
                 raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
-        except Exception as exc:
+        except FAULTS as exc:
             if len(parts) == 1:
                 task, slot = parts[0].task, parts[0].slot
                 what = f"the backend failed on {len(batch.tokens)} tokens of slot {slot.id}"
@@ -248,13 +248,13 @@ class Worker:
     def _embed(self, task: EmbedSequence, rows: Floats) -> None:
         try:
             task.take(rows)
-        except Exception as exc:
+        except FAULTS as exc:
             task.fail(self._failure(exc, "a text failed", "the states of the text are none"))
 
     def _retry(self, part: Part) -> None:
         try:
             self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have gone some of the way
-        except Exception as exc:
+        except FAULTS as exc:
             what = f"the backend cannot shorten the cache of slot {part.slot.id}"
             return self._break_off(part.task, part.slot, exc, what)
         self._evaluate([part])
@@ -270,10 +270,10 @@ class Worker:
             if exc.status >= 500:
                 log.error("a request failed%s: %s", self._whose(exc), exc.message, exc_info=exc)
             sequence.fail(exc)
-        except Exception as exc:
+        except FAULTS as exc:
             sequence.fail(self._failure(exc, "a request failed", "the answer could not be continued"))
 
-    def _failure(self, cause: Exception, what: str, message: str = "the model failed") -> GenerationError:
+    def _failure(self, cause: BaseException, what: str, message: str = "the model failed") -> GenerationError:
         """Log a failure, and whose it was; return what the client is told."""
         error = GenerationError(message)
         error.__cause__ = cause
@@ -284,7 +284,7 @@ class Worker:
         name = self._blamed(error, "token")
         return f" in plugin {name}" if name else ""
 
-    def _break_off(self, task: Task, slot: Slot, cause: Exception, what: str) -> None:
+    def _break_off(self, task: Task, slot: Slot, cause: BaseException, what: str) -> None:
         """End a task whose backend failed."""
         task.fail(self._failure(cause, what))
         self._forget(slot)
@@ -294,6 +294,6 @@ class Worker:
         """Empty the slot that the backend failed on: what its cache holds now is anyone's guess."""
         try:
             self.backend.truncate(slot.id, 0)
-        except Exception:
+        except FAULTS:
             log.exception("the backend cannot empty slot %d", slot.id)
         slot.shorten(0)

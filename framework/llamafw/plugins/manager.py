@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pluggy
 
 from llamafw import hookspecs
-from llamafw.errors import LlamafwError, PluginError, SettingsError, did_you_mean
+from llamafw.errors import FAULTS, LlamafwError, PluginError, SettingsError, did_you_mean
 from llamafw.plugins.blame import Blame, Place
 from llamafw.plugins.configuration import Given, check_names, check_schemas, file_names, values
 from llamafw.plugins.discovery import discover, import_named
@@ -184,7 +184,7 @@ class Plugins:
                 return self.pm.subset_hook_caller(hook, failed)(**given)
             except LlamafwError:
                 raise
-            except Exception as exc:
+            except FAULTS as exc:
                 name = self.blame.culprit(exc)
                 plugin = self.pm.get_plugin(name) if name else None
                 if name is None or plugin is None or plugin in failed:
@@ -269,7 +269,7 @@ class Plugins:
             self._check_hooks(plugin)
             self._check_options(plugin, found)
             self.pm.register(plugin, name=found.name)
-        except (Exception, SystemExit) as exc:  # a script's module says sys.exit()
+        except FAULTS as exc:
             return self._leave_out(found, _failure(found.name, "cannot be loaded", exc), "import")
         finally:
             found.load_ms = (perf_counter() - begun) * 1e3
@@ -341,7 +341,7 @@ def _call(impl: pluggy.HookImpl, hook: str, **given: Any) -> Any:
         return impl.function(**{name: given[name] for name in impl.argnames})
     except SettingsError:  # what a user asked for is at fault, not the plugin
         raise
-    except Exception as exc:
+    except FAULTS as exc:
         raise _failure(impl.plugin_name, f"failed in {hook}", exc) from exc
 
 

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamafw.errors import RequestError
+from llamafw.errors import FAULTS, RequestError
 from llamafw.plugins import Plugins, is_ours, shown
 from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
@@ -77,7 +77,7 @@ def explainer(plugins: Plugins) -> Callable[[BaseException], Problem]:
         error = unwrap(error)
         try:
             told: Problem | None = plugins.hook.explain_error(error=error)
-        except Exception as exc:
+        except FAULTS as exc:
             log.exception("plugin %s failed in explain_error", plugins.blamed(exc, "request"))
             told = None
         return told or _put_down(error, problem_of(error), plugins)
@@ -135,12 +135,12 @@ class ErrorMiddleware:
             await self.app(scope, receive, watched)
         except ClientDisconnect:
             log.debug("request %s: the client went away", request_id())
-        except Exception as error:
+        except FAULTS as error:
             if started:
                 raise
             await self.respond(scope, error)(scope, receive, send)
 
-    def respond(self, scope: Scope, error: Exception) -> Response:
+    def respond(self, scope: Scope, error: BaseException) -> Response:
         """Return the response to ``error``."""
         problem = self.explain(error)
         log_failure(scope, error, problem)

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llamafw.errors import FAULTS
 from llamafw.server.disconnect import Disconnect
 from llamafw.server.errors import envelope, log_failure, problem_of
 from llamafw.server.responses import to_json
@@ -74,7 +75,7 @@ class EventStream(Response):
             while item is not _END:
                 await send({"type": "http.response.body", "body": _event(item), "more_body": True})
                 item = await anext(self.events, _END)
-        except Exception as error:
+        except FAULTS as error:
             problem = explain(error)
             log_failure(scope, error, problem)
             last = _event(envelope(problem))

@@ -260,7 +260,7 @@ async def test_if_the_engine_itself_fails_nobody_hangs(start: Start, caplog: pyt
     class Fatal(ToyBackend):
         def forward(self, batch: Batch) -> Any:
             super().forward(batch)
-            raise SystemExit
+            raise GeneratorExit  # nothing that the engine expects
 
     engine = start(Fatal(n_slots=1))
     results = await asyncio.gather(*(answer(engine, (i,)) for i in range(5)), return_exceptions=True)

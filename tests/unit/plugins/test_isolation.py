@@ -380,6 +380,31 @@ async def test_other_things_that_fail_are_put_down_to_their_plugin(
         assert (await client.get("/health")).status_code == 200
 
 
+@pytest.mark.parametrize("where", ["create", "apply", "accept", "forward", "endpoint", "chat format"])
+async def test_what_ends_a_script_ends_no_server(site: Site, serve: Callable[..., Any], where: str) -> None:
+    quits = "raise SystemExit('secret')"
+    render = hook("choose_chat_format", "model", "return Rude()")
+    code = (SAMPLER + BACKEND.replace("Bad", "Worse") + OPERATION
+            + "class Rude:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n" + render)  # fmt: skip
+    code = code.replace('raise ZeroDivisionError("secret")', quits).replace('raise MemoryError("secret")', quits)
+    name = site.install("llamafw-bad", HEAD + code.replace("1 / 0", quits))
+    async with serve(backend="bad", metrics=True, parallel=2) as client:
+        match where:
+            case "endpoint":
+                bad = client.get("/bad")
+            case "chat format":
+                bad = client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hello"}]})
+            case "forward":
+                bad = client.post("/completion", json={**BODY, "ignore_eos": True, "n_predict": 60})
+            case _:
+                bad = client.post("/completion", json={**BODY, "samplers": ["bad", "temperature"], "bad": where})
+        answer, fine = await asyncio.gather(bad, client.post("/completion", json=BODY))
+        told(answer, name)
+        assert fine.status_code == 200
+        assert sum((await failures(client)).values()) == 1
+        assert (await client.get("/health")).status_code == 200
+
+
 async def test_in_a_stream_the_error_is_the_last_event(site: Site, serve: Callable[..., Any]) -> None:
     code = SAMPLER.replace("if self.where == \"accept\"", "self.n = getattr(self, 'n', 0) + 1\n        if self.n == 3")
     name = site.install("llamafw-bad", HEAD + code)
