@@ -123,7 +123,7 @@ class App(Protocol):
     def loaded(self) -> LoadedModel:
         """The model; raises Unavailable while it is loading."""
 
-    def set_system_prompt(self, text: str) -> None:
+    async def set_system_prompt(self, text: str) -> None:
         """Put ``text`` before every prompt from now on."""
 
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:

@@ -55,7 +55,7 @@ class Server:
             )
         text = call.body.get("system_prompt")
         if text is not None:
-            self.app.set_system_prompt(text)
+            await self.app.set_system_prompt(text)
         return {"success": True}
 
     async def openapi(self, call: Call) -> Response:
