@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import struct
 import tempfile
 from contextlib import suppress
@@ -54,7 +55,9 @@ def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Ints, Bytes, int]:
         There is no such file, it is not whole, it is of another model, or it has more than ``n_ctx`` tokens.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _refusal("it is no file of a slot")
             head = file.read(_HEAD.size)
             if len(head) < _HEAD.size or not head.startswith(_MAGIC):
                 raise _refusal("it is no file of a slot")
@@ -74,6 +77,10 @@ def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Ints, Bytes, int]:
         raise _refusal("it is damaged")
     tokens = np.frombuffer(body, "<i4", n).astype(np.int32)
     return tokens, np.frombuffer(body, np.uint8, n_bytes, 4 * n), len(head) + len(body)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for, for ever
 
 
 def _refusal(why: str) -> RequestError:

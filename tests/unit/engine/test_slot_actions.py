@@ -59,6 +59,14 @@ async def test_files_that_are_refused_change_nothing(start: Start, tmp_path: Pat
     assert (await answer(engine, range(50, 60), n_predict=1, id_slot=1)).finish.n_cached == 9
 
 
+@pytest.mark.inventory("E-213")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of Unix")
+async def test_a_pipe_is_refused_not_waited_for(start: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RequestError, match="Unable to restore slot"):
+        await asyncio.wait_for(start(ToyBackend(noise)).restore_slot(0, tmp_path / "pipe"), 20)
+
+
 async def test_a_disk_that_refuses(start: Start, tmp_path: Path) -> None:
     engine = start(ToyBackend(noise))
     await answer(engine, A, n_predict=1)
