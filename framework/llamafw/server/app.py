@@ -8,7 +8,6 @@ from functools import partial
 from connexion.exceptions import InvalidSpecification
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.main import ConnexionMiddleware
-from connexion.middleware.routing import RoutingMiddleware
 from connexion.middleware.swagger_ui import SwaggerUIMiddleware
 from connexion.options import SwaggerUIOptions
 from connexion.resolver import Resolver
@@ -28,7 +27,7 @@ from llamafw.server.dispatch import Dispatcher
 from llamafw.server.edge import Edge, cors
 from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import Loading, LoadingGate
-from llamafw.server.routing import for_routing
+from llamafw.server.routing import Routing, for_routing
 from llamafw.server.schema import Schemas
 from llamafw.server.validation import ValidationMiddleware
 from llamafw.serving import LoadedModel
@@ -80,7 +79,7 @@ def build(
     middlewares = [
         errors,
         SwaggerUIMiddleware,
-        RoutingMiddleware,
+        Routing,
         partial(LoadingGate, app=app),
         partial(Door, document=merged, authenticators=guards),
         partial(ValidationMiddleware, document=merged, schemas=schemas, limit=settings.max_body_mb << 20,

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from connexion.middleware.routing import RoutingMiddleware
+
 from llamafw import spec
+
+
+class Routing(RoutingMiddleware):  # type: ignore[misc]  # connexion has no types
+    """Connexion's, but a path with a slash too many is unknown: its redirects lead to any host that a request names."""
+
+    def add_api(self, *args: Any, **kwargs: Any) -> None:
+        """Add the operations of a document."""
+        super().add_api(*args, **kwargs)
+        for router in (self.router, *(route.app for route in self.router.routes)):
+            router.redirect_slashes = False
 
 
 def for_routing(document: spec.Document) -> spec.Document:
