@@ -172,8 +172,8 @@ class Settings:
         help="seed of the random draw; -1: a new one for each request (default: -1)")
     ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
         help="go on after end-of-generation tokens")
-    temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=0, request_field="temperature",
-        help="temperature; 0: always the likeliest token (default: 0.8)")
+    temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=-1000, high=1000,
+        request_field="temperature", help="temperature; 0 or less: always the likeliest token (default: 0.8)")
     top_k: int | None = option(None, "--top-k", group=SAMPLING, type=int, metavar="K", request_field="top_k",
         help="keep the K likeliest tokens; 0: all (default: 40)")
     top_p: float | None = option(None, "--top-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="top_p",

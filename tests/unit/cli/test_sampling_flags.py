@@ -51,6 +51,7 @@ def test_biases() -> None:
         pytest.param(("--ignore-eos",), "ignore_eos", True, marks=pytest.mark.inventory("C-075")),
         pytest.param(("--penalize-nl",), "penalize_nl", True, marks=pytest.mark.inventory("C-076")),
         pytest.param(("--temp", "0.1"), "temperature", 0.1, marks=pytest.mark.inventory("C-077")),
+        pytest.param(("--temp", "-1"), "temperature", -1, marks=pytest.mark.inventory("C-077")),
         pytest.param(("--top-k", "7"), "top_k", 7, marks=pytest.mark.inventory("C-078")),
         pytest.param(("--top-p", "0.7"), "top_p", 0.7, marks=pytest.mark.inventory("C-079")),
         pytest.param(("--min-p", "0.2"), "min_p", 0.2, marks=pytest.mark.inventory("C-080")),
