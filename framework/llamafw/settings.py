@@ -236,7 +236,7 @@ class Settings:
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
         help="requests that may wait for a slot; further ones are refused with 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
-        help="seconds that a request may wait for a slot")
+        help="seconds that a request may wait for a slot, and the server for a client to send more of a body or to take more of its answer")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
         help="threads for what would hold up other requests, such as long prompts to tokenise (default: the number of cores and 4, 32 at most)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,

@@ -29,6 +29,7 @@ from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import Loading, LoadingGate
 from llamafw.server.routing import Routing, for_routing
 from llamafw.server.schema import Schemas
+from llamafw.server.timeouts import WriteTimeout
 from llamafw.server.validation import ValidationMiddleware
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
@@ -83,7 +84,7 @@ def build(
         partial(LoadingGate, app=app),
         partial(Door, document=merged, authenticators=guards),
         partial(ValidationMiddleware, document=merged, schemas=schemas, limit=settings.max_body_mb << 20,
-                strict=settings.strict_fields),
+                timeout=settings.timeout, strict=settings.strict_fields),
         LifespanMiddleware,
     ]
     if settings.validate_responses:
@@ -104,7 +105,8 @@ def build(
             error = max(error.context, key=lambda cause: len(cause.absolute_path))
         place, who = ".".join(map(str, error.absolute_path)), spec.author(error.absolute_path, plugins)
         raise SpecError(f"the API document is not valid at {place}, of {who}: {error.message:.300}") from None
-    asgi = errors(wrapped(connexion, plugins, app))  # once more, for what the plugins' wrappers raise
+    patient = WriteTimeout(connexion, settings.timeout)
+    asgi = errors(wrapped(patient, plugins, app))  # once more, for what the plugins' wrappers raise
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
     return Edge(AccessLog(cors(asgi, settings.cors_origins, methods))), app, loading
 

@@ -24,6 +24,7 @@ TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
+    408: "timeout_error",
     429: "rate_limit_error",
     501: "not_supported_error",
     503: "unavailable_error",

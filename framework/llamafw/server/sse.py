@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -75,6 +76,8 @@ class EventStream(Response):
             while item is not _END:
                 await send({"type": "http.response.body", "body": _event(item), "more_body": True})
                 item = await anext(self.events, _END)
+        except ClientDisconnect:
+            raise
         except FAULTS as error:
             problem = explain(error)
             log_failure(scope, error, problem)

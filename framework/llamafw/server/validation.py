@@ -6,6 +6,7 @@ and named in the response header ``X-Llamafw-Ignored-Fields`` (or refused, with 
 """
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError, did_you_mean
@@ -99,9 +100,9 @@ class ValidationMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas, limit: int, strict: bool
+        self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas, limit: int, timeout: float, strict: bool
     ) -> None:
-        self.app, self.limit, self.strict = app, limit, strict
+        self.app, self.limit, self.timeout, self.strict = app, limit, timeout, strict
         self._checks = {operation["operationId"]: Checks(operation, schemas)
                         for _, _, operation in spec.operations(document)}
 
@@ -120,7 +121,8 @@ class ValidationMiddleware:
         if self.strict and ignored:
             raise RequestError(f"query parameter {ignored[0]!r} is not known", param=ignored[0])
         if checks.body is not None:
-            body, unknown = checks.body.complete(checks.body.parse(await read_body(scope, receive, self.limit)))
+            read = await read_body(scope, receive, self.limit, self.timeout)
+            body, unknown = checks.body.complete(checks.body.parse(read))
             if self.strict and unknown:
                 raise RequestError(f"{unknown[0]!r} is not a known field{checks.body.suggest(unknown[0])}",
                                    param=unknown[0])
@@ -131,17 +133,18 @@ class ValidationMiddleware:
         await self.app(scope, receive, send)
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytearray:
-    """Return the whole request body; 413 as soon as it is known to be longer than ``limit`` bytes."""
+async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes | bytearray:
+    """Return the whole request body; 413 as soon as it is known to be longer than ``limit`` bytes, 408 if its next part
+    does not come within ``seconds``."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
             raise _too_large(limit)
-    message = await receive()
+    message = await _next(receive, seconds)
     body: bytes | bytearray = message.get("body", b"")
     while message["type"] == "http.request" and message.get("more_body"):
         if len(body) > limit:
             raise _too_large(limit)
-        message = await receive()
+        message = await _next(receive, seconds)
         if not isinstance(body, bytearray):
             body = bytearray(body)
         body += message.get("body", b"")
@@ -150,6 +153,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | bytea
     if len(body) > limit:
         raise _too_large(limit)
     return body
+
+
+async def _next(receive: Receive, seconds: float) -> Message:
+    try:
+        async with asyncio.timeout(seconds):
+            return await receive()
+    except TimeoutError:
+        raise HTTPException(408, f"no more of the request body has come within {seconds:g} s; see --timeout") from None
 
 
 def _too_large(limit: int) -> HTTPException:

@@ -1,6 +1,7 @@
 """Requests are held against the document, and what is wrong is said in words."""
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -181,6 +182,17 @@ async def test_wrong_parameters_are_refused(client: httpx.AsyncClient, url: str,
     response = await client.get(url)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.inventory("C-112", "H-16")
+async def test_a_body_that_stops_coming_is_not_waited_for(opened: Open) -> None:
+    async def chunks() -> Any:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with opened(timeout=0.01) as client:
+        response = await client.post("/echo", content=chunks())
+        assert (response.status_code, response.json()["error"]["type"]) == (408, "timeout_error")
 
 
 async def test_a_large_body_is_refused_unread(opened: Open) -> None:
