@@ -24,12 +24,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def loaded(path: Path, **settings: Any) -> Iterator[LoadedModel]:
-    model = load_model(path, Settings(parallel=1, threads=1, **settings), Plugins(), lambda line: None)
+    model = load_model(path, Settings(**{"parallel": 1, "threads": 1, **settings}), Plugins(), lambda line: None)
     try:
         yield model
     finally:
         model.engine._inbox.put(None)  # type: ignore[attr-defined]  # stops the thread without an event loop
         model.engine._thread.join()  # type: ignore[attr-defined]  # as above
+
+
+@pytest.mark.inventory("C-016", "C-044")
+def test_slots_share_the_context(tiny: Path) -> None:
+    with loaded(tiny, ctx_size=100, parallel=3) as model:
+        assert (model.engine.n_slots, model.engine.n_ctx) == (3, 33)
 
 
 @pytest.mark.inventory("C-102")
