@@ -29,6 +29,7 @@ from llamafw.interfaces import (
 )
 from llamafw.models.check import check_tensors
 from llamafw.models.gguf import read_gguf
+from llamafw.models.overrides import parse_override
 from llamafw.models.parts import whole
 from llamafw.models.rope_settings import with_rope
 from llamafw.options import read_file
@@ -42,6 +43,16 @@ from llamafw.types import BackendOptions, Batch, Decoder, GrammarSource, Model, 
 DEFAULT_TOOL_PARSER = "hermes"  # for chat templates that no parser knows, whatever plugins are installed
 
 
+def check_settings(settings: Settings) -> None:
+    """Raise SettingsError for what is wrong whatever the model is, so that none is fetched and loaded in vain."""
+    first_prompt(settings)
+    first_words(settings)
+    default_grammar(settings)
+    settings.biases()
+    for text in settings.override_kv:
+        parse_override(text)
+
+
 def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
     """Return the model in ``path``, ready to answer. Takes seconds: call it on a thread of its own.
 
@@ -53,7 +64,7 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
         A setting does not fit the model.
     """
     started = time.monotonic()
-    prompt = first_prompt(settings)  # first: what is wrong with it is told before anything is loaded
+    prompt = first_prompt(settings)
     model = open_model(path, settings, plugins)
     if settings.check_tensors:
         check_tensors(model, plugins.registry("quant"))
