@@ -43,11 +43,11 @@ def run(argv: list[str]) -> int:
     plugins.report()
     for sentence in overruled(given):
         logging.getLogger("llamafw").warning(sentence)
-    from llamafw.engine.load import check_settings, load_model  # these two take long to import: --help need not wait
+    from llamafw.engine.load import load_model, read_flags  # these two take long to import: --help need not wait
     from llamafw.server.run import serve
 
-    check_settings(settings)
+    texts = read_flags(settings)
     path = find_model(settings)
     sys.setswitchinterval(SWITCH_INTERVAL)
     log = logging.getLogger("llamafw").info
-    return serve(settings, plugins, partial(load_model, path, settings, plugins, log))
+    return serve(settings, plugins, partial(load_model, path, settings, plugins, log, texts))

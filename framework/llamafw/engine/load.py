@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,40 @@ from llamafw.types import BackendOptions, Batch, Decoder, GrammarSource, Model, 
 DEFAULT_TOOL_PARSER = "hermes"  # for chat templates that no parser knows, whatever plugins are installed
 
 
-def check_settings(settings: Settings) -> None:
-    """Raise SettingsError for what is wrong whatever the model is, so that none is fetched and loaded in vain."""
-    first_prompt(settings)
-    first_words(settings)
-    default_grammar(settings)
-    settings.biases()
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What flags and their files say, whatever the model is."""
+
+    prompt: tuple[str, str] | None  # to be preloaded, and the flag that says it
+    system_prompt: str
+    grammar: GrammarSource | None
+    biases: Mapping[int, float]
+
+
+def read_flags(settings: Settings) -> Given:
+    """Read what needs no model, so that what is wrong with it is told before one is fetched and loaded in vain.
+
+    Files are read once: they may be pipes.
+
+    Raises
+    ------
+    SettingsError
+        A file cannot be read, a value cannot be understood, or flags exclude each other.
+    """
     for text in settings.override_kv:
         parse_override(text)
+    return Given(first_prompt(settings), first_words(settings), default_grammar(settings), settings.biases())
 
 
-def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> LoadedModel:
+def load_model(
+    path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None], given: Given | None = None
+) -> LoadedModel:
     """Return the model in ``path``, ready to answer. Takes seconds: call it on a thread of its own.
+
+    Parameters
+    ----------
+    given : Given, optional
+        What `read_flags` returned, if it has been asked already.
 
     Raises
     ------
@@ -64,17 +87,17 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
         A setting does not fit the model.
     """
     started = time.monotonic()
-    prompt = first_prompt(settings)
+    given = given or read_flags(settings)
+    prompt, grammar = given.prompt, given.grammar
     model = open_model(path, settings, plugins)
     if settings.check_tensors:
         check_tensors(model, plugins.registry("quant"))
     tokenizer = make_tokenizer(model, plugins)
     chat = choose_chat_format(model, tokenizer, settings, plugins)
     tool_parser = choose_tool_parser(chat, settings, plugins)
-    for token in settings.biases():
+    for token in given.biases:
         if token >= tokenizer.n_vocab:
             raise SettingsError(f"--logit-bias: token {token} is not in the vocabulary of {tokenizer.n_vocab}")
-    grammar = default_grammar(settings)
     decoder: Decoder | None = None
     finished = partial(plugins.tell, "request_finished")
     engine: EngineProtocol | None = plugins.first(
@@ -90,7 +113,7 @@ def load_model(path: Path, settings: Settings, plugins: Plugins, log: Callable[[
     name = settings.alias or whole(path.name)  # not the path: where things lie on the server is no business of clients
     loaded = LoadedModel(
         name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,
-        tool_parser=tool_parser, grammar=grammar, system_prompt=system_prompt(first_words(settings), tokenizer),
+        tool_parser=tool_parser, grammar=grammar, system_prompt=system_prompt(given.system_prompt, tokenizer),
     )  # fmt: skip
     if prompt is not None and isinstance(engine, Engine):
         log(f"{prompt[1]}: {preload(engine, loaded, *prompt)} tokens are in the cache")

@@ -23,7 +23,15 @@ _HEAD = struct.Struct("<8sI32sIQ32s")
 
 
 def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes) -> int:
-    """Write the file, whole or not at all; return its size in bytes. GenerationError if the disk refuses."""
+    """Write the file, whole or not at all; return its size in bytes.
+
+    Raises
+    ------
+    RequestError
+        There is a folder of this name.
+    GenerationError
+        The disk refuses.
+    """
     body = tokens.astype("<i4").tobytes()
     digest = hashlib.blake2b(body, digest_size=32)
     digest.update(state.data)
@@ -41,6 +49,8 @@ def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes) -> int:
             with suppress(OSError):
                 os.unlink(name)
             raise
+    except IsADirectoryError:
+        raise RequestError("Invalid filename: there is a folder of this name", param="filename") from None
     except OSError as error:
         raise GenerationError(f"the slot cannot be saved: {error.strerror}") from error
     return len(head) + len(body) + state.nbytes

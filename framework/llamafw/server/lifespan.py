@@ -38,6 +38,11 @@ class Loading:
         self.settled = False  # the model has arrived, or never will; False to the end if it came too late
         self._stopping: asyncio.Task[None] | None = None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the model could not be loaded."""
+        return self.settled and self.app.model is None
+
     @contextlib.asynccontextmanager
     async def lifespan(self, asgi: Any) -> AsyncIterator[None]:
         """Start loading; at the end, stop."""

@@ -169,7 +169,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, give running requests their time, and end."""
-        log.info("stopping: running requests have %g s to finish", self._grace)
+        if not self._loading.has_failed:  # which has been told, and nothing runs
+            log.info("stopping: running requests have %g s to finish", self._grace)
         self.config.timeout_graceful_shutdown = self._grace + LAST_WORDS  # type: ignore[assignment]  # seconds; a float will do
         self._loading.stop()
         await super().shutdown(sockets)

@@ -105,6 +105,20 @@ async def test_what_slots_refuse(opened: Any, tmp_path: Path, path: str, body: A
         assert (await client.post("/slots/0?action=erase")).status_code == 501
 
 
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.mark.inventory("E-211", "R-05")
+async def test_the_name_of_a_folder_is_refused(opened: Any, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    async with opened(slot_save_path=str(tmp_path)) as client:
+        for action in ("save", "restore"):
+            response = await client.post(f"/slots/0?action={action}", json={"filename": "inner"})
+            assert (response.status_code, response.json()["error"]["param"]) == (400, "filename")
+    assert names(tmp_path) == ["inner"]
+
+
 def test_the_folder_must_be_there(tmp_path: Path, plugins: Any) -> None:
     def load() -> LoadedModel:
         raise AssertionError("never asked for")

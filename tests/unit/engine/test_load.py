@@ -13,6 +13,7 @@ from llamafw.engine import load
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
 from llamafw.server.context import App
+from support.flags import parse
 from support.tiny import write_tiny_gguf
 from support.toy import ToyBackend
 
@@ -69,6 +70,35 @@ def test_a_system_prompt_from_a_file(tiny: Path, tmp_path: Path) -> None:
         assert model.tokenizer.decode(model.system_prompt.tokens) == "Be kind.\n"
     with pytest.raises(SettingsError, match="--system-prompt-file"), loaded(tiny, system_prompt_file="/no/such/file"):
         pass
+
+
+@pytest.mark.inventory("C-018", "C-019", "C-101", "C-112", "C-121")
+def test_flags_reach_the_engine(tiny: Path) -> None:
+    flags = "--timeout 3 --max-queue 5 -sps 0.7 -nocb -b 16 -ub 8 -cram 1 --verbose-prompt -dkvc"
+    with loaded(tiny) as model:
+        assert model.decoder is not None
+        options = load.engine_options(parse(*flags.split()), model.model, model.decoder, Plugins())
+    assert (options.timeout, options.max_queue, options.similar, options.continuous) == (3, 5, 0.7, False)
+    assert (options.n_batch, options.n_ubatch, options.prompt_cache) == (16, 8, 1 << 20)
+    assert (options.log_prompts, options.log_cache) == (True, True)
+
+
+@pytest.mark.inventory("C-046", "C-053")
+def test_flags_reach_the_file(tmp_path: Path) -> None:
+    def given(*flags: str) -> tuple[str, bool]:
+        path = write_tiny_gguf(tmp_path / "tiny.gguf")
+        model = load.open_model(path, parse(*flags), Plugins())
+        tensor = model.tensors["output_norm.weight"]
+        before = tensor.data.copy()
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+        return model.metadata["general.name"], bool((tensor.data == before).all())
+
+    mapped = given("--override-kv", "general.name=str:b", "--override-kv", "general.name=str:c")
+    assert mapped == ("c", False)
+    name, kept = given("--no-mmap")
+    assert name != "c"
+    assert kept
 
 
 @pytest.mark.inventory("C-020", "E-018")

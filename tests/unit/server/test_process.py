@@ -292,3 +292,14 @@ async def test_localhost_is_every_loopback_address() -> None:
         async with httpx.AsyncClient() as client:
             assert (await client.get(f"http://localhost:{port}/openapi.json")).status_code == 200
             assert (await client.get(f"http://127.0.0.1:{port}/openapi.json")).status_code == 200
+
+
+@pytest.mark.inventory("C-103")
+@pytest.mark.skipif(sys.platform != "linux", reason="others have one loopback address until more are set up")
+def test_no_other_address_is_listened_on() -> None:
+    with started(host="127.0.0.2") as process:
+        assert process.url.startswith("http://127.0.0.2:")
+        port = int(process.url.rpartition(":")[2])
+        socket.create_connection(("127.0.0.2", port)).close()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port))
