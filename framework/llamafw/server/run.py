@@ -18,6 +18,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from llamafw.errors import SettingsError
 from llamafw.plugins import Plugins
+from llamafw.server import heads
 from llamafw.server.app import build
 from llamafw.server.lifespan import Loading
 from llamafw.server.tls import certificate
@@ -71,6 +72,7 @@ def serve(
         log_config=None,
         access_log=False,  # `access` writes it
         server_header=False,  # `edge` names the server
+        http=heads.protocol(settings.timeout),
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE,

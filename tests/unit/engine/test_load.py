@@ -83,6 +83,17 @@ def test_flags_reach_the_engine(tiny: Path) -> None:
     assert (options.log_prompts, options.log_cache) == (True, True)
 
 
+@pytest.mark.inventory("E-213", "C-041", "C-042")
+def test_types_of_caches_are_told_apart(tiny: Path) -> None:
+    with loaded(tiny) as model:
+        assert model.decoder is not None
+        prints = {
+            load.engine_options(parse(*flags.split()), model.model, model.decoder, Plugins()).fingerprint
+            for flags in ("", "-ctk f32", "-ctv f32", "-ctk f32 -ctv f32")
+        }
+    assert len(prints) == 4
+
+
 @pytest.mark.inventory("C-046", "C-053")
 def test_flags_reach_the_file(tmp_path: Path) -> None:
     def given(*flags: str) -> tuple[str, bool]:

@@ -137,6 +137,15 @@ async def test_pipelined_and_malformed_requests(server: Process) -> None:
     assert b"200 OK" in await talk(get, 1)
 
 
+@pytest.mark.inventory("C-112", "H-16")
+def test_half_a_head_is_not_waited_for() -> None:
+    with started(timeout=0.01) as process:
+        host, port = process.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as lazy:
+            lazy.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nA: ")
+            assert lazy.recv(1) == b""
+
+
 @pytest.mark.inventory("P-03", "C-104")
 def test_a_taken_port_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
