@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llamafw import LoadedModel, ModelError, Settings, SettingsError, hookimpl
@@ -92,6 +93,20 @@ def test_types_of_caches_are_told_apart(tiny: Path) -> None:
             for flags in ("", "-ctk f32", "-ctv f32", "-ctk f32 -ctv f32")
         }
     assert len(prints) == 4
+
+
+@pytest.mark.inventory("E-213")
+def test_models_of_one_shape_are_told_apart(tiny: Path, tmp_path: Path) -> None:
+    with loaded(tiny) as model:
+        weights = model.model.tensors["output_norm.weight"].data.view(np.float32) + np.float32(0.5)
+    other = write_tiny_gguf(tmp_path / "other.gguf", tensors={"output_norm.weight": weights})
+
+    def fingerprint(path: Path) -> bytes:
+        with loaded(path) as model:
+            assert model.decoder is not None
+            return load.engine_options(Settings(), model.model, model.decoder, Plugins()).fingerprint
+
+    assert fingerprint(tiny) == fingerprint(tiny) != fingerprint(other)
 
 
 @pytest.mark.inventory("C-046", "C-053")

@@ -210,6 +210,7 @@ def test_weights_are_locked_in_memory(tmp_path: Path, monkeypatch: pytest.Monkey
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmLck:")[2].split()[0])
 
+    assert (options().lock_memory, options("--mlock").lock_memory) == (False, True)
     lines: list[str] = []
     before = locked()
     with opened(write_tiny_gguf(tmp_path / "m.gguf"), lines, lock_memory=True):

@@ -1,15 +1,18 @@
 """Keys and certificates from files: what is taken, and what ends the start."""
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from starlette.requests import Request
 
 from llamafw import Settings, SettingsError
-from llamafw.server.auth import keys
+from llamafw.server.auth import ApiKeys, keys
 from llamafw.server.tls import certificate
+from llamafw.serving import Credentials
 
 
 @pytest.mark.inventory("C-109")
@@ -32,6 +35,20 @@ def test_a_file_without_keys_does_not_open_the_server(tmp_path: Path, raw: bytes
         path.write_bytes(raw)
     with pytest.raises(SettingsError, match=f"--api-key-file: .*{message}"):
         keys(Settings(api_key=("zero",), api_key_file=str(path)))
+
+
+async def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    request = Request({"type": "http", "headers": []})
+    found = await ApiKeys(["one", "two", "three"]).authenticate(Credentials(("one",), request))
+    assert found is not None
+    assert compared == [(b"one", b"one"), (b"one", b"two"), (b"one", b"three")]  # no early exit
 
 
 @pytest.fixture(scope="module")
