@@ -42,8 +42,12 @@ def run_tests(projects: Sequence[Path], environ: Environ, folder: Path, *, confi
     outcomes: dict[str, list[str]] = {project.name: [] for project in projects}
     for case in ElementTree.parse(report).iter("testcase"):
         name = case.attrib["classname"].split(".")[0]
-        outcomes[name].append("".join(child.tag for child in case) or "passed")
+        outcomes[name].append(" ".join(map(_told, case)) or "passed")
     return outcomes
+
+
+def _told(outcome: ElementTree.Element) -> str:
+    return outcome.tag if outcome.tag == "skipped" else f"{outcome.tag}: {outcome.get('message')}"
 
 
 def _pip(*arguments: str | Path) -> None:

@@ -54,9 +54,9 @@ class Store:
         def work(db: sqlite3.Connection) -> list[JSON]:
             rows = db.execute(
                 "SELECT id, title, created FROM conversation "
-                "WHERE ?1 IS NULL OR rowid < (SELECT rowid FROM conversation WHERE id = ?1) "
-                "ORDER BY rowid DESC LIMIT ?2",
-                (before, limit),
+                "WHERE :before IS NULL OR rowid < (SELECT rowid FROM conversation WHERE id = :before) "
+                "ORDER BY rowid DESC LIMIT :limit",
+                {"before": before, "limit": limit},
             )
             return [{"id": id, "title": title, "created": created} for id, title, created in rows]
 
