@@ -21,6 +21,7 @@ PIECES = {
     HELLO: b"Hello",
     WORLD: b" world",
 }
+PATIENCE = 50  # seconds: samplers may have to be compiled first
 N_VOCAB, N_EMBD = 264, 8
 
 
@@ -120,7 +121,7 @@ class ToyBackend:
 
     async def begun(self) -> None:
         """Wait until one more forward pass has begun."""
-        assert await asyncio.to_thread(self._arrived.acquire, timeout=10)
+        assert await asyncio.to_thread(self._arrived.acquire, timeout=PATIENCE)
 
     def forward(self, batch: Batch) -> Floats:
         return self._run(batch, self.scores, self.n_vocab)
@@ -134,7 +135,7 @@ class ToyBackend:
         self.batches.append(batch)
         self._arrived.release()
         if self._permits:
-            assert self._permits.acquire(timeout=10)
+            assert self._permits.acquire(timeout=PATIENCE)
         if self.fail_on(batch):
             raise RuntimeError("out of luck in /secret/place")
         rows = []
