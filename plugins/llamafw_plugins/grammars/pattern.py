@@ -163,6 +163,8 @@ class _Reader:
             return self._escape()
         if char in "*+?" or (char == "{" and _QUANTIFIER.match(self.text, self.at - 1)):
             self.fail("nothing to repeat")
+        if char == "{" and re.compile(r",\d+\}").match(self.text, self.at):  # some dialects repeat here, some do not
+            self.fail("a repetition needs its least number")
         return self._literal(char)
 
     def _group(self) -> Group:

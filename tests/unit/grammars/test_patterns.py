@@ -44,6 +44,7 @@ def test_it_matches_where_python_does(compiler: Compiler, pattern: str, data: st
     [
         ("(", "not closed"), (")", "unbalanced"), ("[a", "ends in the middle"), ("*", "nothing to repeat"),
         ("a**", "nothing to repeat"), ("a{2,1}", "is empty"), ("^*", "an anchor cannot be repeated"),
+        ("a{,2}", "least number"),
         ("[]", "empty class"), ("[b-a]", "range"), (r"[\w-z]", "range"), (r"\q", "unknown escape"),
         (r"\A", "unknown escape"), ("\\", "middle"), (r"a\b", "word boundaries"), (r"(a)\1", "back-references"),
         (r"(?<x>a)\k<x>", "back-references"), ("(?=a)", "look-around"), ("(?<!a)b", "look-around"), ("(?i)a", "flags"),
