@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -22,6 +23,8 @@ from llamafw.server.faults import find_fault, refusal
 from llamafw.server.parameters import Parameters
 from llamafw.server.routing import operation_of
 from llamafw.server.schema import Schemas, fields_of
+
+_MOST_DEPTH = 240  # of arrays and objects within each other
 
 
 class Body:
@@ -50,6 +53,8 @@ class Body:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise RequestError(f"the request body is not valid JSON: {error}") from None
+        if is_deep(raw, body):
+            raise RequestError(f"the request body has values within values, more than {_MOST_DEPTH} deep")
         if not self._validator.is_valid(body):
             fault = find_fault(self._schema, body, self._schemas)
             owner = self._fields.owners.get(str(fault.path[0])) if fault.path else None
@@ -76,6 +81,18 @@ class Body:
     def suggest(self, name: str) -> str:
         """Return "; did you mean …?" if a known field is near."""
         return did_you_mean(name, self._fields.known)
+
+
+def is_deep(raw: bytes | bytearray, body: Any) -> bool:
+    """Whether the body is nested deeper than those who read it can follow: jsonschema-rs ends at 255."""
+    if raw.count(b"[") + raw.count(b"{") <= _MOST_DEPTH:
+        return False
+    level, depth = [body], 0
+    while level and depth <= _MOST_DEPTH:
+        parts = chain.from_iterable(part.values() if isinstance(part, dict) else part for part in level
+                                    if _is_container(part))
+        level, depth = [part for part in parts if _is_container(part)], depth + 1
+    return depth > _MOST_DEPTH
 
 
 def _is_container(value: Any) -> bool:

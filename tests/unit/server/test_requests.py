@@ -87,6 +87,22 @@ async def test_what_is_no_json_is_refused(client: httpx.AsyncClient, raw: bytes)
     assert response.json()["error"]["message"].startswith("the request body is not valid JSON")
 
 
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a": ', b"}")])
+@pytest.mark.parametrize("depth", [250, 300, 1000])
+async def test_what_is_nested_too_deeply_is_refused(
+    client: httpx.AsyncClient, opening: bytes, closing: bytes, depth: int
+) -> None:
+    raw = b'{"messages": ' + opening * depth + b"1" + closing * depth + b"}"
+    response = await client.post("/echo", content=raw)
+    assert response.status_code == 400
+    assert "more than 240 deep" in response.json()["error"]["message"]
+
+
+async def test_many_values_side_by_side_are_not_deep(client: httpx.AsyncClient) -> None:
+    answer = await error(client, {"messages": [{"content": "x"}] * 1000 + [7]})
+    assert answer["param"] == "messages.1000"
+
+
 async def test_a_missing_body_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.post("/echo")
     assert response.status_code == 400
@@ -233,7 +249,7 @@ async def test_deep_documents_are_valid_or_refused(client: httpx.AsyncClient) ->
     for depth, status in ((100, 200), (5000, 400)):
         raw = b'{"tree":' + b'{"kids":[' * depth + b"{}" + b"]}" * depth + b"}"
         assert (await client.post("/echo", content=raw)).status_code == status
-    wrong = b'{"tree":' + b'{"kids":[' * 300 + b'{"leaf":"x"}' + b"]}" * 300 + b"}"
+    wrong = b'{"tree":' + b'{"kids":[' * 110 + b'{"leaf":"x"}' + b"]}" * 110 + b"}"
     response = await client.post("/echo", content=wrong)
     assert response.status_code == 400
     assert response.json()["error"]["param"].startswith("tree.kids.0")
