@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from llamafw.engine import chain, context, dump, slot_files
@@ -279,10 +280,14 @@ class Engine:
             raise self._refuse()
         self._check_slot(id, lowest=0)
         mailbox = asyncio.Queue[Any]()
-        self._inbox.put(Job(id, work, self._sender(mailbox)))
-        if self._closed and self._refuse:
-            raise self._refuse()
-        return await _taken(mailbox)
+        job = Job(id, work, self._sender(mailbox), perf_counter())
+        self._inbox.put(job)
+        try:
+            if self._closed and self._refuse:
+                raise self._refuse()
+            return await _taken(mailbox)
+        finally:
+            job.cancelled = True
 
     def _log_prompt(self, prompt: Ints) -> None:
         if self._options.log_prompts:

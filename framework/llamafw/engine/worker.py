@@ -41,13 +41,15 @@ def nobody(error: BaseException, place: Place) -> None:
     """Blame nobody."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """Work on one slot's cache while nobody else uses it."""
 
     slot: int
     work: Callable[[Slot], Any]
     send: Callable[[Any], None]  # takes the result, or the RequestError it ended with
+    arrived: float
+    cancelled: bool = False  # nobody waits for it any more
 
 
 class Worker:
@@ -122,8 +124,16 @@ class Worker:
                 self.drop(task)
 
     def _run_jobs(self) -> None:
-        for job in [job for job in self.jobs if not self.slots.all[job.slot].busy]:
+        for job in self.jobs.copy():
+            busy, late = self.slots.all[job.slot].busy, perf_counter() - job.arrived > self._timeout
+            if busy and not late and not job.cancelled:
+                continue
             self.jobs.remove(job)
+            if job.cancelled:
+                continue
+            if busy:
+                job.send(Unavailable(f"slot {job.slot} has not become free within {self._timeout:g} s"))
+                continue
             try:
                 result = job.work(self.slots.all[job.slot])
             except RequestError as error:

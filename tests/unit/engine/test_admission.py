@@ -93,6 +93,33 @@ async def test_waiting_has_an_end(start: Start) -> None:
     assert (await running).finish.n_predicted == 3  # those in a slot have all the time they need
 
 
+async def test_actions_on_a_busy_slot_do_not_wait_for_ever(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=1, hold=True)
+    engine = start(backend, timeout=1e-6)
+    running = asyncio.create_task(answer(engine, (1,), n_predict=3))
+    await backend.begun()
+    erase = asyncio.create_task(engine.erase_slot(0))
+    await asyncio.sleep(0)  # it is handed over
+    backend.allow(100)
+    with pytest.raises(Unavailable, match="slot 0 has not become free"):
+        await erase
+    assert (await running).finish.n_predicted == 3
+
+
+async def test_an_action_whose_client_has_gone_is_not_done(start: Start) -> None:
+    backend = ToyBackend(noise, n_slots=1, hold=True)
+    engine = start(backend)
+    running = asyncio.create_task(answer(engine, (1,), n_predict=3))
+    await backend.begun()
+    erase = asyncio.create_task(engine.erase_slot(0))
+    await asyncio.sleep(0)
+    erase.cancel()
+    await asyncio.gather(erase, return_exceptions=True)
+    backend.allow(100)
+    await running
+    assert await engine.erase_slot(0) == 3  # what was cached is there still
+
+
 async def test_a_client_that_goes_is_taken_out_of_the_queue(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, hold=True)
     engine = start(backend)
