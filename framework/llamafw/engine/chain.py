@@ -46,6 +46,7 @@ class Chain:
         self._bias = np.array([_clip(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
         self.grammar: Grammar | None = None
+        self.field: str | None = None  # of the request, that the grammar comes from
 
     def pick(self, vocabulary: Vocabulary, row: Floats) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that survived.
@@ -86,7 +87,8 @@ class Chain:
     def _fits(self, grammar: Grammar, token: int) -> bool:
         try:
             return grammar.accept(token)
-        except RequestError:
+        except RequestError as error:
+            error.param = error.param or self.field
             raise
         except FAULTS as exc:
             raise GenerationError("the grammar failed") from exc
@@ -94,7 +96,8 @@ class Chain:
     def _mask(self, grammar: Grammar, row: Floats) -> None:
         try:
             grammar.mask(row)
-        except RequestError:
+        except RequestError as error:
+            error.param = error.param or self.field
             raise
         except FAULTS as exc:
             raise GenerationError("the grammar failed") from exc

@@ -243,8 +243,8 @@ class Engine:
     async def _answer(
         self, sequence: Sequence, mailbox: asyncio.Queue[Delta | RequestError]
     ) -> AsyncGenerator[Delta, None]:
-        if sequence.request.grammar is not None:
-            sequence.hold_to(await self.grammars.compile(sequence.request.grammar))
+        if (source := sequence.request.grammar) is not None:
+            sequence.hold_to(await self.grammars.compile(source), source.field)
             self._check_queue()  # once more: while it was compiled, others have come
         finish: Finish | None = None
         try:

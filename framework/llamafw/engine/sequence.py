@@ -123,9 +123,9 @@ class Sequence:
             self.n_done = min(self.n_done + n, len(self.prompt))
             self._report()
 
-    def hold_to(self, grammar: Grammar) -> None:
+    def hold_to(self, grammar: Grammar, field: str) -> None:
         """Hold the answer to a grammar, at its start. On the event loop, before the engine has the sequence."""
-        self._chain.grammar = grammar
+        self._chain.grammar, self._chain.field = grammar, field
 
     def begin(self, slot: Slot, n_cached: int) -> None:
         """Take a slot whose cache holds the first ``n_cached`` tokens of the prompt, and nothing else."""

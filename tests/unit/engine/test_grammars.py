@@ -118,7 +118,7 @@ async def test_an_end_of_generation_token_ends_it_only_where_it_may(start: Start
         (GrammarSource("wrod", "x"), 400, "grammar"),
         (word("broken"), 500, "field"),
         (word("fails"), 500, None),
-        (word("too complex"), 400, None),
+        (word("too complex"), 400, "field"),
     ],
 )
 async def test_a_failure_is_the_requests_own(
