@@ -13,7 +13,7 @@ import orjson
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from llamafw import Floats, Grammar, GrammarContext, RequestError, Tokenizer
-from llamafw_plugins.grammars import gbnf, json_schema
+from llamafw_plugins.grammars import embedded, gbnf, json_schema
 from llamafw_plugins.grammars.budget import Budget
 from llamafw_plugins.grammars.places import SchemaError
 
@@ -110,7 +110,7 @@ def _json_schema(source: str) -> str:
 _GRAMMARS = {
     "gbnf": lambda source: LLMatcher.grammar_from_lark(gbnf.to_lark(source)),
     "json_schema": _json_schema,
-    "lark": LLMatcher.grammar_from_lark,
+    "lark": lambda source: LLMatcher.grammar_from_lark(embedded.normalised(source)),
     "regex": LLMatcher.grammar_from_regex,
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamafw import ToolParser
-from llamafw_plugins.tool_parsers.marked import MarkedParser, call_schema
+from llamafw_plugins.tool_parsers.marked import MarkedParser, calls_of
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
@@ -30,9 +30,8 @@ class Hermes:
 
     def grammar(self, tools: Sequence[Message], *, parallel: bool) -> str:
         """Return a Lark grammar of answers that are calls and nothing else."""
-        schema = json.dumps(call_schema(tools))
         more = '("\\n" call)*' if parallel else ""
-        return f'start: call {more}\ncall: "{OPENING}\\n" %json {schema} "\\n{CLOSING}"\n'
+        return f'start: call {more}\ncall: "{OPENING}\\n" {calls_of(tools)} "\\n{CLOSING}"\n'
 
     def inline(self, messages: Sequence[Message], tools: Sequence[Message]) -> list[Message]:
         """Write tools, calls and results into the text of messages, for a template that knows none of them."""

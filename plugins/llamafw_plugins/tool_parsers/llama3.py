@@ -4,13 +4,12 @@ Format: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 (JSON
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamafw import ToolParser
 from llamafw_plugins.tool_parsers.hermes import Hermes
-from llamafw_plugins.tool_parsers.marked import MarkedParser, call_schema
+from llamafw_plugins.tool_parsers.marked import MarkedParser, calls_of
 
 OPENING = "<|python_tag|>"
 
@@ -29,4 +28,4 @@ class Llama3(Hermes):
     def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
         """Return a Lark grammar of answers that are calls and nothing else."""
         more = '(";" call)*' if parallel else ""
-        return f"start: call {more}\ncall: %json {json.dumps(call_schema(tools, 'parameters'))}\n"
+        return f"start: call {more}\ncall: {calls_of(tools, 'parameters')}\n"

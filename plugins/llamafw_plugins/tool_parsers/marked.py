@@ -141,18 +141,16 @@ def as_call(found: Any, make_id: Callable[[], str]) -> ToolCall | None:
     return ToolCall(make_id(), found["name"], json.dumps(arguments, ensure_ascii=False))
 
 
-def call_schema(tools: Sequence[Any], key: str = "arguments") -> dict[str, Any]:
-    """Return the JSON Schema of one call of one of the ``tools``."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool["function"]["name"]}, key: parameters_of(tool)},
-            "required": ["name", key],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+def calls_of(tools: Sequence[Any], key: str = "arguments") -> str:
+    """Return what Lark has for one call of one of the ``tools``.
+
+    Parameters are a schema of their own, so that ``$ref`` leads to where it does in the request.
+    """
+    calls = []
+    for tool in tools:
+        opening = f'{{"name": {json.dumps(tool["function"]["name"])}, "{key}": '
+        calls.append(f'{json.dumps(opening)} %json {json.dumps(parameters_of(tool))} "}}"')
+    return f"({' | '.join(calls)})"
 
 
 def parameters_of(tool: Any) -> Any:

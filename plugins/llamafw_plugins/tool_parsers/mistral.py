@@ -4,7 +4,6 @@ Format: https://docs.mistral.ai/guides/tokenization (control tokens of v3). Ids 
 """
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from secrets import choice
 from string import ascii_letters, digits
@@ -12,7 +11,7 @@ from typing import Any
 
 from llamafw import ToolParser
 from llamafw_plugins.tool_parsers.hermes import Hermes
-from llamafw_plugins.tool_parsers.marked import MarkedParser, call_schema
+from llamafw_plugins.tool_parsers.marked import MarkedParser, calls_of
 
 OPENING = "[TOOL_CALLS]"
 
@@ -30,10 +29,8 @@ class Mistral(Hermes):
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
         """Return a Lark grammar of answers that are calls and nothing else."""
-        schema: dict[str, Any] = {"type": "array", "items": call_schema(tools), "minItems": 1}
-        if not parallel:
-            schema["maxItems"] = 1
-        return f"start: %json {json.dumps(schema)}\n"
+        more = '(", " call)*' if parallel else ""
+        return f'start: "[" call {more} "]"\ncall: {calls_of(tools)}\n'
 
 
 def _new_id() -> str:
