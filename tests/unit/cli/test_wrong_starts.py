@@ -18,7 +18,10 @@ from llamafw.cli import main
         (["--override-kv", "a"], "--override-kv a: it must look like KEY=TYPE:VALUE"),
     ],
 )
-def test_a_wrong_start(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_start(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamafw.cli.serve.set_up_logging", lambda settings: None)  # this process has its own
     assert main(["serve", "-m", "/no/model.gguf", *argv]) == 1
     out, err = capsys.readouterr()
     assert out == ""
