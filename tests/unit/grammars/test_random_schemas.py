@@ -15,7 +15,7 @@ from llamafw_plugins.grammars.compiler import Compiler
 from support.json_schema import accepts_text
 from support.schemas import Adversary, check, forged, say, schemas
 
-N_SCHEMAS = int(os.environ.get("LLAMAFW_SCHEMAS", "300"))
+N_SCHEMAS = int(os.environ.get("LLAMAFW_SCHEMAS", "2000"))
 """More of them for a longer run."""
 seen: Counter[str] = Counter()
 

@@ -325,3 +325,21 @@ def test_options_say_what_they_are(plugin: Any) -> None:
         assert schema["description"].endswith(".")
         if schema["type"] != "boolean":
             assert schema["minimum"] <= schema["default"] <= schema["maximum"]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "options", "row", "n"),
+    [
+        (TopP, {"top_p": 0.5}, [0.0] * 2, 1),  # enough is enough
+        (TopP, {"top_p": 0.5}, [0.0] * 4, 2),
+        (TypP, {"typical_p": 0.5}, [0.0] * 4, 3),  # more than that
+        (TfsZ, {"tfs_z": 0.5}, [0.0] * 3 + [-200.0] * 2, 2),  # curvature 0, ½, ½
+        (Mirostat, {"mirostat": 2, "mirostat_tau": 1.0}, [0.0] * 4, 4),  # 2 bits each, as many as are allowed
+    ],
+)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_bounds_that_are_met_exactly(
+    plugin: Any, options: dict[str, float], row: list[float], n: int, ordered: bool
+) -> None:
+    """As llama.cpp has them."""
+    assert len(run(plugin, row, options, ordered=ordered).ids) == n
