@@ -125,7 +125,7 @@ def until(url: str, line: str) -> None:
     """Return when ``/metrics`` has this line."""
     with httpx.Client(base_url=url, timeout=60) as http:
         while line not in http.get("/metrics").text.splitlines():
-            time.sleep(0.01)
+            time.sleep(0.01)  # the server tells nobody of its own accord
 
 
 def health(model: str) -> Iterator[Row]:
@@ -134,7 +134,7 @@ def health(model: str) -> Iterator[Row]:
         client, times = Client(url), []
         for _ in range(500):
             times.append(client.timed("GET", "/health")[0])
-            time.sleep(0.01)
+            time.sleep(0.01)  # spreads the questions over five seconds of load
     times.sort()
     yield "/health under full load, median", times[250], 50, "ms"
     yield "/health under full load, 99 of 100", times[495], 50, "ms"

@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from llamafw.errors import SettingsError
+from llamafw.errors import SettingsError, did_you_mean
 from llamafw.options import TYPES, Option, check
 from llamafw.settings import options
 
@@ -66,8 +65,7 @@ def from_file(path: Path, others: dict[str, Any] | None = None) -> dict[str, Any
 
 def no_setting(path: Path, key: str, flags: Iterable[str]) -> SettingsError:
     """Return the error for a key that is none of ``flags``."""
-    near = get_close_matches(key.replace("_", "-"), tuple(flags), n=1)
-    return SettingsError(f"{path}: {key!r} is no setting{f'; did you mean {near[0]}?' if near else ''}")
+    return SettingsError(f"{path}: {key!r} is no setting{did_you_mean(key.replace('_', '-'), flags)}")
 
 
 def keys() -> list[str]:

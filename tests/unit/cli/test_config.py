@@ -80,7 +80,7 @@ def test_plugins_may_stand_in_the_file(config: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("porl = 1", "'porl' is no setting; did you mean port?"),
+        ("porl = 1", "'porl' is no setting; did you mean 'port'?"),
         ("zzzzzz = 1", "'zzzzzz' is no setting"),
         ('"a\\nb" = 1', "'a\\nb' is no setting"),
         ("c = 512", "'c' is no setting"),  # long names only
@@ -145,4 +145,4 @@ def test_commands_read_the_file(config: Path) -> None:
     for argv in (["serve"], ["spec"], ["plugins"], ["bench"], ["pull", "x"]):
         result = run(*argv)
         assert (result.returncode, result.stdout) == (1, ""), argv
-        assert result.stderr == f"llamafw: {config}: 'porl' is no setting; did you mean port?\n"
+        assert result.stderr == f"llamafw: {config}: 'porl' is no setting; did you mean 'port'?\n"

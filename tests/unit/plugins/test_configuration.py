@@ -237,8 +237,8 @@ def test_flags_of_plugins_are_keys_of_the_file(site: Site, tmp_path: Path) -> No
         ("slow-ms = true", "slow-ms: True is not what --slow-ms takes"),
         ("words = [1]", "words: 1 is not what --words takes"),
         ("which = 'c'", "which: 'c' is none of a, b"),
-        ("slow-mss = 1", "'slow-mss' is no setting; did you mean slow-ms?"),
-        ("porl = 1", "'porl' is no setting; did you mean port?"),
+        ("slow-mss = 1", "'slow-mss' is no setting; did you mean 'slow-ms'?"),
+        ("porl = 1", "'porl' is no setting; did you mean 'port'?"),
     ],
 )
 def test_what_a_flag_does_not_take_is_refused(site: Site, tmp_path: Path, text: str, message: str) -> None:
@@ -264,7 +264,7 @@ def test_commands_that_have_no_flags_of_plugins_read_the_same_file(site: Site, t
     assert "--offline" in run("pull", "no-one/nothing").stderr
     assert json.loads(run("spec", "--json").stdout)
     config.write_text("stedy = true\n")
-    assert "'stedy' is no setting; did you mean steady?" in run("pull", "no-one/nothing").stderr
+    assert "'stedy' is no setting; did you mean 'steady'?" in run("pull", "no-one/nothing").stderr
 
 
 def test_two_plugins_that_add_one_flag_are_named_both(site: Site) -> None:

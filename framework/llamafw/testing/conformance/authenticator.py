@@ -30,7 +30,7 @@ class AuthenticatorConformance(Conformance):
 
     def headers(self, folder: Path) -> Mapping[str, str]:
         """Return headers by which it knows a user, after `settings` has been called with the same folder."""
-        raise NotImplementedError
+        pytest.fail("it gives `settings`, and no `headers` of a user")
 
     async def test_who_is_known_gets_in(self, serve: Any, tmp_path: Path) -> None:
         async with serve(plugin=self.plugins, **self.settings(tmp_path)) as client:
