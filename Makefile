@@ -31,6 +31,7 @@ fuzz: $(VENV)/.test
 	$(BIN)/llamafw contract-test --backend numba --max-examples 1000 --seed $(shell date +%s) $(ARGS)
 
 lint: $(VENV)/.lint
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy examples/*/llamafw_*

@@ -5,6 +5,7 @@ sampler with options, a field, a flag and a setting, and implements an event. Ev
 the median of several, in milliseconds on the clock and of processor time, which a busy machine disturbs less; the
 modules are compiled beforehand, as pip does.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-CODE = '''
+CODE = """
 from llamafw import hookimpl
 
 requires_api = ">=1.0,<2"
@@ -48,7 +49,7 @@ def register_fields(register): register("field_{i}", {{"type": "string"}})
 
 @hookimpl
 def request_finished(request, finish): ...
-'''
+"""
 MEASURE = """
 import time
 from llamafw.plugins import Plugins

@@ -6,6 +6,7 @@ The vocabulary is the default model's, 49,152 tokens; nothing is computed with i
 what ends strings and objects. "drawn again" are the tokens that the grammar refused at first: what checking, masking
 and the second draw add to them. "fits" are the others: what checking adds.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,14 +29,24 @@ from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer
 from samplers import rows
 
 KINDS: list[Any] = [
-    {"type": "string"}, {"type": "integer", "minimum": 0, "maximum": 9999}, {"type": "number"},
-    {"type": "string", "maxLength": 40}, {"enum": ["red", "green", "blue"]}, {"type": "boolean"},
-    {"type": "array", "items": {"type": "string"}, "maxItems": 5}, {"type": "string", "format": "date"},
-    {"type": "string", "pattern": "^[A-Z]{2}[0-9]{4}$"}, {"anyOf": [{"type": "string"}, {"type": "null"}]},
-]  # fmt: skip
+    {"type": "string"},
+    {"type": "integer", "minimum": 0, "maximum": 9999},
+    {"type": "number"},
+    {"type": "string", "maxLength": 40},
+    {"enum": ["red", "green", "blue"]},
+    {"type": "boolean"},
+    {"type": "array", "items": {"type": "string"}, "maxItems": 5},
+    {"type": "string", "format": "date"},
+    {"type": "string", "pattern": "^[A-Z]{2}[0-9]{4}$"},
+    {"anyOf": [{"type": "string"}, {"type": "null"}]},
+]
 NAMES = [f"property_{i}" for i in range(20)]
-TWENTY = {"type": "object", "properties": {name: KINDS[i % 10] for i, name in enumerate(NAMES)}, "required": NAMES,
-          "additionalProperties": False}  # fmt: skip
+TWENTY = {
+    "type": "object",
+    "properties": {name: KINDS[i % 10] for i, name in enumerate(NAMES)},
+    "required": NAMES,
+    "additionalProperties": False,
+}
 SUM = 'root ::= (sum "\\n")+\nsum ::= term ([-+*/] term)*\nterm ::= [0-9]+ | "(" sum ")"\n'
 SOURCES: list[tuple[str, str, str]] = [
     ("a JSON object", "json_schema", '{"type": "object"}'),

@@ -2,6 +2,7 @@
 
 Names: overhead, megabyte, health, idle, memory; without one, all. Real server processes, clients on the same machine.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -226,8 +227,12 @@ def memory(model: str) -> Iterator[Row]:
 
 
 ALL: dict[str, Callable[[str], Iterator[Row]]] = {
-    "overhead": overhead, "megabyte": megabyte, "health": health, "idle": idle, "memory": memory,
-}  # fmt: skip
+    "overhead": overhead,
+    "megabyte": megabyte,
+    "health": health,
+    "idle": idle,
+    "memory": memory,
+}
 
 
 def main() -> int:

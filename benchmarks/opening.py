@@ -1,4 +1,5 @@
 """How long a model takes to open: the file, its tokenizer. Medians of 5; ``python benchmarks/opening.py [FILE]``."""
+
 from __future__ import annotations
 
 import statistics

@@ -2,6 +2,7 @@
 
 ``python benchmarks/passes.py [--model FILE] [--rounds 5] [--threads 1,2]`` prints a Markdown table.
 """
+
 from __future__ import annotations
 
 import argparse

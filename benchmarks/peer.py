@@ -3,6 +3,7 @@
 ``python benchmarks/peer.py build`` fetches and builds it once (some minutes; needs cmake and a C++ compiler).
 LLAMAFW_PEER names a folder with another build's ``llama-bench`` and ``llama-server``.
 """
+
 from __future__ import annotations
 
 import os
@@ -55,9 +56,21 @@ def build() -> None:
         (source,) = Path(scratch).glob("*/vendor/llama.cpp")
         flags = f"-include {out / 'amx.h'}"
         run(
-            "cmake", "-S", str(source), "-B", f"{scratch}/build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
-            "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
-            "-DLLAMA_BUILD_UI=OFF", "-DBUILD_SHARED_LIBS=OFF", f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}",
+            "cmake",
+            "-S",
+            str(source),
+            "-B",
+            f"{scratch}/build",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DGGML_NATIVE=ON",
+            "-DLLAMA_CURL=OFF",
+            "-DLLAMA_OPENSSL=OFF",
+            "-DLLAMA_BUILD_TESTS=OFF",
+            "-DLLAMA_BUILD_EXAMPLES=OFF",
+            "-DLLAMA_BUILD_UI=OFF",
+            "-DBUILD_SHARED_LIBS=OFF",
+            f"-DCMAKE_C_FLAGS={flags}",
+            f"-DCMAKE_CXX_FLAGS={flags}",
         )
         run("cmake", "--build", f"{scratch}/build", "--parallel", str(os.cpu_count()), "--target", *TARGETS)
         folder().mkdir(exist_ok=True)

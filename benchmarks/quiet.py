@@ -1,4 +1,5 @@
 """How far a measurement was disturbed: the share of the machine's CPU time that other processes used meanwhile."""
+
 from __future__ import annotations
 
 import platform
@@ -46,5 +47,11 @@ def machine() -> str:
 
 def _busy() -> float:
     times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-                 - getattr(times, "guest_nice", 0.0) - getattr(times, "steal", 0.0))
+    return float(
+        sum(times)
+        - times.idle
+        - getattr(times, "iowait", 0.0)
+        - getattr(times, "guest", 0.0)
+        - getattr(times, "guest_nice", 0.0)
+        - getattr(times, "steal", 0.0)
+    )

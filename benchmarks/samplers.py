@@ -11,6 +11,7 @@ busy machine disturbs less than time on the clock: the median of the rounds, and
 * llama.cpp, if `llama-cpp-python` is installed: the array of candidates is filled as ``llama_sampler_sample`` does it,
   then ``llama_sampler_apply`` of a chain that ends with ``llama_sampler_init_dist``.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -48,8 +49,15 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("typical_p 0.9", OFF | {"typical_p": 0.9}),
     ("temperature 0.8", OFF | {"temperature": 0.8}),
 ]
-USUAL = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "temperature": 0.8, "typical_p": 1.0, "repeat_penalty": 1.0,
-         "repeat_last_n": 64}
+USUAL = {
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "temperature": 0.8,
+    "typical_p": 1.0,
+    "repeat_penalty": 1.0,
+    "repeat_last_n": 64,
+}
 
 
 def rows(n_vocab: int, n: int) -> Row:

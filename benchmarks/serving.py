@@ -3,6 +3,7 @@
 ``python benchmarks/serving.py [--model FILE] [--rounds 5]`` prints a Markdown table: aggregate tokens per second and
 the median time to the first token. Every client sends its own prompt, about 100 tokens, never the same one twice.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -2,6 +2,7 @@
 
 For one request at a time: what it counts, it counts for the whole server.
 """
+
 from __future__ import annotations
 
 from time import perf_counter

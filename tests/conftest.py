@@ -1,4 +1,5 @@
 """Fixtures for every test: where the real model and the shared material are."""
+
 from __future__ import annotations
 
 import os

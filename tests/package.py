@@ -1,4 +1,5 @@
 """Build sdist and wheel, install the wheel in a fresh environment without a compiler, and try it. ``make package``."""
+
 from __future__ import annotations
 
 import os

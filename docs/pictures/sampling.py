@@ -2,6 +2,7 @@
 
 The samplers are the real ones, the distribution is made up: what might come after "In the evening she opened the".
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -32,8 +33,9 @@ EXAMPLES = FOLDER.parents[1] / "examples"
 WORDS = ("door", "window", "book", "box", "letter", "curtain", "closet", "fridge", "trunk", "lid", "gate", "safe")
 USUAL = (0.30, 0.20, 0.14, 0.10, 0.08, 0.06, 0.045, 0.03, 0.02, 0.013, 0.008, 0.004)
 SURE = (0.93, 0.03, 0.012, 0.008, 0.006, 0.004, 0.003, 0.0025, 0.002, 0.0012, 0.0008, 0.0005)
-NEWLINE: Any = SimpleNamespace(encode=lambda text, **_: [], eog=frozenset(),
-                               piece=lambda token, special=False: WORDS[token].encode())
+NEWLINE: Any = SimpleNamespace(
+    encode=lambda text, **_: [], eog=frozenset(), piece=lambda token, special=False: WORDS[token].encode()
+)
 
 BAR, GAP, LEFT, TOP, PLOT, FOOT, SPACE = 11, 5, 34, 50, 120, 58, 26  # pixels
 WIDTH = LEFT + len(WORDS) * (BAR + GAP)  # of a panel
@@ -117,11 +119,19 @@ def example(package: str, name: str) -> Any:
 
 
 OWN: dict[str, Any] = {
-    "penalties": Penalties, "top_k": TopK, "tfs_z": TfsZ, "typ_p": TypP, "top_p": TopP, "min_p": MinP,
-    "temperature": Temperature, "mirostat": Mirostat,
+    "penalties": Penalties,
+    "top_k": TopK,
+    "tfs_z": TfsZ,
+    "typ_p": TypP,
+    "top_p": TopP,
+    "min_p": MinP,
+    "temperature": Temperature,
+    "mirostat": Mirostat,
 }
-DRY, XTC, SIGMA = (example(f"llamafw-{package}", name) for package, name in
-                   (("dry", "Dry"), ("xtc", "Xtc"), ("top-n-sigma", "TopNSigma")))
+DRY, XTC, SIGMA = (
+    example(f"llamafw-{package}", name)
+    for package, name in (("dry", "Dry"), ("xtc", "Xtc"), ("top-n-sigma", "TopNSigma"))
+)
 ONCE = {0: "1×", 2: "3×", 5: "1×"}  # how often words have occurred
 SAID = (0, 2, 5, 2, 2)
 REPEATED = (3, 4, 1, 0, 7, 3, 4, 1)  # … box letter window door … box letter window: what next?
@@ -188,10 +198,20 @@ PICTURES: dict[str, Sequence[Panel]] = {
     ],
     "mirostat": [
         Panel("at the start", Mirostat, {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5}, "µ = 2 · tau"),
-        Panel("after the dull “door”", Mirostat, {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5},
-              "µ has grown", accepted=(0,)),
-        Panel("after the rare “curtain”", Mirostat, {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5},
-              "µ has shrunk", accepted=(5,)),
+        Panel(
+            "after the dull “door”",
+            Mirostat,
+            {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5},
+            "µ has grown",
+            accepted=(0,),
+        ),
+        Panel(
+            "after the rare “curtain”",
+            Mirostat,
+            {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5},
+            "µ has shrunk",
+            accepted=(5,),
+        ),
     ],
     "order": [
         Panel("top_p, temperature", Chain(("top_p", "temperature"), top_p=0.8, temperature=2.0), note="0.8 of before"),

@@ -38,10 +38,16 @@ class Qwen2:
         n_vocab = self.tensor("token_embd.weight", None, n_embd)
         q, kv = n_head * size, n_head_kv * size
         shapes: dict[str, tuple[int, ...]] = {
-            "attn_norm": (n_embd,), "attn_q": (q, n_embd), "attn_k": (kv, n_embd), "attn_v": (kv, n_embd),
-            "attn_output": (n_embd, q), "ffn_norm": (n_embd,), "ffn_gate": (n_ff, n_embd), "ffn_up": (n_ff, n_embd),
+            "attn_norm": (n_embd,),
+            "attn_q": (q, n_embd),
+            "attn_k": (kv, n_embd),
+            "attn_v": (kv, n_embd),
+            "attn_output": (n_embd, q),
+            "ffn_norm": (n_embd,),
+            "ffn_gate": (n_ff, n_embd),
+            "ffn_up": (n_ff, n_embd),
             "ffn_down": (n_embd, n_ff),
-        }  # fmt: skip
+        }
         roles = {role: f"blk.{{layer}}.{role}.weight" for role in LAYER}
         roles |= {f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in BIASED}
         for layer in range(n_layer):
@@ -57,15 +63,27 @@ class Qwen2:
         if len(self.model.tensors) != n_known:
             self.fail(f"there are {len(self.model.tensors)} tensors, and qwen2 as known here has {n_known}")
         return Decoder(
-            n_vocab=n_vocab, n_ctx_train=self.integer("context_length"), n_embd=n_embd, n_layer=n_layer, n_head=n_head,
-            n_head_kv=n_head_kv, n_embd_head=size, n_ff=n_ff, norm_eps=self.number("attention.layer_norm_rms_epsilon"),
-            rope_frequencies=self.frequencies(size), rope_magnitude=1.0, rope_interleaved=False,
-            attention_scale=1 / math.sqrt(size), activation="silu",
+            n_vocab=n_vocab,
+            n_ctx_train=self.integer("context_length"),
+            n_embd=n_embd,
+            n_layer=n_layer,
+            n_head=n_head,
+            n_head_kv=n_head_kv,
+            n_embd_head=size,
+            n_ff=n_ff,
+            norm_eps=self.number("attention.layer_norm_rms_epsilon"),
+            rope_frequencies=self.frequencies(size),
+            rope_magnitude=1.0,
+            rope_interleaved=False,
+            attention_scale=1 / math.sqrt(size),
+            activation="silu",
             tensors={
-                "token_embd": "token_embd.weight", "output_norm": "output_norm.weight",
-                "output": "token_embd.weight" if tied else "output.weight", **roles,
+                "token_embd": "token_embd.weight",
+                "output_norm": "output_norm.weight",
+                "output": "token_embd.weight" if tied else "output.weight",
+                **roles,
             },
-        )  # fmt: skip
+        )
 
     def frequencies(self, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the radians per position of each pair, ``(size // 2,)``."""

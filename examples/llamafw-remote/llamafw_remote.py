@@ -89,10 +89,12 @@ class Remote:
             n_cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
             finish = Finish(
                 "limit" if reason == "length" else "eos",
-                n_prompt=usage.get("prompt_tokens", len(request.prompt)), n_predicted=usage.get("completion_tokens", 0),
-                n_cached=n_cached, seed=request.seed or 0,
+                n_prompt=usage.get("prompt_tokens", len(request.prompt)),
+                n_predicted=usage.get("completion_tokens", 0),
+                n_cached=n_cached,
+                seed=request.seed or 0,
                 timings=Timings(cache_n=n_cached, predicted_n=usage.get("completion_tokens", 0)),
-            )  # fmt: skip
+            )
             yield Delta("", finish=finish)
         finally:
             self.n_running -= 1
@@ -102,10 +104,12 @@ class Remote:
         """Return the request as the other server gets it."""
         room = self.n_ctx - len(request.prompt)
         body: dict[str, Any] = {
-            "prompt": list(request.prompt), "stream": True, "stream_options": {"include_usage": True},
+            "prompt": list(request.prompt),
+            "stream": True,
+            "stream_options": {"include_usage": True},
             "max_tokens": min(request.n_predict, room) if request.n_predict > 0 else room,
             **{field: request.options[field] for field in self.fields if field in request.options},
-        }  # fmt: skip
+        }
         if self.model:
             body["model"] = self.model
         if request.stop:

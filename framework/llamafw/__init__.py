@@ -2,6 +2,7 @@
 
 Everything a plugin may use is importable from here; nothing else is public.
 """
+
 from llamafw.errors import (
     ContextFullError,
     DeadlineExceeded,

@@ -1,4 +1,5 @@
 """Calls kernels by their addresses, one after the other, in compiled code. Imports numba; see `llamafw.kernels`."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -34,9 +35,14 @@ def _run(functions: Any, options: Any, sizes: Any, logits: Any, ids: Any, state:
     n = whole = len(logits)
     for i in range(len(functions)):
         left = _call(
-            functions[i], np.int64(logits.ctypes.data), np.int64(ids.ctypes.data), np.int64(n),
-            np.int64(state.ctypes.data), options[i], sizes[i],
-        )  # fmt: skip
+            functions[i],
+            np.int64(logits.ctypes.data),
+            np.int64(ids.ctypes.data),
+            np.int64(n),
+            np.int64(state.ctypes.data),
+            options[i],
+            sizes[i],
+        )
         if left < 1 or left > n:
             state[2] = i
             state[1] = whole  # whatever it did

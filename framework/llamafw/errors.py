@@ -18,6 +18,7 @@
 Beside it stands what ends the message about a name that is not there. It knows nothing of HTTP beyond the status
 numbers; the server turns any error into the error envelope.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable

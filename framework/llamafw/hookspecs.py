@@ -8,6 +8,7 @@ In hooks that ask all plugins for one answer ("first"), the first that is not No
 Hooks run on the main thread at start-up, those about a model on the thread that loads it, and all others on the event
 loop; none runs per token.
 """
+
 from __future__ import annotations
 
 from argparse import ArgumentParser

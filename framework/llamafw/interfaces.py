@@ -3,6 +3,7 @@
 Each entry says who makes it, who calls it, how often and on which thread ("the engine thread" owns sequences and KV
 slots; "the event loop" is the server's). `hookspecs` says how to register one.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

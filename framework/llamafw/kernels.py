@@ -2,6 +2,7 @@
 
 Numba is imported with the first kernel. Knows nothing of requests and chains.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -53,9 +54,13 @@ def compile_kernel(function: Callable[..., Any]) -> KernelFunction:
     from numba import types
 
     signature = types.int64(
-        types.CPointer(types.float32), types.CPointer(types.int32), types.int64, types.CPointer(types.int64),
-        types.CPointer(types.float64), types.int64,
-    )  # fmt: skip
+        types.CPointer(types.float32),
+        types.CPointer(types.int32),
+        types.int64,
+        types.CPointer(types.int64),
+        types.CPointer(types.float64),
+        types.int64,
+    )
     # A function of its own, not a closure: numba cannot cache what it closes over. Its name and line are those of the
     # body, for they name the file in the cache.
     source = "\n" * (function.__code__.co_firstlineno - 1) + (

@@ -2,6 +2,7 @@
 
 `settings` is the table of them all. This module knows nothing of argparse and of single settings.
 """
+
 from __future__ import annotations
 
 import math

@@ -4,6 +4,7 @@ Sorting the 49 thousand scores of a vocabulary takes milliseconds, even picking 
 So first a threshold is found that few numbers pass: the n-th largest of the maxima of interleaved groups. As n groups
 reach it, so do at least n numbers.
 """
+
 from __future__ import annotations
 
 from typing import Any

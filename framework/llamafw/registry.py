@@ -1,4 +1,5 @@
 """A table of named things that remembers which plugin each came from. Of the things it knows what they must have."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -9,8 +10,12 @@ from llamafw.errors import PluginError, suggest
 from llamafw.interfaces import Quant, SamplerPlugin, ToolParserPlugin
 from llamafw.serving import Authenticator
 
-PROTOCOLS: Mapping[str, type] = {"sampler": SamplerPlugin, "tool_parser": ToolParserPlugin, "quant": Quant,
-                                    "authenticator": Authenticator}  # fmt: skip
+PROTOCOLS: Mapping[str, type] = {
+    "sampler": SamplerPlugin,
+    "tool_parser": ToolParserPlugin,
+    "quant": Quant,
+    "authenticator": Authenticator,
+}
 """What is registered as it is; of most kinds it is a factory."""
 
 

@@ -2,6 +2,7 @@
 
 "The event loop" is the server's; nothing here is called on the engine thread.
 """
+
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence

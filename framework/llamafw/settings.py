@@ -3,6 +3,7 @@
 The command line, the environment, the configuration file and docs/cli.md are all made from this table. Names and
 meanings are llama-server's. This module knows nothing of argparse, and reads no environment by itself.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -320,7 +321,9 @@ class Settings:
             return names if "penalties" in names else ("penalties", *names)
         if self.samplers is None:
             return None
-        return tuple(SAMPLER_ALIASES.get(name.strip(), name.strip()) for name in self.samplers.split(";") if name.strip())
+        return tuple(
+            SAMPLER_ALIASES.get(name.strip(), name.strip()) for name in self.samplers.split(";") if name.strip()
+        )
 
     def biases(self) -> dict[int, float]:
         """Return what ``--logit-bias`` adds to the score of which token."""

@@ -3,6 +3,7 @@
 The one exception is `Candidates`, which samplers change in place.
 This module knows nothing of plugins, files, HTTP or threads.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,7 @@
 
 A plugin like any other: it hears of generations by the hook ``request_finished``, and knows nothing of how they ran.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -104,14 +105,17 @@ def record(
         "prompt": loaded.tokenizer.decode(prompt, special=True),
         "output": None if finish is None else loaded.tokenizer.decode(finish.tokens, special=True),
         "settings": settings,
-        "finish": None if finish is None else {
-            field.name: getattr(finish, field.name) for field in dataclasses.fields(finish)
+        "finish": None
+        if finish is None
+        else {
+            field.name: getattr(finish, field.name)
+            for field in dataclasses.fields(finish)
             if field.name not in ("tokens", "timings")
         },
         "timings": None if finish is None else finish.timings,
         "prompt_tokens": prompt,
         "output_tokens": None if finish is None else finish.tokens,
-    }  # fmt: skip
+    }
 
 
 def write(path: Path, facts: partial[dict[str, Any]]) -> None:

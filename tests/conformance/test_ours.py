@@ -1,4 +1,5 @@
 """Our own plugins in the suites that other authors run."""
+
 from __future__ import annotations
 
 from llamafw.plugins import Plugins
@@ -47,9 +48,14 @@ class TestEndpoints(EndpointConformance):
 
 
 OTHERS = (
-    SamplerConformance, QuantConformance, TokenizerConformance, ChatFormatConformance, ToolParserConformance,
-    GrammarConformance, ArchitectureConformance,
-)  # fmt: skip
+    SamplerConformance,
+    QuantConformance,
+    TokenizerConformance,
+    ChatFormatConformance,
+    ToolParserConformance,
+    GrammarConformance,
+    ArchitectureConformance,
+)
 for base in OTHERS:
     for one in suite(base):
         globals()[f"{one.__name__}_{base.kind}"] = one

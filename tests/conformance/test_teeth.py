@@ -1,4 +1,5 @@
 """Each promise, broken: the suites say which it was."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def sampler(**members: Any) -> Any:
 
 def change(what: str, make: Callable[[Any], Any]) -> Any:
     """A sampler that replaces a member of the candidates."""
+
     def apply(self: Any, candidates: Any) -> None:
         setattr(candidates, what, make(getattr(candidates, what)))
 
@@ -157,14 +159,23 @@ def test_a_backend_that_computes_something_else(write_model: Any) -> None:
     ("made", "test", "message"),
     [
         (rows(lambda self, x: x + len(x)), "any_cut_of_a_prompt_gives_the_same", "pieces of"),
-        (rows(lambda self, x: x + sum(map(len, self._slots))), "sequences_of_any_length_side_by_side",
-         "beside other sequences"),
+        (
+            rows(lambda self, x: x + sum(map(len, self._slots))),
+            "sequences_of_any_length_side_by_side",
+            "beside other sequences",
+        ),
         (rows(lambda self, x: x + self.n_threads), "the_number_of_threads_changes_nothing", "2 threads instead of 1"),
         (rows(lambda self, x: x.astype(np.float64)), "only_the_wanted_rows_are_returned", "logits are float64"),
-        (backend(shift=lambda self, slot, first, n: None), "shifted_positions_are_as_if_evaluated_there",
-         "after shift"),
-        (backend(restore=lambda self, slot, n, state: None), "a_foreign_state_is_refused_and_changes_nothing",
-         "DID NOT RAISE"),
+        (
+            backend(shift=lambda self, slot, first, n: None),
+            "shifted_positions_are_as_if_evaluated_there",
+            "after shift",
+        ),
+        (
+            backend(restore=lambda self, slot, n, state: None),
+            "a_foreign_state_is_refused_and_changes_nothing",
+            "DID NOT RAISE",
+        ),
         (backend(restore=lambda self, slot, n, state: None), "what_is_restored_goes_on_to_the_bit", "shape is|differ"),
         (backend(describe=lambda self: {}), "it_has_what_it_was_asked_for", "n_threads"),
     ],
@@ -210,11 +221,17 @@ def ignore(exact: Any, data: Any, shape: Any) -> Any:
         (quant(lambda exact, data, shape: exact(data, shape) * np.float32(1.001)), "weights_are_exact", "differ"),
         (quant(lambda exact, data, shape: exact(data, shape).reshape(-1)), "any_shape_of_whole_blocks", "came"),
         (quant(lambda exact, data, shape: exact(data, shape) + exact(data, shape).max()), "blocks_are_apart", "alone"),
-        (quant(lambda exact, data, shape: exact(data, shape).astype(np.float16)), "any_shape_of_whole_blocks",
-         "weights are float16"),
+        (
+            quant(lambda exact, data, shape: exact(data, shape).astype(np.float16)),
+            "any_shape_of_whole_blocks",
+            "weights are float16",
+        ),
         (quant(ignore), "bytes_that_are_no_such_tensor_are_refused", "are accepted"),
-        (quant(lambda exact, data, shape: exact(data, shape), 3), "its_number_and_sizes_clash_with_no_type_of_ggml",
-         "the number of ggml's Q4_1"),
+        (
+            quant(lambda exact, data, shape: exact(data, shape), 3),
+            "its_number_and_sizes_clash_with_no_type_of_ggml",
+            "the number of ggml's Q4_1",
+        ),
     ],
 )
 def test_tensor_types(made: Any, test: str, message: str) -> None:
@@ -240,10 +257,16 @@ def encoding(change: Callable[[Any, Any, str, dict[str, Any]], Any]) -> Any:
     [
         (encoding(lambda right, self, text, how: right(text.strip(), **how)), "text_comes_back", "comes back as"),
         (encoding(lambda right, self, text, how: [*right(text, **how), 9999]), "text_comes_back", "has the token 9999"),
-        (encoding(lambda right, self, text, how: right(text)), "text_cannot_pose_as_a_special_token",
-         "became the special token 0"),
-        (encoding(lambda right, self, text, how: right(text.encode("utf-8", "replace").decode(), **how)),
-         "what_is_no_text_and_no_token_is_refused", "DID NOT RAISE"),
+        (
+            encoding(lambda right, self, text, how: right(text)),
+            "text_cannot_pose_as_a_special_token",
+            "became the special token 0",
+        ),
+        (
+            encoding(lambda right, self, text, how: right(text.encode("utf-8", "replace").decode(), **how)),
+            "what_is_no_text_and_no_token_is_refused",
+            "DID NOT RAISE",
+        ),
         (tokenizer(decode=lambda self, tokens, special=False: "x"), "pieces_are_what_decoding_joins", "its pieces are"),
         (tokenizer(eog=property(lambda self: frozenset({9999}))), "its_numbers_are_tokens", "eog is .9999"),
     ],
@@ -257,5 +280,3 @@ def test_a_name_that_nobody_has_registered() -> None:
         kind, name = "sampler", "top_kk"
 
     broken("there is no sampler 'top_kk'; did you mean 'top_k'?", Mistyped.thing)
-
-

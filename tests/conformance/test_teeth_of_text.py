@@ -1,4 +1,5 @@
 """Each promise about text and models, broken: the suites say which it was."""
+
 from __future__ import annotations
 
 import json
@@ -30,6 +31,7 @@ from support.conformance import broken, suite
 
 def grammar(**members: Any) -> Any:
     """A compiler of GBNF whose grammars have other methods."""
+
     def compile(self: Any, source: str) -> Any:
         made = Compiler.compile(self, source)
         made.__class__ = type("Broken", (type(made),), members)
@@ -48,8 +50,9 @@ def test_grammars() -> None:
     made = grammar(mask=lambda self, logits: logits.fill(1))
     broken("has changed logits", made.test_a_mask_only_forbids)
     one = Compiler.compile
-    shared = type("Shared", (Compiler,), {"compile": lambda self, source: self.__dict__.setdefault(
-        source, one(self, source))})  # fmt: skip
+    shared = type(
+        "Shared", (Compiler,), {"compile": lambda self, source: self.__dict__.setdefault(source, one(self, source))}
+    )
     made = suite(GrammarConformance, lambda context: shared("gbnf", context), name="gbnf")
     broken("another moved", made.test_answers_are_apart)
     lax = SimpleNamespace(compile=lambda source: None)
@@ -76,19 +79,42 @@ def parser(**members: Any) -> Any:
     ("made", "test", "message"),
     [
         (parser(create=lambda self: Lines()), "it_reads_the_same_however_it_arrives", "in .* pieces is"),
-        (parser(create=lambda self: SimpleNamespace(feed=lambda text: ("", ()), finish=lambda: ("", ()))),
-         "it_reads_what_its_grammar_writes", "no call is found"),
-        (parser(create=lambda self: SimpleNamespace(feed=lambda text: (text.strip(), ()), finish=lambda: ("", ()))),
-         "what_is_no_call_is_text", "is not left alone"),
+        (
+            parser(create=lambda self: SimpleNamespace(feed=lambda text: ("", ()), finish=lambda: ("", ()))),
+            "it_reads_what_its_grammar_writes",
+            "no call is found",
+        ),
+        (
+            parser(create=lambda self: SimpleNamespace(feed=lambda text: (text.strip(), ()), finish=lambda: ("", ()))),
+            "what_is_no_call_is_text",
+            "is not left alone",
+        ),
         (parser(matches=lambda self, template: True), "templates_are_told_apart", "knows no tools"),
-        (parser(inline=lambda self, messages, tools: messages), "messages_for_a_template_without_tools",
-         "has no text|is not written"),
-        (parser(grammar=lambda self, tools, *, parallel: 'start: "<tool_call>\\n" %json ' + json.dumps({
-            "type": "object", "properties": {"name": {"const": "x"}, "arguments": {"const": {}}},
-            "required": ["name", "arguments"], "additionalProperties": False}) + ' "\\n</tool_call>"'),
-         "it_reads_what_its_grammar_writes", "calls 'x'"),
+        (
+            parser(inline=lambda self, messages, tools: messages),
+            "messages_for_a_template_without_tools",
+            "has no text|is not written",
+        ),
+        (
+            parser(
+                grammar=lambda self, tools, *, parallel: (
+                    'start: "<tool_call>\\n" %json '
+                    + json.dumps(
+                        {
+                            "type": "object",
+                            "properties": {"name": {"const": "x"}, "arguments": {"const": {}}},
+                            "required": ["name", "arguments"],
+                            "additionalProperties": False,
+                        }
+                    )
+                    + ' "\\n</tool_call>"'
+                )
+            ),
+            "it_reads_what_its_grammar_writes",
+            "calls 'x'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_tool_parsers(made: Any, test: str, message: str) -> None:
     broken(message, getattr(made, f"test_{test}"))
 
@@ -102,12 +128,21 @@ def chat_format(template: str = chatml.TEMPLATE, **members: Any) -> Any:
     ("made", "test", "message"),
     [
         (chat_format("{{ messages[-1].content }}"), "messages_are_in_the_prompt_in_order", "is not in the prompt"),
-        (chat_format("{% if add_generation_prompt %}x{% endif %}y"), "a_prompt_for_an_answer_goes_on_from_one_without",
-         "does not begin with"),
-        (chat_format(render=lambda self, messages, **_: messages[0]["content"].upper()),
-         "what_it_cannot_write_it_refuses", "IndexError"),
-        (chat_format(chatml.TEMPLATE + "{{ nobody_knows_this }}"), "variables_it_does_not_know_are_left_alone",
-         "has changed the prompt"),
+        (
+            chat_format("{% if add_generation_prompt %}x{% endif %}y"),
+            "a_prompt_for_an_answer_goes_on_from_one_without",
+            "does not begin with",
+        ),
+        (
+            chat_format(render=lambda self, messages, **_: messages[0]["content"].upper()),
+            "what_it_cannot_write_it_refuses",
+            "IndexError",
+        ),
+        (
+            chat_format(chatml.TEMPLATE + "{{ nobody_knows_this }}"),
+            "variables_it_does_not_know_are_left_alone",
+            "has changed the prompt",
+        ),
         (chat_format(""), "its_source_can_be_shown", "is empty"),
     ],
 )
@@ -136,8 +171,12 @@ def weights(open_model: Any, write: Any = None) -> Any:
 
 
 def test_weights(tmp_path: Any, tiny_model: Any) -> None:
-    broken("which is none of its files", weights(lambda path: object()).test_it_leaves_other_files_alone,
-           tmp_path, tiny_model)  # fmt: skip
+    broken(
+        "which is none of its files",
+        weights(lambda path: object()).test_it_leaves_other_files_alone,
+        tmp_path,
+        tiny_model,
+    )
 
     def read(path: Any) -> Any:
         (path / "model").read_text().splitlines()[3]
@@ -209,9 +248,13 @@ async def test_authenticators(serve: Any, tmp_path: Path) -> None:
         "@hookimpl\ndef register_authenticators(register, app): register('lax', Lax())\n"
     )
     made = suite(
-        AuthenticatorConformance, None, name="lax", plugins=(str(tmp_path / "lax.py"),),
-        settings=lambda self, folder: {}, headers=lambda self, folder: {"X-Api-Key": "key-of-alice"},
-    )  # fmt: skip
+        AuthenticatorConformance,
+        None,
+        name="lax",
+        plugins=(str(tmp_path / "lax.py"),),
+        settings=lambda self, folder: {},
+        headers=lambda self, folder: {"X-Api-Key": "key-of-alice"},
+    )
     await made.test_who_is_known_gets_in(serve, tmp_path)
     for test, message in (
         (made.test_a_key_that_is_a_little_wrong_is_refused(serve, tmp_path), "X-Api-Key: 'key-of-alic' is 200"),

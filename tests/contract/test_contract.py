@@ -1,4 +1,5 @@
 """Schemathesis over every operation of a real server process: does it keep every promise of its own document?"""
+
 from __future__ import annotations
 
 import re
@@ -22,8 +23,13 @@ def test_the_server_keeps_its_promises(tmp_path: Path) -> None:
     with running_server(model, *flags) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
         done = subprocess.run(
-            contract.command(document, tmp_path, server.url), env=contract.environment(KEY),
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500,
+            contract.command(document, tmp_path, server.url),
+            env=contract.environment(KEY),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=500,
         )
         assert httpx.get(f"{server.url}/health").status_code == 200
         log = "".join(server.output)

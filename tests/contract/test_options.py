@@ -1,4 +1,5 @@
 """Schemathesis fuzzes the options of third-party samplers like our own: nothing is to be done for it."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """The check of streams finds what is wrong with them. Schemathesis applies it to real ones."""
+
 from __future__ import annotations
 
 import json
@@ -29,14 +30,33 @@ def whole(index: int = 0) -> dict[str, Any]:
     ended = {f"stopped_{kind}": kind == "eos" for kind in ("eos", "word", "limit")}
     counts = dict.fromkeys(("tokens_predicted", "tokens_evaluated", "tokens_cached", "n_past"), 1)
     settings = {
-        "n_ctx": 8, "n_predict": 1, "max_tokens": 1, "model": "m", "seed": 1, "stop": [], "samplers": [],
-        "stream": True, "n_probs": 0, "min_keep": 0, "ignore_eos": False,
-    }  # fmt: skip
+        "n_ctx": 8,
+        "n_predict": 1,
+        "max_tokens": 1,
+        "model": "m",
+        "seed": 1,
+        "stop": [],
+        "samplers": [],
+        "stream": True,
+        "n_probs": 0,
+        "min_keep": 0,
+        "ignore_eos": False,
+    }
     return {
-        "content": "", "index": index, "id_slot": 0, "stop": True, "model": "m", "generation_settings": settings,
-        "prompt": "p", "truncated": False, "stop_type": "eos", "stopping_word": "", "timings": timings(),
-        **ended, **counts,
-    }  # fmt: skip
+        "content": "",
+        "index": index,
+        "id_slot": 0,
+        "stop": True,
+        "model": "m",
+        "generation_settings": settings,
+        "prompt": "p",
+        "truncated": False,
+        "stop_type": "eos",
+        "stopping_word": "",
+        "timings": timings(),
+        **ended,
+        **counts,
+    }
 
 
 def chunk(index: int = 0, reason: str | None = None, **more: Any) -> dict[str, Any]:

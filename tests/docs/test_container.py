@@ -1,4 +1,5 @@
 """docs/container: the settings of image and compose file are real ones, and a server does what they say."""
+
 from __future__ import annotations
 
 import json
@@ -111,4 +112,3 @@ def healthy(port: str) -> bool:
     assert python == "python"
     done = subprocess.run([sys.executable, *rest], env={"LLAMA_ARG_PORT": port}, capture_output=True, check=False)
     return done.returncode == 0
-

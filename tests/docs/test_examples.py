@@ -1,4 +1,5 @@
 """Every distribution in ``examples/``: built and installed as pip does it, found by llamafw, its own tests run."""
+
 from __future__ import annotations
 
 import json
@@ -60,7 +61,16 @@ def test_their_samplers_stand_where_llama_server_has_them(installed: Environ, tm
         answers = [httpx.post(f"{server.url}/completion", json={**fields, "seed": 7}).json() for _ in "ab"]
     settings = answers[0]["generation_settings"]
     assert settings["samplers"] == [
-        "penalties", "dry", "top_n_sigma", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "xtc", "temperature"
+        "penalties",
+        "dry",
+        "top_n_sigma",
+        "top_k",
+        "tfs_z",
+        "typ_p",
+        "top_p",
+        "min_p",
+        "xtc",
+        "temperature",
     ]
     assert settings["dry_sequence_breakers"] == ["\n", ":", '"', "*"]
     assert answers[0]["content"] == answers[1]["content"]  # the seed fixes what they draw, too

@@ -1,4 +1,5 @@
 """docs/hooks.md and docs/protocols.md against a running server: who is called, when, how often, and on which thread."""
+
 from __future__ import annotations
 
 import re
@@ -73,8 +74,14 @@ def test_hooks_come_in_the_order_of_the_page(told: list[list[str]]) -> None:
     order = [name for kind, name, _ in told if kind == "hook"]
     places = [[order.index(name) for name, (_, when, _) in HOOKS.items() if when == stage] for stage in stages]
     assert max(places[0]) < min(places[1]) <= max(places[1]) < min(places[2])
-    life = ["server_started", "model_loaded", "prepare_request", "request_finished", "model_unloaded",
-            "server_stopping"]  # fmt: skip
+    life = [
+        "server_started",
+        "model_loaded",
+        "prepare_request",
+        "request_finished",
+        "model_unloaded",
+        "server_stopping",
+    ]
     assert [order.index(name) for name in life] == sorted(order.index(name) for name in life)
 
 
@@ -82,8 +89,20 @@ def called(protocol: str) -> str:
     return next(part for part in PROTOCOLS[protocol] if part.startswith("called"))
 
 
-SEEN = ("Sampler", "SamplerPlugin", "Grammar", "GrammarCompiler", "Tokenizer", "ChatFormat", "ToolParser",
-        "ToolParserPlugin", "Quant", "Architecture", "Backend", "Authenticator")  # fmt: skip
+SEEN = (
+    "Sampler",
+    "SamplerPlugin",
+    "Grammar",
+    "GrammarCompiler",
+    "Tokenizer",
+    "ChatFormat",
+    "ToolParser",
+    "ToolParserPlugin",
+    "Quant",
+    "Architecture",
+    "Backend",
+    "Authenticator",
+)
 
 
 @pytest.mark.parametrize("protocol", SEEN)

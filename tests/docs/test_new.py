@@ -1,4 +1,5 @@
 """``llamafw plugin new``: a package of every kind, built and installed, its tests run, its types checked."""
+
 from __future__ import annotations
 
 import subprocess
@@ -60,8 +61,15 @@ def test_types_are_right_and_lines_are_in_order(projects: Mapping[str, Path], in
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_say_what_they_are(kind: str) -> None:
     texts = distribution(kind, "a-b")
-    assert set(texts) == {"pyproject.toml", "llamafw_a_b.py", "tests/test_a_b.py", "README.md", "LICENSE", ".gitignore",
-                          ".github/workflows/test.yml"}  # fmt: skip
+    assert set(texts) == {
+        "pyproject.toml",
+        "llamafw_a_b.py",
+        "tests/test_a_b.py",
+        "README.md",
+        "LICENSE",
+        ".gitignore",
+        ".github/workflows/test.yml",
+    }
     assert "# llamafw-a-b" in texts["README.md"]
     assert "${{ matrix.python }}" in texts[".github/workflows/test.yml"]
     for name, text in texts.items():
@@ -88,7 +96,11 @@ def test_files_say_what_they_are(kind: str) -> None:
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(
-    kind: str, name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    name: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,5 @@
 """docs/operations.md: its flags, series, log lines and units are real ones."""
+
 from __future__ import annotations
 
 import configparser
@@ -71,8 +72,9 @@ def test_its_unit_is_one() -> None:
 
 
 def test_its_series_are_those_of_a_server(written: tuple[list[str], str]) -> None:
-    rules = [rule for block in blocks("yaml") for group in yaml.safe_load(block).get("groups", ())
-             for rule in group["rules"]]
+    rules = [
+        rule for block in blocks("yaml") for group in yaml.safe_load(block).get("groups", ()) for rule in group["rules"]
+    ]
     assert len(rules) == 6
     named = {name for rule in rules for name in re.findall(r"(?:llamacpp:|llamafw_)\w+", rule["expr"])}
     named |= set(re.findall(r"`((?:llamacpp:|llamafw_)\w+)`", PAGE))

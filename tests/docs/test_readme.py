@@ -1,4 +1,5 @@
 """What the README and other pages show, run: every request, and the README's Python blocks."""
+
 from __future__ import annotations
 
 import json

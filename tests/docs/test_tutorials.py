@@ -1,4 +1,5 @@
 """docs/plugins: every block that names its file is written and run; every request is answered by a server with it."""
+
 from __future__ import annotations
 
 import os
@@ -53,8 +54,16 @@ def test_every_block_names_its_file() -> None:
 def test_the_tests_of_all_pages_pass(tmp_path: Path) -> None:
     for page in PAGES:
         write(page, tmp_path)
-    options = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "--import-mode=prepend",
-               "-p", "no:cacheprovider"]
+    options = [
+        "-q",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(tmp_path),
+        "--import-mode=prepend",
+        "-p",
+        "no:cacheprovider",
+    ]
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
     subprocess.run([sys.executable, "-m", "pytest", *options, str(tmp_path)], env=environ, check=True)
 

@@ -1,4 +1,5 @@
 """One real server with the real model for the whole run."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """``/completion`` by httpx against the real model: text, streams, determinism, stops, disconnects."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """Servers whose models come from a hub and from an address."""
+
 from __future__ import annotations
 
 import os
@@ -70,8 +71,14 @@ def command(hub: ModelHub, home: Path, *words: str, **environ: str) -> subproces
     """Run ``llamafw`` as somebody whose home is ``home``, with no settings but those of ``environ``."""
     kept = {name: value for name, value in os.environ.items() if not re.match("HF_|LLAMA|XDG_|HOME$", name)}
     ours = {"HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return subprocess.run([sys.executable, "-m", "llamafw", *words], env=kept | ours | environ, check=False,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "llamafw", *words],
+        env=kept | ours | environ,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.inventory("C-060", "C-061", "C-062", "C-063", "P-03")
@@ -114,10 +121,13 @@ def test_a_start_goes_on_where_the_last_one_was_cut(hub: ModelHub, tmp_path: Pat
 @pytest.mark.parametrize(
     ("variable", "folder"),
     [
-        ("LLAMA_CACHE", "given"), ("HF_HUB_CACHE", "given"), ("HF_HOME", "given/hub"),
-        ("XDG_CACHE_HOME", "given/huggingface/hub"), (None, "home/.cache/huggingface/hub"),
+        ("LLAMA_CACHE", "given"),
+        ("HF_HUB_CACHE", "given"),
+        ("HF_HOME", "given/hub"),
+        ("XDG_CACHE_HOME", "given/huggingface/hub"),
+        (None, "home/.cache/huggingface/hub"),
     ],
-)  # fmt: skip
+)
 def test_where_files_of_the_hub_lie(hub: ModelHub, tmp_path: Path, variable: str | None, folder: str) -> None:
     environ = {variable: str(tmp_path / "given")} if variable else {}
     done = command(hub, tmp_path / "home", "pull", "test/tiny", HF_TOKEN="hf_good", **environ)
@@ -135,8 +145,9 @@ def test_a_terminal_shows_a_bar_and_a_file_gets_lines(hub: ModelHub, tmp_path: P
     environ = {"HF_TOKEN": "hf_good", "HF_ENDPOINT": hub.url, "TERM": "xterm", "COLUMNS": "100"}
     words = [sys.executable, "-m", "llamafw", "pull", "test/tiny"]
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs,
-                               env={**os.environ, **environ, "LLAMA_CACHE": str(tmp_path / "a")})  # fmt: skip
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, **environ, "LLAMA_CACHE": str(tmp_path / "a")}
+    )
     os.close(theirs)
     shown = b""
     try:

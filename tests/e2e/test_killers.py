@@ -1,4 +1,5 @@
 """What killed, hung or misled llama-server: here a clear answer, and the server goes on."""
+
 from __future__ import annotations
 
 import subprocess
@@ -117,9 +118,45 @@ REFUSED: list[tuple[str, Any, int, str | None]] = [
 
 
 @pytest.mark.inventory(
-    "E-010", "E-021", "E-029", "E-032", "E-034", "E-038", "E-041", "E-043", "E-065", "E-066", "E-067", "E-100", "E-102",
-    "E-105", "E-107", "E-130", "E-140", "E-142", "G-03", "R-01", "R-05", "F-15", "F-16", "F-17", "E-018", "E-033",
-    "E-037", "E-040", "E-103", "E-108", "E-150", "E-151", "E-155", "E-156", "E-160", "E-171", "E-221", "R-18", "R-19",
+    "E-010",
+    "E-021",
+    "E-029",
+    "E-032",
+    "E-034",
+    "E-038",
+    "E-041",
+    "E-043",
+    "E-065",
+    "E-066",
+    "E-067",
+    "E-100",
+    "E-102",
+    "E-105",
+    "E-107",
+    "E-130",
+    "E-140",
+    "E-142",
+    "G-03",
+    "R-01",
+    "R-05",
+    "F-15",
+    "F-16",
+    "F-17",
+    "E-018",
+    "E-033",
+    "E-037",
+    "E-040",
+    "E-103",
+    "E-108",
+    "E-150",
+    "E-151",
+    "E-155",
+    "E-156",
+    "E-160",
+    "E-171",
+    "E-221",
+    "R-18",
+    "R-19",
     "R-22",
 )
 @pytest.mark.parametrize(("path", "body", "status", "param"), REFUSED)
@@ -175,8 +212,20 @@ AT_THE_END: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.inventory(
-    "E-014", "E-022", "E-023", "E-030", "E-031", "E-043", "E-062", "E-064", "E-106", "E-108", "E-158", "F-21", "D-07",
-)  # fmt: skip
+    "E-014",
+    "E-022",
+    "E-023",
+    "E-030",
+    "E-031",
+    "E-043",
+    "E-062",
+    "E-064",
+    "E-106",
+    "E-108",
+    "E-158",
+    "F-21",
+    "D-07",
+)
 @pytest.mark.parametrize(("path", "body"), ANSWERED)
 def test_an_answer(http: httpx.Client, path: str, body: Any) -> None:
     response = http.post(path, json=body)
@@ -240,10 +289,21 @@ def test_chunks_name_the_slot_that_is_used(http: httpx.Client) -> None:
 
 
 @pytest.mark.inventory("C-041", "C-044", "P-03")
-@pytest.mark.parametrize("flags", [
-    "-ctk bogus", "-ctv bogus", "-np 0", "-np -1", "--port 99999", "-m /no/such/file.gguf", "--mirostat 3",
-    "-gan 3 -gaw 7", "--prio 4", "--samplers nothing",
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "-ctk bogus",
+        "-ctv bogus",
+        "-np 0",
+        "-np -1",
+        "--port 99999",
+        "-m /no/such/file.gguf",
+        "--mirostat 3",
+        "-gan 3 -gaw 7",
+        "--prio 4",
+        "--samplers nothing",
+    ],
+)
 def test_flags_that_ended_in_a_crash(flags: str) -> None:
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *flags.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

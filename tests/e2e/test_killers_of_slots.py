@@ -1,4 +1,5 @@
 """What killed or misled llama-server where a flag opens more: files of slots, props, infill, pooled embeddings."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -28,8 +29,34 @@ def open_server(folder: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-NAMES = ["../x", "a/b", "a\\b", "/etc/passwd", "", ".", "..", "a..b", "x.", " x", "x ", "a:b", "a*", "a?", 'a"', "<a>",
-         "a|b", "a\nb", "a\x00", "\uff0e", "\u2215", "\u2216", "\ufffd", "\ufeff", "x" * 256, "é" * 128]
+NAMES = [
+    "../x",
+    "a/b",
+    "a\\b",
+    "/etc/passwd",
+    "",
+    ".",
+    "..",
+    "a..b",
+    "x.",
+    " x",
+    "x ",
+    "a:b",
+    "a*",
+    "a?",
+    'a"',
+    "<a>",
+    "a|b",
+    "a\nb",
+    "a\x00",
+    "\uff0e",
+    "\u2215",
+    "\u2216",
+    "\ufffd",
+    "\ufeff",
+    "x" * 256,
+    "é" * 128,
+]
 
 
 @pytest.mark.inventory("E-210", "E-211", "R-21")

@@ -1,4 +1,5 @@
 """The real ``openai`` client against the real model."""
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,5 @@ def test_models(openai: OpenAI) -> None:
 
 def test_unsupported_features_are_refused_not_ignored(openai: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
-        openai.chat.completions.create(
-            model="any", messages=ASK, functions=[{"name": "f", "parameters": {}}]
-        )
+        openai.chat.completions.create(model="any", messages=ASK, functions=[{"name": "f", "parameters": {}}])
     assert caught.value.param == "functions"

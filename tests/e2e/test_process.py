@@ -1,4 +1,5 @@
 """The process: start, health while loading, SIGTERM, plugins, bad starts."""
+
 from __future__ import annotations
 
 import asyncio
@@ -99,9 +100,10 @@ def test_it_answers_503_while_loading_and_200_after(tiny: Path, tmp_path: Path) 
 async def test_sigterm_lets_a_stream_finish(tiny: Path) -> None:
     with running_server(tiny) as server:
         body = {"prompt": "abc", "n_predict": 200, "ignore_eos": True, "stream": True}
-        async with httpx.AsyncClient(timeout=60) as http, http.stream(
-            "POST", f"{server.url}/completion", json=body
-        ) as response:
+        async with (
+            httpx.AsyncClient(timeout=60) as http,
+            http.stream("POST", f"{server.url}/completion", json=body) as response,
+        ):
             lines = response.aiter_lines()
             events = [await anext(lines)]
             code = asyncio.create_task(asyncio.to_thread(server.terminate))
@@ -237,8 +239,10 @@ def test_https_and_keys_from_a_file(tiny: Path, tmp_path: Path) -> None:
         assert server.url.startswith("https://")
         server.wait_until_ready(verify=ours)
         with httpx.Client(base_url=server.url, verify=ours) as client:
-            found = {key: client.get("/props", headers={"authorization": f"Bearer {key}"}).status_code
-                     for key in ("first", "second", "third")}
+            found = {
+                key: client.get("/props", headers={"authorization": f"Bearer {key}"}).status_code
+                for key in ("first", "second", "third")
+            }
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{server.url}/health")
         with pytest.raises(httpx.TransportError):  # no HTTP at this port

@@ -1,4 +1,5 @@
 """Greedy decoding through the server against a float64 forward pass of the dequantised weights."""
+
 from __future__ import annotations
 
 from pathlib import Path

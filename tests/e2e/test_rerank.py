@@ -1,4 +1,5 @@
 """A server of a model with a rank head: its scores are those of the hidden states that it embeds the same prompt by."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,13 +20,15 @@ def test_scores_are_the_heads_of_the_last_states(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     weight, bias = rng.normal(size=(1, 64)).astype(np.float32), np.array([0.25], np.float32)
     model = write_tiny_gguf(
-        tmp_path / "tiny.gguf", metadata={"tokenizer.ggml.seperator_token_id": SEPARATOR},
+        tmp_path / "tiny.gguf",
+        metadata={"tokenizer.ggml.seperator_token_id": SEPARATOR},
         tensors={"cls.output.weight": weight, "cls.output.bias": bias},
-    )  # fmt: skip
+    )
     with (
         running_server(model, "--reranking", "--validate-responses") as server,
         httpx.Client(base_url=server.url, timeout=60) as client,
     ):
+
         def tokens(text: str) -> list[int]:
             body = {"content": text, "parse_special": False}
             return list(client.post("/tokenize", json=body).json()["tokens"])

@@ -2,6 +2,7 @@
 
 The other way to ask is httpx, with whole answers instead of streams.
 """
+
 from __future__ import annotations
 
 import json
@@ -48,8 +49,9 @@ def run(name: str, server: Server, folder: Path, lines: Sequence[str] = ()) -> s
     assert ADDRESS in code
     (folder / name).write_text(code.replace(ADDRESS, server.url), "utf-8")
     given = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run([NEEDED[language][0], name], cwd=folder, input=given, capture_output=True, text=True,
-                          timeout=120, check=False)  # fmt: skip
+    done = subprocess.run(
+        [NEEDED[language][0], name], cwd=folder, input=given, capture_output=True, text=True, timeout=120, check=False
+    )
     # a conversation in bash ends with `read`, whose failure at the end of the input is no fault
     assert done.returncode == 0, done.stderr
     return done.stdout + (done.stderr if language == "bash" else "")
@@ -125,9 +127,18 @@ def refused_py(printed: str, http: httpx.Client) -> None:
 
 CHECKS: dict[str, Check] = {
     check.__name__.replace("_", "."): check
-    for check in (completion_sh, stream_sh, completion_mjs, chat_py, stream_py, form_py, nearest_py, events_py,
-                  refused_py)
-}  # fmt: skip
+    for check in (
+        completion_sh,
+        stream_sh,
+        completion_mjs,
+        chat_py,
+        stream_py,
+        form_py,
+        nearest_py,
+        events_py,
+        refused_py,
+    )
+}
 CONVERSATIONS = ("chat.sh", "chat.mjs")
 
 

@@ -1,4 +1,5 @@
 """Contexts that shift, prompts that come back, a queue that is full: the real server, the real model."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """Many clients at once: sound, wrong, impatient. None of them harms another, and nothing stays behind."""
+
 from __future__ import annotations
 
 import asyncio
@@ -32,7 +33,7 @@ FIELDS: dict[str, list[Any]] = {  # each is in one request of seven
     "return_progress": [True],
     "deadline_ms": [1, 30],
     "n_predict": [0, -1, -2, 3, "many"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("storm")
     model = write_tiny_gguf(folder / "tiny.gguf")
     with running_server(
-        model, "-np", "4", "-c", "512", "--slots", "--props", "--slot-save-path", str(folder), "--max-queue", "8",
-        "--validate-responses", "--log-disable",
-    ) as running:  # fmt: skip
+        model,
+        "-np",
+        "4",
+        "-c",
+        "512",
+        "--slots",
+        "--props",
+        "--slot-save-path",
+        str(folder),
+        "--max-queue",
+        "8",
+        "--validate-responses",
+        "--log-disable",
+    ) as running:
         yield running
 
 
@@ -53,16 +65,21 @@ def a_request(chance: random.Random) -> tuple[str, dict[str, Any]]:
     body: dict[str, Any] = {"stream": chance.random() < 0.5, "n_predict": chance.randint(1, 30)}
     body |= {name: chance.choice(values) for name, values in FIELDS.items() if chance.random() < 1 / 7}
     slot = chance.randint(0, 4)
-    return chance.choice([
-        ("/completion", {"prompt": text, **body}),
-        ("/completion", {"prompt": [text, [1, 2, 3]], **body}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}], "n": chance.randint(1, 2), **body}),
-        ("/v1/chat/completions", {"messages": [{"role": "user"}], **body}),
-        ("/v1/embeddings", {"input": [text or "x", "b"]}),
-        ("/tokenize", {"content": text}),
-        (f"/slots/{slot}?action={chance.choice(('save', 'restore', 'erase', 'sing'))}", {"filename": "a.bin"}),
-        ("/props", {"system_prompt": chance.choice(["", 5])}),  # the first forgets all caches
-    ])  # fmt: skip
+    return chance.choice(
+        [
+            ("/completion", {"prompt": text, **body}),
+            ("/completion", {"prompt": [text, [1, 2, 3]], **body}),
+            (
+                "/v1/chat/completions",
+                {"messages": [{"role": "user", "content": text}], "n": chance.randint(1, 2), **body},
+            ),
+            ("/v1/chat/completions", {"messages": [{"role": "user"}], **body}),
+            ("/v1/embeddings", {"input": [text or "x", "b"]}),
+            ("/tokenize", {"content": text}),
+            (f"/slots/{slot}?action={chance.choice(('save', 'restore', 'erase', 'sing'))}", {"filename": "a.bin"}),
+            ("/props", {"system_prompt": chance.choice(["", 5])}),  # the first forgets all caches
+        ]
+    )
 
 
 async def send(client: httpx.AsyncClient, chance: random.Random) -> int:

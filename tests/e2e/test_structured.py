@@ -1,4 +1,5 @@
 """The default model, held to schemas and grammars through HTTP: whatever it says is of that form."""
+
 from __future__ import annotations
 
 import re
@@ -19,24 +20,53 @@ PERSON = {
         "email": {"type": "string", "format": "email", "maxLength": 40},
         "tags": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 3},
     },
-    "required": ["name", "age", "born"], "additionalProperties": False,
-}  # fmt: skip
+    "required": ["name", "age", "born"],
+    "additionalProperties": False,
+}
 SCHEMAS: dict[str, Any] = {
     "person": PERSON,
-    "tree": {"$ref": "#/$defs/node", "$defs": {"node": {
-        "type": "object", "properties": {"v": {"type": "integer", "minimum": 0, "maximum": 9}, "next": {
-            "anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]}}, "required": ["v", "next"],
-        "additionalProperties": False}}},
-    "tuple": {"type": "array", "prefixItems": [{"enum": ["red", "green"]}, {"type": "boolean"}], "items": False,
-              "minItems": 2},
-    "union": {"oneOf": [
-        {"type": "object", "properties": {"k": {"const": "circle"}, "r": {"type": "number", "exclusiveMinimum": 0,
-         "maximum": 10}}, "required": ["k", "r"], "additionalProperties": False},
-        {"type": "object", "properties": {"k": {"const": "square"}, "a": {"type": "number", "multipleOf": 0.5,
-         "minimum": 0, "maximum": 10}}, "required": ["k", "a"], "additionalProperties": False}]},
+    "tree": {
+        "$ref": "#/$defs/node",
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {
+                    "v": {"type": "integer", "minimum": 0, "maximum": 9},
+                    "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]},
+                },
+                "required": ["v", "next"],
+                "additionalProperties": False,
+            }
+        },
+    },
+    "tuple": {
+        "type": "array",
+        "prefixItems": [{"enum": ["red", "green"]}, {"type": "boolean"}],
+        "items": False,
+        "minItems": 2,
+    },
+    "union": {
+        "oneOf": [
+            {
+                "type": "object",
+                "properties": {"k": {"const": "circle"}, "r": {"type": "number", "exclusiveMinimum": 0, "maximum": 10}},
+                "required": ["k", "r"],
+                "additionalProperties": False,
+            },
+            {
+                "type": "object",
+                "properties": {
+                    "k": {"const": "square"},
+                    "a": {"type": "number", "multipleOf": 0.5, "minimum": 0, "maximum": 10},
+                },
+                "required": ["k", "a"],
+                "additionalProperties": False,
+            },
+        ]
+    },
     "uuid": {"type": "string", "format": "uuid"},
     "pattern": {"type": "string", "pattern": "[0-9]{3}", "maxLength": 12},
-}  # fmt: skip
+}
 PROMPTS = {"tree": 'Short: {"v": 1, "next": null}\nLong: {"v": 1, "next": {"v": 2, "next": null}}\nShort: '}
 
 
@@ -58,8 +88,10 @@ def test_the_models_answers_are_valid(http: httpx.Client, name: str) -> None:
 @pytest.mark.inventory("G-01", "E-032")
 def test_eight_grammars_at_once(http: httpx.Client) -> None:
     """Every slot has its own, and several answers to one request each have their own state."""
-    grammars = [(f'root ::= "{letter}" [0-9]{{{n}}} "{letter}"', f"{letter}[0-9]{{{n}}}{letter}")
-                for n, letter in enumerate("abcdefgh", 1)]  # fmt: skip
+    grammars = [
+        (f'root ::= "{letter}" [0-9]{{{n}}} "{letter}"', f"{letter}[0-9]{{{n}}}{letter}")
+        for n, letter in enumerate("abcdefgh", 1)
+    ]
 
     def ask(i: int) -> list[str]:
         body = {"prompt": "My favourite numbers: ", "grammar": grammars[i][0], "max_tokens": 32, "n": 2, "seed": i}

@@ -2,6 +2,7 @@
 
 What is sent is made from the document itself, so that a new field or operation is among it without a word here.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -18,12 +19,21 @@ from llamafw.spec import merged_document, operations
 
 DOCUMENT = merged_document(Plugins(), Settings())
 SCHEMAS = Schemas(DOCUMENT)
-POSTS = {operation["operationId"]: (path.replace("{id_slot}", "0?action=save"), operation)
-         for path, _, operation in operations(DOCUMENT) if "requestBody" in operation}
+POSTS = {
+    operation["operationId"]: (path.replace("{id_slot}", "0?action=save"), operation)
+    for path, _, operation in operations(DOCUMENT)
+    if "requestBody" in operation
+}
 RUBBISH = {
-    "no UTF-8": b'{"prompt":"\xff\xfe","content":"\xff"}', "half": b"{", "deep": b"[" * 100_000, "a number": b"5",
-    "a text": b'"x"', "nothing known": b"NaN", "two": b"{}{}", "a surrogate": b'{"prompt": "\\ud800"}',
-}  # fmt: skip
+    "no UTF-8": b'{"prompt":"\xff\xfe","content":"\xff"}',
+    "half": b"{",
+    "deep": b"[" * 100_000,
+    "a number": b"5",
+    "a text": b'"x"',
+    "nothing known": b"NaN",
+    "two": b"{}{}",
+    "a surrogate": b'{"prompt": "\\ud800"}',
+}
 OTHERS: tuple[Any, ...] = ({"not": "this"}, [{"not": "this"}], "not this", True, 5.5, -(2**62))
 
 
@@ -111,8 +121,11 @@ def test_numbers_at_their_ends(http: httpx.Client, name: str) -> None:
     """At the ends of its range, a number is answered, or refused by name; it ends nothing."""
     path, operation = POSTS[name]
     body = {**example(operation), "max_tokens": 2, "n_predict": 2, "stream": False}
-    numbers = {field: SCHEMAS.raw(schema) for field, schema in properties(name).items()
-               if SCHEMAS.raw(schema).get("type") in ("integer", "number")}
+    numbers = {
+        field: SCHEMAS.raw(schema)
+        for field, schema in properties(name).items()
+        if SCHEMAS.raw(schema).get("type") in ("integer", "number")
+    }
     assert len(numbers) > 20
     for field, schema in numbers.items():
         for value in {schema.get("minimum", -1e308), schema.get("maximum", 1e308), 0}:

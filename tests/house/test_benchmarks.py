@@ -1,4 +1,5 @@
 """Nobody runs the benchmarks in CI; at least they must start."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,4 +1,5 @@
 """The documentation against the code: hooks, protocols, links."""
+
 from __future__ import annotations
 
 import inspect
@@ -18,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")}
 PROTOCOLS = {
-    name: thing for name, thing in (vars(interfaces) | vars(serving)).items()
+    name: thing
+    for name, thing in (vars(interfaces) | vars(serving)).items()
     if inspect.isclass(thing) and thing.__module__ in (interfaces.__name__, serving.__name__)
 }
 

@@ -1,4 +1,5 @@
 """The house rules, as tests."""
+
 from __future__ import annotations
 
 import ast
@@ -13,8 +14,24 @@ from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 STREET = [
-    "errors", "types", "ranking", "driver", "kernels", "options", "settings", "interfaces", "serving", "hookspecs",
-    "registry", "plugins", "spec", "models", "engine", "server", "cli", "testing",
+    "errors",
+    "types",
+    "ranking",
+    "driver",
+    "kernels",
+    "options",
+    "settings",
+    "interfaces",
+    "serving",
+    "hookspecs",
+    "registry",
+    "plugins",
+    "spec",
+    "models",
+    "engine",
+    "server",
+    "cli",
+    "testing",
 ]
 """Every module of the framework imports only from modules to its left."""
 SUITES = conformance.__name__

@@ -1,4 +1,5 @@
 """What `llamafw` exports is documented, numpy style: every parameter and field is said, and none that is not there."""
+
 from __future__ import annotations
 
 import ast

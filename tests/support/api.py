@@ -2,6 +2,7 @@
 
 ``python -m support.api '{"port": 0}'`` serves it in a process of its own, with these settings.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -52,8 +53,10 @@ class Engine:
         self.running += 1
         self.idle.clear()
         try:
-            await asyncio.wait([asyncio.ensure_future(until.wait()), asyncio.ensure_future(self.cut.wait())],
-                               return_when="FIRST_COMPLETED")
+            await asyncio.wait(
+                [asyncio.ensure_future(until.wait()), asyncio.ensure_future(self.cut.wait())],
+                return_when="FIRST_COMPLETED",
+            )
             if self.cut.is_set():
                 raise Unavailable("the server is stopping")
             return "finished"

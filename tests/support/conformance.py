@@ -1,4 +1,5 @@
 """Suites for things that are registered nowhere, and what they should find wrong."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Distributions with a plugin, as pip leaves them: a module and its ``.dist-info``, in a folder on ``sys.path``."""
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """Values that flags take, for tests that go through the whole table."""
+
 from __future__ import annotations
 
 from llamafw.cli.parser import Parser, add_settings, settings_from

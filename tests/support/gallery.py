@@ -1,4 +1,5 @@
 """docs/gallery.md, made from ``examples/``: ``python tests/support/gallery.py > docs/gallery.md``."""
+
 from __future__ import annotations
 
 import ast

@@ -1,4 +1,5 @@
 """GGUF files read with our own tensor types."""
+
 from __future__ import annotations
 
 from pathlib import Path

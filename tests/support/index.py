@@ -1,4 +1,5 @@
 """A package index of one wheel, on a local port, that counts, and can stall in the middle of a download."""
+
 from __future__ import annotations
 
 import io

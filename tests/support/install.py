@@ -1,4 +1,5 @@
 """Projects, built and installed as pip does it, side by side in one environment."""
+
 from __future__ import annotations
 
 import os
@@ -35,8 +36,16 @@ def install(projects: Sequence[Path], folder: Path) -> Environ:
 def run_tests(projects: Sequence[Path], environ: Environ, folder: Path, *, config: Path) -> dict[str, list[str]]:
     """Return, for each project's name, how its tests went: all of them in one process, each with its own output."""
     report = folder / "report.xml"
-    options = ["-q", "-c", str(config), "--rootdir", str(projects[0].parent), "-p", "no:cacheprovider",
-               f"--junitxml={report}"]
+    options = [
+        "-q",
+        "-c",
+        str(config),
+        "--rootdir",
+        str(projects[0].parent),
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+    ]
     tests = [str(project / "tests") for project in projects]
     subprocess.run([sys.executable, "-m", "pytest", *options, *tests], env=environ, check=False)
     outcomes: dict[str, list[str]] = {project.name: [] for project in projects}

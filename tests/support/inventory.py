@@ -3,6 +3,7 @@
 A test names its rows by ``@pytest.mark.inventory("C-017", "E-017")``. A run of the whole suite fails if a test fails or
 if the page does not say what the marks say; ``--compatibility FILE`` writes it.
 """
+
 from __future__ import annotations
 
 import re
@@ -18,8 +19,14 @@ ROWS = dict(line.split(" ", 1) for line in Path(__file__).with_suffix(".txt").re
 """Row → what it promises, in the inventory's order."""
 
 SECTIONS = {
-    "C": "Command line", "P": "Process", "H": "HTTP", "E": "Endpoints and fields",
-    "S": "Sampling", "K": "Slots and cache", "G": "Structured output", "R": "Statuses",
+    "C": "Command line",
+    "P": "Process",
+    "H": "HTTP",
+    "E": "Endpoints and fields",
+    "S": "Sampling",
+    "K": "Slots and cache",
+    "G": "Structured output",
+    "R": "Statuses",
 }
 PROVEN, UNPROVEN = "proven", "no test"
 

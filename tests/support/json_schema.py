@@ -1,4 +1,5 @@
 """docs/json-schema.md, made by compiling a schema per keyword: ``python tests/support/json_schema.py > …``."""
+
 from __future__ import annotations
 
 import json

@@ -2,6 +2,7 @@
 
 Large files are at the name ``localhost``, the API at ``127.0.0.1``: two hosts, as the real hub redirects to another.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -140,12 +141,16 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit})
         digest = hashlib.sha256(content).hexdigest()
-        self._send(302, b"", {
-            "Location": f"http://localhost:{self.server.server_address[1]}/content/{digest}?signature=secret",
-            "X-Repo-Commit": repository.commit,
-            "X-Linked-Etag": f'"{digest}"',
-            "X-Linked-Size": str(len(content)),
-        })  # fmt: skip
+        self._send(
+            302,
+            b"",
+            {
+                "Location": f"http://localhost:{self.server.server_address[1]}/content/{digest}?signature=secret",
+                "X-Repo-Commit": repository.commit,
+                "X-Linked-Etag": f'"{digest}"',
+                "X-Linked-Size": str(len(content)),
+            },
+        )
 
     def _visible(self, name: str) -> Repository | None:
         repository, tokens = self.server.repositories.get(name), ["hf_other"]

@@ -1,4 +1,5 @@
 """The Numba backend on a GGUF file, for tests of its numbers. It knows its insides only to poison them."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -33,8 +34,11 @@ def context(
     model = read_gguf(path, plugins.registry("quant"), ())
     described = plugins.registry("architecture")["llama"](model)
     return BackendContext(
-        model, replace(described, **(decoder or {})), BackendOptions(**{"n_slots": 2, "n_threads": 1} | options),
-        plugins.registry("quant"), (lines if lines is not None else []).append,
+        model,
+        replace(described, **(decoder or {})),
+        BackendOptions(**{"n_slots": 2, "n_threads": 1} | options),
+        plugins.registry("quant"),
+        (lines if lines is not None else []).append,
     )
 
 

@@ -1,4 +1,5 @@
 """The application of `support.api` in this process, behind an httpx client."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """GGUF files byte by byte, so that a test can put any lie into one. It shares no code with llamafw or `gguf`."""
+
 from __future__ import annotations
 
 import struct
@@ -6,9 +7,18 @@ from collections.abc import Sequence
 
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64, INT64, FLOAT64 = range(13)
 FORMATS = {
-    UINT8: "B", INT8: "b", UINT16: "H", INT16: "h", UINT32: "I", INT32: "i", FLOAT32: "f", BOOL: "B", UINT64: "Q",
-    INT64: "q", FLOAT64: "d",
-}  # fmt: skip
+    UINT8: "B",
+    INT8: "b",
+    UINT16: "H",
+    INT16: "h",
+    UINT32: "I",
+    INT32: "i",
+    FLOAT32: "f",
+    BOOL: "B",
+    UINT64: "Q",
+    INT64: "q",
+    FLOAT64: "d",
+}
 
 F32, Q4_0 = 0, 2  # tensor types
 

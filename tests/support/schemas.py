@@ -1,4 +1,5 @@
 """Random JSON Schemas for hypothesis, and models of random scores that answer under them."""
+
 from __future__ import annotations
 
 import json
@@ -17,10 +18,34 @@ from support.toy import EOS, N_VOCAB
 Validator = jsonschema.Draft202012Validator
 NAMES = ("a", "b", "ab", "é", 'q"', "b\\", "x/y", "", "\n", "$ref", "type")
 PATTERNS = (
-    "a", "^a", "a$", "^a*$", "^(ab|c)+$", "b[0-9]", "^[^a-c]{2}$", r"^\d+$", r"\D", r"^\w+\s\S*$", r"\W", "^.{1,3}$",
-    "^a|b$", "(^x|y$)", "", "^$", r"^[\w.-]+@[\w-]+$", r"\.", r"^[^\d]$", r"^\u00e9?$", "^(a|b)*?c",
-    r"^[\s\S]*$", r'^"\\$', r"\/", "a{2,3}", "^é+$", r"a\$",
-)  # fmt: skip
+    "a",
+    "^a",
+    "a$",
+    "^a*$",
+    "^(ab|c)+$",
+    "b[0-9]",
+    "^[^a-c]{2}$",
+    r"^\d+$",
+    r"\D",
+    r"^\w+\s\S*$",
+    r"\W",
+    "^.{1,3}$",
+    "^a|b$",
+    "(^x|y$)",
+    "",
+    "^$",
+    r"^[\w.-]+@[\w-]+$",
+    r"\.",
+    r"^[^\d]$",
+    r"^\u00e9?$",
+    "^(a|b)*?c",
+    r"^[\s\S]*$",
+    r'^"\\$',
+    r"\/",
+    "a{2,3}",
+    "^é+$",
+    r"a\$",
+)
 NAME_PATTERNS = ("a", "^a", "a$", "^a*$", "^b$", r"^\w+$", r"\W", r"^\d", "^(q|b)", "^.$", "")
 FORMATS = ("date", "time", "date-time", "uuid", "email", "uri", "ipv4", "ipv6", "hostname", "duration")
 
@@ -29,7 +54,7 @@ numbers = st.one_of(
     st.sampled_from([0, 0.5, -0.25, 0.1, 1e-7, 2.0, 1e15, 2**53, -(2**53) + 1, 2**62, 123456.789, 1e21]),
     st.floats(-1000, 1000, allow_nan=False).map(lambda number: round(number, 3)),
 )
-texts = st.one_of(st.sampled_from(NAMES), st.text("abé\"\\/\n €😀", max_size=4))
+texts = st.one_of(st.sampled_from(NAMES), st.text('abé"\\/\n €😀', max_size=4))
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, texts),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=2),
@@ -48,12 +73,19 @@ def merged(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[
     return st.tuples(*parts).map(lambda found: {key: value for one in found for key, value in one.items()})
 
 
-NUMBER = some(minimum=numbers, maximum=numbers, exclusiveMinimum=numbers, exclusiveMaximum=numbers,
-              multipleOf=st.sampled_from([1, 2, 3, 0.5, 0.1, 2.5, 10]))
+NUMBER = some(
+    minimum=numbers,
+    maximum=numbers,
+    exclusiveMinimum=numbers,
+    exclusiveMaximum=numbers,
+    multipleOf=st.sampled_from([1, 2, 3, 0.5, 0.1, 2.5, 10]),
+)
 STRING = some(minLength=counts, maxLength=st.integers(1, 8), pattern=st.sampled_from(PATTERNS))
 FORMAT = st.sampled_from(FORMATS).map(lambda name: {"format": name})
-VALUE = st.one_of(st.lists(values, min_size=1, max_size=4).map(lambda found: {"enum": found}),
-                  values.map(lambda value: {"const": value}))
+VALUE = st.one_of(
+    st.lists(values, min_size=1, max_size=4).map(lambda found: {"enum": found}),
+    values.map(lambda value: {"const": value}),
+)
 
 
 def typed(name: str, fields: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
@@ -67,35 +99,56 @@ def array(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 def object_(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     names, patterns = st.sampled_from(NAMES), st.sampled_from(NAME_PATTERNS)
     return some(
-        properties=st.dictionaries(names, inner, max_size=4), required=st.lists(names, max_size=2, unique=True),
-        additionalProperties=inner, patternProperties=st.dictionaries(patterns, inner, max_size=2),
-        minProperties=st.integers(0, 2), maxProperties=counts,
-    )  # fmt: skip
+        properties=st.dictionaries(names, inner, max_size=4),
+        required=st.lists(names, max_size=2, unique=True),
+        additionalProperties=inner,
+        patternProperties=st.dictionaries(patterns, inner, max_size=2),
+        minProperties=st.integers(0, 2),
+        maxProperties=counts,
+    )
 
 
 def combined(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     several = st.lists(inner, min_size=1, max_size=3)
-    return st.one_of(several.map(lambda found: {"anyOf": found}), several.map(lambda found: {"allOf": found}),
-                     several.map(lambda found: {"oneOf": found}))
+    return st.one_of(
+        several.map(lambda found: {"anyOf": found}),
+        several.map(lambda found: {"allOf": found}),
+        several.map(lambda found: {"oneOf": found}),
+    )
 
 
 def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     names = st.sampled_from(["null", "integer", "number", "string", "array", "object", "boolean"])
     several = st.lists(names, min_size=1, max_size=3, unique=True).map(lambda found: {"type": found})
     return st.one_of(
-        typed("array", array(inner)), typed("object", object_(inner)), combined(inner),
+        typed("array", array(inner)),
+        typed("object", object_(inner)),
+        combined(inner),
         merged(combined(inner), st.one_of(NUMBER, STRING, array(inner), object_(inner))),
-        merged(several, NUMBER, STRING, array(inner)), merged(object_(inner), array(inner)),
+        merged(several, NUMBER, STRING, array(inner)),
+        merged(object_(inner), array(inner)),
         typed("object", merged(object_(inner), combined(inner))),
-    )  # fmt: skip
+    )
 
 
 LEAVES = st.one_of(
-    st.just({}), st.just(True), st.just({"type": "null"}), st.just({"type": "boolean"}),
-    typed("integer", NUMBER), typed("number", NUMBER), typed("string", STRING), NUMBER, STRING,
-    typed("string", FORMAT), merged(STRING, FORMAT), VALUE, merged(VALUE, NUMBER), merged(VALUE, STRING),
-    st.sampled_from(["#", "#/$defs/x", "#/$defs/y"]).map(lambda target: {"$ref": target}), st.just(False),
-)  # fmt: skip
+    st.just({}),
+    st.just(True),
+    st.just({"type": "null"}),
+    st.just({"type": "boolean"}),
+    typed("integer", NUMBER),
+    typed("number", NUMBER),
+    typed("string", STRING),
+    NUMBER,
+    STRING,
+    typed("string", FORMAT),
+    merged(STRING, FORMAT),
+    VALUE,
+    merged(VALUE, NUMBER),
+    merged(VALUE, STRING),
+    st.sampled_from(["#", "#/$defs/x", "#/$defs/y"]).map(lambda target: {"$ref": target}),
+    st.just(False),
+)
 SCHEMAS = st.recursive(LEAVES, nested, max_leaves=6)
 
 
@@ -176,8 +229,13 @@ def _scalars(schema: Any) -> list[Any]:
     return [schema]
 
 
-def say(grammar: Grammar, row: Callable[[int], Floats], piece: Callable[[int], bytes], eog: set[int] | frozenset[int],
-        most: int = 400) -> bytes | None:
+def say(
+    grammar: Grammar,
+    row: Callable[[int], Floats],
+    piece: Callable[[int], bytes],
+    eog: set[int] | frozenset[int],
+    most: int = 400,
+) -> bytes | None:
     """Return what is said under a grammar; None if it is not at an end after ``most`` tokens.
 
     Every token is checked against the mask, and must be accepted if that allows it.

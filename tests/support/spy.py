@@ -2,6 +2,7 @@
 
 It looks at the things of other plugins from within, so it is no example.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -17,8 +18,10 @@ THREADS = {"MainThread": "main thread", "llamafw-load": "loading thread", "llama
 MADE = {"tokenizer": "Tokenizer", "backend": "Backend", "chat_format": "ChatFormat", "grammar": "GrammarCompiler"}
 HERE = {"sampler": "SamplerPlugin", "tool_parser": "ToolParserPlugin", "quant": "Quant", "architecture": "Architecture"}
 INNER = {
-    "SamplerPlugin.create": "Sampler", "GrammarCompiler.compile": "Grammar", "ToolParserPlugin.create": "ToolParser",
-}  # fmt: skip
+    "SamplerPlugin.create": "Sampler",
+    "GrammarCompiler.compile": "Grammar",
+    "ToolParserPlugin.create": "ToolParser",
+}
 ANSWERS = {"choose_backend": "deterministic"}
 _told: set[str] = set()
 _registries: dict[str, Any] = {}
@@ -77,6 +80,7 @@ def spied_factory(factory: Callable[..., Any], protocol: str) -> Callable[..., A
 
 def spy(name: str) -> Any:
     """An implementation of the hook ``name`` that tells of it and leaves the answer to others."""
+
     def heard(**given: Any) -> Any:
         tell("hook", name)
         if name == "register_endpoints":

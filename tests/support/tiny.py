@@ -1,4 +1,5 @@
 """Tiny models, which `llamafw.testing` brings."""
+
 from llamafw.testing.tiny import write_tiny_gguf
 
 __all__ = ["write_tiny_gguf"]

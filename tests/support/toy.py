@@ -1,4 +1,5 @@
 """A tiny deterministic model for tests of the engine: bytes as tokens, and scores that are a function of the prefix."""
+
 from __future__ import annotations
 
 import asyncio

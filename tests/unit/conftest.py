@@ -1,4 +1,5 @@
 """What the tests of several rooms need."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -5,6 +5,7 @@ cpu, cache, emit (LLVM IR), isa (dot products), amx, instruction_sets (the choic
 records, threads, tiles (weights), matmul, elementwise, embedding, attention, forward (the step), memory, packing,
 weights, pace, kv_cache, backend.
 """
+
 from __future__ import annotations
 
 from llamafw import Backend, BackendContext, Register, hookimpl

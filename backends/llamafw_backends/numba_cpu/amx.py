@@ -2,6 +2,7 @@
 
 Instructions: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

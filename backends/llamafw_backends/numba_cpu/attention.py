@@ -5,6 +5,7 @@ row by row, (n_ctx, head_size). A row's result depends on its own positions 0 â€
 order, the maximum and the sum of exponentials run over positions in order, and so does the weighted sum of values.
 Whatever lies behind p is never used, be it NaN.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

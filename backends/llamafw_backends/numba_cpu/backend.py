@@ -1,4 +1,5 @@
 """The backend: buffers, the KV cache, and batches cut into ubatches. `forward` has the arithmetic."""
+
 from __future__ import annotations
 
 import time
@@ -119,20 +120,33 @@ class NumbaBackend:
         q_stride, kv_stride = 4 * n_head * size, 4 * n_head_kv * size
         widest = max(decoder.n_embd, n_head * size)
         vocabulary = -(-decoder.n_vocab // LANES) * LANES
-        scratch = padded(max(
-            4 * decoder.n_embd, attention.scratch_bytes(n_rep, size, n_ctx), 8 * max(forward.FFN_FLOATS, 32 * n)
-        ))  # fmt: skip
+        scratch = padded(
+            max(4 * decoder.n_embd, attention.scratch_bytes(n_rep, size, n_ctx), 8 * max(forward.FFN_FLOATS, 32 * n))
+        )
         rope = rope_table(decoder.rope_frequencies, decoder.rope_magnitude, n_ctx)
         rows, ints = max(n, n_threads), 8 * self.n_batch  # each thread may have a row of activations of its own
         sizes = {
-            "x": n * 4 * decoder.n_embd, "q": n * q_stride, "k": n * kv_stride, "v": n * kv_stride,
-            "attended": n * q_stride, "records": rows * widest * isa.RECORD // 32, "floats": 4 * rows * widest,
-            "ffn_records": n * decoder.n_ff * isa.RECORD // 32, "ffn_floats": 4 * n * decoder.n_ff,
-            "scratch": scratch * n_threads, "items": 16 * n,
-            "tokens": ints, "positions": ints, "slots": ints, "outputs": ints, "filled": 8 * self.n_slots,
-            "rope": rope.nbytes, "widths": 8 * len(self._isa.widths),
-            "hidden": self.n_batch * 4 * decoder.n_embd, "logits": self.n_batch * 4 * vocabulary,
-        }  # fmt: skip
+            "x": n * 4 * decoder.n_embd,
+            "q": n * q_stride,
+            "k": n * kv_stride,
+            "v": n * kv_stride,
+            "attended": n * q_stride,
+            "records": rows * widest * isa.RECORD // 32,
+            "floats": 4 * rows * widest,
+            "ffn_records": n * decoder.n_ff * isa.RECORD // 32,
+            "ffn_floats": 4 * n * decoder.n_ff,
+            "scratch": scratch * n_threads,
+            "items": 16 * n,
+            "tokens": ints,
+            "positions": ints,
+            "slots": ints,
+            "outputs": ints,
+            "filled": 8 * self.n_slots,
+            "rope": rope.nbytes,
+            "widths": 8 * len(self._isa.widths),
+            "hidden": self.n_batch * 4 * decoder.n_embd,
+            "logits": self.n_batch * 4 * vocabulary,
+        }
         self._buffers = Arena(sum(padded(n_bytes) + 64 for n_bytes in sizes.values()))
         for name, n_bytes in sizes.items():
             plan[name] = self._buffers.take(n_bytes + 64)
@@ -153,21 +167,45 @@ class NumbaBackend:
             self._embedded = np.zeros((self.n_batch, decoder.n_embd), np.float32)
             plan["embedded"] = self._embedded.ctypes.data
         values_of: Mapping[str, float] = {
-            "n_layer": decoder.n_layer, "n_embd": decoder.n_embd, "n_head": n_head, "n_head_kv": n_head_kv,
-            "head_size": size, "n_ff": decoder.n_ff, "n_vocab": decoder.n_vocab,
+            "n_layer": decoder.n_layer,
+            "n_embd": decoder.n_embd,
+            "n_head": n_head,
+            "n_head_kv": n_head_kv,
+            "head_size": size,
+            "n_ff": decoder.n_ff,
+            "n_vocab": decoder.n_vocab,
             "n_rot": 2 * len(decoder.rope_frequencies),
-            "norm_eps": decoder.norm_eps, "attention_scale": decoder.attention_scale,
-            "layers": weights.layers.ctypes.data, "output_norm": weights.output_norm, "output": weights.output,
+            "norm_eps": decoder.norm_eps,
+            "attention_scale": decoder.attention_scale,
+            "layers": weights.layers.ctypes.data,
+            "output_norm": weights.output_norm,
+            "output": weights.output,
             "max_tokens": attention.rows_at_once(n_rep)[1],
-            "embedding": embedding, "embedding_row": embedding_row, "embedding_kind": embedding_kind,
-            "step": self._step.address, "pool": self._pool.address, "attention": self._attention.address,
-            "n_slots": self.n_slots, "n_ctx": self.n_ctx, "n_scores": n_ctx, "n_ubatch": n,
-            "keys": keys, "values": values,
-            "key_slot": key_slot, "key_layer": key_head * n_head_kv, "key_head": key_head,
-            "value_slot": value_slot, "value_layer": value_head * n_head_kv, "value_head": value_head,
-            "q_stride": q_stride, "kv_stride": kv_stride, "scratch_stride": scratch,
-            "records_stride": widest * isa.RECORD // 32, "floats_stride": 4 * widest, "logits_stride": 4 * vocabulary,
-        }  # fmt: skip
+            "embedding": embedding,
+            "embedding_row": embedding_row,
+            "embedding_kind": embedding_kind,
+            "step": self._step.address,
+            "pool": self._pool.address,
+            "attention": self._attention.address,
+            "n_slots": self.n_slots,
+            "n_ctx": self.n_ctx,
+            "n_scores": n_ctx,
+            "n_ubatch": n,
+            "keys": keys,
+            "values": values,
+            "key_slot": key_slot,
+            "key_layer": key_head * n_head_kv,
+            "key_head": key_head,
+            "value_slot": value_slot,
+            "value_layer": value_head * n_head_kv,
+            "value_head": value_head,
+            "q_stride": q_stride,
+            "kv_stride": kv_stride,
+            "scratch_stride": scratch,
+            "records_stride": widest * isa.RECORD // 32,
+            "floats_stride": 4 * widest,
+            "logits_stride": 4 * vocabulary,
+        }
         for name, value in values_of.items():
             plan[name] = value
 
@@ -218,13 +256,15 @@ class NumbaBackend:
             self._pace.record(n, n_threads, time.perf_counter() - started)
 
     def _refuse(self, i: int, fault: int) -> NoReturn:
-        raise RequestError({
-            forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self.n_vocab}",
-            forward.BAD_SLOT: f"slot {self._slots[i]} is not one of {self.n_slots}",
-            forward.BAD_POSITION: f"position {self._positions[i]} is not in the context of {self.n_ctx} tokens",
-            forward.BAD_ORDER: f"position {self._positions[i]} does not continue slot {self._slots[i]}",
-            forward.BAD_OUTPUT: f"output {self._outputs[i]} is not an index of the batch, or not after the one before",
-        }[fault])
+        raise RequestError(
+            {
+                forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self.n_vocab}",
+                forward.BAD_SLOT: f"slot {self._slots[i]} is not one of {self.n_slots}",
+                forward.BAD_POSITION: f"position {self._positions[i]} is not in the context of {self.n_ctx} tokens",
+                forward.BAD_ORDER: f"position {self._positions[i]} does not continue slot {self._slots[i]}",
+                forward.BAD_OUTPUT: f"output {self._outputs[i]} is not an index of the batch, or does not ascend",
+            }[fault]
+        )
 
     def truncate(self, slot: int, n: int) -> None:
         """Forget what ``slot`` holds from position ``n`` on."""

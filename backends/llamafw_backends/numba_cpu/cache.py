@@ -3,6 +3,7 @@
 Numba notices an edited function, another processor and another Numba, but not an edit in a module that emits IR.
 The folder is therefore named after all sources of this package. NUMBA_CACHE_DIR moves it.
 """
+
 from __future__ import annotations
 
 import hashlib

@@ -1,4 +1,5 @@
 """What the processor can do. It knows nothing of kernels."""
+
 from __future__ import annotations
 
 import ctypes

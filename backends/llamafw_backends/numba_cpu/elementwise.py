@@ -1,4 +1,5 @@
 """What happens between the matrices: norm, activation function, rotary positions, quantisation of activations."""
+
 from __future__ import annotations
 
 import math
@@ -114,9 +115,17 @@ def quantize(x: int, record: int) -> None:
 
 @jit
 def prepare(
-    x: int, first: int, last: int, n_columns: int, token: int, start: int, width: int,
-    layouts: int, records: int, floats: int,
-) -> None:  # fmt: skip
+    x: int,
+    first: int,
+    last: int,
+    n_columns: int,
+    token: int,
+    start: int,
+    width: int,
+    layouts: int,
+    records: int,
+    floats: int,
+) -> None:
     """Store columns ``first`` … ``last - 1`` (multiples of 32) of a token as activations, in the layouts asked for.
 
     ``x`` is where column ``first`` is; ``start`` and ``width`` are the token's `group`; rows have ``n_columns``.

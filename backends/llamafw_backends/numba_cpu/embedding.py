@@ -1,4 +1,5 @@
 """Rows of the token embedding, unpacked from the file's own blocks (layouts: ggml-common.h)."""
+
 from __future__ import annotations
 
 from typing import Any

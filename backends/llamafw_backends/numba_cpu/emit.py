@@ -4,6 +4,7 @@ Sixteen 32-bit lanes are one register with AVX-512, two with AVX2, four with NEO
 Floating-point operations carry no fast-math flags, so that every kernel rounds alike; sums across lanes are trees.
 Addresses are 64-bit integers.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

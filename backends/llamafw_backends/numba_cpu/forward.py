@@ -3,6 +3,7 @@
 Tokens of any slots, at any positions, go through together; each thread takes a share of the tokens where rows are
 worked on, of the tiles where matrices are, of the heads in attention.
 """
+
 from __future__ import annotations
 
 from typing import Any

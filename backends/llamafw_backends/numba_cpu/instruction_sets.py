@@ -1,4 +1,5 @@
 """The instruction sets, best first, and the choice among them."""
+
 from __future__ import annotations
 
 import os

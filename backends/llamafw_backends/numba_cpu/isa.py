@@ -6,6 +6,7 @@ int32 sum per row and token. Which of them runs never changes a result.
 Weights come as words: 16 lanes of 4 bytes, lane r holding 4 neighbouring columns of row r. Activations come as records,
 written by `elementwise.quantize`: 15 bits each, in two bytes, since 8 bits would move every twentieth token.
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -106,9 +107,7 @@ class Vnni(InstructionSet):
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         loaded = [words(g) for g in range(8)]
-        return [
-            self._both(b, emit.load_splat(b, address(b, token, MINUS_1), I32), loaded, token) for token in tokens
-        ]
+        return [self._both(b, emit.load_splat(b, address(b, token, MINUS_1), I32), loaded, token) for token in tokens]
 
 
 class Avx2(InstructionSet):
@@ -148,18 +147,23 @@ class Avx2(InstructionSet):
                     quants = self._quants(b, part, group)
                     total[:] = [b.add(s, self._pairs(b, half, quants)) for s, half in zip(total, halves, strict=True)]
         return [
-            emit.join(b, *(
-                b.add(self._widen(b, high, 1 << HIGH_BITS), self._widen(b, low, 1))
-                for high, low in zip(sums[i], sums[i + 1], strict=True)
-            ))
+            emit.join(
+                b,
+                *(
+                    b.add(self._widen(b, high, 1 << HIGH_BITS), self._widen(b, low, 1))
+                    for high, low in zip(sums[i], sums[i + 1], strict=True)
+                ),
+            )
             for i in range(0, len(sums), 2)
         ]
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         sums = [[constant(self._words, 0)] * 2 for _ in tokens]
         for g in range(8):
-            signed = [b.bitcast(b.xor(half, constant(self._words, 0x80808080)), self._bytes)
-                      for half in self._halves(b, words(g))]
+            signed = [
+                b.bitcast(b.xor(half, constant(self._words, 0x80808080)), self._bytes)
+                for half in self._halves(b, words(g))
+            ]
             sizes = [emit.call(b, "llvm.abs.v32i8", self._bytes, [half, constant(emit.I1, 0)]) for half in signed]
             for total, token in zip(sums, tokens, strict=True):
                 for part, factor in ((HIGH, 1 << HIGH_BITS), (LOW, 1)):

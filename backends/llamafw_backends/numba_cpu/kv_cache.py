@@ -2,6 +2,7 @@
 
 Keys lie in blocks of 16 positions, turned to their positions (RoPE); values row by row.
 """
+
 from __future__ import annotations
 
 from typing import Any

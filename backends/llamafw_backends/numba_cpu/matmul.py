@@ -3,6 +3,7 @@
 Each sum starts from the bias (or zero) and takes its blocks in order, whatever is computed beside it: grouping tokens
 and tiles differently, or giving tiles to other threads, cannot change a bit.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -83,11 +84,21 @@ def _chunk_by_tokens(module: Any, isa: InstructionSet, form: TileFormat, n_token
 
             def once(i: Value, _: list[Value]) -> list[Value]:
                 tile = b.add(first, b.mul(i, constant(I64, step)))
-                b.call(kernel, [
-                    b.add(weights, b.mul(tile, tile_bytes)), tile_bytes, n_tiles, n_blocks, activations,
-                    b.add(start, b.mul(tile, start_stride)), start_stride,
-                    b.add(out, b.mul(tile, constant(I64, 64))), out_stride, add,
-                ])
+                b.call(
+                    kernel,
+                    [
+                        b.add(weights, b.mul(tile, tile_bytes)),
+                        tile_bytes,
+                        n_tiles,
+                        n_blocks,
+                        activations,
+                        b.add(start, b.mul(tile, start_stride)),
+                        start_stride,
+                        b.add(out, b.mul(tile, constant(I64, 64))),
+                        out_stride,
+                        add,
+                    ],
+                )
                 return []
 
             emit.loop(b, count, [], once)
@@ -160,9 +171,16 @@ def build(compiler: Compiler, isa: InstructionSet, form: TileFormat) -> Any:
 
 def _matmul(isa: str, form: str, record_bytes: int) -> Callable[..., int]:
     def matmul(
-        tensor: int, widths: int, activations: int, n_tokens: int,
-        first: int, last: int, out: int, out_stride: int, add: int,
-    ) -> int:  # fmt: skip
+        tensor: int,
+        widths: int,
+        activations: int,
+        n_tokens: int,
+        first: int,
+        last: int,
+        out: int,
+        out_stride: int,
+        add: int,
+    ) -> int:
         t = tensor_at(tensor)
         _begin(isa)
         for tile in range(first, last, CHUNK):
@@ -170,12 +188,23 @@ def _matmul(isa: str, form: str, record_bytes: int) -> Callable[..., int]:
             token = 0
             while token < n_tokens:
                 width = width_for(widths, n_tokens - token)
-                _multiply(isa, form, width, (
-                    t.weights + tile * t.tile_bytes, t.tile_bytes, n_tiles, t.n_blocks,
-                    activations + token * t.n_blocks * record_bytes,
-                    t.start + tile * t.start_stride, t.start_stride,
-                    out + token * out_stride + 64 * (tile - first), out_stride, add,
-                ))  # fmt: skip
+                _multiply(
+                    isa,
+                    form,
+                    width,
+                    (
+                        t.weights + tile * t.tile_bytes,
+                        t.tile_bytes,
+                        n_tiles,
+                        t.n_blocks,
+                        activations + token * t.n_blocks * record_bytes,
+                        t.start + tile * t.start_stride,
+                        t.start_stride,
+                        out + token * out_stride + 64 * (tile - first),
+                        out_stride,
+                        add,
+                    ),
+                )
                 token += width
         _end(isa)
         return 0
@@ -188,9 +217,17 @@ _call = call_address(9)
 
 @jit
 def matmul(
-    tensor: int, widths: int, records: int, floats: int, n_tokens: int,
-    first: int, last: int, out: int, out_stride: int, add: int,
-) -> None:  # fmt: skip
+    tensor: int,
+    widths: int,
+    records: int,
+    floats: int,
+    n_tokens: int,
+    first: int,
+    last: int,
+    out: int,
+    out_stride: int,
+    add: int,
+) -> None:
     """Call the kernel of ``tensor`` with the activations in the layout it wants."""
     t = tensor_at(tensor)
     activations = records if t.layout == Q8_LAYOUT else floats

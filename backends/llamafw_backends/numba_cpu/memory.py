@@ -1,4 +1,5 @@
 """Memory from the operating system: zeroed, aligned, and free of charge until touched."""
+
 from __future__ import annotations
 
 import ctypes

@@ -4,6 +4,7 @@ A step has a hundred barriers. When other processes want the cores (the server's
 theirs in turn, each barrier waits for whoever was last, and two threads can be three times slower than one. Since any
 number gives the same logits, the quickest is used, and its neighbours are tried now and then.
 """
+
 from __future__ import annotations
 
 import time

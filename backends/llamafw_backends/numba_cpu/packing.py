@@ -1,4 +1,5 @@
 """From a file's rows to tiles: kernels that copy a matrix, 16 rows interleaved, on all threads while a model loads."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -25,16 +26,28 @@ from llamafw_backends.numba_cpu.simd import (
 )
 from llamafw_backends.numba_cpu.threads import share
 
-PACKING = np.dtype([
-    ("source", I), ("row_bytes", I),  # rows as they are in the file
-    ("rows", I),  # (n_rows,) int64: which row of the source becomes this one
-    ("n_rows", I), ("n_blocks", I),
-    ("tiles", I), ("tile_bytes", I),
-    ("n_threads", I), ("scratch", I),  # 64 bytes per thread
-    # the format: see tiles.TileFormat
-    ("source_bytes", I), ("words_at", I), ("n_words", I), ("bias", I), ("n_halves", I),
-    ("block_bytes", I), ("halves_at", I), ("halves_stride", I),
-])
+PACKING = np.dtype(
+    [
+        ("source", I),
+        ("row_bytes", I),  # rows as they are in the file
+        ("rows", I),  # (n_rows,) int64: which row of the source becomes this one
+        ("n_rows", I),
+        ("n_blocks", I),
+        ("tiles", I),
+        ("tile_bytes", I),
+        ("n_threads", I),
+        ("scratch", I),  # 64 bytes per thread
+        # the format: see tiles.TileFormat
+        ("source_bytes", I),
+        ("words_at", I),
+        ("n_words", I),
+        ("bias", I),
+        ("n_halves", I),
+        ("block_bytes", I),
+        ("halves_at", I),
+        ("halves_stride", I),
+    ]
+)
 """What to pack."""
 _packing_at = accessor(PACKING)
 

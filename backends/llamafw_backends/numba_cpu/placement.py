@@ -1,4 +1,5 @@
 """Which processors the threads run on, and how urgently: `ThreadOptions` and NUMA. It knows nothing of kernels."""
+
 from __future__ import annotations
 
 import os
@@ -44,7 +45,11 @@ class Placement:
         return cls(pool, options.threads, options.threads_batch, nodes(options.numa), log)
 
     def __init__(
-        self, pool: Pool, decoding: ThreadOptions, prompts: ThreadOptions, cpus: list[frozenset[int]],
+        self,
+        pool: Pool,
+        decoding: ThreadOptions,
+        prompts: ThreadOptions,
+        cpus: list[frozenset[int]],
         log: Callable[[str], None],
     ) -> None:
         self._pool, self._options, self._log = pool, {False: decoding, True: prompts}, log
@@ -71,14 +76,18 @@ class Placement:
         if not options.cpus and not options.strict and not cpus:
             return []
         if not hasattr(os, "sched_setaffinity"):
-            raise SettingsError("threads cannot be bound to processors on this system: --cpu-mask, --cpu-range, "
-                                "--cpu-strict and --numa are for Linux")  # fmt: skip
+            raise SettingsError(
+                "threads cannot be bound to processors on this system: --cpu-mask, --cpu-range, "
+                "--cpu-strict and --numa are for Linux"
+            )
         there = os.sched_getaffinity(0)
         sets = [options.cpus & there] if options.cpus else [node & there for node in cpus] or [frozenset(there)]
         sets = [found for found in sets if found]
         if not sets:
-            raise SettingsError(f"--cpu-mask, --cpu-range: none of the processors {_spans(options.cpus)} may be used; "
-                                f"there are {_spans(there)}")  # fmt: skip
+            raise SettingsError(
+                f"--cpu-mask, --cpu-range: none of the processors {_spans(options.cpus)} may be used; "
+                f"there are {_spans(there)}"
+            )
         if not options.strict:
             return sets
         # the first of each node, then the second …: threads are spread as the nodes are

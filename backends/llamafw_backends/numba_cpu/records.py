@@ -2,6 +2,7 @@
 
 The shapes of what the addresses point to stand beside them. All strides are in bytes.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -17,68 +18,96 @@ from llamafw_backends.numba_cpu.simd import operation
 
 I, F = np.int64, np.float32  # noqa: E741  # one letter each, for the tables below
 
-TENSOR = np.dtype([
-    ("kernel", I),  # address of the matmul for its format
-    ("weights", I),  # tiles
-    ("tile_bytes", I),
-    ("n_tiles", I),
-    ("n_blocks", I),  # of a tile
-    ("start", I),  # what sums start from: (16 · n_tiles,) float32 bias, or 16 zeros
-    ("start_stride", I),  # from tile to tile: 64, or 0 for zeros
-    ("layout", I),  # of its activations: tiles.Q8_LAYOUT or F32_LAYOUT
-])
+TENSOR = np.dtype(
+    [
+        ("kernel", I),  # address of the matmul for its format
+        ("weights", I),  # tiles
+        ("tile_bytes", I),
+        ("n_tiles", I),
+        ("n_blocks", I),  # of a tile
+        ("start", I),  # what sums start from: (16 · n_tiles,) float32 bias, or 16 zeros
+        ("start_stride", I),  # from tile to tile: 64, or 0 for zeros
+        ("layout", I),  # of its activations: tiles.Q8_LAYOUT or F32_LAYOUT
+    ]
+)
 """A matrix of weights."""
 
-LAYER = np.dtype([
-    *((name, I) for name in ("attn_norm", "ffn_norm")),  # (n_embd,) float32
-    *((name, I) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")),  # TENSOR
-    *((name, I) for name in ("qkv_layouts", "ffn_layouts")),  # which layouts several matrices want, or-ed together
-])
+LAYER = np.dtype(
+    [
+        *((name, I) for name in ("attn_norm", "ffn_norm")),  # (n_embd,) float32
+        *(
+            (name, I) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+        ),  # TENSOR
+        *((name, I) for name in ("qkv_layouts", "ffn_layouts")),  # which layouts several matrices want, or-ed together
+    ]
+)
 """The weights of one layer."""
 
-PLAN = np.dtype([
-    # the model
-    *((name, I) for name in ("n_layer", "n_embd", "n_head", "n_head_kv", "head_size", "n_ff", "n_vocab", "n_rot")),
-    ("norm_eps", F), ("attention_scale", F),
-    ("layers", I),  # (n_layer,) LAYER
-    ("output_norm", I),  # (n_embd,) float32
-    ("output", I),  # TENSOR
-    ("rope", I),  # (n_ctx, 2, n_rot // 2) float32: cosines, sines
-    # how it is run
-    ("pool", I),  # threads.POOL
-    ("step", I),  # address of the kernel
-    ("attention", I),  # address of the kernel
-    ("widths", I),  # (…,) int64: the instruction set's widths
-    ("max_tokens", I),  # attended together
-    ("n_slots", I), ("n_ctx", I), ("n_ubatch", I),
-    ("n_scores", I),  # n_ctx in whole blocks of keys
-    # the KV cache: slot, layer and head of one position, in bytes
-    ("keys", I), ("values", I),
-    *((name, I) for name in ("key_slot", "key_layer", "key_head", "value_slot", "value_layer", "value_head")),
-    ("filled", I),  # (n_slots,) int64: positions that each slot holds
-    ("embedding", I), ("embedding_row", I),  # rows of the token embedding in the file, and their bytes
-    ("embedding_kind", I),  # see embedding.KINDS
-    ("embedded", I),  # (n_batch, n_embd) float32: embeddings of kind embedding.OTHER
-    # buffers; n is n_ubatch
-    ("x", I),  # (n, n_embd) float32: the residual stream
-    ("q", I), ("k", I), ("v", I),  # (n, heads · head_size) float32
-    ("q_stride", I), ("kv_stride", I),  # from token to token
-    ("attended", I),  # (n, n_head · head_size) float32
-    ("records", I), ("floats", I),  # activations, grouped: see `elementwise.group`
-    ("records_stride", I), ("floats_stride", I),  # of one token
-    ("ffn_records", I), ("ffn_floats", I),  # the same for ffn_down, written while the others are read
-    ("scratch", I), ("scratch_stride", I),  # of each thread
-    ("logits", I), ("logits_stride", I),  # (n_outputs, n_vocab) float32
-    ("hidden", I),  # (n_outputs, n_embd) float32: hidden states are wanted, not logits; or 0
-    # the batch
-    ("n_batch", I), ("n_runs", I),  # tokens, and slots that they belong to
-    ("n_threads", I),
-    ("tokens", I), ("positions", I), ("slots", I), ("outputs", I),  # int64 each; outputs are indices of tokens
-    # the ubatch that a step computes
-    ("first", I), ("n_tokens", I),  # of the batch's tokens
-    ("first_output", I), ("n_outputs", I),  # of the batch's outputs
-    ("items", I), ("n_items", I),  # (n_items, 2) int64: first token, and number of tokens attended together
-])
+PLAN = np.dtype(
+    [
+        # the model
+        *((name, I) for name in ("n_layer", "n_embd", "n_head", "n_head_kv", "head_size", "n_ff", "n_vocab", "n_rot")),
+        ("norm_eps", F),
+        ("attention_scale", F),
+        ("layers", I),  # (n_layer,) LAYER
+        ("output_norm", I),  # (n_embd,) float32
+        ("output", I),  # TENSOR
+        ("rope", I),  # (n_ctx, 2, n_rot // 2) float32: cosines, sines
+        # how it is run
+        ("pool", I),  # threads.POOL
+        ("step", I),  # address of the kernel
+        ("attention", I),  # address of the kernel
+        ("widths", I),  # (…,) int64: the instruction set's widths
+        ("max_tokens", I),  # attended together
+        ("n_slots", I),
+        ("n_ctx", I),
+        ("n_ubatch", I),
+        ("n_scores", I),  # n_ctx in whole blocks of keys
+        # the KV cache: slot, layer and head of one position, in bytes
+        ("keys", I),
+        ("values", I),
+        *((name, I) for name in ("key_slot", "key_layer", "key_head", "value_slot", "value_layer", "value_head")),
+        ("filled", I),  # (n_slots,) int64: positions that each slot holds
+        ("embedding", I),
+        ("embedding_row", I),  # rows of the token embedding in the file, and their bytes
+        ("embedding_kind", I),  # see embedding.KINDS
+        ("embedded", I),  # (n_batch, n_embd) float32: embeddings of kind embedding.OTHER
+        # buffers; n is n_ubatch
+        ("x", I),  # (n, n_embd) float32: the residual stream
+        ("q", I),
+        ("k", I),
+        ("v", I),  # (n, heads · head_size) float32
+        ("q_stride", I),
+        ("kv_stride", I),  # from token to token
+        ("attended", I),  # (n, n_head · head_size) float32
+        ("records", I),
+        ("floats", I),  # activations, grouped: see `elementwise.group`
+        ("records_stride", I),
+        ("floats_stride", I),  # of one token
+        ("ffn_records", I),
+        ("ffn_floats", I),  # the same for ffn_down, written while the others are read
+        ("scratch", I),
+        ("scratch_stride", I),  # of each thread
+        ("logits", I),
+        ("logits_stride", I),  # (n_outputs, n_vocab) float32
+        ("hidden", I),  # (n_outputs, n_embd) float32: hidden states are wanted, not logits; or 0
+        # the batch
+        ("n_batch", I),
+        ("n_runs", I),  # tokens, and slots that they belong to
+        ("n_threads", I),
+        ("tokens", I),
+        ("positions", I),
+        ("slots", I),
+        ("outputs", I),  # int64 each; outputs are indices of tokens
+        # the ubatch that a step computes
+        ("first", I),
+        ("n_tokens", I),  # of the batch's tokens
+        ("first_output", I),
+        ("n_outputs", I),  # of the batch's outputs
+        ("items", I),
+        ("n_items", I),  # (n_items, 2) int64: first token, and number of tokens attended together
+    ]
+)
 """Everything a step needs."""
 
 

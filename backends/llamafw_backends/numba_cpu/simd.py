@@ -2,6 +2,7 @@
 
 ``floats`` and ``ints`` are 16 lanes of float32 and int32. Addresses are int64: no arrays, so nothing is typed twice.
 """
+
 from __future__ import annotations
 
 import inspect

@@ -4,6 +4,7 @@ Thread 0 is the caller's. Workers wait for a job by spinning a little, then slee
 pool costs nothing; barriers inside a job do the same, so a thread that lost its core does not make the others burn
 theirs. It knows nothing of models.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -34,13 +35,21 @@ _syscall = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
 _nap = types.ExternalFunction("llamafw_nap", types.int32(types.int32))
 _NAP = 1 if sys.platform == "win32" else 1000  # one millisecond
 
-POOL = np.dtype([
-    ("arrived", np.int32), ("_0", np.uint8, LINE - 4),  # threads at the barrier
-    ("phase", np.int32), ("_1", np.uint8, LINE - 4),  # counts barriers; behind it the number of sleepers
-    ("job", np.int64), ("argument", np.int64), ("n_active", np.int64), ("stop", np.int64),
-    ("spins", np.int64), ("_2", np.uint8, LINE - 40),
-    ("mailboxes", np.uint8, LINE * MAX_THREADS),  # a number per thread, which a new job changes
-])
+POOL = np.dtype(
+    [
+        ("arrived", np.int32),
+        ("_0", np.uint8, LINE - 4),  # threads at the barrier
+        ("phase", np.int32),
+        ("_1", np.uint8, LINE - 4),  # counts barriers; behind it the number of sleepers
+        ("job", np.int64),
+        ("argument", np.int64),
+        ("n_active", np.int64),
+        ("stop", np.int64),
+        ("spins", np.int64),
+        ("_2", np.uint8, LINE - 40),
+        ("mailboxes", np.uint8, LINE * MAX_THREADS),  # a number per thread, which a new job changes
+    ]
+)
 _PHASE = POOL.fields["phase"][1] if POOL.fields else 0
 _MAILBOXES = POOL.fields["mailboxes"][1] if POOL.fields else 0
 _SLEEPERS = 64

@@ -3,6 +3,7 @@
 A tile is a row of blocks of `columns` columns. ``n_blocks`` is the same for all tiles of a matrix.
 Quantised formats follow ggml's blocks (32 columns) with the rows interleaved; see `packing`.
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -51,9 +52,15 @@ class TileFormat(ABC):
 
     @abstractmethod
     def block(
-        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
-        tokens: Sequence[Value], sums: list[Value],
-    ) -> list[Value]:  # fmt: skip
+        self,
+        b: Builder,
+        isa: Dots,
+        tile: Value,
+        n_blocks: Value,
+        i: Value,
+        tokens: Sequence[Value],
+        sums: list[Value],
+    ) -> list[Value]:
         """Emit block ``i`` of a tile times the records of ``tokens``, added to ``sums``: 16 float32 rows per token."""
 
 
@@ -73,9 +80,15 @@ class Q4_1(TileFormat):
         return isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
 
     def block(
-        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
-        tokens: Sequence[Value], sums: list[Value],
-    ) -> list[Value]:  # fmt: skip
+        self,
+        b: Builder,
+        isa: Dots,
+        tile: Value,
+        n_blocks: Value,
+        i: Value,
+        tokens: Sequence[Value],
+        sums: list[Value],
+    ) -> list[Value]:
         """Emit Σ w·x = d·scale·Σ q·x + m·scale·Σ x."""
         p = at(b, tile, i, self.block_bytes)
         dots = self.dots(b, isa, p, tokens)
@@ -95,9 +108,15 @@ class _Symmetric(TileFormat):
     words_at, n_halves = 2, 1
 
     def block(
-        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
-        tokens: Sequence[Value], sums: list[Value],
-    ) -> list[Value]:  # fmt: skip
+        self,
+        b: Builder,
+        isa: Dots,
+        tile: Value,
+        n_blocks: Value,
+        i: Value,
+        tokens: Sequence[Value],
+        sums: list[Value],
+    ) -> list[Value]:
         """Emit Σ w·x = d·scale·Σ (q − offset)·x."""
         dots = self.dots(b, isa, at(b, tile, i, self.block_bytes), tokens)
         d = emit.load_half(b, at(b, at(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes))
@@ -139,9 +158,15 @@ class _Float(TileFormat):
     load: Callable[[Builder, Value], Value]
 
     def block(
-        self, b: Builder, isa: Dots, tile: Value, n_blocks: Value, i: Value,
-        tokens: Sequence[Value], sums: list[Value],
-    ) -> list[Value]:  # fmt: skip
+        self,
+        b: Builder,
+        isa: Dots,
+        tile: Value,
+        n_blocks: Value,
+        i: Value,
+        tokens: Sequence[Value],
+        sums: list[Value],
+    ) -> list[Value]:
         """Emit Σ w·x, one column after the other."""
         p = at(b, tile, i, self.block_bytes)
         for column in range(self.columns):

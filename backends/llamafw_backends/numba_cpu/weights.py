@@ -3,6 +3,7 @@
 Each matrix keeps its own format if there is a kernel for it; every other ggml type is unpacked exactly and rounded to
 Q8_0. The file is read once, except for rows of the token embedding, which are looked up where they are.
 """
+
 from __future__ import annotations
 
 import time
@@ -42,9 +43,7 @@ class Weights:
         self._foreign: Counter[str] = Counter()  # bytes of tiles by type without a kernel
         matrices = dict(self._matrices())
         forms = {tensor.type_name: self._format(tensor) for tensor in matrices.values()}
-        self.kernels = {
-            form.name: matmul.build(compiler, isa, form) for form in dict.fromkeys(forms.values())
-        }
+        self.kernels = {form.name: matmul.build(compiler, isa, form) for form in dict.fromkeys(forms.values())}
         self._pack = compiler("packing", 2, packing.pack)
         self._round_rows = compiler("rounding", 2, packing.round_rows) if set(forms) - set(TILE_FORMATS) else None
         self.arena = Arena(self._size(matrices.values()), huge=True)
@@ -169,21 +168,37 @@ class Weights:
         return int(record.ctypes.data)
 
     def _run(
-        self, kernel: Any, form: TileFormat, rows: npt.NDArray[Any], order: npt.NDArray[np.int64],
-        n_blocks: int, tiles: int,
-    ) -> None:  # fmt: skip
+        self,
+        kernel: Any,
+        form: TileFormat,
+        rows: npt.NDArray[Any],
+        order: npt.NDArray[np.int64],
+        n_blocks: int,
+        tiles: int,
+    ) -> None:
         """Run a packing kernel on all threads."""
         work, scratch = make(packing.PACKING), np.zeros(64 * self._pool.n_threads, np.uint8)
         rows, order = np.ascontiguousarray(rows), np.ascontiguousarray(order, np.int64)
         halves_at, halves_stride = form.halves_at(n_blocks)
         values: Mapping[str, int] = {
-            "source": rows.ctypes.data, "row_bytes": rows.strides[0], "rows": order.ctypes.data, "n_rows": len(order),
-            "n_blocks": n_blocks, "tiles": tiles, "tile_bytes": form.tile_bytes(n_blocks),
-            "n_threads": self._pool.n_threads, "scratch": scratch.ctypes.data,
-            "source_bytes": form.source_bytes, "words_at": form.words_at, "n_words": form.n_words, "bias": form.bias,
-            "n_halves": form.n_halves, "block_bytes": form.block_bytes,
-            "halves_at": halves_at, "halves_stride": halves_stride,
-        }  # fmt: skip
+            "source": rows.ctypes.data,
+            "row_bytes": rows.strides[0],
+            "rows": order.ctypes.data,
+            "n_rows": len(order),
+            "n_blocks": n_blocks,
+            "tiles": tiles,
+            "tile_bytes": form.tile_bytes(n_blocks),
+            "n_threads": self._pool.n_threads,
+            "scratch": scratch.ctypes.data,
+            "source_bytes": form.source_bytes,
+            "words_at": form.words_at,
+            "n_words": form.n_words,
+            "bias": form.bias,
+            "n_halves": form.n_halves,
+            "block_bytes": form.block_bytes,
+            "halves_at": halves_at,
+            "halves_stride": halves_stride,
+        }
         for name, value in values.items():
             work[name] = value
         self._pool.run(kernel.address, int(work.ctypes.data), self._pool.n_threads)

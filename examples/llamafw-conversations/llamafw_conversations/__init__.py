@@ -139,10 +139,13 @@ class Plugin:
         self.store = Store(app.settings.extra.get("conversations") or ":memory:")
         endpoints = Conversations(app, self.store)
         for name, endpoint in (
-            ("createConversation", endpoints.create), ("listConversations", endpoints.browse),
-            ("getConversation", endpoints.get), ("deleteConversation", endpoints.delete),
-            ("appendMessage", endpoints.append), ("completeConversation", endpoints.complete),
-        ):  # fmt: skip
+            ("createConversation", endpoints.create),
+            ("listConversations", endpoints.browse),
+            ("getConversation", endpoints.get),
+            ("deleteConversation", endpoints.delete),
+            ("appendMessage", endpoints.append),
+            ("completeConversation", endpoints.complete),
+        ):
             register(name, endpoint)
 
     @hookimpl

@@ -37,7 +37,11 @@ def breaks(tokens: Sequence[int], breakers: Sequence[bytes]) -> list[bool]:
 
 
 def defined(
-    tokens: Sequence[int], broken: Sequence[bool], multiplier: float, base: float, allowed: int,
+    tokens: Sequence[int],
+    broken: Sequence[bool],
+    multiplier: float,
+    base: float,
+    allowed: int,
     breakers: Sequence[bytes] = (),
 ) -> list[float]:
     """The penalties as the definition has them: for every earlier place, count backwards."""
@@ -52,10 +56,14 @@ def defined(
 
 
 @given(
-    prompt=text, answer=text, last_n=st.integers(1, 50), allowed=st.integers(1, 4), base=st.floats(1, 2),
+    prompt=text,
+    answer=text,
+    last_n=st.integers(1, 50),
+    allowed=st.integers(1, 4),
+    base=st.floats(1, 2),
     breakers=st.lists(st.sampled_from([b"\n", b"bc", b"aab", b"\na"]), max_size=3, unique=True),
     some=st.sets(st.integers(0, N_VOCAB - 1), min_size=1),
-)  # fmt: skip
+)
 def test_penalties_are_those_of_the_definition(
     prompt: list[int], answer: list[int], last_n: int, allowed: int, base: float, breakers: list[bytes], some: set[int]
 ) -> None:

@@ -49,10 +49,25 @@ def test_calls_are_read_however_they_arrive(size: int) -> None:
     assert read(*(answer[i : i + size] for i in range(0, len(answer), size))) == ("Done.", CALLS)
 
 
-@pytest.mark.parametrize("answer", [
-    "Hello [f(x=1)]", "[1, 2, 3]", "[see below]", "[f(x=1)", "[f(1)]", "[f(x=g())]", "[f(x=open('a'))]",
-    "[f(x={1, 2})]", "[f(x=1), 2]", "[f(x=1e999)]", r"[f(x='\ud800')]", "[]", "[f(" + "[" * 500 + ")]", "",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Hello [f(x=1)]",
+        "[1, 2, 3]",
+        "[see below]",
+        "[f(x=1)",
+        "[f(1)]",
+        "[f(x=g())]",
+        "[f(x=open('a'))]",
+        "[f(x={1, 2})]",
+        "[f(x=1), 2]",
+        "[f(x=1e999)]",
+        r"[f(x='\ud800')]",
+        "[]",
+        "[f(" + "[" * 500 + ")]",
+        "",
+    ],
+)
 def test_what_is_no_list_of_calls_is_text(answer: str) -> None:
     assert read(*answer) == (answer, [])
 

@@ -11,11 +11,16 @@ from llamafw.testing.conformance import ArchitectureConformance, PluginConforman
 
 N_EMBD, N_HEAD, N_KV, SIZE = 64, 4, 2, 16
 KEYS = {
-    "general.architecture": "qwen2", "qwen2.block_count": 2, "qwen2.context_length": 128,
-    "qwen2.embedding_length": N_EMBD, "qwen2.feed_forward_length": 128,
-    "qwen2.attention.head_count": N_HEAD, "qwen2.attention.head_count_kv": N_KV,
-    "qwen2.rope.freq_base": 1e6, "qwen2.attention.layer_norm_rms_epsilon": 1e-6,
-}  # fmt: skip
+    "general.architecture": "qwen2",
+    "qwen2.block_count": 2,
+    "qwen2.context_length": 128,
+    "qwen2.embedding_length": N_EMBD,
+    "qwen2.feed_forward_length": 128,
+    "qwen2.attention.head_count": N_HEAD,
+    "qwen2.attention.head_count_kv": N_KV,
+    "qwen2.rope.freq_base": 1e6,
+    "qwen2.attention.layer_norm_rms_epsilon": 1e-6,
+}
 
 
 def tiny_qwen2(write_model: Any) -> Path:
@@ -71,13 +76,16 @@ async def test_a_server_gives_the_probabilities_of_float64(serve: Any, model: Pa
     np.testing.assert_allclose(list(found.values()), expected[list(found)], atol=0.02)  # activations are rounded
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"metadata": {"qwen2.block_count": None}}, "qwen2.block_count is None"),
-    ({"metadata": {"qwen2.expert_count": 8}}, "qwen2.expert_count is not supported"),
-    ({"metadata": {"qwen2.rope.scaling.type": "yarn"}}, "none and linear are supported"),
-    ({"tensors": {"blk.1.attn_k.bias": None}}, "'blk.1.attn_k.bias' is missing"),
-    ({"tensors": {}}, "has 26"),  # the biases on the output
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metadata": {"qwen2.block_count": None}}, "qwen2.block_count is None"),
+        ({"metadata": {"qwen2.expert_count": 8}}, "qwen2.expert_count is not supported"),
+        ({"metadata": {"qwen2.rope.scaling.type": "yarn"}}, "none and linear are supported"),
+        ({"tensors": {"blk.1.attn_k.bias": None}}, "'blk.1.attn_k.bias' is missing"),
+        ({"tensors": {}}, "has 26"),  # the biases on the output
+    ],
+)
 def test_what_it_cannot_express_is_an_error(write_model: Any, change: dict[str, Any], message: str) -> None:
     from types import SimpleNamespace
 

@@ -27,9 +27,11 @@ async def test_answers_come_from_the_other_server(serve: Any, serve_http: Any) -
 
             for refused, status, word in (
                 ({"min_p": 0.5}, 501, "--remote-fields"),
-                ({"ignore_eos": True}, 501, "ignore_eos"), ({"n_probs": 3}, 501, "no logits"),
-                ({"json_schema": {}}, 501, "no logits"), ({"prompt": [5] * 64}, 400, "context"),
-            ):  # fmt: skip
+                ({"ignore_eos": True}, 501, "ignore_eos"),
+                ({"n_probs": 3}, 501, "no logits"),
+                ({"json_schema": {}}, 501, "no logits"),
+                ({"prompt": [5] * 64}, 400, "context"),
+            ):
                 error = (await far.post("/completion", json={**BODY, **refused})).json()["error"]
                 assert (error["code"], word in error["message"]) == (status, True), error
 

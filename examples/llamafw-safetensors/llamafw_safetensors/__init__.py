@@ -27,10 +27,16 @@ GLOBAL = {
     "lm_head.weight": "output.weight",
 }
 LAYER = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 MAX_HEADER = 100_000_000  # bytes, as in the format's description
 
 
@@ -118,8 +124,10 @@ def describe_tokenizer(folder: Path, n_vocab: int) -> dict[str, Any]:
             raise ModelError(f"{path}: the token {token!r} is {number}, and the model has {n_vocab}")
         texts[number] = token
     metadata: dict[str, Any] = {
-        "tokenizer.ggml.model": "tokenizer.json", "tokenizer.ggml.tokens": texts, "tokenizer.json": text,
-    }  # fmt: skip
+        "tokenizer.ggml.model": "tokenizer.json",
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.json": text,
+    }
     for name in ("bos", "eos"):
         given = config.get(f"{name}_token")
         if given is not None:

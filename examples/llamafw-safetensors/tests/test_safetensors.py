@@ -16,10 +16,18 @@ from llamafw.testing.conformance import PluginConformance, WeightsConformance
 
 N_HEAD, N_KV = 4, 2
 CONFIG = {
-    "model_type": "llama", "num_hidden_layers": 2, "max_position_embeddings": 512, "hidden_size": 64,
-    "intermediate_size": 128, "num_attention_heads": N_HEAD, "num_key_value_heads": N_KV, "rms_norm_eps": 1e-5,
-    "rope_theta": 1e4, "hidden_act": "silu", "tie_word_embeddings": True,
-}  # fmt: skip
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": N_HEAD,
+    "num_key_value_heads": N_KV,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
 TEMPLATE = "{% for m in messages %}{{ bos_token }}{{ m.content }}{% endfor %}"
 
 
@@ -115,8 +123,13 @@ def test_what_is_missing_or_foreign_is_told(folder: Path) -> None:
 
 def test_the_frequencies_of_llama_3_1() -> None:
     """Wave by wave, as the model's authors publish it."""
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 8192}  # fmt: skip
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
     config = {"hidden_size": 4096, "num_attention_heads": 32, "rope_theta": 500_000.0, "rope_scaling": scaling}
     (tensor,) = rope_factors(config)
     for i, factor in enumerate(tensor.data.view(np.float32)):

@@ -25,8 +25,10 @@ def left(sampler: Xtc, row: list[float], *, ordered: bool = False) -> list[int]:
 
 @given(
     row=st.lists(st.one_of(st.integers(-3, 3).map(float), st.just(-np.inf)), min_size=1, max_size=12),
-    threshold=st.sampled_from([0.0, 0.03, 0.11, 0.23, 0.37, 0.5]), min_keep=st.integers(0, 9), ordered=st.booleans(),
-)  # fmt: skip
+    threshold=st.sampled_from([0.0, 0.03, 0.11, 0.23, 0.37, 0.5]),
+    min_keep=st.integers(0, 9),
+    ordered=st.booleans(),
+)
 def test_of_the_likely_tokens_the_least_likely_stays(
     row: list[float], threshold: float, min_keep: int, ordered: bool
 ) -> None:
@@ -76,8 +78,10 @@ async def test_a_server_applies_it_and_checks_its_options(serve: Any) -> None:
             found.append([one["id"] for one in answer["completion_probabilities"][0]["top_probs"]])
         assert found[1] == found[0][-1:]
         fields = {**body, "temperature": 0, "xtc_probability": 1, "xtc_threshold": 0.0, "return_tokens": True}
-        greedy = [(await client.post("/completion", json={**fields, "samplers": names})).json()["tokens"]
-                  for names in (["top_k"], ["top_k", "xtc"])]  # fmt: skip
+        greedy = [
+            (await client.post("/completion", json={**fields, "samplers": names})).json()["tokens"]
+            for names in (["top_k"], ["top_k", "xtc"])
+        ]
         assert greedy[0] != greedy[1]
         error = (await client.post("/completion", json={**body, "xtc_probability": 1.5})).json()["error"]
         assert (error["code"], error["param"]) == (400, "xtc_probability")

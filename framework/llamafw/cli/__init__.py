@@ -1,4 +1,5 @@
 """The ``llamafw`` command."""
+
 from llamafw.cli.main import main
 
 __all__ = ["main"]

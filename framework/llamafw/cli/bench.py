@@ -1,4 +1,5 @@
 """``llamafw bench``: how many tokens per second a backend computes. It measures forward passes alone."""
+
 from __future__ import annotations
 
 import json
@@ -21,9 +22,19 @@ from llamafw.settings import Settings
 from llamafw.types import Batch, Ints
 
 PASSED_ON = (
-    "model", "hf_repo", "hf_file", "hf_token", "model_url", "offline",
-    "override_kv", "backend", "batch_size", "ubatch_size", "cache_type_k", "cache_type_v",
-)  # fmt: skip
+    "model",
+    "hf_repo",
+    "hf_file",
+    "hf_token",
+    "model_url",
+    "offline",
+    "override_kv",
+    "backend",
+    "batch_size",
+    "ubatch_size",
+    "cache_type_k",
+    "cache_type_v",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Requests and answers are looked at from opposite sides: a server may ask for less and take more, and answer more; asking
 for more, taking less and answering less breaks those who relied on it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -14,9 +15,15 @@ from llamafw.spec import EVENT, Document, operations
 Side = Literal["request", "response"]
 
 BOUNDS = {
-    "minimum": 1, "minLength": 1, "minItems": 1, "minProperties": 1,
-    "maximum": -1, "maxLength": -1, "maxItems": -1, "maxProperties": -1,
-}  # fmt: skip
+    "minimum": 1,
+    "minLength": 1,
+    "minItems": 1,
+    "minProperties": 1,
+    "maximum": -1,
+    "maxLength": -1,
+    "maxItems": -1,
+    "maxProperties": -1,
+}
 """Keywords that narrow what is allowed, and whether by rising (1) or by falling (−1)."""
 
 
@@ -40,8 +47,9 @@ class _Comparison:
         self._seen: set[tuple[str, str, Side]] = set()  # pairs of references
 
     def run(self) -> Iterator[Change]:
-        before, after = ({(path, method): one for path, method, one in operations(document)}
-                         for document in (self._old, self._new))  # fmt: skip
+        before, after = (
+            {(path, method): one for path, method, one in operations(document)} for document in (self._old, self._new)
+        )
         for path, method in before | after:
             place = f"{method.upper()} {path}"
             old, new = before.get((path, method)), after.get((path, method))
@@ -68,8 +76,10 @@ class _Comparison:
         return not operation.get("security", document.get("security", []))
 
     def _parameters(self, old: Document, new: Document) -> Iterator[tuple[str, bool]]:
-        before, after = ({(one["in"], one["name"]): one for one in map(resolve, operation.get("parameters", []))}
-                         for operation, resolve in ((old, self._in_old), (new, self._in_new)))  # fmt: skip
+        before, after = (
+            {(one["in"], one["name"]): one for one in map(resolve, operation.get("parameters", []))}
+            for operation, resolve in ((old, self._in_old), (new, self._in_new))
+        )
         for where, name in before | after:
             what = f"the {where} parameter {name}"
             a, b = before.get((where, name)), after.get((where, name))

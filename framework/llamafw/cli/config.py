@@ -1,4 +1,5 @@
 """Settings from a TOML file, ``--config``. It knows nothing of single settings but which ones say the same."""
+
 from __future__ import annotations
 
 import tomllib
@@ -11,10 +12,13 @@ from llamafw.options import TYPES, Option, check
 from llamafw.settings import options
 
 RIVALS: tuple[frozenset[str], ...] = (
-    frozenset({"samplers", "sampling_seq"}), frozenset({"prompt", "file", "binary_file"}),
-    frozenset({"grammar", "json_schema"}), frozenset({"grammar_file", "json_schema"}),
-    frozenset({"verbose", "verbosity"}), frozenset({"hf_repo", "model_url"}),
-)  # fmt: skip
+    frozenset({"samplers", "sampling_seq"}),
+    frozenset({"prompt", "file", "binary_file"}),
+    frozenset({"grammar", "json_schema"}),
+    frozenset({"grammar_file", "json_schema"}),
+    frozenset({"verbose", "verbosity"}),
+    frozenset({"hf_repo", "model_url"}),
+)
 """Settings that say the same in other words: who gives one of them also wins over a file that has another."""
 
 

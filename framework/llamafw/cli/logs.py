@@ -2,6 +2,7 @@
 
 A message is always one line, whatever is in it: what clients send may be part of it, and must not look like another.
 """
+
 from __future__ import annotations
 
 import json
@@ -52,8 +53,9 @@ def handlers(settings: Settings) -> list[logging.Handler]:
 def _formatter(settings: Settings, time: str, *, colors: bool = False) -> logging.Formatter:
     if settings.log_json:
         return JsonLines(prefix=settings.log_prefix, timestamps=settings.log_timestamps)
-    plain = ("%(asctime)s " * settings.log_timestamps + "%(levelname).1s %(name)s: " * settings.log_prefix
-             + "%(message)s")  # fmt: skip
+    plain = (
+        "%(asctime)s " * settings.log_timestamps + "%(levelname).1s %(name)s: " * settings.log_prefix + "%(message)s"
+    )
     return (Colored if colors else Text)(plain, time)
 
 

@@ -1,4 +1,5 @@
 """``llamafw COMMAND``: find the command and run it. It knows the commands by name only, so that start-up is quick."""
+
 from __future__ import annotations
 
 import os

@@ -3,6 +3,7 @@
 The files are in ``templates``: those that all kinds have in common, and a folder for each kind. ``$`` and a word in
 them stands for something that follows from the name.
 """
+
 from __future__ import annotations
 
 import re
@@ -69,8 +70,10 @@ def run(argv: list[str]) -> int:
             (folder / place).write_text(text, "utf-8")
     except OSError as error:
         raise SettingsError(f"plugin new: {error.filename}: {error.strerror}") from None
-    print(f"{folder}: {', '.join(texts)}\n\nNext:\n  cd {folder}\n  pip install -e '.[test]'\n  pytest\n"
-          "  llamafw plugin check .")  # fmt: skip
+    print(
+        f"{folder}: {', '.join(texts)}\n\nNext:\n  cd {folder}\n  pip install -e '.[test]'\n  pytest\n"
+        "  llamafw plugin check ."
+    )
     return 0
 
 

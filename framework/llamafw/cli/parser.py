@@ -1,4 +1,5 @@
 """From flags, environment and a file to `Settings`: argparse made from the table in `llamafw.settings`."""
+
 from __future__ import annotations
 
 import argparse
@@ -23,9 +24,13 @@ class Parser(argparse.ArgumentParser):
         self, prog: str, description: str, *, add_help: bool = True, parents: Sequence[argparse.ArgumentParser] = ()
     ) -> None:
         super().__init__(
-            prog=prog, description=description, add_help=add_help, parents=parents, allow_abbrev=False,
+            prog=prog,
+            description=description,
+            add_help=add_help,
+            parents=parents,
+            allow_abbrev=False,
             formatter_class=_HelpFormatter,
-        )  # fmt: skip
+        )
 
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"{self.prog.removeprefix('llamafw ')}: {message}")
@@ -124,14 +129,15 @@ def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
 def load_plugins(settings: Settings, *, extra: Sequence[str] = (), tolerant: bool = False) -> Plugins:
     """Return the plugins that the settings ask for, and ``extra``."""
     return Plugins(
-        extra=(*extra, *settings.plugin), block=settings.no_plugin, options=given_options(settings),
-        strict=settings.plugin_strict, tolerant=tolerant,
-    )  # fmt: skip
+        extra=(*extra, *settings.plugin),
+        block=settings.no_plugin,
+        options=given_options(settings),
+        strict=settings.plugin_strict,
+        tolerant=tolerant,
+    )
 
 
-def _all_sources(
-    flags: Mapping[str, Any], environ: Mapping[str, str], others: dict[str, Any]
-) -> dict[str, Any]:
+def _all_sources(flags: Mapping[str, Any], environ: Mapping[str, str], others: dict[str, Any]) -> dict[str, Any]:
     environment = from_environment(environ)
     file = flags.get("config", environment.get("config"))
     return merge(from_file(Path(file), others) if file else {}, environment, flags)

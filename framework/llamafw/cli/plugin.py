@@ -1,4 +1,5 @@
 """``llamafw plugin new`` and ``llamafw plugin check``: for those who write plugins. It knows the two by name only."""
+
 from __future__ import annotations
 
 from importlib import import_module

@@ -1,4 +1,5 @@
 """The flags that plugins add: who owns which, and what a configuration file sets them to."""
+
 from __future__ import annotations
 
 import argparse
@@ -59,8 +60,13 @@ class _Replaced(list[Any]):
 
 
 def _set_defaults(parsers: Sequence[argparse.ArgumentParser], given: Mapping[str, Any], path: Path) -> None:
-    table = {flag[2:]: action for parser in parsers for action in parser._actions
-             for flag in action.option_strings if flag.startswith("--")}  # fmt: skip
+    table = {
+        flag[2:]: action
+        for parser in parsers
+        for action in parser._actions
+        for flag in action.option_strings
+        if flag.startswith("--")
+    }
     for key, value in given.items():
         flag = key.replace("_", "-")
         if flag not in table:

@@ -1,4 +1,5 @@
 """``llamafw plugins``: what is installed, and what it registered."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """``llamafw pull``: fetch a model into the user's cache."""
+
 from __future__ import annotations
 
 from argparse import Namespace
@@ -17,8 +18,12 @@ SHARED = ("config", "hf_file", "hf_token", "offline")
 def run(argv: list[str]) -> int:
     """Fetch the named models and print where they are; ``--list`` prints what there is."""
     parser = Parser("llamafw pull", "Fetch a model into the user's cache and print its path.")
-    parser.add_argument("names", nargs="*", metavar="NAME|USER/REPO[:QUANT]|URL",
-                        help="a name of the catalogue, a repository on Hugging Face, or an address")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME|USER/REPO[:QUANT]|URL",
+        help="a name of the catalogue, a repository on Hugging Face, or an address",
+    )
     parser.add_argument("--list", action="store_true", help="print the catalogue")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_settings(parser, SHARED)

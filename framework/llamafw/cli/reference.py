@@ -1,4 +1,5 @@
 """docs/cli.md: every flag of ``llamafw serve``, from the table. ``python -m llamafw.cli.reference`` prints the page."""
+
 from __future__ import annotations
 
 import re

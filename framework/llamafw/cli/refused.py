@@ -1,4 +1,5 @@
 """Flags of llama-server that are refused, each with the reason. To ignore them would be to answer other than asked."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -13,20 +14,39 @@ _DRAFT = "speculative decoding is not supported yet"
 _MULTIMODAL = "images and audio are not supported yet"
 
 REFUSED: dict[str, str] = {
-    "-gan": _SELF_EXTEND, "--grp-attn-n": _SELF_EXTEND, "-gaw": _SELF_EXTEND, "--grp-attn-w": _SELF_EXTEND,
-    "-dt": _DEFRAG, "--defrag-thold": _DEFRAG,
-    "--lora": _ADAPTERS, "--lora-scaled": _ADAPTERS, "--lora-init-without-apply": _ADAPTERS,
-    "--control-vector": _VECTORS, "--control-vector-scaled": _VECTORS, "--control-vector-layer-range": _VECTORS,
+    "-gan": _SELF_EXTEND,
+    "--grp-attn-n": _SELF_EXTEND,
+    "-gaw": _SELF_EXTEND,
+    "--grp-attn-w": _SELF_EXTEND,
+    "-dt": _DEFRAG,
+    "--defrag-thold": _DEFRAG,
+    "--lora": _ADAPTERS,
+    "--lora-scaled": _ADAPTERS,
+    "--lora-init-without-apply": _ADAPTERS,
+    "--control-vector": _VECTORS,
+    "--control-vector-scaled": _VECTORS,
+    "--control-vector-layer-range": _VECTORS,
     "--rpc": "run a server there and a backend plugin that calls it here (docs/plugins/backend.md)",
-    "-md": _DRAFT, "--model-draft": _DRAFT, "-hfd": _DRAFT, "--hf-repo-draft": _DRAFT,
-    "-mm": _MULTIMODAL, "--mmproj": _MULTIMODAL, "-mmu": _MULTIMODAL, "--mmproj-url": _MULTIMODAL,
-}  # fmt: skip
+    "-md": _DRAFT,
+    "--model-draft": _DRAFT,
+    "-hfd": _DRAFT,
+    "--hf-repo-draft": _DRAFT,
+    "-mm": _MULTIMODAL,
+    "--mmproj": _MULTIMODAL,
+    "-mmu": _MULTIMODAL,
+    "--mmproj-url": _MULTIMODAL,
+}
 
 VARIABLES: dict[str, str] = {
-    "LLAMA_ARG_GRP_ATTN_N": "-gan", "LLAMA_ARG_GRP_ATTN_W": "-gaw", "LLAMA_ARG_DEFRAG_THOLD": "-dt",
-    "LLAMA_ARG_RPC": "--rpc", "LLAMA_ARG_MODEL_DRAFT": "-md", "LLAMA_ARG_HFD_REPO": "-hfd",
-    "LLAMA_ARG_MMPROJ": "--mmproj", "LLAMA_ARG_MMPROJ_URL": "--mmproj-url",
-}  # fmt: skip
+    "LLAMA_ARG_GRP_ATTN_N": "-gan",
+    "LLAMA_ARG_GRP_ATTN_W": "-gaw",
+    "LLAMA_ARG_DEFRAG_THOLD": "-dt",
+    "LLAMA_ARG_RPC": "--rpc",
+    "LLAMA_ARG_MODEL_DRAFT": "-md",
+    "LLAMA_ARG_HFD_REPO": "-hfd",
+    "LLAMA_ARG_MMPROJ": "--mmproj",
+    "LLAMA_ARG_MMPROJ_URL": "--mmproj-url",
+}
 """Variables of the environment that say the same."""
 
 

@@ -1,4 +1,5 @@
 """``llamafw serve``: fetch the model if need be, then answer requests."""
+
 from __future__ import annotations
 
 import logging

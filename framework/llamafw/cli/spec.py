@@ -1,4 +1,5 @@
 """``llamafw spec``: the API document, with the operations and fields of every plugin."""
+
 from __future__ import annotations
 
 from pathlib import Path

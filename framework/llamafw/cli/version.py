@@ -1,4 +1,5 @@
 """``llamafw version``."""
+
 from __future__ import annotations
 
 import platform

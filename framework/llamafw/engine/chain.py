@@ -3,6 +3,7 @@
 First what the request says about single tokens (`logit_bias`, `ignore_eos`), then its samplers in their order, then
 the draw. Knows samplers only as the protocol has them; knows nothing of text, slots or threads.
 """
+
 from __future__ import annotations
 
 import logging
@@ -38,9 +39,7 @@ class SamplerError(GenerationError):
 class Chain:
     """The samplers of one request, and its random numbers."""
 
-    def __init__(
-        self, samplers: Sequence[tuple[str, Sampler]], bias: Mapping[int, float], seed: int
-    ) -> None:
+    def __init__(self, samplers: Sequence[tuple[str, Sampler]], bias: Mapping[int, float], seed: int) -> None:
         self._samplers, self._steps = samplers, _steps(samplers)
         self._bias_ids = np.array(list(bias), np.int32)
         self._bias = np.array([_clip(value) for value in bias.values()], np.float32)
@@ -191,9 +190,7 @@ def _find(ends: np.ndarray[tuple[int], np.dtype[np.float64]], at: float) -> int:
     return i if i < len(ends) else int(ends.searchsorted(ends[-1], side="left"))
 
 
-def build(
-    request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext
-) -> Chain:
+def build(request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> Chain:
     """Make the chain of one request. Runs on the event loop.
 
     At temperature ≤ 0 the likeliest token wins: samplers that only remove unlikely ones are left out, and

@@ -1,4 +1,5 @@
 """From settings to how a backend is to run a model."""
+
 from __future__ import annotations
 
 from llamafw.errors import SettingsError
@@ -20,8 +21,10 @@ def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:
         raise SettingsError(f"-c {settings.ctx_size} leaves no room for {n_slots} slots")
     threads = ThreadOptions(
         _either(settings.cpu_mask, settings.cpu_range) or frozenset(),
-        bool(settings.cpu_strict), settings.prio, settings.poll,
-    )  # fmt: skip
+        bool(settings.cpu_strict),
+        settings.prio,
+        settings.poll,
+    )
     return BackendOptions(
         n_slots=n_slots,
         n_ctx=n_ctx,

@@ -1,4 +1,5 @@
 """What becomes of a context that is full: which tokens go. Arithmetic alone; it knows nothing of caches."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -3,6 +3,7 @@
 Withheld are bytes that are not yet a whole character, and text that may become a stop string. It knows nothing of
 logits, slots or threads.
 """
+
 from __future__ import annotations
 
 import codecs

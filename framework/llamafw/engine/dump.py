@@ -1,4 +1,5 @@
 """What goes on inside, written for the log: the tokens of a prompt, what the slots hold."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -12,13 +13,16 @@ from llamafw.types import Ints
 
 def prompt_tokens(prompt: Ints, tokenizer: Tokenizer) -> str:
     """Return every token of a prompt with its text, quoted."""
-    pieces = (f"{token} {tokenizer.piece(token, special=True).decode('utf-8', 'replace')!r}"
-              for token in prompt.tolist())
+    pieces = (
+        f"{token} {tokenizer.piece(token, special=True).decode('utf-8', 'replace')!r}" for token in prompt.tolist()
+    )
     return f"prompt of {len(prompt)} tokens: {', '.join(pieces)}"
 
 
 def cache(slots: Iterable[Slot], kept: PromptCache) -> str:
     """Return what each slot's cache holds, and how much is kept in memory."""
-    parts = (f"slot {slot.id} {slot_status(slot).state} {slot.n}/{len(slot.tokens)} (reusable {len(slot.reusable)})"
-             for slot in slots)
+    parts = (
+        f"slot {slot.id} {slot_status(slot).state} {slot.n}/{len(slot.tokens)} (reusable {len(slot.reusable)})"
+        for slot in slots
+    )
     return f"KV cache: {', '.join(parts)}; kept in memory: {kept.n_bytes} bytes"

@@ -1,4 +1,5 @@
 """One text being embedded: its hidden states, pooled as they come. It knows nothing of batches and backends."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -27,9 +28,12 @@ class EmbedSequence:
     deadline = float("inf")
 
     def __init__(
-        self, request: EmbedRequest, prompt: Ints, send: Callable[[Embedding | RequestError], None],
+        self,
+        request: EmbedRequest,
+        prompt: Ints,
+        send: Callable[[Embedding | RequestError], None],
         head: RankHead | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.request, self.prompt, self._head = request, prompt, head
         self.slot: Slot | None = None
         self.last = -1

@@ -4,6 +4,7 @@ One thread, the engine thread, owns the backend, the slots and every sequence fr
 it sequences through the inbox, and once more those whose client has gone; it answers through outboxes. What the thread
 does is `worker`.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -100,9 +101,15 @@ class Engine:
         self._scheduler = Scheduler(self._slots, n_batch, options.n_ubatch, continuous=options.continuous)
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(
-            backend, self._slots, self._scheduler, self._cache, self._n_vocab, options.timeout,
-            log_cache=options.log_cache, blamed=blamed,
-        )  # fmt: skip
+            backend,
+            self._slots,
+            self._scheduler,
+            self._cache,
+            self._n_vocab,
+            options.timeout,
+            log_cache=options.log_cache,
+            blamed=blamed,
+        )
         self._backend = backend
         self._finished = finished
         self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
@@ -187,15 +194,21 @@ class Engine:
         """Return the counts since the start."""
         counts, n_running = self._worker.counts, len(self._scheduler.running)
         return EngineStats(
-            n_decode=counts.n_decode, n_busy_slots=counts.n_busy_slots,
-            prompt_tokens=counts.prompt_tokens, prompt_tokens_cached=counts.prompt_tokens_cached,
+            n_decode=counts.n_decode,
+            n_busy_slots=counts.n_busy_slots,
+            prompt_tokens=counts.prompt_tokens,
+            prompt_tokens_cached=counts.prompt_tokens_cached,
             prompt_seconds=counts.prompt_seconds,
-            predicted_tokens=counts.predicted_tokens, predicted_seconds=counts.predicted_seconds,
-            requests_processing=n_running, requests_deferred=max(self._n_active - n_running, 0),
+            predicted_tokens=counts.predicted_tokens,
+            predicted_seconds=counts.predicted_seconds,
+            requests_processing=n_running,
+            requests_deferred=max(self._n_active - n_running, 0),
             requests_rejected=counts.rejected,
-            cache_tokens=sum(slot.n for slot in self._slots.all), cache_size=self.n_slots * self.n_ctx,
-            prompt_cache_bytes=self._cache.n_bytes, prompt_cache_limit=self._cache.limit,
-        )  # fmt: skip
+            cache_tokens=sum(slot.n for slot in self._slots.all),
+            cache_size=self.n_slots * self.n_ctx,
+            prompt_cache_bytes=self._cache.n_bytes,
+            prompt_cache_limit=self._cache.limit,
+        )
 
     def slots(self) -> Seq[SlotStatus]:
         """Return what each slot is doing."""
@@ -203,6 +216,7 @@ class Engine:
 
     async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
         """Write the cache of a slot to a file, when nobody uses it; return its tokens and the bytes written."""
+
         def copy(slot: Slot) -> tuple[Ints, Bytes]:
             tokens = slot.reusable.copy()
             return tokens, self._backend.save(slot.id, len(tokens))
@@ -220,6 +234,7 @@ class Engine:
 
     async def erase_slot(self, id: int) -> int:
         """Empty the cache of a slot, when nobody uses it; return how many tokens it held."""
+
         def erase(slot: Slot) -> int:
             n = slot.n
             self._backend.truncate(slot.id, 0)

@@ -1,4 +1,5 @@
 """The grammars of one model: compilers made when first asked for, run on worker threads. It knows no kind of them."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """From a model file to a model that answers: open, describe, tokenise, run. It decides only what hooks leave open."""
+
 from __future__ import annotations
 
 import hashlib
@@ -112,9 +113,16 @@ def load_model(
         raise SettingsError(f"{prompt[1]}: the engine of a plugin runs this model, and it has no cache of ours")
     name = settings.alias or whole(path.name)  # not the path: where things lie on the server is no business of clients
     loaded = LoadedModel(
-        name=name, model=model, decoder=decoder, tokenizer=tokenizer, chat=chat, engine=engine,
-        tool_parser=tool_parser, grammar=grammar, system_prompt=system_prompt(given.system_prompt, tokenizer),
-    )  # fmt: skip
+        name=name,
+        model=model,
+        decoder=decoder,
+        tokenizer=tokenizer,
+        chat=chat,
+        engine=engine,
+        tool_parser=tool_parser,
+        grammar=grammar,
+        system_prompt=system_prompt(given.system_prompt, tokenizer),
+    )
     if prompt is not None and isinstance(engine, Engine):
         log(f"{prompt[1]}: {preload(engine, loaded, *prompt)} tokens are in the cache")
     log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
@@ -134,7 +142,11 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
 
 
 def make_engine(
-    model: Model, decoder: Decoder, tokenizer: Tokenizer, settings: Settings, plugins: Plugins,
+    model: Model,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    settings: Settings,
+    plugins: Plugins,
     log: Callable[[str], None],
 ) -> Engine:
     """Return our own engine, its backend loaded and warm."""
@@ -145,10 +157,14 @@ def make_engine(
         warm_up(backend)
     chain.warm_up(plugins.registry("sampler"), SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer))
     return Engine(
-        backend, tokenizer, plugins.registry("sampler"), engine_options(settings, model, decoder, plugins),
-        finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
+        backend,
+        tokenizer,
+        plugins.registry("sampler"),
+        engine_options(settings, model, decoder, plugins),
+        finished=partial(plugins.tell, "request_finished"),
+        grammars=plugins.registry("grammar"),
         blamed=plugins.blamed,
-    )  # fmt: skip
+    )
 
 
 def check_grammar(engine: Engine, grammar: GrammarSource) -> None:
@@ -179,8 +195,10 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
         raise SettingsError("--no-jinja: chat templates are Jinja, and rendered as such; --chat-template takes another")
     formats = plugins.registry("chat_format")
     if settings.chat_template is not None and settings.chat_template in formats:
-        text = {name: "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")
-                for name, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))}
+        text = {
+            name: "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")
+            for name, token in (("bos_token", tokenizer.bos), ("eos_token", tokenizer.eos))
+        }
         named: ChatFormat = formats[settings.chat_template](ChatContext(**text))
         return named
     chosen: ChatFormat | None = plugins.first("choose_chat_format", model=model, settings=settings)
@@ -200,14 +218,18 @@ def engine_options(settings: Settings, model: Model, decoder: Decoder, plugins: 
     """Return how the engine is to run."""
     ram = settings.cache_ram
     return EngineOptions(
-        n_batch=settings.batch_size, n_ubatch=settings.ubatch_size,
-        similar=settings.slot_prompt_similarity, continuous=settings.cont_batching,
+        n_batch=settings.batch_size,
+        n_ubatch=settings.ubatch_size,
+        similar=settings.slot_prompt_similarity,
+        continuous=settings.cont_batching,
         prompt_cache=None if ram == -1 else min(ram << 20, psutil.virtual_memory().total // 4),
-        max_queue=settings.max_queue, timeout=settings.timeout,
+        max_queue=settings.max_queue,
+        timeout=settings.timeout,
         rank_head=rank_head(model, plugins.registry("quant"), decoder.n_embd),
-        log_prompts=settings.verbose_prompt, log_cache=settings.dump_kv_cache,
+        log_prompts=settings.verbose_prompt,
+        log_cache=settings.dump_kv_cache,
         fingerprint=fingerprint(model, decoder, backend_options(settings, decoder.n_ctx_train)),
-    )  # fmt: skip
+    )
 
 
 def fingerprint(model: Model, decoder: Decoder, options: BackendOptions) -> bytes:
@@ -216,8 +238,19 @@ def fingerprint(model: Model, decoder: Decoder, options: BackendOptions) -> byte
     Of each tensor a few bytes from its middle count: to read all would take as long as to load the model.
     """
     digest = hashlib.blake2b(digest_size=32)
-    digest.update(repr((decoder.n_layer, decoder.n_head_kv, decoder.n_embd_head, decoder.rope_frequencies.tolist(),
-                        decoder.rope_magnitude, options.cache_type_k, options.cache_type_v)).encode())
+    digest.update(
+        repr(
+            (
+                decoder.n_layer,
+                decoder.n_head_kv,
+                decoder.n_embd_head,
+                decoder.rope_frequencies.tolist(),
+                decoder.rope_magnitude,
+                options.cache_type_k,
+                options.cache_type_v,
+            )
+        ).encode()
+    )
     for name, tensor in sorted(model.tensors.items()):
         middle = len(tensor.data) // 2
         digest.update(f"{name} {tensor.shape} {tensor.type_name}".encode())

@@ -1,4 +1,5 @@
 """Log-probabilities of tokens, from a row of logits. It knows nothing of samplers, requests or text."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Carry answers from the engine thread to an event loop, with few wake-ups. It knows nothing of what it carries."""
+
 from __future__ import annotations
 
 import asyncio

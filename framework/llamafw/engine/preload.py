@@ -1,4 +1,5 @@
 """What is evaluated before the first request comes: ``-p``, ``-f`` or ``-bf``. It knows nothing of slots."""
+
 from __future__ import annotations
 
 import asyncio
@@ -44,6 +45,7 @@ def _unescaped(text: str) -> str:
 
     What is written with ``\x`` are bytes of UTF-8.
     """
+
     def meaning(found: re.Match[str]) -> bytes:
         byte, letter = found.groups()
         return bytes([int(byte, 16)]) if byte else _MEANING.get(letter, letter).encode()

@@ -2,6 +2,7 @@
 
 It knows nothing of slots and backends: a state is bytes, and the tokens they belong to.
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict

@@ -4,6 +4,7 @@ In GGUF files: ``cls.weight`` and ``cls.bias`` are a dense layer with tanh behin
 ``cls.output.bias`` what makes scores of its result. A model has one of the two, or both. The first score counts. So
 has llama.cpp it, where encoders take the first token's state; a decoder's first token has seen nothing.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -9,6 +9,7 @@ Nothing of this shows in the answers, as a token's logits do not depend on what 
 embedded never share a step with others, as the backend computes hidden states or logits; where both run, they take
 turns.
 """
+
 from __future__ import annotations
 
 from collections import deque
@@ -134,8 +135,9 @@ def as_batch(parts: Seq[Part]) -> Batch:
             np.int32
         ),
         slots=np.repeat(np.array([part.slot.id for part in parts], np.int32), counts),
-        outputs=np.array([end - n + i for end, n, part in zip(ends, counts, parts, strict=True) for i in part.outputs],
-                         np.int32),
+        outputs=np.array(
+            [end - n + i for end, n, part in zip(ends, counts, parts, strict=True) for i in part.outputs], np.int32
+        ),
     )
 
 

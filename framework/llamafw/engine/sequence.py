@@ -2,6 +2,7 @@
 
 Made on the event loop, then changed on the engine thread alone. It knows nothing of batches and backends.
 """
+
 from __future__ import annotations
 
 import contextlib

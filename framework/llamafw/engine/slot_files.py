@@ -3,6 +3,7 @@
 Layout, integers little-endian: ``LLAMAFWS``, uint32 version, 32 bytes fingerprint of the model and its cache, uint32
 number of tokens n, uint64 bytes of the state, 32 bytes BLAKE2b of all that follows, n × int32 tokens, the state.
 """
+
 from __future__ import annotations
 
 import hashlib

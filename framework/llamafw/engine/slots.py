@@ -1,4 +1,5 @@
 """What each slot's cache holds, and which slot a request gets. It knows nothing of text, samplers or threads."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

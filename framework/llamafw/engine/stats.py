@@ -1,4 +1,5 @@
 """Counts since the start, for those who watch. Written on the engine thread, read anywhere."""
+
 from __future__ import annotations
 
 from time import perf_counter
@@ -40,8 +41,16 @@ def slot_status(slot: Slot) -> SlotStatus:
         return SlotStatus(slot.id, "idle", slot.id_task, slot.n)
     state = "idle" if sequence.done or not slot.busy else "prompt" if sequence.n_left else "generating"
     return SlotStatus(
-        slot.id, state, slot.id_task, slot.n, sequence.request,  # type: ignore[arg-type]  # one of the three
-        n_prompt=len(sequence.prompt), n_prompt_processed=sequence.n_done - sequence.n_cached,
-        n_cached=sequence.n_cached, n_decoded=sequence.n_predicted, n_remain=sequence.n_remain,
-        stop_type=sequence.stop_type, stopping_word=sequence.stopping_word,
-    )  # fmt: skip
+        slot.id,
+        state,
+        slot.id_task,
+        slot.n,
+        sequence.request,  # type: ignore[arg-type]  # one of the three
+        n_prompt=len(sequence.prompt),
+        n_prompt_processed=sequence.n_done - sequence.n_cached,
+        n_cached=sequence.n_cached,
+        n_decoded=sequence.n_predicted,
+        n_remain=sequence.n_remain,
+        stop_type=sequence.stop_type,
+        stopping_word=sequence.stopping_word,
+    )

@@ -4,6 +4,7 @@ The generation ends as soon as one of the strings is complete, wherever the cuts
 complete at the same character the longest counts. One Aho-Corasick automaton serves all strings, so a character
 costs the same however many and however long they are (Aho, Corasick: Efficient string matching, CACM 18(6), 1975).
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -3,6 +3,7 @@
 It owns the scheduler, the slots and the backend, and knows nothing of event loops: sequences and jobs have somewhere to
 send their results.
 """
+
 from __future__ import annotations
 
 import logging
@@ -66,9 +67,17 @@ class Worker:
     """
 
     def __init__(
-        self, backend: Backend, slots: Slots, scheduler: Scheduler, cache: PromptCache, n_vocab: int, timeout: float,
-        *, log_cache: bool = False, blamed: Blamed = nobody,
-    ) -> None:  # fmt: skip
+        self,
+        backend: Backend,
+        slots: Slots,
+        scheduler: Scheduler,
+        cache: PromptCache,
+        n_vocab: int,
+        timeout: float,
+        *,
+        log_cache: bool = False,
+        blamed: Blamed = nobody,
+    ) -> None:
         self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
         self.jobs: list[Job] = []
         self.counts = Counts()

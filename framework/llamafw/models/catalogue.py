@@ -1,4 +1,5 @@
 """The models that ``llamafw pull`` knows by name. It knows nothing of how they are fetched."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

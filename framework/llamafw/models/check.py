@@ -1,4 +1,5 @@
 """``--check-tensors``: whether every weight of a model is a finite number. It reads the whole file."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -25,5 +26,7 @@ def check_tensors(model: Model, quants: Mapping[str, Quant]) -> None:
                 weights = quant.dequantize(data, (len(data) // row, n_in))
             wrong = int(np.count_nonzero(~np.isfinite(weights)))
             if wrong:
-                raise ModelError(f"{model.path}: the tensor {tensor.name!r} has weights that are no finite numbers: "
-                                 f"{wrong} in rows {first} to {first + len(weights) - 1}")
+                raise ModelError(
+                    f"{model.path}: the tensor {tensor.name!r} has weights that are no finite numbers: "
+                    f"{wrong} in rows {first} to {first + len(weights) - 1}"
+                )

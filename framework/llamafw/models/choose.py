@@ -1,4 +1,5 @@
 """Choose a model among the files of a repository, by the quantization in their names. It knows nothing of the hub."""
+
 from __future__ import annotations
 
 import re

@@ -3,6 +3,7 @@
 Until then it lies beside that name in ``NAME.part``, and ``NAME.part.json`` says which version of the file it is a
 part of. This module knows nothing of models, caches and hubs.
 """
+
 from __future__ import annotations
 
 import hashlib

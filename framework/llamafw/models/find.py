@@ -1,4 +1,5 @@
 """Find the model that settings name: a file, a name of the catalogue, a repository on Hugging Face, or an address."""
+
 from __future__ import annotations
 
 from pathlib import Path

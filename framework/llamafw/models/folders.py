@@ -1,4 +1,5 @@
 """Where fetched models lie. It makes no folders."""
+
 from __future__ import annotations
 
 import os

@@ -5,6 +5,7 @@ several files (``split.count``), the first of which has its metadata. It checks 
 and apart from the others; what metadata and tensors mean is for tokenizers and architectures to say. The files must
 not be cut short while a model is in use: reading a lost page of a mapped file ends the process, in any language.
 """
+
 from __future__ import annotations
 
 import math
@@ -31,9 +32,7 @@ DEFAULT_ALIGNMENT = 32  # bytes
 SPLIT = ("split.no", "split.count", "split.tensors.count")
 
 
-def read_gguf(
-    path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] = (), *, mapped: bool = True
-) -> Model:
+def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] = (), *, mapped: bool = True) -> Model:
     """Open a model file, and the other parts of the model if it has any.
 
     Parameters
@@ -84,7 +83,9 @@ def _read(path: Path, quants: Mapping[int, Quant], mapped: bool) -> tuple[dict[s
 
 
 def _other_parts(
-    path: Path, metadata: Mapping[str, Any], first: Mapping[str, Tensor],
+    path: Path,
+    metadata: Mapping[str, Any],
+    first: Mapping[str, Tensor],
     read: Callable[[Path], tuple[dict[str, Any], dict[str, Tensor]]],
 ) -> dict[str, Tensor]:
     """Return the tensors of all parts but the first, which is given."""
@@ -95,8 +96,10 @@ def _other_parts(
     if number != 0:
         raise ModelError(f"{path}: this is not the first of {count} parts of a model; open that one")
     if len(names) != count or names[0] != path.name:
-        raise ModelError(f"{path}: this is the first of {count} parts of a model, but its name does not end in "
-                         f"-00001-of-{count:05}.gguf, so that the others cannot be found")  # fmt: skip
+        raise ModelError(
+            f"{path}: this is the first of {count} parts of a model, but its name does not end in "
+            f"-00001-of-{count:05}.gguf, so that the others cannot be found"
+        )
     found: dict[str, Tensor] = {}
     for i, name in enumerate(names[1:], 1):
         part = path.with_name(name)

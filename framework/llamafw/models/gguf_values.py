@@ -2,6 +2,7 @@
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. This module knows nothing of models or tensors.
 """
+
 from __future__ import annotations
 
 import mmap

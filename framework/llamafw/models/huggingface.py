@@ -3,6 +3,7 @@
 The hub's client says what is in a repository and lays the cache out; the bytes come through `llamafw.models.fetch`,
 which resumes an interrupted download and verifies it.
 """
+
 from __future__ import annotations
 
 import logging
@@ -112,8 +113,10 @@ class Hub:
         self.cache = hub_dir()
         self.token = token or (None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token())
         self.client: dict[str, Any] = {
-            "library_name": "llamafw", "library_version": __version__, "token": self.token or False,
-        }  # fmt: skip
+            "library_name": "llamafw",
+            "library_version": __version__,
+            "token": self.token or False,
+        }
         self.api: HfApi = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, **self.client)
 
     def current(self, file: str | None, path: Path | None) -> Path:
@@ -186,10 +189,16 @@ class Hub:
         if key and re.fullmatch("[0-9a-f]{40,64}", key):
             self._fetch(source, name, key)
         try:
-            return Path(hf_hub_download(  # finds the content, and gives it its name in the cache
-                self.repo.id, name, revision=self.repo.revision, cache_dir=self.cache, endpoint=self.api.endpoint,
-                **self.client,
-            ))  # fmt: skip
+            return Path(
+                hf_hub_download(  # finds the content, and gives it its name in the cache
+                    self.repo.id,
+                    name,
+                    revision=self.repo.revision,
+                    cache_dir=self.cache,
+                    endpoint=self.api.endpoint,
+                    **self.client,
+                )
+            )
         except (OSError, ValueError, httpx2.HTTPError) as exc:
             said = " ".join(str(exc).split())[:300]
             raise DownloadError(f"{name} cannot be put into the cache {self.cache}: {said}") from exc

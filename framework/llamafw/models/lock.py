@@ -1,4 +1,5 @@
 """A lock between processes, on a file. The system releases it when its holder ends, however it ends."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Change metadata from the command line: ``--override-kv KEY=TYPE:VALUE``. It knows nothing of files."""
+
 from __future__ import annotations
 
 import math
@@ -74,8 +75,11 @@ def _bool(text: str) -> bool:
 
 
 _PARSERS: dict[str, Callable[[str], int | float | bool | str]] = {
-    "int": _int, "float": _float, "bool": _bool, "str": str,
-}  # fmt: skip
+    "int": _int,
+    "float": _float,
+    "bool": _bool,
+    "str": str,
+}
 
 
 def _kind(value: Any) -> str:

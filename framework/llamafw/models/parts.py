@@ -1,4 +1,5 @@
 """How the files of a model in parts are named: ``NAME-00001-of-00003.gguf``. It knows nothing of what is in them."""
+
 from __future__ import annotations
 
 import re

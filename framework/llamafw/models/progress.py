@@ -1,4 +1,5 @@
 """Show on stderr how far a long task has come. It knows nothing of the task."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self

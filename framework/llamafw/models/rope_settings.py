@@ -2,6 +2,7 @@
 
 It knows the keys that GGUF has for them, not what they mean: that is for architectures to say.
 """
+
 from __future__ import annotations
 
 from dataclasses import replace

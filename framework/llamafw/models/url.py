@@ -2,6 +2,7 @@
 
 ``FILE.json`` beside a file says which version it is. This module knows nothing of what is in a model.
 """
+
 from __future__ import annotations
 
 import hashlib

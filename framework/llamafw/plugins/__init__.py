@@ -1,4 +1,5 @@
 """Plugins: found, checked, called, and told apart when something fails. It knows nothing of what they register."""
+
 from llamafw.plugins.configuration import Given, given_options
 from llamafw.plugins.discovery import Installed, discover, is_ours, shown
 from llamafw.plugins.manager import KINDS, Found, Plugins

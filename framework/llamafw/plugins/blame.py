@@ -1,4 +1,5 @@
 """Whose code an exception came from, and how often whose failed. It knows plugins by their names and modules only."""
+
 from __future__ import annotations
 
 import threading

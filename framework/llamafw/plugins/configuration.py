@@ -2,6 +2,7 @@
 
 A plugin states ``plugin_options``, keys with their JSON Schemas, and takes their values by the hook ``configure``.
 """
+
 from __future__ import annotations
 
 import json
@@ -30,8 +31,11 @@ class Given:
 def given_options(settings: Settings) -> list[Given]:
     """Return the settings of all plugins, those of flags last: they win."""
     file = f"{settings.config}: " if settings.config else ""
-    found = [Given(name, key, value, False, f"{file}plugin.{name}")
-             for name, table in settings.plugin_tables.items() for key, value in table.items()]  # fmt: skip
+    found = [
+        Given(name, key, value, False, f"{file}plugin.{name}")
+        for name, table in settings.plugin_tables.items()
+        for key, value in table.items()
+    ]
     for text in settings.plugin_option:
         left, equals, value = text.partition("=")
         name, dot, key = left.rpartition(".")

@@ -1,4 +1,5 @@
 """Where plugins come from: entry points of installed distributions, modules and files. It checks nothing."""
+
 from __future__ import annotations
 
 import importlib

@@ -3,6 +3,7 @@
 A plugin that fails before the server listens is left out, with everything it had registered, and what else there is
 goes on; unless it was asked for by name, or stands before every request: then the start ends.
 """
+
 from __future__ import annotations
 
 import logging
@@ -29,9 +30,17 @@ from llamafw.types import PluginInfo
 log = logging.getLogger("llamafw.plugins")
 
 KINDS = (
-    "command", "sampler", "field", "chat_format", "tool_parser", "grammar", "tokenizer", "architecture", "quant",
+    "command",
+    "sampler",
+    "field",
+    "chat_format",
+    "tool_parser",
+    "grammar",
+    "tokenizer",
+    "architecture",
+    "quant",
     "backend",
-)  # fmt: skip
+)
 """What is registered once per process; endpoints are registered when the application is built."""
 
 GUARDS = ("register_authenticators", "wrap_asgi")
@@ -73,9 +82,14 @@ class Plugins:
     """
 
     def __init__(
-        self, *, extra: Iterable[str] = (), block: Collection[str] = (), options: Sequence[Given] = (),
-        strict: bool = False, tolerant: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        extra: Iterable[str] = (),
+        block: Collection[str] = (),
+        options: Sequence[Given] = (),
+        strict: bool = False,
+        tolerant: bool = False,
+    ) -> None:
         self.pm = pluggy.PluginManager(hookspecs.NAME)
         self.pm.add_hookspecs(hookspecs)
         self.found: dict[str, Found] = {}
@@ -115,11 +129,20 @@ class Plugins:
         """Return what there is to say of each plugin, in the order in which they were loaded."""
         return [
             PluginInfo(
-                one.name, one.distribution, one.version, one.state, one.requires_api, dict(one.registered), one.hooks,
-                one.options, self._request_fields(one.name), one.load_ms, one.error,
+                one.name,
+                one.distribution,
+                one.version,
+                one.state,
+                one.requires_api,
+                dict(one.registered),
+                one.hooks,
+                one.options,
+                self._request_fields(one.name),
+                one.load_ms,
+                one.error,
             )
             for one in self.found.values()
-        ]  # fmt: skip
+        ]
 
     def _request_fields(self, name: str) -> dict[str, Any]:
         samplers, fields = self.registries["sampler"], self.registries["field"]
@@ -308,8 +331,10 @@ class Plugins:
             raise PluginError(f"its requires_api, {wanted!r:.80}, is no specifier such as '>=1.0,<2'") from None
         found.requires_api = wanted
         if not fits:
-            raise PluginError(f"{found.distribution} {found.version} requires API {wanted} of llamafw, "
-                              f"and llamafw {version(hookspecs.NAME)} has API {hookspecs.API_VERSION}")
+            raise PluginError(
+                f"{found.distribution} {found.version} requires API {wanted} of llamafw, "
+                f"and llamafw {version(hookspecs.NAME)} has API {hookspecs.API_VERSION}"
+            )
 
     def _check_options(self, plugin: Any, found: Found) -> None:
         if (options := getattr(plugin, "plugin_options", None)) is not None:

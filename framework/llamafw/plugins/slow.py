@@ -3,6 +3,7 @@
 Only hooks on the event loop and at the start have a budget: what loads a model may take as long as it takes. Nothing is
 measured per token, where no hook is called.
 """
+
 from __future__ import annotations
 
 import logging
@@ -21,9 +22,17 @@ AT_THE_START = 0.25
 """Seconds for a plugin to be imported, and for each hook before the server listens."""
 
 BUDGETS: dict[str, float] = dict.fromkeys(
-    ("prepare_request", "explain_error", "model_loaded", "model_unloaded", "request_finished", "server_started",
-     "server_stopping"), ON_THE_LOOP
-)  # fmt: skip
+    (
+        "prepare_request",
+        "explain_error",
+        "model_loaded",
+        "model_unloaded",
+        "request_finished",
+        "server_started",
+        "server_stopping",
+    ),
+    ON_THE_LOOP,
+)
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 It knows nothing of operations. What a line looks like, text or JSON, is the log's business: `llamafw.cli.logs`.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -74,5 +75,8 @@ def write(scope: Scope, status: int, ms: float) -> None:
     host, port = scope.get("client") or ("-", 0)
     client = f"{quote(host, safe=':', errors='replace')}:{port}"
     fields = {"method": scope["method"], "path": path, "status": status, "ms": round(ms, 2), "client": client}
-    log.info("%(method)s %(path)s %(status)d %(ms).2f ms, client %(client)s, request %(request_id)s",
-             fields | {"request_id": request_id()}, extra={"fields": fields})
+    log.info(
+        "%(method)s %(path)s %(status)d %(ms).2f ms, client %(client)s, request %(request_id)s",
+        fields | {"request_id": request_id()},
+        extra={"fields": fields},
+    )

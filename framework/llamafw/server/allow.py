@@ -1,4 +1,5 @@
 """Which methods a path has, for answers that must say so (405). It knows the document's paths and nothing else."""
+
 from __future__ import annotations
 
 import re
@@ -15,8 +16,9 @@ class Allow:
         methods: dict[str, set[str]] = {}
         for path, method, _ in spec.operations(document):
             methods.setdefault(path, {"OPTIONS"}).add(method.upper())
-        self._table = [(_pattern(path), allowed | ({"HEAD"} if "GET" in allowed else set()))
-                       for path, allowed in methods.items()]
+        self._table = [
+            (_pattern(path), allowed | ({"HEAD"} if "GET" in allowed else set())) for path, allowed in methods.items()
+        ]
 
     def __call__(self, path: str) -> str | None:
         """Return the value of an Allow header for ``path``; None if there is no such path."""

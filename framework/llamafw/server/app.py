@@ -1,4 +1,5 @@
 """Build the ASGI application from the API document, the plugins and the settings. Everything is put together once."""
+
 from __future__ import annotations
 
 import logging
@@ -83,8 +84,14 @@ def build(
         Routing,
         partial(LoadingGate, app=app),
         partial(Door, document=merged, authenticators=guards),
-        partial(ValidationMiddleware, document=merged, schemas=schemas, limit=settings.max_body_mb << 20,
-                timeout=settings.timeout, strict=settings.strict_fields),
+        partial(
+            ValidationMiddleware,
+            document=merged,
+            schemas=schemas,
+            limit=settings.max_body_mb << 20,
+            timeout=settings.timeout,
+            strict=settings.strict_fields,
+        ),
         LifespanMiddleware,
     ]
     if settings.validate_responses:

@@ -2,6 +2,7 @@
 
 API keys and what plugins register go the same way: each is asked whether it knows the sender, until one does.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -79,8 +80,9 @@ class Door:
             for _, _, operation in spec.operations(document)
         }
         schemes = document.get("components", {}).get("securitySchemes", {}).values()
-        self._headers = [scheme["name"] for scheme in schemes
-                         if scheme.get("type") == "apiKey" and scheme.get("in") == "header"]
+        self._headers = [
+            scheme["name"] for scheme in schemes if scheme.get("type") == "apiKey" and scheme.get("in") == "header"
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, its `User` in ``scope["state"]["user"]``; 401 if nobody knows its sender."""

@@ -1,4 +1,5 @@
 """Hold responses and stream events against the API document (``--validate-responses``, for tests)."""
+
 from __future__ import annotations
 
 import logging
@@ -30,8 +31,9 @@ class Promise:
         self._responses: dict[str, dict[str, Schema | None]] = {}
         for status, response in operation["responses"].items():
             content = schemas.raw(response).get("content", {})
-            self._responses[status.upper()] = {media.partition(";")[0]: self._schema(media, part)
-                                               for media, part in content.items()}
+            self._responses[status.upper()] = {
+                media.partition(";")[0]: self._schema(media, part) for media, part in content.items()
+            }
 
     def _schema(self, media: str, part: Mapping[str, Any]) -> Schema | None:
         if media.startswith("text/event-stream"):
@@ -72,8 +74,9 @@ class ResponseChecks:
         self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas, blame: Callable[[str], str | None]
     ) -> None:
         self.app, self._blame = app, blame
-        self._promises = {operation["operationId"]: Promise(operation, schemas)
-                          for _, _, operation in spec.operations(document)}
+        self._promises = {
+            operation["operationId"]: Promise(operation, schemas) for _, _, operation in spec.operations(document)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and check what comes back."""
@@ -89,9 +92,13 @@ class _Check:
     """The check of one response."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, promises: Mapping[str, Promise],
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        promises: Mapping[str, Promise],
         blame: Callable[[str], str | None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._scope, self._receive, self._send, self._promises = scope, receive, send, promises
         self._blame = blame
         self._promise: Promise | None = None

@@ -1,4 +1,5 @@
 """The running server, as endpoints and hooks see it. It knows nothing of HTTP."""
+
 from __future__ import annotations
 
 import asyncio
@@ -35,8 +36,10 @@ class App:
     @property
     def installed(self) -> Sequence[PluginInfo]:
         """Every plugin that was found, in the order in which they were loaded."""
-        return [replace(info, name=shown(info.name), distribution=shown(info.distribution))
-                for info in self.plugins.listing()]
+        return [
+            replace(info, name=shown(info.name), distribution=shown(info.distribution))
+            for info in self.plugins.listing()
+        ]
 
     @property
     def failures(self) -> Mapping[tuple[str, str], int]:

@@ -1,4 +1,5 @@
 """Notice that a client has gone while its answer is being made. It knows nothing of what is made."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """From a routed, validated request to its endpoint, and from what that returns to the client."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -38,8 +39,13 @@ class Dispatcher:
         if name is None:
             raise HTTPException(404)
         parts = scope["extensions"]["llamafw"]
-        call = Call(body=parts["body"], path=parts["path"], query=parts["query"], http=Request(scope),
-                    user=scope.get("state", {}).get(USER))  # fmt: skip
+        call = Call(
+            body=parts["body"],
+            path=parts["path"],
+            query=parts["query"],
+            http=Request(scope),
+            user=scope.get("state", {}).get(USER),
+        )
         result = None
         async with Disconnect(receive) as client:
             result = await self.endpoints[name](call)

@@ -1,4 +1,5 @@
 """The outermost layer: request ids, the Server header, and which web pages may call (CORS). It knows no operations."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,5 @@
 """Every failure becomes one envelope: ``{"error": {"code", "message", "type", …}}``. It knows nothing of endpoints."""
+
 from __future__ import annotations
 
 import logging

@@ -3,6 +3,7 @@
 A validator that lists every error of a megabyte of wrong tokens takes half a minute; this looks for one, the most
 telling, and takes milliseconds. It is asked only about values that are known to be invalid.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,15 @@ from llamafw.errors import RequestError, did_you_mean
 from llamafw.server.schema import Schema, Schemas
 
 _LOOKS_INSIDE = {"properties", "items", "additionalProperties", "allOf", "anyOf", "oneOf", "not", "$ref", "components"}
-_ARTICLES = {"string": "a string", "integer": "an integer", "number": "a number", "boolean": "true or false",
-             "array": "an array", "object": "an object", "null": "null"}
+_ARTICLES = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
 _MOST_STEPS = 1000
 _MOST_DEPTH = 100  # of values within values
 _VAGUE = "is not valid"
@@ -101,9 +109,11 @@ class _Search:
                 return fault
         for keyword in ("anyOf", "oneOf"):
             branches = schema.get(keyword, ())
-            faults = [fault for branch in branches
-                      if (fault := _wrong_kind(self.schemas.resolve(branch), value, path)
-                          or self.find(branch, value, path))]
+            faults = [
+                fault
+                for branch in branches
+                if (fault := _wrong_kind(self.schemas.resolve(branch), value, path) or self.find(branch, value, path))
+            ]
             if branches and len(faults) == len(branches):
                 return _likeliest(faults, path)
             if keyword == "oneOf" and len(branches) - len(faults) > 1:

@@ -2,6 +2,7 @@
 
 The parser that uvicorn uses here has none. Where it is not installed uvicorn takes another, which limits sizes itself.
 """
+
 from __future__ import annotations
 
 import asyncio

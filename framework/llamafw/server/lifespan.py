@@ -1,4 +1,5 @@
 """Load the model while the socket already answers, tell plugins, and stop in order. It knows nothing of requests."""
+
 from __future__ import annotations
 
 import asyncio
@@ -105,8 +106,11 @@ class LoadingGate:
 
     def __init__(self, asgi: ASGIApp, *, app: App) -> None:
         self.asgi, self.app = asgi, app
-        self._always = {operation["operationId"] for _, _, operation in spec.operations(app.document)
-                        if operation.get(spec.WHILE_LOADING)}
+        self._always = {
+            operation["operationId"]
+            for _, _, operation in spec.operations(app.document)
+            if operation.get(spec.WHILE_LOADING)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on or raise Unavailable."""

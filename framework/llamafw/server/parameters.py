@@ -1,4 +1,5 @@
 """Path and query parameters: text to typed values, held against the document. It knows nothing of bodies."""
+
 from __future__ import annotations
 
 import re

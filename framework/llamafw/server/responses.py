@@ -1,4 +1,5 @@
 """Answers in JSON. It knows nothing of what they say."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """What connexion's routing is given, and what it has found. It knows nothing of what operations do."""
+
 from __future__ import annotations
 
 import re

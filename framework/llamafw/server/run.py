@@ -1,4 +1,5 @@
 """Run the server: bind, serve with uvicorn, stop on signals. It knows nothing of what is served."""
+
 from __future__ import annotations
 
 import contextlib

@@ -2,6 +2,7 @@
 
 jsonschema-rs says within milliseconds whether a megabyte of token ids is valid; `faults` says what is wrong.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping

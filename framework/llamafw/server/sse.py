@@ -2,6 +2,7 @@
 
 The stream's format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,5 @@
 """The end of patience with a client that neither reads its answer nor goes away. It knows nothing of operations."""
+
 from __future__ import annotations
 
 import asyncio

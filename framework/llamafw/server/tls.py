@@ -1,4 +1,5 @@
 """HTTPS: ``--ssl-cert-file`` and ``--ssl-key-file``, checked before anything listens."""
+
 from __future__ import annotations
 
 import ssl

@@ -4,6 +4,7 @@ Rules beyond the document: a body is read as JSON whatever its Content-Type; at 
 nullable field means that it is not given, defaults are filled in, and fields the document does not know are left out
 and named in the response header ``X-Llamafw-Ignored-Fields`` (or refused, with ``--strict-fields``).
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -89,8 +90,9 @@ def is_deep(raw: bytes | bytearray, body: Any) -> bool:
         return False
     level, depth = [body], 0
     while level and depth <= _MOST_DEPTH:
-        parts = chain.from_iterable(part.values() if isinstance(part, dict) else part for part in level
-                                    if _is_container(part))
+        parts = chain.from_iterable(
+            part.values() if isinstance(part, dict) else part for part in level if _is_container(part)
+        )
         level, depth = [part for part in parts if _is_container(part)], depth + 1
     return depth > _MOST_DEPTH
 
@@ -120,8 +122,9 @@ class ValidationMiddleware:
         self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas, limit: int, timeout: float, strict: bool
     ) -> None:
         self.app, self.limit, self.timeout, self.strict = app, limit, timeout, strict
-        self._checks = {operation["operationId"]: Checks(operation, schemas)
-                        for _, _, operation in spec.operations(document)}
+        self._checks = {
+            operation["operationId"]: Checks(operation, schemas) for _, _, operation in spec.operations(document)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Validate, then pass the request on."""
@@ -141,8 +144,9 @@ class ValidationMiddleware:
             read = await read_body(scope, receive, self.limit, self.timeout)
             body, unknown = checks.body.complete(checks.body.parse(read))
             if self.strict and unknown:
-                raise RequestError(f"{unknown[0]!r} is not a known field{checks.body.suggest(unknown[0])}",
-                                   param=unknown[0])
+                raise RequestError(
+                    f"{unknown[0]!r} is not a known field{checks.body.suggest(unknown[0])}", param=unknown[0]
+                )
             call["body"] = body
             ignored += unknown
         if ignored:

@@ -1,4 +1,5 @@
 """The API document: read, extended by plugins and settings, held against the endpoints. It knows nothing of HTTP."""
+
 from llamafw.spec.document import author, load_document, merge, merged_document, read_document, render
 from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults
 from llamafw.spec.operations import (
@@ -16,7 +17,25 @@ from llamafw.spec.operations import (
 from llamafw.spec.schemas import as_json_schema, validator
 
 __all__ = [
-    "EVENT", "METHODS", "PLUGIN", "SAMPLER_OPTIONS", "WHILE_LOADING", "Document", "add_fields", "add_refusals",
-    "add_sampler_options", "as_json_schema", "author", "check", "load_document", "merge", "merged_document",
-    "operation_ids", "operations", "read_document", "render", "set_defaults", "validator",
+    "EVENT",
+    "METHODS",
+    "PLUGIN",
+    "SAMPLER_OPTIONS",
+    "WHILE_LOADING",
+    "Document",
+    "add_fields",
+    "add_refusals",
+    "add_sampler_options",
+    "as_json_schema",
+    "author",
+    "check",
+    "load_document",
+    "merge",
+    "merged_document",
+    "operation_ids",
+    "operations",
+    "read_document",
+    "render",
+    "set_defaults",
+    "validator",
 ]

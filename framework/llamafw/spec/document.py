@@ -3,6 +3,7 @@
 The order: read the file, merge the fragments of plugins, add the options of samplers, put in the defaults that
 flags have changed. Plugins whose part is none are left out; whatever disagrees is a `SpecError` that names both sides.
 """
+
 from __future__ import annotations
 
 import json
@@ -133,6 +134,7 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
     owners : dict
         Place in the document to the plugin that put it there, for error messages. It is added to.
     """
+
     def claim(place: str, taken: bool) -> None:
         if taken:
             raise SpecError(f"{place} is defined by both {owners.get(place, HOME)} and plugin {owner}")

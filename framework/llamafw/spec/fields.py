@@ -1,4 +1,5 @@
 """Fields of requests that generate: options of samplers, fields of plugins, and the defaults that flags set."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -34,16 +35,17 @@ def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[
             _set_names(properties["samplers"], list(samplers))
 
 
-def add_fields(
-    document: Document, fields: Registry, samplers: Registry, owners: Mapping[str, str] = NOBODY
-) -> None:
+def add_fields(document: Document, fields: Registry, samplers: Registry, owners: Mapping[str, str] = NOBODY) -> None:
     """Give every schema that takes the options of samplers the fields that plugins have registered, too."""
     for place, schema in _generating(document):
         for field, option in fields.items():
             if field in schema["properties"]:
                 named = [name for name, sampler in samplers.items() if field in sampler.options]
-                other = (f"sampler {named[0]!r} of plugin {samplers.owner(named[0])}" if named
-                         else f"{owners.get(place, HOME)} ({place})")
+                other = (
+                    f"sampler {named[0]!r} of plugin {samplers.owner(named[0])}"
+                    if named
+                    else f"{owners.get(place, HOME)} ({place})"
+                )
                 raise SpecError(f"the field {field!r} is defined by both {other} and plugin {fields.owner(field)}")
             option = {"nullable": True, **deepcopy(dict(option))}
             schema["properties"][field] = _marked(option, fields.owner(field))
@@ -111,8 +113,11 @@ def set_defaults(document: Document, settings: Settings, samplers: Registry) -> 
 
 def _generating(document: Document) -> list[tuple[str, dict[str, Any]]]:
     schemas = document.get("components", {}).get("schemas", {})
-    return [(f"components.schemas.{name}", schema) for name, schema in schemas.items()
-            if isinstance(schema, dict) and schema.get(SAMPLER_OPTIONS)]
+    return [
+        (f"components.schemas.{name}", schema)
+        for name, schema in schemas.items()
+        if isinstance(schema, dict) and schema.get(SAMPLER_OPTIONS)
+    ]
 
 
 def _set_names(schema: Any, names: list[str]) -> None:

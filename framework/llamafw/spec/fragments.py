@@ -1,4 +1,5 @@
 """A plugin's part of the API document: is it one? Whether it goes with what is there, `document.merge` finds out."""
+
 from __future__ import annotations
 
 import json

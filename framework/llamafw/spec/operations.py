@@ -1,4 +1,5 @@
 """The operations of an API document: which there are, and whether each has its endpoint. It knows no plugin by name."""
+
 from __future__ import annotations
 
 import inspect
@@ -56,12 +57,21 @@ def check(document: Mapping[str, Any], endpoints: Registry) -> None:
     """Raise SpecError unless every operation has its endpoint, every endpoint its operation, and each is async."""
     wanted = operation_ids(document)
     owners = {one["operationId"]: f" of plugin {one[PLUGIN]}" for _, _, one in operations(document) if PLUGIN in one}
-    problems = [f"operation {name!r}{owners.get(name, '')} has no endpoint{_near(endpoints, name)}" for name in wanted
-                if name not in endpoints]
-    problems += [f"endpoint {name!r} of plugin {endpoints.owner(name)} has no operation in the API document"
-                 for name in endpoints if name not in wanted]
-    problems += [f"endpoint {name!r} of plugin {endpoints.owner(name)} is no coroutine function"
-                 for name, function in endpoints.items() if not _is_async(function)]
+    problems = [
+        f"operation {name!r}{owners.get(name, '')} has no endpoint{_near(endpoints, name)}"
+        for name in wanted
+        if name not in endpoints
+    ]
+    problems += [
+        f"endpoint {name!r} of plugin {endpoints.owner(name)} has no operation in the API document"
+        for name in endpoints
+        if name not in wanted
+    ]
+    problems += [
+        f"endpoint {name!r} of plugin {endpoints.owner(name)} is no coroutine function"
+        for name, function in endpoints.items()
+        if not _is_async(function)
+    ]
     if problems:
         raise SpecError("the API document and the endpoints disagree: " + "; ".join(problems))
 

@@ -1,4 +1,5 @@
 """OpenAPI's schemas as JSON Schema, and what YAML has and JSON has not. It knows nothing of operations."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -6,8 +7,19 @@ from typing import Any
 
 import jsonschema_rs
 
-_NO_CONSTRAINT = {"example", "examples", "xml", "externalDocs", "discriminator", "default", "description", "title",
-                  "deprecated", "readOnly", "writeOnly"}
+_NO_CONSTRAINT = {
+    "example",
+    "examples",
+    "xml",
+    "externalDocs",
+    "discriminator",
+    "default",
+    "description",
+    "title",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+}
 
 
 def as_json_schema(schema: Any) -> Any:

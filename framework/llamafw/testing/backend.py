@@ -1,4 +1,5 @@
 """A backend that computes nothing: scores are a function of the last tokens. Fast to start, and always the same."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

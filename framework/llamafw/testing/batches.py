@@ -1,4 +1,5 @@
 """Batches from runs of tokens, and the logits of a prompt cut into pieces."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

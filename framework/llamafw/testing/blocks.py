@@ -1,4 +1,5 @@
 """Random tensors in any ggml type: quantised by the `gguf` package, or, where it cannot, random valid blocks."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -9,10 +10,20 @@ from gguf.quants import dequantize, quantize
 # Offset of the block's float16 scale; of its float16 minimum, if any; and that minimum, in scales, which centres
 # random weights on zero. From the structs in ggml-common.h.
 SCALES: dict[str, tuple[int, int | None, float]] = {
-    "Q2_K": (80, 82, 1.5), "Q3_K": (108, None, 0), "Q4_K": (0, 2, 7.5), "Q5_K": (0, 2, 15.5), "Q6_K": (208, None, 0),
-    "IQ2_XXS": (0, None, 0), "IQ2_XS": (0, None, 0), "IQ2_S": (0, None, 0), "IQ3_XXS": (0, None, 0),
-    "IQ3_S": (0, None, 0), "IQ1_S": (0, None, 0), "IQ4_NL": (0, None, 0), "IQ4_XS": (0, None, 0),
-}  # fmt: skip
+    "Q2_K": (80, 82, 1.5),
+    "Q3_K": (108, None, 0),
+    "Q4_K": (0, 2, 7.5),
+    "Q5_K": (0, 2, 15.5),
+    "Q6_K": (208, None, 0),
+    "IQ2_XXS": (0, None, 0),
+    "IQ2_XS": (0, None, 0),
+    "IQ2_S": (0, None, 0),
+    "IQ3_XXS": (0, None, 0),
+    "IQ3_S": (0, None, 0),
+    "IQ1_S": (0, None, 0),
+    "IQ4_NL": (0, None, 0),
+    "IQ4_XS": (0, None, 0),
+}
 QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
 WRITABLE = (*QUANTIZABLE, *SCALES)
 """Every type `random_tensor` can make."""

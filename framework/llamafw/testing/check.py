@@ -1,4 +1,5 @@
 """``llamafw plugin check``: run the suites that a plugin is due for, and its own tests, and say how each went."""
+
 from __future__ import annotations
 
 import contextlib
@@ -102,8 +103,19 @@ def test(target: Target) -> dict[Key, Outcome]:
         root = target.folder or Path(folder)
         if target.folder:
             config = target.folder / "pyproject.toml"
-        options = ["-c", str(config), "--rootdir", str(root), "-p", "no:cacheprovider", "--import-mode=importlib",
-                   "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]  # fmt: skip
+        options = [
+            "-c",
+            str(config),
+            "--rootdir",
+            str(root),
+            "-p",
+            "no:cacheprovider",
+            "--import-mode=importlib",
+            "-o",
+            "asyncio_mode=auto",
+            "-o",
+            "asyncio_default_fixture_loop_scope=function",
+        ]
         paths = [str(module)]
         if target.folder and (target.folder / "tests").is_dir():
             paths.append(str(target.folder / "tests"))

@@ -3,6 +3,7 @@
 They follow from the backend's definition, the formulas of the samplers and numpy's random numbers; our tests compute
 them from these. A plugin that is installed and not asked leaves them as they are.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -30,8 +31,15 @@ GOLDEN = (
         (209, 269, 226, 57, 94, 253, 4, 258, 254, 144, 86, 82),
     ),
     Stream(
-        {"prompt": PROMPT, "seed": 7, "samplers": ["top_k", "temperature"], "top_k": 5, "temperature": 0.7,
-         "n_predict": 12, "ignore_eos": True},
+        {
+            "prompt": PROMPT,
+            "seed": 7,
+            "samplers": ["top_k", "temperature"],
+            "top_k": 5,
+            "temperature": 0.7,
+            "n_predict": 12,
+            "ignore_eos": True,
+        },
         (232, 222, 255, 251, 145, 68, 72, 142, 94, 156, 144, 162),
     ),
-)  # fmt: skip
+)

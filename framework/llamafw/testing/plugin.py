@@ -9,6 +9,7 @@ Servers have all installed plugins, and those of ``plugin=(…)``. Without other
 on ``tiny_model``, and hold every response against the API document. Suites to subclass are in
 `llamafw.testing.conformance`.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -63,9 +64,10 @@ def serve(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[httpx.A
 
     @contextlib.asynccontextmanager
     async def serve(*, model: Path = tiny_model, **given: Any) -> AsyncIterator[httpx.AsyncClient]:
-        async with running(model, small_settings(**given)) as asgi, httpx.AsyncClient(
-            transport=httpx.ASGITransport(asgi), base_url="http://test"
-        ) as client:
+        async with (
+            running(model, small_settings(**given)) as asgi,
+            httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as client,
+        ):
             yield client
 
     return serve

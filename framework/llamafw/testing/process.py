@@ -1,4 +1,5 @@
 """A real server process: ``python -m llamafw serve`` on a free port, ended when it is no longer needed."""
+
 from __future__ import annotations
 
 import os

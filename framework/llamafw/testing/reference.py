@@ -2,6 +2,7 @@
 
 It shares no code with the rest of llamafw: files are read and weights unpacked by the `gguf` package.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """Tiny random llama models, as real GGUF files written by the `gguf` package. It knows nothing of how they are read."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
 """Tiny vocabularies that work: byte-level BPE ("gpt2") and SentencePiece BPE with byte fallback ("llama")."""
+
 from __future__ import annotations
 
 from typing import Any

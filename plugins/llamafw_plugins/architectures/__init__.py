@@ -1,4 +1,5 @@
 """Model architectures."""
+
 from llamafw import Register, hookimpl
 from llamafw_plugins.architectures.llama import describe as llama
 

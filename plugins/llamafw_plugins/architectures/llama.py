@@ -7,6 +7,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, below ``llama.``.
 Anything in a file that this description cannot express is an error, for a model that is run without it would answer,
 and be wrong. It knows nothing of how a model is run.
 """
+
 from __future__ import annotations
 
 import math
@@ -20,9 +21,17 @@ GLOBAL = {"token_embd": "token_embd.weight", "output_norm": "output_norm.weight"
 LAYER = {
     role: f"blk.{{layer}}.{role}.weight"
     for role in (
-        "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down",
+        "attn_norm",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_norm",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
     )
-}  # fmt: skip
+}
 BIASES = {f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in ("attn_q", "attn_k", "attn_v", "attn_output")}
 """Role → GGUF name, as in `Decoder.tensors`. Biases are there if the file has them."""
 
@@ -102,12 +111,23 @@ def _shapes(decoder: Decoder) -> Mapping[str, tuple[int, ...]]:
     n_embd, n_ff, n_vocab = decoder.n_embd, decoder.n_ff, decoder.n_vocab
     n_q, n_kv = decoder.n_head * decoder.n_embd_head, decoder.n_head_kv * decoder.n_embd_head
     return {
-        "token_embd": (n_vocab, n_embd), "output_norm": (n_embd,), "output": (n_vocab, n_embd),
-        "attn_norm": (n_embd,), "attn_q": (n_q, n_embd), "attn_k": (n_kv, n_embd), "attn_v": (n_kv, n_embd),
-        "attn_output": (n_embd, n_q), "attn_q_bias": (n_q,), "attn_k_bias": (n_kv,), "attn_v_bias": (n_kv,),
+        "token_embd": (n_vocab, n_embd),
+        "output_norm": (n_embd,),
+        "output": (n_vocab, n_embd),
+        "attn_norm": (n_embd,),
+        "attn_q": (n_q, n_embd),
+        "attn_k": (n_kv, n_embd),
+        "attn_v": (n_kv, n_embd),
+        "attn_output": (n_embd, n_q),
+        "attn_q_bias": (n_q,),
+        "attn_k_bias": (n_kv,),
+        "attn_v_bias": (n_kv,),
         "attn_output_bias": (n_embd,),
-        "ffn_norm": (n_embd,), "ffn_gate": (n_ff, n_embd), "ffn_up": (n_ff, n_embd), "ffn_down": (n_embd, n_ff),
-    }  # fmt: skip
+        "ffn_norm": (n_embd,),
+        "ffn_gate": (n_ff, n_embd),
+        "ffn_up": (n_ff, n_embd),
+        "ffn_down": (n_embd, n_ff),
+    }
 
 
 def _check_tensors(model: Model, decoder: Decoder) -> None:

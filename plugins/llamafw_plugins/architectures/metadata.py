@@ -1,4 +1,5 @@
 """Typed, checked access to the metadata of one architecture. It knows no key by itself."""
+
 from __future__ import annotations
 
 import math

@@ -3,6 +3,7 @@
 Scalings of the context: linear (position interpolation, arXiv 2306.15595), YaRN (arXiv 2309.00071), and a factor per
 frequency in a tensor (Llama 3.1). It knows nothing of how a rotation is computed.
 """
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Chat formats: named ones, each in a file of its own, and any Jinja template."""
+
 from __future__ import annotations
 
 from functools import partial
@@ -27,8 +28,23 @@ from llamafw_plugins.chat_formats import (
 TEMPLATES = {
     format.NAME: format.TEMPLATE
     for format in (
-        chatml, llama2, llama3, mistral_v1, mistral_v3, mistral_v3_tekken, mistral_v7, zephyr, gemma, phi3, phi4,
-        deepseek, deepseek2, deepseek3, command_r, vicuna, alpaca,
+        chatml,
+        llama2,
+        llama3,
+        mistral_v1,
+        mistral_v3,
+        mistral_v3_tekken,
+        mistral_v7,
+        zephyr,
+        gemma,
+        phi3,
+        phi4,
+        deepseek,
+        deepseek2,
+        deepseek3,
+        command_r,
+        vicuna,
+        alpaca,
     )
 }
 

@@ -2,6 +2,7 @@
 
 A system message takes the place of the introduction. Answers end with EOS, as in training.
 """
+
 NAME = "alpaca"
 
 TEMPLATE = """\

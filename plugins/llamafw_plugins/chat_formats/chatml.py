@@ -1,4 +1,5 @@
 """ChatML: https://github.com/openai/openai-python/blob/v0.28.1/chatml.md"""
+
 NAME = "chatml"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """Which chat format a model gets: the one that ``--chat-template`` says, else the model's own, else ChatML."""
+
 from __future__ import annotations
 
 import logging

@@ -1,4 +1,5 @@
 """Command R: https://docs.cohere.com/docs/command-r-hf"""
+
 NAME = "command-r"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """DeepSeek Coder: https://huggingface.co/deepseek-ai/deepseek-coder-6.7b-instruct"""
+
 NAME = "deepseek"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """DeepSeek-V2: https://huggingface.co/deepseek-ai/DeepSeek-V2-Chat"""
+
 NAME = "deepseek2"
 
 TEMPLATE = """\

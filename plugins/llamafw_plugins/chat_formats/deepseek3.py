@@ -1,4 +1,5 @@
 """DeepSeek-V3: https://huggingface.co/deepseek-ai/DeepSeek-V3. All system messages come first."""
+
 NAME = "deepseek3"
 
 TEMPLATE = """\

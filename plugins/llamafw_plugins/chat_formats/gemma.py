@@ -2,6 +2,7 @@
 
 It has no system turn: a system message goes, with an empty line, before the next user's words.
 """
+
 NAME = "gemma"
 
 TEMPLATE = """\

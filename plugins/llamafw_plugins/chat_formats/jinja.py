@@ -3,6 +3,7 @@
 The conventions are those of `transformers`' apply_chat_template: https://huggingface.co/docs/transformers/chat_templating
 It knows nothing of requests, and not where templates come from.
 """
+
 from __future__ import annotations
 
 import json
@@ -75,8 +76,9 @@ class JinjaChatFormat:
             raise RequestError(f"the chat template was stopped: {error}", param="messages") from None
         except Exception as error:
             # Whatever a template can do wrong: undefined names, wrong types, endless recursion.
-            raise RequestError(f"the chat template failed: {str(error) or type(error).__name__}",
-                               param="messages") from error
+            raise RequestError(
+                f"the chat template failed: {str(error) or type(error).__name__}", param="messages"
+            ) from error
 
 
 def make_environment() -> LimitedEnvironment:

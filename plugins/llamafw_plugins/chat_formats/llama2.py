@@ -1,4 +1,5 @@
 """Llama 2 chat: https://www.llama.com/docs/model-cards-and-prompt-formats/meta-llama-2/"""
+
 NAME = "llama2"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """Llama 3: https://www.llama.com/docs/model-cards-and-prompt-formats/meta-llama-3/"""
+
 NAME = "llama3"
 
 TEMPLATE = """\

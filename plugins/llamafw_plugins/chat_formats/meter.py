@@ -1,4 +1,5 @@
 """How large things in a template are and may become, and how long it may run. It knows nothing of Jinja or of chat."""
+
 from __future__ import annotations
 
 import re

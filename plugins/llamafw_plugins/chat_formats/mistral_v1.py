@@ -4,6 +4,7 @@ https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-chat_templates
 
 A system message goes, with an empty line, before the next user's words.
 """
+
 NAME = "mistral-v1"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """Mistral's v3 (7B v0.3): https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-chat_templates"""
+
 NAME = "mistral-v3"
 
 TEMPLATE = """\

@@ -2,6 +2,7 @@
 
 https://docs.mistral.ai/cookbooks/concept-deep-dive-tokenization-chat_templates
 """
+
 NAME = "mistral-v3-tekken"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """Mistral's v7 (Large 2411): https://huggingface.co/mistralai/Mistral-Large-Instruct-2411"""
+
 NAME = "mistral-v7"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """Phi-3: https://huggingface.co/microsoft/Phi-3-mini-4k-instruct"""
+
 NAME = "phi3"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """Phi-4: https://huggingface.co/microsoft/phi-4"""
+
 NAME = "phi4"
 
 TEMPLATE = """\

@@ -4,6 +4,7 @@ Jinja's own sandbox keeps a template from reaching Python; it does not keep one 
 the memory, and templates come with model files, which are downloaded. So a parsed template is rewritten before it is
 compiled: each pass through a loop or macro looks at the clock, and whatever makes texts or lists is measured.
 """
+
 from __future__ import annotations
 
 import functools
@@ -29,8 +30,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.meter = Meter()
-        self.filters = {name: self._guarded(name, filter) for name, filter in self.filters.items()
-                        if name not in NEEDLESS}
+        self.filters = {
+            name: self._guarded(name, filter) for name, filter in self.filters.items() if name not in NEEDLESS
+        }
         self.filters |= {"_tick": self._tick, "_written": self._written, "_joined": self._joined, "_made": self._made}
         del self.globals["lipsum"]
 

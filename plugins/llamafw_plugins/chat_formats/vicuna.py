@@ -1,4 +1,5 @@
 """Vicuna 1.1: https://github.com/lm-sys/FastChat/blob/main/docs/vicuna_weights_version.md"""
+
 NAME = "vicuna"
 
 TEMPLATE = """\

@@ -1,4 +1,5 @@
 """Zephyr: https://huggingface.co/HuggingFaceH4/zephyr-7b-beta"""
+
 NAME = "zephyr"
 
 TEMPLATE = """\

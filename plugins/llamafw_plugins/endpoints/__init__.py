@@ -1,4 +1,5 @@
 """The endpoints of llama-server, and how a request body becomes a `GenerateRequest`."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,5 @@
 """POST /v1/chat/completions and /chat/completions: OpenAI's chat completions."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """What operations that give several answers have in common: how many there may be, seeds, usage in streams."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """POST /completion and /completions: llama-server's own shape."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence

@@ -1,4 +1,5 @@
 """POST /embedding and /embeddings, llama-server's own; POST /v1/embeddings, OpenAI's."""
+
 from __future__ import annotations
 
 import asyncio
@@ -90,8 +91,10 @@ async def embed_all(
     """
     n_slots = max(app.loaded.engine.n_slots, 1)
     turn = asyncio.Semaphore(n_slots + min(n_slots, app.settings.max_queue))
-    tasks = [asyncio.ensure_future(_one(app.loaded, prompt, pooling, place, turn))
-             for prompt, place in zip(prompts, places, strict=True)]
+    tasks = [
+        asyncio.ensure_future(_one(app.loaded, prompt, pooling, place, turn))
+        for prompt, place in zip(prompts, places, strict=True)
+    ]
     try:
         return list(await asyncio.gather(*tasks))
     finally:

@@ -3,6 +3,7 @@
 The order of parts: Bavarian et al., Efficient training of language models to fill in the middle (2022), and for other
 files of a repository the model cards of Qwen2.5-Coder.
 """
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """The forms `logit_bias` may have, read into one table. It knows nothing of how biases are applied."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """GET and POST /lora-adapters. No adapter can be loaded, so the list is empty."""
+
 from __future__ import annotations
 
 from llamafw import Call, RequestError

@@ -1,4 +1,5 @@
 """The messages of a conversation, checked and made plain for chat templates. It knows nothing of templates."""
+
 from __future__ import annotations
 
 import json
@@ -60,8 +61,9 @@ def _call(call: JSON, param: str) -> JSON:
 def _text(part: JSON, param: str) -> str:
     kind: Any = part["type"]
     if kind in MEDIA:
-        raise NotSupported(f"parts of type {kind} are not supported by this server, which has no multimodal plugin",
-                           param=param)
+        raise NotSupported(
+            f"parts of type {kind} are not supported by this server, which has no multimodal plugin", param=param
+        )
     if kind != "text":
         raise RequestError(f"there is no part of type {kind[:40]!r}; there is 'text'", param=f"{param}.type")
     if not isinstance(part.get("text"), str):

@@ -2,6 +2,7 @@
 
 Formats: https://prometheus.io/docs/instrumenting/exposition_formats and OpenMetrics.
 """
+
 from __future__ import annotations
 
 import time
@@ -109,8 +110,11 @@ def counters(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
 def gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
     """Yield name, help and value of the rest. Averages are since the start; of nothing they are 0."""
     yield "llamacpp:prompt_tokens_seconds", "Prompt tokens per second", per(stats.prompt_tokens, stats.prompt_seconds)
-    yield ("llamacpp:predicted_tokens_seconds", "Tokens generated per second",
-           per(stats.predicted_tokens, stats.predicted_seconds))
+    yield (
+        "llamacpp:predicted_tokens_seconds",
+        "Tokens generated per second",
+        per(stats.predicted_tokens, stats.predicted_seconds),
+    )
     yield "llamacpp:n_busy_slots_per_decode", "Busy slots per forward pass", per(stats.n_busy_slots, stats.n_decode)
     yield "llamacpp:kv_cache_usage_ratio", "Part of the KV cache in use", per(stats.cache_tokens, stats.cache_size)
     yield "llamacpp:kv_cache_tokens", "Tokens in the KV cache", stats.cache_tokens

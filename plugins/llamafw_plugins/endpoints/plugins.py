@@ -1,4 +1,5 @@
 """GET /plugins: what this server is made of."""
+
 from __future__ import annotations
 
 from llamafw import API_VERSION, App, Call, PluginInfo, __version__

@@ -1,4 +1,5 @@
 """A native request body and its tokens become a `GenerateRequest`. It knows nothing of HTTP, prompts or answers."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

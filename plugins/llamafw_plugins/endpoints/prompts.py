@@ -1,4 +1,5 @@
 """The forms a prompt may have, read into token ids. It knows nothing of what is done with them."""
+
 from __future__ import annotations
 
 import asyncio

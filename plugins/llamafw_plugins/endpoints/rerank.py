@@ -1,4 +1,5 @@
 """POST /rerank and its aliases: how well documents answer a query, by a model with a rank head."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """Several generations at once: their pieces as one stream, or their whole answers. It knows nothing of HTTP."""
+
 from __future__ import annotations
 
 import asyncio

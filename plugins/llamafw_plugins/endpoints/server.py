@@ -1,4 +1,5 @@
 """GET /health, /v1/models, /props and /openapi.json: what is served, and how it is."""
+
 from __future__ import annotations
 
 import time
@@ -50,9 +51,7 @@ class Server:
     async def change_props(self, call: Call) -> JSON:
         """Set the system prompt."""
         if not self.app.settings.props:
-            raise NotSupported(
-                "This server does not support changing global properties. Start it with `--props`"
-            )
+            raise NotSupported("This server does not support changing global properties. Start it with `--props`")
         text = call.body.get("system_prompt")
         if text is not None:
             await self.app.set_system_prompt(text)

@@ -1,4 +1,5 @@
 """Parts that the responses of several operations share: counts, times, probabilities, settings."""
+
 from __future__ import annotations
 
 import time
@@ -80,7 +81,10 @@ def on_the_way(delta: Delta) -> JSON:
         shape["timings"] = timings(delta.timings)
     if done := delta.progress:
         shape["prompt_progress"] = {
-            "total": done.n_prompt, "cache": done.n_cached, "processed": done.n_processed, "time_ms": done.ms
+            "total": done.n_prompt,
+            "cache": done.n_cached,
+            "processed": done.n_processed,
+            "time_ms": done.ms,
         }
     return shape
 

@@ -1,4 +1,5 @@
 """GET /slots and POST /slots/{id_slot}: what slots do; their caches to files and back."""
+
 from __future__ import annotations
 
 import time

@@ -1,4 +1,5 @@
 """What a request wants its answer held to: the fields ``grammar``, ``json_schema`` and ``response_format``."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

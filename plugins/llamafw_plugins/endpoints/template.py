@@ -1,4 +1,5 @@
 """POST /apply-template, and the way from a conversation to a prompt that chat completions share."""
+
 from __future__ import annotations
 
 import asyncio

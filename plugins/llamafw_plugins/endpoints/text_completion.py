@@ -1,4 +1,5 @@
 """POST /v1/completions: OpenAI's text completions."""
+
 from __future__ import annotations
 
 import codecs
@@ -99,9 +100,13 @@ class Rows:
         self.logprobs = [Logprobs(self.tokenizer, *begins[i // n]) for i in range(len(requests))]
 
     def choice(
-        self, index: int, text: str, tokens: Sequence[GeneratedToken], finish: Finish | None,
+        self,
+        index: int,
+        text: str,
+        tokens: Sequence[GeneratedToken],
+        finish: Finish | None,
         prompt: Sequence[GeneratedToken],
-    ) -> JSON:  # fmt: skip
+    ) -> JSON:
         """Return a choice, or a piece of one; ``prompt``: its tokens, if they are to be reported too."""
         wanted = self.requests[index].logprobs
         shape: JSON = {

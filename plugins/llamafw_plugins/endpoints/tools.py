@@ -1,4 +1,5 @@
 """The tools of a conversation: which may be called, which must be. It knows nothing of how models write calls."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """Fields of the API that this version reads only to refuse them: leaving them out would change the answer unseen."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

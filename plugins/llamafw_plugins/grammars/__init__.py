@@ -1,4 +1,5 @@
 """Languages that answers can be held to: GBNF, JSON Schema, Lark and regular expressions, all by llguidance."""
+
 from __future__ import annotations
 
 import threading

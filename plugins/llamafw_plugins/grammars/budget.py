@@ -1,4 +1,5 @@
 """Threads for compiling, with time and stack enough and no more. It knows nothing of grammars."""
+
 from __future__ import annotations
 
 import threading

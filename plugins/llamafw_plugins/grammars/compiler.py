@@ -1,4 +1,5 @@
 """Grammars compiled by llguidance, for one model's tokens. https://github.com/guidance-ai/llguidance"""
+
 from __future__ import annotations
 
 from collections import OrderedDict

@@ -1,4 +1,5 @@
 """JSON Schemas within Lark, as llguidance writes them (``%json {…}``), held to what all schemas are held to."""
+
 from __future__ import annotations
 
 import re

@@ -2,6 +2,7 @@
 
 Dates and times are RFC 3339's, without what most libraries cannot read: leap seconds and the year 0.
 """
+
 from __future__ import annotations
 
 _LEAP = "(?:0[48]|[2468][048]|[13579][26])"  # years of a century, other than its first, that have a 29 February

@@ -3,6 +3,7 @@
 The dialect: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md. Every character is a terminal of its
 own: llguidance's lexer takes the longest match, which would lose ``"a" "bc" | "ab" "d"``.
 """
+
 from __future__ import annotations
 
 import json

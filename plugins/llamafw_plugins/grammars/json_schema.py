@@ -3,6 +3,7 @@
 Keywords: https://json-schema.org/draft/2020-12. Each is enforced, a comment, or refused by name; one that does not
 exist is refused, too, since it is mostly a misspelt one. Tuples are read as older drafts write them.
 """
+
 from __future__ import annotations
 
 import math
@@ -180,8 +181,9 @@ def _set_bounds(schema: dict[str, Any]) -> None:
     parts of allOf.
     """
     for exclusive, bound, inwards, tighter in (
-        ("exclusiveMinimum", "minimum", 1, max), ("exclusiveMaximum", "maximum", -1, min),
-    ):  # fmt: skip
+        ("exclusiveMinimum", "minimum", 1, max),
+        ("exclusiveMaximum", "maximum", -1, min),
+    ):
         value = schema.get(exclusive)
         if value is not None and value % 1 == 0 and (value * inwards >= 0 or abs(value) >= 2**40):
             beside = value + inwards * (1e-9 if abs(value) < 2**20 else 1e-3 if abs(value) < 2**40 else 1)

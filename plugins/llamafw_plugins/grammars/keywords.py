@@ -1,4 +1,5 @@
 """The keywords of JSON Schema: which hold schemas, which are enforced, which are comments, which are refused."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -6,6 +6,7 @@ read ``\\w``, ``\\s``, ``\\d`` and ``.`` as they like, with Unicode or without: 
 take it for, so that whatever is written is valid whoever reads it. Where it counts what does not match, too, as for
 names of properties, they stand for what ECMA-262 says.
 """
+
 from __future__ import annotations
 
 import re
@@ -95,7 +96,8 @@ def _spread(alternatives: tuple[Parts, ...]) -> list[Parts]:
 def _has_anchors(group: Group) -> bool:
     return any(
         isinstance(part, Anchor) or (isinstance(part, Group) and _has_anchors(part))
-        for parts in group.alternatives for part in parts
+        for parts in group.alternatives
+        for part in parts
     )
 
 

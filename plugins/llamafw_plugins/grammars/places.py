@@ -1,4 +1,5 @@
 """Places within JSON Schemas, and the error that names one."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """Left recursion in context-free grammars, found in time linear in their size. It knows no grammar language."""
+
 from __future__ import annotations
 
 from collections import defaultdict

@@ -1,4 +1,5 @@
 """What depends on where ``$ref`` leads: loops without end, and whether the branches of ``oneOf`` exclude each other."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -33,9 +34,12 @@ def check(root: Any) -> None:
 def _refuse_many_patterns(places: dict[Place, dict[str, Any]], edges: dict[Place, list[Place]], order: Places) -> None:
     """Raise SchemaError if one string is held to many patterns, by itself or within what it is part of."""
     within = {  # schemas that have patterns for what is within their values
-        place[:i] for place, part in places.items() if part.keys() & {"pattern", "format", "$ref"}
-        for i, keyword in enumerate(place) if place[:i] in places and keyword not in SAME
-    }  # fmt: skip
+        place[:i]
+        for place, part in places.items()
+        if part.keys() & {"pattern", "format", "$ref"}
+        for i, keyword in enumerate(place)
+        if place[:i] in places and keyword not in SAME
+    }
     patterns: dict[Place, int] = {}
     for place in order:
         n = len(places.get(place, {}).keys() & {"pattern", "format"}) + (place in within)

@@ -1,4 +1,5 @@
 """The tensor types of ggml."""
+
 from llamafw import Register, hookimpl
 from llamafw_plugins.quants.ggml import TYPES
 

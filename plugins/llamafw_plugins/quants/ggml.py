@@ -4,6 +4,7 @@ Plain numbers are unpacked here. Blocks of quantised weights are unpacked by the
 use; it is the reference, not fast, and runs while a model loads. Types it cannot unpack are known all the same, so
 that a file can be opened and the error names the type. Layouts: ``ggml-common.h`` of https://github.com/ggml-org/ggml.
 """
+
 from __future__ import annotations
 
 import math

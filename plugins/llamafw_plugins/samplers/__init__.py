@@ -1,4 +1,5 @@
 """The samplers of llama-server."""
+
 from __future__ import annotations
 
 from llamafw import Register, hookimpl

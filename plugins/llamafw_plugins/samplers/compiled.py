@@ -1,4 +1,5 @@
 """A sampler that is nothing but its kernel. It knows no formulas."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -2,6 +2,7 @@
 
 Imported when the first sampler is made, for it needs numba. The formulas are told where the samplers are.
 """
+
 from __future__ import annotations
 
 import math

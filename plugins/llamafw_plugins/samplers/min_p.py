@@ -1,4 +1,5 @@
 """Drop tokens that are much less likely than the likeliest."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -3,6 +3,7 @@
 Basu et al.: Mirostat: a neural text decoding algorithm that directly controls perplexity (2021), algorithms 1 and 2.
 Surprise is in bits.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping

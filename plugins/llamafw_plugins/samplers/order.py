@@ -1,4 +1,5 @@
 """Which samplers a request uses that names none. It knows samplers by their names alone."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
 """Make tokens that occurred lately less likely."""
+
 from __future__ import annotations
 
 from collections import deque

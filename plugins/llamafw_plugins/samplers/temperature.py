@@ -1,4 +1,5 @@
 """Flatten or sharpen the distribution; at zero the likeliest token wins."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

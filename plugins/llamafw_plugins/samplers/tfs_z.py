@@ -1,4 +1,5 @@
 """Tail-free sampling: drop the tail, which begins where the probabilities stop to bend."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

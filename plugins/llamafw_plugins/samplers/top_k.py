@@ -1,4 +1,5 @@
 """Keep the k likeliest tokens."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
 """Nucleus sampling: keep the likeliest tokens that together have probability p."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
 """Locally typical sampling: keep the tokens whose surprise is closest to what is expected."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -3,6 +3,7 @@
 * ``gpt2``  byte-level BPE: GPT-2, Llama 3, Qwen, DeepSeek, SmolLM, StarCoder …
 * ``llama`` SentencePiece BPE with scores and byte fallback: Llama 1 and 2, Mistral 7B, Phi-3, Gemma …
 """
+
 from collections.abc import Mapping
 from typing import Any
 

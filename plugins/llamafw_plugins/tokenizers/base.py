@@ -1,4 +1,5 @@
 """What all tokenizers of GGUF files have in common: special tokens, pieces, decoding. It knows nothing of merging."""
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

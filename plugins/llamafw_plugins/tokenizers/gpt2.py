@@ -2,6 +2,7 @@
 
 The merging is done by Hugging Face's `tokenizers`. It knows nothing of special tokens, which `GgufTokenizer` finds.
 """
+
 from __future__ import annotations
 
 import logging
@@ -53,12 +54,14 @@ class Gpt2Tokenizer(GgufTokenizer):
         # The library drops characters it does not know *before* merging, and so joins what was apart.
         self._incomplete = not ids.keys() >= set(BYTE_CHARACTERS)
         unknown = {"": self.n_vocab} if self._incomplete else {}
-        self._library = Library(models.BPE(
-            vocab=ids | unknown,
-            merges=merges,
-            unk_token="" if unknown else None,
-            ignore_merges=pre_tokenizer.ignore_merges,
-        ))  # fmt: skip
+        self._library = Library(
+            models.BPE(
+                vocab=ids | unknown,
+                merges=merges,
+                unk_token="" if unknown else None,
+                ignore_merges=pre_tokenizer.ignore_merges,
+            )
+        )
         cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._library.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])

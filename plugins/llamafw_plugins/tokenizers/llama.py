@@ -4,6 +4,7 @@ Of all neighbours that together are a token, the pair whose token has the highes
 equals. Characters that are no token become byte tokens. Done by hand because `tokenizers` cannot break ties that way.
 It knows nothing of special tokens, which `GgufTokenizer` finds.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

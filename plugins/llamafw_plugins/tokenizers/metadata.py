@@ -1,4 +1,5 @@
 """Typed reading of ``tokenizer.ggml.*`` metadata; every error names its key. It knows nothing of tokenizers."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

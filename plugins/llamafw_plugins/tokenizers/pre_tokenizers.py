@@ -10,6 +10,7 @@ llama.cpp approximates a few of them, because std::regex knows no Unicode: it ta
 letter not in a-z" and "a letter not in A-Z". Where the two differ (Tekken and the GPT-4o family: combining marks and
 case changes outside ASCII; DeepSeek LLM and Coder: spaces outside ASCII), this table is with the model.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ llama.cpp looks for one special token after another, the longest text (in bytes)
 left over. Done like that, a long text full of special tokens takes quadratic time; here one pass finds every
 occurrence, and the longest take their places first.
 """
+
 from __future__ import annotations
 
 import re

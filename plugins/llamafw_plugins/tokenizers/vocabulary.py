@@ -4,6 +4,7 @@ GGUF gives each token a text and a type, and names a few (BOS, EOS …). More is
 their turns with tokens that their metadata does not name, and mark some control tokens as normal text. The texts
 below are those llama.cpp (src/llama-vocab.cpp) goes by.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,5 @@
 """How models write calls of tools: one format per file."""
+
 from __future__ import annotations
 
 from llamafw import Register, hookimpl

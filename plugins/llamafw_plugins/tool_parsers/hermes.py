@@ -3,6 +3,7 @@
 Format: https://github.com/NousResearch/Hermes-Function-Calling, and the model cards of Hermes 2 Pro and Qwen 2.5.
 It is also what we ask models for whose chat template knows no tools.
 """
+
 from __future__ import annotations
 
 import json

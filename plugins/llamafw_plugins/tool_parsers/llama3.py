@@ -2,6 +2,7 @@
 
 Format: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 (JSON based tool calling).
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,5 @@
 """Calls between two marks in an answer's text, written as JSON. It knows nothing of what the marks are."""
+
 from __future__ import annotations
 
 import json

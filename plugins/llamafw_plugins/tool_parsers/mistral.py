@@ -2,6 +2,7 @@
 
 Format: https://docs.mistral.ai/guides/tokenization (control tokens of v3). Ids have nine letters and digits.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,5 @@
 """The page at ``/``, ``/completion.js`` for pages of one's own, and the files of ``--path``."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,5 @@
 """Static files around the API: those of ``--path`` first, then our own. They need no key. It knows no operations."""
+
 from __future__ import annotations
 
 import mimetypes

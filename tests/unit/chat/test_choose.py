@@ -1,4 +1,5 @@
 """Which chat format a model gets."""
+
 from __future__ import annotations
 
 import logging
@@ -31,8 +32,12 @@ def test_the_models_own() -> None:
 
 
 def test_of_several_the_default() -> None:
-    assert choose(tokenizer__chat_template=[{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
-                  ).render(HI) == "d"
+    assert (
+        choose(
+            tokenizer__chat_template=[{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
+        ).render(HI)
+        == "d"
+    )
     assert choose(tokenizer__chat_template__default="d", tokenizer__chat_templates=["default"]).render(HI) == "d"
 
 

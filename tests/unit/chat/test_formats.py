@@ -1,4 +1,5 @@
 """The named formats write what their publishers' documents show, here by hand."""
+
 from __future__ import annotations
 
 import pytest
@@ -16,18 +17,21 @@ TALK = [
 # name → BOS, EOS, the prompt for SYSTEM and TALK, the prompt for the first user's message alone
 EXPECTED = {
     "chatml": (
-        "", "",
+        "",
+        "",
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
     ),
     "llama2": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello! </s><s>[INST] Bye [/INST]",
         "<s>[INST] Hi [/INST]",
     ),
     "llama3": (
-        "<|begin_of_text|>", "<|eot_id|>",
+        "<|begin_of_text|>",
+        "<|eot_id|>",
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nHello!<|eot_id|>"
@@ -37,67 +41,79 @@ EXPECTED = {
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
     "mistral-v1": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<s> [INST] Be brief.\n\nHi [/INST] Hello!</s> [INST] Bye [/INST]",
         "<s> [INST] Hi [/INST]",
     ),
     "mistral-v3": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<s>[INST] Be brief.\n\nHi[/INST] Hello!</s>[INST] Bye[/INST]",
         "<s>[INST] Hi[/INST]",
     ),
     "mistral-v3-tekken": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<s>[INST]Be brief.\n\nHi[/INST]Hello!</s>[INST]Bye[/INST]",
         "<s>[INST]Hi[/INST]",
     ),
     "mistral-v7": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<s>[SYSTEM_PROMPT] Be brief.[/SYSTEM_PROMPT][INST] Hi[/INST] Hello!</s>[INST] Bye[/INST]",
         "<s>[INST] Hi[/INST]",
     ),
     "zephyr": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nHello!</s>\n<|user|>\nBye</s>\n<|assistant|>\n",
         "<|user|>\nHi</s>\n<|assistant|>\n",
     ),
     "gemma": (
-        "<bos>", "<eos>",
+        "<bos>",
+        "<eos>",
         "<bos><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\nHello!<end_of_turn>\n"
         "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n",
         "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
     ),
     "phi3": (
-        "<s>", "<|endoftext|>",
+        "<s>",
+        "<|endoftext|>",
         "<|system|>\nBe brief.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello!<|end|>\n"
         "<|user|>\nBye<|end|>\n<|assistant|>\n",
         "<|user|>\nHi<|end|>\n<|assistant|>\n",
     ),
     "phi4": (
-        "", "",
+        "",
+        "",
         "<|im_start|>system<|im_sep|>Be brief.<|im_end|><|im_start|>user<|im_sep|>Hi<|im_end|>"
         "<|im_start|>assistant<|im_sep|>Hello!<|im_end|><|im_start|>user<|im_sep|>Bye<|im_end|>"
         "<|im_start|>assistant<|im_sep|>",
         "<|im_start|>user<|im_sep|>Hi<|im_end|><|im_start|>assistant<|im_sep|>",
     ),
     "deepseek": (
-        "<s>", "<|EOT|>",
+        "<s>",
+        "<|EOT|>",
         "<s>Be brief.### Instruction:\nHi\n### Response:\nHello!\n<|EOT|>\n### Instruction:\nBye\n### Response:\n",
         "<s>### Instruction:\nHi\n### Response:\n",
     ),
     "deepseek2": (
-        "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
         "<｜begin▁of▁sentence｜>Be brief.\n\nUser: Hi\n\nAssistant: Hello!<｜end▁of▁sentence｜>User: Bye\n\nAssistant:",
         "<｜begin▁of▁sentence｜>User: Hi\n\nAssistant:",
     ),
     "deepseek3": (
-        "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
+        "<｜begin▁of▁sentence｜>",
+        "<｜end▁of▁sentence｜>",
         "<｜begin▁of▁sentence｜>Be brief.<｜User｜>Hi<｜Assistant｜>Hello!<｜end▁of▁sentence｜>"
         "<｜User｜>Bye<｜Assistant｜>",
         "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜>",
     ),
     "command-r": (
-        "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>",
+        "<BOS_TOKEN>",
+        "<|END_OF_TURN_TOKEN|>",
         "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Be brief.<|END_OF_TURN_TOKEN|>"
         "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Hi<|END_OF_TURN_TOKEN|>"
         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Hello!<|END_OF_TURN_TOKEN|>"
@@ -107,12 +123,14 @@ EXPECTED = {
         "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
     ),
     "vicuna": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<s>Be brief. USER: Hi ASSISTANT: Hello!</s>USER: Bye ASSISTANT:",
         "<s>USER: Hi ASSISTANT:",
     ),
     "alpaca": (
-        "<s>", "</s>",
+        "<s>",
+        "</s>",
         "<s>Be brief.\n\n### Instruction:\nHi\n\n### Response:\nHello!</s>\n\n### Instruction:\nBye\n\n### Response:\n",
         "<s>Below is an instruction that describes a task. Write a response that appropriately completes the "
         "request.\n\n### Instruction:\nHi\n\n### Response:\n",

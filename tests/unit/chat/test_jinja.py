@@ -1,4 +1,5 @@
 """Jinja templates, with the conventions of models' templates; the metered sandbox writes what the plain one writes."""
+
 from __future__ import annotations
 
 import json

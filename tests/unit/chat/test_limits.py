@@ -1,4 +1,5 @@
 """No template runs for ever or fills the memory, whichever way it tries."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,7 +23,7 @@ SLOW = {
     "recursive loops": "{% for a in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 3 }}{% endfor %}",
     "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}",
     "calls": "{% macro g() %}{{ caller() }}{{ caller() }}{% endmacro %}"
-             "{% macro f(n) %}{% if n %}{% call g() %}{{ f(n - 1) }}{% endcall %}{% endif %}{% endmacro %}{{ f(30) }}",
+    "{% macro f(n) %}{% if n %}{% call g() %}{{ f(n - 1) }}{% endcall %}{% endif %}{% endmacro %}{{ f(30) }}",
     "filters": "{% set l = range(99999)|list %}{% for i in l %}{% set x = l|sort(reverse=true) %}{% endfor %}",
 }
 LARGE = {

@@ -1,4 +1,5 @@
 """``llamafw spec --diff``: what breaks clients and what does not; and this API against the released one."""
+
 from __future__ import annotations
 
 import json
@@ -75,6 +76,7 @@ POST = ("paths", "/a", "post")
 
 def put(value: Any, *place: Any) -> Callable[[Any], None]:
     """A change: a value at a place; None removes what is there."""
+
     def change(document: Any) -> None:
         for name in place[:-1]:
             document = document[name]
@@ -93,8 +95,10 @@ BREAKING = [
     (put([], "paths", "/a", "parameters"), "the query parameter n is gone"),
     (put(1, "paths", "/a", "parameters", 0, "schema", "minimum"), "the query parameter n: minimum is 1 and was 0"),
     (put(True, "paths", "/a", "parameters", 0, "required"), "the query parameter n is required now"),
-    (put([{"name": "m", "in": "query", "required": True}], *POST, "parameters"),
-     "the query parameter m is new and required"),
+    (
+        put([{"name": "m", "in": "query", "required": True}], *POST, "parameters"),
+        "the query parameter m is new and required",
+    ),
     (put(True, *POST, "requestBody", "required"), "a request body is required now"),
     (put({"text/plain": {}}, *POST, "requestBody", "content"), "request: application/json is gone"),
     (put(None, *FIELDS, "mode"), "request.mode is gone"),
@@ -105,8 +109,10 @@ BREAKING = [
     (put({"type": "array"}, *FIELDS, "more"), "request.more is array and was object"),
     (put(5, *FIELDS, "prompt", "oneOf", 0, "maxLength"), "request.prompt(0): maxLength is 5 and was 10"),
     (put(1, *FIELDS, "prompt", "oneOf", 1, "items", "minimum"), "request.prompt(1)[]: minimum is 1 and was none"),
-    (put([{"type": "string", "maxLength": 10}], *FIELDS, "prompt", "oneOf"),
-     "request.prompt: the alternative array is gone"),
+    (
+        put([{"type": "string", "maxLength": 10}], *FIELDS, "prompt", "oneOf"),
+        "request.prompt: the alternative array is gone",
+    ),
     (put("^a", *FIELDS, "mode", "pattern"), "request.mode: pattern is ^a and was None"),
     (put(False, *SCHEMAS, "Options", "properties", "seed", "nullable"), "request.seed may not be null now"),
     (put("integer", *SCHEMAS, "Tree", "properties", "leaf", "type"), "request.tree.leaf is integer and was string"),
@@ -135,7 +141,7 @@ HARMLESS = [
     (put(None, *POST, "responses", "400"), "the answer 400 is gone"),
     (put("better", *POST, "summary"), None),
     (put(True, *POST, "deprecated"), "is deprecated now"),
-]  # fmt: skip
+]
 
 
 def found(change: Callable[[Any], None]) -> list[tuple[str, bool]]:
@@ -181,8 +187,10 @@ def test_the_command_prints_and_tells_by_its_exit_code(
     file.write_text(spec.render(document, form), "utf-8")
     assert main(["spec", "--diff", str(file)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "breaking  GET /gone: is gone", "          GET /health: is new", "1 of 2 changes break clients",
-    ]  # fmt: skip
+        "breaking  GET /gone: is gone",
+        "          GET /health: is new",
+        "1 of 2 changes break clients",
+    ]
 
 
 def test_files_that_are_no_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +214,9 @@ def test_changes_that_break_clients_are_declared() -> None:
     current = spec.merged_document(Plugins(), Settings())
     section = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.M)[1]
     declared = [line for line in section.splitlines() if line.startswith("- Breaking:")]
-    undeclared = [one for one in changes(released, current)
-                  if one.breaking and not any(f"`{one.place}`" in line for line in declared)]
+    undeclared = [
+        one
+        for one in changes(released, current)
+        if one.breaking and not any(f"`{one.place}`" in line for line in declared)
+    ]
     assert not undeclared, "say so in CHANGELOG.md, or `make released`: the docstring of this test says which"

@@ -1,4 +1,5 @@
 """``--config``: TOML files, and who wins over them."""
+
 from __future__ import annotations
 
 import subprocess
@@ -105,7 +106,7 @@ def test_plugins_may_stand_in_the_file(config: Path) -> None:
         ("port =", "cannot be read: Invalid value (at end of document)"),
         (f"port = {'[' * 5000}", "cannot be read"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_one_line_with_file_and_key(config: Path, text: str, message: str) -> None:
     config.write_text(text)
     with pytest.raises(SettingsError) as caught:

@@ -1,4 +1,5 @@
 """``llamafw contract-test``: servers that keep their document and one that does not; what it tests; what it refuses."""
+
 from __future__ import annotations
 
 import json
@@ -14,7 +15,7 @@ import pytest
 from llamafw.cli.main import main
 from llamafw.testing import contract
 
-PLUGIN = '''
+PLUGIN = """
 from llamafw import hookimpl
 
 RESPONSES = {"200": {"description": "ok", "content": {"application/json": {"schema": {"type": "integer", "minimum": 0,
@@ -33,18 +34,33 @@ def register_endpoints(register, app):
         return NUMBER
 
     register("lucky", lucky)
-'''
+"""
 DOCUMENT = {
-    "openapi": "3.0.3", "info": {"title": "Another server", "version": "1"}, "security": [{"bearerAuth": []}],
-    "paths": {"/n": {"get": {"operationId": "n", "responses": {"401": {"description": "Who are you?"}, "200": {
-        "description": "A number", "content": {"application/json": {"schema": {"type": "integer"}}}}}}}},
+    "openapi": "3.0.3",
+    "info": {"title": "Another server", "version": "1"},
+    "security": [{"bearerAuth": []}],
+    "paths": {
+        "/n": {
+            "get": {
+                "operationId": "n",
+                "responses": {
+                    "401": {"description": "Who are you?"},
+                    "200": {
+                        "description": "A number",
+                        "content": {"application/json": {"schema": {"type": "integer"}}},
+                    },
+                },
+            }
+        }
+    },
     "components": {"securitySchemes": {"bearerAuth": {"type": "http", "scheme": "bearer"}}},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
 def other_server() -> Iterator[Any]:
     """A server that is not ours, and says anything."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             server: Any = self.server

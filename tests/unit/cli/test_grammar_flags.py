@@ -1,4 +1,5 @@
 """--grammar, --grammar-file and -j hold every answer that asks for nothing else; a wrong one ends the start."""
+
 from __future__ import annotations
 
 import json
@@ -15,8 +16,12 @@ from llamafw.errors import SettingsError
 from llamafw.testing.plugin import running
 from support.schemas import check
 
-ROLL = {"type": "object", "properties": {"dice": {"enum": [1, 2, 3, 4, 5, 6]}}, "required": ["dice"],
-        "additionalProperties": False}  # fmt: skip
+ROLL = {
+    "type": "object",
+    "properties": {"dice": {"enum": [1, 2, 3, 4, 5, 6]}},
+    "required": ["dice"],
+    "additionalProperties": False,
+}
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
 
 

@@ -2,6 +2,7 @@
 
 `flags.txt` has a row per line: number, flags, environment variable.
 """
+
 from __future__ import annotations
 
 import subprocess
@@ -48,9 +49,17 @@ def test_there_are_122_rows() -> None:
     assert [row[0] for row in ROWS] == [f"C-{i:03}" for i in range(1, 123)]
 
 
-REFUSED_ROWS = {"C-037": "-gan", "C-038": "--grp-attn-w", "C-043": "-dt", "C-054": "--lora", "C-055": "--lora-scaled",
-                "C-056": "--control-vector", "C-057": "--control-vector-scaled",
-                "C-058": "--control-vector-layer-range", "C-122": "--lora-init-without-apply"}  # fmt: skip
+REFUSED_ROWS = {
+    "C-037": "-gan",
+    "C-038": "--grp-attn-w",
+    "C-043": "-dt",
+    "C-054": "--lora",
+    "C-055": "--lora-scaled",
+    "C-056": "--control-vector",
+    "C-057": "--control-vector-scaled",
+    "C-058": "--control-vector-layer-range",
+    "C-122": "--lora-init-without-apply",
+}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 """The log: where it goes, what its lines look like, what is left out."""
+
 from __future__ import annotations
 
 import json
@@ -120,8 +121,14 @@ def test_json_lines() -> None:
         current.reset(token)
     time = datetime.fromisoformat(entry.pop("time"))
     assert abs((time - datetime.fromtimestamp(record.created, UTC)).total_seconds()) < 0.002
-    assert entry == {"level": "warning", "logger": "llamafw.access", "message": "5", "request_id": "abc",
-                     "status": 200, "path": "a"}
+    assert entry == {
+        "level": "warning",
+        "logger": "llamafw.access",
+        "message": "5",
+        "request_id": "abc",
+        "status": 200,
+        "path": "a",
+    }
     (bare,) = handlers(Settings(log_json=True, log_prefix=False, log_timestamps=False))
     del record.fields
     assert json.loads(bare.format(record)) == {"message": "5"}

@@ -1,4 +1,5 @@
 """Flags that set how every request is sampled, and what comes of them."""
+
 from __future__ import annotations
 
 from typing import Any

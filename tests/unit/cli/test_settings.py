@@ -1,4 +1,5 @@
 """Flags, environment and defaults."""
+
 from __future__ import annotations
 
 import pytest

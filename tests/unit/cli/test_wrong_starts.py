@@ -1,4 +1,5 @@
 """What is wrong whatever the model is ends ``llamafw serve`` in a line, before a model is looked for."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,5 @@
 """The built-in API in this process, on a toy model; every response is held against the API document."""
+
 from __future__ import annotations
 
 import contextlib
@@ -53,9 +54,17 @@ def opened(plugins: Plugins) -> Open:
 
     @contextlib.asynccontextmanager
     async def open_client(
-        *, scores: Any = alphabet, tokenizer: Any = None, backend: ToyBackend | None = None,
-        plugins: Plugins = plugins, template: str = TEMPLATE, n_ctx: int = 64, grammar: GrammarSource | None = None,
-        rank_head: RankHead | None = None, metadata: Mapping[str, Any] | None = None, **settings: Any,
+        *,
+        scores: Any = alphabet,
+        tokenizer: Any = None,
+        backend: ToyBackend | None = None,
+        plugins: Plugins = plugins,
+        template: str = TEMPLATE,
+        n_ctx: int = 64,
+        grammar: GrammarSource | None = None,
+        rank_head: RankHead | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
         backend = backend or ToyBackend(scores, n_slots=2, n_ctx=n_ctx)
@@ -63,16 +72,22 @@ def opened(plugins: Plugins) -> Open:
         def load() -> LoadedModel:
             weights = Tensor("w", (3, 4), "F32", np.zeros(48, np.uint8))
             model: Any = SimpleNamespace(
-                path=Path("toy.gguf"), metadata={"tokenizer.ggml.model": "gpt2", **(metadata or {})},
-                tensors={"w": weights}, n_bytes=48,
-            )  # fmt: skip
+                path=Path("toy.gguf"),
+                metadata={"tokenizer.ggml.model": "gpt2", **(metadata or {})},
+                tensors={"w": weights},
+                n_bytes=48,
+            )
             decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8)
             chat = JinjaChatFormat(template, ChatContext())
             options = EngineOptions(n_batch=32, prompt_cache=2**20, rank_head=rank_head)
             options = replace(options, max_queue=settings.get("max_queue", options.max_queue))
             engine = Engine(
-                backend, tokenizer, plugins.registry("sampler"), options,
-                finished=partial(plugins.tell, "request_finished"), grammars=plugins.registry("grammar"),
+                backend,
+                tokenizer,
+                plugins.registry("sampler"),
+                options,
+                finished=partial(plugins.tell, "request_finished"),
+                grammars=plugins.registry("grammar"),
             )
             parser = plugins.registry("tool_parser")["hermes"]
             return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser, grammar)

@@ -1,4 +1,5 @@
 """`best_of` and `suffix` of POST /v1/completions."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -40,7 +41,8 @@ async def test_the_best_of_each_of_several_prompts(opened: Any) -> None:
         alone = [(await answers(client, prompt=text, seed=3, best_of=4, logprobs=1, echo=True, **HOT)) for text in "ap"]
         assert [choice["text"] for choice in found["choices"]] == [one["choices"][0]["text"] for one in alone]
         assert [len(choice["logprobs"]["tokens"]) for choice in found["choices"]] == [
-            1 + len(choice["tokens"]) for choice in found["choices"]  # the prompt's, which is echoed, too
+            1 + len(choice["tokens"])
+            for choice in found["choices"]  # the prompt's, which is echoed, too
         ]
 
 

@@ -1,4 +1,5 @@
 """POST /v1/chat/completions and /apply-template, on a model that goes on with the alphabet after ``a:``."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -26,7 +27,10 @@ async def test_the_whole_object(post: Client, path: str) -> None:
     ]
     assert found["id"].startswith("chatcmpl-")
     assert found["usage"] == {
-        "prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 0}
+        "prompt_tokens": 7,
+        "completion_tokens": 3,
+        "total_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert found["timings"]["predicted_n"] == 3
 
@@ -54,7 +58,10 @@ async def test_a_stream(events: Client) -> None:
     chunks = [ChatCompletionChunk.model_validate(chunk) for chunk in found[:-1]]
     assert found[-1] == "[DONE]"
     assert [chunk["choices"][0]["delta"] for chunk in found[:-1]] == [
-        {"role": "assistant", "content": ""}, {"content": "a"}, {"content": "b"}, {}
+        {"role": "assistant", "content": ""},
+        {"content": "a"},
+        {"content": "b"},
+        {},
     ]
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None, None, None, "length"]
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
@@ -127,8 +134,11 @@ async def test_n_probs_gives_openais_shape_too(post: Client) -> None:
         ({"messages": [{"role": "user", "content": []}]}, 400, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages.0.content.0.text"),
         ({"messages": [{"role": "user", "content": [{"type": "txt", "text": "x"}]}]}, 400, "messages.0.content.0.type"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}]},
-         501, "messages.0.content.1"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}]},
+            501,
+            "messages.0.content.1",
+        ),
         ({"functions": [{}]}, 400, "functions"),
         ({"function_call": {"name": "f"}}, 400, "function_call"),
         ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema"),
@@ -146,8 +156,18 @@ async def test_what_cannot_be_met(refused: Client, fields: dict[str, Any], statu
 
 
 async def test_forms_that_ask_for_nothing(post: Client) -> None:
-    nothing = {"tools": [], "tool_choice": "none", "functions": None, "response_format": {"type": "text"}, "n": None,
-               "top_logprobs": 0, "stop": None, "stream_options": None, "max_tokens": None, "user": "me"}
+    nothing = {
+        "tools": [],
+        "tool_choice": "none",
+        "functions": None,
+        "response_format": {"type": "text"},
+        "n": None,
+        "top_logprobs": 0,
+        "stop": None,
+        "stream_options": None,
+        "max_tokens": None,
+        "user": "me",
+    }
     assert (await post(PATH, messages=HI, max_completion_tokens=1, **nothing))["choices"]
 
 

@@ -1,4 +1,5 @@
 """POST /completion, on a model that goes on with the alphabet."""
+
 from __future__ import annotations
 
 from math import exp
@@ -14,12 +15,38 @@ GREEDY = {"temperature": 0}
 
 
 @pytest.mark.inventory(
-    "E-050", "E-051", "E-052", "E-053", "E-054", "E-055", "E-057", "E-058", "E-059", "E-056", "E-05A", "E-05B",
-    "E-05C", "R-15", "E-011",
+    "E-050",
+    "E-051",
+    "E-052",
+    "E-053",
+    "E-054",
+    "E-055",
+    "E-057",
+    "E-058",
+    "E-059",
+    "E-056",
+    "E-05A",
+    "E-05B",
+    "E-05C",
+    "R-15",
+    "E-011",
 )
 @pytest.mark.inventory(
-    "E-05A", "E-05B", "E-05C", "E-050", "E-051", "E-052", "E-053", "E-054", "E-055", "E-056", "E-057", "E-058",
-    "E-059", "R-15", "E-011",
+    "E-05A",
+    "E-05B",
+    "E-05C",
+    "E-050",
+    "E-051",
+    "E-052",
+    "E-053",
+    "E-054",
+    "E-055",
+    "E-056",
+    "E-057",
+    "E-058",
+    "E-059",
+    "R-15",
+    "E-011",
 )
 @pytest.mark.parametrize("path", ["/completion", "/completions"])
 async def test_the_whole_object(post: Client, path: str) -> None:
@@ -171,7 +198,12 @@ async def test_a_stream(events: Client) -> None:
     *chunks, last = await events("/completion", prompt="w", return_tokens=True, **GREEDY)
     slot = last["id_slot"]
     assert chunks[0] == {
-        "content": "x", "stop": False, "id_slot": slot, "index": 0, "multimodal": False, "tokens": [120]
+        "content": "x",
+        "stop": False,
+        "id_slot": slot,
+        "index": 0,
+        "multimodal": False,
+        "tokens": [120],
     }
     assert "".join(chunk["content"] for chunk in chunks) == "xyz"
     assert (last["content"], last["stop"], last["stop_type"], last["tokens_predicted"]) == ("", True, "eos", 4)
@@ -208,7 +240,8 @@ async def test_probabilities(post: Client, events: Client, post_sampling: bool) 
     rows = (await post("/completion", **fields, seed=1))["completion_probabilities"]
     key, top = ("prob", "top_probs") if post_sampling else ("logprob", "top_logprobs")
     assert [(row["id"], row["token"], row["bytes"], row["content"]) for row in rows] == [
-        (98, "b", [98], "b"), (99, "c", [99], "c")
+        (98, "b", [98], "b"),
+        (99, "c", [99], "c"),
     ]
     for row in rows:
         assert row[top][0] == {"id": row["id"], "token": row["token"], "bytes": row["bytes"], key: row[key]}
@@ -229,7 +262,12 @@ async def test_a_forbidden_token_has_a_finite_log_probability(post: Client) -> N
 @pytest.mark.parametrize(
     "bias",
     [
-        [[98, False]], [["b", False]], [["b", -1e9]], {"98": False}, {"98": -100}, [["b", -50], [98, -50]],
+        [[98, False]],
+        [["b", False]],
+        [["b", -1e9]],
+        {"98": False},
+        {"98": -100},
+        [["b", -50], [98, -50]],
     ],
 )
 async def test_forms_of_logit_bias_that_forbid_a_token(post: Client, bias: Any) -> None:
@@ -298,8 +336,20 @@ async def test_fields_that_cannot_be_met(refused: Client, fields: dict[str, Any]
 
 
 async def test_forms_that_ask_for_nothing(post: Client) -> None:
-    nothing = {"grammar": "", "json_schema": None, "mirostat": 0, "image_data": [], "stop": None, "logit_bias": None,
-               "samplers": None, "temperature": None, "top_k": None, "seed": -1, "id_slot": -1, "n_probs": None}
+    nothing = {
+        "grammar": "",
+        "json_schema": None,
+        "mirostat": 0,
+        "image_data": [],
+        "stop": None,
+        "logit_bias": None,
+        "samplers": None,
+        "temperature": None,
+        "top_k": None,
+        "seed": -1,
+        "id_slot": -1,
+        "n_probs": None,
+    }
     assert (await post("/completion", prompt="a", n_predict=1, **nothing))["generation_settings"]["temperature"] == 0.8
 
 
@@ -351,7 +401,11 @@ async def test_flags_set_defaults(opened: Any) -> None:
         row = (await client.post("/completion", json={"prompt": "a", "n_predict": 1})).json()
         settings = row["generation_settings"]
         assert [settings[name] for name in ("temperature", "top_k", "samplers", "seed", "ignore_eos")] == [
-            0.0, 7, ["top_k", "temperature"], 5, True
+            0.0,
+            7,
+            ["top_k", "temperature"],
+            5,
+            True,
         ]
         body = {"prompt": "a", "n_predict": 1, "top_k": 3, "samplers": []}
         settings = (await client.post("/completion", json=body)).json()["generation_settings"]

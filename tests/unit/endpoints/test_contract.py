@@ -1,4 +1,5 @@
 """openapi.yaml itself: complete, bounded, with examples that are valid."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -26,8 +27,10 @@ def walk(thing: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 
 
 def validator(schema: Any) -> jsonschema_rs.Draft4Validator:
-    root = {"allOf": [as_json_schema(schema)],
-            "components": {"schemas": as_json_schema(DOCUMENT["components"]["schemas"])}}
+    root = {
+        "allOf": [as_json_schema(schema)],
+        "components": {"schemas": as_json_schema(DOCUMENT["components"]["schemas"])},
+    }
     return jsonschema_rs.Draft4Validator(root)
 
 

@@ -1,4 +1,5 @@
 """docs/api.md: what it shows is answered, what it names exists."""
+
 from __future__ import annotations
 
 import re

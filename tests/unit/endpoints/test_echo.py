@@ -1,4 +1,5 @@
 """`echo` with `logprobs` on /v1/completions: a text is scored, with or without an answer."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """Embeddings: forms, shapes, norms; the toy model's hidden states are a function of the text."""
+
 from __future__ import annotations
 
 import base64
@@ -43,8 +44,12 @@ async def test_the_native_shape(opened: Any, path: str, field: str) -> None:
 @pytest.mark.inventory("C-099", "E-154", "T-15")
 @pytest.mark.parametrize(
     ("pooling", "expected"),
-    [("mean", unit(states("Hello").mean(axis=0))), ("cls", unit(states("H")[0])), ("last", unit(states("Hello")[-1])),
-     ("none", states("Hello"))],
+    [
+        ("mean", unit(states("Hello").mean(axis=0))),
+        ("cls", unit(states("H")[0])),
+        ("last", unit(states("Hello")[-1])),
+        ("none", states("Hello")),
+    ],
 )
 async def test_poolings(opened: Any, pooling: str, expected: Any) -> None:
     found = await ask(opened, NATIVE, {"content": "Hello"}, pooling=pooling)
@@ -54,8 +59,12 @@ async def test_poolings(opened: Any, pooling: str, expected: Any) -> None:
 @pytest.mark.inventory("E-153")
 @pytest.mark.parametrize(
     ("p", "size"),
-    [(1, lambda v: np.abs(v).sum()), (3, lambda v: (np.abs(v) ** 3).sum() ** (1 / 3)),
-     (0, lambda v: np.abs(v).max() / 32760), (-1, lambda v: 1)],
+    [
+        (1, lambda v: np.abs(v).sum()),
+        (3, lambda v: (np.abs(v) ** 3).sum() ** (1 / 3)),
+        (0, lambda v: np.abs(v).max() / 32760),
+        (-1, lambda v: 1),
+    ],
 )
 async def test_norms(opened: Any, p: int, size: Any) -> None:
     found = await ask(opened, NATIVE, {"content": "Hello", "embd_normalize": p})
@@ -112,8 +121,11 @@ async def test_what_a_pooling_cannot_do(opened: Any) -> None:
 async def test_a_server_for_embeddings_only(opened: Any) -> None:
     async with opened(embedding=True) as client:
         assert (await client.post(NATIVE, json={"content": "a"})).status_code == 200
-        for path, body in (("/completion", {"prompt": "a"}), ("/v1/completions", {"prompt": "a"}),
-                           ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})):
+        for path, body in (
+            ("/completion", {"prompt": "a"}),
+            ("/v1/completions", {"prompt": "a"}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+        ):
             error = (await client.post(path, json=body)).json()["error"]
             assert (error["code"], error["type"]) == (501, "not_supported_error")
             assert error["message"].startswith("This server does not support completions.")

@@ -1,4 +1,5 @@
 """The server while all its slots work and many requests wait: those who watch it are answered all the same."""
+
 from __future__ import annotations
 
 import asyncio
@@ -26,8 +27,10 @@ async def until_all_have_come(client: httpx.AsyncClient) -> tuple[int, int]:
     async with asyncio.timeout(30):
         while True:
             text = (await client.get("/metrics")).text
-            processing, deferred = (int(float(re.findall(rf"^llamacpp:requests_{name} (.*)", text, re.M)[0]))
-                                    for name in ("processing", "deferred"))
+            processing, deferred = (
+                int(float(re.findall(rf"^llamacpp:requests_{name} (.*)", text, re.M)[0]))
+                for name in ("processing", "deferred")
+            )
             if processing + deferred == STREAMS:
                 return processing, deferred
             await asyncio.sleep(0)

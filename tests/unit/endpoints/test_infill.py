@@ -1,4 +1,5 @@
 """POST /infill on a toy model with tokens for it."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -41,8 +42,11 @@ AB: dict[str, Any] = {"input_prefix": "a", "input_suffix": "b"}
         ({}, {}, [PRE, SUF, MID]),
         ({"input_prefix": [97, "b"], "input_suffix": None}, {}, [PRE, 97, 98, SUF, MID]),
         ({**AB, "prompt": "c"}, {}, [PRE, 97, SUF, 98, MID, 99]),
-        ({**AB, "input_extra": [{"filename": "f", "text": "x"}, {"text": ""}]}, {},
-         [REP, *b"repository\n", SEP, *b"f\nx", SEP, *b"file\n", PRE, 97, SUF, 98, MID]),
+        (
+            {**AB, "input_extra": [{"filename": "f", "text": "x"}, {"text": ""}]},
+            {},
+            [REP, *b"repository\n", SEP, *b"f\nx", SEP, *b"file\n", PRE, 97, SUF, 98, MID],
+        ),
     ],
 )
 async def test_the_order_of_parts(opened: Any, body: Any, settings: Any, expected: list[int]) -> None:
@@ -67,9 +71,13 @@ async def test_a_model_that_cannot(opened: Any) -> None:
 @pytest.mark.inventory("E-130", "R-17")
 @pytest.mark.parametrize(
     ("body", "param"),
-    [({"input_prefix": 5}, "input_prefix"), ({"input_suffix": [9999]}, "input_suffix.0"),
-     ({"input_prefix": {}}, "input_prefix"),
-     ({"input_extra": [{}]}, "input_extra.0.text"), ({**AB, "n_predict": "x"}, "n_predict")],
+    [
+        ({"input_prefix": 5}, "input_prefix"),
+        ({"input_suffix": [9999]}, "input_suffix.0"),
+        ({"input_prefix": {}}, "input_prefix"),
+        ({"input_extra": [{}]}, "input_extra.0.text"),
+        ({**AB, "n_predict": "x"}, "n_predict"),
+    ],
 )
 async def test_what_is_refused(opened: Any, body: Any, param: str) -> None:
     async with opened(tokenizer=Coder()) as client:

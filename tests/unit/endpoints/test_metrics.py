@@ -1,4 +1,5 @@
 """GET /metrics, read by prometheus-client's own parser."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -13,8 +14,15 @@ from llamafw.plugins import Plugins
 from llamafw_plugins.endpoints.metrics import counters, gauges
 
 COUNTERS = ("prompt_tokens", "prompt_seconds", "tokens_predicted", "tokens_predicted_seconds", "n_decode")
-GAUGES = ("n_busy_slots_per_decode", "prompt_tokens_seconds", "predicted_tokens_seconds", "kv_cache_usage_ratio",
-          "kv_cache_tokens", "requests_processing", "requests_deferred")
+GAUGES = (
+    "n_busy_slots_per_decode",
+    "prompt_tokens_seconds",
+    "predicted_tokens_seconds",
+    "kv_cache_usage_ratio",
+    "kv_cache_tokens",
+    "requests_processing",
+    "requests_deferred",
+)
 
 
 async def scrape(client: httpx.AsyncClient) -> dict[str, Any]:

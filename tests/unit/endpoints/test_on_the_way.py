@@ -1,4 +1,5 @@
 """What a client may ask to hear of its request: `return_progress`, `timings_per_token`, `response_fields`."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -76,15 +77,19 @@ def text_of(events: list[Any]) -> str:
     ("paths", "expected"),
     [
         (["content"], {"content": "xyz"}),
-        (["content", "generation_settings/n_predict", "timings/predicted_n"],
-         {"content": "xyz", "n_predict": 9, "predicted_n": 4}),
+        (
+            ["content", "generation_settings/n_predict", "timings/predicted_n"],
+            {"content": "xyz", "n_predict": 9, "predicted_n": 4},
+        ),
         (["generation_settings/stop"], {"stop": ["!"]}),
         (["stop"], {"stop": True}),
         (["nothing", "content/x", "tokens", "tokens/0", "/content", "content/", "/"], {}),
-        (["tokens_predicted", "stop_type", "generation_settings"],
-         {"tokens_predicted": 4, "stop_type": "eos", "generation_settings": {}}),
+        (
+            ["tokens_predicted", "stop_type", "generation_settings"],
+            {"tokens_predicted": 4, "stop_type": "eos", "generation_settings": {}},
+        ),
     ],
-)  # fmt: skip
+)
 async def test_fields_of_the_answer(post: Client, paths: list[str], expected: dict[str, Any]) -> None:
     found = await post("/completion", prompt="w", n_predict=9, stop=["!"], response_fields=paths, **GREEDY)
     if "generation_settings" in found:
@@ -97,7 +102,8 @@ async def test_fields_of_the_answer(post: Client, paths: list[str], expected: di
 async def test_fields_of_several_answers_and_of_streams(post: Client, events: Client, opened: Any) -> None:
     fields = {"prompt": ["w", "x"], "response_fields": ["index", "tokens_predicted"], **GREEDY}
     assert await post("/completion", **fields) == [
-        {"index": 0, "tokens_predicted": 4}, {"index": 1, "tokens_predicted": 3}
+        {"index": 0, "tokens_predicted": 4},
+        {"index": 1, "tokens_predicted": 3},
     ]
     chunks = await events("/completion", **fields | {"prompt": "w"})
     assert "".join(chunk["content"] for chunk in chunks[:-1]) == "xyz"
@@ -114,10 +120,14 @@ async def test_no_fields_are_all_fields(post: Client, nothing: Any) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"response_fields": "content"}, "response_fields"), ({"response_fields": [5]}, "response_fields.0"),
-     ({"response_fields": [""]}, "response_fields.0"), ({"return_progress": 1}, "return_progress"),
-     ({"timings_per_token": "yes"}, "timings_per_token")],
-)  # fmt: skip
+    [
+        ({"response_fields": "content"}, "response_fields"),
+        ({"response_fields": [5]}, "response_fields.0"),
+        ({"response_fields": [""]}, "response_fields.0"),
+        ({"return_progress": 1}, "return_progress"),
+        ({"timings_per_token": "yes"}, "timings_per_token"),
+    ],
+)
 async def test_what_is_refused(refused: Client, fields: dict[str, Any], param: str) -> None:
     assert (await refused("/completion", prompt="a", **fields))[:2] == (400, param)
 

@@ -1,4 +1,5 @@
 """POST /rerank: what is wrong is said before what cannot be done, and a model that can scores pairs."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -18,10 +19,15 @@ GOOD: dict[str, Any] = {"query": "q", "documents": ["a", "b"], "top_n": 1}
 async def test_wrong_requests(opened: Any, path: str) -> None:
     async with opened(reranking=True) as client:
         wrong: list[tuple[dict[str, Any], str]] = [
-            ({"query": None}, "query"), ({"query": 5}, "query"), ({"documents": []}, "documents"),
-            ({"documents": "a"}, "documents"), ({"documents": [5]}, "documents.0"), ({"documents": None}, "documents"),
-            ({"texts": ["a"]}, "documents"), ({"top_n": 0}, "top_n"),
-        ]  # fmt: skip
+            ({"query": None}, "query"),
+            ({"query": 5}, "query"),
+            ({"documents": []}, "documents"),
+            ({"documents": "a"}, "documents"),
+            ({"documents": [5]}, "documents.0"),
+            ({"documents": None}, "documents"),
+            ({"texts": ["a"]}, "documents"),
+            ({"top_n": 0}, "top_n"),
+        ]
         for change, param in wrong:
             error = (await client.post(path, json={**GOOD, **change})).json()["error"]
             assert (error["code"], error["param"]) == (400, param), error
@@ -60,8 +66,11 @@ def expected(query: str, documents: list[str], separator: list[int]) -> list[flo
 @pytest.mark.inventory("E-161")
 @pytest.mark.parametrize(
     ("metadata", "separator"),
-    [({}, []), ({"tokenizer.ggml.seperator_token_id": SEP}, [SEP]),
-     ({"tokenizer.ggml.separator_token_id": SEP}, [SEP])],
+    [
+        ({}, []),
+        ({"tokenizer.ggml.seperator_token_id": SEP}, [SEP]),
+        ({"tokenizer.ggml.separator_token_id": SEP}, [SEP]),
+    ],
 )
 async def test_the_prompt_of_a_pair(opened: Any, metadata: Any, separator: list[int]) -> None:
     backend = ToyBackend(n_slots=2)

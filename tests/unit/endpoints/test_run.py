@@ -1,4 +1,5 @@
 """Several generations at once: one fails, all end; nobody listens any more, all end."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """What each sampling field, and each flag that is its default, does to the probabilities a client is told."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,9 +27,24 @@ LOGITS[[NEWLINE, EOS, EOT]] = 2.1, 1.7, 0.9
 LOGITS = LOGITS.astype(np.float32).astype(np.float64)
 PROMPT = "abbx\nc\n"
 NEUTRAL = {
-    "temperature": 1, "dynatemp_range": 0, "dynatemp_exponent": 1, "top_k": 0, "top_p": 1, "min_p": 0, "tfs_z": 1,
-    "typical_p": 1, "repeat_penalty": 1, "repeat_last_n": 64, "presence_penalty": 0, "frequency_penalty": 0,
-    "penalize_nl": False, "mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1, "ignore_eos": False, "min_keep": 0,
+    "temperature": 1,
+    "dynatemp_range": 0,
+    "dynatemp_exponent": 1,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+    "tfs_z": 1,
+    "typical_p": 1,
+    "repeat_penalty": 1,
+    "repeat_last_n": 64,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "penalize_nl": False,
+    "mirostat": 0,
+    "mirostat_tau": 5,
+    "mirostat_eta": 0.1,
+    "ignore_eos": False,
+    "min_keep": 0,
 }
 """With these every sampler leaves the candidates as they are."""
 
@@ -98,37 +114,111 @@ class Case:
 
 CASES = [
     Case("temperature", 0.6, "--temp 0.6", ("temperature",), lambda: softmax(LOGITS / 0.6), ("E-011", "C-077")),
-    Case("dynatemp_range", 0.7, "--dynatemp-range 0.7", ("temperature",), lambda: dynamic(0.7, 1),
-         ("E-012", "C-087", "S-15")),
-    Case("dynatemp_exponent", 2.5, "--dynatemp-exp 2.5", ("temperature",), lambda: dynamic(0.5, 2.5),
-         ("E-013", "C-088", "S-15"), (("dynatemp_range", 0.5),)),
+    Case(
+        "dynatemp_range",
+        0.7,
+        "--dynatemp-range 0.7",
+        ("temperature",),
+        lambda: dynamic(0.7, 1),
+        ("E-012", "C-087", "S-15"),
+    ),
+    Case(
+        "dynatemp_exponent",
+        2.5,
+        "--dynatemp-exp 2.5",
+        ("temperature",),
+        lambda: dynamic(0.5, 2.5),
+        ("E-013", "C-088", "S-15"),
+        (("dynatemp_range", 0.5),),
+    ),
     Case("top_k", 7, "--top-k 7", ("top_k",), lambda: only(ORDER[:7]), ("E-014", "C-078", "S-04")),
-    Case("top_p", 0.7, "--top-p 0.7", ("top_p",), lambda: only(ORDER[: int((P[ORDER].cumsum() < 0.7).sum()) + 1]),
-         ("E-015", "C-079", "S-05")),
-    Case("min_p", 0.2, "--min-p 0.2", ("min_p",), lambda: only(np.flatnonzero(P.max() * 0.2 <= P)),
-         ("E-016", "C-080", "S-06")),
+    Case(
+        "top_p",
+        0.7,
+        "--top-p 0.7",
+        ("top_p",),
+        lambda: only(ORDER[: int((P[ORDER].cumsum() < 0.7).sum()) + 1]),
+        ("E-015", "C-079", "S-05"),
+    ),
+    Case(
+        "min_p",
+        0.2,
+        "--min-p 0.2",
+        ("min_p",),
+        lambda: only(np.flatnonzero(P.max() * 0.2 <= P)),
+        ("E-016", "C-080", "S-06"),
+    ),
     Case("tfs_z", 0.8, "--tfs 0.8", ("tfs_z",), lambda: tail_free(0.8), ("E-022", "C-081", "S-07")),
     Case("typical_p", 0.4, "--typical 0.4", ("typ_p",), lambda: most_typical(0.4), ("E-023", "C-082", "S-08")),
     Case("typical_p", 0.4, "--typical 0.4", ("typical_p",), lambda: most_typical(0.4), ("D-06",)),
-    Case("repeat_penalty", 1.5, "--repeat-penalty 1.5", ("penalties",), lambda: penalised(repeat=1.5),
-         ("E-024", "C-084", "S-03")),
-    Case("repeat_last_n", 3, "--repeat-last-n 3", ("penalties",), lambda: penalised(presence=1, last_n=3),
-         ("E-025", "C-083", "S-03"), (("presence_penalty", 1),)),
-    Case("penalize_nl", True, "--penalize-nl", ("penalties",), lambda: penalised(presence=1, newline=True),
-         ("E-026", "C-076"), (("presence_penalty", 1),)),
-    Case("presence_penalty", 0.6, "--presence-penalty 0.6", ("penalties",), lambda: penalised(presence=0.6),
-         ("E-027", "C-085", "S-03")),
-    Case("frequency_penalty", 0.7, "--frequency-penalty 0.7", ("penalties",), lambda: penalised(frequency=0.7),
-         ("E-028", "C-086", "S-03")),
-    Case("mirostat", 2, "--mirostat 2", (), lambda: only(ORDER[-np.log2(P[ORDER]) <= 4]), ("E-029", "C-089", "S-16"),
-         (("mirostat_tau", 2),)),
-    Case("mirostat_tau", 1.6, "--mirostat-ent 1.6", (), lambda: only(ORDER[-np.log2(P[ORDER]) <= 3.2]),
-         ("E-030", "C-091", "S-16"), (("mirostat", 2),)),
+    Case(
+        "repeat_penalty",
+        1.5,
+        "--repeat-penalty 1.5",
+        ("penalties",),
+        lambda: penalised(repeat=1.5),
+        ("E-024", "C-084", "S-03"),
+    ),
+    Case(
+        "repeat_last_n",
+        3,
+        "--repeat-last-n 3",
+        ("penalties",),
+        lambda: penalised(presence=1, last_n=3),
+        ("E-025", "C-083", "S-03"),
+        (("presence_penalty", 1),),
+    ),
+    Case(
+        "penalize_nl",
+        True,
+        "--penalize-nl",
+        ("penalties",),
+        lambda: penalised(presence=1, newline=True),
+        ("E-026", "C-076"),
+        (("presence_penalty", 1),),
+    ),
+    Case(
+        "presence_penalty",
+        0.6,
+        "--presence-penalty 0.6",
+        ("penalties",),
+        lambda: penalised(presence=0.6),
+        ("E-027", "C-085", "S-03"),
+    ),
+    Case(
+        "frequency_penalty",
+        0.7,
+        "--frequency-penalty 0.7",
+        ("penalties",),
+        lambda: penalised(frequency=0.7),
+        ("E-028", "C-086", "S-03"),
+    ),
+    Case(
+        "mirostat",
+        2,
+        "--mirostat 2",
+        (),
+        lambda: only(ORDER[-np.log2(P[ORDER]) <= 4]),
+        ("E-029", "C-089", "S-16"),
+        (("mirostat_tau", 2),),
+    ),
+    Case(
+        "mirostat_tau",
+        1.6,
+        "--mirostat-ent 1.6",
+        (),
+        lambda: only(ORDER[-np.log2(P[ORDER]) <= 3.2]),
+        ("E-030", "C-091", "S-16"),
+        (("mirostat", 2),),
+    ),
     Case("ignore_eos", True, "--ignore-eos", (), without_ends, ("E-036", "C-075")),
 ]
 named = pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.inventory(*case.rows), id="-".join((case.field, *case.samplers)))
-             for case in CASES]
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.inventory(*case.rows), id="-".join((case.field, *case.samplers)))
+        for case in CASES
+    ],
 )
 
 
@@ -250,8 +340,14 @@ async def test_the_order_of_samplers(opened: Any, plain: httpx.AsyncClient, flag
 
 @pytest.mark.inventory("E-039", "S-10")
 @pytest.mark.parametrize(
-    ("sampler", "field", "value"), [("top_p", "top_p", 0), ("min_p", "min_p", 1), ("typ_p", "typical_p", 0.01),
-                                    ("tfs_z", "tfs_z", 0.01), ("top_k", "top_k", 1)],
+    ("sampler", "field", "value"),
+    [
+        ("top_p", "top_p", 0),
+        ("min_p", "min_p", 1),
+        ("typ_p", "typical_p", 0.01),
+        ("tfs_z", "tfs_z", 0.01),
+        ("top_k", "top_k", 1),
+    ],
 )
 async def test_min_keep(plain: httpx.AsyncClient, sampler: str, field: str, value: float) -> None:
     body = NEUTRAL | {"samplers": [sampler], field: value}
@@ -296,8 +392,10 @@ async def test_openais_logprobs(plain: httpx.AsyncClient, path: str, post_sampli
     answer = (await plain.post(path, json=body | {"post_sampling_probs": post_sampling})).json()
     told = answer["choices"][0]["logprobs"]
     if "chat" in path:
-        rows = [(row["id"], row["logprob"], {one["id"]: one["logprob"] for one in row["top_logprobs"]})
-                for row in told["content"]]
+        rows = [
+            (row["id"], row["logprob"], {one["id"]: one["logprob"] for one in row["top_logprobs"]})
+            for row in told["content"]
+        ]
     else:
         tops = [{NAMES[name]: value for name, value in top.items()} for top in told["top_logprobs"]]
         rows = list(zip((NAMES[name] for name in told["tokens"]), told["token_logprobs"], tops, strict=True))

@@ -1,4 +1,5 @@
 """GET /health, /v1/models, /props and /openapi.json."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -32,7 +33,12 @@ async def test_models(client: Client, path: str) -> None:
     assert found["object"] == "list"
     assert (found["data"][0]["id"], found["data"][0]["owned_by"]) == ("toy", "llamafw")
     assert found["data"][0]["meta"] == {
-        "vocab_type": 2, "n_vocab": 264, "n_ctx_train": 64, "n_embd": 8, "n_params": 12, "size": 48
+        "vocab_type": 2,
+        "n_vocab": 264,
+        "n_ctx_train": 64,
+        "n_embd": 8,
+        "n_params": 12,
+        "size": 48,
     }
 
 
@@ -58,10 +64,19 @@ async def test_openapi(client: Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "public"),
     [
-        ("GET", "/health", True), ("GET", "/v1/health", True), ("GET", "/models", True), ("GET", "/v1/models", True),
-        ("GET", "/openapi.json", True), ("GET", "/props", False), ("POST", "/completion", False),
-        ("POST", "/completions", False), ("POST", "/v1/completions", False), ("POST", "/v1/chat/completions", False),
-        ("POST", "/chat/completions", False), ("POST", "/tokenize", False), ("POST", "/detokenize", False),
+        ("GET", "/health", True),
+        ("GET", "/v1/health", True),
+        ("GET", "/models", True),
+        ("GET", "/v1/models", True),
+        ("GET", "/openapi.json", True),
+        ("GET", "/props", False),
+        ("POST", "/completion", False),
+        ("POST", "/completions", False),
+        ("POST", "/v1/completions", False),
+        ("POST", "/v1/chat/completions", False),
+        ("POST", "/chat/completions", False),
+        ("POST", "/tokenize", False),
+        ("POST", "/detokenize", False),
         ("POST", "/apply-template", False),
     ],
 )
@@ -69,6 +84,7 @@ async def test_what_needs_a_key(opened: Any, method: str, path: str, public: boo
     async with opened(api_key=("secret",)) as client:
         without = await client.request(method, path, json={} if method == "POST" else None)
         assert without.status_code == (200 if public else 401)
-        with_key = await client.request(method, path, headers={"X-Api-Key": "secret"},
-                                        json={} if method == "POST" else None)
+        with_key = await client.request(
+            method, path, headers={"X-Api-Key": "secret"}, json={} if method == "POST" else None
+        )
         assert with_key.status_code == (400 if method == "POST" else 200)

@@ -1,4 +1,5 @@
 """GET /slots, POST /slots/{id_slot}, POST /props, /lora-adapters."""
+
 from __future__ import annotations
 
 import asyncio
@@ -22,7 +23,8 @@ async def test_slots_are_shown_if_asked_for(opened: Any) -> None:
     async with opened() as client:
         error = (await client.get("/slots")).json()["error"]
         assert (error["code"], error["message"]) == (
-            501, "This server does not support slots endpoint. Start it with `--slots`"
+            501,
+            "This server does not support slots endpoint. Start it with `--slots`",
         )
     async with opened(slots=True) as client:
         first, second = (await client.get("/slots")).json()
@@ -32,8 +34,13 @@ async def test_slots_are_shown_if_asked_for(opened: Any) -> None:
     assert (second["id_task"], second["is_processing"], second["prompt"], second["seed"]) == (0, False, "abc", 7)
     assert (second["n_prompt_tokens"], second["n_prompt_tokens_processed"], second["n_past"]) == (3, 3, 5)
     assert second["next_token"] == {
-        "has_next_token": False, "n_remain": 0, "n_decoded": 3, "stopped_eos": False, "stopped_word": False,
-        "stopped_limit": True, "stopping_word": "",
+        "has_next_token": False,
+        "n_remain": 0,
+        "n_decoded": 3,
+        "stopped_eos": False,
+        "stopped_word": False,
+        "stopped_limit": True,
+        "stopping_word": "",
     }
     assert {"temperature", "top_k", "samplers", "n_ctx"} <= set(second)
 
@@ -136,9 +143,37 @@ def test_names_that_will_do(name: str) -> None:
 @pytest.mark.inventory("E-211")
 @pytest.mark.parametrize(
     "name",
-    ["", " a", "a ", "a.", ".", "..", "a..b", "a/b", "a\\b", "C:x", "a*", "a?", 'a"', "a<", "a>", "a|b", "a\nb",
-     "a\x00", "a\x7fb", "a\x85b", "\uff0e", "a\u2215b", "a\u2216b", "a\ufffdb", "\ufeffa", "x" * 256, "é" * 128, None],
-)  # fmt: skip
+    [
+        "",
+        " a",
+        "a ",
+        "a.",
+        ".",
+        "..",
+        "a..b",
+        "a/b",
+        "a\\b",
+        "C:x",
+        "a*",
+        "a?",
+        'a"',
+        "a<",
+        "a>",
+        "a|b",
+        "a\nb",
+        "a\x00",
+        "a\x7fb",
+        "a\x85b",
+        "\uff0e",
+        "a\u2215b",
+        "a\u2216b",
+        "a\ufffdb",
+        "\ufeffa",
+        "x" * 256,
+        "é" * 128,
+        None,
+    ],
+)
 def test_names_that_will_not(name: str | None) -> None:
     with pytest.raises(RequestError, match="Invalid filename"):
         checked_name(name)

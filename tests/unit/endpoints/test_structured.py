@@ -1,4 +1,5 @@
 """Answers held to grammars and schemas, in all the forms that requests have for them."""
+
 from __future__ import annotations
 
 import json
@@ -85,14 +86,30 @@ async def test_the_servers_own_grammar_and_a_requests(opened: Any) -> None:
         (NATIVE, {"json_schema": {"properties": {"a": {"not": {}}}}}, "json_schema.properties.a.not"),
         (NATIVE, {"json_schema": "x"}, "json_schema"),
         (NATIVE, {"grammar": 'root ::= "a"', "json_schema": {}}, "json_schema"),
-        (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
-         "response_format.json_schema.schema.not"),
+        (
+            CHAT,
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            "response_format.json_schema.schema.not",
+        ),
         (CHAT, {"response_format": {"type": "json_object"}, "json_schema": {}}, "response_format"),
         (CHAT, {"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema"),
-        (CHAT, {"response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f"}}],
-                "tool_choice": "required"}, "tool_choice"),
-        (CHAT, {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
-                "tool_choice": "required"}, "tools"),
+        (
+            CHAT,
+            {
+                "response_format": {"type": "json_object"},
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+                "tool_choice": "required",
+            },
+            "tool_choice",
+        ),
+        (
+            CHAT,
+            {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+                "tool_choice": "required",
+            },
+            "tools",
+        ),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -109,8 +126,18 @@ async def test_nothing_is_ever_left_unconstrained(
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "g"}}])
 async def test_calls_that_are_required(opened: Any, choice: Any) -> None:
     tools = [
-        {"type": "function", "function": {"name": name, "parameters": {
-            "type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": False}}}
+        {
+            "type": "function",
+            "function": {
+                "name": name,
+                "parameters": {
+                    "type": "object",
+                    "properties": {"x": {"enum": [1, 2]}},
+                    "required": ["x"],
+                    "additionalProperties": False,
+                },
+            },
+        }
         for name in ("f", "g")
     ]
     one = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False}

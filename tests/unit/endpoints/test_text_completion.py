@@ -1,4 +1,5 @@
 """POST /v1/completions, on a model that goes on with the alphabet."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -20,7 +21,10 @@ async def test_the_whole_object(post: Client) -> None:
     assert found["model"] == "any"
     assert found["choices"] == [{"index": 0, "text": "cde", "finish_reason": "length", "logprobs": None}]
     assert found["usage"] == {
-        "prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5, "prompt_tokens_details": {"cached_tokens": 0}
+        "prompt_tokens": 2,
+        "completion_tokens": 3,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 

@@ -1,4 +1,5 @@
 """Tools in conversations, on models that say what the test wants."""
+
 from __future__ import annotations
 
 import json
@@ -18,7 +19,8 @@ HI = [{"role": "user", "content": "hi"}]
 WEATHER = {
     "type": "function",
     "function": {
-        "name": "weather", "description": None,
+        "name": "weather",
+        "description": None,
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
@@ -113,10 +115,14 @@ async def test_no_tool_is_offered_with_none(opened: Any) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "clok"}}}, "tool_choice.function.name"),
         ({"tool_choice": "maybe"}, "tool_choice"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls.0.function"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
-         "messages.0.tool_calls.0.function.arguments"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}]},
-         "messages.0.tool_calls.0.function.arguments"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+            "messages.0.tool_calls.0.function.arguments",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}]},
+            "messages.0.tool_calls.0.function.arguments",
+        ),
     ],
 )
 async def test_what_is_refused(opened: Any, fields: dict[str, Any], param: str) -> None:
@@ -128,8 +134,13 @@ async def test_what_is_refused(opened: Any, fields: dict[str, Any], param: str) 
 
 TURNS = [
     *HI,
-    {"role": "assistant", "content": None,
-     "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ely"}'}}]},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ely"}'}}
+        ],
+    },
     {"role": "tool", "tool_call_id": "1", "content": "rain"},
 ]
 

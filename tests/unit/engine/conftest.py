@@ -1,4 +1,5 @@
 """An engine on the toy model, stopped after the test; nothing it logs as an error goes unnoticed."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping

@@ -1,4 +1,5 @@
 """Who may come in, who waits, and for how long."""
+
 from __future__ import annotations
 
 import asyncio

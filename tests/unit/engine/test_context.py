@@ -1,4 +1,5 @@
 """Contexts that are full: what is dropped, what stays, how it ends."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Embeddings: pooling, however the text is cut, and beside those that generate."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """What goes wrong for one request goes wrong for no other: clients leave, samplers and models fail, the server ends."""
+
 from __future__ import annotations
 
 import asyncio
@@ -112,8 +113,10 @@ async def test_leaving_at_any_moment_leaves_the_engine_whole(start: Start) -> No
             await anext(stream)
         await leave(stream)
 
-    clients = [client(int(random.integers(0, 20)), *random.integers(0, 256, random.integers(1, 40)).tolist())
-               for _ in range(100)]
+    clients = [
+        client(int(random.integers(0, 20)), *random.integers(0, 256, random.integers(1, 40)).tolist())
+        for _ in range(100)
+    ]
     await asyncio.gather(*clients)
     assert (await answer(engine, (1, 2), n_predict=3)).finish.n_predicted
 
@@ -215,6 +218,7 @@ async def test_a_failing_pass_fails_only_the_request_at_fault(start: Start, capl
 
 async def test_a_pass_that_fails_half_way_can_be_repeated(start: Start) -> None:
     """A backend may have taken in some tokens before it failed."""
+
     class HalfWay(ToyBackend):
         failed = False
 

@@ -1,4 +1,5 @@
 """What an engine answers: lengths, ends, text, seeds, probabilities."""
+
 from __future__ import annotations
 
 import asyncio
@@ -104,17 +105,20 @@ async def test_the_empty_prompt(start: Start) -> None:
     assert not backend.batches
 
 
-@pytest.mark.parametrize(("fields", "param"), [
-    ({"id_slot": 2}, "id_slot"),
-    ({"id_slot": -2}, "id_slot"),
-    ({"samplers": ("top_q",)}, "samplers"),
-    ({"prompt": (1, N_VOCAB)}, "prompt"),
-    ({"prompt": (-1,)}, "prompt"),
-    ({"prompt": (2**40,)}, "prompt"),
-    ({"logit_bias": {N_VOCAB: 1.0}}, "logit_bias"),
-    ({"logit_bias": {1: float("nan")}}, "logit_bias"),
-    ({"logit_bias": dict.fromkeys(range(N_VOCAB), float("-inf"))}, "logit_bias"),
-])
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"id_slot": 2}, "id_slot"),
+        ({"id_slot": -2}, "id_slot"),
+        ({"samplers": ("top_q",)}, "samplers"),
+        ({"prompt": (1, N_VOCAB)}, "prompt"),
+        ({"prompt": (-1,)}, "prompt"),
+        ({"prompt": (2**40,)}, "prompt"),
+        ({"logit_bias": {N_VOCAB: 1.0}}, "logit_bias"),
+        ({"logit_bias": {1: float("nan")}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(range(N_VOCAB), float("-inf"))}, "logit_bias"),
+    ],
+)
 async def test_bad_requests_name_the_field(start: Start, fields: dict[str, Any], param: str) -> None:
     engine = start(ToyBackend())
     with pytest.raises(RequestError) as caught:
@@ -216,13 +220,21 @@ class Broken:
 @pytest.mark.inventory("E-035", "C-073", "S-01")
 async def test_a_seed_fixes_the_draw_whatever_the_others_do(start: Start, samplers: Mapping[str, Any]) -> None:
     """Others with seeds, samplers and lengths of their own, and some that fail."""
-    mine = {"n_predict": 25, "seed": 7, "samplers": DEFAULT_ORDER, "ignore_eos": True,
-            "options": {"temperature": 1.5, "top_k": 0, "frequency_penalty": 0.3, "repeat_last_n": -1}}
+    mine = {
+        "n_predict": 25,
+        "seed": 7,
+        "samplers": DEFAULT_ORDER,
+        "ignore_eos": True,
+        "options": {"temperature": 1.5, "top_k": 0, "frequency_penalty": 0.3, "repeat_last_n": -1},
+    }
     alone = await answer(start(ToyBackend(n_slots=1)), (1, 2, 3), **mine)
     engine = start(ToyBackend(n_slots=4, n_batch=9), samplers={**samplers, "broken": Broken})
     others = [
         answer(
-            engine, tuple(range(i, i + 2 + i % 5)), n_predict=1 + i % 9, seed=i,
+            engine,
+            tuple(range(i, i + 2 + i % 5)),
+            n_predict=1 + i % 9,
+            seed=i,
             samplers=("broken",) if i % 4 == 3 else ("mirostat", "temperature")[i % 2 :],
             options={"mirostat": 1 + i % 2, "temperature": 2.0},
         )
@@ -325,8 +337,14 @@ async def test_logprobs_without_alternatives_and_none(start: Start) -> None:
 @pytest.mark.inventory("S-20")
 async def test_probabilities_after_the_samplers(start: Start) -> None:
     got = await answer(
-        start(ToyBackend()), (5, 6), n_predict=1, n_probs=9, post_sampling_probs=True, seed=1,
-        samplers=("top_k", "temperature"), options={"top_k": 3, "temperature": 2.0},
+        start(ToyBackend()),
+        (5, 6),
+        n_predict=1,
+        n_probs=9,
+        post_sampling_probs=True,
+        seed=1,
+        samplers=("top_k", "temperature"),
+        options={"top_k": 3, "temperature": 2.0},
     )
     row = noise([5, 6]).astype(np.float64)
     best = np.argsort(-row)[:3]

@@ -1,4 +1,5 @@
 """What a grammar does to the probabilities of tokens: nothing where the first draw fits, the masked chain where not."""
+
 from __future__ import annotations
 
 from collections import Counter

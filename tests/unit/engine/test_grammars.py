@@ -1,4 +1,5 @@
 """How a grammar and the draw work together, with grammars of the tests' own."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

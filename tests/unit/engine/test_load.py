@@ -1,4 +1,5 @@
 """From a file to a model that answers: what flags make of it. The model is tiny and real, the backend Numba's."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

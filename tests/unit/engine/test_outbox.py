@@ -1,4 +1,5 @@
 """The way from the engine thread to the event loop."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """Prompts evaluated before the first request, and what is written to the log on demand."""
+
 from __future__ import annotations
 
 import asyncio

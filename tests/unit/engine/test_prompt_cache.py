@@ -1,4 +1,5 @@
 """Prompts that were evaluated before are not evaluated again, whoever had the slot since; nothing else changes."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

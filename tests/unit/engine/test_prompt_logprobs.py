@@ -1,4 +1,5 @@
 """Log-probabilities of a prompt's tokens, in parts, whatever the cache holds, beside others."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """Rank heads: scores of hidden states, and what is wrong in a file."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Saving, restoring and erasing slots; what is told of slots and of the engine."""
+
 from __future__ import annotations
 
 import asyncio
@@ -39,9 +40,14 @@ async def test_files_that_are_refused_change_nothing(start: Start, tmp_path: Pat
     flipped = bytearray(whole)
     flipped[-1] ^= 1
     wrong = {
-        "empty": b"", "text": b"hello" * 100, "cut": whole[:-1], "longer": whole + b"x", "damaged": bytes(flipped),
-        "version": whole[:8] + b"\x09" + whole[9:], "foreign": whole[:12] + bytes(32) + b"\x01" + whole[45:],
-    }  # fmt: skip
+        "empty": b"",
+        "text": b"hello" * 100,
+        "cut": whole[:-1],
+        "longer": whole + b"x",
+        "damaged": bytes(flipped),
+        "version": whole[:8] + b"\x09" + whole[9:],
+        "foreign": whole[:12] + bytes(32) + b"\x01" + whole[45:],
+    }
     other = start(ToyBackend(noise), fingerprint=b"\x01" * 32)
     await answer(engine, range(50, 60), n_predict=1, id_slot=1)
     for name, data in wrong.items():

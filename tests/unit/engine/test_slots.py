@@ -1,4 +1,5 @@
 """Slots: who gets which, and what of the cache is used again."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """Stop strings and text in pieces, against a plain search in the whole text."""
+
 from __future__ import annotations
 
 from hypothesis import example, given

@@ -1,4 +1,5 @@
 """Grammars over the toy tokenizer, where a byte is a token."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Schemas within Lark, as grammars of tool calls have them, are enforced or refused as all others."""
+
 from __future__ import annotations
 
 import json

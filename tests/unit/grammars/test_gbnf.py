@@ -1,4 +1,5 @@
 """GBNF against regular expressions of the same language, and what it refuses."""
+
 from __future__ import annotations
 
 import re
@@ -22,7 +23,7 @@ SAME = [
     ('root ::= ("a" | "b")* "c"?', "[ab]*c?"),
     ('root ::= "ab"{2}', "(ab){2}"),
     ('root ::= "a"{,2} "b"{1,}', "a{,2}b+"),
-    ('root ::= [^a]+ # all but one\n', "[^a]+"),
+    ("root ::= [^a]+ # all but one\n", "[^a]+"),
     ('root ::= x-1 "c"\nx-1 ::= "a" |\n   "b"\n', "[ab]c"),
     ('root ::= (\n "a"\n "b" )? "c"', "(ab)?c"),
     ("root ::= .", "."),
@@ -50,14 +51,17 @@ def test_nesting(language: Language) -> None:
 
 
 def test_an_arithmetic_grammar(language: Language) -> None:
-    matches = language("gbnf", """
+    matches = language(
+        "gbnf",
+        """
 root  ::= (expr "=" ws term "\\n")+
 expr  ::= term ([-+*/] term)*
 term  ::= ident | num | "(" ws expr ")" ws
 ident ::= [a-z] [a-z0-9_]* ws
 num   ::= [0-9]+ ws
 ws    ::= [ \\t\\n]*
-""")
+""",
+    )
     assert matches("a1 +(2*b) = 7\nx=y\n")
     assert not matches("a1 + = 7\n")
 

@@ -1,4 +1,5 @@
 """A corpus of grammars in llama.cpp's dialect, each with texts that are in its language and texts that are not."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ class Example:
 
 CORPUS = {
     "json": Example(
-        r'''
+        r"""
         # JSON, as the README of llama.cpp's grammars introduces the dialect
         root   ::= ws value ws
         value  ::= object | array | string | number | ("true" | "false" | "null")
@@ -31,30 +32,30 @@ CORPUS = {
         string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4}) )* "\""
         number ::= "-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]+)? ([eE] [-+]? [0-9]+)?
         ws     ::= | " " | "\n" [ \t]{0,20}
-        ''',
+        """,
         ("{}", "[1, -2.5e+3]", '{"a": [true, null], "é\\u00e9\\n": {}}', '"❤"', "0", '[\n  "x"\n]'),
         ("{", "[1,]", '{"a"}', "01", '"\n"', '"\\x"', "tru", '{"a":1"b":2}'),
     ),
     "arithmetic": Example(
-        r'''
+        r"""
         root  ::= (expr "=" ws term "\n")+
         expr  ::= term ([-+*/] term)*
         term  ::= ident | num | "(" ws expr ")" ws
         ident ::= [a-z] [a-z0-9_]* ws
         num   ::= [0-9]+ ws
         ws    ::= [ \t\n]*
-        ''',
+        """,
         ("1+1=2\n", "a *(b_1 -3)= c\nx=y\n"),
         ("1+=2\n", "(a=b\n", "1=1", "A=1\n"),
     ),
     "chess": Example(
-        r'''
+        r"""
         root    ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")*
         move    ::= (pawn | nonpawn | castle) [+#]?
         nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
         pawn    ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?
         castle  ::= "O-O" "-O"?
-        ''',
+        """,
         ("1. e4 e5\n", "1. e4 e5\n2. Nf3 Nc6\n3. Bb5 a6\n", "1. exd5 O-O-O+\n12. Qh4xe1# b8=Q\n"),
         ("1. e9 e5\n", "e4 e5\n", "1. e4\n", "1. O-O-O-O e5\n"),
     ),
@@ -64,7 +65,7 @@ CORPUS = {
         ("- a\n", "-a\n- b\n", "- a\n" * 5, "- \n- b\n", "- a\u2028\n- b\n"),
     ),
     "c": Example(
-        r'''
+        r"""
         root        ::= declaration*
         declaration ::= type ws identifier "(" parameter? ")" ws? "{" statement* "}"
         type        ::= "int" | "float" | "char"
@@ -81,19 +82,19 @@ CORPUS = {
         factor      ::= identifier | number | "(" expression ")"
         number      ::= [0-9]+
         ws          ::= " "+
-        ''',
+        """,
         ("", "int f(int x){return x*(2+y);}", "char g(){while(a<b){int z = 1;}return 0;}"),
         ("int f(int){}", "void f(){}", "int f(){return;}", "int f(){while(a){}}"),
     ),
     "japanese": Example(
-        r'''
+        r"""
         root     ::= jp-char+ ([ \t\n] jp-char+)*
         jp-char  ::= hiragana | katakana | punctuation | cjk
         hiragana ::= [ぁ-ゟ]
         katakana ::= [\u30A1-\u30FF]
         punctuation ::= [、-〾]
         cjk      ::= [\u4e00-\U00009FFF]
-        ''',
+        """,
         ("ひらがな", "カタカナ 漢字、", "日本"),
         ("kana", "ひ  ら", "", "한글"),
     ),
@@ -104,7 +105,7 @@ CORPUS = {
     ),
     "literals are repeated whole": Example('root ::= "ab"+ "c"', ("abc", "ababc"), ("abbc", "c")),
     "escapes": Example(
-        r'''root ::= "\x41\u00e9\U0001F600\n\t\\\"" [\x30-\x39\]\\\-^]+ [^\]\n]''',
+        r"""root ::= "\x41\u00e9\U0001F600\n\t\\\"" [\x30-\x39\]\\\-^]+ [^\]\n]""",
         ('Aé😀\n\t\\"7]\\-^x', 'Aé😀\n\t\\"0a'),
         ('Aé😀\n\t\\"a', 'Aé😁\n\t\\"7x', 'Aé😀\n\t\\"7]'),
     ),
@@ -122,7 +123,7 @@ CORPUS = {
     "names": Example('root ::= a-1 B2-\na-1 ::= "x"\nB2- ::= "y"', ("xy",), ("x",)),
     "line ends of Windows": Example('root ::= a\r\n\r\na ::= "x" |\r\n "y"\r\n', ("x", "y"), ("xy",)),
     "comments everywhere": Example('# one\nroot ::= "#" a # two\n# three\na ::= ( # four\n"b" )#', ("#b",), ("#", "b")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.inventory("G-01", "E-032", "C-093")

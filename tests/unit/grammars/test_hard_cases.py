@@ -1,4 +1,5 @@
 """Where grammars and tokens do not meet neatly, and grammars that ask for too much."""
+
 from __future__ import annotations
 
 import json
@@ -107,8 +108,16 @@ TOO_MUCH: list[tuple[str, str]] = [
     ("json_schema", json.dumps({"type": "string", "pattern": "(a|b)*a(a|b){200}c"})),
     ("json_schema", json.dumps({"allOf": [{"pattern": f"[a-z]{{{i}}}x.*y{{3}}"} for i in range(29)]})),
     ("json_schema", json.dumps({"allOf": [{"items": {"pattern": f"[a-z]{{{i}}}x.*y{{3}}"}} for i in range(29)]})),
-    ("json_schema", json.dumps({"allOf": [{"anyOf": [{"properties": {f"{name}{i}": {"type": "null"}}} for name in "ab"]}
-                                          for i in range(16)]})),
+    (
+        "json_schema",
+        json.dumps(
+            {
+                "allOf": [
+                    {"anyOf": [{"properties": {f"{name}{i}": {"type": "null"}}} for name in "ab"]} for i in range(16)
+                ]
+            }
+        ),
+    ),
     ("json_schema", json.dumps({"patternProperties": {f"^{chr(97 + i)}.*[0-9]{{5}}{i}": {} for i in range(20)}})),
     ("json_schema", json.dumps({"type": "integer", "multipleOf": 999999937})),
     ("json_schema", json.dumps({"type": "string", "minLength": 10**6, "maxLength": 10**9})),

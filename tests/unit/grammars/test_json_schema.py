@@ -1,4 +1,5 @@
 """JSON Schema, keyword by keyword: what is enforced lets valid values through and nothing else; the rest is refused."""
+
 from __future__ import annotations
 
 import json
@@ -96,8 +97,10 @@ REFUSALS: dict[str, tuple[Any, str | None]] = {
     "$ref into an enum": ({"enum": [{"not": {}}], "anyOf": [{"$ref": "#/enum/0"}]}, "anyOf.0.$ref"),
     "$ref into a comment": ({"examples": [{"unknown": 1}], "$ref": "#/examples/0"}, "$ref"),
     "$ref to itself": ({"$ref": "#"}, ""),
-    "$ref in a circle": ({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
-                         "$defs.a.allOf.0"),
+    "$ref in a circle": (
+        {"$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}},
+        "$defs.a.allOf.0",
+    ),
     "inner $id": ({"properties": {"a": {"$id": "urn:x"}}}, "properties.a.$id"),
     "another dialect": ({"$schema": "http://example.org/schema"}, "$schema"),
     "look-ahead": ({"type": "string", "pattern": "(?=a)b"}, "pattern"),
@@ -133,8 +136,14 @@ def test_a_misspelt_keyword_is_explained(compiler: Compiler) -> None:
 
 
 def test_what_asks_for_nothing(compiler: Compiler) -> None:
-    for more in [{"uniqueItems": False}, {"unevaluatedProperties": {}}, {"x-order": 3}, {"propertyNames": True},
-                 {"$schema": "http://json-schema.org/draft-07/schema#"}, {"discriminator": {"propertyName": "k"}}]:
+    for more in [
+        {"uniqueItems": False},
+        {"unevaluatedProperties": {}},
+        {"x-order": 3},
+        {"propertyNames": True},
+        {"$schema": "http://json-schema.org/draft-07/schema#"},
+        {"discriminator": {"propertyName": "k"}},
+    ]:
         assert accepts(compiler, {"type": "integer", **more}, 7)
         assert not accepts(compiler, {"type": "integer", **more}, "7")
 
@@ -152,8 +161,11 @@ def test_counts_may_be_written_as_floats(compiler: Compiler) -> None:
 
 
 BOUNDS = {
-    "minimum": operator.ge, "exclusiveMinimum": operator.gt, "maximum": operator.le, "exclusiveMaximum": operator.lt,
-}  # fmt: skip
+    "minimum": operator.ge,
+    "exclusiveMinimum": operator.gt,
+    "maximum": operator.le,
+    "exclusiveMaximum": operator.lt,
+}
 NUMBERS = ["0", "0.5", "1", "-1", "9.99", "100", "-0.01", "1e-5", "1048576", "1e15", "9007199254740992"]
 numbers = st.sampled_from(NUMBERS) | st.decimals(-1000, 1000, places=3).map(str)
 
@@ -162,8 +174,10 @@ numbers = st.sampled_from(NUMBERS) | st.decimals(-1000, 1000, places=3).map(str)
 @given(
     kind=st.sampled_from(["number", "integer"]),
     bounds=st.dictionaries(st.sampled_from(list(BOUNDS)), numbers, max_size=2),
-    step=st.sampled_from(["0", "0.1", "0.001", "1", "10", "0.25"]), sign=st.sampled_from([-1, 1]), near=st.booleans(),
-)  # fmt: skip
+    step=st.sampled_from(["0", "0.1", "0.001", "1", "10", "0.25"]),
+    sign=st.sampled_from([-1, 1]),
+    near=st.booleans(),
+)
 def test_numbers_near_their_bounds(
     compiler: Compiler, kind: str, bounds: dict[str, str], step: str, sign: int, near: bool
 ) -> None:

@@ -1,4 +1,5 @@
 """Patterns of JSON Schema: read by us they match what Python's ``re`` says they do, or are refused."""
+
 from __future__ import annotations
 
 import re
@@ -12,12 +13,56 @@ from llamafw_plugins.grammars.pattern import PatternError, to_rust
 from support.json_schema import accepts
 
 PATTERNS = [
-    "a", "^a", "a$", "^a$", "^$", "", "^(a|b)+$", "^a|b$", "^a|b|c$", "(^a|b$)", "(^a|b)c", "a(b|c$)",
-    "^(?:a|(b|^c))d", "^a{2}$", "^a{1,}b{0,2}$", "^a*?b+?$", "[abc]", "^[^abc]$", "^[a-c-]$", r"^[\]\\^]+$", "^[b^]$",
-    r"^\d{2}$", r"^\D$", r"^\w\W$", r"^\s$", r"^\S+$", r"^[\d_]+$", r"^[^\d]$", r"^[^\w]$", r"^[\s\S]$", r"^\.$",
-    r"^\/\-\$\^$", "^.$", "a.b", r"^\x61\u0062$", r"^\t\n$", r"^(?P<x>a)$", r"^[\x61-\x63]$", "^é❤$", "^[à-ÿ]$", "}",
-    "^]$", "^(a(b(c|d)?)*)+$", r"^\$a\$$", "^^a$$", "a|", "^(a|)$", "^[a&&b]+$", "^[[a]+$",
-]  # fmt: skip
+    "a",
+    "^a",
+    "a$",
+    "^a$",
+    "^$",
+    "",
+    "^(a|b)+$",
+    "^a|b$",
+    "^a|b|c$",
+    "(^a|b$)",
+    "(^a|b)c",
+    "a(b|c$)",
+    "^(?:a|(b|^c))d",
+    "^a{2}$",
+    "^a{1,}b{0,2}$",
+    "^a*?b+?$",
+    "[abc]",
+    "^[^abc]$",
+    "^[a-c-]$",
+    r"^[\]\\^]+$",
+    "^[b^]$",
+    r"^\d{2}$",
+    r"^\D$",
+    r"^\w\W$",
+    r"^\s$",
+    r"^\S+$",
+    r"^[\d_]+$",
+    r"^[^\d]$",
+    r"^[^\w]$",
+    r"^[\s\S]$",
+    r"^\.$",
+    r"^\/\-\$\^$",
+    "^.$",
+    "a.b",
+    r"^\x61\u0062$",
+    r"^\t\n$",
+    r"^(?P<x>a)$",
+    r"^[\x61-\x63]$",
+    "^é❤$",
+    "^[à-ÿ]$",
+    "}",
+    "^]$",
+    "^(a(b(c|d)?)*)+$",
+    r"^\$a\$$",
+    "^^a$$",
+    "a|",
+    "^(a|)$",
+    "^[a&&b]+$",
+    "^[[a]+$",
+]
 
 
 @pytest.mark.inventory("G-02", "J-02")
@@ -42,19 +87,39 @@ def test_it_matches_where_python_does(compiler: Compiler, pattern: str, data: st
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(", "not closed"), (")", "unbalanced"), ("[a", "ends in the middle"), ("*", "nothing to repeat"),
-        ("a**", "nothing to repeat"), ("a{2,1}", "is empty"), ("^*", "an anchor cannot be repeated"),
+        ("(", "not closed"),
+        (")", "unbalanced"),
+        ("[a", "ends in the middle"),
+        ("*", "nothing to repeat"),
+        ("a**", "nothing to repeat"),
+        ("a{2,1}", "is empty"),
+        ("^*", "an anchor cannot be repeated"),
         ("a{,2}", "least number"),
-        ("[]", "empty class"), ("[b-a]", "range"), (r"[\w-z]", "range"), (r"\q", "unknown escape"),
-        (r"\A", "unknown escape"), ("\\", "middle"), (r"a\b", "word boundaries"), (r"(a)\1", "back-references"),
-        (r"(?<x>a)\k<x>", "back-references"), ("(?=a)", "look-around"), ("(?<!a)b", "look-around"), ("(?i)a", "flags"),
-        ("a^b", "within a pattern"), ("(a$|b)*", "within a pattern"), ("^a^", "within a pattern"),
-        (r"\u12", "no character"), (r"\ud800", "no character"), (r"\u{110000}", "no character"),
-        (r"\pL", "name of a property"), (r"\x00", "control character"),
-        ("(" * 100 + ")" * 100, "nested too deeply"), ("(^a|b)" * 10, "within a pattern|too many"),
+        ("[]", "empty class"),
+        ("[b-a]", "range"),
+        (r"[\w-z]", "range"),
+        (r"\q", "unknown escape"),
+        (r"\A", "unknown escape"),
+        ("\\", "middle"),
+        (r"a\b", "word boundaries"),
+        (r"(a)\1", "back-references"),
+        (r"(?<x>a)\k<x>", "back-references"),
+        ("(?=a)", "look-around"),
+        ("(?<!a)b", "look-around"),
+        ("(?i)a", "flags"),
+        ("a^b", "within a pattern"),
+        ("(a$|b)*", "within a pattern"),
+        ("^a^", "within a pattern"),
+        (r"\u12", "no character"),
+        (r"\ud800", "no character"),
+        (r"\u{110000}", "no character"),
+        (r"\pL", "name of a property"),
+        (r"\x00", "control character"),
+        ("(" * 100 + ")" * 100, "nested too deeply"),
+        ("(^a|b)" * 10, "within a pattern|too many"),
         ("|".join(["(^a|b)"] * 200), "too many alternatives"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(pattern: str, message: str) -> None:
     with pytest.raises(PatternError, match=message):
         to_rust(pattern)
@@ -63,11 +128,17 @@ def test_what_is_refused(pattern: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "yes", "no"),
     [
-        (r"^\p{L}+$", "aé", "a1"), (r"^[\p{Lu}\d]$", "É", "é"), (r"^\P{L}$", "1", "é"), (r"^\u{1F600}$", "😀", "😁"),
-        (r"^\ud83d\ude00$", "😀", "😁"), (r"^[^]$", "\n", ""), (r"^\cJ$", "\n", "J"), (r"^(?<x>a)$", "a", "b"),
+        (r"^\p{L}+$", "aé", "a1"),
+        (r"^[\p{Lu}\d]$", "É", "é"),
+        (r"^\P{L}$", "1", "é"),
+        (r"^\u{1F600}$", "😀", "😁"),
+        (r"^\ud83d\ude00$", "😀", "😁"),
+        (r"^[^]$", "\n", ""),
+        (r"^\cJ$", "\n", "J"),
+        (r"^(?<x>a)$", "a", "b"),
         (r"^[\b]$", "\b", "b"),
     ],
-)  # fmt: skip
+)
 def test_what_only_ecma_262_has(compiler: Compiler, pattern: str, yes: str, no: str) -> None:
     schema = {"type": "string", "pattern": pattern}
     assert accepts(compiler, schema, yes)
@@ -77,10 +148,18 @@ def test_what_only_ecma_262_has(compiler: Compiler, pattern: str, yes: str, no: 
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
-        (r"^\d$", "٣"), (r"^\D$", "٣"), (r"^\w$", "é"), (r"^\W$", "é"), (r"^\S$", "\ufeff"), (r"^\s$", "\ufeff"),
-        (r"^[^\d]$", "٣"), (r"^[\D]$", "٣"), (r"^[^\D]$", "٣"), ("^.$", "\u2028"),
+        (r"^\d$", "٣"),
+        (r"^\D$", "٣"),
+        (r"^\w$", "é"),
+        (r"^\W$", "é"),
+        (r"^\S$", "\ufeff"),
+        (r"^\s$", "\ufeff"),
+        (r"^[^\d]$", "٣"),
+        (r"^[\D]$", "٣"),
+        (r"^[^\D]$", "٣"),
+        ("^.$", "\u2028"),
     ],
-)  # fmt: skip
+)
 def test_where_dialects_differ_it_is_not_said(compiler: Compiler, pattern: str, text: str) -> None:
     """To one the text matches, to another it does not: no answer is like it."""
     assert not accepts(compiler, {"type": "string", "pattern": pattern}, text)

@@ -1,4 +1,5 @@
 """Whatever random scores say under a random schema is valid; whatever is not enforced is refused."""
+
 from __future__ import annotations
 
 import json

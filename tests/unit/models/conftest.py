@@ -1,4 +1,5 @@
 """A place for a model's file; a local hub of models, and caches of its own for every test that asks for it."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """``--check-tensors``: damaged weights are found, wherever they are, in every kind of type."""
+
 from __future__ import annotations
 
 from pathlib import Path

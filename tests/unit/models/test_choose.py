@@ -1,4 +1,5 @@
 """Which file of a repository is served."""
+
 from __future__ import annotations
 
 import pytest

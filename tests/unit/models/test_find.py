@@ -1,4 +1,5 @@
 """Which of the settings names the model, and what `llamafw pull` takes."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,4 +1,5 @@
 """Whole GGUF files: what the reader makes of them, against the bytes written and the `gguf` package's reader."""
+
 from __future__ import annotations
 
 import os
@@ -59,9 +60,17 @@ def test_reads_vocabulary_files(shared: Path) -> None:
 @pytest.mark.parametrize("version", [2, 3])
 def test_reads_every_value_type(file: Path, version: int) -> None:
     numbers = {
-        raw.UINT8: 200, raw.INT8: -100, raw.UINT16: 60_000, raw.INT16: -30_000, raw.UINT32: 4_000_000_000,
-        raw.INT32: -2_000_000_000, raw.FLOAT32: 0.5, raw.UINT64: 2**64 - 1, raw.INT64: -(2**63), raw.FLOAT64: 1e300,
-    }  # fmt: skip
+        raw.UINT8: 200,
+        raw.INT8: -100,
+        raw.UINT16: 60_000,
+        raw.INT16: -30_000,
+        raw.UINT32: 4_000_000_000,
+        raw.INT32: -2_000_000_000,
+        raw.FLOAT32: 0.5,
+        raw.UINT64: 2**64 - 1,
+        raw.INT64: -(2**63),
+        raw.FLOAT64: 1e300,
+    }
     values = [raw.value(f"n{kind}", kind, raw.number(kind, number)) for kind, number in numbers.items()]
     values += [
         raw.value(f"a{kind}", raw.ARRAY, raw.array(kind, [raw.number(kind, number)] * 3))

@@ -1,4 +1,5 @@
 """Damaged GGUF files: each is refused with the place and the thing, quickly, and without believing its numbers."""
+
 from __future__ import annotations
 
 import itertools
@@ -67,15 +68,18 @@ DAMAGED = {
     "array count": (with_array(raw.UINT64, [], n=HUGE), 41, "the number of items of metadata"),
     "strings count": (with_array(raw.STRING, [], n=HUGE), 41, "the number of items of metadata"),
     "string in array": (
-        with_array(raw.STRING, [raw.string("a"), struct.pack("<Q", HUGE)]), 58,
+        with_array(raw.STRING, [raw.string("a"), struct.pack("<Q", HUGE)]),
+        58,
         f"item 1 of metadata value 'k' has {HUGE} bytes",
     ),
     "cut array": (
-        with_array(raw.STRING, [raw.string("a" * 9)] * 2, alignment=1)[:-8], 66,
+        with_array(raw.STRING, [raw.string("a" * 9)] * 2, alignment=1)[:-8],
+        66,
         "item 1 of metadata value 'k' has 9 bytes",
     ),
     "cut length": (
-        with_array(raw.STRING, [raw.string("a" * 9)] * 2, alignment=1)[:-13], 66,
+        with_array(raw.STRING, [raw.string("a" * 9)] * 2, alignment=1)[:-13],
+        66,
         "the file ends before item 1 of metadata value 'k'",
     ),
     "nesting": (with_value(raw.ARRAY, nested(5)), 73, "nested more than 4 deep"),
@@ -83,7 +87,8 @@ DAMAGED = {
     "alignment 0": (with_value(U32, raw.number(U32, 0), ALIGNMENT), None, "general.alignment is 0"),
     "alignment type": (with_value(raw.STRING, raw.string("8"), ALIGNMENT), None, "general.alignment is '8'"),
     "tensor twice": (
-        raw.gguf([], [raw.tensor("w", [1]), raw.tensor("w", [1], offset=32)], b"\0" * 64), 57,
+        raw.gguf([], [raw.tensor("w", [1]), raw.tensor("w", [1], offset=32)], b"\0" * 64),
+        57,
         "the tensor 'w' occurs twice",
     ),
     "tensor name": (with_tensor([1], b"w\xff"), 24, "the name of tensor 0 b'w\\xff' is not UTF-8"),
@@ -97,10 +102,11 @@ DAMAGED = {
     "tensor beyond the end": (with_tensor([17]), 24, "takes the bytes 64 to 132, but the file ends at 128"),
     "offset beyond the end": (with_tensor([1], offset=2**63), 24, "tensor 'w' takes the bytes"),
     "overlap": (
-        raw.gguf([], [raw.tensor("v", [16]), raw.tensor("w", [8], offset=32)], b"\0" * 64), 57,
+        raw.gguf([], [raw.tensor("v", [16]), raw.tensor("w", [8], offset=32)], b"\0" * 64),
+        57,
         "tensor 'w' overlaps tensor 'v'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -131,9 +137,16 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small llama model whose metadata has a value of every kind."""
     path = write_tiny_gguf(
         tmp_path_factory.mktemp("valid") / "model.gguf",
-        n_vocab=8, n_embd=32, n_layer=1, n_head=2, n_head_kv=1, n_ff=32, types="Q4_0", tokenizer=None,
+        n_vocab=8,
+        n_embd=32,
+        n_layer=1,
+        n_head=2,
+        n_head_kv=1,
+        n_ff=32,
+        types="Q4_0",
+        tokenizer=None,
         metadata={"a.strings": ["one", "two"], "a.ints": [1, 2, 3], "a.floats": [1.5], "a.bool": True},
-    )  # fmt: skip
+    )
     return path.read_bytes()
 
 

@@ -1,4 +1,5 @@
 """Models in several files, as the `gguf` package writes them."""
+
 from __future__ import annotations
 
 import shutil
@@ -118,8 +119,10 @@ def test_too_few_tensors(tmp_path: Path) -> None:
 
 
 def test_counts_that_are_none(tmp_path: Path) -> None:
-    for value in (raw.value("split.count", raw.STRING, raw.string("two")),
-                  raw.value("split.count", raw.UINT32, raw.number(raw.UINT32, 100_000))):  # fmt: skip
+    for value in (
+        raw.value("split.count", raw.STRING, raw.string("two")),
+        raw.value("split.count", raw.UINT32, raw.number(raw.UINT32, 100_000)),
+    ):
         first = write(tmp_path, ([value], []))
         assert "it must be a number of at most 99999" in fails(first)
     first = write(tmp_path, ([raw.value("split.count", raw.UINT16, raw.number(raw.UINT16, 3))], []))

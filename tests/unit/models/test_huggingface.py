@@ -1,4 +1,5 @@
 """``--hf-repo``: the hub's real client against a hub of our own."""
+
 from __future__ import annotations
 
 import hashlib
@@ -168,9 +169,7 @@ def test_damage_on_the_way_is_seen(model_hub: ModelHub, models_cache: Path) -> N
 
 
 @pytest.mark.usefixtures("repository")
-def test_without_the_hub_the_cache_is_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_the_hub_the_cache_is_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     path = pull()
     with serving() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)

@@ -1,4 +1,5 @@
 """The llama architecture: what is made of metadata and tensors, and what is refused by name."""
+
 from __future__ import annotations
 
 import math
@@ -24,10 +25,19 @@ def tiny(path: Path, **more: Any) -> Decoder:
 def test_the_default_model(real_model: Path) -> None:
     found = describe(read_gguf(real_model, QUANTS))
     facts = {
-        "n_vocab": 49152, "n_ctx_train": 8192, "n_embd": 576, "n_layer": 30, "n_head": 9, "n_head_kv": 3,
-        "n_embd_head": 64, "n_ff": 1536, "rope_interleaved": True, "rope_magnitude": 1.0, "attention_scale": 0.125,
+        "n_vocab": 49152,
+        "n_ctx_train": 8192,
+        "n_embd": 576,
+        "n_layer": 30,
+        "n_head": 9,
+        "n_head_kv": 3,
+        "n_embd_head": 64,
+        "n_ff": 1536,
+        "rope_interleaved": True,
+        "rope_magnitude": 1.0,
+        "attention_scale": 0.125,
         "activation": "silu",
-    }  # fmt: skip
+    }
     assert {name: getattr(found, name) for name in facts} == facts
     assert found.norm_eps == pytest.approx(1e-5)
     np.testing.assert_allclose(found.rope_frequencies, [100_000 ** (-i / 32) for i in range(32)])
@@ -54,8 +64,11 @@ def test_output_and_biases_of_their_own(tmp_path: Path) -> None:
     assert tensors["output"] == "output.weight"
     assert tensors["attn_q_bias"] == "blk.{layer}.attn_q.bias"
     assert {role for role in tensors if role.endswith("_bias")} == {
-        "attn_q_bias", "attn_k_bias", "attn_v_bias", "attn_output_bias",
-    }  # fmt: skip
+        "attn_q_bias",
+        "attn_k_bias",
+        "attn_v_bias",
+        "attn_output_bias",
+    }
 
 
 def test_a_value_per_layer_will_do_if_all_are_equal(tmp_path: Path) -> None:
@@ -67,10 +80,14 @@ def test_a_value_per_layer_will_do_if_all_are_equal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "attention.head_count",
         "attention.layer_norm_rms_epsilon",
     ],
-)  # fmt: skip
+)
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(ModelError, match=rf"model\.gguf: llama\.{key} is missing"):
         tiny(tmp_path, metadata={f"llama.{key}": None})
@@ -102,8 +119,16 @@ def test_an_impossible_key_is_named(tmp_path: Path, key: str, value: Any, words:
 
 
 ROLES = (
-    "attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down",
-)  # fmt: skip
+    "attn_norm",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+)
 NAMES = ("token_embd.weight", "output_norm.weight", *(f"blk.1.{role}.weight" for role in ROLES))
 
 

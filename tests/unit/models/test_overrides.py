@@ -1,4 +1,5 @@
 """``--override-kv``: what it takes, and what it refuses by name."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """The tensor types of ggml, against the tables and the unpacking of the `gguf` package."""
+
 from __future__ import annotations
 
 import subprocess

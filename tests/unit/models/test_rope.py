@@ -1,4 +1,5 @@
 """RoPE frequencies: scalings against the papers' formulas, written out pair by pair."""
+
 from __future__ import annotations
 
 import math
@@ -73,9 +74,7 @@ def test_a_factor_per_frequency_divides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("scale", "n_ctx"), [(4.0, 4096), (16.0, 2048), (1.0, 4096), (40.0, 32768), (2.0, 8)])
 def test_yarn(tmp_path: Path, scale: float, n_ctx: int) -> None:
-    found = scaled(
-        tmp_path, scaling__type="yarn", scaling__factor=scale, scaling__original_context_length=n_ctx
-    )  # fmt: skip
+    found = scaled(tmp_path, scaling__type="yarn", scaling__factor=scale, scaling__original_context_length=n_ctx)
     np.testing.assert_allclose(found.rope_frequencies, yarn(scale, n_ctx), rtol=1e-14)
     assert found.rope_magnitude == pytest.approx(1 + 0.1 * math.log(scale))
 
@@ -92,9 +91,14 @@ def test_yarn_keeps_fast_frequencies_and_interpolates_slow_ones(tmp_path: Path) 
 
 def test_yarn_with_its_own_numbers(tmp_path: Path) -> None:
     found = scaled(
-        tmp_path, scaling__type="yarn", scaling__factor=4.0, scaling__original_context_length=4096,
-        scaling__yarn_beta_fast=16.0, scaling__yarn_beta_slow=2.0, scaling__attn_factor=0.5,
-    )  # fmt: skip
+        tmp_path,
+        scaling__type="yarn",
+        scaling__factor=4.0,
+        scaling__original_context_length=4096,
+        scaling__yarn_beta_fast=16.0,
+        scaling__yarn_beta_slow=2.0,
+        scaling__attn_factor=0.5,
+    )
     np.testing.assert_allclose(found.rope_frequencies, yarn(4, 4096, fast=16, slow=2), rtol=1e-14)
     assert found.rope_magnitude == pytest.approx(0.5 * (1 + 0.1 * math.log(4)))
 
@@ -143,8 +147,12 @@ def test_the_reference_agrees(tmp_path: Path) -> None:
 
 
 def by_settings(path: Path, own: dict[str, Any], **given: Any) -> Decoder:
-    file = write_tiny_gguf(path / "model.gguf", n_embd_head=SIZE, n_layer=1,
-                           metadata={f"llama.rope.{key}": value for key, value in own.items()})
+    file = write_tiny_gguf(
+        path / "model.gguf",
+        n_embd_head=SIZE,
+        n_layer=1,
+        metadata={f"llama.rope.{key}": value for key, value in own.items()},
+    )
     return describe(with_rope(read_gguf(file, QUANTS), Settings(**given)))
 
 
@@ -171,9 +179,15 @@ def test_settings_take_the_models_place(
 @pytest.mark.inventory("C-032", "C-034", "C-035", "C-036")
 def test_settings_of_yarn(tmp_path: Path) -> None:
     found = by_settings(
-        tmp_path, {"scaling.yarn_attn_factor": 3.0}, rope_scaling="yarn", rope_scale=4.0, yarn_orig_ctx=4096,
-        yarn_attn_factor=0.5, yarn_beta_fast=16.0, yarn_beta_slow=2.0,
-    )  # fmt: skip
+        tmp_path,
+        {"scaling.yarn_attn_factor": 3.0},
+        rope_scaling="yarn",
+        rope_scale=4.0,
+        yarn_orig_ctx=4096,
+        yarn_attn_factor=0.5,
+        yarn_beta_fast=16.0,
+        yarn_beta_slow=2.0,
+    )
     np.testing.assert_allclose(found.rope_frequencies, yarn(4, 4096, fast=16, slow=2), rtol=1e-14)
     assert found.rope_magnitude == pytest.approx(0.5 * (1 + 0.1 * math.log(4)))
 

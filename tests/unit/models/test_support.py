@@ -1,4 +1,5 @@
 """The tests' own references must be right first: the float64 forward pass and the tiny models."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """``--model-url``: fetched once, resumed, verified, asked for again only if it has changed."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,4 +1,5 @@
 """``pull``: fetching through a real pip, from an index of our own."""
+
 from __future__ import annotations
 
 import errno

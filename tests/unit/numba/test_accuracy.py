@@ -1,4 +1,5 @@
 """Logits against the float64 reference: formats, instruction sets, shapes."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -67,9 +68,16 @@ def test_other_types_are_rounded_to_q8_0_and_said_so(kind: str, tmp_path: Path) 
 
 def test_types_may_be_mixed(tmp_path: Path) -> None:
     kinds = {
-        "default": "Q4_1", "token_embd": "Q8_0", "attn_q": "Q8_0", "attn_k": "F16", "attn_v": "Q4_0",
-        "ffn_gate": "BF16", "ffn_up": "Q4_1", "ffn_down": "F32", "output": "F16",
-    }  # fmt: skip
+        "default": "Q4_1",
+        "token_embd": "Q8_0",
+        "attn_q": "Q8_0",
+        "attn_k": "F16",
+        "attn_v": "Q4_0",
+        "ffn_gate": "BF16",
+        "ffn_up": "Q4_1",
+        "ffn_down": "F32",
+        "output": "F16",
+    }
     check(write_tiny_gguf(tmp_path / "m.gguf", types=kinds, tied=False))
 
 

@@ -1,4 +1,5 @@
 """Hidden states, and what moves the KV cache about: against float64, and to the bit."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """Bit-identical logits: alone or beside others, however cut, on any number of threads, over poisoned memory."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
 """What the backend refuses, and how it comes and goes."""
+
 from __future__ import annotations
 
 import threading

@@ -1,4 +1,5 @@
 """Threads that sleep when idle, compiled code that is kept, memory that costs nothing, and the odd formula."""
+
 from __future__ import annotations
 
 import math
@@ -175,9 +176,7 @@ def test_rope_table() -> None:
 
 
 _widen = simd.operation(simd.floats, (simd.i64,), lambda b, a: emit.widen(b, emit.load(b, a, emit.SHORTS)))
-_narrow = simd.operation(
-    simd.void, (simd.floats, simd.i64), lambda b, v, a: emit.store(b, emit.narrow(b, v), a)
-)
+_narrow = simd.operation(simd.void, (simd.floats, simd.i64), lambda b, v, a: emit.store(b, emit.narrow(b, v), a))
 _widen_one = simd.operation(simd.f32, (simd.i64,), lambda b, a: emit.widen(b, emit.load(b, a, emit.I16)))
 _narrow_one = simd.operation(simd.void, (simd.f32, simd.i64), lambda b, v, a: emit.store(b, emit.narrow(b, v), a))
 

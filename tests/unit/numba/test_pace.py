@@ -1,4 +1,5 @@
 """The number of threads follows what steps take."""
+
 from __future__ import annotations
 
 from collections import Counter

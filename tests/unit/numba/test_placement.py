@@ -1,4 +1,5 @@
 """Where the operating system really runs the threads."""
+
 from __future__ import annotations
 
 import os
@@ -150,8 +151,20 @@ def test_poll_is_how_often_threads_look_before_they_sleep(pool: Pool) -> None:
     assert spins() == 420
 
 
-@pytest.mark.parametrize("flags", [["-C", "0"], ["-C", "xyz"], ["-C", ""], ["-Cr", "3-1"], ["-Cr", "-"], ["-Cr", "1"],
-                                   ["-Cr", "0-99999"], ["-Cb", "0x"], ["-Crb", "a-b"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-C", "0"],
+        ["-C", "xyz"],
+        ["-C", ""],
+        ["-Cr", "3-1"],
+        ["-Cr", "-"],
+        ["-Cr", "1"],
+        ["-Cr", "0-99999"],
+        ["-Cb", "0x"],
+        ["-Crb", "a-b"],
+    ],
+)
 def test_what_is_no_mask_or_range_is_refused(flags: list[str]) -> None:
     with pytest.raises(SettingsError, match="^--cpu-.* is no "):
         options(*flags)

@@ -1,4 +1,5 @@
 """A site of distributions for each test that wants one."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

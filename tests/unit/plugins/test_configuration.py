@@ -1,4 +1,5 @@
 """Options of plugins: stated as JSON Schema, set by flag or file, checked, handed over; and their flags in the file."""
+
 from __future__ import annotations
 
 import json
@@ -85,9 +86,7 @@ def test_a_plugin_has_the_names_that_no_plugin_knows(x: str, name: str, tmp_path
     assert configured("--config", str(config))[0]["limit"] == 7
 
 
-def test_flags_win_over_the_file_one_key_at_a_time(
-    x: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_win_over_the_file_one_key_at_a_time(x: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "c.toml"
     config.write_text("port = 1\n[plugin.x]\nlimit = 7\nratio = 2\non = true\n")
     file = ("--config", str(config))
@@ -217,16 +216,26 @@ def test_flags_of_plugins_are_keys_of_the_file(site: Site, tmp_path: Path) -> No
     config.write_text(
         "steady = true\nslow_ms = 2\nwords = ['x', 'y']\npair = [1, 2]\nplace = 'here'\nwhich = 'b'\nloud = false\n"
     )
-    expected = {"steady": True, "slow_ms": 2.0, "words": ["x", "y"], "pair": [1, 2], "place": Path("here"),
-                "which": "b", "loud": False}  # fmt: skip
+    expected = {
+        "steady": True,
+        "slow_ms": 2.0,
+        "words": ["x", "y"],
+        "pair": [1, 2],
+        "place": Path("here"),
+        "which": "b",
+        "loud": False,
+    }
     assert extra(config) == expected
     given = ("--slow-ms=3", "--words", "z", "--which", "a", "--loud", "--pair", "3", "4")
     other = {"slow_ms": 3.0, "words": ["z"], "which": "a", "loud": True, "pair": [3, 4]}
     assert extra(config, *given) == expected | other
     config.write_text("which = 'a'\nno-loud = true\nwords = 'x'\n")
     assert extra(config) == dict.fromkeys(("slow_ms", "pair", "place")) | {
-        "steady": False, "words": ["x"], "which": "a", "loud": False,
-    }  # fmt: skip
+        "steady": False,
+        "words": ["x"],
+        "which": "a",
+        "loud": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -269,8 +278,11 @@ def test_commands_that_have_no_flags_of_plugins_read_the_same_file(site: Site, t
 
 def test_two_plugins_that_add_one_flag_are_named_both(site: Site) -> None:
     for name in ("llamafw-a", "llamafw-b"):
-        site.install(name, "from llamafw import hookimpl\n@hookimpl\ndef add_options(parser): "
-                           f"parser.add_argument('--same', dest='{name[-1]}')\n")  # fmt: skip
+        site.install(
+            name,
+            "from llamafw import hookimpl\n@hookimpl\ndef add_options(parser): "
+            f"parser.add_argument('--same', dest='{name[-1]}')\n",
+        )
     with pytest.raises(PluginError, match="the flag --same is added by both llamafw-a:a and llamafw-b:b"):
         plugin_flags(load_plugins(Settings()))
 

@@ -1,4 +1,5 @@
 """A plugin that fails hurts only what it serves: at import, registration, start-up, request, per token, in events."""
+
 from __future__ import annotations
 
 import asyncio
@@ -73,20 +74,29 @@ def built(plugins: Plugins) -> Any:
         (HEAD + hook("no_such_hook"), "import", "'no_such_hook', which is no hook"),
         (HEAD + SAMPLER + hook("register_backends", "register"), "registration", "failed in register_backends"),
         (HEAD + SAMPLER + hook("extend_openapi"), "startup", "failed in extend_openapi"),
-        (HEAD + SAMPLER + OPERATION.replace("register(\"getBad\", bad)", "1 / 0"), "registration",
-         "failed in register_endpoints"),
+        (
+            HEAD + SAMPLER + OPERATION.replace('register("getBad", bad)', "1 / 0"),
+            "registration",
+            "failed in register_endpoints",
+        ),
         (HEAD + SAMPLER + OPERATION.replace("responses", "answers"), "startup", "document is not valid at paths./bad"),
-        (HEAD + SAMPLER + OPERATION.replace("InternalError", "Nothing"), "startup",
-         "refers to #/components/responses/Nothing, which is not there"),
+        (
+            HEAD + SAMPLER + OPERATION.replace("InternalError", "Nothing"),
+            "startup",
+            "refers to #/components/responses/Nothing, which is not there",
+        ),
         (HEAD + SAMPLER + OPERATION.replace("#/components", "x.yaml#/components"), "startup", "refers to x.yaml#/comp"),
         (HEAD + SAMPLER + "import sys; sys.exit()", "import", "cannot be loaded: SystemExit"),
         (HEAD + SAMPLER + hook("extend_openapi", body="return {'paths': ['/bad']}"), "startup", "not valid at paths: "),
         (HEAD + SAMPLER.replace("string", "text") + OPERATION, "startup", "'bad' of plugin llamafw-bad:bad is no JSON"),
-        (HEAD + SAMPLER + OPERATION + hook("register_fields", "register", "register('good', 7)"), "startup",
-         "the field 'good' of plugin llamafw-bad:bad is no JSON Schema"),
+        (
+            HEAD + SAMPLER + OPERATION + hook("register_fields", "register", "register('good', 7)"),
+            "startup",
+            "the field 'good' of plugin llamafw-bad:bad is no JSON Schema",
+        ),
         (HEAD + SAMPLER + hook("register_fields", "register", "register('bad', 7)"), "startup", "is no JSON Schema"),
     ],
-)  # fmt: skip
+)
 def test_an_installed_plugin_that_fails_is_left_out_with_all_it_had(
     site: Site, caplog: pytest.LogCaptureFixture, code: str, place: str, words: str
 ) -> None:
@@ -109,10 +119,16 @@ def test_an_installed_plugin_that_fails_is_left_out_with_all_it_had(
 
 
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("code", [
-    "1 / 0", HEAD + hook("register_samplers", "register"), HEAD + hook("extend_openapi"),
-    HEAD + hook("extend_openapi", body="return 'x'"), HEAD + SAMPLER.replace("string", "text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "code",
+    [
+        "1 / 0",
+        HEAD + hook("register_samplers", "register"),
+        HEAD + hook("extend_openapi"),
+        HEAD + hook("extend_openapi", body="return 'x'"),
+        HEAD + SAMPLER.replace("string", "text"),
+    ],
+)
 def test_it_ends_the_start_if_strict_or_asked_for_by_name(site: Site, code: str, strict: bool) -> None:
     name = site.install("llamafw-bad", code)
     with pytest.raises(PluginError, match=f"plugin {name} "):
@@ -176,8 +192,9 @@ def test_a_command_goes_on_without_it_and_says_so(site: Site) -> None:
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         environ = {"PYTHONPATH": str(site.folder)}
-        return subprocess.run([sys.executable, "-m", "llamafw", "spec", *argv], capture_output=True, text=True,
-                              check=False, env=environ)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "llamafw", "spec", *argv], capture_output=True, text=True, check=False, env=environ
+        )
 
     done = run()
     assert (done.returncode, "openapi: 3.0.3" in done.stdout) == (0, True)
@@ -198,8 +215,10 @@ def test_a_command_goes_on_without_it_and_says_so(site: Site) -> None:
 async def test_a_factory_that_fails_is_named(
     site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    name = site.install("llamafw-bad", HEAD + "def make(context): 1 / 0\n" + hook(
-        "register_backends", "register", "register('bad', make)"))
+    name = site.install(
+        "llamafw-bad",
+        HEAD + "def make(context): 1 / 0\n" + hook("register_backends", "register", "register('bad', make)"),
+    )
     with pytest.raises(ZeroDivisionError):
         async with serve(backend="bad"):
             pass
@@ -257,6 +276,7 @@ async def test_a_request_that_fails_in_a_plugin_says_so_and_others_do_not(
 ) -> None:
     name = site.install("llamafw-bad", HEAD + code)
     async with serve(metrics=True) as client:
+
         async def bad() -> httpx.Response:
             if "prepare" in code:
                 return await client.post("/completion", json={**BODY, "stop": ["bad"]})
@@ -295,11 +315,18 @@ async def test_an_explanation_that_fails_explains_nothing(
 async def test_news_reach_everybody_else(
     site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    events = {"server_started": "app", "model_loaded": "app", "request_finished": "finish", "model_unloaded": "app",
-              "server_stopping": "app"}  # fmt: skip
+    events = {
+        "server_started": "app",
+        "model_loaded": "app",
+        "request_finished": "finish",
+        "model_unloaded": "app",
+        "server_stopping": "app",
+    }
     name = site.install("llamafw-bad", HEAD + "".join(hook(each, given) for each, given in events.items()))
-    site.install("llamafw-then", HEAD + "heard = []\n" + "".join(
-        hook(each, given, f"heard.append('{each}')") for each, given in events.items()))
+    site.install(
+        "llamafw-then",
+        HEAD + "heard = []\n" + "".join(hook(each, given, f"heard.append('{each}')") for each, given in events.items()),
+    )
     async with serve(metrics=True) as client:
         assert (await client.post("/completion", json=BODY)).status_code == 200
         assert await failures(client) == {(name, "event"): 3}
@@ -356,20 +383,26 @@ async def test_a_backend_that_fails_fails_the_request_at_fault(
 @pytest.mark.parametrize(
     "code",
     [
-        ("class Bad:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n"
-         + hook("choose_chat_format", "model", "return Bad()")),
-        ("class Bad:\n    def compile(self, source): 1 / 0\n"
-         + hook("register_grammars", "register", "register('bad', lambda context: Bad())")
-         + "from dataclasses import replace\nfrom llamafw import GrammarSource\n@hookimpl(wrapper=True)\n"
-         "def prepare_request(body):\n    return replace((yield), grammar=GrammarSource('bad', 'x'))\n"),
-        ("class Bad:\n    ended = False\n    def accept(self, token): 1 / 0\n    def mask(self, logits): 1 / 0\n"
-         "class Makes:\n    def compile(self, source): return Bad()\n"
-         + hook("register_grammars", "register", "register('bad', lambda context: Makes())")
-         + "from dataclasses import replace\nfrom llamafw import GrammarSource\n@hookimpl(wrapper=True)\n"
-         "def prepare_request(body):\n    return replace((yield), grammar=GrammarSource('bad', 'x'))\n"),
+        (
+            "class Bad:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n"
+            + hook("choose_chat_format", "model", "return Bad()")
+        ),
+        (
+            "class Bad:\n    def compile(self, source): 1 / 0\n"
+            + hook("register_grammars", "register", "register('bad', lambda context: Bad())")
+            + "from dataclasses import replace\nfrom llamafw import GrammarSource\n@hookimpl(wrapper=True)\n"
+            "def prepare_request(body):\n    return replace((yield), grammar=GrammarSource('bad', 'x'))\n"
+        ),
+        (
+            "class Bad:\n    ended = False\n    def accept(self, token): 1 / 0\n    def mask(self, logits): 1 / 0\n"
+            "class Makes:\n    def compile(self, source): return Bad()\n"
+            + hook("register_grammars", "register", "register('bad', lambda context: Makes())")
+            + "from dataclasses import replace\nfrom llamafw import GrammarSource\n@hookimpl(wrapper=True)\n"
+            "def prepare_request(body):\n    return replace((yield), grammar=GrammarSource('bad', 'x'))\n"
+        ),
     ],
     ids=["chat format", "compiler", "grammar"],
-)  # fmt: skip
+)
 async def test_other_things_that_fail_are_put_down_to_their_plugin(
     site: Site, serve: Callable[..., Any], code: str
 ) -> None:
@@ -384,8 +417,13 @@ async def test_other_things_that_fail_are_put_down_to_their_plugin(
 async def test_what_ends_a_script_ends_no_server(site: Site, serve: Callable[..., Any], where: str) -> None:
     quits = "raise SystemExit('secret')"
     render = hook("choose_chat_format", "model", "return Rude()")
-    code = (SAMPLER + BACKEND.replace("Bad", "Worse") + OPERATION
-            + "class Rude:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n" + render)  # fmt: skip
+    code = (
+        SAMPLER
+        + BACKEND.replace("Bad", "Worse")
+        + OPERATION
+        + "class Rude:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n"
+        + render
+    )
     code = code.replace('raise ZeroDivisionError("secret")', quits).replace('raise MemoryError("secret")', quits)
     name = site.install("llamafw-bad", HEAD + code.replace("1 / 0", quits))
     async with serve(backend="bad", metrics=True, parallel=2) as client:
@@ -406,7 +444,7 @@ async def test_what_ends_a_script_ends_no_server(site: Site, serve: Callable[...
 
 
 async def test_in_a_stream_the_error_is_the_last_event(site: Site, serve: Callable[..., Any]) -> None:
-    code = SAMPLER.replace("if self.where == \"accept\"", "self.n = getattr(self, 'n', 0) + 1\n        if self.n == 3")
+    code = SAMPLER.replace('if self.where == "accept"', "self.n = getattr(self, 'n', 0) + 1\n        if self.n == 3")
     name = site.install("llamafw-bad", HEAD + code)
     async with serve() as client:
         body = {**BODY, "samplers": ["bad", "temperature"], "bad": "later", "stream": True}
@@ -419,12 +457,15 @@ async def test_no_hook_is_called_per_token(site: Site, serve: Callable[..., Any]
     """Counted in plugins that implement all of them, whoever calls: two tokens cost as many calls as sixty."""
     from support.spy import HOOKS
 
-    site.install("llamafw-count", HEAD + "import collections, inspect\nfrom llamafw import hookspecs\n"
+    site.install(
+        "llamafw-count",
+        HEAD + "import collections, inspect\nfrom llamafw import hookspecs\n"
         "n = collections.Counter()\n"
         "def spy(name):\n"
         "    names = ', '.join(inspect.signature(getattr(hookspecs, name)).parameters)\n"
         "    return hookimpl(eval(f'lambda {names}: n.update([name])', {'n': n, 'name': name}))\n"
-        f"for name in {HOOKS}: globals()[name] = spy(name)\n")  # fmt: skip
+        f"for name in {HOOKS}: globals()[name] = spy(name)\n",
+    )
     calls = []
     async with serve() as client:
         import llamafw_count  # type: ignore[import-not-found]  # written above
@@ -501,7 +542,10 @@ async def test_a_wrapper_that_is_timed_still_wraps(site: Site, serve: Callable[.
     """What others raise comes in where it yields, and what it raises or returns comes out."""
     refuse = "\n    if 'refuse' in body.get('stop', ()): raise llamafw.RequestError('no')"
     site.install("llamafw-refuse", HEAD + "import llamafw\n" + hook("prepare_request", "body", refuse))
-    site.install("llamafw-wrap", HEAD + """
+    site.install(
+        "llamafw-wrap",
+        HEAD
+        + """
 from dataclasses import replace
 from llamafw import RequestError
 @hookimpl(wrapper=True)
@@ -511,7 +555,8 @@ def prepare_request(body):
     except RequestError as error:
         raise RequestError("wrapped: " + error.message)
     return replace(request, n_predict=2)
-""")
+""",
+    )
     async with serve() as client:
         answer = (await client.post("/completion", json=BODY)).json()
         assert answer["tokens_predicted"] == 2

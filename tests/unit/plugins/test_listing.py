@@ -1,4 +1,5 @@
 """``GET /plugins`` and ``llamafw plugins``: the same of every plugin, whatever became of it."""
+
 from __future__ import annotations
 
 import json
@@ -46,10 +47,15 @@ async def test_the_server_lists_what_it_is_made_of(site: Site, serve: Callable[.
     assert sorted(fields) == ["f", "heat"]
     assert fields["heat"]["minimum"] == 0
     assert found[name] == {
-        "name": name, "distribution": "llamafw-x", "version": "1.2", "state": "active", "requires_api": ">=1.0",
-        "kinds": {"sampler": ["s"], "field": ["f"]}, "hooks": ["configure", "register_fields", "register_samplers"],
+        "name": name,
+        "distribution": "llamafw-x",
+        "version": "1.2",
+        "state": "active",
+        "requires_api": ">=1.0",
+        "kinds": {"sampler": ["s"], "field": ["f"]},
+        "hooks": ["configure", "register_fields", "register_samplers"],
         "options": {"limit": {"type": "integer", "default": 60, "description": "Most of it."}},
-    }  # fmt: skip
+    }
     assert (found[bad]["state"], found[bad]["kinds"], found["llamafw:webui"]["state"]) == ("failed", {}, "blocked")
     assert "getPlugins" not in found["llamafw:endpoints"]["kinds"]["endpoint"]
     assert "listPlugins" in found["llamafw:endpoints"]["kinds"]["endpoint"]
@@ -67,8 +73,13 @@ def test_the_command_says_the_same_and_why(site: Site) -> None:
     site.install("llamafw-bad", "raise OSError('/secret/place')")
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "llamafw", "plugins", *argv], capture_output=True, text=True,
-                              check=False, env={"PYTHONPATH": str(site.folder)})  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "llamafw", "plugins", *argv],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PYTHONPATH": str(site.folder)},
+        )
 
     listing = run("--json", "--no-plugin", "webui")
     found = {one["distribution"]: one for one in json.loads(listing.stdout) if one["distribution"] != "llamafw"}

@@ -1,4 +1,5 @@
 """What an author is told who gets something wrong: one sentence, with the plugin's name."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -80,9 +81,7 @@ def test_the_plugins_that_mistakes_are_made_of_are_right(tmp_path: Path) -> None
         build(Settings(), plugin(tmp_path, text), api.load)
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings"), [("backend", Settings(backend="mine")), ("tokenizer", Settings())]
-)
+@pytest.mark.parametrize(("kind", "settings"), [("backend", Settings(backend="mine")), ("tokenizer", Settings())])
 def test_what_a_factory_makes_is_looked_at_too(tmp_path: Path, kind: str, settings: Settings) -> None:
     metadata = {"tokenizer.ggml.model": "mine"} if kind == "tokenizer" else {}
     model = write_tiny_gguf(tmp_path / "tiny.gguf", metadata=metadata)

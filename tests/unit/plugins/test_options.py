@@ -1,4 +1,5 @@
 """Options are contract: of samplers, fields and endpoints, in the document, in errors, and against each other."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -88,8 +89,11 @@ async def test_options_are_in_the_document_that_docs_shows(site: Site, serve: Ca
     assert "/openapi.json" in page.text
     for name in ("CompletionRequest", "ChatCompletionRequest", "TextCompletionRequest", "InfillRequest"):
         text = str(document["components"]["schemas"][name])
-        fields = document["components"]["schemas"]["GenerationOptions"]["properties"] if "heat" not in text else (
-            document["components"]["schemas"][name]["properties"])
+        fields = (
+            document["components"]["schemas"]["GenerationOptions"]["properties"]
+            if "heat" not in text
+            else (document["components"]["schemas"][name]["properties"])
+        )
         assert fields["heat"]["maximum"] == 2
         assert fields["heat"]["description"] == "How hot. (Of the plugin `llamafw-hot:hot`.)"
         assert fields["words"]["x-llamafw-plugin"] == "llamafw-hot:hot"
@@ -104,22 +108,40 @@ DIG = OPERATION.replace("'dig'", "'dug'")
     ("first", "second", "message"),
     [
         (SAMPLER, SAMPLER, "sampler 'hot' is registered by both llamafw-a:a and llamafw-b:b"),
-        (SAMPLER, SAMPLER.replace('"hot"', '"warm"').replace('"maximum": 2', '"maximum": 3').replace("words", "others"),
-         "the field 'heat' is described differently by sampler 'hot' of plugin llamafw-a:a and "
-         "sampler 'warm' of plugin llamafw-b:b"),
-        (SAMPLER, SAMPLER.replace('"hot"', '"warm"'),
-         "field 'words' is registered by both llamafw-a:a and llamafw-b:b"),
-        (SAMPLER, SAMPLER.replace('"hot"', '"warm"').replace('"words"', '"heat"'),
-         "the field 'heat' is defined by both sampler 'hot' of plugin llamafw-a:a and plugin llamafw-b:b"),
+        (
+            SAMPLER,
+            SAMPLER.replace('"hot"', '"warm"').replace('"maximum": 2', '"maximum": 3').replace("words", "others"),
+            "the field 'heat' is described differently by sampler 'hot' of plugin llamafw-a:a and "
+            "sampler 'warm' of plugin llamafw-b:b",
+        ),
+        (
+            SAMPLER,
+            SAMPLER.replace('"hot"', '"warm"'),
+            "field 'words' is registered by both llamafw-a:a and llamafw-b:b",
+        ),
+        (
+            SAMPLER,
+            SAMPLER.replace('"hot"', '"warm"').replace('"words"', '"heat"'),
+            "the field 'heat' is defined by both sampler 'hot' of plugin llamafw-a:a and plugin llamafw-b:b",
+        ),
         (OPERATION, OPERATION, "POST /dig is defined by both plugin llamafw-a:a and plugin llamafw-b:b"),
-        (OPERATION, OPERATION.replace("/dig", "/dug"),
-         "operationId 'dig' is defined by both plugin llamafw-a:a and plugin llamafw-b:b"),
-        (OPERATION.replace("/dig", "/dig/{a}"), OPERATION.replace("/dig", "/dig/{b}").replace('"dig"', '"dug"'),
-         "the path /dig/{b} of plugin llamafw-b:b is the path /dig/{a} of plugin llamafw-a:a"),
-        (OPERATION, OPERATION.split("@hookimpl")[0] + "@hookimpl" + OPERATION.split("@hookimpl")[2],
-         "endpoint 'dig' is registered by both llamafw-a:a and llamafw-b:b"),
+        (
+            OPERATION,
+            OPERATION.replace("/dig", "/dug"),
+            "operationId 'dig' is defined by both plugin llamafw-a:a and plugin llamafw-b:b",
+        ),
+        (
+            OPERATION.replace("/dig", "/dig/{a}"),
+            OPERATION.replace("/dig", "/dig/{b}").replace('"dig"', '"dug"'),
+            "the path /dig/{b} of plugin llamafw-b:b is the path /dig/{a} of plugin llamafw-a:a",
+        ),
+        (
+            OPERATION,
+            OPERATION.split("@hookimpl")[0] + "@hookimpl" + OPERATION.split("@hookimpl")[2],
+            "endpoint 'dig' is registered by both llamafw-a:a and llamafw-b:b",
+        ),
     ],
-)  # fmt: skip
+)
 def test_clashes_end_the_start_and_name_both(site: Site, first: str, second: str, message: str) -> None:
     site.install("llamafw-a", first)
     site.install("llamafw-b", second)

@@ -1,4 +1,5 @@
 """Finding, checking and refusing plugins."""
+
 from __future__ import annotations
 
 import json
@@ -94,10 +95,12 @@ def test_leaving_out_what_is_not_there_is_an_error() -> None:
         ("1 / 0", "ZeroDivisionError"),
         (GOOD.replace("register_samplers", "register_sampler"), "did you mean 'register_samplers'"),
         (GOOD.replace('"twice"', '"top_k"'), "registered by both llamafw:samplers and"),
-        (GOOD.replace("register(\"twice\", Twice)", "1 / 0"), "failed in register_samplers"),
+        (GOOD.replace('register("twice", Twice)', "1 / 0"), "failed in register_samplers"),
         (GOOD.replace("(register)", "(register, wrong)"), "wrong"),
-        (GOOD.replace("@hookimpl", "@hookimpl(wrapper=True)").replace("register(", "yield; register("),
-         "it wraps 'register_samplers', and only hooks that ask for one answer can be wrapped"),
+        (
+            GOOD.replace("@hookimpl", "@hookimpl(wrapper=True)").replace("register(", "yield; register("),
+            "it wraps 'register_samplers', and only hooks that ask for one answer can be wrapped",
+        ),
     ],
 )
 def test_a_broken_plugin_is_named_with_the_way_out(tmp_path: Path, text: str, message: str) -> None:
@@ -149,7 +152,8 @@ def test_a_class_is_refused_before_one_is_made_wherever_it_says_what_it_needs(
     line = 'requires_api = ">=99"\n'
     made = "    def __init__(self): 1 / 0\n"
     (tmp_path / "llamafw_new.py").write_text(
-        f"class Plugin:\n    {line}{made}" if stated == "class" else f"{line}class Plugin:\n{made}")
+        f"class Plugin:\n    {line}{made}" if stated == "class" else f"{line}class Plugin:\n{made}"
+    )
     info = tmp_path / "llamafw_new-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llamafw-new\nVersion: 1\n")

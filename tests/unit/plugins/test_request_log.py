@@ -1,4 +1,5 @@
 """The plugin `request_log`: a line per answer, and a YAML file, as a server in this process writes them."""
+
 from __future__ import annotations
 
 import json
@@ -36,8 +37,9 @@ async def test_a_line_says_how_fast_an_answer_was_made(serve: Any, lines: Any) -
     (record,) = lines()
     assert re.fullmatch(
         r"prompt \d+ tokens, 0 cached, \d+\.\d tokens/s; answer 5 tokens, \d+\.\d tokens/s; "
-        r"waited \d+\.\d\d ms, request mine", record.getMessage(),
-    )  # fmt: skip
+        r"waited \d+\.\d\d ms, request mine",
+        record.getMessage(),
+    )
     assert (record.fields["prompt_tokens"], record.fields["tokens"]) == (answer.json()["tokens_evaluated"], 5)
 
 
@@ -49,15 +51,34 @@ async def test_no_perf_no_line(serve: Any, lines: Any) -> None:
 
 
 def test_speeds(lines: Any) -> None:
-    log_speed(Finish("limit", n_prompt=30, n_cached=10, n_predicted=11,
-                     timings=Timings(prompt_n=20, prompt_ms=50.0, predicted_n=11, predicted_ms=100.0, queue_ms=1.5)))
+    log_speed(
+        Finish(
+            "limit",
+            n_prompt=30,
+            n_cached=10,
+            n_predicted=11,
+            timings=Timings(prompt_n=20, prompt_ms=50.0, predicted_n=11, predicted_ms=100.0, queue_ms=1.5),
+        )
+    )
     log_speed(Finish("none"))
     assert [record.fields for record in lines()] == [
-        {"prompt_tokens": 30, "cached_tokens": 10, "prompt_tokens_per_second": 400.0, "tokens": 11,
-         "tokens_per_second": 100.0, "queue_ms": 1.5},  # ten tokens after the first, which is the prompt's
-        {"prompt_tokens": 0, "cached_tokens": 0, "prompt_tokens_per_second": 0.0, "tokens": 0,
-         "tokens_per_second": 0.0, "queue_ms": 0.0},
-    ]  # fmt: skip
+        {
+            "prompt_tokens": 30,
+            "cached_tokens": 10,
+            "prompt_tokens_per_second": 400.0,
+            "tokens": 11,
+            "tokens_per_second": 100.0,
+            "queue_ms": 1.5,
+        },  # ten tokens after the first, which is the prompt's
+        {
+            "prompt_tokens": 0,
+            "cached_tokens": 0,
+            "prompt_tokens_per_second": 0.0,
+            "tokens": 0,
+            "tokens_per_second": 0.0,
+            "queue_ms": 0.0,
+        },
+    ]
 
 
 @pytest.mark.inventory("C-064")

@@ -1,4 +1,5 @@
 """The draw, and a whole chain: do tokens come as often as they should?"""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -121,8 +122,17 @@ def test_100_000_draws_of_a_chain_with_every_sampler(samplers: Any) -> None:
     best = random.permutation(size)[:12]
     row[best] = np.linspace(4, -2, 12)
     options = {
-        "repeat_penalty": 1.2, "presence_penalty": 0.5, "repeat_last_n": 10**6, "penalize_nl": True, "top_k": 11,
-        "tfs_z": 0.99, "typical_p": 0.97, "top_p": 0.95, "min_p": 0.03, "temperature": 0.9, "dynatemp_range": 0.4,
+        "repeat_penalty": 1.2,
+        "presence_penalty": 0.5,
+        "repeat_last_n": 10**6,
+        "penalize_nl": True,
+        "top_k": 11,
+        "tfs_z": 0.99,
+        "typical_p": 0.97,
+        "top_p": 0.95,
+        "min_p": 0.03,
+        "temperature": 0.9,
+        "dynatemp_range": 0.4,
     }
     bias = {int(best[1]): -np.inf, int(best[8]): 3.0}
     request = GenerateRequest((), samplers=DEFAULT_ORDER, options=options, logit_bias=bias)

@@ -1,4 +1,5 @@
 """Every sampler against its formula, written once more in float64 and without shortcuts."""
+
 from __future__ import annotations
 
 import math
@@ -34,7 +35,9 @@ score = st.one_of(
 few = st.lists(score, min_size=1, max_size=N_VOCAB).filter(lambda row: max(row) > -math.inf)
 many = st.builds(
     lambda seed, n, spread: (np.random.default_rng(seed).standard_normal(n) * spread).astype(np.float32).tolist(),
-    st.integers(0, 2**32 - 1), st.integers(1, 20_000), st.sampled_from([0.0, 0.01, 1.0, 3.0, 10.0]),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 20_000),
+    st.sampled_from([0.0, 0.01, 1.0, 3.0, 10.0]),
 )
 scores = st.one_of(few, few, many)
 kept = st.integers(0, 5)
@@ -42,8 +45,15 @@ HUGE = (np.random.default_rng(0).standard_normal(151_936) * 3).astype(np.float32
 
 
 def run(
-    plugin: Any, row: Sequence[float], options: Mapping[str, Any] | None = None, *, min_keep: int = 0,
-    ordered: bool = False, prompt: Sequence[int] = (), accept: Sequence[int] = (), n_ctx: int = 1000,
+    plugin: Any,
+    row: Sequence[float],
+    options: Mapping[str, Any] | None = None,
+    *,
+    min_keep: int = 0,
+    ordered: bool = False,
+    prompt: Sequence[int] = (),
+    accept: Sequence[int] = (),
+    n_ctx: int = 1000,
     ids: Sequence[int] | None = None,
 ) -> Candidates:
     """What a sampler leaves of ``row``."""
@@ -250,13 +260,26 @@ tokens = st.integers(0, 20)
 
 @pytest.mark.inventory("S-03", "E-024", "E-025", "E-026", "E-027", "E-028", "F-10", "D-04", "D-05")
 @given(
-    row=few, prompt=st.lists(tokens, max_size=30), answer=st.lists(tokens, max_size=30),
-    last_n=st.integers(-1, 40), repeat=st.floats(0.25, 4), presence=st.floats(-2, 2), frequency=st.floats(-2, 2),
-    penalize_nl=st.booleans(), order=st.randoms(),
+    row=few,
+    prompt=st.lists(tokens, max_size=30),
+    answer=st.lists(tokens, max_size=30),
+    last_n=st.integers(-1, 40),
+    repeat=st.floats(0.25, 4),
+    presence=st.floats(-2, 2),
+    frequency=st.floats(-2, 2),
+    penalize_nl=st.booleans(),
+    order=st.randoms(),
 )
 def test_penalties(
-    row: list[float], prompt: list[int], answer: list[int], last_n: int, repeat: float, presence: float,
-    frequency: float, penalize_nl: bool, order: Any,
+    row: list[float],
+    prompt: list[int],
+    answer: list[int],
+    last_n: int,
+    repeat: float,
+    presence: float,
+    frequency: float,
+    penalize_nl: bool,
+    order: Any,
 ) -> None:
     ids = list(range(len(row)))
     if len(row) % 2:  # also when other samplers have been there before
@@ -265,8 +288,11 @@ def test_penalties(
     row = row[: len(ids)]
     assume(max(row) > -math.inf)
     options = {
-        "repeat_penalty": repeat, "presence_penalty": presence, "frequency_penalty": frequency,
-        "repeat_last_n": last_n, "penalize_nl": penalize_nl,
+        "repeat_penalty": repeat,
+        "presence_penalty": presence,
+        "frequency_penalty": frequency,
+        "repeat_last_n": last_n,
+        "penalize_nl": penalize_nl,
     }
     left = run(Penalties, row, options, ids=ids, prompt=tuple(prompt), accept=answer, n_ctx=25)
     window = (prompt + answer)[-(25 if last_n < 0 else min(last_n, 25)) :] if last_n else []
@@ -288,16 +314,27 @@ def test_a_long_window_is_counted_right() -> None:
     prompt = random.integers(0, N_VOCAB, 5000).tolist()
     answer = random.integers(0, N_VOCAB, 5000).tolist()
     row = random.standard_normal(N_VOCAB).tolist()
-    left = run(Penalties, row, {"frequency_penalty": 0.5, "repeat_last_n": 777, "penalize_nl": True},
-               prompt=prompt, accept=answer, n_ctx=10_000)
+    left = run(
+        Penalties,
+        row,
+        {"frequency_penalty": 0.5, "repeat_last_n": 777, "penalize_nl": True},
+        prompt=prompt,
+        accept=answer,
+        n_ctx=10_000,
+    )
     count = Counter(answer[-777:])
     expected = [np.float32(value) - 0.5 * count[token] for token, value in enumerate(row)]
     np.testing.assert_allclose(left.logits, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"repeat_last_n": 0, "repeat_penalty": 1.3}, {"repeat_penalty": 1.0, "repeat_last_n": -1},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"repeat_last_n": 0, "repeat_penalty": 1.3},
+        {"repeat_penalty": 1.0, "repeat_last_n": -1},
+    ],
+)
 def test_penalties_that_change_nothing_are_not_made(options: dict[str, Any]) -> None:
     defaults = {name: schema["default"] for name, schema in Penalties.options.items()}
     assert Penalties.create(defaults | options, SamplerContext((1, 2), N_VOCAB, 10, ToyTokenizer())) is None

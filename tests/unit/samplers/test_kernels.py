@@ -1,4 +1,5 @@
 """Compiled samplers: run together they do what they do one by one, and what they write over is restored."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -18,8 +19,13 @@ from support.toy import ToyTokenizer
 N = 264
 CONTEXT = SamplerContext(tuple(b"abracadabra"), N, 100, ToyTokenizer())
 OPTIONS = {
-    "penalties": {"repeat_penalty": 1.3, "frequency_penalty": 0.2}, "top_k": {"top_k": 30}, "tfs_z": {"tfs_z": 0.9},
-    "typ_p": {"typical_p": 0.8}, "top_p": {"top_p": 0.9}, "min_p": {"min_p": 0.1}, "temperature": {"temperature": 1.7},
+    "penalties": {"repeat_penalty": 1.3, "frequency_penalty": 0.2},
+    "top_k": {"top_k": 30},
+    "tfs_z": {"tfs_z": 0.9},
+    "typ_p": {"typical_p": 0.8},
+    "top_p": {"top_p": 0.9},
+    "min_p": {"min_p": 0.1},
+    "temperature": {"temperature": 1.7},
 }
 SAMPLERS: Any = Plugins().registry("sampler")
 
@@ -51,7 +57,8 @@ def options_of(names: list[str]) -> dict[str, Any]:
 
 @given(
     names=st.lists(st.sampled_from(sorted(OPTIONS)), min_size=1, max_size=7),
-    python=st.lists(st.booleans(), min_size=7, max_size=7), seed=st.integers(0, 2**32 - 1),
+    python=st.lists(st.booleans(), min_size=7, max_size=7),
+    seed=st.integers(0, 2**32 - 1),
     change=st.sampled_from([None, np.copy, lambda array: np.repeat(array, 2)[::2]]),
     ties=st.booleans(),
 )
@@ -61,9 +68,12 @@ def test_kernels_together_and_apart(names: list[str], python: list[bool], seed: 
     rows = [(random.standard_normal(N) * 3).astype(np.float32) for _ in range(3)]
     if ties:
         rows = [np.round(row) for row in rows]
-    apart = [SAMPLERS[name].create(
-        {field: schema["default"] for field, schema in SAMPLERS[name].options.items()} | OPTIONS[name], CONTEXT
-    ) for name in names]
+    apart = [
+        SAMPLERS[name].create(
+            {field: schema["default"] for field, schema in SAMPLERS[name].options.items()} | OPTIONS[name], CONTEXT
+        )
+        for name in names
+    ]
     plugins = {**SAMPLERS}
     together = []
     for i, name in enumerate(names):
@@ -193,8 +203,15 @@ class Careless:
 
 @pytest.mark.parametrize(
     ("ids", "logits"),
-    [([1, 2], [1, np.nan]), ([1, 2], [1, np.inf]), ([1, 2], [-np.inf, -np.inf]), ([1], [1, 2]), ([], []), (1, 2),
-     ([[1], [2]], [[1], [2]])],
+    [
+        ([1, 2], [1, np.nan]),
+        ([1, 2], [1, np.inf]),
+        ([1, 2], [-np.inf, -np.inf]),
+        ([1], [1, 2]),
+        ([], []),
+        (1, 2),
+        ([[1], [2]], [[1], [2]]),
+    ],
 )
 def test_no_kernel_sees_what_a_careless_sampler_leaves(ids: Any, logits: Any) -> None:
     plugins = {**SAMPLERS, "careless": Careless(ids, logits)}

@@ -1,4 +1,5 @@
 """Mirostat against its two algorithms, and what it learns."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """The usual order of samplers, with those of plugins in their places; where tokens are among the candidates."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -43,7 +44,8 @@ def test_samplers_that_are_not_there_are_left_out() -> None:
 
 
 @given(
-    ids=st.lists(st.integers(0, 30), min_size=1, unique=True), tokens=st.lists(st.integers(0, 30), unique=True),
+    ids=st.lists(st.integers(0, 30), min_size=1, unique=True),
+    tokens=st.lists(st.integers(0, 30), unique=True),
     whole=st.booleans(),
 )
 def test_where_tokens_are(ids: list[int], tokens: list[int], whole: bool) -> None:

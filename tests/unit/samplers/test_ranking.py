@@ -1,4 +1,5 @@
 """`largest` against a full sort."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -9,7 +10,9 @@ from llamafw import largest
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), m=st.integers(1, 60_000), n=st.integers(0, 3000),
+    seed=st.integers(0, 2**32 - 1),
+    m=st.integers(1, 60_000),
+    n=st.integers(0, 3000),
     levels=st.sampled_from([1, 3, 1000, 10**9]),
 )
 def test_the_largest_in_order_the_lower_index_first(seed: int, m: int, n: int, levels: int) -> None:

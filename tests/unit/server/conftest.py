@@ -1,4 +1,5 @@
 """The API of `support.api`, in this process."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

@@ -1,4 +1,5 @@
 """The access log: every request is one line, and no client can make it look like another."""
+
 from __future__ import annotations
 
 import asyncio
@@ -28,9 +29,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
 @pytest.mark.inventory("P-08")
 async def test_every_request_is_one_line(opened: Open, lines: Lines, caplog: pytest.LogCaptureFixture) -> None:
     sent = [
-        ("GET", "/health?key=secret", 200), ("GET", "/nope", 404), ("DELETE", "/echo", 405), ("POST", "/echo", 401),
+        ("GET", "/health?key=secret", 200),
+        ("GET", "/nope", 404),
+        ("DELETE", "/echo", 405),
+        ("POST", "/echo", 401),
         ("OPTIONS", "/health", 200),
-    ]  # fmt: skip
+    ]
     ids = []
     async with opened(api_key=("secret",)) as client:
         for method, path, _ in sent:

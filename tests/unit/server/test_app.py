@@ -1,4 +1,5 @@
 """What the server does around endpoints: routes, keys, web pages, errors, streams, loading, hooks."""
+
 from __future__ import annotations
 
 import asyncio
@@ -30,8 +31,21 @@ def is_error(response: httpx.Response, status: int, kind: str) -> dict[str, Any]
 
 
 @pytest.mark.inventory("H-08", "R-04", "R-23")
-@pytest.mark.parametrize("path", ["/nope", "/health/x", "/items", "/items/1/2", "/nope//", "/%00", "/%0d%0aX:%20y",
-                                  "/health/", "/\xff", "/" + "9" * 5000])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nope",
+        "/health/x",
+        "/items",
+        "/items/1/2",
+        "/nope//",
+        "/%00",
+        "/%0d%0aX:%20y",
+        "/health/",
+        "/\xff",
+        "/" + "9" * 5000,
+    ],
+)
 async def test_unknown_paths(opened: Open, path: str) -> None:
     async with opened(api_key=("secret",)) as client:
         response = await client.get(path)
@@ -51,9 +65,19 @@ async def test_wrong_methods_name_the_right_ones(opened: Open) -> None:
 
 
 async def test_strange_headers_are_survived(client: httpx.AsyncClient) -> None:
-    headers = [(b"content-length", b"x"), (b"host", b""), (b"content-type", b"\xff"), (b"authorization", b""),
-               (b"authorization", b"Bearer"), (b"x-api-key", b"\xe4"), (b"origin", b"\xff"), (b"accept", b"/"),
-               (b"x-request-id", b"a b\x00"), (b"cookie", b"=;=;"), (b"x-request-id", b"second")]
+    headers = [
+        (b"content-length", b"x"),
+        (b"host", b""),
+        (b"content-type", b"\xff"),
+        (b"authorization", b""),
+        (b"authorization", b"Bearer"),
+        (b"x-api-key", b"\xe4"),
+        (b"origin", b"\xff"),
+        (b"accept", b"/"),
+        (b"x-request-id", b"a b\x00"),
+        (b"cookie", b"=;=;"),
+        (b"x-request-id", b"second"),
+    ]
     for header in headers:
         response = await client.post("/echo", content=b"{}", headers=[header])
         assert response.status_code == 200, header
@@ -137,8 +161,11 @@ async def test_cors(opened: Open, origins: Any, origin: str, allowed: str | None
             assert response.headers.get("access-control-allow-origin") == allowed
             if allowed:
                 assert response.headers.get("access-control-allow-credentials") == credentials
-        ask = {"origin": origin, "access-control-request-method": "POST",
-               "access-control-request-headers": "authorization, content-type, x-own"}
+        ask = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization, content-type, x-own",
+        }
         response = await client.options("/echo", headers=ask)  # without a key
         if allowed is None:
             assert "see --cors-origins" in is_error(response, 400, "invalid_request_error")["message"]
@@ -169,8 +196,13 @@ async def test_the_interactive_documentation_needs_nothing_from_elsewhere(client
 @pytest.mark.inventory("R-01", "R-03", "R-05", "R-06", "R-07", "B-11", "D-27")
 async def test_errors_of_endpoints(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
     error = is_error(await client.post("/fail", json={"how": "request"}), 400, "invalid_request_error")
-    assert error == {"code": 400, "message": "you did it", "type": "invalid_request_error", "param": "how",
-                     "hint": "do not"}
+    assert error == {
+        "code": 400,
+        "message": "you did it",
+        "type": "invalid_request_error",
+        "param": "how",
+        "hint": "do not",
+    }
     error = is_error(await client.post("/fail", json={"how": "group"}), 400, "invalid_request_error")
     assert error["message"] == "inside"
     assert not caplog.records
@@ -285,8 +317,9 @@ async def test_while_the_model_loads(opened: Open) -> None:
 
 
 @pytest.mark.inventory("P-03")
-@pytest.mark.parametrize(("error", "traceback"), [(ModelError("a cake"), False), (KeyError("x"), True),
-                                                  (MemoryError(), True)])
+@pytest.mark.parametrize(
+    ("error", "traceback"), [(ModelError("a cake"), False), (KeyError("x"), True), (MemoryError(), True)]
+)
 async def test_a_model_that_cannot_be_loaded(
     plugins: Plugins, caplog: pytest.LogCaptureFixture, error: Exception, traceback: bool
 ) -> None:

@@ -1,4 +1,5 @@
 """Who may call: API keys and authenticators of plugins, through one door."""
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """The heads of requests: how long they may be, and how long they may take. A real connection, uvicorn's own server."""
+
 from __future__ import annotations
 
 import asyncio

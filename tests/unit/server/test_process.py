@@ -1,4 +1,5 @@
 """A real server process: listening, clients that go away, signals, and what goes wrong at the start."""
+
 from __future__ import annotations
 
 import asyncio
@@ -131,8 +132,11 @@ async def test_pipelined_and_malformed_requests(server: Process) -> None:
         await seen(client, "started", 0)
     get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     assert (await talk(get * 3, 3)).count(b"200 OK") == 3
-    for raw in (b"nonsense\r\n\r\n", b"GET /health HTTP/1.1\r\nContent-Length: x\r\n\r\n",
-                b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"):
+    for raw in (
+        b"nonsense\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ):
         assert b" 400 " in await talk(raw, 1)
     assert b"200 OK" in await talk(get, 1)
 
@@ -152,15 +156,21 @@ def test_a_taken_port_is_one_clear_line() -> None:
         port = taken.getsockname()[1]
         code = f"from support.api import main; import sys; sys.argv[1:] = ['{{\"port\": {port}}}']; main()"
         done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True,
-            check=False, timeout=60,
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
     assert done.returncode == 1
     assert f"SettingsError: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
 
 
-@pytest.mark.parametrize(("load", "line"), [("fail", "cannot load the model: the file is a cake"),
-                                            ("crash", "cannot load the model: ZeroDivisionError()")])
+@pytest.mark.parametrize(
+    ("load", "line"),
+    [("fail", "cannot load the model: the file is a cake"), ("crash", "cannot load the model: ZeroDivisionError()")],
+)
 def test_a_model_that_cannot_be_loaded_ends_the_server(load: str, line: str) -> None:
     with started(load) as process:
         code, output = process.end()

@@ -1,4 +1,5 @@
 """Requests are held against the document, and what is wrong is said in words."""
+
 from __future__ import annotations
 
 import asyncio
@@ -45,8 +46,11 @@ async def error(client: httpx.AsyncClient, body: Any, path: str = "/echo") -> di
         ({"messages": [{}]}, "messages.0.content", "messages.0.content is required"),
         ({"strict": {"b": 1}}, "strict.b", "strict.b is not a known field"),
         ({"strict": {"a": "b"}}, "strict.a", "strict.a must match '^a+$'"),
-        ({"tree": {"kids": [{"kids": [{"leaf": 1.5}]}]}}, "tree.kids.0.kids.0.leaf",
-         "tree.kids.0.kids.0.leaf must be an integer"),
+        (
+            {"tree": {"kids": [{"kids": [{"leaf": 1.5}]}]}},
+            "tree.kids.0.kids.0.leaf",
+            "tree.kids.0.kids.0.leaf must be an integer",
+        ),
         ({"top_p": 2}, "top_p", "top_p must be at most 1"),
         ({"seed": 2**64}, "seed", "seed must be an integer or null"),
     ],
@@ -78,8 +82,19 @@ async def test_alternatives_are_told_apart_by_their_tag(
 @pytest.mark.inventory("R-05", "H-09")
 @pytest.mark.parametrize(
     "raw",
-    [b"{", b"nonsense", b"\xff\xfe", b'{"a": "\xe4"}', b'{"a": NaN}', b'{"a": Infinity}', b"[" * 5000, b'{"a" 1}',
-     b"\xef\xbb\xbf{}", b'{"a": "\\ud800"}', b"{}{}"],
+    [
+        b"{",
+        b"nonsense",
+        b"\xff\xfe",
+        b'{"a": "\xe4"}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b"[" * 5000,
+        b'{"a" 1}',
+        b"\xef\xbb\xbf{}",
+        b'{"a": "\\ud800"}',
+        b"{}{}",
+    ],
 )
 async def test_what_is_no_json_is_refused(client: httpx.AsyncClient, raw: bytes) -> None:
     response = await client.post("/echo", content=raw)
@@ -213,6 +228,7 @@ async def test_a_body_that_stops_coming_is_not_waited_for(opened: Open) -> None:
 
 async def test_a_large_body_is_refused_unread(opened: Open) -> None:
     async with opened(max_body_mb=1) as client:
+
         async def chunks() -> Any:
             for _ in range(33):
                 yield b" " * 65536

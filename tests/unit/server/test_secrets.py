@@ -1,4 +1,5 @@
 """Keys and certificates from files: what is taken, and what ends the start."""
+
 from __future__ import annotations
 
 import hmac
@@ -62,9 +63,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other.private_key_pem.write_to_path(str(folder / "other"))
     key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    (folder / "locked").write_bytes(
-        key.private_bytes(encoding, form, serialization.BestAvailableEncryption(b"word"))
-    )
+    (folder / "locked").write_bytes(key.private_bytes(encoding, form, serialization.BestAvailableEncryption(b"word")))
     return folder
 
 

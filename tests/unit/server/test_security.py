@@ -1,4 +1,5 @@
 """Who may call what, over every operation of the document; and that no answer tells of the machine it comes from."""
+
 from __future__ import annotations
 
 import re
@@ -18,9 +19,15 @@ OPERATIONS = [(method.upper(), path, operation) for path, method, operation in o
 PUBLIC = {"GET /health", "GET /v1/health", "GET /models", "GET /v1/models", "GET /openapi.json"}
 ROOT = Path(__file__).parents[3]
 NOBODY: list[dict[str, str]] = [
-    {}, {"authorization": "Bearer"}, {"authorization": "Bearer Key"}, {"authorization": "Basic key"}, {"x-api-key": ""},
-    {"authorization": "key"}, {"x-api-key": "key2"}, {"cookie": "authorization=Bearer key"},
-]  # fmt: skip
+    {},
+    {"authorization": "Bearer"},
+    {"authorization": "Bearer Key"},
+    {"authorization": "Basic key"},
+    {"x-api-key": ""},
+    {"authorization": "key"},
+    {"x-api-key": "key2"},
+    {"cookie": "authorization=Bearer key"},
+]
 
 
 def test_the_table_of_what_is_public_is_that_of_the_operations() -> None:
@@ -63,7 +70,7 @@ async def test_without_keys_everybody_may(serve: Any) -> None:
             assert response.status_code != 401, path
 
 
-LEAKY = '''
+LEAKY = """
 import asyncio
 from llamafw import RequestError, event_stream, hookimpl
 
@@ -111,7 +118,7 @@ def register_endpoints(register, app):
     async def streaming(call): return event_stream(events())
     for name, one in (("raise", failing), ("group", grouped), ("wrong", wrong), ("stream", streaming)):
         register(f"leak{name}", one)
-'''
+"""
 
 
 @pytest.mark.inventory("H-09", "B-11")

@@ -1,4 +1,5 @@
 """The API document: what is merged into it, and what is refused."""
+
 from __future__ import annotations
 
 import json
@@ -80,12 +81,16 @@ def test_a_fragment_is_added(document: dict[str, Any]) -> None:
     ("fragment", "message"),
     [
         ({"paths": {"/health": {"get": operation("x")}}}, "GET /health is defined by both openapi.yaml and plugin a:b"),
-        ({"paths": {"/new": {"get": operation("health")}}},
-         "operationId 'health' is defined by both openapi.yaml and plugin a:b"),
+        (
+            {"paths": {"/new": {"get": operation("health")}}},
+            "operationId 'health' is defined by both openapi.yaml and plugin a:b",
+        ),
         ({"components": {"schemas": {"Error": {}}}}, "components.schemas.Error is defined by both openapi.yaml and"),
         ({"tags": [{"name": "things"}]}, "tag 'things' is defined by both openapi.yaml and plugin a:b"),
-        ({"paths": {"/items/{name}": {"put": operation("x")}}},
-         "the path /items/{name} of plugin a:b is the path /items/{item_id} of openapi.yaml"),
+        (
+            {"paths": {"/items/{name}": {"put": operation("x")}}},
+            "the path /items/{name} of plugin a:b is the path /items/{item_id} of openapi.yaml",
+        ),
     ],
 )
 def test_clashes_name_both_sides(document: dict[str, Any], fragment: dict[str, Any], message: str) -> None:
@@ -147,8 +152,13 @@ def test_endpoints_must_be_coroutine_functions(document: dict[str, Any]) -> None
 def test_samplers_options_become_fields(document: dict[str, Any]) -> None:
     spec.add_sampler_options(document, samplers(warm={"heat": {"type": "number", "default": 1.0}}, cold={}))
     properties = document["components"]["schemas"]["Options"]["properties"]
-    assert properties["heat"] == {"nullable": True, "type": "number", "default": 1.0, spec.PLUGIN: "dist:warm",
-                                  "description": "(Of the plugin `dist:warm`.)"}  # fmt: skip
+    assert properties["heat"] == {
+        "nullable": True,
+        "type": "number",
+        "default": 1.0,
+        spec.PLUGIN: "dist:warm",
+        "description": "(Of the plugin `dist:warm`.)",
+    }
     assert properties["samplers"]["items"]["enum"] == ["warm", "cold"]
 
 
@@ -161,10 +171,14 @@ def test_samplers_may_share_an_option(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "sides"),
     [
-        ({"one": {"heat": {"type": "number", "default": 0}}, "two": {"heat": {"type": "integer", "default": 0}}},
-         ("sampler 'one' of plugin dist:one", "sampler 'two' of plugin dist:two")),
-        ({"one": {"seed": {"type": "number", "default": 0}}},
-         ("openapi.yaml (components.schemas.Options)", "sampler 'one' of plugin dist:one")),
+        (
+            {"one": {"heat": {"type": "number", "default": 0}}, "two": {"heat": {"type": "integer", "default": 0}}},
+            ("sampler 'one' of plugin dist:one", "sampler 'two' of plugin dist:two"),
+        ),
+        (
+            {"one": {"seed": {"type": "number", "default": 0}}},
+            ("openapi.yaml (components.schemas.Options)", "sampler 'one' of plugin dist:one"),
+        ),
     ],
 )
 def test_options_that_disagree_name_both_sides(document: dict[str, Any], given: Any, sides: tuple[str, str]) -> None:
@@ -179,8 +193,11 @@ def test_flags_become_defaults() -> None:
     for name in ("CompletionRequest", "TextCompletionRequest", "ChatCompletionRequest"):
         text = json.dumps(document["components"]["schemas"][name])
         assert name in text or text
-    shown = [schema["properties"] for schema in document["components"]["schemas"].values()
-             if schema.get(spec.SAMPLER_OPTIONS)]
+    shown = [
+        schema["properties"]
+        for schema in document["components"]["schemas"].values()
+        if schema.get(spec.SAMPLER_OPTIONS)
+    ]
     assert shown
     for properties in shown:
         assert properties["temperature"]["default"] == 0.3
@@ -220,10 +237,19 @@ def test_a_flag_without_its_sampler_is_refused(document: dict[str, Any]) -> None
         ({"type": "string", "enum": ["a"], "nullable": True}, None, True),
         ({"allOf": [{"type": "string"}], "nullable": True}, None, True),
         ({"allOf": [{"type": "string"}], "nullable": True}, 1, False),
-        ({"type": "object", "properties": {"default": {"type": "integer"}, "example": {"type": "integer"}}},
-         {"default": "x"}, False),
-        ({"type": "object", "properties": {"properties": {"type": "object", "properties": {"a": {"type": "string"}}}}},
-         {"properties": {"a": 1}}, False),
+        (
+            {"type": "object", "properties": {"default": {"type": "integer"}, "example": {"type": "integer"}}},
+            {"default": "x"},
+            False,
+        ),
+        (
+            {
+                "type": "object",
+                "properties": {"properties": {"type": "object", "properties": {"a": {"type": "string"}}}},
+            },
+            {"properties": {"a": 1}},
+            False,
+        ),
         ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, 0, False),
     ],
 )
@@ -239,10 +265,20 @@ def test_fields_of_plugins_join_every_generating_operation(document: dict[str, A
     known = samplers(top_k={"top_k": {"type": "integer", "default": 40}})
     spec.add_sampler_options(document, known)
     spec.add_fields(document, fields, known)
-    found = [schema["properties"]["choice"] for schema in document["components"]["schemas"].values()
-             if schema.get(spec.SAMPLER_OPTIONS)]
-    assert found == [{"nullable": True, "type": "array", "items": {"type": "string"}, spec.PLUGIN: "dist:choice",
-                      "description": "(Of the plugin `dist:choice`.)"}]  # fmt: skip
+    found = [
+        schema["properties"]["choice"]
+        for schema in document["components"]["schemas"].values()
+        if schema.get(spec.SAMPLER_OPTIONS)
+    ]
+    assert found == [
+        {
+            "nullable": True,
+            "type": "array",
+            "items": {"type": "string"},
+            spec.PLUGIN: "dist:choice",
+            "description": "(Of the plugin `dist:choice`.)",
+        }
+    ]
     fields = Registry("field")
     fields.add("top_k", {"type": "string"}, owner="dist:other")
     both = "'top_k' is defined by both sampler 'top_k' of plugin dist:top_k and plugin dist:other"

@@ -1,4 +1,5 @@
 """Clients that neither read nor go away."""
+
 from __future__ import annotations
 
 import asyncio

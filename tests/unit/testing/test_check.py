@@ -1,4 +1,5 @@
 """``llamafw plugin check``: verdicts, by name, by file, by folder; what is broken is named."""
+
 from __future__ import annotations
 
 import re
@@ -143,9 +144,14 @@ def test_each_broken_promise_is_named(tmp_path: Path) -> None:
     lines = re.findall(r"^  (\S.{10}) (\w+(?: \w+)?)", done.stdout, re.M)
     verdicts = {f"{verdict.strip()} {what}" for verdict, what in lines}
     assert verdicts == {
-        "ok plugin", "FAILED sampler careless", "FAILED chat_format careless", "not checked grammar careless",
-        "FAILED quant CARELESS", "FAILED backend careless", "FAILED endpoint",
-    }  # fmt: skip
+        "ok plugin",
+        "FAILED sampler careless",
+        "FAILED chat_format careless",
+        "not checked grammar careless",
+        "FAILED quant CARELESS",
+        "FAILED backend careless",
+        "FAILED endpoint",
+    }
     assert "checking backend careless …" in done.stderr
 
 
@@ -175,8 +181,10 @@ def test_a_project_and_its_own_tests(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = run(folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"^  (\w+) +(.*)$", done.stdout, re.M) == [
-        ("ok", "plugin (4 kept)"), ("ok", "tokenizer mine (10 kept)"), ("ok", "its own tests (1 kept)"),
-    ]  # fmt: skip
+        ("ok", "plugin (4 kept)"),
+        ("ok", "tokenizer mine (10 kept)"),
+        ("ok", "its own tests (1 kept)"),
+    ]
     own = tmp_path / "tests/test_mine.py"
     own.write_text(own.read_text("utf-8").replace("[0xC3, 0xA9, 256]", "[1]"), "utf-8")
     (tmp_path / "tests/test_more.py").write_text("import nothing_of_that_name\n")

@@ -1,4 +1,5 @@
 """The fixtures that plugins' tests are given, and the backend behind them."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The golden streams, from the definitions: the backend's noise, softmax, the draw."""
+
 from __future__ import annotations
 
 from typing import Any

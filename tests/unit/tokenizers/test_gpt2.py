@@ -1,4 +1,5 @@
 """Byte-level BPE on small vocabularies, against merging by hand."""
+
 from __future__ import annotations
 
 import logging
@@ -30,8 +31,11 @@ def merge(word: str, merges: list[str]) -> list[str]:
     """Apply the most urgent merge there is, leftmost first, until there is none. O(n²), and easy to believe."""
     symbols = list(word)
     while True:
-        found = [(merges.index(f"{a} {b}"), i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False))
-                 if f"{a} {b}" in merges]  # fmt: skip
+        found = [
+            (merges.index(f"{a} {b}"), i)
+            for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False))
+            if f"{a} {b}" in merges
+        ]
         if not found:
             return symbols
         i = min(found)[1]

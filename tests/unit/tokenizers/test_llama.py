@@ -1,4 +1,5 @@
 """SentencePiece BPE on small vocabularies, against merging by hand."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,4 +1,5 @@
 """How text is cut into words: known cuts, and every rewritten expression against the one it stands for."""
+
 from __future__ import annotations
 
 import pytest
@@ -41,7 +42,7 @@ PUBLISHED = {  # as in the tokenizer.json of the models
     "deepseek-llm": tuple(
         r"\s+$" if pattern.endswith("$") else pattern for pattern in PRE_TOKENIZERS["deepseek-llm"].patterns
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -73,7 +74,7 @@ def test_nothing_is_lost(name: str, text: str) -> None:
         ("gpt-4o", "HelloWorld don't", ["Hello", "World", " don't"]),
         ("default", "a$b 1234", ["a", "$", "b", " ", "123", "4"]),
     ],
-)  # fmt: skip
+)
 def test_known_cuts(name: str, text: str, words: list[str]) -> None:
     assert cut(PRE_TOKENIZERS[name].patterns, text) == words
 

@@ -1,4 +1,5 @@
 """Special tokens in a text, against a slow search that does literally what llama.cpp documents."""
+
 from __future__ import annotations
 
 import pytest

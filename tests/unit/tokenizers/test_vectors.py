@@ -1,4 +1,5 @@
 """Real vocabularies, against what llama.cpp itself made of them: its published vectors, and known ids."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

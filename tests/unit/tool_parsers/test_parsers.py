@@ -1,4 +1,5 @@
 """Calls in text, however it is cut into pieces."""
+
 from __future__ import annotations
 
 import json
@@ -18,8 +19,12 @@ TWO = {"name": "g", "arguments": {}}
 
 CASES: list[tuple[ToolParserPlugin, str, str, list[dict[str, Any]]]] = [
     (Hermes(), f"<tool_call>{json.dumps(ONE)}</tool_call>", "", [ONE]),
-    (Hermes(), f"a\n<tool_call>\n{json.dumps(ONE)}\n</tool_call>\n<tool_call>{json.dumps(TWO)}</tool_call>\n", "a\n",
-     [ONE, TWO]),
+    (
+        Hermes(),
+        f"a\n<tool_call>\n{json.dumps(ONE)}\n</tool_call>\n<tool_call>{json.dumps(TWO)}</tool_call>\n",
+        "a\n",
+        [ONE, TWO],
+    ),
     (Hermes(), f"<tool_call>{json.dumps(ONE)}", "", [ONE]),  # the answer ended before the closing mark
     (Hermes(), f"<tool_call>{json.dumps(ONE)}</tool_call> done", "done", [ONE]),
     (Hermes(), "<tool_call>{oops}</tool_call> x", "<tool_call>{oops}</tool_call> x", []),

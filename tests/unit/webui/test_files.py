@@ -1,4 +1,5 @@
 """Static files: the built-in page and script, the folder of ``--path``, and what cannot be reached through it."""
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -116,8 +117,18 @@ async def test_a_folder_comes_first(folder: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/sub/../../secret.txt", "//etc/passwd",
-        "/%2fetc/passwd", "/..%5csecret.txt", "/link.txt", "/linked/key.txt", "/page.html%00", "/sub", "/nowhere",
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/..%2fsecret.txt",
+        "/sub/../../secret.txt",
+        "//etc/passwd",
+        "/%2fetc/passwd",
+        "/..%5csecret.txt",
+        "/link.txt",
+        "/linked/key.txt",
+        "/page.html%00",
+        "/sub",
+        "/nowhere",
         "/" + "a" * 5000,
     ],
 )

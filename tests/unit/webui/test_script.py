@@ -1,4 +1,5 @@
 """/completion.js in Node, against a real server of a tiny model."""
+
 from __future__ import annotations
 
 import json

@@ -10,6 +10,7 @@
 Each test's name says what is promised, and its message what was found instead. They are about what all plugins of the
 kind have in common; that yours computes the right thing is for your own tests to say.
 """
+
 from llamafw.testing.conformance.architecture import ArchitectureConformance
 from llamafw.testing.conformance.authenticator import AuthenticatorConformance
 from llamafw.testing.conformance.backend import BackendConformance

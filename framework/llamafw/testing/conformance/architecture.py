@@ -1,4 +1,5 @@
 """What every architecture keeps: its description can be run, and files that are none are an error that says so."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

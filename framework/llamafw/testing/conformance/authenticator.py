@@ -1,4 +1,5 @@
 """What every authenticator keeps: who is known gets in, nobody else does, wherever they knock and whatever they say."""
+
 from __future__ import annotations
 
 import asyncio

@@ -2,6 +2,7 @@
 
 Models are tiny random ones of the Llama architecture, whose logits have a spread of about 3.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -252,8 +253,15 @@ class BackendConformance(Conformance):
 
     def serve(self, serve_http: Any, model: Path) -> Any:
         """Return a server with this backend and two slots."""
-        return serve_http(model=model, backend=self.name, plugin=self.plugins, parallel=2, threads=1,
-                          context_shift=True, extra=self.options.get("extra", {}))
+        return serve_http(
+            model=model,
+            backend=self.name,
+            plugin=self.plugins,
+            parallel=2,
+            threads=1,
+            context_shift=True,
+            extra=self.options.get("extra", {}),
+        )
 
     async def answer(self, client: Any) -> list[int]:
         """Return the tokens of a short answer."""

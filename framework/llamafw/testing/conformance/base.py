@@ -1,4 +1,5 @@
 """What the suites have in common: where they find the thing that they test."""
+
 from __future__ import annotations
 
 from functools import cache

@@ -1,4 +1,5 @@
 """What every chat format keeps: messages are in the prompt, in order, as they are; what it cannot write it refuses."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -14,23 +15,30 @@ CONVERSATIONS: dict[str, Messages] = {
     "a question": [{"role": "user", "content": "How are you?"}],
     "a system message": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How are you?"}],
     "several turns": [
-        {"role": "user", "content": "One"}, {"role": "assistant", "content": "Two"},
+        {"role": "user", "content": "One"},
+        {"role": "assistant", "content": "Two"},
         {"role": "user", "content": "Three"},
     ],
     "text that looks like a template": [{"role": "user", "content": "{{ 7 * 191 }} {% raw %} {# x #} ${y} %s {0}"}],
     "text of many kinds": [{"role": "user", "content": "é 世界 😀 <b>&amp;</b> \"'\\ a\tb"}],
     "a long text": [{"role": "user", "content": "word " * 5000 + "end"}],
-}  # fmt: skip
+}
 ODD: dict[str, Any] = {
     "no messages": [],
     "an unknown role": [{"role": "wizard", "content": "x"}],
     "a message without content": [{"role": "user", "content": None}],
     "an assistant first": [{"role": "assistant", "content": "x"}],
     "two users": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}],
-    "a call": [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [
-        {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]},
-        {"role": "tool", "tool_call_id": "a", "content": "1"}],
-}  # fmt: skip
+    "a call": [
+        {"role": "user", "content": "x"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+    ],
+}
 
 
 class ChatFormatConformance(Conformance):

@@ -1,5 +1,6 @@
 """What every operation keeps: it is described, it answers its own examples, its errors have the envelope, and whatever
 is sent, its answers are as the document says."""
+
 from __future__ import annotations
 
 import asyncio
@@ -74,8 +75,11 @@ class EndpointConformance(Conformance):
     def test_examples_are_valid(self, tmp_path: Path) -> None:
         for path, method, operation in self.operations(tmp_path):
             body = operation.get("requestBody", {}).get("content", {})
-            answers = [content for response in operation["responses"].values()
-                       for content in self.resolve(response).get("content", {}).values()]
+            answers = [
+                content
+                for response in operation["responses"].values()
+                for content in self.resolve(response).get("content", {}).values()
+            ]
             for content in (*body.values(), *answers):
                 for example in examples(content):
                     error = next(self.validator(content["schema"]).iter_errors(example), None)
@@ -117,9 +121,11 @@ class EndpointConformance(Conformance):
                 *contract.command(
                     self.document(tmp_path), tmp_path, url, sorted(paths), max_examples=self.max_examples
                 ),
-                env=contract.environment(contract.KEY), cwd=tmp_path,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            )  # fmt: skip
+                env=contract.environment(contract.KEY),
+                cwd=tmp_path,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
             output, _ = await process.communicate()
         text = output.decode("utf-8", "replace")
         if process.returncode:

@@ -1,4 +1,5 @@
 """What every grammar keeps: mask and accept say the same, what is refused changes nothing, answers are apart."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ from llamafw.testing.conformance.base import Conformance, tokenizer
 MOST = 400  # tokens of an answer; some grammars have no longest one
 KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gbnf": (('root ::= "yes" | "no"', 'root ::= [a-c]{2,4} ("," [0-9])?'), ("root ::= (", "nothing ::=")),
-    "json_schema": (('{"enum": ["a", 1, null]}', '{"type": "array", "items": {"type": "boolean"}, "maxItems": 3}'),
-                    ("{", '{"type": "nonsense"}')),
+    "json_schema": (
+        ('{"enum": ["a", 1, null]}', '{"type": "array", "items": {"type": "boolean"}, "maxItems": 3}'),
+        ("{", '{"type": "nonsense"}'),
+    ),
     "lark": (('start: "a" ("b" | "c")', "start: /[a-c]{1,5}/"), ("start: (",)),
     "regex": (("(yes|no)", "[a-c]{1,5}é?"), ("(",)),
-}  # fmt: skip
+}
 
 
 class GrammarConformance(Conformance):

@@ -1,4 +1,5 @@
 """Values that a sampler's options may have, and values that they must not, from their JSON Schemas."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,5 @@
 """What every plugin keeps, whatever it registers: public names alone, cheap to load, silent until it is asked."""
+
 from __future__ import annotations
 
 import ast
@@ -47,8 +48,10 @@ class PluginConformance(Conformance):
         """What takes long to import is imported by what it registers: ``llamafw --help`` loads every plugin."""
         mine = {one.name for one in self.found()}
         others = [one.name for one in load(self.plugins).found.values() if one.name not in mine]
-        code = (f"import sys; from llamafw.plugins import Plugins; Plugins(extra={self.plugins!r}, block={others!r}); "
-                "print(*sys.modules)")  # fmt: skip
+        code = (
+            f"import sys; from llamafw.plugins import Plugins; Plugins(extra={self.plugins!r}, block={others!r}); "
+            "print(*sys.modules)"
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         heavy = sorted(set(HEAVY) & set(done.stdout.split()))

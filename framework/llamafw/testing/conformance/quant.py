@@ -1,4 +1,5 @@
 """What every tensor type keeps: exact weights, block by block, of any shape; bytes that do not fit are refused."""
+
 from __future__ import annotations
 
 import math

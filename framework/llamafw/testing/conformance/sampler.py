@@ -1,4 +1,5 @@
 """What every sampler keeps, whatever it does: candidates stay candidates, requests apart, and options in bounds."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -203,7 +204,8 @@ CASES: Mapping[str, Callable[[], Candidates]] = {
     "a whole vocabulary": lambda: every_token(_noise()),
     "candidates in descending order": _descending,
     "some candidates, in no order": lambda: Candidates(
-        np.arange(300, 0, -3, np.int32), _noise()[:100].astype(np.float32)  # type: ignore[call-overload]  # numpy's stubs want four
+        np.arange(300, 0, -3, np.int32),
+        _noise()[:100].astype(np.float32),  # type: ignore[call-overload]  # numpy's stubs want four
     ),
     "one candidate": lambda: Candidates(np.array([7], np.int32), np.array([-3], np.float32), sorted=True),
     "two candidates": lambda: Candidates(np.array([9, 7], np.int32), np.array([1, 2], np.float32)),

@@ -1,4 +1,5 @@
 """The suites that plugins are due for, by what they register."""
+
 from __future__ import annotations
 
 import re
@@ -22,10 +23,16 @@ from llamafw.testing.conformance.weights import WeightsConformance
 BY_KIND: dict[str, type[Conformance]] = {
     suite.kind: suite
     for suite in (
-        SamplerConformance, ChatFormatConformance, ToolParserConformance, GrammarConformance, TokenizerConformance,
-        ArchitectureConformance, QuantConformance, BackendConformance,
+        SamplerConformance,
+        ChatFormatConformance,
+        ToolParserConformance,
+        GrammarConformance,
+        TokenizerConformance,
+        ArchitectureConformance,
+        QuantConformance,
+        BackendConformance,
     )
-}  # fmt: skip
+}
 """For what is registered by name."""
 
 BY_HOOK: dict[str, type[Conformance]] = {

@@ -1,4 +1,5 @@
 """What every tokenizer keeps: text comes back, tokens are of the vocabulary, text cannot pose as a special token."""
+
 from __future__ import annotations
 
 import random
@@ -15,10 +16,22 @@ from llamafw.testing.conformance.base import Conformance
 
 VOCABULARIES = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm}
 TEXTS = (
-    "", "Hello", "the nation", "Hello, world! It's 12:30.", "a  b   c", "line\nline\r\n\r\n\tindented", "é è ñ Å",
-    "世界 привет مرحبا", "😀👩‍👩‍👧", "e\u0301 ≠ é", "x" * 300, "\0 \x7f \ufeff \u200b", "0123456789" * 3,
-    "{'json': [1, 2.5, null]}", "<not|special> </s >",
-)  # fmt: skip
+    "",
+    "Hello",
+    "the nation",
+    "Hello, world! It's 12:30.",
+    "a  b   c",
+    "line\nline\r\n\r\n\tindented",
+    "é è ñ Å",
+    "世界 привет مرحبا",
+    "😀👩‍👩‍👧",
+    "e\u0301 ≠ é",
+    "x" * 300,
+    "\0 \x7f \ufeff \u200b",
+    "0123456789" * 3,
+    "{'json': [1, 2.5, null]}",
+    "<not|special> </s >",
+)
 ALPHABET = "aeiou tnrs THE.,'\"\n\t0123é世😀\u0301\u00a0"
 
 
@@ -128,9 +141,14 @@ class TokenizerConformance(Conformance):
 
     async def test_a_server_reads_and_writes_with_it(self, serve: Any, write_model: Any) -> None:
         made, metadata = self.make(), self.find_metadata()
-        model = write_model(tokenizer=None, n_vocab=made.n_vocab, metadata={
-            "tokenizer.ggml.model": self.name, **{key: value for key, value in metadata.items() if value is not None},
-        })  # fmt: skip
+        model = write_model(
+            tokenizer=None,
+            n_vocab=made.n_vocab,
+            metadata={
+                "tokenizer.ggml.model": self.name,
+                **{key: value for key, value in metadata.items() if value is not None},
+            },
+        )
         async with serve(model=model, plugin=self.plugins) as client:
             tokens = (await client.post("/tokenize", json={"content": "Hello 世界"})).json()["tokens"]
             assert tokens == made.encode("Hello 世界"), f"POST /tokenize answers {tokens}"

@@ -1,4 +1,5 @@
 """What every tool parser keeps: it reads what its own grammar writes, however it arrives, and loses no text."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """What every weight source keeps: it opens what is its own, leaves the rest to others, and says what is damaged."""
+
 from __future__ import annotations
 
 import math

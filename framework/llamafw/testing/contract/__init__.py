@@ -3,6 +3,7 @@
 Every operation, with valid and invalid data: are all answers as the document says? The operations of plugins are in the
 document, and so in the test. What a schema cannot say is in `hooks`.
 """
+
 from __future__ import annotations
 
 import json
@@ -118,9 +119,7 @@ def environment(api_key: str | None) -> dict[str, str]:
 def everything(slots: Path) -> list[str]:
     """Return the flags that switch every operation on; ``slots``, where slots are saved, is made."""
     slots.mkdir()
-    return [
-        "--slots", "--props", "--metrics", "--reranking", "--slot-save-path", str(slots), "--validate-responses"
-    ]  # fmt: skip
+    return ["--slots", "--props", "--metrics", "--reranking", "--slot-save-path", str(slots), "--validate-responses"]
 
 
 def write_model(path: Path) -> Path:
@@ -185,7 +184,18 @@ def _started(folder: Path, key: str, flags: list[str]) -> Iterator[Any]:
     from llamafw.testing.process import running_server
 
     model = write_model(folder / "tiny.gguf")
-    usual = ["--plugin", "llamafw.testing.backend", "--backend", "deterministic", "-np", "4", "-c", "16384", "-n", "4",
-             *everything(folder / "slots")]
+    usual = [
+        "--plugin",
+        "llamafw.testing.backend",
+        "--backend",
+        "deterministic",
+        "-np",
+        "4",
+        "-c",
+        "16384",
+        "-n",
+        "4",
+        *everything(folder / "slots"),
+    ]
     with running_server(model, *usual, "--api-key", key, *flags) as server:
         yield server

@@ -1,4 +1,5 @@
 """What schemathesis cannot know from the document: how many tokens there are, what streams keep, what is refused."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """What a stream of server-sent events keeps besides the schema of its events: its frame, its order, its end."""
+
 from __future__ import annotations
 
 import json
