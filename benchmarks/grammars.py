@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from llamafw import Floats, GenerateRequest, Grammar, GrammarContext, SamplerContext
-from llamafw.engine.chain import Chain, build
-from llamafw.kernels import Vocabulary
 from llamafw.models.gguf import read_gguf
 from llamafw.models.wheels import pull
 from llamafw.plugins import Plugins
+from llamafw.sampling.chain import Chain, build_chain
+from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.grammars.compiler import Compiler
 from llamafw_plugins.quants import TYPES
 from llamafw_plugins.samplers import DEFAULT_ORDER
@@ -79,7 +79,8 @@ def main() -> None:
             start = time.perf_counter()
             compilers[kind].compile(source + " " * i)  # another one each time
             compile_ms.append((time.perf_counter() - start) * 1e3)
-        adds, masks, fits = tokens(build(request, 1, samplers, context), compilers[kind], source, logits, args.tokens)
+        chain = build_chain(request, 1, samplers, context)
+        adds, masks, fits = tokens(chain, compilers[kind], source, logits, args.tokens)
         print(f"{name:26s}{shown(compile_ms)}{shown(adds, 18)}{shown(masks)}{statistics.median(fits):8.3f}")
 
 
@@ -104,7 +105,7 @@ class Watched:
 
 def tokens(chain: Chain, compiler: Compiler, source: str, logits: Any, n: int) -> tuple[list[float], ...]:
     """Return times in milliseconds: what the grammar adds to a token that is drawn again, the mask, one that fits."""
-    vocabulary, adds, masks, fits = Vocabulary(logits.shape[1]), [], [], []
+    vocabulary, adds, masks, fits = CandidateBuffers(logits.shape[1]), [], [], []
     held_to, again = Watched(compiler.compile(source)), compiler.compile(source)
     for i in range(n):
         if held_to.ended:

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from llamafw import GenerateRequest, SamplerContext
-from llamafw.engine.chain import build
-from llamafw.engine.logprobs import of_row
-from llamafw.kernels import Vocabulary
 from llamafw.plugins import Plugins
+from llamafw.sampling.chain import build_chain
+from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.logprobs import of_row
 from llamafw_plugins.samplers import DEFAULT_ORDER
 
 Row = np.ndarray[Any, Any]
@@ -77,7 +77,7 @@ def ours(n_vocab: int, fields: Mapping[str, Any]) -> Step:
     tokenizer: Any = SimpleNamespace(encode=lambda text, **_: [0], piece=lambda token: b"\n", eog=frozenset())
     context = SamplerContext(prompt(n_vocab), n_vocab, 8192, tokenizer)
     request = GenerateRequest((), samplers=DEFAULT_ORDER, options=fields)
-    chain, vocabulary = build(request, 1, Plugins().registry("sampler"), context), Vocabulary(n_vocab)
+    chain, vocabulary = build_chain(request, 1, Plugins().registry("sampler"), context), CandidateBuffers(n_vocab)
     return lambda row: chain.pick(vocabulary, row)
 
 

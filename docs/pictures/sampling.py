@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from llamafw import Candidates, GenerateRequest, SamplerContext
-from llamafw.engine.chain import build
-from llamafw.kernels import Vocabulary
+from llamafw.sampling.chain import build_chain
+from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.samplers import order
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.mirostat import Mirostat
@@ -91,11 +91,11 @@ class Chain:
 
     def create(self, options: Mapping[str, Any], context: SamplerContext) -> Any:
         request = GenerateRequest((), samplers=self.names, options=self.fields, logit_bias=self.bias)
-        return SimpleNamespace(apply=lambda candidates: self._apply(candidates, build(request, 1, OWN, context)))
+        return SimpleNamespace(apply=lambda candidates: self._apply(candidates, build_chain(request, 1, OWN, context)))
 
     @staticmethod
     def _apply(candidates: Candidates, chain: Any) -> None:
-        _, left = chain.pick(Vocabulary(len(candidates.ids)), candidates.logits)
+        _, left = chain.pick(CandidateBuffers(len(candidates.ids)), candidates.logits)
         candidates.ids, candidates.logits = left.ids, left.logits
 
 

@@ -41,8 +41,8 @@ from llamafw.interfaces import (
     ToolParser,
     ToolParserPlugin,
 )
-from llamafw.kernels import Kernel, KernelFunction, compile_kernel
-from llamafw.ranking import largest
+from llamafw.sampling.kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
+from llamafw.sampling.largest import largest_indices
 from llamafw.server.access import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import event_stream
@@ -112,7 +112,7 @@ __all__ = [
     "Endpoint",
     "Engine",
     "EngineStats",
-    "compile_kernel",
+    "compile_sampler_kernel",
     "event_stream",
     "Finish",
     "Floats",
@@ -130,10 +130,10 @@ __all__ = [
     "Ints",
     "JSONResponse",
     "JsonSchema",
-    "largest",
+    "largest_indices",
     "LlamafwError",
-    "Kernel",
-    "KernelFunction",
+    "SamplerKernel",
+    "SamplerKernelFunction",
     "LoadedModel",
     "Model",
     "ModelError",

@@ -190,7 +190,7 @@ def test_weights(tmp_path: Any, tiny_model: Any) -> None:
 
 def test_plugins_that_are_no_good_guests(tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text(
-        "import gguf\nfrom llamafw import hookimpl\nfrom llamafw.engine.chain import Chain\n"
+        "import gguf\nfrom llamafw import hookimpl\nfrom llamafw.sampling.chain import Chain\n"
         "@hookimpl\ndef server_started(app): pass\n"
     )
     (tmp_path / "idle.py").write_text("import llamafw_plugins.samplers\n")
@@ -198,7 +198,7 @@ def test_plugins_that_are_no_good_guests(tmp_path: Any) -> None:
         suite(PluginConformance, None, name=str(tmp_path / name), plugins=(str(tmp_path / name),))
         for name in ("mine.py", "idle.py")
     )
-    broken("mine.py imports llamafw.engine.chain.Chain", mine.test_it_imports_only_what_llamafw_exports)
+    broken("mine.py imports llamafw.sampling.chain.Chain", mine.test_it_imports_only_what_llamafw_exports)
     broken("loading it imports gguf", mine.test_loading_it_is_cheap)
     broken("idle.py imports llamafw_plugins.samplers", idle.test_it_imports_only_what_llamafw_exports)
     broken("implements no hook", idle.test_it_does_something)

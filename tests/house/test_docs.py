@@ -21,7 +21,7 @@ HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, f
 PROTOCOLS = {
     name: thing
     for name, thing in (vars(interfaces) | vars(serving)).items()
-    if inspect.isclass(thing) and thing.__module__ in (interfaces.__name__, serving.__name__)
+    if inspect.isclass(thing) and thing.__module__.startswith((f"{interfaces.__name__}.", serving.__name__))
 }
 
 

@@ -13,26 +13,10 @@ import llamafw
 from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
-STREET = [
-    "errors",
-    "types",
-    "ranking",
-    "driver",
-    "kernels",
-    "options",
-    "settings",
-    "interfaces",
-    "serving",
-    "hookspecs",
-    "registry",
-    "plugins",
-    "spec",
-    "models",
-    "engine",
-    "server",
-    "cli",
-    "testing",
-]
+STREET = (
+    "errors types options settings interfaces sampling serving hookspecs registry"
+    " plugins spec models engine server cli testing"
+).split()
 """Every module of the framework imports only from modules to its left."""
 SUITES = conformance.__name__
 

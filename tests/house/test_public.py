@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,6 +42,12 @@ def interfaces_protocol(thing: type) -> bool:
     return bool(getattr(thing, "_is_protocol", False))
 
 
+def submodules(package: ModuleType) -> list[ModuleType]:
+    """Return the modules of a package."""
+    names = [info.name for info in pkgutil.iter_modules(package.__path__)]
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+
+
 FUNCTIONS = {name: (function, text) for name, function, text in functions()}
 
 
@@ -65,7 +74,7 @@ def test_it_starts_with_a_sentence(name: str) -> None:
     assert first.rstrip().endswith((".", ":", "…")), f"{name}: the summary is no sentence"
 
 
-@pytest.mark.parametrize("module", [types, interfaces, serving])
+@pytest.mark.parametrize("module", [*submodules(types), *submodules(interfaces), serving])
 def test_aliases_say_what_they_are(module: Any) -> None:
     body = ast.parse(inspect.getsource(module)).body
     for node, following in zip(body, [*body[1:], None], strict=True):

@@ -12,14 +12,14 @@ import httpx
 
 from llamafw import Settings
 from llamafw.plugins import Plugins
-from llamafw.server.app import build
-from llamafw.server.context import App
+from llamafw.server.app import build_app
+from llamafw.server.running_app import RunningApp
 from support import api
 
 Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
-async def until_loaded(app: App) -> None:
+async def until_loaded(app: RunningApp) -> None:
     """Return when the model is there."""
     async with asyncio.timeout(10):
         while app.model is None:  # noqa: ASYNC110  # a thread will end it
@@ -31,7 +31,7 @@ def opener(plugins: Plugins) -> Open:
 
     @contextlib.asynccontextmanager
     async def open_client(*, load: Any = api.load, wait: bool = True, **given: Any) -> AsyncIterator[httpx.AsyncClient]:
-        asgi, app, loading = build(Settings(**given), plugins, load, document=api.DOCUMENT)
+        asgi, app, loading = build_app(Settings(**given), plugins, load, document=api.DOCUMENT)
         transport = httpx.ASGITransport(asgi)
         async with (
             loading.lifespan(None),

@@ -8,7 +8,7 @@ from llamafw.errors import SettingsError
 
 COMMANDS = {
     "new": ("llamafw.cli.new", "begin a plugin: a package that works, with its tests"),
-    "check": ("llamafw.testing.check", "hold a plugin to what all plugins of its kinds promise"),
+    "check": ("llamafw.testing.plugin_check", "hold a plugin to what all plugins of its kinds promise"),
 }
 
 

@@ -35,12 +35,12 @@ def run(argv: list[str]) -> int:
 
 def _all_else(plugins: Plugins, settings: Settings) -> SpecError | PluginError | None:
     """Let plugins add flags and endpoints, as a server would; return why they do not fit together, if so."""
-    from llamafw.server.context import App  # --help need not wait for it
+    from llamafw.server.running_app import RunningApp  # --help need not wait for it
 
     try:
         plugin_flags(plugins, settings.config)
         document = spec.merged_document(plugins, settings)
-        plugins.fill(endpoints := Registry("endpoint"), app=App(settings, plugins, document))
+        plugins.fill(endpoints := Registry("endpoint"), app=RunningApp(settings, plugins, document))
         spec.check(document, endpoints)
     except (SpecError, PluginError) as error:
         return error

@@ -10,7 +10,7 @@ import codecs
 from collections import deque
 from collections.abc import Sequence
 
-from llamafw.engine.stop import StopStrings
+from llamafw.engine.stop_strings import StopStrings
 from llamafw.types import GeneratedToken
 
 Piece = tuple[str, tuple[GeneratedToken, ...]]

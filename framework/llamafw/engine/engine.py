@@ -21,12 +21,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from llamafw.engine import chain, context, dump, slot_files
-from llamafw.engine.embedding import EmbedSequence
+from llamafw.engine import context_shift, debug_log, slot_files
+from llamafw.engine.embed_sequence import EmbedSequence
 from llamafw.engine.grammars import Grammars
 from llamafw.engine.outbox import Outbox
 from llamafw.engine.prompt_cache import PromptCache
-from llamafw.engine.rank import RankHead
+from llamafw.engine.rank_head import RankHead
 from llamafw.engine.scheduler import Scheduler, Task
 from llamafw.engine.sequence import Sequence, as_prompt
 from llamafw.engine.slots import SIMILAR, Slot, Slots
@@ -41,6 +41,7 @@ from llamafw.errors import (
     Unavailable,
 )
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
+from llamafw.sampling.chain import build_chain
 from llamafw.types import Bytes, Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class EngineOptions:
     log_cache: bool = False  # after every step
 
 
-class Engine:
+class BatchingEngine:
     """Answers requests, many at a time, on a thread of its own. A `llamafw.Engine`.
 
     Parameters
@@ -144,12 +145,12 @@ class Engine:
         if too_long and not request.context_shift:  # first: millions of tokens take their time
             raise ContextFullError(len(request.prompt), self.n_ctx)
         prompt = as_prompt(request.prompt, self._n_vocab)
-        n_keep = context.kept(request.n_keep, len(prompt), self.n_ctx, bos=self._tokenizer.add_bos)
+        n_keep = context_shift.kept(request.n_keep, len(prompt), self.n_ctx, bos=self._tokenizer.add_bos)
         if too_long:
-            prompt = context.shortened(prompt, n_keep, self.n_ctx)
+            prompt = context_shift.shortened(prompt, n_keep, self.n_ctx)
         self._log_prompt(prompt)
         given = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep, seed)
-        built = chain.build(request, seed, self._samplers, given)
+        built = build_chain(request, seed, self._samplers, given)
         if not len(prompt):
             return _nothing(seed)
         self._check_queue()
@@ -306,7 +307,7 @@ class Engine:
 
     def _log_prompt(self, prompt: Ints) -> None:
         if self._options.log_prompts:
-            log.info("%s", dump.prompt_tokens(prompt, self._tokenizer))
+            log.info("%s", debug_log.prompt_tokens(prompt, self._tokenizer))
 
     def _check_slot(self, id: int, lowest: int = -1) -> None:
         if not lowest <= id < self.n_slots:

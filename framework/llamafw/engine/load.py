@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from llamafw.engine import chain
-from llamafw.engine.compute import backend_options
-from llamafw.engine.engine import Engine, EngineOptions
+from llamafw.engine.backend_options import backend_options
+from llamafw.engine.engine import BatchingEngine, EngineOptions
 from llamafw.engine.preload import first_prompt, preload
-from llamafw.engine.rank import rank_head
+from llamafw.engine.rank_head import rank_head
 from llamafw.errors import ModelError, RequestError, SettingsError
 from llamafw.interfaces import (
     Architecture,
@@ -29,7 +28,7 @@ from llamafw.interfaces import (
     Tokenizer,
     ToolParserPlugin,
 )
-from llamafw.models.check import check_tensors
+from llamafw.models.check_tensors import check_tensors
 from llamafw.models.gguf import read_gguf
 from llamafw.models.overrides import parse_override
 from llamafw.models.parts import whole
@@ -37,8 +36,8 @@ from llamafw.models.rope_settings import with_rope
 from llamafw.options import read_file
 from llamafw.plugins import Plugins
 from llamafw.registry import missing
-from llamafw.serving import Engine as EngineProtocol
-from llamafw.serving import LoadedModel
+from llamafw.sampling.chain import warm_up_samplers
+from llamafw.serving import Engine, LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, Batch, Decoder, GrammarSource, Model, SystemPrompt
 
@@ -101,7 +100,7 @@ def load_model(
             raise SettingsError(f"--logit-bias: token {token} is not in the vocabulary of {tokenizer.n_vocab}")
     decoder: Decoder | None = None
     finished = partial(plugins.tell, "request_finished")
-    engine: EngineProtocol | None = plugins.first(
+    engine: Engine | None = plugins.first(
         "create_engine", model=model, tokenizer=tokenizer, settings=settings, finished=finished
     )
     if engine is None:
@@ -123,7 +122,7 @@ def load_model(
         grammar=grammar,
         system_prompt=system_prompt(given.system_prompt, tokenizer),
     )
-    if prompt is not None and isinstance(engine, Engine):
+    if prompt is not None and isinstance(engine, BatchingEngine):
         log(f"{prompt[1]}: {preload(engine, loaded, *prompt)} tokens are in the cache")
     log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
     return loaded
@@ -148,15 +147,15 @@ def make_engine(
     settings: Settings,
     plugins: Plugins,
     log: Callable[[str], None],
-) -> Engine:
+) -> BatchingEngine:
     """Return our own engine, its backend loaded and warm."""
     if tokenizer.n_vocab > decoder.n_vocab:
         raise ModelError(f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, the model {decoder.n_vocab}")
     backend = make_backend(model, decoder, settings, plugins, log)
     if settings.warmup:
         warm_up(backend)
-    chain.warm_up(plugins.registry("sampler"), SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer))
-    return Engine(
+    warm_up_samplers(plugins.registry("sampler"), SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer))
+    return BatchingEngine(
         backend,
         tokenizer,
         plugins.registry("sampler"),
@@ -167,7 +166,7 @@ def make_engine(
     )
 
 
-def check_grammar(engine: Engine, grammar: GrammarSource) -> None:
+def check_grammar(engine: BatchingEngine, grammar: GrammarSource) -> None:
     """Compile the grammar that a flag has set; SettingsError if it is wrong."""
     try:
         engine.grammars.compile_now(grammar)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from llamafw.engine.engine import Engine
+from llamafw.engine.engine import BatchingEngine
 from llamafw.errors import RequestError, SettingsError
 from llamafw.options import read_file
 from llamafw.serving import LoadedModel
@@ -30,7 +30,7 @@ def first_prompt(settings: Settings) -> tuple[str, str] | None:
     return None
 
 
-def preload(engine: Engine, loaded: LoadedModel, text: str, flag: str) -> int:
+def preload(engine: BatchingEngine, loaded: LoadedModel, text: str, flag: str) -> int:
     """Evaluate a text into the cache, as a completion would; return its tokens. On a thread without an event loop."""
     prompt = loaded.whole_prompt(loaded.tokenizer.encode(text, add_special=True, parse_special=True))
     try:

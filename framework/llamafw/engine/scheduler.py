@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llamafw.engine.embedding import EmbedSequence
+from llamafw.engine.embed_sequence import EmbedSequence
 from llamafw.engine.sequence import Sequence
 from llamafw.engine.slots import Slot, Slots
 from llamafw.types import Batch, Ints

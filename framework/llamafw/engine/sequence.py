@@ -13,13 +13,13 @@ from time import perf_counter
 
 import numpy as np
 
-from llamafw.engine import logprobs
-from llamafw.engine.chain import Chain, DeadEnd
 from llamafw.engine.detokenizer import Detokenizer, Piece
 from llamafw.engine.slots import Slot
 from llamafw.errors import DeadlineExceeded, RequestError
 from llamafw.interfaces import Grammar, Tokenizer
-from llamafw.kernels import Vocabulary
+from llamafw.sampling import logprobs
+from llamafw.sampling.chain import Chain, DeadEnd
+from llamafw.sampling.kernels import CandidateBuffers
 from llamafw.types import (
     Delta,
     Finish,
@@ -160,7 +160,7 @@ class Sequence:
     def _whole_piece(self, token: int) -> bytes:
         return self._tokenizer.piece(token, special=True)
 
-    def pick(self, vocabulary: Vocabulary, row: Floats) -> None:
+    def pick(self, vocabulary: CandidateBuffers, row: Floats) -> None:
         """Draw the next token; send what text is certain; finish if it is the last. See `Chain.pick`.
 
         Raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Literal
 
 from llamafw.engine.sequence import Sequence
 from llamafw.engine.slots import Slot
@@ -39,13 +40,17 @@ def slot_status(slot: Slot) -> SlotStatus:
     sequence = slot.served
     if not isinstance(sequence, Sequence):
         return SlotStatus(slot.id, "idle", slot.id_task, slot.n)
-    state = "idle" if sequence.done or not slot.busy else "prompt" if sequence.n_left else "generating"
+    state: Literal["idle", "prompt", "generating"] = "generating"
+    if sequence.done or not slot.busy:
+        state = "idle"
+    elif sequence.n_left:
+        state = "prompt"
     return SlotStatus(
         slot.id,
         state,
         slot.id_task,
         slot.n,
-        sequence.request,  # type: ignore[arg-type]  # one of the three
+        sequence.request,
         n_prompt=len(sequence.prompt),
         n_prompt_processed=sequence.n_done - sequence.n_cached,
         n_cached=sequence.n_cached,

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from llamafw.engine import context, dump
-from llamafw.engine.embedding import EmbedSequence
+from llamafw.engine import context_shift, debug_log
+from llamafw.engine.embed_sequence import EmbedSequence
 from llamafw.engine.prompt_cache import PromptCache
 from llamafw.engine.scheduler import Part, Scheduler, Task, as_batch
 from llamafw.engine.sequence import Sequence
@@ -24,8 +24,8 @@ from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import Counts
 from llamafw.errors import FAULTS, GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
-from llamafw.kernels import Vocabulary
 from llamafw.plugins.blame import Place
+from llamafw.sampling.kernels import CandidateBuffers
 from llamafw.types import Batch, Bytes, Floats, Ints
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Worker:
         self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
         self.jobs: list[Job] = []
         self.counts = Counts()
-        self._vocabulary = Vocabulary(n_vocab)
+        self._vocabulary = CandidateBuffers(n_vocab)
         self._timeout, self._log_cache, self._blamed = timeout, log_cache, blamed
 
     @property
@@ -97,7 +97,7 @@ class Worker:
         self._make_room()
         self._evaluate(self.scheduler.next_parts())
         if self._log_cache:
-            log.info("%s", dump.cache(self.slots.all, self.cache))
+            log.info("%s", debug_log.cache(self.slots.all, self.cache))
 
     def evaluate(self, slot: Slot, prompt: Ints) -> None:
         """Let a slot that nobody uses hold ``prompt`` and nothing else."""
@@ -214,7 +214,7 @@ class Worker:
             slot = task.slot
             if not isinstance(task, Sequence) or slot is None or task.n_left or slot.n < len(slot.tokens):
                 continue
-            n = context.discarded(slot.n, task.n_keep, task.request.n_discard)
+            n = context_shift.discarded(slot.n, task.n_keep, task.request.n_discard)
             if not n:
                 task.finish("limit", truncated=True)
                 self.drop(task)

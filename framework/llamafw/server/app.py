@@ -22,13 +22,13 @@ from llamafw.registry import Registry
 from llamafw.server.access import AccessLog
 from llamafw.server.allow import Allow
 from llamafw.server.auth import Door, authenticators
-from llamafw.server.checks import ResponseChecks
-from llamafw.server.context import App
 from llamafw.server.dispatch import Dispatcher
 from llamafw.server.edge import Edge, cors
 from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import Loading, LoadingGate
+from llamafw.server.response_contract import ResponseChecks
 from llamafw.server.routing import Routing, for_routing
+from llamafw.server.running_app import RunningApp
 from llamafw.server.schema import Schemas
 from llamafw.server.timeouts import WriteTimeout
 from llamafw.server.validation import ValidationMiddleware
@@ -38,14 +38,14 @@ from llamafw.settings import Settings
 logging.getLogger("connexion").setLevel(logging.ERROR)  # it logs every client error as a warning; `errors` answers them
 
 
-def build(
+def build_app(
     settings: Settings,
     plugins: Plugins,
     load: Callable[[], LoadedModel],
     *,
     failed: Callable[[], None] = lambda: None,
     document: spec.Document | None = None,
-) -> tuple[ASGIApp, App, Loading]:
+) -> tuple[ASGIApp, RunningApp, Loading]:
     """Return the application, what endpoints see of it, and what loads its model.
 
     Parameters
@@ -63,7 +63,7 @@ def build(
         The document and the endpoints disagree.
     """
     merged = spec.merged_document(plugins, settings, document)
-    app = App(settings, plugins, merged)
+    app = RunningApp(settings, plugins, merged)
     endpoints, guards = Registry("endpoint"), authenticators(settings)
     plugins.fill(guards, app=app)
     if plugins.fill(endpoints, app=app):  # the operations of plugins that had to be left out go, too
@@ -125,7 +125,7 @@ def blame_owner(endpoints: Registry, plugins: Plugins, operation: str) -> str | 
     return None if is_ours(owner) else shown(owner)
 
 
-def wrapped(asgi: ASGIApp, plugins: Plugins, app: App) -> ASGIApp:
+def wrapped(asgi: ASGIApp, plugins: Plugins, app: RunningApp) -> ASGIApp:
     """Return ``asgi`` inside what plugins' ``wrap_asgi`` put around it: the first plugin's innermost."""
     for name, wrap in plugins.calls("wrap_asgi"):
         outer = wrap(asgi=asgi, app=app)

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import LlamafwError, Unavailable
-from llamafw.server.context import App
 from llamafw.server.routing import operation_of
+from llamafw.server.running_app import RunningApp
 from llamafw.serving import LoadedModel
 
 log = logging.getLogger("llamafw.server")
@@ -33,7 +33,7 @@ class Loading:
         Called on the event loop when it could not; the reason has been logged.
     """
 
-    def __init__(self, app: App, load: Callable[[], LoadedModel], failed: Callable[[], None]) -> None:
+    def __init__(self, app: RunningApp, load: Callable[[], LoadedModel], failed: Callable[[], None]) -> None:
         self.app, self.load, self.failed = app, load, failed
         self.thread = threading.Thread(target=self._run, name="llamafw-load", daemon=True)
         self.settled = False  # the model has arrived, or never will; False to the end if it came too late
@@ -104,7 +104,7 @@ class LoadingGate:
     It stands before security: a client learns that it must wait, key or no key.
     """
 
-    def __init__(self, asgi: ASGIApp, *, app: App) -> None:
+    def __init__(self, asgi: ASGIApp, *, app: RunningApp) -> None:
         self.asgi, self.app = asgi, app
         self._always = {
             operation["operationId"]

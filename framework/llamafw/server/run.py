@@ -19,8 +19,8 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from llamafw.errors import SettingsError
 from llamafw.plugins import Plugins
-from llamafw.server import heads
-from llamafw.server.app import build
+from llamafw.server import header_limits
+from llamafw.server.app import build_app
 from llamafw.server.lifespan import Loading
 from llamafw.server.tls import certificate
 from llamafw.serving import LoadedModel
@@ -67,13 +67,13 @@ def serve(
 
     cert, key = certificate(settings)
     sockets = bind(settings.host, settings.port)
-    asgi, _, loading = build(settings, plugins, load_for_good, failed=failed, document=document)
+    asgi, _, loading = build_app(settings, plugins, load_for_good, failed=failed, document=document)
     config = uvicorn.Config(
         asgi,
         log_config=None,
         access_log=False,  # `access` writes it
         server_header=False,  # `edge` names the server
-        http=heads.protocol(settings.timeout),
+        http=header_limits.protocol(settings.timeout),
         ws="none",
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE,

@@ -108,7 +108,7 @@ async def running(model: Path, settings: Settings) -> AsyncIterator[ASGIApp]:
     """Build a server with these settings; yield it when its model is loaded, or raise why it could not be."""
     from llamafw.cli.parser import load_plugins
     from llamafw.engine.load import load_model
-    from llamafw.server.app import build
+    from llamafw.server.app import build_app
 
     plugins = load_plugins(settings, extra=["llamafw.testing.backend"])
     settled = asyncio.Event()
@@ -121,7 +121,7 @@ async def running(model: Path, settings: Settings) -> AsyncIterator[ASGIApp]:
             error.append(exc)
             raise
 
-    asgi, app, loading = build(settings, plugins, load, failed=settled.set)
+    asgi, app, loading = build_app(settings, plugins, load, failed=settled.set)
     async with loading.lifespan(None):
         async with asyncio.timeout(SECONDS):
             while app.model is None and not settled.is_set():  # noqa: ASYNC110  # a thread will end it

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamafw import Candidates, Kernel, KernelFunction
+from llamafw import Candidates, SamplerKernel, SamplerKernelFunction
 
 
 class Compiled:
     """Applies a kernel with certain options, and remembers nothing."""
 
-    def __init__(self, function: KernelFunction, *options: float) -> None:
-        self.kernel = Kernel(function, np.array(options, np.float64))
+    def __init__(self, function: SamplerKernelFunction, *options: float) -> None:
+        self.kernel = SamplerKernel(function, np.array(options, np.float64))
 
     def apply(self, candidates: Candidates) -> None:
         self.kernel.apply(candidates)

@@ -1,4 +1,4 @@
-"""What the samplers compute, compiled: each kernel is called with the candidates as C has them, see `llamafw.Kernel`.
+"""The samplers' computations as compiled kernels. `llamafw.compile_sampler_kernel` says what a kernel receives.
 
 Imported when the first sampler is made, for it needs numba. The formulas are told where the samplers are.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from llamafw import compile_kernel
+from llamafw import compile_sampler_kernel
 
 # expf after Cephes: 2^i · e^r, |r| ≤ ln 2 / 2, a polynomial in r; float32 throughout, so that it becomes vector code
 LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504088896341), np.float32(0.693359375), np.float32(-2.12194440e-4)
@@ -214,7 +214,7 @@ def entropy_of(weights, logits, peak, total):
 # --- kernels ----------------------------------------------------------------------------------------
 
 
-@compile_kernel
+@compile_sampler_kernel
 def top_k(logits, ids, ordered, options):
     """``options``: k."""
     k = int(options[0])
@@ -226,7 +226,7 @@ def top_k(logits, ids, ordered, options):
     return take(logits, ids, best_of(logits, k))
 
 
-@compile_kernel
+@compile_sampler_kernel
 def top_p(logits, ids, ordered, options):
     """``options``: p, how many are left at least."""
     n, p, at_least = len(logits), options[0], int(options[1])
@@ -249,7 +249,7 @@ def top_p(logits, ids, ordered, options):
     return len(order)
 
 
-@compile_kernel
+@compile_sampler_kernel
 def min_p(logits, ids, ordered, options):
     """``options``: ln p, how many are left at least."""
     n, at_least = len(logits), min(int(options[1]), len(logits))
@@ -272,7 +272,7 @@ def min_p(logits, ids, ordered, options):
     return left
 
 
-@compile_kernel
+@compile_sampler_kernel
 def typ_p(logits, ids, ordered, options):
     """``options``: p, how many are left at least."""
     n = len(logits)
@@ -288,7 +288,7 @@ def typ_p(logits, ids, ordered, options):
     return keep(logits, ids, order) if len(order) < n else n
 
 
-@compile_kernel
+@compile_sampler_kernel
 def tfs_z(logits, ids, ordered, options):
     """``options``: z, how many are left at least."""
     n, z, at_least = len(logits), options[0], int(options[1])
@@ -311,14 +311,14 @@ def tfs_z(logits, ids, ordered, options):
     return n
 
 
-@compile_kernel
+@compile_sampler_kernel
 def temperature(logits, ids, ordered, options):
     """``options``: T."""
     divide(logits, logits[0] if ordered[0] else peak_of(logits), options[0])
     return len(logits)
 
 
-@compile_kernel
+@compile_sampler_kernel
 def dynamic_temperature(logits, ids, ordered, options):
     """``options``: the lowest T, the highest, the exponent, what T is at least."""
     n = len(logits)
@@ -332,7 +332,7 @@ def dynamic_temperature(logits, ids, ordered, options):
     return n
 
 
-@compile_kernel
+@compile_sampler_kernel
 def greedy(logits, ids, ordered, options):
     """Take the likeliest; of equals the lowest token."""
     best, at = peak_of(logits), -1
@@ -349,7 +349,7 @@ def greedy(logits, ids, ordered, options):
     return 1
 
 
-@compile_kernel
+@compile_sampler_kernel
 def penalties(logits, ids, ordered, options):
     """``options``: repeat, presence, frequency, how many tokens, then of each its id and how often it occurred."""
     n, repeat, presence, frequency = len(logits), np.float32(options[0]), options[1], options[2]

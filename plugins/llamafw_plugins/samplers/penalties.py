@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llamafw import Candidates, JsonSchema, Kernel, RequestError, Sampler, SamplerContext
+from llamafw import Candidates, JsonSchema, RequestError, Sampler, SamplerContext, SamplerKernel
 
 
 class Penalties:
@@ -80,7 +80,7 @@ class Penalties:
         options[:4] = repeat, presence, frequency, 0
         self._tokens = options[4:].reshape(-1, 2)  # [:n] the distinct tokens of the window, and how often each is there
         self._at: dict[int, int] = {}  # token → its index
-        self.kernel = Kernel(kernels.penalties, options)
+        self.kernel = SamplerKernel(kernels.penalties, options)
         for token in prompt[-window:]:
             self.accept(token)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamafw.cli.parser import Parser, add_settings, overruled
-from llamafw.engine.compute import backend_options
+from llamafw.engine.backend_options import backend_options
 from llamafw.errors import SettingsError
 from llamafw.settings import Settings, options
 from support import flags

@@ -18,10 +18,10 @@ import pytest
 import pytest_asyncio
 
 from llamafw import ChatContext, Floats, GrammarSource, LoadedModel, Settings, Tensor
-from llamafw.engine import Engine, EngineOptions
-from llamafw.engine.rank import RankHead
+from llamafw.engine import BatchingEngine, EngineOptions
+from llamafw.engine.rank_head import RankHead
 from llamafw.plugins import Plugins
-from llamafw.server.app import build
+from llamafw.server.app import build_app
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
 from support.opened import until_loaded
 from support.toy import EOS, ToyBackend, ToyTokenizer
@@ -81,7 +81,7 @@ def opened(plugins: Plugins) -> Open:
             chat = JinjaChatFormat(template, ChatContext())
             options = EngineOptions(n_batch=32, prompt_cache=2**20, rank_head=rank_head)
             options = replace(options, max_queue=settings.get("max_queue", options.max_queue))
-            engine = Engine(
+            engine = BatchingEngine(
                 backend,
                 tokenizer,
                 plugins.registry("sampler"),
@@ -93,7 +93,7 @@ def opened(plugins: Plugins) -> Open:
             return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser, grammar)
 
         chosen = Settings(**{"validate_responses": True, "context_shift": False} | settings)
-        asgi, app, loading = build(chosen, plugins, load)
+        asgi, app, loading = build_app(chosen, plugins, load)
         transport = httpx.ASGITransport(asgi)
         async with (
             loading.lifespan(None),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw.engine.rank import Layer, RankHead
+from llamafw.engine.rank_head import Layer, RankHead
 from support.toy import BOS, EOS, HELLO, N_EMBD, ToyBackend, noise
 
 NO_HEAD = "this model cannot rerank: it has no rank head"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamafw import LoadedModel, RequestError, Settings, SettingsError
-from llamafw.server.app import build
+from llamafw.server.app import build_app
 from llamafw_plugins.endpoints.slots import checked_name
 from support.toy import ToyBackend, ToyTokenizer, forever
 
@@ -131,7 +131,7 @@ def test_the_folder_must_be_there(tmp_path: Path, plugins: Any) -> None:
         raise AssertionError("never asked for")
 
     with pytest.raises(SettingsError, match="--slot-save-path: there is no folder"):
-        build(Settings(slot_save_path=str(tmp_path / "no")), plugins, load)
+        build_app(Settings(slot_save_path=str(tmp_path / "no")), plugins, load)
 
 
 @pytest.mark.inventory("E-211")

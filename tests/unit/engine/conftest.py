@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from llamafw.engine import Engine, EngineOptions
+from llamafw.engine import BatchingEngine, EngineOptions
 from support.toy import ToyBackend, ToyTokenizer
 
 
 @pytest.fixture
-async def start(samplers: Mapping[str, Any]) -> AsyncIterator[Callable[..., Engine]]:
+async def start(samplers: Mapping[str, Any]) -> AsyncIterator[Callable[..., BatchingEngine]]:
     """Make engines: ``start(backend, **arguments)``."""
-    engines: list[tuple[Engine, ToyBackend]] = []
+    engines: list[tuple[BatchingEngine, ToyBackend]] = []
 
-    def make(backend: ToyBackend, **more: Any) -> Engine:
+    def make(backend: ToyBackend, **more: Any) -> BatchingEngine:
         plugins = {name: more.pop(name) for name in ("finished", "grammars") if name in more}
         chosen = more.pop("samplers", samplers)
-        engine = Engine(backend, ToyTokenizer(), chosen, EngineOptions(**{"n_batch": 32} | more), **plugins)
+        engine = BatchingEngine(backend, ToyTokenizer(), chosen, EngineOptions(**{"n_batch": 32} | more), **plugins)
         engines.append((engine, backend))
         return engine
 

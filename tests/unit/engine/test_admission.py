@@ -17,10 +17,10 @@ from llamafw import (
     TooManyRequests,
     Unavailable,
 )
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from support.toy import HELLO, ToyBackend, answer, forever, noise, saying
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 
 
 @pytest.mark.inventory("K-02")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from llamafw import ContextFullError, EmbedRequest, GenerationError, Pooling, RequestError
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from support.toy import N_EMBD, ToyBackend, answer, forever, noise
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 TEXT = tuple(range(40))
 STATES = np.array([noise(TEXT[: i + 1])[:N_EMBD] for i in range(len(TEXT))])
 POOLED = {"none": STATES, "mean": STATES.astype(np.float64).mean(axis=0)[None], "cls": STATES[:1], "last": STATES[-1:]}

@@ -22,16 +22,16 @@ from llamafw import (
     SamplerContext,
     Unavailable,
 )
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from support.toy import ToyBackend, ToyTokenizer, answer, forever
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 
 
 GREEDY: dict[str, Any] = {"samplers": ("temperature",), "options": {"temperature": 0}}
 
 
-def ask(engine: Engine, *prompt: int, **fields: Any) -> AsyncIterator[Delta]:
+def ask(engine: BatchingEngine, *prompt: int, **fields: Any) -> AsyncIterator[Delta]:
     return engine.generate(GenerateRequest(prompt, ignore_eos=True, **GREEDY | fields))
 
 
@@ -280,7 +280,7 @@ async def test_if_the_engine_itself_fails_nobody_hangs(start: Start, caplog: pyt
 
 async def test_stopping_lets_running_requests_finish(samplers: Mapping[str, Any]) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
-    engine = Engine(backend, ToyTokenizer(), samplers)
+    engine = BatchingEngine(backend, ToyTokenizer(), samplers)
     tasks = [asyncio.create_task(answer(engine, (i,), n_predict=3, ignore_eos=True)) for i in range(3)]
     await backend.begun()
     stopping = asyncio.create_task(engine.stop(30))
@@ -295,7 +295,7 @@ async def test_stopping_lets_running_requests_finish(samplers: Mapping[str, Any]
 
 async def test_stopping_cuts_what_does_not_finish(samplers: Mapping[str, Any]) -> None:
     backend = ToyBackend(forever, n_slots=2, n_ctx=10**6)
-    engine = Engine(backend, ToyTokenizer(), samplers)
+    engine = BatchingEngine(backend, ToyTokenizer(), samplers)
     streams = [ask(engine, i) for i in range(4)]
     got = [asyncio.create_task(collect(stream)) for stream in streams]
     for _ in range(3):
@@ -319,7 +319,7 @@ async def collect(stream: AsyncIterator[Delta]) -> tuple[str, BaseException | No
 
 
 async def test_a_request_that_comes_when_all_is_over(samplers: Mapping[str, Any]) -> None:
-    engine = Engine(ToyBackend(), ToyTokenizer(), samplers)
+    engine = BatchingEngine(ToyBackend(), ToyTokenizer(), samplers)
     late = ask(engine, 1)  # accepted, but not begun
     await engine.stop(1)
     with pytest.raises(Unavailable):
@@ -328,7 +328,7 @@ async def test_a_request_that_comes_when_all_is_over(samplers: Mapping[str, Any]
 
 def test_a_loop_that_is_gone_is_no_problem(samplers: Mapping[str, Any]) -> None:
     backend = ToyBackend(n_slots=2, hold=True)
-    engine = Engine(backend, ToyTokenizer(), samplers)
+    engine = BatchingEngine(backend, ToyTokenizer(), samplers)
 
     async def begin() -> AsyncIterator[Delta]:
         stream = ask(engine, 1, n_predict=5)

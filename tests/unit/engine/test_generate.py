@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llamafw import ContextFullError, Floats, GenerateRequest, GenerationError, RequestError
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from llamafw_plugins.samplers import DEFAULT_ORDER
 from support.toy import (
     EOS,
@@ -32,7 +32,7 @@ from support.toy import (
     saying,
 )
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 WARM = {"samplers": DEFAULT_ORDER, "options": {"temperature": 1.2}}
 
 
@@ -150,7 +150,7 @@ def test_streamed_text_is_the_plain_text_up_to_the_stop_string(
     backend = ToyBackend(saying(*tokens, after=1))
 
     async def run() -> None:
-        engine = Engine(backend, ToyTokenizer(), samplers)
+        engine = BatchingEngine(backend, ToyTokenizer(), samplers)
         got = await answer(engine, (1,), stop=tuple(stops))
         await engine.stop(5)
         if ends:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from llamafw import Floats, Grammar, GrammarContext, GrammarSource, RequestError
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from support.toy import EOS, N_VOCAB, ToyBackend, answer, noise
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 
 
 class Word:

@@ -14,7 +14,7 @@ from llamafw import LoadedModel, ModelError, Settings, SettingsError, hookimpl
 from llamafw.engine import load
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
-from llamafw.server.context import App
+from llamafw.server.running_app import RunningApp
 from support.flags import parse
 from support.tiny import write_tiny_gguf
 from support.toy import ToyBackend
@@ -133,7 +133,7 @@ def test_flags_reach_the_file(tmp_path: Path) -> None:
 def test_what_is_kept_of_a_prompt(tiny: Path, flag: int | None, field: int | None, kept: int) -> None:
     plugins, settings = Plugins(), Settings(keep=flag)
     with loaded(tiny) as model:
-        app = App(settings, plugins, {})
+        app = RunningApp(settings, plugins, {})
         app.model = model
         request = app.prepare({} if field is None else {"n_keep": field}, (1, 2, 3, 4))
     assert request.n_keep == kept

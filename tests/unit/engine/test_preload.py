@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from llamafw.engine.load import system_prompt
 from llamafw.engine.preload import first_prompt, preload
 from llamafw.errors import ContextFullError, GenerationError, SettingsError
@@ -19,7 +19,7 @@ from llamafw.settings import Settings
 from llamafw.types import EmbedRequest, SystemPrompt
 from support.toy import BOS, HEART, ToyBackend, ToyTokenizer, WithBos, answer
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 NO_SYSTEM = SystemPrompt()
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from llamafw.engine.prompt_cache import PromptCache
 from llamafw.types import Ints
 from support.toy import ToyBackend, answer, noise
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 A, B = tuple(range(100)), tuple(range(100, 200))
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from llamafw import ContextFullError
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from support.toy import N_VOCAB, ToyBackend, ToyTokenizer, answer, noise
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 TEXT = tuple(int(token) for token in np.random.default_rng(3).integers(0, N_VOCAB, 150))
 
 

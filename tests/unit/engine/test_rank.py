@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llamafw import Batch, EmbedRequest, Floats, GenerationError, ModelError, NotSupported
-from llamafw.engine import Engine
-from llamafw.engine.rank import Layer, RankHead, rank_head
+from llamafw.engine import BatchingEngine
+from llamafw.engine.rank_head import Layer, RankHead, rank_head
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing.tiny import write_tiny_gguf
@@ -33,14 +33,14 @@ EXPECTED = {
 @pytest.mark.inventory("E-162", "C-107", "T-16")
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("n_batch", [1, 7, 32])
-async def test_the_last_tokens_state_is_scored(start: Callable[..., Engine], name: str, n_batch: int) -> None:
+async def test_the_last_tokens_state_is_scored(start: Callable[..., BatchingEngine], name: str, n_batch: int) -> None:
     head, score = EXPECTED[name]
     found = await start(ToyBackend(n_batch=n_batch), rank_head=head).embed(EmbedRequest(TEXT, "rank"))
     assert (found.vectors.shape, found.vectors.dtype, found.n_prompt) == ((1, 1), np.float32, 40)
     assert found.vectors[0, 0] == pytest.approx(score, rel=1e-6)
 
 
-async def test_states_that_do_not_fit_fail_that_text_and_nothing_else(start: Callable[..., Engine]) -> None:
+async def test_states_that_do_not_fit_fail_that_text_and_nothing_else(start: Callable[..., BatchingEngine]) -> None:
     class Narrow(ToyBackend):
         def hidden(self, batch: Batch) -> Floats:
             return super().hidden(batch)[:, : 3 if batch.tokens[0] == 9 else None]
@@ -52,7 +52,7 @@ async def test_states_that_do_not_fit_fail_that_text_and_nothing_else(start: Cal
     assert (await engine.embed(EmbedRequest(TEXT, "rank"))).vectors[0, 0] == pytest.approx(EXPECTED["output"][1])
 
 
-async def test_a_model_without_one(start: Callable[..., Engine]) -> None:
+async def test_a_model_without_one(start: Callable[..., BatchingEngine]) -> None:
     with pytest.raises(NotSupported, match="no rank head"):
         await start(ToyBackend()).embed(EmbedRequest(TEXT, "rank"))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from llamafw import GenerationError, RequestError
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from support.toy import ToyBackend, answer, noise
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 A = tuple(range(20))
 
 

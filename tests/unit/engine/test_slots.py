@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafw.engine import Engine
+from llamafw.engine import BatchingEngine
 from llamafw.engine.scheduler import Scheduler, share
 from llamafw.engine.slots import Slot, Slots
 from support.toy import N_VOCAB, ToyBackend, answer
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 
 
 def filled(n_ctx: int, *caches: list[int]) -> Slots:

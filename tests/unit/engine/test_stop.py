@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llamafw import GeneratedToken
 from llamafw.engine.detokenizer import Detokenizer
-from llamafw.engine.stop import StopStrings
+from llamafw.engine.stop_strings import StopStrings
 
 letters = st.text("ab€", max_size=12)
 words = st.lists(st.text("ab€", max_size=4), max_size=4)

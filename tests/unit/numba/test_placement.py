@@ -14,7 +14,7 @@ import pytest
 
 from llamafw import GpuOptions, SettingsError, ThreadOptions
 from llamafw.cli.parser import Parser, add_settings, settings_from
-from llamafw.engine.compute import backend_options
+from llamafw.engine.backend_options import backend_options
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw_backends.numba_cpu import placement

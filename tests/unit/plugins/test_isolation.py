@@ -18,7 +18,7 @@ from llamafw import PluginError, Settings, SettingsError
 from llamafw.cli.parser import load_plugins, split_plugin_flags
 from llamafw.cli.plugin_flags import plugin_flags
 from llamafw.plugins import Plugins, slow
-from llamafw.server.app import build
+from llamafw.server.app import build_app
 from support import api
 from support.distributions import Site
 
@@ -61,7 +61,7 @@ def hook(name: str, arguments: str = "", body: str = "1 / 0") -> str:
 
 def built(plugins: Plugins) -> Any:
     """The API document of a server with these plugins and the built-in ones."""
-    return build(Settings(), plugins, api.load)[1].document
+    return build_app(Settings(), plugins, api.load)[1].document
 
 
 # --- before the server listens

@@ -9,7 +9,7 @@ import pytest
 from llamafw import LlamafwError, Settings
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
-from llamafw.server.app import build
+from llamafw.server.app import build_app
 from support import api
 from support.tiny import write_tiny_gguf
 
@@ -73,12 +73,12 @@ def plugin(folder: Path, text: str) -> Plugins:
 )
 def test_the_start_ends_with_a_sentence(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(LlamafwError, match=message):
-        build(Settings(), plugin(tmp_path, text), api.load)
+        build_app(Settings(), plugin(tmp_path, text), api.load)
 
 
 def test_the_plugins_that_mistakes_are_made_of_are_right(tmp_path: Path) -> None:
     for text in (SAMPLER, OPERATION):
-        build(Settings(), plugin(tmp_path, text), api.load)
+        build_app(Settings(), plugin(tmp_path, text), api.load)
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("backend", Settings(backend="mine")), ("tokenizer", Settings())])

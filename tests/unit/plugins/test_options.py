@@ -10,7 +10,7 @@ import pytest
 from llamafw import LlamafwError
 from llamafw.cli.main import find_command
 from llamafw.plugins import Plugins
-from llamafw.server.app import build
+from llamafw.server.app import build_app
 from llamafw.settings import Settings
 from support import api
 from support.distributions import Site
@@ -146,7 +146,7 @@ def test_clashes_end_the_start_and_name_both(site: Site, first: str, second: str
     site.install("llamafw-a", first)
     site.install("llamafw-b", second)
     with pytest.raises(LlamafwError) as caught:
-        build(Settings(), Plugins(), api.load)
+        build_app(Settings(), Plugins(), api.load)
     assert message in str(caught.value)
 
 

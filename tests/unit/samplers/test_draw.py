@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
-from llamafw.engine.chain import build, draw
-from llamafw.kernels import Vocabulary
+from llamafw.sampling.chain import build_chain, draw
+from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
 from support.toy import ToyTokenizer
 
@@ -98,9 +98,9 @@ def test_the_default_chain_end_to_end(samplers: Any) -> None:
     request = GenerateRequest((0, 1), samplers=DEFAULT_ORDER, options=options, logit_bias={2: 0.25})
     logits = row.astype(np.float64)
     logits[2] += 0.25
-    context, vocabulary, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), Vocabulary(10), 4000
+    context, vocabulary, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), CandidateBuffers(10), 4000
     # A chain for each draw, as what was drawn is penalised from then on.
-    counts = Counter(build(request, seed, samplers, context).pick(vocabulary, row.copy())[0] for seed in range(n))
+    counts = Counter(build_chain(request, seed, samplers, context).pick(vocabulary, row.copy())[0] for seed in range(n))
     logits[[0, 1]] -= 1.0
     order = np.argsort(-logits, kind="stable")[:8]
     chance = np.exp(logits[order]) / np.exp(logits[order]).sum()
@@ -137,7 +137,7 @@ def test_100_000_draws_of_a_chain_with_every_sampler(samplers: Any) -> None:
     bias = {int(best[1]): -np.inf, int(best[8]): 3.0}
     request = GenerateRequest((), samplers=DEFAULT_ORDER, options=options, logit_bias=bias)
     context = SamplerContext(tuple(best.tolist()), size, 10**6, ToyTokenizer())
-    chain, vocabulary, n = build(request, 17, samplers, context), Vocabulary(size), 100_000
+    chain, vocabulary, n = build_chain(request, 17, samplers, context), CandidateBuffers(size), 100_000
     counts = Counter(chain.pick(vocabulary, row.copy())[0] for _ in range(n))
 
     logits = row.astype(np.float64)
@@ -171,8 +171,8 @@ def test_100_000_draws_with_mirostat(samplers: Any, version: int, tau: float) ->
     row = np.linspace(3, -6, 264).astype(np.float32)
     options = {"mirostat": version, "mirostat_tau": tau, "mirostat_eta": 0.0, "temperature": 0.5}
     request = GenerateRequest((), samplers=MIROSTAT_ORDER, options=options)
-    chain = build(request, 5, samplers, SamplerContext((), 264, 100, ToyTokenizer()))
-    vocabulary, n = Vocabulary(264), 100_000
+    chain = build_chain(request, 5, samplers, SamplerContext((), 264, 100, ToyTokenizer()))
+    vocabulary, n = CandidateBuffers(264), 100_000
     counts = Counter(chain.pick(vocabulary, row.copy())[0] for _ in range(n))
     weights = np.exp(row.astype(np.float64) / 0.5)
     p = weights / weights.sum()

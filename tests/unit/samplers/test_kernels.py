@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafw import Candidates, GenerateRequest, GenerationError, Kernel, SamplerContext, compile_kernel
-from llamafw.engine.chain import build
-from llamafw.kernels import Fused, Vocabulary
+from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext, SamplerKernel, compile_sampler_kernel
 from llamafw.plugins import Plugins
+from llamafw.sampling.chain import build_chain
+from llamafw.sampling.kernels import CandidateBuffers, FusedKernels
 from support.toy import ToyTokenizer
 
 N = 264
@@ -83,7 +83,7 @@ def test_kernels_together_and_apart(names: list[str], python: list[bool], seed: 
         else:
             together.append(name)
     request = GenerateRequest(CONTEXT.prompt, samplers=tuple(together), options=options_of(names))
-    chain, vocabulary = build(request, seed, plugins, CONTEXT), Vocabulary(N)
+    chain, vocabulary = build_chain(request, seed, plugins, CONTEXT), CandidateBuffers(N)
     for row in rows:
         token, found = chain.pick(vocabulary, row.copy())
         expected = Candidates(np.arange(N, dtype=np.int32), row.copy())
@@ -100,10 +100,10 @@ def test_kernels_together_and_apart(names: list[str], python: list[bool], seed: 
 
 def test_one_vocabulary_serves_many_chains() -> None:
     """Greedy after another chain has written over the ids finds the right token."""
-    vocabulary = Vocabulary(N)
+    vocabulary = CandidateBuffers(N)
     row = np.linspace(0, 1, N).astype(np.float32)
     warm, greedy = (
-        build(GenerateRequest((), samplers=names, options=options), 1, SAMPLERS, CONTEXT)
+        build_chain(GenerateRequest((), samplers=names, options=options), 1, SAMPLERS, CONTEXT)
         for names, options in ((("top_k", "min_p"), {"top_k": 200}), (("temperature",), {"temperature": 0}))
     )
     for _ in range(3):
@@ -113,7 +113,7 @@ def test_one_vocabulary_serves_many_chains() -> None:
         assert greedy.pick(vocabulary, row.copy())[0] == N - 1
 
 
-@compile_kernel
+@compile_sampler_kernel
 def misbehaving(logits: Any, ids: Any, ordered: Any, options: Any) -> Any:
     ids[:] = -1
     return int(options[0])
@@ -124,7 +124,7 @@ class Misbehaving:
     truncates = False
 
     def __init__(self, n: int) -> None:
-        self.kernel = Kernel(misbehaving, np.array([n], np.float64))
+        self.kernel = SamplerKernel(misbehaving, np.array([n], np.float64))
 
     def create(self, options: Any, context: SamplerContext) -> Any:
         return self
@@ -135,10 +135,10 @@ class Misbehaving:
 
 @pytest.mark.parametrize("n", [0, -1, N + 1])
 def test_a_kernel_that_leaves_an_impossible_number_is_named(n: int) -> None:
-    vocabulary = Vocabulary(N)
+    vocabulary = CandidateBuffers(N)
     plugins = {**SAMPLERS, "bad": Misbehaving(n)}
     names = ("temperature", "bad", "temperature")
-    chain = build(GenerateRequest((), samplers=names), 1, plugins, CONTEXT)
+    chain = build_chain(GenerateRequest((), samplers=names), 1, plugins, CONTEXT)
     with pytest.raises(GenerationError, match="'bad'"):
         chain.pick(vocabulary, np.zeros(N, np.float32))
     assert vocabulary.room().tolist() == list(range(N))
@@ -149,9 +149,9 @@ def test_a_kernel_that_numba_has_not_made() -> None:
     signature = numba.types.int64(*[numba.types.int64] * 6)
     library = numba.cfunc(signature)(lambda logits, ids, n, ordered, options, n_options: n_options)
     candidates = Candidates(np.arange(9, dtype=np.int32), np.arange(9, dtype=np.float32))
-    from llamafw import KernelFunction
+    from llamafw import SamplerKernelFunction
 
-    assert Fused([Kernel(KernelFunction(library), np.zeros(4))]).run(candidates) == -1
+    assert FusedKernels([SamplerKernel(SamplerKernelFunction(library), np.zeros(4))]).run(candidates) == -1
     assert candidates.ids.tolist() == [0, 1, 2, 3]
 
 
@@ -216,12 +216,13 @@ class Careless:
 def test_no_kernel_sees_what_a_careless_sampler_leaves(ids: Any, logits: Any) -> None:
     plugins = {**SAMPLERS, "careless": Careless(ids, logits)}
     options = {"top_k": 1, "top_p": 0.5}
-    chain = build(GenerateRequest((), samplers=("careless", "top_k", "top_p"), options=options), 1, plugins, CONTEXT)
+    request = GenerateRequest((), samplers=("careless", "top_k", "top_p"), options=options)
+    chain = build_chain(request, 1, plugins, CONTEXT)
     with pytest.raises(GenerationError, match="'careless'"):
-        chain.pick(Vocabulary(N), np.zeros(N, np.float32))
+        chain.pick(CandidateBuffers(N), np.zeros(N, np.float32))
 
 
 def test_ids_of_another_type_are_converted() -> None:
     plugins = {**SAMPLERS, "careless": Careless([7, 9], [1, 5])}
-    chain = build(GenerateRequest((), samplers=("careless", "top_k"), options={"top_k": 1}), 1, plugins, CONTEXT)
-    assert chain.pick(Vocabulary(N), np.zeros(N, np.float32))[0] == 9
+    chain = build_chain(GenerateRequest((), samplers=("careless", "top_k"), options={"top_k": 1}), 1, plugins, CONTEXT)
+    assert chain.pick(CandidateBuffers(N), np.zeros(N, np.float32))[0] == 9

@@ -14,7 +14,7 @@ import pytest
 
 from llamafw import ModelError, PluginError, Settings, SettingsError, hookimpl
 from llamafw.plugins import Plugins
-from llamafw.server.app import build
+from llamafw.server.app import build_app
 from support import api
 from support.opened import Open, opener
 
@@ -132,7 +132,7 @@ async def test_a_key_is_checked_before_the_body_is_read(opened: Open) -> None:
 
 def test_an_empty_key_is_refused(plugins: Plugins) -> None:
     with pytest.raises(SettingsError, match="--api-key"):
-        build(Settings(api_key=("one", "")), plugins, api.load, document=api.DOCUMENT)
+        build_app(Settings(api_key=("one", "")), plugins, api.load, document=api.DOCUMENT)
 
 
 # --- web pages --------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ async def test_a_model_that_cannot_be_loaded(
         raise error
 
     failed = asyncio.Event()
-    _, _, loading = build(Settings(), plugins, load, failed=failed.set, document=api.DOCUMENT)
+    _, _, loading = build_app(Settings(), plugins, load, failed=failed.set, document=api.DOCUMENT)
     async with loading.lifespan(None):
         await asyncio.wait_for(failed.wait(), 10)
     (record,) = caplog.records
@@ -397,7 +397,7 @@ def test_a_wrapper_must_be_an_application() -> None:
     plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
     plugins.pm.register(Wrong(), name="wrong")
     with pytest.raises(PluginError, match="plugin wrong: wrap_asgi returned 'this is none'"):
-        build(Settings(), plugins, api.load, document=api.DOCUMENT)
+        build_app(Settings(), plugins, api.load, document=api.DOCUMENT)
 
 
 @pytest.mark.inventory("C-113")

@@ -22,7 +22,7 @@ from llamafw import (
     hookimpl,
 )
 from llamafw.plugins import Plugins
-from llamafw.server.app import build
+from llamafw.server.app import build_app
 from llamafw.server.auth import ApiKeys
 from support import api
 from support.opened import Open, opener
@@ -152,7 +152,7 @@ async def test_the_document_says_how_plugins_may_refuse(guarded: Open, monkeypat
         document = (await client.get("/openapi.json")).json()
     assert {"401", "403", "429"} <= set(document["paths"]["/echo"]["post"]["responses"])
     assert "403" not in document["paths"]["/health"]["get"]["responses"]
-    _, app, _ = build(Settings(api_key=("k",)), plugins(monkeypatch), api.load, document=api.DOCUMENT)
+    _, app, _ = build_app(Settings(api_key=("k",)), plugins(monkeypatch), api.load, document=api.DOCUMENT)
     assert "403" not in app.document["paths"]["/echo"]["post"]["responses"]
 
 
@@ -171,7 +171,7 @@ def test_what_is_no_authenticator_ends_the_start(monkeypatch: pytest.MonkeyPatch
         register("users", object())
 
     with pytest.raises(PluginError, match="registers the authenticator 'users', which has no authenticate"):
-        build(Settings(), plugins(monkeypatch, register_authenticators), api.load, document=api.DOCUMENT)
+        build_app(Settings(), plugins(monkeypatch, register_authenticators), api.load, document=api.DOCUMENT)
 
 
 async def test_every_key_of_a_request_is_tried() -> None:

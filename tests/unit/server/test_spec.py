@@ -13,7 +13,7 @@ from connexion.spec import Specification
 from llamafw import Settings, SettingsError, SpecError, spec
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
-from llamafw.server.context import App
+from llamafw.server.running_app import RunningApp
 from llamafw.spec.fragments import checked
 from support import api
 
@@ -53,7 +53,7 @@ def test_the_real_document_and_the_real_endpoints_agree() -> None:
     plugins = Plugins()
     endpoints = Registry("endpoint")
     document = spec.merged_document(plugins, Settings())
-    plugins.fill(endpoints, app=App(Settings(), plugins, document))
+    plugins.fill(endpoints, app=RunningApp(Settings(), plugins, document))
     spec.check(document, endpoints)
 
 

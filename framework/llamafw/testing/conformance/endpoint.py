@@ -14,7 +14,7 @@ import pytest
 
 from llamafw import spec
 from llamafw.registry import Registry
-from llamafw.server.context import App
+from llamafw.server.running_app import RunningApp
 from llamafw.testing import contract
 from llamafw.testing.conformance.base import Conformance, load
 from llamafw.testing.plugin import small_settings
@@ -138,7 +138,7 @@ class EndpointConformance(Conformance):
         """Return the plugin's operations."""
         plugins = load(self.plugins)
         settings, document = small_settings(**self.settings(folder)), self.document(folder)
-        plugins.fill(endpoints := Registry("endpoint"), app=App(settings, plugins, document))
+        plugins.fill(endpoints := Registry("endpoint"), app=RunningApp(settings, plugins, document))
         mine = {name for name in endpoints if self.name in (owner := endpoints.owner(name), owner.partition(":")[0])}
         found = [one for one in spec.operations(document) if one[2]["operationId"] in mine]
         if not found:

@@ -204,8 +204,7 @@ CASES: Mapping[str, Callable[[], Candidates]] = {
     "a whole vocabulary": lambda: every_token(_noise()),
     "candidates in descending order": _descending,
     "some candidates, in no order": lambda: Candidates(
-        np.arange(300, 0, -3, np.int32),
-        _noise()[:100].astype(np.float32),  # type: ignore[call-overload]  # numpy's stubs want four
+        np.arange(300, 0, -3).astype(np.int32), _noise()[:100].astype(np.float32)
     ),
     "one candidate": lambda: Candidates(np.array([7], np.int32), np.array([-3], np.float32), sorted=True),
     "two candidates": lambda: Candidates(np.array([9, 7], np.int32), np.array([1, 2], np.float32)),

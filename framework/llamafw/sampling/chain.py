@@ -16,7 +16,7 @@ import numpy as np
 
 from llamafw.errors import FAULTS, GenerationError, LlamafwError, RequestError, suggest
 from llamafw.interfaces import Grammar, Sampler, SamplerContext, SamplerPlugin
-from llamafw.kernels import Fused, Kernel, Vocabulary
+from llamafw.sampling.kernels import CandidateBuffers, FusedKernels, SamplerKernel
 from llamafw.types import Candidates, Floats, GenerateRequest
 
 log = logging.getLogger(__name__)
@@ -47,12 +47,12 @@ class Chain:
         self.grammar: Grammar | None = None
         self.field: str | None = None  # of the request, that the grammar comes from
 
-    def pick(self, vocabulary: Vocabulary, row: Floats) -> tuple[int, Candidates]:
+    def pick(self, vocabulary: CandidateBuffers, row: Floats) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that survived.
 
         Parameters
         ----------
-        vocabulary : Vocabulary
+        vocabulary : CandidateBuffers
             Of the calling thread.
         row : (n_vocab,) float32
             Its tokens' logits; overwritten. The candidates are part of it.
@@ -105,7 +105,7 @@ class Chain:
         if row.max() == -np.inf:
             raise DeadEnd
 
-    def _draw(self, vocabulary: Vocabulary, row: Floats) -> tuple[int, Candidates]:
+    def _draw(self, vocabulary: CandidateBuffers, row: Floats) -> tuple[int, Candidates]:
         """Draw a token by logits, biases and samplers alone."""
         candidates = Candidates(vocabulary.ids, row if row.flags.writeable else row.copy())
         if len(self._bias_ids):
@@ -116,7 +116,7 @@ class Chain:
         if peak == -np.inf:
             raise RequestError("no token is left to draw: all are forbidden", param="logit_bias")
         for names, step in self._steps:
-            if isinstance(step, Fused):
+            if isinstance(step, FusedKernels):
                 failed = step.run(candidates, vocabulary)
                 if failed >= 0:
                     raise SamplerError(names[failed]) from ValueError("it left no candidate, or more than there were")
@@ -131,14 +131,14 @@ class Chain:
         return draw(candidates, self._random), candidates
 
 
-def _steps(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | Fused]]:
+def _steps(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | FusedKernels]]:
     """Return the samplers in order, with their names; neighbours that are compiled are one."""
-    steps: list[tuple[tuple[str, ...], Sampler | Fused]] = []
-    for compiled, group in groupby(samplers, lambda one: isinstance(getattr(one[1], "kernel", None), Kernel)):
+    steps: list[tuple[tuple[str, ...], Sampler | FusedKernels]] = []
+    for compiled, group in groupby(samplers, lambda one: isinstance(getattr(one[1], "kernel", None), SamplerKernel)):
         members = list(group)
         if compiled:
             kernels = [sampler.kernel for _, sampler in members]  # type: ignore[attr-defined]  # just asked for
-            steps.append((tuple(name for name, _ in members), Fused(kernels)))
+            steps.append((tuple(name for name, _ in members), FusedKernels(kernels)))
         else:
             steps += [((name,), sampler) for name, sampler in members]
     return steps
@@ -190,7 +190,9 @@ def _find(ends: np.ndarray[tuple[int], np.dtype[np.float64]], at: float) -> int:
     return i if i < len(ends) else int(ends.searchsorted(ends[-1], side="left"))
 
 
-def build(request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> Chain:
+def build_chain(
+    request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext
+) -> Chain:
     """Make the chain of one request. Runs on the event loop.
 
     At temperature ≤ 0 the likeliest token wins: samplers that only remove unlikely ones are left out, and
@@ -214,15 +216,15 @@ def build(request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlug
     return Chain(samplers, _bias(request, context), seed)
 
 
-def warm_up(plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> None:
+def warm_up_samplers(plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> None:
     """Let every sampler act once, with its defaults: the first time, compiled ones may take seconds.
 
     What fails here fails again in a request, which can be told so.
     """
     for name in plugins:
         with suppress(LlamafwError):
-            made = build(GenerateRequest((), samplers=(name,)), 0, plugins, context)
-            made.pick(Vocabulary(context.n_vocab), np.zeros(context.n_vocab, np.float32))
+            made = build_chain(GenerateRequest((), samplers=(name,)), 0, plugins, context)
+            made.pick(CandidateBuffers(context.n_vocab), np.zeros(context.n_vocab, np.float32))
 
 
 def _temperature(request: GenerateRequest, plugins: Mapping[str, SamplerPlugin]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamafw.ranking import largest
+from llamafw.sampling.largest import largest_indices
 from llamafw.types import Candidates, Floats, TokenLogprob
 
 _CHUNK = 4096  # float64 temporaries of this length stay in the first-level caches
@@ -23,7 +23,7 @@ def of_row(row: Floats, token: int, n: int) -> tuple[float, tuple[TokenLogprob, 
     for start in range(0, len(row), _CHUNK):
         total += float(np.exp(row[start : start + _CHUNK].astype(np.float64) - peak).sum())
     norm = peak + float(np.log(total))
-    ids = largest(row, n)
+    ids = largest_indices(row, n)
     top = tuple(TokenLogprob(int(id), float(row[id]) - norm) for id in ids)
     return float(row[token]) - norm, top
 

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from llamafw.engine.rank import RankHead
+from llamafw.engine.rank_head import RankHead
 from llamafw.engine.slots import Slot
 from llamafw.errors import RequestError
 from llamafw.types import Embedding, EmbedRequest, Floats, Ints

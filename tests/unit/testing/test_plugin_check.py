@@ -11,7 +11,7 @@ import pytest
 
 from llamafw.cli.main import main
 from llamafw.cli.new import distribution
-from llamafw.testing import check
+from llamafw.testing import plugin_check
 
 BROKEN = '''
 import json
@@ -222,6 +222,6 @@ def test_what_cannot_be_checked(
 def test_without_pytest_a_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(check, "find_spec", lambda name: None if name == "pytest" else object())
+    monkeypatch.setattr(plugin_check, "find_spec", lambda name: None if name == "pytest" else object())
     assert main(["plugin", "check", "llamafw"]) == 1
     assert capsys.readouterr().err == "llamafw: plugin check needs pytest: pip install 'llamafw[test]'\n"

@@ -1,4 +1,4 @@
-"""Compiled samplers: what a `Kernel` is, how one is made, and how several are run at once.
+"""Compiled samplers: what a `SamplerKernel` is, how one is made, and how several are run at once.
 
 Numba is imported with the first kernel. Knows nothing of requests and chains.
 """
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from llamafw.types import Candidates, Floats, Ints
 
 
-class KernelFunction:
+class SamplerKernelFunction:
     """A compiled kernel.
 
     Parameters
@@ -23,7 +23,7 @@ class KernelFunction:
     compiled : object
         Has an ``address``, where the code is as long as it lives, of a C function
         ``int64_t (float *logits, int32_t *ids, int64_t n, int64_t *ordered, double *options, int64_t n_options)``
-        that does what `compile_kernel` says of a Python one.
+        that does what `compile_sampler_kernel` says of a Python one.
     """
 
     def __init__(self, compiled: Any) -> None:
@@ -35,7 +35,7 @@ class KernelFunction:
         return int(self.compiled.address)
 
 
-def compile_kernel(function: Callable[..., Any]) -> KernelFunction:
+def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunction:
     """Compile the body of a sampler; a decorator, for a module that is imported when a sampler is first made.
 
     Parameters
@@ -71,28 +71,28 @@ def compile_kernel(function: Callable[..., Any]) -> KernelFunction:
     names: dict[str, Any] = {"body": body, "carray": numba.carray, "__name__": function.__module__}
     exec(compile(source, function.__code__.co_filename, "exec"), names)
     try:
-        return KernelFunction(numba.cfunc(signature, cache=True)(names[function.__name__]))
+        return SamplerKernelFunction(numba.cfunc(signature, cache=True)(names[function.__name__]))
     except RuntimeError:  # there is nowhere to keep it
-        return KernelFunction(numba.cfunc(signature)(names[function.__name__]))
+        return SamplerKernelFunction(numba.cfunc(signature)(names[function.__name__]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kernel:
+class SamplerKernel:
     """A sampler's `apply`, compiled. A chain runs neighbouring kernels in one go.
 
     A sampler that has an attribute ``kernel`` is not asked to `apply`; what it remembers, `accept` writes into
     ``options``.
     """
 
-    function: KernelFunction  # what is called
+    function: SamplerKernelFunction  # what is called
     options: npt.NDArray[np.float64]  # (n_options,) what it is called with
 
     def apply(self, candidates: Candidates) -> None:
         """Run the kernel on ``candidates``: what the sampler's own `apply` is to do."""
-        Fused([self]).run(candidates)
+        FusedKernels([self]).run(candidates)
 
 
-class Vocabulary:
+class CandidateBuffers:
     """The ids of all tokens, and room for those that are left. One for all chains of a thread.
 
     Nothing is copied per token: after a forward pass all but the logits has left the caches, and fresh copies of ids
@@ -115,20 +115,21 @@ class Vocabulary:
         return ids.base is self._room
 
 
-class Fused:
+class FusedKernels:
     """Kernels that are called one after the other, without Python between them."""
 
-    def __init__(self, kernels: Sequence[Kernel]) -> None:
-        from llamafw import driver  # numba's, so not before it is needed
+    def __init__(self, kernels: Sequence[SamplerKernel]) -> None:
 
-        self._run = driver.run
+        from llamafw.sampling import run_kernels  # imports numba, which is slow
+
+        self._run = run_kernels.run
         self._kernels = tuple(kernels)  # so that what the addresses are of stays
         self._functions = np.array([kernel.function.address for kernel in kernels], np.int64)
         self._options = np.array([kernel.options.ctypes.data for kernel in kernels], np.int64)
         self._sizes = np.array([len(kernel.options) for kernel in kernels], np.int64)
         self._state = np.zeros(3, np.int64)  # ordered, how many ids were written over, which kernel failed
 
-    def run(self, candidates: Candidates, vocabulary: Vocabulary | None = None) -> int:
+    def run(self, candidates: Candidates, vocabulary: CandidateBuffers | None = None) -> int:
         """Change the candidates; return -1, or the index of the kernel that left none, or more than there were."""
         ids, whole = candidates.ids, vocabulary is not None and candidates.ids is vocabulary.ids
         if vocabulary is not None and whole:

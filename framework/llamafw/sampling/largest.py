@@ -15,7 +15,7 @@ import numpy.typing as npt
 _GROUP = 64  # most numbers per group
 
 
-def largest(values: npt.NDArray[np.floating[Any]], n: int) -> npt.NDArray[np.intp]:
+def largest_indices(values: npt.NDArray[np.floating[Any]], n: int) -> npt.NDArray[np.intp]:
     """Return the indices of the ``n`` largest values, largest first; of equals the lower index first.
 
     Parameters

@@ -18,7 +18,7 @@ from llamafw.settings import Settings
 from llamafw.types import GenerateRequest, PluginInfo
 
 
-class App:
+class RunningApp:
     """Implements `llamafw.App`. The model arrives later, by `Loading`."""
 
     def __init__(self, settings: Settings, plugins: Plugins, document: Mapping[str, Any]) -> None:

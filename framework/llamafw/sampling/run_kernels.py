@@ -1,4 +1,4 @@
-"""Calls kernels by their addresses, one after the other, in compiled code. Imports numba; see `llamafw.kernels`."""
+"""Calls kernels by their addresses, one after the other, in compiled code. Imports numba; see `kernels`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`largest` against a full sort."""
+"""`largest_indices` against a full sort."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafw import largest
+from llamafw import largest_indices
 
 
 @given(
@@ -18,10 +18,10 @@ from llamafw import largest
 def test_the_largest_in_order_the_lower_index_first(seed: int, m: int, n: int, levels: int) -> None:
     values = np.random.default_rng(seed).integers(-levels, levels + 1, m).astype(np.float32)
     expected = np.lexsort((np.arange(m), -values))[:n]
-    assert largest(values, n).tolist() == expected.tolist()
+    assert largest_indices(values, n).tolist() == expected.tolist()
 
 
 def test_minus_infinity_is_a_value_like_any_other() -> None:
     values = np.full(10_000, -np.inf, np.float32)
     values[7777] = 1
-    assert largest(values, 3).tolist() == [7777, 0, 1]
+    assert largest_indices(values, 3).tolist() == [7777, 0, 1]

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafw import ContextFullError, GenerateRequest
-from llamafw.engine import Engine
-from llamafw.engine.context import discarded, kept, shortened
+from llamafw.engine import BatchingEngine
+from llamafw.engine.context_shift import discarded, kept, shortened
 from support.toy import EOS, ToyBackend, answer, forever
 
-Start = Callable[..., Engine]
+Start = Callable[..., BatchingEngine]
 
 
 @pytest.mark.inventory("E-068")

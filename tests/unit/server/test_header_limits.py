@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from llamafw.server.heads import MOST, protocol
+from llamafw.server.header_limits import MOST, protocol
 
 pytest.importorskip("httptools")
 

@@ -1,0 +1,34 @@
+"""The protocols that plugins implement, one noun per file.
+
+Each docstring says who creates the object, who calls it, how often and on which thread. The engine thread owns
+sequences and slots; the event loop is the server's. `hookspecs` says how to register an implementation."""
+
+from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory
+from llamafw.interfaces.chat import ChatContext, ChatFormat, ChatFormatFactory, ToolParser, ToolParserPlugin
+from llamafw.interfaces.grammar import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
+from llamafw.interfaces.model import Architecture, Quant
+from llamafw.interfaces.register import Register
+from llamafw.interfaces.sampler import Sampler, SamplerContext, SamplerPlugin
+from llamafw.interfaces.tokenizer import Tokenizer
+
+__all__ = [
+    "Architecture",
+    "Backend",
+    "BackendContext",
+    "BackendFactory",
+    "ChatContext",
+    "ChatFormat",
+    "ChatFormatFactory",
+    "Grammar",
+    "GrammarCompiler",
+    "GrammarContext",
+    "GrammarFactory",
+    "Quant",
+    "Register",
+    "Sampler",
+    "SamplerContext",
+    "SamplerPlugin",
+    "Tokenizer",
+    "ToolParser",
+    "ToolParserPlugin",
+]

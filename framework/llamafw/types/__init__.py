@@ -1,0 +1,60 @@
+"""Values that modules pass to each other: frozen dataclasses without behaviour, one noun per file.
+
+Only `Candidates` is mutable: samplers change it in place. This package knows nothing about plugins, files, HTTP or
+threads."""
+
+from llamafw.types.arrays import Bytes, Floats, Ints, JsonSchema
+from llamafw.types.backend_options import BackendOptions, GpuOptions, ThreadOptions
+from llamafw.types.batch import Batch
+from llamafw.types.candidates import Candidates
+from llamafw.types.client import Problem, User
+from llamafw.types.embedding import Embedding, EmbedRequest, Pooling
+from llamafw.types.generation import (
+    Delta,
+    Finish,
+    GeneratedToken,
+    GenerateRequest,
+    GrammarSource,
+    PromptProgress,
+    StopType,
+    SystemPrompt,
+    Timings,
+    TokenLogprob,
+    ToolCall,
+)
+from llamafw.types.model import Decoder, Model, Tensor
+from llamafw.types.status import EngineStats, PluginInfo, SlotStatus
+
+__all__ = [
+    "BackendOptions",
+    "Batch",
+    "Bytes",
+    "Candidates",
+    "Decoder",
+    "Delta",
+    "EmbedRequest",
+    "Embedding",
+    "EngineStats",
+    "Finish",
+    "Floats",
+    "GenerateRequest",
+    "GeneratedToken",
+    "GpuOptions",
+    "GrammarSource",
+    "Ints",
+    "JsonSchema",
+    "Model",
+    "PluginInfo",
+    "Pooling",
+    "Problem",
+    "PromptProgress",
+    "SlotStatus",
+    "StopType",
+    "SystemPrompt",
+    "Tensor",
+    "ThreadOptions",
+    "Timings",
+    "TokenLogprob",
+    "ToolCall",
+    "User",
+]
