@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.server import Server, running_server
+from support.server import ServerProcess, running_server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ ADDRESS = "http://127.0.0.1:8080"
 
 
 @pytest.fixture(scope="module")
-def served(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def served(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The default model, with the README's own plugin."""
     (code,) = [code for language, code in BLOCKS if language == "python" and "hookimpl" in code]
     plugin = tmp_path_factory.mktemp("readme") / "sharpen.py"
@@ -34,7 +34,7 @@ CURLS = re.findall(r"^curl .*$", "\n".join(PAGES), re.M)
 
 
 @pytest.mark.parametrize("line", CURLS)
-def test_every_curl_is_answered(served: Server, line: str) -> None:
+def test_every_curl_is_answered(served: ServerProcess, line: str) -> None:
     _, url, data_flag, data = shlex.split(line)
     assert data_flag == "-d"
     response = httpx.post(url.replace(ADDRESS, served.url), content=data, timeout=60)
@@ -44,7 +44,7 @@ def test_every_curl_is_answered(served: Server, line: str) -> None:
 
 
 @pytest.mark.inventory("P-11")
-def test_the_openai_example_prints_an_answer(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_openai_example_prints_an_answer(served: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = [code for language, code in BLOCKS if language == "python" and "OpenAI" in code]
     scope: dict[str, object] = {}
     exec(code.replace(ADDRESS, served.url), scope)
@@ -53,7 +53,9 @@ def test_the_openai_example_prints_an_answer(served: Server, capsys: pytest.Capt
     client.close()  # type: ignore[attr-defined]  # the README's variable
 
 
-def test_the_guide_to_grammars_runs_from_top_to_bottom(served: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_guide_to_grammars_runs_from_top_to_bottom(
+    served: ServerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (ROOT / "docs/grammars.md").read_text(encoding="utf-8")
     blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.S)
     scope: dict[str, object] = {}
@@ -65,7 +67,7 @@ def test_the_guide_to_grammars_runs_from_top_to_bottom(served: Server, capsys: p
     assert len(blocks) == 4
 
 
-def test_the_plugin_is_part_of_the_document(served: Server) -> None:
+def test_the_plugin_is_part_of_the_document(served: ServerProcess) -> None:
     document = httpx.get(f"{served.url}/openapi.json").json()
     assert "sharpen" in json.dumps(document["components"]["schemas"]["CompletionRequest"])
 

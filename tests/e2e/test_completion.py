@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import Server
+from support.server import ServerProcess
 
 PARIS = {"prompt": "The capital of France is", "n_predict": 8, "temperature": 0}
 
@@ -51,7 +51,7 @@ def test_a_stream_says_what_the_plain_answer_says(http: httpx.Client) -> None:
 
 
 @pytest.mark.inventory("B-04", "B-05", "K-09")
-async def test_eight_at_a_time_say_what_each_says_alone(server: Server) -> None:
+async def test_eight_at_a_time_say_what_each_says_alone(server: ServerProcess) -> None:
     bodies = [
         {"prompt": f"Once upon a time there were {n} bears who", "n_predict": 24 + n, "seed": n, "temperature": 1.0}
         for n in range(8)
@@ -107,7 +107,7 @@ def test_probabilities_come_with_each_token(http: httpx.Client) -> None:
 
 @pytest.mark.inventory("E-075", "F-20", "V-10")
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_client_that_goes_frees_its_slot(server: Server, streamed: bool) -> None:
+async def test_a_client_that_goes_frees_its_slot(server: ServerProcess, streamed: bool) -> None:
     body = {"prompt": "Tell me everything.", "n_predict": -2, "ignore_eos": True, "stream": streamed, "id_slot": 2}
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         asked = asyncio.create_task(_first_bytes(http, body))

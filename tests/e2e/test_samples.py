@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import Server
+from support.server import ServerProcess
 
 PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8080"
@@ -38,7 +38,7 @@ def programs() -> dict[str, tuple[str, str]]:
 PROGRAMS = programs()
 
 
-def run(name: str, server: Server, folder: Path, lines: Sequence[str] = ()) -> str:
+def run(name: str, server: ServerProcess, folder: Path, lines: Sequence[str] = ()) -> str:
     """Return what a program prints, which is given ``lines`` to read."""
     language, code = PROGRAMS[name]
     for command in NEEDED[language]:
@@ -148,13 +148,15 @@ def test_every_program_is_run() -> None:
 
 @pytest.mark.inventory("P-11")
 @pytest.mark.parametrize("name", CHECKS)
-def test_a_program_prints_what_the_api_says(name: str, server: Server, http: httpx.Client, tmp_path: Path) -> None:
+def test_a_program_prints_what_the_api_says(
+    name: str, server: ServerProcess, http: httpx.Client, tmp_path: Path
+) -> None:
     CHECKS[name](run(name, server, tmp_path), http)
 
 
 @pytest.mark.inventory("P-11")
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_a_conversation(name: str, server: Server, http: httpx.Client, tmp_path: Path) -> None:
+def test_a_conversation(name: str, server: ServerProcess, http: httpx.Client, tmp_path: Path) -> None:
     """The second answer depends on the first, which the program has to remember."""
     asked = [FRANCE, "Say that again."]
     first = reply(http, asked[0], max_tokens=48)

@@ -10,26 +10,26 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import Server, running_server
+from support.server import ServerProcess, running_server
 
 STORY = "Once upon a time, in a small village by the sea, there lived an old fisherman. Every morning he "
 GREEDY = {"temperature": 0, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
-def small(real_model: Path) -> Iterator[Server]:
+def small(real_model: Path) -> Iterator[ServerProcess]:
     """One slot of 256 tokens, and nobody may wait for it."""
     with running_server(real_model, "-c", "256", "-np", "1", "--max-queue", "0") as server:
         yield server
 
 
-def complete(server: Server, prompt: str, **fields: Any) -> dict[str, Any]:
+def complete(server: ServerProcess, prompt: str, **fields: Any) -> dict[str, Any]:
     answer = httpx.post(f"{server.url}/completion", json={"prompt": prompt, **GREEDY, **fields}, timeout=60)
     return dict(answer.json())
 
 
 @pytest.mark.inventory("K-05", "E-058", "E-018")
-def test_text_goes_on_beyond_the_context(small: Server) -> None:
+def test_text_goes_on_beyond_the_context(small: ServerProcess) -> None:
     found = complete(small, STORY, n_predict=400, n_keep=16)
     assert (found["tokens_predicted"], found["truncated"], found["stop_type"]) == (400, True, "limit")
     tail = found["content"][-300:]
@@ -37,7 +37,7 @@ def test_text_goes_on_beyond_the_context(small: Server) -> None:
 
 
 @pytest.mark.inventory("E-068", "E-055")
-def test_a_prompt_longer_than_the_context(small: Server) -> None:
+def test_a_prompt_longer_than_the_context(small: ServerProcess) -> None:
     found = complete(small, STORY * 30, n_predict=8)
     assert found["truncated"]
     assert found["tokens_evaluated"] < 256
@@ -45,7 +45,7 @@ def test_a_prompt_longer_than_the_context(small: Server) -> None:
 
 
 @pytest.mark.inventory("K-03", "E-05A")
-def test_a_conversation_comes_back_from_memory(small: Server) -> None:
+def test_a_conversation_comes_back_from_memory(small: ServerProcess) -> None:
     story, other = STORY * 5, "The history of mathematics begins " * 15
     first = complete(small, story, n_predict=8)
     assert complete(small, other, n_predict=8)["tokens_cached"] == 0
@@ -55,7 +55,7 @@ def test_a_conversation_comes_back_from_memory(small: Server) -> None:
 
 
 @pytest.mark.inventory("K-02", "P-07")
-async def test_a_full_queue(small: Server) -> None:
+async def test_a_full_queue(small: ServerProcess) -> None:
     async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
         async with client.stream(
             "POST", "/completion", json={"prompt": STORY, "n_predict": -1, "stream": True, **GREEDY}

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import Server, running_server
+from support.server import ServerProcess, running_server
 from support.tiny import write_tiny_gguf
 
 N_CLIENTS, N_REQUESTS = 12, 25
@@ -37,7 +37,7 @@ FIELDS: dict[str, list[Any]] = {  # each is in one request of seven
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("storm")
     model = write_tiny_gguf(folder / "tiny.gguf")
     with running_server(
@@ -117,7 +117,7 @@ async def witness(client: httpx.AsyncClient) -> str:
 
 
 @pytest.mark.inventory("K-02", "P-05")
-async def test_a_storm(server: Server) -> None:
+async def test_a_storm(server: ServerProcess) -> None:
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
         alone, seen, statuses = await witness(client), set[str](), Counter[int]()

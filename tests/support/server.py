@@ -1,5 +1,5 @@
 """A real server process, which `llamafw.testing` brings."""
 
-from llamafw.testing.process import Server, running_server
+from llamafw.testing.process import ServerProcess, running_server
 
-__all__ = ["Server", "running_server"]
+__all__ = ["ServerProcess", "running_server"]

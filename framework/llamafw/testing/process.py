@@ -1,4 +1,4 @@
-"""A real server process: ``python -m llamafw serve`` on a free port, ended when it is no longer needed."""
+"""Run a real server for tests: ``python -m llamafw serve`` as a process of its own, on a free port."""
 
 from __future__ import annotations
 
@@ -10,48 +10,75 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
+POLL_INTERVAL = 0.02  # seconds between two requests to /health
 
-class Server:
-    """A running server: its address, its process and what it has written so far."""
+
+class ServerProcess:
+    """A running server process: its URL, its output so far, and ways to wait for it.
+
+    Attributes
+    ----------
+    process : subprocess.Popen
+        The process.
+    output : list of str
+        The lines that it has written to stdout and stderr so far.
+    url : str
+        The address that it listens on, such as ``http://127.0.0.1:40123``.
+    """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.output: list[str] = []
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None: the output has ended
+        threading.Thread(target=self._read_output, daemon=True).start()
         self.url = self.wait_for(r"https?://[\d.]+:\d+")
 
     def wait_for(self, pattern: str, seconds: float = 120) -> str:
-        """Return the first match of ``pattern`` in the lines to come."""
+        """Return the first match of ``pattern`` in lines that no earlier call has read.
+
+        Raises
+        ------
+        RuntimeError
+            The server has ended, or has written nothing for ``seconds``.
+        """
         while True:
-            line = self._lines.get(timeout=seconds)
+            try:
+                line = self._lines.get(timeout=seconds)
+            except queue.Empty:
+                raise self._error(f"the server has not written {pattern!r} within {seconds} s") from None
             if line is None:
-                raise RuntimeError(f"the server ended, code {self.process.wait()}:\n{''.join(self.output)}")
-            if found := re.search(pattern, line):
-                return found.group()
+                raise self._error(f"the server ended with exit code {self.process.wait()}")
+            if match := re.search(pattern, line):
+                return match.group()
 
     def wait_until_ready(self, seconds: float = 120, verify: ssl.SSLContext | bool = True) -> None:
-        """Return when ``/health`` says ok."""
+        """Wait until ``GET /health`` answers 200.
+
+        Raises
+        ------
+        RuntimeError
+            The server has ended, or is not ready after ``seconds``.
+        """
         pause = threading.Event()
-        for _ in range(int(seconds / 0.02)):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 if httpx.get(f"{self.url}/health", verify=verify).status_code == 200:
                     return
             except httpx.TransportError:
-                break  # it has stopped, having said why
-            if self.process.poll() is not None:
-                break
-            pause.wait(0.02)
-        raise RuntimeError(f"the server is not ready:\n{''.join(self.output)}")
+                break  # the server has stopped listening; its output says why
+            pause.wait(POLL_INTERVAL)
+        raise self._error("the server is not ready")
 
     def wait_for_end(self) -> None:
-        """Return when all that the process has written is in ``output``."""
+        """Wait until everything that the process has written is in ``output``."""
         while self._lines.get(timeout=30) is not None:
             pass
 
@@ -60,7 +87,7 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
-    def _read(self) -> None:
+    def _read_output(self) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
             self.output.append(line)
@@ -68,16 +95,31 @@ class Server:
         self.process.stdout.close()
         self._lines.put(None)
 
+    def _error(self, message: str) -> RuntimeError:
+        return RuntimeError(f"{message}:\n{''.join(self.output)}")
+
 
 @contextmanager
-def running_server(model: Path | None, *flags: str, ready: bool = True, **environ: str) -> Iterator[Server]:
-    """Start a server, yield it when it is ready (or listening), and end it; without ``model``, flags must name one."""
+def running_server(model: Path | None, *flags: str, ready: bool = True, **environ: str) -> Iterator[ServerProcess]:
+    """Start a server, yield it, and kill it at the end.
+
+    Parameters
+    ----------
+    model : Path or None
+        The model file. Without one, the flags or the environment must name a model.
+    *flags : str
+        Further flags of ``llamafw serve``.
+    ready : bool
+        Wait until the model is loaded; otherwise yield as soon as the server listens.
+    **environ : str
+        Environment variables to add.
+    """
     command = [sys.executable, "-m", "llamafw", "serve", *(("-m", str(model)) if model else ()), "--port", "0", *flags]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environ}
     )
     try:
-        server = Server(process)
+        server = ServerProcess(process)
         if ready:
             server.wait_until_ready()
         yield server

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.server import Server, running_server
+from support.server import ServerProcess, running_server
 from support.tiny import write_tiny_gguf
 
 KEY = "k"
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.skipif(node is None, reason="needs Node")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     model = write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
     with running_server(model, "--api-key", KEY) as running:
         yield running
 
 
-def run(server: Server, folder: Path, code: str) -> object:
+def run(server: ServerProcess, folder: Path, code: str) -> object:
     """Return what ``code``, with the script as ``js``, prints as JSON."""
     script = httpx.get(f"{server.url}/completion.js").text  # public, although there is a key
     (folder / "completion.mjs").write_text(script)
@@ -54,7 +54,7 @@ def run(server: Server, folder: Path, code: str) -> object:
         "console.log(JSON.stringify(await js.llamaPromise('abc', {...params, stream: false}, config)))",
     ],
 )
-def test_every_way_gives_the_text(server: Server, tmp_path: Path, code: str) -> None:
+def test_every_way_gives_the_text(server: ServerProcess, tmp_path: Path, code: str) -> None:
     headers = {"X-Api-Key": KEY}
     text = httpx.post(f"{server.url}/completion", json={**BODY, "prompt": "abc"}, headers=headers).json()["content"]
     assert text
@@ -62,7 +62,7 @@ def test_every_way_gives_the_text(server: Server, tmp_path: Path, code: str) -> 
 
 
 @pytest.mark.inventory("H-14")
-def test_the_exports_the_settings_and_errors(server: Server, tmp_path: Path) -> None:
+def test_the_exports_the_settings_and_errors(server: ServerProcess, tmp_path: Path) -> None:
     code = """
     const info = await js.llamaModelInfo({...config, api_key: params.api_key});
     let error;
