@@ -187,6 +187,7 @@ async def test_plugins_hear_how_generations_end(tiny: Path, tmp_path: Path) -> N
     [
         (["-m", "nowhere.gguf"], "there is no model file nowhere.gguf"),
         (["--backend", "nomba"], "did you mean 'numba'"),
+        (["--override-kv", "tokenizer.ggml.model=str:gpt3"], "no plugin provides the tokenizer 'gpt3'"),
         (["--chat-template", "chatmll"], "chatml"),
         (["--override-kv", "llama.block_count=int:x"], "--override-kv"),
         (["--no-plugin", "llamafw:architectures"], "no plugin provides the architecture 'llama'"),
@@ -202,6 +203,7 @@ def test_a_bad_start_is_one_line_and_code_1(tiny: Path, flags: list[str], messag
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert message in line
+    assert ("listening on" in result.stdout) is (flags[0] == "--chat-template")  # the only one that needs a loaded model
 
 
 @pytest.mark.inventory("C-114")

@@ -44,11 +44,14 @@ def run(argv: list[str]) -> int:
     plugins.report()
     for sentence in overruled(given):
         logging.getLogger("llamafw").warning(sentence)
-    from llamafw.engine.load import load_model, read_flags  # these two take long to import: --help need not wait
+    from llamafw.engine.load import load_model, read_flags  # these imports take long: --help need not wait
+    from llamafw.engine.start_checks import check_names, open_and_check
     from llamafw.server.run import serve
 
+    check_names(settings, plugins)
     texts = read_flags(settings)
     path = find_model(settings)
+    model = open_and_check(path, settings, plugins)
     sys.setswitchinterval(SWITCH_INTERVAL)
     log = logging.getLogger("llamafw").info
-    return serve(settings, plugins, partial(load_model, path, settings, plugins, log, texts))
+    return serve(settings, plugins, partial(load_model, path, settings, plugins, log, texts, model))

@@ -70,7 +70,12 @@ def read_flags(settings: Settings) -> Given:
 
 
 def load_model(
-    path: Path, settings: Settings, plugins: Plugins, log: Callable[[str], None], given: Given | None = None
+    path: Path,
+    settings: Settings,
+    plugins: Plugins,
+    log: Callable[[str], None],
+    given: Given | None = None,
+    model: Model | None = None,
 ) -> LoadedModel:
     """Return the model in ``path``, ready to answer. Takes seconds: call it on a thread of its own.
 
@@ -78,6 +83,8 @@ def load_model(
     ----------
     given : Given, optional
         What `read_flags` returned, if it has been asked already.
+    model : Model, optional
+        The opened file, if `llamafw.engine.start_checks.open_and_check` has opened it already.
 
     Raises
     ------
@@ -89,7 +96,8 @@ def load_model(
     started = time.monotonic()
     given = given or read_flags(settings)
     prompt, grammar = given.prompt, given.grammar
-    model = open_model(path, settings, plugins)
+    if model is None:
+        model = open_model(path, settings, plugins)
     if settings.check_tensors:
         check_tensors(model, plugins.registry("quant"))
     tokenizer = make_tokenizer(model, plugins)
@@ -124,7 +132,7 @@ def load_model(
     )
     if prompt is not None and isinstance(engine, BatchingEngine):
         log(f"{prompt[1]}: {preload(engine, loaded, *prompt)} tokens are in the cache")
-    log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, ready in {time.monotonic() - started:.1f} s")
+    log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, loaded in {time.monotonic() - started:.1f} s")
     return loaded
 
 
@@ -176,13 +184,13 @@ def check_grammar(engine: BatchingEngine, grammar: GrammarSource) -> None:
 
 def describe(model: Model, plugins: Plugins) -> Decoder:
     """Return the architecture's description of the model."""
-    architecture: Architecture = _look_up(plugins, "architecture", model, "general.architecture")
+    architecture: Architecture = find_registered(plugins, "architecture", model, "general.architecture")
     return architecture(model)
 
 
 def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
     """Return the model's tokenizer."""
-    tokenizer: Tokenizer = _look_up(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)
+    tokenizer: Tokenizer = find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)
     if lacking := missing(tokenizer, Tokenizer):
         raise ModelError(f"the tokenizer {model.metadata['tokenizer.ggml.model']!r} has no {', '.join(lacking)}")
     return tokenizer
@@ -313,7 +321,8 @@ def make_backend(
     return backend
 
 
-def _look_up(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
+def find_registered(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
+    """Return the plugins' architecture or tokenizer that the metadata value ``key`` names."""
     registry, name = plugins.registry(kind), model.metadata.get(key)
     if not isinstance(name, str):
         raise ModelError(f"{model.path}: the metadata have no {key}")

@@ -1,0 +1,64 @@
+"""Check what is known of a start before the server listens: names in the settings, and the header of the model file.
+
+What plugins may still decide (``open_model``, ``create_engine``) is left to `llamafw.engine.load`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from llamafw.engine.load import find_registered, open_model
+from llamafw.errors import SettingsError
+from llamafw.plugins import Plugins
+from llamafw.settings import Settings
+from llamafw.types import Model
+
+
+def check_names(settings: Settings, plugins: Plugins) -> None:
+    """Check that plugins provide what ``--backend`` and ``--tool-parser`` name.
+
+    Raises
+    ------
+    SettingsError
+        No plugin provides it.
+    """
+    names = {"tool_parser": settings.tool_parser}
+    if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered backend
+        names["backend"] = settings.backend
+
+    for kind, name in names.items():
+        registry = plugins.registry(kind)
+        if name is not None and name not in registry:
+            flag, noun = f"--{kind.replace('_', '-')}", kind.replace("_", " ")
+            raise SettingsError(f"{flag}: no plugin provides the {noun} {name!r}{registry.suggest(name)}")
+
+
+def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | None:
+    """Open the model file and check that plugins provide its tokenizer and its architecture.
+
+    Returns
+    -------
+    Model or None
+        The opened model, for `load_model`; None if `load_model` must open it: a plugin may, or the file is not to be
+        mapped and reading it whole takes too long to do here.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, or no plugin provides its architecture or its tokenizer.
+    SettingsError
+        A setting does not fit the file.
+    """
+    if _is_implemented("open_model", plugins):
+        return None
+
+    model = open_model(path, replace(settings, mmap=True), plugins)
+    if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered architecture
+        find_registered(plugins, "architecture", model, "general.architecture")
+    find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")
+    return model if settings.mmap else None
+
+
+def _is_implemented(hook: str, plugins: Plugins) -> bool:
+    return next(plugins.calls(hook), None) is not None

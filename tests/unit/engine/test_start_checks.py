@@ -1,0 +1,107 @@
+"""What is known before the server listens ends the start: names in the settings, the header of the model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llamafw import ModelError, Settings, SettingsError, hookimpl
+from llamafw.engine.load import load_model
+from llamafw.engine.start_checks import check_names, open_and_check
+from llamafw.plugins import Plugins
+from support.tiny import write_tiny_gguf
+
+
+class PluginEngine:
+    """A plugin that runs every model on an engine of its own."""
+
+    @hookimpl
+    def create_engine(self, model: Any, tokenizer: Any, settings: Settings, finished: Any) -> Any:
+        return SimpleNamespace(n_slots=1, n_ctx=8)
+
+
+class PluginFormat:
+    """A plugin that may open any file."""
+
+    @hookimpl
+    def open_model(self, path: Path, settings: Settings) -> Any:
+        return None
+
+
+def plugins_with(*more: object) -> Plugins:
+    plugins = Plugins()
+    for plugin in more:
+        plugins.pm.register(plugin, name=type(plugin).__name__)
+    return plugins
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "nomba"}, "^--backend: no plugin provides the backend 'nomba'; did you mean 'numba'"),
+        (
+            {"tool_parser": "hermess"},
+            "^--tool-parser: no plugin provides the tool parser 'hermess'; did you mean 'hermes'",
+        ),
+    ],
+)
+def test_unknown_names_are_settings_errors(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_names(Settings(**settings), Plugins())  # type: ignore[arg-type]  # one str each
+
+
+def test_known_names_pass() -> None:
+    check_names(Settings(), Plugins())
+    check_names(Settings(backend="numba", tool_parser="hermes"), Plugins())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"general.architecture": "lama"}, "no plugin provides the architecture 'lama'; did you mean 'llama'"),
+        ({"tokenizer.ggml.model": "gpt3"}, "no plugin provides the tokenizer 'gpt3'; did you mean 'gpt2'"),
+        ({"tokenizer.ggml.model": None}, "the metadata have no tokenizer.ggml.model"),
+    ],
+)
+def test_models_that_no_plugin_runs_are_model_errors(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", metadata=metadata)
+    with pytest.raises(ModelError, match=message):
+        open_and_check(path, Settings(), Plugins())
+
+
+def test_files_that_are_not_gguf_are_model_errors(tmp_path: Path) -> None:
+    (path := tmp_path / "model.gguf").write_bytes(b"PK\x03\x04" * 100)
+    with pytest.raises(ModelError, match="GGUF"):
+        open_and_check(path, Settings(), Plugins())
+    with pytest.raises(ModelError, match="there is no model file"):
+        open_and_check(tmp_path / "nowhere.gguf", Settings(), Plugins())
+
+
+def test_the_opened_model_is_not_opened_again(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    plugins, settings = plugins_with(PluginEngine()), Settings()
+    model = open_and_check(path, settings, plugins)
+    assert model is not None
+    assert load_model(path, settings, plugins, lambda line: None, model=model).model is model
+
+
+def test_files_that_are_not_mapped_are_checked_and_opened_later(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    assert open_and_check(path, Settings(mmap=False), Plugins()) is None
+    path = write_tiny_gguf(tmp_path / "strange.gguf", metadata={"general.architecture": "strange"})
+    with pytest.raises(ModelError, match="no plugin provides the architecture 'strange'"):
+        open_and_check(path, Settings(mmap=False), Plugins())
+
+
+def test_an_engine_of_a_plugin_needs_no_backend_or_architecture(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", metadata={"general.architecture": "strange"})
+    plugins = plugins_with(PluginEngine())
+    check_names(Settings(backend="elsewhere"), plugins)
+    assert open_and_check(path, Settings(), plugins) is not None
+
+
+def test_plugins_that_open_models_are_asked_while_loading(tmp_path: Path) -> None:
+    assert open_and_check(tmp_path / "model.strange", Settings(), plugins_with(PluginFormat())) is None
