@@ -47,22 +47,25 @@ TEMPLATES = {
         alpaca,
     )
 }
+"""Jinja templates by the name that ``--chat-template`` takes."""
 
 
 @hookimpl
 def register_chat_formats(register: Register) -> None:
+    """Register every named format."""
     for name, template in TEMPLATES.items():
-        register(name, partial(_make, template))
+        register(name, partial(_create, template))
 
 
 @hookimpl(trylast=True)
 def choose_chat_format(model: Model, settings: Settings) -> ChatFormat:
+    """Return the format of ``--chat-template``, of the model file, or ChatML."""
     from llamafw_plugins.chat_formats.choose import choose
 
     return choose(model, settings, TEMPLATES)
 
 
-def _make(template: str, context: ChatContext) -> ChatFormat:
+def _create(template: str, context: ChatContext) -> ChatFormat:
     from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
 
     return JinjaChatFormat(template, context)

@@ -1,6 +1,6 @@
 """Alpaca: https://github.com/tatsu-lab/stanford_alpaca#data-release
 
-A system message takes the place of the introduction. Answers end with EOS, as in training.
+A system message replaces the introduction. Answers end with EOS, as in the training data.
 """
 
 NAME = "alpaca"

@@ -1,4 +1,4 @@
-"""Which chat format a model gets: the one that ``--chat-template`` says, else the model's own, else ChatML."""
+"""Choose a model's chat format: ``--chat-template``, else the model's own template, else ChatML."""
 
 from __future__ import annotations
 
@@ -18,58 +18,67 @@ KEY = "tokenizer.chat_template"
 
 
 def choose(model: Model, settings: Settings, names: Collection[str]) -> ChatFormat:
-    """Return the chat format for a model, ``--chat-template`` being no registered name.
+    """Return a model's chat format where ``--chat-template`` is not a registered name.
 
     Parameters
     ----------
+    model : Model
+        Its metadata may have a template.
+    settings : Settings
+        ``chat_template`` is a template, the path of a file with one, or None.
     names : collection of str
-        Registered names, to suggest one.
+        The registered names, for error messages.
 
     Raises
     ------
     SettingsError
-        ``--chat-template`` is no name, no template and no file, or it is a template that is not valid.
+        ``--chat-template`` is neither a template nor a file, or its template is not valid.
     """
     context = ChatContext(
         bos_token=special_token(model.metadata, "bos"), eos_token=special_token(model.metadata, "eos")
     )
+
     if settings.chat_template is not None:
         try:
-            return JinjaChatFormat(given_template(settings.chat_template, names), context)
+            return JinjaChatFormat(template_from_option(settings.chat_template, names), context)
         except ModelError as error:
             raise SettingsError(f"--chat-template: {error}") from None
+
     template = model_template(model.metadata)
     if template is None:
-        log.warning("the model has no chat template: ChatML is used, see --chat-template")
+        log.warning("the model has no chat template: ChatML is used; --chat-template sets another")
         return JinjaChatFormat(chatml.TEMPLATE, context)
+
     try:
         return JinjaChatFormat(template, context)
-    except ModelError as error:  # those who only continue text need no template
-        log.warning("the model's own template cannot be used: ChatML is, see --chat-template: %s", error)
+    except ModelError as error:  # a warning, since completions of plain text need no template
+        log.warning("the model's chat template is ignored: %s; ChatML is used, --chat-template sets another", error)
         return JinjaChatFormat(chatml.TEMPLATE, context)
 
 
-def given_template(given: str, names: Collection[str]) -> str:
-    """Return the template in ``--chat-template``: itself, or the text of a file."""
-    if "{{" in given or "{%" in given or "\n" in given:
-        return given
-    path = Path(given)
+def template_from_option(value: str, names: Collection[str]) -> str:
+    """Return the template that ``--chat-template`` is or names."""
+    if "{{" in value or "{%" in value or "\n" in value:
+        return value
+
+    path = Path(value)
     try:
         if path.is_file():
             return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--chat-template: {given} cannot be read: {error}") from None
-    near = get_close_matches(given, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-    raise SettingsError(f"--chat-template: {given!r} is no chat format, no template and no file; {hint}")
+        raise SettingsError(f"--chat-template: {value} cannot be read: {error}") from None
+
+    near = get_close_matches(value, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the formats are {', '.join(names)}"
+    raise SettingsError(f"--chat-template: {value!r} is not a chat format, a template or a file; {hint}")
 
 
 def model_template(metadata: Mapping[str, Any]) -> str | None:
-    """Return the model's own template. Of several, ``default`` is taken."""
-    found = metadata.get(KEY, metadata.get(f"{KEY}.default"))
-    if isinstance(found, (list, tuple)):  # as tokenizer_config.json has several
-        found = next((item["template"] for item in found if item.get("name") == "default"), None)
-    return found if isinstance(found, str) and found.strip() else None
+    """Return the model's own template, the one called ``default`` if there are several."""
+    template = metadata.get(KEY, metadata.get(f"{KEY}.default"))
+    if isinstance(template, (list, tuple)):  # tokenizer_config.json has a list of named templates
+        template = next((item["template"] for item in template if item.get("name") == "default"), None)
+    return template if isinstance(template, str) and template.strip() else None
 
 
 def special_token(metadata: Mapping[str, Any], name: str) -> str:

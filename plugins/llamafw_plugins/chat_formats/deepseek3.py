@@ -1,4 +1,7 @@
-"""DeepSeek-V3: https://huggingface.co/deepseek-ai/DeepSeek-V3. All system messages come first."""
+"""DeepSeek-V3: https://huggingface.co/deepseek-ai/DeepSeek-V3
+
+All system messages are written first.
+"""
 
 NAME = "deepseek3"
 

@@ -1,7 +1,7 @@
-"""Chat formats that are Jinja templates, with the conventions that templates of models rely on.
+"""Render chats with Jinja templates, by the conventions that models' templates rely on.
 
 The conventions are those of `transformers`' apply_chat_template: https://huggingface.co/docs/transformers/chat_templating
-It knows nothing of requests, and not where templates come from.
+Independent of where templates come from.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from llamafw import ChatContext, ModelError, RequestError
-from llamafw_plugins.chat_formats.meter import MAX_SIZE, LimitError, measured
+from llamafw_plugins.chat_formats.meter import MAX_SIZE, LimitError, checked
 from llamafw_plugins.chat_formats.sandbox import LimitedEnvironment
 
 MAX_TEMPLATE = 2**20  # characters
-MAX_INDENT = 16
+MAX_INDENT = 16  # of tojson, in characters
+MAX_TEXT = 1000  # of the message of raise_exception and the format of strftime_now, in characters
 
 
 class Refusal(Exception):
@@ -33,7 +34,7 @@ class JinjaChatFormat:
     Parameters
     ----------
     template : str
-        Its text.
+        The template's text.
     context : ChatContext
         The texts of BOS and EOS.
 
@@ -53,14 +54,20 @@ class JinjaChatFormat:
             self._template = self._environment.compile_text(template)
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template is not valid: line {error.lineno}: {error.message}") from None
-        except Exception as error:  # nested too deeply, or something else that jinja does not check
+        except Exception as error:  # jinja does not check everything: deep nesting is a RecursionError
             raise ModelError(f"the chat template is not valid: {type(error).__name__}: {error}") from None
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
     ) -> str:
-        """Return the prompt; RequestError if the template refuses, fails, takes too long or writes too much."""
-        given = {
+        """Return the prompt.
+
+        Raises
+        ------
+        RequestError
+            The template refuses the messages, fails, takes too long or writes too much.
+        """
+        all_variables = {
             "tools": None,
             "documents": None,
             **variables,
@@ -69,13 +76,13 @@ class JinjaChatFormat:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._environment.run(self._template, given)
+            return self._environment.run(self._template, all_variables)
         except Refusal as refusal:
             raise RequestError(f"the chat template refused: {refusal}", param="messages") from None
         except LimitError as error:
             raise RequestError(f"the chat template was stopped: {error}", param="messages") from None
         except Exception as error:
-            # Whatever a template can do wrong: undefined names, wrong types, endless recursion.
+            # a template can raise anything: undefined names, wrong types, endless recursion
             raise RequestError(
                 f"the chat template failed: {str(error) or type(error).__name__}", param="messages"
             ) from error
@@ -93,12 +100,12 @@ def make_environment() -> LimitedEnvironment:
 
 
 class GenerationExtension(Extension):
-    """``{% generation %}…{% endgeneration %}``, which marks the assistant's words for training, writes its body."""
+    """Ignores ``{% generation %}`` and ``{% endgeneration %}``, which mark answers for training."""
 
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Return the body."""
+        """Return the block's body."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -110,22 +117,25 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return ``value`` as JSON. Unlike jinja's own filter it keeps what is not ASCII, and escapes nothing for HTML."""
+    """Return ``value`` as JSON.
+
+    Unlike jinja's own filter, it keeps characters outside ASCII and does not escape HTML.
+    """
     if indent is not None and not 0 <= indent <= MAX_INDENT:
-        raise LimitError(f"tojson is given an indent above {MAX_INDENT}")
+        raise LimitError(f"tojson is given the indent {indent}, which is not between 0 and {MAX_INDENT}")
     text = json.dumps(
-        measured(value), ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        checked(value), ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
     if len(text) > MAX_SIZE:
-        raise LimitError(f"it makes more than {MAX_SIZE} characters")
+        raise LimitError(f"it produces more than {MAX_SIZE} characters")
     return text
 
 
 def raise_exception(message: Any) -> None:
     """Refuse the conversation."""
-    raise Refusal(str(message)[:1000])
+    raise Refusal(str(message)[:MAX_TEXT])
 
 
 def strftime_now(form: str) -> str:
-    """Return the local time now, as `datetime.strftime` writes it."""
-    return datetime.now().astimezone().strftime(form[:1000])
+    """Return the current local time in a format of `datetime.strftime`."""
+    return datetime.now().astimezone().strftime(form[:MAX_TEXT])

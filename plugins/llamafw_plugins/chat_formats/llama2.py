@@ -1,20 +1,11 @@
 """Llama 2 chat: https://www.llama.com/docs/model-cards-and-prompt-formats/meta-llama-2/"""
 
+from llamafw_plugins.chat_formats.system_in_user import system_in_user_template
+
 NAME = "llama2"
 
-TEMPLATE = """\
-{%- set ns = namespace(system='') -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'system' -%}
-{%- set ns.system = ns.system + '<<SYS>>\\n' + message['content'] | trim + '\\n<</SYS>>\\n\\n' -%}
-{%- elif message['role'] == 'assistant' -%}
-{{ ' ' + message['content'] | trim + ' ' + eos_token }}
-{%- else -%}
-{{ bos_token + '[INST] ' + ns.system + message['content'] | trim + ' [/INST]' }}
-{%- set ns.system = '' -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if ns.system -%}
-{{ raise_exception('a system message needs a user message after it') }}
-{%- endif -%}
-"""
+TEMPLATE = system_in_user_template(
+    system=r"'<<SYS>>\n' + message['content'] | trim + '\n<</SYS>>\n\n'",
+    user="bos_token + '[INST] ' + ns.system + message['content'] | trim + ' [/INST]'",
+    assistant="' ' + message['content'] | trim + ' ' + eos_token",
+)

@@ -1,4 +1,8 @@
-"""How large things in a template are and may become, and how long it may run. It knows nothing of Jinja or of chat."""
+"""Limit how long a template runs and how large its values become. Independent of Jinja and of chat.
+
+A limit is exceeded in two ways: by a value that exists (`checked`), or by an operation whose result would be too large,
+which is then not carried out (`check_operator`, `check_call`).
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, Va
 from math import inf
 from typing import Any, TypeVar
 
-MAX_SECONDS = 2.0  # of processor time for one rendering
-MAX_SIZE = 2**23  # characters of one text, or of all output together; a member of a list counts as MEMBER characters
-MEMBER = 8
-MAX_NUMBER = 10**6  # as an argument: center(10**9) would be a long text
-MAX_BITS = 4096  # of whole numbers
+MAX_SECONDS = 2.0  # processor time of one rendering
+MAX_SIZE = 2**23  # characters of one value, or of all output together
+MEMBER_SIZE = 8  # characters that each member of a container counts as, its own text aside
+MAX_NUMBER = 10**6  # largest number as an argument: center(10**9) would make a long text
+MAX_BITS = 4096  # length of a whole number
 
 CONTAINERS = (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)
 
@@ -22,30 +26,33 @@ T = TypeVar("T")
 
 
 class LimitError(Exception):
-    """A template took too long, or made too much."""
+    """A template took too long, or made a value that is too large."""
 
 
 class Meter(threading.local):
-    """What the rendering on this thread has used. Without one, anything goes: that is when a template is compiled."""
+    """Measures the rendering that runs on this thread.
+
+    Outside of a rendering, as when a template is compiled, there is no time limit.
+    """
 
     def __init__(self) -> None:
         self.deadline = inf
         self.written = 0
 
     def start(self) -> None:
-        """Begin a rendering."""
+        """Start to measure a rendering."""
         self.deadline, self.written = time.thread_time() + MAX_SECONDS, 0
 
     def stop(self) -> None:
-        """End it."""
+        """Stop measuring."""
         self.deadline, self.written = inf, 0
 
-    def tick(self) -> None:
-        """Look at the clock."""
+    def check_time(self) -> None:
+        """Raise LimitError if the rendering takes too long."""
         if time.thread_time() > self.deadline:
             raise LimitError(f"it takes more than {MAX_SECONDS:g} seconds")
 
-    def write(self, text: str) -> str:
+    def count_output(self, text: str) -> str:
         """Count ``text`` as output, and return it."""
         self.written += len(text)
         check_size(self.written)
@@ -55,20 +62,20 @@ class Meter(threading.local):
 def check_size(size: int) -> None:
     """Raise LimitError above MAX_SIZE."""
     if size > MAX_SIZE:
-        raise LimitError(f"it writes or makes more than {MAX_SIZE} characters")
+        raise LimitError(f"it produces more than {MAX_SIZE} characters")
 
 
 def size_of(value: Any) -> int:
-    """Return the size of a text, or of a container with all that is in it; else that of a member.
+    """Return the size of a value: a text's length, a container's size with everything in it, else MEMBER_SIZE.
 
-    What is in a container twice counts twice: it is written twice. Counting ends above MAX_SIZE.
+    A value that is in a container twice counts twice, since it is written twice. Counting stops above MAX_SIZE.
     """
     if isinstance(value, str):
         return len(value)
     total, rest = 0, [value]
     while rest and total <= MAX_SIZE:
         item = rest.pop()
-        total += MEMBER
+        total += MEMBER_SIZE
         if isinstance(item, str):
             total += len(item)
         elif isinstance(item, Mapping):
@@ -79,20 +86,20 @@ def size_of(value: Any) -> int:
     return total
 
 
-def measured(value: T) -> T:
+def checked(value: T) -> T:
     """Return ``value``; LimitError if it is too large."""
     check_size(size_of(value))
     return value
 
 
-def drained(values: Iterator[Any]) -> list[Any]:
-    """Return what an iterator yields; LimitError as soon as that is too large."""
-    found, size = [], 0
+def checked_list(values: Iterator[Any]) -> list[Any]:
+    """Return the values of an iterator; LimitError as soon as they are too large."""
+    items, size = [], 0
     for value in values:
-        size += MEMBER + size_of(value)
+        size += MEMBER_SIZE + size_of(value)
         check_size(size)
-        found.append(value)
-    return found
+        items.append(value)
+    return items
 
 
 def check_operator(operator: str, left: Any, right: Any) -> None:
@@ -105,26 +112,30 @@ def check_operator(operator: str, left: Any, right: Any) -> None:
     elif operator == "+":
         check_size(size_of(left) + size_of(right))
     elif operator == "*" and (isinstance(left, int) or isinstance(right, int)):
-        thing, n = (left, right) if isinstance(right, int) else (right, left)
-        check_size(size_of(thing) * max(n, 0))
+        sequence, n = (left, right) if isinstance(right, int) else (right, left)
+        check_size(size_of(sequence) * max(n, 0))
     elif operator == "%" and isinstance(left, str):
         check_call("format", (left, right), {})
 
 
 def check_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise LimitError if a filter or method would make something too large.
+    """Raise LimitError if the result of a filter or method would be too large.
 
     Parameters
     ----------
+    name : str
+        The filter's or method's name.
     args : sequence
-        First what a filter is applied to, or whose method is called.
+        First the value that the filter is applied to or that has the method, then the arguments.
+    kwargs : mapping
+        Arguments by name.
     """
-    others = [*args[1:], *kwargs.values()]
-    for value in others:
+    arguments = [*args[1:], *kwargs.values()]
+    for value in arguments:
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise LimitError(f"{name or 'a function'} is given a number above {MAX_NUMBER}")
-    if args and others and name in _GROWING:
-        check_size(_GROWING[name](args[0], others))
+    if args and arguments and name in _MAX_SIZES:
+        check_size(_MAX_SIZES[name](args[0], arguments))
 
 
 def _check_bits(n: int) -> None:
@@ -133,49 +144,52 @@ def _check_bits(n: int) -> None:
 
 
 def _length(value: Any) -> int:
-    """Return the length of the text a value becomes, at most."""
+    """Return the maximum length of a value as text."""
     return len(value) if isinstance(value, str) else 8 * size_of(value)
 
 
-def _replaced(text: Any, others: Sequence[Any]) -> int:
-    """Return the size of ``text`` with its first other replaced by the second."""
-    old, new = _length(others[0]), _length(others[1]) if len(others) > 1 else 0
+def _replaced(text: Any, arguments: Sequence[Any]) -> int:
+    """Return the maximum size of ``text`` with the first argument replaced by the second."""
+    old, new = _length(arguments[0]), _length(arguments[1]) if len(arguments) > 1 else 0
     return _length(text) + (_length(text) // max(old, 1) + 1) * new
 
 
-def _join(thing: Any, others: Sequence[Any]) -> int:
-    """Return the size of a list joined by a text; as a filter the list comes first, as a method the text."""
-    items, glue = (others[0], thing) if isinstance(others[0], CONTAINERS) else (thing, others[0])
+def _joined(value: Any, arguments: Sequence[Any]) -> int:
+    """Return the maximum size of a joined list.
+
+    The filter is applied to the list, with the separator as argument; the method belongs to the separator.
+    """
+    items, separator = (arguments[0], value) if isinstance(arguments[0], CONTAINERS) else (value, arguments[0])
     n = len(items) if isinstance(items, (str, Mapping, *CONTAINERS)) else MAX_NUMBER
-    return size_of(items) + n * _length(glue)
+    return size_of(items) + n * _length(separator)
 
 
-def _indented(text: Any, others: Sequence[Any]) -> int:
-    """Return the size of ``text`` with each line, or tab, made wider by the first other, a number or a text."""
+def _indented(text: Any, arguments: Sequence[Any]) -> int:
+    """Return the maximum size of ``text`` with each line or tab widened by the first argument, a number or a text."""
     n = len(re.findall(r"[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]", text)) + 1 if isinstance(text, str) else 1
-    return _length(text) + n * (others[0] if isinstance(others[0], int) else _length(others[0]))
+    return _length(text) + n * (arguments[0] if isinstance(arguments[0], int) else _length(arguments[0]))
 
 
-def _formatted(text: Any, others: Sequence[Any]) -> int:
-    """Return the size of a format string filled in, paddings aside; LimitError if these may be large."""
+def _formatted(text: Any, arguments: Sequence[Any]) -> int:
+    """Return the maximum size of a format string filled in; LimitError if its padding may be large."""
     if not isinstance(text, str):
         return 0
     try:
         specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(text)]
-    except ValueError:  # no text for str.format, whoever does the formatting will say so
+    except ValueError:  # not valid for str.format, which raises its own error when it is called
         specs = []
     if re.search(r"\d{5}|%[-+ #0]*\*|\.\*", text) or any("{" in spec for spec in specs):
         raise LimitError("it pads a text too far")
     fields = text.count("%") + text.count("{")
-    return len(text) + fields * (10**4 + _length(list(others)))
+    return len(text) + fields * (10**4 + _length(list(arguments)))
 
 
-_GROWING = {
+_MAX_SIZES = {
     "replace": _replaced,
-    "join": _join,
+    "join": _joined,
     "indent": _indented,
     "expandtabs": _indented,
     "format": _formatted,
     "format_map": _formatted,
 }
-"""What makes its result longer than what it is given, and how long at most."""
+"""Filters and methods whose result can be larger than their arguments, with a function for its maximum size."""

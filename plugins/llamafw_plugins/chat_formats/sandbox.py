@@ -1,8 +1,8 @@
-"""A Jinja sandbox whose templates end. It knows nothing of chat.
+"""A Jinja sandbox that limits a template's running time and memory. Independent of chat.
 
-Jinja's own sandbox keeps a template from reaching Python; it does not keep one from running for ever or from filling
-the memory, and templates come with model files, which are downloaded. So a parsed template is rewritten before it is
-compiled: each pass through a loop or macro looks at the clock, and whatever makes texts or lists is measured.
+Jinja's own sandbox keeps a template from reaching Python, but a template can still run for ever or fill the memory, and
+templates come with downloaded model files. A parsed template is therefore rewritten before it is compiled: each pass
+through a loop or a macro checks the time, and every text or list that the template makes is measured.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from llamafw_plugins.chat_formats.meter import Meter, check_call, check_operator, drained, measured
+from llamafw_plugins.chat_formats.meter import Meter, check_call, check_operator, checked, checked_list
 
-NEEDLESS = ("urlize", "xmlattr", "striptags", "wordwrap", "random", "pprint")  # slow, or no use in a prompt
+REMOVED_FILTERS = ("urlize", "xmlattr", "striptags", "wordwrap", "random", "pprint")  # slow, or useless in a prompt
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
-    """The sandbox. `compile_text` makes templates, `run` renders them."""
+    """The sandbox: `compile_text` makes templates, `run` renders them."""
 
     intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
 
@@ -31,19 +31,24 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(**options)
         self.meter = Meter()
         self.filters = {
-            name: self._guarded(name, filter) for name, filter in self.filters.items() if name not in NEEDLESS
+            name: self._limited(name, filter) for name, filter in self.filters.items() if name not in REMOVED_FILTERS
         }
-        self.filters |= {"_tick": self._tick, "_written": self._written, "_joined": self._joined, "_made": self._made}
+        self.filters |= {
+            "_check_time": self._check_time,
+            "_count_output": self._count_output,
+            "_concatenate": self._concatenate,
+            "_check": self._check,
+        }
         del self.globals["lipsum"]
 
     def compile_text(self, text: str) -> Template:
-        """Return the template; TemplateSyntaxError if it is none."""
+        """Return the template; TemplateSyntaxError if it is not valid."""
         tree = _Metering().visit(self.parse(text))
         code = self.compile(tree, filename="<chat template>")
         return Template.from_code(self, code, self.make_globals(None))
 
     def run(self, template: Template, variables: Mapping[str, Any]) -> str:
-        """Return what the template writes; LimitError if it takes too long or makes too much."""
+        """Return the template's output; LimitError if it takes too long or makes too much."""
         self.meter.start()
         try:
             return template.render(variables)
@@ -51,80 +56,80 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             self.meter.stop()
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call what the template calls; its arguments and its result are measured."""
-        self.meter.tick()
+        """Call a function for the template, with its arguments and its result measured."""
+        self.meter.check_time()
         method = getattr(obj, "__wrapped__", obj)  # jinja wraps str.format
         check_call(getattr(method, "__name__", ""), (getattr(method, "__self__", None), *args), kwargs)
-        return self._kept(super().call(context, obj, *args, **kwargs))
+        return self._checked_result(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Apply an arithmetic operator, if the result is not too large."""
         check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def _guarded(self, name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a filter whose arguments and result are measured."""
+    def _limited(self, name: str, filter: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a filter with its arguments and its result measured."""
         first = 1 if hasattr(filter, "jinja_pass_arg") else 0
 
-        @functools.wraps(filter)  # and with it the mark that says what jinja is to pass
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            self.meter.tick()
+        @functools.wraps(filter)  # also copies the mark that makes jinja pass a context
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            self.meter.check_time()
             check_call(name, args[first:], kwargs)
-            return self._kept(filter(*args, **kwargs))
+            return self._checked_result(filter(*args, **kwargs))
 
-        return guarded
+        return limited
 
-    def _kept(self, value: Any) -> Any:
-        """Return a result that is not too large. What would be made later is made now, while it is measured."""
-        return drained(value) if isinstance(value, Iterator) else measured(value)
+    def _checked_result(self, value: Any) -> Any:
+        """Return a result that is not too large; an iterator is read now, while it can be measured."""
+        return checked_list(value) if isinstance(value, Iterator) else checked(value)
 
-    # what the rewritten template calls; pass_context keeps jinja from calling them while it compiles
-
-    @pass_context
-    def _tick(self, context: Context, value: None) -> None:
-        self.meter.tick()
+    # The rewritten template calls these as filters. pass_context keeps jinja from calling them while it compiles.
 
     @pass_context
-    def _written(self, context: Context, value: Any) -> str:
-        return self.meter.write(value if isinstance(value, str) else str(measured(value)))
+    def _check_time(self, context: Context, value: None) -> None:
+        self.meter.check_time()
 
     @pass_context
-    def _joined(self, context: Context, parts: list[Any]) -> str:
-        return "".join(drained(str(measured(part)) for part in parts))
+    def _count_output(self, context: Context, value: Any) -> str:
+        return self.meter.count_output(value if isinstance(value, str) else str(checked(value)))
 
     @pass_context
-    def _made(self, context: Context, value: Any) -> Any:
-        return measured(value)
+    def _concatenate(self, context: Context, parts: list[Any]) -> str:
+        return "".join(checked_list(str(checked(part)) for part in parts))
+
+    @pass_context
+    def _check(self, context: Context, value: Any) -> Any:
+        return checked(value)
 
 
 class _Metering(NodeTransformer):
-    """Puts calls of the meter into a parsed template."""
+    """Adds calls of the filters above to a parsed template."""
 
     def _body(self, node: Any, *args: Any) -> Any:
         self.generic_visit(node)
-        node.body = [nodes.ExprStmt(_filter(nodes.Const(None), "_tick")), *node.body]
+        node.body = [nodes.ExprStmt(_filter(nodes.Const(None), "_check_time")), *node.body]
         return node
 
     visit_For = visit_Macro = visit_CallBlock = visit_Block = _body
 
     def visit_Output(self, node: nodes.Output, *args: Any) -> nodes.Node:
         self.generic_visit(node)
-        node.nodes = [_filter(part, "_written") for part in node.nodes]
+        node.nodes = [_filter(part, "_count_output") for part in node.nodes]
         return node
 
     def visit_Concat(self, node: nodes.Concat, *args: Any) -> nodes.Node:
         self.generic_visit(node)
-        return _filter(nodes.List(node.nodes), "_joined")
+        return _filter(nodes.List(node.nodes), "_concatenate")
 
     def _literal(self, node: Any, *args: Any) -> Any:
         self.generic_visit(node)
-        return node if getattr(node, "ctx", "load") == "store" else _filter(node, "_made")
+        return node if getattr(node, "ctx", "load") == "store" else _filter(node, "_check")
 
     visit_List = visit_Dict = visit_Tuple = _literal
 
     def visit_AssignBlock(self, node: nodes.AssignBlock, *args: Any) -> nodes.Node:
         self.generic_visit(node)
-        node.filter = _filter(node.filter, "_made")
+        node.filter = _filter(node.filter, "_check")
         return node
 
 

@@ -1,4 +1,4 @@
-"""Which chat format a model gets."""
+"""The choice of a model's chat format."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def choose(template: str | None = None, **metadata: Any) -> ChatFormat:
     return chosen
 
 
-def test_the_models_own() -> None:
+def test_the_models_own_template_is_used() -> None:
     format = choose(tokenizer__chat_template="{{ bos_token }}x{{ eos_token }}", **TOKENS)
     assert format.source == "{{ bos_token }}x{{ eos_token }}"
     assert format.render(HI) == "<s>x</s>"
 
 
-def test_of_several_the_default() -> None:
+def test_the_default_of_several_templates_is_used() -> None:
     assert (
         choose(
             tokenizer__chat_template=[{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
@@ -42,7 +42,7 @@ def test_of_several_the_default() -> None:
 
 
 @pytest.mark.inventory("P-06", "B-10")
-def test_without_one_chatml_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_chatml_is_used_with_a_warning_if_there_is_no_template(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         format = choose()
     assert format.render(HI) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -50,18 +50,18 @@ def test_without_one_chatml_with_a_warning(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.inventory("C-120")
-def test_a_template_on_the_command_line_wins() -> None:
+def test_a_template_on_the_command_line_is_preferred() -> None:
     assert choose("{{ messages[0].content }}!", tokenizer__chat_template="x").render(HI) == "Hi!"
 
 
 @pytest.mark.inventory("C-120")
-def test_a_file(tmp_path: Path) -> None:
+def test_a_template_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text("{{ 'é' }}\n{{ messages|length }}", "utf-8")
     assert choose(str(file)).render(HI) == "é\n1"
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_template_file_must_be_text(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="cannot be read"):
@@ -69,20 +69,22 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.inventory("C-120")
-def test_a_name_that_does_not_exist() -> None:
-    with pytest.raises(SettingsError, match="'lama3' is no chat format, .* and no file; did you mean 'llama3'"):
+def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(
+        SettingsError, match="'lama3' is not a chat format, a template or a file; did you mean 'llama3'"
+    ):
         choose("lama3")
 
 
-def test_a_template_that_is_not_valid() -> None:
+def test_an_invalid_template_is_refused() -> None:
     with pytest.raises(SettingsError, match="--chat-template: the chat template is not valid: line 1"):
         choose("{% if %}")
 
 
 @pytest.mark.inventory("P-06")
-def test_chatml_if_the_models_own_is_not_valid(caplog: pytest.LogCaptureFixture) -> None:
+def test_chatml_is_used_if_the_models_template_is_invalid(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         format = choose(tokenizer__chat_template="x\n{% if %}")
     assert format.render(HI) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert "the model's own template cannot be used" in caplog.text
+    assert "the model's chat template is ignored" in caplog.text
     assert "line 2" in caplog.text

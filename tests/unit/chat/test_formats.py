@@ -1,4 +1,4 @@
-"""The named formats write what their publishers' documents show, here by hand."""
+"""The prompts of the named formats, written by hand after their publishers' documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TALK = [
     {"role": "user", "content": "Bye"},
 ]
 
-# name → BOS, EOS, the prompt for SYSTEM and TALK, the prompt for the first user's message alone
+# name → BOS, EOS, prompt for SYSTEM and TALK, prompt for the first user message alone
 EXPECTED = {
     "chatml": (
         "",
@@ -140,36 +140,49 @@ EXPECTED = {
 
 def make(name: str) -> ChatFormat:
     bos, eos, *_ = EXPECTED[name]
-    found: ChatFormat = Plugins().registry("chat_format")[name](ChatContext(bos, eos))
-    return found
+    format: ChatFormat = Plugins().registry("chat_format")[name](ChatContext(bos, eos))
+    return format
 
 
-def test_every_format_is_expected() -> None:
+def test_every_format_has_an_expected_prompt() -> None:
     registry = Plugins().registry("chat_format")
     assert {name for name in registry if registry.owner(name) == "llamafw:chat_formats"} == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_conversation(name: str) -> None:
+def test_conversation(name: str) -> None:
     assert make(name).render([SYSTEM, *TALK]) == EXPECTED[name][2]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_one_message(name: str) -> None:
+def test_single_message(name: str) -> None:
     assert make(name).render(TALK[:1]) == EXPECTED[name][3]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_without_the_start_of_an_answer(name: str) -> None:
-    """Only what follows the last message is left out; that is nothing where the user's turn says it all."""
+def test_generation_prompt_comes_last(name: str) -> None:
+    """It is all that add_generation_prompt changes, and empty where the end of a user turn is enough."""
     whole, short = (make(name).render(TALK[:1], add_generation_prompt=add) for add in (True, False))
     assert whole.startswith(short)
     assert (whole == short) is (name == "llama2" or name.startswith("mistral"))
 
 
 @pytest.mark.parametrize("name", ["llama2", "mistral-v1", "mistral-v3", "mistral-v3-tekken", "gemma"])
-def test_system_messages_are_not_lost_where_there_is_no_turn_for_them(name: str) -> None:
+def test_formats_without_system_turn_keep_system_messages(name: str) -> None:
     format = make(name)
     assert "One." in format.render([{"role": "system", "content": text} for text in ("One.", "Two.")] + TALK[:1])
     with pytest.raises(RequestError, match="needs a user message"):
         format.render([*TALK[:1], SYSTEM])
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("llama2", " Hello! </s><s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nBye [/INST]"),
+        ("mistral-v1", "<s> Hello!</s> [INST] Be brief.\n\nBye [/INST]"),
+        ("mistral-v3", "<s> Hello!</s>[INST] Be brief.\n\nBye[/INST]"),
+        ("mistral-v3-tekken", "<s>Hello!</s>[INST]Be brief.\n\nBye[/INST]"),
+    ],
+)
+def test_system_message_before_an_answer_waits_for_the_user(name: str, prompt: str) -> None:
+    assert make(name).render([SYSTEM, *TALK[1:]]) == prompt

@@ -1,4 +1,4 @@
-"""Jinja templates, with the conventions of models' templates; the metered sandbox writes what the plain one writes."""
+"""Jinja templates with the conventions of models' templates; limits do not change what a template writes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def render(template: str, messages: Any = HI, **variables: Any) -> str:
     return JinjaChatFormat(template, ChatContext("<s>", "</s>")).render(messages, **variables)
 
 
-def test_what_a_template_is_given() -> None:
+def test_template_variables() -> None:
     template = "{{ bos_token }}{{ messages|length }}{{ eos_token }}{{ tools is none }}{{ documents is none }}{{ x }}"
     assert render(template, x=7) == "<s>1</s>TrueTrue7"
 
 
-def test_variables_cannot_replace_what_the_server_sets() -> None:
+def test_variables_of_a_request_do_not_replace_the_servers() -> None:
     assert render("{{ bos_token }}", bos_token="no") == "<s>"
 
 
-def test_blocks_leave_no_white_space() -> None:
+def test_blocks_are_trimmed() -> None:
     assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n") == "a\nb\nc"
 
 
-def test_loop_controls() -> None:
+def test_break_and_continue() -> None:
     template = (
         "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}"
         "{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
@@ -48,18 +48,18 @@ def test_generation_blocks_write_their_body() -> None:
     assert render("a{% generation %}b{{ 1 }}{% endgeneration %}c") == "ab1c"
 
 
-def test_tojson_keeps_text_as_it_is() -> None:
+def test_tojson_does_not_escape_text() -> None:
     value = {"b": "é <&'>", "a": [1, None]}
     assert render("{{ x|tojson }}", x=value) == '{"b": "é <&\'>", "a": [1, null]}'
     assert render("{{ x|tojson(indent=2) }}", x=value) == json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def test_strftime_now() -> None:
+def test_strftime_now_is_the_local_time() -> None:
     before, found, after = datetime.now(), render("{{ strftime_now('%Y-%m-%d %H:%M:%S') }}"), datetime.now()
     assert before.replace(microsecond=0) <= datetime.fromisoformat(found) <= after
 
 
-def test_special_characters_are_not_escaped() -> None:
+def test_html_is_not_escaped() -> None:
     assert render("{{ messages[0].content }}", [{"role": "user", "content": "<b>&\"'"}]) == "<b>&\"'"
 
 
@@ -76,7 +76,7 @@ def test_special_characters_are_not_escaped() -> None:
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the chat template failed: maximum recursion"),
     ],
 )
-def test_a_template_that_fails_is_the_clients_matter(template: str, message: str) -> None:
+def test_failing_templates_are_400(template: str, message: str) -> None:
     with pytest.raises(RequestError, match=re.escape(message)) as caught:
         render(template)
     assert caught.value.status == 400
@@ -93,12 +93,12 @@ def test_a_template_that_fails_is_the_clients_matter(template: str, message: str
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "the chat template is not valid: "),
     ],
 )
-def test_a_template_that_is_none_is_known_at_once(template: str, message: str) -> None:
+def test_invalid_templates_are_refused_when_compiled(template: str, message: str) -> None:
     with pytest.raises(ModelError, match=re.escape(message)):
         JinjaChatFormat(template, ChatContext())
 
 
-# --- the rewriting changes nothing ------------------------------------------------------------------
+# --- output with and without limits -----------------------------------------------------------------
 
 TALK = [
     {"role": "system", "content": "  Be brief. "},
@@ -131,8 +131,8 @@ CONSTRUCTS = [
 ]
 
 
-def plain(template: str, messages: Any) -> str:
-    """What jinja's own sandbox writes."""
+def render_without_limits(template: str, messages: Any) -> str:
+    """Return the output of jinja's own sandbox, which has no limits."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -144,11 +144,11 @@ def plain(template: str, messages: Any) -> str:
 
 
 @pytest.mark.parametrize("template", [*CONSTRUCTS, *TEMPLATES.values()])
-def test_metering_changes_nothing(template: str) -> None:
-    assert render(template, TALK) == plain(template, TALK)
+def test_limits_do_not_change_the_output(template: str) -> None:
+    assert render(template, TALK) == render_without_limits(template, TALK)
 
 
 @given(st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()})))
-def test_any_conversation_is_written_as_chatml(messages: list[dict[str, str]]) -> None:
+def test_chatml_of_any_conversation(messages: list[dict[str, str]]) -> None:
     turns = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages]
     assert render(TEMPLATES["chatml"], messages) == "".join(turns) + "<|im_start|>assistant\n"

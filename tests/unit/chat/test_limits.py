@@ -1,4 +1,4 @@
-"""No template runs for ever or fills the memory, whichever way it tries."""
+"""Templates that would run for ever or fill the memory are stopped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
 MILLION = "{% set s = 'a' * 1000000 %}"
 
 
-def again(step: str, start: str) -> str:
-    """A template that applies ``step`` to ``ns.x`` sixty times: what doubles would be 10¹⁸ times as large."""
+def repeated(step: str, start: str) -> str:
+    """Return a template that applies ``step`` to ``ns.x`` 60 times: doubling makes it 10¹⁸ times as large."""
     return f"{{% set ns = namespace(x={start}, y=[1]) %}}{{% for i in range(60) %}}{step}{{% endfor %}}{{{{ ns.x }}}}"
 
 
@@ -32,18 +32,18 @@ LARGE = {
     "macro prints": MILLION + "{% macro f() %}{% for i in range(99) %}{{ s }}{% endfor %}{% endmacro %}{{ f()[0] }}",
     "product": "{{ 'a' * 10 ** 10 }}",
     "product of lists": "{% set n = 10 ** 10 %}{{ n * [1] }}",
-    "numbers": again("{% set ns.x = ns.x * ns.x %}", "3"),
+    "numbers": repeated("{% set ns.x = ns.x * ns.x %}", "3"),
     "powers": "{% set n = 9 %}{{ n ** (n ** (n ** n)) }}",
-    "sums": again("{% set ns.x = ns.x + ns.x %}", "'a'"),
-    "concatenations": again("{% set ns.x = ns.x ~ ns.x %}", "'a'"),
-    "lists": again("{% set ns.x = ns.x + ns.x %}", "[1]"),
-    "nested lists": again("{% set ns.x = [ns.x, ns.x] %}", "[1]"),
-    "nested tuples": again("{% set ns.x = (ns.x, ns.x) %}", "(1,)"),
-    "nested dicts": again("{% set ns.x = {'a': ns.x, 'b': ns.x} %}", "{}"),
-    "nested calls": again("{% set ns.x = dict(a=ns.x, b=ns.x) %}", "{}"),
-    "comparisons": again("{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}", "[1]") + "{{ ns.x == ns.y }}",
-    "blocks": again("{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}", "'ab'"),
-    "macros": "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}" + again("{% set ns.x = m(ns.x) %}", "'ab'"),
+    "sums": repeated("{% set ns.x = ns.x + ns.x %}", "'a'"),
+    "concatenations": repeated("{% set ns.x = ns.x ~ ns.x %}", "'a'"),
+    "lists": repeated("{% set ns.x = ns.x + ns.x %}", "[1]"),
+    "nested lists": repeated("{% set ns.x = [ns.x, ns.x] %}", "[1]"),
+    "nested tuples": repeated("{% set ns.x = (ns.x, ns.x) %}", "(1,)"),
+    "nested dicts": repeated("{% set ns.x = {'a': ns.x, 'b': ns.x} %}", "{}"),
+    "nested calls": repeated("{% set ns.x = dict(a=ns.x, b=ns.x) %}", "{}"),
+    "comparisons": repeated("{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}", "[1]") + "{{ ns.x == ns.y }}",
+    "blocks": repeated("{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}", "'ab'"),
+    "macros": "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}" + repeated("{% set ns.x = m(ns.x) %}", "'ab'"),
     "center": "{{ 'a'|center(1000000000) }}",
     "ljust": "{{ 'a'.ljust(1000000000) }}",
     "percent": "{{ '%999999999d' % 1 }}",
@@ -66,7 +66,7 @@ LARGE = {
 
 
 def check_stopped(template: str) -> None:
-    """The template is stopped: it neither ends nor fails otherwise."""
+    """Fail unless the template is stopped by a limit."""
     format = JinjaChatFormat(template, ChatContext())
     with pytest.raises(RequestError, match="the chat template was stopped: (it|.* is given)"):
         format.render([{"role": "user", "content": "Hi"}])
@@ -74,26 +74,26 @@ def check_stopped(template: str) -> None:
 
 @pytest.mark.timeout(60)  # each would run for hours
 @pytest.mark.parametrize("name", SLOW)
-def test_a_slow_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_templates_are_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "MAX_SECONDS", 0.1)
     check_stopped(SLOW[name])
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", LARGE)
-def test_a_large_template_is_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "MAX_SECONDS", 60)  # it is not the clock that stops it
+def test_large_values_are_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "MAX_SECONDS", 60)  # only size may stop it
     check_stopped(LARGE[name])
 
 
-def test_a_long_conversation_is_no_trouble() -> None:
+def test_long_conversations_are_rendered() -> None:
     template = "{% for m in messages %}{{ '<' + m.role + '>' + m.content|trim ~ '\\n' }}{% endfor %}"
     messages = [{"role": "user", "content": f"{i} " + "word " * 500} for i in range(2000)]
     text = JinjaChatFormat(template, ChatContext()).render(messages)
     assert text == "".join(f"<user>{message['content'].strip()}\n" for message in messages)
 
 
-def test_the_meter_starts_anew_for_each_rendering() -> None:
+def test_each_rendering_has_its_own_limits() -> None:
     format = JinjaChatFormat("{{ 'a' * 5000000 }}", ChatContext())
     assert {len(format.render([])) for _ in range(3)} == {5000000}
 
@@ -101,5 +101,5 @@ def test_the_meter_starts_anew_for_each_rendering() -> None:
 @pytest.mark.parametrize(
     ("value", "size"), [("abc", 3), (7, 8), ([], 8), (["ab", 1], 8 + 10 + 8), ({"a": ["b"]}, 8 + 9 + 8 + 9)]
 )
-def test_sizes(value: object, size: int) -> None:
+def test_size_of_values(value: object, size: int) -> None:
     assert meter.size_of(value) == size
