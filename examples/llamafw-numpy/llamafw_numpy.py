@@ -38,6 +38,7 @@ class NumpyBackend:
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
         self.n_ctx = options.n_ctx or decoder.n_ctx_train
         self.n_vocab, self.n_embd = decoder.n_vocab, decoder.n_embd
+        self.state_format = "numpy-1"
         self.layers = [dict(read_weights(context, layer)) for layer in range(decoder.n_layer)]
         self.whole = dict(read_weights(context, None))  # embedding, output norm, output matrix
         shape = self.n_slots, decoder.n_layer, self.n_ctx, decoder.n_head_kv, decoder.n_embd_head
@@ -115,6 +116,10 @@ class NumpyBackend:
         self.keys[slot, :, first : end - n] = rotate(moved, -n, self.decoder, magnitude=False)
         self.values[slot, :, first : end - n] = self.values[slot, :, first + n : end].copy()
         self.filled[slot] = end - n
+
+    def state_size(self, n: int) -> int:
+        """Return the size in bytes of the state of ``n`` positions."""
+        return int(self.keys[0, :, :n].nbytes + self.values[0, :, :n].nbytes)
 
     def save(self, slot: int, n: int) -> Bytes:
         """Return the state of the first ``n`` positions of ``slot``."""

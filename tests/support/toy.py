@@ -103,7 +103,7 @@ class ToyBackend:
         hold: bool = False,
     ) -> None:
         self.scores, self.n_slots, self.n_ctx, self.n_batch, self.n_vocab = scores, n_slots, n_ctx, n_batch, N_VOCAB
-        self.n_embd = N_EMBD
+        self.n_embd, self.state_format = N_EMBD, "toy-1"
         self.slots: list[list[int]] = [[] for _ in range(n_slots)]
         self.batches: list[Batch] = []  # all, in order
         self.embedded: list[Batch] = []  # those of `hidden`
@@ -173,6 +173,9 @@ class ToyBackend:
         assert 0 <= first <= first + n <= len(self.slots[slot])
         self.shifts.append((slot, first, n))
         del self.slots[slot][first : first + n]
+
+    def state_size(self, n: int) -> int:
+        return 4 * n
 
     def save(self, slot: int, n: int) -> Bytes:
         assert 0 <= n <= len(self.slots[slot])

@@ -32,6 +32,11 @@ class KVCache:
     def __init__(self, keys: Array, values: Array, frequencies: npt.NDArray[np.float64]) -> None:
         self._keys, self._values, self._frequencies = keys, values, frequencies
 
+    def state_size(self, n: int) -> int:
+        """Return the size in bytes of what `save` returns for ``n`` positions."""
+        keys, values = self._keys[0, :, :, : -(-n // LANES)], self._values[0, :, :, :n]
+        return int(keys.size * keys.itemsize + values.size * values.itemsize)
+
     def save(self, slot: int, n: int) -> Bytes:
         """Return the first ``n`` positions as bytes: keys, whole blocks with zeros behind ``n``, then values."""
         keys = self._keys[slot, :, :, : -(-n // LANES)].copy()

@@ -1,4 +1,4 @@
-"""``llamafw bench``: how many tokens per second a backend computes. It measures forward passes alone."""
+"""``llamafw bench``: measure how many tokens per second a backend computes. Only forward passes are measured."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
+from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
 from llamafw.interfaces import Backend
 from llamafw.models.find import find_model
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import Batch, Ints
 
-PASSED_ON = (
+SHARED_SETTINGS = (
     "model",
     "hf_repo",
     "hf_file",
@@ -35,18 +36,21 @@ PASSED_ON = (
     "cache_type_k",
     "cache_type_v",
 )
+"""The settings of ``llamafw serve`` that this command has too."""
+
+EXAMPLE = "llamafw bench -m model.gguf -p 512,2048 -n 128 -np 1,8 -t 4"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of the table: tokens per second over several runs."""
+    """The speed in one test: a row of the table."""
 
-    test: str  # pp512: a prompt of 512 tokens; tg128: 128 tokens, one by one; tg128x8: in 8 slots at once
+    test: str  # pp512: a prompt of 512 tokens; tg128: 128 tokens, one by one; tg128x8: the same in 8 slots at once
     threads: int
-    median: float
+    median: float  # tokens per second, of all repetitions
     low: float
     high: float
-    gb_per_s: float  # weights read per second, at the median
+    gb_per_s: float  # weights read per second, at the median speed
 
     def cells(self) -> tuple[str, ...]:
         """Return the row as text."""
@@ -54,78 +58,100 @@ class Result:
         return self.test, str(self.threads), f"{self.median:.1f}", spread, f"{self.gb_per_s:.1f}"
 
 
+@dataclass(frozen=True, slots=True)
+class Test:
+    """Something to time."""
+
+    name: str
+    n_tokens: int
+    n_passes: int  # forward passes, each of which reads all weights
+    run: Callable[[], None]
+
+
 def run(argv: list[str]) -> int:
-    """Measure and print."""
-    first, rest = split_plugin_flags(argv)
-    plugins = load_plugins(first)
-    parser = Parser("llamafw bench", "Measure how fast a model runs: tokens per second of prompts and of decoding.")
-    bench = parser.add_argument_group("bench")
-    lists: dict[str, Any] = {"type": _numbers, "metavar": "N,.."}
-    bench.add_argument("-p", "--n-prompt", default=[512], help="prompt lengths; 0: none (default: 512)", **lists)
-    bench.add_argument("-n", "--n-gen", default=[128], help="tokens to decode; 0: none (default: 128)", **lists)
-    bench.add_argument("-np", "--parallel", default=[1], help="slots decoding at once (default: 1)", **lists)
-    bench.add_argument("-t", "--threads", default=[0], help="threads (default: 0, as the server would)", **lists)
-    bench.add_argument("-r", "--repetitions", default=[5], type=_numbers, metavar="N", help="runs (default: 5)")
-    bench.add_argument("--json", action="store_true", help="print JSON")
-    add_settings(parser, PASSED_ON)
-    given = parser.parse(rest)
-    base = settings_from(Namespace(**{name: getattr(given, name) for name in PASSED_ON}), config=first.config)
-    path = find_model(base)
-    results = _measure(path, base, plugins, given)
-    _print(results, path.name, as_json=given.json)
+    """Measure, and print the results."""
+    early, rest = parse_early_flags(argv)
+    plugins = load_plugins(early)
+    parser = _make_parser()
+    args = parser.parse(rest)
+    shared = Namespace(**{name: getattr(args, name) for name in SHARED_SETTINGS})
+    settings = settings_from(shared, config=early.config)
+    path = find_model(settings)
+    results = _measure(path, settings, plugins, args)
+    _print(results, path.name, as_json=args.json)
     return 0
 
 
-def _measure(path: Path, base: Settings, plugins: Plugins, given: Namespace) -> list[Result]:
-    from llamafw.engine.load import describe, make_backend, open_model
+def _make_parser() -> Parser:
+    parser = Parser(
+        "llamafw bench",
+        "Measure how fast a model runs, in tokens per second: prompt processing (pp) and token generation (tg).",
+        usage="llamafw bench [-m FILE | -hf USER/REPO[:QUANT]] [OPTIONS]",
+        example=EXAMPLE,
+    )
+    add = parser.add_argument_group("tests").add_argument
+    numbers: dict[str, Any] = {"type": _numbers, "metavar": "N,.."}
+    add("-p", "--n-prompt", default=[512], help="prompt lengths in tokens; 0: no prompt test (default: 512)", **numbers)
+    add("-n", "--n-gen", default=[128], help="numbers of tokens to generate; 0: no test (default: 128)", **numbers)
+    add("-np", "--parallel", default=[1], help="numbers of slots that generate at once (default: 1)", **numbers)
+    add("-t", "--threads", default=[0], help="numbers of threads; 0: as `llamafw serve` (default: 0)", **numbers)
+    add("-r", "--repetitions", default=[5], type=_numbers, metavar="N", help="repetitions of each test (default: 5)")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    add_settings(parser, SHARED_SETTINGS)
+    return parser
+
+
+def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> list[Result]:
+    from llamafw.engine.components import choose_backend, describe_model, make_backend
+    from llamafw.engine.load import open_model
 
     model = open_model(path, base, plugins)
-    decoder = describe(model, plugins)
-    n_slots, longest = max(*given.parallel, 1), max(*given.n_prompt, *given.n_gen, 1)
+    decoder = describe_model(model, plugins)
+    n_slots, n_ctx = max(*args.parallel, 1), max(*args.n_prompt, *args.n_gen, 1)
     results: list[Result] = []
-    for threads in given.threads:
-        settings = replace(base, threads=threads, threads_batch=threads, parallel=n_slots, ctx_size=n_slots * longest)
-        backend = make_backend(model, decoder, settings, plugins, lambda line: None)
+    for threads in args.threads:
+        settings = replace(base, threads=threads, threads_batch=threads, parallel=n_slots, ctx_size=n_slots * n_ctx)
+        name = choose_backend(model, settings, plugins)
+        backend = make_backend(name, model, decoder, settings, plugins, lambda line: None)
         try:
             facts = backend.describe()
-            weights = float(facts.get("weight_bytes", model.n_bytes)) / 1e9
-            for name, n_tokens, n_passes, once in _tests(backend, given.n_prompt, given.n_gen, given.parallel):
-                rates = _rates(once, n_tokens, given.repetitions[0])
-                median = statistics.median(rates)
-                gb_per_s = weights * n_passes / n_tokens * median
-                n_threads = int(facts.get("n_threads", threads))
-                results.append(Result(name, n_threads, median, min(rates), max(rates), gb_per_s))
+            weights_gb = float(facts.get("weight_bytes", model.n_bytes)) / 1e9
+            n_threads = int(facts.get("n_threads", threads))
+            for test in _tests(backend, args.n_prompt, args.n_gen, args.parallel):
+                speeds = _speeds(test, args.repetitions[0])
+                median = statistics.median(speeds)
+                gb_per_s = weights_gb * test.n_passes / test.n_tokens * median
+                results.append(Result(test.name, n_threads, median, min(speeds), max(speeds), gb_per_s))
         finally:
             backend.close()
     return results
 
 
-def _tests(
-    backend: Backend, n_prompt: list[int], n_gen: list[int], parallel: list[int]
-) -> Iterator[tuple[str, int, int, Callable[[], None]]]:
-    """Yield (name, tokens, forward passes, what to time)."""
+def _tests(backend: Backend, n_prompt: list[int], n_gen: list[int], parallel: list[int]) -> Iterator[Test]:
     random = np.random.default_rng(0)
     for n in filter(None, n_prompt):
         prompt = random.integers(0, backend.n_vocab, n, dtype=np.int32)
-        yield f"pp{n}", n, -(-n // backend.n_batch), lambda prompt=prompt: _prefill(backend, prompt)  # type: ignore[misc]  # mypy cannot type a default of a lambda
+        yield Test(f"pp{n}", n, -(-n // backend.n_batch), lambda prompt=prompt: _prefill(backend, prompt))  # type: ignore[misc]  # mypy cannot type a default of a lambda
     for n in filter(None, n_gen):
         for slots in parallel:
             tokens = random.integers(0, backend.n_vocab, (n, slots), dtype=np.int32)
             name = f"tg{n}" if slots == 1 else f"tg{n}x{slots}"
-            yield name, n * slots, n, lambda tokens=tokens: _decode(backend, tokens)  # type: ignore[misc]  # as above
+            yield Test(name, n * slots, n, lambda tokens=tokens: _decode(backend, tokens))  # type: ignore[misc]  # as above
 
 
 def _prefill(backend: Backend, prompt: Ints) -> None:
+    """Evaluate a prompt, (n,) int32, in slot 0."""
     n = len(prompt)
-    backend.truncate(0, 0)  # what the run before left
+    backend.truncate(0, 0)
     for start in range(0, n, backend.n_batch):
         part = prompt[start : start + backend.n_batch]
         positions = np.arange(start, start + len(part), dtype=np.int32)
-        last = np.array([len(part) - 1] if start + len(part) == n else [], np.int32)
-        backend.forward(Batch(part, positions, np.zeros(len(part), np.int32), last))
+        outputs = np.array([len(part) - 1] if start + len(part) == n else [], np.int32)
+        backend.forward(Batch(part, positions, np.zeros(len(part), np.int32), outputs))
 
 
 def _decode(backend: Backend, tokens: Ints) -> None:
+    """Evaluate tokens, (n, n_slots) int32, row by row: one token of each slot at a time."""
     slots = np.arange(tokens.shape[1], dtype=np.int32)
     for slot in slots:
         backend.truncate(int(slot), 0)
@@ -133,19 +159,20 @@ def _decode(backend: Backend, tokens: Ints) -> None:
         backend.forward(Batch(row, np.full_like(row, position), slots, slots))
 
 
-def _rates(once: Callable[[], None], n_tokens: int, repetitions: int) -> list[float]:
-    once()  # warms caches and threads
-    rates = []
+def _speeds(test: Test, repetitions: int) -> list[float]:
+    """Return the tokens per second of each repetition."""
+    test.run()  # warms up caches and threads
+    speeds = []
     for _ in range(max(repetitions, 1)):
         start = time.perf_counter()
-        once()
-        rates.append(n_tokens / (time.perf_counter() - start))
-    return rates
+        test.run()
+        speeds.append(test.n_tokens / (time.perf_counter() - start))
+    return speeds
 
 
 def _numbers(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
-        raise ArgumentTypeError(f"{text!r} is no list of whole numbers, separated by commas")
+        raise ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,8")
     return [int(part) for part in text.split(",")]
 
 

@@ -1,4 +1,4 @@
-"""From settings to how a backend is to run a model."""
+"""Translates settings into the options of a backend."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from llamafw.errors import SettingsError
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, GpuOptions, ThreadOptions
 
-DEFAULT_SLOTS = 4  # as llama-server today: one user's chat, title and completion requests do not wait for each other
+DEFAULT_SLOTS = 4  # as in llama-server: one user's chat, title and completion requests need not wait for each other
 
 
 def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:
-    """Return what concerns the backend, for a model trained on ``n_ctx_train`` positions.
+    """Return the backend's options for a model that was trained on ``n_ctx_train`` positions.
 
-    ``-c`` counts the positions of all slots together, as in llama-server. Without ``-c`` and ``-np`` each slot
-    gets the model's whole context: backends commit the memory only as it is used.
+    ``-c`` is the number of positions of all slots together, as in llama-server. Without ``-c`` and ``-np`` each slot
+    gets the model's whole context; backends only use memory for positions that are filled.
+
+    Raises
+    ------
+    SettingsError
+        ``-c`` is too small for the number of slots.
     """
     n_slots = settings.parallel or DEFAULT_SLOTS
     n_ctx = (settings.ctx_size or n_ctx_train) // n_slots if settings.ctx_size or settings.parallel else n_ctx_train
     if n_ctx < 1:
-        raise SettingsError(f"-c {settings.ctx_size} leaves no room for {n_slots} slots")
+        raise SettingsError(f"-c {settings.ctx_size} is too small for {n_slots} slots (-np)")
     threads = ThreadOptions(
-        _either(settings.cpu_mask, settings.cpu_range) or frozenset(),
+        _union(settings.cpu_mask, settings.cpu_range) or frozenset(),
         bool(settings.cpu_strict),
         settings.prio,
         settings.poll,
@@ -35,18 +40,18 @@ def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:
         cache_type_k=settings.cache_type_k,  # type: ignore[arg-type]  # checked against the choices
         cache_type_v=settings.cache_type_v,  # type: ignore[arg-type]  # as above
         threads=threads,
-        threads_batch=_for_prompts(settings, threads),
+        threads_batch=_batch_threads(settings, threads),
         numa=settings.numa,  # type: ignore[arg-type]  # as above
         lock_memory=settings.mlock,
         flash_attention=settings.flash_attn,
-        gpu=_gpu(settings),
+        gpu=_gpu_options(settings),
         extra=settings.extra,
     )
 
 
-def _for_prompts(settings: Settings, threads: ThreadOptions) -> ThreadOptions:
-    """Return the options of ``threads`` but for what the flags that end in ``-batch`` say."""
-    cpus = _either(settings.cpu_mask_batch, settings.cpu_range_batch)
+def _batch_threads(settings: Settings, threads: ThreadOptions) -> ThreadOptions:
+    """Return ``threads`` with the changes that the flags ending in ``-batch`` make."""
+    cpus = _union(settings.cpu_mask_batch, settings.cpu_range_batch)
     strict, priority, poll = settings.cpu_strict_batch, settings.prio_batch, settings.poll_batch
     return ThreadOptions(
         threads.cpus if cpus is None else cpus,
@@ -56,11 +61,11 @@ def _for_prompts(settings: Settings, threads: ThreadOptions) -> ThreadOptions:
     )
 
 
-def _either(mask: frozenset[int] | None, span: frozenset[int] | None) -> frozenset[int] | None:
+def _union(mask: frozenset[int] | None, span: frozenset[int] | None) -> frozenset[int] | None:
     return mask if span is None else span | (mask or frozenset())
 
 
-def _gpu(settings: Settings) -> GpuOptions:
+def _gpu_options(settings: Settings) -> GpuOptions:
     return GpuOptions(
         n_layers=settings.gpu_layers,
         split_mode=settings.split_mode,  # type: ignore[arg-type]  # checked against the choices

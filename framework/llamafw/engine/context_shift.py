@@ -1,4 +1,4 @@
-"""What becomes of a context that is full: which tokens go. Arithmetic alone; it knows nothing of caches."""
+"""Computes which tokens to drop when a prompt or a context is too long."""
 
 from __future__ import annotations
 
@@ -6,41 +6,50 @@ import numpy as np
 
 from llamafw.types import Ints
 
-_FREE = 4  # positions that tokens to keep leave free, at least
+_MIN_FREE = 4  # positions that kept tokens must leave free
 
 
-def kept(n_keep: int, n_prompt: int, n_ctx: int, *, bos: bool) -> int:
-    """Return how many tokens of the start are never dropped.
+def n_kept(n_keep: int, n_prompt: int, n_ctx: int, *, bos: bool) -> int:
+    """Return how many tokens at the start are never dropped.
 
     Parameters
     ----------
     n_keep : int
-        As the request has it; -1: the whole prompt.
+        The request's value; -1: the whole prompt.
+    n_prompt : int
+        Tokens of the prompt.
+    n_ctx : int
+        Positions per slot.
     bos : bool
-        The model wants a BOS token, which is kept besides.
+        The prompt begins with a BOS token, which is kept in addition.
     """
-    wanted = n_prompt if n_keep < 0 else n_keep + bos
-    return max(min(wanted, n_ctx - _FREE), 0)
+    requested = n_prompt if n_keep < 0 else n_keep + bos
+    return max(min(requested, n_ctx - _MIN_FREE), 0)
 
 
-def shortened(prompt: Ints, n_keep: int, n_ctx: int) -> Ints:
-    """Return a prompt of ``n_ctx`` tokens or more with blocks after the first ``n_keep`` cut out.
+def truncated(prompt: Ints, n_keep: int, n_ctx: int) -> Ints:
+    """Return a prompt of at least ``n_ctx`` tokens with blocks after the first ``n_keep`` tokens cut out.
 
-    The end stays, and with it at least half of what is free: blocks are half of that long.
+    A block is half as long as the space after the kept tokens. The end of the prompt stays and fills at least half of
+    that space.
     """
-    n_keep = max(min(n_keep, n_ctx - _FREE), 0)
+    n_keep = max(min(n_keep, n_ctx - _MIN_FREE), 0)
     block = max((n_ctx - n_keep) // 2, 1)
     n_cut = (len(prompt) - n_keep - block) // block * block
     return np.concatenate([prompt[:n_keep], prompt[n_keep + n_cut :]])
 
 
-def discarded(n: int, n_keep: int, n_discard: int) -> int:
-    """Return how many tokens after the first ``n_keep`` of ``n`` are dropped to make room; 0: there is nothing to drop.
+def n_discarded(n: int, n_keep: int, n_discard: int) -> int:
+    """Return how many tokens after the first ``n_keep`` to drop from a full context of ``n`` tokens; 0: none.
 
     Parameters
     ----------
+    n : int
+        Tokens in the context.
+    n_keep : int
+        Tokens at the start that are kept.
     n_discard : int
-        As the request has it; 0: half of what may go.
+        The request's value; 0: half of the tokens that may be dropped.
     """
-    droppable = n - n_keep
-    return min(n_discard, droppable) if n_discard > 0 else droppable // 2
+    n_droppable = n - n_keep
+    return min(n_discard, n_droppable) if n_discard > 0 else n_droppable // 2

@@ -1,7 +1,6 @@
-"""Turn tokens into text as it becomes certain, and keep each token beside its text.
+"""Turns tokens into text and pairs each piece of text with its tokens.
 
-Withheld are bytes that are not yet a whole character, and text that may become a stop string. It knows nothing of
-logits, slots or threads.
+It holds back incomplete characters, and text that may be the start of a stop string.
 """
 
 from __future__ import annotations
@@ -14,51 +13,53 @@ from llamafw.engine.stop_strings import StopStrings
 from llamafw.types import GeneratedToken
 
 Piece = tuple[str, tuple[GeneratedToken, ...]]
-"""Text, and the tokens it belongs to."""
+"""Some text and the tokens it consists of."""
 
 
 class Detokenizer:
-    """The text of one answer, in the making.
+    """The text of one response while it is generated.
 
-    A token is handed out with the text that completes its own. Of the tokens of a stop string only one that also
-    carries text before it is handed out; tokens without text go with what precedes them.
+    A token is released together with the last of its text. A token of a stop string is released only if it also has
+    text before the stop string. Tokens without text are released with the text before them.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = StopStrings(stop)
-        self._fed = 0  # characters decoded so far
-        self._sent = 0  # of these, handed out
-        self._tokens: deque[tuple[int, int, GeneratedToken]] = deque()  # where its text starts and ends; not handed out
+        self._n_decoded = 0  # characters decoded so far
+        self._n_released = 0  # of these, released
+        self._tokens: deque[tuple[int, int, GeneratedToken]] = deque()  # start and end of its text; not released yet
 
     def feed(self, token: GeneratedToken) -> tuple[Piece, str | None]:
-        """Take in one token; return what is certain now, and the stop string if one is complete."""
-        start = self._fed
+        """Add a token; return the text that is now certain, and the stop string if one is complete."""
+        start = self._n_decoded
         text = self._utf8.decode(token.piece)
-        self._fed += len(text)
-        half = bool(self._utf8.getstate()[0])
-        if not (self._stop.active or self._tokens or half):
-            self._sent = self._fed
+        self._n_decoded += len(text)
+        incomplete = bool(self._utf8.getstate()[0])
+        if not (self._stop.active or self._tokens or incomplete):
+            self._n_released = self._n_decoded
             return (text, (token,)), None
-        self._tokens.append((start, self._fed + half, token))  # half a character counts as one that is still to come
+        self._tokens.append(
+            (start, self._n_decoded + incomplete, token)
+        )  # an incomplete character counts as one more character
         certain, word = self._stop.feed(text)
-        return self._hand_out(certain, word), word
+        return self._release(certain, word), word
 
     def flush(self) -> tuple[Piece, str | None]:
-        """Return all that is withheld: no more tokens come. Half a character becomes U+FFFD."""
+        """Return everything that was held back, at the end of the response. An incomplete character becomes U+FFFD."""
         text = self._utf8.decode(b"", final=True)
-        self._fed += len(text)
+        self._n_decoded += len(text)
         certain, word = self._stop.feed(text)
         if word is None:
             certain += self._stop.flush()
-        return self._hand_out(certain, word), word
+        return self._release(certain, word), word
 
-    def _hand_out(self, text: str, word: str | None) -> Piece:
-        """Return ``text`` and the tokens whose text is now handed out."""
-        self._sent += len(text)
-        done: list[GeneratedToken] = []
-        while self._tokens and self._tokens[0][1] <= self._sent:
-            done.append(self._tokens.popleft()[2])
-        if word is not None and self._tokens and self._tokens[0][0] < self._sent:
-            done.append(self._tokens[0][2])  # it has text on both sides of the cut
-        return text, tuple(done)
+    def _release(self, text: str, word: str | None) -> Piece:
+        """Return ``text`` and the tokens whose text is now complete."""
+        self._n_released += len(text)
+        released: list[GeneratedToken] = []
+        while self._tokens and self._tokens[0][1] <= self._n_released:
+            released.append(self._tokens.popleft()[2])
+        if word is not None and self._tokens and self._tokens[0][0] < self._n_released:
+            released.append(self._tokens[0][2])  # it has text before the stop string, too
+        return text, tuple(released)

@@ -1,44 +1,53 @@
-"""One text being embedded: its hidden states, pooled as they come. It knows nothing of batches and backends."""
+"""An embedding request in a slot: collects hidden states and pools them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import perf_counter
+from typing import Any, Literal
 
 import numpy as np
 
 from llamafw.engine.rank_head import RankHead
 from llamafw.engine.slots import Slot
-from llamafw.errors import RequestError
-from llamafw.types import Embedding, EmbedRequest, Floats, Ints
+from llamafw.errors import DeadlineExceeded, RequestError
+from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.types import Embedding, EmbedRequest, Floats, Ints, Timings
 
 
 class EmbedSequence:
-    """A request for an embedding, from its arrival to its result. Scheduled like a `Sequence`, but never beside one.
+    """An embedding request from its arrival to its result. A `Task`.
 
     Parameters
     ----------
+    request : EmbedRequest
+        The request.
+    prompt : (n_prompt,) int32
+        Its tokens.
     send : callable
-        Takes the result, or the error, which is then the only thing sent.
-    head : RankHead, optional
-        What makes a score of the last state, for the pooling "rank".
+        Receives the result or the error, once.
+    rank_head : RankHead, optional
+        Computes the score for pooling "rank".
     """
 
-    embeds = True
-    deadline = float("inf")
+    output: Literal["logits", "hidden"] = "hidden"
+    failure_message = "the model computed invalid hidden states"
+    n_keep = 0
 
     def __init__(
         self,
         request: EmbedRequest,
         prompt: Ints,
         send: Callable[[Embedding | RequestError], None],
-        head: RankHead | None = None,
+        rank_head: RankHead | None = None,
     ) -> None:
-        self.request, self.prompt, self._head = request, prompt, head
+        self.request, self.prompt, self._rank_head = request, prompt, rank_head
         self.slot: Slot | None = None
         self.last = -1
         self.done = self.cancelled = False
-        self.arrived = self.started = perf_counter()
+        self.arrived = perf_counter()
+        self.deadline = inf
         self.n_done = 0
         self._send = send
         self._rows: list[Floats] = []
@@ -46,20 +55,20 @@ class EmbedSequence:
 
     @property
     def n_left(self) -> int:
-        """How many tokens are still to be evaluated."""
+        """Number of tokens that are still to be evaluated."""
         return len(self.prompt) - self.n_done
 
     @property
     def n_next(self) -> int:
-        """How many of them may be evaluated in the next step: all."""
+        """Maximum number of tokens that the next step may evaluate: all that are left."""
         return self.n_left
 
     def begin(self, slot: Slot, n_cached: int) -> None:
-        """Take a slot, whose cache is empty: hidden states are not kept, so all must be evaluated."""
-        self.slot, self.n_done, self.started = slot, n_cached, perf_counter()
+        """Start in a slot. Its cache is empty: hidden states are not cached, so every token must be evaluated."""
+        self.slot, self.n_done = slot, n_cached
 
     def outputs(self, n: int) -> range:
-        """Return which of the next ``n`` tokens' hidden states are wanted."""
+        """Return which of the next ``n`` tokens' hidden states are needed."""
         match self.request.pooling:
             case "cls":
                 return range(0 if self.n_done else 1)
@@ -69,23 +78,38 @@ class EmbedSequence:
                 return range(n)
 
     def advance(self, n: int) -> None:
-        """Note that ``n`` more tokens have been evaluated."""
+        """Record that ``n`` more tokens were evaluated."""
         self.n_done += n
 
-    def take(self, rows: Floats) -> None:
-        """Take hidden states, ``(m, n_embd)``, in order; send the result after the last token.
+    def take(self, rows: Floats, buffers: CandidateBuffers) -> None:
+        """Add hidden states, ``(m, n_embd)`` float32, in order; after the last token, send the result.
 
-        The mean is summed in float64, token by token, so that it does not matter how the text was cut.
+        The mean is summed in float64 token by token, so the result does not depend on how the text was divided.
         """
         if self.request.pooling == "mean":
             for row in rows:
                 self._sum = row.astype(np.float64) if self._sum is None else self._sum + row
         else:
             self._rows.append(rows.copy())
+
         if not self.n_left:
-            vectors = self._vectors()  # which may fail, if a backend's states are none
+            vectors = self._vectors()  # fails if the backend's hidden states have a wrong shape
             self.done = True
             self._send(Embedding(vectors, len(self.prompt), -1 if self.slot is None else self.slot.id))
+
+    def n_discard(self) -> int:
+        """Return 0: an embedding never shifts its context."""
+        return 0
+
+    def end_at_full_context(self) -> None:
+        """Do nothing: a text that fits is done when the context is full."""
+
+    def note_shift(self) -> None:
+        """Do nothing: an embedding never shifts its context."""
+
+    def expire(self) -> None:
+        """Fail because the deadline has passed."""
+        self.fail(DeadlineExceeded("the deadline passed before the text was evaluated"))
 
     def fail(self, error: RequestError) -> None:
         """Send the error."""
@@ -93,10 +117,18 @@ class EmbedSequence:
             self.done = True
             self._send(error)
 
+    def timings(self) -> Timings | None:
+        """Return None: embeddings are not part of the statistics about generation."""
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """Return the fields of `SlotStatus` that are known of an embedding."""
+        return {"n_prompt": len(self.prompt), "n_prompt_processed": self.n_done}
+
     def _vectors(self) -> Floats:
         if self._sum is not None:
             return (self._sum / len(self.prompt)).astype(np.float32)[None]
         rows = np.concatenate(self._rows)
-        if self.request.pooling == "rank" and self._head:
-            return np.array([[self._head.score(rows[0])]], np.float32)
+        if self.request.pooling == "rank" and self._rank_head:
+            return np.array([[self._rank_head.score(rows[0])]], np.float32)
         return rows

@@ -1,8 +1,7 @@
-"""The engine as the server sees it: requests in, deltas out. It knows nothing of HTTP and of model files.
+"""The engine: accepts requests on the event loop and answers them on the engine thread.
 
-One thread, the engine thread, owns the backend, the slots and every sequence from its arrival on. The event loop hands
-it sequences through the inbox, and once more those whose client has gone; it answers through outboxes. What the thread
-does is `worker`.
+The engine thread owns the backend, the slots, and every task from its arrival on. The event loop passes it tasks and
+cancelled tasks through the inbox; it sends results back through outboxes. `worker` has the thread's steps.
 """
 
 from __future__ import annotations
@@ -12,26 +11,28 @@ import logging
 import queue
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from collections.abc import Sequence as Seq
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from llamafw.engine import context_shift, debug_log, slot_files
+from llamafw.engine import debug_log
 from llamafw.engine.embed_sequence import EmbedSequence
 from llamafw.engine.grammars import Grammars
-from llamafw.engine.outbox import Outbox
+from llamafw.engine.options import EngineOptions
+from llamafw.engine.outbox import Outbox, receive_or_raise
+from llamafw.engine.prompt import PreparedPrompt, as_tokens, prepare_prompt
 from llamafw.engine.prompt_cache import PromptCache
-from llamafw.engine.rank_head import RankHead
-from llamafw.engine.scheduler import Scheduler, Task
-from llamafw.engine.sequence import Sequence, as_prompt
-from llamafw.engine.slots import SIMILAR, Slot, Slots
+from llamafw.engine.scheduler import Scheduler
+from llamafw.engine.sequence import Sequence as GeneratedSequence
+from llamafw.engine.slot_actions import SlotActions
+from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import slot_status
-from llamafw.engine.worker import Blamed, Job, Worker, nobody
+from llamafw.engine.task import Task
+from llamafw.engine.worker import ReportFailure, SlotJob, Worker, ignore_blame
 from llamafw.errors import (
     ContextFullError,
     GenerationError,
@@ -41,46 +42,36 @@ from llamafw.errors import (
     Unavailable,
 )
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
-from llamafw.sampling.chain import build_chain
-from llamafw.types import Bytes, Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
+from llamafw.sampling.chain import Chain, build_chain
+from llamafw.sampling.constraint import Constraint
+from llamafw.types import Delta, Embedding, EmbedRequest, EngineStats, Finish, GenerateRequest, Ints, SlotStatus
 
 log = logging.getLogger(__name__)
 
-_LAST_PASS = 60.0  # seconds a forward pass may take when the server stops
-_LONGEST_RETRY = 60  # seconds that a refused client is told to wait, at most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """How an engine is to run."""
-
-    n_batch: int = 2048  # most tokens in one forward pass; no more than the backend takes
-    n_ubatch: int = 512  # most tokens in one forward pass if several sequences share it; see `scheduler`
-    similar: float = SIMILAR  # see `Slots`
-    continuous: bool = True  # see `Scheduler`
-    prompt_cache: int | None = 0  # bytes of states kept in memory; None: no limit
-    max_queue: int = 1024  # requests that may wait for a slot
-    timeout: float = 600.0  # seconds that they may
-    fingerprint: bytes = bytes(32)  # of the model and its cache, for the files of slots
-    rank_head: RankHead | None = None  # what makes scores, for rerankers
-    log_prompts: bool = False  # with their tokens
-    log_cache: bool = False  # after every step
+_MAX_LAST_STEP = 60.0  # seconds that the last step may take when the engine stops
+_MAX_RETRY_AFTER = 60  # seconds
 
 
 class BatchingEngine:
-    """Answers requests, many at a time, on a thread of its own. A `llamafw.Engine`.
+    """Answers many requests at the same time on its own thread. A `llamafw.Engine`.
 
     Parameters
     ----------
-    samplers : mapping
-        What requests may name as samplers.
+    backend : Backend
+        Runs the model.
+    tokenizer : Tokenizer
+        The model's tokenizer.
+    samplers : mapping of str to SamplerPlugin
+        The samplers that requests may name.
+    options : EngineOptions, optional
+        Settings; default: their defaults.
     finished : callable
-        ``finished(request=…, finish=…)`` is called on the event loop when a generation has ended; ``finish`` is None
-        if it was cut short. It must not raise.
-    grammars : mapping
-        What requests may be held to, by kind.
-    blamed : callable
-        ``blamed(error, "token")`` counts a failure and says whose it was.
+        ``finished(request=…, finish=…)`` is called on the event loop when a generation ends; ``finish`` is None if it
+        was interrupted. It must not raise.
+    grammars : mapping of str to GrammarFactory
+        The kinds of grammars that requests may use.
+    report_failure : callable
+        Counts a failure of a plugin; see `ReportFailure`.
     """
 
     def __init__(
@@ -88,16 +79,20 @@ class BatchingEngine:
         backend: Backend,
         tokenizer: Tokenizer,
         samplers: Mapping[str, SamplerPlugin],
-        options: EngineOptions = EngineOptions(),  # frozen
+        options: EngineOptions | None = None,
         *,
         finished: Callable[..., None] = lambda **facts: None,
         grammars: Mapping[str, GrammarFactory] | None = None,
-        blamed: Blamed = nobody,
+        report_failure: ReportFailure = ignore_blame,
     ) -> None:
         self.n_slots, self.n_ctx = backend.n_slots, backend.n_ctx
-        self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have scores for tokens without text
-        self._tokenizer, self._samplers, self._options = tokenizer, samplers, options
-        self._slots = Slots(self.n_slots, self.n_ctx, options.similar)
+        self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have logits for tokens without text
+        self._options = options = options or EngineOptions()
+        self._tokenizer, self._samplers = tokenizer, samplers
+        self._backend, self._finished = backend, finished
+        self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
+
+        self._slots = Slots(self.n_slots, self.n_ctx, options.similarity)
         n_batch = min(options.n_batch, backend.n_batch)
         self._scheduler = Scheduler(self._slots, n_batch, options.n_ubatch, continuous=options.continuous)
         self._cache = PromptCache(options.prompt_cache)
@@ -108,180 +103,159 @@ class BatchingEngine:
             self._cache,
             self._n_vocab,
             options.timeout,
-            log_cache=options.log_cache,
-            blamed=blamed,
+            log_caches=options.log_caches,
+            report_failure=report_failure,
         )
-        self._backend = backend
-        self._finished = finished
-        self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
-        self._inbox: queue.SimpleQueue[Task | Job | None] = queue.SimpleQueue()
+        self._slot_actions = SlotActions(self._run_job, self._worker, options.fingerprint, self.n_ctx)
+
+        self._inbox: queue.SimpleQueue[Task | SlotJob | None] = queue.SimpleQueue()
         self._outboxes: list[Outbox] = []  # one per event loop: the server's, and that of `preload`
-        self._refuse: Callable[[], RequestError] | None = None  # makes what new requests get
+        self._refusal: Callable[[], RequestError] | None = None  # makes the error that new requests get
         self.failed = False
         self._closed = False
-        self._n_active = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._n_active = self._n_rejected = 0
+        self._all_done = asyncio.Event()
+        self._all_done.set()
         self._thread = threading.Thread(target=self._run, name="llamafw-engine", daemon=True)
         self._thread.start()
 
     # --- on the event loop
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Return the answer, piece by piece; the last delta has ``finish``. Closing the generator cancels the request.
+        """Return the response in pieces; the last delta has ``finish``. Closing the generator cancels the request.
 
         Raises
         ------
         RequestError
-            The request cannot be served. Raised here already if that can be told from the request alone.
+            The request cannot be served. Raised by the call itself if the request alone shows it.
         """
-        if self._refuse:
-            raise self._refuse()
-        if request.prompt_logprobs is not None:  # what the cache holds has none, nor has what is cut out
-            request = replace(request, cache_prompt=False, context_shift=False)
-        seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
+        self._raise_if_refusing()
         self._check_slot(request.id_slot)
-        too_long = len(request.prompt) + (request.n_predict != 0) > self.n_ctx
-        if too_long and not request.context_shift:  # first: millions of tokens take their time
-            raise ContextFullError(len(request.prompt), self.n_ctx)
-        prompt = as_prompt(request.prompt, self._n_vocab)
-        n_keep = context_shift.kept(request.n_keep, len(prompt), self.n_ctx, bos=self._tokenizer.add_bos)
-        if too_long:
-            prompt = context_shift.shortened(prompt, n_keep, self.n_ctx)
-        self._log_prompt(prompt)
-        given = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep, seed)
-        built = build_chain(request, seed, self._samplers, given)
-        if not len(prompt):
-            return _nothing(seed)
+        if request.prompt_logprobs is not None:  # cached tokens and truncated ones have no log-probabilities
+            request = replace(request, cache_prompt=False, context_shift=False, truncate_prompt=False)
+        prompt = prepare_prompt(request, self._n_vocab, self.n_ctx, add_bos=self._tokenizer.add_bos)
+        self._log_prompt(prompt.tokens)
+
+        seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
+        context = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep, seed)
+        chain = build_chain(request, seed, self._samplers, context)
+        if not len(prompt.tokens):
+            return _respond_to_empty_prompt(seed)
         self._check_queue()
-        mailbox = asyncio.Queue[Delta | RequestError]()
-        send = self._sender(mailbox)
-        sequence = Sequence(request, prompt, built, seed, self._tokenizer, self.n_ctx, send, n_keep, too_long)
-        return self._answer(sequence, mailbox)
+        return self._respond(request, prompt, chain, seed, perf_counter())
 
     async def embed(self, request: EmbedRequest) -> Embedding:
-        """Return the embedding of a text; cancelling the call cancels the request.
+        """Return the embedding of a text. Cancelling the call cancels the request.
 
         Raises
         ------
         RequestError
             The request cannot be served.
         """
-        if self._refuse:
-            raise self._refuse()
+        self._raise_if_refusing()
         self._check_slot(request.id_slot)
         if request.pooling == "rank" and self._options.rank_head is None:
             raise NotSupported("this model cannot rerank: it has no rank head")
         if not 0 < len(request.prompt) <= self.n_ctx:
             raise ContextFullError(len(request.prompt), self.n_ctx)
-        prompt = as_prompt(request.prompt, self._n_vocab)
+        prompt = as_tokens(request.prompt, self._n_vocab)
         self._log_prompt(prompt)
         self._check_queue()
+
         mailbox = asyncio.Queue[Embedding | RequestError]()
         task = EmbedSequence(request, prompt, self._sender(mailbox), self._options.rank_head)
         async with self._active(task):
-            embedding: Embedding = await _taken(mailbox)
+            embedding: Embedding = await receive_or_raise(mailbox)
         return embedding
 
     async def preload(self, prompt: tuple[int, ...]) -> None:
-        """Evaluate a prompt into the slot that others get last, so that requests which begin with it need not."""
+        """Evaluate a prompt into the last slot, so that requests that begin with it can reuse its cache."""
         if len(prompt) > self.n_ctx:
             raise ContextFullError(len(prompt), self.n_ctx)
-        tokens = as_prompt(prompt, self._n_vocab)
+        tokens = as_tokens(prompt, self._n_vocab)
         self._log_prompt(tokens)
-        await self._job(self.n_slots - 1, lambda slot: self._worker.evaluate(slot, tokens))
+        await self._run_job(self.n_slots - 1, lambda slot: self._worker.evaluate_prompt(slot, tokens))
 
     def stats(self) -> EngineStats:
-        """Return the counts since the start."""
-        counts, n_running = self._worker.counts, len(self._scheduler.running)
+        """Return the counters since the start."""
+        counters, n_running = self._worker.counters, len(self._scheduler.running)
         return EngineStats(
-            n_decode=counts.n_decode,
-            n_busy_slots=counts.n_busy_slots,
-            prompt_tokens=counts.prompt_tokens,
-            prompt_tokens_cached=counts.prompt_tokens_cached,
-            prompt_seconds=counts.prompt_seconds,
-            predicted_tokens=counts.predicted_tokens,
-            predicted_seconds=counts.predicted_seconds,
+            n_decode=counters.n_decode,
+            n_busy_slots=counters.n_busy_slots,
+            prompt_tokens=counters.prompt_tokens,
+            prompt_tokens_cached=counters.prompt_tokens_cached,
+            prompt_seconds=counters.prompt_seconds,
+            predicted_tokens=counters.predicted_tokens,
+            predicted_seconds=counters.predicted_seconds,
             requests_processing=n_running,
             requests_deferred=max(self._n_active - n_running, 0),
-            requests_rejected=counts.rejected,
+            requests_rejected=self._n_rejected,
             cache_tokens=sum(slot.n for slot in self._slots.all),
             cache_size=self.n_slots * self.n_ctx,
             prompt_cache_bytes=self._cache.n_bytes,
             prompt_cache_limit=self._cache.limit,
         )
 
-    def slots(self) -> Seq[SlotStatus]:
-        """Return what each slot is doing."""
+    def slots(self) -> Sequence[SlotStatus]:
+        """Return the current state of each slot."""
         return [slot_status(slot) for slot in self._slots.all]
 
     async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
-        """Write the cache of a slot to a file, when nobody uses it; return its tokens and the bytes written."""
-
-        def copy(slot: Slot) -> tuple[Ints, Bytes]:
-            tokens = slot.reusable.copy()
-            return tokens, self._backend.save(slot.id, len(tokens))
-
-        tokens, state = await self._job(id, copy)
-        return len(tokens), await asyncio.to_thread(slot_files.write, path, self._options.fingerprint, tokens, state)
+        """Write a slot's cache to a file once the slot is free; return the number of tokens and of bytes."""
+        return await self._slot_actions.save(id, path)
 
     async def restore_slot(self, id: int, path: Path) -> tuple[int, int]:
-        """Read what `save_slot` wrote into a slot; return its tokens and the bytes read."""
+        """Read a file that `save_slot` wrote into a slot; return the number of tokens and of bytes."""
         self._check_slot(id, lowest=0)
-        read = partial(slot_files.read, path, self._options.fingerprint, self.n_ctx)
-        tokens, state, n_bytes = await asyncio.to_thread(read)
-        await self._job(id, lambda slot: self._worker.put(slot, tokens, state))
-        return len(tokens), n_bytes
+        return await self._slot_actions.restore(id, path)
 
     async def erase_slot(self, id: int) -> int:
-        """Empty the cache of a slot, when nobody uses it; return how many tokens it held."""
-
-        def erase(slot: Slot) -> int:
-            n = slot.n
-            self._backend.truncate(slot.id, 0)
-            slot.shorten(0)
-            return n
-
-        return int(await self._job(id, erase))
+        """Empty a slot's cache once the slot is free; return how many tokens it held."""
+        return await self._slot_actions.erase(id)
 
     async def stop(self, grace: float) -> None:
-        """Refuse new requests, let running ones finish for ``grace`` seconds, cut the rest, close the backend."""
-        self._refuse = self._refuse or _shutting_down
+        """Refuse new requests, let running ones finish for ``grace`` seconds, end the others, close the backend."""
+        self._refusal = self._refusal or _shutting_down
         try:
-            await asyncio.wait_for(self._quiet.wait(), grace)
+            await asyncio.wait_for(self._all_done.wait(), grace)
         except TimeoutError:
-            log.warning("%d requests are cut, as the server stops", self._n_active)
+            log.warning("shutting down: %d requests end early", self._n_active)
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join, _LAST_PASS)
+        await asyncio.to_thread(self._thread.join, _MAX_LAST_STEP)
         if self._thread.is_alive():
-            log.error("the backend has not come back for %.0f s; it is left behind", _LAST_PASS)
+            log.error("the backend did not return within %.0f s; shutting down without it", _MAX_LAST_STEP)
 
-    async def _answer(
-        self, sequence: Sequence, mailbox: asyncio.Queue[Delta | RequestError]
+    async def _respond(
+        self, request: GenerateRequest, prompt: PreparedPrompt, chain: Chain, seed: int, arrived: float
     ) -> AsyncGenerator[Delta, None]:
-        if (source := sequence.request.grammar) is not None:
-            sequence.hold_to(await self.grammars.compile(source), source.field)
-            self._check_queue()  # once more: while it was compiled, others have come
+        constraint: Constraint | None = None
+        if request.grammar is not None:
+            constraint = Constraint(await self.grammars.compile(request.grammar), request.grammar.field)
+            self._check_queue()  # again, because other requests arrived during the compilation
+
+        mailbox = asyncio.Queue[Delta | RequestError]()
+        send = self._sender(mailbox)
+        sequence = GeneratedSequence(
+            request, prompt, chain, constraint, seed, self._tokenizer, self.n_ctx, send, arrived
+        )
         finish: Finish | None = None
         try:
             async with self._active(sequence):
                 while finish is None:
-                    delta = await _taken(mailbox)
+                    delta = await receive_or_raise(mailbox)
                     finish = delta.finish
                     yield delta
         finally:
-            self._finished(request=sequence.request, finish=finish)
+            self._finished(request=request, finish=finish)
 
     @asynccontextmanager
     async def _active(self, task: Task) -> AsyncIterator[None]:
-        """Hand a task to the thread; take it back if it has not ended when the context does."""
+        """Pass a task to the engine thread; cancel it if it is not done when the context ends."""
         self._n_active += 1
-        self._quiet.clear()
+        self._all_done.clear()
         self._inbox.put(task)
         try:
-            # The thread closes first and then empties the inbox: one of the two sees the task.
-            if self._closed and self._refuse:
-                raise self._refuse()
+            self._raise_if_closed()
             yield
         finally:
             if not task.done:
@@ -289,43 +263,53 @@ class BatchingEngine:
                 self._inbox.put(task)
             self._n_active -= 1
             if not self._n_active:
-                self._quiet.set()
+                self._all_done.set()
 
-    async def _job(self, id: int, work: Callable[[Slot], Any]) -> Any:
-        if self._refuse:
-            raise self._refuse()
+    async def _run_job(self, id: int, work: Callable[[Slot], Any]) -> Any:
+        """Run a function on the engine thread as soon as a slot is free; return its result."""
+        self._raise_if_refusing()
         self._check_slot(id, lowest=0)
         mailbox = asyncio.Queue[Any]()
-        job = Job(id, work, self._sender(mailbox), perf_counter())
+        job = SlotJob(id, work, self._sender(mailbox), perf_counter())
         self._inbox.put(job)
         try:
-            if self._closed and self._refuse:
-                raise self._refuse()
-            return await _taken(mailbox)
+            self._raise_if_closed()
+            return await receive_or_raise(mailbox)
         finally:
             job.cancelled = True
 
+    def _raise_if_refusing(self) -> None:
+        if self._refusal:
+            raise self._refusal()
+
+    def _raise_if_closed(self) -> None:
+        # To be called after an item was put into the inbox. The thread first sets `_closed`, then empties the inbox:
+        # either this check or the thread sees the item.
+        if self._closed:
+            self._raise_if_refusing()
+
     def _log_prompt(self, prompt: Ints) -> None:
         if self._options.log_prompts:
-            log.info("%s", debug_log.prompt_tokens(prompt, self._tokenizer))
+            log.info("%s", debug_log.describe_prompt(prompt, self._tokenizer))
 
     def _check_slot(self, id: int, lowest: int = -1) -> None:
         if not lowest <= id < self.n_slots:
-            raise RequestError(f"there is no slot {id}; there are {self.n_slots}", param="id_slot")
+            message = f"slot {id} does not exist: slots are numbered from 0 to {self.n_slots - 1}"
+            raise RequestError(message, param="id_slot")
 
     def _check_queue(self) -> None:
         n_waiting = self._n_active - self.n_slots
         if n_waiting >= self._options.max_queue:
-            counts = self._worker.counts
-            counts.rejected += 1
-            seconds = counts.seconds * (n_waiting + 1) / self.n_slots
-            message = f"{n_waiting} requests are waiting, and no more may; see --max-queue"
-            raise TooManyRequests(message, min(max(round(seconds), 1), _LONGEST_RETRY))
+            self._n_rejected += 1
+            seconds = self._worker.counters.seconds_per_request * (n_waiting + 1) / self.n_slots
+            message = f"the queue is full: {n_waiting} requests are waiting (see --max-queue)"
+            raise TooManyRequests(message, min(max(round(seconds), 1), _MAX_RETRY_AFTER))
 
     def _sender(self, mailbox: asyncio.Queue[Any]) -> Callable[[Any], None]:
         return partial(self._outbox().put, mailbox)
 
     def _outbox(self) -> Outbox:
+        """Return the outbox of the running event loop."""
         loop = asyncio.get_running_loop()
         for outbox in self._outboxes:
             if outbox.loop is loop:
@@ -343,13 +327,13 @@ class BatchingEngine:
                 self._worker.step()
                 self._flush()
         except BaseException:
-            log.critical("the engine has failed; nothing can be answered any more", exc_info=True)
+            log.critical("the engine has failed; the server cannot answer requests any more", exc_info=True)
             self.failed = True
-            error = _dead
+            error = _engine_failed
         self._close(error)
 
     def _receive(self) -> bool:
-        """Take in new tasks and drop cancelled ones; wait if there is nothing to do. False: stop."""
+        """Receive new tasks and cancelled ones; wait if there is nothing else to do. False: stop."""
         while True:
             try:
                 item = self._inbox.get(block=self._worker.idle)
@@ -357,7 +341,7 @@ class BatchingEngine:
                 return True
             if item is None:
                 return False
-            if isinstance(item, Job):
+            if isinstance(item, SlotJob):
                 self._worker.jobs.append(item)
             elif not item.cancelled:
                 self._scheduler.waiting.append(item)
@@ -370,16 +354,20 @@ class BatchingEngine:
             outbox.flush()
 
     def _close(self, error: Callable[[], RequestError]) -> None:
-        """End every task with ``error``: those in slots, those waiting and those still in the inbox."""
-        self._refuse = self._refuse or error
+        """End every task with ``error``, wherever it is, and close the backend."""
+        self._refusal = self._refusal or error
         self._closed = True
-        left: list[Task | Job] = [*self._scheduler.running, *self._scheduler.waiting, *self._worker.jobs]
+        unfinished: list[Task | SlotJob] = [
+            *self._scheduler.running,
+            *self._scheduler.waiting,
+            *self._worker.jobs,
+        ]
         while not self._inbox.empty():
             item = self._inbox.get()
             if item is not None:
-                left.append(item)
-        for item in left:
-            if isinstance(item, Job):
+                unfinished.append(item)
+        for item in unfinished:
+            if isinstance(item, SlotJob):
                 item.send(error())
             else:
                 item.fail(error())
@@ -390,16 +378,7 @@ class BatchingEngine:
             log.exception("the backend cannot be closed")
 
 
-async def _taken(mailbox: asyncio.Queue[Any]) -> Any:
-    """Return the next thing in a mailbox; raise it if it is an error."""
-    item = await mailbox.get()
-    if isinstance(item, RequestError):
-        raise item
-    return item
-
-
-async def _nothing(seed: int) -> AsyncGenerator[Delta, None]:
-    """Answer the empty prompt: nothing, at once."""
+async def _respond_to_empty_prompt(seed: int) -> AsyncGenerator[Delta, None]:
     yield Delta("", finish=Finish("none", seed=seed))
 
 
@@ -407,5 +386,5 @@ def _shutting_down() -> RequestError:
     return Unavailable("the server is shutting down")
 
 
-def _dead() -> RequestError:
-    return GenerationError("the engine has failed; the server must be restarted")
+def _engine_failed() -> RequestError:
+    return GenerationError("the engine has failed; restart the server")

@@ -1,4 +1,4 @@
-"""The grammars of one model: compilers made when first asked for, run on worker threads. It knows no kind of them."""
+"""Compiles the grammars of one model on worker threads."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class Grammars:
-    """Compiles what answers are held to.
+    """The grammar compilers of one model, created at first use.
 
     Parameters
     ----------
-    factories : mapping
-        Of every plugin, by kind.
+    factories : mapping of str to GrammarFactory
+        All registered kinds of grammars.
+    context : GrammarContext
+        Passed to the factories.
     """
 
     def __init__(self, factories: Mapping[str, GrammarFactory], context: GrammarContext) -> None:
@@ -29,16 +31,16 @@ class Grammars:
         self._lock = Lock()
 
     async def compile(self, source: GrammarSource) -> Grammar:
-        """Return the grammar, at its start; see `compile_now`."""
+        """Compile a grammar on a worker thread; see `compile_now`."""
         return await asyncio.to_thread(self.compile_now, source)
 
     def compile_now(self, source: GrammarSource) -> Grammar:
-        """Return the grammar, at its start. May take long.
+        """Return the grammar in its initial state. May take seconds.
 
         Raises
         ------
         RequestError
-            The source is wrong, or cannot be enforced; ``param`` names the place.
+            The source is invalid or cannot be enforced; ``param`` names the place.
         GenerationError
             The compiler failed.
         """
@@ -49,13 +51,14 @@ class Grammars:
             raise
         except FAULTS as error:
             log.exception("a grammar of kind %r cannot be compiled", source.kind)
-            failed = ("grammar", source.kind)
-            raise GenerationError("the grammar cannot be compiled", param=source.field, source=failed) from error
+            source_of_failure = ("grammar", source.kind)
+            message = "the grammar cannot be compiled"
+            raise GenerationError(message, param=source.field, source=source_of_failure) from error
 
     def _compiler(self, kind: str) -> GrammarCompiler:
         if kind not in self._factories:
             raise RequestError(f"this server has no grammars of kind {kind!r}{suggest(kind, self._factories)}")
-        with self._lock:  # the first takes a fifth of a second; others of its kind wait for it
+        with self._lock:  # creating a compiler takes 0.2 s; concurrent requests wait for the same one
             if kind not in self._compilers:
                 self._compilers[kind] = self._factories[kind](self._context)
             return self._compilers[kind]

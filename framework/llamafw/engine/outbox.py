@@ -1,4 +1,4 @@
-"""Carry answers from the engine thread to an event loop, with few wake-ups. It knows nothing of what it carries."""
+"""Passes results from the engine thread to an event loop with few wake-ups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Outbox:
-    """What the engine thread has to say to one event loop."""
+    """Results for the mailboxes of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -17,19 +17,27 @@ class Outbox:
         self._woken = False
 
     def put(self, mailbox: asyncio.Queue[Any], item: Any) -> None:
-        """Add ``item`` for ``mailbox``; it is delivered after the next `flush`. On the engine thread."""
+        """Add ``item`` for ``mailbox``, to be delivered after the next `flush`. On the engine thread."""
         self._ready.append((mailbox, item))
 
     def flush(self) -> None:
-        """Wake the loop if there is something for it and it has not been woken yet. On the engine thread."""
+        """Wake the loop if there are items and it has not been woken yet. On the engine thread."""
         if self._ready and not self._woken:
             self._woken = True
-            with suppress(RuntimeError):  # the loop is closed: nobody is listening any more
+            with suppress(RuntimeError):  # the loop is closed
                 self.loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        # First the flag, then the items: what is put in between wakes the loop once more, for nothing at worst.
+        # Reset the flag before reading the items: an item added in between only causes one needless wake-up.
         self._woken = False
         while self._ready:
             mailbox, item = self._ready.popleft()
             mailbox.put_nowait(item)
+
+
+async def receive_or_raise(mailbox: asyncio.Queue[Any]) -> Any:
+    """Return the next item of a mailbox; raise it if it is an exception."""
+    item = await mailbox.get()
+    if isinstance(item, Exception):
+        raise item
+    return item

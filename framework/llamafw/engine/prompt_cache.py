@@ -1,6 +1,6 @@
-"""States of slots kept in memory, so that a conversation need not be evaluated again when others had its slot since.
+"""Keeps saved states of slots in memory, so that a conversation need not be evaluated again when it returns.
 
-It knows nothing of slots and backends: a state is bytes, and the tokens they belong to.
+A state is bytes to this module; it is independent of slots and backends.
 """
 
 from __future__ import annotations
@@ -14,50 +14,56 @@ from llamafw.types import Bytes, Ints
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A prefix that was evaluated, and the state of a cache that holds it."""
+    """An evaluated prefix and the saved state of it."""
 
     tokens: Ints
     state: Bytes
 
 
 class PromptCache:
-    """Entries, the least recently used first, of at most ``limit`` bytes together; None: any number."""
+    """Saved states, least recently used first.
+
+    Parameters
+    ----------
+    limit : int or None
+        Maximum total size in bytes; None: no limit.
+    """
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.n_bytes = 0
         self._entries: OrderedDict[int, Entry] = OrderedDict()  # by id
 
-    def takes(self, n_bytes: int) -> bool:
-        """Return whether an entry of this size can be kept at all."""
+    def accepts(self, n_bytes: int) -> bool:
+        """Return whether a state of this size fits at all."""
         return self.limit is None or n_bytes <= self.limit
 
     def best(self, prompt: Ints) -> tuple[Entry | None, int]:
-        """Return the entry that shares the longest prefix with ``prompt``, and its length; the entry counts as used."""
-        found, longest = None, 0
+        """Return the entry with the longest common prefix with ``prompt``, and its length. It counts as used."""
+        best, longest = None, 0
         for entry in self._entries.values():
             n = common_prefix(entry.tokens, prompt)
             if n > longest:
-                found, longest = entry, n
-        if found is not None:
-            self._entries.move_to_end(id(found))
-        return found, longest
+                best, longest = entry, n
+        if best is not None:
+            self._entries.move_to_end(id(best))
+        return best, longest
 
     def holds(self, tokens: Ints) -> bool:
         """Return whether an entry begins with all of ``tokens``."""
         return any(common_prefix(entry.tokens, tokens) == len(tokens) for entry in self._entries.values())
 
     def add(self, tokens: Ints, state: Bytes) -> None:
-        """Keep a state. Entries that are a prefix of it go, and the least recently used ones if there is no room."""
+        """Add a state. Entries that are a prefix of it are removed, then the least recently used until it fits."""
         for entry in list(self._entries.values()):
             if common_prefix(entry.tokens, tokens) == len(entry.tokens):
-                self._drop(entry)
+                self._remove(entry)
         entry = Entry(tokens, state)
         self._entries[id(entry)] = entry
         self.n_bytes += state.nbytes
         while self.limit is not None and self.n_bytes > self.limit:
-            self._drop(next(iter(self._entries.values())))
+            self._remove(next(iter(self._entries.values())))
 
-    def _drop(self, entry: Entry) -> None:
+    def _remove(self, entry: Entry) -> None:
         del self._entries[id(entry)]
         self.n_bytes -= entry.state.nbytes

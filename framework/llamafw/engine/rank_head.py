@@ -1,8 +1,9 @@
-"""Rank heads: what turns the hidden state of a text's last token into a score. They know nothing of texts.
+"""Computes a reranker's score from the hidden state of a text's last token.
 
-In GGUF files: ``cls.weight`` and ``cls.bias`` are a dense layer with tanh behind it, ``cls.output.weight`` and
-``cls.output.bias`` what makes scores of its result. A model has one of the two, or both. The first score counts. So
-has llama.cpp it, where encoders take the first token's state; a decoder's first token has seen nothing.
+In GGUF files ``cls.weight`` and ``cls.bias`` are a dense layer that is followed by tanh; ``cls.output.weight`` and
+``cls.output.bias`` compute scores from its result. A model has one of the two layers or both. If there are several
+scores, the first one is used, as in llama.cpp. Encoders use the first token's state instead; the first token of a
+decoder depends on no other token.
 """
 
 from __future__ import annotations
@@ -22,38 +23,38 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A matrix and what is added to its product."""
+    """A linear layer."""
 
     weight: Doubles  # (n_out, n_in)
     bias: Doubles  # (n_out,)
 
     def __call__(self, values: Doubles) -> Doubles:
-        """Return ``(n_out,)`` for ``(n_in,)``."""
+        """Return the layer's output, ``(n_out,)``, for ``values``, ``(n_in,)``."""
         return self.weight @ values + self.bias
 
 
 @dataclass(frozen=True, slots=True)
 class RankHead:
-    """The layers that there are."""
+    """The layers of a rank head, of which one may be missing."""
 
     dense: Layer | None
     output: Layer | None
 
     def score(self, hidden: Floats) -> float:
-        """Return the score of a hidden state, ``(n_embd,)``."""
+        """Return the score of a hidden state, ``(n_embd,)`` float32."""
         values = hidden.astype(np.float64)
         if self.dense:
             values = np.tanh(self.dense(values))
         return float((self.output(values) if self.output else values)[0])
 
 
-def rank_head(model: Model, quants: Mapping[str, Quant], n_embd: int) -> RankHead | None:
-    """Return the rank head of a model; None if it has none.
+def read_rank_head(model: Model, quants: Mapping[str, Quant], n_embd: int) -> RankHead | None:
+    """Return the rank head of a model, or None if it has none.
 
     Raises
     ------
     ModelError
-        Its tensors do not fit each other, or the model.
+        The shapes of its tensors do not fit.
     """
     dense = _layer("cls", model, quants, n_embd)
     output = _layer("cls.output", model, quants, len(dense.bias) if dense else n_embd)
@@ -64,13 +65,13 @@ def _layer(name: str, model: Model, quants: Mapping[str, Quant], n_in: int) -> L
     if f"{name}.weight" not in model.tensors:
         return None
     weight = _values(f"{name}.weight", model, quants)
-    weight = weight.reshape(-1, weight.shape[-1])  # one score: the file may have a vector
+    weight = weight.reshape(-1, weight.shape[-1])  # a single score may be stored as a vector
     if weight.shape[1] != n_in:
-        raise ModelError(f"{model.path}: {name}.weight takes {weight.shape[1]} numbers, and gets {n_in}")
+        raise ModelError(f"{model.path}: {name}.weight has {weight.shape[1]} inputs instead of {n_in}")
     n_out = len(weight)
     bias = _values(f"{name}.bias", model, quants) if f"{name}.bias" in model.tensors else np.zeros(n_out)
     if bias.shape != (n_out,):
-        raise ModelError(f"{model.path}: {name}.bias has the shape {bias.shape}, and {name}.weight {n_out} rows")
+        raise ModelError(f"{model.path}: {name}.bias has shape {bias.shape}, but {name}.weight has {n_out} rows")
     return Layer(weight, bias)
 
 

@@ -1,50 +1,48 @@
-"""Decide who gets a slot, and which tokens are evaluated next. It knows nothing of backends, text or threads.
+"""Decides which request gets a slot and which tokens are evaluated next.
 
-Every step takes one token of each sequence that generates, then tokens of prompts up to the limit of the step:
-``n_batch`` if there is but one sequence; otherwise ``n_ubatch``, so that nobody waits long for a token because somebody
-else's prompt is long. Of the room for prompts half goes to the oldest one, the rest to those with least left: a
-short question is not held up by a long document, nor the document by a stream of questions.
+Each step evaluates one token of every sequence that generates, then prompt tokens up to the step's limit: ``n_batch``
+if only one sequence runs, otherwise ``n_ubatch``, so that a long prompt does not delay other requests' tokens much.
+The oldest prompt gets half of the space for prompts; the rest goes to the prompts with the fewest tokens left. So a
+short question does not wait for a long document, nor the document for a stream of short questions.
 
-Nothing of this shows in the answers, as a token's logits do not depend on what else is in the batch. Texts to be
-embedded never share a step with others, as the backend computes hidden states or logits; where both run, they take
-turns.
+Scheduling never changes a response, because a token's logits do not depend on the rest of the batch. Embeddings never
+share a step with generations, because a backend computes either hidden states or logits; if both run, they alternate.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from llamafw.engine.embed_sequence import EmbedSequence
-from llamafw.engine.sequence import Sequence
 from llamafw.engine.slots import Slot, Slots
+from llamafw.engine.task import Task
 from llamafw.types import Batch, Ints
-
-Task = Sequence | EmbedSequence
-"""What is scheduled: a text that goes on, or one that is embedded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one task has in a step."""
+class BatchPart:
+    """One task's share of a step."""
 
     task: Task
     slot: Slot
-    tokens: Ints  # they follow what the slot's cache holds
-    outputs: range  # which of them something is wanted of
+    tokens: Ints  # they continue the slot's cache
+    outputs: range  # which of them need an output row
 
 
 class Scheduler:
-    """Sequences wait for a slot, first come, first served; those that have one run together.
+    """Tasks that wait for a slot, in order of arrival, and tasks that run.
 
     Parameters
     ----------
+    slots : Slots
+        The slots to assign.
+    n_batch, n_ubatch : int
+        Maximum number of tokens per step if one sequence runs, and if several do.
     continuous : bool
-        False: who waits begins when nobody generates.
+        False: waiting requests start only when no sequence generates.
     """
 
     def __init__(self, slots: Slots, n_batch: int, n_ubatch: int, *, continuous: bool = True) -> None:
@@ -52,22 +50,26 @@ class Scheduler:
         self.running: list[Task] = []  # oldest first
         self._slots, self.n_batch, self._n_ubatch = slots, n_batch, min(n_ubatch, n_batch)
         self._continuous = continuous
-        self._embeds = False  # whose turn it is
+        self._last_output = "logits"  # what the last step computed if tasks of both kinds ran
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether there are no tasks."""
         return not (self.running or self.waiting)
 
     def admit(self) -> Iterator[tuple[Task, Slot, int]]:
-        """Move sequences from waiting to running while there are slots for them.
+        """Move tasks from waiting to running while slots are free.
 
-        One that waits for a certain slot holds up nobody behind it.
+        A task that waits for a particular slot does not block the tasks behind it.
 
         Yields
         ------
-        tuple of task, Slot and int
-            The slot it gets, and how many tokens of the prompt the slot's cache already holds.
+        task : Task
+            A task that starts.
+        slot : Slot
+            Its slot.
+        n_common : int
+            How many tokens of the prompt the slot's cache already holds.
         """
         if not self._continuous and any(not task.n_left for task in self.running):
             return
@@ -75,76 +77,83 @@ class Scheduler:
             if not self._slots.any_free():
                 return
             request = task.request
-            taken = self._slots.take(task.prompt, request.id_slot, cache_prompt=request.cache_prompt)
-            if taken is not None:
+            assigned = self._slots.take(task.prompt, request.id_slot, cache_prompt=request.cache_prompt)
+            if assigned is not None:
+                slot, n_common = assigned
                 self.waiting.remove(task)
                 self.running.append(task)
-                taken[0].served = task
-                yield task, *taken
+                slot.task = task
+                yield task, slot, n_common
 
     def remove(self, task: Task) -> None:
-        """Forget a task; its slot is free, and keeps its cache."""
+        """Remove a task and free its slot. The slot keeps its cache."""
         if task.slot is not None:
             self.running.remove(task)
             task.slot.busy = False
         elif task in self.waiting:
             self.waiting.remove(task)
 
-    def next_parts(self) -> list[Part]:
-        """Return what is to be evaluated now; empty if nothing runs."""
-        running = self._turn()
+    def next_parts(self) -> list[BatchPart]:
+        """Return what to evaluate now; empty if no task runs."""
+        running = self._running_of_one_kind()
         if len(running) > self.n_batch:  # a tiny n_batch: take turns
             chosen = running[: self.n_batch]
             self.running = [task for task in self.running if task not in chosen] + chosen
             return [_part(task, 1) for task in chosen]
+
         parts = [_part(task, 1) for task in running if not task.n_left]
         prompts = [task for task in running if task.n_left]
         if prompts:
-            most = self.n_batch if len(running) == 1 else self._n_ubatch
-            shares = share([task.n_next for task in prompts], max(most - len(parts), 1))
+            max_tokens = self.n_batch if len(running) == 1 else self._n_ubatch
+            shares = divide([task.n_next for task in prompts], max(max_tokens - len(parts), 1))
             parts += [_part(task, n) for task, n in zip(prompts, shares, strict=True) if n]
         return parts
 
-    def _turn(self) -> list[Task]:
-        """Return the running ones of one kind: the other kind than last time, if there are both."""
-        kinds = {task.embeds for task in self.running}
-        if len(kinds) < 2:
+    def _running_of_one_kind(self) -> list[Task]:
+        """Return the running tasks that need the same output; alternate between the two kinds if both run."""
+        if len({task.output for task in self.running}) < 2:
             return self.running
-        self._embeds = not self._embeds
-        return [task for task in self.running if task.embeds == self._embeds]
+        self._last_output = "logits" if self._last_output == "hidden" else "hidden"
+        return [task for task in self.running if task.output == self._last_output]
 
 
-def share(left: Seq[int], room: int) -> list[int]:
-    """Return how many tokens of each prompt to evaluate now, given what is left of each, oldest first."""
-    given = [0] * len(left)
-    by_length = sorted(range(1, len(left)), key=left.__getitem__)
-    for i, most in [(0, (room + 1) // 2), *((i, room) for i in by_length), (0, room)]:
-        n = min(left[i] - given[i], most, room)
-        given[i] += n
-        room -= n
-    return given
+def divide(n_left: Sequence[int], n_free: int) -> list[int]:
+    """Return how many tokens of each prompt to evaluate now.
+
+    Parameters
+    ----------
+    n_left : sequence of int
+        Tokens left of each prompt, oldest prompt first.
+    n_free : int
+        Number of tokens to hand out.
+    """
+    shares = [0] * len(n_left)
+    by_length = sorted(range(1, len(n_left)), key=n_left.__getitem__)
+    for i, limit in [(0, (n_free + 1) // 2), *((i, n_free) for i in by_length), (0, n_free)]:
+        n = min(n_left[i] - shares[i], limit, n_free)
+        shares[i] += n
+        n_free -= n
+    return shares
 
 
-def as_batch(parts: Seq[Part]) -> Batch:
+def as_batch(parts: Sequence[BatchPart]) -> Batch:
     """Return the batch of one forward pass."""
     counts = [len(part.tokens) for part in parts]
     ends = np.cumsum(counts)
+    positions = [np.arange(part.slot.n, part.slot.n + len(part.tokens)) for part in parts]
+    outputs = [end - n + i for end, n, part in zip(ends, counts, parts, strict=True) for i in part.outputs]
     return Batch(
         tokens=np.concatenate([part.tokens for part in parts]),
-        positions=np.concatenate([np.arange(part.slot.n, part.slot.n + len(part.tokens)) for part in parts]).astype(
-            np.int32
-        ),
+        positions=np.concatenate(positions).astype(np.int32),
         slots=np.repeat(np.array([part.slot.id for part in parts], np.int32), counts),
-        outputs=np.array(
-            [end - n + i for end, n, part in zip(ends, counts, parts, strict=True) for i in part.outputs], np.int32
-        ),
+        outputs=np.array(outputs, np.int32),
     )
 
 
-def _part(task: Task, n: int) -> Part:
+def _part(task: Task, n: int) -> BatchPart:
     slot = task.slot
-    assert slot is not None  # it runs
+    assert slot is not None  # the task is running
     if not task.n_left:
-        return Part(task, slot, np.array([task.last], np.int32), range(1))
+        return BatchPart(task, slot, np.array([task.last], np.int32), range(1))
     tokens = task.prompt[task.n_done : task.n_done + n]
-    return Part(task, slot, tokens, task.outputs(len(tokens)))
+    return BatchPart(task, slot, tokens, task.outputs(len(tokens)))

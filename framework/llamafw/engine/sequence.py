@@ -1,195 +1,266 @@
-"""One request being answered: its place in the cache, its text so far, and how it ends.
-
-Made on the event loop, then changed on the engine thread alone. It knows nothing of batches and backends.
-"""
+"""A generation request in a slot: its sampler chain, its text so far, and the reason why it ends."""
 
 from __future__ import annotations
 
-import contextlib
 from array import array
 from collections.abc import Callable
 from math import inf
 from time import perf_counter
+from typing import Any, Literal
 
-import numpy as np
-
+from llamafw.engine import context_shift
 from llamafw.engine.detokenizer import Detokenizer, Piece
+from llamafw.engine.prompt import PreparedPrompt
 from llamafw.engine.slots import Slot
 from llamafw.errors import DeadlineExceeded, RequestError
-from llamafw.interfaces import Grammar, Tokenizer
-from llamafw.sampling import logprobs
-from llamafw.sampling.chain import Chain, DeadEnd
+from llamafw.interfaces import Tokenizer
+from llamafw.sampling.chain import Chain, NoTokenAllowed
+from llamafw.sampling.constraint import Constraint
 from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.logprobs import logprobs_of_candidates, logprobs_of_row
 from llamafw.types import (
     Delta,
     Finish,
     Floats,
     GeneratedToken,
     GenerateRequest,
-    Ints,
     PromptProgress,
     StopType,
     Timings,
     TokenLogprob,
 )
 
-_TOLD = 64  # tokens of a prompt evaluated at a time if each one's log-probability is wanted: each has a row of logits
-_ENDLESS = 2**62  # more tokens than anybody will see
+_MAX_LOGPROB_TOKENS = 64  # prompt tokens per step if each one's log-probability is needed: each has a row of logits
+_NO_LIMIT = 2**62  # more tokens than any response can have
 
 
 class Sequence:
-    """A request, from its arrival to its last delta.
+    """A generation request from its arrival to its last delta. A `Task`.
 
     Parameters
     ----------
+    request : GenerateRequest
+        The request.
+    prompt : PreparedPrompt
+        Its prompt.
+    chain : Chain
+        Its samplers.
+    constraint : Constraint or None
+        Its grammar, in the initial state.
+    seed : int
+        The seed of the chain, for the report.
+    tokenizer : Tokenizer
+        Turns tokens into text.
     n_ctx : int
-        Positions of a slot. Prompt and answer together fill no more, unless the request lets the context shift.
-    n_keep : int
-        Tokens of the start that no shift drops.
-    truncated : bool
-        Something of the prompt was cut out.
+        Positions per slot. Prompt and response together do not exceed it, unless the request allows context shift.
     send : callable
-        Takes deltas, and at most one error, which is then the last thing sent.
+        Receives deltas, and at most one error, which is then the last item.
+    arrived : float, optional
+        Time of arrival, from `time.perf_counter`; default: now.
     """
 
-    embeds = False
+    output: Literal["logits", "hidden"] = "logits"
+    failure_message = "the response could not be continued"
 
     def __init__(
         self,
         request: GenerateRequest,
-        prompt: Ints,
+        prompt: PreparedPrompt,
         chain: Chain,
+        constraint: Constraint | None,
         seed: int,
         tokenizer: Tokenizer,
         n_ctx: int,
         send: Callable[[Delta | RequestError], None],
-        n_keep: int = 0,
-        truncated: bool = False,
+        arrived: float | None = None,
     ) -> None:
-        self.request, self.prompt, self.seed, self.n_keep = request, prompt, seed, n_keep
-        self.truncated = truncated
+        self.request, self.prompt, self.seed = request, prompt.tokens, seed
+        self.n_keep, self._truncated = prompt.n_keep, prompt.truncated
         self.slot: Slot | None = None
-        self.last = -1  # the token drawn last, not yet evaluated
-        self.done = False  # nothing more is to be computed or sent
-        self.cancelled = False  # the client has gone; written by the event loop
-        self._chain, self._tokenizer, self._send = chain, tokenizer, send
+        self.last = -1
+        self.done = self.cancelled = False
+        self._chain, self._constraint, self._tokenizer, self._send = chain, constraint, tokenizer, send
         self._text = Detokenizer(request.stop)
-        room = n_ctx - len(prompt)
-        wanted = request.n_predict if request.n_predict >= 0 else _ENDLESS
+
+        room = n_ctx - len(self.prompt)
+        requested = request.n_predict if request.n_predict >= 0 else _NO_LIMIT
         if request.n_predict == -2 or not request.context_shift:
-            self._limit, self._cut_short = min(wanted, room), wanted > room
+            self._limit, self._limited_by_context = min(requested, room), requested > room
         else:
-            self._limit, self._cut_short = wanted, False
+            self._limit, self._limited_by_context = requested, False
+
         self.n_predicted = 0
-        self._sampled = array("i")  # 4 bytes each: an answer may have no end
-        self.n_done = self.n_cached = 0  # tokens of the prompt that are in the cache, and that were when it began
+        self._drawn = array("i")  # 4 bytes per token: a response can be very long
+        self.n_done = self.n_cached = 0  # prompt tokens in the cache: now, and when the sequence began
         self.stop_type: StopType = "none"
         self.stopping_word = ""
-        self._n_told = 0  # tokens of the prompt whose log-probabilities have been sent
-        self._line_ended = False
-        self.arrived = perf_counter()
+        self._n_reported = 0  # prompt tokens whose log-probabilities have been sent
+        self._has_newline = False
+        self.arrived = perf_counter() if arrived is None else arrived
         self.deadline = self.arrived + (inf if request.deadline_ms is None else request.deadline_ms / 1e3)
-        self.started = self._first = self._drawn = self.arrived
+        self._started = self._first_drawn = self._last_drawn = self.arrived
 
-    # --- what the scheduler asks
+    # --- for the scheduler
 
     @property
     def n_left(self) -> int:
-        """How many tokens of the prompt are still to be evaluated; 0: it generates."""
+        """Number of prompt tokens that are still to be evaluated; 0 while it generates."""
         return len(self.prompt) - self.n_done
 
     @property
     def n_remain(self) -> int:
-        """How many tokens may still be drawn; -1: any number."""
-        return -1 if self._limit == _ENDLESS else self._limit - self.n_predicted
+        """Number of tokens that may still be drawn; -1: no limit."""
+        return -1 if self._limit == _NO_LIMIT else self._limit - self.n_predicted
 
     @property
     def n_next(self) -> int:
-        """How many tokens of the prompt may be evaluated in the next step."""
-        return self.n_left if self.request.prompt_logprobs is None else min(self.n_left, _TOLD)
+        """Maximum number of prompt tokens that the next step may evaluate."""
+        return self.n_left if self.request.prompt_logprobs is None else min(self.n_left, _MAX_LOGPROB_TOKENS)
 
     def outputs(self, n: int) -> range:
-        """Return which of the next ``n`` tokens' logits are wanted.
+        """Return which of the next ``n`` tokens' logits are needed.
 
-        The last one's, if an answer is; and if the prompt's log-probabilities are, those of every token before another.
+        These are the last one's if a token is drawn next, and, for log-probabilities of the prompt, those of every
+        token that another one follows.
         """
-        answers = n >= self.n_left and self._limit > 0
+        draws = n >= self.n_left and self._limit > 0
         if self.n_left and self.request.prompt_logprobs is not None:
-            return range(n if answers or n < self.n_left else n - 1)
-        return range(n - 1 if answers else n, n)
-
-    def advance(self, n: int) -> None:
-        """Note that ``n`` more tokens have been evaluated."""
-        if self.n_left:
-            self.n_done = min(self.n_done + n, len(self.prompt))
-            self._report()
-
-    def hold_to(self, grammar: Grammar, field: str) -> None:
-        """Hold the answer to a grammar, at its start. On the event loop, before the engine has the sequence."""
-        self._chain.grammar, self._chain.field = grammar, field
+            return range(n if draws or n < self.n_left else n - 1)
+        return range(n - 1 if draws else n, n)
 
     def begin(self, slot: Slot, n_cached: int) -> None:
-        """Take a slot whose cache holds the first ``n_cached`` tokens of the prompt, and nothing else."""
+        """Start in a slot whose cache holds exactly the first ``n_cached`` tokens of the prompt."""
         self.slot, self.n_cached, self.n_done = slot, n_cached, n_cached
-        self.started = perf_counter()
-        self._report()
+        self._started = perf_counter()
+        self._report_progress()
 
-    def _report(self) -> None:
+    def advance(self, n: int) -> None:
+        """Record that ``n`` more tokens were evaluated."""
+        if self.n_left:
+            self.n_done = min(self.n_done + n, len(self.prompt))
+            self._report_progress()
+
+    def _report_progress(self) -> None:
         if self.request.return_progress:
-            ms = (perf_counter() - self.started) * 1e3
+            ms = (perf_counter() - self._started) * 1e3
             progress = PromptProgress(len(self.prompt), self.n_cached, self.n_done, ms)
             self._send(Delta("", id_slot=self._id_slot(), progress=progress))
 
-    # --- what the engine does
+    # --- after a forward pass
 
-    def tell_prompt(self, rows: Floats) -> Floats:
-        """Send the log-probabilities of the prompt's tokens that ``rows`` stand before; return the other rows."""
-        n_top, first = self.request.prompt_logprobs, max(self._n_told, 1)
-        if n_top is None or self.n_predicted:
-            return rows
-        tokens = self.prompt[first : first + len(rows)].tolist()
-        found = [(token, *logprobs.of_row(row, token, n_top)) for token, row in zip(tokens, rows, strict=False)]
-        told = [GeneratedToken(token, self._whole_piece(token), value, top) for token, value, top in found]
-        if not self._n_told:  # nothing stands before the first
-            token = int(self.prompt[0])
-            told.insert(0, GeneratedToken(token, self._whole_piece(token)))
-        self._n_told = first + len(tokens)
-        self._send(Delta("", id_slot=self._id_slot(), prompt=tuple(told)))
-        return rows[len(tokens) :]
+    def take(self, rows: Floats, buffers: CandidateBuffers) -> None:
+        """Report the prompt's log-probabilities if requested, then draw the next token.
 
-    def _whole_piece(self, token: int) -> bytes:
-        return self._tokenizer.piece(token, special=True)
-
-    def pick(self, vocabulary: CandidateBuffers, row: Floats) -> None:
-        """Draw the next token; send what text is certain; finish if it is the last. See `Chain.pick`.
+        Parameters
+        ----------
+        rows : (m, n_vocab) float32
+            The logits of `outputs`. Logits beyond the tokenizer's vocabulary are ignored.
+        buffers : CandidateBuffers
+            The buffers of the calling thread.
 
         Raises
         ------
         RequestError
-            A sampler failed, or nothing can be drawn.
+            A sampler or the grammar failed, or every token is forbidden.
         """
+        rows = self._report_prompt_logprobs(rows[:, : len(buffers.ids)])
+        if len(rows):
+            self._draw_token(buffers, rows[0])
+        elif not self.n_left:  # the request only asked to evaluate the prompt
+            self._end(("", ()), "limit")
+
+    def _report_prompt_logprobs(self, rows: Floats) -> Floats:
+        """Send the log-probabilities of the prompt tokens that follow ``rows``; return the rows that are left."""
+        n_top, first = self.request.prompt_logprobs, max(self._n_reported, 1)
+        if n_top is None or self._n_reported == len(self.prompt):
+            return rows
+        tokens = self.prompt[first : first + len(rows)].tolist()
+        report: list[GeneratedToken] = []
+        if not self._n_reported:  # the first token has no log-probability, because nothing precedes it
+            token = int(self.prompt[0])
+            report.append(GeneratedToken(token, self._full_piece(token)))
+        for token, row in zip(tokens, rows, strict=False):
+            logprob, top = logprobs_of_row(row, token, n_top)
+            report.append(GeneratedToken(token, self._full_piece(token), logprob, top))
+
+        self._n_reported = first + len(tokens)
+        self._send(Delta("", id_slot=self._id_slot(), prompt=tuple(report)))
+        return rows[len(tokens) :]
+
+    def _full_piece(self, token: int) -> bytes:
+        return self._tokenizer.piece(token, special=True)
+
+    def _draw_token(self, buffers: CandidateBuffers, row: Floats) -> None:
+        """Draw the next token from a row of logits, send new text, and finish if it is the last token."""
         request = self.request
-        reported = request.logprobs or request.n_probs > 0
-        raw = row.copy() if reported and not request.post_sampling_probs else None
+        reports_logprobs = request.logprobs or request.n_probs > 0
+        original = row.copy() if reports_logprobs and not request.post_sampling_probs else None
         try:
-            token, candidates = self._chain.pick(vocabulary, row)
-        except DeadEnd:
-            return self.finish("none")
+            token, candidates = self._chain.pick(buffers, row, self._constraint)
+        except NoTokenAllowed:
+            return self._end(("", ()), "none")
+
         logprob: float | None = None
         top: tuple[TokenLogprob, ...] = ()
-        if raw is not None:
-            logprob, top = logprobs.of_row(raw, token, request.n_probs)
-        elif reported:
-            logprob, top = logprobs.of_candidates(candidates, token, request.n_probs)
+        if original is not None:
+            logprob, top = logprobs_of_row(original, token, request.n_probs)
+        elif reports_logprobs:
+            logprob, top = logprobs_of_candidates(candidates, token, request.n_probs)
         piece = self._tokenizer.piece(token, special=request.special)
-        self._push(GeneratedToken(token, piece, logprob, top))
+        self._append(GeneratedToken(token, piece, logprob, top))
 
-    def finish(self, stop_type: StopType, word: str | None = None, *, truncated: bool = False) -> None:
-        """Send the last delta, with all that was withheld."""
-        self._end(("", ()), stop_type, word, truncated)
+    def _append(self, token: GeneratedToken) -> None:
+        """Add a drawn token; send the text that is now certain, or the last delta."""
+        now = perf_counter()
+        if not self.n_predicted:
+            self._first_drawn = now
+        self._last_drawn, self.last = now, token.id
+        self.n_predicted += 1
+        self._drawn.append(token.id)
+        self._has_newline = self._has_newline or b"\n" in token.piece
+
+        piece, word = self._text.feed(token)
+        if word is not None:
+            self._end(piece, "word", word)
+        elif token.id in self._tokenizer.eog or (self._constraint is not None and self._constraint.ended):
+            self._end(piece, "eos")
+        elif self.n_predicted >= self._limit:
+            self._end(piece, "limit", truncated=self._limited_by_context)
+        elif self._has_newline and self._is_over_time(now):
+            self._end(piece, "limit")
+        elif piece[0] or piece[1]:
+            self._send(Delta(*piece, self._id_slot(), timings=self._timings_if_requested()))
+
+    def _is_over_time(self, now: float) -> bool:
+        limit = self.request.t_max_predict_ms
+        return limit is not None and (now - self._first_drawn) * 1e3 > limit
+
+    # --- context shift
+
+    def n_discard(self) -> int:
+        """Return how many tokens after the first ``n_keep`` to drop from the full context; 0: none."""
+        n = 0 if self.slot is None else self.slot.n
+        return context_shift.n_discarded(n, self.n_keep, self.request.n_discard)
+
+    def end_at_full_context(self) -> None:
+        """Finish because the context is full and nothing can be dropped."""
+        self._end(("", ()), "limit", truncated=True)
+
+    def note_shift(self) -> None:
+        """Record that tokens were dropped from the context."""
+        self._truncated = True
+
+    # --- the end
+
+    def expire(self) -> None:
+        """Finish because the deadline has passed. Text that was generated stands; without any, it is an error."""
+        if self.n_predicted:
+            self._end(("", ()), "limit")
+        else:
+            self.fail(DeadlineExceeded("deadline_ms passed before a token was generated", param="deadline_ms"))
 
     def fail(self, error: RequestError) -> None:
-        """Send what text there is, then the error."""
+        """Send the text that was held back, then the error."""
         if self.done:
             return
         self.done = True
@@ -198,50 +269,20 @@ class Sequence:
             self._send(Delta(text, tokens, self._id_slot()))
         self._send(error)
 
-    def _push(self, token: GeneratedToken) -> None:
-        now = perf_counter()
-        if not self.n_predicted:
-            self._first = now
-        self._drawn, self.last = now, token.id
-        self.n_predicted += 1
-        self._sampled.append(token.id)
-        self._line_ended = self._line_ended or b"\n" in token.piece
-        piece, word = self._text.feed(token)
-        if word is not None:
-            self._end(piece, "word", word)
-        elif token.id in self._tokenizer.eog or (self._chain.grammar is not None and self._chain.grammar.ended):
-            self._end(piece, "eos")
-        elif self.n_predicted >= self._limit:
-            self._end(piece, "limit", truncated=self._cut_short)
-        elif self._line_ended and self._takes_too_long(now):
-            self._end(piece, "limit")
-        elif piece[0] or piece[1]:
-            self._send(Delta(*piece, self._id_slot(), timings=self._timings_so_far()))
-
-    def _takes_too_long(self, now: float) -> bool:
-        most = self.request.t_max_predict_ms
-        return most is not None and (now - self._first) * 1e3 > most
-
-    def expire(self) -> None:
-        """End it: its deadline has come. What was said stands; if that is nothing, it is an error."""
-        if self.n_predicted:
-            self.finish("limit")
-        else:
-            self.fail(DeadlineExceeded("deadline_ms was over before there was an answer", param="deadline_ms"))
-
     def _end(self, piece: Piece, stop_type: StopType, word: str | None = None, truncated: bool = False) -> None:
+        """Send the last delta, including all text that was held back."""
         self.done = True
         text, tokens = piece
         if word is None:
             (rest, more), word = self._text.flush()
             text, tokens = text + rest, tokens + more
-            if word is not None:  # half a character, turned into U+FFFD, completed it
+            if word is not None:  # an incomplete character became U+FFFD and completed the stop string
                 stop_type, truncated = "word", False
         self.stop_type, self.stopping_word = stop_type, word or ""
-        summary = self._summary(truncated or self.truncated)
-        self._send(Delta(text, tokens, self._id_slot(), summary, self._timings_so_far()))
+        finish = self._finish(truncated or self._truncated)
+        self._send(Delta(text, tokens, self._id_slot(), finish, self._timings_if_requested()))
 
-    def _summary(self, truncated: bool) -> Finish:
+    def _finish(self, truncated: bool) -> Finish:
         return Finish(
             self.stop_type,
             self.stopping_word,
@@ -252,33 +293,38 @@ class Sequence:
             id_slot=self._id_slot(),
             seed=self.seed,
             timings=self.timings(),
-            tokens=tuple(self._sampled),
+            tokens=tuple(self._drawn),
         )
+
+    # --- for observers
 
     def timings(self) -> Timings:
         """Return the counts and times so far."""
-        prompt_end = self._first if self.n_predicted else perf_counter()
+        prompt_end = self._first_drawn if self.n_predicted else perf_counter()
         return Timings(
             cache_n=self.n_cached,
             prompt_n=self.n_done - self.n_cached,
-            prompt_ms=(prompt_end - self.started) * 1e3,
+            prompt_ms=(prompt_end - self._started) * 1e3,
             predicted_n=self.n_predicted,
-            predicted_ms=(self._drawn - prompt_end) * 1e3 if self.n_predicted else 0.0,
-            queue_ms=(self.started - self.arrived) * 1e3,
+            predicted_ms=(self._last_drawn - prompt_end) * 1e3 if self.n_predicted else 0.0,
+            queue_ms=(self._started - self.arrived) * 1e3,
         )
 
-    def _timings_so_far(self) -> Timings | None:
+    def status(self) -> dict[str, Any]:
+        """Return the fields of `SlotStatus` that are known of a generation."""
+        return {
+            "request": self.request,
+            "n_prompt": len(self.prompt),
+            "n_prompt_processed": self.n_done - self.n_cached,
+            "n_cached": self.n_cached,
+            "n_decoded": self.n_predicted,
+            "n_remain": self.n_remain,
+            "stop_type": self.stop_type,
+            "stopping_word": self.stopping_word,
+        }
+
+    def _timings_if_requested(self) -> Timings | None:
         return self.timings() if self.request.timings_per_token else None
 
     def _id_slot(self) -> int:
         return -1 if self.slot is None else self.slot.id
-
-
-def as_prompt(prompt: tuple[int, ...], n_vocab: int) -> Ints:
-    """Return the prompt as an array; RequestError if it holds something that is no token of the model."""
-    with contextlib.suppress(OverflowError):  # of an id that is out of all bounds
-        tokens = np.fromiter(prompt, np.int32, len(prompt))
-        if not len(tokens) or (tokens.min() >= 0 and tokens.max() < n_vocab):
-            return tokens
-    wrong = next(token for token in prompt if not 0 <= token < n_vocab)
-    raise RequestError(f"token {wrong} is not in the vocabulary of {n_vocab}", param="prompt")

@@ -1,7 +1,7 @@
-"""A slot's cache as a file: what `POST /slots/{id}?action=save` writes. It knows nothing of slots and threads.
+"""Reads and writes the files of saved slots, which `POST /slots/{id}?action=save` creates.
 
-Layout, integers little-endian: ``LLAMAFWS``, uint32 version, 32 bytes fingerprint of the model and its cache, uint32
-number of tokens n, uint64 bytes of the state, 32 bytes BLAKE2b of all that follows, n × int32 tokens, the state.
+Layout, integers little-endian: ``LLAMAFWS``, uint32 version, 32 bytes fingerprint, uint32 number of tokens n, uint64
+size of the state, 32 bytes BLAKE2b of all that follows, n × int32 tokens, the state.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _HEAD = struct.Struct("<8sI32sIQ32s")
 
 
 def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes) -> int:
-    """Write the file, whole or not at all; return its size in bytes.
+    """Write the file atomically; return its size in bytes.
 
     Raises
     ------
     RequestError
-        There is a folder of this name.
+        The path is a folder.
     GenerationError
-        The disk refuses.
+        The file cannot be written.
     """
     body = tokens.astype("<i4").tobytes()
     digest = hashlib.blake2b(body, digest_size=32)
@@ -51,36 +51,37 @@ def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes) -> int:
                 os.unlink(name)
             raise
     except IsADirectoryError:
-        raise RequestError("Invalid filename: there is a folder of this name", param="filename") from None
+        raise RequestError("Invalid filename: it is a folder", param="filename") from None
     except OSError as error:
         raise GenerationError(f"the slot cannot be saved: {error.strerror}") from error
     return len(head) + len(body) + state.nbytes
 
 
 def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Ints, Bytes, int]:
-    """Return the tokens and the state in a file, and its size in bytes.
+    """Return the tokens and the state in a file, and the file's size in bytes.
 
     Raises
     ------
     RequestError
-        There is no such file, it is not whole, it is of another model, or it has more than ``n_ctx`` tokens.
+        The file does not exist, is incomplete or damaged, was saved from another model or backend, or has more than
+        ``n_ctx`` tokens.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=_open_without_blocking) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _refusal("it is no file of a slot")
+                raise _refusal("it is not a saved slot")
             head = file.read(_HEAD.size)
             if len(head) < _HEAD.size or not head.startswith(_MAGIC):
-                raise _refusal("it is no file of a slot")
+                raise _refusal("it is not a saved slot")
             _, version, found, n, n_bytes, digest = _HEAD.unpack(head)
             if version != _VERSION:
-                raise _refusal(f"it has version {version}, and this server reads {_VERSION}")
+                raise _refusal(f"its format version is {version}; this server reads {_VERSION}")
             if found != fingerprint:
-                raise _refusal("it is of another model, or of another type of cache")
+                raise _refusal("it was saved from another model, backend or type of cache")
             if n > n_ctx:
-                raise _refusal(f"it has {n} tokens, and the context of a slot is {n_ctx}")
+                raise _refusal(f"it has {n} tokens; the context of a slot is {n_ctx}")
             if os.fstat(file.fileno()).st_size != len(head) + 4 * n + n_bytes:
-                raise _refusal("it is not whole")
+                raise _refusal("it is incomplete")
             body = file.read()
     except OSError as error:
         raise _refusal(error.strerror or "it cannot be read") from None
@@ -90,9 +91,9 @@ def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Ints, Bytes, int]:
     return tokens, np.frombuffer(body, np.uint8, n_bytes, 4 * n), len(head) + len(body)
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for, for ever
+def _open_without_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would block for ever
 
 
-def _refusal(why: str) -> RequestError:
-    return RequestError(f"Unable to restore slot: {why}", param="filename")
+def _refusal(reason: str) -> RequestError:
+    return RequestError(f"Unable to restore slot: {reason}", param="filename")

@@ -1,64 +1,69 @@
-"""What each slot's cache holds, and which slot a request gets. It knows nothing of text, samplers or threads."""
+"""Tracks what each slot's cache holds, and chooses the slot for a request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llamafw.types import Ints
 
-SIMILAR = 0.1  # of what a slot holds: a prefix shorter than that is not worth losing the rest (llama-server's -sps)
+if TYPE_CHECKING:
+    from llamafw.engine.task import Task
+
+DEFAULT_SIMILARITY = 0.1
+"""Smallest part of a slot's cache that a shared prefix must cover to prefer that slot (llama-server's ``-sps``)."""
 
 
 class Slot:
-    """One sequence's place in the KV cache: the tokens it holds, in order of position."""
+    """One sequence's place in the KV cache, and the tokens that are cached there, in order of position."""
 
-    __slots__ = ("busy", "id", "id_task", "last_used", "n", "n_fresh", "served", "tokens")
+    __slots__ = ("busy", "id", "id_task", "last_used", "n", "n_exact", "task", "tokens")
 
     def __init__(self, id: int, n_ctx: int) -> None:
         self.id = id
-        self.tokens: Ints = np.empty(n_ctx, np.int32)  # [:n] are in the cache
+        self.tokens: Ints = np.empty(n_ctx, np.int32)  # [:n] are cached
         self.n = 0
-        self.n_fresh = n_ctx  # how many may serve others: behind a shift the cache is not what evaluating would give
+        self.n_exact = n_ctx  # positions before the first shift: after it, the cache differs from a fresh evaluation
         self.busy = False
-        self.served: object = None  # the sequence it serves, or served last
+        self.task: Task | None = None  # the current task, or the last one
         self.id_task = -1
-        self.last_used = 0  # a count of choices, not a time
+        self.last_used = 0  # a counter, not a time
 
     def extend(self, tokens: Ints) -> None:
-        """Note that ``tokens`` were evaluated and are now in the cache."""
+        """Record that ``tokens`` were evaluated and are now cached."""
         end = self.n + len(tokens)
         self.tokens[self.n : end] = tokens
         self.n = end
 
     def shorten(self, n: int) -> None:
-        """Note that the cache holds ``n`` tokens, no more."""
+        """Record that only the first ``n`` tokens are still cached."""
         self.n = n
-        if n <= self.n_fresh:
-            self.n_fresh = len(self.tokens)
+        if n <= self.n_exact:
+            self.n_exact = len(self.tokens)
 
     def shift(self, first: int, n: int) -> None:
-        """Note that ``n`` tokens from ``first`` on were taken out."""
+        """Record that ``n`` tokens from ``first`` on were removed."""
         self.tokens[first : self.n - n] = self.tokens[first + n : self.n].copy()
         self.n -= n
-        self.n_fresh = min(self.n_fresh, first)
+        self.n_exact = min(self.n_exact, first)
 
     @property
     def reusable(self) -> Ints:
-        """The tokens whose cache may serve others."""
-        return self.tokens[: min(self.n, self.n_fresh)]
+        """The cached tokens that other requests may reuse."""
+        return self.tokens[: min(self.n, self.n_exact)]
 
     def common_prefix(self, prompt: Ints) -> int:
-        """Return how many leading tokens of ``prompt`` the cache holds, as evaluating them would give it."""
+        """Return how many leading tokens of ``prompt`` are cached and reusable."""
         return common_prefix(self.reusable, prompt)
 
 
 def common_prefix(a: Ints, b: Ints) -> int:
-    """Return how many leading tokens two prompts share."""
+    """Return the length of the common prefix of two prompts."""
     n = min(len(a), len(b))
-    differ = a[:n] != b[:n]
-    return int(differ.argmax()) if differ.any() else n
+    differs = a[:n] != b[:n]
+    return int(differs.argmax()) if differs.any() else n
 
 
 class Slots:
@@ -66,38 +71,42 @@ class Slots:
 
     Parameters
     ----------
-    similar : float
-        How much of what a slot holds a prompt must share to get it for that; 0: nothing counts but the last use.
+    n_slots, n_ctx : int
+        Number of slots, and positions per slot.
+    similarity : float
+        Part of a slot's cache that a prompt must share to prefer that slot; 0: only the last use counts.
     """
 
-    def __init__(self, n_slots: int, n_ctx: int, similar: float = SIMILAR) -> None:
-        self._similar = similar
+    def __init__(self, n_slots: int, n_ctx: int, similarity: float = DEFAULT_SIMILARITY) -> None:
+        self._similarity = similarity
         self.all = [Slot(id, n_ctx) for id in range(n_slots)]
-        self._uses = 0
+        self._n_uses = 0
 
     def any_free(self) -> bool:
         """Return whether a slot is free."""
         return not all(slot.busy for slot in self.all)
 
     def take(self, prompt: Ints, id_slot: int, *, cache_prompt: bool) -> tuple[Slot, int] | None:
-        """Give a request a slot, and say how many tokens of its prompt the cache holds.
+        """Assign a slot to a request.
 
-        The one asked for; else the free one with the longest common prefix, if that is a fair part of what it holds;
-        else, and of equals, the least recently used. So a new conversation, which shares no more than the start of its
-        template with a long one, does not push that one's cache out while another slot is empty.
+        If the request names a slot, it gets that one. Otherwise it gets the free slot with the longest common prefix,
+        provided that the prefix is long enough compared to the slot's cache. Otherwise, and among equals, it gets the
+        least recently used slot. Therefore a new conversation that only shares the start of its template with a long
+        one does not replace that one's cache while another slot is empty.
 
         Returns
         -------
         tuple of Slot and int, or None
-            None: the slot asked for, or every slot, is busy.
+            The slot, and how many tokens of the prompt its cache holds. None: the slot, or every slot, is busy.
         """
         allowed: Sequence[Slot] = self.all if id_slot < 0 else self.all[id_slot : id_slot + 1]
         free = sorted((slot for slot in allowed if not slot.busy), key=lambda slot: slot.last_used)
         if not free:
             return None
-        common = {slot: slot.common_prefix(prompt) if cache_prompt else 0 for slot in free}
-        worth = {slot: n if self._similar and n > self._similar * slot.n else 0 for slot, n in common.items()}
-        best = max(free, key=worth.__getitem__)
-        self._uses += 1
-        best.busy, best.last_used, best.id_task = True, self._uses, self._uses - 1
-        return best, common[best]
+
+        n_common = {slot: slot.common_prefix(prompt) if cache_prompt else 0 for slot in free}
+        value = {slot: n if self._similarity and n > self._similarity * slot.n else 0 for slot, n in n_common.items()}
+        best = max(free, key=value.__getitem__)
+        self._n_uses += 1
+        best.busy, best.last_used, best.id_task = True, self._n_uses, self._n_uses - 1
+        return best, n_common[best]

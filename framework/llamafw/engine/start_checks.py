@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llamafw.engine.load import find_registered, open_model
+from llamafw.engine.components import find_registered
+from llamafw.engine.load import open_model
 from llamafw.errors import SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings

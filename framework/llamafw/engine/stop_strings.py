@@ -1,8 +1,9 @@
-"""Find stop strings in text that arrives in pieces. It knows nothing of tokens.
+"""Finds stop strings in text that arrives in pieces.
 
-The generation ends as soon as one of the strings is complete, wherever the cuts between pieces fall; of several
-complete at the same character the longest counts. One Aho-Corasick automaton serves all strings, so a character
-costs the same however many and however long they are (Aho, Corasick: Efficient string matching, CACM 18(6), 1975).
+A stop string is found as soon as it is complete, even if it is spread over several pieces. If several are complete at
+the same character, the longest one counts. One Aho-Corasick automaton searches for all strings at once, so the cost
+per character does not depend on their number or length (Aho and Corasick, Efficient string matching, CACM 18(6),
+1975).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import lru_cache
 
 
 class StopStrings:
-    """The stop strings of one request, and the text withheld because it may be the start of one."""
+    """The stop strings of one request, and the text that is held back because it may be the start of one."""
 
     def __init__(self, words: Iterable[str]) -> None:
         self._automaton = _automaton(tuple(words))
@@ -22,18 +23,18 @@ class StopStrings:
 
     @property
     def held(self) -> int:
-        """How many characters are withheld."""
+        """Number of characters that are held back."""
         return len(self._held)
 
     def feed(self, text: str) -> tuple[str, str | None]:
-        """Take in ``text``; return the text that is now certain, and the stop string if one is complete.
+        """Add ``text``; return the text that is now certain, and the stop string if one is complete.
 
-        The certain text ends before the stop string; what follows it is dropped.
+        The certain text ends before the stop string. Text after the stop string is dropped.
         """
         if not self.active:
             return text, None
         next_, fail, words = self._automaton.next, self._automaton.fail, self._automaton.word
-        if words[0] is not None:  # the empty string, complete before anything is said
+        if words[0] is not None:  # the empty string is found at once
             return "", ""
         node = self._node
         for i, char in enumerate(text):
@@ -52,18 +53,18 @@ class StopStrings:
         return seen[:certain], None
 
     def flush(self) -> str:
-        """Return the withheld text: the generation has ended, and it is no stop string."""
+        """Return the text that was held back, at the end of the response."""
         held, self._held, self._node = self._held, "", 0
         return held
 
 
 class Automaton:
-    """The strings themselves. It does not change, so requests share it."""
+    """The Aho-Corasick automaton of a set of strings. Immutable, so requests share it."""
 
     def __init__(self, words: Iterable[str]) -> None:
         self.next: list[dict[str, int]] = [{}]  # node → character → node
-        self.depth = [0]  # of each node: how many characters of a stop string are matched there
-        self.word: list[str | None] = [None]  # the longest stop string that ends at the node
+        self.depth = [0]  # node → number of characters of a stop string that it matches
+        self.word: list[str | None] = [None]  # node → longest stop string that ends there
         for word in words:
             self._add(word)
         self.fail = self._link()
@@ -81,7 +82,7 @@ class Automaton:
         self.word[node] = word
 
     def _link(self) -> list[int]:
-        """Return, for each node, the node of its longest proper suffix, and let words end there too."""
+        """Return for each node the node of its longest proper suffix; mark the words that end there."""
         fail = [0] * len(self.next)
         level = list(self.next[0].values())
         while level:
@@ -99,6 +100,6 @@ class Automaton:
         return fail
 
 
-@lru_cache(maxsize=16)  # clients send the same strings with every request, and one request may have a thousand answers
+@lru_cache(maxsize=16)  # clients often send the same strings; one request may have a thousand responses
 def _automaton(words: tuple[str, ...]) -> Automaton:
     return Automaton(words)

@@ -1,27 +1,25 @@
-"""What the engine thread does with the backend: one step after the other, and whose fault it is if one fails.
+"""What the engine thread does: one step after another with the scheduler, the slots and the backend.
 
-It owns the scheduler, the slots and the backend, and knows nothing of event loops: sequences and jobs have somewhere to
-send their results.
+If a step fails, it finds out which request is at fault and continues with the others. It is independent of event
+loops: tasks and jobs know where to send their results.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from llamafw.engine import context_shift, debug_log
-from llamafw.engine.embed_sequence import EmbedSequence
+from llamafw.engine import debug_log
 from llamafw.engine.prompt_cache import PromptCache
-from llamafw.engine.scheduler import Part, Scheduler, Task, as_batch
-from llamafw.engine.sequence import Sequence
+from llamafw.engine.scheduler import BatchPart, Scheduler, as_batch
 from llamafw.engine.slots import Slot, Slots
-from llamafw.engine.stats import Counts
+from llamafw.engine.stats import Counters
+from llamafw.engine.task import Task
 from llamafw.errors import FAULTS, GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
 from llamafw.plugins.blame import Place
@@ -30,40 +28,50 @@ from llamafw.types import Batch, Bytes, Floats, Ints
 
 log = logging.getLogger(__name__)
 
-_NONE = np.empty(0, np.int32)  # no outputs
-_WORTH = 64  # tokens: to evaluate fewer is about as quick as to copy a state
+_NO_OUTPUTS = np.empty(0, np.int32)
+_MIN_TOKENS_TO_COPY = 64  # evaluating fewer tokens is about as fast as copying their state
 
 
-Blamed = Callable[[BaseException, Place], str | None]
-"""Counts a failure and returns the plugin whose it was, if it was one's."""
+ReportFailure = Callable[[BaseException, Place], str | None]
+"""Counts a failure; returns the plugin that caused it, or None if no plugin did."""
 
 
-def nobody(error: BaseException, place: Place) -> None:
-    """Blame nobody."""
+def ignore_blame(error: BaseException, place: Place) -> None:
+    """Report no plugin."""
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """Work on one slot's cache while nobody else uses it."""
+class SlotJob:
+    """Work on one slot's cache that must wait until the slot is free."""
 
     slot: int
     work: Callable[[Slot], Any]
-    send: Callable[[Any], None]  # takes the result, or the RequestError it ended with
+    send: Callable[[Any], None]  # receives the result or a RequestError
     arrived: float
-    cancelled: bool = False  # nobody waits for it any more
+    cancelled: bool = False  # the client disconnected
 
 
 class Worker:
-    """The engine thread's part of the engine.
+    """The part of the engine that runs on the engine thread.
 
     Parameters
     ----------
+    backend : Backend
+        Runs the model.
+    slots : Slots
+        Its slots.
+    scheduler : Scheduler
+        Assigns the slots.
+    cache : PromptCache
+        Receives the states of slots that are about to be overwritten.
     n_vocab : int
-        Tokens that may be drawn.
+        Number of tokens that may be drawn.
     timeout : float
         Seconds that a request may wait for a slot.
-    log_cache : bool
-        Log what the slots hold after every step.
+    log_caches : bool
+        Log the slots' contents after every step.
+    report_failure : callable
+        See `ReportFailure`.
     """
 
     def __init__(
@@ -75,180 +83,190 @@ class Worker:
         n_vocab: int,
         timeout: float,
         *,
-        log_cache: bool = False,
-        blamed: Blamed = nobody,
+        log_caches: bool = False,
+        report_failure: ReportFailure = ignore_blame,
     ) -> None:
         self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
-        self.jobs: list[Job] = []
-        self.counts = Counts()
-        self._vocabulary = CandidateBuffers(n_vocab)
-        self._timeout, self._log_cache, self._blamed = timeout, log_cache, blamed
+        self.jobs: list[SlotJob] = []
+        self.counters = Counters()
+        self._buffers = CandidateBuffers(n_vocab)
+        self._timeout, self._log_caches, self._report_failure = timeout, log_caches, report_failure
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether there are neither tasks nor jobs."""
         return self.scheduler.idle and not self.jobs
 
     def step(self) -> None:
-        """Do what is to be done once, and run one forward pass if there is anything to evaluate."""
+        """Run pending jobs, admit and expire tasks, then run one forward pass if there are tokens to evaluate."""
         self._run_jobs()
         self._admit()
         self._expire()
-        self._make_room()
+        self._shift_full_contexts()
         self._evaluate(self.scheduler.next_parts())
-        if self._log_cache:
-            log.info("%s", debug_log.cache(self.slots.all, self.cache))
+        if self._log_caches:
+            log.info("%s", debug_log.describe_caches(self.slots.all, self.cache))
 
-    def evaluate(self, slot: Slot, prompt: Ints) -> None:
-        """Let a slot that nobody uses hold ``prompt`` and nothing else."""
-        self.backend.truncate(slot.id, 0)
-        slot.shorten(0)
+    def drop(self, task: Task) -> None:
+        """Remove a task that has ended or was cancelled."""
+        timings = task.timings()
+        if timings is not None and task.slot is not None:
+            self.counters.count_request(task.arrived, timings)
+        self.scheduler.remove(task)
+
+    # --- jobs on slots
+
+    def evaluate_prompt(self, slot: Slot, prompt: Ints) -> None:
+        """Replace the contents of a free slot by ``prompt``."""
+        self.clear(slot)
         n_batch = self.scheduler.n_batch
         for first in range(0, len(prompt), n_batch):
             tokens = prompt[first : first + n_batch]
             positions = np.arange(first, first + len(tokens), dtype=np.int32)
             try:
-                self.backend.forward(Batch(tokens, positions, np.full_like(tokens, slot.id), _NONE))
+                self.backend.forward(Batch(tokens, positions, np.full_like(tokens, slot.id), _NO_OUTPUTS))
             except FAULTS:
-                self._forget(slot)
+                self._clear_after_failure(slot)
                 raise
             slot.extend(tokens)
 
-    def drop(self, task: Task) -> None:
-        """Forget a task that has ended or whose client has gone."""
-        if isinstance(task, Sequence) and task.slot is not None:
-            self.counts.ended(task.arrived, task.timings())
-        self.scheduler.remove(task)
+    def restore(self, slot: Slot, tokens: Ints, state: Bytes) -> None:
+        """Replace the contents of a slot by ``tokens`` with a saved state. If the backend refuses, it is empty."""
+        self.clear(slot)
+        self.backend.restore(slot.id, len(tokens), state)
+        slot.extend(tokens)
 
-    # --- before a pass
-
-    def _expire(self) -> None:
-        now = perf_counter()
-        for task in [*self.scheduler.waiting, *self.scheduler.running]:
-            if now > task.deadline and isinstance(task, Sequence):
-                task.expire()
-            elif task.slot is None and now - task.arrived > self._timeout:
-                task.fail(Unavailable(f"no slot has become free within {self._timeout:g} s"))
-            if task.done:
-                self.drop(task)
+    def clear(self, slot: Slot) -> int:
+        """Empty a slot's cache; return how many tokens it held."""
+        n = slot.n
+        self.backend.truncate(slot.id, 0)
+        slot.shorten(0)
+        return n
 
     def _run_jobs(self) -> None:
         for job in self.jobs.copy():
-            busy, late = self.slots.all[job.slot].busy, perf_counter() - job.arrived > self._timeout
-            if busy and not late and not job.cancelled:
+            busy = self.slots.all[job.slot].busy
+            is_late = perf_counter() - job.arrived > self._timeout
+            if busy and not is_late and not job.cancelled:
                 continue
+
             self.jobs.remove(job)
             if job.cancelled:
                 continue
             if busy:
-                job.send(Unavailable(f"slot {job.slot} has not become free within {self._timeout:g} s"))
+                job.send(Unavailable(f"slot {job.slot} did not become free within {self._timeout:g} s"))
                 continue
             try:
                 result = job.work(self.slots.all[job.slot])
             except RequestError as error:
                 result = error
-            except FAULTS as exc:
-                result = self._failure(exc, f"the cache of slot {job.slot} cannot be used")
+            except FAULTS as error:
+                result = self._failure(error, f"the cache of slot {job.slot} cannot be used")
             job.send(result)
 
+    # --- before a forward pass
+
+    def _expire(self) -> None:
+        now = perf_counter()
+        for task in [*self.scheduler.waiting, *self.scheduler.running]:
+            if now > task.deadline:
+                task.expire()
+            elif task.slot is None and now - task.arrived > self._timeout:
+                task.fail(Unavailable(f"no slot became free within {self._timeout:g} s"))
+            if task.done:
+                self.drop(task)
+
     def _admit(self) -> None:
-        for task, slot, common in self.scheduler.admit():
+        for task, slot, n_common in self.scheduler.admit():
             try:
-                n = self._prepare_cache(task, slot, common)
-            except FAULTS as exc:
+                n = self._prepare_cache(task, slot, n_common)
+            except FAULTS as error:
                 task.begin(slot, 0)
-                self._break_off(task, slot, exc, f"the cache of slot {slot.id} cannot be prepared")
+                self._abort(task, slot, error, f"the cache of slot {slot.id} cannot be prepared")
             else:
                 task.begin(slot, n)
 
-    def _prepare_cache(self, task: Task, slot: Slot, common: int) -> int:
-        """Let a slot's cache hold a prefix of the prompt and nothing else; return how many tokens."""
+    def _prepare_cache(self, task: Task, slot: Slot, n_common: int) -> int:
+        """Reduce a slot's cache to a prefix of the prompt, as long as possible; return its length."""
         if task.request.cache_prompt:
             try:
-                self._keep(slot, common)
-                common = self._fetch(slot, task.prompt, common)
-            except FAULTS:  # a request can do without
+                self._save_to_cache(slot, n_common)
+                n_common = self._copy_prefix(slot, task.prompt, n_common)
+            except FAULTS:  # the request works without
                 log.exception("the prompt cache failed on slot %d", slot.id)
-                common = min(common, slot.n)
-        n = min(common, len(task.prompt) - 1)  # one token at least is evaluated, for its logits
+                n_common = min(n_common, slot.n)
+        n = min(n_common, len(task.prompt) - 1)  # at least one token must be evaluated for its logits
         if n < slot.n:
             self.backend.truncate(slot.id, n)
             slot.shorten(n)
         return n
 
-    def _keep(self, slot: Slot, common: int) -> None:
-        """Keep what a slot holds, if it would be lost and is worth it."""
+    def _save_to_cache(self, slot: Slot, n_common: int) -> None:
+        """Save a slot's state to the prompt cache if a new prompt would overwrite a long part of it."""
         tokens = slot.reusable
-        if len(tokens) - common < _WORTH or self.cache.limit == 0 or self.cache.holds(tokens):
+        if len(tokens) - n_common < _MIN_TOKENS_TO_COPY or self.cache.holds(tokens):
             return
-        state = self.backend.save(slot.id, len(tokens))
-        if self.cache.takes(state.nbytes):
-            self.cache.add(tokens.copy(), state)
+        if self.cache.accepts(self.backend.state_size(len(tokens))):
+            self.cache.add(tokens.copy(), self.backend.save(slot.id, len(tokens)))
 
-    def _fetch(self, slot: Slot, prompt: Ints, common: int) -> int:
-        """Take the longest prefix of the prompt that another slot holds or that was kept; return its length."""
+    def _copy_prefix(self, slot: Slot, prompt: Ints, n_common: int) -> int:
+        """Copy the longest prefix of the prompt from another slot or the prompt cache; return its length."""
         if self.cache.limit == 0:
-            return common
-        entry, n = self.cache.best(prompt)
+            return n_common
+        entry, n_entry = self.cache.best(prompt)
         other = max(self.slots.all, key=lambda other: other.common_prefix(prompt))
         n_other = other.common_prefix(prompt)
-        if max(n, n_other) - common < _WORTH:
-            return common
-        if entry is None or n_other >= n:
+        if max(n_entry, n_other) - n_common < _MIN_TOKENS_TO_COPY:
+            return n_common
+
+        if entry is None or n_other >= n_entry:
             tokens, state = prompt[:n_other], self.backend.save(other.id, n_other)
         else:
             tokens, state = entry.tokens, entry.state
-        self.put(slot, tokens, state)
-        return max(n, n_other)
+        self.restore(slot, tokens, state)
+        return max(n_entry, n_other)
 
-    def put(self, slot: Slot, tokens: Ints, state: Bytes) -> None:
-        """Let a slot hold ``tokens``, whose state is given. If the backend refuses it, the slot is empty."""
-        self.backend.truncate(slot.id, 0)
-        slot.shorten(0)
-        self.backend.restore(slot.id, len(tokens), state)
-        slot.extend(tokens)
-
-    def _make_room(self) -> None:
-        """Shift the contexts that are full."""
+    def _shift_full_contexts(self) -> None:
         for task in list(self.scheduler.running):
             slot = task.slot
-            if not isinstance(task, Sequence) or slot is None or task.n_left or slot.n < len(slot.tokens):
+            if slot is None or task.n_left or slot.n < len(slot.tokens):
                 continue
-            n = context_shift.discarded(slot.n, task.n_keep, task.request.n_discard)
+            n = task.n_discard()
             if not n:
-                task.finish("limit", truncated=True)
+                task.end_at_full_context()
                 self.drop(task)
                 continue
             try:
                 self.backend.shift(slot.id, task.n_keep, n)
-            except FAULTS as exc:
-                self._break_off(task, slot, exc, f"the backend cannot shift the context of slot {slot.id}")
+            except FAULTS as error:
+                self._abort(task, slot, error, f"the backend cannot shift the context of slot {slot.id}")
             else:
                 slot.shift(task.n_keep, n)
-                task.truncated = True
+                task.note_shift()
 
-    # --- the pass
+    # --- the forward pass
 
-    def _evaluate(self, parts: Seq[Part]) -> None:
-        """Run one forward pass, hand out its rows. If it fails, find out whose fault it is, and go on with the rest."""
+    def _evaluate(self, parts: Sequence[BatchPart]) -> None:
+        """Run one forward pass and hand out its rows. If it fails, run each part alone."""
         if not parts:
             return
         batch = as_batch(parts)
-        run = self.backend.hidden if parts[0].task.embeds else self.backend.forward
+        run = self.backend.hidden if parts[0].task.output == "hidden" else self.backend.forward
         try:
             rows = run(batch)
             if len(rows) != len(batch.outputs):
                 raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
-        except FAULTS as exc:
+        except FAULTS as error:
             if len(parts) == 1:
                 task, slot = parts[0].task, parts[0].slot
-                what = f"the backend failed on {len(batch.tokens)} tokens of slot {slot.id}"
-                return self._break_off(task, slot, exc, what)
+                summary = f"the backend failed on {len(batch.tokens)} tokens of slot {slot.id}"
+                return self._abort(task, slot, error, summary)
             log.warning("the backend failed on a batch of %d sequences; trying each alone", len(parts), exc_info=True)
             for part in parts:
                 self._retry(part)
             return
-        self.counts.passed(len(parts))
+
+        self.counters.count_pass(len(parts))
         first = 0
         for part in parts:
             part.slot.extend(part.tokens)
@@ -256,61 +274,48 @@ class Worker:
             self._hand_out(part.task, rows[first : first + len(part.outputs)])
             first += len(part.outputs)
 
+    def _retry(self, part: BatchPart) -> None:
+        try:
+            self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have added positions
+        except FAULTS as error:
+            return self._abort(part.task, part.slot, error, f"the backend cannot truncate slot {part.slot.id}")
+        self._evaluate([part])
+
     def _hand_out(self, task: Task, rows: Floats) -> None:
-        if isinstance(task, EmbedSequence):
-            self._embed(task, rows)
-        elif len(rows) or not task.n_left:
-            self._answer(task, rows[:, : len(self._vocabulary.ids)])
+        """Pass rows to their task; a failure ends this task only."""
+        if len(rows) or not task.n_left:
+            try:
+                task.take(rows, self._buffers)
+            except RequestError as error:
+                if error.status >= 500:
+                    log.error("a request failed%s: %s", self._plugin_suffix(error), error.message, exc_info=error)
+                task.fail(error)
+            except FAULTS as error:
+                task.fail(self._failure(error, "a request failed", task.failure_message))
         if task.done:
             self.drop(task)
 
-    def _embed(self, task: EmbedSequence, rows: Floats) -> None:
-        try:
-            task.take(rows)
-        except FAULTS as exc:
-            task.fail(self._failure(exc, "a text failed", "the states of the text are none"))
+    # --- failures
 
-    def _retry(self, part: Part) -> None:
-        try:
-            self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have gone some of the way
-        except FAULTS as exc:
-            what = f"the backend cannot shorten the cache of slot {part.slot.id}"
-            return self._break_off(part.task, part.slot, exc, what)
-        self._evaluate([part])
-
-    def _answer(self, sequence: Sequence, rows: Floats) -> None:
-        try:
-            rows = sequence.tell_prompt(rows)
-            if len(rows):
-                sequence.pick(self._vocabulary, rows[0])
-            elif not sequence.n_left:  # only the prompt was to be evaluated
-                sequence.finish("limit")
-        except RequestError as exc:
-            if exc.status >= 500:
-                log.error("a request failed%s: %s", self._whose(exc), exc.message, exc_info=exc)
-            sequence.fail(exc)
-        except FAULTS as exc:
-            sequence.fail(self._failure(exc, "a request failed", "the answer could not be continued"))
-
-    def _failure(self, cause: BaseException, what: str, message: str = "the model failed") -> GenerationError:
-        """Log a failure, and whose it was; return what the client is told."""
+    def _failure(self, cause: BaseException, summary: str, message: str = "the model failed") -> GenerationError:
+        """Log a failure with the plugin that caused it; return the client's error."""
         error = GenerationError(message)
         error.__cause__ = cause
-        log.error("%s%s", what, self._whose(error), exc_info=cause)
+        log.error("%s%s", summary, self._plugin_suffix(error), exc_info=cause)
         return error
 
-    def _whose(self, error: BaseException) -> str:
-        name = self._blamed(error, "token")
+    def _plugin_suffix(self, error: BaseException) -> str:
+        name = self._report_failure(error, "token")
         return f" in plugin {name}" if name else ""
 
-    def _break_off(self, task: Task, slot: Slot, cause: BaseException, what: str) -> None:
-        """End a task whose backend failed."""
-        task.fail(self._failure(cause, what))
-        self._forget(slot)
+    def _abort(self, task: Task, slot: Slot, cause: BaseException, summary: str) -> None:
+        """End a task because the backend failed on it."""
+        task.fail(self._failure(cause, summary))
+        self._clear_after_failure(slot)
         self.drop(task)
 
-    def _forget(self, slot: Slot) -> None:
-        """Empty the slot that the backend failed on: what its cache holds now is anyone's guess."""
+    def _clear_after_failure(self, slot: Slot) -> None:
+        """Empty the slot on which the backend failed: its cache is in an unknown state."""
         try:
             self.backend.truncate(slot.id, 0)
         except FAULTS:

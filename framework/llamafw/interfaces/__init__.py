@@ -1,7 +1,8 @@
 """The protocols that plugins implement, one noun per file.
 
-Each docstring says who creates the object, who calls it, how often and on which thread. The engine thread owns
-sequences and slots; the event loop is the server's. `hookspecs` says how to register an implementation."""
+Each docstring says when an object is created, who calls it, how often, and on which thread. The engine thread owns
+sequences and slots; the event loop belongs to the HTTP server. `hookspecs` says how to register an implementation.
+"""
 
 from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory
 from llamafw.interfaces.chat import ChatContext, ChatFormat, ChatFormatFactory, ToolParser, ToolParserPlugin

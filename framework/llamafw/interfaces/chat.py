@@ -10,9 +10,9 @@ from llamafw.types import ToolCall
 
 
 class ChatFormat(Protocol):
-    """Writes a conversation as a prompt. Made once per model; called on worker threads."""
+    """Renders a conversation as a prompt. Created once per model; called on worker threads."""
 
-    source: str  # the template's text, for /props
+    source: str  # text of the template, for GET /props
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
@@ -22,58 +22,58 @@ class ChatFormat(Protocol):
         Parameters
         ----------
         messages : sequence of mapping
-            The conversation, as OpenAI's chat API has it: ``role``, ``content`` …
+            The conversation in the format of OpenAI's chat API: ``role``, ``content`` …
         add_generation_prompt : bool
-            End with the words that an answer begins after.
+            End with the text that introduces the assistant's answer.
         **variables
-            What else the template may use: ``tools``, and what a request gives as ``chat_template_kwargs``.
+            Further template variables: ``tools``, and the request's ``chat_template_kwargs``.
 
         Raises
         ------
         RequestError
-            The template refused the conversation, failed, took too long or wrote too much.
+            The template rejected the conversation, failed, took too long or produced too much text.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ChatContext:
-    """What a chat format is made from."""
+    """The arguments of a `ChatFormatFactory`."""
 
-    bos_token: str = ""  # the text of BOS
-    eos_token: str = ""  # the text of EOS
-    template: str | None = None  # for formats that are a template
+    bos_token: str = ""  # text of the BOS token
+    eos_token: str = ""  # text of the EOS token
+    template: str | None = None  # Jinja source, for formats that render templates
 
 
 ChatFormatFactory = Callable[[ChatContext], ChatFormat]
-"""What is registered as a chat format."""
+"""The object that `register_chat_formats` registers for a chat format."""
 
 
 class ToolParser(Protocol):
-    """Finds calls of tools in one answer's text as it arrives. Made per answer; called on the event loop, per delta."""
+    """Finds tool calls in a response as it arrives. Created per response; called on the event loop, once per delta."""
 
     def feed(self, text: str) -> tuple[str, Sequence[ToolCall]]:
-        """Take in more ``text``; return the plain text and the whole calls that are now certain."""
+        """Add ``text``; return the plain text and the complete calls that are now certain."""
 
     def finish(self) -> tuple[str, Sequence[ToolCall]]:
-        """Return what was held back: the answer has ended. What is no call after all is text."""
+        """Return what was held back, at the end of the response. An incomplete call is plain text."""
 
 
 class ToolParserPlugin(Protocol):
-    """What is registered as a tool parser: one way in which models write calls. On worker threads and the event loop.
+    """One format of tool calls. Called on worker threads and on the event loop.
 
-    Tools are as OpenAI describes them: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+    Tools have OpenAI's format: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
     """
 
     def matches(self, template: str) -> bool:
-        """Return whether models with this chat ``template`` write calls this way."""
+        """Return whether models with this chat ``template`` use this format."""
 
     def create(self) -> ToolParser:
-        """Return a parser for one answer."""
+        """Return a parser for one response."""
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
-        """Return a Lark grammar of answers that are a call of ``tools``, several if ``parallel``, and nothing else."""
+        """Return a Lark grammar that allows one call of ``tools``, or several if ``parallel``, and nothing else."""
 
     def inline(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
     ) -> Sequence[Mapping[str, Any]]:
-        """Return ``messages`` with ``tools``, calls and results as text, for a template that knows none of them."""
+        """Return ``messages`` with ``tools``, calls and results written as text, for templates without tool support."""

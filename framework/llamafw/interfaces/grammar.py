@@ -11,42 +11,43 @@ from llamafw.types import Floats
 
 
 class Grammar(Protocol):
-    """Where one answer is within what it may be. Made per answer; called on the engine thread, per token."""
+    """Tracks one response within a grammar. Created per response; called on the engine thread, once per token."""
 
     @property
     def ended(self) -> bool:
-        """Whether the answer is whole and nothing may follow."""
+        """Whether the response is complete, so that nothing may follow."""
 
     def accept(self, token: int) -> bool:
-        """Go on by ``token`` if it may come next; False, and nothing has changed, if not.
+        """Advance by ``token`` and return True if the grammar allows it; otherwise return False and change nothing.
 
-        End-of-generation tokens may come where the answer may end.
+        End-of-generation tokens are allowed wherever the response may end.
         """
 
     def mask(self, logits: Floats) -> None:
-        """Set those of the ``logits``, ``(n_vocab,)`` float32, to −inf whose tokens may not come next."""
+        """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that are not allowed next to −inf."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarContext:
-    """What a grammar compiler is made from."""
+    """The arguments of a `GrammarFactory`."""
 
-    tokenizer: Tokenizer  # the model's
-    n_vocab: int  # logits that masks are for
+    tokenizer: Tokenizer
+    n_vocab: int  # number of logits that a mask covers
 
 
 class GrammarCompiler(Protocol):
-    """Compiles one kind of source. Made once per model, when first asked for; called on worker threads."""
+    """Compiles grammars of one kind. Created once per model, at first use; called on worker threads."""
 
     def compile(self, source: str) -> Grammar:
-        """Return the grammar that the text ``source`` describes, at its start.
+        """Return the grammar described by ``source``, in its initial state.
 
         Raises
         ------
         RequestError
-            The source is wrong, too complex, or holds what cannot be enforced. ``param`` is a path within it, if any.
+            The source is invalid, too complex, or asks for something that cannot be enforced. ``param`` is the path of
+            the fault within the source, if known.
         """
 
 
 GrammarFactory = Callable[[GrammarContext], GrammarCompiler]
-"""What is registered as a kind of grammar."""
+"""The object that `register_grammars` registers for a kind of grammar."""

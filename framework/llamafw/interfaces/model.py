@@ -9,15 +9,15 @@ from llamafw.types import Bytes, Decoder, Floats, Model
 
 
 class Quant(Protocol):
-    """A ggml tensor type: how its bytes are laid out and what they mean. Called while a model loads."""
+    """A ggml tensor type: the layout of its blocks, and their conversion to float32. Used while a model loads."""
 
     @property
     def name(self) -> str:
-        """The type's name: ``"Q4_1"``."""
+        """Name of the type: ``"Q4_1"``."""
 
     @property
     def type_id(self) -> int:
-        """Its number in GGUF files."""
+        """Number of the type in GGUF files."""
 
     @property
     def block_size(self) -> int:
@@ -28,11 +28,11 @@ class Quant(Protocol):
         """Bytes per block."""
 
     def dequantize(self, data: Bytes, shape: Sequence[int]) -> Floats:
-        """Return the weights in ``data``, whole blocks, ``(n_bytes,)`` uint8, exactly, as float32 of ``shape``."""
+        """Return the exact weights of the blocks in ``data``, ``(n_bytes,)`` uint8, as float32 of ``shape``."""
 
 
 class Architecture(Protocol):
-    """Reads a model's metadata into a description that backends run. Called once per model."""
+    """Turns a model's metadata into a description that backends run. Called once per model."""
 
     def __call__(self, model: Model) -> Decoder:
-        """Return the description; ModelError if metadata or tensors are missing or impossible."""
+        """Return the description of ``model``; raise ModelError if metadata or tensors are missing or invalid."""

@@ -6,6 +6,6 @@ from typing import Any, Protocol
 
 
 class Register(Protocol):
-    """Adds one thing under a name. A name that is taken is an error naming both distributions."""
+    """Registers an object under a name. If the name is taken, the error names both distributions."""
 
     def __call__(self, name: str, thing: Any, /) -> None: ...

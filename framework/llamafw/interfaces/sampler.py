@@ -12,52 +12,54 @@ from llamafw.types import Candidates, JsonSchema
 
 @dataclass(frozen=True, slots=True)
 class SamplerContext:
-    """What a sampler may know of the request it serves."""
+    """The facts about a request that its samplers may use."""
 
-    prompt: Sequence[int]  # its tokens
-    n_vocab: int  # tokens of the model: candidates at the start
-    n_ctx: int  # positions of a slot
-    tokenizer: Tokenizer  # the model's
-    min_keep: int = 0  # leave at least so many candidates, if there are
-    seed: int = 0  # of the request; what a sampler draws comes from a generator of its own, seeded with it
+    prompt: Sequence[int]  # the request's tokens
+    n_vocab: int  # size of the vocabulary: the candidates before any sampler
+    n_ctx: int  # positions per slot
+    tokenizer: Tokenizer
+    min_keep: int = 0  # leave at least this many candidates, if there are so many
+    seed: int = 0  # the request's seed; a sampler that needs random numbers seeds its own generator with it
 
 
 class Sampler(Protocol):
-    """Reweighs or removes candidates, for one request. Called on the engine thread, per token.
+    """Reweighs or removes candidates for one request. Called on the engine thread, once per token.
 
-    If it has an attribute ``kernel``, a `SamplerKernel`, that is called instead of `apply`.
+    A sampler with an attribute ``kernel``, a `SamplerKernel`, is compiled: the kernel is called instead of `apply`.
     """
 
     def apply(self, candidates: Candidates) -> None:
-        """Change ``candidates`` in place; leave at least one."""
+        """Change ``candidates`` in place, leaving at least one."""
 
     def accept(self, token: int) -> None:
-        """Take note that ``token`` was drawn. Called once per generated token, after the chain."""
+        """Record that ``token`` was drawn. Called once per generated token, after all samplers have been applied."""
 
 
 class SamplerPlugin(Protocol):
-    """What is registered as a sampler: usually the sampler's class. ``create`` runs on the event loop, per request.
+    """Creates a sampler for each request; usually the sampler's class. `create` runs on the event loop.
 
     If it has an attribute ``precedes``, the name of another sampler, requests that name no samplers use it too, just
     before that one. Otherwise it is used where ``samplers`` names it.
     """
 
     options: ClassVar[JsonSchema]
-    """The request fields it reads: field → JSON Schema, each with a ``default``.
+    """The request fields that the sampler reads: field → JSON Schema, each with a ``default``.
 
-    They become fields of every generating operation in the API document."""
+    They become fields of every operation that generates text."""
 
     truncates: ClassVar[bool]
-    """True if all it does is remove unlikely candidates: left out at temperature ≤ 0, where the likeliest wins."""
+    """Whether the sampler only removes unlikely candidates.
+
+    Such samplers are skipped at temperature ≤ 0, where the most likely token is drawn."""
 
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
-        """Return a sampler for one request; None if with these options it would change nothing.
+        """Return a sampler for one request, or None if it would change nothing with these options.
 
         Parameters
         ----------
         options : mapping
-            The request's values of the declared fields, defaults filled in, validated.
+            Validated values of the declared fields, with defaults filled in.
         context : SamplerContext
-            The request that it is for.
+            Facts about the request.
         """

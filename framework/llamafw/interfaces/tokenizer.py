@@ -7,15 +7,15 @@ from typing import Protocol
 
 
 class Tokenizer(Protocol):
-    """Text to tokens and back. Made once per model; called on any thread, so it must not change."""
+    """Converts text to tokens and back. Created once per model; immutable, because any thread may call it."""
 
-    n_vocab: int  # tokens
-    bos: int | None  # the token that begins a text, if the model has one
-    eos: int | None  # the token that ends a text
-    eog: frozenset[int]  # every token that ends a generation
-    add_bos: bool  # the model wants BOS before prompts
-    add_eos: bool  # the model wants EOS after prompts
-    fim: Mapping[str, int]  # for filling in the middle: "pre", "suf", "mid", "rep", "sep", as far as the model has them
+    n_vocab: int  # number of tokens
+    bos: int | None  # beginning-of-text token, if the model has one
+    eos: int | None  # end-of-text token, if the model has one
+    eog: frozenset[int]  # all end-of-generation tokens
+    add_bos: bool  # put BOS before prompts
+    add_eos: bool  # put EOS after prompts
+    fim: Mapping[str, int]  # fill-in-the-middle tokens that the model has: "pre", "suf", "mid", "rep", "sep"
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         """Return the tokens of ``text``.
@@ -23,13 +23,13 @@ class Tokenizer(Protocol):
         Parameters
         ----------
         add_special : bool
-            Add BOS and EOS as the model wants them.
+            Add BOS and EOS if the model uses them.
         parse_special : bool
-            Read the text of special tokens (``<|im_end|>``) as these tokens; otherwise as plain text.
+            Turn the text of a special token (``<|im_end|>``) into that token instead of plain text.
         """
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
-        """Return the bytes of ``token``; ``b""`` for control tokens unless ``special``."""
+        """Return the bytes of ``token``; for control tokens ``b""`` unless ``special``."""
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Return the text of ``tokens``, control tokens only if ``special``; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of ``tokens``, with control tokens only if ``special``; invalid UTF-8 becomes U+FFFD."""

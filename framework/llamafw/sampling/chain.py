@@ -1,7 +1,6 @@
-"""The sampler chain of one request: from a row of logits to a token.
+"""Builds the sampler chain of a request and picks tokens with it.
 
-First what the request says about single tokens (`logit_bias`, `ignore_eos`), then its samplers in their order, then
-the draw. Knows samplers only as the protocol has them; knows nothing of text, slots or threads.
+The request's `logit_bias` and `ignore_eos` are applied first, then its samplers in their order, then a token is drawn.
 """
 
 from __future__ import annotations
@@ -15,129 +14,129 @@ from typing import Any
 import numpy as np
 
 from llamafw.errors import FAULTS, GenerationError, LlamafwError, RequestError, suggest
-from llamafw.interfaces import Grammar, Sampler, SamplerContext, SamplerPlugin
+from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
+from llamafw.sampling.constraint import Constraint
+from llamafw.sampling.draw import draw
 from llamafw.sampling.kernels import CandidateBuffers, FusedKernels, SamplerKernel
 from llamafw.types import Candidates, Floats, GenerateRequest
 
 log = logging.getLogger(__name__)
 
-_MOST_BIAS = 1e30  # far beyond any logit, and no sum of it leaves float32
-_BLOCK = 256  # candidates per block when drawing from many
+_MAX_BIAS = 1e30  # far beyond any logit; sums of a few of them still fit into float32
 
 
-class DeadEnd(Exception):
-    """The grammar and the request's biases together allow no token: the answer ends here."""
+class NoTokenAllowed(Exception):
+    """The grammar and the request's biases together allow no token, so the response ends."""
 
 
 class SamplerError(GenerationError):
-    """A sampler failed. Its name is for the client; the cause, in ``__cause__``, for the log."""
+    """A sampler failed. The client learns its name; ``__cause__`` is for the log."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the sampler {name!r} failed", source=("sampler", name))
 
 
 class Chain:
-    """The samplers of one request, and its random numbers."""
+    """The samplers of one request and its random number generator.
+
+    Parameters
+    ----------
+    samplers : sequence of (str, Sampler)
+        Names and samplers, in the order of use.
+    bias : mapping of int to float
+        Values that are added to the logits of tokens; −inf forbids a token.
+    seed : int
+        Seed of the random number generator.
+    """
 
     def __init__(self, samplers: Sequence[tuple[str, Sampler]], bias: Mapping[int, float], seed: int) -> None:
-        self._samplers, self._steps = samplers, _steps(samplers)
+        self._samplers, self._steps = samplers, _fuse_kernels(samplers)
         self._bias_ids = np.array(list(bias), np.int32)
-        self._bias = np.array([_clip(value) for value in bias.values()], np.float32)
+        self._bias = np.array([_limited(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
-        self.grammar: Grammar | None = None
-        self.field: str | None = None  # of the request, that the grammar comes from
 
-    def pick(self, vocabulary: CandidateBuffers, row: Floats) -> tuple[int, Candidates]:
-        """Draw a token; return it and the candidates that survived.
+    def pick(
+        self, buffers: CandidateBuffers, row: Floats, constraint: Constraint | None = None
+    ) -> tuple[int, Candidates]:
+        """Draw a token; return it and the candidates that the samplers left.
 
         Parameters
         ----------
-        vocabulary : CandidateBuffers
-            Of the calling thread.
+        buffers : CandidateBuffers
+            The buffers of the calling thread.
         row : (n_vocab,) float32
-            Its tokens' logits; overwritten. The candidates are part of it.
+            Logits of all tokens. They are overwritten; the returned candidates refer to them.
+        constraint : Constraint, optional
+            The grammar that the token must match. It is advanced by the token.
 
         Raises
         ------
         GenerationError
-            The row is no set of logits, or a sampler failed or left no candidate.
+            The logits are not numbers, or a sampler or the grammar failed.
         RequestError
-            The request forbids every token.
-        DeadEnd
-            What the request does not forbid, its grammar does.
+            The request's biases forbid every token.
+        NoTokenAllowed
+            The grammar and the biases together forbid every token.
         """
-        # As llama.cpp does it: most tokens fit, and to ask about one is cheaper than to mask all.
-        raw = None if self.grammar is None else row.copy()
-        token, candidates = self._draw(vocabulary, row)
-        if self.grammar is not None and raw is not None and not self._fits(self.grammar, token):
-            self._mask(self.grammar, raw)
-            token, candidates = self._draw(vocabulary, raw)
-            if not self._fits(self.grammar, token):
+        # As in llama.cpp: most drawn tokens match the grammar, and testing one is cheaper than masking all.
+        original = None if constraint is None else row.copy()
+        token, candidates = self._draw(buffers, row)
+        if constraint is not None and original is not None and not constraint.accept(token):
+            self._mask(constraint, original)
+            token, candidates = self._draw(buffers, original)
+            if not constraint.accept(token):
                 raise GenerationError("the grammar refuses a token that it allowed")
+
         for name, sampler in self._samplers:
             try:
                 sampler.accept(token)
             except RequestError:
                 raise
-            except FAULTS as exc:
-                raise SamplerError(name) from exc
+            except FAULTS as error:
+                raise SamplerError(name) from error
         return token, candidates
 
-    def _fits(self, grammar: Grammar, token: int) -> bool:
-        try:
-            return grammar.accept(token)
-        except RequestError as error:
-            error.param = error.param or self.field
-            raise
-        except FAULTS as exc:
-            raise GenerationError("the grammar failed") from exc
-
-    def _mask(self, grammar: Grammar, row: Floats) -> None:
-        try:
-            grammar.mask(row)
-        except RequestError as error:
-            error.param = error.param or self.field
-            raise
-        except FAULTS as exc:
-            raise GenerationError("the grammar failed") from exc
+    def _mask(self, constraint: Constraint, row: Floats) -> None:
+        constraint.mask(row)
         if len(self._bias_ids):
             row[self._bias_ids[self._bias == -np.inf]] = -np.inf
         if row.max() == -np.inf:
-            raise DeadEnd
+            raise NoTokenAllowed
 
-    def _draw(self, vocabulary: CandidateBuffers, row: Floats) -> tuple[int, Candidates]:
-        """Draw a token by logits, biases and samplers alone."""
-        candidates = Candidates(vocabulary.ids, row if row.flags.writeable else row.copy())
+    def _draw(self, buffers: CandidateBuffers, row: Floats) -> tuple[int, Candidates]:
+        """Draw a token without regard to the grammar."""
+        candidates = Candidates(buffers.ids, row if row.flags.writeable else row.copy())
         if len(self._bias_ids):
             candidates.logits[self._bias_ids] += self._bias
         peak = candidates.logits.max()
         if not peak < np.inf:
-            raise GenerationError("the model computed scores that are not numbers")
+            raise GenerationError("the model computed logits that are infinite or not a number")
         if peak == -np.inf:
-            raise RequestError("no token is left to draw: all are forbidden", param="logit_bias")
+            raise RequestError("every token is forbidden", param="logit_bias")
+
         for names, step in self._steps:
             if isinstance(step, FusedKernels):
-                failed = step.run(candidates, vocabulary)
+                failed = step.run(candidates, buffers)
                 if failed >= 0:
-                    raise SamplerError(names[failed]) from ValueError("it left no candidate, or more than there were")
+                    raise SamplerError(names[failed]) from ValueError("it returned an impossible number of candidates")
                 continue
             try:
                 step.apply(candidates)
                 _check(candidates)
             except RequestError:
                 raise
-            except FAULTS as exc:
-                raise SamplerError(names[0]) from exc
+            except FAULTS as error:
+                raise SamplerError(names[0]) from error
         return draw(candidates, self._random), candidates
 
 
-def _steps(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | FusedKernels]]:
-    """Return the samplers in order, with their names; neighbours that are compiled are one."""
+def _fuse_kernels(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | FusedKernels]]:
+    """Return the samplers with their names, adjacent compiled ones combined into one step."""
     steps: list[tuple[tuple[str, ...], Sampler | FusedKernels]] = []
-    for compiled, group in groupby(samplers, lambda one: isinstance(getattr(one[1], "kernel", None), SamplerKernel)):
+    for compiled, group in groupby(samplers, lambda pair: isinstance(getattr(pair[1], "kernel", None), SamplerKernel)):
         members = list(group)
         if compiled:
-            kernels = [sampler.kernel for _, sampler in members]  # type: ignore[attr-defined]  # just asked for
+            kernels = [sampler.kernel for _, sampler in members]  # type: ignore[attr-defined]  # just tested
             steps.append((tuple(name for name, _ in members), FusedKernels(kernels)))
         else:
             steps += [((name,), sampler) for name, sampler in members]
@@ -145,86 +144,64 @@ def _steps(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...
 
 
 def _check(candidates: Candidates) -> None:
-    """Raise ValueError if a sampler has left what compiled ones must not be given."""
+    """Raise ValueError if a sampler left candidates that compiled code must not receive."""
     ids, logits = candidates.ids, candidates.logits
     if not ids.ndim == logits.ndim == 1 or len(ids) != len(logits):
         raise ValueError(f"it left ids of shape {ids.shape} and logits of shape {logits.shape}")
     if not len(ids):
         raise ValueError("it left no candidate")
     if not -np.inf < logits.max() < np.inf:
-        raise ValueError("it left scores that are not numbers")
-
-
-def draw(candidates: Candidates, random: np.random.Generator) -> int:
-    """Draw one of the candidates with the softmax of their logits as probabilities.
-
-    Sums are float64. A single candidate needs no random number.
-    """
-    ids, logits = candidates.ids, candidates.logits
-    if len(ids) == 1:
-        return int(ids[0])
-    peak = logits.max()
-    if not np.isfinite(peak):
-        raise GenerationError("the samplers left scores that cannot be drawn from")
-    weights = np.exp(logits - peak)
-    start = 0
-    at = random.random()
-    if len(weights) > 4 * _BLOCK:  # find the block first: a running float64 sum of 49k is slow
-        whole = len(weights) // _BLOCK * _BLOCK
-        sums = weights[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
-        ends = np.append(sums, weights[whole:].sum(dtype=np.float64)).cumsum()
-        at *= ends[-1]
-        block = _find(ends, at)
-        at -= ends[block - 1] if block else 0.0
-        start = block * _BLOCK
-        ends = weights[start : start + _BLOCK].cumsum(dtype=np.float64)
-    else:
-        ends = weights.cumsum(dtype=np.float64)
-        at *= ends[-1]
-    return int(ids[start + _find(ends, at)])
-
-
-def _find(ends: np.ndarray[tuple[int], np.dtype[np.float64]], at: float) -> int:
-    """Return the first index whose running sum exceeds ``at``; rounding never finds one of weight zero."""
-    i = int(ends.searchsorted(at, side="right"))
-    return i if i < len(ends) else int(ends.searchsorted(ends[-1], side="left"))
+        raise ValueError("it left logits that are infinite or not a number")
 
 
 def build_chain(
     request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext
 ) -> Chain:
-    """Make the chain of one request. Runs on the event loop.
+    """Build the chain of one request. Runs on the event loop.
 
-    At temperature ≤ 0 the likeliest token wins: samplers that only remove unlikely ones are left out, and
+    At temperature ≤ 0 the most likely token is drawn: samplers that only remove unlikely tokens are left out, and
     ``temperature`` comes last.
+
+    Parameters
+    ----------
+    request : GenerateRequest
+        Names the samplers and has their options.
+    seed : int
+        Seed of the random number generator.
+    plugins : mapping of str to SamplerPlugin
+        All registered samplers.
+    context : SamplerContext
+        Passed to each sampler.
 
     Raises
     ------
     RequestError
-        A sampler is unknown or refuses its options, or a biased token is not in the vocabulary.
+        A sampler does not exist or refuses its options, or a biased token is not in the vocabulary.
     GenerationError
-        A sampler cannot be made.
+        A sampler cannot be created.
     """
     names = request.samplers
     for name in names:
         if name not in plugins:
-            raise RequestError(f"there is no sampler {name!r}{suggest(name, plugins)}", param="samplers")
+            raise RequestError(f"sampler {name!r} does not exist{suggest(name, plugins)}", param="samplers")
+
     if _temperature(request, plugins) <= 0:
         names = tuple(name for name in names if not plugins[name].truncates and name != "temperature")
         names += ("temperature",) if "temperature" in plugins else ()
-    samplers = [(name, made) for name in names if (made := _make(name, plugins[name], request, context)) is not None]
-    return Chain(samplers, _bias(request, context), seed)
+    created = ((name, _create(name, plugins[name], request, context)) for name in names)
+    samplers = [(name, sampler) for name, sampler in created if sampler is not None]
+    return Chain(samplers, _logit_bias(request, context), seed)
 
 
 def warm_up_samplers(plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> None:
-    """Let every sampler act once, with its defaults: the first time, compiled ones may take seconds.
+    """Use every sampler once with its defaults, since compiling may take seconds the first time.
 
-    What fails here fails again in a request, which can be told so.
+    Errors are ignored: they occur again in a request, which reports them.
     """
     for name in plugins:
         with suppress(LlamafwError):
-            made = build_chain(GenerateRequest((), samplers=(name,)), 0, plugins, context)
-            made.pick(CandidateBuffers(context.n_vocab), np.zeros(context.n_vocab, np.float32))
+            chain = build_chain(GenerateRequest((), samplers=(name,)), 0, plugins, context)
+            chain.pick(CandidateBuffers(context.n_vocab), np.zeros(context.n_vocab, np.float32))
 
 
 def _temperature(request: GenerateRequest, plugins: Mapping[str, SamplerPlugin]) -> float:
@@ -234,26 +211,26 @@ def _temperature(request: GenerateRequest, plugins: Mapping[str, SamplerPlugin])
 
 
 def _options(plugin: SamplerPlugin, request: GenerateRequest) -> dict[str, Any]:
-    given = request.options
-    return {name: given[name] if name in given else schema["default"] for name, schema in plugin.options.items()}
+    values = request.options
+    return {name: values[name] if name in values else schema["default"] for name, schema in plugin.options.items()}
 
 
-def _make(name: str, plugin: SamplerPlugin, request: GenerateRequest, context: SamplerContext) -> Sampler | None:
+def _create(name: str, plugin: SamplerPlugin, request: GenerateRequest, context: SamplerContext) -> Sampler | None:
     try:
         return plugin.create(_options(plugin, request), context)
     except RequestError:
         raise
-    except FAULTS as exc:
-        log.exception("the sampler %r cannot be made", name)
-        raise SamplerError(name) from exc
+    except FAULTS as error:
+        log.exception("sampler %r cannot be created", name)
+        raise SamplerError(name) from error
 
 
-def _clip(bias: float) -> float:
-    return bias if bias == -np.inf else min(max(bias, -_MOST_BIAS), _MOST_BIAS)
+def _limited(bias: float) -> float:
+    return bias if bias == -np.inf else min(max(bias, -_MAX_BIAS), _MAX_BIAS)
 
 
-def _bias(request: GenerateRequest, context: SamplerContext) -> dict[int, float]:
-    """Return what is added to which logits; -inf forbids a token."""
+def _logit_bias(request: GenerateRequest, context: SamplerContext) -> dict[int, float]:
+    """Return the values to add to logits, by token; −inf forbids a token."""
     bias = dict(request.logit_bias)
     for token, value in bias.items():
         if not 0 <= token < context.n_vocab:

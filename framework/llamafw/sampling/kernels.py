@@ -1,6 +1,6 @@
-"""Compiled samplers: what a `SamplerKernel` is, how one is made, and how several are run at once.
+"""Defines compiled samplers and runs several of them in one call.
 
-Numba is imported with the first kernel. Knows nothing of requests and chains.
+Numba is imported when the first kernel is compiled or run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class SamplerKernelFunction:
     Parameters
     ----------
     compiled : object
-        Has an ``address``, where the code is as long as it lives, of a C function
+        Keeps the code alive and has its ``address``. The code is a C function
         ``int64_t (float *logits, int32_t *ids, int64_t n, int64_t *ordered, double *options, int64_t n_options)``
-        that does what `compile_sampler_kernel` says of a Python one.
+        with the meaning that `compile_sampler_kernel` describes.
     """
 
     def __init__(self, compiled: Any) -> None:
@@ -31,24 +31,25 @@ class SamplerKernelFunction:
 
     @property
     def address(self) -> int:
-        """Where the C function is."""
+        """Address of the C function."""
         return int(self.compiled.address)
 
 
 def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunction:
-    """Compile the body of a sampler; a decorator, for a module that is imported when a sampler is first made.
+    """Compile the body of a sampler. Use it as a decorator, in a module that is imported when a sampler is created.
 
     Parameters
     ----------
     function : callable
-        ``function(logits, ids, ordered, options)``, in what numba takes. ``logits`` ``(n,)`` float32 and ``ids``
-        ``(n,)`` int32 are the candidates, ``ordered`` ``(1,)`` int64 is 1 if the logits are in descending order, and
-        ``options`` float64 is the sampler's own, to read and to write. It changes them in place and returns how many
-        candidates are left, which are then the first ones. If that is all of them, ids and their order are as before.
+        ``function(logits, ids, ordered, options)``, written in the subset of Python that numba compiles. ``logits``
+        ``(n,)`` float32 and ``ids`` ``(n,)`` int32 are the candidates, ``ordered`` ``(1,)`` int64 is 1 if the logits
+        are in descending order, and ``options`` float64 holds the sampler's own values, which it may change. The
+        function changes the candidates in place and returns how many remain; these must be the first ones. If it
+        returns all of them, their ids and order must be unchanged.
 
     Notes
     -----
-    The code is cached beside its source file, or where NUMBA_CACHE_DIR says, until that file changes.
+    The code is cached beside its source file, or in the folder NUMBA_CACHE_DIR, until that file changes.
     """
     import numba
     from numba import types
@@ -61,8 +62,8 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
         types.CPointer(types.float64),
         types.int64,
     )
-    # A function of its own, not a closure: numba cannot cache what it closes over. Its name and line are those of the
-    # body, for they name the file in the cache.
+    # A function made from source text, because numba cannot cache a closure. Its name and line are those of the body:
+    # they name the file in the cache.
     source = "\n" * (function.__code__.co_firstlineno - 1) + (
         f"def {function.__name__}(logits, ids, n, ordered, options, n_options):\n"
         " return body(carray(logits, n), carray(ids, n), carray(ordered, 1), carray(options, n_options))"
@@ -70,80 +71,88 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
     body = numba.njit(nogil=True, error_model="numpy")(function)
     names: dict[str, Any] = {"body": body, "carray": numba.carray, "__name__": function.__module__}
     exec(compile(source, function.__code__.co_filename, "exec"), names)
+
     try:
         return SamplerKernelFunction(numba.cfunc(signature, cache=True)(names[function.__name__]))
-    except RuntimeError:  # there is nowhere to keep it
+    except RuntimeError:  # no folder for the cache is writable
         return SamplerKernelFunction(numba.cfunc(signature)(names[function.__name__]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplerKernel:
-    """A sampler's `apply`, compiled. A chain runs neighbouring kernels in one go.
+    """A sampler's `apply`, compiled. A chain runs adjacent kernels in one call.
 
-    A sampler that has an attribute ``kernel`` is not asked to `apply`; what it remembers, `accept` writes into
-    ``options``.
+    If a sampler has an attribute ``kernel``, its `apply` is not called. To remember something from token to token, its
+    `accept` writes into ``options``.
     """
 
-    function: SamplerKernelFunction  # what is called
-    options: npt.NDArray[np.float64]  # (n_options,) what it is called with
+    function: SamplerKernelFunction  # the compiled code
+    options: npt.NDArray[np.float64]  # (n_options,) its argument
 
     def apply(self, candidates: Candidates) -> None:
-        """Run the kernel on ``candidates``: what the sampler's own `apply` is to do."""
+        """Run the kernel on ``candidates``, as the sampler's `apply` would."""
         FusedKernels([self]).run(candidates)
 
 
 class CandidateBuffers:
-    """The ids of all tokens, and room for those that are left. One for all chains of a thread.
+    """Buffers for the ids of candidates, shared by all chains of one thread.
 
-    Nothing is copied per token: after a forward pass all but the logits has left the caches, and fresh copies of ids
-    and logits of 49k tokens took 0.1 ms. Kernels write into ``room``, whose first ids are restored before the next.
+    Nothing is copied per token: after a forward pass only the logits are in the processor's caches, and copying the
+    ids and logits of 49k tokens took 0.1 ms. Kernels write into a scratch buffer; only the ids that they overwrote are
+    restored before the next token.
+
+    Parameters
+    ----------
+    n_vocab : int
+        Size of the vocabulary.
     """
 
     def __init__(self, n_vocab: int) -> None:
         self.ids: Ints = np.arange(n_vocab, dtype=np.int32)
-        self.ids.flags.writeable = False  # as samplers hold it
-        self._room = self.ids.copy()
-        self.spoilt = 0  # so many ids at the start of it are no more what they were
+        self.ids.flags.writeable = False  # samplers keep references to it
+        self._scratch = self.ids.copy()
+        self.n_overwritten = 0  # ids at the front of the scratch buffer that must be restored
 
-    def room(self) -> Ints:
-        """Return a copy of all ids, to write into."""
-        self._room[: self.spoilt] = self.ids[: self.spoilt]
-        return self._room
+    def writable_ids(self) -> Ints:
+        """Return all ids in a buffer that may be written to."""
+        self._scratch[: self.n_overwritten] = self.ids[: self.n_overwritten]
+        return self._scratch
 
-    def holds(self, ids: Ints) -> bool:
-        """Return whether ids lie in the room already."""
-        return ids.base is self._room
+    def owns(self, ids: Ints) -> bool:
+        """Return whether ``ids`` is a part of the scratch buffer."""
+        return ids.base is self._scratch
 
 
 class FusedKernels:
-    """Kernels that are called one after the other, without Python between them."""
+    """Kernels that run one after the other, without Python between them."""
 
     def __init__(self, kernels: Sequence[SamplerKernel]) -> None:
-
-        from llamafw.sampling import run_kernels  # imports numba, which is slow
+        from llamafw.sampling import run_kernels  # here, because it imports numba
 
         self._run = run_kernels.run
-        self._kernels = tuple(kernels)  # so that what the addresses are of stays
+        self._kernels = tuple(kernels)  # keeps the code at these addresses alive
         self._functions = np.array([kernel.function.address for kernel in kernels], np.int64)
         self._options = np.array([kernel.options.ctypes.data for kernel in kernels], np.int64)
         self._sizes = np.array([len(kernel.options) for kernel in kernels], np.int64)
-        self._state = np.zeros(3, np.int64)  # ordered, how many ids were written over, which kernel failed
+        self._state = np.zeros(3, np.int64)  # see `run_kernels`
 
-    def run(self, candidates: Candidates, vocabulary: CandidateBuffers | None = None) -> int:
-        """Change the candidates; return -1, or the index of the kernel that left none, or more than there were."""
-        ids, whole = candidates.ids, vocabulary is not None and candidates.ids is vocabulary.ids
-        if vocabulary is not None and whole:
-            ids = vocabulary.room()
-        elif vocabulary is None or not vocabulary.holds(ids):
+    def run(self, candidates: Candidates, buffers: CandidateBuffers | None = None) -> int:
+        """Change the candidates; return -1, or the index of a kernel that returned an impossible count."""
+        ids, is_whole = candidates.ids, buffers is not None and candidates.ids is buffers.ids
+        if buffers is not None and is_whole:
+            ids = buffers.writable_ids()
+        elif buffers is None or not buffers.owns(ids):
             ids = np.array(ids, np.int32)
         logits: Floats = np.require(candidates.logits, np.float32, ["C", "W"])
+
         state = self._state
         state[0], state[1], state[2] = candidates.sorted, 0, -1
         n = self._run(self._functions, self._options, self._sizes, logits, ids, state)
-        if vocabulary is not None and whole:
-            vocabulary.spoilt = int(state[1])
+
+        if buffers is not None and is_whole:
+            buffers.n_overwritten = int(state[1])
         candidates.sorted = bool(state[0])
         candidates.logits = logits[:n]
-        if n < len(ids):  # else they are what they were
+        if n < len(ids):  # otherwise the ids are unchanged
             candidates.ids = ids[:n]
         return int(state[2])

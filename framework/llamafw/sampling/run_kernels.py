@@ -1,4 +1,4 @@
-"""Calls kernels by their addresses, one after the other, in compiled code. Imports numba; see `kernels`."""
+"""Calls sampler kernels one after the other in compiled code. Importing it imports numba; see `kernels`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-_ARGUMENTS = 6
+_N_ARGUMENTS = 6
 _INT = ir.IntType(64)
 
 
@@ -18,23 +18,24 @@ _INT = ir.IntType(64)
 def _call(
     context: Any, function: Any, logits: Any, ids: Any, n: Any, ordered: Any, options: Any, n_options: Any
 ) -> Any:
-    """Call a C function of six 64-bit integers or addresses, which all are passed alike."""
+    """Call the C function at an address; its six arguments are 64-bit integers or addresses, passed alike."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], ir.FunctionType(_INT, [_INT] * _ARGUMENTS).as_pointer())
+        pointer = builder.inttoptr(arguments[0], ir.FunctionType(_INT, [_INT] * _N_ARGUMENTS).as_pointer())
         return builder.call(pointer, arguments[1:])
 
-    return types.int64(types.int64, *[types.int64] * _ARGUMENTS), generate
+    return types.int64(types.int64, *[types.int64] * _N_ARGUMENTS), generate
 
 
 def _run(functions: Any, options: Any, sizes: Any, logits: Any, ids: Any, state: Any) -> int:
-    """Run kernels on the candidates; return how many are left, at the front of ``logits`` and ``ids``.
+    """Run kernels on the candidates; return how many candidates remain, at the front of ``logits`` and ``ids``.
 
-    ``state``: whether they are ordered, in and out; how many ids at the front were written over; a kernel that failed.
+    ``state`` has three entries: whether the candidates are ordered (in and out), how many ids at the front were
+    overwritten (out), and the index of a kernel that failed (out).
     """
-    n = whole = len(logits)
+    n = n_all = len(logits)
     for i in range(len(functions)):
-        left = _call(
+        n_left = _call(
             functions[i],
             np.int64(logits.ctypes.data),
             np.int64(ids.ctypes.data),
@@ -43,13 +44,13 @@ def _run(functions: Any, options: Any, sizes: Any, logits: Any, ids: Any, state:
             options[i],
             sizes[i],
         )
-        if left < 1 or left > n:
+        if n_left < 1 or n_left > n:
             state[2] = i
-            state[1] = whole  # whatever it did
+            state[1] = n_all  # the kernel may have overwritten any of them
             return n
-        if left < n == whole:
-            state[1] = left
-        n = left
+        if n_left < n == n_all:
+            state[1] = n_left
+        n = n_left
     return n
 
 
@@ -57,5 +58,5 @@ _ints = types.int64[::1]
 _signature = types.int64(_ints, _ints, _ints, types.float32[::1], types.int32[::1], _ints)
 try:
     run = numba.njit(_signature, cache=True, nogil=True)(_run)
-except RuntimeError:  # there is nowhere to keep it
+except RuntimeError:  # no folder for the cache is writable
     run = numba.njit(_signature, nogil=True)(_run)

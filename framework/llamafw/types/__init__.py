@@ -1,7 +1,8 @@
 """Values that modules pass to each other: frozen dataclasses without behaviour, one noun per file.
 
-Only `Candidates` is mutable: samplers change it in place. This package knows nothing about plugins, files, HTTP or
-threads."""
+`Candidates` is the only mutable one: samplers change it in place. The package is independent of plugins, files, HTTP
+and threads.
+"""
 
 from llamafw.types.arrays import Bytes, Floats, Ints, JsonSchema
 from llamafw.types.backend_options import BackendOptions, GpuOptions, ThreadOptions

@@ -1,4 +1,4 @@
-"""Names for the array and mapping types that appear in signatures."""
+"""Names for the array and mapping types used in signatures."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int32]
-"""Tokens, positions, slots: int32, as GGUF and llama.cpp have them."""
+"""Tokens, positions or slot numbers, int32 as in GGUF and llama.cpp."""
 
 
 Floats = npt.NDArray[np.float32]
-"""Logits, hidden states, weights: float32."""
+"""Logits, hidden states or weights, float32."""
 
 
 Bytes = npt.NDArray[np.uint8]
-"""What a file or a state holds, byte by byte."""
+"""Raw bytes of a file or a saved state."""
 
 
 JsonSchema = Mapping[str, Any]
-"""JSON Schemas by the names of the fields they describe, in the dialect of OpenAPI 3.0."""
+"""A mapping from field names to their JSON Schemas, in OpenAPI 3.0's dialect."""

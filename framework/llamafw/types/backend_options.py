@@ -9,41 +9,41 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class ThreadOptions:
-    """How the operating system is to run threads that compute."""
+    """Scheduling of the threads that compute."""
 
-    cpus: frozenset[int] = frozenset()  # the processors they may use, by number; none: any
-    strict: bool = False  # each has one of them for itself, in order
+    cpus: frozenset[int] = frozenset()  # numbers of the processors they may use; empty: any
+    strict: bool = False  # pin each thread to one of these processors, in order
     priority: int = 0  # -1: low, 0: normal, 1: medium, 2: high, 3: realtime
-    poll: int = 50  # how long they look out for work before they sleep, from 0 (not at all) to 100
+    poll: int = 50  # how long an idle thread spins before it sleeps, from 0 (not at all) to 100
 
 
 @dataclass(frozen=True, slots=True)
 class GpuOptions:
-    """What of a model is to lie on which GPU."""
+    """Placement of the model on GPUs."""
 
-    n_layers: int | None = None  # on GPUs; None: as the backend finds best
-    split_mode: Literal["none", "layer", "row"] = "layer"  # how several GPUs share the model
-    tensor_split: tuple[float, ...] = ()  # the share of each GPU, in any unit; none: as the backend finds best
-    main_gpu: int = 0  # the one for all, with "none"; for intermediate results, with "row"
-    kv_offload: bool = True  # False: the KV cache stays in host memory
+    n_layers: int | None = None  # layers on GPUs; None: the backend decides
+    split_mode: Literal["none", "layer", "row"] = "layer"  # how to divide the model among several GPUs
+    tensor_split: tuple[float, ...] = ()  # share of each GPU, in any unit; empty: the backend decides
+    main_gpu: int = 0  # with "none": the only GPU used; with "row": the GPU that holds intermediate results
+    kv_offload: bool = True  # False: keep the KV cache in host memory
 
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """How a backend is to run a model. A backend logs which of these it cannot follow."""
+    """Settings for running a model. A backend logs the settings that it cannot apply."""
 
-    n_slots: int = 1  # sequences held at a time
+    n_slots: int = 1  # sequences held at the same time
     n_ctx: int = 0  # positions per slot; 0: the model's training context
-    n_batch: int = 2048  # most tokens in one call of forward
-    n_ubatch: int = 512  # most tokens computed at once
-    n_threads: int = 0  # for decoding; 0: one per physical core
-    n_threads_batch: int = 0  # for prompts; 0: as n_threads
-    cache_type_k: Literal["f16", "f32"] = "f16"  # how keys are stored
-    cache_type_v: Literal["f16", "f32"] = "f16"  # how values are stored
+    n_batch: int = 2048  # maximum number of tokens per call of forward
+    n_ubatch: int = 512  # maximum number of tokens computed at once
+    n_threads: int = 0  # threads for decoding; 0: one per physical core
+    n_threads_batch: int = 0  # threads for prompts; 0: same as n_threads
+    cache_type_k: Literal["f16", "f32"] = "f16"  # data type of cached keys
+    cache_type_v: Literal["f16", "f32"] = "f16"  # data type of cached values
     threads: ThreadOptions = ThreadOptions()  # for decoding
     threads_batch: ThreadOptions = ThreadOptions()  # for prompts
-    numa: Literal["distribute", "isolate", "numactl"] | None = None  # how threads are spread over NUMA nodes
-    lock_memory: bool = False  # keep the weights from being swapped out
-    flash_attention: bool | None = None  # None: as the backend finds best
-    gpu: GpuOptions = GpuOptions()  # what lies where
-    extra: Mapping[str, Any] = field(default_factory=dict)  # what plugins' own flags were set to
+    numa: Literal["distribute", "isolate", "numactl"] | None = None  # how to place threads on NUMA nodes
+    lock_memory: bool = False  # lock the weights in memory so that they are never swapped out
+    flash_attention: bool | None = None  # None: the backend decides
+    gpu: GpuOptions = GpuOptions()
+    extra: Mapping[str, Any] = field(default_factory=dict)  # values of the flags that plugins added

@@ -9,12 +9,12 @@ from llamafw.types.arrays import Ints
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One forward pass: token ``i`` belongs to ``slots[i]`` at ``positions[i]``.
+    """The tokens of one forward pass: token ``i`` belongs to ``slots[i]`` at ``positions[i]``.
 
-    Tokens of one slot are adjacent, in order of position, and continue what the slot holds.
+    Tokens of one slot are adjacent, in ascending order of position, and continue the slot's cache.
     """
 
     tokens: Ints  # (n,)
     positions: Ints  # (n,)
     slots: Ints  # (n,)
-    outputs: Ints  # (m,) indices into the batch, ascending: the tokens whose logits are wanted
+    outputs: Ints  # (m,) ascending indices into the batch: the tokens whose logits are needed

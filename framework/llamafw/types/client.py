@@ -1,4 +1,4 @@
-"""What the server knows of a client, and the errors that it sends."""
+"""The user behind a request, and the error that a client receives."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 class Problem:
     """An error as the client sees it."""
 
-    status: int  # of HTTP
+    status: int  # HTTP status
     message: str  # one sentence for the client
-    type: str  # a stable word for programs: "invalid_request_error" …
-    param: str | None = None  # the request field at fault, as a dotted path
+    type: str  # stable identifier for programs: "invalid_request_error" …
+    param: str | None = None  # the request field that is wrong, as a dotted path
     extra: Mapping[str, Any] = field(default_factory=dict)  # further members of the error object
-    retry_after: int | None = None  # seconds; becomes a header
+    retry_after: int | None = None  # seconds, for the Retry-After header
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who sends a request, as an authenticator knows them."""
+    """The sender of a request, as an authenticator identified it."""
 
-    name: str  # unique among the users of this server
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what else is known: groups, limits …
+    name: str  # unique among the server's users
+    facts: Mapping[str, Any] = field(default_factory=dict)  # anything else the authenticator knows: groups, limits …

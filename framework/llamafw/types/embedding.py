@@ -8,23 +8,27 @@ from typing import Literal
 from llamafw.types.arrays import Floats
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
-"""How the hidden states of a text's tokens become its embedding: all as they are, their mean, the first, the last."""
+"""How the hidden states of a text's tokens become its embedding.
+
+``none``: one vector per token; ``mean``: their mean; ``cls``: the first token's; ``last``: the last token's;
+``rank``: a score that the model's rank head computes.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """What a client wants embedded. Validated, tokenised, and never changed."""
+    """A validated, tokenised request for an embedding. Immutable."""
 
     prompt: tuple[int, ...]  # tokens
-    pooling: Pooling = "mean"  # how one vector comes of many
-    id_slot: int = -1  # -1: any
-    cache_prompt: bool = False  # hidden states are not in the cache
+    pooling: Pooling = "mean"
+    id_slot: int = -1  # -1: any slot
+    cache_prompt: bool = False  # always False in practice: caches hold no hidden states
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
     """The embedding of one text, not normalised."""
 
-    vectors: Floats  # (1, n_embd), or (n_prompt, n_embd) without pooling; a score, (1, 1), for "rank"
+    vectors: Floats  # (1, n_embd); (n_prompt, n_embd) for pooling "none"; (1, 1), the score, for "rank"
     n_prompt: int  # tokens of the prompt
-    id_slot: int  # the slot that evaluated it
+    id_slot: int  # the slot that was used

@@ -12,54 +12,54 @@ from llamafw.types.generation import GenerateRequest, StopType
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine has done since its start, and what it is doing."""
+    """Counters of an engine since its start, and its current load."""
 
     n_decode: int = 0  # forward passes
-    n_busy_slots: int = 0  # the sum over them of slots in each
-    prompt_tokens: int = 0  # evaluated
-    prompt_tokens_cached: int = 0  # taken from a cache instead
-    prompt_seconds: float = 0.0  # spent on prompts
-    predicted_tokens: int = 0  # drawn
-    predicted_seconds: float = 0.0  # spent on drawing them
-    requests_processing: int = 0  # in a slot
-    requests_deferred: int = 0  # waiting for one
-    requests_rejected: int = 0  # refused, because too many were waiting
-    cache_tokens: int = 0  # positions in use in all slots
+    n_busy_slots: int = 0  # sum over all forward passes of the slots in each
+    prompt_tokens: int = 0  # prompt tokens evaluated
+    prompt_tokens_cached: int = 0  # prompt tokens reused from a cache
+    prompt_seconds: float = 0.0  # time spent on prompts
+    predicted_tokens: int = 0  # tokens drawn
+    predicted_seconds: float = 0.0  # time spent on drawing them
+    requests_processing: int = 0  # requests in a slot
+    requests_deferred: int = 0  # requests waiting for a slot
+    requests_rejected: int = 0  # requests refused because the queue was full
+    cache_tokens: int = 0  # positions in use, over all slots
     cache_size: int = 0  # positions of all slots
-    prompt_cache_bytes: int = 0  # of states kept in memory
-    prompt_cache_limit: int | None = 0  # None: there is none
+    prompt_cache_bytes: int = 0  # size of the saved states in memory
+    prompt_cache_limit: int | None = 0  # bytes; None: no limit
 
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One slot, as it is now."""
+    """The current state of one slot."""
 
     id: int  # from 0
-    state: Literal["idle", "prompt", "generating"]  # what it does
-    id_task: int  # counts the requests that slots were given to; -1: none yet
-    n_tokens: int  # positions in its cache
-    request: GenerateRequest | None = None  # the one it serves, or served last
+    state: Literal["idle", "prompt", "generating"]
+    id_task: int  # number of the slot's last request, counted over all slots; -1: none yet
+    n_tokens: int  # positions in use
+    request: GenerateRequest | None = None  # the current request, or the last one
     n_prompt: int = 0  # tokens of its prompt
-    n_prompt_processed: int = 0  # evaluated, without those from the cache
-    n_cached: int = 0  # tokens of the prompt taken from a cache
+    n_prompt_processed: int = 0  # prompt tokens evaluated, without reused ones
+    n_cached: int = 0  # prompt tokens reused from a cache
     n_decoded: int = 0  # tokens drawn
-    n_remain: int = 0  # tokens that may follow; -1: any number
-    stop_type: StopType = "none"  # how its last request ended
+    n_remain: int = 0  # tokens that may still be drawn; -1: no limit
+    stop_type: StopType = "none"  # how the last request ended
     stopping_word: str = ""  # the stop string that ended it
 
 
 @dataclass(frozen=True, slots=True)
 class PluginInfo:
-    """One plugin that was found, as listings show it."""
+    """One plugin that was found, for listings."""
 
-    name: str  # distribution:entry, or what --plugin was given
+    name: str  # "distribution:entry", or the value of --plugin
     distribution: str  # "?" for files and modules
-    version: str  # of the distribution; "?" for files and modules
-    state: Literal["active", "failed", "blocked"]  # failed: left out; blocked: by --no-plugin
-    requires_api: str | None = None  # the versions of the API that it works with, if it says so
-    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what it has registered: kind → names
-    hooks: Sequence[str] = ()  # that it implements
+    version: str  # version of the distribution; "?" for files and modules
+    state: Literal["active", "failed", "blocked"]  # failed: not loaded because of an error; blocked: by --no-plugin
+    requires_api: str | None = None  # API versions that the plugin declares to work with
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what it registered: kind → names
+    hooks: Sequence[str] = ()  # names of the hooks it implements
     options: JsonSchema = field(default_factory=dict)  # its own settings
-    request_fields: JsonSchema = field(default_factory=dict)  # of requests that generate: its samplers' and its own
-    load_ms: float = 0.0  # importing it, and registering what it has
-    error: str | None = None  # why it was left out
+    request_fields: JsonSchema = field(default_factory=dict)  # fields it adds to requests that generate
+    load_ms: float = 0.0  # time to import the plugin and register what it provides
+    error: str | None = None  # why it failed

@@ -1,0 +1,111 @@
+"""Finds the parts of a model that plugins provide: tokenizer, chat format, tool parser, architecture, backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llamafw.engine.backend_options import backend_options
+from llamafw.errors import ModelError, SettingsError
+from llamafw.interfaces import (
+    Architecture,
+    Backend,
+    BackendContext,
+    ChatContext,
+    ChatFormat,
+    Tokenizer,
+    ToolParserPlugin,
+)
+from llamafw.plugins import Plugins
+from llamafw.registry import missing
+from llamafw.settings import Settings
+from llamafw.types import Decoder, Model
+
+DEFAULT_BACKEND = "numba"
+DEFAULT_TOOL_PARSER = "hermes"  # for chat templates that no tool parser matches
+
+
+def find_registered(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
+    """Return the architecture or tokenizer that the metadata value ``key`` names.
+
+    Raises
+    ------
+    ModelError
+        The value is missing, or no plugin provides it.
+    """
+    registry, name = plugins.registry(kind), model.metadata.get(key)
+    if not isinstance(name, str):
+        raise ModelError(f"{model.path}: the metadata has no {key}")
+    if name not in registry:
+        raise ModelError(f"{model.path}: no plugin provides the {kind} {name!r}{registry.suggest(name)}")
+    return registry[name]
+
+
+def describe_model(model: Model, plugins: Plugins) -> Decoder:
+    """Return the description that the model's architecture makes of it."""
+    architecture: Architecture = find_registered(plugins, "architecture", model, "general.architecture")
+    return architecture(model)
+
+
+def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
+    """Return the model's tokenizer."""
+    tokenizer: Tokenizer = find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)
+    if members := missing(tokenizer, Tokenizer):
+        name = model.metadata["tokenizer.ggml.model"]
+        raise ModelError(f"the tokenizer {name!r} does not have {', '.join(members)}")
+    return tokenizer
+
+
+def choose_chat_format(
+    model: Model, tokenizer: Tokenizer, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+) -> ChatFormat:
+    """Return the chat format that ``--chat-template`` names, or the one that plugins choose for the model."""
+    if not settings.jinja:
+        log("--no-jinja has no effect: chat templates are always rendered with Jinja")
+    formats = plugins.registry("chat_format")
+    if settings.chat_template is not None and settings.chat_template in formats:
+        context = ChatContext(_token_text(tokenizer, tokenizer.bos), _token_text(tokenizer, tokenizer.eos))
+        named: ChatFormat = formats[settings.chat_template](context)
+        return named
+    chosen: ChatFormat | None = plugins.first("choose_chat_format", model=model, settings=settings)
+    if chosen is None:
+        raise SettingsError("no plugin provides a chat format for this model")
+    return chosen
+
+
+def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -> ToolParserPlugin | None:
+    """Return the tool parser that ``--tool-parser`` names, or the first that matches the chat template."""
+    parsers, name = plugins.registry("tool_parser"), settings.tool_parser
+    if name is not None and name not in parsers:
+        raise SettingsError(f"--tool-parser: no plugin provides the tool parser {name!r}{parsers.suggest(name)}")
+    if name is not None:
+        named: ToolParserPlugin = parsers[name]
+        return named
+    matching = (parser for parser in parsers.values() if parser.matches(chat.source))
+    return next(matching, parsers.get(DEFAULT_TOOL_PARSER))
+
+
+def choose_backend(model: Model, settings: Settings, plugins: Plugins) -> str:
+    """Return the name of the backend that ``--backend`` names or plugins choose for the model."""
+    backends = plugins.registry("backend")
+    chosen = settings.backend or plugins.first("choose_backend", model=model, settings=settings)
+    name = str(chosen or DEFAULT_BACKEND)
+    if name not in backends:
+        raise SettingsError(f"--backend: no plugin provides the backend {name!r}{backends.suggest(name)}")
+    return name
+
+
+def make_backend(
+    name: str, model: Model, decoder: Decoder, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+) -> Backend:
+    """Return a backend with the model loaded."""
+    backends = plugins.registry("backend")
+    options = backend_options(settings, decoder.n_ctx_train)
+    backend: Backend = backends[name](BackendContext(model, decoder, options, plugins.registry("quant"), log))
+    if members := missing(backend, Backend):
+        raise ModelError(f"the backend {name!r} of plugin {backends.owner(name)} does not have {', '.join(members)}")
+    return backend
+
+
+def _token_text(tokenizer: Tokenizer, token: int | None) -> str:
+    return "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")

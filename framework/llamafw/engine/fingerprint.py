@@ -1,0 +1,65 @@
+"""Identifies saved states: a state may only be restored by the model and backend that produced it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llamafw.types import BackendOptions, Bytes, Decoder, Model
+
+_HASHED_WHOLE = 2**14  # bytes: smaller tensors are hashed completely
+_N_SAMPLES, _SAMPLE_BYTES = 32, 256  # of larger ones
+
+
+def fingerprint(model: Model, decoder: Decoder, options: BackendOptions, backend_name: str, state_format: str) -> bytes:
+    """Return a hash of everything that a saved state depends on, 32 bytes.
+
+    It covers every number of the decoder, the cache's data types, the backend and its state format, and all tensors.
+    Of large tensors it covers samples: reading them completely would take as long as loading the model.
+
+    Parameters
+    ----------
+    model : Model
+        The model file.
+    decoder : Decoder
+        Its description.
+    options : BackendOptions
+        Settings of the backend.
+    backend_name : str
+        The name under which the backend is registered.
+    state_format : str
+        See `Backend.state_format`.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    facts = {
+        "backend": backend_name,
+        "state_format": state_format,
+        "cache_types": (options.cache_type_k, options.cache_type_v),
+        "decoder": {field.name: _plain(getattr(decoder, field.name)) for field in dataclasses.fields(decoder)},
+    }
+    digest.update(repr(facts).encode())
+    for name, tensor in sorted(model.tensors.items()):
+        digest.update(repr((name, tensor.shape, tensor.type_name, len(tensor.data))).encode())
+        for part in _samples(tensor.data):
+            digest.update(part.tobytes())
+    return digest.digest()
+
+
+def _samples(data: Bytes) -> Iterator[Bytes]:
+    """Yield a small tensor completely, and evenly spaced parts of a large one."""
+    if len(data) <= _HASHED_WHOLE:
+        yield data
+        return
+    for start in np.linspace(0, len(data) - _SAMPLE_BYTES, _N_SAMPLES, dtype=np.int64):
+        yield data[start : start + _SAMPLE_BYTES]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value whose ``repr`` has every digit, in a fixed order."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.tolist()
+    return sorted(value.items()) if hasattr(value, "items") else value

@@ -1,0 +1,102 @@
+"""Reads the flags and files that do not depend on the model: prompts, grammars, biases.
+
+They are read before a model is fetched, so that a mistake in them ends the start-up early.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llamafw.errors import SettingsError
+from llamafw.models.overrides import parse_override
+from llamafw.options import read_file
+from llamafw.settings import Settings
+from llamafw.types import GrammarSource
+
+_ESCAPE = re.compile(r"""\\(?:x([0-9A-Fa-f]{2})|([nrt'"\\]))""")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class StartupInputs:
+    """The values of flags that do not depend on the model, with files already read."""
+
+    preload: tuple[str, str] | None  # text to evaluate at start-up, and the flag it comes from
+    system_prompt: str  # "" without one
+    grammar: GrammarSource | None  # applies to requests that have none
+    logit_bias: Mapping[int, float]  # applies to requests that have none
+
+
+def read_startup_inputs(settings: Settings) -> StartupInputs:
+    """Read the flags, and each file once, because a file may be a pipe.
+
+    Raises
+    ------
+    SettingsError
+        A file cannot be read, a value is invalid, or flags exclude each other.
+    """
+    for text in settings.override_kv:
+        parse_override(text)
+    return StartupInputs(
+        _preload_text(settings), _system_prompt(settings), default_grammar(settings), settings.logit_biases()
+    )
+
+
+def default_grammar(settings: Settings) -> GrammarSource | None:
+    """Return the grammar for requests that have none: ``--grammar``, ``--grammar-file`` or ``--json-schema``."""
+    if settings.json_schema is not None:
+        if settings.grammar is not None or settings.grammar_file is not None:
+            raise SettingsError("either --json-schema or --grammar can be given, but not both")
+        return GrammarSource("json_schema", settings.json_schema, "--json-schema")
+    text = settings.grammar or ""
+    if settings.grammar_file is not None:
+        text += read_file("--grammar-file", settings.grammar_file)
+    return GrammarSource("gbnf", text, "--grammar") if text.strip() else None
+
+
+def _preload_text(settings: Settings) -> tuple[str, str] | None:
+    """Return the text of ``--prompt``, ``--file`` or ``--binary-file``, and the flag's name."""
+    values = {"--prompt": settings.prompt, "--file": settings.file, "--binary-file": settings.binary_file}
+    flags = [flag for flag, value in values.items() if value is not None]
+    if len(flags) > 1:
+        raise SettingsError(f"{' and '.join(flags)} exclude each other")
+
+    if settings.prompt is not None:
+        return unescape(settings.prompt) if settings.escape else settings.prompt, "--prompt"
+    if settings.file is not None:
+        return read_file("--file", settings.file).removesuffix("\n").removesuffix("\r"), "--file"
+    if settings.binary_file is not None:
+        return read_file("--binary-file", settings.binary_file), "--binary-file"
+    return None
+
+
+def _system_prompt(settings: Settings) -> str:
+    file = settings.system_prompt_file
+    return "" if file is None else read_file("--system-prompt-file", file)
+
+
+def unescape(text: str) -> str:
+    r"""Return a text with ``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` replaced.
+
+    ``\xHH`` is one byte of UTF-8. Other backslashes stay.
+
+    Raises
+    ------
+    SettingsError
+        The bytes are not valid UTF-8.
+    """
+
+    def replacement(match: re.Match[str]) -> bytes:
+        byte, letter = match.groups()
+        return bytes([int(byte, 16)]) if byte else _ESCAPED.get(letter, letter).encode()
+
+    raw, end = b"", 0
+    for match in _ESCAPE.finditer(text):
+        raw += text[end : match.start()].encode() + replacement(match)
+        end = match.end()
+    try:
+        return (raw + text[end:].encode()).decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"--prompt: byte {error.start} is not valid UTF-8") from None

@@ -1,0 +1,98 @@
+"""The protocol of what the scheduler and the worker process: a request in a slot."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+from llamafw.engine.slots import Slot
+from llamafw.errors import RequestError
+from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.types import EmbedRequest, Floats, GenerateRequest, Ints, Timings
+
+
+class Task(Protocol):
+    """A request from its arrival to its result. Created on the event loop, then used on the engine thread alone.
+
+    The event loop only writes ``cancelled``.
+    """
+
+    slot: Slot | None  # None while it waits
+    last: int  # the last token drawn, not evaluated yet
+    n_done: int  # prompt tokens that are in the slot's cache
+    done: bool  # nothing more is computed or sent
+    cancelled: bool  # the client disconnected
+
+    @property
+    def request(self) -> GenerateRequest | EmbedRequest:
+        """The request."""
+
+    @property
+    def prompt(self) -> Ints:
+        """The prompt's tokens, ``(n_prompt,)``."""
+
+    @property
+    def output(self) -> Literal["logits", "hidden"]:
+        """What the task needs from the backend. One forward pass computes one of the two."""
+
+    @property
+    def failure_message(self) -> str:
+        """The client's message if `take` raises an unexpected error."""
+
+    @property
+    def arrived(self) -> float:
+        """Time of arrival, from `time.perf_counter`."""
+
+    @property
+    def deadline(self) -> float:
+        """Time at which the task expires, from `time.perf_counter`."""
+
+    @property
+    def n_keep(self) -> int:
+        """Number of tokens at the start that a context shift never drops."""
+
+    @property
+    def n_left(self) -> int:
+        """Number of prompt tokens that are still to be evaluated; 0 while it generates."""
+
+    @property
+    def n_next(self) -> int:
+        """Maximum number of prompt tokens that the next step may evaluate."""
+
+    def begin(self, slot: Slot, n_cached: int) -> None:
+        """Start in a slot whose cache holds exactly the first ``n_cached`` tokens of the prompt."""
+
+    def outputs(self, n: int) -> range:
+        """Return which of the next ``n`` tokens need an output row."""
+
+    def advance(self, n: int) -> None:
+        """Record that ``n`` more tokens were evaluated."""
+
+    def take(self, rows: Floats, buffers: CandidateBuffers) -> None:
+        """Process the output rows, ``(len(outputs), …)`` float32, of the tokens just evaluated.
+
+        Raises
+        ------
+        RequestError
+            The request failed; the worker passes the error to `fail`.
+        """
+
+    def n_discard(self) -> int:
+        """Return how many tokens after the first ``n_keep`` to drop from the full context; 0: none."""
+
+    def end_at_full_context(self) -> None:
+        """Finish because the context is full and nothing can be dropped."""
+
+    def note_shift(self) -> None:
+        """Record that tokens were dropped from the context."""
+
+    def expire(self) -> None:
+        """Finish because the deadline has passed."""
+
+    def fail(self, error: RequestError) -> None:
+        """Send ``error`` to the client. Does nothing if the task is already done."""
+
+    def timings(self) -> Timings | None:
+        """Return the counts and times so far; None if they are not part of the statistics."""
+
+    def status(self) -> dict[str, Any]:
+        """Return the fields of `SlotStatus` that this task knows."""
