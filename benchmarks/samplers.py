@@ -28,7 +28,7 @@ from llamafw import GenerateRequest, SamplerContext
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import build_chain
 from llamafw.sampling.kernels import CandidateBuffers
-from llamafw.sampling.logprobs import of_row
+from llamafw.sampling.logprobs import logprobs_of_row
 from llamafw_plugins.samplers import DEFAULT_ORDER
 
 Row = np.ndarray[Any, Any]
@@ -183,7 +183,7 @@ def table(n_vocab: int, rounds: int) -> Iterator[str]:
     for name, fields in CASES:
         cells = [times(make(n_vocab, fields), logits, rounds) for make in makers.values()]
         yield f"| {name} | " + " | ".join(f"{median:.0f} ({least:.0f})" for median, least in cells) + " |"
-    median, least = times(lambda row: of_row(row, 0, 10), logits, rounds)
+    median, least = times(lambda row: logprobs_of_row(row, 0, 10), logits, rounds)
     yield f"| `n_probs` 10, besides | {median:.0f} ({least:.0f}) |" + " |" * (len(makers) - 1)
 
 

@@ -89,7 +89,7 @@ async def test_waiting_has_an_end(start: Start) -> None:
     await asyncio.sleep(0)
     assert engine.stats().requests_deferred == 1  # before the other one may end
     backend.allow(100)
-    with pytest.raises(Unavailable, match="no slot has become free"):
+    with pytest.raises(Unavailable, match="no slot became free"):
         await waiting
     assert (await running).finish.n_predicted == 3  # those in a slot have all the time they need
 
@@ -102,7 +102,7 @@ async def test_actions_on_a_busy_slot_do_not_wait_for_ever(start: Start) -> None
     erase = asyncio.create_task(engine.erase_slot(0))
     await asyncio.sleep(0)  # it is handed over
     backend.allow(100)
-    with pytest.raises(Unavailable, match="slot 0 has not become free"):
+    with pytest.raises(Unavailable, match="slot 0 did not become free"):
         await erase
     assert (await running).finish.n_predicted == 3
 

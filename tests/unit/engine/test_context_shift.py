@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llamafw import ContextFullError, GenerateRequest
 from llamafw.engine import BatchingEngine
-from llamafw.engine.context_shift import discarded, kept, shortened
+from llamafw.engine.context_shift import n_discarded, n_kept, truncated
 from support.toy import EOS, ToyBackend, answer, forever
 
 Start = Callable[..., BatchingEngine]
@@ -21,7 +21,7 @@ Start = Callable[..., BatchingEngine]
 @pytest.mark.parametrize(("n_prompt", "n_ctx", "n_keep", "left"), [(400, 256, 0, 144), (400, 256, 100, 244)])
 def test_the_middle_of_a_long_prompt_is_cut_out(n_prompt: int, n_ctx: int, n_keep: int, left: int) -> None:
     prompt = np.arange(n_prompt, dtype=np.int32)
-    short = shortened(prompt, n_keep, n_ctx)
+    short = truncated(prompt, n_keep, n_ctx)
     assert len(short) == left
     assert short[:n_keep].tolist() == prompt[:n_keep].tolist()
     assert short[n_keep:].tolist() == prompt[n_prompt - (left - n_keep) :].tolist()
@@ -29,12 +29,12 @@ def test_the_middle_of_a_long_prompt_is_cut_out(n_prompt: int, n_ctx: int, n_kee
 
 @given(n_prompt=st.integers(1, 400), n_ctx=st.integers(5, 100), n_keep=st.integers(-1, 500), bos=st.booleans())
 def test_whatever_is_kept_there_is_room(n_prompt: int, n_ctx: int, n_keep: int, bos: bool) -> None:
-    n = kept(n_keep, n_prompt, n_ctx, bos=bos)
+    n = n_kept(n_keep, n_prompt, n_ctx, bos=bos)
     assert 0 <= n <= n_ctx - 4
     if n_prompt >= n_ctx:
-        assert n <= len(shortened(np.zeros(n_prompt, np.int32), n, n_ctx)) < n_ctx
-    assert 0 < discarded(n_ctx, n, 0) <= n_ctx - n
-    assert 0 < discarded(n_ctx, n, 3) <= 3
+        assert n <= len(truncated(np.zeros(n_prompt, np.int32), n, n_ctx)) < n_ctx
+    assert 0 < n_discarded(n_ctx, n, 0) <= n_ctx - n
+    assert 0 < n_discarded(n_ctx, n, 3) <= 3
 
 
 @pytest.mark.inventory("K-05", "K-06", "F-03", "D-03", "E-019", "C-096")
@@ -67,16 +67,17 @@ async def test_until_the_context_is_full(start: Start) -> None:
 
 
 @pytest.mark.inventory("E-069", "C-096")
-async def test_without_shifting_a_long_prompt_is_refused(start: Start) -> None:
+@pytest.mark.parametrize("context_shift", [False, True])
+async def test_prompts_that_do_not_fit_are_refused(start: Start, context_shift: bool) -> None:
     with pytest.raises(ContextFullError) as caught:
-        await answer(start(ToyBackend(n_ctx=16)), range(16))
+        await answer(start(ToyBackend(n_ctx=16)), range(16), context_shift=context_shift)
     assert caught.value.extra == {"n_prompt_tokens": 16, "n_ctx": 16}
 
 
 @pytest.mark.inventory("E-068", "E-055")
-async def test_with_it_the_middle_goes(start: Start) -> None:
+async def test_truncate_prompt_cuts_the_middle(start: Start) -> None:
     backend = ToyBackend(forever, n_ctx=16, n_slots=1)
-    got = await answer(start(backend), range(40), n_predict=1, context_shift=True, n_keep=2)
+    got = await answer(start(backend), range(40), n_predict=1, truncate_prompt=True, n_keep=2)
     assert backend.batches[0].tokens.tolist() == [0, 1, *range(30, 40)]
     assert got.finish.truncated
     assert got.finish.n_prompt == len(backend.slots[0])
@@ -95,7 +96,9 @@ async def test_what_was_shifted_serves_nobody_else(start: Start) -> None:
 
 
 async def test_where_nothing_can_be_dropped_it_ends(start: Start) -> None:
-    got = await answer(start(ToyBackend(forever, n_ctx=1, n_slots=1)), (1,), n_predict=9, context_shift=True)
+    got = await answer(
+        start(ToyBackend(forever, n_ctx=1, n_slots=1)), (1,), n_predict=9, context_shift=True, truncate_prompt=True
+    )
     assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (1, "limit", True)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from llamafw import Floats, GenerateRequest, SamplerContext
 from llamafw.sampling.chain import build_chain
+from llamafw.sampling.constraint import Constraint
 from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.top_k import TopK
@@ -52,9 +53,9 @@ def test_first_the_usual_draw_then_one_under_the_mask(allowed: tuple[int, ...]) 
     context = SamplerContext((), N, 100, tokenizer)
     request = GenerateRequest((), samplers=("top_k", "temperature"), options={"top_k": 4, "temperature": 1.3})
     plugins: Any = {"top_k": TopK, "temperature": Temperature}
-    chain, vocabulary = build_chain(request, 1, plugins, context), CandidateBuffers(N)
-    chain.grammar = Allows(*allowed)
-    counts = Counter(chain.pick(vocabulary, logits.copy())[0] for _ in range(N_DRAWS))
+    chain, buffers = build_chain(request, 1, plugins, context), CandidateBuffers(N)
+    constraint = Constraint(Allows(*allowed), "grammar")
+    counts = Counter(chain.pick(buffers, logits.copy(), constraint)[0] for _ in range(N_DRAWS))
     usual = top(logits, 4, 1.3)
     fits = np.isin(np.arange(N), allowed)
     masked = top(np.where(fits, logits, -np.inf), min(4, len(allowed)), 1.3)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from llamafw.engine import BatchingEngine
-from llamafw.engine.load import system_prompt
-from llamafw.engine.preload import first_prompt, preload
+from llamafw.engine.load import make_system_prompt
+from llamafw.engine.preload import preload
+from llamafw.engine.startup_inputs import read_startup_inputs
 from llamafw.errors import ContextFullError, GenerationError, SettingsError
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
@@ -21,6 +22,11 @@ from support.toy import BOS, HEART, ToyBackend, ToyTokenizer, WithBos, answer
 
 Start = Callable[..., BatchingEngine]
 NO_SYSTEM = SystemPrompt()
+
+
+def preload_text(**flags: Any) -> tuple[str, str] | None:
+    """Return the text that flags ask to preload, and the flag's name."""
+    return read_startup_inputs(Settings(**flags)).preload
 
 
 def loaded(tokenizer: ToyTokenizer | None = None, system: SystemPrompt = NO_SYSTEM) -> LoadedModel:
@@ -32,9 +38,9 @@ def loaded(tokenizer: ToyTokenizer | None = None, system: SystemPrompt = NO_SYST
 @pytest.mark.inventory("C-022", "C-026", "C-027")
 def test_escapes_in_a_prompt() -> None:
     written = r"""a\nb\tc\rd\'e\"f\\n\x41\xe2\x82\xac\q\x4"""
-    assert first_prompt(Settings(prompt=written)) == ("a\nb\tc\rd'e\"f\\nA€\\q\\x4", "--prompt")
-    assert first_prompt(Settings(prompt=written, escape=False)) == (written, "--prompt")
-    assert first_prompt(Settings()) is None
+    assert preload_text(prompt=written) == ("a\nb\tc\rd'e\"f\\nA€\\q\\x4", "--prompt")
+    assert preload_text(prompt=written, escape=False) == (written, "--prompt")
+    assert preload_text() is None
 
 
 @pytest.mark.inventory("C-024", "C-025")
@@ -42,8 +48,8 @@ def test_escapes_in_a_prompt() -> None:
 def test_prompts_from_files(tmp_path: Path, raw: bytes, text: str) -> None:
     path = tmp_path / "prompt"
     path.write_bytes(raw)
-    assert first_prompt(Settings(file=str(path))) == (text, "--file")
-    assert first_prompt(Settings(binary_file=str(path))) == (raw.decode(), "--binary-file")
+    assert preload_text(file=str(path)) == (text, "--file")
+    assert preload_text(binary_file=str(path)) == (raw.decode(), "--binary-file")
 
 
 @pytest.mark.inventory("C-024", "C-025")
@@ -51,13 +57,13 @@ def test_prompts_that_cannot_be_had(tmp_path: Path) -> None:
     bad = tmp_path / "latin"
     bad.write_bytes(b"caf\xe9")
     with pytest.raises(SettingsError, match=r"--file: .* cannot be read: byte 3 is no UTF-8"):
-        first_prompt(Settings(file=str(bad)))
+        preload_text(file=str(bad))
     with pytest.raises(SettingsError, match=r"--binary-file: .*none cannot be read: No such file"):
-        first_prompt(Settings(binary_file=str(tmp_path / "none")))
+        preload_text(binary_file=str(tmp_path / "none"))
     with pytest.raises(SettingsError, match=r"--prompt: byte 0"):
-        first_prompt(Settings(prompt=r"\xff"))
+        preload_text(prompt=r"\xff")
     with pytest.raises(SettingsError, match="--prompt and --file exclude each other"):
-        first_prompt(Settings(prompt="a", file=str(bad)))
+        preload_text(prompt="a", file=str(bad))
 
 
 @pytest.mark.inventory("C-022")
@@ -80,7 +86,7 @@ async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
 async def test_it_stands_behind_the_system_prompt(start: Start) -> None:
     """As every request's prompt will; BOS comes once."""
     backend = ToyBackend(n_slots=2)
-    with_system = loaded(WithBos(), system_prompt("Be brief. ", WithBos()))
+    with_system = loaded(WithBos(), make_system_prompt("Be brief. ", WithBos()))
     assert await asyncio.to_thread(preload, start(backend), with_system, "Once", "--prompt") == 15
     assert backend.slots[1] == [BOS, *b"Be brief. Once"]
     assert backend.slots[1] == list(with_system.whole_prompt([BOS, *b"Once"]))
@@ -140,7 +146,7 @@ async def test_caches_are_logged_on_demand(start: Start, caplog: pytest.LogCaptu
     caplog.set_level(logging.INFO, "llamafw")
     await answer(start(ToyBackend()), b"abc", n_predict=2)
     assert not caplog.messages
-    await answer(start(ToyBackend(), log_cache=True), b"abc", n_predict=2)
+    await answer(start(ToyBackend(), log_caches=True), b"abc", n_predict=2)
     assert caplog.messages[0] == (
-        "KV cache: slot 0 generating 3/64 (reusable 3), slot 1 idle 0/64 (reusable 0); kept in memory: 0 bytes"
+        "KV cache: slot 0 generating 3/64 (reusable 3), slot 1 idle 0/64 (reusable 0); prompt cache: 0 bytes"
     )

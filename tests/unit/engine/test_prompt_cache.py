@@ -73,7 +73,7 @@ def test_the_least_recently_used_goes_first() -> None:
     cache.add(ints(3, 9), state(10))
     assert [cache.best(ints(first, 9))[1] for first in (1, 2, 3)] == [2, 0, 2]
     assert cache.n_bytes == 20
-    assert not cache.takes(26)
+    assert not cache.accepts(26)
 
 
 def test_an_entry_replaces_its_own_prefixes() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from llamafw import Batch, EmbedRequest, Floats, GenerationError, ModelError, NotSupported
 from llamafw.engine import BatchingEngine
-from llamafw.engine.rank_head import Layer, RankHead, rank_head
+from llamafw.engine.rank_head import Layer, RankHead, read_rank_head
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing.tiny import write_tiny_gguf
@@ -46,7 +46,7 @@ async def test_states_that_do_not_fit_fail_that_text_and_nothing_else(start: Cal
             return super().hidden(batch)[:, : 3 if batch.tokens[0] == 9 else None]
 
     engine = start(Narrow(n_batch=40), rank_head=EXPECTED["output"][0])
-    with pytest.raises(GenerationError, match="the states of the text are none"):
+    with pytest.raises(GenerationError, match="the model computed invalid hidden states"):
         await engine.embed(EmbedRequest((9, 1), "rank"))
     assert not engine.failed
     assert (await engine.embed(EmbedRequest(TEXT, "rank"))).vectors[0, 0] == pytest.approx(EXPECTED["output"][1])
@@ -60,7 +60,7 @@ async def test_a_model_without_one(start: Callable[..., BatchingEngine]) -> None
 def read(path: Path, **tensors: Any) -> RankHead | None:
     named = {name.replace("_", "."): np.asarray(value, np.float32) for name, value in tensors.items()}
     quants = Plugins().registry("quant")
-    return rank_head(read_gguf(write_tiny_gguf(path / "m.gguf", tensors=named), quants), quants, 64)
+    return read_rank_head(read_gguf(write_tiny_gguf(path / "m.gguf", tensors=named), quants), quants, 64)
 
 
 def test_heads_of_files(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_heads_of_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"cls_output_weight": np.ones((1, 32))}, "cls.output.weight takes 32 numbers, and gets 64"),
-        ({"cls_weight": np.ones((4, 64)), "cls_output_weight": np.ones((1, 64))}, "takes 64 numbers, and gets 4"),
-        ({"cls_weight": np.ones((4, 64)), "cls_bias": np.ones(3)}, r"cls.bias has the shape \(3,\)"),
+        ({"cls_output_weight": np.ones((1, 32))}, "cls.output.weight has 32 inputs instead of 64"),
+        ({"cls_weight": np.ones((4, 64)), "cls_output_weight": np.ones((1, 64))}, "has 64 inputs instead of 4"),
+        ({"cls_weight": np.ones((4, 64)), "cls_bias": np.ones(3)}, r"cls.bias has shape \(3,\)"),
     ],
 )
 def test_heads_that_do_not_fit(tmp_path: Path, tensors: dict[str, Any], message: str) -> None:

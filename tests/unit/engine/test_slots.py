@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafw.engine import BatchingEngine
-from llamafw.engine.scheduler import Scheduler, share
+from llamafw.engine.scheduler import Scheduler, divide
 from llamafw.engine.slots import Slot, Slots
 from support.toy import N_VOCAB, ToyBackend, answer
 
@@ -77,7 +77,7 @@ def test_a_short_prefix_does_not_cost_another_its_long_cache() -> None:
 
 @given(left=st.lists(st.integers(1, 100), min_size=1, max_size=8), room=st.integers(1, 200))
 def test_room_is_shared_out(left: list[int], room: int) -> None:
-    given = share(left, room)
+    given = divide(left, room)
     assert all(0 <= n <= most for n, most in zip(given, left, strict=True))
     assert sum(given) == min(room, sum(left))
     assert given[0] >= min(left[0], room // 2, 1)  # the oldest always gets on
@@ -87,9 +87,9 @@ def test_room_is_shared_out(left: list[int], room: int) -> None:
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
-    assert share([5000, 30, 800], 512) == [256, 30, 226]
-    assert share([100, 30], 512) == [100, 30]
-    assert share([5000], 512) == [512]
+    assert divide([5000, 30, 800], 512) == [256, 30, 226]
+    assert divide([100, 30], 512) == [100, 30]
+    assert divide([5000], 512) == [512]
 
 
 def test_who_must_wait_keeps_the_place_in_the_queue() -> None:

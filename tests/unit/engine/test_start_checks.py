@@ -63,7 +63,7 @@ def test_known_names_pass() -> None:
     [
         ({"general.architecture": "lama"}, "no plugin provides the architecture 'lama'; did you mean 'llama'"),
         ({"tokenizer.ggml.model": "gpt3"}, "no plugin provides the tokenizer 'gpt3'; did you mean 'gpt2'"),
-        ({"tokenizer.ggml.model": None}, "the metadata have no tokenizer.ggml.model"),
+        ({"tokenizer.ggml.model": None}, "the metadata has no tokenizer.ggml.model"),
     ],
 )
 def test_models_that_no_plugin_runs_are_model_errors(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
@@ -76,7 +76,7 @@ def test_files_that_are_not_gguf_are_model_errors(tmp_path: Path) -> None:
     (path := tmp_path / "model.gguf").write_bytes(b"PK\x03\x04" * 100)
     with pytest.raises(ModelError, match="GGUF"):
         open_and_check(path, Settings(), Plugins())
-    with pytest.raises(ModelError, match="there is no model file"):
+    with pytest.raises(ModelError, match="does not exist"):
         open_and_check(tmp_path / "nowhere.gguf", Settings(), Plugins())
 
 

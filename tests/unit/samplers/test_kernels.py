@@ -95,7 +95,7 @@ def test_kernels_together_and_apart(names: list[str], python: list[bool], seed: 
         np.testing.assert_array_equal(found.logits, expected.logits)
         assert token in expected.ids
     assert vocabulary.ids.tolist() == list(range(N))
-    assert vocabulary.room().tolist() == list(range(N))
+    assert vocabulary.writable_ids().tolist() == list(range(N))
 
 
 def test_one_vocabulary_serves_many_chains() -> None:
@@ -141,7 +141,7 @@ def test_a_kernel_that_leaves_an_impossible_number_is_named(n: int) -> None:
     chain = build_chain(GenerateRequest((), samplers=names), 1, plugins, CONTEXT)
     with pytest.raises(GenerationError, match="'bad'"):
         chain.pick(vocabulary, np.zeros(N, np.float32))
-    assert vocabulary.room().tolist() == list(range(N))
+    assert vocabulary.writable_ids().tolist() == list(range(N))
 
 
 def test_a_kernel_that_numba_has_not_made() -> None:
