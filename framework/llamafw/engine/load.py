@@ -29,7 +29,7 @@ from llamafw.errors import ModelError, RequestError, SettingsError
 from llamafw.interfaces import Backend, SamplerContext, Tokenizer
 from llamafw.models.check_tensors import check_tensors
 from llamafw.models.gguf import read_gguf
-from llamafw.models.parts import whole
+from llamafw.models.find import model_id
 from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import warm_up_samplers
@@ -85,8 +85,8 @@ def load_model(
             raise SettingsError(f"--logit-bias: token {token} is not in the vocabulary of {tokenizer.n_vocab}")
 
     decoder: Decoder | None = None
-    finished = partial(plugins.tell, "request_finished")
-    engine: Engine | None = plugins.first(
+    finished = partial(plugins.notify, "request_finished")
+    engine: Engine | None = plugins.call_first(
         "create_engine", model=model, tokenizer=tokenizer, settings=settings, finished=finished
     )
     if engine is None:
@@ -97,7 +97,7 @@ def load_model(
     elif inputs.preload is not None:
         raise SettingsError(f"{inputs.preload[1]}: a plugin's engine runs this model, and it cannot preload prompts")
 
-    name = settings.alias or whole(path.name)  # not the path: clients need not know the server's folders
+    name = settings.alias or model_id(path)
     loaded = LoadedModel(
         name=name,
         model=model,
@@ -120,7 +120,7 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
     """Open a model with the plugin that recognises it, otherwise as GGUF."""
     if not path.exists():
         raise ModelError(f"the model file {path} does not exist")
-    model: Model | None = plugins.first("open_model", path=path, settings=settings)
+    model: Model | None = plugins.call_first("open_model", path=path, settings=settings)
     if model is None and path.is_dir():
         raise ModelError(f"{path} is a folder, and no plugin can open it")
     if model is None:
@@ -154,9 +154,9 @@ def make_engine(
         tokenizer,
         plugins.registry("sampler"),
         engine_options(settings, model, decoder, plugins, state_id),
-        finished=partial(plugins.tell, "request_finished"),
+        finished=partial(plugins.notify, "request_finished"),
         grammars=plugins.registry("grammar"),
-        report_failure=plugins.blamed,
+        report_failure=plugins.report_failure,
     )
 
 

