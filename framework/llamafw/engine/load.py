@@ -28,8 +28,8 @@ from llamafw.engine.startup_inputs import StartupInputs, read_startup_inputs
 from llamafw.errors import ModelError, RequestError, SettingsError
 from llamafw.interfaces import Backend, SamplerContext, Tokenizer
 from llamafw.models.check_tensors import check_tensors
-from llamafw.models.gguf import read_gguf
 from llamafw.models.find import model_id
+from llamafw.models.gguf import read_gguf
 from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import warm_up_samplers
