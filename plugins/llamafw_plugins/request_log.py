@@ -1,7 +1,4 @@
-"""What is written of every generation: a line on how fast it was, and with ``--logdir`` a YAML file of all there is.
-
-A plugin like any other: it hears of generations by the hook ``request_finished``, and knows nothing of how they ran.
-"""
+"""Log every generation: a line with its speed, and with ``--logdir`` a YAML file with the whole request and answer."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ log = logging.getLogger("llamafw.requests")
 
 
 class RequestLog:
-    """The plugin, for one server."""
+    """The plugin. It learns of generations through the hook ``request_finished``."""
 
     def __init__(self) -> None:
         self._app: App | None = None
@@ -29,15 +26,15 @@ class RequestLog:
 
     @hookimpl
     def register_endpoints(self, register: Register, app: App) -> None:
-        """Register none; make the folder of ``--logdir``, so that a start fails rather than every request."""
+        """Create the folder of ``--logdir``, so that a wrong one fails at start-up. Registers no endpoints."""
         self._app, self._folder = app, None
         if app.settings.logdir is not None:
-            self._folder = folder(app.settings.logdir)
-            self._writer = ThreadPoolExecutor(1, "llamafw-logdir")  # one file after the other
+            self._folder = create_folder(app.settings.logdir)
+            self._writer = ThreadPoolExecutor(1, "llamafw-logdir")  # writes one file at a time
 
     @hookimpl
     def request_finished(self, request: GenerateRequest, finish: Finish | None) -> None:
-        """Log how fast an answer was made; let its file be written."""
+        """Log the speed of a generation, and hand its file to the writer thread."""
         if self._app is None:
             return
         if finish is not None and self._app.settings.perf and log.isEnabledFor(logging.INFO):
@@ -45,18 +42,24 @@ class RequestLog:
         if self._folder is not None:
             now = datetime.now(UTC)
             path = self._folder / f"{now:%Y-%m-%dT%H-%M-%S.%f}-{next(self._numbers):06}.yaml"
-            facts = partial(record, request, finish, self._app, now, request_id())
-            self._writer.submit(write, path, facts)
+            make_record = partial(generation_record, request, finish, self._app, now, request_id())
+            self._writer.submit(write_file, path, make_record)
 
     @hookimpl
     def server_stopping(self, app: App) -> None:
-        """Wait for the files."""
+        """Wait until all files are written."""
         if self._folder is not None:
             self._writer.shutdown()
 
 
-def folder(name: str) -> Path:
-    """Return the folder of ``--logdir``, made if it is not there; SettingsError if that cannot be."""
+def create_folder(name: str) -> Path:
+    """Return the folder of ``--logdir``, created if it does not exist.
+
+    Raises
+    ------
+    SettingsError
+        The folder cannot be created or written to.
+    """
     path = Path(name).expanduser()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,33 +71,40 @@ def folder(name: str) -> Path:
 
 
 def log_speed(finish: Finish) -> None:
-    """Log the counts and speeds of one answer."""
-    times = finish.timings
+    """Log the token counts and speeds of one generation."""
+    timings = finish.timings
     fields = {
         "prompt_tokens": finish.n_prompt,
         "cached_tokens": finish.n_cached,
-        "prompt_tokens_per_second": speed(times.prompt_n, times.prompt_ms),
+        "prompt_tokens_per_second": tokens_per_second(timings.prompt_n, timings.prompt_ms),
         "tokens": finish.n_predicted,
-        "tokens_per_second": speed(times.predicted_n - 1, times.predicted_ms),  # the first one is the prompt's
-        "queue_ms": round(times.queue_ms, 2),
+        # evaluating the prompt yields the first token, so its time is part of prompt_ms
+        "tokens_per_second": tokens_per_second(timings.predicted_n - 1, timings.predicted_ms),
+        "queue_ms": round(timings.queue_ms, 2),
     }
     log.info(
-        "prompt %(prompt_tokens)d tokens, %(cached_tokens)d cached, %(prompt_tokens_per_second).1f tokens/s; "
-        "answer %(tokens)d tokens, %(tokens_per_second).1f tokens/s; waited %(queue_ms).2f ms, request %(request_id)s",
+        "prompt: %(prompt_tokens)d tokens, %(cached_tokens)d cached, %(prompt_tokens_per_second).1f tokens/s; "
+        "answer: %(tokens)d tokens, %(tokens_per_second).1f tokens/s; queue: %(queue_ms).2f ms; request %(request_id)s",
         fields | {"request_id": request_id()},
         extra={"fields": fields},
     )
 
 
-def speed(n: int, ms: float) -> float:
-    """Return tokens per second; 0 of none, or in no time."""
+def tokens_per_second(n: int, ms: float) -> float:
+    """Return a speed; 0 for no tokens or no time."""
     return round(n / ms * 1e3, 2) if n > 0 and ms > 0 else 0.0
 
 
-def record(
+def generation_record(
     request: GenerateRequest, finish: Finish | None, app: App, when: datetime, request_id: str
 ) -> dict[str, Any]:
-    """Return what a file says of one generation; ``finish`` is None there if it was cut short or failed."""
+    """Return the contents of the file of one generation.
+
+    Parameters
+    ----------
+    finish : Finish, optional
+        None if the generation failed or was cancelled.
+    """
     loaded = app.loaded
     settings = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
     prompt = settings.pop("prompt")
@@ -105,44 +115,44 @@ def record(
         "prompt": loaded.tokenizer.decode(prompt, special=True),
         "output": None if finish is None else loaded.tokenizer.decode(finish.tokens, special=True),
         "settings": settings,
-        "finish": None
-        if finish is None
-        else {
-            field.name: getattr(finish, field.name)
-            for field in dataclasses.fields(finish)
-            if field.name not in ("tokens", "timings")
-        },
+        "finish": None if finish is None else _finish_record(finish),
         "timings": None if finish is None else finish.timings,
         "prompt_tokens": prompt,
         "output_tokens": None if finish is None else finish.tokens,
     }
 
 
-def write(path: Path, facts: partial[dict[str, Any]]) -> None:
-    """Write one file, readable by its owner alone. On a thread: what goes wrong there is logged, no request fails."""
+def write_file(path: Path, make_record: partial[dict[str, Any]]) -> None:
+    """Write one file that only its owner can read. Runs on the writer thread; errors are logged and fail no request."""
     import yaml
 
     try:
-        plain = as_plain(facts())
+        record = to_plain(make_record())
         path.touch(mode=0o600, exist_ok=False)
         with path.open("w", encoding="utf-8") as file:
-            yaml.dump(plain, file, _dumper(), allow_unicode=True, sort_keys=False, default_flow_style=None, width=120)
+            yaml.dump(record, file, _dumper(), allow_unicode=True, sort_keys=False, default_flow_style=None, width=120)
     except Exception:
         log.exception("%s cannot be written", path)
 
 
-def as_plain(value: Any) -> Any:
-    """Return what YAML knows: dataclasses and mappings as dicts, sequences as lists."""
+def to_plain(value: Any) -> Any:
+    """Return a value that YAML can represent: dataclasses and mappings become dicts, sequences become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, (str, int, float, type(None))):
         return value
     if hasattr(value, "items"):
-        return {key: as_plain(item) for key, item in value.items()}
-    return [as_plain(item) for item in value]
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value]
+
+
+def _finish_record(finish: Finish) -> dict[str, Any]:
+    """Return the fields of a finish but the tokens and timings, which have their own place in the file."""
+    names = [field.name for field in dataclasses.fields(finish) if field.name not in ("tokens", "timings")]
+    return {name: getattr(finish, name) for name in names}
 
 
 def _dumper() -> Any:
     import yaml
 
-    return getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # where libyaml is, ten times as fast
+    return getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the C dumper needs libyaml and is ten times as fast

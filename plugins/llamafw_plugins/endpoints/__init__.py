@@ -1,4 +1,4 @@
-"""The endpoints of llama-server, and how a request body becomes a `GenerateRequest`."""
+"""The endpoints of llama-server's and OpenAI's API, and the hook that turns a request body into a `GenerateRequest`."""
 
 from __future__ import annotations
 
@@ -10,53 +10,63 @@ from llamafw import App, GenerateRequest, Register, hookimpl
 
 @hookimpl
 def register_endpoints(register: Register, app: App) -> None:
-    from llamafw_plugins.endpoints.chat import ChatCompletion
-    from llamafw_plugins.endpoints.completion import Completion
-    from llamafw_plugins.endpoints.embeddings import Embeddings
-    from llamafw_plugins.endpoints.infill import Infill
-    from llamafw_plugins.endpoints.lora import Adapters
-    from llamafw_plugins.endpoints.plugins import Plugins
-    from llamafw_plugins.endpoints.rerank import Rerank
-    from llamafw_plugins.endpoints.server import Server
-    from llamafw_plugins.endpoints.slots import SlotOperations
-    from llamafw_plugins.endpoints.template import ApplyTemplate
-    from llamafw_plugins.endpoints.text_completion import TextCompletion
-    from llamafw_plugins.endpoints.tokens import Tokens
+    from llamafw_plugins.endpoints.chat import ChatEndpoints
+    from llamafw_plugins.endpoints.completion import CompletionEndpoints
+    from llamafw_plugins.endpoints.embeddings import EmbeddingEndpoints
+    from llamafw_plugins.endpoints.infill import InfillEndpoints
+    from llamafw_plugins.endpoints.lora import LoraEndpoints
+    from llamafw_plugins.endpoints.plugins import PluginEndpoints
+    from llamafw_plugins.endpoints.rerank import RerankEndpoints
+    from llamafw_plugins.endpoints.server import ServerEndpoints
+    from llamafw_plugins.endpoints.slots import SlotEndpoints
+    from llamafw_plugins.endpoints.template import TemplateEndpoints
+    from llamafw_plugins.endpoints.text_completion import TextCompletionEndpoints
+    from llamafw_plugins.endpoints.tokens import TokenEndpoints
 
-    embeddings, slots, adapters = Embeddings(app), SlotOperations(app), Adapters()
-    rerank, template = Rerank(app), ApplyTemplate(app)
-    completion, chat, server, tokens = Completion(app), ChatCompletion(app), Server(app), Tokens(app)
-    register("getHealth", server.health)
-    register("getHealthAlias", server.health)
+    completion = CompletionEndpoints(app)
     register("createCompletion", completion.create)
     register("createCompletionAlias", completion.create)
-    register("createInfill", Infill(app).create)
-    register("createTextCompletion", TextCompletion(app).create)
+    register("createInfill", InfillEndpoints(app).create)
+    register("createTextCompletion", TextCompletionEndpoints(app).create)
+
+    chat, template = ChatEndpoints(app), TemplateEndpoints(app)
     register("createChatCompletion", chat.create)
     register("createChatCompletionAlias", chat.create)
-    register("createEmbedding", embeddings.native)
-    register("createEmbeddingAlias", embeddings.native)
-    register("createOpenaiEmbedding", embeddings.openai)
-    for name in ("createRerank", "createRerankAlias", "createRerankV1", "createRerankV1Alias"):
-        register(name, rerank.create)
-    register("applyTemplate", template.create)
     register("countChatTokens", template.count)
+    register("applyTemplate", template.apply)
+
+    embeddings, rerank = EmbeddingEndpoints(app), RerankEndpoints(app)
+    register("createEmbedding", embeddings.create)
+    register("createEmbeddingAlias", embeddings.create)
+    register("createOpenaiEmbedding", embeddings.create_openai)
+    register("createRerank", rerank.create)
+    register("createRerankAlias", rerank.create)
+    register("createRerankV1", rerank.create)
+    register("createRerankV1Alias", rerank.create)
+
+    tokens = TokenEndpoints(app)
     register("tokenize", tokens.tokenize)
     register("detokenize", tokens.detokenize)
-    register("listModels", server.models)
-    register("listModelsAlias", server.models)
+
+    server, slots, lora = ServerEndpoints(app), SlotEndpoints(app), LoraEndpoints()
+    register("getHealth", server.health)
+    register("getHealthAlias", server.health)
+    register("listModels", server.list_models)
+    register("listModelsAlias", server.list_models)
+    register("getModel", server.get_model)
+    register("getModelAlias", server.get_model)
     register("getProps", server.props)
     register("setProps", server.change_props)
+    register("getOpenapi", server.openapi)
     register("getSlots", slots.list)
     register("changeSlot", slots.change)
-    register("listLoraAdapters", adapters.list)
-    register("setLoraAdapters", adapters.change)
-    register("listPlugins", Plugins(app).list)
-    register("getOpenapi", server.openapi)
+    register("listLoraAdapters", lora.list)
+    register("setLoraAdapters", lora.change)
+    register("listPlugins", PluginEndpoints(app).list)
 
 
 @hookimpl(trylast=True)
 def prepare_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest:
-    from llamafw_plugins.endpoints.prepare import prepare
+    from llamafw_plugins.endpoints.prepare import build_request
 
-    return prepare(body, prompt, app)
+    return build_request(body, prompt, app)

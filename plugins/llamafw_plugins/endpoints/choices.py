@@ -1,4 +1,4 @@
-"""What operations that give several answers have in common: how many there may be, seeds, usage in streams."""
+"""Limit how many generations one request may ask for, and repeat a request for ``n`` choices."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llamafw import GenerateRequest, RequestError
-from llamafw_plugins.endpoints.shapes import JSON
+from llamafw_plugins.endpoints.response_json import JSON
 
-MAX_ANSWERS = 1024  # of one call
-MAX_BIASES = 2**18  # entries of `logit_bias` times answers: they are read for each on the event loop
+MAX_GENERATIONS = 1024  # of one HTTP request
+MAX_BIASES = 2**18  # entries of `logit_bias` times generations: the event loop reads them for each generation
+N_SEEDS = 2**32 - 1  # seeds are 0 to 2**32 - 2; 2**32 - 1 means "draw a seed"
 
 
-def check_answers(body: JSON, n: int) -> None:
-    """Raise RequestError if ``n`` answers to this body are too many."""
-    if n > MAX_ANSWERS:
-        raise RequestError(f"one call gives at most {MAX_ANSWERS} answers", param="n")
+def check_n_generations(body: JSON, n: int) -> None:
+    """Raise RequestError if a body asks for too many generations.
+
+    Parameters
+    ----------
+    n : int
+        Generations that the body asks for: its prompts times the choices of each.
+    """
+    if n > MAX_GENERATIONS:
+        message = f"one request can have at most {MAX_GENERATIONS} choices over all its prompts; this one asks for {n}"
+        raise RequestError(message, param="n")
     if len(body.get("logit_bias") or ()) * n > MAX_BIASES:
-        raise RequestError(f"{n} answers can have at most {MAX_BIASES // n} biases each", param="logit_bias")
+        message = f"with {n} choices, logit_bias can have at most {MAX_BIASES // n} entries"
+        raise RequestError(message, param="logit_bias")
 
 
-def choices_of(requests: Sequence[GenerateRequest], n: int) -> list[GenerateRequest]:
-    """Return each request ``n`` times, with seeds that follow its own, if it has one."""
-    return [_choice(request, i) for request in requests for i in range(n)]
+def repeat_requests(requests: Sequence[GenerateRequest], n: int) -> list[GenerateRequest]:
+    """Return each request ``n`` times. The i-th copy of a request with a seed has a seed that is higher by i."""
+    return [_with_next_seed(request, i) for request in requests for i in range(n)]
 
 
-def include_usage(body: JSON) -> bool:
-    """True if the client wants the usage at the end of a stream."""
-    return bool((body.get("stream_options") or {}).get("include_usage"))
-
-
-def usage_to_come(body: JSON) -> JSON:
-    """Return what each chunk says of a usage that the last one has: OpenAI's clients expect a null."""
-    return {"usage": None} if include_usage(body) else {}
-
-
-def _choice(request: GenerateRequest, i: int) -> GenerateRequest:
-    return request if request.seed is None else replace(request, seed=(request.seed + i) % (2**32 - 1))
+def _with_next_seed(request: GenerateRequest, i: int) -> GenerateRequest:
+    return request if request.seed is None else replace(request, seed=(request.seed + i) % N_SEEDS)

@@ -22,78 +22,90 @@ from llamafw import (
     RequestError,
 )
 from llamafw_plugins.endpoints.prompts import read_prompts
-from llamafw_plugins.endpoints.server import sizes
-from llamafw_plugins.endpoints.shapes import JSON
+from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.endpoints.server import model_sizes
+from llamafw_plugins.endpoints.unsupported import refuse_generation_fields
 
-POOLINGS = ("none", "mean", "cls", "last", "rank")  # by the number that GGUF files have under ARCH.pooling_type
-LARGEST = 32760  # what the largest number becomes with embd_normalize 0: it fits 16 bits
+POOLINGS = ("none", "mean", "cls", "last", "rank")  # in the order of the numbers under ARCH.pooling_type in GGUF files
+MAX_ABS_SCALE = 32760  # embd_normalize 0 scales the largest absolute value to this, which fits into 16 bits
 
 
-class Embeddings:
+class EmbeddingEndpoints:
     """The operations `createEmbedding`, `createEmbeddingAlias` and `createOpenaiEmbedding`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
-    async def native(self, call: Call) -> Any:
-        """Answer one text with an object, several with an array."""
+    async def create(self, call: Call) -> Any:
+        """Return an object for one text, an array for several."""
         body = call.body
-        if body.get("image_data"):
-            raise NotSupported("this server has no plugin that reads images", param="image_data")
-        given = [field for field in ("content", "input") if body.get(field) is not None]
-        if len(given) != 1:
+        refuse_generation_fields(body)
+        fields = [field for field in ("content", "input") if body.get(field) is not None]
+        if len(fields) != 1:
             raise RequestError('either "content" or "input" must be provided', param="content")
-        found, pooling = await self._embed(body[given[0]], given[0])
-        rows = [
-            {"index": i, "embedding": shaped(normalised(one.vectors, norm(body, pooling)), pooling).tolist()}
-            for i, one in enumerate(found)
-        ]
+
+        embeddings, pooling = await self._embed(body[fields[0]], fields[0])
+        p = norm_order(body, pooling)
+        rows = []
+        for i, embedding in enumerate(embeddings):
+            vectors = normalise(embedding.vectors, p)
+            rows.append({"index": i, "embedding": (vectors if pooling == "none" else vectors[0]).tolist()})
         return rows if len(rows) > 1 else rows[0]
 
-    async def openai(self, call: Call) -> JSON:
-        """Answer with a list, whatever was given."""
+    async def create_openai(self, call: Call) -> JSON:
+        """Return a list, for one text too."""
         body, loaded = call.body, self.app.loaded
-        wanted, (_, _, n_embd) = body.get("dimensions"), sizes(loaded)
-        if wanted not in (None, n_embd):
-            raise RequestError(f"embeddings of this model have {n_embd} dimensions, no others", param="dimensions")
-        if pooling_of(loaded, self.app.settings.pooling) == "none":
-            raise RequestError("without pooling there is no embedding of a whole text: use /embedding, or --pooling")
-        found, pooling = await self._embed(body["input"], "input")
-        write = as_base64 if body.get("encoding_format") == "base64" else as_list
-        data = [
-            {"object": "embedding", "index": i, "embedding": write(normalised(one.vectors, norm(body, pooling))[0])}
-            for i, one in enumerate(found)
-        ]
-        n = sum(one.n_prompt for one in found)
-        usage = {"prompt_tokens": n, "total_tokens": n}
-        return {"object": "list", "model": body.get("model") or loaded.name, "data": data, "usage": usage}
+        dimensions, (_, _, n_embd) = body.get("dimensions"), model_sizes(loaded)
+        if dimensions not in (None, n_embd):
+            message = f"embeddings of this model have {n_embd} dimensions and cannot have {dimensions}"
+            raise RequestError(message, param="dimensions")
+        if choose_pooling(loaded, self.app.settings.pooling) == "none":
+            message = (
+                "without pooling a text has no single embedding; use /embedding, or start the server with --pooling"
+            )
+            raise RequestError(message)
 
-    async def _embed(self, given: Any, field: str) -> tuple[list[Embedding], Pooling]:
+        embeddings, pooling = await self._embed(body["input"], "input")
+        p = norm_order(body, pooling)
+        encode = as_base64 if body.get("encoding_format") == "base64" else as_list
+        data = [
+            {"object": "embedding", "index": i, "embedding": encode(normalise(embedding.vectors, p)[0])}
+            for i, embedding in enumerate(embeddings)
+        ]
+        return {
+            "object": "list",
+            "model": body.get("model") or loaded.name,
+            "data": data,
+            "usage": embedding_usage_json(embeddings),
+        }
+
+    async def _embed(self, value: Any, field: str) -> tuple[list[Embedding], Pooling]:
+        """Return the embeddings of the texts in a request field, and how they were pooled."""
         loaded = self.app.loaded
-        pooling = pooling_of(loaded, self.app.settings.pooling)
-        prompts = await read_prompts(given, loaded.tokenizer, field)
-        places = [field] if len(prompts) == 1 else [f"{field}.{i}" for i in range(len(prompts))]
-        return await embed_all(self.app, [prompt.tokens for prompt in prompts], pooling, places), pooling
+        pooling = choose_pooling(loaded, self.app.settings.pooling)
+        prompts = await read_prompts(value, loaded.tokenizer, field)
+        params = [field] if len(prompts) == 1 else [f"{field}.{i}" for i in range(len(prompts))]
+        return await embed_all(self.app, [prompt.tokens for prompt in prompts], pooling, params), pooling
 
 
 async def embed_all(
-    app: App, prompts: Sequence[tuple[int, ...]], pooling: Pooling, places: Sequence[str]
+    app: App, prompts: Sequence[tuple[int, ...]], pooling: Pooling, params: Sequence[str]
 ) -> list[Embedding]:
-    """Return the embeddings, in order. If one fails, the others are cancelled.
+    """Return the embeddings in the order of the prompts. If one fails, the others are cancelled.
 
-    Some wait in the engine for those in slots, so that no slot is idle, but no more than may: one call, however many
-    texts it has, is not refused because of its own.
+    Besides the prompts in slots, as many wait in the engine as there are slots, and no more than its queue allows: no
+    slot is idle between two prompts, and a request with many texts does not fill the queue by itself.
 
     Parameters
     ----------
-    places : sequence of str
-        The field that each prompt comes from, for errors.
+    params : sequence of str
+        The request field of each prompt, for error messages.
     """
     n_slots = max(app.loaded.engine.n_slots, 1)
-    turn = asyncio.Semaphore(n_slots + min(n_slots, app.settings.max_queue))
+    semaphore = asyncio.Semaphore(n_slots + min(n_slots, app.settings.max_queue))
     tasks = [
-        asyncio.ensure_future(_one(app.loaded, prompt, pooling, place, turn))
-        for prompt, place in zip(prompts, places, strict=True)
+        asyncio.ensure_future(_embed_one(app.loaded, prompt, pooling, param, semaphore))
+        for prompt, param in zip(prompts, params, strict=True)
     ]
     try:
         return list(await asyncio.gather(*tasks))
@@ -102,60 +114,68 @@ async def embed_all(
             task.cancel()
 
 
-def pooling_of(loaded: LoadedModel, wanted: str | None) -> Pooling:
-    """Return ``--pooling``, or what the model says, or ``last``, which has seen the whole text.
+def choose_pooling(loaded: LoadedModel, flag: str | None) -> Pooling:
+    """Return the pooling of ``--pooling``, else the model's, else ``last``, whose token has seen the whole text.
 
     Raises
     ------
     NotSupported
-        It is ``rank``, which makes scores and not embeddings.
+        The pooling is ``rank``, which produces scores instead of embeddings.
     """
     metadata = loaded.model.metadata
-    found = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
-    name = wanted or (POOLINGS[int(found)] if found is not None and 0 <= int(found) < len(POOLINGS) else "last")
+    number = metadata.get(f"{metadata.get('general.architecture')}.pooling_type")
+    name = flag or (POOLINGS[int(number)] if number is not None and 0 <= int(number) < len(POOLINGS) else "last")
     if name == "rank":
         raise NotSupported("This server does not support embeddings: with `--pooling rank` it reranks")
     return cast("Pooling", name)
 
 
-def norm(body: JSON, pooling: Pooling) -> int:
-    """Return ``embd_normalize``, or its default."""
-    given = body.get("embd_normalize")
-    return (-1 if pooling == "none" else 2) if given is None else int(given)
+def norm_order(body: JSON, pooling: Pooling) -> int:
+    """Return ``embd_normalize``; by default 2, and -1 without pooling."""
+    value = body.get("embd_normalize")
+    return (-1 if pooling == "none" else 2) if value is None else int(value)
 
 
-def normalised(vectors: Floats, p: int) -> Floats:
-    """Return the vectors, (n, n_embd), each divided by its p-norm; 0: by its largest number; -1: as they are."""
+def normalise(vectors: Floats, p: int) -> Floats:
+    """Return the vectors, each scaled as ``embd_normalize`` asks.
+
+    Parameters
+    ----------
+    vectors : array of shape (n, n_embd), float32
+    p : int
+        Positive: divide by the p-norm; 0: scale the largest absolute value to 32760; negative: do not scale.
+    """
     if p < 0:
         return vectors
     sizes = np.abs(vectors.astype(np.float64))
-    scale = sizes.max(axis=1) / LARGEST if p == 0 else (sizes**p).sum(axis=1) ** (1 / p)
+    scale = sizes.max(axis=1) / MAX_ABS_SCALE if p == 0 else (sizes**p).sum(axis=1) ** (1 / p)
     return (vectors / np.where(scale > 0, scale, 1)[:, None]).astype(np.float32)
 
 
-def shaped(vectors: Floats, pooling: Pooling) -> Floats:
-    """Return a vector, or without pooling all of them."""
-    return vectors if pooling == "none" else vectors[0]
-
-
 def as_list(vector: Floats) -> list[float]:
-    """Return the numbers."""
+    """Return the numbers of a vector."""
     return cast("list[float]", vector.tolist())
 
 
 def as_base64(vector: Floats) -> str:
-    """Return the bytes of the numbers, little-endian float32, as OpenAI's client reads them."""
+    """Return a vector as base64 of little-endian float32 numbers, the format that OpenAI's client reads."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-async def _one(
-    loaded: LoadedModel, prompt: tuple[int, ...], pooling: Pooling, place: str, turn: asyncio.Semaphore
+def embedding_usage_json(embeddings: Sequence[Embedding]) -> JSON:
+    """Return OpenAI's ``usage`` of embeddings."""
+    n = sum(embedding.n_prompt for embedding in embeddings)
+    return {"prompt_tokens": n, "total_tokens": n}
+
+
+async def _embed_one(
+    loaded: LoadedModel, prompt: tuple[int, ...], pooling: Pooling, param: str, semaphore: asyncio.Semaphore
 ) -> Embedding:
     if not prompt:
-        raise RequestError("the text has no tokens", param=place)
+        raise RequestError("the text has no tokens", param=param)
     try:
-        async with turn:
+        async with semaphore:
             return await loaded.engine.embed(EmbedRequest(prompt, pooling))
     except ContextFullError as error:
-        error.param = place
+        error.param = param
         raise

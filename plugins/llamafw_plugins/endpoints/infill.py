@@ -1,74 +1,147 @@
-"""POST /infill: what stands between a prefix and a suffix.
+"""POST /infill: generate the text between a prefix and a suffix.
 
-The order of parts: Bavarian et al., Efficient training of language models to fill in the middle (2022), and for other
-files of a repository the model cards of Qwen2.5-Coder.
+The order of the parts is that of Bavarian et al., Efficient training of language models to fill in the middle (2022);
+other files of a repository are added as the model cards of Qwen2.5-Coder describe.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llamafw import App, Call, NotSupported, Tokenizer
-from llamafw_plugins.endpoints.completion import Completion
-from llamafw_plugins.endpoints.prompts import Prompt, aside, bos, encode_mixed, size_of
-from llamafw_plugins.endpoints.shapes import JSON
+from llamafw import App, Call, GenerateRequest, NotSupported, Tokenizer
+from llamafw_plugins.endpoints.choices import check_n_generations
+from llamafw_plugins.endpoints.completion import respond
+from llamafw_plugins.endpoints.prompts import Prompt, bos_tokens, encode_mixed, prompt_size, run_in_thread
+from llamafw_plugins.endpoints.response_json import JSON
 
-NEEDED = {"pre": "prefix", "suf": "suffix", "mid": "middle"}
+REQUIRED_TOKENS = {"pre": "prefix", "suf": "suffix", "mid": "middle"}  # key in `Tokenizer.fim` → name
+SHORTENED_SHARE = (
+    0.75  # a prompt that is too long is shortened to this share of the context; the rest is for the answer
+)
+SUFFIX_SHARE = 0.25  # of what is left of prefix and suffix, if both are long
 
 
-class Infill:
+@dataclass(frozen=True, slots=True)
+class InfillParts:
+    """The tokens of an infill prompt in parts, without the tokens that mark them."""
+
+    files: tuple[tuple[int, ...], ...]  # other files of the repository
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    middle: tuple[int, ...]  # the start of the answer, as far as it is written already
+
+
+class InfillEndpoints:
     """The operation `createInfill`."""
 
     def __init__(self, app: App) -> None:
-        self.app, self.completion = app, Completion(app)
+        self.app = app
 
     async def create(self, call: Call) -> Any:
-        """Answer like a completion."""
+        """Generate the middle; the response is that of a completion."""
         body, tokenizer = call.body, self.app.loaded.tokenizer
         check_infill(tokenizer)
-        suffix_first = self.app.settings.spm_infill
-        size = sum(size_of(body.get(field) or "") for field in ("input_prefix", "input_suffix", "prompt"))
+        check_n_generations(body, 1)
+
+        size = sum(prompt_size(body.get(field) or "") for field in ("input_prefix", "input_suffix", "prompt"))
         size += sum(len(file["text"]) for file in body.get("input_extra") or ())
-        tokens = await aside(lambda: infill_tokens(body, tokenizer, suffix_first=suffix_first), size)
-        # a shift would drop the tokens that say what is prefix and what is suffix
-        return await self.completion.answer(body, [Prompt(list(tokens), tuple(tokens))], context_shift=False)
+        parts = await run_in_thread(lambda: read_parts(body, tokenizer), size)
+        prompt, request = prepare_infill(self.app, body, parts)
+        return await respond(self.app.loaded, [prompt], [request], body)
 
 
 def check_infill(tokenizer: Tokenizer, param: str | None = None) -> None:
-    """Raise NotSupported if the model lacks tokens for it; ``param`` is the field that asks."""
-    missing = [f"{name} token is missing." for key, name in NEEDED.items() if key not in tokenizer.fim]
+    """Raise NotSupported if the model lacks the tokens that infill needs.
+
+    Parameters
+    ----------
+    param : str, optional
+        The request field that asks for infill.
+    """
+    missing = [f"{name} token is missing." for key, name in REQUIRED_TOKENS.items() if key not in tokenizer.fim]
     if missing:
         raise NotSupported(f"Infill is not supported by this model: {' '.join(missing)}", param=param)
 
 
-def infill_tokens(body: JSON, tokenizer: Tokenizer, *, suffix_first: bool) -> list[int]:
-    """Return the prompt: other files, then prefix and suffix, each behind its token, then the token for the middle.
+def read_parts(body: JSON, tokenizer: Tokenizer) -> InfillParts:
+    """Return the tokens of the fields of an infill request; special tokens in texts are plain text."""
+    return InfillParts(
+        files=_read_files(body.get("input_extra") or (), tokenizer),
+        prefix=_read_tokens(body, "input_prefix", tokenizer),
+        suffix=_read_tokens(body, "input_suffix", tokenizer),
+        middle=_read_tokens(body, "prompt", tokenizer),
+    )
 
-    ``prompt`` is what has been written of the middle already.
+
+def prepare_infill(app: App, body: JSON, parts: InfillParts) -> tuple[Prompt, GenerateRequest]:
+    """Return the prompt that generates the middle, and the request with it.
+
+    The engine must neither shorten the prompt nor shift the context: both would drop the tokens that mark where the
+    prefix and the suffix begin. If the client asks for ``truncate_prompt``, the parts are shortened here.
     """
+    loaded, suffix_first = app.loaded, app.settings.spm_infill
+    tokens = join_parts(parts, loaded.tokenizer, suffix_first=suffix_first)
+    request = app.prepare(body, tokens)
+
+    n_ctx, shorter = loaded.engine.n_ctx, None
+    if request.truncate_prompt and len(request.prompt) + (request.n_predict != 0) > n_ctx:
+        shorter = shorten_parts(parts, len(request.prompt) - int(n_ctx * SHORTENED_SHARE))
+    if shorter is not None:
+        tokens = join_parts(shorter, loaded.tokenizer, suffix_first=suffix_first)
+        request = app.prepare(body, tokens)
+
+    request = replace(request, context_shift=False, truncate_prompt=False)
+    return Prompt(list(tokens), tuple(tokens), truncated=shorter is not None), request
+
+
+def join_parts(parts: InfillParts, tokenizer: Tokenizer, *, suffix_first: bool) -> list[int]:
+    """Return the prompt: other files, prefix and suffix behind their marks, then the mark and start of the middle."""
     fim = tokenizer.fim
-    prefix = [fim["pre"], *_tokens(body, "input_prefix", tokenizer)]
-    suffix = [fim["suf"], *_tokens(body, "input_suffix", tokenizer)]
-    parts = [*suffix, *prefix] if suffix_first else [*prefix, *suffix]
-    middle = _tokens(body, "prompt", tokenizer)
-    return [*bos(tokenizer), *_files(body.get("input_extra") or (), tokenizer), *parts, fim["mid"], *middle]
-
-
-def _tokens(body: JSON, field: str, tokenizer: Tokenizer) -> list[int]:
-    given = body.get(field) or ""
-    if isinstance(given, str):
-        return tokenizer.encode(given, parse_special=False)
-    return encode_mixed(given, tokenizer, field, parse_special=False)
-
-
-def _files(files: Any, tokenizer: Tokenizer) -> list[int]:
-    """Return other files of the repository, as far as the model has tokens that tell them apart."""
-    fim, tokens = tokenizer.fim, list[int]()
+    files = [token for file in parts.files for token in file]
     if files and "rep" in fim:
-        tokens += [fim["rep"], *tokenizer.encode("repository\n", parse_special=False)]
+        files = [fim["rep"], *tokenizer.encode("repository\n", parse_special=False), *files]
+    prefix, suffix = [fim["pre"], *parts.prefix], [fim["suf"], *parts.suffix]
+    both = [*suffix, *prefix] if suffix_first else [*prefix, *suffix]
+    return [*bos_tokens(tokenizer), *files, *both, fim["mid"], *parts.middle]
+
+
+def shorten_parts(parts: InfillParts, n_excess: int) -> InfillParts | None:
+    """Return the parts with at least ``n_excess`` tokens less; None if the middle alone is too long.
+
+    Other files go first, from the first one on; then the start of the prefix and the end of the suffix, which are
+    farthest from the middle.
+    """
+    files = list(parts.files)
+    while files and n_excess > 0:
+        n_excess -= len(files.pop(0))
+    if n_excess <= 0:
+        return replace(parts, files=tuple(files))
+
+    n_prefix, n_suffix = len(parts.prefix), len(parts.suffix)
+    n_left = n_prefix + n_suffix - n_excess
+    if n_left < 0:
+        return None
+    n_suffix_left = min(n_suffix, max(int(n_left * SUFFIX_SHARE), n_left - n_prefix))
+    n_prefix_left = n_left - n_suffix_left
+    return replace(
+        parts, files=(), prefix=parts.prefix[n_prefix - n_prefix_left :], suffix=parts.suffix[:n_suffix_left]
+    )
+
+
+def _read_tokens(body: JSON, field: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    value = body.get(field) or ""
+    if isinstance(value, str):
+        return tuple(tokenizer.encode(value, parse_special=False))
+    return tuple(encode_mixed(value, tokenizer, field, parse_special=False))
+
+
+def _read_files(files: Any, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens of each file, with its name in a line before it."""
+    fim, result = tokenizer.fim, []
     for file in files:
         name, text = file.get("filename") or "file", file["text"]
-        head = [fim["sep"]] if "sep" in fim else []
-        line = f"{name}\n" if "sep" in fim else f"--- {name} ---\n"
-        tokens += [*head, *tokenizer.encode(f"{line}{text}", parse_special=False)]
-    return tokens
+        mark = [fim["sep"]] if "sep" in fim else []
+        title = f"{name}\n" if "sep" in fim else f"--- {name} ---\n"
+        result.append((*mark, *tokenizer.encode(f"{title}{text}", parse_special=False)))
+    return tuple(result)

@@ -1,12 +1,12 @@
-"""GET and POST /lora-adapters. No adapter can be loaded, so the list is empty."""
+"""GET and POST /lora-adapters. The server cannot load adapters, so the list is empty."""
 
 from __future__ import annotations
 
 from llamafw import Call, RequestError
-from llamafw_plugins.endpoints.shapes import JSON
+from llamafw_plugins.endpoints.response_json import JSON
 
 
-class Adapters:
+class LoraEndpoints:
     """The operations `listLoraAdapters` and `setLoraAdapters`."""
 
     async def list(self, call: Call) -> list[JSON]:
@@ -14,7 +14,7 @@ class Adapters:
         return []
 
     async def change(self, call: Call) -> JSON:
-        """Set no scales, which is all that can be asked for."""
+        """Accept an empty list of scales; every other one names an adapter that does not exist."""
         if call.body:
-            raise RequestError(f"there is no adapter {call.body[0]['id']}; 0 are loaded", param="0.id")
+            raise RequestError(f"adapter {call.body[0]['id']} does not exist: no adapter is loaded", param="0.id")
         return {"success": True}

@@ -1,28 +1,31 @@
-"""GET /plugins: what this server is made of."""
+"""GET /plugins: list the plugins of the server."""
 
 from __future__ import annotations
 
 from llamafw import API_VERSION, App, Call, PluginInfo, __version__
-from llamafw_plugins.endpoints.shapes import JSON
+from llamafw_plugins.endpoints.response_json import JSON
 
 
-class Plugins:
-    """The listing of plugins."""
+class PluginEndpoints:
+    """The operation `listPlugins`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def list(self, call: Call) -> JSON:
-        """Return every plugin that was found. Why one was left out is in the log alone: it may name places."""
+        """Return every plugin that was found.
+
+        The reason why a plugin was left out is only in the log, because it may contain paths.
+        """
         return {
             "version": __version__,
             "api_version": API_VERSION,
-            "plugins": [shape(info) for info in self.app.installed],
+            "plugins": [plugin_json(info) for info in self.app.installed],
         }
 
 
-def shape(info: PluginInfo) -> JSON:
-    """Return one plugin as the document has it."""
+def plugin_json(info: PluginInfo) -> JSON:
+    """Return one plugin as the API document describes it."""
     return {
         "name": info.name,
         "distribution": info.distribution,

@@ -1,4 +1,4 @@
-"""A native request body and its tokens become a `GenerateRequest`. It knows nothing of HTTP, prompts or answers."""
+"""Turn a native request body and its prompt's tokens into a `GenerateRequest`. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from typing import Any
 from llamafw import App, GenerateRequest, NotSupported, RequestError, SamplerPlugin
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
 from llamafw_plugins.endpoints.structured import read_grammar
-from llamafw_plugins.endpoints.unsupported import refuse_generation
+from llamafw_plugins.endpoints.unsupported import refuse_generation_fields
 from llamafw_plugins.samplers.order import MIROSTAT_ORDER, default_order
 
-RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server's two spellings of "draw one"
-MAX_STOP = 16384  # characters of all stop strings together
-N_PREDICT = ("n_predict", "max_completion_tokens", "max_tokens")  # one thing; the first that is given wins
+RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server accepts both for "draw a seed"
+MAX_STOP_CHARACTERS = 16384  # of all stop strings together: the event loop prepares the search for them
+N_PREDICT_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens")  # synonyms; the first that is given wins
 
 
-def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest:
-    """Return the request; fields that are absent or null get the server's defaults.
+def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest:
+    """Return the request. Fields that are absent or null get the server's defaults.
+
+    Parameters
+    ----------
+    body : mapping
+        A validated request body of any generating operation.
+    prompt : sequence of int
+        The request's own tokens, without the server's system prompt.
 
     Raises
     ------
+    NotSupported
+        The server was started for embeddings only.
     RequestError
-        A field is not supported, a token does not exist, ``stop`` is too long. Samplers and slots the engine checks.
+        A field is not supported, a token does not exist, or ``stop`` is too long. The engine checks samplers and slots.
     """
     if app.settings.embedding:
         raise NotSupported("This server does not support completions. Start it without `--embeddings`")
-    refuse_generation(body)
+    refuse_generation_fields(body)
     loaded = app.loaded
     defaults = app.settings.request_defaults()
 
@@ -39,13 +48,13 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
     n_probs = int(value("n_probs", 0))
     return GenerateRequest(
         prompt=loaded.whole_prompt(prompt),
-        n_predict=limit(body, app.settings.predict),
+        n_predict=max_new_tokens(body, app.settings.predict),
         stop=stop_strings(value("stop", ())),
         samplers=MIROSTAT_ORDER if options.get("mirostat") else sampler_names(body.get("samplers"), app),
         options=options,
         min_keep=int(value("min_keep", 0)),
         seed=None if seed in RANDOM_SEEDS else seed,
-        logit_bias=app.settings.biases() | read_logit_bias(body.get("logit_bias"), loaded.tokenizer),
+        logit_bias=app.settings.logit_biases() | read_logit_bias(body.get("logit_bias"), loaded.tokenizer),
         ignore_eos=value("ignore_eos", False),
         cache_prompt=value("cache_prompt", True),
         id_slot=int(value("id_slot", -1)),
@@ -54,6 +63,7 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
         post_sampling_probs=value("post_sampling_probs", False),
         grammar=read_grammar(body, loaded.grammar),
         context_shift=app.settings.context_shift,
+        truncate_prompt=value("truncate_prompt", False),
         n_keep=n_keep if n_keep < 0 else n_keep + len(loaded.system_prompt.tokens),
         n_discard=int(value("n_discard", 0)),
         t_max_predict_ms=value("t_max_predict_ms", None),
@@ -64,36 +74,49 @@ def prepare(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> Generat
     )
 
 
-def limit(body: Mapping[str, Any], server: int | None) -> int:
-    """Return the most tokens to generate. ``server``, the flag ``-n``, is the default and an upper bound."""
-    given = next((int(body[field]) for field in N_PREDICT if body.get(field) is not None), None)
-    if given is None:
-        return -1 if server is None else server
-    if server is None or server < 0:
-        return given
-    return server if given < 0 else min(given, server)
+def max_new_tokens(body: Mapping[str, Any], flag: int | None) -> int:
+    """Return the maximum number of tokens to generate.
+
+    Parameters
+    ----------
+    flag : int, optional
+        The value of ``-n``: the default, and the upper limit of what requests get.
+    """
+    requested = next((int(body[field]) for field in N_PREDICT_FIELDS if body.get(field) is not None), None)
+    if requested is None:
+        return -1 if flag is None else flag
+    if flag is None or flag < 0:
+        return requested
+    return flag if requested < 0 else min(requested, flag)
 
 
-def stop_strings(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the stop strings; RequestError if they are more than the event loop has time to prepare a search for."""
-    strings = (given,) if isinstance(given, str) else tuple(given)
-    if sum(map(len, strings)) > MAX_STOP:
-        raise RequestError(f"the strings of stop have more than {MAX_STOP} characters together", param="stop")
+def stop_strings(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the stop strings of a request.
+
+    Raises
+    ------
+    RequestError
+        The strings are too long.
+    """
+    strings = (value,) if isinstance(value, str) else tuple(value)
+    if sum(map(len, strings)) > MAX_STOP_CHARACTERS:
+        message = f"the strings of stop must have at most {MAX_STOP_CHARACTERS} characters together"
+        raise RequestError(message, param="stop")
     return strings
 
 
-def sampler_names(given: Sequence[str] | None, app: App) -> tuple[str, ...]:
-    """Return the samplers to apply, in order: the request's, else those of ``--samplers``, else the usual ones."""
-    if given is None:
-        named = app.settings.sampler_names()
-        return default_order(app.samplers) if named is None else named
-    return tuple(given)
+def sampler_names(requested: Sequence[str] | None, app: App) -> tuple[str, ...]:
+    """Return the samplers in the order of use: the request's, else those of ``--samplers``, else the default ones."""
+    if requested is not None:
+        return tuple(requested)
+    names = app.settings.sampler_names()
+    return default_order(app.samplers) if names is None else names
 
 
 def sampler_options(
     body: Mapping[str, Any], samplers: Mapping[str, SamplerPlugin], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the fields of all samplers: the request's, else those that flags set, else the samplers' own defaults."""
+    """Return the options of all samplers by field: the request's, else those of flags, else the samplers' defaults."""
     options: dict[str, Any] = {}
     for plugin in samplers.values():
         for field, schema in plugin.options.items():

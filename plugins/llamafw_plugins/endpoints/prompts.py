@@ -1,4 +1,4 @@
-"""The forms a prompt may have, read into token ids. It knows nothing of what is done with them."""
+"""Read prompts, in all the forms that requests give them, into token ids."""
 
 from __future__ import annotations
 
@@ -12,48 +12,73 @@ import numpy as np
 
 from llamafw import RequestError, Tokenizer
 
-LONG = 4096  # characters and token ids from which on reading them is left to a worker thread
+MIN_SIZE_FOR_THREAD = 4096  # characters and token ids; shorter input is read on the event loop
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: as the client gave it, and as token ids."""
+    """One prompt."""
 
-    given: str | list[int | str]
+    original: str | list[int | str]  # as the client sent it
     tokens: tuple[int, ...]
+    truncated: bool = False  # the tokens are not all of the original's, because these did not fit
 
 
-async def aside(work: Callable[[], T], size: int) -> T:
-    """Return what ``work`` returns; if there is much to do, it does not hold up the event loop."""
-    return await asyncio.to_thread(work) if size >= LONG else work()
+async def run_in_thread(work: Callable[[], T], size: int) -> T:
+    """Return the result of ``work``; run it on a thread if it is large, to keep the event loop free.
+
+    Parameters
+    ----------
+    size : int
+        Characters and token ids that ``work`` reads.
+    """
+    return await asyncio.to_thread(work) if size >= MIN_SIZE_FOR_THREAD else work()
 
 
-def size_of(given: Any) -> int:
-    """Return the characters and token ids in a prompt, or what part of them is more than enough to be `LONG`."""
-    if isinstance(given, str) or len(given) >= LONG:
-        return len(given)
-    return sum(size_of(item) if isinstance(item, (str, list)) else 1 for item in given)
+def prompt_size(value: Any) -> int:
+    """Return the number of characters and token ids in a prompt, or of its items if these alone are many."""
+    if isinstance(value, str) or len(value) >= MIN_SIZE_FOR_THREAD:
+        return len(value)
+    return sum(prompt_size(item) if isinstance(item, (str, list)) else 1 for item in value)
 
 
-def bos(tokenizer: Tokenizer) -> list[int]:
-    """Return what a text begins with: BOS, if the model wants it."""
+def bos_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens that a text begins with: BOS if the model wants it, else none."""
     return [tokenizer.bos] if tokenizer.add_bos and tokenizer.bos is not None else []
 
 
-async def read_prompts(given: Any, tokenizer: Tokenizer, field: str = "prompt") -> list[Prompt]:
-    """Return the prompts in a validated ``prompt`` field, or another of its kind.
+async def read_prompts(value: Any, tokenizer: Tokenizer, field: str = "prompt") -> list[Prompt]:
+    """Return the prompts of a validated request field.
 
-    A text is one prompt; so is an array of token ids, or of token ids and texts. An array of texts, or one that
-    contains arrays, is several. BOS and EOS are added to texts as the model wants them; an array that begins with a
-    text gets BOS; one that begins with a token id is taken as it is.
+    A text is one prompt. So is an array of token ids, or of token ids and texts. An array of texts, or one that
+    contains arrays, is several prompts. Texts get BOS and EOS as the model wants them. An array gets BOS if it begins
+    with a text, and is taken as it is if it begins with a token id.
+
+    Parameters
+    ----------
+    value : str or list
+        The value of the field.
+    field : str
+        The name of the field, for error messages.
+
+    Raises
+    ------
+    RequestError
+        A token id is not in the vocabulary.
     """
-    return await aside(lambda: _read_prompts(given, tokenizer, field), size_of(given))
+    return await run_in_thread(lambda: _read_prompts(value, tokenizer, field), prompt_size(value))
 
 
 def encode_mixed(items: Sequence[Any], tokenizer: Tokenizer, param: str, *, parse_special: bool = True) -> list[int]:
-    """Return token ids and the tokens of texts, in order; RequestError for an id that is not in the vocabulary."""
+    """Return the tokens of an array of token ids and texts.
+
+    Raises
+    ------
+    RequestError
+        A token id is not in the vocabulary.
+    """
     if (ids := _read_ids(items, tokenizer.n_vocab, param)) is not None:
         return ids
     tokens: list[int] = []
@@ -67,7 +92,7 @@ def encode_mixed(items: Sequence[Any], tokenizer: Tokenizer, param: str, *, pars
 
 
 def _read_ids(items: Sequence[Any], n_vocab: int, param: str) -> list[int] | None:
-    """Return ``items`` if they are token ids, None if others are among them. Takes 20 ns for each."""
+    """Return the items if all are token ids, None if some are texts. Takes 20 ns per item."""
     try:
         ids = np.frombuffer(array("i", items), np.int32)
     except (TypeError, OverflowError):
@@ -78,22 +103,22 @@ def _read_ids(items: Sequence[Any], n_vocab: int, param: str) -> list[int] | Non
 
 
 def _check_id(token: int, n_vocab: int, param: str) -> None:
-    """Raise RequestError if this is no token id."""
+    """Raise RequestError if a token id is not in the vocabulary."""
     if not 0 <= token < n_vocab:
-        raise RequestError(f"token {token} is not in the vocabulary, which has {n_vocab}", param=param)
+        raise RequestError(f"token {token} is not in the vocabulary of {n_vocab} tokens", param=param)
 
 
-def _read_prompts(given: Any, tokenizer: Tokenizer, field: str) -> list[Prompt]:
-    if isinstance(given, str):
-        return [_read_text(given, tokenizer)]
-    if (ids := _read_ids(given, tokenizer.n_vocab, field)) is not None:
-        return [Prompt(given, tuple(ids))]
-    kinds = set(map(type, given))
-    if kinds != {str} and list not in kinds:
-        return [_read_array(given, tokenizer, field)]
+def _read_prompts(value: Any, tokenizer: Tokenizer, field: str) -> list[Prompt]:
+    if isinstance(value, str):
+        return [_read_text(value, tokenizer)]
+    if (ids := _read_ids(value, tokenizer.n_vocab, field)) is not None:
+        return [Prompt(value, tuple(ids))]
+    types = set(map(type, value))
+    if types != {str} and list not in types:
+        return [_read_array(value, tokenizer, field)]
     return [
         _read_text(item, tokenizer) if isinstance(item, str) else _read_array(item, tokenizer, f"{field}.{i}")
-        for i, item in enumerate(given)
+        for i, item in enumerate(value)
     ]
 
 
@@ -103,5 +128,5 @@ def _read_text(text: str, tokenizer: Tokenizer) -> Prompt:
 
 def _read_array(items: list[Any], tokenizer: Tokenizer, param: str) -> Prompt:
     tokens = encode_mixed(items, tokenizer, param)
-    before = bos(tokenizer) if isinstance(items[0], str) else []
-    return Prompt(items, (*before, *tokens))
+    bos = bos_tokens(tokenizer) if isinstance(items[0], str) else []
+    return Prompt(items, (*bos, *tokens))

@@ -1,4 +1,4 @@
-"""GET /health, /v1/models, /props and /openapi.json: what is served, and how it is."""
+"""GET /health, /v1/models, /props and /openapi.json; POST /props: describe the server and its model."""
 
 from __future__ import annotations
 
@@ -7,35 +7,49 @@ from math import prod
 
 from starlette.responses import Response
 
-from llamafw import App, Call, LoadedModel, NotSupported, Tokenizer, Unavailable, __version__
-from llamafw_plugins.endpoints.shapes import JSON, settings_shape
+from llamafw import App, Call, LoadedModel, NotSupported, RequestError, Tokenizer, Unavailable, __version__
+from llamafw_plugins.endpoints.response_json import JSON, settings_json
 
 VOCAB_TYPES = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5}  # tokenizer.ggml.model → llama.cpp's number
+MAX_SHOWN_ID = 100  # characters of an unknown model id that an error message repeats
 
 
-class Server:
-    """The operations that describe the server."""
+class ModelNotFound(RequestError):
+    """The server has no model with the requested id."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class ServerEndpoints:
+    """The operations that describe the server and its model."""
 
     def __init__(self, app: App) -> None:
         self.app = app
         self.started = int(time.time())
 
     async def health(self, call: Call) -> JSON:
-        """Answer while the model is loaded and its engine runs, so that whoever watches knows when to restart."""
+        """Return "ok" while the model is loaded and its engine runs; a monitor restarts the server otherwise."""
         if self.app.loaded.engine.failed:
             raise Unavailable("the engine has failed; the server must be restarted")
         return {"status": "ok"}
 
-    async def models(self, call: Call) -> JSON:
-        """Return the one model, as OpenAI lists models."""
-        loaded = self.app.loaded
-        row = {"id": loaded.name, "object": "model", "created": self.started, "owned_by": "llamafw"}
-        return {"object": "list", "data": [{**row, "meta": meta(loaded)}]}
+    async def list_models(self, call: Call) -> JSON:
+        """Return the list of the one model."""
+        return {"object": "list", "data": [self._model_json()]}
+
+    async def get_model(self, call: Call) -> JSON:
+        """Return the model, if the id in the path is its id."""
+        requested, name = call.path["model"], self.app.loaded.name
+        if requested != name:
+            message = f"the model {requested[:MAX_SHOWN_ID]!r} does not exist; this server has the model {name!r}"
+            raise ModelNotFound(message, param="model")
+        return self._model_json()
 
     async def props(self, call: Call) -> JSON:
-        """Return the properties. The model's path is not among them."""
+        """Return the properties of the server, without the path of the model file."""
         loaded = self.app.loaded
-        settings = settings_shape(self.app.prepare({}, ()), loaded, stream=False)
+        settings = settings_json(self.app.prepare({}, ()), loaded, stream=False)
         return {
             "system_prompt": loaded.system_prompt.text,
             "default_generation_settings": {**settings, "params": settings},
@@ -61,11 +75,22 @@ class Server:
         """Return the API document."""
         return Response(self.app.document_json, media_type="application/json")
 
+    def _model_json(self) -> JSON:
+        """Return the model in OpenAI's format, with llama-server's ``meta``."""
+        loaded = self.app.loaded
+        return {
+            "id": loaded.name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "llamafw",
+            "meta": meta_json(loaded),
+        }
 
-def meta(loaded: LoadedModel) -> JSON:
+
+def meta_json(loaded: LoadedModel) -> JSON:
     """Return llama-server's ``meta`` of a model."""
     model = loaded.model
-    n_vocab, n_ctx_train, n_embd = sizes(loaded)
+    n_vocab, n_ctx_train, n_embd = model_sizes(loaded)
     return {
         "vocab_type": VOCAB_TYPES.get(str(model.metadata.get("tokenizer.ggml.model")), 0),
         "n_vocab": n_vocab,
@@ -76,8 +101,8 @@ def meta(loaded: LoadedModel) -> JSON:
     }
 
 
-def sizes(loaded: LoadedModel) -> tuple[int, int, int]:
-    """Return n_vocab, n_ctx_train and n_embd; 0 for what neither the decoder nor the file says."""
+def model_sizes(loaded: LoadedModel) -> tuple[int, int, int]:
+    """Return n_vocab, n_ctx_train and n_embd; 0 for a size that neither the decoder nor the file has."""
     decoder, metadata = loaded.decoder, loaded.model.metadata
     if decoder is not None:
         return decoder.n_vocab, decoder.n_ctx_train, decoder.n_embd
@@ -87,5 +112,5 @@ def sizes(loaded: LoadedModel) -> tuple[int, int, int]:
 
 
 def token_text(tokenizer: Tokenizer, token: int | None) -> str:
-    """Return the text of a special token; "" if there is none."""
+    """Return the text of a special token; an empty text for None."""
     return "" if token is None else tokenizer.piece(token, special=True).decode("utf-8", "replace")

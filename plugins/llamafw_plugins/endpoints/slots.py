@@ -1,4 +1,4 @@
-"""GET /slots and POST /slots/{id_slot}: what slots do; their caches to files and back."""
+"""GET /slots and POST /slots/{id_slot}: show what the slots do, save their caches to files and restore them."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ import unicodedata
 from pathlib import Path
 
 from llamafw import App, Call, GenerateRequest, NotSupported, RequestError, SettingsError, SlotStatus, Unavailable
-from llamafw_plugins.endpoints.shapes import JSON, settings_shape, stopped
+from llamafw_plugins.endpoints.response_json import JSON, settings_json, stopped_json
 
-STATES = {"idle": 0, "prompt": 1, "generating": 3}  # llama-server's numbers; it has a 2 between prompt and answer
-FORBIDDEN = frozenset('/\\:*?"<>|\uff0e\u2215\u2216\ufffd\ufeff')
-MOST_BYTES = 255
+STATES = {"idle": 0, "prompt": 1, "generating": 3}  # llama-server's numbers; its 2, prompt done, does not occur here
+FORBIDDEN_CHARACTERS = frozenset('/\\:*?"<>|\uff0e\u2215\u2216\ufffd\ufeff')
+MAX_NAME_BYTES = 255
 
 
-class SlotOperations:
+class SlotEndpoints:
     """The operations `getSlots` and `changeSlot`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
-        given = app.settings.slot_save_path
-        self.folder = None if given is None else Path(given).expanduser()
+        path = app.settings.slot_save_path
+        self.folder = None if path is None else Path(path).expanduser()
         if self.folder is not None and not self.folder.is_dir():
-            raise SettingsError(f"--slot-save-path: there is no folder {given}")
+            raise SettingsError(f"--slot-save-path: the folder {path} does not exist")
 
     async def list(self, call: Call) -> list[JSON]:
-        """Return what each slot does."""
+        """Return what each slot is doing."""
         if not self.app.settings.slots:
             raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
-        found = self.app.loaded.engine.slots()
-        if "fail_on_no_slot" in call.query and all(slot.state != "idle" for slot in found):
+        slots = self.app.loaded.engine.slots()
+        if "fail_on_no_slot" in call.query and all(slot.state != "idle" for slot in slots):
             raise Unavailable("no slot available")
-        return [self._shape(slot) for slot in found]
+        return [self._slot_json(slot) for slot in slots]
 
     async def change(self, call: Call) -> JSON:
         """Save, restore or erase a slot's cache."""
         if self.folder is None:
             raise NotSupported("This server does not support slots action. Start it with `--slot-save-path`")
         engine, action, slot = self.app.loaded.engine, call.query["action"], int(call.path["id_slot"])
-        started = time.perf_counter()
         if action == "erase":
             return {"id_slot": slot, "n_erased": await engine.erase_slot(slot)}
-        name = checked_name((call.body or {}).get("filename"))
-        run = engine.save_slot if action == "save" else engine.restore_slot
-        n, n_bytes = await run(slot, self.folder / name)
-        words = ("n_saved", "n_written") if action == "save" else ("n_restored", "n_read")
-        timings = {f"{action}_ms": (time.perf_counter() - started) * 1e3}
-        return {"id_slot": slot, "filename": name, words[0]: n, words[1]: n_bytes, "timings": timings}
 
-    def _shape(self, slot: SlotStatus) -> JSON:
-        loaded = self.app.loaded
+        started = time.perf_counter()
+        name = check_file_name((call.body or {}).get("filename"))
+        method = engine.save_slot if action == "save" else engine.restore_slot
+        n_tokens, n_bytes = await method(slot, self.folder / name)
+        timings = {f"{action}_ms": (time.perf_counter() - started) * 1e3}
+        tokens_key, bytes_key = ("n_saved", "n_written") if action == "save" else ("n_restored", "n_read")
+        return {"id_slot": slot, "filename": name, tokens_key: n_tokens, bytes_key: n_bytes, "timings": timings}
+
+    def _slot_json(self, slot: SlotStatus) -> JSON:
         request = slot.request or self.app.prepare({}, ())
-        settings = settings_shape(request, loaded, stream=False)
+        settings = settings_json(request, self.app.loaded, stream=False)
         return {
             **settings,
             "params": settings,
@@ -68,7 +68,7 @@ class SlotOperations:
                 "has_next_token": slot.state != "idle",
                 "n_remain": slot.n_remain,
                 "n_decoded": slot.n_decoded,
-                **stopped(slot.stop_type),
+                **stopped_json(slot.stop_type),
                 "stopping_word": slot.stopping_word,
             },
         }
@@ -77,26 +77,25 @@ class SlotOperations:
         return None if request is None else self.app.loaded.tokenizer.decode(request.prompt, special=True)
 
 
-def checked_name(name: str | None) -> str:
-    """Return the name of a file within the folder; RequestError if it might be anything else."""
+def check_file_name(name: str | None) -> str:
+    """Return a file name; RequestError if it could lead out of the folder or is not portable."""
     if not name:
         raise RequestError("Invalid filename: it is missing", param="filename")
-    fault = _fault(name)
-    if fault:
+    if fault := _name_fault(name):
         raise RequestError(f"Invalid filename: {fault}", param="filename")
     return name
 
 
-def _fault(name: str) -> str | None:
+def _name_fault(name: str) -> str | None:
     try:
         n_bytes = len(name.encode())
     except UnicodeEncodeError:
-        return "it is no UTF-8"
-    if n_bytes > MOST_BYTES:
-        return f"it has more than {MOST_BYTES} bytes"
-    wrong = next((char for char in name if char in FORBIDDEN or unicodedata.category(char) == "Cc"), None)
-    if wrong is not None:
-        return f"it has the character U+{ord(wrong):04X}"
+        return "it is not valid UTF-8"
+    if n_bytes > MAX_NAME_BYTES:
+        return f"it has {n_bytes} bytes; the maximum is {MAX_NAME_BYTES}"
+    for character in name:
+        if character in FORBIDDEN_CHARACTERS or unicodedata.category(character) == "Cc":
+            return f"it contains the character U+{ord(character):04X}"
     if name != name.strip(" ") or name.endswith("."):
         return "it begins or ends with a space, or ends with a dot"
     return "it has two dots in a row" if ".." in name else None

@@ -1,4 +1,4 @@
-"""What a request wants its answer held to: the fields ``grammar``, ``json_schema`` and ``response_format``."""
+"""Read the grammar of a request from the fields ``grammar``, ``json_schema`` and ``response_format``."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from llamafw import GrammarSource, RequestError
 
 
 def read_grammar(body: Mapping[str, Any], default: GrammarSource | None) -> GrammarSource | None:
-    """Return the grammar of a validated request, or the server's own; None: the answer may be anything.
+    """Return the grammar that constrains the answer to a validated request; None if nothing does.
+
+    Parameters
+    ----------
+    default : GrammarSource, optional
+        The server's own grammar, for requests that have none of the fields.
 
     Raises
     ------
     RequestError
-        Two of the fields ask for something.
+        Two of the fields have a grammar.
     """
-    sources = [source for source in (_gbnf(body), _schema(body), _format(body)) if source is not None]
+    sources = [source for source in (_gbnf(body), _schema(body), _response_format(body)) if source is not None]
     if len(sources) > 1:
         first, second = (source.field.partition(".")[0] for source in sources[:2])
         raise RequestError(f'either "{first}" or "{second}" can be specified, but not both', param=second)
     if sources:
         return sources[0]
-    return None if body.get("response_format") else default  # {"type": "text"} is a wish, too
+    return None if body.get("response_format") else default  # {"type": "text"} switches the default off
 
 
 def _gbnf(body: Mapping[str, Any]) -> GrammarSource | None:
@@ -37,15 +42,17 @@ def _schema(body: Mapping[str, Any]) -> GrammarSource | None:
     return None if schema is None else GrammarSource("json_schema", orjson.dumps(schema).decode(), "json_schema")
 
 
-def _format(body: Mapping[str, Any]) -> GrammarSource | None:
-    """Read ``response_format`` in its three forms: the schema beside the type, within ``json_schema``, or none."""
-    wanted = body.get("response_format")
-    if not wanted or wanted["type"] == "text":
+def _response_format(body: Mapping[str, Any]) -> GrammarSource | None:
+    """Read ``response_format``, whose schema is in ``json_schema.schema`` or ``schema``, or missing."""
+    value = body.get("response_format")
+    if not value or value["type"] == "text":
         return None
-    schema, field = wanted.get("schema"), "response_format.schema"
-    within = wanted.get("json_schema")
-    if wanted["type"] == "json_schema" and within is not None:
-        schema, field = within.get("schema", schema), "response_format.json_schema.schema"
-    if schema is None and wanted["type"] == "json_schema":
-        raise RequestError("the response format has no schema", param="response_format.json_schema")
+
+    schema, field = value.get("schema"), "response_format.schema"
+    wrapper = value.get("json_schema")
+    if value["type"] == "json_schema" and wrapper is not None:
+        schema, field = wrapper.get("schema", schema), "response_format.json_schema.schema"
+    if schema is None and value["type"] == "json_schema":
+        message = "response_format of the type json_schema needs a schema"
+        raise RequestError(message, param="response_format.json_schema")
     return GrammarSource("json_schema", orjson.dumps({"type": "object"} if schema is None else schema).decode(), field)

@@ -1,4 +1,4 @@
-"""POST /apply-template, and the way from a conversation to a prompt that chat completions share."""
+"""POST /apply-template and /v1/chat/completions/input_tokens; chat completions render their prompts here too."""
 
 from __future__ import annotations
 
@@ -8,59 +8,63 @@ from typing import Any
 
 from llamafw import App, Call, LoadedModel, RequestError
 from llamafw_plugins.endpoints.messages import plain_messages
-from llamafw_plugins.endpoints.prompts import bos
-from llamafw_plugins.endpoints.shapes import JSON
+from llamafw_plugins.endpoints.prompts import bos_tokens
+from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.tools import Tools, read_tools
-from llamafw_plugins.endpoints.unsupported import refuse_chat
+from llamafw_plugins.endpoints.unsupported import refuse_chat_fields
 
-RESERVED = ("messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token")  # ours to set
+RESERVED_VARIABLES = ("messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token")
 
 
-class ApplyTemplate:
+class TemplateEndpoints:
     """The operations `applyTemplate` and `countChatTokens`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
-    async def create(self, call: Call) -> JSON:
-        """Return the prompt that the conversation becomes."""
+    async def apply(self, call: Call) -> JSON:
+        """Return the prompt that a conversation is rendered to."""
         body, loaded = call.body, self.app.loaded
         return {"prompt": await asyncio.to_thread(render, body, loaded, read_tools(body, loaded))}
 
     async def count(self, call: Call) -> JSON:
-        """Return the number of tokens that the conversation becomes, those of the system prompt included."""
+        """Return the number of tokens of a conversation's prompt, including the server's system prompt."""
         body, loaded = call.body, self.app.loaded
         tokens = await asyncio.to_thread(chat_tokens, body, loaded, read_tools(body, loaded))
         return {"object": "response.input_tokens", "input_tokens": len(self.app.prepare(body, tokens).prompt)}
 
 
 def render(body: JSON, loaded: LoadedModel, tools: Tools | None) -> str:
-    """Return the prompt of a validated chat request. Runs on a worker thread, since templates may take their time.
+    """Return the prompt of a validated chat request. Call it on a worker thread: templates may be slow.
 
-    Tools, calls and their results are the template's to write; if it knows none of them, they become text.
+    The template renders tools, tool calls and their results. If it does not know tools, they are added to the messages
+    as text.
 
     Raises
     ------
     RequestError
-        The request wants what is not supported, or the template refused the conversation.
+        The request uses an unsupported field or a reserved variable, or the template rejects the conversation.
     """
-    refuse_chat(body)
+    refuse_chat_fields(body)
     variables = dict(body.get("chat_template_kwargs") or {})
     for name in variables:
-        if name in RESERVED:
-            raise RequestError(f"the variable {name} is set by the server", param=f"chat_template_kwargs.{name}")
+        if name in RESERVED_VARIABLES:
+            message = f"the variable {name} is set by the server and cannot be replaced"
+            raise RequestError(message, param=f"chat_template_kwargs.{name}")
+
     messages: Sequence[Mapping[str, Any]] = plain_messages(body["messages"], loaded.chat.source)
     if "tools" in loaded.chat.source:
         variables |= {"tools": list(tools.offered)} if tools else {}
     elif loaded.tool_parser is not None:
         messages = loaded.tool_parser.inline(messages, tools.offered if tools else ())
-    add = body.get("add_generation_prompt")
-    return loaded.chat.render(messages, add_generation_prompt=True if add is None else add, **variables)
+
+    add_generation_prompt = body.get("add_generation_prompt") is not False
+    return loaded.chat.render(messages, add_generation_prompt=add_generation_prompt, **variables)
 
 
 def chat_tokens(body: JSON, loaded: LoadedModel, tools: Tools | None) -> tuple[int, ...]:
-    """Return the tokens of the prompt, with BOS if the model wants it and the template has not written it."""
+    """Return the tokens of a conversation's prompt; BOS is added if the model wants it and the template lacks it."""
     tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(render(body, loaded, tools), parse_special=True)
-    before = bos(tokenizer)
-    return (*([] if tokens[:1] == before else before), *tokens)
+    bos = bos_tokens(tokenizer)
+    return (*([] if tokens[:1] == bos else bos), *tokens)

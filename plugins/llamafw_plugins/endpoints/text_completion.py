@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from llamafw import (
     App,
     Call,
+    Delta,
     Finish,
     GeneratedToken,
     GenerateRequest,
@@ -19,87 +19,97 @@ from llamafw import (
     Tokenizer,
     event_stream,
 )
-from llamafw_plugins.endpoints.choices import check_answers, choices_of, include_usage, usage_to_come
-from llamafw_plugins.endpoints.infill import check_infill, infill_tokens
-from llamafw_plugins.endpoints.prompts import Prompt, aside, encode_mixed, read_prompts, size_of
-from llamafw_plugins.endpoints.run import Answer, collect, stream
-from llamafw_plugins.endpoints.shapes import JSON, finish_reason, finite, head, on_the_way, timings, token_shape, usage
+from llamafw_plugins.endpoints.choices import check_n_generations, repeat_requests
+from llamafw_plugins.endpoints.generations import Generation, generate_all
+from llamafw_plugins.endpoints.infill import check_infill, prepare_infill, read_parts
+from llamafw_plugins.endpoints.openai_response import OpenAIResponse, finish_reason, grouped
+from llamafw_plugins.endpoints.prompts import Prompt, encode_mixed, prompt_size, read_prompts, run_in_thread
+from llamafw_plugins.endpoints.response_json import JSON, finite_logprob, progress_json, token_json
 
-T = TypeVar("T")
 
-
-class TextCompletion:
+class TextCompletionEndpoints:
     """The operation `createTextCompletion`."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def create(self, call: Call) -> Any:
-        """Answer each prompt ``n`` times; the choices of prompt p are numbered from ``p * n``."""
+        """Continue each prompt with ``n`` choices; those of prompt p have the indices from ``p * n`` on."""
         body, loaded = call.body, self.app.loaded
-        n, best_of = numbers(body)
-        prompts = await self._read(body)
-        check_answers(body, len(prompts) * best_of)
-        requests = [self._prepare(body, prompt) for prompt in prompts]
-        rows = Rows(loaded, prompts, choices_of(requests, n), body, n)
+        n, best_of = read_n_choices(body)
+        if body.get("suffix"):
+            check_infill(loaded.tokenizer, "suffix")
+        prompts = await read_prompts(body["prompt"], loaded.tokenizer)
+        check_n_generations(body, len(prompts) * best_of)
+
+        prompts, requests = await self._prepare(body, prompts)
+        response = TextCompletionResponse(loaded, prompts, repeat_requests(requests, n), body, n)
         if body.get("stream"):
-            return event_stream(rows.events(), done=True)
-        if best_of > n:
+            return event_stream(response.events(), done=True)
+
+        if best_of > n:  # the choice among them needs their log-probabilities
             requests = [replace(request, logprobs=True) for request in requests]
-        tried = grouped(await collect(loaded.engine, choices_of(requests, best_of), best_of), best_of)
-        answers = [answer for group in tried for answer in likeliest(group, n)]
-        return {
-            **rows.head,
-            "choices": [
-                rows.choice(i, rows.echo(i) + answer.text, answer.tokens, answer.finish, answer.prompt)
-                for i, answer in enumerate(answers)
-            ],
-            "usage": usage([[answer.finish for answer in group] for group in tried]),
-            "timings": timings(answers[0].finish.timings),
-        }
+        tried = await generate_all(loaded.engine, repeat_requests(requests, best_of), best_of)
+        groups = grouped(tried, best_of)
+        return response.whole([generation for group in groups for generation in likeliest(group, n)], groups)
 
-    async def _read(self, body: JSON) -> list[Prompt]:
-        """Return the prompts; with a ``suffix``, as a model that fills in the middle takes them."""
-        tokenizer, suffix = self.app.loaded.tokenizer, body.get("suffix")
-        if not suffix:
-            return await read_prompts(body["prompt"], tokenizer)
-        check_infill(tokenizer, "suffix")
-        prompts = await read_prompts(body["prompt"], tokenizer)
-        suffix_first = self.app.settings.spm_infill
+    async def _prepare(self, body: JSON, prompts: list[Prompt]) -> tuple[list[Prompt], list[GenerateRequest]]:
+        """Return the prompts and one request for each; with a ``suffix``, infill requests."""
+        if not body.get("suffix"):
+            requests = [self.app.prepare(body, prompt.tokens) for prompt in prompts]
+            return prompts, [with_logprobs(request, body) for request in requests]
 
-        def around() -> list[Prompt]:
-            parts = [{"input_prefix": prompt.given, "input_suffix": suffix} for prompt in prompts]
-            tokens = [infill_tokens(part, tokenizer, suffix_first=suffix_first) for part in parts]
-            return [Prompt(prompt.given, tuple(ids)) for prompt, ids in zip(prompts, tokens, strict=True)]
-
-        return await aside(around, sum(size_of(prompt.given) + len(suffix) for prompt in prompts))
-
-    def _prepare(self, body: JSON, prompt: Prompt) -> GenerateRequest:
-        request = self.app.prepare(body, prompt.tokens)
-        if body.get("suffix"):  # a shift would drop the tokens that say what is prefix and what is suffix
-            request = replace(request, context_shift=False)
-        if body.get("logprobs") is not None:
-            n = int(body["logprobs"])
-            request = replace(request, logprobs=True, n_probs=n, prompt_logprobs=n if body.get("echo") else None)
-        return request
+        tokenizer, suffix = self.app.loaded.tokenizer, body["suffix"]
+        fields = [{"input_prefix": prompt.original, "input_suffix": suffix} for prompt in prompts]
+        size = sum(prompt_size(prompt.original) + len(suffix) for prompt in prompts)
+        parts = await run_in_thread(lambda: [read_parts(each, tokenizer) for each in fields], size)
+        prepared = [prepare_infill(self.app, body, each) for each in parts]
+        requests = [with_logprobs(request, body) for _, request in prepared]
+        infill_prompts = [
+            replace(infill_prompt, original=prompt.original)
+            for prompt, (infill_prompt, _) in zip(prompts, prepared, strict=True)
+        ]
+        return infill_prompts, requests
 
 
-class Rows:
-    """Writes the choices of one call."""
+class TextCompletionResponse(OpenAIResponse):
+    """Builds the response to one text completion request."""
+
+    id_prefix = "cmpl"
+    object_name = chunk_object_name = "text_completion"
+    prompt_field = "prompt"
 
     def __init__(
         self, loaded: LoadedModel, prompts: Sequence[Prompt], requests: Sequence[GenerateRequest], body: JSON, n: int
     ) -> None:
-        self.engine, self.tokenizer, self.requests, self.n = loaded.engine, loaded.tokenizer, requests, n
-        self.head = head("cmpl", "text_completion", body.get("model") or loaded.name)
-        self.return_tokens = bool(body.get("return_tokens"))
-        self.usage, self.usage_to_come = include_usage(body), usage_to_come(body)
-        self.echoes = [self._text(prompt) if body.get("echo") else "" for prompt in prompts]
+        super().__init__(loaded, requests, body, n)
+        self._prompts = prompts
+        self._echoes = [self._text(prompt) if body.get("echo") else "" for prompt in prompts]
         n_system = len(loaded.system_prompt.tokens)
-        begins = [self._begin(one, n_system, echo) for one, echo in zip(requests[::n], self.echoes, strict=True)]
-        self.logprobs = [Logprobs(self.tokenizer, *begins[i // n]) for i in range(len(requests))]
+        starts = [self._start(one, n_system, echo) for one, echo in zip(requests[::n], self._echoes, strict=True)]
+        self._logprobs = [LogprobsWriter(self.tokenizer, *starts[i // n]) for i in range(len(requests))]
+        self._started: set[int] = set()  # choices whose first chunk, with the echo, has been sent
 
-    def choice(
+    def choice(self, index: int, generation: Generation) -> JSON:
+        """Return one choice of a whole response."""
+        text = self._echo(index) + generation.text
+        return self._choice(index, text, generation.tokens, generation.finish, generation.prompt)
+
+    def chunks(self, index: int, delta: Delta) -> Iterator[JSON]:
+        """Yield the chunk of one delta, unless there is nothing to say."""
+        text = delta.text if index in self._started else self._echo(index) + delta.text
+        self._started.add(index)
+        choice = self._choice(index, text, delta.tokens, delta.finish, delta.prompt)
+        fields = self.end_fields(index, delta.finish) if delta.finish else progress_json(delta)
+        has_tokens = bool(delta.tokens) and (choice["logprobs"] is not None or self.return_tokens)
+        if text or fields or delta.prompt or has_tokens:
+            yield self.chunk(choice, **fields)
+
+    def is_truncated(self, index: int, finish: Finish) -> bool:
+        """Return whether the prompt was shortened or the context was full."""
+        return finish.truncated or self._prompts[index // self.n].truncated
+
+    def _choice(
         self,
         index: int,
         text: str,
@@ -107,114 +117,122 @@ class Rows:
         finish: Finish | None,
         prompt: Sequence[GeneratedToken],
     ) -> JSON:
-        """Return a choice, or a piece of one; ``prompt``: its tokens, if they are to be reported too."""
-        wanted = self.requests[index].logprobs
-        shape: JSON = {
+        """Return a choice, or a piece of one.
+
+        Parameters
+        ----------
+        prompt : sequence of GeneratedToken
+            The prompt's tokens, if their log-probabilities are reported too.
+        """
+        logprobs = self._logprobs[index].write([*prompt, *tokens]) if self.requests[index].logprobs else None
+        choice: JSON = {
             "index": index,
             "text": text,
             "finish_reason": finish_reason(finish) if finish else None,
-            "logprobs": self.logprobs[index].feed([*prompt, *tokens]) if wanted else None,
+            "logprobs": logprobs,
         }
         if self.return_tokens:
-            shape["tokens"] = [token.id for token in tokens]
-        return shape
+            choice["tokens"] = [token.id for token in tokens]
+        return choice
 
-    async def events(self) -> AsyncGenerator[JSON, None]:
-        """Yield the chunks, and at the end, if asked for, one with the usage."""
-        finishes: list[Finish] = [Finish("none")] * len(self.requests)
-        begun: set[int] = set()
-        async with aclosing(stream(self.engine, self.requests, self.n)) as pieces:
-            async for i, delta in pieces:
-                text = delta.text if i in begun else self.echo(i) + delta.text
-                begun.add(i)
-                choice = self.choice(i, text, delta.tokens, delta.finish, delta.prompt)
-                more = on_the_way(delta)
-                if delta.finish:
-                    finishes[i], more = delta.finish, {"timings": timings(delta.finish.timings)}
-                if text or more or delta.prompt or (delta.tokens and (choice["logprobs"] or self.return_tokens)):
-                    yield {**self.head, "choices": [choice], **self.usage_to_come, **more}
-        if self.usage:
-            yield {**self.head, "choices": [], "usage": usage(grouped(finishes, self.n))}
+    def _echo(self, index: int) -> str:
+        """Return what stands before the text of a choice: the prompt, if the request asks for it."""
+        return self._echoes[index // self.n]
 
-    def echo(self, index: int) -> str:
-        """Return what is put before the text of a choice: the prompt, if asked for."""
-        return self.echoes[index // self.n]
-
-    def _begin(self, request: GenerateRequest, n_system: int, echo: str) -> tuple[int, int]:
-        """Return where the text of the first token reported begins, and how many tokens before it are not reported."""
+    def _start(self, request: GenerateRequest, n_system: int, echo: str) -> tuple[int, int]:
+        """Return the text offset of the first reported token, and the number of tokens before it."""
         if request.prompt_logprobs is None:
             return len(echo), 0
-        # counted from the prompt's end: BOS, for one, is no text of the client's
+        # counted back from the end of the echo: BOS, for example, has no text in it
         text = b"".join(self.tokenizer.piece(token, special=True) for token in request.prompt[n_system:])
         return len(echo) - len(text.decode("utf-8", "replace")), n_system
 
     def _text(self, prompt: Prompt) -> str:
-        if isinstance(prompt.given, str):
-            return prompt.given
-        return self.tokenizer.decode(encode_mixed(prompt.given, self.tokenizer, "prompt"), special=True)
+        if isinstance(prompt.original, str):
+            return prompt.original
+        return self.tokenizer.decode(encode_mixed(prompt.original, self.tokenizer, "prompt"), special=True)
 
 
-class Logprobs:
-    """Writes OpenAI's older ``logprobs`` of one choice, piece by piece.
+class LogprobsWriter:
+    """Writes the ``logprobs`` of one text completion choice, piece by piece.
 
     Parameters
     ----------
     offset : int
-        Where in the choice's text that of the first token reported begins; below 0 if its start is not in it.
+        Where the first reported token begins in the text of the choice; negative if its start is not in the text.
     n_hidden : int
-        Tokens to come that are the server's own, and are not reported.
+        How many tokens are not reported, because they are those of the server's system prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer, offset: int, n_hidden: int) -> None:
-        self.tokenizer, self.offset, self.n_hidden = tokenizer, offset, n_hidden
-        self.characters = codecs.getincrementaldecoder("utf-8")("replace")
+        self._tokenizer, self._offset, self._n_hidden = tokenizer, offset, n_hidden
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def feed(self, tokens: Sequence[GeneratedToken]) -> JSON:
-        """Return the four parallel arrays for these tokens; the first of a prompt has no log-probability."""
-        tokens, self.n_hidden = tokens[self.n_hidden :], max(self.n_hidden - len(tokens), 0)
+    def write(self, tokens: Sequence[GeneratedToken]) -> JSON:
+        """Return the four parallel arrays for the next tokens; the first token of a prompt has no log-probability."""
+        tokens, self._n_hidden = tokens[self._n_hidden :], max(self._n_hidden - len(tokens), 0)
         names: list[str] = []
         offsets: list[int] = []
         tops: list[dict[str, float] | None] = []
         for token in tokens:
-            names.append(token_shape(self.tokenizer, token.id)["token"])
-            offsets.append(max(self.offset, 0))
-            self.offset += len(self.characters.decode(token.piece))
+            names.append(token_json(self._tokenizer, token.id)["token"])
+            offsets.append(max(self._offset, 0))
+            self._offset += len(self._decoder.decode(token.piece))
             top: dict[str, float] = {}
-            for other in token.top:  # likeliest first; two tokens may read alike
-                top.setdefault(token_shape(self.tokenizer, other.id)["token"], finite(other.logprob))
+            for other in token.top:  # likeliest first; two tokens may have the same text
+                top.setdefault(token_json(self._tokenizer, other.id)["token"], finite_logprob(other.logprob))
             tops.append(None if token.logprob is None else top)
+
         return {
             "tokens": names,
-            "token_logprobs": [None if token.logprob is None else finite(token.logprob) for token in tokens],
+            "token_logprobs": [None if token.logprob is None else finite_logprob(token.logprob) for token in tokens],
             "top_logprobs": tops,
             "text_offset": offsets,
         }
 
 
-def numbers(body: JSON) -> tuple[int, int]:
-    """Return how many answers each prompt gets, and of how many they are the best; refuse what does not go together."""
+def read_n_choices(body: JSON) -> tuple[int, int]:
+    """Return how many choices each prompt gets, and of how many generations they are the best.
+
+    Raises
+    ------
+    RequestError
+        Fields of the request exclude each other.
+    """
     n = int(body.get("n") or 1)
     best_of = int(body.get("best_of") or n)
     if best_of < n:
-        raise RequestError(f"best_of is {best_of}, and n, which is {n}, may be no more", param="best_of")
+        raise RequestError(f"best_of must be at least n, which is {n}; it is {best_of}", param="best_of")
     if best_of > n and body.get("stream"):
-        raise RequestError("more answers than n, of which the best are chosen, cannot be streamed", param="best_of")
-    if body.get("suffix") and body.get("echo") and body.get("logprobs") is not None:
-        raise RequestError("with suffix, logprobs of the echo would be those of another prompt", param="echo")
+        raise RequestError("a stream needs best_of equal to n: the best are only known at the end", param="best_of")
+    if body.get("echo") and body.get("logprobs") is not None:
+        if body.get("suffix"):
+            message = "echo cannot be combined with logprobs and suffix: the evaluated prompt is another text"
+            raise RequestError(message, param="echo")
+        if body.get("truncate_prompt"):
+            message = "truncate_prompt cannot be combined with echo and logprobs: removed tokens have no logprobs"
+            raise RequestError(message, param="truncate_prompt")
     return n, best_of
 
 
-def likeliest(answers: Sequence[Answer], n: int) -> Sequence[Answer]:
-    """Return the ``n`` answers with the highest log-probability per token, best first; all of them as they come."""
-    if len(answers) == n:
-        return answers
-
-    def per_token(answer: Answer) -> float:
-        return sum(finite(token.logprob) for token in answer.tokens) / max(len(answer.tokens), 1)
-
-    return sorted(answers, key=per_token, reverse=True)[:n]
+def with_logprobs(request: GenerateRequest, body: JSON) -> GenerateRequest:
+    """Return the request with log-probabilities reported as ``logprobs`` and ``echo`` ask."""
+    if body.get("logprobs") is None:
+        return request
+    n_probs = int(body["logprobs"])
+    return replace(request, logprobs=True, n_probs=n_probs, prompt_logprobs=n_probs if body.get("echo") else None)
 
 
-def grouped(items: Sequence[T], n: int) -> list[Sequence[T]]:
-    """Return the items, ``n`` in a group: those of one prompt."""
-    return [items[i : i + n] for i in range(0, len(items), n)]
+def likeliest(generations: Sequence[Generation], n: int) -> Sequence[Generation]:
+    """Return the ``n`` generations with the highest log-probability per token, best first.
+
+    If there are only ``n``, they keep their order.
+    """
+    if len(generations) == n:
+        return generations
+
+    def logprob_per_token(generation: Generation) -> float:
+        logprobs = [finite_logprob(token.logprob) for token in generation.tokens]
+        return sum(logprobs) / max(len(logprobs), 1)
+
+    return sorted(generations, key=logprob_per_token, reverse=True)[:n]

@@ -1,33 +1,39 @@
-"""Fields of the API that this version reads only to refuse them: leaving them out would change the answer unseen."""
+"""Refuse known fields that this server cannot honour. To ignore them would change the answer without a sign."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from llamafw import NotSupported, RequestError
+from llamafw import RequestError
 
-GENERATION: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "image_data": (([],), "images are not supported by this server, which has no multimodal plugin"),
+UnsupportedFields = Mapping[str, tuple[tuple[Any, ...], str]]
+"""Field → values that ask for nothing and are accepted, and the error message for all other values."""
+
+GENERATION_FIELDS: UnsupportedFields = {
+    "image_data": (
+        ([],),
+        "image_data needs a multimodal model and a plugin that reads images; this server's model reads text only",
+    ),
 }
-"""Field → values that ask for nothing, and what to say to any other."""
 
-CHAT: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "functions": (([],), "functions are not supported, tools are"),
-    "function_call": (("none", "auto"), "function_call is not supported, tool_choice is"),
+CHAT_FIELDS: UnsupportedFields = {
+    "functions": (([],), "functions is not supported; use tools instead"),
+    "function_call": (("none", "auto"), "function_call is not supported; use tool_choice instead"),
 }
-"""The same, for conversations."""
 
 
-def refuse_generation(body: Mapping[str, Any]) -> None:
-    """Raise NotSupported (501) if the request wants output that this server cannot constrain or make."""
-    for field, (harmless, message) in GENERATION.items():
-        if body.get(field) is not None and body[field] not in harmless:
-            raise NotSupported(message, param=field)
+def refuse_generation_fields(body: Mapping[str, Any]) -> None:
+    """Raise RequestError if a generation or embedding request has a field that this server cannot honour."""
+    _refuse(body, GENERATION_FIELDS)
 
 
-def refuse_chat(body: Mapping[str, Any]) -> None:
-    """Raise RequestError (400) if the request wants functions, the older form of tools."""
-    for field, (harmless, message) in CHAT.items():
-        if body.get(field) is not None and body[field] not in harmless:
+def refuse_chat_fields(body: Mapping[str, Any]) -> None:
+    """Raise RequestError if a chat request has fields of OpenAI's older function calls."""
+    _refuse(body, CHAT_FIELDS)
+
+
+def _refuse(body: Mapping[str, Any], fields: UnsupportedFields) -> None:
+    for field, (accepted, message) in fields.items():
+        if body.get(field) is not None and body[field] not in accepted:
             raise RequestError(message, param=field)

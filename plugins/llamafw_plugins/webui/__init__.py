@@ -1,4 +1,4 @@
-"""The page at ``/``, ``/completion.js`` for pages of one's own, and the files of ``--path``."""
+"""The web page at ``/``, the script ``/completion.js`` for other pages, and the static files of ``--path``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 @hookimpl
 def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
-    from llamafw_plugins.webui.files import Files
+    from llamafw_plugins.webui.files import StaticFilesMiddleware
 
-    return Files(asgi, app) if app.settings.webui or app.settings.path else None
+    return StaticFilesMiddleware(asgi, app) if app.settings.webui or app.settings.path else None

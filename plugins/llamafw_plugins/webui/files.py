@@ -1,4 +1,4 @@
-"""Static files around the API: those of ``--path`` first, then our own. They need no key. It knows no operations."""
+"""Serve static files before the API: those of ``--path`` first, then the built-in ones. They need no API key."""
 
 from __future__ import annotations
 
@@ -13,74 +13,79 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamafw import App, SettingsError, Unavailable
 
-STATIC = Path(__file__).parent / "static"
-OURS = {"/": "index.html", "/completion.js": "completion.js"}
-POLICY = (
+STATIC_FOLDER = Path(__file__).parent / "static"
+BUILT_IN_FILES = {"/": "index.html", "/completion.js": "completion.js"}  # URL path → file
+
+CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Of our page: nothing is loaded from elsewhere, and no other site shows it in a frame."""
+"""Policy of the built-in page: it loads nothing from other sites, and no other site can show it in a frame."""
 
 
-class Files:
-    """An ASGI application around the API's: files by GET and HEAD, everything else is passed on.
+class StaticFilesMiddleware:
+    """Answers GET and HEAD requests for files; passes all other requests on to the API.
 
-    While the model is loading, ``/`` and ``*.html`` are a page that says so, with 503.
+    While the model is loading, ``/`` and ``*.html`` are a 503 with a page that says so.
     """
 
     def __init__(self, asgi: ASGIApp, app: App) -> None:
         self.asgi, self.app = asgi, app
-        self.folder = _folder(app.settings.path) if app.settings.path else None
-        self.ours = OURS if app.settings.webui else {}
-        self.built_in = StaticFiles(directory=STATIC)
-        for suffix in (".js", ".mjs"):  # in the registry of Windows they may be anything, and then no browser runs them
+        self.user_files = _open_folder(app.settings.path) if app.settings.path else None
+        self.built_in_paths = BUILT_IN_FILES if app.settings.webui else {}
+        self.built_in_files = StaticFiles(directory=STATIC_FOLDER)
+        for suffix in (".js", ".mjs"):  # the Windows registry may have another type, with which browsers run no script
             mimetypes.add_type("text/javascript", suffix)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a file, or let the API answer."""
+        """Answer with a file, or pass the request on."""
         response = await self.respond(scope) if scope["type"] == "http" else None
         await (response or self.asgi)(scope, receive, send)
 
     async def respond(self, scope: Scope) -> Response | None:
-        """Return the response; None: it is not about a file."""
+        """Return the response; None if the request is not for a file."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["method"] not in ("GET", "HEAD"):
-            if path in self.ours:
+            if path in self.built_in_paths:
                 raise HTTPException(405)
             return None
-        if self._loading() and (path == "/" or path.endswith(".html")):
-            return HTMLResponse((STATIC / "loading.html").read_text("utf-8"), 503, {"Retry-After": "1"})
-        if self.folder is not None and (found := await _file(self.folder, path, scope)) is not None:
-            return found
-        if path not in self.ours or (self._loading() and path != "/"):
+
+        if self._is_loading() and (path == "/" or path.endswith(".html")):
+            page = (STATIC_FOLDER / "loading.html").read_text("utf-8")
+            return HTMLResponse(page, 503, {"Retry-After": "1"})
+
+        if self.user_files is not None and (response := await _user_file(self.user_files, path, scope)) is not None:
+            return response
+
+        if path not in self.built_in_paths or (self._is_loading() and path != "/"):
             return None
-        response = await self.built_in.get_response(self.ours[path], scope)
+        response = await self.built_in_files.get_response(self.built_in_paths[path], scope)
         response.headers["Cache-Control"] = "no-cache"
         if path == "/":
-            response.headers["Content-Security-Policy"] = POLICY
+            response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         return response
 
-    def _loading(self) -> bool:
+    def _is_loading(self) -> bool:
         try:
             return not self.app.loaded
         except Unavailable:
             return True
 
 
-async def _file(folder: StaticFiles, path: str, scope: Scope) -> Response | None:
-    """Return a file of ``--path``, with ETag and Last-Modified; None if there is none of this name within it."""
+async def _user_file(folder: StaticFiles, path: str, scope: Scope) -> Response | None:
+    """Return a file of ``--path``, with ETag and Last-Modified; None if the folder has no such file."""
     try:
-        return await folder.get_response(_name(path), scope)
-    except (HTTPException, OSError):  # not there, not readable, or outside of the folder
+        return await folder.get_response(_file_path(path), scope)
+    except (HTTPException, OSError):  # it does not exist, is not readable, or is outside of the folder
         return None
 
 
-def _name(path: str) -> str:
-    """Return the path of a URL as one in the file system, relative and without ``..`` where that can be resolved."""
+def _file_path(path: str) -> str:
+    """Return the relative file path for a URL path. A ``..`` that is left at its start is refused by `StaticFiles`."""
     return os.path.normpath(os.path.join(*(path + "index.html" if path.endswith("/") else path).split("/")))
 
 
-def _folder(path: str) -> StaticFiles:
+def _open_folder(path: str) -> StaticFiles:
     if not Path(path).is_dir():
-        raise SettingsError(f"--path: there is no folder {path}")
+        raise SettingsError(f"--path: the folder {path} does not exist")
     return StaticFiles(directory=Path(path))

@@ -15,28 +15,27 @@ N_TOKENS = 256  # no more than the tiny model has; ids beyond are valid JSON tha
 N_SLOTS = 4
 TOKENS = ("prompt", "tokens", "content", "input", "input_prefix", "input_suffix", "logit_bias")
 REASONS = (
-    r"(is|are) not supported",  # D-23: 400 until there are tools
+    r"(is|are) not supported",
+    r"needs a multimodal model",
     r"^the message has no content",  # which only some roles may lack; OpenAPI 3.0 has no conditions
     r"^top_logprobs needs logprobs",
     r"^the part has no text",
-    r"^there is no part of type",  # plugins may add types
-    r"^a bias is a number or false",  # the second of a pair; OpenAPI 3.0 has no tuples
-    r"^the first item of a pair is a token id",
-    r"is no token id",  # nor patterns for the names of members
-    r"^best_of is \d+, and n|^more answers than n,",  # two fields together
-    r"^one call gives at most",  # n times the number of prompts
-    r"^\d+ answers can have at most",  # the same times the biases
-    r"^the (strings|texts) of (stop|logit_bias) have more than",  # all of them together
+    r"^a bias must be a number or false",  # the second of a pair; OpenAPI 3.0 has no tuples
+    r"^the first item of a pair must be a token id",
+    r"is not a token id",  # nor patterns for the names of members
+    r"^best_of must be at least n|^a stream needs best_of|cannot be combined with",  # two fields together
+    r"^one request can have at most \d+ choices",  # n times the number of prompts
+    r"^with \d+ choices, logit_bias can have",  # the same times the biases
+    r"^the (strings|texts) of (stop|logit_bias) must have at most",  # all of them together
     r"^the variable \w+ is set by the server",
     r"^path parameter id_slot must be at least 0",  # which a link brings: the slot of an answer that needed none
-    r"^embeddings of this model have|^there is no (adapter|slot)|^Invalid filename|^Unable to restore slot",
+    r"^embeddings of this model have|^(adapter|slot) \d+ does not exist|^Invalid filename|^Unable to restore slot",
     r"^the (text|prompt) has (no|\d+) tokens",
     r"(is|be) (provided|specified)",  # one of two fields; OpenAPI 3.0 could say so, but no client could read it
-    r"^the (grammar|schema|response format) (is|has)",  # languages of their own
+    r"^the (grammar|schema) (is|has)|^response_format of the type json_schema needs",  # languages of their own
     r"cannot be enforced|^only references within the schema|^nothing is valid against|is a number$",
     r"is no keyword of JSON Schema",
-    r"^tool_choice needs tools|^there is no tool|^two tools have the name|^the arguments are no JSON",
-    r"^a call is required, so",
+    r"^tool_choice needs tools|^the tool .* is not in tools|^two tools have the same name|^the arguments are not",
 )
 """Why a request may be refused although the document allows it."""
 
