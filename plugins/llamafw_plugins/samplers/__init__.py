@@ -1,4 +1,4 @@
-"""The samplers of llama-server."""
+"""The samplers of llama-server, one per file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = ["DEFAULT_ORDER", "MIROSTAT_ORDER", "register_samplers"]
 
 @hookimpl
 def register_samplers(register: Register) -> None:
+    """Register every sampler by its name in the API."""
     register("penalties", Penalties)
     register("top_k", TopK)
     register("tfs_z", TfsZ)

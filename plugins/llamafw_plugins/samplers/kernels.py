@@ -1,6 +1,7 @@
-"""The samplers' computations as compiled kernels. `llamafw.compile_sampler_kernel` says what a kernel receives.
+"""The samplers' computations as compiled kernels.
 
-Imported when the first sampler is made, for it needs numba. The formulas are told where the samplers are.
+`llamafw.compile_sampler_kernel` describes a kernel's arguments; the samplers' docstrings have the formulas. This module
+is imported when the first sampler is created, because it needs numba.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import numpy as np
 
 from llamafw import compile_sampler_kernel
 
-# expf after Cephes: 2^i · e^r, |r| ≤ ln 2 / 2, a polynomial in r; float32 throughout, so that it becomes vector code
+# expf after Cephes: 2^i · e^r with |r| ≤ ln 2 / 2 and a polynomial in r; all float32, so that it is vectorised
 LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504088896341), np.float32(0.693359375), np.float32(-2.12194440e-4)
 C0, C1, C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 C3, C4, C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-LANES = 64
-HALF, ONE, ZERO, LEAST = np.float32(0.5), np.float32(1), np.float32(0), np.float32(-87)
+LANES = 64  # values per step of a vectorised loop
+HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
+MIN_EXPONENT = np.float32(-87)  # e^x is taken as 0 below it
 
 
 def inline(function: Any) -> Any:
@@ -30,11 +32,11 @@ def inline(function: Any) -> Any:
 
 
 @inline
-def peak_of(logits):
-    """Return the highest of logits, which are not NaN."""
+def max_of(logits):
+    """Return the highest logit. No logit may be NaN."""
     n = len(logits)
     best = logits[0]
-    if n >= 2 * LANES:  # lane by lane, which becomes vector code
+    if n >= 2 * LANES:  # lane by lane, which is vectorised
         lanes = logits[:LANES].copy()
         for start in range(LANES, n - LANES + 1, LANES):
             block = logits[start : start + LANES]
@@ -43,14 +45,15 @@ def peak_of(logits):
         logits = logits[n - n % LANES :]
         for i in range(LANES):
             best = lanes[i] if lanes[i] > best else best
+
     for i in range(len(logits)):
         best = logits[i] if logits[i] > best else best
     return best
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
-def sum_of(values):
-    """Return a float64 sum, in an order that suits the processor."""
+def sum_float64(values):
+    """Return the sum in float64, added in any order."""
     total = 0.0
     for i in range(len(values)):
         total += np.float64(values[i])
@@ -58,37 +61,42 @@ def sum_of(values):
 
 
 @inline
-def weights_of(logits, peak):
-    """Return exp(logit - peak) as float32; 0 below 1e-38."""
+def exp_weights(logits, max_logit):
+    """Return exp(logit - max_logit) as float32, with 0 for results below 1e-38."""
     m = len(logits)
     weights = np.empty(m, np.float32)
     powers = np.empty(m, np.int32)
     for i in range(m):
-        x = logits[i] - peak
-        x = x if x > LEAST else LEAST
+        x = logits[i] - max_logit
+        x = x if x > MIN_EXPONENT else MIN_EXPONENT
         whole = np.float32(np.floor(x * LOG2_E + HALF))
         r = x - whole * LN2_HIGH - whole * LN2_LOW
         p = ((((C0 * r + C1) * r + C2) * r + C3) * r + C4) * r + C5
         weights[i] = p * r * r + r + ONE
         powers[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+
     scales = powers.view(np.float32)
     for i in range(m):
-        weights[i] = weights[i] * scales[i] if logits[i] - peak > LEAST else ZERO
+        weights[i] = weights[i] * scales[i] if logits[i] - max_logit > MIN_EXPONENT else ZERO
     return weights
 
 
 @inline
-def descending(values):
-    """Return the indices of all values in descending order, of equals the lower index first. A radix sort."""
+def argsort_descending(values):
+    """Return the indices of all values in descending order, the lower index first among equal values.
+
+    A radix sort of the floats' bits, 8 bits per pass.
+    """
     n = len(values)
     keys, order = np.empty(n, np.uint32), np.arange(n)
     other_keys, other_order = np.empty(n, np.uint32), np.empty(n, np.int64)
     bits = keys.view(np.int32)
     floats = keys.view(np.float32)
     for i in range(n):
-        floats[i] = values[i] if values[i] != ZERO else ZERO  # -0 is 0
-        if bits[i] >= 0:  # the larger, the smaller its key; a negative float's bits are in that order already
+        floats[i] = values[i] if values[i] != ZERO else ZERO  # -0 equals 0
+        if bits[i] >= 0:  # larger floats get smaller keys; the bits of negative floats have that order already
             bits[i] ^= np.int32(0x7FFFFFFF)
+
     for shift in range(0, 32, 8):
         starts = np.zeros(257, np.int64)
         for i in range(n):
@@ -106,108 +114,110 @@ def descending(values):
 
 
 @inline
-def floor_of(values, n):
-    """Return a value that at least ``n`` of the values reach, and not many more exceed."""
+def lower_bound(values, n):
+    """Return a number that at least ``n`` values reach and not many more than ``n`` exceed."""
     group = min(len(values) // (4 * n), LANES)
     if group < 2:
         return np.float32(-np.inf)
     columns = len(values) // group
-    peaks = values[:columns].copy()  # of each column of a (group, columns) matrix: n of them are at least n values
+    column_max = values[:columns].copy()  # of a (group, columns) matrix; n of these maxima are n values
     for row in range(1, group):
         line = values[row * columns : (row + 1) * columns]
         for i in range(columns):
-            peaks[i] = line[i] if line[i] > peaks[i] else peaks[i]
-    return peaks[descending(peaks)[n - 1]]
+            column_max[i] = line[i] if line[i] > column_max[i] else column_max[i]
+    return column_max[argsort_descending(column_max)[n - 1]]
 
 
 @inline
-def best_of(values, n):
-    """Return the indices of the ``n`` largest values, largest first, of equals the lower index first."""
+def indices_of_largest(values, n):
+    """Return the indices of the ``n`` largest values in descending order, the lower index first among equal values."""
     n = min(n, len(values))
-    floor = floor_of(values, n)
-    found, count, ties = np.empty(len(values), np.int64), 0, 0
+    bound = lower_bound(values, n)
+    indices, count, ties = np.empty(len(values), np.int64), 0, 0
+
     for start in range(0, len(values), LANES):
         block = values[start : start + LANES]
         hits = 0
         for i in range(len(block)):
-            hits += block[i] >= floor
-        if hits == 0:  # as it usually is
+            hits += block[i] >= bound
+        if hits == 0:  # the usual case
             continue
         for i in range(len(block)):
-            if block[i] > floor or (block[i] == floor and ties < n):
-                ties += block[i] == floor
-                found[count] = start + i
+            if block[i] > bound or (block[i] == bound and ties < n):
+                ties += block[i] == bound
+                indices[count] = start + i
                 count += 1
-    some = np.empty(count, np.float32)
+
+    selected = np.empty(count, np.float32)
     for i in range(count):
-        some[i] = values[found[i]]
-    order = descending(some)[:n]
+        selected[i] = values[indices[i]]
+    order = argsort_descending(selected)[:n]
     for i in range(len(order)):
-        order[i] = found[order[i]]
+        order[i] = indices[order[i]]
     return order
 
 
 @inline
-def nucleus(values, weights, enough, at_least, strict):
-    """Return the indices of the largest values, largest first, that together have enough weight.
+def nucleus(values, weights, target, min_keep, strict):
+    """Return the indices of the largest values, in descending order, whose weights add up to ``target``.
 
-    ``strict``: more than enough is needed. At least ``at_least`` are returned, if there are so many.
+    ``strict``: they must add up to more than the target. At least ``min_keep`` are returned, if there are so many.
     """
     m = len(values)
-    n = min(max(at_least, 64), m)
-    while True:  # usually few are enough, so look at all only if they are not
-        order = best_of(values, n)
+    n = min(max(min_keep, 64), m)
+    while True:  # a few values are usually enough, so the number grows only if necessary
+        order = indices_of_largest(values, n)
         total = 0.0
         for i in range(len(order)):
             total += weights[order[i]]
-            if total > enough or (total == enough and not strict):
-                return order[: max(i + 1, at_least)]
+            if total > target or (total == target and not strict):
+                return order[: max(i + 1, min_keep)]
         if n == m:
             return order
         n = min(16 * n, m)
 
 
 @inline
-def take(logits, ids, order):
-    """Leave the candidates at these places, in this order."""
+def keep_in_order(logits, ids, order):
+    """Keep the candidates at the indices ``order``, in that order; return their number."""
     n = len(order)
-    some_logits, some_ids = np.empty(n, np.float32), np.empty(n, np.int32)
+    kept_logits, kept_ids = np.empty(n, np.float32), np.empty(n, np.int32)
     for i in range(n):
-        some_logits[i], some_ids[i] = logits[order[i]], ids[order[i]]
+        kept_logits[i], kept_ids[i] = logits[order[i]], ids[order[i]]
     for i in range(n):
-        logits[i], ids[i] = some_logits[i], some_ids[i]
+        logits[i], ids[i] = kept_logits[i], kept_ids[i]
     return n
 
 
 @inline
-def keep(logits, ids, places):
-    """Leave the candidates at these places, in the order they are in."""
-    stays = np.zeros(len(logits), np.bool_)
-    for i in range(len(places)):
-        stays[places[i]] = True
+def keep_at(logits, ids, indices):
+    """Keep the candidates at some indices, in the order they have; return their number."""
+    kept = np.zeros(len(logits), np.bool_)
+    for i in range(len(indices)):
+        kept[indices[i]] = True
     n = 0
     for i in range(len(logits)):
-        if stays[i]:
+        if kept[i]:
             logits[n], ids[n] = logits[i], ids[i]
             n += 1
     return n
 
 
 @inline
-def divide(logits, peak, temperature):
-    """Divide by T what is below the peak, so that no quotient leaves float32 upwards."""
+def divide_by_temperature(logits, max_logit, temperature):
+    """Divide the differences from the maximum by T, so that no quotient overflows float32."""
     t = np.float32(temperature)
     for i in range(len(logits)):
-        logits[i] = (logits[i] - peak) / t
+        logits[i] = (logits[i] - max_logit) / t
 
 
 @numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
-def entropy_of(weights, logits, peak, total):
-    """Return the entropy in nats, weights being the candidates' shares of ``total``."""
+def entropy(weights, logits, max_logit, total):
+    """Return the entropy in nats of probabilities ``weights / total``."""
     mean = 0.0
     for i in range(len(logits)):
-        x = logits[i] - peak
-        mean += np.float64(weights[i] * (x if x > LEAST else LEAST))  # below it the weight is 0
+        x = logits[i] - max_logit
+        mean += np.float64(weights[i] * (x if x > MIN_EXPONENT else MIN_EXPONENT))  # below it, the weight is 0
     return math.log(total) - mean / total
 
 
@@ -223,119 +233,124 @@ def top_k(logits, ids, ordered, options):
     if ordered[0]:
         return k
     ordered[0] = 1
-    return take(logits, ids, best_of(logits, k))
+    return keep_in_order(logits, ids, indices_of_largest(logits, k))
 
 
 @compile_sampler_kernel
 def top_p(logits, ids, ordered, options):
-    """``options``: p, how many are left at least."""
-    n, p, at_least = len(logits), options[0], int(options[1])
-    peak = logits[0] if ordered[0] else peak_of(logits)
+    """``options``: p, min_keep."""
+    n, p, min_keep = len(logits), options[0], int(options[1])
+    max_logit = logits[0] if ordered[0] else max_of(logits)
     if ordered[0]:
         weights = np.empty(n)
         for i in range(n):
-            weights[i] = math.exp(np.float64(logits[i]) - peak)
-        enough, total = p * sum_of(weights), 0.0
+            weights[i] = math.exp(np.float64(logits[i]) - max_logit)
+        target, total = p * sum_float64(weights), 0.0
         for i in range(n):
             total += weights[i]
-            if total >= enough:
-                return min(max(i + 1, at_least), n)
+            if total >= target:
+                return min(max(i + 1, min_keep), n)
         return n
-    weights = weights_of(logits, peak)
-    order = nucleus(logits, weights, p * sum_of(weights), at_least, False)
+    weights = exp_weights(logits, max_logit)
+    order = nucleus(logits, weights, p * sum_float64(weights), min_keep, False)
     if len(order) < n:
         ordered[0] = 1
-        take(logits, ids, order)
+        keep_in_order(logits, ids, order)
     return len(order)
 
 
 @compile_sampler_kernel
 def min_p(logits, ids, ordered, options):
-    """``options``: ln p, how many are left at least."""
-    n, at_least = len(logits), min(int(options[1]), len(logits))
-    least = np.float64(logits[0] if ordered[0] else peak_of(logits)) + options[0]
+    """``options``: ln p, min_keep."""
+    n, min_keep = len(logits), min(int(options[1]), len(logits))
+    limit = np.float64(logits[0] if ordered[0] else max_of(logits)) + options[0]
     if ordered[0]:
-        while n > 1 and n > at_least and logits[n - 1] < least:
+        while n > 1 and n > min_keep and logits[n - 1] < limit:
             n -= 1
         return n
-    left = 0
+
+    n_kept = 0
     for i in range(n):
-        left += logits[i] >= least
-    if left < at_least:
-        return keep(logits, ids, best_of(logits, at_least))
-    if left < n:
+        n_kept += logits[i] >= limit
+    if n_kept < min_keep:
+        return keep_at(logits, ids, indices_of_largest(logits, min_keep))
+    if n_kept < n:
         at = 0
         for i in range(n):
-            if logits[i] >= least:
+            if logits[i] >= limit:
                 logits[at], ids[at] = logits[i], ids[i]
                 at += 1
-    return left
+    return n_kept
 
 
 @compile_sampler_kernel
 def typ_p(logits, ids, ordered, options):
-    """``options``: p, how many are left at least."""
+    """``options``: p, min_keep."""
     n = len(logits)
-    peak = logits[0] if ordered[0] else peak_of(logits)
-    weights = weights_of(logits, peak)
-    total = sum_of(weights)
-    # ln p = shift - ln total, so -ln p - H = mean shift - shift
-    mean = np.float32(math.log(total) - entropy_of(weights, logits, peak, total))
-    nearness = np.empty(n, np.float32)
+    max_logit = logits[0] if ordered[0] else max_of(logits)
+    weights = exp_weights(logits, max_logit)
+    total = sum_float64(weights)
+
+    # With shift = logit - max_logit: ln p = shift - ln total, so -ln p - H = mean shift - shift
+    mean = np.float32(math.log(total) - entropy(weights, logits, max_logit, total))
+    closeness = np.empty(n, np.float32)
     for i in range(n):
-        nearness[i] = -abs(logits[i] - peak - mean)
-    order = nucleus(nearness, weights, options[0] * total, int(options[1]), True)
-    return keep(logits, ids, order) if len(order) < n else n
+        closeness[i] = -abs(logits[i] - max_logit - mean)
+    order = nucleus(closeness, weights, options[0] * total, int(options[1]), True)
+    return keep_at(logits, ids, order) if len(order) < n else n
 
 
 @compile_sampler_kernel
 def tfs_z(logits, ids, ordered, options):
-    """``options``: z, how many are left at least."""
-    n, z, at_least = len(logits), options[0], int(options[1])
-    if n < 3:  # nothing bends
+    """``options``: z, min_keep."""
+    n, z, min_keep = len(logits), options[0], int(options[1])
+    if n < 3:  # there is no second derivative
         return n
-    order = np.arange(n) if ordered[0] else best_of(logits, n)
-    chances = np.empty(n)
+
+    order = np.arange(n) if ordered[0] else indices_of_largest(logits, n)
+    weights = np.empty(n)
     for i in range(n):
-        chances[i] = math.exp(np.float64(logits[order[i]]) - np.float64(logits[order[0]]))
-    all_chances = sum_of(chances)
-    bends = np.empty(n - 2)
+        weights[i] = math.exp(np.float64(logits[order[i]]) - np.float64(logits[order[0]]))
+    total_weight = sum_float64(weights)
+
+    curvatures = np.empty(n - 2)
     for i in range(n - 2):
-        bends[i] = abs((chances[i + 2] - chances[i + 1]) - (chances[i + 1] - chances[i])) / all_chances
-    total, share = sum_of(bends), 0.0
+        curvatures[i] = abs((weights[i + 2] - weights[i + 1]) - (weights[i + 1] - weights[i])) / total_weight
+    total, share = sum_float64(curvatures), 0.0
     for i in range(n - 2):
-        share += bends[i] / total if total > 1e-12 else 1 / (n - 2)
+        share += curvatures[i] / total if total > 1e-12 else 1 / (n - 2)
         if share > z:
             ordered[0] = 1
-            return take(logits, ids, order[: min(max(i, at_least), n)])
+            return keep_in_order(logits, ids, order[: min(max(i, min_keep), n)])
     return n
 
 
 @compile_sampler_kernel
 def temperature(logits, ids, ordered, options):
     """``options``: T."""
-    divide(logits, logits[0] if ordered[0] else peak_of(logits), options[0])
+    divide_by_temperature(logits, logits[0] if ordered[0] else max_of(logits), options[0])
     return len(logits)
 
 
 @compile_sampler_kernel
 def dynamic_temperature(logits, ids, ordered, options):
-    """``options``: the lowest T, the highest, the exponent, what T is at least."""
+    """``options``: lowest T, highest T, exponent, minimum of T."""
     n = len(logits)
     if n < 2:
         return n
-    peak = logits[0] if ordered[0] else peak_of(logits)
-    weights = weights_of(logits, peak)
-    share = entropy_of(weights, logits, peak, sum_of(weights)) / math.log(n)
+    max_logit = logits[0] if ordered[0] else max_of(logits)
+    weights = exp_weights(logits, max_logit)
+
+    share = entropy(weights, logits, max_logit, sum_float64(weights)) / math.log(n)
     share = min(max(share, 0.0), 1.0) ** options[2]
-    divide(logits, peak, max(options[0] + (options[1] - options[0]) * share, options[3]))
+    divide_by_temperature(logits, max_logit, max(options[0] + (options[1] - options[0]) * share, options[3]))
     return n
 
 
 @compile_sampler_kernel
 def greedy(logits, ids, ordered, options):
-    """Take the likeliest; of equals the lowest token."""
-    best, at = peak_of(logits), -1
+    """Keep the likeliest candidate; of equally likely ones, the lowest token."""
+    best, at = max_of(logits), -1
     for start in range(0, len(logits), LANES):
         block = logits[start : start + LANES]
         hits = 0
@@ -351,12 +366,13 @@ def greedy(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def penalties(logits, ids, ordered, options):
-    """``options``: repeat, presence, frequency, how many tokens, then of each its id and how often it occurred."""
+    """``options``: repeat, presence, frequency, number of tokens, then (id, count) of each token."""
     n, repeat, presence, frequency = len(logits), np.float32(options[0]), options[1], options[2]
     n_tokens = int(options[3])
     tokens = options[4 : 4 + 2 * n_tokens].reshape(n_tokens, 2)
+
     ordered[0] = 0
-    elsewhere = False  # in a whole vocabulary in order a token is its own index
+    elsewhere = False  # in a whole vocabulary in order, a token is its own index
     for i in range(n_tokens):
         at = int(tokens[i, 0])
         if at < n and ids[at] == at:
@@ -366,12 +382,15 @@ def penalties(logits, ids, ordered, options):
             elsewhere = True
     if not elsewhere:
         return n
-    most = 0
+
+    max_token = 0
     for i in range(n_tokens):
-        most = max(most, int(tokens[i, 0]))
-    counts = np.zeros(most + 1)
+        max_token = max(max_token, int(tokens[i, 0]))
+
+    counts = np.zeros(max_token + 1)
     for i in range(n_tokens):
         counts[int(tokens[i, 0])] = tokens[i, 1]
+
     for i in range(n):
         token = ids[i]
         if token != i and 0 <= token < len(counts) and counts[token] > 0:

@@ -1,4 +1,4 @@
-"""Drop tokens that are much less likely than the likeliest."""
+"""Remove tokens that are much less likely than the likeliest."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from math import log
 from typing import Any, ClassVar
 
-from llamafw import JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.compiled import Compiled
+from llamafw import JsonSchema, SamplerContext
+from llamafw_plugins.samplers.kernel_sampler import KernelCall, KernelSamplerPlugin
 
 
-class MinP:
-    """Keep candidates at least p times as likely as the likeliest: logit ≥ max + ln p. Their order stays.
+class MinP(KernelSamplerPlugin):
+    """Keeps the candidates that are at least p times as likely as the likeliest: logit ≥ max + ln p.
 
-    Nguyen et al.: Turning Up the Heat: Min-p Sampling (2024), §3.
+    The order of the candidates does not change. Nguyen et al.: Turning Up the Heat: Min-p Sampling (2024), §3.
     """
 
     options: ClassVar[JsonSchema] = {
@@ -22,16 +22,12 @@ class MinP:
             "default": 0.05,
             "minimum": 0,
             "maximum": 1,
-            "description": "Drop tokens less likely than P times the likeliest; 0: none.",
+            "description": "Remove tokens that are less likely than P times the likeliest; 0: off.",
         }
     }
-    truncates: ClassVar[bool] = True
 
     @classmethod
-    def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
+    def kernel_call(cls, options: Mapping[str, Any], context: SamplerContext) -> KernelCall | None:
+        """Return the kernel with ln p and the minimum number of candidates."""
         p = float(options["min_p"])
-        if p <= 0:
-            return None
-        from llamafw_plugins.samplers import kernels  # with numba
-
-        return Compiled(kernels.min_p, log(min(p, 1.0)), context.min_keep)
+        return KernelCall("min_p", (log(min(p, 1.0)), context.min_keep)) if p > 0 else None

@@ -1,4 +1,4 @@
-"""Which samplers a request uses that names none. It knows samplers by their names alone."""
+"""The samplers of requests that do not name any. Independent of what samplers do."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from llamafw import SamplerPlugin
 
 DEFAULT_ORDER = ("penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature")
-"""Our own samplers, in order."""
+"""The built-in samplers, in order."""
 
 MIROSTAT_ORDER = ("penalties", "temperature", "mirostat")
-"""Those of a request that wants Mirostat, whatever it names."""
+"""The samplers of a request with ``mirostat``; it replaces the ones that the request names."""
 
 
 def default_order(samplers: Mapping[str, SamplerPlugin]) -> tuple[str, ...]:
-    """Return our own samplers, and before each those of other plugins that say they precede it.
+    """Return the built-in samplers, with plugins' samplers placed where their ``precedes`` says.
 
-    What several plugins put before the same sampler stays in the order of their registration.
+    Several samplers that precede the same one keep the order of their registration.
     """
     names = [name for name in DEFAULT_ORDER if name in samplers]
     for name, plugin in samplers.items():

@@ -1,22 +1,22 @@
-"""Flatten or sharpen the distribution; at zero the likeliest token wins."""
+"""Flatten or sharpen the distribution; at 0 only the likeliest token remains."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llamafw import JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.compiled import Compiled
+from llamafw import JsonSchema, SamplerContext
+from llamafw_plugins.samplers.kernel_sampler import KernelCall, KernelSamplerPlugin
 
-LEAST = 1e-30  # keeps quotients within float32, and is as good as zero
+MIN_TEMPERATURE = 1e-30  # has the effect of zero, and keeps quotients within float32
 
 
-class Temperature:
-    """Divide the scores by T, taken relative to the highest, so that no quotient leaves float32.
+class Temperature(KernelSamplerPlugin):
+    """Divides the logits by T, relative to the highest, so that quotients cannot overflow float32.
 
-    With ``dynatemp_range``: T = low + (high - low) · (H / ln n)^exponent, H being the entropy of the n candidates, ln n
-    its maximum; a single candidate is left as it is. Formula: llama.cpp, ``llama_sampler_temp_ext``. At T ≤ 0 the
-    likeliest candidate is kept; of equals the lowest token.
+    With ``dynatemp_range``: T = low + (high - low) · (H / ln n)^exponent, where H is the entropy of the n candidates
+    and ln n its maximum; a single candidate is not changed. Formula: llama.cpp, ``llama_sampler_temp_ext``. At T ≤ 0
+    only the likeliest candidate is kept; of equally likely ones, the lowest token.
     """
 
     options: ClassVar[JsonSchema] = {
@@ -32,7 +32,7 @@ class Temperature:
             "default": 0.0,
             "minimum": 0,
             "maximum": 1000,
-            "description": "Dynamic temperature: from T - X to T + X, higher when the model is undecided; 0: off.",
+            "description": "Dynamic temperature: from T - X to T + X, higher when the model is uncertain; 0: off.",
         },
         "dynatemp_exponent": {
             "type": "number",
@@ -45,13 +45,15 @@ class Temperature:
     truncates: ClassVar[bool] = False
 
     @classmethod
-    def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
-        from llamafw_plugins.samplers import kernels  # with numba
-
+    def kernel_call(cls, options: Mapping[str, Any], context: SamplerContext) -> KernelCall | None:
+        """Return the kernel for greedy, dynamic or fixed temperature; None at 1."""
         temperature, spread = float(options["temperature"]), float(options["dynatemp_range"])
+
         if temperature <= 0:
-            return Compiled(kernels.greedy)
+            return KernelCall("greedy")
         if spread > 0:
             low, high, exponent = max(0.0, temperature - spread), temperature + spread, options["dynatemp_exponent"]
-            return Compiled(kernels.dynamic_temperature, low, high, exponent, LEAST)
-        return Compiled(kernels.temperature, max(temperature, LEAST)) if temperature != 1 else None
+            return KernelCall("dynamic_temperature", (low, high, exponent, MIN_TEMPERATURE))
+        if temperature == 1:
+            return None
+        return KernelCall("temperature", (max(temperature, MIN_TEMPERATURE),))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from llamafw import JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.compiled import Compiled
+from llamafw import JsonSchema, SamplerContext
+from llamafw_plugins.samplers.kernel_sampler import KernelCall, KernelSamplerPlugin
 
 
-class TopK:
-    """Keep the k candidates with the highest scores, in descending order; of equals the one that came first.
+class TopK(KernelSamplerPlugin):
+    """Keeps the k candidates with the highest logits, in descending order; the first of equal ones come first.
 
     Fan, Lewis, Dauphin: Hierarchical Neural Story Generation (2018), §5.1.
     """
@@ -24,13 +24,9 @@ class TopK:
             "description": "Keep the K likeliest tokens; 0 or less: all.",
         }
     }
-    truncates: ClassVar[bool] = True
 
     @classmethod
-    def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
+    def kernel_call(cls, options: Mapping[str, Any], context: SamplerContext) -> KernelCall | None:
+        """Return the kernel with k; None if k covers the vocabulary."""
         k = int(options["top_k"])
-        if not 0 < k < context.n_vocab:
-            return None
-        from llamafw_plugins.samplers import kernels  # with numba
-
-        return Compiled(kernels.top_k, k)
+        return KernelCall("top_k", (k,)) if 0 < k < context.n_vocab else None

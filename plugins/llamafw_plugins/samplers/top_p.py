@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from llamafw import JsonSchema, Sampler, SamplerContext
-from llamafw_plugins.samplers.compiled import Compiled
+from llamafw import JsonSchema
+from llamafw_plugins.samplers.kernel_sampler import CumulativeSampler
 
 
-class TopP:
-    """Keep the smallest set of likeliest candidates whose probabilities add up to p, in descending order.
+class TopP(CumulativeSampler):
+    """Keeps the smallest set of likeliest candidates whose probabilities add up to p, in descending order.
 
     Holtzman et al.: The Curious Case of Neural Text Degeneration (2020), §3.1.
     """
@@ -24,13 +23,4 @@ class TopP:
             "description": "Keep the likeliest tokens that together have probability P; 1: all, 0: one.",
         }
     }
-    truncates: ClassVar[bool] = True
-
-    @classmethod
-    def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
-        p = float(options["top_p"])
-        if p >= 1:
-            return None
-        from llamafw_plugins.samplers import kernels  # with numba
-
-        return Compiled(kernels.top_p, p, max(context.min_keep, 1))
+    option = kernel = "top_p"

@@ -1,4 +1,4 @@
-"""The draw, and a whole chain: do tokens come as often as they should?"""
+"""Tokens are drawn with the expected frequencies, by the draw alone and by whole chains."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
-from llamafw.sampling.chain import build_chain, draw
+from llamafw.sampling.chain import build_chain
+from llamafw.sampling.draw import draw
 from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
 from support.toy import ToyTokenizer
 
-# What chi-square exceeds once in a million, by degrees of freedom; integrated from its density.
+# The value that chi-square exceeds once in a million, by degrees of freedom; integrated from its density.
 CHI2 = {4: 33.38, 6: 38.26, 8: 42.70, 9: 44.81, 49: 111.14}
 
 
@@ -25,7 +26,7 @@ def chi_square(counts: Counter[int], expected: dict[int, float], n: int) -> floa
 
 @pytest.mark.inventory("S-01")
 @pytest.mark.parametrize("n_candidates", [5, 10, 50])
-def test_tokens_are_drawn_as_often_as_they_are_likely(n_candidates: int) -> None:
+def test_frequencies_of_drawn_tokens(n_candidates: int) -> None:
     logits = np.linspace(-2, 1, n_candidates).astype(np.float32)
     ids = np.arange(100, 100 + n_candidates, dtype=np.int32)[::-1].copy()
     weights = np.exp(logits.astype(np.float64))
@@ -35,22 +36,22 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(n_candidates: int) -> None
     assert chi_square(counts, expected, n) < CHI2[n_candidates - 1]
 
 
-def test_drawing_from_a_whole_vocabulary() -> None:
-    """Every tenth token makes a class, in a vocabulary that is no multiple of anything; one class is forbidden."""
+def test_draw_from_a_whole_vocabulary() -> None:
+    """The vocabulary is not a multiple of a block. Tokens are counted by their last digit; one digit is forbidden."""
     n_vocab, n = 49_157, 20_000
     random = np.random.default_rng(7)
     logits = random.standard_normal(n_vocab).astype(np.float32) * 2
-    band = np.arange(n_vocab) % 10
-    logits[band == 3] = -np.inf
+    digit = np.arange(n_vocab) % 10
+    logits[digit == 3] = -np.inf
     weights = np.exp(logits.astype(np.float64))
-    expected = {b: float(weights[band == b].sum() / weights.sum()) for b in range(10) if b != 3}
+    expected = {d: float(weights[digit == d].sum() / weights.sum()) for d in range(10) if d != 3}
     candidates = Candidates(np.arange(n_vocab, dtype=np.int32), logits)
-    counts = Counter(int(band[draw(candidates, random)]) for _ in range(n))
+    counts = Counter(int(digit[draw(candidates, random)]) for _ in range(n))
     assert chi_square(counts, expected, n) < CHI2[8]
 
 
-class Fixed:
-    """A source of given random numbers."""
+class ConstantRandom:
+    """A random number generator that always returns the same number."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -61,17 +62,17 @@ class Fixed:
 
 @pytest.mark.parametrize("at", [0.0, 0.5, np.nextafter(1, 0)])
 @pytest.mark.parametrize("n", [3, 5000])
-def test_what_is_forbidden_is_never_drawn(at: float, n: int) -> None:
+def test_forbidden_tokens_are_never_drawn(at: float, n: int) -> None:
     logits = np.full(n, -np.inf, np.float32)
     logits[n // 2] = 1
-    source: Any = Fixed(at)
+    source: Any = ConstantRandom(at)
     assert draw(Candidates(np.arange(n, dtype=np.int32), logits), source) == n // 2
 
 
 @pytest.mark.parametrize("n", [40, 5000, 5003])
-def test_rounding_at_the_upper_end_draws_nothing_forbidden(n: int) -> None:
-    """The running sums of a block and of all blocks are rounded differently; the last number must fit both."""
-    last: Any = Fixed(np.nextafter(1, 0))
+def test_largest_random_number_draws_an_allowed_token(n: int) -> None:
+    """The running sums of a block and of all blocks are rounded differently; the largest number must suit both."""
+    last: Any = ConstantRandom(np.nextafter(1, 0))
     for seed in range(300):
         logits = (np.random.default_rng(seed).standard_normal(n) * 15).astype(np.float32)
         allowed = 1 + seed * 17 % (n - 1)
@@ -79,43 +80,43 @@ def test_rounding_at_the_upper_end_draws_nothing_forbidden(n: int) -> None:
         assert draw(Candidates(np.arange(n, dtype=np.int32), logits), last) < allowed
 
 
-def test_a_single_candidate_needs_no_randomness() -> None:
+def test_single_candidate_needs_no_random_number() -> None:
     nothing: Any = None
     assert draw(Candidates(np.array([7], np.int32), np.array([-3], np.float32)), nothing) == 7
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_cannot_be_drawn_from_is_an_error(bad: float) -> None:
+def test_draw_refuses_nan_and_infinity(bad: float) -> None:
     with pytest.raises(GenerationError):
         draw(Candidates(np.arange(2, dtype=np.int32), np.array([1, bad], np.float32)), np.random.default_rng(0))
 
 
 @pytest.mark.inventory("S-01")
-def test_the_default_chain_end_to_end(samplers: Any) -> None:
-    """Penalties, then top_k, typ_p, top_p, min_p, temperature: the distribution, computed step by step in float64."""
+def test_frequencies_of_the_default_chain(samplers: Any) -> None:
+    """The expected distribution is computed step by step in float64."""
     row = np.array([3, 2.5, 2, 1.5, 1, 0.5, 0, -8, -9, -10], np.float32)
     options = {"top_k": 8, "top_p": 0.97, "min_p": 0.08, "temperature": 0.7, "presence_penalty": 1.0}
     request = GenerateRequest((0, 1), samplers=DEFAULT_ORDER, options=options, logit_bias={2: 0.25})
     logits = row.astype(np.float64)
     logits[2] += 0.25
-    context, vocabulary, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), CandidateBuffers(10), 4000
-    # A chain for each draw, as what was drawn is penalised from then on.
-    counts = Counter(build_chain(request, seed, samplers, context).pick(vocabulary, row.copy())[0] for seed in range(n))
+    context, buffers, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), CandidateBuffers(10), 4000
+    # a chain for each draw, because drawn tokens are penalised afterwards
+    counts = Counter(build_chain(request, seed, samplers, context).pick(buffers, row.copy())[0] for seed in range(n))
     logits[[0, 1]] -= 1.0
     order = np.argsort(-logits, kind="stable")[:8]
-    chance = np.exp(logits[order]) / np.exp(logits[order]).sum()
-    order = order[: int((chance.cumsum() < 0.97).sum()) + 1]
-    chance = np.exp(logits[order] - logits[order].max())
-    order = order[chance >= 0.08]
-    chance = np.exp(logits[order] / 0.7)
-    expected = dict(zip(order.tolist(), (chance / chance.sum()).tolist(), strict=True))
+    probabilities = np.exp(logits[order]) / np.exp(logits[order]).sum()
+    order = order[: int((probabilities.cumsum() < 0.97).sum()) + 1]
+    probabilities = np.exp(logits[order] - logits[order].max())
+    order = order[probabilities >= 0.08]
+    probabilities = np.exp(logits[order] / 0.7)
+    expected = dict(zip(order.tolist(), (probabilities / probabilities.sum()).tolist(), strict=True))
     assert len(expected) == 7
     assert chi_square(counts, expected, n) < CHI2[6]
 
 
 @pytest.mark.inventory("S-01", "S-03")
-def test_100_000_draws_of_a_chain_with_every_sampler(samplers: Any) -> None:
-    """The twelve likeliest tokens have all occurred, so one chain does for all draws: what counts is only whether."""
+def test_frequencies_of_a_chain_with_every_sampler(samplers: Any) -> None:
+    """All twelve likeliest tokens are in the prompt and no penalty counts occurrences, so one chain makes all draws."""
     size = 3000
     random = np.random.default_rng(size)
     row = (random.standard_normal(size) - 9).astype(np.float32)
@@ -137,8 +138,8 @@ def test_100_000_draws_of_a_chain_with_every_sampler(samplers: Any) -> None:
     bias = {int(best[1]): -np.inf, int(best[8]): 3.0}
     request = GenerateRequest((), samplers=DEFAULT_ORDER, options=options, logit_bias=bias)
     context = SamplerContext(tuple(best.tolist()), size, 10**6, ToyTokenizer())
-    chain, vocabulary, n = build_chain(request, 17, samplers, context), CandidateBuffers(size), 100_000
-    counts = Counter(chain.pick(vocabulary, row.copy())[0] for _ in range(n))
+    chain, buffers, n = build_chain(request, 17, samplers, context), CandidateBuffers(size), 100_000
+    counts = Counter(chain.pick(buffers, row.copy())[0] for _ in range(n))
 
     logits = row.astype(np.float64)
     logits[list(bias)] += list(bias.values())
@@ -146,34 +147,34 @@ def test_100_000_draws_of_a_chain_with_every_sampler(samplers: Any) -> None:
     logits[best] = np.where(seen > 0, seen / 1.2, seen * 1.2) - 0.5
     left = np.argsort(-logits, kind="stable")[:11]
 
-    def chance() -> Any:
+    def probabilities() -> Any:
         weights = np.exp(logits[left] - logits[left].max())
         return weights / weights.sum()
 
-    bends = np.abs(np.diff(chance(), 2))
+    bends = np.abs(np.diff(probabilities(), 2))
     left = left[: np.flatnonzero((bends / bends.sum()).cumsum() > 0.99)[0]]
-    entropy = -(chance() * np.log(chance())).sum()
-    order = np.argsort(np.abs(-np.log(chance()) - entropy), kind="stable")
-    left = left[np.sort(order[: int((chance()[order].cumsum() <= 0.97).sum()) + 1])]
-    left = left[: int((chance().cumsum() < 0.95).sum()) + 1]
-    left = left[chance() >= 0.03 * chance().max()]
-    share = -(chance() * np.log(chance())).sum() / np.log(len(left))
+    entropy = -(probabilities() * np.log(probabilities())).sum()
+    order = np.argsort(np.abs(-np.log(probabilities()) - entropy), kind="stable")
+    left = left[np.sort(order[: int((probabilities()[order].cumsum() <= 0.97).sum()) + 1])]
+    left = left[: int((probabilities().cumsum() < 0.95).sum()) + 1]
+    left = left[probabilities() >= 0.03 * probabilities().max()]
+    share = -(probabilities() * np.log(probabilities())).sum() / np.log(len(left))
     logits = logits / (0.5 + 0.8 * share)
-    expected = dict(zip(left.tolist(), chance().tolist(), strict=True))
+    expected = dict(zip(left.tolist(), probabilities().tolist(), strict=True))
     assert len(expected) == 5
     assert chi_square(counts, expected, n) < CHI2[4]
 
 
 @pytest.mark.inventory("S-01", "S-16")
 @pytest.mark.parametrize(("version", "tau"), [(1, 3.5), (2, 2.2)])
-def test_100_000_draws_with_mirostat(samplers: Any, version: int, tau: float) -> None:
-    """It learns nothing at a rate of 0, so one chain does for all draws."""
+def test_frequencies_with_mirostat(samplers: Any, version: int, tau: float) -> None:
+    """With a learning rate of 0 the chain does not change, so one chain makes all draws."""
     row = np.linspace(3, -6, 264).astype(np.float32)
     options = {"mirostat": version, "mirostat_tau": tau, "mirostat_eta": 0.0, "temperature": 0.5}
     request = GenerateRequest((), samplers=MIROSTAT_ORDER, options=options)
     chain = build_chain(request, 5, samplers, SamplerContext((), 264, 100, ToyTokenizer()))
-    vocabulary, n = CandidateBuffers(264), 100_000
-    counts = Counter(chain.pick(vocabulary, row.copy())[0] for _ in range(n))
+    buffers, n = CandidateBuffers(264), 100_000
+    counts = Counter(chain.pick(buffers, row.copy())[0] for _ in range(n))
     weights = np.exp(row.astype(np.float64) / 0.5)
     p = weights / weights.sum()
     if version == 2:

@@ -1,4 +1,4 @@
-"""Every sampler against its formula, written once more in float64 and without shortcuts."""
+"""Every sampler compared with its formula, written again in float64 and without shortcuts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from llamafw import Candidates, RequestError, SamplerContext
+from llamafw_plugins.samplers.kernel_sampler import KernelSamplerPlugin
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.mirostat import Mirostat
 from llamafw_plugins.samplers.penalties import Penalties
@@ -56,13 +57,13 @@ def run(
     n_ctx: int = 1000,
     ids: Sequence[int] | None = None,
 ) -> Candidates:
-    """What a sampler leaves of ``row``."""
+    """Return the candidates that a sampler keeps of the logits ``row``."""
     values = np.array(row, np.float32)
     tokens = np.arange(len(row), dtype=np.int32) if ids is None else np.array(ids, np.int32)
     if ordered:
         order = np.argsort(-values, kind="stable")
         values, tokens = values[order], tokens[order]
-    tokens.flags.writeable = False  # as the chain's are
+    tokens.flags.writeable = False  # as in a chain
     candidates = Candidates(tokens, values, ordered)
     defaults = {name: schema["default"] for name, schema in plugin.options.items()}
     context = SamplerContext(prompt, max(len(row), N_VOCAB), n_ctx, ToyTokenizer(), min_keep)
@@ -75,7 +76,7 @@ def run(
     assert candidates.ids.dtype == np.int32
     assert candidates.logits.dtype == np.float32
     assert len(np.unique(candidates.ids)) == len(candidates.ids)
-    assert candidates.logits.max() > -np.inf  # so no NaN, and something can be drawn
+    assert candidates.logits.max() > -np.inf  # so there is no NaN, and a token can be drawn
     assert not candidates.sorted or (candidates.logits[1:] <= candidates.logits[:-1]).all()
     return candidates
 
@@ -90,19 +91,19 @@ def descending(row: Sequence[float]) -> list[int]:
     return sorted(range(len(row)), key=lambda i: (-np.float32(row[i]), i))
 
 
-def prefix(order: Sequence[int], row: Sequence[float], p: float, least: int, *, strict: bool) -> list[int]:
-    """The smallest prefix of ``order`` with enough probability, or nothing where rounding may decide."""
+def prefix(order: Sequence[int], row: Sequence[float], p: float, min_keep: int, *, strict: bool) -> list[int]:
+    """Return the smallest prefix of ``order`` with probability p; discard examples where rounding decides."""
     ends = probabilities(row)[list(order)].cumsum()
     assume(np.abs(ends - p).min() > 1e-5)
     count = int((ends <= p if strict else ends < p).sum()) + 1
-    return list(order[: max(count, least, 1)])
+    return list(order[: max(count, min_keep, 1)])
 
 
 @pytest.mark.inventory("S-04", "E-014")
 @given(row=scores, k=st.integers(-2, 300), ordered=st.booleans())
 @example(row=HUGE, k=40, ordered=False)
 def test_top_k(row: list[float], k: int, ordered: bool) -> None:
-    left = run(TopK, row, {"top_k": k}, ordered=ordered, min_keep=7)  # which top_k does not heed
+    left = run(TopK, row, {"top_k": k}, ordered=ordered, min_keep=7)  # top_k ignores min_keep
     expected = descending(row)[:k] if k > 0 else range(len(row))
     if 0 < k < max(len(row), N_VOCAB):
         assert left.ids.tolist()[: len(expected)] == list(expected) or len(row) <= k
@@ -121,7 +122,7 @@ def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
     order = descending(row)
     expected = order[: max(min_keep, 1)] if p == 0 else prefix(order, row, p, min_keep, strict=False)
     if len(expected) == len(row) and not ordered:
-        assert left.ids.tolist() == list(range(len(row)))  # nothing goes, so nothing moves
+        assert left.ids.tolist() == list(range(len(row)))  # nothing is removed, so nothing moves
     else:
         assert left.ids.tolist() == expected
 
@@ -179,11 +180,11 @@ def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
     surprise[alive] = -np.log(chance[alive])
     distance = np.abs(surprise - float((chance[alive] * surprise[alive]).sum()))
     kept = left.ids
-    gone = np.setdiff1d(np.arange(len(row)), kept)
-    near = 1e-5 * max(1.0, float(distance[np.isfinite(distance)].max()))  # float32 may order what is nearer otherwise
+    removed = np.setdiff1d(np.arange(len(row)), kept)
+    near = 1e-5 * max(1.0, float(distance[np.isfinite(distance)].max()))  # float32 may order closer values differently
     farthest = kept[distance[kept].argmax()]
-    if len(gone):
-        assert distance[gone].min() >= distance[farthest] - near or distance[farthest] == np.inf
+    if len(removed):
+        assert distance[removed].min() >= distance[farthest] - near or distance[farthest] == np.inf
         assert chance[kept].sum() > p - 1e-5
     fewest = len(kept) <= max(min_keep, 1)
     assert fewest or chance[kept].sum() - chance[kept][distance[kept] >= distance[farthest] - near].max() <= p + 1e-5
@@ -193,8 +194,8 @@ def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
 
 
 @pytest.mark.inventory("S-08", "F-21")
-def test_typ_p_cuts_whatever_min_keep_is() -> None:
-    """A sure token and many unlikely ones: the sure one is typical. S-08: min_keep 0 must not switch it off."""
+def test_typ_p_works_with_any_min_keep() -> None:
+    """With one likely token and many unlikely ones, the likely one is typical. min_keep 0 must not turn it off."""
     row = [10.0] + [0.0] * 50
     for min_keep in (0, 1):
         assert run(TypP, row, {"typical_p": 0.2}, min_keep=min_keep).ids.tolist() == [0]
@@ -220,7 +221,7 @@ def _scaled(row: Sequence[float], t: float) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("t", [1e-45, 1e-38, 1e-6])
-def test_a_tiny_temperature_is_almost_greedy_and_never_nan(t: float) -> None:
+def test_tiny_temperature_is_greedy_without_nan(t: float) -> None:
     left = run(Temperature, [1.0, 30.0, 29.0, -math.inf], {"temperature": t})
     assert probabilities(left.logits.tolist()).tolist() == [0, 1, 0, 0]
 
@@ -237,7 +238,7 @@ def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent
         return
     alive = chance[chance > 0]
     share = min(max(-float((alive * np.log(alive)).sum()) / math.log(len(row)), 0), 1)
-    assume(share > 1e-3 or exponent == 0)  # small entropies are rounded
+    assume(share > 1e-3 or exponent == 0)  # small entropies have large rounding errors
     low, high = max(0.0, t - spread), t + spread
     expected = _scaled(row, max(low + (high - low) * share**exponent, 1e-30))
     order = descending(row) if ordered else list(range(len(row)))
@@ -247,11 +248,11 @@ def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent
 @pytest.mark.inventory("S-01")
 @given(row=scores, t=st.floats(-1000, 0), ordered=st.booleans())
 @example(row=HUGE, t=0.0, ordered=False)
-def test_greedy_takes_the_lowest_of_the_likeliest(row: list[float], t: float, ordered: bool) -> None:
+def test_greedy_takes_the_lowest_of_the_likeliest_tokens(row: list[float], t: float, ordered: bool) -> None:
     assert run(Temperature, row, {"temperature": t}, ordered=ordered).ids.tolist() == [descending(row)[0]]
 
 
-def test_greedy_looks_at_tokens_not_at_places() -> None:
+def test_greedy_compares_tokens_not_indices() -> None:
     assert run(Temperature, [1.0, 5.0, 5.0], {"temperature": 0}, ids=[9, 8, 3]).ids.tolist() == [3]
 
 
@@ -282,7 +283,7 @@ def test_penalties(
     order: Any,
 ) -> None:
     ids = list(range(len(row)))
-    if len(row) % 2:  # also when other samplers have been there before
+    if len(row) % 2:  # as if other samplers had run before
         order.shuffle(ids)
         ids = ids[: len(ids) // 2 + 1]
     row = row[: len(ids)]
@@ -309,7 +310,7 @@ def test_penalties(
 
 
 @pytest.mark.inventory("S-17", "S-03")
-def test_a_long_window_is_counted_right() -> None:
+def test_penalties_with_a_long_window() -> None:
     random = np.random.default_rng(3)
     prompt = random.integers(0, N_VOCAB, 5000).tolist()
     answer = random.integers(0, N_VOCAB, 5000).tolist()
@@ -335,12 +336,12 @@ def test_a_long_window_is_counted_right() -> None:
         {"repeat_penalty": 1.0, "repeat_last_n": -1},
     ],
 )
-def test_penalties_that_change_nothing_are_not_made(options: dict[str, Any]) -> None:
+def test_penalties_without_effect_are_not_created(options: dict[str, Any]) -> None:
     defaults = {name: schema["default"] for name, schema in Penalties.options.items()}
     assert Penalties.create(defaults | options, SamplerContext((1, 2), N_VOCAB, 10, ToyTokenizer())) is None
 
 
-def test_a_repeat_penalty_of_zero_is_refused() -> None:
+def test_repeat_penalty_of_zero_is_refused() -> None:
     with pytest.raises(RequestError) as caught:
         run(Penalties, [1.0], {"repeat_penalty": 0.0})
     assert caught.value.param == "repeat_penalty"
@@ -348,16 +349,39 @@ def test_a_repeat_penalty_of_zero_is_refused() -> None:
 
 @pytest.mark.parametrize("plugin", ALL)
 @pytest.mark.parametrize("row", [[0.0], [-math.inf, 3.0], [1.0] * 300, [-math.inf] * 299 + [-1e30]])
-def test_at_least_one_survives(plugin: Any, row: list[float]) -> None:
-    """With the most drastic options that are allowed."""
+def test_at_least_one_candidate_remains(plugin: Any, row: list[float]) -> None:
+    """Options have their most drastic allowed values."""
     harsh = {"tfs_z": 0.0, "mirostat": 2, "mirostat_tau": 0.0}
     harsh |= {"top_k": 1, "top_p": 0.0, "min_p": 1.0, "typical_p": 0.0, "temperature": 1e-9, "repeat_penalty": 100.0}
     left = run(plugin, row, {name: harsh[name] for name in plugin.options if name in harsh}, prompt=(0, 1, 1))
     assert left.logits.max() > -np.inf
 
 
+@pytest.mark.parametrize(
+    ("plugin", "options"),
+    [
+        (MinP, {"min_p": 0.0}),
+        (TopK, {"top_k": 0}),
+        (TopK, {"top_k": N_VOCAB}),
+        (TopP, {"top_p": 1.0}),
+        (TypP, {"typical_p": 1.0}),
+        (TfsZ, {"tfs_z": 1.0}),
+        (Temperature, {"temperature": 1.0, "dynatemp_range": 0.0, "dynatemp_exponent": 1.0}),
+        (Mirostat, {"mirostat": 0}),
+    ],
+)
+def test_samplers_without_effect_are_not_created(plugin: Any, options: dict[str, float]) -> None:
+    assert plugin.create(options, SamplerContext((), N_VOCAB, 10, ToyTokenizer())) is None
+
+
+@pytest.mark.parametrize("plugin", [MinP, Temperature, TfsZ, TopK, TopP, TypP])
+def test_samplers_of_one_kernel_share_their_create(plugin: Any) -> None:
+    assert plugin.create.__func__ is KernelSamplerPlugin.create.__func__  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("plugin", ALL)
-def test_options_say_what_they_are(plugin: Any) -> None:
+def test_options_have_descriptions_and_bounds(plugin: Any) -> None:
+    assert plugin.options
     for schema in plugin.options.values():
         assert schema["description"].endswith(".")
         if schema["type"] != "boolean":
@@ -367,16 +391,16 @@ def test_options_say_what_they_are(plugin: Any) -> None:
 @pytest.mark.parametrize(
     ("plugin", "options", "row", "n"),
     [
-        (TopP, {"top_p": 0.5}, [0.0] * 2, 1),  # enough is enough
+        (TopP, {"top_p": 0.5}, [0.0] * 2, 1),  # p is reached
         (TopP, {"top_p": 0.5}, [0.0] * 4, 2),
-        (TypP, {"typical_p": 0.5}, [0.0] * 4, 3),  # more than that
+        (TypP, {"typical_p": 0.5}, [0.0] * 4, 3),  # p must be exceeded
         (TfsZ, {"tfs_z": 0.5}, [0.0] * 3 + [-200.0] * 2, 2),  # curvature 0, ½, ½
-        (Mirostat, {"mirostat": 2, "mirostat_tau": 1.0}, [0.0] * 4, 4),  # 2 bits each, as many as are allowed
+        (Mirostat, {"mirostat": 2, "mirostat_tau": 1.0}, [0.0] * 4, 4),  # 2 bits each, exactly the maximum
     ],
 )
 @pytest.mark.parametrize("ordered", [False, True])
-def test_bounds_that_are_met_exactly(
+def test_limits_that_are_met_exactly(
     plugin: Any, options: dict[str, float], row: list[float], n: int, ordered: bool
 ) -> None:
-    """As llama.cpp has them."""
+    """The results are llama.cpp's."""
     assert len(run(plugin, row, options, ordered=ordered).ids) == n

@@ -1,4 +1,4 @@
-"""Compiled samplers: run together they do what they do one by one, and what they write over is restored."""
+"""Compiled samplers give the same result fused and one by one, and the ids they overwrite are restored."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ OPTIONS = {
 SAMPLERS: Any = Plugins().registry("sampler")
 
 
-class Wrapped:
-    """A sampler of ours, as one in Python that replaces all arrays by copies of other kinds."""
+class PythonSampler:
+    """A built-in sampler without its kernel, which may replace the arrays by others."""
 
     truncates = False
 
@@ -62,90 +62,91 @@ def options_of(names: list[str]) -> dict[str, Any]:
     change=st.sampled_from([None, np.copy, lambda array: np.repeat(array, 2)[::2]]),
     ties=st.booleans(),
 )
-def test_kernels_together_and_apart(names: list[str], python: list[bool], seed: int, change: Any, ties: bool) -> None:
-    """Also with samplers in Python between them, whose arrays may be any."""
+def test_fused_kernels_match_single_kernels(
+    names: list[str], python: list[bool], seed: int, change: Any, ties: bool
+) -> None:
+    """Some of the samplers run in Python and may replace the arrays."""
     random = np.random.default_rng(seed)
     rows = [(random.standard_normal(N) * 3).astype(np.float32) for _ in range(3)]
     if ties:
         rows = [np.round(row) for row in rows]
-    apart = [
+    single = [
         SAMPLERS[name].create(
             {field: schema["default"] for field, schema in SAMPLERS[name].options.items()} | OPTIONS[name], CONTEXT
         )
         for name in names
     ]
     plugins = {**SAMPLERS}
-    together = []
+    names_in_chain = []
     for i, name in enumerate(names):
         if python[i]:
-            plugins[f"{name}{i}"] = Wrapped(SAMPLERS[name], change=change)
-            together.append(f"{name}{i}")
+            plugins[f"{name}{i}"] = PythonSampler(SAMPLERS[name], change=change)
+            names_in_chain.append(f"{name}{i}")
         else:
-            together.append(name)
-    request = GenerateRequest(CONTEXT.prompt, samplers=tuple(together), options=options_of(names))
-    chain, vocabulary = build_chain(request, seed, plugins, CONTEXT), CandidateBuffers(N)
+            names_in_chain.append(name)
+    request = GenerateRequest(CONTEXT.prompt, samplers=tuple(names_in_chain), options=options_of(names))
+    chain, buffers = build_chain(request, seed, plugins, CONTEXT), CandidateBuffers(N)
     for row in rows:
-        token, found = chain.pick(vocabulary, row.copy())
+        token, found = chain.pick(buffers, row.copy())
         expected = Candidates(np.arange(N, dtype=np.int32), row.copy())
-        for sampler in apart:
+        for sampler in single:
             sampler.apply(expected)
-        for sampler in apart:
+        for sampler in single:
             sampler.accept(token)
         assert found.ids.tolist() == expected.ids.tolist()
         np.testing.assert_array_equal(found.logits, expected.logits)
         assert token in expected.ids
-    assert vocabulary.ids.tolist() == list(range(N))
-    assert vocabulary.writable_ids().tolist() == list(range(N))
+    assert buffers.ids.tolist() == list(range(N))
+    assert buffers.writable_ids().tolist() == list(range(N))
 
 
-def test_one_vocabulary_serves_many_chains() -> None:
-    """Greedy after another chain has written over the ids finds the right token."""
-    vocabulary = CandidateBuffers(N)
+def test_chains_can_share_buffers() -> None:
+    """A greedy chain finds the right token after another chain has overwritten ids."""
+    buffers = CandidateBuffers(N)
     row = np.linspace(0, 1, N).astype(np.float32)
     warm, greedy = (
         build_chain(GenerateRequest((), samplers=names, options=options), 1, SAMPLERS, CONTEXT)
         for names, options in ((("top_k", "min_p"), {"top_k": 200}), (("temperature",), {"temperature": 0}))
     )
     for _ in range(3):
-        token, left = warm.pick(vocabulary, row.copy())
+        token, left = warm.pick(buffers, row.copy())
         assert sorted(left.ids.tolist()) == sorted(range(N - len(left.ids), N))
         assert token in left.ids
-        assert greedy.pick(vocabulary, row.copy())[0] == N - 1
+        assert greedy.pick(buffers, row.copy())[0] == N - 1
 
 
 @compile_sampler_kernel
-def misbehaving(logits: Any, ids: Any, ordered: Any, options: Any) -> Any:
+def bad_count(logits: Any, ids: Any, ordered: Any, options: Any) -> Any:
     ids[:] = -1
     return int(options[0])
 
 
-class Misbehaving:
+class BadCount:
     options: Any = {}
     truncates = False
 
     def __init__(self, n: int) -> None:
-        self.kernel = SamplerKernel(misbehaving, np.array([n], np.float64))
+        self.kernel = SamplerKernel(bad_count, np.array([n], np.float64))
 
     def create(self, options: Any, context: SamplerContext) -> Any:
         return self
 
     def accept(self, token: int) -> None:
-        """Remember nothing."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize("n", [0, -1, N + 1])
-def test_a_kernel_that_leaves_an_impossible_number_is_named(n: int) -> None:
-    vocabulary = CandidateBuffers(N)
-    plugins = {**SAMPLERS, "bad": Misbehaving(n)}
+def test_error_names_a_kernel_with_an_impossible_count(n: int) -> None:
+    buffers = CandidateBuffers(N)
+    plugins = {**SAMPLERS, "bad": BadCount(n)}
     names = ("temperature", "bad", "temperature")
     chain = build_chain(GenerateRequest((), samplers=names), 1, plugins, CONTEXT)
     with pytest.raises(GenerationError, match="'bad'"):
-        chain.pick(vocabulary, np.zeros(N, np.float32))
-    assert vocabulary.writable_ids().tolist() == list(range(N))
+        chain.pick(buffers, np.zeros(N, np.float32))
+    assert buffers.writable_ids().tolist() == list(range(N))
 
 
-def test_a_kernel_that_numba_has_not_made() -> None:
-    """Any C function does."""
+def test_kernel_can_be_any_c_function() -> None:
     signature = numba.types.int64(*[numba.types.int64] * 6)
     library = numba.cfunc(signature)(lambda logits, ids, n, ordered, options, n_options: n_options)
     candidates = Candidates(np.arange(9, dtype=np.int32), np.arange(9, dtype=np.float32))
@@ -155,7 +156,7 @@ def test_a_kernel_that_numba_has_not_made() -> None:
     assert candidates.ids.tolist() == [0, 1, 2, 3]
 
 
-def test_logits_that_cannot_be_written_are_copied() -> None:
+def test_read_only_logits_are_copied() -> None:
     logits = np.ones(9, np.float32)
     logits.flags.writeable = False
     ids = np.arange(9, dtype=np.int32)
@@ -170,7 +171,7 @@ def test_logits_that_cannot_be_written_are_copied() -> None:
 
 @pytest.mark.parametrize("n_allowed", [1, 10, 40, 41, 5000])
 @pytest.mark.parametrize("k", [1, 40, 1000])
-def test_top_k_of_a_vocabulary_of_which_a_grammar_forbids_most(n_allowed: int, k: int) -> None:
+def test_top_k_with_few_allowed_tokens(n_allowed: int, k: int) -> None:
     random = np.random.default_rng(n_allowed)
     row = np.full(49_152, -np.inf, np.float32)
     allowed = np.sort(random.permutation(len(row))[:n_allowed])
@@ -182,8 +183,8 @@ def test_top_k_of_a_vocabulary_of_which_a_grammar_forbids_most(n_allowed: int, k
     assert candidates.logits.tolist() == row[candidates.ids].tolist()
 
 
-class Careless:
-    """A sampler in Python that leaves what it should not."""
+class BadCandidates:
+    """A sampler in Python that leaves invalid candidates."""
 
     options: Any = {}
     truncates = False
@@ -198,7 +199,7 @@ class Careless:
         candidates.ids, candidates.logits = (np.array(one, np.float32) for one in self.left)
 
     def accept(self, token: int) -> None:
-        """Remember nothing."""
+        """Do nothing."""
 
 
 @pytest.mark.parametrize(
@@ -213,16 +214,18 @@ class Careless:
         ([[1], [2]], [[1], [2]]),
     ],
 )
-def test_no_kernel_sees_what_a_careless_sampler_leaves(ids: Any, logits: Any) -> None:
-    plugins = {**SAMPLERS, "careless": Careless(ids, logits)}
+def test_bad_candidates_are_refused_before_a_kernel(ids: Any, logits: Any) -> None:
+    plugins = {**SAMPLERS, "bad_candidates": BadCandidates(ids, logits)}
     options = {"top_k": 1, "top_p": 0.5}
-    request = GenerateRequest((), samplers=("careless", "top_k", "top_p"), options=options)
+    request = GenerateRequest((), samplers=("bad_candidates", "top_k", "top_p"), options=options)
     chain = build_chain(request, 1, plugins, CONTEXT)
-    with pytest.raises(GenerationError, match="'careless'"):
+    with pytest.raises(GenerationError, match="'bad_candidates'"):
         chain.pick(CandidateBuffers(N), np.zeros(N, np.float32))
 
 
 def test_ids_of_another_type_are_converted() -> None:
-    plugins = {**SAMPLERS, "careless": Careless([7, 9], [1, 5])}
-    chain = build_chain(GenerateRequest((), samplers=("careless", "top_k"), options={"top_k": 1}), 1, plugins, CONTEXT)
+    plugins = {**SAMPLERS, "bad_candidates": BadCandidates([7, 9], [1, 5])}
+    chain = build_chain(
+        GenerateRequest((), samplers=("bad_candidates", "top_k"), options={"top_k": 1}), 1, plugins, CONTEXT
+    )
     assert chain.pick(CandidateBuffers(N), np.zeros(N, np.float32))[0] == 9

@@ -1,4 +1,4 @@
-"""`largest_indices` against a full sort."""
+"""`largest_indices` compared with a full sort."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llamafw import largest_indices
     n=st.integers(0, 3000),
     levels=st.sampled_from([1, 3, 1000, 10**9]),
 )
-def test_the_largest_in_order_the_lower_index_first(seed: int, m: int, n: int, levels: int) -> None:
+def test_largest_indices_in_order(seed: int, m: int, n: int, levels: int) -> None:
     values = np.random.default_rng(seed).integers(-levels, levels + 1, m).astype(np.float32)
     expected = np.lexsort((np.arange(m), -values))[:n]
     assert largest_indices(values, n).tolist() == expected.tolist()
 
 
-def test_minus_infinity_is_a_value_like_any_other() -> None:
+def test_minus_infinity_is_sorted_like_other_values() -> None:
     values = np.full(10_000, -np.inf, np.float32)
     values[7777] = 1
     assert largest_indices(values, 3).tolist() == [7777, 0, 1]

@@ -1,4 +1,4 @@
-"""Mirostat against its two algorithms, and what it learns."""
+"""Mirostat compared with its two algorithms, and its adaptation to drawn tokens."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from support.toy import ToyTokenizer
 from unit.samplers.test_formulas import HUGE, N_VOCAB, descending, probabilities, run, scores
 
 
-def learned(tau: float, eta: float, surprises: Sequence[float]) -> float:
-    """Mirostat's µ after tokens of these surprises."""
+def expected_mu(tau: float, eta: float, surprises: Sequence[float]) -> float:
+    """Return Mirostat's µ after tokens of these surprises."""
     mu = 2 * tau
     for surprise in surprises:
         mu -= eta * (surprise - tau)
@@ -38,8 +38,8 @@ def test_mirostat_2(row: list[float], tau: float, ordered: bool) -> None:
     assert left.ids.tolist() == order[:n]
 
 
-def zipf(s: float, n_vocab: int, mu: float) -> float:
-    """How many tokens have up to µ bits of surprise, by Zipf's law with exponent s over ``n_vocab``."""
+def zipf_count(s: float, n_vocab: int, mu: float) -> float:
+    """Return the number of tokens with at most µ bits of surprise, by Zipf's law with exponent s over ``n_vocab``."""
     epsilon = s - 1
     quotient = 1 / math.log(n_vocab) if abs(epsilon) < 1e-9 else -epsilon / math.expm1(-epsilon * math.log(n_vocab))
     power = math.log2(quotient) + mu
@@ -50,7 +50,7 @@ def zipf(s: float, n_vocab: int, mu: float) -> float:
 
 @pytest.mark.inventory("S-16", "E-029", "C-089")
 @given(row=scores, tau=st.floats(0, 20), ordered=st.booleans())
-@example(row=[0.0, 1e-16], tau=0.0, ordered=False)  # not equal, yet as good as: one is enough
+@example(row=[0.0, 1e-16], tau=0.0, ordered=False)  # almost equal: one remains
 @example(row=[0.0, 0.0], tau=0.0, ordered=False)
 @example(row=[0.0, 1e-16], tau=20.0, ordered=False)
 @example(row=[0.0] * 300, tau=20.0, ordered=True)
@@ -64,17 +64,17 @@ def test_mirostat_1(row: list[float], tau: float, ordered: bool) -> None:
         t = [math.log((i + 2) / (i + 1)) for i in range(len(p) - 1)]
         b = [math.log(p[i] / p[i + 1]) for i in range(len(p) - 1)]
         s = sum(x * y for x, y in zip(t, b, strict=True)) / sum(x * x for x in t)
-        most, least = (
-            int(min(max(zipf(max(s + error, 0.0), n_vocab, 2 * tau), 1), len(row))) for error in (-1e-12, 1e-12)
+        highest, lowest = (
+            int(min(max(zipf_count(max(s + error, 0.0), n_vocab, 2 * tau), 1), len(row))) for error in (-1e-12, 1e-12)
         )
-        assume(most == least)  # else rounding may decide
-        n = most
+        assume(highest == lowest)  # otherwise rounding decides
+        n = highest
     assert left.ids.tolist() == order[:n]
 
 
 @pytest.mark.inventory("S-16", "E-031", "C-090")
 @given(eta=st.floats(0, 2), tokens=st.lists(st.integers(0, 7), max_size=6))
-def test_mirostat_learns_from_surprise(eta: float, tokens: list[int]) -> None:
+def test_mirostat_adapts_to_surprise(eta: float, tokens: list[int]) -> None:
     row = [3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -1.0, -2.0]
     defaults = {name: schema["default"] for name, schema in Mirostat.options.items()}
     context = SamplerContext((), N_VOCAB, 10, ToyTokenizer())
@@ -89,4 +89,4 @@ def test_mirostat_learns_from_surprise(eta: float, tokens: list[int]) -> None:
         if token in left:
             surprises.append(-math.log2(chance[left.index(token)]))
         sampler.accept(token)
-        assert sampler._mu == pytest.approx(learned(3.0, eta, surprises), abs=1e-4)
+        assert sampler._mu == pytest.approx(expected_mu(3.0, eta, surprises), abs=1e-4)

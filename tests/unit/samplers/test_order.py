@@ -1,4 +1,4 @@
-"""The usual order of samplers, with those of plugins in their places; where tokens are among the candidates."""
+"""The default order of samplers, with those of plugins; `Candidates.find`."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def registered(**precedes: str | None) -> Any:
         ),
     ],
 )
-def test_where_samplers_of_plugins_stand(others: dict[str, str | None], order: Sequence[str]) -> None:
+def test_default_order_with_plugins(others: dict[str, str | None], order: Sequence[str]) -> None:
     assert default_order(registered(**others)) == tuple(order)
 
 
-def test_samplers_that_are_not_there_are_left_out() -> None:
+def test_default_order_leaves_out_missing_samplers() -> None:
     samplers = registered(xtc="temperature")
     del samplers["tfs_z"], samplers["temperature"]
     assert default_order(samplers) == ("penalties", "top_k", "typ_p", "top_p", "min_p")
@@ -48,7 +48,7 @@ def test_samplers_that_are_not_there_are_left_out() -> None:
     tokens=st.lists(st.integers(0, 30), unique=True),
     whole=st.booleans(),
 )
-def test_where_tokens_are(ids: list[int], tokens: list[int], whole: bool) -> None:
+def test_find_tokens_among_candidates(ids: list[int], tokens: list[int], whole: bool) -> None:
     ids = list(range(20)) if whole else ids
     candidates = Candidates(np.array(ids, np.int32), np.zeros(len(ids), np.float32))
     where, which = candidates.find(np.array(tokens, np.int32))

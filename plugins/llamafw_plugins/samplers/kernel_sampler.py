@@ -1,0 +1,67 @@
+"""The base of samplers whose whole computation is one compiled kernel. The formulas are in `kernels`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from llamafw import Candidates, JsonSchema, Sampler, SamplerContext, SamplerKernel, SamplerKernelFunction
+
+
+class KernelCall(NamedTuple):
+    """A kernel of `kernels` by name, and the options it is called with."""
+
+    name: str
+    options: tuple[float, ...] = ()
+
+
+class KernelSampler:
+    """Applies one kernel with fixed options. Stateless: `accept` does nothing."""
+
+    def __init__(self, function: SamplerKernelFunction, *options: float) -> None:
+        self.kernel = SamplerKernel(function, np.array(options, np.float64))
+
+    def apply(self, candidates: Candidates) -> None:
+        """Run the kernel."""
+        self.kernel.apply(candidates)
+
+    def accept(self, token: int) -> None:
+        """Do nothing."""
+
+
+class KernelSamplerPlugin(ABC):
+    """Creates `KernelSampler` objects. A subclass chooses the kernel from a request's options."""
+
+    options: ClassVar[JsonSchema]
+    truncates: ClassVar[bool] = True
+
+    @classmethod
+    def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
+        """Return a sampler for one request, or None if it would change nothing with these options."""
+        call = cls.kernel_call(options, context)
+        if call is None:
+            return None
+        from llamafw_plugins.samplers import kernels  # here, because it imports numba
+
+        return KernelSampler(getattr(kernels, call.name), *call.options)
+
+    @classmethod
+    @abstractmethod
+    def kernel_call(cls, options: Mapping[str, Any], context: SamplerContext) -> KernelCall | None:
+        """Return the kernel and its options, or None if the sampler would change nothing."""
+
+
+class CumulativeSampler(KernelSamplerPlugin):
+    """Keeps candidates until a sum reaches the value of one option, between 0 and 1. At 1, all candidates remain."""
+
+    option: ClassVar[str]  # the request field
+    kernel: ClassVar[str]  # its name in `kernels`
+
+    @classmethod
+    def kernel_call(cls, options: Mapping[str, Any], context: SamplerContext) -> KernelCall | None:
+        """Return the kernel with the option and the minimum number of candidates, which is at least 1."""
+        value = float(options[cls.option])
+        return KernelCall(cls.kernel, (value, max(context.min_keep, 1))) if value < 1 else None
