@@ -1,4 +1,4 @@
-"""An engine on the toy model, stopped after the test; nothing it logs as an error goes unnoticed."""
+"""Fixture that starts engines with the toy model and stops them after the test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.toy import ToyBackend, ToyTokenizer
 
 @pytest.fixture
 async def start(samplers: Mapping[str, Any]) -> AsyncIterator[Callable[..., BatchingEngine]]:
-    """Make engines: ``start(backend, **arguments)``."""
+    """Return a function that starts an engine: ``start(backend, **options)``."""
     engines: list[tuple[BatchingEngine, ToyBackend]] = []
 
     def make(backend: ToyBackend, **more: Any) -> BatchingEngine:

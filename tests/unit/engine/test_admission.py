@@ -1,4 +1,4 @@
-"""Who may come in, who waits, and for how long."""
+"""Admission of requests: queue limit, timeouts, deadlines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Start = Callable[..., BatchingEngine]
 
 
 @pytest.mark.inventory("K-02")
-async def test_a_full_queue_refuses_and_says_when_to_come_again(start: Start) -> None:
+async def test_full_queue_is_429_with_retry_after(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, hold=True)
     engine = start(backend, max_queue=1)
     running = [asyncio.create_task(answer(engine, (i,), n_predict=2)) for i in range(2)]
@@ -39,7 +39,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_again(start: Start) ->
     assert (await answer(engine, (9,), n_predict=2)).finish.n_predicted == 2
 
 
-async def test_nobody_waits(start: Start) -> None:
+async def test_max_queue_0_refuses_all_waiting_requests(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, hold=True)
     engine = start(backend, max_queue=0)
     running = asyncio.create_task(answer(engine, (1,), n_predict=2))
@@ -50,7 +50,7 @@ async def test_nobody_waits(start: Start) -> None:
     await running
 
 
-async def test_those_whose_grammars_are_compiled_at_once_do_not_slip_in_together(start: Start) -> None:
+async def test_queue_limit_holds_for_concurrent_grammar_compilations(start: Start) -> None:
     both = threading.Barrier(2, timeout=30)
 
     class Anything:
@@ -80,34 +80,34 @@ async def test_those_whose_grammars_are_compiled_at_once_do_not_slip_in_together
 
 
 @pytest.mark.inventory("C-112", "H-16")
-async def test_waiting_has_an_end(start: Start) -> None:
+async def test_waiting_for_a_slot_times_out(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, hold=True)
     engine = start(backend, timeout=1e-6)
     running = asyncio.create_task(answer(engine, (1,), n_predict=3))
     await backend.begun()
     waiting = asyncio.create_task(answer(engine, (2,), n_predict=3))
     await asyncio.sleep(0)
-    assert engine.stats().requests_deferred == 1  # before the other one may end
+    assert engine.stats().requests_deferred == 1  # before the running request can end
     backend.allow(100)
     with pytest.raises(Unavailable, match="no slot became free"):
         await waiting
-    assert (await running).finish.n_predicted == 3  # those in a slot have all the time they need
+    assert (await running).finish.n_predicted == 3  # the timeout does not apply to requests in a slot
 
 
-async def test_actions_on_a_busy_slot_do_not_wait_for_ever(start: Start) -> None:
+async def test_slot_actions_time_out_on_a_busy_slot(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, hold=True)
     engine = start(backend, timeout=1e-6)
     running = asyncio.create_task(answer(engine, (1,), n_predict=3))
     await backend.begun()
     erase = asyncio.create_task(engine.erase_slot(0))
-    await asyncio.sleep(0)  # it is handed over
+    await asyncio.sleep(0)  # let the task start
     backend.allow(100)
     with pytest.raises(Unavailable, match="slot 0 did not become free"):
         await erase
     assert (await running).finish.n_predicted == 3
 
 
-async def test_an_action_whose_client_has_gone_is_not_done(start: Start) -> None:
+async def test_cancelled_slot_actions_are_not_executed(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, hold=True)
     engine = start(backend)
     running = asyncio.create_task(answer(engine, (1,), n_predict=3))
@@ -118,10 +118,10 @@ async def test_an_action_whose_client_has_gone_is_not_done(start: Start) -> None
     await asyncio.gather(erase, return_exceptions=True)
     backend.allow(100)
     await running
-    assert await engine.erase_slot(0) == 3  # what was cached is there still
+    assert await engine.erase_slot(0) == 3  # the cache was not erased before
 
 
-async def test_a_client_that_goes_is_taken_out_of_the_queue(start: Start) -> None:
+async def test_cancelled_requests_leave_the_queue(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, hold=True)
     engine = start(backend)
     running = asyncio.create_task(answer(engine, (1,), n_predict=3))
@@ -136,13 +136,13 @@ async def test_a_client_that_goes_is_taken_out_of_the_queue(start: Start) -> Non
     assert all(2 not in batch.tokens for batch in backend.batches)
 
 
-async def test_a_deadline_before_anything_was_said(start: Start) -> None:
+async def test_deadline_before_the_first_token_is_an_error(start: Start) -> None:
     with pytest.raises(DeadlineExceeded) as caught:
         await answer(start(ToyBackend(forever)), (1,), deadline_ms=0)
     assert (caught.value.status, caught.value.param) == (504, "deadline_ms")
 
 
-async def test_a_deadline_keeps_what_was_said(start: Start) -> None:
+async def test_deadline_after_the_first_token_keeps_the_text(start: Start) -> None:
     backend = ToyBackend(forever, hold=True)
     task = asyncio.create_task(answer(start(backend), (1,), n_predict=60, deadline_ms=80))
     await backend.begun()
@@ -156,7 +156,7 @@ async def test_a_deadline_keeps_what_was_said(start: Start) -> None:
 
 
 @pytest.mark.inventory("Q-05")
-async def test_the_time_to_predict_ends_at_a_line(start: Start) -> None:
+async def test_t_max_predict_ends_at_the_next_newline(start: Start) -> None:
     said = saying(HELLO, ord("\n"), *[HELLO] * 9, after=1)
     got = await answer(start(ToyBackend(said)), (1,), t_max_predict_ms=0)
     assert (got.text, got.finish.stop_type) == ("Hello\n", "limit")
@@ -166,7 +166,7 @@ async def test_the_time_to_predict_ends_at_a_line(start: Start) -> None:
 
 @pytest.mark.inventory("K-12", "C-101", "C-100", "K-09")
 @pytest.mark.parametrize("continuous", [True, False])
-async def test_joining_those_that_generate(start: Start, continuous: bool) -> None:
+async def test_continuous_batching_joins_running_sequences(start: Start, continuous: bool) -> None:
     backend = ToyBackend(forever, n_slots=2, hold=True)
     engine = start(backend, continuous=continuous)
     first = asyncio.create_task(answer(engine, (1,), n_predict=5))

@@ -1,4 +1,4 @@
-"""Contexts that are full: what is dropped, what stays, how it ends."""
+"""Context shift and prompt truncation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Start = Callable[..., BatchingEngine]
 
 @pytest.mark.inventory("E-068")
 @pytest.mark.parametrize(("n_prompt", "n_ctx", "n_keep", "left"), [(400, 256, 0, 144), (400, 256, 100, 244)])
-def test_the_middle_of_a_long_prompt_is_cut_out(n_prompt: int, n_ctx: int, n_keep: int, left: int) -> None:
+def test_truncation_removes_the_middle_of_the_prompt(n_prompt: int, n_ctx: int, n_keep: int, left: int) -> None:
     prompt = np.arange(n_prompt, dtype=np.int32)
     short = truncated(prompt, n_keep, n_ctx)
     assert len(short) == left
@@ -28,7 +28,7 @@ def test_the_middle_of_a_long_prompt_is_cut_out(n_prompt: int, n_ctx: int, n_kee
 
 
 @given(n_prompt=st.integers(1, 400), n_ctx=st.integers(5, 100), n_keep=st.integers(-1, 500), bos=st.booleans())
-def test_whatever_is_kept_there_is_room(n_prompt: int, n_ctx: int, n_keep: int, bos: bool) -> None:
+def test_kept_tokens_leave_room(n_prompt: int, n_ctx: int, n_keep: int, bos: bool) -> None:
     n = n_kept(n_keep, n_prompt, n_ctx, bos=bos)
     assert 0 <= n <= n_ctx - 4
     if n_prompt >= n_ctx:
@@ -39,7 +39,9 @@ def test_whatever_is_kept_there_is_room(n_prompt: int, n_ctx: int, n_keep: int, 
 
 @pytest.mark.inventory("K-05", "K-06", "F-03", "D-03", "E-019", "C-096")
 @pytest.mark.parametrize(("n_keep", "n_discard", "n_gone"), [(0, 0, 8), (2, 0, 7), (2, 3, 3)])
-async def test_the_context_shifts_and_it_goes_on(start: Start, n_keep: int, n_discard: int, n_gone: int) -> None:
+async def test_generation_continues_after_a_context_shift(
+    start: Start, n_keep: int, n_discard: int, n_gone: int
+) -> None:
     backend = ToyBackend(forever, n_ctx=16, n_slots=1)
     got = await answer(start(backend), (1, 2, 3), n_predict=16, context_shift=True, n_keep=n_keep, n_discard=n_discard)
     assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (16, "limit", True)
@@ -47,9 +49,9 @@ async def test_the_context_shifts_and_it_goes_on(start: Start, n_keep: int, n_di
     assert backend.slots[0][:n_keep] == [1, 2, 3][:n_keep]
 
 
-async def test_without_a_limit_it_goes_on_until_it_is_said(start: Start) -> None:
+async def test_generation_without_limit_continues_until_cancelled(start: Start) -> None:
     backend = ToyBackend(forever, n_ctx=16, n_slots=1)
-    request = GenerateRequest((1,), n_predict=-1, context_shift=True, ignore_eos=True)  # it may draw its end
+    request = GenerateRequest((1,), n_predict=-1, context_shift=True, ignore_eos=True)  # eos is possible otherwise
     stream = start(backend).generate(request)
     n = 0
     async for _ in stream:
@@ -61,7 +63,7 @@ async def test_without_a_limit_it_goes_on_until_it_is_said(start: Start) -> None
 
 
 @pytest.mark.inventory("F-02", "D-02", "C-017")
-async def test_until_the_context_is_full(start: Start) -> None:
+async def test_n_predict_minus_2_ends_at_the_full_context(start: Start) -> None:
     got = await answer(start(ToyBackend(forever, n_ctx=16)), (1, 2, 3), n_predict=-2, context_shift=True)
     assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (13, "limit", True)
 
@@ -84,18 +86,18 @@ async def test_truncate_prompt_cuts_the_middle(start: Start) -> None:
 
 
 @pytest.mark.inventory("K-10", "F-18")
-async def test_what_was_shifted_serves_nobody_else(start: Start) -> None:
+async def test_shifted_positions_are_not_reused(start: Start) -> None:
     backend = ToyBackend(forever, n_ctx=16, n_slots=1)
     engine = start(backend)
     await answer(engine, (1, 2, 3), n_predict=20, context_shift=True, n_keep=2)
     held = list(backend.slots[0])
     again = await answer(engine, held[:8], n_predict=1)
-    assert again.finish.n_cached == 2  # not one more: behind it the cache is not what evaluating gives
+    assert again.finish.n_cached == 2  # positions after the shift differ from a fresh evaluation
     fresh = await answer(engine, (*held[:6], 9), n_predict=1)
-    assert fresh.finish.n_cached == 6  # evaluated in order since
+    assert fresh.finish.n_cached == 6  # all of these were evaluated after the shift
 
 
-async def test_where_nothing_can_be_dropped_it_ends(start: Start) -> None:
+async def test_generation_ends_if_no_token_can_be_dropped(start: Start) -> None:
     got = await answer(
         start(ToyBackend(forever, n_ctx=1, n_slots=1)), (1,), n_predict=9, context_shift=True, truncate_prompt=True
     )
@@ -103,7 +105,7 @@ async def test_where_nothing_can_be_dropped_it_ends(start: Start) -> None:
 
 
 @pytest.mark.inventory("E-036")
-async def test_it_ends_as_ever(start: Start) -> None:
+async def test_eos_ends_a_shifted_generation(start: Start) -> None:
     def scores(prefix: object) -> np.ndarray:  # type: ignore[type-arg]  # float32
         row = forever([0] * len(prefix))  # type: ignore[arg-type]  # a list
         row[EOS] = 20 if len(prefix) == 12 else -9  # type: ignore[arg-type]  # as above

@@ -1,4 +1,4 @@
-"""Embeddings: pooling, however the text is cut, and beside those that generate."""
+"""Embeddings through the engine: pooling, batching with generations, failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POOLED = {"none": STATES, "mean": STATES.astype(np.float64).mean(axis=0)[None], 
 @pytest.mark.inventory("E-154", "E-158", "C-099")
 @pytest.mark.parametrize("pooling", POOLED)
 @pytest.mark.parametrize("n_batch", [1, 7, 32])
-async def test_pooling(start: Start, pooling: Pooling, n_batch: int) -> None:
+async def test_pooling_matches_numpy(start: Start, pooling: Pooling, n_batch: int) -> None:
     engine = start(ToyBackend(n_batch=n_batch))
     found = await engine.embed(EmbedRequest(TEXT, pooling))
     np.testing.assert_allclose(found.vectors, POOLED[pooling], rtol=1e-6)
@@ -31,7 +31,7 @@ async def test_pooling(start: Start, pooling: Pooling, n_batch: int) -> None:
 
 
 @pytest.mark.inventory("K-07")
-async def test_never_in_one_batch_with_others_and_nobody_starves(start: Start) -> None:
+async def test_embeddings_alternate_with_generations(start: Start) -> None:
     backend = ToyBackend(forever, n_slots=4, n_batch=4)
     engine = start(backend)
     answers = [asyncio.create_task(answer(engine, (1, 2, 3), n_predict=30, id_slot=i)) for i in (0, 1)]
@@ -40,23 +40,23 @@ async def test_never_in_one_batch_with_others_and_nobody_starves(start: Start) -
     assert [(await task).n_prompt for task in texts] == [40, 40]
     assert all(set(batch.slots.tolist()) <= {2, 3} for batch in backend.embedded)
     kinds = "".join("ga"[any(batch is other for other in backend.embedded)] for batch in backend.batches)
-    assert kinds.count("a") == 20  # four tokens at a time
-    assert "aa" not in kinds.strip("a")  # they take turns while there are both
+    assert kinds.count("a") == 20  # 80 tokens, four at a time
+    assert "aa" not in kinds.strip("a")  # they alternate while both run
 
 
 @pytest.mark.inventory("E-155", "E-156")
 @pytest.mark.parametrize(("n", "error"), [(0, ContextFullError), (65, ContextFullError)])
-async def test_texts_that_do_not_fit(start: Start, n: int, error: type[Exception]) -> None:
+async def test_texts_of_invalid_length_are_refused(start: Start, n: int, error: type[Exception]) -> None:
     with pytest.raises(error):
         await start(ToyBackend()).embed(EmbedRequest(tuple(range(n))))
 
 
-async def test_tokens_that_do_not_exist(start: Start) -> None:
+async def test_unknown_tokens_are_refused(start: Start) -> None:
     with pytest.raises(RequestError, match="token 999"):
         await start(ToyBackend()).embed(EmbedRequest((999,)))
 
 
-async def test_a_failing_backend_fails_that_one(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_backend_failure_fails_only_the_embedding(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     backend = ToyBackend()
     engine = start(backend)
     backend.fail_on = lambda batch: 7 in batch.tokens
@@ -65,7 +65,7 @@ async def test_a_failing_backend_fails_that_one(start: Start, caplog: pytest.Log
     assert (await engine.embed(EmbedRequest((8,)))).n_prompt == 1
 
 
-async def test_giving_up(start: Start) -> None:
+async def test_cancelled_embedding_frees_its_slot(start: Start) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
     engine = start(backend)
     task = asyncio.create_task(engine.embed(EmbedRequest(TEXT)))

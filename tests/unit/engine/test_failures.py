@@ -1,4 +1,4 @@
-"""What goes wrong for one request goes wrong for no other: clients leave, samplers and models fail, the server ends."""
+"""Failures of one request do not affect others: disconnects, failing samplers and backends, shutdown."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ async def leave(stream: AsyncIterator[Delta]) -> None:
     await stream.aclose()  # type: ignore[attr-defined]  # it is a generator, and endpoints close it
 
 
-# --- clients that leave
+# --- disconnects
 
 
 @pytest.mark.inventory("E-075", "F-20")
-async def test_leaving_while_generating_frees_the_slot_within_a_token(start: Start) -> None:
+async def test_disconnect_while_generating_frees_the_slot_within_a_token(start: Start) -> None:
     backend = ToyBackend(forever, n_slots=1, n_ctx=10_000, hold=True)
     engine = start(backend)
     backend.allow(3)
@@ -51,18 +51,18 @@ async def test_leaving_while_generating_frees_the_slot_within_a_token(start: Sta
     for _ in range(3):
         await anext(stream)
     for _ in range(4):
-        await backend.begun()  # the fourth pass is under way
+        await backend.begun()  # the fourth forward pass is running
     await leave(stream)
     backend.allow()
     task = asyncio.create_task(answer(engine, (1, 2, 3, 4), n_predict=1))
     await backend.begun()
-    assert len(backend.batches) == 5  # that pass was the last for it
+    assert len(backend.batches) == 5  # it was the last one for the cancelled request
     backend.allow()
     got = await task
-    assert got.finish.n_cached == 3  # what it left in the cache is of use
+    assert got.finish.n_cached == 3  # its cache is reused
 
 
-async def test_leaving_while_waiting(start: Start) -> None:
+async def test_disconnect_while_waiting(start: Start) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
     engine = start(backend)
     first = asyncio.create_task(answer(engine, (1,), n_predict=2))
@@ -78,7 +78,7 @@ async def test_leaving_while_waiting(start: Start) -> None:
     assert [b.tokens.tolist()[0] for b in backend.batches if b.positions[0] == 0] == [1, 2]
 
 
-async def test_leaving_in_the_middle_of_a_prompt(start: Start) -> None:
+async def test_disconnect_during_prompt_evaluation(start: Start) -> None:
     backend = ToyBackend(n_slots=1, n_ctx=1000, n_batch=10, hold=True)
     engine = start(backend)
     task = asyncio.create_task(answer(engine, tuple(range(200)), n_predict=1))
@@ -94,7 +94,7 @@ async def test_leaving_in_the_middle_of_a_prompt(start: Start) -> None:
     assert len(backend.batches) == 5
 
 
-async def test_leaving_before_starting(start: Start) -> None:
+async def test_disconnect_before_the_first_token_request(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
     await leave(ask(engine, 1))
@@ -102,7 +102,7 @@ async def test_leaving_before_starting(start: Start) -> None:
     assert len(backend.batches) == 1
 
 
-async def test_leaving_at_any_moment_leaves_the_engine_whole(start: Start) -> None:
+async def test_disconnects_at_random_moments_do_not_break_the_engine(start: Start) -> None:
     backend = ToyBackend(n_slots=3, n_ctx=100, n_batch=8)
     engine = start(backend)
     random = np.random.default_rng(5)
@@ -125,7 +125,7 @@ async def test_leaving_at_any_moment_leaves_the_engine_whole(start: Start) -> No
 
 
 class Broken:
-    """Fails where it is told to."""
+    """A sampler that fails in the method named by the option ``where``."""
 
     options: ClassVar[JsonSchema] = {"where": {"type": "string", "default": "nowhere"}}
     truncates: ClassVar[bool] = False
@@ -148,10 +148,10 @@ class Broken:
             candidates.ids, candidates.logits = candidates.ids[:0], candidates.logits[:0]
         if self.where == "nan":
             candidates.logits[:] = np.nan
-        if self.where == "ids":  # which are everybody's
+        if self.where == "ids":  # shared and read-only
             candidates.ids[:] = candidates.ids[::-1].copy()
         candidates.ids = candidates.ids[::-1]
-        candidates.logits[:] = candidates.logits[::-1].copy()  # which are its own to write into
+        candidates.logits[:] = candidates.logits[::-1].copy()  # may be overwritten
 
     def accept(self, token: int) -> None:
         if self.where == "accept":
@@ -160,7 +160,7 @@ class Broken:
 
 @pytest.mark.inventory("H-09")
 @pytest.mark.parametrize("where", ["create", "apply", "empty", "nan", "accept", "ids"])
-async def test_a_failing_sampler_fails_its_request_only(
+async def test_failing_sampler_fails_only_its_request(
     start: Start, samplers: Mapping[str, Any], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
@@ -185,7 +185,7 @@ async def test_a_failing_sampler_fails_its_request_only(
         assert any(cause in caplog.text for cause in ("left no candidate", "secret", "read-only"))
 
 
-async def test_a_sampler_may_refuse_with_an_error_for_the_client(start: Start, samplers: Mapping[str, Any]) -> None:
+async def test_sampler_request_errors_reach_the_client(start: Start, samplers: Mapping[str, Any]) -> None:
     engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
     with pytest.raises(RequestError) as caught:
         await answer(engine, (1,), samplers=("broken",), options={"where": "refuse"})
@@ -196,7 +196,9 @@ async def test_a_sampler_may_refuse_with_an_error_for_the_client(start: Start, s
 
 
 @pytest.mark.inventory("K-08", "E-067")
-async def test_a_failing_pass_fails_only_the_request_at_fault(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_forward_pass_fails_only_the_responsible_request(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     backend = ToyBackend(n_slots=4)
     backend.fail_on = lambda batch: 200 in batch.tokens
     engine = start(backend)
@@ -213,11 +215,11 @@ async def test_a_failing_pass_fails_only_the_request_at_fault(start: Start, capl
     for prompt, got in zip([(1, 2, 3), (6, 7), (8,)], results, strict=True):
         assert not isinstance(got, BaseException)
         assert got.ids == (await answer(alone, prompt, n_predict=6, logit_bias={200: float("-inf")})).ids
-    assert (await answer(engine, (4, 5), n_predict=1)).finish.n_predicted == 1  # the slot works again
+    assert (await answer(engine, (4, 5), n_predict=1)).finish.n_predicted == 1  # the slot is usable again
 
 
-async def test_a_pass_that_fails_half_way_can_be_repeated(start: Start) -> None:
-    """A backend may have taken in some tokens before it failed."""
+async def test_partially_failed_forward_pass_is_repeated(start: Start) -> None:
+    """A backend may have added some tokens to its cache before it failed."""
 
     class HalfWay(ToyBackend):
         failed = False
@@ -232,7 +234,7 @@ async def test_a_pass_that_fails_half_way_can_be_repeated(start: Start) -> None:
     backend = HalfWay(hold=True)
     engine = start(backend)
     tasks = [asyncio.create_task(answer(engine, (i, 1), n_predict=4)) for i in range(3)]
-    await backend.begun()  # the first is evaluated, the others wait for the next pass
+    await backend.begun()  # the others wait for the next forward pass
     backend.allow(100)
     got = await asyncio.gather(*tasks)
     alone = start(ToyBackend())
@@ -240,7 +242,7 @@ async def test_a_pass_that_fails_half_way_can_be_repeated(start: Start) -> None:
     assert backend.failed
 
 
-async def test_rows_that_are_missing_are_a_failure(start: Start) -> None:
+async def test_missing_output_rows_are_a_failure(start: Start) -> None:
     class Short(ToyBackend):
         def forward(self, batch: Batch) -> Any:
             return super().forward(batch)[:0]
@@ -249,7 +251,7 @@ async def test_rows_that_are_missing_are_a_failure(start: Start) -> None:
         await answer(start(Short()), (1,))
 
 
-async def test_what_was_withheld_comes_before_the_error(start: Start) -> None:
+async def test_held_back_text_is_sent_before_the_error(start: Start) -> None:
     backend = ToyBackend(n_slots=1)
     backend.fail_on = lambda batch: int(batch.positions[0]) == 2
     engine = start(backend)
@@ -257,14 +259,14 @@ async def test_what_was_withheld_comes_before_the_error(start: Start) -> None:
     text, error = await collect(stream)
     assert text == "aa"
     assert isinstance(error, GenerationError)
-    assert (await answer(engine, (1, 97), n_predict=1)).finish.n_cached == 0  # nobody relies on what the slot holds
+    assert (await answer(engine, (1, 97), n_predict=1)).finish.n_cached == 0  # the slot's cache is not reused
 
 
-async def test_if_the_engine_itself_fails_nobody_hangs(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_engine_failure_ends_all_requests(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     class Fatal(ToyBackend):
         def forward(self, batch: Batch) -> Any:
             super().forward(batch)
-            raise GeneratorExit  # nothing that the engine expects
+            raise GeneratorExit  # not an Exception
 
     engine = start(Fatal(n_slots=1))
     results = await asyncio.gather(*(answer(engine, (i,)) for i in range(5)), return_exceptions=True)
@@ -278,7 +280,7 @@ async def test_if_the_engine_itself_fails_nobody_hangs(start: Start, caplog: pyt
 # --- the end
 
 
-async def test_stopping_lets_running_requests_finish(samplers: Mapping[str, Any]) -> None:
+async def test_stop_lets_running_requests_finish(samplers: Mapping[str, Any]) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
     engine = BatchingEngine(backend, ToyTokenizer(), samplers)
     tasks = [asyncio.create_task(answer(engine, (i,), n_predict=3, ignore_eos=True)) for i in range(3)]
@@ -293,7 +295,7 @@ async def test_stopping_lets_running_requests_finish(samplers: Mapping[str, Any]
     assert backend.closed
 
 
-async def test_stopping_cuts_what_does_not_finish(samplers: Mapping[str, Any]) -> None:
+async def test_stop_ends_requests_that_exceed_the_grace_period(samplers: Mapping[str, Any]) -> None:
     backend = ToyBackend(forever, n_slots=2, n_ctx=10**6)
     engine = BatchingEngine(backend, ToyTokenizer(), samplers)
     streams = [ask(engine, i) for i in range(4)]
@@ -305,7 +307,7 @@ async def test_stopping_cuts_what_does_not_finish(samplers: Mapping[str, Any]) -
     assert {type(error) for _, error in results} == {Unavailable}
     assert any(text for text, _ in results)
     assert backend.closed
-    await engine.stop(0)  # once more does no harm
+    await engine.stop(0)  # stopping twice is harmless
 
 
 async def collect(stream: AsyncIterator[Delta]) -> tuple[str, BaseException | None]:
@@ -318,15 +320,15 @@ async def collect(stream: AsyncIterator[Delta]) -> tuple[str, BaseException | No
     return text, None
 
 
-async def test_a_request_that_comes_when_all_is_over(samplers: Mapping[str, Any]) -> None:
+async def test_requests_after_stop_are_refused(samplers: Mapping[str, Any]) -> None:
     engine = BatchingEngine(ToyBackend(), ToyTokenizer(), samplers)
-    late = ask(engine, 1)  # accepted, but not begun
+    late = ask(engine, 1)  # accepted, but not started
     await engine.stop(1)
     with pytest.raises(Unavailable):
         await anext(late)
 
 
-def test_a_loop_that_is_gone_is_no_problem(samplers: Mapping[str, Any]) -> None:
+def test_closed_event_loops_are_ignored(samplers: Mapping[str, Any]) -> None:
     backend = ToyBackend(n_slots=2, hold=True)
     engine = BatchingEngine(backend, ToyTokenizer(), samplers)
 

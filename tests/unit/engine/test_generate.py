@@ -1,4 +1,4 @@
-"""What an engine answers: lengths, ends, text, seeds, probabilities."""
+"""Responses of the engine: limits, stop conditions, text, seeds, log-probabilities."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Start = Callable[..., BatchingEngine]
 WARM = {"samplers": DEFAULT_ORDER, "options": {"temperature": 1.2}}
 
 
-# --- how it ends
+# --- the end of a response
 
 
-async def test_until_the_end_of_sequence(start: Start) -> None:
+async def test_generation_ends_at_eos(start: Start) -> None:
     engine = start(ToyBackend(saying(HELLO, WORLD, HEART, after=2)))
     got = await answer(engine, (1, 2))
     assert got.text == "Hello world❤"
@@ -55,7 +55,7 @@ async def test_until_the_end_of_sequence(start: Start) -> None:
 
 @pytest.mark.inventory("E-079", "E-036")
 @pytest.mark.parametrize("eog", [EOS, EOT])
-async def test_every_end_of_generation_token_ends_it_unless_ignored(start: Start, eog: int) -> None:
+async def test_ignore_eos_covers_all_end_of_generation_tokens(start: Start, eog: int) -> None:
     def scores(prefix: Sequence[int]) -> Floats:
         row = forever(prefix)
         row[eog] = 20
@@ -67,7 +67,7 @@ async def test_every_end_of_generation_token_ends_it_unless_ignored(start: Start
     assert (ignoring.text, ignoring.finish.stop_type) == ("bcd", "limit")
 
 
-async def test_n_predict(start: Start) -> None:
+async def test_n_predict_limits_the_response(start: Start) -> None:
     backend = ToyBackend(forever, n_ctx=20)
     engine = start(backend)
     five = await answer(engine, (1, 2), n_predict=5)
@@ -75,19 +75,19 @@ async def test_n_predict(start: Start) -> None:
     none = await answer(engine, (9, 8, 7), n_predict=0)
     assert (none.text, none.ids, none.finish.stop_type) == ("", [], "limit")
     assert (none.finish.n_prompt, none.finish.n_predicted, none.finish.timings.predicted_ms) == (3, 0, 0)
-    assert len(backend.batches[-1].outputs) == 0  # no logits for nobody
-    assert [9, 8, 7] in backend.slots  # but the prompt is in the cache
+    assert len(backend.batches[-1].outputs) == 0  # no logits are computed
+    assert [9, 8, 7] in backend.slots  # but the prompt is cached
 
 
 @pytest.mark.parametrize(("n_predict", "truncated"), [(-1, True), (-2, True), (100, True), (18, False)])
-async def test_the_context_fills_up_and_the_text_is_kept(start: Start, n_predict: int, truncated: bool) -> None:
+async def test_full_context_keeps_the_text(start: Start, n_predict: int, truncated: bool) -> None:
     engine = start(ToyBackend(forever, n_ctx=20))
     got = await answer(engine, (1, 2), n_predict=n_predict)
     assert got.text == "cdefghijklmnopqrst"
     assert (got.finish.stop_type, got.finish.truncated, got.finish.n_predicted) == ("limit", truncated, 18)
 
 
-async def test_prompts_that_do_not_fit(start: Start) -> None:
+async def test_prompts_that_do_not_fit_are_context_full_errors(start: Start) -> None:
     engine = start(ToyBackend(forever, n_ctx=20))
     assert (await answer(engine, (1,) * 19)).finish.n_predicted == 1
     assert (await answer(engine, (1,) * 20, n_predict=0)).finish.n_prompt == 20
@@ -97,7 +97,7 @@ async def test_prompts_that_do_not_fit(start: Start) -> None:
         assert caught.value.extra == {"n_prompt_tokens": n, "n_ctx": 20}
 
 
-async def test_the_empty_prompt(start: Start) -> None:
+async def test_empty_prompt_gets_an_empty_response(start: Start) -> None:
     backend = ToyBackend()
     got = await answer(start(backend), (), seed=3)
     assert (got.text, got.finish.stop_type, got.finish.n_prompt, got.finish.n_predicted) == ("", "none", 0, 0)
@@ -119,15 +119,15 @@ async def test_the_empty_prompt(start: Start) -> None:
         ({"logit_bias": dict.fromkeys(range(N_VOCAB), float("-inf"))}, "logit_bias"),
     ],
 )
-async def test_bad_requests_name_the_field(start: Start, fields: dict[str, Any], param: str) -> None:
+async def test_invalid_requests_name_the_field(start: Start, fields: dict[str, Any], param: str) -> None:
     engine = start(ToyBackend())
     with pytest.raises(RequestError) as caught:
         await answer(engine, **{"prompt": (1, 2)} | fields)
     assert (caught.value.status, caught.value.param) == (400, param)
-    assert (await answer(engine, (1, 2), n_predict=1)).ids  # and nobody else is hurt
+    assert (await answer(engine, (1, 2), n_predict=1)).ids  # other requests still work
 
 
-async def test_an_unknown_sampler_gets_a_suggestion(start: Start) -> None:
+async def test_unknown_sampler_gets_a_suggestion(start: Start) -> None:
     with pytest.raises(RequestError, match="did you mean 'top_k'"):
         await answer(start(ToyBackend()), (1,), samplers=("topk",))
 
@@ -142,9 +142,7 @@ TOKENS = st.lists(st.sampled_from([97, 98, 99, 0xE2, 0x82, 0xAC, EURO_HEAD, EURO
 @pytest.mark.inventory("E-077")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(tokens=TOKENS, stops=st.lists(st.sampled_from(STOPS), max_size=3))
-def test_streamed_text_is_the_plain_text_up_to_the_stop_string(
-    samplers: Any, tokens: list[int], stops: list[str]
-) -> None:
+def test_streamed_text_ends_before_the_first_stop_string(samplers: Any, tokens: list[int], stops: list[str]) -> None:
     whole = b"".join(bytes([token]) if token < 256 else PIECES[token] for token in tokens).decode("utf-8", "replace")
     ends = [(whole.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in whole]
     backend = ToyBackend(saying(*tokens, after=1))
@@ -166,20 +164,20 @@ def test_streamed_text_is_the_plain_text_up_to_the_stop_string(
 
 
 @pytest.mark.parametrize(("n_predict", "text"), [(1, "x"), (2, "xa"), (3, "xab")])
-async def test_what_was_withheld_comes_in_the_end(start: Start, n_predict: int, text: str) -> None:
-    """E-077, F-22: half a stop string is text after all if nothing follows."""
+async def test_incomplete_stop_string_is_sent_at_the_end(start: Start, n_predict: int, text: str) -> None:
+    """The start of a stop string is ordinary text if the response ends there."""
     got = await answer(start(ToyBackend(saying(*b"xabc", after=1))), (1,), n_predict=n_predict, stop=("abc",))
     assert (got.text, got.finish.stop_type) == (text, "limit")
     assert got.ids == list(text.encode())
 
 
 @pytest.mark.inventory("E-076", "E-017")
-async def test_half_a_character_at_the_end_becomes_a_replacement(start: Start) -> None:
+async def test_incomplete_character_at_the_end_becomes_u_fffd(start: Start) -> None:
     got = await answer(start(ToyBackend(saying(97, EURO_HEAD, EURO_TAIL, after=1))), (1,), n_predict=2)
     assert (got.text, got.ids) == ("a�", [97, EURO_HEAD])
 
 
-async def test_tokens_of_a_stop_string_are_not_delivered(start: Start) -> None:
+async def test_tokens_of_the_stop_string_are_not_sent(start: Start) -> None:
     engine = start(ToyBackend(saying(HELLO, *b" Wabc", after=1)))
     got = await answer(engine, (1,), stop=("ab",))
     assert (got.text, got.ids, got.finish.n_predicted) == ("Hello W", [HELLO, *b" W"], 5)
@@ -189,7 +187,7 @@ async def test_tokens_of_a_stop_string_are_not_delivered(start: Start) -> None:
 
 
 @pytest.mark.inventory("E-035", "C-073")
-async def test_a_seed_gives_the_same_text_alone_and_in_company(start: Start) -> None:
+async def test_seed_gives_the_same_text_alone_and_in_a_batch(start: Start) -> None:
     prompts = [tuple(range(i, i + 3 + i % 4)) for i in range(12)]
     alone = start(ToyBackend(n_slots=1, n_batch=7))
     expected = [await answer(alone, prompt, n_predict=15, seed=99, **WARM) for prompt in prompts]
@@ -201,7 +199,7 @@ async def test_a_seed_gives_the_same_text_alone_and_in_company(start: Start) -> 
 
 
 class Broken:
-    """A sampler that fails at once."""
+    """A sampler that fails on the first token."""
 
     options: Mapping[str, Any] = {}
     truncates = False
@@ -218,8 +216,8 @@ class Broken:
 
 
 @pytest.mark.inventory("E-035", "C-073", "S-01")
-async def test_a_seed_fixes_the_draw_whatever_the_others_do(start: Start, samplers: Mapping[str, Any]) -> None:
-    """Others with seeds, samplers and lengths of their own, and some that fail."""
+async def test_seed_is_independent_of_other_requests(start: Start, samplers: Mapping[str, Any]) -> None:
+    """The other requests have their own seeds, samplers and lengths; some of them fail."""
     mine = {
         "n_predict": 25,
         "seed": 7,
@@ -246,7 +244,7 @@ async def test_a_seed_fixes_the_draw_whatever_the_others_do(start: Start, sample
     assert sum(isinstance(one, GenerationError) for one in found) == sum(i % 4 == 3 for i in range(30))
 
 
-async def test_without_a_seed_one_is_drawn_and_told(start: Start) -> None:
+async def test_random_seed_is_reported(start: Start) -> None:
     engine = start(ToyBackend())
     first, second = [await answer(engine, (1, 2), n_predict=15, **WARM) for _ in range(2)]
     assert first.ids != second.ids
@@ -254,7 +252,7 @@ async def test_without_a_seed_one_is_drawn_and_told(start: Start) -> None:
     assert again.ids == first.ids
 
 
-async def test_many_more_requests_than_slots(start: Start) -> None:
+async def test_more_requests_than_slots(start: Start) -> None:
     backend = ToyBackend(n_slots=3, n_batch=8)
     engine = start(backend)
     prompts = [tuple(np.random.default_rng(i).integers(0, N_VOCAB, 1 + i % 23).tolist()) for i in range(60)]
@@ -264,23 +262,23 @@ async def test_many_more_requests_than_slots(start: Start) -> None:
 
 
 @pytest.mark.parametrize("n_batch", [1, 2])
-async def test_fewer_tokens_in_a_batch_than_slots(start: Start, n_batch: int) -> None:
+async def test_fewer_tokens_per_batch_than_slots(start: Start, n_batch: int) -> None:
     backend = ToyBackend(forever, n_slots=4, n_batch=n_batch, hold=True)
     engine = start(backend, n_batch=1000)
     first = asyncio.create_task(answer(engine, (0,), n_predict=1))
     await backend.begun()
     others = [asyncio.create_task(answer(engine, (1,) * n, n_predict=6)) for n in (1, 5, 2, 9)]
-    await asyncio.sleep(0)  # all of them arrive while the first is evaluated
+    await asyncio.sleep(0)  # all of them arrive during the first forward pass
     backend.allow(1000)
     got = await asyncio.gather(*others)
     await first
     assert [a.text for a in got] == ["bcdefg", "fghijk", "cdefgh", "jklmno"]
     turns = [slot for batch in backend.batches[1:5] for slot in batch.slots.tolist()]
-    assert {turns.count(slot) for slot in range(4)} == {n_batch}  # everybody gets a turn
+    assert {turns.count(slot) for slot in range(4)} == {n_batch}  # every slot gets a turn
 
 
 @pytest.mark.inventory("E-037")
-async def test_logit_bias(start: Start) -> None:
+async def test_logit_bias_forces_and_forbids_tokens(start: Start) -> None:
     engine = start(ToyBackend(forever))
     assert (await answer(engine, (1,), n_predict=3, logit_bias={65: 100.0})).text == "AAA"
     assert (await answer(engine, (1,), n_predict=3, logit_bias={65: 1e300})).text == "AAA"
@@ -289,14 +287,14 @@ async def test_logit_bias(start: Start) -> None:
 
 
 @pytest.mark.inventory("E-011", "S-01")
-async def test_temperature_zero_is_greedy_whatever_the_samplers(start: Start) -> None:
+async def test_temperature_zero_is_greedy_with_any_samplers(start: Start) -> None:
     engine = start(ToyBackend(forever))
     for names in ((), ("top_k",), ("temperature", "penalties"), DEFAULT_ORDER):
         assert (await answer(engine, (1,), n_predict=4, samplers=names)).text == "bcde"
     options = {"temperature": 0, "presence_penalty": 50.0}
-    for names in (("temperature", "penalties"), DEFAULT_ORDER):  # penalties count also if named last
+    for names in (("temperature", "penalties"), DEFAULT_ORDER):  # penalties apply even if they are named last
         got = await answer(engine, tuple(b"bcd"), n_predict=1, samplers=names, options=options, logit_bias={77: 1.0})
-        assert got.ids == [77]  # 100 would be the likeliest, but occurred
+        assert got.ids == [77]  # 100 would be the most likely, but it is penalised
 
 
 # --- probabilities
@@ -307,8 +305,8 @@ def log_softmax(row: Floats) -> Any:
     return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
 
-async def test_logprobs_are_the_models_own(start: Start) -> None:
-    """Whatever bias and samplers make of them."""
+async def test_logprobs_ignore_bias_and_samplers(start: Start) -> None:
+    """They are the log-softmax of the model's own logits."""
     got = await answer(start(ToyBackend()), (5, 6), n_predict=6, n_probs=4, logit_bias={7: 2.0}, seed=1, **WARM)
     prefix = [5, 6]
     for token in got.tokens:
@@ -320,12 +318,12 @@ async def test_logprobs_are_the_models_own(start: Start) -> None:
         prefix.append(token.id)
 
 
-async def test_equals_come_in_order_of_their_ids(start: Start) -> None:
+async def test_equal_logprobs_are_ordered_by_token_id(start: Start) -> None:
     got = await answer(start(ToyBackend(lambda prefix: np.zeros(N_VOCAB, np.float32))), (1,), n_predict=1, n_probs=3)
     assert [top.id for top in got.tokens[0].top] == [0, 1, 2]
 
 
-async def test_logprobs_without_alternatives_and_none(start: Start) -> None:
+async def test_logprobs_without_alternatives(start: Start) -> None:
     engine = start(ToyBackend())
     (token,) = (await answer(engine, (5, 6), n_predict=1, logprobs=True)).tokens
     assert token.logprob == pytest.approx(log_softmax(noise([5, 6]))[token.id])
@@ -335,7 +333,7 @@ async def test_logprobs_without_alternatives_and_none(start: Start) -> None:
 
 
 @pytest.mark.inventory("S-20")
-async def test_probabilities_after_the_samplers(start: Start) -> None:
+async def test_post_sampling_probs(start: Start) -> None:
     got = await answer(
         start(ToyBackend()),
         (5, 6),
@@ -356,7 +354,7 @@ async def test_probabilities_after_the_samplers(start: Start) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-async def test_scores_that_are_no_numbers_fail_the_request(start: Start, bad: float) -> None:
+async def test_non_finite_logits_fail_the_request(start: Start, bad: float) -> None:
     def scores(prefix: Sequence[int]) -> Floats:
         row = forever(prefix)
         if prefix[0] == 13:
@@ -372,12 +370,12 @@ async def test_scores_that_are_no_numbers_fail_the_request(start: Start, bad: fl
     assert fine.text == "cde"
 
 
-async def test_only_the_last_token_of_a_prompt_is_an_output(start: Start) -> None:
+async def test_only_the_last_prompt_token_is_an_output(start: Start) -> None:
     backend = ToyBackend(forever, n_batch=4)
     await answer(start(backend), tuple(range(10)), n_predict=2)
     assert [(len(b.tokens), b.outputs.tolist()) for b in backend.batches] == [(4, []), (4, []), (2, [1]), (1, [0])]
 
 
-async def test_requests_are_checked_before_anything_is_awaited(start: Start) -> None:
+async def test_generate_raises_before_it_is_awaited(start: Start) -> None:
     with pytest.raises(RequestError):
         start(ToyBackend()).generate(GenerateRequest((1,), id_slot=7))

@@ -1,4 +1,4 @@
-"""What a grammar does to the probabilities of tokens: nothing where the first draw fits, the masked chain where not."""
+"""The distribution of tokens drawn under a grammar."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.top_k import TopK
 
 CHI2_9 = 46.9
-"""What chi-square with 9 degrees of freedom exceeds three times in ten million."""
+"""Quantile of chi-square with 9 degrees of freedom, exceeded with probability 3e-7."""
 N, N_DRAWS = 10, 60_000
 
 
 class Allows:
-    """A grammar of one token after another, always from the same ones."""
+    """A grammar that always allows the same tokens."""
 
     ended = False
 
@@ -39,7 +39,7 @@ class Allows:
 
 
 def top(logits: Any, k: int, temperature: float) -> Any:
-    """Probabilities of the chain top_k, temperature, in float64."""
+    """Return the probabilities of the chain top_k, temperature, in float64."""
     scores = np.where(logits >= np.sort(logits)[-k], logits.astype(np.float64) / temperature, -np.inf)
     weights = np.exp(scores - scores.max())
     return weights / weights.sum()
@@ -47,7 +47,7 @@ def top(logits: Any, k: int, temperature: float) -> Any:
 
 @pytest.mark.inventory("S-01", "S-02")
 @pytest.mark.parametrize("allowed", [(0, 2, 5), (7, 8, 9), tuple(range(N))])
-def test_first_the_usual_draw_then_one_under_the_mask(allowed: tuple[int, ...]) -> None:
+def test_grammar_draws_from_the_chain_then_from_the_masked_chain(allowed: tuple[int, ...]) -> None:
     logits = np.linspace(2, -1, N).astype(np.float32)  # top_k keeps 0 … 3
     tokenizer: Any = SimpleNamespace(eog=frozenset())
     context = SamplerContext((), N, 100, tokenizer)

@@ -1,4 +1,4 @@
-"""How a grammar and the draw work together, with grammars of the tests' own."""
+"""Generation under grammars, with simple grammars defined here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Start = Callable[..., BatchingEngine]
 
 
 class Word:
-    """A grammar of one word. It counts how often it is asked."""
+    """A grammar that allows one word. It counts the masks that it computes."""
 
     def __init__(self, word: bytes) -> None:
         self.left, self.masks = list(word), 0
@@ -51,7 +51,7 @@ class Compiler:
             raise OSError("/secret/place")
         failures = {"fails": ValueError("/secret/place"), "too complex": RequestError("it is too complex")}
         self.made.append(Failing(failures[source]) if source in failures else Word(source.encode()))
-        return self.made[-1]  # type: ignore[no-any-return]  # what was just put there
+        return self.made[-1]  # type: ignore[no-any-return]  # just appended
 
 
 class Failing(Word):
@@ -77,7 +77,7 @@ def word(text: str) -> GrammarSource:
 
 
 @pytest.mark.inventory("S-02")
-async def test_a_mask_is_made_only_when_the_drawn_token_does_not_fit(start: Start) -> None:
+async def test_mask_is_computed_only_if_the_drawn_token_is_refused(start: Start) -> None:
     made: list[Compiler] = []
 
     def factory(context: GrammarContext) -> Compiler:
@@ -92,7 +92,7 @@ async def test_a_mask_is_made_only_when_the_drawn_token_does_not_fit(start: Star
     assert len(made) == 1  # one compiler per model
 
 
-async def test_it_changes_nothing_where_it_refuses_nothing(start: Start) -> None:
+async def test_grammar_that_allows_the_draw_does_not_change_it(start: Start) -> None:
     engine = start(ToyBackend(noise), grammars={"word": Compiler})
     ascii_only = dict.fromkeys(range(128, 264), -9e9)
     warm: dict[str, Any] = {"options": {"temperature": 1.0}, "n_predict": 6, "logit_bias": ascii_only}
@@ -101,13 +101,13 @@ async def test_it_changes_nothing_where_it_refuses_nothing(start: Start) -> None
         assert (await answer(engine, (1,), seed=seed, grammar=word(bytes(free.ids).decode()), **warm)).ids == free.ids
 
 
-async def test_biases_hold_under_a_grammar(start: Start) -> None:
+async def test_logit_bias_applies_under_a_grammar(start: Start) -> None:
     engine = start(ToyBackend(noise), grammars={"word": Compiler})
     got = await answer(engine, (1,), grammar=word("abc"), logit_bias={ord("b"): -np.inf})
-    assert (got.text, got.finish.stop_type) == ("a", "none")  # nothing is left to say, and nothing is said wrongly
+    assert (got.text, got.finish.stop_type) == ("a", "none")  # every token is forbidden, so the response ends
 
 
-async def test_an_end_of_generation_token_ends_it_only_where_it_may(start: Start) -> None:
+async def test_eos_is_drawn_only_where_the_grammar_may_end(start: Start) -> None:
     engine = start(ToyBackend(lambda prefix: np.eye(N_VOCAB, dtype=np.float32)[EOS] * 50), grammars={"word": Compiler})
     assert (await answer(engine, (1,), grammar=word("ab"))).text == "ab"
 
@@ -122,7 +122,7 @@ async def test_an_end_of_generation_token_ends_it_only_where_it_may(start: Start
         (word("too complex"), 400, "field"),
     ],
 )
-async def test_a_failure_is_the_requests_own(
+async def test_grammar_failure_fails_only_its_request(
     start: Start, caplog: pytest.LogCaptureFixture, source: GrammarSource, status: int, param: str | None
 ) -> None:
     engine = start(ToyBackend(noise), grammars={"word": Compiler})

@@ -1,4 +1,4 @@
-"""From a file to a model that answers: what flags make of it. The model is tiny and real, the backend Numba's."""
+"""Loading a tiny model with the Numba backend: the effect of flags."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def loaded(path: Path, log: Callable[[str], None] = lambda line: None, **setting
 
 
 @pytest.mark.inventory("C-016", "C-044")
-def test_slots_share_the_context(tiny: Path) -> None:
+def test_ctx_size_is_divided_among_the_slots(tiny: Path) -> None:
     with loaded(tiny, ctx_size=100, parallel=3) as model:
         assert (model.engine.n_slots, model.engine.n_ctx) == (3, 33)
 
 
 @pytest.mark.inventory("C-102")
-def test_the_name_for_clients(tiny: Path) -> None:
+def test_model_name_is_the_alias_or_the_file_name(tiny: Path) -> None:
     with loaded(tiny) as model:
         assert model.name == "tiny"
     with loaded(tiny, alias="gpt-4") as model:
@@ -50,7 +50,7 @@ def test_the_name_for_clients(tiny: Path) -> None:
 
 
 @pytest.mark.inventory("P-04")
-def test_a_pass_is_run_before_the_first_request(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warmup_runs_one_forward_pass(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = ToyBackend()
     load.warm_up(backend)
     assert len(backend.batches) == 1
@@ -64,11 +64,11 @@ def test_a_pass_is_run_before_the_first_request(tiny: Path, monkeypatch: pytest.
 
 
 @pytest.mark.inventory("C-114", "E-172")
-def test_a_system_prompt_from_a_file(tiny: Path, tmp_path: Path) -> None:
+def test_system_prompt_file(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "system.txt"
     file.write_text("Be kind.\n")
     with loaded(tiny, system_prompt_file=str(file)) as model:
-        assert model.system_prompt.text == "Be kind.\n"  # to the last byte
+        assert model.system_prompt.text == "Be kind.\n"  # unchanged
         assert model.tokenizer.decode(model.system_prompt.tokens) == "Be kind.\n"
     with pytest.raises(SettingsError, match="--system-prompt-file"), loaded(tiny, system_prompt_file="/no/such/file"):
         pass
@@ -102,7 +102,7 @@ def test_saved_slots_are_bound_to_the_model_and_the_cache_type(tiny: Path, tmp_p
 
 
 @pytest.mark.inventory("C-046", "C-053")
-def test_flags_reach_the_file(tmp_path: Path) -> None:
+def test_override_kv_and_no_mmap_apply_to_the_file(tmp_path: Path) -> None:
     def given(*flags: str) -> tuple[str, bool]:
         path = write_tiny_gguf(tmp_path / "tiny.gguf")
         model = load.open_model(path, parse(*flags), Plugins())
@@ -121,7 +121,7 @@ def test_flags_reach_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.inventory("C-020", "E-018")
 @pytest.mark.parametrize(("flag", "field", "kept"), [(None, None, 0), (3, None, 3), (3, 1, 1)])
-def test_what_is_kept_of_a_prompt(tiny: Path, flag: int | None, field: int | None, kept: int) -> None:
+def test_keep_is_the_default_of_n_keep(tiny: Path, flag: int | None, field: int | None, kept: int) -> None:
     plugins, settings = Plugins(), Settings(keep=flag)
     with loaded(tiny) as model:
         app = RunningApp(settings, plugins, {})
@@ -130,13 +130,13 @@ def test_what_is_kept_of_a_prompt(tiny: Path, flag: int | None, field: int | Non
     assert request.n_keep == kept
 
 
-def test_a_folder_that_no_plugin_opens(tmp_path: Path) -> None:
+def test_folder_without_a_plugin_is_a_model_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a folder, and no plugin can open it"):
         load_model(tmp_path, Settings(), Plugins(), lambda line: None)
 
 
 class Elsewhere:
-    """A plugin whose engine runs every model, and which needs no backend for it."""
+    """A plugin that runs every model on its own engine."""
 
     n_slots, n_ctx, failed = 3, 77, False
 
@@ -151,13 +151,13 @@ class Elsewhere:
         self.told = request, finish
 
 
-def test_an_engine_of_a_plugin_needs_neither_backend_nor_architecture(tmp_path: Path) -> None:
+def test_plugin_engine_needs_no_backend_or_architecture(tmp_path: Path) -> None:
     strange = {"general.architecture": "unheard-of", "llama.block_count": None}
     path = write_tiny_gguf(tmp_path / "tiny.gguf", metadata=strange)
     plugins, engine = Plugins(), Elsewhere()
     plugins.pm.register(engine, name="test:elsewhere")
     loaded = load_model(path, Settings(parallel=3, backend="none"), plugins, lambda line: None)
-    assert loaded.engine is engine  # type: ignore[comparison-overlap]  # it has what load needs
+    assert loaded.engine is engine  # type: ignore[comparison-overlap]  # it has the attributes that load_model needs
     assert loaded.decoder is None
     assert engine.given == ("tiny.gguf", loaded.tokenizer.n_vocab, 3)
     assert engine.told == ("r", "f")
@@ -173,7 +173,7 @@ def test_no_jinja_is_accepted_with_a_warning(tiny: Path) -> None:
 
 
 @pytest.mark.inventory("C-041", "C-042")
-def test_types_of_the_cache(tiny: Path) -> None:
+def test_cache_types_reach_the_backend(tiny: Path) -> None:
     for keys, values in (("f16", "f32"), ("f32", "f16")):
         with loaded(tiny, cache_type_k=keys, cache_type_v=values) as model:
             assert model.engine._backend.describe()["cache_types"] == f"{keys}/{values}"  # type: ignore[attr-defined]

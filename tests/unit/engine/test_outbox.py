@@ -1,4 +1,4 @@
-"""The way from the engine thread to the event loop."""
+"""Delivery of results from the engine thread to the event loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamafw.engine.outbox import Outbox
 
 
 class Loop:
-    """Counts how often it is woken."""
+    """An event loop that counts how often it is woken."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -18,11 +18,11 @@ class Loop:
         self.calls.append(call)
 
 
-async def test_a_loop_is_woken_once_for_all_that_is_there() -> None:
+async def test_loop_is_woken_once_for_several_items() -> None:
     loop: Any = Loop()
     outbox, mailbox = Outbox(loop), asyncio.Queue[int]()
     outbox.flush()
-    assert not loop.calls  # nothing to say
+    assert not loop.calls  # there is no item
     for i in range(3):
         outbox.put(mailbox, i)
         outbox.flush()
@@ -31,4 +31,4 @@ async def test_a_loop_is_woken_once_for_all_that_is_there() -> None:
     assert [mailbox.get_nowait() for _ in range(3)] == [0, 1, 2]
     outbox.put(mailbox, 3)
     outbox.flush()
-    assert len(loop.calls) == 1  # and again for what comes later
+    assert len(loop.calls) == 1  # one more wake-up for later items

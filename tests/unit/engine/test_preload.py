@@ -1,4 +1,4 @@
-"""Prompts evaluated before the first request, and what is written to the log on demand."""
+"""Preloaded prompts, and optional log lines about prompts and caches."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def preload_text(**flags: Any) -> tuple[str, str] | None:
 
 
 def loaded(tokenizer: ToyTokenizer | None = None, system: SystemPrompt = NO_SYSTEM) -> LoadedModel:
-    """What a prompt needs of a loaded model."""
+    """Return a model with only the parts that a prompt needs."""
     nothing: Any = None
     return LoadedModel("toy", nothing, None, tokenizer or ToyTokenizer(), nothing, nothing, system_prompt=system)
 
 
 @pytest.mark.inventory("C-022", "C-026", "C-027")
-def test_escapes_in_a_prompt() -> None:
+def test_prompt_flag_is_unescaped() -> None:
     written = r"""a\nb\tc\rd\'e\"f\\n\x41\xe2\x82\xac\q\x4"""
     assert preload_text(prompt=written) == ("a\nb\tc\rd'e\"f\\nA€\\q\\x4", "--prompt")
     assert preload_text(prompt=written, escape=False) == (written, "--prompt")
@@ -45,7 +45,7 @@ def test_escapes_in_a_prompt() -> None:
 
 @pytest.mark.inventory("C-024", "C-025")
 @pytest.mark.parametrize(("raw", "text"), [(b"a\\n\n\n", "a\\n\n"), (b"a\r\n", "a"), ("€".encode(), "€"), (b"", "")])
-def test_prompts_from_files(tmp_path: Path, raw: bytes, text: str) -> None:
+def test_prompt_files_are_read(tmp_path: Path, raw: bytes, text: str) -> None:
     path = tmp_path / "prompt"
     path.write_bytes(raw)
     assert preload_text(file=str(path)) == (text, "--file")
@@ -53,7 +53,7 @@ def test_prompts_from_files(tmp_path: Path, raw: bytes, text: str) -> None:
 
 
 @pytest.mark.inventory("C-024", "C-025")
-def test_prompts_that_cannot_be_had(tmp_path: Path) -> None:
+def test_invalid_prompt_flags_are_settings_errors(tmp_path: Path) -> None:
     bad = tmp_path / "latin"
     bad.write_bytes(b"caf\xe9")
     with pytest.raises(SettingsError, match=r"--file: .* cannot be read: byte 3 is no UTF-8"):
@@ -67,7 +67,7 @@ def test_prompts_that_cannot_be_had(tmp_path: Path) -> None:
 
 
 @pytest.mark.inventory("C-022")
-async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
+async def test_preloaded_prompt_is_reused(start: Start) -> None:
     backend = ToyBackend(n_slots=3, n_batch=8)
     finished: list[Any] = []
     engine = start(backend, n_batch=8, finished=lambda **facts: finished.append(facts))
@@ -75,7 +75,7 @@ async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
     assert await asyncio.to_thread(preload, engine, loaded(), text, "--prompt") == len(text)
     assert backend.slots[2] == list(text.encode())
     assert [len(batch.outputs) for batch in backend.batches] == [0] * 4
-    assert finished == []  # nobody asked
+    assert finished == []  # not a request
     found = await answer(engine, [*text.encode(), 33], n_predict=4)
     fresh = await answer(engine, [*text.encode(), 33], n_predict=4, cache_prompt=False)
     assert (found.finish.id_slot, found.finish.n_cached, fresh.finish.n_cached) == (2, len(text), 0)
@@ -83,8 +83,8 @@ async def test_what_was_preloaded_is_not_evaluated_again(start: Start) -> None:
 
 
 @pytest.mark.inventory("C-022", "C-114", "E-172", "D-26")
-async def test_it_stands_behind_the_system_prompt(start: Start) -> None:
-    """As every request's prompt will; BOS comes once."""
+async def test_preloaded_prompt_follows_the_system_prompt(start: Start) -> None:
+    """BOS occurs only once."""
     backend = ToyBackend(n_slots=2)
     with_system = loaded(WithBos(), make_system_prompt("Be brief. ", WithBos()))
     assert await asyncio.to_thread(preload, start(backend), with_system, "Once", "--prompt") == 15
@@ -96,7 +96,7 @@ async def test_it_stands_behind_the_system_prompt(start: Start) -> None:
 
 
 @pytest.mark.inventory("C-022")
-async def test_who_shares_nothing_with_it_leaves_it_alone(start: Start) -> None:
+async def test_unrelated_requests_do_not_replace_the_preloaded_prompt(start: Start) -> None:
     backend = ToyBackend(n_slots=2)
     engine = start(backend)
     await engine.preload(tuple(b"once upon a time"))
@@ -105,7 +105,7 @@ async def test_who_shares_nothing_with_it_leaves_it_alone(start: Start) -> None:
 
 
 @pytest.mark.inventory("C-022")
-async def test_a_prompt_that_is_too_long_for_a_slot(start: Start) -> None:
+async def test_preloading_a_prompt_that_does_not_fit_is_an_error(start: Start) -> None:
     backend = ToyBackend(n_ctx=64)
     engine = start(backend)
     with pytest.raises(ContextFullError):
@@ -116,7 +116,7 @@ async def test_a_prompt_that_is_too_long_for_a_slot(start: Start) -> None:
     assert len(backend.slots[1]) == 64
 
 
-async def test_a_backend_that_fails_on_it(start: Start) -> None:
+async def test_backend_failure_while_preloading_empties_the_slot(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
     backend.fail_on = lambda batch: len(backend.batches) == 2
@@ -128,7 +128,7 @@ async def test_a_backend_that_fails_on_it(start: Start) -> None:
 
 
 @pytest.mark.inventory("C-003")
-async def test_prompts_are_logged_on_demand(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_prompts(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamafw")
     await answer(start(ToyBackend()), [97, 10, HEART], n_predict=1)
     assert not caplog.messages
@@ -136,13 +136,13 @@ async def test_prompts_are_logged_on_demand(start: Start, caplog: pytest.LogCapt
     await answer(engine, [97, 10, HEART], n_predict=1)
     await engine.embed(EmbedRequest((98,)))
     assert caplog.messages == [
-        r"prompt of 3 tokens: 97 'a', 10 '\n', 259 '❤'",  # one line, whatever the prompt says
+        r"prompt of 3 tokens: 97 'a', 10 '\n', 259 '❤'",  # a newline in the prompt is escaped
         "prompt of 1 tokens: 98 'b'",
     ]
 
 
 @pytest.mark.inventory("C-039")
-async def test_caches_are_logged_on_demand(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_caches(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamafw")
     await answer(start(ToyBackend()), b"abc", n_predict=2)
     assert not caplog.messages

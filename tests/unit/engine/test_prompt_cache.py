@@ -1,4 +1,4 @@
-"""Prompts that were evaluated before are not evaluated again, whoever had the slot since; nothing else changes."""
+"""The prompt cache: saved states of slots are reused and never change a response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def state(n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
 
 
 @pytest.mark.inventory("V-02", "K-03")
-async def test_a_conversation_comes_back(start: Start) -> None:
+async def test_conversation_is_restored_from_the_prompt_cache(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=1, n_ctx=256, n_batch=256)
     engine = start(backend, prompt_cache=10_000)
     first = await answer(engine, A, n_predict=2)
@@ -39,14 +39,14 @@ async def test_a_conversation_comes_back(start: Start) -> None:
 
 
 @pytest.mark.inventory("K-04")
-async def test_without_room_nothing_is_kept(start: Start) -> None:
+async def test_prompt_cache_of_size_0_keeps_nothing(start: Start) -> None:
     engine = start(ToyBackend(noise, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=0)
     for prompt in (A, B, A):
         assert (await answer(engine, prompt, n_predict=1)).finish.n_cached == 0
     assert engine.stats().prompt_cache_bytes == 0
 
 
-async def test_a_prefix_in_another_slot_is_taken_over(start: Start) -> None:
+async def test_prefix_is_copied_from_another_slot(start: Start) -> None:
     backend = ToyBackend(noise, n_slots=2, n_ctx=256, n_batch=256)
     engine = start(backend, prompt_cache=10_000)
     first = await answer(engine, (*A, 1), n_predict=2, id_slot=0)
@@ -54,7 +54,7 @@ async def test_a_prefix_in_another_slot_is_taken_over(start: Start) -> None:
     assert (other.finish.id_slot, other.finish.n_cached, other.ids) == (1, 100, first.ids)
 
 
-async def test_a_cache_that_fails_costs_time_only(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_prompt_cache_does_not_change_responses(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(ToyBackend):
         def save(self, slot: int, n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
             raise OSError("no memory")
@@ -65,18 +65,18 @@ async def test_a_cache_that_fails_costs_time_only(start: Start, caplog: pytest.L
     assert "the prompt cache failed" in caplog.text
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_least_recently_used_entry_is_removed_first() -> None:
     cache = PromptCache(25)
     for first in (1, 2):
         cache.add(ints(first, 9), state(10))
-    assert cache.best(ints(1, 9, 3))[1] == 2  # used again
+    assert cache.best(ints(1, 9, 3))[1] == 2  # counts as a use
     cache.add(ints(3, 9), state(10))
     assert [cache.best(ints(first, 9))[1] for first in (1, 2, 3)] == [2, 0, 2]
     assert cache.n_bytes == 20
     assert not cache.accepts(26)
 
 
-def test_an_entry_replaces_its_own_prefixes() -> None:
+def test_entry_replaces_its_prefixes() -> None:
     cache = PromptCache(None)
     cache.add(ints(1, 2), state(5))
     cache.add(ints(1, 2, 3), state(7))
@@ -86,7 +86,7 @@ def test_an_entry_replaces_its_own_prefixes() -> None:
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(1, 9)), max_size=20))
-def test_it_never_holds_more_than_its_limit(entries: list[tuple[list[int], int]]) -> None:
+def test_prompt_cache_never_exceeds_its_limit(entries: list[tuple[list[int], int]]) -> None:
     cache = PromptCache(20)
     for tokens, size in entries:
         cache.add(ints(*tokens), state(size))

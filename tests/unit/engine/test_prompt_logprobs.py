@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt's tokens, in parts, whatever the cache holds, beside others."""
+"""Log-probabilities of prompt tokens."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ TEXT = tuple(int(token) for token in np.random.default_rng(3).integers(0, N_VOCA
 
 
 def expected(i: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The log-probabilities of what may stand at ``i``."""
+    """Return the log-probabilities of all tokens at position ``i``."""
     row = noise(TEXT[:i]).astype(np.float64)
     return np.asarray(row - row.max() - np.log(np.exp(row - row.max()).sum()))
 
 
 @pytest.mark.parametrize("n_predict", [0, 2])
 @pytest.mark.parametrize("n_batch", [16, 256])
-async def test_every_token_but_the_first(start: Start, n_predict: int, n_batch: int) -> None:
+async def test_prompt_logprobs_cover_every_token_but_the_first(start: Start, n_predict: int, n_batch: int) -> None:
     backend = ToyBackend(n_ctx=256, n_batch=n_batch)
     engine = start(backend, n_batch=n_batch, n_ubatch=n_batch)
     plain = await answer(engine, TEXT, n_predict=2)
     backend.batches.clear()
-    found = await answer(engine, TEXT, n_predict=n_predict, prompt_logprobs=3)  # the cache would have it all
+    found = await answer(engine, TEXT, n_predict=n_predict, prompt_logprobs=3)  # the whole prompt is cached
     told = [token for delta in found.deltas for token in delta.prompt]
     assert [token.id for token in told] == list(TEXT)
     assert (told[0].logprob, told[0].top) == (None, ())
@@ -47,7 +47,7 @@ async def test_every_token_but_the_first(start: Start, n_predict: int, n_batch: 
     assert sum(len(batch.outputs) for batch in backend.batches) == 149 + n_predict
 
 
-async def test_a_prompt_of_one_token(start: Start) -> None:
+async def test_prompt_logprobs_of_a_single_token(start: Start) -> None:
     engine = start(ToyBackend())
     for n_predict in (0, 1):
         found = await answer(engine, (5,), n_predict=n_predict, prompt_logprobs=1)
@@ -55,7 +55,7 @@ async def test_a_prompt_of_one_token(start: Start) -> None:
         assert (told.id, told.logprob, len(found.ids)) == (5, None, n_predict)
 
 
-async def test_beside_others(start: Start) -> None:
+async def test_prompt_logprobs_in_a_batch_with_others(start: Start) -> None:
     engine = start(ToyBackend(n_slots=3, n_ctx=256, n_batch=32), n_ubatch=32)
     alone = await answer(engine, TEXT, n_predict=3, prompt_logprobs=0)
     others = [asyncio.create_task(answer(engine, TEXT[:n], n_predict=30)) for n in (40, 90)]
@@ -68,11 +68,11 @@ async def test_beside_others(start: Start) -> None:
     assert beside.ids == alone.ids
 
 
-async def test_a_prompt_that_does_not_fit_is_refused_not_cut(start: Start) -> None:
+async def test_prompt_logprobs_never_truncate_the_prompt(start: Start) -> None:
     with pytest.raises(ContextFullError):
         await answer(start(ToyBackend()), TEXT, prompt_logprobs=0, context_shift=True)
 
 
-async def test_nothing_is_told_unless_asked_for(start: Start) -> None:
+async def test_no_prompt_logprobs_by_default(start: Start) -> None:
     found = await answer(start(ToyBackend(n_ctx=256)), TEXT, n_predict=2, n_probs=2)
     assert [delta.prompt for delta in found.deltas] == [()] * len(found.deltas)

@@ -1,4 +1,4 @@
-"""Saving, restoring and erasing slots; what is told of slots and of the engine."""
+"""Actions on slots, and the reported state of slots and engine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ A = tuple(range(20))
 
 
 @pytest.mark.inventory("E-212", "E-213", "E-214")
-async def test_a_slot_is_saved_erased_and_restored(start: Start, tmp_path: Path) -> None:
+async def test_slot_is_saved_erased_and_restored(start: Start, tmp_path: Path) -> None:
     engine, path = start(ToyBackend(noise)), tmp_path / "slot"
     first = await answer(engine, A, n_predict=3, id_slot=0)
     n_saved, n_written = await engine.save_slot(0, path)
-    assert (n_saved, n_written) == (22, path.stat().st_size)  # the last token drawn was never evaluated
-    assert os.listdir(tmp_path) == ["slot"]  # nothing temporary is left
+    assert (n_saved, n_written) == (22, path.stat().st_size)  # the last drawn token was not evaluated
+    assert os.listdir(tmp_path) == ["slot"]  # no temporary file is left
     assert await engine.erase_slot(0) == 22
     assert (await answer(engine, A, n_predict=3, id_slot=0)).finish.n_cached == 0
     assert await engine.restore_slot(1, path) == (22, n_written)
@@ -32,7 +32,7 @@ async def test_a_slot_is_saved_erased_and_restored(start: Start, tmp_path: Path)
 
 
 @pytest.mark.inventory("E-213")
-async def test_files_that_are_refused_change_nothing(start: Start, tmp_path: Path) -> None:
+async def test_refused_files_change_nothing(start: Start, tmp_path: Path) -> None:
     engine, path = start(ToyBackend(noise)), tmp_path / "slot"
     await answer(engine, A, n_predict=1, id_slot=0)
     await engine.save_slot(0, path)
@@ -66,14 +66,14 @@ async def test_files_that_are_refused_change_nothing(start: Start, tmp_path: Pat
 
 
 @pytest.mark.inventory("E-213")
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of Unix")
-async def test_a_pipe_is_refused_not_waited_for(start: Start, tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes exist on Unix only")
+async def test_restoring_from_a_pipe_is_refused(start: Start, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RequestError, match="Unable to restore slot"):
         await asyncio.wait_for(start(ToyBackend(noise)).restore_slot(0, tmp_path / "pipe"), 20)
 
 
-async def test_a_disk_that_refuses(start: Start, tmp_path: Path) -> None:
+async def test_write_errors_are_reported_without_the_path(start: Start, tmp_path: Path) -> None:
     engine = start(ToyBackend(noise))
     await answer(engine, A, n_predict=1)
     with pytest.raises(GenerationError, match=os.strerror(2)) as caught:
@@ -83,7 +83,7 @@ async def test_a_disk_that_refuses(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.inventory("E-210")
 @pytest.mark.parametrize("id", [-1, 2, 99])
-async def test_slots_that_do_not_exist(start: Start, tmp_path: Path, id: int) -> None:
+async def test_unknown_slots_are_refused(start: Start, tmp_path: Path, id: int) -> None:
     engine = start(ToyBackend(noise))
     path = tmp_path / "x"
     for action in (engine.save_slot(id, path), engine.restore_slot(id, path), engine.erase_slot(id)):
@@ -92,7 +92,7 @@ async def test_slots_that_do_not_exist(start: Start, tmp_path: Path, id: int) ->
 
 
 @pytest.mark.inventory("E-210")
-async def test_a_busy_slot_is_waited_for(start: Start, tmp_path: Path) -> None:
+async def test_slot_actions_wait_for_a_busy_slot(start: Start, tmp_path: Path) -> None:
     backend = ToyBackend(noise, hold=True)
     engine = start(backend)
     running = asyncio.create_task(answer(engine, A, n_predict=4, id_slot=0))
@@ -107,7 +107,7 @@ async def test_a_busy_slot_is_waited_for(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.inventory("E-190", "E-192")
-async def test_what_is_told(start: Start) -> None:
+async def test_slots_reports_the_current_state(start: Start) -> None:
     backend = ToyBackend(noise, hold=True, n_slots=2)
     engine = start(backend)
     assert [slot.state for slot in engine.slots()] == ["idle", "idle"]
@@ -127,7 +127,7 @@ async def test_what_is_told(start: Start) -> None:
 
 
 @pytest.mark.inventory("E-201", "E-204")
-async def test_counts(start: Start) -> None:
+async def test_stats_counts_tokens_and_passes(start: Start) -> None:
     engine = start(ToyBackend(noise, n_slots=2, n_ctx=64))
     await answer(engine, A, n_predict=4)
     await answer(engine, A, n_predict=4)

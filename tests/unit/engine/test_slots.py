@@ -1,4 +1,4 @@
-"""Slots: who gets which, and what of the cache is used again."""
+"""Assignment of slots, scheduling, and reuse of their caches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def filled(n_ctx: int, *caches: list[int]) -> Slots:
 
 
 @given(cache=st.lists(st.integers(0, 2), max_size=20), prompt=st.lists(st.integers(0, 2), max_size=20))
-def test_common_prefix(cache: list[int], prompt: list[int]) -> None:
+def test_common_prefix_matches_a_loop(cache: list[int], prompt: list[int]) -> None:
     slot = Slot(0, 20)
     slot.extend(np.array(cache, np.int32))
     n = 0
@@ -38,7 +38,7 @@ def test_common_prefix(cache: list[int], prompt: list[int]) -> None:
 
 
 @pytest.mark.inventory("K-01", "C-121")
-def test_the_longest_prefix_wins_then_the_least_recently_used() -> None:
+def test_longest_prefix_then_least_recently_used_slot_is_taken() -> None:
     slots = filled(10, [1, 2], [1, 2, 3], [7])
 
     def take(*prompt: int, id_slot: int = -1, cache_prompt: bool = True) -> tuple[int, int] | None:
@@ -54,7 +54,7 @@ def test_the_longest_prefix_wins_then_the_least_recently_used() -> None:
     assert not slots.any_free()
     for slot in slots.all:
         slot.busy = False
-    assert take(9) == (1, 0)  # used first, so longest ago
+    assert take(9) == (1, 0)  # used first, so least recently
     slots.all[1].busy = False
     assert take(9) == (0, 0)
     slots.all[0].busy = False
@@ -63,36 +63,36 @@ def test_the_longest_prefix_wins_then_the_least_recently_used() -> None:
 
 
 @pytest.mark.inventory("K-01", "C-121")
-def test_a_short_prefix_does_not_cost_another_its_long_cache() -> None:
+def test_short_prefix_does_not_replace_a_long_cache() -> None:
     slots = filled(99, [1, 2, *range(10, 40)], [])
     slots.all[0].last_used = 1
     new = np.array([1, 2, 3], np.int32)
     taken = slots.take(new, -1, cache_prompt=True)
     assert taken is not None
     assert (taken[0].id, taken[1]) == (1, 0)
-    taken = slots.take(new, -1, cache_prompt=True)  # the other one is all there is, and what it shares is used
+    taken = slots.take(new, -1, cache_prompt=True)  # only this slot is free; its prefix is reused
     assert taken is not None
     assert (taken[0].id, taken[1]) == (0, 2)
 
 
 @given(left=st.lists(st.integers(1, 100), min_size=1, max_size=8), room=st.integers(1, 200))
-def test_room_is_shared_out(left: list[int], room: int) -> None:
+def test_divide_hands_out_all_tokens(left: list[int], room: int) -> None:
     given = divide(left, room)
     assert all(0 <= n <= most for n, most in zip(given, left, strict=True))
     assert sum(given) == min(room, sum(left))
-    assert given[0] >= min(left[0], room // 2, 1)  # the oldest always gets on
+    assert given[0] >= min(left[0], room // 2, 1)  # the oldest prompt always advances
     others = sorted(zip(left[1:], given[1:], strict=True), key=lambda pair: pair[0])
     for (_, first), (shortest, second) in zip(others[1:], others[:-1], strict=True):
-        assert not first or second == shortest  # the shorter ones are served in full first
+        assert not first or second == shortest  # shorter prompts are completed first
 
 
-def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+def test_divide_favours_short_prompts() -> None:
     assert divide([5000, 30, 800], 512) == [256, 30, 226]
     assert divide([100, 30], 512) == [100, 30]
     assert divide([5000], 512) == [512]
 
 
-def test_who_must_wait_keeps_the_place_in_the_queue() -> None:
+def test_waiting_tasks_keep_their_place_in_the_queue() -> None:
     slots = Slots(2, 10)
     slots.all[0].busy = True
     scheduler = Scheduler(slots, 8, 8)
@@ -107,7 +107,11 @@ def test_who_must_wait_keeps_the_place_in_the_queue() -> None:
 
     admitted = scheduler.admit()
     assert names([next(admitted)[0]]) == ["z"]
-    assert names(scheduler.waiting) == ["x", "y", "w"]  # also while it goes on: if the engine fails now, all hear of it
+    assert names(scheduler.waiting) == [
+        "x",
+        "y",
+        "w",
+    ]  # also during admission: if the engine fails now, all tasks get the error
     assert not list(admitted)
     slots.all[0].busy = False
     assert names(sequence for sequence, _, _ in scheduler.admit()) == ["x"]
@@ -117,12 +121,12 @@ def test_who_must_wait_keeps_the_place_in_the_queue() -> None:
 
 
 @pytest.mark.inventory("K-03", "E-042")
-async def test_a_shared_prefix_is_not_evaluated_again(start: Start) -> None:
+async def test_shared_prefix_is_reused(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
     first = await answer(engine, (1, 2, 3, 4), n_predict=4)
     assert first.finish.n_cached == 0
-    assert not backend.cuts  # nothing to cut
+    assert not backend.cuts  # nothing to remove
     follow_up = (1, 2, 3, 4, *first.ids[:3], 9, 9)
     second = await answer(engine, follow_up, n_predict=2)
     assert (second.finish.n_cached, second.finish.timings.prompt_n, second.finish.id_slot) == (7, 2, 0)
@@ -133,7 +137,7 @@ async def test_a_shared_prefix_is_not_evaluated_again(start: Start) -> None:
 
 
 @pytest.mark.inventory("K-03")
-async def test_of_a_cached_prompt_the_last_token_is_evaluated_again(start: Start) -> None:
+async def test_last_token_of_a_cached_prompt_is_evaluated_again(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
     first, second = [await answer(engine, (1, 2, 3), n_predict=5) for _ in range(2)]
@@ -143,7 +147,7 @@ async def test_of_a_cached_prompt_the_last_token_is_evaluated_again(start: Start
 
 
 @pytest.mark.inventory("K-04", "E-042")
-async def test_without_cache_prompt_everything_is_evaluated(start: Start) -> None:
+async def test_cache_prompt_false_evaluates_everything(start: Start) -> None:
     engine = start(ToyBackend(n_slots=1))
     first = await answer(engine, (1, 2, 3), n_predict=5)
     second = await answer(engine, (1, 2, 3), n_predict=5, cache_prompt=False)
@@ -165,13 +169,13 @@ async def test_results_do_not_depend_on_the_cache(start: Start) -> None:
 
 
 @pytest.mark.inventory("E-041")
-async def test_id_slot(start: Start) -> None:
+async def test_id_slot_chooses_the_slot(start: Start) -> None:
     engine = start(ToyBackend(n_slots=3))
     for id_slot in (2, 0, 1, 2):
         assert (await answer(engine, (1, 2), n_predict=1, id_slot=id_slot)).finish.id_slot == id_slot
 
 
-async def test_who_waits_for_a_busy_slot_holds_up_nobody(start: Start) -> None:
+async def test_waiting_for_a_busy_slot_does_not_block_others(start: Start) -> None:
     backend = ToyBackend(n_slots=2, hold=True)
     engine = start(backend)
 
@@ -183,14 +187,14 @@ async def test_who_waits_for_a_busy_slot_holds_up_nobody(start: Start) -> None:
     await backend.begun()
     waiting = asyncio.create_task(ask(8, 1, 0))
     quick = asyncio.create_task(ask(9, 1, -1))
-    await asyncio.sleep(0)  # both are on their way into the inbox
+    await asyncio.sleep(0)  # both reach the inbox
     backend.allow(100)
     assert await asyncio.gather(long, waiting, quick) == [0, 0, 1]
     began = {prompt: i for i, b in enumerate(backend.batches) for prompt in (7, 8, 9) if prompt in b.tokens}
     assert began == {7: 0, 9: 1, 8: 5}
 
 
-async def test_first_come_first_served(start: Start) -> None:
+async def test_requests_are_served_in_order_of_arrival(start: Start) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
     engine = start(backend)
     done: list[int] = []
@@ -206,7 +210,7 @@ async def test_first_come_first_served(start: Start) -> None:
 
 
 @pytest.mark.inventory("K-13", "K-09", "C-018")
-async def test_decoding_goes_on_while_a_long_prompt_is_read(start: Start) -> None:
+async def test_decoding_continues_during_a_long_prompt(start: Start) -> None:
     backend = ToyBackend(n_slots=2, n_ctx=200, n_batch=64, hold=True)
     engine = start(backend, n_batch=64, n_ubatch=16)
     talker = asyncio.create_task(answer(engine, (1,), n_predict=12, ignore_eos=True))
@@ -217,13 +221,13 @@ async def test_decoding_goes_on_while_a_long_prompt_is_read(start: Start) -> Non
     await asyncio.gather(talker, reader)
     sizes = [(len(b.tokens), int((b.slots == 0).sum())) for b in backend.batches]
     assert sizes[0] == (1, 1)
-    assert sizes[1:8] == [(16, 1)] * 6 + [(11, 1)]  # 15 tokens of the prompt beside each of the talker's
+    assert sizes[1:8] == [(16, 1)] * 6 + [(11, 1)]  # 15 prompt tokens and one generated token per step
     assert sizes[8:] == [(1, 1)] * 4
 
 
 @pytest.mark.inventory("K-13", "C-018")
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 63])
-async def test_prompts_are_cut_into_batches(start: Start, n: int) -> None:
+async def test_prompts_are_divided_into_batches(start: Start, n: int) -> None:
     backend = ToyBackend()
     got = await answer(start(backend), tuple(i % N_VOCAB for i in range(n)), n_predict=1)
     assert got.finish.n_prompt == n

@@ -1,4 +1,4 @@
-"""Stop strings and text in pieces, against a plain search in the whole text."""
+"""Stop strings and detokenising, compared with a search in the whole text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ words = st.lists(st.text("ab€", max_size=4), max_size=4)
 
 
 def oracle(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """Cut where the first stop string is complete, before the longest that ends there."""
+    """Return the text before the first complete stop string, and that stop string."""
     for end in range(len(text) + 1):
         there = [stop for stop in stops if text[:end].endswith(stop)]
         if there:
@@ -28,7 +28,7 @@ def oracle(text: str, stops: list[str]) -> tuple[str, str | None]:
 @example(pieces=["ab"], stops=["a", "ab"])
 @example(pieces=["aaab"], stops=["aaa€", "ab"])
 @example(pieces=["xaba", "b"], stops=["abab"])
-def test_the_text_is_cut_at_the_first_complete_stop_string(pieces: list[str], stops: list[str]) -> None:
+def test_text_ends_at_the_first_complete_stop_string(pieces: list[str], stops: list[str]) -> None:
     finder, out, found = StopStrings(stops), "", None
     fed = ""
     for piece in pieces or [""]:
@@ -36,7 +36,7 @@ def test_the_text_is_cut_at_the_first_complete_stop_string(pieces: list[str], st
         fed, out = fed + piece, out + certain
         if found is not None:
             break
-        # What is withheld is exactly what may become a stop string, not a character more.
+        # Exactly the text that may become a stop string is held back.
         held = max((n for stop in stops for n in range(1, len(stop)) if fed.endswith(stop[:n])), default=0)
         assert finder.held == held
         assert out == fed[: len(fed) - held]
@@ -45,15 +45,15 @@ def test_the_text_is_cut_at_the_first_complete_stop_string(pieces: list[str], st
     assert (out, found) == oracle("".join(pieces), stops)
 
 
-def test_ten_thousand_characters_cost_no_more_than_they_should() -> None:
-    """A long stop string that almost matches at every place."""
+def test_stop_string_of_ten_thousand_characters() -> None:
+    """A long stop string that almost matches at every position takes linear time."""
     finder = StopStrings(["a" * 10_000 + "b"])
     out = "".join(finder.feed("a")[0] for _ in range(30_000))
     assert len(out) == 20_000
     assert finder.feed("b") == ("", "a" * 10_000 + "b")
 
 
-def test_requests_with_the_same_strings_do_not_disturb_each_other() -> None:
+def test_requests_with_the_same_stop_strings_are_independent() -> None:
     one, other = StopStrings(["abc"]), StopStrings(["abc"])
     assert one.feed("ab") == ("", None)
     assert other.feed("c") == ("c", None)
@@ -68,7 +68,7 @@ pieces_of_bytes = st.lists(
 
 @given(pieces=pieces_of_bytes, stops=words)
 @example(pieces=[b"\xe2\x82"], stops=["�"])
-def test_bytes_become_text_and_tokens_stay_beside_theirs(pieces: list[bytes], stops: list[str]) -> None:
+def test_detokenizer_pairs_text_with_its_tokens(pieces: list[bytes], stops: list[str]) -> None:
     text, word = oracle(b"".join(pieces).decode("utf-8", "replace"), stops)
     detokenizer, out, delivered, found = Detokenizer(stops), "", [], None
     for i, piece in enumerate(pieces):
@@ -78,7 +78,7 @@ def test_bytes_become_text_and_tokens_stay_beside_theirs(pieces: list[bytes], st
         if found is not None:
             break
         assert text.startswith(out) or not pieces
-        # What was delivered accounts for the text that was sent, and never for text that was not.
+        # The tokens that were sent make up the text that was sent.
         whole = b"".join(token.piece for token in delivered).decode("utf-8", "replace")
         assert out.startswith(whole) or "�" in whole
     else:
@@ -86,9 +86,9 @@ def test_bytes_become_text_and_tokens_stay_beside_theirs(pieces: list[bytes], st
         out += certain
         delivered += tokens
     if "" in stops and not pieces:
-        return  # nothing was said, so nothing is looked at
+        return  # without text no stop string is searched
     assert (out, found) == (text, word)
-    assert [token.id for token in delivered] == list(range(len(delivered)))  # in order, each once
+    assert [token.id for token in delivered] == list(range(len(delivered)))  # in order, without repetition
     if found is None:
         assert len(delivered) == len(pieces)
     else:
@@ -96,7 +96,7 @@ def test_bytes_become_text_and_tokens_stay_beside_theirs(pieces: list[bytes], st
         assert said.startswith(out) or "�" in out
 
 
-def test_a_token_comes_with_the_text_that_completes_its_own() -> None:
+def test_token_is_released_with_the_last_of_its_text() -> None:
     detokenizer = Detokenizer(["ab"])
 
     def feed(id: int, piece: bytes) -> tuple[str, list[int], str | None]:
@@ -110,4 +110,4 @@ def test_a_token_comes_with_the_text_that_completes_its_own() -> None:
     assert feed(4, b"ca") == ("ac", [2, 3], None)
     assert feed(5, b"c") == ("ac", [4, 5], None)
     assert feed(6, b"ya") == ("y", [], None)
-    assert feed(7, b"b!") == ("", [6], "ab")  # 6 carries text before the stop string, 7 does not
+    assert feed(7, b"b!") == ("", [6], "ab")  # token 6 has text before the stop string, token 7 does not

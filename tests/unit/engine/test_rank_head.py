@@ -1,4 +1,4 @@
-"""Rank heads: scores of hidden states, and what is wrong in a file."""
+"""Rank heads: scores of hidden states, and errors in files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ EXPECTED = {
 @pytest.mark.inventory("E-162", "C-107", "T-16")
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("n_batch", [1, 7, 32])
-async def test_the_last_tokens_state_is_scored(start: Callable[..., BatchingEngine], name: str, n_batch: int) -> None:
+async def test_rank_scores_the_last_hidden_state(start: Callable[..., BatchingEngine], name: str, n_batch: int) -> None:
     head, score = EXPECTED[name]
     found = await start(ToyBackend(n_batch=n_batch), rank_head=head).embed(EmbedRequest(TEXT, "rank"))
     assert (found.vectors.shape, found.vectors.dtype, found.n_prompt) == ((1, 1), np.float32, 40)
     assert found.vectors[0, 0] == pytest.approx(score, rel=1e-6)
 
 
-async def test_states_that_do_not_fit_fail_that_text_and_nothing_else(start: Callable[..., BatchingEngine]) -> None:
+async def test_hidden_states_of_wrong_width_fail_only_their_text(start: Callable[..., BatchingEngine]) -> None:
     class Narrow(ToyBackend):
         def hidden(self, batch: Batch) -> Floats:
             return super().hidden(batch)[:, : 3 if batch.tokens[0] == 9 else None]
@@ -52,7 +52,7 @@ async def test_states_that_do_not_fit_fail_that_text_and_nothing_else(start: Cal
     assert (await engine.embed(EmbedRequest(TEXT, "rank"))).vectors[0, 0] == pytest.approx(EXPECTED["output"][1])
 
 
-async def test_a_model_without_one(start: Callable[..., BatchingEngine]) -> None:
+async def test_model_without_rank_head_cannot_rank(start: Callable[..., BatchingEngine]) -> None:
     with pytest.raises(NotSupported, match="no rank head"):
         await start(ToyBackend()).embed(EmbedRequest(TEXT, "rank"))
 
@@ -63,7 +63,7 @@ def read(path: Path, **tensors: Any) -> RankHead | None:
     return read_rank_head(read_gguf(write_tiny_gguf(path / "m.gguf", tensors=named), quants), quants, 64)
 
 
-def test_heads_of_files(tmp_path: Path) -> None:
+def test_rank_heads_are_read_from_files(tmp_path: Path) -> None:
     assert read(tmp_path) is None
     weight, bias = RNG.normal(size=(1, 64)), [0.5]
     head = read(tmp_path, cls_output_weight=weight, cls_output_bias=bias)
@@ -86,6 +86,6 @@ def test_heads_of_files(tmp_path: Path) -> None:
         ({"cls_weight": np.ones((4, 64)), "cls_bias": np.ones(3)}, r"cls.bias has shape \(3,\)"),
     ],
 )
-def test_heads_that_do_not_fit(tmp_path: Path, tensors: dict[str, Any], message: str) -> None:
+def test_rank_heads_of_wrong_shape_are_model_errors(tmp_path: Path, tensors: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         read(tmp_path, **tensors)
