@@ -3,7 +3,8 @@
 * LlamafwError
   x PluginError        a plugin cannot be loaded, or failed in a hook
   x SpecError          the API document and the endpoints disagree
-  x SettingsError      a flag, environment variable or setting is wrong: one line, exit code 1
+  x SettingsError      the command line, environment or configuration file is wrong (exit code 2)
+  x StartupError       a command cannot start: its port is in use, or a package is not installed
   x ModelError         a model file cannot be read or run; the message names the place
   x DownloadError      a model cannot be fetched; the message says what to do
   x RequestError       the client is told why its request failed, with an HTTP status
@@ -15,15 +16,16 @@
     x DeadlineExceeded  the time allowed was over before there was an answer (504)
     x GenerationError  a sampler or the model failed while answering; the log says how (500)
 
-Beside it stands what ends the message about a name that is not there. It knows nothing of HTTP beyond the status
-numbers; the server turns any error into the error envelope.
+`did_you_mean` and `suggest` end the message about an unknown name. A command that fails prints the error in one line
+and returns its exit code: 2 for a usage error, 1 for everything else. The server turns errors into JSON.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
+
+from llamafw.near_names import nearest
 
 FAULTS = (Exception, SystemExit)
 """What the code of a plugin raises by mistake. What ends a script, `sys.exit`, is not to end a server."""
@@ -31,6 +33,9 @@ FAULTS = (Exception, SystemExit)
 
 class LlamafwError(Exception):
     """Base class of all errors of llamafw."""
+
+    exit_code = 1
+    """What a command that ends with this error returns."""
 
 
 class PluginError(LlamafwError):
@@ -42,7 +47,13 @@ class SpecError(LlamafwError):
 
 
 class SettingsError(LlamafwError):
-    """A flag, an environment variable or a setting is wrong."""
+    """The command line, the environment or the configuration file is wrong."""
+
+    exit_code = 2  # as for usage errors of argparse
+
+
+class StartupError(LlamafwError):
+    """A command cannot start, though its settings are right: its port is in use, or a package is not installed."""
 
 
 class ModelError(LlamafwError):
@@ -167,12 +178,12 @@ class GenerationError(RequestError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for a name that is not among ``known``; "" if none of them is near."""
-    near = get_close_matches(name, tuple(known), n=1)
+    """Return ``"; did you mean 'x'?"`` for an unknown name; "" if no name in ``known`` is near."""
+    near = nearest(name, known)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the same, or what there is: ``"; there are a, b"``."""
+    """Return `did_you_mean`, or if no name is near, all names: ``"; there are a, b"``."""
     known = tuple(known)
     return did_you_mean(name, known) or f"; there are {', '.join(known) or 'none'}"

@@ -1,6 +1,6 @@
-"""What a setting is to its users: flags, environment variable, range, help; and from their text to its value.
+"""Describe a setting as its users see it (flags, environment variable, range, help), and convert its text to a value.
 
-`settings` is the table of them all. This module knows nothing of argparse and of single settings.
+`settings` has the table of all settings. Independent of argparse and of single settings.
 """
 
 from __future__ import annotations
@@ -14,64 +14,102 @@ from typing import Any
 
 from llamafw.errors import SettingsError
 
-WORDS: dict[str, bool] = {
+BOOLEANS: dict[str, bool] = {
     "1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False,
 }  # fmt: skip
-TYPES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+TYPE_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+MAX_CPUS = 4096
+"""Number of processors that a CPU mask or range may name; more than any system has."""
+
+_STATED_DEFAULT = re.compile(r" ?\(default: ([^()]*)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How a user sets one field of `llamafw.Settings`."""
+    """How users set one field of `llamafw.Settings`."""
 
     flags: tuple[str, ...]
-    help: str
+    help: str  # "(default: ...)" in it says in words what a default of None or 0 means
     group: str
-    type: type  # of one value: bool, int, float, str
+    type: type  # of one value: bool, int, float or str
     env: str | None = None
     metavar: str | None = None
-    low: float | None = None  # inclusive
-    high: float | None = None
+    low: float | None = None  # smallest allowed value
+    high: float | None = None  # largest allowed value
     choices: tuple[str, ...] = ()
-    repeat: bool = False  # may be given several times; in the environment, separated by commas
-    split: bool = True  # False: in the environment commas separate nothing
-    request_field: str | None = None  # sets the default of this field of requests
-    off: tuple[str, ...] = ()  # flags that set a bool to False; the last on the command line wins
-    off_env: str | None = None  # the same in the environment
-    bare: str | None = None  # what the flag without a value stands for; None: it must have one
-    parse: Callable[[str], Any] | None = None  # from a checked str to the value; ValueError says what is wrong
+    repeat: bool = False  # the flag may be given several times; the environment variable has a list
+    split_env: bool = True  # False: the environment variable has one value, commas included
+    request_field: str | None = None  # the request field whose default this option sets
+    off_flags: tuple[str, ...] = ()  # flags that set a bool to False; the last one on the command line wins
+    off_env: str | None = None  # environment variable that sets a bool to False
+    bare_value: str | None = None  # value of the flag if none follows it; None: a value must follow
+    parse: Callable[[str], Any] | None = None  # converts a str further; its ValueError says what is wrong
+
+    @property
+    def long_flag(self) -> str:
+        """The longest flag, for messages."""
+        return max(self.flags, key=len)
 
     @property
     def range(self) -> str:
-        """The values that will do, in words; empty if all of the type do."""
+        """The allowed values in words; "" if every value of the type is allowed."""
         if self.choices:
             return ", ".join(self.choices)
         low = "" if self.low is None else f"from {_plain(self.low)}"
         high = "" if self.high is None else f"to {_plain(self.high)}"
         return f"{low} {high}".strip()
 
+    def help_and_default(self, default: Any) -> tuple[str, str]:
+        """Return the help without its default, and the default in words ("" if there is none to tell).
+
+        Parameters
+        ----------
+        default : object
+            The field's default in `llamafw.Settings`; what the help says of the default comes first.
+        """
+        if stated := _STATED_DEFAULT.search(self.help):
+            return self.help.replace(stated[0], "", 1), stated[1]
+        if default is None or default == ():
+            return self.help, ""
+        return self.help, ("on" if default else "off") if isinstance(default, bool) else str(default)
+
 
 def option(default: Any, *flags: str, help: str, group: str, type: type, **more: Any) -> Any:
-    """Return a dataclass field that carries its `Option`."""
+    """Return a dataclass field that carries an `Option`."""
     return field(default=default, metadata={"option": Option(flags, help, group, type, **more)})
 
 
 def convert(opt: Option, text: str, source: str) -> Any:
-    """Return ``text`` as the option's type; SettingsError naming ``source`` (a flag or variable) if it is not one."""
+    """Return a value of the option, converted from text.
+
+    Parameters
+    ----------
+    opt : Option
+    text : str
+        The value on the command line or in the environment.
+    source : str
+        The flag or variable that has this value, for the error message.
+
+    Raises
+    ------
+    SettingsError
+        The text is not of the option's type, or the value is not allowed.
+    """
     if opt.type is bool:
-        return _bool(text, source)
+        return _to_bool(text, source)
     try:
         value = opt.type(text)
     except ValueError:
-        raise SettingsError(f"{source}: {text!r} is not {TYPES[opt.type]}") from None
+        raise SettingsError(f"{source}: {text!r} is not {TYPE_NAMES[opt.type]}") from None
     return check(opt, value, source)
 
 
 def check(opt: Option, value: Any, source: str) -> Any:
-    """Return a value of the option's type; SettingsError naming ``source`` if it is not one that will do."""
+    """Return a value of the option's type, parsed further if the option says so; SettingsError if it is not allowed."""
     if opt.choices and value not in opt.choices:
-        raise SettingsError(f"{source}: {value!r} is none of {opt.range}")
-    if value != value or (opt.low is not None and value < opt.low) or (opt.high is not None and value > opt.high):
+        raise SettingsError(f"{source}: {value!r} is not one of {opt.range}")
+    is_nan = value != value
+    if is_nan or (opt.low is not None and value < opt.low) or (opt.high is not None and value > opt.high):
         raise SettingsError(f"{source}: {value} is out of range ({opt.range})")
     try:
         return opt.parse(value) if opt.parse else value
@@ -80,58 +118,55 @@ def check(opt: Option, value: Any, source: str) -> Any:
 
 
 def read_file(flag: str, name: str) -> str:
-    """Return the text in the file that a flag names, to the last byte; SettingsError if there is none."""
+    """Return the whole text of the file that a flag names; SettingsError if it cannot be read or is not UTF-8."""
     try:
         return Path(name).expanduser().read_bytes().decode()
     except OSError as error:
         reason = error.strerror or str(error)
     except UnicodeDecodeError as error:
-        reason = f"byte {error.start} is no UTF-8"
+        reason = f"it is not UTF-8 (byte {error.start})"
     raise SettingsError(f"{flag}: {name} cannot be read: {reason}")
 
 
-MAX_CPUS = 4096  # processors that a mask may name; more than any system has
-
-
-def mask(text: str) -> frozenset[int]:
-    """Return the processors of a hexadecimal mask, ``0x5`` or ``5``: bit i stands for processor i."""
+def parse_cpu_mask(text: str) -> frozenset[int]:
+    """Return the processors in a hexadecimal mask, ``0x5`` or ``5``: bit i stands for processor i."""
     if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{MAX_CPUS // 4}}}", text) or not (bits := int(text, 16)):
-        raise ValueError("is no mask of processors in hexadecimal, as 0xff is")
+        raise ValueError("is not a hexadecimal mask of processors such as 0xff")
     return frozenset(i for i in range(bits.bit_length()) if bits >> i & 1)
 
 
-def span(text: str) -> frozenset[int]:
-    """Return the processors of a range, ``2-5``; a missing bound is the first or last there may be."""
-    found = re.fullmatch(r"(\d{0,4})-(\d{0,4})", text)
-    low, high = (found[1] or "0", found[2] or str(MAX_CPUS - 1)) if found and text != "-" else ("1", "0")
+def parse_cpu_range(text: str) -> frozenset[int]:
+    """Return the processors in a range, ``2-5``; a missing bound is the lowest or highest possible number."""
+    match = re.fullmatch(r"(\d{0,4})-(\d{0,4})", text)
+    low, high = (match[1] or "0", match[2] or str(MAX_CPUS - 1)) if match and text != "-" else ("1", "0")
     if not int(low) <= int(high) < MAX_CPUS:
-        raise ValueError("is no range of processors, as 0-3 is")
+        raise ValueError("is not a range of processors such as 0-3")
     return frozenset(range(int(low), int(high) + 1))
 
 
-def shares(text: str) -> tuple[float, ...]:
+def parse_proportions(text: str) -> tuple[float, ...]:
     """Return the numbers in ``3,1`` or ``3/1``."""
     try:
-        found = tuple(float(part) for part in re.split("[,/]", text))
+        proportions = tuple(float(part) for part in re.split("[,/]", text))
     except ValueError:
-        found = ()
-    if not found or not all(share >= 0 and math.isfinite(share) for share in found) or not any(found):
-        raise ValueError("is no list of shares, as 3,1 is")
-    return found
+        proportions = ()
+    if not any(proportions) or not all(part >= 0 and math.isfinite(part) for part in proportions):
+        raise ValueError("is not a list of proportions such as 3,1")
+    return proportions
 
 
-def switch(text: str) -> bool | None:
-    """Return what is on, off, or (None) ``auto``."""
-    if text.lower() not in WORDS | {"auto": None}:
-        raise ValueError("is none of on, off, auto")
-    return WORDS.get(text.lower())
+def parse_on_off_auto(text: str) -> bool | None:
+    """Return True for on, False for off and None for ``auto``."""
+    if text.lower() not in BOOLEANS | {"auto": None}:
+        raise ValueError("is not one of on, off, auto")
+    return BOOLEANS.get(text.lower())
 
 
-def _bool(text: str, source: str) -> bool:
+def _to_bool(text: str, source: str) -> bool:
     try:
-        return WORDS[text.lower()]
+        return BOOLEANS[text.lower()]
     except KeyError:
-        raise SettingsError(f"{source}: {text!r} is none of {', '.join(WORDS)}") from None
+        raise SettingsError(f"{source}: {text!r} is not one of {', '.join(BOOLEANS)}") from None
 
 
 def _plain(number: float) -> str:

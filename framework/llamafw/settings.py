@@ -1,7 +1,7 @@
-"""Every setting of ``llamafw serve``, once: its flags, environment variable, default, range and help.
+"""Define every setting of ``llamafw serve`` once: its flags, environment variable, default, range and help.
 
 The command line, the environment, the configuration file and docs/cli.md are all made from this table. Names and
-meanings are llama-server's. This module knows nothing of argparse, and reads no environment by itself.
+meanings are llama-server's. Independent of argparse; the environment is passed in, never read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from types import MappingProxyType
 from typing import Any
 
 from llamafw.errors import SettingsError
-from llamafw.options import Option, convert, mask, option, shares, span, switch
+from llamafw.options import (
+    Option,
+    convert,
+    option,
+    parse_cpu_mask,
+    parse_cpu_range,
+    parse_on_off_auto,
+    parse_proportions,
+)
 
 SAMPLER_LETTERS = {
     "k": "top_k", "f": "tfs_z", "y": "typ_p", "p": "top_p", "m": "min_p", "t": "temperature", "e": "penalties",
@@ -25,353 +33,360 @@ SAMPLER_ALIASES = {
     "top-k": "top_k", "top-p": "top_p", "nucleus": "top_p", "min-p": "min_p", "tfs-z": "tfs_z", "tfs": "tfs_z", "temp": "temperature",
     "typical-p": "typ_p", "typical": "typ_p", "typ-p": "typ_p", "typ": "typ_p",
 }  # fmt: skip
-"""What llama-server calls samplers besides their names, on the command line."""
+"""Other names that llama-server has for samplers on the command line."""
 
-SERVER, MODEL, COMPUTE, SAMPLING = "server", "model", "compute", "sampling"
-CONFIG, PLUGINS, LOG = "configuration", "plugins", "logging"
+COMMON, MODEL, CPU, GPU, CONTEXT = "common", "model", "CPU", "GPU", "context and batching"
+SAMPLING, SERVER, PLUGINS, LOG = "sampling", "server", "plugins", "logging"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one server. Frozen: what was asked for at start holds to the end."""
+    """The settings of one server, fixed at start-up."""
 
     # fmt: off
-    # --- model
-    model: str | None = option(None, "-m", "--model", group=MODEL, type=str, env="LLAMA_ARG_MODEL", metavar="FILE",
-        help="GGUF file, or a name that `llamafw pull` knows (default: smollm2-135m, fetched once)")
-    hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=MODEL, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
-        help="fetch the model from this repository on Hugging Face; without --hf-file, -m names the file in it (default: QUANT, else Q4_K_M or what is near)")
-    hf_file: str | None = option(None, "-hff", "--hf-file", group=MODEL, type=str, env="LLAMA_ARG_HF_FILE", metavar="FILE",
-        help="the model's file in the repository; then -m says where to keep it (default: the hub's cache)")
-    hf_token: str | None = option(None, "-hft", "--hf-token", group=MODEL, type=str, env="HF_TOKEN", metavar="TOKEN",
-        help="token for private and gated repositories (default: the one that `hf auth login` stored)")
-    model_url: str | None = option(None, "-mu", "--model-url", group=MODEL, type=str, env="LLAMA_ARG_MODEL_URL", metavar="URL",
-        help="fetch the model from this address; -m says where to keep it (default: the cache); #sha256=... at its end is verified")
-    offline: bool = option(False, "--offline", group=MODEL, type=bool, env="LLAMA_ARG_OFFLINE",
-        help="take models from the cache, without asking the network")
-    alias: str | None = option(None, "-a", "--alias", group=MODEL, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
-        help="the model's name for clients (default: that of its file)")
-    override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
-        help="override a metadata key; TYPE is int, float, bool or str")
-    check_tensors: bool = option(False, "--check-tensors", group=MODEL, type=bool,
-        help="look at every weight before the start: NaN and infinity end it")
-    rope_scaling: str | None = option(None, "--rope-scaling", group=MODEL, type=str, env="LLAMA_ARG_ROPE_SCALING_TYPE", metavar="TYPE", choices=("none", "linear", "yarn"),
-        help="how RoPE is stretched to longer contexts (default: as the model says)")
-    rope_scale: float | None = option(None, "--rope-scale", group=MODEL, type=float, env="LLAMA_ARG_ROPE_SCALE", metavar="N", low=0, high=2**20,
-        help="by how much; 0: as the model says (default: 0)")
-    rope_freq_scale: float | None = option(None, "--rope-freq-scale", group=MODEL, type=float, env="LLAMA_ARG_ROPE_FREQ_SCALE", metavar="X", low=0, high=2**20,
-        help="the same as 1/N; 0: as the model says (default: 0)")
-    rope_freq_base: float | None = option(None, "--rope-freq-base", group=MODEL, type=float, env="LLAMA_ARG_ROPE_FREQ_BASE", metavar="X", low=0, high=2**60,
-        help="RoPE's base; 0: as the model says (default: 0)")
-    yarn_orig_ctx: int | None = option(None, "--yarn-orig-ctx", group=MODEL, type=int, env="LLAMA_ARG_YARN_ORIG_CTX", metavar="N", low=0, high=2**31 - 1,
-        help="YaRN: the context that the model was trained on first; 0: as the model says (default: 0)")
-    yarn_ext_factor: float | None = option(None, "--yarn-ext-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_EXT_FACTOR", metavar="X", low=-1, high=1,
-        help="YaRN: how much of fast frequencies stays as trained; 0: nothing, all is interpolated, -1: as the model says (default: -1)")
-    yarn_attn_factor: float | None = option(None, "--yarn-attn-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_ATTN_FACTOR", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: factor on its own temperature (default: as the model says, else 1)")
-    yarn_beta_slow: float | None = option(None, "--yarn-beta-slow", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_SLOW", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: what turns less often in the original context is interpolated (default: as the model says, else 1)")
-    yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: what turns more often stays as trained (default: as the model says, else 32)")
-    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
-        help="chat format: a registered name, a Jinja template, or a file with one (default: the model's own)")
-    jinja: bool = option(True, "--jinja", group=MODEL, type=bool, env="LLAMA_ARG_JINJA", off=("--no-jinja",),
-        help="render chat templates as Jinja, which they are; --no-jinja is refused")
-    tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",
-        help="how the model writes calls of tools (default: as its chat template does)")
+    # --- common: what most people need, first in --help
+    model: str | None = option(None, "-m", "--model", group=COMMON, type=str, env="LLAMA_ARG_MODEL", metavar="FILE",
+        help="GGUF file to serve, or a name from the catalogue of `llamafw pull` (default: smollm2-135m, downloaded once)")
+    hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=COMMON, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
+        help="download the model from this Hugging Face repository; QUANT selects a file by its quantization (default: Q4_K_M if there is one)")
+    alias: str | None = option(None, "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
+        help="name of the model in the API (default: the name of its file)")
+    ctx_size: int = option(0, "-c", "--ctx-size", group=COMMON, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
+        help="size of the context in tokens, divided evenly among the slots (default: 0, the context that the model was trained with)")
+    parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
+        help="number of slots: requests that are processed at the same time (default: 4, each with the whole context unless -c is given)")
+    threads: int = option(-1, "-t", "--threads", group=COMMON, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
+        help="number of CPU threads for generation (default: one per physical core)")
+    host: str = option("127.0.0.1", "--host", group=COMMON, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
+        help="address to listen on; 0.0.0.0 makes the server reachable from other machines")
+    port: int = option(8080, "--port", group=COMMON, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
+        help="port to listen on; 0: any free port")
+    api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split_env=False,
+        help="API key that requests must carry; may be repeated (the environment variable is a single key)")
+    config: str | None = option(None, "--config", group=COMMON, type=str, env="LLAMAFW_CONFIG", metavar="FILE",
+        help="TOML file with settings, named like the long flags; environment variables and flags take precedence")
 
-    # --- compute
-    backend: str | None = option(None, "--backend", group=COMPUTE, type=str, env="LLAMAFW_BACKEND", metavar="NAME",
-        help="what runs the model (default: numba)")
-    threads: int = option(-1, "-t", "--threads", group=COMPUTE, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
-        help="CPU threads for decoding (default: one per physical core)")
-    threads_batch: int = option(-1, "-tb", "--threads-batch", group=COMPUTE, type=int, metavar="N", low=-1, high=1024,
-        help="CPU threads for prompts (default: as --threads)")
-    cpu_mask: frozenset[int] | None = option(None, "-C", "--cpu-mask", group=COMPUTE, type=str, metavar="HEX", parse=mask,
-        help="processors for the threads, as a hexadecimal mask (default: any)")
-    cpu_range: frozenset[int] | None = option(None, "-Cr", "--cpu-range", group=COMPUTE, type=str, metavar="LO-HI", parse=span,
-        help="the same as a range; with --cpu-mask, what either names")
-    cpu_strict: int = option(0, "--cpu-strict", group=COMPUTE, type=int, metavar="0|1", low=0, high=1,
-        help="1: give each thread one of the processors for itself")
-    prio: int = option(0, "--prio", group=COMPUTE, type=int, metavar="N", low=-1, high=3,
+    # --- model
+    hf_file: str | None = option(None, "-hff", "--hf-file", group=MODEL, type=str, env="LLAMA_ARG_HF_FILE", metavar="FILE",
+        help="file in the Hugging Face repository; -m then says where to store it (default: the Hugging Face cache), and without --hf-file -m names the file in the repository")
+    hf_token: str | None = option(None, "-hft", "--hf-token", group=MODEL, type=str, env="HF_TOKEN", metavar="TOKEN",
+        help="Hugging Face access token, for private and gated repositories (default: the token stored by `hf auth login`)")
+    model_url: str | None = option(None, "-mu", "--model-url", group=MODEL, type=str, env="LLAMA_ARG_MODEL_URL", metavar="URL",
+        help="download the model from this URL; -m says where to store it (default: the cache); a checksum at its end, #sha256=..., is verified")
+    offline: bool = option(False, "--offline", group=MODEL, type=bool, env="LLAMA_ARG_OFFLINE",
+        help="use models from the cache only, without network access")
+    backend: str | None = option(None, "--backend", group=MODEL, type=str, env="LLAMAFW_BACKEND", metavar="NAME",
+        help="backend that runs the model (default: numba)")
+    override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
+        help="override a metadata key of the model; TYPE is int, float, bool or str; may be repeated")
+    check_tensors: bool = option(False, "--check-tensors", group=MODEL, type=bool,
+        help="check all weights while loading, and refuse a model with NaN or infinite values")
+    warmup: bool = option(True, "--warmup", group=MODEL, type=bool, env="LLAMA_ARG_WARMUP", off_flags=("--no-warmup",), off_env="LLAMA_ARG_NO_WARMUP",
+        help="run one token through the model at start-up, so that the first request is not slower")
+    mmap: bool = option(True, "--mmap", group=MODEL, type=bool, env="LLAMA_ARG_MMAP", off_flags=("--no-mmap",), off_env="LLAMA_ARG_NO_MMAP",
+        help="map the model file into memory; --no-mmap reads it instead, which is slower but allows the file to be overwritten later")
+    mlock: bool = option(False, "--mlock", group=MODEL, type=bool, env="LLAMA_ARG_MLOCK",
+        help="lock the weights in memory, so that they are never swapped out")
+    rope_scaling: str | None = option(None, "--rope-scaling", group=MODEL, type=str, env="LLAMA_ARG_ROPE_SCALING_TYPE", metavar="TYPE", choices=("none", "linear", "yarn"),
+        help="RoPE scaling method for contexts longer than the trained one (default: from the model)")
+    rope_scale: float | None = option(None, "--rope-scale", group=MODEL, type=float, env="LLAMA_ARG_ROPE_SCALE", metavar="N", low=0, high=2**20,
+        help="RoPE context scaling factor: expands the context by a factor of N; 0: from the model (default: 0)")
+    rope_freq_scale: float | None = option(None, "--rope-freq-scale", group=MODEL, type=float, env="LLAMA_ARG_ROPE_FREQ_SCALE", metavar="X", low=0, high=2**20,
+        help="RoPE frequency scaling factor: expands the context by a factor of 1/X; 0: from the model (default: 0)")
+    rope_freq_base: float | None = option(None, "--rope-freq-base", group=MODEL, type=float, env="LLAMA_ARG_ROPE_FREQ_BASE", metavar="X", low=0, high=2**60,
+        help="RoPE base frequency; 0: from the model (default: 0)")
+    yarn_orig_ctx: int | None = option(None, "--yarn-orig-ctx", group=MODEL, type=int, env="LLAMA_ARG_YARN_ORIG_CTX", metavar="N", low=0, high=2**31 - 1,
+        help="YaRN: original context size of the model; 0: from the model (default: 0)")
+    yarn_ext_factor: float | None = option(None, "--yarn-ext-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_EXT_FACTOR", metavar="X", low=-1, high=1,
+        help="YaRN: extrapolation mix factor; 0: full interpolation, -1: from the model (default: -1)")
+    yarn_attn_factor: float | None = option(None, "--yarn-attn-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_ATTN_FACTOR", metavar="X", low=1e-6, high=1e6,
+        help="YaRN: factor on the attention temperature (default: from the model, else 1)")
+    yarn_beta_slow: float | None = option(None, "--yarn-beta-slow", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_SLOW", metavar="X", low=1e-6, high=1e6,
+        help="YaRN: dimensions with fewer rotations than X in the original context are interpolated (default: from the model, else 1)")
+    yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
+        help="YaRN: dimensions with more rotations than X in the original context are left as trained (default: from the model, else 32)")
+    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
+        help="chat template: the name of a built-in or plugin format, a Jinja template, or a file with one (default: from the model)")
+    jinja: bool = option(True, "--jinja", group=MODEL, type=bool, env="LLAMA_ARG_JINJA", off_flags=("--no-jinja",),
+        help="accepted for compatibility: chat templates are always rendered with Jinja, and --no-jinja has no effect")
+    tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",
+        help="parser for the tool calls that the model writes (default: by the chat template)")
+
+    # --- CPU
+    threads_batch: int = option(-1, "-tb", "--threads-batch", group=CPU, type=int, metavar="N", low=-1, high=1024,
+        help="number of CPU threads for prompt processing (default: same as --threads)")
+    cpu_mask: frozenset[int] | None = option(None, "-C", "--cpu-mask", group=CPU, type=str, metavar="HEX", parse=parse_cpu_mask,
+        help="CPU affinity of the threads, as a hexadecimal mask (default: all processors)")
+    cpu_range: frozenset[int] | None = option(None, "-Cr", "--cpu-range", group=CPU, type=str, metavar="LO-HI", parse=parse_cpu_range,
+        help="CPU affinity of the threads, as a range of processors; adds to --cpu-mask")
+    cpu_strict: int = option(0, "--cpu-strict", group=CPU, type=int, metavar="0|1", low=0, high=1,
+        help="1: pin each thread to one processor")
+    prio: int = option(0, "--prio", group=CPU, type=int, metavar="N", low=-1, high=3,
         help="priority of the threads; -1: low, 0: normal, 1: medium, 2: high, 3: realtime")
-    poll: int = option(50, "--poll", group=COMPUTE, type=int, metavar="N", low=0, high=100,
-        help="how long threads look out for work before they sleep; 0: not at all")
-    cpu_mask_batch: frozenset[int] | None = option(None, "-Cb", "--cpu-mask-batch", group=COMPUTE, type=str, metavar="HEX", parse=mask,
-        help="--cpu-mask for prompts (default: the same)")
-    cpu_range_batch: frozenset[int] | None = option(None, "-Crb", "--cpu-range-batch", group=COMPUTE, type=str, metavar="LO-HI", parse=span,
-        help="--cpu-range for prompts (default: the same)")
-    cpu_strict_batch: int | None = option(None, "--cpu-strict-batch", group=COMPUTE, type=int, metavar="0|1", low=0, high=1,
-        help="--cpu-strict for prompts (default: the same)")
-    prio_batch: int | None = option(None, "--prio-batch", group=COMPUTE, type=int, metavar="N", low=-1, high=3,
-        help="--prio for prompts (default: the same)")
-    poll_batch: int | None = option(None, "--poll-batch", group=COMPUTE, type=int, metavar="N", low=0, high=100,
-        help="--poll for prompts (default: the same)")
-    numa: str | None = option(None, "--numa", group=COMPUTE, type=str, env="LLAMA_ARG_NUMA", metavar="TYPE", choices=("distribute", "isolate", "numactl"),
-        help="spread threads over NUMA nodes, keep them on the one we start on, or where numactl allows (default: as the system does)")
-    mlock: bool = option(False, "--mlock", group=COMPUTE, type=bool, env="LLAMA_ARG_MLOCK",
-        help="lock the weights in memory, that they are never swapped out")
-    warmup: bool = option(True, "--warmup", group=MODEL, type=bool, env="LLAMA_ARG_WARMUP", off=("--no-warmup",), off_env="LLAMA_ARG_NO_WARMUP",
-        help="run a token through the model at the start, that the first request finds it awake")
-    mmap: bool = option(True, "--mmap", group=MODEL, type=bool, env="LLAMA_ARG_MMAP", off=("--no-mmap",), off_env="LLAMA_ARG_NO_MMAP",
-        help="map the model's file into memory; with --no-mmap it is read, which takes longer, and may be overwritten after")
-    flash_attn: bool | None = option(None, "-fa", "--flash-attn", group=COMPUTE, type=str, env="LLAMA_ARG_FLASH_ATTN", metavar="on|off|auto", parse=switch, bare="on",
-        help="attention that never holds all scores at once (default: auto, as the backend finds best)")
-    gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=COMPUTE, type=int, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N", low=-1, high=2**31 - 1,
-        help="layers on GPUs, for backends that use any; -1: all (default: as the backend finds best)")
-    split_mode: str = option("layer", "-sm", "--split-mode", group=COMPUTE, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row"),
-        help="how several GPUs share the model")
-    tensor_split: tuple[float, ...] = option((), "-ts", "--tensor-split", group=COMPUTE, type=str, env="LLAMA_ARG_TENSOR_SPLIT", metavar="N0,N1,…", parse=shares,
-        help="the share of each GPU (default: as the backend finds best)")
-    main_gpu: int = option(0, "-mg", "--main-gpu", group=COMPUTE, type=int, env="LLAMA_ARG_MAIN_GPU", metavar="N", low=0, high=255,
-        help="the GPU that has all with -sm none, and intermediate results with -sm row")
-    kv_offload: bool = option(True, "-kvo", "--kv-offload", group=COMPUTE, type=bool, env="LLAMA_ARG_KV_OFFLOAD", off=("-nkvo", "--no-kv-offload"), off_env="LLAMA_ARG_NO_KV_OFFLOAD",
-        help="keep the KV cache on the GPU, for backends that use one")
-    ctx_size: int = option(0, "-c", "--ctx-size", group=COMPUTE, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
-        help="positions in the KV cache, shared out evenly among the slots (default: 0, as the model was trained)")
-    parallel: int | None = option(None, "-np", "--parallel", group=COMPUTE, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
-        help="slots: how many requests are answered at a time (default: 4, each with the whole context unless -c says less)")
-    batch_size: int = option(2048, "-b", "--batch-size", group=COMPUTE, type=int, env="LLAMA_ARG_BATCH", metavar="N", low=1, high=2**20,
-        help="most tokens in one step of the engine")
-    ubatch_size: int = option(512, "-ub", "--ubatch-size", group=COMPUTE, type=int, env="LLAMA_ARG_UBATCH", metavar="N", low=1, high=2**20,
-        help="most tokens the backend computes at once")
-    slot_prompt_similarity: float = option(0.1, "-sps", "--slot-prompt-similarity", group=COMPUTE, type=float, metavar="X", low=0, high=1,
-        help="how much of what a slot's cache holds a prompt must share to get that slot; 0: nothing counts but the last use")
-    cont_batching: bool = option(True, "-cb", "--cont-batching", group=COMPUTE, type=bool, env="LLAMA_ARG_CONT_BATCHING",
-        off=("-nocb", "--no-cont-batching"), off_env="LLAMA_ARG_NO_CONT_BATCHING",
-        help="let new prompts join those that generate; with -nocb they wait until nobody does")
-    context_shift: bool = option(True, "--context-shift", group=COMPUTE, type=bool, env="LLAMA_ARG_CONTEXT_SHIFT",
-        off=("--no-context-shift",), off_env="LLAMA_ARG_NO_CONTEXT_SHIFT",
-        help="when a slot's context is full, drop tokens after the first n_keep and go on; prompts that are too long lose their middle")
-    cache_ram: int = option(8192, "-cram", "--cache-ram", group=COMPUTE, type=int, env="LLAMA_ARG_CACHE_RAM", metavar="MIB", low=-1, high=2**30,
-        help="MiB of evaluated prompts kept in memory for when their slot has served others, a quarter of the memory at most; 0: none, -1: any number")
-    prompt: str | None = option(None, "-p", "--prompt", group=COMPUTE, type=str, metavar="TEXT",
-        help="evaluate this text into the cache at the start, for prompts that will begin with it")
-    file: str | None = option(None, "-f", "--file", group=COMPUTE, type=str, metavar="FILE",
-        help="the same from a file, without the line end at its end")
-    binary_file: str | None = option(None, "-bf", "--binary-file", group=COMPUTE, type=str, metavar="FILE",
-        help="the same from a file, to the last byte")
-    escape: bool = option(True, "-e", "--escape", group=COMPUTE, type=bool, off=("--no-escape",),
-        help=r"read \n, \r, \t, \', \", \\ and \xHH in --prompt as what they stand for")
-    cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=("f16", "f32"),
-        help="type of the K cache")
-    cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=COMPUTE, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=("f16", "f32"),
-        help="type of the V cache")
+    poll: int = option(50, "--poll", group=CPU, type=int, metavar="N", low=0, high=100,
+        help="how long idle threads poll for work before they sleep, from 0 (no polling) to 100")
+    cpu_mask_batch: frozenset[int] | None = option(None, "-Cb", "--cpu-mask-batch", group=CPU, type=str, metavar="HEX", parse=parse_cpu_mask,
+        help="--cpu-mask for prompt processing (default: same as for generation)")
+    cpu_range_batch: frozenset[int] | None = option(None, "-Crb", "--cpu-range-batch", group=CPU, type=str, metavar="LO-HI", parse=parse_cpu_range,
+        help="--cpu-range for prompt processing (default: same as for generation)")
+    cpu_strict_batch: int | None = option(None, "--cpu-strict-batch", group=CPU, type=int, metavar="0|1", low=0, high=1,
+        help="--cpu-strict for prompt processing (default: same as for generation)")
+    prio_batch: int | None = option(None, "--prio-batch", group=CPU, type=int, metavar="N", low=-1, high=3,
+        help="--prio for prompt processing (default: same as for generation)")
+    poll_batch: int | None = option(None, "--poll-batch", group=CPU, type=int, metavar="N", low=0, high=100,
+        help="--poll for prompt processing (default: same as for generation)")
+    numa: str | None = option(None, "--numa", group=CPU, type=str, env="LLAMA_ARG_NUMA", metavar="TYPE", choices=("distribute", "isolate", "numactl"),
+        help="distribute: spread the threads over all NUMA nodes; isolate: keep them on the node that the server starts on; numactl: use the processors that numactl allows (default: the operating system decides)")
+
+    # --- GPU
+    gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=GPU, type=int, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N", low=-1, high=2**31 - 1,
+        help="number of layers to store on the GPU, for backends that use one; -1: all (default: the backend decides)")
+    split_mode: str = option("layer", "-sm", "--split-mode", group=GPU, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row"),
+        help="how to split the model across several GPUs")
+    tensor_split: tuple[float, ...] = option((), "-ts", "--tensor-split", group=GPU, type=str, env="LLAMA_ARG_TENSOR_SPLIT", metavar="N0,N1,…", parse=parse_proportions,
+        help="fraction of the model for each GPU, as a list of proportions such as 3,1 (default: the backend decides)")
+    main_gpu: int = option(0, "-mg", "--main-gpu", group=GPU, type=int, env="LLAMA_ARG_MAIN_GPU", metavar="N", low=0, high=255,
+        help="GPU to use for the model with -sm none, or for intermediate results with -sm row")
+    kv_offload: bool = option(True, "-kvo", "--kv-offload", group=GPU, type=bool, env="LLAMA_ARG_KV_OFFLOAD", off_flags=("-nkvo", "--no-kv-offload"), off_env="LLAMA_ARG_NO_KV_OFFLOAD",
+        help="store the KV cache on the GPU, for backends that use one")
+
+    # --- context and batching
+    batch_size: int = option(2048, "-b", "--batch-size", group=CONTEXT, type=int, env="LLAMA_ARG_BATCH", metavar="N", low=1, high=2**20,
+        help="logical maximum batch size: tokens in one step of the engine")
+    ubatch_size: int = option(512, "-ub", "--ubatch-size", group=CONTEXT, type=int, env="LLAMA_ARG_UBATCH", metavar="N", low=1, high=2**20,
+        help="physical maximum batch size: tokens that the backend computes at once")
+    cont_batching: bool = option(True, "-cb", "--cont-batching", group=CONTEXT, type=bool, env="LLAMA_ARG_CONT_BATCHING",
+        off_flags=("-nocb", "--no-cont-batching"), off_env="LLAMA_ARG_NO_CONT_BATCHING",
+        help="continuous batching: new prompts join running generations; with -nocb they wait until all slots are idle")
+    flash_attn: bool | None = option(None, "-fa", "--flash-attn", group=CONTEXT, type=str, env="LLAMA_ARG_FLASH_ATTN", metavar="on|off|auto", parse=parse_on_off_auto, bare_value="on",
+        help="flash attention; without a value: on (default: auto, the backend decides)")
+    cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=("f16", "f32"),
+        help="data type of the KV cache for K")
+    cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=("f16", "f32"),
+        help="data type of the KV cache for V")
+    context_shift: bool = option(True, "--context-shift", group=CONTEXT, type=bool, env="LLAMA_ARG_CONTEXT_SHIFT",
+        off_flags=("--no-context-shift",), off_env="LLAMA_ARG_NO_CONTEXT_SHIFT",
+        help="when the context of a slot is full, discard tokens after the first n_keep and continue; prompts that are too long are truncated in the middle")
+    keep: int | None = option(None, "--keep", group=CONTEXT, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="n_keep",
+        help="number of prompt tokens to keep when the context is shifted; -1: all (default: 0)")
+    slot_prompt_similarity: float = option(0.1, "-sps", "--slot-prompt-similarity", group=CONTEXT, type=float, metavar="X", low=0, high=1,
+        help="fraction of a slot's cached tokens that a prompt must share to be assigned to that slot; 0: assign by last use only")
+    cache_ram: int = option(8192, "-cram", "--cache-ram", group=CONTEXT, type=int, env="LLAMA_ARG_CACHE_RAM", metavar="MIB", low=-1, high=2**30,
+        help="size of the prompt cache in MiB, which keeps prompts after their slot has been reused, at most a quarter of the memory; 0: no prompt cache, -1: no limit")
+    prompt: str | None = option(None, "-p", "--prompt", group=CONTEXT, type=str, metavar="TEXT",
+        help="text to evaluate into the cache at start-up, for requests whose prompts begin with it")
+    file: str | None = option(None, "-f", "--file", group=CONTEXT, type=str, metavar="FILE",
+        help="like --prompt, from a file; a line break at its end is removed")
+    binary_file: str | None = option(None, "-bf", "--binary-file", group=CONTEXT, type=str, metavar="FILE",
+        help="like --prompt, from a file; a line break at its end is kept")
+    escape: bool = option(True, "-e", "--escape", group=CONTEXT, type=bool, off_flags=("--no-escape",),
+        help=r"process escape sequences in --prompt: \n, \r, \t, \', \", \\ and \xHH")
+    system_prompt_file: str | None = option(None, "-spf", "--system-prompt-file", group=CONTEXT, type=str, metavar="FILE",
+        help="file with a text that is put before every prompt")
 
     # --- sampling: the defaults of request fields
     predict: int | None = option(None, "-n", "--predict", "--n-predict", group=SAMPLING, type=int, env="LLAMA_ARG_N_PREDICT", metavar="N", low=-2, high=2**31 - 1,
-        help="most tokens to generate, also for requests that ask for more; -1: no limit, -2: until the context is full (default: -1)")
-    keep: int | None = option(None, "--keep", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="n_keep",
-        help="tokens of the prompt that stay when the context shifts; -1: all (default: 0)")
+        help="maximum number of tokens to generate, even if a request asks for more; -1: no limit, -2: until the context is full (default: -1)")
     samplers: str | None = option(None, "--samplers", group=SAMPLING, type=str, metavar="NAMES",
-        help="samplers in order, separated by ';' (default: penalties;top_k;tfs_z;typ_p;top_p;min_p;temperature)")
+        help="samplers to apply, in this order, separated by ';' (default: penalties;top_k;tfs_z;typ_p;top_p;min_p;temperature)")
     sampling_seq: str | None = option(None, "--sampling-seq", "--sampler-seq", group=SAMPLING, type=str, metavar="LETTERS",
-        help="the same in letters: k top_k, f tfs_z, y typ_p, p top_p, m min_p, t temperature, e penalties; the penalties are first unless they are named")
-    logit_bias: tuple[str, ...] = option((), "-l", "--logit-bias", group=SAMPLING, type=str, metavar="TOKEN(+/-)BIAS", repeat=True,
-        help="add BIAS to the score of a token in every request: 15043+1, 29905-1; may be repeated")
+        help="short form of --samplers: k top_k, f tfs_z, y typ_p, p top_p, m min_p, t temperature, e penalties; penalties come first unless named")
     seed: int | None = option(None, "-s", "--seed", group=SAMPLING, type=int, metavar="N", low=-1, high=2**32 - 1, request_field="seed",
-        help="seed of the random draw; -1: a new one for each request (default: -1)")
-    ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
-        help="go on after end-of-generation tokens")
-    temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=-1000, high=1000,
-        request_field="temperature", help="temperature; 0 or less: always the likeliest token (default: 0.8)")
+        help="seed of the random number generator; -1: a random seed for each request (default: -1)")
+    temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=-1000, high=1000, request_field="temperature",
+        help="temperature; 0 or less: always the most likely token (default: 0.8)")
     top_k: int | None = option(None, "--top-k", group=SAMPLING, type=int, metavar="K", request_field="top_k",
-        help="keep the K likeliest tokens; 0: all (default: 40)")
+        help="top-k sampling: keep the K most likely tokens; 0: disabled (default: 40)")
     top_p: float | None = option(None, "--top-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="top_p",
-        help="keep the likeliest tokens that together have probability P; 1: all (default: 0.95)")
+        help="top-p sampling: keep the most likely tokens whose probabilities add up to P; 1: disabled (default: 0.95)")
     min_p: float | None = option(None, "--min-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="min_p",
-        help="drop tokens less likely than P times the likeliest; 0: none (default: 0.05)")
+        help="min-p sampling: drop tokens less likely than P times the most likely token; 0: disabled (default: 0.05)")
     tfs: float | None = option(None, "--tfs", group=SAMPLING, type=float, metavar="Z", low=0, high=1, request_field="tfs_z",
-        help="tail-free sampling; 1: off (default: 1)")
-    mirostat: int | None = option(None, "--mirostat", group=SAMPLING, type=int, metavar="N", low=0, high=2, request_field="mirostat",
-        help="Mirostat 1 or 2 instead of the samplers that cut; 0: off (default: 0)")
-    mirostat_lr: float | None = option(None, "--mirostat-lr", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_eta",
-        help="Mirostat's learning rate, eta (default: 0.1)")
-    mirostat_ent: float | None = option(None, "--mirostat-ent", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_tau",
-        help="Mirostat's target entropy, tau, in bits (default: 5)")
+        help="tail-free sampling; 1: disabled (default: 1)")
     typical: float | None = option(None, "--typical", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="typical_p",
-        help="locally typical sampling; 1: off (default: 1)")
+        help="locally typical sampling; 1: disabled (default: 1)")
     repeat_last_n: int | None = option(None, "--repeat-last-n", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="repeat_last_n",
-        help="tokens looked back on for penalties; 0: none, -1: the whole context (default: 64)")
+        help="number of last tokens that the penalties consider; 0: disabled, -1: the whole context (default: 64)")
     repeat_penalty: float | None = option(None, "--repeat-penalty", group=SAMPLING, type=float, metavar="X", request_field="repeat_penalty",
-        help="penalty on tokens that occurred; 1: off (default: 1)")
+        help="penalty for tokens that have occurred; 1: disabled (default: 1)")
     presence_penalty: float | None = option(None, "--presence-penalty", group=SAMPLING, type=float, metavar="X", request_field="presence_penalty",
-        help="penalty once per token that occurred; 0: off (default: 0)")
+        help="penalty for tokens that have occurred, once per token; 0: disabled (default: 0)")
     frequency_penalty: float | None = option(None, "--frequency-penalty", group=SAMPLING, type=float, metavar="X", request_field="frequency_penalty",
-        help="penalty per occurrence of a token; 0: off (default: 0)")
+        help="penalty for tokens that have occurred, once per occurrence; 0: disabled (default: 0)")
     penalize_nl: bool = option(False, "--penalize-nl", group=SAMPLING, type=bool, request_field="penalize_nl",
-        help="penalise the newline token too")
+        help="apply the penalties to newline tokens too")
     dynatemp_range: float | None = option(None, "--dynatemp-range", group=SAMPLING, type=float, metavar="X", low=0, request_field="dynatemp_range",
-        help="dynamic temperature: from T-X to T+X by entropy; 0: off (default: 0)")
+        help="dynamic temperature range: from T-X to T+X, depending on the entropy; 0: disabled (default: 0)")
     dynatemp_exp: float | None = option(None, "--dynatemp-exp", group=SAMPLING, type=float, metavar="X", request_field="dynatemp_exponent",
-        help="dynamic temperature: exponent of the normalised entropy (default: 1)")
+        help="dynamic temperature exponent, applied to the normalised entropy (default: 1)")
+    mirostat: int | None = option(None, "--mirostat", group=SAMPLING, type=int, metavar="N", low=0, high=2, request_field="mirostat",
+        help="Mirostat version, 1 or 2, which replaces the truncating samplers; 0: disabled (default: 0)")
+    mirostat_lr: float | None = option(None, "--mirostat-lr", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_eta",
+        help="Mirostat learning rate, eta (default: 0.1)")
+    mirostat_ent: float | None = option(None, "--mirostat-ent", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_tau",
+        help="Mirostat target entropy, tau, in bits (default: 5)")
+    logit_bias: tuple[str, ...] = option((), "-l", "--logit-bias", group=SAMPLING, type=str, metavar="TOKEN(+/-)BIAS", repeat=True,
+        help="add BIAS to the logit of a token in every request, such as 15043+1 or 29905-1; may be repeated")
+    ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
+        help="ignore end-of-generation tokens and continue")
     grammar: str | None = option(None, "--grammar", group=SAMPLING, type=str, metavar="GBNF",
-        help="hold answers to this grammar, unless a request has its own (docs/grammars.md)")
+        help="grammar that constrains the output of requests without one of their own (docs/grammars.md)")
     grammar_file: str | None = option(None, "--grammar-file", group=SAMPLING, type=str, metavar="FILE",
-        help="the same from a file, appended to --grammar")
+        help="file with a grammar, appended to --grammar")
     json_schema: str | None = option(None, "-j", "--json-schema", group=SAMPLING, type=str, metavar="SCHEMA",
-        help="hold answers to JSON of this schema, unless a request has its own")
+        help="JSON schema that constrains the output of requests without one of their own")
     special: bool = option(False, "-sp", "--special", group=SAMPLING, type=bool,
-        help="write special tokens as text into answers, the one that ends them too")
+        help="output special tokens as text, including the token that ends the output")
+    spm_infill: bool = option(False, "--spm-infill", group=SAMPLING, type=bool,
+        help="build infill prompts in the order suffix, prefix, middle instead of prefix, suffix, middle, as some models require")
 
     # --- server
-    host: str = option("127.0.0.1", "--host", group=SERVER, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
-        help="address to listen on")
-    port: int = option(8080, "--port", group=SERVER, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
-        help="port to listen on; 0: any free one")
-    api_key: tuple[str, ...] = option((), "--api-key", group=SERVER, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split=False,
-        help="key that requests must carry; may be repeated, but in the environment")
     api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, metavar="FILE",
-        help="more keys, one a line")
+        help="file with API keys, one per line, in addition to --api-key")
     ssl_key_file: str | None = option(None, "--ssl-key-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_KEY_FILE", metavar="FILE",
-        help="serve HTTPS with this private key (PEM), and --ssl-cert-file")
+        help="PEM file with the private key for HTTPS; needs --ssl-cert-file")
     ssl_cert_file: str | None = option(None, "--ssl-cert-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_CERT_FILE", metavar="FILE",
-        help="serve HTTPS with this certificate (PEM, with those it is signed by), and --ssl-key-file")
+        help="PEM file with the certificate chain for HTTPS; needs --ssl-key-file")
     path: str | None = option(None, "--path", group=SERVER, type=str, env="LLAMA_ARG_STATIC_PATH", metavar="FOLDER",
-        help="serve the files in this folder, before the API and the built-in pages; they need no key")
+        help="serve static files from this folder, without an API key; they take precedence over the API and the built-in pages")
     webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_WEBUI",
-        off=("--no-ui", "--no-webui"), off_env="LLAMA_ARG_NO_WEBUI",
+        off_flags=("--no-ui", "--no-webui"), off_env="LLAMA_ARG_NO_WEBUI",
         help="serve the chat page at / and /completion.js")
     cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
-        help="origins that browsers may call from, or * (default: loopback, any port)")
+        help="allowed CORS origins, or * for all; may be repeated (default: loopback addresses, any port)")
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
-        help="requests that may wait for a slot; further ones are refused with 429")
+        help="maximum number of requests that wait for a slot; more are refused with status 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
-        help="seconds that a request may wait for a slot, and the server for a client to send more of a body or to take more of its answer")
+        help="timeout in seconds: for a request waiting for a slot, for a client sending its body, and for a client reading its response")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
-        help="threads for what would hold up other requests, such as long prompts to tokenise (default: the number of cores and 4, 32 at most)")
+        help="number of threads for work that would block other requests, such as tokenising long prompts (default: number of cores plus 4, at most 32)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
-        help="largest request body in MiB")
+        help="maximum size of a request body in MiB")
     timeout_graceful_shutdown: float = option(10.0, "--timeout-graceful-shutdown", group=SERVER, type=float, metavar="S", low=0, high=3600,
-        help="seconds that running requests get to finish on SIGTERM")
+        help="seconds that running requests have to finish after SIGTERM")
     strict_fields: bool = option(False, "--strict-fields", group=SERVER, type=bool, env="LLAMAFW_STRICT_FIELDS",
-        help="refuse request fields the API document does not know, instead of naming them in X-Llamafw-Ignored-Fields")
+        help="refuse requests with unknown fields, instead of listing these in the header X-Llamafw-Ignored-Fields")
     validate_responses: bool = option(False, "--validate-responses", group=SERVER, type=bool, env="LLAMAFW_VALIDATE_RESPONSES",
-        help="hold every response and stream event against the API document (for tests)")
-    pooling: str | None = option(None, "--pooling", group=SERVER, type=str, env="LLAMA_ARG_POOLING", metavar="TYPE", choices=("none", "mean", "cls", "last", "rank"),
-        help="how the tokens of a text become its embedding (default: as the model says, else last)")
-    slots: bool = option(False, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
-        help="serve GET /slots, which shows what others ask")
+        help="validate all responses and stream events against the API document (for tests)")
+    slots: bool = option(False, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off_flags=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
+        help="enable GET /slots, which shows the prompts of all clients")
     slot_save_path: str | None = option(None, "--slot-save-path", group=SERVER, type=str, env="LLAMA_ARG_SLOT_SAVE_PATH", metavar="FOLDER",
-        help="serve POST /slots/{id_slot}, which saves caches into this folder and restores them")
+        help="enable POST /slots/{id_slot}, which saves and restores slot caches in this folder")
     props: bool = option(False, "--props", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_PROPS",
-        help="serve POST /props, which changes the system prompt")
+        help="enable POST /props, which changes the system prompt")
     metrics: bool = option(False, "--metrics", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_METRICS",
-        help="serve GET /metrics, for Prometheus")
-    system_prompt_file: str | None = option(None, "-spf", "--system-prompt-file", group=MODEL, type=str, metavar="FILE",
-        help="put the text of this file before every prompt")
-    spm_infill: bool = option(False, "--spm-infill", group=SERVER, type=bool,
-        help="infill in the order suffix, prefix, middle, as some models want it")
-    reranking: bool = option(False, "--reranking", "--rerank", group=SERVER, type=bool, env="LLAMA_ARG_RERANKING",
-        help="serve POST /rerank, for models with a rank head (also: --embedding --pooling rank)")
+        help="enable GET /metrics, for Prometheus")
     embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
-        help="serve embeddings only; without it, embeddings and completions")
-
-    # --- configuration
-    config: str | None = option(None, "--config", group=CONFIG, type=str, env="LLAMAFW_CONFIG", metavar="FILE",
-        help="TOML file with settings by the long names of their flags; environment and flags win over it")
+        help="serve embeddings only; without this flag, embeddings and completions are served")
+    reranking: bool = option(False, "--reranking", "--rerank", group=SERVER, type=bool, env="LLAMA_ARG_RERANKING",
+        help="enable POST /rerank, for models with a rank head; also enabled by --embedding --pooling rank")
+    pooling: str | None = option(None, "--pooling", group=SERVER, type=str, env="LLAMA_ARG_POOLING", metavar="TYPE", choices=("none", "mean", "cls", "last", "rank"),
+        help="pooling type of embeddings (default: from the model, else last)")
 
     # --- plugins
     plugin: tuple[str, ...] = option((), "--plugin", group=PLUGINS, type=str, env="LLAMAFW_PLUGINS", metavar="NAME|MODULE|FILE.py", repeat=True,
-        help="load one more plugin; may be repeated")
+        help="load an additional plugin; may be repeated")
     no_plugin: tuple[str, ...] = option((), "--no-plugin", group=PLUGINS, type=str, env="LLAMAFW_NO_PLUGINS", metavar="NAME", repeat=True,
-        help="leave a plugin out; may be repeated")
+        help="do not load this plugin; may be repeated")
     plugin_option: tuple[str, ...] = option((), "--plugin-option", group=PLUGINS, type=str, env="LLAMAFW_PLUGIN_OPTIONS", metavar="NAME.KEY=VALUE", repeat=True,
         help="set an option of a plugin; may be repeated")
     plugin_strict: bool = option(False, "--plugin-strict", group=PLUGINS, type=bool, env="LLAMAFW_PLUGIN_STRICT",
-        help="end the start if any plugin fails, not only one that --plugin names or that guards requests")
+        help="exit if any plugin fails to load; without this flag, only if it is named by --plugin or guards requests")
 
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,
-        help="log debugging messages, and show in answers to chats what was run, as `__verbose`")
+        help="log debug messages, and add the field `__verbose` to chat responses")
     verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", metavar="N", low=-(2**31), high=2**31 - 1,
-        help="10 and more: as -v; 1 and more: log debugging messages; 0: what happens; -1 and less: warnings and errors alone")
+        help="log level; -1 or less: warnings and errors, 0: info, 1 or more: debug, 10 or more: same as -v")
     log_disable: bool = option(False, "--log-disable", group=LOG, type=bool,
-        help="log nothing, but for why the server cannot start")
+        help="disable the log; an error at start-up is still printed")
     log_file: str | None = option(None, "--log-file", group=LOG, type=str, metavar="FILE",
-        help="log to the end of this file, too")
+        help="append the log to this file, in addition to stderr")
     log_json: bool = option(False, "--log-json", group=LOG, type=bool, env="LLAMAFW_LOG_JSON",
-        help="log one JSON object a line, instead of text")
+        help="log JSON lines instead of text")
     log_colors: bool = option(False, "--log-colors", group=LOG, type=bool, env="LLAMA_LOG_COLORS",
-        help="colour the log by severity, on stderr")
-    log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", off=("--no-log-prefix",),
-        help="put severity and origin before messages")
-    log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", off=("--no-log-timestamps",),
-        help="put the time before messages")
-    perf: bool = option(True, "--perf", group=LOG, type=bool, off=("--no-perf",), off_env="LLAMA_ARG_NO_PERF",
-        help="log how fast every answer was made")
+        help="colour the log on stderr by log level")
+    log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", off_flags=("--no-log-prefix",),
+        help="prefix log messages with their level and logger")
+    log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", off_flags=("--no-log-timestamps",),
+        help="prefix log messages with the time")
+    perf: bool = option(True, "--perf", group=LOG, type=bool, off_flags=("--no-perf",), off_env="LLAMA_ARG_NO_PERF",
+        help="log the timings of every request")
     logdir: str | None = option(None, "-ld", "--logdir", group=LOG, type=str, metavar="FOLDER",
-        help="write a YAML file into this folder for every answer: its prompt, settings, tokens and timings")
+        help="write a YAML file for every request into this folder, with its prompt, settings, tokens and timings")
     verbose_prompt: bool = option(False, "--verbose-prompt", group=LOG, type=bool,
         help="log the tokens of every prompt")
     dump_kv_cache: bool = option(False, "-dkvc", "--dump-kv-cache", group=LOG, type=bool,
-        help="log what the slots' caches hold after every step")
+        help="log the contents of all slots' caches after every step")
 
-    plugin_tables: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))  # options of plugins in --config, by plugin
-    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # flags of plugins, by dest
+    plugin_tables: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))  # [plugin.NAME] tables of --config
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # values of the flags that plugins added, by dest
     # fmt: on
 
     def sampler_names(self) -> tuple[str, ...] | None:
-        """Return the samplers that ``--samplers`` or ``--sampling-seq`` names; None if neither is given."""
+        """Return the samplers of ``--sampling-seq`` or ``--samplers``, in order; None if neither is given."""
         if self.sampling_seq is not None:
             unknown = next((letter for letter in self.sampling_seq if letter not in SAMPLER_LETTERS), None)
             if unknown is not None:
-                raise SettingsError(f"--sampling-seq: {unknown!r} is none of {', '.join(SAMPLER_LETTERS)}")
+                raise SettingsError(f"--sampling-seq: {unknown!r} is not one of {', '.join(SAMPLER_LETTERS)}")
             names = tuple(SAMPLER_LETTERS[letter] for letter in self.sampling_seq)
             return names if "penalties" in names else ("penalties", *names)
+
         if self.samplers is None:
             return None
-        return tuple(
-            SAMPLER_ALIASES.get(name.strip(), name.strip()) for name in self.samplers.split(";") if name.strip()
-        )
+        stripped = (name.strip() for name in self.samplers.split(";"))
+        return tuple(SAMPLER_ALIASES.get(name, name) for name in stripped if name)
 
-    def biases(self) -> dict[int, float]:
-        """Return what ``--logit-bias`` adds to the score of which token."""
-        found: dict[int, float] = {}
+    def logit_biases(self) -> dict[int, float]:
+        """Return the biases of ``--logit-bias`` by token; biases of the same token are added up."""
+        biases: dict[int, float] = {}
         for text in self.logit_bias:
-            matched = re.fullmatch(r"(\d{1,9})([+-]\d+(?:\.\d*)?|[+-]inf)", text)
-            if matched is None:
-                raise SettingsError(f"--logit-bias: {text!r} is no TOKEN+BIAS or TOKEN-BIAS")
-            found[int(matched[1])] = found.get(int(matched[1]), 0.0) + float(matched[2])
-        return found
+            match = re.fullmatch(r"(\d{1,9})([+-]\d+(?:\.\d*)?|[+-]inf)", text)
+            if match is None:
+                raise SettingsError(f"--logit-bias: {text!r} must look like TOKEN+BIAS or TOKEN-BIAS")
+            token = int(match[1])
+            biases[token] = biases.get(token, 0.0) + float(match[2])
+        return biases
 
     @property
     def log_level(self) -> int:
-        """The least severity that is logged, as `logging` has it."""
+        """The lowest level that is logged, as a constant of `logging`."""
         if self.verbose or self.verbosity > 0:
             return logging.DEBUG
         return logging.INFO if self.verbosity == 0 else logging.WARNING
 
     @property
-    def tells_more(self) -> bool:
-        """Whether answers to chats have `__verbose`."""
+    def verbose_responses(self) -> bool:
+        """Whether chat responses have a `__verbose` field."""
         return self.verbose or self.verbosity > 9
 
     def request_defaults(self) -> dict[str, Any]:
-        """Return the request fields whose default a flag has set."""
+        """Return the request fields whose default is set by a flag, with that default."""
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
         values = {field: getattr(self, name) for name, field in fields.items()}
         return {field: value for field, value in values.items() if value is not None and value is not False}
 
 
-@cache  # every request asks which of its defaults flags have set
+@cache  # it is called for every request
 def options() -> Mapping[str, Option]:
-    """Return the options by the name of their field in `Settings`."""
+    """Return all options by the name of their field in `Settings`."""
     return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings given by environment variables."""
-    found: dict[str, Any] = {}
+    """Return the settings that environment variables give, by field name.
+
+    An empty variable counts as unset.
+    """
+    values: dict[str, Any] = {}
     for name, opt in options().items():
-        text = environ.get(opt.env) if opt.env else None
-        if opt.off_env and (off := environ.get(opt.off_env)):
-            found[name] = not convert(opt, off, opt.off_env)
-        if text is None or text == "" or opt.env is None:
+        if opt.off_env and (text := environ.get(opt.off_env)):
+            values[name] = not convert(opt, text, opt.off_env)
+        if not opt.env or not (text := environ.get(opt.env)):
             continue
         if opt.repeat:
-            parts = text.split(",") if opt.split else [text]
-            found[name] = tuple(convert(opt, part.strip(), opt.env) for part in parts if part.strip())
+            parts = text.split(",") if opt.split_env else [text]
+            values[name] = tuple(convert(opt, part.strip(), opt.env) for part in parts if part.strip())
         else:
-            found[name] = convert(opt, text, opt.env)
-    return found
+            values[name] = convert(opt, text, opt.env)
+    return values

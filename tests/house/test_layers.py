@@ -14,7 +14,7 @@ from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 STREET = (
-    "errors types options settings interfaces sampling serving hookspecs registry"
+    "near_names errors types options settings interfaces sampling serving hookspecs registry"
     " plugins spec models engine server cli testing"
 ).split()
 """Every module of the framework imports only from modules to its left."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from llamafw.cli.parser import Parser, add_settings, settings_from
-from llamafw.options import Option, mask, shares, span, switch
+from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.read_settings import settings_from
+from llamafw.options import Option, parse_cpu_mask, parse_cpu_range, parse_on_off_auto, parse_proportions
 from llamafw.settings import Settings
 
-PARSED = {mask: "0x3", span: "0-1", shares: "3,1", switch: "off"}
+PARSED = {parse_cpu_mask: "0x3", parse_cpu_range: "0-1", parse_proportions: "3,1", parse_on_off_auto: "off"}
 
 
 def value(opt: Option) -> bool | int | float | str:

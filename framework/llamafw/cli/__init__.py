@@ -1,4 +1,4 @@
-"""The ``llamafw`` command."""
+"""The ``llamafw`` command and its subcommands."""
 
 from llamafw.cli.main import main
 

@@ -1,20 +1,22 @@
-"""What has changed between two API documents, and which of it breaks clients. It knows OpenAPI 3.0, and nothing of us.
+"""Compare two API documents, and tell which changes break clients. Works for any OpenAPI 3.0 document.
 
-Requests and answers are looked at from opposite sides: a server may ask for less and take more, and answer more; asking
-for more, taking less and answering less breaks those who relied on it.
+Requests and responses are judged from opposite sides. A server may accept more and return more than before; it breaks
+clients if it accepts less, requires more or returns less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from llamafw.spec import EVENT, Document, operations
 
 Side = Literal["request", "response"]
+Found = Iterator[tuple[str, bool]]
+"""Changes of an operation: the text, and whether it breaks clients."""
 
-BOUNDS = {
+LIMITS = {
     "minimum": 1,
     "minLength": 1,
     "minItems": 1,
@@ -24,210 +26,219 @@ BOUNDS = {
     "maxItems": -1,
     "maxProperties": -1,
 }
-"""Keywords that narrow what is allowed, and whether by rising (1) or by falling (−1)."""
+"""Keywords that limit a value; 1 if a higher limit allows less, -1 if a lower one does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference."""
+    """One difference between two documents."""
 
     place: str  # "POST /completion"
     text: str
-    breaking: bool
+    breaking: bool  # whether it breaks clients
 
 
-def changes(old: Document, new: Document) -> list[Change]:
-    """Return the differences, operation by operation; what several of them share is told once."""
+def compare(old: Document, new: Document) -> list[Change]:
+    """Return the changes, operation by operation; a change in a schema of several operations is listed once."""
     return list(dict.fromkeys(_Comparison(old, new).run()))
 
 
 class _Comparison:
     def __init__(self, old: Document, new: Document) -> None:
         self._old, self._new = old, new
-        self._seen: set[tuple[str, str, Side]] = set()  # pairs of references
+        self._compared: set[tuple[str, str, Side]] = set()  # pairs of references
 
     def run(self) -> Iterator[Change]:
-        before, after = (
-            {(path, method): one for path, method, one in operations(document)} for document in (self._old, self._new)
+        old_operations, new_operations = (
+            {(path, method): operation for path, method, operation in operations(document)}
+            for document in (self._old, self._new)
         )
-        for path, method in before | after:
+        for path, method in old_operations | new_operations:
             place = f"{method.upper()} {path}"
-            old, new = before.get((path, method)), after.get((path, method))
+            old, new = old_operations.get((path, method)), new_operations.get((path, method))
             if new is None:
-                yield Change(place, "is gone", True)
+                yield Change(place, "removed", True)
             elif old is None:
-                yield Change(place, "is new", False)
+                yield Change(place, "added", False)
             else:
-                for text, breaking in self._operation(old, new):
+                for text, breaking in self._compare_operations(old, new):
                     yield Change(place, text, breaking)
 
-    def _operation(self, old: Document, new: Document) -> Iterator[tuple[str, bool]]:
+    def _compare_operations(self, old: Document, new: Document) -> Found:
         if old.get("operationId") != new.get("operationId"):
-            yield f"the operationId {old.get('operationId')} is now {new.get('operationId')}", True
-        if self._public(self._old, old) and not self._public(self._new, new):
-            yield "asks for a key now", True
+            yield f"operationId changed from {old.get('operationId')} to {new.get('operationId')}", True
+        if _is_public(self._old, old) and not _is_public(self._new, new):
+            yield "now requires an API key", True
         if new.get("deprecated") and not old.get("deprecated"):
-            yield "is deprecated now", False
-        yield from self._parameters(old, new)
-        yield from self._body(old.get("requestBody", {}), new.get("requestBody", {}))
-        yield from self._responses(old["responses"], new["responses"])
+            yield "is now deprecated", False
 
-    def _public(self, document: Document, operation: Document) -> bool:
-        return not operation.get("security", document.get("security", []))
+        yield from self._compare_parameters(old, new)
+        yield from self._compare_bodies(old.get("requestBody", {}), new.get("requestBody", {}))
+        yield from self._compare_responses(old["responses"], new["responses"])
 
-    def _parameters(self, old: Document, new: Document) -> Iterator[tuple[str, bool]]:
-        before, after = (
+    def _compare_parameters(self, old: Document, new: Document) -> Found:
+        old_parameters, new_parameters = (
             {(one["in"], one["name"]): one for one in map(resolve, operation.get("parameters", []))}
             for operation, resolve in ((old, self._in_old), (new, self._in_new))
         )
-        for where, name in before | after:
-            what = f"the {where} parameter {name}"
-            a, b = before.get((where, name)), after.get((where, name))
+        for where, name in old_parameters | new_parameters:
+            what = f"{where} parameter {name}"
+            a, b = old_parameters.get((where, name)), new_parameters.get((where, name))
             if b is None:
-                yield f"{what} is gone", True
+                yield f"{what}: removed", True
             elif a is None:
-                needed = bool(b.get("required"))
-                yield f"{what} is new{' and required' if needed else ''}", needed
+                required = bool(b.get("required"))
+                yield f"{what}: added{' and required' if required else ''}", required
             else:
                 if b.get("required") and not a.get("required"):
-                    yield f"{what} is required now", True
-                yield from self._schema(a.get("schema", {}), b.get("schema", {}), what, "request")
+                    yield f"{what}: now required", True
+                yield from self._compare_schemas(a.get("schema", {}), b.get("schema", {}), what, "request")
 
-    def _body(self, old: Document, new: Document) -> Iterator[tuple[str, bool]]:
+    def _compare_bodies(self, old: Document, new: Document) -> Found:
         old, new = self._in_old(old), self._in_new(new)
         if new.get("required") and not old.get("required"):
-            yield "a request body is required now", True
-        yield from self._content(old, new, "request", "request")
+            yield "request body: now required", True
+        yield from self._compare_contents(old, new, "request", "request")
 
-    def _responses(self, old: Document, new: Document) -> Iterator[tuple[str, bool]]:
+    def _compare_responses(self, old: Document, new: Document) -> Found:
         for status in old | new:
             if status not in new:
-                yield f"the answer {status} is gone", status.startswith("2")
+                yield f"response {status}: removed", status.startswith("2")
             elif status not in old:
-                yield f"the answer {status} is new", False
+                yield f"response {status}: added", False
             else:
-                yield from self._content(self._in_old(old[status]), self._in_new(new[status]), status, "response")
+                yield from self._compare_contents(
+                    self._in_old(old[status]), self._in_new(new[status]), status, "response"
+                )
 
-    def _content(self, old: Document, new: Document, what: str, side: Side) -> Iterator[tuple[str, bool]]:
-        before, after = old.get("content", {}), new.get("content", {})
-        for kind in before | after:
-            if kind not in after:
-                yield f"{what}: {kind} is gone", True
-            elif kind not in before:
-                yield f"{what}: {kind} is new", False
+    def _compare_contents(self, old: Document, new: Document, what: str, side: Side) -> Found:
+        old_content, new_content = old.get("content", {}), new.get("content", {})
+        for media_type in old_content | new_content:
+            if media_type not in new_content:
+                yield f"{what}: {media_type} removed", True
+            elif media_type not in old_content:
+                yield f"{what}: {media_type} added", False
             else:
                 for keyword in ("schema", EVENT):
-                    a, b = before[kind].get(keyword, {}), after[kind].get(keyword, {})
-                    yield from self._schema(a, b, what, side)
+                    a, b = old_content[media_type].get(keyword, {}), new_content[media_type].get(keyword, {})
+                    yield from self._compare_schemas(a, b, what, side)
 
-    def _schema(self, old: Document, new: Document, what: str, side: Side) -> Iterator[tuple[str, bool]]:
+    def _compare_schemas(self, old: Document, new: Document, what: str, side: Side) -> Found:
         if "$ref" in old and "$ref" in new:
             pair = old["$ref"], new["$ref"], side
-            if pair in self._seen:
+            if pair in self._compared:
                 return
-            self._seen.add(pair)
-        old, new = _flat(old, self._in_old), _flat(new, self._in_new)
-        if old == new:  # what is below may yet refer to what has changed
-            yield from self._below(old, new, what, side)
+            self._compared.add(pair)
+
+        old, new = _flatten(old, self._in_old), _flatten(new, self._in_new)
+        if old == new:  # the schemas that these refer to may still differ
+            yield from self._compare_parts(old, new, what, side)
             return
-        yield from _types(old, new, what, side)
+        yield from _type_changes(old, new, what, side)
         if {old.get("type"), new.get("type")} - {"integer", "number"} and old.get("type") != new.get("type"):
-            return  # nothing below is the same
-        yield from _values(old, new, what, side)
-        for text, narrower in _narrowed(old, new, what):
-            yield text, narrower and side == "request"
-        yield from self._below(old, new, what, side)
+            return  # keywords of different types cannot be compared
+        yield from _enum_changes(old, new, what, side)
+        for text, allows_less in _limit_changes(old, new, what):
+            yield text, allows_less and side == "request"
+        yield from self._compare_parts(old, new, what, side)
 
-    def _below(self, old: Document, new: Document, what: str, side: Side) -> Iterator[tuple[str, bool]]:
-        before, after = old.get("properties", {}), new.get("properties", {})
-        for name in before | after:
+    def _compare_parts(self, old: Document, new: Document, what: str, side: Side) -> Found:
+        old_fields, new_fields = old.get("properties", {}), new.get("properties", {})
+        for name in old_fields | new_fields:
             field = f"{what}.{name}"
-            if name not in after:
-                yield f"{field} is gone", True
-            elif name not in before:
-                needed = side == "request" and name in new.get("required", ())
-                yield f"{field} is new{' and required' if needed else ''}", needed
+            if name not in new_fields:
+                yield f"{field}: removed", True
+            elif name not in old_fields:
+                required = side == "request" and name in new.get("required", ())
+                yield f"{field}: added{' and required' if required else ''}", required
             else:
-                was, now = name in old.get("required", ()), name in new.get("required", ())
-                if now and not was and side == "request":
-                    yield f"{field} is required now", True
-                if was and not now and side == "response":
-                    yield f"{field} may be missing now", True
-                yield from self._schema(before[name], after[name], field, side)
-        if "items" in old and "items" in new:
-            yield from self._schema(old["items"], new["items"], f"{what}[]", side)
-        for keyword in ("oneOf", "anyOf"):
-            yield from self._alternatives(old.get(keyword, []), new.get(keyword, []), what, side)
+                was_required, is_required = name in old.get("required", ()), name in new.get("required", ())
+                if is_required and not was_required and side == "request":
+                    yield f"{field}: now required", True
+                if was_required and not is_required and side == "response":
+                    yield f"{field}: may now be missing", True
+                yield from self._compare_schemas(old_fields[name], new_fields[name], field, side)
 
-    def _alternatives(self, old: list[Any], new: list[Any], what: str, side: Side) -> Iterator[tuple[str, bool]]:
+        if "items" in old and "items" in new:
+            yield from self._compare_schemas(old["items"], new["items"], f"{what}[]", side)
+        for keyword in ("oneOf", "anyOf"):
+            yield from self._compare_alternatives(old.get(keyword, []), new.get(keyword, []), what, side)
+
+    def _compare_alternatives(self, old: list[Any], new: list[Any], what: str, side: Side) -> Found:
         if len(old) == len(new):
             for i, (a, b) in enumerate(zip(old, new, strict=True)):
-                yield from self._schema(a, b, f"{what}({i})", side)
+                yield from self._compare_schemas(a, b, f"{what}({i})", side)
             return
-        for a in old:
-            if a not in new:
-                yield f"{what}: the alternative {_named(a)} is gone", side == "request"
-        for b in new:
-            if b not in old:
-                yield f"{what}: the alternative {_named(b)} is new", side == "response"
+        for schema in old:
+            if schema not in new:
+                yield f"{what}: alternative {_schema_name(schema)} removed", side == "request"
+        for schema in new:
+            if schema not in old:
+                yield f"{what}: alternative {_schema_name(schema)} added", side == "response"
 
     def _in_old(self, part: Document) -> Document:
-        return _resolved(self._old, part)
+        return _resolve(self._old, part)
 
     def _in_new(self, part: Document) -> Document:
-        return _resolved(self._new, part)
+        return _resolve(self._new, part)
 
 
-def _types(old: Document, new: Document, what: str, side: Side) -> Iterator[tuple[str, bool]]:
+def _is_public(document: Document, operation: Document) -> bool:
+    return not operation.get("security", document.get("security", []))
+
+
+def _type_changes(old: Document, new: Document, what: str, side: Side) -> Found:
     a, b = old.get("type"), new.get("type")
     if a != b:
-        wider = (a, b) == ("integer", "number") or b is None
-        narrower = (b, a) == ("integer", "number") or a is None
-        harmless = wider if side == "request" else narrower
-        yield f"{what} is {b or 'of any type'} and was {a or 'of any type'}", not harmless
+        allows_more = (a, b) == ("integer", "number") or b is None
+        allows_less = (b, a) == ("integer", "number") or a is None
+        harmless = allows_more if side == "request" else allows_less
+        yield f"{what}: type changed from {a or 'any'} to {b or 'any'}", not harmless
     if bool(old.get("nullable")) != bool(new.get("nullable")):
-        may = bool(new.get("nullable"))
-        yield f"{what} may{'' if may else ' not'} be null now", may is (side == "response")
+        may_be_null = bool(new.get("nullable"))
+        yield f"{what}: may {'now' if may_be_null else 'no longer'} be null", may_be_null is (side == "response")
     if old.get("format") != new.get("format"):
-        yield f"{what} has the format {new.get('format')} and had {old.get('format')}", True
+        yield f"{what}: format changed from {old.get('format')} to {new.get('format')}", True
     if old.get("default") != new.get("default"):
-        yield f"{what} is {new.get('default')!r:.60} by default and was {old.get('default')!r:.60}", False
+        yield f"{what}: default changed from {old.get('default')!r:.60} to {new.get('default')!r:.60}", False
 
 
-def _values(old: Document, new: Document, what: str, side: Side) -> Iterator[tuple[str, bool]]:
+def _enum_changes(old: Document, new: Document, what: str, side: Side) -> Found:
     a, b = old.get("enum"), new.get("enum")
     if a is None and b is not None:
-        yield f"{what} has a list of values now", side == "request"
+        yield f"{what}: now has a list of values", side == "request"
     elif a is not None and b is None:
-        yield f"{what} has no list of values any more", side == "response"
+        yield f"{what}: no longer has a list of values", side == "response"
     elif a is not None and b is not None:
         for value in a:
             if value not in b:
-                yield f"{what}: the value {value!r} is gone", side == "request"
+                yield f"{what}: value {value!r} removed", side == "request"
         for value in b:
             if value not in a:
-                yield f"{what}: the value {value!r} is new", False
+                yield f"{what}: value {value!r} added", False
 
 
-def _narrowed(old: Document, new: Document, what: str) -> Iterator[tuple[str, bool]]:
-    for keyword, rising in BOUNDS.items():
+def _limit_changes(old: Document, new: Document, what: str) -> Found:
+    """Yield the changes of limits; the flag says whether the new limit allows less."""
+    for keyword, direction in LIMITS.items():
         a, b = old.get(keyword), new.get(keyword)
         if a != b:
-            narrower = b is not None and (a is None or (b - a) * rising > 0)
-            yield f"{what}: {keyword} is {'none' if b is None else b} and was {'none' if a is None else a}", narrower
+            allows_less = b is not None and (a is None or (b - a) * direction > 0)
+            was, is_now = "none" if a is None else a, "none" if b is None else b
+            yield f"{what}: {keyword} changed from {was} to {is_now}", allows_less
     for keyword in ("pattern", "multipleOf"):
         a, b = old.get(keyword), new.get(keyword)
         if a != b:
-            yield f"{what}: {keyword} is {b} and was {a}", b is not None
+            yield f"{what}: {keyword} changed from {a} to {b}", b is not None
     if old.get("additionalProperties", True) is not False and new.get("additionalProperties") is False:
-        yield f"{what} may have no other fields now", True
+        yield f"{what}: other fields are no longer allowed", True
 
 
-def _flat(schema: Document, resolve: Any) -> Document:
-    """Return a schema without references at its top, the parts of ``allOf`` as one."""
+def _flatten(schema: Document, resolve: Callable[[Document], Document]) -> Document:
+    """Return a schema with its own ``$ref`` resolved and the schemas of ``allOf`` merged into it."""
     schema = dict(resolve(schema))
     for part in schema.pop("allOf", []):
-        part = _flat(part, resolve)
+        part = _flatten(part, resolve)
         properties = {**schema.get("properties", {}), **part.pop("properties", {})}
         required = [*schema.get("required", []), *part.pop("required", [])]
         schema = {**part, **schema}
@@ -236,7 +247,8 @@ def _flat(schema: Document, resolve: Any) -> Document:
     return schema
 
 
-def _resolved(document: Document, part: Mapping[str, Any]) -> Document:
+def _resolve(document: Document, part: Mapping[str, Any]) -> Document:
+    """Return what a part of a document refers to, or the part itself."""
     while "$ref" in part:
         target: Any = document
         for name in part["$ref"].removeprefix("#/").split("/"):
@@ -245,6 +257,5 @@ def _resolved(document: Document, part: Mapping[str, Any]) -> Document:
     return dict(part)
 
 
-def _named(schema: Mapping[str, Any]) -> str:
-    """Return what people would call a schema."""
+def _schema_name(schema: Mapping[str, Any]) -> str:
     return str(schema.get("$ref", "").rpartition("/")[2] or schema.get("title") or schema.get("type") or schema)[:80]

@@ -1,6 +1,6 @@
-"""Where the log goes and what its lines look like: ``--log-*``. It knows nothing of what is logged.
+"""Set up the log: where it goes (``--log-*``) and what its lines look like.
 
-A message is always one line, whatever is in it: what clients send may be part of it, and must not look like another.
+A message is always one line. It may contain text from clients, which must not look like another message.
 """
 
 from __future__ import annotations
@@ -14,74 +14,83 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.errors import SettingsError
-from llamafw.server.access import request_id
+from llamafw.server.request_id import request_id
 from llamafw.settings import Settings
 
 _COLORS = {logging.DEBUG: 90, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
-"""Of ANSI terminals (SGR), by severity: grey, yellow, red."""
+"""ANSI colour codes (SGR) by log level: grey, yellow, red."""
 
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What ends a line, moves the cursor, or turns the direction of text; and halves of pairs, which no file can hold."""
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that end a line, control a terminal or reverse the direction of text, and surrogates, which UTF-8 cannot
+encode."""
 
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Send our log, and uvicorn's, where the settings say."""
-    logging.basicConfig(level=logging.WARNING, handlers=handlers(settings))
+    """Send the logs of llamafw and uvicorn where the settings say."""
+    logging.basicConfig(level=logging.WARNING, handlers=make_handlers(settings))
     logging.getLogger("llamafw").setLevel(settings.log_level)
 
 
-def handlers(settings: Settings) -> list[logging.Handler]:
-    """Return what writes the log: to stderr, and to ``--log-file``; one that writes nothing with ``--log-disable``."""
+def make_handlers(settings: Settings) -> list[logging.Handler]:
+    """Return the handlers for stderr and ``--log-file``, or with ``--log-disable`` one that writes nothing.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be written, or flags exclude each other.
+    """
     if settings.log_disable:
         return [logging.NullHandler()]
     if settings.log_json and settings.log_colors:
         raise SettingsError("--log-json and --log-colors exclude each other")
+
     stderr = logging.StreamHandler(sys.stderr)
-    stderr.setFormatter(_formatter(settings, "%H:%M:%S", colors=settings.log_colors))
+    stderr.setFormatter(_make_formatter(settings, "%H:%M:%S", colors=settings.log_colors))
     if settings.log_file is None:
         return [stderr]
+
     try:
         file = logging.FileHandler(Path(settings.log_file).expanduser(), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"--log-file: {settings.log_file} cannot be written: {error.strerror or error}") from None
-    file.setFormatter(_formatter(settings, "%Y-%m-%d %H:%M:%S"))
+    file.setFormatter(_make_formatter(settings, "%Y-%m-%d %H:%M:%S"))
     return [stderr, file]
 
 
-def _formatter(settings: Settings, time: str, *, colors: bool = False) -> logging.Formatter:
+def _make_formatter(settings: Settings, time_format: str, *, colors: bool = False) -> logging.Formatter:
     if settings.log_json:
-        return JsonLines(prefix=settings.log_prefix, timestamps=settings.log_timestamps)
-    plain = (
+        return JsonFormatter(prefix=settings.log_prefix, timestamps=settings.log_timestamps)
+    line_format = (
         "%(asctime)s " * settings.log_timestamps + "%(levelname).1s %(name)s: " * settings.log_prefix + "%(message)s"
     )
-    return (Colored if colors else Text)(plain, time)
+    return (ColorFormatter if colors else TextFormatter)(line_format, time_format)
 
 
-class Text(logging.Formatter):
-    """A message is one line. Tracebacks follow it, indented: a line that is not begins a message."""
+class TextFormatter(logging.Formatter):
+    """Formats a message as one line. A traceback follows it with indented lines; every other line begins a message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines of one record."""
-        record.exc_text = None  # what another formatter has left there is not indented
+        record.exc_text = None  # a traceback that another formatter cached here is not indented
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line of the message."""
-        return escaped(super().formatMessage(record))
+        return escape(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
         """Return a traceback, indented."""
-        return _indented(super().formatException(ei))
+        return _indent(super().formatException(ei))
 
     def formatStack(self, stack_info: str) -> str:
         """Return a stack, indented."""
-        return _indented(stack_info)
+        return _indent(stack_info)
 
 
-class Colored(Text):
-    """The same in the colour of the severity."""
+class ColorFormatter(TextFormatter):
+    """Formats like `TextFormatter`, in the colour of the log level."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines of one record."""
@@ -90,9 +99,11 @@ class Colored(Text):
         return text if color is None else f"\x1b[{color}m{text}\x1b[0m"
 
 
-class JsonLines(logging.Formatter):
-    """One object a line: ``time`` (UTC, ISO 8601), ``level``, ``logger``, ``message``, ``request_id`` if it is about
-    one, ``exception`` (a traceback) if there is one, and what the record has as ``fields``.
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line with a JSON object.
+
+    Its fields are ``time`` (UTC, ISO 8601), ``level``, ``logger``, ``message``, ``request_id`` if the message is about
+    a request, ``exception`` (a traceback) if there was one, and those in the attribute ``fields`` of the record.
     """
 
     def __init__(self, *, prefix: bool = True, timestamps: bool = True) -> None:
@@ -107,6 +118,7 @@ class JsonLines(logging.Formatter):
         if self._prefix:
             entry |= {"level": record.levelname.lower(), "logger": record.name}
         entry["message"] = record.getMessage()
+
         if (id := request_id()) != "-":
             entry["request_id"] = id
         if record.exc_info:
@@ -116,15 +128,15 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-def escaped(text: str) -> str:
-    r"""Return a text as one line: line ends and what else is not seen as ``\n``, ``\x1b``, ``\u2028``."""
-    return _UNSEEN.sub(_escape, text)
+def escape(text: str) -> str:
+    r"""Return a text as one line: line breaks and invisible characters are written as ``\n``, ``\x1b``, ``\u2028``."""
+    return _UNSAFE.sub(_escape_character, text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    char = found.group()
+def _escape_character(match: re.Match[str]) -> str:
+    char = match.group()
     return _ESCAPES.get(char) or (f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}")
 
 
-def _indented(text: str) -> str:
-    return "\n".join(f"    {escaped(line)}" for line in text.split("\n"))
+def _indent(text: str) -> str:
+    return "\n".join(f"    {escape(line)}" for line in text.split("\n"))

@@ -1,4 +1,4 @@
-"""``llamafw COMMAND``: find the command and run it. It knows the commands by name only, so that start-up is quick."""
+"""Find the command ``llamafw COMMAND`` and run it. A command's module is imported when it is run, for a quick start."""
 
 from __future__ import annotations
 
@@ -9,65 +9,75 @@ from importlib import import_module
 
 from llamafw.errors import LlamafwError, PluginError, SettingsError, did_you_mean
 
+Command = Callable[[list[str]], int]
+
 COMMANDS = {
-    "serve": "answer requests over HTTP",
-    "pull": "fetch a model",
+    "serve": "serve a model over HTTP",
+    "pull": "download a model; list and remove downloaded models",
     "bench": "measure how fast a model runs",
-    "plugins": "list the plugins and what they registered",
-    "spec": "print the API document",
-    "plugin": "begin a plugin, or check one",
-    "contract-test": "hold a running server against its own API document",
+    "plugins": "list the plugins and what they register",
+    "plugin": "create or check a plugin",
+    "spec": "print the API document; compare it with an older one",
+    "contract-test": "test a server against its API document",
     "version": "print the version",
 }
-"""Each is the module `llamafw.cli.NAME`, or that of `ELSEWHERE`, with ``run(argv: list[str]) -> int``."""
+"""The commands of llamafw itself. The module of each has ``run(argv: list[str]) -> int``."""
 
-ELSEWHERE = {"contract-test": "llamafw.testing.contract"}
-"""Commands that bring what tests need."""
+MODULES = {"contract-test": "llamafw.testing.contract"}
+"""Modules of the commands that are not in `llamafw.cli`."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``llamafw`` and return its exit code: 0, or 1 after one line on stderr."""
+    """Run ``llamafw`` and return its exit code: 0, 2 after a usage error or 1 after another failure.
+
+    An error is one line on stderr.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
+        print(_help_text())
         return 0
-    name = {"--version": "version"}.get(argv[0], argv[0])
+
+    name = "version" if argv[0] == "--version" else argv[0]
     try:
         return find_command(name)(argv[1:])
     except LlamafwError as error:
         print(f"llamafw: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output, `head` for one, has gone
+    except BrokenPipeError:  # the reader of the output has exited, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def find_command(name: str) -> Callable[[list[str]], int]:
-    """Return the command ``name``, ours or a plugin's."""
+def find_command(name: str) -> Command:
+    """Return the function of a command, which is llamafw's own or a plugin's."""
     if name in COMMANDS:
-        run: Callable[[list[str]], int] = import_module(ELSEWHERE.get(name, f"llamafw.cli.{name}")).run
+        run: Command = import_module(MODULES.get(name, f"llamafw.cli.{name}")).run
         return run
-    others = _plugin_commands()
-    if name in others:
-        return others[name]
-    raise SettingsError(f"there is no command {name!r}{did_you_mean(name, [*COMMANDS, *others])}")
+    from_plugins = _plugin_commands()
+    if name in from_plugins:
+        return from_plugins[name]
+    raise SettingsError(f"unknown command {name!r}{did_you_mean(name, [*COMMANDS, *from_plugins])}")
 
 
-def _plugin_commands() -> dict[str, Callable[[list[str]], int]]:
+def _plugin_commands() -> dict[str, Command]:
     from llamafw.plugins import Plugins
 
     registry = Plugins(tolerant=True).registry("command")
     for name in registry:
         if name in COMMANDS:
-            raise PluginError(f"plugin {registry.owner(name)} registers the command {name!r}, which is llamafw's own")
+            raise PluginError(f"plugin {registry.owner(name)} registers {name!r}, which is a command of llamafw itself")
     return dict(registry)
 
 
-def _usage() -> str:
-    others = _plugin_commands()
-    lines = [f"  {name:13} {text}" for name, text in COMMANDS.items()]
-    lines += [f"  {name:13} (of a plugin)" for name in others]
-    commands = "\n".join(lines)
-    return f"usage: llamafw COMMAND ...\n\n{commands}\n\n`llamafw COMMAND --help` says more."
+def _help_text() -> str:
+    commands = {**COMMANDS, **dict.fromkeys(_plugin_commands(), "from a plugin")}
+    lines = "\n".join(f"  {name:13} {text}" for name, text in commands.items())
+    return (
+        "usage: llamafw COMMAND [OPTIONS]\n\n"
+        "Serve large language models over HTTP, with the APIs of OpenAI and llama-server.\n\n"
+        f"commands:\n{lines}\n\n"
+        "Run `llamafw COMMAND --help` for the options of a command.\n\n"
+        "example:\n  llamafw serve -m model.gguf --port 8080"
+    )

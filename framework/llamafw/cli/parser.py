@@ -1,175 +1,154 @@
-"""From flags, environment and a file to `Settings`: argparse made from the table in `llamafw.settings`."""
+"""Parse command lines with argparse: flags from the table of settings, one-line errors, suggestions for typos."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from pathlib import Path
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from llamafw.cli.config import from_file, merge
-from llamafw.cli.refused import REFUSED, check_environment
+from llamafw.cli.refused import REFUSED_FLAGS
 from llamafw.errors import SettingsError
-from llamafw.options import Option, convert
-from llamafw.plugins import Plugins, given_options
-from llamafw.settings import Settings, from_environment, options
+from llamafw.near_names import nearest
+from llamafw.options import Option
+from llamafw.settings import Settings, options
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are `SettingsError`, with a suggestion for a flag that does not exist."""
+    """An argument parser that raises `SettingsError` instead of exiting, and suggests a flag for a mistyped one.
+
+    Parameters
+    ----------
+    prog : str
+        The command, such as ``llamafw pull``.
+    description : str
+        What the command does, for ``--help``.
+    example : str, optional
+        A command line to show at the end of ``--help``; several in as many lines.
+    usage : str, optional
+        Shown instead of a list of all flags.
+    add_help : bool
+        Whether to add ``--help``.
+    """
 
     def __init__(
-        self, prog: str, description: str, *, add_help: bool = True, parents: Sequence[argparse.ArgumentParser] = ()
+        self, prog: str, description: str, *, example: str = "", usage: str | None = None, add_help: bool = True
     ) -> None:
         super().__init__(
             prog=prog,
+            usage=usage,
             description=description,
+            epilog=f"example:\n{textwrap.indent(example, '  ')}" if example else None,
             add_help=add_help,
-            parents=parents,
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
         )
 
     def error(self, message: str) -> NoReturn:
+        """Raise SettingsError."""
         raise SettingsError(f"{self.prog.removeprefix('llamafw ')}: {message}")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the parsed flags; underscores in long flags count as hyphens."""
-        given, unknown = self.parse_known_args([_hyphens(word) for word in argv])
+        """Return the parsed arguments; SettingsError if there is an unknown one."""
+        args, unknown = self.parse_known_args(argv)
         if unknown:
             self._refuse(unknown[0])
-        return given
+        return args
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]  # argparse has overloads for other namespaces
+        """Return the parsed arguments and the unknown ones; underscores in long flags count as hyphens."""
+        return super().parse_known_args([_with_hyphens(word) for word in args], namespace)
+
+    def add_flags_of(self, parsers: Iterable[argparse.ArgumentParser]) -> None:
+        """Add all arguments of other parsers, in the groups that these have."""
+        for parser in parsers:
+            self._add_container_actions(parser)
+            self._defaults.update(parser._defaults)
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """Let no flag stand for the start of a word: a mistyped ``-fq`` is not ``-f q``."""
+        """Return no matches for the beginning of a flag, so that a mistyped ``-fq`` is not read as ``-f q``."""
         return []
 
     def _refuse(self, word: str) -> NoReturn:
+        """Raise SettingsError for an unknown argument."""
         flag = word.split("=", 1)[0]
-        if flag in REFUSED:
-            self.error(f"{flag}: {REFUSED[flag]}")
-        near = get_close_matches(flag, self._option_string_actions, n=1) if flag.startswith("-") else []
-        what = "unknown flag" if flag.startswith("-") else "unexpected argument"
-        self.error(f"{what} {flag}{f'; did you mean {near[0]}?' if near else ''}")
+        if flag in REFUSED_FLAGS:
+            self.error(f"{flag}: {REFUSED_FLAGS[flag]}")
+        if not flag.startswith("-"):
+            self.error(f"unexpected argument {flag}")
+        near = nearest_flag(flag, self._option_string_actions)
+        self.error(f"unknown flag {flag}{f'; did you mean {near}?' if near else ''}")
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=110)
+def nearest_flag(flag: str, known: Iterable[str]) -> str | None:
+    """Return the flag in ``known`` that ``flag`` is probably a misspelling of; None if no flag is near."""
+    flags = list(known)
+    for candidate in flags:
+        if candidate.lstrip("-") == flag.lstrip("-"):  # -port for --port
+            return candidate
+
+    is_long = flag.startswith("--") or len(flag) > len("-xyz")
+    near = nearest(flag, [candidate for candidate in flags if candidate.startswith("--") == is_long])
+    return near[0] if near else None
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | None = None) -> None:
-    """Add the flags of the named fields of `Settings` (default: all), in groups."""
+    """Add the flags of the named fields of `Settings` (default: all) to a parser, in groups."""
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, opt in options().items():
-        if names is None or name in names:
-            group = groups.get(opt.group) or groups.setdefault(opt.group, parser.add_argument_group(opt.group))
-            group.add_argument(*opt.flags, dest=name, help=_help(name, opt), default=None, **_action(opt))
-            if opt.off:
-                group.add_argument(*opt.off, dest=name, help=_help_off(opt), action="store_const", const="false")
-
-
-def settings_from(
-    given: argparse.Namespace, environ: Mapping[str, str] = os.environ, *, checked: bool = False, **fixed: Any
-) -> Settings:
-    """Return the settings: flags win over environment variables, these over ``--config``, this over defaults.
-
-    Parameters
-    ----------
-    checked : bool
-        Keys of the file that are no flags of our own are, or will be, looked at elsewhere.
-    **fixed
-        What holds whatever any of them says.
-    """
-    table = options()
-    check_environment(environ)
-    flags: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-    for name, value in vars(given).items():
-        if name not in table:
-            extra[name] = value
-        elif value is not None:
-            flags[name] = _converted(table[name], value)
-    others: dict[str, Any] = {}
-    settings = Settings(**{"extra": extra} | _all_sources(flags | fixed, environ, others))
-    if others and not checked:
-        from llamafw.cli.plugin_flags import plugin_flags  # which needs the parser
-
-        plugin_flags(load_plugins(settings, tolerant=True), settings.config)
-    return settings
-
-
-def overruled(given: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return a sentence for each environment variable that a flag wins over with another value."""
-    table, environment = options(), from_environment(environ)
-    found = []
-    for name, value in vars(given).items():
-        if value is None or name not in environment or _converted(opt := table[name], value) == environment[name]:
+        if names is not None and name not in names:
             continue
-        variable = opt.env if opt.env and environ.get(opt.env) else opt.off_env
-        found.append(f"{variable} is set, but {max(opt.flags, key=len)} on the command line wins")
-    return found
+        if opt.group not in groups:
+            groups[opt.group] = parser.add_argument_group(opt.group)
+        add_flag = groups[opt.group].add_argument
+        add_flag(*opt.flags, dest=name, help=_help_text(name, opt), default=None, **_argparse_options(opt))
+        if opt.off_flags:
+            add_flag(*opt.off_flags, dest=name, help=_off_help_text(opt), action="store_const", const="false")
 
 
-def split_plugin_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
-    """Return settings with ``--config`` and those that say which plugins to load alone, and the other arguments.
+class _HelpFormatter(argparse.HelpFormatter):
+    """Formats help like argparse, but names a value once for all flags, and does not wrap indented lines."""
 
-    Plugins add flags, so they must be loaded before the other flags can be read.
-    """
-    parser = Parser("llamafw", "", add_help=False)
-    add_settings(parser, ["config", "plugin", "no_plugin", "plugin_strict", "plugin_option"])
-    given, rest = parser.parse_known_args([_hyphens(word) for word in argv])
-    settings = settings_from(given, checked=True)
-    wanted = {name: getattr(settings, name) for name in (*vars(given), "plugin_tables")}
-    return Settings(**wanted), rest
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
 
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
 
-def load_plugins(settings: Settings, *, extra: Sequence[str] = (), tolerant: bool = False) -> Plugins:
-    """Return the plugins that the settings ask for, and ``extra``."""
-    return Plugins(
-        extra=(*extra, *settings.plugin),
-        block=settings.no_plugin,
-        options=given_options(settings),
-        strict=settings.plugin_strict,
-        tolerant=tolerant,
-    )
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = (
+            [line] if line.startswith(" ") else textwrap.wrap(line, width, break_on_hyphens=False) or [""]
+            for line in text.splitlines()
+        )
+        return "\n".join(indent + part for parts in lines for part in parts)
 
 
-def _all_sources(flags: Mapping[str, Any], environ: Mapping[str, str], others: dict[str, Any]) -> dict[str, Any]:
-    environment = from_environment(environ)
-    file = flags.get("config", environment.get("config"))
-    return merge(from_file(Path(file), others) if file else {}, environment, flags)
-
-
-def _action(opt: Option) -> dict[str, Any]:
+def _argparse_options(opt: Option) -> dict[str, Any]:
     if opt.type is bool:
         return {"action": "store_const", "const": "true"}
-    bare = {} if opt.bare is None else {"nargs": "?", "const": opt.bare}
+    bare = {} if opt.bare_value is None else {"nargs": "?", "const": opt.bare_value}
     return {"action": "append" if opt.repeat else "store", "metavar": opt.metavar, **bare}
 
 
-def _converted(opt: Option, value: Any) -> Any:
-    flag = max(opt.flags, key=len)
-    return tuple(convert(opt, one, flag) for one in value) if opt.repeat else convert(opt, value, flag)
-
-
-def _help(name: str, opt: Option) -> str:
-    text = opt.help.replace("%", "%%")
-    default = Settings.__dataclass_fields__[name].default
-    if "default:" not in text and default not in (None, (), False):
-        text += f" (default: {default})"
+def _help_text(name: str, opt: Option) -> str:
+    text, default = opt.help_and_default(Settings.__dataclass_fields__[name].default)
     if opt.choices:
         text += f" [{', '.join(opt.choices)}]"
-    return text + (f" [env: {opt.env}]" if opt.env else "")
+    if default and default != "off":
+        text += f" (default: {default})"
+    if opt.env:
+        text += f" [env: {opt.env}]"
+    return text.replace("%", "%%")
 
 
-def _help_off(opt: Option) -> str:
-    return f"not {max(opt.flags, key=len)}" + (f" [env: {opt.off_env}]" if opt.off_env else "")
+def _off_help_text(opt: Option) -> str:
+    return f"turn {opt.long_flag} off" + (f" [env: {opt.off_env}]" if opt.off_env else "")
 
 
-def _hyphens(word: str) -> str:
+def _with_hyphens(word: str) -> str:
     """Return ``--ctx_size`` as ``--ctx-size``, as llama-server reads it."""
     if not word.startswith("--"):
         return word

@@ -1,4 +1,4 @@
-"""The flags that plugins add: who owns which, and what a configuration file sets them to."""
+"""Collect the flags that plugins add: none is added twice, and a configuration file sets their defaults."""
 
 from __future__ import annotations
 
@@ -7,95 +7,107 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamafw.cli.config import from_file, keys, no_setting
+from llamafw.cli.config import as_list, read_config, unknown_key
 from llamafw.cli.parser import Parser
 from llamafw.errors import PluginError, SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import options
 
-OURS = ("-h", "--help", "--usage", "--version")
+COMMAND_FLAGS = ("-h", "--help", "--usage", "--version")
+"""Flags of ``llamafw serve`` that are not settings."""
 
 
-def plugin_flags(plugins: Plugins, config: str | None = None) -> list[argparse.ArgumentParser]:
-    """Return the flags of plugins, as parents of a parser; what the file ``config`` sets them to are their defaults.
+def collect_plugin_flags(plugins: Plugins, config: str | None = None) -> list[argparse.ArgumentParser]:
+    """Return a parser with the flags of each plugin that adds any.
+
+    Parameters
+    ----------
+    plugins : Plugins
+    config : str, optional
+        Path of the configuration file, whose values become the defaults of these flags.
 
     Raises
     ------
     PluginError
-        Two sides want the same flag; it names both.
+        Two plugins, or a plugin and llamafw itself, have the same flag; the message names both.
     SettingsError
-        The file has a key that is no flag, or a value that the flag does not take; it names the file and the key.
+        The file has an unknown key, or a value that the flag does not take; the message names the file and the key.
     """
-    owners = {flag: "llamafw" for opt in options().values() for flag in (*opt.flags, *opt.off)}
-    owners |= dict.fromkeys(OURS, "llamafw")
-    names = dict.fromkeys(options(), "llamafw")
+    flag_owners = {flag: "llamafw" for opt in options().values() for flag in (*opt.flags, *opt.off_flags)}
+    flag_owners |= dict.fromkeys(COMMAND_FLAGS, "llamafw")
+    field_owners = dict.fromkeys(options(), "llamafw")
     parsers: list[argparse.ArgumentParser] = []
-    for plugin in list(plugins.found):
+    for plugin in list(plugins.records):
         parser = Parser("llamafw serve", "", add_help=False)
-        for owner, _ in plugins.each("add_options", only=plugin, parser=parser):
+        parser._optionals.title = f"plugin {plugin}"
+        for owner, _ in plugins.call_each("add_options", only=plugin, parser=parser):
             for action in parser._actions:
-                _claim(owners, action.option_strings, owner, "the flag")
-                _claim(names, [action.dest], owner, "the setting")
+                _claim(flag_owners, action.option_strings, owner, "the flag")
+                _claim(field_owners, [action.dest], owner, "the setting")
             parsers.append(parser)
-    others: dict[str, Any] = {}
+
     if config is not None:
-        from_file(Path(config), others)
-    if others:
-        _set_defaults(parsers, others, Path(config or ""))
+        path = Path(config)
+        _, values = read_config(path)
+        _set_defaults(parsers, values, path)
     return parsers
 
 
-def _claim(owners: dict[str, str], names: Sequence[str], owner: str, what: str) -> None:
+def _claim(owners: dict[str, str], names: Sequence[str], owner: str, kind: str) -> None:
     for name in names:
         if name in owners and owners[name] != owner:
-            raise PluginError(f"{what} {name} is added by both {owners[name]} and {owner}")
+            raise PluginError(f"{kind} {name} is added by both {owners[name]} and {owner}")
         owners[name] = owner
 
 
-class _Replaced(list[Any]):
-    """A default for a flag that may be repeated: its first value on the command line replaces it."""
+class _ReplaceableList(list[Any]):
+    """The default of a flag that may be repeated: argparse appends to a copy, which starts empty."""
 
     def __copy__(self) -> list[Any]:
         return []
 
 
-def _set_defaults(parsers: Sequence[argparse.ArgumentParser], given: Mapping[str, Any], path: Path) -> None:
-    table = {
+def _set_defaults(parsers: Sequence[argparse.ArgumentParser], values: Mapping[str, Any], path: Path) -> None:
+    """Make the values of a configuration file the defaults of the flags that they are named after."""
+    actions = {
         flag[2:]: action
         for parser in parsers
         for action in parser._actions
         for flag in action.option_strings
         if flag.startswith("--")
     }
-    for key, value in given.items():
+    for key, value in values.items():
         flag = key.replace("_", "-")
-        if flag not in table:
-            raise no_setting(path, key, [*keys(), *table])
-        action = table[flag]
-        action.default, action.required = _value(action, f"--{flag}", value, f"{path}: {key}"), False
+        if flag not in actions:
+            raise unknown_key(path, key, actions)
+        action = actions[flag]
+        action.default = _default_for(action, f"--{flag}", value, f"{path}: {key}")
+        action.required = False
 
 
-def _value(action: argparse.Action, flag: str, value: Any, where: str) -> Any:
-    if action.nargs == 0:  # --quiet, --no-color
+def _default_for(action: argparse.Action, flag: str, value: Any, where: str) -> Any:
+    """Return the default that a value in the file means for the action of ``flag``."""
+    if action.nargs == 0:  # a flag without a value, such as --quiet or --no-color
         if not isinstance(value, bool):
             raise SettingsError(f"{where} must be true or false")
         if isinstance(action, argparse.BooleanOptionalAction):
             return value != flag.startswith("--no-")
         return action.const if value else action.default
     if isinstance(action, argparse._AppendAction) or action.nargs not in (None, "?"):
-        return _Replaced(_one(action, one, where) for one in (value if isinstance(value, list) else [value]))
-    return _one(action, value, where)
+        return _ReplaceableList(_convert_single(action, item, where) for item in as_list(value))
+    return _convert_single(action, value, where)
 
 
-def _one(action: argparse.Action, value: Any, where: str) -> Any:
+def _convert_single(action: argparse.Action, value: Any, where: str) -> Any:
+    """Return a single value of the file as the action's type."""
     flags = "/".join(action.option_strings)
     kind = action.type if callable(action.type) else str
     if isinstance(value, bool | list | dict) or (kind is str and not isinstance(value, str)):
-        raise SettingsError(f"{where}: {value!r:.80} is not what {flags} takes")
+        raise SettingsError(f"{where}: {value!r:.80} is not a value for {flags}")
     try:
-        read = kind(value if isinstance(value, str) else str(value))
+        converted = kind(value if isinstance(value, str) else str(value))
     except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
-        raise SettingsError(f"{where}: {value!r:.80} is not what {flags} takes: {error}") from None
-    if action.choices is not None and read not in action.choices:
-        raise SettingsError(f"{where}: {read!r} is none of {', '.join(map(str, action.choices))}")
-    return read
+        raise SettingsError(f"{where}: {value!r:.80} is not a value for {flags}: {error}") from None
+    if action.choices is not None and converted not in action.choices:
+        raise SettingsError(f"{where}: {converted!r} is not one of {', '.join(map(str, action.choices))}")
+    return converted

@@ -1,4 +1,4 @@
-"""``llamafw pull``: fetch a model into the user's cache."""
+"""``llamafw pull``: download models into the cache of the user; list and remove downloaded models."""
 
 from __future__ import annotations
 
@@ -6,44 +6,107 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from llamafw.cli.parser import Parser, add_settings, settings_from
+from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.read_settings import settings_from
 from llamafw.errors import SettingsError
 from llamafw.models.catalogue import CATALOGUE
+from llamafw.models.downloads import find_downloads, list_downloads, remove
 from llamafw.models.find import find_model
 
-SHARED = ("config", "hf_file", "hf_token", "offline")
-"""The settings of ``llamafw serve`` that hold here too."""
+SHARED_SETTINGS = ("config", "hf_file", "hf_token", "offline")
+"""The settings of ``llamafw serve`` that this command has too."""
+
+EXAMPLE = """\
+llamafw pull smollm2-135m
+llamafw pull USER/REPO:Q4_K_M
+llamafw pull --list
+llamafw pull --remove USER/REPO:Q4_K_M"""
 
 
 def run(argv: list[str]) -> int:
-    """Fetch the named models and print where they are; ``--list`` prints what there is."""
-    parser = Parser("llamafw pull", "Fetch a model into the user's cache and print its path.")
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME|USER/REPO[:QUANT]|URL",
-        help="a name of the catalogue, a repository on Hugging Face, or an address",
-    )
-    parser.add_argument("--list", action="store_true", help="print the catalogue")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_settings(parser, SHARED)
-    given = parser.parse(argv)
-    if given.list or not given.names:
-        for name, entry in CATALOGUE.items():
-            print(f"{name:20} {entry.size / 1e6:8.0f} MB  {entry.description}")
-        return 0
-    for name in given.names:
-        print(_pull(name, given))
+    """Download, list or remove models."""
+    args = _make_parser().parse(argv)
+    if args.list and (args.names or args.remove):
+        raise SettingsError("pull: --list takes neither names nor --remove")
+    if args.remove and not args.names:
+        raise SettingsError("pull: --remove needs the name of a downloaded model; `llamafw pull --list` shows them")
+
+    if args.list:
+        _print_downloads()
+    elif args.remove:
+        for name in args.names:
+            _remove(name)
+    elif args.names:
+        for name in args.names:
+            print(_pull(name, args))
+    else:
+        _print_catalogue()
     return 0
 
 
-def _pull(name: str, given: Namespace) -> Path:
-    which: dict[str, Any] = {"hf_repo": None, "model_url": None, "model": None}
+def _make_parser() -> Parser:
+    parser = Parser(
+        "llamafw pull",
+        "Download models and print their paths; without a name, print the catalogue.",
+        usage="llamafw pull [OPTIONS] [NAME | USER/REPO[:QUANT] | URL ...]\n"
+        "       llamafw pull --list\n"
+        "       llamafw pull --remove NAME ...",
+        example=EXAMPLE,
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="a name from the catalogue, a Hugging Face repository (USER/REPO[:QUANT]) or a URL",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print the downloaded models: name, size, source and path of each"
+    )
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="remove the named models from the cache; the names are those of --list, or as they were downloaded",
+    )
+    parser.add_argument("--quiet", action="store_true", help="do not show progress")
+    add_settings(parser, SHARED_SETTINGS)
+    return parser
+
+
+def _pull(name: str, args: Namespace) -> Path:
+    """Download one model, unless it is in the cache; return its path."""
+    model: dict[str, Any] = {"hf_repo": None, "model_url": None, "model": None}
     kind = "model_url" if "://" in name else "hf_repo" if "/" in name else "model"
-    which[kind] = name
+    model[kind] = name
     if kind != "hf_repo":
-        if given.hf_file:
-            raise SettingsError(f"pull: --hf-file needs a repository, and {name} is none")
-        which["hf_file"] = None  # whatever the environment says
-    shared = Namespace(**{flag: getattr(given, flag) for flag in SHARED})
-    return find_model(settings_from(shared, **which), progress=not given.quiet)
+        if args.hf_file:
+            raise SettingsError(f"pull: --hf-file needs a repository USER/REPO, but {name} is not one")
+        model["hf_file"] = None  # even if the environment has one
+    shared = Namespace(**{setting: getattr(args, setting) for setting in SHARED_SETTINGS})
+    return find_model(settings_from(shared, **model), progress=not args.quiet)
+
+
+def _remove(name: str) -> None:
+    for download in find_downloads(name):
+        remove(download)
+        print(f"removed {download.name} ({_size(download.size)})")
+
+
+def _print_catalogue() -> None:
+    for name, entry in CATALOGUE.items():
+        print(f"{name:20} {_size(entry.size):>9}  {entry.description}")
+
+
+def _print_downloads() -> None:
+    downloads = list_downloads()
+    if not downloads:
+        print("no models have been downloaded; `llamafw pull` prints the catalogue")
+        return
+    rows = [("NAME", "SIZE", "SOURCE", "PATH")]
+    rows += [(download.name, _size(download.size), download.source, str(download.path)) for download in downloads]
+    name_width, size_width, source_width = (max(len(row[column]) for row in rows) for column in range(3))
+    for name, size, source, path in rows:
+        print(f"{name:{name_width}}  {size:>{size_width}}  {source:{source_width}}  {path}")
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"

@@ -1,4 +1,4 @@
-"""docs/cli.md: every flag of ``llamafw serve``, from the table. ``python -m llamafw.cli.reference`` prints the page."""
+"""Make docs/cli.md from the table of settings: ``python -m llamafw.cli.reference`` prints the page."""
 
 from __future__ import annotations
 
@@ -11,23 +11,35 @@ HEAD = """# The command line
 
 <!-- Made by `make docs` from framework/llamafw/settings.py. -->
 
-`llamafw serve` takes the flags below; names and meanings are llama-server's. `--flag VALUE` and `--flag=VALUE` are
-the same, and underscores in long flags count as hyphens. Of flags that turn the same thing on and off the last one
-wins. A flag that does not exist or a value that will not do ends the start with one line on stderr and exit code 1.
-Plugins may add flags; `llamafw serve --help` shows them too.
+`llamafw serve` takes the flags below. Names and meanings are those of llama-server. `--flag VALUE` and `--flag=VALUE`
+are the same, and underscores in long flags count as hyphens. If flags contradict each other, such as `--mmap` and
+`--no-mmap`, the last one wins. Plugins can add flags; `llamafw serve --help` lists these too.
 
-Flags win over environment variables, these over the file of `--config`, the file over defaults.
+Flags take precedence over environment variables, environment variables over the file of `--config`, and the file over
+the defaults.
 
-## In the environment
+## Exit codes
 
-Values are as on the command line; what is on or off is `1`, `true`, `on`, `yes` or `0`, `false`, `off`, `no`. Flags
-that may be repeated take several values separated by commas, except `LLAMA_API_KEY`, which is one key. An empty
-variable counts as none. The log tells where a flag wins over a variable that says otherwise.
+| Code | Meaning |
+|---|---|
+| 0 | success; for `llamafw serve`, stopped by SIGINT or SIGTERM |
+| 1 | failure: the model cannot be found, downloaded or loaded, the port is in use, a plugin fails |
+| 2 | usage error: an unknown command or flag, or a wrong value on the command line, in the environment or in the file |
 
-## In a file
+The error is one line on stderr. `llamafw plugins`, `plugin check`, `contract-test` and `spec --diff` also return 1 if
+they find something wrong.
 
-`--config FILE`, or `LLAMAFW_CONFIG`, names a [TOML](https://toml.io) file. Its keys are long flags without `--`, with
-hyphens or underscores; flags that may be repeated take an array:
+## Environment variables
+
+Values are written as on the command line. A flag without a value is turned on by `1`, `true`, `on` or `yes`, and off by
+`0`, `false`, `off` or `no`. The variable of a flag that may be repeated is a list, separated by commas; only
+`LLAMA_API_KEY` is a single key. An empty variable counts as unset. If a flag overrides a variable with another value,
+the log says so.
+
+## Configuration file
+
+`--config FILE`, or `LLAMAFW_CONFIG`, names a [TOML](https://toml.io) file. Its keys are the long flags without `--`,
+with hyphens or underscores. A flag that may be repeated takes an array:
 
 ```toml
 model = "model.gguf"
@@ -36,13 +48,12 @@ context-shift = false
 api-key = ["one", "two"]
 ```
 
-Relative paths in it start where the server starts, as on the command line. A value given by a flag or a variable
-replaces the file's, arrays too. Some settings say the same in other words, as `samplers` and `sampling-seq` do: a flag
-or a variable for one of them replaces the other as well. A key that does not exist, or a value of the wrong type, ends
-the start with one line that names the file and the key. `llamafw bench`, `plugins`, `pull` and `spec` read it too.
+Relative paths start at the working directory, as on the command line. A flag or variable replaces the value in the
+file, arrays included. Some settings are alternatives, such as `samplers` and `sampling-seq`: a flag or variable for one
+of them replaces the other in the file, too. `llamafw bench`, `plugins`, `pull` and `spec` also read the file.
 
-Flags that plugins add are keys as well. Plugins also have [options](plugins/settings.md), in tables of their own; next
-to these, the plugins that `--plugin` would name are `plugins`:
+Flags of plugins are keys as well. Plugins can also have [options](plugins/settings.md), in a table for each plugin; in
+such a file, the key for `--plugin` is `plugins`:
 
 ```toml
 plugins = ["mine.py"]
@@ -51,7 +62,7 @@ plugins = ["mine.py"]
 limit = 60
 ```
 
-`--plugin-option mine.limit=9` wins over the table, one key at a time.
+`--plugin-option mine.limit=9` replaces a single key of such a table.
 """
 
 
@@ -61,35 +72,30 @@ def page() -> str:
     for name, opt in options().items():
         groups.setdefault(opt.group, []).append(_row(opt, Settings.__dataclass_fields__[name].default))
     head = "| Flag | Environment | Default | Values | What it does |\n|---|---|---|---|---|\n"
-    return HEAD + "".join(f"\n## {group.capitalize()}\n\n{head}" + "".join(rows) for group, rows in groups.items())
+    tables = (f"\n## {group[0].upper()}{group[1:]}\n\n{head}{''.join(rows)}" for group, rows in groups.items())
+    return HEAD + "".join(tables)
 
 
 def _row(opt: Option, default: object) -> str:
-    flags = [*opt.flags[:-1], f"{opt.flags[-1]} {opt.metavar}" if opt.metavar else opt.flags[-1], *opt.off]
-    named = re.search(r" ?\(default: ([^()]*)\)", opt.help)  # what None stands for
-    text = opt.help if named is None else opt.help.replace(named[0], "", 1)
+    last = f"{opt.flags[-1]} {opt.metavar}" if opt.metavar else opt.flags[-1]
+    flags = [*opt.flags[:-1], last, *opt.off_flags]
+    text, default_text = opt.help_and_default(default)
     cells = (
         ", ".join(map(_code, flags)),
         ", ".join(_code(env) for env in (opt.env, opt.off_env) if env),
-        _prose(named[1]) if named else _default(default),
+        _prose(default_text),
         opt.range or {bool: "", int: "whole numbers", float: "numbers", str: ""}[opt.type],
         _prose(text),
     )
     return "| " + " | ".join(cells) + " |\n"
 
 
-def _default(default: object) -> str:
-    if default is None or default == ():
-        return ""
-    return ("on" if default else "off") if isinstance(default, bool) else str(default)
-
-
 def _code(text: str) -> str:
-    return f"`{text}`".replace("|", r"\|")  # a table's cell ends at |, even in code
+    return f"`{text}`".replace("|", r"\|")  # an unescaped | ends a table cell, even in code
 
 
 def _prose(text: str) -> str:
-    """Return text as Markdown shows it, with what is in backticks as it is."""
+    """Return text escaped for Markdown, except for code in backticks."""
     parts = text.split("`")
     parts[::2] = [re.sub(r"([\\*<|\[\]])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)

@@ -1,4 +1,4 @@
-"""Flags of llama-server that are refused, each with the reason. To ignore them would be to answer other than asked."""
+"""Flags of llama-server that are refused, each with the reason. Ignoring them would give unexpected results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from llamafw.errors import SettingsError
 
 _ADAPTERS = "LoRA adapters are not supported yet; merge the adapter into the model"
 _VECTORS = "control vectors are not supported yet"
-_SELF_EXTEND = "self-extend is not supported; stretch the context with --rope-scaling yarn and --rope-scale"
-_DEFRAG = "a slot's cache lies in one piece, there is nothing to defragment"
+_SELF_EXTEND = "self-extend is not supported; extend the context with --rope-scaling yarn and --rope-scale"
+_DEFRAG = "not supported: the KV cache of a slot is contiguous, so there is nothing to defragment"
 _DRAFT = "speculative decoding is not supported yet"
 _MULTIMODAL = "images and audio are not supported yet"
 
-REFUSED: dict[str, str] = {
+REFUSED_FLAGS: dict[str, str] = {
     "-gan": _SELF_EXTEND,
     "--grp-attn-n": _SELF_EXTEND,
     "-gaw": _SELF_EXTEND,
@@ -26,7 +26,7 @@ REFUSED: dict[str, str] = {
     "--control-vector": _VECTORS,
     "--control-vector-scaled": _VECTORS,
     "--control-vector-layer-range": _VECTORS,
-    "--rpc": "run a server there and a backend plugin that calls it here (docs/plugins/backend.md)",
+    "--rpc": "not supported; write a backend plugin that calls the other machine (docs/plugins/backend.md)",
     "-md": _DRAFT,
     "--model-draft": _DRAFT,
     "-hfd": _DRAFT,
@@ -37,7 +37,7 @@ REFUSED: dict[str, str] = {
     "--mmproj-url": _MULTIMODAL,
 }
 
-VARIABLES: dict[str, str] = {
+REFUSED_VARIABLES: dict[str, str] = {
     "LLAMA_ARG_GRP_ATTN_N": "-gan",
     "LLAMA_ARG_GRP_ATTN_W": "-gaw",
     "LLAMA_ARG_DEFRAG_THOLD": "-dt",
@@ -47,11 +47,11 @@ VARIABLES: dict[str, str] = {
     "LLAMA_ARG_MMPROJ": "--mmproj",
     "LLAMA_ARG_MMPROJ_URL": "--mmproj-url",
 }
-"""Variables of the environment that say the same."""
+"""Environment variables of these flags."""
 
 
 def check_environment(environ: Mapping[str, str]) -> None:
-    """Raise SettingsError for the first variable that asks for what is refused."""
-    for name, flag in VARIABLES.items():
+    """Raise SettingsError for the first variable whose flag is refused."""
+    for name, flag in REFUSED_VARIABLES.items():
         if environ.get(name):
-            raise SettingsError(f"{name}: {REFUSED[flag]}")
+            raise SettingsError(f"{name}: {REFUSED_FLAGS[flag]}")

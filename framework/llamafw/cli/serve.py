@@ -1,4 +1,4 @@
-"""``llamafw serve``: fetch the model if need be, then answer requests."""
+"""``llamafw serve``: find or download the model, then serve it over HTTP."""
 
 from __future__ import annotations
 
@@ -7,51 +7,68 @@ import sys
 from functools import partial
 
 from llamafw.cli.logs import set_up_logging
-from llamafw.cli.parser import (
-    Parser,
-    add_settings,
-    load_plugins,
-    overruled,
-    settings_from,
-    split_plugin_flags,
-)
-from llamafw.cli.plugin_flags import plugin_flags
-from llamafw.cli.version import text
+from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.plugin_flags import collect_plugin_flags
+from llamafw.cli.read_settings import load_plugins, overridden_variables, parse_early_flags, settings_from
+from llamafw.cli.version import version_line
 from llamafw.errors import SettingsError
 from llamafw.models.find import find_model
+from llamafw.plugins import Plugins
 
 SWITCH_INTERVAL = 0.0002
-"""Seconds until a thread that wants Python's lock gets it. The engine thread needs little of it, but at once: with the
-usual 5 ms, writing events to many clients held the next forward pass up, and 16 streams were a sixth slower."""
+"""Seconds after which a thread that waits for the GIL gets it. The engine thread needs it seldom but at once: with
+Python's default of 5 ms, writing events to many clients delayed the next forward pass, and 16 streams were a sixth
+slower."""
+
+EXAMPLE = """\
+llamafw serve -m model.gguf -c 8192 -np 4
+llamafw serve -hf USER/REPO:Q4_K_M --host 0.0.0.0 --port 8000 --api-key KEY"""
 
 
 def run(argv: list[str]) -> int:
-    """Serve until SIGINT or SIGTERM."""
-    first, rest = split_plugin_flags(argv)
-    plugins = load_plugins(first)
-    what = "Answer requests over HTTP. Flags win over the environment, this over --config."
-    parser = Parser("llamafw serve", what, parents=plugin_flags(plugins, first.config))
-    parser.add_argument("--usage", action="help", help="the same as --help")
-    parser.add_argument("--version", action="version", version=text(), help="print the version and exit")
-    add_settings(parser)
+    """Serve until SIGINT or SIGTERM; return the exit code."""
+    early, rest = parse_early_flags(argv)
+    plugins = load_plugins(early)
+    parser = _make_parser(plugins, early.config)
     try:
-        given = parser.parse(rest)
-    except SettingsError:  # such as an unknown flag: of a plugin, perhaps, that was left out
-        plugins.report()
+        args = parser.parse(rest)
+    except SettingsError:
+        plugins.log_disabled()  # an unknown flag may be that of a plugin that failed to load
         raise
-    settings = settings_from(given, checked=True, config=first.config, plugin=first.plugin, no_plugin=first.no_plugin)
+    settings = settings_from(
+        args, plugin_keys_checked=True, config=early.config, plugin=early.plugin, no_plugin=early.no_plugin
+    )
+
     set_up_logging(settings)
-    plugins.report()
-    for sentence in overruled(given):
-        logging.getLogger("llamafw").warning(sentence)
-    from llamafw.engine.load import load_model, read_flags  # these imports take long: --help need not wait
-    from llamafw.engine.start_checks import check_names, open_and_check
+    log = logging.getLogger("llamafw")
+    plugins.log_disabled()
+    for sentence in overridden_variables(args):
+        log.warning(sentence)
+    if not settings.jinja:
+        log.warning("templates are always Jinja here; --no-jinja has no effect")
+
+    from llamafw.engine.load import load_model  # slow imports, which --help does not need
+    from llamafw.engine.startup_inputs import read_startup_inputs
     from llamafw.server.run import serve
 
-    check_names(settings, plugins)
-    texts = read_flags(settings)
+    texts = read_startup_inputs(settings)
     path = find_model(settings)
-    model = open_and_check(path, settings, plugins)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    log = logging.getLogger("llamafw").info
-    return serve(settings, plugins, partial(load_model, path, settings, plugins, log, texts, model))
+    return serve(settings, plugins, partial(load_model, path, settings, plugins, log.info, texts))
+
+
+def _make_parser(plugins: Plugins, config: str | None) -> Parser:
+    """Return the parser of all flags, the common ones first and ``--help`` last."""
+    parser = Parser(
+        "llamafw serve",
+        "Serve a model over HTTP. Flags take precedence over environment variables, and these over --config.",
+        usage="llamafw serve [-m FILE | -hf USER/REPO[:QUANT]] [OPTIONS]",
+        example=EXAMPLE,
+        add_help=False,
+    )
+    add_settings(parser)
+    parser.add_flags_of(collect_plugin_flags(plugins, config))
+    about = parser.add_argument_group("help and version")
+    about.add_argument("-h", "--help", "--usage", action="help", help="print this help and exit")
+    about.add_argument("--version", action="version", version=version_line(), help="print the version and exit")
+    return parser

@@ -1,42 +1,56 @@
-"""``llamafw spec``: the API document, with the operations and fields of every plugin."""
+"""``llamafw spec``: print the API document with the operations and fields of all plugins, or what changed in it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from llamafw import spec
-from llamafw.cli.changes import changes
-from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from llamafw.cli.plugin_flags import plugin_flags
+from llamafw.cli.changes import compare
+from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.plugin_flags import collect_plugin_flags
+from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
+
+EXAMPLE = """\
+llamafw spec > openapi.yaml
+llamafw spec --diff openapi.yaml"""
 
 
 def run(argv: list[str]) -> int:
-    """Print the merged document."""
-    first, rest = split_plugin_flags(argv)
-    plugins = load_plugins(first)
-    what = "Print the API document; flags of `llamafw serve` change its defaults."
-    parser = Parser("llamafw spec", what, parents=plugin_flags(plugins, first.config))
+    """Print the merged document, or with ``--diff`` its changes; return 1 if a change breaks clients."""
+    early, rest = parse_early_flags(argv)
+    plugins = load_plugins(early)
+    parser = Parser(
+        "llamafw spec",
+        "Print the API document (OpenAPI). It depends on the plugins and the settings, so all flags of `llamafw serve` "
+        "are accepted.",
+        usage="llamafw spec [--yaml | --json | --diff FILE] [OPTIONS]",
+        example=EXAMPLE,
+    )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--yaml", action="store_const", dest="form", const="yaml", default="yaml", help="the default")
+    form.add_argument(
+        "--yaml", action="store_const", dest="form", const="yaml", default="yaml", help="print YAML (default)"
+    )
     form.add_argument("--json", action="store_const", dest="form", const="json", help="print JSON")
-    text = "print what has changed since this document instead; exit code 1 if it breaks clients"
+    text = "print what has changed since the document in FILE; the exit code is 1 if a change breaks clients"
     form.add_argument("--diff", metavar="FILE", type=Path, help=text)
     add_settings(parser)
-    given = parser.parse(rest)
-    name, old = vars(given).pop("form"), vars(given).pop("diff")
-    settings = settings_from(given, checked=True, config=first.config)
+    parser.add_flags_of(collect_plugin_flags(plugins, early.config))
+
+    args = parser.parse(rest)
+    name, old_path = vars(args).pop("form"), vars(args).pop("diff")
+    settings = settings_from(args, plugin_keys_checked=True, config=early.config)
     document = spec.merged_document(plugins, settings)
-    plugins.report()
-    if old is not None:
-        return _print_changes(spec.read_document(old, f"spec --diff: {old}"), document)
+    plugins.log_disabled()
+    if old_path is not None:
+        return _print_changes(spec.read_document(old_path, f"spec --diff: {old_path}"), document)
     print(spec.render(document, name), end="")
     return 0
 
 
 def _print_changes(old: spec.Document, new: spec.Document) -> int:
-    found = changes(old, new)
-    for one in sorted(found, key=lambda one: not one.breaking):
-        print(f"{'breaking' if one.breaking else '':9} {one.place}: {one.text}")
-    n = sum(one.breaking for one in found)
-    print(f"{n} of {len(found)} changes break clients" if found else "nothing has changed")
-    return 1 if n else 0
+    changes = sorted(compare(old, new), key=lambda change: not change.breaking)
+    for change in changes:
+        print(f"{'breaking' if change.breaking else '':9} {change.place}: {change.text}")
+    n_breaking = sum(change.breaking for change in changes)
+    print(f"{n_breaking} of {len(changes)} changes break clients" if changes else "no changes")
+    return 1 if n_breaking else 0

@@ -1,4 +1,4 @@
-"""``llamafw version``."""
+"""``llamafw version``: print the version."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from llamafw.hookspecs import API_VERSION
 
 
 def run(argv: list[str]) -> int:
-    """Print the version of llamafw and of Python."""
-    Parser("llamafw version", "Print the version.").parse(argv)
-    print(text())
+    """Print the versions of llamafw, its plugin API and Python."""
+    Parser("llamafw version", "Print the version.", example="llamafw version").parse(argv)
+    print(version_line())
     return 0
 
 
-def text() -> str:
-    """Return the versions and the machine, in one line."""
+def version_line() -> str:
+    """Return the versions and the platform in one line."""
     where = f"Python {platform.python_version()}, {platform.machine()} {platform.system()}"
     return f"llamafw {version('llamafw')}, API {API_VERSION} ({where})"

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10  # seconds that the hub gets to say what is in a repository
 DEFAULT_REVISION = "main"
+FETCH_LOCK_SUFFIX = ".fetch.lock"
+"""Ends the name of the lock file of each content that was fetched here; `llamafw.models.downloads` knows them by it."""
+
 log = logging.getLogger("llamafw.models")
 
 
@@ -205,9 +208,9 @@ class Hub:
 
     def _fetch(self, source: Source, name: str, key: str) -> None:
         """Put the content where the hub's client looks for it."""
-        folder = _folder(self.repo.id)
+        folder = _repo_folder(self.repo.id)
         # Not the lock of the hub's client: that removes its file, which some systems then let two processes lock.
-        blob, lock = self.cache / folder / "blobs" / key, self.cache / ".locks" / folder / f"{key}.fetch.lock"
+        blob, lock = self.cache / folder / "blobs" / key, self.cache / ".locks" / folder / f"{key}{FETCH_LOCK_SUFFIX}"
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +222,7 @@ class Hub:
 
     def _snapshot(self) -> Path:
         """Return the folder of the revision as it was fetched last."""
-        folder = self.cache / _folder(self.repo.id)
+        folder = self.cache / _repo_folder(self.repo.id)
         try:
             commit = (folder / "refs" / self.repo.revision).read_text(encoding="utf-8").strip()
         except OSError:
@@ -264,6 +267,6 @@ class Hub:
         return f" (did you mean {choose.listed(near)}?)" if near else ""
 
 
-def _folder(repo_id: str) -> str:
+def _repo_folder(repo_id: str) -> str:
     """Return the folder of a repository in the hub's cache."""
     return f"models--{repo_id.replace('/', '--')}"

