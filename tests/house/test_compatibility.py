@@ -1,0 +1,32 @@
+"""The compatibility page states for each row whether it works, is refused, or has no test."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from support.inventory import PAGE, REFUSED_ROWS, ROWS, check_row, page, refusal
+
+
+def test_page_distinguishes_three_states() -> None:
+    text = page({"C-001": {"tests/a.py::test_help"}, "C-054": {"tests/a.py::test_lora"}})
+    assert "| C-001 | -h, --help, --usage | works | a.py: `test_help` |" in text
+    assert re.search(r"\| C-054 \| --lora FNAME \| refused: LoRA .* \| a.py: `test_lora` \|", text)
+    assert "| C-002 | --version | no test |  |" in text
+    assert f"Of {len(ROWS)} rows 1 work, 1 are refused, and {len(ROWS) - 2} have no test." in text
+
+
+def test_page_names_the_version_of_llama_server() -> None:
+    assert "3a8a89ac4" in PAGE.read_text("utf-8")
+
+
+def test_refused_rows_exist_and_have_reasons() -> None:
+    assert set(REFUSED_ROWS) <= set(ROWS)
+    assert {row for row in ROWS if refusal(row)} > set(REFUSED_ROWS)
+
+
+def test_marks_with_unknown_rows_are_usage_errors() -> None:
+    check_row("C-001", "a test")
+    with pytest.raises(pytest.UsageError, match="'C-999'"):
+        check_row("C-999", "a test")
