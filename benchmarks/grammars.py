@@ -22,7 +22,7 @@ from llamafw.models.wheels import pull
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import Chain, build_chain
 from llamafw.sampling.kernels import CandidateBuffers
-from llamafw_plugins.grammars.compiler import Compiler
+from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from llamafw_plugins.quants import TYPES
 from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer
@@ -64,7 +64,9 @@ def main() -> None:
     metadata = read_gguf(args.model or pull("smollm2-135m"), {quant.name: quant for quant in TYPES}).metadata
     tokenizer = Gpt2Tokenizer(metadata)
     start = time.perf_counter()
-    compilers = {kind: Compiler(kind, GrammarContext(tokenizer, tokenizer.n_vocab)) for kind in ("json_schema", "gbnf")}
+    compilers = {
+        kind: LlguidanceCompiler(kind, GrammarContext(tokenizer, tokenizer.n_vocab)) for kind in ("json_schema", "gbnf")
+    }
     print(f"the table of {tokenizer.n_vocab} tokens, once per model: {(time.perf_counter() - start) * 1e3:.0f} ms\n")
     logits = rows(tokenizer.n_vocab, 100)
     ends = [token for token in range(tokenizer.n_vocab) if tokenizer.piece(token) in (b'"', b"}", b"]", b'",', b":")]
@@ -103,7 +105,7 @@ class Watched:
         self.grammar.mask(logits)
 
 
-def tokens(chain: Chain, compiler: Compiler, source: str, logits: Any, n: int) -> tuple[list[float], ...]:
+def tokens(chain: Chain, compiler: LlguidanceCompiler, source: str, logits: Any, n: int) -> tuple[list[float], ...]:
     """Return times in milliseconds: what the grammar adds to a token that is drawn again, the mask, one that fits."""
     vocabulary, adds, masks, fits = CandidateBuffers(logits.shape[1]), [], [], []
     held_to, again = Watched(compiler.compile(source)), compiler.compile(source)

@@ -24,7 +24,7 @@ from llamafw.testing.conformance import (
 from llamafw_plugins.architectures import llama
 from llamafw_plugins.chat_formats import chatml
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
-from llamafw_plugins.grammars.compiler import Compiler
+from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from llamafw_plugins.tool_parsers.hermes import Hermes
 from support.conformance import broken, suite
 
@@ -33,11 +33,11 @@ def grammar(**members: Any) -> Any:
     """A compiler of GBNF whose grammars have other methods."""
 
     def compile(self: Any, source: str) -> Any:
-        made = Compiler.compile(self, source)
+        made = LlguidanceCompiler.compile(self, source)
         made.__class__ = type("Broken", (type(made),), members)
         return made
 
-    kind = type("Broken", (Compiler,), {"compile": compile})
+    kind = type("Broken", (LlguidanceCompiler,), {"compile": compile})
     return suite(GrammarConformance, lambda context: kind("gbnf", context), name="gbnf")
 
 
@@ -49,9 +49,11 @@ def test_grammars() -> None:
     broken("which the mask forbids", made.test_mask_and_accept_say_the_same)
     made = grammar(mask=lambda self, logits: logits.fill(1))
     broken("has changed logits", made.test_a_mask_only_forbids)
-    one = Compiler.compile
+    one = LlguidanceCompiler.compile
     shared = type(
-        "Shared", (Compiler,), {"compile": lambda self, source: self.__dict__.setdefault(source, one(self, source))}
+        "Shared",
+        (LlguidanceCompiler,),
+        {"compile": lambda self, source: self.__dict__.setdefault(source, one(self, source))},
     )
     made = suite(GrammarConformance, lambda context: shared("gbnf", context), name="gbnf")
     broken("another moved", made.test_answers_are_apart)

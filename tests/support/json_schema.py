@@ -1,10 +1,10 @@
-"""docs/json-schema.md, made by compiling a schema per keyword: ``python tests/support/json_schema.py > …``."""
+"""Generates docs/json-schema.md by compiling schemas of every keyword: ``python tests/support/json_schema.py``."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from jsonschema_specifications import REGISTRY
 
 from llamafw import GrammarContext, RequestError
-from llamafw_plugins.grammars.compiler import Compiler
+from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 
 ROOT = Path(__file__).parents[2]
 DRAFT = "https://json-schema.org/draft/2020-12/meta/"
@@ -23,120 +23,116 @@ DOG = {"type": "object", "properties": {"k": {"const": "dog"}}, "required": ["k"
 
 @dataclass(frozen=True)
 class Case:
-    """A schema that is enforced, what can be said under it and what cannot."""
+    """A schema that is enforced, values that it allows and values that it does not allow."""
 
     schema: Any
-    valid: tuple[Any, ...]
-    invalid: tuple[Any, ...]
+    valid: Sequence[Any]
+    invalid: Sequence[Any]
     note: str = ""
-
-
-def case(schema: Any, valid: list[Any], invalid: list[Any], note: str = "") -> Case:
-    return Case(schema, tuple(valid), tuple(invalid), note)
 
 
 ENFORCED: dict[str, list[Case]] = {
     "$ref": [
-        case({"$defs": {"n": {"enum": [4, 5]}}, "items": {"$ref": "#/$defs/n"}}, [[], [4, 5]], [[3]],
-             "within the schema, also recursive, with keywords beside it"),
-        case({"$ref": "#/$defs/n", "$defs": {"n": {"anyOf": [
+        Case({"$defs": {"n": {"enum": [4, 5]}}, "items": {"$ref": "#/$defs/n"}}, [[], [4, 5]], [[3]],
+             "within the schema, also recursive and next to other keywords"),
+        Case({"$ref": "#/$defs/n", "$defs": {"n": {"anyOf": [
             {"const": 0}, {"type": "array", "items": {"$ref": "#/$defs/n"}, "minItems": 1, "maxItems": 1}]}}},
             [0, [0], [[[0]]]], [1, [], [[1]]]),
-        case({"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False},
+        Case({"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False},
              [{}, {"next": {"next": {}}}], [{"next": 1}, {"next": {"other": {}}}]),
-        case({"properties": {"a": {"$ref": "#/$defs/n", "minimum": 3}}, "$defs": {"n": {"maximum": 5}}},
+        Case({"properties": {"a": {"$ref": "#/$defs/n", "minimum": 3}}, "$defs": {"n": {"maximum": 5}}},
              [{"a": 3}, {"a": 5}], [{"a": 2}, {"a": 6}]),
     ],
-    "$anchor": [case({"$ref": "#n", "$defs": {"x": {"$anchor": "n", "type": "null"}}}, [None], [0])],
-    "$defs": [case({"$defs": {"a~b/c": {"type": "null"}}, "$ref": "#/$defs/a~0b~1c"}, [None], [1, {}],
+    "$anchor": [Case({"$ref": "#n", "$defs": {"x": {"$anchor": "n", "type": "null"}}}, [None], [0])],
+    "$defs": [Case({"$defs": {"a~b/c": {"type": "null"}}, "$ref": "#/$defs/a~0b~1c"}, [None], [1, {}],
                    "also as `definitions`")],
     "prefixItems": [
-        case({"type": "array", "prefixItems": [{"const": 1}, {"const": "x"}], "items": False, "minItems": 2},
+        Case({"type": "array", "prefixItems": [{"const": 1}, {"const": "x"}], "items": False, "minItems": 2},
              [[1, "x"]], [[], [1], ["x", 1], [1, "x", 1]], "also as a list in `items`, with `additionalItems`"),
-        case({"$schema": "https://json-schema.org/draft/2019-09/schema", "type": "array", "items": [{"const": 1}],
+        Case({"$schema": "https://json-schema.org/draft/2019-09/schema", "type": "array", "items": [{"const": 1}],
               "additionalItems": {"type": "null"}}, [[], [1], [1, None]],
              [[2], [1, 1]]),
     ],
-    "items": [case({"type": "array", "items": {"type": "boolean"}}, [[], [True, False]], [[1], True])],
+    "items": [Case({"type": "array", "items": {"type": "boolean"}}, [[], [True, False]], [[1], True])],
     "additionalProperties": [
-        case({"type": "object", "additionalProperties": {"type": "boolean"}}, [{}, {"x": True, "": False}],
+        Case({"type": "object", "additionalProperties": {"type": "boolean"}}, [{}, {"x": True, "": False}],
              [{"x": 1}, []]),
-        case({"type": "object", "properties": {"a": {"type": "null"}}}, [{}, {"a": None}, {"a": None, "b": 1}],
-             [{"a": 1}, {"b": 1, "a": 1}], "absent: anything, after the named ones"),
+        Case({"type": "object", "properties": {"a": {"type": "null"}}}, [{}, {"a": None}, {"a": None, "b": 1}],
+             [{"a": 1}, {"b": 1, "a": 1}], "absent: any properties, after the named ones"),
     ],
     "properties": [
-        case({"type": "object", "properties": {"b": {"type": "integer"}, "a": {}}, "additionalProperties": False},
-             [{}, {"b": 1}, {"b": 1, "a": 2}], [{"b": "1"}, {"c": 1}], "in the schema's order"),
-        case({"type": "object", "properties": {"not": {"type": "null"}, "a": False}}, [{"not": None}, {}],
+        Case({"type": "object", "properties": {"b": {"type": "integer"}, "a": {}}, "additionalProperties": False},
+             [{}, {"b": 1}, {"b": 1, "a": 2}], [{"b": "1"}, {"c": 1}], "in the order of the schema"),
+        Case({"type": "object", "properties": {"not": {"type": "null"}, "a": False}}, [{"not": None}, {}],
              [{"not": 1}, {"a": 1}]),
     ],
     "patternProperties": [
-        case({"type": "object", "patternProperties": {"^x[0-9]$": {"type": "integer"}, "^y": {"type": "null"}}},
+        Case({"type": "object", "patternProperties": {"^x[0-9]$": {"type": "integer"}, "^y": {"type": "null"}}},
              [{}, {"x1": 1, "y": None, "z": 1}], [{"x1": "a"}, {"yy": 1}],
              "patterns that exclude each other, as ECMA-262 reads them"),
     ],
-    "allOf": [case({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 5}]}, [3, 5], [2, 6, "a"])],
-    "anyOf": [case({"anyOf": [{"const": "a"}, {"type": "integer", "minimum": 0}]}, ["a", 0, 9], [-1, "b", None])],
+    "allOf": [Case({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 5}]}, [3, 5], [2, 6, "a"])],
+    "anyOf": [Case({"anyOf": [{"const": "a"}, {"type": "integer", "minimum": 0}]}, ["a", 0, 9], [-1, "b", None])],
     "oneOf": [
-        case({"oneOf": [{"$ref": "#/$defs/p"}, {"$ref": "#/$defs/d"}], "$defs": {"p": PERSON, "d": DOG}},
+        Case({"oneOf": [{"$ref": "#/$defs/p"}, {"$ref": "#/$defs/d"}], "$defs": {"p": PERSON, "d": DOG}},
              [{"k": "person", "age": 3}, {"k": "dog"}], [{"k": "cat"}, {"k": "person", "age": "3"}, {}],
              "branches that exclude each other by types, values, bounds, or a required property"),
-        case({"oneOf": [{"type": "integer", "maximum": 3}, {"type": "integer", "minimum": 7}, {"type": "string"}]},
+        Case({"oneOf": [{"type": "integer", "maximum": 3}, {"type": "integer", "minimum": 7}, {"type": "string"}]},
              [3, 7, "x"], [5, None]),
     ],
     "type": [
-        case({"type": "integer"}, [0, -12, 10**12], ["1", 1.5, None, True]),
-        case({"type": ["string", "null"]}, ["", "é\n", None], [1, [], {}]),
+        Case({"type": "integer"}, [0, -12, 10**12], ["1", 1.5, None, True]),
+        Case({"type": ["string", "null"]}, ["", "é\n", None], [1, [], {}]),
     ],
-    "const": [case({"const": {"a": [1, "é"]}}, [{"a": [1, "é"]}], [{"a": [1, "e"]}, {"a": [1]}, {}],
-                   "no control characters, numbers up to ±2⁵³")],
-    "enum": [case({"enum": [1, "a", None, {"b": [True]}, 1.5]}, [1, "a", None, {"b": [True]}, 1.5],
-                  [2, "b", {}, {"b": [False]}], "no control characters, numbers up to ±2⁵³")],
+    "const": [Case({"const": {"a": [1, "é"]}}, [{"a": [1, "é"]}], [{"a": [1, "e"]}, {"a": [1]}, {}],
+                   "without control characters, numbers up to ±2⁵³")],
+    "enum": [Case({"enum": [1, "a", None, {"b": [True]}, 1.5]}, [1, "a", None, {"b": [True]}, 1.5],
+                  [2, "b", {}, {"b": [False]}], "without control characters, numbers up to ±2⁵³")],
     "multipleOf": [
-        case({"type": "integer", "multipleOf": 5}, [0, 5, 100, -5], [3, 99], "up to 9 digits"),
-        case({"type": "number", "multipleOf": 0.1}, [0.3, 2], [0.35]),
+        Case({"type": "integer", "multipleOf": 5}, [0, 5, 100, -5], [3, 99], "up to 9 digits"),
+        Case({"type": "number", "multipleOf": 0.1}, [0.3, 2], [0.35]),
     ],
-    "maximum": [case({"type": "integer", "minimum": -3, "maximum": 13}, [-3, 7, 13], [-4, 14],
-                     "beyond ±2⁵³ taken for ±2⁵³")],
-    "exclusiveMaximum": [case({"type": "number", "exclusiveMaximum": 1, "minimum": 0}, [0, 0.99], [1, 1.5, -1])],
-    "minimum": [case({"type": "number", "minimum": 0.5, "maximum": 2}, [0.5, 2, 1.25], [0.49, 2.01, "1"],
+    "maximum": [Case({"type": "integer", "minimum": -3, "maximum": 13}, [-3, 7, 13], [-4, 14],
+                     "beyond ±2⁵³ treated as ±2⁵³")],
+    "exclusiveMaximum": [Case({"type": "number", "exclusiveMaximum": 1, "minimum": 0}, [0, 0.99], [1, 1.5, -1])],
+    "minimum": [Case({"type": "number", "minimum": 0.5, "maximum": 2}, [0.5, 2, 1.25], [0.49, 2.01, "1"],
                      "at most 2⁵³")],
-    "exclusiveMinimum": [case({"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 3}, [1, 2], [0, 3])],
-    "maxLength": [case({"type": "string", "maxLength": 2}, ["", "ab", "é❤"], ["abc", 1], "in characters")],
-    "minLength": [case({"type": "string", "minLength": 2}, ["ab", "éèêë", "❤❤"], ["", "❤"])],
+    "exclusiveMinimum": [Case({"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 3}, [1, 2], [0, 3])],
+    "maxLength": [Case({"type": "string", "maxLength": 2}, ["", "ab", "é❤"], ["abc", 1], "in Unicode characters")],
+    "minLength": [Case({"type": "string", "minLength": 2}, ["ab", "éèêë", "❤❤"], ["", "❤"])],
     "pattern": [
-        case({"type": "string", "pattern": "^[a-c]{2}[0-9]$"}, ["ab7"], ["ab", "ad7", "ab77", "xab7"],
+        Case({"type": "string", "pattern": "^[a-c]{2}[0-9]$"}, ["ab7"], ["ab", "ad7", "ab77", "xab7"],
              "ECMA-262, anchored or not; no look-around, word boundaries or back-references"),
-        case({"type": "string", "pattern": "b[0-9]"}, ["b1", "xxb2yy"], ["b", "1b"]),
-        case({"type": "string", "pattern": "^a|b$"}, ["a", "ax", "xb"], ["xa", "bx", ""]),
-        case({"type": "string", "pattern": r"^\d+\s\w*$", "minLength": 3, "maxLength": 5}, ["12 x"],
+        Case({"type": "string", "pattern": "b[0-9]"}, ["b1", "xxb2yy"], ["b", "1b"]),
+        Case({"type": "string", "pattern": "^a|b$"}, ["a", "ax", "xb"], ["xa", "bx", ""]),
+        Case({"type": "string", "pattern": r"^\d+\s\w*$", "minLength": 3, "maxLength": 5}, ["12 x"],
              ["1 ", "1 xxxx", "x y"]),
     ],
-    "maxItems": [case({"type": "array", "maxItems": 2}, [[], [1, 2]], [[1, 2, 3], 1])],
-    "minItems": [case({"type": "array", "minItems": 1, "items": {"enum": [1, 2]}}, [[1], [2, 1, 2]], [[], [3]])],
-    "maxProperties": [case({"type": "object", "maxProperties": 1}, [{}, {"a": 1}], [{"a": 1, "b": 2}])],
-    "minProperties": [case({"type": "object", "minProperties": 1}, [{"a": 1}], [{}],
-                           "1, or as many as are required: a name may come twice")],
-    "required": [case({"type": "object", "properties": {"a": {}, "b": {}}, "required": ["b", "c"]},
+    "maxItems": [Case({"type": "array", "maxItems": 2}, [[], [1, 2]], [[1, 2, 3], 1])],
+    "minItems": [Case({"type": "array", "minItems": 1, "items": {"enum": [1, 2]}}, [[1], [2, 1, 2]], [[], [3]])],
+    "maxProperties": [Case({"type": "object", "maxProperties": 1}, [{}, {"a": 1}], [{"a": 1, "b": 2}])],
+    "minProperties": [Case({"type": "object", "minProperties": 1}, [{"a": 1}], [{}],
+                           "up to 1 or the number of required properties, because a name may be repeated")],
+    "required": [Case({"type": "object", "properties": {"a": {}, "b": {}}, "required": ["b", "c"]},
                       [{"b": 1, "c": 2}, {"a": 0, "b": 1, "c": 2}], [{}, {"a": 1}, {"b": 1}])],
-    "format": [case({"format": "ipv4"}, ["127.0.0.1", 1], ["localhost", "1.2.3", ""], "those of the table below")],
+    "format": [Case({"format": "ipv4"}, ["127.0.0.1", 1], ["localhost", "1.2.3", ""], "see the table of formats")],
 }  # fmt: skip
 FORMATS: dict[str, Case] = {
-    "date-time": case({}, ["2024-02-29T12:00:00Z", "1999-12-31T23:59:59.5-05:30"],
+    "date-time": Case({}, ["2024-02-29T12:00:00Z", "1999-12-31T23:59:59.5-05:30"],
                       ["2023-02-29T12:00:00Z", "2024-02-29", "2024-02-29 12:00:00Z", "2024-06-30T23:59:60Z"],
                       "no leap seconds: most libraries cannot read them"),
-    "date": case({}, ["2024-02-29", "2000-02-29", "2023-12-31"],
+    "date": Case({}, ["2024-02-29", "2000-02-29", "2023-12-31"],
                  ["2023-02-29", "1900-02-29", "2024-04-31", "0000-01-01"]),
-    "time": case({}, ["23:59:59Z", "12:00:00.5+02:00"], ["24:00:00Z", "12:00:00", "23:59:60Z"], "no leap seconds"),
-    "duration": case({}, ["P1DT2H", "P3W"], ["P", "1D", "PT1D"]),
-    "email": case({}, ["a.b@example.org"], ["a", "a@", "@b", "a..b@example.org"]),
-    "hostname": case({}, ["example.org", "a"], ["-a", "a_b", ""]),
-    "ipv4": case({}, ["127.0.0.1", "255.255.255.255"], ["256.1.1.1", "1.2.3"]),
-    "ipv6": case({}, ["::1", "2001:db8::8a2e:370:7334"], ["1::2::3", "12345::", ":"]),
-    "uri": case({}, ["https://example.org/a?b=c#d", "urn:x:y"], ["/a", "a b", "//example.org"]),
-    "uuid": case({}, ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567", "123e4567-e89b-12d3-a456-42661417400g"]),
+    "time": Case({}, ["23:59:59Z", "12:00:00.5+02:00"], ["24:00:00Z", "12:00:00", "23:59:60Z"], "no leap seconds"),
+    "duration": Case({}, ["P1DT2H", "P3W"], ["P", "1D", "PT1D"]),
+    "email": Case({}, ["a.b@example.org"], ["a", "a@", "@b", "a..b@example.org"]),
+    "hostname": Case({}, ["example.org", "a"], ["-a", "a_b", ""]),
+    "ipv4": Case({}, ["127.0.0.1", "255.255.255.255"], ["256.1.1.1", "1.2.3"]),
+    "ipv6": Case({}, ["::1", "2001:db8::8a2e:370:7334"], ["1::2::3", "12345::", ":"]),
+    "uri": Case({}, ["https://example.org/a?b=c#d", "urn:x:y"], ["/a", "a b", "//example.org"]),
+    "uuid": Case({}, ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567", "123e4567-e89b-12d3-a456-42661417400g"]),
 }  # fmt: skip
-OTHER_FORMATS = ("idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template", "json-pointer",
+REFUSED_FORMATS = ("idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template", "json-pointer",
                  "relative-json-pointer", "regex")  # fmt: skip
 REFUSED: dict[str, Any] = {
     "$vocabulary": {"$vocabulary": {DRAFT + "core": True}},
@@ -159,50 +155,50 @@ REFUSED: dict[str, Any] = {
     "contentMediaType": {"contentMediaType": "application/json"},
     "contentSchema": {"contentSchema": {}},
 }
-COMMENTS: dict[str, Any] = {
+ANNOTATIONS: dict[str, Any] = {
     "$id": "https://example.org/schema", "$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": "c",
     "title": "t", "description": "d", "default": "x", "deprecated": True, "readOnly": True, "writeOnly": False,
     "examples": [None],
 }  # fmt: skip
 
 HEAD = """\
-# JSON Schema: what is enforced
+# JSON Schema: supported keywords
 
-Every keyword of draft 2020-12, as `json_schema`, `response_format` and required tool calls have it
-([grammars](grammars.md)). This page is made by `make docs`, which compiles a schema per keyword and asks whether the
-values shown can be said under it. Beyond that, the tests say random things under random schemas, and hold all that
-comes to an end against `jsonschema`.
+This page lists every keyword of draft 2020-12 and what the server does with it in `json_schema`, `response_format` and
+required tool calls ([grammars](grammars.md)). `make docs` generates it: it compiles at least one schema per keyword and
+checks which values the schema allows. The tests also generate random responses under random schemas and validate all
+complete ones with `jsonschema`.
 
-- **enforced**: no answer that has come to its end (`stop_type: eos`) is invalid.
-- **400**: it cannot be enforced; the error names it by its path. So does a keyword that does not exist.
-- **comment**: it asks for nothing; so does a keyword that begins with `x-`.
+- **enforced**: a response that ended by itself (`stop_type: eos`) is always valid.
+- **400**: the keyword cannot be enforced, and the error names its path. Unknown keywords are 400 too.
+- **annotation**: the keyword is ignored because it restricts nothing, as are keywords that begin with `x-`.
 
-What an answer never has, though it would be valid: properties in another order than the schema's; names and strings
-with `\\u` escapes; numbers with an exponent where there are bounds; whole numbers with a fraction of zeros; more than
-32 blanks and line ends in a row.
+Some valid values are never generated: properties in another order than in the schema; names and strings with `\\u`
+escapes; numbers with an exponent where the schema has bounds; integers with a fraction of zeros, such as `1.0`; more
+than 32 white-space characters in a row.
 """
 
 
 def keywords(vocabulary: str) -> list[str]:
-    """Return the keywords of a vocabulary, from its own metaschema."""
-    found: dict[str, Any] = REGISTRY.contents(DRAFT + vocabulary)["properties"]
-    return list(found)
+    """Return the keywords of a vocabulary, read from its metaschema."""
+    properties: dict[str, Any] = REGISTRY.contents(DRAFT + vocabulary)["properties"]
+    return list(properties)
 
 
-def accepts(compiler: Compiler, schema: Any, value: Any) -> bool:
-    """Whether a value can be said, as ``json.dumps`` writes it. RequestError if the schema is refused."""
+def accepts(compiler: LlguidanceCompiler, schema: Any, value: Any) -> bool:
+    """Return whether the schema allows a value as ``json.dumps`` writes it; RequestError if the schema is refused."""
     return accepts_text(compiler, json.dumps(schema), json.dumps(value, ensure_ascii=False))
 
 
-def accepts_text(compiler: Compiler, source: str, text: str) -> bool:
-    """Whether a text can be said, byte by byte."""
+def accepts_text(compiler: LlguidanceCompiler, source: str, text: str) -> bool:
+    """Return whether the grammar of ``source`` allows a text, fed byte by byte, as a complete response."""
     grammar = compiler.compile(source)
     eog = min(compiler.context.tokenizer.eog)
     return all(grammar.accept(byte) for byte in text.encode()) and (grammar.ended or grammar.accept(eog))
 
 
-def place(compiler: Compiler, schema: Any) -> str | None:
-    """Return what the refusal of a schema names; an error if it is not refused."""
+def refused_path(compiler: LlguidanceCompiler, schema: Any) -> str | None:
+    """Return the path that the refusal of a schema names; AssertionError if the schema is not refused."""
     try:
         compiler.compile(json.dumps(schema))
     except RequestError as error:
@@ -210,57 +206,60 @@ def place(compiler: Compiler, schema: Any) -> str | None:
     raise AssertionError(f"{schema} is not refused")
 
 
-def state(compiler: Compiler, keyword: str) -> tuple[str, str, str]:
-    """Return what is done with a keyword, an example, and a note."""
+def describe_keyword(compiler: LlguidanceCompiler, keyword: str) -> tuple[str, str, str]:
+    """Check a keyword and return the other columns of its row: status, example, note."""
     if keyword in ENFORCED:
-        return _enforced(compiler, ENFORCED[keyword])
+        return _describe_cases(compiler, ENFORCED[keyword])
     if keyword in REFUSED:
-        if place(compiler, REFUSED[keyword]) != keyword:
+        if refused_path(compiler, REFUSED[keyword]) != keyword:
             raise AssertionError(f"the refusal of {keyword} does not name it")
         return "400", f"`{json.dumps(REFUSED[keyword])}`", ""
-    schema = {"type": "integer", keyword: COMMENTS[keyword]}
+
+    schema = {"type": "integer", keyword: ANNOTATIONS[keyword]}
     if not accepts(compiler, schema, 7) or accepts(compiler, schema, "x"):
-        raise AssertionError(f"{keyword} asks for something")
-    return "comment", "", "at the root only" if keyword == "$id" else ""
+        raise AssertionError(f"the annotation {keyword} changes what the schema allows")
+    return "annotation", "", "only at the root" if keyword == "$id" else ""
 
 
-def _enforced(compiler: Compiler, cases: list[Case]) -> tuple[str, str, str]:
-    for one in cases:
-        for value, wanted in [*((value, True) for value in one.valid), *((value, False) for value in one.invalid)]:
-            if accepts(compiler, one.schema, value) is not wanted:
-                raise AssertionError(f"{value!r} under {one.schema}")
+def _describe_cases(compiler: LlguidanceCompiler, cases: list[Case]) -> tuple[str, str, str]:
+    for case in cases:
+        expected = [*((value, True) for value in case.valid), *((value, False) for value in case.invalid)]
+        for value, is_valid in expected:
+            if accepts(compiler, case.schema, value) is not is_valid:
+                raise AssertionError(f"{case.schema} {'refuses' if is_valid else 'allows'} {value!r}")
+
     first = cases[0]
-    shown = [_code(first.valid[-1]), f"not {_code(first.invalid[0])}"]
-    note = "; ".join(one.note for one in cases if one.note)
-    return "enforced", f"{_code(first.schema)}: {', '.join(shown)}", note
+    example = f"{_code(first.schema)}: {_code(first.valid[-1])}, not {_code(first.invalid[0])}"
+    return "enforced", example, "; ".join(case.note for case in cases if case.note)
 
 
 def _code(value: Any) -> str:
     return f"`{json.dumps(value, ensure_ascii=False)}`".replace("|", "\\|")
 
 
-def lines(compiler: Compiler) -> Iterator[str]:
-    """Yield the page, line by line."""
+def lines(compiler: LlguidanceCompiler) -> Iterator[str]:
+    """Yield the lines of the page."""
     yield HEAD
     for vocabulary in VOCABULARIES:
-        yield f"\n## {vocabulary}\n\n| Keyword | | For example | |\n|---|---|---|---|"
+        yield f"\n## {vocabulary}\n\n| Keyword | Status | Example | Notes |\n|---|---|---|---|"
         for keyword in keywords(vocabulary):
-            yield f"| `{keyword}` | {' | '.join(state(compiler, keyword))} |"
-    yield "\n## Formats\n\n| Format | | For example | |\n|---|---|---|---|"
-    for name, one in FORMATS.items():
-        what, _, note = _enforced(compiler, [Case({"format": name}, one.valid, one.invalid, one.note)])
-        yield f"| `{name}` | {what} | {_code(one.valid[-1])}, not {_code(one.invalid[0])} | {note} |"
-    for name in OTHER_FORMATS:
-        if place(compiler, {"format": name}) != "format":
+            yield f"| `{keyword}` | {' | '.join(describe_keyword(compiler, keyword))} |"
+
+    yield "\n## Formats\n\n| Format | Status | Example | Notes |\n|---|---|---|---|"
+    for name, case in FORMATS.items():
+        status, _, note = _describe_cases(compiler, [Case({"format": name}, case.valid, case.invalid, case.note)])
+        yield f"| `{name}` | {status} | {_code(case.valid[-1])}, not {_code(case.invalid[0])} | {note} |"
+    for name in REFUSED_FORMATS:
+        if refused_path(compiler, {"format": name}) != "format":
             raise AssertionError(f"the refusal of {name} does not name it")
         yield f"| `{name}` | 400 | | |"
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the whole page."""
     from support.toy import N_VOCAB, ToyTokenizer
 
-    return "\n".join(lines(Compiler("json_schema", GrammarContext(ToyTokenizer(), N_VOCAB)))) + "\n"
+    return "\n".join(lines(LlguidanceCompiler("json_schema", GrammarContext(ToyTokenizer(), N_VOCAB)))) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Random JSON Schemas for hypothesis, and models of random scores that answer under them."""
+"""Random JSON Schemas for hypothesis, random responses under them, and their validation."""
 
 from __future__ import annotations
 
@@ -63,42 +63,42 @@ values = st.recursive(
 counts = st.integers(0, 3)
 
 
-def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """A dictionary with any of these fields."""
+def optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return a strategy for dictionaries with any of these fields."""
     return st.fixed_dictionaries({}, optional=fields)
 
 
 def merged(*parts: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """All fields of several dictionaries."""
-    return st.tuples(*parts).map(lambda found: {key: value for one in found for key, value in one.items()})
+    """Return a strategy for the union of several dictionaries."""
+    return st.tuples(*parts).map(lambda fields: {key: value for part in fields for key, value in part.items()})
 
 
-NUMBER = some(
+NUMBER = optional(
     minimum=numbers,
     maximum=numbers,
     exclusiveMinimum=numbers,
     exclusiveMaximum=numbers,
     multipleOf=st.sampled_from([1, 2, 3, 0.5, 0.1, 2.5, 10]),
 )
-STRING = some(minLength=counts, maxLength=st.integers(1, 8), pattern=st.sampled_from(PATTERNS))
+STRING = optional(minLength=counts, maxLength=st.integers(1, 8), pattern=st.sampled_from(PATTERNS))
 FORMAT = st.sampled_from(FORMATS).map(lambda name: {"format": name})
 VALUE = st.one_of(
-    st.lists(values, min_size=1, max_size=4).map(lambda found: {"enum": found}),
+    st.lists(values, min_size=1, max_size=4).map(lambda items: {"enum": items}),
     values.map(lambda value: {"const": value}),
 )
 
 
 def typed(name: str, fields: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    return fields.map(lambda found: {"type": name, **found})
+    return fields.map(lambda drawn: {"type": name, **drawn})
 
 
 def array(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return some(items=inner, prefixItems=st.lists(inner, min_size=1, max_size=3), minItems=counts, maxItems=counts)
+    return optional(items=inner, prefixItems=st.lists(inner, min_size=1, max_size=3), minItems=counts, maxItems=counts)
 
 
 def object_(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     names, patterns = st.sampled_from(NAMES), st.sampled_from(NAME_PATTERNS)
-    return some(
+    return optional(
         properties=st.dictionaries(names, inner, max_size=4),
         required=st.lists(names, max_size=2, unique=True),
         additionalProperties=inner,
@@ -109,23 +109,23 @@ def object_(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def combined(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    several = st.lists(inner, min_size=1, max_size=3)
+    branches = st.lists(inner, min_size=1, max_size=3)
     return st.one_of(
-        several.map(lambda found: {"anyOf": found}),
-        several.map(lambda found: {"allOf": found}),
-        several.map(lambda found: {"oneOf": found}),
+        branches.map(lambda drawn: {"anyOf": drawn}),
+        branches.map(lambda drawn: {"allOf": drawn}),
+        branches.map(lambda drawn: {"oneOf": drawn}),
     )
 
 
 def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     names = st.sampled_from(["null", "integer", "number", "string", "array", "object", "boolean"])
-    several = st.lists(names, min_size=1, max_size=3, unique=True).map(lambda found: {"type": found})
+    types = st.lists(names, min_size=1, max_size=3, unique=True).map(lambda drawn: {"type": drawn})
     return st.one_of(
         typed("array", array(inner)),
         typed("object", object_(inner)),
         combined(inner),
         merged(combined(inner), st.one_of(NUMBER, STRING, array(inner), object_(inner))),
-        merged(several, NUMBER, STRING, array(inner)),
+        merged(types, NUMBER, STRING, array(inner)),
         merged(object_(inner), array(inner)),
         typed("object", merged(object_(inner), combined(inner))),
     )
@@ -153,15 +153,21 @@ SCHEMAS = st.recursive(LEAVES, nested, max_leaves=6)
 
 
 def schemas() -> st.SearchStrategy[dict[str, Any]]:
-    """Schemas of every keyword that is enforced, in every combination; some are not satisfiable."""
+    """Return a strategy for schemas that combine all enforced keywords; some are not satisfiable."""
     roots = SCHEMAS.filter(lambda schema: isinstance(schema, dict))
-    return st.tuples(roots, SCHEMAS, SCHEMAS).map(
-        lambda found: {**found[0], "$defs": {"x": found[1], "y": found[2]}} if "$ref" in json.dumps(found) else found[0]
-    )
+    return st.tuples(roots, SCHEMAS, SCHEMAS).map(_with_definitions)
 
 
-class Adversary:
-    """Scores that try to break a schema: random, but fond of what the schema itself says, and of what ends things."""
+def _with_definitions(schemas: tuple[dict[str, Any], Any, Any]) -> dict[str, Any]:
+    root, x, y = schemas
+    return {**root, "$defs": {"x": x, "y": y}} if "$ref" in json.dumps(schemas) else root
+
+
+class AdversarialLogits:
+    """Random logits that try to break a schema.
+
+    They prefer values that the schema itself contains, and characters that end strings, arrays and objects.
+    """
 
     def __init__(self, schema: Any, seed: int) -> None:
         self.random = np.random.default_rng(seed)
@@ -170,119 +176,131 @@ class Adversary:
         self.words = [json.dumps(word, ensure_ascii=False).encode() for word in _scalars(schema)]
         for byte in b"".join([*self.words, str(self.random.choice(['\\"u0061', "0123456789", "eE+-.", ""])).encode()]):
             self.bias[byte] = 3
-        self.bias[[34, 44, 93, 125]] += 1.5  # what ends strings, arrays and objects
+        self.bias[list(b'",]}')] += 1.5
         self.bias[EOS] = self.random.choice([0, 8])
-        self.word = b""  # being said
+        self.word = b""  # the rest of the word that is being written
 
-    def row(self, n_said: int) -> Floats:
+    def row(self, n_generated: int) -> Floats:
+        """Return the logits after ``n_generated`` tokens, ``(N_VOCAB,)``."""
         row = (self.random.standard_normal(N_VOCAB) * 1.5 + self.bias).astype(np.float32)
         if self.words and not self.word and self.random.integers(3) == 0:
             self.word = self.words[self.random.integers(len(self.words))]
         if self.word:
             row[self.word[0]] += 20
             self.word = self.word[1:]
-        if n_said > 60 and self.random.integers(2):
-            row[[34, 93, 125, EOS]] += 30
-            row[[44, 92, 123, 91]] -= 15
+        if n_generated > 60 and self.random.integers(2):  # come to an end
+            row[[*b'"]}', EOS]] += 30
+            row[list(b",\\{[")] -= 15
         return row
 
 
-POOL: list[Any] = [None, True, 0, 1, -1, 2.5, 10**16, "", "a", "b1", "2024-02-30", [], [1], {}, {"a": 1}]
+REPLACEMENTS: list[Any] = [None, True, 0, 1, -1, 2.5, 10**16, "", "a", "b1", "2024-02-30", [], [1], {}, {"a": 1}]
 
 
-def forged(value: Any, schema: Any, random: np.random.Generator) -> str:
-    """Return JSON like a value that was said, with something replaced, added, left out, or written in another way."""
+def alter_json(value: Any, schema: Any, random: np.random.Generator) -> str:
+    """Return JSON text of ``value`` after a few random changes: parts replaced, added, removed or escaped."""
     for _ in range(random.integers(1, 3)):
-        value = _changed(value, [*POOL, *_scalars(schema)], random)
+        value = _alter(value, [*REPLACEMENTS, *_scalars(schema)], random)
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if random.integers(2):  # names written in another way
-        text = re.sub(r'"([a-z])(?=[^"]*":)', lambda found: f'"\\u{ord(found[1]):04x}', text)
+    if random.integers(2):  # escape the first letter of each name
+        text = re.sub(r'"([a-z])(?=[^"]*":)', lambda match: f'"\\u{ord(match[1]):04x}', text)
     return text
 
 
-def _changed(value: Any, pool: list[Any], random: np.random.Generator) -> Any:
-    other = pool[random.integers(len(pool))]
+def _alter(value: Any, replacements: list[Any], random: np.random.Generator) -> Any:
+    other = replacements[random.integers(len(replacements))]
     if isinstance(value, list) and random.integers(4):
-        found, at = list(value), int(random.integers(len(value) + 1))
-        if at == len(value):
-            return [*found, other]
-        found[at : at + 1] = [[], [found[at]] * 2, [_changed(found[at], pool, random)]][random.integers(3)]
-        return found
+        items, i = list(value), int(random.integers(len(value) + 1))
+        if i == len(value):
+            return [*items, other]
+        items[i : i + 1] = [[], [items[i]] * 2, [_alter(items[i], replacements, random)]][random.integers(3)]
+        return items
     if isinstance(value, dict) and random.integers(4):
         name = str(random.choice([*NAMES, *value]))
         kind = random.integers(4)
         if kind == 0:
-            return {one: value[one] for one in value if one != name}
+            return {key: value[key] for key in value if key != name}
         if name in value:
-            return {**value, name: _changed(value[name], pool, random)}
+            return {**value, name: _alter(value[name], replacements, random)}
         return {**value, name: other} if kind == 1 else {name: other, **value}
     return other
 
 
 def _scalars(schema: Any) -> list[Any]:
-    """What a schema holds, and its neighbours."""
+    """Return the scalars in a schema, and numbers close to them."""
     if isinstance(schema, dict | list):
         parts = [*schema, *schema.values()] if isinstance(schema, dict) else schema
-        return [one for part in parts for one in _scalars(part)]
+        return [scalar for part in parts for scalar in _scalars(part)]
     if isinstance(schema, int | float) and not isinstance(schema, bool):
         return [schema, schema + 1, schema - 1, schema + 0.001]
     return [schema]
 
 
-def say(
+def generate(
     grammar: Grammar,
     row: Callable[[int], Floats],
     piece: Callable[[int], bytes],
     eog: set[int] | frozenset[int],
-    most: int = 400,
+    max_tokens: int = 400,
 ) -> bytes | None:
-    """Return what is said under a grammar; None if it is not at an end after ``most`` tokens.
+    """Return the text of the likeliest tokens under a grammar; None if it has not ended after ``max_tokens`` tokens.
 
-    Every token is checked against the mask, and must be accepted if that allows it.
+    The grammar must allow at least one token at each step, and accept the tokens that its mask allows.
+
+    Parameters
+    ----------
+    grammar : Grammar
+        In its initial state.
+    row : callable
+        Returns the logits after so many tokens, ``(n_vocab,)``.
+    piece : callable
+        Returns the bytes of a token.
+    eog : set of int
+        Tokens that end a generation.
     """
-    said = bytearray()
-    for n in range(most):
+    text = bytearray()
+    for n in range(max_tokens):
         if grammar.ended:
-            return bytes(said)
-        scores = row(n)
-        grammar.mask(scores)
-        token = int(scores.argmax())
-        if scores[token] == -np.inf:
-            raise AssertionError(f"a dead end after {bytes(said)!r}")
+            return bytes(text)
+        logits = row(n)
+        grammar.mask(logits)
+        token = int(logits.argmax())
+        if logits[token] == -np.inf:
+            raise AssertionError(f"no token is allowed after {bytes(text)!r}")
         assert grammar.accept(token)
         if token in eog:
-            return bytes(said)
-        said += piece(token)
+            return bytes(text)
+        text += piece(token)
     return None
 
 
-def check(schema: Any, text: bytes) -> Any:
-    """Return what ``text`` says; raise unless it is JSON and valid against the schema. Numbers are exact."""
-    setcontext(Context(prec=600))  # jsonschema divides
-    value = json.loads(text.decode("utf-8"), parse_float=_number, parse_constant=_refuse)
-    exact = json.loads(json.dumps(schema), parse_float=Decimal, object_hook=_with_patterns)
+def parse_and_validate(schema: Any, text: bytes) -> Any:
+    """Return the value of a JSON text. ValidationError unless it is valid against the schema, with exact numbers."""
+    setcontext(Context(prec=600))  # for the division of multipleOf in jsonschema
+    value = json.loads(text.decode("utf-8"), parse_float=_parse_number, parse_constant=_refuse_constant)
+    exact = json.loads(json.dumps(schema), parse_float=Decimal, object_hook=_with_python_patterns)
     validator = jsonschema.validators.validator_for(exact, default=Validator)
     validator(exact, format_checker=Validator.FORMAT_CHECKER).validate(value)
     return json.loads(text)
 
 
-ASCII = {"$": r"\Z", r"\d": "[0-9]", r"\w": "[0-9A-Za-z_]", r"\W": "[^0-9A-Za-z_]"}
+PYTHON_PATTERNS = {"$": r"\Z", r"\d": "[0-9]", r"\w": "[0-9A-Za-z_]", r"\W": "[^0-9A-Za-z_]"}
 
 
-def _with_patterns(schema: Any) -> Any:
-    """Write the patterns of names for Python, whose $ is before a line end, too, and whose sets are Unicode's."""
-    found = schema.get("patternProperties")
-    if not isinstance(found, dict):
+def _with_python_patterns(schema: Any) -> Any:
+    """Rewrite ``patternProperties`` for Python, where ``$`` also matches before a line end and sets are Unicode."""
+    properties = schema.get("patternProperties")
+    if not isinstance(properties, dict):
         return schema
-    names = [re.sub(r"\$|\\[dwW]", lambda part: ASCII[part[0]], name) for name in found]
-    return {**schema, "patternProperties": dict(zip(names, found.values(), strict=True))}
+    patterns = [re.sub(r"\$|\\[dwW]", lambda match: PYTHON_PATTERNS[match[0]], pattern) for pattern in properties]
+    return {**schema, "patternProperties": dict(zip(patterns, properties.values(), strict=True))}
 
 
-def _number(text: str) -> Decimal:
-    """A number, exactly, up to exponents that modulo can take; JSON sets no limit."""
+def _parse_number(text: str) -> Decimal:
+    """Return a number exactly. Exponents are cut at ±400, where the modulo of Decimal still works."""
     mantissa, _, exponent = text.lower().partition("e")
     return Decimal(mantissa).scaleb(max(-400, min(int(exponent or 0), 400)))
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise AssertionError(f"{constant} is not JSON")

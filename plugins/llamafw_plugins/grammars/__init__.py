@@ -1,4 +1,4 @@
-"""Languages that answers can be held to: GBNF, JSON Schema, Lark and regular expressions, all by llguidance."""
+"""Grammars for constrained responses: GBNF, JSON Schema, Lark and regular expressions, all enforced by llguidance."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ KINDS = ("gbnf", "json_schema", "lark", "regex")
 
 @hookimpl
 def register_grammars(register: Register) -> None:
-    """Offer a compiler per kind of source."""
+    """Register one compiler per kind of grammar."""
     for kind in KINDS:
-        register(kind, partial(_make, kind))
+        register(kind, partial(_create_compiler, kind))
 
 
-def _make(kind: str, context: GrammarContext) -> GrammarCompiler:
-    from llamafw_plugins.grammars.compiler import Compiler
+def _create_compiler(kind: str, context: GrammarContext) -> GrammarCompiler:
+    from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 
-    return Compiler(kind, context)
+    return LlguidanceCompiler(kind, context)
 
 
 @hookimpl
 def model_loaded(app: App) -> None:
-    """Build the table of the model's tokens, which takes a fifth of a second, before the first grammar needs it."""
-    threading.Thread(target=_prepare, args=(app.loaded.tokenizer,), name="grammar table").start()
+    """Build the model's token table in the background, because it would delay the first grammar by 0.2 s."""
+    threading.Thread(target=_build_token_table, args=(app.loaded.tokenizer,), name="grammar table").start()
 
 
-def _prepare(tokenizer: Tokenizer) -> None:
-    from llamafw_plugins.grammars.compiler import table
+def _build_token_table(tokenizer: Tokenizer) -> None:
+    from llamafw_plugins.grammars.compiler import token_table
 
-    with suppress(Exception):  # the first grammar meets it again, and says so to who asked for it
-        table(tokenizer)
+    with suppress(Exception):  # the first request with a grammar meets the same error and reports it to its client
+        token_table(tokenizer)

@@ -1,4 +1,4 @@
-"""Grammars compiled by llguidance, for one model's tokens. https://github.com/guidance-ai/llguidance"""
+"""Grammars compiled by llguidance for the tokens of one model. https://github.com/guidance-ai/llguidance"""
 
 from __future__ import annotations
 
@@ -14,110 +14,146 @@ import orjson
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from llamafw import Floats, Grammar, GrammarContext, RequestError, Tokenizer
-from llamafw_plugins.grammars import embedded, gbnf, json_schema
-from llamafw_plugins.grammars.budget import Budget
-from llamafw_plugins.grammars.places import SchemaError
+from llamafw_plugins.grammars import gbnf, json_schema, lark
+from llamafw_plugins.grammars.compile_threads import CompileThreads
+from llamafw_plugins.grammars.schema_paths import SchemaError
 
 MAX_LENGTH = 2**18  # characters of a source
-REMEMBERED = 64  # compiled grammars
-TOO_COMPLEX = "the grammar is too complex: there are too many ways to read what it allows"
+CACHE_SIZE = 64  # compiled grammars per kind
+TOO_COMPLEX = "the grammar is too complex: parsing the response exceeds a limit"
 
-_tokenizers: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
+_token_tables: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
 _lock = Lock()
-_budget = Budget()
+_compile_threads = CompileThreads()
 
 
-class Compiler:
-    """Compiles one kind of source. Called on worker threads, several at a time."""
+class LlguidanceCompiler:
+    """Compiles one kind of source. A `llamafw.GrammarCompiler`, called on several worker threads at a time."""
 
     def __init__(self, kind: str, context: GrammarContext) -> None:
         self._kind, self.context = kind, context
-        self._tokenizer = table(context.tokenizer)
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()  # at their start
+        self._token_table = token_table(context.tokenizer)
+        self._cache: OrderedDict[str, LLMatcher] = OrderedDict()  # by source, least recently used first; never advanced
         self._lock = Lock()
 
     def compile(self, source: str) -> Grammar:
-        """Return the grammar, at its start; RequestError if ``source`` is wrong or cannot be enforced."""
+        """Return the grammar described by ``source``, in its initial state.
+
+        Raises
+        ------
+        RequestError
+            ``source`` is invalid, too complex, or cannot be enforced.
+        Unavailable
+            Too many grammars are being compiled.
+        """
         if len(source) > MAX_LENGTH:
-            raise RequestError(f"the grammar has more than {MAX_LENGTH} characters")
+            raise RequestError(f"the grammar has {len(source)} characters; the maximum is {MAX_LENGTH}")
         with self._lock:
-            matcher = self._compiled.pop(source, None)
+            matcher = self._cache.pop(source, None)
         if matcher is None:
-            matcher = _budget.run(partial(self._build, source))
+            matcher = _compile_threads.run(partial(self._build, source))
         with self._lock:
-            self._compiled[source] = matcher
-            while len(self._compiled) > REMEMBERED:
-                self._compiled.popitem(last=False)
-        return Matcher(matcher.deep_copy())
+            self._cache[source] = matcher
+            while len(self._cache) > CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return LlguidanceGrammar(matcher.deep_copy())
 
     def _build(self, source: str) -> LLMatcher:
         try:
-            grammar = _GRAMMARS[self._kind](source)
+            grammar = _TO_LLGUIDANCE[self._kind](source)
         except gbnf.GbnfError as error:
-            raise RequestError(f"the grammar is wrong: {error}") from None
+            raise RequestError(f"the grammar is invalid: {error}") from None
         except SchemaError as error:
-            raise RequestError(str(error), param=".".join(error.place) or None) from None
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        found = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
-        if found:
-            raise RequestError(f"the grammar is wrong: {_first_line(found[0])}")
+            raise RequestError(str(error), param=".".join(error.path) or None) from None
+
+        matcher = LLMatcher(self._token_table, grammar, log_level=0)
+        problems = [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings()
+        if problems:
+            raise RequestError(f"the grammar is invalid: {_first_line(problems[0])}")
+
         start = matcher.deep_copy()
         allowed, failed = any(start.compute_bitmask()), start.is_error()
-        if failed or not (allowed or matcher.is_accepting()):  # a ring of references may end, and is an error
-            raise RequestError(TOO_COMPLEX if failed and not allowed else "the grammar allows nothing at all")
+        # A grammar of rules that only refer to each other is accepting but fails to compute a mask.
+        if failed or not (allowed or matcher.is_accepting()):
+            raise RequestError(TOO_COMPLEX if failed and not allowed else "the grammar is empty: it allows no response")
         return matcher
 
 
-class Matcher:
-    """Where one answer is within its grammar. A `llamafw.Grammar`."""
+class LlguidanceGrammar:
+    """Tracks one response within a grammar. A `llamafw.Grammar`."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     @property
     def ended(self) -> bool:
-        """Whether nothing may follow."""
-        return bool(self._sound().is_stopped())
+        """Whether the response is complete, so that nothing may follow."""
+        return bool(self._checked_matcher().is_stopped())
 
     def accept(self, token: int) -> bool:
-        """Go on by ``token`` if it may come next."""
-        taken = bool(self._matcher.try_consume_tokens([token]) == 1)
-        self._sound()
-        return taken
-
-    def _sound(self) -> LLMatcher:
-        """Return the matcher; RequestError if a limit of its own has been reached, on which it calls itself stopped."""
-        if self._matcher.is_error():
-            raise RequestError(TOO_COMPLEX)
-        return self._matcher
+        """Advance by ``token`` and return True if the grammar allows it; otherwise return False and change nothing."""
+        accepted = bool(self._matcher.try_consume_tokens([token]) == 1)
+        self._checked_matcher()
+        return accepted
 
     def mask(self, logits: Floats) -> None:
-        """Set the logits of tokens that may not come next to −inf."""
-        bits: npt.NDArray[Any] = np.frombuffer(self._sound().compute_bitmask(), np.uint8)
+        """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that are not allowed next to −inf."""
+        bits: npt.NDArray[Any] = np.frombuffer(self._checked_matcher().compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)]
         logits[: len(allowed)][allowed == 0] = -np.inf
         logits[len(allowed) :] = -np.inf
 
+    def _checked_matcher(self) -> LLMatcher:
+        """Return the matcher; RequestError if it has stopped because it exceeded a limit of llguidance."""
+        if self._matcher.is_error():
+            raise RequestError(TOO_COMPLEX)
+        return self._matcher
 
-def _json_schema(source: str) -> str:
+
+def _gbnf_to_llguidance(source: str) -> str:
+    return LLMatcher.grammar_from_lark(gbnf.to_lark(source))
+
+
+def _json_schema_to_llguidance(source: str) -> str:
     try:
         schema = orjson.loads(source)
     except orjson.JSONDecodeError as error:
-        raise SchemaError(f"the schema is no JSON: {error}", ()) from None
-    schema = json_schema.normalised(schema)
+        raise SchemaError(f"the schema is not valid JSON: {error}", ()) from None
+    schema = json_schema.to_llguidance(schema)
     return str(LLMatcher.grammar_from_json_schema(schema, overrides=json_schema.OPTIONS))  # type: ignore[arg-type]  # all options are optional
 
 
-_GRAMMARS = {
-    "gbnf": lambda source: LLMatcher.grammar_from_lark(gbnf.to_lark(source)),
-    "json_schema": _json_schema,
-    "lark": lambda source: LLMatcher.grammar_from_lark(embedded.normalised(source)),
+def _lark_to_llguidance(source: str) -> str:
+    return LLMatcher.grammar_from_lark(lark.to_llguidance(source))
+
+
+_TO_LLGUIDANCE = {
+    "gbnf": _gbnf_to_llguidance,
+    "json_schema": _json_schema_to_llguidance,
+    "lark": _lark_to_llguidance,
     "regex": LLMatcher.grammar_from_regex,
 }
+"""Kind of grammar → function from source to llguidance's own format."""
 
 
-class _Table:
-    """A tokenizer as llguidance wants it: control tokens have their names, and never match text."""
+def token_table(tokenizer: Tokenizer) -> LLTokenizer:
+    """Return llguidance's table of the model's tokens, built once per tokenizer because that takes 0.2 s."""
+    if not tokenizer.eog:
+        raise RequestError("grammars need a model with an end-of-generation token, and this model has none")
+    with _lock:
+        if tokenizer not in _token_tables:
+            source: Any = _TokenSource(tokenizer)
+            _token_tables[tokenizer] = LLTokenizer(
+                TokenizerWrapper(source), n_vocab=tokenizer.n_vocab, eos_token=sorted(tokenizer.eog)
+            )
+        return _token_tables[tokenizer]
+
+
+class _TokenSource:
+    """Describes a tokenizer in the form that llguidance reads.
+
+    Control tokens are listed as special, so that they never match the text of a grammar.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -129,19 +165,6 @@ class _Table:
 
     def __call__(self, text: bytes | str) -> list[int]:
         return self._tokenizer.encode(text.decode("utf-8") if isinstance(text, bytes) else text, parse_special=False)
-
-
-def table(tokenizer: Tokenizer) -> LLTokenizer:
-    """Return the table of a model's tokens; building it takes a fifth of a second, so it is done once."""
-    if not tokenizer.eog:
-        raise RequestError("a model without end-of-generation tokens cannot be held to a grammar")
-    with _lock:
-        if tokenizer not in _tokenizers:
-            table: Any = _Table(tokenizer)
-            _tokenizers[tokenizer] = LLTokenizer(
-                TokenizerWrapper(table), n_vocab=tokenizer.n_vocab, eos_token=sorted(tokenizer.eog)
-            )
-        return _tokenizers[tokenizer]
 
 
 def _first_line(message: str) -> str:

@@ -1,7 +1,7 @@
-"""GBNF, llama.cpp's grammar language, rewritten as Lark for llguidance. It knows nothing of tokens.
+"""GBNF, llama.cpp's grammar language, translated to Lark for llguidance. Independent of tokens.
 
-The dialect: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md. Every character is a terminal of its
-own: llguidance's lexer takes the longest match, which would lose ``"a" "bc" | "ab" "d"``.
+Reference: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md. Each character becomes a terminal of
+its own, because llguidance's lexer takes the longest match and would lose ``abc`` in ``"a" "bc" | "ab" "d"``.
 """
 
 from __future__ import annotations
@@ -11,259 +11,271 @@ import string
 from dataclasses import dataclass
 from typing import NoReturn
 
-from llamafw_plugins.grammars import recursion
+from llamafw_plugins.grammars.left_recursion import TERMINAL, Alternatives, find_left_recursion
 
 MAX_LENGTH = 2**16  # characters
-MAX_DEPTH = 32  # of parentheses
-MAX_REPEAT = 2000  # of {m,n}, as in llama.cpp
-_NAME = frozenset(string.ascii_letters + string.digits + "-_")
+MAX_DEPTH = 32  # levels of parentheses
+MAX_REPEAT = 2000  # m and n of {m,n}, as in llama.cpp
+_NAME_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "[": "[", "]": "]", "-": "-", "^": "^"}
-_HEX = {"x": 2, "u": 4, "U": 8}  # digits
+_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 
 
 class GbnfError(ValueError):
-    """The grammar is wrong; the message says where."""
+    """The grammar is invalid; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One element of a sequence, as Lark writes it, and the symbol that stands for it in `recursion`."""
+    """One element of a sequence."""
 
-    lark: str
-    symbol: str = recursion.TERMINAL
+    lark: str  # its translation
+    symbol: str = TERMINAL  # its name for `find_left_recursion`
 
 
 def to_lark(text: str) -> str:
-    """Return the Lark grammar of the same strings.
+    """Return a Lark grammar that matches the same texts as the GBNF grammar ``text``.
 
     Raises
     ------
     GbnfError
-        The text is no GBNF, a rule is missing, or one begins with itself, which llama.cpp does not allow either.
+        ``text`` is not valid GBNF, a rule is missing, or a rule is left-recursive, which llama.cpp refuses too.
     """
     if len(text) > MAX_LENGTH:
-        raise GbnfError(f"it has more than {MAX_LENGTH} characters")
+        raise GbnfError(f"it has {len(text)} characters; the maximum is {MAX_LENGTH}")
     parser = _Parser(text)
-    rules = parser.rules()
+    rules = parser.parse_rules()
+
     if "root" not in rules:
-        raise GbnfError("there is no rule 'root'")
-    for name, at in parser.used.items():
+        raise GbnfError("the rule 'root' is missing")
+    for name, position in parser.uses.items():
         if name not in rules:
-            parser.fail(f"there is no rule {name!r}", at)
-    if (circle := recursion.left(parser.symbols)) is not None:
-        raise GbnfError(f"the rule {circle!r} begins with itself (left recursion)")
+            parser.fail_at(position, f"the rule {name!r} is not defined")
+    if (recursive := find_left_recursion(parser.symbols)) is not None:
+        raise GbnfError(f"the rule {recursive!r} is left-recursive: it can begin with itself")
+
     lines = [f"start: {parser.names['root']}"]
     lines += [f"{parser.names[name]}: {lark}" for name, lark in rules.items()]
     return "\n".join(lines) + "\n"
 
 
 class _Parser:
-    """Reads GBNF by recursive descent."""
+    """Parses GBNF by recursive descent.
+
+    Line ends are white space inside parentheses (``nested``); elsewhere they end a rule.
+    """
 
     def __init__(self, text: str) -> None:
-        self.text, self.at, self.depth = text, 0, 0
-        self.used: dict[str, int] = {}  # rule → where it is first named
-        self.names: dict[str, str] = {}  # rule → its name in Lark, which has fewer letters
-        self.symbols: recursion.Symbols = {}  # of rules, and of what is in parentheses or may be left out
+        self.text, self.position, self.depth = text, 0, 0
+        self.uses: dict[str, int] = {}  # rule → position of its first use
+        self.names: dict[str, str] = {}  # rule → its name in Lark, which allows fewer characters
+        self.symbols: dict[str, Alternatives] = {}  # of rules, groups and repetitions
 
-    def rules(self) -> dict[str, str]:
-        """Return all rules, as Lark writes them."""
-        found: dict[str, str] = {}
-        self._space(newlines=True)
-        while self.at < len(self.text):
-            name = self._name()
-            if name in found:
+    def parse_rules(self) -> dict[str, str]:
+        """Return the Lark translation of each rule, by its GBNF name."""
+        rules: dict[str, str] = {}
+        self._skip_space(newlines=True)
+        while self.position < len(self.text):
+            name = self._parse_name()
+            if name in rules:
                 self._fail(f"the rule {name!r} is defined twice")
-            self._space()
-            self._take("::=")
-            self._space(newlines=True)
-            found[name], self.symbols[name] = self._alternatives(nested=False)
+            self._skip_space()
+            self._expect("::=")
+            self._skip_space(newlines=True)
+
+            rules[name], self.symbols[name] = self._parse_alternatives(nested=False)
             self._lark_name(name)
-            if self.at < len(self.text) and self.text[self.at] not in "\r\n":
-                self._fail(f"unexpected {self.text[self.at]!r}")
-            self._space(newlines=True)
-        return found
+            if self.position < len(self.text) and self.text[self.position] not in "\r\n":
+                self._fail(f"unexpected {self.text[self.position]!r}")
+            self._skip_space(newlines=True)
+        return rules
 
-    def _alternatives(self, *, nested: bool) -> tuple[str, recursion.Chains]:
-        chains = [self._sequence(nested=nested)]
+    def _parse_alternatives(self, *, nested: bool) -> tuple[str, Alternatives]:
+        sequences = [self._parse_sequence(nested=nested)]
         while self._peek() == "|":
-            self.at += 1
-            self._space(newlines=True)
-            chains.append(self._sequence(nested=nested))
-        lark = " | ".join(" ".join(item.lark for item in chain) for chain in chains)
-        return lark, [[item.symbol for item in chain] for chain in chains]
+            self.position += 1
+            self._skip_space(newlines=True)
+            sequences.append(self._parse_sequence(nested=nested))
+        lark = " | ".join(" ".join(item.lark for item in sequence) for sequence in sequences)
+        return lark, [[item.symbol for item in sequence] for sequence in sequences]
 
-    def _sequence(self, *, nested: bool) -> list[Item]:
+    def _parse_sequence(self, *, nested: bool) -> list[Item]:
         items: list[Item] = []
         while self._peek() not in ("", "|", ")", "\r", "\n"):
-            items += self._repeated(self._element(nested=nested))
-            self._space(newlines=nested)
+            items += self._parse_repetition(self._parse_element())
+            self._skip_space(newlines=nested)
         return items
 
-    def _element(self, *, nested: bool) -> list[Item]:
+    def _parse_element(self) -> list[Item]:
+        """Parse a literal, character class, dot, group or rule name; a literal is one item per character."""
         char = self._peek()
         if char == '"':
-            return self._literal()
+            return self._parse_literal()
         if char == "[":
-            return [self._char_class()]
+            return [self._parse_class()]
         if char == ".":
-            self.at += 1
+            self.position += 1
             return [Item("/(?s:.)/")]
         if char == "(":
-            return [self._group()]
-        if char not in _NAME:
+            return [self._parse_group()]
+        if char not in _NAME_CHARACTERS:
             self._fail(f"unexpected {char!r}")
-        name = self._name()
-        self.used.setdefault(name, self.at)
+        name = self._parse_name()
+        self.uses.setdefault(name, self.position)
         return [Item(self._lark_name(name), name)]
 
-    def _group(self) -> Item:
+    def _parse_group(self) -> Item:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            self._fail("the parentheses are nested too deeply")
-        self.at += 1
-        self._space(newlines=True)
-        lark, chains = self._alternatives(nested=True)
-        self._take(")")
+            self._fail(f"parentheses are nested more than {MAX_DEPTH} levels deep")
+        self.position += 1
+        self._skip_space(newlines=True)
+        lark, alternatives = self._parse_alternatives(nested=True)
+        self._expect(")")
         self.depth -= 1
-        return Item(f"({lark})" if lark.strip(" |") else '""', self._symbol(chains))
+        return Item(f"({lark})" if lark.strip(" |") else '""', self._new_symbol(alternatives))
 
-    def _symbol(self, chains: recursion.Chains) -> str:
-        """Return a new symbol, which no rule can be called."""
+    def _new_symbol(self, alternatives: Alternatives) -> str:
+        """Add a symbol and return its name, which begins with ``(`` and so differs from all names of rules."""
         symbol = f"({len(self.symbols)}"
-        self.symbols[symbol] = chains
+        self.symbols[symbol] = alternatives
         return symbol
 
-    def _repeated(self, items: list[Item]) -> list[Item]:
-        """Apply ``*``, ``+``, ``?`` or ``{m,n}``, if one follows, to what it follows: of a literal, all of it."""
+    def _parse_repetition(self, items: list[Item]) -> list[Item]:
+        """Parse any ``*``, ``+``, ``?`` or ``{m,n}`` that follows, and return ``items`` repeated by it as a whole."""
         char = self._peek()
         if char not in ("*", "+", "?", "{"):
             return items
+
         if char == "{":
-            low, high = self._bounds()
+            low, high = self._parse_bounds()
         else:
-            self.at += 1
+            self.position += 1
             low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}[char]
-        whole = items[0].lark if len(items) == 1 else f"({' '.join(item.lark for item in items)})"
         if not items or high == 0:
             return []
-        bounds = f"{{{low},{'' if high is None else high}}}"
-        chains = [[item.symbol for item in items], *([[]] if low == 0 else [])]
-        self._space()
-        return self._repeated([Item(f"({whole}){bounds}", self._symbol(chains))])
 
-    def _bounds(self) -> tuple[int, int | None]:
-        self.at += 1
-        self._space()
-        low = self._number() if self._peek() != "," else 0
-        self._space()
+        whole = items[0].lark if len(items) == 1 else f"({' '.join(item.lark for item in items)})"
+        bounds = f"{{{low},{'' if high is None else high}}}"
+        alternatives = [[item.symbol for item in items], *([[]] if low == 0 else [])]
+        self._skip_space()
+        return self._parse_repetition([Item(f"({whole}){bounds}", self._new_symbol(alternatives))])
+
+    def _parse_bounds(self) -> tuple[int, int | None]:
+        """Parse ``{m}``, ``{m,}``, ``{,n}`` or ``{m,n}``; None: without upper bound."""
+        self.position += 1
+        self._skip_space()
+        low = self._parse_number() if self._peek() != "," else 0
+        self._skip_space()
         high: int | None = low
         if self._peek() == ",":
-            self.at += 1
-            self._space()
-            high = self._number() if self._peek() != "}" else None
-            self._space()
-        self._take("}")
+            self.position += 1
+            self._skip_space()
+            high = self._parse_number() if self._peek() != "}" else None
+            self._skip_space()
+        self._expect("}")
+
         if max(low, high or 0) > MAX_REPEAT:
-            self._fail(f"a repetition is at most {MAX_REPEAT}")
+            self._fail(f"the repetition count {max(low, high or 0)} exceeds the maximum of {MAX_REPEAT}")
         if high is not None and high < low:
-            self._fail(f"the repetition {{{low},{high}}} is empty")
+            self._fail(f"the repetition {{{low},{high}}} has bounds in the wrong order")
         return low, high
 
     # --- characters
 
-    def _literal(self) -> list[Item]:
-        self.at += 1
+    def _parse_literal(self) -> list[Item]:
+        self.position += 1
         items = []
         while self._peek() != '"':
-            items.append(Item(json.dumps(self._char(), ensure_ascii=False)))
-        self.at += 1
+            items.append(Item(json.dumps(self._parse_character(), ensure_ascii=False)))
+        self.position += 1
         return items
 
-    def _char_class(self) -> Item:
-        self.at += 1
+    def _parse_class(self) -> Item:
+        self.position += 1
         negated = self._peek() == "^"
-        self.at += negated
+        self.position += negated
         ranges = []
         while self._peek() != "]":
-            low = high = self._char()
-            if self._peek() == "-" and self.text[self.at + 1 : self.at + 2] not in ("]", ""):
-                self.at += 1
-                high = self._char()
+            low = high = self._parse_character()
+            if self._peek() == "-" and self.text[self.position + 1 : self.position + 2] not in ("]", ""):
+                self.position += 1
+                high = self._parse_character()
             if high < low:
-                self._fail(f"the range {low}-{high} is empty")
+                self._fail(f"the range {low}-{high} has bounds in the wrong order")
             ranges.append(f"\\u{{{ord(low):x}}}-\\u{{{ord(high):x}}}")
-        self.at += 1
+        self.position += 1
         if not ranges and not negated:
-            self._fail("an empty class matches nothing")
+            self._fail("an empty character class matches nothing")
         return Item(f"/[{'^' * negated}{''.join(ranges)}]/" if ranges else "/(?s:.)/")
 
-    def _char(self) -> str:
-        """Take one character, written as itself or as an escape."""
+    def _parse_character(self) -> str:
+        """Parse one character of a literal or class, written as itself or as an escape sequence."""
         char = self._peek()
         if char == "":
-            self._fail("the text ends within quotes or brackets")
-        self.at += 1
+            self._fail("a literal or character class is not closed")
+        self.position += 1
         if char != "\\":
             return char
+
         kind = self._peek()
-        self.at += 1
+        self.position += 1
         if kind in _ESCAPES:
             return _ESCAPES[kind]
-        digits = self.text[self.at : self.at + _HEX.get(kind, 0)]
-        if kind not in _HEX or len(digits) != _HEX[kind] or not set(digits) <= set(string.hexdigits):
-            self._fail(f"unknown escape \\{kind}")
-        self.at += len(digits)
+        digits = self.text[self.position : self.position + _HEX_DIGITS.get(kind, 0)]
+        if kind not in _HEX_DIGITS or len(digits) != _HEX_DIGITS[kind] or not set(digits) <= set(string.hexdigits):
+            self._fail(f"unknown escape sequence \\{kind}")
+        self.position += len(digits)
         code = int(digits, 16)
         if code > 0x10FFFF or 0xD800 <= code < 0xE000:
-            self._fail(f"\\{kind}{digits} is no character")
+            self._fail(f"\\{kind}{digits} is not a Unicode character")
         return chr(code)
 
-    # --- words
+    # --- words and spaces
 
-    def _name(self) -> str:
-        start = self.at
-        while self._peek() in _NAME and self.at < len(self.text):
-            self.at += 1
-        if self.at == start:
-            self._fail("expected the name of a rule")
-        return self.text[start : self.at]
+    def _parse_name(self) -> str:
+        start = self.position
+        while self._peek() in _NAME_CHARACTERS and self.position < len(self.text):
+            self.position += 1
+        if self.position == start:
+            self._fail("expected a rule name")
+        return self.text[start : self.position]
 
-    def _number(self) -> int:
-        start = self.at
-        while self._peek() in string.digits and self.at < len(self.text):
-            self.at += 1
-        if not 0 < self.at - start < 10:
+    def _parse_number(self) -> int:
+        start = self.position
+        while self._peek() in string.digits and self.position < len(self.text):
+            self.position += 1
+        if not 0 < self.position - start < 10:
             self._fail("expected a number")
-        return int(self.text[start : self.at])
+        return int(self.text[start : self.position])
 
-    def _take(self, word: str) -> None:
-        if not self.text.startswith(word, self.at):
+    def _expect(self, word: str) -> None:
+        if not self.text.startswith(word, self.position):
             self._fail(f"expected {word!r}")
-        self.at += len(word)
+        self.position += len(word)
 
-    def _space(self, *, newlines: bool = False) -> None:
-        """Skip blanks and comments, and line ends if a rule may go on behind them."""
-        while self.at < len(self.text):
-            char = self.text[self.at]
+    def _skip_space(self, *, newlines: bool = False) -> None:
+        """Skip blanks and comments, and line ends too if ``newlines``."""
+        while self.position < len(self.text):
+            char = self.text[self.position]
             if char == "#":
-                end = self.text.find("\n", self.at)
-                self.at = len(self.text) if end < 0 else end
+                end = self.text.find("\n", self.position)
+                self.position = len(self.text) if end < 0 else end
             elif char in " \t" or (newlines and char in "\r\n"):
-                self.at += 1
+                self.position += 1
             else:
                 return
 
     def _peek(self) -> str:
-        return self.text[self.at : self.at + 1]
+        return self.text[self.position : self.position + 1]
 
     def _lark_name(self, name: str) -> str:
         return self.names.setdefault(name, f"r{len(self.names)}")
 
-    def fail(self, message: str, at: int) -> NoReturn:
-        """Raise GbnfError, with the line of a place in the text."""
-        line = self.text.count("\n", 0, at) + 1
+    def fail_at(self, position: int, message: str) -> NoReturn:
+        """Raise GbnfError with the line number of a position in the text."""
+        line = self.text.count("\n", 0, position) + 1
         raise GbnfError(f"line {line}: {message}")
 
     def _fail(self, message: str) -> NoReturn:
-        self.fail(message, self.at)
+        self.fail_at(self.position, message)

@@ -1,7 +1,7 @@
-"""JSON Schema, rewritten into what llguidance enforces in full; the rest is refused. It knows nothing of grammars.
+"""JSON Schema, rewritten so that llguidance enforces all of it; schemas that it cannot enforce are refused.
 
-Keywords: https://json-schema.org/draft/2020-12. Each is enforced, a comment, or refused by name; one that does not
-exist is refused, too, since it is mostly a misspelt one. Tuples are read as older drafts write them.
+Keywords: https://json-schema.org/draft/2020-12. Each keyword is enforced, an annotation, or refused by name. Unknown
+keywords are refused too, because most of them are misspelt. Tuples may be written as in older drafts.
 """
 
 from __future__ import annotations
@@ -13,172 +13,179 @@ from typing import Any
 
 import jsonschema_rs
 
-from llamafw_plugins.grammars import references
-from llamafw_plugins.grammars.formats import FORMATS, NATIVE
+from llamafw_plugins.grammars import one_of, references
+from llamafw_plugins.grammars.formats import NATIVE_FORMATS, PATTERN_FORMATS
 from llamafw_plugins.grammars.keywords import (
+    ANNOTATIONS,
     BOUNDS,
-    COMMENTS,
     COUNTS,
     ENFORCED,
-    HARMLESS,
-    MAPS,
+    NO_EFFECT,
     REFUSED,
-    SCHEMA,
-    SCHEMAS,
+    SCHEMA_KEYWORDS,
+    SCHEMA_LIST_KEYWORDS,
+    SCHEMA_MAP_KEYWORDS,
 )
 from llamafw_plugins.grammars.pattern import PatternError, to_rust
-from llamafw_plugins.grammars.places import Place, SchemaError
+from llamafw_plugins.grammars.schema_paths import SchemaError, SchemaPath
 
-MAX_DEPTH = 128
-LARGEST = 2**53  # whole numbers up to here are the same to every reader (RFC 7493 §2.2)
-UNWRITABLE = re.compile("[\0-\x07\x0b\x0e-\x1f\x7f]")  # characters that only \u escapes write
+MAX_DEPTH = 128  # length of a path within the schema
+MAX_NUMBER = 2**53  # every reader agrees on integers up to here (RFC 7493 §2.2)
+CONTROL_CHARACTERS = re.compile("[\0-\x07\x0b\x0e-\x1f\x7f]")  # those that JSON can only write as \u escapes
 OPTIONS = {
     "whitespace_pattern": r"[ \n\r\t]{0,32}",
     "json_allowed_escapes": 'nrbtf\\"',
     "json_allow_general_unicode_escapes": False,
 }
-r"""White space without end is what small models like to write; 32 is enough to indent. With ``\u`` escapes a name that
-has a schema could be written in another way, and so escape it."""
+r"""llguidance's options. Small models tend to write white space without end, and 32 characters are enough to indent.
+``\u`` escapes are off, because a property name written with them would evade the schema of that property."""
 
 
-def normalised(schema: Any) -> Any:
-    """Return the schema as llguidance enforces it in full. What is given is not changed.
+def to_llguidance(schema: Any) -> Any:
+    """Return the schema in the form that llguidance enforces in full; the argument is not changed.
 
     Raises
     ------
     SchemaError
-        It is no JSON Schema, or something in it cannot be enforced.
+        ``schema`` is not a valid JSON Schema, or a part of it cannot be enforced.
     """
     if not isinstance(schema, (dict, bool)):
-        raise SchemaError("a JSON Schema is an object or a boolean", ())
+        raise SchemaError("the schema is neither an object nor a boolean", ())
     if schema is False:
-        raise SchemaError("nothing is valid against the schema false", ())
-    schema = _read(schema, ())
+        raise SchemaError("the schema is false, so no value is valid", ())
+    schema = _normalize(schema, ())
     try:
         jsonschema_rs.meta.validate({**schema, "$schema": "https://json-schema.org/draft/2020-12/schema"})
     except jsonschema_rs.ValidationError as error:
         raise SchemaError(error.message, tuple(map(str, error.instance_path))) from None
-    references.check(schema)
-    return _finished(schema, schema, ())
+    references.check_references(schema)
+    return _translate(schema, schema, ())
 
 
-def _read(schema: Any, place: Place) -> Any:
-    """Return a schema of known keywords only, with tuples as draft 2020-12 has them."""
-    if len(place) > MAX_DEPTH:
-        raise SchemaError("the schema is nested too deeply", ())
+def _normalize(schema: Any, path: SchemaPath) -> Any:
+    """Return the schema with enforced keywords only, and with tuples written as in draft 2020-12."""
+    if len(path) > MAX_DEPTH:
+        raise SchemaError(f"the schema is nested too deeply: a path in it has more than {MAX_DEPTH} parts", ())
     if schema is True:
         return {}
     if not isinstance(schema, dict):
-        return schema  # false, or what the metaschema refuses
-    found: dict[str, Any] = {}
-    tuples = isinstance(schema.get("items"), list)
+        return schema  # False, or a value that the metaschema will reject
+
+    normalized: dict[str, Any] = {}
+    has_old_tuple = isinstance(schema.get("items"), list)
     for keyword, value in schema.items():
-        at = (*place, keyword)
-        if _is_comment(keyword, value, place):
+        at = (*path, keyword)
+        if _is_ignored(keyword, value, path):
             continue
-        if tuples and keyword in ("items", "additionalItems"):
+        if has_old_tuple and keyword in ("items", "additionalItems"):
             if keyword == "items":
-                found["prefixItems"] = [_read(one, (*at, str(i))) for i, one in enumerate(value)]
+                normalized["prefixItems"] = [_normalize(item, (*at, str(i))) for i, item in enumerate(value)]
             else:
-                found["items"] = _read(value, at)
-        elif keyword in SCHEMA:
-            found[keyword] = _read(value, at)
-        elif keyword in SCHEMAS and isinstance(value, list):
-            found[keyword] = [_read(one, (*at, str(i))) for i, one in enumerate(value)]
-        elif keyword in MAPS and isinstance(value, dict):
-            found[keyword] = {name: _read(one, (*at, name)) for name, one in value.items()}
+                normalized["items"] = _normalize(value, at)
+        elif keyword in SCHEMA_KEYWORDS:
+            normalized[keyword] = _normalize(value, at)
+        elif keyword in SCHEMA_LIST_KEYWORDS and isinstance(value, list):
+            normalized[keyword] = [_normalize(item, (*at, str(i))) for i, item in enumerate(value)]
+        elif keyword in SCHEMA_MAP_KEYWORDS and isinstance(value, dict):
+            normalized[keyword] = {name: _normalize(item, (*at, name)) for name, item in value.items()}
         elif keyword in ENFORCED:
-            found[keyword] = int(value) if keyword in COUNTS and isinstance(value, float) and value % 1 == 0 else value
+            is_whole_float = keyword in COUNTS and isinstance(value, float) and value % 1 == 0
+            normalized[keyword] = int(value) if is_whole_float else value
         else:
-            raise SchemaError(_unknown(keyword), at)
-    return found
+            raise SchemaError(_refusal(keyword), at)
+    return normalized
 
 
-def _is_comment(keyword: str, value: Any, place: Place) -> bool:
-    """Whether the keyword asks for nothing. A name that begins with ``x-`` is a comment by custom."""
-    if keyword == "$id" and place:
-        raise SchemaError("an $id within the schema cannot be enforced", (*place, keyword))
+def _is_ignored(keyword: str, value: Any, path: SchemaPath) -> bool:
+    """Return whether the keyword restricts nothing. By convention, ``x-…`` keywords are annotations."""
+    if keyword == "$id" and path:
+        raise SchemaError("an '$id' below the root of the schema cannot be enforced", (*path, keyword))
     if keyword == "$schema" and not re.match(r"https?://json-schema\.org/", str(value)):
-        raise SchemaError("only the drafts of json-schema.org are known", (*place, keyword))
-    if any(type(value) is type(one) and value == one for one in HARMLESS.get(keyword, ())):
+        message = f"the schema has an unsupported '$schema', {value!r:.80}: use a draft of json-schema.org"
+        raise SchemaError(message, (*path, keyword))
+    if any(type(value) is type(harmless) and value == harmless for harmless in NO_EFFECT.get(keyword, ())):
         return True
-    return keyword in COMMENTS or (keyword.startswith("x-") and keyword not in REFUSED)
+    return keyword in ANNOTATIONS or (keyword.startswith("x-") and keyword not in REFUSED)
 
 
-def _unknown(keyword: str) -> str:
+def _refusal(keyword: str) -> str:
     if keyword in REFUSED:
         return f"the keyword {keyword!r} cannot be enforced"
-    near = get_close_matches(keyword, ENFORCED | COMMENTS | REFUSED, n=1)
-    return f"{keyword!r} is no keyword of JSON Schema" + (f"; did you mean {near[0]!r}?" if near else "")
+    matches = get_close_matches(keyword, ENFORCED | ANNOTATIONS | REFUSED, n=1)
+    return f"{keyword!r} is not a keyword of JSON Schema" + (f"; did you mean {matches[0]!r}?" if matches else "")
 
 
-def _finished(schema: Any, root: Any, place: Place) -> Any:
-    """Return a valid schema with patterns, formats, numbers and oneOf as llguidance has them."""
+def _translate(schema: Any, root: Any, path: SchemaPath) -> Any:
+    """Return a normalized schema with patterns, formats, bounds and ``oneOf`` in llguidance's form."""
     if not isinstance(schema, dict):
         return schema
-    found = dict(schema)
+
+    translated = dict(schema)
     for keyword, value in schema.items():
-        at = (*place, keyword)
-        if keyword in SCHEMA:
-            found[keyword] = _finished(value, root, at)
-        elif keyword in SCHEMAS:
-            found[keyword] = [_finished(one, root, (*at, str(i))) for i, one in enumerate(value)]
+        at = (*path, keyword)
+        if keyword in SCHEMA_KEYWORDS:
+            translated[keyword] = _translate(value, root, at)
+        elif keyword in SCHEMA_LIST_KEYWORDS:
+            translated[keyword] = [_translate(item, root, (*at, str(i))) for i, item in enumerate(value)]
         elif keyword == "patternProperties":
-            names = {name: f"^(?:{_rust(name, (*at, name), exact=True)})$" for name in value}
-            found[keyword] = {names[name]: _finished(one, root, (*at, name)) for name, one in value.items()}
-        elif keyword in MAPS:
+            patterns = {name: f"^(?:{_translate_pattern(name, (*at, name), exact=True)})$" for name in value}
+            translated[keyword] = {patterns[name]: _translate(item, root, (*at, name)) for name, item in value.items()}
+        elif keyword in SCHEMA_MAP_KEYWORDS:
             if keyword == "properties" and any("\x7f" in name for name in value):
-                raise SchemaError("a name with the character U+007F cannot be enforced", at)
-            found[keyword] = {name: _finished(one, root, (*at, name)) for name, one in value.items()}
+                raise SchemaError("a property name with the character U+007F cannot be enforced", at)
+            translated[keyword] = {name: _translate(item, root, (*at, name)) for name, item in value.items()}
         elif keyword == "pattern":
-            found[keyword] = f"^(?:{_rust(value, at)})$"
+            translated[keyword] = f"^(?:{_translate_pattern(value, at)})$"
         elif keyword in BOUNDS:
-            found[keyword] = _bound(keyword, value, at)
+            translated[keyword] = _limit_bound(keyword, value, at)
         elif keyword in ("const", "enum"):
-            _check_value(value, at)
-        elif keyword == "minProperties" and value > max(1, len(schema.get("required", ()))):
-            raise SchemaError("more 'minProperties' than 'required' cannot be enforced: a name may come twice", at)
-    _set_bounds(found)
-    if "format" in found:
-        _set_format(found, (*place, "format"))
-    if "oneOf" in found:
-        references.check_one_of(schema["oneOf"], root, (*place, "oneOf"))
-        found["allOf"] = [*found.get("allOf", ()), {"anyOf": found.pop("oneOf")}]
-    return found
+            _check_literal(value, at)
+        elif keyword == "minProperties":
+            _check_min_properties(schema, at)
+
+    _replace_exclusive_bounds(translated)
+    if "format" in translated:
+        _translate_format(translated, (*path, "format"))
+    if "oneOf" in translated:
+        one_of.check_branches(schema["oneOf"], root, (*path, "oneOf"))
+        translated["allOf"] = [*translated.get("allOf", ()), {"anyOf": translated.pop("oneOf")}]
+    return translated
 
 
-def _rust(pattern: str, place: Place, *, exact: bool = False) -> str:
+def _translate_pattern(pattern: str, path: SchemaPath, *, exact: bool = False) -> str:
     try:
         return to_rust(pattern, exact=exact)
     except PatternError as error:
-        raise SchemaError(f"the pattern is wrong: {error}", place) from None
+        raise SchemaError(f"the pattern {pattern!r:.80} cannot be enforced: {error}", path) from None
 
 
-def _set_format(schema: dict[str, Any], place: Place) -> None:
+def _translate_format(schema: dict[str, Any], path: SchemaPath) -> None:
     name = schema["format"]
-    if name in FORMATS:
+    if name in PATTERN_FORMATS:
         del schema["format"]
-        schema["allOf"] = [*schema.get("allOf", ()), {"pattern": f"^(?:{to_rust(FORMATS[name])})$"}]
-    elif name not in NATIVE:
-        known = ", ".join(sorted([*FORMATS, *NATIVE]))
-        raise SchemaError(f"the format {name!r} cannot be enforced; there are {known}", place)
+        schema["allOf"] = [*schema.get("allOf", ()), {"pattern": f"^(?:{to_rust(PATTERN_FORMATS[name])})$"}]
+    elif name not in NATIVE_FORMATS:
+        supported = ", ".join(sorted([*PATTERN_FORMATS, *NATIVE_FORMATS]))
+        raise SchemaError(f"the format {name!r:.80} cannot be enforced; supported formats are {supported}", path)
 
 
-def _bound(keyword: str, value: float, place: Place) -> float:
-    """Return a bound of numbers that all readers agree on; one beyond them becomes the last of them."""
-    inwards = (value > 0) is ("inimum" in keyword)
-    if abs(value) < LARGEST or (abs(value) == LARGEST and not (inwards and keyword.startswith("exclusive"))):
+def _limit_bound(keyword: str, value: float, path: SchemaPath) -> float:
+    """Return the bound, limited to ±2⁵³; SchemaError if it only allows numbers beyond them."""
+    excludes_zero = (value > 0) is ("inimum" in keyword)
+    if abs(value) < MAX_NUMBER or (
+        abs(value) == MAX_NUMBER and not (excludes_zero and keyword.startswith("exclusive"))
+    ):
         return value
-    if inwards:
-        raise SchemaError(f"{keyword!r} beyond ±2⁵³ cannot be enforced", place)
-    return math.copysign(LARGEST, value)
+    if excludes_zero:
+        raise SchemaError(f"{keyword!r} beyond ±2⁵³ cannot be enforced", path)
+    return math.copysign(MAX_NUMBER, value)
 
 
-def _set_bounds(schema: dict[str, Any]) -> None:
-    """Write a whole exclusive bound that is the end nearer to zero as an inclusive one just beside it.
+def _replace_exclusive_bounds(schema: dict[str, Any]) -> None:
+    """Replace an integral exclusive bound on the side of zero by an inclusive bound just beside it.
 
-    llguidance 1.9 allows 0 under ``{"exclusiveMinimum": 0, "maximum": 0.5}``; also where the two come from different
-    parts of allOf.
+    llguidance 1.9 wrongly allows 0 under ``{"exclusiveMinimum": 0, "maximum": 0.5}``, also if the two bounds come from
+    different parts of ``allOf``.
     """
     for exclusive, bound, inwards, tighter in (
         ("exclusiveMinimum", "minimum", 1, max),
@@ -191,14 +198,22 @@ def _set_bounds(schema: dict[str, Any]) -> None:
             del schema[exclusive]
 
 
-def _check_value(value: Any, place: Place) -> None:
-    """Raise SchemaError if the value of an enum or const cannot be written exactly."""
-    left = [value]
-    while left:
-        one = left.pop()
-        if isinstance(one, dict | list):
-            left += [*one, *one.values()] if isinstance(one, dict) else one
-        elif isinstance(one, str) and UNWRITABLE.search(one):
-            raise SchemaError("a control character cannot be enforced", place)
-        elif isinstance(one, int | float) and not -LARGEST <= one <= LARGEST:
-            raise SchemaError("a number beyond ±2⁵³ cannot be enforced", place)
+def _check_literal(value: Any, path: SchemaPath) -> None:
+    """Raise SchemaError if a value of ``enum`` or ``const`` cannot be written exactly."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict | list):
+            stack += [*item, *item.values()] if isinstance(item, dict) else item
+        elif isinstance(item, str) and CONTROL_CHARACTERS.search(item):
+            raise SchemaError("a string with a control character cannot be enforced", path)
+        elif isinstance(item, int | float) and not -MAX_NUMBER <= item <= MAX_NUMBER:
+            raise SchemaError("a number beyond ±2⁵³ cannot be enforced", path)
+
+
+def _check_min_properties(schema: dict[str, Any], path: SchemaPath) -> None:
+    """Raise SchemaError if distinct names would have to be counted: llguidance counts a repeated name twice."""
+    limit = max(1, len(schema.get("required", ())))
+    if schema["minProperties"] > limit:
+        message = f"'minProperties' above {limit} cannot be enforced: list the names in 'required' instead"
+        raise SchemaError(message, path)

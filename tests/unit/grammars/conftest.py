@@ -1,4 +1,4 @@
-"""Grammars over the toy tokenizer, where a byte is a token."""
+"""Fixtures: grammars for the toy tokenizer, whose tokens are mostly single bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from llamafw import GrammarContext
-from llamafw_plugins.grammars.compiler import Compiler
+from llamafw_plugins.grammars import KINDS
+from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from support.toy import EOS, N_VOCAB, ToyTokenizer
 
 Matches = Callable[[str], bool]
@@ -19,20 +20,21 @@ def context() -> GrammarContext:
 
 
 @pytest.fixture(scope="session")
-def compiler(context: GrammarContext) -> Compiler:
-    return Compiler("json_schema", context)
+def compiler(context: GrammarContext) -> LlguidanceCompiler:
+    """Return a compiler of JSON Schemas."""
+    return LlguidanceCompiler("json_schema", context)
 
 
 @pytest.fixture(scope="session")
 def language(context: GrammarContext) -> Callable[[str, str], Matches]:
-    """``language(kind, source)(text)``: whether the text is in the language, read byte by byte."""
-    compilers = {kind: Compiler(kind, context) for kind in ("gbnf", "json_schema", "lark", "regex")}
+    """Return a function: ``language(kind, source)(text)`` is whether the grammar allows ``text``, fed byte by byte."""
+    compilers = {kind: LlguidanceCompiler(kind, context) for kind in KINDS}
 
-    def compiled(kind: str, source: str) -> Matches:
+    def compile_source(kind: str, source: str) -> Matches:
         def matches(text: str) -> bool:
             grammar = compilers[kind].compile(source)
             return all(grammar.accept(byte) for byte in text.encode()) and (grammar.ended or grammar.accept(EOS))
 
         return matches
 
-    return compiled
+    return compile_source

@@ -1,4 +1,4 @@
-"""A corpus of grammars in llama.cpp's dialect, each with texts that are in its language and texts that are not."""
+"""A corpus of GBNF grammars, each with texts that it allows and texts that it does not allow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Language = Callable[[str, str], Callable[[str], bool]]
 @dataclass(frozen=True)
 class Example:
     grammar: str
-    yes: tuple[str, ...]
-    no: tuple[str, ...]
+    allowed: tuple[str, ...]
+    refused: tuple[str, ...]
 
 
 CORPUS = {
     "json": Example(
         r"""
-        # JSON, as the README of llama.cpp's grammars introduces the dialect
+        # JSON, similar to the grammar in llama.cpp's README
         root   ::= ws value ws
         value  ::= object | array | string | number | ("true" | "false" | "null")
         object ::= "{" ws ( member ("," ws member)* )? "}"
@@ -103,33 +103,33 @@ CORPUS = {
         ("aabxy", "aabbbdfgfg..", "aabc❤❤"),
         ("aab", "abxy", "a", "aabc"),
     ),
-    "literals are repeated whole": Example('root ::= "ab"+ "c"', ("abc", "ababc"), ("abbc", "c")),
+    "a repetition applies to the whole literal": Example('root ::= "ab"+ "c"', ("abc", "ababc"), ("abbc", "c")),
     "escapes": Example(
         r"""root ::= "\x41\u00e9\U0001F600\n\t\\\"" [\x30-\x39\]\\\-^]+ [^\]\n]""",
         ('Aé😀\n\t\\"7]\\-^x', 'Aé😀\n\t\\"0a'),
         ('Aé😀\n\t\\"a', 'Aé😁\n\t\\"7x', 'Aé😀\n\t\\"7]'),
     ),
     "negated": Example("root ::= [^a-z0-9] [^]", ("Aa", "é\n", "❤❤"), ("a", "aa", "A", "7x")),
-    "a class may hold what is special elsewhere": Example(
+    "special characters in a class": Example(
         'root ::= [-a.()|*"#+] [a-]', ("--", ".a", "#-", '"a', "|-"), ("b-", "-b", "[-")
     ),
-    "alternatives over lines": Example(
+    "alternatives on several lines": Example(
         'root ::=\n  "x" |\n  "y" "z"? |\n\n  # nothing\n  other\nother ::= "w"', ("x", "y", "yz", "w"), ("", "z", "xz")
     ),
     "right recursion": Example('root ::= "a" root | "b"', ("b", "aaab"), ("a", "ba", "")),
-    "recursion in the middle": Example('root ::= "(" root? ")" root?', ("()", "(())()"), ("(", ")(", "")),
+    "central recursion": Example('root ::= "(" root? ")" root?', ("()", "(())()"), ("(", ")(", "")),
     "ambiguous": Example('root ::= a a\na ::= "x"* | "x"? "x"', ("", "x", "xxxxx"), ("y", "xy")),
     "empty alternatives": Example('root ::= ("a" | ) (| "b") "c"', ("c", "ac", "abc"), ("ab", "cc")),
     "names": Example('root ::= a-1 B2-\na-1 ::= "x"\nB2- ::= "y"', ("xy",), ("x",)),
-    "line ends of Windows": Example('root ::= a\r\n\r\na ::= "x" |\r\n "y"\r\n', ("x", "y"), ("xy",)),
+    "Windows line ends": Example('root ::= a\r\n\r\na ::= "x" |\r\n "y"\r\n', ("x", "y"), ("xy",)),
     "comments everywhere": Example('# one\nroot ::= "#" a # two\n# three\na ::= ( # four\n"b" )#', ("#b",), ("#", "b")),
 }
 
 
 @pytest.mark.inventory("G-01", "E-032", "C-093")
 @pytest.mark.parametrize("name", CORPUS)
-def test_the_language_of(language: Language, name: str) -> None:
+def test_corpus_grammar(language: Language, name: str) -> None:
     example = CORPUS[name]
     matches = language("gbnf", example.grammar)
-    assert [text for text in example.yes if not matches(text)] == []
-    assert [text for text in example.no if matches(text)] == []
+    texts = [*example.allowed, *example.refused]
+    assert [text for text in texts if matches(text)] == list(example.allowed)

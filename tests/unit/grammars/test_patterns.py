@@ -1,4 +1,4 @@
-"""Patterns of JSON Schema: read by us they match what Python's ``re`` says they do, or are refused."""
+"""Patterns of JSON Schema match the same strings as Python's ``re``, or are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamafw_plugins.grammars.compiler import Compiler
+from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from llamafw_plugins.grammars.pattern import PatternError, to_rust
 from support.json_schema import accepts
 
@@ -70,18 +70,20 @@ PATTERNS = [
 @pytest.mark.parametrize("pattern", PATTERNS)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_it_matches_where_python_does(compiler: Compiler, pattern: str, data: st.DataObject) -> None:
+def test_a_pattern_matches_as_in_python(compiler: LlguidanceCompiler, pattern: str, data: st.DataObject) -> None:
     python = re.compile(re.sub(r"(?<!\\)\$", r"\\Z", pattern), 0 if r"\s" in pattern else re.ASCII)
     texts = data.draw(st.lists(st.text("abcdé❤0_-$/ \n\t^]&[}", max_size=5), max_size=3))
     texts.append(data.draw(st.from_regex(python, alphabet=st.characters(codec="utf-8"))))
+    assert texts
+
     for text in texts:
         if any(char < " " and char not in "\b\t\n\f\r" or char == "\x7f" for char in text):
-            continue  # they cannot be written
-        ours = accepts(compiler, {"type": "string", "pattern": pattern}, text)
+            continue  # a JSON string can only hold these characters as \u escapes, which responses do not use
+        allowed = accepts(compiler, {"type": "string", "pattern": pattern}, text)
         if not re.search(r"\\[wWdDsS]|\.", pattern) or (text.isascii() and "\r" not in text):
-            assert ours == bool(python.search(text)), text
-        assert not ours or python.search(text), text
-        assert not ours or re.search(pattern, text), text  # to Python's own reading, too
+            assert allowed == bool(python.search(text)), text
+        assert not allowed or python.search(text), text
+        assert not allowed or re.search(pattern, text), text  # also with the Unicode sets of Python
 
 
 @pytest.mark.parametrize(
@@ -89,44 +91,44 @@ def test_it_matches_where_python_does(compiler: Compiler, pattern: str, data: st
     [
         ("(", "not closed"),
         (")", "unbalanced"),
-        ("[a", "ends in the middle"),
+        ("[a", "the pattern is incomplete"),
         ("*", "nothing to repeat"),
         ("a**", "nothing to repeat"),
-        ("a{2,1}", "is empty"),
+        ("a{2,1}", "bounds in the wrong order"),
         ("^*", "an anchor cannot be repeated"),
-        ("a{,2}", "least number"),
-        ("[]", "empty class"),
-        ("[b-a]", "range"),
-        (r"[\w-z]", "range"),
+        ("a{,2}", "needs a lower bound"),
+        ("[]", "empty character class"),
+        ("[b-a]", "invalid range"),
+        (r"[\w-z]", "invalid range"),
         (r"\q", "unknown escape"),
         (r"\A", "unknown escape"),
-        ("\\", "middle"),
+        ("\\", "the pattern is incomplete"),
         (r"a\b", "word boundaries"),
         (r"(a)\1", "back-references"),
         (r"(?<x>a)\k<x>", "back-references"),
         ("(?=a)", "look-around"),
         ("(?<!a)b", "look-around"),
         ("(?i)a", "flags"),
-        ("a^b", "within a pattern"),
-        ("(a$|b)*", "within a pattern"),
-        ("^a^", "within a pattern"),
-        (r"\u12", "no character"),
-        (r"\ud800", "no character"),
-        (r"\u{110000}", "no character"),
-        (r"\pL", "name of a property"),
-        (r"\x00", "control character"),
-        ("(" * 100 + ")" * 100, "nested too deeply"),
-        ("(^a|b)" * 10, "within a pattern|too many"),
+        ("a^b", r"\^ in the middle of a pattern"),
+        ("(a$|b)*", r"\$ in the middle of a pattern"),
+        ("^a^", r"\^ in the middle of a pattern"),
+        (r"\u12", "invalid hexadecimal digits"),
+        (r"\ud800", "not a Unicode character"),
+        (r"\u{110000}", "not a Unicode character"),
+        (r"\pL", "needs a Unicode property"),
+        (r"\x00", "control characters are not supported"),
+        ("(" * 100 + ")" * 100, "nested more than 64 levels deep"),
+        ("(^a|b)" * 10, r"\^ in the middle of a pattern is not supported"),
         ("|".join(["(^a|b)"] * 200), "too many alternatives"),
     ],
 )
-def test_what_is_refused(pattern: str, message: str) -> None:
+def test_invalid_or_unsupported_patterns_are_refused(pattern: str, message: str) -> None:
     with pytest.raises(PatternError, match=message):
         to_rust(pattern)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "yes", "no"),
+    ("pattern", "allowed", "refused"),
     [
         (r"^\p{L}+$", "aé", "a1"),
         (r"^[\p{Lu}\d]$", "É", "é"),
@@ -139,10 +141,10 @@ def test_what_is_refused(pattern: str, message: str) -> None:
         (r"^[\b]$", "\b", "b"),
     ],
 )
-def test_what_only_ecma_262_has(compiler: Compiler, pattern: str, yes: str, no: str) -> None:
+def test_syntax_of_ecma_262(compiler: LlguidanceCompiler, pattern: str, allowed: str, refused: str) -> None:
     schema = {"type": "string", "pattern": pattern}
-    assert accepts(compiler, schema, yes)
-    assert not accepts(compiler, schema, no)
+    assert accepts(compiler, schema, allowed)
+    assert not accepts(compiler, schema, refused)
 
 
 @pytest.mark.parametrize(
@@ -160,12 +162,14 @@ def test_what_only_ecma_262_has(compiler: Compiler, pattern: str, yes: str, no: 
         ("^.$", "\u2028"),
     ],
 )
-def test_where_dialects_differ_it_is_not_said(compiler: Compiler, pattern: str, text: str) -> None:
-    """To one the text matches, to another it does not: no answer is like it."""
+def test_strings_that_dialects_disagree_about_are_refused(
+    compiler: LlguidanceCompiler, pattern: str, text: str
+) -> None:
+    """Some dialects say that the text matches, others that it does not."""
     assert not accepts(compiler, {"type": "string", "pattern": pattern}, text)
 
 
-def test_names_are_read_as_ecma_262_has_them(compiler: Compiler) -> None:
+def test_patterns_of_names_follow_ecma_262(compiler: LlguidanceCompiler) -> None:
     schema = {"type": "object", "patternProperties": {r"^\W$": {"type": "null"}}}
     assert accepts(compiler, schema, {"é": None})
     assert not accepts(compiler, schema, {"é": 1})

@@ -33,8 +33,8 @@ REASONS = (
     r"^the (text|prompt) has (no|\d+) tokens",
     r"(is|be) (provided|specified)",  # one of two fields; OpenAPI 3.0 could say so, but no client could read it
     r"^the (grammar|schema) (is|has)|^response_format of the type json_schema needs",  # languages of their own
-    r"cannot be enforced|^only references within the schema|^nothing is valid against|is a number$",
-    r"is no keyword of JSON Schema",
+    r"cannot be enforced|is a number$",
+    r"is not a keyword of JSON Schema",
     r"^tool_choice needs tools|^the tool .* is not in tools|^two tools have the same name|^the arguments are not",
 )
 """Why a request may be refused although the document allows it."""

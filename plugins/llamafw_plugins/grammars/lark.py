@@ -1,0 +1,41 @@
+"""Lark grammars whose embedded JSON Schemas (``%json {…}``) are enforced as strictly as other schemas."""
+
+from __future__ import annotations
+
+import re
+from json import JSONDecodeError, JSONDecoder
+
+import orjson
+
+from llamafw_plugins.grammars import json_schema
+from llamafw_plugins.grammars.schema_paths import SchemaError
+
+_TOKENS = re.compile(r'"(?:\\.|[^"\\\n])*"|(?://|#)[^\n]*|/(?:\\.|[^/\\\n])+/|(%json\b\s*)', re.DOTALL)
+"""``%json``, and the tokens that may contain it as text: strings, comments and regular expressions."""
+
+
+def to_llguidance(source: str) -> str:
+    """Return the grammar with its JSON Schemas rewritten by `json_schema.to_llguidance`.
+
+    Raises
+    ------
+    SchemaError
+        The text after a ``%json`` is not valid JSON, or the schema cannot be enforced.
+    """
+    output, position = [], 0
+    while match := _TOKENS.search(source, position):
+        output.append(source[position : match.end()])
+        position = match.end()
+        if match[1] is None:
+            continue
+
+        try:
+            schema, position = JSONDecoder().raw_decode(source, position)
+        except (JSONDecodeError, RecursionError):
+            raise SchemaError("the schema after %json is not valid JSON or is nested too deeply", ()) from None
+        try:
+            schema = {**json_schema.to_llguidance(schema), "x-guidance": json_schema.OPTIONS}
+        except SchemaError as error:  # without the path: it is a path in the Lark text, not in the request
+            raise SchemaError(str(error), ()) from None
+        output.append(orjson.dumps(schema).decode())
+    return "".join(output) + source[position:]
