@@ -1,4 +1,4 @@
-"""Suites for things that are registered nowhere, and what they should find wrong."""
+"""Helpers that test the conformance suites with objects that no plugin registers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 
-def suite(base: type[Any], thing: Any, **attributes: Any) -> Any:
-    """Return the suite for ``thing``."""
-    return type("Suite", (base,), {"name": "mine", "thing": classmethod(lambda cls: thing), **attributes})()
+def suite(base: type[Any], registered: Any, **attributes: Any) -> Any:
+    """Return an instance of a suite that tests ``registered`` instead of what a plugin registers."""
+    members = {"name": "mine", "registered": classmethod(lambda cls: registered), **attributes}
+    return type("Suite", (base,), members)()
 
 
-def broken(message: str, test: Callable[..., Any], *given: Any) -> None:
-    """Fail unless a test fails, with a message that matches."""
+def assert_fails(test: Callable[..., Any], message: str, *args: Any) -> None:
+    """Check that calling a test makes it fail with a message that matches ``message``."""
     with pytest.raises((AssertionError, pytest.fail.Exception), match=message):
-        test(*given)
+        test(*args)

@@ -1,5 +1,5 @@
-"""What plugins are tested with: tiny models, a backend that computes nothing, pytest fixtures for servers, and suites.
+"""Tools for testing plugins: tiny models, a fake backend, pytest fixtures that start servers, conformance suites.
 
-The suites are classes to subclass, one per kind of plugin: see `llamafw.testing.conformance`.
-The fixtures are there wherever llamafw is installed, without an import: see `llamafw.testing.plugin`.
+`llamafw.testing.plugin` describes the fixtures; pytest finds them wherever llamafw is installed, without an import.
+`llamafw.testing.conformance` has one suite per kind of plugin, as a class to subclass.
 """

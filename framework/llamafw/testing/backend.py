@@ -1,4 +1,7 @@
-"""A backend that computes nothing: scores are a function of the last tokens. Fast to start, and always the same."""
+"""A fake backend that needs no weights: its logits are random numbers, seeded with the last tokens of the slot.
+
+It starts at once and always gives the same logits, so tests of everything but the model can rely on exact answers.
+"""
 
 from __future__ import annotations
 
@@ -12,63 +15,69 @@ from llamafw.hookspecs import hookimpl
 from llamafw.interfaces import Backend, BackendContext, Register
 from llamafw.types import Batch, Bytes, Floats
 
-N_LAST = 4  # tokens that scores depend on
+N_SEED_TOKENS = 4  # how many of a slot's last tokens seed the logits
 
 
 class DeterministicBackend:
-    """A `llamafw.Backend`. What a slot holds are its tokens; its state is the same as bytes."""
+    """A `llamafw.Backend` whose slots hold token ids. A saved state is the token ids as bytes."""
 
     def __init__(self, context: BackendContext) -> None:
         options = context.options
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
         self.n_vocab, self.n_embd = context.decoder.n_vocab, context.decoder.n_embd
         self.n_ctx = options.n_ctx or context.decoder.n_ctx_train
+        self.state_format = "deterministic-1"
         self._slots: list[list[int]] = [[] for _ in range(self.n_slots)]
 
     def forward(self, batch: Batch) -> Floats:
-        """Return a row of noise for each output, which its last tokens have seeded."""
+        """Return the logits of the m outputs, ``(m, n_vocab)`` float32: noise seeded with each slot's last tokens."""
         return self._rows(batch, self.n_vocab)
 
     def hidden(self, batch: Batch) -> Floats:
-        """Return the same, as wide as hidden states."""
+        """Return noise of the shape of hidden states, ``(m, n_embd)`` float32."""
         return self._rows(batch, self.n_embd)
 
     def _rows(self, batch: Batch, width: int) -> Floats:
-        rows, wanted = [], set(batch.outputs.tolist())
+        rows, outputs = [], set(batch.outputs.tolist())
         tokens = zip(batch.tokens.tolist(), batch.positions.tolist(), batch.slots.tolist(), strict=True)
         for i, (token, position, slot) in enumerate(tokens):
             held = self._slots[slot]
             if position > len(held):
-                raise LlamafwError(f"position {position} does not continue slot {slot}")
+                raise LlamafwError(f"position {position} does not continue slot {slot}, which holds {len(held)} tokens")
             held[position:] = [token]
-            if i in wanted:
-                rows.append(np.random.default_rng(held[-N_LAST:]).standard_normal(width).astype(np.float32))
+            if i in outputs:
+                rows.append(np.random.default_rng(held[-N_SEED_TOKENS:]).standard_normal(width).astype(np.float32))
+
         return np.array(rows, np.float32).reshape(len(rows), width)
 
     def truncate(self, slot: int, n: int) -> None:
-        """Forget tokens."""
+        """Remove the tokens of ``slot`` from position ``n`` on."""
         del self._slots[slot][n:]
 
     def shift(self, slot: int, first: int, n: int) -> None:
-        """Take tokens out."""
+        """Remove ``n`` tokens of ``slot`` from position ``first`` on; later ones move down."""
         del self._slots[slot][first : first + n]
 
+    def state_size(self, n: int) -> int:
+        """Return the size in bytes of the state of ``n`` positions."""
+        return 4 * n
+
     def save(self, slot: int, n: int) -> Bytes:
-        """Return the tokens."""
+        """Return the first ``n`` tokens of ``slot`` as bytes."""
         return np.array(self._slots[slot][:n], np.int32).view(np.uint8)
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
-        """Take them back."""
+        """Replace the tokens of ``slot`` by those of a saved state."""
         if state.nbytes != 4 * n or n > self.n_ctx:
-            raise LlamafwError(f"a state of {state.nbytes} bytes is not that of {n} tokens")
+            raise LlamafwError(f"a state of {state.nbytes} bytes does not hold {n} tokens")
         self._slots[slot] = state.view(np.int32).tolist()
 
     def describe(self) -> Mapping[str, Any]:
-        """Return next to nothing."""
+        """Return facts for logs."""
         return {"backend": "deterministic", "n_threads": 1, "weight_bytes": 0}
 
     def close(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing: there are no threads and no memory to free."""
 
 
 make: Callable[[BackendContext], Backend] = DeterministicBackend
@@ -76,5 +85,5 @@ make: Callable[[BackendContext], Backend] = DeterministicBackend
 
 @hookimpl
 def register_backends(register: Register) -> None:
-    """Offer it, in servers of the fixtures, as ``--backend deterministic``."""
+    """Register it as ``--backend deterministic``; only the servers of the test fixtures load this plugin."""
     register("deterministic", make)

@@ -1,4 +1,4 @@
-"""Batches from runs of tokens, and the logits of a prompt cut into pieces."""
+"""Helpers that call backends in tests: build a batch, evaluate a prompt in pieces."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ from llamafw.interfaces import Backend
 from llamafw.types import Batch, Floats
 
 Run = tuple[int, int, Sequence[int]]
-"""Slot, first position, tokens."""
+"""Consecutive tokens of one slot: the slot, the position of the first token, the tokens."""
 
 
 def batch(*runs: Run, outputs: Iterable[int] | None = None) -> Batch:
-    """Return a batch of runs; all tokens are outputs unless told."""
+    """Return a batch of ``runs``. ``outputs`` are indices of tokens in the batch; None: all of them."""
     tokens = [token for _, _, run in runs for token in run]
     positions = [first + i for _, first, run in runs for i in range(len(run))]
     slots = [slot for slot, _, run in runs for _ in run]
-    wanted = range(len(tokens)) if outputs is None else outputs
-    return Batch(*(np.array(list(values), np.int32) for values in (tokens, positions, slots, wanted)))
+    outputs = range(len(tokens)) if outputs is None else outputs
+    return Batch(*(np.array(list(values), np.int32) for values in (tokens, positions, slots, outputs)))
 
 
 def logits(backend: Backend, tokens: Sequence[int], sizes: Iterable[int] | None = None, slot: int = 0) -> Floats:
-    """Return the logits after each token, ``(n, n_vocab)``, of a prompt cut into pieces of ``sizes``."""
+    """Evaluate a prompt in an emptied slot; return the logits after each token, ``(n, n_vocab)`` float32.
+
+    Parameters
+    ----------
+    tokens : sequence of int
+        The prompt.
+    sizes : iterable of int, optional
+        Numbers of tokens per batch; by default one batch takes the whole prompt.
+    slot : int
+        The slot.
+    """
     backend.truncate(slot, 0)
     rows, first = [], 0
     for size in sizes or [len(tokens)]:

@@ -1,4 +1,7 @@
-"""Random tensors in any ggml type: quantised by the `gguf` package, or, where it cannot, random valid blocks."""
+"""Make random tensors of any ggml type.
+
+The `gguf` package quantises random weights where it can. For the other types the blocks themselves are random.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
-# Offset of the block's float16 scale; of its float16 minimum, if any; and that minimum, in scales, which centres
-# random weights on zero. From the structs in ggml-common.h.
+# Byte offset of the float16 scale in a block; byte offset of the float16 minimum, if the type has one; and the minimum,
+# in units of the scale, that centres random weights on zero. From the structs in ggml-common.h.
 SCALES: dict[str, tuple[int, int | None, float]] = {
     "Q2_K": (80, 82, 1.5),
     "Q3_K": (108, None, 0),
@@ -26,15 +29,24 @@ SCALES: dict[str, tuple[int, int | None, float]] = {
 }
 QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
 WRITABLE = (*QUANTIZABLE, *SCALES)
-"""Every type `random_tensor` can make."""
+"""All types that `random_tensor` can make."""
 
 
 def random_tensor(
     rng: np.random.Generator, shape: tuple[int, ...], type_name: str, std: float = 1.0, mean: float = 0.0
 ) -> npt.NDArray[np.generic]:
-    """Return random weights as ``type_name``: floats of ``shape``, or uint8 rows of blocks.
+    """Return random weights of type ``type_name``: floats of ``shape``, or rows of blocks as uint8.
 
-    ``mean`` holds for the types in `QUANTIZABLE` only.
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of the random numbers.
+    shape : tuple of int
+        Shape in weights.
+    type_name : str
+        One of `WRITABLE`.
+    std, mean : float
+        Standard deviation and mean of the weights. Only the types in `QUANTIZABLE` respect ``mean``.
     """
     if type_name in SCALES:
         return _random_blocks(rng, shape, type_name, std)
@@ -49,16 +61,18 @@ def _random_blocks(
     kind = GGMLQuantizationType[type_name]
     block_size, type_size = GGML_QUANT_SIZES[kind]
     if shape[-1] % block_size:
-        raise ValueError(f"rows of {shape[-1]} are no whole {type_name} blocks of {block_size}")
-    at, at_minimum, centre = SCALES[type_name]
+        raise ValueError(f"rows of {shape[-1]} do not divide into {type_name} blocks of {block_size}")
+    scale_offset, minimum_offset, centre = SCALES[type_name]
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // block_size, type_size), dtype=np.uint8)
 
     def set_scales(scale: npt.NDArray[np.float64]) -> None:
-        blocks[:, at : at + 2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
-        if at_minimum is not None:
-            blocks[:, at_minimum : at_minimum + 2] = (scale * centre).astype("<f2").view(np.uint8).reshape(-1, 2)
+        blocks[:, scale_offset : scale_offset + 2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
+        if minimum_offset is not None:
+            blocks[:, minimum_offset : minimum_offset + 2] = (
+                (scale * centre).astype("<f2").view(np.uint8).reshape(-1, 2)
+            )
 
     set_scales(np.ones(len(blocks)))
-    natural = float(dequantize(blocks.reshape(1, -1), kind).std())
-    set_scales(std / natural * rng.uniform(0.7, 1.3, len(blocks)))
+    std_of_scale_one = float(dequantize(blocks.reshape(1, -1), kind).std())
+    set_scales(std / std_of_scale_one * rng.uniform(0.7, 1.3, len(blocks)))
     return blocks.reshape(*shape[:-1], -1)

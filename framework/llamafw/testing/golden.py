@@ -1,7 +1,7 @@
-"""Answers of a server with the tiny model and `DeterministicBackend`, token by token: what nothing may change unasked.
+"""Known answers of a server with the tiny model and `DeterministicBackend`, token by token.
 
-They follow from the backend's definition, the formulas of the samplers and numpy's random numbers; our tests compute
-them from these. A plugin that is installed and not asked leaves them as they are.
+An installed plugin that is not used must not change them. They follow from the definition of the backend, the formulas
+of the samplers and numpy's random numbers; llamafw's own tests compute them from these.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """A request to ``POST /completion`` and the tokens of its answer."""
+class GoldenAnswer:
+    """The body of a ``POST /completion`` request and the tokens of its answer."""
 
     body: Mapping[str, Any]
     tokens: tuple[int, ...]
@@ -22,15 +22,15 @@ class Stream:
 PROMPT = [75, 108, 259, 75, 108, 260, 13]
 
 GOLDEN = (
-    Stream(
+    GoldenAnswer(
         {"prompt": PROMPT, "temperature": 0, "n_predict": 12, "ignore_eos": True},
         (5, 119, 170, 198, 50, 78, 174, 231, 72, 113, 239, 56),
     ),
-    Stream(
+    GoldenAnswer(
         {"prompt": PROMPT, "seed": 7, "samplers": [], "n_predict": 12, "ignore_eos": True},
         (209, 269, 226, 57, 94, 253, 4, 258, 254, 144, 86, 82),
     ),
-    Stream(
+    GoldenAnswer(
         {
             "prompt": PROMPT,
             "seed": 7,

@@ -1,13 +1,13 @@
-"""Fixtures for the tests of plugins: pytest finds them wherever llamafw is installed.
+"""The pytest plugin that llamafw installs: fixtures for the tests of plugins.
 
-* ``tiny_model``: the file of a random Llama with a few hundred tokens and a chat template.
-* ``write_model``: ``write_model(types="Q8_0", metadata={…}, …)``, the file of another; see `tiny.write_tiny_gguf`.
-* ``serve``: ``async with serve(model=…, **settings) as client``, a server in this process and an httpx client of it.
-* ``serve_http``: ``async with serve_http(…) as url``, the same on a port of this machine.
+* ``tiny_model``: the path of a random Llama model with a few hundred tokens and a chat template.
+* ``write_model``: ``write_model(types="Q8_0", metadata={…}, …)`` writes another model; see `tiny.write_tiny_gguf`.
+* ``serve``: ``async with serve(model=…, **settings) as client`` starts a server in this process; ``client`` is an
+  ``httpx.AsyncClient`` for it.
+* ``serve_http``: ``async with serve_http(…) as url`` starts the same server on a local port.
 
-Servers have all installed plugins, and those of ``plugin=(…)``. Without other settings they run `DeterministicBackend`
-on ``tiny_model``, and hold every response against the API document. Suites to subclass are in
-`llamafw.testing.conformance`.
+Servers load all installed plugins and those of ``plugin=(…)``. By default they run ``tiny_model`` on
+`DeterministicBackend` and validate every response against the API document.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     import httpx
     from starlette.types import ASGIApp
 
+    from llamafw.plugins import Plugins
     from llamafw.settings import Settings
 
-SECONDS = 60  # for a model to load
+LOAD_TIMEOUT = 300  # seconds; the first model of a fresh installation waits for Numba to compile its kernels
 
 pytest.register_assert_rewrite("llamafw.testing.conformance")
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the filters are read
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest reads the filters
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
-    """Ignore what connexion is warned of when it is imported: who tests a plugin can do nothing about it."""
+    """Ignore the deprecation warnings of connexion's import, which authors of plugins cannot fix."""
     deprecated = r"jsonschema\.(RefResolver|exceptions\.RefResolutionError) is deprecated"
     early_config.addinivalue_line("filterwarnings", f"ignore:{deprecated}:DeprecationWarning")
     return (yield)
@@ -43,7 +44,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of a tiny random model."""
+    """Return the path of a tiny random model."""
     from llamafw.testing.tiny import write_tiny_gguf
 
     return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
@@ -51,7 +52,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_model(tmp_path: Path) -> Callable[..., Path]:
-    """Return what writes other tiny models."""
+    """Return a function that writes a tiny model with other properties."""
     from llamafw.testing.tiny import write_tiny_gguf
 
     return partial(write_tiny_gguf, tmp_path / "model.gguf")
@@ -59,13 +60,13 @@ def write_model(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def serve(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]:
-    """Return what starts servers in this process."""
+    """Return a function that starts a server in this process."""
     import httpx
 
     @contextlib.asynccontextmanager
-    async def serve(*, model: Path = tiny_model, **given: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async def serve(*, model: Path = tiny_model, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
         async with (
-            running(model, small_settings(**given)) as asgi,
+            serve_in_process(model, small_settings(**settings)) as asgi,
             httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as client,
         ):
             yield client
@@ -75,14 +76,14 @@ def serve(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[httpx.A
 
 @pytest.fixture
 def serve_http(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[str]]:
-    """Return what starts servers on a port."""
+    """Return a function that starts a server on a local port."""
     import uvicorn
 
     from llamafw.server.run import bind, url
 
     @contextlib.asynccontextmanager
-    async def serve_http(*, model: Path = tiny_model, **given: Any) -> AsyncIterator[str]:
-        async with running(model, small_settings(**given)) as asgi:
+    async def serve_http(*, model: Path = tiny_model, **settings: Any) -> AsyncIterator[str]:
+        async with serve_in_process(model, small_settings(**settings)) as asgi:
             server = uvicorn.Server(uvicorn.Config(asgi, lifespan="off", ws="none", log_level="error"))
             sockets = bind("127.0.0.1", 0)
             task = asyncio.create_task(server.serve(sockets))
@@ -95,37 +96,58 @@ def serve_http(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[st
     return serve_http
 
 
-def small_settings(**given: Any) -> Settings:
-    """Return settings for a small server."""
+def small_settings(**settings: Any) -> Settings:
+    """Return settings for a small server on the deterministic backend; ``settings`` override them."""
     from llamafw.settings import Settings
 
-    usual: dict[str, Any] = {"backend": "deterministic", "parallel": 2, "validate_responses": True}
-    return Settings(**usual | given)
+    defaults: dict[str, Any] = {"backend": "deterministic", "parallel": 2, "validate_responses": True}
+    return Settings(**defaults | settings)
 
 
 @contextlib.asynccontextmanager
-async def running(model: Path, settings: Settings) -> AsyncIterator[ASGIApp]:
-    """Build a server with these settings; yield it when its model is loaded, or raise why it could not be."""
-    from llamafw.cli.parser import load_plugins
+async def serve_in_process(model: Path, settings: Settings, plugins: Plugins | None = None) -> AsyncIterator[ASGIApp]:
+    """Build a server, load its model, and yield the ASGI application.
+
+    Parameters
+    ----------
+    model : Path
+        The model file.
+    settings : Settings
+        Settings of the server.
+    plugins : Plugins, optional
+        The server's plugins; by default those that the settings ask for, and `DeterministicBackend`.
+
+    Raises
+    ------
+    Exception
+        The model cannot be loaded: whatever loading it raised.
+    """
     from llamafw.engine.load import load_model
     from llamafw.server.app import build_app
 
-    plugins = load_plugins(settings, extra=["llamafw.testing.backend"])
-    settled = asyncio.Event()
-    error: list[BaseException] = []
+    plugins = plugins or load_plugins(settings)
+    load_failed = asyncio.Event()
+    errors: list[BaseException] = []
 
     def load() -> Any:
         try:
             return load_model(model, settings, plugins, lambda line: None)
-        except BaseException as exc:
-            error.append(exc)
+        except BaseException as error:
+            errors.append(error)
             raise
 
-    asgi, app, loading = build_app(settings, plugins, load, failed=settled.set)
+    asgi, app, loading = build_app(settings, plugins, load, failed=load_failed.set)
     async with loading.lifespan(None):
-        async with asyncio.timeout(SECONDS):
-            while app.model is None and not settled.is_set():  # noqa: ASYNC110  # a thread will end it
+        async with asyncio.timeout(LOAD_TIMEOUT):
+            while app.model is None and not load_failed.is_set():  # noqa: ASYNC110  # set on another thread
                 await asyncio.sleep(0.001)
-        if error:
-            raise error[0]
+        if errors:
+            raise errors[0]
         yield asgi
+
+
+def load_plugins(settings: Settings) -> Plugins:
+    """Return the plugins that the settings ask for, and `DeterministicBackend`."""
+    from llamafw.cli import read_settings
+
+    return read_settings.load_plugins(settings, extra=["llamafw.testing.backend"])

@@ -80,9 +80,9 @@ def find(text: str) -> Target:
     else:
         target = Target((text,))
     plugins = Plugins(extra=target.plugins, tolerant=True)
-    found = [one for one in plugins.found.values() if {one.name, one.distribution} & set(target.names)]
+    found = [one for one in plugins.records.values() if {one.name, one.distribution} & set(target.names)]
     if not found:
-        named = {one.distribution for one in plugins.found.values()}
+        named = {one.distribution for one in plugins.records.values()}
         raise SettingsError(f"plugin check: {text} is no plugin; there are {', '.join(sorted(named))}")
     for one in found:
         if one.error:

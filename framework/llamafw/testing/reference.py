@@ -1,6 +1,6 @@
-"""The llama forward pass in float64 numpy, slow and plain: what every backend is measured against.
+"""The Llama forward pass in float64 numpy: slow, simple, and the reference that backends are compared with.
 
-It shares no code with the rest of llamafw: files are read and weights unpacked by the `gguf` package.
+It shares no code with the rest of llamafw: the `gguf` package reads the file and dequantises the weights.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Array = npt.NDArray[np.float64]
 
 
 class Reference:
-    """A llama model, in float64.
+    """A Llama model, evaluated in float64.
 
     Parameters
     ----------
     path : Path
-        A GGUF file with ``general.architecture`` llama.
+        A GGUF file whose ``general.architecture`` is ``llama``.
     frequencies : (n_rot // 2,) array, optional
-        Radians per position of each pair; needed for YaRN, else worked out from the file.
+        Rotary frequencies in radians per position. Required for YaRN; otherwise computed from the metadata.
     magnitude : float
-        Factor on cos and sin.
+        Factor on the rotary cosines and sines.
     """
 
     def __init__(self, path: Path, frequencies: Array | None = None, magnitude: float = 1.0) -> None:
@@ -47,19 +47,19 @@ class Reference:
         self.n_vocab = len(self.weight("token_embd.weight"))
 
     def logits(self, tokens: Sequence[int]) -> Array:
-        """Return the logits after each of ``tokens``, which stand at positions 0, 1, …: ``(n, n_vocab)`` float64."""
+        """Return the logits after each of ``tokens``, at positions 0, 1, …: ``(n, n_vocab)`` float64."""
         x = self.hidden(tokens)
         output = "output.weight" if "output.weight" in self._tensors else "token_embd.weight"
         return self._linear(x, output)
 
     def hidden(self, tokens: Sequence[int]) -> Array:
-        """Return what the output matrix is applied to: ``(n, n_embd)`` float64."""
+        """Return the hidden states after the output norm, ``(n, n_embd)`` float64."""
         x = self.weight("token_embd.weight")[np.asarray(tokens)].astype(np.float64)
         angles = np.outer(np.arange(len(tokens)), self.frequencies)  # (n, n_rot // 2)
-        turn = self.magnitude * np.exp(1j * angles)
+        rotation = self.magnitude * np.exp(1j * angles)
         for layer in range(self.n_layer):
             blk = f"blk.{layer}"
-            x = x + self._attention(self._norm(x, f"{blk}.attn_norm"), blk, turn)
+            x = x + self._attention(self._norm(x, f"{blk}.attn_norm"), blk, rotation)
             h = self._norm(x, f"{blk}.ffn_norm")
             gate = self._linear(h, f"{blk}.ffn_gate.weight")
             with np.errstate(over="ignore"):
@@ -68,24 +68,24 @@ class Reference:
         return self._norm(x, "output_norm")
 
     def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
-        """Return the ``n`` likeliest tokens, one after another, that follow ``tokens``."""
+        """Return the ``n`` tokens that greedy decoding appends to ``tokens``."""
         row = list(tokens)
         for _ in range(n):
             row.append(int(self.logits(row)[-1].argmax()))
         return row[len(tokens) :]
 
     def weight(self, name: str) -> npt.NDArray[np.float32]:
-        """Return a tensor as float32, outermost dimension first."""
+        """Return a tensor as float32 in numpy's order of dimensions, the reverse of the file's."""
         if name not in self._weights:
             tensor = self._tensors[name]
             shape = tuple(int(size) for size in reversed(tensor.shape))
             self._weights[name] = dequantize(tensor.data, tensor.tensor_type).reshape(shape)
         return self._weights[name]
 
-    def _attention(self, h: Array, blk: str, turn: npt.NDArray[np.complex128]) -> Array:
+    def _attention(self, h: Array, blk: str, rotation: npt.NDArray[np.complex128]) -> Array:
         n, size = len(h), self.n_embd_head
-        q = _rotate(self._linear(h, f"{blk}.attn_q.weight").reshape(n, self.n_head, size), turn)
-        k = _rotate(self._linear(h, f"{blk}.attn_k.weight").reshape(n, self.n_head_kv, size), turn)
+        q = _rotate(self._linear(h, f"{blk}.attn_q.weight").reshape(n, self.n_head, size), rotation)
+        k = _rotate(self._linear(h, f"{blk}.attn_k.weight").reshape(n, self.n_head_kv, size), rotation)
         v = self._linear(h, f"{blk}.attn_v.weight").reshape(n, self.n_head_kv, size)
         shared = self.n_head // self.n_head_kv  # query heads per KV head
         future = np.triu(np.full((n, n), -np.inf), 1)
@@ -112,7 +112,7 @@ class Reference:
             frequencies = frequencies / self.weight("rope_freqs.weight").astype(np.float64)
         kind = self._key("rope.scaling.type", "linear")
         if kind not in ("none", "linear"):
-            raise ValueError(f"give the frequencies of {kind}")
+            raise ValueError(f"rope scaling {kind!r} needs the argument `frequencies`")
         return frequencies if kind == "none" else frequencies / float(self._key("rope.scaling.factor", 1.0))
 
     def _key(self, key: str, default: Any = None) -> Any:
@@ -122,26 +122,26 @@ class Reference:
         return default if field is None else field.contents()
 
 
-def _rotate(x: Array, turn: npt.NDArray[np.complex128]) -> Array:
-    """Turn the adjacent pairs of ``x``, ``(n, heads, size)``, as complex numbers."""
-    turned = x.view(np.complex128) * turn[:, None, :]
-    return turned.view(np.float64)
+def _rotate(x: Array, rotation: npt.NDArray[np.complex128]) -> Array:
+    """Rotate the adjacent pairs of ``x``, ``(n, n_head, n_embd_head)``, as complex numbers."""
+    rotated = x.view(np.complex128) * rotation[:, None, :]
+    return rotated.view(np.float64)
 
 
 @lru_cache(maxsize=1)
 def reference(path: Path) -> Reference:
-    """Return the reference of a model, kept for the next caller: opening the default model takes seconds."""
+    """Return the `Reference` of a model. The last one is cached, because opening the default model takes seconds."""
     return Reference(path)
 
 
 def kl(p_logits: npt.NDArray[np.floating], q_logits: npt.NDArray[np.floating]) -> float:
-    """Return the mean over rows of KL(p ‖ q) in nats; p is the reference."""
+    """Return KL(p ‖ q) in nats, averaged over rows; p is the reference."""
     p, q = _log_softmax(p_logits), _log_softmax(q_logits)
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
 def top1_agreement(p_logits: npt.NDArray[np.floating], q_logits: npt.NDArray[np.floating]) -> float:
-    """Return the share of rows whose likeliest token is the same."""
+    """Return the fraction of rows whose most likely token is the same."""
     return float((p_logits.argmax(axis=-1) == q_logits.argmax(axis=-1)).mean())
 
 

@@ -1,4 +1,4 @@
-"""Tiny random llama models, as real GGUF files written by the `gguf` package. It knows nothing of how they are read."""
+"""Write tiny Llama models with random weights as real GGUF files, with the `gguf` package."""
 
 from __future__ import annotations
 
@@ -35,27 +35,37 @@ def write_tiny_gguf(
     tensors: Mapping[str, npt.NDArray[np.float32] | None] | None = None,
     part_tensors: int = 0,
 ) -> Path:
-    """Write a llama model with random weights and a working tokenizer; return ``path``.
+    """Write a Llama model with random weights and a working tokenizer; return ``path``.
 
     Parameters
     ----------
+    path : Path
+        The file to write.
     n_vocab : int, optional
-        Tokens; by default what the tokenizer has (about 320), without one 320.
+        Number of tokens. Default: those of the tokenizer, about 320; without a tokenizer 320.
+    n_embd, n_layer, n_head, n_head_kv, n_ff, n_ctx : int
+        Sizes of the model.
     n_embd_head : int, optional
-        Size of a head; by default ``n_embd // n_head``, and then no key says so.
+        Size of a head. Default: ``n_embd // n_head``, and the metadata do not mention it.
     types : str or mapping
-        Tensor type of all matrices, or role (``"attn_v"``, ``"token_embd"``, ``"output"``; ``"default"`` for the
-        others) → type. See `llamafw.testing.blocks.WRITABLE`. Norms and biases are F32.
+        Tensor type of all matrices, or a mapping from roles (``"attn_v"``, ``"token_embd"``, ``"output"``;
+        ``"default"`` for the others) to types in `llamafw.testing.blocks.WRITABLE`. Norms and biases are F32.
     tokenizer : {"gpt2", "llama"}, optional
-        Kind of the vocabulary in `llamafw.testing.vocabularies`; None: none.
+        Kind of vocabulary, from `llamafw.testing.vocabularies`. None: no vocabulary.
+    chat_template : str, optional
+        Jinja template in the metadata. None: no template.
     tied : bool
-        True: no ``output.weight``, the embedding serves.
+        Use the embedding as output matrix too: there is no ``output.weight``.
+    biases : bool
+        Add biases to the attention projections.
+    seed : int
+        Seed of the weights.
     metadata : mapping, optional
-        Keys to add or replace (int → uint32, float → float32, bool, str, list); None as a value leaves the key out.
+        Keys to add or replace (int → uint32, float → float32, bool, str, list). A value of None removes the key.
     tensors : mapping, optional
-        Tensors to add or replace (F32); None as a value leaves the tensor out.
+        F32 tensors to add or replace. A value of None removes the tensor.
     part_tensors : int
-        Most tensors in a file: the model lies in several, none of them at ``path``; 0: one file.
+        Split the model into files of at most this many tensors; none of them is at ``path``. 0: one file.
     """
     rng = np.random.default_rng(seed)
     make = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm}

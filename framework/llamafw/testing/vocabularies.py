@@ -1,10 +1,10 @@
-"""Tiny vocabularies that work: byte-level BPE ("gpt2") and SentencePiece BPE with byte fallback ("llama")."""
+"""Tiny working vocabularies: byte-level BPE ("gpt2") and SentencePiece BPE with byte fallback ("llama")."""
 
 from __future__ import annotations
 
 from typing import Any
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types of GGUF
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # GGUF's token types
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -23,19 +23,19 @@ def byte_level_alphabet() -> list[str]:
 
 
 def merges(space: str) -> list[tuple[str, str]]:
-    """Return merges, most urgent first, that lead to `WORDS` with and without a space before."""
-    found: dict[tuple[str, str], None] = {}
+    """Return the merges, by priority, that build each of `WORDS`, with and without a leading space."""
+    pairs: dict[tuple[str, str], None] = {}
     for word in WORDS:
         for text in (word, space + word):
             for end in range(2, len(text) + 1):
-                found[text[: end - 1], text[end - 1]] = None
-    return list(found)
+                pairs[text[: end - 1], text[end - 1]] = None
+    return list(pairs)
 
 
 def gpt2(n_vocab: int | None = None) -> dict[str, Any]:
     """Return the metadata of a byte-level BPE vocabulary, padded with unused tokens to ``n_vocab``.
 
-    Tokens 0 to 2 are ``<|endoftext|>``, ``<|im_start|>``, ``<|im_end|>``; 3 to 258 the bytes; then merged ones.
+    Tokens 0 to 2 are ``<|endoftext|>``, ``<|im_start|>`` and ``<|im_end|>``, 3 to 258 the bytes; merged tokens follow.
     """
     pairs = merges("Ġ")
     merged = list(dict.fromkeys(a + b for a, b in pairs))
@@ -59,8 +59,8 @@ def gpt2(n_vocab: int | None = None) -> dict[str, Any]:
 def spm(n_vocab: int | None = None) -> dict[str, Any]:
     """Return the metadata of a SentencePiece vocabulary, padded with unused tokens to ``n_vocab``.
 
-    Tokens 0 to 2 are ``<unk>``, ``<s>``, ``</s>``; 3 and 4 ``<|im_start|>``, ``<|im_end|>``; 5 to 260 the bytes; then
-    merged pieces, likelier first; then single letters.
+    Tokens 0 to 2 are ``<unk>``, ``<s>`` and ``</s>``, 3 and 4 ``<|im_start|>`` and ``<|im_end|>``, 5 to 260 the bytes;
+    merged pieces follow in the order of their scores, then single letters.
     """
     merged = list(dict.fromkeys(a + b for a, b in merges("▁")))
     letters = ["▁", *"etaoinsrhldcumfpgwybvkxjqzETAOINSRHLDCUMFPGWYBVKXJQZ.,;:!?'\"-()0123456789"]
@@ -91,7 +91,7 @@ def _pad(tokens: list[str], types: list[int], n_vocab: int | None) -> None:
     if n_vocab is None:
         return
     if n_vocab < len(tokens):
-        raise ValueError(f"this vocabulary has {len(tokens)} tokens; n_vocab is {n_vocab}")
+        raise ValueError(f"n_vocab is {n_vocab}; this vocabulary needs at least {len(tokens)} tokens")
     n = n_vocab - len(tokens)
     tokens += [f"[PAD{i}]" for i in range(n)]
     types += [UNUSED] * n

@@ -1,4 +1,4 @@
-"""--grammar, --grammar-file and -j hold every answer that asks for nothing else; a wrong one ends the start."""
+"""``--grammar``, ``--grammar-file`` and ``-j`` constrain the output of requests without a grammar of their own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from llamafw.cli.parser import Parser, add_settings, settings_from
 from llamafw.errors import SettingsError
-from llamafw.testing.plugin import running
-from support.schemas import check
+from llamafw.testing.plugin import serve_in_process
+from support.flags import parse
+from support.schemas import parse_and_validate
 
 ROLL = {
     "type": "object",
@@ -26,12 +26,10 @@ HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
 
 
 async def answers(model: Path, *flags: str, **fields: Any) -> list[str]:
-    """Return what is said to a completion and to a chat by a server that was started with these flags."""
-    parser = Parser("llamafw serve", "")
-    add_settings(parser)
-    settings = replace(settings_from(parser.parse(list(flags)), {}), backend="deterministic", validate_responses=True)
+    """Return the output of a completion and of a chat from a server with these flags."""
+    settings = replace(parse(*flags), backend="deterministic", validate_responses=True)
     async with (
-        running(model, settings) as asgi,
+        serve_in_process(model, settings) as asgi,
         httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as client,
     ):
         native = await client.post("/completion", json={"prompt": "x", "n_predict": 100, **fields})
@@ -41,20 +39,20 @@ async def answers(model: Path, *flags: str, **fields: Any) -> list[str]:
 
 
 @pytest.mark.inventory("C-093")
-async def test_grammar(tiny_model: Path) -> None:
+async def test_a_grammar_constrains_the_output(tiny_model: Path) -> None:
     for text in await answers(tiny_model, "--grammar", 'root ::= [a-c]{3} "!"'):
         assert re.fullmatch("[a-c]{3}!", text)
 
 
 @pytest.mark.inventory("C-093", "C-095")
-async def test_a_request_can_ask_for_something_else(tiny_model: Path) -> None:
+async def test_a_request_can_have_its_own_grammar(tiny_model: Path) -> None:
     assert await answers(tiny_model, "--grammar", 'root ::= "server"', grammar='root ::= "request"') == ["request"] * 2
     for text in await answers(tiny_model, "-j", json.dumps(ROLL), json_schema={"const": 7}):
         assert text == "7"
 
 
 @pytest.mark.inventory("C-094")
-async def test_a_file_is_appended_to_the_grammar(tiny_model: Path, tmp_path: Path) -> None:
+async def test_a_grammar_file_is_appended_to_the_grammar(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "rules.gbnf"
     file.write_text('digit ::= [0-9]\nletter ::= "é"\n', encoding="utf-8")
     flags = ["--grammar", "root ::= digit digit letter\n", "--grammar-file", str(file)]
@@ -66,22 +64,22 @@ async def test_a_file_is_appended_to_the_grammar(tiny_model: Path, tmp_path: Pat
 
 @pytest.mark.inventory("C-095")
 @pytest.mark.parametrize("flag", ["-j", "--json-schema"])
-async def test_a_schema(tiny_model: Path, flag: str) -> None:
+async def test_a_schema_constrains_the_output(tiny_model: Path, flag: str) -> None:
     for text in await answers(tiny_model, flag, json.dumps(ROLL)):
-        check(ROLL, text.encode())
+        parse_and_validate(ROLL, text.encode())
 
 
 @pytest.mark.inventory("C-093", "C-094", "C-095")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--grammar", "root ::= ("], r"--grammar: the grammar is wrong: line 1: expected '\)'"),
+        (["--grammar", "root ::= ("], r"--grammar: the grammar is invalid: line 1: expected '\)'"),
         (["--grammar-file", "/no/such/file"], "--grammar-file: /no/such/file cannot be read"),
         (["-j", '{"not": {}}'], "--json-schema: the keyword 'not' cannot be enforced"),
         (["-j", "{"], "--json-schema: "),
         (["-j", "{}", "--grammar", 'root ::= "a"'], "either --json-schema or --grammar"),
     ],
 )
-async def test_a_wrong_one_ends_the_start(tiny_model: Path, flags: list[str], message: str) -> None:
+async def test_startup_fails_with_a_wrong_grammar(tiny_model: Path, flags: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         await answers(tiny_model, *flags)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw.testing.golden import GOLDEN, Stream
+from llamafw.testing.golden import GOLDEN, GoldenAnswer
 from llamafw.testing.vocabularies import gpt2
 
 N_VOCAB = len(gpt2()["tokenizer.ggml.tokens"])
@@ -30,7 +30,7 @@ def by_definition(body: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("stream", GOLDEN, ids=lambda stream: ",".join(stream.body))
-async def test_streams(stream: Stream, serve: Any) -> None:
+async def test_streams(stream: GoldenAnswer, serve: Any) -> None:
     assert list(stream.tokens) == by_definition(stream.body)
     async with serve() as client:
         answer = (await client.post("/completion", json={**stream.body, "return_tokens": True})).json()

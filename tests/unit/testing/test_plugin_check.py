@@ -52,6 +52,7 @@ class Backend:
         options, decoder = context.options, context.decoder
         self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, decoder.n_vocab
         self.n_ctx, self.n_embd = options.n_ctx or decoder.n_ctx_train, decoder.n_embd
+        self.state_format = "x-1"
 
     def forward(self, batch):
         return np.repeat(len(batch.tokens) + np.arange(self.n_vocab, dtype=np.float32)[None], len(batch.outputs), 0)
@@ -61,6 +62,7 @@ class Backend:
 
     def truncate(self, slot, n): pass
     def shift(self, slot, first, n): pass
+    def state_size(self, n): return 0
     def save(self, slot, n): return np.zeros(0, np.uint8)
     def restore(self, slot, n, state): pass
     def describe(self): return {"n_threads": 1}

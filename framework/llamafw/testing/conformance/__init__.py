@@ -1,4 +1,6 @@
-"""Suites that hold a plugin to what its kind promises: subclass one in your tests, and give the name.
+"""Conformance suites: the rules that every plugin of a kind must follow, as tests.
+
+Subclass the suite of your kind in your tests and give the name under which your plugin is registered:
 
     from llamafw.testing.conformance import SamplerConformance
 
@@ -7,8 +9,8 @@
         name = "smooth"
         examples = ({"smoothing_factor": 0.3},)
 
-Each test's name says what is promised, and its message what was found instead. They are about what all plugins of the
-kind have in common; that yours computes the right thing is for your own tests to say.
+The docstring of each test states one rule; its message says how the plugin broke it. The suites check what all plugins
+of a kind have in common. That yours computes the right result is for your own tests to check.
 """
 
 from llamafw.testing.conformance.architecture import ArchitectureConformance
@@ -16,6 +18,7 @@ from llamafw.testing.conformance.authenticator import AuthenticatorConformance
 from llamafw.testing.conformance.backend import BackendConformance
 from llamafw.testing.conformance.chat_format import ChatFormatConformance
 from llamafw.testing.conformance.endpoint import EndpointConformance
+from llamafw.testing.conformance.events import EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
 from llamafw.testing.conformance.plugin import PluginConformance
 from llamafw.testing.conformance.quant import QuantConformance
@@ -30,6 +33,7 @@ __all__ = [
     "BackendConformance",
     "ChatFormatConformance",
     "EndpointConformance",
+    "EventsConformance",
     "GrammarConformance",
     "PluginConformance",
     "QuantConformance",

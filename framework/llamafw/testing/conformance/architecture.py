@@ -1,4 +1,4 @@
-"""What every architecture keeps: its description can be run, and files that are none are an error that says so."""
+"""The rules for architectures: descriptions are consistent with the file, and damaged files are a ModelError."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llamafw.models.gguf import read_gguf
 from llamafw.testing.conformance.base import Conformance
 from llamafw.types import Decoder, Model
 
-WRONG: tuple[Any, ...] = ("x", -1, 0, 2**40, 3.5, [1, 2], None)
+INVALID_VALUES: tuple[Any, ...] = ("x", -1, 0, 2**40, 3.5, [1, 2], None)  # None: the key is missing
 
 
 class ArchitectureConformance(Conformance):
@@ -26,94 +26,112 @@ class ArchitectureConformance(Conformance):
     kind = "architecture"
 
     def write(self, write_model: Callable[..., Path]) -> Path:
-        """Return the file of a tiny model: ``write_model(metadata={"general.architecture": …}, tensors={…})``."""
+        """Write a tiny model, ``write_model(metadata={"general.architecture": …}, tensors={…})``; return its path."""
         if self.name != "llama":
-            pytest.skip("`write` a tiny model of this architecture")
+            pytest.skip("implement `write`, which writes a tiny model of this architecture")
         return write_model()
 
-    def test_its_numbers_fit_one_another(self, write_model: Any) -> None:
+    def test_description_is_consistent(self, write_model: Any) -> None:
+        """The sizes in the description are valid and agree with each other and with the file."""
         self.check(self.describe(self.open(write_model)), self.open(write_model))
 
-    def test_every_tensor_is_in_the_file(self, write_model: Any) -> None:
+    def test_every_tensor_has_a_role(self, write_model: Any) -> None:
+        """Every role names a tensor of the file, and every tensor of the file has a role."""
         model = self.open(write_model)
         decoder = self.describe(model)
-        for role, name in names(decoder):
-            assert name in model.tensors, f"{role} is {name}, which is not in the file"
-        unused = set(model.tensors) - {name for _, name in names(decoder)} - {"rope_freqs.weight"}
-        assert not unused, f"the file has {min(unused, default='')}, which no role names"
+        for role, name in tensor_names(decoder):
+            assert name in model.tensors, f"the role {role} names {name}, which is not in the file"
+        unused = set(model.tensors) - {name for _, name in tensor_names(decoder)} - {"rope_freqs.weight"}
+        assert not unused, f"the file contains {min(unused)}, which no role names"
 
-    def test_a_tensor_that_is_missing_or_has_another_shape_is_an_error(self, write_model: Any) -> None:
+    def test_damaged_tensors_are_a_model_error(self, write_model: Any) -> None:
+        """A tensor that is missing or has another shape is a ModelError."""
         model = self.open(write_model)
-        for _, name in names(self.describe(model)):
+        names = [name for _, name in tensor_names(self.describe(model))]
+        assert names, "the description has no tensors"
+        for name in names:
             tensor = model.tensors[name]
-            fewer = {other: value for other, value in model.tensors.items() if other != name}
-            for what, tensors in (
-                ("missing", fewer),
-                ("one column short", fewer | {name: replace(tensor, shape=(*tensor.shape[:-1], tensor.shape[-1] - 1))}),
-                ("with a dimension more", fewer | {name: replace(tensor, shape=(*tensor.shape, 2))}),
+            others = {other: value for other, value in model.tensors.items() if other != name}
+            narrower = replace(tensor, shape=(*tensor.shape[:-1], tensor.shape[-1] - 1))
+            deeper = replace(tensor, shape=(*tensor.shape, 2))
+            for damage, tensors in (
+                ("is missing", others),
+                ("is one column short", others | {name: narrower}),
+                ("has one more dimension", others | {name: deeper}),
             ):
-                changed = replace(model, tensors=MappingProxyType(tensors))
-                self.refuses_or_knows(changed, f"with {name} {what}", name)
+                damaged = replace(model, tensors=MappingProxyType(tensors))
+                self.check_damaged(damaged, f"{name} {damage}", without=name)
 
-    def test_metadata_that_are_missing_or_wrong_are_an_error(self, write_model: Any) -> None:
-        """Or the description is one that can be run: a key may have a default, or not matter."""
+    def test_invalid_metadata_is_a_model_error(self, write_model: Any) -> None:
+        """Missing or invalid metadata is a ModelError, or the description is still consistent."""
         model = self.open(write_model)
-        for key in [key for key in model.metadata if key.startswith(f"{self.name}.")]:
-            for value in WRONG:
+        keys = [key for key in model.metadata if key.startswith(f"{self.name}.")]
+        assert keys, f"the file has no metadata that begin with {self.name!r}"
+        for key in keys:
+            for value in INVALID_VALUES:
                 metadata = {other: known for other, known in model.metadata.items() if other != key}
                 metadata |= {} if value is None else {key: value}
-                self.refuses_or_knows(replace(model, metadata=MappingProxyType(metadata)), f"with {key} = {value!r}")
+                what = f"{key} is missing" if value is None else f"{key} is {value!r}"
+                self.check_damaged(replace(model, metadata=MappingProxyType(metadata)), what)
 
-    async def test_a_server_runs_it(self, serve: Any, write_model: Any) -> None:
+    async def test_server_runs_it(self, serve: Any, write_model: Any) -> None:
+        """A server loads such a model and answers."""
         async with serve(model=self.write(write_model), plugin=self.plugins, backend="numba", threads=1) as client:
             body = {"prompt": [70, 75, 80], "n_predict": 4, "n_probs": 1, "ignore_eos": True, "temperature": 0}
             response = await client.post("/completion", json=body)
             assert response.status_code == 200, response.text
             assert len(response.json()["completion_probabilities"]) == 4
 
-    # --- how
+    # --- helpers
 
     def open(self, write_model: Any) -> Model:
-        """Return the tiny model."""
+        """Open the tiny model."""
         return read_gguf(self.write(write_model), self.registry("quant"))
 
     def describe(self, model: Model) -> Decoder:
-        """Return what the architecture says of a model."""
-        architecture: Architecture = self.thing()
+        """Return the architecture's description of a model."""
+        architecture: Architecture = self.registered()
         return architecture(model)
 
-    def refuses_or_knows(self, model: Model, what: str, name: str = "") -> None:
-        """Fail unless a changed model is a ModelError, or a description that fits it and does without ``name``."""
+    def check_damaged(self, model: Model, damage: str, without: str = "") -> None:
+        """Fail unless a damaged model is a ModelError, or its description is consistent and avoids ``without``."""
         try:
             decoder = self.describe(model)
         except ModelError:
             return
         except Exception as error:
-            raise AssertionError(f"{what}: {error!r} and no ModelError") from error
-        self.check(decoder, model, what)
-        assert name not in [known for _, known in names(decoder)], f"{what} the description is made all the same"
+            raise AssertionError(f"{damage}: it raises {error!r}, not ModelError") from error
+        self.check(decoder, model, f"{damage}: ")
+        used = without in [name for _, name in tensor_names(decoder)]
+        assert not used, f"{damage}: there is no ModelError, and the description still uses {without}"
 
-    def check(self, d: Decoder, model: Model, what: str = "") -> None:
-        """Fail unless the numbers of a description fit one another, and the file."""
+    def check(self, decoder: Decoder, model: Model, prefix: str = "") -> None:
+        """Fail unless a description is consistent; ``prefix`` begins the message."""
         for field in ("n_vocab", "n_ctx_train", "n_embd", "n_layer", "n_head", "n_head_kv", "n_embd_head", "n_ff"):
-            value = getattr(d, field)
-            assert isinstance(value, int), f"{what} {field} is {value!r}"
-            assert 0 < value < 2**31, f"{what} {field} is {value}"
-        assert d.n_head % d.n_head_kv == 0, f"{what} {d.n_head} heads share {d.n_head_kv} of keys and values"
-        turns = d.rope_frequencies
-        assert turns.ndim == 1, f"{what} rope_frequencies has the shape {turns.shape}"
-        assert 2 * len(turns) <= d.n_embd_head, f"{what} {len(turns)} pairs are turned in heads of {d.n_embd_head}"
-        assert turns.dtype == np.float64, f"{what} rope_frequencies are {turns.dtype}"
+            value = getattr(decoder, field)
+            assert isinstance(value, int), f"{prefix}{field} is {value!r}, expected an integer"
+            assert 0 < value < 2**31, f"{prefix}{field} is {value}, expected 1 to 2**31 - 1"
+        n_head, n_head_kv = decoder.n_head, decoder.n_head_kv
+        assert n_head % n_head_kv == 0, f"{prefix}n_head is {n_head}, which n_head_kv = {n_head_kv} does not divide"
+
+        frequencies = decoder.rope_frequencies
+        assert frequencies.ndim == 1, f"{prefix}rope_frequencies has the shape {frequencies.shape}, expected one row"
+        assert 2 * len(frequencies) <= decoder.n_embd_head, (
+            f"{prefix}{len(frequencies)} pairs are rotated, but a head has {decoder.n_embd_head} numbers"
+        )
+        assert frequencies.dtype == np.float64, f"{prefix}rope_frequencies has the dtype {frequencies.dtype}"
+        assert np.isfinite(frequencies).all(), f"{prefix}rope_frequencies has infinities or NaN"
         for field in ("norm_eps", "rope_magnitude", "attention_scale"):
-            assert 0 <= getattr(d, field) < np.inf, f"{what} {field} is {getattr(d, field)}"
-        assert np.isfinite(turns).all(), f"{what} rope_frequencies are not all numbers"
-        layers = {name for name in model.tensors if name.startswith("blk.")}
-        last = max(int(name.split(".")[1]) for name in layers)
-        assert d.n_layer == last + 1, f"{what} n_layer is {d.n_layer}, and the file has {last + 1}"
+            value = getattr(decoder, field)
+            assert 0 <= value < np.inf, f"{prefix}{field} is {value}, expected a finite number of at least 0"
+
+        layers = {int(name.split(".")[1]) for name in model.tensors if name.startswith("blk.")}
+        n_layer = max(layers) + 1
+        assert decoder.n_layer == n_layer, f"{prefix}n_layer is {decoder.n_layer}, but the file has {n_layer} layers"
 
 
-def names(decoder: Decoder) -> Iterator[tuple[str, str]]:
-    """Yield role and name of every tensor; one tensor may have two roles."""
+def tensor_names(decoder: Decoder) -> Iterator[tuple[str, str]]:
+    """Yield the role and the name of every tensor. A tensor may have two roles."""
     for role, name in decoder.tensors.items():
         for layer in range(decoder.n_layer if "{layer}" in name else 1):
             yield role, name.format(layer=layer)

@@ -1,6 +1,6 @@
-"""What every backend keeps: the model's numbers, whatever the batch; a cache to cut, move and save; its threads.
+"""The rules for backends: exact logits, independent slots, a cache that can be cut, shifted, saved and restored.
 
-Models are tiny random ones of the Llama architecture, whose logits have a spread of about 3.
+The models are tiny random Llamas, whose logits have a standard deviation of about 3.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ import pytest
 from llamafw.errors import LlamafwError
 from llamafw.interfaces import Backend, BackendContext
 from llamafw.models.gguf import read_gguf
-from llamafw.testing.batches import batch, logits
-from llamafw.testing.conformance.base import Conformance, same
+from llamafw.testing.batches import Run, batch, logits
+from llamafw.testing.conformance.base import ProtocolConformance, assert_identical
 from llamafw.testing.reference import Reference
 from llamafw.types import BackendOptions
 
-N = 40  # tokens of the text that all tests run
-TOKENS = [int(token) for token in np.random.default_rng(1).integers(0, 300, N)]
-SHORT: dict[str, Any] = {"n_predict": 8, "ignore_eos": True, "temperature": 0, "return_tokens": True}
-EXACT = {"cache_type_k": "f32", "cache_type_v": "f32"}
+N_TOKENS = 40
+TOKENS = [int(token) for token in np.random.default_rng(1).integers(0, 300, N_TOKENS)]  # the prompt of all tests
+SHORT_ANSWER: dict[str, Any] = {"n_predict": 8, "ignore_eos": True, "temperature": 0, "return_tokens": True}
+F32_CACHE = {"cache_type_k": "f32", "cache_type_v": "f32"}
+REQUEST_TIMEOUT = 300  # seconds; the first request may wait for a compiler
 
 WriteModel = Callable[..., Path]
 
 
-class BackendConformance(Conformance):
-    """Subclass it, and give the ``name``.
+class BackendConformance(ProtocolConformance):
+    """Subclass it and give the ``name``.
 
     Attributes
     ----------
     types : tuple of str
         Tensor types of the models whose logits are compared with float64.
     tolerance : float
-        Largest difference of a logit from float64's, weights being what the file says and the cache float32.
+        Largest allowed difference between a logit and float64, with the weights of the file and a float32 cache.
     follows_the_model : bool
-        False: it computes something else, as a backend for tests may, and is compared with itself alone.
+        False for a backend that does not compute the model, such as a fake: its logits are only compared with its own.
     options : dict
-        Settings for `llamafw.BackendOptions`, on top of what each test needs: ``{"extra": {"device": "cpu"}}``.
+        Further arguments of `llamafw.BackendOptions` for all tests: ``{"extra": {"device": "cpu"}}``.
     """
 
     kind = "backend"
@@ -55,204 +56,254 @@ class BackendConformance(Conformance):
 
     # --- numbers
 
-    def test_logits_are_those_of_float64(self, write_model: WriteModel) -> None:
-        if not self.follows_the_model:
-            pytest.skip("it does not follow the model")
-        for kind in self.types:
-            path = write_model(types=kind)
-            with self.open(path, **EXACT) as backend:
-                self.check_close(logits(backend, TOKENS, [17, 1, 22]), Reference(path).logits(TOKENS), kind)
+    def test_logits_match_float64(self, write_model: WriteModel) -> None:
+        """Logits differ from a float64 evaluation by `tolerance` at most, for every tensor type in `types`."""
+        self.skip_unless_it_follows_the_model()
+        assert self.types, "`types` is empty"
+        for type_name in self.types:
+            path = write_model(types=type_name)
+            with self.open(path, **F32_CACHE) as backend:
+                actual = logits(backend, TOKENS, [17, 1, 22])
+            self.check_close(actual, Reference(path).logits(TOKENS), f"{type_name}: logits and those of float64")
 
-    def test_heads_biases_and_output_matrices_of_other_shapes_count(self, write_model: WriteModel) -> None:
-        if not self.follows_the_model:
-            pytest.skip("it does not follow the model")
+    def test_logits_match_float64_for_other_shapes(self, write_model: WriteModel) -> None:
+        """The same holds with other head sizes, with biases, and with an output matrix of its own."""
+        self.skip_unless_it_follows_the_model()
         for shape in ({"n_head": 4, "n_head_kv": 1, "n_embd_head": 32}, {"biases": True, "tied": False, "n_layer": 1}):
             path = write_model(**shape)
-            with self.open(path, **EXACT) as backend:
-                self.check_close(logits(backend, TOKENS), Reference(path).logits(TOKENS), str(shape))
+            with self.open(path, **F32_CACHE) as backend:
+                subject = f"a model with {shape}: logits and those of float64"
+                self.check_close(logits(backend, TOKENS), Reference(path).logits(TOKENS), subject)
 
-    def test_hidden_states_are_those_of_float64(self, write_model: WriteModel) -> None:
-        if not self.follows_the_model:
-            pytest.skip("it does not follow the model")
+    def test_hidden_states_match_float64(self, write_model: WriteModel) -> None:
+        """`hidden` returns the states after the output norm, as close to float64 as logits."""
+        self.skip_unless_it_follows_the_model()
         path = write_model()
-        with self.open(path, **EXACT) as backend:
-            found = backend.hidden(batch((0, 0, TOKENS), outputs=[0, 5, N - 1]))
-            assert found.shape == (3, backend.n_embd), f"hidden states of 3 tokens have the shape {found.shape}"
-            self.check_close(found, Reference(path).hidden(TOKENS)[[0, 5, N - 1]], "hidden states")
+        outputs = [0, 5, N_TOKENS - 1]
+        with self.open(path, **F32_CACHE) as backend:
+            states = backend.hidden(batch((0, 0, TOKENS), outputs=outputs))
+            expected = (3, backend.n_embd)
+            assert states.shape == expected, f"hidden states of 3 tokens have the shape {states.shape}, not {expected}"
+            self.check_close(states, Reference(path).hidden(TOKENS)[outputs], "hidden states and those of float64")
 
     # --- batches
 
-    def test_it_has_what_it_was_asked_for(self, write_model: WriteModel) -> None:
+    def test_sizes_are_those_of_the_options(self, write_model: WriteModel) -> None:
+        """`n_slots`, `n_ctx` and `n_batch` are those of the options; ``n_ctx=0`` means the model's context."""
         with self.open(write_model(), n_slots=3, n_ctx=96, n_batch=64) as backend:
-            found = backend.n_slots, backend.n_ctx, backend.n_batch, backend.n_vocab
-            assert found == (3, 96, 64, Reference(write_model()).n_vocab), f"slots, context, batch, vocabulary: {found}"
-            assert isinstance(backend.describe().get("n_threads"), int), "describe() says no n_threads"
+            sizes = backend.n_slots, backend.n_ctx, backend.n_batch, backend.n_vocab
+            expected = (3, 96, 64, Reference(write_model()).n_vocab)
+            assert sizes == expected, f"(n_slots, n_ctx, n_batch, n_vocab) is {sizes}, expected {expected}"
+            n_threads = backend.describe().get("n_threads")
+            assert isinstance(n_threads, int), f"describe()['n_threads'] is {n_threads!r}, expected an integer"
         with self.open(write_model()) as backend:
-            assert backend.n_ctx == 512, f"n_ctx=0 is the model's context of 512, and not {backend.n_ctx}"
+            assert backend.n_ctx == 512, f"with n_ctx=0, n_ctx is {backend.n_ctx}, expected the model's context of 512"
 
-    def test_only_the_wanted_rows_are_returned(self, write_model: WriteModel) -> None:
+    def test_forward_returns_requested_rows_only(self, write_model: WriteModel) -> None:
+        """`forward` returns a float32 row for each output, and no rows if there are no outputs."""
         with self.open(write_model()) as backend:
             whole = logits(backend, TOKENS)
-            assert whole.dtype == np.float32, f"logits are {whole.dtype}"
-            some = backend.forward(batch((1, 0, TOKENS), outputs=[0, 3, N - 1]))
-            same(some, whole[[0, 3, N - 1]], "rows 0, 3 and the last, alone")
-            none = backend.forward(batch((0, N, [5]), outputs=[]))
-            assert none.shape == (0, backend.n_vocab), f"without outputs the shape is {none.shape}"
+            assert whole.dtype == np.float32, f"logits are {whole.dtype}, expected float32"
+            outputs = [0, 3, N_TOKENS - 1]
+            some = backend.forward(batch((1, 0, TOKENS), outputs=outputs))
+            assert_identical(some, whole[outputs], f"the outputs {outputs} alone and among all")
+            none = backend.forward(batch((0, N_TOKENS, [5]), outputs=[]))
+            expected = (0, backend.n_vocab)
+            assert none.shape == expected, f"without outputs the shape is {none.shape}, expected {expected}"
 
-    def test_logits_are_the_callers_to_write_into(self, write_model: WriteModel) -> None:
+    def test_caller_may_overwrite_logits(self, write_model: WriteModel) -> None:
+        """Writing into the result of `forward` does not change later results."""
         with self.open(write_model()) as backend:
             first = backend.forward(batch((0, 0, TOKENS)))
             kept = first.copy()
             first[...] = np.nan
-            same(backend.forward(batch((0, 0, TOKENS))), kept, "the same batch again, after the rows were written into")
+            again = backend.forward(batch((0, 0, TOKENS)))
+            assert_identical(again, kept, "the same batch after and before its logits were overwritten")
 
-    def test_any_cut_of_a_prompt_gives_the_same(self, write_model: WriteModel) -> None:
+    def test_logits_do_not_depend_on_batch_size(self, write_model: WriteModel) -> None:
+        """A prompt gives the same logits, bit for bit, however it is divided into batches."""
         with self.open(write_model(types="Q8_0"), n_ubatch=16) as backend:
             whole = logits(backend, TOKENS)
-            for sizes in ([1] * N, [39, 1], [1, 39], [7, 16, 17], [15, 16, 9]):
-                same(logits(backend, TOKENS, sizes), whole, f"the prompt in pieces of {sizes}")
+            for sizes in ([1] * N_TOKENS, [39, 1], [1, 39], [7, 16, 17], [15, 16, 9]):
+                assert_identical(logits(backend, TOKENS, sizes), whole, f"the prompt in batches of {sizes} and in one")
 
-    def test_sequences_of_any_length_side_by_side(self, write_model: WriteModel) -> None:
-        """Ragged batches: one slot runs the text, the others anything, in the same batches."""
+    def test_logits_do_not_depend_on_other_slots(self, write_model: WriteModel) -> None:
+        """A sequence gives the same logits, bit for bit, alone and beside others in batches of mixed lengths."""
         rng = np.random.default_rng(4)
+        own_slot = 2
         with self.open(write_model(types="Q8_0"), n_slots=4) as backend:
             alone = logits(backend, TOKENS)
             for _ in range(3):
                 for slot in range(4):
                     backend.truncate(slot, 0)
-                done, held = 0, [0] * 4
-                while done < N:
-                    runs, wanted, n = [], range(0), 0
+                lengths = [0] * 4
+                while (start := lengths[own_slot]) < N_TOKENS:
+                    runs: list[Run] = []
+                    outputs = range(0)
                     for slot in rng.permutation(4).tolist():
                         size = int(rng.choice([1, 1, 2, 7, 20]))
-                        text = rng.integers(0, 300, size).tolist()
-                        if slot == 2:
-                            text = TOKENS[done : done + size]
-                            wanted = range(n, n + len(text))
-                        runs.append((slot, held[slot], text))
-                        held[slot] += len(text)
-                        n += len(text)
-                    found = backend.forward(batch(*runs, outputs=wanted))
-                    same(found, alone[done : held[2]], f"tokens {done} to {held[2] - 1}, beside other sequences")
-                    done = held[2]
+                        tokens = rng.integers(0, 300, size).tolist()
+                        if slot == own_slot:
+                            tokens = TOKENS[start : start + size]
+                            n_before = sum(len(run[2]) for run in runs)
+                            outputs = range(n_before, n_before + len(tokens))
+                        runs.append((slot, lengths[slot], tokens))
+                        lengths[slot] += len(tokens)
+                    rows = backend.forward(batch(*runs, outputs=outputs))
+                    end = lengths[own_slot]
+                    assert_identical(
+                        rows, alone[start:end], f"tokens {start} to {end - 1} beside other slots and alone"
+                    )
 
     # --- threads
 
-    def test_the_number_of_threads_changes_nothing(self, write_model: WriteModel) -> None:
-        path, found = write_model(types="Q8_0"), []
+    def test_logits_do_not_depend_on_threads(self, write_model: WriteModel) -> None:
+        """The number of threads does not change the logits."""
+        path, results = write_model(types="Q8_0"), []
         for n in (1, 2, 3):
             with self.open(path, n_threads=n, n_threads_batch=4 - n) as backend:
-                found.append(logits(backend, TOKENS, [20, 1, 1, 18]))
-        for n, rows in ((2, found[1]), (3, found[2])):
-            same(rows, found[0], f"with {n} threads instead of 1")
+                results.append(logits(backend, TOKENS, [20, 1, 1, 18]))
+        for n, rows in ((2, results[1]), (3, results[2])):
+            assert_identical(rows, results[0], f"logits with {n} threads and with 1")
 
-    def test_it_is_made_on_one_thread_and_called_on_another(self, write_model: WriteModel) -> None:
+    def test_may_be_called_on_another_thread(self, write_model: WriteModel) -> None:
+        """A backend that was created on one thread works on another."""
         with self.open(write_model()) as backend:
             here, there = logits(backend, TOKENS), []
             thread = threading.Thread(target=lambda: there.append(logits(backend, TOKENS)))
             thread.start()
             thread.join()
-            same(there[0], here, "on another thread")
+            assert there, "`forward` failed on another thread; the exception is above"
+            assert_identical(there[0], here, "logits on another thread and on this one")
 
-    def test_threads_end_when_it_is_closed(self, write_model: WriteModel) -> None:
+    def test_close_ends_its_threads(self, write_model: WriteModel) -> None:
+        """`close` ends all threads of the backend."""
         path, pause = write_model(), threading.Event()
         process = psutil.Process()
         counts: list[int] = []
         for _ in range(3):
             with self.open(path, n_threads=2) as backend:
                 logits(backend, TOKENS[:4])
-            for _ in range(500 if counts else 0):  # until the system has ended them
+            for _ in range(3000 if counts else 0):  # the system takes a moment to end them
                 if process.num_threads() <= counts[0]:
                     break
                 pause.wait(0.01)
             counts.append(process.num_threads())
-        assert counts[-1] <= counts[0], f"after each opening and closing there are {counts} threads"
+        assert counts[-1] <= counts[0], f"opened and closed three times, it leaves more and more threads: {counts}"
 
     # --- the cache
 
-    def test_a_truncated_slot_goes_on_from_there(self, write_model: WriteModel) -> None:
+    def test_truncate_keeps_the_first_positions(self, write_model: WriteModel) -> None:
+        """After `truncate(slot, n)` the slot continues from position n; a larger n than the slot holds is allowed."""
         with self.open(write_model()) as backend:
             whole = logits(backend, TOKENS)
             logits(backend, [*TOKENS[:20], 5, 6, 7, 8])
             backend.truncate(0, 20)
-            same(backend.forward(batch((0, 20, TOKENS[20:]))), whole[20:], "after truncate(0, 20)")
-            backend.truncate(0, 10_000)  # more than it holds: all of it
-            same(backend.forward(batch((0, N - 1, TOKENS[-1:]))), whole[-1:], "after a truncate beyond what it holds")
+            rest = backend.forward(batch((0, 20, TOKENS[20:])))
+            assert_identical(rest, whole[20:], "logits after truncate(0, 20) and without it")
+            backend.truncate(0, 10_000)
+            last = backend.forward(batch((0, N_TOKENS - 1, TOKENS[-1:])))
+            assert_identical(last, whole[-1:], "logits after truncate(0, 10000), which removes nothing, and without it")
 
-    def test_shifted_positions_are_as_if_evaluated_there(self, write_model: WriteModel) -> None:
-        """With one layer, what a cache holds of a token depends on the token and its position alone."""
-        with self.open(write_model(n_layer=1), **EXACT) as backend:
+    def test_shift_moves_later_positions_down(self, write_model: WriteModel) -> None:
+        """After `shift`, logits are as if the remaining tokens had been evaluated at their new positions.
+
+        With a single layer this is exact: what the cache holds of a token depends on the token and its position only.
+        """
+        with self.open(write_model(n_layer=1), **F32_CACHE) as backend:
             for first, n in ((0, 1), (4, 16), (8, 4), (10, 30)):
                 logits(backend, TOKENS)
                 backend.shift(0, first, n)
-                went_on = backend.forward(batch((0, N - n, [5]))).copy()
+                shifted = backend.forward(batch((0, N_TOKENS - n, [5]))).copy()
                 evaluated = logits(backend, [*TOKENS[:first], *TOKENS[first + n :], 5], slot=1)[-1:]
-                self.check_close(went_on, evaluated, f"after shift(0, {first}, {n})")
+                self.check_close(shifted, evaluated, f"logits after shift(0, {first}, {n}) and evaluated anew")
 
-    def test_what_is_restored_goes_on_to_the_bit(self, write_model: WriteModel) -> None:
+    def test_restored_slot_continues_exactly(self, write_model: WriteModel) -> None:
+        """A saved state, restored into any slot, continues with the same logits, bit for bit."""
         with self.open(write_model(types="Q8_0"), n_slots=3) as backend:
             whole = logits(backend, TOKENS)
             for n in (1, 16, 17, 33):
                 state = backend.save(0, n)
-                assert state.ndim == 1, f"save() returned the shape {state.shape}"
-                assert state.dtype == np.uint8, f"save() returned {state.dtype}"
+                assert state.ndim == 1, f"save() returns the shape {state.shape}, expected (n_bytes,)"
+                assert state.dtype == np.uint8, f"save() returns {state.dtype}, expected uint8"
                 logits(backend, TOKENS[::-1], slot=2)
                 backend.restore(2, n, state)
-                same(backend.save(2, n), state, f"{n} positions saved, restored and saved again")
-                same(backend.forward(batch((2, n, TOKENS[n:]))), whole[n:], f"{n} positions restored into another slot")
+                assert_identical(backend.save(2, n), state, f"the state of {n} positions restored and original")
+                rest = backend.forward(batch((2, n, TOKENS[n:])))
+                assert_identical(rest, whole[n:], f"logits after restoring {n} positions and original")
 
-    def test_a_state_is_a_copy(self, write_model: WriteModel) -> None:
+    def test_saved_state_is_a_copy(self, write_model: WriteModel) -> None:
+        """A saved state does not change when its slot is used again."""
         with self.open(write_model()) as backend:
             logits(backend, TOKENS)
             state = backend.save(0, 20)
             kept = state.copy()
             logits(backend, TOKENS[::-1])
-            same(state, kept, "a state, after its slot was used for something else")
+            assert_identical(state, kept, "a saved state after and before its slot was used again")
 
-    def test_a_foreign_state_is_refused_and_changes_nothing(self, write_model: WriteModel) -> None:
+    def test_restore_rejects_states_that_do_not_fit(self, write_model: WriteModel) -> None:
+        """`restore` raises LlamafwError for a state that does not fit, and leaves the slot as it was."""
         with self.open(write_model(), n_ctx=64) as backend:
             whole = logits(backend, TOKENS)
             state = backend.save(0, 20)
             for n, wrong in ((20, np.append(state, np.uint8(0))), (65, state)):
-                if not len(state) and n > 20:  # a model without a cache
+                if not len(state) and n > 20:  # a model without a cache has nothing that could be too long
                     continue
-                with pytest.raises(LlamafwError):
+                what = f"a state of {len(wrong)} bytes for {n} positions"
+                try:
                     backend.restore(0, n, wrong)
-                found = backend.forward(batch((0, N - 1, TOKENS[-1:])))
-                same(found, whole[-1:], f"after {len(wrong)} bytes were refused for {n} positions")
+                except LlamafwError:
+                    last = backend.forward(batch((0, N_TOKENS - 1, TOKENS[-1:])))
+                    assert_identical(last, whole[-1:], f"logits after and before {what} was rejected")
+                else:
+                    pytest.fail(f"{what} is accepted; save() returned {len(state)} bytes for 20")
 
     # --- in a server
 
-    async def test_a_client_that_goes_disturbs_nobody(self, write_model: WriteModel, serve_http: Any) -> None:
+    async def test_disconnected_client_does_not_affect_others(self, write_model: WriteModel, serve_http: Any) -> None:
+        """Answers are the same alone, beside another client, and after that client has disconnected."""
         import httpx
 
-        async with self.serve(serve_http, write_model()) as url, httpx.AsyncClient(base_url=url, timeout=60) as client:
+        async with (
+            self.serve(serve_http, write_model()) as url,
+            httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT) as client,
+        ):
             alone = await self.answer(client)
             endless = {"prompt": TOKENS, "n_predict": -1, "ignore_eos": True, "stream": True}
             async with client.stream("POST", "/completion", json=endless) as response:
                 await anext(response.aiter_lines())
                 beside = await self.answer(client)
-            after = list(await asyncio.gather(self.answer(client), self.answer(client)))  # which needs both slots
-            assert beside == alone, f"beside another client: {beside} and not {alone}"
-            assert after == [alone, alone], f"after a client has gone: {after} and not {alone}"
+            after = list(await asyncio.gather(self.answer(client), self.answer(client)))  # these need both slots
+            assert beside == alone, f"beside another client the answer is {beside}, alone {alone}"
+            assert after == [alone, alone], f"after a client has disconnected the answers are {after}, alone {alone}"
 
-    # --- how
+    # --- helpers
+
+    def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
+        """Yield a backend of the tiny model."""
+        with self.open(tiny_model) as backend:
+            yield Backend, backend
+
+    def skip_unless_it_follows_the_model(self) -> None:
+        """Skip the test if the backend does not compute the model."""
+        if not self.follows_the_model:
+            pytest.skip("`follows_the_model` is False")
 
     @contextmanager
     def open(self, path: Path, **options: Any) -> Iterator[Backend]:
-        """Open a backend on a model, close it after."""
+        """Open a model with the backend, and close the backend at the end."""
         quants = self.registry("quant")
         model = read_gguf(path, quants)
         decoder = self.registry("architecture")["llama"](model)
-        given = {"n_slots": 2, "n_threads": 1} | self.options | options
-        backend: Backend = self.thing()(BackendContext(model, decoder, BackendOptions(**given), quants))
+        options = {"n_slots": 2, "n_threads": 1} | self.options | options
+        backend: Backend = self.registered()(BackendContext(model, decoder, BackendOptions(**options), quants))
         try:
             yield backend
         finally:
             backend.close()
 
     def serve(self, serve_http: Any, model: Path) -> Any:
-        """Return a server with this backend and two slots."""
+        """Start a server with this backend and two slots."""
         return serve_http(
             model=model,
             backend=self.name,
@@ -265,13 +316,15 @@ class BackendConformance(Conformance):
 
     async def answer(self, client: Any) -> list[int]:
         """Return the tokens of a short answer."""
-        response = await client.post("/completion", json={**SHORT, "prompt": TOKENS[:20]})
+        response = await client.post("/completion", json={**SHORT_ANSWER, "prompt": TOKENS[:20]})
         assert response.status_code == 200, response.text
         tokens: list[int] = response.json()["tokens"]
         return tokens
 
-    def check_close(self, found: Any, expected: Any, what: str) -> None:
-        """Fail unless logits are near those of the reference."""
-        assert found.shape == expected.shape, f"{what}: the shape is {found.shape} and not {expected.shape}"
-        far = float(np.abs(found - expected).max())
-        assert far <= self.tolerance, f"{what}: up to {far:.3g} away from float64, and {self.tolerance} is allowed"
+    def check_close(self, actual: Any, expected: Any, subject: str) -> None:
+        """Fail unless all numbers are within `tolerance` of the expected ones; ``subject`` begins the message."""
+        assert actual.shape == expected.shape, f"{subject}: the shape is {actual.shape}, expected {expected.shape}"
+        difference = float(np.abs(actual - expected).max())
+        assert difference <= self.tolerance, (
+            f"{subject} differ by up to {difference:.3g}; `tolerance` is {self.tolerance}"
+        )

@@ -1,30 +1,36 @@
-"""What the suites have in common: where they find the thing that they test."""
+"""The base class of the conformance suites: it looks up the object under test."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from llamafw.interfaces import Tokenizer
+from llamafw.interfaces.members import lacks, missing_members
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
 from llamafw.testing import vocabularies
 
 
 class Conformance:
-    """A suite for one thing of one kind, looked up as servers look it up: by its name among the plugins.
+    """A suite for one registered object. It is found by its name among the plugins, as in a server.
 
     Attributes
     ----------
+    kind : str
+        The kind of object: ``"sampler"``, ``"backend"`` …
     name : str
-        What it is registered under.
+        The name under which it is registered.
     plugins : tuple of str
-        Plugins to load besides those installed, as ``llamafw serve --plugin`` takes them.
+        Plugins to load in addition to the installed ones, as for ``llamafw serve --plugin``.
     generated : bool
-        False: an author has written the subclass, and may know more of the thing than can be found out.
+        True for the subclasses that ``llamafw plugin check`` makes. A subclass that an author has written replaces
+        the generated one, because it may contain examples that cannot be guessed.
     """
 
     kind: ClassVar[str]
@@ -34,21 +40,57 @@ class Conformance:
 
     @classmethod
     def registry(cls, kind: str) -> Registry:
-        """Return what all plugins have registered of a kind."""
+        """Return everything of a kind that the plugins have registered."""
         return load(cls.plugins).registry(kind)
 
     @classmethod
-    def thing(cls) -> Any:
-        """Return what is registered under the name."""
+    def registered(cls) -> Any:
+        """Return the object that is registered under the name."""
         registry = cls.registry(cls.kind)
         if cls.name not in registry:
-            pytest.fail(f"there is no {cls.kind} {cls.name!r}{registry.suggest(cls.name)} (is its package installed?)")
+            pytest.fail(
+                f"no {cls.kind} is registered as {cls.name!r}{registry.suggest(cls.name)} (is its package installed?)"
+            )
         return registry[cls.name]
+
+
+class ProtocolConformance(Conformance):
+    """A suite for objects that implement a protocol. Without all members the other rules cannot be checked."""
+
+    def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
+        """Yield each protocol and the object that should implement it."""
+        raise NotImplementedError
+
+    def test_has_all_members_of_its_protocol(self, tiny_model: Path) -> None:
+        """It has every attribute and method of its protocol."""
+        if message := self.missing_members(tiny_model):
+            pytest.fail(f"{message}; docs/protocols.md describes them")
+
+    @pytest.fixture(autouse=True)
+    def _skip_without_members(self, request: pytest.FixtureRequest, tiny_model: Path) -> None:
+        if request.function.__name__ == "test_has_all_members_of_its_protocol":
+            return
+        try:
+            message = self.missing_members(tiny_model)
+        except (Exception, pytest.fail.Exception):  # the test itself meets the same exception and reports it
+            return
+        if message:
+            pytest.skip(message)
+
+    def missing_members(self, tiny_model: Path) -> str:
+        """Return a sentence about the first object that lacks members; empty if none does."""
+        for protocol, implementation in self.implementations(tiny_model):
+            if implementation is None:
+                return f"it is None; it must be a llamafw.{protocol.__name__}"
+            if missing := missing_members(implementation, protocol):
+                cls = implementation if isinstance(implementation, type) else type(implementation)
+                return f"the class {cls.__name__} {lacks(missing, protocol)}"
+        return ""
 
 
 @cache
 def load(extra: tuple[str, ...]) -> Plugins:
-    """Return the plugins that are installed, and ``extra``."""
+    """Return the installed plugins and ``extra``."""
     return Plugins(extra=extra)
 
 
@@ -59,9 +101,10 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def same(found: Any, expected: Any, what: str) -> None:
-    """Fail with ``what`` unless two arrays are the same to the bit."""
-    assert found.shape == expected.shape, f"{what}: the shape is {found.shape} and not {expected.shape}"
-    if not np.array_equal(found, expected, equal_nan=True):
-        n = int((found != expected).sum())
-        pytest.fail(f"{what}: {n} of {found.size} numbers differ, by up to {np.abs(found - expected).max():.3g}")
+def assert_identical(actual: Any, expected: Any, subject: str) -> None:
+    """Fail unless two arrays are bit for bit the same; ``subject`` begins the message."""
+    assert actual.shape == expected.shape, f"{subject}: the shape is {actual.shape}, expected {expected.shape}"
+    if not np.array_equal(actual, expected, equal_nan=True):
+        n = int((actual != expected).sum())
+        difference = np.abs(actual - expected).max()
+        pytest.fail(f"{subject}: {n} of {actual.size} numbers differ, by up to {difference:.3g}")

@@ -1,5 +1,4 @@
-"""What every operation keeps: it is described, it answers its own examples, its errors have the envelope, and whatever
-is sent, its answers are as the document says."""
+"""The rules for endpoints: described operations, working examples, uniform errors, responses as documented."""
 
 from __future__ import annotations
 
@@ -20,16 +19,18 @@ from llamafw.testing.conformance.base import Conformance, load
 from llamafw.testing.plugin import small_settings
 
 Operation = tuple[str, str, dict[str, Any]]
-"""Path, method and what the document says of it."""
+"""Path, method and operation object of the API document."""
+
+NOT_SCHEMAS = ("example", "examples", "default", "enum")  # keys whose values are data
 
 
 class EndpointConformance(Conformance):
-    """Subclass it, and give as ``name`` the plugin: its distribution, or what ``llamafw plugins`` lists.
+    """Subclass it and give the plugin's ``name``: its distribution, or what ``llamafw plugins`` lists.
 
     Attributes
     ----------
     max_examples : int
-        Requests that schemathesis makes per operation and phase.
+        Number of requests that schemathesis makes per operation and phase.
     """
 
     kind = "endpoint"
@@ -41,31 +42,35 @@ class EndpointConformance(Conformance):
         Parameters
         ----------
         folder : Path
-            An empty one, for what they may write.
+            An empty folder, for files that the operations need.
         """
         return {}
 
-    def test_its_operations_are_described(self, tmp_path: Path) -> None:
+    def test_operations_are_described(self, tmp_path: Path) -> None:
+        """Operations have a summary, an example of the body, described parameters, and every status that can occur."""
         for path, method, operation in self.operations(tmp_path):
             where, responses = f"{method.upper()} {path}", operation.get("responses", {})
             assert operation.get("summary"), f"{where} has no summary"
-            wanted = {"500"}
+
+            expected = {"500"}
             if "requestBody" in operation:
-                wanted |= {"400", "413"}
-                for kind, content in operation["requestBody"]["content"].items():
-                    assert content.get("example") or content.get("examples"), f"{where}: {kind} has no example"
+                expected |= {"400", "413"}
+                for media_type, content in operation["requestBody"]["content"].items():
+                    assert content.get("example") or content.get("examples"), f"{where}: {media_type} has no example"
             if operation.get("parameters"):
-                wanted.add("400")
+                expected.add("400")
             if operation.get("security") != []:
-                wanted.add("401")
-            missing = wanted - set(responses)
-            assert not missing, f"{where} can answer {', '.join(sorted(missing))}, and does not say so"
-            assert any(status < "4" for status in responses), f"{where} says of no answer that it is one"
+                expected.add("401")
+            undocumented = ", ".join(sorted(expected - set(responses)))
+            assert not undocumented, f"{where} does not document the responses {undocumented}"
+            assert any(status < "4" for status in responses), f"{where} does not document a successful response"
+
             for parameter in operation.get("parameters", []):
                 parameter = self.resolve(parameter)
                 assert parameter.get("description"), f"{where}: the parameter {parameter['name']} has no description"
 
     def test_integers_have_bounds(self, tmp_path: Path) -> None:
+        """Every integer in requests and responses has a minimum and a maximum."""
         for path, method, operation in self.operations(tmp_path):
             for place, part in self.parts(operation, (), set()):
                 if part.get("type") == "integer" and "enum" not in part:
@@ -73,54 +78,58 @@ class EndpointConformance(Conformance):
                     assert {"minimum", "maximum"} <= set(part), f"{where} is an integer without minimum and maximum"
 
     def test_examples_are_valid(self, tmp_path: Path) -> None:
+        """All examples of requests and responses are valid against their schemas."""
         for path, method, operation in self.operations(tmp_path):
-            body = operation.get("requestBody", {}).get("content", {})
-            answers = [
+            requests = operation.get("requestBody", {}).get("content", {})
+            responses = [
                 content
                 for response in operation["responses"].values()
                 for content in self.resolve(response).get("content", {}).values()
             ]
-            for content in (*body.values(), *answers):
+            for content in (*requests.values(), *responses):
                 for example in examples(content):
                     error = next(self.validator(content["schema"]).iter_errors(example), None)
-                    assert error is None, f"{method.upper()} {path}: an example is not valid: {error}"
+                    assert error is None, f"{method.upper()} {path}: the example {example} is not valid: {error}"
 
     async def test_examples_are_answered(self, tmp_path: Path, write_model: Any, serve: Any) -> None:
-        """Not those of paths with parameters, which name what need not be there."""
-        model = write_model(n_vocab=50_000, n_embd=32, n_layer=1)  # examples may hold tokens of real models
+        """Servers answer the examples of requests; those of paths with parameters may name what does not exist."""
+        model = write_model(n_vocab=50_000, n_embd=32, n_layer=1)  # examples may contain tokens of real models
         async with serve(model=model, plugin=self.plugins, **self.settings(tmp_path)) as client:
             for path, method, operation in self.operations(tmp_path):
                 content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
                 for example in [] if "{" in path else examples(content):
                     response = await client.request(method, path, json=example)
-                    good = response.is_success or response.status_code == 501  # "not this server"
-                    assert good, f"{method.upper()} {path} with {example}: {response.status_code} {response.text:.300}"
+                    answered = response.is_success or response.status_code == 501  # 501: not with this model
+                    where = f"{method.upper()} {path} with the example {example}"
+                    assert answered, f"{where} is {response.status_code}: {response.text:.300}"
 
     async def test_errors_have_the_envelope(self, tmp_path: Path, serve: Any) -> None:
+        """A wrong method is a 405, a missing key a 401, and malformed JSON a 400, in the error envelope."""
         async with serve(plugin=self.plugins, api_key=("key",), **self.settings(tmp_path)) as client:
             for path, method, operation in self.operations(tmp_path):
-                where = path.replace("{", "").replace("}", "")  # any text for each parameter
-                response = await client.request("TRACE", where)
-                assert response.status_code == 405, f"TRACE {path} is {response.status_code} and not 405"
-                assert method.upper() in response.headers["allow"], f"{path} allows {response.headers['allow']}"
+                url = path.replace("{", "").replace("}", "")  # any text may stand for a parameter
+                response = await client.request("TRACE", url)
+                assert response.status_code == 405, f"TRACE {path} is {response.status_code}, expected 405"
+                allowed = response.headers["allow"]
+                assert method.upper() in allowed, f"{path}: the header Allow is {allowed!r}, without {method.upper()}"
+
                 if operation.get("security") != []:
-                    response = await client.request(method, where)
+                    response = await client.request(method, url)
                     self.check_error(response, 401, f"{method.upper()} {path} without a key")
                 if "requestBody" in operation:
                     key = {"Authorization": "Bearer key"}
-                    response = await client.request(method, where, content=b'{"a": ', headers=key)
-                    self.check_error(response, 400, f"{method.upper()} {path} with half a body")
+                    response = await client.request(method, url, content=b'{"a": ', headers=key)
+                    self.check_error(response, 400, f"{method.upper()} {path} with malformed JSON")
 
-    async def test_whatever_is_sent_answers_are_as_the_document_says(self, tmp_path: Path, serve_http: Any) -> None:
-        """Schemathesis over its operations; see `llamafw.testing.contract`."""
+    async def test_responses_match_the_document(self, tmp_path: Path, serve_http: Any) -> None:
+        """Whatever schemathesis sends, responses are as the API document says."""
         pytest.importorskip("schemathesis")
-        paths = {path for path, _, _ in self.operations(tmp_path)}
+        paths = sorted({path for path, _, _ in self.operations(tmp_path)})
         settings = self.settings(tmp_path)
         async with serve_http(plugin=self.plugins, api_key=(contract.KEY,), predict=4, **settings) as url:
+            command = contract.command(self.document(tmp_path), tmp_path, url, paths, max_examples=self.max_examples)
             process = await asyncio.create_subprocess_exec(
-                *contract.command(
-                    self.document(tmp_path), tmp_path, url, sorted(paths), max_examples=self.max_examples
-                ),
+                *command,
                 env=contract.environment(contract.KEY),
                 cwd=tmp_path,
                 stdout=asyncio.subprocess.PIPE,
@@ -132,26 +141,27 @@ class EndpointConformance(Conformance):
             print(text)
             pytest.fail("\n".join(contract.failures(text)) or text[-9000:])
 
-    # --- how
+    # --- helpers
 
     def operations(self, folder: Path) -> list[Operation]:
-        """Return the plugin's operations."""
+        """Return the plugin's operations; fail if it has none."""
         plugins = load(self.plugins)
         settings, document = small_settings(**self.settings(folder)), self.document(folder)
         plugins.fill(endpoints := Registry("endpoint"), app=RunningApp(settings, plugins, document))
-        mine = {name for name in endpoints if self.name in (owner := endpoints.owner(name), owner.partition(":")[0])}
-        found = [one for one in spec.operations(document) if one[2]["operationId"] in mine]
-        if not found:
-            owners = sorted({endpoints.owner(name) for name in endpoints})
-            pytest.fail(f"there is no endpoint of a plugin {self.name!r}; there are some of {', '.join(owners)}")
-        return found
+        owners = {name: endpoints.owner(name) for name in endpoints}
+        own = {name for name, owner in owners.items() if self.name in (owner, owner.partition(":")[0])}
+        operations = [item for item in spec.operations(document) if item[2]["operationId"] in own]
+        if not operations:
+            known = ", ".join(sorted(set(owners.values())))
+            pytest.fail(f"no plugin {self.name!r} registers an endpoint; plugins that do: {known}")
+        return operations
 
     def document(self, folder: Path) -> spec.Document:
-        """Return the API document with the plugin in it."""
+        """Return the API document with the plugin's operations."""
         return spec.merged_document(load(self.plugins), small_settings(**self.settings(folder)))
 
     def resolve(self, part: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what a part of the document refers to, or the part."""
+        """Follow the references of a part of the document."""
         while "$ref" in part:
             target: Any = merged(self.plugins)
             for name in part["$ref"].removeprefix("#/").split("/"):
@@ -159,38 +169,38 @@ class EndpointConformance(Conformance):
             part = target
         return part
 
-    def parts(self, thing: Any, place: tuple[str, ...], seen: set[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """Yield every mapping below ``thing``, through references that the plugin's own parts of the document make."""
-        if isinstance(thing, Mapping):
-            if "$ref" in thing:
-                if thing["$ref"] not in seen:
-                    seen.add(thing["$ref"])
-                    yield from self.parts(self.resolve(thing), (*place, thing["$ref"].rpartition("/")[2]), seen)
+    def parts(self, part: Any, place: tuple[str, ...], seen: set[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """Yield the place and the content of every mapping in ``part``, each reference followed once."""
+        if isinstance(part, Mapping):
+            if "$ref" in part:
+                if part["$ref"] not in seen:
+                    seen.add(part["$ref"])
+                    yield from self.parts(self.resolve(part), (*place, part["$ref"].rpartition("/")[2]), seen)
                 return
-            yield place, thing
-            for name, part in thing.items():
-                if name not in ("example", "examples", "default", "enum"):
-                    yield from self.parts(part, (*place, name), seen)
-        elif isinstance(thing, list):
-            for part in thing:
-                yield from self.parts(part, place, seen)
+            yield place, part
+            for name, value in part.items():
+                if name not in NOT_SCHEMAS:
+                    yield from self.parts(value, (*place, name), seen)
+        elif isinstance(part, list):
+            for value in part:
+                yield from self.parts(value, place, seen)
 
     def validator(self, schema: Any) -> jsonschema_rs.Draft4Validator:
         """Return a validator for a schema of the document."""
         return spec.validator(schema, merged(self.plugins))
 
-    def check_error(self, response: Any, status: int, what: str) -> None:
-        """Fail unless a response is an error of this status in the envelope."""
-        assert response.status_code == status, f"{what} is {response.status_code} and not {status}"
+    def check_error(self, response: Any, status: int, request: str) -> None:
+        """Fail unless a response is an error with this status in the envelope; ``request`` begins the message."""
+        assert response.status_code == status, f"{request} is {response.status_code}, expected {status}"
         error = response.json().get("error", {})
-        assert error.get("code") == status, f"{what}: the error's code is {error.get('code')}"
-        assert isinstance(error.get("message"), str), f"{what}: there is no message"
-        assert isinstance(error.get("type"), str), f"{what}: there is no type"
+        assert error.get("code") == status, f"{request}: error.code is {error.get('code')!r}, expected {status}"
+        for field in ("message", "type"):
+            assert isinstance(error.get(field), str), f"{request}: error.{field} is {error.get(field)!r}, expected text"
 
 
 @cache
 def merged(plugins: tuple[str, ...]) -> spec.Document:
-    """Return the API document as the settings leave it."""
+    """Return the API document with the plugins' default settings."""
     return spec.merged_document(load(plugins), small_settings())
 
 

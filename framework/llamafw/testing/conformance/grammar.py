@@ -1,20 +1,22 @@
-"""What every grammar keeps: mask and accept say the same, what is refused changes nothing, answers are apart."""
+"""The rules for grammars: `mask` and `accept` agree, rejected tokens change nothing, responses are independent."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from llamafw.errors import RequestError
 from llamafw.interfaces import Grammar, GrammarCompiler, GrammarContext
-from llamafw.testing.conformance.base import Conformance, tokenizer
+from llamafw.testing.conformance.base import ProtocolConformance, tokenizer
 
-MOST = 400  # tokens of an answer; some grammars have no longest one
-KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+MAX_TOKENS = 400  # per response; some grammars allow endless ones
+N_REJECTED = 20  # tokens per step that the mask forbids and `accept` must reject
+EXAMPLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gbnf": (('root ::= "yes" | "no"', 'root ::= [a-c]{2,4} ("," [0-9])?'), ("root ::= (", "nothing ::=")),
     "json_schema": (
         ('{"enum": ["a", 1, null]}', '{"type": "array", "items": {"type": "boolean"}, "maxItems": 3}'),
@@ -23,113 +25,131 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "lark": (('start: "a" ("b" | "c")', "start: /[a-c]{1,5}/"), ("start: (",)),
     "regex": (("(yes|no)", "[a-c]{1,5}é?"), ("(",)),
 }
+"""Valid and invalid sources of the built-in kinds."""
 
 
-class GrammarConformance(Conformance):
-    """Subclass it, give the ``name``, ``sources``, and sources that are ``wrong``.
+class GrammarConformance(ProtocolConformance):
+    """Subclass it, give the ``name``, some ``sources``, and some invalid sources as ``wrong``.
 
     Attributes
     ----------
     sources : tuple of str
-        Sources that the tokenizer of `llamafw.testing.vocabularies.gpt2`, with all bytes, can write.
+        Valid sources. Their responses are written with `llamafw.testing.vocabularies.gpt2`, which has all bytes.
     wrong : tuple of str
-        Sources that must be refused.
+        Sources that the compiler must reject.
     """
 
     kind = "grammar"
     sources: ClassVar[tuple[str, ...]] = ()
     wrong: ClassVar[tuple[str, ...]] = ()
 
-    def test_mask_and_accept_say_the_same(self) -> None:
-        for source, grammar, rng in self.answers():
-            for _ in range(MOST):
-                may = allowed(grammar)
+    def test_mask_and_accept_agree(self) -> None:
+        """`accept` takes the tokens that `mask` allows and no others; rejected tokens change nothing."""
+        for source, grammar, rng in self.responses():
+            for _ in range(MAX_TOKENS):
+                allowed = allowed_tokens(grammar)
                 if grammar.ended:
-                    assert may <= tokenizer().eog, f"{source}: it has ended, and the mask leaves {sorted(may)}"
+                    assert allowed <= tokenizer().eog, f"{source}: it has ended, but the mask allows {sorted(allowed)}"
                     break
-                assert may, f"{source}: it has not ended, and the mask leaves nothing"
-                refused = [token for token in range(tokenizer().n_vocab) if token not in may]
-                for token in rng.choice(refused, min(20, len(refused)), replace=False).tolist():
-                    assert not grammar.accept(token), f"{source}: accept takes {token}, which the mask forbids"
-                assert allowed(grammar) == may, f"{source}: tokens that were refused have changed what may come"
-                token = int(rng.choice(sorted(may)))
-                assert grammar.accept(token), f"{source}: accept refuses {token}, which the mask allows"
+                assert allowed, f"{source}: it has not ended, but the mask forbids every token"
+
+                forbidden = [token for token in range(tokenizer().n_vocab) if token not in allowed]
+                for token in rng.choice(forbidden, min(N_REJECTED, len(forbidden)), replace=False).tolist():
+                    assert not grammar.accept(token), f"{source}: accept takes token {token}, which the mask forbids"
+                assert allowed_tokens(grammar) == allowed, f"{source}: rejected tokens have changed the mask"
+
+                token = int(rng.choice(sorted(allowed)))
+                assert grammar.accept(token), f"{source}: accept rejects token {token}, which the mask allows"
                 if token in tokenizer().eog:
                     break
 
-    def test_a_mask_only_forbids(self) -> None:
-        for source, grammar, rng in self.answers(1):
+    def test_mask_only_forbids(self) -> None:
+        """`mask` sets logits to −inf and leaves all others as they are."""
+        for source, grammar, rng in self.responses(1):
             before = rng.normal(0, 3, tokenizer().n_vocab).astype(np.float32)
             before[::7] = -np.inf
             after = before.copy()
             grammar.mask(after)
-            left = after > -np.inf
-            assert np.array_equal(after[left], before[left]), f"{source}: the mask has changed logits that it allows"
+            kept = after > -np.inf
+            assert np.array_equal(after[kept], before[kept]), f"{source}: the mask changes logits that it allows"
 
-    def test_answers_are_apart(self) -> None:
+    def test_responses_are_independent(self) -> None:
+        """Each `compile` returns a grammar in its initial state; advancing one does not advance another."""
         compiler = self.compiler()
-        for source in self.find()[0]:
+        for source in self.find_sources():
             first, second = compiler.compile(source), compiler.compile(source)
-            start = allowed(second)
-            first.accept(min(allowed(first)))
-            assert allowed(second) == start, f"{source}: one answer went on, and another moved"
-            assert allowed(compiler.compile(source)) == start, f"{source}: a new answer does not begin at the start"
+            start = allowed_tokens(second)
+            first.accept(min(allowed_tokens(first)))
+            assert allowed_tokens(second) == start, f"{source!r}: advancing one response advanced another"
+            assert allowed_tokens(compiler.compile(source)) == start, f"{source!r}: a new response is not at the start"
 
-    def test_it_compiles_on_many_threads(self) -> None:
-        compiler, sources = self.compiler(), self.find()[0]
-        alone = [allowed(compiler.compile(source)) for source in sources]
+    def test_threads_may_share_the_compiler(self) -> None:
+        """Several threads can compile at the same time with the same results."""
+        compiler, sources = self.compiler(), self.find_sources()
+        expected = [allowed_tokens(compiler.compile(source)) for source in sources]
         with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(lambda _: [allowed(compiler.compile(source)) for source in sources], range(8)):
-                assert found == alone, "compiled on several threads, grammars allow something else"
+            results = list(
+                pool.map(lambda _: [allowed_tokens(compiler.compile(source)) for source in sources], range(8))
+            )
+        assert results == [expected] * 8, "grammars that several threads compile at once allow other tokens"
 
-    def test_what_is_wrong_is_refused(self) -> None:
-        compiler, wrong = self.compiler(), self.find()[1]
+    def test_invalid_sources_are_request_errors(self) -> None:
+        """Each of the ``wrong`` sources is a RequestError."""
+        compiler, wrong = self.compiler(), self.wrong or EXAMPLES.get(self.name, ((), ()))[1]
         if not wrong:
-            pytest.skip("give some sources that are `wrong`")
+            pytest.skip("give some invalid sources as `wrong`")
         for source in wrong:
-            with pytest.raises(RequestError):
+            try:
                 compiler.compile(source)
+            except RequestError:
+                continue
+            pytest.fail(f"the invalid source {source!r} is accepted")
 
-    # --- how
+    # --- helpers
 
-    def find(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the sources to test with, right ones and wrong ones."""
-        sources, wrong = KNOWN.get(self.name, ((), ()))
-        sources = self.sources or sources
+    def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
+        """Yield the compiler and a grammar that it compiles."""
+        compiler = self.compiler()
+        yield GrammarCompiler, compiler
+        yield Grammar, compiler.compile(self.find_sources()[0])
+
+    def find_sources(self) -> tuple[str, ...]:
+        """Return the valid sources to test with."""
+        sources = self.sources or EXAMPLES.get(self.name, ((), ()))[0]
         if not sources:
-            pytest.skip("give some `sources`, and some that are `wrong`")
-        return sources, self.wrong or wrong
+            pytest.skip("give some `sources`, and some invalid ones as `wrong`")
+        return sources
 
     def compiler(self) -> GrammarCompiler:
-        """Return a compiler for the tiny vocabulary."""
-        self.find()
-        made: GrammarCompiler = self.thing()(GrammarContext(tokenizer(), tokenizer().n_vocab))
+        """Create a compiler for the tiny vocabulary."""
+        self.find_sources()
+        made: GrammarCompiler = self.registered()(GrammarContext(tokenizer(), tokenizer().n_vocab))
         return made
 
-    def answers(self, n: int = 6) -> Iterator[tuple[str, Grammar, np.random.Generator]]:
-        """Yield sources, each ``n`` times, with a grammar at its start and random numbers."""
+    def responses(self, n: int = 6) -> Iterator[tuple[str, Grammar, np.random.Generator]]:
+        """Yield every source ``n`` times, with a grammar in its initial state and a random generator."""
         compiler = self.compiler()
-        for source in self.find()[0]:
+        for source in self.find_sources():
             for seed in range(n):
                 yield repr(source), compiler.compile(source), np.random.default_rng(seed)
 
 
-def allowed(grammar: Grammar) -> set[int]:
-    """Return the tokens that a grammar's mask leaves."""
+def allowed_tokens(grammar: Grammar) -> set[int]:
+    """Return the tokens that a grammar's mask allows."""
     logits = np.zeros(tokenizer().n_vocab, np.float32)
     grammar.mask(logits)
     return set(np.flatnonzero(logits > -np.inf).tolist())
 
 
-def written(grammar: Grammar, rng: np.random.Generator) -> str | None:
-    """Return a random answer that a grammar allows; None if it got too long."""
+def random_response(grammar: Grammar, rng: np.random.Generator) -> str | None:
+    """Return a random text that a grammar allows; None if it has no end within `MAX_TOKENS`."""
     text = b""
-    for _ in range(MOST):
-        may = allowed(grammar)
-        ends = may & tokenizer().eog
-        if grammar.ended or may == ends:
+    for _ in range(MAX_TOKENS):
+        allowed = allowed_tokens(grammar)
+        ends = allowed & tokenizer().eog
+        if grammar.ended or allowed == ends:
             return text.decode("utf-8", "replace")
-        token = int(rng.choice(sorted(may - ends)))
+        token = int(rng.choice(sorted(allowed - ends)))
         if ends and rng.random() < 0.5:
             return text.decode("utf-8", "replace")
         grammar.accept(token)

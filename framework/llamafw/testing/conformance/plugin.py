@@ -1,4 +1,4 @@
-"""What every plugin keeps, whatever it registers: public names alone, cheap to load, silent until it is asked."""
+"""The rules for all plugins: public imports only, quick to load, and no effect until they are used."""
 
 from __future__ import annotations
 
@@ -14,78 +14,80 @@ from typing import Any
 import pytest
 
 import llamafw
-from llamafw.plugins import Found
+from llamafw.plugins import PluginRecord
 from llamafw.testing.conformance.base import Conformance, load
 from llamafw.testing.golden import GOLDEN
 
-HEAVY = ("numba", "onnxruntime", "torch", "transformers", "jinja2", "tokenizers", "gguf", "scipy", "pandas")
+SLOW_IMPORTS = ("numba", "onnxruntime", "torch", "transformers", "jinja2", "tokenizers", "gguf", "scipy", "pandas")
 PUBLIC = {f"llamafw.{name}" for name in llamafw.__all__}
+LOAD = "import sys; from llamafw.plugins import Plugins; Plugins(extra={extra!r}, block={block!r}); print(*sys.modules)"
 
 
 class PluginConformance(Conformance):
-    """Subclass it, and give as ``name`` a distribution, or what ``llamafw plugins`` lists."""
+    """Subclass it and give as ``name`` the distribution, or what ``llamafw plugins`` lists."""
 
     kind = "plugin"
 
     def settings(self, folder: Path) -> Mapping[str, Any]:
-        """Return settings that a server needs to start with it, if it does."""
+        """Return settings without which a server with the plugin does not start, if there are any."""
         return {}
 
-    def test_it_does_something(self) -> None:
-        for found in self.found():
-            assert found.hooks, f"{found.name} implements no hook"
-
-    def test_it_imports_only_what_llamafw_exports(self) -> None:
+    def test_imports_only_the_public_api(self) -> None:
+        """It imports only names that `llamafw` exports; submodules may change with any release."""
         own = tuple(self.modules())
-        for path in self.sources():
+        paths = list(self.sources())
+        assert paths, f"no Python files of {self.name} are found"
+        for path in paths:
             names = {name for name in imports(path) if not name.startswith(own)}
             private = sorted(name for name in names if name.startswith("llamafw.") and name not in PUBLIC)
-            ours = sorted(name for name in names if name.startswith(("llamafw_plugins", "llamafw_backends")))
-            assert not private, f"{path.name} imports {private[0]}: only what `llamafw` exports is stable"
-            assert not ours, f"{path.name} imports {ours[0]}: what is built in is no library"
+            assert not private, f"{path.name} imports {private[0]}, which is not public"
+            built_in = sorted(name for name in names if name.startswith(("llamafw_plugins", "llamafw_backends")))
+            assert not built_in, f"{path.name} imports {built_in[0]}: the built-in plugins are not public"
 
-    def test_loading_it_is_cheap(self) -> None:
-        """What takes long to import is imported by what it registers: ``llamafw --help`` loads every plugin."""
-        mine = {one.name for one in self.found()}
-        others = [one.name for one in load(self.plugins).found.values() if one.name not in mine]
-        code = (
-            f"import sys; from llamafw.plugins import Plugins; Plugins(extra={self.plugins!r}, block={others!r}); "
-            "print(*sys.modules)"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        heavy = sorted(set(HEAVY) & set(done.stdout.split()))
-        assert not heavy, f"loading it imports {', '.join(heavy)}"
+    def test_loading_imports_nothing_slow(self) -> None:
+        """Loading it imports no slow package: `llamafw --help` loads every plugin.
 
-    async def test_answers_are_as_ever_until_it_is_asked(self, serve: Any, tmp_path: Path) -> None:
+        Import such packages where they are used, inside the objects that the plugin registers.
+        """
+        own = {record.name for record in self.records()}
+        others = [name for name in load(self.plugins).records if name not in own]
+        code = LOAD.format(extra=self.plugins, block=others)
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr[-2000:]
+        slow = ", ".join(sorted(set(SLOW_IMPORTS) & set(process.stdout.split())))
+        assert not slow, f"loading it imports {slow}"
+
+    async def test_unused_plugin_changes_no_answer(self, serve: Any, tmp_path: Path) -> None:
+        """While its flags, fields and names are not used, answers are the same as without it."""
         async with serve(plugin=self.plugins, **self.settings(tmp_path)) as client:
             assert (await client.get("/health")).status_code == 200
-            for stream in GOLDEN:
-                response = await client.post("/completion", json={**stream.body, "return_tokens": True})
+            for answer in GOLDEN:
+                response = await client.post("/completion", json={**answer.body, "return_tokens": True})
                 assert response.status_code == 200, response.text
                 tokens = tuple(response.json()["tokens"])
-                assert tokens == stream.tokens, f"{stream.body}: the answer is {tokens} and not {stream.tokens}"
+                assert tokens == answer.tokens, f"the answer to {answer.body} is {tokens}, without it {answer.tokens}"
 
-    # --- how
+    # --- helpers
 
-    def found(self) -> list[Found]:
-        """Return the plugins of that name."""
-        plugins = load(self.plugins).found.values()
-        mine = [one for one in plugins if self.name in (one.name, one.distribution)]
-        if not mine:
-            pytest.fail(f"there is no plugin {self.name!r}; there are {', '.join(one.name for one in plugins)}")
-        return mine
+    def records(self) -> list[PluginRecord]:
+        """Return the plugins of that name; fail if there are none."""
+        plugins = load(self.plugins).records.values()
+        own = [record for record in plugins if self.name in (record.name, record.distribution)]
+        if not own:
+            known = ", ".join(record.name for record in plugins)
+            pytest.fail(f"no plugin {self.name!r} is installed; the plugins are {known}")
+        return own
 
     def modules(self) -> set[str]:
         """Return the top-level modules, or files, of the plugin."""
-        found: set[str] = set()
-        for one in self.found():
-            if one.name in self.plugins:
-                found.add(one.name)
+        modules: set[str] = set()
+        for record in self.records():
+            if record.name in self.plugins:
+                modules.add(record.name)
             else:
-                entries = distribution(one.distribution).entry_points.select(group="llamafw")
-                found.update(entry.module.partition(".")[0] for entry in entries)
-        return found
+                entries = distribution(record.distribution).entry_points.select(group="llamafw")
+                modules.update(entry.module.partition(".")[0] for entry in entries)
+        return modules
 
     def sources(self) -> Iterator[Path]:
         """Yield the Python files of the plugin."""
@@ -94,20 +96,20 @@ class PluginConformance(Conformance):
 
 
 def imports(path: Path) -> set[str]:
-    """Return what a file imports when it runs, as dotted names."""
-    found: set[str] = set()
+    """Return the absolute imports of a file, as dotted names."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and not node.level:
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-    return found
+            names.update(alias.name for alias in node.names)
+    return names
 
 
 def _origin(module: str) -> Path:
     spec = importlib.util.find_spec(module)
-    assert spec is not None, f"there is no module {module}"
-    assert spec.origin is not None, f"{module} is no Python file"
+    assert spec is not None, f"the module {module} does not exist"
+    assert spec.origin is not None, f"the module {module} is not a Python file"
     return Path(spec.origin)
 
 

@@ -1,182 +1,208 @@
-"""What every sampler keeps, whatever it does: candidates stay candidates, requests apart, and options in bounds."""
+"""The rules for samplers: they leave valid candidates, keep requests apart and declare their options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jsonschema_rs
 import numpy as np
+import pytest
 
 from llamafw.errors import RequestError
 from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
 from llamafw.spec import as_json_schema
-from llamafw.testing.conformance.base import Conformance, tokenizer
-from llamafw.testing.conformance.options import combinations, refused
+from llamafw.testing.conformance.base import ProtocolConformance, tokenizer
+from llamafw.testing.conformance.option_values import combinations, invalid_values
 from llamafw.types import Candidates, JsonSchema
 
 PROMPT = (75, 108, 259, 75, 108, 260, 13, 13, 75, 108)  # with repetitions, for samplers that look back
+N_STEPS = 8  # tokens drawn in each run
 
 
-class SamplerConformance(Conformance):
-    """Subclass it, and give the ``name``.
+class SamplerConformance(ProtocolConformance):
+    """Subclass it and give the ``name``.
 
     Attributes
     ----------
     examples : tuple of dict
-        Options with which the sampler does something, each tested; the others are at their defaults. More are made of
-        the options' schemas.
+        Options with which the sampler has an effect; options that are left out have their defaults. Each example is
+        tested, in addition to options that are generated from the schemas.
     """
 
     kind = "sampler"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
-    def test_its_options_are_schemas_with_bounds_defaults_and_descriptions(self) -> None:
-        assert isinstance(self.thing().truncates, bool), "`truncates` is neither True nor False"
+    def test_options_are_described_and_bounded(self) -> None:
+        """Each option has a type, a default and a description; numbers have a minimum and a maximum."""
+        assert isinstance(self.registered().truncates, bool), "`truncates` must be True or False"
         for field, schema in self.options().items():
-            assert "default" in schema, f"{field} has no default"
-            assert schema.get("description"), f"{field} has no description"
-            assert "type" in schema or "enum" in schema, f"{field} has no type"
+            assert "default" in schema, f"option {field} has no default"
+            assert schema.get("description"), f"option {field} has no description"
+            assert "type" in schema or "enum" in schema, f"option {field} has no type"
             if schema.get("type") in ("integer", "number"):
-                assert {"minimum", "maximum"} <= set(schema), f"{field} is a number without minimum and maximum"
+                assert {"minimum", "maximum"} <= set(schema), f"option {field} is a number without minimum and maximum"
             try:
-                valid = jsonschema_rs.Draft4Validator(as_json_schema(schema))
+                validator = jsonschema_rs.Draft4Validator(as_json_schema(schema))
             except ValueError as error:
-                raise AssertionError(f"{field} is no JSON Schema: {error}") from None
-            assert schema["default"] is None or valid.is_valid(schema["default"]), f"{field} refuses its own default"
+                raise AssertionError(f"option {field} is not a valid JSON Schema: {error}") from None
+            default = schema["default"]
+            assert default is None or validator.is_valid(default), f"option {field} does not allow its own default"
 
-    def test_its_examples_do_something(self) -> None:
+    def test_examples_create_a_sampler(self) -> None:
+        """`create` returns a sampler for each of the `examples`, and for some options at least."""
         for example in self.examples:
-            assert self.make(self.complete(example)) is not None, f"{example} makes no sampler"
-        assert any(True for _ in self.samplers()), "no options that were tried make a sampler; give some in `examples`"
+            assert self.make(self.with_defaults(example)) is not None, f"create returns None for the example {example}"
+        self.samplers()
 
-    def test_what_it_leaves_are_candidates(self) -> None:
-        """One at least; no NaN; tokens that were there, each once; of all but the reweighed, the same logits."""
-        for options, sampler in self.samplers():
-            for case, make in CASES.items():
-                before, after = make(), make()
-                with np.errstate(all="ignore"):  # warnings are its own affair
-                    sampler.apply(after)
-                self.check(before, after, f"with {options}, given {case}")
+    def test_apply_leaves_valid_candidates(self) -> None:
+        """`apply` leaves one candidate at least, and only known tokens, each once, with finite float32 logits."""
+        for options, before, after, case in self.applications():
+            self.check_candidates(before, after, f"options {options}, candidates {case!r}")
 
-    def test_what_is_forbidden_stays_forbidden(self) -> None:
-        """A token at −inf has been banned by a bias or a grammar: no sampler may bring it back, or leave only such."""
-        for options, sampler in self.samplers():
-            for case, make in CASES.items():
-                before, after = make(), make()
-                with np.errstate(all="ignore"):
-                    sampler.apply(after)
-                where = f"with {options}, given {case}"
-                back = set(after.ids[after.logits > -np.inf].tolist()) & set(before.ids[before.logits == -np.inf])
-                assert not back, f"{where}: {len(back)} forbidden tokens came back, {min(back, default=None)} for one"
-                assert after.logits.max() > -np.inf, f"{where}: only forbidden tokens are left"
+    def test_forbidden_tokens_stay_forbidden(self) -> None:
+        """Tokens with the logit −inf keep it, and one other candidate remains: grammars and biases forbid tokens."""
+        for options, before, after, case in self.applications():
+            where = f"options {options}, candidates {case!r}"
+            forbidden = set(before.ids[before.logits == -np.inf].tolist())
+            back = set(after.ids[after.logits > -np.inf].tolist()) & forbidden
+            assert not back, f"{where}: {len(back)} forbidden tokens are allowed again, such as token {min(back)}"
+            assert after.logits.max() > -np.inf, f"{where}: only forbidden tokens are left"
 
-    def test_the_same_request_draws_the_same(self) -> None:
-        for options in self.some_options():
+    def test_equal_requests_get_equal_candidates(self) -> None:
+        """Two samplers that are created for the same request leave the same candidates."""
+        for options, _ in self.samplers():
             first, second = (list(self.run(self.make(options))) for _ in range(2))
-            self.check_equal(first, second, f"with {options}, made twice and run alike")
+            self.check_equal(first, second, f"options {options}, two samplers with the same input")
 
-    def test_a_token_that_is_drawn_again_has_the_same_candidates(self) -> None:
-        """A grammar may refuse what was drawn: then the chain runs once more, and only then a token is accepted."""
-        for options in self.some_options():
-            once, twice = list(self.run(self.make(options))), list(self.run(self.make(options), again=True))
-            self.check_equal(once, twice, f"with {options}, each token drawn twice")
+    def test_apply_may_be_repeated_before_accept(self) -> None:
+        """`apply` gives the same result until `accept`: if a grammar rejects the token, the chain runs once more."""
+        for options, _ in self.samplers():
+            once, twice = list(self.run(self.make(options))), list(self.run(self.make(options), repeat=True))
+            self.check_equal(once, twice, f"options {options}, apply called once and twice per token")
 
-    def test_requests_do_not_see_one_another(self) -> None:
-        for options in self.some_options():
+    def test_requests_do_not_affect_each_other(self) -> None:
+        """A request gets the same candidates alone and beside another request."""
+        for options, _ in self.samplers():
             alone = list(self.run(self.make(options)))
-            other, one = self.run(self.make(options), seed=1), self.run(self.make(options))
-            beside = [step for step, _ in zip(one, other, strict=True)]
-            self.check_equal(alone, beside, f"with {options}, alone and beside another request")
+            other, this = self.run(self.make(options), seed=1), self.run(self.make(options))
+            beside = [step for step, _ in zip(this, other, strict=True)]
+            self.check_equal(alone, beside, f"options {options}, alone and beside another request")
 
-    async def test_servers_take_its_options_and_refuse_wrong_ones(self, serve: Any) -> None:
+    async def test_server_accepts_valid_options_only(self, serve: Any) -> None:
+        """A server accepts the `examples`, answers the same for the same seed, and rejects invalid values with 400."""
         body = {"prompt": "the nation", "n_predict": 4, "ignore_eos": True, "seed": 1, "samplers": [self.name]}
         async with serve(plugin=self.plugins) as client:
             for example in self.examples or ({},):
-                found = []
+                answers = []
                 for _ in range(2):
                     response = await client.post("/completion", json={**body, **example, "return_tokens": True})
                     assert response.status_code == 200, f"{example}: {response.text}"
-                    found.append(response.json()["tokens"])
-                assert found[0] == found[1], f"{example}: the same seed gave {found[0]} and {found[1]}"
+                    answers.append(response.json()["tokens"])
+                assert answers[0] == answers[1], f"{example}: the same seed gave {answers[0]} and {answers[1]}"
+
             for field, schema in self.options().items():
-                for value in refused(schema):
+                for value in invalid_values(schema):
                     response = await client.post("/completion", json={**body, field: value})
-                    assert response.status_code == 400, f"{field}: {value!r} is accepted"
+                    assert response.status_code == 400, f"the server accepts {field}: {value!r}"
                     assert response.json()["error"]["param"].split(".")[0] == field
 
-    # --- how
+    # --- helpers
+
+    def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
+        """Yield the plugin and a sampler that it creates."""
+        yield SamplerPlugin, self.registered()
+        yield Sampler, self.samplers()[0][1]
 
     def options(self) -> Mapping[str, JsonSchema]:
-        """Return the sampler's options."""
-        plugin: SamplerPlugin = self.thing()
+        """Return the schemas of the sampler's options."""
+        plugin: SamplerPlugin = self.registered()
         return plugin.options
 
-    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``given`` and the defaults of the other options."""
-        return {field: schema["default"] for field, schema in self.options().items()} | dict(given)
+    def with_defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``options`` with the defaults of the others."""
+        return {field: schema["default"] for field, schema in self.options().items()} | dict(options)
 
     def make(self, options: Mapping[str, Any]) -> Sampler | None:
-        """Return a sampler for one request."""
+        """Create a sampler for one request; None if the options have no effect."""
         context = SamplerContext(PROMPT, tokenizer().n_vocab, 512, tokenizer())
-        sampler: Sampler | None = self.thing().create(options, context)
+        sampler: Sampler | None = self.registered().create(options, context)
         return sampler
 
-    def some_options(self) -> Iterator[dict[str, Any]]:
-        """Yield options that make a sampler."""
-        for given in (*map(self.complete, self.examples), *combinations(self.options())):
+    def samplers(self) -> list[tuple[dict[str, Any], Sampler]]:
+        """Return all options under test that create a sampler, each with the sampler; fail if there are none."""
+        made = []
+        for options in (*map(self.with_defaults, self.examples), *combinations(self.options())):
             try:
-                if self.make(given) is not None:
-                    yield given
-            except RequestError:  # options that do not go together
+                sampler = self.make(options)
+            except RequestError:  # these options exclude each other
                 continue
+            if sampler is not None:
+                made.append((options, sampler))
+        if not made:
+            pytest.fail("create returns None for all options that were tried; give some with an effect in `examples`")
+        return made
 
-    def samplers(self) -> Iterator[tuple[dict[str, Any], Sampler]]:
-        """Yield options and the sampler that they make."""
-        for options in self.some_options():
-            if (sampler := self.make(options)) is not None:
-                yield options, sampler
+    def applications(self) -> Iterator[tuple[dict[str, Any], Candidates, Candidates, str]]:
+        """Yield options, candidates before and after `apply`, and the name of the case, for every case in `CASES`."""
+        for options, sampler in self.samplers():
+            for case, make_candidates in CASES.items():
+                before, after = make_candidates(), make_candidates()
+                with np.errstate(all="ignore"):  # extreme logits may overflow inside the sampler
+                    sampler.apply(after)
+                yield options, before, after, case
 
-    def run(self, sampler: Sampler | None, seed: int = 0, again: bool = False) -> Iterator[Candidates]:
-        """Yield what a sampler leaves of random candidates, token after token; the likeliest is drawn."""
+    def run(self, sampler: Sampler | None, seed: int = 0, repeat: bool = False) -> Iterator[Candidates]:
+        """Draw the most likely token from random logits, step by step; yield the candidates after each `apply`.
+
+        Parameters
+        ----------
+        seed : int
+            Seed of the logits.
+        repeat : bool
+            Call `apply` twice per token.
+        """
         assert sampler is not None
         rng = np.random.default_rng(seed)
-        for _ in range(8):
+        for _ in range(N_STEPS):
             logits = rng.normal(0, 3, tokenizer().n_vocab)
-            for _ in range(2 if again else 1):
-                candidates = every_token(logits)
+            for _ in range(2 if repeat else 1):
+                candidates = whole_vocabulary(logits)
                 with np.errstate(all="ignore"):
                     sampler.apply(candidates)
             yield Candidates(candidates.ids.copy(), candidates.logits.copy())
             sampler.accept(int(candidates.ids[candidates.logits.argmax()]))
 
-    def check(self, before: Candidates, after: Candidates, where: str) -> None:
-        """Fail unless ``after`` is what a sampler may leave of ``before``."""
+    def check_candidates(self, before: Candidates, after: Candidates, where: str) -> None:
+        """Fail unless a sampler may leave ``after`` of ``before``."""
         ids, logits = after.ids, after.logits
         assert len(ids), f"{where}: no candidate is left"
-        assert ids.shape == logits.shape, f"{where}: {ids.shape} ids and {logits.shape} logits are left"
-        assert ids.dtype == np.int32, f"{where}: ids are {ids.dtype} and not int32"
-        assert logits.dtype == np.float32, f"{where}: logits are {logits.dtype} and not float32"
+        assert ids.shape == logits.shape, f"{where}: {len(ids)} ids but {len(logits)} logits are left"
+        assert ids.dtype == np.int32, f"{where}: the ids have the dtype {ids.dtype}, expected int32"
+        assert logits.dtype == np.float32, f"{where}: the logits have the dtype {logits.dtype}, expected float32"
         assert not np.isnan(logits).any(), f"{where}: {np.isnan(logits).sum()} logits are NaN"
         assert logits.max() < np.inf, f"{where}: a logit is infinite"
-        assert len(set(ids.tolist())) == len(ids), f"{where}: a token is there twice"
-        assert set(ids.tolist()) <= set(before.ids.tolist()), f"{where}: tokens are there that were not"
+        assert len(set(ids.tolist())) == len(ids), f"{where}: a token occurs twice"
+        assert set(ids.tolist()) <= set(before.ids.tolist()), f"{where}: there are tokens that were no candidates"
+
         if after.sorted:
-            assert (logits[:-1] >= logits[1:]).all(), f"{where}: `sorted` is True, and the logits are not descending"
-        if self.thing().truncates:
-            row = np.zeros(tokenizer().n_vocab, np.float32)
-            row[before.ids] = before.logits
-            assert np.array_equal(row[ids], logits), f"{where}: `truncates` is True, and logits have changed"
+            assert (logits[:-1] >= logits[1:]).all(), f"{where}: `sorted` is True but the logits do not descend"
+        if self.registered().truncates:
+            logits_before = np.zeros(tokenizer().n_vocab, np.float32)
+            logits_before[before.ids] = before.logits
+            assert np.array_equal(logits_before[ids], logits), f"{where}: `truncates` is True but logits have changed"
 
-    def check_equal(self, first: list[Candidates], second: list[Candidates], what: str) -> None:
-        """Fail unless two runs left the same."""
+    def check_equal(self, first: list[Candidates], second: list[Candidates], where: str) -> None:
+        """Fail unless two runs left the same candidates at every step."""
+        assert len(first) == len(second) == N_STEPS
         for step, (one, two) in enumerate(zip(first, second, strict=True)):
-            same = np.array_equal(one.ids, two.ids) and np.array_equal(one.logits, two.logits)
-            assert same, f"{what}: token {step} had other candidates"
+            equal = np.array_equal(one.ids, two.ids) and np.array_equal(one.logits, two.logits)
+            assert equal, f"{where}: the candidates for token {step} differ"
 
 
-def every_token(logits: Any) -> Candidates:
-    """Return a whole vocabulary as the first sampler of a chain gets it: ids in order, shared, and read-only."""
+def whole_vocabulary(logits: Any) -> Candidates:
+    """Return candidates as the first sampler of a chain gets them: all ids in order, in a shared read-only array."""
     ids = np.arange(len(logits), dtype=np.int32)
     ids.flags.writeable = False
     return Candidates(ids, np.array(logits, np.float32))
@@ -195,15 +221,15 @@ def _with(value: float, where: slice) -> Callable[[], Candidates]:
     def make() -> Candidates:
         logits = _noise()
         logits[where] = value
-        return every_token(logits)
+        return whole_vocabulary(logits)
 
     return make
 
 
 CASES: Mapping[str, Callable[[], Candidates]] = {
-    "a whole vocabulary": lambda: every_token(_noise()),
-    "candidates in descending order": _descending,
-    "some candidates, in no order": lambda: Candidates(
+    "the whole vocabulary": lambda: whole_vocabulary(_noise()),
+    "descending logits": _descending,
+    "a third of the vocabulary, unordered": lambda: Candidates(
         np.arange(300, 0, -3).astype(np.int32), _noise()[:100].astype(np.float32)
     ),
     "one candidate": lambda: Candidates(np.array([7], np.int32), np.array([-3], np.float32), sorted=True),
@@ -211,7 +237,7 @@ CASES: Mapping[str, Callable[[], Candidates]] = {
     "equal logits": _with(1.5, slice(None)),
     "half of the tokens at −inf": _with(-np.inf, slice(None, None, 2)),
     "all tokens but one at −inf": _with(-np.inf, slice(1, None)),
-    "a token far above all others": _with(1e4, slice(3, 4)),
-    "tokens far below all others": _with(-1e30, slice(20, None)),
-    "large logits": lambda: every_token(_noise() * 1e4),
+    "one token far above the others": _with(1e4, slice(3, 4)),
+    "most tokens far below the others": _with(-1e30, slice(20, None)),
+    "large logits": lambda: whole_vocabulary(_noise() * 1e4),
 }

@@ -1,17 +1,18 @@
-"""The suites that plugins are due for, by what they register."""
+"""Choose the suites that a plugin must pass from what it registers and which hooks it implements."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 
-from llamafw.plugins import Found
+from llamafw.plugins import PluginRecord
 from llamafw.testing.conformance.architecture import ArchitectureConformance
 from llamafw.testing.conformance.authenticator import AuthenticatorConformance
 from llamafw.testing.conformance.backend import BackendConformance
 from llamafw.testing.conformance.base import Conformance, load
 from llamafw.testing.conformance.chat_format import ChatFormatConformance
 from llamafw.testing.conformance.endpoint import EndpointConformance
+from llamafw.testing.conformance.events import EVENTS, EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
 from llamafw.testing.conformance.plugin import PluginConformance
 from llamafw.testing.conformance.quant import QuantConformance
@@ -20,7 +21,7 @@ from llamafw.testing.conformance.tokenizer import TokenizerConformance
 from llamafw.testing.conformance.tool_parser import ToolParserConformance
 from llamafw.testing.conformance.weights import WeightsConformance
 
-BY_KIND: dict[str, type[Conformance]] = {
+SUITES_BY_KIND: dict[str, type[Conformance]] = {
     suite.kind: suite
     for suite in (
         SamplerConformance,
@@ -33,31 +34,34 @@ BY_KIND: dict[str, type[Conformance]] = {
         BackendConformance,
     )
 }
-"""For what is registered by name."""
+"""Suites for objects that are registered under a name."""
 
-BY_HOOK: dict[str, type[Conformance]] = {
+SUITES_BY_HOOK: dict[str, type[Conformance]] = {
     "register_authenticators": AuthenticatorConformance,
     "register_endpoints": EndpointConformance,
     "open_model": WeightsConformance,
+    **dict.fromkeys(EVENTS, EventsConformance),
 }
-"""For what a plugin as a whole does."""
+"""Suites for the plugin as a whole."""
 
 
 def suites(names: Collection[str], plugins: tuple[str, ...] = ()) -> dict[str, type[Conformance]]:
-    """Return a subclass for each thing that plugins register, by a name that pytest collects.
+    """Return a subclass of the right suite for everything that some plugins do, by a name that pytest collects.
 
     Parameters
     ----------
     names : collection of str
         Distributions, or plugins as ``llamafw plugins`` lists them.
     plugins : tuple of str
-        Plugins to load besides those installed.
+        Plugins to load in addition to the installed ones.
     """
     due: dict[tuple[str, str], type[Conformance]] = {}
-    for found in load(plugins).found.values():
-        if not {found.name, found.distribution}.isdisjoint(names):
-            for suite, name in _due(found, whole=found.name if found.name in plugins else found.distribution):
+    for record in load(plugins).records.values():
+        if not {record.name, record.distribution}.isdisjoint(names):
+            plugin_name = record.name if record.name in plugins else record.distribution
+            for suite, name in _suites_of(record, plugin_name):
                 due[suite.kind, name] = suite
+
     return {
         f"Test_{kind}_{re.sub('[^A-Za-z0-9]', '_', name)}": type(
             name, (suite,), {"name": name, "plugins": plugins, "generated": True}
@@ -66,8 +70,13 @@ def suites(names: Collection[str], plugins: tuple[str, ...] = ()) -> dict[str, t
     }
 
 
-def _due(found: Found, whole: str) -> list[tuple[type[Conformance], str]]:
-    """Return suites, and the name that each is to look up."""
-    due: list[tuple[type[Conformance], str]] = [(PluginConformance, whole)]
-    due += [(BY_KIND[kind], name) for kind, names in found.registered.items() if kind in BY_KIND for name in names]
-    return due + [(suite, whole) for hook, suite in BY_HOOK.items() if hook in found.hooks]
+def _suites_of(record: PluginRecord, plugin_name: str) -> list[tuple[type[Conformance], str]]:
+    """Return each suite with the name of the object or plugin that it tests."""
+    by_name = [
+        (SUITES_BY_KIND[kind], name)
+        for kind, names in record.registered.items()
+        if kind in SUITES_BY_KIND
+        for name in names
+    ]
+    by_hook = [(suite, plugin_name) for hook, suite in SUITES_BY_HOOK.items() if hook in record.hooks]
+    return [(PluginConformance, plugin_name), *by_name, *by_hook]

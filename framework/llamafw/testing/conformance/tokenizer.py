@@ -1,10 +1,11 @@
-"""What every tokenizer keeps: text comes back, tokens are of the vocabulary, text cannot pose as a special token."""
+"""The rules for tokenizers: text survives a round trip, tokens are in range, text cannot forge special tokens."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from llamafw.errors import ModelError, RequestError
 from llamafw.interfaces import Tokenizer
 from llamafw.testing import vocabularies
-from llamafw.testing.conformance.base import Conformance
+from llamafw.testing.conformance.base import ProtocolConformance
 
 VOCABULARIES = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm}
 TEXTS = (
@@ -35,79 +36,88 @@ TEXTS = (
 ALPHABET = "aeiou tnrs THE.,'\"\n\t0123é世😀\u0301\u00a0"
 
 
-class TokenizerConformance(Conformance):
-    """Subclass it, give the ``name``, and ``metadata`` of a small vocabulary unless it is a usual one of GGUF files.
+class TokenizerConformance(ProtocolConformance):
+    """Subclass it, give the ``name``, and ``metadata`` unless it is ``gpt2`` or ``llama``.
 
     Attributes
     ----------
     metadata : mapping
-        What a model file would say, ``tokenizer.ggml.tokens`` included: with tokens for all texts, BOS and EOS.
+        The metadata of a model file with a small vocabulary, ``tokenizer.ggml.tokens`` included. It needs tokens for
+        any text, and BOS and EOS if the tokenizer has them.
     """
 
     kind = "tokenizer"
     metadata: ClassVar[Mapping[str, Any] | None] = None
 
-    def test_its_numbers_are_tokens(self) -> None:
+    def test_special_token_ids_are_valid(self) -> None:
+        """`bos`, `eos`, `eog` and `fim` are ids of the vocabulary, and `eos` is one of `eog`."""
         made = self.make()
         assert made.n_vocab > 0, f"n_vocab is {made.n_vocab}"
-        named = {"bos": made.bos, "eos": made.eos, **{f"fim[{name}]": token for name, token in made.fim.items()}}
+        named = {"bos": made.bos, "eos": made.eos, **{f"fim[{name!r}]": token for name, token in made.fim.items()}}
         for name, token in named.items():
-            assert token is None or 0 <= token < made.n_vocab, f"{name} is {token}, of {made.n_vocab} tokens"
-        assert all(0 <= token < made.n_vocab for token in made.eog), f"eog is {sorted(made.eog)}"
-        assert made.eos is None or made.eos in made.eog, f"eos, {made.eos}, does not end a generation"
-        assert not made.add_bos or made.bos is not None, "add_bos is True, and there is no bos"
-        assert not made.add_eos or made.eos is not None, "add_eos is True, and there is no eos"
+            in_range = token is None or 0 <= token < made.n_vocab
+            assert in_range, f"{name} is {token}, which is not one of the {made.n_vocab} tokens"
 
-    def test_text_comes_back(self) -> None:
-        """With one space more before it, if the tokenizer adds one."""
+        assert all(0 <= token < made.n_vocab for token in made.eog), (
+            f"eog is {sorted(made.eog)}, and there are {made.n_vocab} tokens"
+        )
+        assert made.eos is None or made.eos in made.eog, f"eos is {made.eos}, which is not in eog"
+        assert not made.add_bos or made.bos is not None, "add_bos is True but bos is None"
+        assert not made.add_eos or made.eos is not None, "add_eos is True but eos is None"
+
+    def test_text_survives_a_round_trip(self) -> None:
+        """Decoding the tokens of a text gives the text, or the text after one space."""
         made = self.make()
         for text in texts():
             tokens = made.encode(text, parse_special=False)
-            bad = [token for token in tokens if not (type(token) is int and 0 <= token < made.n_vocab)]
-            assert not bad, f"{text!r} has the token {bad[0]!r}, and there are {made.n_vocab}"
-            back = made.decode(tokens)
-            assert back in (text, f" {text}"), f"{text!r} comes back as {back!r}"
+            wrong = [token for token in tokens if not (type(token) is int and 0 <= token < made.n_vocab)]
+            assert not wrong, f"{text!r} contains {wrong[0]!r}, which is not one of the {made.n_vocab} tokens"
+            decoded = made.decode(tokens)
+            assert decoded in (text, f" {text}"), f"{text!r} becomes {decoded!r}"
 
-    def test_pieces_are_what_decoding_joins(self) -> None:
-        """Servers send text token by token, from pieces."""
+    def test_pieces_join_to_the_decoded_text(self) -> None:
+        """The `piece`s of tokens, joined, are what `decode` returns: servers stream text token by token."""
         made = self.make()
         for text in texts(30):
             tokens = made.encode(text)
             for special in (False, True):
                 pieces = [made.piece(token, special=special) for token in tokens]
-                assert all(type(piece) is bytes for piece in pieces), f"{text!r}: a piece is no bytes"
+                assert all(type(piece) is bytes for piece in pieces), f"{text!r}: a piece is not bytes"
                 joined = b"".join(pieces).decode("utf-8", "replace")
-                whole = made.decode(tokens, special=special)
-                assert joined in (whole, f" {whole}"), f"{text!r}: its pieces are {joined!r}"
+                decoded = made.decode(tokens, special=special)
+                assert joined in (decoded, f" {decoded}"), f"{text!r}: pieces {joined!r}, decode {decoded!r}"
 
     def test_every_token_has_a_piece(self) -> None:
+        """`piece` returns bytes for every token; without ``special`` it is the same or empty."""
         made = self.make()
         for token in range(made.n_vocab):
             piece, special = made.piece(token), made.piece(token, special=True)
-            assert type(piece) is bytes, f"the piece of token {token} is {piece!r}"
-            assert piece in (b"", special), f"token {token} is {piece!r}, and {special!r} as a special one"
+            assert type(piece) is bytes, f"piece({token}) is {piece!r}, expected bytes"
+            assert piece in (b"", special), f"piece({token}) is {piece!r}, but {special!r} with special=True"
         for token in made.eog:
-            assert made.piece(token) == b"" or made.piece(token, special=True), f"token {token} is no text at all"
+            assert made.piece(token) == b"" or made.piece(token, special=True), f"token {token} has no text at all"
 
-    def test_special_tokens_stand_at_the_ends_if_the_model_wants_them(self) -> None:
+    def test_add_special_adds_bos_and_eos(self) -> None:
+        """With ``add_special``, `encode` adds BOS if `add_bos` and EOS if `add_eos`, and nothing else."""
         made = self.make()
-        plain, whole = made.encode("Hello"), made.encode("Hello", add_special=True)
+        plain, complete = made.encode("Hello"), made.encode("Hello", add_special=True)
         first = [made.bos] if made.add_bos else []
         last = [made.eos] if made.add_eos else []
-        assert whole == [*first, *plain, *last], f"'Hello' is {plain}, and {whole} with special tokens"
+        assert complete == [*first, *plain, *last], f"'Hello' is {plain}, and {complete} with add_special=True"
 
-    def test_text_cannot_pose_as_a_special_token(self) -> None:
-        """With ``parse_special=False``, which is how untrusted text is read."""
+    def test_text_cannot_forge_special_tokens(self) -> None:
+        """With ``parse_special=False``, used for untrusted text, the name of a special token is plain text."""
         made = self.make()
         for token in made.eog | {token for token in (made.bos, made.eos) if token is not None}:
             name = made.piece(token, special=True).decode("utf-8", "replace")
             if name and made.piece(token) == b"":
-                found = made.encode(f"a{name}b", parse_special=False)
-                assert token not in found, f"the text {name!r} became the special token {token}"
-                read = made.encode(f"a{name}b", parse_special=True)
-                assert token in read, f"with parse_special the text {name!r} is {read}, without the token {token}"
+                tokens = made.encode(f"a{name}b", parse_special=False)
+                assert token not in tokens, f"parse_special=False: the text {name!r} became the special token {token}"
+                tokens = made.encode(f"a{name}b", parse_special=True)
+                assert token in tokens, f"parse_special=True: {name!r} is {tokens}, without the special token {token}"
 
-    def test_what_is_no_text_and_no_token_is_refused(self) -> None:
+    def test_invalid_text_and_tokens_are_request_errors(self) -> None:
+        """Lone surrogates and ids outside the vocabulary are a RequestError."""
         made = self.make()
         for text in ("\ud800", "a\udcffb"):
             with pytest.raises(RequestError):
@@ -119,27 +129,32 @@ class TokenizerConformance(Conformance):
                 made.decode([token])
 
     def test_threads_may_share_it(self) -> None:
+        """Several threads can encode at the same time with the same results."""
         made, some = self.make(), list(texts(40))
-        alone = [made.encode(text) for text in some]
+        expected = [made.encode(text) for text in some]
         with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(lambda _: [made.encode(text) for text in some], range(8)):
-                assert found == alone, "on several threads, texts have other tokens than on one"
+            results = list(pool.map(lambda _: [made.encode(text) for text in some], range(8)))
+        assert results == [expected] * 8, "several threads at once get other tokens than one"
 
-    def test_damaged_metadata_are_a_model_error(self) -> None:
+    def test_damaged_metadata_is_a_model_error(self) -> None:
+        """Missing or invalid metadata is a ModelError, or has no effect."""
         metadata = self.find_metadata()
+        assert metadata, "`metadata` is empty"
         for key in metadata:
             for value in (None, -1, "x", [], ["x", 3], 2**40):
                 damaged = {**metadata, key: value}
                 if value is None:
                     del damaged[key]
                 try:
-                    self.thing()(damaged)
+                    self.registered()(damaged)
                 except ModelError:
                     continue
                 except Exception as error:
-                    raise AssertionError(f"with {key} = {value!r}: {error!r} and no ModelError") from error
+                    what = f"without {key}" if value is None else f"with {key} = {value!r}"
+                    raise AssertionError(f"metadata {what} raises {error!r}, not ModelError") from error
 
-    async def test_a_server_reads_and_writes_with_it(self, serve: Any, write_model: Any) -> None:
+    async def test_server_tokenizes_and_generates_with_it(self, serve: Any, write_model: Any) -> None:
+        """A server with such a model tokenizes, detokenizes and generates."""
         made, metadata = self.make(), self.find_metadata()
         model = write_model(
             tokenizer=None,
@@ -152,30 +167,36 @@ class TokenizerConformance(Conformance):
         async with serve(model=model, plugin=self.plugins) as client:
             tokens = (await client.post("/tokenize", json={"content": "Hello 世界"})).json()["tokens"]
             assert tokens == made.encode("Hello 世界"), f"POST /tokenize answers {tokens}"
-            back = (await client.post("/detokenize", json={"tokens": tokens})).json()["content"]
-            assert back == made.decode(tokens), f"POST /detokenize answers {back!r}"
+            text = (await client.post("/detokenize", json={"tokens": tokens})).json()["content"]
+            assert text == made.decode(tokens), f"POST /detokenize answers {text!r}"
+
             body = {"prompt": "Hello", "n_predict": 16, "seed": 1, "ignore_eos": True, "return_tokens": True}
             answer = (await client.post("/completion", json=body)).json()
-            assert made.decode(answer["tokens"]).startswith(answer["content"].rstrip("\ufffd")), "the answer's text"
+            decoded, content = made.decode(answer["tokens"]), answer["content"]
+            assert decoded.startswith(content.rstrip("\ufffd")), f"the tokens of {content!r} decode to {decoded!r}"
 
-    # --- how
+    # --- helpers
+
+    def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
+        """Yield the tokenizer."""
+        yield Tokenizer, self.make()
 
     def find_metadata(self) -> Mapping[str, Any]:
-        """Return the vocabulary to test with."""
+        """Return the metadata to test with."""
         if self.metadata is not None:
             return self.metadata
         if self.name not in VOCABULARIES:
-            pytest.skip("give the `metadata` of a small vocabulary")
+            pytest.skip("give the `metadata` of a small vocabulary to test with")
         return VOCABULARIES[self.name]()
 
     def make(self) -> Tokenizer:
-        """Return the tokenizer."""
-        made: Tokenizer = self.thing()(self.find_metadata())
+        """Create the tokenizer."""
+        made: Tokenizer = self.registered()(self.find_metadata())
         return made
 
 
 def texts(n: int = 200) -> Iterator[str]:
-    """Yield texts of all kinds, and ``n`` random ones, always the same."""
+    """Yield texts of many kinds, then ``n`` random ones from a fixed seed."""
     yield from TEXTS
     rng = random.Random(0)
     for _ in range(n):

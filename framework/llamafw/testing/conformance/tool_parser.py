@@ -1,10 +1,11 @@
-"""What every tool parser keeps: it reads what its own grammar writes, however it arrives, and loses no text."""
+"""The rules for tool parsers: they read what their own grammar allows, in pieces of any size, and lose no text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,140 +13,191 @@ import numpy as np
 from llamafw.errors import RequestError
 from llamafw.interfaces import GrammarContext, ToolParser, ToolParserPlugin
 from llamafw.testing import vocabularies
-from llamafw.testing.conformance.base import Conformance, tokenizer
-from llamafw.testing.conformance.grammar import written
+from llamafw.testing.conformance.base import ProtocolConformance, tokenizer
+from llamafw.testing.conformance.grammar import random_response
 from llamafw.types import ToolCall
 
-Read = tuple[str, list[tuple[str, Any]]]
-"""The plain text, and names and arguments of calls."""
+ParsedResponse = tuple[str, list[tuple[str, Any]]]
+"""The plain text, and the name and arguments of each call."""
 
 TOOLS: list[dict[str, Any]] = [
-    {"type": "function", "function": {
-        "name": "get_weather", "description": "The weather of a city.",
-        "parameters": {"type": "object", "additionalProperties": False, "required": ["city", "today"],
-                       "properties": {"city": {"enum": ["Oslo", "São Paulo"]}, "today": {"type": "boolean"}}}}},
-    {"type": "function", "function": {
-        "name": "roll", "description": "Roll a die.",
-        "parameters": {"type": "object", "additionalProperties": False, "required": ["sides"],
-                       "properties": {"sides": {"enum": [6, 20]}}}}},
-]  # fmt: skip
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather of a city.",
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["city", "today"],
+                "properties": {"city": {"enum": ["Oslo", "São Paulo"]}, "today": {"type": "boolean"}},
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "roll",
+            "description": "Roll a die.",
+            "parameters": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["sides"],
+                "properties": {"sides": {"enum": [6, 20]}},
+            },
+        },
+    },
+]
+WEATHER_CALL = {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "The weather in Oslo?"},
-    {"role": "assistant", "content": None, "tool_calls": [
-        {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}]},
+    {"role": "assistant", "content": None, "tool_calls": [WEATHER_CALL]},
     {"role": "tool", "tool_call_id": "a", "content": "rainy, 7 degrees"},
     {"role": "user", "content": "Thank you."},
-]  # fmt: skip
-PROSE = ("Hello, world!\nIt is 5 < 6 and 7 > 3.", "", "é 世界 😀", "A list:\n- one\n- two\n",
-         "Dear [name], f(x) = {y}.", '{"a": 1}', "[1, 2, 3]", "<tool", "{", "[", "<", "```json\n{}\n```")  # fmt: skip
+]
+TEXTS_WITHOUT_CALLS = (
+    "Hello, world!\nIt is 5 < 6 and 7 > 3.",
+    "",
+    "é 世界 😀",
+    "A list:\n- one\n- two\n",
+    "Dear [name], f(x) = {y}.",
+    '{"a": 1}',
+    "[1, 2, 3]",
+    "<tool",
+    "{",
+    "[",
+    "<",
+    "```json\n{}\n```",
+)
 
 
-class ToolParserConformance(Conformance):
-    """Subclass it, and give the ``name``."""
+class ToolParserConformance(ProtocolConformance):
+    """Subclass it and give the ``name``."""
 
     kind = "tool_parser"
 
-    def test_it_reads_what_its_grammar_writes(self) -> None:
-        """Random answers of the grammar that ``tool_choice: required`` holds a model to."""
+    def test_reads_calls_that_its_grammar_allows(self) -> None:
+        """Every random response that its grammar allows is read as calls of the tools, without other text."""
         tools = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
-        for parallel, answer in self.answers():
-            text, calls = read(self.plugin().create(), [answer])
-            assert calls, f"no call is found in {answer!r}"
-            assert parallel or len(calls) == 1, f"{len(calls)} calls are found in {answer!r}"
-            assert not text.strip(), f"of {answer!r} the text {text!r} is left"
+        for parallel, response in self.responses():
+            text, calls = parse(self.plugin().create(), [response])
+            assert calls, f"no call is found in {response!r}"
+            assert parallel or len(calls) == 1, f"{len(calls)} calls are found in {response!r}, expected 1"
+            assert not text.strip(), f"{response!r} leaves the text {text!r}"
             for name, arguments in calls:
-                assert name in tools, f"{answer!r} calls {name!r}"
-                assert isinstance(arguments, dict), f"the arguments of {answer!r} are {arguments!r}"
+                assert name in tools, f"{response!r} calls the unknown tool {name!r}"
+                assert isinstance(arguments, dict), f"the arguments of {response!r} are {arguments!r}, expected a dict"
                 properties = tools[name]["properties"]
                 for key, value in arguments.items():
                     allowed = properties.get(key, {}).get("enum", (False, True))
-                    assert key in properties, f"{answer!r} has the argument {key}={value!r}"
-                    assert value in allowed, f"{answer!r} has the argument {key}={value!r}"
+                    valid = key in properties and value in allowed
+                    assert valid, f"{response!r} has the argument {key}={value!r}, which the schema forbids"
 
-    def test_it_reads_the_same_however_it_arrives(self) -> None:
+    def test_result_does_not_depend_on_the_pieces(self) -> None:
+        """A response gives the same text and calls whole, character by character, and in random pieces."""
         rng = np.random.default_rng(0)
-        answers = [answer for _, answer in self.answers()]
-        mixed = [f"Let me see. {answer}" for answer in answers[:4]] + [answer + " Done." for answer in answers[:4]]
-        for answer in (*answers, *mixed, *PROSE):
-            whole = read(self.plugin().create(), [answer])
-            cuts = sorted(rng.choice(len(answer), min(4, len(answer)), replace=False).tolist()) if answer else []
-            random = [answer[a:b] for a, b in zip([0, *cuts], [*cuts, len(answer)], strict=True)]
-            for pieces in (list(answer), random):
-                found = read(self.plugin().create(), pieces)
-                assert found == whole, f"{answer!r} in {len(pieces)} pieces is {found}, and whole it is {whole}"
+        responses = [response for _, response in self.responses()]
+        mixed = [f"Let me see. {response}" for response in responses[:4]]
+        mixed += [f"{response} Done." for response in responses[:4]]
+        for response in (*responses, *mixed, *TEXTS_WITHOUT_CALLS):
+            whole = parse(self.plugin().create(), [response])
+            n_cuts = min(4, len(response))
+            cuts = sorted(rng.choice(len(response), n_cuts, replace=False).tolist()) if response else []
+            random = [response[a:b] for a, b in zip([0, *cuts], [*cuts, len(response)], strict=True)]
+            for pieces in (list(response), random):
+                result = parse(self.plugin().create(), pieces)
+                assert result == whole, f"{response!r} in {len(pieces)} pieces gives {result}, as a whole {whole}"
 
-    def test_what_is_no_call_is_text(self) -> None:
-        for text in PROSE:
-            assert read(self.plugin().create(), [text]) == (text, []), f"{text!r} is not left alone"
+    def test_text_without_calls_is_unchanged(self) -> None:
+        """Text that is not a call comes out unchanged."""
+        for text in TEXTS_WITHOUT_CALLS:
+            result = parse(self.plugin().create(), [text])
+            assert result == (text, []), f"the text {text!r} becomes {result}"
 
-    def test_half_a_call_is_text(self) -> None:
-        """An answer may end anywhere; what was held back is not lost."""
-        for _, answer in self.answers():
-            for end in (len(answer) // 3, len(answer) - 1):
-                text, calls = read(self.plugin().create(), [answer[:end]])
-                assert calls or text == answer[:end], f"of {answer[:end]!r} the text {text!r} is left, and no call"
+    def test_incomplete_call_is_text(self) -> None:
+        """If a response ends within a call, the text that was held back comes out at the end."""
+        for _, response in self.responses():
+            for end in (len(response) // 3, len(response) - 1):
+                text, calls = parse(self.plugin().create(), [response[:end]])
+                assert calls or text == response[:end], f"{response[:end]!r} gives no call and only the text {text!r}"
 
-    def test_answers_are_apart(self) -> None:
-        (_, answer), plugin = next(self.answers()), self.plugin()
+    def test_responses_are_independent(self) -> None:
+        """A parser does not see what another one was fed."""
+        _, response = self.responses()[0]
+        plugin = self.plugin()
         first, second = plugin.create(), plugin.create()
-        first.feed(answer[: len(answer) // 2])
-        assert read(second, ["Hello"]) == ("Hello", []), "half a call in one answer shows in another"
+        first.feed(response[: len(response) // 2])
+        assert parse(second, ["Hello"]) == ("Hello", []), "half a call in one response appears in another"
 
-    def test_calls_have_ids_of_their_own(self) -> None:
-        ids = [call.id for _, answer in self.answers() for call in parts(self.plugin().create(), [answer])[1]]
+    def test_call_ids_are_unique(self) -> None:
+        """Every call has an id, and no two calls have the same."""
+        ids = [call.id for _, response in self.responses() for call in feed(self.plugin().create(), [response])[1]]
+        assert ids, "no call is found in any response"
         assert all(ids), "a call has no id"
         assert len(set(ids)) == len(ids), "two calls have the same id"
 
-    def test_templates_are_told_apart(self) -> None:
+    def test_matches_no_template_without_tools(self) -> None:
+        """`matches` returns False for chat templates that do not mention tools."""
         plugin = self.plugin()
         for template in ("", vocabularies.CHATML, "{{ messages }}"):
-            assert plugin.matches(template) is False, f"it claims the template {template!r:.60}, which knows no tools"
+            assert plugin.matches(template) is False, f"matches returns True for {template!r:.60}, which has no tools"
 
-    def test_messages_for_a_template_without_tools(self) -> None:
-        plugin, given = self.plugin(), deepcopy(MESSAGES)
+    def test_inline_writes_tools_into_the_messages(self) -> None:
+        """`inline` turns tools, calls and results into text and loses none; or it raises RequestError."""
+        plugin, messages = self.plugin(), deepcopy(MESSAGES)
         try:
-            found = plugin.inline(given, TOOLS)
-        except RequestError:  # it cannot be done with this kind of model
+            inlined = plugin.inline(messages, TOOLS)
+        except RequestError:  # this format needs a template with tools
             return
-        assert given == MESSAGES, "inline has changed the messages that it was given"
-        text = " ".join(str(message["content"]) for message in found)
-        for message in found:
+        assert messages == MESSAGES, "inline has changed the messages that it was given"
+
+        text = " ".join(str(message["content"]) for message in inlined)
+        for message in inlined:
             assert isinstance(message.get("content"), str), f"a message has no text: {message!r:.200}"
             assert "tool_calls" not in message, "a call is not written as text"
         for part in ("get_weather", "roll", "Oslo", "rainy, 7 degrees", "Be brief.", "Thank you."):
             assert part in text, f"{part!r} is lost"
-        assert [dict(one) for one in plugin.inline(given[:2], [])] == given[:2], "without tools messages are changed"
+        unchanged = [dict(message) for message in plugin.inline(messages[:2], [])]
+        assert unchanged == messages[:2], "inline changes messages although there are no tools"
 
-    # --- how
+    # --- helpers
+
+    def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
+        """Yield the plugin and a parser that it creates."""
+        yield ToolParserPlugin, self.registered()
+        yield ToolParser, self.plugin().create()
 
     def plugin(self) -> ToolParserPlugin:
         """Return what is registered."""
-        plugin: ToolParserPlugin = self.thing()
+        plugin: ToolParserPlugin = self.registered()
         return plugin
 
-    def answers(self, n: int = 8) -> Iterator[tuple[bool, str]]:
-        """Yield answers that its grammars allow, and whether these may have several calls."""
+    def responses(self, n: int = 8) -> list[tuple[bool, str]]:
+        """Return random responses that the grammars allow, and whether they may have several calls."""
         compiler = self.registry("grammar")["lark"](GrammarContext(tokenizer(), tokenizer().n_vocab))
+        responses = []
         for parallel in (False, True):
             source = self.plugin().grammar(TOOLS, parallel=parallel)
             for seed in range(n):
-                answer = written(compiler.compile(source), np.random.default_rng(seed))
-                if answer is not None:
-                    yield parallel, answer
+                response = random_response(compiler.compile(source), np.random.default_rng(seed))
+                if response is not None:
+                    responses.append((parallel, response))
+        assert responses, "no response of its grammar has an end"
+        return responses
 
 
-def parts(parser: ToolParser, pieces: Sequence[str]) -> tuple[str, list[ToolCall]]:
-    """Return the text and the calls of an answer that arrives in pieces."""
+def feed(parser: ToolParser, pieces: Sequence[str]) -> tuple[str, list[ToolCall]]:
+    """Return the text and the calls of a response that arrives in ``pieces``."""
     text = ""
     calls: list[ToolCall] = []
-    for certain, found in [*map(parser.feed, pieces), parser.finish()]:
-        text += certain
-        calls += found
+    for more_text, more_calls in [*map(parser.feed, pieces), parser.finish()]:
+        text += more_text
+        calls += more_calls
     return text, calls
 
 
-def read(parser: ToolParser, pieces: Sequence[str]) -> Read:
-    """Return text, names and arguments."""
-    text, calls = parts(parser, pieces)
+def parse(parser: ToolParser, pieces: Sequence[str]) -> ParsedResponse:
+    """Return the text, and the name and arguments of each call."""
+    text, calls = feed(parser, pieces)
     return text, [(call.name, json.loads(call.arguments)) for call in calls]

@@ -1,0 +1,80 @@
+"""The suite for tensor types names the rule that a tensor type breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llamafw import ModelError
+from llamafw.testing.conformance import QuantConformance
+from llamafw.testing.conformance.base import assert_identical
+from llamafw_plugins.quants.ggml import GgmlType
+from support.conformance import assert_fails, suite
+
+Dequantize = Callable[[Any, Any], Any]
+
+
+class BrokenF16(GgmlType):
+    """F16 with a fault in `dequantize`."""
+
+    fault: Callable[[Dequantize, Any, Any], Any]
+
+    def dequantize(self, data: Any, shape: Any) -> Any:
+        return self.fault(super().dequantize, data, shape)
+
+
+def quant(fault: Callable[[Dequantize, Any, Any], Any], type_id: int = 1) -> Any:
+    cls = type("Broken", (BrokenF16,), {"fault": staticmethod(fault), "__slots__": ()})
+    return suite(QuantConformance, cls("F16", type_id, 1, 2), name="F16")
+
+
+def accept_any_size(dequantize: Dequantize, data: Any, shape: Any) -> Any:
+    try:
+        return dequantize(data, shape)
+    except ModelError:
+        return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("made", "test", "message"),
+    [
+        (
+            quant(lambda dequantize, data, shape: dequantize(data, shape) * np.float32(1.001)),
+            "weights_are_exact",
+            "numbers differ",
+        ),
+        (
+            quant(lambda dequantize, data, shape: dequantize(data, shape).reshape(-1)),
+            "any_shape_of_whole_blocks_works",
+            r"the shape is \(6,\), expected \(6, 1\)",
+        ),
+        (
+            quant(lambda dequantize, data, shape: dequantize(data, shape) + dequantize(data, shape).max()),
+            "blocks_are_independent",
+            "block 0 alone and among others",
+        ),
+        (
+            quant(lambda dequantize, data, shape: dequantize(data, shape).astype(np.float16)),
+            "any_shape_of_whole_blocks_works",
+            "dtype float16",
+        ),
+        (quant(accept_any_size), "data_of_the_wrong_size_is_a_model_error", "are accepted"),
+        (
+            quant(lambda dequantize, data, shape: dequantize(data, shape), type_id=3),
+            "id_and_sizes_do_not_clash_with_ggml",
+            "type_id 3 belongs to ggml's Q4_1",
+        ),
+    ],
+)
+def test_broken_rule_is_reported(made: Any, test: str, message: str) -> None:
+    assert_fails(getattr(made, f"test_{test}"), message)
+
+
+def test_arrays_are_compared_bit_for_bit() -> None:
+    one, other = np.array([1.0, 2.0]), np.array([1.0, 3.0])
+    assert_identical(one, one.copy(), "x")
+    assert_fails(assert_identical, "x: 1 of 2 numbers differ, by up to 1", one, other, "x")
+    assert_fails(assert_identical, "x: the shape is", np.zeros(2), np.zeros(3), "x")

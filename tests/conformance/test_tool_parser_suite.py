@@ -1,0 +1,72 @@
+"""The suite for tool parsers names the rule that a parser breaks."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llamafw.testing.conformance import ToolParserConformance
+from llamafw_plugins.tool_parsers.hermes import Hermes
+from support.conformance import assert_fails, suite
+
+UNKNOWN_CALL = {
+    "type": "object",
+    "properties": {"name": {"const": "x"}, "arguments": {"const": {}}},
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+}
+GRAMMAR_OF_UNKNOWN_CALLS = f'start: "<tool_call>\\n" %json {json.dumps(UNKNOWN_CALL)} "\\n</tool_call>"'
+
+
+class WholeResponsesOnly:
+    """A parser that finds a call only if it arrives in one piece."""
+
+    def feed(self, text: str) -> Any:
+        if text.startswith("<tool_call>") and text.endswith("</tool_call>"):
+            return Hermes().create().feed(text)
+        return text, ()
+
+    def finish(self) -> Any:
+        return "", ()
+
+
+def parser_with_feed(feed: Any) -> Any:
+    return parser(create=lambda self: SimpleNamespace(feed=feed, finish=lambda: ("", ())))
+
+
+def parser(**members: Any) -> Any:
+    return suite(ToolParserConformance, type("Broken", (Hermes,), members)())
+
+
+@pytest.mark.parametrize(
+    ("made", "test", "message"),
+    [
+        (
+            parser(create=lambda self: WholeResponsesOnly()),
+            "result_does_not_depend_on_the_pieces",
+            "in .* pieces gives",
+        ),
+        (parser_with_feed(lambda text: ("", ())), "reads_calls_that_its_grammar_allows", "no call is found"),
+        (parser_with_feed(lambda text: (text.strip(), ())), "text_without_calls_is_unchanged", "becomes"),
+        (
+            parser(matches=lambda self, template: True),
+            "matches_no_template_without_tools",
+            "matches returns True for '', which has no tools",
+        ),
+        (
+            parser(inline=lambda self, messages, tools: messages),
+            "inline_writes_tools_into_the_messages",
+            "has no text|is not written",
+        ),
+        (
+            parser(grammar=lambda self, tools, *, parallel: GRAMMAR_OF_UNKNOWN_CALLS),
+            "reads_calls_that_its_grammar_allows",
+            "calls the unknown tool 'x'",
+        ),
+    ],
+)
+def test_broken_rule_is_reported(made: Any, test: str, message: str) -> None:
+    assert_fails(getattr(made, f"test_{test}"), message)
