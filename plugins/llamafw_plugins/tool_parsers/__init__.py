@@ -1,4 +1,4 @@
-"""How models write calls of tools: one format per file."""
+"""Tool parsers: the formats in which models write tool calls, one per file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamafw_plugins.tool_parsers.mistral import Mistral
 
 @hookimpl
 def register_tool_parsers(register: Register) -> None:
-    """Offer the formats: the first that matches a chat template is used, else Hermes."""
+    """Register the formats. The first one that matches the chat template is used, or Hermes if none does."""
     register("mistral", Mistral())
     register("llama3", Llama3())
     register("hermes", Hermes())

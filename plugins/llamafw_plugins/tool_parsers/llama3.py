@@ -1,4 +1,4 @@
-"""Calls as JSON and nothing else: ``{"name": …, "parameters": {…}}``, Llama 3.1 to 3.3.
+"""Tool calls of Llama 3.1 to 3.3: ``{"name": …, "parameters": {…}}`` without any delimiters.
 
 Format: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1 (JSON based tool calling).
 """
@@ -9,24 +9,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamafw import ToolParser
+from llamafw_plugins.tool_parsers.delimited_calls import DelimitedCallParser, call_rule
 from llamafw_plugins.tool_parsers.hermes import Hermes
-from llamafw_plugins.tool_parsers.marked import MarkedParser, calls_of
 
-OPENING = "<|python_tag|>"
+OPENING = "<|python_tag|>"  # optional
 
 
 class Llama3(Hermes):
-    """A `llamafw.ToolParserPlugin`."""
+    """The Llama 3 format. A `llamafw.ToolParserPlugin`; messages for templates without tool support are Hermes'."""
 
     def matches(self, template: str) -> bool:
-        """Return whether the template writes calls this way."""
+        """Return whether models with this chat template use this format."""
         return "<|start_header_id|>" in template and '"parameters"' in template
 
     def create(self) -> ToolParser:
-        """Return a parser for one answer."""
-        return MarkedParser(OPENING, None, bare=True)
+        """Return a parser for one response."""
+        return DelimitedCallParser(OPENING, None, allow_bare=True)
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
-        """Return a Lark grammar of answers that are calls and nothing else."""
+        """Return a Lark grammar that allows one call of ``tools``, or several if ``parallel``, and nothing else."""
         more = '(";" call)*' if parallel else ""
-        return f"start: call {more}\ncall: {calls_of(tools, 'parameters')}\n"
+        return f"start: call {more}\ncall: {call_rule(tools, 'parameters')}\n"

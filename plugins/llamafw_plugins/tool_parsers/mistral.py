@@ -1,6 +1,6 @@
-"""Calls as ``[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]``: Mistral's models.
+"""Tool calls of Mistral's models: ``[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]``.
 
-Format: https://docs.mistral.ai/guides/tokenization (control tokens of v3). Ids have nine letters and digits.
+Format: https://docs.mistral.ai/guides/tokenization (control tokens of v3). Ids of calls have nine letters and digits.
 """
 
 from __future__ import annotations
@@ -11,28 +11,31 @@ from string import ascii_letters, digits
 from typing import Any
 
 from llamafw import ToolParser
+from llamafw_plugins.tool_parsers.delimited_calls import DelimitedCallParser, call_rule
 from llamafw_plugins.tool_parsers.hermes import Hermes
-from llamafw_plugins.tool_parsers.marked import MarkedParser, calls_of
 
 OPENING = "[TOOL_CALLS]"
 
 
 class Mistral(Hermes):
-    """A `llamafw.ToolParserPlugin`."""
+    """The Mistral format. A `llamafw.ToolParserPlugin`; messages for templates without tool support are Hermes'."""
 
     def matches(self, template: str) -> bool:
-        """Return whether the template writes calls this way."""
+        """Return whether models with this chat template use this format."""
         return OPENING in template
 
     def create(self) -> ToolParser:
-        """Return a parser for one answer. The mark is a control token, which may have no text: an array will do."""
-        return MarkedParser(OPENING, None, bare=True, make_id=_new_id)
+        """Return a parser for one response.
+
+        ``[TOOL_CALLS]`` is a control token and may have no text, so that a response may begin with the array.
+        """
+        return DelimitedCallParser(OPENING, None, allow_bare=True, make_id=_make_id)
 
     def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
-        """Return a Lark grammar of answers that are calls and nothing else."""
+        """Return a Lark grammar that allows one call of ``tools``, or several if ``parallel``, and nothing else."""
         more = '(", " call)*' if parallel else ""
-        return f'start: "[" call {more} "]"\ncall: {calls_of(tools)}\n'
+        return f'start: "[" call {more} "]"\ncall: {call_rule(tools)}\n'
 
 
-def _new_id() -> str:
+def _make_id() -> str:
     return "".join(choice(ascii_letters + digits) for _ in range(9))
