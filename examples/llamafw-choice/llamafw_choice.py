@@ -1,7 +1,8 @@
-"""Answers that are one of a list of texts: the request field ``choice``, and the kind of grammar behind it.
+"""Restrict answers to a list of texts: the request field ``choice`` and the grammar that enforces it.
 
-A grammar is asked two questions per token: may this one come next, and which may? Here the state is what is left of
-each text that is still possible, as bytes, since tokens need not end where characters do.
+A grammar answers two questions per token: may this token come next, and which tokens may? This grammar keeps the texts
+that are still possible and the number of bytes written so far. It works on bytes because a token may end within a
+character.
 """
 
 from __future__ import annotations
@@ -31,83 +32,100 @@ FIELD = {
     "items": {"type": "string", "minLength": 1, "maxLength": 256},
     "minItems": 1,
     "maxItems": 256,
-    "description": "The answer is one of these texts.",
+    "description": "The texts to choose from: the answer is exactly one of them.",
     "example": ["yes", "no"],
 }
 
 
 class Compiler:
-    """A `llamafw.GrammarCompiler`; its source is a JSON array of texts."""
+    """A `llamafw.GrammarCompiler` whose source is a JSON array of texts."""
 
     def __init__(self, context: GrammarContext) -> None:
         tokenizer = context.tokenizer
         if not tokenizer.eog:
-            raise RequestError("a model without end-of-generation tokens cannot be held to a choice")
+            raise RequestError("choice needs a model with an end-of-generation token; this model has none")
         self.eog = tokenizer.eog
         self.pieces = [tokenizer.piece(token) for token in range(context.n_vocab)]
-        self.tokens: dict[bytes, list[int]] = {}  # bytes → the tokens that say them
+        self.tokens: dict[bytes, list[int]] = {}  # bytes → the tokens with exactly these bytes
         for token, piece in enumerate(self.pieces):
             if piece and token not in self.eog:
                 self.tokens.setdefault(piece, []).append(token)
-        self.longest = max(map(len, self.tokens))
+        self.max_piece = max(map(len, self.tokens))  # bytes of the longest token
 
     def compile(self, source: str) -> Grammar:
-        """Return the grammar, at its start; RequestError if a text cannot be written with the model's tokens."""
-        texts = [text.encode() for text in json.loads(source)]
-        rests = [self.writable(text) for text in texts]
-        for i, rest in enumerate(rests):
-            if not rest[0]:
-                raise RequestError(f"the model has no tokens to write {texts[i].decode()!r}", param=str(i))
-        return Choice(self, list(zip(texts, rests, strict=True)))
+        """Return the grammar in its start state.
 
-    def writable(self, text: bytes) -> list[bool]:
-        """Return for every place in ``text``, its end included, whether some tokens say what follows."""
-        if all(text[i : i + 1] in self.tokens for i in range(len(text))):  # as in nearly all vocabularies
+        Raises
+        ------
+        RequestError
+            If the model's tokens cannot spell one of the texts.
+        """
+        texts = [text.encode() for text in json.loads(source)]
+        spellable = [self.spellable_from(text) for text in texts]
+        for i, positions in enumerate(spellable):
+            if not positions[0]:
+                raise RequestError(f"the model has no tokens to write {texts[i].decode()!r}", param=str(i))
+
+        return Choice(self, list(zip(texts, spellable, strict=True)))
+
+    def spellable_from(self, text: bytes) -> list[bool]:
+        """Return for each position whether tokens can spell the text from there to its end.
+
+        The list has ``len(text) + 1`` entries; the last one, for the empty rest, is always true.
+        """
+        if all(text[i : i + 1] in self.tokens for i in range(len(text))):  # nearly all vocabularies have every byte
             return [True] * (len(text) + 1)
-        rests = [False] * len(text) + [True]
+
+        spellable = [False] * len(text) + [True]
         for start in reversed(range(len(text))):
-            ends = range(start + 1, min(len(text), start + self.longest) + 1)
-            rests[start] = any(rests[end] and text[start:end] in self.tokens for end in ends)
-        return rests
+            ends = range(start + 1, min(len(text), start + self.max_piece) + 1)
+            spellable[start] = any(spellable[end] and text[start:end] in self.tokens for end in ends)
+        return spellable
 
 
 class Choice:
-    """A `llamafw.Grammar`: where one answer is, and which texts begin as it does."""
+    """A `llamafw.Grammar`: how much of one answer is written, and which texts start with it."""
 
     def __init__(self, compiler: Compiler, texts: Sequence[tuple[bytes, list[bool]]]) -> None:
         self.compiler, self.texts = compiler, texts
-        self.at = 0  # bytes written
-        self.closed = False
+        self.position = 0  # bytes written
+        self.closed = False  # an end-of-generation token was accepted
 
     @property
     def ended(self) -> bool:
-        """Whether nothing may follow: a text is whole, and none that is longer begins with it."""
-        return self.closed or all(len(text) == self.at for text, _ in self.texts)
+        """Whether no token may follow: a text is complete, and no longer text starts with it."""
+        return self.closed or all(len(text) == self.position for text, _ in self.texts)
 
-    def whole(self) -> bool:
-        """Whether what is written is one of the texts."""
-        return any(len(text) == self.at for text, _ in self.texts)
+    def complete(self) -> bool:
+        """Return whether the bytes written are one of the texts."""
+        return any(len(text) == self.position for text, _ in self.texts)
 
     def accept(self, token: int) -> bool:
-        """Go on by ``token`` if it may come next."""
+        """Advance by ``token`` and return true, or return false if it may not come next."""
         if token in self.compiler.eog:
-            self.closed = self.whole()
+            self.closed = self.complete()
             return self.closed
-        piece, at = self.compiler.pieces[token], self.at
-        end = at + len(piece)
-        left = [(text, rests) for text, rests in self.texts if piece and text.startswith(piece, at) and rests[end]]
-        if left:
-            self.texts, self.at = left, end
-        return bool(left)
+
+        piece, start = self.compiler.pieces[token], self.position
+        end = start + len(piece)
+        possible = [
+            (text, spellable)
+            for text, spellable in self.texts
+            if piece and text.startswith(piece, start) and spellable[end]
+        ]
+        if possible:
+            self.texts, self.position = possible, end
+        return bool(possible)
 
     def mask(self, logits: Floats) -> None:
         """Set the logits of all tokens that may not come next to −inf."""
-        tokens, at = self.compiler.tokens, self.at
-        allowed = set(self.compiler.eog) if self.whole() else set()
-        for text, rests in self.texts:
-            for end in range(at + 1, min(len(text), at + self.compiler.longest) + 1):
-                if rests[end]:
-                    allowed.update(tokens.get(text[at:end], ()))
+        tokens, start = self.compiler.tokens, self.position
+        allowed = set(self.compiler.eog) if self.complete() else set()
+        for text, spellable in self.texts:
+            for end in range(start + 1, min(len(text), start + self.compiler.max_piece) + 1):
+                if spellable[end]:
+                    allowed.update(tokens.get(text[start:end], ()))
+
         keep = np.array(sorted(allowed), np.int64)
         kept = logits[keep]
         logits[:] = -np.inf
@@ -116,29 +134,31 @@ class Choice:
 
 @hookimpl
 def register_grammars(register: Register) -> None:
-    """Offer the kind ``choice``."""
-    register("choice", make)
+    """Register the grammar kind ``choice``."""
+    register("choice", make_compiler)
 
 
-def make(context: GrammarContext) -> GrammarCompiler:
-    """Return the compiler for one model."""
+def make_compiler(context: GrammarContext) -> GrammarCompiler:
+    """Return a compiler for the model."""
     return Compiler(context)
 
 
 @hookimpl
 def register_fields(register: Register) -> None:
-    """Add the field to every request that generates."""
+    """Add the field to every request that generates text."""
     register("choice", FIELD)
 
 
 @hookimpl(wrapper=True)
 def prepare_request(body: Mapping[str, Any]) -> Generator[None, GenerateRequest, GenerateRequest]:
-    """Hold the answer to ``choice``, if the request has it."""
+    """Restrict the answer to the texts of ``choice`` if the request has the field."""
     request = yield
+
     if body.get("choice") is None:
         return request
     if request.grammar is not None:
         raise RequestError(
             f'either "{request.grammar.field}" or "choice" can be specified, but not both', param="choice"
         )
+
     return replace(request, grammar=GrammarSource("choice", json.dumps(body["choice"]), "choice"))

@@ -1,7 +1,7 @@
-"""The prompt format of OpenChat: each turn names its mode and its speaker, and ends with a token of its own.
+"""Render chats in the prompt format of OpenChat models.
 
-Format: https://huggingface.co/openchat/openchat-3.5-0106, whose chat template this follows. It is written in Python
-rather than Jinja; either will do.
+Each turn starts with its mode and its role and ends with a special token. The format follows the chat template of
+https://huggingface.co/openchat/openchat-3.5-0106. It is written in Python here; a Jinja template would work as well.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ END = "<|end_of_turn|>"
 
 
 class OpenChat:
-    """A `llamafw.ChatFormat`; the variable ``mode`` chooses between general and mathematical answers."""
+    """A `llamafw.ChatFormat` with the variable ``mode`` for general or mathematical answers."""
 
-    source = f"{{mode}} {{role}}: {{content}}{END}"  # what GET /props shows
+    source = f"{{mode}} {{role}}: {{content}}{END}"  # shown by GET /props
 
     def __init__(self, context: ChatContext) -> None:
         self.bos = context.bos_token
@@ -28,24 +28,32 @@ class OpenChat:
     def render(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, **variables: Any
     ) -> str:
-        """Return the prompt; RequestError for a mode or a role that OpenChat does not know."""
-        given = variables.get("mode", "general")
-        if given not in MODES:
-            raise RequestError(f"the mode is one of {', '.join(MODES)}", param="chat_template_kwargs.mode")
-        mode, turns = MODES[given], [self.bos]
+        """Return the prompt.
+
+        Raises
+        ------
+        RequestError
+            If OpenChat does not have the mode or a message's role.
+        """
+        name = variables.get("mode", "general")
+        if name not in MODES:
+            raise RequestError(f"mode must be one of {', '.join(MODES)}", param="chat_template_kwargs.mode")
+
+        mode, turns = MODES[name], [self.bos]
         for i, message in enumerate(messages):
             if message["role"] not in ROLES:
-                raise RequestError(f"OpenChat has no role {message['role']!r}", param=f"messages.{i}.role")
+                raise RequestError(f"OpenChat does not have the role {message['role']!r}", param=f"messages.{i}.role")
             turns.append(f"{mode} {ROLES[message['role']]}: {message['content']}{END}")
+
         return "".join(turns) + (f"{mode} Assistant:" if add_generation_prompt else "")
 
 
 @hookimpl
 def register_chat_formats(register: Register) -> None:
-    """Offer the format under its name."""
-    register("openchat", make)
+    """Register the format ``openchat``."""
+    register("openchat", make_format)
 
 
-def make(context: ChatContext) -> ChatFormat:
-    """Return the format for one model."""
+def make_format(context: ChatContext) -> ChatFormat:
+    """Return the format for a model."""
     return OpenChat(context)

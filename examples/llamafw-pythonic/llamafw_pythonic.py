@@ -1,7 +1,8 @@
-"""Calls of tools as a list of Python calls, ``[get_weather(city="Paris"), get_time()]``: Llama 3.2 and 4.
+"""Parse tool calls that are written as a list of Python calls, as Llama 3.2 and 4 do.
 
-Format: https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_2 (zero-shot function calling). An answer is
-such a list from its beginning, or it is text. Nothing is evaluated: arguments are literals.
+An example is ``[get_weather(city="Paris"), get_time()]``. The format is described at
+https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_2 (zero-shot function calling). An answer either
+starts with such a list or is text. No code is evaluated: arguments must be literals.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from typing import Any
 from llamafw import Register, RequestError, ToolCall, ToolParser, hookimpl
 
 requires_api = ">=1.0,<2"
-BEGINNING = re.compile(r"\[\s*(?:[\w.-]+\s*(?:\(.*)?)?", re.DOTALL)  # whole, or any start of it
+POSSIBLE_CALLS = re.compile(
+    r"\[\s*(?:[\w.-]+\s*(?:\(.*)?)?", re.DOTALL
+)  # matches a list of calls and any prefix of one
 NAME = re.compile(r"[\s,]*([\w.-]+)\s*\(")
-CONSTANTS = {"true": True, "false": False, "null": None}  # as models that know JSON better write them
+CONSTANTS = {"true": True, "false": False, "null": None}  # models sometimes write JSON
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 Message = Mapping[str, Any]
 
 
 class Pythonic:
-    """A `llamafw.ToolParserPlugin`."""
+    """The `llamafw.ToolParserPlugin` of the format."""
 
     def matches(self, template: str) -> bool:
-        """Return whether the template explains calls this way, as that of Llama 4 does."""
+        """Return whether the chat template explains this format, as Llama 4's does."""
         return "func_name1(" in template
 
     def create(self) -> ToolParser:
@@ -36,21 +39,24 @@ class Pythonic:
         return Parser()
 
     def grammar(self, tools: Sequence[Message], *, parallel: bool) -> str:
-        """Return a Lark grammar of answers that are calls and nothing else."""
-        calls = [call_rule(tool["function"]) for tool in tools]
-        rules = "\n".join(f"call{i}: {rule}" for i, rule in enumerate(calls))
+        """Return a Lark grammar of answers that consist of calls."""
+        rules = [call_rule(tool["function"]) for tool in tools]
+        alternatives = " | ".join(f"call{i}" for i in range(len(rules)))
         more = '(", " call)*' if parallel else ""
-        return f'start: "[" call {more} "]"\ncall: {" | ".join(f"call{i}" for i in range(len(calls)))}\n{rules}\n'
+        lines = [f'start: "[" call {more} "]"', f"call: {alternatives}"]
+        lines += [f"call{i}: {rule}" for i, rule in enumerate(rules)]
+        return "\n".join(lines) + "\n"
 
     def inline(self, messages: Sequence[Message], tools: Sequence[Message]) -> list[Message]:
-        """Write tools, calls and results into the text of messages, for a template that knows none of them."""
-        plain = [inlined(message) for message in messages]
+        """Write tools, calls and results into the messages, for chat templates that do not support tools."""
+        plain = [inline_calls(message) for message in messages]
         if not tools:
             return plain
-        listed = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
+
+        functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False)
         text = (
             "To call functions, answer with a list of calls in Python and nothing else: "
-            f"[function(parameter=value), function()]. These may be called:\n{listed}"
+            f"[function(parameter=value), function()]. The functions are:\n{functions}"
         )
         if plain and plain[0]["role"] == "system":
             return [{**plain[0], "content": f"{plain[0]['content']}\n\n{text}"}, *plain[1:]]
@@ -58,52 +64,58 @@ class Pythonic:
 
 
 class Parser:
-    """A `llamafw.ToolParser`: holds an answer back for as long as it may be a list of calls."""
+    """A `llamafw.ToolParser` that withholds an answer while it may be a list of calls."""
 
     def __init__(self) -> None:
-        self.held = ""
-        self.at = 0  # how much of it has been looked at
-        self.open: list[str] = []  # the brackets, and the quote, that are to be closed
-        self.escaped = self.begun = self.decided = self.called = False
+        self.withheld = ""
+        self.position = 0  # characters of `withheld` that have been scanned
+        self.open: list[str] = []  # closing brackets and quotes that are expected, the next one last
+        self.escaped = False  # the last character was a backslash in a string
+        self.has_call = False  # `withheld` starts with a name and a parenthesis
+        self.decided = False  # the answer is known to be text, or its calls have been returned
+        self.after_calls = False  # only white space has followed the calls
 
     def feed(self, text: str) -> tuple[str, list[ToolCall]]:
-        """Take in more text; return the text and the calls that are now certain."""
+        """Add text to the answer and return the text and the calls that are now certain."""
         if self.decided:
-            return self.after(text), []
-        self.held = (self.held + text).lstrip() if not self.begun else self.held + text
-        if not self.begun:
-            if self.held and not BEGINNING.fullmatch(self.held):
+            return self.strip_after_calls(text), []
+
+        self.withheld += text
+        if not self.has_call:
+            self.withheld = self.withheld.lstrip()
+            if self.withheld and not POSSIBLE_CALLS.fullmatch(self.withheld):
                 return self.finish()
-            self.begun = "(" in self.held
-        while self.at < len(self.held):
-            self.step(self.held[self.at])
-            self.at += 1
+            self.has_call = "(" in self.withheld
+
+        while self.position < len(self.withheld):
+            self.scan(self.withheld[self.position])
+            self.position += 1
             if not self.open:
-                return self.end(self.held[: self.at], self.held[self.at :])
+                return self.end_list(self.withheld[: self.position], self.withheld[self.position :])
         return "", []
 
     def finish(self) -> tuple[str, list[ToolCall]]:
-        """Return what was held back, which is text."""
-        self.decided, held, self.held = True, self.held, ""
-        return held, []
+        """Return the withheld text: it is not a list of calls."""
+        self.decided, text, self.withheld = True, self.withheld, ""
+        return text, []
 
-    def end(self, calls: str, rest: str) -> tuple[str, list[ToolCall]]:
-        """The list is closed: return its calls, or all of it as text if it holds something else."""
-        found = read_calls(calls)
-        if not found:
+    def end_list(self, calls: str, rest: str) -> tuple[str, list[ToolCall]]:
+        """Return the calls of a complete list, or its text if it contains anything else."""
+        tool_calls = read_calls(calls)
+        if not tool_calls:
             return self.finish()
-        self.decided, self.called, self.held = True, True, ""
-        return self.after(rest), found
+        self.decided, self.after_calls, self.withheld = True, True, ""
+        return self.strip_after_calls(rest), tool_calls
 
-    def after(self, text: str) -> str:
-        """Return text, without the white space between it and calls."""
-        if self.called:
+    def strip_after_calls(self, text: str) -> str:
+        """Return the text without white space that follows the calls."""
+        if self.after_calls:
             text = text.lstrip()
-            self.called = not text
+            self.after_calls = not text
         return text
 
-    def step(self, char: str) -> None:
-        """Go on by a character: which brackets are open?"""
+    def scan(self, char: str) -> None:
+        """Update the open brackets and quotes by one character."""
         quote = self.open[-1] if self.open and self.open[-1] in "\"'" else ""
         if quote and (self.escaped or char == "\\"):
             self.escaped = not self.escaped
@@ -119,38 +131,41 @@ class Parser:
 
 
 def read_calls(text: str) -> list[ToolCall]:
-    """Return the calls in a list; [] if anything in it is none."""
+    """Return the calls of a list, or an empty list if it contains anything else."""
     inner, calls = text.strip()[1:-1].strip(), list[ToolCall]()
     while inner:
         name, scanner = NAME.match(inner), Parser()
         if name is None:
             return []
+
         start = end = name.end() - 1
         while end < len(inner):
-            scanner.step(inner[end])
+            scanner.scan(inner[end])
             end += 1
             if not scanner.open:
                 break
+
         try:
             arguments = json.dumps(read_arguments(inner[start:end]), ensure_ascii=False, allow_nan=False)
-            arguments.encode()  # Python's strings may hold what is no Unicode
+            arguments.encode()  # fails for surrogates, which Python strings may contain
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return []
+
         calls.append(ToolCall(f"call_{token_hex(12)}", name[1], arguments))
         inner = inner[end:].lstrip(" ,\n")
     return calls
 
 
 def read_arguments(text: str) -> dict[str, Any]:
-    """Return the keyword arguments in ``(city="Paris", days=3)``; an error if they are anything but literals."""
+    """Return the keyword arguments of ``(city="Paris", days=3)``; ValueError unless all are literals."""
     call = ast.parse(f"f{text}", mode="eval").body
     if not isinstance(call, ast.Call) or call.args:
-        raise ValueError("arguments have names")
+        raise ValueError("arguments must have names")
     return {keyword.arg: literal(keyword.value) for keyword in call.keywords if keyword.arg is not None}
 
 
 def literal(node: ast.expr) -> Any:
-    """Return the value of a literal of Python or JSON."""
+    """Return the value of a Python or JSON literal."""
     match node:
         case ast.Constant(value=str() | int() | float() | None):
             return node.value
@@ -162,57 +177,60 @@ def literal(node: ast.expr) -> Any:
             return {str(literal(key)): literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
             return -value
-    raise ValueError(f"{ast.unparse(node)} is no literal")
+    raise ValueError(f"{ast.unparse(node)} is not a literal")
 
 
 def call_rule(function: Message) -> str:
-    """Return what a call of ``function`` may be, as the right side of a Lark rule. Optional arguments come last."""
+    """Return the right side of a Lark rule for calls of ``function``, with optional arguments last."""
     parameters = function.get("parameters") or {}
     properties, required = parameters.get("properties") or {}, parameters.get("required") or ()
     shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+
     names = sorted(properties, key=lambda name: name not in required)  # stable
     for name in names:
         if not name.isidentifier():
-            raise RequestError(f"the parameter {name!r} of {function['name']!r} is no name in Python")
+            raise RequestError(f"the parameter {name!r} of {function['name']!r} is not a valid name in Python")
+
     values = [f'"{name}=" %json {json.dumps(properties[name] | shared)}' for name in names]
     n_required = sum(name in required for name in names)
     first = ['", "'.join(f" {value} " for value in values[:n_required])] if n_required else []
-    tails = [rest(values[i:]) for i in range(n_required, len(values))]
+    tails = [optional_tail(values[i:]) for i in range(n_required, len(values))]
+
     if first:
-        inner = f"{first[0]} {''.join(optional(value) for value in values[n_required:])}"
+        inner = f"{first[0]} {''.join(optional_argument(value) for value in values[n_required:])}"
     else:
         inner = f"({' | '.join(tails)})?" if tails else ""
     return f'"{function["name"]}(" {inner} ")"'
 
 
-def rest(values: Sequence[str]) -> str:
-    """Return the first of some optional arguments, and any of those after it."""
-    return f"{values[0]} {''.join(optional(value) for value in values[1:])}"
+def optional_tail(values: Sequence[str]) -> str:
+    """Return a rule for the first argument, followed by any of the others."""
+    return f"{values[0]} {''.join(optional_argument(value) for value in values[1:])}"
 
 
-def optional(value: str) -> str:
-    """Return an argument that may follow another."""
+def optional_argument(value: str) -> str:
+    """Return a rule for an argument that may follow another one."""
     return f'(", " {value})? '
 
 
-def inlined(message: Message) -> Message:
-    """Return a message with calls and results as text."""
+def inline_calls(message: Message) -> Message:
+    """Return a message with its calls or its result as text."""
     content = message.get("content") or ""
     if message["role"] == "tool":
         return {"role": "user", "content": f"The function returned:\n{content}"}
     if not message.get("tool_calls"):
         return message
-    calls = ", ".join(written(call["function"]) for call in message["tool_calls"])
+    calls = ", ".join(as_python(call["function"]) for call in message["tool_calls"])
     return {"role": message["role"], "content": f"[{calls}]"}
 
 
-def written(function: Message) -> str:
-    """Return a call as Python."""
+def as_python(function: Message) -> str:
+    """Return a call in Python syntax."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in function["arguments"].items())
     return f"{function['name']}({arguments})"
 
 
 @hookimpl
 def register_tool_parsers(register: Register) -> None:
-    """Offer the format; it is used for templates that it matches, or with ``--tool-parser pythonic``."""
+    """Register ``--tool-parser pythonic``, which is also used for chat templates that match."""
     register("pythonic", Pythonic())

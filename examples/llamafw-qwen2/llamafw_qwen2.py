@@ -1,8 +1,9 @@
-"""The architecture ``qwen2``: Qwen2 and Qwen2.5 (arXiv:2407.10671), and models that share their graph.
+"""Describe the architecture ``qwen2``: Qwen2 and Qwen2.5 (arXiv:2407.10671), and models with the same graph.
 
-It is Llama's with biases on Q, K and V, and rotary positions on the two halves of a head instead of adjacent pairs.
-Keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, below ``qwen2.``. What this description
-cannot express is an error: a model that is run without it would answer, and be wrong.
+It is Llama's architecture with two differences: Q, K and V have biases, and rotary positions pair the two halves of a
+head instead of adjacent numbers. Metadata keys, with the prefix ``qwen2.``, are those of
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A feature that the description cannot express is an error,
+because the model would run without it and give wrong answers.
 """
 
 from __future__ import annotations
@@ -16,27 +17,30 @@ from llamafw import Decoder, Model, ModelError, Register, hookimpl
 
 requires_api = ">=1.0,<2"
 LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
-BIASED = ("attn_q", "attn_k", "attn_v")
+BIASES = ("attn_q", "attn_k", "attn_v")
 
 
 class Qwen2:
-    """Reads one model. Every failure names its key or its tensor."""
+    """Reads the description of one model; every error names a metadata key or a tensor."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     def describe(self) -> Decoder:
-        """Return what a backend needs to know."""
+        """Return the description."""
         for key in ("expert_count", "attention.sliding_window"):
             if self.model.metadata.get(f"qwen2.{key}"):
                 self.fail(f"qwen2.{key} is not supported")
+
         n_embd, n_head = self.integer("embedding_length"), self.integer("attention.head_count")
         n_head_kv = self.integer("attention.head_count_kv", n_head)
         if n_embd % n_head or n_embd // n_head % 2 or n_head % n_head_kv:
-            self.fail(f"{n_embd} numbers in {n_head} heads, {n_head_kv} of them for K and V, cannot be")
+            self.fail(f"embedding length {n_embd}, {n_head} heads and {n_head_kv} KV heads do not fit together")
+
         size, n_layer, n_ff = n_embd // n_head, self.integer("block_count"), self.integer("feed_forward_length")
-        n_vocab = self.tensor("token_embd.weight", None, n_embd)
+        n_vocab = self.check_tensor("token_embd.weight", None, n_embd)
         q, kv = n_head * size, n_head_kv * size
+
         shapes: dict[str, tuple[int, ...]] = {
             "attn_norm": (n_embd,),
             "attn_q": (q, n_embd),
@@ -49,19 +53,22 @@ class Qwen2:
             "ffn_down": (n_embd, n_ff),
         }
         roles = {role: f"blk.{{layer}}.{role}.weight" for role in LAYER}
-        roles |= {f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in BIASED}
+        roles |= {f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in BIASES}
+
         for layer in range(n_layer):
             for role in LAYER:
-                self.tensor(f"blk.{layer}.{role}.weight", *shapes[role])
-            for role in BIASED:
-                self.tensor(f"blk.{layer}.{role}.bias", shapes[role][0])
-        self.tensor("output_norm.weight", n_embd)
+                self.check_tensor(f"blk.{layer}.{role}.weight", *shapes[role])
+            for role in BIASES:
+                self.check_tensor(f"blk.{layer}.{role}.bias", shapes[role][0])
+
+        self.check_tensor("output_norm.weight", n_embd)
         tied = "output.weight" not in self.model.tensors
         if not tied:
-            self.tensor("output.weight", n_vocab, n_embd)
-        n_known = 3 - tied + n_layer * (len(LAYER) + len(BIASED))
-        if len(self.model.tensors) != n_known:
-            self.fail(f"there are {len(self.model.tensors)} tensors, and qwen2 as known here has {n_known}")
+            self.check_tensor("output.weight", n_vocab, n_embd)
+        n_expected = 3 - tied + n_layer * (len(LAYER) + len(BIASES))
+        if len(self.model.tensors) != n_expected:
+            self.fail(f"the file has {len(self.model.tensors)} tensors; a qwen2 model of this size has {n_expected}")
+
         return Decoder(
             n_vocab=n_vocab,
             n_ctx_train=self.integer("context_length"),
@@ -86,7 +93,7 @@ class Qwen2:
         )
 
     def frequencies(self, size: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the radians per position of each pair, ``(size // 2,)``."""
+        """Return the angle per position of each pair in radians, ``(size // 2,)`` float64."""
         kind = self.model.metadata.get("qwen2.rope.scaling.type", "none")
         if kind not in ("none", "linear"):
             self.fail(f"qwen2.rope.scaling.type is {kind!r}; none and linear are supported")
@@ -95,10 +102,10 @@ class Qwen2:
         return base ** (-np.arange(0, size, 2, dtype=np.float64) / size) / scale
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """Return a positive whole number of the metadata."""
+        """Return a positive integer of the metadata."""
         value = self.model.metadata.get(f"qwen2.{key}", default)
         if type(value) is not int or not 0 < value < 2**31:
-            self.fail(f"qwen2.{key} is {value!r}; it must be a whole number from 1 to 2**31 - 1")
+            self.fail(f"qwen2.{key} is {value!r}; it must be an integer from 1 to 2**31 - 1")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -108,19 +115,20 @@ class Qwen2:
             self.fail(f"qwen2.{key} is {value!r}; it must be a number above 0")
         return float(value)
 
-    def tensor(self, name: str, *shape: int | None) -> int:
-        """Check that a tensor is there, in its shape, None standing for any size; return its number of rows."""
-        found = self.model.tensors.get(name)
-        if found is None:
+    def check_tensor(self, name: str, *shape: int | None) -> int:
+        """Check that a tensor exists in a shape, where None is any size, and return its number of rows."""
+        tensor = self.model.tensors.get(name)
+        if tensor is None:
             self.fail(f"the tensor {name!r} is missing")
-        same = (want in (None, have) for want, have in zip(shape, found.shape, strict=False))
-        if len(found.shape) != len(shape) or not all(same):
-            self.fail(f"the tensor {name!r} has shape {found.shape}, not {shape}")
-        return found.shape[0]
 
-    def fail(self, what: str) -> NoReturn:
-        """Raise the error, with the file's name."""
-        raise ModelError(f"{self.model.path}: {what}")
+        same = (expected in (None, size) for expected, size in zip(shape, tensor.shape, strict=False))
+        if len(tensor.shape) != len(shape) or not all(same):
+            self.fail(f"the tensor {name!r} has shape {tensor.shape}, not {shape}")
+        return tensor.shape[0]
+
+    def fail(self, message: str) -> NoReturn:
+        """Raise a `ModelError` with the file's name."""
+        raise ModelError(f"{self.model.path}: {message}")
 
 
 def describe(model: Model) -> Decoder:
@@ -130,5 +138,5 @@ def describe(model: Model) -> Decoder:
 
 @hookimpl
 def register_architectures(register: Register) -> None:
-    """Run models whose ``general.architecture`` is ``qwen2``."""
+    """Register the architecture ``qwen2``."""
     register("qwen2", describe)

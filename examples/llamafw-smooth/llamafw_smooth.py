@@ -1,4 +1,4 @@
-"""Quadratic smoothing: logits fall off with the square of their distance to the best one."""
+"""Quadratic smoothing: lower each logit by the square of its distance to the best one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ requires_api = ">=1.0,<2"
 
 
 class Smooth:
-    """logit' = best - factor * (best - logit)²; the order of the candidates stays as it is."""
+    """Computes ``logit' = best - factor * (best - logit)²``, which keeps the order of the candidates."""
 
     options: ClassVar[JsonSchema] = {
         "smoothing_factor": {
@@ -29,7 +29,7 @@ class Smooth:
 
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
-        """Return the sampler, or None if it is off."""
+        """Return the sampler, or None if the options turn it off."""
         return cls(options["smoothing_factor"]) if options["smoothing_factor"] else None
 
     def apply(self, candidates: Candidates) -> None:
@@ -38,10 +38,10 @@ class Smooth:
         candidates.logits = best - self.factor * (best - candidates.logits) ** 2
 
     def accept(self, token: int) -> None:
-        """Nothing to remember."""
+        """Do nothing: the sampler has no state."""
 
 
 @hookimpl
 def register_samplers(register: Register) -> None:
-    """Offer the sampler under its name."""
+    """Register the sampler ``smooth``."""
     register("smooth", Smooth)

@@ -1,4 +1,4 @@
-"""Top-nσ: keep the tokens whose logits are within n standard deviations of the best."""
+"""Top-nσ sampling: keep the tokens whose logits are within n standard deviations of the best."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ requires_api = ">=1.0,<2"
 
 
 class TopNSigma:
-    """Keep logit ≥ max - n·σ, σ being the standard deviation of all logits. Forbidden tokens (-inf) do not count.
+    """Keeps tokens with ``logit ≥ max - n·σ``, where σ is the standard deviation of all logits.
 
-    Tang et al.: Top-nσ: Not All Logits Are You Need (2024), §3. The tokens that it keeps do not depend on a temperature
-    that comes before it or after it.
+    Forbidden tokens, with a logit of -inf, are left out of σ. A temperature before or after the sampler does not change
+    which tokens it keeps. From Tang et al.: Top-nσ: Not All Logits Are You Need (2024), §3.
     """
 
     options: ClassVar[JsonSchema] = {
@@ -25,7 +25,7 @@ class TopNSigma:
             "minimum": -1,
             "maximum": 1000,
             "default": -1,
-            "description": "Keep tokens whose logit is within N standard deviations of the best; 0 or less: all.",
+            "description": "Keep only tokens within this many standard deviations of the best logit; 0 or less: off.",
         }
     }
     truncates: ClassVar[bool] = True
@@ -36,11 +36,11 @@ class TopNSigma:
 
     @classmethod
     def create(cls, options: Mapping[str, Any], context: SamplerContext) -> Sampler | None:
-        """Return the sampler, or None if it is off."""
+        """Return the sampler, or None if the options turn it off."""
         return cls(options["top_n_sigma"]) if options["top_n_sigma"] > 0 else None
 
     def apply(self, candidates: Candidates) -> None:
-        """Drop what is too far below the best; the best itself never is."""
+        """Remove tokens too far below the best one, which always stays."""
         logits = candidates.logits
         possible = logits[logits > -np.inf]
         sigma = float(possible.std(dtype=np.float64))
@@ -49,10 +49,10 @@ class TopNSigma:
             candidates.ids, candidates.logits = candidates.ids[keep], logits[keep]
 
     def accept(self, token: int) -> None:
-        """Nothing to remember."""
+        """Do nothing: the sampler has no state."""
 
 
 @hookimpl
 def register_samplers(register: Register) -> None:
-    """Offer the sampler under its name."""
+    """Register the sampler ``top_n_sigma``."""
     register("top_n_sigma", TopNSigma)

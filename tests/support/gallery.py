@@ -1,4 +1,4 @@
-"""docs/gallery.md, made from ``examples/``: ``python tests/support/gallery.py > docs/gallery.md``."""
+"""Write docs/gallery.md from ``examples/``: ``python tests/support/gallery.py > docs/gallery.md``."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ SECTIONS = {
     "Sampling": ("register_samplers",),
     "Models": ("register_architectures", "register_quants", "open_model", "register_backends", "create_engine"),
     "Text": ("register_chat_formats", "register_tool_parsers", "register_tokenizers"),
-    "Answers of a certain form": ("register_grammars",),
-    "Requests and events": ("prepare_request", "request_finished", "model_loaded"),
-    "Operations": ("register_endpoints",),
-    "Around the server": ("register_authenticators", "wrap_asgi"),
+    "Structured output": ("register_grammars",),
+    "Requests and server events": ("prepare_request", "request_finished", "model_loaded"),
+    "API operations": ("register_endpoints",),
+    "Authentication and HTTP": ("register_authenticators", "wrap_asgi"),
     "Commands": ("register_commands",),
 }
-"""Heading → hooks. A package is listed under the first that it implements."""
+"""Hooks of each section. A package is listed in the first section with one of its hooks."""
 
 HEAD = """\
 # Gallery
 
-Complete distributions, one or more for every kind of plugin: each has its own `pyproject.toml`, README and tests, is
-installed and run in CI, and imports nothing but what `llamafw` exports. Copy one to start your own;
-[docs/plugins](plugins/index.md) explains each kind. Install with `pip install ./examples/NAME`.
+Complete plugin packages, at least one for every kind of plugin. Each has its own `pyproject.toml`, README and tests, and imports
+only names that `llamafw` exports. The test suite installs all of them and runs their tests. Copy one to start your own;
+[Write a plugin](plugins/index.md) explains each kind. Install a package with `pip install ./examples/NAME`.
 
-This page is made from `examples/` by `make docs`.
+`make docs` writes this page from the folder `examples/`.
 """
 
 
 def packages() -> Iterator[tuple[Path, str, list[str]]]:
-    """Yield folder, description and hooks of every distribution."""
+    """Yield the folder, description and hooks of each package."""
     for file in sorted(ROOT.glob("examples/*/pyproject.toml")):
         project = tomllib.loads(file.read_text("utf-8"))["project"]
         yield file.parent, project["description"], sorted(hooks(file.parent))
 
 
 def hooks(folder: Path) -> set[str]:
-    """Return the names of the functions that are marked as hooks."""
+    """Return the names of the hooks that a package implements."""
     found: set[str] = set()
     for file in [*folder.glob("*.py"), *folder.glob("llamafw_*/*.py")]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
@@ -51,28 +51,32 @@ def hooks(folder: Path) -> set[str]:
 
 
 def page() -> str:
-    """Return the page."""
-    parts, left = [HEAD], list(packages())
-    for heading, kinds in SECTIONS.items():
-        rows = [row for row in left if set(kinds) & set(row[2])]
-        left = [row for row in left if row not in rows]
+    """Return the text of the page."""
+    parts, remaining = [HEAD], list(packages())
+
+    for heading, section_hooks in SECTIONS.items():
+        rows = [row for row in remaining if set(section_hooks) & set(row[2])]
+        remaining = [row for row in remaining if row not in rows]
         if rows:
             parts.append(f"\n## {heading}\n\n| Package | Kind | What it does | Hooks |\n|---|---|---|---|\n")
-            parts += map(line, rows)
-    if left:
-        raise SystemExit(f"no section has {', '.join(folder.name for folder, _, _ in left)}")
+            parts += map(table_row, rows)
+
+    if remaining:
+        names = ", ".join(folder.name for folder, _, _ in remaining)
+        raise SystemExit(f"no section of the gallery has a hook of {names}: add one to SECTIONS")
     return "".join(parts)
 
 
-def line(row: tuple[Path, str, list[str]]) -> str:
-    """Return a package's line of a table. Descriptions read ``WHAT IT DOES: a KIND for llamafw.``"""
-    folder, text, names = row
-    found = re.fullmatch(r"(.*): (?:an? )?(.*?)(?: for llamafw)?\.?", text)
-    if found is None:
+def table_row(package: tuple[Path, str, list[str]]) -> str:
+    """Return a package's row of a table; descriptions must read ``WHAT IT DOES: a KIND for llamafw.``"""
+    folder, description, names = package
+    match = re.fullmatch(r"(.*): (?:an? )?(.*?)(?: for llamafw)?\.?", description)
+    if match is None:
         raise SystemExit(f"the description of {folder.name} does not end with ': a KIND for llamafw.'")
-    what, kind = found.groups()
-    listed = ", ".join(f"`{name}`" for name in names)
-    return f"| [{folder.name}](../examples/{folder.name}) | {kind} | {what} | {listed} |\n"
+
+    text, kind = match.groups()
+    hook_names = ", ".join(f"`{name}`" for name in names)
+    return f"| [{folder.name}](../examples/{folder.name}) | {kind} | {text} | {hook_names} |\n"
 
 
 if __name__ == "__main__":

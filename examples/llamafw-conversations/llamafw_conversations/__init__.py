@@ -1,8 +1,8 @@
-"""Conversations kept on the server, in SQLite, and continued by one message at a time. Operations and schemas:
-``openapi.yaml``.
+"""Store conversations on the server, in SQLite, and continue them one message at a time.
 
-A turn is written when it is whole: the question and its answer in one transaction. If the client goes, or the model
-fails, nothing has happened. Turns of one conversation follow one another.
+``openapi.yaml`` defines the operations and their schemas. A turn (the question and its answer) is stored in one
+transaction when the answer is complete. If the client disconnects or the model fails, nothing is stored. Turns of one
+conversation run one after another.
 """
 
 from __future__ import annotations
@@ -22,59 +22,61 @@ if TYPE_CHECKING:
 
 
 class NotFound(RequestError):
-    """There is no such conversation."""
+    """The conversation does not exist."""
 
     status = 404
     type = "not_found_error"
 
 
 class Conversations:
-    """The endpoints."""
+    """The endpoints of all conversation operations."""
 
     def __init__(self, app: App, store: Store) -> None:
         self.app, self.store = app, store
-        self.locks: WeakValueDictionary[str, asyncio.Lock] = (
-            WeakValueDictionary()
-        )  # one per conversation that is in use
+        # One lock per conversation; weak values drop the locks that no request holds.
+        self.locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, call: Call) -> Any:
-        """POST /v1/conversations"""
+        """Answer ``POST /v1/conversations``."""
         return await self.store.create(call.body["title"], call.body["messages"])
 
-    async def browse(self, call: Call) -> Any:
-        """GET /v1/conversations"""
+    async def list_conversations(self, call: Call) -> Any:
+        """Answer ``GET /v1/conversations``."""
         rows = await self.store.list(call.query.get("limit", 20), call.query.get("before"))
         return {"object": "list", "data": rows}
 
     async def get(self, call: Call) -> Any:
-        """GET /v1/conversations/{id}"""
-        return self.there(await self.store.get(call.path["id"]), call)
+        """Answer ``GET /v1/conversations/{id}``."""
+        return self.found(await self.store.get(call.path["id"]), call)
 
     async def delete(self, call: Call) -> Any:
-        """DELETE /v1/conversations/{id}"""
+        """Answer ``DELETE /v1/conversations/{id}``."""
         async with self.lock(call):
-            self.there(await self.store.delete(call.path["id"]), call)
+            self.found(await self.store.delete(call.path["id"]), call)
         return {"id": call.path["id"], "deleted": True}
 
     async def append(self, call: Call) -> Any:
-        """POST /v1/conversations/{id}/messages"""
+        """Answer ``POST /v1/conversations/{id}/messages``."""
         async with self.lock(call):
-            return self.there(await self.store.append(call.path["id"], [call.body]), call)
+            return self.found(await self.store.append(call.path["id"], [call.body]), call)
 
     async def complete(self, call: Call) -> Any:
-        """POST /v1/conversations/{id}/completions: a message, and the model's answer to it."""
+        """Answer ``POST /v1/conversations/{id}/completions`` with the model's answer."""
         events = self.turn(call)
         if call.body["stream"]:
             return event_stream(events)
         return [event async for event in events][-1]
 
     async def turn(self, call: Call) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the pieces of an answer, if they are wanted, and at last the whole message; then it has been
-        written."""
+        """Generate and store an answer, and yield its events.
+
+        The last event has the whole message. Events before it, one per delta, are only yielded to streaming clients.
+        """
         async with self.lock(call):
-            conversation = self.there(await self.store.get(call.path["id"]), call)
+            conversation = self.found(await self.store.get(call.path["id"]), call)
             question = {"role": "user", "content": call.body["content"]}
             request = await asyncio.to_thread(self.prepare, call.body, [*conversation["messages"], question])
+
             text, finish = "", Finish("none")
             async with aclosing(self.app.loaded.engine.generate(request)) as deltas:
                 async for delta in deltas:
@@ -82,13 +84,17 @@ class Conversations:
                     finish = delta.finish or finish
                     if delta.text and call.body["stream"]:
                         yield {"delta": delta.text}
+
             answer = {"role": "assistant", "content": text}
-            self.there(await self.store.append(call.path["id"], [question, answer]), call)
+            self.found(await self.store.append(call.path["id"], [question, answer]), call)
             usage = {"prompt_tokens": finish.n_prompt, "completion_tokens": finish.n_predicted}
             yield {"message": answer, "usage": usage, "stop_type": finish.stop_type}
 
     def prepare(self, body: Mapping[str, Any], messages: list[Mapping[str, Any]]) -> GenerateRequest:
-        """Return the request for an answer to ``messages``. On a worker thread: templates may take their time."""
+        """Return the request for an answer to ``messages``.
+
+        Runs on a worker thread, because rendering a chat template can be slow.
+        """
         loaded = self.app.loaded
         tokens = loaded.tokenizer.encode(loaded.chat.render(messages))
         if loaded.tokenizer.add_bos and loaded.tokenizer.bos is not None and tokens[:1] != [loaded.tokenizer.bos]:
@@ -96,18 +102,18 @@ class Conversations:
         return self.app.prepare(body, tokens)
 
     def lock(self, call: Call) -> asyncio.Lock:
-        """Return the lock of the conversation that the call is about."""
+        """Return the lock of the call's conversation."""
         return self.locks.setdefault(call.path["id"], asyncio.Lock())
 
-    def there(self, found: Any, call: Call) -> Any:
-        """Return what the store has found; NotFound if that is nothing."""
-        if not found:
-            raise NotFound(f"there is no conversation {call.path['id']!r}", param="id")
-        return found
+    def found(self, result: Any, call: Call) -> Any:
+        """Return the store's result, or raise `NotFound` if it is empty."""
+        if not result:
+            raise NotFound(f"conversation {call.path['id']!r} does not exist", param="id")
+        return result
 
 
 class Plugin:
-    """Opens the store with the server and closes it with it."""
+    """The plugin: opens the store at start-up and closes it at shutdown."""
 
     requires_api = ">=1.0,<2"
 
@@ -116,14 +122,14 @@ class Plugin:
 
     @hookimpl
     def add_options(self, parser: ArgumentParser) -> None:
-        """Add the flag."""
+        """Add the flag ``--conversations``."""
         parser.add_argument(
             "--conversations", metavar="FILE", help="keep conversations in this SQLite file (default: in memory)"
         )
 
     @hookimpl
     def extend_openapi(self) -> Mapping[str, Any]:
-        """Return the operations."""
+        """Return the operations as an OpenAPI fragment."""
         import yaml
 
         fragment: dict[str, Any] = yaml.safe_load(
@@ -133,14 +139,14 @@ class Plugin:
 
     @hookimpl
     def register_endpoints(self, register: Register, app: App) -> None:
-        """Bind them."""
+        """Open the store and register the endpoints."""
         from llamafw_conversations.store import Store
 
         self.store = Store(app.settings.extra.get("conversations") or ":memory:")
         endpoints = Conversations(app, self.store)
         for name, endpoint in (
             ("createConversation", endpoints.create),
-            ("listConversations", endpoints.browse),
+            ("listConversations", endpoints.list_conversations),
             ("getConversation", endpoints.get),
             ("deleteConversation", endpoints.delete),
             ("appendMessage", endpoints.append),
@@ -150,6 +156,6 @@ class Plugin:
 
     @hookimpl
     def server_stopping(self, app: App) -> None:
-        """Close the file."""
+        """Close the store."""
         if self.store is not None:
             self.store.close()

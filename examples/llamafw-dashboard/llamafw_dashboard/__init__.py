@@ -1,6 +1,6 @@
-"""A page at ``/dashboard`` that shows what every slot is doing: static files around the API, which need no key.
+"""Serve a page at ``/dashboard`` that shows what every slot is doing.
 
-What the page shows it asks of the API, as any client would.
+The page is static files and needs no key. Its script calls the API like any other client.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 requires_api = ">=1.0,<2"
-PLACE = "/dashboard"
+PREFIX = "/dashboard"
 POLICY = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
 class Pages:
-    """An ASGI application around the server's: what is below `PLACE` are files."""
+    """An ASGI application that serves files below `PREFIX` and passes on all other requests."""
 
     def __init__(self, asgi: ASGIApp) -> None:
         from starlette.staticfiles import StaticFiles
@@ -27,12 +27,13 @@ class Pages:
         self.asgi, self.files = asgi, StaticFiles(directory=Path(__file__).parent / "static", html=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a file, or let the server answer."""
+        """Answer with a file, or pass the request on to the server."""
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
-        if path != PLACE and not path.startswith(f"{PLACE}/"):
+        if path != PREFIX and not path.startswith(f"{PREFIX}/"):
             await self.asgi(scope, receive, send)
             return
-        name = path.removeprefix(PLACE).strip("/") or "index.html"
+
+        name = path.removeprefix(PREFIX).strip("/") or "index.html"
         response = await self.files.get_response(name, scope)
         response.headers["Content-Security-Policy"] = POLICY
         await response(scope, receive, send)
@@ -40,5 +41,5 @@ class Pages:
 
 @hookimpl
 def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp:
-    """Stand around the server."""
+    """Wrap the server."""
     return Pages(asgi)

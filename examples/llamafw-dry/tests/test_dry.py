@@ -1,4 +1,4 @@
-"""The sampler against its definition, word by word, and in a server, with its options held to the schema."""
+"""Tests of the sampler against a direct implementation of its definition, and in a server."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -26,17 +26,17 @@ def penalties(sampler: Dry, ids: Sequence[int] = range(N_VOCAB)) -> list[float]:
     return [-float(value) for value in candidates.logits]
 
 
-def breaks(tokens: Sequence[int], breakers: Sequence[bytes]) -> list[bool]:
-    """Whether a breaker ends in a token."""
+def tokens_with_breakers(tokens: Sequence[int], breakers: Sequence[bytes]) -> list[bool]:
+    """Return for each token whether a breaker ends in it."""
     found = []
     for i in range(len(tokens)):
         before, whole = (b"".join(PIECES[token] for token in tokens[:end]) for end in (i, i + 1))
         ends = [whole[:end] for end in range(len(before) + 1, len(whole) + 1)]
-        found.append(any(text.endswith(one) for text in ends for one in breakers))
+        found.append(any(text.endswith(breaker) for text in ends for breaker in breakers))
     return found
 
 
-def defined(
+def expected_penalties(
     tokens: Sequence[int],
     broken: Sequence[bool],
     multiplier: float,
@@ -44,15 +44,15 @@ def defined(
     allowed: int,
     breakers: Sequence[bytes] = (),
 ) -> list[float]:
-    """The penalties as the definition has them: for every earlier place, count backwards."""
+    """Return the penalties by definition: count backwards from every earlier position."""
     n, longest = len(tokens), [0] * N_VOCAB
     for i in range(n - 1):
         length = 0
         while length <= i and tokens[i - length] == tokens[n - 1 - length] and not broken[n - 1 - length]:
             length += 1
         longest[tokens[i + 1]] = max(longest[tokens[i + 1]], length)
-    spared = [any(one in piece for one in breakers) for piece in PIECES]
-    return [0.0 if m < allowed or spared[i] else multiplier * base ** (m - allowed) for i, m in enumerate(longest)]
+    exempt = [any(breaker in piece for breaker in breakers) for piece in PIECES]
+    return [0.0 if m < allowed or exempt[i] else multiplier * base ** (m - allowed) for i, m in enumerate(longest)]
 
 
 @given(
@@ -64,7 +64,7 @@ def defined(
     breakers=st.lists(st.sampled_from([b"\n", b"bc", b"aab", b"\na"]), max_size=3, unique=True),
     some=st.sets(st.integers(0, N_VOCAB - 1), min_size=1),
 )
-def test_penalties_are_those_of_the_definition(
+def test_penalties_match_the_definition(
     prompt: list[int], answer: list[int], last_n: int, allowed: int, base: float, breakers: list[bytes], some: set[int]
 ) -> None:
     sampler = Dry(
@@ -72,15 +72,15 @@ def test_penalties_are_those_of_the_definition(
     )
     for token in answer:
         sampler.accept(token)
-    tokens = prompt[-last_n:] + answer  # what was before it is not known to the sampler
-    broken = breaks(tokens, breakers)[-last_n:]
-    expected = defined(tokens[-last_n:], broken, 0.5, base, allowed, breakers)
+    tokens = prompt[-last_n:] + answer  # the sampler sees no earlier tokens
+    broken = tokens_with_breakers(tokens, breakers)[-last_n:]
+    expected = expected_penalties(tokens[-last_n:], broken, 0.5, base, allowed, breakers)
     assert penalties(sampler) == pytest.approx(expected, rel=1e-5)
     ids = sorted(some, reverse=True)
     assert penalties(sampler, ids) == pytest.approx([expected[token] for token in ids], rel=1e-5)
 
 
-def test_a_passage_gets_harder_to_go_on_with() -> None:
+def test_penalty_grows_with_the_passage() -> None:
     sampler = Dry([0, 1, 5, 0], TOKENIZER, multiplier=0.8, base=2.0, allowed_length=1, last_n=100)
     assert penalties(sampler)[1] == pytest.approx(0.8)
     sampler.accept(1)
@@ -89,7 +89,7 @@ def test_a_passage_gets_harder_to_go_on_with() -> None:
     assert penalties(sampler)[0] == pytest.approx(3.2)
 
 
-def test_a_breaker_of_several_tokens() -> None:
+def test_breakers_may_span_several_tokens() -> None:
     prompt = [0, 1, 5, 6, 2, 0, 1, 5]
     (free, broken) = (
         penalties(Dry(prompt, TOKENIZER, multiplier=1.0, base=2.0, allowed_length=1, last_n=100, breakers=breakers))
@@ -99,33 +99,33 @@ def test_a_breaker_of_several_tokens() -> None:
     assert broken == [0] * N_VOCAB
 
 
-def test_a_long_repetition_is_forbidden_and_no_overflow() -> None:
+def test_long_repetition_does_not_overflow() -> None:
     sampler = Dry([0] * 5000, TOKENIZER, multiplier=1.0, base=1.75, last_n=5000)
     assert penalties(sampler)[0] == pytest.approx(1e30)
-    for _ in range(600):  # past the room it was made with
+    for _ in range(600):  # more than fit into the initial arrays
         sampler.accept(0)
     assert penalties(sampler)[:2] == [pytest.approx(1e30), 0]
 
 
 @pytest.mark.parametrize("last_n", [5, 700])
-def test_what_is_out_of_the_window_is_forgotten(last_n: int) -> None:
+def test_tokens_before_the_window_are_dropped(last_n: int) -> None:
     answer = np.random.default_rng(3).integers(0, 2, 3000).tolist()
     sampler = Dry([], TOKENIZER, multiplier=1.0, base=1.5, allowed_length=1, last_n=last_n)
     for token in answer:
         sampler.accept(token)
-    expected = defined(answer[-last_n:], [False] * last_n, 1.0, 1.5, 1)
+    expected = expected_penalties(answer[-last_n:], [False] * last_n, 1.0, 1.5, 1)
     assert penalties(sampler) == pytest.approx(expected, rel=1e-5)
     assert len(sampler.tokens) < 2 * last_n + 600
 
 
 @pytest.mark.parametrize("options", [{"dry_multiplier": 0.0}, {"dry_multiplier": 1.0, "dry_penalty_last_n": 0}])
-def test_it_may_be_off(options: dict[str, Any]) -> None:
+def test_sampler_can_be_off(options: dict[str, Any]) -> None:
     defaults = {name: schema["default"] for name, schema in Dry.options.items()}
-    context: Any = None  # which it does not look at
+    context: Any = None  # not used
     assert Dry.create(defaults | options, context) is None
 
 
-async def test_a_server_applies_it_and_checks_its_options(serve: Any) -> None:
+async def test_server_applies_the_sampler_and_validates_options(serve: Any) -> None:
     body = {"prompt": [5, 6, 7, 8, 5, 6, 7], "n_predict": 1, "n_probs": 1000, "post_sampling_probs": True, "seed": 1}
     body |= {"top_k": 0, "top_p": 1, "min_p": 0, "temperature": 1.0}
     async with serve() as client:
@@ -134,7 +134,7 @@ async def test_a_server_applies_it_and_checks_its_options(serve: Any) -> None:
             answer = (await client.post("/completion", json={**body, **fields})).json()
             names = answer["generation_settings"]["samplers"]
             assert names.index("penalties") < names.index("dry") < names.index("top_k")
-            probs = {one["id"]: one["prob"] for one in answer["completion_probabilities"][0]["top_probs"]}
+            probs = {token["id"]: token["prob"] for token in answer["completion_probabilities"][0]["top_probs"]}
             found.append(probs[8] / probs[9])
         assert found[1] / found[0] == pytest.approx(np.exp(-0.7 * 1.75 ** (3 - 2)), rel=1e-3)
         assert found[2] == pytest.approx(found[0], rel=1e-3)

@@ -1,4 +1,4 @@
-"""Each limit, through endpoints of both APIs."""
+"""Tests of each limit, through endpoints of both APIs."""
 
 from typing import Any
 
@@ -7,20 +7,21 @@ from llamafw.testing.conformance import PluginConformance
 BODY = {"prompt": "Hello", "ignore_eos": True, "seed": 1}
 
 
-async def test_limits_hold_for_every_endpoint(serve: Any) -> None:
+async def test_limits_apply_to_every_endpoint(serve: Any) -> None:
     async with serve(extra={"most_tokens": 4, "most_prompt_tokens": 20, "most_seconds": None}) as client:
-        for given, expected in ((None, 4), (-1, 4), (100, 4), (3, 3)):
-            body = BODY if given is None else {**BODY, "n_predict": given}
+        for n_predict, expected in ((None, 4), (-1, 4), (100, 4), (3, 3)):
+            body = BODY if n_predict is None else {**BODY, "n_predict": n_predict}
             assert (await client.post("/completion", json=body)).json()["tokens_predicted"] == expected
+
         answer = (await client.post("/v1/completions", json={**BODY, "max_tokens": 50})).json()
         assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (4, "length")
         refused = await client.post("/completion", json={**BODY, "prompt": "long " * 20})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
 
 
-async def test_time_is_limited(serve: Any) -> None:
+async def test_answer_ends_after_most_seconds(serve: Any) -> None:
     async with serve(extra={"most_seconds": 0.05}, context_shift=True) as client:
-        answer = (await client.post("/completion", json={**BODY, "n_predict": -1})).json()  # without end, otherwise
+        answer = (await client.post("/completion", json={**BODY, "n_predict": -1})).json()  # never ends by itself
         assert answer["stop_type"] == "limit"
         assert answer["tokens_predicted"] > 0
 

@@ -1,4 +1,4 @@
-"""The prompts against those of the model card, and through a server."""
+"""Tests of the prompts against the model card, and in a server."""
 
 from typing import Any
 
@@ -19,21 +19,22 @@ PROMPT = (  # the model card, "Conversation templates"
 )
 
 
-def test_the_prompt_of_the_model_card() -> None:
+def test_prompt_matches_the_model_card() -> None:
     assert OpenChat(ChatContext(bos_token="<s>")).render(HELLO) == PROMPT
 
 
-def test_roles_it_does_not_know_are_refused() -> None:
-    with pytest.raises(RequestError, match="no role 'tool'"):
+def test_unknown_roles_are_refused() -> None:
+    with pytest.raises(RequestError, match="not have the role 'tool'"):
         OpenChat(ChatContext()).render([{"role": "tool", "content": "1"}])
 
 
-async def test_a_server_uses_it_and_takes_the_mode(serve: Any) -> None:
+async def test_server_renders_the_format_with_its_mode(serve: Any) -> None:
     async with serve(chat_template="openchat") as client:
         body: dict[str, Any] = {"messages": HELLO, "chat_template_kwargs": {"mode": "math"}}
         prompt = (await client.post("/apply-template", json=body)).json()["prompt"]
         assert prompt.endswith("Math Correct User: How are you today?<|end_of_turn|>Math Correct Assistant:")
         assert (await client.post("/v1/chat/completions", json={**body, "max_tokens": 3})).status_code == 200
+
         body["chat_template_kwargs"] = {"mode": "poetry"}
         error = (await client.post("/v1/chat/completions", json=body)).json()["error"]
         assert (error["code"], error["param"]) == (400, "chat_template_kwargs.mode")

@@ -1,4 +1,4 @@
-"""Answers, whole and in pieces; what is no call; and calls that a server makes the model write."""
+"""Tests of answers in one piece and in several, of text that is not a call, and of required calls in a server."""
 
 import json
 from typing import Any
@@ -37,14 +37,14 @@ TOOLS = [
 
 def read(*pieces: str) -> tuple[str, list[tuple[str, Any]]]:
     parser, text, calls = Pythonic().create(), "", []
-    for certain, found in [*map(parser.feed, pieces), parser.finish()]:
-        text += certain
-        calls += [(call.name, json.loads(call.arguments)) for call in found]
+    for more_text, more_calls in [*map(parser.feed, pieces), parser.finish()]:
+        text += more_text
+        calls += [(call.name, json.loads(call.arguments)) for call in more_calls]
     return text, calls
 
 
 @pytest.mark.parametrize("size", [1, 7, 99])
-def test_calls_are_read_however_they_arrive(size: int) -> None:
+def test_calls_are_read_in_pieces_of_any_size(size: int) -> None:
     answer = f" {ANSWER} Done."
     assert read(*(answer[i : i + size] for i in range(0, len(answer), size))) == ("Done.", CALLS)
 
@@ -68,11 +68,11 @@ def test_calls_are_read_however_they_arrive(size: int) -> None:
         "",
     ],
 )
-def test_what_is_no_list_of_calls_is_text(answer: str) -> None:
+def test_anything_but_a_list_of_calls_is_text(answer: str) -> None:
     assert read(*answer) == (answer, [])
 
 
-def test_text_that_cannot_become_a_call_is_not_held_back() -> None:
+def test_text_is_released_when_it_cannot_be_a_call() -> None:
     parser = Pythonic().create()
     assert parser.feed("[see") == ("", [])
     assert parser.feed(" below") == ("[see below", [])
@@ -80,7 +80,7 @@ def test_text_that_cannot_become_a_call_is_not_held_back() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_server_requires_a_call_and_reads_it(serve: Any, stream: bool) -> None:
+async def test_server_enforces_and_reads_a_required_call(serve: Any, stream: bool) -> None:
     async with serve(tool_parser="pythonic") as client:
         for seed in range(8):
             body = {
@@ -99,6 +99,7 @@ async def test_a_server_requires_a_call_and_reads_it(serve: Any, stream: bool) -
                 (call,) = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())]
             else:
                 (call,) = response.json()["choices"][0]["message"]["tool_calls"]
+
             arguments = json.loads(call["function"]["arguments"])
             if call["function"]["name"] == "roll":
                 assert arguments.items() <= {("sides", 6), ("sides", 20), ("times", 1), ("times", 2)}

@@ -1,4 +1,4 @@
-"""Logits of a tiny model against a forward pass in float64 that shares nothing with llamafw but the file."""
+"""Tests of a tiny model against an independent float64 forward pass, and of models that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ KEYS = {
 
 
 def tiny_qwen2(write_model: Any) -> Path:
-    """A qwen2 file: llama's, biased, with other keys, and no bias on the output."""
+    """Write a tiny Llama file with the keys of qwen2, and with biases on Q, K and V only."""
     return Path(write_model(biases=True, metadata=KEYS, tensors={f"blk.{i}.attn_output.bias": None for i in range(2)}))
 
 
@@ -40,10 +40,10 @@ def logits(path: Path, tokens: list[int]) -> Any:
     def norm(x: Any, name: str) -> Any:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weights[name]
 
-    def turned(x: Any) -> Any:
+    def rotated(x: Any) -> Any:
         """Rotate the halves of each head: pair i is (i, i + 8)."""
-        turn = np.exp(1j * np.outer(np.arange(len(x)), 1e6 ** (-np.arange(0, SIZE, 2) / SIZE)))[:, None]
-        y = (x[..., : SIZE // 2] + 1j * x[..., SIZE // 2 :]) * turn
+        rotation = np.exp(1j * np.outer(np.arange(len(x)), 1e6 ** (-np.arange(0, SIZE, 2) / SIZE)))[:, None]
+        y = (x[..., : SIZE // 2] + 1j * x[..., SIZE // 2 :]) * rotation
         return np.concatenate([y.real, y.imag], -1)
 
     x = weights["token_embd.weight"][tokens]
@@ -51,29 +51,33 @@ def logits(path: Path, tokens: list[int]) -> Any:
         w = {name.removeprefix(f"blk.{layer}."): value for name, value in weights.items()}
         h = norm(x, f"blk.{layer}.attn_norm.weight")
         q, k, v = (h @ w[f"attn_{r}.weight"].T + w[f"attn_{r}.bias"] for r in "qkv")
-        q, k, v = turned(q.reshape(-1, N_HEAD, SIZE)), turned(k.reshape(-1, N_KV, SIZE)), v.reshape(-1, N_KV, SIZE)
+        q, k, v = rotated(q.reshape(-1, N_HEAD, SIZE)), rotated(k.reshape(-1, N_KV, SIZE)), v.reshape(-1, N_KV, SIZE)
         k, v = (np.repeat(part, N_HEAD // N_KV, axis=1) for part in (k, v))
         scores = np.einsum("ihd,jhd->hij", q, k) / np.sqrt(SIZE) + np.triu(np.full((len(x), len(x)), -np.inf), 1)
-        shares = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = np.einsum("hij,jhd->ihd", shares / shares.sum(-1, keepdims=True), v).reshape(len(x), -1)
+        attention = np.exp(scores - scores.max(-1, keepdims=True))
+        attention /= attention.sum(-1, keepdims=True)
+        mixed = np.einsum("hij,jhd->ihd", attention, v).reshape(len(x), -1)
         x = x + mixed @ w["attn_output.weight"].T
+
         h = norm(x, f"blk.{layer}.ffn_norm.weight")
         gate = h @ w["ffn_gate.weight"].T
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w["ffn_up.weight"].T)) @ w["ffn_down.weight"].T
+
     return norm(x, "output_norm.weight")[-1] @ weights["token_embd.weight"].T
 
 
-async def test_a_server_gives_the_probabilities_of_float64(serve: Any, model: Path) -> None:
+async def test_probabilities_match_float64(serve: Any, model: Path) -> None:
     prompt = [70, 75, 80, 85, 90, 300, 20, 30]
     async with serve(model=model, backend="numba", threads=1, cache_type_k="f32", cache_type_v="f32") as client:
         body = {"prompt": prompt, "n_predict": 1, "n_probs": 20, "temperature": 0}
         answer = (await client.post("/completion", json=body)).json()
     expected = logits(model, prompt)
     expected -= np.log(np.exp(expected).sum())
+
     (token,) = answer["completion_probabilities"]
-    found = {one["id"]: one["logprob"] for one in token["top_logprobs"]}
+    found = {entry["id"]: entry["logprob"] for entry in token["top_logprobs"]}
     assert list(found) == np.argsort(-expected)[:20].tolist()
-    np.testing.assert_allclose(list(found.values()), expected[list(found)], atol=0.02)  # activations are rounded
+    np.testing.assert_allclose(list(found.values()), expected[list(found)], atol=0.02)  # the backend rounds activations
 
 
 @pytest.mark.parametrize(
@@ -83,18 +87,18 @@ async def test_a_server_gives_the_probabilities_of_float64(serve: Any, model: Pa
         ({"metadata": {"qwen2.expert_count": 8}}, "qwen2.expert_count is not supported"),
         ({"metadata": {"qwen2.rope.scaling.type": "yarn"}}, "none and linear are supported"),
         ({"tensors": {"blk.1.attn_k.bias": None}}, "'blk.1.attn_k.bias' is missing"),
-        ({"tensors": {}}, "has 26"),  # the biases on the output
+        ({"tensors": {}}, "has 26"),  # two more: the biases on the output
     ],
 )
-def test_what_it_cannot_express_is_an_error(write_model: Any, change: dict[str, Any], message: str) -> None:
+def test_unsupported_models_are_refused(write_model: Any, change: dict[str, Any], message: str) -> None:
     from types import SimpleNamespace
 
     from llamafw_qwen2 import describe
 
     from llamafw import ModelError, Tensor
 
-    none = {f"blk.{i}.attn_output.bias": None for i in range(2)}
-    tensors = change["tensors"] if change.get("tensors") == {} else none | change.get("tensors", {})
+    without_output_bias = {f"blk.{i}.attn_output.bias": None for i in range(2)}
+    tensors = {} if change.get("tensors") == {} else without_output_bias | change.get("tensors", {})
     path = write_model(biases=True, metadata=KEYS | change.get("metadata", {}), tensors=tensors)
     reader = GGUFReader(path)
     model: Any = SimpleNamespace(
@@ -104,6 +108,7 @@ def test_what_it_cannot_express_is_an_error(write_model: Any, change: dict[str, 
             t.name: Tensor(t.name, tuple(map(int, t.shape[::-1])), "F32", t.data.view(np.uint8)) for t in reader.tensors
         },
     )
+
     with pytest.raises(ModelError, match=message):
         describe(model)
 

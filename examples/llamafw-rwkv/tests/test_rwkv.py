@@ -1,10 +1,10 @@
-"""The tokenizer against the rule, spelled out; and in a server, on a model with such a vocabulary."""
+"""Tests of the tokenizer against a direct implementation of its rule, and in a server."""
 
 import random
 from typing import Any
 
 import pytest
-from llamafw_rwkv import make
+from llamafw_rwkv import make_tokenizer
 
 from llamafw import ModelError
 from llamafw.testing.conformance import PluginConformance, TokenizerConformance
@@ -39,8 +39,8 @@ METADATA = {
 }
 
 
-def by_the_rule(data: bytes) -> list[int]:
-    """Look through the whole vocabulary for the longest token at every place."""
+def encode_by_rule(data: bytes) -> list[int]:
+    """Return the tokens, searching the whole vocabulary for the longest match at each position."""
     tokens = []
     while data:
         best = max((token for token in BYTES if data.startswith(token)), key=len)
@@ -49,19 +49,19 @@ def by_the_rule(data: bytes) -> list[int]:
     return tokens
 
 
-def test_it_follows_the_rule() -> None:
-    tokenizer, rng = make(METADATA), random.Random(0)
+def test_encode_takes_the_longest_token() -> None:
+    tokenizer, rng = make_tokenizer(METADATA), random.Random(0)
     for _ in range(300):
         text = "".join(
             rng.choice([*WORDS, " ", "\t", "x", "\u0416", "\U0001f601", "\0"]) for _ in range(rng.randrange(12))
         )
         tokens = tokenizer.encode(text, parse_special=False)
-        assert tokens == by_the_rule(text.encode())
+        assert tokens == encode_by_rule(text.encode())
         assert tokenizer.decode(tokens) == text
 
 
-def test_special_tokens() -> None:
-    tokenizer = make(METADATA)
+def test_special_tokens_are_parsed_or_plain() -> None:
+    tokenizer = make_tokenizer(METADATA)
     assert tokenizer.encode("<s>a") == [0, 1 + ord("a")]
     assert len(tokenizer.encode("<s>", parse_special=False)) == 3
     assert tokenizer.piece(0) == b""
@@ -69,15 +69,15 @@ def test_special_tokens() -> None:
     assert tokenizer.eog == {0, METADATA["tokenizer.ggml.eot_token_id"]}
 
 
-def test_a_vocabulary_without_all_bytes_is_refused() -> None:
+def test_vocabulary_without_all_bytes_is_refused() -> None:
     with pytest.raises(ModelError, match="no token for the byte 0x00"):
-        make({"tokenizer.ggml.tokens": ["<s>", "a"]})
+        make_tokenizer({"tokenizer.ggml.tokens": ["<s>", "a"]})
 
 
-async def test_a_server_speaks_it(serve: Any, write_model: Any) -> None:
+async def test_server_uses_the_tokenizer(serve: Any, write_model: Any) -> None:
     async with serve(model=write_model(tokenizer=None, n_vocab=301, metadata=METADATA)) as client:
         tokens = (await client.post("/tokenize", json={"content": "Hello 世界"})).json()["tokens"]
-        assert tokens == by_the_rule("Hello 世界".encode())
+        assert tokens == encode_by_rule("Hello 世界".encode())
         assert (await client.post("/detokenize", json={"tokens": tokens})).json() == {"content": "Hello 世界"}
         body = {"prompt": "Hello", "n_predict": 16}
         assert (await client.post("/completion", json=body)).json()["tokens_evaluated"] == 1

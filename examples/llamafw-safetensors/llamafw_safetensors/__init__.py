@@ -1,10 +1,10 @@
-"""Llama models as Hugging Face stores them: config.json, tokenizer.json, *.safetensors. No conversion, no copy on disk.
+"""Open Llama models in Hugging Face format: config.json, tokenizer.json and *.safetensors.
 
-The config becomes the metadata that a GGUF file would have, tensors get GGUF's names and stay in their files, mapped
-into memory. Only Q and K are rearranged: GGUF has the pairs that RoPE turns side by side, Hugging Face in the two
-halves of a head.
+The config is translated to the metadata of a GGUF file, and tensors get GGUF's names. Weights are mapped into memory.
+Only the rows of Q and K are reordered, in memory: GGUF stores the pairs that RoPE rotates next to each other, Hugging
+Face in the two halves of a head.
 
-Formats: https://github.com/huggingface/safetensors#format, and `transformers`' LlamaConfig.
+The formats are described at https://github.com/huggingface/safetensors#format and by LlamaConfig of `transformers`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from llamafw import Bytes, Model, ModelError, Register, Settings, Tensor, Tokenizer, hookimpl
 
 requires_api = ">=1.0,<2"
-TYPES = {"F32": 4, "F16": 2, "BF16": 2}  # safetensors' names are ggml's; bytes per weight
+TYPES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per weight; ggml has the same names
 GLOBAL = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -37,21 +37,24 @@ LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-MAX_HEADER = 100_000_000  # bytes, as in the format's description
+MAX_HEADER = 100_000_000  # bytes; the limit of the format
 
 
 def open_folder(folder: Path) -> Model:
-    """Return the model in a folder; ModelError if it is no Llama model or a part of it is missing."""
+    """Return the model in a folder; ModelError if it is not a complete Llama model."""
     config = read_json(folder / "config.json")
     if config.get("model_type") != "llama":
-        raise ModelError(f"{folder}: the model is {config.get('model_type')!r}; Llama models can be opened")
+        raise ModelError(f"{folder}: model_type is {config.get('model_type')!r}; only 'llama' is supported")
+
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{folder}: there is no .safetensors file")
+        raise ModelError(f"{folder} has no .safetensors file")
+
     try:
         metadata, factors = describe(folder, config), list(rope_factors(config))
     except KeyError as error:
         raise ModelError(f"{folder / 'config.json'} has no {error}") from None
+
     heads = {
         "attn_q": config["num_attention_heads"],
         "attn_k": config.get("num_key_value_heads", config["num_attention_heads"]),
@@ -60,18 +63,20 @@ def open_folder(folder: Path) -> Model:
     tensors |= {tensor.name: tensor for tensor in factors}
     if config.get("tie_word_embeddings"):
         tensors.pop("output.weight", None)
-    metadata |= describe_tokenizer(folder, len_of(tensors, folder))
+
+    metadata |= describe_tokenizer(folder, n_embeddings(tensors, folder))
     return Model(folder, metadata, tensors, sum(tensor.data.nbytes for tensor in tensors.values()))
 
 
 def describe(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a GGUF file would say of the model."""
+    """Return the metadata that a GGUF file of the model would have."""
     scaling = config.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise ModelError(f"{folder}: the rope_scaling {kind!r} is not supported")
     if config.get("hidden_act", "silu") != "silu":
         raise ModelError(f"{folder}: the hidden_act {config['hidden_act']!r} is not supported")
+
     n_head, n_embd = config["num_attention_heads"], config["hidden_size"]
     size = config.get("head_dim") or n_embd // n_head
     return {
@@ -93,75 +98,86 @@ def describe(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rope_factors(config: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Yield what Llama 3.1 divides its frequencies by, as GGUF files have it, ``(n_rot // 2,)`` float32.
+    """Yield the divisors of Llama 3.1's RoPE frequencies as a GGUF tensor, ``(n_rot // 2,)`` float32.
 
-    Slow frequencies are divided by the factor, fast ones stay, and between the two it goes over smoothly:
-    https://github.com/meta-llama/llama-models, ``apply_scaling``.
+    Low frequencies are divided by the factor, high ones by 1, and those between by a value in between: see
+    ``apply_scaling`` in https://github.com/meta-llama/llama-models. Yields nothing for other models.
     """
     scaling = config.get("rope_scaling") or {}
     if scaling.get("rope_type") != "llama3":
         return
+
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     frequencies = float(config.get("rope_theta", 10_000.0)) ** (-np.arange(0, size, 2) / size)
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    n_turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    kept = np.clip((turns - low) / (high - low), 0, 1)
+    kept = np.clip((n_turns - low) / (high - low), 0, 1)
     factors = (1 / (kept + (1 - kept) / scaling["factor"])).astype(np.float32)
     yield Tensor("rope_freqs.weight", factors.shape, "F32", factors.view(np.uint8))
 
 
 def describe_tokenizer(folder: Path, n_vocab: int) -> dict[str, Any]:
-    """Return the metadata from which the tokenizer and the chat format are made."""
+    """Return the metadata of the tokenizer and the chat template."""
     path = folder / "tokenizer.json"
     parsed, text = read_json(path), read_text(path)
     if parsed["model"].get("type") != "BPE":
-        raise ModelError(f"{path}: the tokenizer is {parsed['model'].get('type')!r}; BPE is supported")
+        raise ModelError(f"{path}: the tokenizer is {parsed['model'].get('type')!r}; only BPE is supported")
+
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    ids: dict[str, int] = dict(parsed["model"]["vocab"]) | {one["content"]: one["id"] for one in parsed["added_tokens"]}
-    texts = [f"[PAD{i}]" for i in range(n_vocab)]  # embeddings may have more rows than there are tokens
+    added = {token["content"]: token["id"] for token in parsed["added_tokens"]}
+    ids: dict[str, int] = dict(parsed["model"]["vocab"]) | added
+    texts = [f"[PAD{i}]" for i in range(n_vocab)]  # the embedding may have more rows than there are tokens
     for token, number in ids.items():
         if number >= n_vocab:
-            raise ModelError(f"{path}: the token {token!r} is {number}, and the model has {n_vocab}")
+            raise ModelError(f"{path}: the token {token!r} has the id {number}; the model has {n_vocab} tokens")
         texts[number] = token
+
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": "tokenizer.json",
         "tokenizer.ggml.tokens": texts,
         "tokenizer.json": text,
     }
     for name in ("bos", "eos"):
-        given = config.get(f"{name}_token")
-        if given is not None:
-            metadata[f"tokenizer.ggml.{name}_token_id"] = ids[given["content"] if isinstance(given, dict) else given]
+        special = config.get(f"{name}_token")
+        if special is not None:
+            content = special["content"] if isinstance(special, dict) else special
+            metadata[f"tokenizer.ggml.{name}_token_id"] = ids[content]
     if config.get("chat_template"):
         metadata["tokenizer.chat_template"] = config["chat_template"]
     return metadata
 
 
 def read_tensors(file: Path, heads: Mapping[str, int]) -> Iterator[Tensor]:
-    """Yield the tensors of one file, under GGUF's names.
+    """Yield the tensors of one file with GGUF's names.
 
     Parameters
     ----------
+    file : Path
+        A safetensors file.
     heads : mapping
-        Number of heads of the matrices whose rows are to be rearranged.
+        The number of heads of each matrix whose rows must be reordered.
     """
-    if not file.stat().st_size:  # nothing that could be mapped
-        raise ModelError(f"{file}: this is no safetensors file")
+    if not file.stat().st_size:  # an empty file cannot be mapped
+        raise ModelError(f"{file}: this is not a safetensors file")
     data: Bytes = np.memmap(file, np.uint8, "r")
     n_header = int.from_bytes(data[:8].tobytes(), "little")
     if not 0 < n_header <= min(MAX_HEADER, len(data) - 8):
-        raise ModelError(f"{file}: this is no safetensors file")
+        raise ModelError(f"{file}: this is not a safetensors file")
     try:
         header = json.loads(data[8 : 8 + n_header].tobytes())
     except ValueError:
-        raise ModelError(f"{file}: this is no safetensors file") from None
-    for theirs, facts in header.items():
-        if theirs == "__metadata__" or theirs.endswith("rotary_emb.inv_freq"):  # which follows from the config
+        raise ModelError(f"{file}: this is not a safetensors file") from None
+
+    for original, entry in header.items():
+        if original == "__metadata__" or original.endswith("rotary_emb.inv_freq"):  # computed from the config
             continue
-        name, role = gguf_name(theirs, file)
-        kind, shape, (start, end) = facts["dtype"], tuple(facts["shape"]), facts["data_offsets"]
+        name, role = gguf_name(original, file)
+        kind, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if kind not in TYPES or end - start != math.prod(shape) * TYPES[kind] or 8 + n_header + end > len(data):
-            raise ModelError(f"{file}: the tensor {theirs!r} is {kind} of {end - start} bytes; its shape is {shape}")
+            raise ModelError(
+                f"{file}: the tensor {original!r} of type {kind} and shape {shape} does not fit its {end - start} bytes"
+            )
+
         weights = data[8 + n_header + start : 8 + n_header + end]
         if role in heads:
             rows = weights.reshape(heads[role], 2, shape[0] // heads[role] // 2, -1)
@@ -181,11 +197,11 @@ def gguf_name(name: str, file: Path) -> tuple[str, str]:
         or stem not in LAYER
         or kind not in ("weight", "bias")
     ):
-        raise ModelError(f"{file}: the tensor {name!r} has no place in a Llama model")
+        raise ModelError(f"{file}: the tensor {name!r} is not part of a Llama model")
     return f"blk.{parts[0]}.{LAYER[stem]}.{kind}", LAYER[stem]
 
 
-def len_of(tensors: Mapping[str, Tensor], folder: Path) -> int:
+def n_embeddings(tensors: Mapping[str, Tensor], folder: Path) -> int:
     """Return the number of rows of the embedding."""
     if "token_embd.weight" not in tensors:
         raise ModelError(f"{folder}: the tensor 'model.embed_tokens.weight' is missing")
@@ -193,16 +209,16 @@ def len_of(tensors: Mapping[str, Tensor], folder: Path) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a file."""
+    """Return the JSON object in a file."""
     try:
-        found: dict[str, Any] = json.loads(read_text(path))
+        value: dict[str, Any] = json.loads(read_text(path))
     except ValueError as error:
-        raise ModelError(f"{path} is no JSON: {error}") from None
-    return found
+        raise ModelError(f"{path} is not valid JSON: {error}") from None
+    return value
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file; ModelError if it is not there."""
+    """Return the text of a file; ModelError if it cannot be read."""
     try:
         return path.read_text("utf-8")
     except OSError as error:
@@ -217,12 +233,12 @@ def open_model(path: Path, settings: Settings) -> Model | None:
 
 @hookimpl
 def register_tokenizers(register: Register) -> None:
-    """Read the ``tokenizer.json`` of such folders."""
+    """Register the tokenizer of ``tokenizer.json`` files."""
     register("tokenizer.json", make_tokenizer)
 
 
 def make_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer; the library is imported only now."""
+    """Return the tokenizer; imports the `tokenizers` library only when it is needed."""
     from llamafw_safetensors.tokenizer import FileTokenizer
 
     return FileTokenizer(metadata)

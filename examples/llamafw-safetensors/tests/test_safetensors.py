@@ -1,4 +1,4 @@
-"""The same model as a folder and as a GGUF file gives the same logits; damage is told."""
+"""Tests that a folder and a GGUF file of the same model answer alike, and that damaged folders are refused."""
 
 import json
 import math
@@ -32,7 +32,7 @@ TEMPLATE = "{% for m in messages %}{{ bos_token }}{{ m.content }}{% endfor %}"
 
 
 def write_safetensors(path: Path, tensors: dict[str, Any]) -> None:
-    """Write float32 tensors, as the format's description says."""
+    """Write float32 tensors as a safetensors file."""
     header, at = {}, 0
     for name, value in tensors.items():
         header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [at, at + value.nbytes]}
@@ -54,18 +54,20 @@ def folder(gguf_file: Path, tmp_path: Path) -> Path:
 
 
 def as_folder(gguf_file: Path, folder: Path) -> Path:
-    """The GGUF file as Hugging Face would have it, in two files, Q and K with halves instead of pairs."""
+    """Convert a GGUF file to a folder with two safetensors files, with the halves of Q and K reordered."""
     tensors: dict[str, Any] = {}
     reader = GGUFReader(gguf_file)
-    theirs = {ours: name for name, ours in GLOBAL.items()}
+    originals = {gguf: name for name, gguf in GLOBAL.items()}
     for i in range(2):
-        theirs |= {f"blk.{i}.{ours}.weight": f"model.layers.{i}.{name}.weight" for name, ours in LAYER.items()}
+        originals |= {f"blk.{i}.{gguf}.weight": f"model.layers.{i}.{name}.weight" for name, gguf in LAYER.items()}
+
     for tensor in reader.tensors:
         value = np.array(tensor.data)
         heads = N_HEAD if "attn_q" in tensor.name else N_KV if "attn_k" in tensor.name else 0
         if heads:
             value = np.concatenate([np.r_[head[0::2], head[1::2]] for head in np.split(value, heads)])
-        tensors[theirs[tensor.name]] = value
+        tensors[originals[tensor.name]] = value
+
     names = list(tensors)
     for number, part in enumerate((names[:9], names[9:])):
         write_safetensors(folder / f"model-{number}.safetensors", {name: tensors[name] for name in part})
@@ -83,7 +85,7 @@ def as_folder(gguf_file: Path, folder: Path) -> Path:
     return folder
 
 
-async def test_a_folder_and_a_file_answer_alike(serve: Any, folder: Path, gguf_file: Path) -> None:
+async def test_folder_and_file_give_the_same_answers(serve: Any, folder: Path, gguf_file: Path) -> None:
     answers = []
     body = {"prompt": "Hello in the nation", "n_predict": 8, "temperature": 0, "n_probs": 5, "ignore_eos": True}
     for path in (folder, gguf_file):
@@ -100,29 +102,32 @@ async def test_a_folder_and_a_file_answer_alike(serve: Any, folder: Path, gguf_f
     assert answers[0] == answers[1]
 
 
-def test_what_is_missing_or_foreign_is_told(folder: Path) -> None:
+def test_unsupported_and_damaged_folders_are_refused(folder: Path) -> None:
     for change, message in (
-        ({"model_type": "gpt2"}, "the model is 'gpt2'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "the rope_scaling 'longrope'"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "has no 'original_max_position_embeddings'"),
     ):
         (folder / "config.json").write_text(json.dumps(CONFIG | change))
         with pytest.raises(ModelError, match=message):
             open_folder(folder)
+
     (folder / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match="has no 'num_attention_heads'"):
         open_folder(folder)
+
     (folder / "config.json").write_text(json.dumps(CONFIG))
     write_safetensors(folder / "model-2.safetensors", {"model.layers.0.mlp.experts": np.zeros(1, np.float32)})
-    with pytest.raises(ModelError, match="has no place in a Llama model"):
+    with pytest.raises(ModelError, match="is not part of a Llama model"):
         open_folder(folder)
+
     (folder / "model-2.safetensors").write_bytes(b"\xff" * 99)
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="not a safetensors file"):
         open_folder(folder)
 
 
-def test_the_frequencies_of_llama_3_1() -> None:
-    """Wave by wave, as the model's authors publish it."""
+def test_rope_frequencies_of_llama_3_1() -> None:
+    """Compare with the formula that the model's authors published, wavelength by wavelength."""
     scaling = {
         "rope_type": "llama3",
         "factor": 8.0,
@@ -132,15 +137,17 @@ def test_the_frequencies_of_llama_3_1() -> None:
     }
     config = {"hidden_size": 4096, "num_attention_heads": 32, "rope_theta": 500_000.0, "rope_scaling": scaling}
     (tensor,) = rope_factors(config)
+    assert tensor.shape == (64,)
+
     for i, factor in enumerate(tensor.data.view(np.float32)):
         frequency = 500_000.0 ** (-2 * i / 128)
-        wave = 2 * math.pi / frequency
-        if wave < 8192 / 4:
+        wavelength = 2 * math.pi / frequency
+        if wavelength < 8192 / 4:
             expected = frequency
-        elif wave > 8192:
+        elif wavelength > 8192:
             expected = frequency / 8
         else:
-            smooth = (8192 / wave - 1) / (4 - 1)
+            smooth = (8192 / wavelength - 1) / (4 - 1)
             expected = (1 - smooth) * frequency / 8 + smooth * frequency
         assert frequency / factor == pytest.approx(expected, rel=1e-6)
 

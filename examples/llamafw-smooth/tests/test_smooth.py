@@ -1,4 +1,4 @@
-"""The sampler against its formula, and in a server, with its option held to the schema."""
+"""Tests of the sampler against its formula, and in a server."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from llamafw import Candidates
 from llamafw.testing.conformance import PluginConformance, SamplerConformance
 
 
-def test_logits_fall_off_with_the_square() -> None:
+def test_logits_match_the_formula() -> None:
     candidates = Candidates(np.arange(4, dtype=np.int32), np.array([3.0, 1.0, 2.5, -1.0], np.float32))
     Smooth(0.5).apply(candidates)
     np.testing.assert_allclose(candidates.logits, [3.0, 1.0, 2.875, -5.0])
 
 
-def test_a_factor_of_0_is_no_sampler() -> None:
-    context: Any = None  # which it does not look at
+def test_sampler_is_off_with_factor_0() -> None:
+    context: Any = None  # not used
     assert Smooth.create({"smoothing_factor": 0}, context) is None
 
 
-async def test_a_server_applies_it_and_checks_its_option(serve: Any) -> None:
+async def test_server_applies_the_sampler_and_validates_its_option(serve: Any) -> None:
     body = {
         "prompt": "Once",
         "n_predict": 1,
@@ -33,7 +33,7 @@ async def test_a_server_applies_it_and_checks_its_option(serve: Any) -> None:
         found = []
         for factor in (0, 2):
             answer = (await client.post("/completion", json={**body, "smoothing_factor": factor})).json()
-            found.append([one["prob"] for one in answer["completion_probabilities"][0]["top_probs"]])
+            found.append([token["prob"] for token in answer["completion_probabilities"][0]["top_probs"]])
         logits = np.log(np.array(found[0]))  # up to a constant
         smooth = -2 * (logits[0] - logits) ** 2
         ratios = np.array(found[1]) / found[1][0]

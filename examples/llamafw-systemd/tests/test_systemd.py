@@ -1,4 +1,4 @@
-"""A socket in systemd's place hears what a server does."""
+"""Tests of the messages that a server sends to a socket in the place of systemd."""
 
 import socket
 from pathlib import Path
@@ -9,7 +9,9 @@ import pytest
 from llamafw.testing.conformance import PluginConformance
 
 
-async def test_systemd_hears_of_start_and_end(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_systemd_is_notified_of_startup_and_shutdown(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(tmp_path / "notify"))
         sock.settimeout(5)
@@ -20,8 +22,8 @@ async def test_systemd_hears_of_start_and_end(serve: Any, tmp_path: Path, monkey
         assert sock.recv(999) == b"STOPPING=1"
 
 
-async def test_a_server_starts_without_it(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("", "nonsense", str(tmp_path / "nobody")):
+async def test_server_starts_without_systemd(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("", "nonsense", str(tmp_path / "missing")):
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         async with serve() as client:
             assert (await client.get("/health")).status_code == 200

@@ -1,7 +1,7 @@
-// Asks the server once a second what its slots are doing.
+// Polls the server once a second for the state of its slots.
 const element = (id) => document.getElementById(id);
 
-async function ask(path) {
+async function get(path) {
   const key = element("key").value;
   const response = await fetch(path, { headers: key ? { Authorization: `Bearer ${key}` } : {} });
   const answer = await response.json();
@@ -20,9 +20,9 @@ function row(slot) {
 
 async function update() {
   try {
-    const models = await ask("/v1/models");
+    const models = await get("/v1/models");
     element("model").textContent = models.data[0].id;
-    const slots = await ask("/slots");
+    const slots = await get("/slots");
     element("slots").replaceChildren(...slots.map(row));
     element("state").textContent = `${slots.filter((slot) => slot.is_processing).length} of ${slots.length} slots are busy`;
   } catch (error) {
