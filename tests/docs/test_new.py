@@ -104,7 +104,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["plugin", "new", kind, name]) == 1
+    assert main(["plugin", "new", kind, name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert list(tmp_path.iterdir()) == []
@@ -114,15 +114,15 @@ def test_what_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "mine").mkdir()
     assert main(["plugin", "new", "command", "hello", "--folder", str(tmp_path / "mine")]) == 0  # an empty one will do
     before = (tmp_path / "mine/README.md").read_text("utf-8")
-    assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "mine")]) == 1
+    assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "mine")]) == 2
     assert "is there already" in capsys.readouterr().err
     assert (tmp_path / "mine/README.md").read_text("utf-8") == before
     (tmp_path / "file").touch()
-    assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "file")]) == 1
+    assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "file")]) == 2
 
 
 def test_the_two_commands_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugin"]) == 0
     assert "new" in capsys.readouterr().out
-    assert main(["plugin", "knew"]) == 1
+    assert main(["plugin", "knew"]) == 2
     assert "there are new and check" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from llamafw.cli.version import version_line
 from llamafw.errors import SettingsError
 from llamafw.models.find import find_model
 from llamafw.plugins import Plugins
+from llamafw.settings import Settings
 
 SWITCH_INTERVAL = 0.0002
 """Seconds after which a thread that waits for the GIL gets it. The engine thread needs it seldom but at once: with
@@ -27,6 +28,38 @@ llamafw serve -hf USER/REPO:Q4_K_M --host 0.0.0.0 --port 8000 --api-key KEY"""
 
 def run(argv: list[str]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
+    settings, plugins, overridden = parse_command_line(argv)
+    set_up_logging(settings)
+    log = logging.getLogger("llamafw")
+    plugins.log_disabled()
+    for sentence in overridden:
+        log.warning(sentence)
+    if not settings.jinja:
+        log.warning("templates are always Jinja here; --no-jinja has no effect")
+
+    from llamafw.engine.load import load_model  # slow imports, which --help does not need
+    from llamafw.engine.start_checks import check_names, open_and_check
+    from llamafw.engine.startup_inputs import read_startup_inputs
+    from llamafw.server.run import serve
+
+    check_names(settings, plugins)
+    inputs = read_startup_inputs(settings)
+    path = find_model(settings)
+    model = open_and_check(path, settings, plugins)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    return serve(settings, plugins, partial(load_model, path, settings, plugins, log.info, inputs, model))
+
+
+def parse_command_line(argv: list[str]) -> tuple[Settings, Plugins, list[str]]:
+    """Return the settings, the plugins, and a sentence for each environment variable that a flag overrides.
+
+    Raises
+    ------
+    SettingsError
+        The command line, the environment or the configuration file is wrong.
+    PluginError
+        A plugin that is required cannot be loaded.
+    """
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
     parser = _make_parser(plugins, early.config)
@@ -38,23 +71,7 @@ def run(argv: list[str]) -> int:
     settings = settings_from(
         args, plugin_keys_checked=True, config=early.config, plugin=early.plugin, no_plugin=early.no_plugin
     )
-
-    set_up_logging(settings)
-    log = logging.getLogger("llamafw")
-    plugins.log_disabled()
-    for sentence in overridden_variables(args):
-        log.warning(sentence)
-    if not settings.jinja:
-        log.warning("templates are always Jinja here; --no-jinja has no effect")
-
-    from llamafw.engine.load import load_model  # slow imports, which --help does not need
-    from llamafw.engine.startup_inputs import read_startup_inputs
-    from llamafw.server.run import serve
-
-    texts = read_startup_inputs(settings)
-    path = find_model(settings)
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    return serve(settings, plugins, partial(load_model, path, settings, plugins, log.info, texts))
+    return settings, plugins, overridden_variables(args)
 
 
 def _make_parser(plugins: Plugins, config: str | None) -> Parser:

@@ -9,6 +9,7 @@ from llamafw.cli.changes import compare
 from llamafw.cli.parser import Parser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
+from llamafw.errors import SettingsError, SpecError
 
 EXAMPLE = """\
 llamafw spec > openapi.yaml
@@ -42,9 +43,16 @@ def run(argv: list[str]) -> int:
     document = spec.merged_document(plugins, settings)
     plugins.log_disabled()
     if old_path is not None:
-        return _print_changes(spec.read_document(old_path, f"spec --diff: {old_path}"), document)
+        return _print_changes(_read_old(old_path), document)
     print(spec.render(document, name), end="")
     return 0
+
+
+def _read_old(path: Path) -> spec.Document:
+    try:
+        return spec.read_document(path, f"spec --diff: {path}")
+    except SpecError as error:
+        raise SettingsError(str(error)) from None  # exit code 2; 1 would mean that a change breaks clients
 
 
 def _print_changes(old: spec.Document, new: spec.Document) -> int:

@@ -1,4 +1,4 @@
-"""``llamafw spec --diff``: what breaks clients and what does not; and this API against the released one."""
+"""``llamafw spec --diff``: which changes break clients; and the API document against the released one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from llamafw import Settings, spec
-from llamafw.cli.changes import changes
+from llamafw.cli.changes import compare
 from llamafw.cli.main import main
 from llamafw.plugins import Plugins
 
@@ -74,149 +74,160 @@ ANSWER = (*SCHEMAS, "Answer")
 POST = ("paths", "/a", "post")
 
 
-def put(value: Any, *place: Any) -> Callable[[Any], None]:
-    """A change: a value at a place; None removes what is there."""
+Edit = Callable[[Any], None]
 
-    def change(document: Any) -> None:
-        for name in place[:-1]:
+
+def put(value: Any, *path: Any) -> Edit:
+    """Return a function that puts a value at a path of a document; None removes what is there."""
+
+    def edit(document: Any) -> None:
+        for name in path[:-1]:
             document = document[name]
         if value is None:
-            del document[place[-1]]
+            del document[path[-1]]
         else:
-            document[place[-1]] = value
+            document[path[-1]] = value
 
-    return change
+    return edit
 
 
 BREAKING = [
-    (put(None, "paths", "/b"), "GET /b: is gone"),
-    (put("z", *POST, "operationId"), "the operationId a is now z"),
-    (put(None, *POST, "security"), "asks for a key now"),
-    (put([], "paths", "/a", "parameters"), "the query parameter n is gone"),
-    (put(1, "paths", "/a", "parameters", 0, "schema", "minimum"), "the query parameter n: minimum is 1 and was 0"),
-    (put(True, "paths", "/a", "parameters", 0, "required"), "the query parameter n is required now"),
+    (put(None, "paths", "/b"), "GET /b: removed"),
+    (put("z", *POST, "operationId"), "operationId changed from a to z"),
+    (put(None, *POST, "security"), "now requires an API key"),
+    (put([], "paths", "/a", "parameters"), "query parameter n: removed"),
+    (put(1, "paths", "/a", "parameters", 0, "schema", "minimum"), "query parameter n: minimum changed from 0 to 1"),
+    (put(True, "paths", "/a", "parameters", 0, "required"), "query parameter n: now required"),
     (
         put([{"name": "m", "in": "query", "required": True}], *POST, "parameters"),
-        "the query parameter m is new and required",
+        "query parameter m: added and required",
     ),
-    (put(True, *POST, "requestBody", "required"), "a request body is required now"),
-    (put({"text/plain": {}}, *POST, "requestBody", "content"), "request: application/json is gone"),
-    (put(None, *FIELDS, "mode"), "request.mode is gone"),
-    (put(["prompt", "mode"], *REQUEST, "required"), "request.mode is required now"),
-    (put(["x"], *FIELDS, "mode", "enum"), "request.mode: the value 'y' is gone"),
-    (put(None, *FIELDS, "more", "properties", "deep"), "request.more.deep is gone"),
-    (put("array", *FIELDS, "more", "type"), "request.more is array and was object"),
-    (put({"type": "array"}, *FIELDS, "more"), "request.more is array and was object"),
-    (put(5, *FIELDS, "prompt", "oneOf", 0, "maxLength"), "request.prompt(0): maxLength is 5 and was 10"),
-    (put(1, *FIELDS, "prompt", "oneOf", 1, "items", "minimum"), "request.prompt(1)[]: minimum is 1 and was none"),
+    (put(True, *POST, "requestBody", "required"), "request body: now required"),
+    (put({"text/plain": {}}, *POST, "requestBody", "content"), "request: application/json removed"),
+    (put(None, *FIELDS, "mode"), "request.mode: removed"),
+    (put(["prompt", "mode"], *REQUEST, "required"), "request.mode: now required"),
+    (put(["x"], *FIELDS, "mode", "enum"), "request.mode: value 'y' removed"),
+    (put(None, *FIELDS, "more", "properties", "deep"), "request.more.deep: removed"),
+    (put("array", *FIELDS, "more", "type"), "request.more: type changed from object to array"),
+    (put({"type": "array"}, *FIELDS, "more"), "request.more: type changed from object to array"),
+    (put(5, *FIELDS, "prompt", "oneOf", 0, "maxLength"), "request.prompt(0): maxLength changed from 10 to 5"),
+    (put(1, *FIELDS, "prompt", "oneOf", 1, "items", "minimum"), "request.prompt(1)[]: minimum changed from none to 1"),
     (
         put([{"type": "string", "maxLength": 10}], *FIELDS, "prompt", "oneOf"),
-        "request.prompt: the alternative array is gone",
+        "request.prompt: alternative array removed",
     ),
-    (put("^a", *FIELDS, "mode", "pattern"), "request.mode: pattern is ^a and was None"),
-    (put(False, *SCHEMAS, "Options", "properties", "seed", "nullable"), "request.seed may not be null now"),
-    (put("integer", *SCHEMAS, "Tree", "properties", "leaf", "type"), "request.tree.leaf is integer and was string"),
-    (put(False, *REQUEST, "additionalProperties"), "request may have no other fields now"),
-    (put(None, *ANSWER, "properties", "n"), "200.n is gone"),
-    (put([], *ANSWER, "required"), "200.text may be missing now"),
-    (put(True, *ANSWER, "properties", "text", "nullable"), "200.text may be null now"),
-    (put("number", *ANSWER, "properties", "n", "type"), "200.n is number and was integer"),
-    (put(None, *POST, "responses", "200"), "the answer 200 is gone"),
+    (put("^a", *FIELDS, "mode", "pattern"), "request.mode: pattern changed from None to ^a"),
+    (put(False, *SCHEMAS, "Options", "properties", "seed", "nullable"), "request.seed: may no longer be null"),
+    (
+        put("integer", *SCHEMAS, "Tree", "properties", "leaf", "type"),
+        "request.tree.leaf: type changed from string to integer",
+    ),
+    (put(False, *REQUEST, "additionalProperties"), "request: other fields are no longer allowed"),
+    (put(None, *ANSWER, "properties", "n"), "200.n: removed"),
+    (put([], *ANSWER, "required"), "200.text: may now be missing"),
+    (put(True, *ANSWER, "properties", "text", "nullable"), "200.text: may now be null"),
+    (put("number", *ANSWER, "properties", "n", "type"), "200.n: type changed from integer to number"),
+    (put(None, *POST, "responses", "200"), "response 200: removed"),
 ]
 HARMLESS = [
-    (put({"get": {"operationId": "c", "responses": {}}}, "paths", "/c"), "GET /c: is new"),
+    (put({"get": {"operationId": "c", "responses": {}}}, "paths", "/c"), "GET /c: added"),
     (put([], "security"), None),
-    (put(99, "paths", "/a", "parameters", 0, "schema", "maximum"), "the query parameter n: maximum is 99 and was 9"),
-    (put({"type": "string"}, *FIELDS, "extra"), "request.extra is new"),
-    (put(["x", "y", "z"], *FIELDS, "mode", "enum"), "request.mode: the value 'z' is new"),
-    (put("y", *FIELDS, "mode", "default"), "request.mode is 'y' by default and was 'x'"),
-    (put("number", *SCHEMAS, "Options", "properties", "seed", "type"), "request.seed is number and was integer"),
-    (put(True, *FIELDS, "mode", "nullable"), "request.mode may be null now"),
-    (put({"type": "string"}, *ANSWER, "properties", "extra"), "200.extra is new"),
-    (put(["eos"], *ANSWER, "properties", "stop", "enum"), "200.stop: the value 'limit' is gone"),
-    (put(100, *ANSWER, "properties", "p", "maximum"), "200.p: maximum is 100 and was 1"),
-    (put(5, *ANSWER, "properties", "n", "maximum"), "200.n: maximum is 5 and was none"),
-    (put(False, *ANSWER, "additionalProperties"), "200 may have no other fields now"),
-    (put({"description": "busy"}, *POST, "responses", "429"), "the answer 429 is new"),
-    (put(None, *POST, "responses", "400"), "the answer 400 is gone"),
+    (put(99, "paths", "/a", "parameters", 0, "schema", "maximum"), "query parameter n: maximum changed from 9 to 99"),
+    (put({"type": "string"}, *FIELDS, "extra"), "request.extra: added"),
+    (put(["x", "y", "z"], *FIELDS, "mode", "enum"), "request.mode: value 'z' added"),
+    (put("y", *FIELDS, "mode", "default"), "request.mode: default changed from 'x' to 'y'"),
+    (
+        put("number", *SCHEMAS, "Options", "properties", "seed", "type"),
+        "request.seed: type changed from integer to number",
+    ),
+    (put(True, *FIELDS, "mode", "nullable"), "request.mode: may now be null"),
+    (put({"type": "string"}, *ANSWER, "properties", "extra"), "200.extra: added"),
+    (put(["eos"], *ANSWER, "properties", "stop", "enum"), "200.stop: value 'limit' removed"),
+    (put(100, *ANSWER, "properties", "p", "maximum"), "200.p: maximum changed from 1 to 100"),
+    (put(5, *ANSWER, "properties", "n", "maximum"), "200.n: maximum changed from none to 5"),
+    (put(False, *ANSWER, "additionalProperties"), "200: other fields are no longer allowed"),
+    (put({"description": "busy"}, *POST, "responses", "429"), "response 429: added"),
+    (put(None, *POST, "responses", "400"), "response 400: removed"),
     (put("better", *POST, "summary"), None),
-    (put(True, *POST, "deprecated"), "is deprecated now"),
+    (put(True, *POST, "deprecated"), "is now deprecated"),
 ]
 
 
-def found(change: Callable[[Any], None]) -> list[tuple[str, bool]]:
+def changes_after(edit: Edit) -> list[tuple[str, bool]]:
+    """Return the changes that an edit of `OLD` makes, as text and whether they break clients."""
     new = deepcopy(OLD)
-    change(new)
-    lines = [(f"{one.place}: {one.text}", one.breaking) for one in changes(OLD, new)]
+    edit(new)
+    lines = [(f"{change.place}: {change.text}", change.breaking) for change in compare(OLD, new)]
     return [(text.removeprefix("POST /a: "), breaking) for text, breaking in lines]
 
 
-@pytest.mark.parametrize(("change", "text"), BREAKING, ids=[text for _, text in BREAKING])
-def test_what_breaks_clients(change: Callable[[Any], None], text: str) -> None:
-    assert [line for line, breaking in found(change) if breaking] == [text]
+@pytest.mark.parametrize(("edit", "text"), BREAKING, ids=[text for _, text in BREAKING])
+def test_a_breaking_change_is_found(edit: Edit, text: str) -> None:
+    assert [line for line, breaking in changes_after(edit) if breaking] == [text]
 
 
-@pytest.mark.parametrize(("change", "text"), HARMLESS, ids=[str(text) for _, text in HARMLESS])
-def test_what_breaks_nobody(change: Callable[[Any], None], text: str | None) -> None:
-    assert found(change) == ([(text, False)] if text else [])
+@pytest.mark.parametrize(("edit", "text"), HARMLESS, ids=[str(text) for _, text in HARMLESS])
+def test_a_harmless_change_is_not_breaking(edit: Edit, text: str | None) -> None:
+    assert changes_after(edit) == ([(text, False)] if text else [])
 
 
-def test_a_document_is_what_it_was() -> None:
+def test_a_document_does_not_differ_from_itself() -> None:
     document = spec.merged_document(Plugins(), Settings())
-    assert changes(document, json.loads(spec.render(document, "json"))) == []
+    assert compare(document, json.loads(spec.render(document, "json"))) == []
 
 
-def test_what_several_operations_share_is_told_once() -> None:
+def test_a_change_in_a_shared_schema_is_listed_once() -> None:
     old = deepcopy(OLD)
     old["paths"]["/c"] = {"post": {**deepcopy(old["paths"]["/a"]["post"]), "operationId": "c"}}
     new = deepcopy(old)
     del new["components"]["schemas"]["Answer"]["properties"]["n"]
-    assert [one.place for one in changes(old, new)] == ["POST /a"]
+    assert [change.place for change in compare(old, new)] == ["POST /a"]
 
 
 @pytest.mark.parametrize("form", ["yaml", "json"])
-def test_the_command_prints_and_tells_by_its_exit_code(
+def test_spec_diff_prints_changes_and_sets_the_exit_code(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = spec.merged_document(Plugins(), Settings())
     file = tmp_path / "old"
     file.write_text(spec.render(document, form), "utf-8")
     assert main(["spec", "--diff", str(file)]) == 0
-    assert capsys.readouterr().out == "nothing has changed\n"
+    assert capsys.readouterr().out == "no changes\n"
     document["paths"]["/gone"] = document["paths"].pop("/health")
     file.write_text(spec.render(document, form), "utf-8")
     assert main(["spec", "--diff", str(file)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "breaking  GET /gone: is gone",
-        "          GET /health: is new",
+        "breaking  GET /gone: removed",
+        "          GET /health: added",
         "1 of 2 changes break clients",
     ]
 
 
-def test_files_that_are_no_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for text in ("{", "[]", "a: 1", None):
-        file = tmp_path / "old.yaml"
-        file.unlink(missing_ok=True)
-        if text is not None:
-            file.write_text(text)
-        assert main(["spec", "--diff", str(file)]) == 1
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"llamafw: spec --diff: {file}")
+@pytest.mark.parametrize("text", ["{", "[]", "a: 1", None], ids=str)
+def test_spec_diff_refuses_a_file_without_a_document(
+    text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "old.yaml"
+    if text is not None:
+        file.write_text(text)
+    assert main(["spec", "--diff", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"llamafw: spec --diff: {file}")
 
 
-def test_changes_that_break_clients_are_declared() -> None:
-    """Against the document of the last release: a change that breaks clients has a line in the changelog.
+def test_breaking_changes_are_declared_in_the_changelog() -> None:
+    """A change that breaks clients of the released document has a line in the changelog.
 
-    Beneath the first heading, ``- Breaking: `POST /completion` …`` names the operation. ``make released`` writes the
-    document: when there is a release, and, until there is the first, whenever a change breaks it.
+    Below the first heading, ``- Breaking: `POST /completion` …`` names the operation. ``make released`` writes the
+    document: for every release, and before the first release whenever a change breaks the document.
     """
     released = spec.read_document(RELEASED, "the released document")
     current = spec.merged_document(Plugins(), Settings())
     section = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.M)[1]
     declared = [line for line in section.splitlines() if line.startswith("- Breaking:")]
     undeclared = [
-        one
-        for one in changes(released, current)
-        if one.breaking and not any(f"`{one.place}`" in line for line in declared)
+        change
+        for change in compare(released, current)
+        if change.breaking and not any(f"`{change.place}`" in line for line in declared)
     ]
-    assert not undeclared, "say so in CHANGELOG.md, or `make released`: the docstring of this test says which"
+    assert not undeclared, "declare them in CHANGELOG.md or run `make released`: see the docstring of this test"

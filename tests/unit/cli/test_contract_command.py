@@ -1,4 +1,4 @@
-"""``llamafw contract-test``: servers that keep their document and one that does not; what it tests; what it refuses."""
+"""``llamafw contract-test``: servers that follow their API document, servers that do not, and usage errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ DOCUMENT = {
 
 @pytest.fixture
 def other_server() -> Iterator[Any]:
-    """A server that is not ours, and says anything."""
+    """A server other than llamafw, whose answer and key can be set."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -100,20 +100,20 @@ def test_operations_of_plugins_are_tested(
     (tmp_path / "lucky.py").write_text(PLUGIN.replace("NUMBER", number), "utf-8")
     plugin = ["--plugin", str(tmp_path / "lucky.py")]
     assert main(["contract-test", "--plugins-only", "--max-examples", "2", *plugin]) == code
-    said = capfd.readouterr()
-    assert "Tested: 1" in said.out.replace("  ", " ")
-    assert ("breaks the API document" in said.err) is bool(code)
+    out, err = capfd.readouterr()
+    assert "Tested: 1" in out.replace("  ", " ")
+    assert ("breaks the API document" in err) is bool(code)
 
 
-def test_the_server_that_it_starts_keeps_its_promises() -> None:
-    """With its tiny model, and the backend that computes nothing: what every operation asks for is there."""
+def test_the_started_server_follows_its_document() -> None:
+    """Its tiny model and backend provide what every operation needs."""
     paths = ("/completion", "/embedding", "/rerank", "/infill", "/props", "/slots", "/metrics")
     words = [word for path in paths for word in ("--path", path)]
     assert main(["contract-test", "--max-examples", "2", *words]) == 0
 
 
 @pytest.mark.parametrize(("answer", "code"), [(7, 0), ("seven", 1)])
-def test_a_server_that_runs_is_tested(
+def test_a_running_server_is_tested(
     answer: Any, code: int, other_server: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     other_server.answer = answer
@@ -127,7 +127,7 @@ def test_a_server_that_runs_is_tested(
     ("key", "given", "code"),
     [(None, None, 0), ("sesame", "sesame", 0), ("sesame", None, 1), ("sesame", "rhubarb", 1), (None, "sesame", 1)],
 )
-def test_a_server_is_tested_with_the_key_that_it_wants_and_not_at_all_is_no_success(
+def test_the_api_key_is_used_and_a_wrong_key_is_a_failure(
     key: str | None, given: str | None, code: int, other_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LLAMA_API_KEY", raising=False)
@@ -137,27 +137,29 @@ def test_a_server_is_tested_with_the_key_that_it_wants_and_not_at_all_is_no_succ
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "code", "message"),
     [
-        (["--url", "http://127.0.0.1:9"], "http://127.0.0.1:9/openapi.json cannot be read"),
-        (["--url", "nonsense"], "nonsense/openapi.json cannot be read"),
-        (["--url", "http://127.0.0.1:9", "-np", "2"], "-np is for a server that is started"),
+        (["--url", "http://127.0.0.1:9"], 1, "http://127.0.0.1:9/openapi.json cannot be read"),
+        (["--url", "nonsense"], 1, "nonsense/openapi.json cannot be read"),
+        (["--url", "http://127.0.0.1:9", "-np", "2"], 2, "-np "),
+        (["--prot", "2"], 2, "unknown flag --prot; did you mean --port?"),
     ],
 )
-def test_what_cannot_be_tested(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["contract-test", *words]) == 1
+def test_a_test_that_cannot_run_is_one_line(
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["contract-test", *words]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
 
-def test_paths_that_are_not_there(other_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_path_is_a_usage_error(other_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"http://127.0.0.1:{other_server.server_port}"
-    assert main(["contract-test", "--url", url, "--path", "/m"]) == 1
+    assert main(["contract-test", "--url", url, "--path", "/m"]) == 2
     assert f"{url} has no /m" in capsys.readouterr().err
-    other_server.answer = 1
 
 
-def test_only_links_that_lead_to_what_is_tested_are_kept() -> None:
+def test_links_to_operations_that_are_not_tested_are_removed() -> None:
     links = {"a": {"operationId": "n"}, "b": {"operationId": "gone"}}
     document = json.loads(json.dumps(DOCUMENT))
     document["paths"]["/n"]["get"]["responses"]["200"]["links"] = links
@@ -168,16 +170,16 @@ def test_only_links_that_lead_to_what_is_tested_are_kept() -> None:
     assert len(links) == 2
 
 
-def test_without_schemathesis_a_line_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_schemathesis_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(contract, "find_spec", lambda name: None)
     assert main(["contract-test"]) == 1
-    assert capsys.readouterr().err == "llamafw: contract-test needs more packages: pip install 'llamafw[test]'\n"
+    assert capsys.readouterr().err == (
+        "llamafw: contract-test needs a package that is not installed: pip install schemathesis\n"
+    )
 
 
 @pytest.mark.parametrize(("given", "chains"), [(None, 250), (3, 12)])
-def test_the_number_of_examples_counts_for_links_too(tmp_path: Path, given: int | None, chains: int) -> None:
+def test_max_examples_limits_chains_of_links(tmp_path: Path, given: int | None, chains: int) -> None:
     words = contract.command(DOCUMENT, tmp_path, "http://127.0.0.1:9", max_examples=given, seed=5)
     config = tomllib.loads(Path(words[words.index("--config-file") + 1]).read_text("utf-8"))
     assert config["phases"]["stateful"]["generation"]["max-examples"] == chains

@@ -1,4 +1,4 @@
-"""The log: where it goes, what its lines look like, what is left out."""
+"""The log: where it goes and what its lines look like."""
 
 from __future__ import annotations
 
@@ -14,68 +14,68 @@ import pytest
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
-from llamafw.cli.logs import handlers
+from llamafw.cli.logs import make_handlers
 from llamafw.errors import SettingsError
-from llamafw.server.access import current
+from llamafw.server.request_id import current
 from llamafw.settings import Settings
 
 
-def lines(level: int = logging.INFO, **given: Any) -> list[str]:
-    """Return what each handler makes of one message."""
+def format_words(level: int = logging.INFO, **settings: Any) -> list[str]:
+    """Return the message "some words" as each handler formats it."""
     record = logging.LogRecord("llamafw.engine", level, "", 0, "some %s", ("words",), None)
-    return [handler.format(record) for handler in handlers(Settings(**given))]
+    return [handler.format(record) for handler in make_handlers(Settings(**settings))]
 
 
-def one(message: str, error: BaseException | None = None, **given: Any) -> str:
-    """Return what the log on stderr makes of a message, and of an error raised beside it."""
+def format_error(message: str, error: BaseException | None = None, **settings: Any) -> str:
+    """Return a message, with an exception if there is one, as it is written to stderr."""
     info = None if error is None else (type(error), error, error.__traceback__)
     record = logging.LogRecord("llamafw", logging.ERROR, "", 0, "said %s", (message,), info)
-    record.exc_text = "what\nanother handler made of it"
-    return handlers(Settings(log_timestamps=False, **given))[0].format(record)
+    record.exc_text = "cached by\nanother formatter"
+    return make_handlers(Settings(log_timestamps=False, **settings))[0].format(record)
 
 
 @pytest.mark.inventory("C-070", "C-071")
-def test_what_stands_before_a_message() -> None:
-    assert re.fullmatch(r"\d\d:\d\d:\d\d I llamafw.engine: some words", lines()[0])
-    assert lines(log_timestamps=False) == ["I llamafw.engine: some words"]
-    assert re.fullmatch(r"\d\d:\d\d:\d\d some words", lines(log_prefix=False)[0])
-    assert lines(log_prefix=False, log_timestamps=False) == ["some words"]
+def test_messages_are_prefixed_with_time_level_and_logger() -> None:
+    assert re.fullmatch(r"\d\d:\d\d:\d\d I llamafw.engine: some words", format_words()[0])
+    assert format_words(log_timestamps=False) == ["I llamafw.engine: some words"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d some words", format_words(log_prefix=False)[0])
+    assert format_words(log_prefix=False, log_timestamps=False) == ["some words"]
 
 
 @pytest.mark.inventory("C-067")
-def test_colors() -> None:
+def test_colors_follow_the_log_level() -> None:
     bare = {"log_prefix": False, "log_timestamps": False}
-    assert lines(logging.ERROR, log_colors=True, **bare) == ["\x1b[31msome words\x1b[0m"]
-    assert lines(logging.WARNING, log_colors=True, **bare) == ["\x1b[33msome words\x1b[0m"]
-    assert lines(log_colors=True, **bare) == lines(**bare) == ["some words"]
+    assert format_words(logging.ERROR, log_colors=True, **bare) == ["\x1b[31msome words\x1b[0m"]
+    assert format_words(logging.WARNING, log_colors=True, **bare) == ["\x1b[33msome words\x1b[0m"]
+    assert format_words(log_colors=True, **bare) == format_words(**bare) == ["some words"]
 
 
 @pytest.mark.inventory("C-066", "C-067")
-def test_a_file_gets_all_without_colors(tmp_path: Path) -> None:
+def test_the_log_file_is_appended_to_without_colors(tmp_path: Path) -> None:
     (path := tmp_path / "log").write_text("before\n")
-    both = handlers(Settings(log_file=str(path), log_colors=True, log_timestamps=False))
+    both = make_handlers(Settings(log_file=str(path), log_colors=True, log_timestamps=False))
     for handler in both:
         handler.handle(logging.LogRecord("llamafw", logging.ERROR, "", 0, "schlüssel", (), None))
         handler.close()
     assert path.read_text(encoding="utf-8") == "before\nE llamafw: schlüssel\n"
     assert len(both) == 2
     with pytest.raises(SettingsError, match="--log-file: .* cannot be written: "):
-        handlers(Settings(log_file=str(tmp_path / "no" / "folder")))
+        make_handlers(Settings(log_file=str(tmp_path / "no" / "folder")))
 
 
 @pytest.mark.inventory("C-065")
-def test_no_log_at_all(tmp_path: Path) -> None:
-    found = handlers(Settings(log_disable=True, log_file=str(tmp_path / "log")))
-    assert [type(handler) for handler in found] == [logging.NullHandler]
+def test_log_disable_writes_nothing(tmp_path: Path) -> None:
+    handlers = make_handlers(Settings(log_disable=True, log_file=str(tmp_path / "log")))
+    assert [type(handler) for handler in handlers] == [logging.NullHandler]
     assert not (tmp_path / "log").exists()
 
 
 @generated(st.text(st.characters()))
-def test_a_message_is_one_line_whatever_it_holds(message: str) -> None:
-    text = one(message)
+def test_a_message_is_always_one_line(message: str) -> None:
+    text = format_error(message)
     assert text.splitlines() == [text]
     text.encode()
-    entry = json.loads(line := one(message, log_json=True))
+    entry = json.loads(line := format_error(message, log_json=True))
     assert line.splitlines() == [line]
     assert line.isascii()
     assert entry["message"] == f"said {message}"
@@ -90,30 +90,30 @@ def test_a_message_is_one_line_whatever_it_holds(message: str) -> None:
         ("schlüssel ❤ 日本", "schlüssel ❤ 日本"),
     ],
 )
-def test_what_cannot_be_seen_is_written_out(message: str, seen: str) -> None:
-    assert one(message) == f"E llamafw: said {seen}"
+def test_invisible_characters_are_escaped(message: str, seen: str) -> None:
+    assert format_error(message) == f"E llamafw: said {seen}"
 
 
-def test_a_traceback_is_indented_and_forges_nothing() -> None:
+def test_a_traceback_is_indented_and_escaped() -> None:
     try:
         raise ValueError("first\nE llamafw: second\x1b[2J")
     except ValueError as error:
-        first, *rest = one("it", error).split("\n")
-        entry = json.loads(one("it", error, log_json=True))
-        both = one("it", error, log_colors=True)
+        first, *rest = format_error("it", error).split("\n")
+        entry = json.loads(format_error("it", error, log_json=True))
+        colored = format_error("it", error, log_colors=True)
     assert first == "E llamafw: said it"
     assert rest[0] == "    Traceback (most recent call last):"
     assert rest[-2:] == ["    ValueError: first", r"    E llamafw: second\x1b[2J"]
     assert all(line.startswith("    ") for line in rest)
     assert entry["exception"].endswith("ValueError: first\nE llamafw: second\x1b[2J")
-    assert both == f"\x1b[31m{first}\n" + "\n".join(rest) + "\x1b[0m"
-    assert "another handler" not in first + "".join(rest)
+    assert colored == f"\x1b[31m{first}\n" + "\n".join(rest) + "\x1b[0m"
+    assert "another formatter" not in first + "".join(rest)
 
 
-def test_json_lines() -> None:
+def test_json_lines_have_all_fields_of_a_record() -> None:
     record = logging.LogRecord("llamafw.access", logging.WARNING, "", 0, "%d", (5,), None)
     record.fields = {"status": 200, "path": Path("a"), "message": "ours wins"}
-    (handler,) = handlers(Settings(log_json=True))
+    (handler,) = make_handlers(Settings(log_json=True))
     token = current.set("abc")
     try:
         entry = json.loads(handler.format(record))
@@ -129,15 +129,15 @@ def test_json_lines() -> None:
         "status": 200,
         "path": "a",
     }
-    (bare,) = handlers(Settings(log_json=True, log_prefix=False, log_timestamps=False))
+    (bare,) = make_handlers(Settings(log_json=True, log_prefix=False, log_timestamps=False))
     del record.fields
     assert json.loads(bare.format(record)) == {"message": "5"}
     with pytest.raises(SettingsError, match="--log-json and --log-colors exclude each other"):
-        handlers(Settings(log_json=True, log_colors=True))
+        make_handlers(Settings(log_json=True, log_colors=True))
 
 
-def test_json_lines_go_to_the_file_too(tmp_path: Path) -> None:
-    both = handlers(Settings(log_json=True, log_file=str(tmp_path / "log")))
+def test_json_lines_are_written_to_the_log_file(tmp_path: Path) -> None:
+    both = make_handlers(Settings(log_json=True, log_file=str(tmp_path / "log")))
     try:
         raise OSError("no")
     except OSError:
@@ -147,19 +147,3 @@ def test_json_lines_go_to_the_file_too(tmp_path: Path) -> None:
         handler.close()
     (entry,) = map(json.loads, (tmp_path / "log").read_text().splitlines())
     assert entry["exception"].startswith("Traceback")
-
-
-@pytest.mark.inventory("C-069")
-@pytest.mark.parametrize(
-    ("given", "level"),
-    [
-        ({}, logging.INFO),
-        ({"verbose": True}, logging.DEBUG),
-        ({"verbosity": 1}, logging.DEBUG),
-        ({"verbosity": 99}, logging.DEBUG),
-        ({"verbosity": -1}, logging.WARNING),
-        ({"verbosity": -1, "verbose": True}, logging.DEBUG),
-    ],
-)
-def test_how_much_is_logged(given: dict[str, Any], level: int) -> None:
-    assert Settings(**given).log_level == level

@@ -1,13 +1,11 @@
-"""Flags that set how every request is sampled, and what comes of them."""
+"""Flags that set the defaults of sampling."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
 from llamafw import Settings, SettingsError
-from unit.cli.test_settings import parse
+from support.flags import parse
 
 
 @pytest.mark.inventory("C-072", "C-074", "D-06")
@@ -22,23 +20,27 @@ from unit.cli.test_settings import parse
         ((), None),
     ],
 )
-def test_names_and_letters(flags: tuple[str, ...], names: tuple[str, ...] | None) -> None:
+def test_samplers_are_chosen_by_names_or_letters(flags: tuple[str, ...], names: tuple[str, ...] | None) -> None:
     assert parse(*flags).sampler_names() == names
 
 
 @pytest.mark.inventory("C-074")
-def test_an_unknown_letter() -> None:
-    with pytest.raises(SettingsError, match="--sampling-seq: 'z' is none of"):
+def test_an_unknown_sampler_letter_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--sampling-seq: 'z' is not one of k, f, y, p, m, t, e"):
         parse("--sampling-seq", "kz").sampler_names()
 
 
 @pytest.mark.inventory("C-092")
-def test_biases() -> None:
-    found = parse("-l", "15+1.5", "--logit-bias", "7-2", "-l", "7-1", "-l", "9-inf").biases()
-    assert found == {15: 1.5, 7: -3, 9: -float("inf")}
-    for wrong in ("x+1", "15", "15*2", "-3+1", "15+"):
-        with pytest.raises(SettingsError, match="--logit-bias"):
-            Settings(logit_bias=(wrong,)).biases()
+def test_logit_biases_of_a_token_are_added_up() -> None:
+    biases = parse("-l", "15+1.5", "--logit-bias", "7-2", "-l", "7-1", "-l", "9-inf").logit_biases()
+    assert biases == {15: 1.5, 7: -3, 9: -float("inf")}
+
+
+@pytest.mark.inventory("C-092")
+@pytest.mark.parametrize("text", ["x+1", "15", "15*2", "-3+1", "15+"])
+def test_a_wrong_logit_bias_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--logit-bias: .* must look like TOKEN"):
+        Settings(logit_bias=(text,)).logit_biases()
 
 
 @pytest.mark.parametrize(
@@ -65,5 +67,5 @@ def test_biases() -> None:
         pytest.param(("--dynatemp-exp", "2"), "dynatemp_exponent", 2, marks=pytest.mark.inventory("C-088")),
     ],
 )
-async def test_a_flag_is_the_default_of_a_field(flags: tuple[str, ...], field: str, value: Any) -> None:
-    assert parse(*flags).request_defaults()[field] == value
+def test_a_flag_sets_the_default_of_a_request_field(flags: tuple[str, ...], field: str, value: float) -> None:
+    assert parse(*flags).request_defaults() == {field: value}

@@ -104,17 +104,20 @@ def test_pull_takes_repositories_and_addresses(model_hub: ModelHub, capsys: pyte
     contents = [Path(line).read_text() for line in capsys.readouterr().out.splitlines()]
     assert contents == ["GGUF two", "GGUF one", "GGUF three"]
     assert main(["pull", "--offline", "u/r:q4_0"]) == 0
-    assert main(["pull", model_hub.file_url("a.gguf"), "--hf-file", "c.gguf"]) == 1
-    assert "pull: --hf-file needs a repository, and http://" in capsys.readouterr().err
+    assert main(["pull", model_hub.file_url("a.gguf"), "--hf-file", "c.gguf"]) == 2
+    assert "pull: --hf-file needs a repository USER/REPO, but http://" in capsys.readouterr().err
 
 
 @pytest.mark.inventory("P-03")
 @pytest.mark.usefixtures("models_cache")
-@pytest.mark.parametrize("flags", [["-hf", "u/r", "--offline"], ["-mu", "http://127.0.0.1:1/x.gguf"], ["-hf", "wrong"]])
-def test_a_model_that_cannot_be_had_is_one_line_and_code_1(flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [(["-hf", "u/r", "--offline"], 1), (["-mu", "http://127.0.0.1:1/x.gguf"], 1), (["-hf", "wrong"], 2)],
+)
+def test_a_model_that_cannot_be_downloaded_is_one_line(flags: list[str], code: int) -> None:
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert result.returncode == 1
+    assert result.returncode == code
     assert result.stderr.startswith("llamafw: ")
     assert result.stderr.count("\n") == 1
 

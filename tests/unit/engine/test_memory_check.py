@@ -1,0 +1,100 @@
+"""A context that does not fit into memory is refused, with what is needed, what there is and what would fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from llamafw.engine.backend_options import backend_options
+from llamafw.engine.components import describe_model
+from llamafw.engine.load import open_model
+from llamafw.engine.memory_check import check_kv_cache_fits, kv_cache_bytes
+from llamafw.engine.start_checks import open_and_check
+from llamafw.errors import SettingsError
+from llamafw.plugins import Plugins
+from llamafw.settings import Settings
+from llamafw.types import Decoder
+from support.tiny import write_tiny_gguf
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def decoder(path: Path) -> Decoder:
+    plugins = Plugins()
+    return describe_model(open_model(path, Settings(), plugins), plugins)
+
+
+def bytes_per_position(decoder: Decoder, bytes_k: int = 2, bytes_v: int = 2) -> int:
+    return decoder.n_layer * decoder.n_head_kv * decoder.n_embd_head * (bytes_k + bytes_v)
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_positions", "bytes_k", "bytes_v"),
+    [
+        (Settings(ctx_size=4096, parallel=1), 4096, 2, 2),
+        (Settings(ctx_size=4096, parallel=4), 4096, 2, 2),
+        (Settings(ctx_size=100, parallel=3), 99, 2, 2),
+        (Settings(ctx_size=4096, parallel=1, cache_type_k="f32"), 4096, 4, 2),
+        (Settings(ctx_size=4096, parallel=1, cache_type_k="f32", cache_type_v="f32"), 4096, 4, 4),
+    ],
+)
+def test_the_cache_has_a_key_and_a_value_per_position(
+    decoder: Decoder, settings: Settings, n_positions: int, bytes_k: int, bytes_v: int
+) -> None:
+    options = backend_options(settings, decoder.n_ctx_train)
+    assert kv_cache_bytes(decoder, options) == n_positions * bytes_per_position(decoder, bytes_k, bytes_v)
+
+
+def test_a_context_that_fits_exactly_is_accepted(decoder: Decoder) -> None:
+    settings = Settings(ctx_size=1024, parallel=1)
+    needed = 1024 * bytes_per_position(decoder)
+    check_kv_cache_fits(decoder, settings, needed)
+    with pytest.raises(SettingsError, match="^-c 1024 needs "):
+        check_kv_cache_fits(decoder, settings, needed - 1)
+
+
+def test_the_message_says_what_would_fit(decoder: Decoder) -> None:
+    memory = 3000 * bytes_per_position(decoder)
+    with pytest.raises(SettingsError) as caught:
+        check_kv_cache_fits(decoder, Settings(ctx_size=100_000_000, parallel=2), memory)
+    needed = 100_000_000 * bytes_per_position(decoder)
+    assert str(caught.value) == (
+        f"-c 100000000 needs {needed / 2**30:.1f} GiB for the KV cache (2 slots of 50000000 tokens), but this machine "
+        f"has {memory / 2**30:.1f} GiB of memory; -c 2816 would fit (1408 tokens for each slot; fewer slots, -np, get "
+        "more)"
+    )
+    check_kv_cache_fits(decoder, Settings(ctx_size=2816, parallel=2), memory)
+
+
+@pytest.mark.parametrize(
+    ("n_positions", "n_slots", "suggestion"),
+    [(1000, 1, "; -c 768 would fit"), (10, 1, "; -c 10 would fit"), (10, 64, "; -c 10 -np 10 would fit")],
+)
+def test_what_is_suggested_fits(decoder: Decoder, n_positions: int, n_slots: int, suggestion: str) -> None:
+    memory = n_positions * bytes_per_position(decoder)
+    with pytest.raises(SettingsError) as caught:
+        check_kv_cache_fits(decoder, Settings(ctx_size=100_000, parallel=n_slots), memory)
+    assert str(caught.value).endswith(suggestion)
+
+
+def test_no_suggestion_if_no_context_fits(decoder: Decoder) -> None:
+    with pytest.raises(SettingsError, match="no context of this model fits$"):
+        check_kv_cache_fits(decoder, Settings(ctx_size=100_000), 1)
+
+
+def test_the_default_context_is_not_checked(decoder: Decoder) -> None:
+    check_kv_cache_fits(decoder, Settings(), 1)
+
+
+def test_the_context_is_checked_before_the_server_listens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=MIB))
+    with pytest.raises(SettingsError, match=r"^-c 100000000 needs .* GiB of memory; -c \d+ would fit"):
+        open_and_check(path, Settings(ctx_size=100_000_000), Plugins())
