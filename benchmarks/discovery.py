@@ -55,7 +55,7 @@ import time
 from llamafw.plugins import Plugins
 begun = time.perf_counter(), time.process_time()
 plugins = Plugins()
-print(time.perf_counter() - begun[0], time.process_time() - begun[1], len(plugins.found))
+print(time.perf_counter() - begun[0], time.process_time() - begun[1], len(plugins.records))
 """
 LIMITS = {"register": 0.150, "llamafw --help": 0.5}
 """Seconds of processor time, with the more plugins."""

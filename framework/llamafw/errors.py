@@ -79,6 +79,7 @@ class RequestError(LlamafwError):
 
     status = 400
     type = "invalid_request_error"
+    logged = False  # whether the engine has logged the failure, so that the server need not
 
     def __init__(self, message: str, *, param: str | None = None, extra: dict[str, Any] | None = None) -> None:
         super().__init__(message)

@@ -1,13 +1,13 @@
-"""A table of named things that remembers which plugin each came from. Of the things it knows what they must have."""
+"""A table of named objects that remembers which plugin registered each, and checks them when they are added."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from inspect import isfunction
 from typing import Any
 
 from llamafw.errors import PluginError, suggest
-from llamafw.interfaces import Quant, SamplerPlugin, ToolParserPlugin
+from llamafw.interfaces import Quant, Sampler, SamplerPlugin, ToolParserPlugin
+from llamafw.interfaces.members import lacks, methods_that_need_an_instance, missing_members
 from llamafw.serving import Authenticator
 
 PROTOCOLS: Mapping[str, type] = {
@@ -16,59 +16,126 @@ PROTOCOLS: Mapping[str, type] = {
     "quant": Quant,
     "authenticator": Authenticator,
 }
-"""What is registered as it is; of most kinds it is a factory."""
+"""Kinds that are registered as objects, and the protocol of these objects."""
+
+FUNCTIONS: Mapping[str, str] = {
+    "command": "main(argv: list[str]) -> int",
+    "chat_format": "factory(ChatContext) -> ChatFormat",
+    "grammar": "factory(GrammarContext) -> GrammarCompiler",
+    "tokenizer": "factory(metadata) -> Tokenizer",
+    "architecture": "describe(Model) -> Decoder",
+    "backend": "factory(BackendContext) -> Backend",
+    "endpoint": "async def create(call: Call)",
+}
+"""Kinds that are registered as functions, and the signature of these functions. What they return is checked later."""
 
 
-class Clash(PluginError):
-    """Two plugins want the same name."""
+class RegistrationError(PluginError):
+    """A plugin registers something invalid. The message names the plugin."""
+
+
+class NameClash(RegistrationError):
+    """Two plugins register the same name."""
 
 
 class Registry(Mapping[str, Any]):
-    """Names to things, each with its owner, in the order they were added."""
+    """What plugins have registered of one kind, by name, in the order of registration.
+
+    Parameters
+    ----------
+    kind : str
+        What is registered: a key of `PROTOCOLS` or `FUNCTIONS`, or ``"field"``, whose JSON Schemas are checked when
+        the API document is built.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._things: dict[str, tuple[Any, str]] = {}
+        self._entries: dict[str, tuple[Any, str]] = {}  # name → object, plugin
+
+    @property
+    def noun(self) -> str:
+        """The kind, as it is written in messages."""
+        return self.kind.replace("_", " ")
 
     def add(self, name: str, thing: Any, /, *, owner: str) -> None:
-        """Add ``thing``; PluginError if the name is taken."""
+        """Add an object.
+
+        Parameters
+        ----------
+        name : str
+            The name to find it by.
+        thing : object
+            What the plugin registers.
+        owner : str
+            The plugin, as ``distribution:entry``.
+
+        Raises
+        ------
+        NameClash
+            Another plugin has registered the name.
+        RegistrationError
+            The name is not a string or empty, or the object lacks a member of its protocol.
+        """
         if not isinstance(name, str) or not name:
-            raise PluginError(f"plugin {owner} registers a {self.kind} under {name!r}, which is no name")
-        if self.kind in PROTOCOLS and (lacking := missing(thing, PROTOCOLS[self.kind])):
-            raise PluginError(f"plugin {owner} registers the {self.kind} {name!r}, which has no {', '.join(lacking)}")
-        if self.kind not in PROTOCOLS and self.kind != "field" and not callable(thing):
-            raise PluginError(f"plugin {owner} registers the {self.kind} {name!r}, which cannot be called: {thing!r}")
-        if name in self._things:
-            raise Clash(f"{self.kind} {name!r} is registered by both {self.owner(name)} and {owner}")
-        self._things[name] = (thing, owner)
+            raise RegistrationError(f"plugin {owner} registers a {self.noun} as {name!r}; the name must be a string")
+        if problem := self._problem(thing):
+            raise RegistrationError(f"plugin {owner} registers the {self.noun} {name!r}, which {problem}")
+        if name in self._entries:
+            raise NameClash(f"{self.noun} {name!r} is registered by both {self.owner(name)} and {owner}")
+        self._entries[name] = (thing, owner)
 
     def remove(self, owner: str) -> None:
-        """Forget everything that a plugin has registered."""
-        self._things = {name: thing for name, thing in self._things.items() if thing[1] != owner}
+        """Remove everything that a plugin has registered."""
+        self._entries = {name: entry for name, entry in self._entries.items() if entry[1] != owner}
 
     def owner(self, name: str) -> str:
         """Return the plugin that registered ``name``, as ``distribution:entry``."""
-        return self._things[name][1]
+        return self._entries[name][1]
 
     def suggest(self, name: str) -> str:
-        """Return ``"; did you mean 'x'?"`` for a name that is not there, or what there is."""
-        return suggest(name, self._things)
+        """Return the end of a message about an unknown name: see `llamafw.errors.suggest`."""
+        return suggest(name, self._entries)
+
+    def _problem(self, thing: Any) -> str | None:
+        """Return what is wrong with an object, as a predicate; None if nothing is."""
+        protocol = PROTOCOLS.get(self.kind)
+        if protocol is None:
+            signature = FUNCTIONS.get(self.kind)
+            if signature is not None and not callable(thing):
+                return f"is not a function: {thing!r:.80}; register {signature}"
+            return None
+
+        if missing := missing_members(thing, protocol):
+            return lacks(missing, protocol)
+        if methods := methods_that_need_an_instance(thing, protocol):
+            return f"is a class, but {methods[0]} needs an instance; register {thing.__name__}(…)"
+        if self.kind == "sampler" and isinstance(thing, type):
+            missing = missing_sampler_members(thing)
+        return lacks(missing, Sampler) if missing else None
 
     def __getitem__(self, name: str) -> Any:
-        return self._things[name][0]
+        return self._entries[name][0]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._things)
+        return iter(self._entries)
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._entries)
 
 
-def missing(thing: Any, protocol: type) -> list[str]:
-    """Return the names of a protocol's members that ``thing`` does not have."""
-    functions = [name for name, member in vars(protocol).items() if not name.startswith("_") and _is_member(member)]
-    return [name for name in (*vars(protocol).get("__annotations__", ()), *functions) if not hasattr(thing, name)]
+def missing_sampler_members(thing: Any) -> list[str]:
+    """Return the members of `Sampler` that a sampler, or its class, lacks.
+
+    A sampler with an attribute ``kernel`` needs no ``apply``. A class with neither method is not taken for a sampler:
+    its ``create`` may return objects of another class.
+    """
+    missing = missing_members(thing, Sampler)
+    if isinstance(thing, type) and len(missing) == 2:
+        return []
+    return [name for name in missing if name != "apply()"] if _has_kernel(thing) else missing
 
 
-def _is_member(value: Any) -> bool:
-    return isfunction(value) or isinstance(value, classmethod | property)
+def _has_kernel(thing: Any) -> bool:
+    """Return whether a sampler has a kernel, or its class declares one."""
+    classes = thing.__mro__ if isinstance(thing, type) else type(thing).__mro__
+    return hasattr(thing, "kernel") or any("kernel" in vars(cls).get("__annotations__", ()) for cls in classes)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamafw.engine.backend_options import backend_options
-from llamafw.errors import ModelError, SettingsError
+from llamafw.errors import ModelError, PluginError, SettingsError
 from llamafw.interfaces import (
     Architecture,
     Backend,
@@ -14,10 +14,11 @@ from llamafw.interfaces import (
     ChatContext,
     ChatFormat,
     Tokenizer,
+    ToolParser,
     ToolParserPlugin,
 )
+from llamafw.interfaces.members import check_members
 from llamafw.plugins import Plugins
-from llamafw.registry import missing
 from llamafw.settings import Settings
 from llamafw.types import Decoder, Model
 
@@ -44,32 +45,32 @@ def find_registered(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
 def describe_model(model: Model, plugins: Plugins) -> Decoder:
     """Return the description that the model's architecture makes of it."""
     architecture: Architecture = find_registered(plugins, "architecture", model, "general.architecture")
-    return architecture(model)
+    decoder = architecture(model)
+    if not isinstance(decoder, Decoder):
+        description = _describe_entry(plugins, "architecture", model.metadata["general.architecture"])
+        raise PluginError(f"{description} returned {decoder!r:.80}, not a llamafw.Decoder")
+    return decoder
 
 
 def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
     """Return the model's tokenizer."""
     tokenizer: Tokenizer = find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")(model.metadata)
-    if members := missing(tokenizer, Tokenizer):
-        name = model.metadata["tokenizer.ggml.model"]
-        raise ModelError(f"the tokenizer {name!r} does not have {', '.join(members)}")
+    check_members(tokenizer, Tokenizer, _describe_entry(plugins, "tokenizer", model.metadata["tokenizer.ggml.model"]))
     return tokenizer
 
 
-def choose_chat_format(
-    model: Model, tokenizer: Tokenizer, settings: Settings, plugins: Plugins, log: Callable[[str], None]
-) -> ChatFormat:
+def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, plugins: Plugins) -> ChatFormat:
     """Return the chat format that ``--chat-template`` names, or the one that plugins choose for the model."""
-    if not settings.jinja:
-        log("--no-jinja has no effect: chat templates are always rendered with Jinja")
     formats = plugins.registry("chat_format")
     if settings.chat_template is not None and settings.chat_template in formats:
         context = ChatContext(_token_text(tokenizer, tokenizer.bos), _token_text(tokenizer, tokenizer.eos))
         named: ChatFormat = formats[settings.chat_template](context)
+        check_members(named, ChatFormat, _describe_entry(plugins, "chat_format", settings.chat_template))
         return named
-    chosen: ChatFormat | None = plugins.first("choose_chat_format", model=model, settings=settings)
+    chosen: ChatFormat | None = plugins.call_first("choose_chat_format", model=model, settings=settings)
     if chosen is None:
         raise SettingsError("no plugin provides a chat format for this model")
+    check_members(chosen, ChatFormat, plugins.describe_answer("choose_chat_format", chosen))
     return chosen
 
 
@@ -78,17 +79,20 @@ def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -
     parsers, name = plugins.registry("tool_parser"), settings.tool_parser
     if name is not None and name not in parsers:
         raise SettingsError(f"--tool-parser: no plugin provides the tool parser {name!r}{parsers.suggest(name)}")
-    if name is not None:
-        named: ToolParserPlugin = parsers[name]
-        return named
-    matching = (parser for parser in parsers.values() if parser.matches(chat.source))
-    return next(matching, parsers.get(DEFAULT_TOOL_PARSER))
+    if name is None:
+        matching = (name for name, parser in parsers.items() if parser.matches(chat.source))
+        name = next(matching, DEFAULT_TOOL_PARSER)
+    chosen: ToolParserPlugin | None = parsers.get(name)
+    if chosen is not None:
+        description = f"{_describe_entry(plugins, 'tool_parser', name)}: what create() returns"
+        check_members(chosen.create(), ToolParser, description)
+    return chosen
 
 
 def choose_backend(model: Model, settings: Settings, plugins: Plugins) -> str:
     """Return the name of the backend that ``--backend`` names or plugins choose for the model."""
     backends = plugins.registry("backend")
-    chosen = settings.backend or plugins.first("choose_backend", model=model, settings=settings)
+    chosen = settings.backend or plugins.call_first("choose_backend", model=model, settings=settings)
     name = str(chosen or DEFAULT_BACKEND)
     if name not in backends:
         raise SettingsError(f"--backend: no plugin provides the backend {name!r}{backends.suggest(name)}")
@@ -102,9 +106,14 @@ def make_backend(
     backends = plugins.registry("backend")
     options = backend_options(settings, decoder.n_ctx_train)
     backend: Backend = backends[name](BackendContext(model, decoder, options, plugins.registry("quant"), log))
-    if members := missing(backend, Backend):
-        raise ModelError(f"the backend {name!r} of plugin {backends.owner(name)} does not have {', '.join(members)}")
+    check_members(backend, Backend, _describe_entry(plugins, "backend", name))
     return backend
+
+
+def _describe_entry(plugins: Plugins, kind: str, name: str) -> str:
+    """Return the subject of an error message about something that a plugin has registered."""
+    registry = plugins.registry(kind)
+    return f"plugin {registry.owner(name)}: the {registry.noun} {name!r}"
 
 
 def _token_text(tokenizer: Tokenizer, token: int | None) -> str:

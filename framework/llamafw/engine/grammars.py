@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from threading import Lock
 
 from llamafw.errors import FAULTS, GenerationError, RequestError, suggest
 from llamafw.interfaces import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
+from llamafw.interfaces.members import check_members
 from llamafw.types import GrammarSource
-
-log = logging.getLogger(__name__)
 
 
 class Grammars:
@@ -45,12 +43,13 @@ class Grammars:
             The compiler failed.
         """
         try:
-            return self._compiler(source.kind).compile(source.text)
+            grammar = self._compiler(source.kind).compile(source.text)
+            check_members(grammar, Grammar, f"what compile() of the {source.kind!r} compiler returned")
+            return grammar
         except RequestError as error:
             error.param = source.field if error.param is None else f"{source.field}.{error.param}"
             raise
         except FAULTS as error:
-            log.exception("a grammar of kind %r cannot be compiled", source.kind)
             source_of_failure = ("grammar", source.kind)
             message = "the grammar cannot be compiled"
             raise GenerationError(message, param=source.field, source=source_of_failure) from error
@@ -60,5 +59,7 @@ class Grammars:
             raise RequestError(f"this server has no grammars of kind {kind!r}{suggest(kind, self._factories)}")
         with self._lock:  # creating a compiler takes 0.2 s; concurrent requests wait for the same one
             if kind not in self._compilers:
-                self._compilers[kind] = self._factories[kind](self._context)
+                compiler = self._factories[kind](self._context)
+                check_members(compiler, GrammarCompiler, f"what the factory of {kind!r} grammars returned")
+                self._compilers[kind] = compiler
             return self._compilers[kind]

@@ -21,17 +21,21 @@ from llamafw.engine.components import (
 )
 from llamafw.engine.engine import BatchingEngine
 from llamafw.engine.fingerprint import fingerprint
+from llamafw.engine.memory_check import check_kv_cache_fits
 from llamafw.engine.options import EngineOptions
 from llamafw.engine.preload import preload
 from llamafw.engine.rank_head import read_rank_head
+from llamafw.engine.sampler_checks import check_samplers
 from llamafw.engine.startup_inputs import StartupInputs, read_startup_inputs
-from llamafw.errors import ModelError, RequestError, SettingsError
+from llamafw.errors import GenerationError, ModelError, PluginError, RequestError, SettingsError
 from llamafw.interfaces import Backend, SamplerContext, Tokenizer
+from llamafw.interfaces.members import check_members
 from llamafw.models.check_tensors import check_tensors
 from llamafw.models.find import model_id
 from llamafw.models.gguf import read_gguf
 from llamafw.models.rope_settings import with_rope
 from llamafw.plugins import Plugins
+from llamafw.plugins.failures import describe
 from llamafw.sampling.chain import warm_up_samplers
 from llamafw.serving import Engine, LoadedModel
 from llamafw.settings import Settings
@@ -78,7 +82,7 @@ def load_model(
         check_tensors(model, plugins.registry("quant"))
 
     tokenizer = make_tokenizer(model, plugins)
-    chat = choose_chat_format(model, tokenizer, settings, plugins, log)
+    chat = choose_chat_format(model, tokenizer, settings, plugins)
     tool_parser = choose_tool_parser(chat, settings, plugins)
     for token in inputs.logit_bias:
         if token >= tokenizer.n_vocab:
@@ -89,8 +93,11 @@ def load_model(
     engine: Engine | None = plugins.call_first(
         "create_engine", model=model, tokenizer=tokenizer, settings=settings, finished=finished
     )
+    if engine is not None:
+        check_members(engine, Engine, plugins.describe_answer("create_engine", engine))
     if engine is None:
         decoder = describe_model(model, plugins)
+        check_kv_cache_fits(decoder, settings)
         engine = make_engine(model, decoder, tokenizer, settings, plugins, log)
         if inputs.grammar is not None:
             _check_grammar(engine, inputs.grammar)
@@ -121,6 +128,8 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
     if not path.exists():
         raise ModelError(f"the model file {path} does not exist")
     model: Model | None = plugins.call_first("open_model", path=path, settings=settings)
+    if model is not None and not isinstance(model, Model):
+        raise PluginError(f"{plugins.describe_answer('open_model', model)} is not a llamafw.Model")
     if model is None and path.is_dir():
         raise ModelError(f"{path} is a folder, and no plugin can open it")
     if model is None:
@@ -145,7 +154,9 @@ def make_engine(
     backend = make_backend(backend_name, model, decoder, settings, plugins, log)
     if settings.warmup:
         warm_up(backend)
-    warm_up_samplers(plugins.registry("sampler"), SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer))
+    context = SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer)
+    check_samplers(plugins, context)
+    warm_up_samplers(plugins.registry("sampler"), context)
 
     options = backend_options(settings, decoder.n_ctx_train)
     state_id = fingerprint(model, decoder, options, backend_name, backend.state_format)
@@ -201,5 +212,8 @@ def _check_grammar(engine: BatchingEngine, grammar: GrammarSource) -> None:
     """Compile the grammar that a flag sets; raise SettingsError if it is invalid."""
     try:
         engine.grammars.compile_now(grammar)
+    except GenerationError as error:  # the compiler failed
+        reason = f"{error.message}: {describe(error.__cause__ or error)}"
+        raise SettingsError(f"{grammar.field}: {reason}") from error
     except RequestError as error:
         raise SettingsError(f"{grammar.field}: {error.message}") from None

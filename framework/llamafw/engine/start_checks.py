@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llamafw.engine.components import find_registered
+from llamafw.engine.components import describe_model, find_registered
 from llamafw.engine.load import open_model
+from llamafw.engine.memory_check import check_kv_cache_fits
 from llamafw.errors import SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
@@ -36,7 +37,7 @@ def check_names(settings: Settings, plugins: Plugins) -> None:
 
 
 def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | None:
-    """Open the model file and check that plugins provide its tokenizer and its architecture.
+    """Open the model file, and check its tokenizer, its architecture and the size of the context.
 
     Returns
     -------
@@ -49,17 +50,17 @@ def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | 
     ModelError
         The file cannot be read, or no plugin provides its architecture or its tokenizer.
     SettingsError
-        A setting does not fit the file.
+        A setting does not fit the file or the memory.
     """
     if _is_implemented("open_model", plugins):
         return None
 
     model = open_model(path, replace(settings, mmap=True), plugins)
     if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered architecture
-        find_registered(plugins, "architecture", model, "general.architecture")
+        check_kv_cache_fits(describe_model(model, plugins), settings)
     find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")
     return model if settings.mmap else None
 
 
 def _is_implemented(hook: str, plugins: Plugins) -> bool:
-    return next(plugins.calls(hook), None) is not None
+    return next(plugins.implementations(hook), None) is not None

@@ -22,7 +22,7 @@ from llamafw.engine.stats import Counters
 from llamafw.engine.task import Task
 from llamafw.errors import FAULTS, GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
-from llamafw.plugins.blame import Place
+from llamafw.plugins.failures import Place, describe
 from llamafw.sampling.kernels import CandidateBuffers
 from llamafw.types import Batch, Bytes, Floats, Ints
 
@@ -261,7 +261,8 @@ class Worker:
                 task, slot = parts[0].task, parts[0].slot
                 summary = f"the backend failed on {len(batch.tokens)} tokens of slot {slot.id}"
                 return self._abort(task, slot, error, summary)
-            log.warning("the backend failed on a batch of %d sequences; trying each alone", len(parts), exc_info=True)
+            message = "the backend failed on a batch of %d sequences (%s); trying each alone"
+            log.warning(message, len(parts), describe(error))
             for part in parts:
                 self._retry(part)
             return
@@ -289,6 +290,7 @@ class Worker:
             except RequestError as error:
                 if error.status >= 500:
                     log.error("a request failed%s: %s", self._plugin_suffix(error), error.message, exc_info=error)
+                    error.logged = True
                 task.fail(error)
             except FAULTS as error:
                 task.fail(self._failure(error, "a request failed", task.failure_message))
@@ -301,6 +303,7 @@ class Worker:
         """Log a failure with the plugin that caused it; return the client's error."""
         error = GenerationError(message)
         error.__cause__ = cause
+        error.logged = True
         log.error("%s%s", summary, self._plugin_suffix(error), exc_info=cause)
         return error
 

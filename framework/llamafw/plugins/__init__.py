@@ -1,7 +1,21 @@
-"""Plugins: found, checked, called, and told apart when something fails. It knows nothing of what they register."""
+"""Finds plugins, checks them, calls their hooks, and finds out which one is responsible when something fails."""
 
-from llamafw.plugins.configuration import Given, given_options
-from llamafw.plugins.discovery import Installed, discover, is_ours, shown
-from llamafw.plugins.manager import KINDS, Found, Plugins
+from llamafw.plugins.configuration import PluginSetting, plugin_settings
+from llamafw.plugins.discovery import InstalledPlugin, discover, is_builtin, public_name
+from llamafw.plugins.failures import FailureLog, Place
+from llamafw.plugins.manager import KINDS, Plugins
+from llamafw.plugins.records import PluginRecord
 
-__all__ = ["KINDS", "Found", "Given", "Installed", "Plugins", "discover", "given_options", "is_ours", "shown"]
+__all__ = [
+    "KINDS",
+    "FailureLog",
+    "InstalledPlugin",
+    "Place",
+    "PluginRecord",
+    "PluginSetting",
+    "Plugins",
+    "discover",
+    "is_builtin",
+    "plugin_settings",
+    "public_name",
+]

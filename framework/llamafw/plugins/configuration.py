@@ -1,6 +1,7 @@
-"""Settings of plugins: ``[plugin.NAME]`` in the file, ``--plugin-option NAME.key=value``, and what a plugin takes.
+"""Reads the settings of plugins and checks them against the options that the plugins declare.
 
-A plugin states ``plugin_options``, keys with their JSON Schemas, and takes their values by the hook ``configure``.
+They come from ``[plugin.NAME]`` in the file of ``--config`` and from ``--plugin-option NAME.key=value``. A plugin
+declares its options as ``plugin_options``, JSON Schemas by key, and receives the values in its hook ``configure``.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ FLAG = "--plugin-option"
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """One setting of a plugin, as it was given."""
+class PluginSetting:
+    """One value that the user has set for an option of a plugin."""
 
-    plugin: str  # what the user calls it
+    plugin: str  # the name that the user gave it
     key: str
     value: Any
-    is_text: bool  # from a flag: to be read as the schema's type
-    place: str  # for errors: the file or the flag
+    is_text: bool  # True on the command line: the value is to be parsed as the schema's type
+    source: str  # the file or the flag, for error messages
 
 
-def given_options(settings: Settings) -> list[Given]:
-    """Return the settings of all plugins, those of flags last: they win."""
+def plugin_settings(settings: Settings) -> list[PluginSetting]:
+    """Return the settings of all plugins. Those of the command line come last, because they win."""
     file = f"{settings.config}: " if settings.config else ""
     found = [
-        Given(name, key, value, False, f"{file}plugin.{name}")
+        PluginSetting(name, key, value, False, f"{file}plugin.{name}")
         for name, table in settings.plugin_tables.items()
         for key, value in table.items()
     ]
@@ -40,80 +41,105 @@ def given_options(settings: Settings) -> list[Given]:
         left, equals, value = text.partition("=")
         name, dot, key = left.rpartition(".")
         if not (equals and dot and name and key):
-            raise SettingsError(f"{FLAG}: {text!r} is no NAME.key=value")
-        found.append(Given(name.strip(), key.strip(), value, True, f"{FLAG} {name.strip()}"))
+            raise SettingsError(f"{FLAG}: {text!r} is not of the form NAME.key=value")
+        found.append(PluginSetting(name.strip(), key.strip(), value, True, f"{FLAG} {name.strip()}"))
     return found
 
 
-def check_names(given: Iterable[Given], known: Mapping[str, set[str]]) -> None:
-    """Raise SettingsError for a setting of a plugin that does not exist, or of more than one."""
-    everything = set().union(*known.values())
-    for one in given:
-        owners = [name for name, aliases in known.items() if one.plugin in aliases]
-        if len(owners) > 1:
-            raise SettingsError(f"{one.place}: {one.plugin!r} may be {' or '.join(owners)}")
-        if not owners:
-            hint = did_you_mean(one.plugin, everything)
-            raise SettingsError(f"{one.place}: there is no plugin {one.plugin!r}{hint}")
+def check_plugin_names(settings: Iterable[PluginSetting], aliases: Mapping[str, set[str]]) -> None:
+    """Check that each setting belongs to exactly one plugin.
 
-
-def file_names(name: str) -> set[str]:
-    """Return what a user may call a plugin that ``--plugin`` has named: a file also by its name alone."""
-    return {name, Path(name).stem} if name.endswith(".py") else {name}
-
-
-def check_schemas(options: Any) -> Mapping[str, Any]:
-    """Return the options that a plugin states; PluginError if they are no keys with JSON Schemas."""
-    import jsonschema_rs  # most plugins have none
-
-    if not isinstance(options, Mapping):
-        raise PluginError(f"its plugin_options are {options!r:.80}, and not keys with their JSON Schemas")
-    for key, schema in options.items():
-        try:
-            check = jsonschema_rs.Draft202012Validator(schema)
-        except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
-            raise PluginError(f"its option {key!r} is no JSON Schema: {getattr(error, 'message', error)}") from None
-        if "default" in schema and not check.is_valid(schema["default"]):
-            raise PluginError(f"its option {key!r} does not allow its own default, {schema['default']!r:.80}")
-    return options
-
-
-def values(name: str, options: Mapping[str, Any], given: Iterable[Given]) -> dict[str, Any]:
-    """Return what a plugin gets: what was given, held against its schemas, and the defaults of the rest.
+    Parameters
+    ----------
+    settings : iterable of PluginSetting
+        What the user has set.
+    aliases : mapping of str to set of str
+        The names that a user may give each plugin.
 
     Raises
     ------
     SettingsError
-        A key is not the plugin's, or its value not allowed; the message names both, and the file or flag.
+        The plugin of a setting does not exist, or several plugins have that name.
+    """
+    known = set().union(*aliases.values())
+    for setting in settings:
+        owners = [name for name, names in aliases.items() if setting.plugin in names]
+        if len(owners) > 1:
+            choices = " or ".join(owners)
+            raise SettingsError(f"{setting.source}: the name {setting.plugin!r} is ambiguous; write {choices}")
+        if not owners:
+            hint = did_you_mean(setting.plugin, known)
+            raise SettingsError(f"{setting.source}: plugin {setting.plugin!r} does not exist{hint}")
+
+
+def aliases_of(name: str) -> set[str]:
+    """Return the names that a user may give a plugin of ``--plugin``: a file's name without ``.py`` is one."""
+    return {name, Path(name).stem} if name.endswith(".py") else {name}
+
+
+def check_option_schemas(options: Any) -> Mapping[str, Any]:
+    """Return ``plugin_options`` of a plugin; PluginError unless they are JSON Schemas by key."""
+    import jsonschema_rs  # here because most plugins have no options
+
+    if not isinstance(options, Mapping):
+        raise PluginError(f"its plugin_options must be a mapping of keys to JSON Schemas, not {options!r:.80}")
+    for key, schema in options.items():
+        try:
+            validator = jsonschema_rs.Draft202012Validator(schema)
+        except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
+            reason = getattr(error, "message", error)
+            raise PluginError(f"the schema of its option {key!r} is not a valid JSON Schema: {reason}") from None
+        if "default" in schema and not validator.is_valid(schema["default"]):
+            raise PluginError(f"the default of its option {key!r} does not match its schema: {schema['default']!r:.80}")
+    return options
+
+
+def option_values(plugin: str, options: Mapping[str, Any], settings: Iterable[PluginSetting]) -> dict[str, Any]:
+    """Return the values of a plugin's options: what the user has set, and defaults.
+
+    Parameters
+    ----------
+    plugin : str
+        The plugin's full name, for error messages.
+    options : mapping
+        JSON Schemas by key, as the plugin declares them.
+    settings : iterable of PluginSetting
+        What the user has set for this plugin; of two settings with one key the later one wins.
+
+    Raises
+    ------
+    SettingsError
+        The plugin has no such option, or the value does not match the schema. The message names the file or flag, the
+        key and the plugin.
     """
     found = {key: schema["default"] for key, schema in options.items() if "default" in schema}
-    for one in given:
-        where = f"{one.place}.{one.key}"
-        if one.key not in options:
-            raise SettingsError(f"{where}: plugin {name} has no option {one.key!r}{suggest(one.key, options)}")
-        value = _read(one.value, options[one.key]) if one.is_text else one.value
-        _check(value, options[one.key], f"{where}: {{}} (plugin {name})")
-        found[one.key] = value
+    for setting in settings:
+        key, place = setting.key, f"{setting.source}.{setting.key}"
+        if key not in options:
+            raise SettingsError(f"{place}: plugin {plugin} has no option {key!r}{suggest(key, options)}")
+        value = _parse(setting.value, options[key]) if setting.is_text else setting.value
+        _check_value(value, options[key], f"{place}: {{}} (plugin {plugin})")
+        found[key] = value
     return found
 
 
-def _check(value: Any, schema: Mapping[str, Any], message: str) -> None:
+def _check_value(value: Any, schema: Mapping[str, Any], message: str) -> None:
     import jsonschema_rs
 
     try:
         error = next(iter(jsonschema_rs.Draft202012Validator(dict(schema)).iter_errors(value)), None)
-    except (ValueError, TypeError):  # a date, which TOML has and JSON has not
-        raise SettingsError(message.format(f"{value!r:.80} is no JSON")) from None
+    except (ValueError, TypeError):  # a type that TOML has and JSON does not, such as a date
+        raise SettingsError(message.format(f"{value!r:.80} cannot be written as JSON")) from None
     if error is not None:
         raise SettingsError(message.format(error.message))
 
 
-def _read(text: str, schema: Mapping[str, Any]) -> Any:
-    """Return text from the command line as what the schema wants: text as it is, else JSON; it is checked later."""
-    kinds = schema.get("type", "string" if all(isinstance(one, str) for one in schema.get("enum", [0])) else None)
-    if kinds == "string":
+def _parse(text: str, schema: Mapping[str, Any]) -> Any:
+    """Return the value of a text from the command line: the text itself if the schema wants a string, else JSON."""
+    only_strings = all(isinstance(value, str) for value in schema.get("enum", [0]))
+    if schema.get("type", "string" if only_strings else None) == "string":
         return text
     try:
         return json.loads(text)
     except ValueError:
-        return text
+        return text  # validation will say what is wrong with it

@@ -1,4 +1,4 @@
-"""Where plugins come from: entry points of installed distributions, modules and files. It checks nothing."""
+"""Finds plugins: entry points of installed distributions, modules and files. It does not check them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llamafw.hookspecs import NAME
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledPlugin:
     """An entry point of an installed distribution."""
 
     entry: EntryPoint
@@ -23,56 +23,58 @@ class Installed:
 
     @property
     def name(self) -> str:
-        """``distribution:entry``, which, unlike the entry's own name, is unique."""
+        """``distribution:entry``. It is unique, unlike the name of the entry point."""
         return f"{self.distribution}:{self.entry.name}"
 
     @property
-    def names(self) -> set[str]:
-        """What a user may call it. Ours are many, so ``llamafw`` alone names none of them."""
+    def aliases(self) -> set[str]:
+        """All names that a user may give it. ``llamafw`` is not among them: many plugins are in that distribution."""
         return {self.name, self.entry.name, self.entry.value} | {self.distribution} - {NAME}
 
 
-def discover() -> list[Installed]:
-    """Return all installed plugins: ours first, the others by name, whatever order the disk has them in."""
-    known: dict[int, tuple[str, str]] = {}
-    found = []
+def discover() -> list[InstalledPlugin]:
+    """Return all installed plugins, the built-in ones first, the others sorted by name."""
+    distributions: dict[int, tuple[str, str]] = {}
+    plugins = []
     for entry in set(entry_points(group=NAME)):
         key = id(entry.dist)
-        if key not in known:
-            known[key] = _identity(entry.dist) if entry.dist else ("?", "?")
-        found.append(Installed(entry, *known[key]))
-    return sorted(found, key=lambda one: (one.distribution != NAME, one.name))
+        if key not in distributions:
+            distributions[key] = _name_and_version(entry.dist) if entry.dist else ("?", "?")
+        plugins.append(InstalledPlugin(entry, *distributions[key]))
+    return sorted(plugins, key=lambda plugin: (plugin.distribution != NAME, plugin.name))
 
 
-def _identity(dist: Distribution) -> tuple[str, str]:
-    """Return the name and the version, from the first lines of the metadata.
+def _name_and_version(dist: Distribution) -> tuple[str, str]:
+    """Return a distribution's name and version.
 
-    To ask ``dist.name`` and ``dist.version`` parses a whole README each time, a millisecond per question.
+    ``dist.name`` and ``dist.version`` parse the whole metadata, README included, at each access, which takes about a
+    millisecond. This reads the header alone.
     """
-    head = (dist.read_text("METADATA") or "").partition("\n\n")[0]
-    fields = dict(line.partition(": ")[::2] for line in head.splitlines() if line.startswith(("Name: ", "Version: ")))
+    header = (dist.read_text("METADATA") or "").partition("\n\n")[0]
+    lines = [line for line in header.splitlines() if line.startswith(("Name: ", "Version: "))]
+    fields = dict(line.partition(": ")[::2] for line in lines)
     return fields.get("Name") or dist.name, fields.get("Version") or dist.version
 
 
-def shown(name: str) -> str:
-    """Return a plugin's name for clients: of a file given to ``--plugin``, where it lies is none of their business."""
+def public_name(name: str) -> str:
+    """Return a plugin's name for clients: of a file, its name without the folder, which is not their business."""
     return Path(name).name if name.endswith(".py") else name
 
 
-def is_ours(name: str) -> bool:
-    """Return whether a plugin, by its full name, is one of llamafw's own."""
+def is_builtin(name: str) -> bool:
+    """Return whether the plugin with this full name is part of llamafw itself."""
     return name.startswith(f"{NAME}:")
 
 
-def import_named(name: str) -> Any:
-    """Return the module ``name``, or that of a ``.py`` file."""
+def import_plugin(name: str) -> Any:
+    """Import the module ``name``, or the file if it ends in ``.py``."""
     if not name.endswith(".py"):
         return importlib.import_module(name)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise PluginError(f"there is no file {name}")
+        raise PluginError(f"the file {name} does not exist")
     spec = importlib.util.spec_from_file_location(f"llamafw_plugin_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # noqa: PT018  # a fact about .py files, for mypy
+    assert spec is not None and spec.loader is not None  # noqa: PT018  # always so for .py files; tells mypy
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,30 +1,29 @@
-"""Load plugins, check them, and let them fill the registries. What one does wrong costs the others nothing.
+"""Loads plugins, lets them fill the registries, and calls their hooks.
 
-A plugin that fails before the server listens is left out, with everything it had registered, and what else there is
-goes on; unless it was asked for by name, or stands before every request: then the start ends.
+A plugin that fails before the server listens is disabled: everything it registered is removed, and the start continues
+without it. The start fails instead if the user named that plugin, or if it may guard the server.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import version
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import pluggy
 
 from llamafw import hookspecs
 from llamafw.errors import FAULTS, LlamafwError, PluginError, SettingsError, did_you_mean
-from llamafw.plugins.blame import Blame, Place
-from llamafw.plugins.configuration import Given, check_names, check_schemas, file_names, values
-from llamafw.plugins.discovery import discover, import_named
-from llamafw.plugins.slow import AT_THE_START, Watch
-from llamafw.registry import Clash, Registry
+from llamafw.plugins.configuration import PluginSetting, aliases_of, check_plugin_names, option_values
+from llamafw.plugins.discovery import discover, import_plugin
+from llamafw.plugins.failures import FailureLog, Place, describe, plugin_traceback
+from llamafw.plugins.hook_timer import STARTUP_LIMIT, HookTimer
+from llamafw.plugins.load_checks import check_api_version, check_hooks, check_options
+from llamafw.plugins.records import PluginRecord
+from llamafw.registry import NameClash, RegistrationError, Registry
 from llamafw.types import PluginInfo
 
 log = logging.getLogger("llamafw.plugins")
@@ -41,26 +40,10 @@ KINDS = (
     "quant",
     "backend",
 )
-"""What is registered once per process; endpoints are registered when the application is built."""
+"""What plugins register once per process. Endpoints and authenticators are registered while the server is built."""
 
 GUARDS = ("register_authenticators", "wrap_asgi")
-"""Hooks of plugins that are never left out: without one that keeps the door, the door would be open."""
-
-
-@dataclass(slots=True)
-class Found:
-    """One plugin, loaded or not."""
-
-    name: str  # distribution:entry, or what --plugin was given
-    distribution: str
-    version: str
-    requires_api: str | None = None  # as the plugin states it
-    hooks: list[str] = field(default_factory=list)
-    options: Mapping[str, Any] = field(default_factory=dict)  # key → JSON Schema
-    registered: dict[str, list[str]] = field(default_factory=dict)  # kind → names
-    load_ms: float = 0.0  # importing it and registering what it has
-    state: Literal["active", "failed", "blocked"] = "active"
-    error: str | None = None
+"""Hooks of plugins that may control access. They are never disabled: the server would be open without them."""
 
 
 class Plugins:
@@ -69,16 +52,16 @@ class Plugins:
     Parameters
     ----------
     extra : iterable of str
-        Plugins to load besides those installed: a module's name, or the path of a ``.py`` file. An installed plugin
-        may be named, too. If one of these fails, that is a PluginError, as it is of one that has options given.
+        Plugins that the user named: modules, ``.py`` files, or installed plugins. If one of them fails, the start
+        fails.
     block : collection of str
-        Plugins to leave out: ``distribution:entry``, entry, distribution, or what is in ``extra``.
-    options : sequence of Given
-        Settings of single plugins.
+        Plugins not to load: ``distribution:entry``, the entry, the distribution, or a name in ``extra``.
+    settings : sequence of PluginSetting
+        Values for options of plugins. A plugin with settings counts as named by the user.
     strict : bool
-        Failures of all plugins are a PluginError. Without it, an installed plugin that fails is left out.
+        The start fails if any plugin fails.
     tolerant : bool
-        No failure is, for listings.
+        The start never fails because of a plugin; for commands that list plugins.
     """
 
     def __init__(
@@ -86,33 +69,38 @@ class Plugins:
         *,
         extra: Iterable[str] = (),
         block: Collection[str] = (),
-        options: Sequence[Given] = (),
+        settings: Sequence[PluginSetting] = (),
         strict: bool = False,
         tolerant: bool = False,
     ) -> None:
         self.pm = pluggy.PluginManager(hookspecs.NAME)
         self.pm.add_hookspecs(hookspecs)
-        self.found: dict[str, Found] = {}
+        self.records: dict[str, PluginRecord] = {}
         self.registries = {kind: Registry(kind) for kind in KINDS}
-        self.blame = Blame()
-        self._watch = Watch()
+        self.failures = FailureLog()
+        self._timer = HookTimer()
         self._strict, self._tolerant = strict, tolerant
-        self._reported: set[str] = set()
-        installed = discover()
-        known = {name for one in installed for name in one.names}
+        self._logged: set[tuple[str | None, str]] = set()  # failures whose traceback is in the log
+
         extra, blocked = tuple(extra), set(block)
+        installed = discover()
+        known = {alias for plugin in installed for alias in plugin.aliases}
         _check_blocked(blocked, known.union(extra))
-        asked = set(extra) | {given.plugin for given in options}  # who sets it up relies on it: keys, for one
-        self._named = set(extra) | {one.name for one in installed if one.names & asked}
-        for one in installed:
-            found = Found(one.name, one.distribution, one.version)
-            self._load(found, one.entry.load, blocked=bool(blocked & one.names))
+        named = set(extra) | {setting.plugin for setting in settings}  # whoever configures a plugin relies on it
+        self._required = set(extra) | {plugin.name for plugin in installed if plugin.aliases & named}
+
+        for plugin in installed:
+            record = PluginRecord(plugin.name, plugin.distribution, plugin.version)
+            self._load(record, plugin.entry.load, blocked=bool(blocked & plugin.aliases))
         for name in extra:
-            if name not in known and name not in self.found:
-                self._load(Found(name, name, "?"), partial(import_named, name), blocked=name in blocked)
-        aliases = {one.name: one.names for one in installed} | {name: file_names(name) for name in extra}
-        check_names(options, aliases)
-        self._configure({name: [given for given in options if given.plugin in also] for name, also in aliases.items()})
+            if name not in known and name not in self.records:
+                self._load(PluginRecord(name, name, "?"), partial(import_plugin, name), blocked=name in blocked)
+
+        aliases = {plugin.name: plugin.aliases for plugin in installed}
+        aliases |= {name: aliases_of(name) for name in extra if name not in known}
+        check_plugin_names(settings, aliases)
+        for name, names in aliases.items():
+            self._configure(name, [setting for setting in settings if setting.plugin in names])
         for kind in KINDS:
             self.fill(self.registries[kind])
 
@@ -126,251 +114,276 @@ class Plugins:
         return self.registries[kind]
 
     def listing(self) -> list[PluginInfo]:
-        """Return what there is to say of each plugin, in the order in which they were loaded."""
+        """Return a description of each plugin, in the order in which they were loaded."""
         return [
             PluginInfo(
-                one.name,
-                one.distribution,
-                one.version,
-                one.state,
-                one.requires_api,
-                dict(one.registered),
-                one.hooks,
-                one.options,
-                self._request_fields(one.name),
-                one.load_ms,
-                one.error,
+                record.name,
+                record.distribution,
+                record.version,
+                record.state,
+                record.requires_api,
+                dict(record.registered),
+                record.hooks,
+                record.options,
+                self._request_fields(record.name),
+                record.load_ms,
+                record.error,
             )
-            for one in self.found.values()
+            for record in self.records.values()
         ]
 
-    def _request_fields(self, name: str) -> dict[str, Any]:
+    def _request_fields(self, plugin: str) -> dict[str, Any]:
         samplers, fields = self.registries["sampler"], self.registries["field"]
-        own = [sampler.options for key, sampler in samplers.items() if samplers.owner(key) == name]
-        own.append({key: schema for key, schema in fields.items() if fields.owner(key) == name})
-        return {key: schema for schemas in own for key, schema in schemas.items()}
+        schemas: dict[str, Any] = {}
+        for name, sampler in samplers.items():
+            if samplers.owner(name) == plugin:
+                schemas |= sampler.options
+        return schemas | {name: schema for name, schema in fields.items() if fields.owner(name) == plugin}
 
     # --- calling hooks
 
     def fill(self, registry: Registry, **context: Any) -> bool:
-        """Call ``register_<kind>s`` of one plugin after another; return whether one of them had to be left out."""
-        self.registries[registry.kind] = registry
-        whole = True
-        for name, register in self.calls(f"register_{registry.kind}s"):
-            found, begun = self.found[name], perf_counter()
-            try:
-                add = partial(registry.add, owner=name)
-                self._timed(name, f"register_{registry.kind}s", partial(register, register=add, **context))
-            except PluginError as exc:
-                registry.remove(name)
-                self._leave_out(found, exc, "registration")
-                whole = False
-            found.load_ms += (perf_counter() - begun) * 1e3
-            if things := [thing for thing in registry if registry.owner(thing) == name]:
-                found.registered[registry.kind] = things
-        return not whole
+        """Fill a registry by calling ``register_<kind>s`` of every plugin.
 
-    def each(self, hook: str, *, only: str | None = None, **given: Any) -> Iterator[tuple[str, Any]]:
-        """Call ``hook`` of one plugin after another; yield each name and result. For hooks before the server listens.
+        Parameters
+        ----------
+        registry : Registry
+            An empty registry, or one with entries of llamafw's own.
+        **context
+            Further arguments of the hook.
 
-        One that fails is left out. ``only``: of this plugin.
+        Returns
+        -------
+        bool
+            Whether a plugin had to be disabled.
         """
-        for name, call in self.calls(hook):
+        self.registries[registry.kind] = registry
+        hook, any_disabled = f"register_{registry.kind}s", False
+        for name, call in self.implementations(hook):
+            record, start = self.records[name], perf_counter()
+            try:
+                self._timed(name, hook, partial(call, register=partial(registry.add, owner=name), **context))
+            except PluginError as error:
+                self._disable(record, error, "registration")
+                registry.remove(name)
+                any_disabled = True
+
+            record.load_ms += (perf_counter() - start) * 1e3
+            if entries := [entry for entry in registry if registry.owner(entry) == name]:
+                record.registered[registry.kind] = entries
+        return any_disabled
+
+    def call_each(self, hook: str, *, only: str | None = None, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """Call a hook of one plugin after another and yield names and results; disable plugins that fail.
+
+        For hooks before the server listens. ``only`` names the one plugin to call.
+        """
+        for name, call in self.implementations(hook):
             if only is not None and name != only:
                 continue
             try:
-                result = self._timed(name, hook, partial(call, **given))
-            except PluginError as exc:
-                self._leave_out(self.found[name], exc, "startup")
+                result = self._timed(name, hook, partial(call, **arguments))
+            except PluginError as error:
+                self._disable(self.records[name], error, "startup")
             else:
                 yield name, result
 
-    def calls(self, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:
-        """Yield each plugin's name and its implementation of ``hook``, to be called with all the hook's arguments.
+    def implementations(self, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """Yield the name of each plugin that implements a hook, and a function that takes all arguments of the hook.
 
-        Pluggy would call them all at once, and a failure would be anyone's; here it is a PluginError with the name.
+        The function raises PluginError with the plugin's name. Pluggy calls all implementations at once, which does
+        not tell which of them failed.
         """
         for impl in getattr(self.hook, hook).get_hookimpls():
             yield impl.plugin_name, partial(_call, impl, hook)
 
-    def first(self, hook: str, **given: Any) -> Any:
-        """Return the first answer to a hook about a model. A plugin that fails is asked no more, the next is.
+    def call_first(self, hook: str, **arguments: Any) -> Any:
+        """Return the first answer to a hook about a model; if a plugin fails, ask the others.
 
         Raises
         ------
         LlamafwError
-            A plugin said so on purpose; or it failed, and a failure of its is to end the start.
+            A plugin raised it on purpose; or a plugin failed that the start depends on.
         """
         failed: list[Any] = []
         while True:
             try:
-                return self.pm.subset_hook_caller(hook, failed)(**given)
+                return self.pm.subset_hook_caller(hook, failed)(**arguments)
             except LlamafwError:
                 raise
-            except FAULTS as exc:
-                name = self.blame.culprit(exc)
+            except FAULTS as error:
+                name = self.failures.responsible_plugin(error)
                 plugin = self.pm.get_plugin(name) if name else None
                 if name is None or plugin is None or plugin in failed:
                     raise
                 failed.append(plugin)
-                self.blame.count(name, "startup")
-                error = _failure(name, f"failed in {hook}", exc)
-                if self._fatal(name):
-                    raise error from exc
-                log.error("%s", error, exc_info=exc)
+                self.failures.count(name, "startup")
+                if self._is_fatal(name):
+                    raise _with_hint(_hook_error(name, hook, error), name) from error
+                self.log_failure(name, hook, error)
 
-    def tell(self, event: str, **facts: Any) -> None:
-        """Call every plugin's ``event``. News cannot be refused: a plugin that fails is logged, the others hear it."""
-        for name, hear in self.calls(event):
+    def describe_answer(self, hook: str, answer: Any) -> str:
+        """Return the subject of an error message about what `call_first` returned."""
+        name = self.failures.owner(type(answer).__module__)
+        return f"plugin {name or 'unknown'}: the {type(answer).__name__} that {hook} returned"
+
+    def notify(self, event: str, **arguments: Any) -> None:
+        """Call an event hook of every plugin. If a plugin fails, log it and call the others."""
+        for name, call in self.implementations(event):
             try:
-                hear(**facts)
-            except PluginError:
-                self.blame.count(name, "event")
-                log.exception("plugin %s failed in %s", name, event)
+                call(**arguments)
+            except PluginError as error:
+                self.failures.count(name, "event")
+                self.log_failure(name, event, error.__cause__ or error)
 
     # --- failures
 
-    def blamed(self, error: BaseException, place: Place) -> str | None:
-        """Count a failure, once however often it is raised on, and return whose it was; None if no plugin's."""
+    def report_failure(self, error: BaseException, place: Place) -> str | None:
+        """Return the plugin that caused an exception and count the failure; None if no plugin did.
+
+        An exception that is reported again is not counted again.
+        """
         name: str | None = getattr(error, "plugin", None)
         if name is not None:
             return name
-        source = getattr(error, "source", None)  # what failed, as it is registered
+
+        source: tuple[str, str] | None = getattr(error, "source", None)  # kind and name of what failed
         if source is not None and source[1] in self.registries.get(source[0], ()):
             name = self.registries[source[0]].owner(source[1])
         else:
-            name = self.blame.culprit(error)
+            name = self.failures.responsible_plugin(error)
         if name is not None:
-            self.blame.count(name, place)
-            error.plugin = name  # type: ignore[attr-defined]  # exceptions take attributes
+            self.failures.count(name, place)
+            error.plugin = name  # type: ignore[attr-defined]  # exceptions accept new attributes
         return name
 
-    def report(self) -> None:
-        """Log which plugins were left out, and why, if that has not been said."""
-        for found in self.found.values():
-            if found.error and found.name not in self._reported:
-                self._reported.add(found.name)
-                log.error("left out: %s", found.error)
+    def log_failure(self, plugin: str | None, hook: str, error: BaseException) -> None:
+        """Log that a plugin failed in a hook, in one line.
 
-    def _fatal(self, name: str) -> bool:
-        guards = any(guard in self.found[name].hooks for guard in GUARDS)
-        return not self._tolerant and (self._strict or guards or name in self._named)
+        The first time, the traceback of an unexpected exception follows; later ones only at log level DEBUG.
+        """
+        is_new = (plugin, hook) not in self._logged
+        self._logged.add((plugin, hook))
+        show = log.isEnabledFor(logging.DEBUG) or (is_new and not isinstance(error, LlamafwError))
+        log.error("plugin %s failed in %s: %s", plugin, hook, describe(error), exc_info=_exc_info(error, show))
 
-    def _leave_out(self, found: Found, error: PluginError, place: Place) -> None:
-        self.blame.count(found.name, place)
-        if self._fatal(found.name) or (isinstance(error.__cause__, Clash) and not self._tolerant):
-            raise error
-        found.state, found.error, found.registered = "failed", str(error), {}
-        for registry in self.registries.values():
-            registry.remove(found.name)
-        if self.pm.has_plugin(found.name):
-            self.pm.unregister(name=found.name)
+    def log_disabled(self) -> None:
+        """Log which plugins are disabled and why, each once; the tracebacks follow at log level DEBUG."""
+        for record in self.records.values():
+            if record.exception is not None:
+                exc_info = _exc_info(record.exception, log.isEnabledFor(logging.DEBUG))
+                hint = f"the plugin is disabled (use --no-plugin {record.name} to hide this message)"
+                log.error("%s; %s", record.error, hint, exc_info=exc_info)
+                record.exception = None
 
-    def leave_out(self, name: str, error: LlamafwError) -> None:
-        """Leave a plugin out, with all it has registered, for what is wrong with that.
+    def disable(self, name: str, error: LlamafwError) -> None:
+        """Disable a plugin because something that it provides is invalid.
 
         Raises
         ------
         PluginError
-            A failure of this plugin's is to end the start.
+            The start depends on this plugin.
         """
-        self._leave_out(self.found[name], _failure(name, "cannot be used", error), "startup")
+        self._disable(self.records[name], PluginError(f"plugin {name} cannot be used: {describe(error)}"), "startup")
+
+    def raise_or_log(self, name: str, error: PluginError) -> None:
+        """Report that something a plugin provides does not work, when it is too late to disable the plugin.
+
+        Raises
+        ------
+        PluginError
+            The start depends on this plugin.
+        """
+        self.failures.count(name, "startup")
+        if self._is_fatal(name):
+            raise _with_hint(error, name)
+        log.error("%s", error)
+
+    def _disable(self, record: PluginRecord, error: PluginError, place: Place) -> None:
+        self.failures.count(record.name, place)
+        if self._is_fatal(record.name) or (isinstance(error, NameClash) and not self._tolerant):
+            raise _with_hint(error, record.name) from error.__cause__
+        record.state, record.error, record.registered = "failed", str(error), {}
+        record.exception = error.__cause__ or error
+        for registry in self.registries.values():
+            registry.remove(record.name)
+        if self.pm.has_plugin(record.name):
+            self.pm.unregister(name=record.name)
+
+    def _is_fatal(self, name: str) -> bool:
+        is_guard = any(hook in GUARDS for hook in self.records[name].hooks)
+        return not self._tolerant and (self._strict or is_guard or name in self._required)
 
     # --- loading
 
-    def _load(self, found: Found, load: Callable[[], Any], *, blocked: bool) -> None:
-        self.found[found.name] = found
+    def _load(self, record: PluginRecord, load: Callable[[], Any], *, blocked: bool) -> None:
+        self.records[record.name] = record
         if blocked:
-            found.state = "blocked"
+            record.state = "blocked"
             return
-        begun = perf_counter()
+
+        start = perf_counter()
         try:
-            plugin = self._timed(found.name, "its import", load)
-            self._check_api(plugin, found)
-            if isinstance(plugin, type):  # state of its own, for as long as these plugins live
-                plugin = plugin()
-            self._check_hooks(plugin)
-            self._check_options(plugin, found)
-            self.pm.register(plugin, name=found.name)
-        except FAULTS as exc:
-            return self._leave_out(found, _failure(found.name, "cannot be loaded", exc), "import")
+            plugin = self._timed(record.name, "its import", load)
+            record.requires_api = check_api_version(plugin, record)
+            if isinstance(plugin, type):
+                plugin = plugin()  # the object holds the state of these plugins, which a class would share
+            check_hooks(plugin, self.pm)
+            record.options = check_options(plugin)
+            self.pm.register(plugin, name=record.name)
+        except FAULTS as error:
+            failure = PluginError(f"plugin {record.name} cannot be loaded: {describe(error)}")
+            failure.__cause__ = error
+            return self._disable(record, failure, "import")
         finally:
-            found.load_ms = (perf_counter() - begun) * 1e3
+            record.load_ms = (perf_counter() - start) * 1e3
+
         callers = self.pm.get_hookcallers(plugin) or ()
-        found.hooks = sorted(caller.name for caller in callers)
-        self.blame.know(found.name, getattr(plugin, "__name__", type(plugin).__module__))
+        record.hooks = sorted(caller.name for caller in callers)
+        self.failures.add_module(record.name, getattr(plugin, "__name__", type(plugin).__module__))
         for caller in callers:
             for impl in caller.get_hookimpls():
                 if impl.plugin is plugin:
-                    self._watch.time(impl, caller.name)
+                    self._timer.wrap(impl, caller.name)
 
-    def _configure(self, given: Mapping[str, Sequence[Given]]) -> None:
-        """Give each plugin its own settings."""
-        for name, found in self.found.items():
-            if found.state == "active":
-                options = values(name, found.options, given.get(name, ()))
-                for _ in self.each("configure", only=name, options=MappingProxyType(options)):
-                    pass
+    def _configure(self, name: str, settings: Iterable[PluginSetting]) -> None:
+        """Pass a plugin its own settings."""
+        record = self.records[name]
+        if record.state == "active":
+            options = MappingProxyType(option_values(name, record.options, settings))
+            for _ in self.call_each("configure", only=name, options=options):
+                pass  # `call_each` is a generator: it calls the hook when it is iterated
 
-    def _timed(self, name: str, what: str, call: Callable[[], Any]) -> Any:
-        begun = perf_counter()
+    def _timed(self, name: str, action: str, call: Callable[[], Any]) -> Any:
+        start = perf_counter()
         result = call()
-        self._watch.took(name, what, perf_counter() - begun, AT_THE_START)
+        self._timer.record(name, action, perf_counter() - start, STARTUP_LIMIT)
         return result
-
-    def _check_api(self, plugin: Any, found: Found) -> None:
-        home = sys.modules.get(getattr(plugin, "__module__", ""))  # of a class, or of an object
-        wanted = getattr(plugin, "requires_api", getattr(home, "requires_api", None))
-        if wanted is None:
-            return
-        from packaging.specifiers import InvalidSpecifier, SpecifierSet  # most plugins state nothing
-
-        try:
-            fits = SpecifierSet(wanted).contains(hookspecs.API_VERSION, prereleases=True)
-        except (InvalidSpecifier, TypeError, AttributeError):
-            raise PluginError(f"its requires_api, {wanted!r:.80}, is no specifier such as '>=1.0,<2'") from None
-        found.requires_api = wanted
-        if not fits:
-            raise PluginError(
-                f"{found.distribution} {found.version} requires API {wanted} of llamafw, "
-                f"and llamafw {version(hookspecs.NAME)} has API {hookspecs.API_VERSION}"
-            )
-
-    def _check_options(self, plugin: Any, found: Found) -> None:
-        if (options := getattr(plugin, "plugin_options", None)) is not None:
-            found.options = check_schemas(options)
-            if found.options and not hasattr(plugin, "configure"):
-                raise PluginError("it states plugin_options, and does not take them by the hook configure")
-
-    def _check_hooks(self, plugin: Any) -> None:
-        """Pluggy ignores a hook it does not know; a typing error would go unnoticed."""
-        known = {name: caller.spec for name, caller in vars(self.hook).items() if not name.startswith("_")}
-        for attribute in dir(plugin):
-            marks = self.pm.parse_hookimpl_opts(plugin, attribute)
-            if marks is None:
-                continue
-            if attribute not in known:
-                hint = did_you_mean(attribute, known)
-                raise PluginError(f"it implements {attribute!r}, which is no hook of llamafw{hint}")
-            if (marks["wrapper"] or marks["hookwrapper"]) and not known[attribute].opts["firstresult"]:
-                raise PluginError(f"it wraps {attribute!r}, and only hooks that ask for one answer can be wrapped")
 
 
 def _check_blocked(blocked: set[str], known: set[str]) -> None:
     for name in sorted(blocked - known):
-        raise PluginError(f"--no-plugin {name}: no such plugin is installed{did_you_mean(name, known)}")
+        raise SettingsError(f"--no-plugin {name}: no such plugin is installed{did_you_mean(name, known)}")
 
 
-def _call(impl: pluggy.HookImpl, hook: str, **given: Any) -> Any:
+def _call(impl: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
     try:
-        return impl.function(**{name: given[name] for name in impl.argnames})
-    except SettingsError:  # what a user asked for is at fault, not the plugin
+        return impl.function(**{name: arguments[name] for name in impl.argnames})
+    except (SettingsError, RegistrationError):  # the user is at fault, or the message names the plugin already
         raise
-    except FAULTS as exc:
-        raise _failure(impl.plugin_name, f"failed in {hook}", exc) from exc
+    except FAULTS as error:
+        raise _hook_error(impl.plugin_name, hook, error) from error
 
 
-def _failure(name: str, what: str, exc: BaseException) -> PluginError:
-    cause = str(exc) if isinstance(exc, LlamafwError) else f"{type(exc).__name__}: {exc}"
-    cause = " ".join(cause.split())  # a line in the log, and on stderr
-    return PluginError(f"plugin {name} {what}: {cause} (start without it: --no-plugin {name})")
+def _hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
+    return PluginError(f"plugin {plugin} failed in {hook}: {describe(error)}")
+
+
+def _with_hint(error: PluginError, plugin: str) -> PluginError:
+    """Return an error that ends the start, with what the user can do about it."""
+    return PluginError(f"{error}; use --no-plugin {plugin} to start without it")
+
+
+def _exc_info(error: BaseException, show: bool) -> Any:
+    """Return an exception for `logging`, with the part of its traceback that lies in the plugin; None if not shown."""
+    return (type(error), error, plugin_traceback(error) or error.__traceback__) if show else None

@@ -5,7 +5,6 @@ The request's `logit_bias` and `ignore_eos` are applied first, then its samplers
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -19,8 +18,6 @@ from llamafw.sampling.constraint import Constraint
 from llamafw.sampling.draw import draw
 from llamafw.sampling.kernels import CandidateBuffers, FusedKernels, SamplerKernel
 from llamafw.types import Candidates, Floats, GenerateRequest
-
-log = logging.getLogger(__name__)
 
 _MAX_BIAS = 1e30  # far beyond any logit; sums of a few of them still fit into float32
 
@@ -221,7 +218,6 @@ def _create(name: str, plugin: SamplerPlugin, request: GenerateRequest, context:
     except RequestError:
         raise
     except FAULTS as error:
-        log.exception("sampler %r cannot be created", name)
         raise SamplerError(name) from error
 
 

@@ -1,6 +1,9 @@
-"""The API document: read, extended by plugins and settings, held against the endpoints. It knows nothing of HTTP."""
+"""The API document: reads it, extends it by plugins and settings, and compares it with the endpoints.
 
-from llamafw.spec.document import author, load_document, merge, merged_document, read_document, render
+Independent of HTTP: serving it is the business of `llamafw.server`.
+"""
+
+from llamafw.spec.document import defined_by, load_document, merge, merged_document, read_document, render
 from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults
 from llamafw.spec.operations import (
     EVENT,
@@ -10,7 +13,7 @@ from llamafw.spec.operations import (
     WHILE_LOADING,
     Document,
     add_refusals,
-    check,
+    check_endpoints,
     operation_ids,
     operations,
 )
@@ -27,8 +30,8 @@ __all__ = [
     "add_refusals",
     "add_sampler_options",
     "as_json_schema",
-    "author",
-    "check",
+    "check_endpoints",
+    "defined_by",
     "load_document",
     "merge",
     "merged_document",

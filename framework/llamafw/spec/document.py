@@ -1,7 +1,8 @@
-"""The API document: one ``openapi.yaml``, with what plugins and settings add to it. It knows nothing of HTTP.
+"""Builds the API document: ``openapi.yaml``, extended by plugins and settings.
 
-The order: read the file, merge the fragments of plugins, add the options of samplers, put in the defaults that
-flags have changed. Plugins whose part is none are left out; whatever disagrees is a `SpecError` that names both sides.
+The steps: read the file, merge the fragments of plugins, add the options of samplers and the fields of plugins, and
+replace the defaults that flags change. A plugin whose part is invalid is disabled; a clash is a `SpecError` that names
+both sides.
 """
 
 from __future__ import annotations
@@ -18,36 +19,49 @@ from typing import Any
 import yaml
 
 from llamafw.errors import SpecError
-from llamafw.plugins import Plugins, is_ours, shown
+from llamafw.plugins import Plugins, is_builtin, public_name
 from llamafw.registry import Registry
 from llamafw.settings import Settings
 from llamafw.spec.fields import add_fields, add_sampler_options, check_field, check_sampler, set_defaults
-from llamafw.spec.fragments import checked, references
-from llamafw.spec.operations import HOME, METHODS, PLUGIN, Document, operations
-from llamafw.spec.schemas import with_text_keys
+from llamafw.spec.fragments import checked_fragment, references
+from llamafw.spec.operations import FILE_NAME, METHODS, PLUGIN, Document, operations
+from llamafw.spec.schemas import with_string_keys
 
-_PARAMETER = re.compile(r"{[^}]*}")
+_PATH_PARAMETER = re.compile(r"{[^}]*}")
 
 
 def load_document() -> Document:
-    """Return ``openapi.yaml`` of this installation: the wheel's copy, or the root of the checkout."""
-    shipped = files("llamafw") / HOME
-    checkout = Path(__file__).parents[3] / HOME
-    return read_document(shipped if shipped.is_file() else checkout, HOME)
+    """Return ``openapi.yaml`` of this installation: the copy in the wheel, or the one in the checkout."""
+    in_wheel = files("llamafw") / FILE_NAME
+    in_checkout = Path(__file__).parents[3] / FILE_NAME
+    return read_document(in_wheel if in_wheel.is_file() else in_checkout, FILE_NAME)
 
 
 def read_document(file: Path | Traversable, name: str) -> Document:
-    """Return an API document, YAML or JSON; SpecError, with its ``name``, if it is none."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml reads it ten times as fast, where it exists
+    """Read an API document, YAML or JSON.
+
+    Parameters
+    ----------
+    file : Path or Traversable
+        The file.
+    name : str
+        Its name, for error messages.
+
+    Raises
+    ------
+    SpecError
+        The file cannot be read, or it is not an API document.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, but not always installed
     try:
         document = yaml.load(file.read_text("utf-8"), Loader=loader)
     except (OSError, ValueError) as error:
         raise SpecError(f"{name} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise SpecError(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+        raise SpecError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict) or not isinstance(document.get("paths"), dict) or not document["paths"]:
         raise SpecError(f"{name} has no paths")
-    return with_text_keys(document)  # type: ignore[no-any-return]  # a dict stays one
+    return with_string_keys(document)  # type: ignore[no-any-return]  # it returns a dict for a dict
 
 
 def merged_document(plugins: Plugins, settings: Settings, base: Document | None = None) -> Document:
@@ -55,29 +69,35 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
 
     Parameters
     ----------
+    plugins : Plugins
+        Extend the document. Those whose part is invalid are disabled.
+    settings : Settings
+        Change defaults of request fields.
     base : dict, optional
-        The document to start from, instead of `load_document`'s. It is not changed.
+        The document to start from instead of `load_document`'s. It is not changed.
 
     Raises
     ------
     SpecError
-        A plugin's fragment clashes, or a sampler's option does.
+        Two plugins, or a plugin and the document, define the same thing.
     PluginError
-        A plugin whose failures end the start has a fragment or an option that is none.
+        A plugin that the start depends on has an invalid fragment, option or field.
     SettingsError
         A flag sets a default that its request field does not allow.
     """
     document = load_document() if base is None else deepcopy(base)
     owners: dict[str, str] = {}
-    _hold(plugins, "sampler", check_sampler)
-    _hold(plugins, "field", check_field)
+    _disable_invalid(plugins, "sampler", check_sampler)
+    _disable_invalid(plugins, "field", check_field)
     fragments = list(_fragments(plugins))
     for owner, fragment in fragments:
         merge(document, fragment, owner, owners)
+
     for owner, fragment in fragments:
-        if lost := [ref for ref in references(fragment) if not _is_there(document, ref)]:
-            plugins.leave_out(owner, SpecError(f"its API document refers to {lost[0]}, which is not there"))
-            return merged_document(plugins, settings, base)  # what it has added must go again
+        if broken := [ref for ref in references(fragment) if not _exists(document, ref)]:
+            plugins.disable(owner, SpecError(f"its API document refers to {broken[0]}, which does not exist"))
+            return merged_document(plugins, settings, base)  # start again without the disabled plugin's fragment
+
     samplers = plugins.registry("sampler")
     add_sampler_options(document, samplers, owners)
     add_fields(document, plugins.registry("field"), samplers, owners)
@@ -86,66 +106,76 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
 
 
 def render(document: Mapping[str, Any], form: str = "yaml") -> str:
-    """Return the document as text, ``form`` being "yaml" or "json"."""
+    """Return the document as text; ``form`` is "yaml" or "json"."""
     if form == "json":
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    return yaml.dump(dict(document), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(dict(document), Dumper=_DumperWithoutAnchors, sort_keys=False, allow_unicode=True, width=120)
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes shared parts out in full; anchors help nobody who reads an API document."""
+class _DumperWithoutAnchors(yaml.SafeDumper):
+    """Repeats shared parts, because anchors make a document hard to read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _fragments(plugins: Plugins) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, fragment in plugins.each("extend_openapi"):
+    for name, fragment in plugins.call_each("extend_openapi"):
         if fragment is not None:
             try:
-                parts = checked(fragment)
+                parts = checked_fragment(fragment)
             except SpecError as error:
-                plugins.leave_out(name, error)
+                plugins.disable(name, error)
             else:
                 yield name, parts
 
 
-def _hold(plugins: Plugins, kind: str, check: Callable[[str, Registry], None]) -> None:
-    """Leave out plugins that have registered something of a kind that ``check`` raises a SpecError for."""
-    registry, whole = plugins.registry(kind), False
-    while not whole:  # what is left out may be what another one relies on
-        whole = True
+def _disable_invalid(plugins: Plugins, kind: str, check: Callable[[str, Registry], None]) -> None:
+    """Disable every plugin that has registered something for which ``check`` raises SpecError."""
+    registry, all_valid = plugins.registry(kind), False
+    while not all_valid:  # again after each change: an entry may depend on one of a disabled plugin
+        all_valid = True
         for name in list(registry):
             try:
                 if name in registry:
                     check(name, registry)
             except SpecError as error:
-                plugins.leave_out(registry.owner(name), error)
-                whole = False
+                plugins.disable(registry.owner(name), error)
+                all_valid = False
 
 
 def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: dict[str, str]) -> None:
-    """Add a plugin's paths, components and tags to ``document``, in place; SpecError if they are there already.
+    """Add a plugin's paths, components and tags to a document, in place.
 
     Parameters
     ----------
+    document : dict
+        The document to extend.
     fragment : mapping
-        As `checked` returns it.
+        The result of `checked_fragment`.
+    owner : str
+        The plugin's name.
     owners : dict
-        Place in the document to the plugin that put it there, for error messages. It is added to.
+        Who has defined what so far, for error messages; it is updated.
+
+    Raises
+    ------
+    SpecError
+        The document has one of them already.
     """
 
-    def claim(place: str, taken: bool) -> None:
-        if taken:
-            raise SpecError(f"{place} is defined by both {owners.get(place, HOME)} and plugin {owner}")
+    def claim(place: str, is_taken: bool) -> None:
+        if is_taken:
+            raise SpecError(f"{place} is defined by both {owners.get(place, FILE_NAME)} and plugin {owner}")
         owners[place] = f"plugin {owner}"
 
-    names = {operation.get("operationId") for _, _, operation in operations(document)}
-    paths = {_PARAMETER.sub("{}", path): path for path in document["paths"]}
+    ids = {operation.get("operationId") for _, _, operation in operations(document)}
+    paths = {_PATH_PARAMETER.sub("{}", path): path for path in document["paths"]}
     for path, item in fragment.get("paths", {}).items():
-        if (twin := paths.setdefault(_PARAMETER.sub("{}", path), path)) != path:  # /x/{id} and /x/{name} are one path
-            side = owners.get(f"the path {twin}", HOME)
-            raise SpecError(f"the path {path} of plugin {owner} is the path {twin} of {side}")
+        same = paths.setdefault(_PATH_PARAMETER.sub("{}", path), path)
+        if same != path:  # /x/{id} and /x/{name} match the same requests
+            other = owners.get(f"the path {same}", FILE_NAME)
+            raise SpecError(f"the path {path} of plugin {owner} is the same as the path {same} of {other}")
         if path not in document["paths"]:
             owners[f"the path {path}"] = f"plugin {owner}"
         target = document["paths"].setdefault(path, {})
@@ -153,35 +183,47 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
             claim(f"{key.upper()} {path}", key in target)
             target[key] = deepcopy(value)
             if key in METHODS:
-                name = value["operationId"]
-                claim(f"operationId {name!r}", name in names)
-                names.add(name)
-                target[key] |= {} if is_ours(owner) else {PLUGIN: shown(owner)}
-    for section, things in fragment.get("components", {}).items():
+                id = value["operationId"]
+                claim(f"operationId {id!r}", id in ids)
+                ids.add(id)
+                if not is_builtin(owner):
+                    target[key][PLUGIN] = public_name(owner)
+
+    for section, entries in fragment.get("components", {}).items():
         target = document.setdefault("components", {}).setdefault(section, {})
-        for name, thing in things.items():
+        for name, entry in entries.items():
             claim(f"components.{section}.{name}", name in target)
-            target[name] = deepcopy(thing)
+            target[name] = deepcopy(entry)
+
     tags = document.setdefault("tags", [])
     for tag in fragment.get("tags", []):
         claim(f"tag {tag['name']!r}", any(tag["name"] == known["name"] for known in tags))
         tags.append(deepcopy(tag))
 
 
-def _is_there(document: Document, reference: str) -> bool:
-    home, *names = reference.split("/")
+def _exists(document: Document, reference: str) -> bool:
+    root, *names = reference.split("/")
     part: Any = document
     for name in names:
-        part = part.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(part, Mapping) else None
-    return home == "#" and part is not None
+        key = name.replace("~1", "/").replace("~0", "~")  # the escapes of JSON pointers
+        part = part.get(key) if isinstance(part, Mapping) else None
+    return root == "#" and part is not None
 
 
-def author(place: Sequence[Any], plugins: Plugins) -> str:
-    """Return who has put a place of the document there, as an error says it: a plugin, or our file."""
+def defined_by(path: Sequence[Any], plugins: Plugins) -> str:
+    """Return who has defined a place in the document: ``"plugin x"`` or ``"openapi.yaml"``.
+
+    Parameters
+    ----------
+    path : sequence
+        Keys that lead to the place, from the root of the document.
+    plugins : Plugins
+        The plugins whose fragments are searched.
+    """
     for name, fragment in _fragments(plugins):
         part: Any = fragment
-        for word in list(place)[: 3 if place[0] == "components" else 2]:
-            part = part.get(word) if isinstance(part, Mapping) else None
+        for key in list(path)[: 3 if path[0] == "components" else 2]:
+            part = part.get(key) if isinstance(part, Mapping) else None
         if part is not None:
             return f"plugin {name}"
-    return HOME
+    return FILE_NAME

@@ -1,4 +1,4 @@
-"""Fields of requests that generate: options of samplers, fields of plugins, and the defaults that flags set."""
+"""Adds request fields to the API document: options of samplers, fields of plugins, and defaults that flags set."""
 
 from __future__ import annotations
 
@@ -9,42 +9,74 @@ from typing import Any
 import jsonschema_rs
 
 from llamafw.errors import SettingsError, SpecError
-from llamafw.plugins import is_ours, shown
+from llamafw.plugins import is_builtin, public_name
 from llamafw.registry import Registry
 from llamafw.settings import Settings, options
-from llamafw.spec.operations import HOME, NOBODY, PLUGIN, SAMPLER_OPTIONS, Document
+from llamafw.spec.operations import FILE_NAME, NO_OWNERS, PLUGIN, SAMPLER_OPTIONS, Document
 from llamafw.spec.schemas import as_json_schema, validator
 
 
-def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[str, str] = NOBODY) -> None:
-    """Give every schema that asks for it the fields of all samplers, and the names that ``samplers`` may hold."""
-    for place, schema in _generating(document):
+def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[str, str] = NO_OWNERS) -> None:
+    """Add the options of all samplers to every schema marked with `SAMPLER_OPTIONS`, and the names of the samplers.
+
+    Parameters
+    ----------
+    document : dict
+        Changed in place.
+    samplers : Registry
+        All samplers.
+    owners : mapping
+        Who has defined which part of the document, for error messages.
+
+    Raises
+    ------
+    SpecError
+        A field has two different schemas.
+    """
+    for place, schema in _generation_schemas(document):
         properties = schema.setdefault("properties", {})
-        sides = dict.fromkeys(properties, f"{owners.get(place, HOME)} ({place})")
-        plain = dict(properties)
+        sources = dict.fromkeys(properties, f"{owners.get(place, FILE_NAME)} ({place})")
+        unmarked = dict(properties)
         for name, sampler in samplers.items():
             for field, option in sampler.options.items():
-                side = f"sampler {name!r} of plugin {samplers.owner(name)}"
-                option = {"nullable": True, **deepcopy(dict(option))}  # clients send null for "as you like"
+                source = f"sampler {name!r} of plugin {samplers.owner(name)}"
+                option = {"nullable": True, **deepcopy(dict(option))}  # null means the default, as in OpenAI's API
                 if field not in properties:
-                    plain[field], sides[field] = option, side
+                    unmarked[field], sources[field] = option, source
                     properties[field] = _marked(option, samplers.owner(name))
-                elif plain[field] != option:
-                    raise SpecError(f"the field {field!r} is described differently by {sides[field]} and {side}")
+                elif unmarked[field] != option:
+                    raise SpecError(f"the field {field!r} has different schemas in {sources[field]} and {source}")
         if "samplers" in properties:
             _set_names(properties["samplers"], list(samplers))
 
 
-def add_fields(document: Document, fields: Registry, samplers: Registry, owners: Mapping[str, str] = NOBODY) -> None:
-    """Give every schema that takes the options of samplers the fields that plugins have registered, too."""
-    for place, schema in _generating(document):
+def add_fields(document: Document, fields: Registry, samplers: Registry, owners: Mapping[str, str] = NO_OWNERS) -> None:
+    """Add the fields that plugins have registered to every schema marked with `SAMPLER_OPTIONS`.
+
+    Parameters
+    ----------
+    document : dict
+        Changed in place, after `add_sampler_options`.
+    fields : Registry
+        The fields.
+    samplers : Registry
+        All samplers, for error messages.
+    owners : mapping
+        Who has defined which part of the document, for error messages.
+
+    Raises
+    ------
+    SpecError
+        The field exists already.
+    """
+    for place, schema in _generation_schemas(document):
         for field, option in fields.items():
             if field in schema["properties"]:
-                named = [name for name, sampler in samplers.items() if field in sampler.options]
+                users = [name for name, sampler in samplers.items() if field in sampler.options]
                 other = (
-                    f"sampler {named[0]!r} of plugin {samplers.owner(named[0])}"
-                    if named
-                    else f"{owners.get(place, HOME)} ({place})"
+                    f"sampler {users[0]!r} of plugin {samplers.owner(users[0])}"
+                    if users
+                    else f"{owners.get(place, FILE_NAME)} ({place})"
                 )
                 raise SpecError(f"the field {field!r} is defined by both {other} and plugin {fields.owner(field)}")
             option = {"nullable": True, **deepcopy(dict(option))}
@@ -52,66 +84,82 @@ def add_fields(document: Document, fields: Registry, samplers: Registry, owners:
 
 
 def _marked(option: dict[str, Any], owner: str) -> dict[str, Any]:
-    """Let a field say which plugin it is from, to readers and to `server.validation`."""
-    if is_ours(owner):
+    """Add the plugin's name to the schema of a field, for readers and for error messages of invalid requests."""
+    if is_builtin(owner):
         return option
-    text = f"{option.get('description', '')} (Of the plugin `{shown(owner)}`.)".strip()
-    return {**option, "description": text, PLUGIN: shown(owner)}
+    name = public_name(owner)
+    description = f"{option.get('description', '')} (Of the plugin `{name}`.)".strip()
+    return {**option, "description": description, PLUGIN: name}
 
 
 def check_sampler(name: str, samplers: Registry) -> None:
-    """Raise SpecError unless a sampler's options are JSON Schemas with defaults, and what it precedes is a sampler."""
-    options, side = samplers[name].options, f"of sampler {name!r} of plugin {samplers.owner(name)}"
-    if not isinstance(options, Mapping):
-        raise SpecError(f"the options {side} are {options!r:.80}, and not fields with their JSON Schemas")
-    for field, option in options.items():
-        check = _check_option(option, f"the option {field!r} {side}")
+    """Check a sampler's options and the name of the sampler that it precedes.
+
+    Raises
+    ------
+    SpecError
+        An option is not a JSON Schema with a valid default, or the other sampler does not exist.
+    """
+    sampler, owner = samplers[name], f"sampler {name!r} of plugin {samplers.owner(name)}"
+    if not isinstance(sampler.options, Mapping):
+        raise SpecError(f"the options of {owner} must be JSON Schemas by field, not {sampler.options!r:.80}")
+    for field, option in sampler.options.items():
+        description = f"the option {field!r} of {owner}"
+        schema = _option_validator(option, description)
         if "default" not in option:
-            raise SpecError(f"the option {field!r} {side} has no default")
-        if option["default"] is not None and not check.is_valid(option["default"]):
-            raise SpecError(f"the option {field!r} {side} does not allow its own default, {option['default']!r:.80}")
-    follower = getattr(samplers[name], "precedes", None)
-    if follower is not None and follower not in samplers:
-        owner, hint = samplers.owner(name), samplers.suggest(str(follower))
-        raise SpecError(f"sampler {name!r} of plugin {owner} precedes {follower!r}, which is no sampler{hint}")
+            raise SpecError(f"{description} has no default")
+        if option["default"] is not None and not schema.is_valid(option["default"]):
+            raise SpecError(f"the default of {description} does not match its schema: {option['default']!r:.80}")
+
+    successor = getattr(sampler, "precedes", None)
+    if successor is not None and successor not in samplers:
+        hint = samplers.suggest(str(successor))
+        raise SpecError(f"the attribute precedes of {owner} names {successor!r}, which is not a sampler{hint}")
 
 
 def check_field(name: str, fields: Registry) -> None:
-    """Raise SpecError unless a field is a JSON Schema."""
-    _check_option(fields[name], f"the field {name!r} of plugin {fields.owner(name)}")
+    """Raise SpecError unless the schema of a field is a JSON Schema."""
+    _option_validator(fields[name], f"the field {name!r} of plugin {fields.owner(name)}")
 
 
-def _check_option(option: Any, side: str) -> jsonschema_rs.Draft4Validator:
-    """Return a validator for a field of plugins'; SpecError if it is no JSON Schema."""
+def _option_validator(option: Any, description: str) -> jsonschema_rs.Draft4Validator:
     try:
         return jsonschema_rs.Draft4Validator(as_json_schema(option) if isinstance(option, Mapping) else option)
     except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
-        raise SpecError(f"{side} is no JSON Schema: {getattr(error, 'message', error)}") from None
+        reason = getattr(error, "message", error)
+        raise SpecError(f"the schema of {description} is not a valid JSON Schema: {reason}") from None
 
 
 def set_defaults(document: Document, settings: Settings, samplers: Registry) -> None:
-    """Show the defaults that flags have set; SettingsError if a request field does not allow one."""
-    flags = {opt.request_field: opt.flags[-1] for opt in options().values() if opt.request_field}
-    wanted: dict[str, tuple[str, Any]] = {
+    """Set the defaults that flags change, in place.
+
+    Raises
+    ------
+    SettingsError
+        A request field does not allow the value of its flag, or ``--samplers`` names an unknown sampler.
+    """
+    flags = {option.request_field: option.flags[-1] for option in options().values() if option.request_field}
+    defaults: dict[str, tuple[str, Any]] = {
         field: (flags[field], value) for field, value in settings.request_defaults().items()
     }
     names = settings.sampler_names()
     if names is not None:
         for name in names:
             if name not in samplers:
-                raise SettingsError(f"--samplers: there is no sampler {name!r}{samplers.suggest(name)}")
-        wanted["samplers"] = ("--samplers", list(names))
-    schemas = [schema for _, schema in _generating(document)]
-    for field, (flag, value) in wanted.items():
+                raise SettingsError(f"--samplers: sampler {name!r} does not exist{samplers.suggest(name)}")
+        defaults["samplers"] = ("--samplers", list(names))
+
+    schemas = [schema for _, schema in _generation_schemas(document)]
+    for field, (flag, value) in defaults.items():
         found = [schema["properties"] for schema in schemas if field in schema["properties"]]
         if not found and schemas:
-            raise SettingsError(f"{flag}: no sampler or operation takes {field!r}")
+            raise SettingsError(f"{flag}: no sampler or operation has the request field {field!r}")
         for properties in found:
             _check_default(document, properties[field], value, flag)
             properties[field] = {**properties[field], "default": value}
 
 
-def _generating(document: Document) -> list[tuple[str, dict[str, Any]]]:
+def _generation_schemas(document: Document) -> list[tuple[str, dict[str, Any]]]:
     schemas = document.get("components", {}).get("schemas", {})
     return [
         (f"components.schemas.{name}", schema)
@@ -121,7 +169,7 @@ def _generating(document: Document) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _set_names(schema: Any, names: list[str]) -> None:
-    """Set the ``enum`` of every string item within ``schema``."""
+    """Set the ``enum`` of every array of strings within ``schema``."""
     if isinstance(schema, list):
         for part in schema:
             _set_names(part, names)

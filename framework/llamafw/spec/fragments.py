@@ -1,4 +1,4 @@
-"""A plugin's part of the API document: is it one? Whether it goes with what is there, `document.merge` finds out."""
+"""Checks that a plugin's part of the API document is valid OpenAPI. Clashes are found later, by `document.merge`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ import jsonschema_rs
 
 from llamafw.errors import SpecError
 from llamafw.spec.operations import Document, operations
-from llamafw.spec.schemas import with_text_keys
+from llamafw.spec.schemas import with_string_keys
 
 SECTIONS = ("paths", "components", "tags")
-HEAD = ("openapi", "info")  # which a fragment may have, to be a document by itself, and which count for nothing
+IGNORED = ("openapi", "info")  # allowed so that a fragment can be a complete document
 
 
-def checked(fragment: Any) -> Document:
-    """Return what a plugin's ``extend_openapi`` has returned; SpecError if it is no part of an OpenAPI document."""
+def checked_fragment(fragment: Any) -> Document:
+    """Return the sections of what a plugin's ``extend_openapi`` returned; SpecError if they are invalid."""
     if not isinstance(fragment, Mapping):
-        raise SpecError(f"extend_openapi returned {fragment!r:.80}, and not a mapping")
-    if unknown := [str(key) for key in fragment if key not in SECTIONS + HEAD]:
-        raise SpecError(f"a fragment has paths, components and tags, not {', '.join(sorted(unknown))}")
-    parts = {name: with_text_keys(fragment[name]) for name in SECTIONS if name in fragment}
+        raise SpecError(f"extend_openapi must return a mapping, not {fragment!r:.80}")
+    if unknown := [str(key) for key in fragment if key not in SECTIONS + IGNORED]:
+        raise SpecError(f"its API document may have paths, components and tags, but not {', '.join(sorted(unknown))}")
+
+    parts = {name: with_string_keys(fragment[name]) for name in SECTIONS if name in fragment}
     document = {"openapi": "3.0.3", "info": {"title": "x", "version": "1"}, "paths": {}, **parts}
     try:
-        error = next(iter(_openapi().iter_errors(document)), None)
-    except (ValueError, TypeError) as exc:  # a date, which YAML has and JSON has not
-        raise SpecError(f"its API document is no JSON: {exc}") from None
+        error = next(iter(_openapi_validator().iter_errors(document)), None)
+    except (ValueError, TypeError) as exc:  # a type that YAML has and JSON does not, such as a date
+        raise SpecError(f"its API document cannot be written as JSON: {exc}") from None
     if error is not None:
-        while inner := [one for branch in getattr(error.kind, "context", ()) for one in branch]:
-            error = max(inner, key=lambda cause: len(cause.instance_path))  # of "none of these fits" the nearest
+        while nested := [cause for branch in getattr(error.kind, "context", ()) for cause in branch]:
+            error = max(nested, key=lambda cause: len(cause.instance_path))  # the closest of several alternatives
         place = ".".join(map(str, error.instance_path))
         raise SpecError(f"its API document is not valid at {place}: {error.message:.300}")
+
     for path, method, operation in operations(document):
         if not operation.get("operationId"):
             raise SpecError(f"{method.upper()} {path} has no operationId")
@@ -43,23 +45,23 @@ def checked(fragment: Any) -> Document:
 
 
 def references(part: Any) -> Iterator[str]:
-    """Yield what a part of a document refers to, in the order it stands there."""
+    """Yield the targets of all ``$ref`` within a part of a document, in its order."""
     if isinstance(part, list):
-        for one in part:
-            yield from references(one)
+        for item in part:
+            yield from references(item)
     elif isinstance(part, Mapping):
-        for key, one in part.items():
-            if key == "$ref" and isinstance(one, str):
-                yield one
-            elif key not in ("example", "examples", "default", "enum"):  # which hold anything
-                yield from references(one)
+        for key, value in part.items():
+            if key == "$ref" and isinstance(value, str):
+                yield value
+            elif key not in ("example", "examples", "default", "enum"):  # values, not schemas
+                yield from references(value)
 
 
 @cache
-def _openapi() -> jsonschema_rs.Draft4Validator:
-    """Return a validator for OpenAPI 3.0, by the schema that connexion holds the whole document against."""
-    connexion = find_spec("connexion")
-    assert connexion is not None  # a dependency, which takes long to import
+def _openapi_validator() -> jsonschema_rs.Draft4Validator:
+    """Return a validator for OpenAPI 3.0 with the schema that connexion uses for the whole document."""
+    connexion = find_spec("connexion")  # finding it is quick; importing it is not
+    assert connexion is not None  # a dependency
     assert connexion.origin is not None
     schema = Path(connexion.origin).parent / "resources" / "schemas" / "v3.0" / "schema.json"
     return jsonschema_rs.Draft4Validator(json.loads(schema.read_text("utf-8")))

@@ -1,34 +1,34 @@
-"""The operations of an API document: which there are, and whether each has its endpoint. It knows no plugin by name."""
+"""Lists the operations of an API document and checks that each has its endpoint."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
-from llamafw.errors import SpecError
+from llamafw.errors import SpecError, did_you_mean
 from llamafw.registry import Registry
 
 Document = dict[str, Any]
-NOBODY: Mapping[str, str] = MappingProxyType({})
+NO_OWNERS: Mapping[str, str] = MappingProxyType({})
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-SAMPLER_OPTIONS = "x-llamafw-sampler-options"  # on schemas that take the options of every sampler
-WHILE_LOADING = "x-llamafw-while-loading"  # on operations that answer before the model is there
+SAMPLER_OPTIONS = "x-llamafw-sampler-options"  # on schemas that get the options of every sampler
+WHILE_LOADING = "x-llamafw-while-loading"  # on operations that are available before the model is loaded
 EVENT = "x-llamafw-event"  # on text/event-stream content: the schema of one event
-PLUGIN = "x-llamafw-plugin"  # on operations and fields that a plugin which is not our own has added: its name
-HOME = "openapi.yaml"
+PLUGIN = "x-llamafw-plugin"  # on operations and fields of plugins that are not built in: the plugin's name
+FILE_NAME = "openapi.yaml"
 REFUSALS = {
-    "401": "Nobody knows the sender.",
-    "403": "The sender may not do that.",
-    "429": "The sender has asked too often.",
+    "401": "No valid credentials.",
+    "403": "The client may not do this.",
+    "429": "The client has sent too many requests.",
 }
+"""Responses of authenticators, with their descriptions."""
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield ``(path, method, operation)`` of every operation; parameters of the path item are included."""
+    """Yield path, method and operation of each operation; it includes the parameters of its path."""
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:
@@ -40,57 +40,58 @@ def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str
 
 
 def operation_ids(document: Mapping[str, Any]) -> list[str]:
-    """Return the operationId of every operation; SpecError if one has none or two share one."""
+    """Return the operationIds of all operations; SpecError if one has none or two have the same."""
     places: dict[str, str] = {}
     for path, method, operation in operations(document):
         place = f"{method.upper()} {path}"
-        name = operation.get("operationId")
-        if not name:
+        id = operation.get("operationId")
+        if not id:
             raise SpecError(f"{place} has no operationId")
-        if name in places:
-            raise SpecError(f"the operationId {name!r} belongs to both {places[name]} and {place}")
-        places[name] = place
+        if id in places:
+            raise SpecError(f"the operationId {id!r} belongs to both {places[id]} and {place}")
+        places[id] = place
     return list(places)
 
 
-def check(document: Mapping[str, Any], endpoints: Registry) -> None:
-    """Raise SpecError unless every operation has its endpoint, every endpoint its operation, and each is async."""
-    wanted = operation_ids(document)
-    owners = {one["operationId"]: f" of plugin {one[PLUGIN]}" for _, _, one in operations(document) if PLUGIN in one}
+def check_endpoints(document: Mapping[str, Any], endpoints: Registry) -> None:
+    """Check that each operation has an endpoint, each endpoint an operation, and that endpoints are async functions.
+
+    Raises
+    ------
+    SpecError
+        The message lists all differences.
+    """
+    ids = operation_ids(document)
+    owners = {
+        operation["operationId"]: f" of plugin {operation[PLUGIN]}"
+        for _, _, operation in operations(document)
+        if PLUGIN in operation
+    }
     problems = [
-        f"operation {name!r}{owners.get(name, '')} has no endpoint{_near(endpoints, name)}"
-        for name in wanted
-        if name not in endpoints
+        f"operation {id!r}{owners.get(id, '')} has no endpoint{did_you_mean(id, endpoints)}"
+        for id in ids
+        if id not in endpoints
     ]
-    problems += [
-        f"endpoint {name!r} of plugin {endpoints.owner(name)} has no operation in the API document"
-        for name in endpoints
-        if name not in wanted
-    ]
-    problems += [
-        f"endpoint {name!r} of plugin {endpoints.owner(name)} is no coroutine function"
-        for name, function in endpoints.items()
-        if not _is_async(function)
-    ]
+    for name, function in endpoints.items():
+        endpoint = f"endpoint {name!r} of plugin {endpoints.owner(name)}"
+        if name not in ids:
+            problems.append(f"{endpoint} has no operation in the API document")
+        if not _is_async(function):
+            problems.append(f"{endpoint} is not an async function")
     if problems:
-        raise SpecError("the API document and the endpoints disagree: " + "; ".join(problems))
-
-
-def _near(endpoints: Registry, name: str) -> str:
-    near = get_close_matches(name, endpoints, n=1)
-    return f" (there is {near[0]!r})" if near else ""
+        raise SpecError("the API document and the endpoints do not match: " + "; ".join(problems))
 
 
 def _is_async(function: Any) -> bool:
-    call = getattr(function, "__call__", None)  # noqa: B004  # not whether it can be called, but how
+    call = getattr(function, "__call__", None)  # noqa: B004  # the method is needed, not only whether it exists
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def add_refusals(document: Document) -> None:
-    """Say of every operation that is not public how plugins that know users may refuse a request."""
+    """Add the responses with which authenticators refuse requests to every operation that is not public."""
     schema = {"$ref": "#/components/schemas/Error"}
     for _, _, operation in operations(document):
         if operation.get("security", document.get("security")):
-            for status, text in REFUSALS.items():
+            for status, description in REFUSALS.items():
                 content = {"application/json": {"schema": schema}}
-                operation["responses"].setdefault(status, {"description": text, "content": content})
+                operation["responses"].setdefault(status, {"description": description, "content": content})

@@ -1,4 +1,4 @@
-"""OpenAPI's schemas as JSON Schema, and what YAML has and JSON has not. It knows nothing of operations."""
+"""Converts the schemas of OpenAPI 3.0 to JSON Schema, and YAML to what JSON allows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema_rs
 
-_NO_CONSTRAINT = {
+_ANNOTATIONS = {
     "example",
     "examples",
     "xml",
@@ -20,21 +20,23 @@ _NO_CONSTRAINT = {
     "readOnly",
     "writeOnly",
 }
+"""Keywords that do not restrict values."""
 
 
 def as_json_schema(schema: Any) -> Any:
-    """Return an OpenAPI 3.0 schema as JSON Schema draft 4, which is what it is apart from ``nullable``."""
+    """Return an OpenAPI 3.0 schema as JSON Schema draft 4. They differ in ``nullable``; annotations are dropped."""
     if isinstance(schema, list):
         return [as_json_schema(part) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
+
     result: dict[str, Any] = {}
     for key, value in schema.items():
-        if key in ("properties", "schemas") and isinstance(value, Mapping):  # names, not keywords
+        if key in ("properties", "schemas") and isinstance(value, Mapping):  # its keys are names, not keywords
             result[key] = {name: as_json_schema(part) for name, part in value.items()}
         elif key == "enum":
             result[key] = list(value)
-        elif key not in _NO_CONSTRAINT and not key.startswith("x-"):
+        elif key not in _ANNOTATIONS and not key.startswith("x-"):
             result[key] = as_json_schema(value)
     if result.pop("nullable", False):
         return _or_null(result)
@@ -42,7 +44,7 @@ def as_json_schema(schema: Any) -> Any:
 
 
 def validator(schema: Any, document: Mapping[str, Any]) -> jsonschema_rs.Draft4Validator:
-    """Return what holds values against a schema of an API document."""
+    """Return a validator for a schema that may refer to components of an API document."""
     root = {"allOf": [as_json_schema(schema)], "components": as_json_schema(document.get("components", {}))}
     return jsonschema_rs.Draft4Validator(root)
 
@@ -55,10 +57,10 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def with_text_keys(thing: Any) -> Any:
-    """YAML reads the status code 200 as a number; JSON has only text keys."""
-    if isinstance(thing, Mapping):
-        return {str(key): with_text_keys(part) for key, part in thing.items()}
-    if isinstance(thing, list):
-        return [with_text_keys(part) for part in thing]
-    return thing
+def with_string_keys(value: Any) -> Any:
+    """Return a value with all keys as strings, as in JSON; YAML reads a status code such as 200 as a number."""
+    if isinstance(value, Mapping):
+        return {str(key): with_string_keys(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [with_string_keys(part) for part in value]
+    return value

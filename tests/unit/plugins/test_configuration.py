@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from llamafw import PluginError, Settings, SettingsError
-from llamafw.cli.config import from_file
-from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from llamafw.cli.plugin_flags import plugin_flags
+from llamafw.cli.config import read_config
+from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.plugin_flags import collect_plugin_flags
+from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
 from support.distributions import Site
 
 CODE = """
@@ -41,7 +42,7 @@ DEFAULTS = {"limit": 60, "ratio": 0.5, "on": False, "mode": "a"}
 
 def configured(*argv: str) -> list[Any]:
     """What the plugin was given, and what came after."""
-    load_plugins(split_plugin_flags(argv)[0])
+    load_plugins(parse_early_flags(argv)[0])
     import llamafw_x  # type: ignore[import-not-found]  # the test has written it
 
     seen = list(llamafw_x.seen)
@@ -154,7 +155,7 @@ def test_a_name_of_two_plugins_is_refused(x: str, site: Site) -> None:
 def test_options_of_a_plugin_that_is_left_out_may_stay(x: str, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("no-plugin = 'x'\n[plugin.x]\nnonsense = 1\n")
-    assert load_plugins(split_plugin_flags(["--config", str(config)])[0]).found[x].state == "blocked"
+    assert load_plugins(parse_early_flags(["--config", str(config)])[0]).records[x].state == "blocked"
 
 
 def test_a_file_is_a_plugin_with_options_too(tmp_path: Path) -> None:
@@ -162,10 +163,10 @@ def test_a_file_is_a_plugin_with_options_too(tmp_path: Path) -> None:
     path.write_text(CODE)
     config = tmp_path / "c.toml"
     config.write_text(f"plugins = ['{path}']\n[plugin.mine]\nlimit = 5\n")
-    first, _ = split_plugin_flags(["--config", str(config), "--plugin-option", f"{path}.name=x"])
+    first, _ = parse_early_flags(["--config", str(config), "--plugin-option", f"{path}.name=x"])
     plugins = load_plugins(first)
     assert plugins.pm.get_plugin(str(path)).seen[0] == DEFAULTS | {"limit": 5, "name": "x"}
-    assert from_file(config) == {"plugin": (str(path),), "plugin_tables": {"mine": {"limit": 5}}}
+    assert read_config(config)[0] == {"plugin": (str(path),), "plugin_tables": {"mine": {"limit": 5}}}
 
 
 @pytest.mark.parametrize(
@@ -204,10 +205,11 @@ def add_options(parser):
 
 
 def extra(config: Path, *argv: str) -> dict[str, Any]:
-    first, rest = split_plugin_flags(["--config", str(config), *argv])
-    parser = Parser("llamafw serve", "", parents=plugin_flags(load_plugins(first), first.config))
+    first, rest = parse_early_flags(["--config", str(config), *argv])
+    parser = Parser("llamafw serve", "")
+    parser.add_flags_of(collect_plugin_flags(load_plugins(first), first.config))
     add_settings(parser)
-    return dict(settings_from(parser.parse(rest), {}, checked=True, config=first.config).extra)
+    return dict(settings_from(parser.parse(rest), {}, plugin_keys_checked=True, config=first.config).extra)
 
 
 def test_flags_of_plugins_are_keys_of_the_file(site: Site, tmp_path: Path) -> None:
@@ -284,11 +286,11 @@ def test_two_plugins_that_add_one_flag_are_named_both(site: Site) -> None:
             f"parser.add_argument('--same', dest='{name[-1]}')\n",
         )
     with pytest.raises(PluginError, match="the flag --same is added by both llamafw-a:a and llamafw-b:b"):
-        plugin_flags(load_plugins(Settings()))
+        collect_plugin_flags(load_plugins(Settings()))
 
 
 def test_a_flag_may_not_hide_a_setting_of_ours(site: Site) -> None:
     add = "def add_options(parser): parser.add_argument('--x', dest='model')\n"
     site.install("llamafw-a", f"from llamafw import hookimpl\n@hookimpl\n{add}")
     with pytest.raises(PluginError, match="the setting model is added by both llamafw and llamafw-a:a"):
-        plugin_flags(load_plugins(Settings()))
+        collect_plugin_flags(load_plugins(Settings()))

@@ -41,12 +41,12 @@ def write(path: Path, text: str) -> str:
 
 def test_built_ins_come_first_and_register() -> None:
     plugins = Plugins()
-    assert all(name.startswith("llamafw:") for name in list(plugins.found)[:7])
+    assert all(name.startswith("llamafw:") for name in list(plugins.records)[:7])
     assert {"top_k", "top_p", "min_p", "typ_p", "temperature", "penalties"} <= set(plugins.registry("sampler"))
     assert "llama" in plugins.registry("architecture")
     assert "numba" in plugins.registry("backend")
     assert {"gpt2", "llama"} <= set(plugins.registry("tokenizer"))
-    assert plugins.found["llamafw:samplers"].registered["sampler"]
+    assert plugins.records["llamafw:samplers"].registered["sampler"]
 
 
 def test_they_are_loaded_ours_first_then_by_name_then_as_they_were_given(site: Site, tmp_path: Path) -> None:
@@ -55,13 +55,13 @@ def test_they_are_loaded_ours_first_then_by_name_then_as_they_were_given(site: S
     names = [site.install(f"llamafw-{name}", code.format(name)) for name in ("zebra", "ant")]
     files = [write(tmp_path / f"{name}.py", code.format(name)) for name in ("y", "b")]
     plugins = Plugins(extra=files)
-    assert [name for name in plugins.found if not name.startswith("llamafw:")] == [*sorted(names), *files]
-    for name in plugins.found:
+    assert [name for name in plugins.records if not name.startswith("llamafw:")] == [*sorted(names), *files]
+    for name in plugins.records:
         plugin = plugins.pm.get_plugin(name)
         if hasattr(plugin, "asked"):
             plugin.asked = order = getattr(plugins, "order", [])
             plugins.order = order  # type: ignore[attr-defined]  # the test's
-    assert plugins.first("choose_backend", model=None, settings=None) is None
+    assert plugins.call_first("choose_backend", model=None, settings=None) is None
     assert order == ["b", "y", "zebra", "ant"]
 
 
@@ -69,18 +69,18 @@ def test_a_file_is_a_plugin(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.py", GOOD)
     plugins = Plugins(extra=[path])
     assert plugins.registry("sampler").owner("twice") == path
-    assert plugins.found[path].hooks == ["register_samplers"]
+    assert plugins.records[path].hooks == ["register_samplers"]
 
 
 def test_a_plugin_can_be_left_out() -> None:
     plugins = Plugins(block=["samplers"])
-    assert plugins.found["llamafw:samplers"].state == "blocked"
+    assert plugins.records["llamafw:samplers"].state == "blocked"
     assert "top_k" not in plugins.registry("sampler")
 
 
 def test_the_way_out_works_for_files_too(tmp_path: Path) -> None:
     path = write(tmp_path / "broken.py", "1 / 0")
-    assert Plugins(extra=[path], block=[path]).found[path].state == "blocked"
+    assert Plugins(extra=[path], block=[path]).records[path].state == "blocked"
 
 
 def test_leaving_out_what_is_not_there_is_an_error() -> None:
@@ -115,7 +115,7 @@ def test_a_broken_plugin_is_named_with_the_way_out(tmp_path: Path, text: str, me
 @pytest.mark.parametrize("wanted", [">=1.0,<2", "==1.*", f"=={API_VERSION}"])
 def test_a_plugin_that_fits_the_api_says_what_it_needs(tmp_path: Path, wanted: str) -> None:
     path = write(tmp_path / "fits.py", f"requires_api = {wanted!r}\n{GOOD}")
-    assert Plugins(extra=[path]).found[path].requires_api == wanted
+    assert Plugins(extra=[path]).records[path].requires_api == wanted
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_plugin_for_another_api_is_refused_with_both_versions(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PluginError) as caught:
         Plugins(strict=True)
-    assert message in str(Plugins().found["llamafw-old:old"].error)
+    assert message in str(Plugins().records["llamafw-old:old"].error)
     sys.modules.pop("llamafw_old", None)
     assert message in str(caught.value)
     assert str(caught.value).startswith("plugin llamafw-old:old cannot be loaded: ")
@@ -159,7 +159,7 @@ def test_a_class_is_refused_before_one_is_made_wherever_it_says_what_it_needs(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llamafw-new\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[llamafw]\nnew = llamafw_new:Plugin\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = Plugins().found["llamafw-new:new"]
+    found = Plugins().records["llamafw-new:new"]
     sys.modules.pop("llamafw_new", None)
     assert "llamafw-new 1 requires API >=99 of llamafw" in str(found.error)
 
@@ -189,7 +189,7 @@ def test_a_flag_that_is_taken_names_the_plugin(tmp_path: Path) -> None:
 def test_a_listing_survives_a_broken_plugin(tmp_path: Path) -> None:
     path = write(tmp_path / "broken.py", "1 / 0")
     plugins = Plugins(extra=[path], tolerant=True)
-    assert "ZeroDivisionError" in str(plugins.found[path].error)
+    assert "ZeroDivisionError" in str(plugins.records[path].error)
     assert "top_k" in plugins.registry("sampler")
 
 

@@ -1,0 +1,67 @@
+"""Checks that the samplers of plugins create objects that can be used as samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from llamafw.errors import FAULTS, PluginError
+from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
+from llamafw.interfaces.members import lacks
+from llamafw.plugins import Plugins, is_builtin
+from llamafw.registry import missing_sampler_members
+from llamafw.types import JsonSchema
+
+
+def check_samplers(plugins: Plugins, context: SamplerContext) -> None:
+    """Create a sampler of each kind that plugins have registered and check its members.
+
+    The class that a plugin registers is checked at registration; this finds mistakes in what its ``create`` returns,
+    before the first request does. A faulty sampler is logged, and requests that use it fail.
+
+    Raises
+    ------
+    PluginError
+        A sampler lacks a member, and the start depends on its plugin.
+    """
+    registry = plugins.registry("sampler")
+    for name, plugin in registry.items():
+        owner = registry.owner(name)
+        if is_builtin(owner):
+            continue
+        sampler = _create_any(plugin, context)
+        if sampler is not None and (missing := missing_sampler_members(sampler)):
+            problem = f"the sampler {name!r} created a {type(sampler).__name__}, which {lacks(missing, Sampler)}"
+            plugins.raise_or_log(owner, PluginError(f"plugin {owner}: {problem}"))
+
+
+def _create_any(plugin: SamplerPlugin, context: SamplerContext) -> Sampler | None:
+    """Return a sampler with the first options for which there is one, or None."""
+    for options in _options_to_try(plugin.options):
+        with suppress(*FAULTS):  # options that do not fit together; if all fail, requests report it
+            if (sampler := plugin.create(options, context)) is not None:
+                return sampler
+    return None
+
+
+def _options_to_try(schemas: JsonSchema) -> Iterator[dict[str, Any]]:
+    """Yield the defaults, with which many samplers do nothing, then one changed option at a time."""
+    defaults = {field: schema["default"] for field, schema in schemas.items()}
+    yield defaults
+    for field, schema in schemas.items():
+        for value in _other_values(schema):
+            yield defaults | {field: value}
+
+
+def _other_values(schema: Mapping[str, Any]) -> list[Any]:
+    default, kind = schema["default"], schema.get("type")
+    if "enum" in schema:
+        values = list(schema["enum"])
+    elif kind == "boolean":
+        values = [True, False]
+    elif kind in ("integer", "number"):
+        values = [schema[bound] for bound in ("maximum", "minimum") if bound in schema] or [1, 2]
+    else:
+        values = ["a"] if kind == "string" else []
+    return [value for value in values if value != default and value is not None]
