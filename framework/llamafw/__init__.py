@@ -43,7 +43,7 @@ from llamafw.interfaces import (
 )
 from llamafw.sampling.kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.sampling.largest import largest_indices
-from llamafw.server.access import request_id
+from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import event_stream
 from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, LoadedModel
@@ -101,6 +101,7 @@ __all__ = [
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
+    "compile_sampler_kernel",
     "ContextFullError",
     "Credentials",
     "DeadlineExceeded",
@@ -112,7 +113,6 @@ __all__ = [
     "Endpoint",
     "Engine",
     "EngineStats",
-    "compile_sampler_kernel",
     "event_stream",
     "Finish",
     "Floats",
@@ -132,8 +132,6 @@ __all__ = [
     "JsonSchema",
     "largest_indices",
     "LlamafwError",
-    "SamplerKernel",
-    "SamplerKernelFunction",
     "LoadedModel",
     "Model",
     "ModelError",
@@ -149,6 +147,8 @@ __all__ = [
     "RequestError",
     "Sampler",
     "SamplerContext",
+    "SamplerKernel",
+    "SamplerKernelFunction",
     "SamplerPlugin",
     "Settings",
     "SettingsError",

@@ -1,4 +1,4 @@
-"""The documentation against the code: hooks, protocols, links."""
+"""Tests that the documentation matches the code: hooks, protocols, modules, generated pages and links."""
 
 from __future__ import annotations
 
@@ -17,90 +17,126 @@ from support import gallery, json_schema
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
+LINK = re.compile(r"\]\(([^)#\s]+)")
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")}
 PROTOCOLS = {
-    name: thing
-    for name, thing in (vars(interfaces) | vars(serving)).items()
-    if inspect.isclass(thing) and thing.__module__.startswith((f"{interfaces.__name__}.", serving.__name__))
+    name: value
+    for name, value in (vars(interfaces) | vars(serving)).items()
+    if inspect.isclass(value) and value.__module__.startswith((f"{interfaces.__name__}.", serving.__name__))
 }
+MODULES = sorted(
+    path.relative_to(ROOT / "framework/llamafw").as_posix()
+    for path in (ROOT / "framework/llamafw").rglob("*.py")
+    if path.name != "__main__.py"
+)
+
+
+def read(page: str) -> str:
+    """Return the text of a page."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def links(page: Path) -> list[Path]:
+    """Return the targets of a page's links within the repository."""
+    targets = LINK.findall(page.read_text(encoding="utf-8"))
+    return [(page.parent / target).resolve() for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 @pytest.mark.parametrize("name", HOOKS)
 def test_every_hook_is_documented(name: str) -> None:
     signature = ", ".join(inspect.signature(HOOKS[name]).parameters)
-    text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
-    assert f"## {name}({signature})" in text
+    assert f"## {name}({signature})" in read("docs/hooks.md")
     assert inspect.getdoc(HOOKS[name])
 
 
-def test_no_other_hook_is_documented() -> None:
-    text = (ROOT / "docs/hooks.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^## (\w+)\(", text, re.M)) == set(HOOKS)
+def test_hooks_page_has_only_existing_hooks() -> None:
+    assert set(re.findall(r"^## (\w+)\(", read("docs/hooks.md"), re.M)) == set(HOOKS)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_is_documented(name: str) -> None:
-    text = (ROOT / "docs/protocols.md").read_text(encoding="utf-8")
+    text = read("docs/protocols.md")
     assert re.search(rf"^## {name}$", text, re.M)
     section = text.split(f"## {name}\n", 1)[1].split("\n## ", 1)[0]
+
     for member, value in vars(PROTOCOLS[name]).items():
-        value = getattr(value, "__func__", value)  # of class methods
+        value = getattr(value, "__func__", value)  # the function of a class method
         if inspect.isfunction(value) and not member.startswith("_"):
             call = f"`{member}({', '.join(parameters(value))})`"
-            assert call in section, f"{call} is missing in docs/protocols.md, at {name}"
+            assert call in section, f"docs/protocols.md lacks {call} in the section {name}"
         elif isinstance(value, property):
-            assert f"`{member}`" in section, f"{member} is missing in docs/protocols.md, at {name}"
+            assert f"`{member}`" in section, f"docs/protocols.md lacks `{member}` in the section {name}"
+
     if getattr(PROTOCOLS[name], "_is_protocol", False):
         for attribute in PROTOCOLS[name].__annotations__:
-            assert f"`{attribute}`" in section, f"{attribute} is missing in docs/protocols.md, at {name}"
+            assert f"`{attribute}`" in section, f"docs/protocols.md lacks `{attribute}` in the section {name}"
 
 
 def parameters(function: Any) -> Iterator[str]:
-    """The names of what is passed, as they stand in a signature."""
+    """Yield the names of a function's parameters, with asterisks, without self and cls."""
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name not in ("self", "cls"):
-            yield {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "") + parameter.name
+            asterisks = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
+            yield asterisks + parameter.name
 
 
-def test_no_other_protocol_is_documented() -> None:
-    text = (ROOT / "docs/protocols.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^## (\w+)$", text, re.M)) == set(PROTOCOLS)
+def test_protocols_page_has_only_existing_protocols() -> None:
+    assert set(re.findall(r"^## (\w+)$", read("docs/protocols.md"), re.M)) == set(PROTOCOLS)
 
 
-def test_the_page_of_flags_is_that_of_the_table() -> None:
-    assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == reference.page(), "make docs"
+def test_flags_page_is_current() -> None:
+    assert read("docs/cli.md") == reference.page(), "run make docs"
 
 
-def test_the_gallery_is_that_of_the_examples() -> None:
-    assert (ROOT / "docs/gallery.md").read_text(encoding="utf-8") == gallery.page(), "make docs"
-
-
-def test_the_pictures_are_what_their_script_draws() -> None:
-    """To a tenth of a pixel: processors round exponentials differently."""
-    drawn = runpy.run_path(str(ROOT / "docs/pictures/sampling.py"))["pictures"]()
-    assert set(drawn) == set(ROOT.glob("docs/pictures/*.svg"))
-    guide = (ROOT / "docs/sampling.md").read_text(encoding="utf-8")
-    for path, picture in drawn.items():
-        there = path.read_text(encoding="utf-8")
-        number = re.compile(r"\d+\.\d+")
-        assert number.sub("", there) == number.sub("", picture), f"make docs: {path.name}"
-        values = [[float(value) for value in number.findall(text)] for text in (there, picture)]
-        assert values[0] == pytest.approx(values[1], abs=0.11), f"make docs: {path.name}"
-        assert f"(pictures/{path.name})" in guide
+def test_gallery_is_current() -> None:
+    assert read("docs/gallery.md") == gallery.page(), "run make docs"
 
 
 @pytest.mark.inventory("G-02", "G-03")
-def test_the_page_of_json_schema_is_that_of_the_cases() -> None:
-    assert (ROOT / "docs/json-schema.md").read_text(encoding="utf-8") == json_schema.page(), "make docs"
+def test_json_schema_page_is_current() -> None:
+    assert read("docs/json-schema.md") == json_schema.page(), "run make docs"
+
+
+def test_pictures_are_current() -> None:
+    """Compare to a tenth of a pixel, because processors round exponentials differently."""
+    pictures = runpy.run_path(str(ROOT / "docs/pictures/sampling.py"))["pictures"]()
+    assert set(pictures) == set(ROOT.glob("docs/pictures/*.svg"))
+
+    guide = read("docs/sampling.md")
+    number = re.compile(r"\d+\.\d+")
+    for path, picture in pictures.items():
+        saved = path.read_text(encoding="utf-8")
+        assert number.sub("", saved) == number.sub("", picture), f"{path.name} is not current: run make docs"
+        saved_values, values = ([float(value) for value in number.findall(text)] for text in (saved, picture))
+        assert saved_values == pytest.approx(values, abs=0.11), f"{path.name} is not current: run make docs"
+        assert f"(pictures/{path.name})" in guide
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
-        if not re.match(r"[a-z]+:", target):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def test_links_within_the_repository_exist(page: Path) -> None:
+    missing = [target for target in links(page) if not target.exists()]
+    assert not missing, f"{page.relative_to(ROOT)} has links to files that do not exist: {missing}"
 
 
-def test_the_map_shows_every_hook() -> None:
-    text = (ROOT / "docs/street.md").read_text(encoding="utf-8").split("## Where plugins come in")[1]
-    assert [name for name in HOOKS if f"`{name}`" not in text] == []
+def test_every_page_is_reachable_from_the_index() -> None:
+    index = ROOT / "docs/index.md"
+    assert index in links(ROOT / "README.md")
+
+    reached, queue = {index}, [index]
+    while queue:
+        pages = {target for target in links(queue.pop()) if target.suffix == ".md" and target.exists()}
+        queue += pages - reached
+        reached |= pages
+
+    unreachable = set(ROOT.glob("docs/**/*.md")) - reached
+    assert not unreachable, f"no link leads from docs/index.md to {sorted(map(str, unreachable))}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_street_names_every_module_of_the_framework(module: str) -> None:
+    assert f"(../framework/llamafw/{module})" in read("docs/street.md"), f"docs/street.md does not link {module}"
+
+
+def test_street_shows_every_hook() -> None:
+    section = read("docs/street.md").split("## Where plugins come in")[1]
+    assert [name for name in HOOKS if f"`{name}`" not in section] == []

@@ -1,4 +1,4 @@
-"""What `llamafw` exports is documented, numpy style: every parameter and field is said, and none that is not there."""
+"""Tests of the docstrings of what `llamafw` exports: numpy style, with every parameter and field documented."""
 
 from __future__ import annotations
 
@@ -20,26 +20,34 @@ from llamafw.settings import options
 
 SECTIONS = {"Parameters", "Returns", "Yields", "Raises", "Notes", "References", "Examples", "See Also", "Attributes"}
 EXPORTS = {name: getattr(llamafw, name) for name in llamafw.__all__}
-CLASSES = [name for name, thing in EXPORTS.items() if inspect.isclass(thing)]
-OURS = {name: thing for name, thing in EXPORTS.items() if getattr(thing, "__module__", "").startswith("llamafw")}
+OWN = {name: value for name, value in EXPORTS.items() if getattr(value, "__module__", "").startswith("llamafw")}
+"""Exports that are defined in llamafw, and not imported from another library."""
+
+CALLABLES = [name for name, value in OWN.items() if callable(value) and "Alias" not in type(value).__name__]
+CLASSES = [name for name, value in OWN.items() if inspect.isclass(value) and value is not llamafw.Settings]
+
+
+def is_protocol(value: type) -> bool:
+    """Return whether a class is a `typing.Protocol`."""
+    return bool(getattr(value, "_is_protocol", False))
 
 
 def functions() -> Iterator[tuple[str, Any, str]]:
-    """Yield the name, the function and what documents it: functions, methods, and classes for their ``__init__``."""
-    for name, thing in OURS.items():
-        if inspect.isfunction(thing):
-            yield name, thing, inspect.getdoc(thing) or ""
-        elif inspect.isclass(thing):
-            for member, value in vars(thing).items():
-                value = getattr(value, "fget", None) or getattr(value, "__func__", value)
-                if inspect.isfunction(value) and not member.startswith("_"):
-                    yield f"{name}.{member}", value, inspect.getdoc(value) or ""
-            if not dataclasses.is_dataclass(thing) and "__init__" in vars(thing) and not interfaces_protocol(thing):
-                yield name, thing.__init__, inspect.getdoc(thing) or ""
+    """Yield the name, the function and the docstring of each exported function, method and constructor."""
+    for name, value in OWN.items():
+        if inspect.isfunction(value):
+            yield name, value, inspect.getdoc(value) or ""
+        elif inspect.isclass(value):
+            for member, function in vars(value).items():
+                function = getattr(function, "fget", None) or getattr(function, "__func__", function)
+                if inspect.isfunction(function) and not member.startswith("_"):
+                    yield f"{name}.{member}", function, inspect.getdoc(function) or ""
+
+            if not dataclasses.is_dataclass(value) and "__init__" in vars(value) and not is_protocol(value):
+                yield name, value.__init__, inspect.getdoc(value) or ""
 
 
-def interfaces_protocol(thing: type) -> bool:
-    return bool(getattr(thing, "_is_protocol", False))
+FUNCTIONS = {name: (function, text) for name, function, text in functions()}
 
 
 def submodules(package: ModuleType) -> list[ModuleType]:
@@ -48,72 +56,69 @@ def submodules(package: ModuleType) -> list[ModuleType]:
     return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
 
 
-FUNCTIONS = {name: (function, text) for name, function, text in functions()}
-
-
-def sections(text: str) -> dict[str, str]:
-    """The sections of a numpydoc docstring: https://numpydoc.readthedocs.io/en/latest/format.html"""
-    parts = re.split(r"^([A-Z][\w ]*)\n-{3,}\n", text, flags=re.M)
+def sections(docstring: str) -> dict[str, str]:
+    """Return the sections of a docstring: https://numpydoc.readthedocs.io/en/latest/format.html"""
+    parts = re.split(r"^([A-Z][\w ]*)\n-{3,}\n", docstring, flags=re.M)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def source(thing: Any) -> tuple[list[str], ast.ClassDef]:
-    lines = inspect.getsource(inspect.getmodule(thing)).splitlines()  # type: ignore[arg-type]  # ours have one
+def class_source(value: type) -> tuple[list[str], ast.ClassDef]:
+    """Return the lines of a class's module, and the class's syntax tree."""
+    module = inspect.getmodule(value)
+    assert module is not None
+    lines = inspect.getsource(module).splitlines()
     tree = ast.parse("\n".join(lines))
-    return lines, next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == thing.__name__)
+    return lines, next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == value.__name__)
 
 
-@pytest.mark.parametrize("name", [name for name, thing in EXPORTS.items() if callable(thing) and name in OURS])
-def test_it_starts_with_a_sentence(name: str) -> None:
-    thing = EXPORTS[name]
-    if "Alias" in type(thing).__name__:  # documented where it is assigned
-        return
-    text = inspect.getdoc(thing) or ""
-    first = text.split("\n\n")[0]
-    assert first, f"{name} has no docstring"
-    assert first.rstrip().endswith((".", ":", "…")), f"{name}: the summary is no sentence"
+@pytest.mark.parametrize("name", CALLABLES)
+def test_docstring_starts_with_a_sentence(name: str) -> None:
+    summary = (inspect.getdoc(EXPORTS[name]) or "").split("\n\n")[0]
+    assert summary, f"{name} has no docstring"
+    assert summary.rstrip().endswith((".", ":", "…")), f"{name}: the summary does not end with a full stop"
 
 
-@pytest.mark.parametrize("module", [*submodules(types), *submodules(interfaces), serving])
-def test_aliases_say_what_they_are(module: Any) -> None:
+@pytest.mark.parametrize("module", [*submodules(types), *submodules(interfaces), serving], ids=lambda m: m.__name__)
+def test_aliases_have_docstrings(module: ModuleType) -> None:
     body = ast.parse(inspect.getsource(module)).body
     for node, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in EXPORTS:
-            said = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            assert said, f"{node.targets[0].id} has no docstring below it"
+            documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            assert documented, f"{node.targets[0].id} has no docstring below it"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_parameter_is_said_and_no_other(name: str) -> None:
-    function, text = FUNCTIONS[name]
-    assert text, f"{name} has no docstring"
-    parts = sections(text)
-    assert set(parts) <= SECTIONS, f"{name} has sections that numpydoc does not know"
-    names = [one for one in inspect.signature(function).parameters if one not in ("self", "cls")]
-    listed = re.findall(r"^\*{0,2}(\w+(?:, \w+)*) : ", parts.get("Parameters", ""), re.M)
-    listed = [one for group in listed for one in group.split(", ")]
-    assert set(listed) <= set(names), f"{name} documents parameters that it does not have"
-    unsaid = [one for one in names if one not in listed and not re.search(rf"``[^`]*\b{one}\b[^`]*``", text)]
-    assert not unsaid, f"{name} does not say what {unsaid} is"
+def test_docstring_has_exactly_the_parameters(name: str) -> None:
+    function, docstring = FUNCTIONS[name]
+    assert docstring, f"{name} has no docstring"
+    parts = sections(docstring)
+    assert set(parts) <= SECTIONS, f"{name} has sections that are not in the numpydoc format"
+
+    parameters = [parameter for parameter in inspect.signature(function).parameters if parameter not in ("self", "cls")]
+    groups = re.findall(r"^\*{0,2}(\w+(?:, \w+)*) : ", parts.get("Parameters", ""), re.M)
+    documented = {parameter for group in groups for parameter in group.split(", ")}
+    assert documented <= set(parameters), f"{name} documents parameters that it does not have"
+
+    in_code = {parameter for parameter in parameters if re.search(rf"``[^`]*\b{parameter}\b[^`]*``", docstring)}
+    missing = set(parameters) - documented - in_code
+    assert not missing, f"{name} does not document its parameters {sorted(missing)}"
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_field_is_said(name: str) -> None:
-    """In the docstring, in a comment on its line, or below it."""
-    thing = EXPORTS[name]
-    if name not in OURS or thing is llamafw.Settings:
-        return
-    lines, node = source(thing)
-    text = inspect.getdoc(thing) or ""
+def test_every_field_is_documented(name: str) -> None:
+    """A field is documented in the class docstring, in a comment on its line, or in a docstring below it."""
+    lines, node = class_source(EXPORTS[name])
+    docstring = inspect.getdoc(EXPORTS[name]) or ""
+
     for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            line = lines[(statement.end_lineno or statement.lineno) - 1]
-            below = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             field = statement.target.id
-            said = "  # " in line or below or re.search(rf"``[^`]*\b{field}\b[^`]*``|^{field} : ", text, re.M)
-            assert said, f"{name}.{field} is not said"
+            comment = "  # " in lines[(statement.end_lineno or statement.lineno) - 1]
+            below = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            in_class = re.search(rf"``[^`]*\b{field}\b[^`]*``|^{field} : ", docstring, re.M)
+            assert comment or below or in_class, f"{name}.{field} is not documented"
 
 
-def test_every_setting_has_its_help() -> None:
+def test_every_setting_has_a_help_text() -> None:
     assert set(options()) | {"extra", "plugin_tables"} == {field.name for field in dataclasses.fields(llamafw.Settings)}
     assert all(option.help for option in options().values())
