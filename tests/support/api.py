@@ -155,6 +155,7 @@ def register_endpoints(register: Register, app: App) -> None:
     for name in ("health", "echo", "look", "let_go", "wait", "work", "stream", "fail", "wrong", "document"):
         register(name, getattr(api, name))
     register("item", api.echo)
+    register("file", api.echo)
 
 
 @hookimpl
@@ -180,7 +181,7 @@ def main() -> int:
         if how == "never":
             threading.Event().wait()
         if how == "fail":
-            raise ModelError("the file is a cake")
+            raise ModelError("the file is not a model")
         if how == "crash":
             raise ZeroDivisionError
         return load()

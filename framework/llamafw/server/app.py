@@ -1,4 +1,4 @@
-"""Build the ASGI application from the API document, the plugins and the settings. Everything is put together once."""
+"""Build the ASGI application from the API document, the plugins and the settings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from starlette.types import ASGIApp
 from llamafw import spec
 from llamafw.errors import PluginError, SpecError
 from llamafw.hookspecs import NAME
-from llamafw.plugins import Plugins, is_ours, shown
+from llamafw.plugins import Plugins, is_builtin, public_name
 from llamafw.registry import Registry
-from llamafw.server.access import AccessLog
-from llamafw.server.allow import Allow
-from llamafw.server.auth import Door, authenticators
+from llamafw.server.access_log import AccessLogMiddleware
+from llamafw.server.allowed_methods import AllowedMethods
+from llamafw.server.authentication import AuthenticationMiddleware, authenticators
+from llamafw.server.common_headers import CommonHeadersMiddleware
+from llamafw.server.cors import with_cors
 from llamafw.server.dispatch import Dispatcher
-from llamafw.server.edge import Edge, cors
 from llamafw.server.errors import ErrorMiddleware, explainer
-from llamafw.server.lifespan import Loading, LoadingGate
-from llamafw.server.response_contract import ResponseChecks
-from llamafw.server.routing import Routing, for_routing
+from llamafw.server.lifespan import LoadingMiddleware, ModelLoader
+from llamafw.server.response_contract import ResponseContractMiddleware
+from llamafw.server.routing import StrictRoutingMiddleware, routing_document
 from llamafw.server.running_app import RunningApp
 from llamafw.server.schema import Schemas
-from llamafw.server.timeouts import WriteTimeout
 from llamafw.server.validation import ValidationMiddleware
+from llamafw.server.write_timeout import WriteTimeoutMiddleware
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 
-logging.getLogger("connexion").setLevel(logging.ERROR)  # it logs every client error as a warning; `errors` answers them
+logging.getLogger("connexion").setLevel(logging.ERROR)  # it logs clients' errors as warnings; ErrorMiddleware answers
 
 
 def build_app(
@@ -43,17 +44,24 @@ def build_app(
     plugins: Plugins,
     load: Callable[[], LoadedModel],
     *,
+    ready: Callable[[], None] = lambda: None,
     failed: Callable[[], None] = lambda: None,
     document: spec.Document | None = None,
-) -> tuple[ASGIApp, RunningApp, Loading]:
-    """Return the application, what endpoints see of it, and what loads its model.
+) -> tuple[ASGIApp, RunningApp, ModelLoader]:
+    """Return the ASGI application, what endpoints see of it, and what loads its model.
 
     Parameters
     ----------
+    settings : Settings
+        All settings.
+    plugins : Plugins
+        All plugins.
     load : callable
         Returns the model; called on a thread when the lifespan starts.
+    ready : callable
+        Called on the event loop when the model is loaded.
     failed : callable
-        Called on the event loop if it raised.
+        Called on the event loop when ``load`` has raised an exception.
     document : dict, optional
         The API document before plugins extend it, instead of the installed one.
 
@@ -64,29 +72,45 @@ def build_app(
     """
     merged = spec.merged_document(plugins, settings, document)
     app = RunningApp(settings, plugins, merged)
-    endpoints, guards = Registry("endpoint"), authenticators(settings)
-    plugins.fill(guards, app=app)
-    if plugins.fill(endpoints, app=app):  # the operations of plugins that had to be left out go, too
+    known_users, endpoints = authenticators(settings), Registry("endpoint")
+    plugins.fill(known_users, app=app)
+    if plugins.fill(endpoints, app=app):  # a plugin was left out, and its operations must go, too
         merged = spec.merged_document(plugins, settings, document)
         app.describe(merged)
-    if any(guards.owner(name) != NAME for name in guards):
+    if any(known_users.owner(name) != NAME for name in known_users):
         spec.add_refusals(merged)
         app.describe(merged)
-    spec.check(merged, endpoints)
-    plugins.report()
-    schemas = Schemas(merged)
+    spec.check_endpoints(merged, endpoints)
+    plugins.log_disabled()
+
+    loader = ModelLoader(app, load, ready=ready, failed=failed)
     explain = explainer(plugins)
-    loading = Loading(app, load, failed)
-    errors = partial(ErrorMiddleware, explain=explain, allow=Allow(merged))
-    middlewares = [
-        errors,
+    with_errors = partial(ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged))
+    middlewares = _middlewares(app, known_users, endpoints, with_errors)
+    routed = _route(merged, Dispatcher(endpoints, explain), middlewares, loader, endpoints, plugins)
+
+    timed = WriteTimeoutMiddleware(routed, settings.timeout)
+    wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # again, for what the plugins' wrappers raise
+    methods = {method.upper() for _, method, _ in spec.operations(merged)}
+    public = with_cors(wrapped, settings.cors_origins, methods)
+    return CommonHeadersMiddleware(AccessLogMiddleware(public)), app, loader
+
+
+def _middlewares(
+    app: RunningApp, known_users: Registry, endpoints: Registry, with_errors: Callable[[ASGIApp], ASGIApp]
+) -> list[Callable[..., ASGIApp]]:
+    """Return what a request passes before it reaches its endpoint, outermost first."""
+    settings, document = app.settings, app.document
+    schemas = Schemas(document)
+    middlewares: list[Callable[..., ASGIApp]] = [
+        with_errors,
         SwaggerUIMiddleware,
-        Routing,
-        partial(LoadingGate, app=app),
-        partial(Door, document=merged, authenticators=guards),
+        StrictRoutingMiddleware,
+        partial(LoadingMiddleware, app=app),
+        partial(AuthenticationMiddleware, document=document, authenticators=known_users),
         partial(
             ValidationMiddleware,
-            document=merged,
+            document=document,
             schemas=schemas,
             limit=settings.max_body_mb << 20,
             timeout=settings.timeout,
@@ -95,41 +119,51 @@ def build_app(
         LifespanMiddleware,
     ]
     if settings.validate_responses:
-        blame = partial(blame_owner, endpoints, plugins)
-        middlewares.insert(0, partial(ResponseChecks, document=merged, schemas=schemas, blame=blame))
+        blame = partial(blame_owner, endpoints, app.plugins)
+        check = partial(ResponseContractMiddleware, document=document, schemas=schemas, blame=blame)
+        middlewares.insert(0, check)
+    return middlewares
+
+
+def _route(
+    document: spec.Document,
+    dispatcher: Dispatcher,
+    middlewares: list[Callable[..., ASGIApp]],
+    loader: ModelLoader,
+    endpoints: Registry,
+    plugins: Plugins,
+) -> ConnexionMiddleware:
+    """Return connexion's application, which routes requests to operations; SpecError if the document is not valid."""
     connexion = ConnexionMiddleware(
-        Dispatcher(endpoints, explain),
+        dispatcher,
         import_name="llamafw",
-        lifespan=loading.lifespan,
+        lifespan=loader.lifespan,
         middlewares=middlewares,
         resolver=Resolver(endpoints.__getitem__),
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
     )
     try:
-        connexion.add_api(for_routing(merged))
+        connexion.add_api(routing_document(document))
     except InvalidSpecification as error:
-        while error.context:  # "none of these fits": say why the one that came furthest does not
+        while error.context:  # no branch of anyOf fits: report the error of the branch that fits furthest
             error = max(error.context, key=lambda cause: len(cause.absolute_path))
-        place, who = ".".join(map(str, error.absolute_path)), spec.author(error.absolute_path, plugins)
-        raise SpecError(f"the API document is not valid at {place}, of {who}: {error.message:.300}") from None
-    patient = WriteTimeout(connexion, settings.timeout)
-    asgi = errors(wrapped(patient, plugins, app))  # once more, for what the plugins' wrappers raise
-    methods = {method.upper() for _, method, _ in spec.operations(merged)}
-    return Edge(AccessLog(cors(asgi, settings.cors_origins, methods))), app, loading
+        place, author = ".".join(map(str, error.absolute_path)), spec.defined_by(error.absolute_path, plugins)
+        raise SpecError(f"the API document is not valid at {place}, of {author}: {error.message:.300}") from None
+    return connexion
 
 
-def blame_owner(endpoints: Registry, plugins: Plugins, operation: str) -> str | None:
-    """Count a failure of the plugin whose endpoint an operation has; return its name for clients unless it is ours."""
-    owner = endpoints.owner(operation)
-    plugins.blame.count(owner, "request")
-    return None if is_ours(owner) else shown(owner)
+def blame_owner(endpoints: Registry, plugins: Plugins, operation_id: str) -> str | None:
+    """Count a failure of the plugin that owns an endpoint; return its name for clients, or None if it is ours."""
+    owner = endpoints.owner(operation_id)
+    plugins.failures.count(owner, "request")
+    return None if is_builtin(owner) else public_name(owner)
 
 
-def wrapped(asgi: ASGIApp, plugins: Plugins, app: RunningApp) -> ASGIApp:
-    """Return ``asgi`` inside what plugins' ``wrap_asgi`` put around it: the first plugin's innermost."""
-    for name, wrap in plugins.calls("wrap_asgi"):
+def wrap_with_plugins(asgi: ASGIApp, plugins: Plugins, app: RunningApp) -> ASGIApp:
+    """Return ``asgi`` inside the wrappers that plugins' ``wrap_asgi`` return; the first plugin's is innermost."""
+    for name, wrap in plugins.implementations("wrap_asgi"):
         outer = wrap(asgi=asgi, app=app)
         if outer is not None and not callable(outer):
-            raise PluginError(f"plugin {name}: wrap_asgi returned {outer!r}, which is no application")
+            raise PluginError(f"plugin {name}: wrap_asgi returned {outer!r}, which is not an ASGI application")
         asgi = outer or asgi
     return asgi

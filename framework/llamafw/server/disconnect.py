@@ -1,4 +1,4 @@
-"""Notice that a client has gone while its answer is being made. It knows nothing of what is made."""
+"""Cancel the work for a request when its client disconnects."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from types import TracebackType
 from starlette.types import Receive
 
 
-class Disconnect:
-    """An async context whose body is cancelled when the client goes away; `gone` tells afterwards.
+class CancelOnDisconnect:
+    """An async context manager whose block is cancelled if the client disconnects; `is_gone` says whether it did.
 
-    The request's body must have been read. Cancellation from elsewhere passes through.
+    The body of the request must have been read. Cancellation from elsewhere passes through.
     """
 
     def __init__(self, receive: Receive) -> None:
-        self.gone = False
+        self.is_gone = False
         self._receive = receive
 
-    async def __aenter__(self) -> Disconnect:
+    async def __aenter__(self) -> CancelOnDisconnect:
         task = asyncio.current_task()
         assert task is not None  # this is a coroutine
         self._task = task
         self._watcher: asyncio.Task[None] | None = None
-        self._start = asyncio.get_running_loop().call_soon(self._begin)  # most bodies end first, and need no watcher
+        # The watcher is started later: most blocks end before the loop's next iteration and need none.
+        self._start = asyncio.get_running_loop().call_soon(self._start_watcher)
         return self
 
-    def _begin(self) -> None:
+    def _start_watcher(self) -> None:
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
-            pass  # what is left of a body that nobody asked for
-        self.gone = True
+            pass  # drop what is left of a body that no endpoint wanted
+        self.is_gone = True
         self._task.cancel()
 
     async def __aexit__(
@@ -41,12 +42,13 @@ class Disconnect:
         self._start.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if not self.gone:
+        if not self.is_gone:
             return False
-        if kind is None:  # the body ended by itself before our cancellation arrived: take it here
+
+        if kind is None:  # the block ended before our cancellation was delivered: let it be delivered here
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
                 kind = asyncio.CancelledError
-        cancelled_elsewhere = self._task.uncancel() > 0
-        return not cancelled_elsewhere and kind is asyncio.CancelledError
+        is_cancelled_elsewhere = self._task.uncancel() > 0
+        return not is_cancelled_elsewhere and kind is asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""From a routed, validated request to its endpoint, and from what that returns to the client."""
+"""Call the endpoint of a routed and validated request, and send what it returns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llamafw.errors import GenerationError
-from llamafw.server.auth import USER
-from llamafw.server.disconnect import Disconnect
+from llamafw.server.authentication import USER
+from llamafw.server.disconnect import CancelOnDisconnect
 from llamafw.server.responses import JSONResponse
-from llamafw.server.routing import operation_of
+from llamafw.server.routing import operation_id_of
 from llamafw.server.sse import EventStream
 from llamafw.serving import Call, Endpoint
 from llamafw.types import Problem
@@ -27,17 +27,18 @@ class Dispatcher:
     endpoints : mapping
         Endpoints by operationId.
     explain : callable
-        How clients see an exception, for those in the middle of a stream.
+        Returns what a client is told about an exception that ends a stream.
     """
 
     def __init__(self, endpoints: Mapping[str, Endpoint], explain: Callable[[BaseException], Problem]) -> None:
         self.endpoints, self.explain = endpoints, explain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. The endpoint is cancelled when the client goes away."""
-        name = operation_of(scope)
-        if name is None:
+        """Answer one request. The endpoint is cancelled if the client disconnects."""
+        operation_id = operation_id_of(scope)
+        if operation_id is None:
             raise HTTPException(404)
+
         parts = scope["extensions"]["llamafw"]
         call = Call(
             body=parts["body"],
@@ -47,9 +48,10 @@ class Dispatcher:
             user=scope.get("state", {}).get(USER),
         )
         result = None
-        async with Disconnect(receive) as client:
-            result = await self.endpoints[name](call)
-        if client.gone:
+        async with CancelOnDisconnect(receive) as client:
+            result = await self.endpoints[operation_id](call)
+
+        if client.is_gone:
             if isinstance(result, EventStream):
                 await result.close()
         elif isinstance(result, EventStream):
@@ -57,12 +59,18 @@ class Dispatcher:
         elif isinstance(result, Response):
             await result(scope, receive, send)
         else:
-            await as_json(name, result)(scope, receive, send)
+            await as_json(operation_id, result)(scope, receive, send)
 
 
-def as_json(name: str, result: object) -> Response:
-    """Return what an endpoint returned as JSON; its fault if that cannot be, though none of its code raises it."""
+def as_json(operation_id: str, result: object) -> Response:
+    """Return a JSON response with the result of an endpoint.
+
+    Raises
+    ------
+    GenerationError
+        The result cannot be written as JSON. The error names the endpoint as its source.
+    """
     try:
         return JSONResponse(result)
     except TypeError as error:
-        raise GenerationError("internal server error", source=("endpoint", name)) from error
+        raise GenerationError("internal server error", source=("endpoint", operation_id)) from error

@@ -1,10 +1,11 @@
-"""Every failure becomes one envelope: ``{"error": {"code", "message", "type", …}}``. It knows nothing of endpoints."""
+"""Turn every exception into one error envelope: ``{"error": {"code", "message", "type", …}}``."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,14 +14,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw.errors import FAULTS, RequestError
-from llamafw.plugins import Plugins, is_ours, shown
-from llamafw.server.access import request_id
+from llamafw.plugins import Plugins, is_builtin, public_name
+from llamafw.server.access_log import encode_path
+from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
 
 log = logging.getLogger("llamafw.server")
 
-TYPES = {
+ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
@@ -34,14 +36,15 @@ TYPES = {
 """The type of an error by its status; other 4xx are "invalid_request_error", other 5xx "server_error"."""
 
 PLUGIN_ERROR = "plugin_error"
-"""The type of a 500 that a plugin is to blame for; the member ``plugin`` names it."""
+"""The type of a 500 that a plugin caused; the member ``plugin`` names the plugin."""
 
-MESSAGES = {401: "Invalid API Key", 404: "File Not Found"}  # as llama-server says them
+INVALID_KEY = "Invalid API Key"  # as llama-server says it
+NOT_FOUND = HTTPStatus.NOT_FOUND.phrase  # the detail of an HTTPException(404) that was given none
 
 
 def error_type(status: int) -> str:
     """Return the type of an error that has only a status."""
-    return TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
 def envelope(problem: Problem) -> dict[str, Any]:
@@ -53,19 +56,19 @@ def envelope(problem: Problem) -> dict[str, Any]:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """Return how a client sees ``error``, without the plugins' say."""
+    """Return what a client is told about ``error``, without asking plugins."""
     error = unwrap(error)
     if isinstance(error, RequestError):
         retry_after = getattr(error, "retry_after", None)
         return Problem(error.status, error.message, error.type, error.param, error.extra, retry_after)
-    if isinstance(error, HTTPException) and 400 <= error.status_code < 600:  # connexion's problems are of this class
+    if isinstance(error, HTTPException) and 400 <= error.status_code < 600:  # includes connexion's exceptions
         status = error.status_code
-        return Problem(status, MESSAGES.get(status, str(error.detail)), error_type(status))
+        return Problem(status, INVALID_KEY if status == 401 else str(error.detail), error_type(status))
     return Problem(500, "internal server error", error_type(500))
 
 
 def unwrap(error: BaseException) -> BaseException:
-    """Return the one error of a group that says most: a RequestError if there is one, else the first."""
+    """Return the most telling exception of a group: a RequestError if there is one, else the first."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = [unwrap(part) for part in error.exceptions]
@@ -73,86 +76,111 @@ def unwrap(error: BaseException) -> BaseException:
 
 
 def explainer(plugins: Plugins) -> Callable[[BaseException], Problem]:
-    """Return `problem_of` with the plugins' ``explain_error`` asked first, and failures put down to plugins."""
+    """Return a `problem_of` that asks the plugins' ``explain_error`` first and names plugins that failed."""
 
     def explain(error: BaseException) -> Problem:
         error = unwrap(error)
         try:
-            told: Problem | None = plugins.hook.explain_error(error=error)
+            explained: Problem | None = plugins.hook.explain_error(error=error)
         except FAULTS as exc:
-            log.exception("plugin %s failed in explain_error", plugins.blamed(exc, "request"))
-            told = None
-        return told or _put_down(error, problem_of(error), plugins)
+            _forget_context(exc, error)
+            plugins.log_failure(plugins.report_failure(exc, "request"), "explain_error", exc)
+            explained = None
+        return explained or _name_plugin(error, problem_of(error), plugins)
 
     return explain
 
 
-def _put_down(error: BaseException, problem: Problem, plugins: Plugins) -> Problem:
-    """Let a failure say whose it was, if it was in the code of a plugin that is not our own."""
-    caught = getattr(error, "source", None) or getattr(error, "plugin", None)  # by the engine
-    meant = isinstance(error, RequestError) and not caught
-    if problem.status != 500 or meant or isinstance(error, HTTPException):
+def _forget_context(exception: BaseException, context: BaseException) -> None:
+    """Remove the error of a request from the exceptions during whose handling ``exception`` was raised."""
+    while exception.__context__ is not None and exception.__context__ is not context:
+        exception = exception.__context__
+    exception.__context__ = None
+
+
+def _name_plugin(error: BaseException, problem: Problem, plugins: Plugins) -> Problem:
+    """Add the name of the plugin that caused an unexpected failure, unless it is one of our own."""
+    was_caught = getattr(error, "source", None) or getattr(error, "plugin", None)  # by the engine
+    is_intended = isinstance(error, RequestError) and not was_caught
+    if problem.status != 500 or is_intended or isinstance(error, HTTPException):
         return problem
-    name = plugins.blamed(error, "request")
-    if name is None or is_ours(name):
+
+    name = plugins.report_failure(error, "request")
+    if name is None or is_builtin(name):
         return problem
-    return replace(problem, type=PLUGIN_ERROR, extra={**problem.extra, "plugin": shown(name)})
+    return replace(problem, type=PLUGIN_ERROR, extra={**problem.extra, "plugin": public_name(name)})
 
 
 def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:
-    """Log what is our fault, with a traceback; what is the client's is its own business."""
-    if problem.status == 500:
+    """Log a failure of the server with its traceback, unless the engine has. Errors of clients are not logged."""
+    if problem.status == 500 and not getattr(unwrap(error), "logged", False):
         name = getattr(unwrap(error), "plugin", None)
         place = f"{scope.get('method')} {scope.get('path')} failed" + (f" in plugin {name}" if name else "")
         log.error("request %s: %s", request_id(), place, exc_info=error)
 
 
 class ErrorMiddleware:
-    """Turns exceptions into error responses. What fails after the response has started can only break it off.
+    """Turns exceptions into error responses. If the response has started, the exception passes on and cuts it off.
 
     Parameters
     ----------
-    allow : callable
-        Returns the value of an Allow header for a path; None if there is no such path.
+    app : ASGI application
+        What may raise.
+    explain : callable
+        Returns what a client is told about an exception.
+    allowed_methods : callable
+        Returns the value of the Allow header for a path, or None if no operation has this path.
     """
 
     def __init__(
-        self, app: ASGIApp, *, explain: Callable[[BaseException], Problem], allow: Callable[[str], str | None]
+        self,
+        app: ASGIApp,
+        *,
+        explain: Callable[[BaseException], Problem],
+        allowed_methods: Callable[[str], str | None],
     ) -> None:
-        self.app, self.explain, self.allow = app, explain, allow
+        self.app, self.explain, self.allowed_methods = app, explain, allowed_methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and answer for what goes wrong."""
+        """Pass the request on and answer if it fails."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
+        has_started = False
+
+        async def watch_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, watch_send)
         except ClientDisconnect:
             log.debug("request %s: the client went away", request_id())
         except FAULTS as error:
-            if started:
+            if has_started:
                 raise
-            await self.respond(scope, error)(scope, receive, send)
+            await self.error_response(scope, error)(scope, receive, send)
 
-    def respond(self, scope: Scope, error: BaseException) -> Response:
-        """Return the response to ``error``."""
+    def error_response(self, scope: Scope, error: BaseException) -> Response:
+        """Return the response to a request that raised ``error``."""
         problem = self.explain(error)
         log_failure(scope, error, problem)
+
         headers = {}
+        if problem.status == 404 and problem.message == NOT_FOUND:
+            message = f"{scope['method']} {encode_path(scope)} does not exist; /docs lists every operation"
+            problem = replace(problem, message=message)
         if problem.retry_after is not None:
             headers["Retry-After"] = str(problem.retry_after)
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if problem.status == 405:
-            headers["Allow"] = self.allow(scope["path"].removeprefix(scope.get("root_path", ""))) or "GET, HEAD"
-            if scope["method"] == "OPTIONS":  # a browser's question is none of the document's operations
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            headers["Allow"] = self.allowed_methods(path) or "GET, HEAD"
+            if (
+                scope["method"] == "OPTIONS"
+            ):  # asked which methods there are, although the document has no such operation
                 return Response(headers=headers)
         return JSONResponse(envelope(problem), status_code=problem.status, headers=headers)

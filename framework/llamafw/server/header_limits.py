@@ -1,6 +1,7 @@
-"""Limits on the head of a request, its first line and headers: before all of it has come nobody knows who sends it.
+"""Limit the size and the time of a request's headers, which any client may send before it is authenticated.
 
-The parser that uvicorn uses here has none. Where it is not installed uvicorn takes another, which limits sizes itself.
+The httptools parser, which uvicorn uses here, has no such limits. Without httptools, uvicorn uses h11, which limits the
+size by itself.
 """
 
 from __future__ import annotations
@@ -10,65 +11,70 @@ from typing import Any
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-except ImportError:  # it is for CPython alone
-    HttpToolsProtocol = None  # type: ignore[assignment,misc]  # asked below
+except ImportError:  # httptools exists for CPython only
+    HttpToolsProtocol = None  # type: ignore[assignment,misc]  # checked in `http_protocol`
 
-MOST = 65536
-"""Bytes of a head beyond those that came with its first."""
+MAX_HEADER_BYTES = 65536
+"""Maximum size of a request line and headers, not counting the chunk of data in which they began."""
 
 
-def protocol(seconds: float) -> Any:
-    """Return what uvicorn is to speak HTTP with: a head that is too long is 400, one that does not end within
-    ``seconds`` ends the connection."""
+def http_protocol(seconds: float) -> Any:
+    """Return the HTTP protocol for uvicorn.
+
+    Headers that are too long are answered with 400. If headers are not complete within ``seconds``, the connection is
+    closed.
+    """
     if HttpToolsProtocol is None:
         return "auto"
 
-    class Limited(HttpToolsProtocol):
-        """HTTP/1.1 on one connection."""
+    class LimitedHttpProtocol(HttpToolsProtocol):
+        """HTTP/1.1 on one connection, with limits on headers."""
 
-        unfinished = True  # whether a head has begun and not ended, or none has come
-        heads = size = 0  # how many have begun; bytes of the last
+        awaits_headers = True  # whether the headers of the next request are not complete
+        n_requests = 0  # how many requests have begun
+        n_header_bytes = 0  # of the current request
         timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
             super().connection_made(transport)
-            self._wait()
+            self._start_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._wait_no_more()
+            self._stop_timer()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            unfinished, heads = self.unfinished, self.heads
+            awaited_headers, n_requests = self.awaits_headers, self.n_requests
             super().data_received(data)
-            if unfinished and self.unfinished and heads == self.heads:
-                self.size += len(data)
-                if self.size > MOST and not self.transport.is_closing():
-                    self.send_400_response("The head of the request is too long.")
+            if awaited_headers and self.awaits_headers and n_requests == self.n_requests:
+                self.n_header_bytes += len(data)
+                if self.n_header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                    self.send_400_response("The headers of the request are too long.")
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self.unfinished, self.heads, self.size = True, self.heads + 1, 0
-            self._wait()
+            self.awaits_headers, self.n_header_bytes = True, 0
+            self.n_requests += 1
+            self._start_timer()
 
         def on_headers_complete(self) -> None:
-            self.unfinished = False
-            self._wait_no_more()
+            self.awaits_headers = False
+            self._stop_timer()
             super().on_headers_complete()
 
-        def _wait(self) -> None:
-            self._wait_no_more()
-            self.timer = self.loop.call_later(seconds, self._too_late)
+        def _start_timer(self) -> None:
+            self._stop_timer()
+            self.timer = self.loop.call_later(seconds, self._close_if_idle)
 
-        def _wait_no_more(self) -> None:
+        def _stop_timer(self) -> None:
             if self.timer is not None:
                 self.timer.cancel()
                 self.timer = None
 
-        def _too_late(self) -> None:
+        def _close_if_idle(self) -> None:
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.close()
-            else:  # the answer to the request before is still being written
-                self._wait()
+            else:  # the response to the previous request is still being written
+                self._start_timer()
 
-    return Limited
+    return LimitedHttpProtocol

@@ -1,4 +1,4 @@
-"""Path and query parameters: text to typed values, held against the document. It knows nothing of bodies."""
+"""Read path and query parameters: convert their text to the types of the document, and validate them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from urllib.parse import parse_qsl
 
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError
-from llamafw.server.faults import find_fault, refusal
 from llamafw.server.schema import Schema, Schemas
+from llamafw.server.violations import find_violation, violation_error
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
 
 class Parameters:
-    """The parameters that one operation has in one place, "path" or "query"."""
+    """The parameters that an operation has in one place, "path" or "query"."""
 
     def __init__(self, operation: Mapping[str, Any], place: str, schemas: Schemas) -> None:
-        found = [schemas.raw(parameter) for parameter in operation.get("parameters", ())]
-        for parameter in found:
+        parameters = [schemas.raw(parameter) for parameter in operation.get("parameters", ())]
+        for parameter in parameters:
             if parameter["in"] not in ("path", "query"):
                 raise SpecError(f"{operation['operationId']}: parameters in {parameter['in']} are not supported")
-        mine = {parameter["name"]: parameter for parameter in found if parameter["in"] == place}
+
+        mine = {parameter["name"]: parameter for parameter in parameters if parameter["in"] == place}
         self._place, self._schemas, self._plugin = place, schemas, operation.get(spec.PLUGIN)
         self._types = {name: schemas.raw(parameter["schema"]) for name, parameter in mine.items()}
         self._defaults = {name: schema["default"] for name, schema in self._types.items() if "default" in schema}
@@ -38,39 +39,41 @@ class Parameters:
 
     @property
     def names(self) -> frozenset[str]:
-        """The parameters the document knows."""
+        """The names of the parameters in the document."""
         return frozenset(self._types)
 
     def read_query(self, query: bytes) -> dict[str, Any]:
-        """Return the parameters of a query string, typed and validated; unknown ones stay text."""
+        """Return the parameters of a query string, validated. Those that are not in the document remain text."""
         if not query and not self._types:
             return {}
-        found: dict[str, Any] = {}
+
+        values: dict[str, Any] = {}
         for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
             schema = self._types.get(name, {})
             if schema.get("type") == "array":
-                found.setdefault(name, []).append(typed(text, self._schemas.raw(schema.get("items", {}))))
-            elif name in found and schema:
+                item_schema = self._schemas.raw(schema.get("items", {}))
+                values.setdefault(name, []).append(parse_text(text, item_schema))
+            elif name in values and schema:
                 raise RequestError(f"{name} is given more than once", param=name)
             else:
-                found[name] = typed(text, schema)
-        return self._check(found)
+                values[name] = parse_text(text, schema)
+        return self._validate(values)
 
-    def read_path(self, values: Mapping[str, str]) -> dict[str, Any]:
-        """Return path parameters, typed and validated."""
-        if not values:
+    def read_path(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return path parameters, validated."""
+        if not texts:
             return {}
-        return self._check({name: typed(text, self._types.get(name, {})) for name, text in values.items()})
+        return self._validate({name: parse_text(text, self._types.get(name, {})) for name, text in texts.items()})
 
-    def _check(self, found: dict[str, Any]) -> dict[str, Any]:
-        if not self._validator.is_valid(found):
-            fault = find_fault(self._schema, found, self._schemas)
-            raise refusal(f"{self._place} parameter {fault.message}", fault.param, self._plugin)
-        return {**self._defaults, **found}
+    def _validate(self, values: dict[str, Any]) -> dict[str, Any]:
+        if not self._validator.is_valid(values):
+            violation = find_violation(self._schema, values, self._schemas)
+            raise violation_error(f"{self._place} parameter {violation.message}", violation.param, self._plugin)
+        return {**self._defaults, **values}
 
 
-def typed(text: str, schema: Schema) -> Any:
-    """Return ``text`` as what the schema wants, if it is that, or as it is."""
+def parse_text(text: str, schema: Schema) -> Any:
+    """Return ``text`` as the type that the schema wants, or unchanged if it is not of that type."""
     kind = schema.get("type")
     if kind == "integer" and _INTEGER.fullmatch(text):
         return int(text)

@@ -1,4 +1,4 @@
-"""Answers in JSON. It knows nothing of what they say."""
+"""Write JSON responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 
 class JSONResponse(Response):
-    """A response written by orjson, which also takes dataclasses and numpy arrays; NaN becomes null."""
+    """A JSON response. Dataclasses and numpy arrays can be written, too; NaN becomes null."""
 
     media_type = "application/json; charset=utf-8"
 

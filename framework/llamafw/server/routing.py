@@ -1,4 +1,4 @@
-"""What connexion's routing is given, and what it has found. It knows nothing of what operations do."""
+"""Prepare the API document for connexion's routing, and read which operation a request was routed to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import Any
 from connexion.middleware.routing import RoutingMiddleware
 
 from llamafw import spec
+from llamafw.server.schema import Schemas
+
+PATH_PARAMETER = re.compile(r"{([^}]*)}")
 
 
-class Routing(RoutingMiddleware):  # type: ignore[misc]  # connexion has no types
-    """Connexion's, but a path with a slash too many is unknown: its redirects lead to any host that a request names."""
+class StrictRoutingMiddleware(RoutingMiddleware):  # type: ignore[misc]  # connexion has no types
+    """Connexion's routing without its redirects: a path with a slash too many is a 404.
+
+    Connexion would redirect to the host that the request's Host header names, which may be any.
+    """
 
     def add_api(self, *args: Any, **kwargs: Any) -> None:
         """Add the operations of a document."""
@@ -22,21 +28,39 @@ class Routing(RoutingMiddleware):  # type: ignore[misc]  # connexion has no type
             router.redirect_slashes = False
 
 
-def for_routing(document: spec.Document) -> spec.Document:
-    """Return the document with all parameters as text in the path: `validation` types them, and survives any number."""
-    document = deepcopy(document)
-    for path, item in document["paths"].items():
+def routing_document(document: spec.Document) -> spec.Document:
+    """Return a copy of the document whose only parameters are those in paths, as strings.
+
+    Connexion's path converters fail on some numbers; `llamafw.server.parameters` reads the types instead.
+    """
+    routed, schemas = deepcopy(document), Schemas(document)
+    for item in routed["paths"].values():
         item.pop("parameters", None)
-        for method in spec.METHODS:
-            if method in item:
-                item[method]["parameters"] = [
-                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                    for name in re.findall(r"{([^}]*)}", path)
-                ]
-    return document
+    for path, method, operation in spec.operations(document):
+        with_slashes = slash_parameters(operation, schemas)
+        routed["paths"][path][method]["parameters"] = [
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "format": "path"} if name in with_slashes else {"type": "string"},
+            }
+            for name in PATH_PARAMETER.findall(path)
+        ]
+    return routed
 
 
-def operation_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the operationId of a request; None if it is none of an operation, or has not been routed."""
+def slash_parameters(operation: Mapping[str, Any], schemas: Schemas) -> set[str]:
+    """Return the names of an operation's path parameters that may contain slashes: those with ``format: path``."""
+    parameters = [schemas.raw(parameter) for parameter in operation.get("parameters", ())]
+    return {
+        parameter["name"]
+        for parameter in parameters
+        if parameter["in"] == "path" and schemas.raw(parameter["schema"]).get("format") == "path"
+    }
+
+
+def operation_id_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the operationId of a request, or None if it has none or has not been routed yet."""
     name: str | None = scope.get("extensions", {}).get("connexion_routing", {}).get("operation_id")
     return name

@@ -1,4 +1,4 @@
-"""The running server, as endpoints and hooks see it. It knows nothing of HTTP."""
+"""The running server, as endpoints and hooks see it. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 import orjson
 
-from llamafw.engine.load import system_prompt
+from llamafw.engine.load import make_system_prompt
 from llamafw.errors import NotSupported, Unavailable
 from llamafw.interfaces import SamplerPlugin
-from llamafw.plugins import Plugins, shown
+from llamafw.plugins import Plugins, public_name
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import GenerateRequest, PluginInfo
 
 
 class RunningApp:
-    """Implements `llamafw.App`. The model arrives later, by `Loading`."""
+    """Implements `llamafw.App`. `ModelLoader` sets the model when it is loaded."""
 
     def __init__(self, settings: Settings, plugins: Plugins, document: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -35,31 +35,37 @@ class RunningApp:
 
     @property
     def installed(self) -> Sequence[PluginInfo]:
-        """Every plugin that was found, in the order in which they were loaded."""
+        """All plugins that were found, in the order in which they were loaded."""
         return [
-            replace(info, name=shown(info.name), distribution=shown(info.distribution))
+            replace(info, name=public_name(info.name), distribution=public_name(info.distribution))
             for info in self.plugins.listing()
         ]
 
     @property
     def failures(self) -> Mapping[tuple[str, str], int]:
-        """How often plugins have failed since the start, by plugin and place."""
-        return {(shown(name), place): n for (name, place), n in self.plugins.blame.failures.items()}
+        """The number of failures of plugins since the start, by plugin and place."""
+        return {(public_name(name), place): n for (name, place), n in self.plugins.failures.counts.items()}
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model; raises Unavailable while it is loading."""
+        """The model.
+
+        Raises
+        ------
+        Unavailable
+            The model is still loading.
+        """
         if self.model is None:
             raise Unavailable("Loading model")
         return self.model
 
     async def set_system_prompt(self, text: str) -> None:
         """Put ``text`` before every prompt from now on."""
-        prompt = await asyncio.to_thread(system_prompt, text, self.loaded.tokenizer)  # a megabyte takes 0.4 s
+        prompt = await asyncio.to_thread(make_system_prompt, text, self.loaded.tokenizer)  # takes 0.4 s for a megabyte
         self.model = replace(self.loaded, system_prompt=prompt)
 
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
-        """Return what ``prepare_request`` makes of a validated native request body and its tokenised prompt."""
+        """Return the request that ``prepare_request`` makes of a validated native body and its tokenized prompt."""
         request: GenerateRequest | None = self.plugins.hook.prepare_request(body=body, prompt=prompt, app=self)
         if request is None:
             raise NotSupported("no plugin of this server prepares requests")

@@ -1,6 +1,7 @@
-"""Schemas of the API document, compiled to fast validators. It knows nothing of requests.
+"""Compile the schemas of the API document to fast validators, and read what it says about the fields of a body.
 
-jsonschema-rs says within milliseconds whether a megabyte of token ids is valid; `faults` says what is wrong.
+jsonschema-rs takes milliseconds to say whether a megabyte of token ids is valid. `llamafw.server.violations` says what
+is wrong with an invalid value.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from llamafw.spec import PLUGIN, as_json_schema
 
 Schema = Mapping[str, Any]
 
+_MAX_REFERENCES = 32  # followed one after another; a document may contain a circle
+_MAX_NULLABLE_DEPTH = 8  # of anyOf and oneOf within each other
+
 
 class Schemas:
-    """All schemas of one document; validators are made on first use and kept."""
+    """All schemas of one document. A validator is compiled when it is first used, and kept."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
@@ -29,82 +33,89 @@ class Schemas:
         return as_json_schema(schema)  # type: ignore[no-any-return]  # a mapping stays one
 
     def validator(self, schema: Schema) -> jsonschema_rs.Draft4Validator:
-        """Return the validator of a converted schema. Kept by identity, so pass the same object again."""
-        known = self._validators.get(id(schema))
-        if known is None:
+        """Return the validator of a converted schema. Pass the same object again to get the same validator."""
+        cached = self._validators.get(id(schema))
+        if cached is None:
             root = {"allOf": [schema], "components": self._components}
-            known = schema, jsonschema_rs.Draft4Validator(root, validate_formats=True)
-            self._validators[id(schema)] = known
-        return known[1]
+            cached = schema, jsonschema_rs.Draft4Validator(root, validate_formats=True)
+            self._validators[id(schema)] = cached
+        return cached[1]
 
     def resolve(self, schema: Schema) -> Schema:
-        """Return what a converted schema's ``$ref``, if it has one, points to."""
-        seen = 0
-        while "$ref" in schema and seen < 32:  # a ring of references means nothing
-            schema, seen = self._components["schemas"][_name(schema["$ref"])], seen + 1
+        """Return a converted schema with its ``$ref``, if it has one, followed."""
+        n_followed = 0
+        while "$ref" in schema and n_followed < _MAX_REFERENCES:
+            schema, n_followed = self._components["schemas"][_schema_name(schema["$ref"])], n_followed + 1
         return schema
 
-    def raw(self, thing: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a part of the document with its ``$ref``, if it has one, followed."""
-        seen = 0
-        while "$ref" in thing and seen < 32:
+    def raw(self, part: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a part of the document, not converted, with its ``$ref``, if it has one, followed."""
+        n_followed = 0
+        while "$ref" in part and n_followed < _MAX_REFERENCES:
             target: Any = self._document
-            for part in thing["$ref"].removeprefix("#/").split("/"):
-                target = target[part.replace("~1", "/").replace("~0", "~")]
-            thing, seen = target, seen + 1
-        return thing
+            for name in part["$ref"].removeprefix("#/").split("/"):
+                target = target[_unescape(name)]
+            part, n_followed = target, n_followed + 1
+        return part
 
 
-def _name(ref: str) -> str:
-    return ref.rpartition("/")[2].replace("~1", "/").replace("~0", "~")
+def _schema_name(ref: str) -> str:
+    return _unescape(ref.rpartition("/")[2])
+
+
+def _unescape(name: str) -> str:
+    """Undo the escapes of JSON Pointer (RFC 6901)."""
+    return name.replace("~1", "/").replace("~0", "~")
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What the document says of the top-level fields of an object."""
+    """What the document says about the top-level fields of an object."""
 
     known: frozenset[str]
     defaults: Mapping[str, Any]
     nullable: frozenset[str]  # optional fields where null means "not given"
-    open: bool  # other fields are welcome
-    owners: Mapping[str, str]  # of those that plugins have added
+    allows_others: bool  # whether fields that are not in `known` are passed on
+    owners: Mapping[str, str]  # field → name of the plugin that added it
 
 
 def fields_of(schema: Schema, schemas: Schemas) -> Fields:
-    """Return the fields of a raw schema, through ``$ref``, ``allOf`` and the branches of ``anyOf`` and ``oneOf``.
+    """Return the fields of a schema that has not been converted.
 
-    Defaults count only where they hold for sure, which is not within a branch.
+    ``$ref``, ``allOf`` and the branches of ``anyOf`` and ``oneOf`` are followed. A default within a branch is ignored
+    because it may not apply.
     """
     known: dict[str, Mapping[str, Any]] = {}
     required: set[str] = set()
     defaults: dict[str, Any] = {}
-    is_open = False
+    allows_others = False
 
-    def collect(part: Mapping[str, Any], certain: bool) -> None:
-        nonlocal is_open
+    def collect(part: Mapping[str, Any], always_applies: bool) -> None:
+        nonlocal allows_others
         part = schemas.raw(part)
         for name, field in part.get("properties", {}).items():
             known.setdefault(name, field)
-            if certain and "default" in (field := schemas.raw(field)):
+            if always_applies and "default" in (field := schemas.raw(field)):
                 defaults[name] = field["default"]
-        if certain:
+        if always_applies:
             required.update(part.get("required", ()))
-        is_open = is_open or bool(part.get("additionalProperties"))
+        allows_others = allows_others or bool(part.get("additionalProperties"))
+
         for branch in part.get("allOf", ()):
-            collect(branch, certain)
+            collect(branch, always_applies)
         for keyword in ("anyOf", "oneOf"):
             for branch in part.get(keyword, ()):
                 collect(branch, False)
 
     collect(schema, True)
-    nullable = {name for name, field in known.items() if name not in required and _nullable(field, schemas)}
+    nullable = {name for name, field in known.items() if name not in required and _is_nullable(field, schemas)}
     owners = {name: field[PLUGIN] for name, field in known.items() if PLUGIN in field}
-    return Fields(frozenset(known), defaults, frozenset(nullable), is_open or not known, owners)
+    return Fields(frozenset(known), defaults, frozenset(nullable), allows_others or not known, owners)
 
 
-def _nullable(schema: Schema, schemas: Schemas, depth: int = 0) -> bool:
+def _is_nullable(schema: Schema, schemas: Schemas, depth: int = 0) -> bool:
     schema = schemas.raw(schema)
     if schema.get("nullable") or None in schema.get("enum", ()):
         return True
     branches = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
-    return depth < 8 and any(_nullable(branch, schemas, depth + 1) for branch in branches)
+    return depth < _MAX_NULLABLE_DEPTH and any(_is_nullable(branch, schemas, depth + 1) for branch in branches)

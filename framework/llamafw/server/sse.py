@@ -1,6 +1,6 @@
-"""Server-sent events: an async iterator becomes a stream of ``data: {json}``. It knows nothing of what is generated.
+"""Send the items of an async iterator as server-sent events, ``data: {json}``.
 
-The stream's format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 from __future__ import annotations
@@ -13,58 +13,58 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llamafw.errors import FAULTS
-from llamafw.server.disconnect import Disconnect
+from llamafw.server.disconnect import CancelOnDisconnect
 from llamafw.server.errors import envelope, log_failure, problem_of
 from llamafw.server.responses import to_json
 from llamafw.types import Problem
 
 Explain = Callable[[BaseException], Problem]
 
-_END: Any = object()  # of events
+_END: Any = object()  # marks the end of the events
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers the events
 ]
 
 
 def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
-    """Return a response that sends each item of ``events`` as one event, as soon as it is there.
+    """Return a response that sends each item of ``events`` as an event as soon as it is available.
 
-    The response starts with the first event: an exception before it becomes an ordinary HTTP error, one after it
-    the event ``{"error": {...}}``, which is then the last. When the client goes away, the iterator is closed.
+    The response starts with the first event. An exception before it becomes an ordinary HTTP error; a later one becomes
+    the last event, ``{"error": {...}}``. If the client disconnects, the iterator is closed.
 
     Parameters
     ----------
     events : async iterator
         Its items are anything orjson can write.
     done : bool
-        Send ``data: [DONE]`` after the last event, as OpenAI does.
+        Whether to send ``data: [DONE]`` after the last event, as OpenAI does.
     """
     return EventStream(events, done=done)
 
 
 class EventStream(Response):
-    """A response made of server-sent events."""
+    """A response that consists of server-sent events."""
 
     def __init__(self, events: AsyncIterator[Any], *, done: bool = False) -> None:
         super().__init__(media_type="text/event-stream")
         self.events, self.done = events, done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. The dispatcher calls `stream` instead, with the plugins' explanations of errors."""
+        """Send the events. The dispatcher calls `stream` instead, so that plugins can explain errors."""
         await self.stream(scope, receive, send, problem_of)
 
     async def stream(self, scope: Scope, receive: Receive, send: Send, explain: Explain) -> None:
-        """Send the events; ``explain`` says how the client sees an exception among them."""
+        """Send the events; ``explain`` returns what the client is told about an exception among them."""
         try:
-            async with Disconnect(receive):
+            async with CancelOnDisconnect(receive):
                 await self._send_events(scope, send, explain)
         finally:
             await self.close()
 
     async def close(self) -> None:
-        """End what makes the events."""
+        """Close the iterator of the events."""
         close = getattr(self.events, "aclose", None)
         if close is not None:
             await close()
@@ -72,19 +72,20 @@ class EventStream(Response):
     async def _send_events(self, scope: Scope, send: Send, explain: Explain) -> None:
         item = await anext(self.events, _END)
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+
         last = b"data: [DONE]\n\n" if self.done else b""
         try:
             while item is not _END:
-                await send({"type": "http.response.body", "body": _event(item), "more_body": True})
+                await send({"type": "http.response.body", "body": _encode_event(item), "more_body": True})
                 item = await anext(self.events, _END)
         except ClientDisconnect:
             raise
         except FAULTS as error:
             problem = explain(error)
             log_failure(scope, error, problem)
-            last = _event(envelope(problem))
+            last = _encode_event(envelope(problem))
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
-def _event(item: Any) -> bytes:
+def _encode_event(item: Any) -> bytes:
     return b"data: " + to_json(item) + b"\n\n"

@@ -1,4 +1,4 @@
-"""HTTPS: ``--ssl-cert-file`` and ``--ssl-key-file``, checked before anything listens."""
+"""Check the files of ``--ssl-cert-file`` and ``--ssl-key-file`` before the server listens."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from llamafw.errors import SettingsError
 from llamafw.settings import Settings
 
 
-def certificate(settings: Settings) -> tuple[Path, Path] | tuple[None, None]:
-    """Return the files of the certificate and its key; None twice if HTTPS is not asked for.
+def certificate_files(settings: Settings) -> tuple[Path, Path] | tuple[None, None]:
+    """Return the paths of the certificate and its key, or None twice if the server is to speak plain HTTP.
 
     Raises
     ------
     SettingsError
-        One of the two files is missing, cannot be read, or does not fit the other; or the key needs a password.
+        Only one of the files is given, a file cannot be read, the key is not the certificate's, or the key needs a
+        password.
     """
     if settings.ssl_cert_file is None and settings.ssl_key_file is None:
         return None, None
     if settings.ssl_cert_file is None or settings.ssl_key_file is None:
         raise SettingsError("HTTPS needs both --ssl-cert-file and --ssl-key-file")
+
     cert, key = Path(settings.ssl_cert_file).expanduser(), Path(settings.ssl_key_file).expanduser()
     for flag, path in (("--ssl-cert-file", cert), ("--ssl-key-file", key)):
         try:
             path.read_bytes()
         except OSError as error:
             raise SettingsError(f"{flag}: {path} cannot be read: {error.strerror or error}") from None
+
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")  # or it would ask for one
-    except (OSError, ValueError) as error:  # ValueError: OpenSSL has no use for an empty password
-        raise SettingsError(f"--ssl-cert-file, --ssl-key-file: no certificate and its key: {error}") from None
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")  # else OpenSSL asks for one
+    except (OSError, ValueError) as error:  # ValueError: the key needs a password, and OpenSSL takes no empty one
+        raise SettingsError(
+            f"--ssl-cert-file, --ssl-key-file: these are not a certificate and its key without a password: {error}"
+        ) from None
     return cert, key

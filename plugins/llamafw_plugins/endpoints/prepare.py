@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamafw import App, GenerateRequest, NotSupported, RequestError, SamplerPlugin
+from llamafw_plugins.endpoints.choices import N_SEEDS
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
 from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation_fields
@@ -44,16 +45,15 @@ def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> G
         return defaults.get(field, default) if given is None else given
 
     n_keep, options = int(value("n_keep", 0)), sampler_options(body, app.samplers, defaults)
-    seed = int(value("seed", -1))
     n_probs = int(value("n_probs", 0))
     return GenerateRequest(
         prompt=loaded.whole_prompt(prompt),
         n_predict=max_new_tokens(body, app.settings.predict),
         stop=stop_strings(value("stop", ())),
-        samplers=MIROSTAT_ORDER if options.get("mirostat") else sampler_names(body.get("samplers"), app),
+        samplers=MIROSTAT_ORDER if options.get("mirostat") else sampler_names(body.get("samplers"), options, app),
         options=options,
         min_keep=int(value("min_keep", 0)),
-        seed=None if seed in RANDOM_SEEDS else seed,
+        seed=read_seed(int(value("seed", -1))),
         logit_bias=app.settings.logit_biases() | read_logit_bias(body.get("logit_bias"), loaded.tokenizer),
         ignore_eos=value("ignore_eos", False),
         cache_prompt=value("cache_prompt", True),
@@ -72,6 +72,11 @@ def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> G
         return_progress=bool(body.get("stream") and body.get("return_progress")),
         timings_per_token=bool(body.get("stream") and body.get("timings_per_token")),
     )
+
+
+def read_seed(seed: int) -> int | None:
+    """Return a seed of 32 bits for a seed of any size, or None if a seed is to be drawn."""
+    return None if seed in RANDOM_SEEDS else seed % N_SEEDS
 
 
 def max_new_tokens(body: Mapping[str, Any], flag: int | None) -> int:
@@ -105,12 +110,15 @@ def stop_strings(value: str | Sequence[str]) -> tuple[str, ...]:
     return strings
 
 
-def sampler_names(requested: Sequence[str] | None, app: App) -> tuple[str, ...]:
-    """Return the samplers in the order of use: the request's, else those of ``--samplers``, else the default ones."""
+def sampler_names(requested: Sequence[str] | None, options: Mapping[str, Any], app: App) -> tuple[str, ...]:
+    """Return the samplers in the order of use: the request's, else those of ``--samplers``, else the default ones.
+
+    The default ones include samplers of plugins whose ``options`` the request changes; see `default_order`.
+    """
     if requested is not None:
         return tuple(requested)
     names = app.settings.sampler_names()
-    return default_order(app.samplers) if names is None else names
+    return default_order(app.samplers, options) if names is None else names
 
 
 def sampler_options(

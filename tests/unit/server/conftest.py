@@ -1,4 +1,4 @@
-"""The API of `support.api`, in this process."""
+"""Fixtures that serve the small API of `support.api` in this process."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def opened(plugins: Plugins) -> Open:
 
 @pytest.fixture
 async def client(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
-    async with opened() as given:
-        yield given
+    async with opened() as http:
+        yield http

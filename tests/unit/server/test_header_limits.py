@@ -1,4 +1,4 @@
-"""The heads of requests: how long they may be, and how long they may take. A real connection, uvicorn's own server."""
+"""Limits on the size and the time of headers, on a real connection to uvicorn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from llamafw.server.header_limits import MOST, protocol
+from llamafw.server.header_limits import MAX_HEADER_BYTES, http_protocol
 
 pytest.importorskip("httptools")
 
@@ -19,7 +19,7 @@ pytest.importorskip("httptools")
 async def connected(
     seconds: float, go: asyncio.Event | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to a server that says "a" and, when the body of the request has come and it may go on, "z"."""
+    """Connect to a server that sends "a" and, after it has read the body and ``go`` is set, "z"."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -30,11 +30,11 @@ async def connected(
             await go.wait()
         await send({"type": "http.response.body", "body": b"z"})
 
-    config = uvicorn.Config(app, http=protocol(seconds), lifespan="off", log_config=None)
+    config = uvicorn.Config(app, http=http_protocol(seconds), lifespan="off", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     listening = await asyncio.get_running_loop().create_server(
-        lambda: config.http_protocol_class(config=config, server_state=server.server_state, app_state={}),  # type: ignore[operator, call-arg]  # as uvicorn itself calls it
+        lambda: config.http_protocol_class(config=config, server_state=server.server_state, app_state={}),  # type: ignore[operator, call-arg]  # uvicorn calls it this way
         "127.0.0.1",
     )
     async with listening, asyncio.timeout(30):
@@ -43,36 +43,36 @@ async def connected(
         writer.close()
 
 
-BEGUN = b"POST / HTTP/1.1\r\nHost: x\r\n"
+FIRST_LINES = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.mark.inventory("C-112", "H-16")
-@pytest.mark.parametrize("head", [b"", b"PO", BEGUN, BEGUN + b"A: b"])
-async def test_an_unfinished_head_is_not_waited_for(head: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"PO", FIRST_LINES, FIRST_LINES + b"A: b"])
+async def test_incomplete_headers_close_the_connection(data: bytes) -> None:
     async with connected(0.01) as (reader, writer):
-        writer.write(head)
+        writer.write(data)
         assert await reader.read() == b""
 
 
-async def test_an_unfinished_head_does_not_cut_the_answer_before_it() -> None:
+async def test_incomplete_headers_do_not_cut_the_previous_response() -> None:
     go = asyncio.Event()
     async with connected(0.001, go) as (reader, writer):
-        writer.write(BEGUN + b"\r\n" + BEGUN)
+        writer.write(FIRST_LINES + b"\r\n" + FIRST_LINES)
         assert (await reader.readuntil(b"\r\n\r\na")).startswith(b"HTTP/1.1 200")
-        asyncio.get_running_loop().call_later(0.1, go.set)  # much longer than a head may take
+        asyncio.get_running_loop().call_later(0.1, go.set)  # much longer than headers may take
         assert await reader.read() == b"z"
 
 
-@pytest.mark.parametrize("more", [b"a" * 1000, b"A: b\r\n" * 200], ids=["one header", "many"])
-@pytest.mark.parametrize("before", [b"", BEGUN + b"\r\n"], ids=["first", "second"])
-async def test_a_head_has_an_end(before: bytes, more: bytes) -> None:
+@pytest.mark.parametrize("more", [b"a" * 1000, b"A: b\r\n" * 200], ids=["one header", "many headers"])
+@pytest.mark.parametrize("before", [b"", FIRST_LINES + b"\r\n"], ids=["first request", "second request"])
+async def test_long_headers_close_the_connection(before: bytes, more: bytes) -> None:
     async with connected(60) as (reader, writer):
         if before:
             writer.write(before)
             await reader.readuntil(b"\r\n\r\naz")
-        writer.write(BEGUN + b"A: ")
+        writer.write(FIRST_LINES + b"A: ")
         sent = 0
-        while not writer.is_closing() and sent < 100 * MOST:
+        while not writer.is_closing() and sent < 100 * MAX_HEADER_BYTES:
             writer.write(more)
             sent += len(more)
             try:
@@ -80,16 +80,16 @@ async def test_a_head_has_an_end(before: bytes, more: bytes) -> None:
             except ConnectionError:
                 break
             await asyncio.sleep(0)
-        assert sent < 100 * MOST
+        assert sent < 100 * MAX_HEADER_BYTES
 
 
-async def test_what_is_not_too_long_is_heard() -> None:
+async def test_headers_within_the_limit_and_long_bodies_are_accepted() -> None:
     async with connected(60) as (reader, writer):
         for _ in range(3):
-            writer.write(BEGUN + b"A: ")
+            writer.write(FIRST_LINES + b"A: ")
             for _ in range(50):
                 writer.write(b"a" * 1000)
                 await writer.drain()
                 await asyncio.sleep(0)
             writer.write(b"\r\nContent-Length: 200000\r\n\r\n" + b"b" * 200000)
-            await reader.readuntil(b"\r\n\r\naz")
+            assert (await reader.readuntil(b"\r\n\r\naz")).startswith(b"HTTP/1.1 200")

@@ -1,4 +1,4 @@
-"""Who may call what, over every operation of the document; and that no answer tells of the machine it comes from."""
+"""All operations of the document: which need a key, and that no response reveals anything about the machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ from llamafw.spec import merged_document, operations
 
 DOCUMENT = merged_document(Plugins(), Settings())
 OPERATIONS = [(method.upper(), path, operation) for path, method, operation in operations(DOCUMENT)]
-PUBLIC = {"GET /health", "GET /v1/health", "GET /models", "GET /v1/models", "GET /openapi.json"}
+PUBLIC = {
+    "GET /health",
+    "GET /v1/health",
+    "GET /models",
+    "GET /v1/models",
+    "GET /models/{model}",
+    "GET /v1/models/{model}",
+    "GET /openapi.json",
+}
 ROOT = Path(__file__).parents[3]
-NOBODY: list[dict[str, str]] = [
+INVALID_CREDENTIALS: list[dict[str, str]] = [
     {},
     {"authorization": "Bearer"},
     {"authorization": "Bearer Key"},
@@ -30,22 +38,28 @@ NOBODY: list[dict[str, str]] = [
 ]
 
 
-def test_the_table_of_what_is_public_is_that_of_the_operations() -> None:
+def url_of(path: str) -> str:
+    return path.replace("{id_slot}", "0").replace("{model}", "tiny")
+
+
+def test_the_documented_table_of_public_operations_is_right() -> None:
     public = {f"{method} {path}" for method, path, operation in OPERATIONS if operation.get("security") == []}
     assert public == PUBLIC
     table = re.findall(r"^\| (`.*?) \|", DOCUMENT["info"]["description"], re.M)
-    assert {name for row in table for name in re.findall(r"`(.*?)`", row)} == PUBLIC
-    assert all(operation.get("security", []) == [] for _, _, operation in OPERATIONS)  # the rest: as the document says
+    documented = {name for row in table for name in re.findall(r"`(GET .*?)`", row)}
+    documented |= {f"{name}/{{model}}" for name in documented if name.endswith("/models")}
+    assert documented == PUBLIC
+    assert all(operation.get("security", []) == [] for _, _, operation in OPERATIONS)  # others have the default
     assert DOCUMENT["security"] == [{"bearerAuth": []}, {"apiKeyAuth": []}]
 
 
 @pytest.mark.inventory("H-04", "H-05", "H-06", "H-07", "R-02", "R-10", "C-108", "F-13", "D-08")
-async def test_every_operation_but_those_needs_a_key(serve: Any, tmp_path: Path) -> None:
-    everything = {"slots": True, "props": True, "metrics": True, "slot_save_path": str(tmp_path)}
-    async with serve(api_key=("key",), **everything) as client:
+async def test_all_other_operations_need_a_key(serve: Any, tmp_path: Path) -> None:
+    all_features: dict[str, Any] = {"slots": True, "props": True, "metrics": True, "slot_save_path": str(tmp_path)}
+    async with serve(api_key=("key",), alias="tiny", **all_features) as client:
         for method, path, _ in OPERATIONS:
-            url = path.replace("{id_slot}", "0")
-            for headers in NOBODY:
+            url = url_of(path)
+            for headers in INVALID_CREDENTIALS:
                 response = await client.request(method, url, headers=headers, content=b"{")
                 if f"{method} {path}" in PUBLIC:
                     assert response.status_code == 200, (method, path)
@@ -63,14 +77,14 @@ async def test_every_operation_but_those_needs_a_key(serve: Any, tmp_path: Path)
         assert [(await client.get(page)).status_code for page in ("/", "/docs/", "/nope")] == [200, 200, 404]
 
 
-async def test_without_keys_everybody_may(serve: Any) -> None:
+async def test_without_keys_no_operation_needs_one(serve: Any) -> None:
     async with serve() as client:
         for method, path, _ in OPERATIONS:
-            response = await client.request(method, path.replace("{id_slot}", "0"), content=b"{")
+            response = await client.request(method, url_of(path), content=b"{")
             assert response.status_code != 401, path
 
 
-LEAKY = """
+LEAKY_PLUGIN = """
 import asyncio
 from llamafw import RequestError, event_stream, hookimpl
 
@@ -122,44 +136,46 @@ def register_endpoints(register, app):
 
 
 @pytest.mark.inventory("H-09", "B-11")
-async def test_no_answer_tells_of_the_machine(serve: Any, tmp_path: Path) -> None:
-    (plugin := tmp_path / "leaky.py").write_text(LEAKY)
+async def test_no_response_reveals_paths_or_exceptions(serve: Any, tmp_path: Path) -> None:
+    (plugin := tmp_path / "leaky.py").write_text(LEAKY_PLUGIN)
     secrets = [str(tmp_path), str(ROOT), sys.prefix, f"{Path.home()}/", "Traceback", 'File "', "OSError", "KeyError"]
-    answers: list[str] = []
+    responses: list[str] = []
     settings = {"slots": True, "props": True, "metrics": True, "slot_save_path": str(tmp_path)}
     async with serve(plugin=(str(plugin),), validate_responses=False, **settings) as client:
         for name in ("raise", "group", "wrong", "stream"):
             response = await client.get(f"/leak/{name}")
             assert response.status_code == (200 if name == "stream" else 500)
             assert '"code":500,' in response.text
-            answers.append(response.text)
+            responses.append(response.text)
         for where in ("create", "apply", "accept"):
             for stream in (False, True):
                 body = {"prompt": "a", "n_predict": 4, "leak": where, "samplers": ["leaky"], "stream": stream}
                 response = await client.post("/completion", json=body)
                 assert '"code":500,' in response.text
-                answers.append(response.text)
-        answers += [(await client.get(path)).text for method, path, _ in OPERATIONS if method == "GET"]
-        wrong = {"filename": "none"}
-        answers.append((await client.post("/slots/0?action=restore", json=wrong)).text)
-        answers.append((await client.post("/slots/0?action=save", json={"filename": "x"})).text)
-    for answer in answers:
-        assert [secret for secret in secrets if secret in answer] == [], answer[:2000]
-    for named in ('"name":"leaky.py"', 'plugin="leaky.py"', '"plugin":"leaky.py"'):
-        assert any(named in answer for answer in answers)
+                responses.append(response.text)
+        responses += [(await client.get(path)).text for method, path, _ in OPERATIONS if method == "GET"]
+        missing = {"filename": "none"}
+        responses.append((await client.post("/slots/0?action=restore", json=missing)).text)
+        responses.append((await client.post("/slots/0?action=save", json={"filename": "x"})).text)
+    assert len(responses) > 15
+    for text in responses:
+        assert [secret for secret in secrets if secret in text] == [], text[:2000]
+    for name in ('"name":"leaky.py"', 'plugin="leaky.py"', '"plugin":"leaky.py"'):
+        assert any(name in text for text in responses)
 
 
-async def test_no_operation_takes_more_than_the_limit(serve: Any) -> None:
+async def test_all_operations_refuse_bodies_above_the_limit(serve: Any) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield b'"' + b"a" * 65535
 
     async with serve(max_body_mb=1) as client:
-        for _, path, operation in OPERATIONS:
-            if "requestBody" in operation:
-                url = path.replace("{id_slot}", "0?action=save")
-                for more in ({"content": endless()}, {"content": b"", "headers": {"content-length": "9" * 20}}):
-                    response = await client.post(url, **more)
-                    assert response.status_code == 413, path
-                    assert response.json()["error"]["type"] == "invalid_request_error"
-                    assert "--max-body-mb" in response.json()["error"]["message"]
+        with_body = [path for _, path, operation in OPERATIONS if "requestBody" in operation]
+        assert len(with_body) > 10
+        for path in with_body:
+            url = path.replace("{id_slot}", "0?action=save")
+            for more in ({"content": endless()}, {"content": b"", "headers": {"content-length": "9" * 20}}):
+                response = await client.post(url, **more)
+                assert response.status_code == 413, path
+                assert response.json()["error"]["type"] == "invalid_request_error"
+                assert "--max-body-mb" in response.json()["error"]["message"]

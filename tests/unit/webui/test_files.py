@@ -35,7 +35,7 @@ async def opened(*, loading: bool = False, **settings: Any) -> AsyncIterator[htt
     """Yield a client of files around an API that answers ``api`` to everything."""
     api = PlainTextResponse("api")
     asgi = wrap_asgi(asgi=api, app=Toy(loading, settings)) or api  # type: ignore[arg-type]  # it is enough
-    asgi = ErrorMiddleware(asgi, explain=problem_of, allow=lambda path: None)
+    asgi = ErrorMiddleware(asgi, explain=problem_of, allowed_methods=lambda path: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as client:
         yield client
 

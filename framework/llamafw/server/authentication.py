@@ -1,6 +1,7 @@
-"""The door: who may call operations that are not public. It knows nothing of which these are: the document does.
+"""Authenticate requests: API keys and the authenticators of plugins decide who may call the operations that need it.
 
-API keys and what plugins register go the same way: each is asked whether it knows the sender, until one does.
+The API document says which operations are public. API keys and authenticators are asked one after another until one
+knows the user.
 """
 
 from __future__ import annotations
@@ -19,35 +20,35 @@ from llamafw.errors import SettingsError
 from llamafw.hookspecs import NAME
 from llamafw.options import read_file
 from llamafw.registry import Registry
-from llamafw.server.routing import operation_of
+from llamafw.server.routing import operation_id_of
 from llamafw.serving import Authenticator, Credentials
 from llamafw.settings import Settings
 from llamafw.types import User
 
 USER = "user"
-"""Where ``scope["state"]`` has the `User`."""
+"""Key of the `User` in ``scope["state"]``."""
 
 
-def keys(settings: Settings) -> tuple[str, ...]:
+def api_keys(settings: Settings) -> tuple[str, ...]:
     """Return the keys of ``--api-key`` and ``--api-key-file``."""
     if settings.api_key_file is None:
         return settings.api_key
     lines = [line.strip() for line in read_file("--api-key-file", settings.api_key_file).splitlines()]
-    if not any(lines):
-        raise SettingsError(f"--api-key-file: {settings.api_key_file} holds no key")  # nor would the server ask for any
+    if not any(lines):  # without keys, the server would be open to everyone
+        raise SettingsError(f"--api-key-file: {settings.api_key_file} contains no key")
     return (*settings.api_key, *filter(None, lines))
 
 
 def authenticators(settings: Settings) -> Registry:
-    """Return the table of what knows users: API keys, if there are any; plugins add to it."""
+    """Return the registry of authenticators, with the API keys in it if there are any. Plugins add to it."""
     registry = Registry("authenticator")
-    if given := keys(settings):
-        registry.add("api_key", ApiKeys(given), owner=NAME)
+    if keys := api_keys(settings):
+        registry.add("api_key", ApiKeys(keys), owner=NAME)
     return registry
 
 
 class ApiKeys:
-    """Knows the keys of ``--api-key``. A user is called after the hash of the key. A `llamafw.Authenticator`."""
+    """The authenticator (`llamafw.Authenticator`) for ``--api-key``. A user is named after the hash of the key."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._users = {key.encode(): User(f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}") for key in keys}
@@ -55,19 +56,19 @@ class ApiKeys:
             raise SettingsError("--api-key: a key cannot be empty")
 
     async def authenticate(self, credentials: Credentials) -> User | None:
-        """Return the user of the first key that is known."""
-        for given in credentials.keys:
-            raw = given.encode("latin-1")  # as it came
-            matches = [user for key, user in self._users.items() if hmac.compare_digest(raw, key)]  # all: no early exit
+        """Return the user of the first known key."""
+        for key in credentials.keys:
+            raw = key.encode("latin-1")  # the bytes of the header
+            matches = [user for known, user in self._users.items() if hmac.compare_digest(raw, known)]  # no early exit
             if matches:
                 return matches[0]
         return None
 
 
-class Door:
-    """Middleware behind routing: lets through who is known, and everybody where the document asks for nobody.
+class AuthenticationMiddleware:
+    """Lets a request pass if an authenticator knows its user, or if its operation is public.
 
-    Without authenticators everybody may call everything.
+    It must come after routing. Without authenticators, every operation is public.
     """
 
     def __init__(
@@ -75,27 +76,27 @@ class Door:
     ) -> None:
         self.app, self._authenticators = app, authenticators
         default = document.get("security", [])
-        self._guarded: dict[str | None, Any] = {
+        self._security: dict[str | None, Any] = {
             operation["operationId"]: operation.get("security", default)
             for _, _, operation in spec.operations(document)
         }
         schemes = document.get("components", {}).get("securitySchemes", {}).values()
-        self._headers = [
+        self._key_headers = [
             scheme["name"] for scheme in schemes if scheme.get("type") == "apiKey" and scheme.get("in") == "header"
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, its `User` in ``scope["state"]["user"]``; 401 if nobody knows its sender."""
-        security = self._guarded.get(operation_of(scope))
+        """Pass the request on, with its `User` in ``scope["state"]["user"]``; 401 if the user is unknown."""
+        security = self._security.get(operation_id_of(scope))
         if security and self._authenticators:
-            user = await self._user(Request(scope))
+            user = await self._authenticate(Request(scope))
             if user is not None:
                 scope.setdefault("state", {})[USER] = user
-            elif {} not in security:  # which would mean: or nobody
+            elif {} not in security:  # {} in OpenAPI's list makes authentication optional
                 raise HTTPException(401)
         await self.app(scope, receive, send)
 
-    async def _user(self, request: Request) -> User | None:
+    async def _authenticate(self, request: Request) -> User | None:
         credentials = Credentials(tuple(self._keys(request)), request)
         for authenticator in self._authenticators.values():
             if (user := await authenticator.authenticate(credentials)) is not None:
@@ -104,12 +105,13 @@ class Door:
 
     def _keys(self, request: Request) -> Iterator[str]:
         token = bearer_token(request.headers.get("authorization"))
-        yield from [] if token is None else [token]
-        for name in self._headers:
+        if token is not None:
+            yield token
+        for name in self._key_headers:
             yield from request.headers.getlist(name)
 
 
 def bearer_token(header: str | None) -> str | None:
-    """Return the token of an Authorization header, if that is what it carries (RFC 6750; the scheme in any case)."""
+    """Return the bearer token of an Authorization header, or None (RFC 6750; the scheme is case-insensitive)."""
     scheme, _, token = (header or "").strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None

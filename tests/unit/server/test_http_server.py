@@ -1,4 +1,4 @@
-"""A real server process: listening, clients that go away, signals, and what goes wrong at the start."""
+"""A real server process: its address, clients that disconnect, signals, and starts that fail."""
 
 from __future__ import annotations
 
@@ -22,22 +22,32 @@ TESTS = Path(__file__).parents[2]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
 
 
-class Process:
-    """A server process that has said where it listens."""
+LISTENING = re.compile(
+    r"llamafw: listening on (http://\S+) \(loading the model; requests get 503 until it is ready\)\n"
+)
+
+
+class ServerProcess:
+    """A server process that has printed its address."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         assert process.stdout is not None
         line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, line + process.communicate()[0]
-        self.url = found.group()
+        match = LISTENING.fullmatch(line)
+        assert match, line + process.communicate()[0]
+        self.url = match[1]
 
-    def client(self, **more: Any) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=30, **more)
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        return host, int(port)
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.url, timeout=30)
 
     def end(self, number: int | None = None, seconds: float = 15) -> tuple[int, str]:
-        """Send a signal, if given, and return the exit code and what was written."""
+        """Send a signal, if one is given, wait for the end, and return the exit code and the rest of the output."""
         if number is not None:
             self.process.send_signal(number)
         output, _ = self.process.communicate(timeout=seconds)
@@ -45,34 +55,39 @@ class Process:
 
 
 @contextmanager
-def started(load: str = "", **settings: Any) -> Iterator[Process]:
+def started(load: str = "", **settings: Any) -> Iterator[ServerProcess]:
     command = [sys.executable, "-m", "support.api", json.dumps({"port": 0, **settings})]
     environ = {**os.environ, "PYTHONPATH": str(TESTS), "LOAD": load}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
     try:
-        yield Process(process)
+        yield ServerProcess(process)
     finally:
         process.kill()
         process.communicate()
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Process]:
+def server() -> Iterator[ServerProcess]:
     with started() as process:
         yield process
 
 
-async def seen(client: httpx.AsyncClient, what: str, n: int) -> None:
-    """Wait until the API has seen ``what`` ``n`` times."""
+async def wait_for(client: httpx.AsyncClient, event: str, n: int) -> None:
+    """Wait until the API has counted ``n`` of ``event``."""
     async with asyncio.timeout(20):
-        while (response := await client.get("/seen")).status_code != 200 or response.json()[what] < n:
+        while (response := await client.get("/seen")).status_code != 200 or response.json()[event] < n:
             pass
 
 
+async def wait_until_ready(client: httpx.AsyncClient) -> None:
+    """Wait until the model is loaded."""
+    await wait_for(client, "started", 0)
+
+
 @pytest.mark.inventory("P-01")
-async def test_it_answers_at_once_and_becomes_ready(server: Process) -> None:
+async def test_the_server_becomes_ready_and_names_itself(server: ServerProcess) -> None:
     async with server.client() as client:
-        await seen(client, "started", 0)
+        await wait_until_ready(client)
         assert (await client.get("/health")).status_code == 200
         response = await client.post("/echo", json={"prompt": "é"})
         assert response.headers["server"] == "llamafw"
@@ -80,82 +95,88 @@ async def test_it_answers_at_once_and_becomes_ready(server: Process) -> None:
         assert response.json()["body"]["prompt"] == "é"
 
 
+@pytest.mark.inventory("P-01")
+@POSIX
+async def test_the_address_is_printed_while_loading_and_when_ready() -> None:
+    with started() as process:
+        async with process.client() as client:
+            await wait_until_ready(client)
+        code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
+    assert code == 0, output
+    assert output.count(f"llamafw.server: ready on {process.url}\n") == 1
+
+
 @pytest.mark.inventory("E-075")
 @pytest.mark.parametrize("method", ["stream", "wait"])
-async def test_a_client_that_goes_away_is_noticed(server: Process, method: str) -> None:
+async def test_requests_of_clients_that_disconnect_are_cancelled(server: ServerProcess, method: str) -> None:
     async with server.client() as client:
-        await seen(client, "started", 0)
+        await wait_until_ready(client)
         before = (await client.get("/seen")).json()
-        gone = "closed" if method == "stream" else "cancelled"
+        counter = "closed" if method == "stream" else "cancelled"
         if method == "stream":
             body = {"n": 2, "hold": True}
             async with server.client() as other, other.stream("POST", "/stream", json=body) as response:
                 events = response.aiter_lines()
                 assert await anext(events) == 'data: {"i":0}'
-                assert (await client.get("/seen")).json()[gone] == before[gone]
+                assert (await client.get("/seen")).json()[counter] == before[counter]
         else:
             async with server.client() as other:
                 call = asyncio.create_task(other.post("/wait"))
-                await seen(client, "started", before["started"] + 1)
+                await wait_for(client, "started", before["started"] + 1)
                 call.cancel()
                 await asyncio.wait([call])
-        await seen(client, gone, before[gone] + 1)
+        await wait_for(client, counter, before[counter] + 1)
 
 
-async def test_a_client_that_does_not_read_does_not_hold_up_others(server: Process) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
+async def test_clients_that_do_not_read_do_not_delay_others(server: ServerProcess) -> None:
     body = b'{"n": 100000}'
-    with socket.create_connection((host, int(port))) as lazy:
+    with socket.create_connection(server.address) as lazy:
         lazy.sendall(b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         async with server.client() as client:
             for _ in range(20):
                 assert (await client.get("/health")).status_code == 200
             before = (await client.get("/seen")).json()["closed"]
     async with server.client() as client:
-        await seen(client, "closed", before + 1)
+        await wait_for(client, "closed", before + 1)
 
 
-async def test_pipelined_and_malformed_requests(server: Process) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
-
-    async def talk(raw: bytes, answers: int) -> bytes:
-        reader, writer = await asyncio.open_connection(host, int(port))
+async def test_pipelined_requests_are_answered_and_malformed_ones_are_400(server: ServerProcess) -> None:
+    async def exchange(raw: bytes, n_responses: int) -> bytes:
+        reader, writer = await asyncio.open_connection(*server.address)
         writer.write(raw)
         data = b""
         async with asyncio.timeout(10):
-            while data.count(b"HTTP/1.1") < answers:
+            while data.count(b"HTTP/1.1") < n_responses:
                 data += await reader.read(65536)
         writer.close()
         return data
 
     async with server.client() as client:
-        await seen(client, "started", 0)
+        await wait_until_ready(client)
     get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-    assert (await talk(get * 3, 3)).count(b"200 OK") == 3
+    assert (await exchange(get * 3, 3)).count(b"200 OK") == 3
     for raw in (
         b"nonsense\r\n\r\n",
         b"GET /health HTTP/1.1\r\nContent-Length: x\r\n\r\n",
         b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ):
-        assert b" 400 " in await talk(raw, 1)
-    assert b"200 OK" in await talk(get, 1)
+        assert b" 400 " in await exchange(raw, 1)
+    assert b"200 OK" in await exchange(get, 1)
 
 
 @pytest.mark.inventory("C-112", "H-16")
-def test_half_a_head_is_not_waited_for() -> None:
-    with started(timeout=0.01) as process:
-        host, port = process.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=30) as lazy:
-            lazy.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nA: ")
-            assert lazy.recv(1) == b""
+def test_incomplete_headers_time_out() -> None:
+    with started(timeout=0.01) as process, socket.create_connection(process.address, timeout=30) as lazy:
+        lazy.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nA: ")
+        assert lazy.recv(1) == b""
 
 
 @pytest.mark.inventory("P-03", "C-104")
-def test_a_taken_port_is_one_clear_line() -> None:
+def test_a_port_in_use_ends_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code = f"from support.api import main; import sys; sys.argv[1:] = ['{{\"port\": {port}}}']; main()"
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": str(TESTS)},
             capture_output=True,
@@ -163,15 +184,18 @@ def test_a_taken_port_is_one_clear_line() -> None:
             check=False,
             timeout=60,
         )
-    assert done.returncode == 1
-    assert f"SettingsError: cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+    assert result.returncode == 1
+    assert f"StartupError: cannot listen on 127.0.0.1:{port}: Address already in use" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("load", "line"),
-    [("fail", "cannot load the model: the file is a cake"), ("crash", "cannot load the model: ZeroDivisionError()")],
+    [
+        ("fail", "cannot load the model: the file is not a model"),
+        ("crash", "cannot load the model: ZeroDivisionError()"),
+    ],
 )
-def test_a_model_that_cannot_be_loaded_ends_the_server(load: str, line: str) -> None:
+def test_the_server_ends_if_the_model_cannot_be_loaded(load: str, line: str) -> None:
     with started(load) as process:
         code, output = process.end()
     assert code == 1
@@ -181,7 +205,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(load: str, line: str) -> 
 
 @pytest.mark.inventory("C-065", "P-03")
 @pytest.mark.parametrize("load", ["fail", "crash"])
-def test_without_a_log_one_line_says_why_nothing_runs(load: str) -> None:
+def test_log_disable_still_prints_why_the_model_cannot_be_loaded(load: str) -> None:
     with started(load, log_disable=True) as process:
         code, output = process.end()
     assert code == 1
@@ -191,34 +215,34 @@ def test_without_a_log_one_line_says_why_nothing_runs(load: str) -> None:
 
 @pytest.mark.inventory("P-08")
 @POSIX
-async def test_requests_whose_client_went_away_are_logged_as_499() -> None:
+async def test_requests_of_clients_that_disconnect_are_logged_as_499() -> None:
     with started(log_json=True) as process:
         async with process.client() as client:
-            await seen(client, "started", 0)
+            await wait_until_ready(client)
             async with process.client() as other, other.stream("POST", "/stream", json={"hold": True}) as response:
                 stream = response.headers["x-request-id"]
                 await anext(response.aiter_lines())
-            await seen(client, "closed", 1)
+            await wait_for(client, "closed", 1)
             async with process.client() as other:
                 call = asyncio.create_task(other.post("/wait", headers={"x-request-id": "waiting"}))
-                await seen(client, "started", 2)
+                await wait_for(client, "started", 2)
                 call.cancel()
                 await asyncio.wait([call])
-            await seen(client, "cancelled", 1)
+            await wait_for(client, "cancelled", 1)
         code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
     assert code == 0, output
     entries = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    found = {entry["request_id"]: (entry["path"], entry["status"]) for entry in entries if "status" in entry}
-    assert found[stream] == ("/stream", 499)
-    assert found["waiting"] == ("/wait", 499)
+    logged = {entry["request_id"]: (entry["path"], entry["status"]) for entry in entries if "status" in entry}
+    assert logged[stream] == ("/stream", 499)
+    assert logged["waiting"] == ("/wait", 499)
 
 
 @pytest.mark.inventory("P-08")
 @POSIX
-async def test_every_line_of_the_log_is_json() -> None:
+async def test_log_json_makes_every_line_json() -> None:
     with started(log_json=True, verbose=True) as process:
         async with process.client() as client:
-            await seen(client, "started", 0)
+            await wait_until_ready(client)
             await client.post("/fail", json={"how": "secret"})
             await client.get("/a%0d%0a%22%7d")
         code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
@@ -235,27 +259,26 @@ async def test_every_line_of_the_log_is_json() -> None:
 async def test_a_signal_lets_running_requests_finish(number: int) -> None:
     with started() as process:
         async with process.client() as client, process.client() as other:
-            await seen(client, "started", 0)
+            await wait_until_ready(client)
             call = asyncio.create_task(other.get("/wait?seconds=1"))
-            await seen(client, "started", 1)
+            await wait_for(client, "started", 1)
             process.process.send_signal(number)
             assert (await call).json() == {"result": "finished"}
         code, output = await asyncio.to_thread(process.end)
     assert code == 0, output
-    host, port = process.url.removeprefix("http://").split(":")
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection((host, int(port)))
+        socket.create_connection(process.address)
 
 
 @pytest.mark.inventory("P-05")
 @POSIX
-async def test_requests_that_take_too_long_are_cut() -> None:
+async def test_requests_that_outlast_the_grace_period_get_503() -> None:
     with started(timeout_graceful_shutdown=0.3) as process:
         async with process.client() as client:
-            await seen(client, "started", 0)
+            await wait_until_ready(client)
             call = asyncio.create_task(client.get("/wait"))
             async with process.client() as other:
-                await seen(other, "started", 1)
+                await wait_for(other, "started", 1)
             process.process.send_signal(signal.SIGTERM)
             response = await call
             assert response.status_code == 503
@@ -265,10 +288,10 @@ async def test_requests_that_take_too_long_are_cut() -> None:
 
 
 @POSIX
-async def test_a_stream_that_nobody_reads_does_not_hold_up_the_end() -> None:
+async def test_streams_that_are_not_read_do_not_delay_the_end() -> None:
     with started(timeout_graceful_shutdown=0.1) as process:
         async with process.client() as client:
-            await seen(client, "started", 0)
+            await wait_until_ready(client)
             async with client.stream("POST", "/stream", json={"hold": True}) as response:
                 assert await anext(response.aiter_lines()) == 'data: {"i":0}'
                 code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
@@ -277,13 +300,13 @@ async def test_a_stream_that_nobody_reads_does_not_hold_up_the_end() -> None:
 
 @pytest.mark.inventory("P-05")
 @POSIX
-async def test_a_second_signal_ends_it_at_once() -> None:
+async def test_a_second_signal_ends_the_server_at_once() -> None:
     with started(timeout_graceful_shutdown=60) as process:
         async with process.client() as client:
-            await seen(client, "started", 0)
+            await wait_until_ready(client)
             call = asyncio.create_task(client.get("/wait"))
             async with process.client() as other:
-                await seen(other, "started", 1)
+                await wait_for(other, "started", 1)
             process.process.send_signal(signal.SIGTERM)
             assert process.process.stdout is not None
             for line in iter(process.process.stdout.readline, ""):
@@ -296,7 +319,7 @@ async def test_a_second_signal_ends_it_at_once() -> None:
 
 
 @POSIX
-async def test_a_signal_while_the_model_is_loading() -> None:
+async def test_a_signal_ends_the_server_while_the_model_loads() -> None:
     with started("never") as process:
         async with process.client() as client:
             assert (await client.get("/health")).status_code == 503
@@ -305,7 +328,7 @@ async def test_a_signal_while_the_model_is_loading() -> None:
 
 
 @pytest.mark.inventory("C-103")
-async def test_localhost_is_every_loopback_address() -> None:
+async def test_localhost_means_all_loopback_addresses() -> None:
     with started(host="localhost") as process:
         port = process.url.rpartition(":")[2]
         async with httpx.AsyncClient() as client:
@@ -314,11 +337,11 @@ async def test_localhost_is_every_loopback_address() -> None:
 
 
 @pytest.mark.inventory("C-103")
-@pytest.mark.skipif(sys.platform != "linux", reason="others have one loopback address until more are set up")
-def test_no_other_address_is_listened_on() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only one loopback address")
+def test_only_the_address_of_host_is_bound() -> None:
     with started(host="127.0.0.2") as process:
-        assert process.url.startswith("http://127.0.0.2:")
-        port = int(process.url.rpartition(":")[2])
-        socket.create_connection(("127.0.0.2", port)).close()
+        host, port = process.address
+        assert host == "127.0.0.2"
+        socket.create_connection(process.address).close()
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""The API document: what is merged into it, and what is refused."""
+"""The API document: what is merged into it, and which parts are refused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from copy import deepcopy
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from connexion.spec import Specification
@@ -14,7 +15,8 @@ from llamafw import Settings, SettingsError, SpecError, spec
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
 from llamafw.server.running_app import RunningApp
-from llamafw.spec.fragments import checked
+from llamafw.server.schema import Schemas, fields_of
+from llamafw.spec.fragments import checked_fragment
 from support import api
 
 
@@ -25,18 +27,18 @@ class Sampler:
         self.options = options
 
     def create(self, options: Any, context: Any) -> None:
-        """Nothing."""
+        """Return no sampler."""
 
 
-def samplers(**given: Any) -> Registry:
+def samplers(**options_of: Any) -> Registry:
     registry = Registry("sampler")
-    for name, options in given.items():
+    for name, options in options_of.items():
         registry.add(name, Sampler(**options), owner=f"dist:{name}")
     return registry
 
 
-def operation(name: str, **more: Any) -> dict[str, Any]:
-    return {"operationId": name, "responses": {200: {"description": "ok"}}, **more}
+def operation(name: str) -> dict[str, Any]:
+    return {"operationId": name, "responses": {200: {"description": "ok"}}}
 
 
 @pytest.fixture
@@ -44,20 +46,20 @@ def document() -> dict[str, Any]:
     return deepcopy(api.DOCUMENT)
 
 
-def test_the_real_document_is_valid_openapi() -> None:
+def test_the_document_is_valid_openapi() -> None:
     merged = spec.merged_document(Plugins(), Settings())
     Specification.from_dict(deepcopy(merged))
 
 
-def test_the_real_document_and_the_real_endpoints_agree() -> None:
+def test_the_document_and_the_endpoints_agree() -> None:
     plugins = Plugins()
     endpoints = Registry("endpoint")
     document = spec.merged_document(plugins, Settings())
     plugins.fill(endpoints, app=RunningApp(Settings(), plugins, document))
-    spec.check(document, endpoints)
+    spec.check_endpoints(document, endpoints)
 
 
-def test_both_renderings_say_the_same() -> None:
+def test_yaml_and_json_renderings_are_equal() -> None:
     document = spec.merged_document(Plugins(), Settings())
     assert json.loads(spec.render(document, "json")) == document
     text = spec.render(document)
@@ -65,14 +67,14 @@ def test_both_renderings_say_the_same() -> None:
     assert "&id0" not in text
 
 
-def test_a_fragment_is_added(document: dict[str, Any]) -> None:
+def test_fragments_are_merged(document: dict[str, Any]) -> None:
     fragment = {
         "paths": {"/more": {"get": operation("more")}, "/seen": {"put": operation("unsee")}},
         "components": {"schemas": {"More": {"type": "object"}}},
         "tags": [{"name": "more"}],
     }
-    spec.merge(document, checked(fragment), "a:b", {})
-    assert set(document["paths"]["/more"]["get"]["responses"]) == {"200"}  # YAML's numbers become text
+    spec.merge(document, checked_fragment(fragment), "a:b", {})
+    assert set(document["paths"]["/more"]["get"]["responses"]) == {"200"}  # status codes become strings
     assert {"more", "unsee"} <= set(spec.operation_ids(document))
     Specification.from_dict(deepcopy(document))
 
@@ -89,11 +91,11 @@ def test_a_fragment_is_added(document: dict[str, Any]) -> None:
         ({"tags": [{"name": "things"}]}, "tag 'things' is defined by both openapi.yaml and plugin a:b"),
         (
             {"paths": {"/items/{name}": {"put": operation("x")}}},
-            "the path /items/{name} of plugin a:b is the path /items/{item_id} of openapi.yaml",
+            "the path /items/{name} of plugin a:b is the same as the path /items/{item_id} of openapi.yaml",
         ),
     ],
 )
-def test_clashes_name_both_sides(document: dict[str, Any], fragment: dict[str, Any], message: str) -> None:
+def test_clashing_fragments_name_both_sides(document: dict[str, Any], fragment: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError) as caught:
         spec.merge(document, fragment, "a:b", {})
     assert message in str(caught.value)
@@ -108,26 +110,26 @@ def test_clashes_name_both_sides(document: dict[str, Any], fragment: dict[str, A
         {"tags": [{"name": "new"}]},
     ],
 )
-def test_two_plugins_clash_too(document: dict[str, Any], fragment: dict[str, Any]) -> None:
+def test_clashing_plugins_name_both_sides(document: dict[str, Any], fragment: dict[str, Any]) -> None:
     owners: dict[str, str] = {}
     spec.merge(document, fragment, "a:first", owners)
     with pytest.raises(SpecError, match=r"both plugin a:first and plugin b:second"):
         spec.merge(document, fragment, "b:second", owners)
 
 
-def test_an_operation_needs_an_id(document: dict[str, Any]) -> None:
+def test_operations_need_an_operation_id(document: dict[str, Any]) -> None:
     del document["paths"]["/health"]["get"]["operationId"]
     with pytest.raises(SpecError, match="GET /health has no operationId"):
         spec.operation_ids(document)
 
 
-def test_an_id_belongs_to_one_operation(document: dict[str, Any]) -> None:
+def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
     document["paths"]["/seen"]["get"]["operationId"] = "health"
     with pytest.raises(SpecError, match="'health' belongs to both GET /health and GET /seen"):
         spec.operation_ids(document)
 
 
-def test_document_and_endpoints_must_agree(document: dict[str, Any]) -> None:
+def test_missing_endpoints_and_operations_are_spec_errors(document: dict[str, Any]) -> None:
     async def endpoint(call: Any) -> None: ...
 
     endpoints = Registry("endpoint")
@@ -136,20 +138,20 @@ def test_document_and_endpoints_must_agree(document: dict[str, Any]) -> None:
             endpoints.add(name, endpoint, owner="a:b")
     endpoints.add("helth", endpoint, owner="a:b")
     with pytest.raises(SpecError) as caught:
-        spec.check(document, endpoints)
-    assert "operation 'health' has no endpoint (there is 'helth')" in str(caught.value)
+        spec.check_endpoints(document, endpoints)
+    assert "operation 'health' has no endpoint; did you mean 'helth'?" in str(caught.value)
     assert "endpoint 'helth' of plugin a:b has no operation" in str(caught.value)
 
 
-def test_endpoints_must_be_coroutine_functions(document: dict[str, Any]) -> None:
+def test_endpoints_must_be_async_functions(document: dict[str, Any]) -> None:
     endpoints = Registry("endpoint")
     for name in spec.operation_ids(document):
         endpoints.add(name, print, owner="a:b")
-    with pytest.raises(SpecError, match="endpoint 'health' of plugin a:b is no coroutine function"):
-        spec.check(document, endpoints)
+    with pytest.raises(SpecError, match="endpoint 'health' of plugin a:b is not an async function"):
+        spec.check_endpoints(document, endpoints)
 
 
-def test_samplers_options_become_fields(document: dict[str, Any]) -> None:
+def test_options_of_samplers_become_fields(document: dict[str, Any]) -> None:
     spec.add_sampler_options(document, samplers(warm={"heat": {"type": "number", "default": 1.0}}, cold={}))
     properties = document["components"]["schemas"]["Options"]["properties"]
     assert properties["heat"] == {
@@ -162,7 +164,7 @@ def test_samplers_options_become_fields(document: dict[str, Any]) -> None:
     assert properties["samplers"]["items"]["enum"] == ["warm", "cold"]
 
 
-def test_samplers_may_share_an_option(document: dict[str, Any]) -> None:
+def test_samplers_may_share_an_equal_option(document: dict[str, Any]) -> None:
     heat = {"heat": {"type": "number", "default": 1.0}}
     spec.add_sampler_options(document, samplers(one=heat, two=heat))
     assert "heat" in document["components"]["schemas"]["Options"]["properties"]
@@ -181,51 +183,44 @@ def test_samplers_may_share_an_option(document: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_options_that_disagree_name_both_sides(document: dict[str, Any], given: Any, sides: tuple[str, str]) -> None:
+def test_different_options_of_one_name_are_spec_errors(
+    document: dict[str, Any], given: Any, sides: tuple[str, str]
+) -> None:
     with pytest.raises(SpecError) as caught:
         spec.add_sampler_options(document, samplers(**given))
     for side in sides:
         assert side in str(caught.value)
 
 
-def test_flags_become_defaults() -> None:
+@pytest.mark.parametrize("name", ["CompletionRequest", "TextCompletionRequest", "ChatCompletionRequest"])
+def test_flags_become_defaults(name: str) -> None:
     document = spec.merged_document(Plugins(), Settings(temp=0.3, top_k=7, seed=4, samplers="top_k; min_p"))
-    for name in ("CompletionRequest", "TextCompletionRequest", "ChatCompletionRequest"):
-        text = json.dumps(document["components"]["schemas"][name])
-        assert name in text or text
-    shown = [
-        schema["properties"]
-        for schema in document["components"]["schemas"].values()
-        if schema.get(spec.SAMPLER_OPTIONS)
-    ]
-    assert shown
-    for properties in shown:
-        assert properties["temperature"]["default"] == 0.3
-        assert properties["top_k"]["default"] == 7
-    assert any(properties["samplers"]["default"] == ["top_k", "min_p"] for properties in shown)
+    defaults = fields_of({"$ref": f"#/components/schemas/{name}"}, Schemas(document)).defaults
+    assert (defaults["temperature"], defaults["top_k"], defaults["seed"]) == (0.3, 7, 4)
+    assert defaults["samplers"] == ["top_k", "min_p"]
 
 
-def test_the_installed_document_is_not_changed() -> None:
+def test_merging_does_not_change_the_base_document() -> None:
     base = deepcopy(api.DOCUMENT)
     spec.merged_document(Plugins(block=["endpoints", "metrics"]), Settings(top_k=7), base)
     assert base == api.DOCUMENT
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
-        ({"samplers": "topk"}, "--samplers: there is no sampler 'topk'; did you mean 'top_k'?"),
-        ({"seed": 2**40}, "--seed: "),
+        ({"samplers": "topk"}, "--samplers: sampler 'topk' does not exist; did you mean 'top_k'?"),
+        ({"seed": 2**64}, "--seed: "),
     ],
 )
-def test_flags_that_no_request_could_set_are_refused(given: Any, message: str) -> None:
+def test_flags_that_no_request_could_set_are_settings_errors(settings: Any, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        spec.merged_document(Plugins(), Settings(**given))
+        spec.merged_document(Plugins(), Settings(**settings))
     assert str(caught.value).startswith(message)
 
 
-def test_a_flag_without_its_sampler_is_refused(document: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="--typical: no sampler or operation takes 'typical_p'"):
+def test_flags_without_their_sampler_are_settings_errors(document: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="--typical: no sampler or operation has the request field 'typical_p'"):
         spec.set_defaults(document, Settings(typical=0.5), samplers())
 
 
@@ -253,18 +248,19 @@ def test_a_flag_without_its_sampler_is_refused(document: dict[str, Any]) -> None
         ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, 0, False),
     ],
 )
-def test_openapi_schemas_as_json_schemas(schema: Any, value: Any, valid: bool) -> None:
-    import jsonschema
-
+def test_openapi_schemas_are_converted_to_json_schema(schema: Any, value: Any, valid: bool) -> None:
     assert jsonschema.Draft4Validator(spec.as_json_schema(schema)).is_valid(value) is valid
 
 
-def test_fields_of_plugins_join_every_generating_operation(document: dict[str, Any]) -> None:
+def fields_with(name: str, schema: dict[str, Any], owner: str) -> Registry:
     fields = Registry("field")
-    fields.add("choice", {"type": "array", "items": {"type": "string"}}, owner="dist:choice")
-    known = samplers(top_k={"top_k": {"type": "integer", "default": 40}})
-    spec.add_sampler_options(document, known)
-    spec.add_fields(document, fields, known)
+    fields.add(name, schema, owner=owner)
+    return fields
+
+
+def test_fields_of_plugins_are_added_to_generating_operations(document: dict[str, Any]) -> None:
+    fields = fields_with("choice", {"type": "array", "items": {"type": "string"}}, "dist:choice")
+    spec.add_fields(document, fields, samplers())
     found = [
         schema["properties"]["choice"]
         for schema in document["components"]["schemas"].values()
@@ -279,14 +275,23 @@ def test_fields_of_plugins_join_every_generating_operation(document: dict[str, A
             "description": "(Of the plugin `dist:choice`.)",
         }
     ]
-    fields = Registry("field")
-    fields.add("top_k", {"type": "string"}, owner="dist:other")
-    both = "'top_k' is defined by both sampler 'top_k' of plugin dist:top_k and plugin dist:other"
-    with pytest.raises(SpecError, match=both):
-        spec.add_fields(document, fields, known)
-    fields = Registry("field")
-    fields.add("seed", {"type": "string"}, owner="dist:other")
-    for owners, side in (({}, "openapi.yaml"), ({"components.schemas.Options": "plugin dist:x"}, "plugin dist:x")):
-        both = rf"'seed' is defined by both {side} \(components.schemas.Options\) and plugin dist:other"
-        with pytest.raises(SpecError, match=both):
-            spec.add_fields(document, fields, known, owners)
+
+
+def test_fields_that_clash_with_a_sampler_name_both_sides(document: dict[str, Any]) -> None:
+    known = samplers(top_k={"top_k": {"type": "integer", "default": 40}})
+    spec.add_sampler_options(document, known)
+    message = "'top_k' is defined by both sampler 'top_k' of plugin dist:top_k and plugin dist:other"
+    with pytest.raises(SpecError, match=message):
+        spec.add_fields(document, fields_with("top_k", {"type": "string"}, "dist:other"), known)
+
+
+@pytest.mark.parametrize(
+    ("owners", "side"),
+    [({}, "openapi.yaml"), ({"components.schemas.Options": "plugin dist:x"}, "plugin dist:x")],
+)
+def test_fields_that_clash_with_the_document_name_both_sides(
+    document: dict[str, Any], owners: dict[str, str], side: str
+) -> None:
+    message = rf"'seed' is defined by both {side} \(components.schemas.Options\) and plugin dist:other"
+    with pytest.raises(SpecError, match=message):
+        spec.add_fields(document, fields_with("seed", {"type": "string"}, "dist:other"), samplers(), owners)

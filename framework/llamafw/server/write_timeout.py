@@ -1,4 +1,4 @@
-"""The end of patience with a client that neither reads its answer nor goes away. It knows nothing of operations."""
+"""End responses whose client stops reading without closing the connection."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class WriteTimeout:
-    """Takes a client for gone that has taken nothing of its answer for ``seconds``: it would hold its slot for ever."""
+class WriteTimeoutMiddleware:
+    """Raises ClientDisconnect if a client reads nothing of its response for ``seconds``: it would keep its slot."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self.app, self.seconds = app, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; ClientDisconnect comes from ``send``."""
+        """Pass the request on with a ``send`` that times out."""
 
-        async def timed(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             try:
                 async with asyncio.timeout(self.seconds):
                     await send(message)
             except TimeoutError:
                 raise ClientDisconnect from None
 
-        await self.app(scope, receive, timed if scope["type"] == "http" else send)
+        await self.app(scope, receive, send_in_time if scope["type"] == "http" else send)

@@ -1,0 +1,67 @@
+"""CORS: which web pages may call; and the pages that the server serves itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from support.opened import Open
+
+
+@pytest.mark.inventory("H-02", "H-03", "H-04", "O-05")
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed", "credentials"),
+    [
+        ((), "http://localhost:5173", "http://localhost:5173", None),
+        ((), "https://127.0.0.1", "https://127.0.0.1", None),
+        ((), "http://[::1]:80", "http://[::1]:80", None),
+        ((), "http://localhost.evil.com", None, None),
+        ((), "http://evil.com", None, None),
+        ((), "null", None, None),
+        (("https://a.com/",), "https://a.com", "https://a.com", "true"),
+        (("https://a.com",), "http://localhost", None, "true"),
+        (("https://a.com", "*"), "https://b.com", "*", None),
+    ],
+)
+async def test_origins_are_allowed_or_refused(
+    opened: Open, origins: Any, origin: str, allowed: str | None, credentials: str | None
+) -> None:
+    async with opened(cors_origins=origins, api_key=("one",)) as client:
+        for path, status in (("/health", 200), ("/nope", 404), ("/wait", 401)):
+            response = await client.get(path, headers={"origin": origin})
+            assert response.status_code == status
+            assert response.headers.get("access-control-allow-origin") == allowed
+            if allowed:
+                assert response.headers.get("access-control-allow-credentials") == credentials
+        preflight = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization, content-type, x-own",
+        }
+        response = await client.options("/echo", headers=preflight)  # without a key
+        if allowed is None:
+            assert response.status_code == 400
+            assert response.json()["error"]["type"] == "invalid_request_error"
+            assert "see --cors-origins" in response.json()["error"]["message"]
+        else:
+            assert response.status_code == 200
+            assert response.headers["access-control-allow-origin"] == allowed
+            assert {"GET", "POST"} <= set(response.headers["access-control-allow-methods"].split(", "))
+            assert "x-own" in response.headers["access-control-allow-headers"]
+
+
+async def test_the_documentation_pages_load_nothing_from_other_hosts(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs", follow_redirects=True)
+    assert page.status_code == 200
+    links = re.findall(r'(?:src|href)="([^"]*)"', page.text)
+    assert len(links) >= 4
+    assert not [link for link in links if "//" in link]
+    for link in links:
+        file = await client.get(f"/docs/{link.removeprefix('./')}")
+        assert file.status_code == 200, link
+        assert len(file.content) > 100
+    assert '"/openapi.json"' in page.text
+    assert (await client.get("/openapi.json")).json()["openapi"] == "3.0.3"

@@ -1,0 +1,95 @@
+"""Files of API keys and of certificates: what is read, and what ends the start."""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+from starlette.requests import Request
+
+from llamafw import Settings, SettingsError
+from llamafw.server.authentication import ApiKeys, api_keys
+from llamafw.server.tls import certificate_files
+from llamafw.serving import Credentials
+
+
+@pytest.mark.inventory("C-109")
+def test_keys_of_a_file_are_added_to_the_others(tmp_path: Path) -> None:
+    (path := tmp_path / "keys").write_bytes("one\r\n\n # no comment\n  \nschlüssel".encode())
+    keys = api_keys(Settings(api_key=("zero",), api_key_file=str(path)))
+    assert keys == ("zero", "one", "# no comment", "schlüssel")
+    assert api_keys(Settings(api_key=("zero",))) == ("zero",)
+    assert api_keys(Settings()) == ()
+
+
+@pytest.mark.inventory("C-109")
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [(b"\n \n", "contains no key"), (b"\xff\n", "cannot be read"), (None, "cannot be read: .*No such file")],
+)
+def test_key_files_without_keys_end_the_start(tmp_path: Path, raw: bytes | None, message: str) -> None:
+    path = tmp_path / "keys"
+    if raw is not None:
+        path.write_bytes(raw)
+    with pytest.raises(SettingsError, match=f"--api-key-file: .*{message}"):
+        api_keys(Settings(api_key=("zero",), api_key_file=str(path)))
+
+
+async def test_all_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    request = Request({"type": "http", "headers": []})
+    user = await ApiKeys(["one", "two", "three"]).authenticate(Credentials(("one",), request))
+    assert user is not None
+    assert compared == [(b"one", b"one"), (b"one", b"two"), (b"one", b"three")]  # no early exit
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a certificate, its key, its key with a password, and the key of another certificate."""
+    folder = tmp_path_factory.mktemp("pem")
+    authority = trustme.CA()
+    issued, other = authority.issue_cert("127.0.0.1"), authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(str(folder / "cert"))
+    issued.private_key_pem.write_to_path(str(folder / "key"))
+    other.private_key_pem.write_to_path(str(folder / "other"))
+    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+    encoding, file_format = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "locked").write_bytes(
+        key.private_bytes(encoding, file_format, serialization.BestAvailableEncryption(b"word"))
+    )
+    return folder
+
+
+@pytest.mark.inventory("C-110", "C-111")
+def test_certificate_files_are_returned(pem: Path) -> None:
+    files = certificate_files(Settings(ssl_cert_file=str(pem / "cert"), ssl_key_file=str(pem / "key")))
+    assert files == (pem / "cert", pem / "key")
+    assert certificate_files(Settings()) == (None, None)
+
+
+@pytest.mark.inventory("C-110", "C-111")
+@pytest.mark.parametrize(
+    ("cert", "key", "message"),
+    [
+        ("cert", None, "needs both"),
+        (None, "key", "needs both"),
+        ("cert", "none", "--ssl-key-file: .*none cannot be read: No such file"),
+        ("none", "key", "--ssl-cert-file: .*none cannot be read: No such file"),
+        ("cert", "other", "these are not a certificate and its key"),
+        ("key", "cert", "these are not a certificate and its key"),
+        ("cert", "locked", "these are not a certificate and its key"),  # OpenSSL does not ask for the password
+    ],
+)
+def test_unusable_certificates_end_the_start(pem: Path, cert: str | None, key: str | None, message: str) -> None:
+    files = {"ssl_cert_file": cert, "ssl_key_file": key}
+    with pytest.raises(SettingsError, match=message):
+        certificate_files(Settings(**{name: str(pem / file) for name, file in files.items() if file}))
