@@ -1,6 +1,6 @@
 """``gpt2``: byte-level BPE (Sennrich et al., arXiv:1508.07909; bytes as characters after GPT-2).
 
-The merging is done by Hugging Face's `tokenizers`. It knows nothing of special tokens, which `GgufTokenizer` finds.
+Hugging Face's `tokenizers` does the merging. Special tokens are found by `GgufTokenizer`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from tokenizers import Encoding, Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from llamafw import ModelError, RequestError
-from llamafw_plugins.tokenizers import metadata as read
-from llamafw_plugins.tokenizers.base import GgufTokenizer, byte_of
+from llamafw_plugins.tokenizers.base import GgufTokenizer, parse_byte_token
+from llamafw_plugins.tokenizers.metadata_values import PREFIX, read_string, read_strings
 from llamafw_plugins.tokenizers.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
 from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read_vocabulary
 
 log = logging.getLogger(__name__)
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_SHORT = 4096  # characters; longer texts are worth the start of a parallel loop, which also lets other threads run
+_MIN_BATCH_LENGTH = 4096  # characters from which on the library's parallel loop, which releases the GIL, pays off
 
 
 def _byte_characters() -> list[str]:
-    """Return the character that stands for each byte: itself where it can be printed, else one from U+0100 on."""
+    """Return the character that stands for each byte: printable ones for themselves, others from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -37,21 +37,24 @@ _TO_BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
 class Gpt2Tokenizer(GgufTokenizer):
-    """Byte-level BPE.
+    """A byte-level BPE tokenizer.
 
-    Bytes that no token stands for (rare control characters, in small vocabularies) have no tokens, as in llama.cpp.
+    Small vocabularies lack tokens for rare control characters; such bytes are dropped, as in llama.cpp.
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         vocabulary = read_vocabulary(metadata)
         pre_tokenizer = _pre_tokenizer(metadata)
         super().__init__(metadata, vocabulary, add_bos=pre_tokenizer.add_bos)
-        # A control token that text could be merged into would let a user speak for the model.
+
+        # If plain text could merge into a control token, users could end the model's turn or begin one.
         ids = {text: token for text, token in vocabulary.ids.items() if token not in vocabulary.control}
-        if _LONE_SURROGATE.search("".join(ids)):  # stands for a byte that is no UTF-8; the library takes Unicode only
+        if _LONE_SURROGATE.search("".join(ids)):  # for bytes that are not UTF-8; the library only takes Unicode
             ids = {text: token for text, token in ids.items() if not _LONE_SURROGATE.search(text)}
         merges = _merges(metadata, vocabulary, ids)
-        # The library drops characters it does not know *before* merging, and so joins what was apart.
+
+        # The library drops unknown characters before merging, which could then merge the characters around them. An
+        # unknown token, removed afterwards, keeps these apart.
         self._incomplete = not ids.keys() >= set(BYTE_CHARACTERS)
         unknown = {"": self.n_vocab} if self._incomplete else {}
         self._library = Library(
@@ -62,9 +65,9 @@ class Gpt2Tokenizer(GgufTokenizer):
                 ignore_merges=pre_tokenizer.ignore_merges,
             )
         )
-        cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._library.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
+        self._library.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
 
     def _encode_parts(self, parts: Sequence[str | int]) -> list[int]:
         encoded = iter(self._encode_texts([part for part in parts if isinstance(part, str)]))
@@ -78,43 +81,43 @@ class Gpt2Tokenizer(GgufTokenizer):
 
     def _encode_texts(self, texts: list[str]) -> list[Encoding]:
         try:
-            if sum(map(len, texts)) <= _SHORT:
+            if sum(map(len, texts)) <= _MIN_BATCH_LENGTH:
                 return [self._library.encode(text, add_special_tokens=False) for text in texts]
             return self._library.encode_batch_fast(texts, add_special_tokens=False)
         except BaseException as error:
-            # A panic of the library is no Exception: uncaught, it would end the server. It has a known cause: one
-            # stretch of text for which Oniguruma runs out of steps, ten million.
+            # A panic of the library is not an Exception, so it would end the server. Its known cause is a word so long
+            # that Oniguruma exceeds its limit of ten million steps.
             if type(error).__name__ != "PanicException":
                 raise
-            raise RequestError("the text has a stretch too long to be cut into words") from error
+            raise RequestError("the text has a part that is too long to be split into words") from error
 
-    def _piece(self, text: str, kind: int) -> bytes:
-        if kind == NORMAL:
+    def _make_piece(self, text: str, token_type: int) -> bytes:
+        if token_type == NORMAL:
             try:
                 return bytes([_TO_BYTES[character] for character in text])
-            except KeyError:  # not byte-level: the characters stand for themselves
+            except KeyError:  # has characters that do not stand for bytes
                 return text.encode("utf-8", "surrogateescape")
-        return byte_of(text) if kind == BYTE else b""
+        return parse_byte_token(text) if token_type == BYTE else b""
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
-    name = read.text(metadata, "pre")
+    name = read_string(metadata, "pre")
     if name is None:
-        log.warning("the model has no %spre: the default pre-tokenizer may cut text in the wrong places", read.PREFIX)
+        log.warning("the model has no %spre: the default pre-tokenizer may split text incorrectly", PREFIX)
         return DEFAULT
     if name not in PRE_TOKENIZERS:
-        log.warning("unknown %spre %r: the default pre-tokenizer may cut text in the wrong places", read.PREFIX, name)
+        log.warning("unknown %spre %r: the default pre-tokenizer may split text incorrectly", PREFIX, name)
         return DEFAULT
     return PRE_TOKENIZERS[name]
 
 
 def _merges(metadata: Mapping[str, Any], vocabulary: Vocabulary, ids: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return the merges, the most urgent first; ModelError if one is of or into something that is no token."""
-    merges: dict[tuple[str, str], None] = {}  # the library lets a repeated merge replace the first: it must not
-    for line in read.strings(metadata, "merges"):
+    """Return the merges in order of priority; ModelError if one of them is not of two tokens into a third."""
+    merges: dict[tuple[str, str], None] = {}  # a dict, because repeated merges must keep their first rank
+    for line in read_strings(metadata, "merges"):
         left, _, right = line.partition(" ")
         if left in ids and right in ids and left + right in ids:
             merges[left, right] = None
         elif not {left, right, left + right} <= vocabulary.ids.keys():
-            raise ModelError(f"{read.PREFIX}merges has {line!r}, which merges no two tokens into a third")
+            raise ModelError(f"{PREFIX}merges has {line!r}, which does not merge two tokens into a third")
     return list(merges)

@@ -1,14 +1,16 @@
-"""How byte-level BPE cuts text into words before merging, by ``tokenizer.ggml.pre``. A table, and nothing else.
+"""Pre-tokenizers: how byte-level BPE splits text into words before merging, by the value of ``tokenizer.ggml.pre``.
 
-Each name stands for a list of regular expressions. The first cuts the text into its matches and what is between them;
-the next cuts each of these pieces further, and so on. Merges never cross a cut. The expressions are those that the
-models were trained with (the pre-tokenizers of their ``tokenizer.json``), in the syntax of Oniguruma. Where one could
-have to go back over a long stretch of text, which takes quadratic time or more steps than Oniguruma allows, there is an
-equivalent here that never does, with the original in a comment.
+A pre-tokenizer is a list of regular expressions. The first one splits the text into its matches and the text between
+them; the next one splits these parts further, and so on. Merges never cross the boundary of a part.
 
-llama.cpp approximates a few of them, because std::regex knows no Unicode: it takes ``\\p{Lu}`` and ``\\p{Ll}`` for "a
-letter not in a-z" and "a letter not in A-Z". Where the two differ (Tekken and the GPT-4o family: combining marks and
-case changes outside ASCII; DeepSeek LLM and Coder: spaces outside ASCII), this table is with the model.
+The expressions are those that the models were trained with (the pre-tokenizers of their ``tokenizer.json``), in the
+syntax of Oniguruma. An expression that could backtrack over a long text, which takes quadratic time or more steps than
+Oniguruma allows, is replaced by an equivalent one that does not; the original is in a comment.
+
+llama.cpp approximates a few expressions, because std::regex does not support Unicode: it treats ``\\p{Lu}`` and
+``\\p{Ll}`` as "a letter not in a-z" and "a letter not in A-Z". Where that differs from the model, this table follows
+the model. It matters for Tekken and the GPT-4o family (combining marks and case changes outside ASCII) and for DeepSeek
+LLM and Coder (spaces outside ASCII).
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
-    """How one family of models cuts text into words."""
+    """How one family of models splits text into words."""
 
     patterns: tuple[str, ...]
-    ignore_merges: bool = False  # a word that is a token is that token, whatever the merges say
-    add_bos: bool = False  # if the metadata does not say
+    ignore_merges: bool = False  # a word that is a token becomes that token, even if no merges lead to it
+    add_bos: bool = False  # the default if the metadata has no add_bos_token
 
 
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -47,14 +49,14 @@ def _o200k(contraction: str, digits: str) -> str:
     )
 
 
-_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"  # DeepSeek's own, odd ranges
+_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"  # the ranges of DeepSeek, odd as they are
 _HAN_KANA = "[\u4e00-\u9fa5\u3040-\u30ff]+"
 _ASCII_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _DEEPSEEK_V3 = (
     rf"{_ASCII_PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
     rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACE}"
 )
-_CASED_LETTERS = (  # DeepSeek LLM: the letters that have case, as of some version of Unicode
+_CASED_LETTERS = (  # of DeepSeek LLM: the letters with case in an older version of Unicode
     "A-Za-z\xb5\xc0-\xd6\xd8-\xf6\xf8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373\u0376\u0377"
     "\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f\u0531-\u0556"
     "\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77\u1d79-\u1d9a"
@@ -83,7 +85,7 @@ _bailing = PreTokenizer((
 ))  # fmt: skip
 
 DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
-"""For files that name no pre-tokenizer, or one that is not in the table."""
+"""For files without a pre-tokenizer, or with an unknown one."""
 
 _FAMILIES: dict[str, PreTokenizer] = {
     "default": DEFAULT,

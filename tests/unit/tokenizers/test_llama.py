@@ -1,4 +1,4 @@
-"""SentencePiece BPE on small vocabularies, against merging by hand."""
+"""SentencePiece BPE on small vocabularies, compared with a simple implementation."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from llamafw.testing import vocabularies
 from llamafw_plugins.tokenizers import make_llama
 
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
-FIRST = 3 + 256  # token that is not special
+FIRST = 3 + 256  # the first token that is neither a special token nor a byte token
 
 
 def metadata(pieces: dict[str, float], **fields: Any) -> dict[str, Any]:
-    """<unk> <s> </s>, 256 byte tokens, then ``pieces`` with their scores."""
-    given = {
+    """Return metadata with <unk>, <s>, </s>, 256 byte tokens, and ``pieces`` with scores; None removes a field."""
+    defaults = {
         "tokens": ["<unk>", "<s>", "</s>", *BYTE_TOKENS, *pieces],
         "scores": np.array([0.0] * FIRST + list(pieces.values()), np.float32),
         "token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces),
         "add_space_prefix": False,
     }
-    return {f"tokenizer.ggml.{name}": value for name, value in (given | fields).items() if value is not None}
+    return {f"tokenizer.ggml.{name}": value for name, value in (defaults | fields).items() if value is not None}
 
 
-def merge(text: str, pieces: dict[str, float]) -> list[str]:
-    """Merge the neighbours of the highest score, leftmost first, until there are none. O(n²), and easy to believe."""
+def merge_simply(text: str, pieces: dict[str, float]) -> list[str]:
+    """Merge the leftmost neighbours with the highest score until none are left. Simple, but O(n²)."""
     symbols = list(text)
     while True:
-        both = [a + b for a, b in zip(symbols, symbols[1:], strict=False)]
-        pairs = [(-pieces[pair], i) for i, pair in enumerate(both) if pair in pieces]
-        if not pairs:
+        neighbours = [a + b for a, b in zip(symbols, symbols[1:], strict=False)]
+        candidates = [(-pieces[pair], i) for i, pair in enumerate(neighbours) if pair in pieces]
+        if not candidates:
             break
-        i = min(pairs)[1]
+        i = min(candidates)[1]
         symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+
     tokens: list[str] = []
     for symbol in symbols:
         tokens += [symbol] if symbol in pieces else [f"<0x{byte:02X}>" for byte in symbol.encode()]
@@ -48,27 +49,27 @@ PIECES = st.dictionaries(st.text("ab▁é", min_size=1, max_size=5), st.integers
 
 
 @given(pieces=PIECES, text=st.text("ab é😀", max_size=30))
-def test_merges_as_by_hand_with_many_equal_scores(pieces: dict[str, float], text: str) -> None:
+def test_merges_equal_a_simple_implementation(pieces: dict[str, float], text: str) -> None:
     fields = metadata(pieces)
     texts = fields["tokenizer.ggml.tokens"]
-    assert [texts[token] for token in make_llama(fields).encode(text)] == merge(text.replace(" ", "▁"), pieces)
+    assert [texts[token] for token in make_llama(fields).encode(text)] == merge_simply(text.replace(" ", "▁"), pieces)
 
 
 @given(pieces=PIECES, text=st.text("ab▁", min_size=65, max_size=200))
-def test_long_words_as_by_hand(pieces: dict[str, float], text: str) -> None:
+def test_merges_of_long_words_equal_a_simple_implementation(pieces: dict[str, float], text: str) -> None:
     pieces |= {"ab": -1.0, "ba": -1.0, "aa": -2.0, "bb": -2.0}
     fields = metadata(pieces)
     texts = fields["tokenizer.ggml.tokens"]
-    assert [texts[token] for token in make_llama(fields).encode(text)] == merge(text, pieces)
+    assert [texts[token] for token in make_llama(fields).encode(text)] == merge_simply(text, pieces)
 
 
-def test_without_scores_the_leftmost_pair_is_first() -> None:
+def test_without_scores_the_leftmost_pair_is_merged_first() -> None:
     tokenizer = make_llama(metadata({"a": 0, "b": 0, "ab": -9, "ba": 0}, scores=None))
     assert tokenizer.encode("aba") == [FIRST + 2, FIRST]
 
 
 @pytest.mark.parametrize("text", ["<unk>", "<s>", "</s>", "<0x41>"])
-def test_the_name_of_a_special_token_is_plain_text_that_no_merge_makes_special(text: str) -> None:
+def test_plain_text_is_not_merged_into_a_special_token(text: str) -> None:
     steps = {text[:n]: 0.0 for n in range(1, len(text))} | dict.fromkeys(text, 0.0)
     tokenizer = make_llama(metadata(steps))
     tokens = tokenizer.encode(text, parse_special=False)
@@ -80,8 +81,8 @@ TINY = make_llama(vocabularies.spm())
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_round_trip(text: str) -> None:
-    """All text survives, but "▁" becomes the space it stands for."""
+def test_decode_reverses_encode(text: str) -> None:
+    """Only "▁" does not survive: it becomes the space that it stands for."""
     tokens = TINY.encode(text, parse_special=False)
     assert all(4 < token < TINY.n_vocab for token in tokens)
     plain = text.replace("▁", " ")
@@ -90,11 +91,16 @@ def test_round_trip(text: str) -> None:
     assert b"".join(map(TINY.piece, tokens)) == (" " + plain if plain else "").encode()
 
 
-def test_the_space_prefix() -> None:
+def test_a_space_is_added_before_text_and_removed_by_decode() -> None:
     the, space = TINY.encode("the"), TINY.encode("")
     assert [TINY.piece(token) for token in the] == [b" the"]
     assert space == []
-    assert TINY.encode("<|im_start|>the<|im_end|>the") == [3, *the, 4, *the]  # as llama.cpp: after every special token
+    assert TINY.encode("<|im_start|>the<|im_end|>the") == [
+        3,
+        *the,
+        4,
+        *the,
+    ]  # after every special token, as in llama.cpp
     assert TINY.decode([*the, *the]) == "the the"
     assert TINY.decode([1, *the]) == "the"
     assert TINY.decode([1, *the], special=True) == "<s> the"
@@ -104,7 +110,7 @@ def test_the_space_prefix() -> None:
     assert bare.decode(the) == " the"
 
 
-def test_special_tokens() -> None:
+def test_special_tokens_are_parsed_and_rendered_on_request() -> None:
     assert (TINY.bos, TINY.eos, TINY.eog) == (1, 2, {2, 4})
     assert TINY.encode("", add_special=True) == [1]
     assert TINY.encode("<s>") == [1]
@@ -112,32 +118,35 @@ def test_special_tokens() -> None:
     assert TINY.piece(1, special=True) == b"<s>"
 
 
-def test_user_defined_tokens_are_always_read_and_rendered_as_they_are() -> None:
+def test_user_defined_tokens_are_always_parsed_and_rendered() -> None:
     tokenizer = make_llama(metadata({"a": 0, "▁x": 0}, token_type=[2, 3, 3] + [6] * 256 + [1, 4]))
     assert tokenizer.encode("a▁xa", parse_special=False) == [FIRST, FIRST + 1, FIRST]
     assert tokenizer.piece(FIRST + 1) == "▁x".encode()
 
 
-def test_ids_that_old_files_leave_out() -> None:
+def test_missing_bos_and_eos_ids_have_defaults() -> None:
     tokenizer = make_llama(metadata({"a": 0}))
     assert (tokenizer.bos, tokenizer.eos, tokenizer.add_bos) == (1, 2, True)
 
 
-def test_bytes_without_a_token_are_unknown() -> None:
+def test_bytes_without_a_token_become_the_unknown_token() -> None:
     fields = metadata({"a": 0, "b": 0})
     fields["tokenizer.ggml.tokens"][3 + 0xC3] = "other"
     fields["tokenizer.ggml.token_type"][3 + 0xC3] = 1
     assert make_llama(fields).encode("aé") == [FIRST, 0, 3 + 0xA9]
 
 
-def test_broken_bytes() -> None:
+def test_incomplete_utf8_is_decoded_as_a_replacement_character() -> None:
     assert TINY.decode([5 + 0xE4, 5 + 0xBD]) == "\ufffd"
     assert TINY.decode([5 + 0xE4, 5 + 0xBD, 5 + 0xA0]) == "你"
     assert TINY.piece(5 + 0xE4) == b"\xe4"
 
 
-def test_nul_and_lone_surrogates() -> None:
+def test_nul_characters_are_kept() -> None:
     assert TINY.decode(TINY.encode("a\0b")) == "a\0b"
+
+
+def test_a_lone_surrogate_is_refused() -> None:
     with pytest.raises(RequestError, match="lone surrogate, U\\+DC80, at character 1"):
         TINY.encode("a\udc80")
 
@@ -155,6 +164,6 @@ def test_nul_and_lone_surrogates() -> None:
         ({"add_space_prefix": "no"}, "add_space_prefix"),
     ],
 )
-def test_bad_metadata_names_its_key(fields: dict[str, Any], key: str) -> None:
+def test_errors_in_metadata_name_the_key(fields: dict[str, Any], key: str) -> None:
     with pytest.raises(ModelError, match=f"tokenizer.ggml.{key}"):
         make_llama(metadata({"a": 0.0}, **fields))

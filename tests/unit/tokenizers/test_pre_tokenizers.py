@@ -1,4 +1,4 @@
-"""How text is cut into words: known cuts, and every rewritten expression against the one it stands for."""
+"""Pre-tokenizers split text as expected, and rewritten expressions split it like the original ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tokenizers import Regex, pre_tokenizers
 from llamafw_plugins.tokenizers.pre_tokenizers import PRE_TOKENIZERS
 
 
-def cut(patterns: tuple[str, ...], text: str) -> list[str]:
-    """Cut ``text`` into words."""
-    cuts = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns])
-    return [word for word, _ in cuts.pre_tokenize_str(text)]
+def split(patterns: tuple[str, ...], text: str) -> list[str]:
+    """Return the words of ``text``."""
+    splits = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns])
+    return [word for word, _ in splits.pre_tokenize_str(text)]
 
 
-LETTERS = st.text("aAbBéÉ日ʰǅ\u0301 \t\n\r1२.,'’sS/$\u3000中ไ😀", max_size=25)
-PUBLISHED = {  # as in the tokenizer.json of the models
+TEXTS = st.text("aAbBéÉ日ʰǅ\u0301 \t\n\r1२.,'’sS/$\u3000中ไ😀", max_size=25)
+PUBLISHED = {  # from the tokenizer.json of the models
     "llama-bpe": (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -46,15 +46,15 @@ PUBLISHED = {  # as in the tokenizer.json of the models
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-@given(text=LETTERS)
-def test_as_published(name: str, text: str) -> None:
-    assert cut(PRE_TOKENIZERS[name].patterns, text) == cut(PUBLISHED[name], text)
+@given(text=TEXTS)
+def test_rewritten_expressions_split_like_the_published_ones(name: str, text: str) -> None:
+    assert split(PRE_TOKENIZERS[name].patterns, text) == split(PUBLISHED[name], text)
 
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
-@given(text=LETTERS)
-def test_nothing_is_lost(name: str, text: str) -> None:
-    assert "".join(cut(PRE_TOKENIZERS[name].patterns, text)) == text
+@given(text=TEXTS)
+def test_splitting_keeps_all_characters(name: str, text: str) -> None:
+    assert "".join(split(PRE_TOKENIZERS[name].patterns, text)) == text
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_nothing_is_lost(name: str, text: str) -> None:
         ("default", "a$b 1234", ["a", "$", "b", " ", "123", "4"]),
     ],
 )
-def test_known_cuts(name: str, text: str, words: list[str]) -> None:
-    assert cut(PRE_TOKENIZERS[name].patterns, text) == words
+def test_text_is_split_as_expected(name: str, text: str, words: list[str]) -> None:
+    assert split(PRE_TOKENIZERS[name].patterns, text) == words
 
 
 @pytest.mark.parametrize("name", PRE_TOKENIZERS)
-@pytest.mark.timeout(60)  # quadratic time would be much longer
-def test_long_stretches_take_no_quadratic_time(name: str) -> None:
+@pytest.mark.timeout(60)  # quadratic time would take much longer
+def test_long_repetitions_are_split_in_linear_time(name: str) -> None:
     n = 200_000
     for text in (" " * n + "1", " " * n + "x", "\t" * n + "中", "A" * n, "日" + "A" * n, "\u0301" * n, "\n" * n + " "):
-        assert "".join(cut(PRE_TOKENIZERS[name].patterns, text)) == text
+        assert "".join(split(PRE_TOKENIZERS[name].patterns, text)) == text

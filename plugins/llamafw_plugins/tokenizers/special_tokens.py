@@ -1,8 +1,8 @@
-"""Finds the texts of special tokens in a text. It knows nothing of what becomes of the text between them.
+"""Search for special tokens in a text. Independent of how the plain text between them is tokenized.
 
-llama.cpp looks for one special token after another, the longest text (in bytes) first, in what the longer ones have
-left over. Done like that, a long text full of special tokens takes quadratic time; here one pass finds every
-occurrence, and the longest take their places first.
+llama.cpp searches for one special token after another, those with the longest text (in bytes) first, each in the plain
+text that the previous ones left over. That takes quadratic time for a long text with many special tokens. Here one pass
+finds all occurrences, and then longer tokens take precedence over shorter ones, with the same result.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _MAX_NESTING = 32  # of regex groups; Python's compiler is recursive
 
 
 class SpecialTokens:
-    """The special tokens of one model that are to be found in texts.
+    """Finds the special tokens of one model in texts.
 
     Parameters
     ----------
     texts : mapping
-        Token id → text; no text is empty.
+        Token id → text, which is not empty.
     strip_left, strip_right : set of int
-        Tokens that swallow the white space before or after them.
+        Tokens that remove the white space before or after them.
     """
 
     def __init__(
@@ -32,17 +32,19 @@ class SpecialTokens:
         by_text = {texts[token]: (rank, token) for rank, token in enumerate(order)}
         self._strip_left, self._strip_right = strip_left, strip_right
         self._pattern = re.compile(_pattern(list(by_text))) if by_text else None
-        self._starting: dict[str, list[tuple[int, int, int]]] = {  # text → (rank, length, token) of its beginnings
+        self._beginnings: dict[
+            str, list[tuple[int, int, int]]
+        ] = {  # text → (rank, token, length) of the special tokens that it begins with
             text: [(*by_text[text[:n]], n) for n in range(1, len(text) + 1) if text[:n] in by_text] for text in by_text
         }
 
     def split(self, text: str) -> list[str | int]:
-        """Return ``text`` cut into special tokens and, between them, stretches of plain text, none of them empty."""
-        if self._pattern is None or not (places := self._places(text)):
+        """Return ``text`` split into special tokens and the plain text between them, without empty parts."""
+        if self._pattern is None or not (spans := self._find_spans(text)):
             return [text] if text else []
         parts: list[str | int] = []
         done = 0
-        for start, end, token in places:
+        for start, end, token in spans:
             if start > done:
                 parts.append(text[done:start])
             parts.append(token)
@@ -51,19 +53,20 @@ class SpecialTokens:
             parts.append(text[done:])
         return parts
 
-    def _places(self, text: str) -> list[tuple[int, int, int]]:
-        """Return (start, end, token) in order, including the white space that the token swallows."""
-        assert self._pattern is not None  # split asks only then
-        found: list[tuple[int, int, int, int]] = []
+    def _find_spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Return (start, end, token) of each special token in order, including the white space that it removes."""
+        assert self._pattern is not None  # checked by split
+        occurrences: list[tuple[int, int, int, int]] = []  # (rank, start, end, token)
         position = 0
         while match := self._pattern.search(text, position):
             start = match.start()
-            found += [(rank, start, start + n, token) for rank, token, n in self._starting[match.group()]]
+            occurrences += [(rank, start, start + n, token) for rank, token, n in self._beginnings[match.group()]]
             position = start + 1
-        taken = bytearray(len(text))
-        places: list[tuple[int, int, int]] = []
-        for _, start, end, token in sorted(found):
-            # What is taken is no shorter than this, so it cannot lie strictly inside: the two ends tell.
+
+        taken = bytearray(len(text))  # 1 for each character that belongs to a span
+        spans: list[tuple[int, int, int]] = []
+        for _, start, end, token in sorted(occurrences):
+            # Earlier spans are at least as long, so one that overlaps this one covers one of its ends.
             if taken[start] or taken[end - 1]:
                 continue
             if token in self._strip_left:
@@ -73,14 +76,14 @@ class SpecialTokens:
                 while end < len(text) and not taken[end] and text[end] in _SPACES:
                     end += 1
             taken[start:end] = b"\1" * (end - start)
-            places.append((start, end, token))
-        return sorted(places)
+            spans.append((start, end, token))
+        return sorted(spans)
 
 
 def _pattern(texts: Iterable[str], nesting: int = 0) -> str:
-    """Return a regular expression that matches the longest of ``texts``, sharing their common beginnings.
+    """Return a regular expression for the longest matching text, in which texts share their common prefixes.
 
-    A plain alternation of thousands of texts would try each of them at each ``<``.
+    A plain alternation of thousands of texts would try each of them at every ``<``.
     """
     longest_first = sorted(set(texts), key=len, reverse=True)
     if len(longest_first) == 1 or nesting > _MAX_NESTING:
@@ -91,7 +94,7 @@ def _pattern(texts: Iterable[str], nesting: int = 0) -> str:
             branches.setdefault(text[0], []).append(text[1:])
     alternatives = []
     for first, rests in branches.items():
-        shared = _shared_beginning(rests)
+        shared = _common_prefix(rests)
         rest = _pattern([text[len(shared) :] for text in rests], nesting + 1)
         alternatives.append(re.escape(first + shared) + (f"(?:{rest})" if rest else ""))
     if "" in longest_first:
@@ -99,7 +102,7 @@ def _pattern(texts: Iterable[str], nesting: int = 0) -> str:
     return "|".join(alternatives)
 
 
-def _shared_beginning(texts: list[str]) -> str:
+def _common_prefix(texts: list[str]) -> str:
     low, high = min(texts), max(texts)
     n = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
     return low[:n]
