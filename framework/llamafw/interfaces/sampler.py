@@ -38,8 +38,13 @@ class Sampler(Protocol):
 class SamplerPlugin(Protocol):
     """Creates a sampler for each request; usually the sampler's class. `create` runs on the event loop.
 
-    If it has an attribute ``precedes``, the name of another sampler, requests that name no samplers use it too, just
-    before that one. Otherwise it is used where ``samplers`` names it.
+    A request that names its ``samplers`` uses exactly these, and so does one to a server started with ``--samplers``.
+    Any other request uses the default samplers, and this one
+
+    - if one of its own options is not at its default: the request field alone is enough. It is then used just before
+      the sampler that its attribute ``precedes`` names, or before ``temperature`` if it has no such attribute.
+    - in any case, if it has the attribute ``precedes``, the name of a default sampler: its `create` decides whether it
+      does something.
     """
 
     options: ClassVar[JsonSchema]

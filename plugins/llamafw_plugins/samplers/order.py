@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from llamafw import SamplerPlugin
 
@@ -13,14 +14,39 @@ MIROSTAT_ORDER = ("penalties", "temperature", "mirostat")
 """The samplers of a request with ``mirostat``; it replaces the ones that the request names."""
 
 
-def default_order(samplers: Mapping[str, SamplerPlugin]) -> tuple[str, ...]:
-    """Return the built-in samplers, with plugins' samplers placed where their ``precedes`` says.
+def default_order(samplers: Mapping[str, SamplerPlugin], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the samplers of a request that does not name any, in the order of use.
 
-    Several samplers that precede the same one keep the order of their registration.
+    These are the built-in ones, the plugins' samplers that have ``precedes``, and the plugins' samplers one of whose
+    own options is not at its default. A sampler of a plugin is placed where ``precedes`` says, otherwise just before
+    ``temperature``. Several samplers at one place keep the order of their registration.
+
+    Parameters
+    ----------
+    samplers : mapping of str to SamplerPlugin
+        All registered samplers.
+    options : mapping
+        The request's values of their options, by field.
     """
     names = [name for name in DEFAULT_ORDER if name in samplers]
     for name, plugin in samplers.items():
-        follower = getattr(plugin, "precedes", None)
-        if follower in names and name not in names:
-            names.insert(names.index(follower), name)
+        successor = getattr(plugin, "precedes", None)
+        if successor in names and name not in names:
+            names.insert(names.index(successor), name)
+
+    shared = {field for name in (*names, *MIROSTAT_ORDER) if name in samplers for field in samplers[name].options}
+    for name, plugin in samplers.items():
+        if name not in names and _is_changed(plugin, options, shared):
+            successor = getattr(plugin, "precedes", None)
+            place = successor if successor in names else "temperature"
+            names.insert(names.index(place) if place in names else len(names), name)
     return tuple(names)
+
+
+def _is_changed(plugin: SamplerPlugin, options: Mapping[str, Any], shared: Collection[str]) -> bool:
+    """Return whether an option that no sampler in use has is not at its default."""
+    return any(
+        field in options and options[field] != schema.get("default")
+        for field, schema in plugin.options.items()
+        if field not in shared
+    )

@@ -15,9 +15,16 @@ from llamafw import Candidates
 from llamafw_plugins.samplers.order import DEFAULT_ORDER, default_order
 
 
+def sampler(*fields: str, precedes: str | None = None) -> Any:
+    """Return a sampler plugin with some options, whose defaults are 0."""
+    place = {"precedes": precedes} if precedes else {}
+    return SimpleNamespace(options={field: {"type": "number", "default": 0} for field in fields}, **place)
+
+
 def registered(**precedes: str | None) -> Any:
-    own = dict.fromkeys([*DEFAULT_ORDER, "mirostat"], SimpleNamespace())
-    return own | {name: SimpleNamespace(**({"precedes": at} if at else {})) for name, at in precedes.items()}
+    """Return the built-in samplers and some of plugins; each has one option, which is named like the sampler."""
+    builtin = {name: sampler(name) for name in [*DEFAULT_ORDER, "mirostat"]}
+    return builtin | {name: sampler(name, precedes=successor) for name, successor in precedes.items()}
 
 
 @pytest.mark.inventory("M-06")
@@ -34,13 +41,39 @@ def registered(**precedes: str | None) -> Any:
     ],
 )
 def test_default_order_with_plugins(others: dict[str, str | None], order: Sequence[str]) -> None:
-    assert default_order(registered(**others)) == tuple(order)
+    assert default_order(registered(**others), {}) == tuple(order)
 
 
 def test_default_order_leaves_out_missing_samplers() -> None:
     samplers = registered(xtc="temperature")
     del samplers["tfs_z"], samplers["temperature"]
-    assert default_order(samplers) == ("penalties", "top_k", "typ_p", "top_p", "min_p")
+    assert default_order(samplers, {}) == ("penalties", "top_k", "typ_p", "top_p", "min_p")
+
+
+def test_default_order_includes_samplers_whose_option_is_changed() -> None:
+    samplers = registered(smooth=None, other=None)
+    before, last = DEFAULT_ORDER[:-1], DEFAULT_ORDER[-1]
+    assert default_order(samplers, {"smooth": 0, "other": 0}) == DEFAULT_ORDER
+    assert default_order(samplers, {"smooth": 0.5, "other": 0}) == (*before, "smooth", last)
+    assert default_order(samplers, {"smooth": 0.5, "other": 1}) == (*before, "smooth", "other", last)
+
+
+def test_a_changed_sampler_is_placed_where_precedes_says() -> None:
+    samplers = registered() | {"first": sampler("first"), "a": sampler("a", precedes="first")}
+    assert default_order(samplers, {"first": 1, "a": 1})[-3:] == ("a", "first", "temperature")
+    samplers = registered() | {"a": sampler("a", precedes="first"), "first": sampler("first")}
+    assert default_order(samplers, {"a": 1})[-2:] == ("a", "temperature")
+
+
+def test_a_changed_sampler_comes_last_without_temperature() -> None:
+    samplers = registered(smooth=None)
+    del samplers["temperature"]
+    assert default_order(samplers, {"smooth": 1})[-1] == "smooth"
+
+
+def test_options_of_samplers_in_use_add_no_other_sampler() -> None:
+    samplers = registered() | {"alias": sampler("top_k", "mirostat")}
+    assert default_order(samplers, {"top_k": 3, "mirostat": 0, "mirostat_tau": 1}) == DEFAULT_ORDER
 
 
 @given(
