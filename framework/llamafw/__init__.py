@@ -41,11 +41,12 @@ from llamafw.interfaces import (
     ToolParser,
     ToolParserPlugin,
 )
+from llamafw.models.check_decoder import check_decoder
 from llamafw.sampling.kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.sampling.largest import largest_indices
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
-from llamafw.server.sse import event_stream
+from llamafw.server.sse import ServerSentEvent, event_stream
 from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import (
@@ -101,6 +102,7 @@ __all__ = [
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
+    "check_decoder",
     "compile_sampler_kernel",
     "ContextFullError",
     "Credentials",
@@ -150,6 +152,7 @@ __all__ = [
     "SamplerKernel",
     "SamplerKernelFunction",
     "SamplerPlugin",
+    "ServerSentEvent",
     "Settings",
     "SettingsError",
     "SlotStatus",

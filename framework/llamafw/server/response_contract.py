@@ -16,6 +16,7 @@ from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse, to_json
 from llamafw.server.routing import operation_id_of
 from llamafw.server.schema import Schema, Schemas
+from llamafw.server.sse import data_of
 from llamafw.server.violations import find_violation
 from llamafw.types import Problem
 
@@ -176,10 +177,11 @@ class _ResponseCheck:
 
     def _check_event(self, event: bytes) -> str | None:
         assert self._contract  # set by _send_start
-        if not event.startswith(b"data: "):
-            return "it has no data"
+        data = data_of(event)
+        if data is None:
+            return "it does not have exactly one line of data"
         try:
-            value = orjson.loads(event.removeprefix(b"data: "))
+            value = orjson.loads(data)
         except orjson.JSONDecodeError as error:
             return str(error)
         return self._contract.check_value(self._schema, value)

@@ -1,4 +1,4 @@
-"""Send the items of an async iterator as server-sent events, ``data: {json}``.
+"""Send the items of an async iterator as server-sent events: ``data: {json}``, with a name or an id if they have one.
 
 The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -6,6 +6,7 @@ The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -37,11 +38,31 @@ def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
     Parameters
     ----------
     events : async iterator
-        Its items are anything orjson can write.
+        Its items are anything orjson can write, or `ServerSentEvent` for an event with a name or an id.
     done : bool
         Whether to send ``data: [DONE]`` after the last event, as OpenAI does.
     """
     return EventStream(events, done=done)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSentEvent:
+    """An item of an `event_stream` that has a name or an id.
+
+    Raises
+    ------
+    ValueError
+        The name or the id contains a line break or a null character, which the format cannot represent.
+    """
+
+    data: Any  # anything orjson can write
+    event: str | None = None  # name, for which clients listen; without one it is "message"
+    id: str | None = None  # browsers that reconnect send the last one in the header Last-Event-ID
+
+    def __post_init__(self) -> None:
+        for field, value in (("event", self.event), ("id", self.id)):
+            if value is not None and any(character in value for character in "\r\n\0"):
+                raise ValueError(f"{field} is {value!r}, which contains a line break or a null character")
 
 
 class EventStream(Response):
@@ -88,4 +109,17 @@ class EventStream(Response):
 
 
 def _encode_event(item: Any) -> bytes:
-    return b"data: " + to_json(item) + b"\n\n"
+    if not isinstance(item, ServerSentEvent):
+        return b"data: " + to_json(item) + b"\n\n"
+    name = f"event: {item.event}\n" if item.event is not None else ""
+    id = f"id: {item.id}\n" if item.id is not None else ""
+    return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
+
+
+def data_of(event: bytes) -> bytes | None:
+    """Return the JSON in an event, without the blank line at its end, that `EventStream` has written.
+
+    None if it has other fields than a name and an id, or not exactly one line of data.
+    """
+    lines = [line for line in event.split(b"\n") if not line.startswith((b"event: ", b"id: "))]
+    return lines[0].removeprefix(b"data: ") if len(lines) == 1 and lines[0].startswith(b"data: ") else None
