@@ -36,7 +36,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     plugins = ["--plugin", "llamafw.testing.backend", "--plugin", "support.spy"]
     flags = [*plugins, "-np", "2", "--check-tensors"]
     with running_server(model, *flags, ready=False, PYTHONPATH=str(ROOT / "tests")) as server:
-        server.wait_for("ready$")
+        server.wait_for("ready on ")
 
         def post(path: str, **body: Any) -> int:
             return httpx.post(f"{server.url}{path}", json=body, timeout=60).status_code
