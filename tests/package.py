@@ -51,10 +51,10 @@ def main() -> None:
             run(scripts / "llamafw", "plugin", "new", kind, f"new-{kind}", "--folder", project)
             (module,) = project.glob("llamafw_*.py")
             assert module.name in run(scripts / "llamafw", "plugins", "--plugin", module)
-        for command in ("plugin check llamafw", "contract-test"):
+        for command in ("plugin check llamafw", "contract-test"):  # they need packages that the wheel does not
             done = subprocess.run([scripts / "llamafw", *command.split()], check=False, capture_output=True, text=True)
             assert done.returncode == 1, command
-            assert done.stderr.endswith("pip install 'llamafw[test]'\n"), done.stderr
+            assert "not installed: pip install " in done.stderr, done.stderr
     print("package: wheel and sdist are sound, and install without a compiler")
 
 

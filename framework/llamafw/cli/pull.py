@@ -34,8 +34,7 @@ def run(argv: list[str]) -> int:
     if args.list:
         _print_downloads()
     elif args.remove:
-        for name in args.names:
-            _remove(name)
+        _remove(args.names)
     elif args.names:
         for name in args.names:
             print(_pull(name, args))
@@ -85,8 +84,10 @@ def _pull(name: str, args: Namespace) -> Path:
     return find_model(settings_from(shared, **model), progress=not args.quiet)
 
 
-def _remove(name: str) -> None:
-    for download in find_downloads(name):
+def _remove(names: list[str]) -> None:
+    """Remove all models that the names identify; none of them if a name is unknown."""
+    downloads = [download for name in names for download in find_downloads(name)]
+    for download in dict.fromkeys(downloads):
         remove(download)
         print(f"removed {download.name} ({_size(download.size)})")
 

@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from llamafw.cli.parser import Parser
-from llamafw.errors import SettingsError
+from llamafw.cli.serve import parse_command_line
+from llamafw.errors import SettingsError, SpecError, StartupError
 from llamafw.spec import METHODS, Document, load_document, operation_ids, operations
 
 HERE = Path(__file__).parent
@@ -30,29 +31,31 @@ BROKEN = re.compile(r"breaks the API document|Traceback")  # in the log of a ser
 
 
 def run(argv: list[str]) -> int:
-    """Test a server; exit code 1 if it breaks a promise."""
+    """Test a server; return 1 if it does not follow its API document."""
     parser = Parser(
         "llamafw contract-test",
-        "Hold a server against its own API document: every operation, those of plugins included, with valid and "
-        "invalid data. Without --url one is started, with a tiny model; it takes all other flags of `llamafw serve`.",
+        "Test a server against its API document: every operation, including those of plugins, with valid and invalid "
+        "data. Without --url, a server with a tiny model is started, which gets all flags that are not listed here.",
+        example="llamafw contract-test\nllamafw contract-test --url http://127.0.0.1:8080 --max-examples 10",
     )
     key = os.environ.get("LLAMA_API_KEY")
     add = parser.add_argument
-    add("--url", help="the server to test, http://127.0.0.1:8080 for one")
-    add("--api-key", metavar="KEY", default=key, help="a key that it takes [env: LLAMA_API_KEY]")
-    add("--path", action="append", default=[], help="test this path of the document alone; may be repeated")
-    add("--plugins-only", action="store_true", help="test the operations that plugins have added, and no others")
+    add("--url", metavar="URL", help="test this running server, such as http://127.0.0.1:8080")
+    add("--api-key", metavar="KEY", default=key, help="API key of the server [env: LLAMA_API_KEY]")
+    add("--path", action="append", default=[], metavar="PATH", help="test only this path; may be repeated")
+    add("--plugins-only", action="store_true", help="test only the operations that plugins add")
     add("--max-examples", type=int, metavar="N", help="requests per operation and phase (default: 60)")
-    add("--max-time", type=int, metavar="SECONDS", help="go on until then with new requests")
-    add("--seed", type=int, metavar="N", help="another seed for what is invented (default: 1)")
+    add("--max-time", type=int, metavar="SECONDS", help="send new requests for this long")
+    add("--seed", type=int, metavar="N", help="seed of the generated data (default: 1)")
     given, rest = parser.parse_known_args(argv)
     if find_spec("schemathesis") is None:
-        raise SettingsError("contract-test needs more packages: pip install 'llamafw[test]'")
+        raise StartupError("contract-test needs a package that is not installed: pip install schemathesis")
     if given.url and rest:
-        raise SettingsError(f"contract-test: {rest[0]} is for a server that is started, and --url names one that runs")
+        raise SettingsError(f"contract-test: {rest[0]} is a flag for a server that is started, but --url names a running one")
     with TemporaryDirectory() as folder:
         if given.url:
             return _test(given.url.rstrip("/"), Path(folder), given)
+        parse_command_line(rest)  # before the server is started: a wrong flag is an error of this command
         with _started(Path(folder), given.api_key or KEY, rest) as server:
             given.api_key = given.api_key or KEY
             code = _test(server.url, Path(folder), given)
@@ -172,9 +175,9 @@ def _fetch(url: str) -> Document:
         response = httpx.get(f"{url}/openapi.json", timeout=30)
         document = response.raise_for_status().json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise SettingsError(f"contract-test: {url}/openapi.json cannot be read: {error}") from None
+        raise StartupError(f"contract-test: {url}/openapi.json cannot be read: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
-        raise SettingsError(f"contract-test: {url}/openapi.json is no API document")
+        raise SpecError(f"contract-test: {url}/openapi.json is not an API document")
     return document
 
 
