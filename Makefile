@@ -1,28 +1,37 @@
-# Everything a fresh machine with Python needs. PYTHON chooses the interpreter (3.11 or newer).
+# Installs what each target needs into .venv. PYTHON chooses the interpreter, 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve test compatibility fuzz lint types docs docs-check package released bench clean
+.PHONY: help serve quick test coverage lint docs docs-check compatibility fuzz package released bench clean
 
 help:
-	@echo "make serve       install, fetch the default model once, serve it on http://127.0.0.1:8080   (ARGS=... for flags)"
-	@echo "make test        install with test extras, run the whole suite                             (ARGS=... for pytest)"
+	@echo "make serve          download the default model once and serve it on http://127.0.0.1:8080 (ARGS=... for flags)"
+	@echo "make quick          run the quick tests (ARGS=... for pytest)"
+	@echo "make test           run all tests (ARGS=... for pytest)"
+	@echo "make coverage       run all tests and print which lines they do not reach"
+	@echo "make lint           check layout, code and types with ruff and mypy"
+	@echo "make docs           write the generated pages and pictures in docs/"
+	@echo "make docs-check     test the documentation"
 	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
-	@echo "make fuzz        invent requests for every operation until something breaks                (ARGS='--max-time 3600')"
-	@echo "make lint        ruff and mypy"
-	@echo "make docs        write the pages made by scripts: docs/cli.md, gallery.md, json-schema.md, pictures"
-	@echo "make docs-check  run what the documentation shows"
-	@echo "make released    keep the API document of a release, which later ones are compared with"
-	@echo "make package     build sdist and wheel, install the wheel in a fresh environment"
-	@echo "make bench       side by side with llama.cpp (builds it once; takes long)"
+	@echo "make fuzz           send generated requests to every operation (ARGS='--max-time 3600')"
+	@echo "make package        build sdist and wheel, and try the wheel in a fresh environment"
+	@echo "make released       save the API document of a release, with which later ones are compared"
+	@echo "make bench          compare the speed with llama.cpp, which is built once (takes long)"
+	@echo "make clean          remove .venv and all caches"
 
 serve: $(VENV)/.installed
 	$(BIN)/llamafw serve $(ARGS)
 
+quick: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(VENV)/.lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 compatibility: $(VENV)/.test
 	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility=docs/compatibility.md
