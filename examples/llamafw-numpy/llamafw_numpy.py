@@ -21,11 +21,15 @@ from llamafw import (
     LlamafwError,
     Register,
     RequestError,
+    check_decoder,
     hookimpl,
 )
 
 requires_api = ">=1.0,<2"
 CACHE_TYPES = {"f16": np.float16, "f32": np.float32}
+MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "output")
+ROLES = ("token_embd", "attn_norm", "ffn_norm", "output_norm", *MATRICES)
+BIASES = tuple(f"{role}_bias" for role in MATRICES)
 
 
 class NumpyBackend:
@@ -33,6 +37,7 @@ class NumpyBackend:
 
     def __init__(self, context: BackendContext) -> None:
         decoder, options = context.decoder, context.options
+        check_decoder(decoder, "numpy", activations=("silu",), required=ROLES, optional=BIASES)
         self.decoder = decoder
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
         self.n_ctx = options.n_ctx or decoder.n_ctx_train
@@ -51,7 +56,7 @@ class NumpyBackend:
 
     def forward(self, batch: Batch) -> Floats:
         """Return the logits of ``batch.outputs``, ``(m, n_vocab)`` float32."""
-        rows = [self.globals["output"] @ x for x in self.run(batch)]
+        rows = [linear(self.globals, "output", x) for x in self.run(batch)]
         return np.array(rows, np.float32).reshape(len(rows), self.n_vocab)
 
     def hidden(self, batch: Batch) -> Floats:
@@ -82,10 +87,10 @@ class NumpyBackend:
             x += self.attention(norm(x, w["attn_norm"], self.decoder.norm_eps), w, position, slot, layer)
 
             h = norm(x, w["ffn_norm"], self.decoder.norm_eps)
-            gate = w["ffn_gate"] @ h
+            gate = linear(w, "ffn_gate", h)
             with np.errstate(over="ignore"):  # exp may overflow to inf, which makes the gate 0
                 gate /= 1 + np.exp(-gate)  # SiLU
-            x += w["ffn_down"] @ (gate * (w["ffn_up"] @ h))
+            x += linear(w, "ffn_down", gate * linear(w, "ffn_up", h))
 
         return x
 

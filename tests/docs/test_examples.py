@@ -1,4 +1,4 @@
-"""Every distribution in ``examples/``: built and installed as pip does it, found by llamafw, its own tests run."""
+"""Tests of the packages in ``examples/``: they are built and installed, found by llamafw, and pass their tests."""
 
 from __future__ import annotations
 
@@ -24,37 +24,38 @@ EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Environ:
-    """An environment in which all examples are installed."""
+    """The environment variables of a Python in which all examples are installed."""
     return install(EXAMPLES, tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture(scope="module")
-def listing(installed: Environ) -> list[Mapping[str, object]]:
+def plugins(installed: Environ) -> list[Mapping[str, object]]:
+    """The output of ``llamafw plugins --json`` with all examples."""
     command = [sys.executable, "-m", "llamafw", "plugins", "--json"]
-    found: list[Mapping[str, object]] = json.loads(subprocess.check_output(command, env=installed))
-    return found
+    output: list[Mapping[str, object]] = json.loads(subprocess.check_output(command, env=installed))
+    return output
 
 
 @pytest.fixture(scope="module")
 def outcomes(installed: Environ, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """For each example, how its tests went."""
+    """The outcomes of each example's tests."""
     return run_tests(EXAMPLES, installed, tmp_path_factory.mktemp("report"), config=ROOT / "pyproject.toml")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_it_is_found_beside_all_others(example: Path, listing: list[Mapping[str, object]]) -> None:
-    found = [one for one in listing if one["distribution"] == example.name]
+def test_example_is_found(example: Path, plugins: list[Mapping[str, object]]) -> None:
+    found = [plugin for plugin in plugins if plugin["distribution"] == example.name]
     assert found
-    assert all(one["hooks"] and not one["error"] for one in found)
+    assert all(plugin["hooks"] and not plugin["error"] for plugin in found)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_it_passes_its_own_tests(example: Path, outcomes: Mapping[str, list[str]]) -> None:
+def test_example_passes_its_own_tests(example: Path, outcomes: Mapping[str, list[str]]) -> None:
     assert set(outcomes[example.name]) - {"skipped"} == {"passed"}
 
 
 @pytest.mark.inventory("M-01", "M-02", "M-03", "M-06")
-def test_their_samplers_stand_where_llama_server_has_them(installed: Environ, tmp_path: Path) -> None:
+def test_samplers_have_the_places_of_llama_server(installed: Environ, tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     fields = {"dry_multiplier": 0.8, "top_n_sigma": 1.5, "xtc_probability": 0.5, "prompt": "a b a b", "n_predict": 9}
     with running_server(model, "--backend", "numpy", **installed) as server:
@@ -73,19 +74,20 @@ def test_their_samplers_stand_where_llama_server_has_them(installed: Environ, tm
         "temperature",
     ]
     assert settings["dry_sequence_breakers"] == ["\n", ":", '"', "*"]
-    assert answers[0]["content"] == answers[1]["content"]  # the seed fixes what they draw, too
+    assert answers[0]["content"] == answers[1]["content"]  # the seed also determines what the samplers draw
 
 
-def test_their_operations_keep_the_promises_of_the_document(installed: Environ, tmp_path: Path) -> None:
+def test_operations_match_the_api_document(installed: Environ, tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     with running_server(model, *FLAGS.split(), **installed) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
-        theirs = contract.paths_of_plugins(document)
-        command = contract.command(document, tmp_path, server.url, theirs, max_examples=15)
+        paths = contract.paths_of_plugins(document)
+        command = contract.command(document, tmp_path, server.url, paths, max_examples=15)
         environ = contract.environment("contract")
-        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-3000:]
-    assert re.search(r"Tested: +[7-9]", done.stdout)
+        result = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stdout[-9000:] + result.stderr[-3000:]
+    assert re.search(r"Tested: +[7-9]", result.stdout)
     log = "".join(server.output)
     assert "Traceback" not in log
     assert "breaks the API document" not in log

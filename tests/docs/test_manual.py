@@ -1,4 +1,4 @@
-"""docs/hooks.md and docs/protocols.md against a running server: who is called, when, how often, and on which thread."""
+"""Tests that hooks and protocols are called when, how often and on which thread docs/hooks.md and protocols.md say."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ N_GENERATIONS = 3
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
-def lines(page: str, heading: str) -> dict[str, list[str]]:
-    """The line below each heading of a page, in its parts."""
+def stated_calls(page: str, heading: str) -> dict[str, list[str]]:
+    """Return the parts of the line below each heading: which plugins are called, when, and on which thread."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return {name: line.split(" · ") for name, line in re.findall(rf"^## {heading}\n\*(.+)\*$", text, re.M)}
 
 
-HOOKS = lines("docs/hooks.md", r"(\w+)\(.*\)")
-PROTOCOLS = lines("docs/protocols.md", r"(\w+)")
+HOOKS = stated_calls("docs/hooks.md", r"(\w+)\(.*\)")
+PROTOCOLS = stated_calls("docs/protocols.md", r"(\w+)")
 SPECS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")}
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """What the spy told, in order: kind, name and thread."""
+def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The kind, the name and the thread of all calls that a spying plugin has recorded, in order."""
     model = write_tiny_gguf(tmp_path_factory.mktemp("spy") / "tiny.gguf")
     plugins = ["--plugin", "llamafw.testing.backend", "--plugin", "support.spy"]
     flags = [*plugins, "-np", "2", "--check-tensors"]
@@ -48,33 +48,34 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
         assert post("/completion") == 400
         server.terminate()
         server.wait_for_end()
-        found = [line.strip().split(" ", 2) for line in server.output if line.startswith("SPY ")]
-    return [[kind, *rest.split(" · ")] for _, kind, rest in found]
+        lines = [line.strip().split(" ", 2) for line in server.output if line.startswith("SPY ")]
+    return [[kind, *rest.split(" · ")] for _, kind, rest in lines]
 
 
-def test_every_hook_says_who_is_called() -> None:
+def test_hooks_page_says_which_plugins_are_called() -> None:
     assert set(HOOKS) == set(SPECS)
-    for name, (who, *_) in HOOKS.items():
+    for name, (called, *_) in HOOKS.items():
         first = getattr(SPECS[name], f"{hookspecs.NAME}_spec")["firstresult"]
-        assert who == ("First" if first else "All"), name
+        assert called == ("First" if first else "All"), name
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_hook_is_called_as_often_and_where_the_page_says(told: list[list[str]], name: str) -> None:
+def test_hooks_are_called_as_the_page_says(calls: list[list[str]], name: str) -> None:
     _, when, thread = HOOKS[name]
-    found = [where for kind, what, where in told if (kind, what) == ("hook", name)]
-    expected = N_GENERATIONS if when == "once per generation" else 1  # there was one failure, and one model
-    assert found == [thread] * expected
+    threads = [where for kind, hook, where in calls if (kind, hook) == ("hook", name)]
+    n_calls = N_GENERATIONS if when == "once per generation" else 1  # there was one failure and one model
+    assert threads == [thread] * n_calls
     assert when.startswith("once")
 
 
-def test_hooks_come_in_the_order_of_the_page(told: list[list[str]]) -> None:
-    """First the tables, then the flags, then what builds the server, then what loads the model."""
+def test_hooks_are_called_in_the_order_of_the_page(calls: list[list[str]]) -> None:
+    """Registration comes first, then flags, then the server, then the model."""
     stages = ["once, at the start", "once, before flags are parsed", "once, while the server is built"]
-    order = [name for kind, name, _ in told if kind == "hook"]
+    order = [name for kind, name, _ in calls if kind == "hook"]
     places = [[order.index(name) for name, (_, when, _) in HOOKS.items() if when == stage] for stage in stages]
     assert max(places[0]) < min(places[1]) <= max(places[1]) < min(places[2])
-    life = [
+
+    events = [
         "server_started",
         "model_loaded",
         "prepare_request",
@@ -82,14 +83,15 @@ def test_hooks_come_in_the_order_of_the_page(told: list[list[str]]) -> None:
         "model_unloaded",
         "server_stopping",
     ]
-    assert [order.index(name) for name in life] == sorted(order.index(name) for name in life)
+    assert [order.index(name) for name in events] == sorted(order.index(name) for name in events)
 
 
 def called(protocol: str) -> str:
+    """Return the part of the page's line that says when and where a protocol is called."""
     return next(part for part in PROTOCOLS[protocol] if part.startswith("called"))
 
 
-SEEN = (
+SPIED_PROTOCOLS = (
     "Sampler",
     "SamplerPlugin",
     "Grammar",
@@ -105,17 +107,17 @@ SEEN = (
 )
 
 
-@pytest.mark.parametrize("protocol", SEEN)
-def test_a_protocol_is_called_where_the_page_says(told: list[list[str]], protocol: str) -> None:
-    found = {where for kind, what, where in told if kind == "call" and what.startswith(f"{protocol}.")}
-    assert found, "the spy saw no call"
+@pytest.mark.parametrize("protocol", SPIED_PROTOCOLS)
+def test_protocols_are_called_on_the_stated_threads(calls: list[list[str]], protocol: str) -> None:
+    threads = {where for kind, name, where in calls if kind == "call" and name.startswith(f"{protocol}.")}
+    assert threads, f"no call of {protocol} was recorded"
     stated = called(protocol)
-    assert "any thread" in stated or found == {where for where in THREADS if where in stated}
+    assert "any thread" in stated or threads == {thread for thread in THREADS if thread in stated}
 
 
 THREADS = ("main thread", "loading thread", "engine thread", "worker thread", "event loop")
 
 
-def test_every_protocol_that_is_called_says_where() -> None:
-    assert set(PROTOCOLS) == {*SEEN, "Engine"}
-    assert called("Engine").endswith("on the event loop")  # examples/llamafw-remote is one
+def test_protocols_page_states_threads_for_all_protocols() -> None:
+    assert set(PROTOCOLS) == {*SPIED_PROTOCOLS, "Engine"}
+    assert called("Engine").endswith("on the event loop")  # see examples/llamafw-remote

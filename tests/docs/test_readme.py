@@ -1,4 +1,4 @@
-"""What the README and other pages show, run: every request, and the README's Python blocks."""
+"""Tests that run the commands and programs in the README, docs/api.md and docs/grammars.md."""
 
 from __future__ import annotations
 
@@ -17,64 +17,61 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 ADDRESS = "http://127.0.0.1:8080"
-
-
-@pytest.fixture(scope="module")
-def served(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The default model, with the README's own plugin."""
-    (code,) = [code for language, code in BLOCKS if language == "python" and "hookimpl" in code]
-    plugin = tmp_path_factory.mktemp("readme") / "sharpen.py"
-    plugin.write_text(code)
-    with running_server(real_model, "--plugin", str(plugin)) as server:
-        yield server
-
-
 PAGES = [README, *((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("api", "grammars"))]
 CURLS = re.findall(r"^curl .*$", "\n".join(PAGES), re.M)
 
 
+@pytest.fixture(scope="module")
+def server(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with the default model and the README's plugin."""
+    (code,) = [code for language, code in BLOCKS if language == "python" and "hookimpl" in code]
+    plugin = tmp_path_factory.mktemp("readme") / "sharpen.py"
+    plugin.write_text(code)
+    with running_server(real_model, "--plugin", str(plugin)) as process:
+        yield process
+
+
 @pytest.mark.parametrize("line", CURLS)
-def test_every_curl_is_answered(served: ServerProcess, line: str) -> None:
+def test_curl_commands_are_answered(server: ServerProcess, line: str) -> None:
     _, url, data_flag, data = shlex.split(line)
     assert data_flag == "-d"
-    response = httpx.post(url.replace(ADDRESS, served.url), content=data, timeout=60)
+
+    response = httpx.post(url.replace(ADDRESS, server.url), content=data, timeout=60)
     assert response.status_code == 200, response.text
     assert "x-llamafw-ignored-fields" not in response.headers
     assert len(response.text) > 2
 
 
 @pytest.mark.inventory("P-11")
-def test_the_openai_example_prints_an_answer(served: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
+def test_openai_program_prints_an_answer(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = [code for language, code in BLOCKS if language == "python" and "OpenAI" in code]
     scope: dict[str, object] = {}
-    exec(code.replace(ADDRESS, served.url), scope)
-    client = scope["client"]
+    exec(code.replace(ADDRESS, server.url), scope)
     assert len(capsys.readouterr().out.strip()) > 3
-    client.close()  # type: ignore[attr-defined]  # the README's variable
+    scope["client"].close()  # type: ignore[attr-defined]  # the program's variable
 
 
-def test_the_guide_to_grammars_runs_from_top_to_bottom(
-    served: ServerProcess, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_programs_of_the_grammar_guide_run_in_order(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/grammars.md").read_text(encoding="utf-8")
     blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) == 4
+
     scope: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block.replace(ADDRESS, served.url), "docs/grammars.md", "exec", dont_inherit=True), scope)
+        exec(compile(block.replace(ADDRESS, server.url), "docs/grammars.md", "exec", dont_inherit=True), scope)
         if "print" in block:
             assert capsys.readouterr().out.strip(), block
     scope["client"].close()  # type: ignore[attr-defined]  # the page's variable
-    assert len(blocks) == 4
 
 
-def test_the_plugin_is_part_of_the_document(served: ServerProcess) -> None:
-    document = httpx.get(f"{served.url}/openapi.json").json()
+def test_plugin_field_is_in_the_api_document(server: ServerProcess) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
     assert "sharpen" in json.dumps(document["components"]["schemas"]["CompletionRequest"])
 
 
 @pytest.mark.inventory("P-10")
-def test_the_two_commands_are_targets_of_make() -> None:
+def test_make_commands_are_targets_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     commands = re.findall(r"^make (\w+)", README, re.M)
-    assert commands == ["serve", "test"]
+    assert commands == ["serve", "quick", "test"]
     assert all(f"\n{target}:" in makefile for target in commands)

@@ -109,7 +109,7 @@ def stream_py(printed: str, http: httpx.Client) -> None:
     assert end == ""
 
 
-def form_py(printed: str, http: httpx.Client) -> None:
+def schema_py(printed: str, http: httpx.Client) -> None:
     assert int(printed) <= 99999999
 
 
@@ -121,7 +121,7 @@ def events_py(printed: str, http: httpx.Client) -> None:
     completion_mjs(printed, http)
 
 
-def refused_py(printed: str, http: httpx.Client) -> None:
+def error_py(printed: str, http: httpx.Client) -> None:
     assert printed == "400 temperature\n"
 
 
@@ -133,10 +133,10 @@ CHECKS: dict[str, Check] = {
         completion_mjs,
         chat_py,
         stream_py,
-        form_py,
+        schema_py,
         nearest_py,
         events_py,
-        refused_py,
+        error_py,
     )
 }
 CONVERSATIONS = ("chat.sh", "chat.mjs")
