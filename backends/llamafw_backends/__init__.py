@@ -1,1 +1,1 @@
-"""The backends that ship with llamafw. They use only what ``import llamafw`` offers."""
+"""The built-in backends. They use only the public names of `llamafw`."""

@@ -1,9 +1,9 @@
 """Attention over the KV cache, for a few query rows that share a KV head.
 
-Keys lie in blocks of 16 positions, (n_ctx / 16, head_size, 16), so that a vector is one number of 16 positions; values
-row by row, (n_ctx, head_size). A row's result depends on its own positions 0 … p only: scores add up along the head in
-order, the maximum and the sum of exponentials run over positions in order, and so does the weighted sum of values.
-Whatever lies behind p is never used, be it NaN.
+Keys are stored in blocks of 16 positions, (n_ctx / 16, head_size, 16), where a vector is one number of 16 positions;
+values row by row, (n_ctx, head_size). The result of a row depends only on its own positions 0 … p: scores are summed
+along the head in order, and the maximum, the sum of exponentials and the weighted sum of values are computed over
+positions in order. Memory after position p is never used and may hold NaN.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.cache import Compiler, jit
-from llamafw_backends.numba_cpu.elementwise import rotate
+from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
+from llamafw_backends.numba_cpu.elementwise import apply_rope
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.records import plan_at
 from llamafw_backends.numba_cpu.simd import (
@@ -42,11 +42,11 @@ from llamafw_backends.numba_cpu.simd import (
 from llamafw_backends.numba_cpu.threads import barrier
 
 ELEMENT_BYTES = {"f16": 2, "f32": 4}
-_ACCUMULATORS = 24  # registers for sums; AVX-512 has 32, elsewhere the compiler spills some
+_ACCUMULATORS = 24  # registers for sums: AVX-512 has 32; for other sets the compiler spills some
 
 
 def rows_at_once(n_rep: int) -> tuple[int, int]:
-    """Return how many query heads of a KV head, and how many tokens, are attended together: at most 8 rows."""
+    """Return the numbers of query heads of a KV head and of tokens that are computed together: at most 8 rows."""
     heads = next(h for h in range(min(n_rep, 8), 0, -1) if n_rep % h == 0)
     return heads, max(1, 6 // heads) if heads == n_rep else 1
 
@@ -56,7 +56,7 @@ def _load(b: Builder, where: Value, kind: str) -> Value:
 
 
 def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Scores of ``n_rows`` rows against ``n`` blocks of 16 keys. Queries are (size, n_rows) float32."""
+    """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys. Queries are (size, n_rows) float32."""
     queries, keys, n, scores, stride = values
     key_bytes = emit.LANES * ELEMENT_BYTES[kind]
 
@@ -95,7 +95,7 @@ def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: 
 
 
 def _emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Add to ``out`` (n_rows, size) the values of positions ``first`` … ``last - 1``, weighted by ``weights``."""
+    """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32."""
     weights, stride, rows, first, last, out = values
     n_vectors, vector_bytes = size // emit.LANES, emit.LANES * ELEMENT_BYTES[kind]
     at_once = max(1, min(4, _ACCUMULATORS // n_rows))
@@ -120,7 +120,7 @@ def _emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: 
 
 
 def _specialised(name: str, n_arguments: int, emitter: Callable[..., None]) -> Any:
-    """Return an intrinsic ``f(n_rows, size, kind, arguments)`` whose first three are known when it is compiled."""
+    """Return an intrinsic ``f(n_rows, size, kind, arguments)`` whose first three arguments are literals."""
 
     @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
     def operation(context: Any, n_rows: Any, size: Any, kind: Any, arguments: Any) -> Any:
@@ -145,7 +145,7 @@ _values = _specialised("values", 6, _emit_values)
 
 @jit
 def _softmax(scores: int, n: int) -> float:
-    """Replace ``n`` scores by their exponentials over the greatest; return one over their sum."""
+    """Replace ``n`` scores s by exp(s − max); return one over their sum."""
     lowest = splat(np.float32(-3e38))
     n_blocks = (n + 15) // 16
     greatest = lowest
@@ -162,14 +162,14 @@ def _softmax(scores: int, n: int) -> float:
 
 @jit
 def _store_kv(p: Any, layer: int, token: int, head: int, keys: str, values: str) -> None:
-    """Turn a token's keys to their position; write its keys and values into the cache."""
+    """Rotate a token's key by its position (RoPE), and write its key and value into the cache."""
     size, i = p.head_size, 8 * (p.first + token)
     slot, position = load_i64(p.slots + i), load_i64(p.positions + i)
     k, v = p.k + token * p.kv_stride + 4 * size * head, p.v + token * p.kv_stride + 4 * size * head
-    rotate(k, p.rope + position * 4 * p.n_rot, p.n_rot)
+    apply_rope(k, p.rope + position * 4 * p.n_rot, p.n_rot)
     key = p.keys + slot * p.key_slot + layer * p.key_layer + head * p.key_head
     value = p.values + slot * p.value_slot + layer * p.value_layer + head * p.value_head
-    first = position // 16 * 16 * size + position % 16  # of the head's numbers; the next one is 16 further on
+    first = position // 16 * 16 * size + position % 16  # index of the key's first number; the next one is 16 later
     if keys == "f16":
         for d in range(size):
             store_f16(load_f32(k + 4 * d), key + 2 * (first + 16 * d))
@@ -183,34 +183,35 @@ def _store_kv(p: Any, layer: int, token: int, head: int, keys: str, values: str)
             store(load(v + 4 * d), value + 4 * (position * size + d))
 
 
-def build(compiler: Compiler, n_rep: int, size: int, keys: str, values: str) -> Any:
+def build(compiler: KernelCompiler, n_rep: int, size: int, keys: str, values: str) -> Any:
     """Return the compiled kernel ``attention(plan, layer, thread)`` for ``n_rep`` query heads per KV head."""
     return compiler(f"attention {n_rep} x {size}, {keys} and {values}", 3, _attention(n_rep, size, keys, values))
 
 
 def scratch_bytes(n_rep: int, size: int, n_ctx: int) -> int:
-    """Return what a thread needs: queries, sums and scores of the rows attended together."""
+    """Return the size of a thread's buffers: queries, sums and scores of the rows computed together."""
     heads, tokens = rows_at_once(n_rep)
     return heads * tokens * 4 * (2 * size + n_ctx)
 
 
 def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., int]:
     heads, max_tokens = rows_at_once(n_rep)
-    many = heads * max_tokens
+    max_rows = heads * max_tokens
     parts = n_rep // heads
 
     def attention(plan: int, layer: int, thread: int) -> int:
         p = plan_at(plan)
-        # With one token per slot, whoever attends it writes its keys; else another thread's may be needed.
-        apart = parts == 1 and p.n_runs == p.n_batch
-        if not apart:
+        # With one token per slot, the thread that computes a token's attention also writes its keys. Otherwise it may
+        # need keys of other threads, so all keys are written first.
+        writes_own_keys = parts == 1 and p.n_runs == p.n_batch
+        if not writes_own_keys:
             for i in range(thread, p.n_tokens * p.n_head_kv, p.n_threads):
                 token = i // p.n_head_kv
                 _store_kv(p, layer, token, i % p.n_head_kv, keys, values)
             barrier(p.pool, p.n_threads)
         scratch = p.scratch + thread * p.scratch_stride
-        sums = scratch + 4 * size * many
-        scores = sums + 4 * size * many
+        sums = scratch + 4 * size * max_rows
+        scores = sums + 4 * size * max_rows
         stride = 4 * p.n_scores
         per_item = p.n_head_kv * parts
         for i in range(thread, p.n_items * per_item, p.n_threads):
@@ -220,31 +221,33 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
             first_head = kv_head * n_rep + i % parts * heads
             slot = load_i64(p.slots + 8 * (p.first + first_token))
             position = load_i64(p.positions + 8 * (p.first + first_token))
-            if apart:
+            if writes_own_keys:
                 _store_kv(p, layer, first_token, kv_head, keys, values)
             kb = p.keys + slot * p.key_slot + layer * p.key_layer + kv_head * p.key_head
             vb = p.values + slot * p.value_slot + layer * p.value_layer + kv_head * p.value_head
             n_rows = n_tokens * heads
-            # queries, turned to their positions and scaled, column by column
+            # store the queries, rotated and scaled, column by column
             for t in range(n_tokens):
                 for h in range(heads):
                     q = p.q + (first_token + t) * p.q_stride + (first_head + h) * 4 * size
-                    rotate(q, p.rope + (position + t) * 4 * p.n_rot, p.n_rot)
+                    apply_rope(q, p.rope + (position + t) * 4 * p.n_rot, p.n_rot)
                     for d in range(size):
                         store_f32(load_f32(q + 4 * d) * p.attention_scale, scratch + 4 * (d * n_rows + t * heads + h))
             n_blocks = (position + n_tokens + 15) // 16
-            if n_rows == many:
-                _scores(many, size, keys, (scratch, kb, n_blocks, scores, stride))
-            else:  # the last tokens of a chunk, one at a time
+            if n_rows == max_rows:
+                _scores(max_rows, size, keys, (scratch, kb, n_blocks, scores, stride))
+            else:  # one of the last tokens of a chunk
                 _scores(heads, size, keys, (scratch, kb, n_blocks, scores, stride))
             for j in range(0, 4 * size * n_rows, 64):
                 store(zeros(), sums + j)
             for r in range(n_rows):
                 n = position + 1 + r // heads
-                store_f32(_softmax(scores + r * stride, n), scratch + 4 * r)  # the queries are used up
-            shared = position + 1  # positions that all rows see; then each row its own
-            if n_rows == many:
-                _values(many, size, values, (scores, stride, vb, 0, shared, sums))
+                store_f32(
+                    _softmax(scores + r * stride, n), scratch + 4 * r
+                )  # overwrites queries, which are no longer needed
+            shared = position + 1  # positions that all rows see; the others are added row by row
+            if n_rows == max_rows:
+                _values(max_rows, size, values, (scores, stride, vb, 0, shared, sums))
             else:
                 _values(heads, size, values, (scores, stride, vb, 0, shared, sums))
             for t in range(1, n_tokens):

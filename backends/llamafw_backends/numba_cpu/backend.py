@@ -1,4 +1,4 @@
-"""The backend: buffers, the KV cache, and batches cut into ubatches. `forward` has the arithmetic."""
+"""The backend: it allocates the buffers and the KV cache and runs batches. `forward` has the arithmetic."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import BackendContext, Batch, Bytes, Floats, GpuOptions, LlamafwError, RequestError, SettingsError
+from llamafw import (
+    BackendContext,
+    BackendOptions,
+    Batch,
+    Bytes,
+    Floats,
+    GpuOptions,
+    LlamafwError,
+    RequestError,
+    SettingsError,
+)
 from llamafw_backends.numba_cpu import attention, forward, instruction_sets, isa
-from llamafw_backends.numba_cpu.cache import Compiler
+from llamafw_backends.numba_cpu.compiler import KernelCompiler
 from llamafw_backends.numba_cpu.cpu import physical_cores
-from llamafw_backends.numba_cpu.embedding import OTHER
+from llamafw_backends.numba_cpu.embedding import NO_KERNEL
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kv_cache import KVCache
-from llamafw_backends.numba_cpu.memory import Arena, padded, padded_context
-from llamafw_backends.numba_cpu.pace import Pace
+from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
 from llamafw_backends.numba_cpu.placement import Placement
-from llamafw_backends.numba_cpu.records import PLAN, make
+from llamafw_backends.numba_cpu.records import PLAN, new_records
+from llamafw_backends.numba_cpu.thread_tuner import ThreadTuner
 from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
-from llamafw_backends.numba_cpu.weights import Weights
+from llamafw_backends.numba_cpu.weights import Weights, check_supported
 
 
 class NumbaBackend:
@@ -31,34 +41,32 @@ class NumbaBackend:
     Raises
     ------
     ModelError
-        The model has sizes or tensor types that the kernels cannot do.
+        The kernels do not support the model's sizes, activation, tensor roles or tensor types.
     SettingsError
-        An option makes no sense, or names an instruction set that this processor lacks.
+        An option is invalid, or LLAMAFW_ISA names an instruction set that this processor does not have.
     """
 
     def __init__(self, context: BackendContext) -> None:
         options, decoder = context.options, context.decoder
+        check_supported(decoder)
         self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, decoder.n_vocab
         self.n_ctx, self.n_embd = options.n_ctx or decoder.n_ctx_train, decoder.n_embd
+        self.state_format = "numba-1"  # the layout of `KVCache.save`; the same for every instruction set
         self._n_ubatch = min(options.n_ubatch, options.n_batch)
-        for kind in (options.cache_type_k, options.cache_type_v):
-            if kind not in attention.ELEMENT_BYTES:
-                raise SettingsError(f"the KV cache can be {' or '.join(attention.ELEMENT_BYTES)}, not {kind!r}")
-        if min(self.n_slots, self.n_batch, self._n_ubatch, self.n_ctx) < 1:
-            raise SettingsError("slots, context, batch and ubatch must be at least 1")
+        self._check_options(options)
         self._n_threads = options.n_threads if options.n_threads > 0 else physical_cores()
         self._n_threads_batch = options.n_threads_batch if options.n_threads_batch > 0 else self._n_threads
-        self._pace = Pace(self._n_threads)
+        self._thread_tuner = ThreadTuner(self._n_threads)
         n_threads = max(self._n_threads, self._n_threads_batch)
         if n_threads > MAX_THREADS:
-            raise SettingsError(f"{n_threads} threads are more than {MAX_THREADS}")
+            raise SettingsError(f"the numba backend can use at most {MAX_THREADS} threads, not {n_threads}")
         self._isa = instruction_sets.choose()
         self._types = f"{options.cache_type_k}/{options.cache_type_v}"
 
-        compiler = Compiler(context.log)
+        compiler = KernelCompiler(context.log)
         self._pool = Pool(n_threads, compiler)
         self._close = weakref.finalize(self, self._pool.close)
-        self._placement = Placement.of(self._pool, options, context.log)
+        self._placement = Placement.from_options(self._pool, options, context.log)
         try:
             n_rep = decoder.n_head // decoder.n_head_kv
             self._forward = compiler("forward", 5, forward.forward).ctypes
@@ -67,33 +75,50 @@ class NumbaBackend:
                 compiler, n_rep, decoder.n_embd_head, options.cache_type_k, options.cache_type_v
             )
             if self._placement:
-                self._placement.place(prompts=True)  # before weights are written: memory lies where it is first used
+                self._placement.place(prompts=True)  # first, because memory is on the node that first writes to it
             self._weights = Weights(context, self._isa, self._pool, compiler)
             if options.lock_memory:
                 self._lock(context.log)
-            self._plan = make(PLAN)
+            self._plan = new_records(PLAN)
             self._allocate(context, n_rep, n_threads)
         except BaseException:
             self.close()
             raise
+        compiler.remove_unused(self._isa.name)
+
         if (gpu := options.gpu) != GpuOptions():
-            context.log(f"numba backend: it computes on the CPU, and can do nothing with {gpu}")
+            context.log(f"numba backend: it computes on the CPU and ignores {gpu}")
         if options.flash_attention is False:
-            context.log("numba backend: attention is always computed in blocks; -fa off changes nothing")
+            context.log("numba backend: attention is always computed in blocks; -fa off has no effect")
         context.log(
             f"numba backend: {self._isa.name}, {self._n_threads} threads ({self._n_threads_batch} for prompts), "
             f"{self._weights.n_bytes / 1e6:.0f} MB of weights packed in {self._weights.seconds:.1f} s, "
             f"kernels ready in {compiler.seconds:.1f} s"
         )
 
+    def _check_options(self, options: BackendOptions) -> None:
+        """Raise SettingsError if a size or a type of the KV cache is invalid."""
+        for kind in (options.cache_type_k, options.cache_type_v):
+            if kind not in attention.ELEMENT_BYTES:
+                raise SettingsError(f"the KV cache can be {' or '.join(attention.ELEMENT_BYTES)}, not {kind!r}")
+        sizes = {
+            "number of slots": self.n_slots,
+            "context size": self.n_ctx,
+            "batch size": self.n_batch,
+            "ubatch size": self._n_ubatch,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise SettingsError(f"the {name} is {size}; it must be at least 1")
+
     def _lock(self, log: Callable[[str], None]) -> None:
         try:
             self._weights.arena.lock()
         except OSError as error:
-            log(f"numba backend: the weights cannot be locked in memory ({error}); see ulimit -l")
+            log(f"numba backend: the weights cannot be locked in memory: {error}; see ulimit -l")
 
     def _allocate(self, context: BackendContext, n_rep: int, n_threads: int) -> None:
-        """Lay out the KV cache and the buffers of a step; describe everything in the plan."""
+        """Allocate the KV cache and the buffers of a step, and write the plan."""
         options, decoder, plan = context.options, context.decoder, self._plan
         size, n_head, n_head_kv = decoder.n_embd_head, decoder.n_head, decoder.n_head_kv
         n, n_ctx = self._n_ubatch, padded_context(self.n_ctx)
@@ -102,13 +127,13 @@ class NumbaBackend:
         )
         key_head, value_head = n_ctx * size * key_bytes, n_ctx * size * value_bytes
         key_slot, value_slot = (head * n_head_kv * decoder.n_layer for head in (key_head, value_head))
-        # not in huge pages: each head of each layer would occupy one with the first token
+        # no huge pages: the first token would use one for each head of each layer
         n_bytes = self.n_slots * (key_slot + value_slot) + 2 * LANES * 4
         try:
             self._cache = Arena(n_bytes)
         except (OSError, OverflowError) as exc:
-            raise SettingsError(f"there is no room for a KV cache of {n_bytes / 1e9:.0f} GB: {exc}") from exc
-        keys, values = self._cache.take(self.n_slots * key_slot), self._cache.take(self.n_slots * value_slot)
+            raise SettingsError(f"a KV cache of {n_bytes / 1e9:.1f} GB cannot be allocated: {exc}") from exc
+        keys, values = self._cache.allocate(self.n_slots * key_slot), self._cache.allocate(self.n_slots * value_slot)
         heads = self.n_slots, decoder.n_layer, n_head_kv
         types = {"f16": np.float16, "f32": np.float32}
         self._kv = KVCache(
@@ -120,20 +145,20 @@ class NumbaBackend:
         q_stride, kv_stride = 4 * n_head * size, 4 * n_head_kv * size
         widest = max(decoder.n_embd, n_head * size)
         vocabulary = -(-decoder.n_vocab // LANES) * LANES
-        scratch = padded(
+        scratch = align_up(
             max(4 * decoder.n_embd, attention.scratch_bytes(n_rep, size, n_ctx), 8 * max(forward.FFN_FLOATS, 32 * n))
         )
         rope = rope_table(decoder.rope_frequencies, decoder.rope_magnitude, n_ctx)
-        rows, ints = max(n, n_threads), 8 * self.n_batch  # each thread may have a row of activations of its own
+        rows, ints = max(n, n_threads), 8 * self.n_batch  # each thread may have its own row of activations
         sizes = {
             "x": n * 4 * decoder.n_embd,
             "q": n * q_stride,
             "k": n * kv_stride,
             "v": n * kv_stride,
             "attended": n * q_stride,
-            "records": rows * widest * isa.RECORD // 32,
+            "records": rows * widest * isa.RECORD_BYTES // 32,
             "floats": 4 * rows * widest,
-            "ffn_records": n * decoder.n_ff * isa.RECORD // 32,
+            "ffn_records": n * decoder.n_ff * isa.RECORD_BYTES // 32,
             "ffn_floats": 4 * n * decoder.n_ff,
             "scratch": scratch * n_threads,
             "items": 16 * n,
@@ -147,9 +172,9 @@ class NumbaBackend:
             "hidden": self.n_batch * 4 * decoder.n_embd,
             "logits": self.n_batch * 4 * vocabulary,
         }
-        self._buffers = Arena(sum(padded(n_bytes) + 64 for n_bytes in sizes.values()))
+        self._buffers = Arena(sum(align_up(n_bytes) + 64 for n_bytes in sizes.values()))
         for name, n_bytes in sizes.items():
-            plan[name] = self._buffers.take(n_bytes + 64)
+            plan[name] = self._buffers.allocate(n_bytes + 64)
         self._tokens, self._positions, self._slots, self._outputs = (
             self._view(name, (self.n_batch,), np.int64) for name in ("tokens", "positions", "slots", "outputs")
         )
@@ -162,11 +187,11 @@ class NumbaBackend:
         self._view("widths", (len(self._isa.widths),), np.int64)[...] = self._isa.widths
         weights = self._weights
         embedding, embedding_row, embedding_kind = weights.embedding
-        self._embedded = None  # rows unpacked in Python, if no kernel can
-        if embedding_kind == OTHER:
+        self._embedded = None  # rows that Python unpacks, if there is no kernel for their type
+        if embedding_kind == NO_KERNEL:
             self._embedded = np.zeros((self.n_batch, decoder.n_embd), np.float32)
             plan["embedded"] = self._embedded.ctypes.data
-        values_of: Mapping[str, float] = {
+        fields: Mapping[str, float] = {
             "n_layer": decoder.n_layer,
             "n_embd": decoder.n_embd,
             "n_head": n_head,
@@ -202,17 +227,17 @@ class NumbaBackend:
             "q_stride": q_stride,
             "kv_stride": kv_stride,
             "scratch_stride": scratch,
-            "records_stride": widest * isa.RECORD // 32,
+            "records_stride": widest * isa.RECORD_BYTES // 32,
             "floats_stride": 4 * widest,
             "logits_stride": 4 * vocabulary,
         }
-        for name, value in values_of.items():
+        for name, value in fields.items():
             plan[name] = value
 
     def _view(self, name: str, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
         return self._buffers.view(int(self._plan[name][0]), shape, kind)
 
-    # --- the protocol -------------------------------------------------------------------------------
+    # --- the protocol `llamafw.Backend` -------------------------------------------------------------
 
     def forward(self, batch: Batch) -> Floats:
         """Return the logits of ``batch.outputs``, ``(m, n_vocab)`` float32, valid until the next call.
@@ -220,13 +245,16 @@ class NumbaBackend:
         Raises
         ------
         RequestError
-            A token, slot or position is out of range, or a slot would have a gap; nothing has been computed.
+            A token, slot or position is out of range, or a slot would have a gap. Nothing was computed.
         """
         self._run(batch)
         return self._logits[: len(batch.outputs), : self.n_vocab]
 
     def hidden(self, batch: Batch) -> Floats:
-        """Return the hidden states of ``batch.outputs`` after the output norm, ``(m, n_embd)``; see `forward`."""
+        """Return the hidden states of ``batch.outputs`` after the output norm, ``(m, n_embd)`` float32.
+
+        The rules of `forward` apply.
+        """
         self._plan["hidden"] = self._hidden_address
         try:
             self._run(batch)
@@ -238,65 +266,76 @@ class NumbaBackend:
         n, m = len(batch.tokens), len(batch.outputs)
         if not 0 < n <= self.n_batch or len(batch.positions) != n or len(batch.slots) != n or m > n:
             raise RequestError(
-                f"a batch of {n} tokens, {len(batch.positions)} positions, {len(batch.slots)} slots and {m} outputs; "
-                f"there may be 1 to {self.n_batch} tokens, with one position and slot each"
+                f"the batch has {n} tokens, {len(batch.positions)} positions, {len(batch.slots)} slots and {m} "
+                f"outputs; it must have 1 to {self.n_batch} tokens, with one position and one slot each"
             )
-        # copied, so that the kernels' addresses never change: finding out an array's costs more
+
+        # copied to fixed addresses, which takes less time than to find out an array's address
         self._tokens[:n], self._positions[:n], self._slots[:n] = batch.tokens, batch.positions, batch.slots
         self._outputs[:m] = batch.outputs
         if self._embedded is not None and ((tokens := self._tokens[:n]) >= 0).all() and (tokens < self.n_vocab).all():
             self._weights.embed(tokens, self._embedded[:n])
         if self._placement:
             self._placement.place(prompts=len(np.unique(self._slots[:n])) < n)
-        n_threads, started = self._pace.choose(n), time.perf_counter()
-        found = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
-        if found <= 0:
-            self._refuse(*divmod(-found, 8))
-        if found == n:  # one token per slot
-            self._pace.record(n, n_threads, time.perf_counter() - started)
+        n_threads, started = self._thread_tuner.choose(n), time.perf_counter()
+        n_runs = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
+        if n_runs <= 0:
+            self._raise_fault(*divmod(-n_runs, 8))
+        if n_runs == n:  # one token per slot
+            self._thread_tuner.record(n, n_threads, time.perf_counter() - started)
 
-    def _refuse(self, i: int, fault: int) -> NoReturn:
+    def _raise_fault(self, i: int, fault: int) -> NoReturn:
         raise RequestError(
             {
-                forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self.n_vocab}",
-                forward.BAD_SLOT: f"slot {self._slots[i]} is not one of {self.n_slots}",
+                forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self.n_vocab} tokens",
+                forward.BAD_SLOT: f"slot {self._slots[i]} does not exist: there are {self.n_slots} slots",
                 forward.BAD_POSITION: f"position {self._positions[i]} is not in the context of {self.n_ctx} tokens",
                 forward.BAD_ORDER: f"position {self._positions[i]} does not continue slot {self._slots[i]}",
-                forward.BAD_OUTPUT: f"output {self._outputs[i]} is not an index of the batch, or does not ascend",
+                forward.BAD_OUTPUT: f"output {self._outputs[i]} is not an index of the batch above the previous one",
             }[fault]
         )
 
     def truncate(self, slot: int, n: int) -> None:
-        """Forget what ``slot`` holds from position ``n`` on."""
+        """Remove all positions of ``slot`` from ``n`` on."""
         if not 0 <= slot < self.n_slots or n < 0:
-            raise LlamafwError(f"slot {slot} of {self.n_slots} cannot be cut to {n} tokens")
+            raise LlamafwError(f"slot {slot} of {self.n_slots} slots cannot be truncated to {n} tokens")
         self._filled[slot] = min(self._filled[slot], n)
 
     def shift(self, slot: int, first: int, n: int) -> None:
-        """Forget positions ``first`` … ``first + n - 1`` of ``slot`` and move what follows down."""
-        end = self._held(slot)
+        """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated."""
+        end = self._n_positions(slot)
         if first < 0 or n < 0 or first + n > end:
-            raise LlamafwError(f"slot {slot} holds {end} tokens; {n} from {first} on cannot be taken out")
+            raise LlamafwError(f"slot {slot} has {end} tokens; {n} tokens from {first} on cannot be removed")
         self._kv.shift(slot, first, n, end)
         self._filled[slot] = end - n
 
+    def state_size(self, n: int) -> int:
+        """Return the size in bytes of the state of ``n`` positions."""
+        return self._kv.state_size(n)
+
     def save(self, slot: int, n: int) -> Bytes:
-        """Return the state of the first ``n`` positions of ``slot``."""
-        if not 0 <= n <= self._held(slot):
-            raise LlamafwError(f"slot {slot} holds {self._held(slot)} tokens, not {n}")
+        """Return a copy of the state of the first ``n`` positions of ``slot``, (n_bytes,) uint8."""
+        if not 0 <= n <= self._n_positions(slot):
+            raise LlamafwError(f"slot {slot} has {self._n_positions(slot)} tokens; {n} cannot be saved")
         return self._kv.save(slot, n)
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
-        """Let ``slot`` hold the ``n`` positions that `save` returned; LlamafwError if their size is wrong."""
-        self._held(slot)
+        """Replace the contents of ``slot`` by ``n`` positions that `save` returned.
+
+        Raises
+        ------
+        LlamafwError
+            The slot does not exist, or the state does not have the size of ``n`` positions.
+        """
+        self._n_positions(slot)  # fails if the slot does not exist
         if not 0 <= n <= self.n_ctx:
-            raise LlamafwError(f"{n} positions are not in a context of {self.n_ctx}")
+            raise LlamafwError(f"{n} positions do not fit into the context of {self.n_ctx}")
         self._kv.restore(slot, n, state)
         self._filled[slot] = n
 
-    def _held(self, slot: int) -> int:
+    def _n_positions(self, slot: int) -> int:
         if not 0 <= slot < self.n_slots:
-            raise LlamafwError(f"there is no slot {slot}; there are {self.n_slots}")
+            raise LlamafwError(f"slot {slot} does not exist: there are {self.n_slots} slots")
         return int(self._filled[slot])
 
     def describe(self) -> Mapping[str, Any]:
@@ -313,11 +352,11 @@ class NumbaBackend:
         }
 
     def close(self) -> None:
-        """Stop the threads. Memory goes with the last reference to the backend."""
+        """Stop the threads. Memory is freed with the last reference to the backend."""
         self._close()
 
 
 def rope_table(frequencies: npt.NDArray[np.float64], magnitude: float, n_ctx: int) -> Floats:
-    """Return cosines and sines for each position, (n_ctx, 2, n_rot // 2) float32 (Su et al. 2021)."""
+    """Return the cosines and sines of each position, (n_ctx, 2, n_rot // 2) float32 (Su et al. 2021)."""
     angles = np.arange(n_ctx)[:, None] * frequencies
     return (np.stack([np.cos(angles), np.sin(angles)], axis=1) * magnitude).astype(np.float32)

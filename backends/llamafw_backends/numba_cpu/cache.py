@@ -1,75 +1,107 @@
-"""Compiled code on disk, so that only the first start on a machine compiles.
+"""The folders of compiled code, which make later starts fast, and the removal of code that is no longer used.
 
-Numba notices an edited function, another processor and another Numba, but not an edit in a module that emits IR.
-The folder is therefore named after all sources of this package. NUMBA_CACHE_DIR moves it.
+Compiled code is kept in ``llamafw-<version>/<instruction set>/<kernel>`` below the user's cache folder, or below the
+folder in NUMBA_CACHE_DIR. Numba notices changes of the kernel's own source file, of the processor and of Numba itself,
+but not of the other modules that emit code; therefore ``<version>`` is a hash of all sources of this package.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
+import os
+import re
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import llvmlite
 import numba
 import platformdirs
 
-OPTIONS = {"error_model": "numpy", "boundscheck": False}
+ANY_ISA = "any"  # folder of kernels that are the same for every instruction set
+MAX_AGE = 30 * 24 * 3600  # seconds since its last use after which code may be removed
+_VERSION_FOLDER = re.compile(r"llamafw-[0-9a-f]{16}")
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """Mark a function that kernels call. It is compiled into each kernel, and cached with it."""
-    return numba.njit(nogil=True, **OPTIONS)(function)
-
-
-@dataclass
-class Compiler:
-    """Compiles kernels: functions of integers that return an integer, callable from C.
-
-    ``log`` is told once when something must be compiled, since that takes a while.
-    """
-
-    log: Callable[[str], None]
-    seconds: float = 0.0  # spent so far
-    compiled: list[str] = field(default_factory=list)  # the names of those that were not in the cache
-
-    def __call__(self, name: str, n_arguments: int, function: Callable[..., int]) -> Any:
-        """Return the compiled function, with ``.address`` and ``.ctypes``."""
-        started = time.perf_counter()
-        folder = cache_folder()
-        if not self.compiled and (folder is None or not any(folder.iterdir())):
-            self.log("compiling kernels for this processor; the first start takes up to a minute, later ones do not")
-        signature = numba.types.int64(*[numba.types.int64] * n_arguments)
-        users = numba.config.CACHE_DIR
-        try:
-            numba.config.CACHE_DIR = str(folder or users)  # read when a function is decorated, which is now
-            kernel = numba.cfunc(signature, cache=folder is not None, **OPTIONS)(function)
-        finally:
-            numba.config.CACHE_DIR = users
-        took = time.perf_counter() - started
-        self.seconds += took
-        if not kernel.cache_hits:
-            self.compiled.append(name)
-            self.log(f"compiled {name} in {took:.1f} s")
-        return kernel
-
-
-@cache
-def cache_folder() -> Path | None:
-    """Return the folder for compiled code, made; None if there is nowhere to write."""
+def version_folder() -> Path:
+    """Return the folder of this version's code, which need not exist."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     root = Path(numba.config.CACHE_DIR or platformdirs.user_cache_path("llamafw") / "numba")
-    folder = root / f"llamafw-{digest.hexdigest()[:16]}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return None
+    return root / f"llamafw-{digest.hexdigest()[:16]}"
+
+
+def kernel_folder(version: Path, isa: str, kernel: str) -> Path | None:
+    """Return the folder for a kernel's code, created and marked as used now; None if it cannot be written to."""
+    folder = version / isa / re.sub(r"[^0-9A-Za-z_]+", "-", kernel)
+    for _ in range(3):  # another process may be removing the folder as unused
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        return folder
+    return None
+
+
+def remove_unused(version: Path, isa: str) -> None:
+    """Remove the code of other versions and instruction sets that was not used for `MAX_AGE`.
+
+    Other processes may remove or compile code at the same time. Each of them marks a folder as used before it reads or
+    writes there (`kernel_folder`), so the folder's age protects it. If a mark comes while a folder is being removed,
+    the folder is put back; a process that does not find it meanwhile compiles without the cache. Errors are ignored,
+    because unused code does no harm.
+
+    Parameters
+    ----------
+    version : Path
+        `version_folder`: its code for ``isa`` and for any instruction set is kept.
+    isa : str
+        The instruction set of this process.
+    """
+    kept = {version / ANY_ISA, version / isa}
+    for other_version in _entries(version.parent):
+        if not _VERSION_FOLDER.fullmatch(other_version.name):
+            continue
+        for group in _entries(other_version):
+            if group in kept:
+                continue
+            for entry in _entries(group):
+                _remove_if_unused(entry)
+            with suppress(OSError):
+                group.rmdir()  # fails unless it is empty
+        with suppress(OSError):
+            other_version.rmdir()
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder that is not a symbolic link; nothing if it cannot be read."""
+    with suppress(OSError):
+        if not folder.is_symlink():
+            yield from list(folder.iterdir())
+
+
+def _remove_if_unused(entry: Path) -> None:
+    """Remove a file or folder that is older than `MAX_AGE`."""
+    with suppress(OSError):
+        if not _is_unused(entry):
+            return
+        removed = entry.with_name(f"removed-{uuid.uuid4().hex}")
+        entry.rename(removed)  # at once, so that nobody finds a part of it
+
+        if not _is_unused(removed):  # used between the check and the renaming
+            removed.rename(entry)
+        elif removed.is_dir() and not removed.is_symlink():
+            shutil.rmtree(removed)
+        else:
+            removed.unlink()
+
+
+def _is_unused(entry: Path) -> bool:
+    return time.time() - entry.lstat().st_mtime > MAX_AGE

@@ -1,4 +1,4 @@
-"""What the processor can do. It knows nothing of kernels."""
+"""Find out what the processor can do. Independent of kernels."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ IS_ARM = MACHINE in ("aarch64", "arm64")
 
 @cache
 def features() -> frozenset[str]:
-    """Return the names, as LLVM has them, of the features that Numba compiles for."""
+    """Return the features that Numba compiles for, by LLVM's names."""
     if numba.config.CPU_FEATURES is not None:  # NUMBA_CPU_FEATURES: "+avx2,-fma"
         return frozenset(name[1:] for name in numba.config.CPU_FEATURES.split(",") if name.startswith("+"))
-    if numba.config.CPU_NAME not in (None, "host"):  # compiled for another processor, whose features we cannot tell
+    if numba.config.CPU_NAME not in (None, "host"):  # NUMBA_CPU_NAME: the features of that processor are unknown
         return frozenset()
-    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+    return frozenset(name for name, is_available in llvm.get_host_cpu_features().items() if is_available)
 
 
 def has_fma() -> bool:
-    """Return whether fused multiply-add is an instruction. Elsewhere than on x86 it always is."""
+    """Return whether the processor has fused multiply-add. All but some x86 processors have it."""
     return not IS_X86 or "fma" in features()
 
 
 def has_half() -> bool:
-    """Return whether float16 is converted by instructions. LLVM would call a library that is not there."""
+    """Return whether instructions convert float16. Without them, LLVM would call a library that does not exist."""
     return IS_ARM or bool(features() & {"f16c", "avx512f", "zvfh"})
 
 
 @cache
 def may_use_amx() -> bool:
-    """Ask Linux for AMX's tile registers, for this process and all its threads; return whether it grants them.
+    """Ask Linux for AMX's tile registers for this process; return whether it may use them.
 
-    See https://docs.kernel.org/arch/x86/xstate.html. Other systems have no such question, and no known answer.
+    See https://docs.kernel.org/arch/x86/xstate.html. On other systems the answer is False, because it is not known how
+    to ask them.
     """
     if sys.platform != "linux" or not IS_X86 or platform.architecture()[0] != "64bit":
         return False
@@ -50,7 +51,7 @@ def may_use_amx() -> bool:
 
 
 def physical_cores() -> int:
-    """Return the number of cores this process may use, hyperthreads not counted."""
+    """Return the number of cores that this process may use, without hyperthreads."""
     try:
         allowed = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux

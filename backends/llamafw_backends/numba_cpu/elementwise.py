@@ -1,4 +1,4 @@
-"""What happens between the matrices: norm, activation function, rotary positions, quantisation of activations."""
+"""The operations between matrices: norm, activation function, rotary positions, quantisation of activations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import math
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.cache import jit
-from llamafw_backends.numba_cpu.isa import HIGH, LARGEST, LOW, MINUS_1, MINUS_8, RECORD, SCALE, SUM
+from llamafw_backends.numba_cpu.compiler import jit
+from llamafw_backends.numba_cpu.isa import (
+    HIGH_OFFSET,
+    LOW_OFFSET,
+    MAX_ACTIVATION,
+    NEG_8_SUM_OFFSET,
+    NEG_SUM_OFFSET,
+    RECORD_BYTES,
+    SCALE_OFFSET,
+    SUM_OFFSET,
+)
 from llamafw_backends.numba_cpu.matmul import width_for
 from llamafw_backends.numba_cpu.simd import (
     absolute,
@@ -59,8 +68,8 @@ def silu_product(gate: int, up: int, n: int, out: int) -> None:
 
 
 @jit
-def rotate(x: int, table: int, n_rot: int) -> None:
-    """Turn the pairs (i, i + n_rot/2) of one head by the angles whose cosines and sines are in ``table`` (RoPE)."""
+def apply_rope(x: int, table: int, n_rot: int) -> None:
+    """Rotate the pairs (i, i + n_rot/2) of one head by the angles whose cosines and sines are in ``table`` (RoPE)."""
     half = 2 * n_rot  # bytes
     i = 0
     while i + 64 <= half:
@@ -76,10 +85,10 @@ def rotate(x: int, table: int, n_rot: int) -> None:
 
 
 @jit
-def group(widths: int, n_tokens: int, token: int) -> tuple[int, int]:
-    """Return the first token and the width of the group in which the matrix kernels take ``token``.
+def token_group(widths: int, n_tokens: int, token: int) -> tuple[int, int]:
+    """Return the first token and the width of the group in which matrix kernels multiply ``token``.
 
-    Activations are stored group by group, within it block by block, within it token by token.
+    Activations are stored group by group, in a group block by block, and in a block token by token.
     """
     width = width_for(widths, n_tokens)
     first = n_tokens // width * width
@@ -94,27 +103,27 @@ def group(widths: int, n_tokens: int, token: int) -> tuple[int, int]:
 
 @jit
 def quantize(x: int, record: int) -> None:
-    """Write the record (see `isa`) of 32 floats."""
+    """Quantise 32 floats into a record; see `isa`."""
     first, second = load(x), load(x + 64)
     largest = max_lanes(maximum(absolute(first), absolute(second)))
-    there = largest > np.float32(1e-30)
-    inverse = splat(np.float32(LARGEST) / largest if there else np.float32(0.0))
-    scale = largest / np.float32(LARGEST) if there else np.float32(0.0)
+    nonzero = largest > np.float32(1e-30)
+    inverse = splat(np.float32(MAX_ACTIVATION) / largest if nonzero else np.float32(0.0))
+    scale = largest / np.float32(MAX_ACTIVATION) if nonzero else np.float32(0.0)
     a, b = round_ints(mul(first, inverse)), round_ints(mul(second, inverse))
     high_a, high_b = high_part(a), high_part(b)
-    store_bytes(high_a, record + HIGH)
-    store_bytes(high_b, record + HIGH + 16)
-    store_bytes(low_part(a, high_a), record + LOW)
-    store_bytes(low_part(b, high_b), record + LOW + 16)
+    store_bytes(high_a, record + HIGH_OFFSET)
+    store_bytes(high_b, record + HIGH_OFFSET + 16)
+    store_bytes(low_part(a, high_a), record + LOW_OFFSET)
+    store_bytes(low_part(b, high_b), record + LOW_OFFSET + 16)
     total = np.int32(sum_int_lanes(add_ints(a, b)))
-    store_f32(scale, record + SCALE)
-    store_f32(scale * np.float32(total), record + SUM)
-    store_i32(np.int32(-total), record + MINUS_1)
-    store_i32(np.int32(-8 * total), record + MINUS_8)
+    store_f32(scale, record + SCALE_OFFSET)
+    store_f32(scale * np.float32(total), record + SUM_OFFSET)
+    store_i32(np.int32(-total), record + NEG_SUM_OFFSET)
+    store_i32(np.int32(-8 * total), record + NEG_8_SUM_OFFSET)
 
 
 @jit
-def prepare(
+def store_activations(
     x: int,
     first: int,
     last: int,
@@ -126,14 +135,27 @@ def prepare(
     records: int,
     floats: int,
 ) -> None:
-    """Store columns ``first`` … ``last - 1`` (multiples of 32) of a token as activations, in the layouts asked for.
+    """Store columns ``first`` … ``last - 1`` of a token as activations.
 
-    ``x`` is where column ``first`` is; ``start`` and ``width`` are the token's `group`; rows have ``n_columns``.
+    Parameters
+    ----------
+    x : int
+        Address of column ``first``, float32.
+    first, last : int
+        Multiples of 32.
+    n_columns : int
+        Length of a row.
+    start, width : int
+        The token's `token_group`.
+    layouts : int
+        Bits of `tiles.Q8_LAYOUT` and `tiles.F32_LAYOUT`.
+    records, floats : int
+        Addresses of the activations in either layout.
     """
     if layouts & Q8_LAYOUT:
-        base = records + start * (n_columns // 32) * RECORD + (token - start) * RECORD
+        base = records + start * (n_columns // 32) * RECORD_BYTES + (token - start) * RECORD_BYTES
         for block in range(first // 32, last // 32):
-            quantize(x + 128 * (block - first // 32), base + block * width * RECORD)
+            quantize(x + 128 * (block - first // 32), base + block * width * RECORD_BYTES)
     if layouts & F32_LAYOUT:
         size = 4 * FLOAT_COLUMNS
         base = floats + start * 4 * n_columns + (token - start) * size

@@ -1,4 +1,4 @@
-"""Rows of the token embedding, unpacked from the file's own blocks (layouts: ggml-common.h)."""
+"""Look up rows of the token embedding in the file's own blocks (layouts: ggml-common.h)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.cache import jit
+from llamafw_backends.numba_cpu.compiler import jit
 from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, load_i8, load_i64, load_u8, store_f32
 
-OTHER = 0  # unpacked by Python
-KINDS = {name: number for number, name in enumerate(("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"), start=1)}
-_F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4_1 = KINDS.values()
+NO_KERNEL = 0  # a type that Python unpacks
+KERNEL_KINDS = {name: number for number, name in enumerate(("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"), start=1)}
+_F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4_1 = KERNEL_KINDS.values()
 
 
 @jit
-def _plain(kind: int, row: int, n: int, out: int) -> None:
+def _embed_floats(kind: int, row: int, n: int, out: int) -> None:
     for i in range(n):
         if kind == _F32:
             store_f32(load_f32(row + 4 * i), out + 4 * i)
@@ -26,7 +26,7 @@ def _plain(kind: int, row: int, n: int, out: int) -> None:
 
 
 @jit
-def _bytes(row: int, n: int, out: int) -> None:
+def _embed_bytes(row: int, n: int, out: int) -> None:
     for _ in range(n // 32):
         d = load_f16(row)
         for i in range(32):
@@ -36,7 +36,7 @@ def _bytes(row: int, n: int, out: int) -> None:
 
 
 @jit
-def _nibbles(kind: int, row: int, n: int, out: int) -> None:
+def _embed_nibbles(kind: int, row: int, n: int, out: int) -> None:
     header = 4 if kind == _Q4_1 else 2
     for _ in range(n // 32):
         d = load_f16(row)
@@ -52,13 +52,13 @@ def _nibbles(kind: int, row: int, n: int, out: int) -> None:
 
 @jit
 def embed(p: Any, i: int, out: int) -> None:
-    """Write the embedding of the batch's token ``i``, n_embd floats, exactly as the file has it."""
+    """Write the embedding of the batch's token ``i``, n_embd floats with the file's exact values."""
     row = p.embedding + load_i64(p.tokens + 8 * i) * p.embedding_row
-    if p.embedding_kind == OTHER:
-        _plain(_F32, p.embedded + i * 4 * p.n_embd, p.n_embd, out)
+    if p.embedding_kind == NO_KERNEL:
+        _embed_floats(_F32, p.embedded + i * 4 * p.n_embd, p.n_embd, out)
     elif p.embedding_kind == _Q8_0:
-        _bytes(row, p.n_embd, out)
+        _embed_bytes(row, p.n_embd, out)
     elif p.embedding_kind >= _Q4_0:
-        _nibbles(p.embedding_kind, row, p.n_embd, out)
+        _embed_nibbles(p.embedding_kind, row, p.n_embd, out)
     else:
-        _plain(p.embedding_kind, row, p.n_embd, out)
+        _embed_floats(p.embedding_kind, row, p.n_embd, out)

@@ -1,8 +1,8 @@
-"""LLVM IR for vectors of 16 lanes, written through llvmlite's builder. It knows nothing of Numba.
+"""Emit LLVM IR for vectors of 16 lanes with llvmlite's builder. Independent of Numba.
 
-Sixteen 32-bit lanes are one register with AVX-512, two with AVX2, four with NEON or SSE: LLVM splits them.
-Floating-point operations carry no fast-math flags, so that every kernel rounds alike; sums across lanes are trees.
-Addresses are 64-bit integers.
+LLVM splits sixteen 32-bit lanes into one register with AVX-512, two with AVX2, four with NEON or SSE. Floating-point
+operations have no fast-math flags and sums across lanes are trees of a fixed shape, so every kernel rounds in the same
+way. Addresses are 64-bit integers.
 """
 
 from __future__ import annotations
@@ -30,47 +30,47 @@ def constant(kind: Any, value: float) -> Value:
 
 
 def address(b: Builder, base: Value, offset: int) -> Value:
-    """Return ``base + offset``."""
+    """Emit ``base + offset``."""
     return b.add(base, constant(I64, offset)) if offset else base
 
 
 def load(b: Builder, where: Value, kind: Any, align: int = 1) -> Value:
-    """Load a value of type ``kind``."""
+    """Emit loading a value of type ``kind``."""
     value = b.load(b.inttoptr(where, ir.PointerType()), typ=kind)
     value.align = align
     return value
 
 
 def store(b: Builder, value: Value, where: Value, align: int = 1) -> None:
-    """Store a value."""
+    """Emit storing a value."""
     b.store(value, b.inttoptr(where, ir.PointerType())).align = align
 
 
 def splat(b: Builder, scalar: Value, lanes: int = LANES) -> Value:
-    """Return a vector with ``scalar`` in each lane."""
+    """Emit a vector with ``scalar`` in each lane."""
     kind = ir.VectorType(scalar.type, lanes)
     one = b.insert_element(ir.Constant(kind, ir.Undefined), scalar, constant(I32, 0))
     return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(ir.VectorType(I32, lanes), 0))
 
 
 def load_splat(b: Builder, where: Value, kind: Any, lanes: int = LANES) -> Value:
-    """Load a scalar into each lane."""
+    """Emit loading a scalar into each lane."""
     return splat(b, load(b, where, kind), lanes)
 
 
 def take(b: Builder, vector: Value, lanes: list[int]) -> Value:
-    """Return the given lanes as a vector."""
+    """Emit a vector of the lanes with the given indices."""
     chosen = ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
     return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), chosen)
 
 
 def join(b: Builder, low: Value, high: Value) -> Value:
-    """Return two vectors as one of twice the length."""
+    """Emit two vectors as one of twice the length."""
     return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, n := 2 * low.type.count), list(range(n))))
 
 
 def scratch(b: Builder, n_bytes: int) -> Value:
-    """Return the address of ``n_bytes`` on the stack, aligned to a cache line; the same in each turn of a loop."""
+    """Emit the address of ``n_bytes`` on the stack, aligned to a cache line; it is the same in each pass of a loop."""
     with b.goto_entry_block():
         memory = b.alloca(ir.ArrayType(I8, n_bytes))
     memory.align = 64
@@ -78,7 +78,7 @@ def scratch(b: Builder, n_bytes: int) -> Value:
 
 
 def call(b: Builder, name: str, result: Any, values: list[Value]) -> Value:
-    """Call an LLVM intrinsic by its name."""
+    """Emit a call of an LLVM intrinsic by its name."""
     function = b.module.globals.get(name) or ir.Function(
         b.module, ir.FunctionType(result, [value.type for value in values]), name
     )
@@ -86,24 +86,24 @@ def call(b: Builder, name: str, result: Any, values: list[Value]) -> Value:
 
 
 def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
-    """Return ``x * y + z``, rounded once where the processor can."""
+    """Emit ``x * y + z``, rounded once if the processor has fused multiply-add."""
     return call(b, "llvm.fma.v16f32", FLOATS, [x, y, z]) if has_fma() else b.fadd(b.fmul(x, y), z)
 
 
 def to_float(b: Builder, ints: Value) -> Value:
-    """Convert 16 int32 to float32."""
+    """Emit the conversion of 16 int32 to float32."""
     return b.sitofp(ints, FLOATS)
 
 
 def load_half(b: Builder, where: Value, kind: Any = FLOATS) -> Value:
-    """Load 16 float16, or one, as float32."""
+    """Emit loading 16 float16, or one, as float32."""
     if has_half():
         return b.fpext(load(b, where, HALVES if kind is FLOATS else F16), kind)
     return widen(b, load(b, where, SHORTS if kind is FLOATS else I16))
 
 
 def store_half(b: Builder, value: Value, where: Value) -> None:
-    """Store float32, 16 or one, as float16, rounded to the nearest."""
+    """Emit storing 16 float32, or one, as float16, rounded to the nearest."""
     if has_half():
         store(b, b.fptrunc(value, HALVES if value.type == FLOATS else F16), where)
     else:
@@ -111,7 +111,7 @@ def store_half(b: Builder, value: Value, where: Value) -> None:
 
 
 def widen(b: Builder, bits: Value) -> Value:
-    """Return the float32 that the 16 bits of a float16 mean, with integer instructions."""
+    """Emit the conversion of the 16 bits of a float16 to float32, with integer instructions."""
     wide, kind = (INTS, FLOATS) if bits.type == SHORTS else (I32, F32)
     bits = b.zext(bits, wide)
     magnitude = b.shl(b.and_(bits, constant(wide, 0x7FFF)), constant(wide, 13))
@@ -122,14 +122,14 @@ def widen(b: Builder, bits: Value) -> Value:
 
 
 def narrow(b: Builder, value: Value) -> Value:
-    """Return the 16 bits of the nearest float16, ties to even, with integer instructions."""
+    """Emit the 16 bits of the nearest float16, ties to even, with integer instructions."""
     wide, short, kind = (INTS, SHORTS, FLOATS) if value.type == FLOATS else (I32, I16, F32)
     bits = b.bitcast(value, wide)
     magnitude = b.and_(bits, constant(wide, 0x7FFFFFFF))
     odd = b.and_(b.lshr(magnitude, constant(wide, 13)), constant(wide, 1))
     rebased = b.sub(b.add(b.add(magnitude, odd), constant(wide, 0xFFF)), constant(wide, 112 << 23))
     normal = b.lshr(rebased, constant(wide, 13))
-    half = constant(kind, 0.5)  # added, it moves the bits of a subnormal float16 to the end
+    half = constant(kind, 0.5)  # adding it moves the bits of a subnormal float16 to the end
     small = b.sub(b.bitcast(b.fadd(b.bitcast(magnitude, kind), half), wide), constant(wide, 0x3F000000))
     isnan = b.icmp_unsigned(">", magnitude, constant(wide, 0x7F800000))
     large = b.select(isnan, constant(wide, 0x7E00), constant(wide, 0x7C00))
@@ -140,12 +140,12 @@ def narrow(b: Builder, value: Value) -> Value:
 
 
 def load_brain(b: Builder, where: Value) -> Value:
-    """Load 16 bfloat16 as float32."""
+    """Emit loading 16 bfloat16 as float32."""
     return b.bitcast(b.shl(b.zext(load(b, where, SHORTS), INTS), constant(INTS, 16)), FLOATS)
 
 
 def reduce(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
-    """Combine all lanes into a scalar, always in the same order: halves, then quarters …"""
+    """Emit the combination of all lanes into a scalar, in a fixed order: halves, then quarters …"""
     n = vector.type.count
     while n > 1:
         n //= 2
@@ -154,15 +154,15 @@ def reduce(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) 
 
 
 def maximum(b: Builder, x: Value, y: Value) -> Value:
-    """Return the greater of each two lanes; NaN in ``x`` yields ``y``."""
+    """Emit the greater of each two lanes; ``y`` if ``x`` is NaN."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
 def exp(b: Builder, x: Value) -> Value:
-    """Return e**x for float32 lanes, relative error below 1e-6; NaN stays NaN. (Cephes' expf polynomial.)"""
+    """Emit e**x of float32 lanes with a relative error below 1e-6; NaN stays NaN. The polynomial is Cephes' expf."""
     x = b.select(b.fcmp_ordered("<", x, constant(FLOATS, -87.0)), constant(FLOATS, -87.0), x)
     x = b.select(b.fcmp_ordered(">", x, constant(FLOATS, 88.0)), constant(FLOATS, 88.0), x)
-    rounder = constant(FLOATS, 1.5 * 2**23)  # added, it leaves the nearest integer in the low bits of the mantissa
+    rounder = constant(FLOATS, 1.5 * 2**23)  # adding it leaves the nearest integer in the low bits of the mantissa
     shifted = fma(b, x, constant(FLOATS, 1.4426950408889634), rounder)
     n = b.fsub(shifted, rounder)
     r = fma(b, n, constant(FLOATS, -0.693359375), x)
@@ -176,9 +176,9 @@ def exp(b: Builder, x: Value) -> Value:
 
 
 def prefetch(b: Builder, where: Value) -> None:
-    """Ask for a cache line in the second-level cache; any address will do.
+    """Emit a prefetch of a cache line into the second-level cache. The address may be invalid.
 
-    In the first level it would drive out what is being worked on: streaming then runs at half the speed.
+    A prefetch into the first level evicts the data in use: streaming then runs at half the speed.
     """
     pointer = b.inttoptr(where, ir.PointerType())
     call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, 2), constant(I32, 1)])
@@ -187,7 +187,7 @@ def prefetch(b: Builder, where: Value) -> None:
 def loop(
     b: Builder, count: Value, values: list[Value], body: Callable[[Value, list[Value]], list[Value]]
 ) -> list[Value]:
-    """Emit ``for i in range(count): values = body(i, values)``; return the last values."""
+    """Emit ``for i in range(count): values = body(i, values)`` and return the last values."""
     before = b.block
     head, after = b.append_basic_block("loop"), b.append_basic_block("after")
     b.cbranch(b.icmp_signed(">", count, constant(I64, 0)), head, after)
@@ -209,13 +209,13 @@ def loop(
 
 
 def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, list[Value]], None]) -> Any:
-    """Return an internal function of integers that returns nothing; emitted into ``module`` once."""
+    """Return an internal function of integers without a result, emitted into ``module`` once."""
     if name in module.globals:
         return module.globals[name]
-    made = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * n_arguments), name)
-    made.linkage = "internal"
-    made.attributes.add("noinline")  # one copy, and registers of its own
-    b = ir.IRBuilder(made.append_basic_block("entry"))
-    body(b, list(made.args))
+    emitted = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * n_arguments), name)
+    emitted.linkage = "internal"
+    emitted.attributes.add("noinline")  # a single copy, with its own allocation of registers
+    b = ir.IRBuilder(emitted.append_basic_block("entry"))
+    body(b, list(emitted.args))
     b.ret_void()
-    return made
+    return emitted

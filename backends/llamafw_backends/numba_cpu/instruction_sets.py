@@ -1,4 +1,4 @@
-"""The instruction sets, best first, and the choice among them."""
+"""Choose the instruction set that kernels are compiled for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def choose() -> InstructionSet:
     Raises
     ------
     SettingsError
-        There is none of that name, or this processor lacks it.
+        LLAMAFW_ISA does not name an instruction set, or this processor does not have it.
     """
     possible = [isa for isa in INSTRUCTION_SETS.values() if isa.available()]
     name = os.environ.get("LLAMAFW_ISA")
@@ -26,4 +26,6 @@ def choose() -> InstructionSet:
     for isa in possible:
         if isa.name == name:
             return isa
-    raise SettingsError(f"LLAMAFW_ISA: this processor has no {name!r}, only {', '.join(isa.name for isa in possible)}")
+    raise SettingsError(
+        f"LLAMAFW_ISA: {name!r} is not available; this processor has {', '.join(isa.name for isa in possible)}"
+    )

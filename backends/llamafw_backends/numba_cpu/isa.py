@@ -1,10 +1,11 @@
-"""Dot products of weights and activations, the one thing that each instruction set does its own way.
+"""Emit dot products of weights and activations, the only operation that differs between instruction sets.
 
-A set multiplies one block of 32 columns of a 16-row tile with the activations of several tokens, and yields one exact
-int32 sum per row and token. Which of them runs never changes a result.
+An instruction set multiplies one block of 32 columns of a 16-row tile with the activations of several tokens. The
+result is an exact int32 sum per row and token, so every set gives the same logits.
 
-Weights come as words: 16 lanes of 4 bytes, lane r holding 4 neighbouring columns of row r. Activations come as records,
-written by `elementwise.quantize`: 15 bits each, in two bytes, since 8 bits would move every twentieth token.
+Weights are read as words: 16 lanes of 4 bytes, where lane r holds 4 adjacent columns of row r. Activations are read as
+records, written by `elementwise.quantize`, with 15 bits per activation in two bytes: 8 bits would change the likeliest
+token in one of twenty cases.
 """
 
 from __future__ import annotations
@@ -18,76 +19,78 @@ from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_X86, features
 from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, address, constant
 
-# A record: 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64
-HIGH, LOW = 0, 32  # (32,) int8 each
-SCALE, SUM = 64, 68  # float32 scale, scale · Σx
-MINUS_1, MINUS_8 = 72, 76  # int32 −Σx, −8 · Σx
-RECORD = 80  # bytes
+# A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64.
+# Offsets of its fields, in bytes:
+HIGH_OFFSET, LOW_OFFSET = 0, 32  # (32,) int8 each
+SCALE_OFFSET, SUM_OFFSET = 64, 68  # float32: scale, scale · Σx
+NEG_SUM_OFFSET, NEG_8_SUM_OFFSET = 72, 76  # int32: −Σx, −8 · Σx
+RECORD_BYTES = 80
 HIGH_BITS = 7
-LARGEST = 127 << HIGH_BITS  # |x|
+MAX_ACTIVATION = 127 << HIGH_BITS  # of |x|
 
-Words = Callable[[int], Value]  # number of a word in the block → its 16 lanes of 4 bytes
+Words = Callable[[int], Value]  # emits loading a word of the block, by its number: 16 lanes of 4 bytes
 
 
-class Dots(ABC):
-    """How to multiply bytes."""
+class DotProducts(ABC):
+    """Multiplies bytes. The methods emit code and return one sum per token, as 16 int32 lanes."""
 
     @abstractmethod
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Return Σ w·x for each token: 4 words of nibbles, the low ones columns 0–15, the high ones 16–31."""
+        """Emit Σ w·x for 4 words of nibbles: low nibbles are columns 0–15, high nibbles columns 16–31."""
 
     @abstractmethod
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Return Σ (w − 128)·x for each token: 8 words of unsigned bytes."""
+        """Emit Σ (w − 128)·x for 8 words of unsigned bytes."""
 
 
-class Stages(ABC):
-    """How to multiply in two stages, where results take their time: block i + 1 is issued, then block i collected."""
-
-    @abstractmethod
-    def issue(self, b: Builder, i: Value) -> Dots:
-        """Return what begins to multiply block ``i``; what it returns means nothing yet."""
+class Pipeline(ABC):
+    """Multiplies in two stages, because results come late: block i + 1 is issued before block i is collected."""
 
     @abstractmethod
-    def collect(self, b: Builder, i: Value) -> Dots:
-        """Return what has the results of block ``i``."""
+    def issue(self, b: Builder, i: Value) -> DotProducts:
+        """Return dot products that start to multiply block ``i``; the sums they return are placeholders."""
+
+    @abstractmethod
+    def collect(self, b: Builder, i: Value) -> DotProducts:
+        """Return dot products that give the sums of block ``i``."""
 
 
-class InstructionSet(Dots):
-    """How to multiply bytes, and how much to do at once."""
+class InstructionSet(DotProducts):
+    """Multiplies bytes, and says how many tokens and tiles to multiply at once."""
 
     name: str
-    needs: frozenset[str]  # features of the processor
-    widths: tuple[int, ...]  # tokens multiplied at once, descending; the last is 1
-    tiles: dict[int, int]  # for each width, tiles multiplied at once
+    required_features: frozenset[str]  # of the processor, by LLVM's names
+    widths: tuple[int, ...]  # possible numbers of tokens multiplied at once, descending; the last is 1
+    tiles_at_once: dict[int, int]  # for each width, number of tiles multiplied at once
 
     def available(self) -> bool:
-        """Return whether this processor has it, and the operating system lets us use it."""
-        return self.needs <= features() and (IS_X86 or not self.needs)
+        """Return whether the processor has this set and the operating system lets this process use it."""
+        return self.required_features <= features() and (IS_X86 or not self.required_features)
 
     def begin(self, b: Builder) -> None:
-        """Emit what comes before a thread's first multiplication of a kernel."""
+        """Emit code that each thread runs before the first multiplication of a kernel."""
 
     def end(self, b: Builder) -> None:
-        """Emit what comes after the last one."""
+        """Emit code that each thread runs after the last multiplication of a kernel."""
 
-    def stages(self, b: Builder, n_tokens: int) -> Stages | None:
-        """Return how to multiply ``n_tokens`` tokens in two stages; None: in one."""
+    def pipeline(self, b: Builder, n_tokens: int) -> Pipeline | None:
+        """Return the pipeline for ``n_tokens`` tokens; None if they are multiplied in one stage."""
         return None
 
 
 def nibbles(b: Builder, word: Value) -> tuple[Value, Value]:
+    """Emit the low and the high nibbles of a word, each as a byte."""
     mask = constant(word.type, 0x0F0F0F0F)
     return b.and_(word, mask), b.and_(b.lshr(word, constant(word.type, 4)), mask)
 
 
 class Vnni(InstructionSet):
-    """AVX-512 VNNI: ``vpdpbusd`` adds four products of unsigned and signed bytes in each of 16 lanes."""
+    """AVX-512 VNNI: ``vpdpbusd`` adds four products of an unsigned and a signed byte in each of 16 lanes."""
 
     name = "avx512vnni"
-    needs = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
+    required_features = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
     widths: tuple[int, ...] = (12, 8, 4, 2, 1)
-    tiles = {12: 1, 8: 1, 4: 2, 2: 4, 1: 4}
+    tiles_at_once = {12: 1, 8: 1, 4: 2, 2: 4, 1: 4}
 
     def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
         for g, word in enumerate(words):
@@ -95,32 +98,35 @@ class Vnni(InstructionSet):
             total = emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
         return total
 
-    def _both(self, b: Builder, start: Value, words: Sequence[Value], token: Value) -> Value:
-        """Return start · 128 + Σ w·x."""
-        high = self._dot(b, start, words, address(b, token, HIGH))
-        return self._dot(b, b.shl(high, constant(INTS, HIGH_BITS)), words, address(b, token, LOW))
+    def _dot_both_parts(self, b: Builder, start: Value, words: Sequence[Value], token: Value) -> Value:
+        """Emit 128 · start + Σ w·x."""
+        high = self._dot(b, start, words, address(b, token, HIGH_OFFSET))
+        return self._dot(b, b.shl(high, constant(INTS, HIGH_BITS)), words, address(b, token, LOW_OFFSET))
 
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         pairs = [nibbles(b, words(g)) for g in range(4)]
         unpacked = [low for low, _ in pairs] + [high for _, high in pairs]
-        return [self._both(b, constant(INTS, 0), unpacked, token) for token in tokens]
+        return [self._dot_both_parts(b, constant(INTS, 0), unpacked, token) for token in tokens]
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
         loaded = [words(g) for g in range(8)]
-        return [self._both(b, emit.load_splat(b, address(b, token, MINUS_1), I32), loaded, token) for token in tokens]
+        return [
+            self._dot_both_parts(b, emit.load_splat(b, address(b, token, NEG_SUM_OFFSET), I32), loaded, token)
+            for token in tokens
+        ]
 
 
 class Avx2(InstructionSet):
-    """AVX2: ``vpmaddubsw`` adds two products into 16 bits, saturating, so what goes in must be small enough.
+    """AVX2: ``vpmaddubsw`` adds two products in 16 bits and saturates, so the factors must be small enough.
 
-    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block is summed in 16 bits. Bytes: |w| ≤ 128 goes in unsigned, and
-    its sign moves to the activation: 2 · 128 · 127 < 2¹⁵.
+    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block can be added in 16 bits. Bytes: |w| ≤ 128 is the unsigned
+    factor, and its sign is moved to the activation; 2 · 128 · 127 < 2¹⁵.
     """
 
     name = "avx2"
-    needs = frozenset({"avx2", "fma"})
+    required_features = frozenset({"avx2", "fma"})
     widths = (3, 2, 1)
-    tiles = {3: 1, 2: 1, 1: 1}
+    tiles_at_once = {3: 1, 2: 1, 1: 1}
     _words = ir.VectorType(I32, 8)
     _bytes = ir.VectorType(I8, 32)
     _shorts = ir.VectorType(I16, 16)
@@ -138,7 +144,7 @@ class Avx2(InstructionSet):
         return emit.call(b, "llvm.x86.avx2.pmadd.wd", self._words, [shorts, constant(self._shorts, factor)])
 
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
+        parts = [address(b, token, part) for token in tokens for part in (HIGH_OFFSET, LOW_OFFSET)]
         sums = [[constant(self._shorts, 0)] * 2 for _ in parts]
         for g in range(4):
             for group, word in zip((g, g + 4), nibbles(b, words(g)), strict=True):
@@ -166,7 +172,7 @@ class Avx2(InstructionSet):
             ]
             sizes = [emit.call(b, "llvm.abs.v32i8", self._bytes, [half, constant(emit.I1, 0)]) for half in signed]
             for total, token in zip(sums, tokens, strict=True):
-                for part, factor in ((HIGH, 1 << HIGH_BITS), (LOW, 1)):
+                for part, factor in ((HIGH_OFFSET, 1 << HIGH_BITS), (LOW_OFFSET, 1)):
                     quants = self._quants(b, address(b, token, part), g)
                     for h in (0, 1):
                         turned = emit.call(b, "llvm.x86.avx2.psign.b", self._bytes, [quants, signed[h]])
@@ -175,16 +181,16 @@ class Avx2(InstructionSet):
 
 
 class Plain(InstructionSet):
-    """Any processor, ARM included: multiplications of 16 bits, which every vector unit has.
+    """The portable set for any processor, ARM included: 16-bit multiplications, which every vector unit has.
 
-    A word is 32 lanes of 16 bits, of two bytes each: even bytes and odd bytes are multiplied apart. Sums of nibbles fit
-    16 bits over the whole block (as in `Avx2`), sums of two bytes too (2 · 128 · 127 < 2¹⁵).
+    A word is 32 lanes of 16 bits with two bytes each; even and odd bytes are multiplied separately. Sums of nibbles fit
+    in 16 bits over the whole block (as in `Avx2`), and so do sums of two bytes (2 · 128 · 127 < 2¹⁵).
     """
 
     name = "plain"
-    needs = frozenset[str]()
+    required_features = frozenset[str]()
     widths = (4, 2, 1)
-    tiles = {4: 1, 2: 1, 1: 1}
+    tiles_at_once = {4: 1, 2: 1, 1: 1}
     _shorts = ir.VectorType(I16, 32)
 
     def _split(self, b: Builder, word: Value, *, signed: bool) -> tuple[Value, Value]:
@@ -193,7 +199,7 @@ class Plain(InstructionSet):
         return right(b.shl(shorts, eight), eight), right(shorts, eight)
 
     def _products(self, b: Builder, even: Value, odd: Value, part: Value, group: int) -> Value:
-        """Return sums of two products, of neighbouring columns."""
+        """Emit the sums of two products, of adjacent columns."""
         quants = emit.load_splat(b, address(b, part, 4 * group), I32)
         first, second = self._split(b, quants, signed=True)
         return b.add(b.mul(even, first), b.mul(odd, second))
@@ -206,7 +212,7 @@ class Plain(InstructionSet):
         return b.add(b.shl(high, constant(INTS, HIGH_BITS)), low)
 
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
+        parts = [address(b, token, part) for token in tokens for part in (HIGH_OFFSET, LOW_OFFSET)]
         sums = [constant(self._shorts, 0)] * len(parts)
         for g in range(4):
             for group, word in zip((g, g + 4), nibbles(b, words(g)), strict=True):
@@ -219,7 +225,7 @@ class Plain(InstructionSet):
         return [self._combine(b, wide[i], wide[i + 1]) for i in range(0, len(wide), 2)]
 
     def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        parts = [address(b, token, part) for token in tokens for part in (HIGH, LOW)]
+        parts = [address(b, token, part) for token in tokens for part in (HIGH_OFFSET, LOW_OFFSET)]
         sums = [constant(INTS, 0)] * len(parts)
         for g in range(8):
             even, odd = self._split(b, b.xor(words(g), constant(INTS, 0x80808080)), signed=True)

@@ -1,6 +1,6 @@
-"""The KV cache as arrays: what moves its contents, between forward passes. `attention` has its layout.
+"""The KV cache as arrays, and the operations on it between forward passes. `attention` describes its layout.
 
-Keys lie in blocks of 16 positions, turned to their positions (RoPE); values row by row.
+Keys are stored in blocks of 16 positions, with RoPE applied; values row by row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 class KVCache:
-    """All slots' keys and values.
+    """The keys and values of all slots.
 
     Parameters
     ----------
@@ -26,19 +26,24 @@ class KVCache:
     values : array
         (n_slots, n_layer, n_head_kv, 16 · n_blocks, head_size) float16 or float32.
     frequencies : (n_rot / 2,) float64
-        Radians per position that pair (i, i + n_rot / 2) of a key is turned by.
+        Radians per position by which pair (i, i + n_rot / 2) of a key is rotated.
     """
 
     def __init__(self, keys: Array, values: Array, frequencies: npt.NDArray[np.float64]) -> None:
         self._keys, self._values, self._frequencies = keys, values, frequencies
 
     def state_size(self, n: int) -> int:
-        """Return the size in bytes of what `save` returns for ``n`` positions."""
-        keys, values = self._keys[0, :, :, : -(-n // LANES)], self._values[0, :, :, :n]
-        return int(keys.size * keys.itemsize + values.size * values.itemsize)
+        """Return the size in bytes of the state of ``n`` positions."""
+        keys, values = self._keys[0], self._values[0]
+        n_blocks = -(-n // LANES)
+        per_block, per_position = keys.nbytes // keys.shape[2], values.nbytes // values.shape[2]
+        return n_blocks * per_block + n * per_position
 
     def save(self, slot: int, n: int) -> Bytes:
-        """Return the first ``n`` positions as bytes: keys, whole blocks with zeros behind ``n``, then values."""
+        """Return a copy of the first ``n`` positions.
+
+        The bytes are the keys, in whole blocks with zeros after position ``n``, then the values.
+        """
         keys = self._keys[slot, :, :, : -(-n // LANES)].copy()
         if n % LANES:
             keys[:, :, -1, :, n % LANES :] = 0
@@ -46,20 +51,28 @@ class KVCache:
         return np.concatenate([keys.reshape(-1).view(np.uint8), values.reshape(-1).view(np.uint8)])
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
-        """Take back what `save` returned; LlamafwError if its size is wrong."""
+        """Write a state that `save` returned.
+
+        Raises
+        ------
+        LlamafwError
+            The state does not have the size of ``n`` positions.
+        """
+        if state.nbytes != self.state_size(n):
+            raise LlamafwError(f"the state has {state.nbytes} bytes; {n} positions have {self.state_size(n)}")
+
         keys, values = self._keys[slot, :, :, : -(-n // LANES)], self._values[slot, :, :, :n]
-        n_keys, n_bytes = keys.size * keys.itemsize, keys.size * keys.itemsize + values.size * values.itemsize
-        if state.nbytes != n_bytes:
-            raise LlamafwError(f"a state of {state.nbytes} bytes; {n} positions have {n_bytes}")
+        n_key_bytes = keys.size * keys.itemsize
         state = np.ascontiguousarray(state)
-        keys[...] = state[:n_keys].view(keys.dtype).reshape(keys.shape)
-        values[...] = state[n_keys:].view(values.dtype).reshape(values.shape)
+        keys[...] = state[:n_key_bytes].view(keys.dtype).reshape(keys.shape)
+        values[...] = state[n_key_bytes:].view(values.dtype).reshape(values.shape)
 
     def shift(self, slot: int, first: int, n: int, end: int) -> None:
-        """Move positions ``first + n`` … ``end - 1`` down by ``n``, their keys turned back by as much."""
+        """Move positions ``first + n`` … ``end - 1`` down by ``n``, and rotate their keys back by ``n`` positions."""
         half = len(self._frequencies)
         cos, sin = (f(n * self._frequencies).astype(np.float32) for f in (np.cos, np.sin))
-        for layer in range(self._keys.shape[1]):  # one at a time: all would need as much memory again
+
+        for layer in range(self._keys.shape[1]):  # one layer at a time, to limit the memory for copies
             by_position = self._keys[slot, layer].transpose(0, 1, 3, 2)  # (n_head_kv, n_blocks, 16, head_size), a view
             rows = by_position.reshape(by_position.shape[0], -1, by_position.shape[3])  # a copy
             moved = rows[:, first + n : end].astype(np.float32)
@@ -67,5 +80,6 @@ class KVCache:
             moved[..., :half], moved[..., half : 2 * half] = a * cos + b * sin, b * cos - a * sin
             rows[:, first : end - n] = moved
             by_position[...] = rows.reshape(by_position.shape)
+
             values = self._values[slot, layer]
             values[:, first : end - n] = values[:, first + n : end].copy()

@@ -1,7 +1,7 @@
-"""Matrix times activations, tile by tile. One kernel per weight format and instruction set.
+"""Kernels that multiply a matrix with activations, one per weight format and instruction set.
 
-Each sum starts from the bias (or zero) and takes its blocks in order, whatever is computed beside it: grouping tokens
-and tiles differently, or giving tiles to other threads, cannot change a bit.
+Each sum starts from the bias (or zero) and adds its blocks in order. The grouping of tokens and tiles, and the
+distribution of tiles over threads, therefore cannot change a bit of the result.
 """
 
 from __future__ import annotations
@@ -14,51 +14,56 @@ from numba import types
 from numba.extending import intrinsic
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.cache import Compiler, jit
+from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
-from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, TILE_FORMATS, TileFormat, at
+from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, TILE_FORMATS, TileFormat, element_address
 
-CHUNK = 4  # tiles multiplied with one group of tokens before the next group: they stay in the cache
+CHUNK = 4  # tiles multiplied with one group of tokens before the next group, while they are in the cache
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add
 
 
-def _tiles_by_tokens(module: Any, isa: InstructionSet, form: TileFormat, n_tiles: int, n_tokens: int) -> Any:
+def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, n_tiles: int, n_tokens: int) -> Any:
     """Return a function that multiplies ``n_tiles`` adjacent tiles with a group of ``n_tokens`` tokens."""
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, _, n_blocks, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
-        ahead = b.mul(tile_bytes, constant(I64, CHUNK))
+        chunk_bytes = b.mul(tile_bytes, constant(I64, CHUNK))
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
 
-        stages = isa.stages(b, n_tokens) if form.layout == Q8_LAYOUT else None
+        pipeline = isa.pipeline(b, n_tokens) if tile_format.layout == Q8_LAYOUT else None
 
         def tokens_at(i: Value) -> list[Value]:
-            group = b.add(activations, b.mul(i, constant(I64, n_tokens * form.record_bytes)))
-            return [address(b, group, t * form.record_bytes) for t in range(n_tokens)]
+            group = b.add(activations, b.mul(i, constant(I64, n_tokens * tile_format.record_bytes)))
+            return [address(b, group, t * tile_format.record_bytes) for t in range(n_tokens)]
 
         def issue(i: Value) -> None:
-            """Begin with block ``i`` of the only tile. Behind the last one lies something else: it is not collected."""
-            assert stages is not None  # or nobody would call this
-            form.dots(b, stages.issue(b, i), at(b, tiles[0], i, form.block_bytes), tokens_at(i))
+            """Start to multiply block ``i`` of the only tile.
 
-        if stages:
+            One block after the last is issued too; its sums are never collected.
+            """
+            assert pipeline is not None  # only called with a pipeline
+            tile_format.dots(
+                b, pipeline.issue(b, i), element_address(b, tiles[0], i, tile_format.block_bytes), tokens_at(i)
+            )
+
+        if pipeline:
             issue(constant(I64, 0))
 
         def block(i: Value, sums: list[Value]) -> list[Value]:
             tokens, new = tokens_at(i), []
-            if stages:
+            if pipeline:
                 issue(b.add(i, constant(I64, 1)))
-            dots = stages.collect(b, i) if stages else isa
+            dots = pipeline.collect(b, i) if pipeline else isa
             for t, tile in enumerate(tiles):
-                next_chunk = at(b, b.add(tile, ahead), i, form.block_bytes)
-                for line in range(0, form.block_bytes, 64):
+                next_chunk = element_address(b, b.add(tile, chunk_bytes), i, tile_format.block_bytes)
+                for line in range(0, tile_format.block_bytes, 64):
                     emit.prefetch(b, address(b, next_chunk, line))
-                new += form.block(b, dots, tile, n_blocks, i, tokens, sums[t * n_tokens : (t + 1) * n_tokens])
+                new += tile_format.block(b, dots, tile, n_blocks, i, tokens, sums[t * n_tokens : (t + 1) * n_tokens])
             return new
 
         sums = emit.loop(b, n_blocks, [s for s in starts for _ in range(n_tokens)], block)
@@ -69,20 +74,20 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, form: TileFormat, n_tiles
             store = b.select(adding, b.fadd(total, emit.load(b, where, FLOATS)), total)
             emit.store(b, store, where)
 
-    return emit.function(module, f"{isa.name}.{form.name}.{n_tiles}x{n_tokens}", _N_ARGUMENTS, body)
+    return emit.function(module, f"{isa.name}.{tile_format.name}.{n_tiles}x{n_tokens}", _N_ARGUMENTS, body)
 
 
-def _chunk_by_tokens(module: Any, isa: InstructionSet, form: TileFormat, n_tokens: int) -> Any:
+def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, n_tokens: int) -> Any:
     """Return a function that multiplies any number of adjacent tiles with a group of ``n_tokens`` tokens."""
-    at_once = isa.tiles[n_tokens]
+    at_once = isa.tiles_at_once[n_tokens]
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add = arguments
 
-        def several(count: Value, first: Value, step: int) -> None:
-            kernel = _tiles_by_tokens(module, isa, form, step, n_tokens)
+        def emit_tiles(count: Value, first: Value, step: int) -> None:
+            kernel = _tiles_by_tokens(module, isa, tile_format, step, n_tokens)
 
-            def once(i: Value, _: list[Value]) -> list[Value]:
+            def multiply(i: Value, _: list[Value]) -> list[Value]:
                 tile = b.add(first, b.mul(i, constant(I64, step)))
                 b.call(
                     kernel,
@@ -101,20 +106,20 @@ def _chunk_by_tokens(module: Any, isa: InstructionSet, form: TileFormat, n_token
                 )
                 return []
 
-            emit.loop(b, count, [], once)
+            emit.loop(b, count, [], multiply)
 
-        several(b.sdiv(n_tiles, constant(I64, at_once)), constant(I64, 0), at_once)
+        emit_tiles(b.sdiv(n_tiles, constant(I64, at_once)), constant(I64, 0), at_once)
         if at_once > 1:
             rest = b.srem(n_tiles, constant(I64, at_once))
-            several(rest, b.sub(n_tiles, rest), 1)
+            emit_tiles(rest, b.sub(n_tiles, rest), 1)
 
-    return emit.function(module, f"{isa.name}.{form.name}.{n_tokens}", _N_ARGUMENTS, body)
+    return emit.function(module, f"{isa.name}.{tile_format.name}.{n_tokens}", _N_ARGUMENTS, body)
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
-def _multiply(context: Any, isa: Any, form: Any, width: Any, arguments: Any) -> Any:
-    """Multiply tiles with a group of ``width`` tokens; ``isa`` and ``form`` are names known when it is compiled."""
-    names = isa.literal_value, form.literal_value
+def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: Any) -> Any:
+    """Multiply tiles with a group of ``width`` tokens; ``isa`` and ``tile_format`` are literal names."""
+    names = isa.literal_value, tile_format.literal_value
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
         chosen, packed = INSTRUCTION_SETS[names[0]], TILE_FORMATS[names[1]]
@@ -130,11 +135,11 @@ def _multiply(context: Any, isa: Any, form: Any, width: Any, arguments: Any) -> 
         b.position_at_end(after)
         return context.get_dummy_value()
 
-    return types.void(isa, form, types.int64, types.UniTuple(types.int64, _N_ARGUMENTS)), lower
+    return types.void(isa, tile_format, types.int64, types.UniTuple(types.int64, _N_ARGUMENTS)), lower
 
 
-def _bracket(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
-    """Return an intrinsic of the name of an instruction set, which emits what the set wants done there."""
+def _isa_operation(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
+    """Return an intrinsic that emits code of the instruction set whose literal name is its argument."""
 
     @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
     def operation(context: Any, isa: Any) -> Any:
@@ -149,27 +154,28 @@ def _bracket(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
     return operation
 
 
-_begin, _end = _bracket(lambda isa, b: isa.begin(b)), _bracket(lambda isa, b: isa.end(b))
+_begin, _end = _isa_operation(lambda isa, b: isa.begin(b)), _isa_operation(lambda isa, b: isa.end(b))
 
 
 @jit
 def width_for(widths: int, rest: int) -> int:
-    """Return how many of ``rest`` tokens are grouped next: the largest of ``widths`` that is not more."""
+    """Return how many of ``rest`` tokens are multiplied together next: the largest of ``widths`` up to ``rest``."""
     while load_i64(widths) > rest:
         widths += 8
     return load_i64(widths)
 
 
-def build(compiler: Compiler, isa: InstructionSet, form: TileFormat) -> Any:
+def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: TileFormat) -> Any:
     """Return the compiled kernel for one format.
 
     ``kernel(tensor, widths, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of tiles
-    ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to what is there.
+    ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to the values there if ``add`` is 1.
     """
-    return compiler(f"matmul {form.name} for {isa.name}", 9, _matmul(isa.name, form.name, form.record_bytes))
+    kernel = _matmul(isa.name, tile_format.name, tile_format.record_bytes)
+    return compiler(f"matmul {tile_format.name} for {isa.name}", 9, kernel, isa=isa.name)
 
 
-def _matmul(isa: str, form: str, record_bytes: int) -> Callable[..., int]:
+def _matmul(isa: str, tile_format: str, record_bytes: int) -> Callable[..., int]:
     def matmul(
         tensor: int,
         widths: int,
@@ -190,7 +196,7 @@ def _matmul(isa: str, form: str, record_bytes: int) -> Callable[..., int]:
                 width = width_for(widths, n_tokens - token)
                 _multiply(
                     isa,
-                    form,
+                    tile_format,
                     width,
                     (
                         t.weights + tile * t.tile_bytes,
@@ -228,7 +234,7 @@ def matmul(
     out_stride: int,
     add: int,
 ) -> None:
-    """Call the kernel of ``tensor`` with the activations in the layout it wants."""
+    """Call the kernel of ``tensor`` with the activations in its layout."""
     t = tensor_at(tensor)
     activations = records if t.layout == Q8_LAYOUT else floats
     _call(t.kernel, tensor, widths, activations, n_tokens, first, last, out, out_stride, add)

@@ -1,4 +1,4 @@
-"""From a file's rows to tiles: kernels that copy a matrix, 16 rows interleaved, on all threads while a model loads."""
+"""Kernels that copy a matrix from the file into tiles, with 16 rows interleaved, while a model loads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.cache import jit
+from llamafw_backends.numba_cpu.compiler import jit
 from llamafw_backends.numba_cpu.records import I, accessor
 from llamafw_backends.numba_cpu.simd import (
     absolute,
@@ -24,13 +24,13 @@ from llamafw_backends.numba_cpu.simd import (
     store_i32,
     xor_32,
 )
-from llamafw_backends.numba_cpu.threads import share
+from llamafw_backends.numba_cpu.threads import work_range
 
 PACKING = np.dtype(
     [
         ("source", I),
-        ("row_bytes", I),  # rows as they are in the file
-        ("rows", I),  # (n_rows,) int64: which row of the source becomes this one
+        ("row_bytes", I),  # rows in the file's format
+        ("rows", I),  # (n_rows,) int64: the source row of each row
         ("n_rows", I),
         ("n_blocks", I),
         ("tiles", I),
@@ -48,25 +48,25 @@ PACKING = np.dtype(
         ("halves_stride", I),
     ]
 )
-"""What to pack."""
+"""The arguments of a packing kernel."""
 _packing_at = accessor(PACKING)
 
 
 def pack(packing: int, thread: int) -> int:
-    """Copy rows into tiles; rows that are missing in the last tile become zeros."""
+    """Copy rows into tiles; missing rows of the last tile become zeros."""
     p = _packing_at(packing)
-    first, last = share((p.n_rows + 15) // 16, thread, p.n_threads)
+    first, last = work_range((p.n_rows + 15) // 16, thread, p.n_threads)
     bias = np.int32(p.bias)
     for number in range(first, last):
         tile = p.tiles + number * p.tile_bytes
         for lane in range(16):
             row = 16 * number + lane
-            there = row < p.n_rows
-            source = p.source + load_i64(p.rows + 8 * row) * p.row_bytes if there else p.source
+            exists = row < p.n_rows
+            source = p.source + load_i64(p.rows + 8 * row) * p.row_bytes if exists else p.source
             for block in range(p.n_blocks):
                 words = tile + block * p.block_bytes + 4 * lane
                 halves = tile + p.halves_at + block * p.halves_stride + 2 * lane
-                if there:
+                if exists:
                     for word in range(p.n_words):
                         xor_32(source + p.words_at + 4 * word, bias, words + 64 * word)
                     for half in range(p.n_halves):
@@ -94,9 +94,9 @@ def _round_row(row: int, tile: int, lane: int, p: Any, scratch: int) -> None:
 
 
 def round_rows(packing: int, thread: int) -> int:
-    """Round float32 rows to Q8_0 tiles: d = max|w| / 127 as float16, q = w / d to the nearest."""
+    """Round float32 rows to Q8_0 tiles: d = max|w| / 127 as float16, q = w / d rounded to the nearest."""
     p = _packing_at(packing)
-    first, last = share((p.n_rows + 15) // 16, thread, p.n_threads)
+    first, last = work_range((p.n_rows + 15) // 16, thread, p.n_threads)
     for number in range(first, last):
         tile = p.tiles + number * p.tile_bytes
         for lane in range(16):

@@ -1,6 +1,6 @@
-"""Records shared by Python and kernels: numpy arrays of one element here, pointers there.
+"""The records that Python and kernels share: numpy arrays of one element in Python, pointers in kernels.
 
-The shapes of what the addresses point to stand beside them. All strides are in bytes.
+Comments give the shapes of the arrays that addresses point to. All strides are in bytes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from numba import types
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.simd import operation
 
-I, F = np.int64, np.float32  # noqa: E741  # one letter each, for the tables below
+I, F = np.int64, np.float32  # noqa: E741  # short names for the tables below
 
 TENSOR = np.dtype(
     [
-        ("kernel", I),  # address of the matmul for its format
+        ("kernel", I),  # address of the matmul kernel for its format
         ("weights", I),  # tiles
         ("tile_bytes", I),
         ("n_tiles", I),
-        ("n_blocks", I),  # of a tile
-        ("start", I),  # what sums start from: (16 · n_tiles,) float32 bias, or 16 zeros
+        ("n_blocks", I),  # per tile
+        ("start", I),  # initial values of the sums: (16 · n_tiles,) float32 bias, or 16 zeros
         ("start_stride", I),  # from tile to tile: 64, or 0 for zeros
-        ("layout", I),  # of its activations: tiles.Q8_LAYOUT or F32_LAYOUT
+        ("layout", I),  # of its activations: tiles.Q8_LAYOUT or tiles.F32_LAYOUT
     ]
 )
 """A matrix of weights."""
@@ -38,7 +38,9 @@ LAYER = np.dtype(
         *(
             (name, I) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
         ),  # TENSOR
-        *((name, I) for name in ("qkv_layouts", "ffn_layouts")),  # which layouts several matrices want, or-ed together
+        *(
+            (name, I) for name in ("qkv_layouts", "ffn_layouts")
+        ),  # layouts of the matrices that share activations, as bits
     ]
 )
 """The weights of one layer."""
@@ -53,25 +55,25 @@ PLAN = np.dtype(
         ("output_norm", I),  # (n_embd,) float32
         ("output", I),  # TENSOR
         ("rope", I),  # (n_ctx, 2, n_rot // 2) float32: cosines, sines
-        # how it is run
+        # the run-time configuration
         ("pool", I),  # threads.POOL
-        ("step", I),  # address of the kernel
-        ("attention", I),  # address of the kernel
+        ("step", I),  # address of the kernel `forward.step`
+        ("attention", I),  # address of the attention kernel
         ("widths", I),  # (…,) int64: the instruction set's widths
-        ("max_tokens", I),  # attended together
+        ("max_tokens", I),  # whose attention is computed together
         ("n_slots", I),
         ("n_ctx", I),
         ("n_ubatch", I),
-        ("n_scores", I),  # n_ctx in whole blocks of keys
-        # the KV cache: slot, layer and head of one position, in bytes
+        ("n_scores", I),  # n_ctx rounded up to whole blocks of keys
+        # the KV cache; strides from slot to slot, layer to layer, head to head
         ("keys", I),
         ("values", I),
         *((name, I) for name in ("key_slot", "key_layer", "key_head", "value_slot", "value_layer", "value_head")),
-        ("filled", I),  # (n_slots,) int64: positions that each slot holds
-        ("embedding", I),
-        ("embedding_row", I),  # rows of the token embedding in the file, and their bytes
-        ("embedding_kind", I),  # see embedding.KINDS
-        ("embedded", I),  # (n_batch, n_embd) float32: embeddings of kind embedding.OTHER
+        ("filled", I),  # (n_slots,) int64: number of positions in each slot
+        ("embedding", I),  # rows of the token embedding in the file
+        ("embedding_row", I),  # bytes per row
+        ("embedding_kind", I),  # one of embedding.KERNEL_KINDS, or embedding.NO_KERNEL
+        ("embedded", I),  # (n_batch, n_embd) float32: the batch's embeddings, for embedding.NO_KERNEL
         # buffers; n is n_ubatch
         ("x", I),  # (n, n_embd) float32: the residual stream
         ("q", I),
@@ -81,38 +83,38 @@ PLAN = np.dtype(
         ("kv_stride", I),  # from token to token
         ("attended", I),  # (n, n_head · head_size) float32
         ("records", I),
-        ("floats", I),  # activations, grouped: see `elementwise.group`
+        ("floats", I),  # activations in either layout, grouped: see `elementwise.token_group`
         ("records_stride", I),
-        ("floats_stride", I),  # of one token
+        ("floats_stride", I),  # per token
         ("ffn_records", I),
-        ("ffn_floats", I),  # the same for ffn_down, written while the others are read
+        ("ffn_floats", I),  # activations for ffn_down, written while the others are read
         ("scratch", I),
-        ("scratch_stride", I),  # of each thread
+        ("scratch_stride", I),  # per thread
         ("logits", I),
         ("logits_stride", I),  # (n_outputs, n_vocab) float32
-        ("hidden", I),  # (n_outputs, n_embd) float32: hidden states are wanted, not logits; or 0
+        ("hidden", I),  # (n_outputs, n_embd) float32 if hidden states are requested instead of logits; otherwise 0
         # the batch
-        ("n_batch", I),
-        ("n_runs", I),  # tokens, and slots that they belong to
+        ("n_batch", I),  # number of tokens
+        ("n_runs", I),  # number of slots with tokens in the batch
         ("n_threads", I),
         ("tokens", I),
         ("positions", I),
         ("slots", I),
-        ("outputs", I),  # int64 each; outputs are indices of tokens
+        ("outputs", I),  # int64 each; outputs are indices of tokens in the batch
         # the ubatch that a step computes
         ("first", I),
-        ("n_tokens", I),  # of the batch's tokens
+        ("n_tokens", I),  # range of the batch's tokens
         ("first_output", I),
-        ("n_outputs", I),  # of the batch's outputs
-        ("items", I),
-        ("n_items", I),  # (n_items, 2) int64: first token, and number of tokens attended together
+        ("n_outputs", I),  # range of the batch's outputs
+        ("items", I),  # (n_items, 2) int64: first token and number of tokens whose attention is computed together
+        ("n_items", I),
     ]
 )
-"""Everything a step needs."""
+"""The arguments of a step."""
 
 
 def accessor(kind: np.dtype[np.void]) -> Any:
-    """Return an operation for Numba code: address → record."""
+    """Return an operation that turns an address into a record, for Numba code."""
     raw = ir.ArrayType(emit.I8, kind.itemsize).as_pointer()
     return operation(numba.from_dtype(kind), (types.int64,), lambda b, where: b.inttoptr(where, raw))
 
@@ -120,6 +122,6 @@ def accessor(kind: np.dtype[np.void]) -> Any:
 tensor_at, layer_at, plan_at = accessor(TENSOR), accessor(LAYER), accessor(PLAN)
 
 
-def make(kind: np.dtype[np.void], n: int = 1) -> npt.NDArray[np.void]:
-    """Return ``n`` records of zeros. The caller keeps it alive as long as kernels may look at it."""
+def new_records(kind: np.dtype[np.void], n: int = 1) -> npt.NDArray[np.void]:
+    """Return ``n`` zeroed records. The caller must keep the array alive while kernels use it."""
     return np.zeros(n, kind)

@@ -1,6 +1,7 @@
-"""The vectors of `emit` as values in Numba code: types, and one intrinsic per operation.
+"""Numba types and intrinsics for the vectors of `emit`.
 
-``floats`` and ``ints`` are 16 lanes of float32 and int32. Addresses are int64: no arrays, so nothing is typed twice.
+``floats`` and ``ints`` are 16 lanes of float32 and int32. Addresses are int64 instead of arrays, so every kernel has
+only one signature.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from llamafw_backends.numba_cpu.isa import HIGH_BITS
 
 
 class Vector(types.Type):  # type: ignore[misc]  # numba has no types
-    """A vector of 16 lanes as Numba's type checker sees it."""
+    """The Numba type of a vector of 16 lanes."""
 
     def __init__(self, name: str, llvm: Any) -> None:
         self.llvm = llvm
@@ -38,18 +39,18 @@ i64, i32, f32, void = types.int64, types.int32, types.float32, types.void
 
 
 def operation(result: Any, arguments: tuple[Any, ...], emitter: Callable[..., Value]) -> Any:
-    """Return an intrinsic: in Numba code, a call of it becomes what ``emitter(builder, *values)`` emits."""
+    """Return an intrinsic; a call of it in Numba code becomes the code that ``emitter(builder, *values)`` emits."""
     signature = result(*arguments)
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
-        made = emitter(b, *values)
-        return context.get_dummy_value() if result is void else made
+        value = emitter(b, *values)
+        return context.get_dummy_value() if result is void else value
 
-    def typing(context: Any, *given: Any) -> Any:
+    def typing(context: Any, *args: Any) -> Any:
         return signature, lower
 
     names = ["context", *(f"a{i}" for i in range(len(arguments)))]
-    typing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # numba reads the number of arguments here
+    typing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # numba reads the number of arguments from it
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
     return intrinsic(typing)
@@ -73,7 +74,7 @@ maximum = operation(floats, (floats, floats), emit.maximum)
 absolute = operation(floats, (floats,), lambda b, x: emit.call(b, "llvm.fabs.v16f32", FLOATS, [x]))
 round_ints = operation(ints, (floats,), lambda b, x: b.fptosi(emit.call(b, "llvm.rint.v16f32", FLOATS, [x]), INTS))
 add_ints = operation(ints, (ints, ints), lambda b, x, y: b.add(x, y))
-# an activation of 15 bits in two bytes: see `isa`
+# the two bytes of an activation of 15 bits: see `isa`
 high_part = operation(
     ints, (ints,), lambda b, x: b.ashr(b.add(x, constant(INTS, 1 << (HIGH_BITS - 1))), constant(INTS, HIGH_BITS))
 )
@@ -105,7 +106,7 @@ load_bf16 = operation(
 load_f16 = operation(f32, (i64,), lambda b, a: emit.load_half(b, a, F32))
 store_f16 = operation(void, (f32, i64), emit.store_half)
 copy_16 = operation(void, (i64, i64), lambda b, a, to: emit.store(b, emit.load(b, a, I16), to))
-xor_32 = operation(  # copy 4 bytes, some bits turned
+xor_32 = operation(  # copies 4 bytes with some bits flipped
     void, (i64, i32, i64), lambda b, a, bits, to: emit.store(b, b.xor(emit.load(b, a, I32), bits), to)
 )
 
@@ -123,10 +124,10 @@ def _pointer(b: Builder, where: Value) -> Value:
     return b.inttoptr(where, ir.PointerType())
 
 
-pause = operation(void, (), _pause)  # tell the core that this is a waiting loop
+pause = operation(void, (), _pause)  # tells the core that this is a waiting loop
 atomic_load = operation(i32, (i64,), lambda b, a: b.load_atomic(_pointer(b, a), "acquire", 4, typ=I32))
 atomic_add = operation(i32, (i64, i32), lambda b, a, v: b.atomic_rmw("add", _pointer(b, a), v, "seq_cst"))
-# llvmlite's store_atomic does not take opaque pointers; an exchange is as good
+# an exchange, because llvmlite's store_atomic does not accept opaque pointers
 atomic_store = operation(i32, (i64, i32), lambda b, a, v: b.atomic_rmw("xchg", _pointer(b, a), v, "seq_cst"))
 
 

@@ -1,8 +1,8 @@
-"""Worker threads that run kernels. A job is a kernel ``job(argument, thread) -> 0``, run by threads 0 … n − 1 at once.
+"""Worker threads that run kernels. Independent of models.
 
-Thread 0 is the caller's. Workers wait for a job by spinning a little, then sleeping in the operating system, so an idle
-pool costs nothing; barriers inside a job do the same, so a thread that lost its core does not make the others burn
-theirs. It knows nothing of models.
+A job is a kernel ``job(argument, thread) -> 0``, run by threads 0 … n − 1 at once; thread 0 is the caller. Workers wait
+for a job by spinning for a short time, then sleeping in the operating system, so an idle pool uses no processor time.
+Barriers in a job wait in the same way, so the threads that wait for one without a core do not waste theirs.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import llvmlite.binding as llvm
 import numpy as np
 from numba import types
 
-from llamafw_backends.numba_cpu.cache import Compiler, jit
+from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.cpu import MACHINE
 from llamafw_backends.numba_cpu.records import accessor
 from llamafw_backends.numba_cpu.simd import atomic_add, atomic_load, atomic_store, call_address, pause
 
-SPINS = 60  # per level of `ThreadOptions.poll`: at 50 about 50 µs, as long as a step's short phases last
-LINE = 128  # two cache lines: the word that is waited for, and the number of sleepers, never share one with another
+SPINS_PER_POLL_LEVEL = 60  # of `ThreadOptions.poll`: level 50 takes about 50 µs, like the short phases of a step
+DEFAULT_POLL_LEVEL = 50
+LINE_BYTES = 128  # two cache lines: a word that threads wait for and its number of sleepers share them with no other
 MAX_THREADS = 256
 
 _FUTEX = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98}.get(MACHINE, 0)
@@ -37,22 +38,22 @@ _NAP = 1 if sys.platform == "win32" else 1000  # one millisecond
 
 POOL = np.dtype(
     [
-        ("arrived", np.int32),
-        ("_0", np.uint8, LINE - 4),  # threads at the barrier
-        ("phase", np.int32),
-        ("_1", np.uint8, LINE - 4),  # counts barriers; behind it the number of sleepers
+        ("arrived", np.int32),  # threads at the barrier
+        ("_0", np.uint8, LINE_BYTES - 4),
+        ("phase", np.int32),  # counts barriers
+        ("_1", np.uint8, LINE_BYTES - 4),  # its number of sleepers is at _SLEEPERS
         ("job", np.int64),
         ("argument", np.int64),
         ("n_active", np.int64),
         ("stop", np.int64),
         ("spins", np.int64),
-        ("_2", np.uint8, LINE - 40),
-        ("mailboxes", np.uint8, LINE * MAX_THREADS),  # a number per thread, which a new job changes
+        ("_2", np.uint8, LINE_BYTES - 40),
+        ("mailboxes", np.uint8, LINE_BYTES * MAX_THREADS),  # a number per thread, which changes with each job
     ]
 )
 _PHASE = POOL.fields["phase"][1] if POOL.fields else 0
 _MAILBOXES = POOL.fields["mailboxes"][1] if POOL.fields else 0
-_SLEEPERS = 64
+_SLEEPERS = 64  # bytes from a word that threads wait for to the number of threads that sleep
 _pool_at = accessor(POOL)
 _call_job = call_address(2)
 
@@ -74,7 +75,7 @@ else:
 
     @jit
     def _sleep(word: int, old: int, tries: int) -> None:
-        _nap(np.int32(0 if tries < 500 else _NAP))  # give the core away; after a while, look once per millisecond
+        _nap(np.int32(0 if tries < 500 else _NAP))  # yield the core; after 500 tries, look once per millisecond
 
     @jit
     def _wake(word: int) -> None:
@@ -87,7 +88,7 @@ else:
 
 @jit
 def _await_change(word: int, old: int, spins: int) -> int:
-    """Return the int32 at ``word`` as soon as it differs from ``old``; sleep after looking ``spins`` times."""
+    """Return the int32 at ``word`` when it differs from ``old``; sleep after ``spins`` tries."""
     tries = 0
     while True:
         now = atomic_load(word)
@@ -108,7 +109,7 @@ def _publish(word: int, value: int) -> None:
 
 @jit
 def barrier(pool: int, n: int) -> None:
-    """Wait until ``n`` threads have come here. What they wrote before is visible after."""
+    """Wait until ``n`` threads have arrived. Afterwards each sees what the others wrote before."""
     if n > 1:
         phase = atomic_load(pool + _PHASE)
         if atomic_add(pool, np.int32(1)) == n - 1:
@@ -119,18 +120,18 @@ def barrier(pool: int, n: int) -> None:
 
 
 @jit
-def share(n: int, thread: int, n_threads: int) -> tuple[int, int]:
-    """Return the range of ``n`` things that are this thread's."""
+def work_range(n: int, thread: int, n_threads: int) -> tuple[int, int]:
+    """Return this thread's part of ``range(n)`` as (first, last + 1)."""
     return n * thread // n_threads, n * (thread + 1) // n_threads
 
 
 @jit
-def run(pool: int, job: int, argument: int, n: int) -> int:
-    """Run ``job`` on threads 0 … n − 1 and wait for all; this thread is number 0."""
+def run_job(pool: int, job: int, argument: int, n: int) -> int:
+    """Run ``job`` on threads 0 … n − 1, of which the caller is 0, and wait for all."""
     p = _pool_at(pool)
     p.job, p.argument, p.n_active = job, argument, n
     for thread in range(1, n):
-        mailbox = pool + _MAILBOXES + thread * LINE
+        mailbox = pool + _MAILBOXES + thread * LINE_BYTES
         _publish(mailbox, np.int32(atomic_load(mailbox) + 1))
     _call_job(job, argument, 0)
     barrier(pool, n)
@@ -138,14 +139,14 @@ def run(pool: int, job: int, argument: int, n: int) -> int:
 
 
 def _run(pool: int, job: int, argument: int, n: int) -> int:
-    return run(pool, job, argument, n)
+    return run_job(pool, job, argument, n)
 
 
 def _work(pool: int, thread: int) -> int:
     p = _pool_at(pool)
     seen = np.int32(0)
     while True:
-        seen = _await_change(pool + _MAILBOXES + thread * LINE, seen, p.spins)
+        seen = _await_change(pool + _MAILBOXES + thread * LINE_BYTES, seen, p.spins)
         if p.stop != 0:
             return 0
         _call_job(p.job, p.argument, thread)
@@ -156,22 +157,22 @@ def _stop(pool: int, n: int) -> int:
     p = _pool_at(pool)
     p.stop = 1
     for thread in range(1, n):
-        mailbox = pool + _MAILBOXES + thread * LINE
+        mailbox = pool + _MAILBOXES + thread * LINE_BYTES
         _publish(mailbox, np.int32(atomic_load(mailbox) + 1))
     return 0
 
 
 class Pool:
-    """``n_threads - 1`` worker threads, started at once and stopped by `close` or with the interpreter."""
+    """A pool of ``n_threads - 1`` worker threads, which run until `close` or the end of the interpreter."""
 
-    def __init__(self, n_threads: int, compiler: Compiler) -> None:
+    def __init__(self, n_threads: int, compiler: KernelCompiler) -> None:
         if not 1 <= n_threads <= MAX_THREADS:
-            raise ValueError(f"{n_threads} threads; there may be 1 to {MAX_THREADS}")
+            raise ValueError(f"a pool cannot have {n_threads} threads: it must have 1 to {MAX_THREADS}")
         self.n_threads = n_threads
         self._memory = mmap.mmap(-1, POOL.itemsize)  # page-aligned
         view = np.frombuffer(self._memory, np.uint8)
         self.address = int(view.ctypes.data)
-        self.poll(50)
+        self.set_poll_level(DEFAULT_POLL_LEVEL)
         self._run = compiler("threads.run", 4, _run).ctypes
         work, stop = compiler("threads.work", 2, _work).ctypes, compiler("threads.stop", 2, _stop).ctypes
         threads = [
@@ -180,16 +181,16 @@ class Pool:
         ]
         for thread in threads:
             thread.start()
-        self.workers = [thread.native_id or 0 for thread in threads]  # as the operating system numbers them
+        self.workers = [thread.native_id or 0 for thread in threads]  # the operating system's ids
         self._finish = weakref.finalize(self, _close, stop, self.address, threads, view)
 
     def run(self, job: int, argument: int, n_threads: int) -> None:
         """Run the kernel at address ``job`` on the first ``n_threads`` threads and wait for all of them."""
         self._run(self.address, job, argument, min(n_threads, self.n_threads))
 
-    def poll(self, level: int) -> None:
-        """Let threads look out for work for as long as `ThreadOptions.poll` says, from now on."""
-        np.frombuffer(self._memory, POOL, 1)["spins"] = SPINS * level
+    def set_poll_level(self, level: int) -> None:
+        """Set how long threads spin before they sleep; see `ThreadOptions.poll`."""
+        np.frombuffer(self._memory, POOL, 1)["spins"] = SPINS_PER_POLL_LEVEL * level
 
     def close(self) -> None:
         """Stop the workers. The pool must be idle."""
@@ -200,4 +201,4 @@ def _close(stop: Any, address: int, threads: list[threading.Thread], memory: Any
     stop(address, len(threads) + 1)
     for thread in threads:
         thread.join()
-    del memory  # it had to outlive the workers
+    del memory  # must outlive the workers

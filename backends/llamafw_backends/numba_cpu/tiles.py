@@ -1,7 +1,7 @@
-"""Weight formats in memory: tiles of 16 rows, so that a vector holds one number of each of 16 rows.
+"""The formats of weights in memory: tiles of 16 rows, whose vectors hold one number of each row.
 
-A tile is a row of blocks of `columns` columns. ``n_blocks`` is the same for all tiles of a matrix.
-Quantised formats follow ggml's blocks (32 columns) with the rows interleaved; see `packing`.
+A tile is a sequence of blocks of `columns` columns; all tiles of a matrix have the same number of blocks, ``n_blocks``.
+Quantised formats have ggml's blocks (32 columns) with the rows interleaved; see `packing`.
 """
 
 from __future__ import annotations
@@ -11,61 +11,65 @@ from collections.abc import Callable, Sequence
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I32, I64, INTS, Builder, Value, address, constant
-from llamafw_backends.numba_cpu.isa import MINUS_8, RECORD, SCALE, SUM, Dots
+from llamafw_backends.numba_cpu.isa import NEG_8_SUM_OFFSET, RECORD_BYTES, SCALE_OFFSET, SUM_OFFSET, DotProducts
 
-ROWS = 16  # of a tile
-FLOAT_COLUMNS = 4  # of a block of floats
-Q8_LAYOUT, F32_LAYOUT = 1, 2  # how a format wants its activations: records of bytes, or float32
+ROWS = 16  # per tile
+FLOAT_COLUMNS = 4  # per block of floats
+Q8_LAYOUT, F32_LAYOUT = 1, 2  # layouts of activations, as bits: records of bytes (see `isa`), float32
 
 
 class TileFormat(ABC):
-    """One way to keep weights. ``name`` is the ggml type it is an exact copy of."""
+    """A format of weights, an exact copy of a ggml type."""
 
-    name: str
-    columns: int  # of a block
+    name: str  # the ggml type
+    columns: int  # per block
     layout: int  # of the activations
-    block_bytes: int  # of a tile's block, scales kept elsewhere not counted
-    scale_bytes = 0  # of a block, kept behind all blocks of the tile
-    # how a file's block becomes a tile's: 16 rows of each 4-byte word, then 16 rows of each 2-byte half
+    block_bytes: int  # of a tile's block, without scales that are stored after the blocks
+    scale_bytes = 0  # of a block's scales, if they are stored after all blocks of the tile
+    # A block of the file becomes a block of the tile: 16 rows of each 4-byte word, then 16 rows of each 2-byte half.
     source_bytes: int  # of a block in the file (ggml-common.h)
-    words_at = n_words = n_halves = 0
-    bias = 0  # bits to turn in each word
+    words_at = 0  # offset of the words in the file's block
+    n_words = n_halves = 0  # per block of one row
+    bias = 0  # bits that are flipped in each word
 
     def tile_bytes(self, n_blocks: int) -> int:
-        """Return the size of a tile; a multiple of a cache line."""
+        """Return the size of a tile, a multiple of a cache line."""
         return -(-n_blocks * (self.block_bytes + self.scale_bytes) // 64) * 64
 
     def halves_at(self, n_blocks: int) -> tuple[int, int]:
-        """Return where a tile's halves begin, and their distance from block to block."""
+        """Return the offset of a tile's halves and their distance from block to block, in bytes."""
         if self.scale_bytes:
             return n_blocks * self.block_bytes, self.scale_bytes
         return 64 * self.n_words, self.block_bytes
 
     @property
     def record_bytes(self) -> int:
-        """The activations of one token for one block."""
-        return RECORD if self.layout == Q8_LAYOUT else 4 * self.columns
+        """Size of one token's activations for one block."""
+        return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
 
-    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit the dot products of the block at ``p``, if its numbers are multiplied as integers."""
+    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
+        """Emit the dot products of the block element_address ``p``; none if it is multiplied in floating point."""
         return []
 
     @abstractmethod
     def block(
         self,
         b: Builder,
-        isa: Dots,
+        isa: DotProducts,
         tile: Value,
         n_blocks: Value,
         i: Value,
         tokens: Sequence[Value],
         sums: list[Value],
     ) -> list[Value]:
-        """Emit block ``i`` of a tile times the records of ``tokens``, added to ``sums``: 16 float32 rows per token."""
+        """Emit block ``i`` of a tile times the activations of ``tokens``, added to ``sums``.
+
+        Sums are 16 float32 lanes per token.
+        """
 
 
-def at(b: Builder, base: Value, i: Value, size: int) -> Value:
-    """Return the address of element ``i`` of ``size`` bytes."""
+def element_address(b: Builder, base: Value, i: Value, size: int) -> Value:
+    """Emit the address of element ``i`` of ``size`` bytes."""
     return b.add(base, b.mul(i, constant(I64, size)))
 
 
@@ -75,14 +79,14 @@ class Q4_1(TileFormat):
     name, columns, layout, block_bytes = "Q4_1", 32, Q8_LAYOUT, 320
     source_bytes, words_at, n_words, n_halves = 20, 4, 4, 2
 
-    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
+    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
         """Emit Σ q·x."""
         return isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
 
     def block(
         self,
         b: Builder,
-        isa: Dots,
+        isa: DotProducts,
         tile: Value,
         n_blocks: Value,
         i: Value,
@@ -90,19 +94,19 @@ class Q4_1(TileFormat):
         sums: list[Value],
     ) -> list[Value]:
         """Emit Σ w·x = d·scale·Σ q·x + m·scale·Σ x."""
-        p = at(b, tile, i, self.block_bytes)
+        p = element_address(b, tile, i, self.block_bytes)
         dots = self.dots(b, isa, p, tokens)
         d, m = emit.load_half(b, address(b, p, 256)), emit.load_half(b, address(b, p, 288))
         new = []
         for dot, token, total in zip(dots, tokens, sums, strict=True):
-            scale = emit.load_splat(b, address(b, token, SCALE), F32)
+            scale = emit.load_splat(b, address(b, token, SCALE_OFFSET), F32)
             total = emit.fma(b, emit.to_float(b, dot), b.fmul(d, scale), total)
-            new.append(emit.fma(b, m, emit.load_splat(b, address(b, token, SUM), F32), total))
+            new.append(emit.fma(b, m, emit.load_splat(b, address(b, token, SUM_OFFSET), F32), total))
         return new
 
 
 class _Symmetric(TileFormat):
-    """w = d·(q − offset). The float16 d of all blocks stand behind the tile's words, to keep both aligned."""
+    """w = d·(q − offset). The float16 d of all blocks are stored after the tile's words, so that both are aligned."""
 
     columns, layout, scale_bytes = 32, Q8_LAYOUT, 32
     words_at, n_halves = 2, 1
@@ -110,7 +114,7 @@ class _Symmetric(TileFormat):
     def block(
         self,
         b: Builder,
-        isa: Dots,
+        isa: DotProducts,
         tile: Value,
         n_blocks: Value,
         i: Value,
@@ -118,10 +122,14 @@ class _Symmetric(TileFormat):
         sums: list[Value],
     ) -> list[Value]:
         """Emit Σ w·x = d·scale·Σ (q − offset)·x."""
-        dots = self.dots(b, isa, at(b, tile, i, self.block_bytes), tokens)
-        d = emit.load_half(b, at(b, at(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes))
+        dots = self.dots(b, isa, element_address(b, tile, i, self.block_bytes), tokens)
+        d = emit.load_half(
+            b, element_address(b, element_address(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes)
+        )
         return [
-            emit.fma(b, emit.to_float(b, dot), b.fmul(d, emit.load_splat(b, address(b, token, SCALE), F32)), total)
+            emit.fma(
+                b, emit.to_float(b, dot), b.fmul(d, emit.load_splat(b, address(b, token, SCALE_OFFSET), F32)), total
+            )
             for dot, token, total in zip(dots, tokens, sums, strict=True)
         ]
 
@@ -131,28 +139,28 @@ class Q4_0(_Symmetric):
 
     name, block_bytes, source_bytes, n_words = "Q4_0", 256, 18, 4
 
-    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
+    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
         """Emit Σ (q − 8)·x."""
         dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
         return [
-            b.add(dot, emit.load_splat(b, address(b, token, MINUS_8), I32))
+            b.add(dot, emit.load_splat(b, address(b, token, NEG_8_SUM_OFFSET), I32))
             for dot, token in zip(dots, tokens, strict=True)
         ]
 
 
 class Q8_0(_Symmetric):
-    """w = d·q. A block: 8 words of bytes, each with 128 added."""
+    """w = d·q. A block: 8 words of bytes with 128 added to each."""
 
     name, block_bytes, source_bytes, n_words = "Q8_0", 512, 34, 8
     bias = -0x7F7F7F80  # 0x80 in each byte, as an int32
 
-    def dots(self, b: Builder, isa: Dots, p: Value, tokens: Sequence[Value]) -> list[Value]:
+    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
         """Emit Σ q·x."""
         return isa.dot_s8(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
 
 
 class _Float(TileFormat):
-    """Floats, column by column: 16 rows of column 0, of column 1 … Activations are not quantised."""
+    """Floats column by column: 16 rows of column 0, then of column 1 … Activations are not quantised."""
 
     columns, layout = FLOAT_COLUMNS, F32_LAYOUT
     load: Callable[[Builder, Value], Value]
@@ -160,7 +168,7 @@ class _Float(TileFormat):
     def block(
         self,
         b: Builder,
-        isa: Dots,
+        isa: DotProducts,
         tile: Value,
         n_blocks: Value,
         i: Value,
@@ -168,7 +176,7 @@ class _Float(TileFormat):
         sums: list[Value],
     ) -> list[Value]:
         """Emit Σ w·x, one column after the other."""
-        p = at(b, tile, i, self.block_bytes)
+        p = element_address(b, tile, i, self.block_bytes)
         for column in range(self.columns):
             weights = type(self).load(b, address(b, p, column * self.block_bytes // self.columns))
             sums = [

@@ -1,4 +1,4 @@
-"""Model architectures."""
+"""Model architectures, one per file, named as in ``general.architecture``."""
 
 from llamafw import Register, hookimpl
 from llamafw_plugins.architectures.llama import describe as llama
@@ -6,5 +6,5 @@ from llamafw_plugins.architectures.llama import describe as llama
 
 @hookimpl
 def register_architectures(register: Register) -> None:
-    """Add the architectures by ``general.architecture``."""
+    """Register every architecture by its name."""
     register("llama", llama)

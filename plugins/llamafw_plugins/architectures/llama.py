@@ -1,11 +1,11 @@
-"""The architecture ``llama``: Llama 1 to 3, Mistral, SmolLM2 and all others that share its graph.
+"""Describe models of the architecture ``llama``: Llama 1 to 3, Mistral, SmolLM2 and others with the same computation.
 
-RMSNorm, rotary positions on adjacent pairs (GGUF files hold Q and K permuted for them), grouped-query attention, a
-SiLU-gated feed-forward, and an output matrix that may be the embedding. Keys are those of
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, below ``llama.``.
+They have RMSNorm, rotary position embeddings on adjacent pairs (GGUF files have Q and K permuted for them),
+grouped-query attention, a SiLU-gated feed-forward, and an output matrix that may be the embedding. The metadata keys
+begin with ``llama.``, see https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
-Anything in a file that this description cannot express is an error, for a model that is run without it would answer,
-and be wrong. It knows nothing of how a model is run.
+A feature of the file that the description cannot express is an error, because a model that runs without it would give
+wrong answers. Independent of how models are run.
 """
 
 from __future__ import annotations
@@ -32,38 +32,45 @@ LAYER = {
         "ffn_down",
     )
 }
-BIASES = {f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in ("attn_q", "attn_k", "attn_v", "attn_output")}
-"""Role → GGUF name, as in `Decoder.tensors`. Biases are there if the file has them."""
+OPTIONAL_BIASES = {
+    f"{role}_bias": f"blk.{{layer}}.{role}.bias" for role in ("attn_q", "attn_k", "attn_v", "attn_output")
+}
+"""Tensor roles and their GGUF names, as in `Decoder.tensors`. Biases are described if the file has them."""
 
 RANK_HEAD = tuple(f"{name}.{part}" for name in ("cls", "cls.output") for part in ("weight", "bias"))
-"""What rerankers have besides; it is no part of the decoder, whose hidden states it scores."""
+"""Tensors of rerankers that score the hidden states. They are not part of the decoder."""
 
 
 def describe(model: Model) -> Decoder:
-    """Return what backends need to know to run ``model``.
+    """Return the description of ``model`` for backends.
 
     Raises
     ------
     ModelError
-        Metadata or a tensor is missing or impossible (the message names it), or the model has a feature that is not
-        supported: experts, values of another size than keys, a RoPE scaling unknown here.
+        A metadata key or a tensor is missing or invalid (the message names it), or the model has an unsupported
+        feature: experts, values of another size than keys, or an unknown RoPE scaling.
     """
     metadata = Metadata(model, "llama")
     if metadata.integer("expert_count", 0, low=0):
         raise ModelError(f"{model.path}: mixtures of experts (llama.expert_count) are not supported")
+
     n_embd = metadata.integer("embedding_length")
     n_head = metadata.integer("attention.head_count")
     n_head_kv = metadata.integer("attention.head_count_kv", n_head)
     if n_head % n_head_kv:
-        raise ModelError(f"{model.path}: {n_head} heads cannot share {n_head_kv} KV heads evenly")
+        raise ModelError(f"{model.path}: {n_head} heads cannot be divided evenly among {n_head_kv} KV heads")
     n_embd_head = metadata.integer("attention.key_length", n_embd // n_head)
     if metadata.integer("attention.value_length", n_embd_head) != n_embd_head:
-        raise ModelError(f"{model.path}: values of another size than keys (attention.value_length) are not supported")
+        raise ModelError(
+            f"{model.path}: values of another size than keys (llama.attention.value_length) are not supported"
+        )
     n_rot = metadata.integer("rope.dimension_count", n_embd_head)
     if n_rot != n_embd_head or n_rot % 2:
         raise ModelError(
-            f"{model.path}: llama.rope.dimension_count is {n_rot}; it must be even and the head size, {n_embd_head}"
+            f"{model.path}: llama.rope.dimension_count is {n_rot}; "
+            f"it must be even and equal to the head size, {n_embd_head}"
         )
+
     n_ctx_train = metadata.integer("context_length")
     frequencies, magnitude = rope(metadata, n_rot, n_ctx_train)
     decoder = Decoder(
@@ -88,7 +95,7 @@ def describe(model: Model) -> Decoder:
 
 
 def _n_vocab(model: Model) -> int:
-    """Return the number of rows of the embedding, which must be that of the tokenizer's tokens."""
+    """Return the number of rows of the embedding, which must be the number of the tokenizer's tokens."""
     embedding = model.tensors.get(GLOBAL["token_embd"])
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{model.path}: the matrix {GLOBAL['token_embd']!r} is missing")
@@ -99,15 +106,17 @@ def _n_vocab(model: Model) -> int:
 
 
 def _roles(model: Model) -> dict[str, str]:
-    """Return role → name of the tensors this model has, or should have."""
-    roles = GLOBAL | LAYER | {role: name for role, name in BIASES.items() if name.format(layer=0) in model.tensors}
+    """Return the names of the tensors that this model has or must have, by role."""
+    roles = (
+        GLOBAL | LAYER | {role: name for role, name in OPTIONAL_BIASES.items() if name.format(layer=0) in model.tensors}
+    )
     if GLOBAL["output"] not in model.tensors:
         roles["output"] = GLOBAL["token_embd"]
     return roles
 
 
 def _shapes(decoder: Decoder) -> Mapping[str, tuple[int, ...]]:
-    """Return role → shape, outermost first."""
+    """Return the shapes of tensors, outermost dimension first, by role."""
     n_embd, n_ff, n_vocab = decoder.n_embd, decoder.n_ff, decoder.n_vocab
     n_q, n_kv = decoder.n_head * decoder.n_embd_head, decoder.n_head_kv * decoder.n_embd_head
     return {
@@ -131,7 +140,7 @@ def _shapes(decoder: Decoder) -> Mapping[str, tuple[int, ...]]:
 
 
 def _check_tensors(model: Model, decoder: Decoder) -> None:
-    """Raise ModelError unless the file has every tensor, in its shape, and no other."""
+    """Raise ModelError unless the file has every tensor with the right shape, and no other tensors."""
     shapes = _shapes(decoder)
     used = {"rope_freqs.weight", *RANK_HEAD}
     for role, pattern in decoder.tensors.items():
@@ -143,7 +152,8 @@ def _check_tensors(model: Model, decoder: Decoder) -> None:
             if tensor.shape != shapes[role]:
                 raise ModelError(f"{model.path}: the tensor {name!r} has shape {tensor.shape}, not {shapes[role]}")
             used.add(name)
+
     for name in model.tensors:
-        # Old converters wrote the frequencies of every layer, which follow from the metadata.
+        # attn_rot_embd: old converters wrote the frequencies of every layer, which follow from the metadata
         if name not in used and not name.endswith(".attn_rot_embd.weight"):
-            raise ModelError(f"{model.path}: the tensor {name!r} has no place in the llama architecture as known here")
+            raise ModelError(f"{model.path}: the tensor {name!r} is not part of the llama architecture")

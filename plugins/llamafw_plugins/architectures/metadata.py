@@ -1,4 +1,4 @@
-"""Typed, checked access to the metadata of one architecture. It knows no key by itself."""
+"""Read and check the metadata of one architecture. Independent of what the keys mean."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ _MISSING: Any = object()
 
 
 class Metadata:
-    """The keys of a model below ``<architecture>.``; every failure is a ModelError that names the key."""
+    """The metadata keys of a model that begin with ``<architecture>.``.
+
+    Every error is a ModelError that names the key.
+    """
 
     def __init__(self, model: Model, architecture: str) -> None:
         self.model, self.architecture = model, architecture
 
     def integer(self, key: str, default: int = _MISSING, *, low: int = 1, high: int = 2**31 - 1) -> int:
-        """Return a whole number; a value per layer will do if all are equal. Without a default it must be there."""
+        """Return a whole number; values per layer must be equal. A key without a default is required."""
         value = self._get(key, default)
         if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iu":
             if (value != value[0]).any():
@@ -30,26 +33,26 @@ class Metadata:
         return value
 
     def number(self, key: str, default: float = _MISSING, *, low: float) -> float:
-        """Return a finite number above ``low``. Without a default it must be there."""
+        """Return a finite number above ``low``. A key without a default is required."""
         value = self._get(key, default)
         if type(value) not in (int, float) or not math.isfinite(value) or value <= low:
             self.fail(key, f"is {value!r:.80}; it must be a finite number above {low}")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
-        """Return a string."""
+        """Return a string, or the default if the key is missing."""
         value = self._get(key, default)
         if not isinstance(value, str):
             self.fail(key, f"is {value!r:.80}; it must be a string")
         return value
 
     def has(self, key: str) -> bool:
-        """Say whether the key is there."""
+        """Return whether the model has the key."""
         return f"{self.architecture}.{key}" in self.model.metadata
 
-    def fail(self, key: str, what: str) -> NoReturn:
-        """Raise the ModelError for ``key``."""
-        raise ModelError(f"{self.model.path}: {self.architecture}.{key} {what}")
+    def fail(self, key: str, reason: str) -> NoReturn:
+        """Raise a ModelError: the key's name, then ``reason``, which begins with a verb."""
+        raise ModelError(f"{self.model.path}: {self.architecture}.{key} {reason}")
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.model.metadata.get(f"{self.architecture}.{key}", default)

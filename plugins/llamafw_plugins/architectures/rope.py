@@ -1,7 +1,7 @@
-"""Rotary position embedding (arXiv 2104.09864): the angular frequencies a model's metadata ask for.
+"""Compute the angular frequencies of rotary position embeddings (arXiv 2104.09864) from a model's metadata.
 
-Scalings of the context: linear (position interpolation, arXiv 2306.15595), YaRN (arXiv 2309.00071), and a factor per
-frequency in a tensor (Llama 3.1). It knows nothing of how a rotation is computed.
+Supported scalings of the context are linear (position interpolation, arXiv 2306.15595), YaRN (arXiv 2309.00071), and a
+factor per frequency in a tensor (Llama 3.1). Independent of how rotations are computed.
 """
 
 from __future__ import annotations
@@ -18,38 +18,46 @@ FACTORS = "rope_freqs.weight"
 
 
 def rope(metadata: Metadata, n_rot: int, n_ctx_train: int) -> tuple[npt.NDArray[np.float64], float]:
-    """Return the radians per position of each pair, ``(n_rot // 2,)`` float64, and the factor on cos and sin.
+    """Return the frequencies of all pairs and the factor on cosines and sines.
+
+    Returns
+    -------
+    frequencies : (n_rot // 2,) float64
+        Radians per position.
+    magnitude : float
+        Factor on cosines and sines.
 
     Raises
     ------
     ModelError
-        A key of the metadata is impossible or asks for a scaling that is not supported.
+        A metadata key is invalid or asks for a scaling that is not supported.
     """
     base = metadata.number("rope.freq_base", 10_000.0, low=0)
     pairs = np.arange(n_rot // 2, dtype=np.float64)
     frequencies = base ** (-2 * pairs / n_rot) / _factors(metadata, n_rot)
-    kind = metadata.text("rope.scaling.type", "linear")  # what a bare factor means
+    kind = metadata.text("rope.scaling.type", "linear")  # a factor without a type is linear
     if kind == "none":
         return frequencies, 1.0
     if kind not in ("linear", "yarn"):
-        metadata.fail("rope.scaling.type", f"is {kind!r:.80}, which is not supported (none, linear and yarn are)")
+        metadata.fail("rope.scaling.type", f"is {kind!r:.80}, which is not supported; it can be none, linear or yarn")
     scale = _scale(metadata)
     if kind == "linear":
         return frequencies / scale, 1.0
     share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=-1e-9)
     ramp = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
     stretched = frequencies / scale * (1 - ramp) + frequencies * ramp
-    return stretched, _yarn_magnitude(metadata, scale if share else 1.0)  # as llama.cpp: no share, no temperature
+    # as in llama.cpp, a share of 0 has no temperature
+    return stretched, _yarn_magnitude(metadata, scale if share else 1.0)
 
 
 def _scale(metadata: Metadata) -> float:
-    """Return by how much the context is stretched; 0 in a file means not at all."""
+    """Return the factor by which the context is extended; 0 in a file means 1."""
     key = "rope.scaling.factor" if metadata.has("rope.scaling.factor") else "rope.scale_linear"
     return metadata.number(key, 1.0, low=-1e-9) or 1.0
 
 
 def _factors(metadata: Metadata, n_rot: int) -> npt.NDArray[np.float64]:
-    """Return what each frequency is divided by, ``(n_rot // 2,)``."""
+    """Return the divisor of each frequency, ``(n_rot // 2,)`` float64."""
     path = metadata.model.path
     tensor = metadata.model.tensors.get(FACTORS)
     if tensor is None:
@@ -65,21 +73,21 @@ def _factors(metadata: Metadata, n_rot: int) -> npt.NDArray[np.float64]:
 
 
 def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) -> npt.NDArray[np.float64]:
-    """Return how much of each frequency stays as trained, from 1 (fast) to 0 (slow), ``(n_rot // 2,)``.
+    """Return the share of each frequency that is not scaled, from 1 (fast) to 0 (slow), ``(n_rot // 2,)`` float64.
 
-    The paper's section 3.2: a frequency that turns more than beta_fast times within the original context is kept, one
-    that turns less than beta_slow times is interpolated, with a linear ramp over the pairs between. As llama.cpp does,
-    the ramp's ends are whole pairs.
+    Section 3.2 of the paper: a frequency with more than beta_fast rotations within the original context is kept, one
+    with less than beta_slow rotations is interpolated, with a linear ramp over the pairs between. As in llama.cpp, the
+    ramp begins and ends at whole pairs.
     """
     n_ctx = metadata.integer("rope.scaling.original_context_length", n_ctx_train)
     fast = metadata.number("rope.scaling.yarn_beta_fast", 32.0, low=0)
     slow = metadata.number("rope.scaling.yarn_beta_slow", 1.0, low=0)
     if base <= 1:
-        metadata.fail("rope.freq_base", f"is {base}; YaRN needs more than 1")
+        metadata.fail("rope.freq_base", f"is {base}; with YaRN it must be above 1")
 
-    def pair(turns: float) -> float:
-        """Return the (fractional) pair that turns so often within the original context."""
-        return n_rot * math.log(n_ctx / (turns * 2 * math.pi)) / (2 * math.log(base))
+    def pair(n_rotations: float) -> float:
+        """Return the (fractional) pair with so many rotations within the original context."""
+        return n_rot * math.log(n_ctx / (n_rotations * 2 * math.pi)) / (2 * math.log(base))
 
     low = max(0, math.floor(pair(fast)))
     high = min(n_rot - 1, math.ceil(pair(slow)))
@@ -88,9 +96,12 @@ def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) ->
 
 
 def _yarn_magnitude(metadata: Metadata, scale: float) -> float:
-    """Return the factor on cos and sin: the paper's temperature, sqrt(1/t) = 1 + 0.1 ln s, times the model's own."""
+    """Return the factor on cosines and sines.
+
+    It is the paper's temperature, sqrt(1/t) = 1 + 0.1 ln s, times the model's own factors.
+    """
     if metadata.has("rope.scaling.yarn_log_multiplier"):
         metadata.fail("rope.scaling.yarn_log_multiplier", "is not supported")
-    own = metadata.number("rope.scaling.attn_factor", 1.0, low=0)
-    own *= metadata.number("rope.scaling.yarn_attn_factor", 1.0, low=0)
-    return own * (1 + 0.1 * math.log(scale))
+    factor = metadata.number("rope.scaling.attn_factor", 1.0, low=0)
+    factor *= metadata.number("rope.scaling.yarn_attn_factor", 1.0, low=0)
+    return factor * (1 + 0.1 * math.log(scale))

@@ -6,6 +6,6 @@ from llamafw_plugins.quants.ggml import TYPES
 
 @hookimpl
 def register_quants(register: Register) -> None:
-    """Add every ggml type that model files may hold."""
+    """Register every ggml type that model files may have."""
     for quant in TYPES:
         register(quant.name, quant)

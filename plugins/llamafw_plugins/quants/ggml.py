@@ -1,8 +1,9 @@
-"""Every tensor type of ggml: number, layout, and exact unpacking to float32.
+"""The tensor types of ggml: their numbers, sizes, and exact conversion to float32.
 
-Plain numbers are unpacked here. Blocks of quantised weights are unpacked by the `gguf` package, imported on first
-use; it is the reference, not fast, and runs while a model loads. Types it cannot unpack are known all the same, so
-that a file can be opened and the error names the type. Layouts: ``ggml-common.h`` of https://github.com/ggml-org/ggml.
+Unquantised types are converted here. Blocks of quantised weights are converted by the `gguf` package, the reference,
+which is slow, is imported on first use, and runs while a model loads. Types that it cannot convert are listed too, so
+that a file with them can be opened and errors can name the type. For the layouts, see ``ggml-common.h`` of
+https://github.com/ggml-org/ggml.
 """
 
 from __future__ import annotations
@@ -18,42 +19,43 @@ from llamafw import Bytes, Floats, ModelError
 _PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 """Types that numpy can read. F64, I32 and I64 are rounded to the nearest float32."""
 
-
-CHUNK = 2**17  # weights unpacked at once: the `gguf` package would take 16 rows, slow for short ones
+CHUNK = 2**17  # weights converted at once; the `gguf` package converts 16 rows, which is slow for short rows
 
 
 @dataclass(frozen=True, slots=True)
 class GgmlType:
-    """A tensor type of ggml; a `llamafw.Quant`."""
+    """A tensor type of ggml. Implements `llamafw.Quant`."""
 
     name: str
-    type_id: int
-    block_size: int
-    type_size: int
+    type_id: int  # in GGUF files
+    block_size: int  # weights per block
+    type_size: int  # bytes per block
 
     def dequantize(self, data: Bytes, shape: Sequence[int]) -> Floats:
-        """Return the weights as float32 of ``shape``, in memory of their own.
+        """Return the weights as a new array, float32 of ``shape``.
 
         Parameters
         ----------
         data : (n_bytes,) uint8
-            Whole blocks, row after row.
+            Whole blocks, row by row.
+        shape : sequence of int
+            Outermost dimension first.
 
         Raises
         ------
         ModelError
-            The installed `gguf` package cannot unpack this type.
+            The data do not have the size of the shape, or the installed `gguf` package cannot convert this type.
         """
         n = math.prod(shape)
         if data.size != n // self.block_size * self.type_size or n % self.block_size:
-            raise ModelError(f"{data.size} bytes are no {self.name} tensor of shape {tuple(shape)}")
+            raise ModelError(f"a {self.name} tensor of shape {tuple(shape)} cannot have {data.size} bytes")
         if self.name == "BF16":  # the upper half of a float32
             return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
         if self.name in _PLAIN:
             return data.view(_PLAIN[self.name]).astype(np.float32).reshape(shape)
-        return self._unpack(data, n).reshape(shape)
+        return self._dequantize_blocks(data, n).reshape(shape)
 
-    def _unpack(self, data: Bytes, n: int) -> Floats:
+    def _dequantize_blocks(self, data: Bytes, n: int) -> Floats:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
@@ -66,7 +68,7 @@ class GgmlType:
                 for i in range(0, len(blocks), step):
                     part = dequantize(blocks[i : i + step].reshape(1, -1), type_id)
                     weights[i * self.block_size :][: part.size] = part[0]
-        except (NotImplementedError, ValueError) as exc:  # no unpacking, or a type newer than the package
+        except (NotImplementedError, ValueError) as exc:  # the package does not convert or does not know the type
             raise ModelError(f"tensors of type {self.name} cannot be unpacked by the installed gguf package") from exc
         return weights
 

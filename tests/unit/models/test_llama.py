@@ -100,14 +100,14 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ("embedding_length", "64", "llama.embedding_length is '64'; it must be a whole number"),
         ("block_count", 2**32 - 1, "llama.block_count is 4294967295; it must be a whole number from 1 to 2147483647"),
         ("block_count", 3, "the tensor 'blk.2.attn_norm.weight' is missing"),
-        ("block_count", 1, "the tensor 'blk.1.attn_norm.weight' has no place"),
+        ("block_count", 1, "the tensor 'blk.1.attn_norm.weight' is not part of the llama architecture"),
         ("context_length", True, "llama.context_length is True; it must be a whole number"),
-        ("attention.head_count", 3, "3 heads cannot share 2 KV heads evenly"),
+        ("attention.head_count", 3, "3 heads cannot be divided evenly among 2 KV heads"),
         ("attention.head_count", 1000, "llama.attention.key_length is 0; it must be a whole number"),
-        ("attention.value_length", 8, "values of another size than keys (attention.value_length) are not supported"),
+        ("attention.value_length", 8, "values of another size than keys (llama.attention.value_length) are not"),
         ("attention.layer_norm_rms_epsilon", -1.0, "layer_norm_rms_epsilon is -1.0; it must be a finite"),
         ("attention.layer_norm_rms_epsilon", math.nan, "it must be a finite number above 0"),
-        ("rope.dimension_count", 8, "llama.rope.dimension_count is 8; it must be even and the head size, 16"),
+        ("rope.dimension_count", 8, "llama.rope.dimension_count is 8; it must be even and equal to the head size, 16"),
         ("rope.freq_base", 0.0, "llama.rope.freq_base is 0.0; it must be a finite number above 0"),
         ("expert_count", 8, "mixtures of experts (llama.expert_count) are not supported"),
     ],
@@ -154,7 +154,7 @@ def test_a_bias_must_be_in_every_layer(tmp_path: Path) -> None:
 def test_a_tensor_that_would_be_ignored_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         tiny(tmp_path, tensors={name: np.zeros(4, np.float32)})
-    assert f"{name!r} has no place" in str(caught.value)
+    assert f"{name!r} is not part of the llama architecture" in str(caught.value)
 
 
 def test_frequencies_that_old_converters_wrote_are_no_fault(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_type_that_cannot_be_unpacked_is_named(type_name: str) -> None:
 
 
 def test_bytes_that_are_no_such_tensor() -> None:
-    with pytest.raises(ModelError, match=r"19 bytes are no Q4_0 tensor of shape \(32,\)"):
+    with pytest.raises(ModelError, match=r"a Q4_0 tensor of shape \(32,\) cannot have 19 bytes"):
         QUANTS["Q4_0"].dequantize(np.zeros(19, np.uint8), (32,))
 
 

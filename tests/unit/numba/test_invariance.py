@@ -1,4 +1,4 @@
-"""Bit-identical logits: alone or beside others, however cut, on any number of threads, over poisoned memory."""
+"""Logits are identical to the bit for any batches, other slots and numbers of threads, with NaN in unused memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENS = [int(t) for t in np.random.default_rng(2).integers(0, 300, 70)]
 MIXED = {"default": "Q4_1", "token_embd": "Q8_0", "attn_v": "F16", "ffn_down": "Q4_0"}
 
 
-def cuts(rng: np.random.Generator, n: int, largest: int) -> list[int]:
+def random_sizes(rng: np.random.Generator, n: int, largest: int) -> list[int]:
     """Return random sizes that add up to n."""
     sizes: list[int] = []
     while n:
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(model: Path) -> Any:
-    """What one thread says, token by token."""
+    """The logits of one thread, token by token."""
     with opened(model, n_ctx=96) as backend:
         return logits(backend, TOKENS, [1] * len(TOKENS))
 
@@ -45,16 +45,16 @@ def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
         yield it
 
 
-def test_any_cut_of_the_prompt(backend: Any, expected: Any) -> None:
+def test_logits_do_not_depend_on_batch_sizes(backend: Any, expected: Any) -> None:
     rng = np.random.default_rng(3)
     for _ in range(12):
         poison(backend)
-        got = logits(backend, TOKENS, cuts(rng, len(TOKENS), 70), slot=int(rng.integers(5)))
+        got = logits(backend, TOKENS, random_sizes(rng, len(TOKENS), 70), slot=int(rng.integers(5)))
         np.testing.assert_array_equal(got, expected)
 
 
-def test_beside_others(backend: Any, expected: Any) -> None:
-    """Slot 2 runs the text in random pieces, the others anything at all, in the same batches."""
+def test_logits_do_not_depend_on_other_slots(backend: Any, expected: Any) -> None:
+    """Slot 2 runs the text in random pieces; the other slots run random tokens in the same batches."""
     rng = np.random.default_rng(4)
     for _ in range(4):
         poison(backend)
@@ -80,25 +80,25 @@ def test_beside_others(backend: Any, expected: Any) -> None:
             done += len(outputs)
 
 
-def test_a_kept_prefix_is_as_good_as_a_new_one(backend: Any, expected: Any) -> None:
+def test_kept_prefix_gives_the_same_logits(backend: Any, expected: Any) -> None:
     poison(backend)
     logits(backend, [*TOKENS[:40], 5, 6, 7, 8, 9])
     backend.truncate(0, 40)
     got = backend.forward(batch((0, 40, TOKENS[40:])))
     np.testing.assert_array_equal(got, expected[40:])
-    again = backend.forward(batch((0, 30, TOKENS[30:])))  # the same positions once more
+    again = backend.forward(batch((0, 30, TOKENS[30:])))  # the same positions again
     np.testing.assert_array_equal(again, expected[30:])
 
 
-def test_only_outputs_are_returned_in_their_order(backend: Any, expected: Any) -> None:
+def test_only_the_requested_outputs_are_returned(backend: Any, expected: Any) -> None:
     poison(backend)
     got = backend.forward(batch((0, 0, TOKENS), outputs=[0, 3, 46, 47, 48, 69]))
     np.testing.assert_array_equal(got, expected[[0, 3, 46, 47, 48, 69]])
     assert backend.forward(batch((1, 0, TOKENS[:5]), outputs=[])).shape == (0, 323)
 
 
-def test_heads_split_among_items(tmp_path: Path) -> None:
-    """Nine heads to a KV head are attended in parts, which must all see the new keys."""
+def test_heads_of_a_kv_head_in_parts(tmp_path: Path) -> None:
+    """Nine query heads per KV head are computed in parts, which must all see the new keys."""
     path = write_tiny_gguf(tmp_path / "m.gguf", n_embd=288, n_head=18, n_head_kv=2, types="Q8_0")
     found = []
     for n_threads in (1, 3):
@@ -110,12 +110,12 @@ def test_heads_split_among_items(tmp_path: Path) -> None:
         np.testing.assert_array_equal(other, found[0])
 
 
-def test_the_real_model_over_many_runs(real_model: Path) -> None:
+def test_logits_of_the_default_model_are_identical(real_model: Path) -> None:
     with opened(real_model, n_ctx=256, n_slots=3) as one:
         expected = logits(one, TOKENS, [1] * 70)
     with opened(real_model, n_ctx=256, n_slots=3, n_threads=2, n_threads_batch=3) as many:
         rng = np.random.default_rng(5)
         for run in range(10):
             poison(many)
-            got = logits(many, TOKENS, cuts(rng, 70, [1, 4, 16, 70][run % 4]), slot=run % 3)
+            got = logits(many, TOKENS, random_sizes(rng, 70, [1, 4, 16, 70][run % 4]), slot=run % 3)
             np.testing.assert_array_equal(got, expected)

@@ -1,4 +1,4 @@
-"""Hidden states, and what moves the KV cache about: against float64, and to the bit."""
+"""Hidden states, and saving, restoring and shifting slots: close to float64, or identical to the bit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
         yield it
 
 
-def test_hidden_states_against_the_reference(model: Path) -> None:
+def test_hidden_states_match_the_reference(model: Path) -> None:
     with opened(model, n_ctx=96, cache_type_k="f32", cache_type_v="f32") as backend:
         states = backend.hidden(batch((0, 0, TOKENS))).copy()
         assert states.shape == (len(TOKENS), backend.n_embd)
@@ -43,15 +43,15 @@ def test_hidden_states_do_not_depend_on_the_batch(backend: Any) -> None:
     backend.truncate(0, 0)
     rows = []
     for first in range(0, len(TOKENS), 7):
-        run, stranger = TOKENS[first : first + 7], (1, 2 * (first // 7), [9, 9])
-        found = backend.hidden(batch(stranger, (2, first, run), outputs=range(2, 2 + len(run))))
+        chunk, other = TOKENS[first : first + 7], (1, 2 * (first // 7), [9, 9])
+        found = backend.hidden(batch(other, (2, first, chunk), outputs=range(2, 2 + len(chunk))))
         rows.append(found.copy())
     np.testing.assert_array_equal(np.concatenate(rows), whole)
     np.testing.assert_array_equal(logits(backend, TOKENS, slot=0)[-1], logits(backend, TOKENS, slot=1)[-1])
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 33, 48, 60])
-def test_what_is_restored_goes_on_to_the_bit(backend: Any, n: int) -> None:
+def test_restored_slot_continues_exactly(backend: Any, n: int) -> None:
     expected = logits(backend, TOKENS)
     state = backend.save(0, n)
     for slot in range(3):
@@ -60,10 +60,11 @@ def test_what_is_restored_goes_on_to_the_bit(backend: Any, n: int) -> None:
     backend.restore(2, n, state)
     if n < len(TOKENS):
         np.testing.assert_array_equal(backend.forward(batch((2, n, TOKENS[n:]))), expected[n:])
-    np.testing.assert_array_equal(backend.save(2, n), state)  # nothing of what lies behind is in it
+    np.testing.assert_array_equal(backend.save(2, n), state)  # later positions are not part of it
+    assert len(state) == backend.state_size(n)
 
 
-def test_states_that_do_not_fit(backend: Any) -> None:
+def test_states_that_do_not_fit_are_refused(backend: Any) -> None:
     before = logits(backend, TOKENS)[-1]
     state = backend.save(0, 20)
     cases = [(1, 21, state), (1, 20, state[:-1]), (1, 97, state), (3, 20, state), (-1, 20, state), (0, 0, state)]
@@ -77,8 +78,8 @@ def test_states_that_do_not_fit(backend: Any) -> None:
 
 
 @pytest.mark.parametrize(("first", "n"), [(0, 1), (4, 16), (4, 17), (1, 40), (20, 0), (10, 50)])
-def test_shifted_keys_are_those_of_their_new_positions(model: Path, first: int, n: int) -> None:
-    """The first layer's keys and values depend on token and position alone: shifting gives what evaluating gives."""
+def test_shifted_keys_are_rotated_to_their_new_positions(model: Path, first: int, n: int) -> None:
+    """Keys and values of the first layer depend only on token and position, so shifting must give the same."""
     with opened(model, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS, slot=0)
         backend.shift(0, first, n)
@@ -90,21 +91,21 @@ def test_shifted_keys_are_those_of_their_new_positions(model: Path, first: int, 
         np.testing.assert_array_equal(values[0, :, :end], values[1, :, :end])
 
 
-def test_a_shifted_slot_goes_on(tmp_path: Path) -> None:
-    """With one layer, what the cache holds is a function of token and position: it goes on as if it were evaluated."""
+def test_shifted_slot_continues(tmp_path: Path) -> None:
+    """With one layer, keys and values depend only on token and position, so shifting must give the same."""
     path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=1)
     with opened(path, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS)
         backend.shift(0, 8, 4)
         with pytest.raises(Exception, match="does not continue"):
             backend.forward(batch((0, len(TOKENS), [5])))
-        went_on = backend.forward(batch((0, len(TOKENS) - 4, [5])))[0].copy()
+        continued = backend.forward(batch((0, len(TOKENS) - 4, [5])))[0].copy()
         evaluated = logits(backend, [*TOKENS[:8], *TOKENS[12:], 5], slot=1)[-1]
-        np.testing.assert_allclose(went_on, evaluated, atol=0.01)
+        np.testing.assert_allclose(continued, evaluated, atol=0.01)
 
 
 @pytest.mark.parametrize(("slot", "first", "n"), [(0, 0, 61), (0, 60, 1), (0, -1, 1), (0, 3, -1), (3, 0, 0)])
-def test_shifts_that_make_no_sense(backend: Any, slot: int, first: int, n: int) -> None:
+def test_invalid_shifts_are_refused(backend: Any, slot: int, first: int, n: int) -> None:
     logits(backend, TOKENS)
     with pytest.raises(LlamafwError):
         backend.shift(slot, first, n)

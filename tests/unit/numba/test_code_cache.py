@@ -1,0 +1,199 @@
+"""Compiled code is kept for later starts, and removed when it is not used any more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw_backends.numba_cpu import cache
+from llamafw_backends.numba_cpu.compiler import KernelCompiler
+
+DAY = 24 * 3600
+START = """
+from llamafw_backends.numba_cpu.compiler import KernelCompiler
+from llamafw_backends.numba_cpu.threads import Pool
+compiler = KernelCompiler(print)
+Pool(2, compiler).close()
+print("compiled", compiler.compiled)
+"""
+
+
+def add_one(number: int) -> int:
+    """Return ``number + 1``."""
+    return number + 1
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that NUMBA_CACHE_DIR names."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(cache.numba.config, "CACHE_DIR", str(folder))
+    return folder
+
+
+def write_code(folder: Path, *, days: float) -> Path:
+    """Make a kernel's folder that was last used some days ago."""
+    code = folder / "numba_cpu_0" / "kernel.nbc"
+    code.parent.mkdir(parents=True)
+    code.write_bytes(b"code")
+    for path in (code, code.parent, folder):
+        os.utime(path, (time.time() - days * DAY,) * 2)
+    return folder
+
+
+def test_second_start_compiles_nothing(tmp_path: Path) -> None:
+    def start() -> str:
+        env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", START], env=env, check=True, capture_output=True, text=True).stdout
+
+    first, second = start(), start()
+    assert "compiling kernels for this processor" in first
+    assert "compiled threads.work in" in first
+    assert second.splitlines() == ["compiled []"]
+
+
+def test_version_folder_depends_on_every_source(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for text in ("a = 1", "a = 2", "a = 1"):
+        source = tmp_path / "package"
+        source.mkdir(exist_ok=True)
+        (source / "emit.py").write_text(text)
+        monkeypatch.setattr(cache, "__file__", str(source / "cache.py"))
+        folders.append(cache.version_folder())
+    assert folders[0] == folders[2] != folders[1]
+    assert {folder.parent for folder in folders} == {root}
+
+
+def test_kernels_are_compiled_without_a_writable_folder(root: Path) -> None:
+    root.write_text("a file instead of a folder")
+    kernel = KernelCompiler(lambda line: None)("add one", 1, add_one)
+    assert kernel.ctypes(41) == 42
+
+
+def test_kernels_are_compiled_if_the_cache_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, sig: Any, data: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.FunctionCache.save_overload", fail)
+    lines: list[str] = []
+    assert KernelCompiler(lines.append)("add one", 1, add_one).ctypes(41) == 42
+    assert "No space left on device" in "".join(lines)
+
+
+def test_a_used_kernel_is_marked_as_used(root: Path) -> None:
+    KernelCompiler(lambda line: None)("add one", 1, add_one, isa="avx2")
+    (folder,) = root.glob("llamafw-*/avx2/add-one")
+    os.utime(folder, (0, 0))
+    compiler = KernelCompiler(lambda line: None)
+    compiler("add one", 1, add_one, isa="avx2")
+    assert compiler.compiled == []
+    assert time.time() - folder.stat().st_mtime < DAY
+
+
+def test_unused_code_is_removed(root: Path) -> None:
+    version = cache.version_folder()
+    kept = [
+        write_code(version / cache.ANY_ISA / "step", days=100),  # this version's
+        write_code(version / "avx2" / "matmul", days=100),  # of this instruction set
+        write_code(version / "plain" / "recent", days=29),
+        write_code(root / "llamafw-0123456789abcdef" / "avx2" / "recent", days=29),
+        write_code(root / "llamafw-of-somebody-else" / "avx2" / "step", days=100),
+        write_code(root / "numba_cpu_1", days=100),  # of another program
+    ]
+    removed = [
+        write_code(version / "plain" / "matmul", days=31),
+        write_code(root / "llamafw-0123456789abcdef" / "avx2" / "step", days=31),
+        write_code(root / "llamafw-fedcba9876543210" / "any" / "step", days=31),
+    ]
+    flat = root / "llamafw-00000000000000ff" / "numba_cpu_2"  # as versions without folders of kernels wrote it
+    removed.append(write_code(flat, days=0) / "old.nbi")
+    (flat / "old.nbi").write_bytes(b"index")
+    os.utime(flat / "old.nbi", (0, 0))
+
+    cache.remove_unused(version, "avx2")
+
+    assert [path for path in kept if not (path / "numba_cpu_0" / "kernel.nbc").exists()] == []
+    assert [path for path in removed if path.exists()] == []
+    assert not (root / "llamafw-fedcba9876543210").exists()  # nothing is left of it
+    assert (flat / "numba_cpu_0" / "kernel.nbc").exists()
+    assert not list(root.rglob("removed-*"))
+
+
+def test_removal_does_not_follow_links(root: Path, tmp_path: Path) -> None:
+    outside = write_code(tmp_path / "outside" / "kernel", days=100)
+    version = root / "llamafw-0123456789abcdef"
+    (version / "any").mkdir(parents=True)
+    (version / "any" / "kernel").symlink_to(outside, target_is_directory=True)
+    (version / "avx2").symlink_to(outside.parent, target_is_directory=True)
+    os.utime(version / "any" / "kernel", (0, 0), follow_symlinks=False)
+    cache.remove_unused(cache.version_folder(), "avx2")
+    assert (outside / "numba_cpu_0" / "kernel.nbc").exists()
+    assert not (version / "any").exists()
+
+
+def test_code_that_comes_into_use_during_removal_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process marks the folder between the check of its age and its renaming."""
+    folder = write_code(root / "llamafw-0123456789abcdef" / "any" / "step", days=31)
+    rename = Path.rename
+
+    def use_and_rename(self: Path, target: Path) -> Path:
+        if self == folder:
+            os.utime(folder)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", use_and_rename)
+    cache.remove_unused(cache.version_folder(), "avx2")
+    assert (folder / "numba_cpu_0" / "kernel.nbc").exists()
+
+
+def test_folder_that_is_removed_meanwhile_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process removes the folder before this one can mark it as used."""
+    utime, n_calls = os.utime, 0
+
+    def remove_first(path: Path) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 1:
+            shutil.rmtree(root)
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", remove_first)
+    folder = cache.kernel_folder(cache.version_folder(), "any", "step")
+    assert folder is not None
+    assert folder.is_dir()
+    assert n_calls == 2
+
+
+def test_processes_can_start_and_remove_at_the_same_time(root: Path) -> None:
+    """Each of four processes compiles and removes; all of them find or make working code."""
+    version = root / "llamafw-0123456789abcdef"
+    for i in range(30):
+        write_code(version / "any" / f"kernel-{i}", days=31)
+    code = START + "\ncompiler.remove_unused('plain')"
+    env = os.environ | {"NUMBA_CACHE_DIR": str(root)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    results = [(*process.communicate(), process.returncode) for process in processes]
+    assert [(stderr, code) for _, stderr, code in results] == [("", 0)] * 4
+    assert not version.exists()
+
+
+def test_a_backend_removes_unused_code(root: Path, tmp_path: Path) -> None:
+    from support.numba import opened
+    from support.tiny import write_tiny_gguf
+
+    old = write_code(root / "llamafw-0123456789abcdef" / "any" / "step", days=31)
+    with opened(write_tiny_gguf(tmp_path / "m.gguf")):
+        assert not old.exists()
+        assert list(cache.version_folder().glob("any/step/*"))

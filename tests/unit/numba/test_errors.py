@@ -1,0 +1,186 @@
+"""Invalid batches, options and models are refused; backends start and stop cleanly."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError
+from llamafw_backends.numba_cpu import open_model
+from llamafw_backends.numba_cpu.backend import NumbaBackend
+from support.numba import batch, context, logits, opened
+from support.tiny import write_tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "m.gguf", types="Q8_0", n_ctx=64)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (batch((0, 0, [1, 2, 100_000])), "token 100000 is not in the vocabulary"),
+        (batch((0, 0, [1, -1])), "token -1 is not"),
+        (batch((5, 0, [1])), "slot 5 does not exist: there are 2 slots"),
+        (batch((-1, 0, [1])), "slot -1 does not exist"),
+        (batch((0, 64, [1])), "position 64 is not in the context of 64"),
+        (batch((0, 0, [1] * 65)), "position 64 is not in the context"),
+        (batch((0, -1, [1])), "position -1 is not"),
+        (batch((0, 7, [1])), "position 7 does not continue slot 0"),
+        (batch((0, 0, [1]), (0, 2, [1])), "position 2 does not continue slot 0"),
+        (batch((0, 0, [1]), (1, 0, [1]), (0, 0, [1])), "position 0 does not continue slot 0"),
+        (batch((0, 0, [1, 2]), outputs=[1, 0]), "output 0 is not an index of the batch above the previous one"),
+        (batch((0, 0, [1, 2]), outputs=[2]), "output 2 is not"),
+        (batch((0, 0, [1, 2]), outputs=[-1]), "output -1 is not"),
+        (batch((0, 0, [1, 2]), outputs=[0, 1, 1]), "the batch has 2 tokens"),
+        (batch(), "the batch has 0 tokens"),
+        (batch((0, 0, [1] * 200)), "the batch has 200 tokens"),
+        (Batch(*(np.zeros(n, np.int32) for n in (2, 1, 2, 1))), "1 positions"),
+    ],
+)
+def test_invalid_batches_are_refused_and_change_nothing(bad: Batch, message: str, model: Path) -> None:
+    with opened(model, n_batch=128) as backend:
+        before = backend.forward(batch((0, 0, [1, 2, 3])))[-1].copy()
+        backend.truncate(0, 2)
+        with pytest.raises(RequestError, match=message):
+            backend.forward(bad)
+        np.testing.assert_array_equal(backend.forward(batch((0, 2, [3])))[0], before)
+
+
+def test_batch_cannot_continue_after_a_gap(model: Path) -> None:
+    with opened(model) as backend:
+        backend.forward(batch((1, 0, [1, 2, 3])))
+        backend.truncate(1, 1)
+        with pytest.raises(RequestError, match="position 3 does not continue slot 1"):
+            backend.forward(batch((1, 3, [4])))
+        for slot, n in ((2, 0), (-1, 0), (0, -1)):
+            with pytest.raises(LlamafwError, match="cannot be truncated"):
+                backend.truncate(slot, n)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_threads": 1000}, "at most 256 threads, not 1000"),
+        ({"n_slots": 0}, "the number of slots is 0; it must be at least 1"),
+        ({"n_batch": 0}, "the batch size is 0; it must be at least 1"),
+        ({"n_slots": 1 << 40}, r"a KV cache of .* GB cannot be allocated"),
+        ({"cache_type_k": "q4_0"}, "f16 or f32, not 'q4_0'"),
+    ],
+)
+def test_invalid_options_are_refused(options: dict[str, Any], message: str, model: Path) -> None:
+    with pytest.raises(SettingsError, match=message):
+        NumbaBackend(context(model, **options))
+
+
+def test_environment_sets_the_instruction_set(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMAFW_ISA", "plain")
+    with opened(model) as backend:
+        assert backend.describe()["isa"] == "plain"
+    monkeypatch.setenv("LLAMAFW_ISA", "sse1")
+    with pytest.raises(SettingsError, match="LLAMAFW_ISA: 'sse1' is not available; this processor has"):
+        NumbaBackend(context(model))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"n_embd": 48, "n_head": 3, "n_head_kv": 3}, "embedding length that is a multiple of 32"),
+        ({"n_embd_head": 24}, "head size that is a multiple of 16"),
+        ({"n_ff": 80}, "feed-forward length that is a multiple of 32"),
+        ({"n_head": 3, "n_head_kv": 3, "n_embd_head": 16}, "heads times head size that is a multiple of 32"),
+    ],
+)
+def test_unsupported_sizes_are_refused(shape: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        NumbaBackend(context(write_tiny_gguf(tmp_path / "m.gguf", **shape)))
+
+
+def test_unknown_tensor_type_is_named(model: Path) -> None:
+    options = context(model)
+    tensors = dict(options.model.tensors)
+    tensors["blk.1.ffn_up.weight"] = replace(tensors["blk.1.ffn_up.weight"], type_name="Q9_Z")
+    with pytest.raises(ModelError, match=r"'blk\.1\.ffn_up\.weight' has the unknown type Q9_Z"):
+        NumbaBackend(replace(options, model=replace(options.model, tensors=tensors)))
+
+
+def test_backends_can_be_opened_and_closed_on_any_thread(model: Path) -> None:
+    with opened(model, n_threads=2) as first:
+        expected = logits(first, [1, 2, 3])
+        found = []
+
+        def use_both() -> None:
+            with opened(model, n_threads=3) as second:
+                found.append(logits(second, [1, 2, 3]))
+            found.append(logits(first, [1, 2, 3], slot=1))
+
+        for _ in range(3):
+            thread = threading.Thread(target=use_both)
+            thread.start()
+            thread.join()
+    assert len(found) == 6
+    for got in found:
+        np.testing.assert_array_equal(got, expected)
+    assert backend_threads() == []
+
+
+def test_closing_twice_is_allowed(model: Path) -> None:
+    backend = open_model(context(model, n_threads=2))
+    backend.close()
+    backend.close()
+    assert backend_threads() == []
+
+
+def test_failed_start_leaves_no_threads(model: Path) -> None:
+    options = context(model, n_threads=2)
+    tensors = {name: tensor for name, tensor in options.model.tensors.items() if name != "blk.1.ffn_up.weight"}
+    with pytest.raises(ModelError, match=r"the tensor 'blk\.1\.ffn_up\.weight' is missing"):
+        NumbaBackend(replace(options, model=replace(options.model, tensors=tensors)))
+    assert backend_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "gelu"}, "does not compute the activation 'gelu', only silu"),
+        (
+            {"tensors": {"attn_q_norm": "blk.{layer}.attn_norm.weight"}},
+            "does not use tensors of the role 'attn_q_norm'",
+        ),
+        ({"tensors": {"attn_norm_bias": "blk.{layer}.attn_norm.weight"}}, "of the role 'attn_norm_bias'"),
+        ({"rope_frequencies": np.ones(9)}, "rotates 18 dimensions of heads that have 16"),
+        ({"n_head_kv": 3}, "4 query heads cannot be divided evenly among 3 KV heads"),
+    ],
+)
+def test_unsupported_descriptions_are_refused(change: dict[str, Any], message: str, model: Path) -> None:
+    options = context(model)
+    if "tensors" in change:
+        change = {"tensors": {**options.decoder.tensors, **change["tensors"]}}
+    with pytest.raises(ModelError, match=message):
+        NumbaBackend(replace(options, decoder=replace(options.decoder, **change)))
+
+
+def test_missing_tensor_role_is_refused(model: Path) -> None:
+    options = context(model)
+    tensors = {role: name for role, name in options.decoder.tensors.items() if role != "ffn_gate"}
+    with pytest.raises(ModelError, match="needs tensors of the role 'ffn_gate'"):
+        NumbaBackend(replace(options, decoder=replace(options.decoder, tensors=tensors)))
+
+
+def backend_threads() -> list[str]:
+    """Return the names of the backends' threads."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("llamafw-numba")]
+
+
+def test_describe_gives_threads_and_weights(model: Path) -> None:
+    with opened(model, n_threads=2, n_threads_batch=1) as backend:
+        facts = backend.describe()
+    assert (facts["n_threads"], facts["n_threads_batch"], facts["weight_types"]) == (2, 1, ["Q8_0"])
+    # 34 bytes per 32 weights, as in the file, plus norms and alignment
+    assert 80_000 < facts["weight_bytes"] < 200_000

@@ -1,0 +1,96 @@
+"""Numeric functions of the kernels: exp, the RoPE table, and float16 without instructions for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from llamafw_backends.numba_cpu import emit, simd
+from llamafw_backends.numba_cpu.backend import rope_table
+from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
+
+
+def compiler() -> KernelCompiler:
+    return KernelCompiler(lambda line: None)
+
+
+@jit
+def _exp(source: int, out: int) -> None:
+    simd.store(simd.exp(simd.load(source)), out)
+
+
+def exponentials(source: int, n: int, out: int) -> int:
+    """Write e**x of n floats."""
+    for i in range(0, 4 * n, 64):
+        _exp(source + i, out + i)
+    return 0
+
+
+def test_exp_is_accurate() -> None:
+    x = np.linspace(-87, 88, 1 << 16).astype(np.float32)
+    special = np.array([0, -0.0, -1e30, -np.inf, 1e30, np.inf, np.nan, *[1] * 9], np.float32)
+    x = np.concatenate([x, special])
+    y = np.empty_like(x)
+    compiler()("exponentials", 3, exponentials).ctypes(x.ctypes.data, len(x), y.ctypes.data)
+    expected = np.exp(x[:-16].astype(np.float64))
+    assert (np.abs(y[:-16] / expected - 1) < 1e-6).all()
+    assert list(y[-16:-14]) == [1, 1]
+    assert (y[-14:-12] < 1e-37).all()
+    assert (y[-12:-10] > 1e38).all()
+    assert math.isnan(y[-10])
+
+
+def test_rope_table() -> None:
+    frequencies = np.array([1.0, 0.25])
+    table = rope_table(frequencies, 1.5, 300)
+    assert table.shape == (300, 2, 2)
+    assert table[299, 0, 1] == pytest.approx(1.5 * math.cos(299 * 0.25))
+    assert table[299, 1, 0] == pytest.approx(1.5 * math.sin(299))
+
+
+_widen = simd.operation(simd.floats, (simd.i64,), lambda b, a: emit.widen(b, emit.load(b, a, emit.SHORTS)))
+_narrow = simd.operation(simd.void, (simd.floats, simd.i64), lambda b, v, a: emit.store(b, emit.narrow(b, v), a))
+_widen_one = simd.operation(simd.f32, (simd.i64,), lambda b, a: emit.widen(b, emit.load(b, a, emit.I16)))
+_narrow_one = simd.operation(simd.void, (simd.f32, simd.i64), lambda b, v, a: emit.store(b, emit.narrow(b, v), a))
+
+
+def conversions(halves: int, n: int, singles: int, back: int) -> int:
+    """Widen n float16, 16 at a time and one by one, and narrow them again."""
+    for i in range(0, n, 16):
+        simd.store(_widen(halves + 2 * i), singles + 4 * i)
+        _narrow(simd.load(singles + 4 * i), back + 2 * i)
+    for i in range(n):
+        simd.store_f32(_widen_one(halves + 2 * i), singles + 4 * (n + i))
+        _narrow_one(simd.load_f32(singles + 4 * (n + i)), back + 2 * (n + i))
+    return 0
+
+
+def narrowing(singles: int, n: int, halves: int) -> int:
+    """Narrow n float32, 16 at a time."""
+    for i in range(0, n, 16):
+        _narrow(simd.load(singles + 4 * i), halves + 2 * i)
+    return 0
+
+
+def test_float16_conversion_without_instructions() -> None:
+    compile_kernel = compiler()
+    halves = np.arange(1 << 16).astype(np.uint16)
+    singles, back = np.empty(2 << 16, np.float32), np.empty(2 << 16, np.uint16)
+    compile_kernel("conversions", 4, conversions).ctypes(
+        halves.ctypes.data, 1 << 16, singles.ctypes.data, back.ctypes.data
+    )
+    expected = halves.view(np.float16)
+    finite = np.tile(~np.isnan(expected), 2)
+    np.testing.assert_array_equal(singles, np.tile(expected, 2).astype(np.float32))
+    np.testing.assert_array_equal(back[finite], np.tile(halves, 2)[finite])
+    assert np.isnan(back.view(np.float16)[~finite]).all()
+    bits = np.random.default_rng(6).integers(0, 1 << 32, 1 << 18, dtype=np.uint32)
+    bits[:2048] = 0x38000000 + np.arange(2048) * 4096  # around the smallest normal numbers, ties among them
+    bits[2048:4096] = 0x477F0000 + np.arange(2048) * 16  # around the largest
+    values = bits.view(np.float32)
+    got = np.empty(1 << 18, np.float16)
+    compile_kernel("narrowing", 3, narrowing).ctypes(values.ctypes.data, len(values), got.ctypes.data)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(got, values.astype(np.float16))
