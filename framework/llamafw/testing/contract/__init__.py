@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     if find_spec("schemathesis") is None:
         raise StartupError("contract-test needs a package that is not installed: pip install schemathesis")
     if given.url and rest:
-        raise SettingsError(f"contract-test: {rest[0]} is a flag for a server that is started, but --url names a running one")
+        raise SettingsError(f"contract-test: {rest[0]} is a flag for a new server, but --url names a running one")
     with TemporaryDirectory() as folder:
         if given.url:
             return _test(given.url.rstrip("/"), Path(folder), given)
