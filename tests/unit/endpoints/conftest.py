@@ -1,4 +1,4 @@
-"""The built-in API in this process, on a toy model; every response is held against the API document."""
+"""Fixtures: the built-in API in this process, on a toy model. Every response is validated against the API document."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
 from support.opened import until_loaded
 from support.toy import EOS, ToyBackend, ToyTokenizer
 
+PRE, SUF, MID, REP, SEP = range(259, 264)  # tokens for infill
+
 TEMPLATE = (
     "{% for message in messages %}{{ message.role[0] }}:{{ message.content }};{% endfor %}"
     "{% if add_generation_prompt %}a:{% endif %}{{ suffix }}"
@@ -35,8 +37,26 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
+class InfillTokenizer(ToyTokenizer):
+    """A toy tokenizer whose tokens of several bytes are those for infill; texts are single bytes."""
+
+    fim: Mapping[str, int] = {
+        "pre": PRE,
+        "suf": SUF,
+        "mid": MID,
+        "rep": REP,
+        "sep": SEP,
+    }  # read-only, as in the protocol
+
+
+class InfillTokenizerWithBos(InfillTokenizer):
+    """The same, with a BOS token before texts."""
+
+    add_bos = True
+
+
 def alphabet(prefix: Sequence[int]) -> Floats:
-    """Scores of a model that goes on with the alphabet, and ends after ``z`` or what is no small letter."""
+    """Return the logits of a model that continues the alphabet. It ends after ``z`` and what is not a small letter."""
     row = np.zeros(264, np.float32)
     last = chr(prefix[-1])
     row[ord(last) + 1 if last in LETTERS[:-1] else ord("a") if last == ":" else EOS] = 20
@@ -50,7 +70,7 @@ def plugins() -> Plugins:
 
 @pytest.fixture(scope="session")
 def opened(plugins: Plugins) -> Open:
-    """Make clients: ``opened(scores=..., tokenizer=..., **settings)``."""
+    """Return a function that opens a client: ``opened(scores=..., tokenizer=..., **settings)``."""
 
     @contextlib.asynccontextmanager
     async def open_client(
@@ -64,6 +84,7 @@ def opened(plugins: Plugins) -> Open:
         grammar: GrammarSource | None = None,
         rank_head: RankHead | None = None,
         metadata: Mapping[str, Any] | None = None,
+        name: str = "toy",
         **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
@@ -86,11 +107,11 @@ def opened(plugins: Plugins) -> Open:
                 tokenizer,
                 plugins.registry("sampler"),
                 options,
-                finished=partial(plugins.tell, "request_finished"),
+                finished=partial(plugins.notify, "request_finished"),
                 grammars=plugins.registry("grammar"),
             )
             parser = plugins.registry("tool_parser")["hermes"]
-            return LoadedModel("toy", model, decoder, tokenizer, chat, engine, parser, grammar)
+            return LoadedModel(name, model, decoder, tokenizer, chat, engine, parser, grammar)
 
         chosen = Settings(**{"validate_responses": True, "context_shift": False} | settings)
         asgi, app, loading = build_app(chosen, plugins, load)
@@ -107,9 +128,9 @@ def opened(plugins: Plugins) -> Open:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
-    """One application for all tests of a module, which share its event loop; it takes half a second to build."""
-    async with opened() as given:
-        yield given
+    """Yield one client for all tests of a module, which share an event loop: an application takes 0.5 s to build."""
+    async with opened() as shared_client:
+        yield shared_client
 
 
 Post = Callable[..., Any]
@@ -117,7 +138,7 @@ Post = Callable[..., Any]
 
 @pytest.fixture
 def post(client: httpx.AsyncClient) -> Post:
-    """``await post(path, **fields)``: the JSON of a 200."""
+    """Return a function that posts a body and returns the JSON of the 200: ``await post(path, **fields)``."""
 
     async def send(path: str, **fields: Any) -> Any:
         response = await client.post(path, json=fields)
@@ -129,7 +150,7 @@ def post(client: httpx.AsyncClient) -> Post:
 
 @pytest.fixture
 def events(client: httpx.AsyncClient) -> Post:
-    """``await events(path, **fields)``: the data of each event of a stream; ``[DONE]`` as it is."""
+    """Return a function that returns the events of a stream, see `read_events`: ``await events(path, **fields)``."""
 
     async def send(path: str, **fields: Any) -> list[Any]:
         response = await client.post(path, json={"stream": True, **fields})
@@ -142,7 +163,7 @@ def events(client: httpx.AsyncClient) -> Post:
 
 @pytest.fixture
 def refused(client: httpx.AsyncClient) -> Post:
-    """``await refused(path, **fields)``: the status, param and message of an error."""
+    """Return a function that returns the status, param and message of an error: ``await refused(path, **fields)``."""
 
     async def send(path: str, **fields: Any) -> tuple[int, str | None, str]:
         response = await client.post(path, json=fields)
@@ -154,6 +175,6 @@ def refused(client: httpx.AsyncClient) -> Post:
 
 
 def read_events(text: str) -> list[Any]:
-    """Return the data of each event, from JSON if it is that."""
-    found = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
-    return [data if data == "[DONE]" else json.loads(data) for data in found]
+    """Return the parsed data of each event; ``[DONE]`` stays text."""
+    lines = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    return [data if data == "[DONE]" else json.loads(data) for data in lines]

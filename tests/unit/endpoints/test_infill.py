@@ -1,4 +1,4 @@
-"""POST /infill on a toy model with tokens for it."""
+"""POST /infill, on a toy model with infill tokens."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from typing import Any
 import pytest
 
 from support.toy import BOS, ToyTokenizer
-from unit.endpoints.conftest import read_events
-
-PRE, SUF, MID, REP, SEP = range(259, 264)
-
-
-class Coder(ToyTokenizer):
-    """Its pieces of several bytes are the tokens for filling in; texts are bytes."""
-
-    fim: Mapping[str, int] = {"pre": PRE, "suf": SUF, "mid": MID, "rep": REP, "sep": SEP}  # as above
-
-
-class WithBos(Coder):
-    add_bos = True
+from unit.endpoints.conftest import (
+    MID,
+    PRE,
+    REP,
+    SEP,
+    SUF,
+    InfillTokenizer,
+    InfillTokenizerWithBos,
+    Open,
+    read_events,
+)
 
 
-async def prompt(opened: Any, tokenizer: Any = None, body: Any = None, **settings: Any) -> list[int]:
-    async with opened(tokenizer=tokenizer or Coder(), n_ctx=256, **settings) as client:
+async def infill_prompt(opened: Open, body: Any, tokenizer: Any = None, **settings: Any) -> list[int]:
+    async with opened(tokenizer=tokenizer or InfillTokenizer(), n_ctx=256, **settings) as client:
         response = await client.post("/infill", json={"n_predict": 1, **body})
         assert response.status_code == 200, response.text
         return list(response.json()["prompt"])
@@ -49,20 +47,20 @@ AB: dict[str, Any] = {"input_prefix": "a", "input_suffix": "b"}
         ),
     ],
 )
-async def test_the_order_of_parts(opened: Any, body: Any, settings: Any, expected: list[int]) -> None:
-    assert await prompt(opened, body=body, **settings) == expected
+async def test_order_of_the_parts(opened: Open, body: Any, settings: Any, expected: list[int]) -> None:
+    assert await infill_prompt(opened, body, **settings) == expected
 
 
-async def test_bos_comes_first(opened: Any) -> None:
-    assert await prompt(opened, WithBos(), AB) == [BOS, PRE, 97, SUF, 98, MID]
+async def test_bos_is_first(opened: Open) -> None:
+    assert await infill_prompt(opened, AB, InfillTokenizerWithBos()) == [BOS, PRE, 97, SUF, 98, MID]
 
 
 @pytest.mark.inventory("E-133", "R-17")
-async def test_a_model_that_cannot(opened: Any) -> None:
-    class Half(ToyTokenizer):
-        fim: Mapping[str, int] = {"pre": PRE}  # as above
+async def test_missing_infill_tokens_are_named(opened: Open) -> None:
+    class PrefixOnly(ToyTokenizer):
+        fim: Mapping[str, int] = {"pre": PRE}  # read-only, as in the protocol
 
-    async with opened(tokenizer=Half()) as client:
+    async with opened(tokenizer=PrefixOnly()) as client:
         error = (await client.post("/infill", json=AB)).json()["error"]
     assert (error["code"], error["type"]) == (501, "not_supported_error")
     assert error["message"].endswith("by this model: suffix token is missing. middle token is missing.")
@@ -79,23 +77,17 @@ async def test_a_model_that_cannot(opened: Any) -> None:
         ({**AB, "n_predict": "x"}, "n_predict"),
     ],
 )
-async def test_what_is_refused(opened: Any, body: Any, param: str) -> None:
-    async with opened(tokenizer=Coder()) as client:
+async def test_invalid_requests_are_400(opened: Open, body: Any, param: str) -> None:
+    async with opened(tokenizer=InfillTokenizer()) as client:
         error = (await client.post("/infill", json=body)).json()["error"]
-        assert (error["code"], error["param"]) == (400, param), error
-
-
-async def test_what_does_not_fit_is_refused_not_cut(opened: Any) -> None:
-    async with opened(tokenizer=Coder(), context_shift=True) as client:
-        error = (await client.post("/infill", json={"input_prefix": "x" * 99})).json()["error"]
-        assert (error["code"], error["type"]) == (400, "exceed_context_size_error")
+    assert (error["code"], error["param"]) == (400, param), error
 
 
 @pytest.mark.inventory("E-134")
-async def test_it_answers_like_a_completion(opened: Any) -> None:
-    async with opened(tokenizer=Coder()) as client:
+async def test_response_is_that_of_a_completion(opened: Open) -> None:
+    async with opened(tokenizer=InfillTokenizer()) as client:
         body = {**AB, "prompt": "ab", "n_predict": 3, "temperature": 0}
-        found = (await client.post("/infill", json=body)).json()
-        assert (found["content"], found["stop_type"], found["tokens_evaluated"]) == ("cde", "limit", 7)
+        row = (await client.post("/infill", json=body)).json()
+        assert (row["content"], row["stop_type"], row["tokens_evaluated"]) == ("cde", "limit", 7)
         events = read_events((await client.post("/infill", json={**body, "stream": True})).text)
         assert "".join(event["content"] for event in events) == "cde"

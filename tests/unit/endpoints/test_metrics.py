@@ -1,4 +1,4 @@
-"""GET /metrics, read by prometheus-client's own parser."""
+"""GET /metrics, read by prometheus-client's own parsers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from llamafw import EngineStats
 from llamafw.plugins import Plugins
 from llamafw_plugins.endpoints.metrics import counters, gauges
+from unit.endpoints.conftest import Open
 
 COUNTERS = ("prompt_tokens", "prompt_seconds", "tokens_predicted", "tokens_predicted_seconds", "n_decode")
 GAUGES = (
@@ -33,25 +34,30 @@ async def scrape(client: httpx.AsyncClient) -> dict[str, Any]:
 
 
 @pytest.mark.inventory("E-200", "E-201", "E-202", "E-203", "E-204", "D-24", "C-115", "R-14", "B-07")
-async def test_all_series_and_their_types(opened: Any) -> None:
+async def test_metrics_need_a_flag(opened: Open) -> None:
     async with opened() as client:
         assert (await client.get("/metrics")).status_code == 501
+
+
+@pytest.mark.inventory("E-200", "E-201", "E-202", "E-203", "E-204", "D-24", "C-115", "R-14", "B-07")
+async def test_series_have_their_types_and_values(opened: Open) -> None:
     async with opened(metrics=True) as client:
         before = await scrape(client)
         for _ in range(2):
             await client.post("/completion", json={"prompt": "abc", "n_predict": 4, "temperature": 0})
-        found = await scrape(client)
+        after = await scrape(client)
         accept = {"accept": "application/openmetrics-text; version=1.0.0"}
         openmetrics = await client.get("/metrics", headers=accept)
         assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
         names = {family.name for family in read_openmetrics(openmetrics.text)}
         assert names >= {f"llamacpp:{name}" for name in COUNTERS}
-    assert all(before[f"llamacpp:{name}"].type == "counter" for name in COUNTERS)
-    assert all(before[f"llamacpp:{name}"].type == "gauge" for name in GAUGES)
-    assert all(before[f"llamacpp:{name}"].samples[0].value == 0 for name in (*COUNTERS, *GAUGES))  # not NaN, not inf
+
+    assert {before[f"llamacpp:{name}"].type for name in COUNTERS} == {"counter"}
+    assert {before[f"llamacpp:{name}"].type for name in GAUGES} == {"gauge"}
+    assert {before[f"llamacpp:{name}"].samples[0].value for name in (*COUNTERS, *GAUGES)} == {0}  # not NaN, not inf
 
     def value(name: str) -> float:
-        return float(found[f"llamacpp:{name}"].samples[0].value)
+        return float(after[f"llamacpp:{name}"].samples[0].value)
 
     assert (value("prompt_tokens"), value("tokens_predicted"), value("n_decode")) == (4, 8, 8)
     assert (value("kv_cache_tokens"), value("kv_cache_usage_ratio")) == (6, 6 / 128)
@@ -60,25 +66,27 @@ async def test_all_series_and_their_types(opened: Any) -> None:
 
 
 @pytest.mark.inventory("O-03")
-async def test_histograms_of_what_requests_waited_for(opened: Any) -> None:
-    plugins = Plugins()  # with counts of its own
+async def test_histograms_observe_requests(opened: Open) -> None:
+    plugins = Plugins()  # others have counted the requests of other tests
     async with opened(metrics=True, plugins=plugins) as client:
         for n in (1, 3):
             await client.post("/completion", json={"prompt": "abc", "n_predict": n, "temperature": 0})
-        found = await scrape(client)
+        families = await scrape(client)
 
     def count(name: str) -> float:
-        return next(sample.value for sample in found[f"llamafw_{name}"].samples if sample.name.endswith("_count"))
+        return float(
+            next(sample.value for sample in families[f"llamafw_{name}"].samples if sample.name.endswith("_count"))
+        )
 
     assert count("queue_seconds") == count("request_seconds") == count("time_to_first_token_seconds") == 2
-    assert count("time_per_output_token_seconds") == 1  # one token has nothing between
-    predicted = found["llamafw_request_predicted_tokens"].samples
+    assert count("time_per_output_token_seconds") == 1  # not for the answer of one token
+    predicted = families["llamafw_request_predicted_tokens"].samples
     assert next(sample.value for sample in predicted if sample.name.endswith("_sum")) == 4
 
 
-def test_averages() -> None:
+def test_gauges_are_averages() -> None:
     stats = EngineStats(prompt_tokens=10, prompt_seconds=2.0, n_decode=4, n_busy_slots=6, cache_tokens=1, cache_size=4)
-    rows = {name: value for name, _, value in (*counters(stats), *gauges(stats))}
-    assert rows["llamacpp:prompt_tokens_seconds"] == 5
-    assert rows["llamacpp:n_busy_slots_per_decode"] == 1.5
-    assert rows["llamacpp:kv_cache_usage_ratio"] == 0.25
+    values = {name: value for name, _, value in (*counters(stats), *gauges(stats))}
+    assert values["llamacpp:prompt_tokens_seconds"] == 5
+    assert values["llamacpp:n_busy_slots_per_decode"] == 1.5
+    assert values["llamacpp:kv_cache_usage_ratio"] == 0.25

@@ -1,4 +1,4 @@
-"""POST /rerank: what is wrong is said before what cannot be done, and a model that can scores pairs."""
+"""POST /rerank and its aliases."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import pytest
 
 from llamafw.engine.rank_head import Layer, RankHead
 from support.toy import BOS, EOS, HELLO, N_EMBD, ToyBackend, noise
+from unit.endpoints.conftest import Open
 
-NO_HEAD = "this model cannot rerank: it has no rank head"
+NO_RANK_HEAD = "this model cannot rerank: it has no rank head"
 GOOD: dict[str, Any] = {"query": "q", "documents": ["a", "b"], "top_n": 1}
+INVALID: list[tuple[dict[str, Any], str]] = [  # changes to the good request → param of the error
+    ({"query": None}, "query"),
+    ({"query": 5}, "query"),
+    ({"documents": []}, "documents"),
+    ({"documents": "a"}, "documents"),
+    ({"documents": [5]}, "documents.0"),
+    ({"documents": None}, "documents"),
+    ({"texts": ["a"]}, "documents"),
+    ({"top_n": 0}, "top_n"),
+]
 
 
 @pytest.mark.inventory("E-160", "R-19", "T-16")
 @pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking"])
-async def test_wrong_requests(opened: Any, path: str) -> None:
+async def test_invalid_requests_are_400(opened: Open, path: str) -> None:
     async with opened(reranking=True) as client:
-        wrong: list[tuple[dict[str, Any], str]] = [
-            ({"query": None}, "query"),
-            ({"query": 5}, "query"),
-            ({"documents": []}, "documents"),
-            ({"documents": "a"}, "documents"),
-            ({"documents": [5]}, "documents.0"),
-            ({"documents": None}, "documents"),
-            ({"texts": ["a"]}, "documents"),
-            ({"top_n": 0}, "top_n"),
-        ]
-        for change, param in wrong:
+        for change, param in INVALID:
             error = (await client.post(path, json={**GOOD, **change})).json()["error"]
             assert (error["code"], error["param"]) == (400, param), error
 
@@ -39,26 +40,26 @@ async def test_wrong_requests(opened: Any, path: str) -> None:
     [
         ({}, "This server does not support reranking. Start it with `--reranking`"),
         ({"embedding": True, "pooling": "mean"}, "This server does not support reranking. Start it with `--reranking`"),
-        ({"reranking": True}, NO_HEAD),
-        ({"embedding": True, "pooling": "rank"}, NO_HEAD),
+        ({"reranking": True}, NO_RANK_HEAD),
+        ({"embedding": True, "pooling": "rank"}, NO_RANK_HEAD),
     ],
 )
-async def test_what_cannot_be_done(opened: Any, settings: dict[str, Any], message: str) -> None:
+async def test_reranking_needs_a_flag_and_a_rank_head(opened: Open, settings: dict[str, Any], message: str) -> None:
     async with opened(**settings) as client:
         error = (await client.post("/rerank", json=GOOD)).json()["error"]
-        assert (error["code"], error["type"], error["message"]) == (501, "not_supported_error", message)
+    assert (error["code"], error["type"], error["message"]) == (501, "not_supported_error", message)
 
 
-# --- a model that can: its score of a prompt is the first number of the hidden state behind it
+# --- a model with a rank head: the score of a prompt is the first number of its last hidden state
 
 
 HEAD = RankHead(None, Layer(np.eye(1, N_EMBD), np.zeros(1)))
-SEP = HELLO  # any token will do
+SEP = HELLO  # it could be any token
 DOCUMENTS = ["a", "bc", "", "a <b>"]
 
 
-def expected(query: str, documents: list[str], separator: list[int]) -> list[float]:
-    """The scores, in the documents' order."""
+def expected_scores(query: str, documents: list[str], separator: list[int]) -> list[float]:
+    """Return the scores in the order of the documents."""
     prompts = [[BOS, *query.encode(), EOS, *separator, *text.encode(), EOS] for text in documents]
     return [float(noise(prompt)[0]) for prompt in prompts]
 
@@ -72,52 +73,46 @@ def expected(query: str, documents: list[str], separator: list[int]) -> list[flo
         ({"tokenizer.ggml.separator_token_id": SEP}, [SEP]),
     ],
 )
-async def test_the_prompt_of_a_pair(opened: Any, metadata: Any, separator: list[int]) -> None:
+async def test_prompt_of_a_query_and_a_document(opened: Open, metadata: Any, separator: list[int]) -> None:
     backend = ToyBackend(n_slots=2)
     async with opened(reranking=True, rank_head=HEAD, backend=backend, metadata=metadata) as client:
-        found = (await client.post("/rerank", json={"query": "q?", "documents": ["ab"]})).json()
+        response = (await client.post("/rerank", json={"query": "q?", "documents": ["ab"]})).json()
         assert backend.slots[0] == [BOS, *b"q?", EOS, *separator, *b"ab", EOS]
-        assert found["results"][0]["relevance_score"] == pytest.approx(expected("q?", ["ab"], separator)[0])
+        assert response["results"][0]["relevance_score"] == pytest.approx(expected_scores("q?", ["ab"], separator)[0])
 
 
 @pytest.mark.inventory("E-162", "T-16", "F-19", "D-14")
 @pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking"])
-async def test_the_best_come_first(opened: Any, path: str) -> None:
-    scores = expected("q", DOCUMENTS, [])
+async def test_results_are_sorted_by_score(opened: Open, path: str) -> None:
+    scores = expected_scores("q", DOCUMENTS, [])
     order = sorted(range(4), key=lambda i: -scores[i])
-    assert order != [0, 1, 2, 3], "the scores prove nothing"
+    assert order != [0, 1, 2, 3], "the scores are sorted already, which proves nothing"
     async with opened(embedding=True, pooling="rank", rank_head=HEAD) as client:
-        found = (await client.post(path, json={"query": "q", "documents": DOCUMENTS, "model": "mine"})).json()
-        assert [row["index"] for row in found["results"]] == order
-        assert [row["relevance_score"] for row in found["results"]] == pytest.approx([scores[i] for i in order])
+        whole = (await client.post(path, json={"query": "q", "documents": DOCUMENTS, "model": "mine"})).json()
+        assert [row["index"] for row in whole["results"]] == order
+        assert [row["relevance_score"] for row in whole["results"]] == pytest.approx([scores[i] for i in order])
         n = sum(4 + len(text) for text in DOCUMENTS)
-        assert found["usage"] == {"prompt_tokens": n, "total_tokens": n}
-        assert (found["object"], found["model"]) == ("list", "mine")
-        assert set(found["results"][0]) == {"index", "relevance_score"}
+        assert whole["usage"] == {"prompt_tokens": n, "total_tokens": n}
+        assert (whole["object"], whole["model"]) == ("list", "mine")
+        assert set(whole["results"][0]) == {"index", "relevance_score"}
+
         body = {"query": "q", "documents": DOCUMENTS, "top_n": 2, "return_text": True}
         best = (await client.post(path, json=body)).json()
         assert [row["text"] for row in best["results"]] == [DOCUMENTS[i] for i in order[:2]]
-        assert (best["model"], best["usage"]) == ("toy", found["usage"])  # all have been run
+        assert (best["model"], best["usage"]) == ("toy", whole["usage"])  # all documents were scored
 
 
 @pytest.mark.inventory("T-16")
-async def test_texts_are_answered_with_an_array(opened: Any) -> None:
-    scores = expected("q", DOCUMENTS, [])
+async def test_texts_get_an_array(opened: Open) -> None:
+    scores = expected_scores("q", DOCUMENTS, [])
     async with opened(reranking=True, rank_head=HEAD) as client:
-        found = (await client.post("/rerank", json={"query": "q", "texts": DOCUMENTS, "return_text": True})).json()
+        rows = (await client.post("/rerank", json={"query": "q", "texts": DOCUMENTS, "return_text": True})).json()
     order = sorted(range(4), key=lambda i: -scores[i])
-    assert [(row["index"], row["text"]) for row in found] == [(i, DOCUMENTS[i]) for i in order]
-    assert [row["score"] for row in found] == pytest.approx(sorted(scores, reverse=True))
+    assert [(row["index"], row["text"]) for row in rows] == [(i, DOCUMENTS[i]) for i in order]
+    assert [row["score"] for row in rows] == pytest.approx(sorted(scores, reverse=True))
 
 
-async def test_a_document_that_is_too_long_is_named(opened: Any) -> None:
-    async with opened(reranking=True, rank_head=HEAD) as client:
-        error = (await client.post("/rerank", json={"query": "q", "documents": ["a", "b" * 99]})).json()["error"]
-        assert (error["code"], error["type"], error["param"]) == (400, "exceed_context_size_error", "documents.1")
-
-
-async def test_more_documents_than_may_wait(opened: Any) -> None:
-    """They take turns: one call alone fills no queue."""
+async def test_documents_of_one_request_do_not_fill_the_queue(opened: Open) -> None:
     async with opened(reranking=True, rank_head=HEAD, max_queue=0) as client:
-        found = (await client.post("/rerank", json={"query": "q", "documents": ["a"] * 200})).json()
-        assert [row["index"] for row in found["results"]] == list(range(200))  # equal scores stay in order
+        response = (await client.post("/rerank", json={"query": "q", "documents": ["a"] * 200})).json()
+    assert [row["index"] for row in response["results"]] == list(range(200))  # equal scores keep their order

@@ -1,4 +1,4 @@
-"""What each sampling field, and each flag that is its default, does to the probabilities a client is told."""
+"""Each sampling field, and the flag for its default, changes the reported probabilities as its formula says."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 import pytest_asyncio
 
 from llamafw import Floats, Settings
+from support.flags import parse
 from support.toy import EOS, EOT, N_VOCAB
-from unit.cli.test_settings import parse
+from unit.endpoints.conftest import Open
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Row = npt.NDArray[np.float64]
@@ -26,7 +27,7 @@ LOGITS[97:123] = np.linspace(3, -4, 26) + 0.3 * np.sin(np.arange(26))
 LOGITS[[NEWLINE, EOS, EOT]] = 2.1, 1.7, 0.9
 LOGITS = LOGITS.astype(np.float32).astype(np.float64)
 PROMPT = "abbx\nc\n"
-NEUTRAL = {
+NEUTRAL: dict[str, Any] = {
     "temperature": 1,
     "dynatemp_range": 0,
     "dynatemp_exponent": 1,
@@ -46,7 +47,7 @@ NEUTRAL = {
     "ignore_eos": False,
     "min_keep": 0,
 }
-"""With these every sampler leaves the candidates as they are."""
+"""Values with which every sampler leaves the candidates unchanged."""
 
 
 def softmax(logits: Row) -> Row:
@@ -55,7 +56,7 @@ def softmax(logits: Row) -> Row:
 
 
 def only(kept: Sequence[int] | npt.NDArray[Any]) -> Row:
-    """The probabilities when these tokens are left."""
+    """Return the probabilities if only these tokens are left."""
     logits = np.full(N_VOCAB, -np.inf)
     logits[kept] = LOGITS[kept]
     return softmax(logits)
@@ -101,15 +102,15 @@ def without_ends() -> Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A field's value, the flags that make it the default, and what comes of it."""
+    """A value of a field, the flags that make it the default, and the probabilities it leads to."""
 
     field: str
     value: Any
     flags: str
     samplers: tuple[str, ...]
     expected: Callable[[], Row]
-    rows: tuple[str, ...]  # of the inventory
-    others: tuple[tuple[str, Any], ...] = ()  # fields that make it visible
+    inventory: tuple[str, ...]
+    other_fields: tuple[tuple[str, Any], ...] = ()  # without which the field has no effect
 
 
 CASES = [
@@ -213,17 +214,17 @@ CASES = [
     ),
     Case("ignore_eos", True, "--ignore-eos", (), without_ends, ("E-036", "C-075")),
 ]
-named = pytest.mark.parametrize(
+each_case = pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.inventory(*case.rows), id="-".join((case.field, *case.samplers)))
+        pytest.param(case, marks=pytest.mark.inventory(*case.inventory), id="-".join((case.field, *case.samplers)))
         for case in CASES
     ],
 )
 
 
-def changed(flags: str) -> dict[str, Any]:
-    """The settings that flags change."""
+def changed_settings(flags: str) -> dict[str, Any]:
+    """Return the settings that flags change."""
     settings = parse(*flags.split())
     values = {field.name: getattr(settings, field.name) for field in fields(Settings)}
     return {name: value for name, value in values.items() if value != getattr(Settings(), name)}
@@ -234,59 +235,59 @@ def scores(prefix: Sequence[int]) -> Floats:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def plain(opened: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with opened(scores=scores) as given:
-        yield given
+async def plain(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
+    async with opened(scores=scores) as client:
+        yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def flagged(opened: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A server with the flags of all cases at once."""
+async def flagged(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client of a server with the flags of all cases."""
     flags = " ".join(dict.fromkeys(case.flags for case in CASES))
-    async with opened(scores=scores, **changed(flags + " --mirostat-lr 0.5 --seed 5")) as given:
-        yield given
+    async with opened(scores=scores, **changed_settings(flags + " --mirostat-lr 0.5 --seed 5")) as client:
+        yield client
 
 
-async def told(client: httpx.AsyncClient, n: int = 1, **body: Any) -> list[tuple[int, Row]]:
-    """The token drawn and the probabilities after the samplers, ``n`` times."""
+async def sample(client: httpx.AsyncClient, n: int = 1, **body: Any) -> list[tuple[int, Row]]:
+    """Return ``n`` drawn tokens, each with the probabilities after the samplers."""
     response = await client.post(
         "/completion",
         json={"prompt": PROMPT, "n_predict": n, "n_probs": N_VOCAB, "post_sampling_probs": True, **body},
     )
     assert response.status_code == 200, response.text
-    found = []
+    result = []
     for row in response.json()["completion_probabilities"]:
         p = np.zeros(N_VOCAB)
-        for one in row["top_probs"]:
-            p[one["id"]] = one["prob"]
+        for item in row["top_probs"]:
+            p[item["id"]] = item["prob"]
         assert row["prob"] == p[row["id"]] > 0
-        found.append((row["id"], p))
-    return found
+        result.append((row["id"], p))
+    return result
 
 
-@named
-async def test_a_field_of_the_request(plain: httpx.AsyncClient, case: Case) -> None:
-    body = NEUTRAL | {"samplers": case.samplers} | dict(case.others)
-    ((_, neutral),) = await told(plain, **body)
-    ((_, p),) = await told(plain, **body | {case.field: case.value})
+@each_case
+async def test_request_field_sets_the_value(plain: httpx.AsyncClient, case: Case) -> None:
+    body = NEUTRAL | {"samplers": case.samplers} | dict(case.other_fields)
+    ((_, neutral),) = await sample(plain, **body)
+    ((_, p),) = await sample(plain, **body | {case.field: case.value})
     np.testing.assert_allclose(p, case.expected(), rtol=1e-4, atol=1e-9)
     assert np.abs(p - neutral).max() > 0.01
 
 
-@named
-async def test_a_flag_is_its_default(flagged: httpx.AsyncClient, case: Case) -> None:
-    body = NEUTRAL | {"samplers": case.samplers} | dict(case.others)
+@each_case
+async def test_flag_sets_the_default(flagged: httpx.AsyncClient, case: Case) -> None:
+    body = NEUTRAL | {"samplers": case.samplers} | dict(case.other_fields)
     del body[case.field]
-    ((_, p),) = await told(flagged, **body)
+    ((_, p),) = await sample(flagged, **body)
     np.testing.assert_allclose(p, case.expected(), rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.inventory("E-031", "C-090", "S-16")
-async def test_mirostats_learning_rate(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
+async def test_mirostat_eta(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
     body = NEUTRAL | {"mirostat": 2, "mirostat_tau": 1.2, "seed": 11}
     del body["mirostat_eta"]
     for client, rate in ((plain, {"mirostat_eta": 0.5}), (flagged, {})):
-        (token, first), (_, second) = await told(client, 2, **body | rate)
+        (token, first), (_, second) = await sample(client, 2, **body | rate)
         np.testing.assert_allclose(first, only(ORDER[-np.log2(P[ORDER]) <= 2.4]), rtol=1e-4, atol=1e-9)
         mu = 2.4 - 0.5 * (-np.log2(first[token]) - 1.2)
         np.testing.assert_allclose(second, only(ORDER[-np.log2(P[ORDER]) <= mu]), rtol=1e-4, atol=1e-9)
@@ -294,9 +295,9 @@ async def test_mirostats_learning_rate(plain: httpx.AsyncClient, flagged: httpx.
 
 
 @pytest.mark.inventory("E-029", "C-089", "S-16")
-async def test_mirostat_1(plain: httpx.AsyncClient) -> None:
+async def test_mirostat_version_1(plain: httpx.AsyncClient) -> None:
     tau = 4
-    ((_, p),) = await told(plain, **NEUTRAL | {"mirostat": 1, "mirostat_tau": tau})
+    ((_, p),) = await sample(plain, **NEUTRAL | {"mirostat": 1, "mirostat_tau": tau})
     ranked = P[ORDER][:100]
     t, b = np.log(np.arange(2, 101) / np.arange(1, 100)), np.log(ranked[:-1] / ranked[1:])
     s = float((t * b).sum() / (t * t).sum())
@@ -306,36 +307,43 @@ async def test_mirostat_1(plain: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.inventory("E-035", "C-073")
-async def test_a_seed_of_the_server(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
+async def test_seed_flag(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
     body = NEUTRAL | {"samplers": [], "ignore_eos": True}
     tokens = [
-        [token for token, _ in await told(client, 12, **body | seed)]
+        [token for token, _ in await sample(client, 12, **body | seed)]
         for client, seed in ((plain, {"seed": 5}), (flagged, {}), (flagged, {"seed": 6}))
     ]
     assert tokens[0] == tokens[1] != tokens[2]
 
 
 @pytest.mark.inventory("E-043", "C-072", "C-074", "S-01")
-@pytest.mark.parametrize("flags", ["--samplers top-k;temp", "--sampling-seq kt", ""])
-async def test_the_order_of_samplers(opened: Any, plain: httpx.AsyncClient, flags: str) -> None:
-    """`top_p` after `temperature` keeps other tokens than before it; without `top_p` all of the seven stay."""
+@pytest.mark.parametrize("flags", ["--samplers top-k;temp", "--sampling-seq kt"])
+async def test_samplers_flag_sets_the_order(opened: Open, flags: str) -> None:
+    """Without `top_p`, all of the seven tokens that `top_k` leaves stay."""
     body = NEUTRAL | {"top_k": 7, "top_p": 0.8, "temperature": 3}
-    if flags:
-        async with opened(scores=scores, **changed(flags)) as client:
-            ((_, p),) = await told(client, **body)
-        np.testing.assert_allclose(p[ORDER[:7]], softmax(LOGITS[ORDER[:7]] / 3), rtol=1e-4)
-        return
-    for order in (("top_p", "temperature"), ("temperature", "top_p"), ("temperature", "top_p", "temperature")):
-        ((_, p),) = await told(plain, **body | {"samplers": order})
-        logits = LOGITS.copy()
-        for name in order:
-            if name == "temperature":
-                logits = logits / 3
-            else:
-                now = softmax(logits)
-                ranked = np.argsort(-now, kind="stable")
-                logits[ranked[int((now[ranked].cumsum() < 0.8).sum()) + 1 :]] = -np.inf
-        np.testing.assert_allclose(p, softmax(logits), rtol=1e-4, atol=1e-9)
+    async with opened(scores=scores, **changed_settings(flags)) as client:
+        ((_, p),) = await sample(client, **body)
+    np.testing.assert_allclose(p[ORDER[:7]], softmax(LOGITS[ORDER[:7]] / 3), rtol=1e-4)
+
+
+@pytest.mark.inventory("E-043", "S-01")
+@pytest.mark.parametrize(
+    "order", [("top_p", "temperature"), ("temperature", "top_p"), ("temperature", "top_p", "temperature")]
+)
+async def test_samplers_field_sets_the_order(plain: httpx.AsyncClient, order: tuple[str, ...]) -> None:
+    """`top_p` keeps other tokens after `temperature` than before it."""
+    body = NEUTRAL | {"top_k": 7, "top_p": 0.8, "temperature": 3, "samplers": order}
+    ((_, p),) = await sample(plain, **body)
+
+    logits = LOGITS.copy()
+    for name in order:
+        if name == "temperature":
+            logits = logits / 3
+        else:
+            probabilities = softmax(logits)
+            ranked = np.argsort(-probabilities, kind="stable")
+            logits[ranked[int((probabilities[ranked].cumsum() < 0.8).sum()) + 1 :]] = -np.inf
+    np.testing.assert_allclose(p, softmax(logits), rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.inventory("E-039", "S-10")
@@ -351,11 +359,11 @@ async def test_the_order_of_samplers(opened: Any, plain: httpx.AsyncClient, flag
 )
 async def test_min_keep(plain: httpx.AsyncClient, sampler: str, field: str, value: float) -> None:
     body = NEUTRAL | {"samplers": [sampler], field: value}
-    left = [int((p > 0).sum()) for n in (0, 5) for _, p in await told(plain, **body | {"min_keep": n})]
+    left = [int((p > 0).sum()) for n in (0, 5) for _, p in await sample(plain, **body | {"min_keep": n})]
     assert left == [1, 1 if sampler == "top_k" else 5]
 
 
-# --- what is told of probabilities ------------------------------------------------------------------
+# --- reported probabilities
 
 
 CHAIN = {"samplers": ["top_k", "temperature"], "top_k": 4, "temperature": 2, "logit_bias": [[98, -1]], "seed": 3}
@@ -368,60 +376,68 @@ NAMES = {"a": 97, "b": 98, "c": 99, "d": 100, "e": 101, "\n": NEWLINE}
 @pytest.mark.inventory("E-038", "E-05D", "S-20", "Q-02")
 @pytest.mark.parametrize("post_sampling", [False, True])
 @pytest.mark.parametrize("n_probs", [1, 3, 9])
-async def test_n_probs(plain: httpx.AsyncClient, post_sampling: bool, n_probs: int) -> None:
+async def test_n_probs_reports_the_likeliest(plain: httpx.AsyncClient, post_sampling: bool, n_probs: int) -> None:
     body = {"prompt": "a", "n_predict": 5, "n_probs": n_probs, "post_sampling_probs": post_sampling, **CHAIN}
     rows = (await plain.post("/completion", json=body)).json()["completion_probabilities"]
     assert 1 <= len(rows) <= 5
     for row in rows:
         if post_sampling:
-            found = {one["id"]: one["prob"] for one in row["top_probs"]}
-            assert found == pytest.approx(dict(list(AFTER.items())[:n_probs]), rel=1e-5)
+            top = {item["id"]: item["prob"] for item in row["top_probs"]}
+            assert top == pytest.approx(dict(list(AFTER.items())[:n_probs]), rel=1e-5)
             assert row["prob"] == pytest.approx(AFTER[row["id"]], rel=1e-5)
         else:
-            found = {one["id"]: one["logprob"] for one in row["top_logprobs"]}
-            assert found == pytest.approx({i: log(P[i]) for i in ORDER[:n_probs].tolist()}, rel=1e-6)
+            top = {item["id"]: item["logprob"] for item in row["top_logprobs"]}
+            assert top == pytest.approx({i: log(P[i]) for i in ORDER[:n_probs].tolist()}, rel=1e-6)
             assert row["logprob"] == pytest.approx(log(P[row["id"]]), rel=1e-6)
 
 
 @pytest.mark.inventory("E-107", "Q-02")
 @pytest.mark.parametrize("post_sampling", [False, True])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_openais_logprobs(plain: httpx.AsyncClient, path: str, post_sampling: bool) -> None:
+async def test_openai_logprobs(plain: httpx.AsyncClient, path: str, post_sampling: bool) -> None:
     chat = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 3}
     body = {**(chat if "chat" in path else {"prompt": "x", "logprobs": 3}), "max_tokens": 5, **CHAIN}
-    answer = (await plain.post(path, json=body | {"post_sampling_probs": post_sampling})).json()
-    told = answer["choices"][0]["logprobs"]
+    response = (await plain.post(path, json=body | {"post_sampling_probs": post_sampling})).json()
+    logprobs = response["choices"][0]["logprobs"]
     if "chat" in path:
         rows = [
-            (row["id"], row["logprob"], {one["id"]: one["logprob"] for one in row["top_logprobs"]})
-            for row in told["content"]
+            (row["id"], row["logprob"], {item["id"]: item["logprob"] for item in row["top_logprobs"]})
+            for row in logprobs["content"]
         ]
     else:
-        tops = [{NAMES[name]: value for name, value in top.items()} for top in told["top_logprobs"]]
-        rows = list(zip((NAMES[name] for name in told["tokens"]), told["token_logprobs"], tops, strict=True))
+        tops = [{NAMES[name]: value for name, value in top.items()} for top in logprobs["top_logprobs"]]
+        rows = list(zip((NAMES[name] for name in logprobs["tokens"]), logprobs["token_logprobs"], tops, strict=True))
     assert rows
-    truth = {i: log(p) for i, p in AFTER.items()} if post_sampling else {i: log(P[i]) for i in ORDER.tolist()}
+
+    expected = {i: log(p) for i, p in AFTER.items()} if post_sampling else {i: log(P[i]) for i in ORDER.tolist()}
     for token, logprob, top in rows:
-        assert logprob == pytest.approx(truth[token], rel=1e-5)
-        assert top == pytest.approx(dict(list(truth.items())[:3]), rel=1e-5)
+        assert logprob == pytest.approx(expected[token], rel=1e-5)
+        assert top == pytest.approx(dict(list(expected.items())[:3]), rel=1e-5)
 
 
 @pytest.mark.inventory("S-20")
-async def test_greedy_tells_the_models_probabilities_too(plain: httpx.AsyncClient) -> None:
-    body = {"prompt": "a", "n_predict": 1, "n_probs": 4, "temperature": 0, "top_k": 1}
+async def test_greedy_reports_the_models_probabilities(plain: httpx.AsyncClient) -> None:
+    body: dict[str, Any] = {"prompt": "a", "n_predict": 1, "n_probs": 4, "temperature": 0, "top_k": 1}
     (row,) = (await plain.post("/completion", json=body)).json()["completion_probabilities"]
-    assert [exp(one["logprob"]) for one in row["top_logprobs"]] == pytest.approx(P[ORDER[:4]].tolist(), rel=1e-6)
-    (row,) = (await plain.post("/completion", json=body | {"post_sampling_probs": True})).json()[
-        "completion_probabilities"
-    ]
-    assert [(one["id"], one["prob"]) for one in row["top_probs"]] == [(int(ORDER[0]), 1)]
+    assert [exp(item["logprob"]) for item in row["top_logprobs"]] == pytest.approx(P[ORDER[:4]].tolist(), rel=1e-6)
+    body |= {"post_sampling_probs": True}
+    (row,) = (await plain.post("/completion", json=body)).json()["completion_probabilities"]
+    assert [(item["id"], item["prob"]) for item in row["top_probs"]] == [(int(ORDER[0]), 1)]
 
 
 @pytest.mark.inventory("S-20", "E-05D")
-async def test_as_many_rows_as_tokens_without_those_of_a_stop_word(plain: httpx.AsyncClient) -> None:
-    body = {"prompt": "a", "n_predict": 30, "n_probs": 1, "seed": 4, "return_tokens": True, "ignore_eos": True}
+async def test_stop_string_has_no_probabilities(plain: httpx.AsyncClient) -> None:
+    body: dict[str, Any] = {
+        "prompt": "a",
+        "n_predict": 30,
+        "n_probs": 1,
+        "seed": 4,
+        "return_tokens": True,
+        "ignore_eos": True,
+    }
     whole = (await plain.post("/completion", json=body)).json()
     assert len(whole["completion_probabilities"]) == len(whole["tokens"]) == 30
+
     word = whole["content"][3:5]
     cut = (await plain.post("/completion", json=body | {"stop": [word]})).json()
     n = whole["content"].index(word)

@@ -1,57 +1,80 @@
-"""GET /health, /v1/models, /props and /openapi.json."""
+"""GET /health, /v1/models, /props and /openapi.json, and which operations need an API key."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from openai.types import Model
 
 from llamafw import Call, Unavailable
-from llamafw_plugins.endpoints.server import Server
+from llamafw_plugins.endpoints.server import ServerEndpoints
+from unit.endpoints.conftest import Open
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Client = Any
+
+MODEL_META = {"vocab_type": 2, "n_vocab": 264, "n_ctx_train": 64, "n_embd": 8, "n_params": 12, "size": 48}
 
 
 @pytest.mark.inventory("E-001", "R-10", "T-13")
 @pytest.mark.parametrize("path", ["/health", "/v1/health"])
-async def test_health(client: Client, path: str) -> None:
+async def test_health_is_ok(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).json() == {"status": "ok"}
 
 
-async def test_health_of_a_failed_engine() -> None:
+async def test_health_fails_with_the_engine() -> None:
     app: Any = SimpleNamespace(loaded=SimpleNamespace(engine=SimpleNamespace(failed=True)))
     with pytest.raises(Unavailable, match="must be restarted"):
-        await Server(app).health(Call(None, {}, {}, None))  # type: ignore[arg-type]  # it looks at no request
+        await ServerEndpoints(app).health(Call(None, {}, {}, None))  # type: ignore[arg-type]  # it does not use the request
 
 
 @pytest.mark.inventory("E-180", "R-10")
 @pytest.mark.parametrize("path", ["/models", "/v1/models"])
-async def test_models(client: Client, path: str) -> None:
-    found = (await client.get(path)).json()
-    assert found["object"] == "list"
-    assert (found["data"][0]["id"], found["data"][0]["owned_by"]) == ("toy", "llamafw")
-    assert found["data"][0]["meta"] == {
-        "vocab_type": 2,
-        "n_vocab": 264,
-        "n_ctx_train": 64,
-        "n_embd": 8,
-        "n_params": 12,
-        "size": 48,
+async def test_models_lists_the_model(client: httpx.AsyncClient, path: str) -> None:
+    response = (await client.get(path)).json()
+    assert response["object"] == "list"
+    (model,) = response["data"]
+    assert (model["id"], model["owned_by"], model["meta"]) == ("toy", "llamafw", MODEL_META)
+
+
+@pytest.mark.parametrize("path", ["/models/toy", "/v1/models/toy"])
+async def test_model_is_found_by_its_id(client: httpx.AsyncClient, path: str) -> None:
+    model = (await client.get(path)).json()
+    assert Model.model_validate(model).id == "toy"
+    assert model == (await client.get("/v1/models")).json()["data"][0]
+
+
+@pytest.mark.parametrize("path", ["/models", "/v1/models"])
+@pytest.mark.parametrize("model", ["gpt-4o", "Toy", "toy.gguf", "a/b"])
+async def test_unknown_model_is_404(client: httpx.AsyncClient, path: str, model: str) -> None:
+    response = await client.get(f"{path}/{model}")
+    assert response.status_code == 404
+    assert response.json()["error"] == {
+        "code": 404,
+        "type": "not_found_error",
+        "param": "model",
+        "message": f"the model '{model}' does not exist; this server has the model 'toy'",
     }
 
 
+@pytest.mark.parametrize("path", ["/v1/models/org/toy", "/v1/models/org%2Ftoy"])
+async def test_model_id_may_contain_a_slash(opened: Open, path: str) -> None:
+    async with opened(name="org/toy") as client:
+        assert (await client.get(path)).json()["id"] == "org/toy"
+
+
 @pytest.mark.inventory("E-170", "R-11")
-async def test_props(client: Client) -> None:
-    found = (await client.get("/props")).json()
-    assert (found["total_slots"], found["model_alias"], found["bos_token"], found["eos_token"]) == (2, "toy", "", "")
-    assert "message.role[0]" in found["chat_template"]
-    settings = found["default_generation_settings"]
+async def test_props(client: httpx.AsyncClient) -> None:
+    props = (await client.get("/props")).json()
+    assert (props["total_slots"], props["model_alias"], props["bos_token"], props["eos_token"]) == (2, "toy", "", "")
+    assert "message.role[0]" in props["chat_template"]
+    settings = props["default_generation_settings"]
     assert (settings["n_ctx"], settings["temperature"], settings["params"]["temperature"]) == (64, 0.8, 0.8)
 
 
-async def test_openapi(client: Client) -> None:
+async def test_openapi_has_sampler_fields(client: httpx.AsyncClient) -> None:
     response = await client.get("/openapi.json")
     assert response.headers["content-type"] == "application/json"
     document = response.json()
@@ -68,6 +91,8 @@ async def test_openapi(client: Client) -> None:
         ("GET", "/v1/health", True),
         ("GET", "/models", True),
         ("GET", "/v1/models", True),
+        ("GET", "/models/toy", True),
+        ("GET", "/v1/models/toy", True),
         ("GET", "/openapi.json", True),
         ("GET", "/props", False),
         ("POST", "/completion", False),
@@ -80,11 +105,10 @@ async def test_openapi(client: Client) -> None:
         ("POST", "/apply-template", False),
     ],
 )
-async def test_what_needs_a_key(opened: Any, method: str, path: str, public: bool) -> None:
+async def test_operations_need_a_key_unless_public(opened: Open, method: str, path: str, public: bool) -> None:
+    body: Any = {} if method == "POST" else None
     async with opened(api_key=("secret",)) as client:
-        without = await client.request(method, path, json={} if method == "POST" else None)
-        assert without.status_code == (200 if public else 401)
-        with_key = await client.request(
-            method, path, headers={"X-Api-Key": "secret"}, json={} if method == "POST" else None
-        )
-        assert with_key.status_code == (400 if method == "POST" else 200)
+        without_key = await client.request(method, path, json=body)
+        with_key = await client.request(method, path, json=body, headers={"X-Api-Key": "secret"})
+    assert without_key.status_code == (200 if public else 401)
+    assert with_key.status_code == (400 if method == "POST" else 200)

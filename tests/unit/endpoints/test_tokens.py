@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from support.toy import BOS, EOS, EURO_HEAD, HELLO, ToyTokenizer
+from unit.endpoints.conftest import Open, Post
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Client = Any
 
 
-class Special(ToyTokenizer):
-    """Wants BOS and EOS; the text ``~`` is a special token."""
+class TildeIsSpecial(ToyTokenizer):
+    """Adds BOS and EOS to texts, and reads ``~`` as a special token."""
 
     add_bos = add_eos = True
 
@@ -37,20 +37,20 @@ class Special(ToyTokenizer):
         ({"content": "a" * 5000, "with_pieces": None}, [97] * 5000),
     ],
 )
-async def test_tokenize(opened: Any, fields: dict[str, Any], tokens: list[int]) -> None:
-    async with opened(tokenizer=Special()) as client:
+async def test_tokenize(opened: Open, fields: dict[str, Any], tokens: list[int]) -> None:
+    async with opened(tokenizer=TildeIsSpecial()) as client:
         assert (await client.post("/tokenize", json=fields)).json() == {"tokens": tokens}
 
 
 @pytest.mark.inventory("E-141")
-async def test_pieces_that_are_no_text_are_bytes(post: Client) -> None:
-    found = await post("/tokenize", content=["é", HELLO, EURO_HEAD], with_pieces=True)
-    assert [row["piece"] for row in found["tokens"]] == [[195], [169], "Hello", [226, 130]]
-    assert [row["id"] for row in found["tokens"]] == [195, 169, HELLO, EURO_HEAD]
+async def test_pieces_that_are_not_utf8_are_bytes(post: Post) -> None:
+    rows = (await post("/tokenize", content=["é", HELLO, EURO_HEAD], with_pieces=True))["tokens"]
+    assert [row["piece"] for row in rows] == [[195], [169], "Hello", [226, 130]]
+    assert [row["id"] for row in rows] == [195, 169, HELLO, EURO_HEAD]
 
 
 @pytest.mark.inventory("E-142")
-async def test_detokenize(post: Client) -> None:
+async def test_detokenize(post: Post) -> None:
     assert await post("/detokenize", tokens=[HELLO, 33, 195, 169]) == {"content": "Hello!é"}
     assert await post("/detokenize", tokens=[]) == {"content": ""}
     assert await post("/detokenize", tokens=[EURO_HEAD]) == {"content": "\ufffd"}
@@ -61,18 +61,16 @@ async def test_detokenize(post: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
-        ("/tokenize", {}, None),
+        ("/tokenize", {}, "content"),
         ("/tokenize", {"content": 5}, "content"),
         ("/tokenize", {"content": ["a", 999]}, "content.1"),
         ("/tokenize", {"content": "a", "add_special": 1}, "add_special"),
-        ("/detokenize", {}, None),
+        ("/detokenize", {}, "tokens"),
         ("/detokenize", {"tokens": "ab"}, "tokens"),
         ("/detokenize", {"tokens": [1, 99999999]}, "tokens.1"),
         ("/detokenize", {"tokens": [-1]}, "tokens.0"),
         ("/detokenize", {"tokens": [1.5]}, "tokens.0"),
     ],
 )
-async def test_what_is_refused(refused: Client, path: str, fields: dict[str, Any], param: str | None) -> None:
-    status, where, _ = await refused(path, **fields)
-    assert status == 400
-    assert where == param or where is None or param is None
+async def test_invalid_requests_are_400(refused: Post, path: str, fields: dict[str, Any], param: str) -> None:
+    assert (await refused(path, **fields))[:2] == (400, param)

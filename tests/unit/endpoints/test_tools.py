@@ -1,4 +1,4 @@
-"""Tools in conversations, on models that say what the test wants."""
+"""Tools in chat completions, on models that answer with the text that the test sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llamafw import Floats
 from support.toy import EOS
-from unit.endpoints.conftest import read_events
+from unit.endpoints.conftest import Open, read_events
 
 PATH = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
@@ -26,7 +26,7 @@ WEATHER = {
 }
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ely"}}\n</tool_call>'
-KNOWS_TOOLS = (
+TOOL_TEMPLATE = (
     "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
     "{% for message in messages %}{{ message.role[0] }}:{{ message.content }}"
     "{% for call in message.tool_calls or [] %}{{ call.function.name }}({{ call.function.arguments.city }})"
@@ -35,33 +35,31 @@ KNOWS_TOOLS = (
 pytestmark = pytest.mark.inventory("E-108", "D-23", "T-02")
 
 
-def says(text: str) -> Callable[[Sequence[int]], Floats]:
-    """Scores of a model whose turn is ``text``, greedily."""
-    wanted = text.encode()
+def answering(text: str) -> Callable[[Sequence[int]], Floats]:
+    """Return the scores of a model whose greedy answer is ``text``."""
+    answer = text.encode()
 
     def scores(prefix: Sequence[int]) -> Floats:
-        said = bytes(token for token in prefix if token < 256).rpartition(b";a:")[2]
+        generated = bytes(token for token in prefix if token < 256).rpartition(b";a:")[2]
         row = np.zeros(264, np.float32)
-        row[wanted[len(said)] if len(said) < len(wanted) else EOS] = 20
+        row[answer[len(generated)] if len(generated) < len(answer) else EOS] = 20
         return row
 
     return scores
 
 
-async def ask(opened: Any, text: str, *, template: str | None = None, **fields: Any) -> Any:
-    """Return the JSON of an answer, or the events of its stream, of a model that says ``text``."""
-    more = {} if template is None else {"template": template}
-    async with opened(scores=says(text), n_ctx=2048, **more) as client:
+async def ask(opened: Open, text: str, *, template: str | None = None, **fields: Any) -> Any:
+    """Return the response, or the events of the stream, of a model that answers ``text``."""
+    options = {} if template is None else {"template": template}
+    async with opened(scores=answering(text), n_ctx=2048, **options) as client:
         response = await client.post(PATH, json={"messages": HI, "temperature": 0, "tools": [WEATHER, CLOCK], **fields})
-        if not fields.get("stream"):
-            return response.json()
-        return read_events(response.text)
+    return read_events(response.text) if fields.get("stream") else response.json()
 
 
-@pytest.mark.parametrize("template", [None, KNOWS_TOOLS])
-async def test_a_call(opened: Any, template: str | None) -> None:
-    found = await ask(opened, CALL, template=template)
-    (choice,) = ChatCompletion.model_validate(found).choices
+@pytest.mark.parametrize("template", [None, TOOL_TEMPLATE])
+async def test_answer_with_a_tool_call(opened: Open, template: str | None) -> None:
+    response = await ask(opened, CALL, template=template)
+    (choice,) = ChatCompletion.model_validate(response).choices
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
     assert choice.message.tool_calls
     (call,) = choice.message.tool_calls
@@ -70,14 +68,14 @@ async def test_a_call(opened: Any, template: str | None) -> None:
     assert call.id
 
 
-async def test_text_and_several_calls(opened: Any) -> None:
+async def test_answer_with_text_and_several_calls(opened: Open) -> None:
     choice = (await ask(opened, f"Let me see.\n{CALL}\n{CALL}"))["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("Let me see.\n", "tool_calls")
     ids = [call["id"] for call in choice["message"]["tool_calls"]]
     assert len(ids) == len(set(ids)) == 2
 
 
-async def test_a_stream(opened: Any) -> None:
+async def test_stream_with_tool_calls(opened: Open) -> None:
     *events, done = await ask(opened, f"So: {CALL}{CALL}", stream=True)
     assert done == "[DONE]"
     deltas = [ChatCompletionChunk.model_validate(event).choices[0].delta for event in events]
@@ -88,18 +86,18 @@ async def test_a_stream(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["plain", "a <b> {c}", "<tool_call>no json</tool_call>", "<tool_call>{", "{} [1]"])
-async def test_what_is_no_call_is_text(opened: Any, text: str) -> None:
+async def test_invalid_calls_stay_text(opened: Open, text: str) -> None:
     choice = (await ask(opened, text))["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": text}
     assert choice["finish_reason"] == "stop"
 
 
-async def test_one_call_at_a_time(opened: Any) -> None:
+async def test_parallel_tool_calls_false_returns_one_call(opened: Open) -> None:
     message = (await ask(opened, CALL + CALL, parallel_tool_calls=False))["choices"][0]["message"]
     assert len(message["tool_calls"]) == 1
 
 
-async def test_no_tool_is_offered_with_none(opened: Any) -> None:
+async def test_tool_choice_none_parses_no_calls(opened: Open) -> None:
     choice = (await ask(opened, CALL, tool_choice="none"))["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (CALL, "stop")
 
@@ -125,14 +123,15 @@ async def test_no_tool_is_offered_with_none(opened: Any) -> None:
         ),
     ],
 )
-async def test_what_is_refused(opened: Any, fields: dict[str, Any], param: str) -> None:
+async def test_invalid_requests_are_400(opened: Open, fields: dict[str, Any], param: str) -> None:
     error = (await ask(opened, "x", **fields))["error"]
     assert (error["code"], error.get("param")) == (400, param)
 
 
-# --- what the model reads ---------------------------------------------------------------------------
+# --- the prompt
 
-TURNS = [
+
+CONVERSATION = [
     *HI,
     {
         "role": "assistant",
@@ -145,27 +144,27 @@ TURNS = [
 ]
 
 
-async def prompt(opened: Any, **fields: Any) -> str:
-    async with opened(template=fields.pop("template")) as client:
+async def render(opened: Open, template: str, **fields: Any) -> str:
+    async with opened(template=template) as client:
         response = await client.post("/apply-template", json=fields)
         return str(response.json()["prompt"])
 
 
-async def test_a_template_that_knows_tools_writes_them(opened: Any) -> None:
-    text = await prompt(opened, template=KNOWS_TOOLS, messages=TURNS, tools=[WEATHER, CLOCK])
+async def test_template_with_tools_renders_them(opened: Open) -> None:
+    text = await render(opened, template=TOOL_TEMPLATE, messages=CONVERSATION, tools=[WEATHER, CLOCK])
     assert text == "[weather][clock]u:hi;a:weather(Ely);t:rain;a:"
-    assert await prompt(opened, template=KNOWS_TOOLS, messages=HI, tools=[WEATHER], tool_choice="none") == "u:hi;a:"
+    assert await render(opened, template=TOOL_TEMPLATE, messages=HI, tools=[WEATHER], tool_choice="none") == "u:hi;a:"
 
 
-async def test_for_one_that_does_not_they_become_text(opened: Any) -> None:
+async def test_template_without_tools_gets_them_as_text(opened: Open) -> None:
     plain = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
-    text = await prompt(opened, template=plain, messages=TURNS, tools=[WEATHER])
+    text = await render(opened, template=plain, messages=CONVERSATION, tools=[WEATHER])
     system, _, rest = text.partition("user: hi\n")
     assert system.startswith("system: ")
     assert '"name": "weather"' in system
     assert "<tool_call>" in system
     assert rest == f"assistant: {CALL}\nuser: <tool_response>\nrain\n</tool_response>\n"
-    both = await prompt(
+    both = await render(
         opened, template=plain, messages=[{"role": "system", "content": "Be kind."}, *HI], tools=[CLOCK]
     )
     assert both.startswith("system: Be kind.\n\n")

@@ -1,4 +1,4 @@
-"""Static files: the built-in page and script, the folder of ``--path``, and what cannot be reached through it."""
+"""Static files: the built-in page and script, and the folder of ``--path``, which no path leads out of."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from llamafw.server.errors import ErrorMiddleware, problem_of
 from llamafw_plugins.webui import wrap_asgi
 
 
-class Toy:
-    """An application with settings, and a model or none."""
+class FakeApp:
+    """An `App` with settings, whose model is loaded or loading."""
 
     def __init__(self, loading: bool, settings: dict[str, Any]) -> None:
         self.settings, self.loading = Settings(**settings), loading
@@ -32,9 +32,9 @@ class Toy:
 
 @asynccontextmanager
 async def opened(*, loading: bool = False, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client of files around an API that answers ``api`` to everything."""
+    """Yield a client of the files, in front of an API that answers every request with ``api``."""
     api = PlainTextResponse("api")
-    asgi = wrap_asgi(asgi=api, app=Toy(loading, settings)) or api  # type: ignore[arg-type]  # it is enough
+    asgi = wrap_asgi(asgi=api, app=FakeApp(loading, settings)) or api  # type: ignore[arg-type]  # has what the plugin uses
     asgi = ErrorMiddleware(asgi, explain=problem_of, allowed_methods=lambda path: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as client:
         yield client
@@ -57,26 +57,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.inventory("H-07", "H-12")
-async def test_the_built_in_files() -> None:
+async def test_built_in_files_are_served() -> None:
     async with opened() as client:
         page, script = await client.get("/"), await client.get("/completion.js")
         assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert "default-src 'self'" in page.headers["content-security-policy"]
         assert (script.status_code, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
-        assert "://" not in page.text  # nothing is loaded from elsewhere
+        assert "://" not in page.text  # the page loads nothing from other sites
         assert (await client.get("/favicon.ico")).text == "api"
         head = await client.head("/")
         assert (head.status_code, head.content) == (200, b"")
 
 
-async def test_a_page_that_has_not_changed_is_not_sent_again() -> None:
+async def test_unchanged_page_is_not_sent_again() -> None:
     async with opened() as client:
         etag = (await client.get("/")).headers["etag"]
         assert (await client.get("/", headers={"If-None-Match": etag})).status_code == 304
 
 
 @pytest.mark.inventory("H-08", "H-12")
-async def test_other_methods() -> None:
+async def test_page_allows_only_get_and_head() -> None:
     async with opened() as client:
         response = await client.post("/")
         assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
@@ -85,18 +85,23 @@ async def test_other_methods() -> None:
 
 
 @pytest.mark.inventory("P-01", "P-02")
-async def test_while_loading(folder: Path) -> None:
+@pytest.mark.parametrize("path", ["/", "/page.html", "/nowhere.html"])
+async def test_pages_are_503_while_loading(folder: Path, path: str) -> None:
     async with opened(loading=True, path=str(folder)) as client:
-        for path in ("/", "/page.html", "/nowhere.html"):
-            response = await client.get(path)
-            assert response.status_code == 503
-            assert response.headers["content-type"].startswith("text/html")
-            assert "loading" in response.text
-        assert (await client.get("/completion.js")).text == "api"  # which answers 503
+        response = await client.get(path)
+    assert response.status_code == 503
+    assert response.headers["content-type"].startswith("text/html")
+    assert "The model is loading" in response.text
+
+
+@pytest.mark.inventory("P-01", "P-02")
+async def test_script_is_left_to_the_api_while_loading(folder: Path) -> None:
+    async with opened(loading=True, path=str(folder)) as client:
+        assert (await client.get("/completion.js")).text == "api"  # the real API answers 503
 
 
 @pytest.mark.inventory("C-105", "H-13")
-async def test_a_folder_comes_first(folder: Path) -> None:
+async def test_files_of_the_folder_come_first(folder: Path) -> None:
     (folder / "index.html").write_text("<p>my index")
     (folder / "health").write_text("fine")
     async with opened(path=str(folder)) as client:
@@ -107,7 +112,7 @@ async def test_a_folder_comes_first(folder: Path) -> None:
         module = await client.get("/app.mjs")
         assert module.headers["content-type"].startswith("text/javascript")
         assert {"etag", "last-modified"} <= set(module.headers)
-        assert "llamaEventTarget" in (await client.get("/completion.js")).text  # not in the folder: ours
+        assert "llamaEventTarget" in (await client.get("/completion.js")).text  # the built-in one
         (folder / "completion.js").write_text("2")
         assert (await client.get("/completion.js")).text == "2"
         assert (await client.get("/props")).text == "api"
@@ -132,19 +137,19 @@ async def test_a_folder_comes_first(folder: Path) -> None:
         "/" + "a" * 5000,
     ],
 )
-async def test_nothing_else_is_reached(folder: Path, path: str) -> None:
+async def test_paths_do_not_lead_out_of_the_folder(folder: Path, path: str) -> None:
     async with opened(path=str(folder)) as client:
         response = await client.get(httpx.URL("http://test", raw_path=path.encode()))
         assert response.text == "api"
 
 
-async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--path: there is no folder"):
+async def test_startup_fails_without_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--path: the folder .*/nowhere does not exist"):
         async with opened(path=str(tmp_path / "nowhere")):
             pass
 
 
-async def test_without_pages(folder: Path) -> None:
+async def test_no_webui_switches_built_in_files_off(folder: Path) -> None:
     async with opened(webui=False) as client:
         assert (await client.get("/")).text == (await client.post("/")).text == "api"
     async with opened(webui=False, path=str(folder)) as client:

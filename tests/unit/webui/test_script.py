@@ -1,4 +1,4 @@
-"""/completion.js in Node, against a real server of a tiny model."""
+"""/completion.js in Node, against a real server with a tiny model."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def run(server: ServerProcess, folder: Path, code: str) -> object:
-    """Return what ``code``, with the script as ``js``, prints as JSON."""
-    script = httpx.get(f"{server.url}/completion.js").text  # public, although there is a key
+    """Run code with the script imported as ``js``, and return the JSON that it prints."""
+    script = httpx.get(f"{server.url}/completion.js").text  # needs no key
     (folder / "completion.mjs").write_text(script)
-    facts = f"const config = {{api_url: '{server.url}'}}; const params = {json.dumps({**BODY, 'api_key': KEY})};"
-    (folder / "main.mjs").write_text(f"import * as js from './completion.mjs';\n{facts}\n{code}")
+    constants = f"const config = {{api_url: '{server.url}'}}; const params = {json.dumps({**BODY, 'api_key': KEY})};"
+    (folder / "main.mjs").write_text(f"import * as js from './completion.mjs';\n{constants}\n{code}")
     done = subprocess.run([str(node), "main.mjs"], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -54,7 +54,7 @@ def run(server: ServerProcess, folder: Path, code: str) -> object:
         "console.log(JSON.stringify(await js.llamaPromise('abc', {...params, stream: false}, config)))",
     ],
 )
-def test_every_way_gives_the_text(server: ServerProcess, tmp_path: Path, code: str) -> None:
+def test_every_function_returns_the_text(server: ServerProcess, tmp_path: Path, code: str) -> None:
     headers = {"X-Api-Key": KEY}
     text = httpx.post(f"{server.url}/completion", json={**BODY, "prompt": "abc"}, headers=headers).json()["content"]
     assert text
@@ -62,7 +62,7 @@ def test_every_way_gives_the_text(server: ServerProcess, tmp_path: Path, code: s
 
 
 @pytest.mark.inventory("H-14")
-def test_the_exports_the_settings_and_errors(server: ServerProcess, tmp_path: Path) -> None:
+def test_exports_settings_and_errors(server: ServerProcess, tmp_path: Path) -> None:
     code = """
     const info = await js.llamaModelInfo({...config, api_key: params.api_key});
     let error;
