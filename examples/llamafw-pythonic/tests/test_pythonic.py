@@ -81,7 +81,7 @@ def test_text_is_released_when_it_cannot_be_a_call() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_server_enforces_and_reads_a_required_call(serve: Any, stream: bool) -> None:
-    async with serve(tool_parser="pythonic") as client:
+    async with serve(tool_parser="pythonic", parallel=1, ctx_size=1024) as client:  # the tools make a long prompt
         for seed in range(8):
             body = {
                 "messages": [{"role": "user", "content": "?"}],
