@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -57,7 +58,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]  # argparse has overloads for other namespaces
         """Return the parsed arguments and the unknown ones; underscores in long flags count as hyphens."""
-        return super().parse_known_args([_with_hyphens(word) for word in args], namespace)
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_with_hyphens(word) for word in words], namespace)
 
     def add_flags_of(self, parsers: Iterable[argparse.ArgumentParser]) -> None:
         """Add all arguments of other parsers, in the groups that these have."""

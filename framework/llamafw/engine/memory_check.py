@@ -70,7 +70,7 @@ def _suggestion(n_positions: int, n_slots: int) -> str:
         return "no context of this model fits"
     if n_ctx < n_slots:
         return f"-c {n_ctx} -np {n_ctx} would fit"
-    share = f" ({n_ctx // n_slots} tokens for each slot; fewer slots, -np, get more)" if n_slots > 1 else ""
+    share = f" ({n_ctx // n_slots} tokens for each slot; a smaller -np gives each slot more)" if n_slots > 1 else ""
     return f"-c {n_ctx} would fit{share}"
 
 

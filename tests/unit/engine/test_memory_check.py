@@ -68,8 +68,8 @@ def test_the_message_says_what_would_fit(decoder: Decoder) -> None:
     needed = 100_000_000 * bytes_per_position(decoder)
     assert str(caught.value) == (
         f"-c 100000000 needs {needed / 2**30:.1f} GiB for the KV cache (2 slots of 50000000 tokens), but this machine "
-        f"has {memory / 2**30:.1f} GiB of memory; -c 2816 would fit (1408 tokens for each slot; fewer slots, -np, get "
-        "more)"
+        f"has {memory / 2**30:.1f} GiB of memory; -c 2816 would fit (1408 tokens for each slot; a smaller -np "
+        "gives each slot more)"
     )
     check_kv_cache_fits(decoder, Settings(ctx_size=2816, parallel=2), memory)
 
