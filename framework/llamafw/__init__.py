@@ -1,6 +1,6 @@
 """llamafw: an LLM inference server built from plugins.
 
-Everything a plugin may use is importable from here; nothing else is public.
+Plugins may use everything that can be imported from here. Nothing else is public.
 """
 
 from llamafw.errors import (

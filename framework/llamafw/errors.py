@@ -1,23 +1,23 @@
-"""Every error llamafw raises, in one tree.
+"""All errors of llamafw, in one tree.
 
 * LlamafwError
-  x PluginError        a plugin cannot be loaded, or failed in a hook
-  x SpecError          the API document and the endpoints disagree
-  x SettingsError      the command line, environment or configuration file is wrong (exit code 2)
-  x StartupError       a command cannot start: its port is in use, or a package is not installed
-  x ModelError         a model file cannot be read or run; the message names the place
-  x DownloadError      a model cannot be fetched; the message says what to do
-  x RequestError       the client is told why its request failed, with an HTTP status
-    x ContextFullError the prompt does not fit the context of a slot (400)
-    x Forbidden        the sender is known, and may not do that (403)
-    x NotSupported     this server, as it was started, does not do that (501)
-    x Unavailable      not now: still loading, or shutting down (503)
-    x TooManyRequests  too many are waiting (429)
-    x DeadlineExceeded  the time allowed was over before there was an answer (504)
-    x GenerationError  a sampler or the model failed while answering; the log says how (500)
+  x PluginError           a plugin cannot be loaded, or it failed in a hook
+  x SpecError             the API document and the endpoints do not match, or two plugins define the same part of it
+  x SettingsError         the command line, environment or configuration file is wrong (exit code 2)
+  x StartupError          a command cannot start: its port is in use, or a package is not installed
+  x ModelError            a model file cannot be read or run
+  x DownloadError         a model cannot be fetched
+  x RequestError          a request fails, and its client is told why (400)
+    x ContextFullError    the prompt does not fit into the context of a slot (400)
+    x Forbidden           the client may not do this (403)
+    x NotSupported        this server does not support this, as it was started (501)
+    x Unavailable         the server cannot answer now: it is loading, or shutting down (503)
+    x TooManyRequests     too many requests are waiting (429)
+    x DeadlineExceeded    the request's time was over before it was answered (504)
+    x GenerationError     a sampler, a grammar or the model failed (500)
 
-`did_you_mean` and `suggest` end the message about an unknown name. A command that fails prints the error in one line
-and returns its exit code: 2 for a usage error, 1 for everything else. The server turns errors into JSON.
+A command that fails prints the error in one line and returns its exit code: 2 for a usage error, 1 for everything else.
+The server turns errors into JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from llamafw.near_names import nearest
 
 FAULTS = (Exception, SystemExit)
-"""What the code of a plugin raises by mistake. What ends a script, `sys.exit`, is not to end a server."""
+"""What to catch around the code of a plugin. `sys.exit` in a plugin must not end the server."""
 
 
 class LlamafwError(Exception):
@@ -39,11 +39,11 @@ class LlamafwError(Exception):
 
 
 class PluginError(LlamafwError):
-    """A plugin cannot be loaded, or failed in a hook. The message names its distribution."""
+    """A plugin cannot be loaded, or it failed in a hook. The message names the plugin."""
 
 
 class SpecError(LlamafwError):
-    """The API document and the registered endpoints disagree."""
+    """The API document is invalid, or does not match the endpoints. The message names the parts and their owners."""
 
 
 class SettingsError(LlamafwError):
@@ -57,24 +57,26 @@ class StartupError(LlamafwError):
 
 
 class ModelError(LlamafwError):
-    """A model file cannot be read or run."""
+    """A model file cannot be read or run. The message names the file."""
 
 
 class DownloadError(LlamafwError):
-    """A model cannot be fetched."""
+    """A model cannot be fetched. The message says what to do."""
 
 
 class RequestError(LlamafwError):
-    """A request failed in a way that its client is told.
+    """A request fails, and its client is told why.
+
+    The class attributes ``status`` and ``type`` are the HTTP status and the error type of the response.
 
     Parameters
     ----------
     message : str
         One sentence for the client.
     param : str, optional
-        The request field at fault, as a dotted path (``messages.0.content``).
+        Path of the request field at fault: ``messages.0.content``.
     extra : dict, optional
-        Further members of the error object.
+        Further members of the error object in the response.
     """
 
     status = 400
@@ -87,58 +89,58 @@ class RequestError(LlamafwError):
 
 
 class ContextFullError(RequestError):
-    """The prompt has more tokens than a slot has room for.
+    """The prompt does not fit into the context of a slot.
 
     Parameters
     ----------
     n_prompt_tokens : int
-        Tokens of the prompt.
+        Length of the prompt in tokens.
     n_ctx : int
-        Positions of a slot.
+        Positions per slot.
     param : str, optional
-        The request field that the prompt came from.
+        The request field that has the prompt.
     """
 
     type = "exceed_context_size_error"
 
     def __init__(self, n_prompt_tokens: int, n_ctx: int, *, param: str | None = "prompt") -> None:
         super().__init__(
-            f"the prompt has {n_prompt_tokens} tokens, and the context of a slot is {n_ctx}",
+            f"the prompt has {n_prompt_tokens} tokens, but the context of a slot has only {n_ctx}",
             param=param,
             extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx},
         )
 
 
 class Forbidden(RequestError):
-    """The sender is known, and may not do that."""
+    """The client is known, but may not do this."""
 
     status = 403
     type = "permission_error"
 
 
 class NotSupported(RequestError):
-    """This server, as it was started, cannot do what was asked."""
+    """This server does not support what was asked, with the settings it was started with."""
 
     status = 501
     type = "not_supported_error"
 
 
 class Unavailable(RequestError):
-    """The server cannot answer now; the same request may succeed later."""
+    """The server cannot answer now. The same request may succeed later."""
 
     status = 503
     type = "unavailable_error"
 
 
 class TooManyRequests(RequestError):
-    """Too many requests are waiting; this one may come again after ``retry_after`` seconds.
+    """Too many requests are waiting. The client may try again after ``retry_after`` seconds.
 
     Parameters
     ----------
     message : str
         One sentence for the client.
     retry_after : int
-        Seconds, for the header Retry-After.
+        Seconds; the value of the header Retry-After.
     """
 
     status = 429
@@ -150,23 +152,23 @@ class TooManyRequests(RequestError):
 
 
 class DeadlineExceeded(RequestError):
-    """The time that the request, or the server, allows was over before there was an answer."""
+    """The time that the request or the server allows was over before the request was answered."""
 
     status = 504
     type = "timeout_error"
 
 
 class GenerationError(RequestError):
-    """A sampler or the model failed while a request was answered. The client learns what failed, the log how.
+    """A sampler, a grammar or the model failed. The client is told what failed; the log has the cause.
 
     Parameters
     ----------
     message : str
         One sentence for the client.
     param : str, optional
-        The request field at fault, as a dotted path.
+        Path of the request field at fault.
     source : tuple of str, optional
-        What failed, as it is registered: its kind and its name, ``("sampler", "top_k")``.
+        Kind and name of the registered object that failed: ``("sampler", "top_k")``.
     """
 
     status = 500
@@ -175,7 +177,7 @@ class GenerationError(RequestError):
     def __init__(self, message: str, *, param: str | None = None, source: tuple[str, str] | None = None) -> None:
         super().__init__(message, param=param)
         self.source = source
-        self.plugin: str | None = None  # whose fault it is, as `distribution:entry`, once that is known
+        self.plugin: str | None = None  # the responsible plugin, as distribution:entry, once it is known
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -185,6 +187,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `did_you_mean`, or if no name is near, all names: ``"; there are a, b"``."""
+    """Return the result of `did_you_mean`; if no name is near, list all: ``"; there are a, b"``."""
     known = tuple(known)
     return did_you_mean(name, known) or f"; there are {', '.join(known) or 'none'}"

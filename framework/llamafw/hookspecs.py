@@ -1,12 +1,18 @@
-"""Every hook a plugin may implement. This file is the plugin author's manual.
+"""The hooks that a plugin can implement: the plugin author's manual.
 
-A plugin is a module or object found through the entry-point group ``llamafw`` that marks functions with
-`llamafw.hookimpl`. Hooks named ``register_…`` run once per process and fill a table. Registering must be
-cheap: import heavy libraries inside what you register, not at the top of the plugin.
+A plugin is a module, an object, or a class without constructor arguments, found through the entry-point group
+``llamafw`` of an installed distribution or named by ``llamafw serve --plugin``. It marks its hook functions with
+`llamafw.hookimpl`; each may take any subset of the hook's parameters, by name. There are two kinds of hooks:
 
-In hooks that ask all plugins for one answer ("first"), the first that is not None wins; None means "not mine".
-Hooks run on the main thread at start-up, those about a model on the thread that loads it, and all others on the event
-loop; none runs per token.
+- *All*: every plugin is called, in the order of loading: built-in ones, installed ones by name, those of ``--plugin``.
+- *First*: plugins are asked in reverse order, built-in ones last, until one returns something other than None. None
+  always means "not mine, ask the next one". Such a hook can be wrapped with ``@hookimpl(wrapper=True)``: the function
+  yields once, which gives it the answer of the others, and returns what the caller gets.
+
+Each docstring says which kind a hook is, how often it is called, and on which thread: the *main thread* at start-up,
+before the server listens; the *loading thread* while a model loads and the server answers 503; or the *event loop*,
+where all requests wait until the hook returns. No hook is called per token. docs/plugins/index.md says what happens
+when a hook fails.
 """
 
 from __future__ import annotations
@@ -27,142 +33,191 @@ if TYPE_CHECKING:
 
     from llamafw.settings import Settings
 
-NAME = "llamafw"  #: the hook project and the entry-point group
+NAME = "llamafw"  #: name of the pluggy project and of the entry-point group
 API_VERSION = "1.0.0"
-"""The version of everything `llamafw` exports and of the hooks, by https://semver.org; apart from llamafw's own.
+"""Version of the hooks and of everything that `llamafw` exports, by https://semver.org; not the version of llamafw.
 
-A plugin that needs something newer says so with ``requires_api = ">=1.2,<2"``, a specifier as in a pyproject.toml.
+A plugin states which versions it works with by ``requires_api = ">=1.2,<2"`` beside its hooks, a version specifier as
+in a pyproject.toml. A plugin whose specifier this version does not satisfy is not loaded.
 """
 hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
 
 
-# --- command line -----------------------------------------------------------------------------------
-
-
-@hookspec
-def add_options(parser: ArgumentParser) -> None:
-    """Add flags of your own to ``llamafw serve``. All plugins, before flags are parsed.
-
-    The values arrive as ``Settings.extra[dest]`` and ``BackendOptions.extra[dest]``.
-    """
+# --- settings and commands --------------------------------------------------------------------------
 
 
 @hookspec
 def configure(options: Mapping[str, Any]) -> None:
-    """Take your own settings, once, before anything of yours is registered. Each plugin gets its own, and none's else.
+    """Receive the settings of this plugin.
 
-    What may be set, the plugin states beside its hooks: ``plugin_options = {"limit": {"type": "integer", "minimum": 1,
-    "default": 60, "description": "…"}}``, JSON Schemas. Users set it with ``--plugin-option NAME.limit=9``, or in the
-    file of ``--config``, ``[plugin.NAME]``. What arrives is valid, and has the defaults; a key without a default is
-    there if it was set.
+    All, once, on the main thread, before any other hook. A plugin declares its options beside its hooks, as JSON
+    Schemas: ``plugin_options = {"limit": {"type": "integer", "minimum": 1, "default": 60, "description": "…"}}``. Users
+    set them with ``--plugin-option NAME.limit=9`` or in a table ``[plugin.NAME]`` of the file of ``--config``. Each
+    plugin gets only its own settings: ``options`` has validated values by key. A key that was not set has its default;
+    without a default it is absent.
+    """
+
+
+@hookspec
+def add_options(parser: ArgumentParser) -> None:
+    """Add command line flags to ``llamafw serve``.
+
+    All, once, on the main thread, before flags are parsed. Values arrive as ``Settings.extra[dest]`` and
+    ``BackendOptions.extra[dest]``. The flags are also keys of the file of ``--config``. A flag that exists already is a
+    start-up error that names both sides. ``parser`` is for the flags of this plugin alone.
     """
 
 
 @hookspec
 def register_commands(register: Register) -> None:
-    """Add commands: ``register("hello", main)`` with ``main(argv: list[str]) -> int`` makes ``llamafw hello``."""
+    """Register commands: ``register("hello", main)`` makes ``llamafw hello``.
+
+    All, once, on the main thread, at start-up. ``main(argv: list[str]) -> int`` gets the arguments after the command
+    and returns the exit code.
+    """
 
 
-# --- registries -------------------------------------------------------------------------------------
+# --- what models and requests are made of -----------------------------------------------------------
+#
+# All of these are called on every plugin, once, on the main thread, at start-up. Registering must be cheap, because
+# every command loads every plugin: import numba, jinja2, onnxruntime and the like inside what you register, not at the
+# top of the module. A name that another plugin has registered is a start-up error that names both.
 
 
 @hookspec
 def register_samplers(register: Register) -> None:
-    """Add samplers: ``register("top_k", TopK)``, a `llamafw.SamplerPlugin`."""
+    """Register samplers: ``register("top_k", TopK)``.
+
+    A sampler is registered as a `llamafw.SamplerPlugin`, usually its class. Its options become request fields.
+    """
 
 
 @hookspec
 def register_fields(register: Register) -> None:
-    """Add fields to every request that generates: ``register("choice", {"type": "array", …})``, a JSON Schema.
+    """Register request fields: ``register("choice", {"type": "array", …})``, with a JSON Schema.
 
-    The field is validated and documented like any other, and arrives in ``body`` at `prepare_request`.
+    The field is added to every operation that generates text, validated and documented like any other. Its value is in
+    the ``body`` of `prepare_request`.
     """
 
 
 @hookspec
 def register_chat_formats(register: Register) -> None:
-    """Add chat formats: ``register("chatml", factory)`` with ``factory(ChatContext) -> ChatFormat``."""
+    """Register chat formats: ``register("chatml", factory)``.
+
+    ``factory(ChatContext) -> ChatFormat`` is called when ``--chat-template chatml`` names the format.
+    """
 
 
 @hookspec
 def register_tool_parsers(register: Register) -> None:
-    """Add ways to write calls of tools: ``register("hermes", Hermes())``, a `llamafw.ToolParserPlugin`."""
+    """Register tool parsers: ``register("hermes", Hermes())``.
+
+    A tool parser is registered as a `llamafw.ToolParserPlugin`, usually an object. The first whose ``matches`` accepts
+    the model's chat template is used; ``--tool-parser`` names another.
+    """
 
 
 @hookspec
 def register_grammars(register: Register) -> None:
-    """Add kinds of grammars: ``register("gbnf", factory)`` with ``factory(GrammarContext) -> GrammarCompiler``."""
+    """Register kinds of grammars: ``register("gbnf", factory)``.
+
+    ``factory(GrammarContext) -> GrammarCompiler`` is called when a request first uses the kind, which
+    `GenerateRequest.grammar` names.
+    """
 
 
 @hookspec
 def register_tokenizers(register: Register) -> None:
-    """Add tokenizers by ``tokenizer.ggml.model``: ``register("gpt2", f)`` with ``f(metadata) -> Tokenizer``."""
+    """Register tokenizers: ``register("gpt2", factory)``.
+
+    The name is the value of ``tokenizer.ggml.model`` in the model's metadata. ``factory(metadata) -> Tokenizer`` is
+    called when such a model loads.
+    """
 
 
 @hookspec
 def register_architectures(register: Register) -> None:
-    """Add architectures by ``general.architecture``: ``register("llama", describe)``, a `llamafw.Architecture`."""
+    """Register architectures: ``register("llama", describe)``.
+
+    The name is the value of ``general.architecture`` in the model's metadata. ``describe(model) -> Decoder``, a
+    `llamafw.Architecture`, is called when such a model loads.
+    """
 
 
 @hookspec
 def register_quants(register: Register) -> None:
-    """Add tensor types by name: ``register("Q4_1", quant)``, a `llamafw.Quant`."""
+    """Register tensor types: ``register("Q4_1", quant)``.
+
+    The name is ggml's. A tensor type is registered as a `llamafw.Quant`.
+    """
 
 
 @hookspec
 def register_backends(register: Register) -> None:
-    """Add backends: ``register("numba", factory)`` with ``factory(BackendContext) -> Backend``."""
+    """Register backends: ``register("numba", factory)``.
+
+    ``factory(BackendContext) -> Backend`` is called when a model loads and ``--backend`` or `choose_backend` names the
+    backend.
+    """
+
+
+# --- the server -------------------------------------------------------------------------------------
+
+
+@hookspec
+def extend_openapi() -> Mapping[str, Any] | None:
+    """Return a part of the API document.
+
+    All, once, on the main thread, while the server is built; again if another plugin is disabled meanwhile.
+
+    Returns
+    -------
+    mapping or None
+        An OpenAPI 3.0.3 document or fragment with ``paths``, ``components`` and ``tags``; None adds nothing. What the
+        document defines already is a start-up error that names both sides. Each call must return the same.
+    """
 
 
 @hookspec
 def register_endpoints(register: Register, app: App) -> None:
-    """Bind coroutine functions to the API document: ``register("createCompletion", create)``.
+    """Register endpoints, the functions behind operations: ``register("createCompletion", create)``.
 
-    Called while the server is built. ``create(call: Call)`` returns a starlette Response or JSON-able data.
-
-    Parameters
-    ----------
-    register : Register
-        Takes an ``operationId`` of the document and a coroutine function.
-    app : App
-        The running server; keep what you need of it.
+    All, once, on the main thread, while the server is built. An endpoint is an ``async def create(call: Call)``, see
+    `llamafw.Endpoint`; its name is the ``operationId`` in the API document. Every operation must have exactly one
+    endpoint, and every endpoint an operation. Keep ``app``, the running server, for requests: its model loads later.
     """
 
 
 @hookspec
 def register_authenticators(register: Register, app: App) -> None:
-    """Add what knows users: ``register("keys", KeyFile(path))``, a `llamafw.Authenticator`.
+    """Register authenticators: ``register("keys", Keys(path))``, each a `llamafw.Authenticator`.
 
-    Called while the server is built. As soon as there is one, requests whose sender none of them knows are a 401, but
-    for operations that the document calls public; API keys are one more. A plugin that has not been asked to guard
-    anything registers nothing. If it fails, the start ends.
-
-    Parameters
-    ----------
-    register : Register
-        Takes a name and the authenticator.
-    app : App
-        The running server.
-    """
-
-
-# --- the API document and the HTTP application ------------------------------------------------------
-
-
-@hookspec
-def extend_openapi() -> Mapping[str, Any] | None:
-    """Return an OpenAPI 3.0.3 fragment (``paths``, ``components``, ``tags``) to merge into the API document.
-
-    Any clash with what is there is a start-up error that names both sides. None: nothing to add.
+    All, once, on the main thread, while the server is built. As soon as there is an authenticator, a request is a 401
+    unless one of them accepts its credentials or its operation is public. API keys are an authenticator, too. A plugin
+    that is not configured to control access must register nothing. If the hook fails, the start fails.
     """
 
 
 @hookspec
 def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
-    """Return an ASGI application around ``asgi``; None to leave it. All plugins, in order: the last is outermost.
+    """Wrap the ASGI application.
 
-    Pure ASGI only: starlette's BaseHTTPMiddleware hides disconnects from streams.
+    All, once, on the main thread, while the server is built. Use pure ASGI only: starlette's ``BaseHTTPMiddleware``
+    hides disconnects of clients. If the hook fails, the start fails.
+
+    Parameters
+    ----------
+    asgi : ASGI application
+        The application, wrapped by the plugins that were called before.
+    app : App
+        The running server.
+
+    Returns
+    -------
+    ASGI application or None
+        The new application; that of the last plugin is the outermost. None leaves ``asgi`` as it is.
     """
 
 
@@ -171,28 +226,76 @@ def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
 
 @hookspec(firstresult=True)
 def open_model(path: Path, settings: Settings) -> Model | None:
-    """Open a model file, or folder, that is not GGUF. First; None from all: it is read as GGUF."""
+    """Open a model that is not a GGUF file.
+
+    First, once per model, on the loading thread.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder.
+    settings : Settings
+        The server's settings.
+
+    Returns
+    -------
+    Model or None
+        The opened model. None: this plugin does not know the format. If all return None, the file is read as GGUF.
+    """
 
 
 @hookspec(firstresult=True)
 def create_engine(
     model: Model, tokenizer: Tokenizer, settings: Settings, finished: Callable[..., None]
 ) -> Engine | None:
-    """Return what is to answer requests for this model, instead of our own engine and a backend.
+    """Create an engine for a model that runs elsewhere.
 
-    For models that run elsewhere: an engine is given tokens and yields text. It calls ``finished(request=…, finish=…)``
-    when a generation has ended, which tells all plugins' ``request_finished``. First; None from all: ours.
+    First, once per model, on the loading thread.
+
+    Parameters
+    ----------
+    model : Model
+        The opened model.
+    tokenizer : Tokenizer
+        Its tokenizer.
+    settings : Settings
+        The server's settings.
+    finished : callable
+        The engine must call ``finished(request=…, finish=…)`` on the event loop when a generation has ended, which
+        calls the hook `request_finished` of all plugins.
+
+    Returns
+    -------
+    Engine or None
+        None: this plugin does not run the model. If all return None, the built-in engine runs it with a backend.
     """
 
 
 @hookspec(firstresult=True)
 def choose_backend(model: Model, settings: Settings) -> str | None:
-    """Return the name of the backend for this model. First; the built-in answer is ``numba``."""
+    """Choose the backend of a model.
+
+    First, once per model, on the loading thread; not called if ``--backend`` names one.
+
+    Returns
+    -------
+    str or None
+        The name of a registered backend. None: no preference. If all return None, it is ``numba``.
+    """
 
 
 @hookspec(firstresult=True)
 def choose_chat_format(model: Model, settings: Settings) -> ChatFormat | None:
-    """Return the chat format for this model. First; the built-in answer follows ``--chat-template``, then the model."""
+    """Choose the chat format of a model.
+
+    First, once per model, on the loading thread; not called if ``--chat-template`` names a registered chat format.
+
+    Returns
+    -------
+    ChatFormat or None
+        None: no preference. If all return None, the built-in plugin uses the template of ``--chat-template``, or that
+        of the model.
+    """
 
 
 # --- requests ---------------------------------------------------------------------------------------
@@ -200,43 +303,91 @@ def choose_chat_format(model: Model, settings: Settings) -> ChatFormat | None:
 
 @hookspec(firstresult=True)
 def prepare_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest | None:
-    """Turn a validated native request body and its tokenised prompt into a `GenerateRequest`. First, per request.
+    """Turn a request body into a `GenerateRequest`.
 
-    To amend every request, implement it as a wrapper: ``@hookimpl(wrapper=True)``.
+    First, once per generation, on the event loop. To change every request, wrap the hook.
+
+    Parameters
+    ----------
+    body : mapping
+        The validated request body, with the names of the native API (``n_predict``, not ``max_tokens``).
+    prompt : sequence of int
+        The request's own tokens, without the server's system prompt.
+    app : App
+        The running server.
+
+    Returns
+    -------
+    GenerateRequest or None
+        None leaves the request to the next plugin. The built-in plugin prepares every request.
+
+    Raises
+    ------
+    RequestError
+        The request is refused.
     """
 
 
 @hookspec(firstresult=True)
 def explain_error(error: BaseException) -> Problem | None:
-    """Say how a client sees ``error``. First, per failure; None from all: a RequestError explains itself, else 500."""
+    """Choose the response to an error.
+
+    First, once per failed request, on the event loop.
+
+    Returns
+    -------
+    Problem or None
+        Status, message and type. None: this plugin does not know the error. If all return None, a `RequestError`
+        is answered with its own status and message, any other exception with 500.
+    """
 
 
 # --- events -----------------------------------------------------------------------------------------
 
 
 @hookspec
-def model_loaded(model: Model, app: App) -> None:
-    """A model is ready to answer. All plugins, on the event loop."""
+def server_started(app: App) -> None:
+    """React to the start of the server: it listens, and the model may still be loading.
 
-
-@hookspec
-def model_unloaded(model: Model, app: App) -> None:
-    """The model will answer no more; its memory is free. All plugins, on the event loop."""
-
-
-@hookspec
-def request_finished(request: GenerateRequest, finish: Finish | None) -> None:
-    """A generation has ended. All plugins, on the event loop, once per `GenerateRequest` that the engine took.
-
-    ``finish`` has the counts of tokens and the timings; None if the client went away or the generation failed.
+    All, once, on the event loop.
     """
 
 
 @hookspec
-def server_started(app: App) -> None:
-    """The server is listening; the model may still be loading. All plugins."""
+def model_loaded(model: Model, app: App) -> None:
+    """React to a model that is ready: ``app.loaded`` has it.
+
+    All, once per model, on the event loop.
+    """
+
+
+@hookspec
+def request_finished(request: GenerateRequest, finish: Finish | None) -> None:
+    """React to the end of a generation.
+
+    All, once per `GenerateRequest` that the engine accepted, on the event loop. `llamafw.request_id` returns the id of
+    the HTTP request to which the generation belongs.
+
+    Parameters
+    ----------
+    request : GenerateRequest
+        The request.
+    finish : Finish or None
+        Token counts and timings. None: the generation failed, or the client disconnected.
+    """
+
+
+@hookspec
+def model_unloaded(model: Model, app: App) -> None:
+    """React to the end of a model: its engine has stopped and its memory is free.
+
+    All, once per model, on the event loop.
+    """
 
 
 @hookspec
 def server_stopping(app: App) -> None:
-    """The server has stopped accepting requests and has finished or cut those it had. All plugins."""
+    """React to the end of the server: it accepts no more requests, and running ones have ended.
+
+    All, once, on the event loop.
+    """

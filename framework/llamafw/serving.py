@@ -1,6 +1,6 @@
-"""What serves, as plugins see it: an engine, the model, the application, one call. `interfaces` has their parts.
+"""The running server as plugins see it: its engine, its model, and the request that an endpoint answers.
 
-"The event loop" is the server's; nothing here is called on the engine thread.
+The protocols of the parts of a model are in `llamafw.interfaces`. Nothing here is called on the engine thread.
 """
 
 from __future__ import annotations
@@ -33,124 +33,168 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """Answers requests, many at a time. Its methods are called on the event loop."""
+    """Answers many requests at the same time.
 
-    n_slots: int  # requests it answers at a time
-    n_ctx: int  # positions of a slot: the longest prompt and answer together
-    failed: bool  # nothing can be answered any more; `GET /health` says so
+    Created once per model on the loading thread, by the server or by the hook `create_engine`. All methods are called
+    on the event loop.
+    """
+
+    n_slots: int  # requests that can run at the same time
+    n_ctx: int  # positions per slot: the maximum length of prompt and answer together
+    failed: bool  # whether the engine cannot answer any more; `GET /health` is then 503
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Yield the answer to ``request`` in pieces; the last has ``finish``. Closing the generator cancels it."""
+        """Answer ``request``: yield the text in pieces, of which the last has ``finish``.
+
+        Called once per generation. Closing the generator cancels the request.
+
+        Raises
+        ------
+        RequestError
+            The request cannot be answered. Raised by the call, or while the generator runs.
+        """
 
     async def embed(self, request: EmbedRequest) -> Embedding:
         """Return the embedding that ``request`` asks for. Cancelling the call cancels the request."""
 
     def stats(self) -> EngineStats:
-        """Return the counts since the start."""
+        """Return counts since the start, for ``GET /metrics``."""
 
     def slots(self) -> Sequence[SlotStatus]:
-        """Return what each slot is doing."""
+        """Return what each slot is doing, for ``GET /slots``."""
 
     async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
-        """Write the cache of slot ``id`` to the file ``path``, once nobody uses it; return its tokens and the bytes."""
-
-    async def restore_slot(self, id: int, path: Path) -> tuple[int, int]:
-        """Read what `save_slot` wrote to ``path`` into slot ``id``; return its tokens and the bytes read.
-
-        Raises
-        ------
-        RequestError
-            The file is wrong, or another model's.
-        """
-
-    async def erase_slot(self, id: int) -> int:
-        """Empty the cache of slot ``id``, once nobody uses it; return how many tokens it held."""
-
-    async def stop(self, grace: float) -> None:
-        """Refuse new requests, let running ones finish for ``grace`` seconds, cut the rest, close the backend."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model, ready to answer."""
-
-    name: str  # as clients know it: --alias, or the file's name
-    model: Model  # its file
-    decoder: Decoder | None  # None: what the hook `create_engine` returned runs it
-    tokenizer: Tokenizer  # text to tokens and back
-    chat: ChatFormat  # conversations to prompts
-    engine: Engine  # prompts to answers
-    tool_parser: ToolParserPlugin | None = None  # None: no plugin offers one
-    grammar: GrammarSource | None = None  # what requests are held to that say nothing of it
-    system_prompt: SystemPrompt = SystemPrompt()  # what stands before every prompt
-
-    def whole_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Return a prompt behind the system prompt, if there is one; BOS, which that has, does not come twice.
-
-        Parameters
-        ----------
-        prompt : sequence of int
-            A request's own tokens.
+        """Wait until slot ``id`` is free and write its cache to the file ``path``.
 
         Returns
         -------
         tuple of int
-            The tokens that are evaluated.
+            The number of cached tokens, and the size of the file in bytes.
+        """
+
+    async def restore_slot(self, id: int, path: Path) -> tuple[int, int]:
+        """Wait until slot ``id`` is free and read its cache from a file ``path`` that `save_slot` has written.
+
+        Returns
+        -------
+        tuple of int
+            The number of cached tokens, and the size of the file in bytes.
+
+        Raises
+        ------
+        RequestError
+            The file is damaged, or belongs to another model.
+        """
+
+    async def erase_slot(self, id: int) -> int:
+        """Wait until slot ``id`` is free and empty its cache; return how many tokens it held."""
+
+    async def stop(self, grace: float) -> None:
+        """Stop the engine and close its backend.
+
+        New requests are refused at once. Running ones have ``grace`` seconds to finish, then they end early.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to answer requests."""
+
+    name: str  # what clients call it: --alias, or the name of the file
+    model: Model  # the opened file
+    decoder: Decoder | None  # None: an engine of a plugin runs the model (hook `create_engine`)
+    tokenizer: Tokenizer  # converts text to tokens and back
+    chat: ChatFormat  # renders conversations as prompts
+    engine: Engine  # answers requests
+    tool_parser: ToolParserPlugin | None = None  # None: no plugin provides one
+    grammar: GrammarSource | None = None  # grammar of requests that do not set one
+    system_prompt: SystemPrompt = SystemPrompt()  # text before every prompt
+
+    def whole_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens to evaluate: the system prompt, if there is one, and the request's own prompt.
+
+        Parameters
+        ----------
+        prompt : sequence of int
+            The request's own tokens. After a system prompt, a BOS token at their start is dropped.
+
+        Returns
+        -------
+        tuple of int
+            All tokens; ``prompt`` itself if it is a tuple and there is no system prompt.
         """
         before = self.system_prompt.tokens
         if not before:
-            return tuple(prompt)  # itself, if it is one: there may be a megabyte of it
+            return tuple(prompt)  # no copy if it is a tuple: a prompt may have a million tokens
         return (*before, *(prompt[1:] if prompt and prompt[0] == self.tokenizer.bos else prompt))
 
 
 @runtime_checkable
 class App(Protocol):
-    """The running server, as endpoints see it. One per process; used on the event loop."""
+    """The running server, as endpoints and hooks see it. There is one per process; use it on the event loop."""
 
-    settings: Settings  # as the server was started
-    document: Mapping[str, Any]  # the merged API document
-    document_json: bytes  # the same, as JSON
-    samplers: Mapping[str, SamplerPlugin]  # of every plugin
+    settings: Settings  # the settings that the server was started with
+    document: Mapping[str, Any]  # the API document, with the parts of plugins
+    document_json: bytes  # the same as JSON
+    samplers: Mapping[str, SamplerPlugin]  # the samplers of all plugins, by name
 
     @property
     def installed(self) -> Sequence[PluginInfo]:
-        """Every plugin that was found, in the order in which they were loaded."""
+        """Every plugin that was found, in the order of loading."""
 
     @property
     def failures(self) -> Mapping[tuple[str, str], int]:
-        """How often plugins have failed since the start, by plugin and place: ``("dist:entry", "request")`` → 2."""
+        """The number of failures since the start by plugin and place, such as ``("dist:entry", "request")`` → 2."""
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model; raises Unavailable while it is loading."""
+        """The model. While it is loading, this raises `Unavailable`, which clients see as 503."""
 
     async def set_system_prompt(self, text: str) -> None:
-        """Put ``text`` before every prompt from now on."""
+        """Put ``text`` before every prompt from now on. Running requests are not affected."""
 
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
-        """Return what ``prepare_request`` makes of ``body``, native and validated, and the tokens of its ``prompt``."""
+        """Return the request that the hook `prepare_request` makes of a body and a prompt.
 
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What a request says of its sender."""
-
-    keys: tuple[str, ...]  # of ``Authorization: Bearer`` and ``X-Api-Key``, as far as they are there; bytes as latin-1
-    http: Request  # starlette's, for other headers and the client's address
-
-
-class Authenticator(Protocol):
-    """Knows users. Made once, when the server is built; asked on the event loop, per request that is not public."""
-
-    async def authenticate(self, credentials: Credentials) -> User | None:
-        """Return who has these ``credentials``; None if they are nobody's here: then the next authenticator is asked.
-
-        If nobody knows them the request is a 401.
+        Parameters
+        ----------
+        body : mapping
+            A validated request body, with the names of the native API.
+        prompt : sequence of int
+            The request's own tokens, without the system prompt.
 
         Raises
         ------
         RequestError
-            The request is refused whoever else may know its sender: `Forbidden`, `TooManyRequests` …
+            A plugin refuses the request, or no plugin prepares requests.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request contains to identify its client."""
+
+    keys: tuple[str, ...]  # of ``Authorization: Bearer`` and ``X-Api-Key``, decoded as latin-1; empty without them
+    http: Request  # starlette's request, for other headers and the client's address
+
+
+class Authenticator(Protocol):
+    """Identifies clients by their credentials.
+
+    Registered once, while the server is built. Called on the event loop, once per request whose operation is not
+    public.
+    """
+
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        """Return the user to whom the ``credentials`` belong.
+
+        None: this authenticator does not know them, and the next one is asked. If none knows them, the request is
+        a 401.
+
+        Raises
+        ------
+        RequestError
+            The request is refused, whatever other authenticators say: `Forbidden`, `TooManyRequests` …
         """
 
 
@@ -158,12 +202,17 @@ class Authenticator(Protocol):
 class Call:
     """One HTTP request, validated against the API document."""
 
-    body: Any  # parsed JSON; None without a body
-    path: Mapping[str, Any]  # path parameters, typed
-    query: Mapping[str, Any]  # query parameters, typed; those the document does not know are text
-    http: Request  # starlette's, for headers and the client
-    user: User | None = None  # who sends it; None: the operation is public, or the server asks nobody
+    body: Any  # the parsed JSON body; None without a body
+    path: Mapping[str, Any]  # path parameters, converted to the types in the document
+    query: Mapping[str, Any]  # query parameters, converted likewise; those that the document does not have are strings
+    http: Request  # starlette's request, for headers and the client's address
+    user: User | None = None  # the client; None: the operation is public, or the server has no authenticators
 
 
 Endpoint = Callable[[Call], Awaitable[Any]]
-"""An endpoint returns a starlette Response, or anything orjson can write, which becomes a 200."""
+"""A function that answers an operation: an ``async def`` that returns a starlette Response, or data for a 200.
+
+It is called on the event loop, once per request. Data is whatever orjson can write as JSON. Any exception becomes an
+error response: a `RequestError` with its status and message, anything else a 500. If the client disconnects, the
+call is cancelled.
+"""

@@ -1,4 +1,4 @@
-"""``llamafw plugins``: what is installed, and what it registered."""
+"""The command ``llamafw plugins``: lists the plugins and what they registered."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from llamafw import spec
-from llamafw.cli.parser import Parser, load_plugins, split_plugin_flags
-from llamafw.cli.plugin_flags import plugin_flags
+from llamafw.cli.parser import Parser
+from llamafw.cli.plugin_flags import collect_plugin_flags
+from llamafw.cli.read_settings import load_plugins, parse_early_flags
 from llamafw.errors import PluginError, SpecError
 from llamafw.plugins import Plugins
 from llamafw.registry import Registry
@@ -19,48 +20,60 @@ from llamafw.types import PluginInfo
 
 
 def run(argv: list[str]) -> int:
-    """Print every plugin found; exit code 1 if one of them cannot be used."""
-    first, rest = split_plugin_flags(argv)
-    parser = Parser("llamafw plugins", "List the plugins; also with --plugin and --no-plugin, as `llamafw serve`.")
+    """Print every plugin that was found; return 1 if one of them cannot be used."""
+    early, rest = parse_early_flags(argv)
+    parser = Parser(
+        "llamafw plugins",
+        "List the plugins and what they register. --plugin, --no-plugin and --config work as for `llamafw serve`.",
+        example="llamafw plugins\nllamafw plugins --json",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse(rest)
-    plugins = load_plugins(first, tolerant=True)
-    clash = _all_else(plugins, first)
-    found = plugins.listing()
-    print(json.dumps([asdict(one) for one in found], indent=2) if given.json else "\n".join(map(_lines, found)))
+    args = parser.parse(rest)
+
+    plugins = load_plugins(early, tolerant=True)
+    clash = _register_everything(plugins, early)
+    listing = plugins.listing()
+    if args.json:
+        print(json.dumps([asdict(info) for info in listing], indent=2))
+    else:
+        print("\n".join(map(_describe, listing)))
     if clash:
         print(f"llamafw: {clash}", file=sys.stderr)
-    return 1 if clash or any(one.state == "failed" for one in found) else 0
+    return 1 if clash or any(info.state == "failed" for info in listing) else 0
 
 
-def _all_else(plugins: Plugins, settings: Settings) -> SpecError | PluginError | None:
-    """Let plugins add flags and endpoints, as a server would; return why they do not fit together, if so."""
-    from llamafw.server.running_app import RunningApp  # --help need not wait for it
+def _register_everything(plugins: Plugins, settings: Settings) -> SpecError | PluginError | None:
+    """Let plugins add flags, operations and endpoints as for a server; return the error if two plugins clash."""
+    from llamafw.server.running_app import RunningApp  # imported late, so that --help is quick
 
     try:
-        plugin_flags(plugins, settings.config)
+        collect_plugin_flags(plugins, settings.config)
         document = spec.merged_document(plugins, settings)
         plugins.fill(endpoints := Registry("endpoint"), app=RunningApp(settings, plugins, document))
-        spec.check(document, endpoints)
+        spec.check_endpoints(document, endpoints)
     except (SpecError, PluginError) as error:
         return error
     return None
 
 
-def _lines(one: PluginInfo) -> str:
-    about = [one.state, f"{one.load_ms:.0f} ms", *([f"API {one.requires_api}"] if one.requires_api else [])]
-    lines = [f"{one.name} {one.version} ({', '.join(about)})"]
-    if one.error:
-        lines.append(f"  error: {one.error}")
-    lines += [f"  {kind}: {', '.join(names)}" for kind, names in one.kinds.items()]
-    lines += [f"  option {key}: {_schema(schema)}" for key, schema in one.options.items()]
-    lines += [f"  request field {key}: {_schema(schema)}" for key, schema in one.request_fields.items()]
-    if one.state != "blocked":
-        lines.append(f"  hooks: {', '.join(one.hooks) or 'none'}")
+def _describe(info: PluginInfo) -> str:
+    """Return what is printed about one plugin."""
+    facts = [info.state, f"{info.load_ms:.0f} ms"]
+    if info.requires_api:
+        facts.append(f"API {info.requires_api}")
+    lines = [f"{info.name} {info.version} ({', '.join(facts)})"]
+    if info.error:
+        lines.append(f"  error: {info.error}")
+
+    lines += [f"  {kind}: {', '.join(names)}" for kind, names in info.kinds.items()]
+    lines += [f"  option {key}: {_describe_schema(schema)}" for key, schema in info.options.items()]
+    lines += [f"  request field {key}: {_describe_schema(schema)}" for key, schema in info.request_fields.items()]
+    if info.state != "blocked":
+        lines.append(f"  hooks: {', '.join(info.hooks) or 'none'}")
     return "\n".join(lines)
 
 
-def _schema(schema: Mapping[str, Any]) -> str:
-    text = schema.get("description")
+def _describe_schema(schema: Mapping[str, Any]) -> str:
+    description = schema.get("description")
     rest = {key: value for key, value in schema.items() if key != "description"}
-    return f"{text} {json.dumps(rest)}" if text else json.dumps(rest)
+    return f"{description} {json.dumps(rest)}" if description else json.dumps(rest)

@@ -61,7 +61,7 @@ def check_plugin_names(settings: Iterable[PluginSetting], aliases: Mapping[str, 
     SettingsError
         The plugin of a setting does not exist, or several plugins have that name.
     """
-    known = set().union(*aliases.values())
+    known = sorted(set().union(*aliases.values()))
     for setting in settings:
         owners = [name for name, names in aliases.items() if setting.plugin in names]
         if len(owners) > 1:

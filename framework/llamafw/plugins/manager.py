@@ -363,7 +363,7 @@ class Plugins:
 
 def _check_blocked(blocked: set[str], known: set[str]) -> None:
     for name in sorted(blocked - known):
-        raise SettingsError(f"--no-plugin {name}: no such plugin is installed{did_you_mean(name, known)}")
+        raise SettingsError(f"--no-plugin {name}: no such plugin is installed{did_you_mean(name, sorted(known))}")
 
 
 def _call(impl: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:

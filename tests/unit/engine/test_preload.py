@@ -110,7 +110,7 @@ async def test_preloading_a_prompt_that_does_not_fit_is_an_error(start: Start) -
     engine = start(backend)
     with pytest.raises(ContextFullError):
         await engine.preload((1,) * 65)
-    with pytest.raises(SettingsError, match="--file: the prompt has 65 tokens, and the context of a slot is 64"):
+    with pytest.raises(SettingsError, match="--file: the prompt has 65 tokens, but the context of a slot has only 64"):
         await asyncio.to_thread(preload, engine, loaded(), "a" * 65, "--file")
     await engine.preload((1,) * 64)
     assert len(backend.slots[1]) == 64

@@ -1,4 +1,4 @@
-"""A site of distributions for each test that wants one."""
+"""The fixture ``site``: a folder of installed distributions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from support import distributions
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[distributions.Site]:
-    made = distributions.site(tmp_path, monkeypatch)
-    yield made
-    made.forget()
+    folder = distributions.site(tmp_path, monkeypatch)
+    yield folder
+    folder.forget()

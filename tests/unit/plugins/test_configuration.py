@@ -1,4 +1,7 @@
-"""Options of plugins: stated as JSON Schema, set by flag or file, checked, handed over; and their flags in the file."""
+"""Options of plugins: declared as JSON Schemas, set by flags or the file, checked, and passed to `configure`.
+
+Also the command line flags that plugins add, as keys of the file.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +43,10 @@ def register_samplers(register): seen.append("registers")
 DEFAULTS = {"limit": 60, "ratio": 0.5, "on": False, "mode": "a"}
 
 
-def configured(*argv: str) -> list[Any]:
-    """What the plugin was given, and what came after."""
+def configure_with(*argv: str) -> list[Any]:
+    """Return what the plugin's hooks recorded: the options of `configure`, then "registers"."""
     load_plugins(parse_early_flags(argv)[0])
-    import llamafw_x  # type: ignore[import-not-found]  # the test has written it
+    import llamafw_x  # type: ignore[import-not-found]  # written by the fixture
 
     seen = list(llamafw_x.seen)
     llamafw_x.seen.clear()
@@ -55,8 +58,8 @@ def x(site: Site) -> str:
     return site.install("llamafw-x", CODE)
 
 
-def test_without_settings_there_are_the_defaults_before_anything_is_registered(x: str) -> None:
-    assert configured() == [DEFAULTS, "registers"]
+def test_defaults_are_passed_before_anything_is_registered(x: str) -> None:
+    assert configure_with() == [DEFAULTS, "registers"]
 
 
 @pytest.mark.parametrize(
@@ -74,29 +77,33 @@ def test_without_settings_there_are_the_defaults_before_anything_is_registered(x
         ("any=word", {"any": "word"}),
     ],
 )
-def test_text_is_read_as_the_type_of_the_schema(x: str, text: str, value: dict[str, Any]) -> None:
-    assert configured("--plugin-option", f"x.{text}")[0] == DEFAULTS | value
-    assert configured(f"--plugin-option=x.{text}")[0] == DEFAULTS | value
+def test_text_is_parsed_as_the_type_of_the_schema(x: str, text: str, value: dict[str, Any]) -> None:
+    assert configure_with("--plugin-option", f"x.{text}")[0] == DEFAULTS | value
+    assert configure_with(f"--plugin-option=x.{text}")[0] == DEFAULTS | value
 
 
 @pytest.mark.parametrize("name", ["x", "llamafw-x", "llamafw-x:x", "llamafw_x"])
-def test_a_plugin_has_the_names_that_no_plugin_knows(x: str, name: str, tmp_path: Path) -> None:
+def test_settings_may_use_any_name_of_the_plugin(x: str, name: str, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(f'[plugin."{name}"]\nlimit = 7\n')
-    assert configured("--plugin-option", f"{name}.limit=8")[0]["limit"] == 8
-    assert configured("--config", str(config))[0]["limit"] == 7
+    assert configure_with("--plugin-option", f"{name}.limit=8")[0]["limit"] == 8
+    assert configure_with("--config", str(config))[0]["limit"] == 7
 
 
-def test_flags_win_over_the_file_one_key_at_a_time(x: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_plugin_has_settings_too(x: str) -> None:
+    assert configure_with("--plugin", "x", "--plugin-option", "x.limit=8")[0]["limit"] == 8
+
+
+def test_flags_override_single_keys_of_the_file(x: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "c.toml"
     config.write_text("port = 1\n[plugin.x]\nlimit = 7\nratio = 2\non = true\n")
     file = ("--config", str(config))
-    assert configured(*file)[0] == DEFAULTS | {"limit": 7, "ratio": 2, "on": True}
+    assert configure_with(*file)[0] == DEFAULTS | {"limit": 7, "ratio": 2, "on": True}
     flag = ("--plugin-option", "llamafw-x.limit=8")
-    assert configured(*file, *flag)[0] == DEFAULTS | {"limit": 8, "ratio": 2, "on": True}
+    assert configure_with(*file, *flag)[0] == DEFAULTS | {"limit": 8, "ratio": 2, "on": True}
     monkeypatch.setenv("LLAMAFW_PLUGIN_OPTIONS", "x.limit=9,x.name=n")
-    assert configured(*file)[0] == DEFAULTS | {"limit": 9, "name": "n", "ratio": 2, "on": True}
-    assert configured(*file, *flag)[0] == DEFAULTS | {"limit": 8, "ratio": 2, "on": True}
+    assert configure_with(*file)[0] == DEFAULTS | {"limit": 9, "name": "n", "ratio": 2, "on": True}
+    assert configure_with(*file, *flag)[0] == DEFAULTS | {"limit": 8, "ratio": 2, "on": True}
 
 
 @pytest.mark.parametrize(
@@ -108,21 +115,21 @@ def test_flags_win_over_the_file_one_key_at_a_time(x: str, tmp_path: Path, monke
         ("x.zzz=1", "zzz = 1", "has no option 'zzz'; there are limit, name, ratio, on, list, mode, any"),
         ('x.list=["a", 1]', "list = ['a', 1]", 'list: 1 is not of type "string"'),
         ("x.mode=b", "mode = 'b'", 'mode: "b" is not one of "a"'),
-        (None, "name = 1979-05-27", "name: datetime.date(1979, 5, 27) is no JSON (plugin llamafw-x:x)"),
+        (None, "name = 1979-05-27", "name: datetime.date(1979, 5, 27) cannot be written as JSON (plugin llamafw-x:x)"),
     ],
 )
-def test_what_is_wrong_names_the_plugin_the_key_and_the_place(
+def test_errors_name_the_plugin_the_key_and_the_source(
     x: str, tmp_path: Path, flag: str | None, table: str, message: str
 ) -> None:
     config = tmp_path / "c.toml"
     config.write_text(f"[plugin.x]\n{table}\n")
     with pytest.raises(SettingsError) as caught:
-        configured("--config", str(config))
+        configure_with("--config", str(config))
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{config}: plugin.x.")
     if flag is not None:
         with pytest.raises(SettingsError) as caught:
-            configured("--plugin-option", flag)
+            configure_with("--plugin-option", flag)
         assert message in str(caught.value)
         assert str(caught.value).startswith("--plugin-option x.")
 
@@ -130,41 +137,46 @@ def test_what_is_wrong_names_the_plugin_the_key_and_the_place(
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("y.limit=1", "--plugin-option y: there is no plugin 'y'"),
-        ("llamafw-y.limit=1", "--plugin-option llamafw-y: there is no plugin 'llamafw-y'; did you mean 'llamafw-x'?"),
-        ("limit=1", "--plugin-option: 'limit=1' is no NAME.key=value"),
-        ("x.limit", "--plugin-option: 'x.limit' is no NAME.key=value"),
+        ("y.limit=1", "--plugin-option y: plugin 'y' does not exist"),
+        (
+            "llamafw-y.limit=1",
+            "--plugin-option llamafw-y: plugin 'llamafw-y' does not exist; did you mean 'llamafw-x'?",
+        ),
+        ("limit=1", "--plugin-option: 'limit=1' is not of the form NAME.key=value"),
+        ("x.limit", "--plugin-option: 'x.limit' is not of the form NAME.key=value"),
         ("samplers.limit=1", "plugin llamafw:samplers has no option 'limit'; there are none"),
     ],
 )
-def test_an_option_of_nobody_is_refused(x: str, flag: str, message: str) -> None:
+def test_settings_that_belong_to_no_option_are_errors(x: str, flag: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        configured("--plugin-option", flag)
+        configure_with("--plugin-option", flag)
     assert message in str(caught.value)
 
 
-def test_a_name_of_two_plugins_is_refused(x: str, site: Site) -> None:
+def test_an_ambiguous_name_is_an_error(x: str, site: Site) -> None:
     (site.folder / "other_x-1.dist-info").mkdir()
     (site.folder / "other_x-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: other-x\nVersion: 1\n")
     (site.folder / "other_x-1.dist-info/entry_points.txt").write_text("[llamafw]\nx = llamafw_other_x\n")
-    (site.folder / "llamafw_other_x.py").write_text("")
-    with pytest.raises(SettingsError, match="--plugin-option x: 'x' may be llamafw-x:x or other-x:x"):
-        configured("--plugin-option", "x.limit=1")
+    (site.folder / "llamafw_other_x.py").write_text(CODE)
+    with pytest.raises(
+        SettingsError, match="--plugin-option x: the name 'x' is ambiguous; write llamafw-x:x or other-x:x"
+    ):
+        configure_with("--plugin-option", "x.limit=1")
 
 
-def test_options_of_a_plugin_that_is_left_out_may_stay(x: str, tmp_path: Path) -> None:
+def test_settings_of_a_blocked_plugin_are_ignored(x: str, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("no-plugin = 'x'\n[plugin.x]\nnonsense = 1\n")
     assert load_plugins(parse_early_flags(["--config", str(config)])[0]).records[x].state == "blocked"
 
 
-def test_a_file_is_a_plugin_with_options_too(tmp_path: Path) -> None:
+def test_a_plugin_file_has_settings_too(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(CODE)
     config = tmp_path / "c.toml"
     config.write_text(f"plugins = ['{path}']\n[plugin.mine]\nlimit = 5\n")
-    first, _ = parse_early_flags(["--config", str(config), "--plugin-option", f"{path}.name=x"])
-    plugins = load_plugins(first)
+    early, _ = parse_early_flags(["--config", str(config), "--plugin-option", f"{path}.name=x"])
+    plugins = load_plugins(early)
     assert plugins.pm.get_plugin(str(path)).seen[0] == DEFAULTS | {"limit": 5, "name": "x"}
     assert read_config(config)[0] == {"plugin": (str(path),), "plugin_tables": {"mine": {"limit": 5}}}
 
@@ -172,14 +184,20 @@ def test_a_file_is_a_plugin_with_options_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("def configure", "def konfigure"), "it implements 'konfigure', which is no hook of llamafw; did you mean"),
-        (("@hookimpl\ndef configure(options): seen.append(dict(options))\n", ""), "does not take them by the hook"),
-        (('"integer"', '"integr"'), "its option 'limit' is no JSON Schema"),
-        (('"default": 60', '"default": 0'), "its option 'limit' does not allow its own default, 0"),
-        (("plugin_options = {", "plugin_options = 1 or {"), "its plugin_options are 1, and not keys with their JSON"),
+        (("def configure", "def konfigure"), "it implements 'konfigure', which is not a hook of llamafw; did you mean"),
+        (
+            ("@hookimpl\ndef configure(options): seen.append(dict(options))\n", ""),
+            "does not implement the hook configure, which receives them",
+        ),
+        (('"integer"', '"integr"'), "the schema of its option 'limit' is not a valid JSON Schema"),
+        (('"default": 60', '"default": 0'), "the default of its option 'limit' does not match its schema: 0"),
+        (
+            ("plugin_options = {", "plugin_options = 1 or {"),
+            "its plugin_options must be a mapping of keys to JSON Schemas, not 1",
+        ),
     ],
 )
-def test_an_author_is_told_what_is_wrong(site: Site, change: tuple[str, str], message: str) -> None:
+def test_invalid_option_declarations_are_errors(site: Site, change: tuple[str, str], message: str) -> None:
     name = site.install("llamafw-x", CODE.replace(*change))
     with pytest.raises(PluginError, match=f"plugin {name} cannot be loaded: .*{message}"):
         load_plugins(Settings(plugin_strict=True))
@@ -204,15 +222,15 @@ def add_options(parser):
 """
 
 
-def extra(config: Path, *argv: str) -> dict[str, Any]:
-    first, rest = parse_early_flags(["--config", str(config), *argv])
+def read_extra(config: Path, *argv: str) -> dict[str, Any]:
+    early, rest = parse_early_flags(["--config", str(config), *argv])
     parser = Parser("llamafw serve", "")
-    parser.add_flags_of(collect_plugin_flags(load_plugins(first), first.config))
+    parser.add_flags_of(collect_plugin_flags(load_plugins(early), early.config))
     add_settings(parser)
-    return dict(settings_from(parser.parse(rest), {}, plugin_keys_checked=True, config=first.config).extra)
+    return dict(settings_from(parser.parse(rest), {}, plugin_keys_checked=True, config=early.config).extra)
 
 
-def test_flags_of_plugins_are_keys_of_the_file(site: Site, tmp_path: Path) -> None:
+def test_plugin_flags_are_keys_of_the_file(site: Site, tmp_path: Path) -> None:
     site.install("llamafw-flags", FLAGS)
     config = tmp_path / "c.toml"
     config.write_text(
@@ -227,12 +245,12 @@ def test_flags_of_plugins_are_keys_of_the_file(site: Site, tmp_path: Path) -> No
         "which": "b",
         "loud": False,
     }
-    assert extra(config) == expected
-    given = ("--slow-ms=3", "--words", "z", "--which", "a", "--loud", "--pair", "3", "4")
+    assert read_extra(config) == expected
+    flags = ("--slow-ms=3", "--words", "z", "--which", "a", "--loud", "--pair", "3", "4")
     other = {"slow_ms": 3.0, "words": ["z"], "which": "a", "loud": True, "pair": [3, 4]}
-    assert extra(config, *given) == expected | other
+    assert read_extra(config, *flags) == expected | other
     config.write_text("which = 'a'\nno-loud = true\nwords = 'x'\n")
-    assert extra(config) == dict.fromkeys(("slow_ms", "pair", "place")) | {
+    assert read_extra(config) == dict.fromkeys(("slow_ms", "pair", "place")) | {
         "steady": False,
         "words": ["x"],
         "which": "a",
@@ -244,25 +262,25 @@ def test_flags_of_plugins_are_keys_of_the_file(site: Site, tmp_path: Path) -> No
     ("text", "message"),
     [
         ("steady = 1", "steady must be true or false"),
-        ("slow-ms = 'x'", "slow-ms: 'x' is not what --slow-ms takes"),
-        ("slow-ms = true", "slow-ms: True is not what --slow-ms takes"),
-        ("words = [1]", "words: 1 is not what --words takes"),
-        ("which = 'c'", "which: 'c' is none of a, b"),
-        ("slow-mss = 1", "'slow-mss' is no setting; did you mean 'slow-ms'?"),
-        ("porl = 1", "'porl' is no setting; did you mean 'port'?"),
+        ("slow-ms = 'x'", "slow-ms: 'x' is not a value for --slow-ms"),
+        ("slow-ms = true", "slow-ms: True is not a value for --slow-ms"),
+        ("words = [1]", "words: 1 is not a value for --words"),
+        ("which = 'c'", "which: 'c' is not one of a, b"),
+        ("slow-mss = 1", "unknown setting 'slow-mss'; did you mean 'slow-ms'?"),
+        ("porl = 1", "unknown setting 'porl'; did you mean 'port'?"),
     ],
 )
-def test_what_a_flag_does_not_take_is_refused(site: Site, tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_values_of_plugin_flags_are_errors(site: Site, tmp_path: Path, text: str, message: str) -> None:
     site.install("llamafw-flags", FLAGS)
     config = tmp_path / "c.toml"
     config.write_text(text)
     with pytest.raises(SettingsError) as caught:
-        extra(config)
+        read_extra(config)
     assert str(caught.value).startswith(f"{config}: ")
     assert message in str(caught.value)
 
 
-def test_commands_that_have_no_flags_of_plugins_read_the_same_file(site: Site, tmp_path: Path) -> None:
+def test_commands_without_plugin_flags_accept_the_same_file(site: Site, tmp_path: Path) -> None:
     site.install("llamafw-flags", FLAGS)
     config = tmp_path / "c.toml"
     config.write_text("steady = true\noffline = true\nwhich = 'a'\n")
@@ -275,10 +293,10 @@ def test_commands_that_have_no_flags_of_plugins_read_the_same_file(site: Site, t
     assert "--offline" in run("pull", "no-one/nothing").stderr
     assert json.loads(run("spec", "--json").stdout)
     config.write_text("stedy = true\n")
-    assert "'stedy' is no setting; did you mean 'steady'?" in run("pull", "no-one/nothing").stderr
+    assert "unknown setting 'stedy'; did you mean 'steady'?" in run("pull", "no-one/nothing").stderr
 
 
-def test_two_plugins_that_add_one_flag_are_named_both(site: Site) -> None:
+def test_two_plugins_with_one_flag_are_an_error_that_names_both(site: Site) -> None:
     for name in ("llamafw-a", "llamafw-b"):
         site.install(
             name,
@@ -289,7 +307,7 @@ def test_two_plugins_that_add_one_flag_are_named_both(site: Site) -> None:
         collect_plugin_flags(load_plugins(Settings()))
 
 
-def test_a_flag_may_not_hide_a_setting_of_ours(site: Site) -> None:
+def test_a_plugin_flag_with_the_dest_of_a_setting_is_an_error(site: Site) -> None:
     add = "def add_options(parser): parser.add_argument('--x', dest='model')\n"
     site.install("llamafw-a", f"from llamafw import hookimpl\n@hookimpl\n{add}")
     with pytest.raises(PluginError, match="the setting model is added by both llamafw and llamafw-a:a"):

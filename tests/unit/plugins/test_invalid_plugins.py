@@ -1,26 +1,33 @@
-"""What an author is told who gets something wrong: one sentence, with the plugin's name."""
+"""What plugins register is checked at start-up; one sentence names the plugin and says what is wrong."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llamafw import LlamafwError, Settings
+from llamafw import LlamafwError, PluginError, Settings
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
 from support import api
+from support.broken_plugins import BODY, IMPORT, hook, plugin_error
+from support.distributions import Site
 from support.tiny import write_tiny_gguf
 
 SAMPLER = """
 from llamafw import hookimpl
 
 class S:
-    options = {"s": {"type": "number", "minimum": 0, "default": 0}}
+    options = {"s": {"type": "number", "minimum": 0, "maximum": 9, "default": 0}}
     truncates = False
     @classmethod
-    def create(cls, options, context): return None
+    def create(cls, options, context): return cls() if options["s"] else None
+    def apply(self, candidates): pass
+    def accept(self, token): pass
 
 @hookimpl
 def register_samplers(register): register("s", S)
@@ -37,54 +44,180 @@ def register_endpoints(register, app):
     async def x(call): return {}
     register("x", x)
 """
-REGISTERS = "from llamafw import hookimpl\n@hookimpl\ndef register_{0}s(register): register('mine', {1})\n"
+AUTHENTICATOR = """
+from llamafw import hookimpl
+
+class Keys:
+    async def authenticate(self, credentials): return None
+
+@hookimpl
+def register_authenticators(register, app): register("keys", Keys())
+"""
+APPLY = "    def apply(self, candidates): pass\n"
+ACCEPT = "    def accept(self, token): pass\n"
 
 
-def plugin(folder: Path, text: str) -> Plugins:
+def register(kind: str, thing: str) -> str:
+    """Return the code of a plugin that registers ``thing`` as "mine"."""
+    return IMPORT + hook(f"register_{kind}s", "register", f"register('mine', {thing})")
+
+
+def load(folder: Path, code: str) -> Plugins:
     path = folder / "mine.py"
-    path.write_text(text)
+    path.write_text(code)
     return Plugins(extra=[str(path)])
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("code", "message"),
     [
-        (SAMPLER.replace("truncates", "truncate"), "registers the sampler 's', which has no truncates"),
-        (SAMPLER.replace("def create", "def make"), "registers the sampler 's', which has no create"),
+        (
+            SAMPLER.replace("truncates", "truncate"),
+            r"registers the sampler 's', which lacks truncates \(see llamafw.Sam",
+        ),
+        (SAMPLER.replace("def create", "def make"), r"registers the sampler 's', which lacks create\(\)"),
+        (SAMPLER.replace("@classmethod", ""), r"sampler 's', which is a class, but create\(\) needs an instance"),
+        (SAMPLER.replace(APPLY, ""), r"sampler 's', which lacks apply\(\) \(see llamafw.Sampler\)"),
+        (SAMPLER.replace(ACCEPT, ""), r"sampler 's', which lacks accept\(\) \(see llamafw.Sampler\)"),
+        (SAMPLER.replace(APPLY, "    apply = None\n"), r"sampler 's', which lacks apply\(\)"),
         (SAMPLER.replace(', "default": 0', ""), "the option 's' of sampler 's' of plugin .*mine.py has no default"),
-        (SAMPLER.replace('"default": 0', '"default": -1'), "'s' of sampler .* does not allow its own default, -1"),
-        (SAMPLER.replace("truncates", "precedes = 'topk'; truncates"), "precedes 'topk', .*did you mean 'top_k'"),
-        (SAMPLER.replace('"number"', '"numbr"'), "the option 's' of sampler .* is no JSON Schema: \"numbr\""),
-        (SAMPLER.replace('{"s": ', '["s"] or {"s": '), "the options of sampler 's' .* not fields"),
+        (SAMPLER.replace('"default": 0', '"default": -1'), "the default of the option 's' .* its schema: -1"),
+        (SAMPLER.replace("truncates", "precedes = 'topk'; truncates"), "names 'topk', which is not .*mean 'top_k'"),
+        (SAMPLER.replace('"number"', '"numbr"'), "the option 's' of sampler .* is not a valid JSON Schema: \"numbr\""),
+        (SAMPLER.replace('{"s": ', '["s"] or {"s": '), "the options of sampler 's' .* must be JSON Schemas by field"),
         (OPERATION.replace('"responses"', '"response"'), 'plugin .*mine.py .*not valid at paths./x.get: "responses"'),
-        (OPERATION.replace("return {", "return 'x' or {", 1), "extend_openapi returned 'x', and not a mapping"),
-        (OPERATION.replace("return {", "return {'path': 1} or {", 1), "has paths, components and tags, not path"),
+        (OPERATION.replace("return {", "return 'x' or {", 1), "extend_openapi must return a mapping, not 'x'"),
+        (OPERATION.replace("return {", "return {'path': 1} or {", 1), "have paths, components and tags, but not path"),
         (OPERATION.replace('"operationId": "x", ', ""), "GET /x has no operationId"),
         (OPERATION.replace('"/x": {"get": ', '"x": {"get": '), "not valid at paths: .*'x' was unexpected"),
         (OPERATION.replace("return {", "return {'paths': [1]} or {", 1), r"not valid at paths: \[1\] is not of type"),
-        (OPERATION.replace("return {", "return {'tags': [{1}]} or {", 1), "its API document is no JSON"),
+        (OPERATION.replace("return {", "return {'tags': [{1}]} or {", 1), "its API document cannot be written as JSON"),
         (OPERATION.replace('"description": "ok"', '"description": 7'), "at paths./x.get.responses.200.description: 7 "),
         (OPERATION.replace('register("x", x)', ""), "operation 'x' of plugin .*mine.py has no endpoint"),
-        (REGISTERS.format("backend", "7"), "registers the backend 'mine', which cannot be called: 7"),
-        (REGISTERS.format("tool_parser", "object()"), "'mine', which has no matches, create, grammar, inline"),
-        (REGISTERS.format("quant", "object()"), "has no name, type_id, block_size, type_size, dequantize"),
-        (REGISTERS.format("field", "{'type': 7}"), "the field 'mine' of plugin .*mine.py is no JSON Schema"),
+        (OPERATION.replace("async def", "def"), "endpoint 'x' of plugin .*mine.py is not an async function"),
+        (
+            OPERATION.replace('register("x", x)', 'register("x", 7)'),
+            r"endpoint 'x', which is not a function: 7; register",
+        ),
+        (AUTHENTICATOR.replace("authenticate(", "check("), r"authenticator 'keys', which lacks authenticate\(\)"),
+        (AUTHENTICATOR.replace("Keys()", "Keys"), r"is a class, but authenticate\(\) needs an .*; register Keys\(…\)"),
+        (register("backend", "7"), r"backend 'mine', which is not a function: 7; register factory\(BackendContext\)"),
+        (register("tokenizer", "7"), r"tokenizer 'mine', which is not a function: 7; register factory\(metadata\)"),
+        (register("chat_format", "7"), r"chat format 'mine', which is not a function: 7; register factory\(ChatCon"),
+        (register("grammar", "7"), r"grammar 'mine', which is not a function: 7; register factory\(GrammarContext\)"),
+        (register("architecture", "7"), r"architecture 'mine', which is not a function: 7; register describe\(Model\)"),
+        (register("command", "7"), r"command 'mine', which is not a function: 7; register main\(argv: list\[str\]\)"),
+        (register("tool_parser", "object()"), r"tool parser 'mine', which lacks matches\(\), create\(\), grammar\(\)"),
+        (register("quant", "object()"), r"lacks name, type_id, block_size, type_size, dequantize\(\)"),
+        (register("field", "{'type': 7}"), "the field 'mine' of plugin .*mine.py is not a valid JSON Schema"),
+        (register("quant", "1").replace("'mine'", "''"), "registers a quant as ''; the name must be a string"),
+        (register("quant", "1").replace("'mine'", "7"), "registers a quant as 7; the name must be a string"),
+        ("x = 1\n", "cannot be loaded: it implements no hook; mark its hook functions with @llamafw.hookimpl"),
+        (SAMPLER.replace("@hookimpl", ""), "no hook; mark register_samplers with @llamafw.hookimpl"),
     ],
 )
-def test_the_start_ends_with_a_sentence(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(LlamafwError, match=message):
-        build_app(Settings(), plugin(tmp_path, text), api.load)
+def test_startup_fails_and_names_the_plugin(tmp_path: Path, code: str, message: str) -> None:
+    with pytest.raises(LlamafwError, match=message) as caught:
+        build_app(Settings(), load(tmp_path, code), api.load)
+    assert "mine.py" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_the_plugins_that_mistakes_are_made_of_are_right(tmp_path: Path) -> None:
-    for text in (SAMPLER, OPERATION):
-        build_app(Settings(), plugin(tmp_path, text), api.load)
+@pytest.mark.parametrize("code", [SAMPLER, OPERATION, AUTHENTICATOR])
+def test_startup_succeeds_without_the_mistakes(tmp_path: Path, code: str) -> None:
+    build_app(Settings(), load(tmp_path, code), api.load)
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("backend", Settings(backend="mine")), ("tokenizer", Settings())])
-def test_what_a_factory_makes_is_looked_at_too(tmp_path: Path, kind: str, settings: Settings) -> None:
-    metadata = {"tokenizer.ggml.model": "mine"} if kind == "tokenizer" else {}
+@pytest.mark.parametrize("attribute", ["    kernel = None\n", "    kernel: object\n"])
+def test_a_sampler_with_a_kernel_needs_no_apply(tmp_path: Path, attribute: str) -> None:
+    plugins = load(tmp_path, SAMPLER.replace(APPLY, attribute))
+    assert "s" in plugins.registry("sampler")
+
+
+# --- what factories return
+
+CHAT_FORMAT = hook("choose_chat_format", body="return Made()")
+TOOL_PARSER = """
+class Parser:
+    def matches(self, template): return True
+    def create(self): return Made()
+    def grammar(self, tools, *, parallel): return ""
+    def inline(self, messages, tools): return messages
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "settings", "message"),
+    [
+        (register("backend", "lambda given: Made()"), Settings(backend="mine"), "the backend 'mine' lacks n_slots, "),
+        (register("backend", "lambda given: None"), Settings(backend="mine"), "the backend 'mine' is None; it must be"),
+        (register("tokenizer", "lambda given: Made()"), Settings(), "the tokenizer 'mine' lacks n_vocab, bos, eos, "),
+        (register("architecture", "lambda given: Made()"), Settings(), "the architecture 'mine' returned <.*Decoder"),
+        (
+            register("chat_format", "lambda given: Made()"),
+            Settings(chat_template="mine"),
+            r"the chat format 'mine' lacks source, render\(\)",
+        ),
+        (IMPORT + CHAT_FORMAT, Settings(), r"the Made that choose_chat_format returned lacks source, render\(\)"),
+        (
+            register("tool_parser", "Parser()") + TOOL_PARSER,
+            Settings(tool_parser="mine"),
+            r"the tool parser 'mine': what create\(\) returns lacks feed\(\), finish\(\)",
+        ),
+        (
+            IMPORT + hook("open_model", body="return Made()"),
+            Settings(),
+            "the Made that open_model returned is not a ll",
+        ),
+        (
+            IMPORT + hook("create_engine", body="return Made()"),
+            Settings(),
+            "the Made that create_engine .*lacks n_slots",
+        ),
+    ],
+)
+def test_what_a_plugin_makes_is_checked_when_the_model_loads(
+    tmp_path: Path, code: str, settings: Settings, message: str
+) -> None:
+    changes = {"tokenizer": {"tokenizer.ggml.model": "mine"}, "architecture": {"general.architecture": "mine"}}
+    metadata = next((values for kind, values in changes.items() if f"register_{kind}s" in code), {})
     model = write_tiny_gguf(tmp_path / "tiny.gguf", metadata=metadata)
-    plugins = plugin(tmp_path, REGISTERS.format(kind, "lambda given: object()"))
-    with pytest.raises(LlamafwError, match=f"the {kind} 'mine' .*has no n_"):
+    plugins = load(tmp_path, f"class Made: pass\n{code}")
+    with pytest.raises(PluginError, match=f"^plugin .*mine.py: {message}"):
         load_model(model, settings, plugins, lambda line: None)
+
+
+FACTORY = """
+from llamafw import hookimpl
+
+class Incomplete:
+    def accept(self, token): pass
+
+class Factory:
+    options = {"s": {"type": "number", "minimum": 0, "maximum": 9, "default": 0}}
+    truncates = False
+    def create(self, options, context): return Incomplete() if options["s"] else None
+
+@hookimpl
+def register_samplers(register): register("s", Factory())
+"""
+
+
+def test_samplers_that_a_factory_creates_are_checked(tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "tiny.gguf")
+    plugins = load(tmp_path, FACTORY)
+    message = r"mine.py: the sampler 's' created a Incomplete, which lacks apply\(\) \(see llamafw.Sampler\)"
+    with pytest.raises(PluginError, match=message):
+        load_model(model, Settings(), plugins, lambda line: None)
+
+
+async def test_an_installed_plugin_with_an_incomplete_sampler_does_not_stop_the_server(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = site.install("llamafw-bad", FACTORY)
+    async with serve() as client:
+        assert (await client.post("/completion", json=BODY)).status_code == 200
+        assert plugin_error(await client.post("/completion", json={**BODY, "s": 1}), name)
+    first, second = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "the sampler 's' created a Incomplete, which lacks apply()" in first.getMessage()
+    assert f"in plugin {name}" in second.getMessage()

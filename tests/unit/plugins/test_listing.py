@@ -1,4 +1,4 @@
-"""``GET /plugins`` and ``llamafw plugins``: the same of every plugin, whatever became of it."""
+"""``GET /plugins`` and ``llamafw plugins`` list every plugin, also those that failed or are blocked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CODE = """
 from llamafw import hookimpl
 
 requires_api = ">=1.0"
-plugin_options = {"limit": {"type": "integer", "default": 60, "description": "Most of it."}}
+plugin_options = {"limit": {"type": "integer", "default": 60, "description": "A limit."}}
 
 class S:
     options = {"heat": {"type": "number", "minimum": 0, "default": 0, "description": "x"}}
@@ -34,13 +34,13 @@ def register_fields(register): register("f", {"type": "string", "description": "
 """
 
 
-async def test_the_server_lists_what_it_is_made_of(site: Site, serve: Callable[..., Any]) -> None:
+async def test_the_server_lists_its_plugins(site: Site, serve: Callable[..., Any]) -> None:
     name, bad = site.install("llamafw-x", CODE, "1.2"), site.install("llamafw-bad", "raise OSError('/secret/place')")
     async with serve(no_plugin=("webui",)) as client:
         response = await client.get("/plugins")
         listing = response.json()
     assert (listing["version"], listing["api_version"]) == (__version__, API_VERSION)
-    found = {one["name"]: one for one in listing["plugins"]}
+    found = {info["name"]: info for info in listing["plugins"]}
     load_ms = found[name].pop("load_ms")
     assert load_ms > 0
     fields = found[name].pop("request_fields")
@@ -54,21 +54,20 @@ async def test_the_server_lists_what_it_is_made_of(site: Site, serve: Callable[.
         "requires_api": ">=1.0",
         "kinds": {"sampler": ["s"], "field": ["f"]},
         "hooks": ["configure", "register_fields", "register_samplers"],
-        "options": {"limit": {"type": "integer", "default": 60, "description": "Most of it."}},
+        "options": {"limit": {"type": "integer", "default": 60, "description": "A limit."}},
     }
     assert (found[bad]["state"], found[bad]["kinds"], found["llamafw:webui"]["state"]) == ("failed", {}, "blocked")
-    assert "getPlugins" not in found["llamafw:endpoints"]["kinds"]["endpoint"]
     assert "listPlugins" in found["llamafw:endpoints"]["kinds"]["endpoint"]
     assert "secret" not in response.text
 
 
-async def test_it_needs_a_key_if_others_do(serve: Callable[..., Any]) -> None:
+async def test_the_list_needs_an_api_key_like_other_operations(serve: Callable[..., Any]) -> None:
     async with serve(api_key=("k",)) as client:
         assert (await client.get("/plugins")).status_code == 401
         assert (await client.get("/plugins", headers={"authorization": "Bearer k"})).status_code == 200
 
 
-def test_the_command_says_the_same_and_why(site: Site) -> None:
+def test_the_command_also_prints_why_a_plugin_failed(site: Site) -> None:
     site.install("llamafw-x", CODE, "1.2")
     site.install("llamafw-bad", "raise OSError('/secret/place')")
 
@@ -82,7 +81,8 @@ def test_the_command_says_the_same_and_why(site: Site) -> None:
         )
 
     listing = run("--json", "--no-plugin", "webui")
-    found = {one["distribution"]: one for one in json.loads(listing.stdout) if one["distribution"] != "llamafw"}
+    infos = json.loads(listing.stdout)
+    found = {info["distribution"]: info for info in infos if info["distribution"] != "llamafw"}
     assert listing.returncode == 1
     assert "/secret/place" in found["llamafw-bad"]["error"]
     assert found["llamafw-x"]["request_fields"]["heat"]["minimum"] == 0
@@ -91,6 +91,6 @@ def test_the_command_says_the_same_and_why(site: Site) -> None:
     assert "\nllamafw-bad:bad 1.0 (blocked, 0 ms)\n" in text
     assert "\nllamafw-x:x 1.2 (active, " in text
     assert " ms, API >=1.0)\n  sampler: s\n  field: f\n" in text
-    assert '  option limit: Most of it. {"type": "integer", "default": 60}\n' in text
+    assert '  option limit: A limit. {"type": "integer", "default": 60}\n' in text
     assert '  request field heat: x {"type": "number", "minimum": 0, "default": 0}\n' in text
     assert run("--no-plugin", "llamafw-bad").returncode == 0

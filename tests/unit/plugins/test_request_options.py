@@ -1,4 +1,4 @@
-"""Options are contract: of samplers, fields and endpoints, in the document, in errors, and against each other."""
+"""Request fields and operations of plugins: in the API document, in error messages, and in conflict with others."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def register_endpoints(register, app):
         ("/completion", {"top_k": -7.5}, "top_k", None, "top_k must be"),
     ],
 )
-async def test_an_invalid_option_is_a_400_that_names_field_and_plugin(
+async def test_invalid_fields_are_400_and_name_the_plugin(
     site: Site, serve: Callable[..., Any], path: str, body: Any, param: str, plugin: str | None, message: str
 ) -> None:
     site.install("llamafw-hot", SAMPLER)
@@ -80,7 +80,7 @@ async def test_an_invalid_option_is_a_400_that_names_field_and_plugin(
     assert error["message"].endswith(f" (plugin {plugin})") is (plugin is not None)
 
 
-async def test_options_are_in_the_document_that_docs_shows(site: Site, serve: Callable[..., Any]) -> None:
+async def test_fields_and_operations_are_in_the_api_document(site: Site, serve: Callable[..., Any]) -> None:
     site.install("llamafw-hot", SAMPLER)
     site.install("llamafw-dig", OPERATION)
     async with serve() as client:
@@ -101,9 +101,6 @@ async def test_options_are_in_the_document_that_docs_shows(site: Site, serve: Ca
     assert document["paths"]["/dig"]["post"]["x-llamafw-plugin"] == "llamafw-dig:dig"
 
 
-DIG = OPERATION.replace("'dig'", "'dug'")
-
-
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
@@ -111,7 +108,7 @@ DIG = OPERATION.replace("'dig'", "'dug'")
         (
             SAMPLER,
             SAMPLER.replace('"hot"', '"warm"').replace('"maximum": 2', '"maximum": 3').replace("words", "others"),
-            "the field 'heat' is described differently by sampler 'hot' of plugin llamafw-a:a and "
+            "the field 'heat' has different schemas in sampler 'hot' of plugin llamafw-a:a and "
             "sampler 'warm' of plugin llamafw-b:b",
         ),
         (
@@ -133,7 +130,7 @@ DIG = OPERATION.replace("'dig'", "'dug'")
         (
             OPERATION.replace("/dig", "/dig/{a}"),
             OPERATION.replace("/dig", "/dig/{b}").replace('"dig"', '"dug"'),
-            "the path /dig/{b} of plugin llamafw-b:b is the path /dig/{a} of plugin llamafw-a:a",
+            "the path /dig/{b} of plugin llamafw-b:b is the same as the path /dig/{a} of plugin llamafw-a:a",
         ),
         (
             OPERATION,
@@ -142,7 +139,7 @@ DIG = OPERATION.replace("'dig'", "'dug'")
         ),
     ],
 )
-def test_clashes_end_the_start_and_name_both(site: Site, first: str, second: str, message: str) -> None:
+def test_startup_fails_if_two_plugins_clash(site: Site, first: str, second: str, message: str) -> None:
     site.install("llamafw-a", first)
     site.install("llamafw-b", second)
     with pytest.raises(LlamafwError) as caught:
@@ -150,8 +147,8 @@ def test_clashes_end_the_start_and_name_both(site: Site, first: str, second: str
     assert message in str(caught.value)
 
 
-def test_commands_clash_too(site: Site) -> None:
+def test_a_command_with_a_builtin_name_is_an_error(site: Site) -> None:
     code = "from llamafw import hookimpl\n@hookimpl\ndef register_commands(register): register('{}', print)\n"
     site.install("llamafw-a", code.format("spec"))
-    with pytest.raises(LlamafwError, match="plugin llamafw-a:a registers the command 'spec', which is llamafw's own"):
+    with pytest.raises(LlamafwError, match="plugin llamafw-a:a registers 'spec', which is a command of llamafw itself"):
         find_command("hello")
