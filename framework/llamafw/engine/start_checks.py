@@ -1,4 +1,4 @@
-"""Check what is known of a start before the server listens: names in the settings, and the header of the model file.
+"""Check, before the server listens, the names in the settings and the header of the model file.
 
 What plugins may still decide (``open_model``, ``create_engine``) is left to `llamafw.engine.load`.
 """

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llamafw.server.schema import Schema, Schemas
 
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1  # what orjson reads as an integer
 
-_Branches = tuple[Schema, ...]
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the schema says about one place in a body."""
+
+    branches: tuple[Schema, ...]  # all schemas that a value there may have to follow
+    wants_integer: bool
 
 
 class IntegerReader:
@@ -25,38 +32,48 @@ class IntegerReader:
 
     def __init__(self, schema: Schema, schemas: Schemas) -> None:
         self._schema, self._schemas = schema, schemas
-        self._branches = self._flatten([schema])
-        self._flattened: dict[tuple[int, ...], _Branches] = {}  # ids of schemas → all that they consist of
+        self._places: dict[tuple[int, ...], _Place] = {}  # by the ids of the schemas for this place
+        self._root = self._place([schema])
 
     def read(self, body: Any) -> Any:
         """Return a copy of ``body``, valid or not, with integers in place of the floats that stand for them."""
-        return self._read(body, self._branches)
+        return self._read(body, self._root)
 
-    def _read(self, value: Any, branches: _Branches) -> Any:
-        if not branches:
-            return value
+    def _read(self, value: Any, place: _Place) -> Any:
         if isinstance(value, float):
-            return int(value) if _is_integer(value) and _expects_integer(branches) else value
+            return int(value) if place.wants_integer and _is_integer(value) else value
+        if not place.branches:
+            return value
         if isinstance(value, list):
-            items = self._parts([branch["items"] for branch in branches if "items" in branch])
-            return [self._read(item, items) for item in value]
+            items = self._place([branch["items"] for branch in place.branches if "items" in branch])
+            if not items.wants_integer:
+                return [self._read(item, items) for item in value]
+            # Not a call per item: there may be a million token ids.
+            return [
+                (int(item) if _is_integer(item) else item) if isinstance(item, float) else self._read(item, items)
+                for item in value
+            ]
         if isinstance(value, dict):
-            return {name: self._read(item, self._member(name, branches)) for name, item in value.items()}
+            return {name: self._read(item, self._member(name, place)) for name, item in value.items()}
         return value
 
-    def _member(self, name: str, branches: _Branches) -> _Branches:
-        """Return the schemas of an object's member."""
-        members = [branch.get("properties", {}).get(name, branch.get("additionalProperties")) for branch in branches]
-        return self._parts([member for member in members if isinstance(member, Mapping)])
+    def _member(self, name: str, place: _Place) -> _Place:
+        """Return the place of an object's member."""
+        members = [
+            branch.get("properties", {}).get(name, branch.get("additionalProperties")) for branch in place.branches
+        ]
+        return self._place([member for member in members if isinstance(member, Mapping)])
 
-    def _parts(self, schemas: Sequence[Schema]) -> _Branches:
+    def _place(self, schemas: Sequence[Schema]) -> _Place:
         key = tuple(map(id, schemas))
-        if key not in self._flattened:
-            self._flattened[key] = self._flatten(schemas)
-        return self._flattened[key]
+        if key not in self._places:
+            branches = self._flatten(schemas)
+            types = {kind for branch in branches for kind in _types(branch)}
+            self._places[key] = _Place(branches, "integer" in types and "number" not in types)
+        return self._places[key]
 
-    def _flatten(self, schemas: Sequence[Schema]) -> _Branches:
-        """Return schemas with all they consist of: what ``$ref``, ``allOf``, ``anyOf`` and ``oneOf`` lead to."""
+    def _flatten(self, schemas: Sequence[Schema]) -> tuple[Schema, ...]:
+        """Return schemas and all that ``$ref``, ``allOf``, ``anyOf`` and ``oneOf`` in them lead to."""
         found: dict[int, Schema] = {}
 
         def collect(schema: Schema) -> None:
@@ -77,12 +94,7 @@ def _is_integer(value: float) -> bool:
     return value.is_integer() and _MIN_INTEGER <= value <= _MAX_INTEGER
 
 
-def _expects_integer(branches: _Branches) -> bool:
-    """Whether one of the schemas wants an integer and none takes any number."""
-    types = {kind for branch in branches for kind in _types(branch)}
-    return "integer" in types and "number" not in types
-
-
 def _types(schema: Schema) -> Iterator[str]:
+    """Yield the types that a schema names itself."""
     kind = schema.get("type", ())
     yield from [kind] if isinstance(kind, str) else kind

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from llamafw import ModelError, Settings, SettingsError, hookimpl
-from llamafw.engine.load import load_model
+from llamafw import Model, ModelError, Settings, SettingsError, Tokenizer, hookimpl
+from llamafw.engine import load
 from llamafw.engine.start_checks import check_names, open_and_check
 from llamafw.plugins import Plugins
 from support.tiny import write_tiny_gguf
 
 
 class PluginEngine:
-    """A plugin that runs every model on an engine of its own."""
+    """A plugin that may run any model on an engine of its own."""
 
     @hookimpl
     def create_engine(self, model: Any, tokenizer: Any, settings: Settings, finished: Any) -> Any:
-        return SimpleNamespace(n_slots=1, n_ctx=8)
+        return None
 
 
 class PluginFormat:
@@ -80,12 +79,20 @@ def test_files_that_are_not_gguf_are_model_errors(tmp_path: Path) -> None:
         open_and_check(tmp_path / "nowhere.gguf", Settings(), Plugins())
 
 
-def test_the_opened_model_is_not_opened_again(tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "tiny.gguf")
-    plugins, settings = plugins_with(PluginEngine()), Settings()
+def test_the_opened_model_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LoadingStopped(Exception):
+        """Raised after the model file would have been opened."""
+
+    def stop(model: Model, plugins: Plugins) -> Tokenizer:
+        raise LoadingStopped(model)
+
+    monkeypatch.setattr(load, "make_tokenizer", stop)
+    path, plugins, settings = write_tiny_gguf(tmp_path / "tiny.gguf"), Plugins(), Settings()
     model = open_and_check(path, settings, plugins)
     assert model is not None
-    assert load_model(path, settings, plugins, lambda line: None, model=model).model is model
+    with pytest.raises(LoadingStopped) as caught:
+        load.load_model(path, settings, plugins, lambda line: None, model=model)
+    assert caught.value.args[0] is model
 
 
 def test_files_that_are_not_mapped_are_checked_and_opened_later(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ async def test_clients_that_do_not_read_do_not_delay_others(server: ServerProces
         await wait_for(client, "closed", before + 1)
 
 
-async def test_pipelined_requests_are_answered_and_malformed_ones_are_400(server: ServerProcess) -> None:
+async def test_pipelined_requests_work_and_malformed_ones_are_400(server: ServerProcess) -> None:
     async def exchange(raw: bytes, n_responses: int) -> bytes:
         reader, writer = await asyncio.open_connection(*server.address)
         writer.write(raw)
