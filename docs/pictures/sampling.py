@@ -1,6 +1,6 @@
-"""Draw what each sampler does: ``python docs/pictures/sampling.py`` writes the SVG files beside it (`make docs` does).
+"""Draw the effect of each sampler: ``python docs/pictures/sampling.py`` writes the SVG files in this folder.
 
-The samplers are the real ones, the distribution is made up: what might come after "In the evening she opened the".
+The samplers are the real ones; the distribution is made up: what might follow "In the evening she opened the".
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from llamafw_plugins.samplers.typ_p import TypP
 FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parents[1] / "examples"
 WORDS = ("door", "window", "book", "box", "letter", "curtain", "closet", "fridge", "trunk", "lid", "gate", "safe")
-USUAL = (0.30, 0.20, 0.14, 0.10, 0.08, 0.06, 0.045, 0.03, 0.02, 0.013, 0.008, 0.004)
-SURE = (0.93, 0.03, 0.012, 0.008, 0.006, 0.004, 0.003, 0.0025, 0.002, 0.0012, 0.0008, 0.0005)
-NEWLINE: Any = SimpleNamespace(
+UNCERTAIN = (0.30, 0.20, 0.14, 0.10, 0.08, 0.06, 0.045, 0.03, 0.02, 0.013, 0.008, 0.004)
+CERTAIN = (0.93, 0.03, 0.012, 0.008, 0.006, 0.004, 0.003, 0.0025, 0.002, 0.0012, 0.0008, 0.0005)
+TOKENIZER: Any = SimpleNamespace(
     encode=lambda text, **_: [], eog=frozenset(), piece=lambda token, special=False: WORDS[token].encode()
 )
 
-BAR, GAP, LEFT, TOP, PLOT, FOOT, SPACE = 11, 5, 34, 50, 120, 58, 26  # pixels
-WIDTH = LEFT + len(WORDS) * (BAR + GAP)  # of a panel
+BAR, GAP, LEFT, TOP, PLOT, FOOT, SPACE = 11, 5, 34, 50, 120, 58, 26  # sizes in pixels
+WIDTH = LEFT + len(WORDS) * (BAR + GAP)  # of a panel, in pixels
 STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #57606a }
 .title { font-size: 12px; font-weight: 600; fill: #24292f }
@@ -55,34 +55,34 @@ text { fill: #8b949e } .title { fill: #e6edf3 } .grid { stroke: #30363d }
 
 @dataclass(frozen=True)
 class Panel:
-    """One sampler with certain options, applied to a distribution."""
+    """A sampler with some options, applied to a distribution."""
 
     title: str
     sampler: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
-    chances: Sequence[float] = USUAL
+    distribution: Sequence[float] = UNCERTAIN
     prompt: Sequence[int] = ()
     accepted: Sequence[int] = ()
-    marks: Mapping[int, str] = field(default_factory=dict)  # over bars
+    marks: Mapping[int, str] = field(default_factory=dict)  # labels over bars, by token
 
     def run(self) -> tuple[list[float], list[float]]:
-        """Return the probabilities before and after; what is gone has 0."""
-        logits = np.log(np.array(self.chances)).astype(np.float32)
+        """Return the probabilities before and after; removed tokens have 0."""
+        logits = np.log(np.array(self.distribution)).astype(np.float32)
         before = Candidates(np.arange(len(logits), dtype=np.int32), logits.copy())
         after = Candidates(before.ids, logits.copy())
         defaults = {name: schema["default"] for name, schema in self.sampler.options.items()}
-        context = SamplerContext(tuple(self.prompt), len(logits), 100, NEWLINE, seed=1)
-        made = self.sampler.create(defaults | dict(self.options), context)
+        context = SamplerContext(tuple(self.prompt), len(logits), 100, TOKENIZER, seed=1)
+        sampler = self.sampler.create(defaults | dict(self.options), context)
         for token in self.accepted:
-            made.apply(Candidates(before.ids, logits.copy()))
-            made.accept(token)
-        made.apply(after)
+            sampler.apply(Candidates(before.ids, logits.copy()))
+            sampler.accept(token)
+        sampler.apply(after)
         return probabilities(before), probabilities(after)
 
 
 class Chain:
-    """Several samplers as one, in the order of ``names``, with a request's ``fields``."""
+    """A sampler that applies several ones in the order of ``names``, with a request's ``fields``."""
 
     options: Mapping[str, Any] = {}
 
@@ -90,8 +90,11 @@ class Chain:
         self.names, self.bias, self.fields = tuple(names), bias or {}, fields
 
     def create(self, options: Mapping[str, Any], context: SamplerContext) -> Any:
+        """Return the chain as one sampler."""
         request = GenerateRequest((), samplers=self.names, options=self.fields, logit_bias=self.bias)
-        return SimpleNamespace(apply=lambda candidates: self._apply(candidates, build_chain(request, 1, OWN, context)))
+        return SimpleNamespace(
+            apply=lambda candidates: self._apply(candidates, build_chain(request, 1, BUILTIN, context))
+        )
 
     @staticmethod
     def _apply(candidates: Candidates, chain: Any) -> None:
@@ -100,15 +103,15 @@ class Chain:
 
 
 def probabilities(candidates: Candidates) -> list[float]:
-    """Return the softmax of what is left, by token."""
-    found = np.zeros(len(WORDS))
+    """Return the softmax of the remaining candidates, by token."""
+    probabilities_by_token = np.zeros(len(WORDS))
     weights = np.exp(candidates.logits.astype(np.float64))
-    found[candidates.ids] = weights / weights.sum()
-    return [float(value) for value in found]
+    probabilities_by_token[candidates.ids] = weights / weights.sum()
+    return [float(value) for value in probabilities_by_token]
 
 
 def example(package: str, name: str) -> Any:
-    """Return a sampler of a package in examples/, which need not be installed."""
+    """Return a sampler of a package in examples/, which may be not installed."""
     module = package.replace("-", "_")
     spec = importlib.util.spec_from_file_location(module, EXAMPLES / package / f"{module}.py")
     assert spec is not None
@@ -118,7 +121,7 @@ def example(package: str, name: str) -> Any:
     return getattr(loaded, name)
 
 
-OWN: dict[str, Any] = {
+BUILTIN: dict[str, Any] = {
     "penalties": Penalties,
     "top_k": TopK,
     "tfs_z": TfsZ,
@@ -132,10 +135,10 @@ DRY, XTC, SIGMA = (
     example(f"llamafw-{package}", name)
     for package, name in (("dry", "Dry"), ("xtc", "Xtc"), ("top-n-sigma", "TopNSigma"))
 )
-ONCE = {0: "1×", 2: "3×", 5: "1×"}  # how often words have occurred
-SAID = (0, 2, 5, 2, 2)
-REPEATED = (3, 4, 1, 0, 7, 3, 4, 1)  # … box letter window door … box letter window: what next?
-DRIED = {"dry_multiplier": 0.8, "dry_sequence_breakers": []}
+COUNTS = {0: "1×", 2: "3×", 5: "1×"}  # of the words in the prompt
+PROMPT = (0, 2, 5, 2, 2)
+REPEATED = (3, 4, 1, 0, 7, 3, 4, 1)  # box letter window door … box letter window
+DRY_OPTIONS = {"dry_multiplier": 0.8, "dry_sequence_breakers": []}
 
 PICTURES: dict[str, Sequence[Panel]] = {
     "logit_bias": [
@@ -143,49 +146,75 @@ PICTURES: dict[str, Sequence[Panel]] = {
         Panel("gate: +3", Chain((), {10: 3.0}), note="20 times as likely"),
     ],
     "penalties": [
-        Panel("repeat_penalty 1.4", Penalties, {"repeat_penalty": 1.4}, "whether it occurred", prompt=SAID, marks=ONCE),
-        Panel("presence_penalty 0.7", Penalties, {"presence_penalty": 0.7}, "the same", prompt=SAID, marks=ONCE),
-        Panel("frequency_penalty 0.7", Penalties, {"frequency_penalty": 0.7}, "how often", prompt=SAID, marks=ONCE),
+        Panel(
+            "repeat_penalty 1.4", Penalties, {"repeat_penalty": 1.4}, "once for each word", prompt=PROMPT, marks=COUNTS
+        ),
+        Panel(
+            "presence_penalty 0.7",
+            Penalties,
+            {"presence_penalty": 0.7},
+            "once for each word",
+            prompt=PROMPT,
+            marks=COUNTS,
+        ),
+        Panel(
+            "frequency_penalty 0.7",
+            Penalties,
+            {"frequency_penalty": 0.7},
+            "once per occurrence",
+            prompt=PROMPT,
+            marks=COUNTS,
+        ),
     ],
     "dry": [
-        Panel("dry_allowed_length 4", DRY, DRIED | {"dry_allowed_length": 4}, "3 tokens may be", prompt=REPEATED),
-        Panel("dry_allowed_length 3", DRY, DRIED | {"dry_allowed_length": 3}, "at the limit", prompt=REPEATED),
-        Panel("dry_allowed_length 1", DRY, DRIED | {"dry_allowed_length": 1}, "2 more than that", prompt=REPEATED),
+        Panel(
+            "dry_allowed_length 4", DRY, DRY_OPTIONS | {"dry_allowed_length": 4}, "3 tokens may repeat", prompt=REPEATED
+        ),
+        Panel("dry_allowed_length 3", DRY, DRY_OPTIONS | {"dry_allowed_length": 3}, "at the limit", prompt=REPEATED),
+        Panel(
+            "dry_allowed_length 1", DRY, DRY_OPTIONS | {"dry_allowed_length": 1}, "2 more than allowed", prompt=REPEATED
+        ),
     ],
     "top_n_sigma": [
-        Panel("top_n_sigma 1", SIGMA, {"top_n_sigma": 1.0}, "unsure"),
-        Panel("top_n_sigma 1", SIGMA, {"top_n_sigma": 1.0}, "sure", chances=SURE),
-        Panel("top_n_sigma 2", SIGMA, {"top_n_sigma": 2.0}, "unsure"),
+        Panel("top_n_sigma 1", SIGMA, {"top_n_sigma": 1.0}, "uncertain"),
+        Panel("top_n_sigma 1", SIGMA, {"top_n_sigma": 1.0}, "certain", distribution=CERTAIN),
+        Panel("top_n_sigma 2", SIGMA, {"top_n_sigma": 2.0}, "uncertain"),
     ],
     "top_k": [
-        Panel("top_k 3", TopK, {"top_k": 3}, "unsure"),
-        Panel("top_k 3", TopK, {"top_k": 3}, "sure: 3 all the same", chances=SURE),
-        Panel("top_k 8", TopK, {"top_k": 8}, "unsure"),
+        Panel("top_k 3", TopK, {"top_k": 3}, "uncertain"),
+        Panel("top_k 3", TopK, {"top_k": 3}, "certain: still 3", distribution=CERTAIN),
+        Panel("top_k 8", TopK, {"top_k": 8}, "uncertain"),
     ],
     "top_p": [
-        Panel("top_p 0.8", TopP, {"top_p": 0.8}, "unsure: many"),
-        Panel("top_p 0.8", TopP, {"top_p": 0.8}, "sure: one", chances=SURE),
-        Panel("top_p 0.95", TopP, {"top_p": 0.95}, "unsure"),
+        Panel("top_p 0.8", TopP, {"top_p": 0.8}, "uncertain: many"),
+        Panel("top_p 0.8", TopP, {"top_p": 0.8}, "certain: one", distribution=CERTAIN),
+        Panel("top_p 0.95", TopP, {"top_p": 0.95}, "uncertain"),
     ],
     "min_p": [
-        Panel("min_p 0.25", MinP, {"min_p": 0.25}, "unsure: many"),
-        Panel("min_p 0.25", MinP, {"min_p": 0.25}, "sure: one", chances=SURE),
-        Panel("min_p 0.05", MinP, {"min_p": 0.05}, "unsure"),
+        Panel("min_p 0.25", MinP, {"min_p": 0.25}, "uncertain: many"),
+        Panel("min_p 0.25", MinP, {"min_p": 0.25}, "certain: one", distribution=CERTAIN),
+        Panel("min_p 0.05", MinP, {"min_p": 0.05}, "uncertain"),
     ],
     "tfs_z": [
-        Panel("tfs_z 0.9", TfsZ, {"tfs_z": 0.9}, "unsure"),
-        Panel("tfs_z 0.9", TfsZ, {"tfs_z": 0.9}, "sure", chances=SURE),
-        Panel("tfs_z 0.98", TfsZ, {"tfs_z": 0.98}, "unsure"),
+        Panel("tfs_z 0.9", TfsZ, {"tfs_z": 0.9}, "uncertain"),
+        Panel("tfs_z 0.9", TfsZ, {"tfs_z": 0.9}, "certain", distribution=CERTAIN),
+        Panel("tfs_z 0.98", TfsZ, {"tfs_z": 0.98}, "uncertain"),
     ],
     "typ_p": [
-        Panel("typical_p 0.3", TypP, {"typical_p": 0.3}, "the likeliest may go"),
+        Panel("typical_p 0.3", TypP, {"typical_p": 0.3}, "the likeliest is removed"),
         Panel("typical_p 0.6", TypP, {"typical_p": 0.6}),
         Panel("typical_p 0.9", TypP, {"typical_p": 0.9}),
     ],
     "xtc": [
-        Panel("xtc_threshold 0.09", XTC, {"xtc_probability": 1, "xtc_threshold": 0.09}, "at its turn"),
-        Panel("xtc_threshold 0.15", XTC, {"xtc_probability": 1, "xtc_threshold": 0.15}, "at its turn"),
-        Panel("xtc_threshold 0.09", XTC, {"xtc_probability": 1, "xtc_threshold": 0.09}, "sure: none", chances=SURE),
+        Panel("xtc_threshold 0.09", XTC, {"xtc_probability": 1, "xtc_threshold": 0.09}, "when applied"),
+        Panel("xtc_threshold 0.15", XTC, {"xtc_probability": 1, "xtc_threshold": 0.15}, "when applied"),
+        Panel(
+            "xtc_threshold 0.09",
+            XTC,
+            {"xtc_probability": 1, "xtc_threshold": 0.09},
+            "certain: no effect",
+            distribution=CERTAIN,
+        ),
     ],
     "temperature": [
         Panel("temperature 0.4", Temperature, {"temperature": 0.4}, "sharper"),
@@ -193,20 +222,22 @@ PICTURES: dict[str, Sequence[Panel]] = {
         Panel("temperature 0", Temperature, {"temperature": 0}, "the likeliest"),
     ],
     "dynatemp": [
-        Panel("1 ± 0.8", Temperature, {"temperature": 1, "dynatemp_range": 0.8}, "unsure: T = 1.5"),
-        Panel("1 ± 0.8", Temperature, {"temperature": 1, "dynatemp_range": 0.8}, "sure: T = 0.4", chances=SURE),
+        Panel("1 ± 0.8", Temperature, {"temperature": 1, "dynatemp_range": 0.8}, "uncertain: T = 1.5"),
+        Panel(
+            "1 ± 0.8", Temperature, {"temperature": 1, "dynatemp_range": 0.8}, "certain: T = 0.4", distribution=CERTAIN
+        ),
     ],
     "mirostat": [
         Panel("at the start", Mirostat, {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5}, "µ = 2 · tau"),
         Panel(
-            "after the dull “door”",
+            "after the likely “door”",
             Mirostat,
             {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5},
             "µ has grown",
             accepted=(0,),
         ),
         Panel(
-            "after the rare “curtain”",
+            "after the unlikely “curtain”",
             Mirostat,
             {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5},
             "µ has shrunk",
@@ -214,16 +245,22 @@ PICTURES: dict[str, Sequence[Panel]] = {
         ),
     ],
     "order": [
-        Panel("top_p, temperature", Chain(("top_p", "temperature"), top_p=0.8, temperature=2.0), note="0.8 of before"),
-        Panel("temperature, top_p", Chain(("temperature", "top_p"), top_p=0.8, temperature=2.0), note="0.8 of after"),
-        Panel("the usual chain", Chain(order.DEFAULT_ORDER), note="with its defaults"),
+        Panel(
+            "top_p, temperature", Chain(("top_p", "temperature"), top_p=0.8, temperature=2.0), note="0.8 of the model’s"
+        ),
+        Panel(
+            "temperature, top_p",
+            Chain(("temperature", "top_p"), top_p=0.8, temperature=2.0),
+            note="0.8 of the flatter one",
+        ),
+        Panel("the default chain", Chain(order.DEFAULT_ORDER), note="with default values"),
     ],
 }
-"""File → panels, side by side."""
+"""The panels of each file, drawn side by side."""
 
 
 def draw(panels: Sequence[Panel]) -> str:
-    """Return an SVG picture: for each panel bars of the probabilities before (grey) and after (blue)."""
+    """Return an SVG picture: for each panel, bars of the probabilities before (grey) and after (blue)."""
     width, height = len(panels) * (WIDTH + SPACE), TOP + PLOT + FOOT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
@@ -256,20 +293,22 @@ def _axes(panel: Panel, scale: float) -> list[str]:
 
 def _bar(token: int, old: float, new: float, mark: str) -> list[str]:
     x, bottom = LEFT + 3 + token * (BAR + GAP), TOP + PLOT
-    shapes = [f'<rect class="before" x="{x - 1}" y="{bottom - old:.1f}" width="{BAR + 2}" height="{old:.1f}"/>']
+    elements = [f'<rect class="before" x="{x - 1}" y="{bottom - old:.1f}" width="{BAR + 2}" height="{old:.1f}"/>']
     if new:
-        shapes.append(f'<rect class="after" x="{x + 2}" y="{bottom - new:.1f}" width="{BAR - 4}" height="{new:.1f}"/>')
+        elements.append(
+            f'<rect class="after" x="{x + 2}" y="{bottom - new:.1f}" width="{BAR - 4}" height="{new:.1f}"/>'
+        )
     if mark:
         y = bottom - max(old, new) - 4
-        shapes.append(f'<text x="{x + BAR / 2}" y="{y:.1f}" text-anchor="middle">{mark}</text>')
+        elements.append(f'<text x="{x + BAR / 2}" y="{y:.1f}" text-anchor="middle">{mark}</text>')
     kind = "" if new else ' class="gone"'
     turn = f"translate({x + BAR - 2} {bottom + 12}) rotate(-60)"
-    shapes.append(f'<text{kind} transform="{turn}" text-anchor="end">{WORDS[token]}</text>')
-    return shapes
+    elements.append(f'<text{kind} transform="{turn}" text-anchor="end">{WORDS[token]}</text>')
+    return elements
 
 
 def pictures() -> dict[Path, str]:
-    """Return every file with its content."""
+    """Return the content of every file."""
     return {FOLDER / f"{name}.svg": draw(panels) for name, panels in PICTURES.items()}
 
 

@@ -27,6 +27,17 @@ def test_wrong_logits_are_reported(write_model: Any) -> None:
     assert_fails(made.test_logits_match_float64, "F32: logits and those of float64 differ by up to", write_model)
 
 
+@pytest.mark.parametrize("test", ["unknown_activation_is_refused", "unknown_tensor_role_is_refused"])
+def test_accepted_model_that_is_not_computed_is_reported(test: str, write_model: Any) -> None:
+    made = suite(BackendConformance, DeterministicBackend)
+    assert_fails(getattr(made, f"test_{test}"), "is accepted", write_model)
+
+
+def test_ignored_bias_is_reported(write_model: Any) -> None:
+    made = suite(BackendConformance, DeterministicBackend)
+    assert_fails(made.test_biases_are_added_or_refused, "with a bias of ffn_gate: logits", write_model)
+
+
 @pytest.mark.parametrize(
     ("made", "test", "message"),
     [

@@ -5,6 +5,7 @@ It shares no code with the rest of llamafw: the `gguf` package reads the file an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,14 @@ from gguf import GGUFReader
 from gguf.quants import dequantize
 
 Array = npt.NDArray[np.float64]
+
+_USED_TENSORS = re.compile(
+    r"token_embd\.weight|output_norm\.weight|output\.(weight|bias)|rope_freqs\.weight"
+    r"|blk\.\d+\.(attn_norm|ffn_norm)\.weight"
+    r"|blk\.\d+\.(attn_q|attn_k|attn_v|attn_output|ffn_gate|ffn_up|ffn_down)\.(weight|bias)"
+)
+_UNRELATED_TENSORS = re.compile(r"cls(\.output)?\.(weight|bias)|blk\.\d+\.attn_rot_embd\.weight")
+"""The head of a reranker, which scores the hidden states; frequencies that follow from the metadata."""
 
 
 class Reference:
@@ -29,12 +38,20 @@ class Reference:
         Rotary frequencies in radians per position. Required for YaRN; otherwise computed from the metadata.
     magnitude : float
         Factor on the rotary cosines and sines.
+
+    Raises
+    ------
+    ValueError
+        The file has a tensor that this forward pass would ignore.
     """
 
     def __init__(self, path: Path, frequencies: Array | None = None, magnitude: float = 1.0) -> None:
         reader = GGUFReader(path)
         self._fields = {key: field for key, field in reader.fields.items() if key.startswith("llama.")}
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        for name in self._tensors:
+            if not _USED_TENSORS.fullmatch(name) and not _UNRELATED_TENSORS.fullmatch(name):
+                raise ValueError(f"{path}: the reference does not use the tensor {name!r}")
         self._weights: dict[str, npt.NDArray[np.float32]] = {}
         self.n_layer = int(self._key("block_count"))
         self.n_head = int(self._key("attention.head_count"))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from llamafw.errors import LlamafwError
+from llamafw.errors import LlamafwError, ModelError
 from llamafw.interfaces import Backend, BackendContext
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.batches import Run, batch, logits
@@ -85,6 +86,35 @@ class BackendConformance(ProtocolConformance):
             expected = (3, backend.n_embd)
             assert states.shape == expected, f"hidden states of 3 tokens have the shape {states.shape}, not {expected}"
             self.check_close(states, Reference(path).hidden(TOKENS)[outputs], "hidden states and those of float64")
+
+    def test_biases_are_added_or_refused(self, write_model: WriteModel) -> None:
+        """A bias of any matrix is added, or the model is refused with a ModelError that names the bias."""
+        self.skip_unless_it_follows_the_model()
+        rng = np.random.default_rng(2)
+        for role, size in (("ffn_gate", 128), ("ffn_up", 128), ("ffn_down", 64)):
+            name = f"blk.{{layer}}.{role}.bias"
+            biases = {name.format(layer=i): rng.standard_normal(size).astype(np.float32) for i in (0, 1)}
+            path = write_model(n_embd=64, n_ff=128, n_layer=2, tensors=biases)
+            roles = {f"{role}_bias": name}
+            error = self.refusal(path, roles=roles)
+            if error is not None:
+                assert f"{role}_bias" in error, f"{role}_bias is refused, but the error does not name it: {error}"
+                continue
+            with self.open(path, roles=roles, **F32_CACHE) as backend:
+                actual = logits(backend, TOKENS)
+            subject = f"a model with a bias of {role}: logits and those of float64"
+            self.check_close(actual, Reference(path).logits(TOKENS), subject)
+
+    def test_unknown_activation_is_refused(self, write_model: WriteModel) -> None:
+        """An activation that the backend does not compute is a ModelError that names it."""
+        self.skip_unless_it_follows_the_model()
+        self.check_refused(write_model(), "unheard_of", activation="unheard_of")
+
+    def test_unknown_tensor_role_is_refused(self, write_model: WriteModel) -> None:
+        """A tensor role that the backend would ignore is a ModelError that names it."""
+        self.skip_unless_it_follows_the_model()
+        for role in ("attn_q_norm", "attn_norm_bias", "unheard_of"):
+            self.check_refused(write_model(), role, roles={role: "blk.{layer}.attn_norm.weight"})
 
     # --- batches
 
@@ -290,11 +320,23 @@ class BackendConformance(ProtocolConformance):
             pytest.skip("`follows_the_model` is False")
 
     @contextmanager
-    def open(self, path: Path, **options: Any) -> Iterator[Backend]:
-        """Open a model with the backend, and close the backend at the end."""
+    def open(
+        self, path: Path, *, roles: Mapping[str, str] | None = None, activation: str | None = None, **options: Any
+    ) -> Iterator[Backend]:
+        """Open a model with the backend, and close the backend at the end.
+
+        ``roles`` and ``activation`` are added to the description of the model, which then is no longer a plain Llama.
+        """
         quants = self.registry("quant")
         model = read_gguf(path, quants)
-        decoder = self.registry("architecture")["llama"](model)
+        described = model
+        if roles:  # biases that only these roles name
+            tensors = {name: tensor for name, tensor in model.tensors.items() if not name.endswith(".bias")}
+            described = replace(model, tensors=tensors)
+        decoder = self.registry("architecture")["llama"](described)
+        decoder = replace(decoder, tensors={**decoder.tensors, **(roles or {})})
+        if activation is not None:
+            decoder = replace(decoder, activation=activation)  # type: ignore[arg-type]  # no activation that exists
         options = {"n_slots": 2, "n_threads": 1} | self.options | options
         backend: Backend = self.registered()(BackendContext(model, decoder, BackendOptions(**options), quants))
         try:
@@ -320,6 +362,20 @@ class BackendConformance(ProtocolConformance):
         assert response.status_code == 200, response.text
         tokens: list[int] = response.json()["tokens"]
         return tokens
+
+    def check_refused(self, path: Path, name: str, **description: Any) -> None:
+        """Fail unless the backend refuses a model with this description, and its error contains ``name``."""
+        error = self.refusal(path, **description)
+        assert error is not None, f"a model with {description} is accepted"
+        assert name in error, f"a model with {description} is refused, but the error does not name it: {error}"
+
+    def refusal(self, path: Path, **description: Any) -> str | None:
+        """Return the message of the ModelError with which the backend refuses a description; None if it accepts it."""
+        try:
+            with self.open(path, **description):
+                return None
+        except ModelError as error:
+            return str(error)
 
     def check_close(self, actual: Any, expected: Any, subject: str) -> None:
         """Fail unless all numbers are within `tolerance` of the expected ones; ``subject`` begins the message."""
