@@ -34,7 +34,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The kind, the name and the thread of all calls that a spying plugin has recorded, in order."""
     model = write_tiny_gguf(tmp_path_factory.mktemp("spy") / "tiny.gguf")
     plugins = ["--plugin", "llamafw.testing.backend", "--plugin", "support.spy"]
-    flags = [*plugins, "-np", "2", "--check-tensors"]
+    flags = [*plugins, "-np", "2", "-c", "2048", "--check-tensors"]
     with running_server(model, *flags, ready=False, PYTHONPATH=str(ROOT / "tests")) as server:
         server.wait_for("ready on ")
 

@@ -99,11 +99,11 @@ def spy(name: str) -> Any:
 def watch(registries: Mapping[str, Any]) -> None:
     _registries.update(registries)
     for kind, registry in registries.items():
-        for name, (thing, owner) in registry._things.items():
+        for name, (thing, owner) in registry._entries.items():
             if kind in HERE:
-                registry._things[name] = (Spied(thing, HERE[kind]), owner)
+                registry._entries[name] = (Spied(thing, HERE[kind]), owner)
             elif kind in MADE:
-                registry._things[name] = (spied_factory(thing, MADE[kind]), owner)
+                registry._entries[name] = (spied_factory(thing, MADE[kind]), owner)
 
 
 HOOKS = [name for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")]
