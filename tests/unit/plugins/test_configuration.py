@@ -177,7 +177,8 @@ def test_a_plugin_file_has_settings_too(tmp_path: Path) -> None:
     config.write_text(f"plugins = ['{path}']\n[plugin.mine]\nlimit = 5\n")
     early, _ = parse_early_flags(["--config", str(config), "--plugin-option", f"{path}.name=x"])
     plugins = load_plugins(early)
-    assert plugins.pm.get_plugin(str(path)).seen[0] == DEFAULTS | {"limit": 5, "name": "x"}
+    module: Any = plugins.pm.get_plugin(str(path))
+    assert module.seen[0] == DEFAULTS | {"limit": 5, "name": "x"}
     assert read_config(config)[0] == {"plugin": (str(path),), "plugin_tables": {"mine": {"limit": 5}}}
 
 

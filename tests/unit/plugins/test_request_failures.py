@@ -40,8 +40,11 @@ async def test_only_the_request_that_failed_is_a_500(
 
         async def request_that_fails() -> httpx.Response:
             if "prepare" in code:
-                return await client.post("/completion", json={**BODY, "stop": ["bad"]})
-            return await client.get("/bad")
+                response = await client.post("/completion", json={**BODY, "stop": ["bad"]})
+            else:
+                response = await client.get("/bad")
+            assert isinstance(response, httpx.Response)
+            return response
 
         others = [client.post("/completion", json=BODY) for _ in range(3)]
         *responses, failed = await asyncio.gather(*others, request_that_fails())
