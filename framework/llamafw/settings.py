@@ -166,7 +166,7 @@ class Settings:
         help="data type of the KV cache for V")
     context_shift: bool = option(True, "--context-shift", group=CONTEXT, type=bool, env="LLAMA_ARG_CONTEXT_SHIFT",
         off_flags=("--no-context-shift",), off_env="LLAMA_ARG_NO_CONTEXT_SHIFT",
-        help="when the context of a slot is full, discard tokens after the first n_keep and continue; prompts that are too long are truncated in the middle")
+        help="when the context of a slot is full, discard tokens after the first n_keep and continue")
     keep: int | None = option(None, "--keep", group=CONTEXT, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="n_keep",
         help="number of prompt tokens to keep when the context is shifted; -1: all (default: 0)")
     slot_prompt_similarity: float = option(0.1, "-sps", "--slot-prompt-similarity", group=CONTEXT, type=float, metavar="X", low=0, high=1,
