@@ -33,7 +33,7 @@ from llamafw.interfaces.members import check_members
 from llamafw.models.check_tensors import check_tensors
 from llamafw.models.find import model_id
 from llamafw.models.gguf import read_gguf
-from llamafw.models.rope_settings import with_rope
+from llamafw.models.rope_settings import apply_rope_settings
 from llamafw.plugins import Plugins
 from llamafw.plugins.failures import describe
 from llamafw.sampling.chain import warm_up_samplers
@@ -134,7 +134,7 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
         raise ModelError(f"{path} is a folder, and no plugin can open it")
     if model is None:
         model = read_gguf(path, plugins.registry("quant"), settings.override_kv, mapped=settings.mmap)
-    return with_rope(model, settings)
+    return apply_rope_settings(model, settings)
 
 
 def make_engine(

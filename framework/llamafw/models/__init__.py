@@ -1,1 +1,1 @@
-"""Model files: reading and fetching them."""
+"""Model files: how they are found, downloaded and read."""

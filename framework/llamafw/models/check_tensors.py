@@ -1,4 +1,4 @@
-"""``--check-tensors``: whether every weight of a model is a finite number. It reads the whole file."""
+"""``--check-tensors``: checks that every weight of a model is finite. It reads the whole file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llamafw.errors import ModelError
 from llamafw.interfaces import Quant
 from llamafw.types import Model
 
-_AT_ONCE = 2**22  # weights
+_MAX_WEIGHTS = 2**22  # unpacked at once
 
 
 def check_tensors(model: Model, quants: Mapping[str, Quant]) -> None:
@@ -18,15 +18,16 @@ def check_tensors(model: Model, quants: Mapping[str, Quant]) -> None:
     for tensor in model.tensors.values():
         quant = quants[tensor.type_name]
         n_in = tensor.shape[-1] if tensor.shape else 1
-        row = n_in // quant.block_size * quant.type_size  # bytes
-        step = max(_AT_ONCE // max(n_in, 1), 1)  # rows
-        for first in range(0, len(tensor.data) // row if row else 0, step):
-            data = tensor.data[first * row : (first + step) * row]
-            with np.errstate(all="ignore"):  # what comes of such weights is looked at, not warned of
-                weights = quant.dequantize(data, (len(data) // row, n_in))
-            wrong = int(np.count_nonzero(~np.isfinite(weights)))
-            if wrong:
+        row_bytes = n_in // quant.block_size * quant.type_size
+        step = max(_MAX_WEIGHTS // max(n_in, 1), 1)  # rows
+
+        for first in range(0, len(tensor.data) // row_bytes if row_bytes else 0, step):
+            data = tensor.data[first * row_bytes : (first + step) * row_bytes]
+            with np.errstate(all="ignore"):  # the result is checked below, so numpy need not warn
+                weights = quant.dequantize(data, (len(data) // row_bytes, n_in))
+            n_invalid = int(np.count_nonzero(~np.isfinite(weights)))
+            if n_invalid:
                 raise ModelError(
-                    f"{model.path}: the tensor {tensor.name!r} has weights that are no finite numbers: "
-                    f"{wrong} in rows {first} to {first + len(weights) - 1}"
+                    f"{model.path}: the tensor {tensor.name!r} has weights that are not finite numbers: "
+                    f"{n_invalid} in rows {first} to {first + len(weights) - 1}"
                 )

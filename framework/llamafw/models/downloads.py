@@ -13,10 +13,10 @@ from pathlib import Path
 
 from llamafw.errors import DownloadError, ModelError, SettingsError, did_you_mean
 from llamafw.models.catalogue import CATALOGUE
-from llamafw.models.choose import choose
+from llamafw.models.choose import choose_model
 from llamafw.models.folders import downloads_dir, hub_dir, models_dir
 from llamafw.models.huggingface import FETCH_LOCK_SUFFIX, Repo
-from llamafw.models.parts import is_first, parts
+from llamafw.models.parts import is_first_part, part_names
 from llamafw.models.url import Record, default_path
 from llamafw.models.wheels import record_path
 
@@ -98,7 +98,7 @@ def _url_downloads() -> Iterator[Download]:
         if not _URL_FOLDER.fullmatch(folder.name):
             continue
         records = {path: record for path in sorted(folder.iterdir()) if (record := Record.read(path))}
-        first = next((path for path in records if is_first(path.name)), None)
+        first = next((path for path in records if is_first_part(path.name)), None)
         if first is not None:
             size = sum(record.size for record in records.values())
             source = records[first].url or "a URL"
@@ -113,7 +113,7 @@ def _hub_downloads() -> Iterator[Download]:
 
 
 def _repo_downloads(repo_id: str, cache: Path, folder: Path) -> Iterator[Download]:
-    """Yield the models of a repository whose content was fetched by llamafw: each has left a lock file."""
+    """Yield the models of a repository whose content llamafw has downloaded, which left a lock file for each."""
     locks = cache / ".locks" / folder.name
     fetched = {path.name.removesuffix(FETCH_LOCK_SUFFIX) for path in locks.glob(f"*{FETCH_LOCK_SUFFIX}")}
     links: dict[str, list[Path]] = {}  # path in the repository → its file in each snapshot
@@ -126,9 +126,9 @@ def _repo_downloads(repo_id: str, cache: Path, folder: Path) -> Iterator[Downloa
             blobs.setdefault(name, set()).add(blob)
 
     for name in links:
-        if not is_first(name):
+        if not is_first_part(name):
             continue
-        names = [part for part in parts(name) if part in links]
+        names = [part for part in part_names(name) if part in links]
         contents = {blob for part in names for blob in blobs[part]}
         size = sum(blob.stat().st_size for blob in contents)
         lock_files = [locks / f"{blob.name}{FETCH_LOCK_SUFFIX}" for blob in contents]
@@ -138,7 +138,7 @@ def _repo_downloads(repo_id: str, cache: Path, folder: Path) -> Iterator[Downloa
 
 
 def _blob(file: Path, blobs: Path, fetched: Collection[str]) -> Path | None:
-    """Return the fetched content of a file in a snapshot; None if it was not fetched by llamafw."""
+    """Return the content of a file in a snapshot; None if llamafw has not downloaded it."""
     if file.is_symlink():
         blob = file.resolve()
         return blob if blob.name in fetched else None
@@ -159,7 +159,7 @@ def _in_repository(name: str, downloads: Sequence[Download]) -> list[Download]:
         if download.source == "Hugging Face" and download.name.startswith(f"{repo.id}/")
     }
     if found and repo.quant:
-        return [found[choose(found, repo.quant, f"the cache of {repo.id}")]]
+        return [found[choose_model(found, repo.quant, f"the cache of {repo.id}")]]
     return list(found.values())
 
 

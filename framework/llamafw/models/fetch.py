@@ -1,7 +1,6 @@
-"""Fetch one file over HTTP: resumed where it stopped, verified, and under its name only when it is whole.
+"""Download of one file over HTTP, resumed after interruptions and verified. Independent of models, caches and hubs.
 
-Until then it lies beside that name in ``NAME.part``, and ``NAME.part.json`` says which version of the file it is a
-part of. This module knows nothing of models, caches and hubs.
+An incomplete file is ``NAME.part``, and ``NAME.part.json`` records its version. It gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -24,30 +23,30 @@ from llamafw.models.progress import Progress
 if TYPE_CHECKING:
     import httpx2
 
-CHUNK = 2**20  # bytes read at once to verify a file
+CHUNK = 2**20  # bytes read at once
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
-WAY_OUT = "check the network and the proxy (HTTPS_PROXY), or start with -m FILE"
+NETWORK_HINT = "check the network and the proxy (HTTPS_PROXY), or start with -m FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a file is, and what is known of it before."""
+    """Where a file is, and what must be true of it."""
 
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)  # Authorization is not sent on to another host
-    sha256: str | None = None  # hexadecimal
+    headers: Mapping[str, str] = field(default_factory=dict)  # redirects to other hosts drop Authorization
+    sha256: str | None = None  # in hexadecimal
     size: int | None = None  # bytes
 
     @property
-    def shown(self) -> str:
-        """The address for people and logs: without password and query, which may be secrets."""
+    def public_url(self) -> str:
+        """The URL for messages and logs, without password and query, which may be secrets."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What tells one version of a file from another: its headers ETag and Last-Modified, or its checksum."""
+    """Identifies a version of a file, by the headers ETag and Last-Modified or by its checksum."""
 
     etag: str | None = None
     modified: str | None = None
@@ -55,18 +54,18 @@ class Version:
 
     @classmethod
     def of(cls, response: httpx2.Response, source: Source) -> Version:
-        """Return the version that a response brings."""
+        """Return the version of the file in a response."""
         return cls(response.headers.get("ETag"), response.headers.get("Last-Modified"), source.sha256)
 
     @property
     def condition(self) -> dict[str, str]:
-        """Headers that ask for the file only if it is another version."""
+        """Request headers that ask for the file only if its version is different."""
         pairs = (("If-None-Match", self.etag), ("If-Modified-Since", self.modified))
         return {name: value for name, value in pairs if value}
 
     @property
     def validator(self) -> str | None:
-        """What ``If-Range`` takes: a strong ETag or a time."""
+        """The value for ``If-Range``: a strong ETag, or else the time."""
         return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
 
@@ -74,194 +73,200 @@ class StatusError(DownloadError):
     """The server answered with an HTTP error."""
 
     def __init__(self, source: Source, status: int, code: str) -> None:
-        known = {member.value: f" {member.phrase}" for member in HTTPStatus}
+        phrases = {member.value: f" {member.phrase}" for member in HTTPStatus}
         hint = "; try again later" if status >= 500 or status == 429 else ""
-        super().__init__(f"{source.shown} cannot be fetched: the server says {status}{known.get(status, '')}{hint}")
-        self.status, self.code = status, code  # code: the hub's X-Error-Code
+        answer = f"{status}{phrases.get(status, '')}"
+        super().__init__(f"{source.public_url} cannot be downloaded: the server answered {answer}{hint}")
+        self.status, self.code = status, code  # code: the X-Error-Code of Hugging Face
 
 
 class UnreachableError(DownloadError):
-    """The server was not reached, or the connection broke and nothing more came."""
+    """The server could not be reached, or the connection broke and could not be resumed."""
 
 
-class Part:
-    """The file until it is whole."""
+class PartialFile:
+    """The incomplete file, and the record of its version."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(f"{path.name}.part")
-        self.note = path.with_name(f"{path.name}.part.json")
+        self.version_path = path.with_name(f"{path.name}.part.json")
 
     @property
     def size(self) -> int:
-        """How many bytes are there."""
+        """Number of bytes."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
     def version(self) -> Version:
-        """The version that the bytes are a part of."""
+        """The recorded version."""
         try:
-            return Version(**json.loads(self.note.read_text(encoding="utf-8")))
+            return Version(**json.loads(self.version_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return Version()
 
-    def begin(self, version: Version) -> None:
-        """Start over."""
+    def restart(self, version: Version) -> None:
+        """Replace the file by an empty one of a version."""
         self.discard()
-        self.note.write_text(json.dumps(asdict(version)), encoding="utf-8")
+        self.version_path.write_text(json.dumps(asdict(version)), encoding="utf-8")
         self.path.touch()
 
     def discard(self) -> None:
-        """Remove what is there."""
+        """Remove the file and the record."""
         self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        self.version_path.unlink(missing_ok=True)
 
 
-def fetch(source: Source, path: Path, bar: Progress, have: Version | None = None) -> Version | None:
-    """Put the file at ``path``; return its version, or None if the server still has the version ``have``.
+def fetch(source: Source, path: Path, progress: Progress, current: Version | None = None) -> Version | None:
+    """Download the file to ``path`` and return its version, or None if the version is still ``current``.
 
-    The caller sees to it that nobody else fetches to ``path`` meanwhile.
+    The caller must make sure that no other process downloads to ``path`` at the same time.
 
     Raises
     ------
     DownloadError
-        The file cannot be fetched, verified or stored; the message says what to do.
+        The file cannot be downloaded, verified or stored; the message says what to do.
     """
     import httpx2
 
-    part = Part(path)
+    part = PartialFile(path)
     try:
-        version = _receive(source, part, bar, have)
+        version = _receive(source, part, progress, current)
         if version is None:
             return None
-        _verify(source, part, bar)
+        _verify(source, part, progress)
         os.replace(part.path, path)
         part.discard()
         return version
     except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
-        kept = "; what has come so far is kept, and the next start goes on from there" if part.size else ""
-        raise UnreachableError(f"{source.shown} cannot be fetched: {explain(exc)}; {WAY_OUT}{kept}") from exc
+        resume = "; the next start resumes the download" if part.size else ""
+        reason = describe_network_error(exc)
+        raise UnreachableError(f"{source.public_url} cannot be downloaded: {reason}; {NETWORK_HINT}{resume}") from exc
     except OSError as exc:
         needs = f"; it needs {source.size / 1e6:.1f} MB" if source.size else ""
         raise DownloadError(f"{path.name} cannot be stored in {path.parent}: {exc.strerror or exc}{needs}") from exc
 
 
-def explain(exc: Exception) -> str:
-    """Return in a few words why a request failed."""
+def describe_network_error(exc: Exception) -> str:
+    """Return the reason of a failed request in a few words."""
     import httpx2
 
-    said = re.sub(r"\s+", " ", str(exc)).strip().rstrip(".")[:200]
+    text = re.sub(r"\s+", " ", str(exc)).strip().rstrip(".")[:200]
     if isinstance(exc, httpx2.TimeoutException):
-        return "the server does not answer in time"
+        return "the server did not answer in time"
     if isinstance(exc, httpx2.ConnectError | httpx2.ProxyError):
-        return f"the server cannot be reached ({said})"
-    return f"the connection broke ({said or type(exc).__name__})"
+        return f"the server cannot be reached ({text})"
+    return f"the connection broke ({text or type(exc).__name__})"
 
 
-def _receive(source: Source, part: Part, bar: Progress, have: Version | None) -> Version | None:
-    """Bring the part to its full size, in as many requests as it takes while each gets further."""
+def _receive(source: Source, part: PartialFile, progress: Progress, current: Version | None) -> Version | None:
+    """Complete the partial file, with new requests after broken connections as long as each request adds bytes."""
     import httpx2
 
-    timeout, reached = httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT), part.size
+    timeout, last_size = httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT), part.size
     with httpx2.Client(follow_redirects=True, timeout=timeout) as client:
         while True:
-            start, known = _resumable(source, part)
+            start, version = _find_resumable(source, part)
             if start and start == source.size:
-                return known
-            headers = {**source.headers, "Accept-Encoding": "identity", **(have.condition if have else {})}
+                return version
+            headers = {**source.headers, "Accept-Encoding": "identity", **(current.condition if current else {})}
             if start:
                 headers["Range"] = f"bytes={start}-"
-                if not source.sha256 and known.validator:
-                    headers["If-Range"] = known.validator
+                if not source.sha256 and version.validator:
+                    headers["If-Range"] = version.validator
+
             try:
                 with client.stream("GET", source.url, headers=headers) as response:
-                    if have and (response.status_code == 304 or _is_same(response, source, have)):
+                    if current and (response.status_code == 304 or _has_version(response, source, current)):
                         return None
                     if response.status_code == 416 and start:
                         if response.headers.get("Content-Range") == f"bytes */{start}":
-                            return known  # all of it was there
+                            return version  # the partial file is complete
                         part.discard()
                         continue
-                    return _store(source, part, response, start, bar)
+                    return _store(source, part, response, start, progress)
             except httpx2.TransportError:
-                if part.size <= reached:
+                if part.size <= last_size:
                     raise
-                reached = part.size
+                last_size = part.size
 
 
-def _is_same(response: httpx2.Response, source: Source, have: Version) -> bool:
-    """Say whether a server that takes no conditions sends what is there already."""
+def _has_version(response: httpx2.Response, source: Source, current: Version) -> bool:
+    """Return whether a server that ignores conditions is sending the current version again."""
     version = Version.of(response, source)
-    return response.status_code == 200 and (version.etag, version.modified) == (have.etag, have.modified)
+    return response.status_code == 200 and (version.etag, version.modified) == (current.etag, current.modified)
 
 
-def _resumable(source: Source, part: Part) -> tuple[int, Version]:
-    """Return how many bytes of the part can be kept, and of which version they are."""
+def _find_resumable(source: Source, part: PartialFile) -> tuple[int, Version]:
+    """Return how many bytes of the partial file can be kept, and their version; discard it if there are none."""
     version, size = part.version, part.size
-    kept = version.sha256 == source.sha256 if source.sha256 else bool(version.validator)
-    if not kept or (source.size is not None and size > source.size):
+    is_kept = version.sha256 == source.sha256 if source.sha256 else bool(version.validator)
+    if not is_kept or (source.size is not None and size > source.size):
         part.discard()
         return 0, Version()
     return size, version
 
 
-def _store(source: Source, part: Part, response: httpx2.Response, start: int, bar: Progress) -> Version:
-    """Append what the response brings to the part, or replace it if the server sends the file from its start."""
+def _store(source: Source, part: PartialFile, response: httpx2.Response, start: int, progress: Progress) -> Version:
+    """Append the response to the partial file, or replace the file if the server sends it from the beginning."""
     status = response.status_code
     if status >= 300 or status not in (200, 206):
         raise StatusError(source, status, response.headers.get("X-Error-Code", ""))
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise DownloadError(f"{source.shown} is a web page, not a model: give the address that the file downloads from")
+        raise DownloadError(f"{source.public_url} is a web page, not a model: use the URL of the file itself")
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "")) if status == 206 else None
     if status == 206 and (not span or int(span[1]) != start):
         part.discard()
-        raise DownloadError(f"{source.shown} cannot be fetched: the server sends another part than it was asked for")
+        raise DownloadError(f"{source.public_url} cannot be downloaded: the server sent another range than requested")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadError(f"{source.shown} cannot be fetched: the server compresses it, though asked not to")
+        raise DownloadError(f"{source.public_url} cannot be downloaded: the server compresses it despite the request")
+
     length = response.headers.get("Content-Length", "")
     size = int(span[2]) if span else int(length) if length.isdigit() else source.size
     if source.size is not None and size != source.size:
-        raise DownloadError(f"{source.shown} is not what it should be: it has {size} bytes, not {source.size}")
+        raise DownloadError(f"{source.public_url} is not the expected file: it has {size} bytes, not {source.size}")
     if not span:
         start = 0
-        part.begin(Version.of(response, source))
-    _check_room(part.path, (size or 0) - start)
-    bar.step("downloading", size)
+        part.restart(Version.of(response, source))
+    _check_free_space(part.path, (size or 0) - start)
+
+    progress.start_step("downloading", size)
     with part.path.open("ab") as file:
         for chunk in response.iter_bytes():
             file.write(chunk)
-            bar.reach(file.tell())
+            progress.update(file.tell())
         file.flush()
         os.fsync(file.fileno())
     return part.version
 
 
-def _check_room(path: Path, needed: int) -> None:
+def _check_free_space(path: Path, needed: int) -> None:
+    """Raise DownloadError if the disk of ``path`` has less than ``needed`` bytes free."""
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise DownloadError(
-            f"{path.parent} has {free / 1e6:.1f} MB free, and {needed / 1e6:.1f} MB are needed; make room, or set "
-            "LLAMA_CACHE to another folder"
+            f"{path.parent} has {free / 1e6:.1f} MB free, but {needed / 1e6:.1f} MB are needed; free some space, or "
+            "set LLAMA_CACHE to another folder"
         )
 
 
-def _verify(source: Source, part: Part, bar: Progress) -> None:
-    """Hold the part against its size and checksum, if these are known; remove it if it is something else."""
+def _verify(source: Source, part: PartialFile, progress: Progress) -> None:
+    """Compare the file with its expected size and checksum, if known; remove it if they differ."""
     size = part.size
-    found = f"it has {size} bytes, not {source.size}" if source.size not in (None, size) else None
-    if found is None and source.sha256:
-        digest = sha256_of(part.path, bar)
-        found = f"its SHA-256 is {digest}, not {source.sha256}" if digest != source.sha256 else None
-    if found:
+    difference = f"it has {size} bytes, not {source.size}" if source.size not in (None, size) else None
+    if difference is None and source.sha256:
+        digest = sha256_of(part.path, progress)
+        difference = f"its SHA-256 is {digest}, not {source.sha256}" if digest != source.sha256 else None
+    if difference:
         part.discard()
-        raise DownloadError(f"{source.shown} is not what it should be: {found}; what was downloaded has been removed")
+        raise DownloadError(f"{source.public_url} is not the expected file: {difference}; the download was removed")
 
 
-def sha256_of(path: Path, bar: Progress) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    bar.step("verifying", path.stat().st_size)
+def sha256_of(path: Path, progress: Progress) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    progress.start_step("verifying", path.stat().st_size)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-            bar.reach(file.tell())
+            progress.update(file.tell())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Where fetched models lie. It makes no folders."""
+"""Folders of downloaded models. The functions only return paths; they do not create folders."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 
 def models_dir() -> Path:
-    """Return where the catalogue's models lie: ``models`` in ``$LLAMAFW_CACHE``, or else in the user's cache."""
-    given = os.environ.get("LLAMAFW_CACHE")
-    if given:
-        return Path(given).expanduser() / "models"
+    """Return the folder of the catalogue's models: ``models`` in ``$LLAMAFW_CACHE`` or the user's cache directory."""
+    folder = os.environ.get("LLAMAFW_CACHE")
+    if folder:
+        return Path(folder).expanduser() / "models"
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("llamafw", appauthor=False)) / "models"
 
 
 def downloads_dir() -> Path:
-    """Return where models from addresses lie: ``$LLAMA_CACHE``, or else where the catalogue's do."""
-    given = os.environ.get("LLAMA_CACHE")
-    return Path(given).expanduser() if given else models_dir()
+    """Return the folder of models from URLs: ``$LLAMA_CACHE``, or the folder of the catalogue's models."""
+    folder = os.environ.get("LLAMA_CACHE")
+    return Path(folder).expanduser() if folder else models_dir()
 
 
 def hub_dir() -> Path:
-    """Return where models from Hugging Face lie: ``$LLAMA_CACHE``, or else where the hub's client keeps its files."""
-    given = os.environ.get("LLAMA_CACHE")
-    if given:
-        return Path(given).expanduser()
+    """Return the folder of models from Hugging Face: ``$LLAMA_CACHE``, or the cache of the hub's client."""
+    folder = os.environ.get("LLAMA_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)

@@ -1,7 +1,7 @@
-"""Models from Hugging Face (``--hf-repo``), kept in the hub's own cache, where its other tools find them too.
+"""Models from Hugging Face (``--hf-repo``), stored in the hub's own cache, where other tools find them too.
 
-The hub's client says what is in a repository and lays the cache out; the bytes come through `llamafw.models.fetch`,
-which resumes an interrupted download and verifies it.
+The hub's client lists the files of a repository and manages the cache. `llamafw.models.fetch` downloads the files,
+because it resumes interrupted downloads and verifies them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llamafw.errors import DownloadError, SettingsError
-from llamafw.models import choose
-from llamafw.models.fetch import WAY_OUT, Source, StatusError, UnreachableError, explain, fetch
+from llamafw.models.choose import choose_model, find_file, find_parts, format_names
+from llamafw.models.fetch import NETWORK_HINT, Source, StatusError, UnreachableError, describe_network_error, fetch
 from llamafw.models.folders import hub_dir
 from llamafw.models.lock import locked
 from llamafw.models.progress import Progress
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-TIMEOUT = 10  # seconds that the hub gets to say what is in a repository
+TIMEOUT = 10  # seconds, for the list of a repository's files
 DEFAULT_REVISION = "main"
 FETCH_LOCK_SUFFIX = ".fetch.lock"
-"""Ends the name of the lock file of each content that was fetched here; `llamafw.models.downloads` knows them by it."""
+"""Suffix of the lock files of downloaded contents, by which `llamafw.models.downloads` recognises them."""
 
 log = logging.getLogger("llamafw.models")
 
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """What ``--hf-repo`` names."""
+    """The value of ``--hf-repo``."""
 
     id: str  # USER/REPO
     revision: str  # branch, tag or commit
@@ -45,7 +45,7 @@ class Repo:
 
     @classmethod
     def parse(cls, text: str) -> Repo:
-        """Return what USER/REPO[@REVISION][:QUANT] says."""
+        """Parse USER/REPO[@REVISION][:QUANT]; SettingsError if ``text`` is malformed."""
         match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([\w.-]+))?", text)
         if not match:
             raise SettingsError(f"--hf-repo: {text!r} does not look like USER/REPO[@REVISION][:QUANT]")
@@ -61,51 +61,51 @@ def pull_repo(
     offline: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Return a model of a repository (of one in parts the first), fetched before if it is not there or has changed.
+    """Return a model's file, or its first part, downloaded first if it is missing or has changed.
 
     Parameters
     ----------
     text : str
         USER/REPO[@REVISION][:QUANT].
     file : str, optional
-        The file's path in the repository; by default `llamafw.models.choose.choose` chooses.
+        The file's path in the repository; by default `llamafw.models.choose.choose_model` chooses one.
     path : Path, optional
-        Where to keep it; by default in the hub's cache, or in ``$LLAMA_CACHE`` as in that.
+        The file to download to; by default a file in the hub's cache, or in ``$LLAMA_CACHE`` in the same layout.
     token : str, optional
-        By default the one that the hub's client has stored, if any.
+        By default the token that the hub's client has stored, if any.
     offline : bool
-        Do without the network; so does HF_HUB_OFFLINE=1.
+        Do not use the network. HF_HUB_OFFLINE=1 has the same effect.
     progress : bool
-        Show on stderr what is going on.
+        Show progress on stderr.
 
     Raises
     ------
     SettingsError
-        ``text`` makes no sense, or names a quantization beside a file.
+        ``text`` is malformed, or has a quantization although ``file`` is given.
     DownloadError
-        The model cannot be found, fetched, verified or stored; the message says what to do.
+        The model cannot be found, downloaded, verified or stored; the message says what to do.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     repo = Repo.parse(text)
     if repo.quant and file:
-        raise SettingsError(f"--hf-repo {text} and --hf-file {file} both name a file; leave :{repo.quant} out")
+        raise SettingsError(f"--hf-repo {text} and --hf-file {file} both choose a file; leave :{repo.quant} out")
     from huggingface_hub import is_offline_mode
 
     hub = Hub(repo, token, progress)
     if offline or is_offline_mode():
-        return hub.kept(file, path)
+        return hub.find_cached(file, path)
     try:
-        return hub.current(file, path)
+        return hub.pull(file, path)
     except (UnreachableError, StatusError) as exc:
         with suppress(DownloadError):
-            found = hub.kept(file, path)
+            cached = hub.find_cached(file, path)
             log.warning("%s; the file in the cache is used", exc)
-            return found
+            return cached
         raise
 
 
 class Hub:
-    """One repository on the hub, and in the cache."""
+    """One repository, on the hub and in the cache."""
 
     def __init__(self, repo: Repo, token: str | None, progress: bool) -> None:
         from huggingface_hub import HfApi, constants, get_token
@@ -122,61 +122,62 @@ class Hub:
         }
         self.api: HfApi = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, **self.client)
 
-    def current(self, file: str | None, path: Path | None) -> Path:
-        """Return the file as the hub has it now, fetched first if that is not there."""
+    def pull(self, file: str | None, path: Path | None) -> Path:
+        """Return the current version of the file, with all parts of its model, downloaded first if necessary."""
         info = self.info()
         files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-        names, where = list(files), self.repo.id
-        chosen = choose.find(names, file, where) if file else choose.choose(names, self.repo.quant, where)
-        parts = choose.all_parts(names, chosen, where)
+        names, source = list(files), self.repo.id
+        chosen = find_file(names, file, source) if file else choose_model(names, self.repo.quant, source)
+        parts = find_parts(names, chosen, source)
         if path is not None and len(parts) > 1:
-            raise SettingsError(f"--model names one file, but {chosen} is the first of {len(parts)}; leave it out")
-        return [self.pull(info, files[part], path) for part in parts][0]
+            raise SettingsError(
+                f"--model names one file, but {chosen} is the first of {len(parts)} parts; leave it out"
+            )
+        return [self._pull_file(info, files[part], path) for part in parts][0]
 
     def info(self) -> ModelInfo:
-        """Ask the hub what is in the repository: names, sizes and checksums."""
+        """Return names, sizes and checksums of the files in the repository, as the hub reports them."""
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
             return self.api.model_info(self.repo.id, revision=self.repo.revision, files_metadata=True, timeout=TIMEOUT)
         except HfHubHTTPError as exc:
-            self._refused(exc)
+            self._raise_refusal(exc)
         except (httpx2.HTTPError, httpx2.InvalidURL, ConnectionError) as exc:
-            raise UnreachableError(
-                f"{self.repo.id} cannot be fetched from {self.api.endpoint}: {explain(exc)}; {WAY_OUT}"
-            ) from exc
+            message = f"{self.repo.id} cannot be downloaded from {self.api.endpoint}: {describe_network_error(exc)}"
+            raise UnreachableError(f"{message}; {NETWORK_HINT}") from exc
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise DownloadError(f"{self.api.endpoint} does not answer like a hub of models (HF_ENDPOINT)") from exc
+            raise DownloadError(f"{self.api.endpoint} (HF_ENDPOINT) does not answer like Hugging Face") from exc
 
-    def pull(self, info: ModelInfo, sibling: RepoSibling, path: Path | None) -> Path:
-        """Return the file, fetched first if this version of it is not there."""
-        try:
-            return self._pull(info, sibling, path)
-        except StatusError as exc:
-            if exc.code == "GatedRepo" or exc.status in (401, 403):
-                raise DownloadError(self._gated()) from exc
-            raise
-
-    def kept(self, file: str | None, path: Path | None) -> Path:
-        """Return the file without asking the hub."""
+    def find_cached(self, file: str | None, path: Path | None) -> Path:
+        """Return the file from the cache, without asking the hub; DownloadError if it is not there."""
         if path is not None and path.is_file():
             return path
         snapshot = self._snapshot()
-        files = [found.relative_to(snapshot).as_posix() for found in snapshot.rglob("*") if found.is_file()]
+        files = [item.relative_to(snapshot).as_posix() for item in snapshot.rglob("*") if item.is_file()]
         if not files or path is not None:
             name = f"{self.repo.id}{f' {file}' if file else ''}"
-            raise DownloadError(f"{name} is not in the cache ({path or self.cache}), and --offline forbids to fetch it")
-        where = f"the cache of {self.repo.id}"
-        chosen = choose.find(files, file, where) if file else choose.choose(files, self.repo.quant, where)
-        return snapshot / choose.all_parts(files, chosen, where)[0]
+            raise DownloadError(f"{name} is not in the cache ({path or self.cache}), and --offline was given")
+        source = f"the cache of {self.repo.id}"
+        chosen = find_file(files, file, source) if file else choose_model(files, self.repo.quant, source)
+        return snapshot / find_parts(files, chosen, source)[0]
 
-    def _pull(self, info: ModelInfo, sibling: RepoSibling, path: Path | None) -> Path:
+    def _pull_file(self, info: ModelInfo, sibling: RepoSibling, path: Path | None) -> Path:
+        """Return one file, downloaded first if this version of it is missing."""
+        try:
+            return self._pull_version(info, sibling, path)
+        except StatusError as exc:
+            if exc.code == "GatedRepo" or exc.status in (401, 403):
+                raise DownloadError(self._access_denied()) from exc
+            raise
+
+    def _pull_version(self, info: ModelInfo, sibling: RepoSibling, path: Path | None) -> Path:
         import httpx2
         from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 
         name, commit = sibling.rfilename, info.sha
-        key = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id  # what the hub's cache calls the file's content
+        key = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id  # name of the content in the hub's cache
         source = Source(
             url=hf_hub_url(self.repo.id, name, revision=commit, endpoint=self.api.endpoint),
             headers={"Authorization": f"Bearer {self.token}"} if self.token else {},
@@ -185,15 +186,16 @@ class Hub:
         )
         if path is not None:
             return fetch_once(source, path, self.progress)
-        found = try_to_load_from_cache(self.repo.id, name, cache_dir=self.cache, revision=commit)
-        if isinstance(found, str):
-            return Path(found)
-        log.info("fetching %s of %s", name, self.repo.id)
+        cached = try_to_load_from_cache(self.repo.id, name, cache_dir=self.cache, revision=commit)
+        if isinstance(cached, str):
+            return Path(cached)
+
+        log.info("downloading %s of %s", name, self.repo.id)
         if key and re.fullmatch("[0-9a-f]{40,64}", key):
-            self._fetch(source, name, key)
+            self._fetch_content(source, name, key)
         try:
             return Path(
-                hf_hub_download(  # finds the content, and gives it its name in the cache
+                hf_hub_download(  # finds the content in the cache and links the file to it
                     self.repo.id,
                     name,
                     revision=self.repo.revision,
@@ -203,25 +205,25 @@ class Hub:
                 )
             )
         except (OSError, ValueError, httpx2.HTTPError) as exc:
-            said = " ".join(str(exc).split())[:300]
-            raise DownloadError(f"{name} cannot be put into the cache {self.cache}: {said}") from exc
+            reason = " ".join(str(exc).split())[:300]
+            raise DownloadError(f"{name} cannot be stored in the cache {self.cache}: {reason}") from exc
 
-    def _fetch(self, source: Source, name: str, key: str) -> None:
-        """Put the content where the hub's client looks for it."""
+    def _fetch_content(self, source: Source, name: str, key: str) -> None:
+        """Download the content to where the hub's client looks for it."""
         folder = _repo_folder(self.repo.id)
-        # Not the lock of the hub's client: that removes its file, which some systems then let two processes lock.
+        # The client's own lock is not used: it removes its file, after which two processes can hold it on some systems.
         blob, lock = self.cache / folder / "blobs" / key, self.cache / ".locks" / folder / f"{key}{FETCH_LOCK_SUFFIX}"
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)
             lock.parent.mkdir(parents=True, exist_ok=True)
-            with Progress(name.rpartition("/")[2], self.progress) as bar, locked(lock, bar.waiting):
+            with Progress(name.rpartition("/")[2], self.progress) as bar, locked(lock, bar.report_waiting):
                 if not blob.exists():
                     fetch(source, blob, bar)
         except OSError as exc:
             raise DownloadError(f"{name} cannot be stored in {self.cache}: {exc.strerror or exc}") from exc
 
     def _snapshot(self) -> Path:
-        """Return the folder of the revision as it was fetched last."""
+        """Return the folder of the revision's latest download."""
         folder = self.cache / _repo_folder(self.repo.id)
         try:
             commit = (folder / "refs" / self.repo.revision).read_text(encoding="utf-8").strip()
@@ -229,42 +231,42 @@ class Hub:
             commit = self.repo.revision
         return folder / "snapshots" / commit
 
-    def _refused(self, exc: Any) -> NoReturn:
-        """Raise what the hub's refusal means."""
+    def _raise_refusal(self, exc: Any) -> NoReturn:
+        """Raise the DownloadError that explains an error status of the hub."""
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
         repo, status = self.repo, exc.response.status_code
         if isinstance(exc, GatedRepoError) or status == 403:
-            message = self._gated()
+            message = self._access_denied()
         elif isinstance(exc, RevisionNotFoundError):
             message = f"{repo.id} has no revision {repo.revision!r}"
         elif status == 401 and self.token and not isinstance(exc, RepositoryNotFoundError):
-            message = f"{self.api.endpoint} does not know the token (from --hf-token, HF_TOKEN or `hf auth login`)"
+            message = f"{self.api.endpoint} rejects the token (from --hf-token, HF_TOKEN or `hf auth login`)"
         elif isinstance(exc, RepositoryNotFoundError) or status in (401, 404):
             message = (
-                f"there is no repository {repo.id} at {self.api.endpoint}, or it is private{self._near()}; for "
-                "a private one pass a token (--hf-token, HF_TOKEN)"
+                f"the repository {repo.id} does not exist at {self.api.endpoint}, or it is private"
+                f"{self._similar_names()}; a private one needs a token (--hf-token, HF_TOKEN)"
             )
         else:
             raise StatusError(Source(url=f"{self.api.endpoint}/{repo.id}"), status, "") from exc
         raise DownloadError(message) from exc
 
-    def _gated(self) -> str:
+    def _access_denied(self) -> str:
         repo = self.repo.id
         return (
-            f"access to {repo} is refused: accept its licence at {self.api.endpoint}/{repo}, and pass a token of that "
+            f"access to {repo} is denied: accept its licence at {self.api.endpoint}/{repo}, and use a token of that "
             "account (--hf-token, HF_TOKEN)"
         )
 
-    def _near(self) -> str:
-        """Return repositories of nearly that name, for an error message."""
+    def _similar_names(self) -> str:
+        """Return repositories with similar names, for an error message."""
         owner, name = self.repo.id.split("/")
         names: list[str] = []
-        with suppress(Exception):  # this is for a hint only, whatever fails
+        with suppress(Exception):  # the hint is optional
             names += [model.id for model in self.api.list_models(author=owner, limit=100)]
             names += [model.id for model in self.api.list_models(search=name, limit=100)]
         near = get_close_matches(self.repo.id, names, n=3)
-        return f" (did you mean {choose.listed(near)}?)" if near else ""
+        return f" (did you mean {format_names(near)}?)" if near else ""
 
 
 def _repo_folder(repo_id: str) -> str:

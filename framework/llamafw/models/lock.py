@@ -1,4 +1,4 @@
-"""A lock between processes, on a file. The system releases it when its holder ends, however it ends."""
+"""A lock between processes, held on a file. The operating system releases it when its holder ends, even by a crash."""
 
 from __future__ import annotations
 
@@ -11,40 +11,46 @@ from pathlib import Path
 if sys.platform == "win32":
     import msvcrt
 
-    def _try(fd: int) -> None:
+    def _try_lock(fd: int) -> None:
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
 
-    def _wait(fd: int) -> None:
+    def _wait_for_lock(fd: int) -> None:
         while True:
             try:
                 return msvcrt.locking(fd, msvcrt.LK_LOCK, 1)
-            except OSError:  # after ten seconds of trying
+            except OSError:  # LK_LOCK gives up after ten seconds
                 continue
 
 else:
     import fcntl
 
-    def _try(fd: int) -> None:
+    def _try_lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _wait(fd: int) -> None:
+    def _wait_for_lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[int]:
-    """Hold the lock on ``path`` (made if need be, never removed) and yield its file descriptor.
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[int]:
+    """Hold the lock on a file and yield the file descriptor.
 
-    ``waiting`` is called once if another process has it. On POSIX a child process that inherits the descriptor holds
-    the lock too.
+    On POSIX, a child process that inherits the descriptor holds the lock too.
+
+    Parameters
+    ----------
+    path : Path
+        The file. It is created if it does not exist, and never removed.
+    on_wait : callable
+        Called once if another process holds the lock, before waiting for it.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            _try(fd)
+            _try_lock(fd)
         except OSError:
-            waiting()
-            _wait(fd)
+            on_wait()
+            _wait_for_lock(fd)
         yield fd
     finally:
         os.close(fd)

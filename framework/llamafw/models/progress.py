@@ -1,4 +1,4 @@
-"""Show on stderr how far a long task has come. It knows nothing of the task."""
+"""Progress of a download on stderr. Independent of how files are downloaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A bar per step on a terminal, a line per step elsewhere; nothing if not ``shown``. Free until the first step."""
+    """Shows a bar per step on a terminal, and prints a line per step elsewhere.
+
+    It costs nothing before the first step.
+
+    Parameters
+    ----------
+    title : str
+        Beginning of each line.
+    shown : bool
+        False shows nothing.
+    """
 
     def __init__(self, title: str, shown: bool) -> None:
         self.title, self.shown = title, shown
@@ -25,28 +35,28 @@ class Progress:
         if self._rich:
             self._rich.stop()
 
-    def waiting(self) -> None:
-        """Say that another process does the same."""
-        self._line("waiting for another process that fetches it")
+    def report_waiting(self) -> None:
+        """Report that another process is downloading the same file."""
+        self._print("waiting for another process that downloads it")
 
-    def step(self, what: str, n_bytes: int | None) -> None:
-        """Begin a step of ``n_bytes``, or of nobody knows how many."""
+    def start_step(self, name: str, n_bytes: int | None) -> None:
+        """Start a step that handles ``n_bytes``; None: their number is unknown."""
         if not self.shown:
             return
         rich = self._start()
         if not rich.console.is_terminal:
-            self._line(what if n_bytes is None else f"{what} {n_bytes / 1e6:.0f} MB")
+            self._print(name if n_bytes is None else f"{name} {n_bytes / 1e6:.0f} MB")
         self._total = n_bytes
-        self._task = rich.add_task(f"{self.title}: {what}", total=n_bytes)
+        self._task = rich.add_task(f"{self.title}: {name}", total=n_bytes)
 
-    def reach(self, n_bytes: int) -> None:
-        """Say how many bytes of the step are done."""
+    def update(self, n_bytes: int) -> None:
+        """Report how many bytes of the step are done."""
         if self._rich and self._task is not None:
             self._rich.update(self._task, completed=n_bytes if self._total is None else min(n_bytes, self._total))
 
-    def _line(self, what: str) -> None:
+    def _print(self, text: str) -> None:
         if self.shown:
-            self._start().console.print(f"{self.title}: {what}", highlight=False, markup=False)
+            self._start().console.print(f"{self.title}: {text}", highlight=False, markup=False)
 
     def _start(self) -> RichProgress:
         if self._rich is None:

@@ -1,6 +1,6 @@
-"""``--rope-*`` and ``--yarn-*``: they take the place of what a model's metadata say of RoPE.
+"""``--rope-*`` and ``--yarn-*``: flags that replace a model's metadata for RoPE.
 
-It knows the keys that GGUF has for them, not what they mean: that is for architectures to say.
+This module maps flags to metadata keys of GGUF. Architectures interpret these keys.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ from llamafw.settings import Settings
 from llamafw.types import Model
 
 
-def with_rope(model: Model, settings: Settings) -> Model:
-    """Return the model with the settings that were given instead of its own."""
-    given = _given(settings)
-    if not given:
+def apply_rope_settings(model: Model, settings: Settings) -> Model:
+    """Return the model with its RoPE metadata replaced by the settings that are not at their defaults."""
+    overrides = _rope_overrides(settings)
+    if not overrides:
         return model
     architecture = model.metadata.get("general.architecture")
-    changed = {f"{architecture}.rope.{key}": value for key, value in given.items()}
+    changed = {f"{architecture}.rope.{key}": value for key, value in overrides.items()}
     return replace(model, metadata=MappingProxyType({**model.metadata, **changed}))
 
 
-def _given(settings: Settings) -> dict[str, Any]:
-    """Return GGUF's keys without their beginnings. 0 means the model's own, of an extrapolation -1 does."""
+def _rope_overrides(settings: Settings) -> dict[str, Any]:
+    """Return the values to replace, by metadata keys without ``ARCHITECTURE.rope.``.
+
+    A setting of 0 keeps the model's value; ``yarn_ext_factor`` keeps it at -1.
+    """
     if settings.rope_scale and settings.rope_freq_scale:
         raise SettingsError("--rope-scale and --rope-freq-scale exclude each other: one is 1 divided by the other")
     factor = 1 / settings.rope_freq_scale if settings.rope_freq_scale else settings.rope_scale
-    share = settings.yarn_ext_factor
+    ext_factor = settings.yarn_ext_factor
     values = {
         "scaling.type": settings.rope_scaling,
         "scaling.factor": factor or None,
         "freq_base": settings.rope_freq_base or None,
         "scaling.original_context_length": settings.yarn_orig_ctx or None,
-        "scaling.yarn_ext_factor": None if share is None or share < 0 else share,
+        "scaling.yarn_ext_factor": None if ext_factor is None or ext_factor < 0 else ext_factor,
         "scaling.yarn_attn_factor": settings.yarn_attn_factor,
         "scaling.yarn_beta_fast": settings.yarn_beta_fast,
         "scaling.yarn_beta_slow": settings.yarn_beta_slow,

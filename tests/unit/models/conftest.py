@@ -1,4 +1,4 @@
-"""A place for a model's file; a local hub of models, and caches of its own for every test that asks for it."""
+"""Fixtures: the path of a model file, an empty cache, and a local imitation of Hugging Face."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def models_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """$LLAMA_CACHE; not there yet."""
+    """Return the folder ``$LLAMA_CACHE``, which does not exist yet."""
     for name in list(os.environ):
         if name.startswith(("HF_", "LLAMA_ARG_")) or name.lower().endswith("proxy"):
             monkeypatch.delenv(name)
@@ -29,6 +29,7 @@ def models_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def model_hub(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
+    """Return a local hub that ``$HF_ENDPOINT`` names."""
     with serving() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub

@@ -1,11 +1,11 @@
-"""Which file of a repository is served."""
+"""The file to serve is chosen by the quantization in its name."""
 
 from __future__ import annotations
 
 import pytest
 
 from llamafw import DownloadError
-from llamafw.models.choose import all_parts, choose, find
+from llamafw.models.choose import choose_model, find_file, find_parts
 
 QWEN = ["README.md", "qwen-q2_k.gguf", "qwen-q4_0.gguf", "qwen-q4_k_m.gguf", "qwen-q8_0.gguf", "mmproj-qwen-f16.gguf"]
 UNSLOTH = [
@@ -38,37 +38,39 @@ pytestmark = pytest.mark.inventory("O-10")
         (["f16.gguf"], "F16", "f16.gguf"),
     ],
 )
-def test_the_quantization_chooses(files: list[str], quant: str | None, chosen: str) -> None:
-    assert choose(files, quant, "u/r") == chosen
-    assert choose(reversed(files), quant, "u/r") == chosen
+def test_a_model_is_chosen_by_quantization(files: list[str], quant: str | None, chosen: str) -> None:
+    assert choose_model(files, quant, "u/r") == chosen
+    assert choose_model(reversed(files), quant, "u/r") == chosen
 
 
 @pytest.mark.parametrize("quant", ["Q4_K", "K_M", "4_0", "gguf", ".*"])
-def test_a_quantization_that_is_not_there_gets_the_choices(quant: str) -> None:
+def test_a_missing_quantization_lists_the_models(quant: str) -> None:
     with pytest.raises(DownloadError) as caught:
-        choose(QWEN, quant, "u/r")
-    assert str(caught.value).startswith(f"u/r has no {quant!r}; there are ")
-    assert sorted(str(caught.value).split("there are ")[1].split(", ")) == sorted(QWEN[1:5])
+        choose_model(QWEN, quant, "u/r")
+    assert str(caught.value).startswith(f"u/r has no model of quantization {quant!r}; its models are ")
+    assert sorted(str(caught.value).split("its models are ")[1].split(", ")) == sorted(QWEN[1:5])
 
 
-def test_no_model_at_all() -> None:
-    with pytest.raises(DownloadError, match="u/r has no GGUF model in it"):
-        choose(["README.md", "mmproj-a.gguf"], None, "u/r")
+def test_a_repository_without_models_is_refused() -> None:
+    with pytest.raises(DownloadError, match="u/r has no GGUF model"):
+        choose_model(["README.md", "mmproj-a.gguf"], None, "u/r")
 
 
-def test_a_file_that_is_not_there_gets_near_names() -> None:
-    assert find(QWEN, "qwen-q8_0.gguf", "u/r") == "qwen-q8_0.gguf"
+def test_a_missing_file_gets_suggestions() -> None:
+    assert find_file(QWEN, "qwen-q8_0.gguf", "u/r") == "qwen-q8_0.gguf"
     with pytest.raises(DownloadError, match=r"u/r has no file 'qwen-q8_1.gguf'; did you mean qwen-q8_0.gguf"):
-        find(QWEN, "qwen-q8_1.gguf", "u/r")
-    with pytest.raises(DownloadError, match=r"there are qwen-q2_k.gguf, qwen-q4_0.gguf"):
-        find(QWEN, "zzz", "u/r")
+        find_file(QWEN, "qwen-q8_1.gguf", "u/r")
+    with pytest.raises(DownloadError, match=r"its models are qwen-q2_k.gguf, qwen-q4_0.gguf"):
+        find_file(QWEN, "zzz", "u/r")
 
 
-def test_the_parts_of_a_model() -> None:
+def test_all_parts_of_a_model_are_found() -> None:
     names = [f"x/a-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
-    assert all_parts(names, names[0], "u/r") == names
-    assert all_parts(QWEN, QWEN[1], "u/r") == [QWEN[1]]
-    with pytest.raises(DownloadError, match=f"{names[1]} is one of 3 parts of a model; name the first, {names[0]}"):
-        all_parts(names, names[1], "u/r")
+    assert find_parts(names, names[0], "u/r") == names
+    assert find_parts(QWEN, QWEN[1], "u/r") == [QWEN[1]]
+    with pytest.raises(
+        DownloadError, match=f"{names[1]} is one of the 3 parts of a model; name the first one, {names[0]}"
+    ):
+        find_parts(names, names[1], "u/r")
     with pytest.raises(DownloadError, match=f"u/r lacks {names[1]}, {names[2]}"):
-        all_parts(names[:1], names[0], "u/r")
+        find_parts(names[:1], names[0], "u/r")

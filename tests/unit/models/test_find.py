@@ -1,4 +1,4 @@
-"""Which of the settings names the model, and what `llamafw pull` takes."""
+"""The settings that name a model, and the arguments of ``llamafw pull``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from llamafw.models.folders import models_dir
 from llamafw.settings import Settings
 from support.modelhub import ModelHub, Repository
 
-REST: dict[str, Any] = {"token": None, "offline": False, "progress": True}
+DEFAULTS: dict[str, Any] = {"token": None, "offline": False, "progress": True}
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What would have been fetched."""
-    seen: list[Any] = []
+    """Replace the functions that download; return the list of their calls."""
+    recorded: list[Any] = []
 
     def record(*args: Any, **kwargs: Any) -> Path:
-        seen.append((args, kwargs))
-        return Path("fetched")
+        recorded.append((args, kwargs))
+        return Path("downloaded")
 
     monkeypatch.setattr(find, "pull", record)
     monkeypatch.setattr(huggingface, "pull_repo", record)
     monkeypatch.setattr(url, "pull_url", record)
-    return seen
+    return recorded
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     [
         (Settings(), (("smollm2-135m",), {"progress": True, "offline": False})),
         (Settings(model="name", offline=True), (("name",), {"progress": True, "offline": True})),
-        pytest.param(Settings(hf_repo="u/r:Q8_0"), (("u/r:Q8_0", None), REST), marks=pytest.mark.inventory("C-061")),
         pytest.param(
-            Settings(hf_repo="u/r", model="m.gguf"), (("u/r", "m.gguf"), REST), marks=pytest.mark.inventory("C-059")
+            Settings(hf_repo="u/r:Q8_0"), (("u/r:Q8_0", None), DEFAULTS), marks=pytest.mark.inventory("C-061")
+        ),
+        pytest.param(
+            Settings(hf_repo="u/r", model="m.gguf"), (("u/r", "m.gguf"), DEFAULTS), marks=pytest.mark.inventory("C-059")
         ),
         pytest.param(
             Settings(hf_repo="u/r", hf_file="f.gguf"),
-            (("u/r", "f.gguf"), {"path": None} | REST),
+            (("u/r", "f.gguf"), {"path": None} | DEFAULTS),
             marks=pytest.mark.inventory("C-062"),
         ),
         (
@@ -55,30 +57,35 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ),
         pytest.param(
             Settings(model_url="https://h/m.gguf"),
-            (("https://h/m.gguf",), {"path": None} | REST),
+            (("https://h/m.gguf",), {"path": None} | DEFAULTS),
             marks=pytest.mark.inventory("C-060"),
         ),
         pytest.param(
             Settings(model_url="https://h/m.gguf", model="here/m.gguf"),
-            (("https://h/m.gguf",), {"path": Path("here/m.gguf")} | REST),
+            (("https://h/m.gguf",), {"path": Path("here/m.gguf")} | DEFAULTS),
             marks=pytest.mark.inventory("C-059"),
         ),
     ],
 )
-def test_the_settings_say_what_to_fetch(settings: Settings, call: Any, calls: list[Any]) -> None:
-    assert find_model(settings) == Path("fetched")
+def test_settings_choose_the_download(settings: Settings, call: Any, calls: list[Any]) -> None:
+    assert find_model(settings) == Path("downloaded")
     assert calls == [call]
 
 
 @pytest.mark.inventory("C-059")
-def test_a_file_is_itself(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a/b", "b.gguf"):
-        with pytest.raises(ModelError, match="there is no model file"):
-            find_model(Settings(model=name))
+@pytest.mark.parametrize("name", ["a/b", "b.gguf"])
+def test_a_missing_file_is_refused(name: str, calls: list[Any]) -> None:
+    with pytest.raises(ModelError, match=f"the model file {name} does not exist"):
+        find_model(Settings(model=name))
+    assert calls == []
+
+
+@pytest.mark.inventory("C-059")
+def test_an_existing_file_is_used_as_it_is(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("plain").write_text("")
     assert find_model(Settings(model="plain")) == Path("plain")
-    assert find_model(Settings(model=str(tmp_path))) == tmp_path  # a plugin may open it
+    assert find_model(Settings(model=str(tmp_path))) == tmp_path  # a plugin may open a folder
     assert calls == []
 
 
@@ -90,13 +97,13 @@ def test_a_file_is_itself(tmp_path: Path, calls: list[Any], monkeypatch: pytest.
         (Settings(hf_file="f.gguf", model_url="https://h/m"), "--hf-file needs --hf-repo"),
     ],
 )
-def test_settings_that_contradict_each_other(settings: Settings, message: str) -> None:
+def test_contradicting_settings_are_refused(settings: Settings, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         find_model(settings)
 
 
 @pytest.mark.inventory("C-060", "C-061", "C-062")
-def test_pull_takes_repositories_and_addresses(model_hub: ModelHub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pull_downloads_repositories_and_urls(model_hub: ModelHub, capsys: pytest.CaptureFixture[str]) -> None:
     model_hub.files["a.gguf"] = b"GGUF one"
     model_hub.repositories["u/r"] = Repository({"b-q4_0.gguf": b"GGUF two", "c.gguf": b"GGUF three"})
     assert main(["pull", "--quiet", "u/r", model_hub.file_url("a.gguf")]) == 0
@@ -114,7 +121,7 @@ def test_pull_takes_repositories_and_addresses(model_hub: ModelHub, capsys: pyte
     ("flags", "code"),
     [(["-hf", "u/r", "--offline"], 1), (["-mu", "http://127.0.0.1:1/x.gguf"], 1), (["-hf", "wrong"], 2)],
 )
-def test_a_model_that_cannot_be_downloaded_is_one_line(flags: list[str], code: int) -> None:
+def test_a_failed_download_is_reported_in_one_line(flags: list[str], code: int) -> None:
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == code
@@ -123,7 +130,7 @@ def test_a_model_that_cannot_be_downloaded_is_one_line(flags: list[str], code: i
 
 
 @pytest.mark.usefixtures("models_cache")
-def test_the_hubs_client_is_imported_only_when_needed() -> None:
+def test_the_hub_client_is_imported_only_when_needed() -> None:
     code = (
         "import sys; import llamafw.cli.serve, llamafw.cli.pull, llamafw.cli.bench; "
         "print(*({'huggingface_hub', 'httpx2', 'rich'} & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""Damaged GGUF files: each is refused with the place and the thing, quickly, and without believing its numbers."""
+"""Damaged GGUF files are refused with the byte and the reason, without using absurd numbers."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def nested(depth: int) -> bytes:
     return raw.array(raw.UINT8, [b"\1"]) if depth == 1 else raw.array(raw.ARRAY, [nested(depth - 1)])
 
 
-def with_value(kind: int, payload: bytes, key: str | bytes = "k", alignment: int = 32) -> bytes:
-    return raw.gguf([raw.value(key, kind, payload)], alignment=alignment)
+def with_value(value_type: int, payload: bytes, key: str | bytes = "k", alignment: int = 32) -> bytes:
+    return raw.gguf([raw.value(key, value_type, payload)], alignment=alignment)
 
 
-def with_array(kind: int, items: list[bytes], n: int | None = None, alignment: int = 32) -> bytes:
-    return with_value(raw.ARRAY, raw.array(kind, items, n), alignment=alignment)
+def with_array(item_type: int, items: list[bytes], n: int | None = None, alignment: int = 32) -> bytes:
+    return with_value(raw.ARRAY, raw.array(item_type, items, n), alignment=alignment)
 
 
-def with_tensor(ne: list[int], name: str | bytes = "w", **more: int) -> bytes:
-    return raw.gguf([], [raw.tensor(name, ne, **more)], b"\0" * 64)
+def with_tensor(sizes: list[int], name: str | bytes = "w", **options: int) -> bytes:
+    return raw.gguf([], [raw.tensor(name, sizes, **options)], b"\0" * 64)
 
 
 DAMAGED = {
-    # name: (content, byte offset of the fault, words of the message)
+    # name: (content, byte offset of the error or None, part of the message)
     "empty": (b"", 0, "the file is empty"),
-    "short magic": (b"GG", 0, "no GGUF file"),
-    "magic": (raw.gguf(magic=b"GGML"), 0, "no GGUF file: it starts with b'GGML'"),
+    "short magic": (b"GG", 0, "not a GGUF file"),
+    "magic": (raw.gguf(magic=b"GGML"), 0, "not a GGUF file: it starts with b'GGML'"),
     "version 0": (raw.gguf(version=0), 4, "version 0 is not supported"),
     "version 1": (raw.gguf(version=1), 4, "version 1 is not supported; convert"),
     "version 4": (raw.gguf(version=4), 4, "version 4 is not supported"),
@@ -61,8 +61,8 @@ DAMAGED = {
     "key bytes": (with_value(U32, NUMBER, key=b"k\xff"), 24, "is not UTF-8"),
     "key twice": (raw.gguf([raw.value("k", U32, NUMBER)] * 2), 41, "the metadata key 'k' occurs twice"),
     "value type": (with_value(13, NUMBER), 33, "metadata value 'k' has the unknown value type 13"),
-    "bool": (with_value(raw.BOOL, b"\2"), 37, "has the byte 2 where a bool must be 0 or 1"),
-    "second bool": (with_array(raw.BOOL, [b"\1", b"\3"]), 50, "has the byte 3 where a bool"),
+    "bool": (with_value(raw.BOOL, b"\2"), 37, "has a bool with the value 2; it must be 0 or 1"),
+    "second bool": (with_array(raw.BOOL, [b"\1", b"\3"]), 50, "has a bool with the value 3"),
     "string length": (with_value(raw.STRING, struct.pack("<Q", HUGE)), 37, "the length of metadata value 'k' is"),
     "array type": (with_array(99, []), 37, "items of the unknown value type 99"),
     "array count": (with_array(raw.UINT64, [], n=HUGE), 41, "the number of items of metadata"),
@@ -82,7 +82,7 @@ DAMAGED = {
         66,
         "the file ends before item 1 of metadata value 'k'",
     ),
-    "nesting": (with_value(raw.ARRAY, nested(5)), 73, "nested more than 4 deep"),
+    "nesting": (with_value(raw.ARRAY, nested(5)), 73, "nested more than 4 levels deep"),
     "alignment": (with_value(U32, raw.number(U32, 24), ALIGNMENT), None, "general.alignment is 24"),
     "alignment 0": (with_value(U32, raw.number(U32, 0), ALIGNMENT), None, "general.alignment is 0"),
     "alignment type": (with_value(raw.STRING, raw.string("8"), ALIGNMENT), None, "general.alignment is '8'"),
@@ -96,9 +96,9 @@ DAMAGED = {
     "many dimensions": (with_tensor([1], n_dims=2**32 - 1), 33, "4294967295 dimensions"),
     "overflow": (with_tensor([2**32] * 2), 33, "impossible dimensions"),
     "overflow by zero": (with_tensor([2**63, 0]), 33, "impossible dimensions"),
-    "tensor type": (with_tensor([1], kind=4), 45, "tensor 'w' has type 4, which no plugin"),
-    "row": (with_tensor([48], kind=raw.Q4_0), 45, "rows of 48, no multiple of Q4_0's 32"),
-    "offset": (with_tensor([1], offset=4), 49, "starts at 4, no multiple of the alignment"),
+    "tensor type": (with_tensor([1], kind=4), 45, "tensor 'w' has the type 4, which no plugin"),
+    "row": (with_tensor([48], kind=raw.Q4_0), 45, "rows of 48 weights, not a multiple of Q4_0's 32"),
+    "offset": (with_tensor([1], offset=4), 49, "starts at 4, not at a multiple of the alignment"),
     "tensor beyond the end": (with_tensor([17]), 24, "takes the bytes 64 to 132, but the file ends at 128"),
     "offset beyond the end": (with_tensor([1], offset=2**63), 24, "tensor 'w' takes the bytes"),
     "overlap": (
@@ -110,19 +110,19 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damage_is_named_with_its_place(file: Path, name: str) -> None:
-    content, offset, words = DAMAGED[name]
+def test_damage_is_reported_with_its_byte(file: Path, name: str) -> None:
+    content, offset, expected = DAMAGED[name]
     with pytest.raises(ModelError) as caught:
         read(file, content)
     message = str(caught.value)
-    assert words in message
-    place = re.match(rf"{re.escape(str(file))}: at byte (\d+): ", message)
-    assert place
-    assert offset is None or int(place[1]) == offset
+    assert expected in message
+    position = re.match(rf"{re.escape(str(file))}: at byte (\d+): ", message)
+    assert position
+    assert offset is None or int(position[1]) == offset
 
 
 @pytest.mark.parametrize("name", [name for name in DAMAGED if str(HUGE) in DAMAGED[name][2] or "count" in name])
-def test_absurd_numbers_take_no_memory(file: Path, name: str) -> None:
+def test_absurd_numbers_do_not_allocate_memory(file: Path, name: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ModelError):
@@ -134,7 +134,7 @@ def test_absurd_numbers_take_no_memory(file: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A small llama model whose metadata has a value of every kind."""
+    """Return a small llama model whose metadata has values of many types."""
     path = write_tiny_gguf(
         tmp_path_factory.mktemp("valid") / "model.gguf",
         n_vocab=8,
@@ -150,17 +150,17 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-names = itertools.count()
+file_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-def survives(room: Path, content: bytes) -> Model | None:
-    """Read, describe and touch every byte; only ModelError may come of it."""
-    path = room / f"{next(names)}.gguf"
+def read_or_refuse(folder: Path, content: bytes) -> Model | None:
+    """Read and describe a model and access its data; return None if that raises ModelError."""
+    path = folder / f"{next(file_numbers)}.gguf"
     path.write_bytes(content)
     try:
         model = read_gguf(path, QUANTS)
@@ -168,28 +168,28 @@ def survives(room: Path, content: bytes) -> Model | None:
             assert tensor.data.size == 0 or tensor.data[[0, -1]].size == 2
         describe(model)
     except ModelError as exc:
-        assert str(exc).startswith(str(path))  # noqa: PT017  the message is checked if there is one
+        assert str(exc).startswith(str(path))  # noqa: PT017  an error is optional here
         return None
     finally:
         path.unlink()
     return model
 
 
-def test_the_valid_file_is_valid(room: Path, valid: bytes) -> None:
-    assert survives(room, valid) is not None
+def test_the_undamaged_file_is_read(folder: Path, valid: bytes) -> None:
+    assert read_or_refuse(folder, valid) is not None
 
 
-def test_a_file_cut_anywhere_is_refused(room: Path, valid: bytes) -> None:
-    for end in [*range(0, len(valid), 7), *range(len(valid) - 16, len(valid))]:
-        assert survives(room, valid[:end]) is None
+def test_truncated_files_are_refused(folder: Path, valid: bytes) -> None:
+    ends = [*range(0, len(valid), 7), *range(len(valid) - 16, len(valid))]
+    assert [end for end in ends if read_or_refuse(folder, valid[:end]) is not None] == []
 
 
 @settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_mutated_file_is_read_or_refused(room: Path, valid: bytes, data: st.DataObject) -> None:
+def test_mutated_files_are_read_or_refused(folder: Path, valid: bytes, data: st.DataObject) -> None:
     content = bytearray(valid)
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, 2047))  # metadata and tensor descriptions
+        start = data.draw(st.integers(0, 2047))  # metadata and tensor descriptions
         patch = data.draw(
             st.one_of(
                 st.binary(min_size=1, max_size=12),
@@ -198,14 +198,16 @@ def test_a_mutated_file_is_read_or_refused(room: Path, valid: bytes, data: st.Da
             )
         )
         if data.draw(st.booleans()):
-            content[at : at + len(patch)] = patch
+            content[start : start + len(patch)] = patch
         else:
-            content[at:at] = patch
-    survives(room, bytes(content))
+            content[start:start] = patch
+    read_or_refuse(folder, bytes(content))
 
 
 @settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tail=st.binary(max_size=300), n_tensors=st.integers(0, 3), n_values=st.integers(0, 3))
 @example(tail=raw.value("k", raw.ARRAY, raw.array(raw.ARRAY, [raw.array(raw.STRING, [])] * 9)), n_tensors=0, n_values=1)
-def test_noise_after_the_header_is_read_or_refused(room: Path, tail: bytes, n_tensors: int, n_values: int) -> None:
-    survives(room, raw.gguf([tail], n_values=n_values, n_tensors=n_tensors))
+def test_random_bytes_after_the_header_are_read_or_refused(
+    folder: Path, tail: bytes, n_tensors: int, n_values: int
+) -> None:
+    read_or_refuse(folder, raw.gguf([tail], n_values=n_values, n_tensors=n_tensors))

@@ -1,4 +1,4 @@
-"""The llama architecture: what is made of metadata and tensors, and what is refused by name."""
+"""The llama architecture: a valid model is described correctly, any other is refused."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support.tiny import write_tiny_gguf
 QUANTS = {quant.name: quant for quant in TYPES}
 
 
-def tiny(path: Path, **more: Any) -> Decoder:
-    return describe(read_gguf(write_tiny_gguf(path / "model.gguf", **more), QUANTS))
+def describe_tiny(path: Path, **options: Any) -> Decoder:
+    return describe(read_gguf(write_tiny_gguf(path / "model.gguf", **options), QUANTS))
 
 
-def test_the_default_model(real_model: Path) -> None:
-    found = describe(read_gguf(real_model, QUANTS))
+def test_the_default_model_is_described(real_model: Path) -> None:
+    decoder = describe(read_gguf(real_model, QUANTS))
     facts = {
         "n_vocab": 49152,
         "n_ctx_train": 8192,
@@ -38,29 +38,29 @@ def test_the_default_model(real_model: Path) -> None:
         "attention_scale": 0.125,
         "activation": "silu",
     }
-    assert {name: getattr(found, name) for name in facts} == facts
-    assert found.norm_eps == pytest.approx(1e-5)
-    np.testing.assert_allclose(found.rope_frequencies, [100_000 ** (-i / 32) for i in range(32)])
-    assert found.tensors["output"] == "token_embd.weight"
-    assert not any(role.endswith("_bias") for role in found.tensors)
+    assert {name: getattr(decoder, name) for name in facts} == facts
+    assert decoder.norm_eps == pytest.approx(1e-5)
+    np.testing.assert_allclose(decoder.rope_frequencies, [100_000 ** (-i / 32) for i in range(32)])
+    assert decoder.tensors["output"] == "token_embd.weight"
+    assert not any(role.endswith("_bias") for role in decoder.tensors)
 
 
-def test_what_the_metadata_leave_out(tmp_path: Path) -> None:
-    left_out = ["attention.head_count_kv", "rope.dimension_count", "rope.freq_base", "vocab_size"]
-    found = tiny(tmp_path, n_head_kv=4, metadata={f"llama.{key}": None for key in left_out})
-    assert (found.n_head, found.n_head_kv, found.n_embd_head) == (4, 4, 16)
-    np.testing.assert_allclose(found.rope_frequencies, [10_000 ** (-i / 8) for i in range(8)])
+def test_missing_metadata_has_defaults(tmp_path: Path) -> None:
+    missing = ["attention.head_count_kv", "rope.dimension_count", "rope.freq_base", "vocab_size"]
+    decoder = describe_tiny(tmp_path, n_head_kv=4, metadata={f"llama.{key}": None for key in missing})
+    assert (decoder.n_head, decoder.n_head_kv, decoder.n_embd_head) == (4, 4, 16)
+    np.testing.assert_allclose(decoder.rope_frequencies, [10_000 ** (-i / 8) for i in range(8)])
 
 
-def test_heads_may_have_another_size_than_the_embedding_suggests(tmp_path: Path) -> None:
-    found = tiny(tmp_path, n_embd_head=32)
-    assert found.n_embd_head == 32
-    assert found.attention_scale == 1 / math.sqrt(32)
-    assert len(found.rope_frequencies) == 16
+def test_the_head_size_may_differ_from_embedding_size_by_heads(tmp_path: Path) -> None:
+    decoder = describe_tiny(tmp_path, n_embd_head=32)
+    assert decoder.n_embd_head == 32
+    assert decoder.attention_scale == 1 / math.sqrt(32)
+    assert len(decoder.rope_frequencies) == 16
 
 
-def test_output_and_biases_of_their_own(tmp_path: Path) -> None:
-    tensors = tiny(tmp_path, tied=False, biases=True).tensors
+def test_output_and_biases_may_have_tensors(tmp_path: Path) -> None:
+    tensors = describe_tiny(tmp_path, tied=False, biases=True).tensors
     assert tensors["output"] == "output.weight"
     assert tensors["attn_q_bias"] == "blk.{layer}.attn_q.bias"
     assert {role for role in tensors if role.endswith("_bias")} == {
@@ -71,10 +71,10 @@ def test_output_and_biases_of_their_own(tmp_path: Path) -> None:
     }
 
 
-def test_a_value_per_layer_will_do_if_all_are_equal(tmp_path: Path) -> None:
-    assert tiny(tmp_path, metadata={"llama.attention.head_count_kv": [2, 2]}).n_head_kv == 2
+def test_values_per_layer_must_be_equal(tmp_path: Path) -> None:
+    assert describe_tiny(tmp_path, metadata={"llama.attention.head_count_kv": [2, 2]}).n_head_kv == 2
     with pytest.raises(ModelError, match=r"llama\.attention\.head_count_kv differs from layer to layer"):
-        tiny(tmp_path, metadata={"llama.attention.head_count_kv": [2, 4]})
+        describe_tiny(tmp_path, metadata={"llama.attention.head_count_kv": [2, 4]})
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_a_value_per_layer_will_do_if_all_are_equal(tmp_path: Path) -> None:
         "attention.layer_norm_rms_epsilon",
     ],
 )
-def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
     with pytest.raises(ModelError, match=rf"model\.gguf: llama\.{key} is missing"):
-        tiny(tmp_path, metadata={f"llama.{key}": None})
+        describe_tiny(tmp_path, metadata={f"llama.{key}": None})
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
+    ("key", "value", "message"),
     [
         ("embedding_length", 0, "llama.embedding_length is 0; it must be a whole number from 1"),
         ("embedding_length", "64", "llama.embedding_length is '64'; it must be a whole number"),
@@ -112,10 +112,10 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ("expert_count", 8, "mixtures of experts (llama.expert_count) are not supported"),
     ],
 )
-def test_an_impossible_key_is_named(tmp_path: Path, key: str, value: Any, words: str) -> None:
+def test_an_invalid_value_is_refused(tmp_path: Path, key: str, value: Any, message: str) -> None:
     with pytest.raises(ModelError) as caught:
-        tiny(tmp_path, metadata={f"llama.{key}": value})
-    assert words in str(caught.value)
+        describe_tiny(tmp_path, metadata={f"llama.{key}": value})
+    assert message in str(caught.value)
 
 
 ROLES = (
@@ -133,34 +133,34 @@ NAMES = ("token_embd.weight", "output_norm.weight", *(f"blk.1.{role}.weight" for
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_tensor_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError, match=f"{name}' is missing"):
-        tiny(tmp_path, tensors={name: None})
+        describe_tiny(tmp_path, tensors={name: None})
 
 
 @pytest.mark.parametrize("name", [*NAMES, "output.weight"])
-def test_a_tensor_of_another_shape_is_named(tmp_path: Path, name: str) -> None:
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
-        tiny(tmp_path, tied=False, tensors={name: np.zeros((4, 4), np.float32)})
+        describe_tiny(tmp_path, tied=False, tensors={name: np.zeros((4, 4), np.float32)})
     assert f"{name!r} has" in str(caught.value)
 
 
 def test_a_bias_must_be_in_every_layer(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'blk\.1\.attn_k\.bias' is missing"):
-        tiny(tmp_path, biases=True, tensors={"blk.1.attn_k.bias": None})
+        describe_tiny(tmp_path, biases=True, tensors={"blk.1.attn_k.bias": None})
 
 
 @pytest.mark.parametrize("name", ["blk.0.ffn_up.bias", "blk.0.attn_q_norm.weight", "output.bias", "blk.2.attn_q.bias"])
-def test_a_tensor_that_would_be_ignored_is_named(tmp_path: Path, name: str) -> None:
+def test_an_unknown_tensor_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
-        tiny(tmp_path, tensors={name: np.zeros(4, np.float32)})
+        describe_tiny(tmp_path, tensors={name: np.zeros(4, np.float32)})
     assert f"{name!r} is not part of the llama architecture" in str(caught.value)
 
 
-def test_frequencies_that_old_converters_wrote_are_no_fault(tmp_path: Path) -> None:
-    assert tiny(tmp_path, tensors={"blk.0.attn_rot_embd.weight": np.zeros(8, np.float32)}).n_layer == 2
+def test_frequencies_of_old_converters_are_ignored(tmp_path: Path) -> None:
+    assert describe_tiny(tmp_path, tensors={"blk.0.attn_rot_embd.weight": np.zeros(8, np.float32)}).n_layer == 2
 
 
-def test_embedding_and_vocabulary_must_agree(tmp_path: Path) -> None:
+def test_embedding_and_vocabulary_must_have_the_same_size(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'token_embd\.weight' has 10 rows for \d+ tokens"):
-        tiny(tmp_path, tensors={"token_embd.weight": np.zeros((10, 64), np.float32)})
+        describe_tiny(tmp_path, tensors={"token_embd.weight": np.zeros((10, 64), np.float32)})

@@ -1,4 +1,4 @@
-"""``--override-kv``: what it takes, and what it refuses by name."""
+"""``--override-kv`` changes and adds metadata, and refuses malformed values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ METADATA = {"n": 1, "x": 1.5, "flag": True, "name": "a", "list": ["a"], "ids": n
         ("new.key=int:3", "new.key", 3),
     ],
 )
-def test_a_value_is_replaced_or_added(text: str, key: str, value: object) -> None:
+def test_an_override_replaces_or_adds_a_value(text: str, key: str, value: object) -> None:
     changed = apply_overrides(METADATA, [text])
     assert changed[key] == value
     assert type(changed[key]) is type(value)
@@ -36,27 +36,27 @@ def test_a_value_is_replaced_or_added(text: str, key: str, value: object) -> Non
     }
 
 
-def test_the_last_one_wins() -> None:
+def test_the_last_override_of_a_key_wins() -> None:
     assert apply_overrides(METADATA, ["n=int:2", "n=int:3"])["n"] == 3
 
 
 @pytest.mark.inventory("C-053")
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "must look like KEY=TYPE:VALUE"),
         ("n", "must look like KEY=TYPE:VALUE"),
         ("n=7", "must look like KEY=TYPE:VALUE"),
         ("=int:7", "must look like KEY=TYPE:VALUE"),
-        ("n=uint:7", "the type 'uint' is none of int, float, bool, str"),
-        ("n=int:7.5", "'7.5' is no value of type int"),
-        ("n=int:", "'' is no value of type int"),
-        ("n=int:9223372036854775808", "is no value of type int"),
-        ("n=int:" + "9" * 10_000, "is no value of type int"),
-        ("n=int:١", "is no value of type int"),
-        ("x=float:nan", "'nan' is no value of type float"),
-        ("x=float:1e999", "'1e999' is no value of type float"),
-        ("flag=bool:1", "'1' is no value of type bool"),
+        ("n=uint:7", "the type 'uint' is not one of int, float, bool, str"),
+        ("n=int:7.5", "'7.5' is not a valid int"),
+        ("n=int:", "'' is not a valid int"),
+        ("n=int:9223372036854775808", "is not a valid int"),
+        ("n=int:" + "9" * 10_000, "is not a valid int"),
+        ("n=int:١", "is not a valid int"),
+        ("x=float:nan", "'nan' is not a valid float"),
+        ("x=float:1e999", "'1e999' is not a valid float"),
+        ("flag=bool:1", "'1' is not a valid bool"),
         ("n=float:1", "n is int in the model, not float"),
         ("flag=int:1", "flag is bool in the model, not int"),
         ("list=str:a", "list is an array in the model, not str"),
@@ -64,12 +64,12 @@ def test_the_last_one_wins() -> None:
         ("general.alignment=int:64", "general.alignment describes the file"),
     ],
 )
-def test_what_is_wrong_is_named(text: str, words: str) -> None:
+def test_invalid_overrides_are_refused(text: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         apply_overrides(METADATA, [text])
     assert str(caught.value).startswith(f"--override-kv {text}: ")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_value_may_contain_its_separators() -> None:
+def test_a_value_may_contain_separators() -> None:
     assert parse_override("k=str:a:b=c") == ("k", "a:b=c")

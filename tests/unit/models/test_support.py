@@ -1,4 +1,4 @@
-"""The tests' own references must be right first: the float64 forward pass and the tiny models."""
+"""The tools of the other tests are correct: the float64 reference and the tiny models."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from support.tiny import write_tiny_gguf
 QUANTS = {quant.name: quant for quant in TYPES}
 
 
-def test_the_reference_knows_the_capital_of_france(real_model: Path) -> None:
+def test_the_reference_continues_a_text_correctly(real_model: Path) -> None:
     texts = read_gguf(real_model, QUANTS).metadata["tokenizer.ggml.tokens"]
-    number = {text: i for i, text in enumerate(texts)}
-    prompt = [number[text] for text in ("The", "Ġcapital", "Ġof", "ĠFrance", "Ġis")]
+    ids = {text: token for token, text in enumerate(texts)}
+    prompt = [ids[text] for text in ("The", "Ġcapital", "Ġof", "ĠFrance", "Ġis")]
     assert texts[reference(real_model).greedy(prompt, 1)[0]] == "ĠParis"
 
 
-def test_the_reference_looks_back_only(tmp_path: Path) -> None:
+def test_attention_of_the_reference_is_causal(tmp_path: Path) -> None:
     model = Reference(write_tiny_gguf(tmp_path / "model.gguf", biases=True))
     whole = model.logits([5, 6, 7, 8])
     np.testing.assert_allclose(model.logits([5, 6]), whole[:2], rtol=1e-9)
     assert whole.shape == (4, model.n_vocab)
-    assert np.abs(model.logits([9, 6])[1] - whole[1]).max() > 0.01  # but it does look back
+    assert np.abs(model.logits([9, 6])[1] - whole[1]).max() > 0.01  # it depends on earlier tokens
 
 
-def test_rotary_attention_sees_distances_not_places(tmp_path: Path) -> None:
-    """The same token everywhere: every value is the same, so where it stands cannot matter."""
+def test_equal_tokens_have_equal_logits_at_all_positions(tmp_path: Path) -> None:
+    """If all tokens are equal, all values are equal, so that the weights of attention do not matter."""
     model = Reference(write_tiny_gguf(tmp_path / "model.gguf"))
     logits = model.logits([9] * 5)
     np.testing.assert_allclose(logits, np.broadcast_to(logits[0], logits.shape), rtol=1e-9)
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (4, 1)])
-def test_the_reference_shares_heads_as_repeating_them_would(tmp_path: Path, heads: tuple[int, int]) -> None:
+def test_shared_kv_heads_equal_repeated_ones(tmp_path: Path, heads: tuple[int, int]) -> None:
     n_head, n_head_kv = heads
     shared = Reference(write_tiny_gguf(tmp_path / "shared.gguf", n_head=n_head, n_head_kv=n_head_kv, n_layer=1))
     repeated = {}
     for role in ("attn_k", "attn_v"):
         name = f"blk.0.{role}.weight"
-        heads_of = shared.weight(name).reshape(n_head_kv, 16, 64)
-        repeated[name] = np.repeat(heads_of, n_head // n_head_kv, axis=0).reshape(64, 64)
+        kv_heads = shared.weight(name).reshape(n_head_kv, 16, 64)
+        repeated[name] = np.repeat(kv_heads, n_head // n_head_kv, axis=0).reshape(64, 64)
     for name in (*repeated, *("token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight")):
         repeated.setdefault(name, shared.weight(name))
     for role in ("attn_q", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down"):
@@ -55,7 +55,7 @@ def test_the_reference_shares_heads_as_repeating_them_would(tmp_path: Path, head
 
 
 @pytest.mark.parametrize("tokenizer", ["gpt2", "llama"])
-def test_tiny_models_are_the_same_each_time(tmp_path: Path, tokenizer: str) -> None:
+def test_tiny_models_depend_only_on_their_seed(tmp_path: Path, tokenizer: str) -> None:
     def content(seed: int) -> bytes:
         path = tmp_path / f"{seed}.gguf"
         write_tiny_gguf(path, types="Q4_K", n_embd=256, n_ff=256, n_layer=1, seed=seed, tokenizer=tokenizer)  # type: ignore[arg-type]  # a literal
@@ -65,8 +65,8 @@ def test_tiny_models_are_the_same_each_time(tmp_path: Path, tokenizer: str) -> N
     assert content(1) != content(2)
 
 
-def test_kl_and_agreement() -> None:
-    p = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 7  # a shift of all logits means nothing
+def test_kl_and_top1_agreement() -> None:
+    p = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 7  # adding a constant to all logits changes nothing
     q = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]]))
     assert kl(p, p) == pytest.approx(0, abs=1e-15)
     assert kl(p, q) == pytest.approx((0.5 * np.log(2) - 0.25 * np.log(2)) / 2)

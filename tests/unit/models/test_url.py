@@ -1,4 +1,4 @@
-"""``--model-url``: fetched once, resumed, verified, asked for again only if it has changed."""
+"""``--model-url``: files are downloaded once, resumed, verified, and updated if they have changed."""
 
 from __future__ import annotations
 
@@ -32,41 +32,43 @@ pytestmark = pytest.mark.inventory("C-060")
 
 @pytest.fixture
 def url(model_hub: ModelHub) -> str:
+    """Return the URL of a model on a local server."""
     model_hub.files["tiny.gguf"] = MODEL
     return model_hub.file_url("tiny.gguf")
 
 
-def pull(url: str, **more: Any) -> Path:
-    return pull_url(url, **{"progress": False, **more})
+def pull(url: str, **options: Any) -> Path:
+    return pull_url(url, **{"progress": False, **options})
 
 
-def fails(url: str, kind: type[Exception] = DownloadError, **more: Any) -> str:
-    """Pull; return the error's message, which must be one line."""
-    with pytest.raises(kind) as caught:
-        pull(url, **more)
+def pull_error(url: str, error: type[Exception] = DownloadError, **options: Any) -> str:
+    """Pull and return the error message, which must be one line."""
+    with pytest.raises(error) as caught:
+        pull(url, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def visible(folder: Path) -> list[str]:
+def files_in(folder: Path) -> list[str]:
+    """Return the names of all files except locks."""
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
-def test_the_file_appears_whole_in_the_cache(url: str, models_cache: Path) -> None:
+def test_the_file_is_stored_in_the_cache(url: str, models_cache: Path) -> None:
     path = pull(url)
     assert path.read_bytes() == MODEL
     assert path.name == "tiny.gguf"
     assert path.parent.parent == models_cache == downloads_dir()
-    assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
+    assert files_in(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
 
 
-def test_without_llama_cache_it_lies_beside_the_catalogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folder_is_that_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLAMA_CACHE", raising=False)
     monkeypatch.setenv("LLAMAFW_CACHE", str(tmp_path))
     assert downloads_dir() == tmp_path / "models"
 
 
-def test_what_has_not_changed_is_not_fetched_again(url: str, model_hub: ModelHub) -> None:
+def test_only_a_changed_file_is_downloaded_again(url: str, model_hub: ModelHub) -> None:
     first = pull(url)
     assert pull(url) == first
     assert [request.headers.get("If-None-Match") is None for request in model_hub.requests] == [True, False]
@@ -76,37 +78,37 @@ def test_what_has_not_changed_is_not_fetched_again(url: str, model_hub: ModelHub
     assert pull(url).read_bytes() == MODEL[::-1]
 
 
-def test_a_server_that_takes_no_conditions_is_not_heard_out(url: str, model_hub: ModelHub) -> None:
+def test_an_unchanged_file_is_recognised_by_its_headers(url: str, model_hub: ModelHub) -> None:
     path = pull(url)
     model_hub.faults.no_conditions = True
-    model_hub.faults.cut = [0]  # who reads on sees the connection break
+    model_hub.faults.cut = [0]  # reading the content would fail
     inode = path.stat().st_ino
     assert pull(url) == path
     assert path.stat().st_ino == inode
     assert len(model_hub.downloads()) == 2
 
 
-def test_without_validators_what_is_there_stays(url: str, model_hub: ModelHub) -> None:
+def test_a_file_without_etag_and_date_is_downloaded_once(url: str, model_hub: ModelHub) -> None:
     model_hub.faults.no_validators = True
     pull(url)
     pull(url)
     assert len(model_hub.requests) == 1
 
 
-def test_with_a_checksum_the_network_is_asked_once(url: str, model_hub: ModelHub) -> None:
+def test_a_file_with_a_checksum_is_requested_once(url: str, model_hub: ModelHub) -> None:
     first = pull(f"{url}#sha256={SHA256.upper()}")
     assert pull(f"{url}#sha256={SHA256}") == first
     assert len(model_hub.requests) == 1
     assert json.loads((first.parent / "tiny.gguf.json").read_text())["version"]["sha256"] == SHA256
 
 
-def test_a_wrong_checksum_leaves_nothing(url: str, models_cache: Path) -> None:
-    message = fails(f"{url}#sha256={'0' * 64}")
-    assert f"its SHA-256 is {SHA256}, not {'0' * 64}; what was downloaded has been removed" in message
-    assert visible(models_cache) == []
+def test_a_file_with_a_wrong_checksum_is_removed(url: str, models_cache: Path) -> None:
+    message = pull_error(f"{url}#sha256={'0' * 64}")
+    assert f"its SHA-256 is {SHA256}, not {'0' * 64}; the download was removed" in message
+    assert files_in(models_cache) == []
 
 
-def test_a_new_checksum_fetches_anew(url: str, model_hub: ModelHub) -> None:
+def test_a_new_checksum_starts_a_new_download(url: str, model_hub: ModelHub) -> None:
     pull(f"{url}#sha256={SHA256}")
     model_hub.files["tiny.gguf"] = MODEL[::-1]
     assert pull(f"{url}#sha256={hashlib.sha256(MODEL[::-1]).hexdigest()}").read_bytes() == MODEL[::-1]
@@ -121,100 +123,108 @@ def test_a_broken_connection_is_resumed_at_once(url: str, model_hub: ModelHub) -
     assert model_hub.downloads()[1].headers["If-Range"].startswith('"')
 
 
-def test_a_later_start_resumes(url: str, model_hub: ModelHub, models_cache: Path) -> None:
+def test_an_incomplete_download_is_resumed_by_the_next_start(url: str, model_hub: ModelHub, models_cache: Path) -> None:
     model_hub.faults.cut = [700_000, 0]
-    message = fails(url)
+    message = pull_error(url)
     assert "the connection broke" in message
-    assert "the next start goes on from there" in message
-    assert visible(models_cache) == ["tiny.gguf.part", "tiny.gguf.part.json"]
+    assert "the next start resumes the download" in message
+    assert files_in(models_cache) == ["tiny.gguf.part", "tiny.gguf.part.json"]
     assert pull(url).read_bytes() == MODEL
     assert model_hub.downloads()[-1].headers["Range"] == "bytes=700000-"
-    assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
+    assert files_in(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
 
 
-def test_another_version_is_not_appended(url: str, model_hub: ModelHub) -> None:
+def test_a_download_of_another_version_is_not_resumed(url: str, model_hub: ModelHub) -> None:
     model_hub.faults.cut = [700_000, 0]
-    fails(url)
+    pull_error(url)
     model_hub.files["tiny.gguf"] = MODEL[::-1]
     assert pull(url).read_bytes() == MODEL[::-1]
 
 
 @pytest.mark.parametrize("checksum", ["", f"#sha256={SHA256}"])
-def test_a_server_that_cannot_resume_starts_over(url: str, model_hub: ModelHub, checksum: str) -> None:
+def test_the_download_restarts_if_the_server_cannot_resume(url: str, model_hub: ModelHub, checksum: str) -> None:
     model_hub.faults.no_ranges = True
     model_hub.faults.cut = [700_000]
     assert pull(url + checksum).read_bytes() == MODEL
     assert len(model_hub.downloads()) == 2
 
 
-def test_without_validators_it_starts_over_unless_there_is_a_checksum(url: str, model_hub: ModelHub) -> None:
+def test_resuming_needs_an_etag_a_date_or_a_checksum(url: str, model_hub: ModelHub) -> None:
     model_hub.faults.no_validators = True
     model_hub.faults.cut = [700_000]
     pull(f"{url}#sha256={SHA256}")
     assert model_hub.downloads()[-1].headers["Range"] == "bytes=700000-"
+
     shutil.rmtree(downloads_dir())
     model_hub.faults.cut = [700_000]
     assert pull(url).read_bytes() == MODEL
     assert "Range" not in model_hub.downloads()[-1].headers
+
     shutil.rmtree(downloads_dir())
     model_hub.faults.cut = [700_000, 700_000]
-    assert "the connection broke" in fails(url)
+    assert "the connection broke" in pull_error(url)
 
 
-def test_a_part_that_was_whole_is_taken(url: str, model_hub: ModelHub, models_cache: Path) -> None:
+def test_a_complete_partial_file_is_used(url: str, model_hub: ModelHub, models_cache: Path) -> None:
     path = pull(url)
     record = json.loads((path.parent / "tiny.gguf.json").read_text())
-    path.rename(path.with_name("tiny.gguf.part"))  # as if the process had ended before the renaming
+    path.rename(path.with_name("tiny.gguf.part"))  # as if the process had ended before renaming it
     path.with_name("tiny.gguf.part.json").write_text(json.dumps(record["version"]))
     assert pull(url).read_bytes() == MODEL
-    assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
+    assert files_in(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
     assert model_hub.downloads()[-1].headers["Range"] == f"bytes={len(MODEL)}-"
 
 
-def test_damage_on_the_way_is_seen(url: str, model_hub: ModelHub, models_cache: Path) -> None:
+def test_damage_during_the_download_is_noticed(url: str, model_hub: ModelHub, models_cache: Path) -> None:
     model_hub.faults.damage = True
-    assert "is not what it should be: its SHA-256 is " in fails(f"{url}#sha256={SHA256}")
-    assert visible(models_cache) == []
+    assert "is not the expected file: its SHA-256 is " in pull_error(f"{url}#sha256={SHA256}")
+    assert files_in(models_cache) == []
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [(404, "the server says 404 Not Found"), (403, "403 Forbidden"), (503, "503 Service Unavailable; try again later")],
+    [
+        (404, "the server answered 404 Not Found"),
+        (403, "403 Forbidden"),
+        (503, "503 Service Unavailable; try again later"),
+    ],
 )
-def test_http_errors(url: str, model_hub: ModelHub, status: int, message: str) -> None:
+def test_http_errors_are_reported_without_secrets(url: str, model_hub: ModelHub, status: int, message: str) -> None:
     model_hub.faults.status = status
-    assert message in fails(url.replace("http://", "http://user:secret@") + "?key=secret")
-    assert "secret" not in fails(url.replace("http://", "http://user:secret@") + "?key=secret")
+    assert message in pull_error(url.replace("http://", "http://user:secret@") + "?key=secret")
+    assert "secret" not in pull_error(url.replace("http://", "http://user:secret@") + "?key=secret")
 
 
-def test_a_web_page_is_no_model(url: str, model_hub: ModelHub) -> None:
+def test_a_web_page_is_refused(url: str, model_hub: ModelHub) -> None:
     model_hub.faults.content_type = "text/html; charset=utf-8"
-    assert "is a web page, not a model" in fails(url)
+    assert "is a web page, not a model" in pull_error(url)
 
 
-def test_without_a_network_what_is_there_is_used(
+def test_the_earlier_download_is_used_if_the_server_fails(
     url: str, model_hub: ModelHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = pull(url)
     model_hub.faults.status = 500
     with caplog.at_level(logging.WARNING):
         assert pull(url) == path
-    assert "500 Internal Server Error; try again later; the file fetched before is used" in caplog.text
+    assert "500 Internal Server Error; try again later; the earlier download is used" in caplog.text
 
 
 @pytest.mark.usefixtures("models_cache")
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server_is_reported() -> None:
     with serving() as gone:
         url = gone.file_url("x.gguf")
-    message = fails(url)
+    message = pull_error(url)
     assert "the server cannot be reached" in message
     assert "check the network and the proxy (HTTPS_PROXY), or start with -m FILE" in message
 
 
-def test_a_server_that_does_not_answer(url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_reported(
+    url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("llamafw.models.fetch.READ_TIMEOUT", 0.2)
     model_hub.faults.silent = True
-    assert "the server does not answer in time" in fails(url)
+    assert "the server did not answer in time" in pull_error(url)
 
 
 def test_certificates_are_verified(models_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,17 +232,17 @@ def test_certificates_are_verified(models_cache: Path, tmp_path: Path, monkeypat
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with serving(context) as hub:
         hub.files["tiny.gguf"] = MODEL
-        message = fails(hub.file_url("tiny.gguf"))
+        message = pull_error(hub.file_url("tiny.gguf"))
         assert "the server cannot be reached ([SSL: CERTIFICATE_VERIFY_FAILED]" in message
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert pull(hub.file_url("tiny.gguf")).read_bytes() == MODEL
-        assert visible(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
+        assert files_in(models_cache) == ["tiny.gguf", "tiny.gguf.json"]
 
 
-def test_offline_takes_what_is_there_and_asks_nobody(url: str, model_hub: ModelHub) -> None:
-    assert "is not in the cache" in (message := fails(url, offline=True))
-    assert "--offline forbids to fetch it" in message
+def test_offline_uses_the_cache_only(url: str, model_hub: ModelHub) -> None:
+    assert "is not in the cache" in (message := pull_error(url, offline=True))
+    assert "--offline was given" in message
     path = pull(url)
     n = len(model_hub.requests)
     assert pull(url, offline=True) == path
@@ -240,7 +250,7 @@ def test_offline_takes_what_is_there_and_asks_nobody(url: str, model_hub: ModelH
 
 
 @pytest.mark.inventory("C-059")
-def test_m_says_where_to_keep_it(url: str, tmp_path: Path, model_hub: ModelHub) -> None:
+def test_the_file_can_be_stored_elsewhere(url: str, tmp_path: Path, model_hub: ModelHub) -> None:
     path = tmp_path / "here" / "own.gguf"
     assert pull(url, path=path) == path
     assert path.read_bytes() == MODEL
@@ -249,24 +259,26 @@ def test_m_says_where_to_keep_it(url: str, tmp_path: Path, model_hub: ModelHub) 
 
 
 @pytest.mark.inventory("C-059")
-def test_a_file_of_the_users_is_never_overwritten(url: str, tmp_path: Path, model_hub: ModelHub) -> None:
+def test_a_file_of_the_user_is_never_overwritten(url: str, tmp_path: Path, model_hub: ModelHub) -> None:
     path = tmp_path / "own.gguf"
     path.write_bytes(b"mine")
     assert pull(url, path=path).read_bytes() == b"mine"
-    assert "is there already and is another file" in fails(f"{url}#sha256={SHA256}", path=path)
+    assert "already exists and is another file" in pull_error(f"{url}#sha256={SHA256}", path=path)
     assert path.read_bytes() == b"mine"
     assert model_hub.requests == []
 
 
-def test_a_full_disk_is_seen_before(url: str, models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_noticed_before_the_download(
+    url: str, models_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
-    message = fails(url)
+    message = pull_error(url)
     assert str(models_cache) in message
-    assert "has 0.1 MB free, and 1.5 MB are needed" in message
+    assert "has 0.1 MB free, but 1.5 MB are needed" in message
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_a_disk_that_fills_up(url: str, models_cache: Path) -> None:
+def test_a_disk_that_fills_up_is_reported(url: str, models_cache: Path) -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); "
         f"from llamafw.cli import main; raise SystemExit(main(['pull', '--quiet', {url!r}]))"
@@ -280,34 +292,34 @@ def test_a_disk_that_fills_up(url: str, models_cache: Path) -> None:
     assert pull(url).read_bytes() == MODEL
 
 
-def test_a_cache_that_cannot_be(url: str, models_cache: Path) -> None:
+def test_an_impossible_cache_folder_is_reported(url: str, models_cache: Path) -> None:
     models_cache.write_text("")
-    assert f"tiny.gguf cannot be stored in {models_cache}" in fails(url)
+    assert f"tiny.gguf cannot be stored in {models_cache}" in pull_error(url)
 
 
-def test_pulls_at_once_download_once(url: str, model_hub: ModelHub) -> None:
+def test_simultaneous_pulls_download_once(url: str, model_hub: ModelHub) -> None:
     with ThreadPoolExecutor(3) as pool:
         assert len(set(pool.map(lambda _: pull(url), range(3)))) == 1
     assert sum("If-None-Match" not in request.headers for request in model_hub.downloads()) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT"])
-def test_an_interrupted_pull_is_resumed(url: str, model_hub: ModelHub, models_cache: Path, how: str) -> None:
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_an_interrupted_pull_is_resumed(url: str, model_hub: ModelHub, models_cache: Path, signal_name: str) -> None:
     model_hub.faults.stall = True
     command = [sys.executable, "-m", "llamafw", "pull", url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert model_hub.stalled.wait(30)
         while not any(path.stat().st_size for path in models_cache.rglob("*.part")):
             assert process.poll() is None
-        process.send_signal(signal.Signals[how])
+        process.send_signal(signal.Signals[signal_name])
         assert "Traceback" not in process.communicate(timeout=30)[1]
     model_hub.faults.stall = False
     assert pull(url).read_bytes() == MODEL
     assert "Range" in model_hub.downloads()[-1].headers
 
 
-def test_progress_is_shown_on_stderr_only(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_on_stderr(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     pull(f"{url}#sha256={SHA256}", progress=True)
     out, err = capfd.readouterr()
     assert out == ""
@@ -315,7 +327,7 @@ def test_progress_is_shown_on_stderr_only(url: str, capfd: pytest.CaptureFixture
 
 
 @pytest.mark.inventory("C-063")
-def test_the_token_goes_to_the_hub_only(url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent_to_the_hub_only(url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
     pull(url, token="hf_other")
     assert model_hub.requests[0].headers["Authorization"] == "Bearer hf_other"
     model_hub.repositories["u/r"] = Repository({"tiny.gguf": MODEL})
@@ -324,6 +336,7 @@ def test_the_token_goes_to_the_hub_only(url: str, model_hub: ModelHub, monkeypat
     assert first.headers["Authorization"] == "Bearer hf_other"
     assert redirected.host.startswith("localhost:")
     assert "Authorization" not in redirected.headers
+
     monkeypatch.delenv("HF_ENDPOINT")
     pull(f"{url}?another", token="hf_other")
     assert "Authorization" not in model_hub.requests[-1].headers
@@ -332,44 +345,45 @@ def test_the_token_goes_to_the_hub_only(url: str, model_hub: ModelHub, monkeypat
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://host/x.gguf", "is not an address that starts with https:// or http://"),
-        ("model.gguf", "is not an address"),
-        ("https://", "is not an address"),
-        ("http://host:99999/x", "is not an address"),
-        ("https://host/x.gguf#sha256=12", "#sha256=12 is not #sha256= and 64 hexadecimal digits"),
+        ("ftp://host/x.gguf", "is not a valid URL that starts with https:// or http://"),
+        ("model.gguf", "is not a valid URL"),
+        ("https://", "is not a valid URL"),
+        ("http://host:99999/x", "is not a valid URL"),
+        ("https://host/x.gguf#sha256=12", "#sha256=12 is not #sha256= followed by 64 hexadecimal digits"),
         ("https://host/x.gguf#md5=12", "is not #sha256="),
     ],
 )
-def test_addresses_that_are_none(url: str, message: str) -> None:
-    assert message in fails(url, SettingsError)
+def test_invalid_urls_are_refused(url: str, message: str) -> None:
+    assert message in pull_error(url, SettingsError)
 
 
 @pytest.mark.parametrize(
     ("path", "name"),
     [("/a/m.gguf", "m.gguf"), ("/", "model.gguf"), ("/a/..%2F..%2Fx", "_.._x"), ("/%2e%2e", "model.gguf")],
 )
-def test_names_in_the_cache_are_safe(models_cache: Path, path: str, name: str) -> None:
-    message = fails(f"http://host{path}", offline=True)
+def test_file_names_in_the_cache_are_safe(models_cache: Path, path: str, name: str) -> None:
+    message = pull_error(f"http://host{path}", offline=True)
     assert f"/{name})" in message.replace("\\", "/")
     assert str(models_cache) in message
 
 
-def test_all_parts_of_a_model_are_fetched(model_hub: ModelHub, tmp_path: Path) -> None:
+def test_all_parts_of_a_model_are_downloaded(model_hub: ModelHub, tmp_path: Path) -> None:
     names = [f"big-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
     model_hub.files |= {name: name.encode() for name in names}
     first = model_hub.file_url(names[0])
     path = pull(f"{first}?key=secret")
     assert path.name == names[0]
     assert [path.with_name(name).read_text() for name in names] == names
+
     assert pull(f"{first}?key=secret", offline=True) == path
     path.with_name(names[2]).unlink()
-    assert f"{names[2]} is not in the cache" in fails(f"{first}?key=secret", offline=True)
-    assert f"name the first, {names[0]}" in fails(model_hub.file_url(names[1]), SettingsError)
-    assert "#sha256= is of one file" in fails(f"{first}#sha256={SHA256}", SettingsError)
-    assert "--model names one file" in fails(first, SettingsError, path=tmp_path / "m.gguf")
+    assert f"{names[2]} is not in the cache" in pull_error(f"{first}?key=secret", offline=True)
+    assert f"use the first one, {names[0]}" in pull_error(model_hub.file_url(names[1]), SettingsError)
+    assert "#sha256= describes one file" in pull_error(f"{first}#sha256={SHA256}", SettingsError)
+    assert "--model names one file" in pull_error(first, SettingsError, path=tmp_path / "m.gguf")
     del model_hub.files[names[2]]
-    assert f"{names[2]} cannot be fetched: the server says 404" in fails(first)
+    assert f"{names[2]} cannot be downloaded: the server answered 404" in pull_error(first)
 
 
-def test_what_is_shown_has_no_secrets() -> None:
-    assert Source(url="https://me:pass@host:1/a/b.gguf?signature=x").shown == "https://host:1/a/b.gguf"
+def test_public_urls_have_no_secrets() -> None:
+    assert Source(url="https://me:pass@host:1/a/b.gguf?signature=x").public_url == "https://host:1/a/b.gguf"

