@@ -88,6 +88,16 @@ def plugin_traceback(error: BaseException) -> TracebackType | None:
     return None
 
 
+def drop_context(error: BaseException, handled: BaseException | None) -> None:
+    """Cut ``handled``, which was handled when the plugin was called, off the exceptions that led to ``error``.
+
+    Its traceback has nothing to do with the failure, but would be logged with it.
+    """
+    while error.__context__ is not None and error.__context__ is not handled:
+        error = error.__context__
+    error.__context__ = None
+
+
 def _location(error: BaseException) -> str:
     """Return ``" (file.py:7)"``, the last line that ran in the plugin's file; "" if unknown."""
     first = plugin_traceback(error)

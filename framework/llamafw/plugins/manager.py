@@ -7,6 +7,7 @@ without it. The start fails instead if the user named that plugin, or if it may 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
@@ -19,7 +20,7 @@ from llamafw import hookspecs
 from llamafw.errors import FAULTS, LlamafwError, PluginError, SettingsError, did_you_mean
 from llamafw.plugins.configuration import PluginSetting, aliases_of, check_plugin_names, option_values
 from llamafw.plugins.discovery import discover, import_plugin
-from llamafw.plugins.failures import FailureLog, Place, describe, plugin_traceback
+from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, plugin_traceback
 from llamafw.plugins.hook_timer import STARTUP_LIMIT, HookTimer
 from llamafw.plugins.load_checks import check_api_version, check_hooks, check_options
 from llamafw.plugins.records import PluginRecord
@@ -367,11 +368,13 @@ def _check_blocked(blocked: set[str], known: set[str]) -> None:
 
 
 def _call(impl: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
+    handled = sys.exc_info()[1]
     try:
         return impl.function(**{name: arguments[name] for name in impl.argnames})
     except (SettingsError, RegistrationError):  # the user is at fault, or the message names the plugin already
         raise
     except FAULTS as error:
+        drop_context(error, handled)
         raise _hook_error(impl.plugin_name, hook, error) from error
 
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw.errors import FAULTS, RequestError
 from llamafw.plugins import Plugins, is_builtin, public_name
+from llamafw.plugins.failures import drop_context
 from llamafw.server.access_log import encode_path
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
@@ -83,19 +84,12 @@ def explainer(plugins: Plugins) -> Callable[[BaseException], Problem]:
         try:
             explained: Problem | None = plugins.hook.explain_error(error=error)
         except FAULTS as exc:
-            _forget_context(exc, error)
+            drop_context(exc, error)
             plugins.log_failure(plugins.report_failure(exc, "request"), "explain_error", exc)
             explained = None
         return explained or _name_plugin(error, problem_of(error), plugins)
 
     return explain
-
-
-def _forget_context(exception: BaseException, context: BaseException) -> None:
-    """Remove the error of a request from the exceptions during whose handling ``exception`` was raised."""
-    while exception.__context__ is not None and exception.__context__ is not context:
-        exception = exception.__context__
-    exception.__context__ = None
 
 
 def _name_plugin(error: BaseException, problem: Problem, plugins: Plugins) -> Problem:

@@ -206,7 +206,9 @@ def register_samplers(register): register("s", Factory())
 def test_samplers_that_a_factory_creates_are_checked(tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     plugins = load(tmp_path, FACTORY)
-    message = r"mine.py: the sampler 's' created a Incomplete, which lacks apply\(\) \(see llamafw.Sampler\)"
+    message = (
+        r"mine.py: the sampler 's' created an object of class Incomplete, which lacks apply\(\) \(see llamafw.Sampler\)"
+    )
     with pytest.raises(PluginError, match=message):
         load_model(model, Settings(), plugins, lambda line: None)
 
@@ -219,5 +221,5 @@ async def test_an_installed_plugin_with_an_incomplete_sampler_does_not_stop_the_
         assert (await client.post("/completion", json=BODY)).status_code == 200
         assert plugin_error(await client.post("/completion", json={**BODY, "s": 1}), name)
     first, second = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the sampler 's' created a Incomplete, which lacks apply()" in first.getMessage()
+    assert "the sampler 's' created an object of class Incomplete, which lacks apply()" in first.getMessage()
     assert f"in plugin {name}" in second.getMessage()

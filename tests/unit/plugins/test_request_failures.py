@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from llamafw import GenerationError
 from support.broken_plugins import BACKEND, BODY, IMPORT, OPERATION, SAMPLER, failures, hook, plugin_error
 from support.distributions import Site
 
@@ -108,6 +109,22 @@ async def test_other_plugins_are_notified_if_one_fails(
     assert len(messages) == len(events)
     for event, message in zip(events, messages, strict=True):
         assert message.startswith(f"plugin {name} failed in {event}: ZeroDivisionError: division by zero (llamafw_bad")
+
+
+async def test_the_traceback_of_a_hook_leaves_out_the_requests_error(
+    site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    code = SAMPLER + hook("request_finished", "finish", "[].pop()")
+    site.install("llamafw-bad", IMPORT + code)
+    async with serve() as client:
+        body = {**BODY, "samplers": ["bad", "temperature"], "bad": "apply"}
+        assert (await client.post("/completion", json=body)).status_code == 500
+    first, second = errors(caplog)
+    assert first.exc_info
+    assert isinstance(first.exc_info[1], GenerationError)
+    assert second.exc_info
+    assert isinstance(second.exc_info[1], IndexError)
+    assert second.exc_info[1].__context__ is None
 
 
 # --- tokens
