@@ -1,9 +1,9 @@
-"""What installed plugins cost: found, imported and registered; and how soon ``llamafw --help`` is there.
+"""Measure the cost of installed plugins: finding, importing and time_registration them, and ``llamafw --help``.
 
-Writes distributions as pip leaves them, a module and its ``.dist-info``, into a temporary folder: each registers a
-sampler with options, a field, a flag and a setting, and implements an event. Every number is of a process of its own,
-the median of several, in milliseconds on the clock and of processor time, which a busy machine disturbs less; the
-modules are compiled beforehand, as pip does.
+The benchmark writes distributions as pip installs them, a module and its ``.dist-info``, into a temporary folder. Each
+registers a sampler with options, a field, a flag and a setting, and implements an event. Modules are compiled before,
+as pip does. Every number is the median of several new processes, in milliseconds of wall time and of processor time,
+which other load on the machine affects less.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ def request_finished(request, finish): ...
 MEASURE = """
 import time
 from llamafw.plugins import Plugins
-begun = time.perf_counter(), time.process_time()
+started = time.perf_counter(), time.process_time()
 plugins = Plugins()
-print(time.perf_counter() - begun[0], time.process_time() - begun[1], len(plugins.records))
+print(time.perf_counter() - started[0], time.process_time() - started[1], len(plugins.records))
 """
 LIMITS = {"register": 0.150, "llamafw --help": 0.5}
-"""Seconds of processor time, with the more plugins."""
+"""Maximum seconds of processor time with the additional plugins."""
 
-Times = list[tuple[float, float]]  # on the clock, of the processor
+Times = list[tuple[float, float]]  # seconds of wall time and of processor time
 
 
 def write_distributions(folder: Path, n: int) -> None:
-    """Write ``n`` distributions with a plugin each."""
+    """Write ``n`` distributions with one plugin each."""
     for i in range(n):
         (folder / f"bench_plugin_{i}.py").write_text(CODE.format(i=i))
         info = folder / f"bench_plugin_{i}-1.0.dist-info"
@@ -74,52 +74,53 @@ def write_distributions(folder: Path, n: int) -> None:
     compileall.compile_dir(folder, quiet=1)
 
 
-def registering(site: Path | None, n: int) -> tuple[float, float]:
-    """Return seconds to find, import and register all plugins, at least ``n``."""
+def time_registration(site: Path | None, n: int) -> tuple[float, float]:
+    """Return the seconds to find, import and register all plugins, of which there must be at least ``n``."""
     environ = {**os.environ, "PYTHONPATH": str(site or "")}
     words = subprocess.check_output([sys.executable, "-c", MEASURE], env=environ, text=True).split()
     if int(words[2]) < n:
-        raise SystemExit(f"only {words[2]} plugins were found")
+        raise SystemExit(f"{words[2]} plugins were found; there should be at least {n}")
     return float(words[0]), float(words[1])
 
 
-def running(site: Path | None, *argv: str) -> tuple[float, float]:
-    """Return seconds until a command of ours has ended."""
+def time_command(site: Path | None, *argv: str) -> tuple[float, float]:
+    """Return the seconds that a llamafw command takes."""
     environ = {**os.environ, "PYTHONPATH": str(site or "")}
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-m", "llamafw", *argv], env=environ, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.perf_counter() - begun, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> int:
-    """Print the table; 1 if a limit is broken."""
+    """Print the table; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=50, help="plugins (default: 50)")
-    parser.add_argument("--runs", type=int, default=7, help="processes per number (default: 7)")
-    given = parser.parse_args()
-    runs = range(given.runs)
-    with tempfile.TemporaryDirectory() as folder:
-        site = Path(folder)
-        write_distributions(site, given.n)
-        print(f"| | built-in plugins | and {given.n} more |\n|---|---|---|")
-        rows = {"register": [[registering(place, n) for _ in runs] for place, n in ((None, 1), (site, given.n))]}
+    parser.add_argument("-n", type=int, default=50, help="number of plugins (default: 50)")
+    parser.add_argument("--runs", type=int, default=7, help="number of processes per measurement (default: 7)")
+    args = parser.parse_args()
+    runs = range(args.runs)
+    with tempfile.TemporaryDirectory() as temporary:
+        site = Path(temporary)
+        write_distributions(site, args.n)
+        print(f"| | built-in plugins | and {args.n} more |\n|---|---|---|")
+        rows = {"register": [[time_registration(folder, n) for _ in runs] for folder, n in ((None, 1), (site, args.n))]}
         for argv in (("--help",), ("serve", "--help"), ("plugins",)):
             name = " ".join(("llamafw", *argv))
-            rows[name] = [[running(place, *argv) for _ in runs] for place in (None, site)]
+            rows[name] = [[time_command(folder, *argv) for _ in runs] for folder in (None, site)]
     for name, (few, many) in rows.items():
-        what = "find, import and register" if name == "register" else f"`{name}`"
-        print(f"| {what} | {shown(few)} | {shown(many)} |")
-    broken = [name for name, limit in LIMITS.items() if median(one[1] for one in rows[name][1]) > limit]
-    for name in broken:
+        label = "find, import and register" if name == "register" else f"`{name}`"
+        print(f"| {label} | {format_times(few)} | {format_times(many)} |")
+
+    slow = [name for name, limit in LIMITS.items() if median(times[1] for times in rows[name][1]) > limit]
+    for name in slow:
         print(f"{name} takes longer than {LIMITS[name] * 1e3:.0f} ms")
-    return 1 if broken else 0
+    return 1 if slow else 0
 
 
-def shown(times: Times) -> str:
-    """Return the medians: on the clock, and of processor time."""
-    clock, processor = (median(one[i] for one in times) * 1e3 for i in (0, 1))
-    return f"{clock:.0f} ({processor:.0f})"
+def format_times(times: Times) -> str:
+    """Return the medians of wall time and processor time, in milliseconds."""
+    wall, processor = (median(pair[i] for pair in times) * 1e3 for i in (0, 1))
+    return f"{wall:.0f} ({processor:.0f})"
 
 
 if __name__ == "__main__":

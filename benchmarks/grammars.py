@@ -1,10 +1,10 @@
-"""What a grammar adds to a token, and what it takes to compile one.
+"""Measure what a grammar adds to the time of a token, and the time to compile a grammar.
 
     python benchmarks/grammars.py [MODEL.gguf] [--tokens 600]
 
-The vocabulary is the default model's, 49,152 tokens; nothing is computed with it. The scores are random, and fond of
-what ends strings and objects. "drawn again" are the tokens that the grammar refused at first: what checking, masking
-and the second draw add to them. "fits" are the others: what checking adds.
+The vocabulary is that of the default model, 49,152 tokens; the model itself is not run. Logits are random, with higher
+ones for tokens that end strings and objects. "drawn again" is the time that checking, masking and the second draw add
+to a token that the grammar refused at first; "fits" is the time that checking adds to the others.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llamafw.models.gguf import read_gguf
 from llamafw.models.wheels import pull
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import Chain, build_chain
+from llamafw.sampling.constraint import Constraint
 from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from llamafw_plugins.quants import TYPES
@@ -28,7 +29,7 @@ from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer
 from samplers import rows
 
-KINDS: list[Any] = [
+VALUE_SCHEMAS: list[Any] = [
     {"type": "string"},
     {"type": "integer", "minimum": 0, "maximum": 9999},
     {"type": "number"},
@@ -41,22 +42,23 @@ KINDS: list[Any] = [
     {"anyOf": [{"type": "string"}, {"type": "null"}]},
 ]
 NAMES = [f"property_{i}" for i in range(20)]
-TWENTY = {
+TWENTY_PROPERTIES = {
     "type": "object",
-    "properties": {name: KINDS[i % 10] for i, name in enumerate(NAMES)},
+    "properties": {name: VALUE_SCHEMAS[i % 10] for i, name in enumerate(NAMES)},
     "required": NAMES,
     "additionalProperties": False,
 }
 SUM = 'root ::= (sum "\\n")+\nsum ::= term ([-+*/] term)*\nterm ::= [0-9]+ | "(" sum ")"\n'
 SOURCES: list[tuple[str, str, str]] = [
     ("a JSON object", "json_schema", '{"type": "object"}'),
-    ("20 properties", "json_schema", json.dumps(TWENTY)),
+    ("20 properties", "json_schema", json.dumps(TWENTY_PROPERTIES)),
     ("an array of dates", "json_schema", '{"items": {"type": "string", "format": "date"}, "type": "array"}'),
     ("GBNF: sums", "gbnf", SUM),
 ]
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--tokens", type=int, default=600)
@@ -67,7 +69,7 @@ def main() -> None:
     compilers = {
         kind: LlguidanceCompiler(kind, GrammarContext(tokenizer, tokenizer.n_vocab)) for kind in ("json_schema", "gbnf")
     }
-    print(f"the table of {tokenizer.n_vocab} tokens, once per model: {(time.perf_counter() - start) * 1e3:.0f} ms\n")
+    print(f"table of {tokenizer.n_vocab} tokens, built once per model: {(time.perf_counter() - start) * 1e3:.0f} ms\n")
     logits = rows(tokenizer.n_vocab, 100)
     ends = [token for token in range(tokenizer.n_vocab) if tokenizer.piece(token) in (b'"', b"}", b"]", b'",', b":")]
     logits[:, ends] += 6
@@ -79,19 +81,23 @@ def main() -> None:
         compile_ms = []
         for i in range(9):
             start = time.perf_counter()
-            compilers[kind].compile(source + " " * i)  # another one each time
+            compilers[kind].compile(
+                source + " " * i
+            )  # a different text each time, because compiled grammars are cached
             compile_ms.append((time.perf_counter() - start) * 1e3)
         chain = build_chain(request, 1, samplers, context)
-        adds, masks, fits = tokens(chain, compilers[kind], source, logits, args.tokens)
-        print(f"{name:26s}{shown(compile_ms)}{shown(adds, 18)}{shown(masks)}{statistics.median(fits):8.3f}")
+        redrawn, masks, fits = time_tokens(chain, compilers[kind], source, logits, args.tokens)
+        cells = format_times(compile_ms), format_times(redrawn, 18), format_times(masks)
+        print(f"{name:26s}{''.join(cells)}{statistics.median(fits):8.3f}")
 
 
-def shown(times: list[float], width: int = 16) -> str:
+def format_times(times: list[float], width: int = 16) -> str:
+    """Return the median and the maximum."""
     return f"{statistics.median(times):.3f} ({max(times):.2f})".rjust(width)
 
 
-class Watched:
-    """A grammar that says whether a token was drawn again."""
+class RecordingGrammar:
+    """A grammar that records whether its mask was used, which means that a token was drawn again."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar, self.accept, self.masked = grammar, grammar.accept, False
@@ -105,26 +111,33 @@ class Watched:
         self.grammar.mask(logits)
 
 
-def tokens(chain: Chain, compiler: LlguidanceCompiler, source: str, logits: Any, n: int) -> tuple[list[float], ...]:
-    """Return times in milliseconds: what the grammar adds to a token that is drawn again, the mask, one that fits."""
-    vocabulary, adds, masks, fits = CandidateBuffers(logits.shape[1]), [], [], []
-    held_to, again = Watched(compiler.compile(source)), compiler.compile(source)
+def time_tokens(
+    chain: Chain, compiler: LlguidanceCompiler, source: str, logits: Any, n: int
+) -> tuple[list[float], ...]:
+    """Return milliseconds of ``n`` tokens: added to tokens that are drawn again, of the mask, added to others."""
+    buffers, redrawn, masks, fits = CandidateBuffers(logits.shape[1]), [], [], []
+    grammar, separate = RecordingGrammar(compiler.compile(source)), compiler.compile(source)
+
     for i in range(n):
-        if held_to.ended:
-            held_to, again = Watched(compiler.compile(source)), compiler.compile(source)
+        if grammar.ended:
+            grammar, separate = RecordingGrammar(compiler.compile(source)), compiler.compile(source)
         rows = [logits[i % len(logits)].copy() for _ in range(3)]
-        chain.grammar = None
-        free, _ = timed(lambda rows=rows: chain.pick(vocabulary, rows[0]))
-        chain.grammar, held_to.masked = held_to, False
-        held, (token, _) = timed(lambda rows=rows: chain.pick(vocabulary, rows[1]))
-        if held_to.masked:
-            adds.append(held - free)
-        masks.append(timed(lambda rows=rows, again=again: again.mask(rows[2]))[0])
-        fits.append(timed(lambda token=token, again=again: again.accept(token))[0])
-    return adds, masks, fits
+        constraint = Constraint(grammar, "grammar")
+        free, _ = timed(lambda rows=rows: chain.pick(buffers, rows[0]))
+        grammar.masked = False
+        constrained, (token, _) = timed(
+            lambda rows=rows, constraint=constraint: chain.pick(buffers, rows[1], constraint)
+        )
+        if grammar.masked:
+            redrawn.append(constrained - free)
+        masks.append(timed(lambda rows=rows, separate=separate: separate.mask(rows[2]))[0])
+        fits.append(timed(lambda token=token, separate=separate: separate.accept(token))[0])
+
+    return redrawn, masks, fits
 
 
 def timed(step: Any) -> tuple[float, Any]:
+    """Return the milliseconds that a call takes, and its result."""
     start = time.perf_counter()
     result = step()
     return (time.perf_counter() - start) * 1e3, result

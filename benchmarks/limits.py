@@ -1,6 +1,7 @@
-"""What the server promises beside its speed, measured: ``python benchmarks/limits.py [NAME …] [--model FILE]``.
+"""Check the server's limits of overhead, latency and memory: ``python benchmarks/limits.py [NAME …] [--model FILE]``.
 
-Names: overhead, megabyte, health, idle, memory; without one, all. Real server processes, clients on the same machine.
+The names are overhead, megabyte, health, idle and memory; the default is all of them. Servers are real processes, with
+clients on the same machine.
 """
 
 from __future__ import annotations
@@ -24,33 +25,33 @@ import psutil
 
 from llamafw.models.wheels import pull
 from llamafw.testing.tiny import write_tiny_gguf
-from quiet import Watch, machine
-from serving import free_port, running
+from noise import NoiseMeter, machine
+from serving import free_port, running_server
 
-Row = tuple[str, float, float, str]  # what, value, limit, unit
+Row = tuple[str, float, float, str]  # name, value, limit, unit
 
-FOREVER = {"prompt": "Once upon a time", "n_predict": -1, "ignore_eos": True, "stream": True, "temperature": 0.8}
-TOLERANCE = 0.1  # share of the processor that others may use
+ENDLESS = {"prompt": "Once upon a time", "n_predict": -1, "ignore_eos": True, "stream": True, "temperature": 0.8}
+TOLERANCE = 0.1  # share of the processor that other processes may use
 PLUGIN = Path(__file__).with_name("tokenizing.py")
 
 
 @contextlib.contextmanager
 def server(model: str, *flags: str) -> Iterator[tuple[str, int]]:
-    """Start ``llamafw serve``; yield its address and process id."""
+    """Start ``llamafw serve``; yield its URL and process id."""
     port = free_port()
     command = [sys.executable, "-m", "llamafw", "serve", "-m", model, "--port", str(port), *flags]
-    with running(command, port) as found:
-        yield found
+    with running_server(command, port) as address:
+        yield address
 
 
 class Client:
-    """One connection. `HTTPConnection` takes 0.1 ms of its own for a request, httpx a whole one."""
+    """A connection. It uses `HTTPConnection`, which adds 0.1 ms to a request; httpx adds 1 ms."""
 
     def __init__(self, url: str) -> None:
         self._connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
 
     def timed(self, method: str, path: str, body: bytes | None = None) -> tuple[float, Any, float]:
-        """Return the milliseconds until the answer was there, the answer, and those of the tokenizer, if told."""
+        """Return the milliseconds of a request, its response, and the milliseconds of the tokenizer, if reported."""
         start = time.perf_counter()
         self._connection.request(method, path, body)
         response = self._connection.getresponse()
@@ -71,24 +72,29 @@ class Client:
 
 
 def overhead(model: str) -> Iterator[Row]:
-    """One client, short requests."""
+    """Measure short requests of one client."""
     with server(model) as (url, _):
         client, pair = Client(url), b'{"tokens": [19556, 905]}'
         body = {"prompt": "Hello", "n_predict": 1, "temperature": 0}
-        yield "completion of 1 token, outside the engine", client.rest(body, 300), 1.5, "ms"
+        yield "completion of 1 token, outside the engine", client.overhead(body, 300), 1.5, "ms"
         times = [client.timed("POST", "/detokenize", pair)[0] for _ in range(500)]
         yield "/detokenize, 2 tokens", statistics.median(times), 1.5, "ms"
 
 
 def megabyte(model: str) -> Iterator[Row]:
-    """A megabyte of text, and of token ids, cut to what the context holds."""
+    """Measure prompts of a megabyte, of text and of token ids, which are truncated to the context."""
     words = "time year people way day man thing life child world school state family ".split()
     text = " ".join(words[i * i % 13] for i in range(190_000))[: 1 << 20]
     ids = [i % 1000 + 10_000 for i in range((1 << 20) // 7)]
     with server(model, "-c", "256", "-np", "1", "--plugin", str(PLUGIN)) as (url, _):
-        for name, prompt, most in (("text", text, 15), ("token ids", ids, 25)):  # 150,000 ids are objects each
+        for name, prompt, limit in (("text", text, 15), ("token ids", ids, 25)):  # each of the 150,000 ids is an object
             body = {"prompt": prompt, "n_predict": 1, "temperature": 0}
-            yield f"a prompt of 1 MB of {name}, outside tokenizer and engine", Client(url).rest(body, 30), most, "ms"
+            yield (
+                f"a prompt of 1 MB of {name}, outside tokenizer and engine",
+                Client(url).overhead(body, 30),
+                limit,
+                "ms",
+            )
 
 
 async def _listen(url: str, n: int) -> None:
@@ -96,7 +102,7 @@ async def _listen(url: str, n: int) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as http:
 
         async def one() -> None:
-            async with http.stream("POST", "/completion", json=FOREVER) as response:
+            async with http.stream("POST", "/completion", json=ENDLESS) as response:
                 async for _ in response.aiter_raw():
                     pass
 
@@ -105,46 +111,46 @@ async def _listen(url: str, n: int) -> None:
 
 
 def listen(url: str, n: int) -> None:
-    """Read ``n`` endless streams, in a process of its own."""
+    """Read ``n`` endless streams; runs in its own process."""
     asyncio.run(_listen(url, n))
 
 
 @contextlib.contextmanager
 def streams(url: str, n: int, waiting: int) -> Iterator[None]:
-    """Keep ``n`` streams open, of which so many wait for a slot."""
+    """Keep ``n`` streams open, of which ``waiting`` wait for a slot."""
     process = multiprocessing.get_context("spawn").Process(target=listen, args=(url, n), daemon=True)
     process.start()
     try:
-        until(url, f"llamacpp:requests_deferred {waiting}.0")
+        wait_for_metric(url, f"llamacpp:requests_deferred {waiting}.0")
         yield
     finally:
         process.kill()
         process.join()
 
 
-def until(url: str, line: str) -> None:
-    """Return when ``/metrics`` has this line."""
+def wait_for_metric(url: str, line: str) -> None:
+    """Wait until ``/metrics`` has this line."""
     with httpx.Client(base_url=url, timeout=60) as http:
         while line not in http.get("/metrics").text.splitlines():
-            time.sleep(0.01)  # the server tells nobody of its own accord
+            time.sleep(0.01)  # the server does not announce changes
 
 
 def health(model: str) -> Iterator[Row]:
-    """All slots generate, and sixty streams more wait for one."""
+    """Measure ``/health`` while all slots generate and sixty streams wait."""
     with server(model, "--metrics") as (url, _), streams(url, 64, 60):
         client, times = Client(url), []
         for _ in range(500):
             times.append(client.timed("GET", "/health")[0])
-            time.sleep(0.01)  # spreads the questions over five seconds of load
+            time.sleep(0.01)  # spreads the requests over five seconds of load
     times.sort()
     yield "/health under full load, median", times[250], 50, "ms"
-    yield "/health under full load, 99 of 100", times[495], 50, "ms"
+    yield "/health under full load, 99th percentile", times[495], 50, "ms"
     yield "/health under full load, slowest of 500", times[-1], 50, "ms"
 
 
 def decoding(url: str, idle: int, first: int = 1200, last: int = 2200) -> float:
-    """Return seconds for the tokens from ``first`` to ``last`` of a stream, while ``idle`` others wait for its slot."""
-    body = {**FOREVER, "n_predict": last + 1, "seed": 1, "cache_prompt": False}
+    """Return the seconds from token ``first`` to ``last`` of a stream, while ``idle`` others wait for its slot."""
+    body = {**ENDLESS, "n_predict": last + 1, "seed": 1, "cache_prompt": False}
     with (
         contextlib.ExitStack() as stack,
         httpx.Client(base_url=url, timeout=60) as http,
@@ -157,28 +163,31 @@ def decoding(url: str, idle: int, first: int = 1200, last: int = 2200) -> float:
                 stack.enter_context(streams(url, idle, idle))
                 (slot,) = httpx.get(f"{url}/slots").json()
                 if slot["next_token"]["n_decoded"] >= first:
-                    raise RuntimeError("the other streams were not open in time")
+                    raise RuntimeError("the other streams were not opened in time")
             if n == first:
                 started = time.perf_counter()
             if n == last:
                 return time.perf_counter() - started
-    raise RuntimeError("the stream has ended early")
+    raise RuntimeError("the stream ended early")
 
 
 def idle(model: str) -> Iterator[Row]:
-    """One stream decodes while others have nothing to say. Rounds that others disturbed count only if all are."""
-    kept, spoilt = [], []
+    """Measure how open but idle streams slow down decoding.
+
+    Rounds in which other processes were busy only count if there are no others.
+    """
+    kept, disturbed = [], []
     with server(model, "-np", "1", "-c", "4096", "--metrics", "--slots") as (url, pid):
-        while len(kept) < 5 and len(spoilt) < 7:
-            watch = Watch([pid])
+        while len(kept) < 5 and len(disturbed) < 7:
+            noise = NoiseMeter([pid])
             seconds = []
             for n in (0, 64):
                 seconds.append(decoding(url, n))
-                until(url, "llamacpp:requests_processing 0.0")
-            foreign = watch.foreign()
-            (kept if foreign < TOLERANCE else spoilt).append((seconds[1] / seconds[0] - 1) * 100)
-            print(f"  alone and beside 64: {seconds} s; others used {foreign:.0%}", file=sys.stderr)
-    yield "decoding beside 64 idle streams, slower by", statistics.median(kept or spoilt), 2, "%"
+                wait_for_metric(url, "llamacpp:requests_processing 0.0")
+            other_share = noise.share()
+            (kept if other_share < TOLERANCE else disturbed).append((seconds[1] / seconds[0] - 1) * 100)
+            print(f"  alone and with 64 others: {seconds} s; other processes used {other_share:.0%}", file=sys.stderr)
+    yield "decoding with 64 idle streams, slower by", statistics.median(kept or disturbed), 2, "%"
 
 
 async def _load(url: str, n: int) -> None:
@@ -196,7 +205,7 @@ async def _load(url: str, n: int) -> None:
                         async with http.stream("POST", "/completion", json={**prompt, "stream": True}) as response:
                             await response.aread()
                     case 2:  # the client goes away
-                        async with http.stream("POST", "/completion", json={**FOREVER, "seed": i}) as response:
+                        async with http.stream("POST", "/completion", json={**ENDLESS, "seed": i}) as response:
                             await anext(response.aiter_raw())
                     case 3:
                         await http.post("/completion", json={**prompt, "temperature": "hot"})
@@ -212,7 +221,7 @@ async def _load(url: str, n: int) -> None:
 
 
 def memory(model: str) -> Iterator[Row]:
-    """Requests of every kind, some broken off, some wrong, on a tiny model: what matters here is the server."""
+    """Measure the memory after requests of every kind, some cancelled, some invalid, with a tiny model."""
     with tempfile.TemporaryDirectory() as folder:
         tiny = write_tiny_gguf(Path(folder) / "tiny.gguf")
         with server(str(tiny), "--metrics") as (url, pid):
@@ -220,10 +229,10 @@ def memory(model: str) -> Iterator[Row]:
             used = []
             for n in (2_000, 18_000):
                 asyncio.run(_load(url, n))
-                until(url, "llamacpp:requests_processing 0.0")
+                wait_for_metric(url, "llamacpp:requests_processing 0.0")
                 used.append(process.memory_full_info().uss / 2**20)
                 print(f"  after {2_000 if n == 2_000 else 20_000} requests {used[-1]:.1f} MiB", file=sys.stderr)
-    yield "memory after 20,000 requests, more than after 2,000 by", (used[1] / used[0] - 1) * 100, 2, "%"
+    yield "growth of memory from 2,000 to 20,000 requests", (used[1] / used[0] - 1) * 100, 2, "%"
 
 
 ALL: dict[str, Callable[[str], Iterator[Row]]] = {
@@ -236,17 +245,17 @@ ALL: dict[str, Callable[[str], Iterator[Row]]] = {
 
 
 def main() -> int:
-    """Measure and print a table; 1 if a promise is broken."""
+    """Measure and print a table; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*ALL, []], metavar="NAME")
     parser.add_argument("--model", default=None)
-    given = parser.parse_args()
-    model = given.model or str(pull("smollm2-135m"))
-    watch = Watch()
-    rows = [row for name in given.names or ALL for row in ALL[name](model)]
-    print(f"{machine()}; others used {watch.foreign():.0%} of it\n\n| what | measured | limit |\n|---|---|---|")
-    for what, value, limit, unit in rows:
-        print(f"| {what} | {value:.2f} {unit} | {limit:g} {unit}{'' if value <= limit else ', broken'} |")
+    args = parser.parse_args()
+    model = args.model or str(pull("smollm2-135m"))
+    noise = NoiseMeter()
+    rows = [row for name in args.names or ALL for row in ALL[name](model)]
+    print(f"{machine()}; other processes used {noise.share():.0%} of it\n\n| | measured | limit |\n|---|---|---|")
+    for name, value, limit, unit in rows:
+        print(f"| {name} | {value:.2f} {unit} | {limit:g} {unit}{'' if value <= limit else ', exceeded'} |")
     return int(any(value > limit for _, value, limit, _ in rows))
 
 

@@ -1,4 +1,4 @@
-"""Forward passes side by side: ``llamafw bench`` and llama.cpp's ``llama-bench`` in turn, medians and ratios.
+"""Compare forward passes: ``llamafw bench`` and llama.cpp's ``llama-bench`` in turn, with medians and ratios.
 
 ``python benchmarks/passes.py [--model FILE] [--rounds 5] [--threads 1,2]`` prints a Markdown table.
 """
@@ -13,19 +13,19 @@ import sys
 from collections import defaultdict
 
 from llamafw.models.wheels import pull
+from noise import NoiseMeter, machine
 from peer import program
-from quiet import Watch, machine
 
 
-def ours(model: str, threads: int) -> dict[str, float]:
-    """Return tokens/s by test, from one run of ``llamafw bench``."""
+def run_llamafw_bench(model: str, threads: int) -> dict[str, float]:
+    """Return the tokens per second of each test in one run of ``llamafw bench``."""
     command = [sys.executable, "-m", "llamafw", "bench", "-m", model, "-t", str(threads), "-r", "1", "--json"]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["results"]
     return {row["test"]: row["median"] for row in rows}
 
 
-def theirs(model: str, threads: int) -> dict[str, float]:
-    """Return tokens/s by test, from one run of ``llama-bench``."""
+def run_llama_bench(model: str, threads: int) -> dict[str, float]:
+    """Return the tokens per second of each test in one run of ``llama-bench``."""
     command = [str(program("llama-bench")), "-m", model, "-p", "512", "-n", "128", "-t", str(threads), "-r", "1"]
     rows = json.loads(subprocess.run([*command, "-o", "json"], check=True, capture_output=True).stdout)
     return {(f"pp{r['n_prompt']}" if r["n_prompt"] else f"tg{r['n_gen']}"): r["avg_ts"] for r in rows}
@@ -37,23 +37,28 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--tolerance", type=float, default=0.1, help="foreign CPU share that spoils a round")
-    given = parser.parse_args()
-    model = given.model or str(pull("smollm2-135m"))
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.1,
+        help="share of the processor used by other processes above which a round does not count (default: 0.1)",
+    )
+    args = parser.parse_args()
+    model = args.model or str(pull("smollm2-135m"))
     rates: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    for threads in map(int, given.threads.split(",")):
-        kept = spoilt = 0
-        while kept < given.rounds and spoilt <= 3 * given.rounds:
-            watch = Watch()
-            a, b = ours(model, threads), theirs(model, threads)
-            if (foreign := watch.foreign()) > given.tolerance:
-                spoilt += 1
-                print(f"round spoilt: others used {foreign:.0%} of the processor", file=sys.stderr)
+    for threads in map(int, args.threads.split(",")):
+        kept = disturbed = 0
+        while kept < args.rounds and disturbed <= 3 * args.rounds:
+            noise = NoiseMeter()
+            a, b = run_llamafw_bench(model, threads), run_llama_bench(model, threads)
+            if (other_share := noise.share()) > args.tolerance:
+                disturbed += 1
+                print(f"round ignored: other processes used {other_share:.0%} of the processor", file=sys.stderr)
                 continue
             kept += 1
             for test in a:
                 rates[test, threads].append((a[test], b[test]))
-    print(f"{machine()}; {given.rounds} rounds in turn, medians\n")
+    print(f"{machine()}; {args.rounds} rounds in turn, medians\n")
     print("| test | threads | llamafw tokens/s | llama.cpp tokens/s | ratio |\n|---|---|---|---|---|")
     for (test, threads), pairs in sorted(rates.items()):
         a, b = (statistics.median(column) for column in zip(*pairs, strict=True))

@@ -1,7 +1,7 @@
-"""llama.cpp, to measure against: built from the llama-cpp-python sdist with every instruction this machine has.
+"""Build llama.cpp for comparison, from the llama-cpp-python sdist, with all instructions of this machine.
 
-``python benchmarks/peer.py build`` fetches and builds it once (some minutes; needs cmake and a C++ compiler).
-LLAMAFW_PEER names a folder with another build's ``llama-bench`` and ``llama-server``.
+``python benchmarks/peer.py build`` downloads and builds it once, which takes minutes and needs cmake and a C++
+compiler. LLAMAFW_PEER names a folder with the ``llama-bench`` and ``llama-server`` of another build.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ AMX_FIX = """\
 
 def folder() -> Path:
     """Return the folder of the built programs."""
-    given = os.environ.get("LLAMAFW_PEER")
-    return Path(given) if given else user_cache_path("llamafw") / "peer" / SDIST.replace("==", "-") / "bin"
+    other = os.environ.get("LLAMAFW_PEER")
+    return Path(other) if other else user_cache_path("llamafw") / "peer" / SDIST.replace("==", "-") / "bin"
 
 
 def program(name: str) -> Path:
     """Return the path of ``llama-bench`` or ``llama-server``."""
     path = folder() / name
     if not path.is_file():
-        sys.exit(f"{path} is missing: run `python benchmarks/peer.py build` first")
+        sys.exit(f"{path} does not exist: run `python benchmarks/peer.py build` first")
     return path
 
 
 def build() -> None:
-    """Fetch the sources and build the programs, unless they are there."""
+    """Download the sources and build the programs, unless they exist."""
     if all((folder() / name).is_file() for name in TARGETS):
         return
     out = folder().parent
@@ -79,7 +79,7 @@ def build() -> None:
 
 
 def run(*command: str) -> None:
-    """Run a command; stop if it fails."""
+    """Run a command; raise an error if it fails."""
     print("+", " ".join(command), flush=True)
     subprocess.run(command, check=True)
 

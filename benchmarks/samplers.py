@@ -1,15 +1,16 @@
-"""How long sampling takes per token: chains and single samplers, beside numpy and, where it is installed, llama.cpp.
+"""Measure the time of sampling per token, for chains and single samplers, compared with numpy and llama.cpp.
 
     python benchmarks/samplers.py [--vocab 49152,151936] [--rounds 15]
 
-The rows of logits are normal with a heavy upper tail, as a language model's are; a different one for each token, so
-that no branch is learnt and no row is in the first-level cache. Microseconds of processor time on one thread, which a
-busy machine disturbs less than time on the clock: the median of the rounds, and the least.
+Logits are normally distributed with a heavy upper tail, like those of a language model. Each token has different
+logits, so branches cannot be predicted and no row is in the first-level cache. The results are microseconds of
+processor time on one thread, which other load on the machine affects less than wall time: the median and the minimum of
+the rounds.
 
-* llamafw: `Chain.pick`, all that a token costs, the draw included.
-* numpy: the same formulas in plain numpy, as one would write them down, with the draw.
-* llama.cpp, if `llama-cpp-python` is installed: the array of candidates is filled as ``llama_sampler_sample`` does it,
-  then ``llama_sampler_apply`` of a chain that ends with ``llama_sampler_init_dist``.
+* llamafw: `Chain.pick`, the whole cost of a token, with the draw.
+* numpy: the same formulas in simple numpy code, with the draw.
+* llama.cpp, if `llama-cpp-python` is installed: the array of candidates is filled as in ``llama_sampler_sample``, then
+  ``llama_sampler_apply`` runs a chain that ends with ``llama_sampler_init_dist``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from llamafw_plugins.samplers import DEFAULT_ORDER
 
 Row = np.ndarray[Any, Any]
 Step = Callable[[Row], object]
-N_ROWS = 100  # more than the caches hold
+N_ROWS = 100  # more than fit into the caches
 OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("default chain", {}),
@@ -49,7 +50,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("typical_p 0.9", OFF | {"typical_p": 0.9}),
     ("temperature 0.8", OFF | {"temperature": 0.8}),
 ]
-USUAL = {
+DEFAULTS = {
     "top_k": 40,
     "top_p": 0.95,
     "min_p": 0.05,
@@ -68,78 +69,78 @@ def rows(n_vocab: int, n: int) -> Row:
 
 
 def prompt(n_vocab: int) -> tuple[int, ...]:
-    """Return 4096 tokens, a third of them different, as in a text."""
+    """Return 4096 tokens, of which a third are different, as in text."""
     return tuple((np.random.default_rng(3).zipf(1.2, 4096) % n_vocab).tolist())
 
 
-def ours(n_vocab: int, fields: Mapping[str, Any]) -> Step:
-    """Return what draws a token with our chain."""
+def llamafw_step(n_vocab: int, fields: Mapping[str, Any]) -> Step:
+    """Return a function that draws a token with llamafw."""
     tokenizer: Any = SimpleNamespace(encode=lambda text, **_: [0], piece=lambda token: b"\n", eog=frozenset())
     context = SamplerContext(prompt(n_vocab), n_vocab, 8192, tokenizer)
     request = GenerateRequest((), samplers=DEFAULT_ORDER, options=fields)
-    chain, vocabulary = build_chain(request, 1, Plugins().registry("sampler"), context), CandidateBuffers(n_vocab)
-    return lambda row: chain.pick(vocabulary, row)
+    chain, buffers = build_chain(request, 1, Plugins().registry("sampler"), context), CandidateBuffers(n_vocab)
+    return lambda row: chain.pick(buffers, row)
 
 
-def plain(n_vocab: int, fields: Mapping[str, Any]) -> Step:
-    """Return what draws a token with plain numpy."""
-    given = USUAL | dict(fields)
-    window, penalty = np.array(prompt(n_vocab)[-given["repeat_last_n"] :]), given["repeat_penalty"]
+def numpy_step(n_vocab: int, fields: Mapping[str, Any]) -> Step:
+    """Return a function that draws a token with numpy."""
+    options = DEFAULTS | dict(fields)
+    window, penalty = np.array(prompt(n_vocab)[-options["repeat_last_n"] :]), options["repeat_penalty"]
     random = np.random.default_rng(1)
 
     def step(row: Row) -> int:
         if penalty != 1:
             seen = np.unique(window)
             row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
-        if given["temperature"] <= 0:
+        if options["temperature"] <= 0:
             return int(row.argmax())
         ids = np.arange(len(row))
-        if given["top_k"]:
-            ids = np.argpartition(row, -given["top_k"])[-given["top_k"] :]
-        ids = ids[np.argsort(-row[ids])] if given["top_k"] or given["top_p"] < 1 else ids
+        if options["top_k"]:
+            ids = np.argpartition(row, -options["top_k"])[-options["top_k"] :]
+        ids = ids[np.argsort(-row[ids])] if options["top_k"] or options["top_p"] < 1 else ids
         logits = row[ids]
-        if given["typical_p"] < 1:
+        if options["typical_p"] < 1:
             p = np.exp(logits - logits.max())
             p /= p.sum()
             surprise = -np.log(p)
             order = np.argsort(np.abs(surprise - (p * surprise).sum()))
-            keep = order[: int((p[order].cumsum() <= given["typical_p"]).sum()) + 1]
+            keep = order[: int((p[order].cumsum() <= options["typical_p"]).sum()) + 1]
             ids, logits = ids[np.sort(keep)], logits[np.sort(keep)]
-        if given["top_p"] < 1:
+        if options["top_p"] < 1:
             p = np.exp(logits - logits[0])
-            n = int((p.cumsum() < given["top_p"] * p.sum()).sum()) + 1
+            n = int((p.cumsum() < options["top_p"] * p.sum()).sum()) + 1
             ids, logits = ids[:n], logits[:n]
-        if given["min_p"]:
-            keep = logits >= logits.max() + np.log(given["min_p"])
+        if options["min_p"]:
+            keep = logits >= logits.max() + np.log(options["min_p"])
             ids, logits = ids[keep], logits[keep]
-        p = np.exp((logits - logits.max()) / given["temperature"]).astype(np.float64)
+        p = np.exp((logits - logits.max()) / options["temperature"]).astype(np.float64)
         return int(random.choice(ids, p=p / p.sum()))
 
     return step
 
 
-def peers(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
-    """Return what draws a token with llama.cpp, if `llama-cpp-python` is installed."""
+def llama_cpp_step(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
+    """Return a function that draws a token with llama.cpp; None if `llama-cpp-python` is not installed."""
     try:
         import llama_cpp as peer  # type: ignore[import-not-found]  # optional
     except ImportError:
         return None
-    given = USUAL | dict(fields)
+    options = DEFAULTS | dict(fields)
     chain = peer.llama_sampler_chain_init(peer.llama_sampler_chain_default_params())
     parts = []
-    if given["repeat_penalty"] != 1:
-        last, penalty = given["repeat_last_n"], given["repeat_penalty"]
+    if options["repeat_penalty"] != 1:
+        last, penalty = options["repeat_last_n"], options["repeat_penalty"]
         parts.append(peer.llama_sampler_init_penalties(n_vocab, last, penalty, 0.0, 0.0))
         for token in prompt(n_vocab)[-last:]:
             peer.llama_sampler_accept(parts[0], token)
-    if given["temperature"] <= 0:
+    if options["temperature"] <= 0:
         parts.append(peer.llama_sampler_init_greedy())
     else:
-        parts.append(peer.llama_sampler_init_top_k(given["top_k"]))
-        parts.append(peer.llama_sampler_init_typical(given["typical_p"], 0))
-        parts.append(peer.llama_sampler_init_top_p(given["top_p"], 0))
-        parts.append(peer.llama_sampler_init_min_p(given["min_p"], 0))
-        parts.append(peer.llama_sampler_init_temp(given["temperature"]))
+        parts.append(peer.llama_sampler_init_top_k(options["top_k"]))
+        parts.append(peer.llama_sampler_init_typical(options["typical_p"], 0))
+        parts.append(peer.llama_sampler_init_top_p(options["top_p"], 0))
+        parts.append(peer.llama_sampler_init_min_p(options["min_p"], 0))
+        parts.append(peer.llama_sampler_init_temp(options["temperature"]))
         parts.append(peer.llama_sampler_init_dist(1))
     for part in parts:
         peer.llama_sampler_chain_add(chain, part)
@@ -161,39 +162,39 @@ def peers(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
 
 
 def times(step: Step, logits: Row, rounds: int) -> tuple[float, float]:
-    """Return the median and the least of the rounds, in µs per token."""
-    found = []
+    """Return the median and the minimum of the rounds, in microseconds per token."""
+    per_token = []
     for _ in range(rounds):
-        fresh = logits.copy()  # samplers overwrite them
+        fresh = logits.copy()  # samplers overwrite logits
         start = time.thread_time()
         for row in fresh:
             step(row)
-        found.append((time.thread_time() - start) / len(logits) * 1e6)
-    return statistics.median(found), min(found)
+        per_token.append((time.thread_time() - start) / len(logits) * 1e6)
+    return statistics.median(per_token), min(per_token)
 
 
 def table(n_vocab: int, rounds: int) -> Iterator[str]:
-    """Yield the lines of a table, as Markdown."""
+    """Yield the lines of a Markdown table."""
     logits = rows(n_vocab, N_ROWS)
-    makers = {"llamafw": ours, "numpy": plain}
-    if peers(n_vocab, {}) is not None:
-        makers["llama.cpp"] = peers  # type: ignore[assignment]  # it is there
+    makers = {"llamafw": llamafw_step, "numpy": numpy_step}
+    if llama_cpp_step(n_vocab, {}) is not None:
+        makers["llama.cpp"] = llama_cpp_step  # type: ignore[assignment]  # it is installed
     yield f"| {n_vocab:,} tokens | {' | '.join(makers)} |"
     yield "|---" * (1 + len(makers)) + "|"
     for name, fields in CASES:
         cells = [times(make(n_vocab, fields), logits, rounds) for make in makers.values()]
-        yield f"| {name} | " + " | ".join(f"{median:.0f} ({least:.0f})" for median, least in cells) + " |"
-    median, least = times(lambda row: logprobs_of_row(row, 0, 10), logits, rounds)
-    yield f"| `n_probs` 10, besides | {median:.0f} ({least:.0f}) |" + " |" * (len(makers) - 1)
+        yield f"| {name} | " + " | ".join(f"{median:.0f} ({minimum:.0f})" for median, minimum in cells) + " |"
+    median, minimum = times(lambda row: logprobs_of_row(row, 0, 10), logits, rounds)
+    yield f"| `n_probs` 10, in addition | {median:.0f} ({minimum:.0f}) |" + " |" * (len(makers) - 1)
 
 
 def main() -> None:
-    """Print a table per vocabulary."""
+    """Print a table for each size of the vocabulary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--vocab", default="49152,151936", help="sizes of vocabularies, with commas between them")
+    parser.add_argument("--vocab", default="49152,151936", help="sizes of vocabularies, separated by commas")
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
-    print("µs of processor time per token: median (least)\n")
+    print("µs of processor time per token: median (minimum)\n")
     for size in args.vocab.split(","):
         for line in table(int(size), args.rounds):
             print(line, flush=True)

@@ -1,7 +1,7 @@
-"""Servers side by side: ``llamafw serve`` and ``llama-server``, streaming to 1, 4, 8 and 16 clients in turn.
+"""Compare servers: ``llamafw serve`` and ``llama-server`` stream to 1, 4, 8 and 16 clients, in turn.
 
-``python benchmarks/serving.py [--model FILE] [--rounds 5]`` prints a Markdown table: aggregate tokens per second and
-the median time to the first token. Every client sends its own prompt, about 100 tokens, never the same one twice.
+``python benchmarks/serving.py [--model FILE] [--rounds 5]`` prints a Markdown table of the total tokens per second and
+the median time to the first token. Every client sends a different prompt of about 100 tokens.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from collections.abc import Iterator
 import httpx
 
 from llamafw.models.wheels import pull
+from noise import NoiseMeter, machine
 from peer import program
-from quiet import Watch, machine
 
 N_PREDICT = 128
 WORDS = ["time", "year", "people", "way", "day", "man", "thing", "life", "child", "world", "school", "state", "family"]
@@ -31,13 +31,13 @@ _numbers = itertools.count()
 
 
 def prompt() -> str:
-    """Return about 100 tokens that no one has asked for before."""
+    """Return a prompt of about 100 tokens, a different one each time."""
     rng = random.Random(next(_numbers))
     return f"{rng.random()} " + " ".join(rng.choices(WORDS, k=85))
 
 
 async def client(http: httpx.AsyncClient, url: str, text: str) -> tuple[float, int]:
-    """Return seconds to the first token and how many tokens came."""
+    """Return the seconds to the first token and the number of tokens."""
     body = {"prompt": text, "n_predict": N_PREDICT, "stream": True, "ignore_eos": True, "temperature": 0.8, "seed": 1}
     started, first, tokens = time.perf_counter(), 0.0, 0
     async with http.stream("POST", f"{url}/completion", json=body) as response:
@@ -48,8 +48,8 @@ async def client(http: httpx.AsyncClient, url: str, text: str) -> tuple[float, i
     return first, tokens - 1  # the last event has no token
 
 
-async def load(url: str, n_clients: int) -> tuple[float, float]:
-    """Return aggregate tokens per second and the median milliseconds to the first token."""
+async def run_clients(url: str, n_clients: int) -> tuple[float, float]:
+    """Return the total tokens per second and the median of the milliseconds to the first token."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=300, limits=limits) as http:
         started = time.perf_counter()
@@ -59,8 +59,8 @@ async def load(url: str, n_clients: int) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], port: int) -> Iterator[tuple[str, int]]:
-    """Start a server and yield its address and process id once it is ready."""
+def running_server(command: list[str], port: int) -> Iterator[tuple[str, int]]:
+    """Start a server and yield its URL and process id when it is ready."""
     url = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -71,9 +71,9 @@ def running(command: list[str], port: int) -> Iterator[tuple[str, int]]:
                     break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-                sys.exit(f"ended at once: {' '.join(command)}")
+                sys.exit(f"the server ended at once: {' '.join(command)}")
             if time.monotonic() > deadline:
-                sys.exit(f"did not start: {' '.join(command)}")
+                sys.exit(f"the server did not start within two minutes: {' '.join(command)}")
         yield url, process.pid
     finally:
         process.terminate()
@@ -81,9 +81,9 @@ def running(command: list[str], port: int) -> Iterator[tuple[str, int]]:
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
+    """Return a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -94,31 +94,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", default="1,4,8,16")
     parser.add_argument("--threads", default="2")
-    parser.add_argument("--tolerance", type=float, default=0.1, help="foreign CPU share that spoils a round")
-    given = parser.parse_args()
-    model = given.model or str(pull("smollm2-135m"))
-    counts = [int(n) for n in given.clients.split(",")]
-    common = ["-m", model, "-np", str(max(counts)), "-c", str(512 * max(counts)), "-t", given.threads, "--port"]
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.1,
+        help="share of the processor used by other processes above which a round does not count (default: 0.1)",
+    )
+    args = parser.parse_args()
+    model = args.model or str(pull("smollm2-135m"))
+    counts = [int(n) for n in args.clients.split(",")]
+    common = ["-m", model, "-np", str(max(counts)), "-c", str(512 * max(counts)), "-t", args.threads, "--port"]
     a_port, b_port = free_port(), free_port()
     rates: dict[int, list[tuple[float, ...]]] = defaultdict(list)
     with (
-        running([sys.executable, "-m", "llamafw", "serve", *common, str(a_port)], a_port) as (a_url, a_pid),
-        running([str(program("llama-server")), *common, str(b_port)], b_port) as (b_url, b_pid),
+        running_server([sys.executable, "-m", "llamafw", "serve", *common, str(a_port)], a_port) as (a_url, a_pid),
+        running_server([str(program("llama-server")), *common, str(b_port)], b_port) as (b_url, b_pid),
     ):
         for url in (a_url, b_url):
-            asyncio.run(load(url, 2))
+            asyncio.run(run_clients(url, 2))
         for n in counts:
-            kept = spoilt = 0
-            while kept < given.rounds and spoilt <= 3 * given.rounds:
-                watch = Watch([a_pid, b_pid])
-                a, b = asyncio.run(load(a_url, n)), asyncio.run(load(b_url, n))
-                if (foreign := watch.foreign()) > given.tolerance:
-                    spoilt += 1
-                    print(f"round spoilt: others used {foreign:.0%} of the processor", file=sys.stderr)
+            kept = disturbed = 0
+            while kept < args.rounds and disturbed <= 3 * args.rounds:
+                noise = NoiseMeter([a_pid, b_pid])
+                a, b = asyncio.run(run_clients(a_url, n)), asyncio.run(run_clients(b_url, n))
+                if (other_share := noise.share()) > args.tolerance:
+                    disturbed += 1
+                    print(f"round ignored: other processes used {other_share:.0%} of the processor", file=sys.stderr)
                     continue
                 kept += 1
                 rates[n].append((*a, *b, a[0] / b[0], a[1] / b[1]))
-    print(f"{machine()}; {given.threads} threads, {N_PREDICT} tokens each, {given.rounds} rounds in turn, medians\n")
+    print(f"{machine()}; {args.threads} threads, {N_PREDICT} tokens each, {args.rounds} rounds in turn, medians\n")
     print("| clients | llamafw tokens/s | llama-server | ratio | llamafw first token ms | llama-server | ratio |")
     print("|---|---|---|---|---|---|---|")
     for n, rows in rates.items():

@@ -1,6 +1,6 @@
-"""A plugin for `limits.py`: says in the header ``X-Tokenize-Ms`` how long a response was held up by the tokenizer.
+"""A plugin for `limits.py` that reports the tokenizer's time in the response header ``X-Tokenize-Ms``.
 
-For one request at a time: what it counts, it counts for the whole server.
+It counts the time of all requests, so only one request may run at a time.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ spent = [0.0]  # milliseconds since the last request
 
 @hookimpl
 def model_loaded(model: Any, app: Any) -> None:
-    """Put a clock around the tokenizer's ``encode``."""
+    """Measure the tokenizer's ``encode``."""
     tokenizer = app.loaded.tokenizer
     encode = tokenizer.encode
 
-    def timed(*args: Any, **more: Any) -> Any:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         start = perf_counter()
         try:
-            return encode(*args, **more)
+            return encode(*args, **kwargs)
         finally:
             spent[0] += (perf_counter() - start) * 1e3
 
@@ -31,15 +31,15 @@ def model_loaded(model: Any, app: Any) -> None:
 
 @hookimpl
 def wrap_asgi(asgi: Any, app: Any) -> Any:
-    """Tell."""
+    """Add the header."""
 
-    async def around(scope: Any, receive: Any, send: Any) -> None:
-        async def telling(message: Any) -> None:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_header(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-tokenize-ms", f"{spent[0]:.3f}".encode())]
             await send(message)
 
         spent[0] = 0.0
-        await asgi(scope, receive, telling)
+        await asgi(scope, receive, send_with_header)
 
-    return around
+    return application

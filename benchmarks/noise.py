@@ -1,4 +1,4 @@
-"""How far a measurement was disturbed: the share of the machine's CPU time that other processes used meanwhile."""
+"""Measure the share of the machine's processor time that other processes use during a measurement."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ from pathlib import Path
 import psutil
 
 
-class Watch:
-    """Measures what processes outside the given ones used between `__init__` and `foreign`."""
+class NoiseMeter:
+    """Measures the processor time of other processes since its creation.
 
-    def __init__(self, ours: Iterable[int] = ()) -> None:
-        self._ours = [psutil.Process(pid) for pid in ours]
-        self._start = time.perf_counter(), _busy(), self._own()
+    Parameters
+    ----------
+    own : iterable of int
+        Ids of processes that belong to the measurement, besides this one and its children.
+    """
 
-    def foreign(self) -> float:
-        """Return the share of all cores' time that others used, 0 … 1."""
+    def __init__(self, own: Iterable[int] = ()) -> None:
+        self._processes = [psutil.Process(pid) for pid in own]
+        self._start = time.perf_counter(), _busy_time(), self._own_time()
+
+    def share(self) -> float:
+        """Return the share of all cores' time that other processes used, 0 … 1."""
         started, busy, own = self._start
         wall = (time.perf_counter() - started) * (psutil.cpu_count() or 1)
-        return max(0.0, (_busy() - busy - (self._own() - own)) / wall)
+        return max(0.0, (_busy_time() - busy - (self._own_time() - own)) / wall)
 
-    def _own(self) -> float:
+    def _own_time(self) -> float:
         me = psutil.Process().cpu_times()
         total = me.user + me.system + me.children_user + me.children_system
-        for process in self._ours:
+        for process in self._processes:
             times = process.cpu_times()
             total += times.user + times.system
         return float(total)
 
 
 def machine() -> str:
-    """Return one line on the processor."""
+    """Return a line that describes the processor."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -45,7 +51,7 @@ def machine() -> str:
     return f"{name}, {psutil.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def _busy() -> float:
+def _busy_time() -> float:
     times = psutil.cpu_times()
     return float(
         sum(times)
