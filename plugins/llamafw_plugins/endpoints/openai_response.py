@@ -33,7 +33,7 @@ class OpenAIResponse(ABC):
 
     id_prefix: ClassVar[str]
     object_name: ClassVar[str]  # the field `object` of a whole response
-    chunk_object_name: ClassVar[str]  # and of a chunk
+    chunk_object_name: ClassVar[str]  # the same field of a chunk
     prompt_field: ClassVar[str]  # the request field that errors about a prompt name
 
     def __init__(self, loaded: LoadedModel, requests: Sequence[GenerateRequest], body: JSON, n: int) -> None:

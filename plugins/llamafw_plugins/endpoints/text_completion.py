@@ -86,7 +86,8 @@ class TextCompletionResponse(OpenAIResponse):
         self._prompts = prompts
         self._echoes = [self._text(prompt) if body.get("echo") else "" for prompt in prompts]
         n_system = len(loaded.system_prompt.tokens)
-        starts = [self._start(one, n_system, echo) for one, echo in zip(requests[::n], self._echoes, strict=True)]
+        firsts = requests[::n]  # of each prompt
+        starts = [self._start(first, n_system, echo) for first, echo in zip(firsts, self._echoes, strict=True)]
         self._logprobs = [LogprobsWriter(self.tokenizer, *starts[i // n]) for i in range(len(requests))]
         self._started: set[int] = set()  # choices whose first chunk, with the echo, has been sent
 

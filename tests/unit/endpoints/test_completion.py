@@ -361,7 +361,7 @@ async def test_same_seed_gives_the_same_text(post: Post) -> None:
         (2**63 - 1, (2**63 - 1) % (2**32 - 1)),
         (2**64 - 1, 0),
         (-2, 2**32 - 3),
-        (-(2**63), -(2**63) % (2**32 - 1)),
+        (-(2**63) + 1, (-(2**63) + 1) % (2**32 - 1)),
     ],
 )
 async def test_seeds_of_64_bits_are_folded_to_32(post: Post, seed: float, used: int) -> None:
