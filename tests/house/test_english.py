@@ -18,6 +18,7 @@ RULES_START = "Format with ruff format and check it in make lint"
 MAX_SUBJECT = 72  # characters
 MAX_TEST_NAME = 80  # characters
 TEST_NAME = re.compile(r"test_[a-z0-9_]+")
+SENTENCE_END = re.compile(r"([.?!:…]\)?|https://\S+)$")  # a URL needs no full stop, which could be read as a part of it
 AVOIDED_IN_TEST_NAMES = re.compile(r"_(who|whose|whom)(_|$)")
 
 
@@ -76,7 +77,7 @@ def problem_of_summary(docstring: str) -> str | None:
     summary, _, rest = docstring.partition("\n")
     if rest and not rest.startswith("\n"):
         return "the first sentence must fit on the first line, with a blank line below it"
-    if not summary.endswith((".", "?", "!", ":", "…")):
+    if not SENTENCE_END.search(summary):
         return "the first line must be a sentence that ends with a full stop"
     return None
 
@@ -111,6 +112,7 @@ def test_docstrings_start_with_one_sentence_on_one_line(path: Path) -> None:
     [
         ("Return the tokens.", True),
         ("Return the tokens.\n\nParameters\n----------", True),
+        ("A chat format: https://example.com/format", True),
         ("Return the tokens", False),
         ("Return the\ntokens.", False),
         ("Return the tokens.\nMore text.", False),
