@@ -112,8 +112,8 @@ def _read_other_parts(
         if [part_metadata.get(key) for key in SPLIT_KEYS] != [i, count, n_tensors]:
             values = ", ".join(f"{key} {part_metadata.get(key)!r:.80}" for key in SPLIT_KEYS)
             raise ModelError(f"{part}: this is not part {i + 1} of {count} of {path.name}: it has {values}")
-        for name in tensors.keys() & (first.keys() | others.keys()):
-            raise ModelError(f"{part}: the tensor {name!r} is in another part too")
+        for duplicate in tensors.keys() & (first.keys() | others.keys()):
+            raise ModelError(f"{part}: the tensor {duplicate!r} is in another part too")
         others |= tensors
     if n_tensors not in (None, len(first) + len(others)):
         raise ModelError(f"{path}: the {count} parts have {len(first) + len(others)} tensors, not {n_tensors}")

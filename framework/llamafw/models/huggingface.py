@@ -158,7 +158,8 @@ class Hub:
         files = [item.relative_to(snapshot).as_posix() for item in snapshot.rglob("*") if item.is_file()]
         if not files or path is not None:
             name = f"{self.repo.id}{f' {file}' if file else ''}"
-            raise DownloadError(f"{name} is not in the cache ({path or self.cache}), and --offline was given")
+            place = path or self.cache
+            raise DownloadError(f"{name} is not in the cache ({place}), and --offline or HF_HUB_OFFLINE is set")
         source = f"the cache of {self.repo.id}"
         chosen = find_file(files, file, source) if file else choose_model(files, self.repo.quant, source)
         return snapshot / find_parts(files, chosen, source)[0]
@@ -223,7 +224,7 @@ class Hub:
             raise DownloadError(f"{name} cannot be stored in {self.cache}: {exc.strerror or exc}") from exc
 
     def _snapshot(self) -> Path:
-        """Return the folder of the revision's latest download."""
+        """Return the folder with the latest download of the revision."""
         folder = self.cache / _repo_folder(self.repo.id)
         try:
             commit = (folder / "refs" / self.repo.revision).read_text(encoding="utf-8").strip()

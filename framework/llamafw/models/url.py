@@ -86,7 +86,7 @@ def pull_url(
         if not offline:
             fetch_once(source, part_path, progress)
         elif not part_path.is_file():
-            raise DownloadError(f"{source.public_url} is not in the cache ({part_path}), and --offline was given")
+            raise DownloadError(f"{source.public_url} is not in the cache ({part_path}), and --offline is set")
     return path
 
 

@@ -63,7 +63,7 @@ def pull(
         with Progress(name, progress) as bar, locked(directory / f".{name}.lock", bar.report_waiting) as lock:
             if not _is_recorded(path, entry) and not _verify_users_file(path, entry, bar):
                 if offline:
-                    message = f"{name} is not in the cache, and --offline was given"
+                    message = f"{name} is not in the cache, and --offline is set"
                     raise DownloadError(f"{message}. {_manual_download(entry)}")
                 work = directory / f".{name}.part"  # no other process uses it while this one holds the lock
                 shutil.rmtree(work, ignore_errors=True)

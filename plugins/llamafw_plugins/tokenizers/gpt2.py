@@ -22,11 +22,11 @@ from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read
 log = logging.getLogger(__name__)
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_MIN_BATCH_LENGTH = 4096  # characters from which on the library's parallel loop, which releases the GIL, pays off
+_MIN_BATCH_LENGTH = 4096  # characters; for longer texts, the library's parallel loop pays off, which releases the GIL
 
 
 def _byte_characters() -> list[str]:
-    """Return the character that stands for each byte: printable ones for themselves, others from U+0100 on."""
+    """Return the character that stands for each byte: itself if it is printable, else one from U+0100 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -95,7 +95,7 @@ class Gpt2Tokenizer(GgufTokenizer):
         if token_type == NORMAL:
             try:
                 return bytes([_TO_BYTES[character] for character in text])
-            except KeyError:  # has characters that do not stand for bytes
+            except KeyError:  # the token is not byte-level: its characters stand for themselves
                 return text.encode("utf-8", "surrogateescape")
         return parse_byte_token(text) if token_type == BYTE else b""
 

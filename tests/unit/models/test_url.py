@@ -242,7 +242,7 @@ def test_certificates_are_verified(models_cache: Path, tmp_path: Path, monkeypat
 
 def test_offline_uses_the_cache_only(url: str, model_hub: ModelHub) -> None:
     assert "is not in the cache" in (message := pull_error(url, offline=True))
-    assert "--offline was given" in message
+    assert "--offline is set" in message
     path = pull(url)
     n = len(model_hub.requests)
     assert pull(url, offline=True) == path

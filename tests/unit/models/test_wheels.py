@@ -221,7 +221,7 @@ def test_an_impossible_cache_folder_is_reported(tmp_path: Path, monkeypatch: pyt
 
 
 def test_offline_uses_the_cache_only(cache: Path, index: Index) -> None:
-    with pytest.raises(DownloadError, match="tiny is not in the cache, and --offline was given"):
+    with pytest.raises(DownloadError, match="tiny is not in the cache, and --offline is set"):
         pull(offline=True)
     assert index.downloads == 0
     first = pull()
