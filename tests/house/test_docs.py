@@ -118,6 +118,23 @@ def test_links_within_the_repository_exist(page: Path) -> None:
     assert not missing, f"{page.relative_to(ROOT)} has links to files that do not exist: {missing}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_sections_exist(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:\s]*)#([\w-]+)\)", page.read_text(encoding="utf-8"))
+    missing = []
+    for path, anchor in targets:
+        target = (page.parent / path).resolve() if path else page
+        if anchor not in anchors(target):
+            missing.append(f"{path}#{anchor}")
+    assert not missing, f"{page.relative_to(ROOT)} has links to sections that do not exist: {missing}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 def test_every_page_is_reachable_from_the_index() -> None:
     index = ROOT / "docs/index.md"
     assert index in links(ROOT / "README.md")
