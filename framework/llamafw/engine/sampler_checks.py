@@ -32,8 +32,8 @@ def check_samplers(plugins: Plugins, context: SamplerContext) -> None:
             continue
         sampler = _create_any(plugin, context)
         if sampler is not None and (missing := missing_sampler_members(sampler)):
-            problem = f"the sampler {name!r} created an object of class {type(sampler).__name__}, which {lacks(missing, Sampler)}"
-            plugins.raise_or_log(owner, PluginError(f"plugin {owner}: {problem}"))
+            created = f"the sampler {name!r} created an object of class {type(sampler).__name__}"
+            plugins.raise_or_log(owner, PluginError(f"plugin {owner}: {created}, which {lacks(missing, Sampler)}"))
 
 
 def _create_any(plugin: SamplerPlugin, context: SamplerContext) -> Sampler | None:
