@@ -21,7 +21,7 @@ from llamafw.plugins import Plugins, is_builtin, public_name
 from llamafw.registry import Registry
 from llamafw.server.access_log import AccessLogMiddleware
 from llamafw.server.allowed_methods import AllowedMethods
-from llamafw.server.authentication import AuthenticationMiddleware, authenticators
+from llamafw.server.authentication import AuthenticationMiddleware, key_registry
 from llamafw.server.common_headers import CommonHeadersMiddleware
 from llamafw.server.cors import with_cors
 from llamafw.server.dispatch import Dispatcher
@@ -72,12 +72,12 @@ def build_app(
     """
     merged = spec.merged_document(plugins, settings, document)
     app = RunningApp(settings, plugins, merged)
-    known_users, endpoints = authenticators(settings), Registry("endpoint")
-    plugins.fill(known_users, app=app)
+    authenticators, endpoints = key_registry(settings), Registry("endpoint")
+    plugins.fill(authenticators, app=app)
     if plugins.fill(endpoints, app=app):  # a plugin was left out, and its operations must go, too
         merged = spec.merged_document(plugins, settings, document)
         app.describe(merged)
-    if any(known_users.owner(name) != NAME for name in known_users):
+    if any(authenticators.owner(name) != NAME for name in authenticators):
         spec.add_refusals(merged)
         app.describe(merged)
     spec.check_endpoints(merged, endpoints)
@@ -86,7 +86,7 @@ def build_app(
     loader = ModelLoader(app, load, ready=ready, failed=failed)
     explain = explainer(plugins)
     with_errors = partial(ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged))
-    middlewares = _middlewares(app, known_users, endpoints, with_errors)
+    middlewares = _middlewares(app, authenticators, endpoints, with_errors)
     routed = _route(merged, Dispatcher(endpoints, explain), middlewares, loader, endpoints, plugins)
 
     timed = WriteTimeoutMiddleware(routed, settings.timeout)
@@ -97,7 +97,7 @@ def build_app(
 
 
 def _middlewares(
-    app: RunningApp, known_users: Registry, endpoints: Registry, with_errors: Callable[[ASGIApp], ASGIApp]
+    app: RunningApp, authenticators: Registry, endpoints: Registry, with_errors: Callable[[ASGIApp], ASGIApp]
 ) -> list[Callable[..., ASGIApp]]:
     """Return what a request passes before it reaches its endpoint, outermost first."""
     settings, document = app.settings, app.document
@@ -107,7 +107,7 @@ def _middlewares(
         SwaggerUIMiddleware,
         StrictRoutingMiddleware,
         partial(LoadingMiddleware, app=app),
-        partial(AuthenticationMiddleware, document=document, authenticators=known_users),
+        partial(AuthenticationMiddleware, document=document, authenticators=authenticators),
         partial(
             ValidationMiddleware,
             document=document,

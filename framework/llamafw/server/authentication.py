@@ -39,7 +39,7 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
     return (*settings.api_key, *filter(None, lines))
 
 
-def authenticators(settings: Settings) -> Registry:
+def key_registry(settings: Settings) -> Registry:
     """Return the registry of authenticators, with the API keys in it if there are any. Plugins add to it."""
     registry = Registry("authenticator")
     if keys := api_keys(settings):
