@@ -50,7 +50,7 @@ def test_default_order_leaves_out_missing_samplers() -> None:
     assert default_order(samplers, {}) == ("penalties", "top_k", "typ_p", "top_p", "min_p")
 
 
-def test_default_order_includes_samplers_whose_option_is_changed() -> None:
+def test_default_order_includes_samplers_with_a_changed_option() -> None:
     samplers = registered(smooth=None, other=None)
     before, last = DEFAULT_ORDER[:-1], DEFAULT_ORDER[-1]
     assert default_order(samplers, {"smooth": 0, "other": 0}) == DEFAULT_ORDER
