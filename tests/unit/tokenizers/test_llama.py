@@ -111,7 +111,7 @@ def test_a_space_is_added_before_text_and_removed_by_decode() -> None:
 
 
 def test_special_tokens_are_parsed_and_rendered_on_request() -> None:
-    assert (TINY.bos, TINY.eos, TINY.eog) == (1, 2, {2, 4})
+    assert (TINY.bos, TINY.eos, TINY.eog) == (1, 2, frozenset({2, 4}))
     assert TINY.encode("", add_special=True) == [1]
     assert TINY.encode("<s>") == [1]
     assert TINY.piece(1) == b""
