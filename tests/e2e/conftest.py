@@ -1,4 +1,4 @@
-"""One real server with the real model for the whole run."""
+"""Fixtures: one server with the default model for the whole run, and clients of it."""
 
 from __future__ import annotations
 

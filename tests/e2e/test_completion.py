@@ -1,4 +1,4 @@
-"""``/completion`` by httpx against the real model: text, streams, determinism, stops, disconnects."""
+"""``/completion`` with the default model: text, streams, determinism, stop strings, disconnects."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def stream(http: httpx.Client, **body: Any) -> list[dict[str, Any]]:
         return [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: ")]
 
 
-def idle(http: httpx.Client) -> bool:
-    """Every slot answers at once again: eight requests for one token each, beside one another."""
+def all_slots_answer(http: httpx.Client) -> bool:
+    """Return whether all eight slots answer."""
     answer = http.post("/completion", json={"prompt": ["a"] * 8, "n_predict": 1})
     return answer.status_code == 200
 
 
-def test_it_knows_the_capital_of_france(http: httpx.Client) -> None:
+def test_completion_of_a_fact(http: httpx.Client) -> None:
     answer = complete(http, **PARIS)
     assert "Paris" in answer["content"]
     assert answer["tokens_predicted"] == 8
@@ -43,7 +43,7 @@ def test_it_knows_the_capital_of_france(http: httpx.Client) -> None:
 
 
 @pytest.mark.inventory("E-072")
-def test_a_stream_says_what_the_plain_answer_says(http: httpx.Client) -> None:
+def test_stream_has_the_text_of_the_plain_response(http: httpx.Client) -> None:
     events = stream(http, **PARIS)
     assert "".join(event["content"] for event in events) == complete(http, **PARIS)["content"]
     assert [event["stop"] for event in events] == [False] * (len(events) - 1) + [True]
@@ -51,7 +51,7 @@ def test_a_stream_says_what_the_plain_answer_says(http: httpx.Client) -> None:
 
 
 @pytest.mark.inventory("B-04", "B-05", "K-09")
-async def test_eight_at_a_time_say_what_each_says_alone(server: ServerProcess) -> None:
+async def test_eight_parallel_requests_have_the_same_text_as_alone(server: ServerProcess) -> None:
     bodies = [
         {"prompt": f"Once upon a time there were {n} bears who", "n_predict": 24 + n, "seed": n, "temperature": 1.0}
         for n in range(8)
@@ -67,7 +67,7 @@ async def test_eight_at_a_time_say_what_each_says_alone(server: ServerProcess) -
 
 
 @pytest.mark.inventory("K-03", "E-05A", "D-16", "V-01")
-def test_the_prefix_is_reused(http: httpx.Client) -> None:
+def test_prompt_prefix_is_reused(http: httpx.Client) -> None:
     prompt = "A rather long prompt about whales, ships and the sea, asked twice."
     first = complete(http, prompt=prompt, n_predict=4, id_slot=3, temperature=0)
     again = complete(http, prompt=prompt, n_predict=4, id_slot=3, temperature=0)
@@ -76,7 +76,7 @@ def test_the_prefix_is_reused(http: httpx.Client) -> None:
     assert again["tokens_cached"] == first["tokens_evaluated"] - 1
 
 
-def test_stop_strings_end_the_text_and_are_not_in_it(http: httpx.Client) -> None:
+def test_stop_string_ends_the_text(http: httpx.Client) -> None:
     body = {"prompt": "1, 2, 3, 4, 5,", "temperature": 0, "n_predict": 60}
     whole = complete(http, **body)["content"]
     assert ", 9" in whole
@@ -94,20 +94,20 @@ def test_n_predict_0_evaluates_the_prompt_only(http: httpx.Client) -> None:
 
 
 @pytest.mark.inventory("F-02", "D-02")
-def test_minus_2_fills_the_context(http: httpx.Client) -> None:
+def test_n_predict_minus_2_fills_the_context(http: httpx.Client) -> None:
     answer = complete(http, prompt="Numbers:", n_predict=-2, ignore_eos=True, temperature=0)
-    assert answer["tokens_evaluated"] + answer["tokens_predicted"] in (1024, 1025)  # the last one need not be cached
+    assert answer["tokens_evaluated"] + answer["tokens_predicted"] in (1024, 1025)  # the last token need not be cached
     assert answer["truncated"] is True
 
 
-def test_probabilities_come_with_each_token(http: httpx.Client) -> None:
+def test_n_probs_reports_each_token(http: httpx.Client) -> None:
     answer = complete(http, **PARIS, n_probs=3)
     assert len(answer["completion_probabilities"]) == 8
 
 
 @pytest.mark.inventory("E-075", "F-20", "V-10")
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_client_that_goes_frees_its_slot(server: ServerProcess, streamed: bool) -> None:
+async def test_disconnect_frees_the_slot(server: ServerProcess, streamed: bool) -> None:
     body = {"prompt": "Tell me everything.", "n_predict": -2, "ignore_eos": True, "stream": streamed, "id_slot": 2}
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         asked = asyncio.create_task(_first_bytes(http, body))
@@ -117,7 +117,7 @@ async def test_a_client_that_goes_frees_its_slot(server: ServerProcess, streamed
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(asked, 0.3)
         answer = await http.post("/completion", json={"prompt": "Hi", "n_predict": 1, "id_slot": 2})
-    # had the first request run on, it would have held slot 2 for a thousand tokens
+    # if the first request still ran, it would occupy slot 2 for a thousand tokens
     assert answer.json()["timings"]["queue_ms"] < 1500
 
 
@@ -143,7 +143,7 @@ async def _first_bytes(http: httpx.AsyncClient, body: dict[str, Any]) -> bytes:
         ({"prompt": "a", "logit_bias": [[99999999, 1]]}, "logit_bias.0"),
     ],
 )
-def test_bad_input_is_a_400_that_names_the_field(http: httpx.Client, body: dict[str, Any], param: str) -> None:
+def test_invalid_fields_are_400_and_named(http: httpx.Client, body: dict[str, Any], param: str) -> None:
     response = http.post("/completion", json=body)
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (400, 400), error
@@ -153,4 +153,4 @@ def test_bad_input_is_a_400_that_names_the_field(http: httpx.Client, body: dict[
 def test_invalid_utf8_and_json_are_400(http: httpx.Client) -> None:
     for content in (b'{"prompt":"\xff\xfe"}', b"{", b"[" * 100000, b'{"prompt": NaN}'):
         assert http.post("/completion", content=content).status_code == 400
-    assert idle(http)
+    assert all_slots_answer(http)

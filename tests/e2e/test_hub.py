@@ -1,4 +1,4 @@
-"""Servers whose models come from a hub and from an address."""
+"""Servers that fetch their model from Hugging Face or from a URL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def complete(url: str) -> str:
 
 
 @pytest.mark.inventory("C-061", "C-063", "O-10")
-def test_hf_repo_is_fetched_and_answers(hub: ModelHub, tmp_path: Path) -> None:
+def test_model_from_hf_repo(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
     with running_server(None, "-hf", "test/tiny", HF_TOKEN="hf_good", **environ) as server:
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny-f32"
@@ -45,7 +45,7 @@ def test_hf_repo_is_fetched_and_answers(hub: ModelHub, tmp_path: Path) -> None:
     assert len(hub.requests) == n
 
 
-def test_a_model_in_parts_answers_like_the_whole(hub: ModelHub, tmp_path: Path) -> None:
+def test_model_in_several_files(hub: ModelHub, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     write_tiny_gguf(tmp_path / "parts" / "m.gguf", part_tensors=8)
     parts = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
@@ -59,7 +59,7 @@ def test_a_model_in_parts_answers_like_the_whole(hub: ModelHub, tmp_path: Path) 
 
 
 @pytest.mark.inventory("C-060")
-def test_model_url_is_fetched_and_answers(hub: ModelHub, tmp_path: Path) -> None:
+def test_model_from_url(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"LLAMA_CACHE": str(tmp_path / "cache"), "LLAMA_ARG_MODEL_URL": hub.file_url("tiny.gguf")}
     with running_server(None, **environ) as server:
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny"
@@ -68,7 +68,7 @@ def test_model_url_is_fetched_and_answers(hub: ModelHub, tmp_path: Path) -> None
 
 
 def command(hub: ModelHub, home: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run ``llamafw`` as somebody whose home is ``home``, with no settings but those of ``environ``."""
+    """Run ``llamafw`` as a user with the home folder ``home`` and only the variables in ``environ``."""
     kept = {name: value for name, value in os.environ.items() if not re.match("HF_|LLAMA|XDG_|HOME$", name)}
     ours = {"HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
     return subprocess.run(
@@ -86,16 +86,14 @@ def command(hub: ModelHub, home: Path, *words: str, **environ: str) -> subproces
     ("flags", "message"),
     [
         (("-hf", "test/tiny"), "test/tiny .*(token|private)"),  # 401
-        (("-hf", "test/tiny", "-hft", "hf_wrong"), "token"),  # 401 of another kind
+        (("-hf", "test/tiny", "-hft", "hf_wrong"), "token"),  # 401 for another reason
         (("-hf", "test/none", "-hft", "hf_other"), "test/none"),  # 404
-        (("-hf", "test/tiny", "-hft", "hf_good", "-hff", "other.gguf"), "other.gguf.*tiny-f32.gguf"),  # 404 of a file
+        (("-hf", "test/tiny", "-hft", "hf_good", "-hff", "other.gguf"), "other.gguf.*tiny-f32.gguf"),  # 404 for a file
         (("-mu", "URL/none.gguf"), "404"),
         (("-mu", "URL/tiny.gguf#sha256=" + "0" * 64), "0{64}"),
     ],
 )
-def test_a_start_without_its_model_is_one_line_and_code_1(
-    hub: ModelHub, tmp_path: Path, flags: tuple[str, ...], message: str
-) -> None:
+def test_failed_download_exits_with_1(hub: ModelHub, tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
     words = [word.replace("URL", f"{hub.url}/files") for word in flags]
     done = command(hub, tmp_path / "home", "serve", "--port", "0", *words)
     *shown, last = done.stderr.splitlines()
@@ -106,12 +104,12 @@ def test_a_start_without_its_model_is_one_line_and_code_1(
 
 
 @pytest.mark.inventory("C-061")
-def test_a_start_goes_on_where_the_last_one_was_cut(hub: ModelHub, tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed(hub: ModelHub, tmp_path: Path) -> None:
     hub.faults.cut = [100_000, 0]
     flags, environ = ("-hf", "test/tiny", "-hft", "hf_good"), {"LLAMA_CACHE": str(tmp_path / "cache")}
     first = command(hub, tmp_path, "serve", "--port", "0", *flags, **environ)
     assert first.returncode == 1
-    assert "the next start goes on from there" in first.stderr
+    assert "the next start resumes the download" in first.stderr
     with running_server(None, *flags, HF_ENDPOINT=hub.url, **environ) as server:
         complete(server.url)
     assert hub.downloads()[-1].headers["Range"] == "bytes=100000-"
@@ -128,7 +126,7 @@ def test_a_start_goes_on_where_the_last_one_was_cut(hub: ModelHub, tmp_path: Pat
         (None, "home/.cache/huggingface/hub"),
     ],
 )
-def test_where_files_of_the_hub_lie(hub: ModelHub, tmp_path: Path, variable: str | None, folder: str) -> None:
+def test_hub_cache_folders(hub: ModelHub, tmp_path: Path, variable: str | None, folder: str) -> None:
     environ = {variable: str(tmp_path / "given")} if variable else {}
     done = command(hub, tmp_path / "home", "pull", "test/tiny", HF_TOKEN="hf_good", **environ)
     assert done.returncode == 0, done.stderr
@@ -139,7 +137,7 @@ def test_where_files_of_the_hub_lie(hub: ModelHub, tmp_path: Path, variable: str
 
 @pytest.mark.inventory("C-061")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_terminal_shows_a_bar_and_a_file_gets_lines(hub: ModelHub, tmp_path: Path) -> None:
+def test_progress_bar_on_a_terminal_and_lines_in_a_file(hub: ModelHub, tmp_path: Path) -> None:
     import pty
 
     environ = {"HF_TOKEN": "hf_good", "HF_ENDPOINT": hub.url, "TERM": "xterm", "COLUMNS": "100"}
@@ -153,7 +151,7 @@ def test_a_terminal_shows_a_bar_and_a_file_gets_lines(hub: ModelHub, tmp_path: P
     try:
         while chunk := os.read(ours, 65536):
             shown += chunk
-    except OSError:  # what Linux says at its end
+    except OSError:  # Linux reports the end of the terminal like this
         pass
     os.close(ours)
     out, _ = process.communicate(timeout=60)
@@ -161,7 +159,7 @@ def test_a_terminal_shows_a_bar_and_a_file_gets_lines(hub: ModelHub, tmp_path: P
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert process.returncode == 0
     assert "tiny-f32.gguf: downloading" in text
-    assert re.search(rf"\u2501+ +{size / 1e3:.1f}/{size / 1e3:.1f} kB", text), text  # the bar, full
-    assert out.decode().strip().endswith("tiny-f32.gguf")  # and nothing else
+    assert re.search(rf"\u2501+ +{size / 1e3:.1f}/{size / 1e3:.1f} kB", text), text  # the full bar
+    assert out.decode().strip().endswith("tiny-f32.gguf")  # nothing else
     lines = command(hub, tmp_path, "pull", "test/tiny", LLAMA_CACHE=str(tmp_path / "b"), HF_TOKEN="hf_good")
     assert lines.stderr.splitlines() == ["tiny-f32.gguf: downloading 0 MB", "tiny-f32.gguf: verifying 0 MB"]

@@ -1,4 +1,4 @@
-"""The real ``openai`` client against the real model."""
+"""The ``openai`` client with the default model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is th
 
 
 @pytest.mark.inventory("E-113", "B-02")
-def test_chat(openai: OpenAI) -> None:
+def test_chat_completion(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.usage is not None
@@ -21,7 +21,7 @@ def test_chat(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("E-114")
-def test_finish_reason_tells_a_limit_from_an_end(openai: OpenAI) -> None:
+def test_finish_reason(openai: OpenAI) -> None:
     short = openai.chat.completions.create(model="any", messages=ASK, max_tokens=2, temperature=0)
     whole = openai.chat.completions.create(model="any", messages=ASK, max_completion_tokens=200, temperature=0)
     assert short.choices[0].finish_reason == "length"
@@ -29,7 +29,7 @@ def test_finish_reason_tells_a_limit_from_an_end(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("E-115", "E-116", "F-07")
-def test_a_chat_stream_has_a_role_then_text_then_usage(openai: OpenAI) -> None:
+def test_chat_stream_has_role_then_text_then_usage(openai: OpenAI) -> None:
     plain = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
     chunks = list(
         openai.chat.completions.create(
@@ -45,7 +45,7 @@ def test_a_chat_stream_has_a_role_then_text_then_usage(openai: OpenAI) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-def test_n_choices_and_log_probabilities(openai: OpenAI) -> None:
+def test_n_choices_with_logprobs(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(
         model="any", messages=ASK, max_tokens=4, n=2, logprobs=True, top_logprobs=3, seed=7, temperature=1.5
     )
@@ -55,7 +55,7 @@ def test_n_choices_and_log_probabilities(openai: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
 
 
-def test_eight_chats_at_a_time(openai: OpenAI) -> None:
+def test_eight_parallel_chats(openai: OpenAI) -> None:
     def ask(n: int) -> str:
         content = f"Write about the number {n}."
         answer = openai.chat.completions.create(
@@ -80,22 +80,22 @@ def test_text_completion(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("E-152", "B-02")
-def test_embeddings(openai: OpenAI) -> None:
+def test_embeddings_are_normalised_and_comparable(openai: OpenAI) -> None:
     texts = ["The cat sat on the mat.", "A cat is sitting on a mat.", "Interest rates rose in March."]
-    found = openai.embeddings.create(model="any", input=texts)  # which asks for base64
+    found = openai.embeddings.create(model="any", input=texts)  # the client requests base64
     cat, sitting, rates = (np.array(row.embedding) for row in found.data)
     assert abs(cat @ cat - 1) < 1e-5
     assert cat @ sitting > cat @ rates
     alone = openai.embeddings.create(model="any", input=texts[1])
-    np.testing.assert_array_equal(alone.data[0].embedding, sitting)  # not a bit depends on the company
+    np.testing.assert_array_equal(alone.data[0].embedding, sitting)  # exactly equal in a batch and alone
 
 
-def test_models(openai: OpenAI) -> None:
+def test_models_lists_one_model(openai: OpenAI) -> None:
     (model,) = openai.models.list().data
     assert model.object == "model"
 
 
-def test_unsupported_features_are_refused_not_ignored(openai: OpenAI) -> None:
+def test_unsupported_fields_are_refused(openai: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         openai.chat.completions.create(model="any", messages=ASK, functions=[{"name": "f", "parameters": {}}])
     assert caught.value.param == "functions"

@@ -1,4 +1,4 @@
-"""The process: start, health while loading, SIGTERM, plugins, bad starts."""
+"""The server process: start-up, health, SIGTERM, plugins, failed starts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ from llamafw import hookimpl
 @hookimpl
 def request_finished(request, finish):
     print("finished", len(request.prompt), finish and finish.n_predicted, flush=True)
-    raise RuntimeError("news cannot be refused")
+    raise RuntimeError("this hook cannot fail the request")
 
 @hookimpl
 def model_unloaded(model, app):
@@ -83,7 +83,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.inventory("P-01", "E-001")
-def test_it_answers_503_while_loading_and_200_after(tiny: Path, tmp_path: Path) -> None:
+def test_503_while_the_model_is_loading(tiny: Path, tmp_path: Path) -> None:
     (plugin := tmp_path / "slow.py").write_text(SLOW)
     gate = tiny.with_suffix(".gate")
     with running_server(tiny, "--plugin", str(plugin), ready=False) as server:
@@ -115,13 +115,13 @@ async def test_sigterm_lets_a_stream_finish(tiny: Path) -> None:
 
 
 @pytest.mark.inventory("P-05")
-def test_sigterm_when_idle_is_quick_and_clean(tiny: Path) -> None:
+def test_sigterm_when_idle_exits_with_0(tiny: Path) -> None:
     with running_server(tiny) as server:
         assert server.terminate() == 0
         assert "Traceback" not in "".join(server.output)
 
 
-async def test_a_failing_sampler_fails_its_request_only(tiny: Path, tmp_path: Path) -> None:
+async def test_failing_sampler_fails_only_its_request(tiny: Path, tmp_path: Path) -> None:
     (plugin := tmp_path / "faulty.py").write_text(FAULTY)
     good = {"prompt": "abc", "n_predict": 40, "seed": 1, "ignore_eos": True, "samplers": ["top_k", "temperature"]}
     bad = {**good, "samplers": ["faulty"], "fail_at": 5}
@@ -137,7 +137,7 @@ async def test_a_failing_sampler_fails_its_request_only(tiny: Path, tmp_path: Pa
 
 
 @pytest.mark.inventory("E-001", "P-07", "B-04", "K-02")
-async def test_it_is_healthy_under_full_load_and_idle_when_all_have_gone(tiny: Path) -> None:
+async def test_health_under_full_load_and_idle_after_disconnects(tiny: Path) -> None:
     body = {"prompt": "abc", "n_predict": -1, "ignore_eos": True, "stream": True}
 
     async def listen(http: httpx.AsyncClient) -> None:
@@ -166,7 +166,7 @@ async def test_it_is_healthy_under_full_load_and_idle_when_all_have_gone(tiny: P
             assert (await http.post("/completion", json={**body, "n_predict": 2, "stream": False})).status_code == 200
 
 
-async def test_plugins_hear_how_generations_end(tiny: Path, tmp_path: Path) -> None:
+async def test_plugins_are_notified_when_generations_end(tiny: Path, tmp_path: Path) -> None:
     (plugin := tmp_path / "events.py").write_text(EVENTS)
     with running_server(tiny, "--plugin", str(plugin)) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
@@ -196,7 +196,7 @@ async def test_plugins_hear_how_generations_end(tiny: Path, tmp_path: Path) -> N
     ],
 )
 @pytest.mark.inventory("P-03", "C-024", "C-059")
-def test_a_failed_start_is_one_line(tiny: Path, flags: list[str], code: int, message: str) -> None:
+def test_failed_start_prints_one_line(tiny: Path, flags: list[str], code: int, message: str) -> None:
     model = [] if "-m" in flags else ["-m", str(tiny)]
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *model, *flags]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -208,9 +208,9 @@ def test_a_failed_start_is_one_line(tiny: Path, flags: list[str], code: int, mes
 
 
 @pytest.mark.inventory("C-114")
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-def test_a_file_may_be_a_pipe(tiny: Path, tmp_path: Path) -> None:
-    os.mkfifo(pipe := tmp_path / "pipe")  # as in a shell's -spf <(command)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_system_prompt_file_may_be_a_pipe(tiny: Path, tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")  # like -spf <(command) in a shell
     writer = threading.Thread(target=pipe.write_text, args=("Be kind.",), daemon=True)
     writer.start()
     with running_server(tiny, "-spf", str(pipe)) as server:
@@ -218,7 +218,7 @@ def test_a_file_may_be_a_pipe(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.inventory("P-03")
-def test_a_port_that_is_taken_is_one_line_and_code_1(tiny: Path) -> None:
+def test_port_in_use_exits_with_1(tiny: Path) -> None:
     with running_server(tiny) as server:
         port = server.url.rpartition(":")[2]
         command = [sys.executable, "-m", "llamafw", "serve", "-m", str(tiny), "--port", port]
@@ -229,7 +229,7 @@ def test_a_port_that_is_taken_is_one_line_and_code_1(tiny: Path) -> None:
 
 
 @pytest.mark.inventory("C-109", "C-110", "C-111", "H-15")
-def test_https_and_keys_from_a_file(tiny: Path, tmp_path: Path) -> None:
+def test_https_and_key_file(tiny: Path, tmp_path: Path) -> None:
     authority, ours = trustme.CA(), ssl.create_default_context()
     issued = authority.issue_cert("127.0.0.1")
     authority.configure_trust(ours)
@@ -248,14 +248,14 @@ def test_https_and_keys_from_a_file(tiny: Path, tmp_path: Path) -> None:
             }
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{server.url}/health")
-        with pytest.raises(httpx.TransportError):  # no HTTP at this port
+        with pytest.raises(httpx.TransportError):  # the port does not speak plain HTTP
             httpx.get(f"{server.url.replace('https', 'http')}/health")
         assert server.terminate() == 0
     assert found == {"first": 200, "second": 200, "third": 401}
 
 
 @pytest.mark.inventory("C-065", "C-066", "C-068", "C-069")
-def test_the_log(tiny: Path, tmp_path: Path) -> None:
+def test_log_flags(tiny: Path, tmp_path: Path) -> None:
     for flag in ("-v", "--log-verbose", "-lv=3"):
         path = tmp_path / f"log{flag}"
         with running_server(tiny, "--log-file", str(path), *flag.split("=")) as server:
@@ -264,7 +264,7 @@ def test_the_log(tiny: Path, tmp_path: Path) -> None:
         text = path.read_text()
         assert " I llamafw.access: GET /health 200 " in text
         assert "secret" not in text
-        assert "Started server process" in text  # uvicorn's own, when debugging
+        assert "Started server process" in text  # uvicorn's debug log
     with running_server(tiny, "--log-disable", "-v") as server:
         assert server.terminate() == 0
         server.wait_for_end()
@@ -272,13 +272,13 @@ def test_the_log(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.inventory("C-052")
-def test_weights_are_looked_at_on_demand(tmp_path: Path) -> None:
+def test_check_tensors_finds_invalid_weights(tmp_path: Path) -> None:
     norm = np.full(64, np.nan, np.float32)
     damaged = write_tiny_gguf(tmp_path / "model.gguf", tensors={"output_norm.weight": norm})
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", "-m", str(damaged), "--check-tensors"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 1
-    assert "the tensor 'output_norm.weight' has weights that are no finite numbers: 64" in result.stderr
+    assert "the tensor 'output_norm.weight' has weights that are not finite numbers: 64" in result.stderr
     with running_server(write_tiny_gguf(tmp_path / "sound.gguf"), "--check-tensors") as server:
         assert server.terminate() == 0
 

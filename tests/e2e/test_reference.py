@@ -1,4 +1,4 @@
-"""Greedy decoding through the server against a float64 forward pass of the dequantised weights."""
+"""Greedy decoding compared with a float64 forward pass of the dequantised weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from support.reference import Reference
 
-# The reference's likeliest token leads by at least 0.1 at each of the 8 steps; closer races say nothing about errors.
+# In the reference, the most likely token leads by at least 0.1 at each of the 8 steps. A smaller lead could change
+# through rounding.
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a",
@@ -32,19 +33,21 @@ def reference(real_model: Path) -> Reference:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_first_greedy_tokens_are_the_references(http: httpx.Client, reference: Reference, prompt: str) -> None:
+def test_greedy_tokens_match_the_reference(http: httpx.Client, reference: Reference, prompt: str) -> None:
     tokens = http.post("/tokenize", json={"content": prompt}).json()["tokens"]
     body = {"prompt": tokens, "n_predict": N, "temperature": 0, "return_tokens": True, "ignore_eos": True}
     ours = http.post("/completion", json=body).json()["tokens"]
-    # one pass is enough: if every token is the reference's choice after those before it, so is the whole
+    # one forward pass is enough: each token must be the reference's choice after the tokens before it
     logits = reference.logits(tokens + ours[:-1])[len(tokens) - 1 :]
     two_best = np.sort(logits, axis=1)[:, -2:]
-    assert (two_best[:, 1] - two_best[:, 0]).min() > 0.1, "a poor prompt for this test"
+    assert (two_best[:, 1] - two_best[:, 0]).min() > 0.1, (
+        "the prompt is unsuitable: two tokens are almost equally likely"
+    )
     assert ours == logits.argmax(axis=1).tolist()
 
 
-def test_a_prompts_log_probabilities_are_the_references(http: httpx.Client, reference: Reference) -> None:
-    """A text of several parts (64 tokens each), scored without an answer; token by token, and as a whole."""
+def test_prompt_logprobs_match_the_reference(http: httpx.Client, reference: Reference) -> None:
+    """A text of several parts of 64 tokens is scored, without generating anything."""
     text = " ".join(PROMPTS)
     tokens = http.post("/tokenize", json={"content": text}).json()["tokens"]
     body = {"prompt": tokens, "echo": True, "logprobs": 1, "max_tokens": 0}
@@ -55,5 +58,5 @@ def test_a_prompts_log_probabilities_are_the_references(http: httpx.Client, refe
     ours = np.array(found["logprobs"]["token_logprobs"][1:])
     assert len(tokens) > 64
     assert found["text"] == text
-    assert np.abs(ours - expected).mean() < 0.003  # activations and keys are rounded here, and not in the reference
+    assert np.abs(ours - expected).mean() < 0.003  # the server rounds activations and keys, the reference does not
     assert abs(ours.sum() - expected.sum()) < 0.001 * abs(expected.sum())

@@ -1,4 +1,4 @@
-"""A server of a model with a rank head: its scores are those of the hidden states that it embeds the same prompt by."""
+"""Reranking: scores match the rank head applied to the embeddings of the same prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEPARATOR = 300
 
 
 @pytest.mark.inventory("E-161", "E-162", "C-107", "R-19")
-def test_scores_are_the_heads_of_the_last_states(tmp_path: Path) -> None:
+def test_rerank_scores_match_the_rank_head(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     weight, bias = rng.normal(size=(1, 64)).astype(np.float32), np.array([0.25], np.float32)
     model = write_tiny_gguf(
@@ -33,7 +33,7 @@ def test_scores_are_the_heads_of_the_last_states(tmp_path: Path) -> None:
             body = {"content": text, "parse_special": False}
             return list(client.post("/tokenize", json=body).json()["tokens"])
 
-        bos, eos = 1, 2  # of the tiny vocabulary
+        bos, eos = 1, 2  # tokens of the tiny vocabulary
         prompts = [[bos, *tokens(QUERY), eos, SEPARATOR, *tokens(text), eos] for text in DOCUMENTS]
         body = {"content": prompts, "embd_normalize": -1}
         states = [row["embedding"] for row in client.post("/embedding", json=body).json()]
@@ -43,5 +43,5 @@ def test_scores_are_the_heads_of_the_last_states(tmp_path: Path) -> None:
         np.testing.assert_allclose([scores[i] for i in range(4)], expected, rtol=1e-5)
         assert [row["index"] for row in found["results"]] == np.argsort(-expected).tolist()
         assert found["usage"]["prompt_tokens"] == sum(map(len, prompts))
-        answer = client.post("/completion", json={"prompt": "abc", "n_predict": 2}).json()  # it still completes
+        answer = client.post("/completion", json={"prompt": "abc", "n_predict": 2}).json()  # completions still work
         assert answer["tokens_predicted"] >= 1

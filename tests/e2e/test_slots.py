@@ -1,4 +1,4 @@
-"""Contexts that shift, prompts that come back, a queue that is full: the real server, the real model."""
+"""Context shift, prompt cache and queue limit with the default model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREEDY = {"temperature": 0, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def small(real_model: Path) -> Iterator[ServerProcess]:
-    """One slot of 256 tokens, and nobody may wait for it."""
+    """A server with one slot of 256 tokens and without a queue."""
     with running_server(real_model, "-c", "256", "-np", "1", "--max-queue", "0") as server:
         yield server
 
@@ -29,23 +29,26 @@ def complete(server: ServerProcess, prompt: str, **fields: Any) -> dict[str, Any
 
 
 @pytest.mark.inventory("K-05", "E-058", "E-018")
-def test_text_goes_on_beyond_the_context(small: ServerProcess) -> None:
+def test_generation_continues_beyond_the_context(small: ServerProcess) -> None:
     found = complete(small, STORY, n_predict=400, n_keep=16)
     assert (found["tokens_predicted"], found["truncated"], found["stop_type"]) == (400, True, "limit")
     tail = found["content"][-300:]
-    assert sum(char.isalpha() or char in " .,'\n" for char in tail) > 0.9 * len(tail)  # still prose
+    assert sum(char.isalpha() or char in " .,'\n" for char in tail) > 0.9 * len(tail)  # mostly letters
 
 
-@pytest.mark.inventory("E-068", "E-055")
-def test_a_prompt_longer_than_the_context(small: ServerProcess) -> None:
-    found = complete(small, STORY * 30, n_predict=8)
+@pytest.mark.inventory("E-068", "E-055", "E-069")
+def test_prompt_longer_than_the_context(small: ServerProcess) -> None:
+    error = complete(small, STORY * 30, n_predict=8)["error"]
+    assert (error["code"], error["type"], error["n_ctx"]) == (400, "exceed_context_size_error", 256)
+    assert error["n_prompt_tokens"] > 256
+    found = complete(small, STORY * 30, n_predict=8, truncate_prompt=True)
     assert found["truncated"]
     assert found["tokens_evaluated"] < 256
     assert found["tokens_predicted"] == 8
 
 
 @pytest.mark.inventory("K-03", "E-05A")
-def test_a_conversation_comes_back_from_memory(small: ServerProcess) -> None:
+def test_conversation_is_restored_from_the_prompt_cache(small: ServerProcess) -> None:
     story, other = STORY * 5, "The history of mathematics begins " * 15
     first = complete(small, story, n_predict=8)
     assert complete(small, other, n_predict=8)["tokens_cached"] == 0
@@ -55,7 +58,7 @@ def test_a_conversation_comes_back_from_memory(small: ServerProcess) -> None:
 
 
 @pytest.mark.inventory("K-02", "P-07")
-async def test_a_full_queue(small: ServerProcess) -> None:
+async def test_full_queue_is_429(small: ServerProcess) -> None:
     async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
         async with client.stream(
             "POST", "/completion", json={"prompt": STORY, "n_predict": -1, "stream": True, **GREEDY}
@@ -67,7 +70,7 @@ async def test_a_full_queue(small: ServerProcess) -> None:
             assert int(refused.headers["retry-after"]) >= 1
             assert refused.json()["error"]["type"] == "rate_limit_error"
             assert (await client.get("/health")).status_code == 200
-        for _ in range(200):  # the slot is free within a token of the client's going
+        for _ in range(200):  # the slot becomes free within a token of the disconnect
             answer = await client.post("/completion", json={"prompt": "x", "n_predict": 1})
             if answer.status_code == 200:
                 break
@@ -76,7 +79,7 @@ async def test_a_full_queue(small: ServerProcess) -> None:
 
 
 @pytest.mark.inventory("C-003", "C-022", "C-024", "C-039")
-def test_a_prompt_at_the_start(real_model: Path, tmp_path: Path) -> None:
+def test_preloaded_prompt_is_reused(real_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "story.txt"
     path.write_text(STORY + "\n")
     flags = ("-c", "512", "-np", "2", "-f", str(path), "--verbose-prompt", "-dkvc")
@@ -86,5 +89,7 @@ def test_a_prompt_at_the_start(real_model: Path, tmp_path: Path) -> None:
         server.wait_for(r"prompt of \d+ tokens: .*'Once'")
         server.wait_for(r"--file: \d+ tokens are in the cache")
         server.wait_for(r"KV cache: slot 0 .*, slot 1 generating \d+/256")
-    assert found["tokens_cached"] >= found["tokens_evaluated"] - 2  # the end of the story may merge with what follows
+    assert (
+        found["tokens_cached"] >= found["tokens_evaluated"] - 2
+    )  # the tokens at the end of the story may change with the following text
     assert found["content"] == fresh["content"]

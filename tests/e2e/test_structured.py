@@ -1,4 +1,4 @@
-"""The default model, held to schemas and grammars through HTTP: whatever it says is of that form."""
+"""Schemas and grammars with the default model through HTTP."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ PROMPTS = {"tree": 'Short: {"v": 1, "next": null}\nLong: {"v": 1, "next": {"v": 
 
 @pytest.mark.inventory("G-02", "E-033")
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_the_models_answers_are_valid(http: httpx.Client, name: str) -> None:
+def test_responses_are_valid_against_the_schema(http: httpx.Client, name: str) -> None:
     prompt = PROMPTS.get(name, f"As an example, here is a {name} in JSON format:\n")
     ended = 0
     for seed in range(6):
         body = {"prompt": prompt, "json_schema": SCHEMAS[name], "temperature": 0.5 * seed, "seed": seed}
         answer = http.post("/completion", json={**body, "n_predict": 300}).json()
-        if answer["stop_type"] != "limit":  # numbers and trees may go on for ever
+        if answer["stop_type"] != "limit":  # numbers and trees can be endless
             assert answer["stop_type"] == "eos"
             parse_and_validate(SCHEMAS[name], answer["content"].encode())
             ended += 1
@@ -86,8 +86,8 @@ def test_the_models_answers_are_valid(http: httpx.Client, name: str) -> None:
 
 
 @pytest.mark.inventory("G-01", "E-032")
-def test_eight_grammars_at_once(http: httpx.Client) -> None:
-    """Every slot has its own, and several answers to one request each have their own state."""
+def test_eight_grammars_in_parallel(http: httpx.Client) -> None:
+    """Each slot has its own grammar, and each choice of a request its own state."""
     grammars = [
         (f'root ::= "{letter}" [0-9]{{{n}}} "{letter}"', f"{letter}[0-9]{{{n}}}{letter}")
         for n, letter in enumerate("abcdefgh", 1)

@@ -1,4 +1,4 @@
-"""Many clients at once: sound, wrong, impatient. None of them harms another, and nothing stays behind."""
+"""Many parallel clients with valid and invalid requests, some of which disconnect early."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from support.server import ServerProcess, running_server
 from support.tiny import write_tiny_gguf
 
 N_CLIENTS, N_REQUESTS = 12, 25
-WITNESS = {"prompt": "hello world", "n_predict": 24, "seed": 7, "temperature": 1.5, "ignore_eos": True}
+REFERENCE_REQUEST = {"prompt": "hello world", "n_predict": 24, "seed": 7, "temperature": 1.5, "ignore_eos": True}
 
-FIELDS: dict[str, list[Any]] = {  # each is in one request of seven
+FIELDS: dict[str, list[Any]] = {  # each field is in one of seven requests
     "stop": [["e"], "a", [1], ["", "x"]],
     "n_probs": [3, 0, -1],
     "id_slot": [0, 2, 9, -2, "x"],
@@ -58,8 +58,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-def a_request(chance: random.Random) -> tuple[str, dict[str, Any]]:
-    """Return a path and a body, sound or not."""
+def random_request(chance: random.Random) -> tuple[str, dict[str, Any]]:
+    """Return a path and a body, valid or not."""
     words = "hello", "world", "the", "é", "🙂", "<|im_start|>"
     text = " ".join(chance.choices(words, k=chance.randint(0, 60)))
     body: dict[str, Any] = {"stream": chance.random() < 0.5, "n_predict": chance.randint(1, 30)}
@@ -77,15 +77,15 @@ def a_request(chance: random.Random) -> tuple[str, dict[str, Any]]:
             ("/v1/embeddings", {"input": [text or "x", "b"]}),
             ("/tokenize", {"content": text}),
             (f"/slots/{slot}?action={chance.choice(('save', 'restore', 'erase', 'sing'))}", {"filename": "a.bin"}),
-            ("/props", {"system_prompt": chance.choice(["", 5])}),  # the first forgets all caches
+            ("/props", {"system_prompt": chance.choice(["", 5])}),  # a valid one empties all caches
         ]
     )
 
 
 async def send(client: httpx.AsyncClient, chance: random.Random) -> int:
-    """Send one request and read its answer, or leave in the middle; return the status, 0 for those who left."""
-    path, body = a_request(chance)
-    if chance.random() < 0.1:  # leave before the answer
+    """Send a request and read the response, or disconnect early; return the status, or 0 after a disconnect."""
+    path, body = random_request(chance)
+    if chance.random() < 0.1:  # disconnect before the response
         try:
             async with asyncio.timeout(chance.random() / 20):
                 await client.post(path, json=body)
@@ -108,31 +108,31 @@ async def send(client: httpx.AsyncClient, chance: random.Random) -> int:
     return response.status_code
 
 
-async def witness(client: httpx.AsyncClient) -> str:
-    """Return what a fixed seed makes of a fixed prompt; asked again while there is no room."""
-    while (answer := await client.post("/completion", json=WITNESS)).status_code == 429:
+async def reference_text(client: httpx.AsyncClient) -> str:
+    """Return the text for a fixed prompt and seed; try again while the queue is full."""
+    while (answer := await client.post("/completion", json=REFERENCE_REQUEST)).status_code == 429:
         pass
     assert answer.status_code == 200, answer.text
     return str(answer.json()["content"])
 
 
 @pytest.mark.inventory("K-02", "P-05")
-async def test_a_storm(server: ServerProcess) -> None:
+async def test_random_clients_do_not_affect_each_other(server: ServerProcess) -> None:
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
-        alone, seen, statuses = await witness(client), set[str](), Counter[int]()
+        alone, seen, statuses = await reference_text(client), set[str](), Counter[int]()
 
         async def visit(number: int) -> None:
             chance = random.Random(number)
             for i in range(N_REQUESTS):
                 statuses[await send(client, chance)] += 1
                 if i % 8 == number % 8:
-                    seen.add(await witness(client))
+                    seen.add(await reference_text(client))
 
         await asyncio.gather(*map(visit, range(N_CLIENTS)))
         assert set(statuses) <= {0, 200, 400, 404, 429, 504}, statuses
         assert min(statuses[0], statuses[200], statuses[400]) > 10
-        seen.add(await witness(client))
+        seen.add(await reference_text(client))
         assert seen == {alone}
         async with asyncio.timeout(30):
             while any(slot["is_processing"] for slot in (await client.get("/slots")).json()):

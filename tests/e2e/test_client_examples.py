@@ -1,6 +1,6 @@
-"""docs/clients.md: every program on the page, run as it stands against a server, says what the API says.
+"""The programs of docs/clients.md print what the API returns.
 
-The other way to ask is httpx, with whole answers instead of streams.
+Each program is run unchanged; the expected text comes from a plain request with httpx.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FRANCE = "What is the capital of France?"
 
 
 def programs() -> dict[str, tuple[str, str]]:
-    """Language and code of each program, by the name in its first comment."""
+    """Return language and code of each program, by the name in its first comment."""
     found = {}
     for language, code in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.S | re.M):
         named = re.search(r"^(?:#|//) (\w+\.\w+)$", code, re.M)
@@ -39,20 +39,20 @@ PROGRAMS = programs()
 
 
 def run(name: str, server: ServerProcess, folder: Path, lines: Sequence[str] = ()) -> str:
-    """Return what a program prints, which is given ``lines`` to read."""
+    """Run a program with ``lines`` as its input; return what it prints."""
     language, code = PROGRAMS[name]
     for command in NEEDED[language]:
         if shutil.which(command) is None:
             pytest.skip(f"{command} is not installed")
     if language == "js" and node_version() < 18:
-        pytest.skip("Node is older than 18, and has no fetch")
+        pytest.skip("needs Node 18 or newer, which has fetch")
     assert ADDRESS in code
     (folder / name).write_text(code.replace(ADDRESS, server.url), "utf-8")
     given = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(
         [NEEDED[language][0], name], cwd=folder, input=given, capture_output=True, text=True, timeout=120, check=False
     )
-    # a conversation in bash ends with `read`, whose failure at the end of the input is no fault
+    # the chat program in bash ends when `read` fails at the end of the input
     assert done.returncode == 0, done.stderr
     return done.stdout + (done.stderr if language == "bash" else "")
 
@@ -63,12 +63,12 @@ def node_version() -> int:
 
 
 def content(http: httpx.Client, **body: Any) -> str:
-    """Return the native answer."""
+    """Return the text of a native completion."""
     return str(http.post("/completion", json=body).raise_for_status().json()["content"])
 
 
 def reply(http: httpx.Client, *messages: str, system: str = "", **body: Any) -> str:
-    """Return the answer to a conversation, in which user and assistant take turns."""
+    """Return the answer to a conversation in which user and assistant alternate."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(messages)]
     turns = [{"role": "system", "content": system}, *turns] if system else turns
     answer = http.post("/v1/chat/completions", json={"messages": turns, "temperature": 0, **body}).raise_for_status()
@@ -142,26 +142,26 @@ CHECKS: dict[str, Check] = {
 CONVERSATIONS = ("chat.sh", "chat.mjs")
 
 
-def test_every_program_is_run() -> None:
+def test_every_program_has_a_check() -> None:
     assert set(PROGRAMS) == {*CHECKS, *CONVERSATIONS}
 
 
 @pytest.mark.inventory("P-11")
 @pytest.mark.parametrize("name", CHECKS)
-def test_a_program_prints_what_the_api_says(
-    name: str, server: ServerProcess, http: httpx.Client, tmp_path: Path
-) -> None:
+def test_program_prints_the_api_response(name: str, server: ServerProcess, http: httpx.Client, tmp_path: Path) -> None:
     CHECKS[name](run(name, server, tmp_path), http)
 
 
 @pytest.mark.inventory("P-11")
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_a_conversation(name: str, server: ServerProcess, http: httpx.Client, tmp_path: Path) -> None:
-    """The second answer depends on the first, which the program has to remember."""
+def test_chat_program_remembers_the_conversation(
+    name: str, server: ServerProcess, http: httpx.Client, tmp_path: Path
+) -> None:
+    """The second answer depends on the first one."""
     asked = [FRANCE, "Say that again."]
     first = reply(http, asked[0], max_tokens=48)
     second = reply(http, asked[0], first.rstrip("\n"), asked[1], max_tokens=48)
     printed = run(name, server, tmp_path, asked)
     assert first.strip() in printed
     assert second.strip() in printed
-    assert second != reply(http, asked[1], max_tokens=48), "the second question proves nothing"
+    assert second != reply(http, asked[1], max_tokens=48), "the second answer does not depend on the first"

@@ -1,6 +1,6 @@
-"""Every operation and every field of the document, given what it is not, on a real server: a 400 that names it.
+"""Invalid bodies and field values for every operation are a 400 that names the field.
 
-What is sent is made from the document itself, so that a new field or operation is among it without a word here.
+The requests are generated from the API document, so new operations and fields are covered automatically.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ POSTS = {
     for path, _, operation in operations(DOCUMENT)
     if "requestBody" in operation
 }
-RUBBISH = {
-    "no UTF-8": b'{"prompt":"\xff\xfe","content":"\xff"}',
-    "half": b"{",
+INVALID_BODIES = {
+    "invalid UTF-8": b'{"prompt":"\xff\xfe","content":"\xff"}',
+    "incomplete": b"{",
     "deep": b"[" * 100_000,
     "a number": b"5",
     "a text": b'"x"',
-    "nothing known": b"NaN",
-    "two": b"{}{}",
+    "NaN": b"NaN",
+    "two values": b"{}{}",
     "a surrogate": b'{"prompt": "\\ud800"}',
 }
-OTHERS: tuple[Any, ...] = ({"not": "this"}, [{"not": "this"}], "not this", True, 5.5, -(2**62))
+ODD_VALUES: tuple[Any, ...] = ({"not": "this"}, [{"not": "this"}], "not this", True, 5.5, -(2**62))
 
 
 def content(operation: dict[str, Any]) -> dict[str, Any]:
@@ -43,13 +43,13 @@ def content(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def example(operation: dict[str, Any]) -> Any:
-    """A body that is right."""
+    """Return a valid body."""
     return next(iter(content(operation)["examples"].values()))["value"]
 
 
 @cache
 def properties(name: str) -> dict[str, Any]:
-    """The fields of an operation's body, as raw schemas."""
+    """Return the fields of an operation's body with their schemas."""
     found: dict[str, Any] = {}
 
     def collect(schema: Any) -> None:
@@ -63,11 +63,11 @@ def properties(name: str) -> dict[str, Any]:
 
 
 def wrong_values(name: str) -> Iterator[tuple[str, Any]]:
-    """Every field of an operation with values that the document does not allow."""
+    """Yield fields of an operation with values that the document does not allow."""
     for field, schema in properties(name).items():
         converted = SCHEMAS.convert(schema)
         validator = SCHEMAS.validator(converted)
-        yield from ((field, value) for value in OTHERS if not validator.is_valid(value))
+        yield from ((field, value) for value in ODD_VALUES if not validator.is_valid(value))
 
 
 def refused(http: httpx.Client, path: str, **sent: Any) -> dict[str, Any]:
@@ -81,9 +81,9 @@ def refused(http: httpx.Client, path: str, **sent: Any) -> dict[str, Any]:
 
 @pytest.mark.inventory("H-09", "F-15", "D-27", "R-05", "R-20", "R-21", "R-22")
 @pytest.mark.parametrize("name", POSTS)
-def test_what_is_no_body(http: httpx.Client, name: str) -> None:
+def test_invalid_bodies_are_refused_by_every_operation(http: httpx.Client, name: str) -> None:
     path, operation = POSTS[name]
-    for body in RUBBISH.values():
+    for body in INVALID_BODIES.values():
         refused(http, path, content=body)
     if operation["requestBody"].get("required"):
         refused(http, path, content=b"")
@@ -93,7 +93,7 @@ def test_what_is_no_body(http: httpx.Client, name: str) -> None:
 
 @pytest.mark.inventory("F-16", "E-020", "E-031", "E-101", "E-151", "E-171", "E-221")
 @pytest.mark.parametrize("name", POSTS)
-def test_fields_that_are_something_else(http: httpx.Client, name: str) -> None:
+def test_fields_of_wrong_type_are_named(http: httpx.Client, name: str) -> None:
     path, operation = POSTS[name]
     body = example(operation)
     cases = list(wrong_values(name))
@@ -106,7 +106,7 @@ def test_fields_that_are_something_else(http: httpx.Client, name: str) -> None:
 
 @pytest.mark.inventory("E-010", "E-100", "E-130", "E-140", "E-150", "E-160", "R-15", "R-17", "R-18", "R-19")
 @pytest.mark.parametrize("name", POSTS)
-def test_fields_that_are_missing(http: httpx.Client, name: str) -> None:
+def test_missing_fields_are_named(http: httpx.Client, name: str) -> None:
     path, operation = POSTS[name]
     body = example(operation)
     for field in SCHEMAS.raw(content(operation)["schema"]).get("required", ()):
@@ -117,8 +117,8 @@ def test_fields_that_are_missing(http: httpx.Client, name: str) -> None:
 
 @pytest.mark.inventory("E-011", "E-013", "E-014", "E-015", "E-016", "E-022", "E-023", "E-024", "E-025", "E-027")
 @pytest.mark.parametrize("name", ["createCompletion", "createTextCompletion", "createChatCompletion"])
-def test_numbers_at_their_ends(http: httpx.Client, name: str) -> None:
-    """At the ends of its range, a number is answered, or refused by name; it ends nothing."""
+def test_numbers_at_their_limits_are_answered_or_refused(http: httpx.Client, name: str) -> None:
+    """A number at the limits of its range is answered or refused; the server keeps running."""
     path, operation = POSTS[name]
     body = {**example(operation), "max_tokens": 2, "n_predict": 2, "stream": False}
     numbers = {
@@ -130,7 +130,7 @@ def test_numbers_at_their_ends(http: httpx.Client, name: str) -> None:
     for field, schema in numbers.items():
         for value in {schema.get("minimum", -1e308), schema.get("maximum", 1e308), 0}:
             if field in ("n_predict", "max_tokens", "max_completion_tokens", "n", "best_of", "n_cmpl") and value != 0:
-                continue  # as many tokens or answers as there can be take their time
+                continue  # the maximum number of tokens takes too long
             response = http.post(path, json={**body, field: value})
             if response.status_code != 200:
                 assert response.status_code in (400, 501, 504), (field, value, response.text)

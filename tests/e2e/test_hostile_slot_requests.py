@@ -1,4 +1,4 @@
-"""What killed or misled llama-server where a flag opens more: files of slots, props, infill, pooled embeddings."""
+"""Invalid requests to operations that flags enable: slot files, props, infill, pooled embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def open_server(folder: Path) -> Iterator[httpx.Client]:
-    """A server that allows everything, with a model that can infill."""
+    """A client of a server with all operations enabled and a model with infill tokens."""
     model = contract.write_model(folder.parent / "open.gguf")
     flags = f"--slots --props --metrics --pooling mean --slot-save-path {folder} -np 2 --validate-responses"
     with running_server(model, *flags.split()) as server, httpx.Client(base_url=server.url, timeout=60) as client:
@@ -62,7 +62,7 @@ NAMES = [
 @pytest.mark.inventory("E-210", "E-211", "R-21")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("path", [SAVE, RESTORE])
-def test_names_that_are_no_file(open_server: httpx.Client, folder: Path, path: str, name: str) -> None:
+def test_invalid_file_names_are_refused(open_server: httpx.Client, folder: Path, path: str, name: str) -> None:
     response = open_server.post(path, json={"filename": name})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "filename")
     assert str(folder) not in response.text
@@ -72,7 +72,7 @@ def test_names_that_are_no_file(open_server: httpx.Client, folder: Path, path: s
 REFUSED: list[tuple[str, Any, str | None]] = [
     (SAVE, {}, "filename"),
     (SAVE, {"filename": 5}, "filename"),
-    (RESTORE, {"filename": "there is none"}, "filename"),
+    (RESTORE, {"filename": "missing"}, "filename"),
     ("/slots/9?action=save", {"filename": "a"}, "id_slot"),
     ("/slots/-1?action=erase", {}, "id_slot"),
     ("/slots/x?action=erase", {}, "id_slot"),
@@ -89,7 +89,7 @@ REFUSED: list[tuple[str, Any, str | None]] = [
 
 @pytest.mark.inventory("E-130", "E-132", "E-171", "E-210", "E-213", "R-12", "R-17", "R-21")
 @pytest.mark.parametrize(("path", "body", "param"), REFUSED)
-def test_a_clear_refusal(open_server: httpx.Client, path: str, body: Any, param: str | None) -> None:
+def test_invalid_requests_are_refused(open_server: httpx.Client, path: str, body: Any, param: str | None) -> None:
     response = open_server.post(path, json=body)
     assert response.status_code == 400, response.text
     assert response.json()["error"].get("param") == param
@@ -97,10 +97,10 @@ def test_a_clear_refusal(open_server: httpx.Client, path: str, body: Any, param:
 
 
 ANSWERED: list[tuple[str, Any]] = [
-    ("/infill", {"input_suffix": "a", "n_predict": 2}),  # no prefix ended the process
+    ("/infill", {"input_suffix": "a", "n_predict": 2}),  # this ended llama-server's process
     ("/infill", {"input_prefix": "a", "n_predict": 2}),
     ("/infill", {"n_predict": 2}),
-    ("/embedding", {"content": "a"}),  # one token, pooled: an assertion
+    ("/embedding", {"content": "a"}),  # one pooled token: this failed an assertion
     ("/v1/embeddings", {"input": ["a", "b", [5]]}),
     ("/slots/0?action=erase", {}),
     ("/slots/1?action=erase", None),
@@ -109,14 +109,14 @@ ANSWERED: list[tuple[str, Any]] = [
 
 @pytest.mark.inventory("E-130", "E-132", "E-158", "E-214", "F-14")
 @pytest.mark.parametrize(("path", "body"), ANSWERED)
-def test_an_answer(open_server: httpx.Client, path: str, body: Any) -> None:
+def test_unusual_requests_are_answered(open_server: httpx.Client, path: str, body: Any) -> None:
     response = open_server.post(path, json=body)
     assert response.status_code == 200, response.text
     assert open_server.get("/health").status_code == 200
 
 
 @pytest.mark.inventory("E-200", "E-201", "E-203")
-def test_metrics_before_anything_are_numbers(open_server: httpx.Client) -> None:
+def test_metrics_are_finite_before_the_first_request(open_server: httpx.Client) -> None:
     text = open_server.get("/metrics").text
     values = [float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#" and "_bucket" not in line]
     assert len(values) > 12
@@ -125,7 +125,7 @@ def test_metrics_before_anything_are_numbers(open_server: httpx.Client) -> None:
 
 @pytest.mark.inventory("E-213")
 @pytest.mark.parametrize("content", [b"", b"GGUF", bytes(4096), b"\xff" * 100])
-def test_a_file_that_is_no_cache_changes_nothing(open_server: httpx.Client, folder: Path, content: bytes) -> None:
+def test_invalid_slot_files_are_refused(open_server: httpx.Client, folder: Path, content: bytes) -> None:
     (folder / "strange").write_bytes(content)
     try:
         response = open_server.post(RESTORE, json={"filename": "strange"})
