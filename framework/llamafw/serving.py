@@ -100,7 +100,7 @@ class Engine(Protocol):
 class LoadedModel:
     """A model that is ready to answer requests."""
 
-    name: str  # what clients call it: --alias, or the name of the file
+    name: str  # its id for clients: --alias, its name in the catalogue, or that of the file
     model: Model  # the opened file
     decoder: Decoder | None  # None: an engine of a plugin runs the model (hook `create_engine`)
     tokenizer: Tokenizer  # converts text to tokens and back

@@ -50,7 +50,7 @@ class Settings:
     hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=COMMON, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
         help="download the model from this Hugging Face repository; QUANT selects a file by its quantization (default: Q4_K_M if there is one)")
     alias: str | None = option(None, "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
-        help="name of the model in the API (default: the name of its file)")
+        help="name of the model in the API (default: its name in the catalogue, or that of its file)")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMMON, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
         help="size of the context in tokens, divided evenly among the slots (default: 0, the context that the model was trained with)")
     parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
