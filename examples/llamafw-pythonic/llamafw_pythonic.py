@@ -17,9 +17,9 @@ from typing import Any
 from llamafw import Register, RequestError, ToolCall, ToolParser, hookimpl
 
 requires_api = ">=1.0,<2"
-POSSIBLE_CALLS = re.compile(
-    r"\[\s*(?:[\w.-]+\s*(?:\(.*)?)?", re.DOTALL
-)  # matches a list of calls and any prefix of one
+POSSIBLE_CALLS = re.compile(r"\[\s*(?:[\w.-]+\s*(?:\(.*)?)?", re.DOTALL)
+"""Matches a list of calls and any prefix of one."""
+
 NAME = re.compile(r"[\s,]*([\w.-]+)\s*\(")
 CONSTANTS = {"true": True, "false": False, "null": None}  # models sometimes write JSON
 CLOSING = {"(": ")", "[": "]", "{": "}"}

@@ -116,6 +116,7 @@ class RemoteEngine:
             "max_tokens": min(request.n_predict, max_tokens) if request.n_predict > 0 else max_tokens,
             **{field: request.options[field] for field in self.fields if field in request.options},
         }
+
         if self.model:
             body["model"] = self.model
         if request.stop:

@@ -60,6 +60,7 @@ def test_samplers_have_the_places_of_llama_server(installed: Environ, tmp_path: 
     fields = {"dry_multiplier": 0.8, "top_n_sigma": 1.5, "xtc_probability": 0.5, "prompt": "a b a b", "n_predict": 9}
     with running_server(model, "--backend", "numpy", **installed) as server:
         answers = [httpx.post(f"{server.url}/completion", json={**fields, "seed": 7}).json() for _ in "ab"]
+
     settings = answers[0]["generation_settings"]
     assert settings["samplers"] == [
         "penalties",

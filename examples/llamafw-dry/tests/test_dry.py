@@ -136,6 +136,7 @@ async def test_server_applies_the_sampler_and_validates_options(serve: Any) -> N
             assert names.index("penalties") < names.index("dry") < names.index("top_k")
             probs = {token["id"]: token["prob"] for token in answer["completion_probabilities"][0]["top_probs"]}
             found.append(probs[8] / probs[9])
+
         assert found[1] / found[0] == pytest.approx(np.exp(-0.7 * 1.75 ** (3 - 2)), rel=1e-3)
         assert found[2] == pytest.approx(found[0], rel=1e-3)
         error = (await client.post("/completion", json={**body, "dry_sequence_breakers": ["a", ""]})).json()["error"]

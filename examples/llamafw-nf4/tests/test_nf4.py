@@ -60,10 +60,12 @@ async def test_conversion_keeps_exact_levels(serve: Any, write_model: Any, tmp_p
         for tensor in GGUFReader(write_model(n_vocab=320)).tensors
         if tensor.data.ndim == 2
     }
+
     source, target = write_model(n_vocab=320, tensors=levels), tmp_path / "nf4.gguf"
     assert main([str(source), str(target)]) == 0
     assert "MB of weights" in capsys.readouterr().out
     assert target.stat().st_size < source.stat().st_size / 3
+
     answers = []
     for path in (source, target):
         async with serve(model=path, backend="numba", threads=1) as client:

@@ -92,6 +92,7 @@ async def test_folder_and_file_give_the_same_answers(serve: Any, folder: Path, g
         async with serve(model=path, backend="numba", threads=1) as client:
             answer = (await client.post("/completion", json=body)).json()
             answers.append((answer["content"], answer["tokens_evaluated"], answer["completion_probabilities"]))
+
             if path == folder:
                 prompt = await client.post("/apply-template", json={"messages": [{"role": "user", "content": "x"}]})
                 assert prompt.json() == {"prompt": "<|im_start|>x"}
@@ -99,6 +100,7 @@ async def test_folder_and_file_give_the_same_answers(serve: Any, folder: Path, g
                 assert 2 not in tokens.json()["tokens"]
                 text = await client.post("/detokenize", json=tokens.json())
                 assert text.json() == {"content": "é<|im_end|>"}
+
     assert answers[0] == answers[1]
 
 

@@ -29,15 +29,18 @@ async def test_server_applies_the_sampler_and_validates_its_option(serve: Any) -
         "samplers": ["smooth"],
         "seed": 1,
     }
+
     async with serve() as client:
         found = []
         for factor in (0, 2):
             answer = (await client.post("/completion", json={**body, "smoothing_factor": factor})).json()
             found.append([token["prob"] for token in answer["completion_probabilities"][0]["top_probs"]])
+
         logits = np.log(np.array(found[0]))  # up to a constant
         smooth = -2 * (logits[0] - logits) ** 2
         ratios = np.array(found[1]) / found[1][0]
         np.testing.assert_allclose(ratios, np.exp(smooth), rtol=1e-3)
+
         error = (await client.post("/completion", json={**body, "smoothing_factor": 101})).json()["error"]
         assert (error["code"], error["param"]) == (400, "smoothing_factor")
 

@@ -52,10 +52,12 @@ async def test_server_applies_the_sampler_and_validates_its_option(serve: Any) -
             names = answer["generation_settings"]["samplers"]
             assert names.index("penalties") < names.index("top_n_sigma") < names.index("top_k")
             found.append({token["id"]: token["prob"] for token in answer["completion_probabilities"][0]["top_probs"]})
+
         logits = {token: math.log(prob) for token, prob in found[0].items()}  # up to a constant
         lowest = max(logits.values()) - 2 * pstdev(logits.values())
         assert set(found[1]) == {token for token, logit in logits.items() if logit >= lowest}
         assert 0 < len(found[1]) < len(found[0])
+
         error = (await client.post("/completion", json={**body, "top_n_sigma": "x"})).json()["error"]
         assert (error["code"], error["param"]) == (400, "top_n_sigma")
 

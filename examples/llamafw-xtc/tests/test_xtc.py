@@ -77,12 +77,14 @@ async def test_server_applies_the_sampler_and_validates_options(serve: Any) -> N
             assert answer["generation_settings"]["samplers"][-2:] == ["xtc", "temperature"]
             found.append([token["id"] for token in answer["completion_probabilities"][0]["top_probs"]])
         assert found[1] == found[0][-1:]
+
         fields = {**body, "temperature": 0, "xtc_probability": 1, "xtc_threshold": 0.0, "return_tokens": True}
         greedy = [
             (await client.post("/completion", json={**fields, "samplers": names})).json()["tokens"]
             for names in (["top_k"], ["top_k", "xtc"])
         ]
         assert greedy[0] != greedy[1]
+
         error = (await client.post("/completion", json={**body, "xtc_probability": 1.5})).json()["error"]
         assert (error["code"], error["param"]) == (400, "xtc_probability")
 
