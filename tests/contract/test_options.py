@@ -1,4 +1,4 @@
-"""Schemathesis fuzzes the options of third-party samplers like our own: nothing is to be done for it."""
+"""The contract test fuzzes the options of third-party samplers without any effort of their authors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import json, os
 from llamafw import hookimpl
 
 class Notes:
-    options = {"notes": {"type": "integer", "minimum": 3, "maximum": 5, "default": 4, "description": "Any of three."}}
+    options = {"notes": {"type": "integer", "minimum": 3, "maximum": 5, "default": 4, "description": "A number."}}
     truncates = False
 
     @classmethod
@@ -34,14 +34,14 @@ def prepare_request(body):
 """
 
 
-def test_a_samplers_option_is_fuzzed(tmp_path: Path) -> None:
+def test_option_of_a_third_party_sampler_is_fuzzed(tmp_path: Path) -> None:
     (site := tmp_path / "site").mkdir()
     write_distribution(site, "llamafw-notes", CODE)
     notes = tmp_path / "notes"
     command = [sys.executable, "-m", "llamafw", "contract-test", "--path", "/completion", "--max-examples", "10"]
     environ = {**os.environ, "PYTHONPATH": str(site), "NOTES": str(notes)}
-    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "API Operations" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
-    seen = {json.loads(line) for line in notes.read_text().splitlines()}
-    assert seen == {3, 4, 5}  # valid ones arrive, all of them; others never do
-    assert "notes must" not in done.stdout  # nor is a valid one refused, which would be reported
+    process = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "API Operations" in process.stdout, process.stdout[-3000:] + process.stderr[-3000:]
+    values = {json.loads(line) for line in notes.read_text().splitlines()}
+    assert values == {3, 4, 5}  # all valid values arrive, and no others
+    assert "notes must" not in process.stdout  # schemathesis reports a valid value that is rejected

@@ -1,4 +1,4 @@
-"""The check of streams finds what is wrong with them. Schemathesis applies it to real ones."""
+"""The stream checker accepts valid streams and reports what is wrong with others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from llamafw.spec import load_document, operations
-from llamafw.testing.contract.streams import Streams
+from llamafw.testing.contract.streams import StreamChecker
 
 DOCUMENT = load_document()
 OPERATIONS = {operation["operationId"]: operation for _, _, operation in operations(DOCUMENT)}
-STREAMS = Streams(DOCUMENT)
+CHECKER = StreamChecker(DOCUMENT)
 DONE = "[DONE]"
 
 
@@ -26,7 +26,7 @@ def timings() -> dict[str, Any]:
     return {**counts, "cache_n": 0, "queue_ms": 0.5}
 
 
-def whole(index: int = 0) -> dict[str, Any]:
+def final_event(index: int = 0) -> dict[str, Any]:
     ended = {f"stopped_{kind}": kind == "eos" for kind in ("eos", "word", "limit")}
     counts = dict.fromkeys(("tokens_predicted", "tokens_evaluated", "tokens_cached", "n_past"), 1)
     settings = {
@@ -70,12 +70,12 @@ def error(code: int = 400) -> dict[str, Any]:
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 WITH_USAGE = {"stream_options": {"include_usage": True}}
-LAST = {**chunk(), "choices": [], "usage": USAGE}
+USAGE_CHUNK = {**chunk(), "choices": [], "usage": USAGE}
 
 
-def faults(name: str, events: list[Any], body: Any = None, end: str = "") -> list[str]:
+def problems_of(name: str, events: list[Any], body: Any = None, end: str = "") -> list[str]:
     text = "".join(f"data: {event if event == DONE else json.dumps(event)}\n\n" for event in events) + end
-    return list(STREAMS.faults(text.encode(), OPERATIONS[name], body))
+    return list(CHECKER.problems(text.encode(), OPERATIONS[name], body))
 
 
 NATIVE, OPENAI = "createCompletion", "createTextCompletion"
@@ -84,50 +84,60 @@ NATIVE, OPENAI = "createCompletion", "createTextCompletion"
 @pytest.mark.parametrize(
     ("name", "events", "body"),
     [
-        (NATIVE, [piece(), piece(), whole()], None),
-        (NATIVE, [piece(0), piece(1), whole(1), piece(0), whole(0)], {}),
-        (NATIVE, [whole()], {}),
+        (NATIVE, [piece(), piece(), final_event()], None),
+        (NATIVE, [piece(0), piece(1), final_event(1), piece(0), final_event(0)], {}),
+        (NATIVE, [final_event()], {}),
         (NATIVE, [piece(), error(503)], {}),
         (NATIVE, [piece(), {"content": "a"}], {"response_fields": ["content"]}),
         (OPENAI, [chunk(), chunk(reason="stop"), DONE], {}),
-        (OPENAI, [chunk(0), chunk(1), chunk(1, "stop"), chunk(0, "length"), LAST, DONE], WITH_USAGE),
+        (OPENAI, [chunk(0), chunk(1), chunk(1, "stop"), chunk(0, "length"), USAGE_CHUNK, DONE], WITH_USAGE),
         (OPENAI, [chunk(), error()], WITH_USAGE),
     ],
 )
-def test_streams_as_they_should_be(name: str, events: list[Any], body: Any) -> None:
-    assert faults(name, events, body) == []
+def test_valid_streams_have_no_problems(name: str, events: list[Any], body: Any) -> None:
+    assert problems_of(name, events, body) == []
 
 
 @pytest.mark.parametrize(
-    ("name", "events", "body", "fault"),
+    ("name", "events", "body", "problem"),
     [
-        (NATIVE, [], {}, "it says nothing"),
-        (NATIVE, [piece()], {}, "have begun, and [] have ended"),
-        (NATIVE, [piece(), whole(), piece()], {}, "goes on after its end"),
-        (NATIVE, [piece(), whole(), DONE], {}, "[DONE] is not where it belongs"),
-        (NATIVE, [piece(1), whole(1)], {}, "have ended"),
-        (NATIVE, [piece(), {"content": "a"}], {}, "not as documented"),
-        (NATIVE, [piece(content=5), whole()], {}, "not as documented"),
-        (NATIVE, [error(), whole()], {}, "an error is not the last event"),
+        (NATIVE, [], {}, "the stream has no events"),
+        (NATIVE, [piece()], {}, "have begun, but [] have ended"),
+        (NATIVE, [piece(), final_event(), piece()], {}, "continues after its final event"),
+        (NATIVE, [piece(), final_event(), DONE], {}, "[DONE] is missing or misplaced"),
+        (NATIVE, [piece(1), final_event(1)], {}, "have ended"),
+        (NATIVE, [piece(), {"content": "a"}], {}, "does not match its schema"),
+        (NATIVE, [piece(content=5), final_event()], {}, "does not match its schema"),
+        (NATIVE, [error(), final_event()], {}, "an error is not the last event"),
         (NATIVE, [piece(), error(500)], {}, "the server has failed"),
-        (OPENAI, [chunk(reason="stop")], {}, "[DONE] is not where it belongs"),
-        (OPENAI, [chunk(), error(), DONE], {}, "[DONE] is not where it belongs"),
-        (OPENAI, [DONE, chunk(reason="stop")], {}, "[DONE] is not where it belongs"),
-        (OPENAI, [chunk(), DONE], {}, "have begun, and [] have ended"),
-        (OPENAI, [chunk(reason="stop"), chunk(), DONE], {}, "goes on after its end"),
-        (OPENAI, [chunk(reason="stop"), DONE], WITH_USAGE, "the usage is not where it belongs"),
-        (OPENAI, [chunk(reason="stop"), LAST, DONE], {}, "the usage is not where it belongs"),
-        (OPENAI, [chunk(), chunk(reason="stop", id="j"), DONE], {}, "the head of its chunks changes"),
-        (OPENAI, [chunk(reason="odd"), DONE], {}, "not as documented"),
-        (OPENAI, [piece(), DONE], {}, "not as documented"),
+        (OPENAI, [chunk(reason="stop")], {}, "[DONE] is missing or misplaced"),
+        (OPENAI, [chunk(), error(), DONE], {}, "[DONE] is missing or misplaced"),
+        (OPENAI, [DONE, chunk(reason="stop")], {}, "[DONE] is missing or misplaced"),
+        (OPENAI, [chunk(), DONE], {}, "have begun, but [] have ended"),
+        (OPENAI, [chunk(reason="stop"), chunk(), DONE], {}, "continues after its finish_reason"),
+        (OPENAI, [chunk(reason="stop"), DONE], WITH_USAGE, "the usage is missing or misplaced"),
+        (OPENAI, [chunk(reason="stop"), USAGE_CHUNK, DONE], {}, "the usage is missing or misplaced"),
+        (OPENAI, [chunk(), chunk(reason="stop", id="j"), DONE], {}, "id, created or model differ between chunks"),
+        (OPENAI, [chunk(reason="odd"), DONE], {}, "does not match its schema"),
+        (OPENAI, [piece(), DONE], {}, "does not match its schema"),
     ],
 )
-def test_streams_as_they_should_not_be(name: str, events: list[Any], body: Any, fault: str) -> None:
-    assert any(fault in found for found in faults(name, events, body)), faults(name, events, body)
+def test_invalid_streams_are_reported(name: str, events: list[Any], body: Any, problem: str) -> None:
+    problems = problems_of(name, events, body)
+    assert any(problem in text for text in problems), problems
 
 
 @pytest.mark.parametrize(
     "end", ["data: {}", "\n\n", "event: x\ndata: {}\n\n", "data: {}\ndata: {}\n\n", ": comment\n\n"]
 )
-def test_a_frame_that_is_broken(end: str) -> None:
-    assert faults(NATIVE, [whole()], {}, end)
+def test_malformed_events_are_reported(end: str) -> None:
+    assert problems_of(NATIVE, [final_event()], {}, end)
+
+
+def test_events_of_plugins_may_have_a_name_and_an_id() -> None:
+    content = {"text/event-stream": {"x-llamafw-event": {"type": "object"}}}
+    operation = {"responses": {"200": {"content": content}}}
+    stream = b'data: {"a": 1}\n\nevent: end\nid: 7\ndata: {}\n\n'
+    assert list(CHECKER.problems(stream, operation, None)) == []
+    assert list(CHECKER.problems(stream.replace(b"id: 7", b": x"), operation, None))
+    assert list(CHECKER.problems(stream, OPERATIONS[NATIVE], None))

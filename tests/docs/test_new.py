@@ -1,4 +1,4 @@
-"""``llamafw plugin new``: a package of every kind, built and installed, its tests run, its types checked."""
+"""``llamafw plugin new``: packages of every kind are built, installed, tested, linted and type-checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamafw.cli.main import main
-from llamafw.cli.new import KINDS, distribution
+from llamafw.cli.new import KINDS, MAX_NAME_LENGTH, package_files
 from support.install import Environ, install, run_tests
 
 NAMES = {kind: f"my-{kind}" for kind in KINDS}
@@ -18,7 +18,7 @@ NAMES = {kind: f"my-{kind}" for kind in KINDS}
 
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """A new package of every kind."""
+    """Return the folder of a new package of each kind."""
     home = tmp_path_factory.mktemp("new")
     folders = {kind: home / f"llamafw-{name}" for kind, name in NAMES.items()}
     for kind, folder in folders.items():
@@ -27,40 +27,60 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def installed(projects: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environ:
+def environ(projects: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Environ:
+    """Return the environment of a Python in which all packages are installed."""
     return install(list(projects.values()), tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture(scope="module")
 def outcomes(
-    projects: Mapping[str, Path], installed: Environ, tmp_path_factory: pytest.TempPathFactory
+    projects: Mapping[str, Path], environ: Environ, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[str]]:
+    """Return the outcomes of each package's own tests."""
     config = projects["sampler"] / "pyproject.toml"
-    return run_tests(list(projects.values()), installed, tmp_path_factory.mktemp("report"), config=config)
+    return run_tests(list(projects.values()), environ, tmp_path_factory.mktemp("report"), config=config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_passes_its_own_tests_at_once(kind: str, outcomes: Mapping[str, list[str]]) -> None:
-    found = outcomes[f"llamafw-{NAMES[kind]}"]
-    assert "passed" in found
-    assert set(found) <= {"passed", "skipped"}
+def test_new_package_passes_its_own_tests(kind: str, outcomes: Mapping[str, list[str]]) -> None:
+    results = outcomes[f"llamafw-{NAMES[kind]}"]
+    assert "passed" in results
+    assert set(results) <= {"passed", "skipped"}
 
 
-def test_types_are_right_and_lines_are_in_order(projects: Mapping[str, Path], installed: Environ) -> None:
+def test_new_packages_pass_strict_type_checks(projects: Mapping[str, Path], environ: Environ) -> None:
     modules = [str(path) for folder in projects.values() for path in folder.glob("llamafw_*.py")]
     assert len(modules) == len(KINDS)
-    home = projects["sampler"].parent
-    for tool, paths in (("ruff check --select E,F,I,W,B,UP,RUF100", [str(home)]), ("mypy --strict", modules)):
-        name, *options = tool.split()
-        pytest.importorskip(name)
-        command = [sys.executable, "-m", name, *options, *paths]
-        done = subprocess.run(command, env=installed, cwd=home, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    pytest.importorskip("mypy")
+    run_tool("mypy", "--strict", *modules, cwd=projects["sampler"].parent, environ=environ)
+
+
+@pytest.mark.parametrize("name", ["x", "a" + "-bcdefgh" * 4 + "-" + "i" * 6])
+def test_new_packages_are_formatted_and_linted(name: str, tmp_path: Path) -> None:
+    """With the shortest and with the longest name, for which lines could be joined or become too long."""
+    pytest.importorskip("ruff")
+    assert len(name) in (1, MAX_NAME_LENGTH)
+    for kind in KINDS:
+        for place, text in package_files(kind, name).items():
+            path = tmp_path / kind / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+    assert len(list(tmp_path.glob("*/tests/*.py"))) == len(KINDS)
+    run_tool("ruff", "check", ".", cwd=tmp_path)
+    run_tool("ruff", "format", "--check", ".", cwd=tmp_path)
+
+
+def run_tool(*command: str, cwd: Path, environ: Environ | None = None) -> None:
+    """Run a tool that is a Python module; fail with its output if it fails."""
+    process = subprocess.run(
+        [sys.executable, "-m", *command], env=environ, cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_say_what_they_are(kind: str) -> None:
-    texts = distribution(kind, "a-b")
+def test_all_files_are_written_without_placeholders(kind: str) -> None:
+    texts = package_files(kind, "a-b")
     assert set(texts) == {
         "pyproject.toml",
         "llamafw_a_b.py",
@@ -79,23 +99,25 @@ def test_files_say_what_they_are(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("smapler", "x", "there is no kind 'smapler'; there are sampler, chat-format"),
-        ("sampler", "Top_A", "'Top_A' is no name: lower-case words with hyphens, 40 letters; top-a would be one"),
-        ("sampler", "../x", "'../x' is no name"),
-        ("sampler", "", "'' is no name"),
-        ("sampler", "1st", "'1st' is no name"),
-        ("sampler", "a" * 41, "40 letters"),
+        ("smapler", "x", "unknown kind 'smapler'; did you mean 'sampler'?"),
+        ("nonsense", "x", "unknown kind 'nonsense'; the kinds are sampler, chat-format"),
+        ("sampler", "Top_A", "'Top_A' is not a valid name: use lower-case words with hyphens, at most 40 characters"),
+        ("sampler", "Top_A", ", such as 'top-a'"),
+        ("sampler", "../x", "'../x' is not a valid name"),
+        ("sampler", "", "'' is not a valid name"),
+        ("sampler", "1st", "'1st' is not a valid name"),
+        ("sampler", "a" * 41, "at most 40 characters"),
         ("sampler", "mirostat", "is registered by both llamafw:samplers and llamafw-mirostat"),
-        ("sampler", "top-k", "the field 'top_k' is described differently"),
+        ("sampler", "top-k", "top_k"),
         ("architecture", "llama", "is registered by both llamafw:architectures and llamafw-llama"),
         ("asgi", "threads", "conflicting option string: --threads"),
-        ("command", "serve", "the command 'serve' is llamafw's own"),
-        ("pages", "props", "/props is there already"),
-        ("pages", "docs", "/docs is there already"),
-        ("endpoint", "completions", "POST /v1/completions is defined by both openapi.yaml and plugin"),
+        ("command", "serve", "'serve' is a command of llamafw itself"),
+        ("pages", "props", "the server already has /props"),
+        ("pages", "docs", "the server already has /docs"),
+        ("endpoint", "completions", "POST /v1/completions is defined by both"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_is_written(
+def test_invalid_arguments_write_nothing(
     kind: str,
     name: str,
     message: str,
@@ -110,19 +132,23 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine").mkdir()
-    assert main(["plugin", "new", "command", "hello", "--folder", str(tmp_path / "mine")]) == 0  # an empty one will do
+def test_existing_files_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine").mkdir()  # an empty folder is used
+    assert main(["plugin", "new", "command", "hello", "--folder", str(tmp_path / "mine")]) == 0
     before = (tmp_path / "mine/README.md").read_text("utf-8")
     assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "mine")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists; nothing is overwritten" in capsys.readouterr().err
     assert (tmp_path / "mine/README.md").read_text("utf-8") == before
     (tmp_path / "file").touch()
     assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "file")]) == 2
 
 
-def test_the_two_commands_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plugin_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugin"]) == 0
-    assert "new" in capsys.readouterr().out
+    help_text = capsys.readouterr().out
+    assert "new " in help_text
+    assert "check " in help_text
     assert main(["plugin", "knew"]) == 2
-    assert "there are new and check" in capsys.readouterr().err
+    assert "unknown command 'knew'; did you mean 'new'?" in capsys.readouterr().err
+    assert main(["plugin", "xyz"]) == 2
+    assert "the commands are new and check" in capsys.readouterr().err

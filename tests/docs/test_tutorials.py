@@ -1,4 +1,4 @@
-"""docs/plugins: every block that names its file is written and run; every request is answered by a server with it."""
+"""docs/plugins: the code blocks are written to files, their tests pass, and servers answer the requests."""
 
 from __future__ import annotations
 
@@ -16,90 +16,141 @@ import httpx
 import pytest
 import yaml
 
-from llamafw.cli.new import distribution
-from llamafw.cli.parser import Parser, add_settings, load_plugins, settings_from, split_plugin_flags
-from llamafw.cli.plugin_flags import plugin_flags
-from llamafw.testing.plugin import running
+from llamafw.cli.new import package_files
+from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.plugin_flags import collect_plugin_flags
+from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
+from llamafw.settings import Settings
+from llamafw.testing.plugin import serve_in_process
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/plugins").glob("*.md"))
 
-
-def files(page: Path) -> dict[str, str]:
-    """The Python blocks of a page, by the names in their first lines."""
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
-    return {block.split("\n", 1)[0].removeprefix("# "): block for block in blocks}
+Session = tuple[list[str], list[list[str]]]
+"""The flags of a ``llamafw serve`` command, and the arguments of the ``curl`` commands after it."""
 
 
-def commands(page: Path, word: str) -> list[list[str]]:
-    """The lines of a page's shell blocks that begin with ``word``."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith(f"{word} ")]
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
 
 
-SERVED = [page for page in PAGES if commands(page, "curl")]
+def python_files(page: Path) -> dict[str, str]:
+    """Return the Python blocks of a page by their file names, which are in the first lines."""
+    return {block.split("\n", 1)[0].removeprefix("# "): block for block in blocks(page, "python")}
 
 
-def write(page: Path, folder: Path) -> None:
-    for name, text in files(page).items():
+def write_files(page: Path, folder: Path) -> None:
+    """Write the Python blocks of a page to files."""
+    for name, text in python_files(page).items():
         (folder / name).write_text(text, "utf-8")
 
 
-def test_every_block_names_its_file() -> None:
-    for page in PAGES:
-        assert all(re.fullmatch(r"\w+\.py", name) for name in files(page)), page.name
+def sessions(page: Path) -> list[Session]:
+    """Return the servers that a page starts, with the requests that it sends to each."""
+    found: list[Session] = []
+    for line in "".join(blocks(page, "sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["llamafw", "serve"]:
+            found.append((words[2:], []))
+        elif words[:1] == ["curl"]:
+            found[-1][1].append([word for word in words[1:] if word != "-N"])
+    return found
 
 
-def test_the_tests_of_all_pages_pass(tmp_path: Path) -> None:
-    for page in PAGES:
-        write(page, tmp_path)
-    options = [
-        "-q",
-        "-c",
-        str(ROOT / "pyproject.toml"),
-        "--rootdir",
-        str(tmp_path),
-        "--import-mode=prepend",
-        "-p",
-        "no:cacheprovider",
-    ]
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-m", "pytest", *options, str(tmp_path)], env=environ, check=True)
+SESSIONS = [
+    pytest.param(page, flags, requests, id=f"{page.stem}-{i}")
+    for page in PAGES
+    for i, (flags, requests) in enumerate(sessions(page))
+    if requests
+]
 
 
-def test_the_project_file_is_that_of_the_examples() -> None:
-    page = (ROOT / "docs/plugins/publish.md").read_text("utf-8")
-    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.S | re.M)
-    example = (ROOT / "examples/llamafw-smooth/pyproject.toml").read_text("utf-8")
-    shown, real = (shape(tomllib.loads(text)) for text in (block, example))
-    assert shown == real
-    workflow, contract = (yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M))
-    assert workflow == yaml.safe_load(distribution("sampler", "something")[".github/workflows/test.yml"])
-    runs = [step["run"] for job in contract["jobs"].values() for step in job["steps"] if "run" in step]
-    assert runs[-1].split()[:2] == ["llamafw", "contract-test"]
-
-
-def shape(value: Any) -> Any:
-    """What a table has, without what differs from package to package."""
-    return {key: shape(part) for key, part in value.items() if key != "llamafw"} if isinstance(value, dict) else None
-
-
-@pytest.mark.parametrize("page", SERVED, ids=lambda page: page.stem)
-async def test_a_server_started_so_answers(
-    page: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(page, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    ((_, _, *argv),) = commands(page, "llamafw serve")
-    first, rest = split_plugin_flags(argv)
-    parser = Parser("llamafw serve", "", parents=plugin_flags(load_plugins(first)))
+def settings_of(flags: list[str]) -> Settings:
+    """Return the settings of ``llamafw serve`` with these flags, for a server that can be tested quickly."""
+    early, rest = parse_early_flags(flags)
+    parser = Parser("llamafw serve", "")
     add_settings(parser)
-    settings = settings_from(parser.parse(rest), {}, plugin=first.plugin, plugin_option=first.plugin_option)
-    settings = replace(settings, backend=settings.backend or "deterministic", validate_responses=True)
-    async with running(tiny_model, settings) as asgi, httpx.AsyncClient(transport=httpx.ASGITransport(asgi)) as client:
-        for _, url, flag, data in commands(page, "curl"):
+    parser.add_flags_of(collect_plugin_flags(load_plugins(early)))
+    settings = settings_from(parser.parse(rest), {}, plugin=early.plugin, plugin_option=early.plugin_option)
+    return replace(settings, backend=settings.backend or "deterministic", validate_responses=True)
+
+
+def test_every_python_block_names_its_file() -> None:
+    names = [name for page in PAGES for name in python_files(page)]
+    assert len(names) > len(PAGES)
+    for name in names:
+        assert re.fullmatch(r"\w+\.py", name), name
+
+
+def test_tests_of_all_pages_pass(tmp_path: Path) -> None:
+    for page in PAGES:
+        write_files(page, tmp_path)
+    options = ["-q", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    options += ["--import-mode=prepend", "-p", "no:cacheprovider"]
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout[-20_000:] + process.stderr[-2000:]
+    n_test_files = len(list(tmp_path.glob("test_*.py")))
+    assert int(re.findall(r"(\d+) passed", process.stdout)[-1]) >= n_test_files > 0
+
+
+def test_blocks_are_formatted(tmp_path: Path) -> None:
+    pytest.importorskip("ruff")
+    for page in PAGES:
+        write_files(page, tmp_path)
+    command = [sys.executable, "-m", "ruff", "format", "--check", "--diff", "--config", str(ROOT / "pyproject.toml")]
+    process = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_publish_page_shows_the_files_of_real_packages() -> None:
+    page = ROOT / "docs/plugins/publish.md"
+    (block,) = blocks(page, "toml")
+    example = (ROOT / "examples/llamafw-smooth/pyproject.toml").read_text("utf-8")
+    assert keys_of(tomllib.loads(block)) == keys_of(tomllib.loads(example))
+
+    workflow, contract = map(yaml.safe_load, blocks(page, "yaml"))
+    assert workflow == yaml.safe_load(package_files("sampler", "something")[".github/workflows/test.yml"])
+    commands = [step["run"] for job in contract["jobs"].values() for step in job["steps"] if "run" in step]
+    assert commands[-1].split()[:2] == ["llamafw", "contract-test"]
+
+
+def keys_of(table: Any) -> Any:
+    """Return the keys of a TOML table and its subtables, without values and without the entry points."""
+    if not isinstance(table, dict):
+        return None
+    return {key: keys_of(value) for key, value in table.items() if key != "llamafw"}
+
+
+@pytest.fixture
+def written(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the files of the page to the current folder."""
+    write_files(page, tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("written")
+@pytest.mark.parametrize(("page", "flags", "requests"), SESSIONS)
+async def test_server_answers_the_requests_of_a_page(
+    page: Path, flags: list[str], requests: list[list[str]], tiny_model: Path
+) -> None:
+    settings = settings_of(flags)
+    async with (
+        serve_in_process(tiny_model, settings) as asgi,
+        httpx.AsyncClient(transport=httpx.ASGITransport(asgi)) as client,
+    ):
+        for url, flag, data in requests:
             assert flag == "-d"
             response = await client.post(url, content=data)
             assert response.status_code == 200, response.text
             assert "x-llamafw-ignored-fields" not in response.headers
+
+
+def test_pages_have_sessions() -> None:
+    assert len(SESSIONS) >= 10

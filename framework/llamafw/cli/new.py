@@ -1,14 +1,13 @@
-"""``llamafw plugin new KIND NAME``: write a distribution that works, and passes its own tests.
+"""``llamafw plugin new KIND NAME``: write a package for a new plugin that works and passes its own tests.
 
-The files are in ``templates``: those that all kinds have in common, and a folder for each kind. ``$`` and a word in
-them stands for something that follows from the name.
+The files are made from ``templates``: one folder for each kind, and ``common`` for the files that all kinds share.
+``$name`` and similar placeholders in them are replaced by words that follow from the plugin's name.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from argparse import RawDescriptionHelpFormatter
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -18,67 +17,74 @@ from tempfile import TemporaryDirectory
 from llamafw import spec
 from llamafw.cli.main import COMMANDS
 from llamafw.cli.parser import Parser, add_settings
-from llamafw.errors import LlamafwError, SettingsError
+from llamafw.errors import LlamafwError, SettingsError, did_you_mean
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 
 KINDS = {
-    "sampler": "chooses among tokens",
-    "chat-format": "writes a conversation as a prompt",
-    "tool-parser": "reads calls of tools in answers",
-    "grammar": "holds answers to a form",
-    "tokenizer": "text to tokens and back",
-    "architecture": "describes a model family",
-    "quant": "a tensor type: how weights lie in a file",
+    "sampler": "chooses among the candidates for the next token",
+    "chat-format": "renders a conversation as a prompt",
+    "tool-parser": "finds tool calls in responses",
+    "grammar": "constrains the form of responses",
+    "tokenizer": "converts text to tokens and back",
+    "architecture": "describes a model family to the backends",
+    "quant": "a tensor type: how a file stores weights",
     "weights": "opens model files that are not GGUF",
     "backend": "runs models",
-    "engine": "answers for models that run elsewhere",
+    "engine": "generates with a model that runs elsewhere",
     "endpoint": "an operation of the API",
-    "pages": "pages and files beside the API",
-    "authenticator": "knows who may call",
-    "asgi": "around the whole server: headers, limits",
+    "pages": "web pages and files beside the API",
+    "authenticator": "recognises users by their credentials",
+    "asgi": "middleware around the whole server: headers, limits",
     "request": "a rule for every request",
-    "events": "hears what happens",
+    "events": "reacts to what happens in the server",
     "command": "a command of llamafw",
 }
-CLASSES = ("authenticator", "events")
-"""Kinds that remember something: the entry point is a class, of which one is made."""
+KINDS_WITH_STATE = ("authenticator", "events")
+"""Kinds whose entry point is a class: llamafw creates one object of it, which keeps the plugin's state."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-MOST = 40  # characters of a name
+MAX_NAME_LENGTH = 40
 
 
 def run(argv: list[str]) -> int:
-    """Write the files; print what to do next."""
+    """Write the package and print what to do next."""
     kinds = "\n".join(f"  {kind:13} {text}" for kind, text in KINDS.items())
-    parser = Parser("llamafw plugin new", f"Write a package for a new plugin. KIND is one of\n{kinds}")
-    parser.formatter_class = RawDescriptionHelpFormatter
+    parser = Parser(
+        "llamafw plugin new",
+        f"Create a package for a new plugin. KIND is one of\n{kinds}",
+        example="llamafw plugin new sampler top-a",
+    )
     parser.add_argument("kind", metavar="KIND")
     parser.add_argument("name", metavar="NAME", help="lower-case words with hyphens; the package is llamafw-NAME")
     parser.add_argument("--folder", metavar="PATH", type=Path, help="where to write it (default: ./llamafw-NAME)")
-    given = parser.parse(argv)
-    kind, name = given.kind.replace("_", "-"), given.name.removeprefix("llamafw-")
-    _check(kind, name)
-    folder = given.folder or Path(f"llamafw-{name}")
+    args = parser.parse(argv)
+    kind, name = args.kind.replace("_", "-"), args.name.removeprefix("llamafw-")
+    _check_arguments(kind, name)
+    folder = args.folder or Path(f"llamafw-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"plugin new: {folder} is there already")
-    texts = distribution(kind, name)
-    _try(kind, name, texts[f"{module_of(name)}.py"])
+        raise SettingsError(f"plugin new: {folder} already exists; nothing is overwritten")
+
+    contents = package_files(kind, name)
+    source = contents[f"{module_of(name)}.py"]
+    if kind in KINDS_WITH_STATE:  # a file is loaded as a module, which then needs the hooks of the class
+        source += f"\n_plugin = {class_of(name)}()\n"
+        source += "globals().update({name: getattr(_plugin, name) for name in dir(_plugin) if name[0] != '_'})\n"
+    _check_it_loads(kind, name, source)
     try:
-        for place, text in texts.items():
+        for place, text in contents.items():
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             (folder / place).write_text(text, "utf-8")
     except OSError as error:
         raise SettingsError(f"plugin new: {error.filename}: {error.strerror}") from None
-    print(
-        f"{folder}: {', '.join(texts)}\n\nNext:\n  cd {folder}\n  pip install -e '.[test]'\n  pytest\n"
-        "  llamafw plugin check ."
-    )
+
+    print(f"Created {folder} with {', '.join(contents)}.\n\nNext:\n  cd {folder}\n  pip install -e '.[test]'")
+    print("  pytest\n  llamafw plugin check .")
     return 0
 
 
-def distribution(kind: str, name: str) -> dict[str, str]:
-    """Return the files of a distribution, path → text.
+def package_files(kind: str, name: str) -> dict[str, str]:
+    """Return the files of a package for a new plugin: path → text.
 
     Parameters
     ----------
@@ -87,20 +93,22 @@ def distribution(kind: str, name: str) -> dict[str, str]:
     name : str
         Lower-case words with hyphens.
     """
+    snake = name.replace("-", "_")
     words = {
         "name": name,
         "module": module_of(name),
-        "snake": name.replace("-", "_"),
-        "Class": "".join(word.capitalize() for word in name.split("-")),
-        "NAME": name.replace("-", "_").upper(),
-        "type_id": f"0x{0x10000 | zlib.crc32(name.encode()) >> 4:X}",  # beyond all of ggml's
-        "what": kind.replace("-", " ") if kind in KINDS else kind,
+        "snake": snake,
+        "Class": class_of(name),
+        "NAME": snake.upper(),
+        "type_id": f"0x{0x10000 | zlib.crc32(name.encode()) >> 4:X}",  # beyond the ids of ggml's types
+        "what": kind.replace("-", " "),
         "year": str(date.today().year),
-        "test": f"tests/test_{name.replace('-', '_')}.py",
+        "test": f"tests/test_{snake}.py",
     }
-    words["entry"] = f"{words['module']}:{words['Class']}" if kind in CLASSES else words["module"]
-    for part in ("about.md", "usage.sh"):
-        words[part.partition(".")[0]] = _fill(kind, part, words).rstrip("\n")
+    words["entry"] = f"{module_of(name)}:{class_of(name)}" if kind in KINDS_WITH_STATE else words["module"]
+    words["about"] = _fill(kind, "about.md", words).rstrip("\n")
+    words["usage"] = _fill(kind, "usage.sh", words).rstrip("\n")
+
     return {
         "pyproject.toml": _fill("common", "pyproject.toml", words),
         f"{words['module']}.py": _fill(kind, "module.py", words),
@@ -113,8 +121,13 @@ def distribution(kind: str, name: str) -> dict[str, str]:
 
 
 def module_of(name: str) -> str:
-    """Return the module of a plugin's name."""
+    """Return the module of a plugin."""
     return f"llamafw_{name.replace('-', '_')}"
+
+
+def class_of(name: str) -> str:
+    """Return the main class of a plugin."""
+    return "".join(word.capitalize() for word in name.split("-"))
 
 
 def _fill(folder: str, file: str, words: dict[str, str]) -> str:
@@ -122,33 +135,34 @@ def _fill(folder: str, file: str, words: dict[str, str]) -> str:
     return Template(text).substitute(words)
 
 
-def _check(kind: str, name: str) -> None:
+def _check_arguments(kind: str, name: str) -> None:
     if kind not in KINDS:
-        raise SettingsError(f"plugin new: there is no kind {kind!r}; there are {', '.join(KINDS)}")
-    if not NAME.fullmatch(name) or len(name) > MOST:
-        hint = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:MOST]
-        hint = f"; {hint} would be one" if NAME.fullmatch(hint) else ""
-        raise SettingsError(f"plugin new: {name!r} is no name: lower-case words with hyphens, {MOST} letters{hint}")
+        hint = did_you_mean(kind, KINDS) or f"; the kinds are {', '.join(KINDS)}"
+        raise SettingsError(f"plugin new: unknown kind {kind!r}{hint}")
+    if not NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
+        valid = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:MAX_NAME_LENGTH].rstrip("-")
+        hint = f", such as {valid!r}" if NAME.fullmatch(valid) else ""
+        rule = f"use lower-case words with hyphens, at most {MAX_NAME_LENGTH} characters{hint}"
+        raise SettingsError(f"plugin new: {name!r} is not a valid name: {rule}")
 
 
-def _try(kind: str, name: str, module: str) -> None:
-    """Raise SettingsError if the plugin could not be loaded beside those that are installed: a name is taken."""
+def _check_it_loads(kind: str, name: str, source: str) -> None:
+    """Raise SettingsError if the plugin does not load beside the installed ones, because one has the same name."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{module_of(name)}.py"
-        path.write_text(module, "utf-8")
-        plugins = Plugins(tolerant=True)
-        broken = {one.name for one in plugins.found.values() if one.error}
+        path.write_text(source, "utf-8")
+        broken = {record.name for record in Plugins(tolerant=True).records.values() if record.error}
         try:
             plugins = Plugins(extra=[str(path)], block=broken)
             document = spec.merged_document(plugins, Settings())
             if kind == "pages" and (f"/{name}" in document["paths"] or name == "docs"):
-                raise SettingsError(f"/{name} is there already")
+                raise SettingsError(f"the server already has /{name}")
             if kind == "command" and name in COMMANDS:
-                raise SettingsError(f"the command {name!r} is llamafw's own")
+                raise SettingsError(f"{name!r} is a command of llamafw itself")
             parser = Parser("llamafw serve", "")
             add_settings(parser)
-            for _, add_options in plugins.calls("add_options"):
+            for _, add_options in plugins.implementations("add_options"):
                 add_options(parser=parser)
         except LlamafwError as error:
-            reason = str(error).replace(str(path), f"llamafw-{name}").partition(" (start without it")[0]
-            raise SettingsError(f"plugin new: {name} is taken: {reason}") from None
+            reason = str(error).replace(str(path), f"llamafw-{name}").partition("; use --no-plugin")[0]
+            raise SettingsError(f"plugin new: the name {name!r} cannot be used: {reason}") from None

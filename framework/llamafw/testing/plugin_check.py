@@ -1,4 +1,7 @@
-"""``llamafw plugin check``: run the suites that a plugin is due for, and its own tests, and say how each went."""
+"""``llamafw plugin check``: run the conformance suites that apply to a plugin, and its own tests, and report.
+
+`llamafw.testing.conformance` has the rules; this module knows none of them.
+"""
 
 from __future__ import annotations
 
@@ -9,214 +12,293 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from inspect import getdoc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from llamafw.cli.parser import Parser
-from llamafw.errors import PluginError, SettingsError
+from llamafw.errors import PluginError, SettingsError, StartupError
 from llamafw.plugins import Plugins
 
 if TYPE_CHECKING:
     import pytest
 
-NEEDS = ("pytest", "pytest_asyncio", "httpx", "schemathesis")
-MODULE = """
+REQUIRED_PACKAGES = {
+    "pytest": "pytest",
+    "pytest_asyncio": "pytest-asyncio",
+    "httpx": "httpx",
+    "schemathesis": "schemathesis",
+}
+"""Module → name to install."""
+
+GENERATED_MODULE = """
 from llamafw.testing.conformance.suites import suites
 
 globals().update(suites({names!r}, {plugins!r}))
 """
-OWN = "its own tests"
-WHOLE = ("plugin", "authenticator", "endpoint", "weights")  # kinds of which a plugin has one
+OWN_TESTS = "its own tests"
+KINDS_WITHOUT_NAMES = ("plugin", "authenticator", "endpoint", "events", "weights")  # one per plugin
+INDENT = " " * 10
 
-Key = tuple[str, str]
-"""Kind and name of a thing that is tested; `OWN` for a plugin's other tests."""
+Subject = tuple[str, str]
+"""What a test is about: kind and name of a registered object, or `OWN_TESTS` and an empty name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be checked."""
+    """The plugin to check."""
 
     names: tuple[str, ...]  # distributions, or plugins as ``llamafw plugins`` lists them
-    plugins: tuple[str, ...] = ()  # to load besides those installed
-    folder: Path | None = None  # a project, whose tests are run, too
+    plugins: tuple[str, ...] = ()  # plugins to load in addition to the installed ones
+    project: Path | None = None  # the folder of a project whose own tests are run too
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One test: the rule that it states, and how to find it."""
+
+    subject: Subject
+    rule: str  # empty for a plugin's own tests
+    name: str
 
 
 @dataclass(slots=True)
-class Outcome:
-    """How the tests of one thing went."""
+class Results:
+    """The results of all tests about one subject."""
 
-    passed: int = 0
-    skipped: dict[str, None] = field(default_factory=dict)  # reasons, each once
-    failed: list[str] = field(default_factory=list)
+    n_passed: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)  # reason → number of tests
+    failed: dict[str, list[Test]] = field(default_factory=dict)  # message → tests that failed with it
+
+    @property
+    def n_failed(self) -> int:
+        """Number of failed tests."""
+        return sum(map(len, self.failed.values()))
 
 
 def run(argv: list[str]) -> int:
-    """Check and print; exit code 1 if a promise is broken."""
+    """Check a plugin and print the report; return 1 if a rule is broken."""
     parser = Parser(
         "llamafw plugin check",
-        "Hold a plugin to what all plugins of its kinds promise, and run its own tests.",
+        "Check that a plugin follows the rules for plugins of its kinds, and run its own tests.",
+        example="llamafw plugin check ./llamafw-my-sampler\nllamafw plugin check my_sampler.py",
     )
     text = "an installed package or plugin, a .py file, or the folder of a project (default: the current one)"
     parser.add_argument("target", metavar="NAME|PATH", nargs="?", default=".", help=text)
-    given = parser.parse(argv)
-    if missing := [name for name in NEEDS if find_spec(name) is None]:
-        raise SettingsError(f"plugin check needs {', '.join(missing)}: pip install 'llamafw[test]'")
-    target = find(given.target)
-    outcomes = test(target)
-    print(f"{', '.join(target.names)}\n{report(outcomes)}")
-    return 1 if any(outcome.failed for outcome in outcomes.values()) else 0
+    args = parser.parse(argv)
+
+    if missing := [name for module, name in REQUIRED_PACKAGES.items() if find_spec(module) is None]:
+        raise StartupError(f"plugin check needs packages that are not installed: pip install {' '.join(missing)}")
+    target = find_target(args.target)
+    results = run_tests(target)
+    print(f"{', '.join(target.names)}\n\n{format_report(results)}")
+    return 1 if any(result.n_failed for result in results.values()) else 0
 
 
-def find(text: str) -> Target:
-    """Return what a user means; SettingsError if it is no plugin that can be loaded."""
+def find_target(text: str) -> Target:
+    """Return the plugin that the user means.
+
+    Raises
+    ------
+    SettingsError
+        There is no such plugin.
+    StartupError
+        The project is not installed.
+    PluginError
+        The plugin cannot be loaded.
+    """
     path = Path(text)
     if text.endswith(".py"):
         target = Target((str(path.resolve()),), (str(path.resolve()),))
     elif path.is_dir() and (path / "pyproject.toml").is_file():
-        target = Target((_project(path),), folder=path.resolve())
+        target = Target((_project_name(path),), project=path.resolve())
     elif path.is_dir():
-        raise SettingsError(f"plugin check: {text} has no pyproject.toml")
+        raise SettingsError(f"plugin check: the folder {text} has no pyproject.toml")
     else:
         target = Target((text,))
-    plugins = Plugins(extra=target.plugins, tolerant=True)
-    found = [one for one in plugins.records.values() if {one.name, one.distribution} & set(target.names)]
-    if not found:
-        named = {one.distribution for one in plugins.records.values()}
-        raise SettingsError(f"plugin check: {text} is no plugin; there are {', '.join(sorted(named))}")
-    for one in found:
-        if one.error:
-            raise PluginError(one.error)
+
+    records = Plugins(extra=target.plugins, tolerant=True).records.values()
+    chosen = [record for record in records if {record.name, record.distribution} & set(target.names)]
+    if not chosen:
+        known = ", ".join(sorted({record.distribution for record in records}))
+        raise SettingsError(f"plugin check: {text} is not a plugin; installed plugins: {known}")
+    for record in chosen:
+        if record.error:
+            raise PluginError(record.error)
     return target
 
 
-def test(target: Target) -> dict[Key, Outcome]:
-    """Run all tests; return how they went, by what they were about."""
+def run_tests(target: Target) -> dict[Subject, Results]:
+    """Run all tests of a plugin with pytest; return the results by subject."""
     import pytest
 
-    verdict = Verdict()
+    collector = ResultCollector()
     with TemporaryDirectory() as folder:
         module = Path(folder) / "test_conformance.py"
-        module.write_text(MODULE.format(names=target.names, plugins=target.plugins), "utf-8")
+        module.write_text(GENERATED_MODULE.format(names=target.names, plugins=target.plugins), "utf-8")
         config = Path(folder) / "pytest.ini"
         config.write_text("[pytest]\n", "utf-8")
-        root = target.folder or Path(folder)
-        if target.folder:
-            config = target.folder / "pyproject.toml"
-        options = [
-            "-c",
-            str(config),
-            "--rootdir",
-            str(root),
-            "-p",
-            "no:cacheprovider",
-            "--import-mode=importlib",
-            "-o",
-            "asyncio_mode=auto",
-            "-o",
-            "asyncio_default_fixture_loop_scope=function",
-        ]
-        paths = [str(module)]
-        if target.folder and (target.folder / "tests").is_dir():
-            paths.append(str(target.folder / "tests"))
-        written = io.StringIO()
-        with contextlib.redirect_stdout(written):
-            code = pytest.main([*options, *paths], plugins=[verdict])
+        paths = [module]
+        if target.project:
+            config = target.project / "pyproject.toml"
+            if (target.project / "tests").is_dir():
+                paths.append(target.project / "tests")
+
+        options = ["-c", str(config), "--rootdir", str(target.project or folder), "-p", "no:cacheprovider"]
+        options += ["--import-mode=importlib", "-o", "asyncio_mode=auto"]
+        options += ["-o", "asyncio_default_fixture_loop_scope=function"]
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            code = pytest.main([*options, *map(str, paths)], plugins=[collector])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
-        raise SettingsError(f"plugin check: pytest ended with {code!r}:\n{written.getvalue()}")
-    return verdict.outcomes
+        raise StartupError(f"plugin check: pytest ended with {code!r}:\n{output.getvalue()}")
+    return collector.results
 
 
-class Verdict:
-    """A plugin of pytest's that keeps the outcomes, and says on stderr what is being tested."""
+class ResultCollector:
+    """A pytest plugin that collects the results, and prints to stderr what is being tested."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[Key, Outcome] = {}
-        self._keys: dict[str, Key] = {}  # by pytest's id of a test
+        self.results: dict[Subject, Results] = {}
+        self._tests: dict[str, Test] = {}  # pytest's node id → test
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what the plugin's own tests hold to the same suite, with more knowledge of it."""
-        own = {key(item) for item in items if _is_own(item)}
-        kept = [item for item in items if _is_own(item) or key(item) not in own]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
-        self._keys = {item.nodeid: key(item) for item in items}
+        """Drop generated suites where the plugin's own tests subclass the same suite: these know more examples."""
+        own = {subject_of(item) for item in items if not _is_generated(item)}
+        dropped = [item for item in items if _is_generated(item) and subject_of(item) in own]
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+        self._tests = {item.nodeid: Test(subject_of(item), rule_of(item), _test_name(item)) for item in items}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note what cannot even be imported."""
+        """Record a test module that cannot be imported."""
         if report.failed:
-            self._outcome((OWN, "")).failed.append(f"{report.nodeid}: {_last_line(report.longreprtext)}")
+            self._fail(Test((OWN_TESTS, ""), "", report.nodeid), _last_line(report.longreprtext))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how a test went."""
-        outcome = self._outcome(self._keys[report.nodeid])
+        """Record the result of a test."""
+        test = self._tests[report.nodeid]
+        results = self._results(test.subject)
         if report.failed:
-            outcome.failed.append(f"{_title(report.nodeid)}: {_message(report)}")
+            self._fail(test, failure_message(report))
         elif report.skipped:
-            outcome.skipped[_reason(report)] = None
+            reason = skip_reason(report)
+            results.skipped[reason] = results.skipped.get(reason, 0) + 1
         elif report.when == "call":
-            outcome.passed += 1
+            results.n_passed += 1
 
-    def _outcome(self, of: Key) -> Outcome:
-        if of not in self.outcomes:
-            print(f"checking {' '.join(of).strip()} …", file=sys.stderr)
-        return self.outcomes.setdefault(of, Outcome())
+    def _fail(self, test: Test, message: str) -> None:
+        self._results(test.subject).failed.setdefault(message, []).append(test)
+
+    def _results(self, subject: Subject) -> Results:
+        if subject not in self.results:
+            print(f"checking {_title(subject)} …", file=sys.stderr)
+        return self.results.setdefault(subject, Results())
 
 
-def key(item: pytest.Item) -> Key:
+def subject_of(item: pytest.Item) -> Subject:
     """Return what a test is about."""
     from llamafw.testing.conformance.base import Conformance
 
     cls = getattr(item, "cls", None)
-    return (cls.kind, cls.name) if cls is not None and issubclass(cls, Conformance) else (OWN, "")
+    return (cls.kind, cls.name) if cls is not None and issubclass(cls, Conformance) else (OWN_TESTS, "")
 
 
-def report(outcomes: dict[Key, Outcome]) -> str:
-    """Return the verdict, a line for each thing and one for each promise that is broken."""
+def rule_of(item: pytest.Item) -> str:
+    """Return the rule that a test of a suite states: the first paragraph of its docstring."""
+    if subject_of(item)[0] == OWN_TESTS:
+        return ""
+    rule = " ".join((getdoc(getattr(item, "function", None)) or "").partition("\n\n")[0].split())
+    parameters = getattr(item, "callspec", None)
+    return f"{parameters.id}: {rule}" if parameters else rule
+
+
+def format_report(results: dict[Subject, Results]) -> str:
+    """Return the report: for each subject a line with its result, followed by the broken rules."""
     lines = []
-    for (kind, name), outcome in outcomes.items():
-        what = kind if kind in WHOLE else f"{kind} {name}".strip()
-        verdict = "FAILED" if outcome.failed else "ok" if outcome.passed else "not checked"
-        counts = [f"{outcome.passed} kept"] if outcome.passed else []
-        counts += [f"{len(outcome.failed)} broken"] if outcome.failed else []
-        lines.append(f"  {verdict:11} {what}" + (f" ({', '.join(counts)})" if counts else ""))
-        lines += [f"              {line}" for text in outcome.failed for line in text.splitlines()]
-        lines += [f"              not checked: {reason}" for reason in outcome.skipped]
-    return "\n".join(lines) or "  nothing to check"
+    for subject, result in results.items():
+        lines += _format_subject(subject, result)
+    n_failed = sum(result.n_failed for result in results.values())
+    if n_failed:
+        lines.append(f"\n{n_failed} {'rule or test' if n_failed == 1 else 'rules or tests'} failed.")
+    return "\n".join(lines) or "  There is nothing to check."
 
 
-def _is_own(item: pytest.Item) -> bool:
-    return not getattr(getattr(item, "cls", None), "generated", False)
+def _format_subject(subject: Subject, result: Results) -> list[str]:
+    unit = "test" if subject[0] == OWN_TESTS else "rule"
+    verdict = "FAILED" if result.n_failed else "ok" if result.n_passed else "skipped"
+    counts = [_count(result.n_passed, unit, "passed")] if result.n_passed else []
+    counts += [_count(result.n_failed, unit, "failed" if unit == "test" else "broken")] if result.n_failed else []
+    lines = [f"  {verdict:7} {_title(subject)}" + (f": {', '.join(counts)}" if counts else "")]
+
+    for message, tests in result.failed.items():
+        for test in tests:
+            lines += _labelled("broken rule" if test.rule else "failed test", test.rule or test.name)
+        lines += _labelled("reason", message)
+        if tests[0].rule:
+            lines += _labelled("tests" if len(tests) > 1 else "test", "\n".join(test.name for test in tests))
+    for reason, n in result.skipped.items():
+        lines += _labelled("not checked", f"{_count(n, unit)}: {reason}")
+    return lines
 
 
-def _title(nodeid: str) -> str:
-    """Return a test's name as a sentence."""
-    return nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
+def _labelled(label: str, text: str) -> list[str]:
+    """Return lines with a label before the first of them."""
+    first, *others = text.splitlines() or [""]
+    return [f"{INDENT}{label:>11}: {first}", *(f"{INDENT}{'':13}{line}" for line in others)]
 
 
-def _message(report: pytest.TestReport) -> str:
+def failure_message(report: pytest.TestReport) -> str:
+    """Return why a test failed; for an exception that is not an assertion, with its file and line."""
     crash: Any = getattr(report.longrepr, "reprcrash", None)
-    text = crash.message if crash is not None else report.longreprtext
-    text = text.removeprefix("AssertionError: ").removeprefix("Failed: ")
-    return text.partition("\nassert ")[0].strip()
+    if crash is None:
+        return report.longreprtext.strip()
+    message: str = crash.message
+    for prefix in ("AssertionError: ", "Failed: ", "assert "):
+        if message.startswith(prefix):
+            return message.removeprefix("AssertionError: ").removeprefix("Failed: ").partition("\nassert ")[0].strip()
+    return f"{message.strip()} ({Path(crash.path).name}, line {crash.lineno})"
 
 
-def _reason(report: pytest.TestReport) -> str:
+def skip_reason(report: pytest.TestReport) -> str:
+    """Return why a test was skipped."""
     longrepr: Any = report.longrepr
     return str(longrepr[2]).removeprefix("Skipped: ") if isinstance(longrepr, tuple) else str(longrepr)
+
+
+def _is_generated(item: pytest.Item) -> bool:
+    return bool(getattr(getattr(item, "cls", None), "generated", False))
+
+
+def _test_name(item: pytest.Item) -> str:
+    """Return the name of a test: of a generated suite with the suite's class, of others as pytest shows it."""
+    if not _is_generated(item):
+        return item.nodeid
+    return f"{item.cls.__mro__[1].__name__}.{item.name}"  # type: ignore[attr-defined]  # it is a method of a class
+
+
+def _title(subject: Subject) -> str:
+    kind, name = subject
+    noun = kind.replace("_", " ")
+    return noun if kind in KINDS_WITHOUT_NAMES else f"{noun} {name}".strip()
+
+
+def _count(n: int, noun: str, participle: str = "") -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'} {participle}".strip()
 
 
 def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2].removeprefix("E ").strip()
 
 
-def _project(folder: Path) -> str:
-    """Return the name of a project's distribution, which must be installed."""
+def _project_name(folder: Path) -> str:
+    """Return the name of a project's distribution; StartupError if it is not installed."""
     try:
         name: str = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"plugin check: {folder / 'pyproject.toml'} names no project: {error!r}") from None
+        raise SettingsError(f"plugin check: {folder / 'pyproject.toml'} has no project name: {error!r}") from None
     try:
         return distribution(name).name
     except PackageNotFoundError:
-        raise SettingsError(f"plugin check: {name} is not installed: pip install -e '{folder}[test]'") from None
+        raise StartupError(f"plugin check: {name} is not installed: pip install -e '{folder}'") from None

@@ -32,7 +32,7 @@ class EventCalls:
     """How the calls of one event hook went."""
 
     seconds: list[float] = field(default_factory=list)
-    errors: list[BaseException] = field(default_factory=list)
+    errors: list[tuple[BaseException, str]] = field(default_factory=list)  # with a remark on the arguments
     results: list[Any] = field(default_factory=list)
 
 
@@ -61,10 +61,10 @@ class EventsConformance(Conformance):
     async def test_event_raises_nothing(self, event: str, tiny_model: Path, tmp_path: Path) -> None:
         """The hook raises no exception, neither after an answer nor after a client has disconnected."""
         calls = await self.run_server(tiny_model, tmp_path)
-        for error in calls[event].errors:
+        for error, remark in calls[event].errors:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            raise AssertionError(f"{event} raised {error!r} ({place})") from error
+            raise AssertionError(f"{event} raised {error!r}{remark} ({place})") from error
 
     async def test_event_is_quick(self, event: str, tiny_model: Path, tmp_path: Path) -> None:
         """The hook returns within 50 ms, because no request proceeds while it runs."""
@@ -134,12 +134,13 @@ def record_calls(plugins: Plugins, names: set[str]) -> dict[str, EventCalls]:
 
 
 def _recorded(function: Callable[..., Any], calls: EventCalls) -> Callable[..., Any]:
-    def recorded(*args: Any, **kwargs: Any) -> Any:
+    def recorded(**kwargs: Any) -> Any:
         start = perf_counter()
         try:
-            result = function(*args, **kwargs)
+            result = function(**kwargs)
         except BaseException as error:
-            calls.errors.append(error)
+            is_cancelled = kwargs.get("finish", "") is None  # the client has disconnected
+            calls.errors.append((error, " when finish was None" if is_cancelled else ""))
             raise
         finally:
             calls.seconds.append(perf_counter() - start)

@@ -1,7 +1,7 @@
-"""``llamafw contract-test``: hold a running server against its own API document, by schemathesis with our settings.
+"""``llamafw contract-test``: test a server against its own API document, with schemathesis.
 
-Every operation, with valid and invalid data: are all answers as the document says? The operations of plugins are in the
-document, and so in the test. What a schema cannot say is in `hooks`.
+It sends valid and invalid requests to every operation, those of plugins included, and compares all responses with the
+document. `hooks` has what a schema cannot express.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from llamafw.spec import METHODS, Document, load_document, operation_ids, operat
 
 HERE = Path(__file__).parent
 KEY = "contract"
-LINKED = "max-examples = 250"  # in schemathesis.toml: how many chains of links are followed
-BROKEN = re.compile(r"breaks the API document|Traceback")  # in the log of a server that holds answers against it
+LINK_EXAMPLES = "max-examples = 250"  # the line of schemathesis.toml that limits how many chains of links are followed
+DEFECT = re.compile(r"breaks the API document|Traceback")  # in the log of a server that validates its responses
 
 
 def run(argv: list[str]) -> int:
@@ -47,21 +47,21 @@ def run(argv: list[str]) -> int:
     add("--max-examples", type=int, metavar="N", help="requests per operation and phase (default: 60)")
     add("--max-time", type=int, metavar="SECONDS", help="send new requests for this long")
     add("--seed", type=int, metavar="N", help="seed of the generated data (default: 1)")
-    given, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(argv)
     if find_spec("schemathesis") is None:
         raise StartupError("contract-test needs a package that is not installed: pip install schemathesis")
-    if given.url and rest:
+    if args.url and rest:
         raise SettingsError(f"contract-test: {rest[0]} is a flag for a new server, but --url names a running one")
     with TemporaryDirectory() as folder:
-        if given.url:
-            return _test(given.url.rstrip("/"), Path(folder), given)
+        if args.url:
+            return _test(args.url.rstrip("/"), Path(folder), args)
         parse_command_line(rest)  # before the server is started: a wrong flag is an error of this command
-        with _started(Path(folder), given.api_key or KEY, rest) as server:
-            given.api_key = given.api_key or KEY
-            code = _test(server.url, Path(folder), given)
-        broken = [line for line in server.output if BROKEN.search(line)]
-        print("".join(broken), end="", file=sys.stderr)
-        return code or bool(broken)
+        with _started(Path(folder), args.api_key or KEY, rest) as server:
+            args.api_key = args.api_key or KEY
+            code = _test(server.url, Path(folder), args)
+        defects = [line for line in server.output if DEFECT.search(line)]
+        print("".join(defects), end="", file=sys.stderr)
+        return code or bool(defects)
 
 
 def command(
@@ -72,40 +72,43 @@ def command(
     Parameters
     ----------
     document : dict
-        The server's API document. A copy is tested: of a URL, schemathesis would leave that very operation out.
+        The server's API document. It is written to a file, because schemathesis would not test the operation that
+        serves the document if it read it from there.
     folder : Path
-        Where the copy goes, and reports.
+        Where the document and reports are written.
+    url : str
+        The server.
     paths : collection of str
-        Test these alone; none: all.
+        Test only these paths; if empty, all.
     **options : int, optional
-        ``max_examples``, ``max_time`` and ``seed``: schemathesis's options.
+        Options of schemathesis: ``max_examples``, ``max_time`` and ``seed``.
     """
     copy = folder / "openapi.json"
     copy.write_text(json.dumps(_only(document, paths) if paths else document), "utf-8")
     config = HERE / "schemathesis.toml"
-    if (most := options.get("max_examples")) is not None:  # schemathesis does not carry it into the phase of links
-        text = config.read_text("utf-8").replace(LINKED, f"max-examples = {4 * most}")
+    if (n := options.get("max_examples")) is not None:  # schemathesis's option does not affect the phase of links
+        text = config.read_text("utf-8").replace(LINK_EXAMPLES, f"max-examples = {4 * n}")
         config = folder / config.name
         config.write_text(text, "utf-8")
     schemathesis = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)]
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
-    return [*schemathesis, "run", str(copy), "--url", url, *given]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    return [*schemathesis, "run", str(copy), "--url", url, *flags]
 
 
 def _only(document: Document, paths: Collection[str]) -> Document:
-    """Return the document with some paths alone, and of their links those that do not lead elsewhere."""
+    """Return the document with some paths only, without links to operations of other paths."""
     document = deepcopy({**document, "paths": {path: document["paths"][path] for path in paths}})
-    here = set(operation_ids(document))
+    known = set(operation_ids(document))
     for _, _, operation in operations(document):
         for response in operation["responses"].values():
             links = response.get("links", {})
-            for name in [name for name, link in links.items() if link.get("operationId") not in here]:
+            for name in [name for name, link in links.items() if link.get("operationId") not in known]:
                 del links[name]
     return document
 
 
 def _public(document: Document) -> Document:
-    """Return the document of the same server without keys, where everyone may call."""
+    """Return the document of the same server without keys, where all operations are public."""
     document = {**deepcopy(document), "security": []}
     for item in document["paths"].values():
         for method in item.keys() & METHODS:
@@ -114,19 +117,19 @@ def _public(document: Document) -> Document:
 
 
 def environment(api_key: str | None) -> dict[str, str]:
-    """Return the environment for `command`."""
-    ours = {"API_KEY": api_key or "none", "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py"), "COLUMNS": "120"}
-    return {**os.environ, **ours}
+    """Return the environment variables for `command`."""
+    variables = {"API_KEY": api_key or "none", "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py"), "COLUMNS": "120"}
+    return {**os.environ, **variables}
 
 
-def everything(slots: Path) -> list[str]:
-    """Return the flags that switch every operation on; ``slots``, where slots are saved, is made."""
+def all_operations_flags(slots: Path) -> list[str]:
+    """Return the flags that enable every operation; create the folder ``slots``, where slots are saved."""
     slots.mkdir()
     return ["--slots", "--props", "--metrics", "--reranking", "--slot-save-path", str(slots), "--validate-responses"]
 
 
 def write_model(path: Path) -> Path:
-    """Write a tiny model that can do what any operation asks for, fill in and rerank included; return ``path``."""
+    """Write a tiny model that supports every operation, also infill and rerank; return ``path``."""
     import numpy as np
 
     from llamafw.testing.tiny import write_tiny_gguf
@@ -137,35 +140,35 @@ def write_model(path: Path) -> Path:
 
 
 def paths_of_plugins(document: Document) -> list[str]:
-    """Return the paths of a server's document that are not in ours."""
+    """Return the paths of a server's document that plugins have added."""
     return sorted(set(document["paths"]) - set(load_document()["paths"]))
 
 
 def failures(output: str) -> list[str]:
-    """Return what schemathesis has found, a line for each operation."""
-    found = []
+    """Return the failures in the output of schemathesis, one line for each operation."""
+    lines = []
     for place, text in re.findall(r"^_{3,} (\w+ /\S*) _{3,}$(.*?)(?=^[_=]{3,} )", output, re.M | re.S):
-        faults = dict.fromkeys(re.findall(r"^- (?:ST\d+ )?(.+)$", text, re.M))
+        reasons = dict.fromkeys(re.findall(r"^- (?:ST\d+ )?(.+)$", text, re.M))
         example = re.search(r"^    (curl .*)$", text, re.M)
-        found.append(f"{place}: {'; '.join(faults)}" + (f"; reproduce with {example[1]}" if example else ""))
-    return found
+        lines.append(f"{place}: {'; '.join(reasons)}" + (f"; reproduce with {example[1]}" if example else ""))
+    return lines
 
 
-def _test(url: str, folder: Path, given: Any) -> int:
+def _test(url: str, folder: Path, args: Any) -> int:
     document = _fetch(url)
-    paths = list(given.path)
+    paths = list(args.path)
     for path in paths:
         if path not in document["paths"]:
             raise SettingsError(f"contract-test: {url} has no {path}")
-    if given.plugins_only:
+    if args.plugins_only:
         paths += paths_of_plugins(document)
         if not paths:
-            raise SettingsError(f"contract-test: no plugin of {url} has added an operation")
-    if not given.api_key:  # whether a server asks for keys is no part of its document
+            raise SettingsError(f"contract-test: the server at {url} has no operations of plugins")
+    if not args.api_key:  # the document does not say whether the server asks for keys
         document = _public(document)
-    options = {name: getattr(given, name) for name in ("max_examples", "max_time", "seed")}
+    options = {name: getattr(args, name) for name in ("max_examples", "max_time", "seed")}
     words = command(document, folder, url, paths, **options)
-    return subprocess.run(words, env=environment(given.api_key), cwd=folder, check=False).returncode
+    return subprocess.run(words, env=environment(args.api_key), cwd=folder, check=False).returncode
 
 
 def _fetch(url: str) -> Document:
@@ -183,22 +186,11 @@ def _fetch(url: str) -> Document:
 
 @contextmanager
 def _started(folder: Path, key: str, flags: list[str]) -> Iterator[Any]:
-    """Start a server with a tiny model and everything switched on."""
+    """Start a server with a tiny model and all operations enabled."""
     from llamafw.testing.process import running_server
 
     model = write_model(folder / "tiny.gguf")
-    usual = [
-        "--plugin",
-        "llamafw.testing.backend",
-        "--backend",
-        "deterministic",
-        "-np",
-        "4",
-        "-c",
-        "16384",
-        "-n",
-        "4",
-        *everything(folder / "slots"),
-    ]
-    with running_server(model, *usual, "--api-key", key, *flags) as server:
+    defaults = "--plugin llamafw.testing.backend --backend deterministic -np 4 -c 16384 -n 4".split()
+    defaults += all_operations_flags(folder / "slots")
+    with running_server(model, *defaults, "--api-key", key, *flags) as server:
         yield server

@@ -1,4 +1,4 @@
-"""What a stream of server-sent events keeps besides the schema of its events: its frame, its order, its end."""
+"""Check streams of server-sent events: their format, the schema of each event, the order of the events, and the end."""
 
 from __future__ import annotations
 
@@ -11,101 +11,140 @@ from jsonschema_rs import Draft4Validator
 from llamafw import spec
 
 DONE = "[DONE]"
-EXPECTED = (501, 503, 504)  # "not with this server", "not now", "not in that time"; other 5xx are faults
-SELECTED = {"$ref": "#/components/schemas/SelectedFields"}  # only answers to requests with `response_fields`
+NOT_A_DEFECT = (
+    501,
+    503,
+    504,
+)  # statuses for "not with this server", "not now" and "not in time"; other 5xx are defects
+SELECTED = {"$ref": "#/components/schemas/SelectedFields"}  # schema of events if the request has `response_fields`
 NATIVE = "#/components/schemas/CompletionEvent"
 OPENAI = ("#/components/schemas/TextCompletionEvent", "#/components/schemas/ChatCompletionEvent")
 
-Mapped = Mapping[str, Any]
+Object = Mapping[str, Any]
 
 
-class Streams:
-    """Holds streams against an API document."""
+class StreamChecker:
+    """Checks streams against an API document."""
 
-    def __init__(self, document: Mapped) -> None:
+    def __init__(self, document: Object) -> None:
         self.document = document
-        self.validators: dict[tuple[str, bool], Draft4Validator] = {}
+        self._validators: dict[tuple[str, bool], Draft4Validator] = {}
 
-    def faults(self, content: bytes, operation: Mapped, body: Any) -> Iterator[str]:
-        """Yield what is wrong with the stream that an operation has answered ``body`` with.
+    def problems(self, content: bytes, operation: Object, body: Any) -> Iterator[str]:
+        """Yield what is wrong with a stream.
 
-        Of operations that are not ours, plugins', only frame, events and errors are looked at.
+        The order of events and ``[DONE]`` are checked for the built-in operations only.
+
+        Parameters
+        ----------
+        content : bytes
+            The whole response.
+        operation : mapping
+            The operation object of the API document.
+        body : object
+            The body of the request.
         """
         *events, rest = content.decode("utf-8").split("\n\n")
         if rest:
-            yield f"it ends within an event: {rest[:200]!r}"
-        if odd := [event for event in events if not event.startswith("data: ") or "\n" in event]:
-            yield f"an event is not one line of data: {odd[0][:200]!r}"
-            return
-        data = [event.removeprefix("data: ") for event in events]
-        values = [json.loads(text) for text in data if text != DONE]
-        if not values:
-            yield "it says nothing"
-            return
+            yield f"the stream ends within an event: {rest[:200]!r}"
         schema = operation["responses"]["200"]["content"]["text/event-stream"].get(spec.EVENT, {})
-        kind, failed = schema.get("$ref"), isinstance(values[-1], dict) and "error" in values[-1]
-        ends = [i for i, text in enumerate(data) if text == DONE]
-        if ends and (failed or kind == NATIVE or ends != [len(data) - 1]) or kind in OPENAI and not failed and not ends:
-            yield "[DONE] is not where it belongs"
-        asked = body if isinstance(body, dict) else {}
-        validator = self.validator(schema, bool(asked.get("response_fields")))
+        is_builtin = schema.get("$ref") in (NATIVE, *OPENAI)
+        data = [data_of(event, may_have_name=not is_builtin) for event in events]
+        if None in data:
+            yield f"an event does not consist of one line of data: {events[data.index(None)][:200]!r}"
+            return
+        values = [json.loads(text) for text in data if text is not None and text != DONE]
+        if not values:
+            yield "the stream has no events"
+            return
+
+        request = body if isinstance(body, dict) else {}
+        validator = self._validator(schema, bool(request.get("response_fields")))
         for value in values:
             if (error := next(validator.iter_errors(value), None)) is not None:
-                yield f"an event is not as documented: {error.message[:500]}"
+                yield f"an event does not match its schema: {error.message[:500]}"
                 return
-        told = [value for value in values if not (isinstance(value, dict) and "error" in value)]
-        if len(told) < len(values) - failed:
-            yield "an error is not the last event"
-        if failed and values[-1]["error"]["code"] >= 500 and values[-1]["error"]["code"] not in EXPECTED:
-            yield f"the server has failed: {values[-1]['error']['message']}"
-        if kind == NATIVE:
-            yield from order_of_answers(told, asked, failed)
-        elif kind in OPENAI:
-            yield from order_of_choices(told, asked, failed)
+        yield from self._problems_of_the_order(schema.get("$ref"), data, values, request)
 
-    def validator(self, schema: Mapped, selected: bool) -> Draft4Validator:
-        """Return the validator of events; ``selected``: the request says which fields it wants."""
-        key = json.dumps(schema, sort_keys=True), selected
-        if key not in self.validators:
+    def _problems_of_the_order(self, kind: str | None, data: list[Any], values: list[Any], request: Object) -> Any:
+        has_failed = _is_error(values[-1])
+        done_at = [i for i, text in enumerate(data) if text == DONE]
+        is_done_allowed = not has_failed and kind != NATIVE
+        if (done_at and (not is_done_allowed or done_at != [len(data) - 1])) or (
+            kind in OPENAI and not has_failed and not done_at
+        ):
+            yield "[DONE] is missing or misplaced"
+
+        results = [value for value in values if not _is_error(value)]
+        if len(results) < len(values) - has_failed:
+            yield "an error is not the last event"
+        if has_failed:
+            error = values[-1]["error"]
+            if error["code"] >= 500 and error["code"] not in NOT_A_DEFECT:
+                yield f"the server has failed: {error['message']}"
+
+        if kind == NATIVE:
+            yield from problems_of_completions(results, request, has_failed)
+        elif kind in OPENAI:
+            yield from problems_of_choices(results, request, has_failed)
+
+    def _validator(self, schema: Object, are_fields_selected: bool) -> Draft4Validator:
+        """Return the validator of events; ``are_fields_selected``: the request has ``response_fields``."""
+        key = json.dumps(schema, sort_keys=True), are_fields_selected
+        if key not in self._validators:
             schemas = spec.as_json_schema(self.document["components"]["schemas"])
             native = schemas.get("CompletionEvent", {})
-            if SELECTED in native.get("anyOf", ()) and not selected:
-                schemas["CompletionEvent"] = {"anyOf": [one for one in native["anyOf"] if one != SELECTED]}
+            if SELECTED in native.get("anyOf", ()) and not are_fields_selected:
+                schemas["CompletionEvent"] = {"anyOf": [choice for choice in native["anyOf"] if choice != SELECTED]}
             root = {"allOf": [spec.as_json_schema(schema)], "components": {"schemas": schemas}}
-            self.validators[key] = Draft4Validator(root)
-        return self.validators[key]
+            self._validators[key] = Draft4Validator(root)
+        return self._validators[key]
 
 
-def order_of_answers(events: list[Any], asked: Mapped, failed: bool) -> Iterator[str]:
-    """Yield what is wrong with the order of native events: pieces of each answer, then the whole of it."""
-    if asked.get("response_fields"):
-        return  # which need not name what tells the answers apart
+def data_of(event: str, *, may_have_name: bool) -> str | None:
+    """Return the data of an event; None if it does not consist of one line of data, and perhaps a name and an id."""
+    lines = event.split("\n")
+    if may_have_name:
+        lines = [line for line in lines if not line.startswith(("event: ", "id: "))]
+    return lines[0].removeprefix("data: ") if len(lines) == 1 and lines[0].startswith("data: ") else None
+
+
+def problems_of_completions(events: list[Any], request: Object, has_failed: bool) -> Iterator[str]:
+    """Yield what is wrong with the order of native events: the pieces of each completion, then its final event."""
+    if request.get("response_fields"):
+        return  # the selected fields need not include the index
     begun: set[int] = set()
     ended: set[int] = set()
     for event in events:
         if event["index"] in ended:
-            yield f"answer {event['index']} goes on after its end"
+            yield f"completion {event['index']} continues after its final event"
         (ended if event["stop"] else begun).add(event["index"])
-    if not failed and ended != begun | set(range(len(ended))):
-        yield f"the answers {sorted(begun)} have begun, and {sorted(ended)} have ended"
+    if not has_failed and ended != begun | set(range(len(ended))):
+        yield f"the completions {sorted(begun)} have begun, but {sorted(ended)} have ended"
 
 
-def order_of_choices(events: list[Any], asked: Mapped, failed: bool) -> Iterator[str]:
-    """Yield what is wrong with the order of OpenAI's chunks: those of each choice, its end, and the usage at last."""
+def problems_of_choices(events: list[Any], request: Object, has_failed: bool) -> Iterator[str]:
+    """Yield what is wrong with the order of OpenAI's chunks: those of each choice, its end, then the usage."""
     begun: set[int] = set()
     ended: set[int] = set()
     for event in events:
         for choice in event["choices"]:
             if choice["index"] in ended:
-                yield f"choice {choice['index']} goes on after its end"
+                yield f"choice {choice['index']} continues after its finish_reason"
             begun.add(choice["index"])
             if choice["finish_reason"] is not None:
                 ended.add(choice["index"])
-    if not failed and ended != begun | set(range(len(ended))):
-        yield f"the choices {sorted(begun)} have begun, and {sorted(ended)} have ended"
+    if not has_failed and ended != begun | set(range(len(ended))):
+        yield f"the choices {sorted(begun)} have begun, but {sorted(ended)} have ended"
+
     if len({(event["id"], event["created"], event["model"]) for event in events}) > 1:
-        yield "the head of its chunks changes"
-    wanted = bool((asked.get("stream_options") or {}).get("include_usage"))
+        yield "id, created or model differ between chunks"
+    is_usage_expected = bool((request.get("stream_options") or {}).get("include_usage"))
     usages = [bool(event.get("usage")) for event in events]
-    if not failed and usages != [False] * (len(events) - wanted) + [True] * wanted:
-        yield "the usage is not where it belongs"
+    expected = [False] * (len(events) - is_usage_expected) + [True] * is_usage_expected
+    if not has_failed and usages != expected:
+        yield "the usage is missing or misplaced"
+
+
+def _is_error(value: Any) -> bool:
+    return isinstance(value, dict) and "error" in value
