@@ -88,6 +88,13 @@ def plugin_traceback(error: BaseException) -> TracebackType | None:
     return None
 
 
+def exc_info(
+    error: BaseException, show: bool
+) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+    """Return an exception for `logging`, with the part of its traceback that lies in the plugin; None if not shown."""
+    return (type(error), error, plugin_traceback(error) or error.__traceback__) if show else None
+
+
 def drop_context(error: BaseException, handled: BaseException | None) -> None:
     """Cut ``handled``, which was handled when the plugin was called, off the exceptions that led to ``error``.
 

@@ -20,7 +20,7 @@ from llamafw import hookspecs
 from llamafw.errors import FAULTS, LlamafwError, PluginError, SettingsError, did_you_mean
 from llamafw.plugins.configuration import PluginSetting, aliases_of, check_plugin_names, option_values
 from llamafw.plugins.discovery import discover, import_plugin
-from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, plugin_traceback
+from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, exc_info
 from llamafw.plugins.hook_timer import STARTUP_LIMIT, HookTimer
 from llamafw.plugins.load_checks import check_api_version, check_hooks, check_options
 from llamafw.plugins.records import PluginRecord
@@ -226,7 +226,7 @@ class Plugins:
     def describe_answer(self, hook: str, answer: Any) -> str:
         """Return the subject of an error message about what `call_first` returned."""
         name = self.failures.owner(type(answer).__module__)
-        return f"plugin {name or 'unknown'}: the {type(answer).__name__} that {hook} returned"
+        return f"{_plugin(name)}: the {type(answer).__name__} that {hook} returned"
 
     def notify(self, event: str, **arguments: Any) -> None:
         """Call an event hook of every plugin. If a plugin fails, log it and call the others."""
@@ -266,15 +266,15 @@ class Plugins:
         is_new = (plugin, hook) not in self._logged
         self._logged.add((plugin, hook))
         show = log.isEnabledFor(logging.DEBUG) or (is_new and not isinstance(error, LlamafwError))
-        log.error("plugin %s failed in %s: %s", plugin, hook, describe(error), exc_info=_exc_info(error, show))
+        log.error("%s failed in %s: %s", _plugin(plugin), hook, describe(error), exc_info=exc_info(error, show))
 
     def log_disabled(self) -> None:
         """Log which plugins are disabled and why, each once; the tracebacks follow at log level DEBUG."""
         for record in self.records.values():
             if record.exception is not None:
-                exc_info = _exc_info(record.exception, log.isEnabledFor(logging.DEBUG))
                 hint = f"the plugin is disabled (use --no-plugin {record.name} to hide this message)"
-                log.error("%s; %s", record.error, hint, exc_info=exc_info)
+                show = log.isEnabledFor(logging.DEBUG)
+                log.error("%s; %s", record.error, hint, exc_info=exc_info(record.exception, show))
                 record.exception = None
 
     def disable(self, name: str, error: LlamafwError) -> None:
@@ -378,6 +378,11 @@ def _call(impl: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
         raise _hook_error(impl.plugin_name, hook, error) from error
 
 
+def _plugin(name: str | None) -> str:
+    """Return the subject of a message about a plugin, which may be unknown."""
+    return f"plugin {name}" if name else "a plugin"
+
+
 def _hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
     return PluginError(f"plugin {plugin} failed in {hook}: {describe(error)}")
 
@@ -385,8 +390,3 @@ def _hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
 def _with_hint(error: PluginError, plugin: str) -> PluginError:
     """Return an error that ends the start, with what the user can do about it."""
     return PluginError(f"{error}; use --no-plugin {plugin} to start without it")
-
-
-def _exc_info(error: BaseException, show: bool) -> Any:
-    """Return an exception for `logging`, with the part of its traceback that lies in the plugin; None if not shown."""
-    return (type(error), error, plugin_traceback(error) or error.__traceback__) if show else None

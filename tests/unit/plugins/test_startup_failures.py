@@ -37,6 +37,8 @@ def run(site: Site, *argv: str) -> subprocess.CompletedProcess[str]:
     ("code", "place", "message"),
     [
         ("1 / 0", "import", "cannot be loaded: ZeroDivisionError: division by zero (llamafw_bad.py:1)"),
+        ("import json\njson.loads('x')\n", "import", "line 1 column 1 (char 0) (llamafw_bad.py:2)"),
+        ("def broken(:\n", "import", "SyntaxError: invalid syntax (llamafw_bad.py, line 1)"),
         (IMPORT + SAMPLER + "import sys; sys.exit()", "import", "cannot be loaded: SystemExit"),
         (IMPORT + hook("no_such_hook"), "import", "'no_such_hook', which is not a hook"),
         (IMPORT, "import", "it implements no hook; mark its hook functions with @llamafw.hookimpl"),
@@ -134,6 +136,19 @@ def test_startup_fails_if_the_plugin_has_settings(site: Site, tmp_path: Path) ->
         with pytest.raises(PluginError, match=f"plugin {name} cannot be loaded"):
             load_plugins(parse_early_flags(argv)[0])
     assert load_plugins(parse_early_flags([])[0]).records[name].state == "failed"
+
+
+def test_the_traceback_of_a_disabled_plugin_is_logged_at_debug_level(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.install("llamafw-bad", "1 / 0")
+    with caplog.at_level(logging.DEBUG, logger="llamafw.plugins"):
+        plugins = Plugins()
+        plugins.log_disabled()
+        plugins.log_disabled()
+    (entry,) = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+    assert entry.exc_info is not None
+    assert "Traceback" in caplog.text
 
 
 def test_an_unknown_flag_is_reported_after_the_disabled_plugins(site: Site) -> None:
