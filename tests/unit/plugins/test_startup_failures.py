@@ -189,7 +189,7 @@ def test_startup_fails_if_two_plugins_register_one_name(site: Site) -> None:
     assert Plugins(tolerant=True).records["llamafw-b:b"].state == "failed"
 
 
-def test_a_plugin_whose_flags_fail_is_disabled(site: Site) -> None:
+def test_a_plugin_that_fails_in_add_options_is_disabled(site: Site) -> None:
     name = site.install("llamafw-bad", IMPORT + SAMPLER + hook("add_options", "parser"))
     plugins = Plugins()
     assert not collect_plugin_flags(plugins)
