@@ -61,7 +61,7 @@ def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: 
     key_bytes = emit.LANES * ELEMENT_BYTES[kind]
 
     def blocks(count: Value, first: Value, at_once: int) -> None:
-        def several(i: Value, _: list[Value]) -> list[Value]:
+        def score_blocks(i: Value, _: list[Value]) -> list[Value]:
             block = b.add(first, b.mul(i, constant(I64, at_once)))
             base = b.add(keys, b.mul(block, constant(I64, size * key_bytes)))
 
@@ -85,7 +85,7 @@ def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: 
                     emit.store(b, sums[r * at_once + k], address(b, row, 64 * k))
             return []
 
-        emit.loop(b, count, [], several)
+        emit.loop(b, count, [], score_blocks)
 
     at_once = max(1, min(4, 16 // n_rows))
     blocks(b.sdiv(n, constant(I64, at_once)), constant(I64, 0), at_once)
@@ -255,7 +255,7 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
                 own = (scores + row * stride, stride, vb, shared, shared + t, sums + 4 * size * row)
                 _values(heads, size, values, own)
             for r in range(n_rows):
-                out = p.attended + (first_token + r // heads) * p.q_stride + (first_head + r % heads) * 4 * size
+                out = p.attention_out + (first_token + r // heads) * p.q_stride + (first_head + r % heads) * 4 * size
                 inverse = splat(load_f32(scratch + 4 * r))
                 for j in range(0, 4 * size, 64):
                     store(mul(load(sums + 4 * size * r + j), inverse), out + j)

@@ -155,7 +155,7 @@ class NumbaBackend:
             "q": n * q_stride,
             "k": n * kv_stride,
             "v": n * kv_stride,
-            "attended": n * q_stride,
+            "attention_out": n * q_stride,
             "records": rows * widest * isa.RECORD_BYTES // 32,
             "floats": 4 * rows * widest,
             "ffn_records": n * decoder.n_ff * isa.RECORD_BYTES // 32,

@@ -182,7 +182,7 @@ def step(plan: int, thread: int) -> int:
         layouts = tensor_at(w.attn_output).layout
         for token in range(first, last):
             start, width = token_group(p.widths, n, token)
-            source = p.attended + token * p.q_stride
+            source = p.attention_out + token * p.q_stride
             store_activations(source, 0, columns, columns, token, start, width, layouts, records, floats)
         if not is_single:
             barrier(pool, n_threads)

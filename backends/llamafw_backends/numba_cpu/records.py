@@ -81,7 +81,7 @@ PLAN = np.dtype(
         ("v", I),  # (n, heads · head_size) float32
         ("q_stride", I),
         ("kv_stride", I),  # from token to token
-        ("attended", I),  # (n, n_head · head_size) float32
+        ("attention_out", I),  # (n, n_head · head_size) float32
         ("records", I),
         ("floats", I),  # activations in either layout, grouped: see `elementwise.token_group`
         ("records_stride", I),

@@ -48,7 +48,7 @@ class TileFormat(ABC):
         return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
 
     def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit the dot products of the block element_address ``p``; none if it is multiplied in floating point."""
+        """Emit the dot products of the block at ``p``; none if it is multiplied in floating point."""
         return []
 
     @abstractmethod

@@ -11,7 +11,7 @@ import pytest
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from support.blocks import WRITABLE
-from support.numba import KERNELS, logits, opened
+from support.numba import ISA_NAMES, logits, opened
 from support.reference import Reference, kl, reference, top1_agreement
 from support.tiny import write_tiny_gguf
 
@@ -21,7 +21,7 @@ TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]
 
 def available_sets() -> list[str]:
     """Return the instruction sets that this processor has."""
-    return [name for name in KERNELS if INSTRUCTION_SETS[name].available()]
+    return [name for name in ISA_NAMES if INSTRUCTION_SETS[name].available()]
 
 
 def check(path: Path, *, tolerance: float = 0.01, reference: Reference | None = None, **options: Any) -> None:
@@ -33,7 +33,7 @@ def check(path: Path, *, tolerance: float = 0.01, reference: Reference | None = 
     assert np.abs(got - expected).max() < tolerance
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", ISA_NAMES)
 @pytest.mark.parametrize("kind", NATIVE)
 def test_formats_match_the_reference(kind: str, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if kernel not in available_sets():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.numba import batch, logits, opened, poison
+from support.numba import batch, fill_with_nan, logits, opened
 from support.tiny import write_tiny_gguf
 
 TOKENS = [int(t) for t in np.random.default_rng(2).integers(0, 300, 70)]
@@ -48,7 +48,7 @@ def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
 def test_logits_do_not_depend_on_batch_sizes(backend: Any, expected: Any) -> None:
     rng = np.random.default_rng(3)
     for _ in range(12):
-        poison(backend)
+        fill_with_nan(backend)
         got = logits(backend, TOKENS, random_sizes(rng, len(TOKENS), 70), slot=int(rng.integers(5)))
         np.testing.assert_array_equal(got, expected)
 
@@ -57,7 +57,7 @@ def test_logits_do_not_depend_on_other_slots(backend: Any, expected: Any) -> Non
     """Slot 2 runs the text in random pieces; the other slots run random tokens in the same batches."""
     rng = np.random.default_rng(4)
     for _ in range(4):
-        poison(backend)
+        fill_with_nan(backend)
         for slot in range(5):
             backend.truncate(slot, 0)
         filled = [0] * 5
@@ -81,7 +81,7 @@ def test_logits_do_not_depend_on_other_slots(backend: Any, expected: Any) -> Non
 
 
 def test_kept_prefix_gives_the_same_logits(backend: Any, expected: Any) -> None:
-    poison(backend)
+    fill_with_nan(backend)
     logits(backend, [*TOKENS[:40], 5, 6, 7, 8, 9])
     backend.truncate(0, 40)
     got = backend.forward(batch((0, 40, TOKENS[40:])))
@@ -91,7 +91,7 @@ def test_kept_prefix_gives_the_same_logits(backend: Any, expected: Any) -> None:
 
 
 def test_only_the_requested_outputs_are_returned(backend: Any, expected: Any) -> None:
-    poison(backend)
+    fill_with_nan(backend)
     got = backend.forward(batch((0, 0, TOKENS), outputs=[0, 3, 46, 47, 48, 69]))
     np.testing.assert_array_equal(got, expected[[0, 3, 46, 47, 48, 69]])
     assert backend.forward(batch((1, 0, TOKENS[:5]), outputs=[])).shape == (0, 323)
@@ -104,7 +104,7 @@ def test_heads_of_a_kv_head_in_parts(tmp_path: Path) -> None:
     for n_threads in (1, 3):
         with opened(path, n_threads=n_threads, n_slots=3, cache_type_k="f32") as backend:
             for _ in range(3):
-                poison(backend)
+                fill_with_nan(backend)
                 found += [logits(backend, TOKENS, [1] * 70), logits(backend, TOKENS, [33, 1, 36], slot=1)]
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
@@ -116,6 +116,6 @@ def test_logits_of_the_default_model_are_identical(real_model: Path) -> None:
     with opened(real_model, n_ctx=256, n_slots=3, n_threads=2, n_threads_batch=3) as many:
         rng = np.random.default_rng(5)
         for run in range(10):
-            poison(many)
+            fill_with_nan(many)
             got = logits(many, TOKENS, random_sizes(rng, 70, [1, 4, 16, 70][run % 4]), slot=run % 3)
             np.testing.assert_array_equal(got, expected)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamafw import LlamafwError
-from support.numba import batch, logits, opened, poison
+from support.numba import batch, fill_with_nan, logits, opened
 from support.reference import Reference
 from support.tiny import write_tiny_gguf
 
@@ -39,7 +39,7 @@ def test_hidden_states_match_the_reference(model: Path) -> None:
 
 def test_hidden_states_do_not_depend_on_the_batch(backend: Any) -> None:
     whole = backend.hidden(batch((0, 0, TOKENS))).copy()
-    poison(backend)
+    fill_with_nan(backend)
     backend.truncate(0, 0)
     rows = []
     for first in range(0, len(TOKENS), 7):
@@ -56,7 +56,7 @@ def test_restored_slot_continues_exactly(backend: Any, n: int) -> None:
     state = backend.save(0, n)
     for slot in range(3):
         backend.truncate(slot, 0)
-    poison(backend)
+    fill_with_nan(backend)
     backend.restore(2, n, state)
     if n < len(TOKENS):
         np.testing.assert_array_equal(backend.forward(batch((2, n, TOKENS[n:]))), expected[n:])

@@ -28,7 +28,7 @@ from llamafw.types import BackendOptions
 N_TOKENS = 40
 TOKENS = [int(token) for token in np.random.default_rng(1).integers(0, 300, N_TOKENS)]  # the prompt of all tests
 SHORT_ANSWER: dict[str, Any] = {"n_predict": 8, "ignore_eos": True, "temperature": 0, "return_tokens": True}
-F32_CACHE = {"cache_type_k": "f32", "cache_type_v": "f32"}
+F32_CACHE: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32"}
 REQUEST_TIMEOUT = 300  # seconds; the first request may wait for a compiler
 
 WriteModel = Callable[..., Path]
@@ -336,7 +336,7 @@ class BackendConformance(ProtocolConformance):
         decoder = self.registry("architecture")["llama"](described)
         decoder = replace(decoder, tensors={**decoder.tensors, **(roles or {})})
         if activation is not None:
-            decoder = replace(decoder, activation=activation)  # type: ignore[arg-type]  # no activation that exists
+            decoder = replace(decoder, activation=activation)
         options = {"n_slots": 2, "n_threads": 1} | self.options | options
         backend: Backend = self.registered()(BackendContext(model, decoder, BackendOptions(**options), quants))
         try:
