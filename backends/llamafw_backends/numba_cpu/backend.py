@@ -53,10 +53,12 @@ class NumbaBackend:
         self.n_ctx, self.n_embd = options.n_ctx or decoder.n_ctx_train, decoder.n_embd
         self.state_format = "numba-1"  # the layout of `KVCache.save`; the same for every instruction set
         self._n_ubatch = min(options.n_ubatch, options.n_batch)
+
         self._check_options(options)
         self._n_threads = options.n_threads if options.n_threads > 0 else physical_cores()
         self._n_threads_batch = options.n_threads_batch if options.n_threads_batch > 0 else self._n_threads
         self._thread_tuner = ThreadTuner(self._n_threads)
+
         n_threads = max(self._n_threads, self._n_threads_batch)
         if n_threads > MAX_THREADS:
             raise SettingsError(f"the numba backend can use at most {MAX_THREADS} threads, not {n_threads}")
@@ -101,6 +103,7 @@ class NumbaBackend:
         for kind in (options.cache_type_k, options.cache_type_v):
             if kind not in attention.ELEMENT_BYTES:
                 raise SettingsError(f"the KV cache can be {' or '.join(attention.ELEMENT_BYTES)}, not {kind!r}")
+
         sizes = {
             "number of slots": self.n_slots,
             "context size": self.n_ctx,
@@ -127,13 +130,16 @@ class NumbaBackend:
         )
         key_head, value_head = n_ctx * size * key_bytes, n_ctx * size * value_bytes
         key_slot, value_slot = (head * n_head_kv * decoder.n_layer for head in (key_head, value_head))
+
         # no huge pages: the first token would use one for each head of each layer
         n_bytes = self.n_slots * (key_slot + value_slot) + 2 * LANES * 4
         try:
             self._cache = Arena(n_bytes)
         except (OSError, OverflowError) as exc:
             raise SettingsError(f"a KV cache of {n_bytes / 1e9:.1f} GB cannot be allocated: {exc}") from exc
+
         keys, values = self._cache.allocate(self.n_slots * key_slot), self._cache.allocate(self.n_slots * value_slot)
+
         heads = self.n_slots, decoder.n_layer, n_head_kv
         types = {"f16": np.float16, "f32": np.float32}
         self._kv = KVCache(
@@ -150,6 +156,7 @@ class NumbaBackend:
         )
         rope = rope_table(decoder.rope_frequencies, decoder.rope_magnitude, n_ctx)
         rows, ints = max(n, n_threads), 8 * self.n_batch  # each thread may have its own row of activations
+
         sizes = {
             "x": n * 4 * decoder.n_embd,
             "q": n * q_stride,
@@ -172,9 +179,11 @@ class NumbaBackend:
             "hidden": self.n_batch * 4 * decoder.n_embd,
             "logits": self.n_batch * 4 * vocabulary,
         }
+
         self._buffers = Arena(sum(align_up(n_bytes) + 64 for n_bytes in sizes.values()))
         for name, n_bytes in sizes.items():
             plan[name] = self._buffers.allocate(n_bytes + 64)
+
         self._tokens, self._positions, self._slots, self._outputs = (
             self._view(name, (self.n_batch,), np.int64) for name in ("tokens", "positions", "slots", "outputs")
         )
@@ -185,12 +194,14 @@ class NumbaBackend:
         self._plan_address = int(plan.ctypes.data)
         self._view("rope", rope.shape, np.float32)[...] = rope
         self._view("widths", (len(self._isa.widths),), np.int64)[...] = self._isa.widths
+
         weights = self._weights
         embedding, embedding_row, embedding_kind = weights.embedding
         self._embedded = None  # rows that Python unpacks, if there is no kernel for their type
         if embedding_kind == NO_KERNEL:
             self._embedded = np.zeros((self.n_batch, decoder.n_embd), np.float32)
             plan["embedded"] = self._embedded.ctypes.data
+
         fields: Mapping[str, float] = {
             "n_layer": decoder.n_layer,
             "n_embd": decoder.n_embd,
