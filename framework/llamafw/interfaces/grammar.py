@@ -31,7 +31,7 @@ class Grammar(Protocol):
 class GrammarContext:
     """The arguments of a `GrammarFactory`."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # the model's tokenizer
     n_vocab: int  # number of logits that a mask covers
 
 

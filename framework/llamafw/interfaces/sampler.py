@@ -17,7 +17,7 @@ class SamplerContext:
     prompt: Sequence[int]  # the request's tokens
     n_vocab: int  # size of the vocabulary: the candidates before any sampler
     n_ctx: int  # positions per slot
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer  # the model's tokenizer
     min_keep: int = 0  # leave at least this many candidates, if there are so many
     seed: int = 0  # the request's seed; a sampler that needs random numbers seeds its own generator with it
 

@@ -45,5 +45,5 @@ class BackendOptions:
     numa: Literal["distribute", "isolate", "numactl"] | None = None  # how to place threads on NUMA nodes
     lock_memory: bool = False  # lock the weights in memory so that they are never swapped out
     flash_attention: bool | None = None  # None: the backend decides
-    gpu: GpuOptions = GpuOptions()
+    gpu: GpuOptions = GpuOptions()  # placement on GPUs
     extra: Mapping[str, Any] = field(default_factory=dict)  # values of the flags that plugins added

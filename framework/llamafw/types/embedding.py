@@ -20,7 +20,7 @@ class EmbedRequest:
     """A validated, tokenised request for an embedding. Immutable."""
 
     prompt: tuple[int, ...]  # tokens
-    pooling: Pooling = "mean"
+    pooling: Pooling = "mean"  # how to combine the hidden states
     id_slot: int = -1  # -1: any slot
     cache_prompt: bool = False  # always False in practice: caches hold no hidden states
 

@@ -58,7 +58,7 @@ class GenerateRequest:
 class SystemPrompt:
     """Text that is put before every prompt."""
 
-    text: str = ""
+    text: str = ""  # as the user set it
     tokens: tuple[int, ...] = ()  # includes BOS if the model needs it
 
 
@@ -66,7 +66,7 @@ class SystemPrompt:
 class TokenLogprob:
     """A token and its log-probability."""
 
-    id: int
+    id: int  # the token
     logprob: float  # natural logarithm, ≤ 0
 
 
@@ -74,7 +74,7 @@ class TokenLogprob:
 class GeneratedToken:
     """One generated token. ``piece`` holds its bytes, which may be an incomplete UTF-8 character."""
 
-    id: int
+    id: int  # the token
     piece: bytes
     logprob: float | None = None  # None: not requested
     top: tuple[TokenLogprob, ...] = ()  # most likely alternatives, in descending order
@@ -106,7 +106,7 @@ class PromptProgress:
 class Finish:
     """The end of a generation: the reason, the counts and the timings."""
 
-    stop_type: StopType
+    stop_type: StopType  # the reason
     stopping_word: str = ""  # the stop string that was found
     truncated: bool = False  # the prompt was cut, or the context was full
     n_prompt: int = 0  # tokens of the prompt
@@ -114,7 +114,7 @@ class Finish:
     n_predicted: int = 0  # tokens drawn, including the end-of-generation token
     id_slot: int = -1  # the slot that was used; -1: none
     seed: int = 0  # the seed that was used
-    timings: Timings = Timings()
+    timings: Timings = Timings()  # counts and durations
     tokens: tuple[int, ...] = ()  # the tokens drawn, in order
 
 

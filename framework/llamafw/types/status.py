@@ -35,7 +35,7 @@ class SlotStatus:
     """The current state of one slot."""
 
     id: int  # from 0
-    state: Literal["idle", "prompt", "generating"]
+    state: Literal["idle", "prompt", "generating"]  # prompt: evaluating a prompt
     id_task: int  # number of the slot's last request, counted over all slots; -1: none yet
     n_tokens: int  # positions in use
     request: GenerateRequest | None = None  # the current request, or the last one
