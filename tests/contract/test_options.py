@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.distributions import write_distribution
 
 CODE = """
@@ -34,6 +36,8 @@ def prepare_request(body):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_option_of_a_third_party_sampler_is_fuzzed(tmp_path: Path) -> None:
     (site := tmp_path / "site").mkdir()
     write_distribution(site, "llamafw-notes", CODE)

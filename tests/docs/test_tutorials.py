@@ -83,6 +83,8 @@ def test_every_python_block_names_its_file() -> None:
         assert re.fullmatch(r"\w+\.py", name), name
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # it runs some 140 tests, which a busy machine may have to compile kernels for
 def test_tests_of_all_pages_pass(tmp_path: Path) -> None:
     for page in PAGES:
         write_files(page, tmp_path)

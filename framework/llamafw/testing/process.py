@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+START_TIMEOUT = 300  # seconds; the first server of a fresh installation waits for Numba to compile its kernels
 POLL_INTERVAL = 0.02  # seconds between two requests to /health
 
 
@@ -40,7 +41,7 @@ class ServerProcess:
         threading.Thread(target=self._read_output, daemon=True).start()
         self.url = self.wait_for(r"https?://[\d.]+:\d+")
 
-    def wait_for(self, pattern: str, seconds: float = 120) -> str:
+    def wait_for(self, pattern: str, seconds: float = START_TIMEOUT) -> str:
         """Return the first match of ``pattern`` in lines that no earlier call has read.
 
         Raises
@@ -58,7 +59,7 @@ class ServerProcess:
             if match := re.search(pattern, line):
                 return match.group()
 
-    def wait_until_ready(self, seconds: float = 120, verify: ssl.SSLContext | bool = True) -> None:
+    def wait_until_ready(self, seconds: float = START_TIMEOUT, verify: ssl.SSLContext | bool = True) -> None:
         """Wait until ``GET /health`` answers 200.
 
         Raises

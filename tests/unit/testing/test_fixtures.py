@@ -1,4 +1,4 @@
-"""The fixtures that plugins' tests are given, and the backend behind them."""
+"""The pytest fixtures for plugins' tests, and the fake backend that their servers use."""
 
 from __future__ import annotations
 
@@ -14,53 +14,82 @@ from llamafw import BackendOptions, Batch, LlamafwError, ModelError
 from llamafw.testing.backend import DeterministicBackend
 
 BODY = {"prompt": "Hello", "n_predict": 5, "seed": 1, "ignore_eos": True}
+REQUEST_TIMEOUT = 300  # seconds; the machine may be busy
 
 
-def backend() -> DeterministicBackend:
+def make_backend() -> DeterministicBackend:
     decoder = SimpleNamespace(n_vocab=50, n_ctx_train=64, n_embd=8)
     context: Any = SimpleNamespace(decoder=decoder, options=BackendOptions(n_slots=2))
     return DeterministicBackend(context)
 
 
 def batch(*rows: tuple[int, int, int]) -> Batch:
-    """Token, position and slot of each; all are outputs."""
+    """Return a batch of (token, position, slot), all of which are outputs."""
     tokens, positions, slots = np.array(rows, np.int32).T
     return Batch(tokens, positions, slots, np.arange(len(rows), dtype=np.int32))
 
 
-def test_scores_depend_on_a_slots_own_tokens_alone() -> None:
-    alone = backend().forward(batch((5, 0, 0), (6, 1, 0)))
-    made = backend()
-    cut = [made.forward(batch((9, 0, 1), (5, 0, 0)))[1], made.forward(batch((6, 1, 0), (9, 1, 1)))[0]]
-    np.testing.assert_array_equal(cut, alone)
-    state = made.save(0, 2)
-    made.restore(1, 2, state)
-    last = made.forward(batch((7, 2, 0), (7, 2, 1)))
-    np.testing.assert_array_equal(last[0], last[1])
-    made.truncate(0, 1)
-    np.testing.assert_array_equal(made.forward(batch((6, 1, 0)))[0], alone[1])
-    made.shift(0, 0, 1)
-    np.testing.assert_array_equal(made.hidden(batch((6, 1, 0))), backend().hidden(batch((6, 0, 0), (6, 1, 0)))[1:])
-    with pytest.raises(LlamafwError, match="does not continue"):
-        made.forward(batch((1, 9, 0)))
-    with pytest.raises(LlamafwError, match="is not that of 3 tokens"):
-        made.restore(0, 3, state)
+def test_logits_depend_on_the_slots_own_tokens_only() -> None:
+    alone = make_backend().forward(batch((5, 0, 0), (6, 1, 0)))
+    backend = make_backend()
+    first = backend.forward(batch((9, 0, 1), (5, 0, 0)))[1]
+    second = backend.forward(batch((6, 1, 0), (9, 1, 1)))[0]
+    np.testing.assert_array_equal([first, second], alone)
 
 
-async def test_both_servers_answer_alike(serve: Any, serve_http: Any) -> None:
-    async with serve() as near, serve_http() as url, httpx.AsyncClient(base_url=url) as far:
-        answers = [(await client.post("/completion", json=BODY)).json() for client in (near, far)]
-        assert answers[0]["content"] == answers[1]["content"]
-        assert answers[0]["tokens_predicted"] == 5
+def test_restored_slot_continues_equally() -> None:
+    backend = make_backend()
+    backend.forward(batch((5, 0, 0), (6, 1, 0)))
+    backend.restore(1, 2, backend.save(0, 2))
+    one, other = backend.forward(batch((7, 2, 0), (7, 2, 1)))
+    np.testing.assert_array_equal(one, other)
 
 
-async def test_a_server_takes_settings_and_plugins(serve: Any, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("from llamafw import hookimpl\n@hookimpl\ndef wrap_asgi(asgi): return None\n")
-    async with serve(plugin=(str(tmp_path / "mine.py"),), alias="mine") as client:
+def test_truncated_slot_continues_from_there() -> None:
+    backend = make_backend()
+    before = backend.forward(batch((5, 0, 0), (6, 1, 0)))
+    backend.truncate(0, 1)
+    np.testing.assert_array_equal(backend.forward(batch((6, 1, 0)))[0], before[1])
+
+
+def test_shifted_positions_move_down() -> None:
+    backend = make_backend()
+    backend.forward(batch((4, 0, 0), (5, 1, 0)))
+    backend.shift(0, 0, 1)
+    expected = make_backend().hidden(batch((5, 0, 0), (6, 1, 0)))[1:]
+    np.testing.assert_array_equal(backend.hidden(batch((6, 1, 0))), expected)
+
+
+def test_gaps_and_wrong_states_are_errors() -> None:
+    backend = make_backend()
+    with pytest.raises(LlamafwError, match="position 9 does not continue slot 0, which holds 0 tokens"):
+        backend.forward(batch((1, 9, 0)))
+    backend.forward(batch((5, 0, 0), (6, 1, 0)))
+    with pytest.raises(LlamafwError, match="a state of 8 bytes does not hold 3 tokens"):
+        backend.restore(0, 3, backend.save(0, 2))
+
+
+async def test_both_kinds_of_servers_answer_alike(serve: Any, serve_http: Any) -> None:
+    async with (
+        serve() as in_process,
+        serve_http() as url,
+        httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT) as over_http,
+    ):
+        one, other = [(await client.post("/completion", json=BODY)).json() for client in (in_process, over_http)]
+    assert one["content"] == other["content"]
+    assert one["tokens_predicted"] == 5
+
+
+async def test_servers_take_settings_and_plugins(serve: Any, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("from llamafw import hookimpl\n@hookimpl\ndef wrap_asgi(asgi): return None\n")
+    async with serve(plugin=(str(plugin),), alias="mine") as client:
         assert (await client.get("/v1/models")).json()["data"][0]["id"] == "mine"
+        names = [found["name"] for found in (await client.get("/plugins")).json()["plugins"]]
+        assert any(name.endswith("mine.py") for name in names)
 
 
-async def test_a_model_that_cannot_be_loaded_fails_the_test_at_once(serve: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the model file .* does not exist"):
-        async with serve(model=tmp_path / "none.gguf"):
+async def test_model_that_cannot_be_loaded_fails_the_test(serve: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="missing.gguf"):
+        async with serve(model=tmp_path / "missing.gguf"):
             pass

@@ -1,7 +1,8 @@
-"""The golden streams, from the definitions: the backend's noise, softmax, the draw."""
+"""The golden answers follow from the definitions of the fake backend, softmax and the random draw."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,27 +12,28 @@ from llamafw.testing.golden import GOLDEN, GoldenAnswer
 from llamafw.testing.vocabularies import gpt2
 
 N_VOCAB = len(gpt2()["tokenizer.ggml.tokens"])
-EOG = (0, 2)  # <|endoftext|>, <|im_end|>
+EOG = [0, 2]  # <|endoftext|>, <|im_end|>
 
 
-def by_definition(body: Any) -> list[int]:
+def answer_by_definition(body: Mapping[str, Any]) -> list[int]:
     tokens, random = list(body["prompt"]), np.random.default_rng(body.get("seed"))
     for _ in range(body["n_predict"]):
         logits = np.random.default_rng(tokens[-4:]).standard_normal(N_VOCAB)
-        logits[list(EOG)] = -np.inf
+        logits[EOG] = -np.inf
         if not body.get("temperature", 1):
             tokens.append(int(logits.argmax()))
             continue
-        order = np.argsort(-logits, kind="stable")[: body["top_k"]] if "top_k" in body else np.arange(N_VOCAB)
-        weights = np.exp(logits[order] / body.get("temperature", 1))
-        ends = weights.cumsum()
-        tokens.append(int(order[np.searchsorted(ends, random.random() * ends[-1], side="right")]))
+        candidates = np.argsort(-logits, kind="stable")[: body["top_k"]] if "top_k" in body else np.arange(N_VOCAB)
+        weights = np.exp(logits[candidates] / body.get("temperature", 1))
+        cumulative = weights.cumsum()
+        index = np.searchsorted(cumulative, random.random() * cumulative[-1], side="right")
+        tokens.append(int(candidates[index]))
     return tokens[len(body["prompt"]) :]
 
 
-@pytest.mark.parametrize("stream", GOLDEN, ids=lambda stream: ",".join(stream.body))
-async def test_streams(stream: GoldenAnswer, serve: Any) -> None:
-    assert list(stream.tokens) == by_definition(stream.body)
+@pytest.mark.parametrize("answer", GOLDEN, ids=lambda answer: ",".join(answer.body))
+async def test_server_gives_the_golden_answers(answer: GoldenAnswer, serve: Any) -> None:
+    assert list(answer.tokens) == answer_by_definition(answer.body)
     async with serve() as client:
-        answer = (await client.post("/completion", json={**stream.body, "return_tokens": True})).json()
-    assert answer["tokens"] == list(stream.tokens)
+        response = await client.post("/completion", json={**answer.body, "return_tokens": True})
+    assert response.json()["tokens"] == list(answer.tokens)

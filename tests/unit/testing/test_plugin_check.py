@@ -1,4 +1,4 @@
-"""``llamafw plugin check``: verdicts, by name, by file, by folder; what is broken is named."""
+"""``llamafw plugin check`` finds a plugin, runs the suites and its tests, and reports which rules are broken."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 from llamafw.cli.main import main
-from llamafw.cli.new import distribution
+from llamafw.cli.new import package_files
 from llamafw.testing import plugin_check
 
-BROKEN = '''
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # each test starts several servers
+
+CARELESS = '''
 import json
 import numpy as np
 from llamafw import Batch, RequestError, hookimpl
 
 
 class Sampler:
-    """It brings back what is forbidden."""
+    """It allows forbidden tokens again."""
 
-    options = {"careless": {"type": "boolean", "default": True, "description": "Be it."}}
+    options = {"careless": {"type": "boolean", "default": True, "description": "Be careless."}}
     truncates = False
 
     @classmethod
@@ -37,7 +39,7 @@ class Sampler:
 
 
 class Quant:
-    """It takes any bytes."""
+    """It accepts data of any size."""
 
     name, type_id, block_size, type_size = "CARELESS", 0x777777, 4, 4
 
@@ -46,13 +48,14 @@ class Quant:
 
 
 class Backend:
-    """It computes something else, and keeps nothing."""
+    """It does not compute the model and keeps no state."""
+
+    state_format = "careless"
 
     def __init__(self, context):
         options, decoder = context.options, context.decoder
         self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, decoder.n_vocab
         self.n_ctx, self.n_embd = options.n_ctx or decoder.n_ctx_train, decoder.n_embd
-        self.state_format = "x-1"
 
     def forward(self, batch):
         return np.repeat(len(batch.tokens) + np.arange(self.n_vocab, dtype=np.float32)[None], len(batch.outputs), 0)
@@ -70,7 +73,7 @@ class Backend:
 
 
 class ChatFormat:
-    """It shouts, and knows one message."""
+    """It writes the first message only, in capitals."""
 
     source = "!"
 
@@ -120,59 +123,137 @@ def register_endpoints(register, app):
     register("careless", careless)
 '''
 
+EVENTS = """
+import threading
+from llamafw import hookimpl
 
-def run(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+@hookimpl
+def model_loaded(model, app):
+    threading.Event().wait(0.2)
+
+@hookimpl
+def request_finished(request, finish):
+    print(finish.n_predicted)
+"""
+
+WITHOUT_APPLY = """
+from llamafw import hookimpl
+
+class Half:
+    def accept(self, token): pass
+
+class HalfPlugin:
+    options = {"half": {"type": "boolean", "default": True, "description": "Halve the logits."}}
+    truncates = False
+
+    @classmethod
+    def create(cls, options, context):
+        return Half()
+
+@hookimpl
+def register_samplers(register): register("half", HalfPlugin)
+"""
+
+
+def check(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llamafw", "plugin", "check", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_each_broken_promise_is_named(tmp_path: Path) -> None:
-    (tmp_path / "careless.py").write_text(BROKEN, "utf-8")
-    done = run("careless.py", folder=tmp_path)
-    assert done.returncode == 1, done.stderr
-    for sentence in (
-        r"what is forbidden stays forbidden: with .*: \d+ forbidden tokens came back",
-        "bytes that are no such tensor are refused: 7 bytes for shape .2, 4. are accepted",
-        "logits are those of float64: F32: up to .* away from float64",
-        "any cut of a prompt gives the same: the prompt in pieces of",
-        "a foreign state is refused and changes nothing: DID NOT RAISE",
-        "messages are in the prompt in order: a question: 'How are you[?]' is not in the prompt",
-        "its operations are described: POST /careless has no summary",
-        "as the document says: POST /careless: .*Server error.*; reproduce with curl",
-        "integers have bounds: POST /careless: responses.200.content.application/json.schema is an integer without",
-        "not checked: there is no `reference` to compare with",
+def verdicts(report: str) -> dict[str, str]:
+    """Return the line of each subject in a report: subject → ``"FAILED: 2 rules passed, 1 rule broken"``."""
+    lines = re.findall(r"^  (ok|FAILED|skipped) +([^:\n]+)(?:: (.*))?$", report, re.M)
+    return {subject: f"{verdict}: {counts}" for verdict, subject, counts in lines}
+
+
+def test_broken_rules_are_reported_in_words(tmp_path: Path) -> None:
+    (tmp_path / "careless.py").write_text(CARELESS, "utf-8")
+    result = check("careless.py", folder=tmp_path)
+    assert result.returncode == 1, result.stderr
+    for pattern in (
+        "broken rule: Tokens with the logit −inf keep it, .*\n"
+        r" +reason: options .*, candidates .*: \d+ forbidden tokens are allowed again, such as token \d+\n"
+        " +test: SamplerConformance.test_forbidden_tokens_stay_forbidden\n",
+        r"broken rule: Data that does not fit the shape is a ModelError.\n"
+        r" +reason: 7 bytes are accepted for the shape \(2, 4\)\n",
+        "reason: F32: logits and those of float64 differ by up to",
+        "reason: the prompt in batches of .* and in one: .* numbers differ",
+        "reason: a state of 1 bytes for 20 positions is accepted",
+        r"reason: a question: 'How are you\?' is not in the prompt",
+        "reason: POST /careless has no summary",
+        "reason: POST /careless: .*Server error.*; reproduce with curl",
+        "reason: POST /careless: responses.200.content.application/json.schema is an integer without minimum",
+        "not checked: 1 rule: implement `reference` to compare the weights with",
     ):
-        assert re.search(sentence, done.stdout), f"{sentence}\n{done.stdout}"
-    lines = re.findall(r"^  (\S.{10}) (\w+(?: \w+)?)", done.stdout, re.M)
-    verdicts = {f"{verdict.strip()} {what}" for verdict, what in lines}
-    assert verdicts == {
-        "ok plugin",
-        "FAILED sampler careless",
-        "FAILED chat_format careless",
-        "not checked grammar careless",
-        "FAILED quant CARELESS",
-        "FAILED backend careless",
-        "FAILED endpoint",
+        assert re.search(pattern, result.stdout), f"{pattern}\n{result.stdout}"
+    assert {subject: line.partition(":")[0] for subject, line in verdicts(result.stdout).items()} == {
+        "plugin": "ok",
+        "sampler careless": "FAILED",
+        "chat format careless": "FAILED",
+        "grammar careless": "skipped",
+        "quant CARELESS": "FAILED",
+        "backend careless": "FAILED",
+        "endpoint": "FAILED",
     }
-    assert "checking backend careless …" in done.stderr
+    assert re.search(r"^\d+ rules or tests failed\.$", result.stdout, re.M)
+    assert "checking backend careless …" in result.stderr
 
 
-def test_a_plugin_without_fault(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(distribution("sampler", "mine")["llamafw_mine.py"], "utf-8")
-    done = run("mine.py", folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"ok +plugin \(4 kept\)\n  ok +sampler mine \(8 kept\)$", done.stdout.strip())
+def test_event_and_broken_rule_are_named(tmp_path: Path) -> None:
+    (tmp_path / "events.py").write_text(EVENTS, "utf-8")
+    result = check("events.py", folder=tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert verdicts(result.stdout) == {
+        "plugin": "ok: 3 rules passed",
+        "events": "FAILED: 4 rules passed, 2 rules broken",
+    }
+    line = EVENTS.splitlines().index("    print(finish.n_predicted)") + 1
+    for pattern in (
+        "broken rule: request_finished: The hook raises no exception, .*\n"
+        r" +reason: request_finished raised AttributeError\(.*\) when finish was None "
+        rf"\(events.py, line {line}\)\n",
+        "broken rule: model_loaded: The hook returns within 50 ms, .*\n"
+        r" +reason: model_loaded took \d+ ms at least; the limit is 50 ms. Do slow work on a thread\n",
+    ):
+        assert re.search(pattern, result.stdout), f"{pattern}\n{result.stdout}"
 
 
-def test_one_of_ours_by_name(tmp_path: Path) -> None:
-    done = run("llamafw:tool_parsers", folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(re.findall(r"^  ok +tool_parser (mistral|llama3|hermes) \(8 kept\)$", done.stdout, re.M)) == 3
+def test_missing_method_is_one_broken_rule(tmp_path: Path) -> None:
+    """The other rules cannot be checked, and are not reported as broken."""
+    (tmp_path / "half.py").write_text(WITHOUT_APPLY, "utf-8")
+    result = check("half.py", folder=tmp_path)
+    assert result.returncode == 1, result.stderr
+    assert verdicts(result.stdout)["sampler half"] == "FAILED: 1 rule broken"
+    assert "broken rule: It has every attribute and method of its protocol.\n" in result.stdout
+    assert "reason: the class Half lacks apply() (see llamafw.Sampler); docs/protocols.md" in result.stdout
+    assert "not checked: 8 rules: the class Half lacks apply() (see llamafw.Sampler)\n" in result.stdout
 
 
-def test_a_project_and_its_own_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own suite counts, not one that knows less; and its other tests are told, too."""
-    for place, text in distribution("tokenizer", "mine").items():
+def test_exceptions_are_reported_once_with_file_and_line(tmp_path: Path) -> None:
+    source = WITHOUT_APPLY.replace("class Half:\n", "class Half:\n    def apply(self, candidates): 1 / 0\n")
+    (tmp_path / "half.py").write_text(source, "utf-8")
+    result = check("half.py", folder=tmp_path)
+    line = next(number for number, text in enumerate(source.splitlines(), 1) if "1 / 0" in text)
+    assert result.stdout.count(f"reason: ZeroDivisionError: division by zero (half.py, line {line})\n") == 1
+
+
+def test_valid_file_is_ok(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(package_files("sampler", "mine")["llamafw_mine.py"], "utf-8")
+    result = check("mine.py", folder=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert verdicts(result.stdout) == {"plugin": "ok: 3 rules passed", "sampler mine": "ok: 9 rules passed"}
+
+
+def test_installed_plugin_is_found_by_name(tmp_path: Path) -> None:
+    result = check("llamafw:tool_parsers", folder=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for name in ("mistral", "llama3", "hermes"):
+        assert verdicts(result.stdout)[f"tool parser {name}"] == "ok: 9 rules passed"
+
+
+def test_project_is_checked_with_its_own_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's subclass of a suite replaces the generated one, and its other tests are reported too."""
+    for place, text in package_files("tokenizer", "mine").items():
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text(text, "utf-8")
     info = tmp_path / "llamafw_mine-0.1.0.dist-info"
@@ -180,35 +261,42 @@ def test_a_project_and_its_own_tests(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llamafw-mine\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[llamafw]\nmine = llamafw_mine\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = run(folder=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.findall(r"^  (\w+) +(.*)$", done.stdout, re.M) == [
-        ("ok", "plugin (4 kept)"),
-        ("ok", "tokenizer mine (10 kept)"),
-        ("ok", "its own tests (1 kept)"),
-    ]
+
+    result = check(folder=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert verdicts(result.stdout) == {
+        "plugin": "ok: 3 rules passed",
+        "tokenizer mine": "ok: 11 rules passed",
+        "its own tests": "ok: 1 test passed",
+    }
+
     own = tmp_path / "tests/test_mine.py"
     own.write_text(own.read_text("utf-8").replace("[0xC3, 0xA9, 256]", "[1]"), "utf-8")
     (tmp_path / "tests/test_more.py").write_text("import nothing_of_that_name\n")
-    done = run(folder=tmp_path)
-    assert done.returncode == 1
-    assert "FAILED      its own tests" in done.stdout
-    assert "ModuleNotFoundError: No module named 'nothing_of_that_name'" in done.stdout
+    result = check(folder=tmp_path)
+    assert result.returncode == 1
+    assert verdicts(result.stdout)["its own tests"].startswith("FAILED")
+    assert "reason: ModuleNotFoundError: No module named 'nothing_of_that_name'\n" in result.stdout
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("word", "code", "message"),
     [
-        ("llamafw-nothing", "llamafw-nothing is no plugin; there are llamafw"),
-        ("none.py", "there is no file"),
-        ("empty", "empty has no pyproject.toml"),
-        ("project", "llamafw-nobody is not installed: pip install -e 'project[test]'"),
-        ("odd", "pyproject.toml names no project"),
-        ("wrong.py", "cannot be loaded: it implements 'register_smaplers', which is no hook"),
+        ("llamafw-nothing", 2, "llamafw-nothing is not a plugin; installed plugins: llamafw"),
+        ("none.py", 1, "none.py"),
+        ("empty", 2, "the folder empty has no pyproject.toml"),
+        ("project", 1, "llamafw-nobody is not installed: pip install -e 'project'"),
+        ("odd", 2, "pyproject.toml has no project name"),
+        ("wrong.py", 1, "it implements 'register_smaplers', which is not a hook"),
     ],
 )
-def test_what_cannot_be_checked(
-    word: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_invalid_target_is_one_line(
+    word: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "project", "odd"):
@@ -216,14 +304,14 @@ def test_what_cannot_be_checked(
     (tmp_path / "project/pyproject.toml").write_text('[project]\nname = "llamafw-nobody"\n')
     (tmp_path / "odd/pyproject.toml").write_text("[tool.x]\n")
     (tmp_path / "wrong.py").write_text("from llamafw import hookimpl\n@hookimpl\ndef register_smaplers(): pass\n")
-    assert main(["plugin", "check", word]) == 1
+    assert main(["plugin", "check", word]) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
 
-def test_without_pytest_a_line_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(plugin_check, "find_spec", lambda name: None if name == "pytest" else object())
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ("pytest", "pytest_asyncio")
+    monkeypatch.setattr(plugin_check, "find_spec", lambda name: None if name in missing else object())
     assert main(["plugin", "check", "llamafw"]) == 1
-    assert capsys.readouterr().err == "llamafw: plugin check needs pytest: pip install 'llamafw[test]'\n"
+    expected = "llamafw: plugin check needs packages that are not installed: pip install pytest pytest-asyncio\n"
+    assert capsys.readouterr().err == expected
