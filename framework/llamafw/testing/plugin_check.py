@@ -255,6 +255,8 @@ def failure_message(report: pytest.TestReport) -> str:
     if crash is None:
         return report.longreprtext.strip()
     message: str = crash.message
+    if message.startswith("llamafw.errors."):  # these are sentences for users
+        return message.partition(": ")[2].partition("; use --no-plugin")[0].strip()
     for prefix in ("AssertionError: ", "Failed: ", "assert "):
         if message.startswith(prefix):
             return message.removeprefix("AssertionError: ").removeprefix("Failed: ").partition("\nassert ")[0].strip()

@@ -59,7 +59,10 @@ class EventsConformance(Conformance):
         metafunc.parametrize("event", self.implemented_events())
 
     async def test_event_raises_nothing(self, event: str, tiny_model: Path, tmp_path: Path) -> None:
-        """The hook raises no exception, neither after an answer nor after a client has disconnected."""
+        """The hook raises no exception.
+
+        `request_finished` is called with ``finish=None``, too, because a client disconnects.
+        """
         calls = await self.run_server(tiny_model, tmp_path)
         for error, remark in calls[event].errors:
             frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -98,9 +98,9 @@ class SamplerConformance(ProtocolConformance):
                 answers = []
                 for _ in range(2):
                     response = await client.post("/completion", json={**body, **example, "return_tokens": True})
-                    assert response.status_code == 200, f"{example}: {response.text}"
+                    assert response.status_code == 200, f"with the options {example} the server answers {response.text}"
                     answers.append(response.json()["tokens"])
-                assert answers[0] == answers[1], f"{example}: the same seed gave {answers[0]} and {answers[1]}"
+                assert answers[0] == answers[1], f"options {example}: the same seed gave {answers[0]} and {answers[1]}"
 
             for field, schema in self.options().items():
                 for value in invalid_values(schema):
