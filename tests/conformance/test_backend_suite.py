@@ -72,6 +72,11 @@ def test_ignored_bias_is_reported(write_model: Any) -> None:
             "restored_slot_continues_exactly",
             "the shape is|differ",
         ),
+        (
+            backend(state_size=lambda self, n: n),
+            "state_size_is_that_of_saved_states",
+            r"state_size\(1\) is 1, but save\(0, 1\) returns 4 bytes",
+        ),
         (backend(describe=lambda self: {}), "sizes_are_those_of_the_options", "n_threads"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -262,6 +262,17 @@ class BackendConformance(ProtocolConformance):
                 rest = backend.forward(batch((2, n, TOKENS[n:])))
                 assert_identical(rest, whole[n:], f"logits after restoring {n} positions and original")
 
+    def test_state_size_is_that_of_saved_states(self, write_model: WriteModel) -> None:
+        """`state_size(n)` is the number of bytes that `save(slot, n)` returns; `state_format` is not empty."""
+        with self.open(write_model(types="Q8_0")) as backend:
+            logits(backend, TOKENS)
+            for n in (0, 1, 17, N_TOKENS):
+                size, expected = backend.state_size(n), backend.save(0, n).nbytes
+                assert size == expected, f"state_size({n}) is {size}, but save(0, {n}) returns {expected} bytes"
+            state_format = backend.state_format
+            assert isinstance(state_format, str), f"state_format is {state_format!r}, expected text"
+            assert state_format, "state_format is empty"
+
     def test_saved_state_is_a_copy(self, write_model: WriteModel) -> None:
         """A saved state does not change when its slot is used again."""
         with self.open(write_model()) as backend:
