@@ -43,7 +43,7 @@ def invalid_values(schema: JsonSchema) -> Iterator[Any]:
 
 
 def combinations(options: Mapping[str, JsonSchema]) -> Iterator[dict[str, Any]]:
-    """Yield the defaults, then each value of each option alone, then random combinations from a fixed seed."""
+    """Yield the defaults, then each value of each option by itself, then random combinations from a fixed seed."""
     defaults = {field: schema["default"] for field, schema in options.items()}
     values = {field: valid_values(schema) for field, schema in options.items()}
     yield defaults

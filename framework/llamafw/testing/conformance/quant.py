@@ -83,7 +83,7 @@ class QuantConformance(ProtocolConformance):
         assert self.unpack(blocks[:0], (0, size)).shape == (0, size), f"the shape (0, {size}) does not work"
 
     def test_blocks_are_independent(self) -> None:
-        """The weights of a block depend on its own bytes alone, because tensors are dequantised in parts."""
+        """The weights of a block depend on its own bytes only, because tensors are dequantised in parts."""
         size = self.quant.block_size
         blocks = self.blocks(np.random.default_rng(2), 5)
         whole = self.unpack(blocks, (5, size))
