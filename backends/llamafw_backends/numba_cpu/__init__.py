@@ -1,9 +1,9 @@
 """The CPU backend: Llama-family models in Numba. docs/kernels.md explains its design.
 
-Each module imports only modules that stand before it:
+The modules, each of which imports only modules before it:
 cpu (features of the processor), cache (folders of compiled code), compiler, emit (LLVM IR), isa (dot products), amx,
-instruction_sets (their choice), simd (IR as Numba operations), records, threads, tiles (weight formats), matmul,
-elementwise, embedding, attention, forward (the step), memory, packing, weights, thread_tuner, placement, kv_cache,
+instruction_sets (choice of one), simd (IR as Numba operations), records, threads, tiles (weight formats), matmul,
+elementwise, embedding, attention, forward (all layers), memory, packing, weights, thread_tuner, placement, kv_cache,
 backend.
 """
 
@@ -13,7 +13,7 @@ from llamafw import Backend, BackendContext, Register, hookimpl
 
 
 def open_model(context: BackendContext) -> Backend:
-    """Return a backend with the model loaded; ModelError if it cannot run the model."""
+    """Load a model and return its backend. See `NumbaBackend` for the errors."""
     from llamafw_backends.numba_cpu.backend import NumbaBackend  # here, because importing numba takes half a second
 
     return NumbaBackend(context)

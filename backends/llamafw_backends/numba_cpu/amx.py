@@ -1,8 +1,8 @@
 """Emit dot products with Intel's AMX, which multiplies matrices in tile registers.
 
-The sums are exact, as those of the instruction sets in `isa`.
+The sums are exact, like those of the instruction sets in `isa`.
 
-Instructions: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
+The instructions are described in Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from llamafw_backends.numba_cpu.isa import (
 
 
 class Amx(Vnni):
-    """AMX: ``tdpbsud`` multiplies the bytes of 16 tokens with a tile's block of 16 rows. `Vnni` does fewer tokens.
+    """AMX: ``tdpbsud`` multiplies the bytes of 16 tokens with a block of 16 rows. `Vnni` multiplies fewer tokens.
 
-    A tile register has up to 16 rows of 64 bytes. Five are used: sums of high parts, sums of low parts (16 tokens of 16
-    int32 each), high parts, low parts (16 tokens of 32 bytes each), and the block's 8 words, which have the layout that
-    the instruction expects.
+    A tile register has up to 16 rows of 64 bytes. Five registers are used: sums of high parts, sums of low parts (16
+    tokens of 16 int32 each), high parts, low parts (16 tokens of 32 bytes each), and the block's 8 words, which have
+    the layout that the instruction expects.
     """
 
     name = "amx"
@@ -69,10 +69,10 @@ class Amx(Vnni):
 class _AmxPipeline(Pipeline):
     """Multiplies one block ahead, with two buffers used in turn.
 
-    Tile registers exchange data only with memory, so sums arrive later than a block takes.
+    Tile registers exchange data only with memory, so the sums of a block arrive later than a block takes.
     """
 
-    _BUFFER_BYTES = 2048  # sums of high parts, sums of low parts
+    _BUFFER_BYTES = 2048  # 16 · 16 int32 sums of high parts, then as many of low parts
 
     def __init__(self, b: Builder) -> None:
         self._unpacked, self._buffers = emit.scratch(b, 512), emit.scratch(b, 2 * self._BUFFER_BYTES)

@@ -1,9 +1,11 @@
-"""Attention over the KV cache, for a few query rows that share a KV head.
+"""Compute attention over the KV cache, for a few query rows that share a KV head.
 
-Keys are stored in blocks of 16 positions, (n_ctx / 16, head_size, 16), where a vector is one number of 16 positions;
-values row by row, (n_ctx, head_size). The result of a row depends only on its own positions 0 … p: scores are summed
-along the head in order, and the maximum, the sum of exponentials and the weighted sum of values are computed over
-positions in order. Memory after position p is never used and may hold NaN.
+A row is one query head of one token. Keys are stored in blocks of 16 positions, (n_ctx / 16, head_size, 16): a vector
+holds the same element of 16 keys. Values are stored position by position, (n_ctx, head_size).
+
+The result of a row at position p depends only on positions 0 … p. Scores are summed over the elements of the head in
+order. The maximum, the sum of exponentials and the weighted sum of values are computed over positions in order. What
+the cache holds after position p has no effect; it may be NaN.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ _ACCUMULATORS = 24  # registers for sums: AVX-512 has 32; for other sets the com
 
 
 def rows_at_once(n_rep: int) -> tuple[int, int]:
-    """Return the numbers of query heads of a KV head and of tokens that are computed together: at most 8 rows."""
+    """Return how many query heads of a KV head, and how many tokens, are computed together: at most 8 rows in all."""
     heads = next(h for h in range(min(n_rep, 8), 0, -1) if n_rep % h == 0)
     return heads, max(1, 6 // heads) if heads == n_rep else 1
 
@@ -58,26 +60,28 @@ def _load(b: Builder, where: Value, kind: str) -> Value:
 def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
     """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys. Queries are (size, n_rows) float32."""
     queries, keys, n, scores, stride = values
-    key_bytes = emit.LANES * ELEMENT_BYTES[kind]
+    vector_bytes = emit.LANES * ELEMENT_BYTES[kind]
 
-    def blocks(count: Value, first: Value, at_once: int) -> None:
+    def emit_blocks(count: Value, first: Value, at_once: int) -> None:
         def score_blocks(i: Value, _: list[Value]) -> list[Value]:
             block = b.add(first, b.mul(i, constant(I64, at_once)))
-            base = b.add(keys, b.mul(block, constant(I64, size * key_bytes)))
+            base = b.add(keys, b.mul(block, constant(I64, size * vector_bytes)))
 
-            def column(d: Value, sums: list[Value]) -> list[Value]:
+            def element(d: Value, sums: list[Value]) -> list[Value]:
                 vectors = [
-                    _load(b, address(b, b.add(base, b.mul(d, constant(I64, key_bytes))), size * key_bytes * k), kind)
+                    _load(
+                        b, address(b, b.add(base, b.mul(d, constant(I64, vector_bytes))), size * vector_bytes * k), kind
+                    )
                     for k in range(at_once)
                 ]
                 query = b.add(queries, b.mul(d, constant(I64, 4 * n_rows)))
-                new = []
+                new_sums = []
                 for r in range(n_rows):
                     q = emit.load_splat(b, address(b, query, 4 * r), F32)
-                    new += [emit.fma(b, q, vectors[k], sums[r * at_once + k]) for k in range(at_once)]
-                return new
+                    new_sums += [emit.fma(b, q, vectors[k], sums[r * at_once + k]) for k in range(at_once)]
+                return new_sums
 
-            sums = emit.loop(b, constant(I64, size), [constant(FLOATS, 0.0)] * (n_rows * at_once), column)
+            sums = emit.loop(b, constant(I64, size), [constant(FLOATS, 0.0)] * (n_rows * at_once), element)
             for r in range(n_rows):
                 row = b.add(scores, b.mul(stride, constant(I64, r)))
                 row = b.add(row, b.mul(block, constant(I64, 64)))
@@ -88,49 +92,53 @@ def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: 
         emit.loop(b, count, [], score_blocks)
 
     at_once = max(1, min(4, 16 // n_rows))
-    blocks(b.sdiv(n, constant(I64, at_once)), constant(I64, 0), at_once)
+    emit_blocks(b.sdiv(n, constant(I64, at_once)), constant(I64, 0), at_once)
     if at_once > 1:
         rest = b.srem(n, constant(I64, at_once))
-        blocks(rest, b.sub(n, rest), 1)
+        emit_blocks(rest, b.sub(n, rest), 1)
 
 
 def _emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
     """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32."""
-    weights, stride, rows, first, last, out = values
+    weights, stride, cached, first, last, out = values
     n_vectors, vector_bytes = size // emit.LANES, emit.LANES * ELEMENT_BYTES[kind]
     at_once = max(1, min(4, _ACCUMULATORS // n_rows))
+
     for start in range(0, n_vectors, at_once):
         vectors = range(start, min(start + at_once, n_vectors))
         places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
 
-        def position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
-            p = b.add(first, i)
-            row = b.add(rows, b.mul(p, constant(I64, n_vectors * vector_bytes)))
-            loaded = [_load(b, address(b, row, vector_bytes * v), kind) for v in vectors]
-            new = []
+        def add_position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
+            position = b.add(first, i)
+            value = b.add(cached, b.mul(position, constant(I64, n_vectors * vector_bytes)))
+            loaded = [_load(b, address(b, value, vector_bytes * v), kind) for v in vectors]
+            new_sums = []
             for r in range(n_rows):
-                where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(p, constant(I64, 4)))
+                where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(position, constant(I64, 4)))
                 weight = emit.load_splat(b, where, F32)
-                new += [emit.fma(b, weight, v, s) for v, s in zip(loaded, sums[r * len(vectors) :], strict=False)]
-            return new
+                new_sums += [emit.fma(b, weight, v, s) for v, s in zip(loaded, sums[r * len(vectors) :], strict=False)]
+            return new_sums
 
-        sums = emit.loop(b, b.sub(last, first), [emit.load(b, place, FLOATS) for place in places], position)
+        sums = emit.loop(b, b.sub(last, first), [emit.load(b, place, FLOATS) for place in places], add_position)
         for total, place in zip(sums, places, strict=True):
             emit.store(b, total, place)
 
 
 def _specialised(name: str, n_arguments: int, emitter: Callable[..., None]) -> Any:
-    """Return an intrinsic ``f(n_rows, size, kind, arguments)`` whose first three arguments are literals."""
+    """Return an intrinsic ``f(n_rows, size, kind, arguments)`` that calls the code emitted for the first three.
+
+    They must be literals. ``arguments`` is a tuple of ``n_arguments`` int64.
+    """
 
     @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
     def operation(context: Any, n_rows: Any, size: Any, kind: Any, arguments: Any) -> Any:
-        known = n_rows.literal_value, size.literal_value, kind.literal_value
+        literals = n_rows.literal_value, size.literal_value, kind.literal_value
 
         def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
             def body(inner: Builder, unpacked: list[Value]) -> None:
-                emitter(inner, unpacked, *known)
+                emitter(inner, unpacked, *literals)
 
-            function = emit.function(b.module, f"{name}.{known}", n_arguments, body)
+            function = emit.function(b.module, f"{name}.{literals}", n_arguments, body)
             b.call(function, [b.extract_value(values[3], i) for i in range(n_arguments)])
             return context.get_dummy_value()
 
@@ -145,13 +153,15 @@ _values = _specialised("values", 6, _emit_values)
 
 @jit
 def _softmax(scores: int, n: int) -> float:
-    """Replace ``n`` scores s by exp(s − max); return one over their sum."""
+    """Replace ``n`` scores s by exp(s − max); return 1 / their sum."""
     lowest = splat(np.float32(-3e38))
     n_blocks = (n + 15) // 16
+
     greatest = lowest
     for i in range(n_blocks):
         greatest = maximum(first_lanes(n - 16 * i, load(scores + 64 * i), lowest), greatest)
     top = splat(max_lanes(greatest))
+
     total = zeros()
     for i in range(n_blocks):
         e = first_lanes(n - 16 * i, exp(sub(load(scores + 64 * i), top)), zeros())
@@ -167,9 +177,11 @@ def _store_kv(p: Any, layer: int, token: int, head: int, keys: str, values: str)
     slot, position = load_i64(p.slots + i), load_i64(p.positions + i)
     k, v = p.k + token * p.kv_stride + 4 * size * head, p.v + token * p.kv_stride + 4 * size * head
     apply_rope(k, p.rope + position * 4 * p.n_rot, p.n_rot)
+
     key = p.keys + slot * p.key_slot + layer * p.key_layer + head * p.key_head
     value = p.values + slot * p.value_slot + layer * p.value_layer + head * p.value_head
-    first = position // 16 * 16 * size + position % 16  # index of the key's first number; the next one is 16 later
+    first = position // 16 * 16 * size + position % 16  # index of the key's first element; the next one is 16 later
+
     if keys == "f16":
         for d in range(size):
             store_f16(load_f32(k + 4 * d), key + 2 * (first + 16 * d))
@@ -189,7 +201,7 @@ def build(compiler: KernelCompiler, n_rep: int, size: int, keys: str, values: st
 
 
 def scratch_bytes(n_rep: int, size: int, n_ctx: int) -> int:
-    """Return the size of a thread's buffers: queries, sums and scores of the rows computed together."""
+    """Return the bytes that a thread needs for the queries, sums and scores of the rows computed together."""
     heads, tokens = rows_at_once(n_rep)
     return heads * tokens * 4 * (2 * size + n_ctx)
 
@@ -209,11 +221,13 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
                 token = i // p.n_head_kv
                 _store_kv(p, layer, token, i % p.n_head_kv, keys, values)
             barrier(p.pool, p.n_threads)
+
         scratch = p.scratch + thread * p.scratch_stride
         sums = scratch + 4 * size * max_rows
         scores = sums + 4 * size * max_rows
         stride = 4 * p.n_scores
         per_item = p.n_head_kv * parts
+
         for i in range(thread, p.n_items * per_item, p.n_threads):
             item = p.items + 16 * (i // per_item)
             first_token, n_tokens = load_i64(item), load_i64(item + 8)
@@ -223,37 +237,41 @@ def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., i
             position = load_i64(p.positions + 8 * (p.first + first_token))
             if writes_own_keys:
                 _store_kv(p, layer, first_token, kv_head, keys, values)
-            kb = p.keys + slot * p.key_slot + layer * p.key_layer + kv_head * p.key_head
-            vb = p.values + slot * p.value_slot + layer * p.value_layer + kv_head * p.value_head
+            cached_keys = p.keys + slot * p.key_slot + layer * p.key_layer + kv_head * p.key_head
+            cached_values = p.values + slot * p.value_slot + layer * p.value_layer + kv_head * p.value_head
             n_rows = n_tokens * heads
-            # store the queries, rotated and scaled, column by column
+
+            # store the queries, rotated and scaled, as (size, n_rows)
             for t in range(n_tokens):
                 for h in range(heads):
                     q = p.q + (first_token + t) * p.q_stride + (first_head + h) * 4 * size
                     apply_rope(q, p.rope + (position + t) * 4 * p.n_rot, p.n_rot)
                     for d in range(size):
                         store_f32(load_f32(q + 4 * d) * p.attention_scale, scratch + 4 * (d * n_rows + t * heads + h))
+
             n_blocks = (position + n_tokens + 15) // 16
             if n_rows == max_rows:
-                _scores(max_rows, size, keys, (scratch, kb, n_blocks, scores, stride))
-            else:  # one of the last tokens of a chunk
-                _scores(heads, size, keys, (scratch, kb, n_blocks, scores, stride))
+                _scores(max_rows, size, keys, (scratch, cached_keys, n_blocks, scores, stride))
+            else:  # the item is a single token
+                _scores(heads, size, keys, (scratch, cached_keys, n_blocks, scores, stride))
+
             for j in range(0, 4 * size * n_rows, 64):
                 store(zeros(), sums + j)
             for r in range(n_rows):
                 n = position + 1 + r // heads
-                store_f32(
-                    _softmax(scores + r * stride, n), scratch + 4 * r
-                )  # overwrites queries, which are no longer needed
-            shared = position + 1  # positions that all rows see; the others are added row by row
+                inverse_sum = _softmax(scores + r * stride, n)
+                store_f32(inverse_sum, scratch + 4 * r)  # overwrites queries, which are no longer needed
+
+            shared = position + 1  # positions that all rows see; the others are added token by token
             if n_rows == max_rows:
-                _values(max_rows, size, values, (scores, stride, vb, 0, shared, sums))
+                _values(max_rows, size, values, (scores, stride, cached_values, 0, shared, sums))
             else:
-                _values(heads, size, values, (scores, stride, vb, 0, shared, sums))
+                _values(heads, size, values, (scores, stride, cached_values, 0, shared, sums))
             for t in range(1, n_tokens):
                 row = t * heads
-                own = (scores + row * stride, stride, vb, shared, shared + t, sums + 4 * size * row)
+                own = (scores + row * stride, stride, cached_values, shared, shared + t, sums + 4 * size * row)
                 _values(heads, size, values, own)
+
             for r in range(n_rows):
                 out = p.attention_out + (first_token + r // heads) * p.q_stride + (first_head + r % heads) * 4 * size
                 inverse = splat(load_f32(scratch + 4 * r))

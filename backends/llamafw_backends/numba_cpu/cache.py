@@ -1,8 +1,9 @@
-"""The folders of compiled code, which make later starts fast, and the removal of code that is no longer used.
+"""Find the folders of compiled code, and remove code that is no longer used.
 
-Compiled code is kept in ``llamafw-<version>/<instruction set>/<kernel>`` below the user's cache folder, or below the
-folder in NUMBA_CACHE_DIR. Numba notices changes of the kernel's own source file, of the processor and of Numba itself,
-but not of the other modules that emit code; therefore ``<version>`` is a hash of all sources of this package.
+Stored code makes later starts fast. It is kept in ``llamafw-<version>/<instruction set>/<kernel>`` below the user's
+cache folder, or below the folder in NUMBA_CACHE_DIR. Numba notices changes of the kernel's own source file, of the
+processor and of Numba itself, but not of the other modules that emit code; therefore ``<version>`` is a hash of all
+sources of this package.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _VERSION_FOLDER = re.compile(r"llamafw-[0-9a-f]{16}")
 
 
 def version_folder() -> Path:
-    """Return the folder of this version's code, which need not exist."""
+    """Return the folder of this version's code. It may not exist yet."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -36,7 +37,7 @@ def version_folder() -> Path:
 
 
 def kernel_folder(version: Path, isa: str, kernel: str) -> Path | None:
-    """Return the folder for a kernel's code, created and marked as used now; None if it cannot be written to."""
+    """Create the folder of a kernel's code, mark it as used now, and return it; None if that fails."""
     folder = version / isa / re.sub(r"[^0-9A-Za-z_]+", "-", kernel)
     for _ in range(3):  # another process may be removing the folder as unused
         try:
@@ -54,9 +55,9 @@ def remove_unused(version: Path, isa: str) -> None:
     """Remove the code of other versions and instruction sets that was not used for `MAX_AGE`.
 
     Other processes may remove or compile code at the same time. Each of them marks a folder as used before it reads or
-    writes there (`kernel_folder`), so the folder's age protects it. If a mark comes while a folder is being removed,
-    the folder is put back; a process that does not find it meanwhile compiles without the cache. Errors are ignored,
-    because unused code does no harm.
+    writes there (`kernel_folder`), so the folder's age protects it. If a folder is marked while it is being removed, it
+    is put back; a process that does not find it meanwhile makes a new one, or compiles without the cache. Errors are
+    ignored, because unused code does no harm.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def remove_unused(version: Path, isa: str) -> None:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """Yield what is in a folder that is not a symbolic link; nothing if it cannot be read."""
+    """Yield the entries of a folder; none if it is a symbolic link or cannot be read."""
     with suppress(OSError):
         if not folder.is_symlink():
             yield from list(folder.iterdir())
@@ -93,9 +94,9 @@ def _remove_if_unused(entry: Path) -> None:
         if not _is_unused(entry):
             return
         removed = entry.with_name(f"removed-{uuid.uuid4().hex}")
-        entry.rename(removed)  # at once, so that nobody finds a part of it
+        entry.rename(removed)  # first, because other processes must not find half of its files
 
-        if not _is_unused(removed):  # used between the check and the renaming
+        if not _is_unused(removed):  # another process used it between the check and the renaming
             removed.rename(entry)
         elif removed.is_dir() and not removed.is_symlink():
             shutil.rmtree(removed)

@@ -27,39 +27,46 @@ class KernelCompiler:
     Parameters
     ----------
     log : callable
-        Called with a line of progress when something must be compiled, because that takes a while.
+        Called with a line of progress when a kernel must be compiled, which takes seconds.
     """
 
     log: Callable[[str], None]
-    seconds: float = 0.0  # spent so far
+    seconds: float = 0.0  # spent so far, for compiling and for loading compiled code
     compiled: list[str] = field(default_factory=list)  # names of kernels that were not in the cache
 
     def __post_init__(self) -> None:
         self._version = cache.version_folder()
 
     def __call__(self, name: str, n_arguments: int, function: Callable[..., int], *, isa: str = cache.ANY_ISA) -> Any:
-        """Return a compiled function, with the attributes ``address`` and ``ctypes``.
+        """Compile a kernel, or load its code from the cache.
 
         Parameters
         ----------
         name : str
-            Name of the kernel, unique for each code.
+            Name of the kernel, different for each variant of its code.
         n_arguments : int
             Number of its int64 arguments.
         function : callable
-            Its Python source.
+            The Python function to compile.
         isa : str
-            The instruction set that it is compiled for, if there is a kernel for each.
+            Name of the instruction set, for a kernel that is different for each of them.
+
+        Returns
+        -------
+        numba.core.ccallback.CFunc
+            The kernel. Other kernels call its ``address``, Python calls its ``ctypes``.
         """
         started = time.perf_counter()
         folder = cache.kernel_folder(self._version, isa, name)
         if not self.compiled and (folder is None or not any(folder.glob("*"))):
             self.log("compiling kernels for this processor; the first start takes up to a minute, later ones do not")
+            if folder is None:
+                self.log(f"compiled code cannot be stored in {self._version}; set NUMBA_CACHE_DIR to a writable folder")
 
         try:
             kernel = _compile(n_arguments, function, folder)
-        except OSError as error:  # a full disk, or a folder that another process removes
-            self.log(f"compiled code cannot be cached in {folder}: {error}")
+        except OSError as error:  # a full disk, or another process removed the folder
+            self.log(f"compiled code cannot be stored in {folder}: {error}")
             kernel = _compile(n_arguments, function, None)
 
         seconds = time.perf_counter() - started
@@ -75,11 +82,11 @@ class KernelCompiler:
 
 
 def _compile(n_arguments: int, function: Callable[..., int], folder: Path | None) -> Any:
-    """Compile a function, with its code cached in ``folder``; None: nowhere."""
+    """Compile a function, or load its code from ``folder``; None: do not store it."""
     signature = numba.types.int64(*[numba.types.int64] * n_arguments)
-    users_folder = numba.config.CACHE_DIR
+    configured_folder = numba.config.CACHE_DIR
     try:
-        numba.config.CACHE_DIR = str(folder or users_folder)  # numba reads it while it decorates the function
+        numba.config.CACHE_DIR = str(folder or configured_folder)  # numba reads it while it decorates the function
         return numba.cfunc(signature, cache=folder is not None, **OPTIONS)(function)
     finally:
-        numba.config.CACHE_DIR = users_folder
+        numba.config.CACHE_DIR = configured_folder

@@ -33,7 +33,10 @@ def has_fma() -> bool:
 
 
 def has_half() -> bool:
-    """Return whether instructions convert float16. Without them, LLVM would call a library that does not exist."""
+    """Return whether the processor has instructions that convert float16.
+
+    Without them, LLVM would call conversion functions of a library that compiled code is not linked with.
+    """
     return IS_ARM or bool(features() & {"f16c", "avx512f", "zvfh"})
 
 
@@ -41,8 +44,7 @@ def has_half() -> bool:
 def may_use_amx() -> bool:
     """Ask Linux for AMX's tile registers for this process; return whether it may use them.
 
-    See https://docs.kernel.org/arch/x86/xstate.html. On other systems the answer is False, because it is not known how
-    to ask them.
+    See https://docs.kernel.org/arch/x86/xstate.html. Only Linux can be asked, so the answer of other systems is False.
     """
     if sys.platform != "linux" or not IS_X86 or platform.architecture()[0] != "64bit":
         return False

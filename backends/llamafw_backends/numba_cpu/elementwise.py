@@ -1,4 +1,4 @@
-"""The operations between matrices: norm, activation function, rotary positions, quantisation of activations."""
+"""Operations between matrix products: norm, activation function, rotary positions, quantisation of activations."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, Q8_LAYOU
 
 @jit
 def rms_norm(x: int, weight: int, n: int, eps: float, out: int) -> None:
-    """Write x / sqrt(mean(x²) + eps) · weight, n floats (Zhang & Sennrich 2019)."""
+    """Write x / sqrt(mean(x²) + eps) · weight, n floats (RMSNorm: Zhang & Sennrich 2019)."""
     squares = zeros()
     for i in range(0, 4 * n, 64):
         v = load(x + i)
@@ -70,7 +70,7 @@ def silu_product(gate: int, up: int, n: int, out: int) -> None:
 @jit
 def apply_rope(x: int, table: int, n_rot: int) -> None:
     """Rotate the pairs (i, i + n_rot/2) of one head by the angles whose cosines and sines are in ``table`` (RoPE)."""
-    half = 2 * n_rot  # bytes
+    half = 2 * n_rot  # n_rot / 2 floats in bytes
     i = 0
     while i + 64 <= half:
         a, b, c, s = load(x + i), load(x + half + i), load(table + i), load(table + half + i)
@@ -103,18 +103,20 @@ def token_group(widths: int, n_tokens: int, token: int) -> tuple[int, int]:
 
 @jit
 def quantize(x: int, record: int) -> None:
-    """Quantise 32 floats into a record; see `isa`."""
+    """Quantise 32 floats into a record; `isa` describes it."""
     first, second = load(x), load(x + 64)
     largest = max_lanes(maximum(absolute(first), absolute(second)))
     nonzero = largest > np.float32(1e-30)
     inverse = splat(np.float32(MAX_ACTIVATION) / largest if nonzero else np.float32(0.0))
     scale = largest / np.float32(MAX_ACTIVATION) if nonzero else np.float32(0.0)
+
     a, b = round_ints(mul(first, inverse)), round_ints(mul(second, inverse))
     high_a, high_b = high_part(a), high_part(b)
     store_bytes(high_a, record + HIGH_OFFSET)
     store_bytes(high_b, record + HIGH_OFFSET + 16)
     store_bytes(low_part(a, high_a), record + LOW_OFFSET)
     store_bytes(low_part(b, high_b), record + LOW_OFFSET + 16)
+
     total = np.int32(sum_int_lanes(add_ints(a, b)))
     store_f32(scale, record + SCALE_OFFSET)
     store_f32(scale * np.float32(total), record + SUM_OFFSET)

@@ -1,4 +1,4 @@
-"""Look up rows of the token embedding in the file's own blocks (layouts: ggml-common.h)."""
+"""Look up rows of the token embedding in the blocks of the file (layouts: ggml-common.h)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from llamafw_backends.numba_cpu.compiler import jit
 from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, load_i8, load_i64, load_u8, store_f32
 
-NO_KERNEL = 0  # a type that Python unpacks
+NO_KERNEL = 0  # any other type; Python unpacks its rows
 KERNEL_KINDS = {name: number for number, name in enumerate(("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"), start=1)}
 _F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4_1 = KERNEL_KINDS.values()
 

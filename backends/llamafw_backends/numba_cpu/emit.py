@@ -25,7 +25,7 @@ Value = Any  # llvmlite.ir.Value
 
 
 def constant(kind: Any, value: float) -> Value:
-    """Return a constant scalar, or a vector with the same value in each lane."""
+    """Return a constant of type ``kind``; each lane of a vector has the same value."""
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
@@ -65,12 +65,12 @@ def take(b: Builder, vector: Value, lanes: list[int]) -> Value:
 
 
 def join(b: Builder, low: Value, high: Value) -> Value:
-    """Emit two vectors as one of twice the length."""
+    """Emit the lanes of ``low`` and then of ``high`` as one vector."""
     return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, n := 2 * low.type.count), list(range(n))))
 
 
 def scratch(b: Builder, n_bytes: int) -> Value:
-    """Emit the address of ``n_bytes`` on the stack, aligned to a cache line; it is the same in each pass of a loop."""
+    """Emit the address of ``n_bytes`` on the stack, aligned to a cache line. A loop does not allocate them again."""
     with b.goto_entry_block():
         memory = b.alloca(ir.ArrayType(I8, n_bytes))
     memory.align = 64
@@ -129,8 +129,10 @@ def narrow(b: Builder, value: Value) -> Value:
     odd = b.and_(b.lshr(magnitude, constant(wide, 13)), constant(wide, 1))
     rebased = b.sub(b.add(b.add(magnitude, odd), constant(wide, 0xFFF)), constant(wide, 112 << 23))
     normal = b.lshr(rebased, constant(wide, 13))
-    half = constant(kind, 0.5)  # adding it moves the bits of a subnormal float16 to the end
+
+    half = constant(kind, 0.5)  # adding it moves the bits of a subnormal float16 to the end of the mantissa
     small = b.sub(b.bitcast(b.fadd(b.bitcast(magnitude, kind), half), wide), constant(wide, 0x3F000000))
+
     isnan = b.icmp_unsigned(">", magnitude, constant(wide, 0x7F800000))
     large = b.select(isnan, constant(wide, 0x7E00), constant(wide, 0x7C00))
     number = b.select(b.icmp_unsigned("<", magnitude, constant(wide, 0x38800000)), small, normal)
@@ -162,15 +164,18 @@ def exp(b: Builder, x: Value) -> Value:
     """Emit e**x of float32 lanes with a relative error below 1e-6; NaN stays NaN. The polynomial is Cephes' expf."""
     x = b.select(b.fcmp_ordered("<", x, constant(FLOATS, -87.0)), constant(FLOATS, -87.0), x)
     x = b.select(b.fcmp_ordered(">", x, constant(FLOATS, 88.0)), constant(FLOATS, 88.0), x)
+
     rounder = constant(FLOATS, 1.5 * 2**23)  # adding it leaves the nearest integer in the low bits of the mantissa
     shifted = fma(b, x, constant(FLOATS, 1.4426950408889634), rounder)
     n = b.fsub(shifted, rounder)
     r = fma(b, n, constant(FLOATS, -0.693359375), x)
     r = fma(b, n, constant(FLOATS, 2.12194440e-4), r)
+
     p = constant(FLOATS, 1.9875691500e-4)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
         p = fma(b, p, r, constant(FLOATS, c))
     p = fma(b, p, b.fmul(r, r), b.fadd(r, constant(FLOATS, 1.0)))
+
     power = b.add(b.shl(b.bitcast(shifted, INTS), constant(INTS, 23)), constant(INTS, 127 << 23))
     return b.fmul(p, b.bitcast(power, FLOATS))
 
@@ -191,6 +196,7 @@ def loop(
     before = b.block
     head, after = b.append_basic_block("loop"), b.append_basic_block("after")
     b.cbranch(b.icmp_signed(">", count, constant(I64, 0)), head, after)
+
     b.position_at_end(head)
     i = b.phi(I64)
     carried = [b.phi(value.type) for value in values]
@@ -200,6 +206,7 @@ def loop(
     for phi, first, later in zip([i, *carried], [constant(I64, 0), *values], [following, *results], strict=True):
         phi.add_incoming(first, before)
         phi.add_incoming(later, latch)
+
     b.position_at_end(after)
     last = [b.phi(value.type) for value in values]
     for phi, first, later in zip(last, values, results, strict=True):
@@ -209,7 +216,7 @@ def loop(
 
 
 def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, list[Value]], None]) -> Any:
-    """Return an internal function of integers without a result, emitted into ``module`` once."""
+    """Emit an internal function of integers without a result, once per module; return it."""
     if name in module.globals:
         return module.globals[name]
     emitted = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * n_arguments), name)

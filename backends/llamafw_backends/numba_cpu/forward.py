@@ -1,7 +1,8 @@
-"""The step: all layers for the tokens of one ubatch, run by all threads at once.
+"""Run a batch: check it, divide it into ubatches, and compute all layers for each of them.
 
-A ubatch may have tokens of several slots at any positions. Threads divide the tokens in operations on rows, the tiles
-in matrix products, and the heads in attention.
+The computation of one ubatch is a *step*, which all threads run at once. A ubatch may have tokens of several slots at
+any positions. Threads divide the tokens in operations on rows, the tiles in matrix products, and the heads in
+attention.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ FFN_FLOATS = 32768  # gate or up values that a thread computes before it multipl
 _LAYER_BYTES = LAYER.itemsize
 _call_attention = call_address(3)
 
-# the faults that `_check` finds
+# the faults of a batch that `_check` finds
 BAD_TOKEN, BAD_SLOT, BAD_POSITION, BAD_ORDER, BAD_OUTPUT = 1, 2, 3, 4, 5
 
 
 @jit
 def _check(p: Any, n: int, m: int) -> int:
     """Return the number of slots with tokens in the batch, or −8 · index − fault of the first faulty element."""
-    n_runs = 0
+    n_runs = 0  # a run is the tokens of one slot
     for i in range(n):
         token, position, slot = load_i64(p.tokens + 8 * i), load_i64(p.positions + 8 * i), load_i64(p.slots + 8 * i)
         if token < 0 or token >= p.n_vocab:
@@ -63,6 +64,7 @@ def _start_ubatch(p: Any, first: int, last: int) -> None:
     An item is `max_tokens` tokens of one slot, or a single token.
     """
     p.first, p.n_tokens = first, last - first
+
     n_items = 0
     i = first
     while i < last:
@@ -72,9 +74,11 @@ def _start_ubatch(p: Any, first: int, last: int) -> None:
             count += 1
         if count < p.max_tokens:
             count = 1
+
         store_i64(i - first, p.items + 16 * n_items)
         store_i64(count, p.items + 16 * n_items + 8)
         n_items += 1
+
         for j in range(i, i + count):
             store_i64(load_i64(p.positions + 8 * j) + 1, p.filled + 8 * slot)
             embed(p, j, p.x + (j - first) * 4 * p.n_embd)
@@ -93,14 +97,17 @@ def forward(plan: int, n: int, m: int, n_threads: int, n_threads_batch: int) -> 
         return n_runs
     p.n_threads = n_threads if n_runs == n else n_threads_batch
     p.n_runs, p.n_batch = n_runs, n
+
     logits, done = p.logits, 0
     for first in range(0, n, p.n_ubatch):
         last = min(n, first + p.n_ubatch)
         _start_ubatch(p, first, last)
+
         p.first_output = done
         while done < m and load_i64(p.outputs + 8 * done) < last:
             done += 1
         p.n_outputs = done - p.first_output
+
         run_job(p.pool, p.step, plan, p.n_threads)
         p.logits += p.n_outputs * p.logits_stride
     p.logits = logits
@@ -111,7 +118,7 @@ def forward(plan: int, n: int, m: int, n_threads: int, n_threads_batch: int) -> 
 def _multiply(
     p: Any, tensor: int, thread: int, n: int, records: int, floats: int, out: int, stride: int, add: int
 ) -> None:
-    """Multiply this thread's part of a matrix with n tokens."""
+    """Multiply this thread's part of a matrix with the activations of n tokens."""
     first, last = work_range(tensor_at(tensor).n_tiles, thread, p.n_threads)
     if first < last:
         matmul(tensor, p.widths, records, floats, n, first, last, out + 64 * first, stride, add)
@@ -129,16 +136,21 @@ def _normalise(
 
 @jit
 def _feed_forward(p: Any, w: Any, n: int, thread: int, records: int, floats: int, scratch: int) -> None:
-    """Compute gate, up, their product and its activations, in groups of columns that stay in the cache."""
+    """Compute gate, up, their product and its activations, in groups of columns that stay in the cache.
+
+    ``first``, ``last``, ``column`` and ``end`` count groups of 32 columns, which are two tiles.
+    """
     first, last = work_range(p.n_ff // 32, thread, p.n_threads)
     at_once = max(1, FFN_FLOATS // (32 * n))
     layouts = tensor_at(w.ffn_down).layout
+
     for column in range(first, last, at_once):
         end = min(column + at_once, last)
         stride = 128 * (end - column)
         gate, up = scratch, scratch + n * stride
         matmul(w.ffn_gate, p.widths, records, floats, n, 2 * column, 2 * end, gate, stride, 0)
         matmul(w.ffn_up, p.widths, records, floats, n, 2 * column, 2 * end, up, stride, 0)
+
         for token in range(n):
             row = gate + token * stride
             silu_product(row, up + token * stride, stride // 4, row)
@@ -154,7 +166,7 @@ def step(plan: int, thread: int) -> int:
     Every thread computes the activations of a single token for itself, because that takes less time than a barrier.
     """
     p = plan_at(plan)
-    n, n_threads, pool, row = p.n_tokens, p.n_threads, p.pool, 4 * p.n_embd
+    n, n_threads, pool, row_bytes = p.n_tokens, p.n_threads, p.pool, 4 * p.n_embd
     is_single = n == 1
     scratch = p.scratch + thread * p.scratch_stride
     records = p.records + (thread * p.records_stride if is_single else 0)
@@ -167,7 +179,7 @@ def step(plan: int, thread: int) -> int:
     for layer in range(p.n_layer):
         w = layer_at(p.layers + layer * _LAYER_BYTES)
         for token in range(first, last):
-            x = p.x + token * row
+            x = p.x + token * row_bytes
             _normalise(p, x, w.attn_norm, token, n, w.qkv_layouts, records, floats, scratch)
         if not is_single:
             barrier(pool, n_threads)
@@ -186,18 +198,18 @@ def step(plan: int, thread: int) -> int:
             store_activations(source, 0, columns, columns, token, start, width, layouts, records, floats)
         if not is_single:
             barrier(pool, n_threads)
-        _multiply(p, w.attn_output, thread, n, records, floats, p.x, row, 1)
+        _multiply(p, w.attn_output, thread, n, records, floats, p.x, row_bytes, 1)
         barrier(pool, n_threads)
 
         for token in range(first, last):
-            x = p.x + token * row
+            x = p.x + token * row_bytes
             _normalise(p, x, w.ffn_norm, token, n, w.ffn_layouts, records, floats, scratch)
         if not is_single:
             barrier(pool, n_threads)
 
         _feed_forward(p, w, n, thread, records, floats, scratch)
         barrier(pool, n_threads)
-        _multiply(p, w.ffn_down, thread, n, p.ffn_records, p.ffn_floats, p.x, row, 1)
+        _multiply(p, w.ffn_down, thread, n, p.ffn_records, p.ffn_floats, p.x, row_bytes, 1)
         barrier(pool, n_threads)
 
     m = p.n_outputs
@@ -206,11 +218,11 @@ def step(plan: int, thread: int) -> int:
 
     if p.hidden != 0:
         for i in range(first, last):
-            x = p.x + (load_i64(p.outputs + 8 * (p.first_output + i)) - p.first) * row
-            rms_norm(x, p.output_norm, p.n_embd, p.norm_eps, p.hidden + (p.first_output + i) * row)
+            x = p.x + (load_i64(p.outputs + 8 * (p.first_output + i)) - p.first) * row_bytes
+            rms_norm(x, p.output_norm, p.n_embd, p.norm_eps, p.hidden + (p.first_output + i) * row_bytes)
         return 0
     for i in range(first, last):
-        x = p.x + (load_i64(p.outputs + 8 * (p.first_output + i)) - p.first) * row
+        x = p.x + (load_i64(p.outputs + 8 * (p.first_output + i)) - p.first) * row_bytes
         _normalise(p, x, p.output_norm, i, m, layouts, p.records, p.floats, scratch)
     barrier(pool, n_threads)
     if m > 0:

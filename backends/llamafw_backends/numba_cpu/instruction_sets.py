@@ -17,7 +17,7 @@ def choose() -> InstructionSet:
     Raises
     ------
     SettingsError
-        LLAMAFW_ISA does not name an instruction set, or this processor does not have it.
+        This processor does not have the instruction set, or there is none with this name.
     """
     possible = [isa for isa in INSTRUCTION_SETS.values() if isa.available()]
     name = os.environ.get("LLAMAFW_ISA")

@@ -1,11 +1,11 @@
-"""Emit dot products of weights and activations, the only operation that differs between instruction sets.
+"""Emit dot products of weights and activations, the only operation that is written for each instruction set.
 
 An instruction set multiplies one block of 32 columns of a 16-row tile with the activations of several tokens. The
 result is an exact int32 sum per row and token, so every set gives the same logits.
 
 Weights are read as words: 16 lanes of 4 bytes, where lane r holds 4 adjacent columns of row r. Activations are read as
-records, written by `elementwise.quantize`, with 15 bits per activation in two bytes: 8 bits would change the likeliest
-token in one of twenty cases.
+records, written by `elementwise.quantize`. An activation has 15 bits, in two bytes; 8 bits would change the likeliest
+token at one of twenty positions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ RECORD_BYTES = 80
 HIGH_BITS = 7
 MAX_ACTIVATION = 127 << HIGH_BITS  # of |x|
 
-Words = Callable[[int], Value]  # emits loading a word of the block, by its number: 16 lanes of 4 bytes
+Words = Callable[[int], Value]  # emits loading the block's word with this number: 16 lanes of 4 bytes
 
 
 class DotProducts(ABC):
-    """Multiplies bytes. The methods emit code and return one sum per token, as 16 int32 lanes."""
+    """Multiplies a block of weights with the activations of several tokens.
+
+    The methods emit code and return one sum per token, as 16 int32 lanes. ``tokens`` are addresses of records.
+    """
 
     @abstractmethod
     def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
@@ -56,7 +59,7 @@ class Pipeline(ABC):
 
 
 class InstructionSet(DotProducts):
-    """Multiplies bytes, and says how many tokens and tiles to multiply at once."""
+    """Multiplies blocks with the instructions of a processor, and says how many tokens and tiles to do at once."""
 
     name: str
     required_features: frozenset[str]  # of the processor, by LLVM's names
@@ -74,7 +77,7 @@ class InstructionSet(DotProducts):
         """Emit code that each thread runs after the last multiplication of a kernel."""
 
     def pipeline(self, b: Builder, n_tokens: int) -> Pipeline | None:
-        """Return the pipeline for ``n_tokens`` tokens; None if they are multiplied in one stage."""
+        """Return the pipeline for ``n_tokens`` tokens at once; None if they are multiplied in one stage."""
         return None
 
 
@@ -99,7 +102,7 @@ class Vnni(InstructionSet):
         return total
 
     def _dot_both_parts(self, b: Builder, start: Value, words: Sequence[Value], token: Value) -> Value:
-        """Emit 128 · start + Σ w·x."""
+        """Emit 128 · start + Σ w·x of one token."""
         high = self._dot(b, start, words, address(b, token, HIGH_OFFSET))
         return self._dot(b, b.shl(high, constant(INTS, HIGH_BITS)), words, address(b, token, LOW_OFFSET))
 
@@ -119,8 +122,8 @@ class Vnni(InstructionSet):
 class Avx2(InstructionSet):
     """AVX2: ``vpmaddubsw`` adds two products in 16 bits and saturates, so the factors must be small enough.
 
-    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block can be added in 16 bits. Bytes: |w| ≤ 128 is the unsigned
-    factor, and its sign is moved to the activation; 2 · 128 · 127 < 2¹⁵.
+    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block can be added in 16 bits. Bytes: the unsigned factor is |w|
+    ≤ 128, and the sign of w is moved to the activation; 2 · 128 · 127 < 2¹⁵, so each sum of two is widened to 32 bits.
     """
 
     name = "avx2"
@@ -199,7 +202,7 @@ class Plain(InstructionSet):
         return right(b.shl(shorts, eight), eight), right(shorts, eight)
 
     def _products(self, b: Builder, even: Value, odd: Value, part: Value, group: int) -> Value:
-        """Emit the sums of two products, of adjacent columns."""
+        """Emit even · x + odd · x', the products of two adjacent columns each."""
         quants = emit.load_splat(b, address(b, part, 4 * group), I32)
         first, second = self._split(b, quants, signed=True)
         return b.add(b.mul(even, first), b.mul(odd, second))

@@ -1,6 +1,6 @@
-"""The KV cache as arrays, and the operations on it between forward passes. `attention` describes its layout.
+"""Save, restore and shift the KV cache between forward passes.
 
-Keys are stored in blocks of 16 positions, with RoPE applied; values row by row.
+Keys are stored in blocks of 16 positions, with RoPE applied; values position by position. See `attention`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 class KVCache:
-    """The keys and values of all slots.
+    """The keys and values of all slots, as arrays.
 
     Parameters
     ----------

@@ -22,19 +22,18 @@ from llamafw_backends.numba_cpu.records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
 from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, TILE_FORMATS, TileFormat, element_address
 
-CHUNK = 4  # tiles multiplied with one group of tokens before the next group, while they are in the cache
+CHUNK = 4  # tiles that are multiplied with all groups of tokens in turn, while they are in the cache
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add
 
 
 def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, n_tiles: int, n_tokens: int) -> Any:
-    """Return a function that multiplies ``n_tiles`` adjacent tiles with a group of ``n_tokens`` tokens."""
+    """Emit a function that multiplies ``n_tiles`` adjacent tiles with a group of ``n_tokens`` tokens; return it."""
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, _, n_blocks, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
         chunk_bytes = b.mul(tile_bytes, constant(I64, CHUNK))
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
-
         pipeline = isa.pipeline(b, n_tokens) if tile_format.layout == Q8_LAYOUT else None
 
         def tokens_at(i: Value) -> list[Value]:
@@ -55,40 +54,43 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, 
             issue(constant(I64, 0))
 
         def block(i: Value, sums: list[Value]) -> list[Value]:
-            tokens, new = tokens_at(i), []
+            tokens, new_sums = tokens_at(i), []
             if pipeline:
                 issue(b.add(i, constant(I64, 1)))
             dots = pipeline.collect(b, i) if pipeline else isa
+
             for t, tile in enumerate(tiles):
                 next_chunk = element_address(b, b.add(tile, chunk_bytes), i, tile_format.block_bytes)
                 for line in range(0, tile_format.block_bytes, 64):
                     emit.prefetch(b, address(b, next_chunk, line))
-                new += tile_format.block(b, dots, tile, n_blocks, i, tokens, sums[t * n_tokens : (t + 1) * n_tokens])
-            return new
+                tile_sums = sums[t * n_tokens : (t + 1) * n_tokens]
+                new_sums += tile_format.block(b, dots, tile, n_blocks, i, tokens, tile_sums)
+            return new_sums
 
         sums = emit.loop(b, n_blocks, [s for s in starts for _ in range(n_tokens)], block)
+
         adding = b.icmp_signed("!=", add, constant(I64, 0))
         for i, total in enumerate(sums):
             tile, token = divmod(i, n_tokens)
             where = b.add(address(b, out, 64 * tile), b.mul(out_stride, constant(I64, token)))
-            store = b.select(adding, b.fadd(total, emit.load(b, where, FLOATS)), total)
-            emit.store(b, store, where)
+            result = b.select(adding, b.fadd(total, emit.load(b, where, FLOATS)), total)
+            emit.store(b, result, where)
 
     return emit.function(module, f"{isa.name}.{tile_format.name}.{n_tiles}x{n_tokens}", _N_ARGUMENTS, body)
 
 
 def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, n_tokens: int) -> Any:
-    """Return a function that multiplies any number of adjacent tiles with a group of ``n_tokens`` tokens."""
+    """Emit a function that multiplies any number of adjacent tiles with a group of ``n_tokens`` tokens; return it."""
     at_once = isa.tiles_at_once[n_tokens]
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add = arguments
 
-        def emit_tiles(count: Value, first: Value, step: int) -> None:
-            kernel = _tiles_by_tokens(module, isa, tile_format, step, n_tokens)
+        def emit_tiles(count: Value, first: Value, group_size: int) -> None:
+            kernel = _tiles_by_tokens(module, isa, tile_format, group_size, n_tokens)
 
             def multiply(i: Value, _: list[Value]) -> list[Value]:
-                tile = b.add(first, b.mul(i, constant(I64, step)))
+                tile = b.add(first, b.mul(i, constant(I64, group_size)))
                 b.call(
                     kernel,
                     [
@@ -122,15 +124,15 @@ def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: A
     names = isa.literal_value, tile_format.literal_value
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
-        chosen, packed = INSTRUCTION_SETS[names[0]], TILE_FORMATS[names[1]]
+        chosen_isa, chosen_format = INSTRUCTION_SETS[names[0]], TILE_FORMATS[names[1]]
         unpacked = [b.extract_value(values[3], i) for i in range(_N_ARGUMENTS)]
         after = b.append_basic_block("after")
         switch = b.switch(values[2], after)
-        for n_tokens in chosen.widths:
+        for n_tokens in chosen_isa.widths:
             case = b.append_basic_block(f"tokens{n_tokens}")
             switch.add_case(ir.Constant(I64, n_tokens), case)
             b.position_at_end(case)
-            b.call(_chunk_by_tokens(b.module, chosen, packed, n_tokens), unpacked)
+            b.call(_chunk_by_tokens(b.module, chosen_isa, chosen_format, n_tokens), unpacked)
             b.branch(after)
         b.position_at_end(after)
         return context.get_dummy_value()
@@ -139,14 +141,14 @@ def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: A
 
 
 def _isa_operation(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
-    """Return an intrinsic that emits code of the instruction set whose literal name is its argument."""
+    """Return an intrinsic ``f(isa)`` that emits code of an instruction set. Its argument is a literal name."""
 
     @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
     def operation(context: Any, isa: Any) -> Any:
-        chosen = INSTRUCTION_SETS[isa.literal_value]
+        chosen_isa = INSTRUCTION_SETS[isa.literal_value]
 
         def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
-            emitter(chosen, b)
+            emitter(chosen_isa, b)
             return context.get_dummy_value()
 
         return types.void(isa), lower
@@ -159,14 +161,17 @@ _begin, _end = _isa_operation(lambda isa, b: isa.begin(b)), _isa_operation(lambd
 
 @jit
 def width_for(widths: int, rest: int) -> int:
-    """Return how many of ``rest`` tokens are multiplied together next: the largest of ``widths`` up to ``rest``."""
+    """Return how many of the last ``rest`` tokens are multiplied together next: the largest width up to ``rest``.
+
+    ``widths`` is the address of the instruction set's widths, in descending order.
+    """
     while load_i64(widths) > rest:
         widths += 8
     return load_i64(widths)
 
 
 def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: TileFormat) -> Any:
-    """Return the compiled kernel for one format.
+    """Compile the kernel for one format.
 
     ``kernel(tensor, widths, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of tiles
     ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to the values there if ``add`` is 1.
@@ -234,7 +239,10 @@ def matmul(
     out_stride: int,
     add: int,
 ) -> None:
-    """Call the kernel of ``tensor`` with the activations in its layout."""
+    """Call the kernel of ``tensor``, with those of the two activations that have its layout.
+
+    ``records`` and ``floats`` are addresses of the same activations in either layout; one of them may be unused.
+    """
     t = tensor_at(tensor)
     activations = records if t.layout == Q8_LAYOUT else floats
     _call(t.kernel, tensor, widths, activations, n_tokens, first, last, out, out_stride, add)

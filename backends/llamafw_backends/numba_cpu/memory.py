@@ -30,7 +30,7 @@ if hasattr(mmap, "MAP_PRIVATE"):
 
 
 class Arena:
-    """One memory mapping from which buffers are allocated in sequence. Nothing is freed before the whole arena.
+    """A memory mapping from which buffers are allocated one after the other. They are freed with the arena.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Arena:
         self._end = self._next + n_bytes
 
     def lock(self) -> None:
-        """Keep the pages in memory.
+        """Lock the pages in memory, so they are never swapped out.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class Arena:
         return int(self._bytes.ctypes.data) + start
 
     def view(self, address: int, shape: tuple[int, ...], kind: Any) -> npt.NDArray[Any]:
-        """Return the memory at ``address`` as an array. It is valid as long as the arena."""
+        """Return the memory at ``address`` as an array, which is valid as long as the arena exists."""
         start = address - int(self._bytes.ctypes.data)
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
         view: npt.NDArray[Any] = self._bytes[start : start + n_bytes].view(kind).reshape(shape)

@@ -1,4 +1,4 @@
-"""Kernels that copy a matrix from the file into tiles, with 16 rows interleaved, while a model loads."""
+"""Kernels that copy the rows of a matrix into tiles, with 16 rows interleaved, while a model loads."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from llamafw_backends.numba_cpu.threads import work_range
 PACKING = np.dtype(
     [
         ("source", I),
-        ("row_bytes", I),  # rows in the file's format
-        ("rows", I),  # (n_rows,) int64: the source row of each row
+        ("row_bytes", I),  # rows in the file's format, or float32 for `round_rows`
+        ("rows", I),  # (n_rows,) int64: for each row of the tiles, the number of its row in the source
         ("n_rows", I),
         ("n_blocks", I),
         ("tiles", I),
@@ -83,10 +83,12 @@ def _round_row(row: int, tile: int, lane: int, p: Any, scratch: int) -> None:
     for block in range(p.n_blocks):
         source, words = row + 128 * block, tile + block * p.block_bytes + 4 * lane
         low, high = load(source), load(source + 64)
+
         scale = tile + p.halves_at + block * p.halves_stride + 2 * lane
         store_f16(max_lanes(maximum(absolute(low), absolute(high))) / np.float32(127.0), scale)
-        d = load_f16(scale)
+        d = load_f16(scale)  # rounded
         inverse = splat(np.float32(1.0) / d if d > np.float32(0.0) else np.float32(0.0))
+
         store_bytes(round_ints(mul(low, inverse)), scratch)
         store_bytes(round_ints(mul(high, inverse)), scratch + 16)
         for word in range(p.n_words):

@@ -27,7 +27,7 @@ class Placement:
     decoding, prompts : ThreadOptions
         The options for each kind of step.
     cpus : list of frozenset of int
-        The processors of each thread where the options name none, used in turn. Empty: the system decides.
+        Sets of processors that threads use in turn if the options name no processors. Empty: the system decides.
     log : callable
         Called with a line, once, if the system refuses a priority.
 
@@ -55,7 +55,7 @@ class Placement:
         self._pool, self._options, self._log = pool, {False: decoding, True: prompts}, log
         self._cpus = {kind: self._cpus_by_thread(options, cpus) for kind, options in self._options.items()}
         self._sets_priority = {options.priority for options in self._options.values()} != {0}
-        self._current: tuple[ThreadOptions, int] | None = None  # and the calling thread
+        self._current: tuple[ThreadOptions, int] | None = None  # the options in force, and the calling thread
 
     def place(self, *, prompts: bool) -> None:
         """Place all threads for the next step. This is fast if they are already placed."""
@@ -73,7 +73,7 @@ class Placement:
                 self._set_priority(thread, options.priority)
 
     def _cpus_by_thread(self, options: ThreadOptions, cpus: list[frozenset[int]]) -> list[frozenset[int]]:
-        """Return the processors of each thread, used in turn; an empty list if threads are not bound."""
+        """Return the sets of processors that threads use in turn; an empty list if threads are not bound."""
         if not options.cpus and not options.strict and not cpus:
             return []
         if not hasattr(os, "sched_setaffinity"):
@@ -93,11 +93,12 @@ class Placement:
         if not options.strict:
             return sets
 
-        # the first processor of each node, then the second of each …, which spreads threads over the nodes
+        # the first processor of each set, then the second of each …, which spreads threads over NUMA nodes
         ranks = sorted((rank, i, cpu) for i, cpu_set in enumerate(sets) for rank, cpu in enumerate(sorted(cpu_set)))
         return [frozenset({cpu}) for _, _, cpu in ranks]
 
     def _set_priority(self, thread: int, priority: int) -> None:
+        """Set the priority of a thread; log the first refusal and do not try again."""
         try:
             if sys.platform == "linux":
                 realtime = priority == REALTIME
@@ -113,7 +114,7 @@ class Placement:
 
 
 def numa_nodes(kind: str | None, root: Path = NODES) -> list[frozenset[int]]:
-    """Return the processors that threads use in turn with ``--numa``; an empty list without it.
+    """Return the sets of processors that threads use in turn with ``--numa``; an empty list without it.
 
     Nodes are read from Linux's sysfs (https://docs.kernel.org/admin-guide/mm/numaperf.html).
     """
@@ -139,16 +140,16 @@ def _current_cpu() -> int:
 
 def _parse_list(text: str) -> frozenset[int]:
     """Return the numbers of a list in Linux's format: ``0-3,8``."""
-    spans = re.findall(r"(\d+)(?:-(\d+))?", text)
-    return frozenset(i for low, high in spans for i in range(int(low), int(high or low) + 1))
+    ranges = re.findall(r"(\d+)(?:-(\d+))?", text)
+    return frozenset(i for low, high in ranges for i in range(int(low), int(high or low) + 1))
 
 
 def _format_list(numbers: frozenset[int] | set[int]) -> str:
     """Return numbers as a list in Linux's format."""
-    spans: list[list[int]] = []
+    ranges: list[list[int]] = []
     for i in sorted(numbers):
-        if spans and spans[-1][1] == i - 1:
-            spans[-1][1] = i
+        if ranges and ranges[-1][1] == i - 1:
+            ranges[-1][1] = i
         else:
-            spans.append([i, i])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
+            ranges.append([i, i])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)

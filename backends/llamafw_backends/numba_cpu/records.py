@@ -1,6 +1,7 @@
 """The records that Python and kernels share: numpy arrays of one element in Python, pointers in kernels.
 
-Comments give the shapes of the arrays that addresses point to. All strides are in bytes.
+Comments give the shapes of the arrays that addresses point to. A comment also describes the lines above it that have
+no comment. All strides are in bytes.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ I, F = np.int64, np.float32  # noqa: E741  # short names for the tables below
 
 TENSOR = np.dtype(
     [
-        ("kernel", I),  # address of the matmul kernel for its format
+        ("kernel", I),  # address of the matmul kernel for the matrix's format
         ("weights", I),  # tiles
         ("tile_bytes", I),
         ("n_tiles", I),
         ("n_blocks", I),  # per tile
         ("start", I),  # initial values of the sums: (16 · n_tiles,) float32 bias, or 16 zeros
         ("start_stride", I),  # from tile to tile: 64, or 0 for zeros
-        ("layout", I),  # of its activations: tiles.Q8_LAYOUT or tiles.F32_LAYOUT
+        ("layout", I),  # of the activations it is multiplied with: tiles.Q8_LAYOUT or tiles.F32_LAYOUT
     ]
 )
 """A matrix of weights."""
@@ -60,7 +61,7 @@ PLAN = np.dtype(
         ("step", I),  # address of the kernel `forward.step`
         ("attention", I),  # address of the attention kernel
         ("widths", I),  # (…,) int64: the instruction set's widths
-        ("max_tokens", I),  # whose attention is computed together
+        ("max_tokens", I),  # maximum number of tokens of an item (see `items`)
         ("n_slots", I),
         ("n_ctx", I),
         ("n_ubatch", I),
@@ -87,7 +88,7 @@ PLAN = np.dtype(
         ("records_stride", I),
         ("floats_stride", I),  # per token
         ("ffn_records", I),
-        ("ffn_floats", I),  # activations for ffn_down, written while the others are read
+        ("ffn_floats", I),  # activations for ffn_down, written while `records` and `floats` are read
         ("scratch", I),
         ("scratch_stride", I),  # per thread
         ("logits", I),
@@ -114,7 +115,7 @@ PLAN = np.dtype(
 
 
 def accessor(kind: np.dtype[np.void]) -> Any:
-    """Return an operation that turns an address into a record, for Numba code."""
+    """Return an operation for Numba code that turns an address into a record."""
     raw = ir.ArrayType(emit.I8, kind.itemsize).as_pointer()
     return operation(numba.from_dtype(kind), (types.int64,), lambda b, where: b.inttoptr(where, raw))
 

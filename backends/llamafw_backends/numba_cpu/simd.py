@@ -1,7 +1,7 @@
 """Numba types and intrinsics for the vectors of `emit`.
 
-``floats`` and ``ints`` are 16 lanes of float32 and int32. Addresses are int64 instead of arrays, so every kernel has
-only one signature.
+``floats`` and ``ints`` are 16 lanes of float32 and int32. Operations take addresses as int64 instead of arrays, so
+every kernel has only one signature.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ i64, i32, f32, void = types.int64, types.int32, types.float32, types.void
 
 
 def operation(result: Any, arguments: tuple[Any, ...], emitter: Callable[..., Value]) -> Any:
-    """Return an intrinsic; a call of it in Numba code becomes the code that ``emitter(builder, *values)`` emits."""
+    """Return a function for Numba code; a call of it becomes the code that ``emitter(builder, *values)`` emits."""
     signature = result(*arguments)
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:

@@ -1,7 +1,7 @@
 """Measure how many threads decode fastest. Independent of kernels.
 
-A decoding step has about a hundred barriers. When other processes need the cores (the server's own event loop is
-enough), threads lose their cores one after the other, each barrier waits for the last thread, and two threads can be
+A decoding step has at least five barriers per layer. When other processes need the cores (the server's own event loop
+is enough), threads lose their cores one after the other, each barrier waits for the last thread, and two threads can be
 three times slower than one. Every number of threads gives the same logits, so the fastest is used, and its neighbours
 are tried from time to time.
 """
@@ -18,7 +18,7 @@ N_MEASUREMENTS = 5  # kept for each number of threads
 
 
 class ThreadTuner:
-    """Chooses among ``max_threads``, half of it, a quarter …, 1 threads, separately for each size of steps.
+    """Chooses the number of threads: ``max_threads``, half of it, a quarter … or 1, separately for each size of steps.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ class ThreadTuner:
 
 
 class _StepSize:
-    """The measurements of steps of a similar size: 2^k to 2^(k + 1) - 1 tokens."""
+    """The measurements of steps of a similar size: 2^k to 2^(k + 1) − 1 tokens."""
 
     def __init__(self, n_counts: int) -> None:
         self._measured: list[deque[float]] = [
             deque(maxlen=N_MEASUREMENTS) for _ in range(n_counts)
         ]  # seconds per token
-        self._next_trial = [0.0] * n_counts  # time at which each may be tried again
+        self._next_trial = [0.0] * n_counts  # time at which each number may be tried again
 
     def _best(self) -> int | None:
         # medians, because a single step may be slow for other reasons
@@ -71,7 +71,7 @@ class _StepSize:
 
     def record(self, i: int, per_token: float, seconds: float, now: float) -> None:
         """Record a step, and schedule the next trial of ``i`` by the time that this one lost."""
-        if i != self._best():  # a trial, so earlier measurements are out of date
+        if i != self._best():  # a trial: earlier measurements are out of date
             self._measured[i].clear()
         self._measured[i].append(per_token)
         fastest = min(median_low(measured) for measured in self._measured if measured)

@@ -1,8 +1,9 @@
-"""Worker threads that run kernels. Independent of models.
+"""Run kernels on a pool of worker threads. Independent of models.
 
-A job is a kernel ``job(argument, thread) -> 0``, run by threads 0 … n − 1 at once; thread 0 is the caller. Workers wait
-for a job by spinning for a short time, then sleeping in the operating system, so an idle pool uses no processor time.
-Barriers in a job wait in the same way, so the threads that wait for one without a core do not waste theirs.
+A job is a kernel ``job(argument, thread) -> 0``, run by threads 0 … n − 1 at once; thread 0 is the caller. A worker
+that waits for a job spins for a short time, then sleeps in the operating system, so an idle pool uses no processor
+time. Threads wait at a barrier in the same way: while one of them has lost its core, the others do not keep theirs
+busy.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from llamafw_backends.numba_cpu.simd import atomic_add, atomic_load, atomic_stor
 
 SPINS_PER_POLL_LEVEL = 60  # of `ThreadOptions.poll`: level 50 takes about 50 µs, like the short phases of a step
 DEFAULT_POLL_LEVEL = 50
-LINE_BYTES = 128  # two cache lines: a word that threads wait for and its number of sleepers share them with no other
+LINE_BYTES = 128  # two cache lines, for a word that threads wait for and the number of its sleepers, and nothing else
 MAX_THREADS = 256
 
 _FUTEX = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98}.get(MACHINE, 0)
@@ -34,26 +35,26 @@ _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129  # futex operations (linux/futex.h)
 HAS_FUTEX = sys.platform.startswith("linux") and _FUTEX != 0 and platform.architecture()[0] == "64bit"
 _syscall = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
 _nap = types.ExternalFunction("llamafw_nap", types.int32(types.int32))
-_NAP = 1 if sys.platform == "win32" else 1000  # one millisecond
+_NAP = 1 if sys.platform == "win32" else 1000  # a millisecond, in the unit of `llamafw_nap`
 
 POOL = np.dtype(
     [
         ("arrived", np.int32),  # threads at the barrier
         ("_0", np.uint8, LINE_BYTES - 4),
-        ("phase", np.int32),  # counts barriers
-        ("_1", np.uint8, LINE_BYTES - 4),  # its number of sleepers is at _SLEEPERS
+        ("phase", np.int32),  # counts barriers; the number of its sleepers follows at _SLEEPERS
+        ("_1", np.uint8, LINE_BYTES - 4),
         ("job", np.int64),
         ("argument", np.int64),
         ("n_active", np.int64),
         ("stop", np.int64),
         ("spins", np.int64),
         ("_2", np.uint8, LINE_BYTES - 40),
-        ("mailboxes", np.uint8, LINE_BYTES * MAX_THREADS),  # a number per thread, which changes with each job
+        ("mailboxes", np.uint8, LINE_BYTES * MAX_THREADS),  # an int32 per thread, which changes with each job
     ]
 )
 _PHASE = POOL.fields["phase"][1] if POOL.fields else 0
 _MAILBOXES = POOL.fields["mailboxes"][1] if POOL.fields else 0
-_SLEEPERS = 64  # bytes from a word that threads wait for to the number of threads that sleep
+_SLEEPERS = 64  # offset of the number of sleeping threads from the word that they wait for
 _pool_at = accessor(POOL)
 _call_job = call_address(2)
 
@@ -88,7 +89,7 @@ else:
 
 @jit
 def _await_change(word: int, old: int, spins: int) -> int:
-    """Return the int32 at ``word`` when it differs from ``old``; sleep after ``spins`` tries."""
+    """Wait until the int32 at ``word`` differs from ``old``, and return it; sleep after ``spins`` tries."""
     tries = 0
     while True:
         now = atomic_load(word)
@@ -127,7 +128,7 @@ def work_range(n: int, thread: int, n_threads: int) -> tuple[int, int]:
 
 @jit
 def run_job(pool: int, job: int, argument: int, n: int) -> int:
-    """Run ``job`` on threads 0 … n − 1, of which the caller is 0, and wait for all."""
+    """Run ``job`` on threads 0 … n − 1 and wait for all of them. The caller is thread 0."""
     p = _pool_at(pool)
     p.job, p.argument, p.n_active = job, argument, n
     for thread in range(1, n):
@@ -139,10 +140,12 @@ def run_job(pool: int, job: int, argument: int, n: int) -> int:
 
 
 def _run(pool: int, job: int, argument: int, n: int) -> int:
+    """Run a job for Python."""
     return run_job(pool, job, argument, n)
 
 
 def _work(pool: int, thread: int) -> int:
+    """Run jobs on a worker until the pool stops."""
     p = _pool_at(pool)
     seen = np.int32(0)
     while True:
@@ -154,6 +157,7 @@ def _work(pool: int, thread: int) -> int:
 
 
 def _stop(pool: int, n: int) -> int:
+    """Wake threads 1 … n − 1 and let them end."""
     p = _pool_at(pool)
     p.stop = 1
     for thread in range(1, n):
@@ -169,12 +173,15 @@ class Pool:
         if not 1 <= n_threads <= MAX_THREADS:
             raise ValueError(f"a pool cannot have {n_threads} threads: it must have 1 to {MAX_THREADS}")
         self.n_threads = n_threads
+
         self._memory = mmap.mmap(-1, POOL.itemsize)  # page-aligned
         view = np.frombuffer(self._memory, np.uint8)
         self.address = int(view.ctypes.data)
         self.set_poll_level(DEFAULT_POLL_LEVEL)
+
         self._run = compiler("threads.run", 4, _run).ctypes
         work, stop = compiler("threads.work", 2, _work).ctypes, compiler("threads.stop", 2, _stop).ctypes
+
         threads = [
             threading.Thread(target=work, args=(self.address, i), name=f"llamafw-numba-{i}", daemon=True)
             for i in range(1, n_threads)

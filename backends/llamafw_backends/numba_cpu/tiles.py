@@ -1,7 +1,8 @@
-"""The formats of weights in memory: tiles of 16 rows, whose vectors hold one number of each row.
+"""Describe the formats of weights in memory, and emit the multiplication of a block of each.
 
-A tile is a sequence of blocks of `columns` columns; all tiles of a matrix have the same number of blocks, ``n_blocks``.
-Quantised formats have ggml's blocks (32 columns) with the rows interleaved; see `packing`.
+Weights are stored in tiles of 16 rows: a vector holds one number of each row. A tile is a sequence of blocks, each with
+`TileFormat.columns` columns. All tiles of a matrix have the same number of blocks, ``n_blocks``. Quantised formats have
+ggml's blocks (32 columns) with the rows interleaved; see `packing`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ Q8_LAYOUT, F32_LAYOUT = 1, 2  # layouts of activations, as bits: records of byte
 
 
 class TileFormat(ABC):
-    """A format of weights, an exact copy of a ggml type."""
+    """A format of weights. It holds the weights of a ggml type exactly."""
 
     name: str  # the ggml type
     columns: int  # per block
     layout: int  # of the activations
     block_bytes: int  # of a tile's block, without scales that are stored after the blocks
     scale_bytes = 0  # of a block's scales, if they are stored after all blocks of the tile
-    # A block of the file becomes a block of the tile: 16 rows of each 4-byte word, then 16 rows of each 2-byte half.
+    # A block of the file becomes a block of the tile: each 4-byte word of 16 rows, then each 2-byte half of 16 rows.
     source_bytes: int  # of a block in the file (ggml-common.h)
     words_at = 0  # offset of the words in the file's block
     n_words = n_halves = 0  # per block of one row
@@ -48,7 +49,7 @@ class TileFormat(ABC):
         return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
 
     def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit the dot products of the block at ``p``; none if it is multiplied in floating point."""
+        """Emit the dot products of the block at ``p``; an empty list for formats of floats."""
         return []
 
     @abstractmethod
@@ -106,7 +107,7 @@ class Q4_1(TileFormat):
 
 
 class _Symmetric(TileFormat):
-    """w = d·(q − offset). The float16 d of all blocks are stored after the tile's words, so that both are aligned."""
+    """w = d·(q − offset). The float16 d of all blocks are stored after the tile's words, which keeps both aligned."""
 
     columns, layout, scale_bytes = 32, Q8_LAYOUT, 32
     words_at, n_halves = 2, 1
@@ -160,7 +161,7 @@ class Q8_0(_Symmetric):
 
 
 class _Float(TileFormat):
-    """Floats column by column: 16 rows of column 0, then of column 1 … Activations are not quantised."""
+    """Floats: 16 rows of column 0, then 16 rows of column 1 … Activations are not quantised."""
 
     columns, layout = FLOAT_COLUMNS, F32_LAYOUT
     load: Callable[[Builder, Value], Value]

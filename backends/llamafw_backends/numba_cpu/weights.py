@@ -48,7 +48,7 @@ class Weights:
         self._context, self._pool = context, pool
         self.decoder = context.decoder
         self._embedding = self._tensor("token_embd")
-        self._converted: Counter[str] = Counter()  # bytes of tiles by the type they were converted from
+        self._converted: Counter[str] = Counter()  # bytes of converted tiles, by their type in the file
         matrices = dict(self._matrices())
 
         formats = {tensor.type_name: self._format(tensor) for tensor in matrices.values()}
@@ -62,6 +62,7 @@ class Weights:
         self.arena = Arena(self._size(matrices.values()), huge=True)
         self.zeros = self.arena.allocate(4 * LANES)
         self._records: list[Any] = []  # kept alive, because other records point to them
+
         started = time.perf_counter()
         self.layers = new_records(LAYER, self.decoder.n_layer)
         for number in range(self.decoder.n_layer):
@@ -90,12 +91,12 @@ class Weights:
 
     @property
     def embedding(self) -> tuple[int, int, int]:
-        """Address of the token embedding, bytes per row, and its kind in `embedding.KERNEL_KINDS`."""
+        """Address of the token embedding, bytes per row, and its kind: see `embedding.KERNEL_KINDS`."""
         rows = _rows(self._embedding)
         return int(rows.ctypes.data), rows.strides[0], KERNEL_KINDS.get(self._embedding.type_name, NO_KERNEL)
 
     def embed(self, tokens: npt.NDArray[np.int64], out: Floats) -> None:
-        """Write the embeddings of ``tokens``, (n, n_embd), for a type without a kernel."""
+        """Write the embeddings of ``tokens``, (n, n_embd), if their type has no kernel."""
         out[...] = self._dequantize(self._embedding.type_name, _rows(self._embedding)[tokens].reshape(-1), out.shape)
 
     # --- the tensors of the model -------------------------------------------------------------------
@@ -108,12 +109,14 @@ class Weights:
             raise ModelError(f"{self._context.model.path}: the tensor {name!r} is missing") from None
 
     def _matrices(self) -> Iterator[tuple[tuple[str, int], Tensor]]:
+        """Yield all matrices by role and layer, except the token embedding."""
         for layer in range(self.decoder.n_layer):
             for role in MATRICES:
-                yield (role, layer), self._checked(self._tensor(role, layer))
-        yield ("output", 0), self._checked(self._tensor("output"))
+                yield (role, layer), self._check_shape(self._tensor(role, layer))
+        yield ("output", 0), self._check_shape(self._tensor("output"))
 
-    def _checked(self, tensor: Tensor) -> Tensor:
+    def _check_shape(self, tensor: Tensor) -> Tensor:
+        """Return a tensor if the kernels can multiply it; otherwise raise ModelError."""
         if len(tensor.shape) != 2 or tensor.shape[1] % COLUMNS:
             raise ModelError(
                 f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend "
@@ -122,6 +125,7 @@ class Weights:
         return tensor
 
     def _format(self, tensor: Tensor) -> TileFormat:
+        """Return the format of a matrix in memory."""
         tile_format = TILE_FORMATS.get(tensor.type_name)
         if tile_format is None and tensor.type_name not in self._context.quants:
             path = self._context.model.path
@@ -129,10 +133,11 @@ class Weights:
         return tile_format or TILE_FORMATS[FALLBACK_TYPE]
 
     def _layouts(self, *roles: str, layer: int) -> int:
+        """Return the layouts of activations that some matrices need, as bits."""
         return int(np.bitwise_or.reduce([self._format(self._tensor(role, layer)).layout for role in roles]))
 
     def _size(self, matrices: Any) -> int:
-        """Return an upper bound of the arena's size: tiles, biases, norms and their alignment."""
+        """Return an upper bound of the arena's size in bytes: tiles, biases, norms and their alignment."""
         vectors = (2 * self.decoder.n_layer + 1) * align_up(4 * self.decoder.n_embd) + align_up(4 * LANES)
         return vectors + sum(
             align_up(self._format(t).tile_bytes(t.shape[1] // self._format(t).columns) * -(-t.shape[0] // ROWS))
@@ -197,6 +202,7 @@ class Weights:
         arguments, scratch = new_records(packing.PACKING), np.zeros(64 * self._pool.n_threads, np.uint8)
         rows, order = np.ascontiguousarray(rows), np.ascontiguousarray(order, np.int64)
         halves_at, halves_stride = tile_format.halves_at(n_blocks)
+
         values: Mapping[str, int] = {
             "source": rows.ctypes.data,
             "row_bytes": rows.strides[0],
@@ -221,11 +227,11 @@ class Weights:
         self._pool.run(kernel.address, int(arguments.ctypes.data), self._pool.n_threads)
 
     def _row_order(self, role: str, n_rows: int) -> npt.NDArray[np.int64]:
-        """Return the row of the file that becomes each row of the tiles, (n_rows,).
+        """Return, for each row of the tiles, the number of its row in the file, (n_rows,).
 
-        If RoPE is interleaved, each head of Q and K gets the first elements of all pairs, then the second ones. Pair i
-        then is (i, i + n_rot / 2), and a rotation is a few operations on whole vectors. Scores do not change, because
-        both sides of the product are permuted in the same way.
+        If RoPE is interleaved (pairs of adjacent elements), the rows of each head of Q and K are reordered: first the
+        first elements of all pairs, then the second ones. Pair i is then (i, i + n_rot / 2), and a rotation is a few
+        operations on whole vectors. Scores do not change, because queries and keys are reordered in the same way.
         """
         rows = np.arange(n_rows)
         if role not in ("attn_q", "attn_k") or not self.decoder.rope_interleaved:
@@ -250,7 +256,7 @@ def check_supported(decoder: Decoder) -> None:
 
     n_rot = 2 * len(decoder.rope_frequencies)
     if n_rot > decoder.n_embd_head:
-        raise ModelError(f"the model rotates {n_rot} dimensions of heads that have {decoder.n_embd_head}")
+        raise ModelError(f"the model rotates {n_rot} dimensions of each head, but a head has {decoder.n_embd_head}")
     if decoder.n_head % decoder.n_head_kv:
         raise ModelError(f"{decoder.n_head} query heads cannot be divided evenly among {decoder.n_head_kv} KV heads")
 

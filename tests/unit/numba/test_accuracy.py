@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llamafw.testing.batches import logits
+from llamafw.testing.blocks import WRITABLE
+from llamafw.testing.reference import Reference, kl, reference, top1_agreement
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
-from support.blocks import WRITABLE
-from support.numba import ISA_NAMES, logits, opened
-from support.reference import Reference, kl, reference, top1_agreement
-from support.tiny import write_tiny_gguf
+from support.numba_backend import open_backend
+
+pytestmark = pytest.mark.slow
 
 NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]
@@ -21,25 +24,25 @@ TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]
 
 def available_sets() -> list[str]:
     """Return the instruction sets that this processor has."""
-    return [name for name in ISA_NAMES if INSTRUCTION_SETS[name].available()]
+    return [name for name, isa in INSTRUCTION_SETS.items() if isa.available()]
 
 
 def check(path: Path, *, tolerance: float = 0.01, reference: Reference | None = None, **options: Any) -> None:
     """Compare logits, whose standard deviation is about 3, with the reference. Activations of 15 bits allow 0.01."""
     expected = (reference or Reference(path)).logits(TOKENS)
-    with opened(path, cache_type_k="f32", cache_type_v="f32", **options) as backend:
+    with open_backend(path, cache_type_k="f32", cache_type_v="f32", **options) as backend:
         got = logits(backend, TOKENS, [17, 1, 2, 20])
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() < tolerance
 
 
-@pytest.mark.parametrize("kernel", ISA_NAMES)
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("kind", NATIVE)
-def test_formats_match_the_reference(kind: str, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kernel not in available_sets():
-        pytest.skip(f"this processor has no {kernel}")
+def test_formats_match_the_reference(kind: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isa not in available_sets():
+        pytest.skip(f"this processor has no {isa}")
     path = write_tiny_gguf(tmp_path / "m.gguf", types=kind)
-    monkeypatch.setenv("LLAMAFW_ISA", kernel)
+    monkeypatch.setenv("LLAMAFW_ISA", isa)
     check(path, tolerance=0.01 if "_" in kind else 1e-3)
 
 
@@ -53,7 +56,7 @@ def test_instruction_sets_agree_to_the_bit(tmp_path: Path, monkeypatch: pytest.M
     found = {}
     for name in sets:
         monkeypatch.setenv("LLAMAFW_ISA", name)
-        with opened(path) as backend:
+        with open_backend(path) as backend:
             assert backend.describe()["isa"] == name
             found[name] = logits(backend, TOKENS)
 
@@ -66,7 +69,7 @@ def test_other_types_are_rounded_to_q8_0_with_a_log_line(kind: str, tmp_path: Pa
     path = write_tiny_gguf(tmp_path / "m.gguf", types=kind, n_embd=256, n_ff=256, n_head=4, n_layer=1)
     lines: list[str] = []
     expected = Reference(path).logits(TOKENS)
-    with opened(path, lines) as backend:
+    with open_backend(path, lines) as backend:
         got = logits(backend, TOKENS)
     # rounding weights to 8 bits changes logits by one or two percent of their standard deviation
     assert np.sqrt(((got - expected) ** 2).mean()) < 0.04 * expected.std()
@@ -142,13 +145,13 @@ def test_half_precision_caches_are_close(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf")
     expected = Reference(path).logits(TOKENS)
     for keys, values in (("f16", "f16"), ("f32", "f16"), ("f16", "f32")):
-        with opened(path, cache_type_k=keys, cache_type_v=values) as backend:
+        with open_backend(path, cache_type_k=keys, cache_type_v=values) as backend:
             assert np.abs(logits(backend, TOKENS) - expected).max() < 0.02
 
 
 def test_default_model_matches_the_reference(real_model: Path) -> None:
     """The documented limits are mean KL ≤ 0.01 and top-1 agreement ≥ 0.97 over at least 256 tokens."""
-    with opened(real_model, n_ctx=512, n_threads=2) as backend:
+    with open_backend(real_model, n_ctx=512, n_threads=2) as backend:
         tokenizer = _tokenizer(backend, real_model)
         tokens = tokenizer.encode(PROSE)[:300]
         assert len(tokens) >= 256

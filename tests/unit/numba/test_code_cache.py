@@ -15,6 +15,8 @@ import pytest
 from llamafw_backends.numba_cpu import cache
 from llamafw_backends.numba_cpu.compiler import KernelCompiler
 
+pytestmark = pytest.mark.slow
+
 DAY = 24 * 3600
 START = """
 from llamafw_backends.numba_cpu.compiler import KernelCompiler
@@ -190,10 +192,10 @@ def test_processes_can_start_and_remove_at_the_same_time(root: Path) -> None:
 
 
 def test_a_backend_removes_unused_code(root: Path, tmp_path: Path) -> None:
-    from support.numba import opened
-    from support.tiny import write_tiny_gguf
+    from llamafw.testing.tiny import write_tiny_gguf
+    from support.numba_backend import open_backend
 
     old = write_code(root / "llamafw-0123456789abcdef" / "any" / "step", days=31)
-    with opened(write_tiny_gguf(tmp_path / "m.gguf")):
+    with open_backend(write_tiny_gguf(tmp_path / "m.gguf")):
         assert not old.exists()
         assert list(cache.version_folder().glob("any/step/*"))

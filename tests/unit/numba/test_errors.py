@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError
+from llamafw.testing.batches import batch, logits
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu import open_model
 from llamafw_backends.numba_cpu.backend import NumbaBackend
-from support.numba import batch, context, logits, opened
-from support.tiny import write_tiny_gguf
+from support.numba_backend import make_context, open_backend
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (batch((0, 0, [1, 2, 100_000])), "token 100000 is not in the vocabulary"),
         (batch((0, 0, [1, -1])), "token -1 is not"),
-        (batch((5, 0, [1])), "slot 5 does not exist: there are 2 slots"),
+        (batch((5, 0, [1])), "slot 5 does not exist: slots are numbered from 0 to 1"),
         (batch((-1, 0, [1])), "slot -1 does not exist"),
         (batch((0, 64, [1])), "position 64 is not in the context of 64"),
         (batch((0, 0, [1] * 65)), "position 64 is not in the context"),
@@ -45,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_invalid_batches_are_refused_and_change_nothing(bad: Batch, message: str, model: Path) -> None:
-    with opened(model, n_batch=128) as backend:
+    with open_backend(model, n_batch=128) as backend:
         before = backend.forward(batch((0, 0, [1, 2, 3])))[-1].copy()
         backend.truncate(0, 2)
         with pytest.raises(RequestError, match=message):
@@ -54,14 +55,24 @@ def test_invalid_batches_are_refused_and_change_nothing(bad: Batch, message: str
 
 
 def test_batch_cannot_continue_after_a_gap(model: Path) -> None:
-    with opened(model) as backend:
+    with open_backend(model) as backend:
         backend.forward(batch((1, 0, [1, 2, 3])))
         backend.truncate(1, 1)
         with pytest.raises(RequestError, match="position 3 does not continue slot 1"):
             backend.forward(batch((1, 3, [4])))
-        for slot, n in ((2, 0), (-1, 0), (0, -1)):
-            with pytest.raises(LlamafwError, match="cannot be truncated"):
-                backend.truncate(slot, n)
+
+
+@pytest.mark.parametrize(
+    ("slot", "n", "message"),
+    [
+        (2, 0, "slot 2 does not exist: slots are numbered from 0 to 1"),
+        (-1, 0, "slot -1 does not exist"),
+        (0, -1, "slot 0 cannot be truncated to -1 positions"),
+    ],
+)
+def test_invalid_truncations_are_refused(slot: int, n: int, message: str, model: Path) -> None:
+    with open_backend(model) as backend, pytest.raises(LlamafwError, match=message):
+        backend.truncate(slot, n)
 
 
 @pytest.mark.parametrize(
@@ -76,16 +87,16 @@ def test_batch_cannot_continue_after_a_gap(model: Path) -> None:
 )
 def test_invalid_options_are_refused(options: dict[str, Any], message: str, model: Path) -> None:
     with pytest.raises(SettingsError, match=message):
-        NumbaBackend(context(model, **options))
+        NumbaBackend(make_context(model, **options))
 
 
 def test_environment_sets_the_instruction_set(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMAFW_ISA", "plain")
-    with opened(model) as backend:
+    with open_backend(model) as backend:
         assert backend.describe()["isa"] == "plain"
     monkeypatch.setenv("LLAMAFW_ISA", "sse1")
     with pytest.raises(SettingsError, match="LLAMAFW_ISA: 'sse1' is not available; this processor has"):
-        NumbaBackend(context(model))
+        NumbaBackend(make_context(model))
 
 
 @pytest.mark.parametrize(
@@ -99,11 +110,11 @@ def test_environment_sets_the_instruction_set(model: Path, monkeypatch: pytest.M
 )
 def test_unsupported_sizes_are_refused(shape: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):
-        NumbaBackend(context(write_tiny_gguf(tmp_path / "m.gguf", **shape)))
+        NumbaBackend(make_context(write_tiny_gguf(tmp_path / "m.gguf", **shape)))
 
 
 def test_unknown_tensor_type_is_named(model: Path) -> None:
-    options = context(model)
+    options = make_context(model)
     tensors = dict(options.model.tensors)
     tensors["blk.1.ffn_up.weight"] = replace(tensors["blk.1.ffn_up.weight"], type_name="Q9_Z")
     with pytest.raises(ModelError, match=r"'blk\.1\.ffn_up\.weight' has the unknown type Q9_Z"):
@@ -111,12 +122,12 @@ def test_unknown_tensor_type_is_named(model: Path) -> None:
 
 
 def test_backends_can_be_opened_and_closed_on_any_thread(model: Path) -> None:
-    with opened(model, n_threads=2) as first:
+    with open_backend(model, n_threads=2) as first:
         expected = logits(first, [1, 2, 3])
         found = []
 
         def use_both() -> None:
-            with opened(model, n_threads=3) as second:
+            with open_backend(model, n_threads=3) as second:
                 found.append(logits(second, [1, 2, 3]))
             found.append(logits(first, [1, 2, 3], slot=1))
 
@@ -131,14 +142,14 @@ def test_backends_can_be_opened_and_closed_on_any_thread(model: Path) -> None:
 
 
 def test_closing_twice_is_allowed(model: Path) -> None:
-    backend = open_model(context(model, n_threads=2))
+    backend = open_model(make_context(model, n_threads=2))
     backend.close()
     backend.close()
     assert backend_threads() == []
 
 
 def test_failed_start_leaves_no_threads(model: Path) -> None:
-    options = context(model, n_threads=2)
+    options = make_context(model, n_threads=2)
     tensors = {name: tensor for name, tensor in options.model.tensors.items() if name != "blk.1.ffn_up.weight"}
     with pytest.raises(ModelError, match=r"the tensor 'blk\.1\.ffn_up\.weight' is missing"):
         NumbaBackend(replace(options, model=replace(options.model, tensors=tensors)))
@@ -154,12 +165,12 @@ def test_failed_start_leaves_no_threads(model: Path) -> None:
             "does not use tensors of the role 'attn_q_norm'",
         ),
         ({"tensors": {"attn_norm_bias": "blk.{layer}.attn_norm.weight"}}, "of the role 'attn_norm_bias'"),
-        ({"rope_frequencies": np.ones(9)}, "rotates 18 dimensions of heads that have 16"),
+        ({"rope_frequencies": np.ones(9)}, "rotates 18 dimensions of each head, but a head has 16"),
         ({"n_head_kv": 3}, "4 query heads cannot be divided evenly among 3 KV heads"),
     ],
 )
 def test_unsupported_descriptions_are_refused(change: dict[str, Any], message: str, model: Path) -> None:
-    options = context(model)
+    options = make_context(model)
     if "tensors" in change:
         change = {"tensors": {**options.decoder.tensors, **change["tensors"]}}
     with pytest.raises(ModelError, match=message):
@@ -167,7 +178,7 @@ def test_unsupported_descriptions_are_refused(change: dict[str, Any], message: s
 
 
 def test_missing_tensor_role_is_refused(model: Path) -> None:
-    options = context(model)
+    options = make_context(model)
     tensors = {role: name for role, name in options.decoder.tensors.items() if role != "ffn_gate"}
     with pytest.raises(ModelError, match="needs tensors of the role 'ffn_gate'"):
         NumbaBackend(replace(options, decoder=replace(options.decoder, tensors=tensors)))
@@ -179,7 +190,7 @@ def backend_threads() -> list[str]:
 
 
 def test_describe_gives_threads_and_weights(model: Path) -> None:
-    with opened(model, n_threads=2, n_threads_batch=1) as backend:
+    with open_backend(model, n_threads=2, n_threads_batch=1) as backend:
         facts = backend.describe()
     assert (facts["n_threads"], facts["n_threads_batch"], facts["weight_types"]) == (2, 1, ["Q8_0"])
     # 34 bytes per 32 weights, as in the file, plus norms and alignment

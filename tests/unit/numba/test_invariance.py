@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.numba import batch, fill_with_nan, logits, opened
-from support.tiny import write_tiny_gguf
+from llamafw.testing.batches import batch, logits
+from llamafw.testing.tiny import write_tiny_gguf
+from support.numba_backend import fill_with_nan, open_backend
+
+pytestmark = pytest.mark.slow
 
 TOKENS = [int(t) for t in np.random.default_rng(2).integers(0, 300, 70)]
 MIXED = {"default": "Q4_1", "token_embd": "Q8_0", "attn_v": "F16", "ffn_down": "Q4_0"}
@@ -34,14 +37,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(model: Path) -> Any:
     """The logits of one thread, token by token."""
-    with opened(model, n_ctx=96) as backend:
+    with open_backend(model, n_ctx=96) as backend:
         return logits(backend, TOKENS, [1] * len(TOKENS))
 
 
 @pytest.fixture(params=[1, 2, 3], ids="{} threads".format)
 def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
     n_threads = {"n_threads": request.param, "n_threads_batch": 4 - request.param}
-    with opened(model, n_ctx=96, n_slots=5, n_ubatch=48, **n_threads) as it:
+    with open_backend(model, n_ctx=96, n_slots=5, n_ubatch=48, **n_threads) as it:
         yield it
 
 
@@ -102,7 +105,7 @@ def test_heads_of_a_kv_head_in_parts(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", n_embd=288, n_head=18, n_head_kv=2, types="Q8_0")
     found = []
     for n_threads in (1, 3):
-        with opened(path, n_threads=n_threads, n_slots=3, cache_type_k="f32") as backend:
+        with open_backend(path, n_threads=n_threads, n_slots=3, cache_type_k="f32") as backend:
             for _ in range(3):
                 fill_with_nan(backend)
                 found += [logits(backend, TOKENS, [1] * 70), logits(backend, TOKENS, [33, 1, 36], slot=1)]
@@ -111,9 +114,9 @@ def test_heads_of_a_kv_head_in_parts(tmp_path: Path) -> None:
 
 
 def test_logits_of_the_default_model_are_identical(real_model: Path) -> None:
-    with opened(real_model, n_ctx=256, n_slots=3) as one:
+    with open_backend(real_model, n_ctx=256, n_slots=3) as one:
         expected = logits(one, TOKENS, [1] * 70)
-    with opened(real_model, n_ctx=256, n_slots=3, n_threads=2, n_threads_batch=3) as many:
+    with open_backend(real_model, n_ctx=256, n_slots=3, n_threads=2, n_threads_batch=3) as many:
         rng = np.random.default_rng(5)
         for run in range(10):
             fill_with_nan(many)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from llamafw import LlamafwError
-from support.numba import batch, fill_with_nan, logits, opened
-from support.reference import Reference
-from support.tiny import write_tiny_gguf
+from llamafw.testing.batches import batch, logits
+from llamafw.testing.reference import Reference
+from llamafw.testing.tiny import write_tiny_gguf
+from support.numba_backend import fill_with_nan, open_backend
 
 TOKENS = [int(t) for t in np.random.default_rng(7).integers(0, 300, 60)]
 TYPES = [("f16", "f16"), ("f32", "f32"), ("f16", "f32")]
@@ -26,12 +27,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=TYPES, ids="/".join)
 def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
     keys, values = request.param
-    with opened(model, n_ctx=96, n_slots=3, n_ubatch=16, n_threads=2, cache_type_k=keys, cache_type_v=values) as it:
+    with open_backend(
+        model, n_ctx=96, n_slots=3, n_ubatch=16, n_threads=2, cache_type_k=keys, cache_type_v=values
+    ) as it:
         yield it
 
 
 def test_hidden_states_match_the_reference(model: Path) -> None:
-    with opened(model, n_ctx=96, cache_type_k="f32", cache_type_v="f32") as backend:
+    with open_backend(model, n_ctx=96, cache_type_k="f32", cache_type_v="f32") as backend:
         states = backend.hidden(batch((0, 0, TOKENS))).copy()
         assert states.shape == (len(TOKENS), backend.n_embd)
         np.testing.assert_allclose(states, Reference(model).hidden(TOKENS), atol=0.01)
@@ -80,7 +83,7 @@ def test_states_that_do_not_fit_are_refused(backend: Any) -> None:
 @pytest.mark.parametrize(("first", "n"), [(0, 1), (4, 16), (4, 17), (1, 40), (20, 0), (10, 50)])
 def test_shifted_keys_are_rotated_to_their_new_positions(model: Path, first: int, n: int) -> None:
     """Keys and values of the first layer depend only on token and position, so shifting must give the same."""
-    with opened(model, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
+    with open_backend(model, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS, slot=0)
         backend.shift(0, first, n)
         logits(backend, TOKENS[:first] + TOKENS[first + n :], slot=1)
@@ -94,7 +97,7 @@ def test_shifted_keys_are_rotated_to_their_new_positions(model: Path, first: int
 def test_shifted_slot_continues(tmp_path: Path) -> None:
     """With one layer, keys and values depend only on token and position, so shifting must give the same."""
     path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=1)
-    with opened(path, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
+    with open_backend(path, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS)
         backend.shift(0, 8, 4)
         with pytest.raises(Exception, match="does not continue"):

@@ -18,13 +18,14 @@ from llamafw.cli.read_settings import settings_from
 from llamafw.engine.backend_options import backend_options
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
+from llamafw.testing.batches import batch
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu import placement
 from llamafw_backends.numba_cpu.compiler import KernelCompiler
 from llamafw_backends.numba_cpu.memory import Arena
 from llamafw_backends.numba_cpu.placement import Placement, numa_nodes
 from llamafw_backends.numba_cpu.threads import POOL, Pool
-from support.numba import batch, opened
-from support.tiny import write_tiny_gguf
+from support.numba_backend import open_backend
 
 ALLOWED = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or len(ALLOWED) < 2, reason="needs Linux and two processors")
@@ -198,10 +199,10 @@ def test_numa_nodes_are_used_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_backend_runs_on_the_given_processors(tmp_path: Path) -> None:
     """A backend binds its threads and the calling thread, and its logits do not change."""
     path, cpu = write_tiny_gguf(tmp_path / "m.gguf"), ALLOWED[1]
-    with opened(path) as backend:
+    with open_backend(path) as backend:
         expected = backend.forward(batch((0, 0, [1, 2, 3]))).copy()
     threads = ThreadOptions(cpus=frozenset({cpu}), poll=0)
-    with opened(path, n_threads=2, n_threads_batch=3, threads=threads, threads_batch=threads) as backend:
+    with open_backend(path, n_threads=2, n_threads_batch=3, threads=threads, threads_batch=threads) as backend:
         assert (backend.describe()["n_threads"], backend.describe()["n_threads_batch"]) == (2, 3)
         assert len(backend._pool.workers) == 2
         os.sched_setaffinity(0, ALLOWED)
@@ -227,14 +228,14 @@ def test_weights_are_locked_in_memory(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (options().lock_memory, options("--mlock").lock_memory) == (False, True)
     lines: list[str] = []
     before = locked()
-    with opened(write_tiny_gguf(tmp_path / "m.gguf"), lines, lock_memory=True):
+    with open_backend(write_tiny_gguf(tmp_path / "m.gguf"), lines, lock_memory=True):
         assert locked() > before or any("cannot be locked" in line for line in lines)
 
     def refuse(self: Arena) -> None:
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(Arena, "lock", refuse)
-    with opened(tmp_path / "m.gguf", lines, lock_memory=True):
+    with open_backend(tmp_path / "m.gguf", lines, lock_memory=True):
         assert "the weights cannot be locked in memory" in "".join(lines)
 
 
@@ -250,7 +251,7 @@ def test_gpu_options_are_ignored_with_a_log_line(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="^--"):
             options(*wrong)
     lines: list[str] = []
-    with opened(write_tiny_gguf(tmp_path / "m.gguf"), lines, gpu=found.gpu, flash_attention=False):
+    with open_backend(write_tiny_gguf(tmp_path / "m.gguf"), lines, gpu=found.gpu, flash_attention=False):
         assert "ignores GpuOptions(n_layers=7" in "".join(lines)
         assert "-fa off has no effect" in "".join(lines)
 
