@@ -11,7 +11,7 @@ import pytest
 
 from llamafw import spec
 from llamafw.testing import contract
-from support.server import running_server
+from llamafw.testing.process import running_server
 
 KEY = "contract"
 TIMEOUT = 1800  # seconds; it takes two minutes on an idle machine

@@ -20,8 +20,8 @@ from llamafw import Settings
 from llamafw.cli.parser import Parser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.settings import from_environment, options
-from support.server import running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import running_server
+from llamafw.testing.tiny import write_tiny_gguf
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/container"

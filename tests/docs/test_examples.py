@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from llamafw.testing import contract
+from llamafw.testing.process import running_server
+from llamafw.testing.tiny import write_tiny_gguf
 from support.install import Environ, install, run_tests
-from support.server import running_server
-from support.tiny import write_tiny_gguf
 
 ROOT = Path(__file__).parents[2]
 FLAGS = "--backend numpy -np 2 -n 2 -c 512 --api-key contract --validate-responses"

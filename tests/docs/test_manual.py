@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from llamafw import hookspecs
-from support.server import running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import running_server
+from llamafw.testing.tiny import write_tiny_gguf
 
 ROOT = Path(__file__).parents[2]
 N_GENERATIONS = 3

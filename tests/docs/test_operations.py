@@ -16,8 +16,8 @@ from llamafw import Settings
 from llamafw.cli.parser import Parser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.settings import options
-from support.server import running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import running_server
+from llamafw.testing.tiny import write_tiny_gguf
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
 FLAGS = {flag: (name, opt) for name, opt in options().items() for flag in (*opt.flags, *opt.off_flags)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.server import ServerProcess, running_server
+from llamafw.testing.process import ServerProcess, running_server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from support.server import ServerProcess, running_server
+from llamafw.testing.process import ServerProcess, running_server
 
 
 @pytest.fixture(scope="session")

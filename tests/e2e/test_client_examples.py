@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import ServerProcess
+from llamafw.testing.process import ServerProcess
 
 PAGE = (Path(__file__).parents[2] / "docs/clients.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:8080"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import ServerProcess
+from llamafw.testing.process import ServerProcess
 
 PARIS = {"prompt": "The capital of France is", "n_predict": 8, "temperature": 0}
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from llamafw.testing import contract
-from support.server import running_server
+from llamafw.testing.process import running_server
 
 SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
 

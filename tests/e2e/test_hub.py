@@ -12,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.modelhub import ModelHub, Repository, serving
-from support.server import running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import running_server
+from llamafw.testing.tiny import write_tiny_gguf
+from support.model_hub import ModelHub, Repository, running_hub
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[ModelHub]:
     content = write_tiny_gguf(tmp_path / "tiny.gguf").read_bytes()
-    with serving() as hub:
+    with running_hub() as hub:
         hub.files["tiny.gguf"] = content
         hub.repositories["test/tiny"] = Repository({"tiny-f32.gguf": content}, token="hf_good")
         yield hub
@@ -105,7 +105,7 @@ def test_failed_download_exits_with_1(hub: ModelHub, tmp_path: Path, flags: tupl
 
 @pytest.mark.inventory("C-061")
 def test_interrupted_download_is_resumed(hub: ModelHub, tmp_path: Path) -> None:
-    hub.faults.cut = [100_000, 0]
+    hub.faults.cut_after = [100_000, 0]
     flags, environ = ("-hf", "test/tiny", "-hft", "hf_good"), {"LLAMA_CACHE": str(tmp_path / "cache")}
     first = command(hub, tmp_path, "serve", "--port", "0", *flags, **environ)
     assert first.returncode == 1

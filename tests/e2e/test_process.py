@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import trustme
 
-from support.server import running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import running_server
+from llamafw.testing.tiny import write_tiny_gguf
 
 SLOW = """
 import threading
@@ -192,7 +192,7 @@ async def test_plugins_are_notified_when_generations_end(tiny: Path, tmp_path: P
         (["--override-kv", "llama.block_count=int:x"], 2, "--override-kv"),
         (["--no-plugin", "llamafw:architectures"], 1, "no plugin provides the architecture 'llama'"),
         (["-f", "nowhere.txt"], 2, "--file: nowhere.txt cannot be read: No such file"),
-        (["-p", "a", "-bf", "b"], 2, "--prompt and --binary-file exclude each other"),
+        (["-p", "a", "-bf", "b"], 2, "--prompt and --binary-file cannot be used together"),
     ],
 )
 @pytest.mark.inventory("P-03", "C-024", "C-059")

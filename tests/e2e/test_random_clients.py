@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import ServerProcess, running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import ServerProcess, running_server
+from llamafw.testing.tiny import write_tiny_gguf
 
 N_CLIENTS, N_REQUESTS = 12, 25
 REFERENCE_REQUEST = {"prompt": "hello world", "n_predict": 24, "seed": 7, "temperature": 1.5, "ignore_eos": True}

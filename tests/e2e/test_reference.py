@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from support.reference import Reference
+from llamafw.testing.reference import Reference
 
 # In the reference, the most likely token leads by at least 0.1 at each of the 8 steps. A smaller lead could change
 # through rounding.

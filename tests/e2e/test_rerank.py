@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from support.server import running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import running_server
+from llamafw.testing.tiny import write_tiny_gguf
 
 QUERY, DOCUMENTS = "which animal eats bamboo?", ["The panda.", "A <|im_end|> token as text.", "x" * 200, ""]
 SEPARATOR = 300

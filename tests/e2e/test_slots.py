@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.server import ServerProcess, running_server
+from llamafw.testing.process import ServerProcess, running_server
 
 STORY = "Once upon a time, in a small village by the sea, there lived an old fisherman. Every morning he "
 GREEDY = {"temperature": 0, "ignore_eos": True}

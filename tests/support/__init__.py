@@ -1,1 +1,1 @@
-"""Helpers of the tests: tiny models, and references that owe nothing to the code under test."""
+"""Helpers for tests."""

@@ -1,6 +1,7 @@
-"""A small API with a document of its own, as a plugin, and a model that does nothing: for tests of the server.
+"""A small API with its own document, as a plugin, and a model that does nothing, for tests of the server.
 
-``python -m support.api '{"port": 0}'`` serves it in a process of its own, with these settings.
+``python -m support.api '{"port": 0}'`` serves it with the given settings. The environment variable ``LOAD`` says how
+loading the model goes wrong: ``fail``, ``crash`` or ``never`` (it does not end).
 """
 
 from __future__ import annotations
@@ -33,31 +34,29 @@ from llamafw import (
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "api.yaml").read_text())
 
 
-class Strange(Exception):
-    """Explained by our hook."""
+class ExplainedError(Exception):
+    """Turned into a response by `explain_error`."""
 
 
 class Engine:
-    """Counts what runs; `stop` waits for it, then cuts it."""
+    """Counts running calls of `work`. `stop` waits for them, and ends them when its time is over."""
 
     n_slots, n_ctx = 1, 8
 
     def __init__(self) -> None:
         self.running = 0
-        self.cut = asyncio.Event()
+        self.stopped = asyncio.Event()
         self.idle = asyncio.Event()
         self.idle.set()
 
     async def work(self, until: asyncio.Event) -> str:
-        """Return how the work ended."""
+        """Wait for an event, and return ``finished``. Raise `Unavailable` if the engine is stopped."""
         self.running += 1
         self.idle.clear()
         try:
-            await asyncio.wait(
-                [asyncio.ensure_future(until.wait()), asyncio.ensure_future(self.cut.wait())],
-                return_when="FIRST_COMPLETED",
-            )
-            if self.cut.is_set():
+            waiting = [asyncio.ensure_future(event.wait()) for event in (until, self.stopped)]
+            await asyncio.wait(waiting, return_when="FIRST_COMPLETED")
+            if self.stopped.is_set():
                 raise Unavailable("the server is stopping")
             return "finished"
         finally:
@@ -65,20 +64,20 @@ class Engine:
             if not self.running:
                 self.idle.set()
 
-    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109  # the protocol's name
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109  # the protocol has this parameter
         try:
             await asyncio.wait_for(self.idle.wait(), timeout)
         except TimeoutError:
-            self.cut.set()
+            self.stopped.set()
 
 
 class Api:
-    """The endpoints, and what they have seen."""
+    """The endpoints. ``calls`` counts the calls of some of them: how many started, were cancelled, or closed."""
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.seen: dict[str, int] = {"started": 0, "cancelled": 0, "closed": 0}
-        self.release = asyncio.Event()
+        self.calls = {"started": 0, "cancelled": 0, "closed": 0}
+        self.released = asyncio.Event()
 
     async def health(self, call: Call) -> Any:
         return {"status": "ok", "model": self.app.loaded.name}
@@ -86,61 +85,61 @@ class Api:
     async def echo(self, call: Call) -> Any:
         return {"body": call.body, "path": dict(call.path), "query": dict(call.query)}
 
-    async def look(self, call: Call) -> Any:
-        return self.seen
+    async def counts(self, call: Call) -> Any:
+        return self.calls
 
-    async def let_go(self, call: Call) -> Any:
-        self.release.set()
+    async def release(self, call: Call) -> Any:
+        self.released.set()
         return {}
 
     async def wait(self, call: Call) -> Any:
-        self.seen["started"] += 1
+        self.calls["started"] += 1
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            self.seen["cancelled"] += 1
+            self.calls["cancelled"] += 1
             raise
 
     async def work(self, call: Call) -> Any:
-        self.seen["started"] += 1
+        self.calls["started"] += 1
         if "seconds" in call.query:
-            asyncio.get_running_loop().call_later(call.query["seconds"], self.release.set)
-        return {"result": await self.app.loaded.engine.work(self.release)}  # type: ignore[attr-defined]  # our Engine
+            asyncio.get_running_loop().call_later(call.query["seconds"], self.released.set)
+        return {"result": await self.app.loaded.engine.work(self.released)}  # type: ignore[attr-defined]  # the engine above
 
     async def stream(self, call: Call) -> Any:
         return event_stream(self._events(**call.body), done=call.body["done"])
 
     async def _events(self, n: int, fail_at: int, hold: bool, done: bool) -> AsyncIterator[Any]:
-        self.seen["started"] += 1
+        self.calls["started"] += 1
         try:
             for i in range(n):
                 if i == fail_at:
-                    raise RequestError("no more", param="n")
+                    raise RequestError("failed in the stream", param="n")
                 yield {"i": i}
                 await asyncio.sleep(0)
             if hold:
-                await self.release.wait()
+                await self.released.wait()
                 yield {"i": -1}
         finally:
-            self.seen["closed"] += 1
+            self.calls["closed"] += 1
 
     async def fail(self, call: Call) -> Any:
         match call.body["how"]:
             case "request":
-                raise RequestError("you did it", param="how", extra={"hint": "do not"})
+                raise RequestError("invalid request", param="how", extra={"hint": "try again"})
             case "group":
                 raise ExceptionGroup("two", [ValueError("secret"), RequestError("inside", param="how")])
-            case "strange":
-                raise Strange
+            case "explained":
+                raise ExplainedError
             case "secret":
                 raise ValueError("secret of /home/me")
-            case "unwritable":
+            case "unserializable":
                 return object()
 
-    async def wrong(self, call: Call) -> Any:
-        return event_stream(self._wrong()) if call.query["stream"] else {"number": "one"}
+    async def invalid(self, call: Call) -> Any:
+        return event_stream(self._invalid_events()) if call.query["stream"] else {"number": "one"}
 
-    async def _wrong(self) -> AsyncIterator[Any]:
+    async def _invalid_events(self) -> AsyncIterator[Any]:
         yield {"i": 0}
         yield {"i": "one"}
         yield {"i": 2}
@@ -152,7 +151,7 @@ class Api:
 @hookimpl
 def register_endpoints(register: Register, app: App) -> None:
     api = Api(app)
-    for name in ("health", "echo", "look", "let_go", "wait", "work", "stream", "fail", "wrong", "document"):
+    for name in ("health", "echo", "counts", "release", "wait", "work", "stream", "fail", "invalid", "document"):
         register(name, getattr(api, name))
     register("item", api.echo)
     register("file", api.echo)
@@ -160,24 +159,24 @@ def register_endpoints(register: Register, app: App) -> None:
 
 @hookimpl
 def explain_error(error: BaseException) -> Problem | None:
-    return Problem(418, "explained", "teapot_error") if isinstance(error, Strange) else None
+    return Problem(418, "explained", "teapot_error") if isinstance(error, ExplainedError) else None
 
 
 def load() -> LoadedModel:
-    """Return the model that does nothing."""
+    """Return a model that does nothing."""
     nothing: Any = SimpleNamespace()
-    return LoadedModel("nothing", nothing, nothing, nothing, nothing, Engine())  # type: ignore[arg-type]  # it is enough
+    return LoadedModel("nothing", nothing, nothing, nothing, nothing, Engine())  # type: ignore[arg-type]  # has what the tests use
 
 
 def main() -> int:
-    """Serve, as the settings in the command line say; LOAD says how loading goes."""
+    """Serve the API with the settings on the command line."""
     from llamafw.cli.logs import set_up_logging
     from llamafw.plugins import Plugins
     from llamafw.server.run import serve
     from llamafw.settings import Settings
 
-    def load_somehow() -> LoadedModel:
-        how = os.environ.get("LOAD", "")
+    def load_or_fail() -> LoadedModel:
+        how = os.environ.get("LOAD")
         if how == "never":
             threading.Event().wait()
         if how == "fail":
@@ -189,7 +188,7 @@ def main() -> int:
     settings = Settings(**json.loads(sys.argv[1]))
     set_up_logging(settings)
     plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
-    return serve(settings, plugins, load_somehow, document=DOCUMENT)
+    return serve(settings, plugins, load_or_fail, document=DOCUMENT)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Source code of plugins that fail, and what the tests of such plugins ask a server."""
+"""Source code of plugins that fail, and helpers that read how a server reports the failures."""
 
 from __future__ import annotations
 
@@ -55,22 +55,23 @@ def register_backends(register): register("bad", Bad)
 """A backend that fails when a sequence is longer than 20 tokens."""
 
 BODY = {"prompt": "Hello", "n_predict": 4, "seed": 1}
+"""A body for ``POST /completion``."""
 
 
-def hook(name: str, parameters: str = "", body: str = "1 / 0") -> str:
-    """Return the code of a hook; it fails unless another body is given."""
+def hook_code(name: str, parameters: str = "", body: str = "1 / 0") -> str:
+    """Return the source code of a hook implementation. It fails unless another body is given."""
     return f"@hookimpl\ndef {name}({parameters}): {body}\n"
 
 
-async def failures(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
-    """Return the failures that the server's metrics count, by plugin and place."""
+async def failure_counts(client: httpx.AsyncClient) -> dict[tuple[str, str], float]:
+    """Return how many failures the server's metrics report for each plugin and place."""
     text = (await client.get("/metrics")).text
-    family = next(one for one in text_string_to_metric_families(text) if one.name == "llamafw_plugin_failures")
+    family = next(each for each in text_string_to_metric_families(text) if each.name == "llamafw_plugin_failures")
     return {(sample.labels["plugin"], sample.labels["place"]): sample.value for sample in family.samples}
 
 
 def plugin_error(response: httpx.Response, name: str) -> str:
-    """Check that a response names the plugin that failed, but not the cause; return the message."""
+    """Check that an error response names the plugin that failed but not the cause, and return its message."""
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["type"], error["plugin"]) == (500, 500, "plugin_error", name)
     assert "secret" not in response.text

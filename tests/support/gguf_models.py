@@ -1,4 +1,4 @@
-"""GGUF files read with our own tensor types."""
+"""Write a GGUF file and read it with the built-in tensor types."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from llamafw.models.gguf import read_gguf
 from llamafw_plugins.quants.ggml import TYPES
 
 QUANTS = {quant.name: quant for quant in TYPES}
+"""The built-in tensor types by name."""
 
 
-def read(path: Path, content: bytes) -> Model:
-    """Write a file, and return the model in it."""
-    path.unlink(missing_ok=True)  # a model of the old content may still be mapped
+def write_and_read(path: Path, content: bytes) -> Model:
+    """Write a file, read it, and return the model."""
+    path.unlink(missing_ok=True)  # so that a model that still maps the old file keeps its content
     path.write_bytes(content)
     return read_gguf(path, QUANTS)

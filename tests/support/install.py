@@ -1,4 +1,4 @@
-"""Projects, built and installed as pip does it, side by side in one environment."""
+"""Build projects, install all of them into one environment, and run their tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ for path in sys.argv[2:]:
     os.chdir(path)
     build_wheel(sys.argv[1])
 """
-"""What pip does for each of them, in one process."""
+"""Builds the wheels of all projects in one process. pip would start a process for each."""
 
 Environ = Mapping[str, str]
+"""Environment variables."""
 
 
 def install(projects: Sequence[Path], folder: Path) -> Environ:
-    """Return an environment in which all projects are installed."""
+    """Install projects below ``folder``, and return the environment variables that make Python find them."""
     tools, wheels, site = (folder / name for name in ("tools", "wheels", "site"))
     wheels.mkdir(parents=True)
     _pip("hatchling>=1.26", "packaging", "pathspec", "pluggy", "trove-classifiers", "--target", tools)
@@ -34,28 +35,27 @@ def install(projects: Sequence[Path], folder: Path) -> Environ:
 
 
 def run_tests(projects: Sequence[Path], environ: Environ, folder: Path, *, config: Path) -> dict[str, list[str]]:
-    """Return, for each project's name, how its tests went: all of them in one process, each with its own output."""
+    """Run the tests of all projects in one process, and return the outcomes by project.
+
+    Returns
+    -------
+    dict
+        From the name of each project's folder to one text per test: ``passed``, ``skipped``, or why it failed.
+    """
     report = folder / "report.xml"
-    options = [
-        "-q",
-        "-c",
-        str(config),
-        "--rootdir",
-        str(projects[0].parent),
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={report}",
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "-c", str(config), "--rootdir", str(projects[0].parent)]
+    options.append(f"--junitxml={report}")
     tests = [str(project / "tests") for project in projects]
     subprocess.run([sys.executable, "-m", "pytest", *options, *tests], env=environ, check=False)
+
     outcomes: dict[str, list[str]] = {project.name: [] for project in projects}
     for case in ElementTree.parse(report).iter("testcase"):
         name = case.attrib["classname"].split(".")[0]
-        outcomes[name].append(" ".join(map(_told, case)) or "passed")
+        outcomes[name].append(" ".join(map(_describe, case)) or "passed")
     return outcomes
 
 
-def _told(outcome: ElementTree.Element) -> str:
+def _describe(outcome: ElementTree.Element) -> str:
     return outcome.tag if outcome.tag == "skipped" else f"{outcome.tag}: {outcome.get('message')}"
 
 

@@ -257,7 +257,7 @@ def lines(compiler: LlguidanceCompiler) -> Iterator[str]:
 
 def page() -> str:
     """Return the whole page."""
-    from support.toy import N_VOCAB, ToyTokenizer
+    from support.toy_model import N_VOCAB, ToyTokenizer
 
     return "\n".join(lines(LlguidanceCompiler("json_schema", GrammarContext(ToyTokenizer(), N_VOCAB)))) + "\n"
 

@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from llamafw import Floats, Grammar
-from support.toy import EOS, N_VOCAB
+from support.toy_model import EOS, N_VOCAB
 
 Validator = jsonschema.Draft202012Validator
 NAMES = ("a", "b", "ab", "é", 'q"', "b\\", "x/y", "", "\n", "$ref", "type")

@@ -1,6 +1,6 @@
-"""A plugin that tells of every hook and of calls of protocols: which, and on which thread. It prints one line each.
+"""A plugin that logs all calls of hooks and protocols, one line each: which one, and on which thread.
 
-It looks at the things of other plugins from within, so it is no example.
+It replaces objects that other plugins have registered, through private attributes. Plugins should not copy this.
 """
 
 from __future__ import annotations
@@ -15,20 +15,40 @@ from typing import Any
 from llamafw import ChatContext, Credentials, User, hookimpl, hookspecs
 
 THREADS = {"MainThread": "main thread", "llamafw-load": "loading thread", "llamafw-engine": "engine thread"}
-MADE = {"tokenizer": "Tokenizer", "backend": "Backend", "chat_format": "ChatFormat", "grammar": "GrammarCompiler"}
-HERE = {"sampler": "SamplerPlugin", "tool_parser": "ToolParserPlugin", "quant": "Quant", "architecture": "Architecture"}
-INNER = {
+"""Name of a thread → what the documentation calls it."""
+
+OBJECTS = {
+    "sampler": "SamplerPlugin",
+    "tool_parser": "ToolParserPlugin",
+    "quant": "Quant",
+    "architecture": "Architecture",
+}
+"""Registry whose objects implement a protocol → the protocol."""
+
+FACTORIES = {
+    "tokenizer": "Tokenizer",
+    "backend": "Backend",
+    "chat_format": "ChatFormat",
+    "grammar": "GrammarCompiler",
+}
+"""Registry whose objects are factories → the protocol of what they create."""
+
+RESULTS = {
     "SamplerPlugin.create": "Sampler",
     "GrammarCompiler.compile": "Grammar",
     "ToolParserPlugin.create": "ToolParser",
 }
-ANSWERS = {"choose_backend": "deterministic"}
-_told: set[str] = set()
+"""Method → the protocol of what it returns."""
+
+HOOKS = [name for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")]
+"""The names of all hooks."""
+
+_logged: set[str] = set()
 _registries: dict[str, Any] = {}
 
 
-def thread() -> str:
-    """The name that the documentation has for this thread."""
+def thread_name() -> str:
+    """Return the documentation's name for the current thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -36,75 +56,80 @@ def thread() -> str:
     return "event loop"
 
 
-def tell(kind: str, name: str) -> None:
-    line = f"SPY {kind} {name} · {thread()}"
-    if kind == "hook" or line not in _told:  # of millions of calls the first of each kind will do
-        _told.add(line)
-        sys.stderr.write(f"{line}\n")  # at once: other threads write, too
+def log_call(kind: str, name: str) -> None:
+    """Write a line to stderr: for each call of a hook, and for the first call of a method on each thread."""
+    line = f"SPY {kind} {name} · {thread_name()}"
+    if kind == "hook" or line not in _logged:
+        _logged.add(line)
+        sys.stderr.write(f"{line}\n")  # in one call, because other threads write too
 
 
 class Spied:
-    """A thing, whose calls are told."""
+    """Wraps an object that implements a protocol, and logs the calls of its methods."""
 
-    def __init__(self, thing: Any, protocol: str) -> None:
-        self.__dict__.update(_thing=thing, _protocol=protocol)
+    def __init__(self, wrapped: Any, protocol: str) -> None:
+        self.__dict__.update(_wrapped=wrapped, _protocol=protocol)
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._thing, name)
-        return self._told(name, value) if inspect.isroutine(value) else value
+        value = getattr(self._wrapped, name)
+        return self._logging(name, value) if inspect.isroutine(value) else value
 
-    def __call__(self, *given: Any) -> Any:
-        return self._told("__call__", self._thing)(*given)
+    def __call__(self, *args: Any) -> Any:
+        return self._logging("__call__", self._wrapped)(*args)
 
-    def _told(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        place = f"{self._protocol}.{name}"
+    def _logging(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        method = f"{self._protocol}.{name}"
 
-        def call(*given: Any, **named: Any) -> Any:
-            tell("call", place)
-            result = function(*given, **named)
-            return Spied(result, INNER[place]) if place in INNER and result is not None else result
+        def call(*args: Any, **kwargs: Any) -> Any:
+            log_call("call", method)
+            result = function(*args, **kwargs)
+            return Spied(result, RESULTS[method]) if method in RESULTS and result is not None else result
 
         return call
 
 
-class Anyone:
-    """Knows everybody."""
+class AcceptAll:
+    """Authenticates every request."""
 
     async def authenticate(self, credentials: Credentials) -> User:
         return User("anyone")
 
 
 def spied_factory(factory: Callable[..., Any], protocol: str) -> Callable[..., Any]:
+    """Return a factory that wraps what ``factory`` creates."""
     return lambda context: Spied(factory(context), protocol)
 
 
-def spy(name: str) -> Any:
-    """An implementation of the hook ``name`` that tells of it and leaves the answer to others."""
-
-    def heard(**given: Any) -> Any:
-        tell("hook", name)
-        if name == "register_endpoints":
-            watch(given["app"].plugins.registries)
-        if name == "register_authenticators":
-            given["register"]("spy", Spied(Anyone(), "Authenticator"))
-        if name == "choose_chat_format":
-            return _registries["chat_format"]["chatml"](ChatContext())
-        return ANSWERS.get(name)
-
-    names = inspect.signature(getattr(hookspecs, name)).parameters  # which pluggy reads from the code itself
-    code = f"lambda {', '.join(names)}: heard({', '.join(f'{one}={one}' for one in names)})"
-    return hookimpl(eval(code, {"heard": heard}))
-
-
-def watch(registries: Mapping[str, Any]) -> None:
+def wrap_registered(registries: Mapping[str, Any]) -> None:
+    """Replace all registered objects and factories by ones that log."""
     _registries.update(registries)
     for kind, registry in registries.items():
-        for name, (thing, owner) in registry._entries.items():
-            if kind in HERE:
-                registry._entries[name] = (Spied(thing, HERE[kind]), owner)
-            elif kind in MADE:
-                registry._entries[name] = (spied_factory(thing, MADE[kind]), owner)
+        for name, (registered, owner) in registry._entries.items():
+            if kind in OBJECTS:
+                registry._entries[name] = (Spied(registered, OBJECTS[kind]), owner)
+            elif kind in FACTORIES:
+                registry._entries[name] = (spied_factory(registered, FACTORIES[kind]), owner)
 
 
-HOOKS = [name for name, hook in vars(hookspecs).items() if hasattr(hook, f"{hookspecs.NAME}_spec")]
-globals().update({name: spy(name) for name in HOOKS})
+def hook_implementation(name: str) -> Any:
+    """Return an implementation of the hook ``name`` that logs its calls."""
+
+    def implementation(**kwargs: Any) -> Any:
+        log_call("hook", name)
+        match name:
+            case "register_endpoints":  # all other hooks that register have been called
+                wrap_registered(kwargs["app"].plugins.registries)
+            case "register_authenticators":
+                kwargs["register"]("spy", Spied(AcceptAll(), "Authenticator"))
+            case "choose_backend":
+                return "deterministic"
+            case "choose_chat_format":
+                return _registries["chat_format"]["chatml"](ChatContext())
+        return None
+
+    names = inspect.signature(getattr(hookspecs, name)).parameters  # pluggy reads them from the function's code
+    code = f"lambda {', '.join(names)}: implementation({', '.join(f'{each}={each}' for each in names)})"
+    return hookimpl(eval(code, {"implementation": implementation}))
+
+
+globals().update({name: hook_implementation(name) for name in HOOKS})

@@ -14,7 +14,7 @@ from llamafw.errors import SettingsError
 from llamafw.options import Option
 from llamafw.settings import Settings, options
 from support import flags
-from support.flags import parse
+from support.flags import parse_settings
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def to_toml(value: object) -> str:
 
 @pytest.mark.parametrize(("name", "opt"), [item for item in options().items() if item[0] != "config"])
 def test_every_long_flag_is_a_key_of_the_file(name: str, opt: Option, config: Path) -> None:
-    value = flags.value(opt)
+    value = flags.sample_value(opt)
     long_flags = [flag for flag in (*opt.flags, *opt.off_flags) if flag.startswith("--")]
     assert long_flags
     for flag in long_flags:
-        by_flag = parse(flag, *(() if opt.type is bool else (str(value),)))
+        by_flag = parse_settings(flag, *(() if opt.type is bool else (str(value),)))
         for key in {flag[2:], flag[2:].replace("-", "_")}:
             config.write_text(f"{key} = {to_toml(value)}\n")
             assert read_config(config) == ({name: getattr(by_flag, name)}, {}), key
@@ -41,30 +41,30 @@ def test_every_long_flag_is_a_key_of_the_file(name: str, opt: Option, config: Pa
 def test_flags_win_over_the_environment_and_both_over_the_file(config: Path) -> None:
     config.write_text("port = 1\nslots = true\ncont-batching = false\napi_key = ['a', 'b']\ntemp = 1\n")
     file = ("--config", str(config))
-    settings = parse(*file)
+    settings = parse_settings(*file)
     assert (settings.port, settings.slots, settings.cont_batching, settings.api_key) == (1, True, False, ("a", "b"))
     assert (settings.temp, type(settings.temp)) == (1.0, float)  # a whole number is a number, too
-    assert parse(*file, LLAMA_ARG_PORT="2").port == 2
-    assert parse(*file, "--port", "3", LLAMA_ARG_PORT="2").port == 3
-    assert parse(*file, "--no-slots").slots is False
-    assert parse(*file, LLAMA_ARG_CONT_BATCHING="1").cont_batching is True
-    assert parse(*file, LLAMA_ARG_NO_ENDPOINT_SLOTS="1").slots is False
-    assert parse(*file, "--api-key", "c").api_key == ("c",)
-    assert parse(*file).host == Settings().host
+    assert parse_settings(*file, LLAMA_ARG_PORT="2").port == 2
+    assert parse_settings(*file, "--port", "3", LLAMA_ARG_PORT="2").port == 3
+    assert parse_settings(*file, "--no-slots").slots is False
+    assert parse_settings(*file, LLAMA_ARG_CONT_BATCHING="1").cont_batching is True
+    assert parse_settings(*file, LLAMA_ARG_NO_ENDPOINT_SLOTS="1").slots is False
+    assert parse_settings(*file, "--api-key", "c").api_key == ("c",)
+    assert parse_settings(*file).host == Settings().host
 
 
 def test_the_config_flag_wins_over_its_variable(config: Path, tmp_path: Path) -> None:
     config.write_text("port = 1\n")
     other = tmp_path / "other.toml"
     other.write_text("port = 2\n")
-    assert parse(LLAMAFW_CONFIG=str(config)).port == 1
-    assert parse("--config", str(other), LLAMAFW_CONFIG=str(config)).port == 2
+    assert parse_settings(LLAMAFW_CONFIG=str(config)).port == 1
+    assert parse_settings("--config", str(other), LLAMAFW_CONFIG=str(config)).port == 2
 
 
 def test_a_flag_replaces_its_alternatives_in_the_file(config: Path) -> None:
     config.write_text("sampling-seq = 'kt'\njson-schema = '{}'\nprompt = 'x'\nverbose = true\n")
     flags = ["--samplers", "top_k", "--grammar", "root ::= [a]", "-f", "x.txt", "-lv", "0"]
-    settings = parse("--config", str(config), *flags)
+    settings = parse_settings("--config", str(config), *flags)
     assert settings.sampler_names() == ("top_k",)
     assert (settings.json_schema, settings.prompt, settings.file, settings.verbose) == (None, None, "x.txt", False)
 
@@ -90,18 +90,18 @@ def test_the_file_chooses_plugins(config: Path) -> None:
         ('"a\\nb" = 1', "unknown setting 'a\\nb'"),
         ("c = 512", "unknown setting 'c'"),  # only long names are keys
         ("config = 'x'", "unknown setting 'config'"),
-        ("port = '1'", "port must be a whole number"),
-        ("port = true", "port must be a whole number"),
-        ("port = 1.0", "port must be a whole number"),
-        ("port = [1]", "port must be a whole number"),
+        ("port = '1'", "port must be a whole number, not '1'"),
+        ("port = true", "port must be a whole number, not true"),
+        ("port = 1.0", "port must be a whole number, not 1.0"),
+        ("port = [1]", "port must be a whole number, not [1]"),
         ("port = 70000", "port: 70000 is out of range (from 0 to 65535)"),
-        ("temp = true", "temp must be a number"),
+        ("temp = true", "temp must be a number, not true"),
         ("temp = nan", "temp: nan is out of range (from -1000 to 1000)"),
-        (f"temp = 1{'0' * 400}", "temp must be a number"),
-        ("slots = 1", "slots must be true or false"),
-        ("alias = 1", "alias must be a string"),
-        ("alias = 1979-05-27", "alias must be a string"),
-        ("api-key = ['a', 1]", "api-key must be a string or an array of them"),
+        (f"temp = 1{'0' * 400}", f"temp must be a number, not 1{'0' * 79}"),
+        ("slots = 1", "slots must be true or false, not 1"),
+        ("alias = 1", "alias must be a string, not 1"),
+        ("alias = 1979-05-27", "alias must be a string, not 1979-05-27"),
+        ("api-key = ['a', 1]", "api-key must be a string or an array of them, not 1"),
         ("cache-type-k = 'q4_0'", "cache-type-k: 'q4_0' is not one of f16, f32"),
         ("ctx-size = 1\nctx_size = 2", "ctx_size is already set, by another name of the same flag"),
         ("slots = true\nno-slots = true", "no-slots is already set, by another name of the same flag"),
@@ -112,24 +112,31 @@ def test_the_file_chooses_plugins(config: Path) -> None:
 def test_a_wrong_file_is_one_line_with_file_and_key(config: Path, text: str, message: str) -> None:
     config.write_text(text)
     with pytest.raises(SettingsError) as caught:
-        parse("--config", str(config))
+        parse_settings("--config", str(config))
     assert str(caught.value) == f"{config}: {message}"
 
 
 @pytest.mark.parametrize(
-    "text", [b"port =", b"port = " + b"[" * 5000, b"alias = '\xff'"], ids=["TOML", "deep", "UTF-8"]
+    ("text", "problem"),
+    [
+        (b"port =", "is not valid TOML: "),
+        (b"port = " + b"[" * 5000, "is not valid TOML: "),
+        (b"port = " + b"1" * 5000, "is not valid TOML: "),
+        (b"alias = '\xff'", r"cannot be read: it is not UTF-8 \(byte 9\)"),
+    ],
+    ids=["TOML", "nested too deeply", "too many digits", "UTF-8"],
 )
-def test_a_file_that_is_not_toml_cannot_be_read(config: Path, text: bytes) -> None:
+def test_a_file_that_is_not_toml_is_refused(config: Path, text: bytes, problem: str) -> None:
     config.write_bytes(text)
-    with pytest.raises(SettingsError, match="--config: .*llamafw.toml cannot be read: ") as caught:
-        parse("--config", str(config))
+    with pytest.raises(SettingsError, match=f"--config: .*llamafw.toml {problem}") as caught:
+        parse_settings("--config", str(config))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])
 def test_a_missing_file_is_named_in_the_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingsError, match="--config: .* cannot be read"):
-        parse(LLAMAFW_CONFIG=str(tmp_path / name))
+        parse_settings(LLAMAFW_CONFIG=str(tmp_path / name))
 
 
 def run(*argv: str, config: Path) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from llamafw.errors import SettingsError
 from llamafw.testing.plugin import serve_in_process
-from support.flags import parse
+from support.flags import parse_settings
 from support.schemas import parse_and_validate
 
 ROLL = {
@@ -27,7 +27,7 @@ HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
 
 async def answers(model: Path, *flags: str, **fields: Any) -> list[str]:
     """Return the output of a completion and of a chat from a server with these flags."""
-    settings = replace(parse(*flags), backend="deterministic", validate_responses=True)
+    settings = replace(parse_settings(*flags), backend="deterministic", validate_responses=True)
     async with (
         serve_in_process(model, settings) as asgi,
         httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as client,
@@ -77,7 +77,7 @@ async def test_a_schema_constrains_the_output(tiny_model: Path, flag: str) -> No
         (["--grammar-file", "/no/such/file"], "--grammar-file: /no/such/file cannot be read"),
         (["-j", '{"not": {}}'], "--json-schema: the keyword 'not' cannot be enforced"),
         (["-j", "{"], "--json-schema: "),
-        (["-j", "{}", "--grammar", 'root ::= "a"'], "either --json-schema or --grammar"),
+        (["-j", "{}", "--grammar", 'root ::= "a"'], "--grammar and --json-schema cannot be used together"),
     ],
 )
 async def test_startup_fails_with_a_wrong_grammar(tiny_model: Path, flags: list[str], message: str) -> None:

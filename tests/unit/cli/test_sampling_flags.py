@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamafw import Settings, SettingsError
-from support.flags import parse
+from support.flags import parse_settings
 
 
 @pytest.mark.inventory("C-072", "C-074", "D-06")
@@ -21,18 +21,18 @@ from support.flags import parse
     ],
 )
 def test_samplers_are_chosen_by_names_or_letters(flags: tuple[str, ...], names: tuple[str, ...] | None) -> None:
-    assert parse(*flags).sampler_names() == names
+    assert parse_settings(*flags).sampler_names() == names
 
 
 @pytest.mark.inventory("C-074")
 def test_an_unknown_sampler_letter_is_refused() -> None:
     with pytest.raises(SettingsError, match="--sampling-seq: 'z' is not one of k, f, y, p, m, t, e"):
-        parse("--sampling-seq", "kz").sampler_names()
+        parse_settings("--sampling-seq", "kz").sampler_names()
 
 
 @pytest.mark.inventory("C-092")
 def test_logit_biases_of_a_token_are_added_up() -> None:
-    biases = parse("-l", "15+1.5", "--logit-bias", "7-2", "-l", "7-1", "-l", "9-inf").logit_biases()
+    biases = parse_settings("-l", "15+1.5", "--logit-bias", "7-2", "-l", "7-1", "-l", "9-inf").logit_biases()
     assert biases == {15: 1.5, 7: -3, 9: -float("inf")}
 
 
@@ -68,4 +68,4 @@ def test_a_wrong_logit_bias_is_refused(text: str) -> None:
     ],
 )
 def test_a_flag_sets_the_default_of_a_request_field(flags: tuple[str, ...], field: str, value: float) -> None:
-    assert parse(*flags).request_defaults() == {field: value}
+    assert parse_settings(*flags).request_defaults() == {field: value}

@@ -13,12 +13,12 @@ from llamafw.errors import SettingsError
 from llamafw.options import Option
 from llamafw.settings import Settings, options
 from support import flags
-from support.flags import parse
+from support.flags import parse_settings
 
 
 @pytest.mark.inventory("C-016", "C-018", "C-019", "C-044")
 def test_flags_have_the_names_of_llama_server() -> None:
-    settings = parse(*"-m x.gguf -c 100 -np 3 -t 2 -tb 1 -b 64 -ub 32 -n -2".split())
+    settings = parse_settings(*"-m x.gguf -c 100 -np 3 -t 2 -tb 1 -b 64 -ub 32 -n -2".split())
     assert (settings.model, settings.ctx_size, settings.parallel, settings.threads) == ("x.gguf", 100, 3, 2)
     assert (settings.threads_batch, settings.batch_size, settings.ubatch_size, settings.predict) == (1, 64, 32, -2)
     backend = backend_options(settings, 8192)
@@ -30,9 +30,9 @@ WITH_VARIABLE = [(name, opt) for name, opt in options().items() if opt.env and n
 
 @pytest.mark.parametrize(("name", "opt"), WITH_VARIABLE)
 def test_an_environment_variable_sets_what_its_flag_sets(name: str, opt: Option) -> None:
-    text = {bool: "true", int: "7", float: "0.5"}.get(opt.type) or str(flags.value(opt))
-    by_flag = parse(opt.flags[-1], *(() if opt.type is bool else (text,)))
-    by_variable = parse(**{str(opt.env): text})
+    text = {bool: "true", int: "7", float: "0.5"}.get(opt.type) or str(flags.sample_value(opt))
+    by_flag = parse_settings(opt.flags[-1], *(() if opt.type is bool else (text,)))
+    by_variable = parse_settings(**{str(opt.env): text})
     assert getattr(by_variable, name) == getattr(by_flag, name)
     default = getattr(Settings(), name)
     assert getattr(by_flag, name) != default or default is True
@@ -45,47 +45,47 @@ SWITCHES = [(name, opt) for name, opt in options().items() if opt.off_flags]
 @pytest.mark.parametrize(("name", "opt"), SWITCHES)
 def test_a_switch_can_be_turned_off(name: str, opt: Option) -> None:
     for flag in opt.off_flags:
-        assert getattr(parse(flag), name) is False
-        assert getattr(parse(flag, opt.flags[-1]), name) is True  # the last one wins
-        assert getattr(parse(opt.flags[-1], flag), name) is False
+        assert getattr(parse_settings(flag), name) is False
+        assert getattr(parse_settings(flag, opt.flags[-1]), name) is True  # the last one wins
+        assert getattr(parse_settings(opt.flags[-1], flag), name) is False
     if opt.off_env:
-        assert getattr(parse(**{opt.off_env: "1"}), name) is False
-        assert getattr(parse(opt.flags[-1], **{opt.off_env: "1"}), name) is True
+        assert getattr(parse_settings(**{opt.off_env: "1"}), name) is False
+        assert getattr(parse_settings(opt.flags[-1], **{opt.off_env: "1"}), name) is True
 
 
 @pytest.mark.inventory("B-09")
 def test_a_flag_wins_over_the_environment() -> None:
-    assert parse("--port", "1", LLAMA_ARG_PORT="2").port == 1
-    assert parse(LLAMA_ARG_PORT="2").port == 2
+    assert parse_settings("--port", "1", LLAMA_ARG_PORT="2").port == 1
+    assert parse_settings(LLAMA_ARG_PORT="2").port == 2
 
 
 def test_lists_in_the_environment_are_separated_by_commas() -> None:
-    assert parse(LLAMAFW_PLUGINS="a, b").plugin == ("a", "b")
-    assert parse("--plugin", "a", "--plugin", "b").plugin == ("a", "b")
+    assert parse_settings(LLAMAFW_PLUGINS="a, b").plugin == ("a", "b")
+    assert parse_settings("--plugin", "a", "--plugin", "b").plugin == ("a", "b")
 
 
 @pytest.mark.inventory("C-108")
 def test_an_api_key_in_the_environment_may_contain_commas() -> None:
-    assert parse(LLAMA_API_KEY="a,b").api_key == ("a,b",)
-    assert parse("--api-key", "a,b", "--api-key", "c").api_key == ("a,b", "c")
+    assert parse_settings(LLAMA_API_KEY="a,b").api_key == ("a,b",)
+    assert parse_settings("--api-key", "a,b", "--api-key", "c").api_key == ("a,b", "c")
 
 
 def test_long_flags_take_equals_signs_and_underscores() -> None:
-    assert parse("--ctx_size=64").ctx_size == 64
+    assert parse_settings("--ctx_size=64").ctx_size == 64
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--porl", "1"], "serve: unknown flag --porl; did you mean --port?"),
-        (["--port"], "serve: argument --port: expected one argument"),
+        (["--port"], "serve: --port needs a value"),
         (["--port", "x"], "--port: 'x' is not a whole number"),
         (["--port", "70000"], "--port: 70000 is out of range (from 0 to 65535)"),
         (["-np", "0"], "--parallel: 0 is out of range (from 1 to 1024)"),
         (["--temp", "nan"], "--temp: nan is out of range (from -1000 to 1000)"),
         (["-ctk", "q4_0"], "--cache-type-k: 'q4_0' is not one of f16, f32"),
-        (["word"], "serve: unexpected argument word"),
-        (["-fq"], "serve: unknown flag -fq"),  # not read as -f q
+        (["word"], "serve: unexpected argument word; a model is named with -m or -hf"),
+        (["-fq"], "serve: unknown flag -fq; `llamafw serve --help` lists the flags"),  # not read as -f q
         (["-C", "xyz"], "--cpu-mask: 'xyz' is not a hexadecimal mask of processors such as 0xff"),
         (["-Cr", "3-1"], "--cpu-range: '3-1' is not a range of processors such as 0-3"),
         (["-ts", "0,0"], "--tensor-split: '0,0' is not a list of proportions such as 3,1"),
@@ -94,25 +94,25 @@ def test_long_flags_take_equals_signs_and_underscores() -> None:
 )
 def test_a_wrong_command_line_is_one_clear_line(argv: list[str], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        parse(*argv)
+        parse_settings(*argv)
     assert str(caught.value) == message
 
 
 def test_flags_set_the_defaults_of_request_fields() -> None:
-    assert parse("--temp", "0", "--top-k", "5").request_defaults() == {"temperature": 0.0, "top_k": 5}
-    assert parse("--penalize-nl").request_defaults() == {"penalize_nl": True}
-    assert parse().request_defaults() == {}
+    assert parse_settings("--temp", "0", "--top-k", "5").request_defaults() == {"temperature": 0.0, "top_k": 5}
+    assert parse_settings("--penalize-nl").request_defaults() == {"penalize_nl": True}
+    assert parse_settings().request_defaults() == {}
 
 
 def test_without_a_context_size_each_slot_has_the_whole_context() -> None:
     backend = backend_options(Settings(), 8192)
     assert (backend.n_slots, backend.n_ctx) == (4, 8192)
-    assert backend_options(parse("-np", "2"), 8192).n_ctx == 4096
+    assert backend_options(parse_settings("-np", "2"), 8192).n_ctx == 4096
 
 
 def test_a_context_must_have_room_for_all_slots() -> None:
     with pytest.raises(SettingsError, match="-c 1 "):
-        backend_options(parse("-c", "1", "-np", "2"), 8192)
+        backend_options(parse_settings("-c", "1", "-np", "2"), 8192)
 
 
 @pytest.mark.inventory("B-09")
@@ -129,13 +129,13 @@ def test_variables_that_flags_override_are_reported() -> None:
 
 @pytest.mark.parametrize(("word", "value"), [("yes", True), ("No", False), ("TRUE", True), ("off", False), ("1", True)])
 def test_switches_in_the_environment_are_words_or_digits(word: str, value: bool) -> None:
-    assert parse(LLAMA_ARG_CONT_BATCHING=word).cont_batching is value
-    assert parse(LLAMA_ARG_NO_CONT_BATCHING=word).cont_batching is not value
+    assert parse_settings(LLAMA_ARG_CONT_BATCHING=word).cont_batching is value
+    assert parse_settings(LLAMA_ARG_NO_CONT_BATCHING=word).cont_batching is not value
 
 
 def test_another_word_for_a_switch_is_refused() -> None:
     with pytest.raises(SettingsError, match="^LLAMA_ARG_CONT_BATCHING: 'perhaps' is not one of 1, true, on"):
-        parse(LLAMA_ARG_CONT_BATCHING="perhaps")
+        parse_settings(LLAMA_ARG_CONT_BATCHING="perhaps")
 
 
 @pytest.mark.inventory("C-069")

@@ -23,8 +23,8 @@ from llamafw.engine.rank_head import RankHead
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
-from support.opened import until_loaded
-from support.toy import EOS, ToyBackend, ToyTokenizer
+from support.api_client import wait_until_loaded
+from support.toy_model import EOS, ToyBackend, ToyTokenizer
 
 PRE, SUF, MID, REP, SEP = range(259, 264)  # tokens for infill
 
@@ -120,7 +120,7 @@ def opened(plugins: Plugins) -> Open:
             loading.lifespan(None),
             httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as client,
         ):
-            await until_loaded(app)
+            await wait_until_loaded(app)
             yield client
 
     return open_client

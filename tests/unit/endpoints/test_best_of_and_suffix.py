@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.toy import ToyBackend
+from support.toy_model import ToyBackend
 from unit.endpoints.conftest import (
     MID,
     PRE,

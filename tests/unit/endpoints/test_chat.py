@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from support.toy import BOS, ToyTokenizer
+from support.toy_model import BOS, ToyTokenizer
 from unit.endpoints.conftest import Open, Post
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.toy import EOS, ToyTokenizer
+from support.toy_model import EOS, ToyTokenizer
 from unit.endpoints.conftest import Open, Post
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llamafw.engine.rank_head import Layer, RankHead
-from support.toy import N_EMBD, ToyBackend
+from support.toy_model import N_EMBD, ToyBackend
 from unit.endpoints.conftest import MID, PRE, REP, SEP, SUF, InfillTokenizer, Open, alphabet, read_events
 
 N_CTX = 64

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.toy import BOS, EOS, HEART, N_VOCAB, WithBos
+from support.toy_model import BOS, EOS, HEART, N_VOCAB, ToyTokenizerWithBos
 from unit.endpoints.conftest import InfillTokenizer, Open, alphabet, read_events
 
 PATH = "/v1/completions"
@@ -61,7 +61,7 @@ async def test_prompt_and_answer_are_scored_in_a_stream_too(opened: Open) -> Non
             assert [value for piece in pieces for value in piece["logprobs"][name]] == values
 
 
-class NamedBos(WithBos):
+class NamedBos(ToyTokenizerWithBos):
     """A toy tokenizer whose BOS and EOS have names, which are no part of a prompt's text."""
 
     def piece(self, token: int, *, special: bool = False) -> bytes:

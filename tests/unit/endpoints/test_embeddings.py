@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from openai.types import CreateEmbeddingResponse
 
-from support.toy import N_EMBD, WithBos, noise
+from support.toy_model import N_EMBD, ToyTokenizerWithBos, random_logits
 from unit.endpoints.conftest import Open
 
 NATIVE, OPENAI = "/embedding", "/v1/embeddings"
 
 
 def hidden_states(text: str) -> Any:
-    return np.array([noise(list(text.encode())[: i + 1])[:N_EMBD] for i in range(len(text.encode()))])
+    return np.array([random_logits(list(text.encode())[: i + 1])[:N_EMBD] for i in range(len(text.encode()))])
 
 
 def unit(vector: Any) -> Any:
@@ -138,5 +138,5 @@ async def test_embedding_flag_switches_completions_off(opened: Open, path: str, 
 
 
 async def test_texts_get_bos(opened: Open) -> None:
-    response = await embed(opened, OPENAI, {"input": "abc"}, tokenizer=WithBos())
+    response = await embed(opened, OPENAI, {"input": "abc"}, tokenizer=ToyTokenizerWithBos())
     assert response["usage"]["prompt_tokens"] == 4

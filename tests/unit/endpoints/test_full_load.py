@@ -8,7 +8,7 @@ import re
 import httpx
 import pytest
 
-from support.toy import ToyBackend, forever
+from support.toy_model import ToyBackend, alphabet_logits
 from unit.endpoints.conftest import Open
 
 N_SLOTS, N_STREAMS = 2, 66
@@ -39,13 +39,13 @@ async def wait_for_all_streams(client: httpx.AsyncClient) -> tuple[int, int]:
 @pytest.mark.inventory("E-001", "P-07", "R-10")
 async def test_monitoring_is_answered_under_full_load(opened: Open) -> None:
     """The engine is held in a forward pass, so a request that waited for it would never be answered."""
-    backend = ToyBackend(forever, n_slots=N_SLOTS, n_ctx=64, hold=True)
+    backend = ToyBackend(alphabet_logits, n_slots=N_SLOTS, n_ctx=64, hold=True)
     async with opened(backend=backend, metrics=True, slots=True, validate_responses=False) as client:
         tasks = [asyncio.create_task(read_stream(client)) for _ in range(N_STREAMS)]
-        await backend.begun()
+        await backend.wait_for_forward()
         await wait_for_all_streams(client)
-        backend.allow()  # that pass was of the first streams only
-        await backend.begun()
+        backend.allow_forward()  # that pass was of the first streams only
+        await backend.wait_for_forward()
         assert await wait_for_all_streams(client) == (N_SLOTS, N_STREAMS - N_SLOTS)
 
         n_passes = len(backend.batches)
@@ -56,5 +56,5 @@ async def test_monitoring_is_answered_under_full_load(opened: Open) -> None:
         assert len(backend.batches) == n_passes, "the engine was not held"
         assert not any(task.done() for task in tasks)
 
-        backend.allow(10_000)
+        backend.allow_forward(10_000)
         assert await asyncio.gather(*tasks) == [9] * N_STREAMS

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.toy import BOS, ToyTokenizer
+from support.toy_model import BOS, ToyTokenizer
 from unit.endpoints.conftest import (
     MID,
     PRE,

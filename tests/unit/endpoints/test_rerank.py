@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llamafw.engine.rank_head import Layer, RankHead
-from support.toy import BOS, EOS, HELLO, N_EMBD, ToyBackend, noise
+from support.toy_model import BOS, EOS, HELLO, N_EMBD, ToyBackend, random_logits
 from unit.endpoints.conftest import Open
 
 NO_RANK_HEAD = "this model cannot rerank: it has no rank head"
@@ -61,7 +61,7 @@ DOCUMENTS = ["a", "bc", "", "a <b>"]
 def expected_scores(query: str, documents: list[str], separator: list[int]) -> list[float]:
     """Return the scores in the order of the documents."""
     prompts = [[BOS, *query.encode(), EOS, *separator, *text.encode(), EOS] for text in documents]
-    return [float(noise(prompt)[0]) for prompt in prompts]
+    return [float(random_logits(prompt)[0]) for prompt in prompts]
 
 
 @pytest.mark.inventory("E-161")

@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from llamafw import Floats, Settings
-from support.flags import parse
-from support.toy import EOS, EOT, N_VOCAB
+from support.flags import parse_settings
+from support.toy_model import EOS, EOT, N_VOCAB
 from unit.endpoints.conftest import Open
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -225,7 +225,7 @@ each_case = pytest.mark.parametrize(
 
 def changed_settings(flags: str) -> dict[str, Any]:
     """Return the settings that flags change."""
-    settings = parse(*flags.split())
+    settings = parse_settings(*flags.split())
     values = {field.name: getattr(settings, field.name) for field in fields(Settings)}
     return {name: value for name, value in values.items() if value != getattr(Settings(), name)}
 

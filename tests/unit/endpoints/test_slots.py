@@ -13,7 +13,7 @@ import pytest
 from llamafw import LoadedModel, RequestError, Settings, SettingsError
 from llamafw.server.app import build_app
 from llamafw_plugins.endpoints.slots import check_file_name
-from support.toy import BOS, ToyBackend, WithBos, forever
+from support.toy_model import BOS, ToyBackend, ToyTokenizerWithBos, alphabet_logits
 from unit.endpoints.conftest import Open
 
 COMPLETE = {"prompt": "abc", "n_predict": 3, "temperature": 0, "id_slot": 1}
@@ -57,7 +57,7 @@ async def test_fail_on_no_slot_passes_with_an_idle_slot(opened: Open, query: str
 
 @pytest.mark.inventory("E-191", "R-07")
 async def test_fail_on_no_slot_is_503_without_an_idle_slot(opened: Open) -> None:
-    backend = ToyBackend(forever, n_slots=1, n_ctx=64, hold=True)
+    backend = ToyBackend(alphabet_logits, n_slots=1, n_ctx=64, hold=True)
     async with opened(slots=True, backend=backend) as client, running_request(client, backend):
         assert (await client.get("/slots?fail_on_no_slot")).status_code == 503
         assert (await client.get("/slots")).json()[0]["is_processing"]
@@ -67,9 +67,9 @@ async def test_fail_on_no_slot_is_503_without_an_idle_slot(opened: Open) -> None
 async def running_request(client: Any, backend: ToyBackend) -> AsyncIterator[None]:
     """Keep a request in the only slot."""
     task = asyncio.create_task(client.post("/completion", json={"prompt": "a", "n_predict": 3}))
-    await backend.begun()
+    await backend.wait_for_forward()
     yield
-    backend.allow(100)
+    backend.allow_forward(100)
     assert (await task).status_code == 200
 
 
@@ -221,7 +221,7 @@ async def test_changing_props_needs_a_flag(opened: Open) -> None:
 @pytest.mark.inventory("E-172", "D-26")
 @pytest.mark.parametrize("prompt", ["ab", [BOS, 97, 98], [97, 98]])
 async def test_system_prompt_has_the_only_bos(opened: Open, prompt: Any) -> None:
-    async with opened(props=True, tokenizer=WithBos()) as client:
+    async with opened(props=True, tokenizer=ToyTokenizerWithBos()) as client:
         await client.post("/props", json={"system_prompt": "xyz"})
         row = (await client.post("/completion", json={"prompt": prompt, "n_predict": 1})).json()
     assert row["tokens_evaluated"] == 6

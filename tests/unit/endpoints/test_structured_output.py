@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from llamafw import GrammarSource
-from support.toy import noise
+from support.toy_model import random_logits
 from unit.endpoints.conftest import Open, read_events
 
 HI = [{"role": "user", "content": "hi"}]
@@ -20,7 +20,7 @@ CHAT, NATIVE, TEXT = "/v1/chat/completions", "/completion", "/v1/completions"
 
 async def ask(opened: Open, path: str, server_grammar: GrammarSource | None = None, **fields: Any) -> str:
     """Return the text that a model with random scores answers."""
-    async with opened(scores=noise, n_ctx=512, grammar=server_grammar) as client:
+    async with opened(scores=random_logits, n_ctx=512, grammar=server_grammar) as client:
         prompt = {"messages": HI} if path == CHAT else {"prompt": "hi"}
         response = await client.post(path, json={**prompt, "seed": 1, "max_tokens": 64, **fields})
         assert response.status_code == 200, response.text
@@ -142,7 +142,7 @@ async def test_required_tool_call_is_enforced(opened: Open, choice: Any) -> None
     ]
     body: dict[str, Any] = {"messages": HI, "seed": 2, "max_tokens": 200, "tools": tools, "tool_choice": choice}
     body["parallel_tool_calls"] = False
-    async with opened(scores=noise, n_ctx=2048) as client:
+    async with opened(scores=random_logits, n_ctx=2048) as client:
         message = (await client.post(CHAT, json=body)).json()["choices"][0]["message"]
         *chunks, _ = read_events((await client.post(CHAT, json={**body, "stream": True})).text)
 
@@ -155,7 +155,7 @@ async def test_required_tool_call_is_enforced(opened: Open, choice: Any) -> None
 
 
 async def test_every_choice_matches_the_grammar(opened: Open) -> None:
-    async with opened(scores=noise, n_ctx=512) as client:
+    async with opened(scores=random_logits, n_ctx=512) as client:
         body = {"messages": HI, "n": 4, "seed": 3, "grammar": 'root ::= "a" [0-9]{3} "b"', "max_tokens": 20}
         choices = (await client.post(CHAT, json=body)).json()["choices"]
     texts = [choice["message"]["content"] for choice in choices]

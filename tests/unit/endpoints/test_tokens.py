@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.toy import BOS, EOS, EURO_HEAD, HELLO, ToyTokenizer
+from support.toy_model import BOS, EOS, EURO_HEAD, HELLO, ToyTokenizer
 from unit.endpoints.conftest import Open, Post
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -11,7 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llamafw import Floats
-from support.toy import EOS
+from support.toy_model import EOS
 from unit.endpoints.conftest import Open, read_events
 
 PATH = "/v1/chat/completions"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llamafw.engine import BatchingEngine, EngineOptions
-from support.toy import ToyBackend, ToyTokenizer
+from support.toy_model import ToyBackend, ToyTokenizer
 
 
 @pytest.fixture
@@ -25,6 +25,6 @@ async def start(samplers: Mapping[str, Any]) -> AsyncIterator[Callable[..., Batc
 
     yield make
     for engine, backend in engines:
-        backend.allow(10_000)
+        backend.allow_forward(10_000)
         await engine.stop(10)
         assert backend.closed

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamafw import ContextFullError, GenerateRequest
 from llamafw.engine import BatchingEngine
 from llamafw.engine.context_shift import n_discarded, n_kept, truncated
-from support.toy import EOS, ToyBackend, answer, forever
+from support.toy_model import EOS, ToyBackend, alphabet_logits, generate_answer
 
 Start = Callable[..., BatchingEngine]
 
@@ -42,15 +42,17 @@ def test_kept_tokens_leave_room(n_prompt: int, n_ctx: int, n_keep: int, bos: boo
 async def test_generation_continues_after_a_context_shift(
     start: Start, n_keep: int, n_discard: int, n_gone: int
 ) -> None:
-    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
-    got = await answer(start(backend), (1, 2, 3), n_predict=16, context_shift=True, n_keep=n_keep, n_discard=n_discard)
+    backend = ToyBackend(alphabet_logits, n_ctx=16, n_slots=1)
+    got = await generate_answer(
+        start(backend), (1, 2, 3), n_predict=16, context_shift=True, n_keep=n_keep, n_discard=n_discard
+    )
     assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (16, "limit", True)
     assert backend.shifts[0] == (0, n_keep, n_gone)
     assert backend.slots[0][:n_keep] == [1, 2, 3][:n_keep]
 
 
 async def test_generation_without_limit_continues_until_cancelled(start: Start) -> None:
-    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
+    backend = ToyBackend(alphabet_logits, n_ctx=16, n_slots=1)
     request = GenerateRequest((1,), n_predict=-1, context_shift=True, ignore_eos=True)  # eos is possible otherwise
     stream = start(backend).generate(request)
     n = 0
@@ -64,7 +66,9 @@ async def test_generation_without_limit_continues_until_cancelled(start: Start) 
 
 @pytest.mark.inventory("F-02", "D-02", "C-017")
 async def test_n_predict_minus_2_ends_at_the_full_context(start: Start) -> None:
-    got = await answer(start(ToyBackend(forever, n_ctx=16)), (1, 2, 3), n_predict=-2, context_shift=True)
+    got = await generate_answer(
+        start(ToyBackend(alphabet_logits, n_ctx=16)), (1, 2, 3), n_predict=-2, context_shift=True
+    )
     assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (13, "limit", True)
 
 
@@ -72,14 +76,14 @@ async def test_n_predict_minus_2_ends_at_the_full_context(start: Start) -> None:
 @pytest.mark.parametrize("context_shift", [False, True])
 async def test_prompts_that_do_not_fit_are_refused(start: Start, context_shift: bool) -> None:
     with pytest.raises(ContextFullError) as caught:
-        await answer(start(ToyBackend(n_ctx=16)), range(16), context_shift=context_shift)
+        await generate_answer(start(ToyBackend(n_ctx=16)), range(16), context_shift=context_shift)
     assert caught.value.extra == {"n_prompt_tokens": 16, "n_ctx": 16}
 
 
 @pytest.mark.inventory("E-068", "E-055")
 async def test_truncate_prompt_cuts_the_middle(start: Start) -> None:
-    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
-    got = await answer(start(backend), range(40), n_predict=1, truncate_prompt=True, n_keep=2)
+    backend = ToyBackend(alphabet_logits, n_ctx=16, n_slots=1)
+    got = await generate_answer(start(backend), range(40), n_predict=1, truncate_prompt=True, n_keep=2)
     assert backend.batches[0].tokens.tolist() == [0, 1, *range(30, 40)]
     assert got.finish.truncated
     assert got.finish.n_prompt == len(backend.slots[0])
@@ -87,19 +91,23 @@ async def test_truncate_prompt_cuts_the_middle(start: Start) -> None:
 
 @pytest.mark.inventory("K-10", "F-18")
 async def test_shifted_positions_are_not_reused(start: Start) -> None:
-    backend = ToyBackend(forever, n_ctx=16, n_slots=1)
+    backend = ToyBackend(alphabet_logits, n_ctx=16, n_slots=1)
     engine = start(backend)
-    await answer(engine, (1, 2, 3), n_predict=20, context_shift=True, n_keep=2)
+    await generate_answer(engine, (1, 2, 3), n_predict=20, context_shift=True, n_keep=2)
     held = list(backend.slots[0])
-    again = await answer(engine, held[:8], n_predict=1)
+    again = await generate_answer(engine, held[:8], n_predict=1)
     assert again.finish.n_cached == 2  # positions after the shift differ from a fresh evaluation
-    fresh = await answer(engine, (*held[:6], 9), n_predict=1)
+    fresh = await generate_answer(engine, (*held[:6], 9), n_predict=1)
     assert fresh.finish.n_cached == 6  # all of these were evaluated after the shift
 
 
 async def test_generation_ends_if_no_token_can_be_dropped(start: Start) -> None:
-    got = await answer(
-        start(ToyBackend(forever, n_ctx=1, n_slots=1)), (1,), n_predict=9, context_shift=True, truncate_prompt=True
+    got = await generate_answer(
+        start(ToyBackend(alphabet_logits, n_ctx=1, n_slots=1)),
+        (1,),
+        n_predict=9,
+        context_shift=True,
+        truncate_prompt=True,
     )
     assert (got.finish.n_predicted, got.finish.stop_type, got.finish.truncated) == (1, "limit", True)
 
@@ -107,9 +115,11 @@ async def test_generation_ends_if_no_token_can_be_dropped(start: Start) -> None:
 @pytest.mark.inventory("E-036")
 async def test_eos_ends_a_shifted_generation(start: Start) -> None:
     def scores(prefix: object) -> np.ndarray:  # type: ignore[type-arg]  # float32
-        row = forever([0] * len(prefix))  # type: ignore[arg-type]  # a list
+        row = alphabet_logits([0] * len(prefix))  # type: ignore[arg-type]  # a list
         row[EOS] = 20 if len(prefix) == 12 else -9  # type: ignore[arg-type]  # as above
         return row
 
-    got = await answer(start(ToyBackend(scores, n_ctx=16, n_slots=1)), (1, 2, 3), n_predict=-1, context_shift=True)
+    got = await generate_answer(
+        start(ToyBackend(scores, n_ctx=16, n_slots=1)), (1, 2, 3), n_predict=-1, context_shift=True
+    )
     assert (got.finish.stop_type, got.finish.truncated) == ("eos", False)

@@ -10,11 +10,11 @@ import pytest
 
 from llamafw import ContextFullError, EmbedRequest, GenerationError, Pooling, RequestError
 from llamafw.engine import BatchingEngine
-from support.toy import N_EMBD, ToyBackend, answer, forever, noise
+from support.toy_model import N_EMBD, ToyBackend, alphabet_logits, generate_answer, random_logits
 
 Start = Callable[..., BatchingEngine]
 TEXT = tuple(range(40))
-STATES = np.array([noise(TEXT[: i + 1])[:N_EMBD] for i in range(len(TEXT))])
+STATES = np.array([random_logits(TEXT[: i + 1])[:N_EMBD] for i in range(len(TEXT))])
 POOLED = {"none": STATES, "mean": STATES.astype(np.float64).mean(axis=0)[None], "cls": STATES[:1], "last": STATES[-1:]}
 
 
@@ -27,19 +27,19 @@ async def test_pooling_matches_numpy(start: Start, pooling: Pooling, n_batch: in
     np.testing.assert_allclose(found.vectors, POOLED[pooling], rtol=1e-6)
     assert (found.n_prompt, found.vectors.dtype) == (40, np.float32)
     one = await engine.embed(EmbedRequest((5,), pooling))
-    np.testing.assert_array_equal(one.vectors, noise((5,))[:N_EMBD][None])
+    np.testing.assert_array_equal(one.vectors, random_logits((5,))[:N_EMBD][None])
 
 
 @pytest.mark.inventory("K-07")
 async def test_embeddings_alternate_with_generations(start: Start) -> None:
-    backend = ToyBackend(forever, n_slots=4, n_batch=4)
+    backend = ToyBackend(alphabet_logits, n_slots=4, n_batch=4)
     engine = start(backend)
-    answers = [asyncio.create_task(answer(engine, (1, 2, 3), n_predict=30, id_slot=i)) for i in (0, 1)]
+    answers = [asyncio.create_task(generate_answer(engine, (1, 2, 3), n_predict=30, id_slot=i)) for i in (0, 1)]
     texts = [asyncio.create_task(engine.embed(EmbedRequest(TEXT, id_slot=i))) for i in (2, 3)]
     assert [len((await task).ids) for task in answers] == [30, 30]
     assert [(await task).n_prompt for task in texts] == [40, 40]
-    assert all(set(batch.slots.tolist()) <= {2, 3} for batch in backend.embedded)
-    kinds = "".join("ga"[any(batch is other for other in backend.embedded)] for batch in backend.batches)
+    assert all(set(batch.slots.tolist()) <= {2, 3} for batch in backend.hidden_batches)
+    kinds = "".join("ga"[any(batch is other for other in backend.hidden_batches)] for batch in backend.batches)
     assert kinds.count("a") == 20  # 80 tokens, four at a time
     assert "aa" not in kinds.strip("a")  # they alternate while both run
 
@@ -69,8 +69,8 @@ async def test_cancelled_embedding_frees_its_slot(start: Start) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
     engine = start(backend)
     task = asyncio.create_task(engine.embed(EmbedRequest(TEXT)))
-    await backend.begun()
+    await backend.wait_for_forward()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    backend.allow(10)
-    assert (await answer(engine, (1,), n_predict=1)).finish.n_predicted == 1
+    backend.allow_forward(10)
+    assert (await generate_answer(engine, (1,), n_predict=1)).finish.n_predicted == 1

@@ -23,7 +23,7 @@ from llamafw import (
     Unavailable,
 )
 from llamafw.engine import BatchingEngine
-from support.toy import ToyBackend, ToyTokenizer, answer, forever
+from support.toy_model import ToyBackend, ToyTokenizer, alphabet_logits, generate_answer
 
 Start = Callable[..., BatchingEngine]
 
@@ -44,20 +44,20 @@ async def leave(stream: AsyncIterator[Delta]) -> None:
 
 @pytest.mark.inventory("E-075", "F-20")
 async def test_disconnect_while_generating_frees_the_slot_within_a_token(start: Start) -> None:
-    backend = ToyBackend(forever, n_slots=1, n_ctx=10_000, hold=True)
+    backend = ToyBackend(alphabet_logits, n_slots=1, n_ctx=10_000, hold=True)
     engine = start(backend)
-    backend.allow(3)
+    backend.allow_forward(3)
     stream = ask(engine, 1, 2, 3)
     for _ in range(3):
         await anext(stream)
     for _ in range(4):
-        await backend.begun()  # the fourth forward pass is running
+        await backend.wait_for_forward()  # the fourth forward pass is running
     await leave(stream)
-    backend.allow()
-    task = asyncio.create_task(answer(engine, (1, 2, 3, 4), n_predict=1))
-    await backend.begun()
+    backend.allow_forward()
+    task = asyncio.create_task(generate_answer(engine, (1, 2, 3, 4), n_predict=1))
+    await backend.wait_for_forward()
     assert len(backend.batches) == 5  # it was the last one for the cancelled request
-    backend.allow()
+    backend.allow_forward()
     got = await task
     assert got.finish.n_cached == 3  # its cache is reused
 
@@ -65,15 +65,15 @@ async def test_disconnect_while_generating_frees_the_slot_within_a_token(start: 
 async def test_disconnect_while_waiting(start: Start) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
     engine = start(backend)
-    first = asyncio.create_task(answer(engine, (1,), n_predict=2))
-    await backend.begun()
-    waiting = [asyncio.create_task(answer(engine, (2, i), n_predict=1)) for i in range(5)]
+    first = asyncio.create_task(generate_answer(engine, (1,), n_predict=2))
+    await backend.wait_for_forward()
+    waiting = [asyncio.create_task(generate_answer(engine, (2, i), n_predict=1)) for i in range(5)]
     await asyncio.sleep(0)
     for task in waiting[:4]:
         task.cancel()
     left = await asyncio.gather(*waiting[:4], return_exceptions=True)
     assert {type(error) for error in left} == {asyncio.CancelledError}
-    backend.allow(100)
+    backend.allow_forward(100)
     await asyncio.gather(first, waiting[4])
     assert [b.tokens.tolist()[0] for b in backend.batches if b.positions[0] == 0] == [1, 2]
 
@@ -81,15 +81,15 @@ async def test_disconnect_while_waiting(start: Start) -> None:
 async def test_disconnect_during_prompt_evaluation(start: Start) -> None:
     backend = ToyBackend(n_slots=1, n_ctx=1000, n_batch=10, hold=True)
     engine = start(backend)
-    task = asyncio.create_task(answer(engine, tuple(range(200)), n_predict=1))
-    backend.allow(3)
+    task = asyncio.create_task(generate_answer(engine, tuple(range(200)), n_predict=1))
+    backend.allow_forward(3)
     for _ in range(4):
-        await backend.begun()
+        await backend.wait_for_forward()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    backend.allow(100)
-    got = await answer(engine, tuple(range(45)), n_predict=1)
+    backend.allow_forward(100)
+    got = await generate_answer(engine, tuple(range(45)), n_predict=1)
     assert got.finish.n_cached == 40
     assert len(backend.batches) == 5
 
@@ -98,7 +98,7 @@ async def test_disconnect_before_the_first_token_request(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
     await leave(ask(engine, 1))
-    await answer(engine, (2,), n_predict=1)
+    await generate_answer(engine, (2,), n_predict=1)
     assert len(backend.batches) == 1
 
 
@@ -118,7 +118,7 @@ async def test_disconnects_at_random_moments_do_not_break_the_engine(start: Star
         for _ in range(100)
     ]
     await asyncio.gather(*clients)
-    assert (await answer(engine, (1, 2), n_predict=3)).finish.n_predicted
+    assert (await generate_answer(engine, (1, 2), n_predict=3)).finish.n_predicted
 
 
 # --- samplers that fail
@@ -166,9 +166,9 @@ async def test_failing_sampler_fails_only_its_request(
     engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
     fields: dict[str, Any] = {"samplers": ("broken",), "seed": 7, "n_predict": 5}
     results = await asyncio.gather(
-        answer(engine, (1, 2), **fields | {"options": {"where": "nowhere"}}),
-        answer(engine, (1, 2), **fields | {"options": {"where": where}}),
-        answer(engine, (1, 2), **fields | {"options": {"where": "nowhere"}}),
+        generate_answer(engine, (1, 2), **fields | {"options": {"where": "nowhere"}}),
+        generate_answer(engine, (1, 2), **fields | {"options": {"where": where}}),
+        generate_answer(engine, (1, 2), **fields | {"options": {"where": "nowhere"}}),
         return_exceptions=True,
     )
     fine, error, fine_too = results
@@ -188,7 +188,7 @@ async def test_failing_sampler_fails_only_its_request(
 async def test_sampler_request_errors_reach_the_client(start: Start, samplers: Mapping[str, Any]) -> None:
     engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
     with pytest.raises(RequestError) as caught:
-        await answer(engine, (1,), samplers=("broken",), options={"where": "refuse"})
+        await generate_answer(engine, (1,), samplers=("broken",), options={"where": "refuse"})
     assert (caught.value.status, caught.value.param) == (400, "grammar")
 
 
@@ -204,7 +204,7 @@ async def test_failing_forward_pass_fails_only_the_responsible_request(
     engine = start(backend)
     prompts = [(1, 2, 3), (4, 200, 5), (6, 7), (8,)]
     results = await asyncio.gather(
-        *(answer(engine, prompt, n_predict=6, logit_bias={200: float("-inf")}) for prompt in prompts),
+        *(generate_answer(engine, prompt, n_predict=6, logit_bias={200: float("-inf")}) for prompt in prompts),
         return_exceptions=True,
     )
     error = results.pop(1)
@@ -214,8 +214,8 @@ async def test_failing_forward_pass_fails_only_the_responsible_request(
     alone = start(ToyBackend(n_slots=1))
     for prompt, got in zip([(1, 2, 3), (6, 7), (8,)], results, strict=True):
         assert not isinstance(got, BaseException)
-        assert got.ids == (await answer(alone, prompt, n_predict=6, logit_bias={200: float("-inf")})).ids
-    assert (await answer(engine, (4, 5), n_predict=1)).finish.n_predicted == 1  # the slot is usable again
+        assert got.ids == (await generate_answer(alone, prompt, n_predict=6, logit_bias={200: float("-inf")})).ids
+    assert (await generate_answer(engine, (4, 5), n_predict=1)).finish.n_predicted == 1  # the slot is usable again
 
 
 async def test_partially_failed_forward_pass_is_repeated(start: Start) -> None:
@@ -233,12 +233,12 @@ async def test_partially_failed_forward_pass_is_repeated(start: Start) -> None:
 
     backend = HalfWay(hold=True)
     engine = start(backend)
-    tasks = [asyncio.create_task(answer(engine, (i, 1), n_predict=4)) for i in range(3)]
-    await backend.begun()  # the others wait for the next forward pass
-    backend.allow(100)
+    tasks = [asyncio.create_task(generate_answer(engine, (i, 1), n_predict=4)) for i in range(3)]
+    await backend.wait_for_forward()  # the others wait for the next forward pass
+    backend.allow_forward(100)
     got = await asyncio.gather(*tasks)
     alone = start(ToyBackend())
-    assert [a.ids for a in got] == [(await answer(alone, (i, 1), n_predict=4)).ids for i in range(3)]
+    assert [a.ids for a in got] == [(await generate_answer(alone, (i, 1), n_predict=4)).ids for i in range(3)]
     assert backend.failed
 
 
@@ -248,7 +248,7 @@ async def test_missing_output_rows_are_a_failure(start: Start) -> None:
             return super().forward(batch)[:0]
 
     with pytest.raises(GenerationError):
-        await answer(start(Short()), (1,))
+        await generate_answer(start(Short()), (1,))
 
 
 async def test_held_back_text_is_sent_before_the_error(start: Start) -> None:
@@ -259,7 +259,7 @@ async def test_held_back_text_is_sent_before_the_error(start: Start) -> None:
     text, error = await collect(stream)
     assert text == "aa"
     assert isinstance(error, GenerationError)
-    assert (await answer(engine, (1, 97), n_predict=1)).finish.n_cached == 0  # the slot's cache is not reused
+    assert (await generate_answer(engine, (1, 97), n_predict=1)).finish.n_cached == 0  # the slot's cache is not reused
 
 
 async def test_engine_failure_ends_all_requests(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -269,10 +269,10 @@ async def test_engine_failure_ends_all_requests(start: Start, caplog: pytest.Log
             raise GeneratorExit  # not an Exception
 
     engine = start(Fatal(n_slots=1))
-    results = await asyncio.gather(*(answer(engine, (i,)) for i in range(5)), return_exceptions=True)
+    results = await asyncio.gather(*(generate_answer(engine, (i,)) for i in range(5)), return_exceptions=True)
     assert {type(result) for result in results} == {GenerationError}
     with pytest.raises(GenerationError):
-        await answer(engine, (1,))
+        await generate_answer(engine, (1,))
     assert engine.failed
     assert any(record.levelno == logging.CRITICAL for record in caplog.records)
 
@@ -283,25 +283,25 @@ async def test_engine_failure_ends_all_requests(start: Start, caplog: pytest.Log
 async def test_stop_lets_running_requests_finish(samplers: Mapping[str, Any]) -> None:
     backend = ToyBackend(n_slots=1, hold=True)
     engine = BatchingEngine(backend, ToyTokenizer(), samplers)
-    tasks = [asyncio.create_task(answer(engine, (i,), n_predict=3, ignore_eos=True)) for i in range(3)]
-    await backend.begun()
+    tasks = [asyncio.create_task(generate_answer(engine, (i,), n_predict=3, ignore_eos=True)) for i in range(3)]
+    await backend.wait_for_forward()
     stopping = asyncio.create_task(engine.stop(30))
     await asyncio.sleep(0)
     with pytest.raises(Unavailable):
         ask(engine, 1)
-    backend.allow(100)
+    backend.allow_forward(100)
     assert [a.finish.n_predicted for a in await asyncio.gather(*tasks)] == [3, 3, 3]
     await stopping
     assert backend.closed
 
 
 async def test_stop_ends_requests_that_exceed_the_grace_period(samplers: Mapping[str, Any]) -> None:
-    backend = ToyBackend(forever, n_slots=2, n_ctx=10**6)
+    backend = ToyBackend(alphabet_logits, n_slots=2, n_ctx=10**6)
     engine = BatchingEngine(backend, ToyTokenizer(), samplers)
     streams = [ask(engine, i) for i in range(4)]
     got = [asyncio.create_task(collect(stream)) for stream in streams]
     for _ in range(3):
-        await backend.begun()
+        await backend.wait_for_forward()
     await engine.stop(0)
     results = await asyncio.gather(*got)
     assert {type(error) for _, error in results} == {Unavailable}
@@ -335,15 +335,15 @@ def test_closed_event_loops_are_ignored(samplers: Mapping[str, Any]) -> None:
     async def begin() -> AsyncIterator[Delta]:
         stream = ask(engine, 1, n_predict=5)
         step = asyncio.ensure_future(anext(stream))
-        await backend.begun()
+        await backend.wait_for_forward()
         step.cancel()
         return stream
 
     asyncio.run(begin())
-    backend.allow(100)
+    backend.allow_forward(100)
 
     async def again() -> str:
-        text = (await answer(engine, (2,), n_predict=3)).finish.stop_type
+        text = (await generate_answer(engine, (2,), n_predict=3)).finish.stop_type
         await engine.stop(5)
         return text
 

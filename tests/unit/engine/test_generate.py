@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llamafw import ContextFullError, Floats, GenerateRequest, GenerationError, RequestError
 from llamafw.engine import BatchingEngine
 from llamafw_plugins.samplers import DEFAULT_ORDER
-from support.toy import (
+from support.toy_model import (
     EOS,
     EOT,
     EURO_HEAD,
@@ -26,10 +26,10 @@ from support.toy import (
     WORLD,
     ToyBackend,
     ToyTokenizer,
-    answer,
-    forever,
-    noise,
-    saying,
+    alphabet_logits,
+    generate_answer,
+    random_logits,
+    scripted_logits,
 )
 
 Start = Callable[..., BatchingEngine]
@@ -40,8 +40,8 @@ WARM = {"samplers": DEFAULT_ORDER, "options": {"temperature": 1.2}}
 
 
 async def test_generation_ends_at_eos(start: Start) -> None:
-    engine = start(ToyBackend(saying(HELLO, WORLD, HEART, after=2)))
-    got = await answer(engine, (1, 2))
+    engine = start(ToyBackend(scripted_logits(HELLO, WORLD, HEART, after=2)))
+    got = await generate_answer(engine, (1, 2))
     assert got.text == "Hello world❤"
     assert got.ids == [HELLO, WORLD, HEART, EOS]
     assert [token.piece for token in got.tokens] == [b"Hello", b" world", "❤".encode(), b""]
@@ -57,22 +57,22 @@ async def test_generation_ends_at_eos(start: Start) -> None:
 @pytest.mark.parametrize("eog", [EOS, EOT])
 async def test_ignore_eos_covers_all_end_of_generation_tokens(start: Start, eog: int) -> None:
     def scores(prefix: Sequence[int]) -> Floats:
-        row = forever(prefix)
+        row = alphabet_logits(prefix)
         row[eog] = 20
         return row
 
     engine = start(ToyBackend(scores))
-    assert (await answer(engine, (1,), n_predict=3)).ids == [eog]
-    ignoring = await answer(engine, (1,), n_predict=3, ignore_eos=True)
+    assert (await generate_answer(engine, (1,), n_predict=3)).ids == [eog]
+    ignoring = await generate_answer(engine, (1,), n_predict=3, ignore_eos=True)
     assert (ignoring.text, ignoring.finish.stop_type) == ("bcd", "limit")
 
 
 async def test_n_predict_limits_the_response(start: Start) -> None:
-    backend = ToyBackend(forever, n_ctx=20)
+    backend = ToyBackend(alphabet_logits, n_ctx=20)
     engine = start(backend)
-    five = await answer(engine, (1, 2), n_predict=5)
+    five = await generate_answer(engine, (1, 2), n_predict=5)
     assert (five.text, five.finish.stop_type, five.finish.truncated) == ("cdefg", "limit", False)
-    none = await answer(engine, (9, 8, 7), n_predict=0)
+    none = await generate_answer(engine, (9, 8, 7), n_predict=0)
     assert (none.text, none.ids, none.finish.stop_type) == ("", [], "limit")
     assert (none.finish.n_prompt, none.finish.n_predicted, none.finish.timings.predicted_ms) == (3, 0, 0)
     assert len(backend.batches[-1].outputs) == 0  # no logits are computed
@@ -81,25 +81,25 @@ async def test_n_predict_limits_the_response(start: Start) -> None:
 
 @pytest.mark.parametrize(("n_predict", "truncated"), [(-1, True), (-2, True), (100, True), (18, False)])
 async def test_full_context_keeps_the_text(start: Start, n_predict: int, truncated: bool) -> None:
-    engine = start(ToyBackend(forever, n_ctx=20))
-    got = await answer(engine, (1, 2), n_predict=n_predict)
+    engine = start(ToyBackend(alphabet_logits, n_ctx=20))
+    got = await generate_answer(engine, (1, 2), n_predict=n_predict)
     assert got.text == "cdefghijklmnopqrst"
     assert (got.finish.stop_type, got.finish.truncated, got.finish.n_predicted) == ("limit", truncated, 18)
 
 
 async def test_prompts_that_do_not_fit_are_context_full_errors(start: Start) -> None:
-    engine = start(ToyBackend(forever, n_ctx=20))
-    assert (await answer(engine, (1,) * 19)).finish.n_predicted == 1
-    assert (await answer(engine, (1,) * 20, n_predict=0)).finish.n_prompt == 20
+    engine = start(ToyBackend(alphabet_logits, n_ctx=20))
+    assert (await generate_answer(engine, (1,) * 19)).finish.n_predicted == 1
+    assert (await generate_answer(engine, (1,) * 20, n_predict=0)).finish.n_prompt == 20
     for n in (20, 21, 500):
         with pytest.raises(ContextFullError) as caught:
-            await answer(engine, (1,) * n)
+            await generate_answer(engine, (1,) * n)
         assert caught.value.extra == {"n_prompt_tokens": n, "n_ctx": 20}
 
 
 async def test_empty_prompt_gets_an_empty_response(start: Start) -> None:
     backend = ToyBackend()
-    got = await answer(start(backend), (), seed=3)
+    got = await generate_answer(start(backend), (), seed=3)
     assert (got.text, got.finish.stop_type, got.finish.n_prompt, got.finish.n_predicted) == ("", "none", 0, 0)
     assert got.finish.seed == 3
     assert not backend.batches
@@ -122,14 +122,14 @@ async def test_empty_prompt_gets_an_empty_response(start: Start) -> None:
 async def test_invalid_requests_name_the_field(start: Start, fields: dict[str, Any], param: str) -> None:
     engine = start(ToyBackend())
     with pytest.raises(RequestError) as caught:
-        await answer(engine, **{"prompt": (1, 2)} | fields)
+        await generate_answer(engine, **{"prompt": (1, 2)} | fields)
     assert (caught.value.status, caught.value.param) == (400, param)
-    assert (await answer(engine, (1, 2), n_predict=1)).ids  # other requests still work
+    assert (await generate_answer(engine, (1, 2), n_predict=1)).ids  # other requests still work
 
 
 async def test_unknown_sampler_gets_a_suggestion(start: Start) -> None:
     with pytest.raises(RequestError, match="did you mean 'top_k'"):
-        await answer(start(ToyBackend()), (1,), samplers=("topk",))
+        await generate_answer(start(ToyBackend()), (1,), samplers=("topk",))
 
 
 # --- text
@@ -145,11 +145,11 @@ TOKENS = st.lists(st.sampled_from([97, 98, 99, 0xE2, 0x82, 0xAC, EURO_HEAD, EURO
 def test_streamed_text_ends_before_the_first_stop_string(samplers: Any, tokens: list[int], stops: list[str]) -> None:
     whole = b"".join(bytes([token]) if token < 256 else PIECES[token] for token in tokens).decode("utf-8", "replace")
     ends = [(whole.find(stop) + len(stop), -len(stop), stop) for stop in stops if stop in whole]
-    backend = ToyBackend(saying(*tokens, after=1))
+    backend = ToyBackend(scripted_logits(*tokens, after=1))
 
     async def run() -> None:
         engine = BatchingEngine(backend, ToyTokenizer(), samplers)
-        got = await answer(engine, (1,), stop=tuple(stops))
+        got = await generate_answer(engine, (1,), stop=tuple(stops))
         await engine.stop(5)
         if ends:
             end, length, word = min(ends)
@@ -166,20 +166,24 @@ def test_streamed_text_ends_before_the_first_stop_string(samplers: Any, tokens: 
 @pytest.mark.parametrize(("n_predict", "text"), [(1, "x"), (2, "xa"), (3, "xab")])
 async def test_incomplete_stop_string_is_sent_at_the_end(start: Start, n_predict: int, text: str) -> None:
     """The start of a stop string is ordinary text if the response ends there."""
-    got = await answer(start(ToyBackend(saying(*b"xabc", after=1))), (1,), n_predict=n_predict, stop=("abc",))
+    got = await generate_answer(
+        start(ToyBackend(scripted_logits(*b"xabc", after=1))), (1,), n_predict=n_predict, stop=("abc",)
+    )
     assert (got.text, got.finish.stop_type) == (text, "limit")
     assert got.ids == list(text.encode())
 
 
 @pytest.mark.inventory("E-076", "E-017")
 async def test_incomplete_character_at_the_end_becomes_u_fffd(start: Start) -> None:
-    got = await answer(start(ToyBackend(saying(97, EURO_HEAD, EURO_TAIL, after=1))), (1,), n_predict=2)
+    got = await generate_answer(
+        start(ToyBackend(scripted_logits(97, EURO_HEAD, EURO_TAIL, after=1))), (1,), n_predict=2
+    )
     assert (got.text, got.ids) == ("a�", [97, EURO_HEAD])
 
 
 async def test_tokens_of_the_stop_string_are_not_sent(start: Start) -> None:
-    engine = start(ToyBackend(saying(HELLO, *b" Wabc", after=1)))
-    got = await answer(engine, (1,), stop=("ab",))
+    engine = start(ToyBackend(scripted_logits(HELLO, *b" Wabc", after=1)))
+    got = await generate_answer(engine, (1,), stop=("ab",))
     assert (got.text, got.ids, got.finish.n_predicted) == ("Hello W", [HELLO, *b" W"], 5)
 
 
@@ -190,9 +194,11 @@ async def test_tokens_of_the_stop_string_are_not_sent(start: Start) -> None:
 async def test_seed_gives_the_same_text_alone_and_in_a_batch(start: Start) -> None:
     prompts = [tuple(range(i, i + 3 + i % 4)) for i in range(12)]
     alone = start(ToyBackend(n_slots=1, n_batch=7))
-    expected = [await answer(alone, prompt, n_predict=15, seed=99, **WARM) for prompt in prompts]
+    expected = [await generate_answer(alone, prompt, n_predict=15, seed=99, **WARM) for prompt in prompts]
     together = start(ToyBackend(n_slots=5, n_batch=16), n_ubatch=9)
-    got = await asyncio.gather(*(answer(together, prompt, n_predict=15, seed=99, **WARM) for prompt in prompts))
+    got = await asyncio.gather(
+        *(generate_answer(together, prompt, n_predict=15, seed=99, **WARM) for prompt in prompts)
+    )
     assert [a.ids for a in got] == [a.ids for a in expected]
     assert {a.finish.seed for a in got} == {99}
     assert len({tuple(a.ids) for a in got}) > 1
@@ -225,10 +231,10 @@ async def test_seed_is_independent_of_other_requests(start: Start, samplers: Map
         "ignore_eos": True,
         "options": {"temperature": 1.5, "top_k": 0, "frequency_penalty": 0.3, "repeat_last_n": -1},
     }
-    alone = await answer(start(ToyBackend(n_slots=1)), (1, 2, 3), **mine)
+    alone = await generate_answer(start(ToyBackend(n_slots=1)), (1, 2, 3), **mine)
     engine = start(ToyBackend(n_slots=4, n_batch=9), samplers={**samplers, "broken": Broken})
     others = [
-        answer(
+        generate_answer(
             engine,
             tuple(range(i, i + 2 + i % 5)),
             n_predict=1 + i % 9,
@@ -238,7 +244,9 @@ async def test_seed_is_independent_of_other_requests(start: Start, samplers: Map
         )
         for i in range(30)
     ]
-    found = await asyncio.gather(*others[:9], answer(engine, (1, 2, 3), **mine), *others[9:], return_exceptions=True)
+    found = await asyncio.gather(
+        *others[:9], generate_answer(engine, (1, 2, 3), **mine), *others[9:], return_exceptions=True
+    )
     assert not isinstance(found[9], BaseException)
     assert found[9].ids == alone.ids
     assert sum(isinstance(one, GenerationError) for one in found) == sum(i % 4 == 3 for i in range(30))
@@ -246,9 +254,9 @@ async def test_seed_is_independent_of_other_requests(start: Start, samplers: Map
 
 async def test_random_seed_is_reported(start: Start) -> None:
     engine = start(ToyBackend())
-    first, second = [await answer(engine, (1, 2), n_predict=15, **WARM) for _ in range(2)]
+    first, second = [await generate_answer(engine, (1, 2), n_predict=15, **WARM) for _ in range(2)]
     assert first.ids != second.ids
-    again = await answer(engine, (1, 2), n_predict=15, seed=first.finish.seed, **WARM)
+    again = await generate_answer(engine, (1, 2), n_predict=15, seed=first.finish.seed, **WARM)
     assert again.ids == first.ids
 
 
@@ -256,20 +264,22 @@ async def test_more_requests_than_slots(start: Start) -> None:
     backend = ToyBackend(n_slots=3, n_batch=8)
     engine = start(backend)
     prompts = [tuple(np.random.default_rng(i).integers(0, N_VOCAB, 1 + i % 23).tolist()) for i in range(60)]
-    got = await asyncio.gather(*(answer(engine, p, n_predict=i % 7, seed=i, **WARM) for i, p in enumerate(prompts)))
+    got = await asyncio.gather(
+        *(generate_answer(engine, p, n_predict=i % 7, seed=i, **WARM) for i, p in enumerate(prompts))
+    )
     for i, a in enumerate(got):
         assert a.finish.n_predicted == i % 7 or a.finish.stop_type == "eos"
 
 
 @pytest.mark.parametrize("n_batch", [1, 2])
 async def test_fewer_tokens_per_batch_than_slots(start: Start, n_batch: int) -> None:
-    backend = ToyBackend(forever, n_slots=4, n_batch=n_batch, hold=True)
+    backend = ToyBackend(alphabet_logits, n_slots=4, n_batch=n_batch, hold=True)
     engine = start(backend, n_batch=1000)
-    first = asyncio.create_task(answer(engine, (0,), n_predict=1))
-    await backend.begun()
-    others = [asyncio.create_task(answer(engine, (1,) * n, n_predict=6)) for n in (1, 5, 2, 9)]
+    first = asyncio.create_task(generate_answer(engine, (0,), n_predict=1))
+    await backend.wait_for_forward()
+    others = [asyncio.create_task(generate_answer(engine, (1,) * n, n_predict=6)) for n in (1, 5, 2, 9)]
     await asyncio.sleep(0)  # all of them arrive during the first forward pass
-    backend.allow(1000)
+    backend.allow_forward(1000)
     got = await asyncio.gather(*others)
     await first
     assert [a.text for a in got] == ["bcdefg", "fghijk", "cdefgh", "jklmno"]
@@ -279,21 +289,23 @@ async def test_fewer_tokens_per_batch_than_slots(start: Start, n_batch: int) -> 
 
 @pytest.mark.inventory("E-037")
 async def test_logit_bias_forces_and_forbids_tokens(start: Start) -> None:
-    engine = start(ToyBackend(forever))
-    assert (await answer(engine, (1,), n_predict=3, logit_bias={65: 100.0})).text == "AAA"
-    assert (await answer(engine, (1,), n_predict=3, logit_bias={65: 1e300})).text == "AAA"
-    banned = await answer(engine, (1,), n_predict=1, logit_bias={98: float("-inf"), 66: 0.5})
+    engine = start(ToyBackend(alphabet_logits))
+    assert (await generate_answer(engine, (1,), n_predict=3, logit_bias={65: 100.0})).text == "AAA"
+    assert (await generate_answer(engine, (1,), n_predict=3, logit_bias={65: 1e300})).text == "AAA"
+    banned = await generate_answer(engine, (1,), n_predict=1, logit_bias={98: float("-inf"), 66: 0.5})
     assert banned.text == "B"
 
 
 @pytest.mark.inventory("E-011", "S-01")
 async def test_temperature_zero_is_greedy_with_any_samplers(start: Start) -> None:
-    engine = start(ToyBackend(forever))
+    engine = start(ToyBackend(alphabet_logits))
     for names in ((), ("top_k",), ("temperature", "penalties"), DEFAULT_ORDER):
-        assert (await answer(engine, (1,), n_predict=4, samplers=names)).text == "bcde"
+        assert (await generate_answer(engine, (1,), n_predict=4, samplers=names)).text == "bcde"
     options = {"temperature": 0, "presence_penalty": 50.0}
     for names in (("temperature", "penalties"), DEFAULT_ORDER):  # penalties apply even if they are named last
-        got = await answer(engine, tuple(b"bcd"), n_predict=1, samplers=names, options=options, logit_bias={77: 1.0})
+        got = await generate_answer(
+            engine, tuple(b"bcd"), n_predict=1, samplers=names, options=options, logit_bias={77: 1.0}
+        )
         assert got.ids == [77]  # 100 would be the most likely, but it is penalised
 
 
@@ -307,10 +319,12 @@ def log_softmax(row: Floats) -> Any:
 
 async def test_logprobs_ignore_bias_and_samplers(start: Start) -> None:
     """They are the log-softmax of the model's own logits."""
-    got = await answer(start(ToyBackend()), (5, 6), n_predict=6, n_probs=4, logit_bias={7: 2.0}, seed=1, **WARM)
+    got = await generate_answer(
+        start(ToyBackend()), (5, 6), n_predict=6, n_probs=4, logit_bias={7: 2.0}, seed=1, **WARM
+    )
     prefix = [5, 6]
     for token in got.tokens:
-        expected = log_softmax(noise(prefix))
+        expected = log_softmax(random_logits(prefix))
         best = np.lexsort((np.arange(N_VOCAB), -expected))[:4]
         assert token.logprob == pytest.approx(expected[token.id], abs=1e-9)
         assert [top.id for top in token.top] == best.tolist()
@@ -319,22 +333,24 @@ async def test_logprobs_ignore_bias_and_samplers(start: Start) -> None:
 
 
 async def test_equal_logprobs_are_ordered_by_token_id(start: Start) -> None:
-    got = await answer(start(ToyBackend(lambda prefix: np.zeros(N_VOCAB, np.float32))), (1,), n_predict=1, n_probs=3)
+    got = await generate_answer(
+        start(ToyBackend(lambda prefix: np.zeros(N_VOCAB, np.float32))), (1,), n_predict=1, n_probs=3
+    )
     assert [top.id for top in got.tokens[0].top] == [0, 1, 2]
 
 
 async def test_logprobs_without_alternatives(start: Start) -> None:
     engine = start(ToyBackend())
-    (token,) = (await answer(engine, (5, 6), n_predict=1, logprobs=True)).tokens
-    assert token.logprob == pytest.approx(log_softmax(noise([5, 6]))[token.id])
+    (token,) = (await generate_answer(engine, (5, 6), n_predict=1, logprobs=True)).tokens
+    assert token.logprob == pytest.approx(log_softmax(random_logits([5, 6]))[token.id])
     assert token.top == ()
-    (token,) = (await answer(engine, (5, 6), n_predict=1)).tokens
+    (token,) = (await generate_answer(engine, (5, 6), n_predict=1)).tokens
     assert token.logprob is None
 
 
 @pytest.mark.inventory("S-20")
 async def test_post_sampling_probs(start: Start) -> None:
-    got = await answer(
+    got = await generate_answer(
         start(ToyBackend()),
         (5, 6),
         n_predict=1,
@@ -344,7 +360,7 @@ async def test_post_sampling_probs(start: Start) -> None:
         samplers=("top_k", "temperature"),
         options={"top_k": 3, "temperature": 2.0},
     )
-    row = noise([5, 6]).astype(np.float64)
+    row = random_logits([5, 6]).astype(np.float64)
     best = np.argsort(-row)[:3]
     weights = np.exp(row[best] / 2)
     (token,) = got.tokens
@@ -356,14 +372,14 @@ async def test_post_sampling_probs(start: Start) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 async def test_non_finite_logits_fail_the_request(start: Start, bad: float) -> None:
     def scores(prefix: Sequence[int]) -> Floats:
-        row = forever(prefix)
+        row = alphabet_logits(prefix)
         if prefix[0] == 13:
             row[3] = bad
         return row
 
     engine = start(ToyBackend(scores))
     broken, fine = await asyncio.gather(
-        answer(engine, (13, 1)), answer(engine, (1, 1), n_predict=3), return_exceptions=True
+        generate_answer(engine, (13, 1)), generate_answer(engine, (1, 1), n_predict=3), return_exceptions=True
     )
     assert isinstance(broken, GenerationError)
     assert not isinstance(fine, BaseException)
@@ -371,8 +387,8 @@ async def test_non_finite_logits_fail_the_request(start: Start, bad: float) -> N
 
 
 async def test_only_the_last_prompt_token_is_an_output(start: Start) -> None:
-    backend = ToyBackend(forever, n_batch=4)
-    await answer(start(backend), tuple(range(10)), n_predict=2)
+    backend = ToyBackend(alphabet_logits, n_batch=4)
+    await generate_answer(start(backend), tuple(range(10)), n_predict=2)
     assert [(len(b.tokens), b.outputs.tolist()) for b in backend.batches] == [(4, []), (4, []), (2, [1]), (1, [0])]
 
 

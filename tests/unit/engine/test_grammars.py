@@ -10,7 +10,7 @@ import pytest
 
 from llamafw import Floats, Grammar, GrammarContext, GrammarSource, RequestError
 from llamafw.engine import BatchingEngine
-from support.toy import EOS, N_VOCAB, ToyBackend, answer, noise
+from support.toy_model import EOS, N_VOCAB, ToyBackend, generate_answer, random_logits
 
 Start = Callable[..., BatchingEngine]
 
@@ -65,7 +65,7 @@ class Failing(Word):
 
 def likely(text: bytes) -> Callable[[Any], Floats]:
     def scores(prefix: Any) -> Floats:
-        row = noise(prefix)
+        row = random_logits(prefix)
         row[text[min(len(prefix) - 1, len(text) - 1)]] = 50
         return row
 
@@ -85,31 +85,33 @@ async def test_mask_is_computed_only_if_the_drawn_token_is_refused(start: Start)
         return made[-1]
 
     engine = start(ToyBackend(likely(b"abX")), grammars={"word": factory})
-    got = await answer(engine, (1,), grammar=word("abc"))
+    got = await generate_answer(engine, (1,), grammar=word("abc"))
     assert (got.text, got.finish.stop_type, got.finish.n_predicted) == ("abc", "eos", 3)
     assert made[0].made[0].masks == 1
-    assert (await answer(engine, (1,), grammar=word("abc"))).text == "abc"
+    assert (await generate_answer(engine, (1,), grammar=word("abc"))).text == "abc"
     assert len(made) == 1  # one compiler per model
 
 
 async def test_grammar_that_allows_the_draw_does_not_change_it(start: Start) -> None:
-    engine = start(ToyBackend(noise), grammars={"word": Compiler})
+    engine = start(ToyBackend(random_logits), grammars={"word": Compiler})
     ascii_only = dict.fromkeys(range(128, 264), -9e9)
     warm: dict[str, Any] = {"options": {"temperature": 1.0}, "n_predict": 6, "logit_bias": ascii_only}
     for seed in range(5):
-        free = await answer(engine, (1,), seed=seed, **warm)
-        assert (await answer(engine, (1,), seed=seed, grammar=word(bytes(free.ids).decode()), **warm)).ids == free.ids
+        free = await generate_answer(engine, (1,), seed=seed, **warm)
+        assert (
+            await generate_answer(engine, (1,), seed=seed, grammar=word(bytes(free.ids).decode()), **warm)
+        ).ids == free.ids
 
 
 async def test_logit_bias_applies_under_a_grammar(start: Start) -> None:
-    engine = start(ToyBackend(noise), grammars={"word": Compiler})
-    got = await answer(engine, (1,), grammar=word("abc"), logit_bias={ord("b"): -np.inf})
+    engine = start(ToyBackend(random_logits), grammars={"word": Compiler})
+    got = await generate_answer(engine, (1,), grammar=word("abc"), logit_bias={ord("b"): -np.inf})
     assert (got.text, got.finish.stop_type) == ("a", "none")  # every token is forbidden, so the response ends
 
 
 async def test_eos_is_drawn_only_where_the_grammar_may_end(start: Start) -> None:
     engine = start(ToyBackend(lambda prefix: np.eye(N_VOCAB, dtype=np.float32)[EOS] * 50), grammars={"word": Compiler})
-    assert (await answer(engine, (1,), grammar=word("ab"))).text == "ab"
+    assert (await generate_answer(engine, (1,), grammar=word("ab"))).text == "ab"
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,9 @@ async def test_eos_is_drawn_only_where_the_grammar_may_end(start: Start) -> None
 async def test_grammar_failure_fails_only_its_request(
     start: Start, caplog: pytest.LogCaptureFixture, source: GrammarSource, status: int, param: str | None
 ) -> None:
-    engine = start(ToyBackend(noise), grammars={"word": Compiler})
+    engine = start(ToyBackend(random_logits), grammars={"word": Compiler})
     with pytest.raises(RequestError) as caught:
-        await answer(engine, (1,), grammar=source)
+        await generate_answer(engine, (1,), grammar=source)
     assert (caught.value.status, caught.value.param) == (status, param)
     assert "secret" not in caught.value.message
-    assert (await answer(engine, (1,), grammar=word("ok"))).text == "ok"
+    assert (await generate_answer(engine, (1,), grammar=word("ok"))).text == "ok"

@@ -15,9 +15,9 @@ from llamafw.engine import load
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
 from llamafw.server.running_app import RunningApp
-from support.flags import parse
-from support.tiny import write_tiny_gguf
-from support.toy import ToyBackend
+from llamafw.testing.tiny import write_tiny_gguf
+from support.flags import parse_settings
+from support.toy_model import ToyBackend
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_flags_reach_the_engine(tiny: Path) -> None:
     flags = "--timeout 3 --max-queue 5 -sps 0.7 -nocb -b 16 -ub 8 -cram 1 --verbose-prompt -dkvc"
     with loaded(tiny) as model:
         assert model.decoder is not None
-        options = load.engine_options(parse(*flags.split()), model.model, model.decoder, Plugins(), b"id")
+        options = load.engine_options(parse_settings(*flags.split()), model.model, model.decoder, Plugins(), b"id")
     assert (options.timeout, options.max_queue, options.similarity, options.continuous) == (3, 5, 0.7, False)
     assert (options.n_batch, options.n_ubatch, options.prompt_cache) == (16, 8, 1 << 20)
     assert (options.log_prompts, options.log_caches) == (True, True)
@@ -105,7 +105,7 @@ def test_saved_slots_are_bound_to_the_model_and_the_cache_type(tiny: Path, tmp_p
 def test_override_kv_and_no_mmap_apply_to_the_file(tmp_path: Path) -> None:
     def given(*flags: str) -> tuple[str, bool]:
         path = write_tiny_gguf(tmp_path / "tiny.gguf")
-        model = load.open_model(path, parse(*flags), Plugins())
+        model = load.open_model(path, parse_settings(*flags), Plugins())
         tensor = model.tensors["output_norm.weight"]
         before = tensor.data.copy()
         with path.open("r+b") as file:
@@ -162,7 +162,7 @@ def test_plugin_engine_needs_no_backend_or_architecture(tmp_path: Path) -> None:
     assert loaded.decoder is None
     assert engine.given == ("tiny.gguf", loaded.tokenizer.n_vocab, 3)
     assert engine.told == ("r", "f")
-    with pytest.raises(SettingsError, match="--prompt: a plugin's engine runs this model"):
+    with pytest.raises(SettingsError, match="--prompt: prompts cannot be preloaded"):
         load_model(path, Settings(prompt="x"), plugins, lambda line: None)
 
 

@@ -15,8 +15,8 @@ from llamafw.engine.start_checks import open_and_check
 from llamafw.errors import SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw.types import Decoder
-from support.tiny import write_tiny_gguf
 
 MIB = 2**20
 

@@ -18,7 +18,7 @@ from llamafw.errors import ContextFullError, GenerationError, SettingsError
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import EmbedRequest, SystemPrompt
-from support.toy import BOS, HEART, ToyBackend, ToyTokenizer, WithBos, answer
+from support.toy_model import BOS, HEART, ToyBackend, ToyTokenizer, ToyTokenizerWithBos, generate_answer
 
 Start = Callable[..., BatchingEngine]
 NO_SYSTEM = SystemPrompt()
@@ -56,13 +56,13 @@ def test_prompt_files_are_read(tmp_path: Path, raw: bytes, text: str) -> None:
 def test_invalid_prompt_flags_are_settings_errors(tmp_path: Path) -> None:
     bad = tmp_path / "latin"
     bad.write_bytes(b"caf\xe9")
-    with pytest.raises(SettingsError, match=r"--file: .* cannot be read: byte 3 is no UTF-8"):
+    with pytest.raises(SettingsError, match=r"--file: .* cannot be read: it is not UTF-8 .byte 3."):
         preload_text(file=str(bad))
     with pytest.raises(SettingsError, match=r"--binary-file: .*none cannot be read: No such file"):
         preload_text(binary_file=str(tmp_path / "none"))
     with pytest.raises(SettingsError, match=r"--prompt: byte 0"):
         preload_text(prompt=r"\xff")
-    with pytest.raises(SettingsError, match="--prompt and --file exclude each other"):
+    with pytest.raises(SettingsError, match="--prompt and --file cannot be used together"):
         preload_text(prompt="a", file=str(bad))
 
 
@@ -76,8 +76,8 @@ async def test_preloaded_prompt_is_reused(start: Start) -> None:
     assert backend.slots[2] == list(text.encode())
     assert [len(batch.outputs) for batch in backend.batches] == [0] * 4
     assert finished == []  # not a request
-    found = await answer(engine, [*text.encode(), 33], n_predict=4)
-    fresh = await answer(engine, [*text.encode(), 33], n_predict=4, cache_prompt=False)
+    found = await generate_answer(engine, [*text.encode(), 33], n_predict=4)
+    fresh = await generate_answer(engine, [*text.encode(), 33], n_predict=4, cache_prompt=False)
     assert (found.finish.id_slot, found.finish.n_cached, fresh.finish.n_cached) == (2, len(text), 0)
     assert found.ids == fresh.ids
 
@@ -86,12 +86,12 @@ async def test_preloaded_prompt_is_reused(start: Start) -> None:
 async def test_preloaded_prompt_follows_the_system_prompt(start: Start) -> None:
     """BOS occurs only once."""
     backend = ToyBackend(n_slots=2)
-    with_system = loaded(WithBos(), make_system_prompt("Be brief. ", WithBos()))
+    with_system = loaded(ToyTokenizerWithBos(), make_system_prompt("Be brief. ", ToyTokenizerWithBos()))
     assert await asyncio.to_thread(preload, start(backend), with_system, "Once", "--prompt") == 15
     assert backend.slots[1] == [BOS, *b"Be brief. Once"]
     assert backend.slots[1] == list(with_system.whole_prompt([BOS, *b"Once"]))
     alone = ToyBackend(n_slots=2)
-    assert await asyncio.to_thread(preload, start(alone), loaded(WithBos()), "Once", "--prompt") == 5
+    assert await asyncio.to_thread(preload, start(alone), loaded(ToyTokenizerWithBos()), "Once", "--prompt") == 5
     assert alone.slots[1] == [BOS, *b"Once"]
 
 
@@ -100,7 +100,7 @@ async def test_unrelated_requests_do_not_replace_the_preloaded_prompt(start: Sta
     backend = ToyBackend(n_slots=2)
     engine = start(backend)
     await engine.preload(tuple(b"once upon a time"))
-    assert (await answer(engine, b"xyz", n_predict=2)).finish.id_slot == 0
+    assert (await generate_answer(engine, b"xyz", n_predict=2)).finish.id_slot == 0
     assert bytes(backend.slots[1]) == b"once upon a time"
 
 
@@ -123,17 +123,17 @@ async def test_backend_failure_while_preloading_empties_the_slot(start: Start) -
     with pytest.raises(GenerationError):
         await engine.preload((1,) * 40)  # two batches
     assert backend.slots[1] == []
-    found = await answer(engine, b"abc", n_predict=2, id_slot=1)
+    found = await generate_answer(engine, b"abc", n_predict=2, id_slot=1)
     assert (len(found.ids), found.finish.n_cached) == (2, 0)
 
 
 @pytest.mark.inventory("C-003")
 async def test_log_prompts(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamafw")
-    await answer(start(ToyBackend()), [97, 10, HEART], n_predict=1)
+    await generate_answer(start(ToyBackend()), [97, 10, HEART], n_predict=1)
     assert not caplog.messages
     engine = start(ToyBackend(), log_prompts=True)
-    await answer(engine, [97, 10, HEART], n_predict=1)
+    await generate_answer(engine, [97, 10, HEART], n_predict=1)
     await engine.embed(EmbedRequest((98,)))
     assert caplog.messages == [
         r"prompt of 3 tokens: 97 'a', 10 '\n', 259 '❤'",  # a newline in the prompt is escaped
@@ -144,9 +144,9 @@ async def test_log_prompts(start: Start, caplog: pytest.LogCaptureFixture) -> No
 @pytest.mark.inventory("C-039")
 async def test_log_caches(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamafw")
-    await answer(start(ToyBackend()), b"abc", n_predict=2)
+    await generate_answer(start(ToyBackend()), b"abc", n_predict=2)
     assert not caplog.messages
-    await answer(start(ToyBackend(), log_caches=True), b"abc", n_predict=2)
+    await generate_answer(start(ToyBackend(), log_caches=True), b"abc", n_predict=2)
     assert caplog.messages[0] == (
         "KV cache: slot 0 generating 3/64 (reusable 3), slot 1 idle 0/64 (reusable 0); prompt cache: 0 bytes"
     )

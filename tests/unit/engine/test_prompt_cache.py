@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llamafw.engine import BatchingEngine
 from llamafw.engine.prompt_cache import PromptCache
 from llamafw.types import Ints
-from support.toy import ToyBackend, answer, noise
+from support.toy_model import ToyBackend, generate_answer, random_logits
 
 Start = Callable[..., BatchingEngine]
 A, B = tuple(range(100)), tuple(range(100, 200))
@@ -28,29 +28,29 @@ def state(n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
 
 @pytest.mark.inventory("V-02", "K-03")
 async def test_conversation_is_restored_from_the_prompt_cache(start: Start) -> None:
-    backend = ToyBackend(noise, n_slots=1, n_ctx=256, n_batch=256)
+    backend = ToyBackend(random_logits, n_slots=1, n_ctx=256, n_batch=256)
     engine = start(backend, prompt_cache=10_000)
-    first = await answer(engine, A, n_predict=2)
-    assert (await answer(engine, B, n_predict=2)).finish.n_cached == 0
-    again = await answer(engine, A, n_predict=2)
+    first = await generate_answer(engine, A, n_predict=2)
+    assert (await generate_answer(engine, B, n_predict=2)).finish.n_cached == 0
+    again = await generate_answer(engine, A, n_predict=2)
     assert (again.finish.n_cached, again.ids) == (99, first.ids)
     assert engine.stats().prompt_cache_bytes > 0
-    assert (await answer(engine, B, n_predict=2, cache_prompt=False)).finish.n_cached == 0
+    assert (await generate_answer(engine, B, n_predict=2, cache_prompt=False)).finish.n_cached == 0
 
 
 @pytest.mark.inventory("K-04")
 async def test_prompt_cache_of_size_0_keeps_nothing(start: Start) -> None:
-    engine = start(ToyBackend(noise, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=0)
+    engine = start(ToyBackend(random_logits, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=0)
     for prompt in (A, B, A):
-        assert (await answer(engine, prompt, n_predict=1)).finish.n_cached == 0
+        assert (await generate_answer(engine, prompt, n_predict=1)).finish.n_cached == 0
     assert engine.stats().prompt_cache_bytes == 0
 
 
 async def test_prefix_is_copied_from_another_slot(start: Start) -> None:
-    backend = ToyBackend(noise, n_slots=2, n_ctx=256, n_batch=256)
+    backend = ToyBackend(random_logits, n_slots=2, n_ctx=256, n_batch=256)
     engine = start(backend, prompt_cache=10_000)
-    first = await answer(engine, (*A, 1), n_predict=2, id_slot=0)
-    other = await answer(engine, (*A, 1), n_predict=2, id_slot=1)
+    first = await generate_answer(engine, (*A, 1), n_predict=2, id_slot=0)
+    other = await generate_answer(engine, (*A, 1), n_predict=2, id_slot=1)
     assert (other.finish.id_slot, other.finish.n_cached, other.ids) == (1, 100, first.ids)
 
 
@@ -59,8 +59,8 @@ async def test_failing_prompt_cache_does_not_change_responses(start: Start, capl
         def save(self, slot: int, n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
             raise OSError("no memory")
 
-    engine = start(Broken(noise, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=10_000)
-    texts = [(await answer(engine, prompt, n_predict=2)).ids for prompt in (A, B, A)]
+    engine = start(Broken(random_logits, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=10_000)
+    texts = [(await generate_answer(engine, prompt, n_predict=2)).ids for prompt in (A, B, A)]
     assert texts[0] == texts[2]
     assert "the prompt cache failed" in caplog.text
 

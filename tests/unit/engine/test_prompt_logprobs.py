@@ -11,7 +11,7 @@ import pytest
 
 from llamafw import ContextFullError
 from llamafw.engine import BatchingEngine
-from support.toy import N_VOCAB, ToyBackend, ToyTokenizer, answer, noise
+from support.toy_model import N_VOCAB, ToyBackend, ToyTokenizer, generate_answer, random_logits
 
 Start = Callable[..., BatchingEngine]
 TEXT = tuple(int(token) for token in np.random.default_rng(3).integers(0, N_VOCAB, 150))
@@ -19,7 +19,7 @@ TEXT = tuple(int(token) for token in np.random.default_rng(3).integers(0, N_VOCA
 
 def expected(i: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the log-probabilities of all tokens at position ``i``."""
-    row = noise(TEXT[:i]).astype(np.float64)
+    row = random_logits(TEXT[:i]).astype(np.float64)
     return np.asarray(row - row.max() - np.log(np.exp(row - row.max()).sum()))
 
 
@@ -28,9 +28,9 @@ def expected(i: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 async def test_prompt_logprobs_cover_every_token_but_the_first(start: Start, n_predict: int, n_batch: int) -> None:
     backend = ToyBackend(n_ctx=256, n_batch=n_batch)
     engine = start(backend, n_batch=n_batch, n_ubatch=n_batch)
-    plain = await answer(engine, TEXT, n_predict=2)
+    plain = await generate_answer(engine, TEXT, n_predict=2)
     backend.batches.clear()
-    found = await answer(engine, TEXT, n_predict=n_predict, prompt_logprobs=3)  # the whole prompt is cached
+    found = await generate_answer(engine, TEXT, n_predict=n_predict, prompt_logprobs=3)  # the whole prompt is cached
     told = [token for delta in found.deltas for token in delta.prompt]
     assert [token.id for token in told] == list(TEXT)
     assert (told[0].logprob, told[0].top) == (None, ())
@@ -50,16 +50,16 @@ async def test_prompt_logprobs_cover_every_token_but_the_first(start: Start, n_p
 async def test_prompt_logprobs_of_a_single_token(start: Start) -> None:
     engine = start(ToyBackend())
     for n_predict in (0, 1):
-        found = await answer(engine, (5,), n_predict=n_predict, prompt_logprobs=1)
+        found = await generate_answer(engine, (5,), n_predict=n_predict, prompt_logprobs=1)
         (told,) = [token for delta in found.deltas for token in delta.prompt]
         assert (told.id, told.logprob, len(found.ids)) == (5, None, n_predict)
 
 
 async def test_prompt_logprobs_in_a_batch_with_others(start: Start) -> None:
     engine = start(ToyBackend(n_slots=3, n_ctx=256, n_batch=32), n_ubatch=32)
-    alone = await answer(engine, TEXT, n_predict=3, prompt_logprobs=0)
-    others = [asyncio.create_task(answer(engine, TEXT[:n], n_predict=30)) for n in (40, 90)]
-    beside = await answer(engine, TEXT, n_predict=3, prompt_logprobs=0)
+    alone = await generate_answer(engine, TEXT, n_predict=3, prompt_logprobs=0)
+    others = [asyncio.create_task(generate_answer(engine, TEXT[:n], n_predict=30)) for n in (40, 90)]
+    beside = await generate_answer(engine, TEXT, n_predict=3, prompt_logprobs=0)
     await asyncio.gather(*others)
     assert [delta.prompt for delta in beside.deltas if delta.prompt]
     assert [token for delta in beside.deltas for token in delta.prompt] == [
@@ -70,9 +70,9 @@ async def test_prompt_logprobs_in_a_batch_with_others(start: Start) -> None:
 
 async def test_prompt_logprobs_never_truncate_the_prompt(start: Start) -> None:
     with pytest.raises(ContextFullError):
-        await answer(start(ToyBackend()), TEXT, prompt_logprobs=0, context_shift=True)
+        await generate_answer(start(ToyBackend()), TEXT, prompt_logprobs=0, context_shift=True)
 
 
 async def test_no_prompt_logprobs_by_default(start: Start) -> None:
-    found = await answer(start(ToyBackend(n_ctx=256)), TEXT, n_predict=2, n_probs=2)
+    found = await generate_answer(start(ToyBackend(n_ctx=256)), TEXT, n_predict=2, n_probs=2)
     assert [delta.prompt for delta in found.deltas] == [()] * len(found.deltas)

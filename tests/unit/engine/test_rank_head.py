@@ -15,14 +15,14 @@ from llamafw.engine.rank_head import Layer, RankHead, read_rank_head
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing.tiny import write_tiny_gguf
-from support.toy import N_EMBD, ToyBackend, noise
+from support.toy_model import N_EMBD, ToyBackend, random_logits
 
 TEXT = tuple(range(40))
 RNG = np.random.default_rng(5)
 DENSE = Layer(RNG.normal(size=(3, N_EMBD)), RNG.normal(size=3))
 OUTPUT = Layer(RNG.normal(size=(2, 3)), RNG.normal(size=2))
 ALONE = Layer(RNG.normal(size=(1, N_EMBD)), RNG.normal(size=1))
-LAST = noise(TEXT)[:N_EMBD].astype(np.float64)
+LAST = random_logits(TEXT)[:N_EMBD].astype(np.float64)
 EXPECTED = {
     "both": (RankHead(DENSE, OUTPUT), (np.tanh(DENSE.weight @ LAST + DENSE.bias) @ OUTPUT.weight.T + OUTPUT.bias)[0]),
     "dense": (RankHead(DENSE, None), np.tanh(DENSE.weight @ LAST + DENSE.bias)[0]),

@@ -11,7 +11,7 @@ import pytest
 
 from llamafw import GenerationError, RequestError
 from llamafw.engine import BatchingEngine
-from support.toy import ToyBackend, answer, noise
+from support.toy_model import ToyBackend, generate_answer, random_logits
 
 Start = Callable[..., BatchingEngine]
 A = tuple(range(20))
@@ -19,22 +19,22 @@ A = tuple(range(20))
 
 @pytest.mark.inventory("E-212", "E-213", "E-214")
 async def test_slot_is_saved_erased_and_restored(start: Start, tmp_path: Path) -> None:
-    engine, path = start(ToyBackend(noise)), tmp_path / "slot"
-    first = await answer(engine, A, n_predict=3, id_slot=0)
+    engine, path = start(ToyBackend(random_logits)), tmp_path / "slot"
+    first = await generate_answer(engine, A, n_predict=3, id_slot=0)
     n_saved, n_written = await engine.save_slot(0, path)
     assert (n_saved, n_written) == (22, path.stat().st_size)  # the last drawn token was not evaluated
     assert os.listdir(tmp_path) == ["slot"]  # no temporary file is left
     assert await engine.erase_slot(0) == 22
-    assert (await answer(engine, A, n_predict=3, id_slot=0)).finish.n_cached == 0
+    assert (await generate_answer(engine, A, n_predict=3, id_slot=0)).finish.n_cached == 0
     assert await engine.restore_slot(1, path) == (22, n_written)
-    again = await answer(engine, A, n_predict=3, id_slot=1)
+    again = await generate_answer(engine, A, n_predict=3, id_slot=1)
     assert (again.finish.n_cached, again.ids) == (19, first.ids)
 
 
 @pytest.mark.inventory("E-213")
 async def test_refused_files_change_nothing(start: Start, tmp_path: Path) -> None:
-    engine, path = start(ToyBackend(noise)), tmp_path / "slot"
-    await answer(engine, A, n_predict=1, id_slot=0)
+    engine, path = start(ToyBackend(random_logits)), tmp_path / "slot"
+    await generate_answer(engine, A, n_predict=1, id_slot=0)
     await engine.save_slot(0, path)
     whole = path.read_bytes()
     flipped = bytearray(whole)
@@ -48,8 +48,8 @@ async def test_refused_files_change_nothing(start: Start, tmp_path: Path) -> Non
         "version": whole[:8] + b"\x09" + whole[9:],
         "foreign": whole[:12] + bytes(32) + b"\x01" + whole[45:],
     }
-    other = start(ToyBackend(noise), fingerprint=b"\x01" * 32)
-    await answer(engine, range(50, 60), n_predict=1, id_slot=1)
+    other = start(ToyBackend(random_logits), fingerprint=b"\x01" * 32)
+    await generate_answer(engine, range(50, 60), n_predict=1, id_slot=1)
     for name, data in wrong.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(RequestError, match="Unable to restore slot") as caught:
@@ -59,10 +59,10 @@ async def test_refused_files_change_nothing(start: Start, tmp_path: Path) -> Non
     for engine_, file in ((other, path), (engine, tmp_path / "nothing"), (engine, tmp_path)):
         with pytest.raises(RequestError, match="Unable to restore slot"):
             await engine_.restore_slot(1, file)
-    small = start(ToyBackend(noise, n_ctx=16))
+    small = start(ToyBackend(random_logits, n_ctx=16))
     with pytest.raises(RequestError, match="the context of a slot is 16"):
         await small.restore_slot(0, path)
-    assert (await answer(engine, range(50, 60), n_predict=1, id_slot=1)).finish.n_cached == 9
+    assert (await generate_answer(engine, range(50, 60), n_predict=1, id_slot=1)).finish.n_cached == 9
 
 
 @pytest.mark.inventory("E-213")
@@ -70,12 +70,12 @@ async def test_refused_files_change_nothing(start: Start, tmp_path: Path) -> Non
 async def test_restoring_from_a_pipe_is_refused(start: Start, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RequestError, match="Unable to restore slot"):
-        await asyncio.wait_for(start(ToyBackend(noise)).restore_slot(0, tmp_path / "pipe"), 20)
+        await asyncio.wait_for(start(ToyBackend(random_logits)).restore_slot(0, tmp_path / "pipe"), 20)
 
 
 async def test_write_errors_are_reported_without_the_path(start: Start, tmp_path: Path) -> None:
-    engine = start(ToyBackend(noise))
-    await answer(engine, A, n_predict=1)
+    engine = start(ToyBackend(random_logits))
+    await generate_answer(engine, A, n_predict=1)
     with pytest.raises(GenerationError, match=os.strerror(2)) as caught:
         await engine.save_slot(0, tmp_path / "no" / "folder")
     assert str(tmp_path) not in caught.value.message
@@ -84,7 +84,7 @@ async def test_write_errors_are_reported_without_the_path(start: Start, tmp_path
 @pytest.mark.inventory("E-210")
 @pytest.mark.parametrize("id", [-1, 2, 99])
 async def test_unknown_slots_are_refused(start: Start, tmp_path: Path, id: int) -> None:
-    engine = start(ToyBackend(noise))
+    engine = start(ToyBackend(random_logits))
     path = tmp_path / "x"
     for action in (engine.save_slot(id, path), engine.restore_slot(id, path), engine.erase_slot(id)):
         with pytest.raises(RequestError, match="slot .* does not exist"):
@@ -93,34 +93,34 @@ async def test_unknown_slots_are_refused(start: Start, tmp_path: Path, id: int) 
 
 @pytest.mark.inventory("E-210")
 async def test_slot_actions_wait_for_a_busy_slot(start: Start, tmp_path: Path) -> None:
-    backend = ToyBackend(noise, hold=True)
+    backend = ToyBackend(random_logits, hold=True)
     engine = start(backend)
-    running = asyncio.create_task(answer(engine, A, n_predict=4, id_slot=0))
-    await backend.begun()
+    running = asyncio.create_task(generate_answer(engine, A, n_predict=4, id_slot=0))
+    await backend.wait_for_forward()
     erased = asyncio.create_task(engine.erase_slot(0))
-    backend.allow(2)
-    await backend.begun()
+    backend.allow_forward(2)
+    await backend.wait_for_forward()
     assert not erased.done()
-    backend.allow(100)
+    backend.allow_forward(100)
     assert (await running).finish.n_predicted == 4
     assert await erased == 23
 
 
 @pytest.mark.inventory("E-190", "E-192")
 async def test_slots_reports_the_current_state(start: Start) -> None:
-    backend = ToyBackend(noise, hold=True, n_slots=2)
+    backend = ToyBackend(random_logits, hold=True, n_slots=2)
     engine = start(backend)
     assert [slot.state for slot in engine.slots()] == ["idle", "idle"]
     assert [slot.id_task for slot in engine.slots()] == [-1, -1]
-    running = asyncio.create_task(answer(engine, A, n_predict=4, id_slot=1))
-    await backend.begun()
+    running = asyncio.create_task(generate_answer(engine, A, n_predict=4, id_slot=1))
+    await backend.wait_for_forward()
     busy = engine.slots()[1]
     assert (busy.state, busy.id_task, busy.n_prompt, busy.n_decoded, busy.n_remain) == ("prompt", 0, 20, 0, 4)
     assert engine.stats().requests_processing == 1
-    backend.allow()
-    await backend.begun()
+    backend.allow_forward()
+    await backend.wait_for_forward()
     assert engine.slots()[1].state == "generating"
-    backend.allow(100)
+    backend.allow_forward(100)
     await running
     done = engine.slots()[1]
     assert (done.state, done.n_decoded, done.n_remain, done.stop_type, done.n_tokens) == ("idle", 4, 0, "limit", 23)
@@ -128,9 +128,9 @@ async def test_slots_reports_the_current_state(start: Start) -> None:
 
 @pytest.mark.inventory("E-201", "E-204")
 async def test_stats_counts_tokens_and_passes(start: Start) -> None:
-    engine = start(ToyBackend(noise, n_slots=2, n_ctx=64))
-    await answer(engine, A, n_predict=4)
-    await answer(engine, A, n_predict=4)
+    engine = start(ToyBackend(random_logits, n_slots=2, n_ctx=64))
+    await generate_answer(engine, A, n_predict=4)
+    await generate_answer(engine, A, n_predict=4)
     stats = engine.stats()
     assert (stats.n_decode, stats.n_busy_slots) == (8, 8)
     assert (stats.prompt_tokens, stats.prompt_tokens_cached, stats.predicted_tokens) == (21, 19, 8)

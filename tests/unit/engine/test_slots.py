@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llamafw.engine import BatchingEngine
 from llamafw.engine.scheduler import Scheduler, divide
 from llamafw.engine.slots import Slot, Slots
-from support.toy import N_VOCAB, ToyBackend, answer
+from support.toy_model import N_VOCAB, ToyBackend, generate_answer
 
 Start = Callable[..., BatchingEngine]
 
@@ -124,36 +124,36 @@ def test_waiting_tasks_keep_their_place_in_the_queue() -> None:
 async def test_shared_prefix_is_reused(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
-    first = await answer(engine, (1, 2, 3, 4), n_predict=4)
+    first = await generate_answer(engine, (1, 2, 3, 4), n_predict=4)
     assert first.finish.n_cached == 0
-    assert not backend.cuts  # nothing to remove
+    assert not backend.truncations  # nothing to remove
     follow_up = (1, 2, 3, 4, *first.ids[:3], 9, 9)
-    second = await answer(engine, follow_up, n_predict=2)
+    second = await generate_answer(engine, follow_up, n_predict=2)
     assert (second.finish.n_cached, second.finish.timings.prompt_n, second.finish.id_slot) == (7, 2, 0)
-    assert not backend.cuts
-    branch = await answer(engine, (1, 2, 5), n_predict=1)
+    assert not backend.truncations
+    branch = await generate_answer(engine, (1, 2, 5), n_predict=1)
     assert (branch.finish.n_cached, branch.finish.timings.prompt_n, branch.finish.id_slot) == (2, 1, 0)
-    assert backend.cuts == [(0, 2)]
+    assert backend.truncations == [(0, 2)]
 
 
 @pytest.mark.inventory("K-03")
 async def test_last_token_of_a_cached_prompt_is_evaluated_again(start: Start) -> None:
     backend = ToyBackend()
     engine = start(backend)
-    first, second = [await answer(engine, (1, 2, 3), n_predict=5) for _ in range(2)]
+    first, second = [await generate_answer(engine, (1, 2, 3), n_predict=5) for _ in range(2)]
     assert second.ids == first.ids
     assert (second.finish.n_cached, second.finish.timings.prompt_n) == (2, 1)
-    assert backend.cuts == [(0, 2)]
+    assert backend.truncations == [(0, 2)]
 
 
 @pytest.mark.inventory("K-04", "E-042")
 async def test_cache_prompt_false_evaluates_everything(start: Start) -> None:
     engine = start(ToyBackend(n_slots=1))
-    first = await answer(engine, (1, 2, 3), n_predict=5)
-    second = await answer(engine, (1, 2, 3), n_predict=5, cache_prompt=False)
+    first = await generate_answer(engine, (1, 2, 3), n_predict=5)
+    second = await generate_answer(engine, (1, 2, 3), n_predict=5, cache_prompt=False)
     assert second.ids == first.ids
     assert (second.finish.n_cached, second.finish.timings.prompt_n) == (0, 3)
-    third = await answer(engine, (1, 2, 3), n_predict=5)
+    third = await generate_answer(engine, (1, 2, 3), n_predict=5)
     assert third.finish.n_cached == 2
 
 
@@ -163,8 +163,8 @@ async def test_results_do_not_depend_on_the_cache(start: Start) -> None:
     random = np.random.default_rng(0)
     for _ in range(60):
         prompt = tuple(random.integers(0, 2, random.integers(1, 12)).tolist())
-        cached = await answer(engine, prompt, n_predict=6)
-        fresh = await answer(engine, prompt, n_predict=6, cache_prompt=False, id_slot=1)
+        cached = await generate_answer(engine, prompt, n_predict=6)
+        fresh = await generate_answer(engine, prompt, n_predict=6, cache_prompt=False, id_slot=1)
         assert cached.ids == fresh.ids
 
 
@@ -172,7 +172,7 @@ async def test_results_do_not_depend_on_the_cache(start: Start) -> None:
 async def test_id_slot_chooses_the_slot(start: Start) -> None:
     engine = start(ToyBackend(n_slots=3))
     for id_slot in (2, 0, 1, 2):
-        assert (await answer(engine, (1, 2), n_predict=1, id_slot=id_slot)).finish.id_slot == id_slot
+        assert (await generate_answer(engine, (1, 2), n_predict=1, id_slot=id_slot)).finish.id_slot == id_slot
 
 
 async def test_waiting_for_a_busy_slot_does_not_block_others(start: Start) -> None:
@@ -180,15 +180,15 @@ async def test_waiting_for_a_busy_slot_does_not_block_others(start: Start) -> No
     engine = start(backend)
 
     async def ask(prompt: int, n_predict: int, id_slot: int) -> int:
-        got = await answer(engine, (prompt, 1), n_predict=n_predict, id_slot=id_slot, ignore_eos=True)
+        got = await generate_answer(engine, (prompt, 1), n_predict=n_predict, id_slot=id_slot, ignore_eos=True)
         return got.finish.id_slot
 
     long = asyncio.create_task(ask(7, 5, 0))
-    await backend.begun()
+    await backend.wait_for_forward()
     waiting = asyncio.create_task(ask(8, 1, 0))
     quick = asyncio.create_task(ask(9, 1, -1))
     await asyncio.sleep(0)  # both reach the inbox
-    backend.allow(100)
+    backend.allow_forward(100)
     assert await asyncio.gather(long, waiting, quick) == [0, 0, 1]
     began = {prompt: i for i, b in enumerate(backend.batches) for prompt in (7, 8, 9) if prompt in b.tokens}
     assert began == {7: 0, 9: 1, 8: 5}
@@ -200,11 +200,11 @@ async def test_requests_are_served_in_order_of_arrival(start: Start) -> None:
     done: list[int] = []
 
     async def ask(i: int) -> None:
-        await answer(engine, (i, 1), n_predict=1)
+        await generate_answer(engine, (i, 1), n_predict=1)
         done.append(i)
 
     tasks = [asyncio.create_task(ask(i)) for i in range(6)]
-    backend.allow(100)
+    backend.allow_forward(100)
     await asyncio.gather(*tasks)
     assert done == [0, 1, 2, 3, 4, 5]
 
@@ -213,11 +213,11 @@ async def test_requests_are_served_in_order_of_arrival(start: Start) -> None:
 async def test_decoding_continues_during_a_long_prompt(start: Start) -> None:
     backend = ToyBackend(n_slots=2, n_ctx=200, n_batch=64, hold=True)
     engine = start(backend, n_batch=64, n_ubatch=16)
-    talker = asyncio.create_task(answer(engine, (1,), n_predict=12, ignore_eos=True))
-    await backend.begun()
-    reader = asyncio.create_task(answer(engine, tuple(range(100)), n_predict=1))
+    talker = asyncio.create_task(generate_answer(engine, (1,), n_predict=12, ignore_eos=True))
+    await backend.wait_for_forward()
+    reader = asyncio.create_task(generate_answer(engine, tuple(range(100)), n_predict=1))
     await asyncio.sleep(0)
-    backend.allow(100)
+    backend.allow_forward(100)
     await asyncio.gather(talker, reader)
     sizes = [(len(b.tokens), int((b.slots == 0).sum())) for b in backend.batches]
     assert sizes[0] == (1, 1)
@@ -229,6 +229,6 @@ async def test_decoding_continues_during_a_long_prompt(start: Start) -> None:
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 63])
 async def test_prompts_are_divided_into_batches(start: Start, n: int) -> None:
     backend = ToyBackend()
-    got = await answer(start(backend), tuple(i % N_VOCAB for i in range(n)), n_predict=1)
+    got = await generate_answer(start(backend), tuple(i % N_VOCAB for i in range(n)), n_predict=1)
     assert got.finish.n_prompt == n
     assert [len(b.tokens) for b in backend.batches] == [32] * (n // 32) + [n % 32] * (n % 32 > 0)

@@ -11,7 +11,7 @@ from llamafw import Model, ModelError, Settings, SettingsError, Tokenizer, hooki
 from llamafw.engine import load
 from llamafw.engine.start_checks import check_names, open_and_check
 from llamafw.plugins import Plugins
-from support.tiny import write_tiny_gguf
+from llamafw.testing.tiny import write_tiny_gguf
 
 
 class PluginEngine:

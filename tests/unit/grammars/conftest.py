@@ -9,7 +9,7 @@ import pytest
 from llamafw import GrammarContext
 from llamafw_plugins.grammars import KINDS
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
-from support.toy import EOS, N_VOCAB, ToyTokenizer
+from support.toy_model import EOS, N_VOCAB, ToyTokenizer
 
 Matches = Callable[[str], bool]
 

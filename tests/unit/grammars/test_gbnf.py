@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llamafw import GrammarContext, RequestError
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
-from support.toy import EURO_TAIL
+from support.toy_model import EURO_TAIL
 
 Language = Callable[[str, str], Callable[[str], bool]]
 pytestmark = pytest.mark.inventory("G-01", "E-032", "C-093")

@@ -7,7 +7,7 @@ import pytest
 
 from llamafw import Grammar, GrammarContext
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
-from support.toy import EOS, EOT, EURO_HEAD, EURO_TAIL, HELLO, WORLD
+from support.toy_model import EOS, EOT, EURO_HEAD, EURO_TAIL, HELLO, WORLD
 
 
 def compile_gbnf(context: GrammarContext, source: str) -> Grammar:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.modelhub import ModelHub, serving
+from support.model_hub import ModelHub, running_hub
 
 
 @pytest.fixture
@@ -30,6 +30,6 @@ def models_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def model_hub(models_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
     """Return a local hub that ``$HF_ENDPOINT`` names."""
-    with serving() as hub:
+    with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from llamafw import Decoder, ModelError, check_decoder
-from support.reference import Reference
-from support.tiny import write_tiny_gguf
+from llamafw.testing.reference import Reference
+from llamafw.testing.tiny import write_tiny_gguf
 
 
 def decoder(activation: Any = "silu", roles: tuple[str, ...] = ("token_embd", "output")) -> Decoder:

@@ -10,8 +10,8 @@ import pytest
 from llamafw import ModelError
 from llamafw.models import check_tensors
 from llamafw.models.gguf import read_gguf
+from llamafw.testing.tiny import write_tiny_gguf
 from support.gguf_models import QUANTS
-from support.tiny import write_tiny_gguf
 
 
 @pytest.mark.inventory("C-052")

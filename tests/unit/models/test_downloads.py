@@ -15,7 +15,9 @@ from llamafw.models.folders import models_dir
 from llamafw.models.huggingface import pull_repo
 from llamafw.models.url import pull_url
 from llamafw.models.wheels import record_path
-from support.modelhub import ModelHub, Repository
+from support.model_hub import ModelHub, Repository
+
+pytestmark = pytest.mark.slow
 
 NAME, ENTRY = next(iter(CATALOGUE.items()))
 REPO_FILES = {
@@ -120,7 +122,7 @@ def test_a_url_download_is_removed_by_url_or_file_name(
 def test_a_file_name_from_several_urls_is_ambiguous(model_hub: ModelHub, pull_file: Callable[..., Path]) -> None:
     pull_file("a/model.gguf")
     pull_file("b/model.gguf")
-    with pytest.raises(ModelError, match="'model.gguf' was downloaded from several URLs, name one of them: http"):
+    with pytest.raises(ModelError, match="'model.gguf' was downloaded from several URLs; use one of these instead: http"):
         find_downloads("model.gguf")
     assert [download.source for download in find_downloads(model_hub.file_url("a/model.gguf"))] == [
         model_hub.file_url("a/model.gguf")
@@ -186,21 +188,21 @@ def test_files_of_other_programs_are_left_alone(pull: Callable[..., Path], model
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "hint"),
     [
-        ("nothing", "no downloaded model is called 'nothing'"),
-        ("modle.gguf", "no downloaded model is called 'modle.gguf'; did you mean 'model.gguf'?"),
-        ("user/repo", "no downloaded model is called 'user/repo'"),
-        (f"{NAME}x", f"no downloaded model is called '{NAME}x'"),
-        ("http://127.0.0.1:1/x.gguf", "no downloaded model is called 'http://127.0.0.1:1/x.gguf'"),
+        ("nothing", "`llamafw pull --list` lists them"),
+        ("modle.gguf", "did you mean 'model.gguf'?"),
+        ("user/repo", "`llamafw pull --list` lists them"),
+        (f"{NAME}x", "`llamafw pull --list` lists them"),
+        ("http://127.0.0.1:1/x.gguf", "`llamafw pull --list` lists them"),
     ],
 )
 def test_an_unknown_name_is_one_line(
-    name: str, message: str, pull_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    name: str, hint: str, pull_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pull_file("model.gguf")
     assert main(["pull", "--remove", "model.gguf", name]) == 1
-    assert capsys.readouterr().err == f"llamafw: {message}\n"
+    assert capsys.readouterr().err == f"llamafw: no downloaded model is called {name!r}; {hint}\n"
     assert len(list_downloads()) == 1
 
 

@@ -15,7 +15,7 @@ from llamafw.models import find, huggingface, url
 from llamafw.models.find import find_model, model_id
 from llamafw.models.folders import models_dir
 from llamafw.settings import Settings
-from support.modelhub import ModelHub, Repository
+from support.model_hub import ModelHub, Repository
 
 DEFAULTS: dict[str, Any] = {"token": None, "offline": False, "progress": True}
 

@@ -11,10 +11,10 @@ from gguf import GGUFReader, GGUFValueType
 
 from llamafw import ModelError
 from llamafw.models.gguf import read_gguf
-from support import rawgguf as raw
-from support.blocks import WRITABLE
-from support.gguf_models import QUANTS, read
-from support.tiny import write_tiny_gguf
+from llamafw.testing.blocks import WRITABLE
+from llamafw.testing.tiny import write_tiny_gguf
+from support import raw_gguf as raw
+from support.gguf_models import QUANTS, write_and_read
 
 
 def assert_equals_gguf_package(path: Path) -> None:
@@ -89,7 +89,7 @@ def test_every_value_type_is_read(file: Path, version: int) -> None:
         raw.value("none", raw.ARRAY, raw.array(raw.STRING, [])),
         raw.value("nested", raw.ARRAY, raw.array(raw.ARRAY, [raw.array(raw.UINT8, [b"\1", b"\2"])] * 2)),
     ]
-    metadata = read(file, raw.gguf(values, version=version)).metadata
+    metadata = write_and_read(file, raw.gguf(values, version=version)).metadata
     for value_type, number in numbers.items():
         assert metadata[f"n{value_type}"] == number
         assert type(metadata[f"n{value_type}"]) is type(number)
@@ -112,7 +112,7 @@ def test_tokens_with_invalid_utf8_stay_distinct(file: Path) -> None:
         raw.value("text", raw.STRING, raw.string(b"a\xff")),
         raw.value("tokens", raw.ARRAY, raw.array(raw.STRING, [raw.string(b"\xfe"), raw.string(b"\xff")])),
     ]
-    metadata = read(file, raw.gguf(values)).metadata
+    metadata = write_and_read(file, raw.gguf(values)).metadata
     assert metadata["text"] == "a\ufffd"
     assert [token.encode(errors="surrogateescape") for token in metadata["tokens"]] == [b"\xfe", b"\xff"]
 
@@ -120,7 +120,9 @@ def test_tokens_with_invalid_utf8_stay_distinct(file: Path) -> None:
 def test_tensors_are_read_only_views_in_numpy_order(file: Path) -> None:
     weights = np.arange(6, dtype="<f4")
     tensors = [raw.tensor("w", [3, 2]), raw.tensor("scalar", [], offset=32), raw.tensor("empty", [0], offset=64)]
-    model = read(file, raw.gguf([], tensors, np.append(weights, [0, 0, 1]).astype("<f4").tobytes() + b"\0" * 28))
+    model = write_and_read(
+        file, raw.gguf([], tensors, np.append(weights, [0, 0, 1]).astype("<f4").tobytes() + b"\0" * 28)
+    )
     assert model.tensors["w"].shape == (2, 3)
     np.testing.assert_array_equal(model.tensors["w"].data.view("<f4"), weights)
     assert not model.tensors["w"].data.flags.writeable
@@ -133,13 +135,13 @@ def test_tensors_are_read_only_views_in_numpy_order(file: Path) -> None:
 def test_tensors_have_the_alignment_of_the_file(file: Path) -> None:
     values = [raw.value("general.alignment", raw.UINT32, raw.number(raw.UINT32, 128))]
     data = b"\0" * 128 + np.float32(1).tobytes()
-    model = read(file, raw.gguf(values, [raw.tensor("w", [1], offset=128)], data, alignment=128))
+    model = write_and_read(file, raw.gguf(values, [raw.tensor("w", [1], offset=128)], data, alignment=128))
     assert model.tensors["w"].data.view("<f4") == [1]
 
 
 def test_tensor_data_may_have_another_order_than_descriptions(file: Path) -> None:
     tensors = [raw.tensor("b", [8], offset=32), raw.tensor("a", [8], offset=0)]
-    model = read(file, raw.gguf([], tensors, np.arange(16, dtype="<f4").tobytes()))
+    model = write_and_read(file, raw.gguf([], tensors, np.arange(16, dtype="<f4").tobytes()))
     assert list(model.tensors) == ["b", "a"]
     assert model.tensors["b"].data.view("<f4")[0] == 8
 

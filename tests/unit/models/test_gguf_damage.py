@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from llamafw import Model, ModelError
 from llamafw.models.gguf import read_gguf
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_plugins.architectures.llama import describe
-from support import rawgguf as raw
-from support.gguf_models import QUANTS, read
-from support.tiny import write_tiny_gguf
+from support import raw_gguf as raw
+from support.gguf_models import QUANTS, write_and_read
 
 U32 = raw.UINT32
 NUMBER = raw.number(U32, 7)
@@ -113,7 +113,7 @@ DAMAGED = {
 def test_damage_is_reported_with_its_byte(file: Path, name: str) -> None:
     content, offset, expected = DAMAGED[name]
     with pytest.raises(ModelError) as caught:
-        read(file, content)
+        write_and_read(file, content)
     message = str(caught.value)
     assert expected in message
     position = re.match(rf"{re.escape(str(file))}: at byte (\d+): ", message)
@@ -126,7 +126,7 @@ def test_absurd_numbers_do_not_allocate_memory(file: Path, name: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ModelError):
-            read(file, DAMAGED[name][0])
+            write_and_read(file, DAMAGED[name][0])
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()

@@ -13,9 +13,9 @@ from gguf import GGUFReader
 from llamafw import ModelError, SettingsError
 from llamafw.models.gguf import read_gguf
 from llamafw.models.parts import is_first_part, model_name, part_names
-from support import rawgguf as raw
+from llamafw.testing.tiny import write_tiny_gguf
+from support import raw_gguf as raw
 from support.gguf_models import QUANTS
-from support.tiny import write_tiny_gguf
 
 
 @pytest.fixture

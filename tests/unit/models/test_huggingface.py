@@ -16,7 +16,7 @@ from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 
 from llamafw import DownloadError, SettingsError
 from llamafw.models.huggingface import Repo, pull_repo
-from support.modelhub import COMMIT, ModelHub, Repository, serving
+from support.model_hub import COMMIT, ModelHub, Repository, running_hub
 
 RANDOM = np.random.default_rng(2)
 FILES = {
@@ -27,7 +27,7 @@ FILES = {
 }
 DEFAULT = FILES["tiny-q4_k_m.gguf"]
 
-pytestmark = pytest.mark.inventory("C-061")
+pytestmark = [pytest.mark.slow, pytest.mark.inventory("C-061")]
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_repository_without_models_is_refused() -> None:
 
 @pytest.mark.usefixtures("repository")
 def test_an_interrupted_download_is_resumed(model_hub: ModelHub, models_cache: Path) -> None:
-    model_hub.faults.cut = [300_000, 0]
+    model_hub.faults.cut_after = [300_000, 0]
     assert "the next start resumes the download" in pull_error()
     assert not list(models_cache.rglob("*.gguf"))
     assert pull().read_bytes() == DEFAULT
@@ -166,7 +166,7 @@ def test_an_interrupted_download_is_resumed(model_hub: ModelHub, models_cache: P
 
 @pytest.mark.usefixtures("repository")
 def test_damage_during_the_download_is_noticed(model_hub: ModelHub, models_cache: Path) -> None:
-    model_hub.faults.damage = True
+    model_hub.faults.corrupt = True
     message = pull_error()
     assert f", not {hashlib.sha256(DEFAULT).hexdigest()}; the download was removed" in message
     assert not any(path.is_file() for path in models_cache.rglob("blobs/*"))
@@ -177,7 +177,7 @@ def test_the_cache_is_used_if_the_hub_cannot_be_reached(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = pull()
-    with serving() as gone:
+    with running_hub() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
     with caplog.at_level(logging.WARNING):
         assert pull() == path
@@ -194,7 +194,7 @@ def test_the_cache_is_used_if_the_hub_fails(
 ) -> None:
     path = pull()
     repository.commit, repository.files["tiny-q4_k_m.gguf"] = "f" * 40, DEFAULT[::-1]
-    model_hub.faults.cut = [0]
+    model_hub.faults.cut_after = [0]
     assert pull() == path
     assert "the connection broke" in caplog.text
     model_hub.faults.status = 503
@@ -207,7 +207,7 @@ def test_the_cache_is_used_if_the_hub_fails(
 @pytest.mark.usefixtures("repository")
 def test_a_hub_that_does_not_answer_is_reported(model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llamafw.models.huggingface.TIMEOUT", 0.2)
-    model_hub.faults.silent = True
+    model_hub.faults.never_answer = True
     assert "the server did not answer in time; check the network" in pull_error()
 
 
@@ -283,7 +283,7 @@ def test_all_parts_of_a_model_are_downloaded(repository: Repository, tmp_path: P
 
 @pytest.mark.parametrize("text", ["tiny", "a/b/c", "a/b:", "a/b@", "https://host/a/b", "a/b:Q4 0"])
 def test_malformed_repository_names_are_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="does not look like USER/REPO"):
+    with pytest.raises(SettingsError, match="is not a Hugging Face repository"):
         Repo.parse(text)
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from llamafw import Decoder, ModelError
 from llamafw.models.gguf import read_gguf
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_plugins.architectures.llama import describe
 from llamafw_plugins.quants.ggml import TYPES
-from support.tiny import write_tiny_gguf
 
 QUANTS = {quant.name: quant for quant in TYPES}
 

@@ -11,8 +11,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from llamafw import ModelError
+from llamafw.testing.blocks import WRITABLE, random_tensor
 from llamafw_plugins.quants.ggml import CHUNK, TYPES
-from support.blocks import WRITABLE, random_tensor
 
 QUANTS = {quant.name: quant for quant in TYPES}
 

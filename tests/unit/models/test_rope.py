@@ -13,10 +13,10 @@ import pytest
 from llamafw import Decoder, ModelError, Settings, SettingsError
 from llamafw.models.gguf import read_gguf
 from llamafw.models.rope_settings import apply_rope_settings
+from llamafw.testing.reference import Reference
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_plugins.architectures.llama import describe
 from llamafw_plugins.quants.ggml import TYPES
-from support.reference import Reference
-from support.tiny import write_tiny_gguf
 
 QUANTS = {quant.name: quant for quant in TYPES}
 SIZE = 64  # head size
@@ -206,6 +206,6 @@ def test_yarn_ext_factor_mixes_extrapolation_and_interpolation(tmp_path: Path) -
 
 
 @pytest.mark.inventory("C-029", "C-031")
-def test_rope_scale_and_rope_freq_scale_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--rope-scale and --rope-freq-scale exclude each other"):
+def test_rope_scale_and_rope_freq_scale_cannot_be_used_together(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--rope-scale and --rope-freq-scale cannot be used together"):
         describe_with_settings(tmp_path, {}, rope_scale=2.0, rope_freq_scale=0.5)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from llamafw.models.gguf import read_gguf
+from llamafw.testing.reference import Reference, kl, reference, top1_agreement
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_plugins.quants.ggml import TYPES
-from support.reference import Reference, kl, reference, top1_agreement
-from support.tiny import write_tiny_gguf
+
+pytestmark = pytest.mark.slow
 
 QUANTS = {quant.name: quant for quant in TYPES}
 

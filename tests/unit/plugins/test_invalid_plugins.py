@@ -13,10 +13,10 @@ from llamafw import LlamafwError, PluginError, Settings
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
+from llamafw.testing.tiny import write_tiny_gguf
 from support import api
-from support.broken_plugins import BODY, IMPORT, hook, plugin_error
+from support.broken_plugins import BODY, IMPORT, hook_code, plugin_error
 from support.distributions import Site
-from support.tiny import write_tiny_gguf
 
 SAMPLER = """
 from llamafw import hookimpl
@@ -59,7 +59,7 @@ ACCEPT = "    def accept(self, token): pass\n"
 
 def register(kind: str, thing: str) -> str:
     """Return the code of a plugin that registers ``thing`` as "mine"."""
-    return IMPORT + hook(f"register_{kind}s", "register", f"register('mine', {thing})")
+    return IMPORT + hook_code(f"register_{kind}s", "register", f"register('mine', {thing})")
 
 
 def load(folder: Path, code: str) -> Plugins:
@@ -136,7 +136,7 @@ def test_a_sampler_with_a_kernel_needs_no_apply(tmp_path: Path, attribute: str) 
 
 # --- what factories return
 
-CHAT_FORMAT = hook("choose_chat_format", body="return Made()")
+CHAT_FORMAT = hook_code("choose_chat_format", body="return Made()")
 TOOL_PARSER = """
 class Parser:
     def matches(self, template): return True
@@ -162,15 +162,15 @@ class Parser:
         (
             register("tool_parser", "Parser()") + TOOL_PARSER,
             Settings(tool_parser="mine"),
-            r"the tool parser 'mine': what create\(\) returns lacks feed\(\), finish\(\)",
+            r"the tool parser 'mine': the object that create\(\) returns lacks feed\(\), finish\(\)",
         ),
         (
-            IMPORT + hook("open_model", body="return Made()"),
+            IMPORT + hook_code("open_model", body="return Made()"),
             Settings(),
             "the Made that open_model returned is not a ll",
         ),
         (
-            IMPORT + hook("create_engine", body="return Made()"),
+            IMPORT + hook_code("create_engine", body="return Made()"),
             Settings(),
             "the Made that create_engine .*lacks n_slots",
         ),

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from llamafw import GenerationError
-from support.broken_plugins import BACKEND, BODY, IMPORT, OPERATION, SAMPLER, failures, hook, plugin_error
+from support.broken_plugins import BACKEND, BODY, IMPORT, OPERATION, SAMPLER, failure_counts, hook_code, plugin_error
 from support.distributions import Site
 
 
@@ -24,12 +24,12 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     "code",
     [
         OPERATION,
-        hook("prepare_request", "body", "return 1 / 0 if 'bad' in body.get('stop', ()) else None"),
+        hook_code("prepare_request", "body", "return 1 / 0 if 'bad' in body.get('stop', ()) else None"),
         "@hookimpl(wrapper=True)\ndef prepare_request(body):\n    request = yield\n"
         "    return 1 / 0 if 'bad' in body.get('stop', ()) else request\n",
         "class Wrapped:\n    def __init__(self, asgi): self.asgi = asgi\n"
         "    async def __call__(self, scope, receive, send):\n        if scope['path'] == '/bad': 1 / 0\n"
-        "        await self.asgi(scope, receive, send)\n" + hook("wrap_asgi", "asgi", "return Wrapped(asgi)"),
+        "        await self.asgi(scope, receive, send)\n" + hook_code("wrap_asgi", "asgi", "return Wrapped(asgi)"),
     ],
     ids=["endpoint", "hook", "hook wrapper", "ASGI wrapper"],
 )
@@ -52,7 +52,7 @@ async def test_only_the_request_that_failed_is_a_500(
         assert plugin_error(failed, name) == "internal server error"
         assert [response.status_code for response in responses] == [200] * 3
         assert len({response.json()["content"] for response in responses}) == 1
-        assert await failures(client) == {(name, "request"): 1}
+        assert await failure_counts(client) == {(name, "request"): 1}
     (record,) = errors(caplog)
     assert f"failed in plugin {name}" in record.getMessage()
     assert "ZeroDivisionError" in caplog.text
@@ -65,7 +65,7 @@ async def test_a_response_that_breaks_the_plugins_document_names_the_plugin(
     async with serve(metrics=True) as client:
         message = plugin_error(await client.get("/bad"), name)
         assert message.endswith("it must be an object")
-        assert await failures(client) == {(name, "request"): 1}
+        assert await failure_counts(client) == {(name, "request"): 1}
     (record,) = errors(caplog)
     assert name in record.getMessage()
     assert "getBad" in record.getMessage()
@@ -74,11 +74,11 @@ async def test_a_response_that_breaks_the_plugins_document_names_the_plugin(
 async def test_a_failed_explain_error_does_not_change_the_response(
     site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    name = site.install("llamafw-bad", IMPORT + hook("explain_error", "error"))
+    name = site.install("llamafw-bad", IMPORT + hook_code("explain_error", "error"))
     async with serve(metrics=True) as client:
         for _ in range(2):
             assert (await client.post("/completion", json={})).status_code == 400
-        assert await failures(client) == {(name, "request"): 2}
+        assert await failure_counts(client) == {(name, "request"): 2}
     first, second = errors(caplog)
     assert first.getMessage() == second.getMessage()
     assert first.getMessage().startswith(f"plugin {name} failed in explain_error: ZeroDivisionError")
@@ -96,12 +96,12 @@ async def test_other_plugins_are_notified_if_one_fails(
         "model_unloaded": "app",
         "server_stopping": "app",
     }
-    name = site.install("llamafw-bad", IMPORT + "".join(hook(each, given) for each, given in events.items()))
-    listener = "".join(hook(each, given, f"received.append('{each}')") for each, given in events.items())
+    name = site.install("llamafw-bad", IMPORT + "".join(hook_code(each, given) for each, given in events.items()))
+    listener = "".join(hook_code(each, given, f"received.append('{each}')") for each, given in events.items())
     site.install("llamafw-then", f"{IMPORT}received = []\n{listener}")
     async with serve(metrics=True) as client:
         assert (await client.post("/completion", json=BODY)).status_code == 200
-        assert await failures(client) == {(name, "event"): 3}
+        assert await failure_counts(client) == {(name, "event"): 3}
     import llamafw_then  # type: ignore[import-not-found]  # written above
 
     assert llamafw_then.received == list(events)
@@ -114,7 +114,7 @@ async def test_other_plugins_are_notified_if_one_fails(
 async def test_the_traceback_of_a_hook_leaves_out_the_requests_error(
     site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    code = SAMPLER + hook("request_finished", "finish", "[].pop()")
+    code = SAMPLER + hook_code("request_finished", "finish", "[].pop()")
     site.install("llamafw-bad", IMPORT + code)
     async with serve() as client:
         body = {**BODY, "samplers": ["bad", "temperature"], "bad": "apply"}
@@ -141,7 +141,7 @@ async def test_a_failed_sampler_fails_only_its_request(
         first, failed, *others = await asyncio.gather(*(client.post("/completion", json=body) for body in bodies))
         assert plugin_error(failed, name) == "the sampler 'bad' failed"
         assert {response.json()["content"] for response in others} == {first.json()["content"]}
-        assert await failures(client) == {(name, "request" if where == "create" else "token"): 1}
+        assert await failure_counts(client) == {(name, "request" if where == "create" else "token"): 1}
     (record,) = errors(caplog)
     assert f"in plugin {name}" in record.getMessage()
     assert record.exc_info is not None
@@ -157,7 +157,7 @@ async def test_a_failed_backend_fails_only_the_request_at_fault(
         first, failed, other = await asyncio.gather(*(client.post("/completion", json=body) for body in bodies))
         assert plugin_error(failed, name) == "the model failed"
         assert first.json()["content"] == other.json()["content"]
-        assert await failures(client) == {(name, "token"): 1}
+        assert await failure_counts(client) == {(name, "token"): 1}
     (record,) = errors(caplog)
     assert f"in plugin {name}" in record.getMessage()
 
@@ -170,14 +170,14 @@ GRAMMAR = "class Bad:\n    ended = False\n    def accept(self, token): 1 / 0\n  
 
 
 def register_compiler(factory: str) -> str:
-    return hook("register_grammars", "register", f"register('bad', {factory})") + USE_GRAMMAR
+    return hook_code("register_grammars", "register", f"register('bad', {factory})") + USE_GRAMMAR
 
 
 @pytest.mark.parametrize(
     "code",
     [
         "class Bad:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n"
-        + hook("choose_chat_format", "model", "return Bad()"),
+        + hook_code("choose_chat_format", "model", "return Bad()"),
         "class Bad:\n    def compile(self, source): 1 / 0\n" + register_compiler("lambda context: Bad()"),
         register_compiler("lambda context: object()"),
         "class Bad:\n    def compile(self, source): return object()\n" + register_compiler("lambda context: Bad()"),
@@ -203,7 +203,7 @@ async def test_the_response_names_the_plugin_of_other_objects(
 @pytest.mark.parametrize("where", ["create", "apply", "accept", "forward", "endpoint", "chat format"])
 async def test_sys_exit_in_a_plugin_does_not_end_the_server(site: Site, serve: Callable[..., Any], where: str) -> None:
     exits = "raise SystemExit('secret')"
-    chat_format = "class Exiting:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n" + hook(
+    chat_format = "class Exiting:\n    source = 'x'\n    def render(self, messages, **more): 1 / 0\n" + hook_code(
         "choose_chat_format", "model", "return Exiting()"
     )
     code = SAMPLER + BACKEND.replace("Bad", "Worse") + OPERATION + chat_format
@@ -226,7 +226,7 @@ async def test_sys_exit_in_a_plugin_does_not_end_the_server(site: Site, serve: C
         failed, other = await asyncio.gather(failing, client.post("/completion", json=BODY))
         plugin_error(failed, name)
         assert other.status_code == 200
-        assert sum((await failures(client)).values()) == 1
+        assert sum((await failure_counts(client)).values()) == 1
         assert (await client.get("/health")).status_code == 200
 
 

@@ -17,7 +17,7 @@ from llamafw.cli.read_settings import load_plugins, parse_early_flags
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
 from support import api
-from support.broken_plugins import BODY, IMPORT, OPERATION, SAMPLER, failures, hook
+from support.broken_plugins import BODY, IMPORT, OPERATION, SAMPLER, failure_counts, hook_code
 from support.distributions import Site
 
 
@@ -40,10 +40,10 @@ def run(site: Site, *argv: str) -> subprocess.CompletedProcess[str]:
         ("import json\njson.loads('x')\n", "import", "line 1 column 1 (char 0) (llamafw_bad.py:2)"),
         ("def broken(:\n", "import", "SyntaxError: invalid syntax (llamafw_bad.py, line 1)"),
         (IMPORT + SAMPLER + "import sys; sys.exit()", "import", "cannot be loaded: SystemExit"),
-        (IMPORT + hook("no_such_hook"), "import", "'no_such_hook', which is not a hook"),
+        (IMPORT + hook_code("no_such_hook"), "import", "'no_such_hook', which is not a hook"),
         (IMPORT, "import", "it implements no hook; mark its hook functions with @llamafw.hookimpl"),
-        (IMPORT + SAMPLER + hook("register_backends", "register"), "registration", "failed in register_backends"),
-        (IMPORT + SAMPLER + hook("extend_openapi"), "startup", "failed in extend_openapi"),
+        (IMPORT + SAMPLER + hook_code("register_backends", "register"), "registration", "failed in register_backends"),
+        (IMPORT + SAMPLER + hook_code("extend_openapi"), "startup", "failed in extend_openapi"),
         (
             IMPORT + SAMPLER + OPERATION.replace('register("getBad", bad)', "1 / 0"),
             "registration",
@@ -65,7 +65,7 @@ def run(site: Site, *argv: str) -> subprocess.CompletedProcess[str]:
             "refers to x.yaml#/comp",
         ),
         (
-            IMPORT + SAMPLER + hook("extend_openapi", body="return {'paths': ['/bad']}"),
+            IMPORT + SAMPLER + hook_code("extend_openapi", body="return {'paths': ['/bad']}"),
             "startup",
             "not valid at paths: ",
         ),
@@ -75,12 +75,12 @@ def run(site: Site, *argv: str) -> subprocess.CompletedProcess[str]:
             "'bad' of plugin llamafw-bad:bad is not a valid JSON Schema",
         ),
         (
-            IMPORT + SAMPLER + OPERATION + hook("register_fields", "register", "register('good', 7)"),
+            IMPORT + SAMPLER + OPERATION + hook_code("register_fields", "register", "register('good', 7)"),
             "startup",
             "the field 'good' of plugin llamafw-bad:bad is not a valid JSON Schema",
         ),
         (
-            IMPORT + SAMPLER + hook("register_fields", "register", "register('bad', 7)"),
+            IMPORT + SAMPLER + hook_code("register_fields", "register", "register('bad', 7)"),
             "startup",
             "is not a valid JSON Schema",
         ),
@@ -116,9 +116,9 @@ def test_a_failed_plugin_is_disabled_with_all_it_registered(
     [
         "1 / 0",
         IMPORT,
-        IMPORT + hook("register_samplers", "register"),
-        IMPORT + hook("extend_openapi"),
-        IMPORT + hook("extend_openapi", body="return 'x'"),
+        IMPORT + hook_code("register_samplers", "register"),
+        IMPORT + hook_code("extend_openapi"),
+        IMPORT + hook_code("extend_openapi", body="return 'x'"),
         IMPORT + SAMPLER.replace("string", "text"),
     ],
 )
@@ -160,7 +160,9 @@ def test_an_unknown_flag_is_reported_after_the_disabled_plugins(site: Site) -> N
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("guard", [hook("wrap_asgi", "asgi, app"), hook("register_authenticators", "register, app")])
+@pytest.mark.parametrize(
+    "guard", [hook_code("wrap_asgi", "asgi, app"), hook_code("register_authenticators", "register, app")]
+)
 def test_startup_fails_if_a_guard_fails(site: Site, guard: str) -> None:
     name = site.install("llamafw-guard", IMPORT + guard)
     with pytest.raises(PluginError, match=f"plugin {name} failed in "):
@@ -168,15 +170,15 @@ def test_startup_fails_if_a_guard_fails(site: Site, guard: str) -> None:
 
 
 def test_startup_fails_if_a_guard_fails_in_another_hook(site: Site) -> None:
-    guard = hook("wrap_asgi", "asgi, app", "return None")
-    name = site.install("llamafw-guard", IMPORT + guard + hook("extend_openapi"))
+    guard = hook_code("wrap_asgi", "asgi, app", "return None")
+    name = site.install("llamafw-guard", IMPORT + guard + hook_code("extend_openapi"))
     with pytest.raises(PluginError, match=f"plugin {name} failed in extend_openapi"):
         build_document(Plugins())
 
 
 def test_startup_fails_if_a_plugin_refuses_a_setting(site: Site) -> None:
     refuse = 'import llamafw; raise llamafw.SettingsError("--bad: no")'
-    site.install("llamafw-bad", IMPORT + hook("extend_openapi", body=refuse))
+    site.install("llamafw-bad", IMPORT + hook_code("extend_openapi", body=refuse))
     with pytest.raises(SettingsError, match=r"^--bad: no$"):
         build_document(Plugins())
 
@@ -190,7 +192,7 @@ def test_startup_fails_if_two_plugins_register_one_name(site: Site) -> None:
 
 
 def test_a_plugin_that_fails_in_add_options_is_disabled(site: Site) -> None:
-    name = site.install("llamafw-bad", IMPORT + SAMPLER + hook("add_options", "parser"))
+    name = site.install("llamafw-bad", IMPORT + SAMPLER + hook_code("add_options", "parser"))
     plugins = Plugins()
     assert not collect_plugin_flags(plugins)
     assert plugins.records[name].state == "failed"
@@ -215,7 +217,7 @@ def test_commands_continue_without_a_failed_plugin(site: Site) -> None:
 
 
 def test_an_invalid_fragment_is_one_line(site: Site) -> None:
-    site.install("llamafw-bad", IMPORT + hook("extend_openapi", body="return 7"))
+    site.install("llamafw-bad", IMPORT + hook_code("extend_openapi", body="return 7"))
     (line,) = run(site, "spec").stderr.splitlines()
     assert line.startswith("plugin llamafw-bad:bad cannot be used: extend_openapi must return a mapping, not 7;")
 
@@ -228,7 +230,7 @@ async def test_the_plugin_of_a_failed_factory_is_named(
 ) -> None:
     factory = "def make(context): 1 / 0\n"
     name = site.install(
-        "llamafw-bad", IMPORT + factory + hook("register_backends", "register", "register('bad', make)")
+        "llamafw-bad", IMPORT + factory + hook_code("register_backends", "register", "register('bad', make)")
     )
     with pytest.raises(ZeroDivisionError):
         async with serve(backend="bad"):
@@ -243,10 +245,10 @@ async def test_a_plugin_that_fails_while_a_model_loads_is_skipped(
     site: Site, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     hooks = {"open_model": "path", "choose_chat_format": "model", "create_engine": "model"}
-    name = site.install("llamafw-bad", IMPORT + "".join(hook(each, given) for each, given in hooks.items()))
+    name = site.install("llamafw-bad", IMPORT + "".join(hook_code(each, given) for each, given in hooks.items()))
     async with serve(metrics=True) as client:
         assert (await client.post("/completion", json={**BODY, "n_predict": 1})).status_code == 200
-        assert await failures(client) == {(name, "startup"): 3}
+        assert await failure_counts(client) == {(name, "startup"): 3}
     errors = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.ERROR]
     assert [message.partition(":bad")[2].partition(" (")[0] for message in errors] == [
         f" failed in {each}: ZeroDivisionError: division by zero" for each in hooks

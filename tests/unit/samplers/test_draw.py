@@ -13,7 +13,9 @@ from llamafw.sampling.chain import build_chain
 from llamafw.sampling.draw import draw
 from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
-from support.toy import ToyTokenizer
+from support.toy_model import ToyTokenizer
+
+pytestmark = pytest.mark.slow
 
 # The value that chi-square exceeds once in a million, by degrees of freedom; integrated from its density.
 CHI2 = {4: 33.38, 6: 38.26, 8: 42.70, 9: 44.81, 49: 111.14}

@@ -23,7 +23,7 @@ from llamafw_plugins.samplers.tfs_z import TfsZ
 from llamafw_plugins.samplers.top_k import TopK
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
-from support.toy import ToyTokenizer
+from support.toy_model import ToyTokenizer
 
 N_VOCAB = 264
 ALL = (MinP, Mirostat, Penalties, Temperature, TfsZ, TopK, TopP, TypP)

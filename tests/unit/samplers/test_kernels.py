@@ -14,7 +14,7 @@ from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import build_chain
 from llamafw.sampling.kernels import CandidateBuffers, FusedKernels
-from support.toy import ToyTokenizer
+from support.toy_model import ToyTokenizer
 
 N = 264
 CONTEXT = SamplerContext(tuple(b"abracadabra"), N, 100, ToyTokenizer())

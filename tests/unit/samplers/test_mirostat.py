@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llamafw import Candidates, SamplerContext
 from llamafw_plugins.samplers.mirostat import Mirostat
-from support.toy import ToyTokenizer
+from support.toy_model import ToyTokenizer
 from unit.samplers.test_formulas import HUGE, N_VOCAB, descending, probabilities, run, scores
 
 

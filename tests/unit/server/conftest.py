@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from llamafw.plugins import Plugins
-from support.opened import Open, opener
+from support.api_client import OpenClient, client_opener
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +17,11 @@ def plugins() -> Plugins:
 
 
 @pytest.fixture
-def opened(plugins: Plugins) -> Open:
-    return opener(plugins)
+def opened(plugins: Plugins) -> OpenClient:
+    return client_opener(plugins)
 
 
 @pytest.fixture
-async def client(opened: Open) -> AsyncIterator[httpx.AsyncClient]:
+async def client(opened: OpenClient) -> AsyncIterator[httpx.AsyncClient]:
     async with opened() as http:
         yield http

@@ -14,7 +14,7 @@ import pytest
 from llamafw import hookimpl, request_id
 from llamafw.plugins import Plugins
 from llamafw.server.access_log import AccessLogMiddleware
-from support.opened import Open, opener
+from support.api_client import OpenClient, client_opener
 
 Lines = Callable[[], list[str]]
 
@@ -27,7 +27,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
 
 
 @pytest.mark.inventory("P-08")
-async def test_every_request_is_one_line(opened: Open, lines: Lines, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_request_is_one_line(opened: OpenClient, lines: Lines, caplog: pytest.LogCaptureFixture) -> None:
     requests = [
         ("GET", "/health?key=secret", 200),
         ("GET", "/nope", 404),
@@ -60,7 +60,7 @@ async def test_every_request_is_one_line(opened: Open, lines: Lines, caplog: pyt
 
 
 @pytest.mark.inventory("P-08")
-async def test_preflights_and_pages_are_logged(opened: Open, lines: Lines) -> None:
+async def test_preflights_and_pages_are_logged(opened: OpenClient, lines: Lines) -> None:
     """These are answered outside of routing."""
     preflight = {"origin": "https://example.com", "access-control-request-method": "POST"}
     async with opened() as client:
@@ -124,7 +124,7 @@ async def test_status_says_how_the_request_ended(lines: Lines, messages: list[An
     assert line.endswith("client -:0, request -")
 
 
-async def test_nothing_is_logged_above_level_info(caplog: pytest.LogCaptureFixture, opened: Open) -> None:
+async def test_nothing_is_logged_above_level_info(caplog: pytest.LogCaptureFixture, opened: OpenClient) -> None:
     caplog.set_level(logging.WARNING, logger="llamafw.access")
     async with opened() as client:
         assert (await client.get("/health")).status_code == 200
@@ -151,7 +151,7 @@ class RequestIdPlugin:
 async def test_plugins_can_read_the_request_id() -> None:
     plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
     plugins.pm.register(RequestIdPlugin(), name="request-id")
-    async with opener(plugins)() as client:
+    async with client_opener(plugins)() as client:
         ids = [f"id-{i}" for i in range(20)]
         responses = await asyncio.gather(*(client.get("/id", headers={"x-request-id": id}) for id in ids))
     assert [response.text for response in responses] == ids

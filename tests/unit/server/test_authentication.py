@@ -26,7 +26,7 @@ from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
 from llamafw.server.authentication import ApiKeys
 from support import api
-from support.opened import Open, opener
+from support.api_client import OpenClient, client_opener
 
 
 class UserAuthenticator:
@@ -87,8 +87,8 @@ def recorder() -> UserRecorder:
 
 
 @pytest.fixture
-def guarded(plugin: AuthenticatorPlugin, recorder: UserRecorder, monkeypatch: pytest.MonkeyPatch) -> Open:
-    return opener(plugins_with(monkeypatch, plugin.register_authenticators, recorder.wrap_asgi))
+def guarded(plugin: AuthenticatorPlugin, recorder: UserRecorder, monkeypatch: pytest.MonkeyPatch) -> OpenClient:
+    return client_opener(plugins_with(monkeypatch, plugin.register_authenticators, recorder.wrap_asgi))
 
 
 def plugins_with(monkeypatch: pytest.MonkeyPatch, *hooks: Any) -> Plugins:
@@ -105,7 +105,7 @@ async def echo(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
 
 
 async def test_only_users_that_a_plugin_knows_may_call(
-    guarded: Open, plugin: AuthenticatorPlugin, recorder: UserRecorder
+    guarded: OpenClient, plugin: AuthenticatorPlugin, recorder: UserRecorder
 ) -> None:
     async with guarded() as client:
         assert (await echo(client, authorization="Bearer user-a")).status_code == 200
@@ -125,7 +125,7 @@ async def test_only_users_that_a_plugin_knows_may_call(
 
 
 async def test_api_keys_are_tried_before_plugins(
-    guarded: Open, plugin: AuthenticatorPlugin, recorder: UserRecorder
+    guarded: OpenClient, plugin: AuthenticatorPlugin, recorder: UserRecorder
 ) -> None:
     async with guarded(api_key=("one",)) as client:
         assert (await echo(client, authorization="Bearer one")).status_code == 200
@@ -142,7 +142,9 @@ async def test_api_keys_are_tried_before_plugins(
     ("key", "status", "type"),
     [("forbidden", 403, "permission_error"), ("often", 429, "rate_limit_error"), ("broken", 500, "server_error")],
 )
-async def test_errors_of_authenticators_refuse_the_request(guarded: Open, key: str, status: int, type: str) -> None:
+async def test_errors_of_authenticators_refuse_the_request(
+    guarded: OpenClient, key: str, status: int, type: str
+) -> None:
     async with guarded(api_key=("one",)) as client:
         response = await echo(client, authorization=f"Bearer user-{key}")
         assert (response.status_code, response.json()["error"]["type"]) == (status, type)
@@ -150,7 +152,7 @@ async def test_errors_of_authenticators_refuse_the_request(guarded: Open, key: s
         assert (await echo(client, authorization="Bearer one")).status_code == 200
 
 
-async def test_refusals_by_plugins_are_documented(guarded: Open) -> None:
+async def test_refusals_by_plugins_are_documented(guarded: OpenClient) -> None:
     async with guarded(validate_responses=True) as client:
         assert (await echo(client, authorization="Bearer user-forbidden")).status_code == 403
         assert (await echo(client, authorization="Bearer user-often")).status_code == 429
@@ -159,13 +161,13 @@ async def test_refusals_by_plugins_are_documented(guarded: Open) -> None:
     assert "403" not in document["paths"]["/health"]["get"]["responses"]
 
 
-async def test_api_keys_add_no_documented_responses(opened: Open) -> None:
+async def test_api_keys_add_no_documented_responses(opened: OpenClient) -> None:
     async with opened(api_key=("one",)) as client:
         document = (await client.get("/openapi.json")).json()
     assert "403" not in document["paths"]["/echo"]["post"]["responses"]
 
 
-async def test_endpoints_see_the_user(guarded: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endpoints_see_the_user(guarded: OpenClient, monkeypatch: pytest.MonkeyPatch) -> None:
     async def user_name(self: Any, call: Any) -> Any:
         return {"body": {"user": call.user and call.user.name}, "path": {}, "query": {}}
 
@@ -215,7 +217,7 @@ async def test_all_keys_of_a_request_are_tried() -> None:
         ({"authorization": b"Bearer schl\xfcssel"}, 401),
     ],
 )
-async def test_api_keys_are_read_from_headers(opened: Open, headers: Any, status: int) -> None:
+async def test_api_keys_are_read_from_headers(opened: OpenClient, headers: Any, status: int) -> None:
     async with opened(api_key=("one", "two", "schlüssel")) as client:
         response = await client.post("/echo", json={}, headers=headers)
     assert response.status_code == status
@@ -226,14 +228,14 @@ async def test_api_keys_are_read_from_headers(opened: Open, headers: Any, status
 
 
 @pytest.mark.inventory("H-07")
-async def test_public_operations_need_no_key(opened: Open) -> None:
+async def test_public_operations_need_no_key(opened: OpenClient) -> None:
     async with opened(api_key=("one",)) as client:
         assert (await client.get("/health")).status_code == 200
         assert (await client.get("/openapi.json", headers={"authorization": "Bearer wrong"})).status_code == 200
         assert (await client.get("/docs/")).status_code == 200
 
 
-async def test_keys_are_checked_before_the_body_is_read(opened: Open) -> None:
+async def test_keys_are_checked_before_the_body_is_read(opened: OpenClient) -> None:
     async with opened(api_key=("one",)) as client:
         assert (await client.post("/echo", content=b"{")).status_code == 401
 

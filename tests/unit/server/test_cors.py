@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.opened import Open
+from support.api_client import OpenClient
 
 
 @pytest.mark.inventory("H-02", "H-03", "H-04", "O-05")
@@ -27,7 +27,7 @@ from support.opened import Open
     ],
 )
 async def test_origins_are_allowed_or_refused(
-    opened: Open, origins: Any, origin: str, allowed: str | None, credentials: str | None
+    opened: OpenClient, origins: Any, origin: str, allowed: str | None, credentials: str | None
 ) -> None:
     async with opened(cors_origins=origins, api_key=("one",)) as client:
         for path, status in (("/health", 200), ("/nope", 404), ("/wait", 401)):

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[2]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
 
@@ -75,7 +77,7 @@ def server() -> Iterator[ServerProcess]:
 async def wait_for(client: httpx.AsyncClient, event: str, n: int) -> None:
     """Wait until the API has counted ``n`` of ``event``."""
     async with asyncio.timeout(20):
-        while (response := await client.get("/seen")).status_code != 200 or response.json()[event] < n:
+        while (response := await client.get("/counts")).status_code != 200 or response.json()[event] < n:
             pass
 
 
@@ -111,14 +113,14 @@ async def test_the_address_is_printed_while_loading_and_when_ready() -> None:
 async def test_requests_of_clients_that_disconnect_are_cancelled(server: ServerProcess, method: str) -> None:
     async with server.client() as client:
         await wait_until_ready(client)
-        before = (await client.get("/seen")).json()
+        before = (await client.get("/counts")).json()
         counter = "closed" if method == "stream" else "cancelled"
         if method == "stream":
             body = {"n": 2, "hold": True}
             async with server.client() as other, other.stream("POST", "/stream", json=body) as response:
                 events = response.aiter_lines()
                 assert await anext(events) == 'data: {"i":0}'
-                assert (await client.get("/seen")).json()[counter] == before[counter]
+                assert (await client.get("/counts")).json()[counter] == before[counter]
         else:
             async with server.client() as other:
                 call = asyncio.create_task(other.post("/wait"))
@@ -135,7 +137,7 @@ async def test_clients_that_do_not_read_do_not_delay_others(server: ServerProces
         async with server.client() as client:
             for _ in range(20):
                 assert (await client.get("/health")).status_code == 200
-            before = (await client.get("/seen")).json()["closed"]
+            before = (await client.get("/counts")).json()["closed"]
     async with server.client() as client:
         await wait_for(client, "closed", before + 1)
 

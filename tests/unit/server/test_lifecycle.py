@@ -13,12 +13,12 @@ from llamafw import LoadedModel, ModelError, PluginError, Settings, hookimpl
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
 from support import api
+from support.api_client import OpenClient, client_opener
 from support.envelope import read_error
-from support.opened import Open, opener
 
 
 @pytest.mark.inventory("P-01", "P-02", "R-07")
-async def test_requests_get_503_while_the_model_loads(opened: Open) -> None:
+async def test_requests_get_503_while_the_model_loads(opened: OpenClient) -> None:
     go = threading.Event()
 
     def load_slowly() -> LoadedModel:
@@ -107,7 +107,7 @@ class EventRecorder:
 async def test_event_hooks_are_called_in_order(caplog: pytest.LogCaptureFixture) -> None:
     plugins, recorder = Plugins(extra=["support.api"], block=["endpoints", "metrics"]), EventRecorder()
     plugins.pm.register(recorder, name="recorder")
-    async with opener(plugins)() as client:
+    async with client_opener(plugins)() as client:
         assert recorder.events == ["started", "loaded"]
         assert "plugin recorder failed in server_started" in caplog.text
         await client.get("/health")
@@ -130,7 +130,7 @@ def test_startup_fails_if_a_wrapper_is_not_an_application() -> None:
 
 
 @pytest.mark.inventory("C-113")
-async def test_threads_http_sets_the_number_of_threads(opened: Open) -> None:
+async def test_threads_http_sets_the_number_of_threads(opened: OpenClient) -> None:
     def thread_name() -> str:
         both_running.wait()
         return threading.current_thread().name

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from llamafw.server.integers import IntegerReader
 from llamafw.server.schema import Schemas
 from llamafw.server.violations import find_violation
+from support.api_client import OpenClient
 from support.envelope import read_error
-from support.opened import Open
 
 
 async def refused(client: httpx.AsyncClient, body: Any) -> dict[str, Any]:
@@ -220,7 +220,7 @@ async def test_defaults_are_not_shared_between_requests(client: httpx.AsyncClien
     assert (first.json()["body"]["list"], second.json()["body"]["list"]) == ([5], [1])
 
 
-async def test_flags_change_the_defaults(opened: Open) -> None:
+async def test_flags_change_the_defaults(opened: OpenClient) -> None:
     async with opened(top_k=3, seed=5, ignore_eos=True, samplers="top_k;temperature") as client:
         body = (await client.post("/echo", json={})).json()["body"]
     assert (body["top_k"], body["seed"], body["ignore_eos"], body["samplers"]) == (3, 5, True, ["top_k", "temperature"])
@@ -245,7 +245,7 @@ async def test_the_header_of_unknown_fields_is_short(client: httpx.AsyncClient) 
     assert len(response.headers["x-llamafw-ignored-fields"]) < 8000
 
 
-async def test_strict_fields_refuses_unknown_fields(opened: Open) -> None:
+async def test_strict_fields_refuses_unknown_fields(opened: OpenClient) -> None:
     async with opened(strict_fields=True) as client:
         error = await refused(client, {"n_predct": 3})
         assert error["param"] == "n_predct"
@@ -289,7 +289,7 @@ async def test_invalid_parameters_are_400(client: httpx.AsyncClient, url: str, p
 
 
 @pytest.mark.inventory("C-112", "H-16")
-async def test_bodies_that_stop_arriving_are_408(opened: Open) -> None:
+async def test_bodies_that_stop_arriving_are_408(opened: OpenClient) -> None:
     async def chunks() -> Any:
         yield b"{"
         await asyncio.Event().wait()
@@ -299,7 +299,7 @@ async def test_bodies_that_stop_arriving_are_408(opened: Open) -> None:
         assert (response.status_code, response.json()["error"]["type"]) == (408, "timeout_error")
 
 
-async def test_large_bodies_are_413(opened: Open) -> None:
+async def test_large_bodies_are_413(opened: OpenClient) -> None:
     async with opened(max_body_mb=1) as client:
 
         async def chunks() -> Any:

@@ -11,14 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.server import ServerProcess, running_server
-from support.tiny import write_tiny_gguf
+from llamafw.testing.process import ServerProcess, running_server
+from llamafw.testing.tiny import write_tiny_gguf
 
 KEY = "k"
 BODY = {"n_predict": 5, "ignore_eos": True, "temperature": 0, "stop": []}
 
 node = shutil.which("node")
-pytestmark = pytest.mark.skipif(node is None, reason="needs Node")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(node is None, reason="needs Node")]
 
 
 @pytest.fixture(scope="module")

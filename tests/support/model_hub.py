@@ -1,6 +1,6 @@
-"""A hub of models on a local port: Hugging Face's API as its client calls it, and plain files, with faults to order.
+"""Run a hub of models on a local port: Hugging Face's API as its client calls it, and plain files. Tests add faults.
 
-Large files are at the name ``localhost``, the API at ``127.0.0.1``: two hosts, as the real hub redirects to another.
+The API is at ``127.0.0.1``. It redirects downloads to ``localhost``, because the real hub redirects to another host.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repository:
-    """What is in a repository, and who may have it; ``hf_other`` is a valid token too, of somebody else."""
+    """A repository of the hub. The token ``hf_other`` is valid too, but gives access to no private repository."""
 
     files: dict[str, bytes]
     commit: str = COMMIT
     revisions: tuple[str, ...] = ("main",)
-    token: str | None = None  # whoever has it may read; None: everybody may
-    gated: bool = False  # all may see what is in it, but need the token to fetch
+    token: str | None = None  # needed to read the repository; None: it is public
+    gated: bool = False  # its list of files is public, and only downloads need the token
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request that has been received."""
+    """A request that the hub has received."""
 
     method: str
     host: str
@@ -42,21 +42,37 @@ class Request:
 
 @dataclass
 class Faults:
-    """What the server does wrong."""
+    """Faults of the hub. None of them is on at the start."""
 
-    cut: list[int] = field(default_factory=list)  # close the connection after so many bytes; one per answer
-    no_ranges: bool = False
-    no_validators: bool = False
-    no_conditions: bool = False
-    damage: bool = False  # another byte in the middle
-    status: int | None = None  # instead of any answer
+    cut_after: list[int] = field(default_factory=list)  # close the connection after so many bytes; one per download
+    ignore_ranges: bool = False  # send the whole file
+    no_etag: bool = False  # neither send an ETag nor read If-None-Match
+    ignore_if_none_match: bool = False
+    corrupt: bool = False  # change a byte in the middle of the content
+    status: int | None = None  # answer every request with this status
     content_type: str = "application/octet-stream"
-    stall: bool = False  # send half, then wait for `go_on`
-    silent: bool = False  # wait for `go_on` before any answer
+    stall: bool = False  # send half of the content, then wait for `ModelHub.resume`
+    never_answer: bool = False  # wait for `ModelHub.resume` before each answer
 
 
 class ModelHub(ThreadingHTTPServer):
-    """The server; ``url`` is what HF_ENDPOINT takes."""
+    """The hub.
+
+    Attributes
+    ----------
+    url : str
+        The value for ``HF_ENDPOINT``.
+    repositories : dict
+        From the name of a repository, such as ``owner/name``, to the repository.
+    files : dict
+        Plain files by name; `file_url` returns their URL.
+    faults : Faults
+        What goes wrong.
+    requests : list of Request
+        The requests so far.
+    stalled, resume : Event
+        For `Faults.stall`: ``stalled`` is set when half of the content has been sent; set ``resume`` to continue.
+    """
 
     daemon_threads = True
 
@@ -64,22 +80,22 @@ class ModelHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.repositories: dict[str, Repository] = {}
-        self.files: dict[str, bytes] = {}  # at URL/files/NAME
+        self.files: dict[str, bytes] = {}
         self.faults = Faults()
         self.requests: list[Request] = []
         self.lock = Lock()
-        self.stalled, self.go_on = Event(), Event()
+        self.stalled, self.resume = Event(), Event()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that have gone."""
+        """Do not log clients that have disconnected."""
 
     def file_url(self, name: str) -> str:
-        """Return the address of one of ``files``."""
+        """Return the URL of one of ``files``."""
         return f"{self.url}/files/{name}"
 
     def downloads(self) -> list[Request]:
         """Return the requests for the content of files."""
-        return [one for one in self.requests if one.method == "GET" and re.match("/(files|content)/", one.path)]
+        return [each for each in self.requests if each.method == "GET" and re.match("/(files|content)/", each.path)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,10 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         host, path = self.headers.get("Host", ""), urlsplit(self.path).path
         with self.server.lock:
             self.server.requests.append(Request(self.command, host, unquote(path), dict(self.headers)))
-        if self.server.faults.silent:
-            self.server.go_on.wait(60)
+        if self.server.faults.never_answer:
+            self.server.resume.wait(60)
         if self.server.faults.status:
-            return self._send(self.server.faults.status, b"out of order")
+            return self._send(self.server.faults.status, b"fault")
+
         if path == "/api/models":
             return self._search()
         if match := re.fullmatch("/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
@@ -102,15 +119,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._resolve(match[1], unquote(match[3]))
         if match := re.fullmatch("/files/(.+)", path):
             content = self.server.files.get(unquote(match[1]))
-            return self._send(404, b"nothing") if content is None else self._file(content)
+            return self._send(404, b"not found") if content is None else self._file(content)
         if match := re.fullmatch("/content/([0-9a-f]{64})", path):
             for repository in self.server.repositories.values():
                 for content in repository.files.values():
                     if hashlib.sha256(content).hexdigest() == match[1]:
                         return self._file(content)
-        return self._send(404, b"nothing")
+        return self._send(404, b"not found")
 
-    do_HEAD = do_GET  # the name that http.server looks for
+    do_HEAD = do_GET
 
     def _search(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
@@ -124,11 +141,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if revision not in (*repository.revisions, repository.commit):
             return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+
         siblings = []
         for file, content in repository.files.items():
-            facts = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-            small = {"rfilename": file, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
-            siblings.append(small | ({"lfs": facts} if file.endswith(".gguf") else {}))
+            entry = {"rfilename": file, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
+            lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+            siblings.append(entry | ({"lfs": lfs} if file.endswith(".gguf") else {}))
         self._json({"id": name, "modelId": name, "sha": repository.commit, "tags": [], "siblings": siblings})
 
     def _resolve(self, name: str, file: str) -> None:
@@ -137,31 +155,30 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if repository.gated and not self._has_token(repository):
             return self._send(401, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
+
         content = repository.files.get(file)
         if content is None:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.commit})
+
         digest = hashlib.sha256(content).hexdigest()
-        self._send(
-            302,
-            b"",
-            {
-                "Location": f"http://localhost:{self.server.server_address[1]}/content/{digest}?signature=secret",
-                "X-Repo-Commit": repository.commit,
-                "X-Linked-Etag": f'"{digest}"',
-                "X-Linked-Size": str(len(content)),
-            },
-        )
+        headers = {
+            "Location": f"http://localhost:{self.server.server_address[1]}/content/{digest}?signature=secret",
+            "X-Repo-Commit": repository.commit,
+            "X-Linked-Etag": f'"{digest}"',
+            "X-Linked-Size": str(len(content)),
+        }
+        self._send(302, b"", headers)
 
     def _visible(self, name: str) -> Repository | None:
         repository, tokens = self.server.repositories.get(name), ["hf_other"]
-        tokens += [one.token for one in self.server.repositories.values() if one.token]
+        tokens += [each.token for each in self.server.repositories.values() if each.token]
         if self.headers.get("Authorization") not in (None, *(f"Bearer {token}" for token in tokens)):
             self._send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
             return None
         if repository and (repository.gated or not repository.token or self._has_token(repository)):
             return repository
-        known = "Authorization" in self.headers
-        self._send(404 if known else 401, b"", {"X-Error-Code": "RepoNotFound"})
+        signed_in = "Authorization" in self.headers
+        self._send(404 if signed_in else 401, b"", {"X-Error-Code": "RepoNotFound"})
         return None
 
     def _has_token(self, repository: Repository) -> bool:
@@ -170,12 +187,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, content: bytes) -> None:
         faults, etag = self.server.faults, f'"{hashlib.md5(content).hexdigest()}"'
         headers = {"Content-Type": faults.content_type, "Accept-Ranges": "bytes"}
-        if not faults.no_validators:
+        if not faults.no_etag:
             headers["ETag"] = etag
-            if self.headers.get("If-None-Match") == etag and not faults.no_conditions:
+            if self.headers.get("If-None-Match") == etag and not faults.ignore_if_none_match:
                 return self._send(304, b"", headers)
+
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if not span or faults.no_ranges or self.headers.get("If-Range", etag) != etag:
+        if not span or faults.ignore_ranges or self.headers.get("If-Range", etag) != etag:
             return self._send(200, content, headers)
         start = int(span[1])
         if start >= len(content):
@@ -187,7 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        faults, content = self.server.faults, status in (200, 206) and "Accept-Ranges" in (headers or {})
+        faults = self.server.faults
+        is_content = status in (200, 206) and "Accept-Ranges" in (headers or {})
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -195,27 +214,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD" or status == 304:
             return
-        if content and faults.damage:
-            at = len(body) // 2
-            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-        if content and faults.stall:
+
+        if is_content and faults.corrupt:
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+
+        if is_content and faults.stall:
             self.wfile.write(body[: len(body) // 2])
             self.server.stalled.set()
-            self.server.go_on.wait(60)
+            self.server.resume.wait(60)
             self.close_connection = True
-        elif content and faults.cut:
-            self.wfile.write(body[: faults.cut.pop(0)])
+        elif is_content and faults.cut_after:
+            self.wfile.write(body[: faults.cut_after.pop(0)])
             self.close_connection = True
         else:
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing on stderr."""
+        """Do not log requests to stderr."""
 
 
 @contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[ModelHub]:
-    """Run a `ModelHub`."""
+def running_hub(tls: ssl.SSLContext | None = None) -> Iterator[ModelHub]:
+    """Run a `ModelHub`, with TLS if a context is given, and stop it at the end."""
     with ModelHub() as hub:
         if tls:
             hub.socket = tls.wrap_socket(hub.socket, server_side=True, do_handshake_on_connect=False)
@@ -225,6 +246,6 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[ModelHub]:
         try:
             yield hub
         finally:
-            hub.go_on.set()
+            hub.resume.set()
             hub.shutdown()
             thread.join()

@@ -1,4 +1,4 @@
-"""A package index of one wheel, on a local port, that counts, and can stall in the middle of a download."""
+"""Run a package index with one wheel on a local port. It counts downloads, and can stall in the middle of one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 
 
-def wheel(name: str, version: str, files: dict[str, bytes]) -> tuple[str, bytes]:
+def build_wheel(name: str, version: str, files: dict[str, bytes]) -> tuple[str, bytes]:
     """Return the file name and content of a pure-Python wheel."""
     info = f"{name}-{version}.dist-info"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, data in files.items():
             archive.writestr(path, data)
-        # A dependency that does not exist: who looks for it fails.
+        # This dependency does not exist, so an installer that resolves dependencies fails.
         requires = "Requires-Dist: llamafw-no-such-dependency==9"
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -25,8 +25,22 @@ def wheel(name: str, version: str, files: dict[str, bytes]) -> tuple[str, bytes]
     return f"{name}-{version}-py3-none-any.whl", content.getvalue()
 
 
-class Index(ThreadingHTTPServer):
-    """The server; ``url`` is what pip's ``--index-url`` takes."""
+class PackageIndex(ThreadingHTTPServer):
+    """Serves one wheel.
+
+    Attributes
+    ----------
+    url : str
+        The value for pip's ``--index-url``.
+    downloads : int
+        How often the wheel has been requested.
+    stall : bool
+        If true, each download stops after half of the wheel until `resume` is set.
+    stalled : Event
+        Set when a download has stopped.
+    resume : Event
+        Set it to close the connections of stopped downloads.
+    """
 
     daemon_threads = True
 
@@ -35,25 +49,27 @@ class Index(ThreadingHTTPServer):
         self.file, self.content = file, content
         self.url = f"http://127.0.0.1:{self.server_address[1]}/simple/"
         self.downloads = 0
-        self.stall = False  # send half of the wheel, then wait for `go_on`
-        self.stalled, self.go_on = Event(), Event()
+        self.stall = False
+        self.stalled, self.resume = Event(), Event()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Index
+    server: PackageIndex
 
     def do_GET(self) -> None:
         index = self.server
         if not self.path.endswith(".whl"):
             return self._send("text/html", f'<a href="/{index.file}">{index.file}</a>'.encode())
+
         index.downloads += 1
         if not index.stall:
             return self._send("application/octet-stream", index.content)
+
         half = len(index.content) // 2
         self._send("application/octet-stream", index.content[:half], len(index.content))
         self.wfile.flush()
         index.stalled.set()
-        index.go_on.wait(60)
+        index.resume.wait(60)
         self.close_connection = True
 
     def _send(self, kind: str, body: bytes, length: int | None = None) -> None:
@@ -64,18 +80,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing on stderr."""
+        """Do not log requests to stderr."""
 
 
 @contextmanager
-def serving(file: str, content: bytes) -> Iterator[Index]:
-    """Run an `Index`."""
-    with Index(file, content) as index:
+def running_index(file: str, content: bytes) -> Iterator[PackageIndex]:
+    """Run a `PackageIndex`, and stop it at the end."""
+    with PackageIndex(file, content) as index:
         thread = Thread(target=index.serve_forever)
         thread.start()
         try:
             yield index
         finally:
-            index.go_on.set()
+            index.resume.set()
             index.shutdown()
             thread.join()

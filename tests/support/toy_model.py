@@ -1,4 +1,4 @@
-"""A tiny deterministic model for tests of the engine: bytes as tokens, and scores that are a function of the prefix."""
+"""A toy model for tests of the engine: its tokens are bytes, and its logits are a function of the prefix."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,24 +18,30 @@ BOS, EOS, EOT = 256, 257, 258
 HEART, EURO_HEAD, EURO_TAIL, HELLO, WORLD = 259, 260, 261, 262, 263
 PIECES = {
     HEART: "❤".encode(),
-    EURO_HEAD: "€".encode()[:2],  # a token may end within a character
+    EURO_HEAD: "€".encode()[:2],  # a token may end inside a character
     EURO_TAIL: "€".encode()[2:],
     HELLO: b"Hello",
     WORLD: b" world",
 }
-PATIENCE = 50  # seconds: samplers may have to be compiled first
+TIMEOUT = 50  # seconds, because samplers may have to be compiled first
 N_VOCAB, N_EMBD = 264, 8
+
+LogitsFunction = Callable[[Sequence[int]], Floats]
+"""From all tokens of a slot to the logits of the next token, ``(N_VOCAB,) float32``."""
 
 
 class ToyTokenizer:
-    """Every byte is a token; some tokens are several bytes."""
+    """Encodes each byte as one token.
+
+    The tokens in `PIECES` stand for several bytes. The model may generate them, but no text is encoded as them.
+    """
 
     n_vocab = N_VOCAB
     bos: int | None = BOS
     eos: int | None = EOS
     eog = frozenset({EOS, EOT})
     add_bos = add_eos = False
-    fim: Mapping[str, int] = {}  # a protocol's attribute
+    fim: Mapping[str, int] = {}
 
     def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
         return list(text.encode())
@@ -48,8 +55,8 @@ class ToyTokenizer:
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
 
-class WithBos(ToyTokenizer):
-    """The same, with a BOS token before texts."""
+class ToyTokenizerWithBos(ToyTokenizer):
+    """A `ToyTokenizer` that puts a BOS token in front of texts."""
 
     add_bos = True
 
@@ -57,29 +64,29 @@ class WithBos(ToyTokenizer):
         return [BOS] * add_special + super().encode(text)
 
 
-def noise(prefix: Sequence[int]) -> Floats:
-    """Scores that look like a model's: any prefix has its own."""
+def random_logits(prefix: Sequence[int]) -> Floats:
+    """Return random logits whose seed is the prefix."""
     seed = zlib.crc32(np.array(prefix, np.int32).tobytes())
     return (np.random.default_rng(seed).standard_normal(N_VOCAB) * 3).astype(np.float32)
 
 
-def forever(prefix: Sequence[int]) -> Floats:
-    """Scores of a model that says a, b, c … for ever, if asked greedily."""
+def alphabet_logits(prefix: Sequence[int]) -> Floats:
+    """Return logits with which a greedy answer is the alphabet, again and again, without end."""
     row = np.zeros(N_VOCAB, np.float32)
     row[97 + len(prefix) % 26] = 9
     return row
 
 
-def saying(*tokens: int, after: int = 0) -> Callable[[Sequence[int]], Floats]:
-    """Scores that make a greedy answer of ``tokens`` to a prompt of ``after`` tokens, then end-of-sequence."""
+def scripted_logits(*tokens: int, after: int = 0) -> LogitsFunction:
+    """Return a function whose greedy answer is ``tokens`` and EOS, for a prompt of ``after`` tokens."""
 
-    def scores(prefix: Sequence[int]) -> Floats:
+    def logits(prefix: Sequence[int]) -> Floats:
         i = len(prefix) - after
         row = np.zeros(N_VOCAB, np.float32)
         row[tokens[i] if i < len(tokens) else EOS] = 20
         return row
 
-    return scores
+    return logits
 
 
 class ToyBackend:
@@ -87,58 +94,75 @@ class ToyBackend:
 
     Parameters
     ----------
-    scores : callable
-        From all tokens of a slot to the logits of the last one.
+    logits : LogitsFunction
+        Computes the logits.
     hold : bool
-        True: each forward pass waits for a permit, see `allow`.
+        If true, each forward pass waits until `allow_forward` allows it.
+
+    Attributes
+    ----------
+    slots : list of list of int
+        The tokens of each slot.
+    batches, hidden_batches : list of Batch
+        All batches so far, and those that `hidden` received.
+    truncations : list of (int, int)
+        The arguments of all calls of `truncate`.
+    shifts : list of (int, int, int)
+        The arguments of all calls of `shift`.
+    fail_on : callable
+        Returns whether the forward pass of a batch fails. Replace it to let one fail.
+    thread : int or None
+        The thread that calls the backend.
     """
 
     def __init__(
         self,
-        scores: Callable[[Sequence[int]], Floats] = noise,
+        logits: LogitsFunction = random_logits,
         *,
         n_slots: int = 2,
         n_ctx: int = 64,
         n_batch: int = 32,
         hold: bool = False,
     ) -> None:
-        self.scores, self.n_slots, self.n_ctx, self.n_batch, self.n_vocab = scores, n_slots, n_ctx, n_batch, N_VOCAB
-        self.n_embd, self.state_format = N_EMBD, "toy-1"
+        self.n_slots, self.n_ctx, self.n_batch = n_slots, n_ctx, n_batch
+        self.n_vocab, self.n_embd, self.state_format = N_VOCAB, N_EMBD, "toy-1"
+        self.logits = logits
+        self.fail_on: Callable[[Batch], bool] = lambda batch: False
         self.slots: list[list[int]] = [[] for _ in range(n_slots)]
-        self.batches: list[Batch] = []  # all, in order
-        self.embedded: list[Batch] = []  # those of `hidden`
-        self.cuts: list[tuple[int, int]] = []
+        self.batches: list[Batch] = []
+        self.hidden_batches: list[Batch] = []
+        self.truncations: list[tuple[int, int]] = []
         self.shifts: list[tuple[int, int, int]] = []
         self.closed = False
-        self.fail_on: Callable[[Batch], bool] = lambda batch: False
         self.thread: int | None = None
-        self._permits = threading.Semaphore(0) if hold else None
-        self._arrived = threading.Semaphore(0)
+        self._allowed = threading.Semaphore(0) if hold else None
+        self._started = threading.Semaphore(0)
 
-    def allow(self, n: int = 1) -> None:
-        """Let ``n`` more forward passes happen, if they are held."""
-        if self._permits:
-            self._permits.release(n)
+    def allow_forward(self, n: int = 1) -> None:
+        """Allow ``n`` more forward passes, if the backend was created with ``hold``."""
+        if self._allowed:
+            self._allowed.release(n)
 
-    async def begun(self) -> None:
-        """Wait until one more forward pass has begun."""
-        assert await asyncio.to_thread(self._arrived.acquire, timeout=PATIENCE)
+    async def wait_for_forward(self) -> None:
+        """Wait until one more forward pass has started."""
+        assert await asyncio.to_thread(self._started.acquire, timeout=TIMEOUT)
 
     def forward(self, batch: Batch) -> Floats:
-        return self._run(batch, self.scores, self.n_vocab)
+        return self._run(batch, self.logits, self.n_vocab)
 
     def hidden(self, batch: Batch) -> Floats:
-        self.embedded.append(batch)
-        return self._run(batch, lambda prefix: noise(prefix)[:N_EMBD], N_EMBD)
+        self.hidden_batches.append(batch)
+        return self._run(batch, lambda prefix: random_logits(prefix)[:N_EMBD], N_EMBD)
 
-    def _run(self, batch: Batch, function: Callable[[Sequence[int]], Floats], width: int) -> Floats:
+    def _run(self, batch: Batch, function: LogitsFunction, width: int) -> Floats:
         self._check(batch)
         self.batches.append(batch)
-        self._arrived.release()
-        if self._permits:
-            assert self._permits.acquire(timeout=PATIENCE)
+        self._started.release()
+        if self._allowed:
+            assert self._allowed.acquire(timeout=TIMEOUT)
         if self.fail_on(batch):
             raise RuntimeError("out of luck in /secret/place")
+
         rows = []
         wanted = set(batch.outputs.tolist())
         for i, (token, slot) in enumerate(zip(batch.tokens.tolist(), batch.slots.tolist(), strict=True)):
@@ -150,23 +174,24 @@ class ToyBackend:
     def _check(self, batch: Batch) -> None:
         self.thread = self.thread or threading.get_ident()
         assert self.thread == threading.get_ident(), "called on several threads"
+
         n = len(batch.tokens)
         assert 0 < n <= self.n_batch
         assert all(part.dtype == np.int32 for part in (batch.tokens, batch.positions, batch.slots, batch.outputs))
         assert len(batch.positions) == len(batch.slots) == n
         assert sorted(set(batch.outputs.tolist())) == batch.outputs.tolist()
-        slots = batch.slots.tolist()
-        seen = [slot for i, slot in enumerate(slots) if i == 0 or slot != slots[i - 1]]
-        assert len(seen) == len(set(seen)), "tokens of a slot are not adjacent"
-        for slot in seen:
+
+        runs = [slot for slot, _ in groupby(batch.slots.tolist())]
+        assert len(runs) == len(set(runs)), "the tokens of a slot are not adjacent"
+        for slot in runs:
             positions = batch.positions[batch.slots == slot].tolist()
             start = len(self.slots[slot])
-            assert positions == list(range(start, start + len(positions))), "does not continue the slot"
+            assert positions == list(range(start, start + len(positions))), "the positions do not continue the slot"
             assert start + len(positions) <= self.n_ctx
 
     def truncate(self, slot: int, n: int) -> None:
         assert 0 <= n <= len(self.slots[slot])
-        self.cuts.append((slot, n))
+        self.truncations.append((slot, n))
         del self.slots[slot][n:]
 
     def shift(self, slot: int, first: int, n: int) -> None:
@@ -196,7 +221,7 @@ class ToyBackend:
 
 @dataclass(frozen=True)
 class Answer:
-    """All deltas of one request."""
+    """Holds all deltas of one request."""
 
     deltas: list[Delta]
 
@@ -214,13 +239,13 @@ class Answer:
 
     @property
     def finish(self) -> Finish:
-        assert [bool(delta.finish) for delta in self.deltas[:-1]] == [False] * (len(self.deltas) - 1)
-        finish = self.deltas[-1].finish
+        *others, finish = [delta.finish for delta in self.deltas]
+        assert not any(others), "only the last delta may have a finish"
         assert finish
         return finish
 
 
-async def answer(engine: Engine, prompt: Sequence[int], **fields: Any) -> Answer:
-    """Generate, greedily unless told otherwise, and gather the answer."""
+async def generate_answer(engine: Engine, prompt: Sequence[int], **fields: Any) -> Answer:
+    """Return the complete answer to a prompt, generated greedily unless the fields of the request say otherwise."""
     fields = {"samplers": ("temperature",), "options": {"temperature": 0}} | fields
     return Answer([delta async for delta in engine.generate(GenerateRequest(tuple(prompt), **fields))])
