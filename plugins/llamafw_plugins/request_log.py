@@ -17,7 +17,7 @@ log = logging.getLogger("llamafw.requests")
 
 
 class RequestLog:
-    """The plugin. It learns of generations through the hook ``request_finished``."""
+    """The plugin. The hook ``request_finished`` reports each generation to it."""
 
     def __init__(self) -> None:
         self._app: App | None = None
@@ -26,7 +26,7 @@ class RequestLog:
 
     @hookimpl
     def register_endpoints(self, register: Register, app: App) -> None:
-        """Create the folder of ``--logdir``, so that a wrong one fails at start-up. Registers no endpoints."""
+        """Create the folder of ``--logdir``: if that fails, start-up fails. Registers no endpoints."""
         self._app, self._folder = app, None
         if app.settings.logdir is not None:
             self._folder = create_folder(app.settings.logdir)
@@ -91,7 +91,7 @@ def log_speed(finish: Finish) -> None:
 
 
 def tokens_per_second(n: int, ms: float) -> float:
-    """Return a speed; 0 for no tokens or no time."""
+    """Return a speed; 0 if there were no tokens or no time passed."""
     return round(n / ms * 1e3, 2) if n > 0 and ms > 0 else 0.0
 
 
@@ -147,7 +147,7 @@ def to_plain(value: Any) -> Any:
 
 
 def _finish_record(finish: Finish) -> dict[str, Any]:
-    """Return the fields of a finish but the tokens and timings, which have their own place in the file."""
+    """Return the fields of a finish, except tokens and timings, which are elsewhere in the file."""
     names = [field.name for field in dataclasses.fields(finish) if field.name not in ("tokens", "timings")]
     return {name: getattr(finish, name) for name in names}
 

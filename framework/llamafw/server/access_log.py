@@ -17,10 +17,10 @@ from llamafw.server.request_id import request_id
 log = logging.getLogger("llamafw.access")
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status of requests whose client went away before the response was complete. Nginx logs the same number."""
+"""Status of a request if the client disconnected before the response was complete. Nginx logs the same number."""
 
 SERVER_STOPPING = 503
-"""Status of requests that were cut off because the server stops."""
+"""Status of a request that was cut off because the server stops."""
 
 _MAX_PATH_CHARACTERS = 256
 
@@ -64,7 +64,7 @@ class AccessLogMiddleware:
 
 
 def log_request(scope: Scope, status: int, ms: float) -> None:
-    """Log one request. Values that the client chose are percent-encoded, so that they cannot forge a line."""
+    """Log one request. Values that the client chose are percent-encoded: they cannot forge a line of the log."""
     host, port = scope.get("client") or ("-", 0)
     fields = {
         "method": scope["method"],

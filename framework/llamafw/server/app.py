@@ -48,7 +48,7 @@ def build_app(
     failed: Callable[[], None] = lambda: None,
     document: spec.Document | None = None,
 ) -> tuple[ASGIApp, RunningApp, ModelLoader]:
-    """Return the ASGI application, what endpoints see of it, and what loads its model.
+    """Return the ASGI application, the `RunningApp` that endpoints see, and the loader of its model.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def build_app(
     failed : callable
         Called on the event loop when ``load`` has raised an exception.
     document : dict, optional
-        The API document before plugins extend it, instead of the installed one.
+        The API document before plugins extend it. By default, the installed ``openapi.yaml``.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def build_app(
     app = RunningApp(settings, plugins, merged)
     authenticators, endpoints = key_registry(settings), Registry("endpoint")
     plugins.fill(authenticators, app=app)
-    if plugins.fill(endpoints, app=app):  # a plugin was left out, and its operations must go, too
+    if plugins.fill(endpoints, app=app):  # a plugin was disabled: its operations must not stay in the document
         merged = spec.merged_document(plugins, settings, document)
         app.describe(merged)
     if any(authenticators.owner(name) != NAME for name in authenticators):
@@ -90,7 +90,7 @@ def build_app(
     routed = _route(merged, Dispatcher(endpoints, explain), middlewares, loader, endpoints, plugins)
 
     timed = WriteTimeoutMiddleware(routed, settings.timeout)
-    wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # again, for what the plugins' wrappers raise
+    wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # a second time: plugins' wrappers may raise, too
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
     public = with_cors(wrapped, settings.cors_origins, methods)
     return CommonHeadersMiddleware(AccessLogMiddleware(public)), app, loader
@@ -99,7 +99,7 @@ def build_app(
 def _middlewares(
     app: RunningApp, authenticators: Registry, endpoints: Registry, with_errors: Callable[[ASGIApp], ASGIApp]
 ) -> list[Callable[..., ASGIApp]]:
-    """Return what a request passes before it reaches its endpoint, outermost first."""
+    """Return the middlewares between the write timeout and the dispatcher, outermost first."""
     settings, document = app.settings, app.document
     schemas = Schemas(document)
     middlewares: list[Callable[..., ASGIApp]] = [
@@ -133,7 +133,13 @@ def _route(
     endpoints: Registry,
     plugins: Plugins,
 ) -> ConnexionMiddleware:
-    """Return connexion's application, which routes requests to operations; SpecError if the document is not valid."""
+    """Return connexion's application, which routes requests to operations.
+
+    Raises
+    ------
+    SpecError
+        The document is not valid OpenAPI.
+    """
     connexion = ConnexionMiddleware(
         dispatcher,
         import_name="llamafw",
@@ -148,19 +154,20 @@ def _route(
         while error.context:  # no branch of anyOf fits: report the error of the branch that fits furthest
             error = max(error.context, key=lambda cause: len(cause.absolute_path))
         place, author = ".".join(map(str, error.absolute_path)), spec.defined_by(error.absolute_path, plugins)
-        raise SpecError(f"the API document is not valid at {place}, of {author}: {error.message:.300}") from None
+        message = f"the API document is not valid at {place}, which {author} defines: {error.message:.300}"
+        raise SpecError(message) from None
     return connexion
 
 
 def blame_owner(endpoints: Registry, plugins: Plugins, operation_id: str) -> str | None:
-    """Count a failure of the plugin that owns an endpoint; return its name for clients, or None if it is ours."""
+    """Count a failure of the plugin that owns an endpoint; return its name for clients, or None if it is built in."""
     owner = endpoints.owner(operation_id)
     plugins.failures.count(owner, "request")
     return None if is_builtin(owner) else public_name(owner)
 
 
 def wrap_with_plugins(asgi: ASGIApp, plugins: Plugins, app: RunningApp) -> ASGIApp:
-    """Return ``asgi`` inside the wrappers that plugins' ``wrap_asgi`` return; the first plugin's is innermost."""
+    """Return ``asgi`` inside the applications that plugins' ``wrap_asgi`` return; the first plugin's is innermost."""
     for name, wrap in plugins.implementations("wrap_asgi"):
         outer = wrap(asgi=asgi, app=app)
         if outer is not None and not callable(outer):

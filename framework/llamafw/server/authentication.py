@@ -1,7 +1,7 @@
-"""Authenticate requests: API keys and the authenticators of plugins decide who may call the operations that need it.
+"""Authenticate requests with API keys and with the authenticators of plugins.
 
-The API document says which operations are public. API keys and authenticators are asked one after another until one
-knows the user.
+The API document says which operations are public. For the others, API keys and authenticators are asked one after
+another until one knows the user.
 """
 
 from __future__ import annotations

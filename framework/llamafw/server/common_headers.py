@@ -33,14 +33,14 @@ class CommonHeadersMiddleware:
             return
 
         request_id = _request_id(scope)
-        facts: dict[str, Any] = {}  # inner layers add what they have read; `ValidationMiddleware` adds "ignored"
-        scope.setdefault("extensions", {})["llamafw"] = facts
+        parts: dict[str, Any] = {}  # of the request; `ValidationMiddleware` sets them, among them "ignored"
+        scope.setdefault("extensions", {})["llamafw"] = parts
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"server", b"llamafw"), (b"x-request-id", request_id)]
-                if "ignored" in facts:
-                    headers.append((b"x-llamafw-ignored-fields", encode_names(facts["ignored"])))
+                if "ignored" in parts:
+                    headers.append((b"x-llamafw-ignored-fields", encode_names(parts["ignored"])))
                 message["headers"] = headers
             await send(message)
 

@@ -23,7 +23,7 @@ def with_cors(app: ASGIApp, origins: Iterable[str], methods: Iterable[str]) -> A
     Parameters
     ----------
     app : ASGI application
-        What to add CORS to.
+        The application to wrap.
     origins : iterable of str
         Origins that may call, with credentials. With ``*``, all origins may call, without credentials. If empty, pages
         on this machine may call, without credentials.

@@ -9,9 +9,10 @@ from starlette.types import Receive
 
 
 class CancelOnDisconnect:
-    """An async context manager whose block is cancelled if the client disconnects; `is_gone` says whether it did.
+    """Async context manager that cancels its block if the client disconnects.
 
-    The body of the request must have been read. Cancellation from elsewhere passes through.
+    Afterwards, `is_gone` says whether the client has disconnected. The body of the request must have been read before.
+    Cancellation from elsewhere passes through.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -32,7 +33,7 @@ class CancelOnDisconnect:
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
-            pass  # drop what is left of a body that no endpoint wanted
+            pass  # the rest of a body that the endpoint does not read
         self.is_gone = True
         self._task.cancel()
 

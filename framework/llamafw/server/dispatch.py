@@ -27,7 +27,7 @@ class Dispatcher:
     endpoints : mapping
         Endpoints by operationId.
     explain : callable
-        Returns what a client is told about an exception that ends a stream.
+        Turns an exception that ends a stream into the error that the client receives.
     """
 
     def __init__(self, endpoints: Mapping[str, Endpoint], explain: Callable[[BaseException], Problem]) -> None:

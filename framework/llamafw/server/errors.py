@@ -40,7 +40,7 @@ PLUGIN_ERROR = "plugin_error"
 """The type of a 500 that a plugin caused; the member ``plugin`` names the plugin."""
 
 INVALID_KEY = "Invalid API Key"  # as llama-server says it
-NOT_FOUND = HTTPStatus.NOT_FOUND.phrase  # the detail of an HTTPException(404) that was given none
+DEFAULT_DETAILS = {status: HTTPStatus(status).phrase for status in (404, 405)}  # of an HTTPException
 
 
 def error_type(status: int) -> str:
@@ -57,7 +57,7 @@ def envelope(problem: Problem) -> dict[str, Any]:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """Return what a client is told about ``error``, without asking plugins."""
+    """Return the error that a client receives for an exception, without asking plugins."""
     error = unwrap(error)
     if isinstance(error, RequestError):
         retry_after = getattr(error, "retry_after", None)
@@ -77,7 +77,7 @@ def unwrap(error: BaseException) -> BaseException:
 
 
 def explainer(plugins: Plugins) -> Callable[[BaseException], Problem]:
-    """Return a `problem_of` that asks the plugins' ``explain_error`` first and names plugins that failed."""
+    """Return a function like `problem_of` that asks plugins' ``explain_error`` first and names plugins that failed."""
 
     def explain(error: BaseException) -> Problem:
         error = unwrap(error)
@@ -93,7 +93,7 @@ def explainer(plugins: Plugins) -> Callable[[BaseException], Problem]:
 
 
 def _name_plugin(error: BaseException, problem: Problem, plugins: Plugins) -> Problem:
-    """Add the name of the plugin that caused an unexpected failure, unless it is one of our own."""
+    """Add the name of the plugin that caused an unexpected failure, unless the plugin is built in."""
     was_caught = getattr(error, "source", None) or getattr(error, "plugin", None)  # by the engine
     is_intended = isinstance(error, RequestError) and not was_caught
     if problem.status != 500 or is_intended or isinstance(error, HTTPException):
@@ -114,14 +114,14 @@ def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:
 
 
 class ErrorMiddleware:
-    """Turns exceptions into error responses. If the response has started, the exception passes on and cuts it off.
+    """Turns exceptions into error responses. If a response has started, the exception passes on and cuts it off.
 
     Parameters
     ----------
     app : ASGI application
-        What may raise.
+        The application that may raise exceptions.
     explain : callable
-        Returns what a client is told about an exception.
+        Turns an exception into the error that the client receives.
     allowed_methods : callable
         Returns the value of the Allow header for a path, or None if no operation has this path.
     """
@@ -163,18 +163,25 @@ class ErrorMiddleware:
         log_failure(scope, error, problem)
 
         headers = {}
-        if problem.status == 404 and problem.message == NOT_FOUND:
-            message = f"{scope['method']} {encode_path(scope)} does not exist; /docs lists every operation"
-            problem = replace(problem, message=message)
-        if problem.retry_after is not None:
-            headers["Retry-After"] = str(problem.retry_after)
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if problem.retry_after is not None:
+            headers["Retry-After"] = str(problem.retry_after)
+
         if problem.status == 405:
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             headers["Allow"] = self.allowed_methods(path) or "GET, HEAD"
-            if (
-                scope["method"] == "OPTIONS"
-            ):  # asked which methods there are, although the document has no such operation
+            if scope["method"] == "OPTIONS":  # the client asks for the methods; no operation answers that
                 return Response(headers=headers)
+
+        if problem.message == DEFAULT_DETAILS.get(problem.status):
+            problem = replace(problem, message=_routing_message(scope, headers.get("Allow")))
         return JSONResponse(envelope(problem), status_code=problem.status, headers=headers)
+
+
+def _routing_message(scope: Scope, allowed: str | None) -> str:
+    """Say that no operation has a request's path, or which methods the path has."""
+    method, path = scope["method"], encode_path(scope)
+    if allowed is not None:
+        return f"{method} is not allowed for {path}; allowed methods: {allowed}"
+    return f"{method} {path} does not exist; /docs lists every operation"

@@ -1,7 +1,7 @@
-"""Limit the size and the time of a request's headers, which any client may send before it is authenticated.
+"""Limit the size and the time of a request's headers: any client can send them, before it is authenticated.
 
-The httptools parser, which uvicorn uses here, has no such limits. Without httptools, uvicorn uses h11, which limits the
-size by itself.
+The httptools parser, which uvicorn uses if it is installed, has no such limits. Otherwise uvicorn uses h11, which
+limits the size by itself.
 """
 
 from __future__ import annotations

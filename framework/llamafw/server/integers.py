@@ -1,4 +1,4 @@
-"""Turn integral floats of request bodies into integers: some clients write every number as a float, 4 as ``4.0``."""
+"""Turn integral floats in request bodies into integers: some clients write every number as a float, 4 as ``4.0``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1  # what orjson reads as an inte
 class _Place:
     """What the schema says about one place in a body."""
 
-    branches: tuple[Schema, ...]  # all schemas that a value there may have to follow
+    branches: tuple[Schema, ...]  # all schemas that may apply to a value there
     wants_integer: bool
 
 
@@ -36,7 +36,7 @@ class IntegerReader:
         self._root = self._place([schema])
 
     def read(self, body: Any) -> Any:
-        """Return a copy of ``body``, valid or not, with integers in place of the floats that stand for them."""
+        """Return a copy of ``body``, valid or not, with integers instead of integral floats."""
         return self._read(body, self._root)
 
     def _read(self, value: Any, place: _Place) -> Any:
@@ -73,7 +73,7 @@ class IntegerReader:
         return self._places[key]
 
     def _flatten(self, schemas: Sequence[Schema]) -> tuple[Schema, ...]:
-        """Return schemas and all that ``$ref``, ``allOf``, ``anyOf`` and ``oneOf`` in them lead to."""
+        """Return the schemas and all schemas that their ``$ref``, ``allOf``, ``anyOf`` and ``oneOf`` lead to."""
         found: dict[int, Schema] = {}
 
         def collect(schema: Schema) -> None:
@@ -95,6 +95,6 @@ def _is_integer(value: float) -> bool:
 
 
 def _types(schema: Schema) -> Iterator[str]:
-    """Yield the types that a schema names itself."""
+    """Yield the types in a schema's ``type``, which may be missing."""
     kind = schema.get("type", ())
     yield from [kind] if isinstance(kind, str) else kind

@@ -1,4 +1,4 @@
-"""Load the model while the server already answers, and stop everything in order."""
+"""Load the model while the server already answers, and stop the engine before the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ModelLoader:
     ) -> None:
         self.app, self.load, self.ready, self.failed = app, load, ready, failed
         self.thread = threading.Thread(target=self._run, name="llamafw-load", daemon=True)
-        self.has_finished = False  # loaded or failed; remains False if the server stopped first
+        self.has_finished = False  # loading has succeeded or failed; remains False if the server stops first
         self.exit_code = 0  # of the process, if loading fails: 2 if a setting is wrong, otherwise 1
         self._stopping: asyncio.Task[None] | None = None
 
@@ -86,7 +86,7 @@ class ModelLoader:
         try:
             model: LoadedModel | None = self.load()
             error: BaseException | None = None
-        except BaseException as exc:  # of any kind: an exception that ends this thread would be lost
+        except BaseException as exc:  # including SystemExit: an exception that ends this thread would be lost
             model, error = None, exc
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped meanwhile
             self._loop.call_soon_threadsafe(self._finish, model, error)
@@ -117,9 +117,9 @@ class ModelLoader:
 
 
 class LoadingMiddleware:
-    """Answers 503 while the model is loading, except for operations that do not need it (P-01, P-02).
+    """Answers 503 while the model is loading, except for operations that do not need it.
 
-    It comes before authentication: clients learn that they must wait, whether they have a key or not.
+    It comes before authentication, so clients learn that they must wait even if they have no key.
     """
 
     def __init__(self, asgi: ASGIApp, *, app: RunningApp) -> None:

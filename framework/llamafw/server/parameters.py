@@ -43,7 +43,7 @@ class Parameters:
         return frozenset(self._types)
 
     def read_query(self, query: bytes) -> dict[str, Any]:
-        """Return the parameters of a query string, validated. Those that are not in the document remain text."""
+        """Return the validated parameters of a query string. Parameters that the document does not know remain text."""
         if not query and not self._types:
             return {}
 
@@ -60,7 +60,7 @@ class Parameters:
         return self._validate(values)
 
     def read_path(self, texts: Mapping[str, str]) -> dict[str, Any]:
-        """Return path parameters, validated."""
+        """Return the validated parameters of a path."""
         if not texts:
             return {}
         return self._validate({name: parse_text(text, self._types.get(name, {})) for name, text in texts.items()})
@@ -73,7 +73,7 @@ class Parameters:
 
 
 def parse_text(text: str, schema: Schema) -> Any:
-    """Return ``text`` as the type that the schema wants, or unchanged if it is not of that type."""
+    """Return ``text`` converted to the schema's type, or unchanged if that is not possible."""
     kind = schema.get("type")
     if kind == "integer" and _INTEGER.fullmatch(text):
         return int(text)

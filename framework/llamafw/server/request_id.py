@@ -10,7 +10,7 @@ current: ContextVar[str] = ContextVar("request_id", default="-")
 def request_id() -> str:
     """Return the id of the current request, as ``X-Request-Id`` shows it, or ``-`` outside of a request.
 
-    It is known wherever code runs for a request: in endpoints, in hooks such as ``request_finished``, in log handlers,
-    and on threads started with `asyncio.to_thread`.
+    It is available wherever code runs for a request: in endpoints, in hooks such as ``request_finished``, in log
+    handlers, and on threads started with `asyncio.to_thread`.
     """
     return current.get()

@@ -44,7 +44,7 @@ class ResponseContract:
         return self._schemas.convert(part["schema"]) if "schema" in part else None
 
     def check_start(self, status: int, media_type: str) -> tuple[str | None, Schema | None]:
-        """Return what is wrong with a status and a media type, if anything, and the schema of the body or events."""
+        """Return what is wrong with a status or a media type, or None, and the schema of the body or of an event."""
         text = str(status)
         keys = (text, f"{text[0]}XX", "DEFAULT")
         content = next((self._responses[key] for key in keys if key in self._responses), None)
@@ -68,14 +68,14 @@ class ResponseContractMiddleware:
     Parameters
     ----------
     app : ASGI application
-        What to check the responses of.
+        The application whose responses are checked.
     document : mapping
         The API document.
     schemas : Schemas
         Its schemas.
     blame : callable
-        Called with the operationId of a wrong response; returns the name of the plugin at fault as clients see it, or
-        None if it is one of our own.
+        Called with the operationId of a wrong response; returns the name of the plugin that is responsible, as clients
+        see it, or None if the plugin is built in.
     """
 
     def __init__(
@@ -146,8 +146,8 @@ class _ResponseCheck:
             await self._send(message)
 
     async def _send_json(self, message: Message) -> None:
-        assert self._contract is not None  # set by _send_start, as is the next
-        assert self._held_start is not None
+        assert self._contract is not None  # set by _send_start
+        assert self._held_start is not None  # set by _send_start
         self._body += message.get("body", b"")
         if message.get("more_body"):
             return

@@ -16,9 +16,9 @@ PATH_PARAMETER = re.compile(r"{([^}]*)}")
 
 
 class StrictRoutingMiddleware(RoutingMiddleware):  # type: ignore[misc]  # connexion has no types
-    """Connexion's routing without its redirects: a path with a slash too many is a 404.
+    """Connexion's routing without its redirects: a path with an extra slash at its end is a 404.
 
-    Connexion would redirect to the host that the request's Host header names, which may be any.
+    Connexion would redirect to the host in the request's Host header, which any client can set to any value.
     """
 
     def add_api(self, *args: Any, **kwargs: Any) -> None:
@@ -29,9 +29,9 @@ class StrictRoutingMiddleware(RoutingMiddleware):  # type: ignore[misc]  # conne
 
 
 def routing_document(document: spec.Document) -> spec.Document:
-    """Return a copy of the document whose only parameters are those in paths, as strings.
+    """Return a copy of the document in which the only parameters are those in paths, as strings.
 
-    Connexion's path converters fail on some numbers; `llamafw.server.parameters` reads the types instead.
+    Connexion's path converters fail on some numbers; `llamafw.server.parameters` converts parameters instead.
     """
     routed, schemas = deepcopy(document), Schemas(document)
     for item in routed["paths"].values():

@@ -30,12 +30,13 @@ from llamafw.spec import Document
 log = logging.getLogger("llamafw.server")
 
 KEEP_ALIVE_SECONDS = 75
-"""How long a connection may be idle. Longer than most clients keep theirs, so that they close it and not we."""
+"""How long a connection may be idle. Most clients wait less: then they close it, and never write to a closed one."""
 
 RESPONSE_END_SECONDS = 2.0
 """How long responses may take to end after the engine has stopped."""
 
 BACKLOG = 2048
+"""Maximum number of connections that wait to be accepted."""
 
 
 def serve(
@@ -54,7 +55,7 @@ def serve(
     load : callable
         Returns the model; called on a thread of its own.
     document : dict, optional
-        The API document before plugins extend it, instead of the installed one.
+        The API document before plugins extend it. By default, the installed ``openapi.yaml``.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def serve(
     StartupError
         The address cannot be bound.
     SpecError, PluginError
-        The document, the plugins and their endpoints do not fit together.
+        The document, the plugins and their endpoints do not match.
     """
     exit_code = 0
 
@@ -77,7 +78,7 @@ def serve(
 
     def load_and_freeze() -> LoadedModel:
         model = load()
-        gc.freeze()  # the model's objects stay: each collection would take 0.2 s to visit them and block all requests
+        gc.freeze()  # else each garbage collection visits the model's objects, which blocks all requests for 0.2 s
         return model
 
     cert, key = certificate_files(settings)
@@ -109,7 +110,7 @@ def serve(
 
     if not server.started:
         exit_code = 1
-    if not loader.has_finished:  # it may compile for another minute, or have started threads that do not end
+    if not loader.has_finished:  # its thread may compile for another minute, or have started threads that do not end
         logging.shutdown()
         sys.stdout.flush()
         os._exit(exit_code)
@@ -130,7 +131,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
             sockets.append(_listen(family, kind, protocol, address))
         except OSError as error:
             reason = error.strerror or str(error)
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # ::1 on machines without IPv6
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # these are for ::1 without IPv6
                 break
     else:
         if sockets:
@@ -179,8 +180,8 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals. Unlike uvicorn, do not raise them again afterwards: the exit code is to be 0."""
-        if threading.current_thread() is not threading.main_thread():  # other threads may not handle signals
+        """Handle signals. Unlike uvicorn, do not raise them again afterwards, because the exit code must be 0."""
+        if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
             yield
             return
 

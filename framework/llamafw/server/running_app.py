@@ -65,7 +65,10 @@ class RunningApp:
         self.model = replace(self.loaded, system_prompt=prompt)
 
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
-        """Return the request that ``prepare_request`` makes of a validated native body and its tokenized prompt."""
+        """Return the `GenerateRequest` for a validated native body and its tokenised prompt.
+
+        The hook ``prepare_request`` makes it.
+        """
         request: GenerateRequest | None = self.plugins.hook.prepare_request(body=body, prompt=prompt, app=self)
         if request is None:
             raise NotSupported("no plugin of this server prepares requests")

@@ -1,7 +1,7 @@
-"""Compile the schemas of the API document to fast validators, and read what it says about the fields of a body.
+"""Compile the schemas of the API document to fast validators, and list the fields of a body with their defaults.
 
-jsonschema-rs takes milliseconds to say whether a megabyte of token ids is valid. `llamafw.server.violations` says what
-is wrong with an invalid value.
+jsonschema-rs takes milliseconds to check a megabyte of token ids. `llamafw.server.violations` finds out what is wrong
+with an invalid value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llamafw.spec import PLUGIN, as_json_schema
 
 Schema = Mapping[str, Any]
 
-_MAX_REFERENCES = 32  # followed one after another; a document may contain a circle
+_MAX_REFERENCES = 32  # followed one after another; references may form a circle
 _MAX_NULLABLE_DEPTH = 8  # of anyOf and oneOf within each other
 
 
@@ -42,14 +42,17 @@ class Schemas:
         return cached[1]
 
     def resolve(self, schema: Schema) -> Schema:
-        """Return a converted schema with its ``$ref``, if it has one, followed."""
+        """Return the schema that a converted schema's ``$ref`` refers to, or the schema itself if it has none."""
         n_followed = 0
         while "$ref" in schema and n_followed < _MAX_REFERENCES:
             schema, n_followed = self._components["schemas"][_schema_name(schema["$ref"])], n_followed + 1
         return schema
 
     def raw(self, part: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a part of the document, not converted, with its ``$ref``, if it has one, followed."""
+        """Return the part of the document that a part's ``$ref`` refers to, or the part itself if it has none.
+
+        Nothing is converted.
+        """
         n_followed = 0
         while "$ref" in part and n_followed < _MAX_REFERENCES:
             target: Any = self._document
@@ -82,8 +85,8 @@ class Fields:
 def fields_of(schema: Schema, schemas: Schemas) -> Fields:
     """Return the fields of a schema that has not been converted.
 
-    ``$ref``, ``allOf`` and the branches of ``anyOf`` and ``oneOf`` are followed. A default within a branch is ignored
-    because it may not apply.
+    The schemas behind ``$ref`` and in ``allOf``, ``anyOf`` and ``oneOf`` are included. Defaults within ``anyOf`` and
+    ``oneOf`` are ignored because they may not apply.
     """
     known: dict[str, Mapping[str, Any]] = {}
     required: set[str] = set()

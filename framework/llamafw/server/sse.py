@@ -1,6 +1,6 @@
-"""Send the items of an async iterator as server-sent events: ``data: {json}``, with a name or an id if they have one.
+"""Send the items of an async iterator as server-sent events: ``data: {json}``, optionally with a name and an id.
 
-The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+The format is described at https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
     Parameters
     ----------
     events : async iterator
-        Its items are anything orjson can write, or `ServerSentEvent` for an event with a name or an id.
+        Yields values that orjson can write, or a `ServerSentEvent` for an event with a name or an id.
     done : bool
         Whether to send ``data: [DONE]`` after the last event, as OpenAI does.
     """
@@ -73,11 +73,11 @@ class EventStream(Response):
         self.events, self.done = events, done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. The dispatcher calls `stream` instead, so that plugins can explain errors."""
+        """Send the events. The dispatcher calls `stream` instead, which lets plugins explain errors."""
         await self.stream(scope, receive, send, problem_of)
 
     async def stream(self, scope: Scope, receive: Receive, send: Send, explain: Explain) -> None:
-        """Send the events; ``explain`` returns what the client is told about an exception among them."""
+        """Send the events; ``explain`` turns an exception among them into the error that the client receives."""
         try:
             async with CancelOnDisconnect(receive):
                 await self._send_events(scope, send, explain)
@@ -117,9 +117,14 @@ def _encode_event(item: Any) -> bytes:
 
 
 def data_of(event: bytes) -> bytes | None:
-    """Return the JSON in an event, without the blank line at its end, that `EventStream` has written.
+    """Return the JSON of an event in the form that `EventStream` writes.
 
-    None if it has other fields than a name and an id, or not exactly one line of data.
+    None if the event has other fields than a name and an id, or does not have exactly one line of data.
+
+    Parameters
+    ----------
+    event : bytes
+        The event without the blank line at its end.
     """
     lines = [line for line in event.split(b"\n") if not line.startswith((b"event: ", b"id: "))]
     return lines[0].removeprefix(b"data: ") if len(lines) == 1 and lines[0].startswith(b"data: ") else None

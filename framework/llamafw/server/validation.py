@@ -1,6 +1,6 @@
 """Validate requests against the API document and pass on their parsed parts.
 
-Beyond what the document says:
+Rules that the document cannot express:
 
 * A body is read as JSON whatever its Content-Type.
 * An integral float counts as an integer where an integer is expected.
@@ -58,7 +58,7 @@ class Body:
         Raises
         ------
         RequestError
-            The body is missing, not JSON, nested too deeply, or not what the document says.
+            The body is missing, is not JSON, is nested too deeply, or breaks the document's schema.
         """
         if not raw:
             if self.required:
@@ -73,7 +73,7 @@ class Body:
             raise RequestError(f"the request body has arrays and objects nested more than {_MAX_DEPTH} deep")
 
         if not self._validator.is_valid(body):
-            body = self._integers.read(body)  # only now, because most bodies are valid as they are
+            body = self._integers.read(body)  # only now, because most bodies are valid without it
             if not self._validator.is_valid(body):
                 violation = find_violation(self._schema, body, self._schemas)
                 owner = self._fields.owners.get(str(violation.path[0])) if violation.path else None
@@ -140,7 +140,7 @@ class ValidationMiddleware:
     Parameters
     ----------
     app : ASGI application
-        What gets the validated requests.
+        The application that gets the validated requests.
     document : mapping
         The API document.
     schemas : Schemas
@@ -194,13 +194,19 @@ class ValidationMiddleware:
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes | bytearray:
     """Return the whole request body.
 
+    Parameters
+    ----------
+    limit : int
+        Maximum size in bytes.
+    seconds : float
+        Maximum time to wait for the next part of the body.
+
     Raises
     ------
     HTTPException
-        413 as soon as the body is known to be longer than ``limit`` bytes; 408 if the next part of it does not arrive
-        within ``seconds``.
+        413 as soon as it is known that the body is too long; 408 if the next part does not arrive in time.
     ClientDisconnect
-        The client went away before it had sent all.
+        The client disconnected before it had sent the whole body.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):

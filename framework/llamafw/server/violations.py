@@ -1,7 +1,7 @@
-"""Find out why a value is invalid, and say it in a sentence that names the field.
+"""Find out why a value is invalid, and describe it in a sentence that names the field.
 
-A validator that lists every error takes half a minute for a megabyte of wrong tokens. This search looks for one
-violation, the most telling, and takes milliseconds. It is only for values that a validator has found invalid.
+A validator that lists every error takes half a minute for a megabyte of wrong tokens. This search returns only the most
+helpful violation, and takes milliseconds. It expects a value that a validator has found invalid.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What is wrong with the value at ``path``: ``text`` is "must be …"."""
+    """A rule that the value at ``path`` breaks. ``text`` continues a sentence: "must be …"."""
 
     path: Path
     keyword: str
@@ -69,14 +69,14 @@ def find_violation(schema: Schema, value: Any, schemas: Schemas) -> Violation:
 
 
 def violation_error(message: str, param: str | None, plugin: str | None) -> RequestError:
-    """Return the error for an invalid value; ``plugin`` is the plugin whose field it is, if it is a plugin's."""
+    """Return the error for an invalid value; ``plugin`` is the plugin that added the field, if one has."""
     if plugin is None:
         return RequestError(message, param=param)
     return RequestError(f"{message} (plugin {plugin})", param=param, extra={"plugin": plugin})
 
 
 class _Search:
-    """One search for a violation. It ends with a vague answer if nested alternatives make it too long."""
+    """One search for a violation. If nested alternatives make it too long, it ends with a vague answer."""
 
     def __init__(self, schemas: Schemas) -> None:
         self.schemas = schemas
@@ -114,7 +114,7 @@ class _Search:
         return None
 
     def find_in_combination(self, schema: Schema, value: Any, path: Path) -> Violation | None:
-        """Check ``allOf``, and of ``anyOf`` and ``oneOf`` the branch that the client probably meant."""
+        """Check ``allOf``; if no branch of ``anyOf`` or ``oneOf`` fits, choose the one that the client meant."""
         for part in schema.get("allOf", ()):
             if violation := self.find(part, value, path):
                 return violation
@@ -130,7 +130,7 @@ class _Search:
                 )
             ]
             if branches and len(violations) == len(branches):
-                return _likeliest(violations, path)
+                return _most_helpful(violations, path)
             if keyword == "oneOf" and len(branches) - len(violations) > 1:
                 return Violation(path, keyword, "can be read in more than one way")
         return None
@@ -146,7 +146,7 @@ def _violation_of_value(schema: Schema, value: Any, path: Path) -> Violation | N
 
 
 def _violation_of_tag(branch: Schema, value: Any, path: Path) -> Violation | None:
-    """Check the tags of an object, its properties with one possible value: another value means another branch."""
+    """Check an object's tags: properties with only one valid value. Another value means another branch."""
     if isinstance(value, dict):
         for name, part in branch.get("properties", {}).items():
             options = part.get("enum", ())
@@ -155,8 +155,8 @@ def _violation_of_tag(branch: Schema, value: Any, path: Path) -> Violation | Non
     return None
 
 
-def _likeliest(violations: Sequence[Violation], path: Path) -> Violation:
-    """Choose among the violations of alternatives: the client probably meant the one that fails furthest inside."""
+def _most_helpful(violations: Sequence[Violation], path: Path) -> Violation:
+    """Choose among the violations of alternatives: the client probably meant the one that fails deepest inside."""
     tags = [violation for violation in violations if violation.keyword == "enum" and len(violation.expected) == 1]
     if len(tags) == len(violations) and len({violation.path for violation in violations}) == 1:  # {"type": "tex"}
         return _not_an_option(tuple(tag.expected[0] for tag in tags), None, tags[0].path)
@@ -165,10 +165,11 @@ def _likeliest(violations: Sequence[Violation], path: Path) -> Violation:
     types = [violation for violation in candidates if violation.path == path and violation.keyword == "type"]
     if len(types) == len(candidates):
         return _wrong_type(tuple(dict.fromkeys(kind for violation in types for kind in violation.expected)), path)
-    return max((violation for violation in candidates if violation not in types), key=_depth)
+    return max((violation for violation in candidates if violation not in types), key=_rank)
 
 
-def _depth(violation: Violation) -> tuple[int, bool, list[int]]:
+def _rank(violation: Violation) -> tuple[int, bool, list[int]]:
+    """Return a sort key: deep violations are higher, then those of present fields, then those late in arrays."""
     is_present = violation.keyword != "required"
     return len(violation.path), is_present, [part for part in violation.path if isinstance(part, int)]
 

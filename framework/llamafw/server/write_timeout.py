@@ -9,7 +9,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class WriteTimeoutMiddleware:
-    """Raises ClientDisconnect if a client reads nothing of its response for ``seconds``: it would keep its slot."""
+    """Raises ClientDisconnect if a client reads nothing of its response for ``seconds``.
+
+    Otherwise such a client would keep its slot for ever.
+    """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self.app, self.seconds = app, seconds

@@ -52,7 +52,7 @@ class ChatEndpoints:
         return request
 
     def _native(self, body: JSON, requests: Sequence[GenerateRequest], generation: Generation) -> JSON:
-        """Return a generation as `/completion` would, with the prompt that the chat template rendered."""
+        """Return a generation in the format of `/completion`, with the prompt that the chat template rendered."""
         loaded, tokens = self.app.loaded, requests[0].prompt
         prompt = Prompt(loaded.tokenizer.decode(tokens, special=True), tokens)
         return CompletionResponse(loaded, [prompt], requests, body).whole(0, generation)
@@ -89,7 +89,7 @@ class ChatResponse(OpenAIResponse):
         }
 
     def chunks(self, index: int, delta: Delta) -> Iterator[JSON]:
-        """Yield the chunks of one delta: the role first, then text, tool calls and the reason of the end."""
+        """Yield the chunks of one delta: the role first, then text, tool calls and the finish reason."""
         if index not in self._started:
             self._started.add(index)
             yield self._delta_chunk(index, {"role": "assistant", "content": ""})

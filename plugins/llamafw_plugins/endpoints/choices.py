@@ -9,8 +9,8 @@ from llamafw import GenerateRequest, RequestError
 from llamafw_plugins.endpoints.response_json import JSON
 
 MAX_GENERATIONS = 1024  # of one HTTP request
-MAX_BIASES = 2**18  # entries of `logit_bias` times generations: the event loop reads them for each generation
-N_SEEDS = 2**32 - 1  # seeds are 0 to 2**32 - 2; 2**32 - 1 means "draw a seed"
+MAX_BIASES = 2**18  # entries of `logit_bias` times generations; the event loop reads all entries for each generation
+N_SEEDS = 2**32 - 1  # seeds are 0 to 2**32 - 2; 2**32 - 1 means a random seed
 
 
 def check_n_generations(body: JSON, n: int) -> None:
@@ -19,7 +19,7 @@ def check_n_generations(body: JSON, n: int) -> None:
     Parameters
     ----------
     n : int
-        Generations that the body asks for: its prompts times the choices of each.
+        Number of generations that the body asks for: prompts times choices per prompt.
     """
     if n > MAX_GENERATIONS:
         message = f"one request can have at most {MAX_GENERATIONS} choices over all its prompts; this one asks for {n}"
@@ -30,7 +30,7 @@ def check_n_generations(body: JSON, n: int) -> None:
 
 
 def repeat_requests(requests: Sequence[GenerateRequest], n: int) -> list[GenerateRequest]:
-    """Return each request ``n`` times. The i-th copy of a request with a seed has a seed that is higher by i."""
+    """Return each request ``n`` times. If it has a seed, the i-th copy has the seed plus i."""
     return [_with_next_seed(request, i) for request in requests for i in range(n)]
 
 

@@ -38,7 +38,7 @@ class CompletionEndpoints:
 async def respond(
     loaded: LoadedModel, prompts: Sequence[Prompt], requests: Sequence[GenerateRequest], body: JSON
 ) -> Any:
-    """Return an object for one prompt, an array for several, or one stream for all of them."""
+    """Return an object for one prompt, an array for several prompts, or one stream for all prompts."""
     response = CompletionResponse(loaded, prompts, requests, body)
     if body.get("stream"):
         return event_stream(response.events())
@@ -67,7 +67,7 @@ class CompletionResponse:
         self.response_fields: Sequence[str] = body.get("response_fields") or ()
 
     async def events(self) -> AsyncGenerator[JSON, None]:
-        """Yield the chunks of each generation, then its whole object with an empty ``content``."""
+        """Yield the chunks of all generations as they arrive; each ends with its object with an empty ``content``."""
         async with aclosing(stream_all(self.loaded.engine, self.requests)) as deltas:
             async for i, delta in deltas:
                 if delta.text or delta.tokens or not delta.finish:
@@ -88,7 +88,7 @@ class CompletionResponse:
         }
 
     def selected(self, index: int, generation: Generation) -> JSON:
-        """Return the whole object, or only the fields that ``response_fields`` names."""
+        """Return the object for a complete generation, or only its fields that ``response_fields`` names."""
         whole = self.whole(index, generation)
         return select_fields(whole, self.response_fields) if self.response_fields else whole
 
@@ -129,7 +129,7 @@ class CompletionResponse:
 
 
 def select_fields(whole: JSON, paths: Sequence[str]) -> JSON:
-    """Return the fields at ``paths``, without those that do not exist; the one at ``a/b`` is called ``b``."""
+    """Return the fields at ``paths`` that exist; the field at the path ``a/b`` is returned as ``b``."""
     result = JSON()
     for path in paths:
         value: Any = whole

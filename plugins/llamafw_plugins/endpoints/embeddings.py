@@ -26,7 +26,7 @@ from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.server import model_sizes
 from llamafw_plugins.endpoints.unsupported import refuse_generation_fields
 
-POOLINGS = ("none", "mean", "cls", "last", "rank")  # in the order of the numbers under ARCH.pooling_type in GGUF files
+POOLINGS = ("none", "mean", "cls", "last", "rank")  # indexed by ARCH.pooling_type of GGUF files
 MAX_ABS_SCALE = 32760  # embd_normalize 0 scales the largest absolute value to this, which fits into 16 bits
 
 
@@ -37,7 +37,7 @@ class EmbeddingEndpoints:
         self.app = app
 
     async def create(self, call: Call) -> Any:
-        """Return an object for one text, an array for several."""
+        """Return an object for one text, an array for several texts."""
         body = call.body
         refuse_generation_fields(body)
         fields = [field for field in ("content", "input") if body.get(field) is not None]
@@ -53,17 +53,15 @@ class EmbeddingEndpoints:
         return rows if len(rows) > 1 else rows[0]
 
     async def create_openai(self, call: Call) -> JSON:
-        """Return a list, for one text too."""
+        """Return an object with a list of embeddings, even for one text."""
         body, loaded = call.body, self.app.loaded
         dimensions, (_, _, n_embd) = body.get("dimensions"), model_sizes(loaded)
         if dimensions not in (None, n_embd):
             message = f"embeddings of this model have {n_embd} dimensions and cannot have {dimensions}"
             raise RequestError(message, param="dimensions")
         if choose_pooling(loaded, self.app.settings.pooling) == "none":
-            message = (
-                "without pooling a text has no single embedding; use /embedding, or start the server with --pooling"
-            )
-            raise RequestError(message)
+            hint = "use /embedding, or start the server with another --pooling"
+            raise RequestError(f"without pooling, a text has one embedding per token; {hint}")
 
         embeddings, pooling = await self._embed(body["input"], "input")
         p = norm_order(body, pooling)
@@ -93,8 +91,8 @@ async def embed_all(
 ) -> list[Embedding]:
     """Return the embeddings in the order of the prompts. If one fails, the others are cancelled.
 
-    Besides the prompts in slots, as many wait in the engine as there are slots, and no more than its queue allows: no
-    slot is idle between two prompts, and a request with many texts does not fill the queue by itself.
+    At any time, the engine has one prompt per slot and as many waiting ones, if its queue allows that many. So no slot
+    is idle between two prompts, and a request with many texts does not fill the queue.
 
     Parameters
     ----------
@@ -115,7 +113,7 @@ async def embed_all(
 
 
 def choose_pooling(loaded: LoadedModel, flag: str | None) -> Pooling:
-    """Return the pooling of ``--pooling``, else the model's, else ``last``, whose token has seen the whole text.
+    """Return the pooling of ``--pooling``, else the model's, else ``last``: the last token has seen the whole text.
 
     Raises
     ------
@@ -131,17 +129,18 @@ def choose_pooling(loaded: LoadedModel, flag: str | None) -> Pooling:
 
 
 def norm_order(body: JSON, pooling: Pooling) -> int:
-    """Return ``embd_normalize``; by default 2, and -1 without pooling."""
+    """Return ``embd_normalize``. The default is 2, or -1 without pooling."""
     value = body.get("embd_normalize")
     return (-1 if pooling == "none" else 2) if value is None else int(value)
 
 
 def normalise(vectors: Floats, p: int) -> Floats:
-    """Return the vectors, each scaled as ``embd_normalize`` asks.
+    """Return the vectors, each scaled as ``embd_normalize`` says.
 
     Parameters
     ----------
     vectors : array of shape (n, n_embd), float32
+        The vectors.
     p : int
         Positive: divide by the p-norm; 0: scale the largest absolute value to 32760; negative: do not scale.
     """
@@ -158,7 +157,7 @@ def as_list(vector: Floats) -> list[float]:
 
 
 def as_base64(vector: Floats) -> str:
-    """Return a vector as base64 of little-endian float32 numbers, the format that OpenAI's client reads."""
+    """Return a vector as base64 of little-endian float32 numbers, as OpenAI's client expects."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 

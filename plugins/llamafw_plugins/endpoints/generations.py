@@ -25,7 +25,7 @@ class Generation:
 async def generate_all(
     engine: Engine, requests: Sequence[GenerateRequest], n: int = 1, prompt_field: str = "prompt"
 ) -> list[Generation]:
-    """Return the complete generations in the order of the requests. Parameters and errors are those of `stream_all`."""
+    """Return the complete generations in the order of the requests. See `stream_all` for parameters and errors."""
     generations = [Generation() for _ in requests]
     texts: list[list[str]] = [[] for _ in requests]
     async with aclosing(stream_all(engine, requests, n, prompt_field)) as deltas:
@@ -51,9 +51,9 @@ async def stream_all(
     Parameters
     ----------
     n : int
-        How many consecutive requests share a prompt. With several prompts, an error names the one it is about.
+        How many consecutive requests share a prompt. With several prompts, an error names the prompt that caused it.
     prompt_field : str
-        The body field that the prompts come from, for error messages.
+        The request field that has the prompts, for errors.
 
     Raises
     ------
@@ -66,7 +66,7 @@ async def stream_all(
                 async for delta in deltas:
                     yield 0, delta
         except RequestError as error:
-            _locate(error, prompt_field, None)
+            locate_error(error, prompt_field, None)
             raise
         return
 
@@ -77,7 +77,7 @@ async def stream_all(
         while n_running:
             i, item = await queue.get()
             if isinstance(item, Exception):
-                _locate(item, prompt_field, i // n if len(requests) > n else None)
+                locate_error(item, prompt_field, i // n if len(requests) > n else None)
                 raise item
             n_running -= item.finish is not None
             yield i, item
@@ -99,13 +99,13 @@ async def _forward(
         await queue.put((i, error))
 
 
-def _locate(error: Exception, prompt_field: str, i_prompt: int | None) -> None:
-    """Set an error's ``param`` to the field, and its ``index`` to the prompt, that it is about.
+def locate_error(error: Exception, prompt_field: str, i_prompt: int | None) -> None:
+    """Add the prompt that caused an error to its ``param`` and, if there are several prompts, to its ``index``.
 
     Parameters
     ----------
     i_prompt : int, optional
-        Which of several prompts; None if there is only one.
+        Index of the prompt; None if there is only one.
     """
     if isinstance(error, RequestError):
         if i_prompt is not None:

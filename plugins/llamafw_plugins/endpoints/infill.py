@@ -9,27 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llamafw import App, Call, GenerateRequest, NotSupported, Tokenizer
+from llamafw import App, Call, ContextFullError, GenerateRequest, NotSupported, Tokenizer
 from llamafw_plugins.endpoints.choices import check_n_generations
 from llamafw_plugins.endpoints.completion import respond
 from llamafw_plugins.endpoints.prompts import Prompt, bos_tokens, encode_mixed, prompt_size, run_in_thread
 from llamafw_plugins.endpoints.response_json import JSON
 
 REQUIRED_TOKENS = {"pre": "prefix", "suf": "suffix", "mid": "middle"}  # key in `Tokenizer.fim` → name
-SHORTENED_SHARE = (
-    0.75  # a prompt that is too long is shortened to this share of the context; the rest is for the answer
-)
-SUFFIX_SHARE = 0.25  # of what is left of prefix and suffix, if both are long
+SHORTENED_SHARE = 0.75  # of the context, for a prompt that was too long; the rest is for the answer
+SUFFIX_SHARE = 0.25  # of the tokens that remain of prefix and suffix, if both are long
 
 
 @dataclass(frozen=True, slots=True)
 class InfillParts:
-    """The tokens of an infill prompt in parts, without the tokens that mark them."""
+    """The tokens of each part of an infill prompt, without the special tokens between the parts."""
 
     files: tuple[tuple[int, ...], ...]  # other files of the repository
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    middle: tuple[int, ...]  # the start of the answer, as far as it is written already
+    middle: tuple[int, ...]  # the beginning of the answer, which the request provides
 
 
 class InfillEndpoints:
@@ -75,28 +73,35 @@ def read_parts(body: JSON, tokenizer: Tokenizer) -> InfillParts:
 
 
 def prepare_infill(app: App, body: JSON, parts: InfillParts) -> tuple[Prompt, GenerateRequest]:
-    """Return the prompt that generates the middle, and the request with it.
+    """Return the infill prompt, and the request that generates the middle.
 
-    The engine must neither shorten the prompt nor shift the context: both would drop the tokens that mark where the
-    prefix and the suffix begin. If the client asks for ``truncate_prompt``, the parts are shortened here.
+    The engine must neither shorten the prompt nor shift the context, because both would drop the special tokens before
+    the prefix and the suffix. If the client sets ``truncate_prompt``, the parts are shortened here.
+
+    Raises
+    ------
+    ContextFullError
+        The prompt is too long even without prefix, suffix and files.
     """
     loaded, suffix_first = app.loaded, app.settings.spm_infill
     tokens = join_parts(parts, loaded.tokenizer, suffix_first=suffix_first)
     request = app.prepare(body, tokens)
 
-    n_ctx, shorter = loaded.engine.n_ctx, None
-    if request.truncate_prompt and len(request.prompt) + (request.n_predict != 0) > n_ctx:
+    n_ctx = loaded.engine.n_ctx
+    is_shortened = request.truncate_prompt and len(request.prompt) + (request.n_predict != 0) > n_ctx
+    if is_shortened:
         shorter = shorten_parts(parts, len(request.prompt) - int(n_ctx * SHORTENED_SHARE))
-    if shorter is not None:
+        if shorter is None:
+            raise ContextFullError(len(request.prompt), n_ctx)
         tokens = join_parts(shorter, loaded.tokenizer, suffix_first=suffix_first)
         request = app.prepare(body, tokens)
 
     request = replace(request, context_shift=False, truncate_prompt=False)
-    return Prompt(list(tokens), tuple(tokens), truncated=shorter is not None), request
+    return Prompt(list(tokens), tuple(tokens), truncated=is_shortened), request
 
 
 def join_parts(parts: InfillParts, tokenizer: Tokenizer, *, suffix_first: bool) -> list[int]:
-    """Return the prompt: other files, prefix and suffix behind their marks, then the mark and start of the middle."""
+    """Return the prompt: other files, prefix, suffix and the start of the middle, with special tokens before each."""
     fim = tokenizer.fim
     files = [token for file in parts.files for token in file]
     if files and "rep" in fim:
@@ -107,10 +112,10 @@ def join_parts(parts: InfillParts, tokenizer: Tokenizer, *, suffix_first: bool) 
 
 
 def shorten_parts(parts: InfillParts, n_excess: int) -> InfillParts | None:
-    """Return the parts with at least ``n_excess`` tokens less; None if the middle alone is too long.
+    """Return the parts without at least ``n_excess`` of their tokens; None if prefix, suffix and files have fewer.
 
-    Other files go first, from the first one on; then the start of the prefix and the end of the suffix, which are
-    farthest from the middle.
+    Whole files are removed first, from the first one on; then the start of the prefix and the end of the suffix, which
+    are farthest from the middle.
     """
     files = list(parts.files)
     while files and n_excess > 0:

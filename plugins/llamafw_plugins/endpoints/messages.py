@@ -20,7 +20,7 @@ MEDIA = {
 
 
 def plain_messages(messages: Sequence[JSON], template: str) -> list[JSON]:
-    """Return the messages with a text as the ``content`` of each.
+    """Return the messages with one text as the ``content`` of each.
 
     The texts of several parts are joined by newlines. The role ``developer`` becomes ``system``, unless the template
     mentions it. Fields that are None are left out, because templates test whether a field is defined.
@@ -54,7 +54,7 @@ def _plain_message(message: JSON, i: int, knows_developer: bool) -> JSON:
 
 
 def _plain_call(call: JSON, param: str) -> JSON:
-    """Return an earlier tool call with its arguments as an object, which templates write as JSON."""
+    """Return an earlier tool call with its arguments as an object; templates write the object as JSON."""
     param = f"{param}.function.arguments"
     function = call["function"]
     arguments = function.get("arguments") or {}

@@ -1,4 +1,4 @@
-"""Build OpenAI responses, whole or as streams of chunks: what chat and text completions share."""
+"""Build responses in OpenAI's format, whole or as streams of chunks, for chat completions and text completions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SYSTEM_FINGERPRINT = f"llamafw-{__version__}"
 
 
 class OpenAIResponse(ABC):
-    """Builds the response to one request. Its choices are the generations, ``n`` consecutive ones for each prompt.
+    """Builds the response to one request. Each generation is a choice; ``n`` consecutive choices have the same prompt.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class OpenAIResponse(ABC):
     id_prefix: ClassVar[str]
     object_name: ClassVar[str]  # the field `object` of a whole response
     chunk_object_name: ClassVar[str]  # the same field of a chunk
-    prompt_field: ClassVar[str]  # the request field that errors about a prompt name
+    prompt_field: ClassVar[str]  # the request field that errors about a prompt refer to
 
     def __init__(self, loaded: LoadedModel, requests: Sequence[GenerateRequest], body: JSON, n: int) -> None:
         self.engine, self.tokenizer = loaded.engine, loaded.tokenizer
@@ -54,7 +54,7 @@ class OpenAIResponse(ABC):
         Parameters
         ----------
         generations : sequence of Generation
-            Those that become choices, in their order.
+            The generations to return, in the order of the choices.
         groups : sequence of sequences of Generation
             All generations, grouped by prompt. ``usage`` counts them all.
         """

@@ -15,7 +15,7 @@ class PluginEndpoints:
     async def list(self, call: Call) -> JSON:
         """Return every plugin that was found.
 
-        The reason why a plugin was left out is only in the log, because it may contain paths.
+        Why a plugin was not loaded is only in the log, because the reason may contain paths.
         """
         return {
             "version": __version__,

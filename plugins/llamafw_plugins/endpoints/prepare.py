@@ -12,13 +12,13 @@ from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation_fields
 from llamafw_plugins.samplers.order import MIROSTAT_ORDER, default_order
 
-RANDOM_SEEDS = (-1, 2**32 - 1)  # llama-server accepts both for "draw a seed"
+RANDOM_SEEDS = (-1, 2**32 - 1)  # for llama-server, both mean a random seed
 MAX_STOP_CHARACTERS = 16384  # of all stop strings together: the event loop prepares the search for them
 N_PREDICT_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens")  # synonyms; the first that is given wins
 
 
 def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest:
-    """Return the request. Fields that are absent or null get the server's defaults.
+    """Return the request for the engine. Fields that are absent or null get the server's defaults.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> G
 
 
 def read_seed(seed: int) -> int | None:
-    """Return a seed of 32 bits for a seed of any size, or None if a seed is to be drawn."""
+    """Return a seed of 32 bits for a seed of any size, or None if the seed is to be random."""
     return None if seed in RANDOM_SEEDS else seed % N_SEEDS
 
 
@@ -85,7 +85,7 @@ def max_new_tokens(body: Mapping[str, Any], flag: int | None) -> int:
     Parameters
     ----------
     flag : int, optional
-        The value of ``-n``: the default, and the upper limit of what requests get.
+        The value of ``-n``, which is the default and the upper limit.
     """
     requested = next((int(body[field]) for field in N_PREDICT_FIELDS if body.get(field) is not None), None)
     if requested is None:
@@ -111,9 +111,9 @@ def stop_strings(value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def sampler_names(requested: Sequence[str] | None, options: Mapping[str, Any], app: App) -> tuple[str, ...]:
-    """Return the samplers in the order of use: the request's, else those of ``--samplers``, else the default ones.
+    """Return the samplers in the order of use: the request's, else those of ``--samplers``, else the default order.
 
-    The default ones include samplers of plugins whose ``options`` the request changes; see `default_order`.
+    The default order includes a plugin's sampler if the request changes one of its options; see `default_order`.
     """
     if requested is not None:
         return tuple(requested)
@@ -124,7 +124,7 @@ def sampler_names(requested: Sequence[str] | None, options: Mapping[str, Any], a
 def sampler_options(
     body: Mapping[str, Any], samplers: Mapping[str, SamplerPlugin], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the options of all samplers by field: the request's, else those of flags, else the samplers' defaults."""
+    """Return the value of each sampler option: the request's, else the flag's, else the sampler's default."""
     options: dict[str, Any] = {}
     for plugin in samplers.values():
         for field, schema in plugin.options.items():

@@ -23,29 +23,34 @@ class Prompt:
 
     original: str | list[int | str]  # as the client sent it
     tokens: tuple[int, ...]
-    truncated: bool = False  # the tokens are not all of the original's, because these did not fit
+    truncated: bool = False  # tokens were removed because the prompt did not fit into the context
 
 
 async def run_in_thread(work: Callable[[], T], size: int) -> T:
-    """Return the result of ``work``; run it on a thread if it is large, to keep the event loop free.
+    """Return the result of ``work``; if its input is large, run it on a thread to keep the event loop free.
 
     Parameters
     ----------
+    work : callable
+        The function to run.
     size : int
-        Characters and token ids that ``work`` reads.
+        Number of characters and token ids that ``work`` reads.
     """
     return await asyncio.to_thread(work) if size >= MIN_SIZE_FOR_THREAD else work()
 
 
 def prompt_size(value: Any) -> int:
-    """Return the number of characters and token ids in a prompt, or of its items if these alone are many."""
+    """Return the number of characters and token ids in a prompt.
+
+    For an array with many items, return the number of items: it is large enough for `run_in_thread`.
+    """
     if isinstance(value, str) or len(value) >= MIN_SIZE_FOR_THREAD:
         return len(value)
     return sum(prompt_size(item) if isinstance(item, (str, list)) else 1 for item in value)
 
 
 def bos_tokens(tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens that a text begins with: BOS if the model wants it, else none."""
+    """Return the tokens to put before a text: BOS if the model expects it, otherwise none."""
     return [tokenizer.bos] if tokenizer.add_bos and tokenizer.bos is not None else []
 
 
@@ -53,8 +58,8 @@ async def read_prompts(value: Any, tokenizer: Tokenizer, field: str = "prompt") 
     """Return the prompts of a validated request field.
 
     A text is one prompt. So is an array of token ids, or of token ids and texts. An array of texts, or one that
-    contains arrays, is several prompts. Texts get BOS and EOS as the model wants them. An array gets BOS if it begins
-    with a text, and is taken as it is if it begins with a token id.
+    contains arrays, is several prompts. Texts get BOS and EOS if the model expects them. An array gets BOS only if it
+    begins with a text.
 
     Parameters
     ----------

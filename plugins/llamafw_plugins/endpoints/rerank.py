@@ -20,7 +20,7 @@ class RerankEndpoints:
         self.app = app
 
     async def create(self, call: Call) -> Any:
-        """Return the indices and scores of the documents, best first; an array, as TEI does, if they are ``texts``."""
+        """Return the indices and scores of the documents, best first; for ``texts`` in TEI's format, an array."""
         body, settings, loaded = call.body, self.app.settings, self.app.loaded
         fields = [field for field in ("documents", "texts") if body.get(field) is not None]
         if len(fields) != 1:

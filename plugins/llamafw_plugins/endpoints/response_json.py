@@ -14,7 +14,7 @@ MIN_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot hold; Open
 
 
 def stopped_json(stop_type: StopType) -> JSON:
-    """Return llama-server's older fields for the reason that a generation ended."""
+    """Return llama-server's older fields for the reason why a generation ended."""
     return {f"stopped_{kind}": stop_type == kind for kind in ("eos", "word", "limit")}
 
 
@@ -41,7 +41,7 @@ def usage_json(groups: Iterable[Sequence[Finish]]) -> JSON:
 
 
 def timings_json(timings: Timings) -> JSON:
-    """Return llama-server's ``timings``; a rate over no tokens or no time is None."""
+    """Return llama-server's ``timings``; rates are None if there were no tokens or no time passed."""
     result: JSON = {"cache_n": timings.cache_n, "queue_ms": timings.queue_ms}
     phases = (
         ("prompt", timings.prompt_n, timings.prompt_ms),
@@ -56,7 +56,7 @@ def timings_json(timings: Timings) -> JSON:
 
 
 def progress_json(delta: Delta) -> JSON:
-    """Return the ``timings`` and ``prompt_progress`` of a chunk, as far as the request asks for them."""
+    """Return the ``timings`` and ``prompt_progress`` of a chunk, if the delta has them."""
     result = JSON()
     if delta.timings:
         result["timings"] = timings_json(delta.timings)
@@ -120,7 +120,7 @@ def completion_probabilities_json(
 
 
 def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool) -> JSON:
-    """Return llama-server's ``generation_settings``: the settings that the request is run with."""
+    """Return llama-server's ``generation_settings``: the settings that were used for a request."""
     return {
         **request.options,
         "n_ctx": loaded.engine.n_ctx,

@@ -29,17 +29,17 @@ class ServerEndpoints:
         self.started = int(time.time())
 
     async def health(self, call: Call) -> JSON:
-        """Return "ok" while the model is loaded and its engine runs; a monitor restarts the server otherwise."""
+        """Return "ok" if the model is loaded and its engine runs; otherwise 503."""
         if self.app.loaded.engine.failed:
             raise Unavailable("the engine has failed; the server must be restarted")
         return {"status": "ok"}
 
     async def list_models(self, call: Call) -> JSON:
-        """Return the list of the one model."""
+        """Return a list with the server's only model."""
         return {"object": "list", "data": [self._model_json()]}
 
     async def get_model(self, call: Call) -> JSON:
-        """Return the model, if the id in the path is its id."""
+        """Return the model if it has the id in the path; otherwise 404."""
         requested, name = call.path["model"], self.app.loaded.name
         if requested != name:
             message = f"the model {requested[:MAX_SHOWN_ID]!r} does not exist; this server has the model {name!r}"

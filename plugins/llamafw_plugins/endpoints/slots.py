@@ -1,4 +1,4 @@
-"""GET /slots and POST /slots/{id_slot}: show what the slots do, save their caches to files and restore them."""
+"""GET /slots and POST /slots/{id_slot}: show the state of the slots; save, restore and erase their caches."""
 
 from __future__ import annotations
 
@@ -78,15 +78,22 @@ class SlotEndpoints:
 
 
 def check_file_name(name: str | None) -> str:
-    """Return a file name; RequestError if it could lead out of the folder or is not portable."""
+    """Return a valid file name unchanged.
+
+    Raises
+    ------
+    RequestError
+        The name is missing, is not portable, or could lead out of the folder.
+    """
     if not name:
-        raise RequestError("Invalid filename: it is missing", param="filename")
-    if fault := _name_fault(name):
-        raise RequestError(f"Invalid filename: {fault}", param="filename")
+        raise RequestError("Invalid filename: it is missing or empty", param="filename")
+    if violation := _name_violation(name):
+        raise RequestError(f"Invalid filename: {violation}", param="filename")
     return name
 
 
-def _name_fault(name: str) -> str | None:
+def _name_violation(name: str) -> str | None:
+    """Return what is wrong with a file name, or None."""
     try:
         n_bytes = len(name.encode())
     except UnicodeEncodeError:

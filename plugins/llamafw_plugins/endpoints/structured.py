@@ -11,12 +11,12 @@ from llamafw import GrammarSource, RequestError
 
 
 def read_grammar(body: Mapping[str, Any], default: GrammarSource | None) -> GrammarSource | None:
-    """Return the grammar that constrains the answer to a validated request; None if nothing does.
+    """Return the grammar that constrains the answer to a validated request, or None.
 
     Parameters
     ----------
     default : GrammarSource, optional
-        The server's own grammar, for requests that have none of the fields.
+        The server's own grammar, for requests that set none of the fields.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def _schema(body: Mapping[str, Any]) -> GrammarSource | None:
 
 
 def _response_format(body: Mapping[str, Any]) -> GrammarSource | None:
-    """Read ``response_format``, whose schema is in ``json_schema.schema`` or ``schema``, or missing."""
+    """Read ``response_format``. Its schema is in ``json_schema.schema`` or in ``schema``, or is missing."""
     value = body.get("response_format")
     if not value or value["type"] == "text":
         return None
@@ -53,6 +53,6 @@ def _response_format(body: Mapping[str, Any]) -> GrammarSource | None:
     if value["type"] == "json_schema" and wrapper is not None:
         schema, field = wrapper.get("schema", schema), "response_format.json_schema.schema"
     if schema is None and value["type"] == "json_schema":
-        message = "response_format of the type json_schema needs a schema"
+        message = "response_format of the type json_schema needs a schema in json_schema.schema"
         raise RequestError(message, param="response_format.json_schema")
     return GrammarSource("json_schema", orjson.dumps({"type": "object"} if schema is None else schema).decode(), field)

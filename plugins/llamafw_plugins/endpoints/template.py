@@ -1,4 +1,4 @@
-"""POST /apply-template and /v1/chat/completions/input_tokens; chat completions render their prompts here too."""
+"""POST /apply-template and /v1/chat/completions/input_tokens. Chat completions use this module to render prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TemplateEndpoints:
         self.app = app
 
     async def apply(self, call: Call) -> JSON:
-        """Return the prompt that a conversation is rendered to."""
+        """Return the prompt that the chat template makes of a conversation."""
         body, loaded = call.body, self.app.loaded
         return {"prompt": await asyncio.to_thread(render, body, loaded, read_tools(body, loaded))}
 
@@ -49,7 +49,7 @@ def render(body: JSON, loaded: LoadedModel, tools: Tools | None) -> str:
     variables = dict(body.get("chat_template_kwargs") or {})
     for name in variables:
         if name in RESERVED_VARIABLES:
-            message = f"the variable {name} is set by the server and cannot be replaced"
+            message = f"the server sets the variable {name}; a request cannot replace it"
             raise RequestError(message, param=f"chat_template_kwargs.{name}")
 
     messages: Sequence[Mapping[str, Any]] = plain_messages(body["messages"], loaded.chat.source)
@@ -63,7 +63,7 @@ def render(body: JSON, loaded: LoadedModel, tools: Tools | None) -> str:
 
 
 def chat_tokens(body: JSON, loaded: LoadedModel, tools: Tools | None) -> tuple[int, ...]:
-    """Return the tokens of a conversation's prompt; BOS is added if the model wants it and the template lacks it."""
+    """Return the tokens of a conversation's prompt, with BOS if the model expects it, even if the template omits it."""
     tokenizer = loaded.tokenizer
     tokens = tokenizer.encode(render(body, loaded, tools), parse_special=True)
     bos = bos_tokens(tokenizer)

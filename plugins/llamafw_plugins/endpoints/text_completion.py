@@ -10,6 +10,7 @@ from typing import Any
 from llamafw import (
     App,
     Call,
+    ContextFullError,
     Delta,
     Finish,
     GeneratedToken,
@@ -20,7 +21,7 @@ from llamafw import (
     event_stream,
 )
 from llamafw_plugins.endpoints.choices import check_n_generations, repeat_requests
-from llamafw_plugins.endpoints.generations import Generation, generate_all
+from llamafw_plugins.endpoints.generations import Generation, generate_all, locate_error
 from llamafw_plugins.endpoints.infill import check_infill, prepare_infill, read_parts
 from llamafw_plugins.endpoints.openai_response import OpenAIResponse, finish_reason, grouped
 from llamafw_plugins.endpoints.prompts import Prompt, encode_mixed, prompt_size, read_prompts, run_in_thread
@@ -47,7 +48,7 @@ class TextCompletionEndpoints:
         if body.get("stream"):
             return event_stream(response.events(), done=True)
 
-        if best_of > n:  # the choice among them needs their log-probabilities
+        if best_of > n:  # they are compared by their log-probabilities
             requests = [replace(request, logprobs=True) for request in requests]
         tried = await generate_all(loaded.engine, repeat_requests(requests, best_of), best_of)
         groups = grouped(tried, best_of)
@@ -63,7 +64,14 @@ class TextCompletionEndpoints:
         fields = [{"input_prefix": prompt.original, "input_suffix": suffix} for prompt in prompts]
         size = sum(prompt_size(prompt.original) + len(suffix) for prompt in prompts)
         parts = await run_in_thread(lambda: [read_parts(each, tokenizer) for each in fields], size)
-        prepared = [prepare_infill(self.app, body, each) for each in parts]
+        prepared = []
+        for i, each in enumerate(parts):
+            try:
+                prepared.append(prepare_infill(self.app, body, each))
+            except ContextFullError as error:
+                locate_error(error, "prompt", i if len(parts) > 1 else None)
+                raise
+
         requests = [with_logprobs(request, body) for _, request in prepared]
         infill_prompts = [
             replace(infill_prompt, original=prompt.original)
@@ -97,7 +105,7 @@ class TextCompletionResponse(OpenAIResponse):
         return self._choice(index, text, generation.tokens, generation.finish, generation.prompt)
 
     def chunks(self, index: int, delta: Delta) -> Iterator[JSON]:
-        """Yield the chunk of one delta, unless there is nothing to say."""
+        """Yield the chunk of one delta, unless it would be empty."""
         text = delta.text if index in self._started else self._echo(index) + delta.text
         self._started.add(index)
         choice = self._choice(index, text, delta.tokens, delta.finish, delta.prompt)
@@ -137,14 +145,14 @@ class TextCompletionResponse(OpenAIResponse):
         return choice
 
     def _echo(self, index: int) -> str:
-        """Return what stands before the text of a choice: the prompt, if the request asks for it."""
+        """Return the text that precedes a choice: the prompt, or nothing without ``echo``."""
         return self._echoes[index // self.n]
 
     def _start(self, request: GenerateRequest, n_system: int, echo: str) -> tuple[int, int]:
         """Return the text offset of the first reported token, and the number of tokens before it."""
         if request.prompt_logprobs is None:
             return len(echo), 0
-        # counted back from the end of the echo: BOS, for example, has no text in it
+        # counted back from the end of the echo, because BOS, for example, is not part of the echo
         text = b"".join(self.tokenizer.piece(token, special=True) for token in request.prompt[n_system:])
         return len(echo) - len(text.decode("utf-8", "replace")), n_system
 
@@ -162,7 +170,7 @@ class LogprobsWriter:
     offset : int
         Where the first reported token begins in the text of the choice; negative if its start is not in the text.
     n_hidden : int
-        How many tokens are not reported, because they are those of the server's system prompt.
+        Number of tokens that are not reported, because they belong to the server's system prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer, offset: int, n_hidden: int) -> None:
@@ -193,22 +201,23 @@ class LogprobsWriter:
 
 
 def read_n_choices(body: JSON) -> tuple[int, int]:
-    """Return how many choices each prompt gets, and of how many generations they are the best.
+    """Return the number of choices per prompt, and the number of generations that they are selected from.
 
     Raises
     ------
     RequestError
-        Fields of the request exclude each other.
+        Two fields of the request cannot be combined.
     """
     n = int(body.get("n") or 1)
     best_of = int(body.get("best_of") or n)
     if best_of < n:
         raise RequestError(f"best_of must be at least n, which is {n}; it is {best_of}", param="best_of")
     if best_of > n and body.get("stream"):
-        raise RequestError("a stream needs best_of equal to n: the best are only known at the end", param="best_of")
+        message = "best_of must be equal to n in a stream: the best choices are not known before the end"
+        raise RequestError(message, param="best_of")
     if body.get("echo") and body.get("logprobs") is not None:
         if body.get("suffix"):
-            message = "echo cannot be combined with logprobs and suffix: the evaluated prompt is another text"
+            message = "echo cannot be combined with logprobs and suffix: the model evaluates another text than the echo"
             raise RequestError(message, param="echo")
         if body.get("truncate_prompt"):
             message = "truncate_prompt cannot be combined with echo and logprobs: removed tokens have no logprobs"
@@ -217,7 +226,7 @@ def read_n_choices(body: JSON) -> tuple[int, int]:
 
 
 def with_logprobs(request: GenerateRequest, body: JSON) -> GenerateRequest:
-    """Return the request with log-probabilities reported as ``logprobs`` and ``echo`` ask."""
+    """Return the request with the log-probabilities that ``logprobs`` and ``echo`` ask for."""
     if body.get("logprobs") is None:
         return request
     n_probs = int(body["logprobs"])

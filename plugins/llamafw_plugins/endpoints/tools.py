@@ -1,4 +1,4 @@
-"""Read the tools of a conversation and the tool calls in its answer. How models write calls is a tool parser's job."""
+"""Read the tools of a request and the tool calls in its answer. Tool parsers know the formats of calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tools:
 
 
 def read_tools(body: JSON, loaded: LoadedModel) -> Tools | None:
-    """Return the tools of a validated chat request; None if the model is offered none.
+    """Return the tools that a validated chat request offers to the model, or None.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def read_tools(body: JSON, loaded: LoadedModel) -> Tools | None:
     offered, choice = tuple(body.get("tools") or ()), body.get("tool_choice")
     if not offered:
         if choice not in (None, "none", "auto"):
-            raise RequestError("tool_choice needs tools", param="tool_choice")
+            raise RequestError("tool_choice needs at least one tool in tools", param="tool_choice")
         return None
 
     names = [tool["function"]["name"] for tool in offered]
@@ -79,14 +79,14 @@ class ToolCallReader:
         self._max_calls = None if tools is None or tools.parallel else 1
 
     def read(self, text: str, *, last: bool) -> tuple[str, list[ToolCall]]:
-        """Return the plain text and the tool calls that are certain after more text.
+        """Return the plain text and the tool calls that the next piece of the answer completes.
 
         Parameters
         ----------
         text : str
-            The next piece of the answer.
+            The next piece.
         last : bool
-            The answer ends with this piece.
+            Whether the answer ends with this piece.
         """
         if self._parser is None:
             return text, []

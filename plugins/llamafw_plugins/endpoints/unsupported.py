@@ -1,4 +1,4 @@
-"""Refuse known fields that this server cannot honour. To ignore them would change the answer without a sign."""
+"""Refuse known fields that this server does not support. Ignoring them would change the answer silently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from llamafw import RequestError
 
 UnsupportedFields = Mapping[str, tuple[tuple[Any, ...], str]]
-"""Field → values that ask for nothing and are accepted, and the error message for all other values."""
+"""Field → values that are accepted because they have no effect, and the error message for all other values."""
 
 GENERATION_FIELDS: UnsupportedFields = {
     "image_data": (
@@ -24,12 +24,12 @@ CHAT_FIELDS: UnsupportedFields = {
 
 
 def refuse_generation_fields(body: Mapping[str, Any]) -> None:
-    """Raise RequestError if a generation or embedding request has a field that this server cannot honour."""
+    """Raise RequestError if a generation or embedding request uses a field that this server does not support."""
     _refuse(body, GENERATION_FIELDS)
 
 
 def refuse_chat_fields(body: Mapping[str, Any]) -> None:
-    """Raise RequestError if a chat request has fields of OpenAI's older function calls."""
+    """Raise RequestError if a chat request uses the fields of OpenAI's older function calls."""
     _refuse(body, CHAT_FIELDS)
 
 

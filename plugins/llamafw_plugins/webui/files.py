@@ -26,7 +26,7 @@ CONTENT_SECURITY_POLICY = (
 class StaticFilesMiddleware:
     """Answers GET and HEAD requests for files; passes all other requests on to the API.
 
-    While the model is loading, ``/`` and ``*.html`` are a 503 with a page that says so.
+    While the model is loading, requests for ``/`` and ``*.html`` get a 503 with a page that says so.
     """
 
     def __init__(self, asgi: ASGIApp, app: App) -> None:
@@ -34,7 +34,8 @@ class StaticFilesMiddleware:
         self.user_files = _open_folder(app.settings.path) if app.settings.path else None
         self.built_in_paths = BUILT_IN_FILES if app.settings.webui else {}
         self.built_in_files = StaticFiles(directory=STATIC_FOLDER)
-        for suffix in (".js", ".mjs"):  # the Windows registry may have another type, with which browsers run no script
+        for suffix in (".js", ".mjs"):
+            # the Windows registry may name another type, and browsers would then not run the script
             mimetypes.add_type("text/javascript", suffix)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +82,7 @@ async def _user_file(folder: StaticFiles, path: str, scope: Scope) -> Response |
 
 
 def _file_path(path: str) -> str:
-    """Return the relative file path for a URL path. A ``..`` that is left at its start is refused by `StaticFiles`."""
+    """Return the relative file path for a URL path. `StaticFiles` refuses a path that still begins with ``..``."""
     return os.path.normpath(os.path.join(*(path + "index.html" if path.endswith("/") else path).split("/")))
 
 
