@@ -1,13 +1,14 @@
 """The hooks that a plugin can implement: the plugin author's manual.
 
-A plugin is a module, an object, or a class without constructor arguments, found through the entry-point group
-``llamafw`` of an installed distribution or named by ``llamafw serve --plugin``. It marks its hook functions with
-`llamafw.hookimpl`; each may take any subset of the hook's parameters, by name. There are two kinds of hooks:
+A plugin is a module, an object, or a class without constructor arguments, of which the server creates one object. An
+entry point in the group ``llamafw`` of an installed distribution can name any of these; ``llamafw serve --plugin``
+loads a module or a ``.py`` file. A plugin marks its hooks with `llamafw.hookimpl`. A hook is a plain function, not
+``async def``, and may take any subset of the parameters below, by name. There are two kinds of hooks:
 
 - *All*: every plugin is called, in the order of loading: built-in ones, installed ones by name, those of ``--plugin``.
 - *First*: plugins are asked in reverse order, built-in ones last, until one returns something other than None. None
   always means "not mine, ask the next one". Such a hook can be wrapped with ``@hookimpl(wrapper=True)``: the function
-  yields once, which gives it the answer of the others, and returns what the caller gets.
+  yields once, receives the answer of the other plugins from the ``yield``, and returns the final answer.
 
 Each docstring says which kind a hook is, how often it is called, and on which thread: the *main thread* at start-up,
 before the server listens; the *loading thread* while a model loads and the server answers 503; or the *event loop*,
@@ -37,8 +38,8 @@ NAME = "llamafw"  #: name of the pluggy project and of the entry-point group
 API_VERSION = "1.0.0"
 """Version of the hooks and of everything that `llamafw` exports, by https://semver.org; not the version of llamafw.
 
-A plugin states which versions it works with by ``requires_api = ">=1.2,<2"`` beside its hooks, a version specifier as
-in a pyproject.toml. A plugin whose specifier this version does not satisfy is not loaded.
+A plugin states the versions it works with beside its hooks: ``requires_api = ">=1.2,<2"``, a version specifier as in a
+pyproject.toml. If the specifier excludes this version, the plugin is not loaded.
 """
 hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
@@ -63,9 +64,10 @@ def configure(options: Mapping[str, Any]) -> None:
 def add_options(parser: ArgumentParser) -> None:
     """Add command line flags to ``llamafw serve``.
 
-    All, once, on the main thread, before flags are parsed. Values arrive as ``Settings.extra[dest]`` and
-    ``BackendOptions.extra[dest]``. The flags are also keys of the file of ``--config``. A flag that exists already is a
-    start-up error that names both sides. ``parser`` is for the flags of this plugin alone.
+    All, once, on the main thread, before flags are parsed. Each plugin gets a parser of its own. Values arrive as
+    ``Settings.extra[dest]`` and ``BackendOptions.extra[dest]``; the ``dest`` of ``--my-flag`` is ``"my_flag"``. The
+    flags are also keys of the file of ``--config``. A flag that exists already is a start-up error that names both
+    plugins.
     """
 
 
@@ -82,7 +84,7 @@ def register_commands(register: Register) -> None:
 #
 # All of these are called on every plugin, once, on the main thread, at start-up. Registering must be cheap, because
 # every command loads every plugin: import numba, jinja2, onnxruntime and the like inside what you register, not at the
-# top of the module. A name that another plugin has registered is a start-up error that names both.
+# top of the module. A name that another plugin has registered is a start-up error that names both plugins.
 
 
 @hookspec
@@ -114,8 +116,8 @@ def register_chat_formats(register: Register) -> None:
 def register_tool_parsers(register: Register) -> None:
     """Register tool parsers: ``register("hermes", Hermes())``.
 
-    A tool parser is registered as a `llamafw.ToolParserPlugin`, usually an object. The first whose ``matches`` accepts
-    the model's chat template is used; ``--tool-parser`` names another.
+    A tool parser is registered as a `llamafw.ToolParserPlugin`, usually an object. The first one that matches the
+    model's chat template is used, otherwise ``hermes``; ``--tool-parser`` selects another.
     """
 
 
@@ -123,8 +125,8 @@ def register_tool_parsers(register: Register) -> None:
 def register_grammars(register: Register) -> None:
     """Register kinds of grammars: ``register("gbnf", factory)``.
 
-    ``factory(GrammarContext) -> GrammarCompiler`` is called when a request first uses the kind, which
-    `GenerateRequest.grammar` names.
+    ``factory(GrammarContext) -> GrammarCompiler`` is called when a request first names this kind in
+    `GenerateRequest.grammar`.
     """
 
 
@@ -175,8 +177,8 @@ def extend_openapi() -> Mapping[str, Any] | None:
     Returns
     -------
     mapping or None
-        An OpenAPI 3.0.3 document or fragment with ``paths``, ``components`` and ``tags``; None adds nothing. What the
-        document defines already is a start-up error that names both sides. Each call must return the same.
+        An OpenAPI 3.0.3 document or fragment with ``paths``, ``components`` and ``tags``; None adds nothing. A path or
+        name that the document has already is a start-up error that names both plugins. Every call must return the same.
     """
 
 
@@ -186,7 +188,8 @@ def register_endpoints(register: Register, app: App) -> None:
 
     All, once, on the main thread, while the server is built. An endpoint is an ``async def create(call: Call)``, see
     `llamafw.Endpoint`; its name is the ``operationId`` in the API document. Every operation must have exactly one
-    endpoint, and every endpoint an operation. Keep ``app``, the running server, for requests: its model loads later.
+    endpoint, and every endpoint an operation. ``app`` is the running server; its model is loaded later, so use
+    ``app.loaded`` only while a request is answered.
     """
 
 
@@ -194,9 +197,9 @@ def register_endpoints(register: Register, app: App) -> None:
 def register_authenticators(register: Register, app: App) -> None:
     """Register authenticators: ``register("keys", Keys(path))``, each a `llamafw.Authenticator`.
 
-    All, once, on the main thread, while the server is built. As soon as there is an authenticator, a request is a 401
-    unless one of them accepts its credentials or its operation is public. API keys are an authenticator, too. A plugin
-    that is not configured to control access must register nothing. If the hook fails, the start fails.
+    All, once, on the main thread, while the server is built. If there is an authenticator, a request gets a 401 unless
+    one of them accepts its credentials or its operation is public. API keys are an authenticator, too. A plugin that is
+    not configured to control access must register nothing. If the hook fails, the start fails.
     """
 
 
@@ -280,7 +283,7 @@ def choose_backend(model: Model, settings: Settings) -> str | None:
     Returns
     -------
     str or None
-        The name of a registered backend. None: no preference. If all return None, it is ``numba``.
+        The name of a registered backend. None: no preference. If all return None, the backend is ``numba``.
     """
 
 
@@ -293,8 +296,8 @@ def choose_chat_format(model: Model, settings: Settings) -> ChatFormat | None:
     Returns
     -------
     ChatFormat or None
-        None: no preference. If all return None, the built-in plugin uses the template of ``--chat-template``, or that
-        of the model.
+        None: no preference. If all return None, the built-in plugin uses the template of ``--chat-template``, or else
+        the model's own template.
     """
 
 
@@ -373,7 +376,7 @@ def request_finished(request: GenerateRequest, finish: Finish | None) -> None:
     request : GenerateRequest
         The request.
     finish : Finish or None
-        Token counts and timings. None: the generation failed, or the client disconnected.
+        The reason, token counts and timings. None: the generation failed, or the client disconnected.
     """
 
 

@@ -63,7 +63,7 @@ class Registry(Mapping[str, Any]):
         Parameters
         ----------
         name : str
-            The name to find it by.
+            The name by which it will be found.
         thing : object
             What the plugin registers.
         owner : str
@@ -74,7 +74,7 @@ class Registry(Mapping[str, Any]):
         NameClash
             Another plugin has registered the name.
         RegistrationError
-            The name is not a string or empty, or the object lacks a member of its protocol.
+            The name is empty or not a string, or the object lacks a member of its protocol.
         """
         if not isinstance(name, str) or not name:
             raise RegistrationError(f"plugin {owner} registers a {self.noun} as {name!r}; the name must be a string")
@@ -97,7 +97,7 @@ class Registry(Mapping[str, Any]):
         return suggest(name, self._entries)
 
     def _problem(self, thing: Any) -> str | None:
-        """Return what is wrong with an object, as a predicate; None if nothing is."""
+        """Return what is wrong with an object, as the predicate of a sentence; None if it is valid."""
         protocol = PROTOCOLS.get(self.kind)
         if protocol is None:
             signature = FUNCTIONS.get(self.kind)

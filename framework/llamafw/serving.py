@@ -41,10 +41,10 @@ class Engine(Protocol):
 
     n_slots: int  # requests that can run at the same time
     n_ctx: int  # positions per slot: the maximum length of prompt and answer together
-    failed: bool  # whether the engine cannot answer any more; `GET /health` is then 503
+    failed: bool  # whether the engine can no longer answer; `GET /health` is then 503
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Answer ``request``: yield the text in pieces, of which the last has ``finish``.
+        """Answer ``request``: yield the text in pieces; the last one has ``finish``.
 
         Called once per generation. Closing the generator cancels the request.
 
@@ -100,7 +100,7 @@ class Engine(Protocol):
 class LoadedModel:
     """A model that is ready to answer requests."""
 
-    name: str  # its id for clients: --alias, its name in the catalogue, or that of the file
+    name: str  # its id for clients: --alias, its name in the catalogue, or the name of its file
     model: Model  # the opened file
     decoder: Decoder | None  # None: an engine of a plugin runs the model (hook `create_engine`)
     tokenizer: Tokenizer  # converts text to tokens and back
@@ -172,7 +172,7 @@ class App(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request contains to identify its client."""
+    """The part of a request that identifies its client."""
 
     keys: tuple[str, ...]  # of ``Authorization: Bearer`` and ``X-Api-Key``, decoded as latin-1; empty without them
     http: Request  # starlette's request, for other headers and the client's address
@@ -204,7 +204,7 @@ class Call:
 
     body: Any  # the parsed JSON body; None without a body
     path: Mapping[str, Any]  # path parameters, converted to the types in the document
-    query: Mapping[str, Any]  # query parameters, converted likewise; those that the document does not have are strings
+    query: Mapping[str, Any]  # query parameters, converted too; those that the document does not have are strings
     http: Request  # starlette's request, for headers and the client's address
     user: User | None = None  # the client; None: the operation is public, or the server has no authenticators
 

@@ -52,7 +52,7 @@ def check_plugin_names(settings: Iterable[PluginSetting], aliases: Mapping[str, 
     Parameters
     ----------
     settings : iterable of PluginSetting
-        What the user has set.
+        The values that the user has set.
     aliases : mapping of str to set of str
         The names that a user may give each plugin.
 
@@ -73,12 +73,18 @@ def check_plugin_names(settings: Iterable[PluginSetting], aliases: Mapping[str, 
 
 
 def aliases_of(name: str) -> set[str]:
-    """Return the names that a user may give a plugin of ``--plugin``: a file's name without ``.py`` is one."""
+    """Return the names that a user may give a plugin of ``--plugin``. For a file, its name without ``.py`` is one."""
     return {name, Path(name).stem} if name.endswith(".py") else {name}
 
 
 def check_option_schemas(options: Any) -> Mapping[str, Any]:
-    """Return ``plugin_options`` of a plugin; PluginError unless they are JSON Schemas by key."""
+    """Return the options that a plugin declares, after checking their schemas.
+
+    Raises
+    ------
+    PluginError
+        The options are not a mapping of keys to JSON Schemas, or a default does not match its schema.
+    """
     import jsonschema_rs  # here because most plugins have no options
 
     if not isinstance(options, Mapping):
@@ -95,7 +101,7 @@ def check_option_schemas(options: Any) -> Mapping[str, Any]:
 
 
 def option_values(plugin: str, options: Mapping[str, Any], settings: Iterable[PluginSetting]) -> dict[str, Any]:
-    """Return the values of a plugin's options: what the user has set, and defaults.
+    """Return the values of a plugin's options: those that the user has set, and defaults for the others.
 
     Parameters
     ----------
@@ -104,7 +110,7 @@ def option_values(plugin: str, options: Mapping[str, Any], settings: Iterable[Pl
     options : mapping
         JSON Schemas by key, as the plugin declares them.
     settings : iterable of PluginSetting
-        What the user has set for this plugin; of two settings with one key the later one wins.
+        The values that the user has set for this plugin. If a key is set twice, the later value wins.
 
     Raises
     ------

@@ -57,7 +57,7 @@ def _name_and_version(dist: Distribution) -> tuple[str, str]:
 
 
 def public_name(name: str) -> str:
-    """Return a plugin's name for clients: of a file, its name without the folder, which is not their business."""
+    """Return a plugin's name for clients. For a file, this is its name without the folder, which they need not know."""
     return Path(name).name if name.endswith(".py") else name
 
 
@@ -67,9 +67,21 @@ def is_builtin(name: str) -> bool:
 
 
 def import_plugin(name: str) -> Any:
-    """Import the module ``name``, or the file if it ends in ``.py``."""
+    """Import the module ``name``, or the file if it ends in ``.py``.
+
+    Raises
+    ------
+    PluginError
+        The module or the file does not exist. Errors within them are raised as they are.
+    """
     if not name.endswith(".py"):
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):  # a module that the plugin imports
+                raise
+        raise PluginError(f"no module or installed plugin has the name {name!r} (a file's name ends in .py)")
+
     path = Path(name).expanduser()
     if not path.is_file():
         raise PluginError(f"the file {name} does not exist")

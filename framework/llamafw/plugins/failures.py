@@ -1,6 +1,6 @@
 """Counts the failures of plugins and finds out which plugin caused one.
 
-Plugins are known here by their names and the names of their modules only.
+This module knows only the names of plugins and of their modules.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class FailureLog:
             return dict(self._counts)
 
     def add_module(self, plugin: str, module: str) -> None:
-        """Remember that a module belongs to a plugin, and so does its package unless another plugin has it already."""
+        """Remember that a module belongs to a plugin.
+
+        The module's package then belongs to this plugin too, unless another plugin has it already.
+        """
         self._plugins[module] = plugin
         package = module.partition(".")[0]
         if package != NAME:  # the framework's own package belongs to no plugin
@@ -49,9 +52,9 @@ class FailureLog:
             self._counts[plugin, place] += 1
 
     def responsible_plugin(self, error: BaseException) -> str | None:
-        """Return the plugin whose code raised ``error`` or the exception that caused it; None if none did.
+        """Return the plugin that raised ``error`` or the exception that caused it; None if no plugin did.
 
-        If code of several plugins was running, it is the one that was called last.
+        If code of several plugins was running, this is the plugin that was called last.
         """
         causes = list(_chain(error, "__cause__"))
         for exception in (*reversed(causes), *_chain(causes[-1].__context__, "__context__")):
@@ -91,14 +94,18 @@ def plugin_traceback(error: BaseException) -> TracebackType | None:
 def exc_info(
     error: BaseException, show: bool
 ) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
-    """Return an exception for `logging`, with the part of its traceback that lies in the plugin; None if not shown."""
+    """Return the value of ``exc_info`` for `logging`: the error with the plugin's part of its traceback.
+
+    Without ``show``, this is None, and nothing is logged.
+    """
     return (type(error), error, plugin_traceback(error) or error.__traceback__) if show else None
 
 
 def drop_context(error: BaseException, handled: BaseException | None) -> None:
-    """Cut ``handled``, which was handled when the plugin was called, off the exceptions that led to ``error``.
+    """Remove ``handled`` from the exceptions that led to ``error``.
 
-    Its traceback has nothing to do with the failure, but would be logged with it.
+    It was already being handled when the plugin was called. It has nothing to do with the failure, but its traceback
+    would be logged.
     """
     while error.__context__ is not None and error.__context__ is not handled:
         error = error.__context__

@@ -1,7 +1,7 @@
 """Measures hooks and warns about slow ones.
 
-Only hooks on the event loop and hooks before the server listens have a time limit: loading a model may take as long as
-it takes. No hook is called per token, so nothing is measured there.
+Only hooks on the event loop and hooks before the server listens have a time limit. Loading a model may take long, and
+no hook is called per token, so neither is measured.
 """
 
 from __future__ import annotations
@@ -39,15 +39,25 @@ LIMITS: dict[str, float] = dict.fromkeys(
 class HookTimer:
     """Compares the times of hooks with their limits.
 
-    It warns when a plugin first exceeds a limit, and again when a call takes more than twice as long as the last one
-    that it warned about.
+    It warns when a plugin first exceeds a limit, and again when a call takes more than twice as long as at the last
+    warning.
     """
 
     def __init__(self) -> None:
         self._reported: dict[tuple[str, str], float] = {}
 
     def record(self, plugin: str, action: str, seconds: float, limit: float) -> None:
-        """Record one call; ``action`` is the hook's name, or what else was measured."""
+        """Compare the time of one call with its limit.
+
+        Parameters
+        ----------
+        plugin : str
+            The plugin that was called.
+        action : str
+            The hook, or ``"its import"``, for the warning.
+        seconds, limit : float
+            How long the call took, and how long it may take.
+        """
         if seconds > max(limit, 2 * self._reported.get((plugin, action), 0)):
             self._reported[plugin, action] = seconds
             effect = "; all requests were blocked meanwhile" if limit == EVENT_LOOP_LIMIT else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -16,12 +17,12 @@ from llamafw.plugins.records import PluginRecord
 
 
 def check_api_version(plugin: Any, record: PluginRecord) -> str | None:
-    """Return ``requires_api`` of a plugin or of its module; None if it has none.
+    """Return ``requires_api`` of a plugin or of its module; None if it does not state any.
 
     Raises
     ------
     PluginError
-        This version of the API does not satisfy it, or it is not a version specifier.
+        ``requires_api`` excludes this version of the API, or is not a version specifier.
     """
     module = sys.modules.get(getattr(plugin, "__module__", ""))  # if the plugin is a class or an object
     required: str | None = getattr(plugin, "requires_api", getattr(module, "requires_api", None))
@@ -35,8 +36,9 @@ def check_api_version(plugin: Any, record: PluginRecord) -> str | None:
     except (InvalidSpecifier, TypeError, AttributeError):
         raise PluginError(f"its requires_api is {required!r:.80}, not a specifier such as '>=1.0,<2'") from None
     if not is_satisfied:
+        package = record.distribution if record.version == "?" else f"{record.distribution} {record.version}"
         raise PluginError(
-            f"{record.distribution} {record.version} requires API {required} of llamafw, "
+            f"{package} requires API {required} of llamafw, "
             f"and llamafw {version(hookspecs.NAME)} has API {hookspecs.API_VERSION}"
         )
     return required
@@ -48,21 +50,49 @@ def check_hooks(plugin: Any, manager: pluggy.PluginManager) -> None:
     Raises
     ------
     PluginError
-        A function marked with `hookimpl` is not a hook, no function is marked, or a hook that cannot be wrapped is.
+        No function is marked with `hookimpl`, a marked function is not a hook, takes a parameter that the hook does
+        not have, or wraps a hook that cannot be wrapped.
     """
     specs = {name: caller.spec for name, caller in vars(manager.hook).items() if not name.startswith("_")}
-    implemented = {
-        name: marks for name in dir(plugin) if (marks := manager.parse_hookimpl_opts(plugin, name)) is not None
-    }
+    implemented = _marked_functions(plugin, manager)
     for name, marks in implemented.items():
         if name not in specs:
             raise PluginError(f"it implements {name!r}, which is not a hook of llamafw{did_you_mean(name, specs)}")
         if (marks["wrapper"] or marks["hookwrapper"]) and not specs[name].opts["firstresult"]:
             raise PluginError(f"it wraps {name!r}, but only hooks that return the first answer can be wrapped")
 
+        known = specs[name].argnames
+        if unknown := [parameter for parameter in _required_parameters(plugin, name) if parameter not in known]:
+            expected = f"its parameters are {', '.join(known)}" if known else "it has no parameters"
+            raise PluginError(f"the hook {name} has no parameter {unknown[0]!r}; {expected}")
+
     if not implemented:
-        unmarked = ", ".join(name for name in specs if hasattr(plugin, name)) or "its hook functions"
-        raise PluginError(f"it implements no hook; mark {unmarked} with @llamafw.hookimpl")
+        raise PluginError(f"it implements no hook; {_no_hooks_hint(plugin, manager, list(specs))}")
+
+
+def _marked_functions(plugin: Any, manager: pluggy.PluginManager) -> dict[str, Any]:
+    """Return the functions of a plugin that are marked with `hookimpl`, with the arguments of the mark."""
+    marks = {name: manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
+    return {name: options for name, options in marks.items() if options is not None}
+
+
+def _required_parameters(plugin: Any, name: str) -> list[str]:
+    parameters = inspect.signature(getattr(plugin, name)).parameters.values()
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+    ]
+
+
+def _no_hooks_hint(plugin: Any, manager: pluggy.PluginManager, hooks: list[str]) -> str:
+    """Return the end of an error message for the author of a plugin without hooks."""
+    if inspect.ismodule(plugin):
+        classes = [value for value in vars(plugin).values() if isinstance(value, type)]
+        if cls := next((cls for cls in classes if _marked_functions(cls, manager)), None):
+            return f"the hooks of its class {cls.__name__} are only called if an entry point names the class"
+    unmarked = ", ".join(name for name in hooks if hasattr(plugin, name)) or "its hook functions"
+    return f"mark {unmarked} with @llamafw.hookimpl"
 
 
 def check_options(plugin: Any) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """Loads plugins, lets them fill the registries, and calls their hooks.
 
 A plugin that fails before the server listens is disabled: everything it registered is removed, and the start continues
-without it. The start fails instead if the user named that plugin, or if it may guard the server.
+without it. The start fails instead if the user named that plugin, or if it may control access to the server.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Plugins:
         installed = discover()
         known = {alias for plugin in installed for alias in plugin.aliases}
         _check_blocked(blocked, known.union(extra))
-        named = set(extra) | {setting.plugin for setting in settings}  # whoever configures a plugin relies on it
+        named = set(extra) | {setting.plugin for setting in settings}  # a plugin with settings is needed by the user
         self._required = set(extra) | {plugin.name for plugin in installed if plugin.aliases & named}
 
         for plugin in installed:
@@ -204,7 +204,7 @@ class Plugins:
         Raises
         ------
         LlamafwError
-            A plugin raised it on purpose; or a plugin failed that the start depends on.
+            A plugin raised it on purpose, or a plugin that the start depends on failed.
         """
         failed: list[Any] = []
         while True:
@@ -224,9 +224,9 @@ class Plugins:
                 self.log_failure(name, hook, error)
 
     def describe_answer(self, hook: str, answer: Any) -> str:
-        """Return the subject of an error message about what `call_first` returned."""
+        """Return the subject of an error message about an answer that `call_first` returned."""
         name = self.failures.owner(type(answer).__module__)
-        return f"{_plugin(name)}: the {type(answer).__name__} that {hook} returned"
+        return f"{_subject(name)}: the {type(answer).__name__} that {hook} returned"
 
     def notify(self, event: str, **arguments: Any) -> None:
         """Call an event hook of every plugin. If a plugin fails, log it and call the others."""
@@ -266,7 +266,7 @@ class Plugins:
         is_new = (plugin, hook) not in self._logged
         self._logged.add((plugin, hook))
         show = log.isEnabledFor(logging.DEBUG) or (is_new and not isinstance(error, LlamafwError))
-        log.error("%s failed in %s: %s", _plugin(plugin), hook, describe(error), exc_info=exc_info(error, show))
+        log.error("%s failed in %s: %s", _subject(plugin), hook, describe(error), exc_info=exc_info(error, show))
 
     def log_disabled(self) -> None:
         """Log which plugins are disabled and why, each once; the tracebacks follow at log level DEBUG."""
@@ -328,7 +328,7 @@ class Plugins:
             plugin = self._timed(record.name, "its import", load)
             record.requires_api = check_api_version(plugin, record)
             if isinstance(plugin, type):
-                plugin = plugin()  # the object holds the state of these plugins, which a class would share
+                plugin = plugin()  # an object of its own, because state in the class would be shared
             check_hooks(plugin, self.pm)
             record.options = check_options(plugin)
             self.pm.register(plugin, name=record.name)
@@ -378,7 +378,7 @@ def _call(impl: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
         raise _hook_error(impl.plugin_name, hook, error) from error
 
 
-def _plugin(name: str | None) -> str:
+def _subject(name: str | None) -> str:
     """Return the subject of a message about a plugin, which may be unknown."""
     return f"plugin {name}" if name else "a plugin"
 
@@ -388,5 +388,5 @@ def _hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
 
 
 def _with_hint(error: PluginError, plugin: str) -> PluginError:
-    """Return an error that ends the start, with what the user can do about it."""
+    """Return an error that ends the start and says how to start without the plugin."""
     return PluginError(f"{error}; use --no-plugin {plugin} to start without it")

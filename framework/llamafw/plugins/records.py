@@ -1,4 +1,4 @@
-"""What is known of one plugin."""
+"""Holds what the plugin manager knows about one plugin."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ class PluginRecord:
     load_ms: float = 0.0  # time to import it and to register what it provides
     state: Literal["active", "failed", "blocked"] = "active"
     error: str | None = None  # why it failed
-    exception: BaseException | None = None  # the same, with its traceback
+    exception: BaseException | None = None  # the exception behind `error`, until it has been logged

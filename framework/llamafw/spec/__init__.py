@@ -1,6 +1,6 @@
-"""The API document: reads it, extends it by plugins and settings, and compares it with the endpoints.
+"""Reads the API document, extends it by plugins and settings, and compares it with the endpoints.
 
-Independent of HTTP: serving it is the business of `llamafw.server`.
+Independent of HTTP; `llamafw.server` serves the document.
 """
 
 from llamafw.spec.document import defined_by, load_document, merge, merged_document, read_document, render

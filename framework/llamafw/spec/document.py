@@ -1,8 +1,8 @@
 """Builds the API document: ``openapi.yaml``, extended by plugins and settings.
 
 The steps: read the file, merge the fragments of plugins, add the options of samplers and the fields of plugins, and
-replace the defaults that flags change. A plugin whose part is invalid is disabled; a clash is a `SpecError` that names
-both sides.
+replace the defaults that flags change. A plugin with an invalid part is disabled. If two plugins define the same name,
+the `SpecError` names both.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
     Parameters
     ----------
     plugins : Plugins
-        Extend the document. Those whose part is invalid are disabled.
+        Extend the document. Plugins with an invalid part are disabled.
     settings : Settings
         Change defaults of request fields.
     base : dict, optional
@@ -156,12 +156,12 @@ def merge(document: Document, fragment: Mapping[str, Any], owner: str, owners: d
     owner : str
         The plugin's name.
     owners : dict
-        Who has defined what so far, for error messages; it is updated.
+        The owner of each part so far, for error messages. It is updated.
 
     Raises
     ------
     SpecError
-        The document has one of them already.
+        The document has one of these names already.
     """
 
     def claim(place: str, is_taken: bool) -> None:
@@ -211,12 +211,12 @@ def _exists(document: Document, reference: str) -> bool:
 
 
 def defined_by(path: Sequence[Any], plugins: Plugins) -> str:
-    """Return who has defined a place in the document: ``"plugin x"`` or ``"openapi.yaml"``.
+    """Return the owner of a part of the document: ``"plugin x"`` or ``"openapi.yaml"``.
 
     Parameters
     ----------
     path : sequence
-        Keys that lead to the place, from the root of the document.
+        Keys that lead to the part, from the root of the document.
     plugins : Plugins
         The plugins whose fragments are searched.
     """

@@ -26,7 +26,7 @@ def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[
     samplers : Registry
         All samplers.
     owners : mapping
-        Who has defined which part of the document, for error messages.
+        The owner of each part of the document, for error messages.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def add_fields(document: Document, fields: Registry, samplers: Registry, owners:
     samplers : Registry
         All samplers, for error messages.
     owners : mapping
-        Who has defined which part of the document, for error messages.
+        The owner of each part of the document, for error messages.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def check_sampler(name: str, samplers: Registry) -> None:
     Raises
     ------
     SpecError
-        An option is not a JSON Schema with a valid default, or the other sampler does not exist.
+        An option is not a JSON Schema with a valid default, or the sampler in ``precedes`` does not exist.
     """
     sampler, owner = samplers[name], f"sampler {name!r} of plugin {samplers.owner(name)}"
     if not isinstance(sampler.options, Mapping):
@@ -118,7 +118,7 @@ def check_sampler(name: str, samplers: Registry) -> None:
 
 
 def check_field(name: str, fields: Registry) -> None:
-    """Raise SpecError unless the schema of a field is a JSON Schema."""
+    """Check that the schema of a field is a JSON Schema; raise SpecError if not."""
     _option_validator(fields[name], f"the field {name!r} of plugin {fields.owner(name)}")
 
 

@@ -1,4 +1,4 @@
-"""Checks that a plugin's part of the API document is valid OpenAPI. Clashes are found later, by `document.merge`."""
+"""Checks that a plugin's part of the API document is valid OpenAPI. `document.merge` finds names that exist already."""
 
 from __future__ import annotations
 
@@ -20,7 +20,18 @@ IGNORED = ("openapi", "info")  # allowed so that a fragment can be a complete do
 
 
 def checked_fragment(fragment: Any) -> Document:
-    """Return the sections of what a plugin's ``extend_openapi`` returned; SpecError if they are invalid."""
+    """Return the sections of a plugin's part of the API document, after checking them.
+
+    Parameters
+    ----------
+    fragment : object
+        The value that the plugin's ``extend_openapi`` returned.
+
+    Raises
+    ------
+    SpecError
+        It is not a mapping, has other sections, or is not valid OpenAPI.
+    """
     if not isinstance(fragment, Mapping):
         raise SpecError(f"extend_openapi must return a mapping, not {fragment!r:.80}")
     if unknown := [str(key) for key in fragment if key not in SECTIONS + IGNORED]:
@@ -45,7 +56,7 @@ def checked_fragment(fragment: Any) -> Document:
 
 
 def references(part: Any) -> Iterator[str]:
-    """Yield the targets of all ``$ref`` within a part of a document, in its order."""
+    """Yield the targets of all ``$ref`` within a part of a document, in the order of the document."""
     if isinstance(part, list):
         for item in part:
             yield from references(item)

@@ -24,11 +24,11 @@ REFUSALS = {
     "403": "The client may not do this.",
     "429": "The client has sent too many requests.",
 }
-"""Responses of authenticators, with their descriptions."""
+"""Statuses with which authenticators refuse requests, with their descriptions."""
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield path, method and operation of each operation; it includes the parameters of its path."""
+    """Yield the path, the method and the document of each operation, including the parameters of its path."""
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:
@@ -40,7 +40,13 @@ def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str
 
 
 def operation_ids(document: Mapping[str, Any]) -> list[str]:
-    """Return the operationIds of all operations; SpecError if one has none or two have the same."""
+    """Return the operationIds of all operations.
+
+    Raises
+    ------
+    SpecError
+        An operation has no operationId, or two operations have the same.
+    """
     places: dict[str, str] = {}
     for path, method, operation in operations(document):
         place = f"{method.upper()} {path}"
@@ -54,7 +60,7 @@ def operation_ids(document: Mapping[str, Any]) -> list[str]:
 
 
 def check_endpoints(document: Mapping[str, Any], endpoints: Registry) -> None:
-    """Check that each operation has an endpoint, each endpoint an operation, and that endpoints are async functions.
+    """Check that operations and endpoints match, and that endpoints are async functions.
 
     Raises
     ------
@@ -88,7 +94,7 @@ def _is_async(function: Any) -> bool:
 
 
 def add_refusals(document: Document) -> None:
-    """Add the responses with which authenticators refuse requests to every operation that is not public."""
+    """Add the responses in `REFUSALS` to every operation that is not public."""
     schema = {"$ref": "#/components/schemas/Error"}
     for _, _, operation in operations(document):
         if operation.get("security", document.get("security")):

@@ -1,4 +1,4 @@
-"""Converts the schemas of OpenAPI 3.0 to JSON Schema, and YAML to what JSON allows."""
+"""Converts the schemas of OpenAPI 3.0 to JSON Schema, and the keys of YAML to strings, as in JSON."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_string_keys(value: Any) -> Any:
-    """Return a value with all keys as strings, as in JSON; YAML reads a status code such as 200 as a number."""
+    """Return a value with all keys as strings, as JSON has them. YAML reads a status code such as 200 as a number."""
     if isinstance(value, Mapping):
         return {str(key): with_string_keys(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -112,7 +112,7 @@ def test_flags_override_single_keys_of_the_file(x: str, tmp_path: Path, monkeypa
         ("x.limit=0", "limit = 0", "limit: 0 is less than the minimum of 1 (plugin llamafw-x:x)"),
         ("x.limit=many", "limit = 'many'", 'limit: "many" is not of type "integer" (plugin llamafw-x:x)'),
         ("x.limt=1", "limt = 1", "limt: plugin llamafw-x:x has no option 'limt'; did you mean 'limit'?"),
-        ("x.zzz=1", "zzz = 1", "has no option 'zzz'; there are limit, name, ratio, on, list, mode, any"),
+        ("x.zzz=1", "zzz = 1", "has no option 'zzz'; available: limit, name, ratio, on, list, mode, any"),
         ('x.list=["a", 1]', "list = ['a', 1]", 'list: 1 is not of type "string"'),
         ("x.mode=b", "mode = 'b'", 'mode: "b" is not one of "a"'),
         (None, "name = 1979-05-27", "name: datetime.date(1979, 5, 27) cannot be written as JSON (plugin llamafw-x:x)"),
@@ -144,7 +144,7 @@ def test_errors_name_the_plugin_the_key_and_the_source(
         ),
         ("limit=1", "--plugin-option: 'limit=1' is not of the form NAME.key=value"),
         ("x.limit", "--plugin-option: 'x.limit' is not of the form NAME.key=value"),
-        ("samplers.limit=1", "plugin llamafw:samplers has no option 'limit'; there are none"),
+        ("samplers.limit=1", "plugin llamafw:samplers has no option 'limit'; available: none"),
     ],
 )
 def test_settings_that_belong_to_no_option_are_errors(x: str, flag: str, message: str) -> None:

@@ -53,6 +53,11 @@ class Keys:
 @hookimpl
 def register_authenticators(register, app): register("keys", Keys())
 """
+METHOD = """
+class Mine:
+    @hookimpl
+    def server_stopping(self): pass
+"""
 APPLY = "    def apply(self, candidates): pass\n"
 ACCEPT = "    def accept(self, token): pass\n"
 
@@ -114,6 +119,16 @@ def load(folder: Path, code: str) -> Plugins:
         (register("quant", "1").replace("'mine'", "7"), "registers a quant as 7; the name must be a string"),
         ("x = 1\n", "cannot be loaded: it implements no hook; mark its hook functions with @llamafw.hookimpl"),
         (SAMPLER.replace("@hookimpl", ""), "no hook; mark register_samplers with @llamafw.hookimpl"),
+        (
+            IMPORT + METHOD,
+            "implements no hook; the hooks of its class Mine are only called if an entry point names the",
+        ),
+        (IMPORT + hook_code("model_loaded", "models"), "no parameter 'models'; its parameters are model, app"),
+        (
+            IMPORT + hook_code("extend_openapi", "app"),
+            "hook extend_openapi has no parameter 'app'; it has no parameters",
+        ),
+        (IMPORT + "requires_api = '>=9'\n", r"cannot be loaded: \S*mine.py requires API >=9 of llamafw, and llamafw "),
     ],
 )
 def test_startup_fails_and_names_the_plugin(tmp_path: Path, code: str, message: str) -> None:
@@ -121,6 +136,17 @@ def test_startup_fails_and_names_the_plugin(tmp_path: Path, code: str, message: 
         build_app(Settings(), load(tmp_path, code), api.load)
     assert "mine.py" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["no_such_module", "no_such_module.x", "json.no_such_module", "json:JSONDecoder", "no_such_file.py"]
+)
+def test_startup_fails_if_the_named_plugin_does_not_exist(name: str) -> None:
+    message = (
+        f"the file {name} does not exist" if name.endswith(".py") else "no module or installed plugin has the name"
+    )
+    with pytest.raises(PluginError, match=f"^plugin {name} cannot be loaded: {message}"):
+        Plugins(extra=[name])
 
 
 @pytest.mark.parametrize("code", [SAMPLER, OPERATION, AUTHENTICATOR])
