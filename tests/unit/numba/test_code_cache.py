@@ -36,7 +36,7 @@ def add_one(number: int) -> int:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that NUMBA_CACHE_DIR names."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr(cache.numba.config, "CACHE_DIR", str(folder))
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(folder))
     return folder
 
 

@@ -14,6 +14,8 @@ from llamafw.models.gguf import read_gguf
 from llamafw_plugins.quants.ggml import TYPES
 from llamafw_plugins.tokenizers import make_gpt2, make_llama
 
+pytestmark = pytest.mark.slow
+
 FACTORIES = {"gpt2": make_gpt2, "llama": make_llama}
 VOCABULARIES = ["deepseek-coder", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "starcoder"]
 SEPARATOR = "\n__ggml_vocab_test__\n"
