@@ -43,6 +43,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
 	$(BIN)/mypy examples/*/llamafw_*
 
 docs: $(VENV)/.test

@@ -104,7 +104,7 @@ def test_server_starts_with_the_environment_of_the_container(tmp_path: Path) -> 
     model = write_tiny_gguf(tmp_path / "tiny.gguf", n_ctx=4096)
     environ = environment() | {"LLAMA_ARG_MODEL": str(model), "LLAMA_ARG_PORT": "0"}
 
-    with running_server(None, **environ) as server:
+    with running_server(None, ready=True, **environ) as server:
         port = server.url.rpartition(":")[2]
         url = f"http://127.0.0.1:{port}"
         assert httpx.get(f"{url}/props").json()["total_slots"] == 2

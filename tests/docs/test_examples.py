@@ -58,7 +58,7 @@ def test_example_passes_its_own_tests(example: Path, outcomes: Mapping[str, list
 def test_samplers_have_the_places_of_llama_server(installed: Environ, tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     fields = {"dry_multiplier": 0.8, "top_n_sigma": 1.5, "xtc_probability": 0.5, "prompt": "a b a b", "n_predict": 9}
-    with running_server(model, "--backend", "numpy", **installed) as server:
+    with running_server(model, "--backend", "numpy", ready=True, **installed) as server:
         answers = [httpx.post(f"{server.url}/completion", json={**fields, "seed": 7}).json() for _ in "ab"]
 
     settings = answers[0]["generation_settings"]
@@ -80,7 +80,7 @@ def test_samplers_have_the_places_of_llama_server(installed: Environ, tmp_path: 
 
 def test_operations_match_the_api_document(installed: Environ, tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
-    with running_server(model, *FLAGS.split(), **installed) as server:
+    with running_server(model, *FLAGS.split(), ready=True, **installed) as server:
         document = httpx.get(f"{server.url}/openapi.json").json()
         paths = contract.paths_of_plugins(document)
         command = contract.command(document, tmp_path, server.url, paths, max_examples=15)

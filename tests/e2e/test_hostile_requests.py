@@ -147,7 +147,7 @@ def test_invalid_bodies_are_400(http: httpx.Client, body: bytes) -> None:
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-ANSWERED: list[tuple[str, dict[str, Any]]] = [
+ANSWERED: list[tuple[str, dict[str, Any] | list[Any]]] = [
     ("/completion", {**P, "tfs_z": 0.9}),
     ("/completion", {**P, "tfs_z": 0.0}),
     ("/completion", {**P, "typical_p": 0.1}),

@@ -35,12 +35,12 @@ def complete(url: str) -> str:
 @pytest.mark.inventory("C-061", "C-063", "O-10")
 def test_model_from_hf_repo(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    with running_server(None, "-hf", "test/tiny", HF_TOKEN="hf_good", **environ) as server:
+    with running_server(None, "-hf", "test/tiny", ready=True, HF_TOKEN="hf_good", **environ) as server:
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny-f32"
         text = complete(server.url)
     assert (tmp_path / "hf" / "hub" / "models--test--tiny" / "refs" / "main").is_file()
     n = len(hub.requests)
-    with running_server(None, "-hf", "test/tiny", "--offline", **environ) as server:
+    with running_server(None, "-hf", "test/tiny", "--offline", ready=True, **environ) as server:
         assert complete(server.url) == text
     assert len(hub.requests) == n
 
@@ -61,7 +61,7 @@ def test_model_in_several_files(hub: ModelHub, tmp_path: Path) -> None:
 @pytest.mark.inventory("C-060")
 def test_model_from_url(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"LLAMA_CACHE": str(tmp_path / "cache"), "LLAMA_ARG_MODEL_URL": hub.file_url("tiny.gguf")}
-    with running_server(None, **environ) as server:
+    with running_server(None, ready=True, **environ) as server:
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny"
         complete(server.url)
     assert len(list((tmp_path / "cache").rglob("tiny.gguf"))) == 1
@@ -110,7 +110,7 @@ def test_interrupted_download_is_resumed(hub: ModelHub, tmp_path: Path) -> None:
     first = command(hub, tmp_path, "serve", "--port", "0", *flags, **environ)
     assert first.returncode == 1
     assert "the next start resumes the download" in first.stderr
-    with running_server(None, *flags, HF_ENDPOINT=hub.url, **environ) as server:
+    with running_server(None, *flags, ready=True, HF_ENDPOINT=hub.url, **environ) as server:
         complete(server.url)
     assert hub.downloads()[-1].headers["Range"] == "bytes=100000-"
 

@@ -12,7 +12,7 @@ from llamafw import ChatFormat, Model, Settings, SettingsError
 from llamafw.plugins import Plugins
 
 HI = [{"role": "user", "content": "Hi"}]
-TOKENS = {
+TOKENS: dict[str, Any] = {
     "tokenizer.ggml.tokens": ["<s>", b"</s>", "a"],
     "tokenizer.ggml.bos_token_id": 0,
     "tokenizer.ggml.eos_token_id": 1,

@@ -49,7 +49,7 @@ async def test_series_have_their_types_and_values(opened: Open) -> None:
         accept = {"accept": "application/openmetrics-text; version=1.0.0"}
         openmetrics = await client.get("/metrics", headers=accept)
         assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
-        names = {family.name for family in read_openmetrics(openmetrics.text)}
+        names = {family.name for family in read_openmetrics(openmetrics.text)}  # type: ignore[no-untyped-call]  # prometheus_client has no type there
         assert names >= {f"llamacpp:{name}" for name in COUNTERS}
 
     assert {before[f"llamacpp:{name}"].type for name in COUNTERS} == {"counter"}

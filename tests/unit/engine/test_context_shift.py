@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafw import ContextFullError, GenerateRequest
+from llamafw import ContextFullError, Floats, GenerateRequest
 from llamafw.engine import BatchingEngine
 from llamafw.engine.context_shift import n_discarded, n_kept, truncated
 from support.toy_model import EOS, ToyBackend, alphabet_logits, generate_answer
@@ -59,7 +59,7 @@ async def test_generation_without_limit_continues_until_cancelled(start: Start) 
     async for _ in stream:
         n += 1
         if n == 100:
-            await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
+            await stream.aclose()
             break
     assert len(backend.shifts) > 5
 
@@ -114,9 +114,9 @@ async def test_generation_ends_if_no_token_can_be_dropped(start: Start) -> None:
 
 @pytest.mark.inventory("E-036")
 async def test_eos_ends_a_shifted_generation(start: Start) -> None:
-    def scores(prefix: object) -> np.ndarray:  # type: ignore[type-arg]  # float32
-        row = alphabet_logits([0] * len(prefix))  # type: ignore[arg-type]  # a list
-        row[EOS] = 20 if len(prefix) == 12 else -9  # type: ignore[arg-type]  # as above
+    def scores(prefix: Sequence[int]) -> Floats:
+        row = alphabet_logits([0] * len(prefix))
+        row[EOS] = 20 if len(prefix) == 12 else -9
         return row
 
     got = await generate_answer(

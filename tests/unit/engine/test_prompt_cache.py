@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llamafw.engine import BatchingEngine
 from llamafw.engine.prompt_cache import PromptCache
-from llamafw.types import Ints
+from llamafw.types import Bytes, Ints
 from support.toy_model import ToyBackend, generate_answer, random_logits
 
 Start = Callable[..., BatchingEngine]
@@ -22,7 +22,7 @@ def ints(*tokens: int) -> Ints:
     return np.array(tokens, np.int32)
 
 
-def state(n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
+def state(n: int) -> Bytes:
     return np.zeros(n, np.uint8)
 
 
@@ -56,7 +56,7 @@ async def test_prefix_is_copied_from_another_slot(start: Start) -> None:
 
 async def test_failing_prompt_cache_does_not_change_responses(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(ToyBackend):
-        def save(self, slot: int, n: int) -> np.ndarray:  # type: ignore[type-arg]  # uint8
+        def save(self, slot: int, n: int) -> Bytes:
             raise OSError("no memory")
 
     engine = start(Broken(random_logits, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=10_000)

@@ -75,13 +75,13 @@ def test_short_prefix_does_not_replace_a_long_cache() -> None:
     assert (taken[0].id, taken[1]) == (0, 2)
 
 
-@given(left=st.lists(st.integers(1, 100), min_size=1, max_size=8), room=st.integers(1, 200))
-def test_divide_hands_out_all_tokens(left: list[int], room: int) -> None:
-    given = divide(left, room)
-    assert all(0 <= n <= most for n, most in zip(given, left, strict=True))
-    assert sum(given) == min(room, sum(left))
-    assert given[0] >= min(left[0], room // 2, 1)  # the oldest prompt always advances
-    others = sorted(zip(left[1:], given[1:], strict=True), key=lambda pair: pair[0])
+@given(left=st.lists(st.integers(1, 100), min_size=1, max_size=8), n_free=st.integers(1, 200))
+def test_divide_hands_out_all_tokens(left: list[int], n_free: int) -> None:
+    shares = divide(left, n_free)
+    assert all(0 <= share <= n for share, n in zip(shares, left, strict=True))
+    assert sum(shares) == min(n_free, sum(left))
+    assert shares[0] >= min(left[0], n_free // 2, 1)  # the oldest prompt always advances
+    others = sorted(zip(left[1:], shares[1:], strict=True), key=lambda pair: pair[0])
     for (_, first), (shortest, second) in zip(others[1:], others[:-1], strict=True):
         assert not first or second == shortest  # shorter prompts are completed first
 
@@ -96,8 +96,8 @@ def test_waiting_tasks_keep_their_place_in_the_queue() -> None:
     slots = Slots(2, 10)
     slots.all[0].busy = True
     scheduler = Scheduler(slots, 8, 8)
-    wishes = {"x": 0, "y": 0, "z": -1, "w": -1}
-    for name, id_slot in wishes.items():
+    id_slots = {"x": 0, "y": 0, "z": -1, "w": -1}
+    for name, id_slot in id_slots.items():
         request = SimpleNamespace(id_slot=id_slot, cache_prompt=True)
         waiting: Any = SimpleNamespace(name=name, request=request, prompt=np.array([1], np.int32))
         scheduler.waiting.append(waiting)
@@ -107,11 +107,8 @@ def test_waiting_tasks_keep_their_place_in_the_queue() -> None:
 
     admitted = scheduler.admit()
     assert names([next(admitted)[0]]) == ["z"]
-    assert names(scheduler.waiting) == [
-        "x",
-        "y",
-        "w",
-    ]  # also during admission: if the engine fails now, all tasks get the error
+    # Also during admission: if the engine fails at this moment, all tasks get the error.
+    assert names(scheduler.waiting) == ["x", "y", "w"]
     assert not list(admitted)
     slots.all[0].busy = False
     assert names(sequence for sequence, _, _ in scheduler.admit()) == ["x"]
@@ -189,7 +186,7 @@ async def test_waiting_for_a_busy_slot_does_not_block_others(start: Start) -> No
     quick = asyncio.create_task(ask(9, 1, -1))
     await asyncio.sleep(0)  # both reach the inbox
     backend.allow_forward(100)
-    assert await asyncio.gather(long, waiting, quick) == [0, 0, 1]
+    assert [await task for task in (long, waiting, quick)] == [0, 0, 1]
     began = {prompt: i for i, b in enumerate(backend.batches) for prompt in (7, 8, 9) if prompt in b.tokens}
     assert began == {7: 0, 9: 1, 8: 5}
 

@@ -1,4 +1,4 @@
-"""Stop strings and detokenising, compared with a search in the whole text."""
+"""Stop strings and detokenised text, compared with a search in the whole text."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ words = st.lists(st.text("ab€", max_size=4), max_size=4)
 
 
 def oracle(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """Return the text before the first complete stop string, and that stop string."""
+    """Return the text before the first complete stop string, and the stop string; None without one."""
     for end in range(len(text) + 1):
-        there = [stop for stop in stops if text[:end].endswith(stop)]
-        if there:
-            word = max(there, key=len)
+        complete = [stop for stop in stops if text[:end].endswith(stop)]
+        if complete:
+            word = max(complete, key=len)
             return text[: end - len(word)], word
     return text, None
 
@@ -45,8 +45,8 @@ def test_text_ends_at_the_first_complete_stop_string(pieces: list[str], stops: l
     assert (out, found) == oracle("".join(pieces), stops)
 
 
-def test_stop_string_of_ten_thousand_characters() -> None:
-    """A long stop string that almost matches at every position takes linear time."""
+def test_long_stop_string_is_found_after_many_near_matches() -> None:
+    """The time is linear in the length of the text; otherwise this test would take minutes."""
     finder = StopStrings(["a" * 10_000 + "b"])
     out = "".join(finder.feed("a")[0] for _ in range(30_000))
     assert len(out) == 20_000
@@ -70,7 +70,8 @@ pieces_of_bytes = st.lists(
 @example(pieces=[b"\xe2\x82"], stops=["�"])
 def test_detokenizer_pairs_text_with_its_tokens(pieces: list[bytes], stops: list[str]) -> None:
     text, word = oracle(b"".join(pieces).decode("utf-8", "replace"), stops)
-    detokenizer, out, delivered, found = Detokenizer(stops), "", [], None
+    delivered: list[GeneratedToken] = []
+    detokenizer, out, found = Detokenizer(stops), "", None
     for i, piece in enumerate(pieces):
         (certain, tokens), found = detokenizer.feed(GeneratedToken(i, piece))
         out += certain
@@ -92,8 +93,8 @@ def test_detokenizer_pairs_text_with_its_tokens(pieces: list[bytes], stops: list
     if found is None:
         assert len(delivered) == len(pieces)
     else:
-        said = b"".join(token.piece for token in delivered).decode("utf-8", "replace")
-        assert said.startswith(out) or "�" in out
+        whole = b"".join(token.piece for token in delivered).decode("utf-8", "replace")
+        assert whole.startswith(out) or "�" in out
 
 
 def test_token_is_released_with_the_last_of_its_text() -> None:

@@ -17,8 +17,9 @@ from llamafw.sampling.kernels import CandidateBuffers, FusedKernels
 from support.toy_model import ToyTokenizer
 
 N = 264
-CONTEXT = SamplerContext(tuple(b"abracadabra"), N, 100, ToyTokenizer())
-OPTIONS = {
+PROMPT = tuple(b"abracadabra")
+CONTEXT = SamplerContext(PROMPT, N, 100, ToyTokenizer())
+OPTIONS: dict[str, dict[str, Any]] = {
     "penalties": {"repeat_penalty": 1.3, "frequency_penalty": 0.2},
     "top_k": {"top_k": 30},
     "tfs_z": {"tfs_z": 0.9},
@@ -84,7 +85,7 @@ def test_fused_kernels_match_single_kernels(
             names_in_chain.append(f"{name}{i}")
         else:
             names_in_chain.append(name)
-    request = GenerateRequest(CONTEXT.prompt, samplers=tuple(names_in_chain), options=options_of(names))
+    request = GenerateRequest(PROMPT, samplers=tuple(names_in_chain), options=options_of(names))
     chain, buffers = build_chain(request, seed, plugins, CONTEXT), CandidateBuffers(N)
     for row in rows:
         token, found = chain.pick(buffers, row.copy())
@@ -196,7 +197,8 @@ class BadCandidates:
         return self
 
     def apply(self, candidates: Candidates) -> None:
-        candidates.ids, candidates.logits = (np.array(one, np.float32) for one in self.left)
+        arrays: Any = [np.array(values, np.float32) for values in self.left]  # the ids have the wrong type
+        candidates.ids, candidates.logits = arrays
 
     def accept(self, token: int) -> None:
         """Do nothing."""

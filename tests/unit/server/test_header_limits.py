@@ -34,7 +34,7 @@ async def connected(
     config.load()
     server = uvicorn.Server(config)
     listening = await asyncio.get_running_loop().create_server(
-        lambda: config.http_protocol_class(config=config, server_state=server.server_state, app_state={}),  # type: ignore[operator, call-arg]  # uvicorn calls it this way
+        lambda: config.http_protocol_class(config=config, server_state=server.server_state, app_state={}),  # type: ignore[call-arg]  # uvicorn calls it this way
         "127.0.0.1",
     )
     async with listening, asyncio.timeout(30):

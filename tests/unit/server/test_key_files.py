@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -91,5 +92,6 @@ def test_certificate_files_are_returned(pem: Path) -> None:
 )
 def test_unusable_certificates_end_the_start(pem: Path, cert: str | None, key: str | None, message: str) -> None:
     files = {"ssl_cert_file": cert, "ssl_key_file": key}
+    settings: dict[str, Any] = {name: str(pem / file) for name, file in files.items() if file}
     with pytest.raises(SettingsError, match=message):
-        certificate_files(Settings(**{name: str(pem / file) for name, file in files.items() if file}))
+        certificate_files(Settings(**settings))
