@@ -58,7 +58,7 @@ ENFORCED: dict[str, list[Case]] = {
         Case({"type": "object", "additionalProperties": {"type": "boolean"}}, [{}, {"x": True, "": False}],
              [{"x": 1}, []]),
         Case({"type": "object", "properties": {"a": {"type": "null"}}}, [{}, {"a": None}, {"a": None, "b": 1}],
-             [{"a": 1}, {"b": 1, "a": 1}], "absent: any properties, after the named ones"),
+             [{"a": 1}, {"b": 1, "a": 1}], "if absent, any properties may follow the named ones"),
     ],
     "properties": [
         Case({"type": "object", "properties": {"b": {"type": "integer"}, "a": {}}, "additionalProperties": False},
@@ -69,7 +69,7 @@ ENFORCED: dict[str, list[Case]] = {
     "patternProperties": [
         Case({"type": "object", "patternProperties": {"^x[0-9]$": {"type": "integer"}, "^y": {"type": "null"}}},
              [{}, {"x1": 1, "y": None, "z": 1}], [{"x1": "a"}, {"yy": 1}],
-             "patterns that exclude each other, as ECMA-262 reads them"),
+             "ECMA-262 patterns that exclude each other"),
     ],
     "allOf": [Case({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 5}]}, [3, 5], [2, 6, "a"])],
     "anyOf": [Case({"anyOf": [{"const": "a"}, {"type": "integer", "minimum": 0}]}, ["a", 0, 9], [-1, "b", None])],
@@ -93,10 +93,10 @@ ENFORCED: dict[str, list[Case]] = {
         Case({"type": "number", "multipleOf": 0.1}, [0.3, 2], [0.35]),
     ],
     "maximum": [Case({"type": "integer", "minimum": -3, "maximum": 13}, [-3, 7, 13], [-4, 14],
-                     "beyond ±2⁵³ treated as ±2⁵³")],
+                     "bounds beyond ±2⁵³ count as ±2⁵³")],
     "exclusiveMaximum": [Case({"type": "number", "exclusiveMaximum": 1, "minimum": 0}, [0, 0.99], [1, 1.5, -1])],
     "minimum": [Case({"type": "number", "minimum": 0.5, "maximum": 2}, [0.5, 2, 1.25], [0.49, 2.01, "1"],
-                     "at most 2⁵³")],
+                     "bounds up to 2⁵³")],
     "exclusiveMinimum": [Case({"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 3}, [1, 2], [0, 3])],
     "maxLength": [Case({"type": "string", "maxLength": 2}, ["", "ab", "é❤"], ["abc", 1], "in Unicode characters")],
     "minLength": [Case({"type": "string", "minLength": 2}, ["ab", "éèêë", "❤❤"], ["", "❤"])],
@@ -112,7 +112,7 @@ ENFORCED: dict[str, list[Case]] = {
     "minItems": [Case({"type": "array", "minItems": 1, "items": {"enum": [1, 2]}}, [[1], [2, 1, 2]], [[], [3]])],
     "maxProperties": [Case({"type": "object", "maxProperties": 1}, [{}, {"a": 1}], [{"a": 1, "b": 2}])],
     "minProperties": [Case({"type": "object", "minProperties": 1}, [{"a": 1}], [{}],
-                           "up to 1 or the number of required properties, because a name may be repeated")],
+                           "up to 1 or the number of required properties, because a response may repeat a name")],
     "required": [Case({"type": "object", "properties": {"a": {}, "b": {}}, "required": ["b", "c"]},
                       [{"b": 1, "c": 2}, {"a": 0, "b": 1, "c": 2}], [{}, {"a": 1}, {"b": 1}])],
     "format": [Case({"format": "ipv4"}, ["127.0.0.1", 1], ["localhost", "1.2.3", ""], "see the table of formats")],
@@ -164,19 +164,18 @@ ANNOTATIONS: dict[str, Any] = {
 HEAD = """\
 # JSON Schema: supported keywords
 
-This page lists every keyword of draft 2020-12 and what the server does with it in `json_schema`, `response_format` and
-required tool calls ([grammars](grammars.md)). `make docs` generates it: it compiles at least one schema per keyword and
-checks which values the schema allows. The tests also generate random responses under random schemas and validate all
-complete ones with `jsonschema`.
+This page says for every keyword of draft 2020-12 whether the server enforces it in `json_schema`, `response_format` and
+required tool calls ([grammars](grammars.md)). `make docs` generates the page: it compiles at least one schema per
+keyword and checks which values the schema allows. The tests also generate random responses under random schemas and
+validate all complete ones with `jsonschema`.
 
 - **enforced**: a response that ended by itself (`stop_type: eos`) is always valid.
 - **400**: the keyword cannot be enforced, and the error names its path. Unknown keywords are 400 too.
-- **annotation**: the keyword is ignored because it restricts nothing, as are keywords that begin with `x-`.
+- **annotation**: the keyword is ignored because it restricts nothing. Keywords that begin with `x-` are ignored too.
 
 Some valid values are never generated: properties in another order than in the schema; names and strings with `\\u`
 escapes; numbers with an exponent where the schema has bounds; integers with a fraction of zeros, such as `1.0`; more
-than 32 white-space characters in a row.
-"""
+than 32 white-space characters in a row."""
 
 
 def keywords(vocabulary: str) -> list[str]:
@@ -186,7 +185,13 @@ def keywords(vocabulary: str) -> list[str]:
 
 
 def accepts(compiler: LlguidanceCompiler, schema: Any, value: Any) -> bool:
-    """Return whether the schema allows a value as ``json.dumps`` writes it; RequestError if the schema is refused."""
+    """Return whether the schema allows a value as ``json.dumps`` writes it.
+
+    Raises
+    ------
+    RequestError
+        The schema is refused.
+    """
     return accepts_text(compiler, json.dumps(schema), json.dumps(value, ensure_ascii=False))
 
 
@@ -198,7 +203,13 @@ def accepts_text(compiler: LlguidanceCompiler, source: str, text: str) -> bool:
 
 
 def refused_path(compiler: LlguidanceCompiler, schema: Any) -> str | None:
-    """Return the path that the refusal of a schema names; AssertionError if the schema is not refused."""
+    """Return the path in the error message for a schema that must be refused.
+
+    Raises
+    ------
+    AssertionError
+        The schema is not refused.
+    """
     try:
         compiler.compile(json.dumps(schema))
     except RequestError as error:
