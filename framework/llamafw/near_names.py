@@ -1,4 +1,4 @@
-"""Find the names that a mistyped name was probably meant to be. Independent of what the names stand for."""
+"""Find the names that a mistyped name was probably meant to be. Independent of the meaning of the names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _MIN_ABBREVIATION = 3  # letters
 
 
 def nearest(name: str, known: Iterable[str], *, n: int = 1) -> list[str]:
-    """Return the names in ``known`` that ``name`` is probably a misspelling of, the nearest first.
+    """Return the known names that a mistyped name was probably meant to be, the nearest first.
 
-    A known name is near if few edits lead to it: one for every three letters, at most two. Inserting, deleting or
-    replacing a letter is one edit. So is swapping two neighbours, which is near even in a name of two letters. If no
-    name is near, ``name`` may abbreviate one: the only name that begins with it. Case and leading hyphens do not
-    count, and underscores count as hyphens.
+    A known name is near if few edits lead to it: one for every three letters, and at most two. Inserting, deleting or
+    replacing a letter is one edit, and so is swapping two neighbours; in a name of two letters, only a swap is near.
+    If no name is near and exactly one known name begins with ``name``, that one is returned. Case and leading hyphens
+    do not count, and underscores count as hyphens.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def nearest(name: str, known: Iterable[str], *, n: int = 1) -> list[str]:
     for candidate, normalized in names.items():
         allowed = _allowed_edits(wanted, normalized)
         if abs(len(wanted) - len(normalized)) > allowed:
-            continue  # without this check a client could send a name that takes seconds to compare
+            continue  # without this check, comparing a very long name from a client would take seconds
         edits = edit_distance(wanted, normalized)
         if edits <= allowed:
             ranks[candidate] = edits, -len(commonprefix([wanted, normalized]))
@@ -52,7 +52,7 @@ def nearest(name: str, known: Iterable[str], *, n: int = 1) -> list[str]:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Return how many edits turn ``a`` into ``b``: insert, delete or replace a letter, or swap two neighbours.
+    """Return the number of edits (insert, delete or replace a letter, swap two neighbours) from ``a`` to ``b``.
 
     This is the optimal string alignment distance, a restricted form of the Damerau-Levenshtein distance.
     """

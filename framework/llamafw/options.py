@@ -1,6 +1,6 @@
-"""Describe a setting as its users see it (flags, environment variable, range, help), and convert its text to a value.
+"""Describe a setting as users see it (flags, environment variable, range, help), and convert its text to a value.
 
-`settings` has the table of all settings. Independent of argparse and of single settings.
+`settings` has the table of all settings. Independent of argparse and of particular settings.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ BOOLEANS: dict[str, bool] = {
 }  # fmt: skip
 TYPE_NAMES: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 MAX_CPUS = 4096
-"""Number of processors that a CPU mask or range may name; more than any system has."""
+"""Number of processors that a CPU mask or range can name; more than any machine has."""
 
+_NOT_A_RANGE = "is not a range of processors such as 0-3"
 _STATED_DEFAULT = re.compile(r" ?\(default: ([^()]*)\)")
 
 
@@ -29,7 +30,7 @@ class Option:
     """How users set one field of `llamafw.Settings`."""
 
     flags: tuple[str, ...]
-    help: str  # "(default: ...)" in it says in words what a default of None or 0 means
+    help: str  # may say "(default: ...)" in words, where the default value itself says little, such as None
     group: str
     type: type  # of one value: bool, int, float or str
     env: str | None = None
@@ -42,8 +43,8 @@ class Option:
     request_field: str | None = None  # the request field whose default this option sets
     off_flags: tuple[str, ...] = ()  # flags that set a bool to False; the last one on the command line wins
     off_env: str | None = None  # environment variable that sets a bool to False
-    bare_value: str | None = None  # value of the flag if none follows it; None: a value must follow
-    parse: Callable[[str], Any] | None = None  # converts a str further; its ValueError says what is wrong
+    bare_value: str | None = None  # value of the flag if it is given without one; None: it needs a value
+    parse: Callable[[str], Any] | None = None  # converts a valid str to the final value, or raises ValueError
 
     @property
     def long_flag(self) -> str:
@@ -55,17 +56,17 @@ class Option:
         """The allowed values in words; "" if every value of the type is allowed."""
         if self.choices:
             return ", ".join(self.choices)
-        low = "" if self.low is None else f"from {_plain(self.low)}"
-        high = "" if self.high is None else f"to {_plain(self.high)}"
+        low = "" if self.low is None else f"from {_format_number(self.low)}"
+        high = "" if self.high is None else f"to {_format_number(self.high)}"
         return f"{low} {high}".strip()
 
     def help_and_default(self, default: Any) -> tuple[str, str]:
-        """Return the help without its default, and the default in words ("" if there is none to tell).
+        """Return the help without its default, and the default in words; "" if there is no default to show.
 
         Parameters
         ----------
         default : object
-            The field's default in `llamafw.Settings`; what the help says of the default comes first.
+            The field's default in `llamafw.Settings`. Words for it in the help take precedence.
         """
         if stated := _STATED_DEFAULT.search(self.help):
             return self.help.replace(stated[0], "", 1), stated[1]
@@ -80,15 +81,16 @@ def option(default: Any, *flags: str, help: str, group: str, type: type, **more:
 
 
 def convert(opt: Option, text: str, source: str) -> Any:
-    """Return a value of the option, converted from text.
+    """Convert a text to a value of the option.
 
     Parameters
     ----------
     opt : Option
+        The option.
     text : str
         The value on the command line or in the environment.
     source : str
-        The flag or variable that has this value, for the error message.
+        The flag or variable with this value, for the error message.
 
     Raises
     ------
@@ -105,7 +107,7 @@ def convert(opt: Option, text: str, source: str) -> Any:
 
 
 def check(opt: Option, value: Any, source: str) -> Any:
-    """Return a value of the option's type, parsed further if the option says so; SettingsError if it is not allowed."""
+    """Check a value of the option's type, and return the final value; SettingsError if it is not allowed."""
     if opt.choices and value not in opt.choices:
         raise SettingsError(f"{source}: {value!r} is not one of {opt.range}")
     is_nan = value != value
@@ -138,14 +140,16 @@ def parse_cpu_mask(text: str) -> frozenset[int]:
 def parse_cpu_range(text: str) -> frozenset[int]:
     """Return the processors in a range, ``2-5``; a missing bound is the lowest or highest possible number."""
     match = re.fullmatch(r"(\d{0,4})-(\d{0,4})", text)
-    low, high = (match[1] or "0", match[2] or str(MAX_CPUS - 1)) if match and text != "-" else ("1", "0")
-    if not int(low) <= int(high) < MAX_CPUS:
-        raise ValueError("is not a range of processors such as 0-3")
-    return frozenset(range(int(low), int(high) + 1))
+    if match is None or text == "-":
+        raise ValueError(_NOT_A_RANGE)
+    low, high = int(match[1] or 0), int(match[2] or MAX_CPUS - 1)
+    if not low <= high < MAX_CPUS:
+        raise ValueError(_NOT_A_RANGE)
+    return frozenset(range(low, high + 1))
 
 
 def parse_proportions(text: str) -> tuple[float, ...]:
-    """Return the numbers in ``3,1`` or ``3/1``."""
+    """Return the numbers in a list of proportions, ``3,1`` or ``3/1``."""
     try:
         proportions = tuple(float(part) for part in re.split("[,/]", text))
     except ValueError:
@@ -169,5 +173,5 @@ def _to_bool(text: str, source: str) -> bool:
         raise SettingsError(f"{source}: {text!r} is not one of {', '.join(BOOLEANS)}") from None
 
 
-def _plain(number: float) -> str:
+def _format_number(number: float) -> str:
     return str(int(number)) if number == int(number) else f"{number:g}"

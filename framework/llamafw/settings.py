@@ -1,7 +1,7 @@
 """Define every setting of ``llamafw serve`` once: its flags, environment variable, default, range and help.
 
-The command line, the environment, the configuration file and docs/cli.md are all made from this table. Names and
-meanings are llama-server's. Independent of argparse; the environment is passed in, never read.
+The command line, the environment variables, the keys of the configuration file and docs/cli.md all come from this
+table. Names and meanings are llama-server's. Independent of argparse and of the process's environment.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Settings:
     # fmt: off
     # --- common: what most people need, first in --help
     model: str | None = option(None, "-m", "--model", group=COMMON, type=str, env="LLAMA_ARG_MODEL", metavar="FILE",
-        help="GGUF file to serve, or a name from the catalogue of `llamafw pull` (default: smollm2-135m, downloaded once)")
+        help="GGUF file to serve, or a name from the catalogue of `llamafw pull`; with --model-url or --hf-file: the file to store the download in (default: smollm2-135m, downloaded once)")
     hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=COMMON, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
-        help="download the model from this Hugging Face repository; QUANT selects a file by its quantization (default: Q4_K_M if there is one)")
+        help="download the model from this Hugging Face repository; QUANT selects a file by its quantization, --hf-file or -m by its name (default: Q4_K_M if there is one)")
     alias: str | None = option(None, "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
         help="name of the model in the API (default: its name in the catalogue, or that of its file)")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMMON, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
@@ -68,11 +68,11 @@ class Settings:
 
     # --- model
     hf_file: str | None = option(None, "-hff", "--hf-file", group=MODEL, type=str, env="LLAMA_ARG_HF_FILE", metavar="FILE",
-        help="file in the Hugging Face repository; -m then says where to store it (default: the Hugging Face cache), and without --hf-file -m names the file in the repository")
+        help="name of the file in the Hugging Face repository (default: chosen by quantization)")
     hf_token: str | None = option(None, "-hft", "--hf-token", group=MODEL, type=str, env="HF_TOKEN", metavar="TOKEN",
         help="Hugging Face access token, for private and gated repositories (default: the token stored by `hf auth login`)")
     model_url: str | None = option(None, "-mu", "--model-url", group=MODEL, type=str, env="LLAMA_ARG_MODEL_URL", metavar="URL",
-        help="download the model from this URL; -m says where to store it (default: the cache); a checksum at its end, #sha256=..., is verified")
+        help="download the model from this URL; if the URL ends with a checksum, #sha256=..., the file is verified")
     offline: bool = option(False, "--offline", group=MODEL, type=bool, env="LLAMA_ARG_OFFLINE",
         help="use models from the cache only, without network access")
     backend: str | None = option(None, "--backend", group=MODEL, type=str, env="LLAMAFW_BACKEND", metavar="NAME",
@@ -126,15 +126,15 @@ class Settings:
     poll: int = option(50, "--poll", group=CPU, type=int, metavar="N", low=0, high=100,
         help="how long idle threads poll for work before they sleep, from 0 (no polling) to 100")
     cpu_mask_batch: frozenset[int] | None = option(None, "-Cb", "--cpu-mask-batch", group=CPU, type=str, metavar="HEX", parse=parse_cpu_mask,
-        help="--cpu-mask for prompt processing (default: same as for generation)")
+        help="like --cpu-mask, for prompt processing (default: same as for generation)")
     cpu_range_batch: frozenset[int] | None = option(None, "-Crb", "--cpu-range-batch", group=CPU, type=str, metavar="LO-HI", parse=parse_cpu_range,
-        help="--cpu-range for prompt processing (default: same as for generation)")
+        help="like --cpu-range, for prompt processing (default: same as for generation)")
     cpu_strict_batch: int | None = option(None, "--cpu-strict-batch", group=CPU, type=int, metavar="0|1", low=0, high=1,
-        help="--cpu-strict for prompt processing (default: same as for generation)")
+        help="like --cpu-strict, for prompt processing (default: same as for generation)")
     prio_batch: int | None = option(None, "--prio-batch", group=CPU, type=int, metavar="N", low=-1, high=3,
-        help="--prio for prompt processing (default: same as for generation)")
+        help="like --prio, for prompt processing (default: same as for generation)")
     poll_batch: int | None = option(None, "--poll-batch", group=CPU, type=int, metavar="N", low=0, high=100,
-        help="--poll for prompt processing (default: same as for generation)")
+        help="like --poll, for prompt processing (default: same as for generation)")
     numa: str | None = option(None, "--numa", group=CPU, type=str, env="LLAMA_ARG_NUMA", metavar="TYPE", choices=("distribute", "isolate", "numactl"),
         help="distribute: spread the threads over all NUMA nodes; isolate: keep them on the node that the server starts on; numactl: use the processors that numactl allows (default: the operating system decides)")
 
@@ -157,7 +157,7 @@ class Settings:
         help="physical maximum batch size: tokens that the backend computes at once")
     cont_batching: bool = option(True, "-cb", "--cont-batching", group=CONTEXT, type=bool, env="LLAMA_ARG_CONT_BATCHING",
         off_flags=("-nocb", "--no-cont-batching"), off_env="LLAMA_ARG_NO_CONT_BATCHING",
-        help="continuous batching: new prompts join running generations; with -nocb they wait until all slots are idle")
+        help="continuous batching: new prompts join running generations; with -nocb they wait until no slot is generating")
     flash_attn: bool | None = option(None, "-fa", "--flash-attn", group=CONTEXT, type=str, env="LLAMA_ARG_FLASH_ATTN", metavar="on|off|auto", parse=parse_on_off_auto, bare_value="on",
         help="flash attention; without a value: on (default: auto, the backend decides)")
     cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=("f16", "f32"),
@@ -172,7 +172,7 @@ class Settings:
     slot_prompt_similarity: float = option(0.1, "-sps", "--slot-prompt-similarity", group=CONTEXT, type=float, metavar="X", low=0, high=1,
         help="fraction of a slot's cached tokens that a prompt must share to be assigned to that slot; 0: assign by last use only")
     cache_ram: int = option(8192, "-cram", "--cache-ram", group=CONTEXT, type=int, env="LLAMA_ARG_CACHE_RAM", metavar="MIB", low=-1, high=2**30,
-        help="size of the prompt cache in MiB, which keeps prompts after their slot has been reused, at most a quarter of the memory; 0: no prompt cache, -1: no limit")
+        help="maximum size of the prompt cache in MiB, and at most a quarter of the memory; the cache keeps prompts after their slot has been reused; 0: no prompt cache, -1: no limit")
     prompt: str | None = option(None, "-p", "--prompt", group=CONTEXT, type=str, metavar="TEXT",
         help="text to evaluate into the cache at start-up, for requests whose prompts begin with it")
     file: str | None = option(None, "-f", "--file", group=CONTEXT, type=str, metavar="FILE",
@@ -190,7 +190,7 @@ class Settings:
     samplers: str | None = option(None, "--samplers", group=SAMPLING, type=str, metavar="NAMES",
         help="samplers to apply, in this order, separated by ';' (default: penalties;top_k;tfs_z;typ_p;top_p;min_p;temperature)")
     sampling_seq: str | None = option(None, "--sampling-seq", "--sampler-seq", group=SAMPLING, type=str, metavar="LETTERS",
-        help="short form of --samplers: k top_k, f tfs_z, y typ_p, p top_p, m min_p, t temperature, e penalties; penalties come first unless named")
+        help="short form of --samplers, with a letter for each: k: top_k, f: tfs_z, y: typ_p, p: top_p, m: min_p, t: temperature, e: penalties; without e, the penalties come first")
     seed: int | None = option(None, "-s", "--seed", group=SAMPLING, type=int, metavar="N", low=-1, high=2**32 - 1, request_field="seed",
         help="seed of the random number generator; -1: a random seed for each request (default: -1)")
     temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=-1000, high=1000, request_field="temperature",
@@ -257,7 +257,7 @@ class Settings:
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
         help="maximum number of requests that wait for a slot; more are refused with status 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
-        help="timeout in seconds: for a request waiting for a slot, for a client sending its body, and for a client reading its response")
+        help="timeout in seconds for each of these: a request waits for a slot, a client sends a body, a client reads a response")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
         help="number of threads for work that would block other requests, such as tokenising long prompts (default: number of cores plus 4, at most 32)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
@@ -291,7 +291,7 @@ class Settings:
     plugin_option: tuple[str, ...] = option((), "--plugin-option", group=PLUGINS, type=str, env="LLAMAFW_PLUGIN_OPTIONS", metavar="NAME.KEY=VALUE", repeat=True,
         help="set an option of a plugin; may be repeated")
     plugin_strict: bool = option(False, "--plugin-strict", group=PLUGINS, type=bool, env="LLAMAFW_PLUGIN_STRICT",
-        help="exit if any plugin fails to load; without this flag, only if it is named by --plugin or guards requests")
+        help="exit if any plugin fails to load; without this flag, exit only if --plugin names it or if it may control access to the server")
 
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,
@@ -343,7 +343,7 @@ class Settings:
         for text in self.logit_bias:
             match = re.fullmatch(r"(\d{1,9})([+-]\d+(?:\.\d*)?|[+-]inf)", text)
             if match is None:
-                raise SettingsError(f"--logit-bias: {text!r} must look like TOKEN+BIAS or TOKEN-BIAS")
+                raise SettingsError(f"--logit-bias: {text!r} must look like TOKEN+BIAS or TOKEN-BIAS, such as 15043+1")
             token = int(match[1])
             biases[token] = biases.get(token, 0.0) + float(match[2])
         return biases
@@ -361,20 +361,20 @@ class Settings:
         return self.verbose or self.verbosity > 9
 
     def request_defaults(self) -> dict[str, Any]:
-        """Return the request fields whose default is set by a flag, with that default."""
+        """Return the defaults of request fields that flags have set, by field."""
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
         values = {field: getattr(self, name) for name, field in fields.items()}
         return {field: value for field, value in values.items() if value is not None and value is not False}
 
 
-@cache  # it is called for every request
+@cache  # called for every request
 def options() -> Mapping[str, Option]:
     """Return all options by the name of their field in `Settings`."""
     return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings that environment variables give, by field name.
+    """Return the settings that environment variables set, by field name.
 
     An empty variable counts as unset.
     """

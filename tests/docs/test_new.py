@@ -139,7 +139,7 @@ def test_existing_files_are_not_overwritten(tmp_path: Path, capsys: pytest.Captu
     assert main(["plugin", "new", "command", "hello", "--folder", str(tmp_path / "mine")]) == 0
     before = (tmp_path / "mine/README.md").read_text("utf-8")
     assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "mine")]) == 2
-    assert "already exists; nothing is overwritten" in capsys.readouterr().err
+    assert "already exists and is not an empty folder; choose another with --folder" in capsys.readouterr().err
     assert (tmp_path / "mine/README.md").read_text("utf-8") == before
     (tmp_path / "file").touch()
     assert main(["plugin", "new", "sampler", "hello", "--folder", str(tmp_path / "file")]) == 2

@@ -83,7 +83,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.inventory("P-01", "E-001")
-def test_503_while_the_model_is_loading(tiny: Path, tmp_path: Path) -> None:
+def test_requests_get_503_while_the_model_loads(tiny: Path, tmp_path: Path) -> None:
     (plugin := tmp_path / "slow.py").write_text(SLOW)
     gate = tiny.with_suffix(".gate")
     with running_server(tiny, "--plugin", str(plugin), ready=False) as server:
@@ -137,7 +137,7 @@ async def test_failing_sampler_fails_only_its_request(tiny: Path, tmp_path: Path
 
 
 @pytest.mark.inventory("E-001", "P-07", "B-04", "K-02")
-async def test_health_under_full_load_and_idle_after_disconnects(tiny: Path) -> None:
+async def test_health_is_ok_under_full_load_and_slots_are_freed(tiny: Path) -> None:
     body = {"prompt": "abc", "n_predict": -1, "ignore_eos": True, "stream": True}
 
     async def listen(http: httpx.AsyncClient) -> None:
@@ -229,7 +229,7 @@ def test_port_in_use_exits_with_1(tiny: Path) -> None:
 
 
 @pytest.mark.inventory("C-109", "C-110", "C-111", "H-15")
-def test_https_and_key_file(tiny: Path, tmp_path: Path) -> None:
+def test_https_and_key_file_work_together(tiny: Path, tmp_path: Path) -> None:
     authority, ours = trustme.CA(), ssl.create_default_context()
     issued = authority.issue_cert("127.0.0.1")
     authority.configure_trust(ours)
@@ -255,7 +255,7 @@ def test_https_and_key_file(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.inventory("C-065", "C-066", "C-068", "C-069")
-def test_log_flags(tiny: Path, tmp_path: Path) -> None:
+def test_log_flags_write_and_disable_the_log(tiny: Path, tmp_path: Path) -> None:
     for flag in ("-v", "--log-verbose", "-lv=3"):
         path = tmp_path / f"log{flag}"
         with running_server(tiny, "--log-file", str(path), *flag.split("=")) as server:

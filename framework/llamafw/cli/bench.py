@@ -1,4 +1,4 @@
-"""``llamafw bench``: measure how many tokens per second a backend computes. Only forward passes are measured."""
+"""``llamafw bench``: measure how many tokens per second a backend computes, in forward passes without sampling."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ EXAMPLE = "llamafw bench -m model.gguf -p 512,2048 -n 128 -np 1,8 -t 4"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The speed in one test: a row of the table."""
+    """The result of one test: a row of the table."""
 
     test: str  # pp512: a prompt of 512 tokens; tg128: 128 tokens, one by one; tg128x8: the same in 8 slots at once
     threads: int
@@ -60,16 +60,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """Something to time."""
+    """A number of forward passes to measure."""
 
     name: str
     n_tokens: int
-    n_passes: int  # forward passes, each of which reads all weights
+    n_passes: int  # each forward pass reads all weights
     run: Callable[[], None]
 
 
 def run(argv: list[str]) -> int:
-    """Measure, and print the results."""
+    """Run the tests and print their results."""
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
     parser = _make_parser()
@@ -78,24 +78,35 @@ def run(argv: list[str]) -> int:
     settings = settings_from(shared, config=early.config)
     path = find_model(settings)
     results = _measure(path, settings, plugins, args)
-    _print(results, path.name, as_json=args.json)
+    _print_results(results, path.name, as_json=args.json)
     return 0
 
 
 def _make_parser() -> Parser:
     parser = Parser(
         "llamafw bench",
-        "Measure how fast a model runs, in tokens per second: prompt processing (pp) and token generation (tg).",
+        "Measure how fast a model runs, in tokens per second: prompt processing (pp) and token generation (tg). "
+        "--config and the flags for plugins (--plugin, --no-plugin, ...) work as for `llamafw serve`.",
         usage="llamafw bench [-m FILE | -hf USER/REPO[:QUANT]] [OPTIONS]",
         example=EXAMPLE,
     )
     add = parser.add_argument_group("tests").add_argument
-    numbers: dict[str, Any] = {"type": _numbers, "metavar": "N,.."}
-    add("-p", "--n-prompt", default=[512], help="prompt lengths in tokens; 0: no prompt test (default: 512)", **numbers)
-    add("-n", "--n-gen", default=[128], help="numbers of tokens to generate; 0: no test (default: 128)", **numbers)
-    add("-np", "--parallel", default=[1], help="numbers of slots that generate at once (default: 1)", **numbers)
-    add("-t", "--threads", default=[0], help="numbers of threads; 0: as `llamafw serve` (default: 0)", **numbers)
-    add("-r", "--repetitions", default=[5], type=_numbers, metavar="N", help="repetitions of each test (default: 5)")
+    numbers: dict[str, Any] = {"type": _parse_numbers, "metavar": "N,.."}
+    add("-p", "--n-prompt", default=[512], help="lengths of prompts in tokens; 0: no prompts (default: 512)", **numbers)
+    add(
+        "-n", "--n-gen", default=[128], help="numbers of tokens to generate; 0: no generation (default: 128)", **numbers
+    )
+    add(
+        "-np", "--parallel", default=[1], help="numbers of slots that generate at the same time (default: 1)", **numbers
+    )
+    add(
+        "-t",
+        "--threads",
+        default=[0],
+        help="numbers of threads; 0: the default of `llamafw serve` (default: 0)",
+        **numbers,
+    )
+    add("-r", "--repetitions", default=5, type=_parse_count, metavar="N", help="repetitions of each test (default: 5)")
     add("--json", action="store_true", help="print JSON instead of a table")
     add_settings(parser, SHARED_SETTINGS)
     return parser
@@ -118,7 +129,7 @@ def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> l
             weights_gb = float(facts.get("weight_bytes", model.n_bytes)) / 1e9
             n_threads = int(facts.get("n_threads", threads))
             for test in _tests(backend, args.n_prompt, args.n_gen, args.parallel):
-                speeds = _speeds(test, args.repetitions[0])
+                speeds = _speeds(test, args.repetitions)
                 median = statistics.median(speeds)
                 gb_per_s = weights_gb * test.n_passes / test.n_tokens * median
                 results.append(Result(test.name, n_threads, median, min(speeds), max(speeds), gb_per_s))
@@ -163,20 +174,26 @@ def _speeds(test: Test, repetitions: int) -> list[float]:
     """Return the tokens per second of each repetition."""
     test.run()  # warms up caches and threads
     speeds = []
-    for _ in range(max(repetitions, 1)):
+    for _ in range(repetitions):
         start = time.perf_counter()
         test.run()
         speeds.append(test.n_tokens / (time.perf_counter() - start))
     return speeds
 
 
-def _numbers(text: str) -> list[int]:
+def _parse_numbers(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
         raise ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,8")
     return [int(part) for part in text.split(",")]
 
 
-def _print(results: list[Result], model: str, *, as_json: bool) -> None:
+def _parse_count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _print_results(results: list[Result], model: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"model": model, "results": [asdict(result) for result in results]}, indent=2))
         return

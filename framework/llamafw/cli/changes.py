@@ -1,7 +1,7 @@
-"""Compare two API documents, and tell which changes break clients. Works for any OpenAPI 3.0 document.
+"""Compare two API documents and find the changes that break clients. Works for any OpenAPI 3.0 document.
 
-Requests and responses are judged from opposite sides. A server may accept more and return more than before; it breaks
-clients if it accepts less, requires more or returns less.
+A server may accept more and return more than before. It breaks clients if it accepts less, requires more or returns
+less. Therefore the same change of a schema can be harmless in a request and breaking in a response, or the reverse.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Literal
 from llamafw.spec import EVENT, Document, operations
 
 Side = Literal["request", "response"]
-Found = Iterator[tuple[str, bool]]
-"""Changes of an operation: the text, and whether it breaks clients."""
+Findings = Iterator[tuple[str, bool]]
+"""The text of each change, and whether it breaks clients."""
 
 LIMITS = {
     "minimum": 1,
@@ -26,7 +26,7 @@ LIMITS = {
     "maxItems": -1,
     "maxProperties": -1,
 }
-"""Keywords that limit a value; 1 if a higher limit allows less, -1 if a lower one does."""
+"""Keywords that limit a value → 1 if a higher limit allows fewer values, -1 if a lower limit does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class _Comparison:
             {(path, method): operation for path, method, operation in operations(document)}
             for document in (self._old, self._new)
         )
+
         for path, method in old_operations | new_operations:
             place = f"{method.upper()} {path}"
             old, new = old_operations.get((path, method)), new_operations.get((path, method))
@@ -64,7 +65,7 @@ class _Comparison:
                 for text, breaking in self._compare_operations(old, new):
                     yield Change(place, text, breaking)
 
-    def _compare_operations(self, old: Document, new: Document) -> Found:
+    def _compare_operations(self, old: Document, new: Document) -> Findings:
         if old.get("operationId") != new.get("operationId"):
             yield f"operationId changed from {old.get('operationId')} to {new.get('operationId')}", True
         if _is_public(self._old, old) and not _is_public(self._new, new):
@@ -76,31 +77,32 @@ class _Comparison:
         yield from self._compare_bodies(old.get("requestBody", {}), new.get("requestBody", {}))
         yield from self._compare_responses(old["responses"], new["responses"])
 
-    def _compare_parameters(self, old: Document, new: Document) -> Found:
+    def _compare_parameters(self, old: Document, new: Document) -> Findings:
         old_parameters, new_parameters = (
-            {(one["in"], one["name"]): one for one in map(resolve, operation.get("parameters", []))}
+            {(item["in"], item["name"]): item for item in map(resolve, operation.get("parameters", []))}
             for operation, resolve in ((old, self._in_old), (new, self._in_new))
         )
+
         for where, name in old_parameters | new_parameters:
-            what = f"{where} parameter {name}"
+            label = f"{where} parameter {name}"
             a, b = old_parameters.get((where, name)), new_parameters.get((where, name))
             if b is None:
-                yield f"{what}: removed", True
+                yield f"{label}: removed", True
             elif a is None:
                 required = bool(b.get("required"))
-                yield f"{what}: added{' and required' if required else ''}", required
+                yield f"{label}: added{' and required' if required else ''}", required
             else:
                 if b.get("required") and not a.get("required"):
-                    yield f"{what}: now required", True
-                yield from self._compare_schemas(a.get("schema", {}), b.get("schema", {}), what, "request")
+                    yield f"{label}: now required", True
+                yield from self._compare_schemas(a.get("schema", {}), b.get("schema", {}), label, "request")
 
-    def _compare_bodies(self, old: Document, new: Document) -> Found:
+    def _compare_bodies(self, old: Document, new: Document) -> Findings:
         old, new = self._in_old(old), self._in_new(new)
         if new.get("required") and not old.get("required"):
             yield "request body: now required", True
         yield from self._compare_contents(old, new, "request", "request")
 
-    def _compare_responses(self, old: Document, new: Document) -> Found:
+    def _compare_responses(self, old: Document, new: Document) -> Findings:
         for status in old | new:
             if status not in new:
                 yield f"response {status}: removed", status.startswith("2")
@@ -111,19 +113,19 @@ class _Comparison:
                     self._in_old(old[status]), self._in_new(new[status]), status, "response"
                 )
 
-    def _compare_contents(self, old: Document, new: Document, what: str, side: Side) -> Found:
+    def _compare_contents(self, old: Document, new: Document, label: str, side: Side) -> Findings:
         old_content, new_content = old.get("content", {}), new.get("content", {})
         for media_type in old_content | new_content:
             if media_type not in new_content:
-                yield f"{what}: {media_type} removed", True
+                yield f"{label}: {media_type} removed", True
             elif media_type not in old_content:
-                yield f"{what}: {media_type} added", False
+                yield f"{label}: {media_type} added", False
             else:
                 for keyword in ("schema", EVENT):
                     a, b = old_content[media_type].get(keyword, {}), new_content[media_type].get(keyword, {})
-                    yield from self._compare_schemas(a, b, what, side)
+                    yield from self._compare_schemas(a, b, label, side)
 
-    def _compare_schemas(self, old: Document, new: Document, what: str, side: Side) -> Found:
+    def _compare_schemas(self, old: Document, new: Document, label: str, side: Side) -> Findings:
         if "$ref" in old and "$ref" in new:
             pair = old["$ref"], new["$ref"], side
             if pair in self._compared:
@@ -131,21 +133,22 @@ class _Comparison:
             self._compared.add(pair)
 
         old, new = _flatten(old, self._in_old), _flatten(new, self._in_new)
-        if old == new:  # the schemas that these refer to may still differ
-            yield from self._compare_parts(old, new, what, side)
+        if old == new:  # but the schemas that they refer to may differ
+            yield from self._compare_children(old, new, label, side)
             return
-        yield from _type_changes(old, new, what, side)
+
+        yield from _type_changes(old, new, label, side)
         if {old.get("type"), new.get("type")} - {"integer", "number"} and old.get("type") != new.get("type"):
             return  # keywords of different types cannot be compared
-        yield from _enum_changes(old, new, what, side)
-        for text, allows_less in _limit_changes(old, new, what):
+        yield from _enum_changes(old, new, label, side)
+        for text, allows_less in _limit_changes(old, new, label):
             yield text, allows_less and side == "request"
-        yield from self._compare_parts(old, new, what, side)
+        yield from self._compare_children(old, new, label, side)
 
-    def _compare_parts(self, old: Document, new: Document, what: str, side: Side) -> Found:
+    def _compare_children(self, old: Document, new: Document, label: str, side: Side) -> Findings:
         old_fields, new_fields = old.get("properties", {}), new.get("properties", {})
         for name in old_fields | new_fields:
-            field = f"{what}.{name}"
+            field = f"{label}.{name}"
             if name not in new_fields:
                 yield f"{field}: removed", True
             elif name not in old_fields:
@@ -160,21 +163,22 @@ class _Comparison:
                 yield from self._compare_schemas(old_fields[name], new_fields[name], field, side)
 
         if "items" in old and "items" in new:
-            yield from self._compare_schemas(old["items"], new["items"], f"{what}[]", side)
+            yield from self._compare_schemas(old["items"], new["items"], f"{label}[]", side)
         for keyword in ("oneOf", "anyOf"):
-            yield from self._compare_alternatives(old.get(keyword, []), new.get(keyword, []), what, side)
+            yield from self._compare_alternatives(old.get(keyword, []), new.get(keyword, []), label, side)
 
-    def _compare_alternatives(self, old: list[Any], new: list[Any], what: str, side: Side) -> Found:
+    def _compare_alternatives(self, old: list[Any], new: list[Any], label: str, side: Side) -> Findings:
         if len(old) == len(new):
             for i, (a, b) in enumerate(zip(old, new, strict=True)):
-                yield from self._compare_schemas(a, b, f"{what}({i})", side)
+                yield from self._compare_schemas(a, b, f"{label}({i})", side)
             return
+
         for schema in old:
             if schema not in new:
-                yield f"{what}: alternative {_schema_name(schema)} removed", side == "request"
+                yield f"{label}: alternative {_schema_name(schema)} removed", side == "request"
         for schema in new:
             if schema not in old:
-                yield f"{what}: alternative {_schema_name(schema)} added", side == "response"
+                yield f"{label}: alternative {_schema_name(schema)} added", side == "response"
 
     def _in_old(self, part: Document) -> Document:
         return _resolve(self._old, part)
@@ -187,51 +191,52 @@ def _is_public(document: Document, operation: Document) -> bool:
     return not operation.get("security", document.get("security", []))
 
 
-def _type_changes(old: Document, new: Document, what: str, side: Side) -> Found:
+def _type_changes(old: Document, new: Document, label: str, side: Side) -> Findings:
     a, b = old.get("type"), new.get("type")
     if a != b:
         allows_more = (a, b) == ("integer", "number") or b is None
         allows_less = (b, a) == ("integer", "number") or a is None
         harmless = allows_more if side == "request" else allows_less
-        yield f"{what}: type changed from {a or 'any'} to {b or 'any'}", not harmless
+        yield f"{label}: type changed from {a or 'any'} to {b or 'any'}", not harmless
     if bool(old.get("nullable")) != bool(new.get("nullable")):
         may_be_null = bool(new.get("nullable"))
-        yield f"{what}: may {'now' if may_be_null else 'no longer'} be null", may_be_null is (side == "response")
+        yield f"{label}: may {'now' if may_be_null else 'no longer'} be null", may_be_null is (side == "response")
     if old.get("format") != new.get("format"):
-        yield f"{what}: format changed from {old.get('format')} to {new.get('format')}", True
+        yield f"{label}: format changed from {old.get('format')} to {new.get('format')}", True
     if old.get("default") != new.get("default"):
-        yield f"{what}: default changed from {old.get('default')!r:.60} to {new.get('default')!r:.60}", False
+        yield f"{label}: default changed from {old.get('default')!r:.60} to {new.get('default')!r:.60}", False
 
 
-def _enum_changes(old: Document, new: Document, what: str, side: Side) -> Found:
+def _enum_changes(old: Document, new: Document, label: str, side: Side) -> Findings:
     a, b = old.get("enum"), new.get("enum")
     if a is None and b is not None:
-        yield f"{what}: now has a list of values", side == "request"
+        yield f"{label}: now has a list of values", side == "request"
     elif a is not None and b is None:
-        yield f"{what}: no longer has a list of values", side == "response"
+        yield f"{label}: no longer has a list of values", side == "response"
     elif a is not None and b is not None:
         for value in a:
             if value not in b:
-                yield f"{what}: value {value!r} removed", side == "request"
+                yield f"{label}: value {value!r} removed", side == "request"
         for value in b:
             if value not in a:
-                yield f"{what}: value {value!r} added", False
+                yield f"{label}: value {value!r} added", False
 
 
-def _limit_changes(old: Document, new: Document, what: str) -> Found:
-    """Yield the changes of limits; the flag says whether the new limit allows less."""
+def _limit_changes(old: Document, new: Document, label: str) -> Findings:
+    """Yield the changes of limits; the second item says whether the new limit allows fewer values."""
     for keyword, direction in LIMITS.items():
         a, b = old.get(keyword), new.get(keyword)
         if a != b:
             allows_less = b is not None and (a is None or (b - a) * direction > 0)
             was, is_now = "none" if a is None else a, "none" if b is None else b
-            yield f"{what}: {keyword} changed from {was} to {is_now}", allows_less
+            yield f"{label}: {keyword} changed from {was} to {is_now}", allows_less
+
     for keyword in ("pattern", "multipleOf"):
         a, b = old.get(keyword), new.get(keyword)
         if a != b:
-            yield f"{what}: {keyword} changed from {a} to {b}", b is not None
+            yield f"{label}: {keyword} changed from {a} to {b}", b is not None
     if old.get("additionalProperties", True) is not False and new.get("additionalProperties") is False:
-        yield f"{what}: other fields are no longer allowed", True
+        yield f"{label}: other fields are no longer allowed", True
 
 
 def _flatten(schema: Document, resolve: Callable[[Document], Document]) -> Document:
@@ -248,7 +253,7 @@ def _flatten(schema: Document, resolve: Callable[[Document], Document]) -> Docum
 
 
 def _resolve(document: Document, part: Mapping[str, Any]) -> Document:
-    """Return what a part of a document refers to, or the part itself."""
+    """Follow the ``$ref`` of a part of a document; return the part itself if it has none."""
     while "$ref" in part:
         target: Any = document
         for name in part["$ref"].removeprefix("#/").split("/"):

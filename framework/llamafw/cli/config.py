@@ -1,4 +1,4 @@
-"""Read settings from a TOML file (``--config``), and merge them with those of the environment and of flags."""
+"""Read settings from a TOML file (``--config``), and merge them with those from the environment and from flags."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ALTERNATIVES: tuple[frozenset[str], ...] = (
     frozenset({"verbose", "verbosity"}),
     frozenset({"hf_repo", "model_url"}),
 )
-"""Settings that are alternatives to each other: a flag or variable for one replaces the others in the file, too."""
+"""Groups of alternative settings: a flag or variable for one of a group also replaces the others in the file."""
 
 
 def merge(file: Mapping[str, Any], environment: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of all three sources; flags win over the environment, and both win over the file."""
+    """Merge settings: flags take precedence over the environment, and both take precedence over the file."""
     stronger = {**environment, **flags}
     replaced = {name for names in ALTERNATIVES if names & stronger.keys() for name in names}
     return {name: value for name, value in file.items() if name not in replaced} | stronger
@@ -38,8 +38,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     -------
     settings : dict
         Values by their field in `Settings`.
-    others : dict
-        Values of the keys that are not flags of llamafw itself, as they are in the file.
+    other_keys : dict
+        Unconverted values of the keys that are not flags of llamafw itself.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     document = _read_toml(path)
     known = _known_keys()
     settings: dict[str, Any] = {}
-    others: dict[str, Any] = {}
+    other_keys: dict[str, Any] = {}
     for key, value in document.items():
         if key == "plugin" and isinstance(value, dict):
             settings["plugin_tables"] = _checked_tables(value, path)
@@ -58,7 +58,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise SettingsError(f"{path}: {key!r} is a table; the only tables are settings of plugins, [plugin.NAME]")
         flag = key.replace("_", "-")
         if flag not in known:
-            others[key] = value
+            other_keys[key] = value
             continue
 
         name, opt, turns_on = known[flag]
@@ -67,7 +67,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise SettingsError(f"{where} is already set, by another name of the same flag")
         converted = _convert(opt, value, where)
         settings[name] = converted if turns_on else not converted
-    return settings, others
+    return settings, other_keys
 
 
 def unknown_key(path: Path, key: str, plugin_keys: Iterable[str]) -> SettingsError:
@@ -76,16 +76,20 @@ def unknown_key(path: Path, key: str, plugin_keys: Iterable[str]) -> SettingsErr
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return the values of a flag that may be repeated: a file has an array of them, or a single one."""
+    """Return the values of a flag that may be repeated; a file may have an array of them or a single value."""
     return value if isinstance(value, list) else [value]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.expanduser().read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # no file; not UTF-8 or not TOML; nested too deeply
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"--config: {path} cannot be read: {reason}") from None
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+    except UnicodeDecodeError as error:
+        problem = f"cannot be read: it is not UTF-8 (byte {error.start})"
+    except (ValueError, RecursionError) as error:  # RecursionError: it is nested too deeply
+        problem = f"is not valid TOML: {error}"
+    raise SettingsError(f"--config: {path} {problem}")
 
 
 def _checked_tables(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def _checked_tables(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _known_keys() -> dict[str, tuple[str, Option, bool]]:
-    """Return the keys that a file may have: each with its field, its option, and False if true turns the field off."""
+    """Return the keys that a file may have → field, option, and whether the value true turns the field on."""
     keys: dict[str, tuple[str, Option, bool]] = {}
     for name, opt in options().items():
         if name != "config":
@@ -115,5 +119,12 @@ def _convert_single(opt: Option, value: Any, where: str) -> Any:
     if opt.type is float and type(value) is int and abs(value) < 2**63:
         value = float(value)
     if type(value) is not opt.type:  # not isinstance: True is an int, but not a number to users
-        raise SettingsError(f"{where} must be {TYPE_NAMES[opt.type]}{' or an array of them' * opt.repeat}")
+        expected = f"{TYPE_NAMES[opt.type]}{' or an array of them' * opt.repeat}"
+        raise SettingsError(f"{where} must be {expected}, not {_shown(value)}")
     return check(opt, value, where)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for an error message, as TOML writes it."""
+    text = repr(value) if isinstance(value, str) else str(value)
+    return (text.lower() if isinstance(value, bool) else text)[:80]

@@ -39,12 +39,12 @@ def make_handlers(settings: Settings) -> list[logging.Handler]:
     Raises
     ------
     SettingsError
-        The file cannot be written, or flags exclude each other.
+        The file cannot be written, or two flags cannot be used together.
     """
     if settings.log_disable:
         return [logging.NullHandler()]
     if settings.log_json and settings.log_colors:
-        raise SettingsError("--log-json and --log-colors exclude each other")
+        raise SettingsError("--log-json and --log-colors cannot be used together")
 
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(_make_formatter(settings, "%H:%M:%S", colors=settings.log_colors))
@@ -69,7 +69,7 @@ def _make_formatter(settings: Settings, time_format: str, *, colors: bool = Fals
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a message as one line. A traceback follows it with indented lines; every other line begins a message."""
+    """Formats a message as one line, followed by the lines of a traceback, which are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the lines of one record."""
@@ -103,7 +103,7 @@ class JsonFormatter(logging.Formatter):
     """Formats a record as one line with a JSON object.
 
     Its fields are ``time`` (UTC, ISO 8601), ``level``, ``logger``, ``message``, ``request_id`` if the message is about
-    a request, ``exception`` (a traceback) if there was one, and those in the attribute ``fields`` of the record.
+    a request, ``exception`` (a traceback) if there is one, and those in the record's attribute ``fields``.
     """
 
     def __init__(self, *, prefix: bool = True, timestamps: bool = True) -> None:

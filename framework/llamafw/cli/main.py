@@ -1,4 +1,7 @@
-"""Find the command ``llamafw COMMAND`` and run it. A command's module is imported when it is run, for a quick start."""
+"""Find the command that is named on the command line, and run it.
+
+The module of a command is imported only when the command runs, which keeps ``llamafw --help`` fast.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,17 @@ COMMANDS = {
     "contract-test": "test a server against its API document",
     "version": "print the version",
 }
-"""The commands of llamafw itself. The module of each has ``run(argv: list[str]) -> int``."""
+"""The commands of llamafw itself → help. The module of each has ``run(argv: list[str]) -> int``."""
 
 MODULES = {"contract-test": "llamafw.testing.contract"}
 """Modules of the commands that are not in `llamafw.cli`."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``llamafw`` and return its exit code: 0, 2 after a usage error or 1 after another failure.
+    """Run ``llamafw`` with the given or the process's arguments; return its exit code.
 
-    An error is one line on stderr.
+    The code is 0 after success, 2 after a usage error, 1 after another failure and 130 after Ctrl-C. An error is one
+    line on stderr.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
@@ -45,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of the output has exited, such as `head`
+    except BrokenPipeError:  # the program that reads the output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -55,10 +59,12 @@ def find_command(name: str) -> Command:
     if name in COMMANDS:
         run: Command = import_module(MODULES.get(name, f"llamafw.cli.{name}")).run
         return run
+
     from_plugins = _plugin_commands()
     if name in from_plugins:
         return from_plugins[name]
-    raise SettingsError(f"unknown command {name!r}{did_you_mean(name, [*COMMANDS, *from_plugins])}")
+    hint = did_you_mean(name, [*COMMANDS, *from_plugins]) or "; `llamafw --help` lists the commands"
+    raise SettingsError(f"unknown command {name!r}{hint}")
 
 
 def _plugin_commands() -> dict[str, Command]:
@@ -73,7 +79,8 @@ def _plugin_commands() -> dict[str, Command]:
 
 def _help_text() -> str:
     commands = {**COMMANDS, **dict.fromkeys(_plugin_commands(), "from a plugin")}
-    lines = "\n".join(f"  {name:13} {text}" for name, text in commands.items())
+    width = max(map(len, commands)) + 1
+    lines = "\n".join(f"  {name:{width}} {text}" for name, text in commands.items())
     return (
         "usage: llamafw COMMAND [OPTIONS]\n\n"
         "Serve large language models over HTTP, with the APIs of OpenAI and llama-server.\n\n"

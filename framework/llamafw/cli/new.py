@@ -1,7 +1,7 @@
 """``llamafw plugin new KIND NAME``: write a package for a new plugin that works and passes its own tests.
 
-The files are made from ``templates``: one folder for each kind, and ``common`` for the files that all kinds share.
-``$name`` and similar placeholders in them are replaced by words that follow from the plugin's name.
+The files are made from the folder ``templates``, which has a folder for each kind, and ``common`` for files that all
+kinds share. Placeholders in them, such as ``$name``, are replaced by words made from the plugin's name.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ KINDS = {
     "grammar": "constrains the form of responses",
     "tokenizer": "converts text to tokens and back",
     "architecture": "describes a model family to the backends",
-    "quant": "a tensor type: how a file stores weights",
+    "quant": "reads a tensor type: a format in which files store weights",
     "weights": "opens model files that are not GGUF",
     "backend": "runs models",
     "engine": "generates with a model that runs elsewhere",
-    "endpoint": "an operation of the API",
-    "pages": "web pages and files beside the API",
-    "authenticator": "recognises users by their credentials",
-    "asgi": "middleware around the whole server: headers, limits",
-    "request": "a rule for every request",
-    "events": "reacts to what happens in the server",
-    "command": "a command of llamafw",
+    "endpoint": "adds an operation to the API",
+    "pages": "serves web pages and files beside the API",
+    "authenticator": "identifies users by their credentials",
+    "asgi": "wraps the whole server as middleware: headers, limits",
+    "request": "applies a rule to every request",
+    "events": "reacts to events in the server",
+    "command": "adds a command to llamafw",
 }
+"""Kinds of plugins → help."""
+
 KINDS_WITH_STATE = ("authenticator", "events")
-"""Kinds whose entry point is a class: llamafw creates one object of it, which keeps the plugin's state."""
+"""Kinds with a class as the entry point: llamafw creates one object of it, which keeps the plugin's state."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_NAME_LENGTH = 40
@@ -49,32 +51,37 @@ MAX_NAME_LENGTH = 40
 
 def run(argv: list[str]) -> int:
     """Write the package and print what to do next."""
-    kinds = "\n".join(f"  {kind:13} {text}" for kind, text in KINDS.items())
+    width = max(map(len, KINDS)) + 1
+    kinds = "\n".join(f"  {kind:{width}} {text}" for kind, text in KINDS.items())
     parser = Parser(
         "llamafw plugin new",
         f"Create a package for a new plugin. KIND is one of\n{kinds}",
         example="llamafw plugin new sampler top-a",
     )
-    parser.add_argument("kind", metavar="KIND")
+    parser.add_argument("kind", metavar="KIND", help="one of the kinds above")
     parser.add_argument("name", metavar="NAME", help="lower-case words with hyphens; the package is llamafw-NAME")
-    parser.add_argument("--folder", metavar="PATH", type=Path, help="where to write it (default: ./llamafw-NAME)")
+    parser.add_argument(
+        "--folder", metavar="PATH", type=Path, help="folder to write the package to (default: ./llamafw-NAME)"
+    )
+
     args = parser.parse(argv)
     kind, name = args.kind.replace("_", "-"), args.name.removeprefix("llamafw-")
     _check_arguments(kind, name)
     folder = args.folder or Path(f"llamafw-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"plugin new: {folder} already exists; nothing is overwritten")
+        raise SettingsError(f"plugin new: {folder} already exists and is not an empty folder; choose another with --folder")
 
     contents = package_files(kind, name)
     source = contents[f"{module_of(name)}.py"]
-    if kind in KINDS_WITH_STATE:  # a file is loaded as a module, which then needs the hooks of the class
+    if kind in KINDS_WITH_STATE:  # the check below loads the module and not the class, so the module needs the hooks
         source += f"\n_plugin = {class_of(name)}()\n"
         source += "globals().update({name: getattr(_plugin, name) for name in dir(_plugin) if name[0] != '_'})\n"
     _check_it_loads(kind, name, source)
     try:
-        for place, text in contents.items():
-            (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            (folder / place).write_text(text, "utf-8")
+        for relative_path, text in contents.items():
+            path = folder / relative_path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
     except OSError as error:
         raise SettingsError(f"plugin new: {error.filename}: {error.strerror}") from None
 
@@ -84,7 +91,7 @@ def run(argv: list[str]) -> int:
 
 
 def package_files(kind: str, name: str) -> dict[str, str]:
-    """Return the files of a package for a new plugin: path → text.
+    """Return the files of a package for a new plugin, path → text.
 
     Parameters
     ----------
@@ -147,7 +154,7 @@ def _check_arguments(kind: str, name: str) -> None:
 
 
 def _check_it_loads(kind: str, name: str, source: str) -> None:
-    """Raise SettingsError if the plugin does not load beside the installed ones, because one has the same name."""
+    """Raise SettingsError if the plugin does not load together with the installed ones, which may use its name."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{module_of(name)}.py"
         path.write_text(source, "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -25,9 +26,9 @@ class Parser(argparse.ArgumentParser):
     description : str
         What the command does, for ``--help``.
     example : str, optional
-        A command line to show at the end of ``--help``; several in as many lines.
+        One or more command lines, one per line, that ``--help`` shows at its end.
     usage : str, optional
-        Shown instead of a list of all flags.
+        The first line of ``--help``; by default, a list of all flags.
     add_help : bool
         Whether to add ``--help``.
     """
@@ -46,29 +47,31 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise SettingsError."""
-        raise SettingsError(f"{self.prog.removeprefix('llamafw ')}: {message}")
+        """Raise SettingsError with argparse's message in the words of llamafw."""
+        message = re.sub(r"^argument ([^:]+): expected one argument$", r"\1 needs a value", message)
+        command = self.prog.removeprefix("llamafw").strip()
+        raise SettingsError(f"{command}: {message}".removeprefix(": ").replace("argument -", "-"))
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the parsed arguments; SettingsError if there is an unknown one."""
+        """Return the parsed arguments; SettingsError if one is unknown."""
         args, unknown = self.parse_known_args(argv)
         if unknown:
             self._refuse(unknown[0])
         return args
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]  # argparse has overloads for other namespaces
-        """Return the parsed arguments and the unknown ones; underscores in long flags count as hyphens."""
+        """Return the parsed arguments and a list of unknown ones; underscores in long flags count as hyphens."""
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([_with_hyphens(word) for word in words], namespace)
 
     def add_flags_of(self, parsers: Iterable[argparse.ArgumentParser]) -> None:
-        """Add all arguments of other parsers, in the groups that these have."""
+        """Add all arguments of other parsers, and keep the groups that they are in."""
         for parser in parsers:
             self._add_container_actions(parser)
             self._defaults.update(parser._defaults)
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """Return no matches for the beginning of a flag, so that a mistyped ``-fq`` is not read as ``-f q``."""
+        """Return no flags: otherwise argparse would read a mistyped ``-fq`` as ``-f q``."""
         return []
 
     def _refuse(self, word: str) -> NoReturn:
@@ -77,13 +80,15 @@ class Parser(argparse.ArgumentParser):
         if flag in REFUSED_FLAGS:
             self.error(f"{flag}: {REFUSED_FLAGS[flag]}")
         if not flag.startswith("-"):
-            self.error(f"unexpected argument {flag}")
+            hint = "; a model is named with -m or -hf" if "-m" in self._option_string_actions else ""
+            self.error(f"unexpected argument {word}{hint}")
         near = nearest_flag(flag, self._option_string_actions)
-        self.error(f"unknown flag {flag}{f'; did you mean {near}?' if near else ''}")
+        hint = f"did you mean {near}?" if near else f"`{self.prog} --help` lists the flags"
+        self.error(f"unknown flag {flag}; {hint}")
 
 
 def nearest_flag(flag: str, known: Iterable[str]) -> str | None:
-    """Return the flag in ``known`` that ``flag`` is probably a misspelling of; None if no flag is near."""
+    """Return the known flag that a mistyped one was probably meant to be; None if no flag is near."""
     flags = list(known)
     for candidate in flags:
         if candidate.lstrip("-") == flag.lstrip("-"):  # -port for --port
@@ -109,7 +114,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Sequence[str] | None = 
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Formats help like argparse, but names a value once for all flags, and does not wrap indented lines."""
+    """Formats help like argparse, but shows a value once after all names of a flag, and keeps indented lines."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=110)

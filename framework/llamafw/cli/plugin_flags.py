@@ -1,4 +1,4 @@
-"""Collect the flags that plugins add: none is added twice, and a configuration file sets their defaults."""
+"""Collect the flags that plugins add. No two may be the same, and a configuration file can set their defaults."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ COMMAND_FLAGS = ("-h", "--help", "--usage", "--version")
 
 
 def collect_plugin_flags(plugins: Plugins, config: str | None = None) -> list[argparse.ArgumentParser]:
-    """Return a parser with the flags of each plugin that adds any.
+    """Return one parser for each plugin that adds flags.
 
     Parameters
     ----------
     plugins : Plugins
+        All plugins.
     config : str, optional
         Path of the configuration file, whose values become the defaults of these flags.
 
     Raises
     ------
     PluginError
-        Two plugins, or a plugin and llamafw itself, have the same flag; the message names both.
+        Two plugins, or a plugin and llamafw itself, add the same flag; the message names both.
     SettingsError
-        The file has an unknown key, or a value that the flag does not take; the message names the file and the key.
+        The file has an unknown key, or a value that its flag does not accept; the message names the file and the key.
     """
     flag_owners = {flag: "llamafw" for opt in options().values() for flag in (*opt.flags, *opt.off_flags)}
     flag_owners |= dict.fromkeys(COMMAND_FLAGS, "llamafw")
@@ -61,14 +62,17 @@ def _claim(owners: dict[str, str], names: Sequence[str], owner: str, kind: str) 
 
 
 class _ReplaceableList(list[Any]):
-    """The default of a flag that may be repeated: argparse appends to a copy, which starts empty."""
+    """The default of a flag that may be repeated. Flags on the command line replace it.
+
+    argparse appends their values to a copy of the default, and a copy of this list is empty.
+    """
 
     def __copy__(self) -> list[Any]:
         return []
 
 
 def _set_defaults(parsers: Sequence[argparse.ArgumentParser], values: Mapping[str, Any], path: Path) -> None:
-    """Make the values of a configuration file the defaults of the flags that they are named after."""
+    """Make the values of a configuration file the defaults of the flags that have the same names."""
     actions = {
         flag[2:]: action
         for parser in parsers
@@ -86,7 +90,7 @@ def _set_defaults(parsers: Sequence[argparse.ArgumentParser], values: Mapping[st
 
 
 def _default_for(action: argparse.Action, flag: str, value: Any, where: str) -> Any:
-    """Return the default that a value in the file means for the action of ``flag``."""
+    """Convert a value in the file to a default of the action of ``flag``."""
     if action.nargs == 0:  # a flag without a value, such as --quiet or --no-color
         if not isinstance(value, bool):
             raise SettingsError(f"{where} must be true or false")
@@ -99,13 +103,13 @@ def _default_for(action: argparse.Action, flag: str, value: Any, where: str) -> 
 
 
 def _convert_single(action: argparse.Action, value: Any, where: str) -> Any:
-    """Return a single value of the file as the action's type."""
+    """Convert a single value in the file to the action's type."""
     flags = "/".join(action.option_strings)
-    kind = action.type if callable(action.type) else str
-    if isinstance(value, bool | list | dict) or (kind is str and not isinstance(value, str)):
+    convert = action.type if callable(action.type) else str
+    if isinstance(value, bool | list | dict) or (convert is str and not isinstance(value, str)):
         raise SettingsError(f"{where}: {value!r:.80} is not a value for {flags}")
     try:
-        converted = kind(value if isinstance(value, str) else str(value))
+        converted = convert(value if isinstance(value, str) else str(value))
     except (argparse.ArgumentTypeError, TypeError, ValueError) as error:
         raise SettingsError(f"{where}: {value!r:.80} is not a value for {flags}: {error}") from None
     if action.choices is not None and converted not in action.choices:

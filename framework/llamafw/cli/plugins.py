@@ -1,4 +1,4 @@
-"""The command ``llamafw plugins``: lists the plugins and what they registered."""
+"""``llamafw plugins``: list the plugins and everything that they register."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def run(argv: list[str]) -> int:
     early, rest = parse_early_flags(argv)
     parser = Parser(
         "llamafw plugins",
-        "List the plugins and what they register. --plugin, --no-plugin and --config work as for `llamafw serve`.",
+        "List the plugins and what they register. --config and the flags for plugins (--plugin, --no-plugin, ...) work "
+        "as for `llamafw serve`.",
         example="llamafw plugins\nllamafw plugins --json",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     args = parser.parse(rest)
 
     plugins = load_plugins(early, tolerant=True)
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
 
 def _register_everything(plugins: Plugins, settings: Settings) -> SpecError | PluginError | None:
     """Let plugins add flags, operations and endpoints as for a server; return the error if two plugins clash."""
-    from llamafw.server.running_app import RunningApp  # imported late, so that --help is quick
+    from llamafw.server.running_app import RunningApp  # a slow import, which --help does not need
 
     try:
         collect_plugin_flags(plugins, settings.config)
@@ -57,7 +58,7 @@ def _register_everything(plugins: Plugins, settings: Settings) -> SpecError | Pl
 
 
 def _describe(info: PluginInfo) -> str:
-    """Return what is printed about one plugin."""
+    """Return the lines that are printed about one plugin."""
     facts = [info.state, f"{info.load_ms:.0f} ms"]
     if info.requires_api:
         facts.append(f"API {info.requires_api}")

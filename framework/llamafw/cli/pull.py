@@ -1,4 +1,4 @@
-"""``llamafw pull``: download models into the cache of the user; list and remove downloaded models."""
+"""``llamafw pull``: download models into the user's cache; list and remove downloaded models."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _make_parser() -> Parser:
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="remove the named models from the cache; the names are those of --list, or as they were downloaded",
+        help="remove models from the cache; NAME is a name that --list prints, or the name used to download the model",
     )
     parser.add_argument("--quiet", action="store_true", help="do not show progress")
     add_settings(parser, SHARED_SETTINGS)
@@ -85,7 +85,7 @@ def _pull(name: str, args: Namespace) -> Path:
 
 
 def _remove(names: list[str]) -> None:
-    """Remove all models that the names identify; none of them if a name is unknown."""
+    """Remove all models that the names identify. If a name is unknown, nothing is removed."""
     downloads = [download for name in names for download in find_downloads(name)]
     for download in dict.fromkeys(downloads):
         remove(download)

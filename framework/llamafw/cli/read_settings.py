@@ -1,4 +1,4 @@
-"""Make `Settings` from flags, the environment and a configuration file, and load the plugins that they name."""
+"""Make `Settings` from flags, environment variables and a configuration file, and load the plugins that they name."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ def settings_from(
     plugin_keys_checked: bool = False,
     **fixed: Any,
 ) -> Settings:
-    """Return the settings: flags win over environment variables, these over ``--config``, this over defaults.
+    """Return the settings that flags, environment variables and ``--config`` give.
+
+    Flags take precedence over variables, and variables over the configuration file.
 
     Parameters
     ----------
     args : argparse.Namespace
-        The parsed flags. Those that are not settings of llamafw become ``Settings.extra``.
+        The parsed flags. Flags that are not settings of llamafw are put into ``Settings.extra``.
     environ : mapping
         The environment variables.
     plugin_keys_checked : bool
-        True if `collect_plugin_flags` checks the keys of the file that are not flags of llamafw.
+        True if the caller lets `collect_plugin_flags` check the keys of the file that are not flags of llamafw.
     **fixed
-        Settings that win over all sources.
+        Settings that take precedence over all sources.
 
     Raises
     ------
@@ -58,9 +60,9 @@ def settings_from(
 
     environment = from_environment(environ)
     config = flags.get("config", environment.get("config"))
-    file, others = read_config(Path(config)) if config else ({}, {})
+    file, other_keys = read_config(Path(config)) if config else ({}, {})
     settings = Settings(**{"extra": extra, **merge(file, environment, flags)})
-    if others and not plugin_keys_checked:
+    if other_keys and not plugin_keys_checked:
         collect_plugin_flags(load_plugins(settings, tolerant=True), settings.config)
     return settings
 
@@ -82,7 +84,7 @@ def overridden_variables(args: argparse.Namespace, environ: Mapping[str, str] = 
 
 
 def parse_early_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
-    """Return settings with only ``--config`` and the choice of plugins, and the arguments that are left to parse.
+    """Return the settings that decide which plugins are loaded, and the arguments that are left to parse.
 
     Plugins add flags, so they are loaded before the other flags can be parsed.
     """
@@ -95,7 +97,7 @@ def parse_early_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
 
 
 def load_plugins(settings: Settings, *, extra: Sequence[str] = (), tolerant: bool = False) -> Plugins:
-    """Return the plugins that the settings choose, and those in ``extra``."""
+    """Load the installed plugins, those that the settings name, and those in ``extra``."""
     return Plugins(
         extra=(*extra, *settings.plugin),
         block=settings.no_plugin,
@@ -106,7 +108,7 @@ def load_plugins(settings: Settings, *, extra: Sequence[str] = (), tolerant: boo
 
 
 def _convert_flag(opt: Option, value: Any) -> Any:
-    """Return the value of a setting from what argparse has for it: a text, or a list of texts."""
+    """Convert the value that argparse found for a setting: a text, or a list of texts."""
     if opt.repeat:
         return tuple(convert(opt, text, opt.long_flag) for text in value)
     return convert(opt, value, opt.long_flag)

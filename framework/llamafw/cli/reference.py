@@ -25,14 +25,15 @@ the defaults.
 | 0 | success; for `llamafw serve`, stopped by SIGINT or SIGTERM |
 | 1 | failure: the model cannot be found, downloaded or loaded, the port is in use, a plugin fails |
 | 2 | usage error: an unknown command or flag, or a wrong value on the command line, in the environment or in the file |
+| 130 | interrupted with Ctrl-C, except for `llamafw serve` |
 
 The error is one line on stderr. `llamafw plugins`, `plugin check`, `contract-test` and `spec --diff` also return 1 if
 they find something wrong.
 
 ## Environment variables
 
-Values are written as on the command line. A flag without a value is turned on by `1`, `true`, `on` or `yes`, and off by
-`0`, `false`, `off` or `no`. The variable of a flag that may be repeated is a list, separated by commas; only
+Values are written as on the command line. A flag that takes no value is turned on by `1`, `true`, `on` or `yes`, and
+off by `0`, `false`, `off` or `no`. The variable of a flag that may be repeated is a list, separated by commas; only
 `LLAMA_API_KEY` is a single key. An empty variable counts as unset. If a flag overrides a variable with another value,
 the log says so.
 
@@ -77,8 +78,8 @@ def page() -> str:
 
 
 def _row(opt: Option, default: object) -> str:
-    last = f"{opt.flags[-1]} {opt.metavar}" if opt.metavar else opt.flags[-1]
-    flags = [*opt.flags[:-1], last, *opt.off_flags]
+    flag_with_value = f"{opt.flags[-1]} {opt.metavar}" if opt.metavar else opt.flags[-1]
+    flags = [*opt.flags[:-1], flag_with_value, *opt.off_flags]
     text, default_text = opt.help_and_default(default)
     cells = (
         ", ".join(map(_code, flags)),

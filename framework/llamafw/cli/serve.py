@@ -17,9 +17,9 @@ from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 
 SWITCH_INTERVAL = 0.0002
-"""Seconds after which a thread that waits for the GIL gets it. The engine thread needs it seldom but at once: with
-Python's default of 5 ms, writing events to many clients delayed the next forward pass, and 16 streams were a sixth
-slower."""
+"""Seconds after which a thread that waits for the GIL gets it. The engine thread needs it rarely, but then without
+delay: with Python's default of 5 ms, writing events to clients delayed the next forward pass, and 16 streams were a
+sixth slower."""
 
 EXAMPLE = """\
 llamafw serve -m model.gguf -c 8192 -np 4
@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     for sentence in overridden:
         log.warning(sentence)
     if not settings.jinja:
-        log.warning("templates are always Jinja here; --no-jinja has no effect")
+        log.warning("--no-jinja has no effect: chat templates are always rendered with Jinja")
 
     from llamafw.engine.load import load_model  # slow imports, which --help does not need
     from llamafw.engine.start_checks import check_names, open_and_check
@@ -58,7 +58,7 @@ def parse_command_line(argv: list[str]) -> tuple[Settings, Plugins, list[str]]:
     SettingsError
         The command line, the environment or the configuration file is wrong.
     PluginError
-        A plugin that is required cannot be loaded.
+        A plugin that the start depends on cannot be loaded.
     """
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
@@ -66,7 +66,7 @@ def parse_command_line(argv: list[str]) -> tuple[Settings, Plugins, list[str]]:
     try:
         args = parser.parse(rest)
     except SettingsError:
-        plugins.log_disabled()  # an unknown flag may be that of a plugin that failed to load
+        plugins.log_disabled()  # the unknown flag may belong to a plugin that failed to load
         raise
     settings = settings_from(
         args, plugin_keys_checked=True, config=early.config, plugin=early.plugin, no_plugin=early.no_plugin

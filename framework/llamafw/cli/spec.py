@@ -1,4 +1,4 @@
-"""``llamafw spec``: print the API document with the operations and fields of all plugins, or what changed in it."""
+"""``llamafw spec``: print the API document, with the parts that plugins add, or compare it with an older one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ llamafw spec --diff openapi.yaml"""
 
 
 def run(argv: list[str]) -> int:
-    """Print the merged document, or with ``--diff`` its changes; return 1 if a change breaks clients."""
+    """Print the merged document, or with ``--diff`` the changes; return 1 if a change breaks clients."""
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
     parser = Parser(

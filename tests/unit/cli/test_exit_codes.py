@@ -13,6 +13,8 @@ from llamafw import errors
 from llamafw.cli.main import COMMANDS, main
 from llamafw.errors import LlamafwError, SettingsError
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = """
 from llamafw import hookimpl
 
@@ -27,7 +29,7 @@ def add_options(parser):
 """
 
 
-def run(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llamafw", *argv]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -44,19 +46,22 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     ("argv", "message"),
     [
         (["srve"], "unknown command 'srve'; did you mean 'serve'?"),
-        (["--serve"], "unknown command '--serve'"),
+        (["--serve"], "unknown command '--serve'; did you mean 'serve'?"),
+        (["frobnicate"], "unknown command 'frobnicate'; `llamafw --help` lists the commands"),
         (["plugin", "knew"], "plugin: "),
         (["plugin", "new"], "the following arguments are required"),
         (["plugin", "new", "nothing", "x"], "plugin new: "),
         (["plugin", "check", "no-such-plugin"], "plugin check: "),
-        (["serve", "extra"], "serve: unexpected argument extra"),
+        (["serve", "extra"], "serve: unexpected argument extra; a model is named with -m or -hf"),
         (["serve", "--lora", "x"], "serve: --lora: LoRA adapters are not supported yet"),
-        (["serve", "--port"], "serve: argument --port: expected one argument"),
+        (["serve", "--port"], "serve: --port needs a value"),
+        (["serve", "--plugin"], "llamafw: --plugin needs a value"),
         (["serve", "--port", "x"], "--port: 'x' is not a whole number"),
         (["serve", "--no-plugin", "nobody"], "--no-plugin nobody"),
         (["serve", "--plugin-option", "x"], "--plugin-option: "),
         (["serve", "--config", "/no/such.toml"], "--config: /no/such.toml cannot be read"),
-        (["bench", "-p", "x"], "bench: argument -p/--n-prompt: 'x' is not a list of whole numbers"),
+        (["bench", "-p", "x"], "bench: -p/--n-prompt: 'x' is not a list of whole numbers"),
+        (["bench", "-r", "1,2"], "bench: -r/--repetitions: '1,2' is not a whole number from 1"),
         (["pull", "--list", "x"], "pull: --list takes neither names nor --remove"),
         (["pull", "--remove"], "pull: --remove needs the name"),
         (["pull", "-hff", "f", "smollm2-135m"], "pull: --hf-file needs a repository"),
@@ -77,7 +82,7 @@ def test_an_unknown_flag_is_a_usage_error_of_every_command(command: str, capsys:
 def test_a_wrong_flag_of_a_plugin_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (file := tmp_path / "hello.py").write_text(PLUGIN)
     assert main(["serve", "--plugin", str(file), "--hello-level", "x"]) == 2
-    assert "argument --hello-level: invalid int value: 'x'" in error_line(capsys)
+    assert "serve: --hello-level: invalid int value: 'x'" in error_line(capsys)
 
 
 def test_a_wrong_environment_variable_is_a_usage_error(

@@ -16,6 +16,8 @@ from llamafw.testing.plugin import serve_in_process
 from support.flags import parse_settings
 from support.schemas import parse_and_validate
 
+pytestmark = pytest.mark.slow
+
 ROLL = {
     "type": "object",
     "properties": {"dice": {"enum": [1, 2, 3, 4, 5, 6]}},
