@@ -1,4 +1,4 @@
-"""``--check-tensors``: checks that every weight of a model is finite. It reads the whole file."""
+"""``--check-tensors``: check that every weight of a model is finite. This reads the whole file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_tensors(model: Model, quants: Mapping[str, Quant]) -> None:
 
         for first in range(0, len(tensor.data) // row_bytes if row_bytes else 0, step):
             data = tensor.data[first * row_bytes : (first + step) * row_bytes]
-            with np.errstate(all="ignore"):  # the result is checked below, so numpy need not warn
+            with np.errstate(all="ignore"):  # numpy need not warn: the result is checked below
                 weights = quant.dequantize(data, (len(data) // row_bytes, n_in))
             n_invalid = int(np.count_nonzero(~np.isfinite(weights)))
             if n_invalid:

@@ -1,4 +1,4 @@
-"""Choice of a model among the files of a repository, by the quantization in their names. Independent of the hub."""
+"""Choose a model in a repository by the quantization in the names of its files. Independent of the hub."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MAX_LISTED = 20  # names in an error message
 
 
 def choose_model(files: Iterable[str], quant: str | None, source: str) -> str:
-    """Return the file to serve. Of a model in parts, that is the first one.
+    """Return the file to serve: a whole model, or the first part of one.
 
     Parameters
     ----------
     files : iterable of str
         Paths of the files in the repository.
     quant : str or None
-        The end of the model's name; None: the first of `DEFAULT_QUANTS` that exists, or else any model.
+        The end of the model's name. None stands for the first of `DEFAULT_QUANTS` that exists, or else for any model.
     source : str
         Name of the repository, for error messages.
 
@@ -53,7 +53,7 @@ def find_file(files: Sequence[str], file: str, source: str) -> str:
     Raises
     ------
     DownloadError
-        It does not exist; the message suggests similar names, or lists the existing models.
+        The file does not exist; the message suggests similar names, or lists the existing models.
     """
     if file in files:
         return file
@@ -62,7 +62,7 @@ def find_file(files: Sequence[str], file: str, source: str) -> str:
     if similar:
         hint = f"did you mean {format_names(similar)}?"
     else:
-        hint = f"its models are {format_names(models)}" if models else "it has no GGUF model at all"
+        hint = f"its models are {format_names(models)}" if models else "it has no GGUF model"
     raise DownloadError(f"{source} has no file {file!r}; {hint}")
 
 

@@ -30,9 +30,9 @@ class Download:
 
     name: str  # identifies it for `remove`: "smollm2-135m", "USER/REPO/FILE", or a file's name if it is from a URL
     source: str  # "catalogue", "Hugging Face", or the URL without password and query
-    path: Path  # the file to serve: the first, if there are several
-    size: int  # bytes of all its files
-    files: tuple[Path, ...]  # all that is removed with it, records of the download included
+    path: Path  # the file to serve; the first part, if there are several
+    size: int  # bytes of all parts
+    files: tuple[Path, ...]  # all files that `remove` removes: the parts, and files that llamafw keeps about them
 
 
 def list_downloads() -> list[Download]:
@@ -47,13 +47,13 @@ def find_downloads(name: str) -> list[Download]:
     Parameters
     ----------
     name : str
-        What `list_downloads` or ``llamafw pull`` calls the model: a name of the catalogue, a URL, the name of a file
-        from a URL, USER/REPO[:QUANT] or USER/REPO/FILE. USER/REPO identifies all models of the repository.
+        A name of the catalogue, a URL, the name of a file from a URL, USER/REPO[:QUANT] or USER/REPO/FILE. USER/REPO
+        identifies all models of the repository.
 
     Raises
     ------
     ModelError
-        There is no such model, or the name identifies files of several URLs.
+        There is no such model, or the name belongs to files of several URLs.
     """
     downloads = list_downloads()
     if "://" in name:
@@ -62,10 +62,11 @@ def find_downloads(name: str) -> list[Download]:
     else:
         found = [download for download in downloads if download.name == name] or _in_repository(name, downloads)
     if not found:
-        raise ModelError(f"no downloaded model is called {name!r}{did_you_mean(name, [d.name for d in downloads])}")
+        hint = did_you_mean(name, [download.name for download in downloads])
+        raise ModelError(f"no downloaded model is called {name!r}{hint or '; `llamafw pull --list` lists them'}")
     if len({download.name for download in found}) < len(found):
         urls = ", ".join(download.source for download in found)
-        raise ModelError(f"{name!r} was downloaded from several URLs, name one of them: {urls}")
+        raise ModelError(f"{name!r} was downloaded from several URLs; use one of these instead: {urls}")
     return found
 
 
@@ -113,7 +114,7 @@ def _hub_downloads() -> Iterator[Download]:
 
 
 def _repo_downloads(repo_id: str, cache: Path, folder: Path) -> Iterator[Download]:
-    """Yield the models of a repository whose content llamafw has downloaded, which left a lock file for each."""
+    """Yield the models of a repository that llamafw has downloaded. Their lock files show which these are."""
     locks = cache / ".locks" / folder.name
     fetched = {path.name.removesuffix(FETCH_LOCK_SUFFIX) for path in locks.glob(f"*{FETCH_LOCK_SUFFIX}")}
     links: dict[str, list[Path]] = {}  # path in the repository → its file in each snapshot
@@ -178,7 +179,7 @@ def _cache_folders(file: Path) -> list[Path]:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove a folder if nothing but empty folders and the hub's notes on revisions is left in it."""
+    """Remove a folder if it has no files except those in which the hub's client stores revisions."""
     if not folder.is_dir():
         return
     files = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())

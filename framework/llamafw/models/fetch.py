@@ -1,6 +1,6 @@
-"""Download of one file over HTTP, resumed after interruptions and verified. Independent of models, caches and hubs.
+"""Download a file over HTTP, resume after interruptions, and verify it. Independent of models, caches and hubs.
 
-An incomplete file is ``NAME.part``, and ``NAME.part.json`` records its version. It gets its name when it is complete.
+Until a file is complete, it is called ``NAME.part``, and ``NAME.part.json`` records its version.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NETWORK_HINT = "check the network and the proxy (HTTPS_PROXY), or start with -m 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a file is, and what must be true of it."""
+    """A file to download: its URL, and the size and checksum that it must have."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)  # redirects to other hosts drop Authorization
@@ -46,7 +46,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """Identifies a version of a file, by the headers ETag and Last-Modified or by its checksum."""
+    """A version of a file, identified by the headers ETag and Last-Modified or by its checksum."""
 
     etag: str | None = None
     modified: str | None = None
@@ -59,7 +59,7 @@ class Version:
 
     @property
     def condition(self) -> dict[str, str]:
-        """Request headers that ask for the file only if its version is different."""
+        """Request headers that ask for the file only if it has another version."""
         pairs = (("If-None-Match", self.etag), ("If-Modified-Since", self.modified))
         return {name: value for name, value in pairs if value}
 
@@ -105,7 +105,7 @@ class PartialFile:
             return Version()
 
     def restart(self, version: Version) -> None:
-        """Replace the file by an empty one of a version."""
+        """Start again with an empty file of the given version."""
         self.discard()
         self.version_path.write_text(json.dumps(asdict(version)), encoding="utf-8")
         self.path.touch()
@@ -117,7 +117,7 @@ class PartialFile:
 
 
 def fetch(source: Source, path: Path, progress: Progress, current: Version | None = None) -> Version | None:
-    """Download the file to ``path`` and return its version, or None if the version is still ``current``.
+    """Download the file to ``path`` and return its version; return None if ``current`` is still its version.
 
     The caller must make sure that no other process downloads to ``path`` at the same time.
 
@@ -159,7 +159,7 @@ def describe_network_error(exc: Exception) -> str:
 
 
 def _receive(source: Source, part: PartialFile, progress: Progress, current: Version | None) -> Version | None:
-    """Complete the partial file, with new requests after broken connections as long as each request adds bytes."""
+    """Complete the partial file. After a broken connection, try again as long as each request adds bytes."""
     import httpx2
 
     timeout, last_size = httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT), part.size
@@ -197,7 +197,7 @@ def _has_version(response: httpx2.Response, source: Source, current: Version) ->
 
 
 def _find_resumable(source: Source, part: PartialFile) -> tuple[int, Version]:
-    """Return how many bytes of the partial file can be kept, and their version; discard it if there are none."""
+    """Return how many bytes of the partial file can be kept, and its version; discard the file if it cannot be kept."""
     version, size = part.version, part.size
     is_kept = version.sha256 == source.sha256 if source.sha256 else bool(version.validator)
     if not is_kept or (source.size is not None and size > source.size):
@@ -207,7 +207,7 @@ def _find_resumable(source: Source, part: PartialFile) -> tuple[int, Version]:
 
 
 def _store(source: Source, part: PartialFile, response: httpx2.Response, start: int, progress: Progress) -> Version:
-    """Append the response to the partial file, or replace the file if the server sends it from the beginning."""
+    """Append the response to the partial file, or start again if the server sends the file from the beginning."""
     status = response.status_code
     if status >= 300 or status not in (200, 206):
         raise StatusError(source, status, response.headers.get("X-Error-Code", ""))
@@ -250,7 +250,7 @@ def _check_free_space(path: Path, needed: int) -> None:
 
 
 def _verify(source: Source, part: PartialFile, progress: Progress) -> None:
-    """Compare the file with its expected size and checksum, if known; remove it if they differ."""
+    """Compare the file with its expected size and checksum, if they are known; remove it if they differ."""
     size = part.size
     difference = f"it has {size} bytes, not {source.size}" if source.size not in (None, size) else None
     if difference is None and source.sha256:

@@ -16,11 +16,11 @@ DEFAULT_MODEL = "smollm2-135m"
 
 
 def find_model(settings: Settings, *, progress: bool = True) -> Path:
-    """Return the file of the model, downloaded first if necessary.
+    """Return the file of the model; download it first if necessary.
 
-    ``--model`` names a file if the file exists or the name has a folder or a suffix, and else a model of the catalogue.
-    Together with ``--model-url``, or with ``--hf-repo`` and ``--hf-file``, it names the file to download to; together
-    with ``--hf-repo`` alone, the file in the repository.
+    ``--model`` names a file if that file exists or if the name has a folder or a suffix; otherwise it names a model of
+    the catalogue. With ``--model-url``, or with ``--hf-repo`` and ``--hf-file``, it names the file to download to. With
+    ``--hf-repo`` alone, it names a file in the repository.
 
     Raises
     ------
@@ -55,10 +55,9 @@ def find_model(settings: Settings, *, progress: bool = True) -> Path:
 
 
 def model_id(path: Path) -> str:
-    """Return the id under which clients see a model, unless ``--alias`` sets one.
+    """Return the id that a model has in the API, unless ``--alias`` sets one.
 
-    A model of the catalogue has its name there. Others have the name of their file without suffix and part number;
-    clients do not see the folder.
+    It is the model's name in the catalogue, or else the name of its file, without folder, suffix and part number.
     """
     for name, entry in CATALOGUE.items():
         if path == models_dir() / entry.file:

@@ -1,8 +1,8 @@
-"""Reader of GGUF files: metadata is read into memory, tensors are views of the memory-mapped file.
+"""Read GGUF files: metadata into memory, tensors as views of the memory-mapped file.
 
-It reads versions 2 and 3, little endian (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). A model may be
-split into several files (``split.count``), the first of which has the metadata. The reader checks that every tensor is
-within its file and overlaps no other tensor. Tokenizers and architectures interpret metadata and tensors.
+Supported are versions 2 and 3, little endian (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). A model may
+be split into several files (``split.count``); the first one has the metadata. Every tensor must be within its file and
+overlap no other tensor. Tokenizers and architectures interpret metadata and tensors.
 
 Do not truncate a file while its model is in use: the operating system ends a process that reads a missing page.
 """
@@ -35,12 +35,12 @@ SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
 def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] = (), *, mapped: bool = True) -> Model:
-    """Open a model: a file, and the other parts of the model if there are any.
+    """Open a model, with all its parts.
 
     Parameters
     ----------
     path : Path
-        The file, or the first part.
+        The file, or the first part of a model in several parts.
     quants : mapping
         All tensor types, by name.
     overrides : sequence of str
@@ -57,8 +57,8 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
     Raises
     ------
     ModelError
-        A file cannot be read, is not a GGUF file, or is damaged; the message has the byte offset. Or a part is missing
-        or belongs to another model.
+        A file cannot be read, is not a GGUF file, or is damaged; the message has the byte offset. A part is missing or
+        belongs to another model.
     SettingsError
         An override is invalid.
     """
@@ -90,7 +90,7 @@ def _read_other_parts(
     first: Mapping[str, Tensor],
     read: Callable[[Path], tuple[dict[str, Any], dict[str, Tensor]]],
 ) -> dict[str, Tensor]:
-    """Return the tensors of all parts except the first, whose metadata and tensors are arguments."""
+    """Return the tensors of all parts except the first, given the first part's metadata and tensors."""
     number, count, n_tensors = (metadata.get(key) for key in SPLIT_KEYS)
     names = part_names(path.name)
     if type(count) is not int or count > MAX_PARTS:
@@ -173,7 +173,7 @@ def _alignment(cursor: Cursor, metadata: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """How the file describes a tensor."""
+    """The description of a tensor in the file."""
 
     shape: tuple[int, ...]
     quant: Quant

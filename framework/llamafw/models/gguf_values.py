@@ -1,4 +1,4 @@
-"""Reader of GGUF's primitive values, which checks every length before it uses it. Independent of models and tensors.
+"""Read GGUF's primitive values, and check every length before it is used. Independent of models and tensors.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -25,14 +25,15 @@ NUMBERS: dict[int, np.dtype[Any]] = {
 """Number of a value type → its numpy type."""
 
 _MIN_SIZES = {BOOL: 1, STRING: 8, ARRAY: 12} | {number: dtype.itemsize for number, dtype in NUMBERS.items()}
-"""Number of a value type → the least number of bytes of a value."""
+"""Number of a value type → minimum size of a value in bytes."""
 
 
 class Cursor:
     """A position in a GGUF file that advances as values are read.
 
-    Every method raises ModelError with the byte offset if a value is missing or invalid. Memory and time are limited
-    by the size of the file, because a count is refused if the rest of the file is too small for so many values.
+    Every method raises ModelError with the byte offset if a value is missing or invalid. A count is refused if the rest
+    of the file is too small for so many values; therefore a damaged file cannot take more memory and time than its size
+    allows.
 
     The parameter ``what`` of the methods names the value in error messages.
 
@@ -89,13 +90,13 @@ class Cursor:
             self.fail(f"{what} {raw[:80]!r} is not UTF-8", start)
 
     def string(self, what: str) -> str:
-        """Return a string, in which invalid UTF-8 becomes U+FFFD: these strings are only displayed."""
+        """Return a string. Invalid UTF-8 becomes U+FFFD, because such strings are only displayed."""
         return self.take(self.count(f"the length of {what}", 1), what).decode(errors="replace")
 
     def strings(self, n: int, what: str) -> list[str]:
-        """Return ``n`` strings, in which invalid UTF-8 becomes lone surrogates (PEP 383), so that tokens stay distinct.
+        """Return ``n`` strings. Invalid UTF-8 becomes lone surrogates (PEP 383), which keeps tokens distinct.
 
-        A vocabulary has some hundred thousand strings; this loop takes most of the time to open a model.
+        A vocabulary has about a hundred thousand strings: most of the time to open a model is spent in this loop.
         """
         buffer, position, end = self.buffer, self.position, self.end
         length = struct.Struct("<Q").unpack_from
@@ -120,7 +121,7 @@ class Cursor:
             return [raw.decode(errors="surrogateescape") for raw in raw_strings]
 
     def value(self, what: str) -> Any:
-        """Return a value, whose type number comes first: int, float, bool, str, or an array as in `array`."""
+        """Return a value that follows the number of its type: int, float, bool, str, or an array as in `array`."""
         start = self.position
         value_type = self.uint32(f"the type of {what}")
         if dtype := NUMBERS.get(value_type):

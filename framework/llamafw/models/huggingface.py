@@ -1,4 +1,4 @@
-"""Models from Hugging Face (``--hf-repo``), stored in the hub's own cache, where other tools find them too.
+"""Download models from Hugging Face (``--hf-repo``) into the hub's own cache, where other tools find them too.
 
 The hub's client lists the files of a repository and manages the cache. `llamafw.models.fetch` downloads the files,
 because it resumes interrupted downloads and verifies them.
@@ -48,7 +48,7 @@ class Repo:
         """Parse USER/REPO[@REVISION][:QUANT]; SettingsError if ``text`` is malformed."""
         match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([\w.-]+))?", text)
         if not match:
-            raise SettingsError(f"--hf-repo: {text!r} does not look like USER/REPO[@REVISION][:QUANT]")
+            raise SettingsError(f"{text!r} is not a Hugging Face repository, USER/REPO[@REVISION][:QUANT]")
         return cls(match[1], match[2] or DEFAULT_REVISION, match[3])
 
 
@@ -61,7 +61,7 @@ def pull_repo(
     offline: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Return a model's file, or its first part, downloaded first if it is missing or has changed.
+    """Return a model's file or first part; download it first if it is missing or has changed.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Hub:
         self.api: HfApi = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, **self.client)
 
     def pull(self, file: str | None, path: Path | None) -> Path:
-        """Return the current version of the file, with all parts of its model, downloaded first if necessary."""
+        """Return the current version of a model's file or first part; download all its parts first if necessary."""
         info = self.info()
         files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         names, source = list(files), self.repo.id
@@ -151,7 +151,7 @@ class Hub:
             raise DownloadError(f"{self.api.endpoint} (HF_ENDPOINT) does not answer like Hugging Face") from exc
 
     def find_cached(self, file: str | None, path: Path | None) -> Path:
-        """Return the file from the cache, without asking the hub; DownloadError if it is not there."""
+        """Return the file from the cache without asking the hub; raise DownloadError if it is not there."""
         if path is not None and path.is_file():
             return path
         snapshot = self._snapshot()
@@ -165,7 +165,7 @@ class Hub:
         return snapshot / find_parts(files, chosen, source)[0]
 
     def _pull_file(self, info: ModelInfo, sibling: RepoSibling, path: Path | None) -> Path:
-        """Return one file, downloaded first if this version of it is missing."""
+        """Return one file; download it first if this version of it is missing."""
         try:
             return self._pull_version(info, sibling, path)
         except StatusError as exc:
@@ -212,7 +212,7 @@ class Hub:
     def _fetch_content(self, source: Source, name: str, key: str) -> None:
         """Download the content to where the hub's client looks for it."""
         folder = _repo_folder(self.repo.id)
-        # The client's own lock is not used: it removes its file, after which two processes can hold it on some systems.
+        # The client's own lock is not used: it removes its file, and then two processes can hold it on some systems.
         blob, lock = self.cache / folder / "blobs" / key, self.cache / ".locks" / folder / f"{key}{FETCH_LOCK_SUFFIX}"
         try:
             blob.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A lock between processes, held on a file. The operating system releases it when its holder ends, even by a crash."""
+"""A lock between processes, held on a file. The operating system releases it when its holder ends or crashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--override-kv KEY=TYPE:VALUE``: changes to the metadata of a model. Independent of files."""
+"""``--override-kv KEY=TYPE:VALUE``: change the metadata of a model. Independent of files."""
 
 from __future__ import annotations
 

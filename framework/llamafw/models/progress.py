@@ -1,4 +1,4 @@
-"""Progress of a download on stderr. Independent of how files are downloaded."""
+"""Show the progress of a download on stderr. Independent of how files are downloaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Progress:
 
     def report_waiting(self) -> None:
         """Report that another process is downloading the same file."""
-        self._print("waiting for another process that downloads it")
+        self._print("waiting for another process that is downloading it")
 
     def start_step(self, name: str, n_bytes: int | None) -> None:
         """Start a step that handles ``n_bytes``; None: their number is unknown."""

@@ -1,6 +1,6 @@
-"""``--rope-*`` and ``--yarn-*``: flags that replace a model's metadata for RoPE.
+"""``--rope-*`` and ``--yarn-*``: replace a model's metadata for RoPE.
 
-This module maps flags to metadata keys of GGUF. Architectures interpret these keys.
+This module maps settings to metadata keys of GGUF. Architectures interpret these keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llamafw.types import Model
 
 
 def apply_rope_settings(model: Model, settings: Settings) -> Model:
-    """Return the model with its RoPE metadata replaced by the settings that are not at their defaults."""
+    """Return the model with RoPE metadata from the settings that are not at their defaults."""
     overrides = _rope_overrides(settings)
     if not overrides:
         return model
@@ -25,12 +25,14 @@ def apply_rope_settings(model: Model, settings: Settings) -> Model:
 
 
 def _rope_overrides(settings: Settings) -> dict[str, Any]:
-    """Return the values to replace, by metadata keys without ``ARCHITECTURE.rope.``.
+    """Return the new values, by metadata key without ``ARCHITECTURE.rope.``.
 
-    A setting of 0 keeps the model's value; ``yarn_ext_factor`` keeps it at -1.
+    The value 0 keeps that of the model; for ``yarn_ext_factor``, -1 does.
     """
     if settings.rope_scale and settings.rope_freq_scale:
-        raise SettingsError("--rope-scale and --rope-freq-scale exclude each other: one is 1 divided by the other")
+        raise SettingsError(
+            "--rope-scale and --rope-freq-scale cannot be used together: each is 1 divided by the other"
+        )
     factor = 1 / settings.rope_freq_scale if settings.rope_freq_scale else settings.rope_scale
     ext_factor = settings.yarn_ext_factor
     values = {

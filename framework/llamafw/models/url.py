@@ -1,4 +1,4 @@
-"""Models from URLs (``--model-url``), downloaded into the cache and again only after they have changed.
+"""Download models from URLs (``--model-url``) into the cache, and again only if they have changed.
 
 ``FILE.json`` next to a file records its version. Independent of the content of models.
 """
@@ -27,7 +27,7 @@ log = logging.getLogger("llamafw.models")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Describes a downloaded file."""
+    """The record of a downloaded file, stored next to it."""
 
     version: Version
     size: int  # bytes
@@ -35,7 +35,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record | None:
-        """Return the record of the file at ``path``; None if the file does not exist, or is another one."""
+        """Return the record of the file at ``path``; None if there is no record or it describes another file."""
         try:
             values = json.loads(_record_path(path).read_text(encoding="utf-8"))
             record = cls(Version(**values["version"]), values["size"], values.get("url"))
@@ -51,7 +51,7 @@ class Record:
 def pull_url(
     url: str, *, path: Path | None = None, token: str | None = None, offline: bool = False, progress: bool = True
 ) -> Path:
-    """Return the file of a URL, downloaded first if necessary, together with the other parts of its model.
+    """Return the file of a URL; download it, and the other parts of its model, first if necessary.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def default_path(url: str) -> Path:
 
 
 def fetch_once(source: Source, path: Path, progress: bool) -> Path:
-    """Download the file to ``path`` if it is missing or outdated, while other processes wait; return ``path``."""
+    """Download the file to ``path`` if it is missing or outdated, and return ``path``. Other processes wait."""
     if _has_checksum(Record.read(path), source):
         return path
     try:
@@ -133,12 +133,12 @@ def _update(source: Source, path: Path, progress: Progress) -> None:
 
 
 def _has_checksum(record: Record | None, source: Source) -> bool:
-    """Return whether the file has the required checksum, so that the server need not be asked."""
+    """Return whether the file has the required checksum. If it has, the server is not asked."""
     return record is not None and source.sha256 is not None and record.version.sha256 == source.sha256
 
 
 def _check_users_file(source: Source, path: Path, progress: Progress) -> None:
-    """Raise DownloadError if a file that llamafw did not download, and must not overwrite, has another checksum."""
+    """Raise DownloadError if a file that the user put there has another checksum: it must not be overwritten."""
     if source.sha256 and (digest := sha256_of(path, progress)) != source.sha256:
         raise DownloadError(f"{path} already exists and is another file: its SHA-256 is {digest}, not {source.sha256}")
 
@@ -151,21 +151,20 @@ def _parse_url(url: str, token: str | None) -> Source:
     except ValueError:
         valid = False
     if not valid:
-        raise SettingsError(f"--model-url: {url!r} is not a valid URL that starts with https:// or http://")
+        raise SettingsError(f"{url!r} is not a valid URL; it must start with https:// or http://")
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     if fragment and not checksum:
-        raise SettingsError(f"--model-url: #{fragment} is not #sha256= followed by 64 hexadecimal digits")
+        raise SettingsError(f"in the URL, #{fragment} is not #sha256= followed by 64 hexadecimal digits")
     return Source(url=address, headers=_headers(address, token), sha256=checksum[1].lower() if checksum else None)
 
 
 def _part_sources(source: Source) -> list[Source]:
-    """Return the sources of all parts of a model, given that of its first part or only file."""
+    """Return the sources of all parts of a model, given the source of its first part or only file."""
     address = urlsplit(source.url)
     folder, slash, name = address.path.rpartition("/")
     names = part_names(name)
     if names[0] != name:
-        message = f"{name} is one of the {len(names)} parts of a model; use the first one, {names[0]}"
-        raise SettingsError(f"--model-url: {message}")
+        raise SettingsError(f"{name} is one of the {len(names)} parts of a model; use the first one, {names[0]}")
     return [replace(source, url=address._replace(path=folder + slash + part).geturl()) for part in names]
 
 

