@@ -6,7 +6,7 @@ from llamafw.errors import SettingsError
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, GpuOptions, ThreadOptions
 
-DEFAULT_SLOTS = 4  # as in llama-server: one user's chat, title and completion requests need not wait for each other
+DEFAULT_SLOTS = 4  # as in llama-server: requests of one user, such as for a chat and its title, need not wait
 
 
 def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:

@@ -1,4 +1,4 @@
-"""Finds the parts of a model that plugins provide: tokenizer, chat format, tool parser, architecture, backend."""
+"""Finds what plugins provide for a model: tokenizer, chat format, tool parser, architecture, backend."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -
         name = next(matching, DEFAULT_TOOL_PARSER)
     chosen: ToolParserPlugin | None = parsers.get(name)
     if chosen is not None:
-        description = f"{_describe_entry(plugins, 'tool_parser', name)}: what create() returns"
+        description = f"{_describe_entry(plugins, 'tool_parser', name)}: the object that create() returns"
         check_members(chosen.create(), ToolParser, description)
     return chosen
 

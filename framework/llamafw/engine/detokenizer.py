@@ -19,8 +19,8 @@ Piece = tuple[str, tuple[GeneratedToken, ...]]
 class Detokenizer:
     """The text of one response while it is generated.
 
-    A token is released together with the last of its text. A token of a stop string is released only if it also has
-    text before the stop string. Tokens without text are released with the text before them.
+    A token is released with the end of its text, and a token without text with the text before it. A token of a stop
+    string is released only if a part of its text is before the stop string.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -39,9 +39,8 @@ class Detokenizer:
         if not (self._stop.active or self._tokens or incomplete):
             self._n_released = self._n_decoded
             return (text, (token,)), None
-        self._tokens.append(
-            (start, self._n_decoded + incomplete, token)
-        )  # an incomplete character counts as one more character
+        end = self._n_decoded + incomplete  # an incomplete character counts as one more character
+        self._tokens.append((start, end, token))
         certain, word = self._stop.feed(text)
         return self._release(certain, word), word
 
@@ -55,11 +54,11 @@ class Detokenizer:
         return self._release(certain, word), word
 
     def _release(self, text: str, word: str | None) -> Piece:
-        """Return ``text`` and the tokens whose text is now complete."""
+        """Return ``text`` and the tokens that can now be released."""
         self._n_released += len(text)
         released: list[GeneratedToken] = []
         while self._tokens and self._tokens[0][1] <= self._n_released:
             released.append(self._tokens.popleft()[2])
         if word is not None and self._tokens and self._tokens[0][0] < self._n_released:
-            released.append(self._tokens[0][2])  # it has text before the stop string, too
+            released.append(self._tokens[0][2])  # a part of its text is before the stop string
         return text, tuple(released)

@@ -64,7 +64,7 @@ class EmbedSequence:
         return self.n_left
 
     def begin(self, slot: Slot, n_cached: int) -> None:
-        """Start in a slot. Its cache is empty: hidden states are not cached, so every token must be evaluated."""
+        """Start in a slot. Its cache is empty, because every token must be evaluated: hidden states are not cached."""
         self.slot, self.n_done = slot, n_cached
 
     def outputs(self, n: int) -> range:
@@ -102,7 +102,7 @@ class EmbedSequence:
         return 0
 
     def end_at_full_context(self) -> None:
-        """Do nothing: a text that fits is done when the context is full."""
+        """Do nothing: when the context is full, the whole text has been evaluated."""
 
     def note_shift(self) -> None:
         """Do nothing: an embedding never shifts its context."""
@@ -122,7 +122,7 @@ class EmbedSequence:
         return None
 
     def status(self) -> dict[str, Any]:
-        """Return the fields of `SlotStatus` that are known of an embedding."""
+        """Return the fields of `SlotStatus` that an embedding knows."""
         return {"n_prompt": len(self.prompt), "n_prompt_processed": self.n_done}
 
     def _vectors(self) -> Floats:

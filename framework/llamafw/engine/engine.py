@@ -64,7 +64,7 @@ class BatchingEngine:
     samplers : mapping of str to SamplerPlugin
         The samplers that requests may name.
     options : EngineOptions, optional
-        Settings; default: their defaults.
+        The engine's settings.
     finished : callable
         ``finished(request=…, finish=…)`` is called on the event loop when a generation ends; ``finish`` is None if it
         was interrupted. It must not raise.
@@ -109,7 +109,7 @@ class BatchingEngine:
         self._slot_actions = SlotActions(self._run_job, self._worker, options.fingerprint, self.n_ctx)
 
         self._inbox: queue.SimpleQueue[Task | SlotJob | None] = queue.SimpleQueue()
-        self._outboxes: list[Outbox] = []  # one per event loop: the server's, and that of `preload`
+        self._outboxes: list[Outbox] = []  # one per event loop: that of the server, and that of `preload`
         self._refusal: Callable[[], RequestError] | None = None  # makes the error that new requests get
         self.failed = False
         self._closed = False
@@ -127,7 +127,7 @@ class BatchingEngine:
         Raises
         ------
         RequestError
-            The request cannot be served. Raised by the call itself if the request alone shows it.
+            The request cannot be served. If it is invalid, the call itself raises this, otherwise the generator.
         """
         self._raise_if_refusing()
         self._check_slot(request.id_slot)
@@ -223,7 +223,7 @@ class BatchingEngine:
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join, _MAX_LAST_STEP)
         if self._thread.is_alive():
-            log.error("the backend did not return within %.0f s; shutting down without it", _MAX_LAST_STEP)
+            log.error("the backend did not return within %.0f s; shutting down without waiting for it", _MAX_LAST_STEP)
 
     async def _respond(
         self, request: GenerateRequest, prompt: PreparedPrompt, chain: Chain, seed: int, arrived: float
@@ -231,7 +231,7 @@ class BatchingEngine:
         constraint: Constraint | None = None
         if request.grammar is not None:
             constraint = Constraint(await self.grammars.compile(request.grammar), request.grammar.field)
-            self._check_queue()  # again, because other requests arrived during the compilation
+            self._check_queue()  # again, because other requests may have arrived during the compilation
 
         mailbox = asyncio.Queue[Delta | RequestError]()
         send = self._sender(mailbox)
@@ -283,8 +283,8 @@ class BatchingEngine:
             raise self._refusal()
 
     def _raise_if_closed(self) -> None:
-        # To be called after an item was put into the inbox. The thread first sets `_closed`, then empties the inbox:
-        # either this check or the thread sees the item.
+        # Must be called after an item was put into the inbox. The thread first sets `_closed`, then empties the inbox; if
+        # it misses the item, this check raises.
         if self._closed:
             self._raise_if_refusing()
 
@@ -333,7 +333,7 @@ class BatchingEngine:
         self._close(error)
 
     def _receive(self) -> bool:
-        """Receive new tasks and cancelled ones; wait if there is nothing else to do. False: stop."""
+        """Receive new and cancelled tasks, and wait if there is nothing else to do; return False to stop the engine."""
         while True:
             try:
                 item = self._inbox.get(block=self._worker.idle)
@@ -354,7 +354,7 @@ class BatchingEngine:
             outbox.flush()
 
     def _close(self, error: Callable[[], RequestError]) -> None:
-        """End every task with ``error``, wherever it is, and close the backend."""
+        """End all tasks and jobs with ``error``, and close the backend."""
         self._refusal = self._refusal or error
         self._closed = True
         unfinished: list[Task | SlotJob] = [

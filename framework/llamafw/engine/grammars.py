@@ -38,13 +38,13 @@ class Grammars:
         Raises
         ------
         RequestError
-            The source is invalid or cannot be enforced; ``param`` names the place.
+            The source is invalid or cannot be enforced; ``param`` is the path of the fault.
         GenerationError
             The compiler failed.
         """
         try:
             grammar = self._compiler(source.kind).compile(source.text)
-            check_members(grammar, Grammar, f"what compile() of the {source.kind!r} compiler returned")
+            check_members(grammar, Grammar, f"the object that compile() of {source.kind!r} grammars returned")
             return grammar
         except RequestError as error:
             error.param = source.field if error.param is None else f"{source.field}.{error.param}"
@@ -60,6 +60,6 @@ class Grammars:
         with self._lock:  # creating a compiler takes 0.2 s; concurrent requests wait for the same one
             if kind not in self._compilers:
                 compiler = self._factories[kind](self._context)
-                check_members(compiler, GrammarCompiler, f"what the factory of {kind!r} grammars returned")
+                check_members(compiler, GrammarCompiler, f"the compiler of {kind!r} grammars")
                 self._compilers[kind] = compiler
             return self._compilers[kind]

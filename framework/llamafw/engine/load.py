@@ -50,7 +50,7 @@ def load_model(
     inputs: StartupInputs | None = None,
     model: Model | None = None,
 ) -> LoadedModel:
-    """Load the model in ``path`` and start its engine. Takes seconds: call it on a thread of its own.
+    """Load the model in ``path`` and start its engine. This takes seconds: call it on its own thread.
 
     Parameters
     ----------
@@ -102,7 +102,9 @@ def load_model(
         if inputs.grammar is not None:
             _check_grammar(engine, inputs.grammar)
     elif inputs.preload is not None:
-        raise SettingsError(f"{inputs.preload[1]}: a plugin's engine runs this model, and it cannot preload prompts")
+        raise SettingsError(
+            f"{inputs.preload[1]}: prompts cannot be preloaded, because a plugin's engine runs this model"
+        )
 
     name = settings.alias or model_id(path)
     loaded = LoadedModel(
@@ -172,7 +174,7 @@ def make_engine(
 
 
 def warm_up(backend: Backend) -> None:
-    """Run one token through the model, so that the first request is not slower than others."""
+    """Run one token through the model; otherwise the first request would be slower than others."""
     first = np.zeros(1, np.int32)
     backend.forward(Batch(first, first, first, first))
     backend.truncate(0, 0)

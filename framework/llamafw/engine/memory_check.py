@@ -24,8 +24,8 @@ def kv_cache_bytes(decoder: Decoder, options: BackendOptions) -> int:
 def check_kv_cache_fits(decoder: Decoder, settings: Settings, memory: int | None = None) -> None:
     """Check that the KV cache is not larger than the physical memory.
 
-    Only a context size that the user asks for is checked. The default, the whole trained context for each slot, may
-    be larger: the memory of the cache is used only as far as it is filled.
+    Only a context size that the user sets is checked. The default, the whole trained context for each slot, may be
+    larger than the memory: the cache takes memory only as it is filled.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Settings of an engine."""
+"""Defines the settings of an engine."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 In GGUF files ``cls.weight`` and ``cls.bias`` are a dense layer that is followed by tanh; ``cls.output.weight`` and
 ``cls.output.bias`` compute scores from its result. A model has one of the two layers or both. If there are several
-scores, the first one is used, as in llama.cpp. Encoders use the first token's state instead; the first token of a
-decoder depends on no other token.
+scores, the first one is used, as in llama.cpp. The state of the last token is used because only it depends on the whole
+text; in encoders every state does, and the first one is used.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_rank_head(model: Model, quants: Mapping[str, Quant], n_embd: int) -> Ra
     Raises
     ------
     ModelError
-        The shapes of its tensors do not fit.
+        The shapes of its tensors do not fit together.
     """
     dense = _layer("cls", model, quants, n_embd)
     output = _layer("cls.output", model, quants, len(dense.bias) if dense else n_embd)

@@ -17,8 +17,8 @@ from llamafw.types import JsonSchema
 def check_samplers(plugins: Plugins, context: SamplerContext) -> None:
     """Create a sampler of each kind that plugins have registered and check its members.
 
-    The class that a plugin registers is checked at registration; this finds mistakes in what its ``create`` returns,
-    before the first request does. A faulty sampler is logged, and requests that use it fail.
+    The class is already checked when a plugin registers it. This check finds mistakes in the objects that its
+    ``create`` returns, before the first request does. An invalid sampler is logged, and requests that use it fail.
 
     Raises
     ------
@@ -37,16 +37,16 @@ def check_samplers(plugins: Plugins, context: SamplerContext) -> None:
 
 
 def _create_any(plugin: SamplerPlugin, context: SamplerContext) -> Sampler | None:
-    """Return a sampler with the first options for which there is one, or None."""
+    """Return a sampler with the first options that create one, or None if no options do."""
     for options in _options_to_try(plugin.options):
-        with suppress(*FAULTS):  # options that do not fit together; if all fail, requests report it
+        with suppress(*FAULTS):  # some options do not fit together; if all fail, requests report it
             if (sampler := plugin.create(options, context)) is not None:
                 return sampler
     return None
 
 
 def _options_to_try(schemas: JsonSchema) -> Iterator[dict[str, Any]]:
-    """Yield the defaults, with which many samplers do nothing, then one changed option at a time."""
+    """Yield the defaults, then the defaults with one other value: by default, many samplers are not created."""
     defaults = {field: schema["default"] for field, schema in schemas.items()}
     yield defaults
     for field, schema in schemas.items():

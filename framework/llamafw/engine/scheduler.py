@@ -2,8 +2,8 @@
 
 Each step evaluates one token of every sequence that generates, then prompt tokens up to the step's limit: ``n_batch``
 if only one sequence runs, otherwise ``n_ubatch``, so that a long prompt does not delay other requests' tokens much.
-The oldest prompt gets half of the space for prompts; the rest goes to the prompts with the fewest tokens left. So a
-short question does not wait for a long document, nor the document for a stream of short questions.
+The oldest prompt gets half of the space for prompts, and the prompts with the fewest tokens left get the rest. A short
+question therefore does not wait for a long document, and the document does not wait for many short questions.
 
 Scheduling never changes a response, because a token's logits do not depend on the rest of the batch. Embeddings never
 share a step with generations, because a backend computes either hidden states or logits; if both run, they alternate.

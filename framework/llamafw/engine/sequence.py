@@ -30,7 +30,7 @@ from llamafw.types import (
     TokenLogprob,
 )
 
-_MAX_LOGPROB_TOKENS = 64  # prompt tokens per step if each one's log-probability is needed: each has a row of logits
+_MAX_LOGPROB_TOKENS = 64  # prompt tokens per step if their log-probabilities are needed: each has a row of logits
 _NO_LIMIT = 2**62  # more tokens than any response can have
 
 
@@ -48,13 +48,13 @@ class Sequence:
     constraint : Constraint or None
         Its grammar, in the initial state.
     seed : int
-        The seed of the chain, for the report.
+        The seed of the chain, to be reported at the end.
     tokenizer : Tokenizer
         Turns tokens into text.
     n_ctx : int
         Positions per slot. Prompt and response together do not exceed it, unless the request allows context shift.
     send : callable
-        Receives deltas, and at most one error, which is then the last item.
+        Receives deltas; if the request fails, the last item is the error.
     arrived : float, optional
         Time of arrival, from `time.perf_counter`; default: now.
     """
@@ -120,8 +120,8 @@ class Sequence:
     def outputs(self, n: int) -> range:
         """Return which of the next ``n`` tokens' logits are needed.
 
-        These are the last one's if a token is drawn next, and, for log-probabilities of the prompt, those of every
-        token that another one follows.
+        To draw a token, the logits of the last one are needed. To report log-probabilities of the prompt, those of all
+        its tokens but the last are needed.
         """
         draws = n >= self.n_left and self._limit > 0
         if self.n_left and self.request.prompt_logprobs is not None:
@@ -253,7 +253,7 @@ class Sequence:
     # --- the end
 
     def expire(self) -> None:
-        """Finish because the deadline has passed. Text that was generated stands; without any, it is an error."""
+        """Finish because the deadline has passed. It is an error if no text has been generated yet."""
         if self.n_predicted:
             self._end(("", ()), "limit")
         else:
@@ -311,7 +311,7 @@ class Sequence:
         )
 
     def status(self) -> dict[str, Any]:
-        """Return the fields of `SlotStatus` that are known of a generation."""
+        """Return the fields of `SlotStatus` that a generation knows."""
         return {
             "request": self.request,
             "n_prompt": len(self.prompt),

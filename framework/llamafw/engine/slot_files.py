@@ -1,7 +1,7 @@
 """Reads and writes the files of saved slots, which `POST /slots/{id}?action=save` creates.
 
 Layout, integers little-endian: ``LLAMAFWS``, uint32 version, 32 bytes fingerprint, uint32 number of tokens n, uint64
-size of the state, 32 bytes BLAKE2b of all that follows, n × int32 tokens, the state.
+size of the state, 32 bytes BLAKE2b of the rest, n × int32 tokens, the state.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from llamafw.engine.task import Task
 
 DEFAULT_SIMILARITY = 0.1
-"""Smallest part of a slot's cache that a shared prefix must cover to prefer that slot (llama-server's ``-sps``)."""
+"""Minimum fraction of a slot's cache that a prompt must share to prefer that slot (llama-server's ``-sps``)."""
 
 
 class Slot:
-    """One sequence's place in the KV cache, and the tokens that are cached there, in order of position."""
+    """A place for one sequence in the KV cache, and the tokens that are cached there, in order of position."""
 
     __slots__ = ("busy", "id", "id_task", "last_used", "n", "n_exact", "task", "tokens")
 
@@ -74,7 +74,7 @@ class Slots:
     n_slots, n_ctx : int
         Number of slots, and positions per slot.
     similarity : float
-        Part of a slot's cache that a prompt must share to prefer that slot; 0: only the last use counts.
+        Minimum fraction of a slot's cache that a prompt must share to prefer that slot; 0: only the last use counts.
     """
 
     def __init__(self, n_slots: int, n_ctx: int, similarity: float = DEFAULT_SIMILARITY) -> None:
@@ -89,10 +89,10 @@ class Slots:
     def take(self, prompt: Ints, id_slot: int, *, cache_prompt: bool) -> tuple[Slot, int] | None:
         """Assign a slot to a request.
 
-        If the request names a slot, it gets that one. Otherwise it gets the free slot with the longest common prefix,
-        provided that the prefix is long enough compared to the slot's cache. Otherwise, and among equals, it gets the
-        least recently used slot. Therefore a new conversation that only shares the start of its template with a long
-        one does not replace that one's cache while another slot is empty.
+        A request that names a slot gets that one. Another request gets the free slot with the longest common prefix, if
+        the prefix is long enough compared to the slot's cache. If no slot has one, or several are equal, the least
+        recently used slot is taken. Therefore a new conversation that shares only the start of the template with a long
+        conversation does not replace the long one's cache while another slot is empty.
 
         Returns
         -------

@@ -1,6 +1,6 @@
-"""Check, before the server listens, the names in the settings and the header of the model file.
+"""Checks the names in the settings and the header of the model file, before the server listens.
 
-What plugins may still decide (``open_model``, ``create_engine``) is left to `llamafw.engine.load`.
+Decisions of plugins (``open_model``, ``create_engine``) are left to `llamafw.engine.load`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from llamafw.types import Model
 
 
 def check_names(settings: Settings, plugins: Plugins) -> None:
-    """Check that plugins provide what ``--backend`` and ``--tool-parser`` name.
+    """Check that plugins provide the backend and the tool parser that the settings name.
 
     Raises
     ------
     SettingsError
-        No plugin provides it.
+        No plugin provides one of them.
     """
     names = {"tool_parser": settings.tool_parser}
     if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered backend
@@ -42,8 +42,8 @@ def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | 
     Returns
     -------
     Model or None
-        The opened model, for `load_model`; None if `load_model` must open it: a plugin may, or the file is not to be
-        mapped and reading it whole takes too long to do here.
+        The opened model, for `load_model`. None if `load_model` must open it: because a plugin may open it, or because
+        ``--no-mmap`` reads the whole file, which would take too long here.
 
     Raises
     ------

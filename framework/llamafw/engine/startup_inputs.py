@@ -1,6 +1,6 @@
 """Reads the flags and files that do not depend on the model: prompts, grammars, biases.
 
-They are read before a model is fetched, so that a mistake in them ends the start-up early.
+They are read before a model is downloaded, because a mistake in them should end the start-up early.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 
 @dataclass(frozen=True, slots=True)
 class StartupInputs:
-    """The values of flags that do not depend on the model, with files already read."""
+    """The values of flags that do not depend on the model, and the contents of files that flags name."""
 
     preload: tuple[str, str] | None  # text to evaluate at start-up, and the flag it comes from
     system_prompt: str  # "" without one
@@ -35,7 +35,7 @@ def read_startup_inputs(settings: Settings) -> StartupInputs:
     Raises
     ------
     SettingsError
-        A file cannot be read, a value is invalid, or flags exclude each other.
+        A file cannot be read, a value is invalid, or two flags cannot be used together.
     """
     for text in settings.override_kv:
         parse_override(text)
@@ -47,9 +47,12 @@ def read_startup_inputs(settings: Settings) -> StartupInputs:
 def default_grammar(settings: Settings) -> GrammarSource | None:
     """Return the grammar for requests that have none: ``--grammar``, ``--grammar-file`` or ``--json-schema``."""
     if settings.json_schema is not None:
-        if settings.grammar is not None or settings.grammar_file is not None:
-            raise SettingsError("either --json-schema or --grammar can be given, but not both")
+        values = {"--grammar": settings.grammar, "--grammar-file": settings.grammar_file}
+        for flag, value in values.items():
+            if value is not None:
+                raise SettingsError(f"{flag} and --json-schema cannot be used together")
         return GrammarSource("json_schema", settings.json_schema, "--json-schema")
+
     text = settings.grammar or ""
     if settings.grammar_file is not None:
         text += read_file("--grammar-file", settings.grammar_file)
@@ -61,7 +64,7 @@ def _preload_text(settings: Settings) -> tuple[str, str] | None:
     values = {"--prompt": settings.prompt, "--file": settings.file, "--binary-file": settings.binary_file}
     flags = [flag for flag, value in values.items() if value is not None]
     if len(flags) > 1:
-        raise SettingsError(f"{' and '.join(flags)} exclude each other")
+        raise SettingsError(f"{' and '.join(flags)} cannot be used together")
 
     if settings.prompt is not None:
         return unescape(settings.prompt) if settings.escape else settings.prompt, "--prompt"

@@ -1,9 +1,8 @@
 """Finds stop strings in text that arrives in pieces.
 
-A stop string is found as soon as it is complete, even if it is spread over several pieces. If several are complete at
-the same character, the longest one counts. One Aho-Corasick automaton searches for all strings at once, so the cost
-per character does not depend on their number or length (Aho and Corasick, Efficient string matching, CACM 18(6),
-1975).
+A stop string is found as soon as it is complete, even if it is spread over several pieces. If several end at the same
+character, the longest one counts. An Aho-Corasick automaton searches for all strings at once, and its cost per
+character does not depend on their number or length (Aho and Corasick, Efficient string matching, CACM 18(6), 1975).
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ class StopStrings:
         next_, fail, words = self._automaton.next, self._automaton.fail, self._automaton.word
         if words[0] is not None:  # the empty string is found at once
             return "", ""
+
         node = self._node
         for i, char in enumerate(text):
             while node and char not in next_[node]:
@@ -46,6 +46,7 @@ class StopStrings:
                 seen = self._held + text[: i + 1]
                 self._node, self._held = 0, ""
                 return seen[: len(seen) - len(word)], word
+
         self._node = node
         seen = self._held + text
         certain = len(seen) - self._automaton.depth[node]
@@ -100,6 +101,6 @@ class Automaton:
         return fail
 
 
-@lru_cache(maxsize=16)  # clients often send the same strings; one request may have a thousand responses
+@lru_cache(maxsize=16)  # clients often send the same strings, and a request can have many responses
 def _automaton(words: tuple[str, ...]) -> Automaton:
     return Automaton(words)

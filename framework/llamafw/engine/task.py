@@ -1,4 +1,4 @@
-"""The protocol of what the scheduler and the worker process: a request in a slot."""
+"""Defines the protocol of a request that the scheduler and the worker process."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Task(Protocol):
 
     @property
     def output(self) -> Literal["logits", "hidden"]:
-        """What the task needs from the backend. One forward pass computes one of the two."""
+        """The output that the task needs from the backend. A forward pass computes only one kind."""
 
     @property
     def failure_message(self) -> str:
-        """The client's message if `take` raises an unexpected error."""
+        """The message for the client if `take` raises an unexpected error."""
 
     @property
     def arrived(self) -> float:

@@ -1,7 +1,7 @@
-"""What the engine thread does: one step after another with the scheduler, the slots and the backend.
+"""Runs the steps of the engine thread, with the scheduler, the slots and the backend.
 
-If a step fails, it finds out which request is at fault and continues with the others. It is independent of event
-loops: tasks and jobs know where to send their results.
+If a step fails, the worker finds out which request is at fault and continues with the others. It is independent of
+event loops: tasks and jobs send their results themselves.
 """
 
 from __future__ import annotations
@@ -31,13 +31,12 @@ log = logging.getLogger(__name__)
 _NO_OUTPUTS = np.empty(0, np.int32)
 _MIN_TOKENS_TO_COPY = 64  # evaluating fewer tokens is about as fast as copying their state
 
-
 ReportFailure = Callable[[BaseException, Place], str | None]
 """Counts a failure; returns the plugin that caused it, or None if no plugin did."""
 
 
 def ignore_blame(error: BaseException, place: Place) -> None:
-    """Report no plugin."""
+    """Return None: no plugin is responsible."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,7 +130,7 @@ class Worker:
             slot.extend(tokens)
 
     def restore(self, slot: Slot, tokens: Ints, state: Bytes) -> None:
-        """Replace the contents of a slot by ``tokens`` with a saved state. If the backend refuses, it is empty."""
+        """Replace the contents of a slot by ``tokens`` and their saved state. If this fails, the slot is empty."""
         self.clear(slot)
         self.backend.restore(slot.id, len(tokens), state)
         slot.extend(tokens)
@@ -187,12 +186,12 @@ class Worker:
                 task.begin(slot, n)
 
     def _prepare_cache(self, task: Task, slot: Slot, n_common: int) -> int:
-        """Reduce a slot's cache to a prefix of the prompt, as long as possible; return its length."""
+        """Reduce a slot's cache to the longest possible prefix of the prompt; return its length."""
         if task.request.cache_prompt:
             try:
                 self._save_to_cache(slot, n_common)
                 n_common = self._copy_prefix(slot, task.prompt, n_common)
-            except FAULTS:  # the request works without
+            except FAULTS:  # the request can be served without it
                 log.exception("the prompt cache failed on slot %d", slot.id)
                 n_common = min(n_common, slot.n)
         n = min(n_common, len(task.prompt) - 1)  # at least one token must be evaluated for its logits
@@ -318,7 +317,7 @@ class Worker:
         self.drop(task)
 
     def _clear_after_failure(self, slot: Slot) -> None:
-        """Empty the slot on which the backend failed: its cache is in an unknown state."""
+        """Empty a slot after the backend failed on it, because its cache is in an unknown state."""
         try:
             self.backend.truncate(slot.id, 0)
         except FAULTS:

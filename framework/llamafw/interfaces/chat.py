@@ -55,7 +55,7 @@ class ToolParser(Protocol):
         """Add ``text``; return the plain text and the complete calls that are now certain."""
 
     def finish(self) -> tuple[str, Sequence[ToolCall]]:
-        """Return what was held back, at the end of the response. An incomplete call is plain text."""
+        """Return the rest of the response, at its end: text and calls held back so far. An incomplete call is text."""
 
 
 class ToolParserPlugin(Protocol):

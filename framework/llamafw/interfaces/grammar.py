@@ -15,7 +15,7 @@ class Grammar(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the response is complete, so that nothing may follow."""
+        """Whether the response is complete and nothing may follow."""
 
     def accept(self, token: int) -> bool:
         """Advance by ``token`` and return True if the grammar allows it; otherwise return False and change nothing.

@@ -1,6 +1,6 @@
 """Checks that an object has the members of a protocol.
 
-``isinstance`` needs a protocol without class variables and says only yes or no; this names what is missing.
+``isinstance`` does not work for protocols with class variables, and does not say which members are missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def missing_members(thing: Any, protocol: type) -> list[str]:
 
 
 def methods_that_need_an_instance(thing: Any, protocol: type) -> list[str]:
-    """Return the methods of a protocol that cannot be called on ``thing`` because it is a class and not an object."""
+    """Return the methods of a protocol that cannot be called on ``thing`` because it is a class, not an object."""
     if not isinstance(thing, type):
         return []
     return [f"{name}()" for name in _methods(protocol) if isfunction(getattr_static(thing, name, None))]
@@ -35,7 +35,7 @@ def check_members(thing: Any, protocol: type, description: str) -> None:
     Parameters
     ----------
     thing : object
-        What a plugin has made.
+        An object that a plugin has made.
     protocol : type
         A protocol class of `llamafw`.
     description : str
@@ -53,7 +53,7 @@ def check_members(thing: Any, protocol: type, description: str) -> None:
 
 
 def lacks(missing: Sequence[str], protocol: type) -> str:
-    """Return the predicate of an error message: ``"lacks n_vocab, encode() (see llamafw.Tokenizer)"``."""
+    """Return the part of an error message after its subject: ``"lacks n_vocab, encode() (see llamafw.Tokenizer)"``."""
     return f"lacks {', '.join(missing)} (see llamafw.{protocol.__name__})"
 
 

@@ -18,7 +18,7 @@ class SamplerContext:
     n_vocab: int  # size of the vocabulary: the candidates before any sampler
     n_ctx: int  # positions per slot
     tokenizer: Tokenizer  # the model's tokenizer
-    min_keep: int = 0  # leave at least this many candidates, if there are so many
+    min_keep: int = 0  # minimum number of candidates to leave, unless there were fewer before
     seed: int = 0  # the request's seed; a sampler that needs random numbers seeds its own generator with it
 
 
@@ -38,13 +38,13 @@ class Sampler(Protocol):
 class SamplerPlugin(Protocol):
     """Creates a sampler for each request; usually the sampler's class. `create` runs on the event loop.
 
-    A request that names its ``samplers`` uses exactly these, and so does one to a server started with ``--samplers``.
-    Any other request uses the default samplers, and this one
+    If a request or the flag ``--samplers`` names samplers, exactly these are used. Otherwise the default samplers are
+    used, and this sampler joins them in two cases:
 
-    - if one of its own options is not at its default: the request field alone is enough. It is then used just before
-      the sampler that its attribute ``precedes`` names, or before ``temperature`` if it has no such attribute.
-    - in any case, if it has the attribute ``precedes``, the name of a default sampler: its `create` decides whether it
-      does something.
+    - The request sets one of its options to another value than the default. It is then used just before the sampler
+      that its attribute ``precedes`` names, or before ``temperature`` if it has no such attribute.
+    - It has the attribute ``precedes``, the name of a default sampler. It then joins every such request, and its
+      `create` decides whether it has an effect.
     """
 
     options: ClassVar[JsonSchema]

@@ -27,7 +27,7 @@ class NoTokenAllowed(Exception):
 
 
 class SamplerError(GenerationError):
-    """A sampler failed. The client learns its name; ``__cause__`` is for the log."""
+    """A sampler failed. The client is told its name; ``__cause__`` is for the log."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the sampler {name!r} failed", source=("sampler", name))
@@ -49,7 +49,7 @@ class Chain:
     def __init__(self, samplers: Sequence[tuple[str, Sampler]], bias: Mapping[int, float], seed: int) -> None:
         self._samplers, self._steps = samplers, _fuse_kernels(samplers)
         self._bias_ids = np.array(list(bias), np.int32)
-        self._bias = np.array([_limited(value) for value in bias.values()], np.float32)
+        self._bias = np.array([_clamp_bias(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
 
     def pick(
@@ -82,7 +82,7 @@ class Chain:
             self._mask(constraint, original)
             token, candidates = self._draw(buffers, original)
             if not constraint.accept(token):
-                raise GenerationError("the grammar refuses a token that it allowed")
+                raise GenerationError("the grammar refused a token that its mask allows")
 
         for name, sampler in self._samplers:
             try:
@@ -101,7 +101,7 @@ class Chain:
             raise NoTokenAllowed
 
     def _draw(self, buffers: CandidateBuffers, row: Floats) -> tuple[int, Candidates]:
-        """Draw a token without regard to the grammar."""
+        """Draw a token, ignoring the grammar."""
         candidates = Candidates(buffers.ids, row if row.flags.writeable else row.copy())
         if len(self._bias_ids):
             candidates.logits[self._bias_ids] += self._bias
@@ -119,7 +119,7 @@ class Chain:
                 continue
             try:
                 step.apply(candidates)
-                _check(candidates)
+                _check_candidates(candidates)
             except RequestError:
                 raise
             except FAULTS as error:
@@ -128,7 +128,7 @@ class Chain:
 
 
 def _fuse_kernels(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | FusedKernels]]:
-    """Return the samplers with their names, adjacent compiled ones combined into one step."""
+    """Return the steps of a chain, with the names of their samplers. Adjacent compiled samplers become one step."""
     steps: list[tuple[tuple[str, ...], Sampler | FusedKernels]] = []
     for compiled, group in groupby(samplers, lambda pair: isinstance(getattr(pair[1], "kernel", None), SamplerKernel)):
         members = list(group)
@@ -140,7 +140,7 @@ def _fuse_kernels(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[s
     return steps
 
 
-def _check(candidates: Candidates) -> None:
+def _check_candidates(candidates: Candidates) -> None:
     """Raise ValueError if a sampler left candidates that compiled code must not receive."""
     ids, logits = candidates.ids, candidates.logits
     if not ids.ndim == logits.ndim == 1 or len(ids) != len(logits):
@@ -156,7 +156,7 @@ def build_chain(
 ) -> Chain:
     """Build the chain of one request. Runs on the event loop.
 
-    At temperature ≤ 0 the most likely token is drawn: samplers that only remove unlikely tokens are left out, and
+    At temperature ≤ 0 the most likely token is drawn: samplers that only remove unlikely tokens are skipped, and
     ``temperature`` comes last.
 
     Parameters
@@ -191,9 +191,9 @@ def build_chain(
 
 
 def warm_up_samplers(plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> None:
-    """Use every sampler once with its defaults, since compiling may take seconds the first time.
+    """Use every sampler once with its defaults, because compiling may take seconds the first time.
 
-    Errors are ignored: they occur again in a request, which reports them.
+    Errors are ignored: the first request in which they occur reports them.
     """
     for name in plugins:
         with suppress(LlamafwError):
@@ -221,7 +221,7 @@ def _create(name: str, plugin: SamplerPlugin, request: GenerateRequest, context:
         raise SamplerError(name) from error
 
 
-def _limited(bias: float) -> float:
+def _clamp_bias(bias: float) -> float:
     return bias if bias == -np.inf else min(max(bias, -_MAX_BIAS), _MAX_BIAS)
 
 

@@ -1,4 +1,4 @@
-"""Holds a response to a grammar, and turns a grammar's failures into errors for the client."""
+"""Restricts a response to a grammar, and turns failures of the grammar into errors for the client."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Constraint:
     def mask(self, logits: Floats) -> None:
         """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that are not allowed next to −inf.
 
-        The errors are those of `accept`.
+        Raises the same errors as `accept`.
         """
         with self._errors():
             self._grammar.mask(logits)

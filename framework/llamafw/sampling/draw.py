@@ -30,7 +30,7 @@ def draw(candidates: Candidates, random: np.random.Generator) -> int:
     weights = np.exp(logits - peak)
     start = 0
     target = random.random()
-    if len(weights) > 4 * _BLOCK:  # find the block first: a running float64 sum of 49k numbers is slow
+    if len(weights) > 4 * _BLOCK:  # find the block first, because a running float64 sum of 49k numbers is slow
         n_whole = len(weights) // _BLOCK * _BLOCK
         block_sums = weights[:n_whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
         sums = np.append(block_sums, weights[n_whole:].sum(dtype=np.float64)).cumsum()

@@ -21,7 +21,7 @@ class SamplerKernelFunction:
     Parameters
     ----------
     compiled : object
-        Keeps the code alive and has its ``address``. The code is a C function
+        Keeps the code in memory and has its ``address``. The code is a C function
         ``int64_t (float *logits, int32_t *ids, int64_t n, int64_t *ordered, double *options, int64_t n_options)``
         with the meaning that `compile_sampler_kernel` describes.
     """
@@ -62,8 +62,8 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
         types.CPointer(types.float64),
         types.int64,
     )
-    # A function made from source text, because numba cannot cache a closure. Its name and line are those of the body:
-    # they name the file in the cache.
+    # The function is made from source text, because numba cannot cache a closure. It has the name and line of the body,
+    # from which the name of the file in the cache is made.
     source = "\n" * (function.__code__.co_firstlineno - 1) + (
         f"def {function.__name__}(logits, ids, n, ordered, options, n_options):\n"
         " return body(carray(logits, n), carray(ids, n), carray(ordered, 1), carray(options, n_options))"
@@ -82,12 +82,12 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
 class SamplerKernel:
     """A sampler's `apply`, compiled. A chain runs adjacent kernels in one call.
 
-    If a sampler has an attribute ``kernel``, its `apply` is not called. To remember something from token to token, its
-    `accept` writes into ``options``.
+    If a sampler has an attribute ``kernel``, its `apply` is not called. To keep state from token to token, its `accept`
+    writes into ``options``.
     """
 
     function: SamplerKernelFunction  # the compiled code
-    options: npt.NDArray[np.float64]  # (n_options,) its argument
+    options: npt.NDArray[np.float64]  # (n_options,) the argument ``options`` of the function
 
     def apply(self, candidates: Candidates) -> None:
         """Run the kernel on ``candidates``, as the sampler's `apply` would."""
@@ -124,7 +124,7 @@ class CandidateBuffers:
 
 
 class FusedKernels:
-    """Kernels that run one after the other, without Python between them."""
+    """Kernels that run one after the other in one call of compiled code."""
 
     def __init__(self, kernels: Sequence[SamplerKernel]) -> None:
         from llamafw.sampling import run_kernels  # here, because it imports numba

@@ -30,7 +30,10 @@ def logprobs_of_row(row: Floats, token: int, n: int) -> tuple[float, tuple[Token
 
 
 def logprobs_of_candidates(candidates: Candidates, token: int, n: int) -> tuple[float, tuple[TokenLogprob, ...]]:
-    """Return the same after the samplers, among the remaining candidates, which may be fewer than ``n``."""
+    """Return the log-probability of ``token``, and the ``n`` most likely tokens, among the candidates of the samplers.
+
+    If fewer than ``n`` candidates are possible, all of them are returned.
+    """
     logits = candidates.logits.astype(np.float64)
     peak = logits.max()
     logprobs = logits - (peak + np.log(np.exp(logits - peak).sum()))

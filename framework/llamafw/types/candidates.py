@@ -22,7 +22,7 @@ class Candidates:
     sorted: bool = False  # True: logits are in descending order; a sampler that changes the order sets it to False
 
     def find(self, tokens: Ints) -> tuple[Ints, Ints]:
-        """Return the indices of some tokens among the candidates.
+        """Find tokens among the candidates.
 
         Parameters
         ----------
@@ -32,9 +32,9 @@ class Candidates:
         Returns
         -------
         indices : (k,) int32
-            Where in ``ids`` each token found is.
+            Indices of the found tokens in ``ids``.
         which : (k,) int32
-            Which of ``tokens`` it is: ``ids[indices] == tokens[which]``.
+            Indices of the same tokens in ``tokens``: ``ids[indices] == tokens[which]``.
         """
         if not len(tokens):
             return np.empty(0, np.int32), np.empty(0, np.int32)

@@ -22,7 +22,7 @@ class EmbedRequest:
     prompt: tuple[int, ...]  # tokens
     pooling: Pooling = "mean"  # how to combine the hidden states
     id_slot: int = -1  # -1: any slot
-    cache_prompt: bool = False  # always False in practice: caches hold no hidden states
+    cache_prompt: bool = False  # must be False: caches hold no hidden states
 
 
 @dataclass(frozen=True, slots=True)

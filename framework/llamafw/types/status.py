@@ -1,4 +1,4 @@
-"""What the server reports about itself: engine, slots, plugins."""
+"""The state of the engine, the slots and the plugins, as the server reports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class EngineStats:
     """Counters of an engine since its start, and its current load."""
 
     n_decode: int = 0  # forward passes
-    n_busy_slots: int = 0  # sum over all forward passes of the slots in each
+    n_busy_slots: int = 0  # number of slots in a forward pass, summed over all passes
     prompt_tokens: int = 0  # prompt tokens evaluated
     prompt_tokens_cached: int = 0  # prompt tokens reused from a cache
     prompt_seconds: float = 0.0  # time spent on prompts
@@ -56,7 +56,7 @@ class PluginInfo:
     distribution: str  # "?" for files and modules
     version: str  # version of the distribution; "?" for files and modules
     state: Literal["active", "failed", "blocked"]  # failed: not loaded because of an error; blocked: by --no-plugin
-    requires_api: str | None = None  # API versions that the plugin declares to work with
+    requires_api: str | None = None  # API versions that the plugin says it works with
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what it registered: kind → names
     hooks: Sequence[str] = ()  # names of the hooks it implements
     options: JsonSchema = field(default_factory=dict)  # its own settings

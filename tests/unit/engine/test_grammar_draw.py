@@ -16,6 +16,8 @@ from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.top_k import TopK
 
+pytestmark = pytest.mark.slow
+
 CHI2_9 = 46.9
 """Quantile of chi-square with 9 degrees of freedom, exceeded with probability 3e-7."""
 N, N_DRAWS = 10, 60_000
