@@ -23,6 +23,8 @@ from llamafw.settings import from_environment, options
 from llamafw.testing.process import running_server
 from llamafw.testing.tiny import write_tiny_gguf
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/container"
 PAGE = (ROOT / "docs/container.md").read_text("utf-8")

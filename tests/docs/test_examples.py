@@ -17,6 +17,8 @@ from llamafw.testing.process import running_server
 from llamafw.testing.tiny import write_tiny_gguf
 from support.install import Environ, install, run_tests
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FLAGS = "--backend numpy -np 2 -n 2 -c 512 --api-key contract --validate-responses"
 EXAMPLES = sorted(path.parent for path in ROOT.glob("examples/*/pyproject.toml"))

@@ -13,6 +13,8 @@ from llamafw import hookspecs
 from llamafw.testing.process import running_server
 from llamafw.testing.tiny import write_tiny_gguf
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 N_GENERATIONS = 3
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}

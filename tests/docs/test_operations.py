@@ -19,6 +19,8 @@ from llamafw.settings import options
 from llamafw.testing.process import running_server
 from llamafw.testing.tiny import write_tiny_gguf
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8")
 FLAGS = {flag: (name, opt) for name, opt in options().items() for flag in (*opt.flags, *opt.off_flags)}
 DEFAULT_PARALLEL = 4  # of `Settings.parallel`, whose own default means "automatic"

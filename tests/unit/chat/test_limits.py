@@ -8,6 +8,8 @@ from llamafw import ChatContext, RequestError
 from llamafw_plugins.chat_formats import meter
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
 
+pytestmark = pytest.mark.slow
+
 MILLION = "{% set s = 'a' * 1000000 %}"
 
 

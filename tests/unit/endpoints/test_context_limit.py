@@ -11,6 +11,8 @@ from llamafw.engine.rank_head import Layer, RankHead
 from support.toy_model import N_EMBD, ToyBackend
 from unit.endpoints.conftest import MID, PRE, REP, SEP, SUF, InfillTokenizer, Open, alphabet, read_events
 
+pytestmark = pytest.mark.slow
+
 N_CTX = 64
 LONG = "x" * 99
 GREEDY = {"temperature": 0}
@@ -141,7 +143,7 @@ async def test_context_shift_while_generating_is_truncated(opened: Open) -> None
         ),
     ],
 )
-async def test_truncated_infill_keeps_what_is_near_the_middle(opened: Open, body: Any, expected: list[int]) -> None:
+async def test_truncated_infill_keeps_text_near_the_middle(opened: Open, body: Any, expected: list[int]) -> None:
     async with opened(tokenizer=InfillTokenizer(), context_shift=True) as client:
         row = (await client.post("/infill", json={**body, "n_predict": 1, "truncate_prompt": True})).json()
     assert row["prompt"] == expected
@@ -164,7 +166,7 @@ async def test_infill_with_a_middle_that_does_not_fit_is_400(opened: Open) -> No
     assert (error["code"], error["type"], error["n_prompt_tokens"]) == (400, "exceed_context_size_error", 99 + 3)
 
 
-async def test_truncated_suffix_completion(opened: Open) -> None:
+async def test_truncate_prompt_shortens_suffix_completions(opened: Open) -> None:
     async with opened(tokenizer=InfillTokenizer()) as client:
         body = {"prompt": ["a", LONG], "suffix": "y" * 99, "max_tokens": 1, "truncate_prompt": True, "echo": True}
         response = (await client.post("/v1/completions", json=body)).json()

@@ -13,6 +13,8 @@ from llamafw import GrammarSource
 from support.toy_model import random_logits
 from unit.endpoints.conftest import Open, read_events
 
+pytestmark = pytest.mark.slow
+
 HI = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
 CHAT, NATIVE, TEXT = "/v1/chat/completions", "/completion", "/v1/completions"
@@ -54,7 +56,7 @@ async def test_answer_matches_the_grammar(opened: Open, path: str) -> None:
 
 
 @pytest.mark.inventory("E-105")
-async def test_json_object_format(opened: Open) -> None:
+async def test_json_object_format_gives_an_object(opened: Open) -> None:
     bias = {"125": 9, "34": 3}  # makes closing braces and quotes likely, so that the object ends
     text = await ask(opened, CHAT, response_format={"type": "json_object"}, logit_bias=bias, max_tokens=400)
     assert isinstance(json.loads(text), dict)

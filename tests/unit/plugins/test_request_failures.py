@@ -14,6 +14,8 @@ from llamafw import GenerationError
 from support.broken_plugins import BACKEND, BODY, IMPORT, OPERATION, SAMPLER, failure_counts, hook_code, plugin_error
 from support.distributions import Site
 
+pytestmark = pytest.mark.slow
+
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """Return the records that report failures."""

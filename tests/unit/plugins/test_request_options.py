@@ -15,6 +15,8 @@ from llamafw.settings import Settings
 from support import api
 from support.distributions import Site
 
+pytestmark = pytest.mark.slow
+
 SAMPLER = """
 from llamafw import hookimpl
 

@@ -11,6 +11,8 @@ from llamafw_plugins.samplers import DEFAULT_ORDER
 from support.broken_plugins import IMPORT
 from support.distributions import Site
 
+pytestmark = pytest.mark.slow
+
 SAMPLER = """
 import numpy as np
 

@@ -20,6 +20,8 @@ from support import api
 from support.broken_plugins import BODY, IMPORT, OPERATION, SAMPLER, failure_counts, hook_code
 from support.distributions import Site
 
+pytestmark = pytest.mark.slow
+
 
 def build_document(plugins: Plugins) -> Any:
     """Return the API document of a server with these plugins and the built-in ones."""
