@@ -1,4 +1,4 @@
-"""What the tests of several rooms need."""
+"""Fixtures for several folders of unit tests."""
 
 from __future__ import annotations
 
@@ -12,4 +12,5 @@ from llamafw.plugins import Plugins
 
 @pytest.fixture(scope="session")
 def samplers() -> Mapping[str, Any]:
+    """The samplers of all installed plugins by name."""
     return Plugins().registry("sampler")
