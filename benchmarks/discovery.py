@@ -1,9 +1,9 @@
-"""Measure the cost of installed plugins: finding, importing and time_registration them, and ``llamafw --help``.
+"""Measure the cost of installed plugins: finding, importing and registering them, and the commands of llamafw.
 
-The benchmark writes distributions as pip installs them, a module and its ``.dist-info``, into a temporary folder. Each
-registers a sampler with options, a field, a flag and a setting, and implements an event. Modules are compiled before,
-as pip does. Every number is the median of several new processes, in milliseconds of wall time and of processor time,
-which other load on the machine affects less.
+The benchmark writes distributions into a temporary folder as pip installs them: a compiled module and its
+``.dist-info``. Each registers a sampler with options, a field, a flag and a setting, and implements an event. Every
+number is the median of several new processes, in milliseconds of wall time and of processor time, which other load on
+the machine affects less.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def write_distributions(folder: Path, n: int) -> None:
 
 
 def time_registration(site: Path | None, n: int) -> tuple[float, float]:
-    """Return the seconds to find, import and register all plugins, of which there must be at least ``n``."""
+    """Return the seconds to find, import and register all plugins; fail if fewer than ``n`` are found."""
     environ = {**os.environ, "PYTHONPATH": str(site or "")}
     words = subprocess.check_output([sys.executable, "-c", MEASURE], env=environ, text=True).split()
     if int(words[2]) < n:
@@ -95,18 +95,20 @@ def time_command(site: Path | None, *argv: str) -> tuple[float, float]:
 def main() -> int:
     """Print the table; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=50, help="number of plugins (default: 50)")
+    parser.add_argument("-n", type=int, default=50, help="number of additional plugins (default: 50)")
     parser.add_argument("--runs", type=int, default=7, help="number of processes per measurement (default: 7)")
     args = parser.parse_args()
+
     runs = range(args.runs)
     with tempfile.TemporaryDirectory() as temporary:
         site = Path(temporary)
         write_distributions(site, args.n)
-        print(f"| | built-in plugins | and {args.n} more |\n|---|---|---|")
         rows = {"register": [[time_registration(folder, n) for _ in runs] for folder, n in ((None, 1), (site, args.n))]}
         for argv in (("--help",), ("serve", "--help"), ("plugins",)):
             name = " ".join(("llamafw", *argv))
             rows[name] = [[time_command(folder, *argv) for _ in runs] for folder in (None, site)]
+
+    print(f"| | built-in plugins | and {args.n} more |\n|---|---|---|")
     for name, (few, many) in rows.items():
         label = "find, import and register" if name == "register" else f"`{name}`"
         print(f"| {label} | {format_times(few)} | {format_times(many)} |")

@@ -2,9 +2,9 @@
 
     python benchmarks/grammars.py [MODEL.gguf] [--tokens 600]
 
-The vocabulary is that of the default model, 49,152 tokens; the model itself is not run. Logits are random, with higher
-ones for tokens that end strings and objects. "drawn again" is the time that checking, masking and the second draw add
-to a token that the grammar refused at first; "fits" is the time that checking adds to the others.
+The vocabulary of 49,152 tokens comes from the default model; the model itself is not run. Logits are random, and higher
+for tokens that end strings and objects. "drawn again" is the time that checking, masking and the second draw add to a
+token if the grammar refuses the first draw; "fits" is the time that checking adds to the others.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from llamafw.sampling.chain import Chain, build_chain
 from llamafw.sampling.constraint import Constraint
 from llamafw.sampling.kernels import CandidateBuffers
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
-from llamafw_plugins.quants import TYPES
 from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer
-from samplers import rows
+from samplers import random_logits
 
 VALUE_SCHEMAS: list[Any] = [
     {"type": "string"},
@@ -58,46 +57,47 @@ SOURCES: list[tuple[str, str, str]] = [
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each grammar and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--tokens", type=int, default=600)
     args = parser.parse_args()
-    metadata = read_gguf(args.model or pull("smollm2-135m"), {quant.name: quant for quant in TYPES}).metadata
+
+    plugins = Plugins()
+    metadata = read_gguf(args.model or pull("smollm2-135m"), plugins.registry("quant")).metadata
     tokenizer = Gpt2Tokenizer(metadata)
     start = time.perf_counter()
     compilers = {
         kind: LlguidanceCompiler(kind, GrammarContext(tokenizer, tokenizer.n_vocab)) for kind in ("json_schema", "gbnf")
     }
     print(f"table of {tokenizer.n_vocab} tokens, built once per model: {(time.perf_counter() - start) * 1e3:.0f} ms\n")
-    logits = rows(tokenizer.n_vocab, 100)
+
+    logits = random_logits(tokenizer.n_vocab, 100)
     ends = [token for token in range(tokenizer.n_vocab) if tokenizer.piece(token) in (b'"', b"}", b"]", b'",', b":")]
     logits[:, ends] += 6
     request = GenerateRequest(tuple(range(100, 300)), samplers=DEFAULT_ORDER)
     context = SamplerContext(request.prompt, tokenizer.n_vocab, 2048, tokenizer)
-    samplers = Plugins().registry("sampler")
+
     print(f"{'milliseconds, medians (worst)':26s}{'compile':>16s}{'drawn again':>18s}{'mask':>16s}{'fits':>8s}")
     for name, kind, source in SOURCES:
         compile_ms = []
         for i in range(9):
             start = time.perf_counter()
-            compilers[kind].compile(
-                source + " " * i
-            )  # a different text each time, because compiled grammars are cached
+            compilers[kind].compile(source + " " * i)  # a different text each time: compiled grammars are cached
             compile_ms.append((time.perf_counter() - start) * 1e3)
-        chain = build_chain(request, 1, samplers, context)
+        chain = build_chain(request, 1, plugins.registry("sampler"), context)
         redrawn, masks, fits = time_tokens(chain, compilers[kind], source, logits, args.tokens)
         cells = format_times(compile_ms), format_times(redrawn, 18), format_times(masks)
         print(f"{name:26s}{''.join(cells)}{statistics.median(fits):8.3f}")
 
 
 def format_times(times: list[float], width: int = 16) -> str:
-    """Return the median and the maximum."""
+    """Return the median and the maximum, aligned to the right."""
     return f"{statistics.median(times):.3f} ({max(times):.2f})".rjust(width)
 
 
 class RecordingGrammar:
-    """A grammar that records whether its mask was used, which means that a token was drawn again."""
+    """A grammar that records whether its mask was used, because then a token is drawn again."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar, self.accept, self.masked = grammar, grammar.accept, False
@@ -114,7 +114,10 @@ class RecordingGrammar:
 def time_tokens(
     chain: Chain, compiler: LlguidanceCompiler, source: str, logits: Any, n: int
 ) -> tuple[list[float], ...]:
-    """Return milliseconds of ``n`` tokens: added to tokens that are drawn again, of the mask, added to others."""
+    """Return the milliseconds added to tokens that are drawn again, those of the mask, and those added to other tokens.
+
+    ``n`` tokens are drawn, each with and without the grammar.
+    """
     buffers, redrawn, masks, fits = CandidateBuffers(logits.shape[1]), [], [], []
     grammar, separate = RecordingGrammar(compiler.compile(source)), compiler.compile(source)
 
@@ -123,6 +126,7 @@ def time_tokens(
             grammar, separate = RecordingGrammar(compiler.compile(source)), compiler.compile(source)
         rows = [logits[i % len(logits)].copy() for _ in range(3)]
         constraint = Constraint(grammar, "grammar")
+
         free, _ = timed(lambda rows=rows: chain.pick(buffers, rows[0]))
         grammar.masked = False
         constrained, (token, _) = timed(

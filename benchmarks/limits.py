@@ -31,7 +31,7 @@ from serving import free_port, running_server
 Row = tuple[str, float, float, str]  # name, value, limit, unit
 
 ENDLESS = {"prompt": "Once upon a time", "n_predict": -1, "ignore_eos": True, "stream": True, "temperature": 0.8}
-TOLERANCE = 0.1  # share of the processor that other processes may use
+TOLERANCE = 0.1  # share of all cores' time that other processes may use
 PLUGIN = Path(__file__).with_name("tokenizing.py")
 
 
@@ -61,14 +61,15 @@ class Client:
             raise RuntimeError(f"{method} {path}: {response.status} {answer.decode()}")
         return ms, json.loads(answer), float(response.headers.get("x-tokenize-ms", 0))
 
-    def rest(self, body: object, rounds: int) -> float:
-        """Return the median of milliseconds that a completion spends outside the tokenizer and the engine."""
-        content, times = json.dumps(body).encode(), []
+    def overhead(self, body: object, rounds: int) -> float:
+        """Return the median of the milliseconds that completions spend outside the tokenizer and the engine."""
+        content = json.dumps(body).encode()
+        times: list[float] = []
         for _ in range(rounds):
-            ms, answer, tokenizer = self.timed("POST", "/completion", content)
-            used = answer["timings"]
-            times.append(ms - tokenizer - used["prompt_ms"] - used["predicted_ms"] - used["queue_ms"])
-        return statistics.median(times[rounds // 10 :])
+            ms, answer, tokenizer_ms = self.timed("POST", "/completion", content)
+            engine_ms = sum(answer["timings"][name] for name in ("queue_ms", "prompt_ms", "predicted_ms"))
+            times.append(ms - tokenizer_ms - engine_ms)
+        return statistics.median(times[rounds // 10 :])  # the first ones warm up
 
 
 def overhead(model: str) -> Iterator[Row]:
@@ -82,46 +83,42 @@ def overhead(model: str) -> Iterator[Row]:
 
 
 def megabyte(model: str) -> Iterator[Row]:
-    """Measure prompts of a megabyte, of text and of token ids, which are truncated to the context."""
+    """Measure prompts of a megabyte of text and of token ids. They are truncated to the context."""
     words = "time year people way day man thing life child world school state family ".split()
     text = " ".join(words[i * i % 13] for i in range(190_000))[: 1 << 20]
     ids = [i % 1000 + 10_000 for i in range((1 << 20) // 7)]
     with server(model, "-c", "256", "-np", "1", "--plugin", str(PLUGIN)) as (url, _):
         for name, prompt, limit in (("text", text, 15), ("token ids", ids, 25)):  # each of the 150,000 ids is an object
-            body = {"prompt": prompt, "n_predict": 1, "temperature": 0}
-            yield (
-                f"a prompt of 1 MB of {name}, outside tokenizer and engine",
-                Client(url).overhead(body, 30),
-                limit,
-                "ms",
-            )
+            body = {"prompt": prompt, "n_predict": 1, "temperature": 0, "truncate_prompt": True}
+            ms = Client(url).overhead(body, 30)
+            yield f"a prompt of 1 MB of {name}, outside tokenizer and engine", ms, limit, "ms"
 
 
-async def _listen(url: str, n: int) -> None:
+async def _read_streams(url: str, n: int) -> None:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as http:
 
-        async def one() -> None:
+        async def read_stream() -> None:
             async with http.stream("POST", "/completion", json=ENDLESS) as response:
                 async for _ in response.aiter_raw():
                     pass
 
         with contextlib.suppress(httpx.TransportError):
-            await asyncio.gather(*(one() for _ in range(n)))
+            await asyncio.gather(*(read_stream() for _ in range(n)))
 
 
-def listen(url: str, n: int) -> None:
-    """Read ``n`` endless streams; runs in its own process."""
-    asyncio.run(_listen(url, n))
+def read_streams(url: str, n: int) -> None:
+    """Read ``n`` endless streams. Runs in a separate process."""
+    asyncio.run(_read_streams(url, n))
 
 
 @contextlib.contextmanager
-def streams(url: str, n: int, waiting: int) -> Iterator[None]:
-    """Keep ``n`` streams open, of which ``waiting`` wait for a slot."""
-    process = multiprocessing.get_context("spawn").Process(target=listen, args=(url, n), daemon=True)
+def open_streams(url: str, n: int, n_waiting: int) -> Iterator[None]:
+    """Keep ``n`` streams open; ``n_waiting`` of them wait for a slot."""
+    process = multiprocessing.get_context("spawn").Process(target=read_streams, args=(url, n), daemon=True)
     process.start()
     try:
-        wait_for_metric(url, f"llamacpp:requests_deferred {waiting}.0")
+        wait_for_metric(url, f"llamacpp:requests_deferred {n_waiting}.0")
         yield
     finally:
         process.kill()
@@ -137,7 +134,7 @@ def wait_for_metric(url: str, line: str) -> None:
 
 def health(model: str) -> Iterator[Row]:
     """Measure ``/health`` while all slots generate and sixty streams wait."""
-    with server(model, "--metrics") as (url, _), streams(url, 64, 60):
+    with server(model, "--metrics") as (url, _), open_streams(url, 64, 60):
         client, times = Client(url), []
         for _ in range(500):
             times.append(client.timed("GET", "/health")[0])
@@ -148,8 +145,8 @@ def health(model: str) -> Iterator[Row]:
     yield "/health under full load, slowest of 500", times[-1], 50, "ms"
 
 
-def decoding(url: str, idle: int, first: int = 1200, last: int = 2200) -> float:
-    """Return the seconds from token ``first`` to ``last`` of a stream, while ``idle`` others wait for its slot."""
+def time_decoding(url: str, n_idle: int, first: int = 1200, last: int = 2200) -> float:
+    """Return the seconds from token ``first`` to ``last`` of a stream, while ``n_idle`` others wait for its slot."""
     body = {**ENDLESS, "n_predict": last + 1, "seed": 1, "cache_prompt": False}
     with (
         contextlib.ExitStack() as stack,
@@ -159,8 +156,8 @@ def decoding(url: str, idle: int, first: int = 1200, last: int = 2200) -> float:
         started = 0.0
         events = (line for line in response.iter_lines() if line)
         for n, _ in enumerate(events, 1):
-            if n == 1 and idle:
-                stack.enter_context(streams(url, idle, idle))
+            if n == 1 and n_idle:
+                stack.enter_context(open_streams(url, n_idle, n_idle))
                 (slot,) = httpx.get(f"{url}/slots").json()
                 if slot["next_token"]["n_decoded"] >= first:
                     raise RuntimeError("the other streams were not opened in time")
@@ -172,30 +169,36 @@ def decoding(url: str, idle: int, first: int = 1200, last: int = 2200) -> float:
 
 
 def idle(model: str) -> Iterator[Row]:
-    """Measure how open but idle streams slow down decoding.
+    """Measure how much open but idle streams slow down decoding.
 
-    Rounds in which other processes were busy only count if there are no others.
+    A round in which other processes were busy counts only if all rounds were like that.
     """
-    kept, disturbed = [], []
+    kept: list[float] = []
+    disturbed: list[float] = []
     with server(model, "-np", "1", "-c", "4096", "--metrics", "--slots") as (url, pid):
         while len(kept) < 5 and len(disturbed) < 7:
             noise = NoiseMeter([pid])
             seconds = []
             for n in (0, 64):
-                seconds.append(decoding(url, n))
+                seconds.append(time_decoding(url, n))
                 wait_for_metric(url, "llamacpp:requests_processing 0.0")
             other_share = noise.share()
             (kept if other_share < TOLERANCE else disturbed).append((seconds[1] / seconds[0] - 1) * 100)
-            print(f"  alone and with 64 others: {seconds} s; other processes used {other_share:.0%}", file=sys.stderr)
+            print(
+                f"  alone {seconds[0]:.2f} s, with 64 idle streams {seconds[1]:.2f} s; "
+                f"other processes used {other_share:.0%} of the processor",
+                file=sys.stderr,
+            )
     yield "decoding with 64 idle streams, slower by", statistics.median(kept or disturbed), 2, "%"
 
 
-async def _load(url: str, n: int) -> None:
-    gate = asyncio.Semaphore(8)
+async def _send_requests(url: str, n: int) -> None:
+    """Send ``n`` requests of all kinds, eight at a time."""
+    limit = asyncio.Semaphore(8)
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
 
-        async def one(i: int) -> None:
-            async with gate:
+        async def send(i: int) -> None:
+            async with limit:
                 prompt = {"prompt": f"{i} abc {i * i}", "n_predict": 2}
                 match i % 8:
                     case 0:
@@ -204,7 +207,7 @@ async def _load(url: str, n: int) -> None:
                     case 1:
                         async with http.stream("POST", "/completion", json={**prompt, "stream": True}) as response:
                             await response.aread()
-                    case 2:  # the client goes away
+                    case 2:  # the client disconnects
                         async with http.stream("POST", "/completion", json={**ENDLESS, "seed": i}) as response:
                             await anext(response.aiter_raw())
                     case 3:
@@ -217,25 +220,25 @@ async def _load(url: str, n: int) -> None:
                         await http.post("/completion", json=prompt)
 
         for first in range(0, n, 1000):
-            await asyncio.gather(*(one(i) for i in range(first, min(first + 1000, n))))
+            await asyncio.gather(*(send(i) for i in range(first, min(first + 1000, n))))
 
 
 def memory(model: str) -> Iterator[Row]:
-    """Measure the memory after requests of every kind, some cancelled, some invalid, with a tiny model."""
+    """Measure the growth of memory by requests of all kinds, some cancelled and some invalid, with a tiny model."""
     with tempfile.TemporaryDirectory() as folder:
         tiny = write_tiny_gguf(Path(folder) / "tiny.gguf")
         with server(str(tiny), "--metrics") as (url, pid):
             process = psutil.Process(pid)
             used = []
             for n in (2_000, 18_000):
-                asyncio.run(_load(url, n))
+                asyncio.run(_send_requests(url, n))
                 wait_for_metric(url, "llamacpp:requests_processing 0.0")
                 used.append(process.memory_full_info().uss / 2**20)
                 print(f"  after {2_000 if n == 2_000 else 20_000} requests {used[-1]:.1f} MiB", file=sys.stderr)
     yield "growth of memory from 2,000 to 20,000 requests", (used[1] / used[0] - 1) * 100, 2, "%"
 
 
-ALL: dict[str, Callable[[str], Iterator[Row]]] = {
+MEASUREMENTS: dict[str, Callable[[str], Iterator[Row]]] = {
     "overhead": overhead,
     "megabyte": megabyte,
     "health": health,
@@ -247,12 +250,14 @@ ALL: dict[str, Callable[[str], Iterator[Row]]] = {
 def main() -> int:
     """Measure and print a table; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*ALL, []], metavar="NAME")
+    # argparse checks the default of nargs="*", an empty list, against the choices
+    parser.add_argument("names", nargs="*", choices=[*MEASUREMENTS, []], metavar="NAME")
     parser.add_argument("--model", default=None)
     args = parser.parse_args()
     model = args.model or str(pull("smollm2-135m"))
     noise = NoiseMeter()
-    rows = [row for name in args.names or ALL for row in ALL[name](model)]
+    rows = [row for name in args.names or MEASUREMENTS for row in MEASUREMENTS[name](model)]
+
     print(f"{machine()}; other processes used {noise.share():.0%} of it\n\n| | measured | limit |\n|---|---|---|")
     for name, value, limit, unit in rows:
         print(f"| {name} | {value:.2f} {unit} | {limit:g} {unit}{'' if value <= limit else ', exceeded'} |")

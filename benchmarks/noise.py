@@ -1,4 +1,4 @@
-"""Measure the share of the machine's processor time that other processes use during a measurement."""
+"""Measure how much of the machine's processor time other processes use during a measurement."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class NoiseMeter:
         self._start = time.perf_counter(), _busy_time(), self._own_time()
 
     def share(self) -> float:
-        """Return the share of all cores' time that other processes used, 0 … 1."""
+        """Return the share of all cores' time that other processes have used since the creation, 0 … 1."""
         started, busy, own = self._start
         wall = (time.perf_counter() - started) * (psutil.cpu_count() or 1)
         return max(0.0, (_busy_time() - busy - (self._own_time() - own)) / wall)
 
     def _own_time(self) -> float:
+        """Return the seconds of processor time that the measurement has used."""
         me = psutil.Process().cpu_times()
         total = me.user + me.system + me.children_user + me.children_system
         for process in self._processes:
@@ -52,6 +53,7 @@ def machine() -> str:
 
 
 def _busy_time() -> float:
+    """Return the seconds that all cores have worked since the machine started."""
     times = psutil.cpu_times()
     return float(
         sum(times)

@@ -28,11 +28,12 @@ def median_ms(step: Callable[[], object], rounds: int = 5) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each operation and print the medians."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else pull("smollm2-135m")
     plugins, settings = Plugins(), Settings()
     model = open_model(path, settings, plugins)
     tokenizer = make_tokenizer(model, plugins)
+
     text = "Once upon a time, in 1984, there were 3 naïve bears who couldn't count to ten. " * 12_500
     print(f"{machine()}; {path.name}, medians of 5\n")
     print(f"opening the file        {median_ms(lambda: open_model(path, settings, plugins)):8.1f} ms")

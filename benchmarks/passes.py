@@ -1,6 +1,6 @@
-"""Compare forward passes: ``llamafw bench`` and llama.cpp's ``llama-bench`` in turn, with medians and ratios.
+"""Compare the speed of forward passes: ``llamafw bench`` and llama.cpp's ``llama-bench`` run in turn.
 
-``python benchmarks/passes.py [--model FILE] [--rounds 5] [--threads 1,2]`` prints a Markdown table.
+``python benchmarks/passes.py [--model FILE] [--rounds 5] [--threads 1,2]`` prints a Markdown table of medians.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run_llama_bench(model: str, threads: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure in turn and print."""
+    """Run both programs in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=None)
     parser.add_argument("--rounds", type=int, default=5)
@@ -41,9 +41,10 @@ def main() -> None:
         "--tolerance",
         type=float,
         default=0.1,
-        help="share of the processor used by other processes above which a round does not count (default: 0.1)",
+        help="a round does not count if other processes use a larger share of the processor (default: 0.1)",
     )
     args = parser.parse_args()
+
     model = args.model or str(pull("smollm2-135m"))
     rates: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for threads in map(int, args.threads.split(",")):
@@ -58,6 +59,7 @@ def main() -> None:
             kept += 1
             for test in a:
                 rates[test, threads].append((a[test], b[test]))
+
     print(f"{machine()}; {args.rounds} rounds in turn, medians\n")
     print("| test | threads | llamafw tokens/s | llama.cpp tokens/s | ratio |\n|---|---|---|---|---|")
     for (test, threads), pairs in sorted(rates.items()):

@@ -1,4 +1,4 @@
-"""Build llama.cpp for comparison, from the llama-cpp-python sdist, with all instructions of this machine.
+"""Build llama.cpp for comparisons, from the sdist of llama-cpp-python, with all instructions of this machine.
 
 ``python benchmarks/peer.py build`` downloads and builds it once, which takes minutes and needs cmake and a C++
 compiler. LLAMAFW_PEER names a folder with the ``llama-bench`` and ``llama-server`` of another build.
@@ -45,6 +45,7 @@ def build() -> None:
     """Download the sources and build the programs, unless they exist."""
     if all((folder() / name).is_file() for name in TARGETS):
         return
+
     out = folder().parent
     out.mkdir(parents=True, exist_ok=True)
     (out / "amx.h").write_text(AMX_FIX)
@@ -53,6 +54,7 @@ def build() -> None:
         (archive,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
+
         (source,) = Path(scratch).glob("*/vendor/llama.cpp")
         flags = f"-include {out / 'amx.h'}"
         run(
@@ -73,6 +75,7 @@ def build() -> None:
             f"-DCMAKE_CXX_FLAGS={flags}",
         )
         run("cmake", "--build", f"{scratch}/build", "--parallel", str(os.cpu_count()), "--target", *TARGETS)
+
         folder().mkdir(exist_ok=True)
         for name in TARGETS:
             (Path(scratch) / "build/bin" / name).replace(folder() / name)

@@ -34,7 +34,7 @@ from llamafw_plugins.samplers import DEFAULT_ORDER
 
 Row = np.ndarray[Any, Any]
 Step = Callable[[Row], object]
-N_ROWS = 100  # more than fit into the caches
+N_ROWS = 100  # more rows of logits than fit into the processor's caches
 OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("default chain", {}),
@@ -61,15 +61,15 @@ DEFAULTS = {
 }
 
 
-def rows(n_vocab: int, n: int) -> Row:
-    """Return logits, ``(n, n_vocab)`` float32."""
+def random_logits(n_vocab: int, n: int) -> Row:
+    """Return ``(n, n_vocab)`` float32 logits, normally distributed with a heavy upper tail."""
     random = np.random.default_rng(1)
     tail = random.exponential(1.5, (n, n_vocab)) * (random.random((n, n_vocab)) < 0.02)
     return (random.standard_normal((n, n_vocab)) * 2 + 2 * tail).astype(np.float32)
 
 
 def prompt(n_vocab: int) -> tuple[int, ...]:
-    """Return 4096 tokens, of which a third are different, as in text."""
+    """Return 4096 tokens; a third of them are different, as in text."""
     return tuple((np.random.default_rng(3).zipf(1.2, 4096) % n_vocab).tolist())
 
 
@@ -94,11 +94,13 @@ def numpy_step(n_vocab: int, fields: Mapping[str, Any]) -> Step:
             row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
         if options["temperature"] <= 0:
             return int(row.argmax())
+
         ids = np.arange(len(row))
         if options["top_k"]:
             ids = np.argpartition(row, -options["top_k"])[-options["top_k"] :]
         ids = ids[np.argsort(-row[ids])] if options["top_k"] or options["top_p"] < 1 else ids
         logits = row[ids]
+
         if options["typical_p"] < 1:
             p = np.exp(logits - logits.max())
             p /= p.sum()
@@ -113,6 +115,7 @@ def numpy_step(n_vocab: int, fields: Mapping[str, Any]) -> Step:
         if options["min_p"]:
             keep = logits >= logits.max() + np.log(options["min_p"])
             ids, logits = ids[keep], logits[keep]
+
         p = np.exp((logits - logits.max()) / options["temperature"]).astype(np.float64)
         return int(random.choice(ids, p=p / p.sum()))
 
@@ -127,6 +130,7 @@ def llama_cpp_step(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
         return None
     options = DEFAULTS | dict(fields)
     chain = peer.llama_sampler_chain_init(peer.llama_sampler_chain_default_params())
+
     parts = []
     if options["repeat_penalty"] != 1:
         last, penalty = options["repeat_last_n"], options["repeat_penalty"]
@@ -144,6 +148,7 @@ def llama_cpp_step(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
         parts.append(peer.llama_sampler_init_dist(1))
     for part in parts:
         peer.llama_sampler_chain_add(chain, part)
+
     cells = np.zeros(n_vocab, np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
     tokens = np.arange(n_vocab, dtype=np.int32)
     array = peer.llama_token_data_array(
@@ -161,8 +166,8 @@ def llama_cpp_step(n_vocab: int, fields: Mapping[str, Any]) -> Step | None:
     return step
 
 
-def times(step: Step, logits: Row, rounds: int) -> tuple[float, float]:
-    """Return the median and the minimum of the rounds, in microseconds per token."""
+def time_step(step: Step, logits: Row, rounds: int) -> tuple[float, float]:
+    """Return the median and the minimum of the rounds, in microseconds of processor time per token."""
     per_token = []
     for _ in range(rounds):
         fresh = logits.copy()  # samplers overwrite logits
@@ -174,17 +179,17 @@ def times(step: Step, logits: Row, rounds: int) -> tuple[float, float]:
 
 
 def table(n_vocab: int, rounds: int) -> Iterator[str]:
-    """Yield the lines of a Markdown table."""
-    logits = rows(n_vocab, N_ROWS)
+    """Measure all cases for one size of the vocabulary; yield the lines of a Markdown table."""
+    logits = random_logits(n_vocab, N_ROWS)
     makers = {"llamafw": llamafw_step, "numpy": numpy_step}
     if llama_cpp_step(n_vocab, {}) is not None:
         makers["llama.cpp"] = llama_cpp_step  # type: ignore[assignment]  # it is installed
     yield f"| {n_vocab:,} tokens | {' | '.join(makers)} |"
     yield "|---" * (1 + len(makers)) + "|"
     for name, fields in CASES:
-        cells = [times(make(n_vocab, fields), logits, rounds) for make in makers.values()]
+        cells = [time_step(make(n_vocab, fields), logits, rounds) for make in makers.values()]
         yield f"| {name} | " + " | ".join(f"{median:.0f} ({minimum:.0f})" for median, minimum in cells) + " |"
-    median, minimum = times(lambda row: logprobs_of_row(row, 0, 10), logits, rounds)
+    median, minimum = time_step(lambda row: logprobs_of_row(row, 0, 10), logits, rounds)
     yield f"| `n_probs` 10, in addition | {median:.0f} ({minimum:.0f}) |" + " |" * (len(makers) - 1)
 
 

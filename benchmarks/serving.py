@@ -1,4 +1,4 @@
-"""Compare servers: ``llamafw serve`` and ``llama-server`` stream to 1, 4, 8 and 16 clients, in turn.
+"""Compare the speed of servers: ``llamafw serve`` and ``llama-server`` stream to 1, 4, 8 and 16 clients, in turn.
 
 ``python benchmarks/serving.py [--model FILE] [--rounds 5]`` prints a Markdown table of the total tokens per second and
 the median time to the first token. Every client sends a different prompt of about 100 tokens.
@@ -27,17 +27,17 @@ from peer import program
 
 N_PREDICT = 128
 WORDS = ["time", "year", "people", "way", "day", "man", "thing", "life", "child", "world", "school", "state", "family"]
-_numbers = itertools.count()
+_seeds = itertools.count()
 
 
 def prompt() -> str:
     """Return a prompt of about 100 tokens, a different one each time."""
-    rng = random.Random(next(_numbers))
+    rng = random.Random(next(_seeds))
     return f"{rng.random()} " + " ".join(rng.choices(WORDS, k=85))
 
 
-async def client(http: httpx.AsyncClient, url: str, text: str) -> tuple[float, int]:
-    """Return the seconds to the first token and the number of tokens."""
+async def stream(http: httpx.AsyncClient, url: str, text: str) -> tuple[float, int]:
+    """Stream a completion; return the seconds to the first token and the number of tokens."""
     body = {"prompt": text, "n_predict": N_PREDICT, "stream": True, "ignore_eos": True, "temperature": 0.8, "seed": 1}
     started, first, tokens = time.perf_counter(), 0.0, 0
     async with http.stream("POST", f"{url}/completion", json=body) as response:
@@ -49,11 +49,11 @@ async def client(http: httpx.AsyncClient, url: str, text: str) -> tuple[float, i
 
 
 async def run_clients(url: str, n_clients: int) -> tuple[float, float]:
-    """Return the total tokens per second and the median of the milliseconds to the first token."""
+    """Run clients at the same time; return tokens per second in total, and median milliseconds to the first token."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(timeout=300, limits=limits) as http:
         started = time.perf_counter()
-        results = await asyncio.gather(*(client(http, url, prompt()) for _ in range(n_clients)))
+        results = await asyncio.gather(*(stream(http, url, prompt()) for _ in range(n_clients)))
         wall = time.perf_counter() - started
     return sum(n for _, n in results) / wall, statistics.median(first for first, _ in results) * 1000
 
@@ -71,7 +71,7 @@ def running_server(command: list[str], port: int) -> Iterator[tuple[str, int]]:
                     break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-                sys.exit(f"the server ended at once: {' '.join(command)}")
+                sys.exit(f"the server ended before it was ready: {' '.join(command)}")
             if time.monotonic() > deadline:
                 sys.exit(f"the server did not start within two minutes: {' '.join(command)}")
         yield url, process.pid
@@ -81,14 +81,14 @@ def running_server(command: list[str], port: int) -> Iterator[tuple[str, int]]:
 
 
 def free_port() -> int:
-    """Return a free port."""
+    """Return the number of a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def main() -> None:
-    """Measure in turn and print."""
+    """Run both servers in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default=None)
     parser.add_argument("--rounds", type=int, default=5)
@@ -98,9 +98,10 @@ def main() -> None:
         "--tolerance",
         type=float,
         default=0.1,
-        help="share of the processor used by other processes above which a round does not count (default: 0.1)",
+        help="a round does not count if other processes use a larger share of the processor (default: 0.1)",
     )
     args = parser.parse_args()
+
     model = args.model or str(pull("smollm2-135m"))
     counts = [int(n) for n in args.clients.split(",")]
     common = ["-m", model, "-np", str(max(counts)), "-c", str(512 * max(counts)), "-t", args.threads, "--port"]
@@ -111,7 +112,7 @@ def main() -> None:
         running_server([str(program("llama-server")), *common, str(b_port)], b_port) as (b_url, b_pid),
     ):
         for url in (a_url, b_url):
-            asyncio.run(run_clients(url, 2))
+            asyncio.run(run_clients(url, 2))  # warm up
         for n in counts:
             kept = disturbed = 0
             while kept < args.rounds and disturbed <= 3 * args.rounds:
@@ -123,6 +124,7 @@ def main() -> None:
                     continue
                 kept += 1
                 rates[n].append((*a, *b, a[0] / b[0], a[1] / b[1]))
+
     print(f"{machine()}; {args.threads} threads, {N_PREDICT} tokens each, {args.rounds} rounds in turn, medians\n")
     print("| clients | llamafw tokens/s | llama-server | ratio | llamafw first token ms | llama-server | ratio |")
     print("|---|---|---|---|---|---|---|")

@@ -1,6 +1,6 @@
-"""A plugin for `limits.py` that reports the tokenizer's time in the response header ``X-Tokenize-Ms``.
+"""A plugin for `limits.py`: it reports the time of the tokenizer in the response header ``X-Tokenize-Ms``.
 
-It counts the time of all requests, so only one request may run at a time.
+Only one request may run at a time, because the plugin does not tell requests apart.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 from llamafw import hookimpl
 
-spent = [0.0]  # milliseconds since the last request
+spent = [0.0]  # milliseconds since the current request began
 
 
 @hookimpl
 def model_loaded(model: Any, app: Any) -> None:
-    """Measure the tokenizer's ``encode``."""
+    """Replace the tokenizer's ``encode`` by one that measures its time."""
     tokenizer = app.loaded.tokenizer
     encode = tokenizer.encode
 
@@ -31,7 +31,7 @@ def model_loaded(model: Any, app: Any) -> None:
 
 @hookimpl
 def wrap_asgi(asgi: Any, app: Any) -> Any:
-    """Add the header."""
+    """Add the header to each response."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         async def send_with_header(message: Any) -> None:
