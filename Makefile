@@ -45,7 +45,6 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks
 	$(BIN)/mypy examples/*/llamafw_*
-	$(BIN)/mypy benchmarks/*.py
 
 docs: $(VENV)/.test
 	$(BIN)/python -m llamafw.cli.reference > docs/cli.md
