@@ -75,6 +75,5 @@ def fill_with_nan(backend: Any) -> None:
         backend._buffers.view(start, ((end - start) // 4,), np.float32)[...] = np.nan
     backend._logits[...] = np.nan
 
-    keys = int(plan["keys"][0])
-    words = backend._cache.view(keys, (backend._cache.n_bytes // 4 - 64,), np.uint32)
-    words[...] = 0xFFFFFFFF  # NaN, whether read as float16 or as float32
+    backend._kv._keys[...] = np.nan
+    backend._kv._values[...] = np.nan

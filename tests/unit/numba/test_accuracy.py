@@ -18,7 +18,7 @@ from support.numba_backend import open_backend
 
 pytestmark = pytest.mark.slow
 
-NATIVE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+TYPES_WITH_KERNEL = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]
 
 
@@ -27,8 +27,11 @@ def available_sets() -> list[str]:
     return [name for name, isa in INSTRUCTION_SETS.items() if isa.available()]
 
 
-def check(path: Path, *, tolerance: float = 0.01, reference: Reference | None = None, **options: Any) -> None:
-    """Compare logits, whose standard deviation is about 3, with the reference. Activations of 15 bits allow 0.01."""
+def check_logits(path: Path, *, tolerance: float = 0.01, reference: Reference | None = None, **options: Any) -> None:
+    """Compare logits with the reference.
+
+    Their standard deviation is about 3. Activations of 15 bits cause differences below 0.01.
+    """
     expected = (reference or Reference(path)).logits(TOKENS)
     with open_backend(path, cache_type_k="f32", cache_type_v="f32", **options) as backend:
         got = logits(backend, TOKENS, [17, 1, 2, 20])
@@ -37,40 +40,41 @@ def check(path: Path, *, tolerance: float = 0.01, reference: Reference | None = 
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
-@pytest.mark.parametrize("kind", NATIVE)
+@pytest.mark.parametrize("kind", TYPES_WITH_KERNEL)
 def test_formats_match_the_reference(kind: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if isa not in available_sets():
         pytest.skip(f"this processor has no {isa}")
     path = write_tiny_gguf(tmp_path / "m.gguf", types=kind)
     monkeypatch.setenv("LLAMAFW_ISA", isa)
-    check(path, tolerance=0.01 if "_" in kind else 1e-3)
+    check_logits(path, tolerance=0.01 if "_" in kind else 1e-3)
 
 
 def test_instruction_sets_agree_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", types={"default": "Q4_1", "attn_v": "Q8_0", "ffn_down": "Q4_0"})
     sets = available_sets()
-    assert "plain" in sets  # which every processor has
+    assert "plain" in sets  # every processor has it
     if features() & {"avx2", "avx512vnni"}:
         assert len(sets) >= 2
 
-    found = {}
+    by_set = {}
     for name in sets:
         monkeypatch.setenv("LLAMAFW_ISA", name)
         with open_backend(path) as backend:
             assert backend.describe()["isa"] == name
-            found[name] = logits(backend, TOKENS)
+            by_set[name] = logits(backend, TOKENS)
 
     for name in sets:
-        np.testing.assert_array_equal(found[name], found["plain"], err_msg=name)
+        np.testing.assert_array_equal(by_set[name], by_set["plain"], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRITABLE if kind not in NATIVE])
+@pytest.mark.parametrize("kind", [kind for kind in WRITABLE if kind not in TYPES_WITH_KERNEL])
 def test_other_types_are_rounded_to_q8_0_with_a_log_line(kind: str, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", types=kind, n_embd=256, n_ff=256, n_head=4, n_layer=1)
     lines: list[str] = []
     expected = Reference(path).logits(TOKENS)
     with open_backend(path, lines) as backend:
         got = logits(backend, TOKENS)
+
     # rounding weights to 8 bits changes logits by one or two percent of their standard deviation
     assert np.sqrt(((got - expected) ** 2).mean()) < 0.04 * expected.std()
     assert any(kind in line and "Q8_0" in line for line in lines)
@@ -88,7 +92,7 @@ def test_tensor_types_can_be_mixed(tmp_path: Path) -> None:
         "ffn_down": "F32",
         "output": "F16",
     }
-    check(write_tiny_gguf(tmp_path / "m.gguf", types=kinds, tied=False))
+    check_logits(write_tiny_gguf(tmp_path / "m.gguf", types=kinds, tied=False))
 
 
 @pytest.mark.parametrize(
@@ -110,17 +114,18 @@ def test_tensor_types_can_be_mixed(tmp_path: Path) -> None:
     ids=str,
 )
 def test_shapes_match_the_reference(shape: dict[str, Any], tmp_path: Path) -> None:
-    check(write_tiny_gguf(tmp_path / "m.gguf", **shape), n_threads=2)
+    check_logits(write_tiny_gguf(tmp_path / "m.gguf", **shape), n_threads=2)
 
 
 def test_biases_are_added(tmp_path: Path) -> None:
-    check(write_tiny_gguf(tmp_path / "m.gguf", biases=True, types="Q8_0"))
+    check_logits(write_tiny_gguf(tmp_path / "m.gguf", biases=True, types="Q8_0"))
 
 
-def test_rotation_of_neox_pairs(tmp_path: Path) -> None:
+def test_both_orders_of_rope_pairs_give_the_same_logits(tmp_path: Path) -> None:
     """A model with pairs (i, i + n/2), as in NeoX files, has the logits of the same model with adjacent pairs."""
     path = write_tiny_gguf(tmp_path / "pairs.gguf")
     expected = Reference(path)
+
     head = np.concatenate([np.arange(0, 16, 2), np.arange(1, 16, 2)])
     halves = {}
     for layer in range(2):
@@ -128,20 +133,24 @@ def test_rotation_of_neox_pairs(tmp_path: Path) -> None:
             name = f"blk.{layer}.{role}.weight"
             weight = expected.weight(name)
             halves[name] = weight.reshape(-1, 16, weight.shape[1])[:, head].reshape(weight.shape)
+
     other = write_tiny_gguf(tmp_path / "halves.gguf", tensors=halves)
-    check(other, reference=expected, decoder={"rope_interleaved": False})
+    check_logits(other, reference=expected, decoder={"rope_interleaved": False})
 
 
-def test_partial_rotation_and_magnitude(tmp_path: Path) -> None:
+def test_partial_rotation_matches_the_reference(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", n_embd_head=32, n_head=2, n_head_kv=1)
-    turned = np.array([1.0, 0.3, 0.1, 0.03, 0.01])  # ten of 32 dimensions
-    expected = Reference(path, frequencies=np.concatenate([turned, np.zeros(11)]))
-    check(path, reference=expected, decoder={"rope_frequencies": turned})
-    magnified = Reference(path, magnitude=1.2)
-    check(path, reference=magnified, decoder={"rope_magnitude": 1.2})
+    frequencies = np.array([1.0, 0.3, 0.1, 0.03, 0.01])  # they rotate ten of 32 dimensions
+    expected = Reference(path, frequencies=np.concatenate([frequencies, np.zeros(11)]))
+    check_logits(path, reference=expected, decoder={"rope_frequencies": frequencies})
 
 
-def test_half_precision_caches_are_close(tmp_path: Path) -> None:
+def test_rope_magnitude_matches_the_reference(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf", n_embd_head=32, n_head=2, n_head_kv=1)
+    check_logits(path, reference=Reference(path, magnitude=1.2), decoder={"rope_magnitude": 1.2})
+
+
+def test_float16_caches_are_close_to_the_reference(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf")
     expected = Reference(path).logits(TOKENS)
     for keys, values in (("f16", "f16"), ("f32", "f16"), ("f16", "f32")):
@@ -150,18 +159,19 @@ def test_half_precision_caches_are_close(tmp_path: Path) -> None:
 
 
 def test_default_model_matches_the_reference(real_model: Path) -> None:
-    """The documented limits are mean KL ≤ 0.01 and top-1 agreement ≥ 0.97 over at least 256 tokens."""
+    """Over at least 256 tokens, the mean KL divergence is small and the likeliest token the same."""
     with open_backend(real_model, n_ctx=512, n_threads=2) as backend:
-        tokenizer = _tokenizer(backend, real_model)
-        tokens = tokenizer.encode(PROSE)[:300]
+        tokens = read_tokenizer(real_model).encode(PROSE)[:300]
         assert len(tokens) >= 256
         got = logits(backend, tokens)
+
     expected = reference(real_model).logits(tokens)
     assert kl(expected, got) < 1e-4
     assert top1_agreement(expected, got) >= 0.99
 
 
-def _tokenizer(backend: Any, path: Path) -> Any:
+def read_tokenizer(path: Path) -> Any:
+    """Return the tokenizer of a model file."""
     from llamafw.models.gguf import read_gguf
     from llamafw.plugins import Plugins
 

@@ -1,4 +1,4 @@
-"""Compiled code is kept for later starts, and removed when it is not used any more."""
+"""Compiled code is kept for later starts, and removed when it is no longer used."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_code(folder: Path, *, days: float) -> Path:
-    """Make a kernel's folder that was last used some days ago."""
+    """Create the folder of a kernel that was last used some days ago."""
     code = folder / "numba_cpu_0" / "kernel.nbc"
     code.parent.mkdir(parents=True)
     code.write_bytes(b"code")
@@ -75,8 +75,11 @@ def test_version_folder_depends_on_every_source(root: Path, tmp_path: Path, monk
 
 def test_kernels_are_compiled_without_a_writable_folder(root: Path) -> None:
     root.write_text("a file instead of a folder")
-    kernel = KernelCompiler(lambda line: None)("add one", 1, add_one)
+    lines: list[str] = []
+    kernel = KernelCompiler(lines.append)("add one", 1, add_one)
     assert kernel.ctypes(41) == 42
+    assert "cannot be stored" in lines[1]
+    assert "set NUMBA_CACHE_DIR to a writable folder" in lines[1]
 
 
 def test_kernels_are_compiled_if_the_cache_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +105,8 @@ def test_a_used_kernel_is_marked_as_used(root: Path) -> None:
 def test_unused_code_is_removed(root: Path) -> None:
     version = cache.version_folder()
     kept = [
-        write_code(version / cache.ANY_ISA / "step", days=100),  # this version's
-        write_code(version / "avx2" / "matmul", days=100),  # of this instruction set
+        write_code(version / cache.ANY_ISA / "step", days=100),  # of this version
+        write_code(version / "avx2" / "matmul", days=100),  # of this version and instruction set
         write_code(version / "plain" / "recent", days=29),
         write_code(root / "llamafw-0123456789abcdef" / "avx2" / "recent", days=29),
         write_code(root / "llamafw-of-somebody-else" / "avx2" / "step", days=100),
@@ -114,7 +117,7 @@ def test_unused_code_is_removed(root: Path) -> None:
         write_code(root / "llamafw-0123456789abcdef" / "avx2" / "step", days=31),
         write_code(root / "llamafw-fedcba9876543210" / "any" / "step", days=31),
     ]
-    flat = root / "llamafw-00000000000000ff" / "numba_cpu_2"  # as versions without folders of kernels wrote it
+    flat = root / "llamafw-00000000000000ff" / "numba_cpu_2"  # old versions had no folders of kernels
     removed.append(write_code(flat, days=0) / "old.nbi")
     (flat / "old.nbi").write_bytes(b"index")
     os.utime(flat / "old.nbi", (0, 0))
@@ -123,7 +126,7 @@ def test_unused_code_is_removed(root: Path) -> None:
 
     assert [path for path in kept if not (path / "numba_cpu_0" / "kernel.nbc").exists()] == []
     assert [path for path in removed if path.exists()] == []
-    assert not (root / "llamafw-fedcba9876543210").exists()  # nothing is left of it
+    assert not (root / "llamafw-fedcba9876543210").exists()  # the empty folder is removed too
     assert (flat / "numba_cpu_0" / "kernel.nbc").exists()
     assert not list(root.rglob("removed-*"))
 
@@ -135,12 +138,13 @@ def test_removal_does_not_follow_links(root: Path, tmp_path: Path) -> None:
     (version / "any" / "kernel").symlink_to(outside, target_is_directory=True)
     (version / "avx2").symlink_to(outside.parent, target_is_directory=True)
     os.utime(version / "any" / "kernel", (0, 0), follow_symlinks=False)
+
     cache.remove_unused(cache.version_folder(), "avx2")
     assert (outside / "numba_cpu_0" / "kernel.nbc").exists()
     assert not (version / "any").exists()
 
 
-def test_code_that_comes_into_use_during_removal_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_is_used_during_its_removal_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process marks the folder between the check of its age and its renaming."""
     folder = write_code(root / "llamafw-0123456789abcdef" / "any" / "step", days=31)
     rename = Path.rename
@@ -151,11 +155,12 @@ def test_code_that_comes_into_use_during_removal_stays(root: Path, monkeypatch: 
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", use_and_rename)
+
     cache.remove_unused(cache.version_folder(), "avx2")
     assert (folder / "numba_cpu_0" / "kernel.nbc").exists()
 
 
-def test_folder_that_is_removed_meanwhile_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_another_process_removes_is_created_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process removes the folder before this one can mark it as used."""
     utime, n_calls = os.utime, 0
 
@@ -167,6 +172,7 @@ def test_folder_that_is_removed_meanwhile_is_made_again(root: Path, monkeypatch:
         utime(path)
 
     monkeypatch.setattr(os, "utime", remove_first)
+
     folder = cache.kernel_folder(cache.version_folder(), "any", "step")
     assert folder is not None
     assert folder.is_dir()
@@ -174,7 +180,7 @@ def test_folder_that_is_removed_meanwhile_is_made_again(root: Path, monkeypatch:
 
 
 def test_processes_can_start_and_remove_at_the_same_time(root: Path) -> None:
-    """Each of four processes compiles and removes; all of them find or make working code."""
+    """Four processes compile kernels and remove old ones at the same time; none of them fails."""
     version = root / "llamafw-0123456789abcdef"
     for i in range(30):
         write_code(version / "any" / f"kernel-{i}", days=31)

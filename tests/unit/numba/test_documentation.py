@@ -1,4 +1,4 @@
-"""The lists of modules and the measurements in the documentation of the backend are current."""
+"""The documentation of the backend lists its modules, and its pages give the same measurements."""
 
 from __future__ import annotations
 

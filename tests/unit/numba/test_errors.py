@@ -113,7 +113,7 @@ def test_unsupported_sizes_are_refused(shape: dict[str, Any], message: str, tmp_
         NumbaBackend(make_context(write_tiny_gguf(tmp_path / "m.gguf", **shape)))
 
 
-def test_unknown_tensor_type_is_named(model: Path) -> None:
+def test_error_names_a_tensor_of_unknown_type(model: Path) -> None:
     options = make_context(model)
     tensors = dict(options.model.tensors)
     tensors["blk.1.ffn_up.weight"] = replace(tensors["blk.1.ffn_up.weight"], type_name="Q9_Z")
@@ -124,31 +124,32 @@ def test_unknown_tensor_type_is_named(model: Path) -> None:
 def test_backends_can_be_opened_and_closed_on_any_thread(model: Path) -> None:
     with open_backend(model, n_threads=2) as first:
         expected = logits(first, [1, 2, 3])
-        found = []
+        results = []
 
         def use_both() -> None:
             with open_backend(model, n_threads=3) as second:
-                found.append(logits(second, [1, 2, 3]))
-            found.append(logits(first, [1, 2, 3], slot=1))
+                results.append(logits(second, [1, 2, 3]))
+            results.append(logits(first, [1, 2, 3], slot=1))
 
         for _ in range(3):
             thread = threading.Thread(target=use_both)
             thread.start()
             thread.join()
-    assert len(found) == 6
-    for got in found:
+
+    assert len(results) == 6
+    for got in results:
         np.testing.assert_array_equal(got, expected)
     assert backend_threads() == []
 
 
-def test_closing_twice_is_allowed(model: Path) -> None:
+def test_backend_can_be_closed_twice(model: Path) -> None:
     backend = open_model(make_context(model, n_threads=2))
     backend.close()
     backend.close()
     assert backend_threads() == []
 
 
-def test_failed_start_leaves_no_threads(model: Path) -> None:
+def test_backend_that_fails_to_open_leaves_no_threads(model: Path) -> None:
     options = make_context(model, n_threads=2)
     tensors = {name: tensor for name, tensor in options.model.tensors.items() if name != "blk.1.ffn_up.weight"}
     with pytest.raises(ModelError, match=r"the tensor 'blk\.1\.ffn_up\.weight' is missing"):
@@ -189,9 +190,9 @@ def backend_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("llamafw-numba")]
 
 
-def test_describe_gives_threads_and_weights(model: Path) -> None:
+def test_describe_returns_threads_and_weights(model: Path) -> None:
     with open_backend(model, n_threads=2, n_threads_batch=1) as backend:
         facts = backend.describe()
     assert (facts["n_threads"], facts["n_threads_batch"], facts["weight_types"]) == (2, 1, ["Q8_0"])
-    # 34 bytes per 32 weights, as in the file, plus norms and alignment
+    # 34 bytes per 32 weights, as in the file, norms and alignment
     assert 80_000 < facts["weight_bytes"] < 200_000

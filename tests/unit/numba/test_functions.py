@@ -1,4 +1,4 @@
-"""Numeric functions of the kernels: exp, the RoPE table, and float16 without instructions for it."""
+"""The numeric functions of the kernels are accurate: exp, the RoPE table, and float16 conversion with integers."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def test_exp_is_accurate() -> None:
     x = np.concatenate([x, special])
     y = np.empty_like(x)
     compiler()("exponentials", 3, exponentials).ctypes(x.ctypes.data, len(x), y.ctypes.data)
+
     expected = np.exp(x[:-16].astype(np.float64))
     assert (np.abs(y[:-16] / expected - 1) < 1e-6).all()
     assert list(y[-16:-14]) == [1, 1]
@@ -42,7 +43,7 @@ def test_exp_is_accurate() -> None:
     assert math.isnan(y[-10])
 
 
-def test_rope_table() -> None:
+def test_rope_table_has_the_cosines_and_sines_of_each_position() -> None:
     frequencies = np.array([1.0, 0.25])
     table = rope_table(frequencies, 1.5, 300)
     assert table.shape == (300, 2, 2)
@@ -74,21 +75,23 @@ def narrowing(singles: int, n: int, halves: int) -> int:
     return 0
 
 
-def test_float16_conversion_without_instructions() -> None:
+def test_float16_conversion_with_integers_is_exact() -> None:
     compile_kernel = compiler()
     halves = np.arange(1 << 16).astype(np.uint16)
     singles, back = np.empty(2 << 16, np.float32), np.empty(2 << 16, np.uint16)
     compile_kernel("conversions", 4, conversions).ctypes(
         halves.ctypes.data, 1 << 16, singles.ctypes.data, back.ctypes.data
     )
+
     expected = halves.view(np.float16)
     finite = np.tile(~np.isnan(expected), 2)
     np.testing.assert_array_equal(singles, np.tile(expected, 2).astype(np.float32))
     np.testing.assert_array_equal(back[finite], np.tile(halves, 2)[finite])
     assert np.isnan(back.view(np.float16)[~finite]).all()
+
     bits = np.random.default_rng(6).integers(0, 1 << 32, 1 << 18, dtype=np.uint32)
-    bits[:2048] = 0x38000000 + np.arange(2048) * 4096  # around the smallest normal numbers, ties among them
-    bits[2048:4096] = 0x477F0000 + np.arange(2048) * 16  # around the largest
+    bits[:2048] = 0x38000000 + np.arange(2048) * 4096  # around the smallest normal float16, with ties
+    bits[2048:4096] = 0x477F0000 + np.arange(2048) * 16  # around the largest float16
     values = bits.view(np.float32)
     got = np.empty(1 << 18, np.float16)
     compile_kernel("narrowing", 3, narrowing).ctypes(values.ctypes.data, len(values), got.ctypes.data)

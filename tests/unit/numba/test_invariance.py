@@ -1,4 +1,4 @@
-"""Logits are identical to the bit for any batches, other slots and numbers of threads, with NaN in unused memory."""
+"""Batches, other slots, the number of threads and NaN in unused memory do not change a bit of the logits."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def expected(model: Path) -> Any:
 @pytest.fixture(params=[1, 2, 3], ids="{} threads".format)
 def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
     n_threads = {"n_threads": request.param, "n_threads_batch": 4 - request.param}
-    with open_backend(model, n_ctx=96, n_slots=5, n_ubatch=48, **n_threads) as it:
-        yield it
+    with open_backend(model, n_ctx=96, n_slots=5, n_ubatch=48, **n_threads) as opened:
+        yield opened
 
 
 def test_logits_do_not_depend_on_batch_sizes(backend: Any, expected: Any) -> None:
@@ -57,12 +57,13 @@ def test_logits_do_not_depend_on_batch_sizes(backend: Any, expected: Any) -> Non
 
 
 def test_logits_do_not_depend_on_other_slots(backend: Any, expected: Any) -> None:
-    """Slot 2 runs the text in random pieces; the other slots run random tokens in the same batches."""
+    """Slot 2 computes the tokens in pieces of random sizes; the same batches have random tokens of other slots."""
     rng = np.random.default_rng(4)
     for _ in range(4):
         fill_with_nan(backend)
         for slot in range(5):
             backend.truncate(slot, 0)
+
         filled = [0] * 5
         done = 0
         while done < len(TOKENS):
@@ -78,6 +79,7 @@ def test_logits_do_not_depend_on_other_slots(backend: Any, expected: Any) -> Non
                     runs.append((int(slot), filled[slot], [int(t) for t in rng.integers(0, 323, size)]))
                     filled[slot] += size
                 n += size
+
             got = backend.forward(batch(*runs, outputs=outputs))
             np.testing.assert_array_equal(got, expected[done : done + len(outputs)])
             done += len(outputs)
@@ -89,7 +91,8 @@ def test_kept_prefix_gives_the_same_logits(backend: Any, expected: Any) -> None:
     backend.truncate(0, 40)
     got = backend.forward(batch((0, 40, TOKENS[40:])))
     np.testing.assert_array_equal(got, expected[40:])
-    again = backend.forward(batch((0, 30, TOKENS[30:])))  # the same positions again
+
+    again = backend.forward(batch((0, 30, TOKENS[30:])))  # some positions are computed a second time
     np.testing.assert_array_equal(again, expected[30:])
 
 
@@ -100,25 +103,27 @@ def test_only_the_requested_outputs_are_returned(backend: Any, expected: Any) ->
     assert backend.forward(batch((1, 0, TOKENS[:5]), outputs=[])).shape == (0, 323)
 
 
-def test_heads_of_a_kv_head_in_parts(tmp_path: Path) -> None:
-    """Nine query heads per KV head are computed in parts, which must all see the new keys."""
+def test_logits_do_not_depend_on_the_division_of_query_heads(tmp_path: Path) -> None:
+    """Nine query heads per KV head are computed in parts. All of them must see the new keys."""
     path = write_tiny_gguf(tmp_path / "m.gguf", n_embd=288, n_head=18, n_head_kv=2, types="Q8_0")
-    found = []
+    results = []
     for n_threads in (1, 3):
         with open_backend(path, n_threads=n_threads, n_slots=3, cache_type_k="f32") as backend:
             for _ in range(3):
                 fill_with_nan(backend)
-                found += [logits(backend, TOKENS, [1] * 70), logits(backend, TOKENS, [33, 1, 36], slot=1)]
-    for other in found[1:]:
-        np.testing.assert_array_equal(other, found[0])
+                results += [logits(backend, TOKENS, [1] * 70), logits(backend, TOKENS, [33, 1, 36], slot=1)]
+
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
 
 
-def test_logits_of_the_default_model_are_identical(real_model: Path) -> None:
-    with open_backend(real_model, n_ctx=256, n_slots=3) as one:
-        expected = logits(one, TOKENS, [1] * 70)
-    with open_backend(real_model, n_ctx=256, n_slots=3, n_threads=2, n_threads_batch=3) as many:
+def test_logits_of_the_default_model_do_not_depend_on_batches_and_threads(real_model: Path) -> None:
+    with open_backend(real_model, n_ctx=256, n_slots=3) as single:
+        expected = logits(single, TOKENS, [1] * 70)
+
+    with open_backend(real_model, n_ctx=256, n_slots=3, n_threads=2, n_threads_batch=3) as threaded:
         rng = np.random.default_rng(5)
         for run in range(10):
-            fill_with_nan(many)
-            got = logits(many, TOKENS, random_sizes(rng, 70, [1, 4, 16, 70][run % 4]), slot=run % 3)
+            fill_with_nan(threaded)
+            got = logits(threaded, TOKENS, random_sizes(rng, 70, [1, 4, 16, 70][run % 4]), slot=run % 3)
             np.testing.assert_array_equal(got, expected)

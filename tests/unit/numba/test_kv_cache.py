@@ -1,4 +1,4 @@
-"""Hidden states, and saving, restoring and shifting slots: close to float64, or identical to the bit."""
+"""Hidden states are close to float64, and slots can be saved, restored and shifted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import LlamafwError
+from llamafw import LlamafwError, RequestError
 from llamafw.testing.batches import batch, logits
 from llamafw.testing.reference import Reference
 from llamafw.testing.tiny import write_tiny_gguf
@@ -29,8 +29,8 @@ def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
     keys, values = request.param
     with open_backend(
         model, n_ctx=96, n_slots=3, n_ubatch=16, n_threads=2, cache_type_k=keys, cache_type_v=values
-    ) as it:
-        yield it
+    ) as opened:
+        yield opened
 
 
 def test_hidden_states_match_the_reference(model: Path) -> None:
@@ -47,14 +47,15 @@ def test_hidden_states_do_not_depend_on_the_batch(backend: Any) -> None:
     rows = []
     for first in range(0, len(TOKENS), 7):
         chunk, other = TOKENS[first : first + 7], (1, 2 * (first // 7), [9, 9])
-        found = backend.hidden(batch(other, (2, first, chunk), outputs=range(2, 2 + len(chunk))))
-        rows.append(found.copy())
+        states = backend.hidden(batch(other, (2, first, chunk), outputs=range(2, 2 + len(chunk))))
+        rows.append(states.copy())
+
     np.testing.assert_array_equal(np.concatenate(rows), whole)
     np.testing.assert_array_equal(logits(backend, TOKENS, slot=0)[-1], logits(backend, TOKENS, slot=1)[-1])
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 33, 48, 60])
-def test_restored_slot_continues_exactly(backend: Any, n: int) -> None:
+def test_restored_slot_continues_with_identical_logits(backend: Any, n: int) -> None:
     expected = logits(backend, TOKENS)
     state = backend.save(0, n)
     for slot in range(3):
@@ -63,7 +64,7 @@ def test_restored_slot_continues_exactly(backend: Any, n: int) -> None:
     backend.restore(2, n, state)
     if n < len(TOKENS):
         np.testing.assert_array_equal(backend.forward(batch((2, n, TOKENS[n:]))), expected[n:])
-    np.testing.assert_array_equal(backend.save(2, n), state)  # later positions are not part of it
+    np.testing.assert_array_equal(backend.save(2, n), state)  # without the positions computed since
     assert len(state) == backend.state_size(n)
 
 
@@ -72,21 +73,23 @@ def test_states_that_do_not_fit_are_refused(backend: Any) -> None:
     state = backend.save(0, 20)
     cases = [(1, 21, state), (1, 20, state[:-1]), (1, 97, state), (3, 20, state), (-1, 20, state), (0, 0, state)]
     for slot, n, wrong in cases:
-        with pytest.raises(LlamafwError):
+        with pytest.raises(LlamafwError, match="the state has|does not exist|do not fit into the context"):
             backend.restore(slot, n, wrong)
-    with pytest.raises(LlamafwError):
+    with pytest.raises(LlamafwError, match="61 positions of slot 0 cannot be saved, because it has 60"):
         backend.save(0, 61)
+
     backend.truncate(0, 59)
     np.testing.assert_array_equal(backend.forward(batch((0, 59, TOKENS[59:])))[0], before)
 
 
 @pytest.mark.parametrize(("first", "n"), [(0, 1), (4, 16), (4, 17), (1, 40), (20, 0), (10, 50)])
 def test_shifted_keys_are_rotated_to_their_new_positions(model: Path, first: int, n: int) -> None:
-    """Keys and values of the first layer depend only on token and position, so shifting must give the same."""
+    """In the first layer, keys and values depend only on token and position: a shift gives those of a new slot."""
     with open_backend(model, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS, slot=0)
         backend.shift(0, first, n)
         logits(backend, TOKENS[:first] + TOKENS[first + n :], slot=1)
+
         end = len(TOKENS) - n
         keys, values = (array[:, 0] for array in (backend._kv._keys, backend._kv._values))
         by_position = keys.transpose(0, 1, 2, 4, 3).reshape(2, keys.shape[1], -1, keys.shape[3])[:, :, :end]
@@ -94,13 +97,13 @@ def test_shifted_keys_are_rotated_to_their_new_positions(model: Path, first: int
         np.testing.assert_array_equal(values[0, :, :end], values[1, :, :end])
 
 
-def test_shifted_slot_continues(tmp_path: Path) -> None:
-    """With one layer, keys and values depend only on token and position, so shifting must give the same."""
+def test_shifted_slot_can_be_continued(tmp_path: Path) -> None:
+    """With one layer, keys and values depend only on token and position: a shift gives those of a new slot."""
     path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=1)
     with open_backend(path, n_ctx=96, n_slots=2, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS)
         backend.shift(0, 8, 4)
-        with pytest.raises(Exception, match="does not continue"):
+        with pytest.raises(RequestError, match="does not continue"):
             backend.forward(batch((0, len(TOKENS), [5])))
         continued = backend.forward(batch((0, len(TOKENS) - 4, [5])))[0].copy()
         evaluated = logits(backend, [*TOKENS[:8], *TOKENS[12:], 5], slot=1)[-1]
@@ -110,5 +113,5 @@ def test_shifted_slot_continues(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("slot", "first", "n"), [(0, 0, 61), (0, 60, 1), (0, -1, 1), (0, 3, -1), (3, 0, 0)])
 def test_invalid_shifts_are_refused(backend: Any, slot: int, first: int, n: int) -> None:
     logits(backend, TOKENS)
-    with pytest.raises(LlamafwError):
+    with pytest.raises(LlamafwError, match="cannot be removed from slot 0, which has 60|slot 3 does not exist"):
         backend.shift(slot, first, n)

@@ -1,4 +1,4 @@
-"""Memory arenas: aligned, limited, and without physical memory for what is not touched."""
+"""Arenas are aligned and limited, and use memory only where they are touched."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_stored_arrays_are_copies() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows commits the whole arena at once")
-def test_untouched_memory_is_not_used() -> None:
-    arena = Arena(1 << 40)  # a terabyte
+def test_arena_can_be_larger_than_the_memory() -> None:
+    arena = Arena(1 << 40)  # a tebibyte
     address = arena.allocate(1 << 39)
     arena.view(address + (1 << 38), (4,), np.int32)[...] = 7
     assert arena.view(address + (1 << 38), (1,), np.int32)[0] == 7

@@ -1,4 +1,4 @@
-"""The operating system runs threads on the processors and with the priority of the options."""
+"""Threads run on the processors and with the priority that the options name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing.batches import batch
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_backends.numba_cpu import placement
 from llamafw_backends.numba_cpu.compiler import KernelCompiler
 from llamafw_backends.numba_cpu.memory import Arena
 from llamafw_backends.numba_cpu.placement import Placement, numa_nodes
@@ -39,6 +38,7 @@ def restore_affinity() -> Iterator[None]:
 
 
 def options(*argv: str) -> Any:
+    """Return the `BackendOptions` of a command line."""
     parser = Parser("llamafw serve", "")
     add_settings(parser)
     return backend_options(settings_from(parser.parse(argv), {}), 64)
@@ -46,14 +46,15 @@ def options(*argv: str) -> Any:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    made = Pool(3, KernelCompiler(lambda line: None))
-    yield made
-    made.close()
+    """Three threads: the caller and two workers."""
+    pool = Pool(3, KernelCompiler(lambda line: None))
+    yield pool
+    pool.close()
 
 
 def place(pool: Pool, *argv: str, prompts: bool = False, log: Callable[[str], None] = lambda line: None) -> list[Any]:
     """Place the threads as flags say; return the processors of the caller and of each worker."""
-    os.sched_setaffinity(0, ALLOWED)  # processors that the caller may not use are ignored
+    os.sched_setaffinity(0, ALLOWED)  # because processors that the caller may not use are ignored
     placement = Placement.from_options(pool, options(*argv), log)
     assert placement is not None
     placement.place(prompts=prompts)
@@ -78,7 +79,7 @@ def test_strict_binds_each_thread_to_one_processor(pool: Pool) -> None:
     mask = hex(1 << first | 1 << second)
     assert place(pool, "-C", mask, "--cpu-strict", "1") == [{first}, {second}, {first}]
     assert place(pool, "-C", mask, "--cpu-strict", "0") == [{first, second}] * 3
-    assert all(len(cpus) == 1 for cpus in place(pool, "--cpu-strict", "1"))
+    assert [len(cpus) for cpus in place(pool, "--cpu-strict", "1")] == [1] * 3
 
 
 @pytest.mark.inventory("C-011", "C-012", "C-013")
@@ -96,33 +97,34 @@ def test_prompts_have_their_own_processors(pool: Pool) -> None:
 
 @pytest.mark.inventory("C-009", "C-014")
 def test_priority_is_set_for_every_thread(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
-    """Check only the system calls, since tests may not have the rights for them."""
-    asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(os, "sched_setscheduler", lambda *a: asked.append(a[:2]))
-    monkeypatch.setattr(os, "setpriority", lambda which, thread, nice: asked.append((thread, nice)))
+    """Check only the arguments of the system calls, because tests may not have the rights for them."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *a: calls.append(a[:2]))
+    monkeypatch.setattr(os, "setpriority", lambda which, thread, nice: calls.append((thread, nice)))
+
     place(pool, "--prio", "2", "--prio-batch", "3")
-    me = threading.get_native_id()
-    threads = [me, *pool.workers]
-    assert asked == [call for t in threads for call in ((t, os.SCHED_OTHER), (t, -10))]
-    asked.clear()
+    threads = [threading.get_native_id(), *pool.workers]
+    assert calls == [call for t in threads for call in ((t, os.SCHED_OTHER), (t, -10))]
+
+    calls.clear()
     place(pool, "--prio", "2", "--prio-batch", "3", prompts=True)
-    assert asked == [(thread, os.SCHED_FIFO) for thread in threads]
+    assert calls == [(thread, os.SCHED_FIFO) for thread in threads]
 
 
 @pytest.mark.inventory("C-009")
 def test_low_priority_needs_no_rights(pool: Pool) -> None:
-    made = Placement.from_options(pool, options("--prio", "-1"), print)
-    assert made is not None
-    found: list[int] = []
+    placement = Placement.from_options(pool, options("--prio", "-1"), print)
+    assert placement is not None
+    niceness: list[int] = []
 
     def run() -> None:  # on a separate thread, because a priority cannot be raised again
-        made.place(prompts=False)
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        placement.place(prompts=False)
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert found == [10]
+    assert niceness == [10]
     assert [os.getpriority(os.PRIO_PROCESS, worker) for worker in pool.workers] == [10, 10]
 
 
@@ -132,10 +134,10 @@ def test_refused_priority_is_logged_once(monkeypatch: pytest.MonkeyPatch, pool: 
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     lines: list[str] = []
-    made = Placement.from_options(pool, options("--prio", "1", "--prio-batch", "2"), lines.append)
-    assert made is not None
+    placement = Placement.from_options(pool, options("--prio", "1", "--prio-batch", "2"), lines.append)
+    assert placement is not None
     for prompts in (False, True, False):
-        made.place(prompts=prompts)
+        placement.place(prompts=prompts)
     assert len(lines) == 1
     assert "Operation not permitted" in lines[0]
 
@@ -183,20 +185,21 @@ def test_numa_nodes_are_used_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     for i, cpu in enumerate((first, second)):
         (tmp_path / f"node{i}").mkdir()
         (tmp_path / f"node{i}/cpulist").write_text(f"{cpu},9000-9001\n")
+
     assert numa_nodes(None, tmp_path) == []
     assert numa_nodes("distribute", tmp_path) == [{first}, {second}]
     assert numa_nodes("numactl", tmp_path) == [set(ALLOWED)]
     os.sched_setaffinity(0, {second})
     os.sched_yield()
     assert numa_nodes("isolate", tmp_path) == [{second}]
+
     os.sched_setaffinity(0, ALLOWED)
-    monkeypatch.setattr(placement, "NODES", tmp_path)
     monkeypatch.setattr(numa_nodes, "__defaults__", (tmp_path,))
     assert place(pool, "--numa", "distribute") == [{first}, {second}, {first}]
 
 
 @pytest.mark.inventory("C-004", "C-005", "C-006", "C-010")
-def test_backend_runs_on_the_given_processors(tmp_path: Path) -> None:
+def test_backend_runs_on_the_processors_of_its_options(tmp_path: Path) -> None:
     """A backend binds its threads and the calling thread, and its logits do not change."""
     path, cpu = write_tiny_gguf(tmp_path / "m.gguf"), ALLOWED[1]
     with open_backend(path) as backend:
@@ -206,22 +209,23 @@ def test_backend_runs_on_the_given_processors(tmp_path: Path) -> None:
         assert (backend.describe()["n_threads"], backend.describe()["n_threads_batch"]) == (2, 3)
         assert len(backend._pool.workers) == 2
         os.sched_setaffinity(0, ALLOWED)
-        found: list[Any] = []
+        results: list[Any] = []
 
         def run() -> None:
-            found.extend((backend.forward(batch((0, 0, [1, 2, 3]))).copy(), os.sched_getaffinity(0)))
+            results.extend((backend.forward(batch((0, 0, [1, 2, 3]))).copy(), os.sched_getaffinity(0)))
 
         engine = threading.Thread(target=run)
         engine.start()
         engine.join()
-        np.testing.assert_array_equal(found[0], expected)
-        assert found[1] == {cpu}
+        np.testing.assert_array_equal(results[0], expected)
+        assert results[1] == {cpu}
         assert [os.sched_getaffinity(worker) for worker in backend._pool.workers] == [{cpu}] * 2
 
 
 @pytest.mark.inventory("C-045")
 def test_weights_are_locked_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def locked() -> int:
+        """Return the kilobytes of this process that are locked."""
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmLck:")[2].split()[0])
 
@@ -241,17 +245,18 @@ def test_weights_are_locked_in_memory(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.inventory("C-021", "C-040", "C-048", "C-049", "C-050", "C-051")
 def test_gpu_options_are_ignored_with_a_log_line(tmp_path: Path) -> None:
-    found = options(*"-ngl 7 -sm row -ts 3,1 -mg 1 -nkvo -fa off".split())
-    assert found.gpu == GpuOptions(7, "row", (3.0, 1.0), 1, False)
-    assert found.flash_attention is False
+    given = options(*"-ngl 7 -sm row -ts 3,1 -mg 1 -nkvo -fa off".split())
+    assert given.gpu == GpuOptions(7, "row", (3.0, 1.0), 1, False)
+    assert given.flash_attention is False
     assert options("-fa").flash_attention is options("-fa", "on").flash_attention is True
     assert options("-ts", "1/2/1").gpu.tensor_split == (1.0, 2.0, 1.0)
     assert (options("-fa", "auto").flash_attention, options().gpu) == (None, GpuOptions())
     for wrong in (["-ts", "a"], ["-ts", "0,0"], ["-ts", "-1"], ["-fa", "maybe"], ["-sm", "x"], ["-ngl", "x"]):
         with pytest.raises(SettingsError, match="^--"):
             options(*wrong)
+
     lines: list[str] = []
-    with open_backend(write_tiny_gguf(tmp_path / "m.gguf"), lines, gpu=found.gpu, flash_attention=False):
+    with open_backend(write_tiny_gguf(tmp_path / "m.gguf"), lines, gpu=given.gpu, flash_attention=False):
         assert "ignores GpuOptions(n_layers=7" in "".join(lines)
         assert "-fa off has no effect" in "".join(lines)
 

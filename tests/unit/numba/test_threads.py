@@ -1,4 +1,4 @@
-"""The pool of worker threads: every thread runs every job, and idle threads sleep."""
+"""Every thread of a pool runs every job, and idle threads sleep."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def test_idle_workers_sleep() -> None:
         return states == ["S", "S"]
 
     assert wait_until(are_asleep)
+
     pool.close()
     assert wait_until(lambda: not any(t.name.startswith("llamafw-numba") for t in threading.enumerate()))
 
