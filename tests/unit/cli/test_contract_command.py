@@ -87,7 +87,7 @@ def other_server() -> Iterator[Any]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.answer, server.key = 7, None  # type: ignore[attr-defined]
+        server.answer, server.key = 7, None  # type: ignore[attr-defined]  # the handler reads them
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server

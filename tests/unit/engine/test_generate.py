@@ -249,7 +249,7 @@ async def test_seed_is_independent_of_other_requests(start: Start, samplers: Map
     )
     assert not isinstance(found[9], BaseException)
     assert found[9].ids == alone.ids
-    assert sum(isinstance(one, GenerationError) for one in found) == sum(i % 4 == 3 for i in range(30))
+    assert sum(isinstance(result, GenerationError) for result in found) == sum(i % 4 == 3 for i in range(30))
 
 
 async def test_random_seed_is_reported(start: Start) -> None:
@@ -260,7 +260,7 @@ async def test_random_seed_is_reported(start: Start) -> None:
     assert again.ids == first.ids
 
 
-async def test_more_requests_than_slots(start: Start) -> None:
+async def test_more_requests_than_slots_are_all_answered(start: Start) -> None:
     backend = ToyBackend(n_slots=3, n_batch=8)
     engine = start(backend)
     prompts = [tuple(np.random.default_rng(i).integers(0, N_VOCAB, 1 + i % 23).tolist()) for i in range(60)]
@@ -272,7 +272,7 @@ async def test_more_requests_than_slots(start: Start) -> None:
 
 
 @pytest.mark.parametrize("n_batch", [1, 2])
-async def test_fewer_tokens_per_batch_than_slots(start: Start, n_batch: int) -> None:
+async def test_slots_take_turns_if_a_batch_is_smaller_than_their_number(start: Start, n_batch: int) -> None:
     backend = ToyBackend(alphabet_logits, n_slots=4, n_batch=n_batch, hold=True)
     engine = start(backend, n_batch=1000)
     first = asyncio.create_task(generate_answer(engine, (0,), n_predict=1))
@@ -322,6 +322,8 @@ async def test_logprobs_ignore_bias_and_samplers(start: Start) -> None:
     got = await generate_answer(
         start(ToyBackend()), (5, 6), n_predict=6, n_probs=4, logit_bias={7: 2.0}, seed=1, **WARM
     )
+    assert got.tokens
+
     prefix = [5, 6]
     for token in got.tokens:
         expected = log_softmax(random_logits(prefix))
@@ -339,7 +341,7 @@ async def test_equal_logprobs_are_ordered_by_token_id(start: Start) -> None:
     assert [top.id for top in got.tokens[0].top] == [0, 1, 2]
 
 
-async def test_logprobs_without_alternatives(start: Start) -> None:
+async def test_logprobs_can_be_reported_without_alternatives(start: Start) -> None:
     engine = start(ToyBackend())
     (token,) = (await generate_answer(engine, (5, 6), n_predict=1, logprobs=True)).tokens
     assert token.logprob == pytest.approx(log_softmax(random_logits([5, 6]))[token.id])
@@ -349,7 +351,7 @@ async def test_logprobs_without_alternatives(start: Start) -> None:
 
 
 @pytest.mark.inventory("S-20")
-async def test_post_sampling_probs(start: Start) -> None:
+async def test_post_sampling_probs_are_those_of_the_candidates(start: Start) -> None:
     got = await generate_answer(
         start(ToyBackend()),
         (5, 6),

@@ -64,7 +64,7 @@ def test_warmup_runs_one_forward_pass(tiny: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.inventory("C-114", "E-172")
-def test_system_prompt_file(tiny: Path, tmp_path: Path) -> None:
+def test_system_prompt_file_is_used_unchanged(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "system.txt"
     file.write_text("Be kind.\n")
     with loaded(tiny, system_prompt_file=str(file)) as model:
@@ -103,7 +103,8 @@ def test_saved_slots_are_bound_to_the_model_and_the_cache_type(tiny: Path, tmp_p
 
 @pytest.mark.inventory("C-046", "C-053")
 def test_override_kv_and_no_mmap_apply_to_the_file(tmp_path: Path) -> None:
-    def given(*flags: str) -> tuple[str, bool]:
+    def open_and_overwrite(*flags: str) -> tuple[str, bool]:
+        """Return the model's name, and whether a tensor is unchanged after the file is overwritten."""
         path = write_tiny_gguf(tmp_path / "tiny.gguf")
         model = load.open_model(path, parse_settings(*flags), Plugins())
         tensor = model.tensors["output_norm.weight"]
@@ -112,11 +113,11 @@ def test_override_kv_and_no_mmap_apply_to_the_file(tmp_path: Path) -> None:
             file.write(bytes(path.stat().st_size))
         return model.metadata["general.name"], bool((tensor.data == before).all())
 
-    mapped = given("--override-kv", "general.name=str:b", "--override-kv", "general.name=str:c")
+    mapped = open_and_overwrite("--override-kv", "general.name=str:b", "--override-kv", "general.name=str:c")
     assert mapped == ("c", False)
-    name, kept = given("--no-mmap")
+    name, unchanged = open_and_overwrite("--no-mmap")
     assert name != "c"
-    assert kept
+    assert unchanged
 
 
 @pytest.mark.inventory("C-020", "E-018")
@@ -135,7 +136,7 @@ def test_folder_without_a_plugin_is_a_model_error(tmp_path: Path) -> None:
         load_model(tmp_path, Settings(), Plugins(), lambda line: None)
 
 
-class Elsewhere:
+class PluginEngine:
     """A plugin that runs every model on its own engine."""
 
     n_slots, n_ctx, failed = 3, 77, False
@@ -143,30 +144,30 @@ class Elsewhere:
 
     @hookimpl
     def create_engine(self, model: Any, tokenizer: Any, settings: Settings, finished: Any) -> Any:
-        self.given = model.path.name, tokenizer.n_vocab, settings.parallel
+        self.arguments = model.path.name, tokenizer.n_vocab, settings.parallel
         finished(request="r", finish="f")
         return self
 
     @hookimpl
     def request_finished(self, request: Any, finish: Any) -> None:
-        self.told = request, finish
+        self.finished = request, finish
 
 
 def test_plugin_engine_needs_no_backend_or_architecture(tmp_path: Path) -> None:
     strange = {"general.architecture": "unheard-of", "llama.block_count": None}
     path = write_tiny_gguf(tmp_path / "tiny.gguf", metadata=strange)
-    plugins, engine = Plugins(), Elsewhere()
-    plugins.pm.register(engine, name="test:elsewhere")
+    plugins, engine = Plugins(), PluginEngine()
+    plugins.pm.register(engine, name="test:engine")
     loaded = load_model(path, Settings(parallel=3, backend="none"), plugins, lambda line: None)
     assert loaded.engine is engine  # type: ignore[comparison-overlap]  # it has the attributes that load_model needs
     assert loaded.decoder is None
-    assert engine.given == ("tiny.gguf", loaded.tokenizer.n_vocab, 3)
-    assert engine.told == ("r", "f")
+    assert engine.arguments == ("tiny.gguf", loaded.tokenizer.n_vocab, 3)
+    assert engine.finished == ("r", "f")
     with pytest.raises(SettingsError, match="--prompt: prompts cannot be preloaded"):
         load_model(path, Settings(prompt="x"), plugins, lambda line: None)
 
 
-def test_no_jinja_changes_nothing(tiny: Path) -> None:
+def test_no_jinja_does_not_change_the_chat_template(tiny: Path) -> None:
     with loaded(tiny, jinja=False) as model, loaded(tiny) as other:
         assert model.chat.source
         assert model.chat.source == other.chat.source
@@ -176,4 +177,5 @@ def test_no_jinja_changes_nothing(tiny: Path) -> None:
 def test_cache_types_reach_the_backend(tiny: Path) -> None:
     for keys, values in (("f16", "f32"), ("f32", "f16")):
         with loaded(tiny, cache_type_k=keys, cache_type_v=values) as model:
-            assert model.engine._backend.describe()["cache_types"] == f"{keys}/{values}"  # type: ignore[attr-defined]
+            engine: Any = model.engine
+            assert engine._backend.describe()["cache_types"] == f"{keys}/{values}"

@@ -168,7 +168,7 @@ def read_or_refuse(folder: Path, content: bytes) -> Model | None:
             assert tensor.data.size == 0 or tensor.data[[0, -1]].size == 2
         describe(model)
     except ModelError as exc:
-        assert str(exc).startswith(str(path))  # noqa: PT017  an error is optional here
+        assert str(exc).startswith(str(path))  # noqa: PT017  # an error is optional here
         return None
     finally:
         path.unlink()

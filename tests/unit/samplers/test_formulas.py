@@ -1,4 +1,4 @@
-"""Every sampler compared with its formula, written again in float64 and without shortcuts."""
+"""Every sampler gives the result of its formula, which is written here again in float64 and without shortcuts."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def prefix(order: Sequence[int], row: Sequence[float], p: float, min_keep: int, 
 @pytest.mark.inventory("S-04", "E-014")
 @given(row=scores, k=st.integers(-2, 300), ordered=st.booleans())
 @example(row=HUGE, k=40, ordered=False)
-def test_top_k(row: list[float], k: int, ordered: bool) -> None:
+def test_top_k_matches_its_formula(row: list[float], k: int, ordered: bool) -> None:
     left = run(TopK, row, {"top_k": k}, ordered=ordered, min_keep=7)  # top_k ignores min_keep
     expected = descending(row)[:k] if k > 0 else range(len(row))
     if 0 < k < max(len(row), N_VOCAB):
@@ -114,7 +114,7 @@ def test_top_k(row: list[float], k: int, ordered: bool) -> None:
 @pytest.mark.inventory("S-05", "E-015", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
 @example(row=HUGE, p=0.95, min_keep=0, ordered=False)
-def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
+def test_top_p_matches_its_formula(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(TopP, row, {"top_p": p}, min_keep=min_keep, ordered=ordered)
     if p == 1:
         assert len(left.ids) == len(row)
@@ -130,7 +130,7 @@ def test_top_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
 @pytest.mark.inventory("S-06", "E-016", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
 @example(row=HUGE, p=0.05, min_keep=0, ordered=False)
-def test_min_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
+def test_min_p_matches_its_formula(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(MinP, row, {"min_p": p}, min_keep=min_keep, ordered=ordered)
     logits = np.array(row, np.float32).astype(np.float64)
     if p == 0:
@@ -148,11 +148,12 @@ def test_min_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
 @pytest.mark.inventory("S-07", "E-022", "C-081", "F-21")
 @given(row=scores, z=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
 @example(row=HUGE, z=0.9, min_keep=0, ordered=False)
-def test_tfs_z(row: list[float], z: float, min_keep: int, ordered: bool) -> None:
+def test_tfs_z_matches_its_formula(row: list[float], z: float, min_keep: int, ordered: bool) -> None:
     left = run(TfsZ, row, {"tfs_z": z}, min_keep=min_keep, ordered=ordered)
     if z == 1 or len(row) < 3:
         assert len(left.ids) == len(row)
         return
+
     order = descending(row)
     p = probabilities(row)[order]
     bends = [abs((p[i] - p[i + 1]) - (p[i + 1] - p[i + 2])) for i in range(len(p) - 2)]
@@ -161,6 +162,7 @@ def test_tfs_z(row: list[float], z: float, min_keep: int, ordered: bool) -> None
     shares = [bend / total if total > 1e-12 else 1 / len(bends) for bend in bends]
     sums = np.cumsum(shares)
     assume(np.abs(sums - z).min() > 1e-5)
+
     beyond = [i for i, value in enumerate(sums) if value > z]
     n = max(beyond[0], min_keep, 1) if beyond else len(row)
     assert sorted(left.ids.tolist()) == sorted(order[:n])
@@ -169,16 +171,18 @@ def test_tfs_z(row: list[float], z: float, min_keep: int, ordered: bool) -> None
 @pytest.mark.inventory("S-08", "E-023", "S-10", "E-039")
 @given(row=scores, p=st.floats(0, 1), min_keep=kept, ordered=st.booleans())
 @example(row=HUGE, p=0.9, min_keep=0, ordered=False)
-def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
+def test_typ_p_matches_its_formula(row: list[float], p: float, min_keep: int, ordered: bool) -> None:
     left = run(TypP, row, {"typical_p": p}, min_keep=min_keep, ordered=ordered)
     if p == 1:
         assert len(left.ids) == len(row)
         return
+
     chance = probabilities(row)
     alive = chance > 0
     surprise = np.full(len(row), np.inf)
     surprise[alive] = -np.log(chance[alive])
     distance = np.abs(surprise - float((chance[alive] * surprise[alive]).sum()))
+
     kept = left.ids
     removed = np.setdiff1d(np.arange(len(row)), kept)
     near = 1e-5 * max(1.0, float(distance[np.isfinite(distance)].max()))  # float32 may order closer values differently
@@ -186,8 +190,10 @@ def test_typ_p(row: list[float], p: float, min_keep: int, ordered: bool) -> None
     if len(removed):
         assert distance[removed].min() >= distance[farthest] - near or distance[farthest] == np.inf
         assert chance[kept].sum() > p - 1e-5
+
     fewest = len(kept) <= max(min_keep, 1)
     assert fewest or chance[kept].sum() - chance[kept][distance[kept] >= distance[farthest] - near].max() <= p + 1e-5
+
     before = np.array(descending(row)) if ordered else np.arange(len(row))
     assert kept.tolist() == before[np.isin(before, kept)].tolist()
     assert left.sorted == ordered
@@ -205,7 +211,7 @@ def test_typ_p_works_with_any_min_keep() -> None:
 @pytest.mark.inventory("E-011")
 @given(row=scores, t=st.floats(1e-3, 1000), ordered=st.booleans())
 @example(row=HUGE, t=0.8, ordered=False)
-def test_temperature(row: list[float], t: float, ordered: bool) -> None:
+def test_temperature_matches_its_formula(row: list[float], t: float, ordered: bool) -> None:
     left = run(Temperature, row, {"temperature": t}, ordered=ordered)
     assert left.sorted == ordered
     order = descending(row) if ordered else list(range(len(row)))
@@ -229,16 +235,20 @@ def test_tiny_temperature_is_greedy_without_nan(t: float) -> None:
 @pytest.mark.inventory("S-15", "E-012", "E-013")
 @given(row=scores, t=st.floats(0.01, 2), spread=st.floats(0.01, 3), exponent=st.floats(0, 4), ordered=st.booleans())
 @example(row=HUGE, t=0.8, spread=0.5, exponent=1.0, ordered=False)
-def test_dynamic_temperature(row: list[float], t: float, spread: float, exponent: float, ordered: bool) -> None:
+def test_dynamic_temperature_matches_its_formula(
+    row: list[float], t: float, spread: float, exponent: float, ordered: bool
+) -> None:
     options = {"temperature": t, "dynatemp_range": spread, "dynatemp_exponent": exponent}
     left = run(Temperature, row, options, ordered=ordered)
     chance = probabilities(row)
     if len(row) == 1:
         assert left.logits.tolist() == np.array(row, np.float32).tolist()
         return
+
     alive = chance[chance > 0]
     share = min(max(-float((alive * np.log(alive)).sum()) / math.log(len(row)), 0), 1)
     assume(share > 1e-3 or exponent == 0)  # small entropies have large rounding errors
+
     low, high = max(0.0, t - spread), t + spread
     expected = _scaled(row, max(low + (high - low) * share**exponent, 1e-30))
     order = descending(row) if ordered else list(range(len(row)))
@@ -271,7 +281,7 @@ tokens = st.integers(0, 20)
     penalize_nl=st.booleans(),
     order=st.randoms(),
 )
-def test_penalties(
+def test_penalties_match_their_formula(
     row: list[float],
     prompt: list[int],
     answer: list[int],
@@ -288,6 +298,7 @@ def test_penalties(
         ids = ids[: len(ids) // 2 + 1]
     row = row[: len(ids)]
     assume(max(row) > -math.inf)
+
     options = {
         "repeat_penalty": repeat,
         "presence_penalty": presence,
@@ -300,6 +311,7 @@ def test_penalties(
     count = Counter(window)
     if not penalize_nl:
         count.pop(10, None)
+
     for token, before, after in zip(ids, np.array(row, np.float32).tolist(), left.logits.tolist(), strict=True):
         expected = before
         if count[token]:
@@ -310,7 +322,7 @@ def test_penalties(
 
 
 @pytest.mark.inventory("S-17", "S-03")
-def test_penalties_with_a_long_window() -> None:
+def test_penalties_match_their_formula_in_a_long_window() -> None:
     random = np.random.default_rng(3)
     prompt = random.integers(0, N_VOCAB, 5000).tolist()
     answer = random.integers(0, N_VOCAB, 5000).tolist()
@@ -376,7 +388,7 @@ def test_samplers_without_effect_are_not_created(plugin: Any, options: dict[str,
 
 @pytest.mark.parametrize("plugin", [MinP, Temperature, TfsZ, TopK, TopP, TypP])
 def test_samplers_of_one_kernel_share_their_create(plugin: Any) -> None:
-    assert plugin.create.__func__ is KernelSamplerPlugin.create.__func__  # type: ignore[attr-defined]
+    assert plugin.create.__func__ is KernelSamplerPlugin.create.__func__  # type: ignore[attr-defined]  # a class method
 
 
 @pytest.mark.parametrize("plugin", ALL)
@@ -399,8 +411,7 @@ def test_options_have_descriptions_and_bounds(plugin: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("ordered", [False, True])
-def test_limits_that_are_met_exactly(
+def test_limits_that_are_met_exactly_act_as_in_llama_cpp(
     plugin: Any, options: dict[str, float], row: list[float], n: int, ordered: bool
 ) -> None:
-    """The results are llama.cpp's."""
     assert len(run(plugin, row, options, ordered=ordered).ids) == n
