@@ -60,7 +60,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A number of forward passes to measure."""
+    """A test that is run and timed."""
 
     name: str
     n_tokens: int

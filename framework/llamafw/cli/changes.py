@@ -210,9 +210,9 @@ def _type_changes(old: Document, new: Document, label: str, side: Side) -> Findi
 def _enum_changes(old: Document, new: Document, label: str, side: Side) -> Findings:
     a, b = old.get("enum"), new.get("enum")
     if a is None and b is not None:
-        yield f"{label}: now has a list of values", side == "request"
+        yield f"{label}: now allows only certain values", side == "request"
     elif a is not None and b is None:
-        yield f"{label}: no longer has a list of values", side == "response"
+        yield f"{label}: now allows any value", side == "response"
     elif a is not None and b is not None:
         for value in a:
             if value not in b:

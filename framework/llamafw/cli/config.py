@@ -120,11 +120,11 @@ def _convert_single(opt: Option, value: Any, where: str) -> Any:
         value = float(value)
     if type(value) is not opt.type:  # not isinstance: True is an int, but not a number to users
         expected = f"{TYPE_NAMES[opt.type]}{' or an array of them' * opt.repeat}"
-        raise SettingsError(f"{where} must be {expected}, not {_shown(value)}")
+        raise SettingsError(f"{where} must be {expected}, not {_as_toml(value)}")
     return check(opt, value, where)
 
 
-def _shown(value: Any) -> str:
+def _as_toml(value: Any) -> str:
     """Return a value for an error message, as TOML writes it."""
     text = repr(value) if isinstance(value, str) else str(value)
     return (text.lower() if isinstance(value, bool) else text)[:80]

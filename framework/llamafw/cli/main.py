@@ -31,7 +31,7 @@ MODULES = {"contract-test": "llamafw.testing.contract"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``llamafw`` with the given or the process's arguments; return its exit code.
+    """Run ``llamafw`` with arguments, by default those of the process; return the exit code.
 
     The code is 0 after success, 2 after a usage error, 1 after another failure and 130 after Ctrl-C. An error is one
     line on stderr.

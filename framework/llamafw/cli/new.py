@@ -69,7 +69,9 @@ def run(argv: list[str]) -> int:
     _check_arguments(kind, name)
     folder = args.folder or Path(f"llamafw-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"plugin new: {folder} already exists and is not an empty folder; choose another with --folder")
+        raise SettingsError(
+            f"plugin new: {folder} already exists and is not an empty folder; choose another with --folder"
+        )
 
     contents = package_files(kind, name)
     source = contents[f"{module_of(name)}.py"]
@@ -128,12 +130,12 @@ def package_files(kind: str, name: str) -> dict[str, str]:
 
 
 def module_of(name: str) -> str:
-    """Return the module of a plugin."""
+    """Return the name of a plugin's module."""
     return f"llamafw_{name.replace('-', '_')}"
 
 
 def class_of(name: str) -> str:
-    """Return the main class of a plugin."""
+    """Return the name of a plugin's main class."""
     return "".join(word.capitalize() for word in name.split("-"))
 
 

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     prog : str
         The command, such as ``llamafw pull``.
     description : str
-        What the command does, for ``--help``.
+        A sentence about the command, for ``--help``.
     example : str, optional
         One or more command lines, one per line, that ``--help`` shows at its end.
     usage : str, optional
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
         if flag in REFUSED_FLAGS:
             self.error(f"{flag}: {REFUSED_FLAGS[flag]}")
         if not flag.startswith("-"):
-            hint = "; a model is named with -m or -hf" if "-m" in self._option_string_actions else ""
+            hint = "; use -m FILE or -hf USER/REPO to name a model" if "-m" in self._option_string_actions else ""
             self.error(f"unexpected argument {word}{hint}")
         near = nearest_flag(flag, self._option_string_actions)
         hint = f"did you mean {near}?" if near else f"`{self.prog} --help` lists the flags"

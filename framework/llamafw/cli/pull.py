@@ -79,7 +79,7 @@ def _pull(name: str, args: Namespace) -> Path:
     if kind != "hf_repo":
         if args.hf_file:
             raise SettingsError(f"pull: --hf-file needs a repository USER/REPO, but {name} is not one")
-        model["hf_file"] = None  # even if the environment has one
+        model["hf_file"] = None  # even if the environment sets it
     shared = Namespace(**{setting: getattr(args, setting) for setting in SHARED_SETTINGS})
     return find_model(settings_from(shared, **model), progress=not args.quiet)
 
@@ -89,12 +89,12 @@ def _remove(names: list[str]) -> None:
     downloads = [download for name in names for download in find_downloads(name)]
     for download in dict.fromkeys(downloads):
         remove(download)
-        print(f"removed {download.name} ({_size(download.size)})")
+        print(f"removed {download.name} ({_format_size(download.size)})")
 
 
 def _print_catalogue() -> None:
     for name, entry in CATALOGUE.items():
-        print(f"{name:20} {_size(entry.size):>9}  {entry.description}")
+        print(f"{name:20} {_format_size(entry.size):>9}  {entry.description}")
 
 
 def _print_downloads() -> None:
@@ -103,11 +103,13 @@ def _print_downloads() -> None:
         print("no models have been downloaded; `llamafw pull` prints the catalogue")
         return
     rows = [("NAME", "SIZE", "SOURCE", "PATH")]
-    rows += [(download.name, _size(download.size), download.source, str(download.path)) for download in downloads]
+    rows += [
+        (download.name, _format_size(download.size), download.source, str(download.path)) for download in downloads
+    ]
     name_width, size_width, source_width = (max(len(row[column]) for row in rows) for column in range(3))
     for name, size, source, path in rows:
         print(f"{name:{name_width}}  {size:>{size_width}}  {source:{source_width}}  {path}")
 
 
-def _size(n_bytes: int) -> str:
+def _format_size(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"

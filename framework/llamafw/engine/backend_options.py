@@ -6,7 +6,7 @@ from llamafw.errors import SettingsError
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions, GpuOptions, ThreadOptions
 
-DEFAULT_SLOTS = 4  # as in llama-server: requests of one user, such as for a chat and its title, need not wait
+DEFAULT_SLOTS = 4  # as in llama-server: a user's chat and the request for its title need not wait for each other
 
 
 def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:

@@ -11,8 +11,8 @@ import numpy as np
 
 from llamafw.types import BackendOptions, Bytes, Decoder, Model
 
-_HASHED_WHOLE = 2**14  # bytes: smaller tensors are hashed completely
-_N_SAMPLES, _SAMPLE_BYTES = 32, 256  # of larger ones
+_HASHED_WHOLE = 2**14  # maximum size in bytes of tensors that are hashed completely
+_N_SAMPLES, _SAMPLE_BYTES = 32, 256  # number and size of the samples of a larger tensor
 
 
 def fingerprint(model: Model, decoder: Decoder, options: BackendOptions, backend_name: str, state_format: str) -> bytes:

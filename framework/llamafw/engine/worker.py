@@ -160,7 +160,7 @@ class Worker:
             except RequestError as error:
                 result = error
             except FAULTS as error:
-                result = self._failure(error, f"the cache of slot {job.slot} cannot be used")
+                result = self._log_failure(error, f"the cache of slot {job.slot} cannot be used")
             job.send(result)
 
     # --- before a forward pass
@@ -292,13 +292,13 @@ class Worker:
                     error.logged = True
                 task.fail(error)
             except FAULTS as error:
-                task.fail(self._failure(error, "a request failed", task.failure_message))
+                task.fail(self._log_failure(error, "a request failed", task.failure_message))
         if task.done:
             self.drop(task)
 
     # --- failures
 
-    def _failure(self, cause: BaseException, summary: str, message: str = "the model failed") -> GenerationError:
+    def _log_failure(self, cause: BaseException, summary: str, message: str = "the model failed") -> GenerationError:
         """Log a failure with the plugin that caused it; return the client's error."""
         error = GenerationError(message)
         error.__cause__ = cause
@@ -312,7 +312,7 @@ class Worker:
 
     def _abort(self, task: Task, slot: Slot, cause: BaseException, summary: str) -> None:
         """End a task because the backend failed on it."""
-        task.fail(self._failure(cause, summary))
+        task.fail(self._log_failure(cause, summary))
         self._clear_after_failure(slot)
         self.drop(task)
 

@@ -1,6 +1,6 @@
 """Checks that an object has the members of a protocol.
 
-``isinstance`` does not work for protocols with class variables, and does not say which members are missing.
+``isinstance`` only says yes or no; these functions name the missing members.
 """
 
 from __future__ import annotations

