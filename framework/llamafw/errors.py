@@ -10,7 +10,7 @@
   x RequestError          a request fails, and its client is told why (400)
     x ContextFullError    the prompt does not fit into the context of a slot (400)
     x Forbidden           the client may not do this (403)
-    x NotSupported        this server does not support this, as it was started (501)
+    x NotSupported        the server does not support this with the settings it was started with (501)
     x Unavailable         the server cannot answer now: it is loading, or shutting down (503)
     x TooManyRequests     too many requests are waiting (429)
     x DeadlineExceeded    the request's time was over before it was answered (504)
@@ -81,7 +81,7 @@ class RequestError(LlamafwError):
 
     status = 400
     type = "invalid_request_error"
-    logged = False  # whether the engine has logged the failure, so that the server need not
+    logged = False  # whether the engine has logged the failure; if so, the server does not log it again
 
     def __init__(self, message: str, *, param: str | None = None, extra: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -99,16 +99,21 @@ class ContextFullError(RequestError):
         Positions per slot.
     param : str, optional
         The request field that has the prompt.
+    can_truncate : bool
+        Whether the request could set ``truncate_prompt``; the message then says so.
     """
 
     type = "exceed_context_size_error"
 
-    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, param: str | None = "prompt") -> None:
-        super().__init__(
-            f"the prompt has {n_prompt_tokens} tokens, but the context of a slot has only {n_ctx}",
-            param=param,
-            extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx},
-        )
+    def __init__(
+        self, n_prompt_tokens: int, n_ctx: int, *, param: str | None = "prompt", can_truncate: bool = False
+    ) -> None:
+        message = f"the prompt has {n_prompt_tokens} tokens, but the context of a slot has only {n_ctx}"
+        if n_prompt_tokens == n_ctx:
+            message = f"the prompt has {n_prompt_tokens} tokens and leaves no room for an answer in a slot's context"
+        if can_truncate:
+            message += "; truncate_prompt: true shortens it"
+        super().__init__(message, param=param, extra={"n_prompt_tokens": n_prompt_tokens, "n_ctx": n_ctx})
 
 
 class Forbidden(RequestError):
@@ -119,7 +124,7 @@ class Forbidden(RequestError):
 
 
 class NotSupported(RequestError):
-    """This server does not support what was asked, with the settings it was started with."""
+    """The server does not support the request with the settings it was started with."""
 
     status = 501
     type = "not_supported_error"
@@ -187,6 +192,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the result of `did_you_mean`; if no name is near, list all: ``"; there are a, b"``."""
+    """Return the result of `did_you_mean`; if no name is near, list all names: ``"; available: a, b"``."""
     known = tuple(known)
-    return did_you_mean(name, known) or f"; there are {', '.join(known) or 'none'}"
+    return did_you_mean(name, known) or f"; available: {', '.join(known) or 'none'}"

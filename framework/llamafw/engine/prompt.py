@@ -44,7 +44,8 @@ def prepare_prompt(request: GenerateRequest, n_vocab: int, n_ctx: int, *, add_bo
     """
     is_too_long = len(request.prompt) + (request.n_predict != 0) > n_ctx
     if is_too_long and not request.truncate_prompt:  # before the conversion, which takes long for millions of tokens
-        raise ContextFullError(len(request.prompt), n_ctx)
+        # a request that reports the log-probabilities of its prompt cannot set truncate_prompt
+        raise ContextFullError(len(request.prompt), n_ctx, can_truncate=request.prompt_logprobs is None)
     tokens = as_tokens(request.prompt, n_vocab)
     n_keep = context_shift.n_kept(request.n_keep, len(tokens), n_ctx, bos=add_bos)
     if is_too_long:

@@ -81,7 +81,7 @@ def prepare_infill(app: App, body: JSON, parts: InfillParts) -> tuple[Prompt, Ge
     Raises
     ------
     ContextFullError
-        The prompt is too long even without prefix, suffix and files.
+        Even without prefix, suffix and files, the prompt would take more than three quarters of the context.
     """
     loaded, suffix_first = app.loaded, app.settings.spm_infill
     tokens = join_parts(parts, loaded.tokenizer, suffix_first=suffix_first)

@@ -38,15 +38,10 @@ Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 class InfillTokenizer(ToyTokenizer):
-    """A toy tokenizer whose tokens of several bytes are those for infill; texts are single bytes."""
+    """A toy tokenizer with tokens for infill. Each byte of a text is a token."""
 
-    fim: Mapping[str, int] = {
-        "pre": PRE,
-        "suf": SUF,
-        "mid": MID,
-        "rep": REP,
-        "sep": SEP,
-    }  # read-only, as in the protocol
+    # read-only, as in the protocol
+    fim: Mapping[str, int] = {"pre": PRE, "suf": SUF, "mid": MID, "rep": REP, "sep": SEP}
 
 
 class InfillTokenizerWithBos(InfillTokenizer):
@@ -56,10 +51,18 @@ class InfillTokenizerWithBos(InfillTokenizer):
 
 
 def alphabet(prefix: Sequence[int]) -> Floats:
-    """Return the logits of a model that continues the alphabet. It ends after ``z`` and what is not a small letter."""
+    """Return the logits of a model that continues the alphabet; it ends after ``z`` and after other characters.
+
+    After ``:``, where the answer of a chat begins, it starts with ``a``.
+    """
+    last, following = chr(prefix[-1]), EOS
+    if last in LETTERS[:-1]:
+        following = ord(last) + 1
+    elif last == ":":
+        following = ord("a")
+
     row = np.zeros(264, np.float32)
-    last = chr(prefix[-1])
-    row[ord(last) + 1 if last in LETTERS[:-1] else ord("a") if last == ":" else EOS] = 20
+    row[following] = 20
     return row
 
 
@@ -99,6 +102,7 @@ def opened(plugins: Plugins) -> Open:
                 n_bytes=48,
             )
             decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8)
+
             chat = JinjaChatFormat(template, ChatContext())
             options = EngineOptions(n_batch=32, prompt_cache=2**20, rank_head=rank_head)
             options = replace(options, max_queue=settings.get("max_queue", options.max_queue))

@@ -55,6 +55,21 @@ async def test_prompt_that_does_not_fit_is_400(
     error = response.json()["error"]
     assert (response.status_code, error["type"], error["param"]) == (400, "exceed_context_size_error", param)
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (n, N_CTX)
+    can_truncate = "embedding" not in path and "rerank" not in path and not (body.get("echo") and "logprobs" in body)
+    assert error["message"].endswith("; truncate_prompt: true shortens it") is can_truncate
+
+
+@pytest.mark.parametrize(
+    ("n", "reason"),
+    [
+        (64, "the prompt has 64 tokens and leaves no room for an answer in a slot's context"),
+        (65, "the prompt has 65 tokens, but the context of a slot has only 64"),
+    ],
+)
+async def test_error_says_what_to_do(opened: Open, n: int, reason: str) -> None:
+    async with opened() as client:
+        error = (await client.post("/completion", json={"prompt": "x" * n})).json()["error"]
+    assert error["message"] == f"{reason}; truncate_prompt: true shortens it"
 
 
 async def test_error_has_the_index_of_the_prompt(opened: Open) -> None:
@@ -90,6 +105,7 @@ async def test_truncate_prompt_keeps_the_end(opened: Open, path: str) -> None:
     assert 0 < n_prompt < N_CTX
     assert bytes(backend.slots[0][:n_prompt]).endswith(b";a:" if "chat" in path else b"xw")
     assert end["truncated"] is True
+    assert chunks
     assert not any("truncated" in chunk for chunk in chunks)
 
 
@@ -159,11 +175,23 @@ async def test_truncated_infill_drops_the_first_files(opened: Open) -> None:
     assert row["truncated"] is True
 
 
-async def test_infill_with_a_middle_that_does_not_fit_is_400(opened: Open) -> None:
-    async with opened(tokenizer=InfillTokenizer()) as client:
-        response = await client.post("/infill", json={"prompt": LONG, "truncate_prompt": True})
+@pytest.mark.parametrize(
+    ("path", "body", "n_ctx", "param", "index"),
+    [
+        ("/infill", {"prompt": LONG}, N_CTX, "prompt", None),
+        ("/v1/completions", {"prompt": "a", "suffix": "b"}, 3, "prompt", None),
+        ("/v1/completions", {"prompt": ["a", "b"], "suffix": "c"}, 3, "prompt.0", 0),
+    ],
+)
+async def test_infill_that_cannot_be_shortened_is_400(
+    opened: Open, path: str, body: dict[str, Any], n_ctx: int, param: str, index: int | None
+) -> None:
+    async with opened(tokenizer=InfillTokenizer(), n_ctx=n_ctx) as client:
+        response = await client.post(path, json={**body, "truncate_prompt": True})
     error = response.json()["error"]
-    assert (error["code"], error["type"], error["n_prompt_tokens"]) == (400, "exceed_context_size_error", 99 + 3)
+    assert (error["code"], error["type"], error["param"]) == (400, "exceed_context_size_error", param)
+    assert error.get("index") == index
+    assert error["message"].endswith(f"the context of a slot has only {n_ctx}")
 
 
 async def test_truncate_prompt_shortens_suffix_completions(opened: Open) -> None:
