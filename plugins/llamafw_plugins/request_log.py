@@ -82,6 +82,7 @@ def log_speed(finish: Finish) -> None:
         "tokens_per_second": tokens_per_second(timings.predicted_n - 1, timings.predicted_ms),
         "queue_ms": round(timings.queue_ms, 2),
     }
+
     log.info(
         "prompt: %(prompt_tokens)d tokens, %(cached_tokens)d cached, %(prompt_tokens_per_second).1f tokens/s; "
         "answer: %(tokens)d tokens, %(tokens_per_second).1f tokens/s; queue: %(queue_ms).2f ms; request %(request_id)s",
@@ -108,6 +109,7 @@ def generation_record(
     loaded = app.loaded
     settings = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
     prompt = settings.pop("prompt")
+
     return {
         "time": when.isoformat(),
         "request_id": request_id,

@@ -1,4 +1,4 @@
-"""Fixtures: one server with the default model for the whole run, and clients of it."""
+"""Fixtures: a server with the default model, shared by all tests, and clients of it."""
 
 from __future__ import annotations
 

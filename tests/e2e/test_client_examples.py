@@ -26,7 +26,7 @@ FRANCE = "What is the capital of France?"
 
 
 def programs() -> dict[str, tuple[str, str]]:
-    """Return language and code of each program, by the name in its first comment."""
+    """Return the language and the code of each program, by the name in its first comment."""
     found = {}
     for language, code in re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.S | re.M):
         named = re.search(r"^(?:#|//) (\w+\.\w+)$", code, re.M)
@@ -46,11 +46,12 @@ def run(name: str, server: ServerProcess, folder: Path, lines: Sequence[str] = (
             pytest.skip(f"{command} is not installed")
     if language == "js" and node_version() < 18:
         pytest.skip("needs Node 18 or newer, which has fetch")
+
     assert ADDRESS in code
     (folder / name).write_text(code.replace(ADDRESS, server.url), "utf-8")
-    given = "".join(f"{line}\n" for line in lines)
+    text = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(
-        [NEEDED[language][0], name], cwd=folder, input=given, capture_output=True, text=True, timeout=120, check=False
+        [NEEDED[language][0], name], cwd=folder, input=text, capture_output=True, text=True, timeout=120, check=False
     )
     # the chat program in bash ends when `read` fails at the end of the input
     assert done.returncode == 0, done.stderr

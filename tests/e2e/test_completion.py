@@ -1,4 +1,4 @@
-"""``/completion`` with the default model: text, streams, determinism, stop strings, disconnects."""
+"""POST /completion with the default model: text, streams, determinism, stop strings, disconnects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def all_slots_answer(http: httpx.Client) -> bool:
     return answer.status_code == 200
 
 
-def test_completion_of_a_fact(http: httpx.Client) -> None:
+def test_completion_knows_a_fact(http: httpx.Client) -> None:
     answer = complete(http, **PARIS)
     assert "Paris" in answer["content"]
     assert answer["tokens_predicted"] == 8

@@ -1,4 +1,4 @@
-"""Requests and flags that crashed or blocked llama-server get a clear error, and the server keeps running."""
+"""Requests and flags that crashed or blocked llama-server get a clear error here, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMAT, PART, CALL = "response_format.json_schema", "messages.0.content.0", "mes
 
 @pytest.fixture(autouse=True)
 def _server_still_answers(http: httpx.Client) -> Iterator[None]:
-    """After each test, the server must still answer."""
+    """Check after each test that the server still answers."""
     yield
     assert http.get("/health").status_code == 200
     answer = http.post("/completion", json={**P, "temperature": 0}).json()
@@ -105,12 +105,7 @@ REFUSED: list[tuple[str, Any, int, str | None]] = [
     ("/embedding", {}, 400, "content"),
     ("/v1/embeddings", {"input": [[]]}, 400, "input.0"),
     ("/v1/embeddings", {"input": [99999999]}, 400, "input.0"),
-    (
-        "/v1/embeddings",
-        {"input": "x y " * 20_000},
-        400,
-        "input",
-    ),  # longer than the context: this was a 500 for all requests
+    ("/v1/embeddings", {"input": "x y " * 20_000}, 400, "input"),  # too long: this was a 500 for all requests
     ("/v1/embeddings", {"input": "a", "dimensions": 5}, 400, "dimensions"),
     ("/rerank", {"query": "a", "documents": []}, 400, "documents"),
     ("/rerank", {"query": 5, "documents": ["a"]}, 400, "query"),
@@ -237,11 +232,13 @@ def test_required_tool_call_is_made(http: httpx.Client) -> None:
 
 
 @pytest.mark.inventory("H-08", "R-23")
-def test_wrong_method_and_unknown_path(http: httpx.Client) -> None:
+def test_wrong_methods_are_405_and_unknown_paths_404(http: httpx.Client) -> None:
     wrong = http.get("/completion")
     assert wrong.status_code == 405
     assert "POST" in wrong.headers["allow"]
-    assert http.get("/nothing").json()["error"]["type"] == "not_found_error"
+    assert "POST" in wrong.json()["error"]["message"]
+    unknown = http.get("/nothing")
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found_error")
 
 
 @pytest.mark.inventory("F-16", "E-044")
@@ -256,6 +253,7 @@ def test_unknown_fields_are_named_in_a_header(http: httpx.Client) -> None:
 def test_chunks_have_the_id_of_the_slot(http: httpx.Client) -> None:
     with http.stream("POST", "/completion", json={**P, "stream": True, "id_slot": 3}) as response:
         chunks = [line for line in response.iter_lines() if line]
+    assert len(chunks) > 1
     assert all('"id_slot":3' in chunk for chunk in chunks)
 
 
@@ -275,7 +273,7 @@ def test_chunks_have_the_id_of_the_slot(http: httpx.Client) -> None:
         "--samplers nothing",
     ],
 )
-def test_invalid_flags_end_the_start_in_one_line(flags: str) -> None:
+def test_startup_fails_in_one_line_with_invalid_flags(flags: str) -> None:
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *flags.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == (1 if flags.startswith("-m ") else 2)
@@ -284,7 +282,7 @@ def test_invalid_flags_end_the_start_in_one_line(flags: str) -> None:
 
 
 @pytest.mark.inventory("P-03")
-def test_invalid_model_file_ends_the_start(tmp_path: Path) -> None:
+def test_startup_fails_with_an_invalid_model_file(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", "-m", str(path)]

@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def open_server(folder: Path) -> Iterator[httpx.Client]:
-    """A client of a server with all operations enabled and a model with infill tokens."""
+    """Yield a client of a server with all operations enabled and a model with infill tokens."""
     model = contract.write_model(folder.parent / "open.gguf")
     flags = f"--slots --props --metrics --pooling mean --slot-save-path {folder} -np 2 --validate-responses"
     with running_server(model, *flags.split()) as server, httpx.Client(base_url=server.url, timeout=60) as client:
@@ -100,7 +100,7 @@ ANSWERED: list[tuple[str, Any]] = [
     ("/infill", {"input_suffix": "a", "n_predict": 2}),  # this ended llama-server's process
     ("/infill", {"input_prefix": "a", "n_predict": 2}),
     ("/infill", {"n_predict": 2}),
-    ("/embedding", {"content": "a"}),  # one pooled token: this failed an assertion
+    ("/embedding", {"content": "a"}),  # pooling of one token: this failed an assertion
     ("/v1/embeddings", {"input": ["a", "b", [5]]}),
     ("/slots/0?action=erase", {}),
     ("/slots/1?action=erase", None),

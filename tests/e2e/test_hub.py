@@ -1,4 +1,4 @@
-"""Servers that fetch their model from Hugging Face or from a URL."""
+"""Servers that download their model from Hugging Face or from a URL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def complete(url: str) -> str:
 
 
 @pytest.mark.inventory("C-061", "C-063", "O-10")
-def test_model_from_hf_repo(hub: ModelHub, tmp_path: Path) -> None:
+def test_model_is_downloaded_from_a_repository(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
     with running_server(None, "-hf", "test/tiny", ready=True, HF_TOKEN="hf_good", **environ) as server:
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny-f32"
@@ -45,7 +45,7 @@ def test_model_from_hf_repo(hub: ModelHub, tmp_path: Path) -> None:
     assert len(hub.requests) == n
 
 
-def test_model_in_several_files(hub: ModelHub, tmp_path: Path) -> None:
+def test_model_in_several_files_is_downloaded(hub: ModelHub, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     write_tiny_gguf(tmp_path / "parts" / "m.gguf", part_tensors=8)
     parts = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
@@ -59,7 +59,7 @@ def test_model_in_several_files(hub: ModelHub, tmp_path: Path) -> None:
 
 
 @pytest.mark.inventory("C-060")
-def test_model_from_url(hub: ModelHub, tmp_path: Path) -> None:
+def test_model_is_downloaded_from_a_url(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"LLAMA_CACHE": str(tmp_path / "cache"), "LLAMA_ARG_MODEL_URL": hub.file_url("tiny.gguf")}
     with running_server(None, ready=True, **environ) as server:
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny"
@@ -126,7 +126,9 @@ def test_interrupted_download_is_resumed(hub: ModelHub, tmp_path: Path) -> None:
         (None, "home/.cache/huggingface/hub"),
     ],
 )
-def test_hub_cache_folders(hub: ModelHub, tmp_path: Path, variable: str | None, folder: str) -> None:
+def test_hub_cache_folder_follows_the_variables(
+    hub: ModelHub, tmp_path: Path, variable: str | None, folder: str
+) -> None:
     environ = {variable: str(tmp_path / "given")} if variable else {}
     done = command(hub, tmp_path / "home", "pull", "test/tiny", HF_TOKEN="hf_good", **environ)
     assert done.returncode == 0, done.stderr
@@ -137,7 +139,7 @@ def test_hub_cache_folders(hub: ModelHub, tmp_path: Path, variable: str | None, 
 
 @pytest.mark.inventory("C-061")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_progress_bar_on_a_terminal_and_lines_in_a_file(hub: ModelHub, tmp_path: Path) -> None:
+def test_progress_is_a_bar_on_terminals_and_lines_elsewhere(hub: ModelHub, tmp_path: Path) -> None:
     import pty
 
     environ = {"HF_TOKEN": "hf_good", "HF_ENDPOINT": hub.url, "TERM": "xterm", "COLUMNS": "100"}

@@ -13,7 +13,7 @@ ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is th
 
 
 @pytest.mark.inventory("E-113", "B-02")
-def test_chat_completion(openai: OpenAI) -> None:
+def test_chat_completion_answers_a_question(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.usage is not None
@@ -21,7 +21,7 @@ def test_chat_completion(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("E-114")
-def test_finish_reason(openai: OpenAI) -> None:
+def test_finish_reason_is_length_or_stop(openai: OpenAI) -> None:
     short = openai.chat.completions.create(model="any", messages=ASK, max_tokens=2, temperature=0)
     whole = openai.chat.completions.create(model="any", messages=ASK, max_completion_tokens=200, temperature=0)
     assert short.choices[0].finish_reason == "length"
@@ -37,6 +37,7 @@ def test_chat_stream_has_role_then_text_then_usage(openai: OpenAI) -> None:
         )
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
     assert chunks[0].choices[0].delta.role == "assistant"
     assert text == plain.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == plain.choices[0].finish_reason
@@ -45,17 +46,17 @@ def test_chat_stream_has_role_then_text_then_usage(openai: OpenAI) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-def test_n_choices_with_logprobs(openai: OpenAI) -> None:
+def test_choices_have_logprobs(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(
         model="any", messages=ASK, max_tokens=4, n=2, logprobs=True, top_logprobs=3, seed=7, temperature=1.5
     )
     assert [choice.index for choice in answer.choices] == [0, 1]
     content = answer.choices[0].logprobs.content if answer.choices[0].logprobs else None
-    assert content is not None
+    assert content
     assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
 
 
-def test_eight_parallel_chats(openai: OpenAI) -> None:
+def test_eight_parallel_chats_do_not_affect_each_other(openai: OpenAI) -> None:
     def ask(n: int) -> str:
         content = f"Write about the number {n}."
         answer = openai.chat.completions.create(
@@ -69,7 +70,7 @@ def test_eight_parallel_chats(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("T-01")
-def test_text_completion(openai: OpenAI) -> None:
+def test_text_completion_is_the_same_in_a_stream(openai: OpenAI) -> None:
     answer = openai.completions.create(model="any", prompt="The capital of France is", max_tokens=8, temperature=0)
     assert answer.object == "text_completion"
     assert "Paris" in answer.choices[0].text

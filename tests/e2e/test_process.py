@@ -1,4 +1,4 @@
-"""The server process: start-up, health, SIGTERM, plugins, failed starts."""
+"""The server process: start-up, health, SIGTERM, plugins, failed start-ups."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ async def test_sigterm_lets_a_stream_finish(tiny: Path) -> None:
             events = [await anext(lines)]
             code = asyncio.create_task(asyncio.to_thread(server.terminate))
             events += [line async for line in lines]
+
         last = json.loads([line for line in events if line][-1][6:])
         assert last["stop"] is True
         assert last["tokens_predicted"] == 200
@@ -174,6 +175,7 @@ async def test_plugins_are_notified_when_generations_end(tiny: Path, tmp_path: P
             assert (await http.post("/completion", json=body)).json()["tokens_predicted"] == 3
             async with http.stream("POST", "/completion", json={**body, "n_predict": -2, "stream": True}) as response:
                 await anext(response.aiter_lines())
+
         server.wait_for("finished 3 None")
         assert server.terminate() == 0
         output = "".join(server.output)
@@ -238,20 +240,22 @@ def test_https_and_key_file_work_together(tiny: Path, tmp_path: Path) -> None:
     issued.private_key_pem.write_to_path(str(key))
     keys.write_text("first\n\nsecond\n")
     flags = ("--ssl-cert-file", str(cert), "--ssl-key-file", str(key), "--api-key-file", str(keys))
+
     with running_server(tiny, *flags, ready=False) as server:
         assert server.url.startswith("https://")
         server.wait_until_ready(verify=ours)
         with httpx.Client(base_url=server.url, verify=ours) as client:
-            found = {
+            statuses = {
                 key: client.get("/props", headers={"authorization": f"Bearer {key}"}).status_code
                 for key in ("first", "second", "third")
             }
+
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.get(f"{server.url}/health")
         with pytest.raises(httpx.TransportError):  # the port does not speak plain HTTP
             httpx.get(f"{server.url.replace('https', 'http')}/health")
         assert server.terminate() == 0
-    assert found == {"first": 200, "second": 200, "third": 401}
+    assert statuses == {"first": 200, "second": 200, "third": 401}
 
 
 @pytest.mark.inventory("C-065", "C-066", "C-068", "C-069")
@@ -265,6 +269,7 @@ def test_log_flags_write_and_disable_the_log(tiny: Path, tmp_path: Path) -> None
         assert " I llamafw.access: GET /health 200 " in text
         assert "secret" not in text
         assert "Started server process" in text  # uvicorn's debug log
+
     with running_server(tiny, "--log-disable", "-v") as server:
         assert server.terminate() == 0
         server.wait_for_end()
@@ -285,16 +290,16 @@ def test_check_tensors_finds_invalid_weights(tmp_path: Path) -> None:
 
 @pytest.mark.inventory("C-001", "C-002")
 def test_help_and_version_need_no_model() -> None:
-    def said(*argv: str) -> str:
+    def output(*argv: str) -> str:
         command = [sys.executable, "-m", "llamafw", *argv]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    usage = said("serve", "--usage", "-m", "nowhere.gguf")
-    assert usage == said("serve", "--help") == said("serve", "-h")
+    usage = output("serve", "--usage", "-m", "nowhere.gguf")
+    assert usage == output("serve", "--help") == output("serve", "-h")
     groups = ("common", "model", "CPU", "sampling", "server", "plugins", "logging")
     assert all(f"\n{group}:\n" in usage for group in groups)
-    assert said("serve", "--version") == said("version") == said("--version")
-    assert said("version").startswith(f"llamafw {version('llamafw')}, API ")
+    assert output("serve", "--version") == output("version") == output("--version")
+    assert output("version").startswith(f"llamafw {version('llamafw')}, API ")
 
 
 def test_bench_prints_json(tiny: Path) -> None:

@@ -1,4 +1,4 @@
-"""Many parallel clients with valid and invalid requests, some of which disconnect early."""
+"""Many parallel clients send valid and invalid requests, and some disconnect early."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llamafw.testing.tiny import write_tiny_gguf
 N_CLIENTS, N_REQUESTS = 12, 25
 REFERENCE_REQUEST = {"prompt": "hello world", "n_predict": 24, "seed": 7, "temperature": 1.5, "ignore_eos": True}
 
-FIELDS: dict[str, list[Any]] = {  # each field is in one of seven requests
+FIELDS: dict[str, list[Any]] = {  # field → values, valid or not; each field is in one of seven requests
     "stop": [["e"], "a", [1], ["", "x"]],
     "n_probs": [3, 0, -1],
     "id_slot": [0, 2, 9, -2, "x"],
@@ -40,6 +40,7 @@ FIELDS: dict[str, list[Any]] = {  # each field is in one of seven requests
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("storm")
     model = write_tiny_gguf(folder / "tiny.gguf")
+
     with running_server(
         model,
         "-np",
@@ -65,6 +66,7 @@ def random_request(chance: random.Random) -> tuple[str, dict[str, Any]]:
     body: dict[str, Any] = {"stream": chance.random() < 0.5, "n_predict": chance.randint(1, 30)}
     body |= {name: chance.choice(values) for name, values in FIELDS.items() if chance.random() < 1 / 7}
     slot = chance.randint(0, 4)
+
     return chance.choice(
         [
             ("/completion", {"prompt": text, **body}),
@@ -92,6 +94,7 @@ async def send(client: httpx.AsyncClient, chance: random.Random) -> int:
         except TimeoutError:
             pass
         return 0
+
     async with client.stream("POST", path, json=body) as response:
         if response.headers["content-type"].startswith("text/event-stream"):
             async for line in response.aiter_lines():
@@ -100,6 +103,7 @@ async def send(client: httpx.AsyncClient, chance: random.Random) -> int:
                 assert not line or line.startswith("data: "), line
             return response.status_code
         answer = await response.aread()
+
     if response.status_code != 200:
         error = response.json()["error"]
         assert error["code"] == response.status_code

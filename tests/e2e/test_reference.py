@@ -10,8 +10,8 @@ import pytest
 
 from llamafw.testing.reference import Reference
 
-# In the reference, the most likely token leads by at least 0.1 at each of the 8 steps. A smaller lead could change
-# through rounding.
+# At each of the 8 steps, the reference's logit of the most likely token is higher than all others by at least 0.1. With
+# a smaller difference, rounding could change the token.
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a",
@@ -47,7 +47,7 @@ def test_greedy_tokens_match_the_reference(http: httpx.Client, reference: Refere
 
 
 def test_prompt_logprobs_match_the_reference(http: httpx.Client, reference: Reference) -> None:
-    """A text of several parts of 64 tokens is scored, without generating anything."""
+    """The server evaluates the text in several parts of 64 tokens, and generates nothing."""
     text = " ".join(PROMPTS)
     tokens = http.post("/tokenize", json={"content": text}).json()["tokens"]
     body = {"prompt": tokens, "echo": True, "logprobs": 1, "max_tokens": 0}

@@ -18,7 +18,7 @@ GREEDY = {"temperature": 0, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def small(real_model: Path) -> Iterator[ServerProcess]:
-    """A server with one slot of 256 tokens and without a queue."""
+    """Yield a server with one slot of 256 tokens and without a queue."""
     with running_server(real_model, "-c", "256", "-np", "1", "--max-queue", "0") as server:
         yield server
 
@@ -37,7 +37,7 @@ def test_generation_continues_beyond_the_context(small: ServerProcess) -> None:
 
 
 @pytest.mark.inventory("E-068", "E-055", "E-069")
-def test_prompt_longer_than_the_context(small: ServerProcess) -> None:
+def test_prompt_longer_than_the_context_is_400_or_truncated(small: ServerProcess) -> None:
     error = complete(small, STORY * 30, n_predict=8)["error"]
     assert (error["code"], error["type"], error["n_ctx"]) == (400, "exceed_context_size_error", 256)
     assert error["n_prompt_tokens"] > 256
@@ -70,7 +70,8 @@ async def test_full_queue_is_429(small: ServerProcess) -> None:
             assert int(refused.headers["retry-after"]) >= 1
             assert refused.json()["error"]["type"] == "rate_limit_error"
             assert (await client.get("/health")).status_code == 200
-        for _ in range(200):  # the slot becomes free within a token of the disconnect
+
+        for _ in range(200):  # after the disconnect, the slot is free within the time of one token
             answer = await client.post("/completion", json={"prompt": "x", "n_predict": 1})
             if answer.status_code == 200:
                 break
@@ -89,7 +90,7 @@ def test_preloaded_prompt_is_reused(real_model: Path, tmp_path: Path) -> None:
         server.wait_for(r"prompt of \d+ tokens: .*'Once'")
         server.wait_for(r"--file: \d+ tokens are in the cache")
         server.wait_for(r"KV cache: slot 0 .*, slot 1 generating \d+/256")
-    assert (
-        found["tokens_cached"] >= found["tokens_evaluated"] - 2
-    )  # the tokens at the end of the story may change with the following text
+
+    # the last tokens of the story may differ, because a token may contain the start of the text that follows
+    assert found["tokens_cached"] >= found["tokens_evaluated"] - 2
     assert found["content"] == fresh["content"]

@@ -1,4 +1,4 @@
-"""Schemas and grammars with the default model through HTTP."""
+"""Schemas and grammars with the default model, over HTTP."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_responses_are_valid_against_the_schema(http: httpx.Client, name: str) -
 
 
 @pytest.mark.inventory("G-01", "E-032")
-def test_eight_grammars_in_parallel(http: httpx.Client) -> None:
+def test_eight_grammars_work_in_parallel(http: httpx.Client) -> None:
     """Each slot has its own grammar, and each choice of a request its own state."""
     grammars = [
         (f'root ::= "{letter}" [0-9]{{{n}}} "{letter}"', f"{letter}[0-9]{{{n}}}{letter}")

@@ -73,6 +73,7 @@ def log_request(scope: Scope, status: int, ms: float) -> None:
         "ms": round(ms, 2),
         "client": f"{quote(host, safe=':', errors='replace')}:{port}",
     }
+
     log.info(
         "%(method)s %(path)s %(status)d %(ms).2f ms, client %(client)s, request %(request_id)s",
         fields | {"request_id": request_id()},

@@ -102,6 +102,7 @@ def _middlewares(
     """Return the middlewares between the write timeout and the dispatcher, outermost first."""
     settings, document = app.settings, app.document
     schemas = Schemas(document)
+
     middlewares: list[Callable[..., ASGIApp]] = [
         with_errors,
         SwaggerUIMiddleware,
@@ -118,6 +119,7 @@ def _middlewares(
         ),
         LifespanMiddleware,
     ]
+
     if settings.validate_responses:
         blame = partial(blame_owner, endpoints, app.plugins)
         check = partial(ResponseContractMiddleware, document=document, schemas=schemas, blame=blame)
@@ -148,11 +150,13 @@ def _route(
         resolver=Resolver(endpoints.__getitem__),
         swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
     )
+
     try:
         connexion.add_api(routing_document(document))
     except InvalidSpecification as error:
         while error.context:  # no branch of anyOf fits: report the error of the branch that fits furthest
             error = max(error.context, key=lambda cause: len(cause.absolute_path))
+
         place, author = ".".join(map(str, error.absolute_path)), spec.defined_by(error.absolute_path, plugins)
         message = f"the API document is not valid at {place}, which {author} defines: {error.message:.300}"
         raise SpecError(message) from None

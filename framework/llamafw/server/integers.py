@@ -44,15 +44,17 @@ class IntegerReader:
             return int(value) if place.wants_integer and _is_integer(value) else value
         if not place.branches:
             return value
+
         if isinstance(value, list):
             items = self._place([branch["items"] for branch in place.branches if "items" in branch])
             if not items.wants_integer:
                 return [self._read(item, items) for item in value]
-            # Not a call per item: there may be a million token ids.
+            # no call per item, because there may be a million token ids
             return [
                 (int(item) if _is_integer(item) else item) if isinstance(item, float) else self._read(item, items)
                 for item in value
             ]
+
         if isinstance(value, dict):
             return {name: self._read(item, self._member(name, place)) for name, item in value.items()}
         return value

@@ -36,6 +36,7 @@ def routing_document(document: spec.Document) -> spec.Document:
     routed, schemas = deepcopy(document), Schemas(document)
     for item in routed["paths"].values():
         item.pop("parameters", None)
+
     for path, method, operation in spec.operations(document):
         with_slashes = slash_parameters(operation, schemas)
         routed["paths"][path][method]["parameters"] = [

@@ -87,6 +87,7 @@ def serve(
     asgi, _, loader = build_app(
         settings, plugins, load_and_freeze, ready=report_ready, failed=stop_failed, document=document
     )
+
     config = uvicorn.Config(
         asgi,
         log_config=None,
@@ -102,10 +103,8 @@ def serve(
     )
     server = HttpServer(config, loader, settings.timeout_graceful_shutdown)
     logging.getLogger("uvicorn").setLevel(logging.INFO if settings.log_level <= logging.DEBUG else logging.WARNING)
-    print(
-        f"llamafw: listening on {address} (loading the model; requests get 503 until it is ready)",
-        flush=True,
-    )
+
+    print(f"llamafw: listening on {address} (loading the model; requests get 503 until it is ready)", flush=True)
     server.run(sockets)
 
     if not server.started:
@@ -131,6 +130,8 @@ def bind(host: str, port: int) -> list[socket.socket]:
             sockets.append(_listen(family, kind, protocol, address))
         except OSError as error:
             reason = error.strerror or str(error)
+            if error.errno == errno.EADDRINUSE:
+                reason += "; choose another port with --port"
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # these are for ::1 without IPv6
                 break
     else:
@@ -146,11 +147,13 @@ def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[obj
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # type: ignore[return-value]  # enums are ints
     except (OSError, UnicodeError) as error:
-        raise SettingsError(f"cannot listen on {host}:{port}: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
 def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
+
     try:
         if os.name == "posix":  # on Windows, the option would let two servers share a port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -106,6 +106,7 @@ class _Search:
                 inner = properties.get(name, additional)
                 if isinstance(inner, Mapping) and (violation := self.find(inner, member, (*path, name))):
                     return violation
+
         elif isinstance(value, list) and isinstance(schema.get("items"), Mapping):
             is_valid = self.schemas.validator(schema["items"]).is_valid
             wrong = next((index for index, element in enumerate(value) if not is_valid(element)), None)
@@ -210,6 +211,7 @@ def _describe(error: jsonschema_rs.ValidationError, value: Any, path: Path) -> V
     """Translate one of jsonschema-rs's errors."""
     kind: Any = error.kind
     keyword = str(error.schema_path[-1]) if error.schema_path else kind.name
+
     if keyword == "type":
         if isinstance(value, float) and value.is_integer() and "integer" in kind.types:
             return Violation(path, keyword, "must be an integer of at most 64 bits", tuple(kind.types))
@@ -220,6 +222,7 @@ def _describe(error: jsonschema_rs.ValidationError, value: Any, path: Path) -> V
         return Violation((*path, kind.property), keyword, "is required")
     if keyword == "additionalProperties":
         return Violation((*path, kind.unexpected[0]), keyword, "is not a known field")
+
     if keyword in _LIMITS:
         return Violation(path, keyword, _LIMITS[keyword].format(limit=kind.limit, s="" if kind.limit == 1 else "s"))
     if keyword == "multipleOf":

@@ -96,6 +96,7 @@ class CompletionResponse:
         """Return the object for a complete generation."""
         request, finish = self.requests[index], generation.finish
         settings = settings_json(request, self.loaded, stream=self.stream)
+
         return {
             "content": generation.text,
             "index": index,

@@ -50,6 +50,7 @@ class ServerEndpoints:
         """Return the properties of the server, without the path of the model file."""
         loaded = self.app.loaded
         settings = settings_json(self.app.prepare({}, ()), loaded, stream=False)
+
         return {
             "system_prompt": loaded.system_prompt.text,
             "default_generation_settings": {**settings, "params": settings},

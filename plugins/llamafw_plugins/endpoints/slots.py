@@ -52,6 +52,7 @@ class SlotEndpoints:
     def _slot_json(self, slot: SlotStatus) -> JSON:
         request = slot.request or self.app.prepare({}, ())
         settings = settings_json(request, self.app.loaded, stream=False)
+
         return {
             **settings,
             "params": settings,

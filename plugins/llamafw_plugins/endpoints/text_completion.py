@@ -210,11 +210,13 @@ def read_n_choices(body: JSON) -> tuple[int, int]:
     """
     n = int(body.get("n") or 1)
     best_of = int(body.get("best_of") or n)
+
     if best_of < n:
         raise RequestError(f"best_of must be at least n, which is {n}; it is {best_of}", param="best_of")
     if best_of > n and body.get("stream"):
         message = "best_of must be equal to n in a stream: the best choices are not known before the end"
         raise RequestError(message, param="best_of")
+
     if body.get("echo") and body.get("logprobs") is not None:
         if body.get("suffix"):
             message = "echo cannot be combined with logprobs and suffix: the model evaluates another text than the echo"

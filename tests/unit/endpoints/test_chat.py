@@ -21,6 +21,7 @@ GREEDY = {"temperature": 0}
 async def test_response_has_openais_shape(post: Post, path: str) -> None:
     response = await post(path, messages=HI, max_tokens=3, model="any", cache_prompt=False, **GREEDY)
     parsed = ChatCompletion.model_validate(response)
+
     assert (parsed.choices[0].message.content, parsed.model) == ("abc", "any")
     assert response["choices"] == [
         {"index": 0, "message": {"role": "assistant", "content": "abc"}, "finish_reason": "length", "logprobs": None}
@@ -48,7 +49,9 @@ async def test_response_has_openais_shape(post: Post, path: str) -> None:
         ({"logit_bias": {"97": -100, "122": 100}, "max_tokens": 1}, "z", "length"),
     ],
 )
-async def test_finish_reason(post: Post, fields: dict[str, Any], content: str, reason: str) -> None:
+async def test_finish_reason_says_why_the_answer_ended(
+    post: Post, fields: dict[str, Any], content: str, reason: str
+) -> None:
     choice = (await post(PATH, messages=HI, **GREEDY, **fields))["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (content, reason)
 
@@ -57,6 +60,7 @@ async def test_finish_reason(post: Post, fields: dict[str, Any], content: str, r
 async def test_stream_has_openais_chunks(events: Post) -> None:
     *raw_chunks, done = await events(PATH, messages=HI, max_tokens=2, **GREEDY)
     chunks = [ChatCompletionChunk.model_validate(chunk) for chunk in raw_chunks]
+
     assert done == "[DONE]"
     assert [chunk["choices"][0]["delta"] for chunk in raw_chunks] == [
         {"role": "assistant", "content": ""},
@@ -165,7 +169,7 @@ async def test_image_parts_say_what_they_need(refused: Post) -> None:
     assert message.startswith("image_url needs a multimodal model and a plugin that reads images")
 
 
-async def test_unset_fields_are_accepted(post: Post) -> None:
+async def test_values_without_effect_are_accepted(post: Post) -> None:
     unset: dict[str, Any] = {
         "tools": [],
         "tool_choice": "none",
@@ -178,6 +182,7 @@ async def test_unset_fields_are_accepted(post: Post) -> None:
         "max_tokens": None,
         "user": "me",
     }
+
     assert (await post(PATH, messages=HI, max_completion_tokens=1, **unset))["choices"]
 
 

@@ -23,6 +23,7 @@ GREEDY = {"temperature": 0}
 async def test_response_has_llama_servers_fields(post: Post, path: str) -> None:
     row = await post(path, prompt="ab", n_predict=3, cache_prompt=False, **GREEDY)
     timings, settings = row.pop("timings"), row.pop("generation_settings")
+
     assert row == {
         "content": "cde",
         "index": 0,
@@ -62,7 +63,9 @@ async def test_response_has_llama_servers_fields(post: Post, path: str) -> None:
         ({"n_predict": -2}, "xyz", "eos", ""),
     ],
 )
-async def test_stop_type(post: Post, fields: dict[str, Any], content: str, stop_type: str, word: str) -> None:
+async def test_stop_type_says_why_the_text_ended(
+    post: Post, fields: dict[str, Any], content: str, stop_type: str, word: str
+) -> None:
     row = await post("/completion", prompt="w", **GREEDY, **fields)
     assert (row["content"], row["stop_type"], row["stopping_word"]) == (content, stop_type, word)
     assert [row["stopped_eos"], row["stopped_word"], row["stopped_limit"]] == [
@@ -108,7 +111,7 @@ async def test_generation_settings_have_llama_servers_keys(post: Post) -> None:
         (["a", ""], ["bc", ""]),
     ],
 )
-async def test_prompt_forms(post: Post, events: Post, prompt: Any, answers: list[str]) -> None:
+async def test_every_form_of_prompt_is_answered(post: Post, events: Post, prompt: Any, answers: list[str]) -> None:
     response = await post("/completion", prompt=prompt, n_predict=2, **GREEDY)
     rows = response if isinstance(response, list) else [response]
     assert isinstance(response, list) is (len(answers) > 1)
@@ -159,6 +162,7 @@ async def test_unknown_tokens_are_400(refused: Post, prompt: Any, param: str) ->
 async def test_stream_has_chunks_and_a_last_object(events: Post) -> None:
     *chunks, last = await events("/completion", prompt="w", return_tokens=True, **GREEDY)
     slot = last["id_slot"]
+
     assert chunks[0] == {
         "content": "x",
         "stop": False,
@@ -190,14 +194,14 @@ async def test_stream_never_sends_a_stop_string(events: Post) -> None:
 # --- options
 
 
-async def test_return_tokens(post: Post) -> None:
+async def test_return_tokens_reports_token_ids(post: Post) -> None:
     assert "tokens" not in await post("/completion", prompt="a", n_predict=2, **GREEDY)
     assert (await post("/completion", prompt="a", n_predict=2, return_tokens=True, **GREEDY))["tokens"] == [98, 99]
 
 
 @pytest.mark.inventory("E-038", "E-05D", "S-20", "D-17")
 @pytest.mark.parametrize("post_sampling", [False, True])
-async def test_completion_probabilities(post: Post, events: Post, post_sampling: bool) -> None:
+async def test_n_probs_reports_completion_probabilities(post: Post, events: Post, post_sampling: bool) -> None:
     fields: dict[str, Any] = {
         "prompt": "a",
         "n_predict": 2,
@@ -245,7 +249,7 @@ async def test_logit_bias_forbids_a_token(post: Post, bias: Any) -> None:
 
 
 @pytest.mark.inventory("E-037")
-async def test_logit_bias_of_a_text_is_that_of_its_tokens(post: Post) -> None:
+async def test_logit_bias_of_a_text_applies_to_its_tokens(post: Post) -> None:
     row = await post("/completion", prompt="a", n_predict=1, logit_bias=[["xy", 100]], **GREEDY)
     assert row["content"] == "x"
     assert row["generation_settings"]["logit_bias"] == [[120, 100.0], [121, 100.0]]
@@ -306,7 +310,7 @@ async def test_invalid_fields_are_400(refused: Post, fields: dict[str, Any], par
     assert (await refused("/completion", prompt="a", **fields))[:2] == (400, param)
 
 
-async def test_unset_fields_are_accepted(post: Post) -> None:
+async def test_values_without_effect_are_accepted(post: Post) -> None:
     unset: dict[str, Any] = {
         "grammar": "",
         "json_schema": None,
@@ -322,6 +326,7 @@ async def test_unset_fields_are_accepted(post: Post) -> None:
         "n_probs": None,
         "truncate_prompt": None,
     }
+
     assert (await post("/completion", prompt="a", n_predict=1, **unset))["generation_settings"]["temperature"] == 0.8
 
 
@@ -403,6 +408,7 @@ async def test_flags_are_defaults_of_fields(opened: Open) -> None:
             5,
             True,
         ]
+
         body = {"prompt": "a", "n_predict": 1, "top_k": 3, "samplers": []}
         settings = (await client.post("/completion", json=body)).json()["generation_settings"]
         assert (settings["top_k"], settings["samplers"]) == (3, [])
@@ -420,14 +426,14 @@ async def test_long_stop_strings_are_400(refused: Post, stop: Any) -> None:
         ("/v1/completions", {"prompt": ["a"] * 8, "n": 128}),
     ],
 )
-async def test_too_many_biases_in_all_are_400(refused: Post, path: str, fields: dict[str, Any]) -> None:
+async def test_too_many_biases_over_all_choices_are_400(refused: Post, path: str, fields: dict[str, Any]) -> None:
     status, param, message = await refused(path, logit_bias=[[1, 1]] * 257, n_predict=0, **fields)
     assert (status, param) == (400, "logit_bias")
     assert message == "with 1024 choices, logit_bias can have at most 256 entries"
 
 
 @pytest.mark.inventory("C-092")
-async def test_request_bias_replaces_that_of_the_flag(opened: Open) -> None:
+async def test_logit_bias_of_a_request_replaces_the_flag(opened: Open) -> None:
     async with opened(logit_bias=("122+100",)) as client:
         body = {"prompt": "a", "n_predict": 1, "temperature": 0}
         assert (await client.post("/completion", json=body)).json()["content"] == "z"

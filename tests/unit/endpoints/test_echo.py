@@ -62,7 +62,7 @@ async def test_prompt_and_answer_are_scored_in_a_stream_too(opened: Open) -> Non
 
 
 class NamedBos(ToyTokenizerWithBos):
-    """A toy tokenizer whose BOS and EOS have names, which are no part of a prompt's text."""
+    """A toy tokenizer with names for BOS and EOS, which are not part of a prompt's text."""
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return {BOS: b"<s>", EOS: b"</s>"}[token] if special and token in (BOS, EOS) else super().piece(token)

@@ -33,7 +33,7 @@ async def embed(opened: Open, path: str, body: dict[str, Any], **settings: Any) 
 @pytest.mark.inventory("E-150", "E-151", "E-153", "E-157")
 @pytest.mark.parametrize("path", [NATIVE, "/embeddings"])
 @pytest.mark.parametrize("field", ["content", "input"])
-async def test_native_shape(opened: Open, path: str, field: str) -> None:
+async def test_response_has_llama_servers_shape(opened: Open, path: str, field: str) -> None:
     row = await embed(opened, path, {field: "Hello"})
     assert row["index"] == 0
     np.testing.assert_allclose(row["embedding"], unit(hidden_states("Hello")[-1]), rtol=1e-5)
@@ -53,7 +53,7 @@ async def test_native_shape(opened: Open, path: str, field: str) -> None:
         ("none", hidden_states("Hello")),
     ],
 )
-async def test_pooling_flag(opened: Open, pooling: str, expected: Any) -> None:
+async def test_pooling_flag_sets_the_pooling(opened: Open, pooling: str, expected: Any) -> None:
     row = await embed(opened, NATIVE, {"content": "Hello"}, pooling=pooling)
     np.testing.assert_allclose(row["embedding"], expected, rtol=1e-4)
 
@@ -68,14 +68,14 @@ async def test_pooling_flag(opened: Open, pooling: str, expected: Any) -> None:
         (-1, lambda v: 1),
     ],
 )
-async def test_embd_normalize(opened: Open, p: int, size: Any) -> None:
+async def test_embd_normalize_sets_the_norm(opened: Open, p: int, size: Any) -> None:
     row = await embed(opened, NATIVE, {"content": "Hello", "embd_normalize": p})
     last = hidden_states("Hello")[-1].astype(np.float64)
     np.testing.assert_allclose(row["embedding"], last / size(last), rtol=1e-4)
 
 
 @pytest.mark.inventory("E-152", "F-19", "B-16", "E-158")
-async def test_openai_shape(opened: Open) -> None:
+async def test_response_has_openais_shape(opened: Open) -> None:
     body = {"input": ["Hello", "a"], "model": "any", "user": "me", "dimensions": N_EMBD}
     response = await embed(opened, OPENAI, body, pooling="mean")
     parsed = CreateEmbeddingResponse.model_validate(response)

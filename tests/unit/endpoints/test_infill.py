@@ -47,7 +47,7 @@ AB: dict[str, Any] = {"input_prefix": "a", "input_suffix": "b"}
         ),
     ],
 )
-async def test_order_of_the_parts(opened: Open, body: Any, settings: Any, expected: list[int]) -> None:
+async def test_parts_of_the_prompt_are_in_order(opened: Open, body: Any, settings: Any, expected: list[int]) -> None:
     assert await infill_prompt(opened, body, **settings) == expected
 
 
@@ -84,7 +84,7 @@ async def test_invalid_requests_are_400(opened: Open, body: Any, param: str) -> 
 
 
 @pytest.mark.inventory("E-134")
-async def test_response_is_that_of_a_completion(opened: Open) -> None:
+async def test_response_is_a_completion(opened: Open) -> None:
     async with opened(tokenizer=InfillTokenizer()) as client:
         body = {**AB, "prompt": "ab", "n_predict": 3, "temperature": 0}
         row = (await client.post("/infill", json=body)).json()

@@ -47,7 +47,7 @@ async def test_prompts_have_their_own_progress(events: Post) -> None:
 
 @pytest.mark.inventory("Q-04", "E-05B")
 @pytest.mark.parametrize("path", REQUESTS)
-async def test_timings_per_token(events: Post, path: str) -> None:
+async def test_timings_per_token_are_in_every_chunk(events: Post, path: str) -> None:
     fields = {**REQUESTS[path], "n_predict": 3, "ignore_eos": True, "logit_bias": [[98, 100]], **GREEDY}
     timed = [event for event in await events(path, **fields, timings_per_token=True) if event != "[DONE]"]
     counts = [event["timings"]["predicted_n"] for event in timed if "timings" in event]
@@ -89,7 +89,7 @@ def text_of(events: list[Any]) -> str:
         ),
     ],
 )
-async def test_response_fields(post: Post, paths: list[str], expected: dict[str, Any]) -> None:
+async def test_response_fields_selects_fields(post: Post, paths: list[str], expected: dict[str, Any]) -> None:
     row = await post("/completion", prompt="w", n_predict=9, stop=["!"], response_fields=paths, **GREEDY)
     assert set(row) == set(expected)
     if "generation_settings" in row:
@@ -99,7 +99,7 @@ async def test_response_fields(post: Post, paths: list[str], expected: dict[str,
 
 
 @pytest.mark.inventory("Q-07")
-async def test_response_fields_of_arrays_streams_and_infill(post: Post, events: Post, opened: Open) -> None:
+async def test_response_fields_applies_to_arrays_streams_and_infill(post: Post, events: Post, opened: Open) -> None:
     fields: dict[str, Any] = {"prompt": ["w", "x"], "response_fields": ["index", "tokens_predicted"], **GREEDY}
     assert await post("/completion", **fields) == [
         {"index": 0, "tokens_predicted": 4},

@@ -13,7 +13,7 @@ from unit.endpoints.conftest import Open
 
 NO_RANK_HEAD = "this model cannot rerank: it has no rank head"
 GOOD: dict[str, Any] = {"query": "q", "documents": ["a", "b"], "top_n": 1}
-INVALID: list[tuple[dict[str, Any], str]] = [  # changes to the good request → param of the error
+INVALID: list[tuple[dict[str, Any], str]] = [  # changes to the good request, and the param of the error
     ({"query": None}, "query"),
     ({"query": 5}, "query"),
     ({"documents": []}, "documents"),
@@ -73,7 +73,7 @@ def expected_scores(query: str, documents: list[str], separator: list[int]) -> l
         ({"tokenizer.ggml.separator_token_id": SEP}, [SEP]),
     ],
 )
-async def test_prompt_of_a_query_and_a_document(opened: Open, metadata: Any, separator: list[int]) -> None:
+async def test_prompt_has_the_query_and_the_document(opened: Open, metadata: Any, separator: list[int]) -> None:
     backend = ToyBackend(n_slots=2)
     async with opened(reranking=True, rank_head=HEAD, backend=backend, metadata=metadata) as client:
         response = (await client.post("/rerank", json={"query": "q?", "documents": ["ab"]})).json()

@@ -102,7 +102,7 @@ def without_ends() -> Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A value of a field, the flags that make it the default, and the probabilities it leads to."""
+    """A value of a field, the flags that make it the default, and the probabilities that it leads to."""
 
     field: str
     value: Any
@@ -110,7 +110,7 @@ class Case:
     samplers: tuple[str, ...]
     expected: Callable[[], Row]
     inventory: tuple[str, ...]
-    other_fields: tuple[tuple[str, Any], ...] = ()  # without which the field has no effect
+    other_fields: tuple[tuple[str, Any], ...] = ()  # without these, the field has no effect
 
 
 CASES = [
@@ -255,6 +255,7 @@ async def sample(client: httpx.AsyncClient, n: int = 1, **body: Any) -> list[tup
         json={"prompt": PROMPT, "n_predict": n, "n_probs": N_VOCAB, "post_sampling_probs": True, **body},
     )
     assert response.status_code == 200, response.text
+
     result = []
     for row in response.json()["completion_probabilities"]:
         p = np.zeros(N_VOCAB)
@@ -283,7 +284,7 @@ async def test_flag_sets_the_default(flagged: httpx.AsyncClient, case: Case) -> 
 
 
 @pytest.mark.inventory("E-031", "C-090", "S-16")
-async def test_mirostat_eta(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
+async def test_mirostat_eta_sets_the_learning_rate(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
     body = NEUTRAL | {"mirostat": 2, "mirostat_tau": 1.2, "seed": 11}
     del body["mirostat_eta"]
     for client, rate in ((plain, {"mirostat_eta": 0.5}), (flagged, {})):
@@ -295,7 +296,7 @@ async def test_mirostat_eta(plain: httpx.AsyncClient, flagged: httpx.AsyncClient
 
 
 @pytest.mark.inventory("E-029", "C-089", "S-16")
-async def test_mirostat_version_1(plain: httpx.AsyncClient) -> None:
+async def test_mirostat_1_truncates_as_its_formula_says(plain: httpx.AsyncClient) -> None:
     tau = 4
     ((_, p),) = await sample(plain, **NEUTRAL | {"mirostat": 1, "mirostat_tau": tau})
     ranked = P[ORDER][:100]
@@ -307,7 +308,7 @@ async def test_mirostat_version_1(plain: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.inventory("E-035", "C-073")
-async def test_seed_flag(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
+async def test_seed_flag_sets_the_default_seed(plain: httpx.AsyncClient, flagged: httpx.AsyncClient) -> None:
     body = NEUTRAL | {"samplers": [], "ignore_eos": True}
     tokens = [
         [token for token, _ in await sample(client, 12, **body | seed)]
@@ -357,7 +358,9 @@ async def test_samplers_field_sets_the_order(plain: httpx.AsyncClient, order: tu
         ("top_k", "top_k", 1),
     ],
 )
-async def test_min_keep(plain: httpx.AsyncClient, sampler: str, field: str, value: float) -> None:
+async def test_min_keep_limits_all_samplers_but_top_k(
+    plain: httpx.AsyncClient, sampler: str, field: str, value: float
+) -> None:
     body = NEUTRAL | {"samplers": [sampler], field: value}
     left = [int((p > 0).sum()) for n in (0, 5) for _, p in await sample(plain, **body | {"min_keep": n})]
     assert left == [1, 1 if sampler == "top_k" else 5]
@@ -394,7 +397,7 @@ async def test_n_probs_reports_the_likeliest(plain: httpx.AsyncClient, post_samp
 @pytest.mark.inventory("E-107", "Q-02")
 @pytest.mark.parametrize("post_sampling", [False, True])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_openai_logprobs(plain: httpx.AsyncClient, path: str, post_sampling: bool) -> None:
+async def test_openai_operations_report_logprobs(plain: httpx.AsyncClient, path: str, post_sampling: bool) -> None:
     chat = {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 3}
     body = {**(chat if "chat" in path else {"prompt": "x", "logprobs": 3}), "max_tokens": 5, **CHAIN}
     response = (await plain.post(path, json=body | {"post_sampling_probs": post_sampling})).json()

@@ -66,7 +66,7 @@ async def test_model_id_may_contain_a_slash(opened: Open, path: str) -> None:
 
 
 @pytest.mark.inventory("E-170", "R-11")
-async def test_props(client: httpx.AsyncClient) -> None:
+async def test_props_describe_the_server(client: httpx.AsyncClient) -> None:
     props = (await client.get("/props")).json()
     assert (props["total_slots"], props["model_alias"], props["bos_token"], props["eos_token"]) == (2, "toy", "", "")
     assert "message.role[0]" in props["chat_template"]

@@ -34,6 +34,7 @@ async def test_slots_show_their_last_request(opened: Open) -> None:
         assert (first["id"], first["id_task"], first["state"], first["prompt"]) == (0, -1, 0, None)
         await client.post("/completion", json={**COMPLETE, "seed": 7})
         second = (await client.get("/slots")).json()[1]
+
     assert (second["id_task"], second["is_processing"], second["prompt"], second["seed"]) == (0, False, "abc", 7)
     assert (second["n_prompt_tokens"], second["n_prompt_tokens_processed"], second["n_past"]) == (3, 3, 5)
     assert second["next_token"] == {
@@ -142,7 +143,7 @@ def test_startup_fails_without_the_folder_of_slots(tmp_path: Path, plugins: Any)
 
 @pytest.mark.inventory("E-211")
 @pytest.mark.parametrize("name", ["a", "a b", "ümlaut.bin", ".hidden", "x" * 255, "a.b.c", "-rf"])
-def test_valid_file_names(name: str) -> None:
+def test_valid_file_names_are_accepted(name: str) -> None:
     assert check_file_name(name) == name
 
 
@@ -180,12 +181,12 @@ def test_valid_file_names(name: str) -> None:
         None,
     ],
 )
-def test_invalid_file_names(name: str | None) -> None:
+def test_invalid_file_names_are_refused(name: str | None) -> None:
     with pytest.raises(RequestError, match="Invalid filename"):
         check_file_name(name)
 
 
-def test_file_name_that_is_not_utf8() -> None:
+def test_file_name_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(RequestError, match="it is not valid UTF-8"):
         check_file_name("a\ud800")
 

@@ -28,7 +28,7 @@ async def test_response_has_openais_shape(post: Post) -> None:
     }
 
 
-async def test_end_of_sequence_is_the_reason_stop(post: Post) -> None:
+async def test_finish_reason_is_stop_at_the_end_of_sequence(post: Post) -> None:
     response = await post(PATH, prompt="w", **GREEDY)
     assert response["model"] == "toy"
     assert (response["choices"][0]["text"], response["choices"][0]["finish_reason"]) == ("xyz", "stop")
@@ -106,7 +106,7 @@ async def test_invalid_fields_name_the_field(refused: Post, fields: dict[str, An
     assert (await refused(PATH, **{"prompt": "a", **fields}))[:2] == (status, param)
 
 
-async def test_unset_fields_are_accepted(post: Post) -> None:
+async def test_values_without_effect_are_accepted(post: Post) -> None:
     unset: dict[str, Any] = {"suffix": "", "best_of": 1, "echo": False, "logprobs": None, "user": "me", "n": None}
     assert len((await post(PATH, prompt="a", max_tokens=1, **unset))["choices"]) == 1
     assert len((await post(PATH, prompt="a", max_tokens=1, n=2, best_of=2))["choices"]) == 2

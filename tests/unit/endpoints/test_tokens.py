@@ -37,7 +37,7 @@ class TildeIsSpecial(ToyTokenizer):
         ({"content": "a" * 5000, "with_pieces": None}, [97] * 5000),
     ],
 )
-async def test_tokenize(opened: Open, fields: dict[str, Any], tokens: list[int]) -> None:
+async def test_tokenize_returns_token_ids(opened: Open, fields: dict[str, Any], tokens: list[int]) -> None:
     async with opened(tokenizer=TildeIsSpecial()) as client:
         assert (await client.post("/tokenize", json=fields)).json() == {"tokens": tokens}
 
@@ -50,7 +50,7 @@ async def test_pieces_that_are_not_utf8_are_bytes(post: Post) -> None:
 
 
 @pytest.mark.inventory("E-142")
-async def test_detokenize(post: Post) -> None:
+async def test_detokenize_returns_text(post: Post) -> None:
     assert await post("/detokenize", tokens=[HELLO, 33, 195, 169]) == {"content": "Hello!é"}
     assert await post("/detokenize", tokens=[]) == {"content": ""}
     assert await post("/detokenize", tokens=[EURO_HEAD]) == {"content": "\ufffd"}

@@ -57,7 +57,7 @@ async def ask(opened: Open, text: str, *, template: str | None = None, **fields:
 
 
 @pytest.mark.parametrize("template", [None, TOOL_TEMPLATE])
-async def test_answer_with_a_tool_call(opened: Open, template: str | None) -> None:
+async def test_response_has_a_tool_call(opened: Open, template: str | None) -> None:
     response = await ask(opened, CALL, template=template)
     (choice,) = ChatCompletion.model_validate(response).choices
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
@@ -68,14 +68,14 @@ async def test_answer_with_a_tool_call(opened: Open, template: str | None) -> No
     assert call.id
 
 
-async def test_answer_with_text_and_several_calls(opened: Open) -> None:
+async def test_response_has_text_and_several_calls(opened: Open) -> None:
     choice = (await ask(opened, f"Let me see.\n{CALL}\n{CALL}"))["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("Let me see.\n", "tool_calls")
     ids = [call["id"] for call in choice["message"]["tool_calls"]]
     assert len(ids) == len(set(ids)) == 2
 
 
-async def test_stream_with_tool_calls(opened: Open) -> None:
+async def test_stream_has_tool_calls(opened: Open) -> None:
     *events, done = await ask(opened, f"So: {CALL}{CALL}", stream=True)
     assert done == "[DONE]"
     deltas = [ChatCompletionChunk.model_validate(event).choices[0].delta for event in events]

@@ -39,6 +39,7 @@ async def test_every_request_is_one_line(opened: OpenClient, lines: Lines, caplo
     async with opened(api_key=("secret",)) as client:
         for method, path, _ in requests:
             ids.append((await client.request(method, path)).headers["x-request-id"])
+
         key = {"authorization": "Bearer secret"}
         async with client.stream("POST", "/stream", json={"n": 3}, headers=key) as response:
             ids.append(response.headers["x-request-id"])
@@ -47,6 +48,7 @@ async def test_every_request_is_one_line(opened: OpenClient, lines: Lines, caplo
             failed = await client.post("/fail", json={"how": how}, headers=key)
             assert failed.status_code == status
             ids.append(failed.headers["x-request-id"])
+
     pattern = r"(\S+) (\S+) (\d{3}) \d+\.\d\d ms, client 127\.0\.0\.1:123, request ([0-9a-f]{32})"
     matches = [re.fullmatch(pattern, line) for line in lines()]
     assert all(matches), lines()
@@ -54,6 +56,7 @@ async def test_every_request_is_one_line(opened: OpenClient, lines: Lines, caplo
     expected += [("POST", "/stream", "200"), ("POST", "/fail", "400"), ("POST", "/fail", "500")]
     assert [match.groups()[:3] for match in matches if match] == expected
     assert [match[4] for match in matches if match] == ids
+
     records = [record for record in caplog.records if record.name == "llamafw.access"]
     assert records[0].fields.keys() == {"method", "path", "status", "ms", "client"}  # type: ignore[attr-defined]  # set by the access log
     assert "secret" not in "".join(lines())
@@ -61,7 +64,7 @@ async def test_every_request_is_one_line(opened: OpenClient, lines: Lines, caplo
 
 @pytest.mark.inventory("P-08")
 async def test_preflights_and_pages_are_logged(opened: OpenClient, lines: Lines) -> None:
-    """These are answered outside of routing."""
+    """Both are answered before routing."""
     preflight = {"origin": "https://example.com", "access-control-request-method": "POST"}
     async with opened() as client:
         await client.options("/echo", headers=preflight)
@@ -109,7 +112,7 @@ async def test_client_addresses_are_percent_encoded(lines: Lines) -> None:
 @pytest.mark.parametrize(
     ("messages", "raised", "status"),
     [
-        ([], None, 499),  # ErrorMiddleware sends nothing if the client went away before the response
+        ([], None, 499),  # ErrorMiddleware sends nothing if the client disconnected before the response
         ([("start", 200), ("body", True)], None, 499),
         ([("start", 200), ("body", True), ("body", False)], None, 200),
         ([("start", 200), ("body", True)], ValueError, 500),

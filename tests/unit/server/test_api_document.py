@@ -1,4 +1,4 @@
-"""The API document: what is merged into it, and which parts are refused."""
+"""The API document: how its parts are merged, and which parts are refused."""
 
 from __future__ import annotations
 
@@ -261,12 +261,13 @@ def fields_with(name: str, schema: dict[str, Any], owner: str) -> Registry:
 def test_fields_of_plugins_are_added_to_generating_operations(document: dict[str, Any]) -> None:
     fields = fields_with("choice", {"type": "array", "items": {"type": "string"}}, "dist:choice")
     spec.add_fields(document, fields, samplers())
-    found = [
+
+    choices = [
         schema["properties"]["choice"]
         for schema in document["components"]["schemas"].values()
         if schema.get(spec.SAMPLER_OPTIONS)
     ]
-    assert found == [
+    assert choices == [
         {
             "nullable": True,
             "type": "array",

@@ -92,7 +92,7 @@ def guarded(plugin: AuthenticatorPlugin, recorder: UserRecorder, monkeypatch: py
 
 
 def plugins_with(monkeypatch: pytest.MonkeyPatch, *hooks: Any) -> Plugins:
-    """Return the built-in plugins, that of the small API, and a plugin with these hooks."""
+    """Return the built-in plugins, the plugin of the small API, and a plugin with these hooks."""
     module = ModuleType("test_plugin")
     module.__dict__.update({hook.__name__: hook for hook in hooks})
     monkeypatch.setitem(sys.modules, "test_plugin", module)
@@ -111,14 +111,17 @@ async def test_only_users_that_a_plugin_knows_may_call(
         assert (await echo(client, authorization="Bearer user-a")).status_code == 200
         assert (await echo(client, x_api_key="user-b")).status_code == 200
         assert (await echo(client, x_other="user-c")).status_code == 200  # authenticators see all headers
+
         refused = await echo(client, authorization="Bearer unknown")
         assert (refused.status_code, refused.json()["error"]["type"]) == (401, "authentication_error")
         assert refused.headers["www-authenticate"] == "Bearer"
         assert (await echo(client)).status_code == 401
+
         n_calls = len(plugin.authenticator.calls)
         assert (await client.get("/health")).status_code == 200
         assert (await client.get("/nowhere")).status_code == 404
         assert len(plugin.authenticator.calls) == n_calls  # neither needs a user
+
     names = ["user-a", "user-b", "user-c"]
     assert recorder.users == [*(User(name, {"group": "a"}) for name in names), None, None, None, None]
     assert plugin.authenticator.calls[:3] == [("user-a",), ("user-b",), ()]

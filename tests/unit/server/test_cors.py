@@ -1,4 +1,4 @@
-"""CORS: which web pages may call; and the pages that the server serves itself."""
+"""CORS: which web pages may call the server. Its own documentation pages need no other host."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ async def test_origins_are_allowed_or_refused(
             assert response.headers.get("access-control-allow-origin") == allowed
             if allowed:
                 assert response.headers.get("access-control-allow-credentials") == credentials
+
         preflight = {
             "origin": origin,
             "access-control-request-method": "POST",

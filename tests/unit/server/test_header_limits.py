@@ -70,6 +70,7 @@ async def test_long_headers_close_the_connection(before: bytes, more: bytes) -> 
         if before:
             writer.write(before)
             await reader.readuntil(b"\r\n\r\naz")
+
         writer.write(FIRST_LINES + b"A: ")
         sent = 0
         while not writer.is_closing() and sent < 100 * MAX_HEADER_BYTES:

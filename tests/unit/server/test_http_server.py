@@ -1,4 +1,4 @@
-"""A real server process: its address, clients that disconnect, signals, and starts that fail."""
+"""A real server process: its address, clients that disconnect, signals, and failed start-ups."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parents[2]
-POSIX = pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
-
+POSIX = pytest.mark.skipif(os.name != "posix", reason="the test sends POSIX signals")
 
 LISTENING = re.compile(
     r"llamafw: listening on (http://\S+) \(loading the model; requests get 503 until it is ready\)\n"
@@ -115,6 +114,7 @@ async def test_requests_of_clients_that_disconnect_are_cancelled(server: ServerP
         await wait_until_ready(client)
         before = (await client.get("/counts")).json()
         counter = "closed" if method == "stream" else "cancelled"
+
         if method == "stream":
             body = {"n": 2, "hold": True}
             async with server.client() as other, other.stream("POST", "/stream", json=body) as response:
@@ -127,6 +127,7 @@ async def test_requests_of_clients_that_disconnect_are_cancelled(server: ServerP
                 await wait_for(client, "started", before["started"] + 1)
                 call.cancel()
                 await asyncio.wait([call])
+
         await wait_for(client, counter, before[counter] + 1)
 
 
@@ -174,7 +175,7 @@ def test_incomplete_headers_time_out() -> None:
 
 
 @pytest.mark.inventory("P-03", "C-104")
-def test_a_port_in_use_ends_the_start() -> None:
+def test_startup_fails_if_the_port_is_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code = f"from support.api import main; import sys; sys.argv[1:] = ['{{\"port\": {port}}}']; main()"
@@ -186,6 +187,7 @@ def test_a_port_in_use_ends_the_start() -> None:
             check=False,
             timeout=60,
         )
+
     assert result.returncode == 1
     assert f"StartupError: cannot listen on 127.0.0.1:{port}: Address already in use" in result.stderr
 
@@ -225,6 +227,7 @@ async def test_requests_of_clients_that_disconnect_are_logged_as_499() -> None:
                 stream = response.headers["x-request-id"]
                 await anext(response.aiter_lines())
             await wait_for(client, "closed", 1)
+
             async with process.client() as other:
                 call = asyncio.create_task(other.post("/wait", headers={"x-request-id": "waiting"}))
                 await wait_for(client, "started", 2)
@@ -232,6 +235,7 @@ async def test_requests_of_clients_that_disconnect_are_logged_as_499() -> None:
                 await asyncio.wait([call])
             await wait_for(client, "cancelled", 1)
         code, output = await asyncio.to_thread(process.end, signal.SIGTERM)
+
     assert code == 0, output
     entries = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     logged = {entry["request_id"]: (entry["path"], entry["status"]) for entry in entries if "status" in entry}
@@ -309,11 +313,13 @@ async def test_a_second_signal_ends_the_server_at_once() -> None:
             call = asyncio.create_task(client.get("/wait"))
             async with process.client() as other:
                 await wait_for(other, "started", 1)
+
             process.process.send_signal(signal.SIGTERM)
             assert process.process.stdout is not None
             for line in iter(process.process.stdout.readline, ""):
                 if "stopping" in line:
                     break
+
             code, _ = await asyncio.to_thread(process.end, signal.SIGTERM)
             await asyncio.wait([call])
             assert call.exception() is not None

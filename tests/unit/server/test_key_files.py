@@ -1,4 +1,4 @@
-"""Files of API keys and of certificates: what is read, and what ends the start."""
+"""Files of API keys and certificates: which are read, and with which start-up fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_keys_of_a_file_are_added_to_the_others(tmp_path: Path) -> None:
     ("raw", "message"),
     [(b"\n \n", "contains no key"), (b"\xff\n", "cannot be read"), (None, "cannot be read: .*No such file")],
 )
-def test_key_files_without_keys_end_the_start(tmp_path: Path, raw: bytes | None, message: str) -> None:
+def test_startup_fails_if_a_key_file_has_no_keys(tmp_path: Path, raw: bytes | None, message: str) -> None:
     path = tmp_path / "keys"
     if raw is not None:
         path.write_bytes(raw)
@@ -90,7 +90,7 @@ def test_certificate_files_are_returned(pem: Path) -> None:
         ("cert", "locked", "these are not a certificate and its key"),  # OpenSSL does not ask for the password
     ],
 )
-def test_unusable_certificates_end_the_start(pem: Path, cert: str | None, key: str | None, message: str) -> None:
+def test_startup_fails_with_unusable_certificates(pem: Path, cert: str | None, key: str | None, message: str) -> None:
     files = {"ssl_cert_file": cert, "ssl_key_file": key}
     settings: dict[str, Any] = {name: str(pem / file) for name, file in files.items() if file}
     with pytest.raises(SettingsError, match=message):

@@ -124,6 +124,7 @@ def test_floats_stay_floats_where_any_number_is_allowed() -> None:
         },
     }
     reader = IntegerReader(schema, Schemas({}))
+
     body = {"number": 1.0, "either": 2.0, "untyped": 3.0, "other": 4.0}
     assert json.dumps(reader.read(body)) == '{"number": 1.0, "either": 2.0, "untyped": 3.0, "other": 4}'
     assert json.dumps(body) == '{"number": 1.0, "either": 2.0, "untyped": 3.0, "other": 4.0}'  # not changed

@@ -1,4 +1,4 @@
-"""All operations of the document: which need a key, and that no response reveals anything about the machine."""
+"""All operations of the document: those that need a key refuse requests without one, and none reveals secrets."""
 
 from __future__ import annotations
 
@@ -67,9 +67,11 @@ async def test_all_other_operations_need_a_key(serve: Any, tmp_path: Path) -> No
                 assert response.status_code == 401, (method, path, headers)
                 assert response.json()["error"]["type"] == "authentication_error"
                 assert response.headers["www-authenticate"] == "Bearer"
+
             for headers in ({"authorization": "Bearer key"}, {"x-api-key": "key"}):
                 response = await client.request(method, url, headers=headers, content=b"{")
                 assert response.status_code != 401, (method, path)
+
             if method == "GET":
                 assert (await client.head(url)).status_code in ({200} if f"GET {path}" in PUBLIC else {401, 405})
             preflight = {"origin": "http://localhost:5173", "access-control-request-method": method}
@@ -147,16 +149,19 @@ async def test_no_response_reveals_paths_or_exceptions(serve: Any, tmp_path: Pat
             assert response.status_code == (200 if name == "stream" else 500)
             assert '"code":500,' in response.text
             responses.append(response.text)
+
         for where in ("create", "apply", "accept"):
             for stream in (False, True):
                 body = {"prompt": "a", "n_predict": 4, "leak": where, "samplers": ["leaky"], "stream": stream}
                 response = await client.post("/completion", json=body)
                 assert '"code":500,' in response.text
                 responses.append(response.text)
+
         responses += [(await client.get(path)).text for method, path, _ in OPERATIONS if method == "GET"]
         missing = {"filename": "none"}
         responses.append((await client.post("/slots/0?action=restore", json=missing)).text)
         responses.append((await client.post("/slots/0?action=save", json={"filename": "x"})).text)
+
     assert len(responses) > 15
     for text in responses:
         assert [secret for secret in secrets if secret in text] == [], text[:2000]

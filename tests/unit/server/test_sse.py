@@ -1,4 +1,4 @@
-"""Server-sent events: their format, names and ids, and their validation against the API document."""
+"""Server-sent events: their format, their names and ids, and their validation against the API document."""
 
 from __future__ import annotations
 

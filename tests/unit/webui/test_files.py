@@ -1,4 +1,4 @@
-"""Static files: the built-in page and script, and the folder of ``--path``, which no path leads out of."""
+"""Static files: the built-in page and script, and the folder of ``--path``. No file outside of it is served."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llamafw_plugins.webui import wrap_asgi
 
 
 class FakeApp:
-    """An `App` with settings, whose model is loaded or loading."""
+    """An `App` with settings and a model that is loaded or still loading."""
 
     def __init__(self, loading: bool, settings: dict[str, Any]) -> None:
         self.settings, self.loading = Settings(**settings), loading
@@ -32,7 +32,7 @@ class FakeApp:
 
 @asynccontextmanager
 async def opened(*, loading: bool = False, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client of the files, in front of an API that answers every request with ``api``."""
+    """Yield a client of the files. The API behind them answers every request with ``api``."""
     api = PlainTextResponse("api")
     asgi = wrap_asgi(asgi=api, app=FakeApp(loading, settings)) or api  # type: ignore[arg-type]  # has what the plugin uses
     asgi = ErrorMiddleware(asgi, explain=problem_of, allowed_methods=lambda path: None)
@@ -109,9 +109,11 @@ async def test_files_of_the_folder_come_first(folder: Path) -> None:
         assert (await client.get("/health")).text == "fine"
         assert (await client.get("/sub/")).text == "<p>sub"
         assert (await client.get("/alias.html")).text == "<p>mine"
+
         module = await client.get("/app.mjs")
         assert module.headers["content-type"].startswith("text/javascript")
         assert {"etag", "last-modified"} <= set(module.headers)
+
         assert "llamaEventTarget" in (await client.get("/completion.js")).text  # the built-in one
         (folder / "completion.js").write_text("2")
         assert (await client.get("/completion.js")).text == "2"

@@ -62,7 +62,7 @@ def test_every_function_returns_the_text(server: ServerProcess, tmp_path: Path, 
 
 
 @pytest.mark.inventory("H-14")
-def test_exports_settings_and_errors(server: ServerProcess, tmp_path: Path) -> None:
+def test_script_returns_settings_and_throws_errors(server: ServerProcess, tmp_path: Path) -> None:
     code = """
     const info = await js.llamaModelInfo({...config, api_key: params.api_key});
     let error;
