@@ -83,7 +83,7 @@ def _system_prompt(settings: Settings) -> str:
 def unescape(text: str) -> str:
     r"""Return a text with ``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` replaced.
 
-    ``\xHH`` is one byte of UTF-8. Other backslashes stay.
+    ``\xHH`` is one byte of UTF-8. Other backslashes are kept.
 
     Raises
     ------

@@ -53,7 +53,7 @@ async def test_generation_continues_after_a_context_shift(
 
 async def test_generation_without_limit_continues_until_cancelled(start: Start) -> None:
     backend = ToyBackend(alphabet_logits, n_ctx=16, n_slots=1)
-    request = GenerateRequest((1,), n_predict=-1, context_shift=True, ignore_eos=True)  # eos is possible otherwise
+    request = GenerateRequest((1,), n_predict=-1, context_shift=True, ignore_eos=True)  # otherwise EOS could be drawn
     stream = start(backend).generate(request)
     n = 0
     async for _ in stream:
