@@ -51,7 +51,7 @@ class Faults:
     corrupt: bool = False  # change a byte in the middle of the content
     status: int | None = None  # answer every request with this status
     content_type: str = "application/octet-stream"
-    stall: bool = False  # send half of the content, then wait for `ModelHub.resume`
+    stall: bool = False  # send half of the content, wait for `ModelHub.resume`, and close the connection
     never_answer: bool = False  # wait for `ModelHub.resume` before each answer
 
 
@@ -71,7 +71,7 @@ class ModelHub(ThreadingHTTPServer):
     requests : list of Request
         The requests so far.
     stalled, resume : Event
-        For `Faults.stall`: ``stalled`` is set when half of the content has been sent; set ``resume`` to continue.
+        For `Faults.stall`: ``stalled`` is set when half of the content has been sent. Tests set ``resume``.
     """
 
     daemon_threads = True
