@@ -137,6 +137,7 @@ def written(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("written")
 @pytest.mark.parametrize(("page", "flags", "requests"), SESSIONS)
 async def test_server_answers_the_requests_of_a_page(

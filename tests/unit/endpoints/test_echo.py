@@ -10,6 +10,8 @@ import pytest
 from support.toy_model import BOS, EOS, HEART, N_VOCAB, ToyTokenizerWithBos
 from unit.endpoints.conftest import InfillTokenizer, Open, alphabet, read_events
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/completions"
 GREEDY = {"temperature": 0}
 

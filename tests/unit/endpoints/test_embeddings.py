@@ -12,6 +12,8 @@ from openai.types import CreateEmbeddingResponse
 from support.toy_model import N_EMBD, ToyTokenizerWithBos, random_logits
 from unit.endpoints.conftest import Open
 
+pytestmark = pytest.mark.slow
+
 NATIVE, OPENAI = "/embedding", "/v1/embeddings"
 
 

@@ -20,6 +20,8 @@ from unit.endpoints.conftest import (
     read_events,
 )
 
+pytestmark = pytest.mark.slow
+
 
 async def infill_prompt(opened: Open, body: Any, tokenizer: Any = None, **settings: Any) -> list[int]:
     async with opened(tokenizer=tokenizer or InfillTokenizer(), n_ctx=256, **settings) as client:

@@ -11,6 +11,8 @@ from llamafw.engine.rank_head import Layer, RankHead
 from support.toy_model import BOS, EOS, HELLO, N_EMBD, ToyBackend, random_logits
 from unit.endpoints.conftest import Open
 
+pytestmark = pytest.mark.slow
+
 NO_RANK_HEAD = "this model cannot rerank: it has no rank head"
 GOOD: dict[str, Any] = {"query": "q", "documents": ["a", "b"], "top_n": 1}
 INVALID: list[tuple[dict[str, Any], str]] = [  # changes to the good request, and the param of the error

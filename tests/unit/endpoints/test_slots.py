@@ -16,6 +16,8 @@ from llamafw_plugins.endpoints.slots import check_file_name
 from support.toy_model import BOS, ToyBackend, ToyTokenizerWithBos, alphabet_logits
 from unit.endpoints.conftest import Open
 
+pytestmark = pytest.mark.slow
+
 COMPLETE = {"prompt": "abc", "n_predict": 3, "temperature": 0, "id_slot": 1}
 
 
