@@ -69,7 +69,7 @@ class Amx(Vnni):
 class _AmxPipeline(Pipeline):
     """Multiplies one block ahead, with two buffers used in turn.
 
-    Tile registers exchange data only with memory, so the sums of a block arrive later than a block takes.
+    Tile registers exchange data only with memory, so the sums of a block arrive while the next block is multiplied.
     """
 
     _BUFFER_BYTES = 2048  # 16 · 16 int32 sums of high parts, then as many of low parts

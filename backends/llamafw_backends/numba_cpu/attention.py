@@ -196,7 +196,7 @@ def _store_kv(p: Any, layer: int, token: int, head: int, keys: str, values: str)
 
 
 def build(compiler: KernelCompiler, n_rep: int, size: int, keys: str, values: str) -> Any:
-    """Return the compiled kernel ``attention(plan, layer, thread)`` for ``n_rep`` query heads per KV head."""
+    """Compile the kernel ``attention(plan, layer, thread)`` for ``n_rep`` query heads per KV head."""
     return compiler(f"attention {n_rep} x {size}, {keys} and {values}", 3, _attention(n_rep, size, keys, values))
 
 

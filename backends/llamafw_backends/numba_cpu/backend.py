@@ -69,9 +69,9 @@ class NumbaBackend:
         compiler = KernelCompiler(context.log)
         self._pool = Pool(n_threads, compiler)
         self._close = weakref.finalize(self, self._pool.close)
-        self._placement = Placement.from_options(self._pool, options, context.log)
         try:
-            n_rep = decoder.n_head // decoder.n_head_kv
+            self._placement = Placement.from_options(self._pool, options, context.log)
+            n_rep = decoder.n_head // decoder.n_head_kv  # query heads per KV head
             self._forward = compiler("forward", 5, forward.forward).ctypes
             self._step = compiler("step", 2, forward.step)
             self._attention = attention.build(

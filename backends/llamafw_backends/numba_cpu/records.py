@@ -1,7 +1,6 @@
 """The records that Python and kernels share: numpy arrays of one element in Python, pointers in kernels.
 
-Comments give the shapes of the arrays that addresses point to. A comment also describes the lines above it that have
-no comment. All strides are in bytes.
+Comments give the shapes of the arrays that addresses point to. All strides are in bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ TENSOR = np.dtype(
     [
         ("kernel", I),  # address of the matmul kernel for the matrix's format
         ("weights", I),  # tiles
-        ("tile_bytes", I),
+        ("tile_bytes", I),  # size of a tile
         ("n_tiles", I),
         ("n_blocks", I),  # per tile
         ("start", I),  # initial values of the sums: (16 · n_tiles,) float32 bias, or 16 zeros
@@ -77,36 +76,26 @@ PLAN = np.dtype(
         ("embedded", I),  # (n_batch, n_embd) float32: the batch's embeddings, for embedding.NO_KERNEL
         # buffers; n is n_ubatch
         ("x", I),  # (n, n_embd) float32: the residual stream
-        ("q", I),
-        ("k", I),
-        ("v", I),  # (n, heads · head_size) float32
-        ("q_stride", I),
-        ("kv_stride", I),  # from token to token
+        *((name, I) for name in ("q", "k", "v")),  # (n, heads · head_size) float32
+        *((name, I) for name in ("q_stride", "kv_stride")),  # from token to token
         ("attention_out", I),  # (n, n_head · head_size) float32
-        ("records", I),
-        ("floats", I),  # activations in either layout, grouped: see `elementwise.token_group`
-        ("records_stride", I),
-        ("floats_stride", I),  # per token
-        ("ffn_records", I),
-        ("ffn_floats", I),  # activations for ffn_down, written while `records` and `floats` are read
-        ("scratch", I),
-        ("scratch_stride", I),  # per thread
-        ("logits", I),
-        ("logits_stride", I),  # (n_outputs, n_vocab) float32
+        *((name, I) for name in ("records", "floats")),  # activations in either layout; see `elementwise.token_group`
+        *((name, I) for name in ("records_stride", "floats_stride")),  # from thread to thread, for a single token
+        *((name, I) for name in ("ffn_records", "ffn_floats")),  # activations for ffn_down, while the others are read
+        ("scratch", I),  # buffers of the threads
+        ("scratch_stride", I),  # from thread to thread
+        ("logits", I),  # (n_outputs, n_vocab) float32
+        ("logits_stride", I),  # from output to output
         ("hidden", I),  # (n_outputs, n_embd) float32 if hidden states are requested instead of logits; otherwise 0
         # the batch
         ("n_batch", I),  # number of tokens
         ("n_runs", I),  # number of slots with tokens in the batch
         ("n_threads", I),
-        ("tokens", I),
-        ("positions", I),
-        ("slots", I),
-        ("outputs", I),  # int64 each; outputs are indices of tokens in the batch
+        *((name, I) for name in ("tokens", "positions", "slots")),  # (n_batch,) int64
+        ("outputs", I),  # int64 each: indices of tokens in the batch
         # the ubatch that a step computes
-        ("first", I),
-        ("n_tokens", I),  # range of the batch's tokens
-        ("first_output", I),
-        ("n_outputs", I),  # range of the batch's outputs
+        *((name, I) for name in ("first", "n_tokens")),  # range of the batch's tokens
+        *((name, I) for name in ("first_output", "n_outputs")),  # range of the batch's outputs
         ("items", I),  # (n_items, 2) int64: first token and number of tokens whose attention is computed together
         ("n_items", I),
     ]

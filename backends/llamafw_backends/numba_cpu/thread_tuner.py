@@ -60,7 +60,7 @@ class _StepSize:
         return min(known)[1] if known else None
 
     def choose(self, now: float) -> int:
-        """Return the index of the fastest number of threads, or of a neighbour whose trial is due."""
+        """Return the index of the fastest number of threads, or of a neighbour that is due for a trial."""
         best = self._best()
         if best is None:
             return 0
@@ -70,7 +70,7 @@ class _StepSize:
         return best
 
     def record(self, i: int, per_token: float, seconds: float, now: float) -> None:
-        """Record a step, and schedule the next trial of ``i`` by the time that this one lost."""
+        """Record a step, and schedule the next trial of ``i``: the more time this one lost, the later."""
         if i != self._best():  # a trial: earlier measurements are out of date
             self._measured[i].clear()
         self._measured[i].append(per_token)

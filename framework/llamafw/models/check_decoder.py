@@ -16,7 +16,9 @@ def check_decoder(
     required: Collection[str],
     optional: Collection[str] = (),
 ) -> None:
-    """Refuse a model that a backend would compute incorrectly. Backends call this before they read weights.
+    """Refuse a model that a backend would compute incorrectly.
+
+    Backends call this before they read weights.
 
     Parameters
     ----------
@@ -38,12 +40,15 @@ def check_decoder(
     """
     if decoder.activation not in activations:
         raise ModelError(
-            f"the {backend} backend does not compute the activation {decoder.activation!r}, "
-            f"only {', '.join(activations)}"
+            f"the {backend} backend does not compute the activation {decoder.activation!r}, only "
+            f"{', '.join(activations)}; use another backend (--backend) or model"
         )
     for role in decoder.tensors:
         if role not in required and role not in optional:
-            raise ModelError(f"the {backend} backend does not use tensors of the role {role!r}, which this model has")
+            raise ModelError(
+                f"the {backend} backend does not use tensors of the role {role!r}, which this model has; use another "
+                "backend (--backend) or model"
+            )
     for role in required:
         if role not in decoder.tensors:
             raise ModelError(f"the {backend} backend needs tensors of the role {role!r}, which this model lacks")

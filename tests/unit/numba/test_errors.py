@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError
+from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError, ThreadOptions
 from llamafw.testing.batches import batch, logits
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu import open_model
@@ -146,6 +146,13 @@ def test_backend_can_be_closed_twice(model: Path) -> None:
     backend = open_model(make_context(model, n_threads=2))
     backend.close()
     backend.close()
+    assert backend_threads() == []
+
+
+def test_backend_with_missing_processors_leaves_no_threads(model: Path) -> None:
+    threads = ThreadOptions(cpus=frozenset({4000}))
+    with pytest.raises(SettingsError, match="processors"):
+        NumbaBackend(make_context(model, n_threads=2, threads=threads))
     assert backend_threads() == []
 
 
