@@ -13,7 +13,7 @@ from support.inventory import Inventory
 
 ROOT = Path(__file__).parents[1]
 SLOW_FOLDERS = ("conformance", "e2e")
-"""Folders of which all tests are marked as slow. In other folders, modules and tests have the mark themselves."""
+"""Folders whose tests are all marked as slow. In other folders, modules and tests have the mark themselves."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,7 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.path.is_relative_to(ROOT / "tests" / folder) for folder in SLOW_FOLDERS):
+        in_slow_folder = any(item.path.is_relative_to(ROOT / "tests" / folder) for folder in SLOW_FOLDERS)
+        needs_download = "real_model" in getattr(item, "fixturenames", ())
+        if in_slow_folder or needs_download:
             item.add_marker(pytest.mark.slow)
 
 
