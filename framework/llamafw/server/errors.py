@@ -1,4 +1,4 @@
-"""Turn every exception into one error envelope: ``{"error": {"code", "message", "type", …}}``."""
+"""Turn every exception into an error response: ``{"error": {"code", "message", "type", …}}``."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ ERROR_TYPES = {
 PLUGIN_ERROR = "plugin_error"
 """The type of a 500 that a plugin caused; the member ``plugin`` names the plugin."""
 
-INVALID_KEY = "Invalid API Key"  # as llama-server says it
+INVALID_KEY = "Invalid API Key"  # llama-server's message
 DEFAULT_DETAILS = {status: HTTPStatus(status).phrase for status in (404, 405)}  # of an HTTPException
 
 
 def error_type(status: int) -> str:
-    """Return the type of an error that has only a status."""
+    """Return the type of errors with a status."""
     return ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
@@ -69,7 +69,7 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def unwrap(error: BaseException) -> BaseException:
-    """Return the most telling exception of a group: a RequestError if there is one, else the first."""
+    """Return the most helpful exception of a group: a RequestError if there is one, else the first."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = [unwrap(part) for part in error.exceptions]
@@ -109,8 +109,10 @@ def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:
     """Log a failure of the server with its traceback, unless the engine has. Errors of clients are not logged."""
     if problem.status == 500 and not getattr(unwrap(error), "logged", False):
         name = getattr(unwrap(error), "plugin", None)
-        place = f"{scope.get('method')} {scope.get('path')} failed" + (f" in plugin {name}" if name else "")
-        log.error("request %s: %s", request_id(), place, exc_info=error)
+        plugin = f" in plugin {name}" if name else ""
+        log.error(
+            "request %s: %s %s failed%s", request_id(), scope["method"], encode_path(scope), plugin, exc_info=error
+        )
 
 
 class ErrorMiddleware:
@@ -151,7 +153,7 @@ class ErrorMiddleware:
         try:
             await self.app(scope, receive, watch_send)
         except ClientDisconnect:
-            log.debug("request %s: the client went away", request_id())
+            log.debug("request %s: the client disconnected", request_id())
         except FAULTS as error:
             if has_started:
                 raise

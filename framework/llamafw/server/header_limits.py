@@ -15,14 +15,14 @@ except ImportError:  # httptools exists for CPython only
     HttpToolsProtocol = None  # type: ignore[assignment,misc]  # checked in `http_protocol`
 
 MAX_HEADER_BYTES = 65536
-"""Maximum size of a request line and headers, not counting the chunk of data in which they began."""
+"""Maximum size of the request line and headers, without the first chunk of data, which may have a previous body."""
 
 
 def http_protocol(seconds: float) -> Any:
-    """Return the HTTP protocol for uvicorn.
+    """Return a protocol class with limits on headers, for uvicorn's setting ``http``; "auto" without httptools.
 
-    Headers that are too long are answered with 400. If headers are not complete within ``seconds``, the connection is
-    closed.
+    The response to headers that are too long is a 400. If headers are not complete within ``seconds``, the connection
+    is closed.
     """
     if HttpToolsProtocol is None:
         return "auto"
@@ -30,7 +30,7 @@ def http_protocol(seconds: float) -> Any:
     class LimitedHttpProtocol(HttpToolsProtocol):
         """HTTP/1.1 on one connection, with limits on headers."""
 
-        awaits_headers = True  # whether the headers of the next request are not complete
+        awaits_headers = True  # before the first request, and until the headers of a request are complete
         n_requests = 0  # how many requests have begun
         n_header_bytes = 0  # of the current request
         timer: asyncio.TimerHandle | None = None

@@ -10,7 +10,7 @@ from llamafw.settings import Settings
 
 
 def certificate_files(settings: Settings) -> tuple[Path, Path] | tuple[None, None]:
-    """Return the paths of the certificate and its key, or None twice if the server is to speak plain HTTP.
+    """Return the paths of the certificate and its key; None and None if the settings name neither.
 
     Raises
     ------
@@ -31,9 +31,9 @@ def certificate_files(settings: Settings) -> tuple[Path, Path] | tuple[None, Non
             raise SettingsError(f"{flag}: {path} cannot be read: {error.strerror or error}") from None
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")  # else OpenSSL asks for one
-    except (OSError, ValueError) as error:  # ValueError: the key needs a password, and OpenSSL takes no empty one
-        raise SettingsError(
-            f"--ssl-cert-file, --ssl-key-file: these are not a certificate and its key without a password: {error}"
-        ) from None
+        # without a password, OpenSSL would ask for one on the terminal
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (OSError, ValueError) as error:  # ValueError: the key needs a password that is not empty
+        reason = f"{cert} and {key} are not a certificate and its key, or the key needs a password: {error}"
+        raise SettingsError(f"--ssl-cert-file, --ssl-key-file: {reason}") from None
     return cert, key

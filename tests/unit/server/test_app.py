@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import httpx
 import pytest
 
+from llamafw.server.errors import ErrorMiddleware, problem_of
 from support.api_client import OpenClient
 from support.envelope import read_error
 
@@ -128,6 +130,17 @@ async def test_unexpected_failures_are_logged_and_not_revealed(
     (record,) = caplog.records
     assert "abc-1" in record.getMessage()
     assert record.exc_info
+
+
+async def test_paths_of_failed_requests_are_percent_encoded_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError
+
+    asgi = ErrorMiddleware(failing, explain=problem_of, allowed_methods=lambda path: None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(asgi), base_url="http://test") as http:
+        read_error(await http.get("/a%0d%0aE%20forged"), 500, "server_error")
+    (record,) = caplog.records
+    assert record.getMessage() == "request -: GET /a%0D%0AE%20forged failed"
 
 
 async def test_plugins_explain_their_errors(client: httpx.AsyncClient) -> None:

@@ -85,9 +85,9 @@ def test_certificate_files_are_returned(pem: Path) -> None:
         (None, "key", "needs both"),
         ("cert", "none", "--ssl-key-file: .*none cannot be read: No such file"),
         ("none", "key", "--ssl-cert-file: .*none cannot be read: No such file"),
-        ("cert", "other", "these are not a certificate and its key"),
-        ("key", "cert", "these are not a certificate and its key"),
-        ("cert", "locked", "these are not a certificate and its key"),  # OpenSSL does not ask for the password
+        ("cert", "other", "are not a certificate and its key"),
+        ("key", "cert", "are not a certificate and its key"),
+        ("cert", "locked", "are not a certificate and its key"),  # OpenSSL does not ask for the password
     ],
 )
 def test_startup_fails_with_unusable_certificates(pem: Path, cert: str | None, key: str | None, message: str) -> None:
