@@ -10,7 +10,7 @@ help:
 	@echo "make serve          download the default model once and serve it on http://127.0.0.1:8080 (ARGS=... for flags)"
 	@echo "make quick          run the quick tests (ARGS=... for pytest)"
 	@echo "make test           run all tests (ARGS=... for pytest)"
-	@echo "make coverage       run all tests and print which lines they do not reach"
+	@echo "make coverage       run all tests and print how much of each file they reach"
 	@echo "make lint           check layout, code and types with ruff and mypy"
 	@echo "make docs           write the generated pages and pictures in docs/"
 	@echo "make docs-check     test the documentation"
