@@ -283,8 +283,8 @@ class BatchingEngine:
             raise self._refusal()
 
     def _raise_if_closed(self) -> None:
-        # Must be called after an item was put into the inbox. The thread first sets `_closed`, then empties the inbox; if
-        # it misses the item, this check raises.
+        # Must be called after an item was put into the inbox. The thread first sets `_closed`, then empties the inbox:
+        # if it misses the item, this check raises.
         if self._closed:
             self._raise_if_refusing()
 

@@ -1,4 +1,4 @@
-"""``llamafw spec --diff``: which changes break clients; and the API document against the released one."""
+"""``llamafw spec --diff`` finds the changes that break clients; those since the last release are in the changelog."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ Edit = Callable[[Any], None]
 
 
 def put(value: Any, *path: Any) -> Edit:
-    """Return a function that puts a value at a path of a document; None removes what is there."""
+    """Return a function that puts a value at a path of a document; None removes the value there."""
 
     def edit(document: Any) -> None:
         for name in path[:-1]:
@@ -218,8 +218,8 @@ def test_spec_diff_refuses_a_file_without_a_document(
 def test_breaking_changes_are_declared_in_the_changelog() -> None:
     """A change that breaks clients of the released document has a line in the changelog.
 
-    Below the first heading, ``- Breaking: `POST /completion` …`` names the operation. ``make released`` writes the
-    document: for every release, and before the first release whenever a change breaks the document.
+    The line is below the first heading and names the operation: ``- Breaking: `POST /completion` …``. ``make released``
+    writes the released document, for every release; before the first release, whenever a change breaks it.
     """
     released = spec.read_document(RELEASED, "the released document")
     current = spec.merged_document(Plugins(), Settings())

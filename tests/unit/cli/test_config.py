@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -135,8 +136,9 @@ def test_a_file_that_is_not_toml_is_refused(config: Path, text: bytes, problem: 
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])
 def test_a_missing_file_is_named_in_the_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match="--config: .* cannot be read"):
-        parse_settings(LLAMAFW_CONFIG=str(tmp_path / name))
+    path = tmp_path / name
+    with pytest.raises(SettingsError, match=f"^--config: {re.escape(str(path))} cannot be read: [A-Z]"):
+        parse_settings(LLAMAFW_CONFIG=str(path))
 
 
 def run(*argv: str, config: Path) -> subprocess.CompletedProcess[str]:

@@ -132,7 +132,7 @@ def test_json_lines_have_all_fields_of_a_record() -> None:
     (bare,) = make_handlers(Settings(log_json=True, log_prefix=False, log_timestamps=False))
     del vars(record)["fields"]
     assert json.loads(bare.format(record)) == {"message": "5"}
-    with pytest.raises(SettingsError, match="--log-json and --log-colors exclude each other"):
+    with pytest.raises(SettingsError, match="--log-json and --log-colors cannot be used together"):
         make_handlers(Settings(log_json=True, log_colors=True))
 
 

@@ -23,7 +23,7 @@ def serve_parser() -> Parser:
         ("--prot", "--port"),  # two neighbours swapped
         ("--pot", "--port"),  # a letter is missing
         ("--porrt", "--port"),  # a letter too many
-        ("--porl", "--port"),  # a wrong letter; --poll is as near, but shares fewer letters at the beginning
+        ("--porl", "--port"),  # a wrong letter; --poll is equally near, but shares fewer letters at the beginning
         ("--hst", "--host"),
         ("--modle", "--model"),
         ("--tmep", "--temp"),
@@ -32,7 +32,7 @@ def serve_parser() -> Parser:
         ("--apikey", "--api-key"),
         ("--n-gpu-layer", "--n-gpu-layers"),
         ("--PORT", "--port"),
-        ("--ctx", "--ctx-size"),  # an abbreviation of one flag alone
+        ("--ctx", "--ctx-size"),  # abbreviates only one flag
         ("--batch", "--batch-size"),
         ("-pn", "-np"),
         ("-bu", "-ub"),
@@ -71,10 +71,10 @@ def test_mistyped_flags_are_suggested(typed: str, flag: str) -> None:
         "--log",
     ],
 )
-def test_flags_that_are_not_near_any_are_not_suggested(typed: str) -> None:
+def test_no_flag_is_suggested_if_none_is_near(typed: str) -> None:
     with pytest.raises(SettingsError) as caught:
         serve_parser().parse([typed, "1"])
-    assert str(caught.value) == f"serve: unknown flag {typed}"
+    assert str(caught.value) == f"serve: unknown flag {typed}; `llamafw serve --help` lists the flags"
 
 
 @pytest.mark.parametrize("flag", ["--port", "-np", "--n-gpu-layers"])
@@ -101,7 +101,7 @@ def test_the_nearest_flag_of_a_flag_is_itself(flag: str) -> None:
         ("name", [], []),
     ],
 )
-def test_nearest(name: str, known: list[str], found: list[str]) -> None:
+def test_nearest_names_are_found(name: str, known: list[str], found: list[str]) -> None:
     assert nearest(name, known, n=3) == found
 
 
@@ -109,7 +109,7 @@ def test_nearest(name: str, known: list[str], found: list[str]) -> None:
     ("a", "b", "edits"),
     [("", "", 0), ("", "abc", 3), ("port", "port", 0), ("prot", "port", 1), ("kitten", "sitting", 3), ("ca", "abc", 3)],
 )
-def test_edit_distance(a: str, b: str, edits: int) -> None:
+def test_edit_distance_counts_edits(a: str, b: str, edits: int) -> None:
     assert edit_distance(a, b) == edit_distance(b, a) == edits
 
 
@@ -117,8 +117,8 @@ def test_messages_end_with_a_suggestion_or_all_names() -> None:
     assert did_you_mean("helo", ["hello", "bye"]) == "; did you mean 'hello'?"
     assert did_you_mean("zzz", ["hello", "bye"]) == ""
     assert suggest("helo", ["hello", "bye"]) == "; did you mean 'hello'?"
-    assert suggest("zzz", ["hello", "bye"]) == "; there are hello, bye"
-    assert suggest("zzz", []) == "; there are none"
+    assert suggest("zzz", ["hello", "bye"]) == "; available: hello, bye"
+    assert suggest("zzz", []) == "; available: none"
 
 
 def test_long_names_from_clients_take_no_time() -> None:

@@ -13,11 +13,12 @@ from llamafw.cli import main
     ("argv", "message"),
     [
         (["-f", "/nope"], "--file: /nope cannot be read"),
-        (["-p", "a", "-bf", "b"], "--prompt and --binary-file exclude each other"),
+        (["-p", "a", "-bf", "b"], "--prompt and --binary-file cannot be used together"),
         (["-spf", "/nope"], "--system-prompt-file: /nope cannot be read"),
         (["--grammar-file", "/nope"], "--grammar-file: /nope cannot be read"),
-        (["--grammar", "root ::= [a]", "-j", "{}"], "either --json-schema or --grammar"),
-        (["-l", "x"], "--logit-bias: 'x' must look like TOKEN+BIAS or TOKEN-BIAS"),
+        (["--grammar", "root ::= [a]", "-j", "{}"], "--grammar and --json-schema cannot be used together"),
+        (["--grammar-file", "x", "-j", "{}"], "--grammar-file and --json-schema cannot be used together"),
+        (["-l", "x"], "--logit-bias: 'x' must look like TOKEN+BIAS or TOKEN-BIAS, such as 15043+1"),
         (["--override-kv", "a"], "--override-kv a: it must look like KEY=TYPE:VALUE"),
     ],
 )
@@ -39,4 +40,4 @@ def test_no_jinja_is_accepted_with_a_warning(
     monkeypatch.setattr("llamafw.cli.serve.set_up_logging", lambda settings: None)
     assert main(["serve", "-m", "/no/model.gguf", *argv]) == 1  # the model is missing, the flag is fine
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["templates are always Jinja here; --no-jinja has no effect"] * n_warnings
+    assert warnings == ["--no-jinja has no effect: chat templates are always rendered with Jinja"] * n_warnings

@@ -1,4 +1,4 @@
-"""A context that does not fit into memory is refused, with what is needed, what there is and what would fit."""
+"""A context that does not fit into memory is refused; the error says how much is needed and what would fit."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_message_says_what_would_fit(decoder: Decoder) -> None:
     ("n_positions", "n_slots", "suggestion"),
     [(1000, 1, "; -c 768 would fit"), (10, 1, "; -c 10 would fit"), (10, 64, "; -c 10 -np 10 would fit")],
 )
-def test_what_is_suggested_fits(decoder: Decoder, n_positions: int, n_slots: int, suggestion: str) -> None:
+def test_the_suggested_context_fits(decoder: Decoder, n_positions: int, n_slots: int, suggestion: str) -> None:
     memory = n_positions * bytes_per_position(decoder)
     with pytest.raises(SettingsError) as caught:
         check_kv_cache_fits(decoder, Settings(ctx_size=100_000, parallel=n_slots), memory)

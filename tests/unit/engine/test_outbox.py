@@ -18,7 +18,7 @@ class Loop:
         self.calls.append(call)
 
 
-async def test_loop_is_woken_once_for_several_items() -> None:
+async def test_event_loop_is_woken_once_for_several_items() -> None:
     loop: Any = Loop()
     outbox, mailbox = Outbox(loop), asyncio.Queue[int]()
     outbox.flush()

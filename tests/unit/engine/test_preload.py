@@ -25,7 +25,7 @@ NO_SYSTEM = SystemPrompt()
 
 
 def preload_text(**flags: Any) -> tuple[str, str] | None:
-    """Return the text that flags ask to preload, and the flag's name."""
+    """Return the text to preload and the name of its flag."""
     return read_startup_inputs(Settings(**flags)).preload
 
 
@@ -84,7 +84,7 @@ async def test_preloaded_prompt_is_reused(start: Start) -> None:
 
 @pytest.mark.inventory("C-022", "C-114", "E-172", "D-26")
 async def test_preloaded_prompt_follows_the_system_prompt(start: Start) -> None:
-    """BOS occurs only once."""
+    """The BOS token occurs only once."""
     backend = ToyBackend(n_slots=2)
     with_system = loaded(ToyTokenizerWithBos(), make_system_prompt("Be brief. ", ToyTokenizerWithBos()))
     assert await asyncio.to_thread(preload, start(backend), with_system, "Once", "--prompt") == 15
@@ -128,7 +128,7 @@ async def test_backend_failure_while_preloading_empties_the_slot(start: Start) -
 
 
 @pytest.mark.inventory("C-003")
-async def test_log_prompts(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_prompts_logs_every_token(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamafw")
     await generate_answer(start(ToyBackend()), [97, 10, HEART], n_predict=1)
     assert not caplog.messages
@@ -142,7 +142,7 @@ async def test_log_prompts(start: Start, caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.inventory("C-039")
-async def test_log_caches(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_caches_logs_the_state_of_slots(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "llamafw")
     await generate_answer(start(ToyBackend()), b"abc", n_predict=2)
     assert not caplog.messages

@@ -1,4 +1,4 @@
-"""What is known before the server listens ends the start: names in the settings, the header of the model file."""
+"""Wrong names in the settings and wrong headers of model files are errors before the server listens."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_a_part_of_another_model_is_refused(files: list[Path], tmp_path: Path) -
     assert f"{files[1]}: this is not part 2 of 3 of {files[0].name}: it has split.no 1, split.count 2," in message
 
 
-def test_a_part_in_the_place_of_another_is_refused(files: list[Path]) -> None:
+def test_a_part_with_the_name_of_another_is_refused(files: list[Path]) -> None:
     shutil.copy(files[2], files[1])
     message = read_error(files[0])
     assert f"{files[1]}: this is not part 2 of 3 of {files[0].name}: it has split.no 2, split.count 3," in message
@@ -137,7 +137,7 @@ def test_split_keys_cannot_be_overridden(files: list[Path]) -> None:
             read_gguf(files[0], QUANTS, [f"{key}=int:1"])
 
 
-def test_part_names() -> None:
+def test_part_names_name_all_parts() -> None:
     assert part_names("a-00001-of-00001.gguf") == ["a-00001-of-00001.gguf"]
     assert part_names("a.gguf") == ["a.gguf"]
     assert part_names("d/a-00002-of-00002.GGUF") == ["d/a-00001-of-00002.GGUF", "d/a-00002-of-00002.GGUF"]
@@ -147,5 +147,5 @@ def test_part_names() -> None:
 @pytest.mark.parametrize(
     ("file", "name"), [("a-00001-of-00002.gguf", "a"), ("a.b.gguf", "a.b"), ("a.bin", "a"), ("a", "a")]
 )
-def test_model_name(file: str, name: str) -> None:
+def test_model_name_has_no_suffix_and_part_number(file: str, name: str) -> None:
     assert model_name(file) == name

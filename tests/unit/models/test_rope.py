@@ -41,7 +41,7 @@ def yarn(scale: float, n_ctx: int, fast: float = 32, slow: float = 1) -> npt.NDA
     return np.array(frequencies)
 
 
-def test_frequencies_without_scaling(tmp_path: Path) -> None:
+def test_frequencies_without_scaling_are_powers_of_the_base(tmp_path: Path) -> None:
     decoder = describe_tiny(tmp_path)
     np.testing.assert_allclose(decoder.rope_frequencies, PLAIN, rtol=1e-14)
     assert decoder.rope_frequencies.dtype == np.float64
