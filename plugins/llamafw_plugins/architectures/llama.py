@@ -95,7 +95,7 @@ def describe(model: Model) -> Decoder:
 
 
 def _n_vocab(model: Model) -> int:
-    """Return the number of rows of the embedding, which must be the number of the tokenizer's tokens."""
+    """Return the number of rows of the embedding, which must equal the tokenizer's number of tokens."""
     embedding = model.tensors.get(GLOBAL["token_embd"])
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{model.path}: the matrix {GLOBAL['token_embd']!r} is missing")

@@ -1,4 +1,4 @@
-"""Read and check the metadata of one architecture. Independent of what the keys mean."""
+"""Reads and checks the metadata of one architecture. Independent of the meaning of the keys."""
 
 from __future__ import annotations
 

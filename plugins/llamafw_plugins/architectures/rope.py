@@ -35,6 +35,7 @@ def rope(metadata: Metadata, n_rot: int, n_ctx_train: int) -> tuple[npt.NDArray[
     base = metadata.number("rope.freq_base", 10_000.0, low=0)
     pairs = np.arange(n_rot // 2, dtype=np.float64)
     frequencies = base ** (-2 * pairs / n_rot) / _factors(metadata, n_rot)
+
     kind = metadata.text("rope.scaling.type", "linear")  # a factor without a type is linear
     if kind == "none":
         return frequencies, 1.0
@@ -43,6 +44,7 @@ def rope(metadata: Metadata, n_rot: int, n_ctx_train: int) -> tuple[npt.NDArray[
     scale = _scale(metadata)
     if kind == "linear":
         return frequencies / scale, 1.0
+
     share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=-1e-9)
     ramp = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
     stretched = frequencies / scale * (1 - ramp) + frequencies * ramp
@@ -86,7 +88,7 @@ def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) ->
         metadata.fail("rope.freq_base", f"is {base}; with YaRN it must be above 1")
 
     def pair(n_rotations: float) -> float:
-        """Return the (fractional) pair with so many rotations within the original context."""
+        """Return the (fractional) pair with this many rotations within the original context."""
         return n_rot * math.log(n_ctx / (n_rotations * 2 * math.pi)) / (2 * math.log(base))
 
     low = max(0, math.floor(pair(fast)))

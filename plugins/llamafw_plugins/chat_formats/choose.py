@@ -18,7 +18,7 @@ KEY = "tokenizer.chat_template"
 
 
 def choose(model: Model, settings: Settings, names: Collection[str]) -> ChatFormat:
-    """Return a model's chat format where ``--chat-template`` is not a registered name.
+    """Return a model's chat format, unless ``--chat-template`` names a registered one.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def choose(model: Model, settings: Settings, names: Collection[str]) -> ChatForm
 
 
 def template_from_option(value: str, names: Collection[str]) -> str:
-    """Return the template that ``--chat-template`` is or names."""
+    """Return the value of ``--chat-template`` if it is a template, otherwise the content of the file that it names."""
     if "{{" in value or "{%" in value or "\n" in value:
         return value
 

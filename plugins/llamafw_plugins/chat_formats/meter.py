@@ -1,7 +1,7 @@
 """Limit how long a template runs and how large its values become. Independent of Jinja and of chat.
 
-A limit is exceeded in two ways: by a value that exists (`checked`), or by an operation whose result would be too large,
-which is then not carried out (`check_operator`, `check_call`).
+Values are measured when they exist (`checked`). Operations that could make a value much larger are checked before they
+run (`check_operator`, `check_call`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 MAX_SECONDS = 2.0  # processor time of one rendering
 MAX_SIZE = 2**23  # characters of one value, or of all output together
-MEMBER_SIZE = 8  # characters that each member of a container counts as, its own text aside
+MEMBER_SIZE = 8  # characters that each member of a container counts as, in addition to its own text
 MAX_NUMBER = 10**6  # largest number as an argument: center(10**9) would make a long text
 MAX_BITS = 4096  # length of a whole number
 
@@ -32,7 +32,7 @@ class LimitError(Exception):
 class Meter(threading.local):
     """Measures the rendering that runs on this thread.
 
-    Outside of a rendering, as when a template is compiled, there is no time limit.
+    Outside of a rendering, for example while a template is compiled, there is no time limit.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ def check_size(size: int) -> None:
 def size_of(value: Any) -> int:
     """Return the size of a value: a text's length, a container's size with everything in it, else MEMBER_SIZE.
 
-    A value that is in a container twice counts twice, since it is written twice. Counting stops above MAX_SIZE.
+    A value that is in a container twice counts twice, because it is written twice. Counting stops above MAX_SIZE.
     """
     if isinstance(value, str):
         return len(value)
@@ -126,7 +126,7 @@ def check_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Non
     name : str
         The filter's or method's name.
     args : sequence
-        First the value that the filter is applied to or that has the method, then the arguments.
+        The value that the filter or method is applied to, then the arguments.
     kwargs : mapping
         Arguments by name.
     """

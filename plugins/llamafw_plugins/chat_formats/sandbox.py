@@ -1,8 +1,8 @@
 """A Jinja sandbox that limits a template's running time and memory. Independent of chat.
 
 Jinja's own sandbox keeps a template from reaching Python, but a template can still run for ever or fill the memory, and
-templates come with downloaded model files. A parsed template is therefore rewritten before it is compiled: each pass
-through a loop or a macro checks the time, and every text or list that the template makes is measured.
+templates come with downloaded model files. A parsed template is therefore rewritten before it is compiled: each run of
+a loop's or a macro's body checks the time, and every text or list that the template makes is measured.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return self._checked_result(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Apply an arithmetic operator, if the result is not too large."""
+        """Apply an arithmetic operator unless its result would be too large."""
         check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
@@ -80,7 +80,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return limited
 
     def _checked_result(self, value: Any) -> Any:
-        """Return a result that is not too large; an iterator is read now, while it can be measured."""
+        """Return a result after checking its size. An iterator is read now, in order to measure it."""
         return checked_list(value) if isinstance(value, Iterator) else checked(value)
 
     # The rewritten template calls these as filters. pass_context keeps jinja from calling them while it compiles.

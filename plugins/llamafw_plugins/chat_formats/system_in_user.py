@@ -1,7 +1,7 @@
 """Build the templates of formats that have no turn for system messages.
 
 A system message is written at the start of the next user message. A conversation that ends with a system message is
-refused, since that message would be lost.
+refused, because that message would be lost.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ def system_in_user_template(
     start : str
         Template text before the first message.
     system : str
-        Jinja expression: what ``message``, a system message, adds to ``ns.system``.
+        Jinja expression for the text that a system message, ``message``, adds to ``ns.system``.
     user : str
-        Jinja expression: the turn of ``message``, with ``ns.system``, the system messages before it.
+        Jinja expression for the turn of ``message``. ``ns.system`` has the text of the system messages before it.
     assistant : str, optional
-        Jinja expression: the turn of ``message``, an answer. Without it, ``user`` writes these turns too.
+        Jinja expression for the turn of an answer, ``message``. Without it, ``user`` writes these turns too.
     generation_prompt : str, optional
-        Jinja expression: the start of the model's answer. Without it, the end of a user's turn is enough.
+        Jinja expression for the start of the model's answer. Without it, the end of a user's turn is enough.
     """
     lines = [
         "{%- set ns = namespace(system='') -%}",

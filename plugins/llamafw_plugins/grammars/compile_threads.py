@@ -1,4 +1,4 @@
-"""Threads with a deep stack and a time limit, on which grammars are compiled. Independent of grammars."""
+"""Compiles grammars on threads with a deep stack and a time limit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ STACK_SIZE = 2**28  # bytes of address space; only the part that is used takes m
 class CompileThreads:
     """Runs each task on a thread of its own and stops waiting for it after a timeout.
 
-    A thread cannot be stopped: one whose task has timed out runs on, and counts against `MAX_THREADS` until it ends.
-    The stack is deep because llguidance recurses from rule to rule, and a stack overflow would end the process.
+    A thread cannot be stopped: after a timeout it runs on, and counts against `MAX_THREADS` until it ends. The stack is
+    deep because llguidance recurses from rule to rule, and a stack overflow would end the process.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Grammars compiled by llguidance for the tokens of one model. https://github.com/guidance-ai/llguidance"""
+"""Compiles grammars for the tokens of one model, with llguidance: https://github.com/guidance-ai/llguidance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _compile_threads = CompileThreads()
 
 
 class LlguidanceCompiler:
-    """Compiles one kind of source. A `llamafw.GrammarCompiler`, called on several worker threads at a time."""
+    """Compiles one kind of source. A `llamafw.GrammarCompiler`, called on several worker threads at once."""
 
     def __init__(self, kind: str, context: GrammarContext) -> None:
         self._kind, self.context = kind, context
@@ -87,7 +87,7 @@ class LlguidanceGrammar:
 
     @property
     def ended(self) -> bool:
-        """Whether the response is complete, so that nothing may follow."""
+        """Whether the response is complete and must end here."""
         return bool(self._checked_matcher().is_stopped())
 
     def accept(self, token: int) -> bool:
@@ -97,7 +97,7 @@ class LlguidanceGrammar:
         return accepted
 
     def mask(self, logits: Floats) -> None:
-        """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that are not allowed next to −inf."""
+        """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that may not come next to −inf."""
         bits: npt.NDArray[Any] = np.frombuffer(self._checked_matcher().compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)]
         logits[: len(allowed)][allowed == 0] = -np.inf

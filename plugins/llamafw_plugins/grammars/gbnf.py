@@ -1,4 +1,4 @@
-"""GBNF, llama.cpp's grammar language, translated to Lark for llguidance. Independent of tokens.
+"""Translates GBNF, llama.cpp's grammar language, to Lark for llguidance. Independent of tokens.
 
 Reference: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md. Each character becomes a terminal of
 its own, because llguidance's lexer takes the longest match and would lose ``abc`` in ``"a" "bc" | "ab" "d"``.
@@ -29,8 +29,8 @@ class GbnfError(ValueError):
 class Item:
     """One element of a sequence."""
 
-    lark: str  # its translation
-    symbol: str = TERMINAL  # its name for `find_left_recursion`
+    lark: str  # the element in Lark
+    symbol: str = TERMINAL  # the element's name for `find_left_recursion`
 
 
 def to_lark(text: str) -> str:
@@ -142,7 +142,7 @@ class _Parser:
         return symbol
 
     def _parse_repetition(self, items: list[Item]) -> list[Item]:
-        """Parse any ``*``, ``+``, ``?`` or ``{m,n}`` that follows, and return ``items`` repeated by it as a whole."""
+        """Parse any ``*``, ``+``, ``?`` or ``{m,n}`` that follows, and return ``items``, repeated as a whole."""
         char = self._peek()
         if char not in ("*", "+", "?", "{"):
             return items
@@ -162,7 +162,7 @@ class _Parser:
         return self._parse_repetition([Item(f"({whole}){bounds}", self._new_symbol(alternatives))])
 
     def _parse_bounds(self) -> tuple[int, int | None]:
-        """Parse ``{m}``, ``{m,}``, ``{,n}`` or ``{m,n}``; None: without upper bound."""
+        """Parse ``{m}``, ``{m,}``, ``{,n}`` or ``{m,n}``; return the lower and the upper bound, which may be None."""
         self.position += 1
         self._skip_space()
         low = self._parse_number() if self._peek() != "," else 0

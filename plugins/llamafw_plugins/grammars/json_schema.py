@@ -1,4 +1,4 @@
-"""JSON Schema, rewritten so that llguidance enforces all of it; schemas that it cannot enforce are refused.
+"""Rewrites JSON Schemas so that llguidance enforces every part of them, and refuses those that it cannot enforce.
 
 Keywords: https://json-schema.org/draft/2020-12. Each keyword is enforced, an annotation, or refused by name. Unknown
 keywords are refused too, because most of them are misspelt. Tuples may be written as in older drafts.

@@ -1,4 +1,4 @@
-"""The keywords of JSON Schema: which contain schemas, which are enforced, which are annotations, which are refused."""
+"""Lists the keywords of JSON Schema: those that contain schemas, are enforced, are annotations, or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lark grammars whose embedded JSON Schemas (``%json {…}``) are enforced as strictly as other schemas."""
+"""Rewrites the JSON Schemas in Lark grammars (``%json {…}``), which are then enforced as strictly as other schemas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detection of left recursion in context-free grammars, in linear time. Independent of any grammar language."""
+"""Finds left recursion in context-free grammars, in linear time. Independent of any grammar language."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 TERMINAL = ""  # the symbol that stands for any character
 
 Alternatives = list[list[str]]
-"""What a symbol may stand for: each alternative is a sequence of symbols."""
+"""The sequences of symbols that one symbol can stand for."""
 
 
 def find_left_recursion(symbols: Mapping[str, Alternatives]) -> str | None:
@@ -17,7 +17,7 @@ def find_left_recursion(symbols: Mapping[str, Alternatives]) -> str | None:
     Parameters
     ----------
     symbols : mapping
-        The alternatives of every symbol but `TERMINAL`. Names of rules do not begin with ``(``; those of groups do.
+        The alternatives of every symbol except `TERMINAL`. Names of groups begin with ``(``, names of rules do not.
     """
     nullable = _nullable_symbols(symbols)
     beginnings = {
@@ -36,7 +36,7 @@ def find_left_recursion(symbols: Mapping[str, Alternatives]) -> str | None:
                 del path[name]
             elif symbol in path:
                 cycle = list(path)[list(path).index(symbol) :]
-                return min(cycle, key=lambda name: name.startswith("("))  # preferably a rule, whose name users know
+                return min(cycle, key=lambda name: name.startswith("("))  # preferably a rule: users know its name
             elif symbol not in done:
                 path[symbol] = iter(beginnings[symbol])
     return None
@@ -54,7 +54,7 @@ def _first_symbols(sequence: list[str], nullable: set[str]) -> Iterator[str]:
 def _nullable_symbols(symbols: Mapping[str, Alternatives]) -> set[str]:
     """Return the symbols that may be empty.
 
-    A sequence is empty if all its symbols are, so count for each one the symbols that are not known to be nullable.
+    A sequence can be empty if all its symbols can. Each one has a counter of the symbols not yet known to be nullable.
     """
     n_unknown: list[int] = []  # per sequence
     owners: list[str] = []  # per sequence, the symbol that it is an alternative of

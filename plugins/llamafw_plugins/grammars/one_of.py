@@ -1,4 +1,4 @@
-"""Whether the branches of ``oneOf`` exclude each other. If they do, ``oneOf`` means ``anyOf`` and can be enforced."""
+"""Checks whether the branches of ``oneOf`` exclude each other; then it means ``anyOf`` and can be enforced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_branches(branches: list[Any], root: Any, path: SchemaPath) -> None:
     root : dict
         The whole schema, in which references are resolved.
     path : tuple of str
-        For the error.
+        The path for the error message.
     """
     comparison = _Comparison(root, find_anchors(root))
     for first, second in combinations(range(len(branches)), 2):
@@ -65,7 +65,7 @@ class _Comparison:
         return all(self._are_disjoint_for_type(name, a, b) for name in _types(a) & _types(b))
 
     def _are_disjoint_for_type(self, name: str, a: Any, b: Any) -> bool:
-        """Return whether no value of one type is valid against both, by keywords of the schemas themselves."""
+        """Return whether no value of one type is valid against both, without following references or subschemas."""
         listed = [
             [value for value in values if _type_of(value) == name]
             for values in (_values(a), _values(b))
@@ -80,7 +80,7 @@ class _Comparison:
         return name == "object" and self._have_disjoint_property(a, b)
 
     def _have_disjoint_property(self, a: Any, b: Any) -> bool:
-        """Return whether the schemas of a property that one of them requires exclude each other."""
+        """Return whether ``a`` or ``b`` requires a property for which their schemas exclude each other."""
         for name in {*a.get("required", ()), *b.get("required", ())}:
             if self.are_disjoint(_property(a, name), _property(b, name)):
                 return True
@@ -113,7 +113,7 @@ def _type_of(value: Any) -> str:
 
 
 def _may_be_equal(a: Any, b: Any) -> bool:
-    """Return whether JSON Schema may take two values for equal. Two arrays, or two objects, are not compared."""
+    """Return whether JSON Schema may consider two values equal. The contents of arrays and objects are not compared."""
     if isinstance(a, (list, dict)) or isinstance(b, (list, dict)):
         return _type_of(a) == _type_of(b)
     return bool(_type_of(a) == _type_of(b) and a == b)

@@ -1,12 +1,12 @@
-"""Regular expressions of JSON Schema, translated to Rust's syntax for llguidance. Independent of schemas.
+"""Translates the regular expressions of JSON Schema to Rust's syntax for llguidance. Independent of schemas.
 
 Patterns are those of ECMA-262 (https://json-schema.org/draft/2020-12/json-schema-core#section-6.4) and may match
 anywhere in a string. Their translations match whole strings and contain no anchors, which llguidance supports only at
 both ends.
 
-Validators disagree about ``\\w``, ``\\s``, ``\\d`` and ``.``: some take them for ASCII, some for Unicode. Here they
-match only what all validators agree on, so that a response is valid for every reader. Names of properties are
-different: those that a pattern does not match count too, so there the definitions of ECMA-262 are used exactly.
+Validators disagree about ``\\w``, ``\\s``, ``\\d`` and ``.``: some read them as ASCII, some as Unicode. Here they match
+only the characters that all validators agree on, so a response is valid for every reader. Patterns for the names of
+properties use exactly the definitions of ECMA-262, because a name that does not match has a meaning too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PatternError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """``$`` if ``end``, else ``^``."""
+    """The anchor ``$`` if ``end``, else ``^``."""
 
     end: bool
 
@@ -66,7 +66,7 @@ def to_rust(pattern: str, *, exact: bool = False) -> str:
     pattern : str
         A regular expression of ECMA-262.
     exact : bool
-        Read ``\\w``, ``\\s`` and ``\\d`` as ECMA-262 does, instead of as all dialects agree.
+        Let ``\\w``, ``\\s`` and ``\\d`` match all characters of ECMA-262, not only those common to all dialects.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def _has_anchors(group: Group) -> bool:
 
 
 def _match_whole_string(parts: Parts) -> str:
-    """Return an alternative without its anchors, with ``ANY*`` at each end that has none."""
+    """Return an alternative without its anchors, with ``ANY*`` at each end that has no anchor."""
     start = end = False
     while parts and parts[0] == Anchor(end=False):
         start, parts = True, parts[1:]
@@ -220,7 +220,7 @@ class _Parser:
         return char if char.isascii() and char.isalnum() else _code(char)
 
     def _parse_class(self) -> str:
-        """Parse a character class. In a negated one, sets are wide, so that what remains is narrow."""
+        """Parse a character class. In a negated class, sets are wide, so the characters that remain are narrow."""
         negated = self._take("^")
         items = []
         while not self._take("]"):
@@ -260,7 +260,7 @@ class _Parser:
         return f"\\{kind}{match[0]}"
 
     def _parse_character(self, kind: str) -> str:
-        """Return the character of an escape sequence whose letter, ``kind``, has been read."""
+        """Return the character of an escape sequence, after its letter ``kind`` has been read."""
         if kind in _CONTROLS:
             return _CONTROLS[kind]
         if kind == "0" and self._peek() not in tuple(string.digits):

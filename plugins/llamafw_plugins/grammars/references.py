@@ -1,4 +1,4 @@
-"""Checks of ``$ref`` in JSON Schemas: targets must exist, must not loop, and must not combine too many patterns."""
+"""Checks ``$ref`` in JSON Schemas: targets must exist, must not loop, and must not combine too many patterns."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _is_false(root: Any, path: SchemaPath) -> bool:
 
 
 def _sort_topologically(edges: Edges) -> list[SchemaPath]:
-    """Return all paths, each after those that its edges lead to; SchemaError if there is a cycle."""
+    """Return all paths, each one after the paths that its edges lead to; SchemaError if there is a cycle."""
     done: dict[SchemaPath, None] = {}  # in order
     for start in edges:
         stack: dict[SchemaPath, Iterator[SchemaPath]] = {start: iter(edges[start])} if start not in done else {}
@@ -84,7 +84,7 @@ def _check_pattern_count(
 ) -> None:
     """Raise SchemaError if too many patterns apply to one value, or to values within it.
 
-    Patterns of ``anyOf`` and ``oneOf`` are alternatives, so that only the branch with the most patterns counts.
+    Branches of ``anyOf`` and ``oneOf`` are alternatives, so only the branch with the most patterns counts.
     """
     with_inner_patterns = {  # schemas with patterns for values inside theirs
         path[:i]

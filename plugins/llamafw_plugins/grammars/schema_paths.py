@@ -1,4 +1,4 @@
-"""Paths to the subschemas of a JSON Schema, and the error that reports one."""
+"""Finds the subschemas of a JSON Schema by their paths, and reports errors with a path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def get_at(root: Any, path: SchemaPath) -> Any:
 
 
 def subschemas(root: Any) -> Iterator[tuple[SchemaPath, dict[str, Any]]]:
-    """Yield path and value of each subschema that is an object, ``root`` included."""
+    """Yield the path and the value of each subschema that is an object, including ``root``."""
     stack: list[tuple[SchemaPath, Any]] = [((), root)]
     while stack:
         path, schema = stack.pop()

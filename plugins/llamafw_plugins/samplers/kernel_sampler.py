@@ -1,4 +1,4 @@
-"""The base of samplers whose whole computation is one compiled kernel. The formulas are in `kernels`."""
+"""The base of samplers that consist of one compiled kernel. The formulas are in `kernels`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamafw import Candidates, JsonSchema, Sampler, SamplerContext, SamplerKern
 
 
 class KernelCall(NamedTuple):
-    """A kernel of `kernels` by name, and the options it is called with."""
+    """The name of a function in `kernels`, and the options to call it with."""
 
     name: str
     options: tuple[float, ...] = ()
@@ -58,7 +58,7 @@ class CumulativeSampler(KernelSamplerPlugin):
     """Keeps candidates until a sum reaches the value of one option, between 0 and 1. At 1, all candidates remain."""
 
     option: ClassVar[str]  # the request field
-    kernel: ClassVar[str]  # its name in `kernels`
+    kernel: ClassVar[str]  # the name of the function in `kernels`
 
     @classmethod
     def kernel_call(cls, options: Mapping[str, Any], context: SamplerContext) -> KernelCall | None:

@@ -24,7 +24,7 @@ MIN_EXPONENT = np.float32(-87)  # e^x is taken as 0 below it
 
 
 def inline(function: Any) -> Any:
-    """Mark a function that kernels call."""
+    """Compile a function that kernels call."""
     return numba.njit(nogil=True, error_model="numpy")(function)
 
 
@@ -159,9 +159,9 @@ def indices_of_largest(values, n):
 
 @inline
 def nucleus(values, weights, target, min_keep, strict):
-    """Return the indices of the largest values, in descending order, whose weights add up to ``target``.
+    """Return the indices of the largest values, in descending order, until their weights add up to ``target``.
 
-    ``strict``: they must add up to more than the target. At least ``min_keep`` are returned, if there are so many.
+    ``strict``: they must add up to more than the target. At least ``min_keep`` are returned, or all if there are fewer.
     """
     m = len(values)
     n = min(max(min_keep, 64), m)
@@ -226,7 +226,7 @@ def entropy(weights, logits, max_logit, total):
 
 @compile_sampler_kernel
 def top_k(logits, ids, ordered, options):
-    """``options``: k."""
+    """Keep the k highest logits. ``options``: k."""
     k = int(options[0])
     if k >= len(logits):
         return len(logits)
@@ -238,7 +238,7 @@ def top_k(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def top_p(logits, ids, ordered, options):
-    """``options``: p, min_keep."""
+    """Keep the likeliest candidates with probability p together. ``options``: p, min_keep."""
     n, p, min_keep = len(logits), options[0], int(options[1])
     max_logit = logits[0] if ordered[0] else max_of(logits)
     if ordered[0]:
@@ -251,6 +251,7 @@ def top_p(logits, ids, ordered, options):
             if total >= target:
                 return min(max(i + 1, min_keep), n)
         return n
+
     weights = exp_weights(logits, max_logit)
     order = nucleus(logits, weights, p * sum_float64(weights), min_keep, False)
     if len(order) < n:
@@ -261,7 +262,7 @@ def top_p(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def min_p(logits, ids, ordered, options):
-    """``options``: ln p, min_keep."""
+    """Keep the candidates at least p times as likely as the likeliest. ``options``: ln p, min_keep."""
     n, min_keep = len(logits), min(int(options[1]), len(logits))
     limit = np.float64(logits[0] if ordered[0] else max_of(logits)) + options[0]
     if ordered[0]:
@@ -285,7 +286,7 @@ def min_p(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def typ_p(logits, ids, ordered, options):
-    """``options``: p, min_keep."""
+    """Keep the most typical candidates with probability p together. ``options``: p, min_keep."""
     n = len(logits)
     max_logit = logits[0] if ordered[0] else max_of(logits)
     weights = exp_weights(logits, max_logit)
@@ -302,7 +303,7 @@ def typ_p(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def tfs_z(logits, ids, ordered, options):
-    """``options``: z, min_keep."""
+    """Keep the candidates before the tail. ``options``: z, min_keep."""
     n, z, min_keep = len(logits), options[0], int(options[1])
     if n < 3:  # there is no second derivative
         return n
@@ -327,14 +328,14 @@ def tfs_z(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def temperature(logits, ids, ordered, options):
-    """``options``: T."""
+    """Divide the logits by T. ``options``: T."""
     divide_by_temperature(logits, logits[0] if ordered[0] else max_of(logits), options[0])
     return len(logits)
 
 
 @compile_sampler_kernel
 def dynamic_temperature(logits, ids, ordered, options):
-    """``options``: lowest T, highest T, exponent, minimum of T."""
+    """Divide the logits by T, which grows with entropy. ``options``: lowest T, highest T, exponent, minimum of T."""
     n = len(logits)
     if n < 2:
         return n
@@ -349,7 +350,7 @@ def dynamic_temperature(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def greedy(logits, ids, ordered, options):
-    """Keep the likeliest candidate; of equally likely ones, the lowest token."""
+    """Keep the likeliest candidate; of equally likely ones, the one with the lowest id."""
     best, at = max_of(logits), -1
     for start in range(0, len(logits), LANES):
         block = logits[start : start + LANES]
@@ -366,21 +367,21 @@ def greedy(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def penalties(logits, ids, ordered, options):
-    """``options``: repeat, presence, frequency, number of tokens, then (id, count) of each token."""
+    """Penalise recent tokens. ``options``: repeat, presence, frequency, number of tokens, (id, count) of each token."""
     n, repeat, presence, frequency = len(logits), np.float32(options[0]), options[1], options[2]
     n_tokens = int(options[3])
     tokens = options[4 : 4 + 2 * n_tokens].reshape(n_tokens, 2)
 
     ordered[0] = 0
-    elsewhere = False  # in a whole vocabulary in order, a token is its own index
+    any_elsewhere = False  # in a whole vocabulary in order, a token is its own index
     for i in range(n_tokens):
         at = int(tokens[i, 0])
         if at < n and ids[at] == at:
             value = logits[at] / repeat if logits[at] > ZERO else logits[at] * repeat
             logits[at] = np.float32(value - np.float32(tokens[i, 1] * frequency + presence))
         else:
-            elsewhere = True
-    if not elsewhere:
+            any_elsewhere = True
+    if not any_elsewhere:
         return n
 
     max_token = 0

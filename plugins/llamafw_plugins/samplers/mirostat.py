@@ -1,4 +1,4 @@
-"""Mirostat: remove unlikely tokens so that the surprise of the text stays near a target.
+"""Mirostat: remove unlikely tokens to keep the surprise of the text near a target.
 
 Basu et al.: Mirostat: a neural text decoding algorithm that directly controls perplexity (2021), algorithms 1 and 2.
 The surprise of a token is -log2 of its probability, in bits.
@@ -88,7 +88,7 @@ class Mirostat:
     def accept(self, token: int) -> None:
         """Change the maximum surprise by the token's difference from the target.
 
-        The token's surprise is that among the candidates that were kept.
+        The surprise is computed from the candidates that were kept.
         """
         i = np.flatnonzero(self._ids == token)
         if len(i):

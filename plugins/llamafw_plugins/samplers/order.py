@@ -1,4 +1,4 @@
-"""The samplers of requests that do not name any. Independent of what samplers do."""
+"""Chooses the samplers of requests that do not name any. Independent of what samplers do."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ DEFAULT_ORDER = ("penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temp
 """The built-in samplers, in order."""
 
 MIROSTAT_ORDER = ("penalties", "temperature", "mirostat")
-"""The samplers of a request with ``mirostat``; it replaces the ones that the request names."""
+"""The samplers of a request with ``mirostat``, instead of the samplers that it names."""
 
 
 def default_order(samplers: Mapping[str, SamplerPlugin], options: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the samplers of a request that does not name any, in the order of use.
 
-    These are the built-in ones, the plugins' samplers that have ``precedes``, and the plugins' samplers one of whose
-    own options is not at its default. A sampler of a plugin is placed where ``precedes`` says, otherwise just before
-    ``temperature``. Several samplers at one place keep the order of their registration.
+    These are the built-in samplers, the samplers of plugins that have ``precedes``, and the samplers of plugins for
+    which the request changes an option. A sampler of a plugin is placed just before the sampler that ``precedes``
+    names, otherwise before ``temperature``. Several samplers at one place keep the order of their registration.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def default_order(samplers: Mapping[str, SamplerPlugin], options: Mapping[str, A
 
 
 def _is_changed(plugin: SamplerPlugin, options: Mapping[str, Any], shared: Collection[str]) -> bool:
-    """Return whether an option that no sampler in use has is not at its default."""
+    """Return whether the request changes an option that no sampler in use shares."""
     return any(
         field in options and options[field] != schema.get("default")
         for field, schema in plugin.options.items()

@@ -16,7 +16,7 @@ class Temperature(KernelSamplerPlugin):
 
     With ``dynatemp_range``: T = low + (high - low) · (H / ln n)^exponent, where H is the entropy of the n candidates
     and ln n its maximum; a single candidate is not changed. Formula: llama.cpp, ``llama_sampler_temp_ext``. At T ≤ 0
-    only the likeliest candidate is kept; of equally likely ones, the lowest token.
+    only the likeliest candidate is kept; of equally likely ones, the one with the lowest id.
     """
 
     options: ClassVar[JsonSchema] = {

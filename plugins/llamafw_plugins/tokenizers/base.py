@@ -15,7 +15,7 @@ _PHI3_NOT_STRIPPED = ("<unk>", "<s>", "<|endoftext|>")
 
 
 class GgufTokenizer(ABC):
-    """A `llamafw.Tokenizer` without the algorithm that turns plain text into tokens, which subclasses add."""
+    """The base of all tokenizers. Subclasses add the algorithm that turns plain text into tokens."""
 
     def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary, *, add_bos: bool) -> None:
         self.n_vocab = len(vocabulary.texts)
@@ -76,7 +76,7 @@ class GgufTokenizer(ABC):
 
 
 def parse_byte_token(text: str) -> bytes:
-    """Return the byte of a byte token, whose text is ``<0x00>`` to ``<0xFF>``."""
+    """Return the byte of a byte token from its text, ``<0x00>`` to ``<0xFF>``."""
     try:
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             return bytes.fromhex(text[3:5])

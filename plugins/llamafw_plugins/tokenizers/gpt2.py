@@ -1,4 +1,4 @@
-"""``gpt2``: byte-level BPE (Sennrich et al., arXiv:1508.07909; bytes as characters after GPT-2).
+"""``gpt2``: byte-level BPE (Sennrich et al., arXiv:1508.07909), with bytes written as characters, as in GPT-2.
 
 Hugging Face's `tokenizers` does the merging. Special tokens are found by `GgufTokenizer`.
 """
@@ -22,7 +22,7 @@ from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read
 log = logging.getLogger(__name__)
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_MIN_BATCH_LENGTH = 4096  # characters; for longer texts, the library's parallel loop pays off, which releases the GIL
+_MIN_BATCH_LENGTH = 4096  # characters; longer texts gain from the library's parallel loop, which releases the GIL
 
 
 def _byte_characters() -> list[str]:
@@ -112,7 +112,7 @@ def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
 
 
 def _merges(metadata: Mapping[str, Any], vocabulary: Vocabulary, ids: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return the merges in order of priority; ModelError if one of them is not of two tokens into a third."""
+    """Return the merges in order of priority; ModelError if one of them does not merge two tokens into a third."""
     merges: dict[tuple[str, str], None] = {}  # a dict, because repeated merges must keep their first rank
     for line in read_strings(metadata, "merges"):
         left, _, right = line.partition(" ")

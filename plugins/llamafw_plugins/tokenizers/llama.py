@@ -1,7 +1,7 @@
 """``llama``: SentencePiece's BPE (Kudo and Richardson, arXiv:1808.06226), which merges by score.
 
-Of all neighbours that together form a token, the pair whose token has the highest score is merged first; of equals, the
-leftmost. Characters without a token become byte tokens. `tokenizers` cannot break ties that way, so the merging is
+Of all neighbours that together form a token, the pair with the highest score is merged first; if scores are equal, the
+leftmost pair. Characters without a token become byte tokens. `tokenizers` cannot break ties that way, so the merging is
 implemented here. Special tokens are found by `GgufTokenizer`.
 """
 
@@ -70,7 +70,7 @@ class LlamaTokenizer(GgufTokenizer):
         return tokens
 
     def _split_words(self, text: str) -> Iterator[str]:
-        """Split ``text`` between characters that are neighbours in no token, where nothing can be merged."""
+        """Split ``text`` between characters that are not neighbours in any token, where nothing can be merged."""
         inner_pairs = self._inner_pairs
         start = 0
         for end, pair in enumerate(map(add, text, text[1:]), 1):

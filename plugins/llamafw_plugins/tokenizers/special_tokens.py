@@ -1,4 +1,4 @@
-"""Search for special tokens in a text. Independent of how the plain text between them is tokenized.
+"""Finds special tokens in a text. Independent of how the plain text between them is tokenized.
 
 llama.cpp searches for one special token after another, those with the longest text (in bytes) first, each in the plain
 text that the previous ones left over. That takes quadratic time for a long text with many special tokens. Here one pass
@@ -32,9 +32,7 @@ class SpecialTokens:
         by_text = {texts[token]: (rank, token) for rank, token in enumerate(order)}
         self._strip_left, self._strip_right = strip_left, strip_right
         self._pattern = re.compile(_pattern(list(by_text))) if by_text else None
-        self._beginnings: dict[
-            str, list[tuple[int, int, int]]
-        ] = {  # text → (rank, token, length) of the special tokens that it begins with
+        self._beginnings = {  # text → (rank, token, length) of the special tokens that it begins with
             text: [(*by_text[text[:n]], n) for n in range(1, len(text) + 1) if text[:n] in by_text] for text in by_text
         }
 

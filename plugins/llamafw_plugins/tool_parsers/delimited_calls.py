@@ -1,4 +1,4 @@
-"""Tool calls written as JSON between two delimiters. Independent of the delimiters of any model."""
+"""Parses tool calls written as JSON between two delimiters. Independent of the delimiters of any model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_openai_id() -> str:
 class DelimitedCallParser:
     """Finds calls between two delimiters. A `llamafw.ToolParser`.
 
-    Text between the delimiters that is not a valid call is plain text, and the delimiters too.
+    If the text between two delimiters is not a valid call, it is plain text, together with the delimiters.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class DelimitedCallParser:
     ) -> None:
         self._opening, self._closing, self._allow_bare, self._make_id = opening, closing, allow_bare, make_id
         self._text_before = ""  # plain text before the call that was just entered
-        self._buffer = ""  # a possible beginning of a delimiter, or the inside of a call
+        self._buffer = ""  # the possible beginning of a delimiter, or the inside of a call
         self._in_call = False
         self._used_opening = ""  # the text that opened the current call: with allow_bare, possibly only white space
         self._has_text = False  # the response had text other than white space
@@ -95,7 +95,7 @@ class DelimitedCallParser:
         return True
 
     def _leave_call(self) -> tuple[str, Calls] | None:
-        """Leave the current call if the buffer has its end; return its text if it is invalid, and its calls."""
+        """Leave the current call if the buffer has its end, and return its calls, or its text if it is invalid."""
         if self._closing is None or (end := self._buffer.find(self._closing)) < 0:
             return None
         inner, self._buffer = self._buffer[:end], self._buffer[end + len(self._closing) :]
@@ -157,7 +157,7 @@ def to_tool_call(value: Any, make_id: Callable[[], str]) -> ToolCall | None:
 def call_rule(tools: Sequence[Any], arguments_key: str = "arguments") -> str:
     """Return a Lark expression for one call of one of the ``tools``.
 
-    The parameters of each tool are a schema of its own, so that its ``$ref`` resolves as it does in the request.
+    The parameters of each tool are a separate schema, in which ``$ref`` resolves as in the request.
     """
     calls = []
     for tool in tools:

@@ -16,7 +16,10 @@ OPENING = "<|python_tag|>"  # optional
 
 
 class Llama3(Hermes):
-    """The Llama 3 format. A `llamafw.ToolParserPlugin`; messages for templates without tool support are Hermes'."""
+    """The Llama 3 format. A `llamafw.ToolParserPlugin`.
+
+    For templates without tool support, messages are written as in the Hermes format.
+    """
 
     def matches(self, template: str) -> bool:
         """Return whether models with this chat template use this format."""

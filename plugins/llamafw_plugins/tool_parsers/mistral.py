@@ -18,7 +18,10 @@ OPENING = "[TOOL_CALLS]"
 
 
 class Mistral(Hermes):
-    """The Mistral format. A `llamafw.ToolParserPlugin`; messages for templates without tool support are Hermes'."""
+    """The Mistral format. A `llamafw.ToolParserPlugin`.
+
+    For templates without tool support, messages are written as in the Hermes format.
+    """
 
     def matches(self, template: str) -> bool:
         """Return whether models with this chat template use this format."""
@@ -27,7 +30,7 @@ class Mistral(Hermes):
     def create(self) -> ToolParser:
         """Return a parser for one response.
 
-        ``[TOOL_CALLS]`` is a control token and may have no text, so that a response may begin with the array.
+        ``[TOOL_CALLS]`` is a control token and may have no text; a response then begins with the array.
         """
         return DelimitedCallParser(OPENING, None, allow_bare=True, make_id=_make_id)
 
