@@ -252,7 +252,7 @@ def generate(
     grammar : Grammar
         In its initial state.
     row : callable
-        Returns the logits after so many tokens, ``(n_vocab,)``.
+        Returns the logits after a number of tokens, ``(n_vocab,)``.
     piece : callable
         Returns the bytes of a token.
     eog : set of int
@@ -275,7 +275,7 @@ def generate(
 
 
 def parse_and_validate(schema: Any, text: bytes) -> Any:
-    """Return the value of a JSON text. ValidationError unless it is valid against the schema, with exact numbers."""
+    """Return the value of a JSON text; ValidationError unless it is valid against the schema, with exact numbers."""
     setcontext(Context(prec=600))  # for the division of multipleOf in jsonschema
     value = json.loads(text.decode("utf-8"), parse_float=_parse_number, parse_constant=_refuse_constant)
     exact = json.loads(json.dumps(schema), parse_float=Decimal, object_hook=_with_python_patterns)
@@ -293,6 +293,9 @@ def _with_python_patterns(schema: Any) -> Any:
     if not isinstance(properties, dict):
         return schema
     patterns = [re.sub(r"\$|\\[dwW]", lambda match: PYTHON_PATTERNS[match[0]], pattern) for pattern in properties]
+    patterns = [
+        pattern or "(?:)" for pattern in patterns
+    ]  # jsonschema ignores an empty pattern, which matches any name
     return {**schema, "patternProperties": dict(zip(patterns, properties.values(), strict=True))}
 
 

@@ -1,4 +1,4 @@
-"""The choice of a model's chat format."""
+"""A model's chat format comes from ``--chat-template``, the model itself, or is ChatML."""
 
 from __future__ import annotations
 
@@ -32,12 +32,8 @@ def test_the_models_own_template_is_used() -> None:
 
 
 def test_the_default_of_several_templates_is_used() -> None:
-    assert (
-        choose(
-            tokenizer__chat_template=[{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
-        ).render(HI)
-        == "d"
-    )
+    named = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
+    assert choose(tokenizer__chat_template=named).render(HI) == "d"
     assert choose(tokenizer__chat_template__default="d", tokenizer__chat_templates=["default"]).render(HI) == "d"
 
 

@@ -1,4 +1,4 @@
-"""The prompts of the named formats, written by hand after their publishers' documents."""
+"""The named formats render the prompts that their publishers' documents describe."""
 
 from __future__ import annotations
 
@@ -150,18 +150,18 @@ def test_every_format_has_an_expected_prompt() -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_conversation(name: str) -> None:
+def test_a_conversation_is_rendered_as_published(name: str) -> None:
     assert make(name).render([SYSTEM, *TALK]) == EXPECTED[name][2]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_single_message(name: str) -> None:
+def test_a_single_message_is_rendered_as_published(name: str) -> None:
     assert make(name).render(TALK[:1]) == EXPECTED[name][3]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_generation_prompt_comes_last(name: str) -> None:
-    """It is all that add_generation_prompt changes, and empty where the end of a user turn is enough."""
+def test_add_generation_prompt_only_appends_text(name: str) -> None:
+    """Llama 2 and Mistral add nothing, because the end of a user's turn is enough."""
     whole, short = (make(name).render(TALK[:1], add_generation_prompt=add) for add in (True, False))
     assert whole.startswith(short)
     assert (whole == short) is (name == "llama2" or name.startswith("mistral"))

@@ -1,4 +1,4 @@
-"""Jinja templates with the conventions of models' templates; limits do not change what a template writes."""
+"""Jinja templates are rendered by the conventions of models' templates, and limits do not change their output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def render(template: str, messages: Any = HI, **variables: Any) -> str:
     return JinjaChatFormat(template, ChatContext("<s>", "</s>")).render(messages, **variables)
 
 
-def test_template_variables() -> None:
+def test_templates_get_the_usual_variables() -> None:
     template = "{{ bos_token }}{{ messages|length }}{{ eos_token }}{{ tools is none }}{{ documents is none }}{{ x }}"
     assert render(template, x=7) == "<s>1</s>TrueTrue7"
 
@@ -36,7 +36,7 @@ def test_blocks_are_trimmed() -> None:
     assert render("a\n  {% if true %}\nb\n  {% endif %}\nc\n") == "a\nb\nc"
 
 
-def test_break_and_continue() -> None:
+def test_break_and_continue_end_loops_and_passes() -> None:
     template = (
         "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}"
         "{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
@@ -149,6 +149,6 @@ def test_limits_do_not_change_the_output(template: str) -> None:
 
 
 @given(st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": st.text()})))
-def test_chatml_of_any_conversation(messages: list[dict[str, str]]) -> None:
+def test_chatml_renders_any_conversation(messages: list[dict[str, str]]) -> None:
     turns = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages]
     assert render(TEMPLATES["chatml"], messages) == "".join(turns) + "<|im_start|>assistant\n"

@@ -52,7 +52,7 @@ def test_recursive_rules_match_nested_text(language: Language) -> None:
     assert not any(map(matches, ["(x", "x)", "()", ""]))
 
 
-def test_arithmetic_grammar(language: Language) -> None:
+def test_arithmetic_grammar_allows_only_expressions(language: Language) -> None:
     matches = language(
         "gbnf",
         """

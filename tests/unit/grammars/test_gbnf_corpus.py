@@ -128,7 +128,7 @@ CORPUS = {
 
 @pytest.mark.inventory("G-01", "E-032", "C-093")
 @pytest.mark.parametrize("name", CORPUS)
-def test_corpus_grammar(language: Language, name: str) -> None:
+def test_a_grammar_allows_its_texts_and_no_others(language: Language, name: str) -> None:
     example = CORPUS[name]
     matches = language("gbnf", example.grammar)
     texts = [*example.allowed, *example.refused]

@@ -1,4 +1,4 @@
-"""JSON Schemas in Lark grammars, as in grammars of tool calls, are as strict as other schemas."""
+"""JSON Schemas in Lark grammars, which tool calls use, are enforced as strictly as other schemas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits: grammars that cost much time or memory, that never end, and the cache of compiled ones."""
+"""Expensive and endless grammars are refused or stopped, and compiled grammars are cached."""
 
 from __future__ import annotations
 
@@ -141,15 +141,21 @@ def test_compile_threads_return_results_and_raise_errors() -> None:
     assert [threads.run(lambda: 7) for _ in range(2 * MAX_THREADS)] == [7] * 2 * MAX_THREADS
 
 
-def test_a_grammar_is_compiled_once(context: GrammarContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[str] = []
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list of all sources that are compiled from now on."""
+    sources: list[str] = []
     original = LlguidanceCompiler._build
 
     def build(self: LlguidanceCompiler, source: str) -> Any:
-        built.append(source)
+        sources.append(source)
         return original(self, source)
 
     monkeypatch.setattr(LlguidanceCompiler, "_build", build)
+    return sources
+
+
+def test_a_grammar_is_compiled_once(context: GrammarContext, built: list[str]) -> None:
     compiler = LlguidanceCompiler("gbnf", context)
     first, second = (compiler.compile('root ::= "ab"') for _ in range(2))
     assert built == ['root ::= "ab"']
@@ -160,15 +166,7 @@ def test_a_grammar_is_compiled_once(context: GrammarContext, monkeypatch: pytest
     assert not second.ended
 
 
-def test_the_least_recently_used_grammar_is_dropped(context: GrammarContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    built: list[str] = []
-    original = LlguidanceCompiler._build
-
-    def build(self: LlguidanceCompiler, source: str) -> Any:
-        built.append(source)
-        return original(self, source)
-
-    monkeypatch.setattr(LlguidanceCompiler, "_build", build)
+def test_the_least_recently_used_grammar_is_dropped(context: GrammarContext, built: list[str]) -> None:
     compiler = LlguidanceCompiler("gbnf", context)
     sources = [f'root ::= "{i}"' for i in range(CACHE_SIZE + 1)]
     for source in sources:

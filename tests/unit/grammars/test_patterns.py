@@ -141,7 +141,9 @@ def test_invalid_or_unsupported_patterns_are_refused(pattern: str, message: str)
         (r"^[\b]$", "\b", "b"),
     ],
 )
-def test_syntax_of_ecma_262(compiler: LlguidanceCompiler, pattern: str, allowed: str, refused: str) -> None:
+def test_syntax_of_ecma_262_is_supported(
+    compiler: LlguidanceCompiler, pattern: str, allowed: str, refused: str
+) -> None:
     schema = {"type": "string", "pattern": pattern}
     assert accepts(compiler, schema, allowed)
     assert not accepts(compiler, schema, refused)

@@ -1,4 +1,4 @@
-"""Tokens whose ends do not coincide with those of characters, terminals and rules."""
+"""Tokens may begin and end within characters, terminals and rules of a grammar."""
 
 from __future__ import annotations
 

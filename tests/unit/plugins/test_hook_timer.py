@@ -67,8 +67,8 @@ async def test_slow_hooks_are_reported_once_by_name(
     ]
 
 
-async def test_a_measured_wrapper_still_wraps(site: Site, serve: Callable[..., Any]) -> None:
-    """It receives what others raise where it yields, and what it raises or returns reaches the caller."""
+async def test_measured_wrappers_still_wrap(site: Site, serve: Callable[..., Any]) -> None:
+    """A wrapper gets the exceptions of others at its ``yield``; its own exceptions and results reach the caller."""
     refuse = "\n    if 'refuse' in body.get('stop', ()): raise llamafw.RequestError('no')"
     site.install("llamafw-refuse", IMPORT + "import llamafw\n" + hook_code("prepare_request", "body", refuse))
     wrapper = """

@@ -1,4 +1,4 @@
-"""What plugins register is checked at start-up; one sentence names the plugin and says what is wrong."""
+"""Objects that plugins register are checked at start-up; the error names the plugin and the mistake in one sentence."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_sampler_with_a_kernel_needs_no_apply(tmp_path: Path, attribute: str) 
     assert "s" in plugins.registry("sampler")
 
 
-# --- what factories return
+# --- objects that factories return
 
 CHAT_FORMAT = hook_code("choose_chat_format", body="return Made()")
 TOOL_PARSER = """
@@ -202,7 +202,7 @@ class Parser:
         ),
     ],
 )
-def test_what_a_plugin_makes_is_checked_when_the_model_loads(
+def test_objects_of_plugins_are_checked_when_the_model_loads(
     tmp_path: Path, code: str, settings: Settings, message: str
 ) -> None:
     changes = {"tokenizer": {"tokenizer.ggml.model": "mine"}, "architecture": {"general.architecture": "mine"}}

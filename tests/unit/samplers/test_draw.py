@@ -1,4 +1,4 @@
-"""Tokens are drawn with the expected frequencies, by the draw alone and by whole chains."""
+"""Tokens are drawn with the expected frequencies, with and without samplers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def chi_square(counts: Counter[int], expected: dict[int, float], n: int) -> floa
 
 @pytest.mark.inventory("S-01")
 @pytest.mark.parametrize("n_candidates", [5, 10, 50])
-def test_frequencies_of_drawn_tokens(n_candidates: int) -> None:
+def test_tokens_are_drawn_with_their_probabilities(n_candidates: int) -> None:
     logits = np.linspace(-2, 1, n_candidates).astype(np.float32)
     ids = np.arange(100, 100 + n_candidates, dtype=np.int32)[::-1].copy()
     weights = np.exp(logits.astype(np.float64))
@@ -38,7 +38,7 @@ def test_frequencies_of_drawn_tokens(n_candidates: int) -> None:
     assert chi_square(counts, expected, n) < CHI2[n_candidates - 1]
 
 
-def test_draw_from_a_whole_vocabulary() -> None:
+def test_a_whole_vocabulary_is_drawn_with_its_probabilities() -> None:
     """The vocabulary is not a multiple of a block. Tokens are counted by their last digit; one digit is forbidden."""
     n_vocab, n = 49_157, 20_000
     random = np.random.default_rng(7)
@@ -94,16 +94,17 @@ def test_draw_refuses_nan_and_infinity(bad: float) -> None:
 
 
 @pytest.mark.inventory("S-01")
-def test_frequencies_of_the_default_chain(samplers: Any) -> None:
+def test_the_default_chain_draws_with_expected_frequencies(samplers: Any) -> None:
     """The expected distribution is computed step by step in float64."""
     row = np.array([3, 2.5, 2, 1.5, 1, 0.5, 0, -8, -9, -10], np.float32)
     options = {"top_k": 8, "top_p": 0.97, "min_p": 0.08, "temperature": 0.7, "presence_penalty": 1.0}
     request = GenerateRequest((0, 1), samplers=DEFAULT_ORDER, options=options, logit_bias={2: 0.25})
-    logits = row.astype(np.float64)
-    logits[2] += 0.25
     context, buffers, n = SamplerContext((0, 1), 10, 100, ToyTokenizer()), CandidateBuffers(10), 4000
     # a chain for each draw, because drawn tokens are penalised afterwards
     counts = Counter(build_chain(request, seed, samplers, context).pick(buffers, row.copy())[0] for seed in range(n))
+
+    logits = row.astype(np.float64)
+    logits[2] += 0.25
     logits[[0, 1]] -= 1.0
     order = np.argsort(-logits, kind="stable")[:8]
     probabilities = np.exp(logits[order]) / np.exp(logits[order]).sum()
@@ -117,7 +118,7 @@ def test_frequencies_of_the_default_chain(samplers: Any) -> None:
 
 
 @pytest.mark.inventory("S-01", "S-03")
-def test_frequencies_of_a_chain_with_every_sampler(samplers: Any) -> None:
+def test_a_chain_of_all_samplers_draws_with_expected_frequencies(samplers: Any) -> None:
     """All twelve likeliest tokens are in the prompt and no penalty counts occurrences, so one chain makes all draws."""
     size = 3000
     random = np.random.default_rng(size)
@@ -137,6 +138,7 @@ def test_frequencies_of_a_chain_with_every_sampler(samplers: Any) -> None:
         "temperature": 0.9,
         "dynatemp_range": 0.4,
     }
+
     bias = {int(best[1]): -np.inf, int(best[8]): 3.0}
     request = GenerateRequest((), samplers=DEFAULT_ORDER, options=options, logit_bias=bias)
     context = SamplerContext(tuple(best.tolist()), size, 10**6, ToyTokenizer())
@@ -169,7 +171,7 @@ def test_frequencies_of_a_chain_with_every_sampler(samplers: Any) -> None:
 
 @pytest.mark.inventory("S-01", "S-16")
 @pytest.mark.parametrize(("version", "tau"), [(1, 3.5), (2, 2.2)])
-def test_frequencies_with_mirostat(samplers: Any, version: int, tau: float) -> None:
+def test_mirostat_draws_with_expected_frequencies(samplers: Any, version: int, tau: float) -> None:
     """With a learning rate of 0 the chain does not change, so one chain makes all draws."""
     row = np.linspace(3, -6, 264).astype(np.float32)
     options = {"mirostat": version, "mirostat_tau": tau, "mirostat_eta": 0.0, "temperature": 0.5}
@@ -177,6 +179,7 @@ def test_frequencies_with_mirostat(samplers: Any, version: int, tau: float) -> N
     chain = build_chain(request, 5, samplers, SamplerContext((), 264, 100, ToyTokenizer()))
     buffers, n = CandidateBuffers(264), 100_000
     counts = Counter(chain.pick(buffers, row.copy())[0] for _ in range(n))
+
     weights = np.exp(row.astype(np.float64) / 0.5)
     p = weights / weights.sum()
     if version == 2:

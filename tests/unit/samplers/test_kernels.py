@@ -1,4 +1,4 @@
-"""Compiled samplers give the same result fused and one by one, and the ids they overwrite are restored."""
+"""Compiled samplers give the same result fused and one by one, and ids that they overwrite are restored."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ def test_fused_kernels_match_single_kernels(
         )
         for name in names
     ]
+
     plugins = {**SAMPLERS}
     names_in_chain = []
     for i, name in enumerate(names):
@@ -85,6 +86,7 @@ def test_fused_kernels_match_single_kernels(
             names_in_chain.append(f"{name}{i}")
         else:
             names_in_chain.append(name)
+
     request = GenerateRequest(PROMPT, samplers=tuple(names_in_chain), options=options_of(names))
     chain, buffers = build_chain(request, seed, plugins, CONTEXT), CandidateBuffers(N)
     for row in rows:
@@ -172,7 +174,7 @@ def test_read_only_logits_are_copied() -> None:
 
 @pytest.mark.parametrize("n_allowed", [1, 10, 40, 41, 5000])
 @pytest.mark.parametrize("k", [1, 40, 1000])
-def test_top_k_with_few_allowed_tokens(n_allowed: int, k: int) -> None:
+def test_top_k_is_exact_with_few_allowed_tokens(n_allowed: int, k: int) -> None:
     random = np.random.default_rng(n_allowed)
     row = np.full(49_152, -np.inf, np.float32)
     allowed = np.sort(random.permutation(len(row))[:n_allowed])

@@ -1,4 +1,4 @@
-"""`largest_indices` compared with a full sort."""
+"""`largest_indices` equals a full sort."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamafw import largest_indices
     n=st.integers(0, 3000),
     levels=st.sampled_from([1, 3, 1000, 10**9]),
 )
-def test_largest_indices_in_order(seed: int, m: int, n: int, levels: int) -> None:
+def test_largest_indices_equal_a_full_sort(seed: int, m: int, n: int, levels: int) -> None:
     values = np.random.default_rng(seed).integers(-levels, levels + 1, m).astype(np.float32)
     expected = np.lexsort((np.arange(m), -values))[:n]
     assert largest_indices(values, n).tolist() == expected.tolist()

@@ -1,4 +1,4 @@
-"""Mirostat compared with its two algorithms, and its adaptation to drawn tokens."""
+"""Mirostat equals its two published algorithms and adapts to the tokens drawn."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def expected_mu(tau: float, eta: float, surprises: Sequence[float]) -> float:
 @pytest.mark.inventory("S-16", "E-029", "E-030", "E-031", "C-089", "C-090", "C-091")
 @given(row=scores, tau=st.floats(0, 20), ordered=st.booleans())
 @example(row=HUGE, tau=5.0, ordered=False)
-def test_mirostat_2(row: list[float], tau: float, ordered: bool) -> None:
+def test_mirostat_2_matches_its_algorithm(row: list[float], tau: float, ordered: bool) -> None:
     left = run(Mirostat, row, {"mirostat": 2, "mirostat_tau": tau}, ordered=ordered)
     order = descending(row)
     with np.errstate(divide="ignore"):
@@ -55,7 +55,7 @@ def zipf_count(s: float, n_vocab: int, mu: float) -> float:
 @example(row=[0.0, 1e-16], tau=20.0, ordered=False)
 @example(row=[0.0] * 300, tau=20.0, ordered=True)
 @example(row=HUGE, tau=5.0, ordered=False)
-def test_mirostat_1(row: list[float], tau: float, ordered: bool) -> None:
+def test_mirostat_1_matches_its_algorithm(row: list[float], tau: float, ordered: bool) -> None:
     left = run(Mirostat, row, {"mirostat": 1, "mirostat_tau": tau}, ordered=ordered)
     order = descending(row)
     p = [value for value in probabilities(row)[order][:100] if value > 0]

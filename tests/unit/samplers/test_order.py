@@ -1,4 +1,4 @@
-"""The default order of samplers, with those of plugins; `Candidates.find`."""
+"""The default order of samplers, including samplers of plugins, and `Candidates.find`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llamafw_plugins.samplers.order import DEFAULT_ORDER, default_order
 
 
 def sampler(*fields: str, precedes: str | None = None) -> Any:
-    """Return a sampler plugin with some options, whose defaults are 0."""
+    """Return a sampler plugin with some options; their defaults are 0."""
     place = {"precedes": precedes} if precedes else {}
     return SimpleNamespace(options={field: {"type": "number", "default": 0} for field in fields}, **place)
 
 
 def registered(**precedes: str | None) -> Any:
-    """Return the built-in samplers and some of plugins; each has one option, which is named like the sampler."""
+    """Return the built-in samplers and some of plugins; each has one option with the name of the sampler."""
     builtin = {name: sampler(name) for name in [*DEFAULT_ORDER, "mirostat"]}
     return builtin | {name: sampler(name, precedes=successor) for name, successor in precedes.items()}
 
@@ -81,7 +81,7 @@ def test_options_of_samplers_in_use_add_no_other_sampler() -> None:
     tokens=st.lists(st.integers(0, 30), unique=True),
     whole=st.booleans(),
 )
-def test_find_tokens_among_candidates(ids: list[int], tokens: list[int], whole: bool) -> None:
+def test_find_returns_the_indices_of_tokens(ids: list[int], tokens: list[int], whole: bool) -> None:
     ids = list(range(20)) if whole else ids
     candidates = Candidates(np.array(ids, np.int32), np.zeros(len(ids), np.float32))
     where, which = candidates.find(np.array(tokens, np.int32))

@@ -117,7 +117,7 @@ def test_bos_and_eos_are_added_with_add_special(bos: bool, eos: bool, tokens: li
     assert make_gpt2(fields).encode("") == []
 
 
-def test_pieces_of_byte_unused_and_empty_tokens() -> None:
+def test_byte_unused_and_empty_tokens_have_the_right_pieces() -> None:
     tokenizer = make_gpt2(metadata([], "<0x0A>", "[PAD1]", "", token_type=[1] * 256 + [6, 5, 1]))
     assert [tokenizer.piece(token, special=True) for token in (256, 257, 258)] == [b"\n", b"", b""]
 

@@ -95,12 +95,8 @@ def test_a_space_is_added_before_text_and_removed_by_decode() -> None:
     the, space = TINY.encode("the"), TINY.encode("")
     assert [TINY.piece(token) for token in the] == [b" the"]
     assert space == []
-    assert TINY.encode("<|im_start|>the<|im_end|>the") == [
-        3,
-        *the,
-        4,
-        *the,
-    ]  # after every special token, as in llama.cpp
+    # As in llama.cpp, text after every special token gets a space.
+    assert TINY.encode("<|im_start|>the<|im_end|>the") == [3, *the, 4, *the]
     assert TINY.decode([*the, *the]) == "the the"
     assert TINY.decode([1, *the]) == "the"
     assert TINY.decode([1, *the], special=True) == "<s> the"

@@ -1,4 +1,4 @@
-"""Special tokens are found in a text as by a slow search that follows llama.cpp step by step."""
+"""The search for special tokens gives the same result as a slow search that follows llama.cpp step by step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_split_equals_a_slow_search(texts: list[str], text: str, left: set[int],
         ("<a b>", ["<a b>"]),
     ],
 )
-def test_split_of_known_texts(text: str, parts: list[str | int]) -> None:
+def test_known_texts_are_split_as_expected(text: str, parts: list[str | int]) -> None:
     assert SpecialTokens({0: "<a>", 1: "<ab>"}).split(text) == parts
 
 

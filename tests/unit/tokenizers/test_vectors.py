@@ -66,7 +66,7 @@ def test_published_texts_survive_encode_and_decode(
         assert tokenizer.decode(tokenizer.encode(text, parse_special=False)) == text
 
 
-def test_tokenizer_of_the_default_model(smollm2: Tokenizer) -> None:
+def test_tokenizer_of_the_default_model_has_known_tokens(smollm2: Tokenizer) -> None:
     assert (smollm2.n_vocab, smollm2.bos, smollm2.eos) == (49152, 1, 2)
     assert not smollm2.add_bos
     assert not smollm2.add_eos
@@ -90,7 +90,7 @@ def test_phi_3_strips_white_space_after_special_tokens(vocabulary: Callable[[str
     assert phi3.encode("<s> \n") == [1, *phi3.encode(" \n")]  # but not after <s>
 
 
-def test_bos_and_eog_of_real_vocabularies(vocabulary: Callable[[str], Tokenizer]) -> None:
+def test_bos_and_eog_of_real_vocabularies_match_libllama(vocabulary: Callable[[str], Tokenizer]) -> None:
     """Expected values from libllama (llama_vocab_is_eog, llama_vocab_get_add_bos)."""
     llama3, qwen2, spm = vocabulary("llama-bpe"), vocabulary("qwen2"), vocabulary("llama-spm")
     assert llama3.encode("", add_special=True) == [128000]  # the pre-tokenizer sets add_bos
