@@ -88,7 +88,7 @@ def megabyte(model: str) -> Iterator[Row]:
     text = " ".join(words[i * i % 13] for i in range(190_000))[: 1 << 20]
     ids = [i % 1000 + 10_000 for i in range((1 << 20) // 7)]
     with server(model, "-c", "256", "-np", "1", "--plugin", str(PLUGIN)) as (url, _):
-        for name, prompt, limit in (("text", text, 15), ("token ids", ids, 25)):  # each of the 150,000 ids is an object
+        for name, prompt, limit in (("text", text, 15), ("token ids", ids, 25)):  # 150,000 ids take longer to parse
             body = {"prompt": prompt, "n_predict": 1, "temperature": 0, "truncate_prompt": True}
             ms = Client(url).overhead(body, 30)
             yield f"a prompt of 1 MB of {name}, outside tokenizer and engine", ms, limit, "ms"
