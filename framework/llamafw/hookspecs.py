@@ -1,6 +1,6 @@
 """The hooks that a plugin can implement: the plugin author's manual.
 
-A plugin is a module, an object, or a class without constructor arguments, of which the server creates one object. An
+A plugin is a module, an object, or a class without constructor arguments; of a class, the server creates one object. An
 entry point in the group ``llamafw`` of an installed distribution can name any of these; ``llamafw serve --plugin``
 loads a module or a ``.py`` file. A plugin marks its hooks with `llamafw.hookimpl`. A hook is a plain function, not
 ``async def``, and may take any subset of the parameters below, by name. There are two kinds of hooks:
@@ -220,7 +220,7 @@ def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
     Returns
     -------
     ASGI application or None
-        The new application; that of the last plugin is the outermost. None leaves ``asgi`` as it is.
+        The new application; the last plugin's application is the outermost. None leaves ``asgi`` unchanged.
     """
 
 

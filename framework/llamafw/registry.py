@@ -27,7 +27,7 @@ FUNCTIONS: Mapping[str, str] = {
     "backend": "factory(BackendContext) -> Backend",
     "endpoint": "async def create(call: Call)",
 }
-"""Kinds that are registered as functions, and the signature of these functions. What they return is checked later."""
+"""Kinds that are registered as functions, and the signature of these functions. Their results are checked later."""
 
 
 class RegistrationError(PluginError):
@@ -39,13 +39,13 @@ class NameClash(RegistrationError):
 
 
 class Registry(Mapping[str, Any]):
-    """What plugins have registered of one kind, by name, in the order of registration.
+    """The objects of one kind that plugins have registered, by name, in the order of registration.
 
     Parameters
     ----------
     kind : str
-        What is registered: a key of `PROTOCOLS` or `FUNCTIONS`, or ``"field"``, whose JSON Schemas are checked when
-        the API document is built.
+        A key of `PROTOCOLS` or `FUNCTIONS`, or ``"field"``. JSON Schemas of fields are checked when the API document is
+        built.
     """
 
     def __init__(self, kind: str) -> None:
@@ -65,7 +65,7 @@ class Registry(Mapping[str, Any]):
         name : str
             The name by which it will be found.
         thing : object
-            What the plugin registers.
+            The object that the plugin registers.
         owner : str
             The plugin, as ``distribution:entry``.
 

@@ -181,8 +181,8 @@ class Credentials:
 class Authenticator(Protocol):
     """Identifies clients by their credentials.
 
-    Registered once, while the server is built. Called on the event loop, once per request whose operation is not
-    public.
+    Registered once, while the server is built. Called on the event loop, once per request to an operation that
+    is not public.
     """
 
     async def authenticate(self, credentials: Credentials) -> User | None:

@@ -41,7 +41,7 @@ KINDS = (
     "quant",
     "backend",
 )
-"""What plugins register once per process. Endpoints and authenticators are registered while the server is built."""
+"""Kinds that are registered once per process. Endpoints and authenticators are registered while the server is built."""
 
 GUARDS = ("register_authenticators", "wrap_asgi")
 """Hooks of plugins that may control access. They are never disabled: the server would be open without them."""

@@ -97,7 +97,7 @@ class LlguidanceGrammar:
         return accepted
 
     def mask(self, logits: Floats) -> None:
-        """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that may not come next to −inf."""
+        """Set to −inf the ``logits``, ``(n_vocab,)`` float32, of all tokens that the grammar does not allow next."""
         bits: npt.NDArray[Any] = np.frombuffer(self._checked_matcher().compute_bitmask(), np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)]
         logits[: len(allowed)][allowed == 0] = -np.inf
@@ -152,7 +152,7 @@ def token_table(tokenizer: Tokenizer) -> LLTokenizer:
 class _TokenSource:
     """Describes a tokenizer in the form that llguidance reads.
 
-    Control tokens are listed as special, so that they never match the text of a grammar.
+    Control tokens are listed as special tokens, which never match the text of a grammar.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -26,4 +26,4 @@ NO_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "uniqueItems": (False,), "unevaluatedProperties": (True, {}), "unevaluatedItems": (True, {}),
     "dependentRequired": ({},), "dependentSchemas": ({},), "propertyNames": (True, {}), "nullable": (False,),
 }  # fmt: skip
-"""Values with which a refused keyword restricts nothing, so that it can be ignored."""
+"""Values with which a refused keyword restricts nothing. It is then ignored."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from llamafw import compile_sampler_kernel
 
-# expf after Cephes: 2^i · e^r with |r| ≤ ln 2 / 2 and a polynomial in r; all float32, so that it is vectorised
+# expf after Cephes: 2^i · e^r with |r| ≤ ln 2 / 2 and a polynomial in r; all float32, to be vectorised
 LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.44269504088896341), np.float32(0.693359375), np.float32(-2.12194440e-4)
 C0, C1, C2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 C3, C4, C5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)

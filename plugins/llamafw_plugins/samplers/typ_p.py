@@ -9,9 +9,10 @@ from llamafw_plugins.samplers.kernel_sampler import CumulativeSampler
 
 
 class TypP(CumulativeSampler):
-    """Keeps the candidates with the smallest abs(-ln p - H), H being the entropy, up to more than probability P.
+    """Keeps the candidates with the smallest abs(-ln p - H) until together they have more than probability P.
 
-    The order of the remaining candidates does not change. Meister et al.: Locally Typical Sampling (2023), §4.
+    H is the entropy. The order of the remaining candidates does not change.
+    Meister et al.: Locally Typical Sampling (2023), §4.
     """
 
     options: ClassVar[JsonSchema] = {

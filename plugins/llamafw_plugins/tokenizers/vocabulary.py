@@ -52,7 +52,7 @@ OLD_FIM_KEYS = {
 """Keys of fill-in-the-middle tokens in files from before October 2024."""
 
 ALWAYS_RENDERED = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
-"""Control tokens of gpt-oss that structure the response, so that clients need to see them."""
+"""Control tokens of gpt-oss that structure the response. Clients need to see them."""
 
 
 @dataclass(frozen=True, slots=True)
