@@ -88,7 +88,7 @@ def _marked(option: dict[str, Any], owner: str) -> dict[str, Any]:
     if is_builtin(owner):
         return option
     name = public_name(owner)
-    description = f"{option.get('description', '')} (Of the plugin `{name}`.)".strip()
+    description = f"{option.get('description', '')} (Added by the plugin `{name}`.)".strip()
     return {**option, "description": description, PLUGIN: name}
 
 

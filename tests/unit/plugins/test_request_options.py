@@ -97,7 +97,7 @@ async def test_fields_and_operations_are_in_the_api_document(site: Site, serve: 
             else (document["components"]["schemas"][name]["properties"])
         )
         assert fields["heat"]["maximum"] == 2
-        assert fields["heat"]["description"] == "How hot. (Of the plugin `llamafw-hot:hot`.)"
+        assert fields["heat"]["description"] == "How hot. (Added by the plugin `llamafw-hot:hot`.)"
         assert fields["words"]["x-llamafw-plugin"] == "llamafw-hot:hot"
         assert "plugin" not in fields["top_k"]["description"].lower()
     assert document["paths"]["/dig"]["post"]["x-llamafw-plugin"] == "llamafw-dig:dig"

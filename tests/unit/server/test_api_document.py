@@ -159,7 +159,7 @@ def test_options_of_samplers_become_fields(document: dict[str, Any]) -> None:
         "type": "number",
         "default": 1.0,
         spec.PLUGIN: "dist:warm",
-        "description": "(Of the plugin `dist:warm`.)",
+        "description": "(Added by the plugin `dist:warm`.)",
     }
     assert properties["samplers"]["items"]["enum"] == ["warm", "cold"]
 
@@ -273,7 +273,7 @@ def test_fields_of_plugins_are_added_to_generating_operations(document: dict[str
             "type": "array",
             "items": {"type": "string"},
             spec.PLUGIN: "dist:choice",
-            "description": "(Of the plugin `dist:choice`.)",
+            "description": "(Added by the plugin `dist:choice`.)",
         }
     ]
 
