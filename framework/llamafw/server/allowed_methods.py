@@ -31,7 +31,7 @@ class AllowedMethods:
 
 def _path_pattern(path: str, with_slashes: Container[str]) -> re.Pattern[str]:
     """Return a pattern for the paths of an operation; the parameters in ``with_slashes`` may contain slashes."""
-    fixed, *parts = PATH_PARAMETER.split(path)  # text and names in turn
+    fixed, *parts = PATH_PARAMETER.split(path)  # parameter names alternate with the text after them
     pattern = re.escape(fixed)
     for name, text in zip(parts[::2], parts[1::2], strict=True):
         pattern += (".+" if name in with_slashes else "[^/]+") + re.escape(text)

@@ -13,7 +13,7 @@ _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**64 - 1  # what orjson reads as an inte
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What the schema says about one place in a body."""
+    """The schemas for one place in a body."""
 
     branches: tuple[Schema, ...]  # all schemas that may apply to a value there
     wants_integer: bool

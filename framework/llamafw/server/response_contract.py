@@ -24,7 +24,7 @@ log = logging.getLogger("llamafw.server")
 
 
 class ResponseContract:
-    """What the document says about the responses of one operation."""
+    """The responses of one operation, as the document defines them."""
 
     def __init__(self, operation: Mapping[str, Any], schemas: Schemas) -> None:
         self.operation_id = operation["operationId"]

@@ -73,7 +73,7 @@ def _unescape(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What the document says about the top-level fields of an object."""
+    """The top-level fields of an object, as the document defines them."""
 
     known: frozenset[str]
     defaults: Mapping[str, Any]

@@ -122,7 +122,7 @@ def _is_container(value: Any) -> bool:
 
 
 class RequestContract:
-    """What the document says about the requests of one operation."""
+    """The parameters and the body of one operation, as the document defines them."""
 
     def __init__(self, operation: Mapping[str, Any], schemas: Schemas) -> None:
         self.path = Parameters(operation, "path", schemas)

@@ -170,7 +170,7 @@ def _most_helpful(violations: Sequence[Violation], path: Path) -> Violation:
 
 
 def _rank(violation: Violation) -> tuple[int, bool, list[int]]:
-    """Return a sort key: deep violations are higher, then those of present fields, then those late in arrays."""
+    """Return a sort key: higher for deeper violations, then for present fields, then for later array elements."""
     is_present = violation.keyword != "required"
     return len(violation.path), is_present, [part for part in violation.path if isinstance(part, int)]
 

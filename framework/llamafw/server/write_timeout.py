@@ -1,4 +1,4 @@
-"""End responses whose client stops reading without closing the connection."""
+"""End a response if its client stops reading without closing the connection."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """POST /infill: generate the text between a prefix and a suffix.
 
-The order of the parts is that of Bavarian et al., Efficient training of language models to fill in the middle (2022);
-other files of a repository are added as the model cards of Qwen2.5-Coder describe.
+The parts are ordered as in Bavarian et al., Efficient training of language models to fill in the middle (2022). Other
+files of a repository are added as the model cards of Qwen2.5-Coder describe.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class InfillEndpoints:
         self.app = app
 
     async def create(self, call: Call) -> Any:
-        """Generate the middle; the response is that of a completion."""
+        """Generate the middle; the response has the format of a completion."""
         body, tokenizer = call.body, self.app.loaded.tokenizer
         check_infill(tokenizer)
         check_n_generations(body, 1)

@@ -23,7 +23,7 @@ def plain_messages(messages: Sequence[JSON], template: str) -> list[JSON]:
     """Return the messages with one text as the ``content`` of each.
 
     The texts of several parts are joined by newlines. The role ``developer`` becomes ``system``, unless the template
-    mentions it. Fields that are None are left out, because templates test whether a field is defined.
+    mentions it. Fields that are None are removed, because templates test whether a field is defined.
 
     Raises
     ------

@@ -51,7 +51,7 @@ class RerankEndpoints:
 def pair_prompts(query: str, documents: Sequence[str], loaded: LoadedModel) -> list[tuple[int, ...]]:
     """Return the prompt of each query and document: BOS, query, EOS, separator, document, EOS.
 
-    Special tokens that the model lacks are left out. Special tokens in the texts are plain text.
+    Special tokens that the model lacks are omitted. Special tokens in the texts are treated as plain text.
     """
     tokenizer, metadata = loaded.tokenizer, loaded.model.metadata
     separator = next((int(metadata[key]) for key in SEPARATOR_KEYS if key in metadata), None)

@@ -35,7 +35,7 @@ class TextCompletionEndpoints:
         self.app = app
 
     async def create(self, call: Call) -> Any:
-        """Continue each prompt with ``n`` choices; those of prompt p have the indices from ``p * n`` on."""
+        """Continue each prompt with ``n`` choices; the choices of prompt p begin at the index ``p * n``."""
         body, loaded = call.body, self.app.loaded
         n, best_of = read_n_choices(body)
         if body.get("suffix"):

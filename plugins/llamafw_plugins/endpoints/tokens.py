@@ -19,7 +19,7 @@ class TokenEndpoints:
         return await run_in_thread(lambda: tokenize(body, tokenizer), prompt_size(body["content"]))
 
     async def detokenize(self, call: Call) -> JSON:
-        """Return the text of ``tokens``, including that of special tokens."""
+        """Return the text of ``tokens``; special tokens are included."""
         tokenizer = self.app.loaded.tokenizer
         tokens = encode_mixed(call.body["tokens"], tokenizer, "tokens")
         return {"content": await run_in_thread(lambda: tokenizer.decode(tokens, special=True), len(tokens))}

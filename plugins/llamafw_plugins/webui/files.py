@@ -1,4 +1,4 @@
-"""Serve static files before the API: those of ``--path`` first, then the built-in ones. They need no API key."""
+"""Serve static files before the API: first files of ``--path``, then the built-in files. They need no API key."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ async def test_context_shift_while_generating_is_truncated(opened: Open) -> None
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        # 48 tokens less 3 marks are 45, of which 11, a quarter, are of the suffix
+        # 48 tokens without 3 special tokens are 45; 11 of these, a quarter, are for the suffix
         ({"input_prefix": "p" * 60, "input_suffix": "s" * 60}, [PRE, *b"p" * 34, SUF, *b"s" * 11, MID]),
         ({"input_prefix": "p" * 10, "input_suffix": "s" * 60}, [PRE, *b"p" * 10, SUF, *b"s" * 35, MID]),
         ({"input_prefix": "p" * 60, "input_suffix": "s" * 5}, [PRE, *b"p" * 40, SUF, *b"s" * 5, MID]),
