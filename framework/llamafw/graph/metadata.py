@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from llamafw import Model, ModelError
+from llamafw.errors import ModelError
+from llamafw.types import Model
 
 _MISSING: Any = object()
 

@@ -11,21 +11,26 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import ModelError
-from llamafw_plugins.architectures.metadata import Metadata
+from llamafw.errors import ModelError
+from llamafw.graph.attention import Rotation
+from llamafw.graph.metadata import Metadata
 
 FACTORS = "rope_freqs.weight"
 
 
-def rope(metadata: Metadata, n_rot: int, n_ctx_train: int) -> tuple[npt.NDArray[np.float64], float]:
-    """Return the frequencies of all pairs and the factor on cosines and sines.
+def rotation(metadata: Metadata, n_rot: int, n_ctx_train: int, *, interleaved: bool = False) -> Rotation:
+    """Return the rotary position embeddings that a model's metadata describes.
 
-    Returns
-    -------
-    frequencies : (n_rot // 2,) float64
-        Radians per position.
-    magnitude : float
-        Factor on cosines and sines.
+    Parameters
+    ----------
+    metadata : Metadata
+        The model's metadata: ``rope.freq_base``, ``rope.scaling.*``.
+    n_rot : int
+        How many numbers of a head are rotated.
+    n_ctx_train : int
+        The model's training context, in positions.
+    interleaved : bool
+        Whether pairs are adjacent numbers; see `Rotation`.
 
     Raises
     ------
@@ -38,18 +43,18 @@ def rope(metadata: Metadata, n_rot: int, n_ctx_train: int) -> tuple[npt.NDArray[
 
     kind = metadata.text("rope.scaling.type", "linear")  # a factor without a type is linear
     if kind == "none":
-        return frequencies, 1.0
+        return Rotation(frequencies, 1.0, interleaved)
     if kind not in ("linear", "yarn"):
         metadata.fail("rope.scaling.type", f"is {kind!r:.80}, which is not supported; it can be none, linear or yarn")
     scale = _scale(metadata)
     if kind == "linear":
-        return frequencies / scale, 1.0
+        return Rotation(frequencies / scale, 1.0, interleaved)
 
     share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=-1e-9)
     ramp = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
     stretched = frequencies / scale * (1 - ramp) + frequencies * ramp
     # as in llama.cpp, a share of 0 has no temperature
-    return stretched, _yarn_magnitude(metadata, scale if share else 1.0)
+    return Rotation(stretched, _yarn_magnitude(metadata, scale if share else 1.0), interleaved)
 
 
 def _scale(metadata: Metadata) -> float:

@@ -1,0 +1,137 @@
+"""Models as graphs of standard operators, which architectures write and backends compile.
+
+An architecture is a function from a model file to a `Graph`. Operators are subclasses of `Value`; each has a rule for
+its shape and an evaluation in float64. Independent of files, tensor types and backends.
+"""
+
+from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
+from llamafw.graph.blocks import gated_ffn, output_matrix
+from llamafw.graph.builders import (
+    activation,
+    attention,
+    cache,
+    concat,
+    embedding,
+    expert_linear,
+    flat,
+    gather,
+    heads,
+    layer_norm,
+    layer_output,
+    linear,
+    normalise,
+    rms_norm,
+    rope,
+    softmax,
+    split,
+    top_k,
+    weighted_sum,
+    whole_text,
+)
+from llamafw.graph.decoder import as_decoder
+from llamafw.graph.evaluate import Evaluation, evaluate, read_weights
+from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, TopK, WeightedSum
+from llamafw.graph.metadata import Metadata
+from llamafw.graph.model import Graph, State, states
+from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
+from llamafw.graph.rotation import rotation
+from llamafw.graph.rows import (
+    Activation,
+    Add,
+    Clamp,
+    Embedding,
+    L2Norm,
+    LayerNorm,
+    LayerOutput,
+    Linear,
+    Mul,
+    Normalise,
+    RMSNorm,
+    Scale,
+    Softmax,
+    WeightAdd,
+    WeightMul,
+)
+from llamafw.graph.shapes import Concat, Repeat, Reshape, Slice
+from llamafw.graph.show import as_dot, as_json, as_text
+from llamafw.graph.values import POSITIONS, TOKENS, Array, GraphError, Input, Shape, Value
+from llamafw.graph.weights import Parameter, Parameters, Weight
+
+__all__ = [
+    "Activation",
+    "activation",
+    "Add",
+    "Array",
+    "as_decoder",
+    "as_dot",
+    "as_json",
+    "as_text",
+    "Attention",
+    "attention",
+    "Cache",
+    "cache",
+    "Clamp",
+    "Concat",
+    "concat",
+    "Conv",
+    "Embedding",
+    "embedding",
+    "evaluate",
+    "Evaluation",
+    "expert_linear",
+    "ExpertLinear",
+    "flat",
+    "gated_ffn",
+    "Gather",
+    "gather",
+    "Graph",
+    "GraphError",
+    "GroupMask",
+    "heads",
+    "Input",
+    "KeyValue",
+    "L2Norm",
+    "layer_norm",
+    "layer_output",
+    "LayerNorm",
+    "LayerOutput",
+    "Linear",
+    "linear",
+    "LinearAttention",
+    "Metadata",
+    "Mul",
+    "Normalise",
+    "normalise",
+    "output_matrix",
+    "Parameter",
+    "Parameters",
+    "POSITIONS",
+    "read_weights",
+    "Repeat",
+    "Reshape",
+    "rms_norm",
+    "RMSNorm",
+    "Rope",
+    "rope",
+    "Rotation",
+    "rotation",
+    "Scale",
+    "SelectiveScan",
+    "Shape",
+    "Slice",
+    "Softmax",
+    "softmax",
+    "split",
+    "State",
+    "states",
+    "TOKENS",
+    "top_k",
+    "TopK",
+    "Value",
+    "Weight",
+    "WeightAdd",
+    "WeightedSum",
+    "weighted_sum",
+    "WeightMul",
+    "whole_text",
+]

@@ -1,0 +1,130 @@
+"""Functions that build values from parameters: the vocabulary in which architectures are written."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
+from llamafw.graph.experts import ExpertLinear, Gather, TopK, WeightedSum
+from llamafw.graph.rows import (
+    Activation,
+    Embedding,
+    Function,
+    LayerNorm,
+    LayerOutput,
+    Linear,
+    Normalise,
+    RMSNorm,
+    Softmax,
+)
+from llamafw.graph.shapes import Concat, Reshape, Slice
+from llamafw.graph.values import GraphError, Value
+from llamafw.graph.weights import Parameter
+
+
+def embedding(ids: Value, p: Parameter) -> Value:
+    """Return the row ``ids`` of an embedding matrix."""
+    return Embedding(ids, p.weight)
+
+
+def linear(x: Value, p: Parameter) -> Value:
+    """Return ``W x + b``."""
+    return Linear(x, p.weight, p.bias, p.scale)
+
+
+def expert_linear(x: Value, chosen: Value, p: Parameter) -> Value:
+    """Return ``W[e] x + b[e]`` of the chosen experts."""
+    return ExpertLinear(x, chosen, p.weight, p.bias, p.scale)
+
+
+def rms_norm(x: Value, p: Parameter | None, eps: float) -> Value:
+    """Return the RMSNorm of the last axis; without a parameter, without weights."""
+    return RMSNorm(x, None if p is None else p.weight, eps)
+
+
+def layer_norm(x: Value, p: Parameter | None, eps: float) -> Value:
+    """Return the LayerNorm of the last axis."""
+    return LayerNorm(x, None if p is None else p.weight, None if p is None else p.bias, eps)
+
+
+def activation(x: Value, function: Function) -> Value:
+    """Return an activation function of each number."""
+    return Activation(x, function)
+
+
+def softmax(x: Value) -> Value:
+    """Return the softmax over the last axis."""
+    return Softmax(x)
+
+
+def normalise(x: Value, low: float = 0.0) -> Value:
+    """Return each number's share of the sum, which counts as at least ``low``."""
+    return Normalise(x, low)
+
+
+def heads(x: Value, n: int, size: int | None = None) -> Value:
+    """Return a row as ``n`` heads, each of ``size`` numbers if that is given."""
+    n_all = x.shape[-1] if x.shape else 0
+    if n_all % n or n_all // n != (size or n_all // n):
+        sizes = "" if size is None else f" of {size} numbers"
+        raise GraphError(f"a row of shape {x.shape} cannot be divided into {n} heads{sizes}")
+    return Reshape(x, (n, n_all // n))
+
+
+def flat(x: Value) -> Value:
+    """Return the heads as one row."""
+    return Reshape(x, (math.prod(x.shape),))
+
+
+def split(x: Value, *sizes: int) -> list[Value]:
+    """Return parts of the last axis with the given sizes."""
+    if not x.shape or sum(sizes) != x.shape[-1]:
+        raise GraphError(f"a row of shape {x.shape} cannot be split into {sizes}")
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [Slice(x, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def concat(*parts: Value) -> Value:
+    """Return the rows one after the other."""
+    return Concat(parts)
+
+
+def rope(x: Value, rotation: Rotation) -> Value:
+    """Return the heads rotated by the token's position."""
+    return Rope(x, rotation)
+
+
+def cache(k: Value, v: Value) -> Cache:
+    """Return the keys and values of a token and of those before it."""
+    return Cache(k, v)
+
+
+def whole_text(k: Value, v: Value) -> KeyValue:
+    """Return the keys and values of the whole text."""
+    return KeyValue(k, v)
+
+
+def attention(q: Value, past: Cache | KeyValue, scale: float, **options: Any) -> Value:
+    """Return the attention of ``q`` over ``past``; the options are those of `Attention`."""
+    return Attention(q, past, scale, **options)
+
+
+def top_k(x: Value, k: int) -> Value:
+    """Return the indices of the ``k`` largest numbers."""
+    return TopK(x, k)
+
+
+def gather(x: Value, indices: Value) -> Value:
+    """Return the numbers at some indices."""
+    return Gather(x, indices)
+
+
+def weighted_sum(parts: Value, weights: Value) -> Value:
+    """Return the sum of the parts, each times its weight."""
+    return WeightedSum(parts, weights)
+
+
+def layer_output(x: Value, layer: int) -> Value:
+    """Mark ``x`` as the output of a layer."""
+    return LayerOutput(x, layer)

@@ -1,0 +1,125 @@
+"""Operators of mixtures of experts: choosing experts, and computing with the chosen ones only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llamafw.graph.values import Array, GraphError, Shape, Value
+from llamafw.graph.weights import Weight
+
+if TYPE_CHECKING:
+    from llamafw.graph.evaluate import Evaluation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopK(Value):
+    """The indices of the ``k`` largest numbers, in descending order; of equal numbers the lower index comes first."""
+
+    x: Value  # (n,)
+    k: int
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of the indices."""
+        if len(self.x.shape) != 1 or not 1 <= self.k <= self.x.shape[0]:
+            raise GraphError(f"a row of shape {self.x.shape} has no {self.k} largest numbers")
+        return (self.k,)
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the indices."""
+        return np.argsort(-inputs["x"], -1, kind="stable")[:, : self.k]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupMask(Value):
+    """``x`` with all numbers set to −inf except those in the ``n_used`` best of ``n_groups`` groups (arXiv:2412.19437).
+
+    A group's score is the sum of its two largest numbers.
+    """
+
+    x: Value  # (n,)
+    n_groups: int
+    n_used: int
+
+    def infer_shape(self) -> Shape:
+        """Return the input's shape."""
+        if len(self.x.shape) != 1 or self.x.shape[0] % self.n_groups or not 1 <= self.n_used <= self.n_groups:
+            raise GraphError(f"{self.n_used} of {self.n_groups} groups do not fit a row of shape {self.x.shape}")
+        return self.x.shape
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the masked rows."""
+        groups = inputs["x"].reshape(len(inputs["x"]), self.n_groups, -1)
+        scores = np.sort(groups, -1)[..., -2:].sum(-1)
+        best = np.argsort(-scores, -1, kind="stable")[:, : self.n_used]
+        used = np.zeros_like(scores, bool)
+        np.put_along_axis(used, best, True, -1)
+        return np.where(used[..., None], groups, -np.inf).reshape(inputs["x"].shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gather(Value):
+    """The numbers at some indices. ONNX: GatherElements."""
+
+    x: Value  # (n,)
+    indices: Value  # (k,)
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of the indices."""
+        if len(self.x.shape) != 1:
+            raise GraphError(f"a row of shape {self.x.shape} cannot be indexed")
+        return self.indices.shape
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the numbers."""
+        return np.take_along_axis(inputs["x"], inputs["indices"], -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertLinear(Value):
+    """``W[e] x + b[e]`` for each chosen expert ``e``. ggml: mul_mat_id; ONNX: QMoE."""
+
+    x: Value  # (n_in,), or (k, n_in): one row per chosen expert
+    chosen: Value  # (k,) indices
+    weight: Weight  # (n_expert, n_out, n_in)
+    bias: Weight | None = None  # (n_expert, n_out)
+    scale: Weight | None = None  # (n_expert,)
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of the products, one row per chosen expert."""
+        k = self.chosen.shape[0]
+        if len(self.weight.shape) != 3 or self.x.shape not in (self.weight.shape[2:], (k, *self.weight.shape[2:])):
+            raise GraphError(
+                f"the tensor {self.weight.name!r} has shape {self.weight.shape}, but its input has {self.x.shape}"
+            )
+        return (k, self.weight.shape[1])
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the products."""
+        x, chosen = inputs["x"], inputs["chosen"]
+        rows = x if x.ndim == 3 else np.repeat(x[:, None], chosen.shape[1], 1)
+        product = np.einsum("nki,nkoi->nko", rows, run.weight(self.weight)[chosen])
+        if self.scale is not None:
+            product = product * run.weight(self.scale)[chosen][..., None]
+        return product if self.bias is None else product + run.weight(self.bias)[chosen]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightedSum(Value):
+    """``Σ_i weights[i] · parts[i]``."""
+
+    parts: Value  # (k, n)
+    weights: Value  # (k,)
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of one part."""
+        if len(self.parts.shape) != 2 or self.weights.shape != self.parts.shape[:1]:
+            raise GraphError(f"{self.weights.shape} weights do not fit parts of shape {self.parts.shape}")
+        return self.parts.shape[1:]
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the sums."""
+        return np.einsum("nki,nk->ni", inputs["parts"], inputs["weights"])

@@ -1,0 +1,59 @@
+"""A whole model as a graph: its outputs, its values in order, and the state of each slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llamafw.graph.attention import Cache, KeyValue
+from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
+from llamafw.graph.values import Shape, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A model: the values that a backend computes for every token."""
+
+    hidden: Value  # (n_embd,) after the output norm
+    logits: Value | None  # (n_vocab,); None: the model embeds texts and cannot generate
+    n_ctx_train: int  # context length used in training, in positions
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token depends only on tokens before it. Otherwise a text must be evaluated in one batch."""
+        return not any(isinstance(value, KeyValue) for value in self)
+
+    def __iter__(self) -> Iterator[Value]:
+        """Yield each value once, after the values that it is computed from."""
+        seen: set[int] = set()
+        todo = [(value, False) for value in (self.logits, self.hidden) if value is not None]
+        while todo:
+            value, is_ready = todo.pop()
+            if id(value) in seen:
+                continue
+            if is_ready:
+                seen.add(id(value))
+                yield value
+            else:
+                todo.append((value, True))
+                todo += [(one, False) for one in reversed(value.inputs())]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a slot keeps for one operator."""
+
+    value: Value  # a `Cache`, or an operator with a state of fixed size
+    per_position: Shape  # numbers kept for each position; () if none
+    fixed: Shape  # numbers kept whatever the length; () if none
+
+
+def states(graph: Graph) -> list[State]:
+    """Return what a slot keeps, in the order of the graph's values."""
+    found = []
+    for value in graph:
+        if isinstance(value, Cache):
+            found.append(State(value, value.shape, ()))
+        elif isinstance(value, Conv | LinearAttention | SelectiveScan):
+            found.append(State(value, (), value.state_shape))
+    return found

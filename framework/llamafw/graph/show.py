@@ -1,0 +1,75 @@
+"""Writes a graph as text, as JSON, or as a picture for Graphviz."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from llamafw.graph.model import Graph
+from llamafw.graph.values import Value, operand_names
+from llamafw.graph.weights import Weight
+
+
+def as_text(graph: Graph) -> str:
+    """Return one line per value: its number, shape, operator, inputs and numbers.
+
+    Two graphs with the same text compute the same, so the text identifies a model in golden files and fingerprints.
+    """
+    lines = []
+    for number, (value, operands, numbers) in enumerate(_values(graph)):
+        arguments = [*operands, *(f"{name}={text}" for name, text in numbers.items())]
+        shape = "×".join(map(str, value.shape)) or "1"
+        lines.append(f"%{number:<4} {shape:>10}  {type(value).__name__}({', '.join(arguments)})")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(graph: Graph) -> str:
+    """Return the values as a JSON array of objects."""
+    rows = [
+        {"id": number, "operator": type(value).__name__, "shape": value.shape, "inputs": operands, **numbers}
+        for number, (value, operands, numbers) in enumerate(_values(graph))
+    ]
+    return json.dumps(rows, indent=1)
+
+
+def as_dot(graph: Graph) -> str:
+    """Return the graph in Graphviz' DOT language."""
+    lines = ["digraph model {", "  node [shape=box, fontname=monospace];"]
+    for number, (value, operands, numbers) in enumerate(_values(graph)):
+        details = "\\n".join(f"{name}={text}" for name, text in numbers.items())
+        label = f"{type(value).__name__} {list(value.shape)}" + (f"\\n{details}" if details else "")
+        lines.append(f"  n{number} [label={json.dumps(label, ensure_ascii=False).replace(chr(92) * 2, chr(92))}];")
+        lines += [f"  n{operand[1:]} -> n{number};" for operand in operands]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _values(graph: Graph) -> Iterator[tuple[Value, list[str], dict[str, str]]]:
+    """Yield each value with the numbers of its inputs and the text of its other fields."""
+    number_of: dict[int, str] = {}
+    for number, value in enumerate(graph):
+        operands, numbers = [], {}
+        for name in operand_names(type(value)):
+            field = getattr(value, name)
+            if isinstance(field, Value):
+                operands.append(number_of[id(field)])
+            elif isinstance(field, tuple) and field and isinstance(field[0], Value):
+                operands += [number_of[id(one)] for one in field]
+            elif field is not None and field != ():
+                numbers[name] = _text(field)
+        number_of[id(value)] = f"%{number}"
+        yield value, operands, numbers
+
+
+def _text(field: Any) -> str:
+    if isinstance(field, Weight):
+        rows = "" if field.last is None else f"[{field.first}:{field.last}]"
+        return f"{field.name}{rows}"
+    if isinstance(field, np.ndarray):
+        return f"[{' '.join(repr(float(number)) for number in field)}]"
+    if hasattr(field, "__dataclass_fields__"):
+        parts = (f"{name}={_text(getattr(field, name))}" for name in field.__dataclass_fields__)
+        return f"({', '.join(parts)})"
+    return repr(field)

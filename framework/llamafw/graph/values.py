@@ -1,0 +1,111 @@
+"""Values of a graph, and the inputs that a batch provides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from llamafw.errors import ModelError
+
+if TYPE_CHECKING:
+    from llamafw.graph.evaluate import Evaluation
+
+Shape = tuple[int, ...]
+"""The shape of one token's row."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+"""float64 numbers, or integer indices, of all tokens: ``(n_tokens, *shape)``."""
+
+
+class GraphError(ModelError):
+    """Operators do not fit together, or a tensor is missing, unused or of the wrong shape."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """The result of an operator: one row of numbers per token.
+
+    How many tokens there are, to which texts they belong and at which positions they stand is known to the batch only,
+    so shapes are those of the papers. A subclass is an operator: its fields are its inputs, weights and numbers;
+    `infer_shape` checks them and gives the row's shape, and `evaluate` computes the rows in float64.
+    """
+
+    shape: Shape = field(init=False)
+    onnx: ClassVar[str] = ""  # name of the ONNX operator that computes the same, for readers
+    ggml: ClassVar[str] = ""  # likewise of ggml's
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", self.infer_shape())
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of one row; raise GraphError if the inputs do not fit."""
+        raise NotImplementedError(type(self).__name__)
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Any:
+        """Return the rows of all tokens of one text, ``(n_tokens, *shape)``.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array
+            The evaluated rows of the fields that are values; a tuple of values is a list of arrays.
+        run : Evaluation
+            Has the tokens, their positions and the weights.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def operands(self) -> Iterator[tuple[str, Value | tuple[Value, ...]]]:
+        """Yield the names and values of the fields that are values, or tuples of values."""
+        for name in operand_names(type(self)):
+            operand = getattr(self, name)
+            if isinstance(operand, Value) or (isinstance(operand, tuple) and operand and isinstance(operand[0], Value)):
+                yield name, operand
+
+    def inputs(self) -> list[Value]:
+        """Return the values that this one is computed from."""
+        found: list[Value] = []
+        for _, operand in self.operands():
+            found += operand if isinstance(operand, tuple) else (operand,)
+        return found
+
+    def __add__(self, other: Value) -> Value:
+        from llamafw.graph.rows import Add  # operators are subclasses of this class
+
+        return Add(self, other)
+
+    def __mul__(self, other: Value | float) -> Value:
+        from llamafw.graph.rows import Mul, Scale
+
+        return Mul(self, other) if isinstance(other, Value) else Scale(self, float(other))
+
+
+def operand_names(kind: type[Value]) -> list[str]:
+    """Return the names of an operator's fields, except the shape."""
+    return [one.name for one in fields(kind) if one.name != "shape"]
+
+
+def size_of(value: Value) -> int:
+    """Return how many numbers a row of the value has."""
+    return math.prod(value.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input(Value):
+    """What the batch provides for each token: its id, or its position in the text."""
+
+    name: Literal["tokens", "positions"]
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of a single number."""
+        return ()
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the ids or the positions, ``(n_tokens,)``."""
+        return run.tokens if self.name == "tokens" else run.positions
+
+
+TOKENS = Input("tokens")
+POSITIONS = Input("positions")

@@ -1,0 +1,123 @@
+"""The tensors of a model file, handed out by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from llamafw.graph.values import GraphError, Shape
+from llamafw.types import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor of the model file, or some of its rows.
+
+    ``first`` and ``last`` select rows of the first axis: fused tensors are used in parts.
+    """
+
+    name: str  # "blk.0.attn_q.weight"
+    shape: Shape  # outermost dimension first, of the selected rows
+    first: int = 0
+    last: int | None = None  # None: the last row
+
+    def rows(self, first: int, last: int) -> Weight:
+        """Return some rows of the tensor."""
+        if not 0 <= first < last <= self.shape[0]:
+            raise GraphError(f"{self.name}: rows {first} to {last - 1} are not among its {self.shape[0]} rows")
+        return Weight(self.name, (last - first, *self.shape[1:]), self.first + first, self.first + last)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """The tensors of one layer of a network: a weight, and a bias and a scale if the file has them."""
+
+    weight: Weight
+    bias: Weight | None = None
+    scale: Weight | None = None  # one number per matrix, of NVFP4 files
+
+    def rows(self, first: int, last: int) -> Parameter:
+        """Return the parameter of some outputs of the layer."""
+        bias = None if self.bias is None else self.bias.rows(first, last)
+        return Parameter(self.weight.rows(first, last), bias, self.scale)
+
+
+class Parameters(Mapping[str, Parameter]):
+    """The parameters of a model by name, without ``.weight``. Records which tensors were used.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        All tensors of the file and their shapes, outermost dimension first.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape], *, _prefix: str = "", _used: set[str] | None = None) -> None:
+        self._shapes, self._prefix = shapes, _prefix
+        self._used: set[str] = set() if _used is None else _used
+
+    @classmethod
+    def of(cls, model: Model) -> Parameters:
+        """Return the parameters of an open model file."""
+        return cls({name: tensor.shape for name, tensor in model.tensors.items()})
+
+    def of_shape(self, name: str, *shape: int) -> Parameter:
+        """Return a parameter; GraphError if its weight is missing or has another shape."""
+        parameter = self[name]
+        if parameter.weight.shape != shape:
+            raise GraphError(f"the tensor {parameter.weight.name!r} has shape {parameter.weight.shape}, not {shape}")
+        return parameter
+
+    def __getitem__(self, name: str) -> Parameter:
+        """Return a parameter; GraphError if its weight is missing."""
+        weight = self._find(name, "weight")
+        if weight is None:
+            raise GraphError(f"the tensor '{self._prefix}{name}.weight' is missing")
+        return Parameter(weight, self._find(name, "bias"), self._find(name, "scale"))
+
+    def __contains__(self, name: object) -> bool:
+        return f"{self._prefix}{name}.weight" in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._shapes:
+            if name.startswith(self._prefix) and name.endswith(".weight"):
+                yield name.removeprefix(self._prefix).removesuffix(".weight")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def tensor(self, name: str) -> Weight:
+        """Return a tensor by its full name within the layer, ``"ssm_a"``; GraphError if it is missing."""
+        full = f"{self._prefix}{name}"
+        if full not in self._shapes:
+            raise GraphError(f"the tensor '{full}' is missing")
+        self._used.add(full)
+        return Weight(full, self._shapes[full])
+
+    def has_tensor(self, name: str) -> bool:
+        """Return whether the file has a tensor of this full name within the layer."""
+        return f"{self._prefix}{name}" in self._shapes
+
+    def layers(self, n: int) -> Iterator[Parameters]:
+        """Yield the parameters of each layer: those below ``blk.0.``, ``blk.1.`` …"""
+        for i in range(n):
+            yield Parameters(self._shapes, _prefix=f"{self._prefix}blk.{i}.", _used=self._used)
+
+    def check_all_used(self, architecture: str) -> None:
+        """Raise GraphError if the file has a tensor that nothing asked for: the model would run without it."""
+        if unused := self.unused():
+            raise GraphError(f"the tensor {unused[0]!r} is not part of the {architecture} architecture")
+
+    def unused(self) -> list[str]:
+        """Return the names of the tensors that nobody asked for, sorted."""
+        return sorted(set(self._shapes) - self._used)
+
+    def skip(self, prefix: str) -> None:
+        """Mark the tensors whose names begin with ``prefix`` as used: the model is complete without them."""
+        self._used.update(name for name in self._shapes if name.startswith(f"{self._prefix}{prefix}"))
+
+    def _find(self, name: str, part: str) -> Weight | None:
+        full = f"{self._prefix}{name}.{part}"
+        if full not in self._shapes:
+            return None
+        self._used.add(full)
+        return Weight(full, self._shapes[full])

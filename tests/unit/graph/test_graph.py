@@ -1,0 +1,136 @@
+"""Whole graphs: order of evaluation, parameters, states, text forms, and Llama against the reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llamafw.graph as g
+from llamafw import Model
+from llamafw.models.gguf import read_gguf
+from llamafw.plugins import Plugins
+from llamafw.testing.reference import Reference
+from llamafw.testing.tiny import write_tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("graph") / "tiny.gguf")
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Model:
+    return read_gguf(path, Plugins().registry("quant"))
+
+
+def llama(model: Model) -> tuple[g.Graph, g.Parameters]:
+    """Return Llama's graph, written out, and the parameters that it used."""
+    keys = {name.removeprefix("llama."): value for name, value in model.metadata.items()}
+    n_head, n_kv = keys["attention.head_count"], keys["attention.head_count_kv"]
+    size, eps = keys["embedding_length"] // n_head, keys["attention.layer_norm_rms_epsilon"]
+    rotation = g.Rotation(10_000.0 ** (-2 * np.arange(size // 2) / size), interleaved=True)
+    w = g.Parameters({name: tensor.shape for name, tensor in model.tensors.items()})
+    x = g.embedding(g.TOKENS, w["token_embd"])
+    for i, layer in enumerate(w.layers(keys["block_count"])):
+        h = g.rms_norm(x, layer["attn_norm"], eps)
+        q = g.rope(g.heads(g.linear(h, layer["attn_q"]), n_head), rotation)
+        k = g.rope(g.heads(g.linear(h, layer["attn_k"]), n_kv), rotation)
+        v = g.heads(g.linear(h, layer["attn_v"]), n_kv)
+        x = x + g.linear(g.flat(g.attention(q, g.cache(k, v), size**-0.5)), layer["attn_output"])
+        h = g.rms_norm(x, layer["ffn_norm"], eps)
+        gated = g.activation(g.linear(h, layer["ffn_gate"]), "silu") * g.linear(h, layer["ffn_up"])
+        x = g.layer_output(x + g.linear(gated, layer["ffn_down"]), i)
+    hidden = g.rms_norm(x, w["output_norm"], eps)
+    return g.Graph(hidden, g.linear(hidden, w["output"] if "output" in w else w["token_embd"]), 128), w
+
+
+def test_llama_matches_the_float64_reference(path: Path, model: Model) -> None:
+    graph, w = llama(model)
+    tokens = list(range(5, 45))
+    hidden, logits = g.evaluate(graph, tokens, g.read_weights(model, Plugins().registry("quant")))
+    reference = Reference(path)
+    assert logits is not None
+    assert w.unused() == []
+    np.testing.assert_allclose(hidden, reference.hidden(tokens), atol=1e-9)
+    np.testing.assert_allclose(logits, reference.logits(tokens), atol=1e-9)
+
+
+def test_values_come_after_their_inputs(model: Model) -> None:
+    graph, _ = llama(model)
+    seen: set[int] = set()
+    values = list(graph)
+    for value in values:
+        assert all(id(one) in seen for one in value.inputs())
+        seen.add(id(value))
+    assert len(seen) == len(values)
+    assert graph.causal
+
+
+def test_states_have_the_size_of_the_cache(model: Model) -> None:
+    graph, _ = llama(model)
+    states = g.states(graph)
+    assert [state.per_position for state in states] == [(2, 32)] * 2
+    assert all(state.fixed == () for state in states)
+
+
+def test_text_distinguishes_every_number(model: Model) -> None:
+    graph, _ = llama(model)
+    text = g.as_text(graph)
+    assert text == g.as_text(llama(model)[0])
+    assert "RMSNorm(%1, weight=blk.0.attn_norm.weight" in text
+    scaled = g.Graph(graph.hidden * 1.0000000000000002, graph.logits, 128)
+    assert g.as_text(scaled) != g.as_text(g.Graph(graph.hidden * 1.0, graph.logits, 128)) != text
+
+
+def test_json_and_dot_name_every_value(model: Model) -> None:
+    graph, _ = llama(model)
+    rows = json.loads(g.as_json(graph))
+    assert len(rows) == len(list(graph))
+    assert rows[1] == {
+        "id": 1,
+        "operator": "Embedding",
+        "shape": [64],
+        "inputs": ["%0"],
+        "weight": "token_embd.weight",
+    }
+    dot = g.as_dot(graph)
+    assert dot.count(" -> ") == sum(len(value.inputs()) for value in graph)
+    assert dot.startswith("digraph model {")
+
+
+def shapes(**tensors: Any) -> g.Parameters:
+    return g.Parameters({name.replace("__", "."): shape for name, shape in tensors.items()})
+
+
+def test_parameters_find_biases_and_record_what_is_used() -> None:
+    w = shapes(blk__0__attn_q__weight=(4, 3), blk__0__attn_q__bias=(4,), blk__0__ssm_a=(2,), nextn__x__weight=(1, 1))
+    (layer,) = w.layers(1)
+    assert list(layer) == ["attn_q"]
+    assert "attn_q" in layer
+    assert "attn_k" not in layer
+    parameter = layer["attn_q"]
+    assert (parameter.weight.shape, parameter.bias) == ((4, 3), g.Weight("blk.0.attn_q.bias", (4,)))
+    assert w.unused() == ["blk.0.ssm_a", "nextn.x.weight"]
+    assert layer.tensor("ssm_a").shape == (2,)
+    w.skip("nextn.")
+    assert w.unused() == []
+
+
+def test_parameters_are_divided_by_rows() -> None:
+    part = shapes(qkv__weight=(6, 3), qkv__bias=(6,))["qkv"].rows(2, 5)
+    assert (part.weight.first, part.weight.last, part.weight.shape) == (2, 5, (3, 3))
+    assert part.bias is not None
+    assert (part.bias.first, part.bias.last) == (2, 5)
+    with pytest.raises(g.GraphError, match="rows 4 to 6"):
+        shapes(qkv__weight=(6, 3))["qkv"].rows(4, 7)
+
+
+@pytest.mark.parametrize("name", ["attn_k", "ssm_a"])
+def test_missing_tensors_are_named(name: str) -> None:
+    (layer,) = shapes(blk__0__attn_q__weight=(4, 3)).layers(1)
+    with pytest.raises(g.GraphError, match=rf"blk\.0\.{name}"):
+        layer[name] if name == "attn_k" else layer.tensor(name)
