@@ -3,6 +3,7 @@
 Plugins may use everything that can be imported from here. Nothing else is public.
 """
 
+from llamafw import graph
 from llamafw.errors import (
     ContextFullError,
     DeadlineExceeded,
@@ -128,6 +129,7 @@ __all__ = [
     "GrammarContext",
     "GrammarFactory",
     "GrammarSource",
+    "graph",
     "hookimpl",
     "Ints",
     "JSONResponse",

@@ -141,9 +141,9 @@ def register_tokenizers(register: Register) -> None:
 
 @hookspec
 def register_architectures(register: Register) -> None:
-    """Register architectures: ``register("llama", describe)``.
+    """Register architectures: ``register("llama", llama)``.
 
-    The name is the value of ``general.architecture`` in the model's metadata. ``describe(model) -> Decoder``, a
+    The name is the value of ``general.architecture`` in the model's metadata. ``llama(model) -> Graph``, a
     `llamafw.Architecture`, is called when such a model loads.
     """
 

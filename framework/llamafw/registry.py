@@ -23,7 +23,7 @@ FUNCTIONS: Mapping[str, str] = {
     "chat_format": "factory(ChatContext) -> ChatFormat",
     "grammar": "factory(GrammarContext) -> GrammarCompiler",
     "tokenizer": "factory(metadata) -> Tokenizer",
-    "architecture": "describe(Model) -> Decoder",
+    "architecture": "architecture(Model) -> Graph",
     "backend": "factory(BackendContext) -> Backend",
     "endpoint": "async def create(call: Call)",
 }

@@ -83,22 +83,25 @@ async def test_probabilities_match_float64(serve: Any, model: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metadata": {"qwen2.block_count": None}}, "qwen2.block_count is None"),
+        ({"metadata": {"qwen2.block_count": None}}, "qwen2.block_count is missing"),
         ({"metadata": {"qwen2.expert_count": 8}}, "qwen2.expert_count is not supported"),
-        ({"metadata": {"qwen2.rope.scaling.type": "yarn"}}, "none and linear are supported"),
-        ({"tensors": {"blk.1.attn_k.bias": None}}, "'blk.1.attn_k.bias' is missing"),
-        ({"tensors": {}}, "has 26"),  # two more: the biases on the output
+        ({"metadata": {"qwen2.rope.scaling.type": "longrope"}}, "it can be none, linear or yarn"),
+        ({"tensors": {"blk.1.ffn_up.weight": None}}, "'blk.1.ffn_up.weight' is missing"),
+        (
+            {"tensors": {"blk.1.ffn_up_exps.weight": np.zeros((2, 4, 4), np.float32)}},
+            "not part of the qwen2 architecture",
+        ),
     ],
 )
 def test_unsupported_models_are_refused(write_model: Any, change: dict[str, Any], message: str) -> None:
     from types import SimpleNamespace
 
-    from llamafw_qwen2 import describe
+    from llamafw_qwen2 import qwen2
 
     from llamafw import ModelError, Tensor
 
     without_output_bias = {f"blk.{i}.attn_output.bias": None for i in range(2)}
-    tensors = {} if change.get("tensors") == {} else without_output_bias | change.get("tensors", {})
+    tensors = without_output_bias | change.get("tensors", {})
     path = write_model(biases=True, metadata=KEYS | change.get("metadata", {}), tensors=tensors)
     reader = GGUFReader(path)
     model: Any = SimpleNamespace(
@@ -110,7 +113,7 @@ def test_unsupported_models_are_refused(write_model: Any, change: dict[str, Any]
     )
 
     with pytest.raises(ModelError, match=message):
-        describe(model)
+        qwen2(model)
 
 
 class TestQwen2(ArchitectureConformance):

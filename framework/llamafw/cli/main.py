@@ -20,6 +20,7 @@ COMMANDS = {
     "bench": "measure how fast a model runs",
     "plugins": "list the plugins and what they register",
     "plugin": "create or check a plugin",
+    "graph": "print the operators of a model",
     "spec": "print the API document; compare it with an older one",
     "contract-test": "test a server against its API document",
     "version": "print the version",

@@ -7,6 +7,7 @@ from typing import Any
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.errors import ModelError, PluginError, SettingsError
+from llamafw.graph import Graph, GraphError, as_decoder
 from llamafw.interfaces import (
     Architecture,
     Backend,
@@ -42,14 +43,25 @@ def find_registered(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
     return registry[name]
 
 
-def describe_model(model: Model, plugins: Plugins) -> Decoder:
-    """Return the description that the model's architecture makes of it."""
+def build_graph(model: Model, plugins: Plugins) -> Graph:
+    """Return the graph that the model's architecture makes of it; ModelError if it cannot."""
     architecture: Architecture = find_registered(plugins, "architecture", model, "general.architecture")
-    decoder = architecture(model)
-    if not isinstance(decoder, Decoder):
+    try:
+        graph = architecture(model)
+    except GraphError as error:
+        raise ModelError(f"{model.path}: {error}") from None
+    if not isinstance(graph, Graph):
         description = _describe_entry(plugins, "architecture", model.metadata["general.architecture"])
-        raise PluginError(f"{description} returned {decoder!r:.80}, not a llamafw.Decoder")
-    return decoder
+        raise PluginError(f"{description} returned {graph!r:.80}, not a llamafw.graph.Graph")
+    return graph
+
+
+def describe_model(model: Model, plugins: Plugins) -> Decoder:
+    """Return the description of the model that backends run; ModelError if no backend can run its graph."""
+    try:
+        return as_decoder(build_graph(model, plugins))
+    except GraphError as error:
+        raise ModelError(f"{model.path}: {error}") from None
 
 
 def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from llamafw.types import Bytes, Decoder, Floats, Model
+from llamafw.graph import Graph
+from llamafw.types import Bytes, Floats, Model
 
 
 class Quant(Protocol):
@@ -32,7 +33,7 @@ class Quant(Protocol):
 
 
 class Architecture(Protocol):
-    """Turns a model's metadata into a description that backends run. Called once per model."""
+    """Describes the computation of a model as a graph of operators. Called once per model."""
 
-    def __call__(self, model: Model) -> Decoder:
-        """Return the description of ``model``; raise ModelError if metadata or tensors are missing or invalid."""
+    def __call__(self, model: Model) -> Graph:
+        """Return the graph of ``model``; raise ModelError if metadata or tensors are missing or invalid."""

@@ -1,7 +1,7 @@
 """Model architectures, one per file, named as in ``general.architecture``."""
 
 from llamafw import Register, hookimpl
-from llamafw_plugins.architectures.llama import describe as llama
+from llamafw_plugins.architectures.llama import llama
 
 
 @hookimpl

@@ -13,12 +13,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llamafw import Model, ModelError
+from llamafw.engine.components import describe_model
 from llamafw.models.gguf import read_gguf
+from llamafw.plugins import Plugins
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_plugins.architectures.llama import describe
 from support import raw_gguf as raw
 from support.gguf_models import QUANTS, write_and_read
 
+PLUGINS = Plugins()
 U32 = raw.UINT32
 NUMBER = raw.number(U32, 7)
 HUGE = 2**60
@@ -166,7 +168,7 @@ def read_or_refuse(folder: Path, content: bytes) -> Model | None:
         model = read_gguf(path, QUANTS)
         for tensor in model.tensors.values():
             assert tensor.data.size == 0 or tensor.data[[0, -1]].size == 2
-        describe(model)
+        describe_model(model, PLUGINS)
     except ModelError as exc:
         assert str(exc).startswith(str(path))  # noqa: PT017  # an error is optional here
         return None

@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 
 from llamafw import Decoder, ModelError
+from llamafw.graph import as_decoder
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_plugins.architectures.llama import describe
+from llamafw_plugins.architectures.llama import llama
 from llamafw_plugins.quants.ggml import TYPES
 
 QUANTS = {quant.name: quant for quant in TYPES}
 
 
 def describe_tiny(path: Path, **options: Any) -> Decoder:
-    return describe(read_gguf(write_tiny_gguf(path / "model.gguf", **options), QUANTS))
+    return as_decoder(llama(read_gguf(write_tiny_gguf(path / "model.gguf", **options), QUANTS)))
 
 
 def test_the_default_model_is_described(real_model: Path) -> None:
-    decoder = describe(read_gguf(real_model, QUANTS))
+    decoder = as_decoder(llama(read_gguf(real_model, QUANTS)))
     facts = {
         "n_vocab": 49152,
         "n_ctx_train": 8192,
@@ -100,7 +101,7 @@ def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
         ("embedding_length", "64", "llama.embedding_length is '64'; it must be a whole number"),
         ("block_count", 2**32 - 1, "llama.block_count is 4294967295; it must be a whole number from 1 to 2147483647"),
         ("block_count", 3, "the tensor 'blk.2.attn_norm.weight' is missing"),
-        ("block_count", 1, "the tensor 'blk.1.attn_norm.weight' is not part of the llama architecture"),
+        ("block_count", 1, "the tensor 'blk.1.attn_k.weight' is not part of the llama architecture"),
         ("context_length", True, "llama.context_length is True; it must be a whole number"),
         ("attention.head_count", 3, "3 heads cannot be divided evenly among 2 KV heads"),
         ("attention.head_count", 1000, "llama.attention.key_length is 0; it must be a whole number"),
@@ -146,11 +147,23 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path, name: str) -> None
 
 
 def test_a_bias_must_be_in_every_layer(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"'blk\.1\.attn_k\.bias' is missing"):
+    with pytest.raises(ModelError, match="layer 1 differs from layer 0"):
         describe_tiny(tmp_path, biases=True, tensors={"blk.1.attn_k.bias": None})
 
 
-@pytest.mark.parametrize("name", ["blk.0.ffn_up.bias", "blk.0.attn_q_norm.weight", "output.bias", "blk.2.attn_q.bias"])
+@pytest.mark.parametrize("name", ["blk.0.ffn_up.bias", "output.bias"])
+def test_a_bias_of_wrong_shape_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        describe_tiny(tmp_path, tied=False, tensors={name: np.zeros(4, np.float32)})
+    assert f"{name!r} has shape (4,)" in str(caught.value)
+
+
+def test_a_bias_that_backends_cannot_add_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the operator Linear at the output is not supported"):
+        describe_tiny(tmp_path, tied=False, tensors={"output.bias": np.zeros(301, np.float32)})
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_q_norm.weight", "blk.2.attn_q.bias"])
 def test_an_unknown_tensor_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
         describe_tiny(tmp_path, tensors={name: np.zeros(4, np.float32)})

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pytest
 
 from llamafw import Decoder, ModelError, Settings, SettingsError
+from llamafw.graph import as_decoder
 from llamafw.models.gguf import read_gguf
 from llamafw.models.rope_settings import apply_rope_settings
 from llamafw.testing.reference import Reference
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_plugins.architectures.llama import describe
+from llamafw_plugins.architectures.llama import llama
 from llamafw_plugins.quants.ggml import TYPES
 
 QUANTS = {quant.name: quant for quant in TYPES}
@@ -27,7 +28,7 @@ PLAIN = np.array([BASE ** (-2 * i / SIZE) for i in range(SIZE // 2)])
 def describe_tiny(path: Path, tensors: dict[str, npt.NDArray[np.float32]] | None = None, **keys: Any) -> Decoder:
     metadata = {f"llama.rope.{key.replace('__', '.')}": value for key, value in keys.items()}
     file = write_tiny_gguf(path / "model.gguf", n_embd_head=SIZE, n_layer=1, metadata=metadata, tensors=tensors)
-    return describe(read_gguf(file, QUANTS))
+    return as_decoder(llama(read_gguf(file, QUANTS)))
 
 
 def yarn(scale: float, n_ctx: int, fast: float = 32, slow: float = 1) -> npt.NDArray[np.float64]:
@@ -155,7 +156,7 @@ def describe_with_settings(path: Path, rope: dict[str, Any], **settings: Any) ->
         n_layer=1,
         metadata={f"llama.rope.{key}": value for key, value in rope.items()},
     )
-    return describe(apply_rope_settings(read_gguf(file, QUANTS), Settings(**settings)))
+    return as_decoder(llama(apply_rope_settings(read_gguf(file, QUANTS), Settings(**settings))))
 
 
 @pytest.mark.inventory("C-028", "C-029", "C-030", "C-031")

@@ -110,7 +110,10 @@ def load(folder: Path, code: str) -> Plugins:
         (register("tokenizer", "7"), r"tokenizer 'mine', which is not a function: 7; register factory\(metadata\)"),
         (register("chat_format", "7"), r"chat format 'mine', which is not a function: 7; register factory\(ChatCon"),
         (register("grammar", "7"), r"grammar 'mine', which is not a function: 7; register factory\(GrammarContext\)"),
-        (register("architecture", "7"), r"architecture 'mine', which is not a function: 7; register describe\(Model\)"),
+        (
+            register("architecture", "7"),
+            r"architecture 'mine', which is not a function: 7; register architecture\(Model\)",
+        ),
         (register("command", "7"), r"command 'mine', which is not a function: 7; register main\(argv: list\[str\]\)"),
         (register("tool_parser", "object()"), r"tool parser 'mine', which lacks matches\(\), create\(\), grammar\(\)"),
         (register("quant", "object()"), r"lacks name, type_id, block_size, type_size, dequantize\(\)"),
@@ -178,7 +181,7 @@ class Parser:
         (register("backend", "lambda given: Made()"), Settings(backend="mine"), "the backend 'mine' lacks n_slots, "),
         (register("backend", "lambda given: None"), Settings(backend="mine"), "the backend 'mine' is None; it must be"),
         (register("tokenizer", "lambda given: Made()"), Settings(), "the tokenizer 'mine' lacks n_vocab, bos, eos, "),
-        (register("architecture", "lambda given: Made()"), Settings(), "the architecture 'mine' returned <.*Decoder"),
+        (register("architecture", "lambda given: Made()"), Settings(), "the architecture 'mine' returned <.*Graph"),
         (
             register("chat_format", "lambda given: Made()"),
             Settings(chat_template="mine"),

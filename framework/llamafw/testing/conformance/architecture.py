@@ -1,8 +1,8 @@
-"""The rules for architectures: descriptions are consistent with the file, and damaged files are a ModelError."""
+"""The rules for architectures: graphs agree with the file, and damaged files are a ModelError."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from llamafw.errors import ModelError
+from llamafw.graph import Graph, Weight, evaluate, read_weights
+from llamafw.graph.values import operand_names
 from llamafw.interfaces import Architecture
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.conformance.base import Conformance
-from llamafw.types import Decoder, Model
+from llamafw.types import Model
 
+TOKENS = (70, 75, 80, 5, 9, 70)
 INVALID_VALUES: tuple[Any, ...] = ("x", -1, 0, 2**40, 3.5, [1, 2], None)  # None: the key is missing
 
 
@@ -31,25 +34,34 @@ class ArchitectureConformance(Conformance):
             pytest.skip("implement `write`, which writes a tiny model of this architecture")
         return write_model()
 
-    def test_description_is_consistent(self, write_model: Any) -> None:
-        """The sizes in the description are valid and agree with each other and with the file."""
-        self.check(self.describe(self.open(write_model)), self.open(write_model))
+    def test_evaluation_is_finite(self, write_model: Any) -> None:
+        """The graph of the tiny model has finite hidden states and logits in float64."""
+        self.check(self.build(self.open(write_model)), self.open(write_model))
 
-    def test_every_tensor_has_a_role(self, write_model: Any) -> None:
-        """Every role names a tensor of the file, and every tensor of the file has a role."""
+    def test_every_tensor_is_used(self, write_model: Any) -> None:
+        """The graph uses tensors of the file only, and every tensor of the file."""
         model = self.open(write_model)
-        decoder = self.describe(model)
-        for role, name in tensor_names(decoder):
-            assert name in model.tensors, f"the role {role} names {name}, which is not in the file"
-        unused = set(model.tensors) - {name for _, name in tensor_names(decoder)} - {"rope_freqs.weight"}
-        assert not unused, f"the file contains {min(unused)}, which no role names"
+        used = tensor_names(self.build(model))
+        unknown, unused = used - set(model.tensors), set(model.tensors) - used - {"rope_freqs.weight"}
+        assert not unknown, f"the graph uses {min(unknown)}, which is not in the file"
+        assert not unused, f"the file contains {min(unused)}, which the graph does not use"
+
+    def test_causal_graphs_do_not_look_ahead(self, write_model: Any) -> None:
+        """The logits of a token do not depend on later tokens, unless the graph says so."""
+        model = self.open(write_model)
+        graph = self.build(model)
+        if not graph.causal:
+            pytest.skip("the graph sees whole texts")
+        read = read_weights(model, self.registry("quant"))
+        whole, part = (evaluate(graph, TOKENS[:n], read)[0] for n in (len(TOKENS), 4))
+        np.testing.assert_allclose(whole[:4], part, err_msg="hidden states depend on later tokens")
 
     def test_damaged_tensors_are_a_model_error(self, write_model: Any) -> None:
         """A tensor that is missing or has another shape is a ModelError."""
         model = self.open(write_model)
-        names = [name for _, name in tensor_names(self.describe(model))]
-        assert names, "the description has no tensors"
-        for name in names:
+        names = tensor_names(self.build(model))
+        assert names, "the graph has no tensors"
+        for name in sorted(names):
             tensor = model.tensors[name]
             others = {other: value for other, value in model.tensors.items() if other != name}
             narrower = replace(tensor, shape=(*tensor.shape[:-1], tensor.shape[-1] - 1))
@@ -63,7 +75,7 @@ class ArchitectureConformance(Conformance):
                 self.check_damaged(damaged, f"{name} {damage}", without=name)
 
     def test_invalid_metadata_is_a_model_error(self, write_model: Any) -> None:
-        """Missing or invalid metadata is a ModelError, or the description is still consistent."""
+        """Missing or invalid metadata is a ModelError, or the graph can still be evaluated."""
         model = self.open(write_model)
         keys = [key for key in model.metadata if key.startswith(f"{self.name}.")]
         assert keys, f"the file has no metadata that begin with {self.name!r}"
@@ -88,50 +100,35 @@ class ArchitectureConformance(Conformance):
         """Open the tiny model."""
         return read_gguf(self.write(write_model), self.registry("quant"))
 
-    def describe(self, model: Model) -> Decoder:
-        """Return the architecture's description of a model."""
+    def build(self, model: Model) -> Graph:
+        """Return the architecture's graph of a model."""
         architecture: Architecture = self.registered()
         return architecture(model)
 
     def check_damaged(self, model: Model, damage: str, without: str = "") -> None:
-        """Fail unless a damaged model is a ModelError, or its description is consistent and avoids ``without``."""
+        """Fail unless a damaged model is a ModelError, or its graph can be evaluated and avoids ``without``."""
         try:
-            decoder = self.describe(model)
+            graph = self.build(model)
         except ModelError:
             return
         except Exception as error:
             raise AssertionError(f"{damage}: it raises {error!r}, not ModelError") from error
-        self.check(decoder, model, f"{damage}: ")
-        used = without in [name for _, name in tensor_names(decoder)]
-        assert not used, f"{damage}: there is no ModelError, and the description still uses {without}"
+        used = without in tensor_names(graph)
+        assert not used, f"{damage}: there is no ModelError, and the graph still uses {without}"
+        self.check(graph, model, f"{damage}: ")
 
-    def check(self, decoder: Decoder, model: Model, prefix: str = "") -> None:
-        """Fail unless a description is consistent; ``prefix`` begins the message."""
-        for field in ("n_vocab", "n_ctx_train", "n_embd", "n_layer", "n_head", "n_head_kv", "n_embd_head", "n_ff"):
-            value = getattr(decoder, field)
-            assert isinstance(value, int), f"{prefix}{field} is {value!r}, expected an integer"
-            assert 0 < value < 2**31, f"{prefix}{field} is {value}, expected 1 to 2**31 - 1"
-        n_head, n_head_kv = decoder.n_head, decoder.n_head_kv
-        assert n_head % n_head_kv == 0, f"{prefix}n_head is {n_head}, which n_head_kv = {n_head_kv} does not divide"
-
-        frequencies = decoder.rope_frequencies
-        assert frequencies.ndim == 1, f"{prefix}rope_frequencies has the shape {frequencies.shape}, expected one row"
-        assert 2 * len(frequencies) <= decoder.n_embd_head, (
-            f"{prefix}{len(frequencies)} pairs are rotated, but a head has {decoder.n_embd_head} numbers"
-        )
-        assert frequencies.dtype == np.float64, f"{prefix}rope_frequencies has the dtype {frequencies.dtype}"
-        assert np.isfinite(frequencies).all(), f"{prefix}rope_frequencies has infinities or NaN"
-        for field in ("norm_eps", "rope_magnitude", "attention_scale"):
-            value = getattr(decoder, field)
-            assert 0 <= value < np.inf, f"{prefix}{field} is {value}, expected a finite number of at least 0"
-
-        layers = {int(name.split(".")[1]) for name in model.tensors if name.startswith("blk.")}
-        n_layer = max(layers) + 1
-        assert decoder.n_layer == n_layer, f"{prefix}n_layer is {decoder.n_layer}, but the file has {n_layer} layers"
+    def check(self, graph: Graph, model: Model, prefix: str = "") -> None:
+        """Fail unless the graph's hidden states and logits are finite; ``prefix`` begins the message."""
+        assert isinstance(graph, Graph), f"{prefix}it returned {graph!r:.80}, not a Graph"
+        n_ctx = graph.n_ctx_train
+        assert isinstance(n_ctx, int), f"{prefix}n_ctx_train is {n_ctx!r}, expected an integer"
+        assert 0 < n_ctx < 2**31, f"{prefix}n_ctx_train is {n_ctx}, expected 1 to 2**31 - 1"
+        hidden, logits = evaluate(graph, TOKENS, read_weights(model, self.registry("quant")))
+        assert np.isfinite(hidden).all(), f"{prefix}hidden states are infinite or not a number"
+        assert logits is None or np.isfinite(logits).all(), f"{prefix}logits are infinite or not a number"
 
 
-def tensor_names(decoder: Decoder) -> Iterator[tuple[str, str]]:
-    """Yield the role and the name of every tensor. A tensor may have two roles."""
-    for role, name in decoder.tensors.items():
-        for layer in range(decoder.n_layer if "{layer}" in name else 1):
-            yield role, name.format(layer=layer)
+def tensor_names(graph: Graph) -> set[str]:
+    """Return the names of the tensors that a graph uses."""
+    fields = (getattr(value, name) for value in graph for name in operand_names(type(value)))
+    return {field.name for field in fields if isinstance(field, Weight)}

@@ -1,0 +1,39 @@
+"""``llamafw graph`` prints the operators of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamafw.cli.main import main
+from llamafw.testing.tiny import write_tiny_gguf
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    ("form", "start"), [("text", "%0             1  Input(name='tokens')\n"), ("dot", "digraph model {\n")]
+)
+def test_graph_is_printed(model: Path, form: str, start: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", str(model), "--format", form]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(start)
+    assert printed.count("Attention") == 2
+
+
+def test_graph_as_json_is_a_list_of_values(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", str(model), "--format=json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [value["id"] for value in values] == list(range(len(values)))
+    assert values[-1]["operator"] == "Linear"
+
+
+def test_graph_of_an_unknown_architecture_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf", metadata={"general.architecture": "lama"})
+    assert main(["graph", str(path)]) == 1
+    assert "no plugin provides the architecture 'lama'; did you mean 'llama'?" in capsys.readouterr().err
