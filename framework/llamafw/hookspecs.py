@@ -2,7 +2,8 @@
 
 A plugin is a module, an object, or a class without constructor arguments; of a class, the server creates one object. An
 entry point in the group ``llamafw`` of an installed distribution can name any of these; ``llamafw serve --plugin``
-loads a module or a ``.py`` file. A plugin marks its hooks with `llamafw.hookimpl`. A hook is a plain function, not
+loads a module or a ``.py`` file. The hooks of a module are its functions or, if none of them is a hook, the methods of
+its one class that has hooks. A plugin marks its hooks with `llamafw.hookimpl`. A hook is a plain function, not
 ``async def``, and may take any subset of the parameters below, by name. There are two kinds of hooks:
 
 - *All*: every plugin is called, in the order of loading: built-in ones, installed ones by name, those of ``--plugin``.

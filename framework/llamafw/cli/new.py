@@ -43,7 +43,7 @@ KINDS = {
 """Kinds of plugins → help."""
 
 KINDS_WITH_STATE = ("authenticator", "events")
-"""Kinds with a class as the entry point: llamafw creates one object of it, which keeps the plugin's state."""
+"""Kinds whose hooks are methods of a class: llamafw creates one object of it, which keeps the plugin's state."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_NAME_LENGTH = 40
@@ -74,11 +74,7 @@ def run(argv: list[str]) -> int:
         )
 
     contents = package_files(kind, name)
-    source = contents[f"{module_of(name)}.py"]
-    if kind in KINDS_WITH_STATE:  # the check below loads the module and not the class, so the module needs the hooks
-        source += f"\n_plugin = {class_of(name)}()\n"
-        source += "globals().update({name: getattr(_plugin, name) for name in dir(_plugin) if name[0] != '_'})\n"
-    _check_it_loads(kind, name, source)
+    _check_it_loads(kind, name, contents[f"{module_of(name)}.py"])
     try:
         for relative_path, text in contents.items():
             path = folder / relative_path

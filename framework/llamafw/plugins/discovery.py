@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
@@ -88,5 +89,10 @@ def import_plugin(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"llamafw_plugin_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # noqa: PT018  # always so for .py files; tells mypy
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # dataclasses, pickle and others look up the module of a class by its name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module

@@ -1,4 +1,4 @@
-"""Checks what a plugin states about itself: the API version it requires, its hooks, its options."""
+"""Finds the hooks of a plugin and checks what it states: the API version it requires, its hooks, its options."""
 
 from __future__ import annotations
 
@@ -14,6 +14,40 @@ from llamafw import hookspecs
 from llamafw.errors import PluginError, did_you_mean
 from llamafw.plugins.configuration import check_option_schemas
 from llamafw.plugins.records import PluginRecord
+
+
+def find_hooks(loaded: Any, manager: pluggy.PluginManager) -> Any:
+    """Return the module, class or object whose functions are the hooks of a plugin.
+
+    If a module has no hook functions, this is its class with hook methods.
+
+    Parameters
+    ----------
+    loaded : object
+        What was loaded: a module, or what an entry point names.
+    manager : pluggy.PluginManager
+        Knows which functions are marked with `hookimpl`.
+
+    Raises
+    ------
+    PluginError
+        The module has several classes with hook methods.
+    """
+    if not inspect.ismodule(loaded) or _marked_functions(loaded, manager):
+        return loaded
+
+    own = {  # a set, because a class may have two names
+        value
+        for value in vars(loaded).values()
+        if isinstance(value, type) and f"{value.__module__}.".startswith(f"{loaded.__name__}.")
+    }
+    classes = [cls for cls in own if _marked_functions(cls, manager)]
+    if len(classes) > 1:
+        names = ", ".join(sorted(cls.__name__ for cls in classes))
+        raise PluginError(
+            f"it has several classes with hooks: {names}; keep one of them, or name one in an entry point"
+        )
+    return classes[0] if classes else loaded
 
 
 def check_api_version(plugin: Any, record: PluginRecord) -> str | None:
@@ -67,7 +101,8 @@ def check_hooks(plugin: Any, manager: pluggy.PluginManager) -> None:
             raise PluginError(f"the hook {name} has no parameter {unknown[0]!r}; {expected}")
 
     if not implemented:
-        raise PluginError(f"it implements no hook; {_no_hooks_hint(plugin, manager, list(specs))}")
+        unmarked = ", ".join(name for name in specs if hasattr(plugin, name)) or "its hook functions"
+        raise PluginError(f"it implements no hook; mark {unmarked} with @llamafw.hookimpl")
 
 
 def _marked_functions(plugin: Any, manager: pluggy.PluginManager) -> dict[str, Any]:
@@ -83,16 +118,6 @@ def _required_parameters(plugin: Any, name: str) -> list[str]:
         for parameter in parameters
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
     ]
-
-
-def _no_hooks_hint(plugin: Any, manager: pluggy.PluginManager, hooks: list[str]) -> str:
-    """Return the end of an error message for the author of a plugin without hooks."""
-    if inspect.ismodule(plugin):
-        classes = [value for value in vars(plugin).values() if isinstance(value, type)]
-        if cls := next((cls for cls in classes if _marked_functions(cls, manager)), None):
-            return f"the hooks of its class {cls.__name__} are only called if an entry point names the class"
-    unmarked = ", ".join(name for name in hooks if hasattr(plugin, name)) or "its hook functions"
-    return f"mark {unmarked} with @llamafw.hookimpl"
 
 
 def check_options(plugin: Any) -> Mapping[str, Any]:

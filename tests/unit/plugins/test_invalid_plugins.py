@@ -53,10 +53,12 @@ class Keys:
 @hookimpl
 def register_authenticators(register, app): register("keys", Keys())
 """
-METHOD = """
-class Mine:
+CLASSES = """
+class One:
     @hookimpl
     def server_stopping(self): pass
+
+class Two(One): pass
 """
 APPLY = "    def apply(self, candidates): pass\n"
 ACCEPT = "    def accept(self, token): pass\n"
@@ -123,8 +125,8 @@ def load(folder: Path, code: str) -> Plugins:
         ("x = 1\n", "cannot be loaded: it implements no hook; mark its hook functions with @llamafw.hookimpl"),
         (SAMPLER.replace("@hookimpl", ""), "no hook; mark register_samplers with @llamafw.hookimpl"),
         (
-            IMPORT + METHOD,
-            "implements no hook; the hooks of its class Mine are only called if an entry point names the",
+            IMPORT + CLASSES,
+            "it has several classes with hooks: One, Two; keep one of them, or name one in an entry point",
         ),
         (IMPORT + hook_code("model_loaded", "models"), "no parameter 'models'; its parameters are model, app"),
         (

@@ -73,6 +73,51 @@ def test_a_file_can_be_a_plugin(tmp_path: Path) -> None:
     assert plugins.records[path].hooks == ["register_samplers"]
 
 
+COUNTER = """
+from __future__ import annotations
+from dataclasses import dataclass
+from llamafw import App, hookimpl
+
+requires_api = ">=1.0,<2"
+
+@dataclass
+class Counter:
+    n: int = 0
+
+    @hookimpl
+    def server_started(self, app: App) -> None:
+        self.n += 1
+"""
+
+
+def test_a_file_with_one_class_of_hooks_is_an_object_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "counter.py", COUNTER)
+    plugins, others = Plugins(extra=[path]), Plugins(extra=[path])
+    plugins.notify("server_started", app=None)
+    assert (plugins.pm.get_plugin(path).n, others.pm.get_plugin(path).n) == (1, 0)
+    assert plugins.records[path].hooks == ["server_started"]
+    assert plugins.records[path].requires_api == ">=1.0,<2"
+
+
+def test_an_entry_point_can_name_a_module_with_one_class_of_hooks(site: Site) -> None:
+    name = site.install("llamafw-counter", COUNTER + "\nalias = Counter\n")
+    assert Plugins(strict=True).records[name].hooks == ["server_started"]
+
+
+def test_hook_functions_of_a_module_take_precedence_over_its_classes(tmp_path: Path) -> None:
+    function = "\n@hookimpl\ndef server_stopping(app): pass\n"
+    path = write(tmp_path / "both.py", COUNTER + function)
+    assert Plugins(extra=[path]).records[path].hooks == ["server_stopping"]
+
+
+def test_imported_classes_of_hooks_are_not_the_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "imported_counter.py", COUNTER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = write(tmp_path / "mine.py", "from imported_counter import Counter\n")
+    with pytest.raises(PluginError, match="it implements no hook"):
+        Plugins(extra=[path])
+
+
 def test_a_plugin_can_be_blocked() -> None:
     plugins = Plugins(block=["samplers"])
     assert plugins.records["llamafw:samplers"].state == "blocked"
