@@ -35,7 +35,7 @@ class RegistrationError(PluginError):
 
 
 class NameClash(RegistrationError):
-    """Two plugins register the same name."""
+    """Two plugins register the same name, or tensor types with the same id."""
 
 
 class Registry(Mapping[str, Any]):
@@ -72,7 +72,7 @@ class Registry(Mapping[str, Any]):
         Raises
         ------
         NameClash
-            Another plugin has registered the name.
+            Another plugin has registered the name, or a tensor type with the same `type_id`.
         RegistrationError
             The name is empty or not a string, or the object lacks a member of its protocol.
         """
@@ -82,6 +82,8 @@ class Registry(Mapping[str, Any]):
             raise RegistrationError(f"plugin {owner} registers the {self.noun} {name!r}, which {problem}")
         if name in self._entries:
             raise NameClash(f"{self.noun} {name!r} is registered by both {self.owner(name)} and {owner}")
+        if self.kind == "quant":
+            self._check_type_id(name, thing, owner)
         self._entries[name] = (thing, owner)
 
     def remove(self, owner: str) -> None:
@@ -112,6 +114,15 @@ class Registry(Mapping[str, Any]):
         if self.kind == "sampler" and isinstance(thing, type):
             missing = missing_sampler_members(thing)
         return lacks(missing, Sampler) if missing else None
+
+    def _check_type_id(self, name: str, quant: Quant, owner: str) -> None:
+        """Raise NameClash if another tensor type has the same id: files name their types by the id alone."""
+        for other, (entry, other_owner) in self._entries.items():
+            if entry.type_id == quant.type_id:
+                raise NameClash(
+                    f"the type_id {quant.type_id} is used by both quant {other!r} of {other_owner} "
+                    f"and quant {name!r} of {owner}"
+                )
 
     def __getitem__(self, name: str) -> Any:
         return self._entries[name][0]

@@ -60,6 +60,16 @@ class One:
 
 class Two(One): pass
 """
+QUANT = """
+from llamafw import hookimpl
+
+class Quant:
+    name, type_id, block_size, type_size = "mine", 8, 32, 34
+    def dequantize(self, data, shape): pass
+
+@hookimpl
+def register_quants(register): register("mine", Quant())
+"""
 APPLY = "    def apply(self, candidates): pass\n"
 ACCEPT = "    def accept(self, token): pass\n"
 
@@ -122,6 +132,7 @@ def load(folder: Path, code: str) -> Plugins:
         (register("field", "{'type': 7}"), "the field 'mine' of plugin .*mine.py is not a valid JSON Schema"),
         (register("quant", "1").replace("'mine'", "''"), "registers a quant as ''; the name must be a string"),
         (register("quant", "1").replace("'mine'", "7"), "registers a quant as 7; the name must be a string"),
+        (QUANT, r"the type_id 8 is used by both quant 'Q8_0' of llamafw:quants and quant 'mine' of \S*mine.py"),
         ("x = 1\n", "cannot be loaded: it implements no hook; mark its hook functions with @llamafw.hookimpl"),
         (SAMPLER.replace("@hookimpl", ""), "no hook; mark register_samplers with @llamafw.hookimpl"),
         (
