@@ -70,5 +70,5 @@ def test_slow_imports_of_other_plugins_do_not_count(careless: Path, tmp_path: Pa
 async def test_changed_answers_are_reported(serve: Any, tmp_path: Path) -> None:
     (tmp_path / "meddling.py").write_text(MEDDLING)
     made = plugin_suite(tmp_path / "meddling.py")
-    with pytest.raises(AssertionError, match="the answer to .* is .*, without it"):
+    with pytest.raises(AssertionError, match="the answer to .* is .*; without it"):
         await made.test_unused_plugin_changes_no_answer(serve, tmp_path)

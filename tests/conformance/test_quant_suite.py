@@ -77,4 +77,7 @@ def test_arrays_are_compared_bit_for_bit() -> None:
     one, other = np.array([1.0, 2.0]), np.array([1.0, 3.0])
     assert_identical(one, one.copy(), "x")
     assert_fails(assert_identical, "x: 1 of 2 numbers differ, by up to 1", one, other, "x")
+    with_nan, infinite = np.array([np.nan, 2.0]), np.array([np.nan, np.inf])
+    assert_identical(with_nan, with_nan.copy(), "x")
+    assert_fails(assert_identical, "x: 1 of 2 numbers differ$", with_nan, infinite, "x")
     assert_fails(assert_identical, "x: the shape is", np.zeros(2), np.zeros(3), "x")

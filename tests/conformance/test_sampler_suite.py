@@ -61,7 +61,7 @@ NEED_FIXTURES = ("test_has_all_members_of_its_protocol", "test_server_accepts_va
         (sampler_that_changes("ids", lambda ids: ids[:1]), "1 ids but .* logits are left"),
         (sampler_that_changes("ids", lambda ids: ids.astype(np.int64)), "expected int32"),
         (sampler_that_changes("ids", lambda ids: np.full_like(ids, ids[0])), "a token occurs twice"),
-        (sampler_that_changes("ids", lambda ids: ids + np.int32(1)), "tokens that were no candidates"),
+        (sampler_that_changes("ids", lambda ids: ids + np.int32(1)), "tokens that were not candidates"),
         (sampler_that_changes("logits", lambda logits: logits.astype(np.float64)), "expected float32"),
         (sampler_that_changes("logits", lambda logits: logits * np.float32(np.nan)), "NaN"),
         (sampler_that_changes("logits", lambda logits: logits / 2), "logits have changed"),
@@ -78,6 +78,12 @@ def test_forbidden_tokens_that_return_are_reported() -> None:
     assert_fails(made.test_forbidden_tokens_stay_forbidden, "forbidden tokens are allowed again")
     made = sampler_that_changes("logits", lambda logits: np.full_like(logits, -np.inf))
     assert_fails(made.test_forbidden_tokens_stay_forbidden, "only forbidden tokens are left")
+
+
+def test_missing_candidates_are_reported_by_all_rules() -> None:
+    made = sampler_that_changes("ids", lambda ids: ids[:0])
+    assert_fails(made.test_forbidden_tokens_stay_forbidden, "no candidate is left")
+    assert_fails(made.test_equal_requests_get_equal_candidates, "no candidate is left")
 
 
 def test_unseeded_randomness_is_reported() -> None:
@@ -126,7 +132,7 @@ def test_incomplete_options_are_reported(option: Any, message: str) -> None:
     assert_fails(made.test_options_are_described_and_bounded, message)
 
 
-def test_sampler_that_never_exists_is_reported() -> None:
+def test_create_that_always_returns_none_is_reported() -> None:
     made = sampler(create=classmethod(lambda cls, options, context: None))
     assert_fails(made.test_examples_create_a_sampler, "create returns None for all options that were tried")
 

@@ -1,4 +1,4 @@
-"""The contract test fuzzes the options of third-party samplers without any effort of their authors."""
+"""The contract test fuzzes the options of third-party samplers without extra work for their authors."""
 
 from __future__ import annotations
 
@@ -48,4 +48,4 @@ def test_option_of_a_third_party_sampler_is_fuzzed(tmp_path: Path) -> None:
     assert "API Operations" in process.stdout, process.stdout[-3000:] + process.stderr[-3000:]
     values = {json.loads(line) for line in notes.read_text().splitlines()}
     assert values == {3, 4, 5}  # all valid values arrive, and no others
-    assert "notes must" not in process.stdout  # schemathesis reports a valid value that is rejected
+    assert "notes must" not in process.stdout  # the message of a rejected valid value, in the report of schemathesis

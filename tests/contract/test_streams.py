@@ -1,4 +1,4 @@
-"""The stream checker accepts valid streams and reports what is wrong with others."""
+"""The stream checker accepts valid streams and reports the problems of others."""
 
 from __future__ import annotations
 

@@ -85,5 +85,5 @@ make: Callable[[BackendContext], Backend] = DeterministicBackend
 
 @hookimpl
 def register_backends(register: Register) -> None:
-    """Register it as ``--backend deterministic``; only the servers of the test fixtures load this plugin."""
+    """Register it as ``--backend deterministic``. Only servers for tests load this plugin."""
     register("deterministic", make)

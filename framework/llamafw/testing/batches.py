@@ -27,6 +27,8 @@ def logits(backend: Backend, tokens: Sequence[int], sizes: Iterable[int] | None 
 
     Parameters
     ----------
+    backend : Backend
+        The backend.
     tokens : sequence of int
         The prompt.
     sizes : iterable of int, optional

@@ -120,7 +120,7 @@ async def serve_in_process(model: Path, settings: Settings, plugins: Plugins | N
     Raises
     ------
     Exception
-        The model cannot be loaded: whatever loading it raised.
+        The model cannot be loaded. It is the exception that was raised while loading.
     """
     from llamafw.engine.load import load_model
     from llamafw.server.app import build_app

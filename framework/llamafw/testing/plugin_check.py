@@ -1,4 +1,4 @@
-"""``llamafw plugin check``: run the conformance suites that apply to a plugin, and its own tests, and report.
+"""``llamafw plugin check``: run the conformance suites that apply to a plugin, and its own tests.
 
 `llamafw.testing.conformance` has the rules; this module knows none of them.
 """
@@ -9,6 +9,7 @@ import contextlib
 import io
 import sys
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamafw.cli.parser import Parser
 from llamafw.errors import PluginError, SettingsError, StartupError
-from llamafw.plugins import Plugins
+from llamafw.plugins import Plugins, discover
 
 if TYPE_CHECKING:
     import pytest
@@ -90,6 +91,7 @@ def run(argv: list[str]) -> int:
 
     if missing := [name for module, name in REQUIRED_PACKAGES.items() if find_spec(module) is None]:
         raise StartupError(f"plugin check needs packages that are not installed: pip install {' '.join(missing)}")
+
     target = find_target(args.target)
     results = run_tests(target)
     print(f"{', '.join(target.names)}\n\n{format_report(results)}")
@@ -133,12 +135,13 @@ def run_tests(target: Target) -> dict[Subject, Results]:
     """Run all tests of a plugin with pytest; return the results by subject."""
     import pytest
 
-    collector = ResultCollector()
+    collector = ResultCollector(_module_names(target))
     with TemporaryDirectory() as folder:
         module = Path(folder) / "test_conformance.py"
         module.write_text(GENERATED_MODULE.format(names=target.names, plugins=target.plugins), "utf-8")
         config = Path(folder) / "pytest.ini"
         config.write_text("[pytest]\n", "utf-8")
+
         paths = [module]
         if target.project:
             config = target.project / "pyproject.toml"
@@ -151,20 +154,28 @@ def run_tests(target: Target) -> dict[Subject, Results]:
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             code = pytest.main([*options, *map(str, paths)], plugins=[collector])
+
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
         raise StartupError(f"plugin check: pytest ended with {code!r}:\n{output.getvalue()}")
     return collector.results
 
 
 class ResultCollector:
-    """A pytest plugin that collects the results, and prints to stderr what is being tested."""
+    """A pytest plugin that collects the results, and prints to stderr what is being tested.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    modules : collection of str
+        Top-level modules of the plugin under test.
+    """
+
+    def __init__(self, modules: Collection[str]) -> None:
+        self._modules = modules
         self.results: dict[Subject, Results] = {}
         self._tests: dict[str, Test] = {}  # pytest's node id → test
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Drop generated suites where the plugin's own tests subclass the same suite: these know more examples."""
+        """Drop a generated suite if the plugin's own tests subclass it, because these may have more examples."""
         own = {subject_of(item) for item in items if not _is_generated(item)}
         dropped = [item for item in items if _is_generated(item) and subject_of(item) in own]
         config.hook.pytest_deselected(items=dropped)
@@ -181,7 +192,7 @@ class ResultCollector:
         test = self._tests[report.nodeid]
         results = self._results(test.subject)
         if report.failed:
-            self._fail(test, failure_message(report))
+            self._fail(test, failure_message(report, self._modules))
         elif report.skipped:
             reason = skip_reason(report)
             results.skipped[reason] = results.skipped.get(reason, 0) + 1
@@ -249,8 +260,16 @@ def _labelled(label: str, text: str) -> list[str]:
     return [f"{INDENT}{label:>11}: {first}", *(f"{INDENT}{'':13}{line}" for line in others)]
 
 
-def failure_message(report: pytest.TestReport) -> str:
-    """Return why a test failed; for an exception that is not an assertion, with its file and line."""
+def failure_message(report: pytest.TestReport, modules: Collection[str] = ()) -> str:
+    """Return why a test failed, with a file and a line if this is an exception other than AssertionError.
+
+    Parameters
+    ----------
+    report : pytest.TestReport
+        The report of a failed test.
+    modules : collection of str
+        Top-level modules whose lines are the most useful: those of the plugin.
+    """
     crash: Any = getattr(report.longrepr, "reprcrash", None)
     if crash is None:
         return report.longreprtext.strip()
@@ -260,7 +279,19 @@ def failure_message(report: pytest.TestReport) -> str:
     for prefix in ("AssertionError: ", "Failed: ", "assert "):
         if message.startswith(prefix):
             return message.removeprefix("AssertionError: ").removeprefix("Failed: ").partition("\nassert ")[0].strip()
-    return f"{message.strip()} ({Path(crash.path).name}, line {crash.lineno})"
+    return f"{message.strip()} ({_location(report.longrepr, modules)})"
+
+
+def _location(longrepr: Any, modules: Collection[str]) -> str:
+    """Return ``file.py:7``, the last line that ran in one of the modules, or else the line that raised."""
+    crash = longrepr.reprcrash
+    lines = [(Path(crash.path), crash.lineno)]
+    for entry in getattr(longrepr.reprtraceback, "reprentries", ()):
+        location = getattr(entry, "reprfileloc", None)
+        if location is not None and {*Path(location.path).parts, Path(location.path).stem} & set(modules):
+            lines.append((Path(location.path), location.lineno))
+    path, number = lines[-1]
+    return f"{path.name}:{number}"
 
 
 def skip_reason(report: pytest.TestReport) -> str:
@@ -274,7 +305,7 @@ def _is_generated(item: pytest.Item) -> bool:
 
 
 def _test_name(item: pytest.Item) -> str:
-    """Return the name of a test: of a generated suite with the suite's class, of others as pytest shows it."""
+    """Return ``Suite.test`` if the suite is generated, otherwise the name that pytest shows."""
     if not _is_generated(item):
         return item.nodeid
     return f"{item.cls.__mro__[1].__name__}.{item.name}"  # type: ignore[attr-defined]  # it is a method of a class
@@ -292,6 +323,13 @@ def _count(n: int, noun: str, participle: str = "") -> str:
 
 def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2].removeprefix("E ").strip()
+
+
+def _module_names(target: Target) -> set[str]:
+    """Return the names of the top-level modules of a plugin."""
+    files = {Path(name).stem for name in target.plugins}
+    installed = [plugin for plugin in discover() if {plugin.name, plugin.distribution} & set(target.names)]
+    return files | {plugin.entry.module.partition(".")[0] for plugin in installed}
 
 
 def _project_name(folder: Path) -> str:

@@ -47,13 +47,13 @@ class ServerProcess:
         Raises
         ------
         RuntimeError
-            The server has ended, or has written nothing for ``seconds``.
+            The server has ended, or has written no line for ``seconds``.
         """
         while True:
             try:
                 line = self._lines.get(timeout=seconds)
             except queue.Empty:
-                raise self._error(f"the server has not written {pattern!r} within {seconds} s") from None
+                raise self._error(f"the server has written nothing for {seconds} s; expected {pattern!r}") from None
             if line is None:
                 raise self._error(f"the server ended with exit code {self.process.wait()}")
             if match := re.search(pattern, line):

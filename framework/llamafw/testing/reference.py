@@ -53,6 +53,7 @@ class Reference:
             if not _USED_TENSORS.fullmatch(name) and not _UNRELATED_TENSORS.fullmatch(name):
                 raise ValueError(f"{path}: the reference does not use the tensor {name!r}")
         self._weights: dict[str, npt.NDArray[np.float32]] = {}
+
         self.n_layer = int(self._key("block_count"))
         self.n_head = int(self._key("attention.head_count"))
         self.n_head_kv = int(self._key("attention.head_count_kv", self.n_head))
@@ -74,6 +75,7 @@ class Reference:
         x = self.weight("token_embd.weight")[np.asarray(tokens)].astype(np.float64)
         angles = np.outer(np.arange(len(tokens)), self.frequencies)  # (n, n_rot // 2)
         rotation = self.magnitude * np.exp(1j * angles)
+
         for layer in range(self.n_layer):
             blk = f"blk.{layer}"
             x = x + self._attention(self._norm(x, f"{blk}.attn_norm"), blk, rotation)
@@ -82,6 +84,7 @@ class Reference:
             with np.errstate(over="ignore"):
                 gate = gate / (1 + np.exp(-gate))
             x = x + self._linear(gate * self._linear(h, f"{blk}.ffn_up.weight"), f"{blk}.ffn_down.weight")
+
         return self._norm(x, "output_norm")
 
     def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
@@ -104,6 +107,7 @@ class Reference:
         q = _rotate(self._linear(h, f"{blk}.attn_q.weight").reshape(n, self.n_head, size), rotation)
         k = _rotate(self._linear(h, f"{blk}.attn_k.weight").reshape(n, self.n_head_kv, size), rotation)
         v = self._linear(h, f"{blk}.attn_v.weight").reshape(n, self.n_head_kv, size)
+
         shared = self.n_head // self.n_head_kv  # query heads per KV head
         future = np.triu(np.full((n, n), -np.inf), 1)
         mixed = np.empty((n, self.n_head, size))

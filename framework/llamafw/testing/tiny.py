@@ -42,11 +42,11 @@ def write_tiny_gguf(
     path : Path
         The file to write.
     n_vocab : int, optional
-        Number of tokens. Default: those of the tokenizer, about 320; without a tokenizer 320.
+        Number of tokens. Default: as many as the vocabulary has, about 320; without a vocabulary 320.
     n_embd, n_layer, n_head, n_head_kv, n_ff, n_ctx : int
         Sizes of the model.
     n_embd_head : int, optional
-        Size of a head. Default: ``n_embd // n_head``, and the metadata do not mention it.
+        Size of a head, which is then also in the metadata. Default: ``n_embd // n_head``.
     types : str or mapping
         Tensor type of all matrices, or a mapping from roles (``"attn_v"``, ``"token_embd"``, ``"output"``;
         ``"default"`` for the others) to types in `llamafw.testing.blocks.WRITABLE`. Norms and biases are F32.
@@ -55,7 +55,7 @@ def write_tiny_gguf(
     chat_template : str, optional
         Jinja template in the metadata. None: no template.
     tied : bool
-        Use the embedding as output matrix too: there is no ``output.weight``.
+        Use the embedding as the output matrix too, without ``output.weight``.
     biases : bool
         Add biases to the attention projections.
     seed : int
@@ -65,7 +65,8 @@ def write_tiny_gguf(
     tensors : mapping, optional
         F32 tensors to add or replace. A value of None removes the tensor.
     part_tensors : int
-        Split the model into files of at most this many tensors; none of them is at ``path``. 0: one file.
+        Split the model into files of at most this many tensors. Their names are made from ``path``, but none of them
+        has this name. 0: one file at ``path``.
     """
     rng = np.random.default_rng(seed)
     make = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm}

@@ -171,7 +171,7 @@ def test_broken_rules_are_reported_in_words(tmp_path: Path) -> None:
     result = check("careless.py", folder=tmp_path)
     assert result.returncode == 1, result.stderr
     for pattern in (
-        "broken rule: Tokens with the logit −inf keep it, .*\n"
+        "broken rule: A logit of −inf, which forbids a token, stays −inf, .*\n"
         r" +reason: options .*, candidates .*: \d+ forbidden tokens are allowed again, such as token \d+\n"
         " +test: SamplerConformance.test_forbidden_tokens_stay_forbidden\n",
         r"broken rule: Data that does not fit the shape is a ModelError.\n"
@@ -183,7 +183,7 @@ def test_broken_rules_are_reported_in_words(tmp_path: Path) -> None:
         "reason: POST /careless has no summary",
         "reason: POST /careless: .*Server error.*; reproduce with curl",
         "reason: POST /careless: responses.200.content.application/json.schema is an integer without minimum",
-        "not checked: 1 rule: implement `reference` to compare the weights with",
+        "not checked: 1 rule: implement `reference` to compare the weights with its result",
     ):
         assert re.search(pattern, result.stdout), f"{pattern}\n{result.stdout}"
     assert {subject: line.partition(":")[0] for subject, line in verdicts(result.stdout).items()} == {
@@ -210,10 +210,9 @@ def test_event_and_broken_rule_are_named(tmp_path: Path) -> None:
     line = EVENTS.splitlines().index("    print(finish.n_predicted)") + 1
     for pattern in (
         "broken rule: request_finished: The hook raises no exception.\n"
-        r" +reason: request_finished raised AttributeError\(.*\) when finish was None "
-        rf"\(events.py, line {line}\)\n",
+        rf" +reason: request_finished raised AttributeError: .* \(events.py:{line}\) when finish was None\n",
         "broken rule: model_loaded: The hook returns within 50 ms, .*\n"
-        r" +reason: model_loaded took \d+ ms at least; the limit is 50 ms. Do slow work on a thread\n",
+        r" +reason: model_loaded took at least \d+ ms; the limit is 50 ms. Do slow work on a thread\n",
     ):
         assert re.search(pattern, result.stdout), f"{pattern}\n{result.stdout}"
 
@@ -226,16 +225,18 @@ def test_missing_method_is_one_broken_rule(tmp_path: Path) -> None:
     assert verdicts(result.stdout)["sampler half"] == "FAILED: 1 rule broken"
     assert "broken rule: It has every attribute and method of its protocol.\n" in result.stdout
     assert "reason: the class Half lacks apply() (see llamafw.Sampler); docs/protocols.md" in result.stdout
-    assert "llamafw.errors" not in result.stdout  # the reason for which no server starts is a sentence
+    assert "llamafw.errors" not in result.stdout  # the error of the server that does not start is one sentence
     assert "not checked: 8 rules: the class Half lacks apply() (see llamafw.Sampler)\n" in result.stdout
 
 
-def test_exceptions_are_reported_once_with_file_and_line(tmp_path: Path) -> None:
-    source = WITHOUT_APPLY.replace("class Half:\n", "class Half:\n    def apply(self, candidates): 1 / 0\n")
+def test_exception_is_reported_once_with_a_line_of_the_plugin(tmp_path: Path) -> None:
+    apply = "    def apply(self, candidates): dataclasses.asdict(1)  # raises in another file\n"
+    source = "import dataclasses\n" + WITHOUT_APPLY.replace("class Half:\n", f"class Half:\n{apply}")
     (tmp_path / "half.py").write_text(source, "utf-8")
     result = check("half.py", folder=tmp_path)
-    line = next(number for number, text in enumerate(source.splitlines(), 1) if "1 / 0" in text)
-    assert result.stdout.count(f"reason: ZeroDivisionError: division by zero (half.py, line {line})\n") == 1
+    line = next(number for number, text in enumerate(source.splitlines(), 1) if "asdict" in text)
+    reason = f"TypeError: asdict() should be called on dataclass instances (half.py:{line})"
+    assert result.stdout.count(f"reason: {reason}\n") == 1, result.stdout
 
 
 def test_valid_file_is_ok(tmp_path: Path) -> None:
@@ -250,6 +251,13 @@ def test_installed_plugin_is_found_by_name(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("mistral", "llama3", "hermes"):
         assert verdicts(result.stdout)[f"tool parser {name}"] == "ok: 9 rules passed"
+
+
+def test_file_with_a_class_of_hooks_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(package_files("events", "mine")["llamafw_mine.py"], "utf-8")
+    result = check("mine.py", folder=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert verdicts(result.stdout) == {"plugin": "ok: 3 rules passed", "events": "ok: 9 rules passed"}
 
 
 def test_project_is_checked_with_its_own_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

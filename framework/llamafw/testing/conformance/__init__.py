@@ -10,7 +10,7 @@ Subclass the suite of your kind in your tests and give the name under which your
         examples = ({"smoothing_factor": 0.3},)
 
 The docstring of each test states one rule; its message says how the plugin broke it. The suites check what all plugins
-of a kind have in common. That yours computes the right result is for your own tests to check.
+of a kind have in common. Whether yours computes the right result is for your own tests to check.
 """
 
 from llamafw.testing.conformance.architecture import ArchitectureConformance

@@ -24,14 +24,14 @@ INVALID_VALUES: tuple[Any, ...] = ("x", -1, 0, 2**40, 3.5, [1, 2], None)  # None
 
 
 class ArchitectureConformance(Conformance):
-    """Subclass it, give the ``name``, and `write` a tiny model, unless it is ``llama``."""
+    """Subclass it, give the ``name``, and implement `write`, unless the name is ``llama``."""
 
     kind = "architecture"
 
     def write(self, write_model: Callable[..., Path]) -> Path:
         """Write a tiny model, ``write_model(metadata={"general.architecture": …}, tensors={…})``; return its path."""
         if self.name != "llama":
-            pytest.skip("implement `write`, which writes a tiny model of this architecture")
+            pytest.skip("implement `write` to write a tiny model of this architecture")
         return write_model()
 
     def test_evaluation_is_finite(self, write_model: Any) -> None:
@@ -39,7 +39,7 @@ class ArchitectureConformance(Conformance):
         self.check(self.build(self.open(write_model)), self.open(write_model))
 
     def test_every_tensor_is_used(self, write_model: Any) -> None:
-        """The graph uses tensors of the file only, and every tensor of the file."""
+        """The graph uses every tensor of the file, and no others."""
         model = self.open(write_model)
         used = tensor_names(self.build(model))
         unknown, unused = used - set(model.tensors), set(model.tensors) - used - {"rope_freqs.weight"}
@@ -47,11 +47,11 @@ class ArchitectureConformance(Conformance):
         assert not unused, f"the file contains {min(unused)}, which the graph does not use"
 
     def test_causal_graphs_do_not_look_ahead(self, write_model: Any) -> None:
-        """The logits of a token do not depend on later tokens, unless the graph says so."""
+        """The hidden states of a token do not depend on later tokens, unless the graph says that it is not causal."""
         model = self.open(write_model)
         graph = self.build(model)
         if not graph.causal:
-            pytest.skip("the graph sees whole texts")
+            pytest.skip("the graph is not causal")
         read = read_weights(model, self.registry("quant"))
         whole, part = (evaluate(graph, TOKENS[:n], read)[0] for n in (len(TOKENS), 4))
         np.testing.assert_allclose(whole[:4], part, err_msg="hidden states depend on later tokens")
@@ -72,22 +72,22 @@ class ArchitectureConformance(Conformance):
                 ("has one more dimension", others | {name: deeper}),
             ):
                 damaged = replace(model, tensors=MappingProxyType(tensors))
-                self.check_damaged(damaged, f"{name} {damage}", without=name)
+                self.check_damaged(damaged, f"{name} {damage}", tensor=name)
 
     def test_invalid_metadata_is_a_model_error(self, write_model: Any) -> None:
         """Missing or invalid metadata is a ModelError, or the graph can still be evaluated."""
         model = self.open(write_model)
         keys = [key for key in model.metadata if key.startswith(f"{self.name}.")]
-        assert keys, f"the file has no metadata that begin with {self.name!r}"
+        assert keys, f"the file has no metadata keys that begin with '{self.name}.'"
         for key in keys:
             for value in INVALID_VALUES:
                 metadata = {other: known for other, known in model.metadata.items() if other != key}
                 metadata |= {} if value is None else {key: value}
-                what = f"{key} is missing" if value is None else f"{key} is {value!r}"
-                self.check_damaged(replace(model, metadata=MappingProxyType(metadata)), what)
+                damage = f"{key} is missing" if value is None else f"{key} is {value!r}"
+                self.check_damaged(replace(model, metadata=MappingProxyType(metadata)), damage)
 
     async def test_server_runs_it(self, serve: Any, write_model: Any) -> None:
-        """A server loads such a model and answers."""
+        """A server loads the tiny model and answers."""
         async with serve(model=self.write(write_model), plugin=self.plugins, backend="numba", threads=1) as client:
             body = {"prompt": [70, 75, 80], "n_predict": 4, "n_probs": 1, "ignore_eos": True, "temperature": 0}
             response = await client.post("/completion", json=body)
@@ -105,16 +105,16 @@ class ArchitectureConformance(Conformance):
         architecture: Architecture = self.registered()
         return architecture(model)
 
-    def check_damaged(self, model: Model, damage: str, without: str = "") -> None:
-        """Fail unless a damaged model is a ModelError, or its graph can be evaluated and avoids ``without``."""
+    def check_damaged(self, model: Model, damage: str, tensor: str = "") -> None:
+        """Fail unless a damaged model is a ModelError, or its graph can be evaluated without the damaged ``tensor``."""
         try:
             graph = self.build(model)
         except ModelError:
             return
         except Exception as error:
             raise AssertionError(f"{damage}: it raises {error!r}, not ModelError") from error
-        used = without in tensor_names(graph)
-        assert not used, f"{damage}: there is no ModelError, and the graph still uses {without}"
+        is_used = tensor in tensor_names(graph)
+        assert not is_used, f"{damage}: there is no ModelError, and the graph still uses {tensor}"
         self.check(graph, model, f"{damage}: ")
 
     def check(self, graph: Graph, model: Model, prefix: str = "") -> None:

@@ -68,7 +68,7 @@ class BackendConformance(ProtocolConformance):
             self.check_close(actual, Reference(path).logits(TOKENS), f"{type_name}: logits and those of float64")
 
     def test_logits_match_float64_for_other_shapes(self, write_model: WriteModel) -> None:
-        """The same holds with other head sizes, with biases, and with an output matrix of its own."""
+        """Logits also match float64 with other head sizes, with biases, and with a separate output matrix."""
         self.skip_unless_it_follows_the_model()
         for shape in ({"n_head": 4, "n_head_kv": 1, "n_embd_head": 32}, {"biases": True, "tied": False, "n_layer": 1}):
             path = write_model(**shape)
@@ -381,7 +381,7 @@ class BackendConformance(ProtocolConformance):
         assert name in error, f"a model with {description} is refused, but the error does not name it: {error}"
 
     def refusal(self, path: Path, **description: Any) -> str | None:
-        """Return the message of the ModelError with which the backend refuses a description; None if it accepts it."""
+        """Return the message of the backend's ModelError for a model; None if the backend accepts it."""
         try:
             with self.open(path, **description):
                 return None

@@ -18,7 +18,7 @@ from llamafw.testing import vocabularies
 
 
 class Conformance:
-    """A suite for one registered object. It is found by its name among the plugins, as in a server.
+    """A suite for one registered object, which is looked up by its name, as in a server.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Conformance:
 
     @classmethod
     def registry(cls, kind: str) -> Registry:
-        """Return everything of a kind that the plugins have registered."""
+        """Return the objects of a kind that the plugins have registered."""
         return load(cls.plugins).registry(kind)
 
     @classmethod
@@ -78,7 +78,7 @@ class ProtocolConformance(Conformance):
             pytest.skip(message)
 
     def missing_members(self, tiny_model: Path) -> str:
-        """Return a sentence about the first object that lacks members; empty if none does."""
+        """Return a sentence about the first object that lacks members, or an empty string."""
         for protocol, implementation in self.implementations(tiny_model):
             if implementation is None:
                 return f"it is None; it must be a llamafw.{protocol.__name__}"
@@ -104,7 +104,10 @@ def tokenizer() -> Tokenizer:
 def assert_identical(actual: Any, expected: Any, subject: str) -> None:
     """Fail unless two arrays are bit for bit the same; ``subject`` begins the message."""
     assert actual.shape == expected.shape, f"{subject}: the shape is {actual.shape}, expected {expected.shape}"
-    if not np.array_equal(actual, expected, equal_nan=True):
-        n = int((actual != expected).sum())
-        difference = np.abs(actual - expected).max()
-        pytest.fail(f"{subject}: {n} of {actual.size} numbers differ, by up to {difference:.3g}")
+    differs = (actual != expected) & ~(np.isnan(actual) & np.isnan(expected))
+    if differs.any():
+        with np.errstate(all="ignore"):
+            differences = np.abs(actual[differs] - expected[differs])
+        finite = differences[np.isfinite(differences)]
+        size = f", by up to {finite.max():.3g}" if len(finite) else ""
+        pytest.fail(f"{subject}: {differs.sum()} of {actual.size} numbers differ{size}")

@@ -1,4 +1,4 @@
-"""The rules for chat formats: all messages are in the prompt, in order; what cannot be rendered is a RequestError."""
+"""The rules for chat formats: a prompt contains all messages in order, or rendering it is a RequestError."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ChatFormatConformance(ProtocolConformance):
         """`source` is a text that is not empty; `GET /props` shows it."""
         source = self.make().source
         assert isinstance(source, str), f"`source` is {source!r:.60}, expected str"
-        assert source, "`source` is empty; the format's name will do"
+        assert source, "`source` is empty; set it to the name of the format, for example"
 
     async def test_server_uses_it(self, serve: Any) -> None:
         """A server with ``--chat-template NAME`` renders and answers a conversation."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llamafw.plugins import PluginRecord, Plugins
+from llamafw.plugins.failures import describe
 from llamafw.plugins.hook_timer import EVENT_LOOP_LIMIT
 from llamafw.testing.conformance.base import Conformance, load
 from llamafw.testing.plugin import load_plugins, serve_in_process, small_settings
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 EVENTS = ("server_started", "model_loaded", "request_finished", "model_unloaded", "server_stopping")
 N_REQUESTS = 3  # answers per server, each of which ends with request_finished
-N_SERVERS = 3  # a hook is too slow if its fastest call in all of them is: the machine may be busy
+N_SERVERS = 3  # a hook is too slow if even its fastest call is, because the machine may be busy
 
 
 @dataclass(slots=True)
 class EventCalls:
-    """How the calls of one event hook went."""
+    """The calls of one event hook: their durations, exceptions and results."""
 
     seconds: list[float] = field(default_factory=list)
     errors: list[tuple[BaseException, str]] = field(default_factory=list)  # with a remark on the arguments
@@ -65,9 +65,7 @@ class EventsConformance(Conformance):
         """
         calls = await self.run_server(tiny_model, tmp_path)
         for error, remark in calls[event].errors:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(frame.filename).name}, line {frame.lineno}"
-            raise AssertionError(f"{event} raised {error!r}{remark} ({place})") from error
+            raise AssertionError(f"{event} raised {describe(error)}{remark}") from error
 
     async def test_event_is_quick(self, event: str, tiny_model: Path, tmp_path: Path) -> None:
         """The hook returns within 50 ms, because no request proceeds while it runs."""
@@ -78,7 +76,7 @@ class EventsConformance(Conformance):
             if min(seconds) <= EVENT_LOOP_LIMIT:
                 return
         took, limit = min(seconds) * 1e3, EVENT_LOOP_LIMIT * 1e3
-        pytest.fail(f"{event} took {took:.0f} ms at least; the limit is {limit:.0f} ms. Do slow work on a thread")
+        pytest.fail(f"{event} took at least {took:.0f} ms; the limit is {limit:.0f} ms. Do slow work on a thread")
 
     async def test_event_is_not_a_coroutine(self, event: str, tiny_model: Path, tmp_path: Path) -> None:
         """The hook is a plain function: the server does not await it."""

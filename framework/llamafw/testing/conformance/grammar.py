@@ -34,7 +34,7 @@ class GrammarConformance(ProtocolConformance):
     Attributes
     ----------
     sources : tuple of str
-        Valid sources. Their responses are written with `llamafw.testing.vocabularies.gpt2`, which has all bytes.
+        Valid sources. The vocabulary is `llamafw.testing.vocabularies.gpt2`, which has a token for each byte.
     wrong : tuple of str
         Sources that the compiler must reject.
     """
@@ -44,18 +44,20 @@ class GrammarConformance(ProtocolConformance):
     wrong: ClassVar[tuple[str, ...]] = ()
 
     def test_mask_and_accept_agree(self) -> None:
-        """`accept` takes the tokens that `mask` allows and no others; rejected tokens change nothing."""
+        """`accept` accepts the tokens that `mask` allows and no others; rejected tokens change nothing."""
         for source, grammar, rng in self.responses():
             for _ in range(MAX_TOKENS):
                 allowed = allowed_tokens(grammar)
                 if grammar.ended:
-                    assert allowed <= tokenizer().eog, f"{source}: it has ended, but the mask allows {sorted(allowed)}"
+                    assert allowed <= tokenizer().eog, (
+                        f"{source}: `ended` is true, but the mask allows {sorted(allowed)}"
+                    )
                     break
-                assert allowed, f"{source}: it has not ended, but the mask forbids every token"
+                assert allowed, f"{source}: `ended` is false, but the mask forbids every token"
 
                 forbidden = [token for token in range(tokenizer().n_vocab) if token not in allowed]
                 for token in rng.choice(forbidden, min(N_REJECTED, len(forbidden)), replace=False).tolist():
-                    assert not grammar.accept(token), f"{source}: accept takes token {token}, which the mask forbids"
+                    assert not grammar.accept(token), f"{source}: accept accepts token {token}, which the mask forbids"
                 assert allowed_tokens(grammar) == allowed, f"{source}: rejected tokens have changed the mask"
 
                 token = int(rng.choice(sorted(allowed)))
@@ -81,7 +83,9 @@ class GrammarConformance(ProtocolConformance):
             start = allowed_tokens(second)
             first.accept(min(allowed_tokens(first)))
             assert allowed_tokens(second) == start, f"{source!r}: advancing one response advanced another"
-            assert allowed_tokens(compiler.compile(source)) == start, f"{source!r}: a new response is not at the start"
+            assert allowed_tokens(compiler.compile(source)) == start, (
+                f"{source!r}: a new response does not begin in the initial state"
+            )
 
     def test_threads_may_share_the_compiler(self) -> None:
         """Several threads can compile at the same time with the same results."""
@@ -142,7 +146,7 @@ def allowed_tokens(grammar: Grammar) -> set[int]:
 
 
 def random_response(grammar: Grammar, rng: np.random.Generator) -> str | None:
-    """Return a random text that a grammar allows; None if it has no end within `MAX_TOKENS`."""
+    """Return a random text that a grammar allows; None if it does not end within `MAX_TOKENS`."""
     text = b""
     for _ in range(MAX_TOKENS):
         allowed = allowed_tokens(grammar)

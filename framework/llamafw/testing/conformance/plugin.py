@@ -29,7 +29,7 @@ class PluginConformance(Conformance):
     kind = "plugin"
 
     def settings(self, folder: Path) -> Mapping[str, Any]:
-        """Return settings without which a server with the plugin does not start, if there are any."""
+        """Return the settings that a server needs to start with the plugin, if there are any."""
         return {}
 
     def test_imports_only_the_public_api(self) -> None:
@@ -58,14 +58,14 @@ class PluginConformance(Conformance):
         assert not slow, f"loading it imports {slow}"
 
     async def test_unused_plugin_changes_no_answer(self, serve: Any, tmp_path: Path) -> None:
-        """While its flags, fields and names are not used, answers are the same as without it."""
+        """While its flags, fields and names are not used, answers are the same as without the plugin."""
         async with serve(plugin=self.plugins, **self.settings(tmp_path)) as client:
             assert (await client.get("/health")).status_code == 200
             for answer in GOLDEN:
                 response = await client.post("/completion", json={**answer.body, "return_tokens": True})
                 assert response.status_code == 200, response.text
                 tokens = tuple(response.json()["tokens"])
-                assert tokens == answer.tokens, f"the answer to {answer.body} is {tokens}, without it {answer.tokens}"
+                assert tokens == answer.tokens, f"the answer to {answer.body} is {tokens}; without it {answer.tokens}"
 
     # --- helpers
 

@@ -34,7 +34,7 @@ class QuantConformance(ProtocolConformance):
         """
         kind = GGML.get(self.quant.type_id)
         if kind is None:
-            pytest.skip("implement `reference` to compare the weights with")
+            pytest.skip("implement `reference` to compare the weights with its result")
         if kind.name in NUMPY_TYPES:
             return blocks.view(NUMPY_TYPES[kind.name])
         with np.errstate(all="ignore"):
@@ -46,14 +46,14 @@ class QuantConformance(ProtocolConformance):
         return rng.integers(0, 256, (n, self.quant.type_size), np.uint8)
 
     def test_id_and_sizes_do_not_clash_with_ggml(self) -> None:
-        """Name, id and sizes are valid, and the id is not that of another type of ggml's."""
+        """Name, id and sizes are valid, and no other type of ggml has the same id."""
         quant = self.quant
         assert quant.name == self.name, f"it is registered as {self.name!r}, but its `name` is {quant.name!r}"
         for attribute in ("type_id", "block_size", "type_size"):
             value = getattr(quant, attribute)
             assert isinstance(value, int), f"{attribute} is {value!r}, expected an integer"
-            positive = 0 < value < 2**32 or (attribute == "type_id" and value == 0)
-            assert positive, f"{attribute} is {value}, expected a positive 32-bit integer"
+            low = 0 if attribute == "type_id" else 1
+            assert low <= value < 2**32, f"{attribute} is {value}, expected {low} to 2**32 - 1"
 
         kind = GGML.get(quant.type_id)
         if kind is not None:

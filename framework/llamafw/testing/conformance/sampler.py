@@ -51,20 +51,21 @@ class SamplerConformance(ProtocolConformance):
             assert default is None or validator.is_valid(default), f"option {field} does not allow its own default"
 
     def test_examples_create_a_sampler(self) -> None:
-        """`create` returns a sampler for each of the `examples`, and for some options at least."""
+        """`create` returns a sampler for each of the `examples`, and for at least some options."""
         for example in self.examples:
             assert self.make(self.with_defaults(example)) is not None, f"create returns None for the example {example}"
         self.samplers()
 
     def test_apply_leaves_valid_candidates(self) -> None:
-        """`apply` leaves one candidate at least, and only known tokens, each once, with finite float32 logits."""
+        """`apply` leaves one or more of the candidates, each once, with float32 logits that are not NaN or +inf."""
         for options, before, after, case in self.applications():
             self.check_candidates(before, after, f"options {options}, candidates {case!r}")
 
     def test_forbidden_tokens_stay_forbidden(self) -> None:
-        """Tokens with the logit −inf keep it, and one other candidate remains: grammars and biases forbid tokens."""
+        """A logit of −inf, which forbids a token, stays −inf, and at least one other candidate remains."""
         for options, before, after, case in self.applications():
             where = f"options {options}, candidates {case!r}"
+            assert len(after.ids), f"{where}: no candidate is left"
             forbidden = set(before.ids[before.logits == -np.inf].tolist())
             back = set(after.ids[after.logits > -np.inf].tolist()) & forbidden
             assert not back, f"{where}: {len(back)} forbidden tokens are allowed again, such as token {min(back)}"
@@ -106,7 +107,8 @@ class SamplerConformance(ProtocolConformance):
                 for value in invalid_values(schema):
                     response = await client.post("/completion", json={**body, field: value})
                     assert response.status_code == 400, f"the server accepts {field}: {value!r}"
-                    assert response.json()["error"]["param"].split(".")[0] == field
+                    param = response.json()["error"]["param"]
+                    assert param.split(".")[0] == field, f"the error about {field}: {value!r} names {param!r}"
 
     # --- helpers
 
@@ -158,6 +160,8 @@ class SamplerConformance(ProtocolConformance):
 
         Parameters
         ----------
+        sampler : Sampler
+            A new sampler.
         seed : int
             Seed of the logits.
         repeat : bool
@@ -171,6 +175,7 @@ class SamplerConformance(ProtocolConformance):
                 candidates = whole_vocabulary(logits)
                 with np.errstate(all="ignore"):
                     sampler.apply(candidates)
+            assert len(candidates.ids), "no candidate is left"
             yield Candidates(candidates.ids.copy(), candidates.logits.copy())
             sampler.accept(int(candidates.ids[candidates.logits.argmax()]))
 
@@ -184,7 +189,7 @@ class SamplerConformance(ProtocolConformance):
         assert not np.isnan(logits).any(), f"{where}: {np.isnan(logits).sum()} logits are NaN"
         assert logits.max() < np.inf, f"{where}: a logit is infinite"
         assert len(set(ids.tolist())) == len(ids), f"{where}: a token occurs twice"
-        assert set(ids.tolist()) <= set(before.ids.tolist()), f"{where}: there are tokens that were no candidates"
+        assert set(ids.tolist()) <= set(before.ids.tolist()), f"{where}: there are tokens that were not candidates"
 
         if after.sorted:
             assert (logits[:-1] >= logits[1:]).all(), f"{where}: `sorted` is True but the logits do not descend"

@@ -46,7 +46,7 @@ SUITES_BY_HOOK: dict[str, type[Conformance]] = {
 
 
 def suites(names: Collection[str], plugins: tuple[str, ...] = ()) -> dict[str, type[Conformance]]:
-    """Return a subclass of the right suite for everything that some plugins do, by a name that pytest collects.
+    """Return the test classes for everything that some plugins do, by class name.
 
     Parameters
     ----------
@@ -54,19 +54,24 @@ def suites(names: Collection[str], plugins: tuple[str, ...] = ()) -> dict[str, t
         Distributions, or plugins as ``llamafw plugins`` lists them.
     plugins : tuple of str
         Plugins to load in addition to the installed ones.
+
+    Returns
+    -------
+    dict
+        Class name → subclass of a suite. Pytest collects these classes, because their names start with ``Test``.
     """
-    due: dict[tuple[str, str], type[Conformance]] = {}
+    applicable: dict[tuple[str, str], type[Conformance]] = {}
     for record in load(plugins).records.values():
         if not {record.name, record.distribution}.isdisjoint(names):
             plugin_name = record.name if record.name in plugins else record.distribution
             for suite, name in _suites_of(record, plugin_name):
-                due[suite.kind, name] = suite
+                applicable[suite.kind, name] = suite
 
     return {
         f"Test_{kind}_{re.sub('[^A-Za-z0-9]', '_', name)}": type(
             name, (suite,), {"name": name, "plugins": plugins, "generated": True}
         )
-        for (kind, name), suite in due.items()
+        for (kind, name), suite in applicable.items()
     }
 
 

@@ -28,8 +28,16 @@ class WeightsConformance(Conformance):
     kind = "weights"
 
     def write(self, folder: Path, gguf: Path) -> Path:
-        """Convert a GGUF file, a tiny Llama, into an empty ``folder``; return the path for ``llamafw serve -m``."""
-        pytest.skip("implement `write`, which writes a tiny model in this file format")
+        """Convert a tiny Llama to the plugin's file format; return the path for ``llamafw serve -m``.
+
+        Parameters
+        ----------
+        folder : Path
+            An empty folder to write to.
+        gguf : Path
+            The model as a GGUF file.
+        """
+        pytest.skip("implement `write` to write a tiny model in this file format")
 
     @classmethod
     def registered(cls) -> Callable[..., Model | None]:

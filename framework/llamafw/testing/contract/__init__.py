@@ -1,6 +1,6 @@
 """``llamafw contract-test``: test a server against its own API document, with schemathesis.
 
-It sends valid and invalid requests to every operation, those of plugins included, and compares all responses with the
+It sends valid and invalid requests to every operation, including those of plugins, and compares all responses with the
 document. `hooks` has what a schema cannot express.
 """
 
@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     parser = Parser(
         "llamafw contract-test",
         "Test a server against its API document: every operation, including those of plugins, with valid and invalid "
-        "data. Without --url, a server with a tiny model is started, which gets all flags that are not listed here.",
+        "data. Without --url, a server with a tiny model is started. It gets all flags that are not listed here.",
         example="llamafw contract-test\nllamafw contract-test --url http://127.0.0.1:8080 --max-examples 10",
     )
     key = os.environ.get("LLAMA_API_KEY")
@@ -48,17 +48,19 @@ def run(argv: list[str]) -> int:
     add("--max-time", type=int, metavar="SECONDS", help="send new requests for this long")
     add("--seed", type=int, metavar="N", help="seed of the generated data (default: 1)")
     args, rest = parser.parse_known_args(argv)
+
     if find_spec("schemathesis") is None:
         raise StartupError("contract-test needs a package that is not installed: pip install schemathesis")
     if args.url and rest:
         raise SettingsError(f"contract-test: {rest[0]} is a flag for a new server, but --url names a running one")
+
     with TemporaryDirectory() as folder:
         if args.url:
-            return _test(args.url.rstrip("/"), Path(folder), args)
-        parse_command_line(rest)  # before the server is started: a wrong flag is an error of this command
-        with _started(Path(folder), args.api_key or KEY, rest) as server:
-            args.api_key = args.api_key or KEY
-            code = _test(server.url, Path(folder), args)
+            return _run_tests(args.url.rstrip("/"), Path(folder), args)
+        parse_command_line(rest)  # before the server is started, to report a wrong flag as an error of this command
+        args.api_key = args.api_key or KEY
+        with _running_server(Path(folder), args.api_key, rest) as server:
+            code = _run_tests(server.url, Path(folder), args)
         defects = [line for line in server.output if DEFECT.search(line)]
         print("".join(defects), end="", file=sys.stderr)
         return code or bool(defects)
@@ -72,8 +74,8 @@ def command(
     Parameters
     ----------
     document : dict
-        The server's API document. It is written to a file, because schemathesis would not test the operation that
-        serves the document if it read it from there.
+        The server's API document. It is passed in a file: if schemathesis read it from the server, it would not test
+        the operation that serves it.
     folder : Path
         Where the document and reports are written.
     url : str
@@ -84,7 +86,7 @@ def command(
         Options of schemathesis: ``max_examples``, ``max_time`` and ``seed``.
     """
     copy = folder / "openapi.json"
-    copy.write_text(json.dumps(_only(document, paths) if paths else document), "utf-8")
+    copy.write_text(json.dumps(_select_paths(document, paths) if paths else document), "utf-8")
     config = HERE / "schemathesis.toml"
     if (n := options.get("max_examples")) is not None:  # schemathesis's option does not affect the phase of links
         text = config.read_text("utf-8").replace(LINK_EXAMPLES, f"max-examples = {4 * n}")
@@ -95,7 +97,7 @@ def command(
     return [*schemathesis, "run", str(copy), "--url", url, *flags]
 
 
-def _only(document: Document, paths: Collection[str]) -> Document:
+def _select_paths(document: Document, paths: Collection[str]) -> Document:
     """Return the document with some paths only, without links to operations of other paths."""
     document = deepcopy({**document, "paths": {path: document["paths"][path] for path in paths}})
     known = set(operation_ids(document))
@@ -107,8 +109,8 @@ def _only(document: Document, paths: Collection[str]) -> Document:
     return document
 
 
-def _public(document: Document) -> Document:
-    """Return the document of the same server without keys, where all operations are public."""
+def _without_security(document: Document) -> Document:
+    """Return the document with all operations public, as on a server without keys."""
     document = {**deepcopy(document), "security": []}
     for item in document["paths"].values():
         for method in item.keys() & METHODS:
@@ -129,7 +131,7 @@ def all_operations_flags(slots: Path) -> list[str]:
 
 
 def write_model(path: Path) -> Path:
-    """Write a tiny model that supports every operation, also infill and rerank; return ``path``."""
+    """Write a tiny model that supports every operation, including infill and rerank; return ``path``."""
     import numpy as np
 
     from llamafw.testing.tiny import write_tiny_gguf
@@ -154,8 +156,9 @@ def failures(output: str) -> list[str]:
     return lines
 
 
-def _test(url: str, folder: Path, args: Any) -> int:
-    document = _fetch(url)
+def _run_tests(url: str, folder: Path, args: Any) -> int:
+    """Test the server at ``url``; return the exit code of schemathesis."""
+    document = _fetch_document(url)
     paths = list(args.path)
     for path in paths:
         if path not in document["paths"]:
@@ -165,13 +168,14 @@ def _test(url: str, folder: Path, args: Any) -> int:
         if not paths:
             raise SettingsError(f"contract-test: the server at {url} has no operations of plugins")
     if not args.api_key:  # the document does not say whether the server asks for keys
-        document = _public(document)
+        document = _without_security(document)
+
     options = {name: getattr(args, name) for name in ("max_examples", "max_time", "seed")}
-    words = command(document, folder, url, paths, **options)
-    return subprocess.run(words, env=environment(args.api_key), cwd=folder, check=False).returncode
+    argv = command(document, folder, url, paths, **options)
+    return subprocess.run(argv, env=environment(args.api_key), cwd=folder, check=False).returncode
 
 
-def _fetch(url: str) -> Document:
+def _fetch_document(url: str) -> Document:
     import httpx
 
     try:
@@ -185,7 +189,7 @@ def _fetch(url: str) -> Document:
 
 
 @contextmanager
-def _started(folder: Path, key: str, flags: list[str]) -> Iterator[Any]:
+def _running_server(folder: Path, key: str, flags: list[str]) -> Iterator[Any]:
     """Start a server with a tiny model and all operations enabled."""
     from llamafw.testing.process import running_server
 

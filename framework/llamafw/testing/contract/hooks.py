@@ -1,7 +1,7 @@
 """Hooks of schemathesis for what an API document cannot express.
 
-They keep token ids and slots in range, check streams, and know why the server may reject a request that is valid by the
-document.
+They keep token ids and slots in range, check streams, and list why the server may reject a request that is valid
+according to the document.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import schemathesis
 
 from llamafw.testing.contract.streams import StreamChecker
 
-N_TOKENS = 256  # at most as many as the tiny model has; it rejects larger ids, which are valid by the document
+N_TOKENS = 256  # not more than the tiny model has: it rejects larger ids, which are valid according to the document
 N_SLOTS = 4
 FIELDS_WITH_TOKENS = ("prompt", "tokens", "content", "input", "input_prefix", "input_suffix", "logit_bias")
 REASONS = (
@@ -41,12 +41,12 @@ REASONS = (
     r"is not a keyword of JSON Schema",
     r"^tool_choice needs tools|^the tool .* is not in tools|^two tools have the same name|^the arguments are not",
 )
-"""Messages with which the server may reject a request that is valid by the document."""
+"""Messages with which the server may reject a request that is valid according to the document."""
 
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Bring token ids and slots into range. Values that are invalid by the document stay as they are."""
+    """Bring token ids and slots into range. Values that the document forbids stay as they are."""
     if isinstance(case.body, dict):
         case.body = {
             name: with_known_tokens(value) if name in FIELDS_WITH_TOKENS else value for name, value in case.body.items()
@@ -61,10 +61,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def avoid_rejection(operation: dict[str, Any], body: dict[str, Any]) -> None:
-    """Change a valid body so that fewer requests are rejected and more of them stream.
+    """Change a valid body to get fewer rejections and more streams.
 
-    OpenAPI 3.0 cannot express conditions between fields, so most random bodies break one. What is changed follows from
-    a hash of the body, so that a run can be repeated.
+    OpenAPI 3.0 cannot express conditions between fields, so most random bodies break one. A hash of the body decides
+    what is changed. Equal runs therefore send equal requests.
     """
     digest = zlib.crc32(json.dumps(body, sort_keys=True, default=str).encode())
     if "text/event-stream" in operation["responses"].get("200", {}).get("content", {}) and digest % 3 == 0:
@@ -80,7 +80,7 @@ def avoid_rejection(operation: dict[str, Any], body: dict[str, Any]) -> None:
 
 
 def with_known_tokens(value: Any) -> Any:
-    """Return ``value`` with every token id in it brought into the range of the model's."""
+    """Return ``value`` with every token id in it brought into the model's range."""
     if isinstance(value, list):
         return [with_known_tokens(part) for part in value]
     if isinstance(value, dict):
@@ -91,7 +91,7 @@ def with_known_tokens(value: Any) -> Any:
 
 
 def known_token_name(name: Any) -> Any:
-    """Return the name of a member; if it is a number, it is a token id and brought into range."""
+    """Return the name of a member of an object. A number is a token id and is brought into range."""
     return str(int(name) % N_TOKENS) if isinstance(name, str) and re.fullmatch(r"\d{1,10}", name) else name
 
 

@@ -11,11 +11,8 @@ from jsonschema_rs import Draft4Validator
 from llamafw import spec
 
 DONE = "[DONE]"
-NOT_A_DEFECT = (
-    501,
-    503,
-    504,
-)  # statuses for "not with this server", "not now" and "not in time"; other 5xx are defects
+# "not with this server", "not now" and "not in time"; other 5xx statuses are defects
+NOT_A_DEFECT = (501, 503, 504)
 SELECTED = {"$ref": "#/components/schemas/SelectedFields"}  # schema of events if the request has `response_fields`
 NATIVE = "#/components/schemas/CompletionEvent"
 OPENAI = ("#/components/schemas/TextCompletionEvent", "#/components/schemas/ChatCompletionEvent")
@@ -31,7 +28,7 @@ class StreamChecker:
         self._validators: dict[tuple[str, bool], Draft4Validator] = {}
 
     def problems(self, content: bytes, operation: Object, body: Any) -> Iterator[str]:
-        """Yield what is wrong with a stream.
+        """Yield the problems of a stream.
 
         The order of events and ``[DONE]`` are checked for the built-in operations only.
 
@@ -102,7 +99,7 @@ class StreamChecker:
 
 
 def data_of(event: str, *, may_have_name: bool) -> str | None:
-    """Return the data of an event; None if it does not consist of one line of data, and perhaps a name and an id."""
+    """Return the data of an event; None if it has other lines than one line of data, and perhaps a name and an id."""
     lines = event.split("\n")
     if may_have_name:
         lines = [line for line in lines if not line.startswith(("event: ", "id: "))]
@@ -110,7 +107,7 @@ def data_of(event: str, *, may_have_name: bool) -> str | None:
 
 
 def problems_of_completions(events: list[Any], request: Object, has_failed: bool) -> Iterator[str]:
-    """Yield what is wrong with the order of native events: the pieces of each completion, then its final event."""
+    """Yield problems in the order of native events: the pieces of each completion, then its final event."""
     if request.get("response_fields"):
         return  # the selected fields need not include the index
     begun: set[int] = set()
@@ -124,7 +121,7 @@ def problems_of_completions(events: list[Any], request: Object, has_failed: bool
 
 
 def problems_of_choices(events: list[Any], request: Object, has_failed: bool) -> Iterator[str]:
-    """Yield what is wrong with the order of OpenAI's chunks: those of each choice, its end, then the usage."""
+    """Yield problems in the order of OpenAI's chunks: the pieces of each choice, its end, then the usage."""
     begun: set[int] = set()
     ended: set[int] = set()
     for event in events:
