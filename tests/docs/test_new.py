@@ -103,7 +103,7 @@ def test_all_files_are_written_without_placeholders(kind: str) -> None:
     [
         ("smapler", "x", "unknown kind 'smapler'; did you mean 'sampler'?"),
         ("nonsense", "x", "unknown kind 'nonsense'; the kinds are sampler, chat-format"),
-        ("sampler", "Top_A", "'Top_A' is not a valid name: use lower-case words with hyphens, at most 40 characters"),
+        ("sampler", "Top_A", "'Top_A' is not a valid name: use lower-case words joined by hyphens, a letter first"),
         ("sampler", "Top_A", ", such as 'top-a'"),
         ("sampler", "../x", "'../x' is not a valid name"),
         ("sampler", "", "'' is not a valid name"),
@@ -112,7 +112,7 @@ def test_all_files_are_written_without_placeholders(kind: str) -> None:
         ("sampler", "mirostat", "is registered by both llamafw:samplers and llamafw-mirostat"),
         ("sampler", "top-k", "top_k"),
         ("architecture", "llama", "is registered by both llamafw:architectures and llamafw-llama"),
-        ("asgi", "threads", "conflicting option string: --threads"),
+        ("asgi", "threads", "the flag --threads is added by both llamafw and llamafw-threads"),
         ("command", "serve", "'serve' is a command of llamafw itself"),
         ("pages", "props", "the server already has /props"),
         ("pages", "docs", "the server already has /docs"),

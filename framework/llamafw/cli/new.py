@@ -1,7 +1,7 @@
 """``llamafw plugin new KIND NAME``: write a package for a new plugin that works and passes its own tests.
 
-The files are made from the folder ``templates``, which has a folder for each kind, and ``common`` for files that all
-kinds share. Placeholders in them, such as ``$name``, are replaced by words made from the plugin's name.
+The folder ``templates`` has a folder with the files of each kind, and ``common`` for files that all kinds share.
+Placeholders in these files, such as ``$name``, are replaced by words made from the plugin's name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 
 from llamafw import spec
 from llamafw.cli.main import COMMANDS
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import Parser
+from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.errors import LlamafwError, SettingsError, did_you_mean
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
@@ -59,7 +60,9 @@ def run(argv: list[str]) -> int:
         example="llamafw plugin new sampler top-a",
     )
     parser.add_argument("kind", metavar="KIND", help="one of the kinds above")
-    parser.add_argument("name", metavar="NAME", help="lower-case words with hyphens; the package is llamafw-NAME")
+    parser.add_argument(
+        "name", metavar="NAME", help="lower-case words joined by hyphens; the package is called llamafw-NAME"
+    )
     parser.add_argument(
         "--folder", metavar="PATH", type=Path, help="folder to write the package to (default: ./llamafw-NAME)"
     )
@@ -96,7 +99,7 @@ def package_files(kind: str, name: str) -> dict[str, str]:
     kind : str
         One of `KINDS`.
     name : str
-        Lower-case words with hyphens.
+        Lower-case words joined by hyphens.
     """
     snake = name.replace("-", "_")
     words = {
@@ -147,7 +150,7 @@ def _check_arguments(kind: str, name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
         valid = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:MAX_NAME_LENGTH].rstrip("-")
         hint = f", such as {valid!r}" if NAME.fullmatch(valid) else ""
-        rule = f"use lower-case words with hyphens, at most {MAX_NAME_LENGTH} characters{hint}"
+        rule = f"use lower-case words joined by hyphens, a letter first, at most {MAX_NAME_LENGTH} characters{hint}"
         raise SettingsError(f"plugin new: {name!r} is not a valid name: {rule}")
 
 
@@ -164,10 +167,7 @@ def _check_it_loads(kind: str, name: str, source: str) -> None:
                 raise SettingsError(f"the server already has /{name}")
             if kind == "command" and name in COMMANDS:
                 raise SettingsError(f"{name!r} is a command of llamafw itself")
-            parser = Parser("llamafw serve", "")
-            add_settings(parser)
-            for _, add_options in plugins.implementations("add_options"):
-                add_options(parser=parser)
+            collect_plugin_flags(plugins)
         except LlamafwError as error:
             reason = str(error).replace(str(path), f"llamafw-{name}").partition("; use --no-plugin")[0]
             raise SettingsError(f"plugin new: the name {name!r} cannot be used: {reason}") from None
