@@ -28,7 +28,7 @@ def test_wrong_logits_are_reported(write_model: Any) -> None:
 
 
 @pytest.mark.parametrize("test", ["unknown_activation_is_refused", "unknown_tensor_role_is_refused"])
-def test_accepted_model_that_is_not_computed_is_reported(test: str, write_model: Any) -> None:
+def test_accepting_unsupported_models_is_reported(test: str, write_model: Any) -> None:
     made = suite(BackendConformance, DeterministicBackend)
     assert_fails(getattr(made, f"test_{test}"), "is accepted", write_model)
 
@@ -74,10 +74,10 @@ def test_ignored_bias_is_reported(write_model: Any) -> None:
         ),
         (
             backend(state_size=lambda self, n: n),
-            "state_size_is_that_of_saved_states",
+            "state_size_matches_saved_states",
             r"state_size\(1\) is 1, but save\(0, 1\) returns 4 bytes",
         ),
-        (backend(describe=lambda self: {}), "sizes_are_those_of_the_options", "n_threads"),
+        (backend(describe=lambda self: {}), "sizes_match_the_options", "n_threads"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -77,7 +77,7 @@ def endpoints(path: Path) -> Any:
         ({"in": "query", "required": True, "schema": {"type": "string"}}, True),
     ],
 )
-def test_parameters_that_can_be_invalid_are_known(parameter: dict[str, Any], expected: bool) -> None:
+def test_parameters_with_invalid_values_are_recognised(parameter: dict[str, Any], expected: bool) -> None:
     assert can_be_invalid(parameter) is expected
 
 

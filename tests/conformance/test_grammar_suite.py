@@ -47,7 +47,7 @@ def test_state_shared_by_responses_is_reported() -> None:
     assert_fails(made.test_responses_are_independent, "advancing one response advanced another")
 
 
-def test_accepted_invalid_source_is_reported() -> None:
+def test_accepting_an_invalid_source_is_reported() -> None:
     compiler = SimpleNamespace(compile=lambda source: None)
     made = suite(GrammarConformance, lambda context: compiler, name="gbnf")
     assert_fails(made.test_invalid_sources_are_request_errors, "the invalid source 'root ::= .' is accepted")

@@ -73,7 +73,7 @@ def test_invalid_candidates_are_reported(made: Any, message: str) -> None:
     assert_fails(made.test_apply_leaves_valid_candidates, message)
 
 
-def test_forbidden_tokens_that_return_are_reported() -> None:
+def test_allowing_forbidden_tokens_is_reported() -> None:
     made = sampler_that_changes("logits", lambda logits: np.nan_to_num(logits, neginf=-9))
     assert_fails(made.test_forbidden_tokens_stay_forbidden, "forbidden tokens are allowed again")
     made = sampler_that_changes("logits", lambda logits: np.full_like(logits, -np.inf))

@@ -42,6 +42,7 @@ def final_event(index: int = 0) -> dict[str, Any]:
         "min_keep": 0,
         "ignore_eos": False,
     }
+
     return {
         "content": "",
         "index": index,

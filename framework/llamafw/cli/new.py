@@ -159,6 +159,7 @@ def _check_it_loads(kind: str, name: str, source: str) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{module_of(name)}.py"
         path.write_text(source, "utf-8")
+
         broken = {record.name for record in Plugins(tolerant=True).records.values() if record.error}
         try:
             plugins = Plugins(extra=[str(path)], block=broken)

@@ -104,29 +104,33 @@ def write_tiny_gguf(
     }
     made: dict[str, tuple[npt.NDArray[np.generic], str]] = {}
 
-    def matrix(name: str, role: str, shape: tuple[int, int], std: float) -> None:
+    def add_matrix(name: str, role: str, shape: tuple[int, int], std: float) -> None:
         kind = kinds.get(role, kinds["default"])
         made[name] = (random_tensor(rng, shape, kind, std), kind)
 
-    def vector(name: str, n: int, mean: float) -> None:
+    def add_vector(name: str, n: int, mean: float) -> None:
         made[name] = (random_tensor(rng, (n,), "F32", 0.1, mean), "F32")
 
-    matrix("token_embd.weight", "token_embd", (n_vocab, n_embd), 3 / n_embd**0.5)  # logits with a spread of 3
-    vector("output_norm.weight", n_embd, 1.0)
+    add_matrix(
+        "token_embd.weight", "token_embd", (n_vocab, n_embd), 3 / n_embd**0.5
+    )  # logits with a standard deviation of about 3
+    add_vector("output_norm.weight", n_embd, 1.0)
     if not tied:
-        matrix("output.weight", "output", (n_vocab, n_embd), 3 / n_embd**0.5)
+        add_matrix("output.weight", "output", (n_vocab, n_embd), 3 / n_embd**0.5)
     for layer in range(n_layer):
-        vector(f"blk.{layer}.attn_norm.weight", n_embd, 1.0)
-        vector(f"blk.{layer}.ffn_norm.weight", n_embd, 1.0)
+        add_vector(f"blk.{layer}.attn_norm.weight", n_embd, 1.0)
+        add_vector(f"blk.{layer}.ffn_norm.weight", n_embd, 1.0)
         for role, shape in shapes.items():
-            matrix(f"blk.{layer}.{role}.weight", role, shape, 1.5 / shape[1] ** 0.5)
+            add_matrix(f"blk.{layer}.{role}.weight", role, shape, 1.5 / shape[1] ** 0.5)
             if biases and role.startswith("attn"):
-                vector(f"blk.{layer}.{role}.bias", shape[0], 0.0)
+                add_vector(f"blk.{layer}.{role}.bias", shape[0], 0.0)
+
     for name, value in (tensors or {}).items():
         if value is None:
             del made[name]
         else:
             made[name] = (value, "F32")
+
     _write(path, keys, made, part_tensors)
     return path
 
@@ -149,6 +153,7 @@ def _write(
                 writer.add_string(key, value)
             case _:
                 writer.add_array(key, value)
+
     for name, (data, kind) in tensors.items():
         writer.add_tensor(name, data, raw_dtype=None if kind in ("F32", "F16") else GGMLQuantizationType[kind])
     writer.write_header_to_file()

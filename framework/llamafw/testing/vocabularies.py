@@ -42,6 +42,7 @@ def gpt2(n_vocab: int | None = None) -> dict[str, Any]:
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *byte_level_alphabet(), *merged]
     types = [CONTROL] * 3 + [NORMAL] * (256 + len(merged))
     _pad(tokens, types, n_vocab)
+
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
@@ -67,10 +68,12 @@ def spm(n_vocab: int | None = None) -> dict[str, Any]:
     tokens = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", *(f"<0x{byte:02X}>" for byte in range(256))]
     types = [UNKNOWN] + [CONTROL] * 4 + [BYTE] * 256
     scores = [0.0] * len(tokens)
+
     tokens += merged + letters
     types += [NORMAL] * (len(merged) + len(letters))
     scores += [-float(i) for i in range(len(merged) + len(letters))]
     _pad(tokens, types, n_vocab)
+
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",

@@ -170,6 +170,7 @@ def test_broken_rules_are_reported_in_words(tmp_path: Path) -> None:
     (tmp_path / "careless.py").write_text(CARELESS, "utf-8")
     result = check("careless.py", folder=tmp_path)
     assert result.returncode == 1, result.stderr
+
     for pattern in (
         "broken rule: A logit of −inf, which forbids a token, stays −inf, .*\n"
         r" +reason: options .*, candidates .*: \d+ forbidden tokens are allowed again, such as token \d+\n"
@@ -186,6 +187,7 @@ def test_broken_rules_are_reported_in_words(tmp_path: Path) -> None:
         "not checked: 1 rule: implement `reference` to compare the weights with its result",
     ):
         assert re.search(pattern, result.stdout), f"{pattern}\n{result.stdout}"
+
     assert {subject: line.partition(":")[0] for subject, line in verdicts(result.stdout).items()} == {
         "plugin": "ok",
         "sampler careless": "FAILED",
@@ -207,6 +209,7 @@ def test_event_and_broken_rule_are_named(tmp_path: Path) -> None:
         "plugin": "ok: 3 rules passed",
         "events": "FAILED: 4 rules passed, 2 rules broken",
     }
+
     line = EVENTS.splitlines().index("    print(finish.n_predicted)") + 1
     for pattern in (
         "broken rule: request_finished: The hook raises no exception.\n"

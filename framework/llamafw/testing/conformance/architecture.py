@@ -61,6 +61,7 @@ class ArchitectureConformance(Conformance):
         model = self.open(write_model)
         names = tensor_names(self.build(model))
         assert names, "the graph has no tensors"
+
         for name in sorted(names):
             tensor = model.tensors[name]
             others = {other: value for other, value in model.tensors.items() if other != name}

@@ -100,6 +100,7 @@ class BackendConformance(ProtocolConformance):
             if error is not None:
                 assert f"{role}_bias" in error, f"{role}_bias is refused, but the error does not name it: {error}"
                 continue
+
             with self.open(path, roles=roles, **F32_CACHE) as backend:
                 actual = logits(backend, TOKENS)
             subject = f"a model with a bias of {role}: logits and those of float64"
@@ -118,7 +119,7 @@ class BackendConformance(ProtocolConformance):
 
     # --- batches
 
-    def test_sizes_are_those_of_the_options(self, write_model: WriteModel) -> None:
+    def test_sizes_match_the_options(self, write_model: WriteModel) -> None:
         """`n_slots`, `n_ctx` and `n_batch` are those of the options; ``n_ctx=0`` means the model's context."""
         with self.open(write_model(), n_slots=3, n_ctx=96, n_batch=64) as backend:
             sizes = backend.n_slots, backend.n_ctx, backend.n_batch, backend.n_vocab
@@ -166,6 +167,7 @@ class BackendConformance(ProtocolConformance):
             for _ in range(3):
                 for slot in range(4):
                     backend.truncate(slot, 0)
+
                 lengths = [0] * 4
                 while (start := lengths[own_slot]) < N_TOKENS:
                     runs: list[Run] = []
@@ -179,6 +181,7 @@ class BackendConformance(ProtocolConformance):
                             outputs = range(n_before, n_before + len(tokens))
                         runs.append((slot, lengths[slot], tokens))
                         lengths[slot] += len(tokens)
+
                     rows = backend.forward(batch(*runs, outputs=outputs))
                     end = lengths[own_slot]
                     assert_identical(
@@ -262,7 +265,7 @@ class BackendConformance(ProtocolConformance):
                 rest = backend.forward(batch((2, n, TOKENS[n:])))
                 assert_identical(rest, whole[n:], f"logits after restoring {n} positions and original")
 
-    def test_state_size_is_that_of_saved_states(self, write_model: WriteModel) -> None:
+    def test_state_size_matches_saved_states(self, write_model: WriteModel) -> None:
         """`state_size(n)` is the number of bytes that `save(slot, n)` returns; `state_format` is not empty."""
         with self.open(write_model(types="Q8_0")) as backend:
             logits(backend, TOKENS)

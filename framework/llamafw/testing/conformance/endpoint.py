@@ -130,6 +130,7 @@ class EndpointConformance(Conformance):
         pytest.importorskip("schemathesis")
         paths = sorted({path for path, _, _ in self.operations(tmp_path)})
         settings = self.settings(tmp_path)
+
         async with serve_http(plugin=self.plugins, api_key=(contract.KEY,), predict=4, **settings) as url:
             command = contract.command(self.document(tmp_path), tmp_path, url, paths, max_examples=self.max_examples)
             process = await asyncio.create_subprocess_exec(
@@ -140,6 +141,7 @@ class EndpointConformance(Conformance):
                 stderr=asyncio.subprocess.STDOUT,
             )
             output, _ = await process.communicate()
+
         text = output.decode("utf-8", "replace").replace(url, DEFAULT_URL)  # this server has ended: suggest another
         if process.returncode:
             print(text)

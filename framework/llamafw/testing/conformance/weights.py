@@ -97,7 +97,7 @@ class WeightsConformance(Conformance):
                     damaged.unlink()
                 self.check_damaged(copy / path.relative_to(intact), f"{file.name} is {damage}")
 
-    async def test_server_answers_as_with_the_gguf_file(self, tmp_path: Path, tiny_model: Path, serve: Any) -> None:
+    async def test_server_answers_match_the_gguf_file(self, tmp_path: Path, tiny_model: Path, serve: Any) -> None:
         """A server gives the most likely token about the same probability as with the GGUF file."""
         body = {"prompt": "the nation", "n_predict": 1, "n_probs": 5, "ignore_eos": True, "temperature": 0}
         logprobs = []

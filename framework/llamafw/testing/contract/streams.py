@@ -30,7 +30,7 @@ class StreamChecker:
     def problems(self, content: bytes, operation: Object, body: Any) -> Iterator[str]:
         """Yield the problems of a stream.
 
-        The order of events and ``[DONE]`` are checked for the built-in operations only.
+        The order of the events, and ``[DONE]``, are checked for the built-in operations only.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class StreamChecker:
 
 
 def data_of(event: str, *, may_have_name: bool) -> str | None:
-    """Return the data of an event; None if it has other lines than one line of data, and perhaps a name and an id."""
+    """Return the data of an event; None unless it is one line of data, and perhaps a name and an id."""
     lines = event.split("\n")
     if may_have_name:
         lines = [line for line in lines if not line.startswith(("event: ", "id: "))]
