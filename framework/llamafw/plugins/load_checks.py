@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 import pluggy
@@ -36,18 +37,28 @@ def find_hooks(loaded: Any, manager: pluggy.PluginManager) -> Any:
     if not inspect.ismodule(loaded) or _marked_functions(loaded, manager):
         return loaded
 
-    own = {  # a set, because a class may have two names
-        value
-        for value in vars(loaded).values()
-        if isinstance(value, type) and f"{value.__module__}.".startswith(f"{loaded.__name__}.")
-    }
-    classes = [cls for cls in own if _marked_functions(cls, manager)]
+    classes = [cls for cls in _own_classes(loaded) if _marked_functions(cls, manager)]
     if len(classes) > 1:
         names = ", ".join(sorted(cls.__name__ for cls in classes))
         raise PluginError(
             f"it has several classes with hooks: {names}; keep one of them, or name one in an entry point"
         )
     return classes[0] if classes else loaded
+
+
+def create_plugin(cls: type) -> Any:
+    """Return an object of a plugin's class.
+
+    Raises
+    ------
+    PluginError
+        The constructor needs arguments.
+    """
+    try:
+        inspect.signature(cls).bind()
+    except TypeError as error:
+        raise PluginError(f"its class {cls.__name__} needs arguments, but is created without any: {error}") from None
+    return cls()
 
 
 def check_api_version(plugin: Any, record: PluginRecord) -> str | None:
@@ -101,14 +112,23 @@ def check_hooks(plugin: Any, manager: pluggy.PluginManager) -> None:
             raise PluginError(f"the hook {name} has no parameter {unknown[0]!r}; {expected}")
 
     if not implemented:
-        unmarked = ", ".join(name for name in specs if hasattr(plugin, name)) or "its hook functions"
-        raise PluginError(f"it implements no hook; mark {unmarked} with @llamafw.hookimpl")
+        places = [plugin, *(_own_classes(plugin) if inspect.ismodule(plugin) else ())]
+        unmarked = [name for name in specs if any(hasattr(place, name) for place in places)]
+        raise PluginError(
+            f"it implements no hook; mark {', '.join(unmarked) or 'its hook functions'} with @llamafw.hookimpl"
+        )
 
 
 def _marked_functions(plugin: Any, manager: pluggy.PluginManager) -> dict[str, Any]:
     """Return the functions of a plugin that are marked with `hookimpl`, with the arguments of the mark."""
     marks = {name: manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
     return {name: options for name, options in marks.items() if options is not None}
+
+
+def _own_classes(module: ModuleType) -> set[type]:
+    """Return the classes that a module or its submodules define."""
+    classes = {value for value in vars(module).values() if isinstance(value, type)}
+    return {cls for cls in classes if f"{cls.__module__}.".startswith(f"{module.__name__}.")}
 
 
 def _required_parameters(plugin: Any, name: str) -> list[str]:

@@ -22,7 +22,7 @@ from llamafw.plugins.configuration import PluginSetting, aliases_of, check_plugi
 from llamafw.plugins.discovery import discover, import_plugin
 from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, exc_info
 from llamafw.plugins.hook_timer import STARTUP_LIMIT, HookTimer
-from llamafw.plugins.load_checks import check_api_version, check_hooks, check_options, find_hooks
+from llamafw.plugins.load_checks import check_api_version, check_hooks, check_options, create_plugin, find_hooks
 from llamafw.plugins.records import PluginRecord
 from llamafw.registry import NameClash, RegistrationError, Registry
 from llamafw.types import PluginInfo
@@ -328,7 +328,7 @@ class Plugins:
             plugin = find_hooks(self._timed(record.name, "its import", load), self.pm)
             record.requires_api = check_api_version(plugin, record)
             if isinstance(plugin, type):
-                plugin = plugin()  # an object of its own, because state in the class would be shared
+                plugin = create_plugin(plugin)  # an object of its own, because state in the class would be shared
             check_hooks(plugin, self.pm)
             record.options = check_options(plugin)
             self.pm.register(plugin, name=record.name)

@@ -135,6 +135,11 @@ def load(folder: Path, code: str) -> Plugins:
         (QUANT, r"the type_id 8 is used by both quant 'Q8_0' of llamafw:quants and quant 'mine' of \S*mine.py"),
         ("x = 1\n", "cannot be loaded: it implements no hook; mark its hook functions with @llamafw.hookimpl"),
         (SAMPLER.replace("@hookimpl", ""), "no hook; mark register_samplers with @llamafw.hookimpl"),
+        (CLASSES.replace("@hookimpl", ""), "no hook; mark server_stopping with @llamafw.hookimpl"),
+        (
+            IMPORT + CLASSES.partition("class Two")[0] + "    def __init__(self, path): pass\n",
+            "its class One needs arguments, but is created without any: missing a required argument: 'path'",
+        ),
         (
             IMPORT + CLASSES,
             "it has several classes with hooks: One, Two; keep one of them, or name one in an entry point",

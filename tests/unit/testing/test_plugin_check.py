@@ -182,7 +182,7 @@ def test_broken_rules_are_reported_in_words(tmp_path: Path) -> None:
         "reason: a state of 1 bytes for 20 positions is accepted",
         r"reason: a question: 'How are you\?' is not in the prompt",
         "reason: POST /careless has no summary",
-        "reason: POST /careless: .*Server error.*; reproduce with curl",
+        "reason: POST /careless: .*Server error.*; reproduce with `llamafw serve --validate-responses` and curl",
         "reason: POST /careless: responses.200.content.application/json.schema is an integer without minimum",
         "not checked: 1 rule: implement `reference` to compare the weights with its result",
     ):

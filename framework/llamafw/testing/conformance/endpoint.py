@@ -21,7 +21,8 @@ from llamafw.testing.plugin import small_settings
 Operation = tuple[str, str, dict[str, Any]]
 """Path, method and operation object of the API document."""
 
-DEFAULT_URL = "http://127.0.0.1:8080"  # where `llamafw serve` listens
+SERVER = "llamafw serve --validate-responses"  # a command that starts a server on which failures can be reproduced
+SERVER_URL = "http://127.0.0.1:8080"
 NOT_SCHEMAS = ("example", "examples", "default", "enum")  # keys whose values are data
 
 
@@ -142,10 +143,10 @@ class EndpointConformance(Conformance):
             )
             output, _ = await process.communicate()
 
-        text = output.decode("utf-8", "replace").replace(url, DEFAULT_URL)  # this server has ended: suggest another
+        text = output.decode("utf-8", "replace").replace(url, SERVER_URL)  # this server has ended
         if process.returncode:
             print(text)
-            pytest.fail("\n".join(contract.failures(text)) or text[-9000:])
+            pytest.fail("\n".join(contract.failures(text, SERVER)) or text[-9000:])
 
     # --- helpers
 

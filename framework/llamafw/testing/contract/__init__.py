@@ -146,13 +146,22 @@ def paths_of_plugins(document: Document) -> list[str]:
     return sorted(set(document["paths"]) - set(load_document()["paths"]))
 
 
-def failures(output: str) -> list[str]:
-    """Return the failures in the output of schemathesis, one line for each operation."""
+def failures(output: str, server: str = "") -> list[str]:
+    """Return the failures in the output of schemathesis, one line for each operation.
+
+    Parameters
+    ----------
+    output : str
+        The output.
+    server : str
+        A command that starts a server on which the failures can be reproduced.
+    """
+    start = f"`{server}` and " if server else ""
     lines = []
     for place, text in re.findall(r"^_{3,} (\w+ /\S*) _{3,}$(.*?)(?=^[_=]{3,} )", output, re.M | re.S):
         reasons = dict.fromkeys(re.findall(r"^- (?:ST\d+ )?(.+)$", text, re.M))
         example = re.search(r"^    (curl .*)$", text, re.M)
-        lines.append(f"{place}: {'; '.join(reasons)}" + (f"; reproduce with {example[1]}" if example else ""))
+        lines.append(f"{place}: {'; '.join(reasons)}" + (f"; reproduce with {start}{example[1]}" if example else ""))
     return lines
 
 
