@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llamafw import BackendContext, BackendOptions
+from llamafw.graph import as_decoder
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 
@@ -39,7 +40,7 @@ def make_context(
     """
     plugins = _plugins()
     model = read_gguf(path, plugins.registry("quant"), ())
-    description = plugins.registry("architecture")["llama"](model)
+    description = as_decoder(plugins.registry("architecture")["llama"](model))
     return BackendContext(
         model,
         replace(description, **(decoder or {})),

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from llamafw.errors import LlamafwError, ModelError
+from llamafw.graph import as_decoder
 from llamafw.interfaces import Backend, BackendContext
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.batches import Run, batch, logits
@@ -347,7 +348,7 @@ class BackendConformance(ProtocolConformance):
         if roles:  # biases that only these roles name
             tensors = {name: tensor for name, tensor in model.tensors.items() if not name.endswith(".bias")}
             described = replace(model, tensors=tensors)
-        decoder = self.registry("architecture")["llama"](described)
+        decoder = as_decoder(self.registry("architecture")["llama"](described))
         decoder = replace(decoder, tensors={**decoder.tensors, **(roles or {})})
         if activation is not None:
             decoder = replace(decoder, activation=activation)
