@@ -185,9 +185,8 @@ class BackendConformance(ProtocolConformance):
 
                     rows = backend.forward(batch(*runs, outputs=outputs))
                     end = lengths[own_slot]
-                    assert_identical(
-                        rows, alone[start:end], f"tokens {start} to {end - 1} beside other slots and alone"
-                    )
+                    subject = f"tokens {start} to {end - 1} beside other slots and alone"
+                    assert_identical(rows, alone[start:end], subject)
 
     # --- threads
 
@@ -396,6 +395,5 @@ class BackendConformance(ProtocolConformance):
         """Fail unless all numbers are within `tolerance` of the expected ones; ``subject`` begins the message."""
         assert actual.shape == expected.shape, f"{subject}: the shape is {actual.shape}, expected {expected.shape}"
         difference = float(np.abs(actual - expected).max())
-        assert difference <= self.tolerance, (
-            f"{subject} differ by up to {difference:.3g}; `tolerance` is {self.tolerance}"
-        )
+        limit = self.tolerance
+        assert difference <= limit, f"{subject} differ by up to {difference:.3g}; `tolerance` is {limit}"
