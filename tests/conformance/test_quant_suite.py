@@ -77,6 +77,8 @@ def test_arrays_are_compared_bit_for_bit() -> None:
     one, other = np.array([1.0, 2.0]), np.array([1.0, 3.0])
     assert_identical(one, one.copy(), "x")
     assert_fails(assert_identical, "x: 1 of 2 numbers differ, by up to 1", one, other, "x")
+    small, large = np.array([1], np.uint8), np.array([2], np.uint8)
+    assert_fails(assert_identical, "x: 1 of 1 numbers differ, by up to 1$", small, large, "x")
     with_nan, infinite = np.array([np.nan, 2.0]), np.array([np.nan, np.inf])
     assert_identical(with_nan, with_nan.copy(), "x")
     assert_fails(assert_identical, "x: 1 of 2 numbers differ$", with_nan, infinite, "x")

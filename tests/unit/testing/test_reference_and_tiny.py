@@ -33,7 +33,7 @@ def test_attention_of_the_reference_is_causal(tmp_path: Path) -> None:
 
 
 def test_equal_tokens_have_equal_logits_at_all_positions(tmp_path: Path) -> None:
-    """If all tokens are equal, all values are equal, so that the weights of attention do not matter."""
+    """If all tokens are equal, all values are equal too, and the weights of attention do not matter."""
     model = Reference(write_tiny_gguf(tmp_path / "model.gguf"))
     logits = model.logits([9] * 5)
     np.testing.assert_allclose(logits, np.broadcast_to(logits[0], logits.shape), rtol=1e-9)

@@ -101,7 +101,7 @@ class AuthenticatorConformance(Conformance):
                     assert status in REJECTED, f"{name} with {change} is {status}, expected 401, 403 or 429"
 
     async def test_server_keys_still_work(self, serve: Any, tmp_path: Path) -> None:
-        """With ``--api-key`` too, both the server's key and the user's credentials are accepted."""
+        """With ``--api-key``, both the server's key and the user's credentials are accepted."""
         async with serve(plugin=self.plugins, api_key=("of-the-server",), **self.settings(tmp_path)) as client:
             for headers in (self.headers(tmp_path), {"Authorization": "Bearer of-the-server"}):
                 status = (await client.post("/tokenize", json=BODY, headers=headers)).status_code

@@ -107,7 +107,7 @@ def assert_identical(actual: Any, expected: Any, subject: str) -> None:
     differs = (actual != expected) & ~(np.isnan(actual) & np.isnan(expected))
     if differs.any():
         with np.errstate(all="ignore"):
-            differences = np.abs(actual[differs] - expected[differs])
+            differences = np.abs(actual[differs].astype(np.float64) - expected[differs])
         finite = differences[np.isfinite(differences)]
         size = f", by up to {finite.max():.3g}" if len(finite) else ""
         pytest.fail(f"{subject}: {differs.sum()} of {actual.size} numbers differ{size}")
