@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llamafw.errors import ModelError, SettingsError
+from llamafw.errors import ModelError, SettingsError, suggest
 from llamafw.models.catalogue import CATALOGUE
 from llamafw.models.folders import models_dir
 from llamafw.models.parts import model_name
@@ -27,7 +27,7 @@ def find_model(settings: Settings, *, progress: bool = True) -> Path:
     SettingsError
         The settings contradict each other, or a name or URL is malformed.
     ModelError
-        The file does not exist.
+        The file does not exist, or the catalogue has no model of this name.
     DownloadError
         The model cannot be downloaded.
     """
@@ -51,6 +51,8 @@ def find_model(settings: Settings, *, progress: bool = True) -> Path:
         return path
     if path is not None and (path.suffix or len(path.parts) > 1):
         raise ModelError(f"the model file {path} does not exist")
+    if name and name not in CATALOGUE:
+        raise ModelError(f"{name!r} is neither a file nor a model of the catalogue{suggest(name, CATALOGUE)}")
     return pull(name or DEFAULT_MODEL, progress=progress, offline=settings.offline)
 
 

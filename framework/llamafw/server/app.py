@@ -157,7 +157,8 @@ def _route(
         while error.context:  # no branch of anyOf fits: report the error of the branch that fits furthest
             error = max(error.context, key=lambda cause: len(cause.absolute_path))
 
-        place, author = ".".join(map(str, error.absolute_path)), spec.defined_by(error.absolute_path, plugins)
+        place = ".".join(map(str, error.absolute_path)) or "its root"
+        author = spec.defined_by(error.absolute_path, plugins)
         message = f"the API document is not valid at {place}, which {author} defines: {error.message:.300}"
         raise SpecError(message) from None
     return connexion

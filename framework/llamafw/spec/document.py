@@ -221,9 +221,10 @@ def defined_by(path: Sequence[Any], plugins: Plugins) -> str:
     plugins : Plugins
         The plugins whose fragments are searched.
     """
-    for name, fragment in _fragments(plugins):
+    keys = list(path)
+    for name, fragment in _fragments(plugins) if keys else ():
         part: Any = fragment
-        for key in list(path)[: 3 if path[0] == "components" else 2]:
+        for key in keys[: 3 if keys[0] == "components" else 2]:
             part = part.get(key) if isinstance(part, Mapping) else None
         if part is not None:
             return f"plugin {name}"

@@ -12,6 +12,7 @@ import pytest
 from llamafw import ModelError, SettingsError
 from llamafw.cli import main
 from llamafw.models import find, huggingface, url
+from llamafw.models.catalogue import CATALOGUE
 from llamafw.models.find import find_model, model_id
 from llamafw.models.folders import models_dir
 from llamafw.settings import Settings
@@ -29,6 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         recorded.append((args, kwargs))
         return Path("downloaded")
 
+    monkeypatch.setitem(CATALOGUE, "name", CATALOGUE["smollm2-135m"])
     monkeypatch.setattr(find, "pull", record)
     monkeypatch.setattr(huggingface, "pull_repo", record)
     monkeypatch.setattr(url, "pull_url", record)
@@ -76,6 +78,13 @@ def test_settings_choose_the_download(settings: Settings, call: Any, calls: list
 @pytest.mark.parametrize("name", ["a/b", "b.gguf"])
 def test_a_missing_file_is_refused(name: str, calls: list[Any]) -> None:
     with pytest.raises(ModelError, match=f"the model file {name} does not exist"):
+        find_model(Settings(model=name))
+    assert calls == []
+
+
+@pytest.mark.parametrize(("name", "hint"), [("smolm2-135m", "did you mean"), ("xyz", "available: ")])
+def test_an_unknown_name_is_refused(name: str, hint: str, calls: list[Any]) -> None:
+    with pytest.raises(ModelError, match=f"'{name}' is neither a file nor a model of the catalogue; {hint}"):
         find_model(Settings(model=name))
     assert calls == []
 
