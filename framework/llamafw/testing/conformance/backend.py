@@ -350,7 +350,7 @@ class BackendConformance(ProtocolConformance):
         decoder = as_decoder(self.registry("architecture")["llama"](described))
         decoder = replace(decoder, tensors={**decoder.tensors, **(roles or {})})
         if activation is not None:
-            decoder = replace(decoder, activation=activation)
+            decoder = replace(decoder, activation=activation)  # type: ignore[arg-type]  # backends must refuse others
         options = {"n_slots": 2, "n_threads": 1} | self.options | options
         backend: Backend = self.registered()(BackendContext(model, decoder, BackendOptions(**options), quants))
         try:
