@@ -27,19 +27,20 @@ REASONS = (
     r"^a bias must be a number or false",  # second item of a pair; OpenAPI 3.0 has no tuples
     r"^the first item of a pair must be a token id",
     r"is not a token id",  # name of a member; OpenAPI 3.0 has no patterns for names
-    r"^best_of must be at least n|^a stream needs best_of|cannot be combined with",  # depends on two fields
+    r"^best_of must be (at least|equal to) n|cannot be combined with",  # depends on two fields
     r"^one request can have at most \d+ choices",  # n times the number of prompts has a limit
     r"^with \d+ choices, logit_bias can have",  # that number times the number of biases has a limit
     r"^the (strings|texts) of (stop|logit_bias) must have at most",  # the total length has a limit
-    r"^the variable \w+ is set by the server",
+    r"^the server sets the variable",
     r"^path parameter id_slot must be at least 0",  # of a link to the slot of a response without tokens
     r"^embeddings of this model have|^(adapter|slot) \d+ does not exist|^Invalid filename|^Unable to restore slot",
     r"^the (text|prompt) has (no|\d+) tokens",
     r"(is|be) (provided|specified)",  # one of two fields is required; the schema for that would be unreadable
     r"^the (grammar|schema) (is|has)|^response_format of the type json_schema needs",  # a language of its own
-    r"cannot be enforced|is a number$",
+    r"cannot be enforced",
     r"is not a keyword of JSON Schema",
-    r"^tool_choice needs tools|^the tool .* is not in tools|^two tools have the same name|^the arguments are not",
+    r"^tool_choice needs at least one tool|^the tool .* is not in tools|^two tools have the same name",
+    r"^the arguments are not",
 )
 """Messages with which the server may reject a request that is valid according to the document."""
 
