@@ -10,7 +10,7 @@ import numpy as np
 from llamafw.graph import Array, Evaluation, Input, Shape, Value
 
 
-class Given(Value):
+class FixedRows(Value):
     """A value whose rows a test provides."""
 
     __slots__ = ("rows",)
@@ -27,10 +27,10 @@ class Given(Value):
 
 
 def compute(value: Value, weights: Mapping[str, Array] | None = None) -> Any:
-    """Evaluate an operator with `Given` inputs; check its result against its shape rule."""
+    """Evaluate an operator with `FixedRows` inputs; check its result against its shape rule."""
 
     def rows(one: Value) -> Any:
-        if isinstance(one, Given):
+        if isinstance(one, FixedRows):
             return one.rows
         operands = {
             name: [rows(part) for part in operand] if isinstance(operand, tuple) else rows(operand)
@@ -48,7 +48,7 @@ def compute(value: Value, weights: Mapping[str, Array] | None = None) -> Any:
     return result
 
 
-def _given(value: Value) -> list[Given]:
-    if isinstance(value, Given):
+def _given(value: Value) -> list[FixedRows]:
+    if isinstance(value, FixedRows):
         return [value]
     return [one for part in value.inputs() if not isinstance(part, Input) for one in _given(part)]

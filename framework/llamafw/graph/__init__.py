@@ -1,7 +1,7 @@
-"""Models as graphs of standard operators, which architectures write and backends compile.
+"""Models as graphs of standard operators, which architectures build and backends run.
 
-An architecture is a function from a model file to a `Graph`. Operators are subclasses of `Value`; each has a rule for
-its shape and an evaluation in float64. Independent of files, tensor types and backends.
+An architecture is a function from a model file to a `Graph`. Operators are subclasses of `Value`: each one checks the
+shapes of its inputs and can be evaluated in float64. Independent of files, tensor types and backends.
 """
 
 from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
@@ -39,7 +39,7 @@ from llamafw.graph.rows import (
     Activation,
     Add,
     Clamp,
-    Embedding,
+    EmbeddingLookup,
     L2Norm,
     LayerNorm,
     LayerOutput,
@@ -74,7 +74,7 @@ __all__ = [
     "Concat",
     "concat",
     "Conv",
-    "Embedding",
+    "EmbeddingLookup",
     "embedding",
     "evaluate",
     "Evaluation",

@@ -1,4 +1,4 @@
-"""Operators along the text with a growing state: rotary positions, the KV cache, attention."""
+"""Operators that depend on a token's position and the tokens before it: rotary positions, the KV cache, attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from llamafw.graph.rows import softmax
+from llamafw.graph.rows import softmax_rows
 from llamafw.graph.values import POSITIONS, Array, GraphError, Shape, Value
 from llamafw.graph.weights import Weight
 
@@ -21,21 +21,21 @@ WindowKind = Literal["sliding", "chunked", "symmetric"]
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """The angles of rotary position embeddings: ``position · frequency``, for each pair of numbers.
+    """The parameters of rotary position embeddings: each pair of numbers is rotated by ``position · frequency``.
 
-    ``frequencies`` include the scaling of long contexts. ``sections`` assign the pairs to several rows of positions
-    (M-RoPE, arXiv:2409.12191); for text all rows are equal.
+    ``frequencies`` include the scaling of long contexts. ``sections`` are the numbers of pairs that use each row of
+    positions (M-RoPE, arXiv:2409.12191); for text all rows are equal.
     """
 
     frequencies: npt.NDArray[np.float64]  # (n_pairs,) radians per position
     magnitude: float = 1.0  # factor on cos and sin (YaRN, arXiv:2309.00071)
     interleaved: bool = False  # True: pairs (0, 1), (2, 3) …; False: pairs (0, n_pairs), (1, n_pairs + 1) …
-    offset: int = 0  # numbers before the first pair, which stay unchanged
+    offset: int = 0  # numbers before the first pair; they stay unchanged
     sections: tuple[int, ...] = ()
 
     @property
     def n_rotated(self) -> int:
-        """How many numbers are rotated."""
+        """How many numbers of a head are rotated."""
         return 2 * len(self.frequencies)
 
 
@@ -55,14 +55,15 @@ class Rope(Value):
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
         """Return the rotated rows."""
-        turn = self.rotation
-        n, start = len(turn.frequencies), turn.offset
-        if turn.interleaved:
+        rotation = self.rotation
+        n, start = len(rotation.frequencies), rotation.offset
+        if rotation.interleaved:
             first, second = slice(start, start + 2 * n, 2), slice(start + 1, start + 2 * n, 2)
         else:
             first, second = slice(start, start + n), slice(start + n, start + 2 * n)
-        angles = (inputs["positions"][:, None] * turn.frequencies)[:, None]
-        cos, sin = np.cos(angles) * turn.magnitude, np.sin(angles) * turn.magnitude
+
+        angles = (inputs["positions"][:, None] * rotation.frequencies)[:, None]
+        cos, sin = np.cos(angles) * rotation.magnitude, np.sin(angles) * rotation.magnitude
         x, rotated = inputs["x"], inputs["x"].copy()
         rotated[..., first] = x[..., first] * cos - x[..., second] * sin
         rotated[..., second] = x[..., first] * sin + x[..., second] * cos
@@ -73,7 +74,7 @@ class Rope(Value):
 class Cache(Value):
     """The keys and values of a token and of all tokens before it in its slot.
 
-    If two layers use the same value, they share the cache. If ``v`` is the start of ``k`` (MLA), it is stored once.
+    If two layers use the same `Cache`, they share it.
     """
 
     k: Value  # (n_head_kv, size)
@@ -90,7 +91,7 @@ class Cache(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyValue(Value):
-    """The keys and values of a whole text, which are not kept: encoders."""
+    """The keys and values of all tokens of a text, for encoders. A slot does not keep them."""
 
     k: Value
     v: Value
@@ -106,11 +107,11 @@ class KeyValue(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attention(Value):
-    """``softmax(scale · q kᵀ) v`` (arXiv:1706.03762) over the tokens that a token sees.
+    """``softmax(scale · q kᵀ) v`` (arXiv:1706.03762) over the tokens that a query sees.
 
-    With a `Cache` these are the token itself and those before it, with a `KeyValue` the whole text. A window limits
-    them: ``sliding``, the last ``window`` tokens; ``chunked``, those in the same chunk of ``window`` positions;
-    ``symmetric``, at most half a window to each side. Query heads share key heads evenly (arXiv:2305.13245).
+    With a `Cache` a query sees its own token and those before it, with a `KeyValue` the whole text. A window limits
+    this: ``sliding`` to the last ``window`` tokens; ``chunked`` to the same chunk of ``window`` positions;
+    ``symmetric`` to half a window on each side. Each key head serves the same number of query heads (arXiv:2305.13245).
     ggml: flash_attn_ext; ONNX: Attention, GroupQueryAttention.
     """
 
@@ -120,9 +121,10 @@ class Attention(Value):
     window: int | None = None
     window_kind: WindowKind = "sliding"
     softcap: float | None = None  # scores become softcap · tanh(score / softcap)
-    sinks: Weight | None = None  # (n_head,) one more score per head, whose value is 0 (arXiv:2309.17453)
-    alibi: tuple[float, ...] = ()  # slope per head on the distance (arXiv:2108.12409)
-    temperature: tuple[float, int] | None = None  # (factor, length): 1 + factor · ln(1 + floor(position / length))
+    sinks: Weight | None = None  # (n_head,) an extra score per head, for a value of 0 (arXiv:2309.17453)
+    alibi: tuple[float, ...] = ()  # per head, subtracted from a score per token of distance (arXiv:2108.12409)
+    temperature: tuple[float, int] | None = None
+    """``(factor, length)``: queries are multiplied by ``1 + factor · ln(1 + floor(position / length))``."""
 
     def infer_shape(self) -> Shape:
         """Return the shape of the values, one row per query head."""
@@ -133,7 +135,7 @@ class Attention(Value):
         if self.sinks is not None and self.sinks.shape != (n_head,):
             raise GraphError(f"the tensor {self.sinks.name!r} has shape {self.sinks.shape} instead of {(n_head,)}")
         if self.alibi and len(self.alibi) != n_head:
-            raise GraphError(f"there are {len(self.alibi)} slopes for {n_head} heads")
+            raise GraphError(f"alibi has {len(self.alibi)} slopes, but there are {n_head} heads")
         return (n_head, self.past.v.shape[1])
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -141,26 +143,30 @@ class Attention(Value):
         n_head, n_head_kv = self.q.shape[0], self.past.k.shape[0]
         keys, values = (np.repeat(part, n_head // n_head_kv, 1) for part in inputs["past"])
         q, positions = inputs["q"], run.positions
+
         if self.temperature is not None:
             factor, length = self.temperature
             q = q * (1 + factor * np.log1p(positions // length))[:, None, None]
         scores = np.einsum("qhs,khs->hqk", q, keys) * self.scale
         if self.softcap is not None:
             scores = self.softcap * np.tanh(scores / self.softcap)
+
         distance = positions[:, None] - positions[None, :]
         if self.alibi:
             scores = scores - np.array(self.alibi)[:, None, None] * np.abs(distance)
         scores = np.where(self.visible(positions), scores, -np.inf)
+
         if self.sinks is None:
-            return np.einsum("hqk,khs->qhs", softmax(scores), values)
+            return np.einsum("hqk,khs->qhs", softmax_rows(scores), values)
         sinks = np.broadcast_to(run.weight(self.sinks)[:, None, None], (*scores.shape[:2], 1))
-        weights = softmax(np.concatenate([scores, sinks], -1))[..., :-1]
+        weights = softmax_rows(np.concatenate([scores, sinks], -1))[..., :-1]
         return np.einsum("hqk,khs->qhs", weights, values)
 
     def visible(self, positions: Array) -> npt.NDArray[np.bool_]:
         """Return which keys each query sees, ``(n_tokens, n_tokens)``."""
         distance = positions[:, None] - positions[None, :]
         seen = np.ones_like(distance, bool) if isinstance(self.past, KeyValue) else distance >= 0
+
         if self.window is None:
             return seen
         if self.window_kind == "sliding":

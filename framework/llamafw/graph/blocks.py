@@ -1,4 +1,4 @@
-"""Blocks that many architectures share: functions of operators."""
+"""Blocks of operators that many architectures share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from llamafw.graph.weights import Parameter, Parameters
 
 
 def gated_ffn(x: Value, layer: Parameters, function: Function = "silu") -> Value:
-    """Return a gated feed-forward block: ``down (f(gate x) · up x)`` (arXiv:2002.05202); SwiGLU with ``silu``."""
+    """Return the gated feed-forward block ``down (f(gate x) · up x)``, SwiGLU by default (arXiv:2002.05202)."""
     gated = activation(linear(x, layer["ffn_gate"]), function) * linear(x, layer["ffn_up"])
     return linear(gated, layer["ffn_down"])
 
 
 def output_matrix(parameters: Parameters) -> Parameter:
-    """Return the output matrix, which is the embedding if the file has none."""
+    """Return the output matrix, or the embedding matrix if the file has no output matrix."""
     return parameters["output" if "output" in parameters else "token_embd"]

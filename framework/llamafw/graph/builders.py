@@ -1,4 +1,4 @@
-"""Functions that build values from parameters: the vocabulary in which architectures are written."""
+"""Functions that build values from parameters. Architectures are written with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
 from llamafw.graph.experts import ExpertLinear, Gather, TopK, WeightedSum
 from llamafw.graph.rows import (
     Activation,
-    Embedding,
+    EmbeddingLookup,
     Function,
     LayerNorm,
     LayerOutput,
@@ -24,8 +24,8 @@ from llamafw.graph.weights import Parameter
 
 
 def embedding(ids: Value, p: Parameter) -> Value:
-    """Return the row ``ids`` of an embedding matrix."""
-    return Embedding(ids, p.weight)
+    """Return the rows ``ids`` of an embedding matrix."""
+    return EmbeddingLookup(ids, p.weight)
 
 
 def linear(x: Value, p: Parameter) -> Value:
@@ -34,22 +34,22 @@ def linear(x: Value, p: Parameter) -> Value:
 
 
 def expert_linear(x: Value, chosen: Value, p: Parameter) -> Value:
-    """Return ``W[e] x + b[e]`` of the chosen experts."""
+    """Return ``W[e] x + b[e]`` for each chosen expert ``e``."""
     return ExpertLinear(x, chosen, p.weight, p.bias, p.scale)
 
 
 def rms_norm(x: Value, p: Parameter | None, eps: float) -> Value:
-    """Return the RMSNorm of the last axis; without a parameter, without weights."""
+    """Return the RMSNorm over the last axis, without weights if ``p`` is None."""
     return RMSNorm(x, None if p is None else p.weight, eps)
 
 
 def layer_norm(x: Value, p: Parameter | None, eps: float) -> Value:
-    """Return the LayerNorm of the last axis."""
+    """Return the LayerNorm over the last axis, without weights if ``p`` is None."""
     return LayerNorm(x, None if p is None else p.weight, None if p is None else p.bias, eps)
 
 
 def activation(x: Value, function: Function) -> Value:
-    """Return an activation function of each number."""
+    """Return an activation function applied to each number."""
     return Activation(x, function)
 
 
@@ -59,12 +59,12 @@ def softmax(x: Value) -> Value:
 
 
 def normalise(x: Value, low: float = 0.0) -> Value:
-    """Return each number's share of the sum, which counts as at least ``low``."""
+    """Return each number divided by the sum over the last axis, or by ``low`` if the sum is smaller."""
     return Normalise(x, low)
 
 
 def heads(x: Value, n: int, size: int | None = None) -> Value:
-    """Return a row as ``n`` heads, each of ``size`` numbers if that is given."""
+    """Return a row divided into ``n`` heads; GraphError if they cannot have ``size`` numbers each."""
     n_all = x.shape[-1] if x.shape else 0
     if n_all % n or n_all // n != (size or n_all // n):
         sizes = "" if size is None else f" of {size} numbers"
@@ -73,12 +73,12 @@ def heads(x: Value, n: int, size: int | None = None) -> Value:
 
 
 def flat(x: Value) -> Value:
-    """Return the heads as one row."""
+    """Return the heads joined to one row."""
     return Reshape(x, (math.prod(x.shape),))
 
 
 def split(x: Value, *sizes: int) -> list[Value]:
-    """Return parts of the last axis with the given sizes."""
+    """Return the last axis divided into parts of the given sizes."""
     if not x.shape or sum(sizes) != x.shape[-1]:
         raise GraphError(f"a row of shape {x.shape} cannot be split into {sizes}")
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
@@ -86,7 +86,7 @@ def split(x: Value, *sizes: int) -> list[Value]:
 
 
 def concat(*parts: Value) -> Value:
-    """Return the rows one after the other."""
+    """Return the rows joined along the last axis."""
     return Concat(parts)
 
 
@@ -96,7 +96,7 @@ def rope(x: Value, rotation: Rotation) -> Value:
 
 
 def cache(k: Value, v: Value) -> Cache:
-    """Return the keys and values of a token and of those before it."""
+    """Return the keys and values of a token and of those before it in its slot."""
     return Cache(k, v)
 
 
@@ -106,7 +106,7 @@ def whole_text(k: Value, v: Value) -> KeyValue:
 
 
 def attention(q: Value, past: Cache | KeyValue, scale: float, **options: Any) -> Value:
-    """Return the attention of ``q`` over ``past``; the options are those of `Attention`."""
+    """Return the attention of ``q`` over ``past``, with the options of `Attention`."""
     return Attention(q, past, scale, **options)
 
 
@@ -121,7 +121,7 @@ def gather(x: Value, indices: Value) -> Value:
 
 
 def weighted_sum(parts: Value, weights: Value) -> Value:
-    """Return the sum of the parts, each times its weight."""
+    """Return the sum of the parts, each multiplied by its weight."""
     return WeightedSum(parts, weights)
 
 

@@ -1,4 +1,4 @@
-"""Recognises Llama's graph and describes it as a `Decoder`, which backends run."""
+"""Recognises graphs like Llama's and describes them as a `Decoder`, which backends run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from llamafw.graph.attention import Attention, Cache, Rope, Rotation
 from llamafw.graph.model import Graph
-from llamafw.graph.rows import Activation, Add, Embedding, LayerOutput, Linear, Mul, RMSNorm
+from llamafw.graph.rows import Activation, Add, EmbeddingLookup, LayerOutput, Linear, Mul, RMSNorm
 from llamafw.graph.shapes import Reshape
 from llamafw.graph.values import TOKENS, GraphError, Value
+from llamafw.graph.weights import Weight
 from llamafw.types import Decoder
 
 Kind = TypeVar("Kind", bound=Value)
@@ -21,8 +22,8 @@ _PLAIN_ATTENTION = {"window": None, "softcap": None, "sinks": None, "alibi": (),
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """What the layers of a `Decoder` have in common, and one layer's tensors."""
+class _DecoderLayer:
+    """The operators of one layer, by the roles that a `Decoder` gives their tensors."""
 
     input: Value
     linears: dict[str, Linear]  # by role
@@ -33,23 +34,27 @@ class _Layer:
 
 
 def as_decoder(graph: Graph) -> Decoder:
-    """Return the description of a graph with Llama's operators.
+    """Return the `Decoder` that describes a graph with Llama's operators.
 
     Raises
     ------
     GraphError
-        The graph has other operators; the message names the first one and its layer.
+        The graph has other operators; the message names one of them and its layer.
     """
     norm = _expect(graph.hidden, RMSNorm, "at the output")
     if graph.logits is None:
-        raise GraphError("a model without logits is not supported by the backends")
+        raise GraphError("models without logits are not supported by the backends")
     output = _expect(graph.logits, Linear, "at the output")
     layers = list(reversed(list(_layers(norm.x))))
-    if output.x is not norm or output.bias is not None or output.scale is not None or not layers:
+    if output.x is not norm or output.bias is not None or not layers:
         raise _unsupported(output, "at the output")
-    embedding = _expect(layers[0].input, Embedding, "at the input")
-    if embedding.ids is not TOKENS or norm.weight is None:
+    embedding = _expect(layers[0].input, EmbeddingLookup, "at the input")
+    if embedding.ids is not TOKENS:
         raise _unsupported(embedding, "at the input")
+    if norm.weight is None or norm.groups != 1:
+        raise _unsupported(norm, "at the output")
+    _check_whole(embedding.weight)
+    _check_whole(output.weight, output.scale)
 
     first = layers[0]
     for i, layer in enumerate(layers):
@@ -79,7 +84,7 @@ def as_decoder(graph: Graph) -> Decoder:
     )
 
 
-def _layers(x: Value) -> Iterator[_Layer]:
+def _layers(x: Value) -> Iterator[_DecoderLayer]:
     """Yield the layers, from the last to the first."""
     while isinstance(x, LayerOutput):
         layer = _read_layer(x.x, f"in layer {x.layer}")
@@ -87,8 +92,8 @@ def _layers(x: Value) -> Iterator[_Layer]:
         x = layer.input
 
 
-def _read_layer(x: Value, place: str) -> _Layer:
-    """Return the parts of one layer, whose output is ``x``."""
+def _read_layer(x: Value, place: str) -> _DecoderLayer:
+    """Return the parts of the layer whose output is ``x``."""
     outer = _expect(x, Add, place)
     down = _expect(outer.b, Linear, place)
     product = _expect(down.x, Mul, place)
@@ -120,25 +125,41 @@ def _read_layer(x: Value, place: str) -> _Layer:
         "ffn_down": down,
     }
     norms = {"attn_norm": attn_norm, "ffn_norm": ffn_norm}
-    return _Layer(inner.a, linears, norms, q_rope.rotation, attention, function.function)
+    return _DecoderLayer(inner.a, linears, norms, q_rope.rotation, attention, function.function)
 
 
-def _check_same(layer: _Layer, first: _Layer, eps: float, i: int) -> None:
-    """Raise GraphError unless a layer differs from the first one in its tensors only."""
+def _check_same(layer: _DecoderLayer, first: _DecoderLayer, eps: float, i: int) -> None:
+    """Raise GraphError if layer ``i`` cannot be described together with the first one: only tensors may differ."""
+    for linear in layer.linears.values():
+        _check_whole(linear.weight, linear.scale)
+    for norm in layer.norms.values():
+        if norm.groups != 1 or norm.weight is None:
+            raise _unsupported(norm, f"in layer {i}")
+        if norm.eps != eps:
+            raise GraphError(
+                f"the norms of layer {i} have eps {norm.eps} and the output norm {eps}; backends support one value only"
+            )
+
     same = (
         _same_rotation(layer.q_rotation, first.q_rotation)
         and layer.function == first.function
         and layer.attention.scale == first.attention.scale
         and all(layer.linears[role].weight.shape == one.weight.shape for role, one in first.linears.items())
         and all((layer.linears[role].bias is None) == (one.bias is None) for role, one in first.linears.items())
-        and all(norm.eps == eps and norm.groups == 1 and norm.weight is not None for norm in layer.norms.values())
-        and all(one.scale is None and one.weight.last is None for one in layer.linears.values())
     )
     if not same:
         raise GraphError(f"layer {i} differs from layer 0, which is not supported by the backends")
 
 
-def _roles(layers: list[_Layer]) -> dict[str, str]:
+def _check_whole(weight: Weight, scale: Weight | None = None) -> None:
+    """Raise GraphError if only some rows of a tensor are used, or if it has a scale."""
+    if weight.last is not None:
+        raise GraphError(f"only some rows of the tensor {weight.name!r} are used, which backends do not support")
+    if scale is not None:
+        raise GraphError(f"the tensor {scale.name!r} scales a product, which backends do not support")
+
+
+def _roles(layers: list[_DecoderLayer]) -> dict[str, str]:
     """Return the names of the layers' tensors by role, with ``{layer}`` for the layer's number."""
     names: list[dict[str, str]] = []
     for layer in layers:
@@ -150,9 +171,8 @@ def _roles(layers: list[_Layer]) -> dict[str, str]:
     for i, layer_names in enumerate(names):
         for role, name in layer_names.items():
             if patterns[role].format(layer=i) != name:
-                raise GraphError(
-                    f"the tensor {name!r} is not named like those of layer 0, which backends do not support"
-                )
+                expected = patterns[role].format(layer=i)
+                raise GraphError(f"layer {i} uses the tensor {name!r} as {role}; backends expect {expected!r}")
     return patterns
 
 

@@ -1,4 +1,4 @@
-"""Evaluates any graph in float64: slow and plain, the reference that backends are compared with."""
+"""Evaluates any graph in float64. Slow and simple: backends are compared with it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Evaluation:
-    """The tokens of one text, from its start, and the weights of the model.
+    """What operators need to be evaluated: the tokens of one text and the weights of the model.
 
     Parameters
     ----------
     tokens : sequence of int
-        The text's tokens, ``(n_tokens,)``.
+        The text's tokens from its start, ``(n_tokens,)``.
     read : callable
-        Returns a tensor by its name, as an array of numbers.
+        Returns the numbers of the tensor with a given name.
     """
 
     def __init__(self, tokens: Sequence[int], read: Callable[[str], Array]) -> None:
@@ -48,9 +48,9 @@ def evaluate(graph: Graph, tokens: Sequence[int], read: Callable[[str], Array]) 
     graph : Graph
         The model.
     tokens : sequence of int
-        The text's tokens, ``(n_tokens,)``, from its start.
+        The text's tokens from its start, ``(n_tokens,)``.
     read : callable
-        Returns a tensor by its name; see `read_weights`.
+        Returns the numbers of the tensor with a given name; `read_weights` makes it.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Operators of mixtures of experts: choosing experts, and computing with the chosen ones only."""
+"""Operators for mixtures of experts: they choose experts, and compute with the chosen ones only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TopK(Value):
-    """The indices of the ``k`` largest numbers, in descending order; of equal numbers the lower index comes first."""
+    """The indices of the ``k`` largest numbers, largest first; of equal numbers the lower index comes first."""
 
     x: Value  # (n,)
     k: int
@@ -25,7 +25,7 @@ class TopK(Value):
     def infer_shape(self) -> Shape:
         """Return the shape of the indices."""
         if len(self.x.shape) != 1 or not 1 <= self.k <= self.x.shape[0]:
-            raise GraphError(f"a row of shape {self.x.shape} has no {self.k} largest numbers")
+            raise GraphError(f"a row of shape {self.x.shape} does not have {self.k} numbers to choose")
         return (self.k,)
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -35,7 +35,7 @@ class TopK(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupMask(Value):
-    """``x`` with all numbers set to −inf except those in the ``n_used`` best of ``n_groups`` groups (arXiv:2412.19437).
+    """``x`` with −inf in place of all numbers outside the ``n_used`` best of ``n_groups`` groups (arXiv:2412.19437).
 
     A group's score is the sum of its two largest numbers.
     """
@@ -62,7 +62,7 @@ class GroupMask(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gather(Value):
-    """The numbers at some indices. ONNX: GatherElements."""
+    """The numbers of ``x`` at the given indices. ONNX: GatherElements."""
 
     x: Value  # (n,)
     indices: Value  # (k,)

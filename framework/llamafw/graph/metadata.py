@@ -1,4 +1,4 @@
-"""Reads and checks the metadata of one architecture. Independent of the meaning of the keys."""
+"""Reads and checks the metadata of one architecture. Independent of what the keys mean."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Metadata:
         self.model, self.architecture = model, architecture
 
     def integer(self, key: str, default: int = _MISSING, *, low: int = 1, high: int = 2**31 - 1) -> int:
-        """Return a whole number; values per layer must be equal. A key without a default is required."""
+        """Return a whole number from ``low`` to ``high``. A key without a default is required.
+
+        The value may be an array with one number per layer if all are equal.
+        """
         value = self._get(key, default)
         if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iu":
             if (value != value[0]).any():
@@ -33,11 +36,16 @@ class Metadata:
             self.fail(key, f"is {value!r:.80}; it must be a whole number from {low} to {high}")
         return value
 
-    def number(self, key: str, default: float = _MISSING, *, low: float) -> float:
-        """Return a finite number above ``low``. A key without a default is required."""
+    def number(self, key: str, default: float = _MISSING, *, low: float, allow_low: bool = False) -> float:
+        """Return a finite number above ``low``; ``allow_low`` permits ``low`` itself.
+
+        A key without a default is required.
+        """
         value = self._get(key, default)
-        if type(value) not in (int, float) or not math.isfinite(value) or value <= low:
-            self.fail(key, f"is {value!r:.80}; it must be a finite number above {low}")
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if not is_number or value < low or (value == low and not allow_low):
+            limit = f"of at least {low}" if allow_low else f"above {low}"
+            self.fail(key, f"is {value!r:.80}; it must be a finite number {limit}")
         return float(value)
 
     def text(self, key: str, default: str) -> str:
@@ -52,7 +60,7 @@ class Metadata:
         return f"{self.architecture}.{key}" in self.model.metadata
 
     def fail(self, key: str, reason: str) -> NoReturn:
-        """Raise a ModelError: the key's name, then ``reason``, which begins with a verb."""
+        """Raise a ModelError about a key; ``reason`` continues the sentence after the key's name: ``"is missing"``."""
         raise ModelError(f"{self.model.path}: {self.architecture}.{key} {reason}")
 
     def _get(self, key: str, default: Any) -> Any:

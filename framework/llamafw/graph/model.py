@@ -20,7 +20,7 @@ class Graph:
 
     @property
     def causal(self) -> bool:
-        """Whether a token depends only on tokens before it. Otherwise a text must be evaluated in one batch."""
+        """Whether a token depends only on itself and the tokens before it. If not, a text must be one batch."""
         return not any(isinstance(value, KeyValue) for value in self)
 
     def __iter__(self) -> Iterator[Value]:
@@ -44,8 +44,8 @@ class State:
     """What a slot keeps for one operator."""
 
     value: Value  # a `Cache`, or an operator with a state of fixed size
-    per_position: Shape  # numbers kept for each position; () if none
-    fixed: Shape  # numbers kept whatever the length; () if none
+    per_position: Shape  # shape of the numbers kept for each position; () if none
+    fixed: Shape  # shape of the numbers kept for the whole text, regardless of its length; () if none
 
 
 def states(graph: Graph) -> list[State]:

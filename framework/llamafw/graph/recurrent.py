@@ -1,4 +1,4 @@
-"""Operators along the text with a state of fixed size: convolution, linear attention, selective scan."""
+"""Operators that read tokens in order and keep a state of fixed size: convolution, linear attention, scan."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Conv(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearAttention(Value):
-    """Attention whose state is one matrix per head, ``S`` of shape ``(key_size, value_size)``.
+    """Linear attention: the state is a matrix ``S`` per head, of shape ``(key_size, value_size)``.
 
-    ``decay``, as in Mamba-2 (arXiv:2405.21060) and retention: ``S ← g_t S + k_t v_tᵀ``.
-    ``delta``, the gated delta rule (arXiv:2412.06464): ``S ← g_t S + β_t k_t (v_t − g_t Sᵀ k_t)ᵀ``.
-    The result is ``o_t = scale · Sᵀ q_t``. ``gate`` has ``ln g``, one number per head or per channel of the keys.
+    The rule ``decay`` is that of Mamba-2 (arXiv:2405.21060) and retention: ``S ← g_t S + k_t v_tᵀ``.
+    The rule ``delta`` is the gated delta rule (arXiv:2412.06464): ``S ← g_t S + β_t k_t (v_t − g_t Sᵀ k_t)ᵀ``.
+    The result is ``o_t = scale · Sᵀ q_t``. ``gate`` is ``ln g``, one number per head or per channel of the keys.
     ggml: gated_delta_net, ssm_scan; ONNX: GatedDeltaNet, LinearAttention.
     """
 

@@ -1,6 +1,6 @@
-"""Compute the angular frequencies of rotary position embeddings (arXiv 2104.09864) from a model's metadata.
+"""Compute the angular frequencies of rotary position embeddings (arXiv:2104.09864) from a model's metadata.
 
-Supported scalings of the context are linear (position interpolation, arXiv 2306.15595), YaRN (arXiv 2309.00071), and a
+Supported scalings of the context are linear (position interpolation, arXiv:2306.15595), YaRN (arXiv:2309.00071), and a
 factor per frequency in a tensor (Llama 3.1). Independent of how rotations are computed.
 """
 
@@ -50,17 +50,17 @@ def rotation(metadata: Metadata, n_rot: int, n_ctx_train: int, *, interleaved: b
     if kind == "linear":
         return Rotation(frequencies / scale, 1.0, interleaved)
 
-    share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=-1e-9)
+    share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=0, allow_low=True)
     ramp = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
     stretched = frequencies / scale * (1 - ramp) + frequencies * ramp
-    # as in llama.cpp, a share of 0 has no temperature
+    # as in llama.cpp, a share of 0 leaves the magnitude unchanged
     return Rotation(stretched, _yarn_magnitude(metadata, scale if share else 1.0), interleaved)
 
 
 def _scale(metadata: Metadata) -> float:
     """Return the factor by which the context is extended; 0 in a file means 1."""
     key = "rope.scaling.factor" if metadata.has("rope.scaling.factor") else "rope.scale_linear"
-    return metadata.number(key, 1.0, low=-1e-9) or 1.0
+    return metadata.number(key, 1.0, low=0, allow_low=True) or 1.0
 
 
 def _factors(metadata: Metadata, n_rot: int) -> npt.NDArray[np.float64]:
@@ -93,7 +93,7 @@ def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) ->
         metadata.fail("rope.freq_base", f"is {base}; with YaRN it must be above 1")
 
     def pair(n_rotations: float) -> float:
-        """Return the (fractional) pair with this many rotations within the original context."""
+        """Return the pair, as a fraction, that rotates this often within the original context."""
         return n_rot * math.log(n_ctx / (n_rotations * 2 * math.pi)) / (2 * math.log(base))
 
     low = max(0, math.floor(pair(fast)))

@@ -1,4 +1,4 @@
-"""Operators that treat every token's row alone: embeddings, products, norms, elementwise functions."""
+"""Operators that compute each token's row independently: embeddings, products, norms, elementwise functions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from llamafw.errors import suggest
 from llamafw.graph.values import Array, GraphError, Shape, Value, size_of
 from llamafw.graph.weights import Weight
 
@@ -21,8 +22,8 @@ Function = Literal[
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Embedding(Value):
-    """Row ``ids`` of a matrix. ggml: get_rows; ONNX: Gather."""
+class EmbeddingLookup(Value):
+    """The row ``ids`` of a matrix. ggml: get_rows; ONNX: Gather."""
 
     ids: Value
     weight: Weight
@@ -73,7 +74,7 @@ class Linear(Value):
 class RMSNorm(Value):
     """``x / sqrt(mean(x²) + eps) · w`` over the last axis (arXiv:1910.07467).
 
-    With ``groups`` the axis is divided into that many parts, each with its own mean. ONNX: RMSNormalization.
+    The axis is divided into ``groups`` parts, each with its own mean. ONNX: RMSNormalization.
     """
 
     x: Value
@@ -191,7 +192,7 @@ class Scale(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightMul(Value):
-    """``x · w`` with a vector of weights, or a single weight."""
+    """``x · w``, elementwise, where ``w`` is a vector or a single number of the file."""
 
     x: Value
     weight: Weight
@@ -211,7 +212,7 @@ class WeightMul(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightAdd(Value):
-    """``x + w`` with a vector of weights."""
+    """``x + w``, elementwise, where ``w`` is a vector of the file."""
 
     x: Value
     weight: Weight
@@ -247,7 +248,7 @@ class Clamp(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Activation(Value):
-    """A function of each number; see `FUNCTIONS` for the formulas."""
+    """An activation function applied to each number; `FUNCTIONS` has the formulas."""
 
     x: Value
     function: Function
@@ -255,7 +256,7 @@ class Activation(Value):
     def infer_shape(self) -> Shape:
         """Return the input's shape."""
         if self.function not in FUNCTIONS:
-            raise GraphError(f"there is no activation function {self.function!r}")
+            raise GraphError(f"the activation function {self.function!r} is unknown{suggest(self.function, FUNCTIONS)}")
         return self.x.shape
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -275,7 +276,7 @@ class Softmax(Value):
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
         """Return the probabilities."""
-        return softmax(inputs["x"])
+        return softmax_rows(inputs["x"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,7 +297,7 @@ class Normalise(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerOutput(Value):
-    """``x`` itself, at the end of a layer: control vectors are added here, and drafts read here."""
+    """``x`` unchanged. Marks the end of a layer, where control vectors are added and draft models read."""
 
     x: Value
     layer: int
@@ -311,7 +312,7 @@ class LayerOutput(Value):
         return array
 
 
-def softmax(x: Array) -> Array:
+def softmax_rows(x: Array) -> Array:
     """Return the softmax over the last axis; entries of −inf become 0."""
     weights = np.exp(x - x.max(-1, keepdims=True))
     result: Array = weights / weights.sum(-1, keepdims=True)
@@ -325,8 +326,8 @@ def _sigmoid(x: Array) -> Array:
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * _sigmoid(x),  # arXiv:1702.03118
     "gelu": lambda x: x * (1 + np.vectorize(erf)(x / 2**0.5)) / 2,  # arXiv:1606.08415
-    "gelu_tanh": lambda x: x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,  # likewise
-    "quick_gelu": lambda x: x * _sigmoid(1.702 * x),  # likewise
+    "gelu_tanh": lambda x: x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,  # the same paper
+    "quick_gelu": lambda x: x * _sigmoid(1.702 * x),  # the same paper
     "relu": lambda x: np.maximum(x, 0),
     "relu_squared": lambda x: np.maximum(x, 0) ** 2,  # arXiv:2109.08668
     "sigmoid": _sigmoid,
@@ -334,7 +335,7 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "softplus": lambda x: np.logaddexp(x, 0),
     "exp": np.exp,
 }
-"""Name → function of float64 numbers."""
+"""Functions of float64 numbers, by name."""
 
 
 def _check_norm(x: Value, weight: Weight | None) -> None:

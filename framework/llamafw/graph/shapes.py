@@ -36,7 +36,7 @@ class Reshape(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice(Value):
-    """Entries ``first`` … ``last - 1`` of the last axis."""
+    """Entries ``first`` to ``last - 1`` of the last axis."""
 
     x: Value
     first: int
@@ -45,7 +45,7 @@ class Slice(Value):
     def infer_shape(self) -> Shape:
         """Return the shape with a shorter last axis."""
         if not self.x.shape or not 0 <= self.first < self.last <= self.x.shape[-1]:
-            raise GraphError(f"entries {self.first} to {self.last - 1} are not in a row of shape {self.x.shape}")
+            raise GraphError(f"a row of shape {self.x.shape} has no slice from {self.first} to {self.last}")
         return (*self.x.shape[:-1], self.last - self.first)
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -56,7 +56,7 @@ class Slice(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Concat(Value):
-    """Rows one after the other along the last axis. A part with one head is repeated for every head."""
+    """Rows joined along the last axis. A part with a single head is repeated for every head."""
 
     parts: tuple[Value, ...]
 
@@ -76,7 +76,7 @@ class Concat(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Repeat(Value):
-    """Each head ``times`` times: ``(h0, h0, h1, h1 …)``, or, if ``tiled``, ``(h0, h1 …, h0, h1 …)``."""
+    """Each head repeated ``times`` times: ``(h0, h0, h1, h1 …)``, or ``(h0, h1 …, h0, h1 …)`` if ``tiled``."""
 
     x: Value  # (n_head, size)
     times: int
@@ -85,7 +85,9 @@ class Repeat(Value):
     def infer_shape(self) -> Shape:
         """Return the shape with more heads."""
         if len(self.x.shape) != 2 or self.times < 1:
-            raise GraphError(f"a row of shape {self.x.shape} has no heads to repeat {self.times} times")
+            raise GraphError(
+                f"a value of shape {self.x.shape} cannot be repeated {self.times} times; it must have heads"
+            )
         return (self.x.shape[0] * self.times, self.x.shape[1])
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:

@@ -1,4 +1,4 @@
-"""Writes a graph as text, as JSON, or as a picture for Graphviz."""
+"""Converts a graph to text, to JSON, or to a picture for Graphviz."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llamafw.graph.weights import Weight
 
 
 def as_text(graph: Graph) -> str:
-    """Return one line per value: its number, shape, operator, inputs and numbers.
+    """Return one line per value: its number, shape, operator, inputs and attributes.
 
-    Two graphs with the same text compute the same, so the text identifies a model in golden files and fingerprints.
+    Graphs with the same text compute the same results from the same weights.
     """
     lines = []
-    for number, (value, operands, numbers) in enumerate(_values(graph)):
-        arguments = [*operands, *(f"{name}={text}" for name, text in numbers.items())]
+    for number, (value, operands, attributes) in enumerate(_values(graph)):
+        arguments = [*operands, *(f"{name}={text}" for name, text in attributes.items())]
         shape = "×".join(map(str, value.shape)) or "1"
         lines.append(f"%{number:<4} {shape:>10}  {type(value).__name__}({', '.join(arguments)})")
     return "\n".join(lines) + "\n"
@@ -29,8 +29,8 @@ def as_text(graph: Graph) -> str:
 def as_json(graph: Graph) -> str:
     """Return the values as a JSON array of objects."""
     rows = [
-        {"id": number, "operator": type(value).__name__, "shape": value.shape, "inputs": operands, **numbers}
-        for number, (value, operands, numbers) in enumerate(_values(graph))
+        {"id": number, "operator": type(value).__name__, "shape": value.shape, "inputs": operands, **attributes}
+        for number, (value, operands, attributes) in enumerate(_values(graph))
     ]
     return json.dumps(rows, indent=1)
 
@@ -38,19 +38,19 @@ def as_json(graph: Graph) -> str:
 def as_dot(graph: Graph) -> str:
     """Return the graph in Graphviz' DOT language."""
     lines = ["digraph model {", "  node [shape=box, fontname=monospace];"]
-    for number, (value, operands, numbers) in enumerate(_values(graph)):
-        details = "\\n".join(f"{name}={text}" for name, text in numbers.items())
-        label = f"{type(value).__name__} {list(value.shape)}" + (f"\\n{details}" if details else "")
-        lines.append(f"  n{number} [label={json.dumps(label, ensure_ascii=False).replace(chr(92) * 2, chr(92))}];")
+    for number, (value, operands, attributes) in enumerate(_values(graph)):
+        details = (f"{name}={text}" for name, text in attributes.items())
+        label = "\n".join([f"{type(value).__name__} {list(value.shape)}", *details])
+        lines.append(f"  n{number} [label={json.dumps(label, ensure_ascii=False)}];")
         lines += [f"  n{operand[1:]} -> n{number};" for operand in operands]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def _values(graph: Graph) -> Iterator[tuple[Value, list[str], dict[str, str]]]:
-    """Yield each value with the numbers of its inputs and the text of its other fields."""
+    """Yield each value with the numbers of its inputs, such as ``%3``, and the text of its other fields."""
     number_of: dict[int, str] = {}
     for number, value in enumerate(graph):
-        operands, numbers = [], {}
+        operands, attributes = [], {}
         for name in operand_names(type(value)):
             field = getattr(value, name)
             if isinstance(field, Value):
@@ -58,9 +58,9 @@ def _values(graph: Graph) -> Iterator[tuple[Value, list[str], dict[str, str]]]:
             elif isinstance(field, tuple) and field and isinstance(field[0], Value):
                 operands += [number_of[id(one)] for one in field]
             elif field is not None and field != ():
-                numbers[name] = _text(field)
+                attributes[name] = _text(field)
         number_of[id(value)] = f"%{number}"
-        yield value, operands, numbers
+        yield value, operands, attributes
 
 
 def _text(field: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 """The shape of one token's row."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
-"""float64 numbers, or integer indices, of all tokens: ``(n_tokens, *shape)``."""
+"""The rows of all tokens, float64 numbers or integer indices: ``(n_tokens, *shape)``."""
 
 
 class GraphError(ModelError):
@@ -29,14 +29,12 @@ class GraphError(ModelError):
 class Value:
     """The result of an operator: one row of numbers per token.
 
-    How many tokens there are, to which texts they belong and at which positions they stand is known to the batch only,
-    so shapes are those of the papers. A subclass is an operator: its fields are its inputs, weights and numbers;
-    `infer_shape` checks them and gives the row's shape, and `evaluate` computes the rows in float64.
+    Shapes are those of a single token, as in papers; the batch decides how many tokens there are, which texts they
+    belong to and at which positions. A subclass is an operator: its fields are its inputs, weights and numbers,
+    `infer_shape` checks them and returns the row's shape, and `evaluate` computes the rows in float64.
     """
 
     shape: Shape = field(init=False)
-    onnx: ClassVar[str] = ""  # name of the ONNX operator that computes the same, for readers
-    ggml: ClassVar[str] = ""  # likewise of ggml's
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", self.infer_shape())
@@ -51,9 +49,9 @@ class Value:
         Parameters
         ----------
         inputs : mapping of str to array
-            The evaluated rows of the fields that are values; a tuple of values is a list of arrays.
+            The rows of each field that is a value; a list of rows for a field that is a tuple of values.
         run : Evaluation
-            Has the tokens, their positions and the weights.
+            The tokens, their positions and the weights.
         """
         raise NotImplementedError(type(self).__name__)
 
@@ -72,7 +70,7 @@ class Value:
         return found
 
     def __add__(self, other: Value) -> Value:
-        from llamafw.graph.rows import Add  # operators are subclasses of this class
+        from llamafw.graph.rows import Add  # here, because operators are subclasses of this class
 
         return Add(self, other)
 

@@ -1,4 +1,4 @@
-"""The tensors of a model file, handed out by name."""
+"""The tensors of a model file, found by name."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llamafw.types import Model
 class Weight:
     """A tensor of the model file, or some of its rows.
 
-    ``first`` and ``last`` select rows of the first axis: fused tensors are used in parts.
+    ``first`` and ``last`` select rows of the first axis, for fused tensors that are used in parts.
     """
 
     name: str  # "blk.0.attn_q.weight"
     shape: Shape  # outermost dimension first, of the selected rows
     first: int = 0
-    last: int | None = None  # None: the last row
+    last: int | None = None  # None: all rows from ``first``
 
     def rows(self, first: int, last: int) -> Weight:
-        """Return some rows of the tensor."""
+        """Return the rows ``first`` to ``last - 1`` of the tensor."""
         if not 0 <= first < last <= self.shape[0]:
             raise GraphError(f"{self.name}: rows {first} to {last - 1} are not among its {self.shape[0]} rows")
         return Weight(self.name, (last - first, *self.shape[1:]), self.first + first, self.first + last)
@@ -34,16 +34,16 @@ class Parameter:
 
     weight: Weight
     bias: Weight | None = None
-    scale: Weight | None = None  # one number per matrix, of NVFP4 files
+    scale: Weight | None = None  # one number per matrix, in NVFP4 files
 
     def rows(self, first: int, last: int) -> Parameter:
-        """Return the parameter of some outputs of the layer."""
+        """Return the parameter that computes the outputs ``first`` to ``last - 1`` of the layer."""
         bias = None if self.bias is None else self.bias.rows(first, last)
         return Parameter(self.weight.rows(first, last), bias, self.scale)
 
 
 class Parameters(Mapping[str, Parameter]):
-    """The parameters of a model by name, without ``.weight``. Records which tensors were used.
+    """The parameters of a model by name, such as ``token_embd``. Records which tensors were used.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Parameters(Mapping[str, Parameter]):
         return sum(1 for _ in self)
 
     def tensor(self, name: str) -> Weight:
-        """Return a tensor by its full name within the layer, ``"ssm_a"``; GraphError if it is missing."""
+        """Return a tensor that is not a parameter, such as ``ssm_a``; GraphError if it is missing."""
         full = f"{self._prefix}{name}"
         if full not in self._shapes:
             raise GraphError(f"the tensor '{full}' is missing")
@@ -94,25 +94,25 @@ class Parameters(Mapping[str, Parameter]):
         return Weight(full, self._shapes[full])
 
     def has_tensor(self, name: str) -> bool:
-        """Return whether the file has a tensor of this full name within the layer."""
+        """Return whether the file has the tensor that `tensor` would return."""
         return f"{self._prefix}{name}" in self._shapes
 
     def layers(self, n: int) -> Iterator[Parameters]:
-        """Yield the parameters of each layer: those below ``blk.0.``, ``blk.1.`` …"""
+        """Yield the parameters of each layer, whose names begin with ``blk.0.``, ``blk.1.`` …"""
         for i in range(n):
             yield Parameters(self._shapes, _prefix=f"{self._prefix}blk.{i}.", _used=self._used)
 
     def check_all_used(self, architecture: str) -> None:
-        """Raise GraphError if the file has a tensor that nothing asked for: the model would run without it."""
+        """Raise GraphError if the file has an unused tensor: the graph may be incomplete without it."""
         if unused := self.unused():
             raise GraphError(f"the tensor {unused[0]!r} is not part of the {architecture} architecture")
 
     def unused(self) -> list[str]:
-        """Return the names of the tensors that nobody asked for, sorted."""
+        """Return the names of the unused tensors, sorted."""
         return sorted(set(self._shapes) - self._used)
 
     def skip(self, prefix: str) -> None:
-        """Mark the tensors whose names begin with ``prefix`` as used: the model is complete without them."""
+        """Mark the tensors whose names begin with ``prefix`` as used, since the model is complete without them."""
         self._used.update(name for name in self._shapes if name.startswith(f"{self._prefix}{prefix}"))
 
     def _find(self, name: str, part: str) -> Weight | None:

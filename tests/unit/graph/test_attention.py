@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamafw.graph import Attention, Cache, GraphError, KeyValue, Rope, Rotation, Weight
-from support.operators import Given, compute
+from support.operators import FixedRows, compute
 
 RNG = np.random.default_rng(3)
 N, N_HEAD, N_KV, SIZE, V_SIZE = 9, 4, 2, 6, 5
@@ -35,17 +35,17 @@ def causal(t: int, s: int) -> bool:
 
 
 def past(kind: type[Cache | KeyValue] = Cache) -> Any:
-    return kind(Given(K), Given(V))
+    return kind(FixedRows(K), FixedRows(V))
 
 
 def test_attention_is_causal_with_a_cache() -> None:
-    found = compute(Attention(Given(Q), past(), 0.3))
-    np.testing.assert_allclose(found, expected(causal, lambda h, d, x: 0.3 * x))
+    result = compute(Attention(FixedRows(Q), past(), 0.3))
+    np.testing.assert_allclose(result, expected(causal, lambda h, d, x: 0.3 * x))
 
 
 def test_attention_sees_the_whole_text_without_a_cache() -> None:
-    found = compute(Attention(Given(Q), past(KeyValue), 0.3))
-    np.testing.assert_allclose(found, expected(lambda t, s: True, lambda h, d, x: 0.3 * x))
+    result = compute(Attention(FixedRows(Q), past(KeyValue), 0.3))
+    np.testing.assert_allclose(result, expected(lambda t, s: True, lambda h, d, x: 0.3 * x))
 
 
 @pytest.mark.parametrize(
@@ -57,42 +57,42 @@ def test_attention_sees_the_whole_text_without_a_cache() -> None:
     ],
 )
 def test_windows_limit_what_a_token_sees(kind: Any, store: Any, seen: Callable[[int, int], bool]) -> None:
-    found = compute(Attention(Given(Q), past(store), 0.5, window=4, window_kind=kind))
-    np.testing.assert_allclose(found, expected(seen, lambda h, d, x: 0.5 * x))
+    result = compute(Attention(FixedRows(Q), past(store), 0.5, window=4, window_kind=kind))
+    np.testing.assert_allclose(result, expected(seen, lambda h, d, x: 0.5 * x))
 
 
 def test_softcap_limits_the_scores() -> None:
-    found = compute(Attention(Given(Q), past(), 2.0, softcap=1.5))
-    np.testing.assert_allclose(found, expected(causal, lambda h, d, x: 1.5 * math.tanh(2 * x / 1.5)))
+    result = compute(Attention(FixedRows(Q), past(), 2.0, softcap=1.5))
+    np.testing.assert_allclose(result, expected(causal, lambda h, d, x: 1.5 * math.tanh(2 * x / 1.5)))
 
 
 def test_sinks_take_a_share_of_the_attention() -> None:
     sinks = np.array([0.5, -1.0, 2.0, 0.0])
-    found = compute(Attention(Given(Q), past(), 0.3, sinks=Weight("sinks", (4,))), {"sinks": sinks})
-    np.testing.assert_allclose(found, expected(causal, lambda h, d, x: 0.3 * x, sinks))
+    result = compute(Attention(FixedRows(Q), past(), 0.3, sinks=Weight("sinks", (4,))), {"sinks": sinks})
+    np.testing.assert_allclose(result, expected(causal, lambda h, d, x: 0.3 * x, sinks))
 
 
 def test_alibi_penalises_distance() -> None:
     slopes = (0.5, 0.25, 0.125, 0.0625)
-    found = compute(Attention(Given(Q), past(), 0.3, alibi=slopes))
-    np.testing.assert_allclose(found, expected(causal, lambda h, d, x: 0.3 * x - slopes[h] * abs(d)))
+    result = compute(Attention(FixedRows(Q), past(), 0.3, alibi=slopes))
+    np.testing.assert_allclose(result, expected(causal, lambda h, d, x: 0.3 * x - slopes[h] * abs(d)))
 
 
 def test_temperature_grows_with_the_position() -> None:
-    found = compute(Attention(Given(Q), past(), 0.3, temperature=(0.1, 2)))
+    result = compute(Attention(FixedRows(Q), past(), 0.3, temperature=(0.1, 2)))
     for t in range(N):
         scaled = Q[t] * (1 + 0.1 * math.log(1 + t // 2))
         for h in range(N_HEAD):
             scores = np.array([0.3 * scaled[h] @ K[s, h // 2] for s in range(t + 1)])
             weights = np.exp(scores) / np.exp(scores).sum()
-            np.testing.assert_allclose(found[t, h], weights @ V[: t + 1, h // 2])
+            np.testing.assert_allclose(result[t, h], weights @ V[: t + 1, h // 2])
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
 @pytest.mark.parametrize("offset", [0, 2])
 def test_rope_rotates_pairs_as_complex_numbers(interleaved: bool, offset: int) -> None:
     frequencies = np.array([1.0, 0.1])
-    found = compute(Rope(Given(Q), Rotation(frequencies, 1.25, interleaved, offset)))
+    result = compute(Rope(FixedRows(Q), Rotation(frequencies, 1.25, interleaved, offset)))
     pairs = [(0, 1), (2, 3)] if interleaved else [(0, 2), (1, 3)]
     for t in range(N):
         for h in range(N_HEAD):
@@ -100,13 +100,13 @@ def test_rope_rotates_pairs_as_complex_numbers(interleaved: bool, offset: int) -
             for (a, b), frequency in zip(pairs, frequencies, strict=True):
                 number = complex(row[offset + a], row[offset + b]) * 1.25 * np.exp(1j * t * frequency)
                 row[offset + a], row[offset + b] = number.real, number.imag
-            np.testing.assert_allclose(found[t, h], row)
+            np.testing.assert_allclose(result[t, h], row)
 
 
 def test_rope_makes_scores_depend_on_distance_only() -> None:
     rotation = Rotation(np.array([1.0, 0.3, 0.05]))
     same = np.repeat(Q[:1], N, 0)
-    rotated = compute(Rope(Given(same), rotation))
+    rotated = compute(Rope(FixedRows(same), rotation))
     scores = np.einsum("qhs,khs->hqk", rotated, rotated)
     for distance in range(N):
         diagonal = np.diagonal(scores, distance, 1, 2)
@@ -116,12 +116,12 @@ def test_rope_makes_scores_depend_on_distance_only() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Attention(Given(Q[:, :3]), past(), 1.0), "do not fit"),
-        (lambda: Attention(Given(Q[..., :5]), past(), 1.0), "do not fit"),
-        (lambda: Attention(Given(Q), past(), 1.0, sinks=Weight("s", (2,))), "'s' has shape"),
-        (lambda: Attention(Given(Q), past(), 1.0, alibi=(1.0,)), "1 slopes for 4 heads"),
-        (lambda: Cache(Given(K), Given(Q)), "do not fit"),
-        (lambda: Rope(Given(Q), Rotation(np.ones(4))), "8 numbers of a row"),
+        (lambda: Attention(FixedRows(Q[:, :3]), past(), 1.0), "do not fit"),
+        (lambda: Attention(FixedRows(Q[..., :5]), past(), 1.0), "do not fit"),
+        (lambda: Attention(FixedRows(Q), past(), 1.0, sinks=Weight("s", (2,))), "'s' has shape"),
+        (lambda: Attention(FixedRows(Q), past(), 1.0, alibi=(1.0,)), "1 slopes, but there are 4 heads"),
+        (lambda: Cache(FixedRows(K), FixedRows(Q)), "do not fit"),
+        (lambda: Rope(FixedRows(Q), Rotation(np.ones(4))), "8 numbers of a row"),
     ],
 )
 def test_shapes_that_do_not_fit_are_graph_errors(make: Callable[[], Any], message: str) -> None:

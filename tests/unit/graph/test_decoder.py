@@ -1,4 +1,4 @@
-"""Graphs that backends can run are described as a decoder; others are refused with the operator's name."""
+"""`as_decoder`: graphs that backends can run are described, others are refused with the operator's name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import llamafw.graph as g
 
 N_LAYER, N_EMBD, N_HEAD, N_KV, SIZE, N_FF, N_VOCAB = 2, 8, 4, 2, 2, 12, 10
-TURN = g.Rotation(np.array([1.0]))
+ROTATION = g.Rotation(np.array([1.0]))
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -44,8 +44,8 @@ def build(
     x = g.embedding(g.TOKENS, w["token_embd"])
     for i, layer in enumerate(w.layers(N_LAYER)):
         h = g.rms_norm(x, layer["attn_norm"], eps(i))
-        q = g.rope(g.heads(g.linear(h, layer["attn_q"]), N_HEAD), TURN)
-        k = g.rope(g.heads(g.linear(h, layer["attn_k"]), N_KV), TURN)
+        q = g.rope(g.heads(g.linear(h, layer["attn_q"]), N_HEAD), ROTATION)
+        k = g.rope(g.heads(g.linear(h, layer["attn_k"]), N_KV), ROTATION)
         past = g.cache(k, g.heads(g.linear(h, layer["attn_v"]), N_KV))
         x = x + g.linear(g.flat(attend(q, past, 0.5)), layer["attn_output"])
         x = g.layer_output(x + ffn(g.rms_norm(x, layer["ffn_norm"], eps(i)), layer), i)
@@ -78,6 +78,12 @@ def normed(x: g.Value, layer: Any) -> g.Value:
     return g.rms_norm(g.gated_ffn(x, layer), layer["other_norm"], 1e-5)
 
 
+def selected_rows(x: g.Value, layer: Any) -> g.Value:
+    """Return a gated feed-forward block that uses a selection of the rows of ``ffn_gate``."""
+    gate = g.linear(x, layer["ffn_gate"].rows(0, N_FF))
+    return g.linear(g.activation(gate, "silu") * g.linear(x, layer["ffn_up"]), layer["ffn_down"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -85,9 +91,11 @@ def normed(x: g.Value, layer: Any) -> g.Value:
         ({"attend": lambda q, past, scale: g.attention(q, past, scale, softcap=2.0)}, "Attention in layer 1"),
         ({"attend": lambda q, past, scale: g.attention(q, g.whole_text(past.k, past.v), scale)}, "KeyValue in layer 1"),
         ({"ffn": normed}, "RMSNorm in layer 1"),
-        ({"eps": lambda i: 1e-6 if i == 1 else 1e-5}, "layer 1 differs from layer 0"),
+        ({"eps": lambda i: 1e-6 if i == 1 else 1e-5}, "the norms of layer 1 have eps 1e-06"),
+        ({"eps": lambda i: 1e-5 if i == N_LAYER else 1e-6}, "the norms of layer 0 have eps 1e-06"),
         ({"tensors": {"blk.1.attn_k.bias": (N_KV * SIZE,)}}, "layer 1 differs from layer 0"),
-        ({"tensors": {"blk.0.ffn_up.scale": (1,)}}, "layer 0 differs from layer 0|layer 1 differs"),
+        ({"tensors": {"blk.0.ffn_up.scale": (1,)}}, "'blk.0.ffn_up.scale' scales a product"),
+        ({"ffn": selected_rows}, "only some rows of the tensor 'blk.0.ffn_gate.weight'"),
         ({"finish": lambda logits: logits * 0.5}, "Scale at the output"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llamafw.graph import ExpertLinear, Gather, GraphError, GroupMask, TopK, Weight, WeightedSum
-from support.operators import Given, compute
+from support.operators import FixedRows, compute
 
 RNG = np.random.default_rng(8)
 N, E, K, N_IN, N_OUT = 5, 6, 2, 3, 4
@@ -19,21 +19,21 @@ CHOSEN = np.array([[0, 5], [3, 3], [2, 1], [5, 4], [1, 0]])
 
 def test_top_k_orders_by_size_then_by_index() -> None:
     scores = np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
-    assert compute(TopK(Given(scores), 3)).tolist() == [[1, 2, 3], [0, 1, 2]]
+    assert compute(TopK(FixedRows(scores), 3)).tolist() == [[1, 2, 3], [0, 1, 2]]
 
 
 def test_gather_takes_numbers_by_index() -> None:
     scores = RNG.normal(size=(N, E))
-    found = compute(Gather(Given(scores), Given(CHOSEN)))
-    assert found.tolist() == [[scores[t, e] for e in CHOSEN[t]] for t in range(N)]
+    result = compute(Gather(FixedRows(scores), FixedRows(CHOSEN)))
+    assert result.tolist() == [[scores[t, e] for e in CHOSEN[t]] for t in range(N)]
 
 
 def test_group_mask_keeps_the_best_groups() -> None:
     scores = np.array([[5.0, 0.0, 3.0, 3.0, 1.0, 1.0], [1.0, 1.0, 9.0, -9.0, 2.0, 1.0]])
-    found = compute(GroupMask(Given(scores), n_groups=3, n_used=2))
+    result = compute(GroupMask(FixedRows(scores), n_groups=3, n_used=2))
     hidden = [[False, False, False, False, True, True], [False, False, True, True, False, False]]
-    assert (found == -np.inf).tolist() == hidden
-    np.testing.assert_array_equal(found[np.isfinite(found)], scores[np.isfinite(found)])
+    assert (result == -np.inf).tolist() == hidden
+    np.testing.assert_array_equal(result[np.isfinite(result)], scores[np.isfinite(result)])
 
 
 @pytest.mark.parametrize("per_expert", [True, False])
@@ -41,30 +41,30 @@ def test_expert_linear_uses_the_chosen_experts(per_expert: bool) -> None:
     rows = RNG.normal(size=(N, K, N_IN)) if per_expert else X
     scale = RNG.normal(size=E)
     operator = ExpertLinear(
-        Given(rows), Given(CHOSEN), Weight("w", W.shape), Weight("b", B.shape), Weight("s", scale.shape)
+        FixedRows(rows), FixedRows(CHOSEN), Weight("w", W.shape), Weight("b", B.shape), Weight("s", scale.shape)
     )
-    found = compute(operator, {"w": W, "b": B, "s": scale})
+    result = compute(operator, {"w": W, "b": B, "s": scale})
     for t in range(N):
         for i, e in enumerate(CHOSEN[t]):
             row = rows[t, i] if per_expert else rows[t]
-            np.testing.assert_allclose(found[t, i], scale[e] * W[e] @ row + B[e])
+            np.testing.assert_allclose(result[t, i], scale[e] * W[e] @ row + B[e])
 
 
 def test_weighted_sum_adds_the_parts() -> None:
     parts, weights = RNG.normal(size=(N, K, N_OUT)), RNG.normal(size=(N, K))
-    found = compute(WeightedSum(Given(parts), Given(weights)))
+    result = compute(WeightedSum(FixedRows(parts), FixedRows(weights)))
     for t in range(N):
-        np.testing.assert_allclose(found[t], weights[t, 0] * parts[t, 0] + weights[t, 1] * parts[t, 1])
+        np.testing.assert_allclose(result[t], weights[t, 0] * parts[t, 0] + weights[t, 1] * parts[t, 1])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TopK(Given(X), 4), "no 4 largest"),
-        (lambda: Gather(Given(W[:, 0:1]), Given(CHOSEN)), "cannot be indexed"),
-        (lambda: GroupMask(Given(X), 2, 1), "1 of 2 groups"),
-        (lambda: ExpertLinear(Given(X), Given(CHOSEN), Weight("w", (E, N_OUT, 7))), "'w' has shape"),
-        (lambda: WeightedSum(Given(RNG.normal(size=(N, 3, 2))), Given(CHOSEN)), "do not fit"),
+        (lambda: TopK(FixedRows(X), 4), "does not have 4 numbers"),
+        (lambda: Gather(FixedRows(W[:, 0:1]), FixedRows(CHOSEN)), "cannot be indexed"),
+        (lambda: GroupMask(FixedRows(X), 2, 1), "1 of 2 groups"),
+        (lambda: ExpertLinear(FixedRows(X), FixedRows(CHOSEN), Weight("w", (E, N_OUT, 7))), "'w' has shape"),
+        (lambda: WeightedSum(FixedRows(RNG.normal(size=(N, 3, 2))), FixedRows(CHOSEN)), "do not fit"),
     ],
 )
 def test_shapes_that_do_not_fit_are_graph_errors(make: Callable[[], Any], message: str) -> None:

@@ -92,7 +92,7 @@ def test_json_and_dot_name_every_value(model: Model) -> None:
     assert len(rows) == len(list(graph))
     assert rows[1] == {
         "id": 1,
-        "operator": "Embedding",
+        "operator": "EmbeddingLookup",
         "shape": [64],
         "inputs": ["%0"],
         "weight": "token_embd.weight",

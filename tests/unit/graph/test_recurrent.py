@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llamafw.graph import Conv, GraphError, LinearAttention, SelectiveScan, Weight
-from support.operators import Given, compute
+from support.operators import FixedRows, compute
 
 RNG = np.random.default_rng(5)
 N, H, DK, DV = 7, 3, 4, 5
@@ -21,20 +21,22 @@ BETA, GATE = RNG.uniform(0.1, 0.9, (N, H)), -RNG.uniform(0, 2, (N, H))
 @pytest.mark.parametrize("biased", [True, False])
 def test_conv_sees_the_last_k_inputs(k: int, biased: bool) -> None:
     x, w, b = RNG.normal(size=(N, 3)), RNG.normal(size=(3, k)), RNG.normal(size=3)
-    conv = Conv(Given(x), Weight("w", (3, k)), Weight("b", (3,)) if biased else None)
-    found = compute(conv, {"w": w, "b": b})
+    conv = Conv(FixedRows(x), Weight("w", (3, k)), Weight("b", (3,)) if biased else None)
+    result = compute(conv, {"w": w, "b": b})
     assert conv.state_shape == (k - 1, 3)
     for t in range(N):
         for c in range(3):
             inputs = [x[t - k + 1 + j, c] if t - k + 1 + j >= 0 else 0.0 for j in range(k)]
-            np.testing.assert_allclose(found[t, c], sum(np.array(inputs) * w[c]) + biased * b[c])
+            np.testing.assert_allclose(result[t, c], sum(np.array(inputs) * w[c]) + biased * b[c])
 
 
 @pytest.mark.parametrize("gates", ["head", "channel"])
 def test_delta_rule_matches_its_recurrence(gates: str) -> None:
     gate = GATE if gates == "head" else -RNG.uniform(0, 2, (N, H, DK))
-    operator = LinearAttention(Given(Q), Given(K), Given(V), Given(gate), beta=Given(BETA), scale=0.5)
-    found = compute(operator)
+    operator = LinearAttention(
+        FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(gate), beta=FixedRows(BETA), scale=0.5
+    )
+    result = compute(operator)
     assert operator.state_shape == (H, DK, DV)
     for h in range(H):
         state = np.zeros((DK, DV))
@@ -42,30 +44,32 @@ def test_delta_rule_matches_its_recurrence(gates: str) -> None:
             state = np.diag(np.exp(np.broadcast_to(gate[t, h], DK))) @ state
             error = V[t, h] - state.T @ K[t, h]
             state = state + BETA[t, h] * np.outer(K[t, h], error)
-            np.testing.assert_allclose(found[t, h], 0.5 * state.T @ Q[t, h])
+            np.testing.assert_allclose(result[t, h], 0.5 * state.T @ Q[t, h])
 
 
 def test_delta_rule_stores_a_value_exactly_with_beta_1() -> None:
     """After a write with beta 1 and a key of length 1, reading with this key returns the value."""
     key = K / np.linalg.norm(K, axis=-1, keepdims=True)
     ones = np.ones((N, H))
-    operator = LinearAttention(Given(key), Given(key), Given(V), Given(GATE), beta=Given(ones))
+    operator = LinearAttention(FixedRows(key), FixedRows(key), FixedRows(V), FixedRows(GATE), beta=FixedRows(ones))
     np.testing.assert_allclose(compute(operator), V)
 
 
 def test_decay_rule_is_a_decayed_sum() -> None:
-    found = compute(LinearAttention(Given(Q), Given(K), Given(V), Given(GATE), rule="decay"))
+    result = compute(LinearAttention(FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(GATE), rule="decay"))
     for t in range(N):
         for h in range(H):
             terms = [np.exp(GATE[s + 1 : t + 1, h].sum()) * (K[s, h] @ Q[t, h]) * V[s, h] for s in range(t + 1)]
-            np.testing.assert_allclose(found[t, h], sum(terms))
+            np.testing.assert_allclose(result[t, h], sum(terms))
 
 
 def test_selective_scan_matches_its_closed_form() -> None:
     x, delta = RNG.normal(size=(N, 3)), RNG.uniform(0.1, 1, (N, 3))
     b, c, a, d = RNG.normal(size=(N, 2)), RNG.normal(size=(N, 2)), -RNG.uniform(0.1, 2, (3, 2)), RNG.normal(size=3)
-    scan = SelectiveScan(Given(x), Given(delta), Given(b), Given(c), Weight("a", (3, 2)), Weight("d", (3,)))
-    found = compute(scan, {"a": a, "d": d})
+    scan = SelectiveScan(
+        FixedRows(x), FixedRows(delta), FixedRows(b), FixedRows(c), Weight("a", (3, 2)), Weight("d", (3,))
+    )
+    result = compute(scan, {"a": a, "d": d})
     assert scan.state_shape == (3, 2)
     for t in range(N):
         for i in range(3):
@@ -73,18 +77,24 @@ def test_selective_scan_matches_its_closed_form() -> None:
                 np.exp(a[i] * delta[s + 1 : t + 1, i].sum()) @ (b[s] * c[t]) * delta[s, i] * x[s, i]
                 for s in range(t + 1)
             ]
-            np.testing.assert_allclose(found[t, i], sum(terms) + d[i] * x[t, i])
+            np.testing.assert_allclose(result[t, i], sum(terms) + d[i] * x[t, i])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Conv(Given(Q), Weight("w", (3, 2))), "'w' has shape"),
-        (lambda: Conv(Given(BETA), Weight("w", (3, 2)), Weight("b", (2,))), "'b' has shape"),
-        (lambda: LinearAttention(Given(Q), Given(V), Given(V), Given(GATE), "decay"), "of q, k and v do not fit"),
-        (lambda: LinearAttention(Given(Q), Given(K), Given(V), Given(V), "decay"), "gate of shape"),
-        (lambda: LinearAttention(Given(Q), Given(K), Given(V), Given(GATE)), "the delta rule needs it"),
-        (lambda: LinearAttention(Given(Q), Given(K), Given(V), Given(GATE), beta=Given(V)), "beta of shape"),
+        (lambda: Conv(FixedRows(Q), Weight("w", (3, 2))), "'w' has shape"),
+        (lambda: Conv(FixedRows(BETA), Weight("w", (3, 2)), Weight("b", (2,))), "'b' has shape"),
+        (
+            lambda: LinearAttention(FixedRows(Q), FixedRows(V), FixedRows(V), FixedRows(GATE), "decay"),
+            "of q, k and v do not fit",
+        ),
+        (lambda: LinearAttention(FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(V), "decay"), "gate of shape"),
+        (lambda: LinearAttention(FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(GATE)), "the delta rule needs it"),
+        (
+            lambda: LinearAttention(FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(GATE), beta=FixedRows(V)),
+            "beta of shape",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_graph_errors(make: Callable[[], Any], message: str) -> None:

@@ -16,7 +16,7 @@ from llamafw.graph import (
     Activation,
     Add,
     Clamp,
-    Embedding,
+    EmbeddingLookup,
     GraphError,
     L2Norm,
     LayerNorm,
@@ -31,7 +31,7 @@ from llamafw.graph import (
     WeightAdd,
     WeightMul,
 )
-from support.operators import Given, compute
+from support.operators import FixedRows, compute
 
 FLOATS = st.floats(-50, 50, allow_subnormal=False)
 QUIET = settings(deadline=None, max_examples=30)
@@ -57,88 +57,88 @@ def weight(name: str, *shape: int) -> Weight:
 def test_linear_is_a_matrix_product(x: Any, n_out: int, biased: bool) -> None:
     w, b = noise(n_out, x.shape[1]), noise(n_out)
     bias = weight("b", n_out) if biased else None
-    found = compute(Linear(Given(x), weight("w", *w.shape), bias), {"w": w, "b": b})
+    result = compute(Linear(FixedRows(x), weight("w", *w.shape), bias), {"w": w, "b": b})
     expected = [[sum(w[o, i] * row[i] for i in range(len(row))) + biased * b[o] for o in range(n_out)] for row in x]
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(result, expected, atol=1e-9)
 
 
 def test_linear_has_a_matrix_per_head() -> None:
     x, w = noise(3, 2, 4), noise(2, 5, 4)
-    found = compute(Linear(Given(x), weight("w", 2, 5, 4)), {"w": w})
-    assert found.shape == (3, 2, 5)
+    result = compute(Linear(FixedRows(x), weight("w", 2, 5, 4)), {"w": w})
+    assert result.shape == (3, 2, 5)
     for t in range(3):
         for h in range(2):
-            np.testing.assert_allclose(found[t, h], w[h] @ x[t, h])
+            np.testing.assert_allclose(result[t, h], w[h] @ x[t, h])
 
 
 def test_linear_scales_the_product_before_the_bias() -> None:
     x, w, b = noise(2, 3), noise(4, 3), noise(4)
-    linear = Linear(Given(x), weight("w", 4, 3), weight("b", 4), weight("s", 1))
+    linear = Linear(FixedRows(x), weight("w", 4, 3), weight("b", 4), weight("s", 1))
     np.testing.assert_allclose(compute(linear, {"w": w, "b": b, "s": np.array([3.0])}), 3 * x @ w.T + b)
 
 
 def test_linear_uses_selected_rows_of_a_weight() -> None:
     x, w = noise(2, 3), noise(6, 3)
-    part = Linear(Given(x), weight("w", 6, 3).rows(2, 5))
+    part = Linear(FixedRows(x), weight("w", 6, 3).rows(2, 5))
     np.testing.assert_allclose(compute(part, {"w": w}), x @ w[2:5].T)
 
 
 def test_embedding_looks_up_rows() -> None:
     table = noise(7, 3)
-    ids = Given(np.array([4, 0, 6, 4]))
-    np.testing.assert_array_equal(compute(Embedding(ids, weight("w", 7, 3)), {"w": table}), table[[4, 0, 6, 4]])
+    ids = FixedRows(np.array([4, 0, 6, 4]))
+    np.testing.assert_array_equal(compute(EmbeddingLookup(ids, weight("w", 7, 3)), {"w": table}), table[[4, 0, 6, 4]])
 
 
 @QUIET
 @given(x=rows(n_axes=2), eps=st.sampled_from([1e-6, 0.1]))
 def test_rms_norm_matches_its_formula(x: Any, eps: float) -> None:
     w = noise(x.shape[-1])
-    found = compute(RMSNorm(Given(x), weight("w", x.shape[-1]), eps), {"w": w})
+    result = compute(RMSNorm(FixedRows(x), weight("w", x.shape[-1]), eps), {"w": w})
     for index in np.ndindex(x.shape[:-1]):
         row = x[index]
         scale = 1 / math.sqrt(sum(value * value for value in row) / len(row) + eps)
-        np.testing.assert_allclose(found[index], row * scale * w, atol=1e-12)
+        np.testing.assert_allclose(result[index], row * scale * w, atol=1e-12)
 
 
 def test_rms_norm_of_groups_normalises_each_group() -> None:
     x = noise(3, 6)
-    found = compute(RMSNorm(Given(x), None, 1e-6, groups=2))
-    alone = [compute(RMSNorm(Given(x[:, part]), None, 1e-6)) for part in (slice(0, 3), slice(3, 6))]
-    np.testing.assert_allclose(found, np.concatenate(alone, -1))
+    result = compute(RMSNorm(FixedRows(x), None, 1e-6, groups=2))
+    alone = [compute(RMSNorm(FixedRows(x[:, part]), None, 1e-6)) for part in (slice(0, 3), slice(3, 6))]
+    np.testing.assert_allclose(result, np.concatenate(alone, -1))
 
 
 @QUIET
 @given(x=rows(), eps=st.sampled_from([1e-5, 0.1]))
 def test_layer_norm_matches_its_formula(x: Any, eps: float) -> None:
     w, b = noise(x.shape[-1]), noise(x.shape[-1]) + 1
-    found = compute(LayerNorm(Given(x), weight("w", len(w)), weight("b", len(b)), eps), {"w": w, "b": b})
+    result = compute(LayerNorm(FixedRows(x), weight("w", len(w)), weight("b", len(b)), eps), {"w": w, "b": b})
     for t, row in enumerate(x):
         mean = math.fsum(row) / len(row)
         variance = math.fsum((value - mean) ** 2 for value in row) / len(row)
-        np.testing.assert_allclose(found[t], (row - mean) / math.sqrt(variance + eps) * w + b, atol=1e-9)
+        np.testing.assert_allclose(result[t], (row - mean) / math.sqrt(variance + eps) * w + b, atol=1e-9)
 
 
 def test_l2_norm_has_length_1() -> None:
     x = noise(4, 2, 8)
-    np.testing.assert_allclose(np.linalg.norm(compute(L2Norm(Given(x), 0.0)), axis=-1), 1)
+    np.testing.assert_allclose(np.linalg.norm(compute(L2Norm(FixedRows(x), 0.0)), axis=-1), 1)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 1), (2, 3)])
 def test_mul_broadcasts_single_numbers(shape: tuple[int, ...]) -> None:
     a, b = noise(4, 2, 3), noise(4, *shape) + 2
-    found = compute(Mul(Given(a), Given(b)))
+    result = compute(Mul(FixedRows(a), FixedRows(b)))
     for t in range(4):
-        np.testing.assert_allclose(found[t], a[t] * b[t])
+        np.testing.assert_allclose(result[t], a[t] * b[t])
 
 
 def test_elementwise_operators_match_numpy() -> None:
     a, b, w = noise(4, 3), noise(4, 3) * 2, noise(3)
-    np.testing.assert_array_equal(compute(Add(Given(a), Given(b))), a + b)
-    np.testing.assert_array_equal(compute(Scale(Given(a), 0.25)), a * 0.25)
-    np.testing.assert_array_equal(compute(Clamp(Given(a), -0.5, 0.2)), np.clip(a, -0.5, 0.2))
-    np.testing.assert_array_equal(compute(WeightMul(Given(a), weight("w", 3)), {"w": w}), a * w)
-    np.testing.assert_array_equal(compute(WeightAdd(Given(a), weight("w", 3)), {"w": w}), a + w)
-    np.testing.assert_array_equal(compute(LayerOutput(Given(a), 3)), a)
+    np.testing.assert_array_equal(compute(Add(FixedRows(a), FixedRows(b))), a + b)
+    np.testing.assert_array_equal(compute(Scale(FixedRows(a), 0.25)), a * 0.25)
+    np.testing.assert_array_equal(compute(Clamp(FixedRows(a), -0.5, 0.2)), np.clip(a, -0.5, 0.2))
+    np.testing.assert_array_equal(compute(WeightMul(FixedRows(a), weight("w", 3)), {"w": w}), a * w)
+    np.testing.assert_array_equal(compute(WeightAdd(FixedRows(a), weight("w", 3)), {"w": w}), a + w)
+    np.testing.assert_array_equal(compute(LayerOutput(FixedRows(a), 3)), a)
 
 
 FUNCTIONS: dict[str, Callable[[float], float]] = {
@@ -159,24 +159,24 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
 def test_activation_functions_match_their_formulas(name: Any) -> None:
     x = np.linspace(-8, 8, 33).reshape(11, 3)
     expected = [[FUNCTIONS[name](value) for value in row] for row in x]
-    np.testing.assert_allclose(compute(Activation(Given(x), name)), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(compute(Activation(FixedRows(x), name)), expected, rtol=1e-12, atol=1e-14)
 
 
 @QUIET
 @given(x=rows())
 def test_softmax_and_normalise_are_shares(x: Any) -> None:
-    shares = compute(Softmax(Given(x)))
+    shares = compute(Softmax(FixedRows(x)))
     np.testing.assert_allclose(shares.sum(-1), 1)
     for t, row in enumerate(x):
         total = math.fsum(math.exp(value - max(row)) for value in row)
         np.testing.assert_allclose(shares[t], [math.exp(value - max(row)) / total for value in row], atol=1e-12)
     positive = np.abs(x) + 1
-    np.testing.assert_allclose(compute(Normalise(Given(positive))), positive / positive.sum(-1, keepdims=True))
+    np.testing.assert_allclose(compute(Normalise(FixedRows(positive))), positive / positive.sum(-1, keepdims=True))
 
 
 def test_normalise_limits_the_sum() -> None:
     x = np.array([[0.01, 0.03]])
-    np.testing.assert_allclose(compute(Normalise(Given(x), low=0.5)), x / 0.5)
+    np.testing.assert_allclose(compute(Normalise(FixedRows(x), low=0.5)), x / 0.5)
 
 
 @pytest.mark.parametrize(
@@ -185,18 +185,18 @@ def test_normalise_limits_the_sum() -> None:
         (lambda x: Linear(x, weight("w", 4, 9)), r"'w' has shape \(4, 9\), but its input has \(2, 3\)"),
         (lambda x: Linear(x, weight("w", 5, 4, 3)), "'w' has shape"),
         (lambda x: Linear(x, weight("w", 4, 3), weight("b", 3)), "'b' has shape"),
-        (lambda x: Embedding(x, weight("w", 4, 9)), "not a matrix of embeddings"),
+        (lambda x: EmbeddingLookup(x, weight("w", 4, 9)), "not a matrix of embeddings"),
         (lambda x: RMSNorm(x, weight("w", 4), 1e-6), "'w' has shape"),
         (lambda x: RMSNorm(x, None, 1e-6, groups=2), "3 numbers cannot be divided into 2 groups"),
         (lambda x: LayerNorm(x, weight("w", 3), weight("b", 2), 1e-6), "'b' has shape"),
-        (lambda x: Add(x, Given(noise(1, 3))), "cannot be added"),
-        (lambda x: Mul(x, Given(noise(1, 2))), "cannot be multiplied"),
+        (lambda x: Add(x, FixedRows(noise(1, 3))), "cannot be added"),
+        (lambda x: Mul(x, FixedRows(noise(1, 2))), "cannot be multiplied"),
         (lambda x: WeightMul(x, weight("w", 2)), "'w' has shape"),
         (lambda x: WeightAdd(x, weight("w", 2)), "'w' has shape"),
         (lambda x: Clamp(x, 1, -1), "above the upper limit"),
         (lambda x: Activation(x, "swoosh"), "'swoosh'"),  # type: ignore[arg-type]  # not a function
     ],
 )
-def test_operands_that_do_not_fit_are_graph_errors(make: Callable[[Given], Any], message: str) -> None:
+def test_operands_that_do_not_fit_are_graph_errors(make: Callable[[FixedRows], Any], message: str) -> None:
     with pytest.raises(GraphError, match=message):
-        make(Given(noise(1, 2, 3)))
+        make(FixedRows(noise(1, 2, 3)))

@@ -116,7 +116,7 @@ def test_yarn_uses_the_trained_context_by_default(tmp_path: Path) -> None:
     [
         ({"scaling__type": "longrope"}, "llama.rope.scaling.type is 'longrope', which is not supported"),
         ({"scaling__type": 3}, "llama.rope.scaling.type is 3; it must be a string"),
-        ({"scaling__factor": -2.0}, "llama.rope.scaling.factor is -2.0; it must be a finite number"),
+        ({"scaling__factor": -2.0}, "llama.rope.scaling.factor is -2.0; it must be a finite number of at least 0"),
         ({"scaling__factor": math.inf}, "llama.rope.scaling.factor is inf; it must be a finite number"),
         ({"scaling__type": "yarn", "freq_base": 1.0}, "llama.rope.freq_base is 1.0; with YaRN it must be above 1"),
         ({"scaling__type": "yarn", "scaling__yarn_log_multiplier": 0.1}, "yarn_log_multiplier is not supported"),
