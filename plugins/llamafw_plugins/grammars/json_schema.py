@@ -143,6 +143,7 @@ def _translate(schema: Any, root: Any, path: SchemaPath) -> Any:
         elif keyword == "minProperties":
             _check_min_properties(schema, at)
 
+    _round_large_bounds(translated)
     _replace_exclusive_bounds(translated)
     if "format" in translated:
         _translate_format(translated, (*path, "format"))
@@ -179,6 +180,18 @@ def _limit_bound(keyword: str, value: float, path: SchemaPath) -> float:
     if excludes_zero:
         raise SchemaError(f"{keyword!r} beyond ±2⁵³ cannot be enforced", path)
     return math.copysign(MAX_NUMBER, value)
+
+
+def _round_large_bounds(schema: dict[str, Any]) -> None:
+    """Round fractional bounds from 2⁴⁰ on to the next integer inwards: llguidance 1.9 keeps some 15 of their digits."""
+    for keyword in BOUNDS & schema.keys():
+        value = schema[keyword]
+        if abs(value) >= 2**40 and value % 1:
+            bound, inwards, tighter = (
+                ("minimum", math.ceil, max) if "inimum" in keyword else ("maximum", math.floor, min)
+            )
+            del schema[keyword]
+            schema[bound] = tighter(schema.get(bound, inwards(value)), inwards(value))
 
 
 def _replace_exclusive_bounds(schema: dict[str, Any]) -> None:

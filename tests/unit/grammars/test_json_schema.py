@@ -218,6 +218,20 @@ def test_numbers_near_bounds_are_valid(
             assert allowed, f"{text} under {source}"
 
 
+@pytest.mark.parametrize("keyword", ["maximum", "exclusiveMaximum"])
+def test_large_fractional_bounds_are_not_exceeded(compiler: LlguidanceCompiler, keyword: str) -> None:
+    schema = {"type": "number", "minimum": 10**15, keyword: 10**15 + 0.25}
+    assert allows(compiler, schema, "1000000000000000")
+    assert not allows(compiler, schema, "1000000000000000.3")
+    negative = {
+        "type": "number",
+        "maximum": -(10**15),
+        keyword.replace("max", "min").replace("Max", "Min"): -(10**15) - 0.25,
+    }
+    assert allows(compiler, negative, "-1000000000000000")
+    assert not allows(compiler, negative, "-1000000000000000.3")
+
+
 def parse_bound(number: str) -> Decimal:
     """Return a number as JSON parsers read it: large ones are rounded to float64."""
     return Decimal(number) if abs(Decimal(number)) < 10**6 else Decimal(float(number))
