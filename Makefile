@@ -47,7 +47,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy examples/*/llamafw_*
 
 docs: $(VENV)/.test
-	$(BIN)/python -m llamafw.cli.reference > docs/cli.md
+	$(BIN)/python -m llamafw.cli.cli_page > docs/cli.md
 	$(BIN)/python tests/support/gallery.py > docs/gallery.md
 	$(BIN)/python docs/pictures/sampling.py
 	$(BIN)/python tests/support/json_schema.py > docs/json-schema.md

@@ -22,7 +22,7 @@ from llamafw.models.wheels import pull
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import Chain, build_chain
 from llamafw.sampling.constraint import Constraint
-from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from llamafw_plugins.samplers import DEFAULT_ORDER
 from llamafw_plugins.tokenizers.gpt2 import Gpt2Tokenizer

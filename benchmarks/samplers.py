@@ -28,8 +28,8 @@ import numpy as np
 from llamafw import GenerateRequest, SamplerContext
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import build_chain
-from llamafw.sampling.kernels import CandidateBuffers
 from llamafw.sampling.logprobs import logprobs_of_row
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw_plugins.samplers import DEFAULT_ORDER
 
 Row = np.ndarray[Any, Any]

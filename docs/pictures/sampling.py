@@ -17,7 +17,7 @@ import numpy as np
 
 from llamafw import Candidates, GenerateRequest, SamplerContext
 from llamafw.sampling.chain import build_chain
-from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw_plugins.samplers import order
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.mirostat import Mirostat

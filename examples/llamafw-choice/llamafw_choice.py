@@ -37,7 +37,7 @@ FIELD = {
 }
 
 
-class Compiler:
+class ChoiceCompiler:
     """A `llamafw.GrammarCompiler` whose source is a JSON array of texts."""
 
     def __init__(self, context: GrammarContext) -> None:
@@ -86,7 +86,7 @@ class Compiler:
 class Choice:
     """A `llamafw.Grammar`: how much of one answer is written, and which texts start with it."""
 
-    def __init__(self, compiler: Compiler, texts: Sequence[tuple[bytes, list[bool]]]) -> None:
+    def __init__(self, compiler: ChoiceCompiler, texts: Sequence[tuple[bytes, list[bool]]]) -> None:
         self.compiler, self.texts = compiler, texts
         self.position = 0  # bytes written
         self.closed = False  # an end-of-generation token was accepted
@@ -140,7 +140,7 @@ def register_grammars(register: Register) -> None:
 
 def make_compiler(context: GrammarContext) -> GrammarCompiler:
     """Return a compiler for the model."""
-    return Compiler(context)
+    return ChoiceCompiler(context)
 
 
 @hookimpl

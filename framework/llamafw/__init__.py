@@ -43,8 +43,8 @@ from llamafw.interfaces import (
     ToolParserPlugin,
 )
 from llamafw.models.check_decoder import check_decoder
-from llamafw.sampling.kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.sampling.largest import largest_indices
+from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import ServerSentEvent, event_stream

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from llamafw import Settings
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.settings import from_environment, options
 from llamafw.testing.process import running_server
@@ -47,7 +47,7 @@ def exec_form(name: str) -> list[str]:
 
 def parse_settings(argv: Sequence[str]) -> Settings:
     """Return the settings of a container with some flags."""
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     return settings_from(parser.parse(argv), environment())
 

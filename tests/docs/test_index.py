@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +21,6 @@ def test_serve_commands_have_valid_flags(page: str) -> None:
     assert commands
 
     for command in commands:
-        parser = Parser("llamafw serve", "")
+        parser = CommandParser("llamafw serve", "")
         add_settings(parser)
         settings_from(parser.parse(shlex.split(command, comments=True)[2:]), {})

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from llamafw import Settings
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.settings import options
 from llamafw.testing.process import running_server
@@ -33,7 +33,7 @@ def blocks(language: str) -> list[str]:
 
 def parse_command(command: str) -> Settings:
     """Return the settings of a command line with ``llamafw serve``."""
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     return settings_from(parser.parse(shlex.split(command.partition("llamafw serve ")[2])), {})
 

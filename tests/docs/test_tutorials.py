@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from llamafw.cli.new import package_files
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
 from llamafw.settings import Settings
@@ -69,7 +69,7 @@ SESSIONS = [
 def settings_of(flags: list[str]) -> Settings:
     """Return the settings of ``llamafw serve`` with these flags, for a server that can be tested quickly."""
     early, rest = parse_early_flags(flags)
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     parser.add_flags_of(collect_plugin_flags(load_plugins(early)))
     settings = settings_from(parser.parse(rest), {}, plugin=early.plugin, plugin_option=early.plugin_option)

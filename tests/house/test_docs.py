@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llamafw import hookspecs, interfaces, serving
-from llamafw.cli import reference
+from llamafw.cli import cli_page
 from support import gallery, json_schema
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_protocols_page_has_only_existing_protocols() -> None:
 
 
 def test_flags_page_is_current() -> None:
-    assert read("docs/cli.md") == reference.page(), "run make docs"
+    assert read("docs/cli.md") == cli_page.page(), "run make docs"
 
 
 def test_gallery_is_current() -> None:

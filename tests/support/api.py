@@ -38,7 +38,7 @@ class ExplainedError(Exception):
     """Turned into a response by `explain_error`."""
 
 
-class Engine:
+class ApiEngine:
     """Counts running calls of `work`. `stop` waits for them, and ends them when its time is over."""
 
     n_slots, n_ctx = 1, 8
@@ -165,7 +165,7 @@ def explain_error(error: BaseException) -> Problem | None:
 def load() -> LoadedModel:
     """Return a model that does nothing."""
     nothing: Any = SimpleNamespace()
-    return LoadedModel("nothing", nothing, nothing, nothing, nothing, Engine())  # type: ignore[arg-type]  # has what the tests use
+    return LoadedModel("nothing", nothing, nothing, nothing, nothing, ApiEngine())  # type: ignore[arg-type]  # has what the tests use
 
 
 def main() -> int:

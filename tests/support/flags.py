@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.options import Option, parse_cpu_mask, parse_cpu_range, parse_on_off_auto, parse_proportions
 from llamafw.settings import Settings
@@ -31,6 +31,6 @@ def sample_value(opt: Option) -> bool | int | float | str:
 
 def parse_settings(*argv: str, **environ: str) -> Settings:
     """Return the settings that result from a command line and an environment."""
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     return settings_from(parser.parse(argv), environ)

@@ -1,10 +1,10 @@
 """The CPU backend: Llama-family models in Numba. docs/kernels.md explains its design.
 
 The modules, each of which imports only modules before it:
-cpu (features of the processor), cache (folders of compiled code), compiler, emit (LLVM IR), isa (dot products), amx,
-instruction_sets (choice of one), simd (IR as Numba operations), records, threads, tiles (weight formats), matmul,
-elementwise, embedding, attention, forward (all layers), memory, packing, weights, thread_tuner, placement, kv_cache,
-backend.
+cpu (features of the processor), cache (folders of compiled code), kernel_compiler, emit (LLVM IR), isa (dot products),
+amx, instruction_sets (choice of one), simd (IR as Numba operations), kernel_records, threads, tiles (weight formats),
+matmul, elementwise, token_embedding, attention, forward (all layers), memory, packing, weights, thread_tuner,
+placement, kv_cache, backend.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.elementwise import apply_rope
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant
-from llamafw_backends.numba_cpu.records import plan_at
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
+from llamafw_backends.numba_cpu.kernel_records import plan_at
 from llamafw_backends.numba_cpu.simd import (
     add,
     exp,

@@ -23,16 +23,16 @@ from llamafw import (
     SettingsError,
 )
 from llamafw_backends.numba_cpu import attention, forward, instruction_sets, isa
-from llamafw_backends.numba_cpu.compiler import KernelCompiler
 from llamafw_backends.numba_cpu.cpu import physical_cores
-from llamafw_backends.numba_cpu.embedding import NO_KERNEL
 from llamafw_backends.numba_cpu.emit import LANES
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_records import PLAN, new_records
 from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
 from llamafw_backends.numba_cpu.placement import Placement
-from llamafw_backends.numba_cpu.records import PLAN, new_records
 from llamafw_backends.numba_cpu.thread_tuner import ThreadTuner
 from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
+from llamafw_backends.numba_cpu.token_embedding import NO_KERNEL
 from llamafw_backends.numba_cpu.weights import Weights, check_supported
 
 
@@ -63,7 +63,7 @@ class NumbaBackend:
         n_threads = max(self._n_threads, self._n_threads_batch)
         if n_threads > MAX_THREADS:
             raise SettingsError(f"the numba backend can use at most {MAX_THREADS} threads, not {n_threads}")
-        self._isa = instruction_sets.choose()
+        self._isa = instruction_sets.choose_instruction_set()
         self._cache_types = f"{options.cache_type_k}/{options.cache_type_v}"
 
         compiler = KernelCompiler(context.log)

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.compiler import jit
 from llamafw_backends.numba_cpu.isa import (
     HIGH_OFFSET,
     LOW_OFFSET,
@@ -17,6 +16,7 @@ from llamafw_backends.numba_cpu.isa import (
     SCALE_OFFSET,
     SUM_OFFSET,
 )
+from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.matmul import width_for
 from llamafw_backends.numba_cpu.simd import (
     absolute,

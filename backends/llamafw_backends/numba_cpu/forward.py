@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from llamafw_backends.numba_cpu.compiler import jit
 from llamafw_backends.numba_cpu.elementwise import rms_norm, silu_product, store_activations, token_group
-from llamafw_backends.numba_cpu.embedding import embed
+from llamafw_backends.numba_cpu.kernel_compiler import jit
+from llamafw_backends.numba_cpu.kernel_records import LAYER, layer_at, plan_at, tensor_at
 from llamafw_backends.numba_cpu.matmul import matmul
-from llamafw_backends.numba_cpu.records import LAYER, layer_at, plan_at, tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64, store_i64
 from llamafw_backends.numba_cpu.threads import barrier, run_job, work_range
+from llamafw_backends.numba_cpu.token_embedding import embed
 
 FFN_FLOATS = 32768  # gate or up values that a thread computes before it multiplies them: 128 KiB of its L2 cache
 _LAYER_BYTES = LAYER.itemsize

@@ -11,7 +11,7 @@ from llamafw_backends.numba_cpu.isa import Avx2, InstructionSet, Plain, Vnni
 INSTRUCTION_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (Amx(), Vnni(), Avx2(), Plain())}  # best first
 
 
-def choose() -> InstructionSet:
+def choose_instruction_set() -> InstructionSet:
     """Return the best instruction set of this processor, or the one that LLAMAFW_ISA names.
 
     Raises

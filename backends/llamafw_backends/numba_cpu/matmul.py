@@ -14,11 +14,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import InstructionSet
-from llamafw_backends.numba_cpu.records import tensor_at
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
+from llamafw_backends.numba_cpu.kernel_records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
 from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, TILE_FORMATS, TileFormat, element_address
 

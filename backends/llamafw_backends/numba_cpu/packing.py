@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.compiler import jit
-from llamafw_backends.numba_cpu.records import I, accessor
+from llamafw_backends.numba_cpu.kernel_compiler import jit
+from llamafw_backends.numba_cpu.kernel_records import I, accessor
 from llamafw_backends.numba_cpu.simd import (
     absolute,
     copy_16,

@@ -20,9 +20,9 @@ import llvmlite.binding as llvm
 import numpy as np
 from numba import types
 
-from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.cpu import MACHINE
-from llamafw_backends.numba_cpu.records import accessor
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
+from llamafw_backends.numba_cpu.kernel_records import accessor
 from llamafw_backends.numba_cpu.simd import atomic_add, atomic_load, atomic_store, call_address, pause
 
 SPINS_PER_POLL_LEVEL = 60  # of `ThreadOptions.poll`: level 50 takes about 50 µs, like the short phases of a step

@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from llamafw import BackendContext, Decoder, Floats, ModelError, Tensor, check_decoder
 from llamafw_backends.numba_cpu import matmul, packing
-from llamafw_backends.numba_cpu.compiler import KernelCompiler
-from llamafw_backends.numba_cpu.embedding import KERNEL_KINDS, NO_KERNEL
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.isa import InstructionSet
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_records import LAYER, TENSOR, new_records
 from llamafw_backends.numba_cpu.memory import Arena, align_up
-from llamafw_backends.numba_cpu.records import LAYER, TENSOR, new_records
 from llamafw_backends.numba_cpu.threads import Pool
 from llamafw_backends.numba_cpu.tiles import ROWS, TILE_FORMATS, TileFormat
+from llamafw_backends.numba_cpu.token_embedding import KERNEL_KINDS, NO_KERNEL
 
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 NORMS = ("attn_norm", "ffn_norm")

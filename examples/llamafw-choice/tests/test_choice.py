@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llamafw_choice import Compiler
+from llamafw_choice import ChoiceCompiler
 
 from llamafw import GrammarContext, RequestError
 from llamafw.testing.conformance import GrammarConformance, PluginConformance
@@ -14,9 +14,9 @@ from llamafw.testing.conformance import GrammarConformance, PluginConformance
 PIECES = [b"", b"y", b"e", b"s", b"no", b"n", b"ye", b"yes", b"yesno", b"\xc3", b"\xa9", b"n\xc3"]
 
 
-def compiler() -> Compiler:
+def compiler() -> ChoiceCompiler:
     tokenizer: Any = SimpleNamespace(n_vocab=len(PIECES), eog={0}, piece=lambda token: PIECES[token])
-    return Compiler(GrammarContext(tokenizer, len(PIECES)))
+    return ChoiceCompiler(GrammarContext(tokenizer, len(PIECES)))
 
 
 def allowed(grammar: Any) -> set[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
 from llamafw.interfaces import Backend
 from llamafw.models.find import find_model
@@ -59,8 +59,8 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
-    """A test that is run and timed."""
+class Benchmark:
+    """One measurement: a number of forward passes that are timed."""
 
     name: str
     n_tokens: int
@@ -82,8 +82,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _make_parser() -> Parser:
-    parser = Parser(
+def _make_parser() -> CommandParser:
+    parser = CommandParser(
         "llamafw bench",
         "Measure how fast a model runs, in tokens per second: prompt processing (pp) and token generation (tg). "
         "--config and the flags for plugins (--plugin, --no-plugin, ...) work as for `llamafw serve`.",
@@ -128,26 +128,26 @@ def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> l
             facts = backend.describe()
             weights_gb = float(facts.get("weight_bytes", model.n_bytes)) / 1e9
             n_threads = int(facts.get("n_threads", threads))
-            for test in _tests(backend, args.n_prompt, args.n_gen, args.parallel):
-                speeds = _speeds(test, args.repetitions)
+            for benchmark in _benchmarks(backend, args.n_prompt, args.n_gen, args.parallel):
+                speeds = _speeds(benchmark, args.repetitions)
                 median = statistics.median(speeds)
-                gb_per_s = weights_gb * test.n_passes / test.n_tokens * median
-                results.append(Result(test.name, n_threads, median, min(speeds), max(speeds), gb_per_s))
+                gb_per_s = weights_gb * benchmark.n_passes / benchmark.n_tokens * median
+                results.append(Result(benchmark.name, n_threads, median, min(speeds), max(speeds), gb_per_s))
         finally:
             backend.close()
     return results
 
 
-def _tests(backend: Backend, n_prompt: list[int], n_gen: list[int], parallel: list[int]) -> Iterator[Test]:
+def _benchmarks(backend: Backend, n_prompt: list[int], n_gen: list[int], parallel: list[int]) -> Iterator[Benchmark]:
     random = np.random.default_rng(0)
     for n in filter(None, n_prompt):
         prompt = random.integers(0, backend.n_vocab, n, dtype=np.int32)
-        yield Test(f"pp{n}", n, -(-n // backend.n_batch), lambda prompt=prompt: _prefill(backend, prompt))  # type: ignore[misc]  # mypy cannot type a default of a lambda
+        yield Benchmark(f"pp{n}", n, -(-n // backend.n_batch), lambda prompt=prompt: _prefill(backend, prompt))  # type: ignore[misc]  # mypy cannot type a default of a lambda
     for n in filter(None, n_gen):
         for slots in parallel:
             tokens = random.integers(0, backend.n_vocab, (n, slots), dtype=np.int32)
             name = f"tg{n}" if slots == 1 else f"tg{n}x{slots}"
-            yield Test(name, n * slots, n, lambda tokens=tokens: _decode(backend, tokens))  # type: ignore[misc]  # as above
+            yield Benchmark(name, n * slots, n, lambda tokens=tokens: _decode(backend, tokens))  # type: ignore[misc]  # as above
 
 
 def _prefill(backend: Backend, prompt: Ints) -> None:
@@ -170,14 +170,14 @@ def _decode(backend: Backend, tokens: Ints) -> None:
         backend.forward(Batch(row, np.full_like(row, position), slots, slots))
 
 
-def _speeds(test: Test, repetitions: int) -> list[float]:
+def _speeds(benchmark: Benchmark, repetitions: int) -> list[float]:
     """Return the tokens per second of each repetition."""
-    test.run()  # warms up caches and threads
+    benchmark.run()  # warms up caches and threads
     speeds = []
     for _ in range(repetitions):
         start = time.perf_counter()
-        test.run()
-        speeds.append(test.n_tokens / (time.perf_counter() - start))
+        benchmark.run()
+        speeds.append(benchmark.n_tokens / (time.perf_counter() - start))
     return speeds
 
 

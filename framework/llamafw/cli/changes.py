@@ -40,10 +40,10 @@ class Change:
 
 def compare(old: Document, new: Document) -> list[Change]:
     """Return the changes, operation by operation; a change in a schema of several operations is listed once."""
-    return list(dict.fromkeys(_Comparison(old, new).run()))
+    return list(dict.fromkeys(_DocumentComparison(old, new).run()))
 
 
-class _Comparison:
+class _DocumentComparison:
     def __init__(self, old: Document, new: Document) -> None:
         self._old, self._new = old, new
         self._compared: set[tuple[str, str, Side]] = set()  # pairs of references

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamafw.cli.parser import Parser
+from llamafw.cli.parser import CommandParser
 from llamafw.engine.components import build_graph
 from llamafw.engine.load import open_model
 from llamafw.graph import as_dot, as_json, as_text
@@ -15,7 +15,7 @@ FORMATS = {"text": as_text, "dot": as_dot, "json": as_json}
 
 def run(argv: list[str]) -> int:
     """Print the graph of a model."""
-    parser = Parser(
+    parser = CommandParser(
         "llamafw graph",
         "Print the operators that compute a model's logits, one per line.",
         example="llamafw graph model.gguf --format dot | dot -Tsvg > model.svg",

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from llamafw import spec
 from llamafw.cli.main import COMMANDS
-from llamafw.cli.parser import Parser
+from llamafw.cli.parser import CommandParser
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.errors import LlamafwError, SettingsError, did_you_mean
 from llamafw.plugins import Plugins
@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
     """Write the package and print what to do next."""
     width = max(map(len, KINDS)) + 1
     kinds = "\n".join(f"  {kind:{width}} {text}" for kind, text in KINDS.items())
-    parser = Parser(
+    parser = CommandParser(
         "llamafw plugin new",
         f"Create a package for a new plugin. KIND is one of\n{kinds}",
         example="llamafw plugin new sampler top-a",

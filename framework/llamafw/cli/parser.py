@@ -16,7 +16,7 @@ from llamafw.options import Option
 from llamafw.settings import Settings, options
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """An argument parser that raises `SettingsError` instead of exiting, and suggests a flag for a mistyped one.
 
     Parameters

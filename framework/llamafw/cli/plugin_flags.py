@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.cli.config import as_list, read_config, unknown_key
-from llamafw.cli.parser import Parser
+from llamafw.cli.parser import CommandParser
 from llamafw.errors import PluginError, SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import options
@@ -39,7 +39,7 @@ def collect_plugin_flags(plugins: Plugins, config: str | None = None) -> list[ar
     field_owners = dict.fromkeys(options(), "llamafw")
     parsers: list[argparse.ArgumentParser] = []
     for plugin in list(plugins.records):
-        parser = Parser("llamafw serve", "", add_help=False)
+        parser = CommandParser("llamafw serve", "", add_help=False)
         parser._optionals.title = f"plugin {plugin}"
         for owner, _ in plugins.call_each("add_options", only=plugin, parser=parser):
             for action in parser._actions:

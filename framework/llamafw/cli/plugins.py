@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llamafw import spec
-from llamafw.cli.parser import Parser
+from llamafw.cli.parser import CommandParser
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags
 from llamafw.errors import PluginError, SpecError
@@ -22,7 +22,7 @@ from llamafw.types import PluginInfo
 def run(argv: list[str]) -> int:
     """Print every plugin that was found; return 1 if one of them cannot be used."""
     early, rest = parse_early_flags(argv)
-    parser = Parser(
+    parser = CommandParser(
         "llamafw plugins",
         "List the plugins and what they register. --config and the flags for plugins (--plugin, --no-plugin, ...) work "
         "as for `llamafw serve`.",

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.errors import SettingsError
 from llamafw.models.catalogue import CATALOGUE
@@ -43,8 +43,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _make_parser() -> Parser:
-    parser = Parser(
+def _make_parser() -> CommandParser:
+    parser = CommandParser(
         "llamafw pull",
         "Download models and print their paths; without a name, print the catalogue.",
         usage="llamafw pull [OPTIONS] [NAME | USER/REPO[:QUANT] | URL ...]\n"

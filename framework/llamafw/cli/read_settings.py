@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.cli.config import merge, read_config
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.refused import check_environment
 from llamafw.options import Option, convert
@@ -88,7 +88,7 @@ def parse_early_flags(argv: Sequence[str]) -> tuple[Settings, list[str]]:
 
     Plugins add flags, so they are loaded before the other flags can be parsed.
     """
-    parser = Parser("llamafw", "", add_help=False)
+    parser = CommandParser("llamafw", "", add_help=False)
     add_settings(parser, EARLY_SETTINGS)
     args, rest = parser.parse_known_args(argv)
     settings = settings_from(args, plugin_keys_checked=True)

@@ -7,7 +7,7 @@ import sys
 from functools import partial
 
 from llamafw.cli.logs import set_up_logging
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.read_settings import load_plugins, overridden_variables, parse_early_flags, settings_from
 from llamafw.cli.version import version_line
@@ -74,9 +74,9 @@ def parse_command_line(argv: list[str]) -> tuple[Settings, Plugins, list[str]]:
     return settings, plugins, overridden_variables(args)
 
 
-def _make_parser(plugins: Plugins, config: str | None) -> Parser:
+def _make_parser(plugins: Plugins, config: str | None) -> CommandParser:
     """Return the parser of all flags, the common ones first and ``--help`` last."""
-    parser = Parser(
+    parser = CommandParser(
         "llamafw serve",
         "Serve a model over HTTP. Flags take precedence over environment variables, and these over --config.",
         usage="llamafw serve [-m FILE | -hf USER/REPO[:QUANT]] [OPTIONS]",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llamafw import spec
 from llamafw.cli.changes import compare
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
 from llamafw.errors import SettingsError, SpecError
@@ -20,7 +20,7 @@ def run(argv: list[str]) -> int:
     """Print the merged document, or with ``--diff`` the changes; return 1 if a change breaks clients."""
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
-    parser = Parser(
+    parser = CommandParser(
         "llamafw spec",
         "Print the API document (OpenAPI). It depends on the plugins and the settings, so all flags of `llamafw serve` "
         "are accepted.",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
-from llamafw.cli.parser import Parser
+from llamafw.cli.parser import CommandParser
 from llamafw.hookspecs import API_VERSION
 
 
 def run(argv: list[str]) -> int:
     """Print the versions of llamafw, its plugin API and Python."""
-    Parser("llamafw version", "Print the version.", example="llamafw version").parse(argv)
+    CommandParser("llamafw version", "Print the version.", example="llamafw version").parse(argv)
     print(version_line())
     return 0
 

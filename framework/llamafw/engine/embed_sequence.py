@@ -12,7 +12,7 @@ import numpy as np
 from llamafw.engine.rank_head import RankHead
 from llamafw.engine.slots import Slot
 from llamafw.errors import DeadlineExceeded, RequestError
-from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw.types import Embedding, EmbedRequest, Floats, Ints, Timings
 
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from llamafw.engine import debug_log
 from llamafw.engine.embed_sequence import EmbedSequence
+from llamafw.engine.engine_options import EngineOptions
 from llamafw.engine.grammars import Grammars
-from llamafw.engine.options import EngineOptions
 from llamafw.engine.outbox import Outbox, receive_or_raise
 from llamafw.engine.prompt import PreparedPrompt, as_tokens, prepare_prompt
 from llamafw.engine.prompt_cache import PromptCache

@@ -20,9 +20,9 @@ from llamafw.engine.components import (
     make_tokenizer,
 )
 from llamafw.engine.engine import BatchingEngine
+from llamafw.engine.engine_options import EngineOptions
 from llamafw.engine.fingerprint import fingerprint
 from llamafw.engine.memory_check import check_kv_cache_fits
-from llamafw.engine.options import EngineOptions
 from llamafw.engine.preload import preload
 from llamafw.engine.rank_head import read_rank_head
 from llamafw.engine.sampler_checks import check_samplers

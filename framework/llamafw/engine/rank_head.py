@@ -22,7 +22,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DenseLayer:
     """A linear layer."""
 
     weight: Doubles  # (n_out, n_in)
@@ -37,8 +37,8 @@ class Layer:
 class RankHead:
     """The layers of a rank head, of which one may be missing."""
 
-    dense: Layer | None
-    output: Layer | None
+    dense: DenseLayer | None
+    output: DenseLayer | None
 
     def score(self, hidden: Floats) -> float:
         """Return the score of a hidden state, ``(n_embd,)`` float32."""
@@ -61,7 +61,7 @@ def read_rank_head(model: Model, quants: Mapping[str, Quant], n_embd: int) -> Ra
     return RankHead(dense, output) if dense or output else None
 
 
-def _layer(name: str, model: Model, quants: Mapping[str, Quant], n_in: int) -> Layer | None:
+def _layer(name: str, model: Model, quants: Mapping[str, Quant], n_in: int) -> DenseLayer | None:
     if f"{name}.weight" not in model.tensors:
         return None
     weight = _values(f"{name}.weight", model, quants)
@@ -72,7 +72,7 @@ def _layer(name: str, model: Model, quants: Mapping[str, Quant], n_in: int) -> L
     bias = _values(f"{name}.bias", model, quants) if f"{name}.bias" in model.tensors else np.zeros(n_out)
     if bias.shape != (n_out,):
         raise ModelError(f"{model.path}: {name}.bias has shape {bias.shape}, but {name}.weight has {n_out} rows")
-    return Layer(weight, bias)
+    return DenseLayer(weight, bias)
 
 
 def _values(name: str, model: Model, quants: Mapping[str, Quant]) -> Doubles:

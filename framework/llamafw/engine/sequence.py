@@ -16,8 +16,8 @@ from llamafw.errors import DeadlineExceeded, RequestError
 from llamafw.interfaces import Tokenizer
 from llamafw.sampling.chain import Chain, NoTokenAllowed
 from llamafw.sampling.constraint import Constraint
-from llamafw.sampling.kernels import CandidateBuffers
 from llamafw.sampling.logprobs import logprobs_of_candidates, logprobs_of_row
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw.types import (
     Delta,
     Finish,

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from llamafw.engine.slots import Slot
 from llamafw.errors import RequestError
-from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw.types import EmbedRequest, Floats, GenerateRequest, Ints, Timings
 
 

@@ -23,7 +23,7 @@ from llamafw.engine.task import Task
 from llamafw.errors import FAULTS, GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
 from llamafw.plugins.failures import Place, describe
-from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw.types import Batch, Bytes, Floats, Ints
 
 log = logging.getLogger(__name__)

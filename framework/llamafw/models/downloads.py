@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llamafw.errors import DownloadError, ModelError, SettingsError, did_you_mean
 from llamafw.models.catalogue import CATALOGUE
-from llamafw.models.choose import choose_model
+from llamafw.models.choose_model import choose_model
 from llamafw.models.folders import downloads_dir, hub_dir, models_dir
 from llamafw.models.huggingface import FETCH_LOCK_SUFFIX, Repo
 from llamafw.models.parts import is_first_part, part_names

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llamafw.errors import DownloadError, SettingsError
-from llamafw.models.choose import choose_model, find_file, find_parts, format_names
+from llamafw.models.choose_model import choose_model, find_file, find_parts, format_names
 from llamafw.models.fetch import NETWORK_HINT, Source, StatusError, UnreachableError, describe_network_error, fetch
 from llamafw.models.folders import hub_dir
 from llamafw.models.lock import locked
@@ -68,7 +68,7 @@ def pull_repo(
     text : str
         USER/REPO[@REVISION][:QUANT].
     file : str, optional
-        The file's path in the repository; by default `llamafw.models.choose.choose_model` chooses one.
+        The file's path in the repository; by default `llamafw.models.choose_model.choose_model` chooses one.
     path : Path, optional
         The file to download to; by default a file in the hub's cache, or in ``$LLAMA_CACHE`` in the same layout.
     token : str, optional

@@ -16,7 +16,7 @@ from llamafw.errors import FAULTS, GenerationError, LlamafwError, RequestError, 
 from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
 from llamafw.sampling.constraint import Constraint
 from llamafw.sampling.draw import draw
-from llamafw.sampling.kernels import CandidateBuffers, FusedKernels, SamplerKernel
+from llamafw.sampling.sampler_kernels import CandidateBuffers, FusedKernels, SamplerKernel
 from llamafw.types import Candidates, Floats, GenerateRequest
 
 _MAX_BIAS = 1e30  # far beyond any logit; sums of a few of them still fit into float32

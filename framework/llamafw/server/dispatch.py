@@ -59,10 +59,10 @@ class Dispatcher:
         elif isinstance(result, Response):
             await result(scope, receive, send)
         else:
-            await as_json(operation_id, result)(scope, receive, send)
+            await json_response(operation_id, result)(scope, receive, send)
 
 
-def as_json(operation_id: str, result: object) -> Response:
+def json_response(operation_id: str, result: object) -> Response:
     """Return a JSON response with the result of an endpoint.
 
     Raises

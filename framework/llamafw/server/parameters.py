@@ -16,7 +16,7 @@ _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
 
-class Parameters:
+class ParameterReader:
     """The parameters that an operation has in one place, "path" or "query"."""
 
     def __init__(self, operation: Mapping[str, Any], place: str, schemas: Schemas) -> None:

@@ -16,7 +16,7 @@ from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse, to_json
 from llamafw.server.routing import operation_id_of
 from llamafw.server.schema import Schema, Schemas
-from llamafw.server.sse import data_of
+from llamafw.server.sse import event_data
 from llamafw.server.violations import find_violation
 from llamafw.types import Problem
 
@@ -177,7 +177,7 @@ class _ResponseCheck:
 
     def _check_event(self, event: bytes) -> str | None:
         assert self._contract  # set by _send_start
-        data = data_of(event)
+        data = event_data(event)
         if data is None:
             return "it does not have exactly one line of data"
         try:

@@ -116,7 +116,7 @@ def _encode_event(item: Any) -> bytes:
     return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
 
 
-def data_of(event: bytes) -> bytes | None:
+def event_data(event: bytes) -> bytes | None:
     """Return the JSON of an event in the form that `EventStream` writes.
 
     None if the event has other fields than a name and an id, or does not have exactly one line of data.

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError, did_you_mean
 from llamafw.server.integers import IntegerReader
-from llamafw.server.parameters import Parameters
+from llamafw.server.parameters import ParameterReader
 from llamafw.server.routing import operation_id_of
 from llamafw.server.schema import Schemas, fields_of
 from llamafw.server.violations import find_violation, violation_error
@@ -125,8 +125,8 @@ class RequestContract:
     """The parameters and the body of one operation, as the document defines them."""
 
     def __init__(self, operation: Mapping[str, Any], schemas: Schemas) -> None:
-        self.path = Parameters(operation, "path", schemas)
-        self.query = Parameters(operation, "query", schemas)
+        self.path = ParameterReader(operation, "path", schemas)
+        self.query = ParameterReader(operation, "query", schemas)
         self.body = Body(operation, schemas) if "requestBody" in operation else None
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from llamafw.cli.parser import Parser
+from llamafw.cli.parser import CommandParser
 from llamafw.errors import PluginError, SettingsError, StartupError
 from llamafw.plugins import Plugins, discover
 
@@ -56,7 +56,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class PluginTest:
     """One test: the rule that it states, and how to find it."""
 
     subject: Subject
@@ -70,7 +70,7 @@ class Results:
 
     n_passed: int = 0
     skipped: dict[str, int] = field(default_factory=dict)  # reason → number of tests
-    failed: dict[str, list[Test]] = field(default_factory=dict)  # message → tests that failed with it
+    failed: dict[str, list[PluginTest]] = field(default_factory=dict)  # message → tests that failed with it
 
     @property
     def n_failed(self) -> int:
@@ -80,7 +80,7 @@ class Results:
 
 def run(argv: list[str]) -> int:
     """Check a plugin and print the report; return 1 if a rule is broken."""
-    parser = Parser(
+    parser = CommandParser(
         "llamafw plugin check",
         "Check that a plugin follows the rules for plugins of its kinds, and run its own tests.",
         example="llamafw plugin check ./llamafw-my-sampler\nllamafw plugin check my_sampler.py",
@@ -172,7 +172,7 @@ class ResultCollector:
     def __init__(self, modules: Collection[str]) -> None:
         self._modules = modules
         self.results: dict[Subject, Results] = {}
-        self._tests: dict[str, Test] = {}  # pytest's node id → test
+        self._tests: dict[str, PluginTest] = {}  # pytest's node id → test
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Drop a generated suite if the plugin's own tests subclass it, because these may have more examples."""
@@ -180,12 +180,12 @@ class ResultCollector:
         dropped = [item for item in items if _is_generated(item) and subject_of(item) in own]
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
-        self._tests = {item.nodeid: Test(subject_of(item), rule_of(item), _test_name(item)) for item in items}
+        self._tests = {item.nodeid: PluginTest(subject_of(item), rule_of(item), _test_name(item)) for item in items}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Record a test module that cannot be imported."""
         if report.failed:
-            self._fail(Test((OWN_TESTS, ""), "", report.nodeid), _last_line(report.longreprtext))
+            self._fail(PluginTest((OWN_TESTS, ""), "", report.nodeid), _last_line(report.longreprtext))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the result of a test."""
@@ -199,7 +199,7 @@ class ResultCollector:
         elif report.when == "call":
             results.n_passed += 1
 
-    def _fail(self, test: Test, message: str) -> None:
+    def _fail(self, test: PluginTest, message: str) -> None:
         self._results(test.subject).failed.setdefault(message, []).append(test)
 
     def _results(self, subject: Subject) -> Results:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter
 
 from llamafw.testing import vocabularies
-from llamafw.testing.blocks import random_tensor
+from llamafw.testing.random_tensors import random_tensor
 
 
 def write_tiny_gguf(
@@ -49,7 +49,7 @@ def write_tiny_gguf(
         Size of a head, which is then also in the metadata. Default: ``n_embd // n_head``.
     types : str or mapping
         Tensor type of all matrices, or a mapping from roles (``"attn_v"``, ``"token_embd"``, ``"output"``;
-        ``"default"`` for the others) to types in `llamafw.testing.blocks.WRITABLE`. Norms and biases are F32.
+        ``"default"`` for the others) to types in `llamafw.testing.random_tensors.WRITABLE`. Norms and biases are F32.
     tokenizer : {"gpt2", "llama"}, optional
         Kind of vocabulary, from `llamafw.testing.vocabularies`. None: no vocabulary.
     chat_template : str, optional

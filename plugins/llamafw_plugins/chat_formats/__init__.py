@@ -60,9 +60,9 @@ def register_chat_formats(register: Register) -> None:
 @hookimpl(trylast=True)
 def choose_chat_format(model: Model, settings: Settings) -> ChatFormat:
     """Return the format of ``--chat-template``, of the model file, or ChatML."""
-    from llamafw_plugins.chat_formats.choose import choose
+    from llamafw_plugins.chat_formats.choose_format import choose_format
 
-    return choose(model, settings, TEMPLATES)
+    return choose_format(model, settings, TEMPLATES)
 
 
 def _create(template: str, context: ChatContext) -> ChatFormat:

@@ -48,7 +48,7 @@ class EmbeddingEndpoints:
         p = norm_order(body, pooling)
         rows = []
         for i, embedding in enumerate(embeddings):
-            vectors = normalise(embedding.vectors, p)
+            vectors = scale_vectors(embedding.vectors, p)
             rows.append({"index": i, "embedding": (vectors if pooling == "none" else vectors[0]).tolist()})
         return rows if len(rows) > 1 else rows[0]
 
@@ -67,7 +67,7 @@ class EmbeddingEndpoints:
         p = norm_order(body, pooling)
         encode = as_base64 if body.get("encoding_format") == "base64" else as_list
         data = [
-            {"object": "embedding", "index": i, "embedding": encode(normalise(embedding.vectors, p)[0])}
+            {"object": "embedding", "index": i, "embedding": encode(scale_vectors(embedding.vectors, p)[0])}
             for i, embedding in enumerate(embeddings)
         ]
         return {
@@ -134,7 +134,7 @@ def norm_order(body: JSON, pooling: Pooling) -> int:
     return (-1 if pooling == "none" else 2) if value is None else int(value)
 
 
-def normalise(vectors: Floats, p: int) -> Floats:
+def scale_vectors(vectors: Floats, p: int) -> Floats:
     """Return the vectors, each scaled as ``embd_normalize`` says.
 
     Parameters

@@ -43,7 +43,7 @@ def to_lark(text: str) -> str:
     """
     if len(text) > MAX_LENGTH:
         raise GbnfError(f"it has {len(text)} characters; the maximum is {MAX_LENGTH}")
-    parser = _Parser(text)
+    parser = _GbnfParser(text)
     rules = parser.parse_rules()
 
     if "root" not in rules:
@@ -59,7 +59,7 @@ def to_lark(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-class _Parser:
+class _GbnfParser:
     """Parses GBNF by recursive descent.
 
     Line ends are white space inside parentheses (``nested``); elsewhere they end a rule.

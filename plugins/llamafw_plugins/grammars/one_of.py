@@ -24,14 +24,14 @@ def check_branches(branches: list[Any], root: Any, path: SchemaPath) -> None:
     path : tuple of str
         The path for the error message.
     """
-    comparison = _Comparison(root, find_anchors(root))
+    comparison = _BranchComparison(root, find_anchors(root))
     for first, second in combinations(range(len(branches)), 2):
         if not comparison.are_disjoint(branches[first], branches[second]):
             message = f"'oneOf' cannot be enforced because branches {first} and {second} may both be valid; use 'anyOf'"
             raise SchemaError(message, path)
 
 
-class _Comparison:
+class _BranchComparison:
     """Compares schemas by their types, values, bounds and required properties. Other keywords are not considered."""
 
     def __init__(self, root: Any, anchors: dict[str, SchemaPath]) -> None:

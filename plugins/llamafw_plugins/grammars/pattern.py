@@ -74,7 +74,7 @@ def to_rust(pattern: str, *, exact: bool = False) -> str:
         ``pattern`` is not a regular expression, or has look-around, back-references, word boundaries, or anchors in the
         middle.
     """
-    parser = _Parser(pattern, EXACT if exact else NARROW, EXACT if exact else WIDE)
+    parser = _PatternParser(pattern, EXACT if exact else NARROW, EXACT if exact else WIDE)
     alternatives = parser.parse_alternatives()
     if parser.position < len(pattern):
         parser.fail("unbalanced parenthesis")
@@ -126,7 +126,7 @@ def _join(parts: Parts) -> str:
     return text
 
 
-class _Parser:
+class _PatternParser:
     """Parses a pattern by recursive descent.
 
     Parameters

@@ -14,7 +14,7 @@ from tokenizers import Encoding, Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from llamafw import ModelError, RequestError
-from llamafw_plugins.tokenizers.base import GgufTokenizer, parse_byte_token
+from llamafw_plugins.tokenizers.gguf_tokenizer import GgufTokenizer, parse_byte_token
 from llamafw_plugins.tokenizers.metadata_values import PREFIX, read_string, read_strings
 from llamafw_plugins.tokenizers.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
 from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read_vocabulary

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from llamafw import ModelError
-from llamafw_plugins.tokenizers.base import GgufTokenizer, parse_byte_token
+from llamafw_plugins.tokenizers.gguf_tokenizer import GgufTokenizer, parse_byte_token
 from llamafw_plugins.tokenizers.metadata_values import PREFIX, read_flag, read_numbers
 from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read_vocabulary
 

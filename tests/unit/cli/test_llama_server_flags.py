@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.cli.refused import REFUSED_FLAGS, REFUSED_VARIABLES
 from llamafw.errors import SettingsError
@@ -70,7 +70,7 @@ REFUSED_ROWS = {
 )
 @pytest.mark.parametrize("form", ["{}", "{} 2", "{}=2"])
 def test_a_flag_that_is_not_supported_is_refused_in_one_line(flag: str, form: str) -> None:
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     with pytest.raises(SettingsError) as caught:
         parser.parse(form.format(flag).split())
@@ -85,7 +85,7 @@ def test_reasons_say_what_is_not_supported() -> None:
 @pytest.mark.inventory("C-037", "C-038", "C-043", "K-11")
 @pytest.mark.parametrize("variable", REFUSED_VARIABLES)
 def test_a_variable_that_is_not_supported_is_refused(variable: str) -> None:
-    args = Parser("llamafw serve", "").parse([])
+    args = CommandParser("llamafw serve", "").parse([])
     with pytest.raises(SettingsError, match=f"^{variable}: "):
         settings_from(args, {variable: "2"})
     settings_from(args, {variable: ""})

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from llamafw.cli.parser import Parser, add_settings, nearest_flag
+from llamafw.cli.parser import CommandParser, add_settings, nearest_flag
 from llamafw.errors import SettingsError, did_you_mean, suggest
 from llamafw.near_names import edit_distance, nearest
 
 
-def serve_parser() -> Parser:
-    parser = Parser("llamafw serve", "")
+def serve_parser() -> CommandParser:
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     return parser
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import overridden_variables
 from llamafw.engine.backend_options import backend_options
 from llamafw.errors import SettingsError
@@ -117,7 +117,7 @@ def test_a_context_must_have_room_for_all_slots() -> None:
 
 @pytest.mark.inventory("B-09")
 def test_variables_that_flags_override_are_reported() -> None:
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     environ = {"LLAMA_ARG_PORT": "2", "LLAMA_ARG_THREADS": "3", "LLAMA_ARG_NO_MMAP": "1", "LLAMA_ARG_CTX_SIZE": "64"}
     sentences = overridden_variables(parser.parse(["--port", "1", "-t", "3", "--mmap"]), environ)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw.engine.rank_head import Layer, RankHead
+from llamafw.engine.rank_head import DenseLayer, RankHead
 from support.toy_model import N_EMBD, ToyBackend
 from unit.endpoints.conftest import MID, PRE, REP, SEP, SUF, InfillTokenizer, Open, alphabet, read_events
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 N_CTX = 64
 LONG = "x" * 99
 GREEDY = {"temperature": 0}
-RANK_HEAD = RankHead(None, Layer(np.eye(1, N_EMBD), np.zeros(1)))
+RANK_HEAD = RankHead(None, DenseLayer(np.eye(1, N_EMBD), np.zeros(1)))
 
 
 def chat(content: str) -> dict[str, Any]:

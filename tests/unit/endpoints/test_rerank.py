@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw.engine.rank_head import Layer, RankHead
+from llamafw.engine.rank_head import DenseLayer, RankHead
 from support.toy_model import BOS, EOS, HELLO, N_EMBD, ToyBackend, random_logits
 from unit.endpoints.conftest import Open
 
@@ -55,7 +55,7 @@ async def test_reranking_needs_a_flag_and_a_rank_head(opened: Open, settings: di
 # --- a model with a rank head: the score of a prompt is the first number of its last hidden state
 
 
-HEAD = RankHead(None, Layer(np.eye(1, N_EMBD), np.zeros(1)))
+HEAD = RankHead(None, DenseLayer(np.eye(1, N_EMBD), np.zeros(1)))
 SEP = HELLO  # it could be any token
 DOCUMENTS = ["a", "bc", "", "a <b>"]
 

@@ -101,7 +101,7 @@ def without_ends() -> Row:
 
 
 @dataclass(frozen=True)
-class Case:
+class SamplingCase:
     """A value of a field, the flags that make it the default, and the probabilities that it leads to."""
 
     field: str
@@ -114,8 +114,8 @@ class Case:
 
 
 CASES = [
-    Case("temperature", 0.6, "--temp 0.6", ("temperature",), lambda: softmax(LOGITS / 0.6), ("E-011", "C-077")),
-    Case(
+    SamplingCase("temperature", 0.6, "--temp 0.6", ("temperature",), lambda: softmax(LOGITS / 0.6), ("E-011", "C-077")),
+    SamplingCase(
         "dynatemp_range",
         0.7,
         "--dynatemp-range 0.7",
@@ -123,7 +123,7 @@ CASES = [
         lambda: dynamic(0.7, 1),
         ("E-012", "C-087", "S-15"),
     ),
-    Case(
+    SamplingCase(
         "dynatemp_exponent",
         2.5,
         "--dynatemp-exp 2.5",
@@ -132,8 +132,8 @@ CASES = [
         ("E-013", "C-088", "S-15"),
         (("dynatemp_range", 0.5),),
     ),
-    Case("top_k", 7, "--top-k 7", ("top_k",), lambda: only(ORDER[:7]), ("E-014", "C-078", "S-04")),
-    Case(
+    SamplingCase("top_k", 7, "--top-k 7", ("top_k",), lambda: only(ORDER[:7]), ("E-014", "C-078", "S-04")),
+    SamplingCase(
         "top_p",
         0.7,
         "--top-p 0.7",
@@ -141,7 +141,7 @@ CASES = [
         lambda: only(ORDER[: int((P[ORDER].cumsum() < 0.7).sum()) + 1]),
         ("E-015", "C-079", "S-05"),
     ),
-    Case(
+    SamplingCase(
         "min_p",
         0.2,
         "--min-p 0.2",
@@ -149,10 +149,10 @@ CASES = [
         lambda: only(np.flatnonzero(P.max() * 0.2 <= P)),
         ("E-016", "C-080", "S-06"),
     ),
-    Case("tfs_z", 0.8, "--tfs 0.8", ("tfs_z",), lambda: tail_free(0.8), ("E-022", "C-081", "S-07")),
-    Case("typical_p", 0.4, "--typical 0.4", ("typ_p",), lambda: most_typical(0.4), ("E-023", "C-082", "S-08")),
-    Case("typical_p", 0.4, "--typical 0.4", ("typical_p",), lambda: most_typical(0.4), ("D-06",)),
-    Case(
+    SamplingCase("tfs_z", 0.8, "--tfs 0.8", ("tfs_z",), lambda: tail_free(0.8), ("E-022", "C-081", "S-07")),
+    SamplingCase("typical_p", 0.4, "--typical 0.4", ("typ_p",), lambda: most_typical(0.4), ("E-023", "C-082", "S-08")),
+    SamplingCase("typical_p", 0.4, "--typical 0.4", ("typical_p",), lambda: most_typical(0.4), ("D-06",)),
+    SamplingCase(
         "repeat_penalty",
         1.5,
         "--repeat-penalty 1.5",
@@ -160,7 +160,7 @@ CASES = [
         lambda: penalised(repeat=1.5),
         ("E-024", "C-084", "S-03"),
     ),
-    Case(
+    SamplingCase(
         "repeat_last_n",
         3,
         "--repeat-last-n 3",
@@ -169,7 +169,7 @@ CASES = [
         ("E-025", "C-083", "S-03"),
         (("presence_penalty", 1),),
     ),
-    Case(
+    SamplingCase(
         "penalize_nl",
         True,
         "--penalize-nl",
@@ -178,7 +178,7 @@ CASES = [
         ("E-026", "C-076"),
         (("presence_penalty", 1),),
     ),
-    Case(
+    SamplingCase(
         "presence_penalty",
         0.6,
         "--presence-penalty 0.6",
@@ -186,7 +186,7 @@ CASES = [
         lambda: penalised(presence=0.6),
         ("E-027", "C-085", "S-03"),
     ),
-    Case(
+    SamplingCase(
         "frequency_penalty",
         0.7,
         "--frequency-penalty 0.7",
@@ -194,7 +194,7 @@ CASES = [
         lambda: penalised(frequency=0.7),
         ("E-028", "C-086", "S-03"),
     ),
-    Case(
+    SamplingCase(
         "mirostat",
         2,
         "--mirostat 2",
@@ -203,7 +203,7 @@ CASES = [
         ("E-029", "C-089", "S-16"),
         (("mirostat_tau", 2),),
     ),
-    Case(
+    SamplingCase(
         "mirostat_tau",
         1.6,
         "--mirostat-ent 1.6",
@@ -212,7 +212,7 @@ CASES = [
         ("E-030", "C-091", "S-16"),
         (("mirostat", 2),),
     ),
-    Case("ignore_eos", True, "--ignore-eos", (), without_ends, ("E-036", "C-075")),
+    SamplingCase("ignore_eos", True, "--ignore-eos", (), without_ends, ("E-036", "C-075")),
 ]
 each_case = pytest.mark.parametrize(
     "case",
@@ -267,7 +267,7 @@ async def sample(client: httpx.AsyncClient, n: int = 1, **body: Any) -> list[tup
 
 
 @each_case
-async def test_request_field_sets_the_value(plain: httpx.AsyncClient, case: Case) -> None:
+async def test_request_field_sets_the_value(plain: httpx.AsyncClient, case: SamplingCase) -> None:
     body = NEUTRAL | {"samplers": case.samplers} | dict(case.other_fields)
     ((_, neutral),) = await sample(plain, **body)
     ((_, p),) = await sample(plain, **body | {case.field: case.value})
@@ -276,7 +276,7 @@ async def test_request_field_sets_the_value(plain: httpx.AsyncClient, case: Case
 
 
 @each_case
-async def test_flag_sets_the_default(flagged: httpx.AsyncClient, case: Case) -> None:
+async def test_flag_sets_the_default(flagged: httpx.AsyncClient, case: SamplingCase) -> None:
     body = NEUTRAL | {"samplers": case.samplers} | dict(case.other_fields)
     del body[case.field]
     ((_, p),) = await sample(flagged, **body)

@@ -122,7 +122,7 @@ async def test_disconnects_at_random_moments_do_not_break_the_engine(start: Star
 # --- samplers that fail
 
 
-class Broken:
+class FailingSampler:
     """A sampler that fails in the method named by the option ``where``."""
 
     options: ClassVar[JsonSchema] = {"where": {"type": "string", "default": "nowhere"}}
@@ -171,7 +171,7 @@ class Broken:
 async def test_failing_sampler_fails_only_its_request(
     start: Start, samplers: Mapping[str, Any], where: str, cause: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
+    engine = start(ToyBackend(), samplers={**samplers, "broken": FailingSampler})
     fields: dict[str, Any] = {"samplers": ("broken",), "seed": 7, "n_predict": 5}
     results = await asyncio.gather(
         generate_answer(engine, (1, 2), **fields | {"options": {"where": "nowhere"}}),
@@ -191,7 +191,7 @@ async def test_failing_sampler_fails_only_its_request(
 
 
 async def test_sampler_request_errors_reach_the_client(start: Start, samplers: Mapping[str, Any]) -> None:
-    engine = start(ToyBackend(), samplers={**samplers, "broken": Broken})
+    engine = start(ToyBackend(), samplers={**samplers, "broken": FailingSampler})
     with pytest.raises(RequestError) as caught:
         await generate_answer(engine, (1,), samplers=("broken",), options={"where": "refuse"})
     assert (caught.value.status, caught.value.param) == (400, "grammar")

@@ -204,14 +204,14 @@ async def test_seed_gives_the_same_text_alone_and_in_a_batch(start: Start) -> No
     assert len({tuple(a.ids) for a in got}) > 1
 
 
-class Broken:
+class FailingSampler:
     """A sampler that fails on the first token."""
 
     options: Mapping[str, Any] = {}
     truncates = False
 
     @classmethod
-    def create(cls, options: Mapping[str, Any], context: Any) -> Broken:
+    def create(cls, options: Mapping[str, Any], context: Any) -> FailingSampler:
         return cls()
 
     def apply(self, candidates: Any) -> None:
@@ -232,7 +232,7 @@ async def test_seed_is_independent_of_other_requests(start: Start, samplers: Map
         "options": {"temperature": 1.5, "top_k": 0, "frequency_penalty": 0.3, "repeat_last_n": -1},
     }
     alone = await generate_answer(start(ToyBackend(n_slots=1)), (1, 2, 3), **mine)
-    engine = start(ToyBackend(n_slots=4, n_batch=9), samplers={**samplers, "broken": Broken})
+    engine = start(ToyBackend(n_slots=4, n_batch=9), samplers={**samplers, "broken": FailingSampler})
     others = [
         generate_answer(
             engine,

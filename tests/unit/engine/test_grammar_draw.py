@@ -12,7 +12,7 @@ import pytest
 from llamafw import Floats, GenerateRequest, SamplerContext
 from llamafw.sampling.chain import build_chain
 from llamafw.sampling.constraint import Constraint
-from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.top_k import TopK
 

@@ -55,11 +55,11 @@ async def test_prefix_is_copied_from_another_slot(start: Start) -> None:
 
 
 async def test_failing_prompt_cache_does_not_change_responses(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken(ToyBackend):
+    class FailingBackend(ToyBackend):
         def save(self, slot: int, n: int) -> Bytes:
             raise OSError("no memory")
 
-    engine = start(Broken(random_logits, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=10_000)
+    engine = start(FailingBackend(random_logits, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=10_000)
     texts = [(await generate_answer(engine, prompt, n_predict=2)).ids for prompt in (A, B, A)]
     assert texts[0] == texts[2]
     assert "the prompt cache failed" in caplog.text

@@ -11,7 +11,7 @@ import pytest
 
 from llamafw import Batch, EmbedRequest, Floats, GenerationError, ModelError, NotSupported
 from llamafw.engine import BatchingEngine
-from llamafw.engine.rank_head import Layer, RankHead, read_rank_head
+from llamafw.engine.rank_head import DenseLayer, RankHead, read_rank_head
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing.tiny import write_tiny_gguf
@@ -19,9 +19,9 @@ from support.toy_model import N_EMBD, ToyBackend, random_logits
 
 TEXT = tuple(range(40))
 RNG = np.random.default_rng(5)
-DENSE = Layer(RNG.normal(size=(3, N_EMBD)), RNG.normal(size=3))
-OUTPUT = Layer(RNG.normal(size=(2, 3)), RNG.normal(size=2))
-ALONE = Layer(RNG.normal(size=(1, N_EMBD)), RNG.normal(size=1))
+DENSE = DenseLayer(RNG.normal(size=(3, N_EMBD)), RNG.normal(size=3))
+OUTPUT = DenseLayer(RNG.normal(size=(2, 3)), RNG.normal(size=2))
+ALONE = DenseLayer(RNG.normal(size=(1, N_EMBD)), RNG.normal(size=1))
 LAST = random_logits(TEXT)[:N_EMBD].astype(np.float64)
 EXPECTED = {
     "both": (RankHead(DENSE, OUTPUT), (np.tanh(DENSE.weight @ LAST + DENSE.bias) @ OUTPUT.weight.T + OUTPUT.bias)[0]),

@@ -11,7 +11,7 @@ from gguf import GGUFReader, GGUFValueType
 
 from llamafw import ModelError
 from llamafw.models.gguf import read_gguf
-from llamafw.testing.blocks import WRITABLE
+from llamafw.testing.random_tensors import WRITABLE
 from llamafw.testing.tiny import write_tiny_gguf
 from support import raw_gguf as raw
 from support.gguf_models import QUANTS, write_and_read

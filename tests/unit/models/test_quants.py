@@ -11,7 +11,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from llamafw import ModelError
-from llamafw.testing.blocks import WRITABLE, random_tensor
+from llamafw.testing.random_tensors import WRITABLE, random_tensor
 from llamafw_plugins.quants.ggml import CHUNK, TYPES
 
 QUANTS = {quant.name: quant for quant in TYPES}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llamafw.testing.batches import logits
-from llamafw.testing.blocks import WRITABLE
+from llamafw.testing.random_tensors import WRITABLE
 from llamafw.testing.reference import Reference, kl, reference, top1_agreement
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu.cpu import features

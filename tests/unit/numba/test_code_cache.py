@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from llamafw_backends.numba_cpu import cache
-from llamafw_backends.numba_cpu.compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 
 pytestmark = pytest.mark.slow
 
 DAY = 24 * 3600
 START = """
-from llamafw_backends.numba_cpu.compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.threads import Pool
 compiler = KernelCompiler(print)
 Pool(2, compiler).close()

@@ -9,7 +9,7 @@ import pytest
 
 from llamafw_backends.numba_cpu import emit, simd
 from llamafw_backends.numba_cpu.backend import rope_table
-from llamafw_backends.numba_cpu.compiler import KernelCompiler, jit
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 
 
 def compiler() -> KernelCompiler:

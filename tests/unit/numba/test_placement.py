@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from llamafw import GpuOptions, SettingsError, ThreadOptions
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.engine.backend_options import backend_options
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing.batches import batch
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_backends.numba_cpu.compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.memory import Arena
 from llamafw_backends.numba_cpu.placement import Placement, numa_nodes
 from llamafw_backends.numba_cpu.threads import POOL, Pool
@@ -39,7 +39,7 @@ def restore_affinity() -> Iterator[None]:
 
 def options(*argv: str) -> Any:
     """Return the `BackendOptions` of a command line."""
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     add_settings(parser)
     return backend_options(settings_from(parser.parse(argv), {}), 64)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llamafw_backends.numba_cpu import simd
-from llamafw_backends.numba_cpu.compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.threads import HAS_FUTEX, MAX_THREADS, Pool, work_range
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from llamafw import PluginError, Settings, SettingsError
 from llamafw.cli.config import read_config
-from llamafw.cli.parser import Parser, add_settings
+from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
 from support.distributions import Site
@@ -225,7 +225,7 @@ def add_options(parser):
 
 def read_extra(config: Path, *argv: str) -> dict[str, Any]:
     early, rest = parse_early_flags(["--config", str(config), *argv])
-    parser = Parser("llamafw serve", "")
+    parser = CommandParser("llamafw serve", "")
     parser.add_flags_of(collect_plugin_flags(load_plugins(early), early.config))
     add_settings(parser)
     return dict(settings_from(parser.parse(rest), {}, plugin_keys_checked=True, config=early.config).extra)

@@ -145,11 +145,11 @@ async def test_a_file_that_cannot_be_written_fails_no_request(
 def test_startup_fails_if_logdir_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    class App:
+    class FakeApp:
         settings = Settings(logdir=str(tmp_path / "file"))
 
     with pytest.raises(SettingsError, match="^--logdir: .*file cannot be written to: File exists"):
-        RequestLog().register_endpoints(None, App())  # type: ignore[arg-type]  # it uses only the settings
+        RequestLog().register_endpoints(None, FakeApp())  # type: ignore[arg-type]  # it uses only the settings
 
 
 def test_without_a_server_nothing_is_logged(lines: Lines) -> None:

@@ -11,7 +11,7 @@ import pytest
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext
 from llamafw.sampling.chain import build_chain
 from llamafw.sampling.draw import draw
-from llamafw.sampling.kernels import CandidateBuffers
+from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw_plugins.samplers import DEFAULT_ORDER, MIROSTAT_ORDER
 from support.toy_model import ToyTokenizer
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llamafw import Candidates, GenerateRequest, GenerationError, SamplerContext, SamplerKernel, compile_sampler_kernel
 from llamafw.plugins import Plugins
 from llamafw.sampling.chain import build_chain
-from llamafw.sampling.kernels import CandidateBuffers, FusedKernels
+from llamafw.sampling.sampler_kernels import CandidateBuffers, FusedKernels
 from support.toy_model import ToyTokenizer
 
 N = 264

@@ -20,7 +20,7 @@ from llamafw.spec.fragments import checked_fragment
 from support import api
 
 
-class Sampler:
+class PlainSampler:
     truncates = False
 
     def __init__(self, **options: Any) -> None:
@@ -33,7 +33,7 @@ class Sampler:
 def samplers(**options_of: Any) -> Registry:
     registry = Registry("sampler")
     for name, options in options_of.items():
-        registry.add(name, Sampler(**options), owner=f"dist:{name}")
+        registry.add(name, PlainSampler(**options), owner=f"dist:{name}")
     return registry
 
 

@@ -28,7 +28,7 @@ LISTENING = re.compile(
 )
 
 
-class ServerProcess:
+class ApiProcess:
     """A server process that has printed its address."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -56,19 +56,19 @@ class ServerProcess:
 
 
 @contextmanager
-def started(load: str = "", **settings: Any) -> Iterator[ServerProcess]:
+def started(load: str = "", **settings: Any) -> Iterator[ApiProcess]:
     command = [sys.executable, "-m", "support.api", json.dumps({"port": 0, **settings})]
     environ = {**os.environ, "PYTHONPATH": str(TESTS), "LOAD": load}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
     try:
-        yield ServerProcess(process)
+        yield ApiProcess(process)
     finally:
         process.kill()
         process.communicate()
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
+def server() -> Iterator[ApiProcess]:
     with started() as process:
         yield process
 
@@ -86,7 +86,7 @@ async def wait_until_ready(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.inventory("P-01")
-async def test_the_server_becomes_ready_and_names_itself(server: ServerProcess) -> None:
+async def test_the_server_becomes_ready_and_names_itself(server: ApiProcess) -> None:
     async with server.client() as client:
         await wait_until_ready(client)
         assert (await client.get("/health")).status_code == 200
@@ -109,7 +109,7 @@ async def test_the_address_is_printed_while_loading_and_when_ready() -> None:
 
 @pytest.mark.inventory("E-075")
 @pytest.mark.parametrize("method", ["stream", "wait"])
-async def test_requests_of_clients_that_disconnect_are_cancelled(server: ServerProcess, method: str) -> None:
+async def test_requests_of_clients_that_disconnect_are_cancelled(server: ApiProcess, method: str) -> None:
     async with server.client() as client:
         await wait_until_ready(client)
         before = (await client.get("/counts")).json()
@@ -131,7 +131,7 @@ async def test_requests_of_clients_that_disconnect_are_cancelled(server: ServerP
         await wait_for(client, counter, before[counter] + 1)
 
 
-async def test_clients_that_do_not_read_do_not_delay_others(server: ServerProcess) -> None:
+async def test_clients_that_do_not_read_do_not_delay_others(server: ApiProcess) -> None:
     body = b'{"n": 100000}'
     with socket.create_connection(server.address) as lazy:
         lazy.sendall(b"POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -143,7 +143,7 @@ async def test_clients_that_do_not_read_do_not_delay_others(server: ServerProces
         await wait_for(client, "closed", before + 1)
 
 
-async def test_pipelined_requests_work_and_malformed_ones_are_400(server: ServerProcess) -> None:
+async def test_pipelined_requests_work_and_malformed_ones_are_400(server: ApiProcess) -> None:
     async def exchange(raw: bytes, n_responses: int) -> bytes:
         reader, writer = await asyncio.open_connection(*server.address)
         writer.write(raw)

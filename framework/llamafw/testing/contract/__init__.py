@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llamafw.cli.parser import Parser
+from llamafw.cli.parser import CommandParser
 from llamafw.cli.serve import parse_command_line
 from llamafw.errors import SettingsError, SpecError, StartupError
 from llamafw.spec import METHODS, Document, load_document, operation_ids, operations
@@ -32,7 +32,7 @@ DEFECT = re.compile(r"breaks the API document|Traceback")  # in the log of a ser
 
 def run(argv: list[str]) -> int:
     """Test a server; return 1 if it does not follow its API document."""
-    parser = Parser(
+    parser = CommandParser(
         "llamafw contract-test",
         "Test a server against its API document: every operation, including those of plugins, with valid and invalid "
         "data. Without --url, a server with a tiny model is started. It gets all flags that are not listed here.",

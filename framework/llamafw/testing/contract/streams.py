@@ -46,7 +46,7 @@ class StreamChecker:
             yield f"the stream ends within an event: {rest[:200]!r}"
         schema = operation["responses"]["200"]["content"]["text/event-stream"].get(spec.EVENT, {})
         is_builtin = schema.get("$ref") in (NATIVE, *OPENAI)
-        data = [data_of(event, may_have_name=not is_builtin) for event in events]
+        data = [parse_event(event, may_have_name=not is_builtin) for event in events]
         if None in data:
             yield f"an event does not consist of one line of data: {events[data.index(None)][:200]!r}"
             return
@@ -98,7 +98,7 @@ class StreamChecker:
         return self._validators[key]
 
 
-def data_of(event: str, *, may_have_name: bool) -> str | None:
+def parse_event(event: str, *, may_have_name: bool) -> str | None:
     """Return the data of an event; None unless it is one line of data, and perhaps a name and an id."""
     lines = event.split("\n")
     if may_have_name:

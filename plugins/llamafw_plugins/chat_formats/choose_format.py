@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 KEY = "tokenizer.chat_template"
 
 
-def choose(model: Model, settings: Settings, names: Collection[str]) -> ChatFormat:
+def choose_format(model: Model, settings: Settings, names: Collection[str]) -> ChatFormat:
     """Return a model's chat format, unless ``--chat-template`` names a registered one.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Make docs/cli.md from the table of settings: ``python -m llamafw.cli.reference`` prints the page."""
+"""Make docs/cli.md from the table of settings: ``python -m llamafw.cli.cli_page`` prints the page."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.compiler import jit
+from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, load_i8, load_i64, load_u8, store_f32
 
 NO_KERNEL = 0  # any other type; Python unpacks its rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamafw import DownloadError
-from llamafw.models.choose import choose_model, find_file, find_parts
+from llamafw.models.choose_model import choose_model, find_file, find_parts
 
 QWEN = ["README.md", "qwen-q2_k.gguf", "qwen-q4_0.gguf", "qwen-q4_k_m.gguf", "qwen-q8_0.gguf", "mmproj-qwen-f16.gguf"]
 UNSLOTH = [
