@@ -1,1 +1,4 @@
-"""The built-in backends. They use only the public names of `llamafw`."""
+"""The built-in backends.
+
+They use only the public names of `llamafw`.
+"""

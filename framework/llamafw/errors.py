@@ -39,11 +39,17 @@ class LlamafwError(Exception):
 
 
 class PluginError(LlamafwError):
-    """A plugin cannot be loaded, or it failed in a hook. The message names the plugin."""
+    """A plugin cannot be loaded, or it failed in a hook.
+
+    The message names the plugin.
+    """
 
 
 class SpecError(LlamafwError):
-    """The API document is invalid, or does not match the endpoints. The message names the parts and their owners."""
+    """The API document is invalid, or does not match the endpoints.
+
+    The message names the parts and their owners.
+    """
 
 
 class SettingsError(LlamafwError):
@@ -57,11 +63,17 @@ class StartupError(LlamafwError):
 
 
 class ModelError(LlamafwError):
-    """A model file cannot be read or run. The message names the file."""
+    """A model file cannot be read or run.
+
+    The message names the file.
+    """
 
 
 class DownloadError(LlamafwError):
-    """A model cannot be fetched. The message says what to do."""
+    """A model cannot be fetched.
+
+    The message says what to do.
+    """
 
 
 class RequestError(LlamafwError):
@@ -131,14 +143,19 @@ class NotSupported(RequestError):
 
 
 class Unavailable(RequestError):
-    """The server cannot answer now. The same request may succeed later."""
+    """The server cannot answer now.
+
+    The same request may succeed later.
+    """
 
     status = 503
     type = "unavailable_error"
 
 
 class TooManyRequests(RequestError):
-    """Too many requests are waiting. The client may try again after ``retry_after`` seconds.
+    """Too many requests are waiting.
+
+    The client may try again after ``retry_after`` seconds.
 
     Parameters
     ----------
@@ -164,7 +181,9 @@ class DeadlineExceeded(RequestError):
 
 
 class GenerationError(RequestError):
-    """A sampler, a grammar or the model failed. The client is told what failed; the log has the cause.
+    """A sampler, a grammar or the model failed.
+
+    The client is told what failed; the log has the cause.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Find the names that a mistyped name was probably meant to be. Independent of the meaning of the names."""
+"""Find the names that a mistyped name was probably meant to be.
+
+Independent of the meaning of the names.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,10 @@ FUNCTIONS: Mapping[str, str] = {
 
 
 class RegistrationError(PluginError):
-    """A plugin registers something invalid. The message names the plugin."""
+    """A plugin registers something invalid.
+
+    The message names the plugin.
+    """
 
 
 class NameClash(RegistrationError):

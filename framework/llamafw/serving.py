@@ -55,7 +55,10 @@ class Engine(Protocol):
         """
 
     async def embed(self, request: EmbedRequest) -> Embedding:
-        """Return the embedding that ``request`` asks for. Cancelling the call cancels the request."""
+        """Return the embedding that ``request`` asks for.
+
+        Cancelling the call cancels the request.
+        """
 
     def stats(self) -> EngineStats:
         """Return counts since the start, for ``GET /metrics``."""
@@ -131,7 +134,10 @@ class LoadedModel:
 
 @runtime_checkable
 class App(Protocol):
-    """The running server, as endpoints and hooks see it. There is one per process; use it on the event loop."""
+    """The running server, as endpoints and hooks see it.
+
+    There is one per process; use it on the event loop.
+    """
 
     settings: Settings  # the settings that the server was started with
     document: Mapping[str, Any]  # the API document, with the parts of plugins
@@ -148,10 +154,16 @@ class App(Protocol):
 
     @property
     def loaded(self) -> LoadedModel:
-        """The model. While it is loading, this raises `Unavailable`, which clients see as 503."""
+        """The model.
+
+        While it is loading, this raises `Unavailable`, which clients see as 503.
+        """
 
     async def set_system_prompt(self, text: str) -> None:
-        """Put ``text`` before every prompt from now on. Running requests are not affected."""
+        """Put ``text`` before every prompt from now on.
+
+        Running requests are not affected.
+        """
 
     def prepare(self, body: Mapping[str, Any], prompt: Sequence[int]) -> GenerateRequest:
         """Return the request that the hook `prepare_request` makes of a body and a prompt.

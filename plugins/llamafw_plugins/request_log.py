@@ -17,7 +17,10 @@ log = logging.getLogger("llamafw.requests")
 
 
 class RequestLog:
-    """The plugin. The hook ``request_finished`` reports each generation to it."""
+    """The plugin.
+
+    The hook ``request_finished`` reports each generation to it.
+    """
 
     def __init__(self) -> None:
         self._app: App | None = None
@@ -26,7 +29,10 @@ class RequestLog:
 
     @hookimpl
     def register_endpoints(self, register: Register, app: App) -> None:
-        """Create the folder of ``--logdir``: if that fails, start-up fails. Registers no endpoints."""
+        """Create the folder of ``--logdir``: if that fails, start-up fails.
+
+        Registers no endpoints.
+        """
         self._app, self._folder = app, None
         if app.settings.logdir is not None:
             self._folder = create_folder(app.settings.logdir)
@@ -125,7 +131,10 @@ def generation_record(
 
 
 def write_file(path: Path, make_record: partial[dict[str, Any]]) -> None:
-    """Write one file that only its owner can read. Runs on the writer thread; errors are logged and fail no request."""
+    """Write one file that only its owner can read.
+
+    Runs on the writer thread; errors are logged and fail no request.
+    """
     import yaml
 
     try:

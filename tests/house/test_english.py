@@ -18,6 +18,7 @@ RULES_START = "Format with ruff format and check it in make lint"
 MAX_SUBJECT = 72  # characters
 MAX_TEST_NAME = 80  # characters
 TEST_NAME = re.compile(r"test_[a-z0-9_]+")
+SECOND_SENTENCE = re.compile(r"(?<!e\.g)(?<!i\.e)(?<! vs)[.?!]\)? +(?=[A-Z`\"(])")
 SENTENCE_END = re.compile(r"([.?!:…]\)?|https://\S+)$")  # a URL needs no full stop, which could be read as a part of it
 AVOIDED_IN_TEST_NAMES = re.compile(r"_(who|whose|whom)(_|$)")
 
@@ -79,6 +80,8 @@ def problem_of_summary(docstring: str) -> str | None:
         return "the first sentence must fit on the first line, with a blank line below it"
     if not SENTENCE_END.search(summary):
         return "the first line must be a sentence that ends with a full stop"
+    if SECOND_SENTENCE.search(summary):
+        return "the first line must be one sentence; the next ones belong below a blank line"
     return None
 
 
@@ -117,6 +120,9 @@ def test_docstrings_start_with_one_sentence_on_one_line(path: Path) -> None:
         ("Return the tokens", False),
         ("Return the\ntokens.", False),
         ("Return the tokens.\nMore text.", False),
+        ("Return the tokens. They are integers.", False),
+        ("Return the tokens. `None` stands for all.", False),
+        ("Return the tokens (e.g. 5) of llama.cpp, vs. those of version 1.5.", True),
     ],
 )
 def test_problems_of_summaries_are_found(docstring: str, valid: bool) -> None:

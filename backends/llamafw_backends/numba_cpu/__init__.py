@@ -13,7 +13,10 @@ from llamafw import Backend, BackendContext, Register, hookimpl
 
 
 def open_model(context: BackendContext) -> Backend:
-    """Load a model and return its backend. See `NumbaBackend` for the errors."""
+    """Load a model and return its backend.
+
+    See `NumbaBackend` for the errors.
+    """
     from llamafw_backends.numba_cpu.backend import NumbaBackend  # here, because importing numba takes half a second
 
     return NumbaBackend(context)

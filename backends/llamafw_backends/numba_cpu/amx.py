@@ -29,7 +29,9 @@ from llamafw_backends.numba_cpu.isa import (
 
 
 class Amx(Vnni):
-    """AMX: ``tdpbsud`` multiplies the bytes of 16 tokens with a block of 16 rows. `Vnni` multiplies fewer tokens.
+    """AMX: ``tdpbsud`` multiplies the bytes of 16 tokens with a block of 16 rows.
+
+    `Vnni` multiplies fewer tokens.
 
     A tile register has up to 16 rows of 64 bytes. Five registers are used: sums of high parts, sums of low parts (16
     tokens of 16 int32 each), high parts, low parts (16 tokens of 32 bytes each), and the block's 8 words, which have

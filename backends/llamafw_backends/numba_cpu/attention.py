@@ -58,7 +58,10 @@ def _load(b: Builder, where: Value, kind: str) -> Value:
 
 
 def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys. Queries are (size, n_rows) float32."""
+    """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys.
+
+    Queries are (size, n_rows) float32.
+    """
     queries, keys, n, scores, stride = values
     vector_bytes = emit.LANES * ELEMENT_BYTES[kind]
 

@@ -1,4 +1,4 @@
-"""Allocate the KV cache and the buffers of a model, and run batches. `forward` has the computation."""
+"""Allocate the KV cache and the buffers of a model, and run batches with `forward`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from llamafw_backends.numba_cpu.weights import Weights, check_supported
 
 
 class NumbaBackend:
-    """Runs a model on the CPU. See `llamafw.Backend`.
+    """A `llamafw.Backend` that runs a model on the CPU.
 
     Raises
     ------
@@ -387,7 +387,7 @@ class NumbaBackend:
         }
 
     def close(self) -> None:
-        """Stop the threads. Memory is freed with the last reference to the backend."""
+        """Stop the threads; memory is freed with the last reference to the backend."""
         self._close()
 
 

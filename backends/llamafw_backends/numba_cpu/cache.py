@@ -28,7 +28,10 @@ _VERSION_FOLDER = re.compile(r"llamafw-[0-9a-f]{16}")
 
 
 def version_folder() -> Path:
-    """Return the folder of this version's code. It may not exist yet."""
+    """Return the folder of this version's code.
+
+    It may not exist yet.
+    """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

@@ -1,4 +1,7 @@
-"""Find out what the processor can do. Independent of kernels."""
+"""Find out what the processor can do.
+
+Independent of kernels.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ def features() -> frozenset[str]:
 
 
 def has_fma() -> bool:
-    """Return whether the processor has fused multiply-add. All but some x86 processors have it."""
+    """Return whether the processor has fused multiply-add.
+
+    All but some x86 processors have it.
+    """
     return not IS_X86 or "fma" in features()
 
 

@@ -60,7 +60,10 @@ def rms_norm(x: int, weight: int, n: int, eps: float, out: int) -> None:
 
 @jit
 def silu_product(gate: int, up: int, n: int, out: int) -> None:
-    """Write gate · sigmoid(gate) · up, n floats. ``out`` may be ``gate``."""
+    """Write gate · sigmoid(gate) · up, n floats.
+
+    ``out`` may be ``gate``.
+    """
     for i in range(0, 4 * n, 64):
         g = load(gate + i)
         sigmoid = div(splat(np.float32(1.0)), add(splat(np.float32(1.0)), exp(sub(zeros(), g))))

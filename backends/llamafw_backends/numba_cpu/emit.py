@@ -1,4 +1,6 @@
-"""Emit LLVM IR for vectors of 16 lanes with llvmlite's builder. Independent of Numba.
+"""Emit LLVM IR for vectors of 16 lanes with llvmlite's builder.
+
+Independent of Numba.
 
 LLVM splits sixteen 32-bit lanes into one register with AVX-512, two with AVX2, four with NEON or SSE. Floating-point
 operations have no fast-math flags and sums across lanes are trees of a fixed shape, so every kernel rounds in the same
@@ -70,7 +72,10 @@ def join(b: Builder, low: Value, high: Value) -> Value:
 
 
 def scratch(b: Builder, n_bytes: int) -> Value:
-    """Emit the address of ``n_bytes`` on the stack, aligned to a cache line. A loop does not allocate them again."""
+    """Emit the address of ``n_bytes`` on the stack, aligned to a cache line.
+
+    A loop does not allocate them again.
+    """
     with b.goto_entry_block():
         memory = b.alloca(ir.ArrayType(I8, n_bytes))
     memory.align = 64
@@ -161,7 +166,10 @@ def maximum(b: Builder, x: Value, y: Value) -> Value:
 
 
 def exp(b: Builder, x: Value) -> Value:
-    """Emit e**x of float32 lanes with a relative error below 1e-6; NaN stays NaN. The polynomial is Cephes' expf."""
+    """Emit e**x of float32 lanes with a relative error below 1e-6; NaN stays NaN.
+
+    The polynomial is Cephes' expf.
+    """
     x = b.select(b.fcmp_ordered("<", x, constant(FLOATS, -87.0)), constant(FLOATS, -87.0), x)
     x = b.select(b.fcmp_ordered(">", x, constant(FLOATS, 88.0)), constant(FLOATS, 88.0), x)
 
@@ -181,7 +189,9 @@ def exp(b: Builder, x: Value) -> Value:
 
 
 def prefetch(b: Builder, where: Value) -> None:
-    """Emit a prefetch of a cache line into the second-level cache. The address may be invalid.
+    """Emit a prefetch of a cache line into the second-level cache.
+
+    The address may be invalid.
 
     A prefetch into the first level evicts the data in use: streaming then runs at half the speed.
     """

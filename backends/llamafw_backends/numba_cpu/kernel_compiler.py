@@ -1,4 +1,7 @@
-"""Compile kernels, or load them from the cache. Independent of what kernels compute."""
+"""Compile kernels, or load them from the cache.
+
+Independent of what kernels compute.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ OPTIONS = {"error_model": "numpy", "boundscheck": False}
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Mark a function that kernels call. It is compiled into each kernel and cached with it."""
+    """Mark a function that kernels call.
+
+    It is compiled into each kernel and cached with it.
+    """
     return numba.njit(nogil=True, **OPTIONS)(function)
 
 

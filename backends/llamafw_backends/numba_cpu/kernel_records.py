@@ -113,5 +113,8 @@ tensor_at, layer_at, plan_at = accessor(TENSOR), accessor(LAYER), accessor(PLAN)
 
 
 def new_records(kind: np.dtype[np.void], n: int = 1) -> npt.NDArray[np.void]:
-    """Return ``n`` zeroed records. The caller must keep the array alive while kernels use it."""
+    """Return ``n`` zeroed records.
+
+    The caller must keep the array alive while kernels use it.
+    """
     return np.zeros(n, kind)

@@ -141,7 +141,10 @@ def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: A
 
 
 def _isa_operation(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
-    """Return an intrinsic ``f(isa)`` that emits code of an instruction set. Its argument is a literal name."""
+    """Return an intrinsic ``f(isa)`` that emits code of an instruction set.
+
+    Its argument is a literal name.
+    """
 
     @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
     def operation(context: Any, isa: Any) -> Any:

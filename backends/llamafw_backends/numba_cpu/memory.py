@@ -30,7 +30,9 @@ if hasattr(mmap, "MAP_PRIVATE"):
 
 
 class Arena:
-    """A memory mapping from which buffers are allocated one after the other. They are freed with the arena.
+    """A memory mapping from which buffers are allocated one after the other.
+
+    They are freed with the arena.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Bind threads to processors and set their priority, as `ThreadOptions` and ``--numa`` say. Independent of kernels."""
+"""Bind threads to processors and set their priority, as `ThreadOptions` and ``--numa`` say.
+
+Independent of kernels.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,10 @@ class Placement:
         self._current: tuple[ThreadOptions, int] | None = None  # the options in force, and the calling thread
 
     def place(self, *, prompts: bool) -> None:
-        """Place all threads for the next step. This is fast if they are already placed."""
+        """Place all threads for the next step.
+
+        This is fast if they are already placed.
+        """
         options, caller = self._options[prompts], threading.get_native_id()
         if self._current == (options, caller):
             return

@@ -1,4 +1,6 @@
-"""Measure how many threads decode fastest. Independent of kernels.
+"""Measure how many threads decode fastest.
+
+Independent of kernels.
 
 A decoding step has at least five barriers per layer. When other processes need the cores (the server's own event loop
 is enough), threads lose their cores one after the other, each barrier waits for the last thread, and two threads can be

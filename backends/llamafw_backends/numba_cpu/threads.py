@@ -1,4 +1,6 @@
-"""Run kernels on a pool of worker threads. Independent of models.
+"""Run kernels on a pool of worker threads.
+
+Independent of models.
 
 A job is a kernel ``job(argument, thread) -> 0``, run by threads 0 … n − 1 at once; thread 0 is the caller. A worker
 that waits for a job spins for a short time, then sleeps in the operating system, so an idle pool uses no processor
@@ -110,7 +112,10 @@ def _publish(word: int, value: int) -> None:
 
 @jit
 def barrier(pool: int, n: int) -> None:
-    """Wait until ``n`` threads have arrived. Afterwards each sees what the others wrote before."""
+    """Wait until ``n`` threads have arrived.
+
+    Afterwards each sees what the others wrote before.
+    """
     if n > 1:
         phase = atomic_load(pool + _PHASE)
         if atomic_add(pool, np.int32(1)) == n - 1:
@@ -128,7 +133,10 @@ def work_range(n: int, thread: int, n_threads: int) -> tuple[int, int]:
 
 @jit
 def run_job(pool: int, job: int, argument: int, n: int) -> int:
-    """Run ``job`` on threads 0 … n − 1 and wait for all of them. The caller is thread 0."""
+    """Run ``job`` on threads 0 … n − 1 and wait for all of them.
+
+    The caller is thread 0.
+    """
     p = _pool_at(pool)
     p.job, p.argument, p.n_active = job, argument, n
     for thread in range(1, n):
@@ -200,7 +208,10 @@ class Pool:
         np.frombuffer(self._memory, POOL, 1)["spins"] = SPINS_PER_POLL_LEVEL * level
 
     def close(self) -> None:
-        """Stop the workers. The pool must be idle."""
+        """Stop the workers.
+
+        The pool must be idle.
+        """
         self._finish()
 
 

@@ -20,7 +20,10 @@ Q8_LAYOUT, F32_LAYOUT = 1, 2  # layouts of activations, as bits: records of byte
 
 
 class TileFormat(ABC):
-    """A format of weights. It holds the weights of a ggml type exactly."""
+    """A format of weights.
+
+    It holds the weights of a ggml type exactly.
+    """
 
     name: str  # the ggml type
     columns: int  # per block
@@ -75,7 +78,10 @@ def element_address(b: Builder, base: Value, i: Value, size: int) -> Value:
 
 
 class Q4_1(TileFormat):
-    """w = d·q + m. A block: 4 words of nibbles, 16 float16 d, 16 float16 m."""
+    """w = d·q + m.
+
+    A block: 4 words of nibbles, 16 float16 d, 16 float16 m.
+    """
 
     name, columns, layout, block_bytes = "Q4_1", 32, Q8_LAYOUT, 320
     source_bytes, words_at, n_words, n_halves = 20, 4, 4, 2
@@ -107,7 +113,10 @@ class Q4_1(TileFormat):
 
 
 class _Symmetric(TileFormat):
-    """w = d·(q − offset). The float16 d of all blocks are stored after the tile's words, which keeps both aligned."""
+    """w = d·(q − offset).
+
+    The float16 d of all blocks are stored after the tile's words, which keeps both aligned.
+    """
 
     columns, layout, scale_bytes = 32, Q8_LAYOUT, 32
     words_at, n_halves = 2, 1
@@ -136,7 +145,10 @@ class _Symmetric(TileFormat):
 
 
 class Q4_0(_Symmetric):
-    """w = d·(q − 8). A block: 4 words of nibbles."""
+    """w = d·(q − 8).
+
+    A block: 4 words of nibbles.
+    """
 
     name, block_bytes, source_bytes, n_words = "Q4_0", 256, 18, 4
 
@@ -150,7 +162,10 @@ class Q4_0(_Symmetric):
 
 
 class Q8_0(_Symmetric):
-    """w = d·q. A block: 8 words of bytes with 128 added to each."""
+    """w = d·q.
+
+    A block: 8 words of bytes with 128 added to each.
+    """
 
     name, block_bytes, source_bytes, n_words = "Q8_0", 512, 34, 8
     bias = -0x7F7F7F80  # 0x80 in each byte, as an int32

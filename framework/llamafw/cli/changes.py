@@ -1,4 +1,6 @@
-"""Compare two API documents and find the changes that break clients. Works for any OpenAPI 3.0 document.
+"""Compare two API documents and find the changes that break clients.
+
+Works for any OpenAPI 3.0 document.
 
 A server may accept more and return more than before. It breaks clients if it accepts less, requires more or returns
 less. Therefore the same change of a schema can be harmless in a request and breaking in a response, or the reverse.

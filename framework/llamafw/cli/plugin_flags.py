@@ -1,4 +1,7 @@
-"""Collect the flags that plugins add. No two may be the same, and a configuration file can set their defaults."""
+"""Collect the flags that plugins add.
+
+No two may be the same, and a configuration file can set their defaults.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,9 @@ def _claim(owners: dict[str, str], names: Sequence[str], owner: str, kind: str) 
 
 
 class _ReplaceableList(list[Any]):
-    """The default of a flag that may be repeated. Flags on the command line replace it.
+    """The default of a flag that may be repeated.
+
+    Flags on the command line replace it.
 
     argparse appends their values to a copy of the default, and a copy of this list is empty.
     """

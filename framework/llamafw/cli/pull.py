@@ -85,7 +85,10 @@ def _pull(name: str, args: Namespace) -> Path:
 
 
 def _remove(names: list[str]) -> None:
-    """Remove all models that the names identify. If a name is unknown, nothing is removed."""
+    """Remove all models that the names identify.
+
+    If a name is unknown, nothing is removed.
+    """
     downloads = [download for name in names for download in find_downloads(name)]
     for download in dict.fromkeys(downloads):
         remove(download)

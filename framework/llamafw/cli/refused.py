@@ -1,4 +1,7 @@
-"""Flags of llama-server that are refused, each with the reason. Ignoring them would give unexpected results."""
+"""Flags of llama-server that are refused, each with the reason.
+
+Ignoring them would give unexpected results.
+"""
 
 from __future__ import annotations
 

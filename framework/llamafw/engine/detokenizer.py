@@ -45,7 +45,10 @@ class Detokenizer:
         return self._release(certain, word), word
 
     def flush(self) -> tuple[Piece, str | None]:
-        """Return everything that was held back, at the end of the response. An incomplete character becomes U+FFFD."""
+        """Return everything that was held back, at the end of the response.
+
+        An incomplete character becomes U+FFFD.
+        """
         text = self._utf8.decode(b"", final=True)
         self._n_decoded += len(text)
         certain, word = self._stop.feed(text)

@@ -17,7 +17,9 @@ from llamafw.types import Embedding, EmbedRequest, Floats, Ints, Timings
 
 
 class EmbedSequence:
-    """An embedding request from its arrival to its result. A `Task`.
+    """An embedding request from its arrival to its result.
+
+    Implements `Task`.
 
     Parameters
     ----------
@@ -64,7 +66,10 @@ class EmbedSequence:
         return self.n_left
 
     def begin(self, slot: Slot, n_cached: int) -> None:
-        """Start in a slot. Its cache is empty, because every token must be evaluated: hidden states are not cached."""
+        """Start in a slot.
+
+        Its cache is empty, because every token must be evaluated: hidden states are not cached.
+        """
         self.slot, self.n_done = slot, n_cached
 
     def outputs(self, n: int) -> range:

@@ -53,7 +53,7 @@ _MAX_RETRY_AFTER = 60  # seconds
 
 
 class BatchingEngine:
-    """Answers many requests at the same time on its own thread. A `llamafw.Engine`.
+    """A `llamafw.Engine` that answers many requests at the same time on its own thread.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class BatchingEngine:
     # --- on the event loop
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Return the response in pieces; the last delta has ``finish``. Closing the generator cancels the request.
+        """Yield the response in pieces; the last one has ``finish``, and closing the generator cancels the request.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class BatchingEngine:
         return self._respond(request, prompt, chain, seed, perf_counter())
 
     async def embed(self, request: EmbedRequest) -> Embedding:
-        """Return the embedding of a text. Cancelling the call cancels the request.
+        """Return the embedding of a text; cancelling the call cancels the request.
 
         Raises
         ------

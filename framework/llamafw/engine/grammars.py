@@ -33,7 +33,9 @@ class Grammars:
         return await asyncio.to_thread(self.compile_now, source)
 
     def compile_now(self, source: GrammarSource) -> Grammar:
-        """Return the grammar in its initial state. May take seconds.
+        """Return the grammar in its initial state.
+
+        May take seconds.
 
         Raises
         ------

@@ -50,7 +50,9 @@ def load_model(
     inputs: StartupInputs | None = None,
     model: Model | None = None,
 ) -> LoadedModel:
-    """Load the model in ``path`` and start its engine. This takes seconds: call it on its own thread.
+    """Load the model in ``path`` and start its engine.
+
+    This takes seconds: call it on its own thread.
 
     Parameters
     ----------

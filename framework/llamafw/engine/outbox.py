@@ -17,11 +17,17 @@ class Outbox:
         self._woken = False
 
     def put(self, mailbox: asyncio.Queue[Any], item: Any) -> None:
-        """Add ``item`` for ``mailbox``, to be delivered after the next `flush`. On the engine thread."""
+        """Add ``item`` for ``mailbox``, to be delivered after the next `flush`.
+
+        On the engine thread.
+        """
         self._ready.append((mailbox, item))
 
     def flush(self) -> None:
-        """Wake the loop if there are items and it has not been woken yet. On the engine thread."""
+        """Wake the loop if there are items and it has not been woken yet.
+
+        On the engine thread.
+        """
         if self._ready and not self._woken:
             self._woken = True
             with suppress(RuntimeError):  # the loop is closed

@@ -1,4 +1,6 @@
-"""Keeps saved states of slots in memory. A conversation that continues later need not be evaluated again.
+"""Keeps saved states of slots in memory.
+
+A conversation that continues later need not be evaluated again.
 
 States are plain bytes here; the module is independent of slots and backends.
 """
@@ -39,7 +41,10 @@ class PromptCache:
         return self.limit is None or n_bytes <= self.limit
 
     def best(self, prompt: Ints) -> tuple[Entry | None, int]:
-        """Return the entry with the longest common prefix with ``prompt``, and its length. The entry counts as used."""
+        """Return the entry with the longest common prefix with ``prompt``, and its length.
+
+        The entry counts as used.
+        """
         best, longest = None, 0
         for entry in self._entries.values():
             n = common_prefix(entry.tokens, prompt)
@@ -54,7 +59,10 @@ class PromptCache:
         return any(common_prefix(entry.tokens, tokens) == len(tokens) for entry in self._entries.values())
 
     def add(self, tokens: Ints, state: Bytes) -> None:
-        """Add a state. Entries that are prefixes of it are removed, then the least recently used ones until it fits."""
+        """Add a state.
+
+        Entries that are prefixes of it are removed, then the least recently used ones until it fits.
+        """
         for entry in list(self._entries.values()):
             if common_prefix(entry.tokens, tokens) == len(entry.tokens):
                 self._remove(entry)

@@ -86,7 +86,10 @@ class Scheduler:
                 yield task, slot, n_common
 
     def remove(self, task: Task) -> None:
-        """Remove a task and free its slot. The slot keeps its cache."""
+        """Remove a task and free its slot.
+
+        The slot keeps its cache.
+        """
         if task.slot is not None:
             self.running.remove(task)
             task.slot.busy = False

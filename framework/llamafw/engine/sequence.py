@@ -35,7 +35,9 @@ _NO_LIMIT = 2**62  # more tokens than any response can have
 
 
 class Sequence:
-    """A generation request from its arrival to its last delta. A `Task`.
+    """A generation request from its arrival to its last delta.
+
+    Implements `Task`.
 
     Parameters
     ----------
@@ -253,7 +255,10 @@ class Sequence:
     # --- the end
 
     def expire(self) -> None:
-        """Finish because the deadline has passed. It is an error if no text has been generated yet."""
+        """Finish because the deadline has passed.
+
+        It is an error if no text has been generated yet.
+        """
         if self.n_predicted:
             self._end(("", ()), "limit")
         else:

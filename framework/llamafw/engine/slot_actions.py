@@ -17,7 +17,9 @@ RunJob = Callable[[int, Callable[[Slot], Any]], Awaitable[Any]]
 
 
 class SlotActions:
-    """The actions on slots. Called on the event loop.
+    """The actions on slots.
+
+    Called on the event loop.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Counts what the engine has done. Written on the engine thread, read on any thread."""
+"""Counts what the engine has done.
+
+Written on the engine thread, read on any thread.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ class StopStrings:
 
 
 class Automaton:
-    """The Aho-Corasick automaton of a set of strings. Immutable, so requests share it."""
+    """The Aho-Corasick automaton of a set of strings.
+
+    Immutable, so requests share it.
+    """
 
     def __init__(self, words: Iterable[str]) -> None:
         self.next: list[dict[str, int]] = [{}]  # node → character → node

@@ -11,7 +11,9 @@ from llamafw.types import EmbedRequest, Floats, GenerateRequest, Ints, Timings
 
 
 class Task(Protocol):
-    """A request from its arrival to its result. Created on the event loop, then used on the engine thread alone.
+    """A request from its arrival to its result.
+
+    Created on the event loop, then used on the engine thread alone.
 
     The event loop only writes ``cancelled``.
     """
@@ -32,7 +34,10 @@ class Task(Protocol):
 
     @property
     def output(self) -> Literal["logits", "hidden"]:
-        """The output that the task needs from the backend. A forward pass computes only one kind."""
+        """The output that the task needs from the backend.
+
+        A forward pass computes only one kind.
+        """
 
     @property
     def failure_message(self) -> str:
@@ -89,7 +94,10 @@ class Task(Protocol):
         """Finish because the deadline has passed."""
 
     def fail(self, error: RequestError) -> None:
-        """Send ``error`` to the client. Does nothing if the task is already done."""
+        """Send ``error`` to the client.
+
+        Does nothing if the task is already done.
+        """
 
     def timings(self) -> Timings | None:
         """Return the counts and times so far; None if they are not part of the statistics."""

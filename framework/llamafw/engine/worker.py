@@ -130,7 +130,10 @@ class Worker:
             slot.extend(tokens)
 
     def restore(self, slot: Slot, tokens: Ints, state: Bytes) -> None:
-        """Replace the contents of a slot by ``tokens`` and their saved state. If this fails, the slot is empty."""
+        """Replace the contents of a slot by ``tokens`` and their saved state.
+
+        If this fails, the slot is empty.
+        """
         self.clear(slot)
         self.backend.restore(slot.id, len(tokens), state)
         slot.extend(tokens)
@@ -246,7 +249,10 @@ class Worker:
     # --- the forward pass
 
     def _evaluate(self, parts: Sequence[BatchPart]) -> None:
-        """Run one forward pass and hand out its rows. If it fails, run each part alone."""
+        """Run one forward pass and hand out its rows.
+
+        If it fails, run each part alone.
+        """
         if not parts:
             return
         batch = as_batch(parts)

@@ -41,7 +41,10 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rope(Value):
-    """Rotates pairs of numbers by the token's position (arXiv:2104.09864). ONNX: RotaryEmbedding."""
+    """Rotates pairs of numbers by the token's position (arXiv:2104.09864).
+
+    ONNX: RotaryEmbedding.
+    """
 
     x: Value  # (n_head, size)
     rotation: Rotation
@@ -91,7 +94,10 @@ class Cache(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyValue(Value):
-    """The keys and values of all tokens of a text, for encoders. A slot does not keep them."""
+    """The keys and values of all tokens of a text, for encoders.
+
+    A slot does not keep them.
+    """
 
     k: Value
     v: Value

@@ -1,4 +1,7 @@
-"""Functions that build values from parameters. Architectures are written with them."""
+"""Functions that build values from parameters.
+
+Architectures are written with them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Evaluates any graph in float64. Slow and simple: backends are compared with it."""
+"""Evaluates any graph in float64.
+
+Slow and simple: backends are compared with it.
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,10 @@ class GroupMask(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gather(Value):
-    """The numbers of ``x`` at the given indices. ONNX: GatherElements."""
+    """The numbers of ``x`` at the given indices.
+
+    ONNX: GatherElements.
+    """
 
     x: Value  # (n,)
     indices: Value  # (k,)

@@ -1,4 +1,7 @@
-"""Reads and checks the metadata of one architecture. Independent of what the keys mean."""
+"""Reads and checks the metadata of one architecture.
+
+Independent of what the keys mean.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ class Metadata:
         self.model, self.architecture = model, architecture
 
     def integer(self, key: str, default: int = _MISSING, *, low: int = 1, high: int = 2**31 - 1) -> int:
-        """Return a whole number from ``low`` to ``high``. A key without a default is required.
+        """Return a whole number from ``low`` to ``high``.
+
+        A key without a default is required.
 
         The value may be an array with one number per layer if all are equal.
         """

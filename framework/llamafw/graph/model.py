@@ -20,7 +20,10 @@ class Graph:
 
     @property
     def causal(self) -> bool:
-        """Whether a token depends only on itself and the tokens before it. If not, a text must be one batch."""
+        """Whether a token depends only on itself and the tokens before it.
+
+        If not, a text must be one batch.
+        """
         return not any(isinstance(value, KeyValue) for value in self)
 
     def __iter__(self) -> Iterator[Value]:

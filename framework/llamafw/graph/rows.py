@@ -43,7 +43,10 @@ class EmbeddingLookup(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear(Value):
-    """``W x + b``. A weight with three dimensions has one matrix per head. ggml: mul_mat; ONNX: MatMul, MatMulNBits."""
+    """``W x + b``.
+
+    A weight with three dimensions has one matrix per head. ggml: mul_mat; ONNX: MatMul, MatMulNBits.
+    """
 
     x: Value
     weight: Weight  # (n_out, n_in), or (n_head, n_out, n_in)
@@ -99,7 +102,10 @@ class RMSNorm(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerNorm(Value):
-    """``(x − mean) / sqrt(variance + eps) · w + b`` over the last axis (arXiv:1607.06450). ONNX: LayerNormalization."""
+    """``(x − mean) / sqrt(variance + eps) · w + b`` over the last axis (arXiv:1607.06450).
+
+    ONNX: LayerNormalization.
+    """
 
     x: Value
     weight: Weight | None
@@ -157,7 +163,10 @@ class Add(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mul(Value):
-    """``a · b``, elementwise. ``b`` may be a single number, or have one number per row of the last axis."""
+    """``a · b``, elementwise.
+
+    ``b`` may be a single number, or have one number per row of the last axis.
+    """
 
     a: Value
     b: Value
@@ -229,7 +238,10 @@ class WeightAdd(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clamp(Value):
-    """``x`` limited to ``low`` … ``high``. ONNX: Clip."""
+    """``x`` limited to ``low`` … ``high``.
+
+    ONNX: Clip.
+    """
 
     x: Value
     low: float
@@ -266,7 +278,10 @@ class Activation(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Softmax(Value):
-    """``exp(x) / sum(exp(x))`` over the last axis. ONNX: Softmax."""
+    """``exp(x) / sum(exp(x))`` over the last axis.
+
+    ONNX: Softmax.
+    """
 
     x: Value
 
@@ -297,7 +312,10 @@ class Normalise(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerOutput(Value):
-    """``x`` unchanged. Marks the end of a layer, where control vectors are added and draft models read."""
+    """``x`` unchanged.
+
+    Marks the end of a layer, where control vectors are added and draft models read.
+    """
 
     x: Value
     layer: int

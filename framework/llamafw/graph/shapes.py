@@ -56,7 +56,10 @@ class Slice(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Concat(Value):
-    """Rows joined along the last axis. A part with a single head is repeated for every head."""
+    """Rows joined along the last axis.
+
+    A part with a single head is repeated for every head.
+    """
 
     parts: tuple[Value, ...]
 

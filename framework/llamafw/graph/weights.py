@@ -43,7 +43,9 @@ class Parameter:
 
 
 class Parameters(Mapping[str, Parameter]):
-    """The parameters of a model by name, such as ``token_embd``. Records which tensors were used.
+    """The parameters of a model by name, such as ``token_embd``.
+
+    Records which tensors were used.
 
     Parameters
     ----------

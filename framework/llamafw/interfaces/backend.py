@@ -11,7 +11,9 @@ from llamafw.types import BackendOptions, Batch, Bytes, Decoder, Floats, Model
 
 
 class Backend(Protocol):
-    """Runs a model. Created once per model; called on the engine thread, one call at a time.
+    """Runs a model.
+
+    Created once per model; called on the engine thread, one call at a time.
 
     The logits of a token depend only on the tokens of its own slot up to that token. Other slots, the division of
     the prompt into batches, and the number of threads do not change a single bit of them.
@@ -62,7 +64,10 @@ class Backend(Protocol):
         """Return facts for logs and ``llamafw bench``: ``n_threads``, ``weight_bytes`` read per token …"""
 
     def close(self) -> None:
-        """Stop threads and free memory. No other method is called afterwards."""
+        """Stop threads and free memory.
+
+        No other method is called afterwards.
+        """
 
 
 @dataclass(frozen=True, slots=True)

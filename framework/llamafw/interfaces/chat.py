@@ -10,7 +10,10 @@ from llamafw.types import ToolCall
 
 
 class ChatFormat(Protocol):
-    """Renders a conversation as a prompt. Created once per model; called on worker threads."""
+    """Renders a conversation as a prompt.
+
+    Created once per model; called on worker threads.
+    """
 
     source: str  # text of the template, for GET /props
 
@@ -49,17 +52,25 @@ ChatFormatFactory = Callable[[ChatContext], ChatFormat]
 
 
 class ToolParser(Protocol):
-    """Finds tool calls in a response as it arrives. Created per response; called on the event loop, once per delta."""
+    """Finds tool calls in a response as it arrives.
+
+    Created per response; called on the event loop, once per delta.
+    """
 
     def feed(self, text: str) -> tuple[str, Sequence[ToolCall]]:
         """Add ``text``; return the plain text and the complete calls that are now certain."""
 
     def finish(self) -> tuple[str, Sequence[ToolCall]]:
-        """Return the rest of the response, at its end: text and calls held back so far. An incomplete call is text."""
+        """Return the rest of the response, at its end: text and calls held back so far.
+
+        An incomplete call is text.
+        """
 
 
 class ToolParserPlugin(Protocol):
-    """One format of tool calls. Called on worker threads and on the event loop.
+    """One format of tool calls.
+
+    Called on worker threads and on the event loop.
 
     Tools have OpenAI's format: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
     """

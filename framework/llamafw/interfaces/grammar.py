@@ -11,7 +11,10 @@ from llamafw.types import Floats
 
 
 class Grammar(Protocol):
-    """Tracks one response within a grammar. Created per response; called on the engine thread, once per token."""
+    """Tracks one response within a grammar.
+
+    Created per response; called on the engine thread, once per token.
+    """
 
     @property
     def ended(self) -> bool:
@@ -36,7 +39,10 @@ class GrammarContext:
 
 
 class GrammarCompiler(Protocol):
-    """Compiles grammars of one kind. Created once per model, at first use; called on worker threads."""
+    """Compiles grammars of one kind.
+
+    Created once per model, at first use; called on worker threads.
+    """
 
     def compile(self, source: str) -> Grammar:
         """Return the grammar described by ``source``, in its initial state.

@@ -10,7 +10,10 @@ from llamafw.types import Bytes, Floats, Model
 
 
 class Quant(Protocol):
-    """A ggml tensor type: the layout of its blocks, and their conversion to float32. Used while a model loads."""
+    """A ggml tensor type: the layout of its blocks, and their conversion to float32.
+
+    Used while a model loads.
+    """
 
     @property
     def name(self) -> str:
@@ -33,7 +36,10 @@ class Quant(Protocol):
 
 
 class Architecture(Protocol):
-    """Describes the computation of a model as a graph of operators. Called once per model."""
+    """Describes the computation of a model as a graph of operators.
+
+    Called once per model.
+    """
 
     def __call__(self, model: Model) -> Graph:
         """Return the graph of ``model``; raise ModelError if metadata or tensors are missing or invalid."""

@@ -23,7 +23,9 @@ class SamplerContext:
 
 
 class Sampler(Protocol):
-    """Reweighs or removes candidates for one request. Called on the engine thread, once per token.
+    """Reweighs or removes candidates for one request.
+
+    Called on the engine thread, once per token.
 
     A sampler with an attribute ``kernel``, a `SamplerKernel`, is compiled: the kernel is called instead of `apply`.
     """
@@ -32,11 +34,16 @@ class Sampler(Protocol):
         """Change ``candidates`` in place, leaving at least one."""
 
     def accept(self, token: int) -> None:
-        """Record that ``token`` was drawn. Called once per generated token, after all samplers have been applied."""
+        """Record that ``token`` was drawn.
+
+        Called once per generated token, after all samplers have been applied.
+        """
 
 
 class SamplerPlugin(Protocol):
-    """Creates a sampler for each request; usually the sampler's class. `create` runs on the event loop.
+    """Creates a sampler for each request; usually the sampler's class.
+
+    `create` runs on the event loop.
 
     If a request or the flag ``--samplers`` names samplers, exactly these are used. Otherwise the default samplers are
     used, and this sampler joins them in two cases:

@@ -7,7 +7,10 @@ from typing import Protocol
 
 
 class Tokenizer(Protocol):
-    """Converts text to tokens and back. Created once per model; immutable, because any thread may call it."""
+    """Converts text to tokens and back.
+
+    Created once per model; immutable, because any thread may call it.
+    """
 
     n_vocab: int  # number of tokens
     bos: int | None  # beginning-of-text token, if the model has one

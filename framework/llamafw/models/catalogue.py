@@ -1,4 +1,7 @@
-"""The models that ``llamafw pull NAME`` can download by name. Independent of how they are downloaded."""
+"""The models that ``llamafw pull NAME`` can download by name.
+
+Independent of how they are downloaded.
+"""
 
 from __future__ import annotations
 

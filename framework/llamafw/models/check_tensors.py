@@ -1,4 +1,7 @@
-"""``--check-tensors``: check that every weight of a model is finite. This reads the whole file."""
+"""``--check-tensors``: check that every weight of a model is finite.
+
+This reads the whole file.
+"""
 
 from __future__ import annotations
 

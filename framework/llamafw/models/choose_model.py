@@ -1,4 +1,7 @@
-"""Choose a model in a repository by the quantization in the names of its files. Independent of the hub."""
+"""Choose a model in a repository by the quantization in the names of its files.
+
+Independent of the hub.
+"""
 
 from __future__ import annotations
 

@@ -114,7 +114,10 @@ def _hub_downloads() -> Iterator[Download]:
 
 
 def _repo_downloads(repo_id: str, cache: Path, folder: Path) -> Iterator[Download]:
-    """Yield the models of a repository that llamafw has downloaded. Their lock files show which these are."""
+    """Yield the models of a repository that llamafw has downloaded.
+
+    Their lock files show which these are.
+    """
     locks = cache / ".locks" / folder.name
     fetched = {path.name.removesuffix(FETCH_LOCK_SUFFIX) for path in locks.glob(f"*{FETCH_LOCK_SUFFIX}")}
     links: dict[str, list[Path]] = {}  # path in the repository → its file in each snapshot

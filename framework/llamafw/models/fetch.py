@@ -1,4 +1,6 @@
-"""Download a file over HTTP, resume after interruptions, and verify it. Independent of models, caches and hubs.
+"""Download a file over HTTP, resume after interruptions, and verify it.
+
+Independent of models, caches and hubs.
 
 Until a file is complete, it is called ``NAME.part``, and ``NAME.part.json`` records its version.
 """
@@ -159,7 +161,10 @@ def describe_network_error(exc: Exception) -> str:
 
 
 def _receive(source: Source, part: PartialFile, progress: Progress, current: Version | None) -> Version | None:
-    """Complete the partial file. After a broken connection, try again as long as each request adds bytes."""
+    """Complete the partial file.
+
+    After a broken connection, try again as long as each request adds bytes.
+    """
     import httpx2
 
     timeout, last_size = httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT), part.size

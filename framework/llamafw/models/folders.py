@@ -1,4 +1,7 @@
-"""Folders of downloaded models. The functions only return paths; they do not create folders."""
+"""Folders of downloaded models.
+
+The functions only return paths; they do not create folders.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Read GGUF's primitive values, and check every length before it is used. Independent of models and tensors.
+"""Read GGUF's primitive values, and check every length before it is used.
+
+Independent of models and tensors.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -90,11 +92,16 @@ class Cursor:
             self.fail(f"{what} {raw[:80]!r} is not UTF-8", start)
 
     def string(self, what: str) -> str:
-        """Return a string. Invalid UTF-8 becomes U+FFFD, because such strings are only displayed."""
+        """Return a string.
+
+        Invalid UTF-8 becomes U+FFFD, because such strings are only displayed.
+        """
         return self.take(self.count(f"the length of {what}", 1), what).decode(errors="replace")
 
     def strings(self, n: int, what: str) -> list[str]:
-        """Return ``n`` strings. Invalid UTF-8 becomes lone surrogates (PEP 383), which keeps tokens distinct.
+        """Return ``n`` strings.
+
+        Invalid UTF-8 becomes lone surrogates (PEP 383), which keeps tokens distinct.
 
         A vocabulary has about a hundred thousand strings: most of the time to open a model is spent in this loop.
         """

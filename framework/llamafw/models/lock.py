@@ -1,4 +1,7 @@
-"""A lock between processes, held on a file. The operating system releases it when its holder ends or crashes."""
+"""A lock between processes, held on a file.
+
+The operating system releases it when its holder ends or crashes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``--override-kv KEY=TYPE:VALUE``: change the metadata of a model. Independent of files."""
+"""``--override-kv KEY=TYPE:VALUE``: change the metadata of a model.
+
+Independent of files.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ FIXED = ("general.alignment", "split.no", "split.count", "split.tensors.count")
 
 
 def apply_overrides(metadata: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a copy of ``metadata`` with changed and added keys. The last override of a key wins.
+    """Return a copy of ``metadata`` with changed and added keys.
+
+    The last override of a key wins.
 
     Parameters
     ----------

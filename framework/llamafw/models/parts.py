@@ -1,4 +1,7 @@
-"""File names of models that are split into parts: ``NAME-00001-of-00003.gguf``. Independent of their content."""
+"""File names of models that are split into parts: ``NAME-00001-of-00003.gguf``.
+
+Independent of their content.
+"""
 
 from __future__ import annotations
 

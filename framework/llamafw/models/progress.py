@@ -1,4 +1,7 @@
-"""Show the progress of a download on stderr. Independent of how files are downloaded."""
+"""Show the progress of a download on stderr.
+
+Independent of how files are downloaded.
+"""
 
 from __future__ import annotations
 

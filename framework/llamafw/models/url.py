@@ -97,7 +97,10 @@ def default_path(url: str) -> Path:
 
 
 def fetch_once(source: Source, path: Path, progress: bool) -> Path:
-    """Download the file to ``path`` if it is missing or outdated, and return ``path``. Other processes wait."""
+    """Download the file to ``path`` if it is missing or outdated, and return ``path``.
+
+    Other processes wait.
+    """
     if _has_checksum(Record.read(path), source):
         return path
     try:
@@ -133,7 +136,10 @@ def _update(source: Source, path: Path, progress: Progress) -> None:
 
 
 def _has_checksum(record: Record | None, source: Source) -> bool:
-    """Return whether the file has the required checksum. If it has, the server is not asked."""
+    """Return whether the file has the required checksum.
+
+    If it has, the server is not asked.
+    """
     return record is not None and source.sha256 is not None and record.version.sha256 == source.sha256
 
 

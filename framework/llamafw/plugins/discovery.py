@@ -1,4 +1,7 @@
-"""Finds plugins: entry points of installed distributions, modules and files. It does not check them."""
+"""Finds plugins: entry points of installed distributions, modules and files.
+
+It does not check them.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,18 @@ class InstalledPlugin:
 
     @property
     def name(self) -> str:
-        """``distribution:entry``. It is unique, unlike the name of the entry point."""
+        """``distribution:entry``.
+
+        It is unique, unlike the name of the entry point.
+        """
         return f"{self.distribution}:{self.entry.name}"
 
     @property
     def aliases(self) -> set[str]:
-        """All names that a user may give it. ``llamafw`` is not among them: many plugins are in that distribution."""
+        """All names that a user may give it.
+
+        ``llamafw`` is not among them: many plugins are in that distribution.
+        """
         return {self.name, self.entry.name, self.entry.value} | {self.distribution} - {NAME}
 
 
@@ -58,7 +67,10 @@ def _name_and_version(dist: Distribution) -> tuple[str, str]:
 
 
 def public_name(name: str) -> str:
-    """Return a plugin's name for clients. For a file, this is its name without the folder, which they need not know."""
+    """Return a plugin's name for clients.
+
+    For a file, this is its name without the folder, which they need not know.
+    """
     return Path(name).name if name.endswith(".py") else name
 
 

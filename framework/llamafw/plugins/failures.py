@@ -23,7 +23,10 @@ _CALLERS = (f"{NAME}.", "pluggy.", "importlib")
 
 
 class FailureLog:
-    """The number of failures of each plugin since the start. Safe to use from any thread."""
+    """The number of failures of each plugin since the start.
+
+    Safe to use from any thread.
+    """
 
     def __init__(self) -> None:
         self._plugins: dict[str, str] = {}  # module or package → plugin

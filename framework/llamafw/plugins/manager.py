@@ -229,7 +229,7 @@ class Plugins:
         return f"{_subject(name)}: the {type(answer).__name__} that {hook} returned"
 
     def notify(self, event: str, **arguments: Any) -> None:
-        """Call an event hook of every plugin. If a plugin fails, log it and call the others."""
+        """Call an event hook of every plugin; if a plugin fails, log it and call the others."""
         for name, call in self.implementations(event):
             try:
                 call(**arguments)

@@ -27,7 +27,10 @@ class NoTokenAllowed(Exception):
 
 
 class SamplerError(GenerationError):
-    """A sampler failed. The client is told its name; ``__cause__`` is for the log."""
+    """A sampler failed.
+
+    The client is told its name; ``__cause__`` is for the log.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(f"the sampler {name!r} failed", source=("sampler", name))
@@ -128,7 +131,10 @@ class Chain:
 
 
 def _fuse_kernels(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | FusedKernels]]:
-    """Return the steps of a chain, with the names of their samplers. Adjacent compiled samplers become one step."""
+    """Return the steps of a chain, with the names of their samplers.
+
+    Adjacent compiled samplers become one step.
+    """
     steps: list[tuple[tuple[str, ...], Sampler | FusedKernels]] = []
     for compiled, group in groupby(samplers, lambda pair: isinstance(getattr(pair[1], "kernel", None), SamplerKernel)):
         members = list(group)
@@ -154,7 +160,9 @@ def _check_candidates(candidates: Candidates) -> None:
 def build_chain(
     request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext
 ) -> Chain:
-    """Build the chain of one request. Runs on the event loop.
+    """Build the chain of one request.
+
+    Runs on the event loop.
 
     At temperature ≤ 0 the most likely token is drawn: samplers that only remove unlikely tokens are skipped, and
     ``temperature`` comes last.

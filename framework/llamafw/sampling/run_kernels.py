@@ -1,4 +1,7 @@
-"""Calls sampler kernels one after the other in compiled code. Importing this module imports numba; see `kernels`."""
+"""Calls sampler kernels one after the other in compiled code.
+
+Importing this module imports numba; see `kernels`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _INT = ir.IntType(64)
 def _call(
     context: Any, function: Any, logits: Any, ids: Any, n: Any, ordered: Any, options: Any, n_options: Any
 ) -> Any:
-    """Call the C function at an address. Its six arguments are 64-bit integers or addresses, passed the same way."""
+    """Call the C function at an address.
+
+    Its six arguments are 64-bit integers or addresses, passed the same way.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = builder.inttoptr(arguments[0], ir.FunctionType(_INT, [_INT] * _N_ARGUMENTS).as_pointer())

@@ -36,7 +36,9 @@ class SamplerKernelFunction:
 
 
 def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunction:
-    """Compile the body of a sampler. Use it as a decorator, in a module that is imported when a sampler is created.
+    """Compile the body of a sampler.
+
+    Use it as a decorator, in a module that is imported when a sampler is created.
 
     Parameters
     ----------
@@ -80,7 +82,9 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplerKernel:
-    """A sampler's `apply`, compiled. A chain runs adjacent kernels in one call.
+    """A sampler's `apply`, compiled.
+
+    A chain runs adjacent kernels in one call.
 
     If a sampler has an attribute ``kernel``, its `apply` is not called. To keep state from token to token, its `accept`
     writes into ``options``.

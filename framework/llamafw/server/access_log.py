@@ -64,7 +64,10 @@ class AccessLogMiddleware:
 
 
 def log_request(scope: Scope, status: int, ms: float) -> None:
-    """Log one request. Values that the client chose are percent-encoded: they cannot forge a line of the log."""
+    """Log one request.
+
+    Values that the client chose are percent-encoded: they cannot forge a line of the log.
+    """
     host, port = scope.get("client") or ("-", 0)
     fields = {
         "method": scope["method"],

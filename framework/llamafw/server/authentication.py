@@ -40,7 +40,10 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
 
 
 def key_registry(settings: Settings) -> Registry:
-    """Return the registry of authenticators, with the API keys in it if there are any. Plugins add to it."""
+    """Return the registry of authenticators, with the API keys in it if there are any.
+
+    Plugins add to it.
+    """
     registry = Registry("authenticator")
     if keys := api_keys(settings):
         registry.add("api_key", ApiKeys(keys), owner=NAME)
@@ -48,7 +51,10 @@ def key_registry(settings: Settings) -> Registry:
 
 
 class ApiKeys:
-    """The authenticator (`llamafw.Authenticator`) for ``--api-key``. A user is named after the hash of the key."""
+    """The authenticator (`llamafw.Authenticator`) for ``--api-key``.
+
+    A user is named after the hash of the key.
+    """
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._users = {key.encode(): User(f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}") for key in keys}

@@ -34,7 +34,10 @@ class Dispatcher:
         self.endpoints, self.explain = endpoints, explain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. The endpoint is cancelled if the client disconnects."""
+        """Answer one request.
+
+        The endpoint is cancelled if the client disconnects.
+        """
         operation_id = operation_id_of(scope)
         if operation_id is None:
             raise HTTPException(404)

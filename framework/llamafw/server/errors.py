@@ -106,7 +106,10 @@ def _name_plugin(error: BaseException, problem: Problem, plugins: Plugins) -> Pr
 
 
 def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:
-    """Log a failure of the server with its traceback, unless the engine has. Errors of clients are not logged."""
+    """Log a failure of the server with its traceback, unless the engine has.
+
+    Errors of clients are not logged.
+    """
     if problem.status == 500 and not getattr(unwrap(error), "logged", False):
         name = getattr(unwrap(error), "plugin", None)
         plugin = f" in plugin {name}" if name else ""
@@ -116,7 +119,9 @@ def log_failure(scope: Scope, error: BaseException, problem: Problem) -> None:
 
 
 class ErrorMiddleware:
-    """Turns exceptions into error responses. If a response has started, the exception passes on and cuts it off.
+    """Turns exceptions into error responses.
+
+    If a response has started, the exception passes on and cuts it off.
 
     Parameters
     ----------

@@ -71,7 +71,10 @@ class ModelLoader:
             self.app.plugins.notify("server_stopping", app=self.app)
 
     def stop(self) -> asyncio.Task[None]:
-        """Stop the engine; running requests get the time that the settings allow. May be called again."""
+        """Stop the engine; running requests get the time that the settings allow.
+
+        May be called again.
+        """
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
         return self._stopping

@@ -43,7 +43,10 @@ class ParameterReader:
         return frozenset(self._types)
 
     def read_query(self, query: bytes) -> dict[str, Any]:
-        """Return the validated parameters of a query string. Parameters that the document does not know remain text."""
+        """Return the validated parameters of a query string.
+
+        Parameters that the document does not know remain text.
+        """
         if not query and not self._types:
             return {}
 

@@ -9,7 +9,10 @@ from starlette.responses import Response
 
 
 class JSONResponse(Response):
-    """A JSON response. Its content may contain dataclasses and numpy arrays; NaN becomes null."""
+    """A JSON response.
+
+    Its content may contain dataclasses and numpy arrays; NaN becomes null.
+    """
 
     media_type = "application/json; charset=utf-8"
 

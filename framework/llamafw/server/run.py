@@ -183,7 +183,10 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals. Unlike uvicorn, do not raise them again afterwards, because the exit code must be 0."""
+        """Handle signals.
+
+        Unlike uvicorn, do not raise them again afterwards, because the exit code must be 0.
+        """
         if threading.current_thread() is not threading.main_thread():  # other threads cannot handle signals
             yield
             return

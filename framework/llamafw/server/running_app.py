@@ -1,4 +1,7 @@
-"""The running server, as endpoints and hooks see it. Independent of HTTP."""
+"""The running server, as endpoints and hooks see it.
+
+Independent of HTTP.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from llamafw.types import GenerateRequest, PluginInfo
 
 
 class RunningApp:
-    """Implements `llamafw.App`. `ModelLoader` sets the model when it is loaded."""
+    """Implements `llamafw.App`.
+
+    `ModelLoader` sets the model when it is loaded.
+    """
 
     def __init__(self, settings: Settings, plugins: Plugins, document: Mapping[str, Any]) -> None:
         self.settings = settings

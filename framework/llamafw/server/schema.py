@@ -21,7 +21,10 @@ _MAX_NULLABLE_DEPTH = 8  # of anyOf and oneOf within each other
 
 
 class Schemas:
-    """All schemas of one document. A validator is compiled when it is first used, and kept."""
+    """All schemas of one document.
+
+    A validator is compiled when it is first used, and kept.
+    """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
@@ -33,7 +36,10 @@ class Schemas:
         return as_json_schema(schema)  # type: ignore[no-any-return]  # a mapping stays one
 
     def validator(self, schema: Schema) -> jsonschema_rs.Draft4Validator:
-        """Return the validator of a converted schema. Pass the same object again to get the same validator."""
+        """Return the validator of a converted schema.
+
+        Pass the same object again to get the same validator.
+        """
         cached = self._validators.get(id(schema))
         if cached is None:
             root = {"allOf": [schema], "components": self._components}

@@ -73,7 +73,10 @@ class EventStream(Response):
         self.events, self.done = events, done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. The dispatcher calls `stream` instead, which lets plugins explain errors."""
+        """Send the events.
+
+        The dispatcher calls `stream` instead, which lets plugins explain errors.
+        """
         await self.stream(scope, receive, send, problem_of)
 
     async def stream(self, scope: Scope, receive: Receive, send: Send, explain: Explain) -> None:

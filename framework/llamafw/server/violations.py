@@ -45,7 +45,10 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A rule that the value at ``path`` breaks. ``text`` continues a sentence: "must be …"."""
+    """A rule that the value at ``path`` breaks.
+
+    ``text`` continues a sentence: "must be …".
+    """
 
     path: Path
     keyword: str
@@ -76,7 +79,10 @@ def violation_error(message: str, param: str | None, plugin: str | None) -> Requ
 
 
 class _Search:
-    """One search for a violation. If nested alternatives make it too long, it ends with a vague answer."""
+    """One search for a violation.
+
+    If nested alternatives make it too long, it ends with a vague answer.
+    """
 
     def __init__(self, schemas: Schemas) -> None:
         self.schemas = schemas
@@ -147,7 +153,10 @@ def _violation_of_value(schema: Schema, value: Any, path: Path) -> Violation | N
 
 
 def _violation_of_tag(branch: Schema, value: Any, path: Path) -> Violation | None:
-    """Check an object's tags: properties with only one valid value. Another value means another branch."""
+    """Check an object's tags: properties with only one valid value.
+
+    Another value means another branch.
+    """
     if isinstance(value, dict):
         for name, part in branch.get("properties", {}).items():
             options = part.get("enum", ())

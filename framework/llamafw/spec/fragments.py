@@ -1,4 +1,7 @@
-"""Checks that a plugin's part of the API document is valid OpenAPI. `document.merge` finds names that exist already."""
+"""Checks that a plugin's part of the API document is valid OpenAPI.
+
+`document.merge` finds names that exist already.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,10 @@ _ANNOTATIONS = {
 
 
 def as_json_schema(schema: Any) -> Any:
-    """Return an OpenAPI 3.0 schema as JSON Schema draft 4. They differ in ``nullable``; annotations are dropped."""
+    """Return an OpenAPI 3.0 schema as JSON Schema draft 4.
+
+    They differ in ``nullable``; annotations are dropped.
+    """
     if isinstance(schema, list):
         return [as_json_schema(part) for part in schema]
     if not isinstance(schema, Mapping):
@@ -58,7 +61,10 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_string_keys(value: Any) -> Any:
-    """Return a value with all keys as strings, as JSON has them. YAML reads a status code such as 200 as a number."""
+    """Return a value with all keys as strings, as JSON has them.
+
+    YAML reads a status code such as 200 as a number.
+    """
     if isinstance(value, Mapping):
         return {str(key): with_string_keys(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -19,7 +19,10 @@ N_SEED_TOKENS = 4  # how many of a slot's last tokens seed the logits
 
 
 class DeterministicBackend:
-    """A `llamafw.Backend` whose slots hold token ids. A saved state is the token ids as bytes."""
+    """A `llamafw.Backend` whose slots hold token ids.
+
+    A saved state is the token ids as bytes.
+    """
 
     def __init__(self, context: BackendContext) -> None:
         options = context.options
@@ -85,5 +88,8 @@ make: Callable[[BackendContext], Backend] = DeterministicBackend
 
 @hookimpl
 def register_backends(register: Register) -> None:
-    """Register it as ``--backend deterministic``. Only servers for tests load this plugin."""
+    """Register it as ``--backend deterministic``.
+
+    Only servers for tests load this plugin.
+    """
     register("deterministic", make)

@@ -14,7 +14,10 @@ Run = tuple[int, int, Sequence[int]]
 
 
 def batch(*runs: Run, outputs: Iterable[int] | None = None) -> Batch:
-    """Return a batch of ``runs``. ``outputs`` are indices of tokens in the batch; None: all of them."""
+    """Return a batch of ``runs``.
+
+    ``outputs`` are indices of tokens in the batch; None: all of them.
+    """
     tokens = [token for _, _, run in runs for token in run]
     positions = [first + i for _, first, run in runs for i in range(len(run))]
     slots = [slot for slot, _, run in runs for _ in run]

@@ -151,7 +151,10 @@ def _rotate(x: Array, rotation: npt.NDArray[np.complex128]) -> Array:
 
 @lru_cache(maxsize=1)
 def reference(path: Path) -> Reference:
-    """Return the `Reference` of a model. The last one is cached, because opening the default model takes seconds."""
+    """Return the `Reference` of a model.
+
+    The last one is cached, because opening the default model takes seconds.
+    """
     return Reference(path)
 
 

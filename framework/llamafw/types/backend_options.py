@@ -30,7 +30,10 @@ class GpuOptions:
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """Settings for running a model. A backend logs the settings that it cannot apply."""
+    """Settings for running a model.
+
+    A backend logs the settings that it cannot apply.
+    """
 
     n_slots: int = 1  # sequences held at the same time
     n_ctx: int = 0  # positions per slot; 0: the model's training context

@@ -11,7 +11,9 @@ from llamafw.types.arrays import Floats, Ints
 
 @dataclass(slots=True)
 class Candidates:
-    """The tokens that can still be drawn, with their logits. Samplers change it in place.
+    """The tokens that can still be drawn, with their logits.
+
+    Samplers change it in place.
 
     ``ids[i]`` is a token and ``logits[i]`` its logit. Samplers may replace both arrays and may write into ``logits``;
     ``ids`` can be shared and is read-only. At least one candidate must remain.

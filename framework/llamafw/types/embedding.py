@@ -17,7 +17,10 @@ Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
-    """A validated, tokenised request for an embedding. Immutable."""
+    """A validated, tokenised request for an embedding.
+
+    Immutable.
+    """
 
     prompt: tuple[int, ...]  # tokens
     pooling: Pooling = "mean"  # how to combine the hidden states

@@ -25,7 +25,10 @@ class GrammarSource:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A validated, tokenised request to generate text. Immutable."""
+    """A validated, tokenised request to generate text.
+
+    Immutable.
+    """
 
     prompt: tuple[int, ...]  # tokens
     n_predict: int = -1  # maximum new tokens; -1: no limit, -2: until the context is full, 0: only evaluate the prompt
@@ -72,7 +75,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedToken:
-    """One generated token. ``piece`` holds its bytes, which may be an incomplete UTF-8 character."""
+    """One generated token.
+
+    ``piece`` holds its bytes, which may be an incomplete UTF-8 character.
+    """
 
     id: int  # the token
     piece: bytes
@@ -120,7 +126,10 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a response. Incomplete characters and possible stop strings are held back."""
+    """A piece of a response.
+
+    Incomplete characters and possible stop strings are held back.
+    """
 
     text: str  # whole characters
     tokens: tuple[GeneratedToken, ...] = ()  # the tokens that the text is made of

@@ -29,7 +29,9 @@ class Refusal(Exception):
 
 
 class JinjaChatFormat:
-    """A chat format written as a Jinja template. See `llamafw.ChatFormat`.
+    """A chat format written as a Jinja template.
+
+    See `llamafw.ChatFormat`.
 
     Parameters
     ----------

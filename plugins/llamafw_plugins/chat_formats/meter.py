@@ -1,4 +1,6 @@
-"""Limit how long a template runs and how large its values become. Independent of Jinja and of chat.
+"""Limit how long a template runs and how large its values become.
+
+Independent of Jinja and of chat.
 
 Values are measured when they exist (`checked`). Operations that could make a value much larger are checked before they
 run (`check_operator`, `check_call`).

@@ -1,4 +1,6 @@
-"""A Jinja sandbox that limits a template's running time and memory. Independent of chat.
+"""A Jinja sandbox that limits a template's running time and memory.
+
+Independent of chat.
 
 Jinja's own sandbox keeps a template from reaching Python, but a template can still run for ever or fill the memory, and
 templates come with downloaded model files. A parsed template is therefore rewritten before it is compiled: each run of
@@ -80,7 +82,10 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return limited
 
     def _checked_result(self, value: Any) -> Any:
-        """Return a result after checking its size. An iterator is read now, in order to measure it."""
+        """Return a result after checking its size.
+
+        An iterator is read now, in order to measure it.
+        """
         return checked_list(value) if isinstance(value, Iterator) else checked(value)
 
     # The rewritten template calls these as filters. pass_context keeps jinja from calling them while it compiles.

@@ -30,7 +30,10 @@ def check_n_generations(body: JSON, n: int) -> None:
 
 
 def repeat_requests(requests: Sequence[GenerateRequest], n: int) -> list[GenerateRequest]:
-    """Return each request ``n`` times. If it has a seed, the i-th copy has the seed plus i."""
+    """Return each request ``n`` times.
+
+    If it has a seed, the i-th copy has the seed plus i.
+    """
     return [_with_next_seed(request, i) for request in requests for i in range(n)]
 
 

@@ -89,7 +89,9 @@ class EmbeddingEndpoints:
 async def embed_all(
     app: App, prompts: Sequence[tuple[int, ...]], pooling: Pooling, params: Sequence[str]
 ) -> list[Embedding]:
-    """Return the embeddings in the order of the prompts. If one fails, the others are cancelled.
+    """Return the embeddings in the order of the prompts.
+
+    If one fails, the others are cancelled.
 
     At any time, the engine has one prompt per slot and as many waiting ones, if its queue allows that many. So no slot
     is idle between two prompts, and a request with many texts does not fill the queue.
@@ -129,7 +131,10 @@ def choose_pooling(loaded: LoadedModel, flag: str | None) -> Pooling:
 
 
 def norm_order(body: JSON, pooling: Pooling) -> int:
-    """Return ``embd_normalize``. The default is 2, or -1 without pooling."""
+    """Return ``embd_normalize``.
+
+    The default is 2, or -1 without pooling.
+    """
     value = body.get("embd_normalize")
     return (-1 if pooling == "none" else 2) if value is None else int(value)
 

@@ -1,4 +1,7 @@
-"""Run several generations at once and stream or collect their results. Independent of HTTP."""
+"""Run several generations at once and stream or collect their results.
+
+Independent of HTTP.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ class Generation:
 async def generate_all(
     engine: Engine, requests: Sequence[GenerateRequest], n: int = 1, prompt_field: str = "prompt"
 ) -> list[Generation]:
-    """Return the complete generations in the order of the requests. See `stream_all` for parameters and errors."""
+    """Return the complete generations in the order of the requests.
+
+    See `stream_all` for parameters and errors.
+    """
     generations = [Generation() for _ in requests]
     texts: list[list[str]] = [[] for _ in requests]
     async with aclosing(stream_all(engine, requests, n, prompt_field)) as deltas:

@@ -1,4 +1,7 @@
-"""GET and POST /lora-adapters. The server cannot load adapters, so the list is empty."""
+"""GET and POST /lora-adapters.
+
+The server cannot load adapters, so the list is empty.
+"""
 
 from __future__ import annotations
 

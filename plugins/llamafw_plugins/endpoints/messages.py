@@ -1,4 +1,7 @@
-"""Check the messages of a conversation and simplify them for chat templates. Independent of any template."""
+"""Check the messages of a conversation and simplify them for chat templates.
+
+Independent of any template.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,10 @@ HISTOGRAMS = (  # key, name, help text, buckets
 
 
 class Metrics:
-    """The plugin and its operation `getMetrics`. Its numbers are those since the start."""
+    """The plugin and its operation `getMetrics`.
+
+    Its numbers are those since the start.
+    """
 
     def __init__(self) -> None:
         self._app: App | None = None
@@ -111,7 +114,10 @@ def counters(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
 
 
 def gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
-    """Yield the name, the help text and the value of each gauge. Averages are since the start."""
+    """Yield the name, the help text and the value of each gauge.
+
+    Averages are since the start.
+    """
     yield (
         "llamacpp:prompt_tokens_seconds",
         "Prompt tokens per second",

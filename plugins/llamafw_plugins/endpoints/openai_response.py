@@ -19,7 +19,9 @@ SYSTEM_FINGERPRINT = f"llamafw-{__version__}"
 
 
 class OpenAIResponse(ABC):
-    """Builds the response to one request. Each generation is a choice; ``n`` consecutive choices have the same prompt.
+    """Builds the response to one request.
+
+    Each generation is a choice; ``n`` consecutive choices have the same prompt.
 
     Parameters
     ----------
@@ -68,7 +70,10 @@ class OpenAIResponse(ABC):
         }
 
     async def events(self) -> AsyncGenerator[JSON, None]:
-        """Yield the chunks of the stream. The last one has ``usage`` and no choices, if the request asks for it."""
+        """Yield the chunks of the stream.
+
+        The last one has ``usage`` and no choices, if the request asks for it.
+        """
         finishes: list[Finish] = [Finish("none")] * len(self.requests)
         async with aclosing(stream_all(self.engine, self.requests, self.n, self.prompt_field)) as deltas:
             async for i, delta in deltas:

@@ -1,4 +1,7 @@
-"""Turn a native request body and its prompt's tokens into a `GenerateRequest`. Independent of HTTP."""
+"""Turn a native request body and its prompt's tokens into a `GenerateRequest`.
+
+Independent of HTTP.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ N_PREDICT_FIELDS = ("n_predict", "max_completion_tokens", "max_tokens")  # synon
 
 
 def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> GenerateRequest:
-    """Return the request for the engine. Fields that are absent or null get the server's defaults.
+    """Return the request for the engine.
+
+    Fields that are absent or null get the server's defaults.
 
     Parameters
     ----------

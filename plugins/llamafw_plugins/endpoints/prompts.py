@@ -97,7 +97,10 @@ def encode_mixed(items: Sequence[Any], tokenizer: Tokenizer, param: str, *, pars
 
 
 def _read_ids(items: Sequence[Any], n_vocab: int, param: str) -> list[int] | None:
-    """Return the items if all are token ids, None if some are texts. Takes 20 ns per item."""
+    """Return the items if all are token ids, None if some are texts.
+
+    Takes 20 ns per item.
+    """
     try:
         ids = np.frombuffer(array("i", items), np.int32)
     except (TypeError, OverflowError):

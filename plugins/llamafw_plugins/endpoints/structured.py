@@ -43,7 +43,10 @@ def _schema(body: Mapping[str, Any]) -> GrammarSource | None:
 
 
 def _response_format(body: Mapping[str, Any]) -> GrammarSource | None:
-    """Read ``response_format``. Its schema is in ``json_schema.schema`` or in ``schema``, or is missing."""
+    """Read ``response_format``.
+
+    Its schema is in ``json_schema.schema`` or in ``schema``, or is missing.
+    """
     value = body.get("response_format")
     if not value or value["type"] == "text":
         return None

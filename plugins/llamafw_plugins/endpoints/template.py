@@ -1,4 +1,7 @@
-"""POST /apply-template and /v1/chat/completions/input_tokens. Chat completions use this module to render prompts."""
+"""POST /apply-template and /v1/chat/completions/input_tokens.
+
+Chat completions use this module to render prompts.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ class TemplateEndpoints:
 
 
 def render(body: JSON, loaded: LoadedModel, tools: Tools | None) -> str:
-    """Return the prompt of a validated chat request. Call it on a worker thread: templates may be slow.
+    """Return the prompt of a validated chat request.
+
+    Call it on a worker thread: templates may be slow.
 
     The template renders tools, tool calls and their results. If it does not know tools, they are added to the messages
     as text.

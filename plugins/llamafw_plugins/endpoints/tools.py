@@ -1,4 +1,7 @@
-"""Read the tools of a request and the tool calls in its answer. Tool parsers know the formats of calls."""
+"""Read the tools of a request and the tool calls in its answer.
+
+Tool parsers know the formats of calls.
+"""
 
 from __future__ import annotations
 

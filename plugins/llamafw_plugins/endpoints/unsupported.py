@@ -1,4 +1,7 @@
-"""Refuse known fields that this server does not support. Ignoring them would change the answer silently."""
+"""Refuse known fields that this server does not support.
+
+Ignoring them would change the answer silently.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,10 @@ _compile_threads = CompileThreads()
 
 
 class LlguidanceCompiler:
-    """Compiles one kind of source. A `llamafw.GrammarCompiler`, called on several worker threads at once."""
+    """Compiles one kind of source.
+
+    Implements `llamafw.GrammarCompiler`; called on several worker threads at once.
+    """
 
     def __init__(self, kind: str, context: GrammarContext) -> None:
         self._kind, self.context = kind, context
@@ -80,7 +83,10 @@ class LlguidanceCompiler:
 
 
 class LlguidanceGrammar:
-    """Tracks one response within a grammar. A `llamafw.Grammar`."""
+    """Tracks one response within a grammar.
+
+    Implements `llamafw.Grammar`.
+    """
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher

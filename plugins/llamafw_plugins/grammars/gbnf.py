@@ -1,4 +1,6 @@
-"""Translates GBNF, llama.cpp's grammar language, to Lark for llguidance. Independent of tokens.
+"""Translates GBNF, llama.cpp's grammar language, to Lark for llguidance.
+
+Independent of tokens.
 
 Reference: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md. Each character becomes a terminal of
 its own, because llguidance's lexer takes the longest match and would lose ``abc`` in ``"a" "bc" | "ab" "d"``.

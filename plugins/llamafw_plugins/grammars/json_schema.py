@@ -97,7 +97,10 @@ def _normalize(schema: Any, path: SchemaPath) -> Any:
 
 
 def _is_ignored(keyword: str, value: Any, path: SchemaPath) -> bool:
-    """Return whether the keyword restricts nothing. By convention, ``x-…`` keywords are annotations."""
+    """Return whether the keyword restricts nothing.
+
+    By convention, ``x-…`` keywords are annotations.
+    """
     if keyword == "$id" and path:
         raise SchemaError("an '$id' below the root of the schema cannot be enforced", (*path, keyword))
     if keyword == "$schema" and not re.match(r"https?://json-schema\.org/", str(value)):

@@ -1,4 +1,7 @@
-"""Finds left recursion in context-free grammars, in linear time. Independent of any grammar language."""
+"""Finds left recursion in context-free grammars, in linear time.
+
+Independent of any grammar language.
+"""
 
 from __future__ import annotations
 

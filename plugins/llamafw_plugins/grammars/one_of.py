@@ -32,7 +32,10 @@ def check_branches(branches: list[Any], root: Any, path: SchemaPath) -> None:
 
 
 class _BranchComparison:
-    """Compares schemas by their types, values, bounds and required properties. Other keywords are not considered."""
+    """Compares schemas by their types, values, bounds and required properties.
+
+    Other keywords are not considered.
+    """
 
     def __init__(self, root: Any, anchors: dict[str, SchemaPath]) -> None:
         self.root, self.anchors = root, anchors
@@ -113,7 +116,10 @@ def _type_of(value: Any) -> str:
 
 
 def _may_be_equal(a: Any, b: Any) -> bool:
-    """Return whether JSON Schema may consider two values equal. The contents of arrays and objects are not compared."""
+    """Return whether JSON Schema may consider two values equal.
+
+    The contents of arrays and objects are not compared.
+    """
     if isinstance(a, (list, dict)) or isinstance(b, (list, dict)):
         return _type_of(a) == _type_of(b)
     return bool(_type_of(a) == _type_of(b) and a == b)

@@ -1,4 +1,6 @@
-"""Translates the regular expressions of JSON Schema to Rust's syntax for llguidance. Independent of schemas.
+"""Translates the regular expressions of JSON Schema to Rust's syntax for llguidance.
+
+Independent of schemas.
 
 Patterns are those of ECMA-262 (https://json-schema.org/draft/2020-12/json-schema-core#section-6.4) and may match
 anywhere in a string. Their translations match whole strings and contain no anchors, which llguidance supports only at
@@ -159,7 +161,10 @@ class _PatternParser:
         return tuple(parts)
 
     def _repeat(self, part: str | Anchor | Group, quantifier: re.Match[str]) -> str:
-        """Return ``part`` with its quantifier. Laziness is dropped: it changes no match of a whole string."""
+        """Return ``part`` with its quantifier.
+
+        Laziness is dropped: it changes no match of a whole string.
+        """
         if isinstance(part, Anchor):
             self.fail("an anchor cannot be repeated")
         low, _, high = quantifier.groups()
@@ -220,7 +225,10 @@ class _PatternParser:
         return char if char.isascii() and char.isalnum() else _code(char)
 
     def _parse_class(self) -> str:
-        """Parse a character class. In a negated class, sets are wide, so the characters that remain are narrow."""
+        """Parse a character class.
+
+        In a negated class, sets are wide, so the characters that remain are narrow.
+        """
         negated = self._take("^")
         items = []
         while not self._take("]"):

@@ -54,7 +54,10 @@ def target_path(reference: str, anchors: dict[str, SchemaPath]) -> SchemaPath:
 
 
 def _is_false(root: Any, path: SchemaPath) -> bool:
-    """Return whether the schema at ``path`` is false. (Schemas that were true are {} by now.)"""
+    """Return whether the schema at ``path`` is false.
+
+    (Schemas that were true are {} by now.)
+    """
     try:
         return get_at(root, path) is False
     except (KeyError, IndexError, TypeError, ValueError):

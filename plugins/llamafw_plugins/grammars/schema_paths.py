@@ -12,7 +12,10 @@ SchemaPath = tuple[str, ...]
 
 
 class SchemaError(ValueError):
-    """The schema is invalid or cannot be enforced. ``path`` leads to the part at fault."""
+    """The schema is invalid or cannot be enforced.
+
+    ``path`` leads to the part at fault.
+    """
 
     def __init__(self, message: str, path: SchemaPath) -> None:
         super().__init__(message)

@@ -24,7 +24,10 @@ CHUNK = 2**17  # weights converted at once; the `gguf` package converts 16 rows,
 
 @dataclass(frozen=True, slots=True)
 class GgmlType:
-    """A tensor type of ggml. Implements `llamafw.Quant`."""
+    """A tensor type of ggml.
+
+    Implements `llamafw.Quant`.
+    """
 
     name: str
     type_id: int  # in GGUF files

@@ -1,4 +1,7 @@
-"""The base of samplers that consist of one compiled kernel. The formulas are in `kernels`."""
+"""The base of samplers that consist of one compiled kernel.
+
+The formulas are in `kernels`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ class KernelCall(NamedTuple):
 
 
 class KernelSampler:
-    """Applies one kernel with fixed options. Stateless: `accept` does nothing."""
+    """Applies one kernel with fixed options.
+
+    Stateless: `accept` does nothing.
+    """
 
     def __init__(self, function: SamplerKernelFunction, *options: float) -> None:
         self.kernel = SamplerKernel(function, np.array(options, np.float64))
@@ -33,7 +39,10 @@ class KernelSampler:
 
 
 class KernelSamplerPlugin(ABC):
-    """Creates `KernelSampler` objects. A subclass chooses the kernel from a request's options."""
+    """Creates `KernelSampler` objects.
+
+    A subclass chooses the kernel from a request's options.
+    """
 
     options: ClassVar[JsonSchema]
     truncates: ClassVar[bool] = True
@@ -55,7 +64,10 @@ class KernelSamplerPlugin(ABC):
 
 
 class CumulativeSampler(KernelSamplerPlugin):
-    """Keeps candidates until a sum reaches the value of one option, between 0 and 1. At 1, all candidates remain."""
+    """Keeps candidates until a sum reaches the value of one option, between 0 and 1.
+
+    At 1, all candidates remain.
+    """
 
     option: ClassVar[str]  # the request field
     kernel: ClassVar[str]  # the name of the function in `kernels`

@@ -33,7 +33,7 @@ def inline(function: Any) -> Any:
 
 @inline
 def max_of(logits):
-    """Return the highest logit. No logit may be NaN."""
+    """Return the highest of logits without NaN."""
     n = len(logits)
     best = logits[0]
     if n >= 2 * LANES:  # lane by lane, which is vectorised
@@ -226,7 +226,7 @@ def entropy(weights, logits, max_logit, total):
 
 @compile_sampler_kernel
 def top_k(logits, ids, ordered, options):
-    """Keep the k highest logits. ``options``: k."""
+    """Keep the k highest logits; ``options`` has k."""
     k = int(options[0])
     if k >= len(logits):
         return len(logits)
@@ -238,7 +238,7 @@ def top_k(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def top_p(logits, ids, ordered, options):
-    """Keep the likeliest candidates with probability p together. ``options``: p, min_keep."""
+    """Keep the likeliest candidates with probability p together; ``options`` has p and min_keep."""
     n, p, min_keep = len(logits), options[0], int(options[1])
     max_logit = logits[0] if ordered[0] else max_of(logits)
     if ordered[0]:
@@ -262,7 +262,7 @@ def top_p(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def min_p(logits, ids, ordered, options):
-    """Keep the candidates at least p times as likely as the likeliest. ``options``: ln p, min_keep."""
+    """Keep the candidates at least p times as likely as the likeliest; ``options`` has ln p and min_keep."""
     n, min_keep = len(logits), min(int(options[1]), len(logits))
     limit = np.float64(logits[0] if ordered[0] else max_of(logits)) + options[0]
     if ordered[0]:
@@ -286,7 +286,7 @@ def min_p(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def typ_p(logits, ids, ordered, options):
-    """Keep the most typical candidates with probability p together. ``options``: p, min_keep."""
+    """Keep the most typical candidates with probability p together; ``options`` has p and min_keep."""
     n = len(logits)
     max_logit = logits[0] if ordered[0] else max_of(logits)
     weights = exp_weights(logits, max_logit)
@@ -303,7 +303,7 @@ def typ_p(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def tfs_z(logits, ids, ordered, options):
-    """Keep the candidates before the tail. ``options``: z, min_keep."""
+    """Keep the candidates before the tail; ``options`` has z and min_keep."""
     n, z, min_keep = len(logits), options[0], int(options[1])
     if n < 3:  # there is no second derivative
         return n
@@ -328,14 +328,14 @@ def tfs_z(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def temperature(logits, ids, ordered, options):
-    """Divide the logits by T. ``options``: T."""
+    """Divide the logits by T; ``options`` has T."""
     divide_by_temperature(logits, logits[0] if ordered[0] else max_of(logits), options[0])
     return len(logits)
 
 
 @compile_sampler_kernel
 def dynamic_temperature(logits, ids, ordered, options):
-    """Divide the logits by T, which grows with entropy. ``options``: lowest T, highest T, exponent, minimum of T."""
+    """Divide the logits by T, which grows with entropy; ``options``: lowest T, highest T, exponent, minimum of T."""
     n = len(logits)
     if n < 2:
         return n
@@ -367,7 +367,7 @@ def greedy(logits, ids, ordered, options):
 
 @compile_sampler_kernel
 def penalties(logits, ids, ordered, options):
-    """Penalise recent tokens. ``options``: repeat, presence, frequency, number of tokens, (id, count) of each token."""
+    """Penalise recent tokens; ``options``: repeat, presence, frequency, number of tokens, (id, count) of each token."""
     n, repeat, presence, frequency = len(logits), np.float32(options[0]), options[1], options[2]
     n_tokens = int(options[3])
     tokens = options[4 : 4 + 2 * n_tokens].reshape(n_tokens, 2)

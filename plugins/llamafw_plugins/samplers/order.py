@@ -1,4 +1,7 @@
-"""Chooses the samplers of requests that do not name any. Independent of what samplers do."""
+"""Chooses the samplers of requests that do not name any.
+
+Independent of what samplers do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The common part of all tokenizers of GGUF files: special tokens, pieces and decoding. Independent of merging."""
+"""The common part of all tokenizers of GGUF files: special tokens, pieces and decoding.
+
+Independent of merging.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ _PHI3_NOT_STRIPPED = ("<unk>", "<s>", "<|endoftext|>")
 
 
 class GgufTokenizer(ABC):
-    """The base of all tokenizers. Subclasses add the algorithm that turns plain text into tokens."""
+    """The base of all tokenizers.
+
+    Subclasses add the algorithm that turns plain text into tokens.
+    """
 
     def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary, *, add_bos: bool) -> None:
         self.n_vocab = len(vocabulary.texts)

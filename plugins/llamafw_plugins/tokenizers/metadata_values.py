@@ -1,4 +1,7 @@
-"""Reads and checks ``tokenizer.ggml.*`` metadata. Errors name the key. Independent of tokenizers."""
+"""Reads and checks ``tokenizer.ggml.*`` metadata.
+
+Errors name the key. Independent of tokenizers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Finds special tokens in a text. Independent of how the plain text between them is tokenized.
+"""Finds special tokens in a text.
+
+Independent of how the plain text between them is tokenized.
 
 llama.cpp searches for one special token after another, those with the longest text (in bytes) first, each in the plain
 text that the previous ones left over. That takes quadratic time for a long text with many special tokens. Here one pass

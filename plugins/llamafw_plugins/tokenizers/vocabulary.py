@@ -1,4 +1,6 @@
-"""The tokens of a GGUF file and their special roles. Independent of how text is split into tokens.
+"""The tokens of a GGUF file and their special roles.
+
+Independent of how text is split into tokens.
 
 GGUF gives each token a text and a type, and names a few tokens (BOS, EOS …). That is not enough: many models end their
 turns with tokens that the metadata does not name, or mark control tokens as normal. The tables below list the texts by
@@ -57,7 +59,10 @@ ALWAYS_RENDERED = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The tokens of a model. The id of a token is its index in ``texts``."""
+    """The tokens of a model.
+
+    The id of a token is its index in ``texts``.
+    """
 
     texts: list[str]
     types: list[int]

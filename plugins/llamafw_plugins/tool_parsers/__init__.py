@@ -10,7 +10,10 @@ from llamafw_plugins.tool_parsers.mistral import Mistral
 
 @hookimpl
 def register_tool_parsers(register: Register) -> None:
-    """Register the formats. The first one that matches the chat template is used, otherwise Hermes."""
+    """Register the formats.
+
+    The first one that matches the chat template is used, otherwise Hermes.
+    """
     register("mistral", Mistral())
     register("llama3", Llama3())
     register("hermes", Hermes())

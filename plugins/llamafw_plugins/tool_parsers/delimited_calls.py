@@ -1,4 +1,7 @@
-"""Parses tool calls written as JSON between two delimiters. Independent of the delimiters of any model."""
+"""Parses tool calls written as JSON between two delimiters.
+
+Independent of the delimiters of any model.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ def make_openai_id() -> str:
 
 
 class DelimitedCallParser:
-    """Finds calls between two delimiters. A `llamafw.ToolParser`.
+    """Finds calls between two delimiters.
+
+    Implements `llamafw.ToolParser`.
 
     If the text between two delimiters is not a valid call, it is plain text, together with the delimiters.
 

@@ -20,7 +20,10 @@ Tool = Mapping[str, Any]
 
 
 class Hermes:
-    """The Hermes format. A `llamafw.ToolParserPlugin`."""
+    """The Hermes format.
+
+    Implements `llamafw.ToolParserPlugin`.
+    """
 
     def matches(self, template: str) -> bool:
         """Return whether models with this chat template use this format."""

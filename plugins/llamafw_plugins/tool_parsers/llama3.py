@@ -16,7 +16,9 @@ OPENING = "<|python_tag|>"  # optional
 
 
 class Llama3(Hermes):
-    """The Llama 3 format. A `llamafw.ToolParserPlugin`.
+    """The Llama 3 format.
+
+    Implements `llamafw.ToolParserPlugin`.
 
     For templates without tool support, messages are written as in the Hermes format.
     """

@@ -18,7 +18,9 @@ OPENING = "[TOOL_CALLS]"
 
 
 class Mistral(Hermes):
-    """The Mistral format. A `llamafw.ToolParserPlugin`.
+    """The Mistral format.
+
+    Implements `llamafw.ToolParserPlugin`.
 
     For templates without tool support, messages are written as in the Hermes format.
     """

@@ -1,4 +1,7 @@
-"""Serve static files before the API: first files of ``--path``, then the built-in files. They need no API key."""
+"""Serve static files before the API: first files of ``--path``, then the built-in files.
+
+They need no API key.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,10 @@ async def _user_file(folder: StaticFiles, path: str, scope: Scope) -> Response |
 
 
 def _file_path(path: str) -> str:
-    """Return the relative file path for a URL path. `StaticFiles` refuses a path that still begins with ``..``."""
+    """Return the relative file path for a URL path.
+
+    `StaticFiles` refuses a path that still begins with ``..``.
+    """
     return os.path.normpath(os.path.join(*(path + "index.html" if path.endswith("/") else path).split("/")))
 
 

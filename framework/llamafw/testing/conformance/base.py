@@ -55,7 +55,10 @@ class Conformance:
 
 
 class ProtocolConformance(Conformance):
-    """A suite for objects that implement a protocol. Without all members the other rules cannot be checked."""
+    """A suite for objects that implement a protocol.
+
+    Without all members the other rules cannot be checked.
+    """
 
     def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
         """Yield each protocol and the object that should implement it."""

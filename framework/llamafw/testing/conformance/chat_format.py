@@ -128,7 +128,10 @@ class ChatFormatConformance(ProtocolConformance):
         return made
 
     def prompts(self) -> list[tuple[str, Messages, str]]:
-        """Return the conversations that the format accepts: name, messages and prompt. Fail if they are too few."""
+        """Return the conversations that the format accepts: name, messages and prompt.
+
+        Fail if they are too few.
+        """
         prompts = []
         for conversation, messages in CONVERSATIONS.items():
             try:

@@ -42,7 +42,10 @@ class QuantConformance(ProtocolConformance):
         return weights
 
     def blocks(self, rng: np.random.Generator, n: int) -> Bytes:
-        """Return ``n`` random blocks, ``(n, type_size)`` uint8. Override it if some bytes are invalid."""
+        """Return ``n`` random blocks, ``(n, type_size)`` uint8.
+
+        Override it if some bytes are invalid.
+        """
         return rng.integers(0, 256, (n, self.quant.type_size), np.uint8)
 
     def test_id_and_sizes_do_not_clash_with_ggml(self) -> None:

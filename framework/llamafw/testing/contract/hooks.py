@@ -47,7 +47,10 @@ REASONS = (
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Bring token ids and slots into range. Values that the document forbids stay as they are."""
+    """Bring token ids and slots into range.
+
+    Values that the document forbids stay as they are.
+    """
     if isinstance(case.body, dict):
         case.body = {
             name: with_known_tokens(value) if name in FIELDS_WITH_TOKENS else value for name, value in case.body.items()
@@ -92,7 +95,10 @@ def with_known_tokens(value: Any) -> Any:
 
 
 def known_token_name(name: Any) -> Any:
-    """Return the name of a member of an object. A number is a token id and is brought into range."""
+    """Return the name of a member of an object.
+
+    A number is a token id and is brought into range.
+    """
     return str(int(name) % N_TOKENS) if isinstance(name, str) and re.fullmatch(r"\d{1,10}", name) else name
 
 
