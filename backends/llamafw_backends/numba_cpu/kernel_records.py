@@ -72,8 +72,8 @@ PLAN = np.dtype(
         ("filled", I),  # (n_slots,) int64: number of positions in each slot
         ("embedding", I),  # rows of the token embedding in the file
         ("embedding_row", I),  # bytes per row
-        ("embedding_kind", I),  # one of embedding.KERNEL_KINDS, or embedding.NO_KERNEL
-        ("embedded", I),  # (n_batch, n_embd) float32: the batch's embeddings, for embedding.NO_KERNEL
+        ("embedding_kind", I),  # one of token_embedding.KERNEL_KINDS, or NO_KERNEL
+        ("embedded", I),  # (n_batch, n_embd) float32: the batch's embeddings, for token_embedding.NO_KERNEL
         # buffers; n is n_ubatch
         ("x", I),  # (n, n_embd) float32: the residual stream
         *((name, I) for name in ("q", "k", "v")),  # (n, heads · head_size) float32

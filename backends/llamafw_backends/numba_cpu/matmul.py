@@ -242,7 +242,7 @@ def matmul(
     out_stride: int,
     add: int,
 ) -> None:
-    """Call the kernel of ``tensor``, with those of the two activations that have its layout.
+    """Call the kernel of ``tensor`` with the activations in the layout that it needs.
 
     ``records`` and ``floats`` are addresses of the same activations in either layout; one of them may be unused.
     """

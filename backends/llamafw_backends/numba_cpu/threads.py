@@ -29,7 +29,7 @@ from llamafw_backends.numba_cpu.simd import atomic_add, atomic_load, atomic_stor
 
 SPINS_PER_POLL_LEVEL = 60  # of `ThreadOptions.poll`: level 50 takes about 50 µs, like the short phases of a step
 DEFAULT_POLL_LEVEL = 50
-LINE_BYTES = 128  # two cache lines, for a word that threads wait for and the number of its sleepers, and nothing else
+LINE_BYTES = 128  # two cache lines that hold only a word that threads wait for and the number of its sleepers
 MAX_THREADS = 256
 
 _FUTEX = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98}.get(MACHINE, 0)

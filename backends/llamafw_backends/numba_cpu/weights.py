@@ -91,7 +91,7 @@ class Weights:
 
     @property
     def embedding(self) -> tuple[int, int, int]:
-        """Address of the token embedding, bytes per row, and its kind: see `embedding.KERNEL_KINDS`."""
+        """Address of the token embedding, bytes per row, and its kind: see `token_embedding.KERNEL_KINDS`."""
         rows = _rows(self._embedding)
         return int(rows.ctypes.data), rows.strides[0], KERNEL_KINDS.get(self._embedding.type_name, NO_KERNEL)
 

@@ -17,9 +17,9 @@ def preload(engine: BatchingEngine, loaded: LoadedModel, text: str, flag: str) -
     Parameters
     ----------
     engine : BatchingEngine
-        Has the cache.
+        The engine whose cache is filled.
     loaded : LoadedModel
-        Has the tokenizer and the system prompt.
+        The model, for its tokenizer and the system prompt.
     text : str
         The prompt.
     flag : str

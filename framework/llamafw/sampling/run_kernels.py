@@ -1,6 +1,6 @@
 """Calls sampler kernels one after the other in compiled code.
 
-Importing this module imports numba; see `kernels`.
+Importing this module imports numba; see `sampler_kernels`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from llamafw_plugins.samplers.kernel_sampler import KernelCall, KernelSamplerPlu
 
 
 class TopK(KernelSamplerPlugin):
-    """Keeps the k candidates with the highest logits, in descending order; the first of equal ones come first.
+    """Keeps the k candidates with the highest logits, in descending order; equal logits keep their order.
 
     Fan, Lewis, Dauphin: Hierarchical Neural Story Generation (2018), §5.1.
     """
