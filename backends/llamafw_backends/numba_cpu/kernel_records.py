@@ -96,6 +96,8 @@ PLAN = np.dtype(
         # the ubatch that a step computes
         *((name, I) for name in ("first", "n_tokens")),  # range of the batch's tokens
         *((name, I) for name in ("first_output", "n_outputs")),  # range of the batch's outputs
+        ("spans", I),  # (n_spans, 4) int64: slot, first token in the ubatch, number of tokens, position of the first
+        ("n_spans", I),  # the adjacent tokens of one slot are a span
         ("items", I),  # (n_items, 2) int64: first token and number of tokens whose attention is computed together
         ("n_items", I),
     ]
