@@ -5,7 +5,7 @@ shapes of its inputs and can be evaluated in float64. Independent of files, tens
 """
 
 from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
-from llamafw.graph.blocks import gated_ffn, output_matrix
+from llamafw.graph.blocks import attention_inputs, gate_and_up, gated_ffn, output_matrix, token_embedding
 from llamafw.graph.builders import (
     activation,
     attention,
@@ -31,7 +31,7 @@ from llamafw.graph.builders import (
 from llamafw.graph.decoder import as_decoder
 from llamafw.graph.evaluate import Evaluation, evaluate, read_weights
 from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, TopK, WeightedSum
-from llamafw.graph.metadata import Metadata
+from llamafw.graph.metadata import Heads, Metadata
 from llamafw.graph.model import Graph, State, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
 from llamafw.graph.rotation import rotation
@@ -68,6 +68,7 @@ __all__ = [
     "as_text",
     "Attention",
     "attention",
+    "attention_inputs",
     "Cache",
     "cache",
     "Clamp",
@@ -81,12 +82,14 @@ __all__ = [
     "expert_linear",
     "ExpertLinear",
     "flat",
+    "gate_and_up",
     "gated_ffn",
     "Gather",
     "gather",
     "Graph",
     "GraphError",
     "GroupMask",
+    "Heads",
     "heads",
     "Input",
     "KeyValue",
@@ -124,6 +127,7 @@ __all__ = [
     "split",
     "State",
     "states",
+    "token_embedding",
     "TOKENS",
     "top_k",
     "TopK",

@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
-from llamafw.graph.builders import activation, linear
+from llamafw.errors import ModelError
+from llamafw.graph.builders import activation, embedding, heads, linear
+from llamafw.graph.metadata import Metadata
 from llamafw.graph.rows import Function
-from llamafw.graph.values import Value
+from llamafw.graph.values import TOKENS, Value
 from llamafw.graph.weights import Parameter, Parameters
 
 
+def token_embedding(m: Metadata, w: Parameters) -> Value:
+    """Return each token's row of ``token_embd``, which must have as many rows as the tokenizer has tokens."""
+    matrix = w["token_embd"]
+    tokens = m.model.metadata.get("tokenizer.ggml.tokens")
+    n_rows = matrix.weight.shape[0]
+    if tokens is not None and len(tokens) != n_rows:
+        raise ModelError(f"{m.model.path}: {matrix.weight.name!r} has {n_rows} rows for {len(tokens)} tokens")
+    return embedding(TOKENS, w.of_shape("token_embd", n_rows, m.integer("embedding_length")))
+
+
+def attention_inputs(
+    x: Value, layer: Parameters, n_head: int, n_head_kv: int, size: int, value_size: int | None = None
+) -> tuple[Value, Value, Value]:
+    """Return the queries, keys and values of a layer, each divided into heads.
+
+    A file has them as three parameters, ``attn_q``, ``attn_k`` and ``attn_v``, or as one with all rows, ``attn_qkv``.
+
+    Parameters
+    ----------
+    x : Value
+        The input of the projections, ``(n_embd,)``.
+    layer : Parameters
+        The layer's parameters.
+    n_head, n_head_kv : int
+        Numbers of heads of the queries, and of the keys and values.
+    size : int
+        Size of one head of queries and keys.
+    value_size : int, optional
+        Size of one head of values. Default: ``size``.
+    """
+    value_size = value_size or size
+    n_q, n_k, n_v = n_head * size, n_head_kv * size, n_head_kv * value_size
+    if "attn_qkv" in layer:
+        fused = layer.of_shape("attn_qkv", n_q + n_k + n_v, x.shape[-1])
+        parts = (fused.rows(0, n_q), fused.rows(n_q, n_q + n_k), fused.rows(n_q + n_k, n_q + n_k + n_v))
+    else:
+        parts = (layer["attn_q"], layer["attn_k"], layer["attn_v"])
+    q, k, v = (linear(x, part) for part in parts)
+    return heads(q, n_head, size), heads(k, n_head_kv, size), heads(v, n_head_kv, value_size)
+
+
 def gated_ffn(x: Value, layer: Parameters, function: Function = "silu") -> Value:
-    """Return the gated feed-forward block ``down (f(gate x) · up x)``, SwiGLU by default (arXiv:2002.05202)."""
-    gated = activation(linear(x, layer["ffn_gate"]), function) * linear(x, layer["ffn_up"])
-    return linear(gated, layer["ffn_down"])
+    """Return the gated feed-forward block ``down (f(gate x) · up x)``, SwiGLU by default (arXiv:2002.05202).
+
+    A file has ``ffn_gate`` and ``ffn_up``, or only ``ffn_up`` with the rows of both.
+    """
+    gate, up = gate_and_up(layer)
+    return linear(activation(linear(x, gate), function) * linear(x, up), layer["ffn_down"])
+
+
+def gate_and_up(layer: Parameters) -> tuple[Parameter, Parameter]:
+    """Return the two parameters of a gated feed-forward block, which may be the halves of one."""
+    if "ffn_gate" in layer or layer["ffn_up"].weight.shape[0] != 2 * layer["ffn_down"].weight.shape[-1]:
+        return layer["ffn_gate"], layer["ffn_up"]
+    fused, n_ff = layer["ffn_up"], layer["ffn_down"].weight.shape[-1]
+    return fused.rows(0, n_ff), fused.rows(n_ff, 2 * n_ff)
 
 
 def output_matrix(parameters: Parameters) -> Parameter:

@@ -6,7 +6,7 @@ Independent of what the keys mean.
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -14,6 +14,14 @@ from llamafw.errors import ModelError
 from llamafw.types import Model
 
 _MISSING: Any = object()
+
+
+class Heads(NamedTuple):
+    """Numbers and size of the attention heads of a model whose layers are alike."""
+
+    n: int  # of queries
+    n_kv: int  # of keys and values
+    size: int
 
 
 class Metadata:
@@ -52,6 +60,38 @@ class Metadata:
             limit = f"of at least {low}" if allow_low else f"above {low}"
             self.fail(key, f"is {value!r:.80}; it must be a finite number {limit}")
         return float(value)
+
+    def integers(self, key: str, n: int, default: int = _MISSING, *, low: int = 0) -> list[int]:
+        """Return ``n`` whole numbers of at least ``low``, one per layer.
+
+        The value is an array of them, or one number for all layers.
+        """
+        value = self._get(key, default)
+        numbers = value.tolist() if isinstance(value, np.ndarray) else value
+        numbers = numbers if isinstance(numbers, list) else [numbers] * n
+        if any(type(one) is not int or not low <= one < 2**31 for one in numbers):
+            self.fail(key, f"is {value!r:.80}; it must be a whole number of at least {low}, or one per layer")
+        if len(numbers) < n:
+            self.fail(key, f"has {len(numbers)} numbers; there are {n} layers")
+        return numbers[:n]
+
+    def heads(self) -> Heads:
+        """Return the numbers of heads and their size; ModelError if they do not fit together."""
+        n = self.integer("attention.head_count")
+        n_kv = self.integer("attention.head_count_kv", n)
+        if n % n_kv:
+            raise ModelError(f"{self.model.path}: {n} heads cannot be divided evenly among {n_kv} KV heads")
+        size = self.integer("attention.key_length", self.integer("embedding_length") // n)
+        if self.integer("attention.value_length", size) != size:
+            self.fail("attention.value_length", f"differs from the size of keys, {size}, which is not supported")
+        return Heads(n, n_kv, size)
+
+    def n_rotated(self, size: int) -> int:
+        """Return how many numbers of a head are rotated; ModelError if it is odd or above the head size, ``size``."""
+        n = self.integer("rope.dimension_count", size)
+        if n > size or n % 2:
+            self.fail("rope.dimension_count", f"is {n}; it must be even and at most the head size, {size}")
+        return n
 
     def text(self, key: str, default: str) -> str:
         """Return a string, or the default if the key is missing."""
