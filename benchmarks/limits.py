@@ -45,7 +45,10 @@ def server(model: str, *flags: str) -> Iterator[tuple[str, int]]:
 
 
 class Client:
-    """A connection. It uses `HTTPConnection`, which adds 0.1 ms to a request; httpx adds 1 ms."""
+    """A connection to the server.
+
+    It uses `HTTPConnection`, which adds 0.1 ms to a request; httpx adds 1 ms.
+    """
 
     def __init__(self, url: str) -> None:
         self._connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
@@ -55,19 +58,19 @@ class Client:
         start = time.perf_counter()
         self._connection.request(method, path, body)
         response = self._connection.getresponse()
-        answer = response.read()
+        content = response.read()
         ms = (time.perf_counter() - start) * 1e3
         if response.status != 200:
-            raise RuntimeError(f"{method} {path}: {response.status} {answer.decode()}")
-        return ms, json.loads(answer), float(response.headers.get("x-tokenize-ms", 0))
+            raise RuntimeError(f"{method} {path}: {response.status} {content.decode()}")
+        return ms, json.loads(content), float(response.headers.get("x-tokenize-ms", 0))
 
     def overhead(self, body: object, rounds: int) -> float:
         """Return the median of the milliseconds that completions spend outside the tokenizer and the engine."""
         content = json.dumps(body).encode()
         times: list[float] = []
         for _ in range(rounds):
-            ms, answer, tokenizer_ms = self.timed("POST", "/completion", content)
-            engine_ms = sum(answer["timings"][name] for name in ("queue_ms", "prompt_ms", "predicted_ms"))
+            ms, completion, tokenizer_ms = self.timed("POST", "/completion", content)
+            engine_ms = sum(completion["timings"][name] for name in ("queue_ms", "prompt_ms", "predicted_ms"))
             times.append(ms - tokenizer_ms - engine_ms)
         return statistics.median(times[rounds // 10 :])  # the first ones warm up
 
@@ -83,7 +86,10 @@ def overhead(model: str) -> Iterator[Row]:
 
 
 def megabyte(model: str) -> Iterator[Row]:
-    """Measure prompts of a megabyte of text and of token ids. They are truncated to the context."""
+    """Measure prompts of a megabyte of text and of token ids.
+
+    They are truncated to the context.
+    """
     words = "time year people way day man thing life child world school state family ".split()
     text = " ".join(words[i * i % 13] for i in range(190_000))[: 1 << 20]
     ids = [i % 1000 + 10_000 for i in range((1 << 20) // 7)]
@@ -108,7 +114,10 @@ async def _read_streams(url: str, n: int) -> None:
 
 
 def read_streams(url: str, n: int) -> None:
-    """Read ``n`` endless streams. Runs in a separate process."""
+    """Read ``n`` endless streams.
+
+    This runs in a separate process.
+    """
     asyncio.run(_read_streams(url, n))
 
 

@@ -28,7 +28,10 @@ DATA_FILES = (
 
 
 def run(*command: str | Path, **environ: str) -> str:
-    """Run a command and return its output. If it fails, exit with the output."""
+    """Run a command and return its output.
+
+    If it fails, exit with the output.
+    """
     words = [str(part) for part in command]
     result = subprocess.run(words, env={**os.environ, **environ}, check=False, capture_output=True, text=True)
     if result.returncode:

@@ -48,8 +48,10 @@ def files_with_tests() -> list[Path]:
 
 
 def source_files() -> list[Path]:
-    """Return all modules of the framework, the plugins and the backends."""
-    return sorted(path for folder in ("framework", "plugins", "backends") for path in (ROOT / folder).rglob("*.py"))
+    """Return all Python files with a docstring."""
+    folders = ("framework", "plugins", "backends", "benchmarks", "examples", "docs", "tests")
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return [path for path in paths if '"""' in path.read_text("utf-8")]
 
 
 def relative(path: Path) -> str:

@@ -39,7 +39,10 @@ class ExplainedError(Exception):
 
 
 class ApiEngine:
-    """Counts running calls of `work`. `stop` waits for them, and ends them when its time is over."""
+    """Counts running calls of `work`.
+
+    `stop` waits for them, and ends them when its time is over.
+    """
 
     n_slots, n_ctx = 1, 8
 
@@ -50,7 +53,10 @@ class ApiEngine:
         self.idle.set()
 
     async def work(self, until: asyncio.Event) -> str:
-        """Wait for an event, and return ``finished``. Raise `Unavailable` if the engine is stopped."""
+        """Wait for an event, and return ``finished``.
+
+        Raise `Unavailable` if the engine is stopped.
+        """
         self.running += 1
         self.idle.clear()
         try:
@@ -72,7 +78,10 @@ class ApiEngine:
 
 
 class Api:
-    """The endpoints. ``calls`` counts the calls of some of them: how many started, were cancelled, or closed."""
+    """The endpoints.
+
+    ``calls`` counts the calls of some of them: how many started, were cancelled, or closed.
+    """
 
     def __init__(self, app: App) -> None:
         self.app = app

@@ -59,7 +59,10 @@ BODY = {"prompt": "Hello", "n_predict": 4, "seed": 1}
 
 
 def hook_code(name: str, parameters: str = "", body: str = "1 / 0") -> str:
-    """Return the source code of a hook implementation. It fails unless another body is given."""
+    """Return the source code of a hook implementation.
+
+    It fails unless another body is given.
+    """
     return f"@hookimpl\ndef {name}({parameters}): {body}\n"
 
 

@@ -69,7 +69,10 @@ def page() -> str:
 
 
 def table_row(package: tuple[Path, str, list[str]]) -> str:
-    """Return a package's row of a table; descriptions must read ``WHAT IT DOES: a KIND for llamafw.``"""
+    """Return a package's row of a table.
+
+    Its description must read ``WHAT IT DOES: a KIND for llamafw.``
+    """
     folder, description, names = package
     match = re.fullmatch(r"(.*): (?:an? )?(.*?)(?: for llamafw)?\.?", description)
     if match is None:

@@ -1,6 +1,7 @@
-"""Run a hub of models on a local port: Hugging Face's API as its client calls it, and plain files. Tests add faults.
+"""Run a hub of models on a local port: Hugging Face's API as its client calls it, and plain files.
 
 The API is at ``127.0.0.1``. It redirects downloads to ``localhost``, because the real hub redirects to another host.
+Tests can switch on faults.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repository:
-    """A repository of the hub. The token ``hf_other`` is valid too, but gives access to no private repository."""
+    """A repository of the hub.
+
+    The token ``hf_other`` is valid too, but gives access to no private repository.
+    """
 
     files: dict[str, bytes]
     commit: str = COMMIT
@@ -42,7 +46,10 @@ class Request:
 
 @dataclass
 class Faults:
-    """Faults of the hub. None of them is on at the start."""
+    """Faults of the hub.
+
+    None of them is on at first.
+    """
 
     cut_after: list[int] = field(default_factory=list)  # close the connection after so many bytes; one per download
     ignore_ranges: bool = False  # send the whole file

@@ -54,7 +54,10 @@ def make_context(
 def open_backend(
     path: Path, lines: list[str] | None = None, decoder: dict[str, Any] | None = None, **options: Any
 ) -> Iterator[Any]:
-    """Open a backend, and close it at the end. The arguments are those of `make_context`."""
+    """Open a backend, and close it at the end.
+
+    The arguments are those of `make_context`.
+    """
     from llamafw_backends.numba_cpu.backend import NumbaBackend
 
     backend = NumbaBackend(make_context(path, lines, decoder, **options))

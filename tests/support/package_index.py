@@ -1,4 +1,7 @@
-"""Run a package index with one wheel on a local port. It counts downloads, and can stall in the middle of one."""
+"""Run a package index with one wheel on a local port.
+
+It counts downloads, and can stall in the middle of one.
+"""
 
 from __future__ import annotations
 

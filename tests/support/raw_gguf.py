@@ -1,4 +1,7 @@
-"""Write GGUF files byte by byte, valid or not. It shares no code with llamafw or the package `gguf`."""
+"""Write GGUF files byte by byte, valid or not.
+
+It shares no code with llamafw or the package `gguf`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ def string(text: str | bytes) -> bytes:
 
 
 def array(kind: int, items: Sequence[bytes], n: int | None = None) -> bytes:
-    """Return the bytes of an array: item type, count, items. ``n`` replaces the correct count."""
+    """Return the bytes of an array: item type, count, items.
+
+    ``n`` replaces the correct count.
+    """
     return struct.pack("<IQ", kind, len(items) if n is None else n) + b"".join(items)
 
 
@@ -75,7 +81,10 @@ def gguf(
     n_tensors: int | None = None,
     alignment: int = 32,
 ) -> bytes:
-    """Return the content of a file. ``n_values`` and ``n_tensors`` replace the correct counts."""
+    """Return the content of a file.
+
+    ``n_values`` and ``n_tensors`` replace the correct counts.
+    """
     n_values = len(values) if n_values is None else n_values
     n_tensors = len(tensors) if n_tensors is None else n_tensors
     head = magic + struct.pack("<IQQ", version, n_tensors, n_values)

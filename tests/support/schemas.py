@@ -300,7 +300,10 @@ def _with_python_patterns(schema: Any) -> Any:
 
 
 def _parse_number(text: str) -> Decimal:
-    """Return a number exactly. Exponents are cut at ±400, where the modulo of Decimal still works."""
+    """Return a number exactly.
+
+    Exponents are cut at ±400, where the modulo of Decimal still works.
+    """
     mantissa, _, exponent = text.lower().partition("e")
     return Decimal(mantissa).scaleb(max(-400, min(int(exponent or 0), 400)))
 

@@ -1,4 +1,7 @@
-"""Fixtures: the built-in API in this process, on a toy model. Every response is validated against the API document."""
+"""Fixtures: the built-in API in this process, on a toy model.
+
+Every response is validated against the API document.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ Open = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 class InfillTokenizer(ToyTokenizer):
-    """A toy tokenizer with tokens for infill. Each byte of a text is a token."""
+    """A toy tokenizer with tokens for infill.
+
+    Each byte of a text is a token.
+    """
 
     # read-only, as in the protocol
     fim: Mapping[str, int] = {"pre": PRE, "suf": SUF, "mid": MID, "rep": REP, "sep": SEP}

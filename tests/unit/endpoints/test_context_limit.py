@@ -20,7 +20,10 @@ RANK_HEAD = RankHead(None, DenseLayer(np.eye(1, N_EMBD), np.zeros(1)))
 
 
 def chat(content: str) -> dict[str, Any]:
-    """Return a chat request. The template adds 5 tokens: ``u:``, ``;`` and ``a:``."""
+    """Return a chat request.
+
+    The template adds 5 tokens: ``u:``, ``;`` and ``a:``.
+    """
     return {"messages": [{"role": "user", "content": content}]}
 
 

@@ -1,4 +1,7 @@
-"""POST /embedding and /v1/embeddings. The toy model's hidden states are a function of the text."""
+"""POST /embedding and /v1/embeddings.
+
+The toy model's hidden states are a function of the text.
+"""
 
 from __future__ import annotations
 

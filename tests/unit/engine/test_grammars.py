@@ -16,7 +16,10 @@ Start = Callable[..., BatchingEngine]
 
 
 class Word:
-    """A grammar that allows one word. It counts the masks that it computes."""
+    """A grammar that allows one word.
+
+    It counts the masks that it computes.
+    """
 
     def __init__(self, word: bytes) -> None:
         self.left, self.masks = list(word), 0

@@ -104,7 +104,10 @@ def test_only_the_requested_outputs_are_returned(backend: Any, expected: Any) ->
 
 
 def test_logits_do_not_depend_on_the_division_of_query_heads(tmp_path: Path) -> None:
-    """Nine query heads per KV head are computed in parts. All of them must see the new keys."""
+    """Nine query heads per KV head are computed in parts.
+
+    All of them must see the new keys.
+    """
     path = write_tiny_gguf(tmp_path / "m.gguf", n_embd=288, n_head=18, n_head_kv=2, types="Q8_0")
     results = []
     for n_threads in (1, 3):

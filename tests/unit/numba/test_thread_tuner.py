@@ -52,7 +52,10 @@ def test_step_sizes_are_independent() -> None:
 
 
 def test_neighbours_are_tried_in_turn() -> None:
-    """Two of eight threads are fastest. The tuner finds this by halving the number."""
+    """Two of eight threads are fastest.
+
+    The tuner finds this by halving the number.
+    """
     now = [0.0]
     tuner = ThreadTuner(8, lambda: now[0])
     chosen = simulate(tuner, now, lambda n: abs(n - 2) * 0.01 + 0.01, 4, 1000)

@@ -39,7 +39,10 @@ def test_tokens_are_drawn_with_their_probabilities(n_candidates: int) -> None:
 
 
 def test_a_whole_vocabulary_is_drawn_with_its_probabilities() -> None:
-    """The vocabulary is not a multiple of a block. Tokens are counted by their last digit; one digit is forbidden."""
+    """The vocabulary is not a multiple of a block.
+
+    Tokens are counted by their last digit; one digit is forbidden.
+    """
     n_vocab, n = 49_157, 20_000
     random = np.random.default_rng(7)
     logits = random.standard_normal(n_vocab).astype(np.float32) * 2

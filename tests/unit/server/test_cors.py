@@ -1,4 +1,7 @@
-"""CORS: which web pages may call the server. Its own documentation pages need no other host."""
+"""CORS: which web pages may call the server.
+
+Its own documentation pages need no other host.
+"""
 
 from __future__ import annotations
 

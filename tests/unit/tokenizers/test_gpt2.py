@@ -28,7 +28,10 @@ def metadata(merges: list[str], /, *control: str, **fields: Any) -> dict[str, An
 
 
 def merge_simply(word: str, merges: list[str]) -> list[str]:
-    """Apply the first possible merge, at its leftmost position, until none is possible. Simple, but O(n²)."""
+    """Apply the first possible merge, at its leftmost position, until none is possible.
+
+    This is simple, but takes O(n²) steps.
+    """
     symbols = list(word)
     while True:
         candidates = [

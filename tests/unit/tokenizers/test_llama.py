@@ -29,7 +29,10 @@ def metadata(pieces: dict[str, float], **fields: Any) -> dict[str, Any]:
 
 
 def merge_simply(text: str, pieces: dict[str, float]) -> list[str]:
-    """Merge the leftmost neighbours with the highest score until none are left. Simple, but O(n²)."""
+    """Merge the leftmost neighbours with the highest score until none are left.
+
+    This is simple, but takes O(n²) steps.
+    """
     symbols = list(text)
     while True:
         neighbours = [a + b for a, b in zip(symbols, symbols[1:], strict=False)]

@@ -80,7 +80,10 @@ def test_tokenizer_of_the_default_model_has_known_tokens(smollm2: Tokenizer) -> 
 
 
 def test_a_byte_without_a_token_still_separates_text(smollm2: Tokenizer) -> None:
-    """SmolLM2 has no token for the byte 0x04. As in llama.cpp, it is dropped, and text around it is not merged."""
+    """SmolLM2 has no token for the byte 0x04.
+
+    As in llama.cpp, it is dropped, and text around it is not merged.
+    """
     assert smollm2.encode("us\x04er") == smollm2.encode("us") + smollm2.encode("er") != smollm2.encode("user")
 
 

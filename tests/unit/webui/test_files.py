@@ -1,4 +1,7 @@
-"""Static files: the built-in page and script, and the folder of ``--path``. No file outside of it is served."""
+"""Static files: the built-in page and script, and the folder of ``--path``.
+
+No file outside of it is served.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ class FakeApp:
 
 @asynccontextmanager
 async def opened(*, loading: bool = False, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Yield a client of the files. The API behind them answers every request with ``api``."""
+    """Yield a client of the files.
+
+    The API behind them answers every request with ``api``.
+    """
     api = PlainTextResponse("api")
     asgi = wrap_asgi(asgi=api, app=FakeApp(loading, settings)) or api  # type: ignore[arg-type]  # has what the plugin uses
     asgi = ErrorMiddleware(asgi, explain=problem_of, allowed_methods=lambda path: None)
