@@ -1,15 +1,16 @@
 """Compute attention over the KV cache, for a few query rows that share a KV head.
 
-A row is one query head of one token. Keys are stored in blocks of 16 positions, (n_ctx / 16, head_size, 16): a vector
-holds the same element of 16 keys. Values are stored position by position, (n_ctx, head_size).
+A row is one query head of one token. Keys are stored in blocks of 16 positions, (n_ctx / 16, key_size, 16): a vector
+holds the same element of 16 keys. Values are stored position by position, (n_ctx, value_size).
 
-The result of a row at position p depends only on positions 0 … p. Scores are summed over the elements of the head in
-order. The maximum, the sum of exponentials and the weighted sum of values are computed over positions in order. What
-the cache holds after position p has no effect; it may be NaN.
+The result of a row at position p depends only on the positions that it sees: 0 … p, or the last ones of a window.
+Scores are summed over the elements of the head in order. The maximum, the sum of exponentials and the weighted sum of
+values are computed over positions in order. What the cache holds after position p has no effect; it may be NaN.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.elementwise import apply_rope
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
-from llamafw_backends.numba_cpu.kernel_records import plan_at
+from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, row_at, row_op_at
+from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
+from llamafw_backends.numba_cpu.row_kernels import tanh
 from llamafw_backends.numba_cpu.simd import (
     add,
     exp,
@@ -155,131 +157,220 @@ _values = _specialised("values", 6, _emit_values)
 
 
 @jit
-def _softmax(scores: int, n: int) -> float:
-    """Replace ``n`` scores s by exp(s − max); return 1 / their sum."""
+def _adjust_scores(r: Any, scores: int, head: int, position: int, first: int) -> None:
+    """Apply softcap and ALiBi to the scores of positions ``first`` … ``position``; ``first`` is a multiple of 16."""
+    if r.softcap != np.float32(0.0):
+        cap, inverse = splat(r.softcap), splat(np.float32(1.0) / r.softcap)
+        for i in range(4 * first, 4 * (position + 1), 64):
+            store(mul(cap, tanh(mul(inverse, load(scores + i)))), scores + i)
+    if r.alibi != 0:
+        slope = load_f32(r.alibi + 4 * head)
+        for i in range(first, position + 1):
+            store_f32(load_f32(scores + 4 * i) - slope * np.float32(position - i), scores + 4 * i)
+
+
+@jit
+def _softmax(scores: int, start: int, first: int, n: int, has_sink: bool, sink: float) -> float:
+    """Replace the scores s of positions ``first`` … ``n - 1`` by exp(s − max); return 1 / their sum.
+
+    The scores from ``start`` to ``first`` become 0. ``start`` is a multiple of 16. A sink is one more score.
+    """
     lowest = splat(np.float32(-3e38))
     n_blocks = (n + 15) // 16
 
     greatest = lowest
-    for i in range(n_blocks):
-        greatest = maximum(first_lanes(n - 16 * i, load(scores + 64 * i), lowest), greatest)
-    top = splat(max_lanes(greatest))
+    for i in range(start // 16, n_blocks):
+        visible = first_lanes(n - 16 * i, load(scores + 64 * i), lowest)
+        if 16 * i < first:
+            visible = first_lanes(first - 16 * i, lowest, visible)
+        greatest = maximum(visible, greatest)
+    top = max_lanes(greatest)
+    if has_sink:
+        top = max(top, sink)
+    top_lanes = splat(top)
 
     total = zeros()
-    for i in range(n_blocks):
-        e = first_lanes(n - 16 * i, exp(sub(load(scores + 64 * i), top)), zeros())
+    for i in range(start // 16, n_blocks):
+        e = first_lanes(n - 16 * i, exp(sub(load(scores + 64 * i), top_lanes)), zeros())
+        if 16 * i < first:
+            e = first_lanes(first - 16 * i, zeros(), e)
         total = add(total, e)
         store(e, scores + 64 * i)
-    return np.float32(1.0) / sum_lanes(total)
+    weight = sum_lanes(total)
+    if has_sink:
+        weight += sum_lanes(first_lanes(1, exp(splat(sink - top)), zeros()))
+    return np.float32(1.0) / weight
 
 
 @jit
-def _store_kv(p: Any, layer: int, token: int, head: int, keys: str, values: str) -> None:
-    """Rotate a token's key by its position (RoPE), and write its key and value into the cache."""
-    size, i = p.head_size, 8 * (p.first + token)
-    slot, position = load_i64(p.slots + i), load_i64(p.positions + i)
-    k, v = p.k + token * p.kv_stride + 4 * size * head, p.v + token * p.kv_stride + 4 * size * head
-    apply_rope(k, p.rope + position * 4 * p.n_rot, p.n_rot)
+def _first_visible(r: Any, position: int) -> int:
+    """Return the first position that a query sees."""
+    if r.window == 0:
+        return 0
+    if r.chunked:
+        return position // r.window * r.window
+    return max(0, position - r.window + 1)
 
-    key = p.keys + slot * p.key_slot + layer * p.key_layer + head * p.key_head
-    value = p.values + slot * p.value_slot + layer * p.value_layer + head * p.value_head
-    first = position // 16 * 16 * size + position % 16  # index of the key's first element; the next one is 16 later
+
+@jit
+def _apply_ops(plan: int, ops: int, n_ops: int, x: int, row: int, size: int) -> None:
+    """Run row kernels on a head in place."""
+    for i in range(n_ops):
+        o = row_op_at(ops + i * OP_BYTES)
+        call_row_kernel(o.kernel, plan, ops + i * OP_BYTES, x, 0, x + o.out, row, size, 0)
+
+
+@jit
+def _store_kv(
+    plan: int, p: Any, r: Any, token: int, head: int, thread: int, key_size: int, value_size: int, keys: str, values: str
+) -> None:
+    """Compute the rest of a token's key and value, and write them into the cache."""
+    i = 8 * (p.first + token)
+    slot, position = load_i64(p.slots + i), load_i64(p.positions + i)
+    is_single = p.n_tokens == 1
+    k = row_at(p, r.k, r.k_stride, r.k_mode, token, thread, is_single) + 4 * key_size * head
+    v = row_at(p, r.v, r.v_stride, r.v_mode, token, thread, is_single) + 4 * value_size * head
+    _apply_ops(plan, r.k_ops, r.n_k_ops, k, token, key_size)
+    _apply_ops(plan, r.v_ops, r.n_v_ops, v, token, value_size)
+
+    key = r.keys + slot * r.key_slot + head * r.key_head
+    value = r.values + slot * r.value_slot + head * r.value_head
+    first = position // 16 * 16 * key_size + position % 16  # index of the key's first element; the next one is 16 later
 
     if keys == "f16":
-        for d in range(size):
+        for d in range(key_size):
             store_f16(load_f32(k + 4 * d), key + 2 * (first + 16 * d))
     else:
-        for d in range(size):
+        for d in range(key_size):
             store_f32(load_f32(k + 4 * d), key + 4 * (first + 16 * d))
-    for d in range(0, size, 16):
+    for d in range(0, value_size, 16):
         if values == "f16":
-            store_half(load(v + 4 * d), value + 2 * (position * size + d))
+            store_half(load(v + 4 * d), value + 2 * (position * value_size + d))
         else:
-            store(load(v + 4 * d), value + 4 * (position * size + d))
+            store(load(v + 4 * d), value + 4 * (position * value_size + d))
 
 
-def build(compiler: KernelCompiler, n_rep: int, size: int, keys: str, values: str) -> Any:
-    """Compile the kernel ``attention(plan, layer, thread)`` for ``n_rep`` query heads per KV head."""
-    return compiler(f"attention {n_rep} x {size}, {keys} and {values}", 3, _attention(n_rep, size, keys, values))
+@jit
+def _store_queries(
+    plan: int, p: Any, r: Any, token: int, head: int, thread: int, position: int, row: int, n_rows: int, size: int, to: int
+) -> None:
+    """Compute the rest of a token's query head; store it, scaled, as column ``row`` of (size, n_rows)."""
+    q = row_at(p, r.q, r.q_stride, r.q_mode, token, thread, p.n_tokens == 1) + head * 4 * size
+    _apply_ops(plan, r.q_ops, r.n_q_ops, q, token, size)
+    factor = r.scale
+    if r.temperature != np.float32(0.0):
+        factor *= np.float32(1.0 + r.temperature * math.log(1.0 + position // r.temperature_length))
+    for d in range(size):
+        store_f32(load_f32(q + 4 * d) * factor, to + 4 * (d * n_rows + row))
 
 
-def scratch_bytes(n_rep: int, size: int, n_ctx: int) -> int:
+def build(compiler: KernelCompiler, n_rep: int, key_size: int, value_size: int, keys: str, values: str) -> Any:
+    """Compile the kernel ``attention(plan, record, thread)`` for ``n_rep`` query heads per KV head."""
+    name = f"attention {n_rep} x {key_size} and {value_size}, {keys} and {values}"
+    return compiler(name, 3, _attention(n_rep, key_size, value_size, keys, values))
+
+
+def scratch_bytes(n_rep: int, key_size: int, value_size: int, n_ctx: int) -> int:
     """Return the bytes that a thread needs for the queries, sums and scores of the rows computed together."""
     heads, tokens = rows_at_once(n_rep)
-    return heads * tokens * 4 * (2 * size + n_ctx)
+    return heads * tokens * 4 * (key_size + value_size + n_ctx)
 
 
-def _attention(n_rep: int, size: int, keys: str, values: str) -> Callable[..., int]:
+def _attention(n_rep: int, key_size: int, value_size: int, keys: str, values: str) -> Callable[..., int]:
     heads, max_tokens = rows_at_once(n_rep)
     max_rows = heads * max_tokens
     parts = n_rep // heads
 
-    def attention(plan: int, layer: int, thread: int) -> int:
-        p = plan_at(plan)
+    def attention(plan: int, record: int, thread: int) -> int:
+        p, r = plan_at(plan), attention_at(record)
         # With one token per slot, the thread that computes a token's attention also writes its keys. Otherwise it may
         # need keys of other threads, so all keys are written first.
-        writes_own_keys = parts == 1 and p.n_runs == p.n_batch
-        if not writes_own_keys:
-            for i in range(thread, p.n_tokens * p.n_head_kv, p.n_threads):
-                token = i // p.n_head_kv
-                _store_kv(p, layer, token, i % p.n_head_kv, keys, values)
+        writes_own_keys = parts == 1 and p.n_spans == p.n_tokens
+        if r.stores and not writes_own_keys:
+            for i in range(thread, p.n_tokens * r.n_head_kv, p.n_threads):
+                token = i // r.n_head_kv
+                _store_kv(plan, p, r, token, i % r.n_head_kv, thread, key_size, value_size, keys, values)
             barrier(p.pool, p.n_threads)
 
         scratch = p.scratch + thread * p.scratch_stride
-        sums = scratch + 4 * size * max_rows
-        scores = sums + 4 * size * max_rows
-        stride = 4 * p.n_scores
-        per_item = p.n_head_kv * parts
+        sums = scratch + 4 * key_size * max_rows
+        scores = sums + 4 * value_size * max_rows
+        stride = 4 * r.n_scores
+        per_item = r.n_head_kv * parts
 
-        for i in range(thread, p.n_items * per_item, p.n_threads):
-            item = p.items + 16 * (i // per_item)
-            first_token, n_tokens = load_i64(item), load_i64(item + 8)
-            kv_head = i % per_item // parts
-            first_head = kv_head * n_rep + i % parts * heads
-            slot = load_i64(p.slots + 8 * (p.first + first_token))
-            position = load_i64(p.positions + 8 * (p.first + first_token))
-            if writes_own_keys:
-                _store_kv(p, layer, first_token, kv_head, keys, values)
-            cached_keys = p.keys + slot * p.key_slot + layer * p.key_layer + kv_head * p.key_head
-            cached_values = p.values + slot * p.value_slot + layer * p.value_layer + kv_head * p.value_head
-            n_rows = n_tokens * heads
+        next_item = thread  # number of this thread's next item within the span; an item is a few tokens and heads
+        for span in range(p.n_spans):
+            slot, span_first = load_i64(p.spans + 32 * span), load_i64(p.spans + 32 * span + 8)
+            span_tokens, span_position = load_i64(p.spans + 32 * span + 16), load_i64(p.spans + 32 * span + 24)
+            n_groups, n_rest = span_tokens // max_tokens, span_tokens % max_tokens
+            n_items = (n_groups + n_rest) * per_item
+            while next_item < n_items:
+                group = next_item // per_item
+                offset = group * max_tokens if group < n_groups else n_groups * (max_tokens - 1) + group
+                n_tokens = max_tokens if group < n_groups else 1
+                first_token, position = span_first + offset, span_position + offset
+                kv_head = next_item % per_item // parts
+                first_head = kv_head * n_rep + next_item % parts * heads
+                next_item += p.n_threads
 
-            # store the queries, rotated and scaled, as (size, n_rows)
-            for t in range(n_tokens):
-                for h in range(heads):
-                    q = p.q + (first_token + t) * p.q_stride + (first_head + h) * 4 * size
-                    apply_rope(q, p.rope + (position + t) * 4 * p.n_rot, p.n_rot)
-                    for d in range(size):
-                        store_f32(load_f32(q + 4 * d) * p.attention_scale, scratch + 4 * (d * n_rows + t * heads + h))
+                if r.stores and writes_own_keys:
+                    _store_kv(plan, p, r, first_token, kv_head, thread, key_size, value_size, keys, values)
+                cached_keys = r.keys + slot * r.key_slot + kv_head * r.key_head
+                cached_values = r.values + slot * r.value_slot + kv_head * r.value_head
+                n_rows = n_tokens * heads
+                for t in range(n_tokens):
+                    for h in range(heads):
+                        _store_queries(
+                            plan,
+                            p,
+                            r,
+                            first_token + t,
+                            first_head + h,
+                            thread,
+                            position + t,
+                            t * heads + h,
+                            n_rows,
+                            key_size,
+                            scratch,
+                        )
 
-            n_blocks = (position + n_tokens + 15) // 16
-            if n_rows == max_rows:
-                _scores(max_rows, size, keys, (scratch, cached_keys, n_blocks, scores, stride))
-            else:  # the item is a single token
-                _scores(heads, size, keys, (scratch, cached_keys, n_blocks, scores, stride))
+                start = _first_visible(r, position) // 16 * 16
+                n_blocks = (position + n_tokens + 15) // 16 - start // 16
+                seen_keys = cached_keys + start * key_size * (2 if keys == "f16" else 4)
+                seen_scores = scores + 4 * start
+                if n_rows == max_rows:
+                    _scores(max_rows, key_size, keys, (scratch, seen_keys, n_blocks, seen_scores, stride))
+                else:  # the item is a single token
+                    _scores(heads, key_size, keys, (scratch, seen_keys, n_blocks, seen_scores, stride))
 
-            for j in range(0, 4 * size * n_rows, 64):
-                store(zeros(), sums + j)
-            for r in range(n_rows):
-                n = position + 1 + r // heads
-                inverse_sum = _softmax(scores + r * stride, n)
-                store_f32(inverse_sum, scratch + 4 * r)  # overwrites queries, which are no longer needed
+                for j in range(0, 4 * value_size * n_rows, 64):
+                    store(zeros(), sums + j)
+                for row in range(n_rows):
+                    head, last = first_head + row % heads, position + row // heads
+                    _adjust_scores(r, scores + row * stride, head, last, start)
+                    sink = load_f32(r.sinks + 4 * head) if r.sinks != 0 else np.float32(0.0)
+                    first = _first_visible(r, last)
+                    inverse_sum = _softmax(scores + row * stride, start, first, last + 1, r.sinks != 0, sink)
+                    store_f32(inverse_sum, scratch + 4 * row)  # overwrites queries, which are no longer needed
 
-            shared = position + 1  # positions that all rows see; the others are added token by token
-            if n_rows == max_rows:
-                _values(max_rows, size, values, (scores, stride, cached_values, 0, shared, sums))
-            else:
-                _values(heads, size, values, (scores, stride, cached_values, 0, shared, sums))
-            for t in range(1, n_tokens):
-                row = t * heads
-                own = (scores + row * stride, stride, cached_values, shared, shared + t, sums + 4 * size * row)
-                _values(heads, size, values, own)
+                shared = position + 1  # positions that all rows see; the others are added token by token
+                if n_rows == max_rows:
+                    _values(max_rows, value_size, values, (scores, stride, cached_values, start, shared, sums))
+                else:
+                    _values(heads, value_size, values, (scores, stride, cached_values, start, shared, sums))
+                for t in range(1, n_tokens):
+                    row = t * heads
+                    own_sums = sums + 4 * value_size * row
+                    own = (scores + row * stride, stride, cached_values, shared, shared + t, own_sums)
+                    _values(heads, value_size, values, own)
 
-            for r in range(n_rows):
-                out = p.attention_out + (first_token + r // heads) * p.q_stride + (first_head + r % heads) * 4 * size
-                inverse = splat(load_f32(scratch + 4 * r))
-                for j in range(0, 4 * size, 64):
-                    store(mul(load(sums + 4 * size * r + j), inverse), out + j)
+                for row in range(n_rows):
+                    out = r.out + (first_token + row // heads) * r.out_stride
+                    out += (first_head + row % heads) * 4 * value_size
+                    inverse = splat(load_f32(scratch + 4 * row))
+                    for j in range(0, 4 * value_size, 64):
+                        store(mul(load(sums + 4 * value_size * row + j), inverse), out + j)
+            next_item -= n_items
         return 0
 
     return attention

@@ -1,4 +1,4 @@
-"""Allocate the KV cache and the buffers of a model, and run batches with `forward`."""
+"""Plan the steps of a model, allocate the KV cache and the buffers, and run batches with `forward`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from llamafw import (
     BackendOptions,
     Batch,
     Bytes,
-    Decoder,
     Floats,
     GpuOptions,
     LlamafwError,
+    ModelError,
     RequestError,
     SettingsError,
 )
-from llamafw_backends.numba_cpu import attention, forward, instruction_sets, isa
+from llamafw_backends.numba_cpu import attention, forward, instruction_sets
+from llamafw_backends.numba_cpu.assembly import Assembly, Step
 from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
-from llamafw_backends.numba_cpu.kernel_records import PLAN, new_records
+from llamafw_backends.numba_cpu.kernel_records import HIDDEN, LOGITS, PLAN, address_of, new_records
 from llamafw_backends.numba_cpu.kv_cache import KVCache
+from llamafw_backends.numba_cpu.lowering import Lowering
 from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
 from llamafw_backends.numba_cpu.placement import Placement
+from llamafw_backends.numba_cpu.rotations import Rotations
+from llamafw_backends.numba_cpu.schedule import Schedule, schedule
 from llamafw_backends.numba_cpu.thread_tuner import ThreadTuner
 from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
-from llamafw_backends.numba_cpu.token_embedding import NO_KERNEL
-from llamafw_backends.numba_cpu.weights import Weights, check_supported
+from llamafw_backends.numba_cpu.weights import Weights
 
 
 class NumbaBackend:
@@ -42,17 +45,18 @@ class NumbaBackend:
     Raises
     ------
     ModelError
-        The kernels do not support the model's sizes, activation, tensor roles or tensor types.
+        The kernels do not support an operator of the model, its sizes, or a tensor's type.
     SettingsError
         An option is invalid, or LLAMAFW_ISA names an instruction set that this processor does not have.
     """
 
     def __init__(self, context: BackendContext) -> None:
-        options, decoder = context.options, context.decoder
-        check_supported(decoder)
-        self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, decoder.n_vocab
-        self.n_ctx, self.n_embd = options.n_ctx or decoder.n_ctx_train, decoder.n_embd
-        self.state_format = "numba-1"  # the layout of `KVCache.save`; the same for every instruction set
+        options, graph = context.options, context.graph
+        if not graph.causal:
+            raise ModelError("the numba backend cannot run models whose tokens depend on later tokens")
+        self.n_slots, self.n_batch = options.n_slots, options.n_batch
+        self.n_ctx, self.n_embd = options.n_ctx or graph.n_ctx_train, graph.hidden.shape[0]
+        self.state_format = "numba-2"  # the layout of `KVCache.save`; the same for every instruction set
         self._n_ubatch = min(options.n_ubatch, options.n_batch)
 
         self._check_options(options)
@@ -66,28 +70,43 @@ class NumbaBackend:
         self._isa = instruction_sets.choose_instruction_set()
         self._cache_types = f"{options.cache_type_k}/{options.cache_type_v}"
 
+        self._weights = Weights(context)
+        self._rotation_tables = rotations = Rotations(padded_context(self.n_ctx))
+        logits, hidden = (
+            Lowering(graph, result, self._weights, rotations, self.n_batch)
+            for result in (graph.logits or graph.hidden, graph.hidden)
+        )
+        self.n_vocab = (graph.logits or graph.hidden).shape[0]
+        self._find_rotations(logits)
+        n_rows, schedules = self._n_ubatch, [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
+
         compiler = KernelCompiler(context.log)
         self._pool = Pool(n_threads, compiler)
         self._close = weakref.finalize(self, self._pool.close)
         try:
             self._placement = Placement.from_options(self._pool, options, context.log)
-            n_rep = decoder.n_head // decoder.n_head_kv  # query heads per KV head
             self._forward = compiler("forward", 5, forward.forward).ctypes
             self._step = compiler("step", 2, forward.step)
-            self._attention = attention.build(
-                compiler, n_rep, decoder.n_embd_head, options.cache_type_k, options.cache_type_v
-            )
             if self._placement:
                 self._placement.place(prompts=True)  # first, because memory is on the node that first writes to it
-            self._weights = Weights(context, self._isa, self._pool, compiler)
+            self._weights.load(self._isa, self._pool, compiler)
             if options.lock_memory:
                 self._lock_weights(context.log)
 
+            types = options.cache_type_k, options.cache_type_v
+            self._kv = KVCache([layout for _, layout in logits.caches], self.n_slots, self.n_ctx, types)
             self._plan = new_records(PLAN)
-            self._plan_address = int(self._plan.ctypes.data)
-            self._allocate_cache(decoder, options)
-            self._allocate_buffers(decoder, n_rep, n_threads)
-            self._describe_model(decoder, n_rep)
+            self._plan_address = address_of(self._plan)
+            self._allocate(schedules)
+            self._logits_step, self._hidden_step = (
+                Assembly(one, self._memory, self._kv, compiler, n_rows, kind, stride).step
+                for one, kind, stride in (
+                    (schedules[0], LOGITS, int(self._plan["logits_stride"][0])),
+                    (schedules[1], HIDDEN, int(self._plan["hidden_stride"][0])),
+                )
+            )
+            self._allocate_scratch(n_threads)
+            self._chosen_step: Step | None = None
         except BaseException:
             self.close()
             raise
@@ -128,134 +147,64 @@ class NumbaBackend:
         except OSError as error:
             log(f"numba backend: the weights cannot be locked in memory: {error}; see ulimit -l")
 
-    def _allocate_cache(self, decoder: Decoder, options: BackendOptions) -> None:
-        """Allocate the KV cache, and write its addresses and strides into the plan."""
-        head_size, n_head_kv, n_ctx = decoder.n_embd_head, decoder.n_head_kv, padded_context(self.n_ctx)
-        types = options.cache_type_k, options.cache_type_v
-        key_head, value_head = (n_ctx * head_size * attention.ELEMENT_BYTES[kind] for kind in types)
-        key_slot, value_slot = (head * n_head_kv * decoder.n_layer for head in (key_head, value_head))
-
-        # no huge pages: the first token would use one for each head of each layer
-        n_bytes = self.n_slots * (key_slot + value_slot) + 2 * LANES * 4
+    def _find_rotations(self, lowering: Lowering) -> None:
+        """Find how cached keys are rotated, and whether they can be moved to other positions."""
+        self.can_shift, self._rotations = True, []
         try:
-            self._cache = Arena(n_bytes)
-        except (OSError, OverflowError) as exc:
-            raise SettingsError(
-                f"a KV cache of {n_bytes / 1e9:.1f} GB cannot be allocated: {exc}; use a smaller context (-c) or fewer "
-                "slots (-np)"
-            ) from exc
+            self._rotations = [lowering.key_rotation(cache) for cache, _ in lowering.caches]
+        except ModelError:
+            self.can_shift = False
 
-        keys, values = self._cache.allocate(self.n_slots * key_slot), self._cache.allocate(self.n_slots * value_slot)
-        key_type, value_type = ({"f16": np.float16, "f32": np.float32}[kind] for kind in types)
-        heads = self.n_slots, decoder.n_layer, n_head_kv
-        self._kv = KVCache(
-            self._cache.view(keys, (*heads, n_ctx // LANES, head_size, LANES), key_type),
-            self._cache.view(values, (*heads, n_ctx, head_size), value_type),
-            decoder.rope_frequencies,
-        )
-
-        self._write_plan(
-            keys=keys,
-            values=values,
-            key_slot=key_slot,
-            key_layer=key_head * n_head_kv,
-            key_head=key_head,
-            value_slot=value_slot,
-            value_layer=value_head * n_head_kv,
-            value_head=value_head,
-            n_scores=n_ctx,
-        )
-
-    def _allocate_buffers(self, decoder: Decoder, n_rep: int, n_threads: int) -> None:
-        """Allocate the buffers of a step, and write their addresses and strides into the plan."""
-        n, n_ctx, n_embd = self._n_ubatch, padded_context(self.n_ctx), decoder.n_embd
-        q_stride, kv_stride = (4 * n_heads * decoder.n_embd_head for n_heads in (decoder.n_head, decoder.n_head_kv))
-        widest = max(n_embd, decoder.n_head * decoder.n_embd_head)  # columns of activations, except ffn_down's
-        n_logits = -(-decoder.n_vocab // LANES) * LANES
-        attention_scratch = attention.scratch_bytes(n_rep, decoder.n_embd_head, n_ctx)
-        scratch = align_up(max(4 * n_embd, attention_scratch, 8 * max(forward.FFN_FLOATS, 32 * n)))
-        rope = rope_table(decoder.rope_frequencies, decoder.rope_magnitude, n_ctx)
-        n_rows = max(n, n_threads)  # each thread may have its own row of activations
-
+    def _allocate(self, schedules: list[Schedule]) -> None:
+        """Allocate the buffers of the steps, the batch and the results, and write their addresses into the plan."""
+        n_logits = -(-self.n_vocab // LANES) * LANES
+        n_hidden = -(-self.n_embd // LANES) * LANES
         sizes = {
-            "x": n * 4 * n_embd,
-            "q": n * q_stride,
-            "k": n * kv_stride,
-            "v": n * kv_stride,
-            "attention_out": n * q_stride,
-            "records": n_rows * widest * isa.RECORD_BYTES // 32,
-            "floats": 4 * n_rows * widest,
-            "ffn_records": n * decoder.n_ff * isa.RECORD_BYTES // 32,
-            "ffn_floats": 4 * n * decoder.n_ff,
-            "scratch": scratch * n_threads,
-            "items": 16 * n,
+            "spans": 32 * self._n_ubatch,
             "tokens": 8 * self.n_batch,
             "positions": 8 * self.n_batch,
             "slots": 8 * self.n_batch,
             "outputs": 8 * self.n_batch,
             "filled": 8 * self.n_slots,
-            "rope": rope.nbytes,
             "widths": 8 * len(self._isa.widths),
-            "hidden": self.n_batch * 4 * n_embd,
             "logits": self.n_batch * 4 * n_logits,
+            "hidden": self.n_batch * 4 * n_hidden,
         }
-        self._buffers = Arena(sum(align_up(n_bytes) + 64 for n_bytes in sizes.values()))
-        for name, n_bytes in sizes.items():
-            self._plan[name] = self._buffers.allocate(n_bytes + 64)
+        n_bytes = self._step_bytes = align_up(max(one.n_bytes for one in schedules))
+        self._buffers = Arena(n_bytes + sum(align_up(size + 64) for size in sizes.values()) + 64)
+        self._memory = self._buffers.allocate(n_bytes)
+        for name, size in sizes.items():
+            self._plan[name] = self._buffers.allocate(size + 64)
 
         self._tokens, self._positions, self._slots, self._outputs = (
             self._view(name, (self.n_batch,), np.int64) for name in ("tokens", "positions", "slots", "outputs")
         )
         self._logits = self._view("logits", (self.n_batch, n_logits), np.float32)
+        self._hidden = self._view("hidden", (self.n_batch, n_hidden), np.float32)
         self._filled = self._view("filled", (self.n_slots,), np.int64)
-        self._hidden = self._view("hidden", (self.n_batch, n_embd), np.float32)
-        self._hidden_address = int(self._plan["hidden"][0])
-        self._view("rope", rope.shape, np.float32)[...] = rope
         self._view("widths", (len(self._isa.widths),), np.int64)[...] = self._isa.widths
-
         self._write_plan(
-            hidden=0,  # logits are requested
-            q_stride=q_stride,
-            kv_stride=kv_stride,
-            scratch_stride=scratch,
-            records_stride=widest * isa.RECORD_BYTES // 32,
-            floats_stride=4 * widest,
             logits_stride=4 * n_logits,
-        )
-
-    def _describe_model(self, decoder: Decoder, n_rep: int) -> None:
-        """Write the model, its weights and the kernels into the plan."""
-        embedding, embedding_row, embedding_kind = self._weights.embedding
-        self._embedded = None  # rows of the embedding that Python unpacks, if there is no kernel for their type
-        if embedding_kind == NO_KERNEL:
-            self._embedded = np.zeros((self.n_batch, decoder.n_embd), np.float32)
-            self._write_plan(embedded=self._embedded.ctypes.data)
-
-        self._write_plan(
-            n_layer=decoder.n_layer,
-            n_embd=decoder.n_embd,
-            n_head=decoder.n_head,
-            n_head_kv=decoder.n_head_kv,
-            head_size=decoder.n_embd_head,
-            n_ff=decoder.n_ff,
-            n_vocab=decoder.n_vocab,
-            n_rot=2 * len(decoder.rope_frequencies),
-            norm_eps=decoder.norm_eps,
-            attention_scale=decoder.attention_scale,
-            layers=self._weights.layers.ctypes.data,
-            output_norm=self._weights.output_norm,
-            output=self._weights.output,
-            embedding=embedding,
-            embedding_row=embedding_row,
-            embedding_kind=embedding_kind,
+            hidden_stride=4 * n_hidden,
             step=self._step.address,
             pool=self._pool.address,
-            attention=self._attention.address,
-            max_tokens=attention.rows_at_once(n_rep)[1],
+            n_vocab=self.n_vocab,
             n_slots=self.n_slots,
             n_ctx=self.n_ctx,
             n_ubatch=self._n_ubatch,
         )
+
+    def _allocate_scratch(self, n_threads: int) -> None:
+        """Allocate the buffers of the threads."""
+        n_bytes = align_up(max(step.scratch_bytes for step in (self._logits_step, self._hidden_step)) + 128)
+        self._scratch = Arena(n_bytes * n_threads)
+        self._write_plan(scratch=self._scratch.allocate(n_bytes * n_threads), scratch_stride=n_bytes)
+
+    def _choose_step(self, step: Step) -> None:
+        """Let the next batch run a step."""
+        if step is not self._chosen_step:
+            self._write_plan(phases=address_of(step.phases), n_phases=len(step.phases))
+            self._chosen_step = step
 
     def _write_plan(self, **fields: float) -> None:
         for name, value in fields.items():
@@ -274,7 +223,7 @@ class NumbaBackend:
         RequestError
             A token, slot or position is out of range, or a slot would have a gap. Nothing was computed.
         """
-        self._run(batch)
+        self._run(batch, self._logits_step)
         return self._logits[: len(batch.outputs), : self.n_vocab]
 
     def hidden(self, batch: Batch) -> Floats:
@@ -282,14 +231,10 @@ class NumbaBackend:
 
         The rules of `forward` apply.
         """
-        self._plan["hidden"] = self._hidden_address
-        try:
-            self._run(batch)
-        finally:
-            self._plan["hidden"] = 0
-        return self._hidden[: len(batch.outputs)]
+        self._run(batch, self._hidden_step)
+        return self._hidden[: len(batch.outputs), : self.n_embd]
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch, step: Step) -> None:
         """Compute a batch into the buffers, and record how long it took."""
         n, m = len(batch.tokens), len(batch.outputs)
         if not 0 < n <= self.n_batch or len(batch.positions) != n or len(batch.slots) != n or m > n:
@@ -301,8 +246,8 @@ class NumbaBackend:
         # copied to fixed addresses, because asking an array for its address takes longer
         self._tokens[:n], self._positions[:n], self._slots[:n] = batch.tokens, batch.positions, batch.slots
         self._outputs[:m] = batch.outputs
-        if self._embedded is not None and ((tokens := self._tokens[:n]) >= 0).all() and (tokens < self.n_vocab).all():
-            self._weights.embed(tokens, self._embedded[:n])
+        self._unpack_embeddings(n)
+        self._choose_step(step)
         if self._placement:
             self._placement.place(prompts=len(np.unique(self._slots[:n])) < n)
 
@@ -312,6 +257,13 @@ class NumbaBackend:
             self._raise_fault(*divmod(-n_runs, 8))
         if n_runs == n:  # one token per slot
             self._thread_tuner.record(n, n_threads, time.perf_counter() - started)
+
+    def _unpack_embeddings(self, n: int) -> None:
+        """Unpack the rows that the batch needs of embeddings whose type has no kernel."""
+        tokens = self._tokens[:n]
+        for table in self._weights.tables.values():
+            if table.unpacked is not None and ((tokens >= 0) & (tokens < len(table.rows))).all():
+                self._weights.unpack_rows(table, tokens)
 
     def _raise_fault(self, i: int, fault: int) -> NoReturn:
         """Raise an error for element ``i`` of the batch; ``fault`` is one of those that `forward` finds."""
@@ -337,7 +289,9 @@ class NumbaBackend:
         end = self._n_positions(slot)
         if first < 0 or n < 0 or first + n > end:
             raise LlamafwError(f"{n} positions from {first} on cannot be removed from slot {slot}, which has {end}")
-        self._kv.shift(slot, first, n, end)
+        if not self.can_shift:
+            raise LlamafwError("the positions of this model cannot be moved")
+        self._kv.shift(slot, first, n, end, self._rotations)
         self._filled[slot] = end - n
 
     def state_size(self, n: int) -> int:
@@ -382,16 +336,10 @@ class NumbaBackend:
             "n_threads_batch": self._n_threads_batch,
             "weight_bytes": self._weights.n_bytes,
             "weight_types": sorted(self._weights.kernels),
-            "cache_bytes": self._cache.n_bytes,
+            "cache_bytes": self._kv.n_bytes,
             "cache_types": self._cache_types,
         }
 
     def close(self) -> None:
         """Stop the threads; memory is freed with the last reference to the backend."""
         self._close()
-
-
-def rope_table(frequencies: npt.NDArray[np.float64], magnitude: float, n_ctx: int) -> Floats:
-    """Return the cosines and sines of each position, (n_ctx, 2, n_rot // 2) float32 (Su et al. 2021)."""
-    angles = np.arange(n_ctx)[:, None] * frequencies
-    return (np.stack([np.cos(angles), np.sin(angles)], axis=1) * magnitude).astype(np.float32)

@@ -1,6 +1,7 @@
 """The records that Python and kernels share: numpy arrays of one element in Python, pointers in kernels.
 
-Comments give the shapes of the arrays that addresses point to. All strides are in bytes.
+Comments give the shapes of the arrays that addresses point to. All strides are in bytes. A buffer has one row per
+token, or one row per thread: `row_at` explains the modes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,28 @@ from llvmlite import ir
 from numba import types
 
 from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.simd import operation
 
-I, F = np.int64, np.float32  # noqa: E741  # short names for the tables below
+I, J, F = np.int64, np.int32, np.float32  # noqa: E741  # short names for the tables below
+
+SHARED, PRIVATE, TRANSIENT, GROUPED, LOGITS, HIDDEN = range(6)
+"""How the row of a token is found in a buffer:
+
+SHARED: one row per token.
+PRIVATE: the same, but if there is only one token, each thread computes the row for itself, in a row of its own.
+TRANSIENT: one row per thread, used for one token after the other.
+GROUPED: activations, whose place `elementwise.token_group` determines; a single token's as with PRIVATE.
+LOGITS, HIDDEN: the rows that the step returns.
+"""
+
+BATCH_BARRIER, SINGLE_BARRIER, SELECT_BARRIER = 1, 2, 4
+"""When threads wait for each other before a phase: with several rows, with one row, if rows are selected."""
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
 
 TENSOR = np.dtype(
     [
@@ -30,76 +50,120 @@ TENSOR = np.dtype(
         ("layout", I),  # of the activations it is multiplied with: tiles.Q8_LAYOUT or tiles.F32_LAYOUT
     ]
 )
-"""A matrix of weights."""
+"""A matrix of weights, or several of the same shape, one after the other."""
 
-LAYER = np.dtype(
+ROW_OP = np.dtype(
     [
-        *((name, I) for name in ("attn_norm", "ffn_norm")),  # (n_embd,) float32
-        *(
-            (name, I) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-        ),  # TENSOR
-        *(
-            (name, I) for name in ("qkv_layouts", "ffn_layouts")
-        ),  # layouts of the matrices that share activations, as bits
+        ("kernel", I),  # see `row_kernels`
+        *_fields(I, "a b out"),
+        *_fields(J, "a_stride b_stride out_stride"),
+        *_fields(J, "a_mode b_mode out_mode"),
+        ("stage", J),  # 0: the rows are the ubatch's tokens; 1: its outputs
+        ("size", J),  # numbers in the row of the result
+        *_fields(J, "n_parts n"),  # the row has parts (heads) of n numbers
+        *_fields(J, "a_step b_step out_step"),  # from part to part
+        ("weight_parts", J),  # parts that have weights of their own; they are used in turn
+        *_fields(F, "x y"),
+        *_fields(J, "function count repeat tile"),
+        *_fields(I, "weight bias"),  # float32
+        ("table", I),  # cosines and sines; the rows of an embedding
+        *_fields(J, "row_bytes kind"),  # see `token_embedding`
+        ("embedded", I),
+        ("from_positions", J),
+        ("layouts", J),  # of activations, as bits
     ]
 )
-"""The weights of one layer."""
+"""An operator that computes a row from one or two others."""
+
+PHASE = np.dtype(
+    [
+        ("kernel", I),  # kernel(plan, record, thread) -> 0
+        ("record", I),
+        ("barrier", J),  # bits: BATCH_BARRIER, SINGLE_BARRIER, SELECT_BARRIER
+        ("stage", J),  # as in ROW_OP
+        ("n_bytes", I),  # of the records of the phase, which follow one another
+    ]
+)
+"""A part of a step that all threads compute together."""
+
+ROWS = np.dtype(
+    [
+        ("stage", I),
+        ("redundant", I),  # whether each thread computes a single row for itself
+        ("ops", I),  # (n_ops,) ROW_OP
+        ("n_ops", I),
+    ]
+)
+"""The arguments of `phases.rows`."""
+
+MATRIX = np.dtype(
+    [
+        *((name, kind) for name, (kind, _) in (TENSOR.fields or {}).items()),  # a copy of the TENSOR
+        ("stage", I),
+        *_fields(I, "n_parts part_tiles"),  # matrices of the tensor, and the tiles of each
+        *_fields(I, "records floats"),  # activations in either layout
+        *_fields(I, "records_stride floats_stride"),  # from thread to thread, if there is only one row
+        *_fields(I, "records_row floats_row"),  # bytes per token and part
+        *_fields(I, "out out_stride out_mode out_part"),
+        ("add", I),  # 1: the product is added to ``out``
+    ]
+)
+"""The arguments of `phases.matrix`: a product with a matrix."""
+
+COLUMNS = np.dtype(
+    [
+        ("stage", I),
+        *_fields(I, "inputs n_inputs"),  # (n_inputs,) MATRIX: their products go to the slots 0, 1 …
+        *_fields(I, "ops n_ops"),  # (n_ops,) ROW_OP: operands are numbers of slots
+        *_fields(I, "n_slots result"),  # the slot of the result
+        *_fields(I, "n_columns unit"),  # columns are computed in groups of ``unit`` tiles
+        *_fields(I, "out out_stride out_mode"),  # the rows of the result, if it is not stored as activations
+        *_fields(I, "layouts records floats"),
+    ]
+)
+"""The arguments of `phases.columns`: elementwise operators of products."""
+
+ATTENTION = np.dtype(
+    [
+        *_fields(I, "q q_stride q_mode k k_stride k_mode v v_stride v_mode out out_stride"),
+        *_fields(I, "q_ops n_q_ops k_ops n_k_ops v_ops n_v_ops"),  # ROW_OP, applied to each head in place
+        *_fields(I, "n_head_kv stores"),  # whether the phase writes the cache
+        *_fields(I, "keys values key_slot key_head value_slot value_head"),  # the cache
+        *_fields(I, "n_scores window chunked"),  # window: 0 for none
+        *_fields(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
+        ("temperature_length", I),
+        *_fields(I, "sinks alibi"),  # (n_head,) float32, or 0
+    ]
+)
+"""The arguments of an attention kernel."""
+
+SELECTION = np.dtype([*_fields(I, "buffer stride private")])
+"""A buffer of which only the rows of the outputs are needed from here on."""
+
+SELECT = np.dtype([*_fields(I, "buffers n_buffers")])
+"""The arguments of `phases.select`: (n_buffers,) SELECTION."""
 
 PLAN = np.dtype(
     [
-        # the model
-        *((name, I) for name in ("n_layer", "n_embd", "n_head", "n_head_kv", "head_size", "n_ff", "n_vocab", "n_rot")),
-        ("norm_eps", F),
-        ("attention_scale", F),
-        ("layers", I),  # (n_layer,) LAYER
-        ("output_norm", I),  # (n_embd,) float32
-        ("output", I),  # TENSOR
-        ("rope", I),  # (n_ctx, 2, n_rot // 2) float32: cosines, sines
-        # the run-time configuration
+        *_fields(I, "phases n_phases"),  # (n_phases,) PHASE
         ("pool", I),  # threads.POOL
         ("step", I),  # address of the kernel `forward.step`
-        ("attention", I),  # address of the attention kernel
         ("widths", I),  # (…,) int64: the instruction set's widths
-        ("max_tokens", I),  # maximum number of tokens of an item (see `items`)
-        ("n_slots", I),
-        ("n_ctx", I),
-        ("n_ubatch", I),
-        ("n_scores", I),  # n_ctx rounded up to whole blocks of keys
-        # the KV cache; strides from slot to slot, layer to layer, head to head
-        ("keys", I),
-        ("values", I),
-        *((name, I) for name in ("key_slot", "key_layer", "key_head", "value_slot", "value_layer", "value_head")),
+        *_fields(I, "n_vocab n_slots n_ctx n_ubatch"),
         ("filled", I),  # (n_slots,) int64: number of positions in each slot
-        ("embedding", I),  # rows of the token embedding in the file
-        ("embedding_row", I),  # bytes per row
-        ("embedding_kind", I),  # one of token_embedding.KERNEL_KINDS, or NO_KERNEL
-        ("embedded", I),  # (n_batch, n_embd) float32: the batch's embeddings, for token_embedding.NO_KERNEL
-        # buffers; n is n_ubatch
-        ("x", I),  # (n, n_embd) float32: the residual stream
-        *((name, I) for name in ("q", "k", "v")),  # (n, heads · head_size) float32
-        *((name, I) for name in ("q_stride", "kv_stride")),  # from token to token
-        ("attention_out", I),  # (n, n_head · head_size) float32
-        *((name, I) for name in ("records", "floats")),  # activations in either layout; see `elementwise.token_group`
-        *((name, I) for name in ("records_stride", "floats_stride")),  # from thread to thread, for a single token
-        *((name, I) for name in ("ffn_records", "ffn_floats")),  # activations for ffn_down, while the others are read
         ("scratch", I),  # buffers of the threads
         ("scratch_stride", I),  # from thread to thread
-        ("logits", I),  # (n_outputs, n_vocab) float32
-        ("logits_stride", I),  # from output to output
-        ("hidden", I),  # (n_outputs, n_embd) float32 if hidden states are requested instead of logits; otherwise 0
+        *_fields(I, "logits logits_stride hidden hidden_stride"),  # rows of the outputs, float32
         # the batch
         ("n_batch", I),  # number of tokens
-        ("n_runs", I),  # number of slots with tokens in the batch
         ("n_threads", I),
-        *((name, I) for name in ("tokens", "positions", "slots")),  # (n_batch,) int64
+        *_fields(I, "tokens positions slots"),  # (n_batch,) int64
         ("outputs", I),  # int64 each: indices of tokens in the batch
         # the ubatch that a step computes
-        *((name, I) for name in ("first", "n_tokens")),  # range of the batch's tokens
-        *((name, I) for name in ("first_output", "n_outputs")),  # range of the batch's outputs
+        *_fields(I, "first n_tokens"),  # range of the batch's tokens
+        *_fields(I, "first_output n_outputs"),  # range of the batch's outputs
         ("spans", I),  # (n_spans, 4) int64: slot, first token in the ubatch, number of tokens, position of the first
         ("n_spans", I),  # the adjacent tokens of one slot are a span
-        ("items", I),  # (n_items, 2) int64: first token and number of tokens whose attention is computed together
-        ("n_items", I),
     ]
 )
 """The arguments of a step."""
@@ -111,7 +175,23 @@ def accessor(kind: np.dtype[np.void]) -> Any:
     return operation(numba.from_dtype(kind), (types.int64,), lambda b, where: b.inttoptr(where, raw))
 
 
-tensor_at, layer_at, plan_at = accessor(TENSOR), accessor(LAYER), accessor(PLAN)
+plan_at, tensor_at, row_op_at, phase_at = accessor(PLAN), accessor(TENSOR), accessor(ROW_OP), accessor(PHASE)
+rows_at, matrix_at, columns_at = accessor(ROWS), accessor(MATRIX), accessor(COLUMNS)
+attention_at, select_at, selection_at = accessor(ATTENTION), accessor(SELECT), accessor(SELECTION)
+
+
+@jit
+def row_at(p: Any, buffer: int, stride: int, mode: int, row: int, thread: int, is_single: bool) -> int:
+    """Return the address of a row; see `SHARED` and the other modes."""
+    if mode == TRANSIENT or (mode != SHARED and is_single and mode < LOGITS):
+        return buffer + thread * stride
+    if mode == GROUPED:
+        return buffer
+    if mode == LOGITS:
+        return p.logits + row * stride
+    if mode == HIDDEN:
+        return p.hidden + row * stride
+    return buffer + row * stride
 
 
 def new_records(kind: np.dtype[np.void], n: int = 1) -> npt.NDArray[np.void]:
@@ -120,3 +200,8 @@ def new_records(kind: np.dtype[np.void], n: int = 1) -> npt.NDArray[np.void]:
     The caller must keep the array alive while kernels use it.
     """
     return np.zeros(n, kind)
+
+
+def address_of(records: npt.NDArray[np.void]) -> int:
+    """Return the address of an array of records."""
+    return int(records.ctypes.data)

@@ -1,54 +1,116 @@
-"""Save, restore and shift the KV cache between forward passes.
+"""The KV cache: its memory, and what happens to it between forward passes.
 
 Keys are stored in blocks of 16 positions, with RoPE applied; values position by position. See `attention`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import Bytes, LlamafwError
+from llamafw import Bytes, LlamafwError, SettingsError
+from llamafw_backends.numba_cpu.attention import ELEMENT_BYTES
 from llamafw_backends.numba_cpu.emit import LANES
+from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
+from llamafw_backends.numba_cpu.units import CacheLayout
 
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRotation:
+    """How the numbers of a key are rotated by its position."""
+
+    frequencies: npt.NDArray[np.float64]  # (n_pairs,) radians per position
+    first: slice  # the first numbers of the pairs
+    second: slice
+
+
 class KVCache:
-    """The keys and values of all slots, as arrays.
+    """The keys and values of all slots, one array of each per `CacheLayout`.
 
     Parameters
     ----------
-    keys : array
-        (n_slots, n_layer, n_head_kv, n_blocks, head_size, 16) float16 or float32.
-    values : array
-        (n_slots, n_layer, n_head_kv, 16 · n_blocks, head_size) float16 or float32.
-    frequencies : (n_rot / 2,) float64
-        Radians per position by which pair (i, i + n_rot / 2) of a key is rotated.
+    layouts : sequence of CacheLayout
+        The sizes of each cache.
+    n_slots, n_ctx : int
+        Number of slots, and of positions in each.
+    types : (str, str)
+        Types of keys and values: ``f16`` or ``f32``.
+
+    Raises
+    ------
+    SettingsError
+        There is not enough memory.
     """
 
-    def __init__(self, keys: Array, values: Array, frequencies: npt.NDArray[np.float64]) -> None:
-        self._keys, self._values, self._frequencies = keys, values, frequencies
+    def __init__(self, layouts: Sequence[CacheLayout], n_slots: int, n_ctx: int, types: tuple[str, str]) -> None:
+        self.types, self.n_ctx, self._n_slots = types, padded_context(n_ctx), n_slots
+        key_type, value_type = ({"f16": np.float16, "f32": np.float32}[kind] for kind in types)
+        sizes = [
+            tuple(n_slots * c.n_head * self.n_ctx * size * ELEMENT_BYTES[kind] for size, kind in zip((c.key_size, c.value_size), types, strict=True))
+            for c in layouts
+        ]
+        n_bytes = sum(align_up(size) for pair in sizes for size in pair)
+        try:
+            self._arena = Arena(n_bytes)  # no huge pages: the first token would use one for each head of each layer
+        except (OSError, OverflowError) as exc:
+            raise SettingsError(
+                f"a KV cache of {n_bytes / 1e9:.1f} GB cannot be allocated: {exc}; use a smaller context (-c) or fewer "
+                "slots (-np)"
+            ) from exc
+
+        self.keys: list[Array] = []  # (n_slots, n_head, n_blocks, key_size, 16)
+        self.values: list[Array] = []  # (n_slots, n_head, 16 · n_blocks, value_size)
+        for c, (key_bytes, value_bytes) in zip(layouts, sizes, strict=True):
+            keys, values = self._arena.allocate(key_bytes), self._arena.allocate(value_bytes)
+            key_shape = (n_slots, c.n_head, self.n_ctx // LANES, c.key_size, LANES)
+            self.keys.append(self._arena.view(keys, key_shape, key_type))
+            self.values.append(self._arena.view(values, (n_slots, c.n_head, self.n_ctx, c.value_size), value_type))
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the memory, most of which is only provided when it is used."""
+        return self._arena.n_bytes
+
+    def addresses(self, number: int) -> dict[str, int]:
+        """Return the fields of an ATTENTION record that describe a cache."""
+        keys, values = self.keys[number], self.values[number]
+        return {
+            "keys": int(keys.ctypes.data),
+            "values": int(values.ctypes.data),
+            "key_slot": keys.strides[0],
+            "key_head": keys.strides[1],
+            "value_slot": values.strides[0],
+            "value_head": values.strides[1],
+        }
 
     def state_size(self, n: int) -> int:
         """Return the size in bytes of the state of ``n`` positions."""
-        keys, values = self._keys[0], self._values[0]
-        n_blocks = -(-n // LANES)
-        per_block, per_position = keys.nbytes // keys.shape[2], values.nbytes // values.shape[2]
-        return n_blocks * per_block + n * per_position
+        return sum(part.nbytes for part in self._state(0, n))
+
+    def _state(self, slot: int, n: int) -> Iterator[Array]:
+        """Yield views of the keys and values of the first ``n`` positions, keys in whole blocks."""
+        for keys, values in zip(self.keys, self.values, strict=True):
+            yield keys[slot, :, : -(-n // LANES)]
+            yield values[slot, :, :n]
 
     def save(self, slot: int, n: int) -> Bytes:
         """Return a copy of the first ``n`` positions.
 
-        The bytes are the keys, in whole blocks with zeros after position ``n``, then the values.
+        The bytes are, cache by cache, the keys, in whole blocks with zeros after position ``n``, then the values.
         """
-        keys = self._keys[slot, :, :, : -(-n // LANES)].copy()
-        if n % LANES:
-            keys[:, :, -1, :, n % LANES :] = 0
-        values = np.ascontiguousarray(self._values[slot, :, :, :n])
-        return np.concatenate([keys.reshape(-1).view(np.uint8), values.reshape(-1).view(np.uint8)])
+        parts = []
+        for i, part in enumerate(self._state(slot, n)):
+            copy = part.copy()
+            if i % 2 == 0 and n % LANES:
+                copy[:, -1, :, n % LANES :] = 0
+            parts.append(copy.reshape(-1).view(np.uint8))
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
         """Write a state that `save` returned.
@@ -60,26 +122,23 @@ class KVCache:
         """
         if state.nbytes != self.state_size(n):
             raise LlamafwError(f"the state has {state.nbytes} bytes; {n} positions have {self.state_size(n)}")
+        state, start = np.ascontiguousarray(state), 0
+        for part in self._state(slot, n):
+            part[...] = state[start : start + part.nbytes].view(part.dtype).reshape(part.shape)
+            start += part.nbytes
 
-        keys, values = self._keys[slot, :, :, : -(-n // LANES)], self._values[slot, :, :, :n]
-        n_key_bytes = keys.size * keys.itemsize
-        state = np.ascontiguousarray(state)
-        keys[...] = state[:n_key_bytes].view(keys.dtype).reshape(keys.shape)
-        values[...] = state[n_key_bytes:].view(values.dtype).reshape(values.shape)
-
-    def shift(self, slot: int, first: int, n: int, end: int) -> None:
+    def shift(self, slot: int, first: int, n: int, end: int, rotations: Sequence[KeyRotation | None]) -> None:
         """Move positions ``first + n`` … ``end - 1`` down by ``n``, and rotate their keys back by ``n`` positions."""
-        half = len(self._frequencies)
-        cos, sin = (f(n * self._frequencies).astype(np.float32) for f in (np.cos, np.sin))
-
-        for layer in range(self._keys.shape[1]):  # one layer at a time, to limit the memory for copies
-            by_position = self._keys[slot, layer].transpose(0, 1, 3, 2)  # (n_head_kv, n_blocks, 16, head_size), a view
+        for all_keys, all_values, rotation in zip(self.keys, self.values, rotations, strict=True):
+            by_position = all_keys[slot].transpose(0, 1, 3, 2)  # (n_head, n_blocks, 16, key_size), a view
             rows = by_position.reshape(by_position.shape[0], -1, by_position.shape[3])  # a copy
             moved = rows[:, first + n : end].astype(np.float32)
-            a, b = moved[..., :half].copy(), moved[..., half : 2 * half].copy()
-            moved[..., :half], moved[..., half : 2 * half] = a * cos + b * sin, b * cos - a * sin
+            if rotation is not None:
+                cos, sin = (f(n * rotation.frequencies).astype(np.float32) for f in (np.cos, np.sin))
+                a, b = moved[..., rotation.first].copy(), moved[..., rotation.second].copy()
+                moved[..., rotation.first], moved[..., rotation.second] = a * cos + b * sin, b * cos - a * sin
             rows[:, first : end - n] = moved
             by_position[...] = rows.reshape(by_position.shape)
 
-            values = self._values[slot, layer]
+            values = all_values[slot]
             values[:, first : end - n] = values[:, first + n : end].copy()

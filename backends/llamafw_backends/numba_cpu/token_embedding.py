@@ -51,14 +51,17 @@ def _embed_nibbles(kind: int, row: int, n: int, out: int) -> None:
 
 
 @jit
-def embed(p: Any, i: int, out: int) -> None:
-    """Write the embedding of the batch's token ``i``, n_embd floats with the file's exact values."""
-    row = p.embedding + load_i64(p.tokens + 8 * i) * p.embedding_row
-    if p.embedding_kind == NO_KERNEL:
-        _embed_floats(_F32, p.embedded + i * 4 * p.n_embd, p.n_embd, out)
-    elif p.embedding_kind == _Q8_0:
-        _embed_bytes(row, p.n_embd, out)
-    elif p.embedding_kind >= _Q4_0:
-        _embed_nibbles(p.embedding_kind, row, p.n_embd, out)
+def embed(o: Any, token: int, index: int, out: int) -> None:
+    """Write the row ``token`` of the matrix of a ROW_OP, with the file's exact values.
+
+    Without a kernel for the matrix's type, the row was unpacked as number ``index`` of ``o.embedded``.
+    """
+    row = o.table + token * o.row_bytes
+    if o.kind == NO_KERNEL:
+        _embed_floats(_F32, o.embedded + index * 4 * o.n, o.n, out)
+    elif o.kind == _Q8_0:
+        _embed_bytes(row, o.n, out)
+    elif o.kind >= _Q4_0:
+        _embed_nibbles(o.kind, row, o.n, out)
     else:
-        _embed_floats(p.embedding_kind, row, p.n_embd, out)
+        _embed_floats(o.kind, row, o.n, out)

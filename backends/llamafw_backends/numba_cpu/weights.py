@@ -1,128 +1,173 @@
 """Load a model's tensors in the formats of the kernels: matrices as tiles, vectors as float32.
 
 A matrix keeps its format if there is a kernel for it; every other ggml type is unpacked exactly and rounded to Q8_0.
-The file is read once, except for the token embedding, whose rows are read from the file when they are needed.
+The file is read once, except for embeddings, whose rows are read from the file when they are needed.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import BackendContext, Decoder, Floats, ModelError, Tensor, check_decoder
+from llamafw import BackendContext, Floats, ModelError, Tensor
+from llamafw.graph import Weight
 from llamafw_backends.numba_cpu import matmul, packing
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
-from llamafw_backends.numba_cpu.kernel_records import LAYER, TENSOR, new_records
+from llamafw_backends.numba_cpu.kernel_records import TENSOR, address_of, new_records
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.threads import Pool
 from llamafw_backends.numba_cpu.tiles import ROWS, TILE_FORMATS, TileFormat
 from llamafw_backends.numba_cpu.token_embedding import KERNEL_KINDS, NO_KERNEL
 
-MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-NORMS = ("attn_norm", "ffn_norm")
-REQUIRED_ROLES = ("token_embd", *NORMS, *MATRICES, "output_norm", "output")
-OPTIONAL_ROLES = tuple(f"{role}_bias" for role in (*MATRICES, "output"))
-ACTIVATIONS = ("silu",)
 COLUMNS = 32  # the columns of a matrix are a multiple of this: a block of ggml, a record of activations
 CHUNK_ROWS = 1024  # rows unpacked at once
 FALLBACK_TYPE = "Q8_0"  # for types without a kernel
 
+Order = tuple[int, ...]
+"""For each number of a head, its place in the file; it repeats for every head."""
+
+
+@dataclass(eq=False)
+class Matrix:
+    """One or several matrices of a tensor, which are packed into tiles when the model loads."""
+
+    tensor: Tensor
+    weight: Weight
+    bias: Weight | None
+    order: Order
+    tile_format: TileFormat
+    record: npt.NDArray[np.void]  # TENSOR
+
+    @property
+    def n_parts(self) -> int:
+        """Number of matrices."""
+        return self.weight.shape[0] if len(self.weight.shape) == 3 else 1
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all matrices."""
+        return int(np.prod(self.weight.shape[:-1]))
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of each matrix."""
+        return self.weight.shape[-1]
+
+    @property
+    def part_tiles(self) -> int:
+        """Tiles of each matrix."""
+        return -(-self.weight.shape[-2] // ROWS)
+
+    @property
+    def layout(self) -> int:
+        """Layout of the activations that it is multiplied with."""
+        return self.tile_format.layout
+
+    @property
+    def address(self) -> int:
+        """Address of its TENSOR record."""
+        return address_of(self.record)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the tiles."""
+        n_blocks = self.n_columns // self.tile_format.columns
+        return self.tile_format.tile_bytes(n_blocks) * -(-self.n_rows // ROWS)
+
+
+@dataclass(eq=False)
+class Vector:
+    """Numbers of the file, or computed ones, as float32."""
+
+    values: Floats
+    address: int = 0  # after `Weights.load`
+
+
+@dataclass(eq=False)
+class Table:
+    """An embedding, whose rows stay in the file."""
+
+    tensor: Tensor
+    rows: npt.NDArray[np.uint8]  # (n_rows, bytes per row)
+    kind: int  # see `token_embedding`
+    unpacked: Floats | None = None  # (n_batch, n) rows of the batch, if there is no kernel for the type
+
 
 class Weights:
-    """The weights of a model, in one arena, in the order in which a step reads them.
+    """The weights that a model's plan asks for, in one arena, in the order in which it asks.
 
     Raises
     ------
     ModelError
-        The kernels do not support a tensor's type or shape, or a tensor is missing.
+        The kernels do not support a tensor's type or shape.
     """
 
-    def __init__(self, context: BackendContext, isa: InstructionSet, pool: Pool, compiler: KernelCompiler) -> None:
-        self._context, self._pool = context, pool
-        self.decoder = context.decoder
-        self._embedding = self._tensor("token_embd")
+    def __init__(self, context: BackendContext) -> None:
+        self._context = context
+        self._matrices: dict[Any, Matrix] = {}
+        self._vectors: dict[Any, Vector] = {}
+        self.tables: dict[str, Table] = {}
         self._converted: Counter[str] = Counter()  # bytes of converted tiles, by their type in the file
-        matrices = dict(self._matrices())
+        self.seconds = 0.0
 
-        formats = {tensor.type_name: self._format(tensor) for tensor in matrices.values()}
-        self.kernels = {
-            tile_format.name: matmul.build(compiler, isa, tile_format)
-            for tile_format in dict.fromkeys(formats.values())
-        }
-        self._pack = compiler("packing", 2, packing.pack)
-        self._round_rows = compiler("rounding", 2, packing.round_rows) if set(formats) - set(TILE_FORMATS) else None
+    # --- what a plan asks for -----------------------------------------------------------------------
 
-        self.arena = Arena(self._size(matrices.values()), huge=True)
-        self.zeros = self.arena.allocate(4 * LANES)
-        self._records: list[Any] = []  # kept alive, because other records point to them
+    def matrix(self, weight: Weight, bias: Weight | None = None, order: Order = ()) -> Matrix:
+        """Return a matrix, or several of the same shape."""
+        key = (weight, bias, order)
+        if key not in self._matrices:
+            tensor = self._context.model.tensors[weight.name]
+            if len(weight.shape) not in (2, 3) or weight.shape[-1] % COLUMNS:
+                raise ModelError(
+                    f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend "
+                    f"needs matrices whose number of columns is a multiple of {COLUMNS}"
+                )
+            if len(weight.shape) == 3 and weight.shape[1] % ROWS:
+                raise ModelError(
+                    f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend "
+                    f"needs groups of matrices whose number of rows is a multiple of {ROWS}"
+                )
+            self._matrices[key] = Matrix(tensor, weight, bias, order, self._format(tensor), new_records(TENSOR))
+        return self._matrices[key]
 
-        started = time.perf_counter()
-        self.layers = new_records(LAYER, self.decoder.n_layer)
-        for number in range(self.decoder.n_layer):
-            layer = self.layers[number : number + 1]
-            for role in NORMS:
-                layer[role] = self._vector(self._tensor(role, number))
-            for role in MATRICES:
-                layer[role] = self._matrix(role, number)
-            layer["qkv_layouts"] = self._layouts("attn_q", "attn_k", "attn_v", layer=number)
-            layer["ffn_layouts"] = self._layouts("ffn_gate", "ffn_up", layer=number)
-        self.output_norm = self._vector(self._tensor("output_norm"))
-        self.output = self._matrix("output")
-        self.seconds = time.perf_counter() - started
+    def vector(self, weight: Weight, order: Order = ()) -> Vector:
+        """Return the numbers of a tensor."""
+        key = (weight, order)
+        if key not in self._vectors:
+            values = self._read(weight).reshape(-1)
+            self._vectors[key] = Vector(values[list(order)] if order else values)
+        return self._vectors[key]
 
-        for name, n_bytes in self._converted.items():
-            n_file_bytes = sum(tensor.data.nbytes for tensor in matrices.values() if tensor.type_name == name)
-            context.log(
-                f"{name} has no kernel: its weights are rounded to {FALLBACK_TYPE}, "
-                f"{n_bytes / 1e6:.0f} MB per token instead of {n_file_bytes / 1e6:.0f} MB"
-            )
+    def numbers(self, values: npt.ArrayLike) -> Vector:
+        """Return computed numbers."""
+        array = np.ascontiguousarray(values, np.float32)
+        return self._vectors.setdefault((array.shape, array.tobytes()), Vector(array))
 
-    @property
-    def n_bytes(self) -> int:
-        """Size of the weights that a step reads, in bytes."""
-        return self.arena.n_bytes
+    def table(self, weight: Weight, n_batch: int) -> Table:
+        """Return an embedding; ``n_batch`` is the maximum number of rows that are needed at once."""
+        if weight.name not in self.tables:
+            tensor = self._context.model.tensors[weight.name]
+            self._format(tensor)  # raises an error if the type is unknown
+            kind = KERNEL_KINDS.get(tensor.type_name, NO_KERNEL)
+            if weight.shape[1] % COLUMNS and kind > KERNEL_KINDS["BF16"]:
+                kind = NO_KERNEL
+            unpacked = np.zeros((n_batch, weight.shape[1]), np.float32) if kind == NO_KERNEL else None
+            self.tables[weight.name] = Table(tensor, _rows(tensor), kind, unpacked)
+        return self.tables[weight.name]
 
-    @property
-    def embedding(self) -> tuple[int, int, int]:
-        """Address of the token embedding, bytes per row, and its kind: see `token_embedding.KERNEL_KINDS`."""
-        rows = _rows(self._embedding)
-        return int(rows.ctypes.data), rows.strides[0], KERNEL_KINDS.get(self._embedding.type_name, NO_KERNEL)
-
-    def embed(self, tokens: npt.NDArray[np.int64], out: Floats) -> None:
-        """Write the embeddings of ``tokens``, (n, n_embd), if their type has no kernel."""
-        out[...] = self._dequantize(self._embedding.type_name, _rows(self._embedding)[tokens].reshape(-1), out.shape)
-
-    # --- the tensors of the model -------------------------------------------------------------------
-
-    def _tensor(self, role: str, layer: int = 0) -> Tensor:
-        name = self.decoder.tensors[role].format(layer=layer)
-        try:
-            return self._context.model.tensors[name]
-        except KeyError:
-            raise ModelError(f"{self._context.model.path}: the tensor {name!r} is missing") from None
-
-    def _matrices(self) -> Iterator[tuple[tuple[str, int], Tensor]]:
-        """Yield all matrices by role and layer, except the token embedding."""
-        for layer in range(self.decoder.n_layer):
-            for role in MATRICES:
-                yield (role, layer), self._check_shape(self._tensor(role, layer))
-        yield ("output", 0), self._check_shape(self._tensor("output"))
-
-    def _check_shape(self, tensor: Tensor) -> Tensor:
-        """Return a tensor if the kernels can multiply it; otherwise raise ModelError."""
-        if len(tensor.shape) != 2 or tensor.shape[1] % COLUMNS:
-            raise ModelError(
-                f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend "
-                f"needs matrices whose number of columns is a multiple of {COLUMNS}"
-            )
-        return tensor
+    def unpack_rows(self, table: Table, indices: npt.NDArray[np.int64]) -> None:
+        """Write some rows of an embedding into ``table.unpacked``."""
+        assert table.unpacked is not None  # only called for tables whose type has no kernel
+        out = table.unpacked[: len(indices)]
+        out[...] = self._dequantize(table.tensor.type_name, table.rows[indices].reshape(-1), out.shape)
 
     def _format(self, tensor: Tensor) -> TileFormat:
         """Return the format of a matrix in memory."""
@@ -132,20 +177,54 @@ class Weights:
             raise ModelError(f"{path}: the tensor {tensor.name!r} has the unknown type {tensor.type_name}")
         return tile_format or TILE_FORMATS[FALLBACK_TYPE]
 
-    def _layouts(self, *roles: str, layer: int) -> int:
-        """Return the layouts of activations that some matrices need, as bits."""
-        return int(np.bitwise_or.reduce([self._format(self._tensor(role, layer)).layout for role in roles]))
+    # --- packing ------------------------------------------------------------------------------------
 
-    def _size(self, matrices: Any) -> int:
-        """Return an upper bound of the arena's size in bytes: tiles, biases, norms and their alignment."""
-        vectors = (2 * self.decoder.n_layer + 1) * align_up(4 * self.decoder.n_embd) + align_up(4 * LANES)
-        return vectors + sum(
-            align_up(self._format(t).tile_bytes(t.shape[1] // self._format(t).columns) * -(-t.shape[0] // ROWS))
-            + align_up(4 * (t.shape[0] + ROWS))
-            for t in matrices
+    def load(self, isa: InstructionSet, pool: Pool, compiler: KernelCompiler) -> None:
+        """Compile the kernels that the matrices need, and pack the weights."""
+        self._pool = pool
+        formats = {matrix.tensor.type_name: matrix.tile_format for matrix in self._matrices.values()}
+        self.kernels = {
+            tile_format.name: matmul.build(compiler, isa, tile_format)
+            for tile_format in dict.fromkeys(formats.values())
+        }
+        self._pack = compiler("packing", 2, packing.pack)
+        self._round_rows = compiler("rounding", 2, packing.round_rows) if set(formats) - set(TILE_FORMATS) else None
+
+        self.arena = Arena(self._size(), huge=True)
+        self._zeros = self.arena.allocate(4 * LANES)
+        started = time.perf_counter()
+        for vector in self._vectors.values():
+            vector.address = self.arena.store(vector.values)
+        for matrix in self._matrices.values():
+            self._pack_matrix(matrix)
+        self.seconds = time.perf_counter() - started
+
+        for name, n_bytes in self._converted.items():
+            n_file_bytes = sum({m.tensor.name: m.tensor.data.nbytes for m in self._matrices.values() if m.tensor.type_name == name}.values())
+            self._context.log(
+                f"{name} has no kernel: its weights are rounded to {FALLBACK_TYPE}, "
+                f"{n_bytes / 1e6:.0f} MB per token instead of {n_file_bytes / 1e6:.0f} MB"
+            )
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the weights that a step reads, in bytes."""
+        return self.arena.n_bytes
+
+    def _size(self) -> int:
+        """Return an upper bound of the arena's size in bytes: vectors, tiles, biases and their alignment."""
+        vectors = sum(align_up(vector.values.nbytes) for vector in self._vectors.values())
+        return (
+            vectors
+            + align_up(4 * LANES)
+            + sum(align_up(m.n_bytes) + align_up(4 * (m.n_rows + ROWS)) for m in self._matrices.values())
         )
 
-    # --- packing ------------------------------------------------------------------------------------
+    def _read(self, weight: Weight) -> Floats:
+        """Return the numbers of a tensor, or of some of its rows."""
+        tensor = self._context.model.tensors[weight.name]
+        values = self._dequantize(tensor.type_name, tensor.data, tensor.shape)
+        return values[weight.first : weight.last] if tensor.shape else values
 
     def _dequantize(self, type_name: str, data: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Floats:
         if type_name == "F32":
@@ -154,40 +233,37 @@ class Weights:
             return np.ascontiguousarray(data).view(np.float16).reshape(shape).astype(np.float32)
         return self._context.quants[type_name].dequantize(data, shape)
 
-    def _vector(self, tensor: Tensor) -> int:
-        return self.arena.store(self._dequantize(tensor.type_name, tensor.data, tensor.shape))
-
-    def _matrix(self, role: str, layer: int = 0) -> int:
-        """Pack a matrix; return the address of its TENSOR record."""
-        tensor = self._tensor(role, layer)
-        tile_format, (n_rows, n_columns) = self._format(tensor), tensor.shape
+    def _pack_matrix(self, matrix: Matrix) -> None:
+        """Pack a matrix, and fill its record."""
+        tile_format, n_rows, n_columns = matrix.tile_format, matrix.n_rows, matrix.n_columns
         n_blocks, n_tiles = n_columns // tile_format.columns, -(-n_rows // ROWS)
-        order = self._row_order(role, n_rows)
+        order = np.arange(n_rows)
+        if matrix.order:
+            order = order.reshape(-1, len(matrix.order))[:, list(matrix.order)].reshape(-1)
 
-        record = new_records(TENSOR)
+        record, tile_bytes = matrix.record, tile_format.tile_bytes(n_blocks)
         record["kernel"] = self.kernels[tile_format.name].address
         record["layout"], record["n_tiles"], record["n_blocks"] = tile_format.layout, n_tiles, n_blocks
-        record["tile_bytes"] = tile_format.tile_bytes(n_blocks)
-        record["weights"] = tiles = self.arena.allocate(n_tiles * tile_format.tile_bytes(n_blocks))
-        record["start"], record["start_stride"] = self.zeros, 0
-        if f"{role}_bias" in self.decoder.tensors:
-            bias = self._tensor(f"{role}_bias", layer)
+        record["tile_bytes"] = tile_bytes
+        record["weights"] = tiles = self.arena.allocate(n_tiles * tile_bytes)
+        record["start"], record["start_stride"] = self._zeros, 0
+        if matrix.bias is not None:
             values = np.zeros(n_tiles * ROWS, np.float32)
-            values[:n_rows] = self._dequantize(bias.type_name, bias.data, bias.shape)[order]
+            values[:n_rows] = self._read(matrix.bias).reshape(-1)[order]
             record["start"], record["start_stride"] = self.arena.store(values), 4 * ROWS
-        self._records.append(record)
 
-        if tensor.type_name in TILE_FORMATS:
-            self._run(self._pack, tile_format, _rows(tensor), order, n_blocks, tiles)
-        else:
-            self._converted[tensor.type_name] += n_tiles * tile_format.tile_bytes(n_blocks)
-            for first in range(0, n_rows, CHUNK_ROWS):
-                chunk = order[first : first + CHUNK_ROWS]
-                rows = _rows(tensor)[chunk]
-                unpacked = self._dequantize(tensor.type_name, rows.reshape(-1), (len(chunk), n_columns))
-                chunk_tiles = tiles + first // ROWS * tile_format.tile_bytes(n_blocks)
-                self._run(self._round_rows, tile_format, unpacked, np.arange(len(chunk)), n_blocks, chunk_tiles)
-        return int(record.ctypes.data)
+        n_file_rows = int(np.prod(matrix.tensor.shape[:-1]))
+        rows_per_part = n_file_rows // matrix.tensor.shape[0]
+        rows = matrix.tensor.data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
+        if matrix.tensor.type_name in TILE_FORMATS:
+            self._run(self._pack, tile_format, rows, order, n_blocks, tiles)
+            return
+        self._converted[matrix.tensor.type_name] += n_tiles * tile_bytes
+        for first in range(0, n_rows, CHUNK_ROWS):
+            chunk = order[first : first + CHUNK_ROWS]
+            unpacked = self._dequantize(matrix.tensor.type_name, rows[chunk].reshape(-1), (len(chunk), n_columns))
+            chunk_tiles = tiles + first // ROWS * tile_bytes
+            self._run(self._round_rows, tile_format, unpacked, np.arange(len(chunk)), n_blocks, chunk_tiles)
 
     def _run(
         self,
@@ -225,40 +301,6 @@ class Weights:
         for name, value in values.items():
             arguments[name] = value
         self._pool.run(kernel.address, int(arguments.ctypes.data), self._pool.n_threads)
-
-    def _row_order(self, role: str, n_rows: int) -> npt.NDArray[np.int64]:
-        """Return, for each row of the tiles, the number of its row in the file, (n_rows,).
-
-        If RoPE is interleaved (pairs of adjacent elements), the rows of each head of Q and K are reordered: first the
-        first elements of all pairs, then the second ones. Pair i is then (i, i + n_rot / 2), and a rotation is a few
-        operations on whole vectors. Scores do not change, because queries and keys are reordered in the same way.
-        """
-        rows = np.arange(n_rows)
-        if role not in ("attn_q", "attn_k") or not self.decoder.rope_interleaved:
-            return rows
-        size, n_rot = self.decoder.n_embd_head, 2 * len(self.decoder.rope_frequencies)
-        head = np.concatenate([np.arange(0, n_rot, 2), np.arange(1, n_rot, 2), np.arange(n_rot, size)])
-        return rows.reshape(-1, size)[:, head].reshape(-1)
-
-
-def check_supported(decoder: Decoder) -> None:
-    """Raise ModelError if the kernels do not support a model's activation, tensor roles or sizes."""
-    check_decoder(decoder, "numba", activations=ACTIVATIONS, required=REQUIRED_ROLES, optional=OPTIONAL_ROLES)
-
-    for name, value, unit in (
-        ("head size", decoder.n_embd_head, LANES),
-        ("embedding length", decoder.n_embd, COLUMNS),
-        ("heads times head size", decoder.n_head * decoder.n_embd_head, COLUMNS),
-        ("feed-forward length", decoder.n_ff, COLUMNS),
-    ):
-        if value < 1 or value % unit:
-            raise ModelError(f"the numba backend needs a {name} that is a multiple of {unit}; this model's is {value}")
-
-    n_rot = 2 * len(decoder.rope_frequencies)
-    if n_rot > decoder.n_embd_head:
-        raise ModelError(f"the model rotates {n_rot} dimensions of each head, but a head has {decoder.n_embd_head}")
-    if decoder.n_head % decoder.n_head_kv:
-        raise ModelError(f"{decoder.n_head} query heads cannot be divided evenly among {decoder.n_head_kv} KV heads")
 
 
 def _rows(tensor: Tensor) -> npt.NDArray[np.uint8]:

@@ -54,7 +54,7 @@ from llamafw.graph.rows import (
 )
 from llamafw.graph.shapes import Concat, Repeat, Reshape, Slice
 from llamafw.graph.show import as_dot, as_json, as_text
-from llamafw.graph.values import POSITIONS, TOKENS, Array, GraphError, Input, Shape, Value
+from llamafw.graph.values import POSITIONS, TOKENS, Array, GraphError, Input, Shape, Value, size_of
 from llamafw.graph.weights import Parameter, Parameters, Weight
 
 __all__ = [
@@ -121,6 +121,7 @@ __all__ = [
     "Scale",
     "SelectiveScan",
     "Shape",
+    "size_of",
     "Slice",
     "Softmax",
     "softmax",

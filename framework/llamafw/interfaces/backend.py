@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from llamafw.graph import Graph
 from llamafw.interfaces.model import Quant
-from llamafw.types import BackendOptions, Batch, Bytes, Decoder, Floats, Model
+from llamafw.types import BackendOptions, Batch, Bytes, Floats, Model
 
 
 class Backend(Protocol):
@@ -75,7 +76,7 @@ class BackendContext:
     """The arguments of a `BackendFactory`."""
 
     model: Model  # the open model file
-    decoder: Decoder  # the computation
+    graph: Graph  # what it computes
     options: BackendOptions  # settings from flags
     quants: Mapping[str, Quant]  # tensor types of all plugins, by name
     log: Callable[[str], None] = field(default=lambda line: None)  # prints a line of progress

@@ -1,0 +1,292 @@
+"""Write the records of a schedule: the addresses of kernels, buffers and weights, phase by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llamafw_backends.numba_cpu import attention, phases
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_records import (
+    ATTENTION,
+    COLUMNS,
+    GROUPED,
+    MATRIX,
+    PHASE,
+    PRIVATE,
+    ROW_OP,
+    ROWS,
+    SELECT,
+    SELECTION,
+    TENSOR,
+    new_records,
+)
+from llamafw_backends.numba_cpu.kv_cache import KVCache
+from llamafw_backends.numba_cpu.memory import align_up
+from llamafw_backends.numba_cpu.rotations import RotationTable
+from llamafw_backends.numba_cpu.schedule import Schedule
+from llamafw_backends.numba_cpu.units import (
+    Activations,
+    AttentionUnit,
+    ColumnsUnit,
+    MatrixUnit,
+    Place,
+    RowUnit,
+    SelectUnit,
+    Unit,
+)
+from llamafw_backends.numba_cpu.weights import Matrix, Table, Vector
+
+_BLOCK_BYTES = 1 << 18  # of records
+
+
+@dataclass(eq=False)
+class Step:
+    """The records of a step, and what must be kept alive while it runs."""
+
+    phases: npt.NDArray[np.void]  # (n_phases,) PHASE
+    scratch_bytes: int  # that each thread needs
+    alive: list[Any]  # their memory, and compiled kernels
+
+
+class Assembly:
+    """Writes the records of one schedule.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        The phases.
+    memory : int
+        Address of the buffers.
+    caches : KVCache
+        The KV cache.
+    compiler : KernelCompiler
+        Compiles the kernels that the phases need.
+    n_rows : int
+        Maximum number of tokens in a ubatch.
+    result : int
+        LOGITS or HIDDEN: what the step returns.
+    result_stride : int
+        Bytes from row to row of the result.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        memory: int,
+        caches: KVCache,
+        compiler: KernelCompiler,
+        n_rows: int,
+        result: int,
+        result_stride: int,
+    ) -> None:
+        self._caches, self._compiler, self._n_rows = caches, compiler, n_rows
+        self._result, self._result_stride = result, result_stride
+        self._kernels: dict[str, int] = {}
+        self._blocks: list[npt.NDArray[np.uint8]] = []
+        self._used = 0  # bytes of the last block
+        self._alive: list[Any] = []  # compiled kernels
+        self._scratch_bytes = 64
+
+        for buffer in schedule.buffers:
+            buffer.address = memory + buffer.start
+        records = new_records(PHASE, len(schedule.phases))
+        for record, phase in zip(records, schedule.phases, strict=True):
+            kernel, record["record"] = self._phase(phase.units, phase.is_redundant, phase.stage)
+            record["kernel"], record["n_bytes"] = kernel, self._end() - int(record["record"])
+            record["barrier"], record["stage"] = phase.barrier, phase.stage
+        self.step = Step(records, self._scratch_bytes, [*self._blocks, *self._alive])
+
+    def _phase(self, units: Sequence[Unit], is_redundant: bool, stage: int) -> tuple[int, int]:
+        """Return the addresses of a phase's kernel and of its arguments."""
+        match units:
+            case [MatrixUnit() as unit]:
+                record = self._store(MATRIX, **self._matrix(unit.matrix, unit.x, stage, unit))
+                return self._kernel("matrix", 3, phases.matrix), record
+            case [ColumnsUnit() as unit]:
+                return self._kernel("columns", 3, phases.columns), self._columns(unit)
+            case [AttentionUnit() as unit]:
+                return self._attention(unit)
+            case [SelectUnit() as unit]:
+                return self._kernel("select", 3, phases.select), self._select(unit)
+        ops = [self._row_op(unit) for unit in units if isinstance(unit, RowUnit)]
+        record = self._store(ROWS, parts={"ops": ops}, stage=stage, redundant=int(is_redundant))
+        return self._kernel("rows", 3, phases.rows), record
+
+    # --- records ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _new(dtype: np.dtype[np.void], /, **fields: Any) -> npt.NDArray[np.void]:
+        record = new_records(dtype)
+        for name, value in fields.items():
+            record[name] = value
+        return record
+
+    def _store(self, dtype: np.dtype[np.void], /, *, parts: Mapping[str, Sequence[npt.NDArray[np.void]]] = {}, **fields: Any) -> int:
+        """Write a record, and behind it the records that it points to, and return its address.
+
+        The records of all phases follow one another in memory, because they are read once per step, from a memory
+        that the weights have filled with other data since.
+        """
+        contents = [np.concatenate(records).view(np.uint8) for records in parts.values() if records]
+        n_bytes = align_up(dtype.itemsize) + sum(align_up(content.nbytes) for content in contents)
+        if not self._blocks or self._used + n_bytes > self._blocks[-1].nbytes:
+            self._blocks.append(np.zeros(max(_BLOCK_BYTES, n_bytes + 64), np.uint8))
+            self._used = -int(self._blocks[-1].ctypes.data) % 64
+        block = self._blocks[-1]
+        record, address = block[self._used : self._used + dtype.itemsize].view(dtype), self._end()
+        self._used += align_up(dtype.itemsize)
+
+        for name, records in parts.items():
+            fields[name] = self._end() if records else 0
+            fields[f"n_{name}"] = len(records)
+            if records:
+                content = contents.pop(0)
+                block[self._used : self._used + content.nbytes] = content
+                self._used += align_up(content.nbytes)
+        for name, value in fields.items():
+            record[name] = value
+        return address
+
+    def _end(self) -> int:
+        """Return the address behind the records."""
+        return int(self._blocks[-1].ctypes.data) + self._used
+
+    def _kernel(self, name: str, n_arguments: int, function: Callable[..., int]) -> int:
+        if name not in self._kernels:
+            kernel = self._compiler(name, n_arguments, function)
+            self._alive.append(kernel)
+            self._kernels[name] = kernel.address
+        return self._kernels[name]
+
+    def _row_kernel(self, function: Callable[..., int]) -> int:
+        return self._kernel(f"row {function.__name__}", 8, function)
+
+    @staticmethod
+    def _numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return fields with the addresses of weights and tables."""
+        numbers: dict[str, Any] = {}
+        for name, value in fields.items():
+            if isinstance(value, Table):
+                numbers |= {"table": int(value.rows.ctypes.data), "row_bytes": value.rows.strides[0], "kind": value.kind}
+                numbers["embedded"] = 0 if value.unpacked is None else int(value.unpacked.ctypes.data)
+            else:
+                numbers[name] = value.address if isinstance(value, Vector | RotationTable) else value
+        return numbers
+
+    def _row_op(self, unit: RowUnit) -> npt.NDArray[np.void]:
+        fields = self._numbers(unit.fields) | {"stage": unit.stage, "kernel": self._row_kernel(unit.kernel)}
+        for name, place in (("a", unit.a), ("b", unit.b)):
+            if isinstance(place, Place):
+                fields |= self._address(name, place)
+        if isinstance(unit.out, Place):
+            fields |= self._address("out", unit.out)
+        elif isinstance(unit.out, Activations):
+            x = unit.out
+            fields |= {"layouts": x.layouts, "out_step": x.records_row, "b_step": x.floats_row}
+            fields |= {"out": x.records.address, "out_stride": x.records.row_bytes, "out_mode": x.records.mode}
+            fields |= {"b": x.floats.address, "b_stride": x.floats.row_bytes, "b_mode": x.floats.mode}
+        else:
+            fields |= {"out_stride": self._result_stride, "out_mode": self._result}
+        return self._new(ROW_OP, **fields)
+
+    @staticmethod
+    def _address(name: str, place: Place) -> dict[str, int]:
+        buffer = place.buffer
+        return {
+            name: buffer.address + place.offset,
+            f"{name}_stride": buffer.row_bytes,
+            f"{name}_mode": buffer.mode,
+        }
+
+    def _matrix(
+        self, matrix: Matrix, x: Activations, stage: int, unit: MatrixUnit | None = None
+    ) -> dict[str, Any]:
+        """Return the fields of a product; without a unit, its result has no place of its own."""
+        is_grouped = x.records.mode == GROUPED
+        fields = {name: matrix.record[name][0] for name in TENSOR.names or ()} | {
+            "stage": stage,
+            "n_parts": matrix.n_parts,
+            "part_tiles": matrix.part_tiles,
+            "records": x.records.address,
+            "floats": x.floats.address,
+            "records_stride": x.records.row_bytes if is_grouped else 0,
+            "floats_stride": x.floats.row_bytes if is_grouped else 0,
+            "records_row": x.records_row,
+            "floats_row": x.floats_row,
+        }
+        if unit is not None:
+            fields |= {"add": int(unit.add), "out_part": 4 * matrix.weight.shape[-2]}
+            fields |= self._address("out", unit.out) if unit.out else self._returned()
+        return fields
+
+    def _returned(self) -> dict[str, int]:
+        return {"out_stride": self._result_stride, "out_mode": self._result}
+
+    def _columns(self, unit: ColumnsUnit) -> int:
+        ops = [
+            self._new(
+                ROW_OP,
+                **{"n_parts": 1} | self._numbers(op.fields),
+                kernel=self._row_kernel(op.kernel),
+                stage=unit.stage,
+                a=op.a,
+                b=op.b,
+                out=op.out,
+            )
+            for op in unit.ops
+        ]
+        tiles = 2 if unit.n_columns % 32 == 0 else 1
+        fields: dict[str, Any] = {
+            "stage": unit.stage,
+            "n_slots": unit.n_slots,
+            "result": unit.result,
+            "n_columns": unit.n_columns,
+            "unit": tiles,
+        }
+        if isinstance(unit.out, Activations):
+            x = unit.out
+            fields |= {"layouts": x.layouts, "records": x.records.address, "floats": x.floats.address}
+        else:
+            fields |= self._address("out", unit.out) if unit.out else self._returned()
+        self._need_scratch(unit.n_slots * 4 * max(phases.CHUNK_FLOATS, 16 * tiles * self._n_rows))
+        inputs = [self._new(MATRIX, **self._matrix(matrix, x, unit.stage)) for matrix, x in unit.inputs]
+        return self._store(COLUMNS, parts={"inputs": inputs, "ops": ops}, **fields)
+
+    def _attention(self, unit: AttentionUnit) -> tuple[int, int]:
+        layout, cached = unit.cache, self._caches.addresses(unit.number)
+        n_rep = unit.n_head // layout.n_head
+        sizes = n_rep, layout.key_size, layout.value_size
+        kernel = attention.build(self._compiler, *sizes, *self._caches.types)
+        self._alive.append(kernel)
+        self._need_scratch(attention.scratch_bytes(*sizes, self._caches.n_ctx))
+
+        fields: dict[str, Any] = {"n_head_kv": layout.n_head, "stores": int(unit.stores), "n_scores": self._caches.n_ctx}
+        fields |= cached | self._numbers(unit.fields) | self._address("q", unit.q)
+        fields |= {"out": unit.out.buffer.address + unit.out.offset, "out_stride": unit.out.buffer.row_bytes}
+        if unit.stores:
+            fields |= self._address("k", unit.k) | self._address("v", unit.v)
+        ops = {"q_ops": unit.q_ops, "k_ops": unit.k_ops, "v_ops": unit.v_ops}
+        parts = {name: [self._head_op(op) for op in units] for name, units in ops.items()}
+        return kernel.address, self._store(ATTENTION, parts=parts, **fields)
+
+    def _head_op(self, unit: RowUnit) -> npt.NDArray[np.void]:
+        fields = self._numbers(unit.fields)
+        offset = fields.pop("offset", 0)
+        return self._new(ROW_OP, **fields, kernel=self._row_kernel(unit.kernel), out=offset)
+
+    def _select(self, unit: SelectUnit) -> int:
+        buffers = [
+            self._new(SELECTION, buffer=buffer.address, stride=buffer.row_bytes, private=int(buffer.mode == PRIVATE))
+            for buffer in unit.buffers
+            if buffer.row_bytes
+        ]
+        return self._store(SELECT, parts={"buffers": buffers})
+
+    def _need_scratch(self, n_bytes: int) -> None:
+        self._scratch_bytes = max(self._scratch_bytes, n_bytes)
+

@@ -1,0 +1,164 @@
+"""Kernels of the phases that compute rows and products: ``kernel(plan, record, thread) -> 0``.
+
+Threads divide the tokens in operations on rows, and the tiles in matrix products. If there is only one row, each thread
+computes operations on rows for itself, because that takes less time than a barrier.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamafw_backends.numba_cpu.elementwise import store_activations, token_group
+from llamafw_backends.numba_cpu.kernel_compiler import jit
+from llamafw_backends.numba_cpu.kernel_records import (
+    LOGITS,
+    MATRIX,
+    ROW_OP,
+    SELECTION,
+    columns_at,
+    matrix_at,
+    plan_at,
+    row_at,
+    row_op_at,
+    rows_at,
+    select_at,
+    selection_at,
+)
+from llamafw_backends.numba_cpu.matmul import matmul
+from llamafw_backends.numba_cpu.simd import call_address, load_f32, load_i64, store_f32
+from llamafw_backends.numba_cpu.threads import work_range
+
+CHUNK_FLOATS = 32768  # products of one matrix that a thread computes before it uses them: 128 KiB of its L2 cache
+OP_BYTES = ROW_OP.itemsize
+_MATRIX_BYTES, _SELECTION_BYTES = MATRIX.itemsize, SELECTION.itemsize
+call_row_kernel = call_address(8)
+
+
+@jit
+def n_rows_of(p: Any, stage: int) -> int:
+    """Return the number of rows that a stage computes."""
+    return p.n_tokens if stage == 0 else p.n_outputs
+
+
+def rows(plan: int, record: int, thread: int) -> int:
+    """Run operators on this thread's rows, one row after the other."""
+    p, r = plan_at(plan), rows_at(record)
+    n = n_rows_of(p, r.stage)
+    is_single = n == 1
+    first, last = work_range(n, thread, p.n_threads)
+    if is_single and r.redundant:
+        first, last = 0, 1
+
+    for row in range(first, last):
+        for i in range(r.n_ops):
+            op = r.ops + i * OP_BYTES
+            o = row_op_at(op)
+            a = row_at(p, o.a, o.a_stride, o.a_mode, row, thread, is_single)
+            b = row_at(p, o.b, o.b_stride, o.b_mode, row, thread, is_single)
+            out = row_at(p, o.out, o.out_stride, o.out_mode, row, thread, is_single)
+            call_row_kernel(o.kernel, plan, op, a, b, out, row, o.size, 0)
+    return 0
+
+
+@jit
+def _multiply(
+    p: Any, record: int, thread: int, n: int, first: int, last: int, out: int, out_stride: int, add: int
+) -> None:
+    """Multiply the tiles ``first`` … ``last - 1`` of a matrix with all rows."""
+    m = matrix_at(record)
+    records = m.records + (thread * m.records_stride if n == 1 else 0)
+    floats = m.floats + (thread * m.floats_stride if n == 1 else 0)
+    matmul(record, p.widths, records, floats, n, first, last, out, out_stride, add)
+
+
+def matrix(plan: int, record: int, thread: int) -> int:
+    """Multiply this thread's tiles of a matrix with the activations of all rows."""
+    p, m = plan_at(plan), matrix_at(record)
+    n = n_rows_of(p, m.stage)
+    target = p.logits if m.out_mode == LOGITS else m.out
+    first, last = work_range(m.n_tiles, thread, p.n_threads)
+    if m.n_parts == 1:
+        if first < last:
+            _multiply(p, record, thread, n, first, last, target + 64 * first, m.out_stride, m.add)
+        return 0
+
+    records = m.records + (thread * m.records_stride if n == 1 else 0)
+    floats = m.floats + (thread * m.floats_stride if n == 1 else 0)
+    while first < last:
+        part = first // m.part_tiles
+        end = min(last, (part + 1) * m.part_tiles)
+        out = target + part * m.out_part + 64 * (first - part * m.part_tiles)
+        part_records, part_floats = records + part * n * m.records_row, floats + part * n * m.floats_row
+        matmul(record, p.widths, part_records, part_floats, n, first, end, out, m.out_stride, m.add)
+        first = end
+    return 0
+
+
+def columns(plan: int, record: int, thread: int) -> int:
+    """Compute elementwise operators of products, in groups of columns that stay in the cache.
+
+    ``first``, ``last``, ``column`` and ``end`` count units of columns.
+    """
+    p, c = plan_at(plan), columns_at(record)
+    n, scratch = n_rows_of(p, c.stage), p.scratch + thread * p.scratch_stride
+    width = 16 * c.unit
+    first, last = work_range((c.n_columns + width - 1) // width, thread, p.n_threads)
+    at_once = max(1, CHUNK_FLOATS // (width * n))
+
+    for column in range(first, last, at_once):
+        end = min(column + at_once, last)
+        stride = 4 * width * (end - column)
+        n_numbers, offset = width * (end - column), 64 * c.unit * column
+        for i in range(c.n_inputs):
+            m = c.inputs + i * _MATRIX_BYTES
+            _multiply(p, m, thread, n, c.unit * column, c.unit * end, scratch + i * n * stride, stride, 0)
+
+        for row in range(n):
+            for i in range(c.n_ops):
+                op = c.ops + i * OP_BYTES
+                o = row_op_at(op)
+                a, b, out = (
+                    scratch + (o.a * n + row) * stride,
+                    scratch + (o.b * n + row) * stride,
+                    scratch + (o.out * n + row) * stride,
+                )
+                call_row_kernel(o.kernel, plan, op, a, b, out, row, n_numbers, width * column)
+
+            result = scratch + (c.result * n + row) * stride
+            if c.layouts != 0:
+                start, group = token_group(p.widths, n, row)
+                store_activations(
+                    result,
+                    width * column,
+                    width * end,
+                    c.n_columns,
+                    row,
+                    start,
+                    group,
+                    c.layouts,
+                    c.records,
+                    c.floats,
+                )
+            else:
+                target = (p.logits if c.out_mode == LOGITS else c.out) + row * c.out_stride + offset
+                for i in range(0, stride, 4):
+                    store_f32(load_f32(result + i), target + i)
+    return 0
+
+
+def select(plan: int, record: int, thread: int) -> int:
+    """Move the rows of the ubatch's outputs to the front of each buffer."""
+    p, s = plan_at(plan), select_at(record)
+    if thread != 0 or p.n_outputs == p.n_tokens:
+        return 0
+    for i in range(s.n_buffers):
+        buffer = selection_at(s.buffers + i * _SELECTION_BYTES)
+        n_copies = p.n_threads if buffer.private and p.n_outputs == 1 else 1
+        for row in range(p.n_outputs):
+            source = buffer.buffer + (load_i64(p.outputs + 8 * (p.first_output + row)) - p.first) * buffer.stride
+            for copy in range(n_copies):
+                target = buffer.buffer + (row + copy) * buffer.stride
+                if target != source:
+                    for j in range(0, buffer.stride, 4):
+                        store_f32(load_f32(source + j), target + j)
+    return 0

@@ -1,0 +1,217 @@
+"""The units of work that a graph is lowered to, and the buffers that they read and write.
+
+Independent of graphs: `lowering` makes units from a graph, `schedule` puts them in order, `assembly` writes records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamafw_backends.numba_cpu.isa import RECORD_BYTES
+from llamafw_backends.numba_cpu.kernel_records import SHARED
+from llamafw_backends.numba_cpu.memory import align_up
+from llamafw_backends.numba_cpu.weights import Matrix, Vector
+
+Kernel = Callable[..., int]
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory for one row per token."""
+
+    row_bytes: int
+    mode: int = SHARED
+    first: int = -1  # phases between which it is in use
+    last: int = -1
+    start: int = 0  # its place among the buffers of a step
+    n_bytes: int = 0
+    address: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value's rows are: a buffer, and an offset in each of its rows, in bytes."""
+
+    buffer: Buffer
+    offset: int = 0
+
+
+@dataclass(eq=False)
+class Activations:
+    """A row of ``n_parts`` vectors of ``n`` numbers, in the layouts that matrices are multiplied with."""
+
+    n: int
+    n_parts: int
+    layouts: int = 0  # bits
+    records: Buffer = field(init=False)
+    floats: Buffer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.records = Buffer(self.n_parts * self.records_row)
+        self.floats = Buffer(self.n_parts * self.floats_row)
+
+    @property
+    def records_row(self) -> int:
+        """Size of a vector's records."""
+        return self.n // 32 * RECORD_BYTES
+
+    @property
+    def floats_row(self) -> int:
+        """Size of a vector of floats."""
+        return 4 * self.n
+
+
+@dataclass(eq=False)
+class Unit:
+    """Work that one phase does, or a part of it."""
+
+    stage: int = field(kw_only=True)  # 0: for the ubatch's tokens; 1: for its outputs
+
+    def reads(self) -> list[Buffer]:
+        """Return the buffers that it reads."""
+        raise NotImplementedError
+
+    def writes(self) -> list[Buffer]:
+        """Return the buffers that it writes."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False)
+class RowUnit(Unit):
+    """An operator that computes a row from one or two others."""
+
+    kernel: Kernel
+    a: Place | Activations | None
+    b: Place | None
+    out: Place | Activations | None  # None: a row that the step returns
+    fields: Mapping[str, Any]  # of its ROW_OP; a `Vector` or `Table` becomes its address
+    is_shared: bool = False  # the row is written once, not by each thread
+
+    def reads(self) -> list[Buffer]:
+        return [place.buffer for place in (self.a, self.b) if isinstance(place, Place)]
+
+    def writes(self) -> list[Buffer]:
+        if isinstance(self.out, Activations):
+            return [self.out.records, self.out.floats]
+        return [self.out.buffer] if self.out else []
+
+
+@dataclass(eq=False)
+class MatrixUnit(Unit):
+    """A product with a matrix."""
+
+    matrix: Matrix
+    x: Activations
+    out: Place | None  # None: the logits
+    add: bool = False  # to what is in ``out``
+
+    def reads(self) -> list[Buffer]:
+        added = [self.out.buffer] if self.out and self.add else []
+        return [self.x.records, self.x.floats, *added]
+
+    def writes(self) -> list[Buffer]:
+        return [self.out.buffer] if self.out else []
+
+
+@dataclass(eq=False)
+class SlotOp:
+    """An elementwise operator between slots: numbered groups of columns."""
+
+    kernel: Kernel
+    a: int
+    b: int
+    out: int
+    fields: Mapping[str, Any]
+
+
+@dataclass(eq=False)
+class ColumnsUnit(Unit):
+    """Elementwise operators of products with matrices."""
+
+    inputs: Sequence[tuple[Matrix, Activations]]
+    ops: Sequence[SlotOp]
+    n_slots: int
+    result: int
+    n_columns: int
+    out: Place | Activations | None  # None: the logits
+
+    def reads(self) -> list[Buffer]:
+        return [buffer for _, x in self.inputs for buffer in (x.records, x.floats)]
+
+    def writes(self) -> list[Buffer]:
+        if isinstance(self.out, Activations):
+            return [self.out.records, self.out.floats]
+        return [self.out.buffer] if self.out else []
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """The sizes of the keys and values that a slot keeps for a `Cache`."""
+
+    n_head: int
+    key_size: int
+    value_size: int
+
+
+@dataclass(eq=False)
+class AttentionUnit(Unit):
+    """Attention over a cache."""
+
+    q: Place
+    k: Place
+    v: Place
+    out: Place
+    q_ops: Sequence[RowUnit]  # applied to each head in place
+    k_ops: Sequence[RowUnit]
+    v_ops: Sequence[RowUnit]
+    n_head: int
+    cache: CacheLayout
+    number: int  # of the cache
+    cached: Buffer  # stands for the cache
+    stores: bool
+    fields: Mapping[str, Any]  # of its ATTENTION record
+
+    def reads(self) -> list[Buffer]:
+        stored = [self.k.buffer, self.v.buffer] if self.stores else []
+        return [self.q.buffer, *stored, self.cached]
+
+    def writes(self) -> list[Buffer]:
+        stored = [self.k.buffer, self.v.buffer, self.cached] if self.stores else []
+        return [self.out.buffer, self.q.buffer, *stored]
+
+
+@dataclass(eq=False)
+class SelectUnit(Unit):
+    """From here on, only the rows of the outputs are needed."""
+
+    buffers: list[Buffer] = field(default_factory=list)
+
+    def reads(self) -> list[Buffer]:
+        return self.buffers
+
+    def writes(self) -> list[Buffer]:
+        return self.buffers
+
+
+def float_buffer(n: int) -> Buffer:
+    """Return a buffer for rows of ``n`` numbers."""
+    return Buffer(align_up(4 * n))
+
+
+__all__ = [
+    "Activations",
+    "AttentionUnit",
+    "Buffer",
+    "CacheLayout",
+    "ColumnsUnit",
+    "float_buffer",
+    "MatrixUnit",
+    "Place",
+    "RowUnit",
+    "SelectUnit",
+    "SlotOp",
+    "Unit",
+    "Vector",
+]
