@@ -22,7 +22,14 @@ from llamafw.plugins.configuration import PluginSetting, aliases_of, check_plugi
 from llamafw.plugins.discovery import discover, import_plugin
 from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, exc_info
 from llamafw.plugins.hook_timer import STARTUP_LIMIT, HookTimer
-from llamafw.plugins.load_checks import check_api_version, check_hooks, check_options, create_plugin, find_hooks
+from llamafw.plugins.load_checks import (
+    check_api_version,
+    check_hooks,
+    check_options,
+    create_plugin,
+    find_hooks,
+    marked_functions,
+)
 from llamafw.plugins.records import PluginRecord
 from llamafw.registry import NameClash, RegistrationError, Registry
 from llamafw.types import PluginInfo
@@ -204,7 +211,7 @@ class Plugins:
         Raises
         ------
         LlamafwError
-            A plugin raised it on purpose, or a plugin that the start depends on failed.
+            A plugin raised it on purpose, or a plugin that start-up depends on failed.
         """
         failed: list[Any] = []
         while True:
@@ -326,6 +333,7 @@ class Plugins:
         start = perf_counter()
         try:
             plugin = find_hooks(self._timed(record.name, "its import", load), self.pm)
+            record.hooks = sorted(marked_functions(plugin, self.pm))  # if a check fails, they tell whether it is fatal
             record.requires_api = check_api_version(plugin, record)
             if isinstance(plugin, type):
                 plugin = create_plugin(plugin)  # an object of its own, because state in the class would be shared
@@ -340,7 +348,6 @@ class Plugins:
             record.load_ms = (perf_counter() - start) * 1e3
 
         callers = self.pm.get_hookcallers(plugin) or ()
-        record.hooks = sorted(caller.name for caller in callers)
         self.failures.add_module(record.name, getattr(plugin, "__name__", type(plugin).__module__))
         for caller in callers:
             for impl in caller.get_hookimpls():
@@ -388,5 +395,5 @@ def _hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
 
 
 def _with_hint(error: PluginError, plugin: str) -> PluginError:
-    """Return an error that ends the start and says how to start without the plugin."""
+    """Return an error that stops start-up and says how to start without the plugin."""
     return PluginError(f"{error}; use --no-plugin {plugin} to start without it")

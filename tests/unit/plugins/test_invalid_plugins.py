@@ -146,6 +146,10 @@ def load(folder: Path, code: str) -> Plugins:
         ),
         (IMPORT + hook_code("model_loaded", "models"), "no parameter 'models'; its parameters are model, app"),
         (
+            IMPORT + hook_code("request_finished", "request, finish").replace("def", "async def"),
+            r"plugin .*mine.py cannot be loaded: the hook request_finished is defined with `async def`, but hooks are ",
+        ),
+        (
             IMPORT + hook_code("extend_openapi", "app"),
             "hook extend_openapi has no parameter 'app'; it has no parameters",
         ),
