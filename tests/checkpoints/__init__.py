@@ -71,7 +71,7 @@ def checkpoint(name: str, architecture: str, keys: Mapping[str, Any], shapes: Sh
 def all_checkpoints() -> Iterator[Checkpoint]:
     """Yield the checkpoints of all architectures."""
     for path in sorted(HERE.glob("*.py")):
-        if path.stem not in ("__init__", "make"):
+        if path.stem not in ("__init__", "layers", "make"):
             yield from importlib.import_module(f"checkpoints.{path.stem}").CHECKPOINTS
 
 

@@ -35,6 +35,7 @@ from llamafw.graph.metadata import Heads, Metadata
 from llamafw.graph.model import Graph, State, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
 from llamafw.graph.rotation import rotation
+from llamafw.graph.routing import Routing, experts, route, routing
 from llamafw.graph.rows import (
     Activation,
     Add,
@@ -79,6 +80,7 @@ __all__ = [
     "embedding",
     "evaluate",
     "Evaluation",
+    "experts",
     "expert_linear",
     "ExpertLinear",
     "flat",
@@ -118,6 +120,9 @@ __all__ = [
     "rope",
     "Rotation",
     "rotation",
+    "route",
+    "Routing",
+    "routing",
     "Scale",
     "SelectiveScan",
     "Shape",

@@ -75,6 +75,35 @@ class Metadata:
             self.fail(key, f"has {len(numbers)} numbers; there are {n} layers")
         return numbers[:n]
 
+    def windowed_layers(self, n: int, period: int, *, dense_first: bool = False) -> list[bool]:
+        """Return whether each of ``n`` layers sees only a window, from ``attention.sliding_window_pattern``.
+
+        Parameters
+        ----------
+        n : int
+            Number of layers.
+        period : int
+            Of the pattern, if the file has none: one layer in ``period`` sees all tokens.
+        dense_first : bool
+            Whether it is the first layer of each period. Otherwise it is the last one.
+        """
+        key = "attention.sliding_window_pattern"
+        value = self._get(key, period)
+        flags = value.tolist() if isinstance(value, np.ndarray) else value
+        if isinstance(flags, list):
+            if len(flags) < n or any(one not in (0, 1) for one in flags):
+                self.fail(key, f"is {value!r:.80}; it must say for each of {n} layers whether it has a window")
+            return [bool(one) for one in flags[:n]]
+        period = self.integer(key, period, low=0)
+        return [period == 0 or (i % period != 0 if dense_first else i % period < period - 1) for i in range(n)]
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
+        value = self._get(key, default)
+        if not isinstance(value, bool | np.bool_):
+            self.fail(key, f"is {value!r:.80}; it must be true or false")
+        return bool(value)
+
     def heads(self) -> Heads:
         """Return the numbers of heads and their size; ModelError if they do not fit together."""
         n = self.integer("attention.head_count")

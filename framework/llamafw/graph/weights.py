@@ -113,9 +113,14 @@ class Parameters(Mapping[str, Parameter]):
         """Return the names of the unused tensors, sorted."""
         return sorted(set(self._shapes) - self._used)
 
-    def skip(self, prefix: str) -> None:
-        """Mark the tensors whose names begin with ``prefix`` as used, since the model is complete without them."""
-        self._used.update(name for name in self._shapes if name.startswith(f"{self._prefix}{prefix}"))
+    def skip(self, *prefixes: str) -> None:
+        """Mark the tensors whose names begin with one of the prefixes as used.
+
+        For tensors that the graph does not need, such as ``nextn.`` in a layer, or that something else reads:
+        ``rope_freqs.``, ``rope_factors_`` (see `rotation`), ``cls.`` (the score of rerankers).
+        """
+        starts = tuple(f"{self._prefix}{prefix}" for prefix in prefixes)
+        self._used.update(name for name in self._shapes if name.startswith(starts))
 
     def _find(self, name: str, part: str) -> Weight | None:
         full = f"{self._prefix}{name}.{part}"
