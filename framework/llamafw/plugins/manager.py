@@ -1,7 +1,7 @@
 """Loads plugins, lets them fill the registries, and calls their hooks.
 
-A plugin that fails before the server listens is disabled: everything it registered is removed, and the start continues
-without it. The start fails instead if the user named that plugin, or if it may control access to the server.
+A plugin that fails before the server listens is disabled: everything it registered is removed, and start-up continues
+without it. Start-up fails instead if the user named that plugin, or if it may control access to the server.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ class Plugins:
     Parameters
     ----------
     extra : iterable of str
-        Plugins that the user named: modules, ``.py`` files, or installed plugins. If one of them fails, the start
-        fails.
+        Plugins that the user named: modules, ``.py`` files, or installed plugins. If one of them fails,
+        start-up fails.
     block : collection of str
         Plugins not to load: ``distribution:entry``, the entry, the distribution, or a name in ``extra``.
     settings : sequence of PluginSetting
         Values for options of plugins. A plugin with settings counts as named by the user.
     strict : bool
-        The start fails if any plugin fails.
+        Start-up fails if any plugin fails.
     tolerant : bool
-        The start never fails because of a plugin; for commands that list plugins.
+        Start-up never fails because of a plugin; for commands that list plugins.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Plugins:
             yield impl.plugin_name, partial(_call, impl, hook)
 
     def call_first(self, hook: str, **arguments: Any) -> Any:
-        """Return the first answer to a hook about a model; if a plugin fails, ask the others.
+        """Return the first result of a hook about a model; if a plugin fails, ask the others.
 
         Raises
         ------
@@ -230,10 +230,10 @@ class Plugins:
                     raise _with_hint(_hook_error(name, hook, error), name) from error
                 self.log_failure(name, hook, error)
 
-    def describe_answer(self, hook: str, answer: Any) -> str:
-        """Return the subject of an error message about an answer that `call_first` returned."""
-        name = self.failures.owner(type(answer).__module__)
-        return f"{_subject(name)}: the {type(answer).__name__} that {hook} returned"
+    def describe_result(self, hook: str, result: Any) -> str:
+        """Return the subject of an error message about a result that `call_first` returned."""
+        name = self.failures.owner(type(result).__module__)
+        return f"{_subject(name)}: the {type(result).__name__} that {hook} returned"
 
     def notify(self, event: str, **arguments: Any) -> None:
         """Call an event hook of every plugin; if a plugin fails, log it and call the others."""
@@ -290,7 +290,7 @@ class Plugins:
         Raises
         ------
         PluginError
-            The start depends on this plugin.
+            Start-up depends on this plugin.
         """
         self._disable(self.records[name], PluginError(f"plugin {name} cannot be used: {describe(error)}"), "startup")
 
@@ -300,7 +300,7 @@ class Plugins:
         Raises
         ------
         PluginError
-            The start depends on this plugin.
+            Start-up depends on this plugin.
         """
         self.failures.count(name, "startup")
         if self._is_fatal(name):
