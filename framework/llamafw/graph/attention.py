@@ -24,7 +24,8 @@ class Rotation:
     """The parameters of rotary position embeddings: each pair of numbers is rotated by ``position · frequency``.
 
     ``frequencies`` include the scaling of long contexts. ``sections`` are the numbers of pairs that use each row of
-    positions (M-RoPE, arXiv:2409.12191); for text all rows are equal.
+    positions (M-RoPE, arXiv:2409.12191); for text all rows are equal. If ``sections_take_turns``, pairs use the rows
+    0, 1, 2, 0, 1, 2 … until a section is used up; otherwise the first section is that of the first pairs.
     """
 
     frequencies: npt.NDArray[np.float64]  # (n_pairs,) radians per position
@@ -32,6 +33,7 @@ class Rotation:
     interleaved: bool = False  # True: pairs (0, 1), (2, 3) …; False: pairs (0, n_pairs), (1, n_pairs + 1) …
     offset: int = 0  # numbers before the first pair; they stay unchanged
     sections: tuple[int, ...] = ()
+    sections_take_turns: bool = False
 
     @property
     def n_rotated(self) -> int:

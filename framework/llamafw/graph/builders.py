@@ -10,6 +10,7 @@ from typing import Any
 
 from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
 from llamafw.graph.experts import ExpertLinear, Gather, TopK, WeightedSum
+from llamafw.graph.recurrent import Conv
 from llamafw.graph.rows import (
     Activation,
     EmbeddingLookup,
@@ -111,6 +112,11 @@ def whole_text(k: Value, v: Value) -> KeyValue:
 def attention(q: Value, past: Cache | KeyValue, scale: float, **options: Any) -> Value:
     """Return the attention of ``q`` over ``past``, with the options of `Attention`."""
     return Attention(q, past, scale, **options)
+
+
+def conv(x: Value, p: Parameter) -> Value:
+    """Return the causal convolution of each channel with its row of the weight."""
+    return Conv(x, p.weight, p.bias)
 
 
 def top_k(x: Value, k: int) -> Value:

@@ -57,6 +57,11 @@ def rotation(metadata: Metadata, n_rot: int, n_ctx_train: int, *, interleaved: b
     return Rotation(stretched, _yarn_magnitude(metadata, scale if share else 1.0), interleaved)
 
 
+def plain_rotation(base: float, n_rot: int, *, interleaved: bool = False) -> Rotation:
+    """Return rotary position embeddings without any scaling of the context: ``base^(−2i / n_rot)`` for pair ``i``."""
+    return Rotation(base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot), 1.0, interleaved)
+
+
 def _scale(metadata: Metadata) -> float:
     """Return the factor by which the context is extended; 0 in a file means 1."""
     key = "rope.scaling.factor" if metadata.has("rope.scaling.factor") else "rope.scale_linear"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamafw.graph.values import GraphError, Shape
 from llamafw.types import Model
@@ -63,11 +63,15 @@ class Parameters(Mapping[str, Parameter]):
         return cls({name: tensor.shape for name, tensor in model.tensors.items()})
 
     def of_shape(self, name: str, *shape: int) -> Parameter:
-        """Return a parameter; GraphError if its weight is missing or has another shape."""
+        """Return a parameter; GraphError if its weight is missing or has another shape.
+
+        Files may lack outermost dimensions of 1.
+        """
         parameter = self[name]
-        if parameter.weight.shape != shape:
-            raise GraphError(f"the tensor {parameter.weight.name!r} has shape {parameter.weight.shape}, not {shape}")
-        return parameter
+        weight = parameter.weight
+        if (*[1] * (len(shape) - len(weight.shape)), *weight.shape) != shape:
+            raise GraphError(f"the tensor {weight.name!r} has shape {weight.shape}, not {shape}")
+        return replace(parameter, weight=Weight(weight.name, shape))
 
     def __getitem__(self, name: str) -> Parameter:
         """Return a parameter; GraphError if its weight is missing."""
