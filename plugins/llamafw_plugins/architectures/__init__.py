@@ -1,12 +1,16 @@
 """Model architectures, one per file, named as in ``general.architecture``."""
 
 from llamafw import Register, hookimpl
+from llamafw_plugins.architectures.gemma import gemma
+from llamafw_plugins.architectures.gemma2 import gemma2
+from llamafw_plugins.architectures.gemma3 import gemma3
 from llamafw_plugins.architectures.llama import llama
+from llamafw_plugins.architectures.qwen2 import qwen2
 from llamafw_plugins.architectures.qwen3 import qwen3, qwen3moe
 
 
 @hookimpl
 def register_architectures(register: Register) -> None:
     """Register every architecture by its name."""
-    for architecture in (llama, qwen3, qwen3moe):
+    for architecture in (gemma, gemma2, gemma3, llama, qwen2, qwen3, qwen3moe):
         register(architecture.__name__, architecture)

@@ -68,6 +68,16 @@ def rope_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
     return found
 
 
+def layer_types(checkpoint: Checkpoint) -> list[str] | None:
+    """Return which layers have a window, in transformers' words; None for the default of the architecture."""
+    pattern = checkpoint.metadata.get(f"{checkpoint.architecture}.attention.sliding_window_pattern")
+    if pattern is None:
+        return None
+    n = checkpoint.key("block_count")
+    is_windowed = pattern if isinstance(pattern, list) else [(i + 1) % pattern != 0 for i in range(n)]
+    return ["sliding_attention" if one else "full_attention" for one in is_windowed]
+
+
 def load(kind: type[torch.nn.Module], config: Any, state: Tensors) -> torch.nn.Module:
     """Return a model with the given parameters in float64; every parameter must be given."""
     config._attn_implementation = config._experts_implementation = "eager"
@@ -96,6 +106,11 @@ def rename(tensors: Tensors, names: Mapping[str, str] | None = None, prefix: str
             state[f"{prefix}{names[stem]}{dot}{part}"] = tensor
     state.setdefault("lm_head.weight", tensors["token_embd.weight"])
     return state
+
+
+def without_one(tensors: Tensors) -> Tensors:
+    """Return the tensors with 1 subtracted from the weights of norms, to which conversion adds it."""
+    return {name: tensor - 1 if name.endswith("norm.weight") else tensor for name, tensor in tensors.items()}
 
 
 def halves(tensor: torch.Tensor, n_head: int) -> torch.Tensor:

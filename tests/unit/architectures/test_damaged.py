@@ -38,7 +38,8 @@ def build(model: Model) -> g.Graph:
 
 def model_of(checkpoint: Checkpoint) -> Model:
     """Return the checkpoint as an open model."""
-    metadata = {"general.architecture": checkpoint.architecture, **checkpoint.metadata}
+    arrays = {key: np.array(value) for key, value in checkpoint.metadata.items() if isinstance(value, list)}
+    metadata = {"general.architecture": checkpoint.architecture, **checkpoint.metadata, **arrays}
     found = {
         name: Tensor(name, array.shape, "F32", array.reshape(-1).view(np.uint8))
         for name, array in tensors(checkpoint).items()
@@ -51,6 +52,11 @@ def is_optional(checkpoint: Checkpoint, name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in checkpoint.optional)
 
 
+def names_to_damage(model: Model) -> list[str]:
+    """Return the names of the tensors of the first ten layers, and of those outside of layers."""
+    return [name for name in model.tensors if not name.startswith("blk.") or name.split(".")[1] in "0123456789"]
+
+
 @each_checkpoint
 def test_the_undamaged_checkpoint_is_accepted(checkpoint: Checkpoint) -> None:
     assert build(model_of(checkpoint)).logits is not None
@@ -59,7 +65,7 @@ def test_the_undamaged_checkpoint_is_accepted(checkpoint: Checkpoint) -> None:
 @each_checkpoint
 def test_a_missing_tensor_is_refused_by_name(checkpoint: Checkpoint) -> None:
     model = model_of(checkpoint)
-    required = [name for name in model.tensors if not is_optional(checkpoint, name)]
+    required = [name for name in names_to_damage(model) if not is_optional(checkpoint, name)]
     assert required
     for name in required:
         tensors = {other: tensor for other, tensor in model.tensors.items() if other != name}
@@ -81,8 +87,8 @@ def test_a_surplus_tensor_is_refused_by_name(checkpoint: Checkpoint) -> None:
 @each_checkpoint
 def test_a_tensor_of_another_shape_is_refused_by_name(checkpoint: Checkpoint) -> None:
     model = model_of(checkpoint)
-    for name, tensor in model.tensors.items():
-        damaged = replace(tensor, shape=(*tensor.shape, 2))
+    for name in names_to_damage(model):
+        damaged = replace(model.tensors[name], shape=(*model.tensors[name].shape, 2))
         with pytest.raises(ModelError, match=name):
             build(replace(model, tensors=MappingProxyType({**model.tensors, name: damaged})))
 
