@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,29 @@ def test_json_and_dot_name_every_value(model: Model) -> None:
     dot = g.as_dot(graph)
     assert dot.count(" -> ") == sum(len(value.inputs()) for value in graph)
     assert dot.startswith("digraph model {")
+
+
+def rotated(n: int, changed: int | None = None) -> g.Graph:
+    """Return a graph with one rotation by ``n`` frequencies, one of which can be changed slightly."""
+    frequencies = np.array([0.5**i for i in range(n)])
+    if changed is not None:
+        frequencies[changed] *= 1 + 2**-52
+    heads = g.heads(g.embedding(g.TOKENS, g.Parameters({"e.weight": (4, 2 * n)})["e"]), 1)
+    x = g.flat(g.rope(heads, g.Rotation(frequencies)))
+    return g.Graph(x, x, 4)
+
+
+def test_long_arrays_are_shortened_except_in_json() -> None:
+    expected = r"frequencies=\[1 0\.5 0\.25 … 0\.0001221; 14 numbers, hash [0-9a-f]{8}\]"
+    assert re.search(expected, g.as_text(rotated(14)))
+    assert re.search(expected, g.as_dot(rotated(14)))
+    assert "0.0009765625 0.00048828125 0.000244140625 0.0001220703125]" in g.as_json(rotated(14))
+    assert "frequencies=[1.0 0.5 0.25 0.125]" in g.as_text(rotated(4))
+
+
+def test_text_distinguishes_every_number_of_a_long_array() -> None:
+    assert g.as_text(rotated(14)) == g.as_text(rotated(14))
+    assert len({g.as_text(rotated(14, changed)) for changed in (None, *range(14))}) == 15
 
 
 def shapes(**tensors: Any) -> g.Parameters:
