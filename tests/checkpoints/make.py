@@ -27,7 +27,7 @@ def use_float64() -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     torch.float32 = torch.float = torch.float64
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]  # see above
 
 
 def module_of(checkpoint: Checkpoint) -> str:
