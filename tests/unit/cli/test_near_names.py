@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from llamafw.cli.parser import CommandParser, add_settings, nearest_flag
@@ -121,7 +119,7 @@ def test_messages_end_with_a_suggestion_or_all_names() -> None:
     assert suggest("zzz", []) == "; available: none"
 
 
-def test_long_names_from_clients_take_no_time() -> None:
-    start = time.perf_counter()
+def test_names_of_very_different_length_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing a very long name from a client letter by letter would take seconds."""
+    monkeypatch.setattr("llamafw.near_names.edit_distance", None)
     assert nearest("x" * 1_000_000, [f"field_{i}" for i in range(200)]) == []
-    assert time.perf_counter() - start < 1
