@@ -71,7 +71,7 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/health", verify=verify).status_code == 200:
+                if httpx.get(f"{self.url}/health", verify=verify, timeout=seconds).status_code == 200:
                     return
             except httpx.TransportError:
                 break  # the server has stopped listening; its output says why
