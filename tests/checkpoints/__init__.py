@@ -47,6 +47,7 @@ class Checkpoint:
     lengths: tuple[int, ...] = LENGTHS  # of the texts, in tokens
     refused: Mapping[str, Any] = field(default_factory=dict)  # metadata that the architecture must refuse, each alone
     optional: tuple[str, ...] = ("*.bias", "output.weight", "rope_freqs.weight")  # tensors that may be missing
+    skipped: tuple[str, ...] = ()  # tensors that the graph does not use
 
     def key(self, name: str) -> Any:
         """Return the value of a metadata key, given without the architecture's prefix."""
