@@ -48,6 +48,7 @@ class Checkpoint:
     refused: Mapping[str, Any] = field(default_factory=dict)  # metadata that the architecture must refuse, each alone
     optional: tuple[str, ...] = ("*.bias", "output.weight", "rope_freqs.weight")  # tensors that may be missing
     skipped: tuple[str, ...] = ()  # tensors that the graph does not use
+    tolerance: float = 1e-8  # how much logits in float64 may differ from those of the other implementation
 
     def key(self, name: str) -> Any:
         """Return the value of a metadata key, given without the architecture's prefix."""

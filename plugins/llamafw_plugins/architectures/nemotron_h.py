@@ -24,9 +24,10 @@ def nemotron_h_moe(model: Model) -> g.Graph:
 def _nemotron_h(m: g.Metadata, routing: g.Routing | None) -> g.Graph:
     w, n_ctx = g.Parameters.of(m.model), m.integer("context_length")
     n_layer, sizes = g.layer_count(m, w), g.state_sizes(m)
-    n_head, n_ff = max(m.integers("attention.head_count", n_layer)), m.integers("feed_forward_length", n_layer)
-    n_kv, size = m.integers("attention.head_count_kv", n_layer), m.head_size(n_head)
-    eps = m.number("attention.layer_norm_rms_epsilon", low=0)
+    n_head, n_kv, n_ff = (
+        m.integers(key, n_layer) for key in ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+    )
+    size, eps = m.head_size(max(n_head)), m.number("attention.layer_norm_rms_epsilon", low=0)
 
     x = g.token_embedding(m, w)
     for i, layer in enumerate(w.layers(n_layer)):
@@ -34,7 +35,7 @@ def _nemotron_h(m: g.Metadata, routing: g.Routing | None) -> g.Graph:
         if n_ff[i]:
             x = x + (_experts(h, layer, routing) if routing else _ffn(h, layer))
         elif n_kv[i]:
-            q, k, v = g.attention_inputs(h, layer, n_head, n_kv[i], size)
+            q, k, v = g.attention_inputs(h, layer, n_head[i], n_kv[i], size)
             x = x + g.linear(g.flat(g.attention(q, g.cache(k, v), size**-0.5)), layer["attn_output"])
         else:
             x = x + g.mamba2(h, layer, sizes, eps)
