@@ -6,7 +6,7 @@ from llamafw.errors import ModelError
 from llamafw.graph.builders import activation, embedding, heads, linear
 from llamafw.graph.metadata import Metadata
 from llamafw.graph.rows import Function
-from llamafw.graph.values import TOKENS, Value
+from llamafw.graph.values import TOKENS, GraphError, Value
 from llamafw.graph.weights import Parameter, Parameters
 
 
@@ -75,11 +75,16 @@ def gated_ffn(x: Value, layer: Parameters, function: Function = "silu", *, suffi
 
 def gate_and_up(layer: Parameters, suffix: str = "") -> tuple[Parameter, Parameter]:
     """Return the two parameters of a gated feed-forward block, which may be the halves of one."""
-    gate, up, down = (f"{role}{suffix}" for role in ("ffn_gate", "ffn_up", "ffn_down"))
-    if gate in layer or layer[up].weight.shape[0] != 2 * layer[down].weight.shape[-1]:
-        return layer[gate], layer[up]
-    fused, n_ff = layer[up], layer[down].weight.shape[-1]
-    return fused.rows(0, n_ff), fused.rows(n_ff, 2 * n_ff)
+    up = layer[f"ffn_up{suffix}"]
+    if f"ffn_gate{suffix}" in layer:
+        return layer[f"ffn_gate{suffix}"], up
+    down = layer[f"ffn_down{suffix}"].weight
+    n_ff = down.shape[-1]
+    if len(up.weight.shape) != 2 or up.weight.shape[0] != 2 * n_ff:
+        gate = up.weight.name.replace("ffn_up", "ffn_gate")
+        fused = f"{up.weight.name!r} of shape {up.weight.shape} does not contain it"
+        raise GraphError(f"the tensor {gate!r} is missing, and {fused} ({down.name!r} has shape {down.shape})")
+    return up.rows(0, n_ff), up.rows(n_ff, 2 * n_ff)
 
 
 def softcap(x: Value, cap: float) -> Value:
