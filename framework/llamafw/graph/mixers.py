@@ -121,7 +121,7 @@ def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float) -> Value:
     values = heads(values, sizes.n_head)
     k, q = (Repeat(heads(part, sizes.n_group), sizes.n_head // sizes.n_group) for part in (k, q))
     step = heads(activation(WeightAdd(step, layer.tensor("ssm_dt.bias")), "softplus"), sizes.n_head)
-    y = LinearAttention(q, k, values * step, WeightMul(step, layer.tensor("ssm_a")), "decay")
+    y: Value = LinearAttention(q, k, values * step, WeightMul(step, layer.tensor("ssm_a")), "decay")
     y = flat(y + WeightMul(values, layer.tensor("ssm_d"))) * activation(z, "silu")
 
     if "ssm_norm" in layer:

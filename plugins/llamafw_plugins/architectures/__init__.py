@@ -4,6 +4,7 @@ from llamafw import Register, hookimpl
 from llamafw_plugins.architectures.gemma import gemma
 from llamafw_plugins.architectures.gemma2 import gemma2
 from llamafw_plugins.architectures.gemma3 import gemma3
+from llamafw_plugins.architectures.granite import granite, granitehybrid, granitemoe
 from llamafw_plugins.architectures.lfm2 import lfm2, lfm2moe
 from llamafw_plugins.architectures.llama import llama
 from llamafw_plugins.architectures.nemotron_h import nemotron_h, nemotron_h_moe
@@ -20,6 +21,9 @@ def register_architectures(register: Register) -> None:
         gemma,
         gemma2,
         gemma3,
+        granite,
+        granitehybrid,
+        granitemoe,
         lfm2,
         lfm2moe,
         llama,
