@@ -20,7 +20,7 @@ KEYS = {
     "ssm.inner_size": 4 * 32,
 }
 RANGES = {"*.ssm_a": (-1.0, -0.05), "*.ssm_d": (0.5, 1.5)}
-OPTIONAL = ("output.weight", "*ssm_conv1d.bias", "*ssm_in.bias", "*ssm_out.bias", "*ffn*.bias", "*ssm_norm.weight")
+OPTIONAL = ("output.weight", "*ssm_conv1d.bias", "*ssm_in.bias", "*ssm_out.bias", "*ffn*.bias")
 NORM = layers.vectors("attn_norm")
 
 

@@ -105,8 +105,8 @@ def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float) -> Value:
     x : Value
         The input, ``(n_embd,)``.
     layer : Parameters
-        The layer's parameters: ``ssm_in`` (z, x, B, C and δ), ``ssm_conv1d``, ``ssm_dt.bias``, ``ssm_a`` (negative)
-        and ``ssm_d``, ``ssm_out``, and ``ssm_norm`` if the file has it.
+        The layer's parameters: ``ssm_in`` (z, x, B, C and δ), ``ssm_conv1d``, ``ssm_dt.bias``, ``ssm_a`` (negative),
+        ``ssm_d``, ``ssm_norm``, ``ssm_out``.
     sizes : StateSizes
         Sizes of the heads.
     eps : float
@@ -123,11 +123,8 @@ def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float) -> Value:
     step = heads(activation(WeightAdd(step, layer.tensor("ssm_dt.bias")), "softplus"), sizes.n_head)
     y: Value = LinearAttention(q, k, values * step, WeightMul(step, layer.tensor("ssm_a")), "decay")
     y = flat(y + WeightMul(values, layer.tensor("ssm_d"))) * activation(z, "silu")
-
-    if "ssm_norm" in layer:
-        norm = layer.of_shape("ssm_norm", sizes.n_group, sizes.n_inner // sizes.n_group)
-        y = flat(rms_norm(heads(y, sizes.n_group), norm, eps))
-    return linear(y, layer["ssm_out"])
+    norm = layer.of_shape("ssm_norm", sizes.n_group, sizes.n_inner // sizes.n_group)
+    return linear(flat(rms_norm(heads(y, sizes.n_group), norm, eps)), layer["ssm_out"])
 
 
 def short_convolution(x: Value, layer: Parameters, kernel: int) -> Value:

@@ -144,6 +144,26 @@ def test_parameters_find_biases_and_record_what_is_used() -> None:
     assert w.unused() == []
 
 
+def test_files_may_lack_outermost_dimensions_of_1() -> None:
+    w = g.Parameters({"gate.weight": (3,), "full.weight": (1, 3)})
+    x = g.embedding(g.TOKENS, g.Parameter(g.Weight("rows", (4, 3))))
+    rows, gate = np.arange(12.0).reshape(4, 3), np.array([1.0, -2.0, 0.5])
+    for name in ("gate", "full"):
+        product = g.linear(x, w.of_shape(name, 1, 3))
+        arrays = {"rows": rows, f"{name}.weight": gate.reshape(w[name].weight.shape)}
+        hidden, _ = g.evaluate(g.Graph(product, None, 8), [2, 0], arrays.__getitem__)
+        np.testing.assert_array_equal(hidden, rows[[2, 0]] @ gate[:, None])
+    with pytest.raises(g.GraphError, match=r"'gate.weight' has shape \(3,\), not \(2, 3\)"):
+        w.of_shape("gate", 2, 3)
+
+
+@pytest.mark.parametrize("build", [g.embedding, lambda x, p: g.rms_norm(g.embedding(x, g.Parameter(p.weight)), p, 0.1)])
+def test_a_bias_that_an_operator_does_not_have_is_refused(build: Any) -> None:
+    w = g.Parameters({"rows.weight": (4, 3), "rows.bias": (3,)})
+    with pytest.raises(g.GraphError, match="the tensor 'rows.bias' is not supported"):
+        build(g.TOKENS, w["rows"])
+
+
 def test_parameters_are_divided_by_rows() -> None:
     part = shapes(qkv__weight=(6, 3), qkv__bias=(6,))["qkv"].rows(2, 5)
     assert (part.weight.first, part.weight.last, part.weight.shape) == (2, 5, (3, 3))
