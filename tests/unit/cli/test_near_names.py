@@ -32,6 +32,8 @@ def serve_parser() -> CommandParser:
         ("--PORT", "--port"),
         ("--ctx", "--ctx-size"),  # abbreviates only one flag
         ("--batch", "--batch-size"),
+        ("--temperature", "--temp"),  # one flag abbreviates it
+        ("--host-name", "--host"),
         ("-pn", "-np"),
         ("-bu", "-ub"),
         ("-port", "--port"),
@@ -91,6 +93,8 @@ def test_the_nearest_flag_of_a_flag_is_itself(flag: str) -> None:
         ("serv", ["serve", "pull"], ["serve"]),
         ("srve", ["serve", "pull"], ["serve"]),
         ("server", ["serve", "pull"], ["serve"]),
+        ("stopping", ["stop", "top"], ["stop"]),
+        ("topping", ["top", "pull"], []),
         ("run", ["serve", "pull", "bench"], []),
         ("json", ["gbnf", "lark"], []),
         ("ab", ["cd", "ba"], ["ba"]),
