@@ -123,7 +123,8 @@ def load_model(
     if inputs.preload is not None and isinstance(engine, BatchingEngine):
         text, flag = inputs.preload
         log(f"{flag}: {preload(engine, loaded, text, flag)} tokens are in the cache")
-    log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, loaded in {time.monotonic() - started:.1f} s")
+    slots = f"{engine.n_slots} slot{'s' if engine.n_slots > 1 else ''}"
+    log(f"{name}: {slots} of {engine.n_ctx} tokens, loaded in {time.monotonic() - started:.1f} s")
     return loaded
 
 
