@@ -34,7 +34,7 @@ class Dry:
     allowed_length : int
         The shortest passage that is penalised, in tokens.
     last_n : int
-        The number of tokens of prompt and answer to search.
+        The number of tokens of prompt and response to search.
     breakers : sequence of bytes
         The sequence breakers, each at least one byte long.
     """

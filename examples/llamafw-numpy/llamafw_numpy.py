@@ -35,6 +35,10 @@ BIASES = tuple(f"{role}_bias" for role in MATRICES)
 class NumpyBackend:
     """A `llamafw.Backend` in plain numpy."""
 
+    exact = True  # each token is computed alone
+    whole_texts = False  # a token sees the tokens before it only, so a text may be several batches
+    can_cut = can_shift = True  # the cache has a key and a value for each position
+
     def __init__(self, context: BackendContext) -> None:
         decoder, options = context.decoder, context.options
         check_decoder(decoder, "numpy", activations=("silu",), required=ROLES, optional=BIASES)
@@ -116,9 +120,10 @@ class NumpyBackend:
 
     # --- the cache
 
-    def truncate(self, slot: int, n: int) -> None:
-        """Remove the positions from ``n`` on from the cache of ``slot``."""
+    def truncate(self, slot: int, n: int) -> int:
+        """Remove the positions from ``n`` on from the cache of ``slot``; return how many are left."""
         self.n_filled[slot] = min(self.n_filled[slot], n)
+        return self.n_filled[slot]
 
     def shift(self, slot: int, first: int, n: int) -> None:
         """Remove ``n`` positions from ``first`` on, and move the rest down, with keys rotated back by ``n``."""

@@ -38,6 +38,7 @@ from llamafw.interfaces import (
     Sampler,
     SamplerContext,
     SamplerPlugin,
+    SnapshotBackend,
     Tokenizer,
     ToolParser,
     ToolParserPlugin,
@@ -50,6 +51,7 @@ from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import ServerSentEvent, event_stream
 from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, LoadedModel
 from llamafw.settings import Settings
+from llamafw.snapshots import Snapshots
 from llamafw.types import (
     BackendOptions,
     Batch,
@@ -158,6 +160,8 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SlotStatus",
+    "SnapshotBackend",
+    "Snapshots",
     "SpecError",
     "StopType",
     "SystemPrompt",

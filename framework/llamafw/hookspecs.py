@@ -9,7 +9,7 @@ its one class that has hooks. A plugin marks its hooks with `llamafw.hookimpl`. 
 - *All*: every plugin is called, in the order of loading: built-in ones, installed ones by name, those of ``--plugin``.
 - *First*: plugins are asked in reverse order, built-in ones last, until one returns something other than None. None
   always means "not mine, ask the next one". Such a hook can be wrapped with ``@hookimpl(wrapper=True)``: the function
-  yields once, receives the answer of the other plugins from the ``yield``, and returns the final answer.
+  yields once, receives the result of the other plugins from the ``yield``, and returns the final result.
 
 Each docstring says which kind a hook is, how often it is called, and on which thread: the *main thread* at start-up,
 before the server listens; the *loading thread* while a model loads and the server answers 503; or the *event loop*,
@@ -200,7 +200,7 @@ def register_authenticators(register: Register, app: App) -> None:
 
     All, once, on the main thread, while the server is built. If there is an authenticator, a request gets a 401 unless
     one of them accepts its credentials or its operation is public. API keys are an authenticator, too. A plugin that is
-    not configured to control access must register nothing. If the hook fails, the start fails.
+    not configured to control access must register nothing. If the hook fails, start-up fails.
     """
 
 
@@ -209,7 +209,7 @@ def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp | None:
     """Wrap the ASGI application.
 
     All, once, on the main thread, while the server is built. Use pure ASGI only: starlette's ``BaseHTTPMiddleware``
-    hides disconnects of clients. If the hook fails, the start fails.
+    hides disconnects of clients. If the hook fails, start-up fails.
 
     Parameters
     ----------

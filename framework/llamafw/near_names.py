@@ -18,8 +18,8 @@ def nearest(name: str, known: Iterable[str], *, n: int = 1) -> list[str]:
 
     A known name is near if few edits lead to it: one for every three letters, and at most two. Inserting, deleting or
     replacing a letter is one edit, and so is swapping two neighbours; in a name of two letters, only a swap is near.
-    If no name is near and exactly one known name begins with ``name``, that one is returned. Case and leading hyphens
-    do not count, and underscores count as hyphens.
+    If no name is near and exactly one known name begins with ``name``, or ``name`` with exactly one known name of four
+    letters or more, that one is returned. Case and leading hyphens do not count, and underscores count as hyphens.
 
     Parameters
     ----------
@@ -51,7 +51,12 @@ def nearest(name: str, known: Iterable[str], *, n: int = 1) -> list[str]:
     if len(wanted) < _MIN_ABBREVIATION:
         return []
     longer = [candidate for candidate, normalized in names.items() if normalized.startswith(wanted)]
-    return longer if len(longer) == 1 else []
+    shorter = [
+        candidate
+        for candidate, normalized in names.items()
+        if len(normalized) > _MIN_ABBREVIATION and wanted.startswith(normalized)
+    ]
+    return next((found for found in (longer, shorter) if len(found) == 1), [])
 
 
 def edit_distance(a: str, b: str) -> int:

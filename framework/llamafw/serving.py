@@ -40,7 +40,7 @@ class Engine(Protocol):
     """
 
     n_slots: int  # requests that can run at the same time
-    n_ctx: int  # positions per slot: the maximum length of prompt and answer together
+    n_ctx: int  # positions per slot: the maximum length of prompt and response together
     failed: bool  # whether the engine can no longer answer; `GET /health` is then 503
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:

@@ -46,7 +46,7 @@ class Settings:
     # fmt: off
     # --- common: what most people need, first in --help
     model: str | None = option(None, "-m", "--model", group=COMMON, type=str, env="LLAMA_ARG_MODEL", metavar="FILE",
-        help="GGUF file to serve, or a name from the catalogue of `llamafw pull`; with --model-url or --hf-file: the file to store the download in (default: smollm2-135m, downloaded once)")
+        help="GGUF file of the model, or a name from the catalogue of `llamafw pull`; with --model-url or --hf-file: the file to store the download in (default: smollm2-135m, downloaded once)")
     hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=COMMON, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
         help="download the model from this Hugging Face repository; QUANT selects a file by its quantization, --hf-file or -m by its name (default: Q4_K_M if there is one)")
     alias: str | None = option(None, "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",

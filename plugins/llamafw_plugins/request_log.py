@@ -91,7 +91,8 @@ def log_speed(finish: Finish) -> None:
 
     log.info(
         "prompt: %(prompt_tokens)d tokens, %(cached_tokens)d cached, %(prompt_tokens_per_second).1f tokens/s; "
-        "answer: %(tokens)d tokens, %(tokens_per_second).1f tokens/s; queue: %(queue_ms).2f ms; request %(request_id)s",
+        "response: %(tokens)d tokens, %(tokens_per_second).1f tokens/s; queue: %(queue_ms).2f ms; "
+        "request %(request_id)s",
         fields | {"request_id": request_id()},
         extra={"fields": fields},
     )

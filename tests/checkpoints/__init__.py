@@ -47,6 +47,8 @@ class Checkpoint:
     lengths: tuple[int, ...] = LENGTHS  # of the texts, in tokens
     refused: Mapping[str, Any] = field(default_factory=dict)  # metadata that the architecture must refuse, each alone
     optional: tuple[str, ...] = ("*.bias", "output.weight", "rope_freqs.weight")  # tensors that may be missing
+    skipped: tuple[str, ...] = ()  # tensors that the graph does not use
+    tolerance: float = 1e-8  # how much logits in float64 may differ from those of the other implementation
 
     def key(self, name: str) -> Any:
         """Return the value of a metadata key, given without the architecture's prefix."""
@@ -71,7 +73,7 @@ def checkpoint(name: str, architecture: str, keys: Mapping[str, Any], shapes: Sh
 def all_checkpoints() -> Iterator[Checkpoint]:
     """Yield the checkpoints of all architectures."""
     for path in sorted(HERE.glob("*.py")):
-        if path.stem not in ("__init__", "make"):
+        if path.stem not in ("__init__", "layers", "make"):
             yield from importlib.import_module(f"checkpoints.{path.stem}").CHECKPOINTS
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ def use_float64() -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     torch.float32 = torch.float = torch.float64
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    torch.Tensor.float = torch.Tensor.double
 
 
 def module_of(checkpoint: Checkpoint) -> str:
@@ -70,10 +71,9 @@ def main() -> None:
             if not difference < TOLERANCE:
                 sys.exit(f"{checkpoint.name}: the stored logits differ by {difference}")
         else:
-            arrays = {f"tokens_{i}": text for i, text in enumerate(texts(checkpoint))}
-            np.savez_compressed(
-                golden_path(checkpoint.name), **arrays, **{f"logits_{i}": rows for i, rows in enumerate(logits)}
-            )
+            arrays: dict[str, Any] = {f"tokens_{i}": text for i, text in enumerate(texts(checkpoint))}
+            arrays |= {f"logits_{i}": rows for i, rows in enumerate(logits)}
+            np.savez_compressed(golden_path(checkpoint.name), **arrays)
             print(f"{checkpoint.name}: logits from {min(map(np.min, logits)):.1f} to {max(map(np.max, logits)):.1f}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llamafw import PluginError
 from llamafw.testing.conformance import EventsConformance
 from support.conformance import assert_fails, suite
 
@@ -48,7 +49,7 @@ async def test_valid_event_hooks_pass(events_suite: Any, tiny_model: Path, tmp_p
     assert len(events) == 5
     for event in events:
         await made.test_event_raises_nothing(event, tiny_model, tmp_path)
-        await made.test_event_is_not_a_coroutine(event, tiny_model, tmp_path)
+        await made.test_event_returns_no_awaitable(event, tiny_model, tmp_path)
     await made.test_event_is_quick("request_finished", tiny_model, tmp_path)
 
 
@@ -78,10 +79,17 @@ async def test_slow_hook_is_reported(events_suite: Any, tiny_model: Path, tmp_pa
         await made.test_event_is_quick("model_loaded", tiny_model, tmp_path)
 
 
-async def test_coroutine_is_reported(events_suite: Any, tiny_model: Path, tmp_path: Path) -> None:
+async def test_awaitable_result_is_reported(events_suite: Any, tiny_model: Path, tmp_path: Path) -> None:
+    coroutine = "def server_stopping(app):\n    async def stop(): pass\n    return stop()"
+    made = events_suite(VALID.replace("def server_stopping(app): pass", coroutine))
+    with pytest.raises(AssertionError, match="server_stopping returns an awaitable, and nothing awaits it"):
+        await made.test_event_returns_no_awaitable("server_stopping", tiny_model, tmp_path)
+
+
+def test_coroutine_function_is_refused(events_suite: Any) -> None:
     made = events_suite(VALID.replace("def server_stopping", "async def server_stopping"))
-    with pytest.raises(AssertionError, match="server_stopping returns an awaitable: define it with `def`"):
-        await made.test_event_is_not_a_coroutine("server_stopping", tiny_model, tmp_path)
+    with pytest.raises(PluginError, match="the hook server_stopping is defined with `async def`"):
+        made.implemented_events()
 
 
 def test_plugin_without_event_hooks_is_reported(events_suite: Any) -> None:

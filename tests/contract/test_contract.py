@@ -24,7 +24,7 @@ def test_server_follows_its_api_document(tmp_path: Path) -> None:
     model = contract.write_model(tmp_path / "tiny.gguf")
     flags = ["--api-key", KEY, "-n", "4", "-c", "16384", *contract.all_operations_flags(tmp_path / "slots")]
     with running_server(model, *flags) as server:
-        document = httpx.get(f"{server.url}/openapi.json").json()
+        document = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
         process = subprocess.run(
             contract.command(document, tmp_path, server.url),
             env=contract.environment(KEY),
@@ -34,7 +34,7 @@ def test_server_follows_its_api_document(tmp_path: Path) -> None:
             check=False,
             timeout=TIMEOUT,
         )
-        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
         log = "".join(server.output)
     assert process.returncode == 0, process.stdout[-20_000:] + process.stderr[-5_000:]
 

@@ -109,9 +109,9 @@ def test_server_starts_with_the_environment_of_the_container(tmp_path: Path) -> 
     with running_server(None, ready=True, **environ) as server:
         port = server.url.rpartition(":")[2]
         url = f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{url}/props").json()["total_slots"] == 2
-        assert httpx.get(f"{url}/props").json()["default_generation_settings"]["n_ctx"] == 2048
-        assert "llamacpp:requests_processing" in httpx.get(f"{url}/metrics").text
+        assert httpx.get(f"{url}/props", timeout=60).json()["total_slots"] == 2
+        assert httpx.get(f"{url}/props", timeout=60).json()["default_generation_settings"]["n_ctx"] == 2048
+        assert "llamacpp:requests_processing" in httpx.get(f"{url}/metrics", timeout=60).text
         assert is_healthy(port)
         server.terminate()
 

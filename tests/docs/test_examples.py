@@ -61,7 +61,7 @@ def test_samplers_have_the_places_of_llama_server(installed: Environ, tmp_path: 
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     fields = {"dry_multiplier": 0.8, "top_n_sigma": 1.5, "xtc_probability": 0.5, "prompt": "a b a b", "n_predict": 9}
     with running_server(model, "--backend", "numpy", ready=True, **installed) as server:
-        answers = [httpx.post(f"{server.url}/completion", json={**fields, "seed": 7}).json() for _ in "ab"]
+        answers = [httpx.post(f"{server.url}/completion", json={**fields, "seed": 7}, timeout=60).json() for _ in "ab"]
 
     settings = answers[0]["generation_settings"]
     assert settings["samplers"] == [
@@ -83,7 +83,7 @@ def test_samplers_have_the_places_of_llama_server(installed: Environ, tmp_path: 
 def test_operations_match_the_api_document(installed: Environ, tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     with running_server(model, *FLAGS.split(), ready=True, **installed) as server:
-        document = httpx.get(f"{server.url}/openapi.json").json()
+        document = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
         paths = contract.paths_of_plugins(document)
         command = contract.command(document, tmp_path, server.url, paths, max_examples=15)
         environ = contract.environment("contract")

@@ -72,7 +72,7 @@ def test_hooks_are_called_as_the_page_says(calls: list[list[str]], name: str) ->
 
 def test_hooks_are_called_in_the_order_of_the_page(calls: list[list[str]]) -> None:
     """Registration comes first, then flags, then the server, then the model."""
-    stages = ["once, at the start", "once, before flags are parsed", "once, while the server is built"]
+    stages = ["once, at start-up", "once, before flags are parsed", "once, while the server is built"]
     order = [name for kind, name, _ in calls if kind == "hook"]
     places = [[order.index(name) for name, (_, when, _) in HOOKS.items() if when == stage] for stage in stages]
     assert max(places[0]) < min(places[1]) <= max(places[1]) < min(places[2])

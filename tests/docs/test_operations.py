@@ -44,8 +44,8 @@ def log_and_metrics(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str]
     model = write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
     with running_server(model, "--metrics", "--log-json") as server:
         body, headers = {"prompt": "abc", "n_predict": 3}, {"x-request-id": "9e9c88"}
-        assert httpx.post(f"{server.url}/completion", json=body, headers=headers).status_code == 200
-        metrics = httpx.get(f"{server.url}/metrics").text
+        assert httpx.post(f"{server.url}/completion", json=body, headers=headers, timeout=60).status_code == 200
+        metrics = httpx.get(f"{server.url}/metrics", timeout=60).text
         assert server.terminate() == 0
         server.wait_for_end()
         return [line for line in server.output if line.startswith("{")], metrics

@@ -67,7 +67,7 @@ def test_programs_of_the_grammar_guide_run_in_order(server: ServerProcess, capsy
 
 
 def test_plugin_field_is_in_the_api_document(server: ServerProcess) -> None:
-    document = httpx.get(f"{server.url}/openapi.json").json()
+    document = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
     assert "sharpen" in json.dumps(document["components"]["schemas"]["CompletionRequest"])
 
 

@@ -14,7 +14,7 @@ from llamafw.testing.process import ServerProcess, running_server
 
 @pytest.fixture(scope="session")
 def server(real_model: Path) -> Iterator[ServerProcess]:
-    with running_server(real_model, "-np", "8", "-c", "8192", "--validate-responses") as running:
+    with running_server(real_model, "-np", "8", "-c", "8192", "--slots", "--validate-responses") as running:
         yield running
 
 

@@ -110,22 +110,22 @@ def test_n_probs_reports_each_token(http: httpx.Client) -> None:
 async def test_disconnect_frees_the_slot(server: ServerProcess, streamed: bool) -> None:
     body = {"prompt": "Tell me everything.", "n_predict": -2, "ignore_eos": True, "stream": streamed, "id_slot": 2}
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
-        asked = asyncio.create_task(_first_bytes(http, body))
-        if streamed:
-            await asked
-        else:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(asked, 0.3)
-        answer = await http.post("/completion", json={"prompt": "Hi", "n_predict": 1, "id_slot": 2})
-    # if the first request still ran, it would occupy slot 2 for a thousand tokens
-    assert answer.json()["timings"]["queue_ms"] < 1500
+        request = asyncio.create_task(http.post("/completion", json=body))
+        await _wait_for_slot(http, 2, is_processing=True)
+        request.cancel()
+        slot = await _wait_for_slot(http, 2, is_processing=False)
+    # if the request were not cancelled, it would generate about a thousand tokens, until the context is full
+    assert slot["params"]["ignore_eos"] is True
+    assert slot["next_token"]["n_decoded"] < 900
 
 
-async def _first_bytes(http: httpx.AsyncClient, body: dict[str, Any]) -> bytes:
-    async with http.stream("POST", "/completion", json=body) as response:
-        async for chunk in response.aiter_raw():
-            return chunk
-    return b""
+async def _wait_for_slot(http: httpx.AsyncClient, id: int, *, is_processing: bool) -> dict[str, Any]:
+    """Wait until a slot has a request or has none; return its state."""
+    async with asyncio.timeout(60):
+        while True:
+            slot: dict[str, Any] = (await http.get("/slots")).json()[id]
+            if slot["is_processing"] is is_processing:
+                return slot
 
 
 @pytest.mark.parametrize(

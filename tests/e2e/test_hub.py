@@ -36,7 +36,7 @@ def complete(url: str) -> str:
 def test_model_is_downloaded_from_a_repository(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
     with running_server(None, "-hf", "test/tiny", ready=True, HF_TOKEN="hf_good", **environ) as server:
-        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny-f32"
+        assert httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny-f32"
         text = complete(server.url)
     assert (tmp_path / "hf" / "hub" / "models--test--tiny" / "refs" / "main").is_file()
     n = len(hub.requests)
@@ -52,7 +52,7 @@ def test_model_in_several_files_is_downloaded(hub: ModelHub, tmp_path: Path) -> 
     hub.repositories["test/parts"] = Repository(parts)
     assert len(parts) == 3
     with running_server(None, "-hf", "test/parts", HF_ENDPOINT=hub.url, LLAMA_CACHE=str(tmp_path / "cache")) as server:
-        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "m"
+        assert httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"][0]["id"] == "m"
         text = complete(server.url)
     with running_server(tmp_path / "tiny.gguf") as server:
         assert complete(server.url) == text
@@ -62,7 +62,7 @@ def test_model_in_several_files_is_downloaded(hub: ModelHub, tmp_path: Path) -> 
 def test_model_is_downloaded_from_a_url(hub: ModelHub, tmp_path: Path) -> None:
     environ = {"LLAMA_CACHE": str(tmp_path / "cache"), "LLAMA_ARG_MODEL_URL": hub.file_url("tiny.gguf")}
     with running_server(None, ready=True, **environ) as server:
-        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "tiny"
+        assert httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny"
         complete(server.url)
     assert len(list((tmp_path / "cache").rglob("tiny.gguf"))) == 1
 

@@ -88,12 +88,12 @@ def test_requests_get_503_while_the_model_loads(tiny: Path, tmp_path: Path) -> N
     gate = tiny.with_suffix(".gate")
     with running_server(tiny, "--plugin", str(plugin), ready=False) as server:
         for path in ("/health", "/v1/models", "/nowhere"):
-            response = httpx.get(f"{server.url}{path}")
+            response = httpx.get(f"{server.url}{path}", timeout=60)
             assert response.status_code == 503
             assert response.json()["error"]["message"] == "Loading model"
         gate.touch()
         server.wait_until_ready()
-        assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+        assert httpx.get(f"{server.url}/health", timeout=60).json() == {"status": "ok"}
 
 
 @pytest.mark.inventory("P-05")
@@ -216,7 +216,7 @@ def test_system_prompt_file_may_be_a_pipe(tiny: Path, tmp_path: Path) -> None:
     writer = threading.Thread(target=pipe.write_text, args=("Be kind.",), daemon=True)
     writer.start()
     with running_server(tiny, "-spf", str(pipe)) as server:
-        assert httpx.get(f"{server.url}/props").json()["system_prompt"] == "Be kind."
+        assert httpx.get(f"{server.url}/props", timeout=60).json()["system_prompt"] == "Be kind."
 
 
 @pytest.mark.inventory("P-03")
@@ -244,16 +244,16 @@ def test_https_and_key_file_work_together(tiny: Path, tmp_path: Path) -> None:
     with running_server(tiny, *flags, ready=False) as server:
         assert server.url.startswith("https://")
         server.wait_until_ready(verify=ours)
-        with httpx.Client(base_url=server.url, verify=ours) as client:
+        with httpx.Client(base_url=server.url, verify=ours, timeout=60) as client:
             statuses = {
                 key: client.get("/props", headers={"authorization": f"Bearer {key}"}).status_code
                 for key in ("first", "second", "third")
             }
 
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-            httpx.get(f"{server.url}/health")
+            httpx.get(f"{server.url}/health", timeout=60)
         with pytest.raises(httpx.TransportError):  # the port does not speak plain HTTP
-            httpx.get(f"{server.url.replace('https', 'http')}/health")
+            httpx.get(f"{server.url.replace('https', 'http')}/health", timeout=60)
         assert server.terminate() == 0
     assert statuses == {"first": 200, "second": 200, "third": 401}
 
@@ -263,7 +263,7 @@ def test_log_flags_write_and_disable_the_log(tiny: Path, tmp_path: Path) -> None
     for flag in ("-v", "--log-verbose", "-lv=3"):
         path = tmp_path / f"log{flag}"
         with running_server(tiny, "--log-file", str(path), *flag.split("=")) as server:
-            httpx.get(f"{server.url}/health?key=secret")
+            httpx.get(f"{server.url}/health?key=secret", timeout=60)
             assert server.terminate() == 0
         text = path.read_text()
         assert " I llamafw.access: GET /health 200 " in text

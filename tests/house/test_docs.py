@@ -25,9 +25,7 @@ PROTOCOLS = {
     if inspect.isclass(value) and value.__module__.startswith((f"{interfaces.__name__}.", serving.__name__))
 }
 MODULES = sorted(
-    path.relative_to(ROOT / "framework/llamafw").as_posix()
-    for path in (ROOT / "framework/llamafw").rglob("*.py")
-    if path.name != "__main__.py"
+    path.relative_to(ROOT / "framework/llamafw").as_posix() for path in (ROOT / "framework/llamafw").rglob("*.py")
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 IMPORT_ORDER = (
-    "near_names errors types graph options settings interfaces sampling serving hookspecs registry"
+    "near_names errors snapshots types graph options settings interfaces sampling serving hookspecs registry"
     " plugins spec models engine server cli testing"
 ).split()
 """Each module of the framework imports only from modules to its left."""
@@ -28,11 +29,20 @@ def python_files(*folders: str) -> list[Path]:
     return sorted(path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def imported_names(path: Path) -> set[str]:
-    """Return the modules and names that a file imports, except those for the type checker only."""
+def imported_names(path: Path, *, in_functions: bool = True) -> set[str]:
+    """Return the modules and names that a file imports, except those for the type checker only.
+
+    Without ``in_functions``, these are the imports that run when the module itself is imported.
+    """
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If):
+            is_ignored = ast.unparse(node.test) == "TYPE_CHECKING"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            is_ignored = not in_functions
+        else:
+            continue
+        if is_ignored:
             node.body = [ast.Pass()]
 
     names: set[str] = set()
@@ -75,6 +85,24 @@ def test_framework_imports_only_from_the_left(path: Path) -> None:
 def test_import_order_has_every_module_of_the_framework() -> None:
     modules = {path.parts[2].removesuffix(".py") for path in python_files("framework")}
     assert modules == {*IMPORT_ORDER, "__init__", "__main__"}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions do not count, because they run later."""
+    paths = {module_name(path): path for path in python_files("framework", "plugins", "backends")}
+    imports: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        modules = imported_names(path, in_functions=False) & paths.keys()
+        packages = {module.rpartition(".")[0] for module in modules}  # `from llamafw import spec` names both
+        imports[name] = modules - packages - {name}
+
+    assert "llamafw.cli.parser" in imports["llamafw.cli.serve"]
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the modules of a circle
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a module below ``framework``, ``plugins`` or ``backends``."""
+    return ".".join(path.with_suffix("").parts[1:]).removesuffix(".__init__")
 
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/street.md"])

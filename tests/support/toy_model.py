@@ -115,6 +115,8 @@ class ToyBackend:
         The thread that calls the backend.
     """
 
+    exact, whole_texts, can_cut, can_shift = True, False, True, True
+
     def __init__(
         self,
         logits: LogitsFunction = random_logits,
@@ -189,10 +191,11 @@ class ToyBackend:
             assert positions == list(range(start, start + len(positions))), "the positions do not continue the slot"
             assert start + len(positions) <= self.n_ctx
 
-    def truncate(self, slot: int, n: int) -> None:
+    def truncate(self, slot: int, n: int) -> int:
         assert 0 <= n <= len(self.slots[slot])
         self.truncations.append((slot, n))
         del self.slots[slot][n:]
+        return n
 
     def shift(self, slot: int, first: int, n: int) -> None:
         assert 0 <= first <= first + n <= len(self.slots[slot])

@@ -50,6 +50,8 @@ class NumbaBackend:
         An option is invalid, or LLAMAFW_ISA names an instruction set that this processor does not have.
     """
 
+    exact, whole_texts, can_cut, can_shift = True, False, True, True
+
     def __init__(self, context: BackendContext) -> None:
         options, graph = context.options, context.graph
         if not graph.causal:
@@ -277,12 +279,13 @@ class NumbaBackend:
             }[fault]
         )
 
-    def truncate(self, slot: int, n: int) -> None:
-        """Remove all positions of ``slot`` from ``n`` on."""
+    def truncate(self, slot: int, n: int) -> int:
+        """Remove all positions of ``slot`` from ``n`` on; return how many are left."""
         n_positions = self._n_positions(slot)
         if n < 0:
             raise LlamafwError(f"slot {slot} cannot be truncated to {n} positions")
-        self._filled[slot] = min(n_positions, n)
+        self._filled[slot] = n_left = min(n_positions, n)
+        return n_left
 
     def shift(self, slot: int, first: int, n: int) -> None:
         """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated."""

@@ -77,7 +77,7 @@ async def test_failed_turn_is_not_stored(serve: Any) -> None:
 
 
 async def test_disconnected_client_stores_nothing(serve_http: Any) -> None:
-    async with serve_http() as address, httpx.AsyncClient(base_url=address) as client:
+    async with serve_http() as address, httpx.AsyncClient(base_url=address, timeout=60) as client:
         url = f"/v1/conversations/{(await client.post('/v1/conversations', json={})).json()['id']}"
         body = {**TURN, "max_tokens": -1, "stream": True}  # never ends by itself
         async with client.stream("POST", f"{url}/completions", json=body) as response:

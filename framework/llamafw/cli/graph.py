@@ -26,7 +26,13 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--format", choices=tuple(FORMATS), default="text", help="text, JSON, or Graphviz' DOT language (default: text)"
     )
-    parser.add_argument("--plugin", metavar="PLUGIN", action="append", default=[], help="load this plugin, too")
+    parser.add_argument(
+        "--plugin",
+        metavar="NAME|MODULE|FILE.py",
+        action="append",
+        default=[],
+        help="load an additional plugin; may be repeated",
+    )
     args = parser.parse(argv)
 
     settings, plugins = Settings(model=args.model), Plugins(extra=args.plugin)

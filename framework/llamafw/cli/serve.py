@@ -58,7 +58,7 @@ def parse_command_line(argv: list[str]) -> tuple[Settings, Plugins, list[str]]:
     SettingsError
         The command line, the environment or the configuration file is wrong.
     PluginError
-        A plugin that the start depends on cannot be loaded.
+        A plugin that start-up depends on cannot be loaded.
     """
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)

@@ -82,7 +82,7 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
     chosen: ChatFormat | None = plugins.call_first("choose_chat_format", model=model, settings=settings)
     if chosen is None:
         raise SettingsError("no plugin provides a chat format for this model")
-    check_members(chosen, ChatFormat, plugins.describe_answer("choose_chat_format", chosen))
+    check_members(chosen, ChatFormat, plugins.describe_result("choose_chat_format", chosen))
     return chosen
 
 

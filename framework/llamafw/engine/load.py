@@ -96,7 +96,7 @@ def load_model(
         "create_engine", model=model, tokenizer=tokenizer, settings=settings, finished=finished
     )
     if engine is not None:
-        check_members(engine, Engine, plugins.describe_answer("create_engine", engine))
+        check_members(engine, Engine, plugins.describe_result("create_engine", engine))
     if engine is None:
         decoder = describe_model(model, plugins)
         check_kv_cache_fits(decoder, settings)
@@ -123,7 +123,8 @@ def load_model(
     if inputs.preload is not None and isinstance(engine, BatchingEngine):
         text, flag = inputs.preload
         log(f"{flag}: {preload(engine, loaded, text, flag)} tokens are in the cache")
-    log(f"{name}: {engine.n_slots} slots of {engine.n_ctx} tokens, loaded in {time.monotonic() - started:.1f} s")
+    slots = f"{engine.n_slots} slot{'s' if engine.n_slots > 1 else ''}"
+    log(f"{name}: {slots} of {engine.n_ctx} tokens, loaded in {time.monotonic() - started:.1f} s")
     return loaded
 
 
@@ -133,7 +134,7 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
         raise ModelError(f"the model file {path} does not exist")
     model: Model | None = plugins.call_first("open_model", path=path, settings=settings)
     if model is not None and not isinstance(model, Model):
-        raise PluginError(f"{plugins.describe_answer('open_model', model)} is not a llamafw.Model")
+        raise PluginError(f"{plugins.describe_result('open_model', model)} is not a llamafw.Model")
     if model is None and path.is_dir():
         raise ModelError(f"{path} is a folder, and no plugin can open it")
     if model is None:

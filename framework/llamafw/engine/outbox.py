@@ -19,14 +19,14 @@ class Outbox:
     def put(self, mailbox: asyncio.Queue[Any], item: Any) -> None:
         """Add ``item`` for ``mailbox``, to be delivered after the next `flush`.
 
-        On the engine thread.
+        Called on the engine thread.
         """
         self._ready.append((mailbox, item))
 
     def flush(self) -> None:
         """Wake the loop if there are items and it has not been woken yet.
 
-        On the engine thread.
+        Called on the engine thread.
         """
         if self._ready and not self._woken:
             self._woken = True

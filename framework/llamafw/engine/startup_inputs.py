@@ -1,6 +1,6 @@
 """Reads the flags and files that do not depend on the model: prompts, grammars, biases.
 
-They are read before a model is downloaded, because a mistake in them should end the start-up early.
+They are read before a model is downloaded, because a mistake in them should stop start-up early.
 """
 
 from __future__ import annotations

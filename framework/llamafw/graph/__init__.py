@@ -5,12 +5,21 @@ shapes of its inputs and can be evaluated in float64. Independent of files, tens
 """
 
 from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
-from llamafw.graph.blocks import attention_inputs, gate_and_up, gated_ffn, output_matrix, token_embedding
+from llamafw.graph.blocks import (
+    attention_inputs,
+    gate_and_up,
+    gated_ffn,
+    layer_count,
+    output_matrix,
+    softcap,
+    token_embedding,
+)
 from llamafw.graph.builders import (
     activation,
     attention,
     cache,
     concat,
+    conv,
     embedding,
     expert_linear,
     flat,
@@ -32,9 +41,11 @@ from llamafw.graph.decoder import as_decoder
 from llamafw.graph.evaluate import Evaluation, evaluate, read_weights
 from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, TopK, WeightedSum
 from llamafw.graph.metadata import Heads, Metadata
+from llamafw.graph.mixers import StateSizes, gated_delta_net, mamba2, short_convolution, state_sizes
 from llamafw.graph.model import Graph, State, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
-from llamafw.graph.rotation import rotation
+from llamafw.graph.rotation import plain_rotation, rotation
+from llamafw.graph.routing import Routing, experts, route, routing
 from llamafw.graph.rows import (
     Activation,
     Add,
@@ -75,14 +86,17 @@ __all__ = [
     "Concat",
     "concat",
     "Conv",
+    "conv",
     "EmbeddingLookup",
     "embedding",
     "evaluate",
     "Evaluation",
+    "experts",
     "expert_linear",
     "ExpertLinear",
     "flat",
     "gate_and_up",
+    "gated_delta_net",
     "gated_ffn",
     "Gather",
     "gather",
@@ -94,6 +108,7 @@ __all__ = [
     "Input",
     "KeyValue",
     "L2Norm",
+    "layer_count",
     "layer_norm",
     "layer_output",
     "LayerNorm",
@@ -101,6 +116,7 @@ __all__ = [
     "Linear",
     "linear",
     "LinearAttention",
+    "mamba2",
     "Metadata",
     "Mul",
     "Normalise",
@@ -108,6 +124,7 @@ __all__ = [
     "output_matrix",
     "Parameter",
     "Parameters",
+    "plain_rotation",
     "POSITIONS",
     "read_weights",
     "Repeat",
@@ -118,15 +135,22 @@ __all__ = [
     "rope",
     "Rotation",
     "rotation",
+    "route",
+    "Routing",
+    "routing",
     "Scale",
     "SelectiveScan",
     "Shape",
+    "short_convolution",
     "size_of",
     "Slice",
+    "softcap",
     "Softmax",
     "softmax",
     "split",
     "State",
+    "state_sizes",
+    "StateSizes",
     "states",
     "token_embedding",
     "TOKENS",

@@ -24,7 +24,11 @@ class Rotation:
     """The parameters of rotary position embeddings: each pair of numbers is rotated by ``position · frequency``.
 
     ``frequencies`` include the scaling of long contexts. ``sections`` are the numbers of pairs that use each row of
-    positions (M-RoPE, arXiv:2409.12191); for text all rows are equal.
+    positions (M-RoPE, arXiv:2409.12191); for text all rows are equal. If ``sections_take_turns``, pairs use the rows
+    0, 1, 2, 0, 1, 2 … until a section is used up; otherwise the first section is that of the first pairs.
+
+    ``long_frequencies`` replace ``frequencies`` in contexts of more than ``original_context`` positions (LongRoPE,
+    arXiv:2402.13753). All positions of a context have the same ones, so a backend chooses when it creates its slots.
     """
 
     frequencies: npt.NDArray[np.float64]  # (n_pairs,) radians per position
@@ -32,6 +36,15 @@ class Rotation:
     interleaved: bool = False  # True: pairs (0, 1), (2, 3) …; False: pairs (0, n_pairs), (1, n_pairs + 1) …
     offset: int = 0  # numbers before the first pair; they stay unchanged
     sections: tuple[int, ...] = ()
+    sections_take_turns: bool = False
+    long_frequencies: npt.NDArray[np.float64] | None = None  # (n_pairs,)
+    original_context: int = 0  # in positions, if there are long frequencies
+
+    def frequencies_for(self, n_ctx: int) -> npt.NDArray[np.float64]:
+        """Return the frequencies in a context of ``n_ctx`` positions."""
+        if self.long_frequencies is None or n_ctx <= self.original_context:
+            return self.frequencies
+        return self.long_frequencies
 
     @property
     def n_rotated(self) -> int:
@@ -57,7 +70,7 @@ class Rope(Value):
         return self.x.shape
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
-        """Return the rotated rows."""
+        """Return the rotated rows; the context is as long as the text."""
         rotation = self.rotation
         n, start = len(rotation.frequencies), rotation.offset
         if rotation.interleaved:
@@ -65,7 +78,7 @@ class Rope(Value):
         else:
             first, second = slice(start, start + n), slice(start + n, start + 2 * n)
 
-        angles = (inputs["positions"][:, None] * rotation.frequencies)[:, None]
+        angles = (inputs["positions"][:, None] * rotation.frequencies_for(len(run.tokens)))[:, None]
         cos, sin = np.cos(angles) * rotation.magnitude, np.sin(angles) * rotation.magnitude
         x, rotated = inputs["x"], inputs["x"].copy()
         rotated[..., first] = x[..., first] * cos - x[..., second] * sin

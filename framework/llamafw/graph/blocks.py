@@ -6,7 +6,7 @@ from llamafw.errors import ModelError
 from llamafw.graph.builders import activation, embedding, heads, linear
 from llamafw.graph.metadata import Metadata
 from llamafw.graph.rows import Function
-from llamafw.graph.values import TOKENS, Value
+from llamafw.graph.values import TOKENS, GraphError, Value
 from llamafw.graph.weights import Parameter, Parameters
 
 
@@ -18,6 +18,18 @@ def token_embedding(m: Metadata, w: Parameters) -> Value:
     if tokens is not None and len(tokens) != n_rows:
         raise ModelError(f"{m.model.path}: {matrix.weight.name!r} has {n_rows} rows for {len(tokens)} tokens")
     return embedding(TOKENS, w.of_shape("token_embd", n_rows, m.integer("embedding_length")))
+
+
+def layer_count(m: Metadata, w: Parameters) -> int:
+    """Return the number of layers, and skip the blocks at the end that predict more than one token.
+
+    Their number, ``nextn_predict_layers``, is part of ``block_count``.
+    """
+    n_all, n_skipped = m.integer("block_count"), m.integer("nextn_predict_layers", 0, low=0)
+    if n_skipped >= n_all:
+        m.fail("nextn_predict_layers", f"is {n_skipped}; there are {n_all} blocks altogether")
+    w.skip(*(f"blk.{i}." for i in range(n_all - n_skipped, n_all)))
+    return n_all - n_skipped
 
 
 def attention_inputs(
@@ -51,21 +63,33 @@ def attention_inputs(
     return heads(q, n_head, size), heads(k, n_head_kv, size), heads(v, n_head_kv, value_size)
 
 
-def gated_ffn(x: Value, layer: Parameters, function: Function = "silu") -> Value:
+def gated_ffn(x: Value, layer: Parameters, function: Function = "silu", *, suffix: str = "") -> Value:
     """Return the gated feed-forward block ``down (f(gate x) · up x)``, SwiGLU by default (arXiv:2002.05202).
 
-    A file has ``ffn_gate`` and ``ffn_up``, or only ``ffn_up`` with the rows of both.
+    A file has ``ffn_gate`` and ``ffn_up``, or only ``ffn_up`` with the rows of both. A ``suffix`` belongs to all names:
+    ``_shexp`` for the expert that every token uses.
     """
-    gate, up = gate_and_up(layer)
-    return linear(activation(linear(x, gate), function) * linear(x, up), layer["ffn_down"])
+    gate, up = gate_and_up(layer, suffix)
+    return linear(activation(linear(x, gate), function) * linear(x, up), layer[f"ffn_down{suffix}"])
 
 
-def gate_and_up(layer: Parameters) -> tuple[Parameter, Parameter]:
+def gate_and_up(layer: Parameters, suffix: str = "") -> tuple[Parameter, Parameter]:
     """Return the two parameters of a gated feed-forward block, which may be the halves of one."""
-    if "ffn_gate" in layer or layer["ffn_up"].weight.shape[0] != 2 * layer["ffn_down"].weight.shape[-1]:
-        return layer["ffn_gate"], layer["ffn_up"]
-    fused, n_ff = layer["ffn_up"], layer["ffn_down"].weight.shape[-1]
-    return fused.rows(0, n_ff), fused.rows(n_ff, 2 * n_ff)
+    up = layer[f"ffn_up{suffix}"]
+    if f"ffn_gate{suffix}" in layer:
+        return layer[f"ffn_gate{suffix}"], up
+    down = layer[f"ffn_down{suffix}"].weight
+    n_ff = down.shape[-1]
+    if len(up.weight.shape) != 2 or up.weight.shape[0] != 2 * n_ff:
+        gate = up.weight.name.replace("ffn_up", "ffn_gate")
+        fused = f"{up.weight.name!r} of shape {up.weight.shape} does not contain it"
+        raise GraphError(f"the tensor {gate!r} is missing, and {fused} ({down.name!r} has shape {down.shape})")
+    return up.rows(0, n_ff), up.rows(n_ff, 2 * n_ff)
+
+
+def softcap(x: Value, cap: float) -> Value:
+    """Return ``cap · tanh(x / cap)``, or ``x`` if ``cap`` is 0 (arXiv:2408.00118)."""
+    return activation(x * (1 / cap), "tanh") * cap if cap else x
 
 
 def output_matrix(parameters: Parameters) -> Parameter:

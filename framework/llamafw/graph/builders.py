@@ -10,6 +10,7 @@ from typing import Any
 
 from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
 from llamafw.graph.experts import ExpertLinear, Gather, TopK, WeightedSum
+from llamafw.graph.recurrent import Conv
 from llamafw.graph.rows import (
     Activation,
     EmbeddingLookup,
@@ -23,11 +24,12 @@ from llamafw.graph.rows import (
 )
 from llamafw.graph.shapes import Concat, Reshape, Slice
 from llamafw.graph.values import GraphError, Value
-from llamafw.graph.weights import Parameter
+from llamafw.graph.weights import Parameter, Weight
 
 
 def embedding(ids: Value, p: Parameter) -> Value:
     """Return the rows ``ids`` of an embedding matrix."""
+    _refuse(p.bias, p.scale)
     return EmbeddingLookup(ids, p.weight)
 
 
@@ -43,11 +45,15 @@ def expert_linear(x: Value, chosen: Value, p: Parameter) -> Value:
 
 def rms_norm(x: Value, p: Parameter | None, eps: float) -> Value:
     """Return the RMSNorm over the last axis, without weights if ``p`` is None."""
+    if p is not None:
+        _refuse(p.bias, p.scale)
     return RMSNorm(x, None if p is None else p.weight, eps)
 
 
 def layer_norm(x: Value, p: Parameter | None, eps: float) -> Value:
     """Return the LayerNorm over the last axis, without weights if ``p`` is None."""
+    if p is not None:
+        _refuse(p.scale)
     return LayerNorm(x, None if p is None else p.weight, None if p is None else p.bias, eps)
 
 
@@ -113,6 +119,12 @@ def attention(q: Value, past: Cache | KeyValue, scale: float, **options: Any) ->
     return Attention(q, past, scale, **options)
 
 
+def conv(x: Value, p: Parameter) -> Value:
+    """Return the causal convolution of each channel with its row of the weight."""
+    _refuse(p.scale)
+    return Conv(x, p.weight, p.bias)
+
+
 def top_k(x: Value, k: int) -> Value:
     """Return the indices of the ``k`` largest numbers."""
     return TopK(x, k)
@@ -131,3 +143,10 @@ def weighted_sum(parts: Value, weights: Value) -> Value:
 def layer_output(x: Value, layer: int) -> Value:
     """Mark ``x`` as the output of a layer."""
     return LayerOutput(x, layer)
+
+
+def _refuse(*weights: Weight | None) -> None:
+    """Raise GraphError if a parameter has a tensor that its operator does not use."""
+    for weight in weights:
+        if weight is not None:
+            raise GraphError(f"the tensor {weight.name!r} is not supported")

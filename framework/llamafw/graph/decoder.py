@@ -178,7 +178,8 @@ def _roles(layers: list[_DecoderLayer]) -> dict[str, str]:
 
 def _same_rotation(a: Rotation, b: Rotation) -> bool:
     numbers = [(one.magnitude, one.interleaved, one.offset, one.sections) for one in (a, b)]
-    return numbers[0] == numbers[1] and a.offset == 0 and np.array_equal(a.frequencies, b.frequencies)
+    is_plain = a.offset == 0 and a.long_frequencies is None
+    return is_plain and numbers[0] == numbers[1] and np.array_equal(a.frequencies, b.frequencies)
 
 
 def _expect(value: Value, kind: type[Kind], place: str) -> Kind:

@@ -40,7 +40,8 @@ class Evaluation:
         """Return a weight in float64."""
         if weight.name not in self._cache:
             self._cache[weight.name] = np.asarray(self._read(weight.name), np.float64)
-        return self._cache[weight.name][weight.first : weight.last] if weight.shape else self._cache[weight.name]
+        array = self._cache[weight.name]
+        return (array[weight.first : weight.last] if weight.last is not None else array).reshape(weight.shape)
 
 
 def evaluate(graph: Graph, tokens: Sequence[int], read: Callable[[str], Array]) -> tuple[Array, Array | None]:

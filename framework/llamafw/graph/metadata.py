@@ -75,16 +75,53 @@ class Metadata:
             self.fail(key, f"has {len(numbers)} numbers; there are {n} layers")
         return numbers[:n]
 
+    def windowed_layers(self, n: int, period: int, *, dense_first: bool = False) -> list[bool]:
+        """Return whether each of ``n`` layers sees only a window, from ``attention.sliding_window_pattern``.
+
+        Parameters
+        ----------
+        n : int
+            Number of layers.
+        period : int
+            Of the pattern, if the file has none: one layer in ``period`` sees all tokens.
+        dense_first : bool
+            Whether it is the first layer of each period. Otherwise it is the last one.
+        """
+        key = "attention.sliding_window_pattern"
+        if isinstance(self._get(key, period), np.ndarray):
+            return self.flags(key, n)
+        period = self.integer(key, period, low=0)
+        return [period == 0 or (i % period != 0 if dense_first else i % period < period - 1) for i in range(n)]
+
+    def flags(self, key: str, n: int) -> list[bool]:
+        """Return ``n`` values that are true or false, one per layer."""
+        value = self._get(key, _MISSING)
+        flags = value.tolist() if isinstance(value, np.ndarray) else [value]
+        if len(flags) < n or any(one not in (0, 1) for one in flags):
+            self.fail(key, f"is {value!r:.80}; it must have one value per layer, true or false, for {n} layers")
+        return [bool(one) for one in flags[:n]]
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
+        value = self._get(key, default)
+        if not isinstance(value, bool | np.bool_):
+            self.fail(key, f"is {value!r:.80}; it must be true or false")
+        return bool(value)
+
     def heads(self) -> Heads:
         """Return the numbers of heads and their size; ModelError if they do not fit together."""
         n = self.integer("attention.head_count")
         n_kv = self.integer("attention.head_count_kv", n)
         if n % n_kv:
             raise ModelError(f"{self.model.path}: {n} heads cannot be divided evenly among {n_kv} KV heads")
-        size = self.integer("attention.key_length", self.integer("embedding_length") // n)
+        return Heads(n, n_kv, self.head_size(n))
+
+    def head_size(self, n_head: int) -> int:
+        """Return the size of one head; ModelError if values have another size than keys."""
+        size = self.integer("attention.key_length", self.integer("embedding_length") // n_head)
         if self.integer("attention.value_length", size) != size:
             self.fail("attention.value_length", f"differs from the size of keys, {size}, which is not supported")
-        return Heads(n, n_kv, size)
+        return size
 
     def n_rotated(self, size: int) -> int:
         """Return how many numbers of a head are rotated; ModelError if it is odd or above the head size, ``size``."""

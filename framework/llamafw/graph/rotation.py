@@ -1,7 +1,8 @@
 """Compute the angular frequencies of rotary position embeddings (arXiv:2104.09864) from a model's metadata.
 
-Supported scalings of the context are linear (position interpolation, arXiv:2306.15595), YaRN (arXiv:2309.00071), and a
-factor per frequency in a tensor (Llama 3.1). Independent of how rotations are computed.
+Supported scalings of the context are linear (position interpolation, arXiv:2306.15595), YaRN (arXiv:2309.00071), a
+factor per frequency in a tensor (Llama 3.1), and two such tensors for short and long contexts (LongRoPE,
+arXiv:2402.13753). Independent of how rotations are computed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from llamafw.graph.attention import Rotation
 from llamafw.graph.metadata import Metadata
 
 FACTORS = "rope_freqs.weight"
+SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
+
+Doubles = npt.NDArray[np.float64]
 
 
 def rotation(metadata: Metadata, n_rot: int, n_ctx_train: int, *, interleaved: bool = False) -> Rotation:
@@ -38,23 +42,35 @@ def rotation(metadata: Metadata, n_rot: int, n_ctx_train: int, *, interleaved: b
         A metadata key is invalid or asks for a scaling that is not supported.
     """
     base = metadata.number("rope.freq_base", 10_000.0, low=0)
-    pairs = np.arange(n_rot // 2, dtype=np.float64)
-    frequencies = base ** (-2 * pairs / n_rot) / _factors(metadata, n_rot)
-
     kind = metadata.text("rope.scaling.type", "linear")  # a factor without a type is linear
-    if kind == "none":
-        return Rotation(frequencies, 1.0, interleaved)
-    if kind not in ("linear", "yarn"):
-        metadata.fail("rope.scaling.type", f"is {kind!r:.80}, which is not supported; it can be none, linear or yarn")
-    scale = _scale(metadata)
-    if kind == "linear":
-        return Rotation(frequencies / scale, 1.0, interleaved)
+    if kind not in ("none", "linear", "yarn", "longrope"):
+        metadata.fail("rope.scaling.type", f"is {kind!r:.80}; it must be none, linear, yarn or longrope")
+    scale = 1.0 if kind == "none" else _scale(metadata)
+    share, kept = 0.0, np.zeros(n_rot // 2)
+    if kind == "yarn":
+        share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=0, allow_low=True)
+        kept = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
 
-    share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=0, allow_low=True)
-    ramp = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
-    stretched = frequencies / scale * (1 - ramp) + frequencies * ramp
-    # as in llama.cpp, a share of 0 leaves the magnitude unchanged
-    return Rotation(stretched, _yarn_magnitude(metadata, scale if share else 1.0), interleaved)
+    def stretched(tensor: str) -> Doubles:
+        """Return the frequencies with the factors in a tensor, stretched for the extended context."""
+        frequencies = base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot) / _factors(metadata, tensor, n_rot)
+        return frequencies / scale * (1 - kept) + frequencies * kept
+
+    magnitude = _magnitude(metadata, scale if share else 1.0)  # as in llama.cpp, a share of 0 does not change it
+    if not _has_long_factors(metadata, kind):
+        return Rotation(stretched(FACTORS), magnitude, interleaved)
+    return Rotation(
+        stretched(SHORT_FACTORS),
+        magnitude,
+        interleaved,
+        long_frequencies=stretched(LONG_FACTORS),
+        original_context=metadata.integer("rope.scaling.original_context_length", n_ctx_train),
+    )
+
+
+def plain_rotation(base: float, n_rot: int, *, interleaved: bool = False) -> Rotation:
+    """Return rotary position embeddings without any scaling of the context: ``base^(−2i / n_rot)`` for pair ``i``."""
+    return Rotation(base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot), 1.0, interleaved)
 
 
 def _scale(metadata: Metadata) -> float:
@@ -63,23 +79,35 @@ def _scale(metadata: Metadata) -> float:
     return metadata.number(key, 1.0, low=0, allow_low=True) or 1.0
 
 
-def _factors(metadata: Metadata, n_rot: int) -> npt.NDArray[np.float64]:
-    """Return the divisor of each frequency, ``(n_rot // 2,)`` float64."""
+def _has_long_factors(metadata: Metadata, kind: str) -> bool:
+    """Return whether the file has LongRoPE's two tensors; ModelError if one is missing."""
+    path, tensors = metadata.model.path, metadata.model.tensors
+    names = (SHORT_FACTORS, LONG_FACTORS)
+    missing = [name for name in names if name not in tensors]
+    if len(missing) == 1 or (missing and kind == "longrope"):
+        raise ModelError(f"{path}: the tensor {missing[0]!r} is missing")
+    if not missing and FACTORS in tensors:
+        raise ModelError(f"{path}: the tensors {FACTORS!r} and {SHORT_FACTORS!r} cannot be used together")
+    return not missing
+
+
+def _factors(metadata: Metadata, name: str, n_rot: int) -> Doubles:
+    """Return the divisor of each frequency, ``(n_rot // 2,)`` float64; ones if the file has no such tensor."""
     path = metadata.model.path
-    tensor = metadata.model.tensors.get(FACTORS)
+    tensor = metadata.model.tensors.get(name)
     if tensor is None:
         return np.ones(n_rot // 2)
     if tensor.type_name != "F32" or tensor.shape != (n_rot // 2,):
         raise ModelError(
-            f"{path}: the tensor {FACTORS!r} is {tensor.type_name} of shape {tensor.shape}, not F32 of {(n_rot // 2,)}"
+            f"{path}: the tensor {name!r} is {tensor.type_name} of shape {tensor.shape}, not F32 of {(n_rot // 2,)}"
         )
     factors = tensor.data.view("<f4").astype(np.float64)
     if not (np.isfinite(factors) & (factors > 0)).all():
-        raise ModelError(f"{path}: the tensor {FACTORS!r} has values that are not positive numbers")
+        raise ModelError(f"{path}: the tensor {name!r} has values that are not positive numbers")
     return factors
 
 
-def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) -> npt.NDArray[np.float64]:
+def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) -> Doubles:
     """Return the share of each frequency that is not scaled, from 1 (fast) to 0 (slow), ``(n_rot // 2,)`` float64.
 
     Section 3.2 of the paper: a frequency with more than beta_fast rotations within the original context is kept, one
@@ -102,10 +130,10 @@ def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) ->
     return 1 - np.clip(ramp, 0, 1)
 
 
-def _yarn_magnitude(metadata: Metadata, scale: float) -> float:
+def _magnitude(metadata: Metadata, scale: float) -> float:
     """Return the factor on cosines and sines.
 
-    It is the paper's temperature, sqrt(1/t) = 1 + 0.1 ln s, times the model's own factors.
+    It is the temperature of YaRN's paper, sqrt(1/t) = 1 + 0.1 ln s, times the model's own factors.
     """
     if metadata.has("rope.scaling.yarn_log_multiplier"):
         metadata.fail("rope.scaling.yarn_log_multiplier", "is not supported")

@@ -201,14 +201,14 @@ class Scale(Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightMul(Value):
-    """``x · w``, elementwise, where ``w`` is a vector or a single number of the file."""
+    """``x · w``, elementwise, where ``w`` is a vector of the file, a single number, or one number per head."""
 
     x: Value
     weight: Weight
 
     def infer_shape(self) -> Shape:
         """Return the input's shape."""
-        if self.weight.shape not in ((1,), (), self.x.shape, self.x.shape[-1:]):
+        if self.weight.shape not in ((1,), (), self.x.shape, self.x.shape[-1:], (*self.x.shape[:-1], 1)):
             raise GraphError(
                 f"the tensor {self.weight.name!r} has shape {self.weight.shape}, but its input has {self.x.shape}"
             )

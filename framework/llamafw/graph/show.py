@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,17 @@ from llamafw.graph.model import Graph
 from llamafw.graph.values import Value, operand_names
 from llamafw.graph.weights import Weight
 
+_MAX_NUMBERS = 8  # of an array that is shown in full
+
 
 def as_text(graph: Graph) -> str:
     """Return one line per value: its number, shape, operator, inputs and attributes.
 
-    Graphs with the same text compute the same results from the same weights.
+    Graphs with the same text compute the same results from the same weights. Of a long array, the text has the first
+    and last numbers, rounded, and a hash of all of them.
     """
     lines = []
-    for number, (value, operands, attributes) in enumerate(_values(graph)):
+    for number, (value, operands, attributes) in enumerate(_values(graph, shorten=True)):
         arguments = [*operands, *(f"{name}={text}" for name, text in attributes.items())]
         shape = "×".join(map(str, value.shape)) or "1"
         lines.append(f"%{number:<4} {shape:>10}  {type(value).__name__}({', '.join(arguments)})")
@@ -27,18 +31,18 @@ def as_text(graph: Graph) -> str:
 
 
 def as_json(graph: Graph) -> str:
-    """Return the values as a JSON array of objects."""
+    """Return the values as a JSON array of objects, with every number of every array."""
     rows = [
         {"id": number, "operator": type(value).__name__, "shape": value.shape, "inputs": operands, **attributes}
-        for number, (value, operands, attributes) in enumerate(_values(graph))
+        for number, (value, operands, attributes) in enumerate(_values(graph, shorten=False))
     ]
     return json.dumps(rows, indent=1)
 
 
 def as_dot(graph: Graph) -> str:
-    """Return the graph in Graphviz' DOT language."""
+    """Return the graph in Graphviz' DOT language, with long arrays shortened as in `as_text`."""
     lines = ["digraph model {", "  node [shape=box, fontname=monospace];"]
-    for number, (value, operands, attributes) in enumerate(_values(graph)):
+    for number, (value, operands, attributes) in enumerate(_values(graph, shorten=True)):
         details = (f"{name}={text}" for name, text in attributes.items())
         label = "\n".join([f"{type(value).__name__} {list(value.shape)}", *details])
         lines.append(f"  n{number} [label={json.dumps(label, ensure_ascii=False)}];")
@@ -46,7 +50,7 @@ def as_dot(graph: Graph) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _values(graph: Graph) -> Iterator[tuple[Value, list[str], dict[str, str]]]:
+def _values(graph: Graph, *, shorten: bool) -> Iterator[tuple[Value, list[str], dict[str, str]]]:
     """Yield each value with the numbers of its inputs, such as ``%3``, and the text of its other fields."""
     number_of: dict[int, str] = {}
     for number, value in enumerate(graph):
@@ -58,18 +62,28 @@ def _values(graph: Graph) -> Iterator[tuple[Value, list[str], dict[str, str]]]:
             elif isinstance(field, tuple) and field and isinstance(field[0], Value):
                 operands += [number_of[id(one)] for one in field]
             elif field is not None and field != ():
-                attributes[name] = _text(field)
+                attributes[name] = _text(field, shorten)
         number_of[id(value)] = f"%{number}"
         yield value, operands, attributes
 
 
-def _text(field: Any) -> str:
+def _text(field: Any, shorten: bool) -> str:
     if isinstance(field, Weight):
         rows = "" if field.last is None else f"[{field.first}:{field.last}]"
         return f"{field.name}{rows}"
     if isinstance(field, np.ndarray):
-        return f"[{' '.join(repr(float(number)) for number in field)}]"
+        return _array_text(field, shorten)
     if hasattr(field, "__dataclass_fields__"):
-        parts = (f"{name}={_text(getattr(field, name))}" for name in field.__dataclass_fields__)
+        parts = (f"{name}={_text(getattr(field, name), shorten)}" for name in field.__dataclass_fields__)
         return f"({', '.join(parts)})"
     return repr(field)
+
+
+def _array_text(array: np.ndarray[Any, Any], shorten: bool) -> str:
+    numbers = [float(number) for number in array]
+    if not shorten or len(numbers) <= _MAX_NUMBERS:
+        return f"[{' '.join(map(repr, numbers))}]"
+
+    first = " ".join(f"{number:.4g}" for number in numbers[:3])
+    digest = sha256(np.array(numbers).tobytes()).hexdigest()[:8]
+    return f"[{first} … {numbers[-1]:.4g}; {len(numbers)} numbers, hash {digest}]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamafw.graph.values import GraphError, Shape
 from llamafw.types import Model
@@ -63,11 +63,15 @@ class Parameters(Mapping[str, Parameter]):
         return cls({name: tensor.shape for name, tensor in model.tensors.items()})
 
     def of_shape(self, name: str, *shape: int) -> Parameter:
-        """Return a parameter; GraphError if its weight is missing or has another shape."""
+        """Return a parameter; GraphError if its weight is missing or has another shape.
+
+        Files may lack outermost dimensions of 1.
+        """
         parameter = self[name]
-        if parameter.weight.shape != shape:
-            raise GraphError(f"the tensor {parameter.weight.name!r} has shape {parameter.weight.shape}, not {shape}")
-        return parameter
+        weight = parameter.weight
+        if (*[1] * (len(shape) - len(weight.shape)), *weight.shape) != shape:
+            raise GraphError(f"the tensor {weight.name!r} has shape {weight.shape}, not {shape}")
+        return replace(parameter, weight=Weight(weight.name, shape))
 
     def __getitem__(self, name: str) -> Parameter:
         """Return a parameter; GraphError if its weight is missing."""
@@ -113,9 +117,14 @@ class Parameters(Mapping[str, Parameter]):
         """Return the names of the unused tensors, sorted."""
         return sorted(set(self._shapes) - self._used)
 
-    def skip(self, prefix: str) -> None:
-        """Mark the tensors whose names begin with ``prefix`` as used, since the model is complete without them."""
-        self._used.update(name for name in self._shapes if name.startswith(f"{self._prefix}{prefix}"))
+    def skip(self, *prefixes: str) -> None:
+        """Mark the tensors whose names begin with one of the prefixes as used.
+
+        For tensors that the graph does not need, such as ``nextn.`` in a layer, or that something else reads:
+        ``rope_freqs.``, ``rope_factors_`` (see `rotation`), ``cls.`` (the score of rerankers).
+        """
+        starts = tuple(f"{self._prefix}{prefix}" for prefix in prefixes)
+        self._used.update(name for name in self._shapes if name.startswith(starts))
 
     def _find(self, name: str, part: str) -> Weight | None:
         full = f"{self._prefix}{name}.{part}"

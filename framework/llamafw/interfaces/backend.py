@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,8 +16,10 @@ class Backend(Protocol):
 
     Created once per model; called on the engine thread, one call at a time.
 
-    The logits of a token depend only on the tokens of its own slot up to that token. Other slots, the division of
-    the prompt into batches, and the number of threads do not change a single bit of them.
+    The logits of a token depend only on the tokens of its own slot up to that token. If ``exact`` is True, other slots,
+    the division of the prompt into batches, and the number of threads do not change a single bit of them.
+
+    If ``can_cut`` is False, the backend is a `SnapshotBackend`.
     """
 
     n_slots: int  # sequences held at the same time
@@ -26,6 +28,10 @@ class Backend(Protocol):
     n_batch: int  # maximum number of tokens in a batch
     n_embd: int  # size of a hidden state
     state_format: str  # identifies the layout of saved states, with a version: "numba-1"
+    exact: bool  # False: logits may be rounded differently, depending on the rest of the batch
+    whole_texts: bool  # True: a text must be one batch, because its tokens see later ones; nothing of it is cached
+    can_cut: bool  # True: a slot can be cut at any position
+    can_shift: bool  # False: `shift` is never called; the engine evaluates the remaining tokens again
 
     def forward(self, batch: Batch) -> Floats:
         """Return the logits of the m ``batch.outputs``, ``(m, n_vocab)`` float32.
@@ -40,17 +46,32 @@ class Backend(Protocol):
         The rules of `forward` apply.
         """
 
-    def truncate(self, slot: int, n: int) -> None:
-        """Remove all positions of ``slot`` from ``n`` on."""
+    def truncate(self, slot: int, n: int) -> int:
+        """Remove positions from the end of ``slot`` until at most ``n`` are left; return how many are left.
+
+        If ``can_cut`` is True, that is ``n``, or all positions if there are fewer. Otherwise it may be less, and 0 at
+        worst; the engine then evaluates the missing tokens again. A slot of ``n`` positions or fewer does not change.
+        """
 
     def shift(self, slot: int, first: int, n: int) -> None:
-        """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated."""
+        """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated.
+
+        Called only if ``can_shift`` is True.
+        """
 
     def save(self, slot: int, n: int) -> Bytes:
-        """Return a copy of the state of the first ``n`` positions of ``slot``, ``(n_bytes,)`` uint8."""
+        """Return a copy of the state of the first ``n`` positions of ``slot``, ``(n_bytes,)`` uint8.
+
+        If ``can_cut`` is False, the state includes the snapshots before ``n``.
+
+        Raises
+        ------
+        LlamafwError
+            The slot cannot be cut at ``n``.
+        """
 
     def state_size(self, n: int) -> int:
-        """Return the size in bytes of the state of ``n`` positions."""
+        """Return the size in bytes of the state of ``n`` positions; if there are snapshots, the largest possible."""
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
         """Replace the contents of ``slot`` by ``n`` positions with a ``state`` that `save` returned for any slot.
@@ -68,6 +89,28 @@ class Backend(Protocol):
         """Stop threads and free memory.
 
         No other method is called afterwards.
+        """
+
+
+class SnapshotBackend(Backend, Protocol):
+    """A backend whose ``can_cut`` is False: its model has a recurrent state, or keeps a window of the text only.
+
+    Such a state cannot be reduced to fewer positions, so the backend keeps snapshots: copies of a slot's state at
+    earlier positions. A slot can be cut at its end, at its snapshots, and at 0. The engine asks for snapshots at
+    positions where later prompts may diverge, such as the end of a chat's last message. `llamafw.Snapshots` holds
+    those of one slot.
+    """
+
+    def take_snapshot(self, slot: int) -> None:
+        """Keep a copy of the state of ``slot`` at its end, for `truncate`.
+
+        A slot has at most ``BackendOptions.n_snapshots``. If there are more, the backend removes any but the newest.
+        """
+
+    def snapshots(self, slot: int) -> Sequence[int]:
+        """Return the positions of the snapshots of ``slot``, ascending.
+
+        `truncate` and `shift` remove those after the first removed position. `restore` replaces all of them.
         """
 
 

@@ -48,7 +48,7 @@ class Repo:
         """Parse USER/REPO[@REVISION][:QUANT]; SettingsError if ``text`` is malformed."""
         match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([\w.-]+))?", text)
         if not match:
-            raise SettingsError(f"{text!r} is not a Hugging Face repository, USER/REPO[@REVISION][:QUANT]")
+            raise SettingsError(f"{text!r} is not a Hugging Face repository: write USER/REPO[@REVISION][:QUANT]")
         return cls(match[1], match[2] or DEFAULT_REVISION, match[3])
 
 

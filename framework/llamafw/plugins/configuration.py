@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.errors import PluginError, SettingsError, did_you_mean, suggest
+from llamafw.plugins.schema_errors import describe_schema_error
 from llamafw.settings import Settings
 
 FLAG = "--plugin-option"
@@ -99,7 +100,7 @@ def check_option_schemas(options: Any) -> Mapping[str, Any]:
         try:
             validator = jsonschema_rs.Draft202012Validator(schema)
         except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
-            reason = getattr(error, "message", error)
+            reason = describe_schema_error(error)
             raise PluginError(f"the schema of its option {key!r} is not a valid JSON Schema: {reason}") from None
         if "default" in schema and not validator.is_valid(schema["default"]):
             raise PluginError(f"the default of its option {key!r} does not match its schema: {schema['default']!r:.80}")
@@ -143,7 +144,7 @@ def _check_value(value: Any, schema: Mapping[str, Any], message: str) -> None:
     except (ValueError, TypeError):  # a type that TOML has and JSON does not, such as a date
         raise SettingsError(message.format(f"{value!r:.80} cannot be written as JSON")) from None
     if error is not None:
-        raise SettingsError(message.format(error.message))
+        raise SettingsError(message.format(describe_schema_error(error)))
 
 
 def _parse(text: str, schema: Mapping[str, Any]) -> Any:

@@ -34,10 +34,10 @@ def find_hooks(loaded: Any, manager: pluggy.PluginManager) -> Any:
     PluginError
         The module has several classes with hook methods.
     """
-    if not inspect.ismodule(loaded) or _marked_functions(loaded, manager):
+    if not inspect.ismodule(loaded) or marked_functions(loaded, manager):
         return loaded
 
-    classes = [cls for cls in _own_classes(loaded) if _marked_functions(cls, manager)]
+    classes = [cls for cls in _own_classes(loaded) if marked_functions(cls, manager)]
     if len(classes) > 1:
         names = ", ".join(sorted(cls.__name__ for cls in classes))
         raise PluginError(
@@ -95,14 +95,16 @@ def check_hooks(plugin: Any, manager: pluggy.PluginManager) -> None:
     Raises
     ------
     PluginError
-        No function is marked with `hookimpl`, a marked function is not a hook, takes a parameter that the hook does
-        not have, or wraps a hook that cannot be wrapped.
+        No function is marked with `hookimpl`, a marked function is not a hook, is ``async def``, takes a parameter that
+        the hook does not have, or wraps a hook that cannot be wrapped.
     """
     specs = {name: caller.spec for name, caller in vars(manager.hook).items() if not name.startswith("_")}
-    implemented = _marked_functions(plugin, manager)
+    implemented = marked_functions(plugin, manager)
     for name, marks in implemented.items():
         if name not in specs:
             raise PluginError(f"it implements {name!r}, which is not a hook of llamafw{did_you_mean(name, specs)}")
+        if _is_async(getattr(plugin, name)):  # nothing would await it
+            raise PluginError(f"the hook {name} is defined with `async def`, but hooks are plain functions: use `def`")
         if (marks["wrapper"] or marks["hookwrapper"]) and not specs[name].opts["firstresult"]:
             raise PluginError(f"it wraps {name!r}, but only hooks that return the first answer can be wrapped")
 
@@ -119,10 +121,14 @@ def check_hooks(plugin: Any, manager: pluggy.PluginManager) -> None:
         )
 
 
-def _marked_functions(plugin: Any, manager: pluggy.PluginManager) -> dict[str, Any]:
+def marked_functions(plugin: Any, manager: pluggy.PluginManager) -> dict[str, Any]:
     """Return the functions of a plugin that are marked with `hookimpl`, with the arguments of the mark."""
     marks = {name: manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
     return {name: options for name, options in marks.items() if options is not None}
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _own_classes(module: ModuleType) -> set[type]:

@@ -1,7 +1,7 @@
 """Loads plugins, lets them fill the registries, and calls their hooks.
 
-A plugin that fails before the server listens is disabled: everything it registered is removed, and the start continues
-without it. The start fails instead if the user named that plugin, or if it may control access to the server.
+A plugin that fails before the server listens is disabled: everything it registered is removed, and start-up continues
+without it. Start-up fails instead if the user named that plugin, or if it may control access to the server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from llamafw.plugins.configuration import PluginSetting, aliases_of, check_plugi
 from llamafw.plugins.discovery import discover, import_plugin
 from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, exc_info
 from llamafw.plugins.hook_timer import STARTUP_LIMIT, HookTimer
-from llamafw.plugins.load_checks import check_api_version, check_hooks, check_options, create_plugin, find_hooks
+from llamafw.plugins.load_checks import (
+    check_api_version,
+    check_hooks,
+    check_options,
+    create_plugin,
+    find_hooks,
+    marked_functions,
+)
 from llamafw.plugins.records import PluginRecord
 from llamafw.registry import NameClash, RegistrationError, Registry
 from llamafw.types import PluginInfo
@@ -53,16 +60,16 @@ class Plugins:
     Parameters
     ----------
     extra : iterable of str
-        Plugins that the user named: modules, ``.py`` files, or installed plugins. If one of them fails, the start
-        fails.
+        Plugins that the user named: modules, ``.py`` files, or installed plugins. If one of them fails,
+        start-up fails.
     block : collection of str
         Plugins not to load: ``distribution:entry``, the entry, the distribution, or a name in ``extra``.
     settings : sequence of PluginSetting
         Values for options of plugins. A plugin with settings counts as named by the user.
     strict : bool
-        The start fails if any plugin fails.
+        Start-up fails if any plugin fails.
     tolerant : bool
-        The start never fails because of a plugin; for commands that list plugins.
+        Start-up never fails because of a plugin; for commands that list plugins.
     """
 
     def __init__(
@@ -199,12 +206,12 @@ class Plugins:
             yield impl.plugin_name, partial(_call, impl, hook)
 
     def call_first(self, hook: str, **arguments: Any) -> Any:
-        """Return the first answer to a hook about a model; if a plugin fails, ask the others.
+        """Return the first result of a hook about a model; if a plugin fails, ask the others.
 
         Raises
         ------
         LlamafwError
-            A plugin raised it on purpose, or a plugin that the start depends on failed.
+            A plugin raised it on purpose, or a plugin that start-up depends on failed.
         """
         failed: list[Any] = []
         while True:
@@ -223,10 +230,10 @@ class Plugins:
                     raise _with_hint(_hook_error(name, hook, error), name) from error
                 self.log_failure(name, hook, error)
 
-    def describe_answer(self, hook: str, answer: Any) -> str:
-        """Return the subject of an error message about an answer that `call_first` returned."""
-        name = self.failures.owner(type(answer).__module__)
-        return f"{_subject(name)}: the {type(answer).__name__} that {hook} returned"
+    def describe_result(self, hook: str, result: Any) -> str:
+        """Return the subject of an error message about a result that `call_first` returned."""
+        name = self.failures.owner(type(result).__module__)
+        return f"{_subject(name)}: the {type(result).__name__} that {hook} returned"
 
     def notify(self, event: str, **arguments: Any) -> None:
         """Call an event hook of every plugin; if a plugin fails, log it and call the others."""
@@ -283,7 +290,7 @@ class Plugins:
         Raises
         ------
         PluginError
-            The start depends on this plugin.
+            Start-up depends on this plugin.
         """
         self._disable(self.records[name], PluginError(f"plugin {name} cannot be used: {describe(error)}"), "startup")
 
@@ -293,7 +300,7 @@ class Plugins:
         Raises
         ------
         PluginError
-            The start depends on this plugin.
+            Start-up depends on this plugin.
         """
         self.failures.count(name, "startup")
         if self._is_fatal(name):
@@ -326,6 +333,7 @@ class Plugins:
         start = perf_counter()
         try:
             plugin = find_hooks(self._timed(record.name, "its import", load), self.pm)
+            record.hooks = sorted(marked_functions(plugin, self.pm))  # if a check fails, they tell whether it is fatal
             record.requires_api = check_api_version(plugin, record)
             if isinstance(plugin, type):
                 plugin = create_plugin(plugin)  # an object of its own, because state in the class would be shared
@@ -340,7 +348,6 @@ class Plugins:
             record.load_ms = (perf_counter() - start) * 1e3
 
         callers = self.pm.get_hookcallers(plugin) or ()
-        record.hooks = sorted(caller.name for caller in callers)
         self.failures.add_module(record.name, getattr(plugin, "__name__", type(plugin).__module__))
         for caller in callers:
             for impl in caller.get_hookimpls():
@@ -388,5 +395,5 @@ def _hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
 
 
 def _with_hint(error: PluginError, plugin: str) -> PluginError:
-    """Return an error that ends the start and says how to start without the plugin."""
+    """Return an error that stops start-up and says how to start without the plugin."""
     return PluginError(f"{error}; use --no-plugin {plugin} to start without it")

@@ -82,7 +82,7 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
     SpecError
         Two plugins, or a plugin and the document, define the same thing.
     PluginError
-        A plugin that the start depends on has an invalid fragment, option or field.
+        A plugin that start-up depends on has an invalid fragment, option or field.
     SettingsError
         A flag sets a default that its request field does not allow.
     """

@@ -10,6 +10,7 @@ import jsonschema_rs
 
 from llamafw.errors import SettingsError, SpecError
 from llamafw.plugins import is_builtin, public_name
+from llamafw.plugins.schema_errors import describe_schema_error
 from llamafw.registry import Registry
 from llamafw.settings import Settings, options
 from llamafw.spec.operations import FILE_NAME, NO_OWNERS, PLUGIN, SAMPLER_OPTIONS, Document
@@ -126,7 +127,7 @@ def _option_validator(option: Any, description: str) -> jsonschema_rs.Draft4Vali
     try:
         return jsonschema_rs.Draft4Validator(as_json_schema(option) if isinstance(option, Mapping) else option)
     except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
-        reason = getattr(error, "message", error)
+        reason = describe_schema_error(error)
         raise SpecError(f"the schema of {description} is not a valid JSON Schema: {reason}") from None
 
 

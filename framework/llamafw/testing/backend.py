@@ -24,6 +24,8 @@ class DeterministicBackend:
     A saved state is the token ids as bytes.
     """
 
+    exact, whole_texts, can_cut, can_shift = True, False, True, True
+
     def __init__(self, context: BackendContext) -> None:
         options = context.options
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
@@ -53,9 +55,10 @@ class DeterministicBackend:
 
         return np.array(rows, np.float32).reshape(len(rows), width)
 
-    def truncate(self, slot: int, n: int) -> None:
-        """Remove the tokens of ``slot`` from position ``n`` on."""
+    def truncate(self, slot: int, n: int) -> int:
+        """Remove the tokens of ``slot`` from position ``n`` on; return how many are left."""
         del self._slots[slot][n:]
+        return len(self._slots[slot])
 
     def shift(self, slot: int, first: int, n: int) -> None:
         """Remove ``n`` tokens of ``slot`` from position ``first`` on; later ones move down."""

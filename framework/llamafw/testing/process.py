@@ -1,4 +1,4 @@
-"""Run a real server for tests: ``python -m llamafw serve`` as a process of its own, on a free port."""
+"""Run a real server for tests: ``llamafw serve`` as a process of its own, on a free port."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ import httpx
 
 START_TIMEOUT = 300  # seconds; the first server of a fresh installation waits for Numba to compile its kernels
 POLL_INTERVAL = 0.02  # seconds between two requests to /health
+_RUN = """
+import os, runpy, threading
+threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+runpy.run_module("llamafw", run_name="__main__", alter_sys=True)
+"""
+"""Does what ``python -m llamafw`` does, until standard input ends because the parent process has ended."""
 
 
 class ServerProcess:
@@ -71,7 +77,7 @@ class ServerProcess:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/health", verify=verify).status_code == 200:
+                if httpx.get(f"{self.url}/health", verify=verify, timeout=seconds).status_code == 200:
                     return
             except httpx.TransportError:
                 break  # the server has stopped listening; its output says why
@@ -104,6 +110,8 @@ class ServerProcess:
 def running_server(model: Path | None, *flags: str, ready: bool = True, **environ: str) -> Iterator[ServerProcess]:
     """Start a server, yield it, and kill it at the end.
 
+    The server also ends if this process is killed.
+
     Parameters
     ----------
     model : Path or None
@@ -115,9 +123,14 @@ def running_server(model: Path | None, *flags: str, ready: bool = True, **enviro
     **environ : str
         Environment variables to add.
     """
-    command = [sys.executable, "-m", "llamafw", "serve", *(("-m", str(model)) if model else ()), "--port", "0", *flags]
+    command = [sys.executable, "-c", _RUN, "serve", *(("-m", str(model)) if model else ()), "--port", "0", *flags]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environ}
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environ},
     )
     try:
         server = ServerProcess(process)
@@ -128,3 +141,5 @@ def running_server(model: Path | None, *flags: str, ready: bool = True, **enviro
         if process.poll() is None:
             process.kill()
         process.wait()
+        assert process.stdin
+        process.stdin.close()

@@ -43,6 +43,7 @@ class BackendOptions:
     n_threads_batch: int = 0  # threads for prompts; 0: same as n_threads
     cache_type_k: Literal["f16", "f32"] = "f16"  # data type of cached keys
     cache_type_v: Literal["f16", "f32"] = "f16"  # data type of cached values
+    n_snapshots: int = 8  # maximum number of snapshots per slot, for models whose slots cannot be cut anywhere
     threads: ThreadOptions = ThreadOptions()  # for decoding
     threads_batch: ThreadOptions = ThreadOptions()  # for prompts
     numa: Literal["distribute", "isolate", "numactl"] | None = None  # how to place threads on NUMA nodes

@@ -23,7 +23,7 @@ def system_in_user_template(
     assistant : str, optional
         Jinja expression for the turn of an answer, ``message``. Without it, ``user`` writes these turns too.
     generation_prompt : str, optional
-        Jinja expression for the start of the model's answer. Without it, the end of a user's turn is enough.
+        Jinja expression for the start of the model's response. Without it, the end of a user's turn is enough.
     """
     lines = [
         "{%- set ns = namespace(system='') -%}",

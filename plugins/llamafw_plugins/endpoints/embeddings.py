@@ -55,6 +55,7 @@ class EmbeddingEndpoints:
     async def create_openai(self, call: Call) -> JSON:
         """Return an object with a list of embeddings, even for one text."""
         body, loaded = call.body, self.app.loaded
+        refuse_generation_fields(body)
         dimensions, (_, _, n_embd) = body.get("dimensions"), model_sizes(loaded)
         if dimensions not in (None, n_embd):
             message = f"embeddings of this model have {n_embd} dimensions and cannot have {dimensions}"

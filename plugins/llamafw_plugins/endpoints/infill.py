@@ -16,7 +16,7 @@ from llamafw_plugins.endpoints.prompts import Prompt, bos_tokens, encode_mixed, 
 from llamafw_plugins.endpoints.response_json import JSON
 
 REQUIRED_TOKENS = {"pre": "prefix", "suf": "suffix", "mid": "middle"}  # key in `Tokenizer.fim` → name
-SHORTENED_SHARE = 0.75  # of the context, for a prompt that was too long; the rest is for the answer
+SHORTENED_SHARE = 0.75  # of the context, for a prompt that was too long; the rest is for the response
 SUFFIX_SHARE = 0.25  # of the tokens that remain of prefix and suffix, if both are long
 
 
@@ -27,7 +27,7 @@ class InfillParts:
     files: tuple[tuple[int, ...], ...]  # other files of the repository
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    middle: tuple[int, ...]  # the beginning of the answer, which the request provides
+    middle: tuple[int, ...]  # the beginning of the response, which the request provides
 
 
 class InfillEndpoints:

@@ -11,8 +11,6 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-import jsonschema_rs
-
 from llamafw_plugins.grammars import one_of, references
 from llamafw_plugins.grammars.formats import NATIVE_FORMATS, PATTERN_FORMATS
 from llamafw_plugins.grammars.keywords import (
@@ -26,6 +24,7 @@ from llamafw_plugins.grammars.keywords import (
     SCHEMA_LIST_KEYWORDS,
     SCHEMA_MAP_KEYWORDS,
 )
+from llamafw_plugins.grammars.metaschema import check_keyword_values
 from llamafw_plugins.grammars.pattern import PatternError, to_rust
 from llamafw_plugins.grammars.schema_paths import SchemaError, SchemaPath
 
@@ -54,10 +53,7 @@ def to_llguidance(schema: Any) -> Any:
     if schema is False:
         raise SchemaError("the schema is false, so no value is valid", ())
     schema = _normalize(schema, ())
-    try:
-        jsonschema_rs.meta.validate({**schema, "$schema": "https://json-schema.org/draft/2020-12/schema"})
-    except jsonschema_rs.ValidationError as error:
-        raise SchemaError(error.message, tuple(map(str, error.instance_path))) from None
+    check_keyword_values(schema)
     references.check_references(schema)
     return _translate(schema, schema, ())
 

@@ -35,7 +35,8 @@ def to_llguidance(source: str) -> str:
             raise SchemaError("the schema after %json is not valid JSON or is nested too deeply", ()) from None
         try:
             schema = {**json_schema.to_llguidance(schema), "x-guidance": json_schema.OPTIONS}
-        except SchemaError as error:  # without the path: it is a path in the Lark text, not in the request
-            raise SchemaError(str(error), ()) from None
+        except SchemaError as error:  # the path is not one in the request, so only the message has it
+            place = f" (at {'.'.join(error.path):.200} in the schema)" if error.path else ""
+            raise SchemaError(f"{error}{place}", ()) from None
         output.append(orjson.dumps(schema).decode())
     return "".join(output) + source[position:]

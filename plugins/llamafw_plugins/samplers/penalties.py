@@ -12,7 +12,7 @@ from llamafw import Candidates, JsonSchema, RequestError, Sampler, SamplerContex
 
 
 class Penalties:
-    """Penalises the tokens among the last ``repeat_last_n`` of prompt and answer.
+    """Penalises the tokens among the last ``repeat_last_n`` of prompt and response.
 
     First ``logit / repeat_penalty``, or ``logit · repeat_penalty`` if the logit is negative (Keskar et al.: CTRL, 2019,
     §4.1); then ``logit -= count · frequency_penalty + presence_penalty``, as in the OpenAI API.

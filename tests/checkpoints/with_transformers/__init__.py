@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from checkpoints import Checkpoint
+
 Tensors = dict[str, torch.Tensor]
 
 NAMES = {
@@ -27,13 +29,58 @@ NAMES = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
 }
 """GGUF's names of parameters in most models of transformers."""
 
 
+def common(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the fields of a config that most models of transformers have."""
+    size = checkpoint.metadata.get(f"{checkpoint.architecture}.attention.key_length")
+    n_embd, n_head = checkpoint.key("embedding_length"), checkpoint.key("attention.head_count")
+    return {
+        "vocab_size": checkpoint.shapes["token_embd.weight"][0],
+        "hidden_size": n_embd,
+        "intermediate_size": checkpoint.key("feed_forward_length"),
+        "num_hidden_layers": checkpoint.key("block_count"),
+        "num_attention_heads": n_head,
+        "num_key_value_heads": checkpoint.key("attention.head_count_kv"),
+        "head_dim": size or n_embd // n_head,
+        "max_position_embeddings": checkpoint.key("context_length"),
+        "rms_norm_eps": checkpoint.key("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": rope_parameters(checkpoint),
+        "tie_word_embeddings": "output.weight" not in checkpoint.shapes,
+    }
+
+
+def rope_parameters(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return transformers' description of rotary positions, with YaRN or linear scaling or without."""
+    prefix = f"{checkpoint.architecture}.rope."
+    keys = {key.removeprefix(prefix): value for key, value in checkpoint.metadata.items()}
+    found: dict[str, Any] = {
+        "rope_type": keys.get("scaling.type", "default"),
+        "rope_theta": keys.get("freq_base", 10_000.0),
+    }
+    if "scaling.factor" in keys:
+        found["factor"] = keys["scaling.factor"]
+    if "scaling.original_context_length" in keys:
+        found["original_max_position_embeddings"] = keys["scaling.original_context_length"]
+    return found
+
+
+def layer_types(checkpoint: Checkpoint) -> list[str] | None:
+    """Return which layers have a window, in transformers' words; None for the default of the architecture."""
+    pattern = checkpoint.metadata.get(f"{checkpoint.architecture}.attention.sliding_window_pattern")
+    if pattern is None:
+        return None
+    n = checkpoint.key("block_count")
+    is_windowed = pattern if isinstance(pattern, list) else [(i + 1) % pattern != 0 for i in range(n)]
+    return ["sliding_attention" if one else "full_attention" for one in is_windowed]
+
+
 def load(kind: type[torch.nn.Module], config: Any, state: Tensors) -> torch.nn.Module:
     """Return a model with the given parameters in float64; every parameter must be given."""
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     model = kind(config).double()
     model.load_state_dict(state, strict=True)
     return model.eval()
@@ -47,16 +94,23 @@ def rename(tensors: Tensors, names: Mapping[str, str] | None = None, prefix: str
     names = {**NAMES, **(names or {})}
     state = {}
     for name, tensor in tensors.items():
-        stem, _, part = name.rpartition(".")
+        stem, dot, part = name.rpartition(".")
+        if part not in ("weight", "bias"):
+            stem, dot, part = name, "", ""
         if stem == "output":
             state[f"lm_head.{part}"] = tensor
         elif stem.startswith("blk."):
             _, layer, role = stem.split(".", 2)
-            state[f"{prefix}layers.{layer}.{names[role]}.{part}"] = tensor
+            state[f"{prefix}layers.{layer}.{names[role]}{dot}{part}"] = tensor
         else:
-            state[f"{prefix}{names[stem]}.{part}"] = tensor
+            state[f"{prefix}{names[stem]}{dot}{part}"] = tensor
     state.setdefault("lm_head.weight", tensors["token_embd.weight"])
     return state
+
+
+def without_one(tensors: Tensors) -> Tensors:
+    """Return the tensors with 1 subtracted from the weights of norms, to which conversion adds it."""
+    return {name: tensor - 1 if name.endswith("norm.weight") else tensor for name, tensor in tensors.items()}
 
 
 def halves(tensor: torch.Tensor, n_head: int) -> torch.Tensor:
@@ -66,6 +120,28 @@ def halves(tensor: torch.Tensor, n_head: int) -> torch.Tensor:
     """
     pairs = tensor.reshape(n_head, -1, 2, *tensor.shape[1:])
     return pairs.swapaxes(1, 2).reshape(tensor.shape)
+
+
+def split_qkv(checkpoint: Checkpoint, tensors: Tensors) -> Tensors:
+    """Return the tensors with ``attn_qkv`` divided into ``attn_q``, ``attn_k`` and ``attn_v``."""
+    config = common(checkpoint)
+    n_q, n_kv = (config[key] * config["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
+    return split_rows(tensors, "attn_qkv", {"attn_q": n_q, "attn_k": n_kv, "attn_v": n_kv})
+
+
+def fuse_experts(tensors: Tensors) -> Tensors:
+    """Return the parameters of experts as transformers has them: gate and up in one tensor without a suffix."""
+    result = {}
+    for name, tensor in tensors.items():
+        stem, _, role = name.removesuffix(".weight").rpartition(".")
+        if role == "ffn_gate_exps":
+            up = tensors[f"{stem}.ffn_up_exps.weight"]
+            result[f"{stem}.ffn_gate_up_exps"] = torch.cat([tensor, up], dim=1)
+        elif role in ("ffn_gate_up_exps", "ffn_down_exps"):
+            result[f"{stem}.{role}"] = tensor
+        elif role != "ffn_up_exps":
+            result[name] = tensor
+    return result
 
 
 def split_rows(tensors: Tensors, fused: str, parts: Mapping[str, int]) -> Tensors:

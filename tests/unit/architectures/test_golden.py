@@ -15,7 +15,6 @@ from llamafw import Model
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 
-TOLERANCE = 1e-8
 CHECKPOINTS = list(all_checkpoints())
 TEXTS = [pytest.param(one, i, id=f"{one.name}-{n}") for one in CHECKPOINTS for i, n in enumerate(one.lengths)]
 
@@ -43,7 +42,7 @@ def test_logits_match_another_implementation(open_checkpoint: Open, checkpoint: 
     _, logits = g.evaluate(graph, expected.tokens, g.read_weights(model, Plugins().registry("quant")))
     assert logits is not None
     assert len(expected.tokens) == checkpoint.lengths[text]
-    np.testing.assert_allclose(logits[-len(expected.logits) :], expected.logits, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(logits[-len(expected.logits) :], expected.logits, rtol=0, atol=checkpoint.tolerance)
 
 
 def test_every_golden_file_has_a_checkpoint() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from llamafw.cli.parser import CommandParser, add_settings, nearest_flag
@@ -34,6 +32,8 @@ def serve_parser() -> CommandParser:
         ("--PORT", "--port"),
         ("--ctx", "--ctx-size"),  # abbreviates only one flag
         ("--batch", "--batch-size"),
+        ("--temperature", "--temp"),  # one flag abbreviates it
+        ("--host-name", "--host"),
         ("-pn", "-np"),
         ("-bu", "-ub"),
         ("-port", "--port"),
@@ -93,6 +93,8 @@ def test_the_nearest_flag_of_a_flag_is_itself(flag: str) -> None:
         ("serv", ["serve", "pull"], ["serve"]),
         ("srve", ["serve", "pull"], ["serve"]),
         ("server", ["serve", "pull"], ["serve"]),
+        ("stopping", ["stop", "top"], ["stop"]),
+        ("topping", ["top", "pull"], []),
         ("run", ["serve", "pull", "bench"], []),
         ("json", ["gbnf", "lark"], []),
         ("ab", ["cd", "ba"], ["ba"]),
@@ -121,7 +123,7 @@ def test_messages_end_with_a_suggestion_or_all_names() -> None:
     assert suggest("zzz", []) == "; available: none"
 
 
-def test_long_names_from_clients_take_no_time() -> None:
-    start = time.perf_counter()
+def test_names_of_very_different_length_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing a very long name from a client letter by letter would take seconds."""
+    monkeypatch.setattr("llamafw.near_names.edit_distance", None)
     assert nearest("x" * 1_000_000, [f"field_{i}" for i in range(200)]) == []
-    assert time.perf_counter() - start < 1

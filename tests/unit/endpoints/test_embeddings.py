@@ -107,6 +107,7 @@ async def test_response_has_openais_shape(opened: Open) -> None:
         (NATIVE, {"content": "a", "embd_normalize": -2}, "embd_normalize"),
         (OPENAI, {}, "input"),
         (OPENAI, {"input": "a", "dimensions": 3}, "dimensions"),
+        (OPENAI, {"input": "a", "image_data": [{"data": "", "id": 1}]}, "image_data"),
         (OPENAI, {"input": "a", "encoding_format": "hex"}, "encoding_format"),
     ],
 )

@@ -69,7 +69,7 @@ async def test_generations_are_in_order_of_requests() -> None:
 async def test_failure_of_one_ends_the_others(script: Any, n: int, param: str | None, index: int | None) -> None:
     engine: Any = FakeEngine(endless, script)
     with pytest.raises(RequestError) as caught:
-        await asyncio.wait_for(generate_all(engine, requests(2), n), 10)
+        await asyncio.wait_for(generate_all(engine, requests(2), n), 60)
     assert (caught.value.param, caught.value.extra.get("index")) == (param, index)
     assert not engine.running
 
@@ -87,7 +87,7 @@ async def test_closing_the_stream_ends_all_generations(n: int) -> None:
     engine: Any = FakeEngine(*[endless] * n)
     deltas = stream_all(engine, requests(n))
     assert (await anext(deltas))[1].text == "x"
-    await asyncio.wait_for(engine.started.wait(), 10)
+    await asyncio.wait_for(engine.started.wait(), 60)
     await deltas.aclose()
     assert not engine.running
 
@@ -96,7 +96,7 @@ async def test_closing_the_stream_ends_all_generations(n: int) -> None:
 async def test_cancellation_ends_all_generations(n: int) -> None:
     engine: Any = FakeEngine(*[endless] * n)
     task = asyncio.create_task(generate_all(engine, requests(n)))
-    await asyncio.wait_for(engine.started.wait(), 10)
+    await asyncio.wait_for(engine.started.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

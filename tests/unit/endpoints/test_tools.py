@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,21 @@ async def test_invalid_calls_stay_text(opened: Open, text: str) -> None:
     choice = (await ask(opened, text))["choices"][0]
     assert choice["message"] == {"role": "assistant", "content": text}
     assert choice["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+async def test_only_required_calls_follow_the_schema(opened: Open, strict: bool | None) -> None:
+    tool: Any = deepcopy(WEATHER)
+    tool["function"]["strict"] = strict
+    invalid = CALL.replace('"Ely"', "7")
+
+    free = (await ask(opened, invalid, tools=[tool]))["choices"][0]["message"]
+    assert [call["function"]["arguments"] for call in free["tool_calls"]] == ['{"city": 7}']
+
+    required = (await ask(opened, invalid, tools=[tool], tool_choice="required"))["choices"][0]["message"]
+    start = invalid.partition("7")[0]
+    assert required["content"].startswith(start)
+    assert required["content"].removeprefix(start).lstrip().startswith('"')  # a string, which this model does not end
 
 
 async def test_parallel_tool_calls_false_returns_one_call(opened: Open) -> None:

@@ -54,15 +54,28 @@ async def test_prefix_is_copied_from_another_slot(start: Start) -> None:
     assert (other.finish.id_slot, other.finish.n_cached, other.ids) == (1, 100, first.ids)
 
 
-async def test_failing_prompt_cache_does_not_change_responses(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    class FailingBackend(ToyBackend):
-        def save(self, slot: int, n: int) -> Bytes:
-            raise OSError("no memory")
+class BackendThatCannotSave(ToyBackend):
+    def save(self, slot: int, n: int) -> Bytes:
+        raise OSError("no memory")
 
-    engine = start(FailingBackend(random_logits, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=10_000)
+
+async def test_failing_prompt_cache_does_not_change_responses(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    backend = BackendThatCannotSave(random_logits, n_slots=1, n_ctx=256, n_batch=256)
+    engine = start(backend, prompt_cache=10_000)
     texts = [(await generate_answer(engine, prompt, n_predict=2)).ids for prompt in (A, B, A)]
     assert texts[0] == texts[2]
     assert "the prompt cache failed" in caplog.text
+
+
+@pytest.mark.parametrize("limit", [0, 399])  # a state of 100 tokens has 400 bytes
+async def test_states_that_do_not_fit_are_not_copied(
+    start: Start, caplog: pytest.LogCaptureFixture, limit: int
+) -> None:
+    backend = BackendThatCannotSave(random_logits, n_slots=1, n_ctx=256, n_batch=256)
+    engine = start(backend, prompt_cache=limit)
+    for prompt in (A, B, A):
+        await generate_answer(engine, prompt, n_predict=1)
+    assert "the prompt cache failed" not in caplog.text
 
 
 def test_least_recently_used_entry_is_removed_first() -> None:

@@ -70,7 +70,7 @@ async def test_refused_files_change_nothing(start: Start, tmp_path: Path) -> Non
 async def test_restoring_from_a_pipe_is_refused(start: Start, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RequestError, match="Unable to restore slot"):
-        await asyncio.wait_for(start(ToyBackend(random_logits)).restore_slot(0, tmp_path / "pipe"), 20)
+        await asyncio.wait_for(start(ToyBackend(random_logits)).restore_slot(0, tmp_path / "pipe"), 60)
 
 
 async def test_write_errors_are_reported_without_the_path(start: Start, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,29 @@ def test_json_and_dot_name_every_value(model: Model) -> None:
     assert dot.startswith("digraph model {")
 
 
+def rotated(n: int, changed: int | None = None) -> g.Graph:
+    """Return a graph with one rotation by ``n`` frequencies, one of which can be changed slightly."""
+    frequencies = np.array([0.5**i for i in range(n)])
+    if changed is not None:
+        frequencies[changed] *= 1 + 2**-52
+    heads = g.heads(g.embedding(g.TOKENS, g.Parameters({"e.weight": (4, 2 * n)})["e"]), 1)
+    x = g.flat(g.rope(heads, g.Rotation(frequencies)))
+    return g.Graph(x, x, 4)
+
+
+def test_long_arrays_are_shortened_except_in_json() -> None:
+    expected = r"frequencies=\[1 0\.5 0\.25 … 0\.0001221; 14 numbers, hash [0-9a-f]{8}\]"
+    assert re.search(expected, g.as_text(rotated(14)))
+    assert re.search(expected, g.as_dot(rotated(14)))
+    assert "0.0009765625 0.00048828125 0.000244140625 0.0001220703125]" in g.as_json(rotated(14))
+    assert "frequencies=[1.0 0.5 0.25 0.125]" in g.as_text(rotated(4))
+
+
+def test_text_distinguishes_every_number_of_a_long_array() -> None:
+    assert g.as_text(rotated(14)) == g.as_text(rotated(14))
+    assert len({g.as_text(rotated(14, changed)) for changed in (None, *range(14))}) == 15
+
+
 def shapes(**tensors: Any) -> g.Parameters:
     return g.Parameters({name.replace("__", "."): shape for name, shape in tensors.items()})
 
@@ -118,6 +142,26 @@ def test_parameters_find_biases_and_record_what_is_used() -> None:
     assert layer.tensor("ssm_a").shape == (2,)
     w.skip("nextn.")
     assert w.unused() == []
+
+
+def test_files_may_lack_outermost_dimensions_of_1() -> None:
+    w = g.Parameters({"gate.weight": (3,), "full.weight": (1, 3)})
+    x = g.embedding(g.TOKENS, g.Parameter(g.Weight("rows", (4, 3))))
+    rows, gate = np.arange(12.0).reshape(4, 3), np.array([1.0, -2.0, 0.5])
+    for name in ("gate", "full"):
+        product = g.linear(x, w.of_shape(name, 1, 3))
+        arrays = {"rows": rows, f"{name}.weight": gate.reshape(w[name].weight.shape)}
+        hidden, _ = g.evaluate(g.Graph(product, None, 8), [2, 0], arrays.__getitem__)
+        np.testing.assert_array_equal(hidden, rows[[2, 0]] @ gate[:, None])
+    with pytest.raises(g.GraphError, match=r"'gate.weight' has shape \(3,\), not \(2, 3\)"):
+        w.of_shape("gate", 2, 3)
+
+
+@pytest.mark.parametrize("build", [g.embedding, lambda x, p: g.rms_norm(g.embedding(x, g.Parameter(p.weight)), p, 0.1)])
+def test_a_bias_that_an_operator_does_not_have_is_refused(build: Any) -> None:
+    w = g.Parameters({"rows.weight": (4, 3), "rows.bias": (3,)})
+    with pytest.raises(g.GraphError, match="the tensor 'rows.bias' is not supported"):
+        build(g.TOKENS, w["rows"])
 
 
 def test_parameters_are_divided_by_rows() -> None:

@@ -138,6 +138,9 @@ def test_elementwise_operators_match_numpy() -> None:
     np.testing.assert_array_equal(compute(Clamp(FixedRows(a), -0.5, 0.2)), np.clip(a, -0.5, 0.2))
     np.testing.assert_array_equal(compute(WeightMul(FixedRows(a), weight("w", 3)), {"w": w}), a * w)
     np.testing.assert_array_equal(compute(WeightAdd(FixedRows(a), weight("w", 3)), {"w": w}), a + w)
+    heads, per_head = noise(4, 2, 3), noise(2, 1)
+    product = compute(WeightMul(FixedRows(heads), weight("w", 2, 1)), {"w": per_head})
+    np.testing.assert_array_equal(product, heads * per_head)
     np.testing.assert_array_equal(compute(LayerOutput(FixedRows(a), 3)), a)
 
 

@@ -186,7 +186,7 @@ def test_truncated_files_are_refused(folder: Path, valid: bytes) -> None:
     assert [end for end in ends if read_or_refuse(folder, valid[:end]) is not None] == []
 
 
-@settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_files_are_read_or_refused(folder: Path, valid: bytes, data: st.DataObject) -> None:
     content = bytearray(valid)
@@ -206,7 +206,7 @@ def test_mutated_files_are_read_or_refused(folder: Path, valid: bytes, data: st.
     read_or_refuse(folder, bytes(content))
 
 
-@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tail=st.binary(max_size=300), n_tensors=st.integers(0, 3), n_values=st.integers(0, 3))
 @example(tail=raw.value("k", raw.ARRAY, raw.array(raw.ARRAY, [raw.array(raw.STRING, [])] * 9)), n_tensors=0, n_values=1)
 def test_random_bytes_after_the_header_are_read_or_refused(

@@ -114,7 +114,8 @@ def test_yarn_uses_the_trained_context_by_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"scaling__type": "longrope"}, "llama.rope.scaling.type is 'longrope', which is not supported"),
+        ({"scaling__type": "cubic"}, "llama.rope.scaling.type is 'cubic'; it must be none, linear, yarn or longrope"),
+        ({"scaling__type": "longrope"}, "the tensor 'rope_factors_short.weight' is missing"),
         ({"scaling__type": 3}, "llama.rope.scaling.type is 3; it must be a string"),
         ({"scaling__factor": -2.0}, "llama.rope.scaling.factor is -2.0; it must be a finite number of at least 0"),
         ({"scaling__factor": math.inf}, "llama.rope.scaling.factor is inf; it must be a finite number"),

@@ -309,11 +309,11 @@ def test_an_interrupted_pull_is_resumed(url: str, model_hub: ModelHub, models_ca
     model_hub.faults.stall = True
     command = [sys.executable, "-m", "llamafw", "pull", url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert model_hub.stalled.wait(30)
+        assert model_hub.stalled.wait(60)
         while not any(path.stat().st_size for path in models_cache.rglob("*.part")):
             assert process.poll() is None
         process.send_signal(signal.Signals[signal_name])
-        assert "Traceback" not in process.communicate(timeout=30)[1]
+        assert "Traceback" not in process.communicate(timeout=60)[1]
     model_hub.faults.stall = False
     assert pull(url).read_bytes() == MODEL
     assert "Range" in model_hub.downloads()[-1].headers

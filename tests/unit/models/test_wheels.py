@@ -251,9 +251,9 @@ def start_pull() -> subprocess.Popen[bytes]:
 def test_a_pull_after_an_interrupted_one_starts_again(cache: Path, index: PackageIndex, signal_name: str) -> None:
     index.stall = True
     with start_pull() as process:
-        assert index.stalled.wait(30)
+        assert index.stalled.wait(60)
         process.send_signal(signal.Signals[signal_name])
-        process.wait(30)
+        process.wait(60)
     if signal_name == "SIGINT":
         assert files_in(cache) == []
     assert not (cache / "tiny.gguf").exists()

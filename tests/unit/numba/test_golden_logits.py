@@ -14,7 +14,7 @@ import pytest
 
 from llamafw.testing.batches import logits
 from llamafw.testing.tiny import write_tiny_gguf
-from tests.support.numba_backend import open_backend
+from support.numba_backend import open_backend
 
 GOLDEN = Path(__file__).with_name("golden_logits.json")
 TOKENS = [(7 * i * i + 3 * i + 1) % 300 for i in range(45)]

@@ -20,7 +20,7 @@ def compiler() -> KernelCompiler:
     return KernelCompiler(lambda line: None)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     """Wait for a condition; return whether it came true in time."""
     end = time.monotonic() + seconds
     while not condition():

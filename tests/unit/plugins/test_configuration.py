@@ -31,6 +31,7 @@ plugin_options = {
     "list": {"type": "array", "items": {"type": "string"}},
     "mode": {"enum": ["a", "1"], "default": "a"},
     "any": {},
+    "size": {"anyOf": [{"enum": ["auto", "all", "none"]}, {"type": "array", "items": {"type": "integer"}}]},
 }
 seen = []
 
@@ -112,9 +113,15 @@ def test_flags_override_single_keys_of_the_file(x: str, tmp_path: Path, monkeypa
         ("x.limit=0", "limit = 0", "limit: 0 is less than the minimum of 1 (plugin llamafw-x:x)"),
         ("x.limit=many", "limit = 'many'", 'limit: "many" is not of type "integer" (plugin llamafw-x:x)'),
         ("x.limt=1", "limt = 1", "limt: plugin llamafw-x:x has no option 'limt'; did you mean 'limit'?"),
-        ("x.zzz=1", "zzz = 1", "has no option 'zzz'; available: limit, name, ratio, on, list, mode, any"),
+        ("x.zzz=1", "zzz = 1", "has no option 'zzz'; available: limit, name, ratio, on, list, mode, any, size"),
         ('x.list=["a", 1]', "list = ['a', 1]", 'list: 1 is not of type "string"'),
         ("x.mode=b", "mode = 'b'", 'mode: "b" is not one of "a"'),
+        (
+            "x.size=most",
+            "size = 'most'",
+            'size: "most" is not one of "auto", "all", "none", and "most" is not of type "array" (plugin llamafw-x:x)',
+        ),
+        ("x.size=[1.5]", "size = [1.5]", 'size: 1.5 is not of type "integer" (plugin llamafw-x:x)'),
         (None, "name = 1979-05-27", "name: datetime.date(1979, 5, 27) cannot be written as JSON (plugin llamafw-x:x)"),
     ],
 )

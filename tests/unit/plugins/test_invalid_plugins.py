@@ -100,7 +100,10 @@ def load(folder: Path, code: str) -> Plugins:
         (SAMPLER.replace(', "default": 0', ""), "the option 's' of sampler 's' of plugin .*mine.py has no default"),
         (SAMPLER.replace('"default": 0', '"default": -1'), "the default of the option 's' .* its schema: -1"),
         (SAMPLER.replace("truncates", "precedes = 'topk'; truncates"), "names 'topk', which is not .*mean 'top_k'"),
-        (SAMPLER.replace('"number"', '"numbr"'), "the option 's' of sampler .* is not a valid JSON Schema: \"numbr\""),
+        (
+            SAMPLER.replace('"number"', '"numbr"'),
+            'the option .s. of sampler .* a valid JSON Schema: "numbr" is not one of "array", .*, "string", and',
+        ),
         (SAMPLER.replace('{"s": ', '["s"] or {"s": '), "the options of sampler 's' .* must be JSON Schemas by field"),
         (OPERATION.replace('"responses"', '"response"'), 'plugin .*mine.py .*not valid at paths./x.get: "responses"'),
         (OPERATION.replace("return {", "return 'x' or {", 1), "extend_openapi must return a mapping, not 'x'"),
@@ -145,6 +148,10 @@ def load(folder: Path, code: str) -> Plugins:
             "it has several classes with hooks: One, Two; keep one of them, or name one in an entry point",
         ),
         (IMPORT + hook_code("model_loaded", "models"), "no parameter 'models'; its parameters are model, app"),
+        (
+            IMPORT + hook_code("request_finished", "request, finish").replace("def", "async def"),
+            r"plugin .*mine.py cannot be loaded: the hook request_finished is defined with `async def`, but hooks are ",
+        ),
         (
             IMPORT + hook_code("extend_openapi", "app"),
             "hook extend_openapi has no parameter 'app'; it has no parameters",

@@ -40,7 +40,7 @@ async def test_one_line_per_generation_has_its_speed(serve: Serve, lines: Lines)
         await client.post("/tokenize", json={"content": "a"})
     (record,) = lines()
     assert re.fullmatch(
-        r"prompt: \d+ tokens, 0 cached, \d+\.\d tokens/s; answer: 5 tokens, \d+\.\d tokens/s; "
+        r"prompt: \d+ tokens, 0 cached, \d+\.\d tokens/s; response: 5 tokens, \d+\.\d tokens/s; "
         r"queue: \d+\.\d\d ms; request mine",
         record.getMessage(),
     )

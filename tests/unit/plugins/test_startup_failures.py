@@ -1,4 +1,4 @@
-"""Plugins that fail before the server listens: they are disabled, or the start fails."""
+"""Plugins that fail before the server listens: they are disabled, or start-up fails."""
 
 from __future__ import annotations
 
@@ -169,6 +169,20 @@ def test_startup_fails_if_a_guard_fails(site: Site, guard: str) -> None:
     name = site.install("llamafw-guard", IMPORT + guard)
     with pytest.raises(PluginError, match=f"plugin {name} failed in "):
         build_document(Plugins())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        hook_code("wrap_asgi", "asgi, app").replace("def", "async def"),
+        hook_code("wrap_asgi", "asgi, server"),
+        "requires_api = '>=9'\n" + hook_code("register_authenticators", "register, app"),
+    ],
+)
+def test_startup_fails_if_a_guard_cannot_be_loaded(site: Site, code: str) -> None:
+    name = site.install("llamafw-guard", IMPORT + code)
+    with pytest.raises(PluginError, match=f"plugin {name} cannot be loaded: "):
+        Plugins()
 
 
 def test_startup_fails_if_a_guard_fails_in_another_hook(site: Site) -> None:

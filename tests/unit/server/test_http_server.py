@@ -47,7 +47,7 @@ class ApiProcess:
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.url, timeout=30)
 
-    def end(self, number: int | None = None, seconds: float = 15) -> tuple[int, str]:
+    def end(self, number: int | None = None, seconds: float = 60) -> tuple[int, str]:
         """Send a signal, if one is given, wait for the end, and return the exit code and the rest of the output."""
         if number is not None:
             self.process.send_signal(number)
@@ -75,7 +75,7 @@ def server() -> Iterator[ApiProcess]:
 
 async def wait_for(client: httpx.AsyncClient, event: str, n: int) -> None:
     """Wait until the API has counted ``n`` of ``event``."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (response := await client.get("/counts")).status_code != 200 or response.json()[event] < n:
             pass
 
@@ -339,7 +339,7 @@ async def test_a_signal_ends_the_server_while_the_model_loads() -> None:
 async def test_localhost_means_all_loopback_addresses() -> None:
     with started(host="localhost") as process:
         port = process.url.rpartition(":")[2]
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=30) as client:
             assert (await client.get(f"http://localhost:{port}/openapi.json")).status_code == 200
             assert (await client.get(f"http://127.0.0.1:{port}/openapi.json")).status_code == 200
 

@@ -22,7 +22,7 @@ async def test_requests_get_503_while_the_model_loads(opened: OpenClient) -> Non
     go = threading.Event()
 
     def load_slowly() -> LoadedModel:
-        assert go.wait(10)
+        assert go.wait(60)
         return api.load()
 
     async with opened(load=load_slowly, wait=False, api_key=("one",)) as client:
@@ -33,7 +33,7 @@ async def test_requests_get_503_while_the_model_loads(opened: OpenClient) -> Non
         assert (await client.get("/docs/")).status_code == 200
         read_error(await client.get("/nope"), 503, "unavailable_error")
         go.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await client.get("/health")).status_code == 503:  # noqa: ASYNC110  # a thread will end it
                 await asyncio.sleep(0)
         assert (await client.get("/health")).json() == {"status": "ok", "model": "nothing"}
@@ -52,7 +52,7 @@ async def test_failures_to_load_the_model_are_logged(
     failed = asyncio.Event()
     _, _, loader = build_app(Settings(), plugins, load, failed=failed.set, document=api.DOCUMENT)
     async with loader.lifespan(None):
-        await asyncio.wait_for(failed.wait(), 10)
+        await asyncio.wait_for(failed.wait(), 60)
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith("cannot load the model: ")
@@ -64,7 +64,7 @@ async def test_ready_is_called_when_requests_are_answered(plugins: Plugins) -> N
     ready = asyncio.Event()
     _, app, loader = build_app(Settings(), plugins, api.load, ready=ready.set, document=api.DOCUMENT)
     async with loader.lifespan(None):
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), 60)
         assert app.loaded.name == "nothing"
 
 
@@ -135,7 +135,7 @@ async def test_threads_http_sets_the_number_of_threads(opened: OpenClient) -> No
         both_running.wait()
         return threading.current_thread().name
 
-    both_running = threading.Barrier(2, timeout=10)
+    both_running = threading.Barrier(2, timeout=60)
     async with opened(threads_http=2):
         names = await asyncio.gather(*(asyncio.to_thread(thread_name) for _ in range(12)))
     assert sorted(set(names)) == ["llamafw-http_0", "llamafw-http_1"]

@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 def run(server: ServerProcess, folder: Path, code: str) -> object:
     """Run code with the script imported as ``js``, and return the JSON that it prints."""
-    script = httpx.get(f"{server.url}/completion.js").text  # needs no key
+    script = httpx.get(f"{server.url}/completion.js", timeout=60).text  # needs no key
     (folder / "completion.mjs").write_text(script)
     constants = f"const config = {{api_url: '{server.url}'}}; const params = {json.dumps({**BODY, 'api_key': KEY})};"
     (folder / "main.mjs").write_text(f"import * as js from './completion.mjs';\n{constants}\n{code}")
@@ -56,7 +56,8 @@ def run(server: ServerProcess, folder: Path, code: str) -> object:
 )
 def test_every_function_returns_the_text(server: ServerProcess, tmp_path: Path, code: str) -> None:
     headers = {"X-Api-Key": KEY}
-    text = httpx.post(f"{server.url}/completion", json={**BODY, "prompt": "abc"}, headers=headers).json()["content"]
+    body = {**BODY, "prompt": "abc"}
+    text = httpx.post(f"{server.url}/completion", json=body, headers=headers, timeout=60).json()["content"]
     assert text
     assert run(server, tmp_path, code) == text
 

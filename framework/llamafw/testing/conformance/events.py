@@ -1,4 +1,4 @@
-"""The rules for event hooks: they raise nothing, they are quick, and they are plain functions."""
+"""The rules for event hooks: they raise nothing, they are quick, and they return nothing to await."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ class EventsConformance(Conformance):
         took, limit = min(seconds) * 1e3, EVENT_LOOP_LIMIT * 1e3
         pytest.fail(f"{event} took at least {took:.0f} ms; the limit is {limit:.0f} ms. Do slow work on a thread")
 
-    async def test_event_is_not_a_coroutine(self, event: str, tiny_model: Path, tmp_path: Path) -> None:
-        """The hook is a plain function: the server does not await it."""
+    async def test_event_returns_no_awaitable(self, event: str, tiny_model: Path, tmp_path: Path) -> None:
+        """The hook does not return a coroutine or another awaitable: the server does not await it."""
         calls = await self.run_server(tiny_model, tmp_path)
         awaitables = [result for result in calls[event].results if inspect.isawaitable(result)]
         for result in awaitables:
             if inspect.iscoroutine(result):
                 result.close()
-        assert not awaitables, f"{event} returns an awaitable: define it with `def`, not with `async def`"
+        assert not awaitables, f"{event} returns an awaitable, and nothing awaits it"
 
     # --- helpers
 

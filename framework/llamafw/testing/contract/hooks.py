@@ -38,7 +38,7 @@ REASONS = (
     r"(is|be) (provided|specified)",  # one of two fields is required; the schema for that would be unreadable
     r"^the (grammar|schema) (is|has)|^response_format of the type json_schema needs",  # a language of its own
     r"cannot be enforced",
-    r"is not a keyword of JSON Schema",
+    r"is not a keyword of JSON Schema|^('\S+'|a schema) must be .*, not ",  # the schema in a request is invalid
     r"^tool_choice needs at least one tool|^the tool .* is not in tools|^two tools have the same name",
     r"^the arguments are not",
 )

@@ -1,0 +1,151 @@
+"""Mixtures of experts: which experts a token uses, with which weights, and their feed-forward block.
+
+Independent of architectures, which say what a file without the keys means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from llamafw.graph.builders import (
+    activation,
+    expert_linear,
+    gather,
+    linear,
+    normalise,
+    softmax,
+    split,
+    top_k,
+    weighted_sum,
+)
+from llamafw.graph.experts import GroupMask
+from llamafw.graph.metadata import Metadata
+from llamafw.graph.rows import WeightAdd
+from llamafw.graph.values import GraphError, Value
+from llamafw.graph.weights import Parameter, Parameters
+
+Gating = Literal["softmax", "sigmoid", "softmax of the chosen"]
+_GATINGS: dict[int, Gating] = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}
+_LEAST_SUM = 2.0**-14  # as in llama.cpp, smaller sums of weights count as this
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How a mixture of experts chooses the experts of a token (arXiv:1701.06538)."""
+
+    n_expert: int
+    n_used: int  # experts of one token
+    gating: Gating = "softmax"  # from the router's numbers to scores
+    normalised: bool = True  # whether the weights of the chosen experts are divided by their sum
+    scale: float = 1.0  # factor on the weights
+    n_groups: int = 1  # of experts; only those in the best groups can be chosen (arXiv:2412.19437)
+    n_groups_used: int = 1
+
+
+def routing(m: Metadata, *, gating: Gating = "softmax", normalised: bool = True) -> Routing:
+    """Return the routing that a model's metadata describes.
+
+    Parameters
+    ----------
+    m : Metadata
+        The model's metadata: ``expert_count``, ``expert_used_count``, ``expert_gating_func`` and others.
+    gating : {"softmax", "sigmoid", "softmax of the chosen"}
+        The gating of models whose metadata do not name it.
+    normalised : bool
+        Whether weights are divided by their sum in models whose metadata do not say it.
+
+    Raises
+    ------
+    ModelError
+        A key is invalid or asks for something unsupported; the message names it.
+    """
+    n_expert = m.integer("expert_count")
+    n_used = m.integer("expert_used_count", high=n_expert)
+    function = m.integer("expert_gating_func", 0, low=0)  # 0: not given
+    if function and function not in _GATINGS:
+        m.fail("expert_gating_func", f"is {function}, an unknown gating function")
+
+    n_groups = m.integer("expert_group_count", 0, low=0) or 1
+    n_groups_used = m.integer("expert_group_used_count", 0, low=0) or n_groups
+    if n_expert % n_groups or n_groups_used > n_groups or n_groups_used * (n_expert // n_groups) < n_used:
+        m.fail("expert_group_count", f"is {n_groups}, which does not fit {n_expert} experts and {n_groups_used} groups")
+    if n_groups > 1 and n_expert // n_groups < 2:
+        m.fail("expert_group_count", f"is {n_groups}; each group must have two of the {n_expert} experts or more")
+    return Routing(
+        n_expert,
+        n_used,
+        _GATINGS.get(function, gating),
+        m.flag("expert_weights_norm", normalised),
+        m.number("expert_weights_scale", 0.0, low=0, allow_low=True) or 1.0,  # 0 in a file means 1
+        n_groups,
+        n_groups_used,
+    )
+
+
+def experts(
+    x: Value,
+    layer: Parameters,
+    how: Routing,
+    combine: Callable[[Value, Value], Value] | None = None,
+    *,
+    router_input: Value | None = None,
+) -> Value:
+    """Return the feed-forward block of the experts that the router chooses for a token.
+
+    Parameters
+    ----------
+    x : Value
+        The input, ``(n_embd,)``.
+    layer : Parameters
+        The layer's parameters: ``ffn_gate_inp`` (the router), ``ffn_gate_exps`` and ``ffn_up_exps``, or both as
+        ``ffn_gate_up_exps``, and ``ffn_down_exps``. If the file has ``exp_probs_b``, it is added to the scores for the
+        choice, but not to the weights (arXiv:2408.15664).
+    how : Routing
+        How experts are chosen.
+    combine : callable, optional
+        Returns the hidden row of each expert from its gate and up rows. Default: ``silu(gate) · up``.
+    router_input : Value, optional
+        The router's input, if it differs from ``x``.
+    """
+    chosen, weights = route(x if router_input is None else router_input, layer, how)
+    down = of_experts(layer, "ffn_down_exps", how)
+    if "ffn_gate_up_exps" in layer:
+        n_ff = down.weight.shape[-1]
+        gate, up = split(expert_linear(x, chosen, of_experts(layer, "ffn_gate_up_exps", how)), n_ff, n_ff)
+    else:
+        gate, up = (expert_linear(x, chosen, of_experts(layer, name, how)) for name in ("ffn_gate_exps", "ffn_up_exps"))
+    hidden = combine(gate, up) if combine else activation(gate, "silu") * up
+    return weighted_sum(expert_linear(hidden, chosen, down), weights)
+
+
+def route(x: Value, layer: Parameters, how: Routing) -> tuple[Value, Value]:
+    """Return the indices of a token's experts, and their weights, ``(n_used,)`` each."""
+    numbers = linear(x, layer.of_shape("ffn_gate_inp", how.n_expert, x.shape[-1]))
+    scores = numbers
+    if how.gating != "softmax of the chosen":
+        scores = softmax(numbers) if how.gating == "softmax" else activation(numbers, "sigmoid")
+
+    choice = scores
+    if layer.has_tensor("exp_probs_b.bias"):
+        choice = WeightAdd(scores, layer.tensor("exp_probs_b.bias"))
+    if how.n_groups > 1:
+        choice = GroupMask(choice, how.n_groups, how.n_groups_used)
+    chosen = top_k(choice, how.n_used)
+
+    weights = gather(scores, chosen)
+    if how.gating == "softmax of the chosen":
+        weights = softmax(weights)
+    if how.normalised:
+        weights = normalise(weights, _LEAST_SUM)
+    return chosen, weights if how.scale == 1 else weights * how.scale
+
+
+def of_experts(layer: Parameters, name: str, how: Routing) -> Parameter:
+    """Return a parameter with one matrix per expert; GraphError if their number differs."""
+    parameter = layer[name]
+    shape = parameter.weight.shape
+    if len(shape) != 3 or shape[0] != how.n_expert:
+        raise GraphError(f"the tensor {parameter.weight.name!r} has shape {shape} for {how.n_expert} experts")
+    return parameter

@@ -1,0 +1,32 @@
+"""The architecture ``phi3`` as transformers' Phi-3."""
+
+from __future__ import annotations
+
+import torch
+from transformers import Phi3Config, Phi3ForCausalLM
+
+from checkpoints import Checkpoint
+from checkpoints.with_transformers import Tensors, common, load, rename
+
+
+def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
+    """Return the model with the parameters of the checkpoint."""
+    fields = common(checkpoint)
+    size = fields.pop("head_dim")
+    original = checkpoint.key("rope.scaling.original_context_length")
+    fields["rope_parameters"]["partial_rotary_factor"] = checkpoint.key("rope.dimension_count") / size
+    factors = {length: tensors.get(f"rope_factors_{length}.weight") for length in ("short", "long")}
+    if factors["short"] is not None:
+        lists = {f"{length}_factor": factor.tolist() for length, factor in factors.items()}
+        fields["rope_parameters"] |= {"rope_type": "longrope", **lists}
+    config = Phi3Config(
+        **fields,
+        original_max_position_embeddings=original,
+        sliding_window=checkpoint.key("attention.sliding_window") or None,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    names = {"ffn_up": "mlp.gate_up_proj"}
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("rope_factors_")}
+    return load(Phi3ForCausalLM, config, rename(rest, names))
