@@ -36,6 +36,7 @@ class EmbedSequence:
     output: Literal["logits", "hidden"] = "hidden"
     failure_message = "the model computed invalid hidden states"
     n_keep = 0
+    n_answer_start = None
 
     def __init__(
         self,

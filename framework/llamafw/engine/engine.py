@@ -85,16 +85,19 @@ class BatchingEngine:
         grammars: Mapping[str, GrammarFactory] | None = None,
         report_failure: ReportFailure = ignore_blame,
     ) -> None:
-        self.n_slots, self.n_ctx = backend.n_slots, backend.n_ctx
-        self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have logits for tokens without text
         self._options = options = options or EngineOptions()
+        n_batch = min(options.n_batch, backend.n_batch)
+        self.n_slots = backend.n_slots
+        self.n_ctx = min(backend.n_ctx, n_batch) if backend.whole_texts else backend.n_ctx
+        self._n_vocab = min(backend.n_vocab, tokenizer.n_vocab)  # some models have logits for tokens without text
         self._tokenizer, self._samplers = tokenizer, samplers
         self._backend, self._finished = backend, finished
         self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
 
         self._slots = Slots(self.n_slots, self.n_ctx, options.similarity)
-        n_batch = min(options.n_batch, backend.n_batch)
-        self._scheduler = Scheduler(self._slots, n_batch, options.n_ubatch, continuous=options.continuous)
+        self._scheduler = Scheduler(
+            self._slots, n_batch, options.n_ubatch, continuous=options.continuous, whole_texts=backend.whole_texts
+        )
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(
             backend,
@@ -106,7 +109,7 @@ class BatchingEngine:
             log_caches=options.log_caches,
             report_failure=report_failure,
         )
-        self._slot_actions = SlotActions(self._run_job, self._worker, options.fingerprint, self.n_ctx)
+        self._slot_actions = SlotActions(self._run_job, self._worker.caches, options.fingerprint, self.n_ctx)
 
         self._inbox: queue.SimpleQueue[Task | SlotJob | None] = queue.SimpleQueue()
         self._outboxes: list[Outbox] = []  # one per event loop: that of the server, and that of `preload`
@@ -131,6 +134,7 @@ class BatchingEngine:
         """
         self._raise_if_refusing()
         self._check_slot(request.id_slot)
+        self._check_can_generate()
         if request.prompt_logprobs is not None:  # cached tokens and truncated ones have no log-probabilities
             request = replace(request, cache_prompt=False, context_shift=False, truncate_prompt=False)
         prompt = prepare_prompt(request, self._n_vocab, self.n_ctx, add_bos=self._tokenizer.add_bos)
@@ -170,6 +174,7 @@ class BatchingEngine:
 
     async def preload(self, prompt: tuple[int, ...]) -> None:
         """Evaluate a prompt into the last slot, so that requests that begin with it can reuse its cache."""
+        self._check_can_generate()
         if len(prompt) > self.n_ctx:
             raise ContextFullError(len(prompt), self.n_ctx)
         tokens = as_tokens(prompt, self._n_vocab)
@@ -296,6 +301,10 @@ class BatchingEngine:
         if not lowest <= id < self.n_slots:
             message = f"slot {id} does not exist: slots are numbered from 0 to {self.n_slots - 1}"
             raise RequestError(message, param="id_slot")
+
+    def _check_can_generate(self) -> None:
+        if self._backend.whole_texts:
+            raise NotSupported("this model embeds whole texts; it cannot generate")
 
     def _check_queue(self) -> None:
         n_waiting = self._n_active - self.n_slots

@@ -8,9 +8,10 @@ States are plain bytes here; the module is independent of slots and backends.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from llamafw.engine.slots import common_prefix
+from llamafw.engine.slots import common_prefix, last_cut
 from llamafw.types import Bytes, Ints
 
 
@@ -20,6 +21,11 @@ class Entry:
 
     tokens: Ints
     state: Bytes
+    cuts: Collection[int] | None = None  # as in `Slot`
+
+    def n_reused(self, prompt: Ints) -> int:
+        """Return how many leading tokens of ``prompt`` are left if the state is restored and cut for it."""
+        return last_cut(self.cuts, len(self.tokens), common_prefix(self.tokens, prompt))
 
 
 class PromptCache:
@@ -41,13 +47,13 @@ class PromptCache:
         return self.limit is None or n_bytes <= self.limit
 
     def best(self, prompt: Ints) -> tuple[Entry | None, int]:
-        """Return the entry with the longest common prefix with ``prompt``, and its length.
+        """Return the entry that saves the most tokens of ``prompt``, and their number.
 
         The entry counts as used.
         """
         best, longest = None, 0
         for entry in self._entries.values():
-            n = common_prefix(entry.tokens, prompt)
+            n = entry.n_reused(prompt)
             if n > longest:
                 best, longest = entry, n
         if best is not None:
@@ -55,19 +61,19 @@ class PromptCache:
         return best, longest
 
     def holds(self, tokens: Ints) -> bool:
-        """Return whether an entry begins with all of ``tokens``."""
-        return any(common_prefix(entry.tokens, tokens) == len(tokens) for entry in self._entries.values())
+        """Return whether an entry begins with all of ``tokens`` and can be cut there."""
+        return any(entry.n_reused(tokens) == len(tokens) for entry in self._entries.values())
 
-    def add(self, tokens: Ints, state: Bytes) -> None:
-        """Add a state.
+    def add(self, tokens: Ints, state: Bytes, cuts: Collection[int] | None = None) -> None:
+        """Add a state, which can be cut at ``cuts``.
 
-        Entries that are prefixes of it are removed, then the least recently used ones until it fits.
+        Entries that can be made from it are removed, then the least recently used ones until it fits.
         """
+        added = Entry(tokens, state, cuts)
         for entry in list(self._entries.values()):
-            if common_prefix(entry.tokens, tokens) == len(entry.tokens):
+            if added.n_reused(entry.tokens) == len(entry.tokens):
                 self._remove(entry)
-        entry = Entry(tokens, state)
-        self._entries[id(entry)] = entry
+        self._entries[id(added)] = added
         self.n_bytes += state.nbytes
         while self.limit is not None and self.n_bytes > self.limit:
             self._remove(next(iter(self._entries.values())))

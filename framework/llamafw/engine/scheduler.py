@@ -7,6 +7,7 @@ question therefore does not wait for a long document, and the document does not 
 
 Scheduling never changes a response, because a token's logits do not depend on the rest of the batch. Embeddings never
 share a step with generations, because a backend computes either hidden states or logits; if both run, they alternate.
+Tokens that a slot has lost are evaluated again like a prompt, before its task continues.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class BatchPart:
     slot: Slot
     tokens: Ints  # they continue the slot's cache
     outputs: range  # which of them need an output row
+    repeats: bool = False  # the slot had lost these tokens; they are not new to the task
 
 
 class Scheduler:
@@ -43,13 +45,17 @@ class Scheduler:
         Maximum number of tokens per step if one sequence runs, and if several do.
     continuous : bool
         False: waiting requests start only when no sequence generates.
+    whole_texts : bool
+        Never divide a prompt. None may be longer than ``n_batch``.
     """
 
-    def __init__(self, slots: Slots, n_batch: int, n_ubatch: int, *, continuous: bool = True) -> None:
+    def __init__(
+        self, slots: Slots, n_batch: int, n_ubatch: int, *, continuous: bool = True, whole_texts: bool = False
+    ) -> None:
         self.waiting: deque[Task] = deque()
         self.running: list[Task] = []  # oldest first
         self._slots, self.n_batch, self._n_ubatch = slots, n_batch, min(n_ubatch, n_batch)
-        self._continuous = continuous
+        self._continuous, self._divide = continuous, divide_whole if whole_texts else divide
         self._last_output = "logits"  # what the last step computed if tasks of both kinds ran
 
     @property
@@ -57,7 +63,7 @@ class Scheduler:
         """Whether there are no tasks."""
         return not (self.running or self.waiting)
 
-    def admit(self) -> Iterator[tuple[Task, Slot, int]]:
+    def admit(self) -> Iterator[tuple[Task, Slot]]:
         """Move tasks from waiting to running while slots are free.
 
         A task that waits for a particular slot does not block the tasks behind it.
@@ -68,8 +74,6 @@ class Scheduler:
             A task that starts.
         slot : Slot
             Its slot.
-        n_common : int
-            How many tokens of the prompt the slot's cache already holds.
         """
         if not self._continuous and any(not task.n_left for task in self.running):
             return
@@ -77,13 +81,12 @@ class Scheduler:
             if not self._slots.any_free():
                 return
             request = task.request
-            assigned = self._slots.take(task.prompt, request.id_slot, cache_prompt=request.cache_prompt)
-            if assigned is not None:
-                slot, n_common = assigned
+            slot = self._slots.take(task.prompt[:-1], request.id_slot, cache_prompt=request.cache_prompt)
+            if slot is not None:
                 self.waiting.remove(task)
                 self.running.append(task)
                 slot.task = task
-                yield task, slot, n_common
+                yield task, slot
 
     def remove(self, task: Task) -> None:
         """Remove a task and free its slot.
@@ -92,7 +95,7 @@ class Scheduler:
         """
         if task.slot is not None:
             self.running.remove(task)
-            task.slot.busy = False
+            task.slot.release()
         elif task in self.waiting:
             self.waiting.remove(task)
 
@@ -104,11 +107,11 @@ class Scheduler:
             self.running = [task for task in self.running if task not in chosen] + chosen
             return [_part(task, 1) for task in chosen]
 
-        parts = [_part(task, 1) for task in running if not task.n_left]
-        prompts = [task for task in running if task.n_left]
+        prompts = [task for task in running if _n_next(task)]
+        parts = [_part(task, 1) for task in running if task not in prompts]
         if prompts:
             max_tokens = self.n_batch if len(running) == 1 else self._n_ubatch
-            shares = divide([task.n_next for task in prompts], max(max_tokens - len(parts), 1))
+            shares = self._divide([_n_next(task) for task in prompts], max(max_tokens - len(parts), 1))
             parts += [_part(task, n) for task, n in zip(prompts, shares, strict=True) if n]
         return parts
 
@@ -139,6 +142,21 @@ def divide(n_left: Sequence[int], n_free: int) -> list[int]:
     return shares
 
 
+def divide_whole(n_left: Sequence[int], n_free: int) -> list[int]:
+    """Return how many tokens of each prompt to evaluate now if prompts cannot be divided: all of them, or none.
+
+    The oldest prompt is always evaluated; of the others, the shortest ones that fit. The parameters are those of
+    `divide`.
+    """
+    shares = [n_left[0], *([0] * (len(n_left) - 1))]
+    n_free -= n_left[0]
+    for i in sorted(range(1, len(n_left)), key=n_left.__getitem__):
+        if n_left[i] <= n_free:
+            shares[i] = n_left[i]
+            n_free -= n_left[i]
+    return shares
+
+
 def as_batch(parts: Sequence[BatchPart]) -> Batch:
     """Return the batch of one forward pass."""
     counts = [len(part.tokens) for part in parts]
@@ -153,9 +171,18 @@ def as_batch(parts: Sequence[BatchPart]) -> Batch:
     )
 
 
-def _part(task: Task, n: int) -> BatchPart:
+def _n_next(task: Task) -> int:
+    """Return how many tokens the next step may evaluate like a prompt; 0: the task generates."""
     slot = task.slot
     assert slot is not None  # the task is running
+    return min(len(slot.lost) or task.n_next, slot.n_to_mark)
+
+
+def _part(task: Task, n: int) -> BatchPart:
+    slot = task.slot
+    assert slot is not None  # as above
+    if len(slot.lost):
+        return BatchPart(task, slot, slot.lost[:n], range(0), repeats=True)
     if not task.n_left:
         return BatchPart(task, slot, np.array([task.last], np.int32), range(1))
     tokens = task.prompt[task.n_done : task.n_done + n]

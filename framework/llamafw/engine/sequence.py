@@ -105,6 +105,11 @@ class Sequence:
     # --- for the scheduler
 
     @property
+    def n_answer_start(self) -> int | None:
+        """See `GenerateRequest`."""
+        return self.request.n_answer_start
+
+    @property
     def n_left(self) -> int:
         """Number of prompt tokens that are still to be evaluated; 0 while it generates."""
         return len(self.prompt) - self.n_done

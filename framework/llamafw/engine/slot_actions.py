@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.engine import slot_files
+from llamafw.engine.slot_caches import SlotCaches
 from llamafw.engine.slots import Slot
-from llamafw.engine.worker import Worker
-from llamafw.types import Bytes, Ints
 
 RunJob = Callable[[int, Callable[[Slot], Any]], Awaitable[Any]]
 """Runs a function on the engine thread as soon as a slot is free; returns its result."""
@@ -25,34 +24,29 @@ class SlotActions:
     ----------
     run_job : callable
         See `RunJob`. Raises RequestError if the slot does not exist.
-    worker : Worker
-        Owns the slots.
+    caches : SlotCaches
+        The caches of all slots.
     fingerprint : bytes
         Identifies states that this engine can read; see `fingerprint`.
     n_ctx : int
         Positions per slot.
     """
 
-    def __init__(self, run_job: RunJob, worker: Worker, fingerprint: bytes, n_ctx: int) -> None:
-        self._run_job, self._worker, self._fingerprint, self._n_ctx = run_job, worker, fingerprint, n_ctx
+    def __init__(self, run_job: RunJob, caches: SlotCaches, fingerprint: bytes, n_ctx: int) -> None:
+        self._run_job, self._caches, self._fingerprint, self._n_ctx = run_job, caches, fingerprint, n_ctx
 
     async def save(self, id: int, path: Path) -> tuple[int, int]:
         """Write a slot's cache to a file; return the number of tokens and of bytes written."""
-
-        def copy(slot: Slot) -> tuple[Ints, Bytes]:
-            tokens = slot.reusable.copy()
-            return tokens, self._worker.backend.save(slot.id, len(tokens))
-
-        tokens, state = await self._run_job(id, copy)
+        tokens, state = await self._run_job(id, self._caches.save)
         n_bytes = await asyncio.to_thread(slot_files.write, path, self._fingerprint, tokens, state)
         return len(tokens), n_bytes
 
     async def restore(self, id: int, path: Path) -> tuple[int, int]:
         """Read a file that `save` wrote into a slot; return the number of tokens and of bytes read."""
         tokens, state, n_bytes = await asyncio.to_thread(slot_files.read, path, self._fingerprint, self._n_ctx)
-        await self._run_job(id, lambda slot: self._worker.restore(slot, tokens, state))
+        await self._run_job(id, lambda slot: self._caches.restore(slot, tokens, state))
         return len(tokens), n_bytes
 
     async def erase(self, id: int) -> int:
         """Empty a slot's cache; return how many tokens it held."""
-        return int(await self._run_job(id, self._worker.clear))
+        return int(await self._run_job(id, self._caches.clear))

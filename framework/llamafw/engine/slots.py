@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,8 @@ from llamafw.types import Ints
 if TYPE_CHECKING:
     from llamafw.engine.task import Task
 
+_NO_TOKENS = np.empty(0, np.int32)
+
 DEFAULT_SIMILARITY = 0.1
 """Minimum fraction of a slot's cache that a prompt must share to prefer that slot (llama-server's ``-sps``)."""
 
@@ -19,23 +21,32 @@ DEFAULT_SIMILARITY = 0.1
 class Slot:
     """A place for one sequence in the KV cache, and the tokens that are cached there, in order of position."""
 
-    __slots__ = ("busy", "id", "id_task", "last_used", "n", "n_exact", "task", "tokens")
+    __slots__ = ("busy", "cuts", "id", "id_task", "last_used", "lost", "marks", "n", "n_exact", "task", "tokens")
 
     def __init__(self, id: int, n_ctx: int) -> None:
         self.id = id
         self.tokens: Ints = np.empty(n_ctx, np.int32)  # [:n] are cached
         self.n = 0
         self.n_exact = n_ctx  # positions before the first shift: after it, the cache differs from a fresh evaluation
+        self.cuts: Collection[int] | None = None  # positions at which it can be cut, besides its end; None: anywhere
+        self.marks: list[int] = []  # positions at which a snapshot will be taken, ascending
+        self.lost: Ints = _NO_TOKENS  # tokens that must be evaluated again, before any others
         self.busy = False
         self.task: Task | None = None  # the current task, or the last one
         self.id_task = -1
         self.last_used = 0  # a counter, not a time
+
+    def release(self) -> None:
+        """Record that its task has ended; the cache stays."""
+        self.busy = False
+        self.marks, self.lost = [], _NO_TOKENS
 
     def extend(self, tokens: Ints) -> None:
         """Record that ``tokens`` were evaluated and are now cached."""
         end = self.n + len(tokens)
         self.tokens[self.n : end] = tokens
         self.n = end
+        self.lost = self.lost[len(tokens) :]
 
     def shorten(self, n: int) -> None:
         """Record that only the first ``n`` tokens are still cached."""
@@ -50,13 +61,27 @@ class Slot:
         self.n_exact = min(self.n_exact, first)
 
     @property
+    def n_to_mark(self) -> int:
+        """How many tokens may be evaluated before the next snapshot."""
+        return next((mark - self.n for mark in self.marks if mark > self.n), len(self.tokens))
+
+    @property
     def reusable(self) -> Ints:
         """The cached tokens that other requests may reuse."""
         return self.tokens[: min(self.n, self.n_exact)]
 
+    @property
+    def n_savable(self) -> int:
+        """How many of the reusable tokens a saved state can hold."""
+        return last_cut(self.cuts, self.n, len(self.reusable))
+
     def common_prefix(self, prompt: Ints) -> int:
         """Return how many leading tokens of ``prompt`` are cached and reusable."""
         return common_prefix(self.reusable, prompt)
+
+    def n_reused(self, prompt: Ints) -> int:
+        """Return how many leading tokens of ``prompt`` are left if the slot is cut for it."""
+        return last_cut(self.cuts, self.n, self.common_prefix(prompt))
 
 
 def common_prefix(a: Ints, b: Ints) -> int:
@@ -64,6 +89,13 @@ def common_prefix(a: Ints, b: Ints) -> int:
     n = min(len(a), len(b))
     differs = a[:n] != b[:n]
     return int(differs.argmax()) if differs.any() else n
+
+
+def last_cut(cuts: Collection[int] | None, n_cached: int, n: int) -> int:
+    """Return the last position up to ``n`` at which a cache of ``n_cached`` tokens can be cut; see `Slot.cuts`."""
+    if cuts is None or n == n_cached:
+        return n
+    return max((cut for cut in cuts if cut <= n), default=0)
 
 
 class Slots:
@@ -86,27 +118,24 @@ class Slots:
         """Return whether a slot is free."""
         return not all(slot.busy for slot in self.all)
 
-    def take(self, prompt: Ints, id_slot: int, *, cache_prompt: bool) -> tuple[Slot, int] | None:
-        """Assign a slot to a request.
+    def take(self, prompt: Ints, id_slot: int, *, cache_prompt: bool) -> Slot | None:
+        """Assign a slot to a request; return None if the slot, or every slot, is busy.
 
-        A request that names a slot gets that one. Another request gets the free slot with the longest common prefix, if
-        the prefix is long enough compared to the slot's cache. If no slot has one, or several are equal, the least
-        recently used slot is taken. Therefore a new conversation that shares only the start of the template with a long
+        A request that names a slot gets that one. Another request gets the free slot that can reuse most tokens, if
+        these are enough compared to the slot's cache. If no slot has them, or several are equal, the least recently
+        used slot is taken. Therefore a new conversation that shares only the start of the template with a long
         conversation does not replace the long one's cache while another slot is empty.
-
-        Returns
-        -------
-        tuple of Slot and int, or None
-            The slot, and how many tokens of the prompt its cache holds. None: the slot, or every slot, is busy.
         """
         allowed: Sequence[Slot] = self.all if id_slot < 0 else self.all[id_slot : id_slot + 1]
         free = sorted((slot for slot in allowed if not slot.busy), key=lambda slot: slot.last_used)
         if not free:
             return None
 
-        n_common = {slot: slot.common_prefix(prompt) if cache_prompt else 0 for slot in free}
-        value = {slot: n if self._similarity and n > self._similarity * slot.n else 0 for slot, n in n_common.items()}
-        best = max(free, key=value.__getitem__)
+        def value(slot: Slot) -> int:
+            n = slot.n_reused(prompt) if cache_prompt else 0
+            return n if self._similarity and n > self._similarity * slot.n else 0
+
+        best = max(free, key=value)
         self._n_uses += 1
         best.busy, best.last_used, best.id_task = True, self._n_uses, self._n_uses - 1
-        return best, n_common[best]
+        return best

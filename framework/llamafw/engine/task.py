@@ -56,6 +56,10 @@ class Task(Protocol):
         """Number of tokens at the start that a context shift never drops."""
 
     @property
+    def n_answer_start(self) -> int | None:
+        """Number of tokens at the end of the prompt that later prompts may not repeat; None: unknown."""
+
+    @property
     def n_left(self) -> int:
         """Number of prompt tokens that are still to be evaluated; 0 while it generates."""
 

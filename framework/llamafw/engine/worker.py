@@ -17,6 +17,7 @@ import numpy as np
 from llamafw.engine import debug_log
 from llamafw.engine.prompt_cache import PromptCache
 from llamafw.engine.scheduler import BatchPart, Scheduler, as_batch
+from llamafw.engine.slot_caches import SlotCaches
 from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import Counters
 from llamafw.engine.task import Task
@@ -24,12 +25,11 @@ from llamafw.errors import FAULTS, GenerationError, RequestError, Unavailable
 from llamafw.interfaces import Backend
 from llamafw.plugins.failures import Place, describe
 from llamafw.sampling.sampler_kernels import CandidateBuffers
-from llamafw.types import Batch, Bytes, Floats, Ints
+from llamafw.types import Batch, Floats, Ints
 
 log = logging.getLogger(__name__)
 
 _NO_OUTPUTS = np.empty(0, np.int32)
-_MIN_TOKENS_TO_COPY = 64  # evaluating fewer tokens is about as fast as copying their state
 
 ReportFailure = Callable[[BaseException, Place], str | None]
 """Counts a failure; returns the plugin that caused it, or None if no plugin did."""
@@ -85,10 +85,11 @@ class Worker:
         log_caches: bool = False,
         report_failure: ReportFailure = ignore_blame,
     ) -> None:
-        self.backend, self.slots, self.scheduler, self.cache = backend, slots, scheduler, cache
+        self.slots, self.scheduler, self.cache = slots, scheduler, cache
+        self.caches = SlotCaches(backend, slots.all, cache)
         self.jobs: list[SlotJob] = []
         self.counters = Counters()
-        self._buffers = CandidateBuffers(n_vocab)
+        self._backend, self._buffers = backend, CandidateBuffers(n_vocab)
         self._timeout, self._log_caches, self._report_failure = timeout, log_caches, report_failure
 
     @property
@@ -117,33 +118,24 @@ class Worker:
 
     def evaluate_prompt(self, slot: Slot, prompt: Ints) -> None:
         """Replace the contents of a free slot by ``prompt``."""
-        self.clear(slot)
-        n_batch = self.scheduler.n_batch
-        for first in range(0, len(prompt), n_batch):
-            tokens = prompt[first : first + n_batch]
-            positions = np.arange(first, first + len(tokens), dtype=np.int32)
-            try:
-                self.backend.forward(Batch(tokens, positions, np.full_like(tokens, slot.id), _NO_OUTPUTS))
-            except FAULTS:
-                self._clear_after_failure(slot)
-                raise
-            slot.extend(tokens)
+        self.caches.clear(slot)
+        self.caches.plan_snapshots(slot, prompt)
+        try:
+            self._evaluate_tokens(slot, prompt)
+        except FAULTS:
+            self.caches.clear_after_failure(slot)
+            raise
+        finally:
+            slot.release()
 
-    def restore(self, slot: Slot, tokens: Ints, state: Bytes) -> None:
-        """Replace the contents of a slot by ``tokens`` and their saved state.
-
-        If this fails, the slot is empty.
-        """
-        self.clear(slot)
-        self.backend.restore(slot.id, len(tokens), state)
-        slot.extend(tokens)
-
-    def clear(self, slot: Slot) -> int:
-        """Empty a slot's cache; return how many tokens it held."""
-        n = slot.n
-        self.backend.truncate(slot.id, 0)
-        slot.shorten(0)
-        return n
+    def _evaluate_tokens(self, slot: Slot, tokens: Ints) -> None:
+        """Run forward passes of one slot, without outputs, until all ``tokens`` are cached."""
+        while len(tokens):
+            part = tokens[: min(self.scheduler.n_batch, slot.n_to_mark)]
+            positions = np.arange(slot.n, slot.n + len(part), dtype=np.int32)
+            self._backend.forward(Batch(part, positions, np.full_like(part, slot.id), _NO_OUTPUTS))
+            self.caches.extend(slot, part)
+            tokens = tokens[len(part) :]
 
     def _run_jobs(self) -> None:
         for job in self.jobs.copy():
@@ -179,59 +171,25 @@ class Worker:
                 self.drop(task)
 
     def _admit(self) -> None:
-        for task, slot, n_common in self.scheduler.admit():
+        for task, slot in self.scheduler.admit():
             try:
-                n = self._prepare_cache(task, slot, n_common)
+                n = self.caches.prepare(
+                    slot,
+                    task.prompt,
+                    cache_prompt=task.request.cache_prompt,
+                    snapshots=task.output == "logits",
+                    n_answer_start=task.n_answer_start,
+                )
             except FAULTS as error:
                 task.begin(slot, 0)
                 self._abort(task, slot, error, f"the cache of slot {slot.id} cannot be prepared")
             else:
                 task.begin(slot, n)
 
-    def _prepare_cache(self, task: Task, slot: Slot, n_common: int) -> int:
-        """Reduce a slot's cache to the longest possible prefix of the prompt; return its length."""
-        if task.request.cache_prompt:
-            try:
-                self._save_to_cache(slot, n_common)
-                n_common = self._copy_prefix(slot, task.prompt, n_common)
-            except FAULTS:  # the request can be served without it
-                log.exception("the prompt cache failed on slot %d", slot.id)
-                n_common = min(n_common, slot.n)
-        n = min(n_common, len(task.prompt) - 1)  # at least one token must be evaluated for its logits
-        if n < slot.n:
-            self.backend.truncate(slot.id, n)
-            slot.shorten(n)
-        return n
-
-    def _save_to_cache(self, slot: Slot, n_common: int) -> None:
-        """Save a slot's state to the prompt cache if a new prompt would overwrite a long part of it."""
-        tokens = slot.reusable
-        if len(tokens) - n_common < _MIN_TOKENS_TO_COPY or self.cache.holds(tokens):
-            return
-        if self.cache.accepts(self.backend.state_size(len(tokens))):
-            self.cache.add(tokens.copy(), self.backend.save(slot.id, len(tokens)))
-
-    def _copy_prefix(self, slot: Slot, prompt: Ints, n_common: int) -> int:
-        """Copy the longest prefix of the prompt from another slot or the prompt cache; return its length."""
-        if self.cache.limit == 0:
-            return n_common
-        entry, n_entry = self.cache.best(prompt)
-        other = max(self.slots.all, key=lambda other: other.common_prefix(prompt))
-        n_other = other.common_prefix(prompt)
-        if max(n_entry, n_other) - n_common < _MIN_TOKENS_TO_COPY:
-            return n_common
-
-        if entry is None or n_other >= n_entry:
-            tokens, state = prompt[:n_other], self.backend.save(other.id, n_other)
-        else:
-            tokens, state = entry.tokens, entry.state
-        self.restore(slot, tokens, state)
-        return max(n_entry, n_other)
-
     def _shift_full_contexts(self) -> None:
         for task in list(self.scheduler.running):
             slot = task.slot
-            if slot is None or task.n_left or slot.n < len(slot.tokens):
+            if slot is None or task.n_left or slot.n < len(slot.tokens):  # with lost tokens a slot is not full
                 continue
             n = task.n_discard()
             if not n:
@@ -239,11 +197,10 @@ class Worker:
                 self.drop(task)
                 continue
             try:
-                self.backend.shift(slot.id, task.n_keep, n)
+                self.caches.shift(slot, task.n_keep, n)
             except FAULTS as error:
                 self._abort(task, slot, error, f"the backend cannot shift the context of slot {slot.id}")
             else:
-                slot.shift(task.n_keep, n)
                 task.note_shift()
 
     # --- the forward pass
@@ -256,7 +213,7 @@ class Worker:
         if not parts:
             return
         batch = as_batch(parts)
-        run = self.backend.hidden if parts[0].task.output == "hidden" else self.backend.forward
+        run = self._backend.hidden if parts[0].task.output == "hidden" else self._backend.forward
         try:
             rows = run(batch)
             if len(rows) != len(batch.outputs):
@@ -275,16 +232,19 @@ class Worker:
         self.counters.count_pass(len(parts))
         first = 0
         for part in parts:
-            part.slot.extend(part.tokens)
+            self.caches.extend(part.slot, part.tokens)
+            if part.repeats:
+                continue
             part.task.advance(len(part.tokens))
             self._hand_out(part.task, rows[first : first + len(part.outputs)])
             first += len(part.outputs)
 
     def _retry(self, part: BatchPart) -> None:
         try:
-            self.backend.truncate(part.slot.id, part.slot.n)  # the failed pass may have added positions
+            n_lost = self.caches.undo(part.slot)
+            self._evaluate_tokens(part.slot, part.slot.lost[:n_lost])
         except FAULTS as error:
-            return self._abort(part.task, part.slot, error, f"the backend cannot truncate slot {part.slot.id}")
+            return self._abort(part.task, part.slot, error, f"slot {part.slot.id} cannot be reset")
         self._evaluate([part])
 
     def _hand_out(self, task: Task, rows: Floats) -> None:
@@ -319,13 +279,5 @@ class Worker:
     def _abort(self, task: Task, slot: Slot, cause: BaseException, summary: str) -> None:
         """End a task because the backend failed on it."""
         task.fail(self._log_failure(cause, summary))
-        self._clear_after_failure(slot)
+        self.caches.clear_after_failure(slot)
         self.drop(task)
-
-    def _clear_after_failure(self, slot: Slot) -> None:
-        """Empty a slot after the backend failed on it, because its cache is in an unknown state."""
-        try:
-            self.backend.truncate(slot.id, 0)
-        except FAULTS:
-            log.exception("the backend cannot empty slot %d", slot.id)
-        slot.shorten(0)

@@ -40,12 +40,13 @@ from llamafw.graph.builders import (
 from llamafw.graph.decoder import as_decoder
 from llamafw.graph.evaluate import Evaluation, evaluate, read_weights
 from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, TopK, WeightedSum
+from llamafw.graph.latent import LatentSizes, latent_attention, latent_sizes
 from llamafw.graph.metadata import Heads, Metadata
 from llamafw.graph.mixers import StateSizes, gated_delta_net, mamba2, short_convolution, state_sizes
 from llamafw.graph.model import Graph, State, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
-from llamafw.graph.rotation import plain_rotation, rotation
-from llamafw.graph.routing import Routing, experts, route, routing
+from llamafw.graph.rotation import plain_rotation, rotation, yarn_temperature
+from llamafw.graph.routing import Gating, Routing, experts, route, routing
 from llamafw.graph.rows import (
     Activation,
     Add,
@@ -100,6 +101,7 @@ __all__ = [
     "gated_ffn",
     "Gather",
     "gather",
+    "Gating",
     "Graph",
     "GraphError",
     "GroupMask",
@@ -108,6 +110,9 @@ __all__ = [
     "Input",
     "KeyValue",
     "L2Norm",
+    "latent_attention",
+    "latent_sizes",
+    "LatentSizes",
     "layer_count",
     "layer_norm",
     "layer_output",
@@ -163,4 +168,5 @@ __all__ = [
     "weighted_sum",
     "WeightMul",
     "whole_text",
+    "yarn_temperature",
 ]

@@ -37,23 +37,26 @@ class TopK(Value):
 class GroupMask(Value):
     """``x`` with −inf in place of all numbers outside the ``n_used`` best of ``n_groups`` groups (arXiv:2412.19437).
 
-    A group's score is the sum of its two largest numbers.
+    A group's score is the sum of its ``n_best`` largest numbers: two in DeepSeek-V3, one in V2 (arXiv:2405.04434).
     """
 
     x: Value  # (n,)
     n_groups: int
     n_used: int
+    n_best: int = 2
 
     def infer_shape(self) -> Shape:
         """Return the input's shape."""
         if len(self.x.shape) != 1 or self.x.shape[0] % self.n_groups or not 1 <= self.n_used <= self.n_groups:
             raise GraphError(f"{self.n_used} of {self.n_groups} groups do not fit a row of shape {self.x.shape}")
+        if not 1 <= self.n_best <= self.x.shape[0] // self.n_groups:
+            raise GraphError(f"the {self.n_best} best do not fit groups of {self.x.shape[0] // self.n_groups}")
         return self.x.shape
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
         """Return the masked rows."""
         groups = inputs["x"].reshape(len(inputs["x"]), self.n_groups, -1)
-        scores = np.sort(groups, -1)[..., -2:].sum(-1)
+        scores = np.sort(groups, -1)[..., -self.n_best :].sum(-1)
         best = np.argsort(-scores, -1, kind="stable")[:, : self.n_used]
         used = np.zeros_like(scores, bool)
         np.put_along_axis(used, best, True, -1)
@@ -98,6 +101,9 @@ class ExpertLinear(Value):
             raise GraphError(
                 f"the tensor {self.weight.name!r} has shape {self.weight.shape}, but its input has {self.x.shape}"
             )
+        for other, shape in ((self.bias, self.weight.shape[:2]), (self.scale, self.weight.shape[:1])):
+            if other is not None and other.shape != shape:
+                raise GraphError(f"the tensor {other.name!r} has shape {other.shape} instead of {shape}")
         return (k, self.weight.shape[1])
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:

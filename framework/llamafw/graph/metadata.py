@@ -123,6 +123,18 @@ class Metadata:
             self.fail("attention.value_length", f"differs from the size of keys, {size}, which is not supported")
         return size
 
+    def attention_scale(self, size: int) -> float:
+        """Return the factor on scores: ``attention.scale``, or ``1 / sqrt(size)`` if the key is missing or 0."""
+        return self.number("attention.scale", 0.0, low=0, allow_low=True) or 1 / math.sqrt(size)
+
+    def attention_temperature(self) -> tuple[float, int] | None:
+        """Return the factor and the length by which queries grow with their position; see `Attention`."""
+        factor = self.number("attention.temperature_scale", 0.0, low=0, allow_low=True)
+        if not factor:
+            return None
+        length = self.integer("attention.temperature_length", 0, low=0)  # 0: not given
+        return factor, length or self.integer("rope.scaling.original_context_length")
+
     def n_rotated(self, size: int) -> int:
         """Return how many numbers of a head are rotated; ModelError if it is odd or above the head size, ``size``."""
         n = self.integer("rope.dimension_count", size)

@@ -22,7 +22,15 @@ SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.we
 Doubles = npt.NDArray[np.float64]
 
 
-def rotation(metadata: Metadata, n_rot: int, n_ctx_train: int, *, interleaved: bool = False) -> Rotation:
+def rotation(
+    metadata: Metadata,
+    n_rot: int,
+    n_ctx_train: int,
+    *,
+    interleaved: bool = False,
+    yarn_magnitude: float | None = None,
+    whole_pairs: bool = True,
+) -> Rotation:
     """Return the rotary position embeddings that a model's metadata describes.
 
     Parameters
@@ -35,28 +43,37 @@ def rotation(metadata: Metadata, n_rot: int, n_ctx_train: int, *, interleaved: b
         The model's training context, in positions.
     interleaved : bool
         Whether pairs are adjacent numbers; see `Rotation`.
+    yarn_magnitude : float, optional
+        YaRN's factor on cosines and sines, before the model's own factors. Default: `yarn_temperature`. A model whose
+        metadata have ``rope.scaling.yarn_log_multiplier`` needs it.
+    whole_pairs : bool
+        Whether YaRN's ramp begins and ends at whole pairs, as in llama.cpp and most models.
 
     Raises
     ------
     ModelError
         A metadata key is invalid or asks for a scaling that is not supported.
     """
+    if yarn_magnitude is None:
+        if metadata.has("rope.scaling.yarn_log_multiplier"):
+            metadata.fail("rope.scaling.yarn_log_multiplier", "is not supported")
+        yarn_magnitude = yarn_temperature(metadata)
     base = metadata.number("rope.freq_base", 10_000.0, low=0)
-    kind = metadata.text("rope.scaling.type", "linear")  # a factor without a type is linear
-    if kind not in ("none", "linear", "yarn", "longrope"):
-        metadata.fail("rope.scaling.type", f"is {kind!r:.80}; it must be none, linear, yarn or longrope")
-    scale = 1.0 if kind == "none" else _scale(metadata)
+    kind, scale = _scaling(metadata)
     share, kept = 0.0, np.zeros(n_rot // 2)
     if kind == "yarn":
         share = metadata.number("rope.scaling.yarn_ext_factor", 1.0, low=0, allow_low=True)
-        kept = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train)
+        kept = share * _yarn_ramp(metadata, n_rot, base, n_ctx_train, whole_pairs)
 
     def stretched(tensor: str) -> Doubles:
         """Return the frequencies with the factors in a tensor, stretched for the extended context."""
         frequencies = base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot) / _factors(metadata, tensor, n_rot)
         return frequencies / scale * (1 - kept) + frequencies * kept
 
-    magnitude = _magnitude(metadata, scale if share else 1.0)  # as in llama.cpp, a share of 0 does not change it
+    magnitude = metadata.number("rope.scaling.attn_factor", 1.0, low=0)
+    magnitude *= metadata.number("rope.scaling.yarn_attn_factor", 1.0, low=0)
+    if share:  # as in llama.cpp, a share of 0 does not change the magnitude
+        magnitude *= yarn_magnitude
     if not _has_long_factors(metadata, kind):
         return Rotation(stretched(FACTORS), magnitude, interleaved)
     return Rotation(
@@ -73,10 +90,25 @@ def plain_rotation(base: float, n_rot: int, *, interleaved: bool = False) -> Rot
     return Rotation(base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot), 1.0, interleaved)
 
 
-def _scale(metadata: Metadata) -> float:
-    """Return the factor by which the context is extended; 0 in a file means 1."""
+def yarn_temperature(metadata: Metadata, multiplier: float = 1.0) -> float:
+    """Return ``1 + 0.1 · multiplier · ln(s)`` for a context extended ``s`` times with YaRN, else 1.
+
+    With a multiplier of 1 it is the factor sqrt(1/t) of the paper, on queries and keys, which is applied to cosines and
+    sines.
+    """
+    kind, scale = _scaling(metadata)
+    return 1 + 0.1 * multiplier * math.log(scale) if kind == "yarn" else 1.0
+
+
+def _scaling(metadata: Metadata) -> tuple[str, float]:
+    """Return the kind of scaling, and the factor by which the context is extended; 0 in a file means 1."""
+    kind = metadata.text("rope.scaling.type", "linear")  # a factor without a type is linear
+    if kind not in ("none", "linear", "yarn", "longrope"):
+        metadata.fail("rope.scaling.type", f"is {kind!r:.80}; it must be none, linear, yarn or longrope")
+    if kind == "none":
+        return kind, 1.0
     key = "rope.scaling.factor" if metadata.has("rope.scaling.factor") else "rope.scale_linear"
-    return metadata.number(key, 1.0, low=0, allow_low=True) or 1.0
+    return kind, metadata.number(key, 1.0, low=0, allow_low=True) or 1.0
 
 
 def _has_long_factors(metadata: Metadata, kind: str) -> bool:
@@ -107,12 +139,11 @@ def _factors(metadata: Metadata, name: str, n_rot: int) -> Doubles:
     return factors
 
 
-def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) -> Doubles:
+def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int, whole_pairs: bool) -> Doubles:
     """Return the share of each frequency that is not scaled, from 1 (fast) to 0 (slow), ``(n_rot // 2,)`` float64.
 
     Section 3.2 of the paper: a frequency with more than beta_fast rotations within the original context is kept, one
-    with less than beta_slow rotations is interpolated, with a linear ramp over the pairs between. As in llama.cpp, the
-    ramp begins and ends at whole pairs.
+    with less than beta_slow rotations is interpolated, with a linear ramp over the pairs between.
     """
     n_ctx = metadata.integer("rope.scaling.original_context_length", n_ctx_train)
     fast = metadata.number("rope.scaling.yarn_beta_fast", 32.0, low=0)
@@ -124,19 +155,9 @@ def _yarn_ramp(metadata: Metadata, n_rot: int, base: float, n_ctx_train: int) ->
         """Return the pair, as a fraction, that rotates this often within the original context."""
         return n_rot * math.log(n_ctx / (n_rotations * 2 * math.pi)) / (2 * math.log(base))
 
-    low = max(0, math.floor(pair(fast)))
-    high = min(n_rot - 1, math.ceil(pair(slow)))
+    low, high = pair(fast), pair(slow)
+    if whole_pairs:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(0, low), min(n_rot - 1, high)
     ramp = (np.arange(n_rot // 2) - low) / max(0.001, high - low)
     return 1 - np.clip(ramp, 0, 1)
-
-
-def _magnitude(metadata: Metadata, scale: float) -> float:
-    """Return the factor on cosines and sines.
-
-    It is the temperature of YaRN's paper, sqrt(1/t) = 1 + 0.1 ln s, times the model's own factors.
-    """
-    if metadata.has("rope.scaling.yarn_log_multiplier"):
-        metadata.fail("rope.scaling.yarn_log_multiplier", "is not supported")
-    factor = metadata.number("rope.scaling.attn_factor", 1.0, low=0)
-    factor *= metadata.number("rope.scaling.yarn_attn_factor", 1.0, low=0)
-    return factor * (1 + 0.1 * math.log(scale))

@@ -42,6 +42,7 @@ class Routing:
     scale: float = 1.0  # factor on the weights
     n_groups: int = 1  # of experts; only those in the best groups can be chosen (arXiv:2412.19437)
     n_groups_used: int = 1
+    n_best: int = 2  # how many of a group's best scores are added up to compare groups
 
 
 def routing(m: Metadata, *, gating: Gating = "softmax", normalised: bool = True) -> Routing:
@@ -71,16 +72,19 @@ def routing(m: Metadata, *, gating: Gating = "softmax", normalised: bool = True)
     n_groups_used = m.integer("expert_group_used_count", 0, low=0) or n_groups
     if n_expert % n_groups or n_groups_used > n_groups or n_groups_used * (n_expert // n_groups) < n_used:
         m.fail("expert_group_count", f"is {n_groups}, which does not fit {n_expert} experts and {n_groups_used} groups")
-    if n_groups > 1 and n_expert // n_groups < 2:
-        m.fail("expert_group_count", f"is {n_groups}; each group must have two of the {n_expert} experts or more")
+    chosen = _GATINGS.get(function, gating)
+    n_best = 1 if chosen == "softmax" else 2  # as in DeepSeek-V2 and V3
+    if n_groups > 1 and n_expert // n_groups < n_best:
+        m.fail("expert_group_count", f"is {n_groups}; each group must have {n_best} of the {n_expert} experts or more")
     return Routing(
         n_expert,
         n_used,
-        _GATINGS.get(function, gating),
+        chosen,
         m.flag("expert_weights_norm", normalised),
         m.number("expert_weights_scale", 0.0, low=0, allow_low=True) or 1.0,  # 0 in a file means 1
         n_groups,
         n_groups_used,
+        n_best,
     )
 
 
@@ -131,7 +135,7 @@ def route(x: Value, layer: Parameters, how: Routing) -> tuple[Value, Value]:
     if layer.has_tensor("exp_probs_b.bias"):
         choice = WeightAdd(scores, layer.tensor("exp_probs_b.bias"))
     if how.n_groups > 1:
-        choice = GroupMask(choice, how.n_groups, how.n_groups_used)
+        choice = GroupMask(choice, how.n_groups, how.n_groups_used, how.n_best)
     chosen = top_k(choice, how.n_used)
 
     weights = gather(scores, chosen)

@@ -40,6 +40,7 @@ class GenerateRequest:
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # token → value added to its logit; -inf forbids it
     ignore_eos: bool = False  # never draw an end-of-generation token
     cache_prompt: bool = True  # reuse cached prefixes of the prompt
+    n_answer_start: int | None = None  # tokens at the end of a chat's prompt that its next turn may not repeat
     id_slot: int = -1  # -1: any slot
     n_probs: int = 0  # alternatives reported per token; with `logprobs`, 0 still reports the token itself
     logprobs: bool = False  # report the log-probability of each token

@@ -1,4 +1,4 @@
-"""The architectures ``granite``, ``granitemoe`` and ``granitehybrid``: Granite 3 and 4, and Bamba.
+"""The architectures ``granite``, ``granitemoe`` and ``granitehybrid``: Granite 3 and 4.
 
 The graph is Llama's (arXiv:2302.13971) with factors on embeddings, branches, scores and logits (arXiv:2408.13359). In
 hybrids, layers without KV heads are Mamba-2, and attention may be without positions. Files have the rows of Q and K

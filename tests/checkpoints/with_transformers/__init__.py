@@ -33,6 +33,9 @@ NAMES = {
 }
 """GGUF's names of parameters in most models of transformers."""
 
+EXPERTS = {"ffn_gate_up_exps": "mlp.experts.gate_up_proj", "ffn_down_exps": "mlp.experts.down_proj"}
+"""Names of what `fuse_experts` returns."""
+
 
 def common(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the fields of a config that most models of transformers have."""
@@ -47,7 +50,7 @@ def common(checkpoint: Checkpoint) -> dict[str, Any]:
         "num_key_value_heads": checkpoint.key("attention.head_count_kv"),
         "head_dim": size or n_embd // n_head,
         "max_position_embeddings": checkpoint.key("context_length"),
-        "rms_norm_eps": checkpoint.key("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": checkpoint.metadata.get(f"{checkpoint.architecture}.attention.layer_norm_rms_epsilon"),
         "rope_parameters": rope_parameters(checkpoint),
         "tie_word_embeddings": "output.weight" not in checkpoint.shapes,
     }

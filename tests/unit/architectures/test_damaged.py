@@ -21,7 +21,13 @@ from llamafw.plugins import Plugins
 CHECKPOINTS = list(all_checkpoints())
 ARCHITECTURES = sorted({one.architecture for one in CHECKPOINTS})
 REFUSED = [pytest.param(one, key, id=f"{one.name}-{key}") for one in CHECKPOINTS for key in one.refused]
-FUSED = {"attn_qkv": "attn_q", "gate_up_exps": "gate_exps", "ssm_in": "attn_qkv", "ssm_ba": "ssm_beta"}
+FUSED = {
+    "attn_qkv": "attn_q",
+    "attn_kv_b": "attn_k_b",
+    "gate_up_exps": "gate_exps",
+    "ssm_in": "attn_qkv",
+    "ssm_ba": "ssm_beta",
+}
 """Without a fused tensor the first of the separate ones is missing."""
 
 SURPLUS = ("blk.0.attn_extra.weight", "blk.0.attn_output.extra", "extra.weight")

@@ -126,6 +126,16 @@ CONSTRUCTS = [
     "{# comment #}{% raw %}{{{% endraw %}",
     "{% block a %}{{ bos_token }}{% endblock %}{{ self.a() }}{{ dict(a=1) }}{{ range(3)|list }}"
     "{{ cycler('a').next() }}",
+    # of Qwen3.5, LFM2 and Nemotron
+    "{% for m in messages[::-1] %}{{ messages|length - 1 - loop.index0 }}"
+    "{{ 'a' if loop.previtem and loop.previtem.role != m.role }}"
+    "{{ 'b' if not loop.last and loop.nextitem.role == 'user' }}{% endfor %}",
+    "{% for k, v in messages[2].tool_calls[0].function.arguments|items %}{{ k }}: "
+    "{{ v|tojson|safe if v is mapping or (v is sequence and v is not string) else v|string }}{% endfor %}",
+    "{% set text = '<think>\\n one \\n</think>\\n\\ntwo' %}"
+    "{{ text.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') }}"
+    "{{ text.split('</think>')[-1]|trim }}{{ text.startswith('<t') and not text.endswith('x') }}"
+    "{{ (text|default('', true)).replace('one', '').strip()[:-3] }}",
     "{{ messages|groupby('role') }}{{ messages|batch(3)|list|length }}"
     "{{ 'x'|string }}{{ 3.7|round|int }}{{ 'a b'|title }}",
 ]

@@ -42,8 +42,8 @@ def test_longest_prefix_then_least_recently_used_slot_is_taken() -> None:
     slots = filled(10, [1, 2], [1, 2, 3], [7])
 
     def take(*prompt: int, id_slot: int = -1, cache_prompt: bool = True) -> tuple[int, int] | None:
-        taken = slots.take(np.array(prompt, np.int32), id_slot, cache_prompt=cache_prompt)
-        return taken and (taken[0].id, taken[1])
+        slot = slots.take(np.array(prompt, np.int32), id_slot, cache_prompt=cache_prompt)
+        return slot and (slot.id, slot.n_reused(np.array(prompt, np.int32)))
 
     assert take(1, 2, 3, 4) == (1, 3)
     assert take(1, 2, 3, 4) == (0, 2)
@@ -67,12 +67,9 @@ def test_short_prefix_does_not_replace_a_long_cache() -> None:
     slots = filled(99, [1, 2, *range(10, 40)], [])
     slots.all[0].last_used = 1
     new = np.array([1, 2, 3], np.int32)
-    taken = slots.take(new, -1, cache_prompt=True)
-    assert taken is not None
-    assert (taken[0].id, taken[1]) == (1, 0)
-    taken = slots.take(new, -1, cache_prompt=True)  # only this slot is free; its prefix is reused
-    assert taken is not None
-    assert (taken[0].id, taken[1]) == (0, 2)
+    assert slots.take(new, -1, cache_prompt=True) is slots.all[1]
+    assert slots.take(new, -1, cache_prompt=True) is slots.all[0]  # only this slot is free; its prefix is reused
+    assert slots.all[0].n_reused(new) == 2
 
 
 @given(left=st.lists(st.integers(1, 100), min_size=1, max_size=8), n_free=st.integers(1, 200))
@@ -111,7 +108,7 @@ def test_waiting_tasks_keep_their_place_in_the_queue() -> None:
     assert names(scheduler.waiting) == ["x", "y", "w"]
     assert not list(admitted)
     slots.all[0].busy = False
-    assert names(sequence for sequence, _, _ in scheduler.admit()) == ["x"]
+    assert names(sequence for sequence, _ in scheduler.admit()) == ["x"]
 
 
 # --- through the engine

@@ -16,6 +16,8 @@ N, E, K, N_IN, N_OUT = 5, 6, 2, 3, 4
 X, W, B = RNG.normal(size=(N, N_IN)), RNG.normal(size=(E, N_OUT, N_IN)), RNG.normal(size=(E, N_OUT))
 CHOSEN = np.array([[0, 5], [3, 3], [2, 1], [5, 4], [1, 0]])
 
+WEIGHTS = Weight("w", W.shape), Weight("b", (E, 7))
+
 
 def test_top_k_orders_by_size_then_by_index() -> None:
     scores = np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
@@ -34,6 +36,13 @@ def test_group_mask_keeps_the_best_groups() -> None:
     hidden = [[False, False, False, False, True, True], [False, False, True, True, False, False]]
     assert (result == -np.inf).tolist() == hidden
     np.testing.assert_array_equal(result[np.isfinite(result)], scores[np.isfinite(result)])
+
+
+def test_group_mask_adds_up_the_best_numbers_of_a_group() -> None:
+    scores = np.array([[5.0, 0.0, 3.0, 3.0, 1.0, 1.0]])
+    by_one, by_two = (compute(GroupMask(FixedRows(scores), n_groups=3, n_used=1, n_best=n))[0] for n in (1, 2))
+    assert by_one.tolist() == [5.0, 0.0, *[-np.inf] * 4]
+    assert by_two.tolist() == [-np.inf, -np.inf, 3.0, 3.0, -np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("per_expert", [True, False])
@@ -63,6 +72,9 @@ def test_weighted_sum_adds_the_parts() -> None:
         (lambda: TopK(FixedRows(X), 4), "does not have 4 numbers"),
         (lambda: Gather(FixedRows(W[:, 0:1]), FixedRows(CHOSEN)), "cannot be indexed"),
         (lambda: GroupMask(FixedRows(X), 2, 1), "1 of 2 groups"),
+        (lambda: GroupMask(FixedRows(X), 1, 1, n_best=4), "the 4 best do not fit groups of 3"),
+        (lambda: ExpertLinear(FixedRows(X), FixedRows(CHOSEN), *WEIGHTS), "'b' has shape"),
+        (lambda: ExpertLinear(FixedRows(X), FixedRows(CHOSEN), WEIGHTS[0], None, WEIGHTS[1]), "'b' has shape"),
         (lambda: ExpertLinear(FixedRows(X), FixedRows(CHOSEN), Weight("w", (E, N_OUT, 7))), "'w' has shape"),
         (lambda: WeightedSum(FixedRows(RNG.normal(size=(N, 3, 2))), FixedRows(CHOSEN)), "do not fit"),
     ],

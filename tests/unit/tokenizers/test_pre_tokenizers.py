@@ -26,6 +26,10 @@ PUBLISHED = {  # from the tokenizer.json of the models
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
+    "qwen35": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
     "gpt-4o": (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -66,6 +70,8 @@ def test_splitting_keeps_all_characters(name: str, text: str) -> None:
         ("command-r", "x 12", ["x", " ", "1", "2"]),
         ("llama-bpe", "1234567\n\n x", ["123", "456", "7", "\n\n", " x"]),
         ("qwen2", "DON'T 12", ["DON", "'T", " ", "1", "2"]),
+        ("qwen35", "cafe\u0301s 12", ["cafe\u0301s", " ", "1", "2"]),
+        ("lfm2", "Don't 1234", ["Don", "'t", " ", "123", "4"]),
         ("deepseek-v3", "abc1234日本", ["abc", "123", "4", "日本"]),
         ("deepseek-coder", "x, 12\n", ["x", ",", " ", "1", "2", "\n"]),
         ("deepseek-llm", "Ünder Αθήνα, 12", ["Ü", "nder", " Αθήνα", ",", " ", "12"]),
