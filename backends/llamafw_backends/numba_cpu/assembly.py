@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llamafw_backends.numba_cpu import attention, phases
+from llamafw_backends.numba_cpu import attention, experts, phases
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import (
     ATTENTION,
@@ -33,13 +33,18 @@ from llamafw_backends.numba_cpu.units import (
     Activations,
     AttentionUnit,
     ColumnsUnit,
+    GatherUnit,
     MatrixUnit,
+    Pairs,
     Place,
+    Product,
+    RecurrentUnit,
     RowUnit,
     SelectUnit,
+    SortUnit,
     Unit,
 )
-from llamafw_backends.numba_cpu.weights import Matrix, Table, Vector
+from llamafw_backends.numba_cpu.weights import Table, Vector
 
 _BLOCK_BYTES = 1 << 18  # of records
 
@@ -64,6 +69,8 @@ class Assembly:
         Address of the buffers.
     caches : KVCache
         The KV cache.
+    states : (int, int)
+        Address of the states of recurrent operators, and bytes from slot to slot.
     compiler : KernelCompiler
         Compiles the kernels that the phases need.
     n_rows : int
@@ -79,12 +86,13 @@ class Assembly:
         schedule: Schedule,
         memory: int,
         caches: KVCache,
+        states: tuple[int, int],
         compiler: KernelCompiler,
         n_rows: int,
         result: int,
         result_stride: int,
     ) -> None:
-        self._caches, self._compiler, self._n_rows = caches, compiler, n_rows
+        self._caches, self._states, self._compiler, self._n_rows = caches, states, compiler, n_rows
         self._result, self._result_stride = result, result_stride
         self._kernels: dict[str, int] = {}
         self._blocks: list[npt.NDArray[np.uint8]] = []
@@ -105,12 +113,28 @@ class Assembly:
         """Return the addresses of a phase's kernel and of its arguments."""
         match units:
             case [MatrixUnit() as unit]:
-                record = self._store(MATRIX, **self._matrix(unit.matrix, unit.x, stage, unit))
-                return self._kernel("matrix", 3, phases.matrix), record
-            case [ColumnsUnit() as unit]:
-                return self._kernel("columns", 3, phases.columns), self._columns(unit)
+                return self._kernel("matrix", 3, phases.matrix), self._store(MATRIX, **self._matrix(unit))
+            case [ColumnsUnit(pairs=None) as unit]:
+                return self._kernel("columns", 3, phases.columns), self._columns(unit, COLUMNS)
+            case [ColumnsUnit(pairs=Pairs() as pairs) as unit]:
+                record = self._columns(unit, experts.EXPERTS, **self._table(pairs))
+                return self._kernel("expert columns", 3, experts.expert_columns), record
+            case [SortUnit() as unit]:
+                record = self._store(
+                    experts.SORT,
+                    stage=stage,
+                    n_used=unit.pairs.n_used,
+                    **self._table(unit.pairs),
+                    **self._address("chosen", unit.chosen),
+                    **self._address("places", Place(unit.pairs.places)),
+                )
+                return self._kernel("sort", 3, experts.sort), record
+            case [GatherUnit() as unit]:
+                return self._kernel("gather activations", 3, experts.gather_activations), self._gather(unit)
             case [AttentionUnit() as unit]:
                 return self._attention(unit)
+            case [RecurrentUnit() as unit]:
+                return self._recurrent(unit)
             case [SelectUnit() as unit]:
                 return self._kernel("select", 3, phases.select), self._select(unit)
         ops = [self._row_op(unit) for unit in units if isinstance(unit, RowUnit)]
@@ -126,7 +150,9 @@ class Assembly:
             record[name] = value
         return record
 
-    def _store(self, dtype: np.dtype[np.void], /, *, parts: Mapping[str, Sequence[npt.NDArray[np.void]]] = {}, **fields: Any) -> int:
+    def _store(
+        self, dtype: np.dtype[np.void], /, *, parts: Mapping[str, Sequence[npt.NDArray[np.void]]] = {}, **fields: Any
+    ) -> int:
         """Write a record, and behind it the records that it points to, and return its address.
 
         The records of all phases follow one another in memory, because they are read once per step, from a memory
@@ -172,10 +198,14 @@ class Assembly:
         numbers: dict[str, Any] = {}
         for name, value in fields.items():
             if isinstance(value, Table):
-                numbers |= {"table": int(value.rows.ctypes.data), "row_bytes": value.rows.strides[0], "kind": value.kind}
+                numbers |= {
+                    "table": int(value.rows.ctypes.data),
+                    "row_bytes": value.rows.strides[0],
+                    "kind": value.kind,
+                }
                 numbers["embedded"] = 0 if value.unpacked is None else int(value.unpacked.ctypes.data)
             else:
-                numbers[name] = value.address if isinstance(value, Vector | RotationTable) else value
+                numbers[name] = value.address if isinstance(value, Vector | RotationTable | Place) else value
         return numbers
 
     def _row_op(self, unit: RowUnit) -> npt.NDArray[np.void]:
@@ -203,15 +233,16 @@ class Assembly:
             f"{name}_mode": buffer.mode,
         }
 
-    def _matrix(
-        self, matrix: Matrix, x: Activations, stage: int, unit: MatrixUnit | None = None
-    ) -> dict[str, Any]:
-        """Return the fields of a product; without a unit, its result has no place of its own."""
+    def _product(self, product: Product, stage: int) -> dict[str, Any]:
+        """Return the fields of a MATRIX record, except those of its result."""
+        matrix, x = product.matrix, product.x
         is_grouped = x.records.mode == GROUPED
-        fields = {name: matrix.record[name][0] for name in TENSOR.names or ()} | {
+        return {name: matrix.record[name][0] for name in TENSOR.names or ()} | {
             "stage": stage,
             "n_parts": matrix.n_parts,
             "part_tiles": matrix.part_tiles,
+            "first_tile": product.first_tile,
+            "used_tiles": product.used_tiles,
             "records": x.records.address,
             "floats": x.floats.address,
             "records_stride": x.records.row_bytes if is_grouped else 0,
@@ -219,15 +250,38 @@ class Assembly:
             "records_row": x.records_row,
             "floats_row": x.floats_row,
         }
-        if unit is not None:
-            fields |= {"add": int(unit.add), "out_part": 4 * matrix.weight.shape[-2]}
-            fields |= self._address("out", unit.out) if unit.out else self._returned()
-        return fields
+
+    def _matrix(self, unit: MatrixUnit) -> dict[str, Any]:
+        """Return the fields of a product whose result has a place."""
+        fields = self._product(unit.product, unit.stage)
+        fields |= {"add": int(unit.add), "out_part": 4 * unit.product.matrix.weight.shape[-2]}
+        return fields | (self._address("out", unit.out) if unit.out else self._returned())
+
+    @staticmethod
+    def _table(pairs: Pairs) -> dict[str, int]:
+        table = pairs.table
+        return {"n_expert": pairs.n_expert, "table": table.address, "table_stride": table.row_bytes}
+
+    def _gather(self, unit: GatherUnit) -> int:
+        x = unit.out
+        return self._store(
+            experts.GATHER,
+            stage=unit.stage,
+            n_used=unit.pairs.n_used,
+            n_columns=x.n,
+            layouts=x.layouts,
+            records=x.records.address,
+            floats=x.floats.address,
+            records_stride=x.records.row_bytes,
+            floats_stride=x.floats.row_bytes,
+            **self._table(unit.pairs),
+            **self._address("x", unit.x),
+        )
 
     def _returned(self) -> dict[str, int]:
         return {"out_stride": self._result_stride, "out_mode": self._result}
 
-    def _columns(self, unit: ColumnsUnit) -> int:
+    def _columns(self, unit: ColumnsUnit, dtype: np.dtype[np.void], **more: Any) -> int:
         ops = [
             self._new(
                 ROW_OP,
@@ -241,6 +295,7 @@ class Assembly:
             for op in unit.ops
         ]
         tiles = 2 if unit.n_columns % 32 == 0 else 1
+        n_rows = self._n_rows * (unit.pairs.n_used if unit.pairs else 1)
         fields: dict[str, Any] = {
             "stage": unit.stage,
             "n_slots": unit.n_slots,
@@ -251,11 +306,15 @@ class Assembly:
         if isinstance(unit.out, Activations):
             x = unit.out
             fields |= {"layouts": x.layouts, "records": x.records.address, "floats": x.floats.address}
+            if unit.pairs:
+                fields |= {"records_row": x.records_row, "floats_row": x.floats_row}
+        elif unit.pairs and unit.out:
+            fields |= {"out": unit.out.address, "out_stride": unit.out.buffer.row_bytes // unit.pairs.n_used}
         else:
             fields |= self._address("out", unit.out) if unit.out else self._returned()
-        self._need_scratch(unit.n_slots * 4 * max(phases.CHUNK_FLOATS, 16 * tiles * self._n_rows))
-        inputs = [self._new(MATRIX, **self._matrix(matrix, x, unit.stage)) for matrix, x in unit.inputs]
-        return self._store(COLUMNS, parts={"inputs": inputs, "ops": ops}, **fields)
+        self._need_scratch(unit.n_slots * 4 * max(phases.CHUNK_FLOATS, 16 * tiles * n_rows))
+        inputs = [self._new(MATRIX, **self._product(product, unit.stage)) for product in unit.inputs]
+        return self._store(dtype, parts={"inputs": inputs, "ops": ops}, **fields, **more)
 
     def _attention(self, unit: AttentionUnit) -> tuple[int, int]:
         layout, cached = unit.cache, self._caches.addresses(unit.number)
@@ -265,7 +324,11 @@ class Assembly:
         self._alive.append(kernel)
         self._need_scratch(attention.scratch_bytes(*sizes, self._caches.n_ctx))
 
-        fields: dict[str, Any] = {"n_head_kv": layout.n_head, "stores": int(unit.stores), "n_scores": self._caches.n_ctx}
+        fields: dict[str, Any] = {
+            "n_head_kv": layout.n_head,
+            "stores": int(unit.stores),
+            "n_scores": self._caches.n_ctx,
+        }
         fields |= cached | self._numbers(unit.fields) | self._address("q", unit.q)
         fields |= {"out": unit.out.buffer.address + unit.out.offset, "out_stride": unit.out.buffer.row_bytes}
         if unit.stores:
@@ -273,6 +336,15 @@ class Assembly:
         ops = {"q_ops": unit.q_ops, "k_ops": unit.k_ops, "v_ops": unit.v_ops}
         parts = {name: [self._head_op(op) for op in units] for name, units in ops.items()}
         return kernel.address, self._store(ATTENTION, parts=parts, **fields)
+
+    def _recurrent(self, unit: RecurrentUnit) -> tuple[int, int]:
+        kernel = unit.build(self._compiler)
+        self._alive.append(kernel)
+        self._need_scratch(unit.scratch_bytes)
+        fields = self._numbers(unit.fields) | {"state": self._states[0] + unit.state, "state_slot": self._states[1]}
+        for name, place in (*unit.inputs.items(), ("out", unit.out)):
+            fields |= {name: place.address, f"{name}_stride": place.buffer.row_bytes}
+        return kernel.address, self._store(unit.dtype, **fields)
 
     def _head_op(self, unit: RowUnit) -> npt.NDArray[np.void]:
         fields = self._numbers(unit.fields)
@@ -289,4 +361,3 @@ class Assembly:
 
     def _need_scratch(self, n_bytes: int) -> None:
         self._scratch_bytes = max(self._scratch_bytes, n_bytes)
-

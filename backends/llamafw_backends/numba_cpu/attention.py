@@ -222,7 +222,16 @@ def _apply_ops(plan: int, ops: int, n_ops: int, x: int, row: int, size: int) -> 
 
 @jit
 def _store_kv(
-    plan: int, p: Any, r: Any, token: int, head: int, thread: int, key_size: int, value_size: int, keys: str, values: str
+    plan: int,
+    p: Any,
+    r: Any,
+    token: int,
+    head: int,
+    thread: int,
+    key_size: int,
+    value_size: int,
+    keys: str,
+    values: str,
 ) -> None:
     """Compute the rest of a token's key and value, and write them into the cache."""
     i = 8 * (p.first + token)
@@ -252,7 +261,17 @@ def _store_kv(
 
 @jit
 def _store_queries(
-    plan: int, p: Any, r: Any, token: int, head: int, thread: int, position: int, row: int, n_rows: int, size: int, to: int
+    plan: int,
+    p: Any,
+    r: Any,
+    token: int,
+    head: int,
+    thread: int,
+    position: int,
+    row: int,
+    n_rows: int,
+    size: int,
+    to: int,
 ) -> None:
     """Compute the rest of a token's query head; store it, scaled, as column ``row`` of (size, n_rows)."""
     q = row_at(p, r.q, r.q_stride, r.q_mode, token, thread, p.n_tokens == 1) + head * 4 * size

@@ -30,7 +30,7 @@ from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import HIDDEN, LOGITS, PLAN, address_of, new_records
 from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.lowering import Lowering
-from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
+from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.placement import Placement
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.schedule import Schedule, schedule
@@ -73,12 +73,13 @@ class NumbaBackend:
         self._cache_types = f"{options.cache_type_k}/{options.cache_type_v}"
 
         self._weights = Weights(context)
-        self._rotation_tables = rotations = Rotations(padded_context(self.n_ctx))
+        self._rotation_tables = rotations = Rotations(self.n_ctx)
         logits, hidden = (
             Lowering(graph, result, self._weights, rotations, self.n_batch)
             for result in (graph.logits or graph.hidden, graph.hidden)
         )
         self.n_vocab = (graph.logits or graph.hidden).shape[0]
+        self._n_tokens = logits.n_tokens
         self._find_rotations(logits)
         n_rows, schedules = self._n_ubatch, [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
 
@@ -100,8 +101,10 @@ class NumbaBackend:
             self._plan = new_records(PLAN)
             self._plan_address = address_of(self._plan)
             self._allocate(schedules)
+            self._states = Arena(self.n_slots * logits.state_bytes)
+            states = self._states.allocate(self.n_slots * logits.state_bytes), logits.state_bytes
             self._logits_step, self._hidden_step = (
-                Assembly(one, self._memory, self._kv, compiler, n_rows, kind, stride).step
+                Assembly(one, self._memory, self._kv, states, compiler, n_rows, kind, stride).step
                 for one, kind, stride in (
                     (schedules[0], LOGITS, int(self._plan["logits_stride"][0])),
                     (schedules[1], HIDDEN, int(self._plan["hidden_stride"][0])),
@@ -190,7 +193,7 @@ class NumbaBackend:
             hidden_stride=4 * n_hidden,
             step=self._step.address,
             pool=self._pool.address,
-            n_vocab=self.n_vocab,
+            n_vocab=self._n_tokens,
             n_slots=self.n_slots,
             n_ctx=self.n_ctx,
             n_ubatch=self._n_ubatch,
@@ -271,7 +274,7 @@ class NumbaBackend:
         """Raise an error for element ``i`` of the batch; ``fault`` is one of those that `forward` finds."""
         raise RequestError(
             {
-                forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self.n_vocab} tokens",
+                forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self._n_tokens} tokens",
                 forward.BAD_SLOT: self._missing_slot(self._slots[i]),
                 forward.BAD_POSITION: f"position {self._positions[i]} is not in the context of {self.n_ctx} tokens",
                 forward.BAD_ORDER: f"position {self._positions[i]} does not continue slot {self._slots[i]}",

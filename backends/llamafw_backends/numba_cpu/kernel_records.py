@@ -34,7 +34,8 @@ BATCH_BARRIER, SINGLE_BARRIER, SELECT_BARRIER = 1, 2, 4
 """When threads wait for each other before a phase: with several rows, with one row, if rows are selected."""
 
 
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+def named(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Return fields of the same type."""
     return [(name, kind) for name in names.split()]
 
 
@@ -55,19 +56,19 @@ TENSOR = np.dtype(
 ROW_OP = np.dtype(
     [
         ("kernel", I),  # see `row_kernels`
-        *_fields(I, "a b out"),
-        *_fields(J, "a_stride b_stride out_stride"),
-        *_fields(J, "a_mode b_mode out_mode"),
+        *named(I, "a b out"),
+        *named(J, "a_stride b_stride out_stride"),
+        *named(J, "a_mode b_mode out_mode"),
         ("stage", J),  # 0: the rows are the ubatch's tokens; 1: its outputs
         ("size", J),  # numbers in the row of the result
-        *_fields(J, "n_parts n"),  # the row has parts (heads) of n numbers
-        *_fields(J, "a_step b_step out_step"),  # from part to part
+        *named(J, "n_parts n"),  # the row has parts (heads) of n numbers
+        *named(J, "a_step b_step out_step"),  # from part to part
         ("weight_parts", J),  # parts that have weights of their own; they are used in turn
-        *_fields(F, "x y"),
-        *_fields(J, "function count repeat tile"),
-        *_fields(I, "weight bias"),  # float32
+        *named(F, "x y"),
+        *named(J, "function count repeat tile"),
+        *named(I, "weight bias"),  # float32
         ("table", I),  # cosines and sines; the rows of an embedding
-        *_fields(J, "row_bytes kind"),  # see `token_embedding`
+        *named(J, "row_bytes kind"),  # see `token_embedding`
         ("embedded", I),
         ("from_positions", J),
         ("layouts", J),  # of activations, as bits
@@ -100,11 +101,12 @@ MATRIX = np.dtype(
     [
         *((name, kind) for name, (kind, _) in (TENSOR.fields or {}).items()),  # a copy of the TENSOR
         ("stage", I),
-        *_fields(I, "n_parts part_tiles"),  # matrices of the tensor, and the tiles of each
-        *_fields(I, "records floats"),  # activations in either layout
-        *_fields(I, "records_stride floats_stride"),  # from thread to thread, if there is only one row
-        *_fields(I, "records_row floats_row"),  # bytes per token and part
-        *_fields(I, "out out_stride out_mode out_part"),
+        *named(I, "n_parts part_tiles"),  # matrices of the tensor, and the tiles of each
+        *named(I, "first_tile used_tiles"),  # of each matrix, those that are multiplied
+        *named(I, "records floats"),  # activations in either layout
+        *named(I, "records_stride floats_stride"),  # from thread to thread, if there is only one row
+        *named(I, "records_row floats_row"),  # bytes per token and part
+        *named(I, "out out_stride out_mode out_part"),
         ("add", I),  # 1: the product is added to ``out``
     ]
 )
@@ -113,55 +115,55 @@ MATRIX = np.dtype(
 COLUMNS = np.dtype(
     [
         ("stage", I),
-        *_fields(I, "inputs n_inputs"),  # (n_inputs,) MATRIX: their products go to the slots 0, 1 …
-        *_fields(I, "ops n_ops"),  # (n_ops,) ROW_OP: operands are numbers of slots
-        *_fields(I, "n_slots result"),  # the slot of the result
-        *_fields(I, "n_columns unit"),  # columns are computed in groups of ``unit`` tiles
-        *_fields(I, "out out_stride out_mode"),  # the rows of the result, if it is not stored as activations
-        *_fields(I, "layouts records floats"),
+        *named(I, "inputs n_inputs"),  # (n_inputs,) MATRIX: their products go to the slots 0, 1 …
+        *named(I, "ops n_ops"),  # (n_ops,) ROW_OP: operands are numbers of slots
+        *named(I, "n_slots result"),  # the slot of the result
+        *named(I, "n_columns unit"),  # columns are computed in groups of ``unit`` tiles
+        *named(I, "out out_stride out_mode"),  # the rows of the result, if it is not stored as activations
+        *named(I, "layouts records floats"),
     ]
 )
 """The arguments of `phases.columns`: elementwise operators of products."""
 
 ATTENTION = np.dtype(
     [
-        *_fields(I, "q q_stride q_mode k k_stride k_mode v v_stride v_mode out out_stride"),
-        *_fields(I, "q_ops n_q_ops k_ops n_k_ops v_ops n_v_ops"),  # ROW_OP, applied to each head in place
-        *_fields(I, "n_head_kv stores"),  # whether the phase writes the cache
-        *_fields(I, "keys values key_slot key_head value_slot value_head"),  # the cache
-        *_fields(I, "n_scores window chunked"),  # window: 0 for none
-        *_fields(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
+        *named(I, "q q_stride q_mode k k_stride k_mode v v_stride v_mode out out_stride"),
+        *named(I, "q_ops n_q_ops k_ops n_k_ops v_ops n_v_ops"),  # ROW_OP, applied to each head in place
+        *named(I, "n_head_kv stores"),  # whether the phase writes the cache
+        *named(I, "keys values key_slot key_head value_slot value_head"),  # the cache
+        *named(I, "n_scores window chunked"),  # window: 0 for none
+        *named(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
         ("temperature_length", I),
-        *_fields(I, "sinks alibi"),  # (n_head,) float32, or 0
+        *named(I, "sinks alibi"),  # (n_head,) float32, or 0
     ]
 )
 """The arguments of an attention kernel."""
 
-SELECTION = np.dtype([*_fields(I, "buffer stride private")])
+SELECTION = np.dtype([*named(I, "buffer stride private")])
 """A buffer of which only the rows of the outputs are needed from here on."""
 
-SELECT = np.dtype([*_fields(I, "buffers n_buffers")])
+SELECT = np.dtype([*named(I, "buffers n_buffers")])
 """The arguments of `phases.select`: (n_buffers,) SELECTION."""
 
 PLAN = np.dtype(
     [
-        *_fields(I, "phases n_phases"),  # (n_phases,) PHASE
+        *named(I, "phases n_phases"),  # (n_phases,) PHASE
         ("pool", I),  # threads.POOL
         ("step", I),  # address of the kernel `forward.step`
         ("widths", I),  # (…,) int64: the instruction set's widths
-        *_fields(I, "n_vocab n_slots n_ctx n_ubatch"),
+        *named(I, "n_vocab n_slots n_ctx n_ubatch"),
         ("filled", I),  # (n_slots,) int64: number of positions in each slot
         ("scratch", I),  # buffers of the threads
         ("scratch_stride", I),  # from thread to thread
-        *_fields(I, "logits logits_stride hidden hidden_stride"),  # rows of the outputs, float32
+        *named(I, "logits logits_stride hidden hidden_stride"),  # rows of the outputs, float32
         # the batch
         ("n_batch", I),  # number of tokens
         ("n_threads", I),
-        *_fields(I, "tokens positions slots"),  # (n_batch,) int64
+        *named(I, "tokens positions slots"),  # (n_batch,) int64
         ("outputs", I),  # int64 each: indices of tokens in the batch
         # the ubatch that a step computes
-        *_fields(I, "first n_tokens"),  # range of the batch's tokens
-        *_fields(I, "first_output n_outputs"),  # range of the batch's outputs
+        *named(I, "first n_tokens"),  # range of the batch's tokens
+        *named(I, "first_output n_outputs"),  # range of the batch's outputs
         ("spans", I),  # (n_spans, 4) int64: slot, first token in the ubatch, number of tokens, position of the first
         ("n_spans", I),  # the adjacent tokens of one slot are a span
     ]

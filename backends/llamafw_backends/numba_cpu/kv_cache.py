@@ -52,7 +52,10 @@ class KVCache:
         self.types, self.n_ctx, self._n_slots = types, padded_context(n_ctx), n_slots
         key_type, value_type = ({"f16": np.float16, "f32": np.float32}[kind] for kind in types)
         sizes = [
-            tuple(n_slots * c.n_head * self.n_ctx * size * ELEMENT_BYTES[kind] for size, kind in zip((c.key_size, c.value_size), types, strict=True))
+            tuple(
+                n_slots * c.n_head * self.n_ctx * size * ELEMENT_BYTES[kind]
+                for size, kind in zip((c.key_size, c.value_size), types, strict=True)
+            )
             for c in layouts
         ]
         n_bytes = sum(align_up(size) for pair in sizes for size in pair)

@@ -11,6 +11,7 @@ from typing import Any
 from llamafw_backends.numba_cpu.elementwise import store_activations, token_group
 from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.kernel_records import (
+    HIDDEN,
     LOGITS,
     MATRIX,
     ROW_OP,
@@ -38,6 +39,14 @@ call_row_kernel = call_address(8)
 def n_rows_of(p: Any, stage: int) -> int:
     """Return the number of rows that a stage computes."""
     return p.n_tokens if stage == 0 else p.n_outputs
+
+
+@jit
+def result_at(p: Any, out: int, mode: int) -> int:
+    """Return the address of the first row of a result."""
+    if mode == LOGITS:
+        return p.logits
+    return p.hidden if mode == HIDDEN else out
 
 
 def rows(plan: int, record: int, thread: int) -> int:
@@ -75,21 +84,23 @@ def matrix(plan: int, record: int, thread: int) -> int:
     """Multiply this thread's tiles of a matrix with the activations of all rows."""
     p, m = plan_at(plan), matrix_at(record)
     n = n_rows_of(p, m.stage)
-    target = p.logits if m.out_mode == LOGITS else m.out
-    first, last = work_range(m.n_tiles, thread, p.n_threads)
+    target = result_at(p, m.out, m.out_mode)
+    first, last = work_range(m.n_parts * m.used_tiles, thread, p.n_threads)
     if m.n_parts == 1:
         if first < last:
-            _multiply(p, record, thread, n, first, last, target + 64 * first, m.out_stride, m.add)
+            tile = m.first_tile
+            _multiply(p, record, thread, n, tile + first, tile + last, target + 64 * first, m.out_stride, m.add)
         return 0
 
     records = m.records + (thread * m.records_stride if n == 1 else 0)
     floats = m.floats + (thread * m.floats_stride if n == 1 else 0)
     while first < last:
-        part = first // m.part_tiles
-        end = min(last, (part + 1) * m.part_tiles)
-        out = target + part * m.out_part + 64 * (first - part * m.part_tiles)
+        part = first // m.used_tiles
+        end = min(last, (part + 1) * m.used_tiles)
+        out = target + part * m.out_part + 64 * (first - part * m.used_tiles)
         part_records, part_floats = records + part * n * m.records_row, floats + part * n * m.floats_row
-        matmul(record, p.widths, part_records, part_floats, n, first, end, out, m.out_stride, m.add)
+        offset = part * (m.part_tiles - m.used_tiles) + m.first_tile  # from the tiles that are used to all tiles
+        matmul(record, p.widths, part_records, part_floats, n, first + offset, end + offset, out, m.out_stride, m.add)
         first = end
     return 0
 
@@ -111,7 +122,9 @@ def columns(plan: int, record: int, thread: int) -> int:
         n_numbers, offset = width * (end - column), 64 * c.unit * column
         for i in range(c.n_inputs):
             m = c.inputs + i * _MATRIX_BYTES
-            _multiply(p, m, thread, n, c.unit * column, c.unit * end, scratch + i * n * stride, stride, 0)
+            tile = matrix_at(m).first_tile
+            product = scratch + i * n * stride
+            _multiply(p, m, thread, n, tile + c.unit * column, tile + c.unit * end, product, stride, 0)
 
         for row in range(n):
             for i in range(c.n_ops):
@@ -140,7 +153,7 @@ def columns(plan: int, record: int, thread: int) -> int:
                     c.floats,
                 )
             else:
-                target = (p.logits if c.out_mode == LOGITS else c.out) + row * c.out_stride + offset
+                target = result_at(p, c.out, c.out_mode) + row * c.out_stride + offset
                 for i in range(0, stride, 4):
                     store_f32(load_f32(result + i), target + i)
     return 0

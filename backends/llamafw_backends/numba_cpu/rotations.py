@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from llamafw import Floats
 from llamafw.graph import Rotation
+from llamafw_backends.numba_cpu.memory import padded_context
 
 CHUNK_POSITIONS = 4096  # computed at once
 
@@ -29,25 +30,30 @@ class Rotations:
     """The tables that a model needs, for positions up to ``n_ctx - 1``; equal rotations share one."""
 
     def __init__(self, n_ctx: int) -> None:
-        self._n_ctx = n_ctx
+        self._n_ctx, self._n_positions = n_ctx, padded_context(n_ctx)
         self._tables: dict[tuple[object, ...], RotationTable] = {}
 
     def table(self, rotation: Rotation, interleaved: bool) -> RotationTable:
-        """Return the table of a rotation, ``(n_ctx, 2, n)`` float32.
+        """Return the table of a rotation, ``(n_positions, 2, n)`` float32.
 
         Each position has n cosines, then n sines. For pairs of halves there is one of each per pair; for adjacent pairs
         there is one per number, and the sine of the first number of a pair is negative.
         """
-        key = (rotation.frequencies.tobytes(), rotation.magnitude, interleaved)
+        frequencies = self.frequencies(rotation)
+        key = (frequencies.tobytes(), rotation.magnitude, interleaved)
         if key not in self._tables:
-            self._tables[key] = RotationTable(self._compute(rotation.frequencies, rotation.magnitude, interleaved))
+            self._tables[key] = RotationTable(self._compute(frequencies, rotation.magnitude, interleaved))
         return self._tables[key]
+
+    def frequencies(self, rotation: Rotation) -> npt.NDArray[np.float64]:
+        """Return the frequencies that a rotation has in this context."""
+        return rotation.frequencies_for(self._n_ctx)
 
     def _compute(self, frequencies: npt.NDArray[np.float64], magnitude: float, interleaved: bool) -> Floats:
         repeats = 2 if interleaved else 1
-        table = np.empty((self._n_ctx, 2, repeats * len(frequencies)), np.float32)
-        for first in range(0, self._n_ctx, CHUNK_POSITIONS):
-            positions = np.arange(first, min(first + CHUNK_POSITIONS, self._n_ctx))
+        table = np.empty((self._n_positions, 2, repeats * len(frequencies)), np.float32)
+        for first in range(0, self._n_positions, CHUNK_POSITIONS):
+            positions = np.arange(first, min(first + CHUNK_POSITIONS, self._n_positions))
             angles = positions[:, None] * frequencies
             for part, function in enumerate((np.cos, np.sin)):
                 table[positions, part] = np.repeat(function(angles) * magnitude, repeats, 1)

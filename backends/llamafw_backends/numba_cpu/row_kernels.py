@@ -245,7 +245,9 @@ def normalise_layer(plan: int, op: int, a: int, b: int, out: int, row: int, n: i
             value = (load_f32(x + 4 * i) - average) * factor
             if o.weight != 0:
                 value = value * _weight_at(o, part, i)
-            store_f32(value if o.bias == 0 else value + load_f32(o.bias + part % o.weight_parts * 4 * o.n + 4 * i), y + 4 * i)
+            store_f32(
+                value if o.bias == 0 else value + load_f32(o.bias + part % o.weight_parts * 4 * o.n + 4 * i), y + 4 * i
+            )
     return 0
 
 
@@ -323,7 +325,7 @@ def top_k(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first:
 def mask_groups(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
     """Write a, with −inf outside the ``count`` best of the row's parts; see `llamafw.graph.GroupMask`.
 
-    The scores of the parts are written behind the row.
+    A part's score is the sum of its ``repeat`` largest numbers, one or two; scores are written behind the row.
     """
     o = row_op_at(op)
     scores = out + 4 * o.n * o.n_parts
@@ -335,7 +337,7 @@ def mask_groups(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, 
                 largest, second = x, largest
             elif x > second:
                 second = x
-        store_f32(largest if o.n == 1 else largest + second, scores + 4 * part)
+        store_f32(largest if o.repeat == 1 else largest + second, scores + 4 * part)
     for part in range(o.n_parts):
         score, rank = load_f32(scores + 4 * part), 0
         for other in range(o.n_parts):
@@ -361,6 +363,18 @@ def weighted_sum(plan: int, op: int, a: int, b: int, out: int, row: int, n: int,
         total = zeros()
         for part in range(o.n_parts):
             total = fma(splat(load_f32(b + 4 * part)), load(a + part * o.a_step + i), total)
+        store(total, out + i)
+    return 0
+
+
+def weighted_sum_of_pairs(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
+    """Write Σ b[i] · the pair a[i]; pairs are rows of ``table``, in the order of `experts.sort`."""
+    o = row_op_at(op)
+    for i in range(0, 4 * o.n, 64):
+        total = zeros()
+        for part in range(o.n_parts):
+            pair = o.table + load_i64(a + 8 * part) * o.a_step
+            total = fma(splat(load_f32(b + 4 * part)), load(pair + i), total)
         store(total, out + i)
     return 0
 

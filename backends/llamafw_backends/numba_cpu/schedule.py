@@ -15,12 +15,22 @@ from llamafw_backends.numba_cpu.kernel_records import (
     GROUPED,
     PRIVATE,
     SELECT_BARRIER,
-    SHARED,
     SINGLE_BARRIER,
     TRANSIENT,
 )
 from llamafw_backends.numba_cpu.memory import align_up
-from llamafw_backends.numba_cpu.units import Activations, AttentionUnit, Buffer, MatrixUnit, ColumnsUnit, RowUnit, SelectUnit, Unit
+from llamafw_backends.numba_cpu.units import (
+    Activations,
+    AttentionUnit,
+    Buffer,
+    ColumnsUnit,
+    GatherUnit,
+    MatrixUnit,
+    RowUnit,
+    SelectUnit,
+    SortUnit,
+    Unit,
+)
 
 _SLACK = 128  # bytes behind each buffer, because kernels read and write whole vectors
 
@@ -52,7 +62,8 @@ class Phase:
 
     def uses_own_rows(self) -> bool:
         """Return whether its threads find a single row in a buffer of mode PRIVATE in rows of their own."""
-        return self.is_redundant or isinstance(self.units[0], MatrixUnit | ColumnsUnit | AttentionUnit)
+        aware = MatrixUnit | ColumnsUnit | AttentionUnit | SortUnit | GatherUnit
+        return self.is_redundant or isinstance(self.units[0], aware)
 
 
 @dataclass(eq=False)
@@ -139,6 +150,10 @@ def _choose_modes(phases: list[Phase]) -> None:
             uses[buffer].add(i)
     for phase in phases:
         for unit in phase.units:
+            if isinstance(unit, SortUnit):
+                unit.pairs.table.mode, unit.pairs.places.mode = GROUPED, PRIVATE
+            if isinstance(unit, GatherUnit):
+                unit.out.records.mode = unit.out.floats.mode = GROUPED
             if not isinstance(unit, RowUnit) or unit.is_shared:
                 continue
             if isinstance(unit.out, Activations):
@@ -181,7 +196,9 @@ def _place(buffers: Iterable[Buffer], n_rows: int, n_threads: int) -> int:
 def _add_barriers(phases: list[Phase]) -> None:
     """Find the phases that must wait for the phases before them."""
     for flag in (BATCH_BARRIER, SINGLE_BARRIER):
-        earlier: list[tuple[Buffer, bool, bool]] = []  # buffer, whether it is written, whether threads use their own rows
+        earlier: list[
+            tuple[Buffer, bool, bool]
+        ] = []  # buffer, whether it is written, whether threads use their own rows
         for phase in phases:
             if isinstance(phase.units[0], SelectUnit):
                 continue
@@ -209,6 +226,3 @@ def _conflict(a: tuple[Buffer, bool, bool], b: tuple[Buffer, bool, bool]) -> boo
         return not (a[2] and b[2] and one.mode in (PRIVATE, GROUPED))
     overlaps = one.start < other.start + other.n_bytes and other.start < one.start + one.n_bytes
     return overlaps and bool(one.n_bytes and other.n_bytes)
-
-
-__all__ = ["Phase", "schedule", "Schedule", "SHARED"]

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import SHARED
 from llamafw_backends.numba_cpu.memory import align_up
-from llamafw_backends.numba_cpu.weights import Matrix, Vector
+from llamafw_backends.numba_cpu.weights import Matrix
 
 Kernel = Callable[..., int]
 
@@ -36,6 +39,11 @@ class Place:
 
     buffer: Buffer
     offset: int = 0
+
+    @property
+    def address(self) -> int:
+        """Address of the first row."""
+        return self.buffer.address + self.offset
 
 
 @dataclass(eq=False)
@@ -86,11 +94,12 @@ class RowUnit(Unit):
     a: Place | Activations | None
     b: Place | None
     out: Place | Activations | None  # None: a row that the step returns
-    fields: Mapping[str, Any]  # of its ROW_OP; a `Vector` or `Table` becomes its address
+    fields: Mapping[str, Any]  # of its ROW_OP; a `Vector`, `Table` or `Place` becomes its address
     is_shared: bool = False  # the row is written once, not by each thread
 
     def reads(self) -> list[Buffer]:
-        return [place.buffer for place in (self.a, self.b) if isinstance(place, Place)]
+        places = (self.a, self.b, *self.fields.values())
+        return [place.buffer for place in places if isinstance(place, Place)]
 
     def writes(self) -> list[Buffer]:
         if isinstance(self.out, Activations):
@@ -98,21 +107,69 @@ class RowUnit(Unit):
         return [self.out.buffer] if self.out else []
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product with some rows of a matrix, or of each matrix of a group."""
+
+    matrix: Matrix
+    x: Activations
+    first_tile: int
+    used_tiles: int
+
+
 @dataclass(eq=False)
 class MatrixUnit(Unit):
     """A product with a matrix."""
 
-    matrix: Matrix
-    x: Activations
+    product: Product
     out: Place | None  # None: the logits
     add: bool = False  # to what is in ``out``
 
     def reads(self) -> list[Buffer]:
         added = [self.out.buffer] if self.out and self.add else []
-        return [self.x.records, self.x.floats, *added]
+        return [self.product.x.records, self.product.x.floats, *added]
 
     def writes(self) -> list[Buffer]:
         return [self.out.buffer] if self.out else []
+
+
+@dataclass(eq=False)
+class Pairs:
+    """The pairs of a token and one of its experts, sorted by expert."""
+
+    n_expert: int
+    n_used: int
+    table: Buffer  # see `experts.table_bytes`
+    places: Buffer  # each pair's place, one row per token
+
+
+@dataclass(eq=False)
+class SortUnit(Unit):
+    """Sorts pairs by expert."""
+
+    chosen: Place
+    pairs: Pairs
+
+    def reads(self) -> list[Buffer]:
+        return [self.chosen.buffer]
+
+    def writes(self) -> list[Buffer]:
+        return [self.pairs.table, self.pairs.places]
+
+
+@dataclass(eq=False)
+class GatherUnit(Unit):
+    """Stores the rows of the pairs' tokens as activations."""
+
+    x: Place
+    pairs: Pairs
+    out: Activations
+
+    def reads(self) -> list[Buffer]:
+        return [self.x.buffer, self.pairs.table]
+
+    def writes(self) -> list[Buffer]:
+        return [self.out.records, self.out.floats]
 
 
 @dataclass(eq=False)
@@ -130,15 +187,17 @@ class SlotOp:
 class ColumnsUnit(Unit):
     """Elementwise operators of products with matrices."""
 
-    inputs: Sequence[tuple[Matrix, Activations]]
+    inputs: Sequence[Product]
     ops: Sequence[SlotOp]
     n_slots: int
     result: int
     n_columns: int
     out: Place | Activations | None  # None: the logits
+    pairs: Pairs | None = None  # the rows are pairs of a token and an expert
 
     def reads(self) -> list[Buffer]:
-        return [buffer for _, x in self.inputs for buffer in (x.records, x.floats)]
+        table = [self.pairs.table] if self.pairs else []
+        return [*table, *(buffer for one in self.inputs for buffer in (one.x.records, one.x.floats))]
 
     def writes(self) -> list[Buffer]:
         if isinstance(self.out, Activations):
@@ -183,6 +242,26 @@ class AttentionUnit(Unit):
 
 
 @dataclass(eq=False)
+class RecurrentUnit(Unit):
+    """An operator that reads the tokens of a slot in order, and keeps a state of fixed size."""
+
+    build: Callable[[KernelCompiler], Any]  # compiles the kernel
+    dtype: np.dtype[np.void]  # of the kernel's record
+    inputs: Mapping[str, Place]  # by the names of the record's fields
+    out: Place
+    fields: Mapping[str, Any]  # of the record
+    state_bytes: int  # of a slot
+    scratch_bytes: int  # of a thread
+    state: int = 0  # place of its state among those of a slot, in bytes
+
+    def reads(self) -> list[Buffer]:
+        return [place.buffer for place in self.inputs.values()]
+
+    def writes(self) -> list[Buffer]:
+        return [self.out.buffer]
+
+
+@dataclass(eq=False)
 class SelectUnit(Unit):
     """From here on, only the rows of the outputs are needed."""
 
@@ -198,20 +277,3 @@ class SelectUnit(Unit):
 def float_buffer(n: int) -> Buffer:
     """Return a buffer for rows of ``n`` numbers."""
     return Buffer(align_up(4 * n))
-
-
-__all__ = [
-    "Activations",
-    "AttentionUnit",
-    "Buffer",
-    "CacheLayout",
-    "ColumnsUnit",
-    "float_buffer",
-    "MatrixUnit",
-    "Place",
-    "RowUnit",
-    "SelectUnit",
-    "SlotOp",
-    "Unit",
-    "Vector",
-]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,11 +138,12 @@ class Weights:
             self._matrices[key] = Matrix(tensor, weight, bias, order, self._format(tensor), new_records(TENSOR))
         return self._matrices[key]
 
-    def vector(self, weight: Weight, order: Order = ()) -> Vector:
-        """Return the numbers of a tensor."""
-        key = (weight, order)
+    def vector(self, weight: Weight, order: Order = (), change: Callable[[Floats], Floats] | None = None) -> Vector:
+        """Return the numbers of a tensor, in another order, or as ``change`` returns them."""
+        key = (weight, order, change)
         if key not in self._vectors:
-            values = self._read(weight).reshape(-1)
+            values = self._read(weight)
+            values = (change(values) if change else values).reshape(-1)
             self._vectors[key] = Vector(values[list(order)] if order else values)
         return self._vectors[key]
 
@@ -200,7 +201,11 @@ class Weights:
         self.seconds = time.perf_counter() - started
 
         for name, n_bytes in self._converted.items():
-            n_file_bytes = sum({m.tensor.name: m.tensor.data.nbytes for m in self._matrices.values() if m.tensor.type_name == name}.values())
+            n_file_bytes = sum(
+                {
+                    m.tensor.name: m.tensor.data.nbytes for m in self._matrices.values() if m.tensor.type_name == name
+                }.values()
+            )
             self._context.log(
                 f"{name} has no kernel: its weights are rounded to {FALLBACK_TYPE}, "
                 f"{n_bytes / 1e6:.0f} MB per token instead of {n_file_bytes / 1e6:.0f} MB"
