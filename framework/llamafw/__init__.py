@@ -43,7 +43,6 @@ from llamafw.interfaces import (
     ToolParser,
     ToolParserPlugin,
 )
-from llamafw.models.check_decoder import check_decoder
 from llamafw.sampling.largest import largest_indices
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.server.request_id import request_id
@@ -57,7 +56,6 @@ from llamafw.types import (
     Batch,
     Bytes,
     Candidates,
-    Decoder,
     Delta,
     Embedding,
     EmbedRequest,
@@ -105,12 +103,10 @@ __all__ = [
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
-    "check_decoder",
     "compile_sampler_kernel",
     "ContextFullError",
     "Credentials",
     "DeadlineExceeded",
-    "Decoder",
     "Delta",
     "DownloadError",
     "Embedding",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from llamafw.graph import Graph
 from llamafw.interfaces import ChatFormat, SamplerPlugin, Tokenizer, ToolParserPlugin
 from llamafw.types import (
-    Decoder,
     Delta,
     Embedding,
     EmbedRequest,
@@ -105,7 +105,7 @@ class LoadedModel:
 
     name: str  # its id for clients: --alias, its name in the catalogue, or the name of its file
     model: Model  # the opened file
-    decoder: Decoder | None  # None: an engine of a plugin runs the model (hook `create_engine`)
+    graph: Graph | None  # None: an engine of a plugin runs the model (hook `create_engine`)
     tokenizer: Tokenizer  # converts text to tokens and back
     chat: ChatFormat  # renders conversations as prompts
     engine: Engine  # answers requests

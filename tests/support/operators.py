@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw.graph import Array, Evaluation, Input, Shape, Value
+from llamafw.graph import Array, Evaluation, Evaluator, Graph, Input, Shape, TextState, Value
 
 
 class FixedRows(Value):
@@ -25,26 +25,25 @@ class FixedRows(Value):
         shape: Shape = self.rows.shape[1:]
         return shape
 
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the rows of the tokens."""
+        return self.rows[run.positions]
 
-def compute(value: Value, weights: Mapping[str, Array] | None = None) -> Any:
-    """Evaluate an operator with `FixedRows` inputs; check its result against its shape rule."""
 
-    def rows(one: Value) -> Any:
-        if isinstance(one, FixedRows):
-            return one.rows
-        operands = {
-            name: [rows(part) for part in operand] if isinstance(operand, tuple) else rows(operand)
-            for name, operand in one.operands()
-        }
-        return one.evaluate(operands, run)
+def compute(value: Value, weights: Mapping[str, Array] | None = None, sizes: list[int] | None = None) -> Any:
+    """Evaluate an operator with `FixedRows` inputs; check its result against its shape rule.
 
+    ``sizes`` are the numbers of tokens that are evaluated at once; by default it is all of them.
+    """
     given = _given(value)
     assert given, "the operator has no given inputs"
-    n_tokens = len(given[0].rows)
-    run = Evaluation(range(n_tokens), (weights or {}).__getitem__)
-    result = rows(value)
-    if isinstance(result, np.ndarray):
-        assert result.shape == (n_tokens, *value.shape), "the shape rule disagrees with the evaluation"
+    n_tokens, graph = len(given[0].rows), Graph(value, None, 1)
+    run, state = Evaluator(graph, (weights or {}).__getitem__), TextState(graph, n_tokens)
+    parts = [run([0] * n, state, value)[0] for n in sizes or [n_tokens]]
+    if not isinstance(parts[0], np.ndarray):
+        return parts[-1]
+    result = np.concatenate(parts)
+    assert result.shape == (n_tokens, *value.shape), "the shape rule disagrees with the evaluation"
     return result
 
 

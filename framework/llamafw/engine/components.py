@@ -7,7 +7,7 @@ from typing import Any
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.errors import ModelError, PluginError, SettingsError
-from llamafw.graph import Graph, GraphError, as_decoder
+from llamafw.graph import Graph, GraphError
 from llamafw.interfaces import (
     Architecture,
     Backend,
@@ -21,7 +21,7 @@ from llamafw.interfaces import (
 from llamafw.interfaces.members import check_members
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
-from llamafw.types import Decoder, Model
+from llamafw.types import Model
 
 DEFAULT_BACKEND = "numba"
 DEFAULT_TOOL_PARSER = "hermes"  # for chat templates that no tool parser matches
@@ -54,14 +54,6 @@ def build_graph(model: Model, plugins: Plugins) -> Graph:
         description = _describe_entry(plugins, "architecture", model.metadata["general.architecture"])
         raise PluginError(f"{description} returned {graph!r:.80}, not a llamafw.graph.Graph")
     return graph
-
-
-def describe_model(model: Model, plugins: Plugins) -> Decoder:
-    """Return the description of the model that backends run; ModelError if no backend can run its graph."""
-    try:
-        return as_decoder(build_graph(model, plugins))
-    except GraphError as error:
-        raise ModelError(f"{model.path}: {error}") from None
 
 
 def make_tokenizer(model: Model, plugins: Plugins) -> Tokenizer:
@@ -112,12 +104,12 @@ def choose_backend(model: Model, settings: Settings, plugins: Plugins) -> str:
 
 
 def make_backend(
-    name: str, model: Model, decoder: Decoder, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+    name: str, model: Model, graph: Graph, settings: Settings, plugins: Plugins, log: Callable[[str], None]
 ) -> Backend:
     """Return a backend with the model loaded."""
     backends = plugins.registry("backend")
-    options = backend_options(settings, decoder.n_ctx_train)
-    backend: Backend = backends[name](BackendContext(model, decoder, options, plugins.registry("quant"), log))
+    options = backend_options(settings, graph.n_ctx_train)
+    backend: Backend = backends[name](BackendContext(model, graph, options, plugins.registry("quant"), log))
     check_members(backend, Backend, _describe_entry(plugins, "backend", name))
     return backend
 

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+
 import psutil
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.errors import SettingsError
+from llamafw.graph import Cache, Graph, State, states
 from llamafw.settings import Settings
-from llamafw.types import BackendOptions, Decoder
+from llamafw.types import BackendOptions
 
 _ELEMENT_BYTES = {"f16": 2, "f32": 4}
 _CTX_STEP = 256  # suggested context sizes are multiples of it
 
 
-def kv_cache_bytes(decoder: Decoder, options: BackendOptions) -> int:
-    """Return the size of the KV cache of all slots.
+def slot_bytes(graph: Graph, options: BackendOptions, n_ctx: int) -> int:
+    """Return the size of what a slot of ``n_ctx`` positions keeps.
 
-    Every position has a key and a value of ``n_embd_head`` elements for each of ``n_head_kv`` heads in each layer.
+    A cache has a key and a value per position; if all layers that read it have a window, only for the positions in the
+    window. Operators with a state of fixed size have it, and a copy for each snapshot, in float32.
     """
-    return options.n_slots * options.n_ctx * _bytes_per_position(decoder, options)
+    return sum(_state_bytes(state, options, n_ctx) for state in states(graph))
 
 
-def check_kv_cache_fits(decoder: Decoder, settings: Settings, memory: int | None = None) -> None:
+def _state_bytes(state: State, options: BackendOptions, n_ctx: int) -> int:
+    if not isinstance(state.value, Cache):
+        return 4 * math.prod(state.fixed) * (1 + options.n_snapshots)
+    n_positions = n_ctx if state.window is None else min(n_ctx, state.window)
+    parts = (state.value.k, options.cache_type_k), (state.value.v, options.cache_type_v)
+    return n_positions * sum(math.prod(part.shape) * _ELEMENT_BYTES[kind] for part, kind in parts)
+
+
+def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = None) -> None:
     """Check that the KV cache is not larger than the physical memory.
 
     Only a context size that the user sets is checked. The default, the whole trained context for each slot, may be
@@ -29,8 +42,8 @@ def check_kv_cache_fits(decoder: Decoder, settings: Settings, memory: int | None
 
     Parameters
     ----------
-    decoder : Decoder
-        The description of the model.
+    graph : Graph
+        The model.
     settings : Settings
         The server's settings.
     memory : int, optional
@@ -45,31 +58,30 @@ def check_kv_cache_fits(decoder: Decoder, settings: Settings, memory: int | None
         return
     if memory is None:
         memory = psutil.virtual_memory().total
-    options = backend_options(settings, decoder.n_ctx_train)
-    needed = kv_cache_bytes(decoder, options)
+    options = backend_options(settings, graph.n_ctx_train)
+    needed = options.n_slots * slot_bytes(graph, options, options.n_ctx)
     if needed <= memory:
         return
 
     slots = f"{options.n_slots} slots of {options.n_ctx} tokens" if options.n_slots > 1 else f"{options.n_ctx} tokens"
-    suggestion = _suggestion(memory // _bytes_per_position(decoder, options), options.n_slots)
     raise SettingsError(
         f"-c {settings.ctx_size} needs {_gib(needed)} for the KV cache ({slots}), but this machine has {_gib(memory)} "
-        f"of memory; {suggestion}"
+        f"of memory; {_suggestion(graph, options, settings.ctx_size, memory)}"
     )
 
 
-def _bytes_per_position(decoder: Decoder, options: BackendOptions) -> int:
-    elements = decoder.n_layer * decoder.n_head_kv * decoder.n_embd_head
-    return elements * (_ELEMENT_BYTES[options.cache_type_k] + _ELEMENT_BYTES[options.cache_type_v])
+def _suggestion(graph: Graph, options: BackendOptions, ctx_size: int, memory: int) -> str:
+    """Return which flags fit into memory, instead of ``-c ctx_size``."""
+    n_slots = options.n_slots
 
+    def needed(n_positions: int) -> int:
+        return n_slots * slot_bytes(graph, options, n_positions // n_slots)
 
-def _suggestion(n_positions: int, n_slots: int) -> str:
-    """Return which flags fit into memory for ``n_positions`` positions."""
-    n_ctx = n_positions // _CTX_STEP * _CTX_STEP or n_positions
-    if n_ctx == 0:
-        return "no context of this model fits"
+    n_fitting = bisect_right(range(ctx_size), memory, key=needed) - 1
+    n_ctx = n_fitting // _CTX_STEP * _CTX_STEP or n_fitting
     if n_ctx < n_slots:
-        return f"-c {n_ctx} -np {n_ctx} would fit"
+        n_ctx = memory // slot_bytes(graph, options, 1)
+        return f"-c {n_ctx} -np {n_ctx} would fit" if n_ctx else "no context of this model fits"
     share = f" ({n_ctx // n_slots} tokens for each slot; a smaller -np gives each slot more)" if n_slots > 1 else ""
     return f"-c {n_ctx} would fit{share}"
 

@@ -1,7 +1,7 @@
 """Models as graphs of standard operators, which architectures build and backends run.
 
 An architecture is a function from a model file to a `Graph`. Operators are subclasses of `Value`: each one checks the
-shapes of its inputs and can be evaluated in float64. Independent of files, tensor types and backends.
+shapes of its inputs and can be evaluated with numpy. Independent of files, tensor types and backends.
 """
 
 from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
@@ -37,8 +37,7 @@ from llamafw.graph.builders import (
     weighted_sum,
     whole_text,
 )
-from llamafw.graph.decoder import as_decoder
-from llamafw.graph.evaluate import Evaluation, evaluate, read_weights
+from llamafw.graph.evaluate import Evaluation, Evaluator, evaluate, read_weights
 from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, TopK, WeightedSum
 from llamafw.graph.latent import LatentSizes, latent_attention, latent_sizes
 from llamafw.graph.metadata import Heads, Metadata
@@ -66,6 +65,7 @@ from llamafw.graph.rows import (
 )
 from llamafw.graph.shapes import Concat, Repeat, Reshape, Slice
 from llamafw.graph.show import as_dot, as_json, as_text
+from llamafw.graph.text_state import TextState
 from llamafw.graph.values import POSITIONS, TOKENS, Array, GraphError, Input, Shape, Value, size_of
 from llamafw.graph.weights import Parameter, Parameters, Weight
 
@@ -74,7 +74,6 @@ __all__ = [
     "activation",
     "Add",
     "Array",
-    "as_decoder",
     "as_dot",
     "as_json",
     "as_text",
@@ -92,6 +91,7 @@ __all__ = [
     "embedding",
     "evaluate",
     "Evaluation",
+    "Evaluator",
     "experts",
     "expert_linear",
     "ExpertLinear",
@@ -157,6 +157,7 @@ __all__ = [
     "state_sizes",
     "StateSizes",
     "states",
+    "TextState",
     "token_embedding",
     "TOKENS",
     "top_k",

@@ -70,7 +70,7 @@ class Rope(Value):
         return self.x.shape
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
-        """Return the rotated rows; the context is as long as the text."""
+        """Return the rotated rows."""
         rotation = self.rotation
         n, start = len(rotation.frequencies), rotation.offset
         if rotation.interleaved:
@@ -78,7 +78,7 @@ class Rope(Value):
         else:
             first, second = slice(start, start + n), slice(start + n, start + 2 * n)
 
-        angles = (inputs["positions"][:, None] * rotation.frequencies_for(len(run.tokens)))[:, None]
+        angles = (inputs["positions"][:, None] * rotation.frequencies_for(run.n_ctx))[:, None]
         cos, sin = np.cos(angles) * rotation.magnitude, np.sin(angles) * rotation.magnitude
         x, rotated = inputs["x"], inputs["x"].copy()
         rotated[..., first] = x[..., first] * cos - x[..., second] * sin
@@ -100,9 +100,14 @@ class Cache(Value):
         """Return the shape of keys and values together."""
         return _kv_shape(self.k, self.v)
 
+    @property
+    def has_state(self) -> bool:
+        """Whether later tokens depend on what this operator keeps: they do."""
+        return True
+
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> tuple[Array, Array]:
-        """Return keys and values."""
-        return inputs["k"], inputs["v"]
+        """Return the keys and values of the whole text, ``(n_positions, n_head_kv, size)``."""
+        return run.extend(self, inputs["k"], inputs["v"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,6 +167,7 @@ class Attention(Value):
         n_head, n_head_kv = self.q.shape[0], self.past.k.shape[0]
         keys, values = (np.repeat(part, n_head // n_head_kv, 1) for part in inputs["past"])
         q, positions = inputs["q"], run.positions
+        key_positions = positions if isinstance(self.past, KeyValue) else np.arange(len(keys))
 
         if self.temperature is not None:
             factor, length = self.temperature
@@ -170,10 +176,10 @@ class Attention(Value):
         if self.softcap is not None:
             scores = self.softcap * np.tanh(scores / self.softcap)
 
-        distance = positions[:, None] - positions[None, :]
         if self.alibi:
+            distance = positions[:, None] - key_positions
             scores = scores - np.array(self.alibi)[:, None, None] * np.abs(distance)
-        scores = np.where(self.visible(positions), scores, -np.inf)
+        scores = np.where(self.visible(positions, key_positions), scores, -np.inf)
 
         if self.sinks is None:
             return np.einsum("hqk,khs->qhs", softmax_rows(scores), values)
@@ -181,9 +187,9 @@ class Attention(Value):
         weights = softmax_rows(np.concatenate([scores, sinks], -1))[..., :-1]
         return np.einsum("hqk,khs->qhs", weights, values)
 
-    def visible(self, positions: Array) -> npt.NDArray[np.bool_]:
-        """Return which keys each query sees, ``(n_tokens, n_tokens)``."""
-        distance = positions[:, None] - positions[None, :]
+    def visible(self, positions: Array, key_positions: Array) -> npt.NDArray[np.bool_]:
+        """Return which keys the query at each position sees, ``(n_tokens, n_keys)``."""
+        distance = positions[:, None] - key_positions
         seen = np.ones_like(distance, bool) if isinstance(self.past, KeyValue) else distance >= 0
 
         if self.window is None:
@@ -191,7 +197,7 @@ class Attention(Value):
         if self.window_kind == "sliding":
             return seen & (distance < self.window)
         if self.window_kind == "chunked":
-            return seen & (positions[:, None] // self.window == positions[None, :] // self.window)
+            return seen & (positions[:, None] // self.window == key_positions // self.window)
         return seen & (np.abs(distance) <= self.window // 2)
 
 

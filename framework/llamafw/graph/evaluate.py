@@ -1,4 +1,4 @@
-"""Evaluates any graph in float64.
+"""Evaluates any graph with numpy, a text at once or piece by piece.
 
 Slow and simple: backends are compared with it.
 """
@@ -11,41 +11,120 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamafw.graph.model import Graph
+from llamafw.graph.text_state import TextState
 from llamafw.graph.values import Array, Value
 from llamafw.graph.weights import Weight
 from llamafw.types import Model
 
 if TYPE_CHECKING:
+    from llamafw.graph.attention import Cache
     from llamafw.interfaces import Quant
 
 
 class Evaluation:
-    """What operators need to be evaluated: the tokens of one text and the weights of the model.
+    """What operators need to be evaluated: some tokens of a text, the state of the text before them, and the weights.
 
     Parameters
     ----------
     tokens : sequence of int
-        The text's tokens from its start, ``(n_tokens,)``.
-    read : callable
-        Returns the numbers of the tensor with a given name.
+        The tokens, ``(n_tokens,)``.
+    state : TextState
+        The state of the text before these tokens; operators update it.
+    weights : mapping of str to array
+        The model's tensors by name.
     """
 
-    def __init__(self, tokens: Sequence[int], read: Callable[[str], Array]) -> None:
+    def __init__(self, tokens: Sequence[int], state: TextState, weights: Mapping[str, Array]) -> None:
         self.tokens = np.array(tokens, np.int64)
-        self.positions = np.arange(len(tokens))
-        self._read = read
-        self._cache: dict[str, Array] = {}
+        self.positions = state.n_tokens + np.arange(len(tokens))  # (n_tokens,)
+        self.n_ctx = state.n_ctx  # maximum length of the text, in tokens
+        self._state, self._weights = state, weights
 
     def weight(self, weight: Weight) -> Array:
-        """Return a weight in float64."""
-        if weight.name not in self._cache:
-            self._cache[weight.name] = np.asarray(self._read(weight.name), np.float64)
-        array = self._cache[weight.name]
+        """Return the numbers of a weight."""
+        array = self._weights[weight.name]
         return (array[weight.first : weight.last] if weight.last is not None else array).reshape(weight.shape)
+
+    def state(self, value: Value) -> Array:
+        """Return the state that the text's earlier tokens left for an operator, ``value.state_shape``.
+
+        It is zero at the start of a text. The operator writes its new state into it.
+        """
+        return self._state.fixed[value]
+
+    def extend(self, cache: Cache, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add keys and values of these tokens to a cache; return those of the whole text, ``(n_positions, …)``."""
+        end = self._state.n_tokens + len(k)
+        keys, values = self._state.caches[cache]
+        keys[end - len(k) : end], values[end - len(v) : end] = k, v
+        return keys[:end].astype(k.dtype), values[:end].astype(v.dtype)
+
+
+class Evaluator:
+    """Evaluates a graph for any number of texts.
+
+    It reads each weight once and keeps it.
+
+    Parameters
+    ----------
+    graph : Graph
+        The model.
+    read : callable
+        Returns the numbers of the tensor with a given name; `read_weights` makes it.
+    dtype : numpy type
+        The type of all numbers: float64, or float32 for a backend.
+    """
+
+    def __init__(self, graph: Graph, read: Callable[[str], Array], dtype: Any = np.float64) -> None:
+        self.graph, self.dtype = graph, np.dtype(dtype)
+        self._weights = _Weights(read, self.dtype)
+        self._orders: dict[tuple[Value, ...], list[Value]] = {}
+
+    def __call__(self, tokens: Sequence[int], state: TextState, *results: Value) -> list[Array]:
+        """Evaluate the next tokens of a text.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+            The tokens, ``(n_tokens,)``.
+        state : TextState
+            The state of the text before these tokens; afterwards it includes them.
+        *results : Value
+            Values of the graph.
+
+        Returns
+        -------
+        list of array
+            The rows of each result, ``(n_tokens, *shape)``.
+        """
+        if results not in self._orders:
+            self._orders[results] = self._needed(results)
+        run = Evaluation(tokens, state, self._weights)
+        rows: dict[Value, Any] = {}
+        for value in self._orders[results]:
+            rows[value] = self._convert(value.evaluate(_operands(value, rows), run))
+        state.n_tokens += len(tokens)
+        return [rows[result] for result in results]
+
+    def _needed(self, results: tuple[Value, ...]) -> list[Value]:
+        """Return the values that the results or the states of later tokens depend on, in the order of the graph."""
+        values, needed = list(self.graph), set(results)
+        for value in reversed(values):
+            if value in needed or value.has_state:
+                needed.update((value, *value.inputs()))
+        return [value for value in values if value in needed]
+
+    def _convert(self, rows: Any) -> Any:
+        """Return rows in the evaluator's type: some operators compute with more digits."""
+        if isinstance(rows, tuple):
+            return tuple(map(self._convert, rows))
+        return rows.astype(self.dtype, copy=False) if rows.dtype.kind == "f" else rows
 
 
 def evaluate(graph: Graph, tokens: Sequence[int], read: Callable[[str], Array]) -> tuple[Array, Array | None]:
     """Return the hidden states and the logits of each token of a text.
+
+    The context is as long as the text.
 
     Parameters
     ----------
@@ -63,11 +142,9 @@ def evaluate(graph: Graph, tokens: Sequence[int], read: Callable[[str], Array]) 
     logits : (n_tokens, n_vocab) float64, or None
         The logits, if the model has them.
     """
-    run = Evaluation(tokens, read)
-    rows: dict[int, Any] = {}
-    for value in graph:
-        rows[id(value)] = value.evaluate(_operands(value, rows), run)
-    return rows[id(graph.hidden)], None if graph.logits is None else rows[id(graph.logits)]
+    results = [graph.hidden] if graph.logits is None else [graph.hidden, graph.logits]
+    hidden, *logits = Evaluator(graph, read)(tokens, TextState(graph, len(tokens)), *results)
+    return hidden, logits[0] if logits else None
 
 
 def read_weights(model: Model, quants: Mapping[str, Quant]) -> Callable[[str], Array]:
@@ -80,8 +157,20 @@ def read_weights(model: Model, quants: Mapping[str, Quant]) -> Callable[[str], A
     return read
 
 
-def _operands(value: Value, rows: Mapping[int, Any]) -> dict[str, Any]:
+class _Weights(dict[str, Array]):
+    """Weights by name, each read when it is first needed."""
+
+    def __init__(self, read: Callable[[str], Array], dtype: np.dtype[Any]) -> None:
+        super().__init__()
+        self._read, self._dtype = read, dtype
+
+    def __missing__(self, name: str) -> Array:
+        self[name] = array = np.asarray(self._read(name), self._dtype)
+        return array
+
+
+def _operands(value: Value, rows: Mapping[Value, Any]) -> dict[str, Any]:
     return {
-        name: [rows[id(one)] for one in operand] if isinstance(operand, tuple) else rows[id(operand)]
+        name: [rows[one] for one in operand] if isinstance(operand, tuple) else rows[operand]
         for name, operand in value.operands()
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llamafw.graph.attention import Cache, KeyValue
-from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
+from llamafw.graph.attention import Attention, Cache, KeyValue
 from llamafw.graph.values import Shape, Value
 
 
@@ -17,6 +17,16 @@ class Graph:
     hidden: Value  # (n_embd,) after the output norm
     logits: Value | None  # (n_vocab,); None: the model embeds texts and cannot generate
     n_ctx_train: int  # context length used in training, in positions
+
+    @property
+    def n_vocab(self) -> int:
+        """Logits per token; 0 if the model has none."""
+        return 0 if self.logits is None else self.logits.shape[0]
+
+    @property
+    def n_embd(self) -> int:
+        """Size of a hidden state."""
+        return self.hidden.shape[0]
 
     @property
     def causal(self) -> bool:
@@ -49,14 +59,21 @@ class State:
     value: Value  # a `Cache`, or an operator with a state of fixed size
     per_position: Shape  # shape of the numbers kept for each position; () if none
     fixed: Shape  # shape of the numbers kept for the whole text, regardless of its length; () if none
+    window: int | None = None  # how many of the last positions are needed; None: all
 
 
 def states(graph: Graph) -> list[State]:
     """Return what a slot keeps, in the order of the graph's values."""
+    values, windows = list(graph), defaultdict[Value, set[int | None]](set)
+    for value in values:
+        if isinstance(value, Attention):
+            windows[value.past].add(value.window)
+
     found = []
-    for value in graph:
+    for value in values:
         if isinstance(value, Cache):
-            found.append(State(value, value.shape, ()))
-        elif isinstance(value, Conv | LinearAttention | SelectiveScan):
+            sizes = {size for size in windows[value] if size is not None}
+            found.append(State(value, value.shape, (), None if None in windows[value] else max(sizes, default=None)))
+        elif value.state_shape:
             found.append(State(value, (), value.state_shape))
     return found

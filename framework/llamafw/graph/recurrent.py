@@ -47,8 +47,10 @@ class Conv(Value):
         """Return the convolved rows."""
         kernel, x = run.weight(self.weight), inputs["x"]
         k = kernel.shape[1]
-        padded = np.concatenate([np.zeros((k - 1, x.shape[1])), x])
+        past = run.state(self)
+        padded = np.concatenate([past, x])
         y = sum(padded[j : j + len(x)] * kernel[:, j] for j in range(k))
+        past[...] = padded[len(x) :]
         result: Array = np.asarray(y if self.bias is None else y + run.weight(self.bias))
         return result
 
@@ -94,15 +96,15 @@ class LinearAttention(Value):
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         n_head = q.shape[1]
         decay = np.exp(inputs["gate"].reshape(len(q), n_head, -1))
-        state = np.zeros(self.state_shape)
+        state = run.state(self)
         rows = []
         for t in range(len(q)):
-            state = state * decay[t][..., None]
+            state *= decay[t][..., None]
             update = v[t]
             if self.rule == "delta":
                 beta = inputs["beta"][t].reshape(n_head, 1)
                 update = beta * (v[t] - np.einsum("hkv,hk->hv", state, k[t]))
-            state = state + k[t][..., None] * update[:, None, :]
+            state += k[t][..., None] * update[:, None, :]
             rows.append(np.einsum("hkv,hk->hv", state, q[t]) * self.scale)
         return np.array(rows).reshape(len(q), *self.v.shape)
 
@@ -137,9 +139,10 @@ class SelectiveScan(Value):
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
         """Return the outputs, computed token by token."""
         a, d = run.weight(self.a), run.weight(self.d)
-        state = np.zeros(self.state_shape)
+        state = run.state(self)
         rows = []
         for x, delta, b, c in zip(inputs["x"], inputs["delta"], inputs["b"], inputs["c"], strict=True):
-            state = np.exp(delta[:, None] * a) * state + (delta * x)[:, None] * b
+            state *= np.exp(delta[:, None] * a)
+            state += (delta * x)[:, None] * b
             rows.append(state @ c + d * x)
         return np.array(rows).reshape(len(rows), *self.x.shape)

@@ -67,7 +67,7 @@ class Linear(Value):
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
         """Return the products."""
         matrix = run.weight(self.weight)
-        product = np.einsum("nhi,hoi->nho" if matrix.ndim == 3 else "n...i,oi->n...o", inputs["x"], matrix)
+        product = np.einsum("nhi,hoi->nho", inputs["x"], matrix) if matrix.ndim == 3 else inputs["x"] @ matrix.T
         if self.scale is not None:
             product = product * run.weight(self.scale).reshape(())
         return product if self.bias is None else product + run.weight(self.bias)
@@ -353,7 +353,7 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "softplus": lambda x: np.logaddexp(x, 0),
     "exp": np.exp,
 }
-"""Functions of float64 numbers, by name."""
+"""Functions of numpy arrays, by name."""
 
 
 def _check_norm(x: Value, weight: Weight | None) -> None:

@@ -16,18 +16,27 @@ from llamafw.graph.weights import Weight
 _MAX_NUMBERS = 8  # of an array that is shown in full
 
 
-def as_text(graph: Graph) -> str:
-    """Return one line per value: its number, shape, operator, inputs and attributes.
+def as_text(graph: Graph, *, shorten: bool = True) -> str:
+    """Return one line per value: its number, shape, operator, inputs and attributes; then one with the results.
 
-    Graphs with the same text compute the same results from the same weights. Of a long array, the text has the first
-    and last numbers, rounded, and a hash of all of them.
+    Graphs with the same text compute the same results from the same weights.
+
+    Parameters
+    ----------
+    graph : Graph
+        The model.
+    shorten : bool
+        Write the first and last numbers of a long array, rounded, and a hash of all of them, instead of every number.
     """
-    lines = []
-    for number, (value, operands, attributes) in enumerate(_values(graph, shorten=True)):
+    lines, number_of = [], dict[int, str]()
+    for number, (value, operands, attributes) in enumerate(_values(graph, shorten=shorten)):
+        number_of[id(value)] = f"%{number}"
         arguments = [*operands, *(f"{name}={text}" for name, text in attributes.items())]
         shape = "×".join(map(str, value.shape)) or "1"
         lines.append(f"%{number:<4} {shape:>10}  {type(value).__name__}({', '.join(arguments)})")
-    return "\n".join(lines) + "\n"
+    results = {"hidden": graph.hidden, "logits": graph.logits}
+    names = [f"{name}={number_of[id(value)]}" for name, value in results.items() if value is not None]
+    return "\n".join([*lines, " ".join([*names, f"n_ctx_train={graph.n_ctx_train}"])]) + "\n"
 
 
 def as_json(graph: Graph) -> str:

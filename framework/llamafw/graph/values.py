@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 """The shape of one token's row."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
-"""The rows of all tokens, float64 numbers or integer indices: ``(n_tokens, *shape)``."""
+"""The rows of several tokens, numbers or integer indices: ``(n_tokens, *shape)``."""
 
 
 class GraphError(ModelError):
@@ -31,7 +31,7 @@ class Value:
 
     Shapes are those of a single token, as in papers; the batch decides how many tokens there are, which texts they
     belong to and at which positions. A subclass is an operator: its fields are its inputs, weights and numbers,
-    `infer_shape` checks them and returns the row's shape, and `evaluate` computes the rows in float64.
+    `infer_shape` checks them and returns the row's shape, and `evaluate` computes the rows with numpy.
     """
 
     shape: Shape = field(init=False)
@@ -44,16 +44,26 @@ class Value:
         raise NotImplementedError(type(self).__name__)
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Any:
-        """Return the rows of all tokens of one text, ``(n_tokens, *shape)``.
+        """Return the rows of the next tokens of one text, ``(n_tokens, *shape)``.
 
         Parameters
         ----------
         inputs : mapping of str to array
             The rows of each field that is a value; a list of rows for a field that is a tuple of values.
         run : Evaluation
-            The tokens, their positions and the weights.
+            The tokens, their positions, the text's state before them, and the weights.
         """
         raise NotImplementedError(type(self).__name__)
+
+    @property
+    def state_shape(self) -> Shape:
+        """Shape of what a slot keeps for the operator, regardless of the text's length; () if it keeps nothing."""
+        return ()
+
+    @property
+    def has_state(self) -> bool:
+        """Whether later tokens depend on what this operator keeps."""
+        return self.state_shape != ()
 
     def operands(self) -> Iterator[tuple[str, Value | tuple[Value, ...]]]:
         """Yield the names and values of the fields that are values, or tuples of values."""

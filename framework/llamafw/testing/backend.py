@@ -29,8 +29,8 @@ class DeterministicBackend:
     def __init__(self, context: BackendContext) -> None:
         options = context.options
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
-        self.n_vocab, self.n_embd = context.decoder.n_vocab, context.decoder.n_embd
-        self.n_ctx = options.n_ctx or context.decoder.n_ctx_train
+        self.n_vocab, self.n_embd = context.graph.n_vocab, context.graph.n_embd
+        self.n_ctx = options.n_ctx or context.graph.n_ctx_train
         self.state_format = "deterministic-1"
         self._slots: list[list[int]] = [[] for _ in range(self.n_slots)]
 

@@ -23,7 +23,7 @@ from llamafw.types.generation import (
     TokenLogprob,
     ToolCall,
 )
-from llamafw.types.model import Decoder, Model, Tensor
+from llamafw.types.model import Model, Tensor
 from llamafw.types.status import EngineStats, PluginInfo, SlotStatus
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "Batch",
     "Bytes",
     "Candidates",
-    "Decoder",
     "Delta",
     "EmbedRequest",
     "Embedding",

@@ -103,10 +103,10 @@ def meta_json(loaded: LoadedModel) -> JSON:
 
 
 def model_sizes(loaded: LoadedModel) -> tuple[int, int, int]:
-    """Return n_vocab, n_ctx_train and n_embd; 0 for a size that neither the decoder nor the file has."""
-    decoder, metadata = loaded.decoder, loaded.model.metadata
-    if decoder is not None:
-        return decoder.n_vocab, decoder.n_ctx_train, decoder.n_embd
+    """Return n_vocab, n_ctx_train and n_embd; 0 for a size that neither the graph nor the file has."""
+    graph, metadata = loaded.graph, loaded.model.metadata
+    if graph is not None:
+        return graph.n_vocab or loaded.tokenizer.n_vocab, graph.n_ctx_train, graph.n_embd
     prefix = metadata.get("general.architecture")
     n_ctx_train, n_embd = metadata.get(f"{prefix}.context_length", 0), metadata.get(f"{prefix}.embedding_length", 0)
     return loaded.tokenizer.n_vocab, int(n_ctx_train), int(n_embd)

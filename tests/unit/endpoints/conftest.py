@@ -107,7 +107,7 @@ def opened(plugins: Plugins) -> Open:
                 tensors={"w": weights},
                 n_bytes=48,
             )
-            decoder: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8)
+            graph: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8)
 
             chat = JinjaChatFormat(template, ChatContext())
             options = EngineOptions(n_batch=32, prompt_cache=2**20, rank_head=rank_head)
@@ -121,7 +121,7 @@ def opened(plugins: Plugins) -> Open:
                 grammars=plugins.registry("grammar"),
             )
             parser = plugins.registry("tool_parser")["hermes"]
-            return LoadedModel(name, model, decoder, tokenizer, chat, engine, parser, grammar)
+            return LoadedModel(name, model, graph, tokenizer, chat, engine, parser, grammar)
 
         chosen = Settings(**{"validate_responses": True, "context_shift": False} | settings)
         asgi, app, loading = build_app(chosen, plugins, load)

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llamafw import BackendOptions, Decoder, Model, Tensor
+import llamafw.graph as g
+from checkpoints import Checkpoint, all_checkpoints, write
+from llamafw import BackendOptions, Model, Tensor
 from llamafw.engine.fingerprint import fingerprint
+from llamafw.models.gguf import read_gguf
+from llamafw.plugins import Plugins
 
-DECODER = Decoder(
-    n_vocab=100,
-    n_ctx_train=64,
-    n_embd=16,
-    n_layer=2,
-    n_head=4,
-    n_head_kv=2,
-    n_embd_head=4,
-    n_ff=32,
-    norm_eps=1e-5,
-    rope_frequencies=np.array([1.0, 0.1]),
-    rope_magnitude=1.0,
-    rope_interleaved=False,
-    attention_scale=0.5,
-    activation="silu",
-    tensors={"token_embd": "token_embd.weight"},
-)
-OTHER_VALUES: dict[str, Any] = {
-    "rope_frequencies": np.array([1.0, np.nextafter(0.1, 1)]),
-    "rope_interleaved": True,
-    "activation": "gelu",
-    "tensors": {"token_embd": "output.weight"},
-    "norm_eps": np.nextafter(1e-5, 1),
-}
+EMBEDDING = g.embedding(g.TOKENS, g.Parameter(g.Weight("token_embd.weight", (100, 16))))
+GRAPH = g.Graph(EMBEDDING, None, 64)
 SMALL, LARGE = np.zeros(100, np.uint8), np.zeros(200_000, np.uint8)
+CHECKPOINTS = ("llama-biases-tied", "phi3-longrope", "gpt-oss", "nemotron_h_moe", "qwen35moe")  # with many operators
 
 
 def tensor(
@@ -46,14 +30,14 @@ def tensor(
 
 
 def state_id(
-    decoder: Decoder = DECODER,
+    graph: g.Graph = GRAPH,
     options: BackendOptions = BackendOptions(),  # noqa: B008  # frozen
     backend: str = "numba",
     state_format: str = "numba-1",
     tensors: tuple[Tensor, ...] = (tensor(), tensor("token_embd.weight", (50_000,), data=LARGE)),
 ) -> bytes:
     model = Model(Path("model.gguf"), {}, {tensor.name: tensor for tensor in tensors}, 0)
-    return fingerprint(model, decoder, options, backend, state_format)
+    return fingerprint(model, graph, options, backend, state_format)
 
 
 def flipped(data: np.ndarray[Any, np.dtype[np.uint8]], i: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -67,13 +51,82 @@ def test_fingerprint_is_reproducible() -> None:
     assert len(state_id()) == 32
 
 
+def others(field: Any) -> Iterator[Any]:
+    """Yield values that differ from a field of an operator in one number, as little as possible."""
+    match field:
+        case None | g.Value():
+            return
+        case bool():
+            yield not field
+        case int():
+            yield field + 1
+        case float():
+            yield float(np.nextafter(field, np.inf))
+        case str():
+            yield field + "_"
+        case np.ndarray():
+            for i in range(len(field)):
+                changed = field.copy()
+                changed[i] = np.nextafter(changed[i], np.inf)
+                yield changed
+        case tuple():
+            for i, part in enumerate(field):
+                yield from ((*field[:i], other, *field[i + 1 :]) for other in others(part))
+        case g.Weight():
+            yield dataclasses.replace(field, name=field.name + "_")
+            yield dataclasses.replace(field, first=field.first + 1, last=(field.last or field.shape[0]) + 1)
+        case g.Rotation():
+            for name in field.__dataclass_fields__:
+                yield from (dataclasses.replace(field, **{name: other}) for other in others(getattr(field, name)))
+        case _:
+            raise TypeError(type(field))
+
+
+def changed(value: g.Value) -> Iterator[tuple[str, g.Value]]:
+    """Yield an operator with each of its numbers changed, and the name of the changed field."""
+    for field in dataclasses.fields(value):
+        for other in others(getattr(value, field.name)) if field.init else ():
+            copy = object.__new__(type(value))
+            for name in type(value).__dataclass_fields__:
+                object.__setattr__(copy, name, other if name == field.name else getattr(value, name))
+            yield field.name, copy
+
+
+@pytest.fixture(params=[one for one in all_checkpoints() if one.name in CHECKPOINTS], ids=lambda one: one.name)
+def graph(request: pytest.FixtureRequest, tmp_path: Path) -> g.Graph:
+    checkpoint: Checkpoint = request.param
+    plugins = Plugins()
+    model = read_gguf(write(checkpoint, tmp_path / "model.gguf"), plugins.registry("quant"))
+    built: g.Graph = plugins.registry("architecture")[checkpoint.architecture](model)
+    return built
+
+
 @pytest.mark.inventory("E-213")
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Decoder)])
-def test_fingerprint_depends_on_every_field_of_the_decoder(field: str) -> None:
-    value = OTHER_VALUES.get(field)
-    if value is None:
-        value = getattr(DECODER, field) + 1
-    assert state_id(dataclasses.replace(DECODER, **{field: value})) != state_id()
+def test_fingerprint_depends_on_every_number_of_the_graph(graph: g.Graph) -> None:
+    seen: set[tuple[str, str]] = set()
+    for value in graph:
+        original = state_id(g.Graph(value, None, 64))
+        for field, other in changed(value):
+            where = type(value).__name__, field
+            if where not in seen or field in ("rotation", "eps", "scale", "factor"):
+                assert state_id(g.Graph(other, None, 64)) != original, f"{where} does not change the fingerprint"
+            seen.add(where)
+    assert len(seen) > 10
+
+
+@pytest.mark.inventory("E-213")
+def test_fingerprint_depends_on_the_connections_of_the_graph(graph: g.Graph) -> None:
+    value = next(one for one in graph if isinstance(one, g.Add))
+    swapped = g.Graph(g.Add(value.b, value.a), None, 64)
+    assert state_id(swapped) != state_id(g.Graph(value, None, 64))
+
+
+@pytest.mark.parametrize(("n_ctx", "same"), [(32, True), (64, True), (65, False), (0, True)])
+def test_fingerprint_depends_on_the_frequencies_of_the_context(n_ctx: int, same: bool) -> None:
+    """Of two sets of frequencies, the number of positions per slot decides which is used."""
+    rotation = g.Rotation(np.ones(2), long_frequencies=np.full(2, 0.5), original_context=64)
+    graph = g.Graph(g.flat(g.rope(g.heads(EMBEDDING, 4), rotation)), None, 64)
+    assert (state_id(graph, BackendOptions(n_ctx=n_ctx)) == state_id(graph, BackendOptions(n_ctx=16))) == same
 
 
 @pytest.mark.inventory("E-213", "C-041", "C-042")

@@ -78,8 +78,8 @@ def test_system_prompt_file_is_used_unchanged(tiny: Path, tmp_path: Path) -> Non
 def test_flags_reach_the_engine(tiny: Path) -> None:
     flags = "--timeout 3 --max-queue 5 -sps 0.7 -nocb -b 16 -ub 8 -cram 1 --verbose-prompt -dkvc"
     with loaded(tiny) as model:
-        assert model.decoder is not None
-        options = load.engine_options(parse_settings(*flags.split()), model.model, model.decoder, Plugins(), b"id")
+        assert model.graph is not None
+        options = load.engine_options(parse_settings(*flags.split()), model.model, model.graph, Plugins(), b"id")
     assert (options.timeout, options.max_queue, options.similarity, options.continuous) == (3, 5, 0.7, False)
     assert (options.n_batch, options.n_ubatch, options.prompt_cache) == (16, 8, 1 << 20)
     assert (options.log_prompts, options.log_caches) == (True, True)
@@ -160,7 +160,7 @@ def test_plugin_engine_needs_no_backend_or_architecture(tmp_path: Path) -> None:
     plugins.pm.register(engine, name="test:engine")
     loaded = load_model(path, Settings(parallel=3, backend="none"), plugins, lambda line: None)
     assert loaded.engine is engine  # type: ignore[comparison-overlap]  # it has the attributes that load_model needs
-    assert loaded.decoder is None
+    assert loaded.graph is None
     assert engine.arguments == ("tiny.gguf", loaded.tokenizer.n_vocab, 3)
     assert engine.finished == ("r", "f")
     with pytest.raises(SettingsError, match="--prompt: prompts cannot be preloaded"):

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from llamafw import Decoder, ModelError, Settings, SettingsError
-from llamafw.graph import as_decoder
+from llamafw import Model, ModelError, Settings, SettingsError
+from llamafw.graph import Rope, Rotation
 from llamafw.models.gguf import read_gguf
 from llamafw.models.rope_settings import apply_rope_settings
 from llamafw.testing.reference import Reference
@@ -25,10 +25,17 @@ BASE = 10_000.0
 PLAIN = np.array([BASE ** (-2 * i / SIZE) for i in range(SIZE // 2)])
 
 
-def describe_tiny(path: Path, tensors: dict[str, npt.NDArray[np.float32]] | None = None, **keys: Any) -> Decoder:
+def rotation_of(path: Path, tensors: dict[str, npt.NDArray[np.float32]] | None = None, **keys: Any) -> Rotation:
     metadata = {f"llama.rope.{key.replace('__', '.')}": value for key, value in keys.items()}
     file = write_tiny_gguf(path / "model.gguf", n_embd_head=SIZE, n_layer=1, metadata=metadata, tensors=tensors)
-    return as_decoder(llama(read_gguf(file, QUANTS)))
+    return find_rotation(read_gguf(file, QUANTS))
+
+
+def find_rotation(model: Model) -> Rotation:
+    """Return the rotation of the queries and keys of all layers."""
+    queries, keys = (value.rotation for value in llama(model) if isinstance(value, Rope))
+    assert queries is keys
+    return queries
 
 
 def yarn(scale: float, n_ctx: int, fast: float = 32, slow: float = 1) -> npt.NDArray[np.float64]:
@@ -43,10 +50,10 @@ def yarn(scale: float, n_ctx: int, fast: float = 32, slow: float = 1) -> npt.NDA
 
 
 def test_frequencies_without_scaling_are_powers_of_the_base(tmp_path: Path) -> None:
-    decoder = describe_tiny(tmp_path)
-    np.testing.assert_allclose(decoder.rope_frequencies, PLAIN, rtol=1e-14)
-    assert decoder.rope_frequencies.dtype == np.float64
-    assert decoder.rope_magnitude == 1
+    turn = rotation_of(tmp_path)
+    np.testing.assert_allclose(turn.frequencies, PLAIN, rtol=1e-14)
+    assert turn.frequencies.dtype == np.float64
+    assert turn.magnitude == 1
 
 
 @pytest.mark.parametrize(
@@ -62,30 +69,28 @@ def test_frequencies_without_scaling_are_powers_of_the_base(tmp_path: Path) -> N
     ],
 )
 def test_linear_scaling_divides_frequencies(tmp_path: Path, keys: dict[str, Any], scale: float) -> None:
-    decoder = describe_tiny(tmp_path, **keys)
-    np.testing.assert_allclose(decoder.rope_frequencies, PLAIN / scale, rtol=1e-14)
-    assert decoder.rope_magnitude == 1
+    turn = rotation_of(tmp_path, **keys)
+    np.testing.assert_allclose(turn.frequencies, PLAIN / scale, rtol=1e-14)
+    assert turn.magnitude == 1
 
 
 def test_factors_per_frequency_divide_frequencies(tmp_path: Path) -> None:
     factors = np.linspace(1, 8, SIZE // 2).astype(np.float32)
-    decoder = describe_tiny(tmp_path, {"rope_freqs.weight": factors}, scaling__type="linear", scaling__factor=2.0)
-    np.testing.assert_allclose(decoder.rope_frequencies, PLAIN / factors / 2, rtol=1e-14)
+    turn = rotation_of(tmp_path, {"rope_freqs.weight": factors}, scaling__type="linear", scaling__factor=2.0)
+    np.testing.assert_allclose(turn.frequencies, PLAIN / factors / 2, rtol=1e-14)
 
 
 @pytest.mark.parametrize(("scale", "n_ctx"), [(4.0, 4096), (16.0, 2048), (1.0, 4096), (40.0, 32768), (2.0, 8)])
 def test_yarn_equals_the_paper(tmp_path: Path, scale: float, n_ctx: int) -> None:
-    decoder = describe_tiny(
-        tmp_path, scaling__type="yarn", scaling__factor=scale, scaling__original_context_length=n_ctx
-    )
-    np.testing.assert_allclose(decoder.rope_frequencies, yarn(scale, n_ctx), rtol=1e-14)
-    assert decoder.rope_magnitude == pytest.approx(1 + 0.1 * math.log(scale))
+    turn = rotation_of(tmp_path, scaling__type="yarn", scaling__factor=scale, scaling__original_context_length=n_ctx)
+    np.testing.assert_allclose(turn.frequencies, yarn(scale, n_ctx), rtol=1e-14)
+    assert turn.magnitude == pytest.approx(1 + 0.1 * math.log(scale))
 
 
 def test_yarn_keeps_fast_frequencies_and_interpolates_slow_ones(tmp_path: Path) -> None:
-    decoder = describe_tiny(tmp_path, scaling__type="yarn", scaling__factor=8.0, scaling__original_context_length=4096)
+    turn = rotation_of(tmp_path, scaling__type="yarn", scaling__factor=8.0, scaling__original_context_length=4096)
     turns = 4096 * PLAIN / (2 * math.pi)  # in the original context
-    ratio = decoder.rope_frequencies / PLAIN
+    ratio = turn.frequencies / PLAIN
     np.testing.assert_allclose(ratio[turns >= 33 * 2], 1)
     np.testing.assert_allclose(ratio[turns < 0.7], 1 / 8)
     assert (np.diff(ratio) <= 1e-12).all()
@@ -93,7 +98,7 @@ def test_yarn_keeps_fast_frequencies_and_interpolates_slow_ones(tmp_path: Path) 
 
 
 def test_parameters_of_yarn_are_read(tmp_path: Path) -> None:
-    decoder = describe_tiny(
+    turn = rotation_of(
         tmp_path,
         scaling__type="yarn",
         scaling__factor=4.0,
@@ -102,13 +107,13 @@ def test_parameters_of_yarn_are_read(tmp_path: Path) -> None:
         scaling__yarn_beta_slow=2.0,
         scaling__attn_factor=0.5,
     )
-    np.testing.assert_allclose(decoder.rope_frequencies, yarn(4, 4096, fast=16, slow=2), rtol=1e-14)
-    assert decoder.rope_magnitude == pytest.approx(0.5 * (1 + 0.1 * math.log(4)))
+    np.testing.assert_allclose(turn.frequencies, yarn(4, 4096, fast=16, slow=2), rtol=1e-14)
+    assert turn.magnitude == pytest.approx(0.5 * (1 + 0.1 * math.log(4)))
 
 
 def test_yarn_uses_the_trained_context_by_default(tmp_path: Path) -> None:
-    decoder = describe_tiny(tmp_path, scaling__type="yarn", scaling__factor=4.0)  # 512 in the tiny model
-    np.testing.assert_allclose(decoder.rope_frequencies, yarn(4, 512), rtol=1e-14)
+    turn = rotation_of(tmp_path, scaling__type="yarn", scaling__factor=4.0)  # 512 in the tiny model
+    np.testing.assert_allclose(turn.frequencies, yarn(4, 512), rtol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def test_yarn_uses_the_trained_context_by_default(tmp_path: Path) -> None:
 )
 def test_invalid_scalings_are_refused(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError) as caught:
-        describe_tiny(tmp_path, **keys)
+        rotation_of(tmp_path, **keys)
     assert message in str(caught.value)
 
 
@@ -140,24 +145,24 @@ def test_invalid_scalings_are_refused(tmp_path: Path, keys: dict[str, Any], mess
 )
 def test_invalid_factors_are_refused(tmp_path: Path, factors: npt.NDArray[np.float32], message: str) -> None:
     with pytest.raises(ModelError) as caught:
-        describe_tiny(tmp_path, {"rope_freqs.weight": factors})
+        rotation_of(tmp_path, {"rope_freqs.weight": factors})
     assert f"the tensor 'rope_freqs.weight' {message}" in str(caught.value)
 
 
 def test_frequencies_equal_the_reference(tmp_path: Path) -> None:
     factors = np.linspace(1, 8, SIZE // 2).astype(np.float32)
-    decoder = describe_tiny(tmp_path, {"rope_freqs.weight": factors}, scaling__factor=2.0, freq_base=500_000.0)
-    np.testing.assert_allclose(decoder.rope_frequencies, Reference(tmp_path / "model.gguf").frequencies, rtol=1e-12)
+    turn = rotation_of(tmp_path, {"rope_freqs.weight": factors}, scaling__factor=2.0, freq_base=500_000.0)
+    np.testing.assert_allclose(turn.frequencies, Reference(tmp_path / "model.gguf").frequencies, rtol=1e-12)
 
 
-def describe_with_settings(path: Path, rope: dict[str, Any], **settings: Any) -> Decoder:
+def rotation_with(path: Path, rope: dict[str, Any], **settings: Any) -> Rotation:
     file = write_tiny_gguf(
         path / "model.gguf",
         n_embd_head=SIZE,
         n_layer=1,
         metadata={f"llama.rope.{key}": value for key, value in rope.items()},
     )
-    return as_decoder(llama(apply_rope_settings(read_gguf(file, QUANTS), Settings(**settings))))
+    return find_rotation(apply_rope_settings(read_gguf(file, QUANTS), Settings(**settings)))
 
 
 @pytest.mark.inventory("C-028", "C-029", "C-030", "C-031")
@@ -174,13 +179,13 @@ def describe_with_settings(path: Path, rope: dict[str, Any], **settings: Any) ->
     ],
 )
 def test_settings_replace_metadata(tmp_path: Path, settings: dict[str, Any], expected: npt.NDArray[np.float64]) -> None:
-    decoder = describe_with_settings(tmp_path, {"scaling.type": "linear", "scaling.factor": 8.0}, **settings)
-    np.testing.assert_allclose(decoder.rope_frequencies, expected, rtol=1e-14)
+    turn = rotation_with(tmp_path, {"scaling.type": "linear", "scaling.factor": 8.0}, **settings)
+    np.testing.assert_allclose(turn.frequencies, expected, rtol=1e-14)
 
 
 @pytest.mark.inventory("C-032", "C-034", "C-035", "C-036")
 def test_settings_of_yarn_replace_metadata(tmp_path: Path) -> None:
-    decoder = describe_with_settings(
+    turn = rotation_with(
         tmp_path,
         {"scaling.yarn_attn_factor": 3.0},
         rope_scaling="yarn",
@@ -190,24 +195,24 @@ def test_settings_of_yarn_replace_metadata(tmp_path: Path) -> None:
         yarn_beta_fast=16.0,
         yarn_beta_slow=2.0,
     )
-    np.testing.assert_allclose(decoder.rope_frequencies, yarn(4, 4096, fast=16, slow=2), rtol=1e-14)
-    assert decoder.rope_magnitude == pytest.approx(0.5 * (1 + 0.1 * math.log(4)))
+    np.testing.assert_allclose(turn.frequencies, yarn(4, 4096, fast=16, slow=2), rtol=1e-14)
+    assert turn.magnitude == pytest.approx(0.5 * (1 + 0.1 * math.log(4)))
 
 
 @pytest.mark.inventory("C-033")
 def test_yarn_ext_factor_mixes_extrapolation_and_interpolation(tmp_path: Path) -> None:
     rope = {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 4096}
     for ext_factor in (None, -1.0, 1.0):
-        decoder = describe_with_settings(tmp_path, rope, yarn_ext_factor=ext_factor)
-        np.testing.assert_allclose(decoder.rope_frequencies, yarn(4, 4096), rtol=1e-14)
-    half = describe_with_settings(tmp_path, rope, yarn_ext_factor=0.5)
-    np.testing.assert_allclose(half.rope_frequencies, (yarn(4, 4096) + PLAIN / 4) / 2, rtol=1e-14)
-    none = describe_with_settings(tmp_path, rope, yarn_ext_factor=0.0)
-    np.testing.assert_allclose(none.rope_frequencies, PLAIN / 4, rtol=1e-14)
-    assert none.rope_magnitude == 1
+        turn = rotation_with(tmp_path, rope, yarn_ext_factor=ext_factor)
+        np.testing.assert_allclose(turn.frequencies, yarn(4, 4096), rtol=1e-14)
+    half = rotation_with(tmp_path, rope, yarn_ext_factor=0.5)
+    np.testing.assert_allclose(half.frequencies, (yarn(4, 4096) + PLAIN / 4) / 2, rtol=1e-14)
+    none = rotation_with(tmp_path, rope, yarn_ext_factor=0.0)
+    np.testing.assert_allclose(none.frequencies, PLAIN / 4, rtol=1e-14)
+    assert none.magnitude == 1
 
 
 @pytest.mark.inventory("C-029", "C-031")
 def test_rope_scale_and_rope_freq_scale_cannot_be_used_together(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--rope-scale and --rope-freq-scale cannot be used together"):
-        describe_with_settings(tmp_path, {}, rope_scale=2.0, rope_freq_scale=0.5)
+        rotation_with(tmp_path, {}, rope_scale=2.0, rope_freq_scale=0.5)

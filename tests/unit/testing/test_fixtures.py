@@ -18,8 +18,8 @@ REQUEST_TIMEOUT = 300  # seconds; the machine may be busy
 
 
 def make_backend() -> DeterministicBackend:
-    decoder = SimpleNamespace(n_vocab=50, n_ctx_train=64, n_embd=8)
-    context: Any = SimpleNamespace(decoder=decoder, options=BackendOptions(n_slots=2))
+    graph = SimpleNamespace(n_vocab=50, n_ctx_train=64, n_embd=8)
+    context: Any = SimpleNamespace(graph=graph, options=BackendOptions(n_slots=2))
     return DeterministicBackend(context)
 
 

@@ -54,9 +54,9 @@ class Backend:
     exact, whole_texts, can_cut, can_shift = True, False, True, True
 
     def __init__(self, context):
-        options, decoder = context.options, context.decoder
-        self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, decoder.n_vocab
-        self.n_ctx, self.n_embd = options.n_ctx or decoder.n_ctx_train, decoder.n_embd
+        options, graph = context.options, context.graph
+        self.n_slots, self.n_batch, self.n_vocab = options.n_slots, options.n_batch, graph.n_vocab
+        self.n_ctx, self.n_embd = options.n_ctx or graph.n_ctx_train, graph.n_embd
 
     def forward(self, batch):
         return np.repeat(len(batch.tokens) + np.arange(self.n_vocab, dtype=np.float32)[None], len(batch.outputs), 0)
