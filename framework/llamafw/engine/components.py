@@ -14,6 +14,7 @@ from llamafw.interfaces import (
     BackendContext,
     ChatContext,
     ChatFormat,
+    SnapshotBackend,
     Tokenizer,
     ToolParser,
     ToolParserPlugin,
@@ -118,7 +119,10 @@ def make_backend(
     backends = plugins.registry("backend")
     options = backend_options(settings, decoder.n_ctx_train)
     backend: Backend = backends[name](BackendContext(model, decoder, options, plugins.registry("quant"), log))
-    check_members(backend, Backend, _describe_entry(plugins, "backend", name))
+    description = _describe_entry(plugins, "backend", name)
+    check_members(backend, Backend, description)
+    if not backend.can_cut:
+        check_members(backend, SnapshotBackend, description)
     return backend
 
 
