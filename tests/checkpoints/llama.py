@@ -19,8 +19,23 @@ PLAIN = {**NORMS, **layers.attention(HEADS), **layers.gated_ffn(96)}
 FUSED = {**NORMS, **layers.attention(HEADS, fused=True), **layers.gated_ffn(96)}
 BIASES = {**PLAIN, **layers.biases(PLAIN)}
 
+EXPERTS = {"expert_count": 4, "expert_used_count": 2}
+
 CHECKPOINTS: tuple[Checkpoint, ...] = (
     checkpoint("llama", "llama", KEYS, layers.model([PLAIN] * 4), refused={"rope.scaling.type": "cubic"}),
     checkpoint("llama-biases-tied", "llama", KEYS, layers.model([BIASES] * 4, tied=True)),
     checkpoint("llama-fused", "llama", KEYS, layers.model([{**FUSED, **layers.biases(FUSED)}] * 4)),
+    checkpoint(
+        "llama-factors",  # like Llama 3.1, with another scale of scores
+        "llama",
+        KEYS | {"attention.scale": 0.125},
+        {**layers.model([PLAIN] * 4), "rope_freqs.weight": (HEADS.size // 2,)},
+    ),
+    checkpoint(
+        "llama-experts",  # like Mixtral
+        "llama",
+        KEYS | EXPERTS,
+        layers.model([{**NORMS, **layers.attention(HEADS), **layers.experts(4, 96)}] * 4),
+        refused={"expert_gating_func": 9},
+    ),
 )

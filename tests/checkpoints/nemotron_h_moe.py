@@ -12,13 +12,11 @@ EXPERTS = {
     "expert_feed_forward_length": 32,
     "expert_shared_feed_forward_length": 64,
     "expert_shared_count": 1,
-    "expert_weights_norm": True,
     "expert_weights_scale": 2.5,
     "expert_group_count": 1,
 }
 LATENT = {
     "moe_latent_size": 32,
-    "expert_weights_norm": False,
     "block_count": 4,
     "nextn_predict_layers": 1,
     "feed_forward_length": [0, 32, 0, 32],
@@ -51,7 +49,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     checkpoint(
         "nemotron_h_moe",
         "nemotron_h_moe",
-        KEYS | EXPERTS,
+        KEYS | EXPERTS | {"expert_weights_norm": True},
         layers.model([MAMBA, experts(layers.N_EMBD), ATTENTION, experts(layers.N_EMBD)]),
         ranges=RANGES,
         optional=(*OPTIONAL, "*exp_probs_b.bias"),

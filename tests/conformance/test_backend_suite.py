@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
+from llamafw import BackendContext, Bytes, LlamafwError, Snapshots
 from llamafw.testing.backend import DeterministicBackend
 from llamafw.testing.conformance import BackendConformance
+from llamafw.testing.conformance.backend_cache import BackendCacheTests
 from support.conformance import assert_fails, suite
 
 
@@ -20,6 +22,132 @@ def backend(**members: Any) -> Any:
 
 def backend_with_logits(change: Callable[[Any, Any], Any]) -> Any:
     return backend(forward=lambda self, batch: change(self, DeterministicBackend.forward(self, batch)))
+
+
+class SnapshotBackend(DeterministicBackend):
+    """A `DeterministicBackend` that can be cut at snapshots only.
+
+    A saved state begins with the number of snapshots and their positions.
+    """
+
+    can_cut = can_shift = False
+
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
+        self._limit = context.options.n_snapshots
+        self._kept: dict[int, Snapshots[list[int]]] = {slot: Snapshots(self._limit) for slot in range(self.n_slots)}
+
+    def take_snapshot(self, slot: int) -> None:
+        self._kept[slot].add(len(self._slots[slot]), self._slots[slot].copy())
+
+    def snapshots(self, slot: int) -> Sequence[int]:
+        return self._kept[slot].positions
+
+    def truncate(self, slot: int, n: int) -> int:
+        if n < len(self._slots[slot]):
+            _, tokens = self._kept[slot].last(n) or (0, [])
+            self._kept[slot].cut(n)
+            self._slots[slot] = tokens.copy()
+        return len(self._slots[slot])
+
+    def state_size(self, n: int) -> int:
+        return 4 * (1 + self._limit + n)
+
+    def save(self, slot: int, n: int) -> Bytes:
+        if n not in (0, len(self._slots[slot]), *self.snapshots(slot)):
+            raise LlamafwError(f"slot {slot} cannot be cut at {n}")
+        before = [position for position in self.snapshots(slot) if position < n]
+        return np.array([len(before), *before, *self._slots[slot][:n]], np.int32).view(np.uint8)
+
+    def restore(self, slot: int, n: int, state: Bytes) -> None:
+        if state.nbytes % 4 or n > self.n_ctx:
+            raise LlamafwError("the state does not fit")
+        count, *numbers = state.view(np.int32).tolist()
+        if len(numbers) != count + n:
+            raise LlamafwError("the state does not fit")
+        self._slots[slot] = numbers[count:]
+        self._kept[slot].cut(0)
+        for position in numbers[:count]:
+            self._kept[slot].add(position, numbers[count : count + position])
+
+
+def snapshot_backend(**members: Any) -> Any:
+    return suite(BackendConformance, type("Broken", (SnapshotBackend,), members), follows_the_model=False)
+
+
+CACHE_TESTS = [name for name in vars(BackendCacheTests) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("name", CACHE_TESTS)
+def test_correct_backend_with_snapshots_passes(name: str, write_model: Any) -> None:
+    if "shift" in name:
+        with pytest.raises(pytest.skip.Exception, match="`can_shift` is False"):
+            getattr(snapshot_backend(), name)(write_model)
+    else:
+        getattr(snapshot_backend(), name)(write_model)
+
+
+@pytest.mark.parametrize(
+    ("members", "test", "message"),
+    [
+        (
+            {"truncate": lambda self, slot, n: None},
+            "truncated_slot_continues_exactly",
+            "returned None, expected how many",
+        ),
+        (
+            {"take_snapshot": lambda self, slot: self._kept[slot].add(len(self._slots[slot]), self._slots[slot][::-1])},
+            "truncated_slot_continues_exactly",
+            r"logits after truncate\(0, 39\) and in a fresh slot: .* numbers differ",
+        ),
+        (
+            {"truncate": lambda self, slot, n: SnapshotBackend.truncate(self, slot, 0)},
+            "slot_can_be_cut_at_its_snapshots",
+            r"with snapshots at \(10, 20, 30\), truncate\(0, 35\) returned 0",
+        ),
+        (
+            {"truncate": lambda self, slot, n: SnapshotBackend.truncate(self, slot, min(n, 39))},
+            "truncate_to_all_positions_changes_nothing",
+            r"truncate\(0, 40\) of a slot of 40 positions returned 30",
+        ),
+        ({"take_snapshot": lambda self, slot: None}, "slot_can_be_cut_repeatedly", "the first .* returned 0"),
+        (
+            {"snapshots": lambda self, slot: self._kept[slot].positions[::-1]},
+            "slot_can_be_cut_at_its_snapshots",
+            "is not ascending",
+        ),
+        (
+            {"restore": lambda self, slot, n, state: DeterministicBackend.restore(self, slot, n, state[-4 * n :])},
+            "saved_states_include_earlier_snapshots",
+            r"snapshots\(1\) is \[40\], expected \[10, 20\]",
+        ),
+        (
+            {"save": lambda self, slot, n: np.array([0, *self._slots[slot][-n:]], np.int32).view(np.uint8)},
+            "states_that_cannot_be_saved_are_errors",
+            "logits after restoring 1 positions and original",
+        ),
+        ({"state_size": lambda self, n: 4 * n}, "state_size_matches_saved_states", r"state_size\(10\) is 40"),
+    ],
+    ids=range(9),
+)
+def test_broken_rule_about_snapshots_is_reported(members: Any, test: str, message: str, write_model: Any) -> None:
+    assert_fails(getattr(snapshot_backend(**members), f"test_{test}"), message, write_model)
+
+
+def test_missing_methods_for_snapshots_are_reported(write_model: Any) -> None:
+    made = backend(can_cut=False)
+    message = r"lacks take_snapshot\(\), snapshots\(\) \(see llamafw.SnapshotBackend\)"
+    assert_fails(made.test_has_all_members_of_its_protocol, message, write_model())
+
+
+def test_inexact_backend_is_compared_with_a_tolerance(write_model: Any) -> None:
+    """Rounding that depends on the batch is a failure only if the backend says that it is exact."""
+
+    def forward(self: Any, batch: Any) -> Any:
+        return DeterministicBackend.forward(self, batch) * np.float32(1 + 1e-6 * len(batch.tokens))
+
+    backend(forward=forward, exact=False).test_logits_do_not_depend_on_batch_size(write_model)
+    assert_fails(backend(forward=forward).test_logits_do_not_depend_on_batch_size, "in batches of", write_model)
 
 
 def test_wrong_logits_are_reported(write_model: Any) -> None:

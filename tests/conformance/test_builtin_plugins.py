@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+from checkpoints import all_checkpoints, write
 from llamafw.plugins import Plugins
 from llamafw.testing.conformance import (
     ArchitectureConformance,
@@ -46,6 +50,17 @@ class TestEndpoints(EndpointConformance):
     test_responses_match_the_document = None  # type: ignore[assignment]  # pytest collects no test that is None
 
 
+class CheckpointConformance(ArchitectureConformance):
+    """Takes the first checkpoint of each architecture."""
+
+    # what the server computes is compared with all checkpoints elsewhere
+    test_server_runs_it = None  # type: ignore[assignment]  # pytest collects no test that is None
+
+    def write(self, write_model: Any) -> Path:
+        path = Path(write_model()).with_name(f"{self.name}.gguf")
+        return write(next(one for one in all_checkpoints() if one.architecture == self.name), path)
+
+
 for base in (
     SamplerConformance,
     QuantConformance,
@@ -53,7 +68,7 @@ for base in (
     ChatFormatConformance,
     ToolParserConformance,
     GrammarConformance,
-    ArchitectureConformance,
+    CheckpointConformance,
 ):
     registered = [name for name in PLUGINS.registry(base.kind) if name not in NAMES_WITHOUT_WEIGHTS]
     assert registered, f"no {base.kind} is registered"

@@ -1,4 +1,4 @@
-"""Run a package index with one wheel on a local port.
+"""Run a package index with some wheels on a local port.
 
 It counts downloads, and can stall in the middle of one.
 """
@@ -29,16 +29,18 @@ def build_wheel(name: str, version: str, files: dict[str, bytes]) -> tuple[str, 
 
 
 class PackageIndex(ThreadingHTTPServer):
-    """Serves one wheel.
+    """Serves wheels; any project's page lists all of them.
 
     Attributes
     ----------
     url : str
         The value for pip's ``--index-url``.
+    wheels : dict
+        The contents of the wheels by file name.
     downloads : int
-        How often the wheel has been requested.
+        How often wheels have been requested.
     stall : bool
-        If true, each download stops after half of the wheel until `resume` is set.
+        If true, each download stops after half of a wheel until `resume` is set.
     stalled : Event
         Set when a download has stopped.
     resume : Event
@@ -47,9 +49,9 @@ class PackageIndex(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, file: str, content: bytes) -> None:
+    def __init__(self, wheels: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.file, self.content = file, content
+        self.wheels = wheels
         self.url = f"http://127.0.0.1:{self.server_address[1]}/simple/"
         self.downloads = 0
         self.stall = False
@@ -62,14 +64,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         index = self.server
         if not self.path.endswith(".whl"):
-            return self._send("text/html", f'<a href="/{index.file}">{index.file}</a>'.encode())
+            links = "".join(f'<a href="/{file}">{file}</a>\n' for file in index.wheels)
+            return self._send("text/html", links.encode())
 
+        content = index.wheels[self.path.removeprefix("/")]
         index.downloads += 1
         if not index.stall:
-            return self._send("application/octet-stream", index.content)
+            return self._send("application/octet-stream", content)
 
-        half = len(index.content) // 2
-        self._send("application/octet-stream", index.content[:half], len(index.content))
+        half = len(content) // 2
+        self._send("application/octet-stream", content[:half], len(content))
         self.wfile.flush()
         index.stalled.set()
         index.resume.wait(60)
@@ -87,9 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_index(file: str, content: bytes) -> Iterator[PackageIndex]:
+def running_index(wheels: dict[str, bytes]) -> Iterator[PackageIndex]:
     """Run a `PackageIndex`, and stop it at the end."""
-    with PackageIndex(file, content) as index:
+    with PackageIndex(wheels) as index:
         thread = Thread(target=index.serve_forever)
         thread.start()
         try:

@@ -145,6 +145,11 @@ class ToyBackend:
         if self._allowed:
             self._allowed.release(n)
 
+    @property
+    def n_evaluated(self) -> int:
+        """The number of tokens of all batches so far."""
+        return sum(len(batch.tokens) for batch in self.batches)
+
     async def wait_for_forward(self) -> None:
         """Wait until one more forward pass has started."""
         assert await asyncio.to_thread(self._started.acquire, timeout=TIMEOUT)

@@ -14,6 +14,7 @@ from llamafw.interfaces import (
     BackendContext,
     ChatContext,
     ChatFormat,
+    SnapshotBackend,
     Tokenizer,
     ToolParser,
     ToolParserPlugin,
@@ -110,7 +111,10 @@ def make_backend(
     backends = plugins.registry("backend")
     options = backend_options(settings, graph.n_ctx_train)
     backend: Backend = backends[name](BackendContext(model, graph, options, plugins.registry("quant"), log))
-    check_members(backend, Backend, _describe_entry(plugins, "backend", name))
+    description = _describe_entry(plugins, "backend", name)
+    check_members(backend, Backend, description)
+    if not backend.can_cut:
+        check_members(backend, SnapshotBackend, description)
     return backend
 
 

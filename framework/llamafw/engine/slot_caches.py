@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _MIN_TOKENS_TO_COPY = 64  # evaluating fewer tokens is about as fast as copying their state
 _MIN_TOKENS_BETWEEN_SNAPSHOTS = 16  # evaluating fewer tokens again is about as fast as taking a snapshot
 _MAX_TOKENS_BETWEEN_SNAPSHOTS = 2048  # of a prompt; an interrupted or changed prompt loses at most as many
-_ANSWER_START = 16  # tokens at the end of a prompt that later prompts may not repeat, if the request does not say
+_ANSWER_START = 12  # tokens at the end of a prompt that later prompts may not repeat, if the request does not say
 
 
 class SlotCaches:

@@ -116,11 +116,17 @@ class Metadata:
             raise ModelError(f"{self.model.path}: {n} heads cannot be divided evenly among {n_kv} KV heads")
         return Heads(n, n_kv, self.head_size(n))
 
-    def head_size(self, n_head: int) -> int:
-        """Return the size of one head; ModelError if values have another size than keys."""
-        size = self.integer("attention.key_length", self.integer("embedding_length") // n_head)
-        if self.integer("attention.value_length", size) != size:
-            self.fail("attention.value_length", f"differs from the size of keys, {size}, which is not supported")
+    def head_size(self, n_head: int, suffix: str = "") -> int:
+        """Return the size of one head; ModelError if values have another size than keys.
+
+        The suffix ``_swa`` belongs to the keys for layers with a window, if their heads have another size.
+        """
+        if n_head < 1:
+            self.fail("attention.head_count", f"is {n_head}; a layer with attention must have a head")
+        size = self.integer(f"attention.key_length{suffix}", self.integer("embedding_length") // n_head)
+        of_values = f"attention.value_length{suffix}"
+        if self.integer(of_values, size) != size:
+            self.fail(of_values, f"differs from the size of keys, {size}, which is not supported")
         return size
 
     def attention_scale(self, size: int) -> float:
@@ -135,11 +141,11 @@ class Metadata:
         length = self.integer("attention.temperature_length", 0, low=0)  # 0: not given
         return factor, length or self.integer("rope.scaling.original_context_length")
 
-    def n_rotated(self, size: int) -> int:
+    def n_rotated(self, size: int, suffix: str = "") -> int:
         """Return how many numbers of a head are rotated; ModelError if it is odd or above the head size, ``size``."""
-        n = self.integer("rope.dimension_count", size)
+        n = self.integer(f"rope.dimension_count{suffix}", size)
         if n > size or n % 2:
-            self.fail("rope.dimension_count", f"is {n}; it must be even and at most the head size, {size}")
+            self.fail(f"rope.dimension_count{suffix}", f"is {n}; it must be even and at most the head size, {size}")
         return n
 
     def text(self, key: str, default: str) -> str:

@@ -94,7 +94,7 @@ def experts(
     how: Routing,
     combine: Callable[[Value, Value], Value] | None = None,
     *,
-    router_input: Value | None = None,
+    router: Value | None = None,
 ) -> Value:
     """Return the feed-forward block of the experts that the router chooses for a token.
 
@@ -110,10 +110,10 @@ def experts(
         How experts are chosen.
     combine : callable, optional
         Returns the hidden row of each expert from its gate and up rows. Default: ``silu(gate) · up``.
-    router_input : Value, optional
-        The router's input, if it differs from ``x``.
+    router : Value, optional
+        The router's output, one number per expert. Default: ``ffn_gate_inp · x``.
     """
-    chosen, weights = route(x if router_input is None else router_input, layer, how)
+    chosen, weights = route(x, layer, how, router)
     down = of_experts(layer, "ffn_down_exps", how)
     if "ffn_gate_up_exps" in layer:
         n_ff = down.weight.shape[-1]
@@ -124,9 +124,9 @@ def experts(
     return weighted_sum(expert_linear(hidden, chosen, down), weights)
 
 
-def route(x: Value, layer: Parameters, how: Routing) -> tuple[Value, Value]:
-    """Return the indices of a token's experts, and their weights, ``(n_used,)`` each."""
-    numbers = linear(x, layer.of_shape("ffn_gate_inp", how.n_expert, x.shape[-1]))
+def route(x: Value, layer: Parameters, how: Routing, router: Value | None = None) -> tuple[Value, Value]:
+    """Return the indices of a token's experts, and their weights, ``(n_used,)`` each; see `experts`."""
+    numbers = router or linear(x, layer.of_shape("ffn_gate_inp", how.n_expert, x.shape[-1]))
     scores = numbers
     if how.gating != "softmax of the chosen":
         scores = softmax(numbers) if how.gating == "softmax" else activation(numbers, "sigmoid")

@@ -36,8 +36,15 @@ class Value:
 
     shape: Shape = field(init=False)
 
+    def __init_subclass__(cls) -> None:
+        # the one that dataclass would generate repeats each operand wherever it is used, which takes forever
+        cls.__repr__ = Value.__repr__  # type: ignore[method-assign]  # for all operators alike
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", self.infer_shape())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.shape}>" if hasattr(self, "shape") else f"<{type(self).__name__}>"
 
     def infer_shape(self) -> Shape:
         """Return the shape of one row; raise GraphError if the inputs do not fit."""

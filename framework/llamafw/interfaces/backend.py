@@ -36,8 +36,7 @@ class Backend(Protocol):
     def forward(self, batch: Batch) -> Floats:
         """Return the logits of the m ``batch.outputs``, ``(m, n_vocab)`` float32.
 
-        The caller may write into the result; it is valid until the next call. Calling `forward` again with the same
-        batch is allowed and gives the same result.
+        The caller may write into the result; it is valid until the next call.
         """
 
     def hidden(self, batch: Batch) -> Floats:

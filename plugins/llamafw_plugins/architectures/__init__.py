@@ -6,6 +6,7 @@ from llamafw_plugins.architectures.deepseek2 import deepseek2
 from llamafw_plugins.architectures.gemma import gemma
 from llamafw_plugins.architectures.gemma2 import gemma2
 from llamafw_plugins.architectures.gemma3 import gemma3
+from llamafw_plugins.architectures.gemma4 import gemma4
 from llamafw_plugins.architectures.gpt_oss import gpt_oss
 from llamafw_plugins.architectures.granite import granite, granitehybrid, granitemoe
 from llamafw_plugins.architectures.lfm2 import lfm2, lfm2moe
@@ -27,6 +28,7 @@ def register_architectures(register: Register) -> None:
         gemma,
         gemma2,
         gemma3,
+        gemma4,
         granite,
         granitehybrid,
         granitemoe,

@@ -1,4 +1,4 @@
-"""The architecture ``llama``: Llama 1 to 3 (arXiv:2302.13971), Mistral, SmolLM2 and others with the same computation.
+"""The architecture ``llama``: Llama 1 to 3 (arXiv:2302.13971), Mistral, Mixtral, SmolLM2 and others like them.
 
 The metadata keys begin with ``llama.``, see https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A feature of the
 file that the graph does not express is an error, because the model would run without it and give wrong answers.
@@ -6,9 +6,7 @@ file that the graph does not express is an error, because the model would run wi
 
 from __future__ import annotations
 
-import math
-
-from llamafw import Model, ModelError
+from llamafw import Model
 from llamafw import graph as g
 
 RANK_HEAD = ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias")
@@ -16,7 +14,7 @@ RANK_HEAD = ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias")
 
 
 def llama(model: Model) -> g.Graph:
-    """Return the graph of a Llama model: RMSNorm, rotary grouped-query attention, SwiGLU.
+    """Return the graph of a Llama model: RMSNorm, rotary grouped-query attention, SwiGLU or a mixture of such experts.
 
     GGUF files have the rows of Q and K permuted, so that rotated pairs are adjacent.
 
@@ -24,16 +22,15 @@ def llama(model: Model) -> g.Graph:
     ------
     ModelError
         A metadata key or a tensor is missing or invalid (the message names it), or the model has an unsupported
-        feature: experts, values of another size than keys, or an unknown RoPE scaling.
+        feature: values of another size than keys, or an unknown scaling or routing.
     """
     m, w = g.Metadata(model, "llama"), g.Parameters.of(model)
-    if m.integer("expert_count", 0, low=0):
-        raise ModelError(f"{model.path}: mixtures of experts (llama.expert_count) are not supported")
+    routing = g.routing(m) if m.integer("expert_count", 0, low=0) else None
     n_embd, n_ff, n_ctx = (m.integer(key) for key in ("embedding_length", "feed_forward_length", "context_length"))
     heads, eps = m.heads(), m.number("attention.layer_norm_rms_epsilon", low=0)
     if m.n_rotated(heads.size) != heads.size:
         m.fail("rope.dimension_count", f"differs from the head size, {heads.size}, which is not supported")
-    turn, scale = g.rotation(m, heads.size, n_ctx, interleaved=True), 1 / math.sqrt(heads.size)
+    turn, scale = g.rotation(m, heads.size, n_ctx, interleaved=True), m.attention_scale(heads.size)
 
     x = g.token_embedding(m, w)
     for i, layer in enumerate(w.layers(m.integer("block_count"))):
@@ -41,13 +38,14 @@ def llama(model: Model) -> g.Graph:
         q, k, v = g.attention_inputs(h, layer, *heads)
         a = g.attention(g.rope(q, turn), g.cache(g.rope(k, turn), v), scale)
         x = x + g.linear(g.flat(a), layer["attn_output"])
-        layer.of_shape("ffn_down", n_embd, n_ff)
-        x = g.layer_output(x + g.gated_ffn(g.rms_norm(x, layer["ffn_norm"], eps), layer), i)
+        h = g.rms_norm(x, layer["ffn_norm"], eps)
+        if not routing:
+            layer.of_shape("ffn_down", n_embd, n_ff)
+        x = g.layer_output(x + (g.experts(h, layer, routing) if routing else g.gated_ffn(h, layer)), i)
         layer.skip("attn_rot_embd.")  # old converters wrote the frequencies, which follow from the metadata
     hidden = g.rms_norm(x, w["output_norm"], eps)
     logits = g.linear(hidden, g.output_matrix(w))
 
-    for name in ("rope_freqs.weight", *RANK_HEAD):
-        w.skip(name)
+    w.skip("rope_freqs.", "rope_factors_", *RANK_HEAD)
     w.check_all_used("llama")
     return g.Graph(hidden, logits, n_ctx)

@@ -78,7 +78,7 @@ def fields(checkpoint: Checkpoint) -> dict[str, Any]:
         "moe_intermediate_size": keys["expert_feed_forward_length"],
         "moe_shared_expert_intermediate_size": keys["expert_shared_feed_forward_length"],
         "moe_latent_size": keys.get("moe_latent_size"),
-        "norm_topk_prob": keys["expert_weights_norm"],
+        "norm_topk_prob": keys.get("expert_weights_norm", False),
         "routed_scaling_factor": keys["expert_weights_scale"],
     }
 

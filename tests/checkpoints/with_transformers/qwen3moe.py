@@ -6,9 +6,7 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, fuse_experts, load, rename
-
-NAMES = {"ffn_gate_up_exps": "mlp.experts.gate_up_proj", "ffn_down_exps": "mlp.experts.down_proj"}
+from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, load, rename
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -20,4 +18,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         num_experts_per_tok=checkpoint.key("expert_used_count"),
         norm_topk_prob=True,
     )
-    return load(Qwen3MoeForCausalLM, config, rename(fuse_experts(tensors), NAMES))
+    return load(Qwen3MoeForCausalLM, config, rename(fuse_experts(tensors), EXPERTS))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from llamafw import ContextFullError, EmbedRequest, GenerationError, Pooling, RequestError
+from llamafw import Batch, ContextFullError, EmbedRequest, GenerationError, NotSupported, Pooling, RequestError
 from llamafw.engine import BatchingEngine
 from support.toy_model import N_EMBD, ToyBackend, alphabet_logits, generate_answer, random_logits
 
@@ -74,3 +74,54 @@ async def test_cancelled_embedding_frees_its_slot(start: Start) -> None:
     await asyncio.gather(task, return_exceptions=True)
     backend.allow_forward(10)
     assert (await generate_answer(engine, (1,), n_predict=1)).finish.n_predicted == 1
+
+
+# --- models whose texts must be one batch
+
+
+class EncoderToyBackend(ToyBackend):
+    """Keeps nothing of a text, and refuses batches that do not start at position 0."""
+
+    whole_texts = True
+
+    def _check(self, batch: Batch) -> None:
+        self.slots = [[] for _ in self.slots]
+        super()._check(batch)
+
+    def truncate(self, slot: int, n: int) -> int:
+        assert n == 0
+        return 0
+
+
+async def test_whole_texts_are_never_divided(start: Start) -> None:
+    backend = EncoderToyBackend(n_slots=4, n_batch=50)
+    engine = start(backend, n_batch=50, n_ubatch=20)
+    lengths = [40, 5, 18, 30, 12, 40, 1, 50]
+    found = await asyncio.gather(*(engine.embed(EmbedRequest(tuple(range(n)), "last")) for n in lengths))
+    for n, embedding in zip(lengths, found, strict=True):
+        np.testing.assert_array_equal(embedding.vectors[0], random_logits(range(n))[:N_EMBD])
+    assert backend.n_evaluated == sum(lengths)
+    assert len(backend.batches) < len(lengths)  # short texts share a batch
+
+
+async def test_whole_texts_that_do_not_fit_into_a_batch_are_refused(start: Start) -> None:
+    engine = start(EncoderToyBackend(n_ctx=64, n_batch=50), n_batch=40)
+    assert engine.n_ctx == 40
+    with pytest.raises(ContextFullError, match="41 tokens, but the context of a slot has only 40"):
+        await engine.embed(EmbedRequest(tuple(range(41))))
+
+
+async def test_models_that_need_whole_texts_cannot_generate(start: Start) -> None:
+    engine = start(EncoderToyBackend())
+    with pytest.raises(NotSupported, match="cannot generate"):
+        await generate_answer(engine, (1, 2))
+    with pytest.raises(NotSupported, match="cannot generate"):
+        await engine.preload((1, 2))
+
+
+async def test_failing_batch_of_whole_texts_fails_one_request(start: Start) -> None:
+    backend = EncoderToyBackend(n_slots=3)
+    backend.fail_on = lambda batch: 200 in batch.tokens
+    engine, texts = start(backend), [(1, 2, 3), (4, 200, 5), (6, 7)]
+    found = await asyncio.gather(*(engine.embed(EmbedRequest(text)) for text in texts), return_exceptions=True)
+    assert [type(result).__name__ for result in found] == ["Embedding", "GenerationError", "Embedding"]

@@ -98,6 +98,20 @@ def test_entry_replaces_its_prefixes() -> None:
     assert not cache.holds(ints(1, 2, 3, 4))
 
 
+def test_entry_that_cannot_be_cut_anywhere_is_reused_at_its_cuts_only() -> None:
+    cache = PromptCache(None)
+    cache.add(ints(1, 2, 3, 4, 5), state(5), (2, 4))
+    lengths = {(1, 2, 3, 4, 5, 9): 5, (1, 2, 3, 4): 4, (1, 2, 3, 9): 2, (1, 9): 0}
+    assert {prompt: cache.best(ints(*prompt))[1] for prompt in lengths} == lengths
+    assert cache.holds(ints(1, 2, 3, 4))
+    assert not cache.holds(ints(1, 2, 3))
+
+    cache.add(ints(1, 2, 3), state(3), (2,))
+    assert cache.n_bytes == 8  # neither can be made from the other
+    cache.add(ints(1, 2, 3, 4, 5, 6), state(6), (3, 5))
+    assert cache.n_bytes == 6
+
+
 @given(st.lists(st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(1, 9)), max_size=20))
 def test_prompt_cache_never_exceeds_its_limit(entries: list[tuple[list[int], int]]) -> None:
     cache = PromptCache(20)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafw.engine import BatchingEngine
-from llamafw.engine.scheduler import Scheduler, divide
+from llamafw.engine.scheduler import Scheduler, divide, divide_whole
 from llamafw.engine.slots import Slot, Slots
 from support.toy_model import N_VOCAB, ToyBackend, generate_answer
 
@@ -87,6 +87,22 @@ def test_divide_favours_short_prompts() -> None:
     assert divide([5000, 30, 800], 512) == [256, 30, 226]
     assert divide([100, 30], 512) == [100, 30]
     assert divide([5000], 512) == [512]
+
+
+def test_whole_prompts_that_fit_are_evaluated_together() -> None:
+    assert divide_whole([300, 30, 250, 100], 512) == [300, 30, 0, 100]
+    assert divide_whole([600, 30], 512) == [600, 0]  # the oldest prompt does not wait for space
+    assert divide_whole([5], 512) == [5]
+
+
+def test_slot_that_can_be_cut_at_snapshots_reuses_less() -> None:
+    slots = filled(20, list(range(10)))
+    slot = slots.all[0]
+    slot.cuts = (3, 6)
+    prompts = {12: 10, 10: 10, 9: 6, 6: 6, 5: 3, 2: 0}
+    assert {n: slot.n_reused(np.arange(n, dtype=np.int32)) for n in prompts} == prompts
+    slot.shift(4, 2)  # from here on the cache is not reusable
+    assert (slot.n_reused(np.arange(20, dtype=np.int32)), slot.n_savable) == (3, 3)
 
 
 def test_waiting_tasks_keep_their_place_in_the_queue() -> None:

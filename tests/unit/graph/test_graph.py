@@ -71,6 +71,15 @@ def test_values_come_after_their_inputs(model: Model) -> None:
     assert graph.causal
 
 
+def test_values_are_short_when_printed(model: Model) -> None:
+    graph, _ = llama(model)
+    assert repr(graph.hidden) == "<RMSNorm (64,)>"
+    x: g.Value = g.TOKENS
+    for _ in range(60):
+        x = g.Add(x, x)  # 2**60 operands, if each use is printed
+    assert repr(g.Graph(x, None, 128)) == "Graph(hidden=<Add ()>, logits=None, n_ctx_train=128)"
+
+
 def test_states_have_the_size_of_the_cache(model: Model) -> None:
     graph, _ = llama(model)
     states = g.states(graph)

@@ -1,4 +1,4 @@
-"""Metadata with one value per layer, and the sizes that blocks read from it."""
+"""Metadata: values of the right kind are returned, others are refused by the name of their key."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ SSM = {
     "ssm.state_size": 32,
     "ssm.conv_kernel": 4,
 }
+
+
+HEADS = {"embedding_length": 64, "attention.head_count": 4}
+PATTERN = "attention.sliding_window_pattern"
 
 
 def metadata(**keys: Any) -> g.Metadata:
@@ -62,3 +66,82 @@ def test_state_sizes_divide_the_values_among_heads() -> None:
 def test_state_sizes_that_do_not_fit_are_refused(key: str, value: int) -> None:
     with pytest.raises(ModelError, match=f"a.{key} is {value}"):
         g.state_sizes(metadata(**SSM | {key: value}))
+
+
+def test_heads_have_defaults() -> None:
+    assert metadata(**HEADS).heads() == g.Heads(4, 4, 16)
+    assert metadata(**HEADS | {"attention.head_count_kv": 2, "attention.key_length": 32}).heads() == g.Heads(4, 2, 32)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"attention.head_count_kv": 3}, "4 heads cannot be divided evenly among 3 KV heads"),
+        ({"attention.value_length": 8}, "a.attention.value_length differs from the size of keys, 16"),
+        ({"attention.key_length": 0}, "a.attention.key_length is 0; it must be a whole number from 1"),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        metadata(**HEADS | keys).heads()
+    assert message in str(caught.value)
+
+
+def test_one_number_holds_for_all_layers() -> None:
+    assert metadata(n_ff=7).integers("n_ff", 3) == [7, 7, 7]
+    assert metadata(n_ff=np.array([5, 0, 7, 9])).integers("n_ff", 3) == [5, 0, 7]
+    assert metadata().integers("n_ff", 2, 4) == [4, 4]
+
+
+@pytest.mark.parametrize("value", [-1, True, "7", np.array([1, -1]), np.array([1.0, 2.0]), np.array([1])])
+def test_other_values_per_layer_are_refused(value: Any) -> None:
+    with pytest.raises(ModelError, match=r"a\.n_ff"):
+        metadata(n_ff=value).integers("n_ff", 2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "expected"),
+    [
+        ({}, {}, [True, True, False, True, True, False, True]),
+        ({}, {"dense_first": True}, [False, True, True, False, True, True, False]),
+        ({PATTERN: 2}, {}, [True, False, True, False, True, False, True]),
+        ({PATTERN: 1}, {}, [False] * 7),
+        ({PATTERN: 0}, {}, [True] * 7),
+        (
+            {PATTERN: np.array([1, 0, 0, 1, 0, 0, 1, 1])},
+            {},
+            [True, False, False] * 2 + [True],
+        ),
+        ({PATTERN: np.array([True] * 7)}, {}, [True] * 7),
+    ],
+)
+def test_windows_follow_the_pattern(keys: dict[str, Any], options: dict[str, bool], expected: list[bool]) -> None:
+    assert metadata(**keys).windowed_layers(7, 3, **options) == expected
+
+
+@pytest.mark.parametrize("value", [-1, "x", np.array([True, False]), np.array([2] * 7)])
+def test_other_patterns_are_refused(value: Any) -> None:
+    with pytest.raises(ModelError, match=r"a\.attention\.sliding_window_pattern"):
+        metadata(**{PATTERN: value}).windowed_layers(7, 3)
+
+
+def test_flags_are_true_or_false() -> None:
+    assert metadata().flag("norm", True)
+    assert not metadata(norm=False).flag("norm", True)
+    with pytest.raises(ModelError, match=r"a\.norm is 1; it must be true or false"):
+        metadata(norm=1).flag("norm", True)
+
+
+def test_the_scale_of_scores_has_a_default() -> None:
+    assert metadata().attention_scale(64) == metadata(**{"attention.scale": 0.0}).attention_scale(64) == 1 / 8
+    assert metadata(**{"attention.scale": 0.5}).attention_scale(64) == 0.5
+    with pytest.raises(ModelError, match=r"a\.attention\.scale is nan"):
+        metadata(**{"attention.scale": float("nan")}).attention_scale(64)
+
+
+def test_part_of_a_head_may_be_rotated() -> None:
+    assert metadata().n_rotated(16) == 16
+    assert metadata(**{"rope.dimension_count": 12}).n_rotated(16) == 12
+    for n in (11, 18):
+        with pytest.raises(ModelError, match=rf"a\.rope\.dimension_count is {n}; it must be even and at most"):
+            metadata(**{"rope.dimension_count": n}).n_rotated(16)

@@ -105,12 +105,20 @@ def test_a_missing_key_is_refused(tmp_path: Path, key: str) -> None:
         ("context_length", True, "llama.context_length is True; it must be a whole number"),
         ("attention.head_count", 3, "3 heads cannot be divided evenly among 2 KV heads"),
         ("attention.head_count", 1000, "llama.attention.key_length is 0; it must be a whole number"),
-        ("attention.value_length", 8, "llama.attention.value_length differs from the size of keys, 16, which is not supported"),
+        (
+            "attention.value_length",
+            8,
+            "llama.attention.value_length differs from the size of keys, 16, which is not supported",
+        ),
         ("attention.layer_norm_rms_epsilon", -1.0, "layer_norm_rms_epsilon is -1.0; it must be a finite"),
         ("attention.layer_norm_rms_epsilon", math.nan, "it must be a finite number above 0"),
-        ("rope.dimension_count", 8, "llama.rope.dimension_count differs from the head size, 16, which is not supported"),
+        (
+            "rope.dimension_count",
+            8,
+            "llama.rope.dimension_count differs from the head size, 16, which is not supported",
+        ),
         ("rope.freq_base", 0.0, "llama.rope.freq_base is 0.0; it must be a finite number above 0"),
-        ("expert_count", 8, "mixtures of experts (llama.expert_count) are not supported"),
+        ("expert_count", 8, "llama.expert_used_count is missing"),
     ],
 )
 def test_an_invalid_value_is_refused(tmp_path: Path, key: str, value: Any, message: str) -> None:

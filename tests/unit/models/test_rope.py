@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import llamafw.graph as g
 from llamafw import Model, ModelError, Settings, SettingsError
-from llamafw.graph import Rope, Rotation
 from llamafw.models.gguf import read_gguf
 from llamafw.models.rope_settings import apply_rope_settings
 from llamafw.testing.reference import Reference
@@ -25,15 +25,15 @@ BASE = 10_000.0
 PLAIN = np.array([BASE ** (-2 * i / SIZE) for i in range(SIZE // 2)])
 
 
-def rotation_of(path: Path, tensors: dict[str, npt.NDArray[np.float32]] | None = None, **keys: Any) -> Rotation:
+def rotation_of(path: Path, tensors: dict[str, npt.NDArray[np.float32]] | None = None, **keys: Any) -> g.Rotation:
     metadata = {f"llama.rope.{key.replace('__', '.')}": value for key, value in keys.items()}
     file = write_tiny_gguf(path / "model.gguf", n_embd_head=SIZE, n_layer=1, metadata=metadata, tensors=tensors)
     return find_rotation(read_gguf(file, QUANTS))
 
 
-def find_rotation(model: Model) -> Rotation:
+def find_rotation(model: Model) -> g.Rotation:
     """Return the rotation of the queries and keys of all layers."""
-    queries, keys = (value.rotation for value in llama(model) if isinstance(value, Rope))
+    queries, keys = (value.rotation for value in llama(model) if isinstance(value, g.Rope))
     assert queries is keys
     return queries
 
@@ -72,6 +72,51 @@ def test_linear_scaling_divides_frequencies(tmp_path: Path, keys: dict[str, Any]
     turn = rotation_of(tmp_path, **keys)
     np.testing.assert_allclose(turn.frequencies, PLAIN / scale, rtol=1e-14)
     assert turn.magnitude == 1
+
+
+def test_the_models_factor_on_magnitude_holds_for_every_scaling(tmp_path: Path) -> None:
+    for kind in ("none", "linear"):
+        turn = rotation_of(tmp_path, scaling__type=kind, scaling__factor=4.0, scaling__attn_factor=1.5)
+        assert turn.magnitude == 1.5
+
+
+def describe_longrope(path: Path, tensors: dict[str, npt.NDArray[np.float32]], **keys: Any) -> g.Rotation:
+    """Return the rotation of a tiny Llama file whose original context is 64."""
+    metadata = {"llama.rope.scaling.original_context_length": 64} | keys
+    file = write_tiny_gguf(path / "model.gguf", n_embd_head=SIZE, n_layer=1, metadata=metadata, tensors=tensors)
+    return g.rotation(g.Metadata(read_gguf(file, QUANTS), "llama"), SIZE, 512)
+
+
+def test_longrope_chooses_frequencies_by_the_context(tmp_path: Path) -> None:
+    short, long = (np.linspace(1, end, SIZE // 2).astype(np.float32) for end in (2, 50))
+    tensors = {"rope_factors_short.weight": short, "rope_factors_long.weight": long}
+    rotation = describe_longrope(tmp_path, tensors, **{"llama.rope.scaling.attn_factor": 1.25})
+    assert (rotation.magnitude, rotation.original_context) == (1.25, 64)
+    for n_ctx, factors in ((1, short), (64, short), (65, long), (512, long)):
+        np.testing.assert_allclose(rotation.frequencies_for(n_ctx), PLAIN / factors, rtol=1e-14)
+
+
+def test_other_rotations_do_not_depend_on_the_context(tmp_path: Path) -> None:
+    rotation = describe_longrope(tmp_path, {})
+    assert rotation.frequencies_for(1) is rotation.frequencies_for(10_000)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["short"], "the tensor 'rope_factors_long.weight' is missing"),
+        (["long"], "the tensor 'rope_factors_short.weight' is missing"),
+        (
+            ["short", "long", "rope_freqs"],
+            "'rope_freqs.weight' and 'rope_factors_short.weight' cannot be used together",
+        ),
+    ],
+)
+def test_incomplete_factors_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    full = {"rope_freqs": "rope_freqs.weight"}
+    tensors = {full.get(name, f"rope_factors_{name}.weight"): np.ones(SIZE // 2, np.float32) for name in names}
+    with pytest.raises(ModelError, match=message):
+        describe_longrope(tmp_path, tensors)
 
 
 def test_factors_per_frequency_divide_frequencies(tmp_path: Path) -> None:
@@ -155,7 +200,7 @@ def test_frequencies_equal_the_reference(tmp_path: Path) -> None:
     np.testing.assert_allclose(turn.frequencies, Reference(tmp_path / "model.gguf").frequencies, rtol=1e-12)
 
 
-def rotation_with(path: Path, rope: dict[str, Any], **settings: Any) -> Rotation:
+def rotation_with(path: Path, rope: dict[str, Any], **settings: Any) -> g.Rotation:
     file = write_tiny_gguf(
         path / "model.gguf",
         n_embd_head=SIZE,

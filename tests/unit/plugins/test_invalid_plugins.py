@@ -190,6 +190,12 @@ def test_a_sampler_with_a_kernel_needs_no_apply(tmp_path: Path, attribute: str) 
 
 # --- objects that factories return
 
+BACKEND_WITHOUT_SNAPSHOTS = """
+from llamafw.testing.backend import DeterministicBackend
+
+class WithoutSnapshots(DeterministicBackend):
+    can_cut = False
+"""
 CHAT_FORMAT = hook_code("choose_chat_format", body="return Made()")
 TOOL_PARSER = """
 class Parser:
@@ -205,6 +211,11 @@ class Parser:
     [
         (register("backend", "lambda given: Made()"), Settings(backend="mine"), "the backend 'mine' lacks n_slots, "),
         (register("backend", "lambda given: None"), Settings(backend="mine"), "the backend 'mine' is None; it must be"),
+        (
+            register("backend", "WithoutSnapshots") + BACKEND_WITHOUT_SNAPSHOTS,
+            Settings(backend="mine"),
+            r"the backend 'mine' lacks take_snapshot\(\), snapshots\(\) \(see llamafw.SnapshotBackend\)",
+        ),
         (register("tokenizer", "lambda given: Made()"), Settings(), "the tokenizer 'mine' lacks n_vocab, bos, eos, "),
         (register("architecture", "lambda given: Made()"), Settings(), "the architecture 'mine' returned <.*Graph"),
         (

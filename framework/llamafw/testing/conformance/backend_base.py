@@ -1,0 +1,85 @@
+"""What all tests of a backend share: the tokens, how a model is opened, how logits are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from llamafw.graph import as_decoder
+from llamafw.interfaces import Backend, BackendContext, SnapshotBackend
+from llamafw.models.gguf import read_gguf
+from llamafw.testing.conformance.base import ProtocolConformance, assert_identical
+from llamafw.types import BackendOptions
+
+N_TOKENS = 40
+TOKENS = [int(token) for token in np.random.default_rng(1).integers(0, 300, N_TOKENS)]  # the prompt of all tests
+F32_CACHE: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32"}
+
+WriteModel = Callable[..., Path]
+
+
+class BackendTests(ProtocolConformance):
+    """The helpers of `BackendConformance`, which documents the attributes."""
+
+    kind = "backend"
+    types: ClassVar[tuple[str, ...]] = ("F32", "F16", "Q8_0", "Q4_1")
+    tolerance: ClassVar[float] = 0.02
+    follows_the_model: ClassVar[bool] = True
+    options: ClassVar[dict[str, Any]] = {}
+
+    def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
+        """Yield a backend of the tiny model."""
+        with self.open(tiny_model) as backend:
+            yield Backend, backend
+            if not getattr(backend, "can_cut", True):
+                yield SnapshotBackend, backend
+
+    def skip_unless_it_follows_the_model(self) -> None:
+        """Skip the test if the backend does not compute the model."""
+        if not self.follows_the_model:
+            pytest.skip("`follows_the_model` is False")
+
+    @contextmanager
+    def open(
+        self, path: Path, *, roles: Mapping[str, str] | None = None, activation: str | None = None, **options: Any
+    ) -> Iterator[Backend]:
+        """Open a model with the backend, and close the backend at the end.
+
+        ``roles`` and ``activation`` are added to the description of the model, which then is no longer a plain Llama.
+        """
+        quants = self.registry("quant")
+        model = read_gguf(path, quants)
+        described = model
+        if roles:  # biases that only these roles name
+            tensors = {name: tensor for name, tensor in model.tensors.items() if not name.endswith(".bias")}
+            described = replace(model, tensors=tensors)
+        decoder = as_decoder(self.registry("architecture")["llama"](described))
+        decoder = replace(decoder, tensors={**decoder.tensors, **(roles or {})})
+        if activation is not None:
+            decoder = replace(decoder, activation=activation)  # type: ignore[arg-type]  # backends must refuse others
+        options = {"n_slots": 2, "n_threads": 1} | self.options | options
+        backend: Backend = self.registered()(BackendContext(model, decoder, BackendOptions(**options), quants))
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    def check_same(self, backend: Backend, actual: Any, expected: Any, subject: str) -> None:
+        """Fail unless two arrays are equal: to the last bit if the backend is exact, else within `tolerance`."""
+        if backend.exact:
+            assert_identical(actual, expected, subject)
+        else:
+            self.check_close(actual, expected, subject)
+
+    def check_close(self, actual: Any, expected: Any, subject: str) -> None:
+        """Fail unless all numbers are within `tolerance` of the expected ones; ``subject`` begins the message."""
+        assert actual.shape == expected.shape, f"{subject}: the shape is {actual.shape}, expected {expected.shape}"
+        difference = float(np.abs(actual - expected).max())
+        limit = self.tolerance
+        assert difference <= limit, f"{subject} differ by up to {difference:.3g}; `tolerance` is {limit}"
