@@ -48,6 +48,9 @@ from llamafw_backends.numba_cpu.weights import Table, Vector
 
 _BLOCK_BYTES = 1 << 18  # of records
 
+Parts = Mapping[str, Sequence[npt.NDArray[np.void]]]
+"""Records that another one points to, by the names of the fields with their address."""
+
 
 @dataclass(eq=False)
 class Step:
@@ -113,21 +116,16 @@ class Assembly:
         """Return the addresses of a phase's kernel and of its arguments."""
         match units:
             case [MatrixUnit() as unit]:
-                return self._kernel("matrix", 3, phases.matrix), self._store(MATRIX, **self._matrix(unit))
+                return self._kernel("matrix", 3, phases.matrix), self._store(MATRIX, self._matrix(unit))
             case [ColumnsUnit(pairs=None) as unit]:
                 return self._kernel("columns", 3, phases.columns), self._columns(unit, COLUMNS)
             case [ColumnsUnit(pairs=Pairs() as pairs) as unit]:
                 record = self._columns(unit, experts.EXPERTS, **self._table(pairs))
                 return self._kernel("expert columns", 3, experts.expert_columns), record
             case [SortUnit() as unit]:
-                record = self._store(
-                    experts.SORT,
-                    stage=stage,
-                    n_used=unit.pairs.n_used,
-                    **self._table(unit.pairs),
-                    **self._address("chosen", unit.chosen),
-                    **self._address("places", Place(unit.pairs.places)),
-                )
+                fields = {"stage": stage, "n_used": unit.pairs.n_used} | self._table(unit.pairs)
+                fields |= self._address("chosen", unit.chosen) | self._address("places", Place(unit.pairs.places))
+                record = self._store(experts.SORT, fields)
                 return self._kernel("sort", 3, experts.sort), record
             case [GatherUnit() as unit]:
                 return self._kernel("gather activations", 3, experts.gather_activations), self._gather(unit)
@@ -138,7 +136,7 @@ class Assembly:
             case [SelectUnit() as unit]:
                 return self._kernel("select", 3, phases.select), self._select(unit)
         ops = [self._row_op(unit) for unit in units if isinstance(unit, RowUnit)]
-        record = self._store(ROWS, parts={"ops": ops}, stage=stage, redundant=int(is_redundant))
+        record = self._store(ROWS, {"stage": stage, "redundant": int(is_redundant)}, {"ops": ops})
         return self._kernel("rows", 3, phases.rows), record
 
     # --- records ------------------------------------------------------------------------------------
@@ -150,15 +148,13 @@ class Assembly:
             record[name] = value
         return record
 
-    def _store(
-        self, dtype: np.dtype[np.void], /, *, parts: Mapping[str, Sequence[npt.NDArray[np.void]]] = {}, **fields: Any
-    ) -> int:
+    def _store(self, dtype: np.dtype[np.void], fields: Mapping[str, Any], parts: Parts | None = None) -> int:
         """Write a record, and behind it the records that it points to, and return its address.
 
         The records of all phases follow one another in memory, because they are read once per step, from a memory
         that the weights have filled with other data since.
         """
-        contents = [np.concatenate(records).view(np.uint8) for records in parts.values() if records]
+        contents = [np.concatenate(records).view(np.uint8) for records in (parts or {}).values() if records]
         n_bytes = align_up(dtype.itemsize) + sum(align_up(content.nbytes) for content in contents)
         if not self._blocks or self._used + n_bytes > self._blocks[-1].nbytes:
             self._blocks.append(np.zeros(max(_BLOCK_BYTES, n_bytes + 64), np.uint8))
@@ -167,9 +163,8 @@ class Assembly:
         record, address = block[self._used : self._used + dtype.itemsize].view(dtype), self._end()
         self._used += align_up(dtype.itemsize)
 
-        for name, records in parts.items():
-            fields[name] = self._end() if records else 0
-            fields[f"n_{name}"] = len(records)
+        for name, records in (parts or {}).items():
+            record[name], record[f"n_{name}"] = self._end() if records else 0, len(records)
             if records:
                 content = contents.pop(0)
                 block[self._used : self._used + content.nbytes] = content
@@ -249,6 +244,7 @@ class Assembly:
             "floats_stride": x.floats.row_bytes if is_grouped else 0,
             "records_row": x.records_row,
             "floats_row": x.floats_row,
+            "scales": product.scales.address if product.scales else 0,
         }
 
     def _matrix(self, unit: MatrixUnit) -> dict[str, Any]:
@@ -264,19 +260,17 @@ class Assembly:
 
     def _gather(self, unit: GatherUnit) -> int:
         x = unit.out
-        return self._store(
-            experts.GATHER,
-            stage=unit.stage,
-            n_used=unit.pairs.n_used,
-            n_columns=x.n,
-            layouts=x.layouts,
-            records=x.records.address,
-            floats=x.floats.address,
-            records_stride=x.records.row_bytes,
-            floats_stride=x.floats.row_bytes,
-            **self._table(unit.pairs),
-            **self._address("x", unit.x),
-        )
+        fields = {
+            "stage": unit.stage,
+            "n_used": unit.pairs.n_used,
+            "n_columns": x.n,
+            "layouts": x.layouts,
+            "records": x.records.address,
+            "floats": x.floats.address,
+            "records_stride": x.records.row_bytes,
+            "floats_stride": x.floats.row_bytes,
+        }
+        return self._store(experts.GATHER, fields | self._table(unit.pairs) | self._address("x", unit.x))
 
     def _returned(self) -> dict[str, int]:
         return {"out_stride": self._result_stride, "out_mode": self._result}
@@ -314,7 +308,7 @@ class Assembly:
             fields |= self._address("out", unit.out) if unit.out else self._returned()
         self._need_scratch(unit.n_slots * 4 * max(phases.CHUNK_FLOATS, 16 * tiles * n_rows))
         inputs = [self._new(MATRIX, **self._product(product, unit.stage)) for product in unit.inputs]
-        return self._store(dtype, parts={"inputs": inputs, "ops": ops}, **fields, **more)
+        return self._store(dtype, fields | more, {"inputs": inputs, "ops": ops})
 
     def _attention(self, unit: AttentionUnit) -> tuple[int, int]:
         layout, cached = unit.cache, self._caches.addresses(unit.number)
@@ -335,7 +329,7 @@ class Assembly:
             fields |= self._address("k", unit.k) | self._address("v", unit.v)
         ops = {"q_ops": unit.q_ops, "k_ops": unit.k_ops, "v_ops": unit.v_ops}
         parts = {name: [self._head_op(op) for op in units] for name, units in ops.items()}
-        return kernel.address, self._store(ATTENTION, parts=parts, **fields)
+        return kernel.address, self._store(ATTENTION, fields, parts)
 
     def _recurrent(self, unit: RecurrentUnit) -> tuple[int, int]:
         kernel = unit.build(self._compiler)
@@ -344,7 +338,7 @@ class Assembly:
         fields = self._numbers(unit.fields) | {"state": self._states[0] + unit.state, "state_slot": self._states[1]}
         for name, place in (*unit.inputs.items(), ("out", unit.out)):
             fields |= {name: place.address, f"{name}_stride": place.buffer.row_bytes}
-        return kernel.address, self._store(unit.dtype, **fields)
+        return kernel.address, self._store(unit.dtype, fields)
 
     def _head_op(self, unit: RowUnit) -> npt.NDArray[np.void]:
         fields = self._numbers(unit.fields)
@@ -357,7 +351,7 @@ class Assembly:
             for buffer in unit.buffers
             if buffer.row_bytes
         ]
-        return self._store(SELECT, parts={"buffers": buffers})
+        return self._store(SELECT, {}, {"buffers": buffers})
 
     def _need_scratch(self, n_bytes: int) -> None:
         self._scratch_bytes = max(self._scratch_bytes, n_bytes)

@@ -31,6 +31,7 @@ from llamafw_backends.numba_cpu.kernel_records import HIDDEN, LOGITS, PLAN, addr
 from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.lowering import Lowering
 from llamafw_backends.numba_cpu.memory import Arena, align_up
+from llamafw_backends.numba_cpu.mixing_lowering import key_rotation
 from llamafw_backends.numba_cpu.placement import Placement
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.schedule import Schedule, schedule
@@ -75,7 +76,7 @@ class NumbaBackend:
         self._weights = Weights(context)
         self._rotation_tables = rotations = Rotations(self.n_ctx)
         logits, hidden = (
-            Lowering(graph, result, self._weights, rotations, self.n_batch)
+            Lowering(result, self._weights, rotations, self.n_batch)
             for result in (graph.logits or graph.hidden, graph.hidden)
         )
         self.n_vocab = (graph.logits or graph.hidden).shape[0]
@@ -156,7 +157,7 @@ class NumbaBackend:
         """Find how cached keys are rotated, and whether they can be moved to other positions."""
         self.can_shift, self._rotations = True, []
         try:
-            self._rotations = [lowering.key_rotation(cache) for cache, _ in lowering.caches]
+            self._rotations = [key_rotation(lowering, cache) for cache, _ in lowering.caches]
         except ModelError:
             self.can_shift = False
 

@@ -18,6 +18,7 @@ from llamafw_backends.numba_cpu.kernel_records import (
     I,
     accessor,
     columns_at,
+    fields_of,
     matrix_at,
     named,
     plan_at,
@@ -51,7 +52,7 @@ GATHER = np.dtype(
 
 EXPERTS = np.dtype(
     [
-        *((name, kind) for name, (kind, _) in (COLUMNS.fields or {}).items()),
+        *fields_of(COLUMNS),
         *named(I, "n_expert table table_stride"),
         *named(I, "records_row floats_row"),  # bytes per pair of the result's activations
     ]
@@ -192,7 +193,12 @@ def _compute(
         if is_single and m.records_stride != 0:  # all pairs have the same input
             records, floats = m.records + thread * m.records_stride, m.floats + thread * m.floats_stride
         first_tile, last_tile = tile + c.unit * column, tile + c.unit * end
-        matmul(record, p.widths, records, floats, n, first_tile, last_tile, scratch + i * n * stride, stride, 0)
+        product = scratch + i * n * stride
+        matmul(record, p.widths, records, floats, n, first_tile, last_tile, product, stride, 0)
+        if m.scales != 0:
+            factor = load_f32(m.scales + 4 * expert)
+            for j in range(0, n * stride, 4):
+                store_f32(load_f32(product + j) * factor, product + j)
 
     for row in range(n):
         for i in range(c.n_ops):

@@ -39,6 +39,11 @@ def named(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
+def fields_of(dtype: np.dtype[np.void]) -> list[tuple[str, Any]]:
+    """Return the fields of a record."""
+    return [(name, dtype[name]) for name in dtype.names or ()]
+
+
 TENSOR = np.dtype(
     [
         ("kernel", I),  # address of the matmul kernel for the matrix's format
@@ -99,7 +104,7 @@ ROWS = np.dtype(
 
 MATRIX = np.dtype(
     [
-        *((name, kind) for name, (kind, _) in (TENSOR.fields or {}).items()),  # a copy of the TENSOR
+        *fields_of(TENSOR),  # a copy
         ("stage", I),
         *named(I, "n_parts part_tiles"),  # matrices of the tensor, and the tiles of each
         *named(I, "first_tile used_tiles"),  # of each matrix, those that are multiplied
@@ -108,6 +113,7 @@ MATRIX = np.dtype(
         *named(I, "records_row floats_row"),  # bytes per token and part
         *named(I, "out out_stride out_mode out_part"),
         ("add", I),  # 1: the product is added to ``out``
+        ("scales", I),  # (n_parts,) float32: factors of the products of experts, or 0
     ]
 )
 """The arguments of `phases.matrix`: a product with a matrix."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llamafw_backends.numba_cpu.kernel_compiler import jit
-from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, load_i8, load_i64, load_u8, store_f32
+from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, load_i8, load_u8, store_f32
 
 NO_KERNEL = 0  # any other type; Python unpacks its rows
 KERNEL_KINDS = {name: number for number, name in enumerate(("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"), start=1)}

@@ -15,7 +15,7 @@ from llamafw_backends.numba_cpu.isa import RECORD_BYTES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import SHARED
 from llamafw_backends.numba_cpu.memory import align_up
-from llamafw_backends.numba_cpu.weights import Matrix
+from llamafw_backends.numba_cpu.weights import Matrix, Vector
 
 Kernel = Callable[..., int]
 
@@ -115,6 +115,7 @@ class Product:
     x: Activations
     first_tile: int
     used_tiles: int
+    scales: Vector | None = None  # a factor for each matrix of a group
 
 
 @dataclass(eq=False)

@@ -1,0 +1,226 @@
+"""Find the operators of a graph that are computed together.
+
+- A norm, a rotation or a scale of query, key or value heads is part of the attention that reads them.
+- SiLU after a convolution is part of it, and so is the repetition of heads before linear attention.
+- Elementwise operators of matrix products are computed with the products, in groups of columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from llamafw import graph as g
+from llamafw_backends.numba_cpu.tiles import ROWS
+from llamafw_backends.numba_cpu.weights import Order
+
+MAX_FUSED = 24  # values that are computed together in groups of columns
+MIXING = (g.Attention, g.Conv, g.LinearAttention, g.SelectiveScan)
+"""Operators whose rows depend on other tokens."""
+ALIASES = (g.Reshape, g.LayerOutput)
+"""Operators whose rows are those of their input."""
+
+
+class Fusion:
+    """The values of a graph in order, and what is computed together.
+
+    Parameters
+    ----------
+    result : Value
+        The value that is computed.
+    """
+
+    def __init__(self, result: g.Value) -> None:
+        self.result = result
+        self.order = list(g.Graph(result, None, 0))
+        self.users: dict[g.Value, list[g.Value]] = defaultdict(list)
+        for value in self.order:
+            for operand in value.inputs():
+                self.users[operand].append(value)
+        self.early = self._find_early()
+        self.number = {value: i for i, value in enumerate(self.order)}
+        self.ancestors = self._find_ancestors()
+
+        self.claimed: set[g.Value] = set()  # computed as a part of something else
+        self.columns: dict[g.Value, list[g.Value]] = {}  # by the last value of elementwise operators of products
+        self.chains: dict[g.Value, tuple[list[g.Value], g.Value]] = {}  # see `_head_chain`
+        self.row_orders: dict[g.Linear, Order] = {}
+        self.silu_of: dict[g.Value, g.Value] = {}  # by the convolution
+        self._fuse_heads()
+        self._fuse_recurrent()
+        self._fuse_columns()
+
+    def aliases_of(self, source: g.Value) -> list[g.Value]:
+        """Return a value and the values that stand for the same rows."""
+        found = [source]
+        for value in found:
+            found += [user for user in self.users[value] if isinstance(user, ALIASES)]
+        return found
+
+    def readers_of(self, source: g.Value) -> list[g.Value]:
+        """Return the operators that read a value, directly or under another shape."""
+        return [user for one in self.aliases_of(source) for user in self.users[one] if not isinstance(user, ALIASES)]
+
+    def _find_early(self) -> set[g.Value]:
+        """Return the values that other tokens depend on."""
+        early: set[g.Value] = set()
+        for value in reversed(self.order):
+            if isinstance(value, MIXING) or value in early:
+                early.add(value)
+                early.update(value.inputs())
+        return early
+
+    def _find_ancestors(self) -> dict[g.Value, int]:
+        """Return, for each value, a bit for each value that it is computed from."""
+        ancestors: dict[g.Value, int] = {}
+        for i, value in enumerate(self.order):
+            bits = 1 << i
+            for operand in value.inputs():
+                bits |= ancestors[operand]
+            ancestors[value] = bits
+        return ancestors
+
+    def _fuse_heads(self) -> None:
+        """Find the operators on heads that attention applies itself."""
+        for attention in self.order:
+            if not isinstance(attention, g.Attention) or not isinstance(attention.past, g.Cache):
+                continue
+            parts = [attention.q, attention.past.k, attention.past.v]
+            for part in parts:
+                if part not in self.chains:
+                    self.chains[part] = self._head_chain(part)
+            self._choose_order(attention)
+            for part in parts:
+                self.claimed.update(self.chains[part][0])
+
+    def _head_chain(self, value: g.Value) -> tuple[list[g.Value], g.Value]:
+        """Return the operators that can be applied to each head of a value in place, and the value before them."""
+        ops: list[g.Value] = []
+        base = value
+        while len(self.users[base]) == 1 and self._is_head_op(base):
+            ops.insert(0, base)
+            base = base.x  # type: ignore[attr-defined]  # every operator on heads has one input, x
+        source, is_alone = base, True
+        while isinstance(source, ALIASES):
+            is_alone = is_alone and len(self.users[source]) == 1
+            source = source.x
+        if not is_alone or len(self.users[source]) != 1 or not isinstance(source, g.Linear):
+            return [], value
+        return ops, base
+
+    @staticmethod
+    def _is_head_op(value: g.Value) -> bool:
+        if len(value.shape) != 2:
+            return False
+        if isinstance(value, g.RMSNorm):
+            return value.groups == 1 and (value.weight is None or len(value.weight.shape) == 1)
+        if isinstance(value, g.LayerNorm):
+            return value.weight is None or len(value.weight.shape) == 1
+        return isinstance(value, g.L2Norm | g.Scale) or (isinstance(value, g.Rope) and value.positions is g.POSITIONS)
+
+    def _choose_order(self, attention: g.Attention) -> None:
+        """Reorder the rows of Q and K if their rotation has adjacent pairs.
+
+        The rows of each head become first the first numbers of all pairs, then the second ones. Pair i is then
+        (i, i + n/2), and a rotation is a few operations on whole vectors. Scores do not change, because queries and
+        keys are reordered in the same way.
+        """
+        orders, linears = [], []
+        for part in (attention.q, attention.past.k):
+            ops, base = self.chains[part]
+            turns = [op.rotation for op in ops if isinstance(op, g.Rope)]
+            source = strip(base)
+            if len(turns) != 1 or not turns[0].interleaved or turns[0].offset or not isinstance(source, g.Linear):
+                return
+            n_rot, size = turns[0].n_rotated, part.shape[1]
+            orders.append((*range(0, n_rot, 2), *range(1, n_rot, 2), *range(n_rot, size)))
+            linears.append(source)
+        if orders[0] == orders[1] and len(self.users[attention.past]) == 1:
+            self.row_orders |= dict(zip(linears, orders, strict=True))
+
+    def _fuse_recurrent(self) -> None:
+        """Find the operators that convolutions and linear attention apply themselves."""
+        for value in self.order:
+            users = self.users[value]
+            if isinstance(value, g.Conv) and len(users) == 1:
+                (user,) = users
+                if isinstance(user, g.Activation) and user.function == "silu":
+                    self.silu_of[value] = user
+                    self.claimed.add(user)
+            if isinstance(value, g.Repeat) and all(
+                isinstance(user, g.LinearAttention) and value in (user.q, user.k) for user in users
+            ):
+                self.claimed.add(value)
+
+    def _fuse_columns(self) -> None:
+        """Find elementwise operators of products that are computed in groups of columns."""
+        for value in reversed(self.order):
+            if value in self.claimed or not is_elementwise(value):
+                continue
+            members = self._column_members(value)
+            if members:
+                self.columns[value] = members
+                self.claimed.update(member for member in members if member is not value)
+                for linear in {linear_of(member) for member in members if is_product(member)}:
+                    if all(user in self.claimed for user in self.users[linear]):
+                        self.claimed.add(linear)
+
+    def _column_members(self, last: g.Value) -> list[g.Value]:
+        """Return the values that are computed together with ``last``, in order; none if that is not possible."""
+        members, todo = {last}, [last]
+        while todo:
+            value = todo.pop()
+            if is_product(value):
+                continue
+            for operand in value.inputs():
+                if operand in members:
+                    continue
+                fits = is_product(operand) or is_elementwise(operand) or isinstance(operand, ALIASES)
+                if not fits or operand in self.claimed or g.size_of(operand) != g.size_of(last):
+                    return []
+                members.add(operand)
+                todo.append(operand)
+            if len(members) > MAX_FUSED:
+                return []
+        if any(user not in members for member in members - {last} for user in self.users[member]):
+            return []
+        products = [linear_of(member) for member in members if is_product(member)]
+        chosen = {one.chosen if isinstance(one, g.ExpertLinear) else None for one in products}
+        if self.result in members - {last} or len(chosen) != 1:
+            return []
+        return [value for value in self.order if value in members]
+
+
+def strip(value: g.Value) -> g.Value:
+    """Return the value whose rows a value has."""
+    while isinstance(value, ALIASES):
+        value = value.x
+    return value
+
+
+def is_product(value: g.Value) -> bool:
+    """Return whether a value is a product with a matrix or with experts, or a slice of one that has whole tiles."""
+    if isinstance(value, g.Slice):
+        return is_product(value.x) and not isinstance(value.x, g.Slice) and value.first % ROWS == 0
+    if isinstance(value, g.Linear):
+        return len(value.weight.shape) == 2 and len(value.x.shape) == 1 and value.scale is None
+    return isinstance(value, g.ExpertLinear)
+
+
+def linear_of(value: g.Value) -> g.Linear | g.ExpertLinear:
+    """Return the product that a value is, or is a slice of."""
+    linear = value.x if isinstance(value, g.Slice) else value
+    assert isinstance(linear, g.Linear | g.ExpertLinear)  # see `is_product`
+    return linear
+
+
+def is_elementwise(value: g.Value) -> bool:
+    """Return whether an operator computes each number of a row from the same numbers of its operands."""
+    match value:
+        case g.Activation() | g.Scale() | g.Clamp() | g.Add():
+            return True
+        case g.Mul():
+            return value.a.shape == value.b.shape
+        case g.WeightMul() | g.WeightAdd():
+            return math.prod(value.weight.shape) in (1, g.size_of(value))
+    return False

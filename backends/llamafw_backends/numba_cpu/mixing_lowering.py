@@ -1,0 +1,195 @@
+"""Lower the operators whose rows depend on other tokens: attention, convolution, linear attention, scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llamafw import ModelError
+from llamafw import graph as g
+from llamafw_backends.numba_cpu import convolution, linear_attention, selective_scan
+from llamafw_backends.numba_cpu.convolution import pack_weight
+from llamafw_backends.numba_cpu.emit import LANES
+from llamafw_backends.numba_cpu.fusion import strip
+from llamafw_backends.numba_cpu.kv_cache import KeyRotation
+from llamafw_backends.numba_cpu.row_lowering import parts, rotation, unary
+from llamafw_backends.numba_cpu.selective_scan import pack_a
+from llamafw_backends.numba_cpu.units import AttentionUnit, Buffer, CacheLayout, Place, RecurrentUnit, RowUnit
+
+if TYPE_CHECKING:
+    from llamafw_backends.numba_cpu.lowering import Lowering
+
+
+def lower_attention(low: Lowering, value: g.Attention) -> None:
+    """Append attention, with the operators on heads before it."""
+    past = value.past
+    assert isinstance(past, g.Cache)  # the only case that is lowered
+    layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1])
+    for size in (layout.key_size, layout.value_size):
+        if size % 16:
+            raise ModelError(f"the numba backend needs a head size that is a multiple of 16; this model's is {size}")
+    if value.window_kind == "symmetric" and value.window is not None:
+        raise ModelError("the numba backend has no kernel for symmetric windows over a cache")
+
+    stores = past not in low.cache_buffers
+    if stores:
+        low.cache_buffers[past] = Buffer(0)
+        low.caches.append((past, layout))
+    number = next(i for i, (cache, _) in enumerate(low.caches) if cache is past)
+    q, q_ops = _heads(low, value.q)
+    (key, k_ops), (v, v_ops) = (_heads(low, part) if stores else (q, []) for part in (past.k, past.v))
+
+    fields: dict[str, Any] = {
+        "window": value.window or 0,
+        "chunked": int(value.window_kind == "chunked"),
+        "scale": value.scale,
+        "softcap": value.softcap or 0.0,
+    }
+    if value.temperature is not None:
+        fields["temperature"], fields["temperature_length"] = value.temperature
+    if value.sinks is not None:
+        fields["sinks"] = low.weights.vector(value.sinks)
+    if value.alibi:
+        fields["alibi"] = low.weights.numbers(value.alibi)
+    low.units.append(
+        AttentionUnit(
+            q,
+            key,
+            v,
+            low.new(value),
+            q_ops,
+            k_ops,
+            v_ops,
+            value.q.shape[0],
+            layout,
+            number,
+            low.cache_buffers[past],
+            stores,
+            fields,
+            stage=0,
+        )
+    )
+
+
+def _heads(low: Lowering, value: g.Value) -> tuple[Place, Sequence[RowUnit]]:
+    """Return where the heads of Q, K or V are, and the operators that are still to be applied to each."""
+    ops, base = low.fusion.chains[value]
+    units = []
+    for op in ops:
+        source = strip(base)
+        order = low.fusion.row_orders.get(source, ()) if isinstance(source, g.Linear) else ()
+        if isinstance(op, g.Rope):
+            kernel, fields = rotation(low, op.rotation, op.rotation.interleaved and not order)
+            fields = parts(op.shape[1], 1) | fields | {"offset": 4 * op.rotation.offset}
+        else:
+            kernel, fields = unary(low.weights, op, order)
+            fields = fields | {"n_parts": 1, "size": op.shape[1]}
+        units.append(RowUnit(kernel, None, None, None, fields, stage=0))
+    return low.place(base), units
+
+
+def key_rotation(low: Lowering, cache: g.Cache) -> KeyRotation | None:
+    """Return how the keys of a cache are rotated; None if they are not.
+
+    Raises
+    ------
+    ModelError
+        The rotation of cached keys cannot be changed.
+    """
+    value, offset = cache.k, 0
+    if isinstance(value, g.Concat):
+        turned = [part for part in value.parts if isinstance(part, g.Rope)]
+        if turned:
+            offset = sum(part.shape[-1] for part in value.parts[: value.parts.index(turned[0])])
+            value = turned[0]
+    if not isinstance(value, g.Rope):
+        if any(isinstance(one, g.Rope) for one in g.Graph(cache.k, None, 0)):
+            raise ModelError("the keys of this model cannot be moved to other positions")
+        return None
+
+    turn, n = value.rotation, value.rotation.n_rotated
+    frequencies = low.rotations.frequencies(turn)
+    source = strip(low.fusion.chains[cache.k][1])
+    start = offset + turn.offset
+    if turn.interleaved and not (isinstance(source, g.Linear) and source in low.fusion.row_orders):
+        return KeyRotation(frequencies, slice(start, start + n, 2), slice(start + 1, start + n, 2))
+    return KeyRotation(frequencies, slice(start, start + n // 2), slice(start + n // 2, start + n))
+
+
+def lower_recurrent(low: Lowering, value: g.Conv | g.LinearAttention | g.SelectiveScan) -> None:
+    """Append an operator that reads the tokens of a slot in order."""
+    w = low.weights
+    match value:
+        case g.Conv():
+            n_channels, n = value.weight.shape
+            silu, bias = value in low.fusion.silu_of, value.bias is not None
+            if n_channels % LANES:
+                raise ModelError(f"the numba backend needs channels in multiples of {LANES}, not {n_channels}")
+            fields = {"n_channels": n_channels, "weight": w.vector(value.weight, change=pack_weight)}
+            if value.bias is not None:
+                fields["bias"] = w.vector(value.bias)
+            inputs = {"x": low.place(value.x)}
+            result = low.fusion.silu_of.get(value, value)
+            unit = RecurrentUnit(
+                lambda compiler: convolution.build(compiler, n, bias=bias, silu=silu),
+                convolution.CONVOLUTION,
+                inputs,
+                low.new(result),
+                fields,
+                convolution.state_bytes(n_channels, n),
+                convolution.scratch_bytes(n_channels, n),
+                stage=0,
+            )
+        case g.LinearAttention():
+            unit = _linear_attention(low, value)
+        case g.SelectiveScan():
+            n_channels, n_state = value.a.shape
+            if n_channels % LANES:
+                raise ModelError(f"the numba backend needs channels in multiples of {LANES}, not {n_channels}")
+            fields = {"a": w.vector(value.a, change=pack_a), "d": w.vector(value.d)}
+            fields |= {"n_channels": n_channels, "n_state": n_state}
+            inputs = {name: low.place(getattr(value, name)) for name in ("x", "delta", "b", "c")}
+            unit = RecurrentUnit(
+                selective_scan.build,
+                selective_scan.SELECTIVE_SCAN,
+                inputs,
+                low.new(value),
+                fields,
+                selective_scan.state_bytes(n_channels, n_state),
+                selective_scan.scratch_bytes(n_state),
+                stage=0,
+            )
+    unit.state, low.state_bytes = low.state_bytes, low.state_bytes + unit.state_bytes
+    low.units.append(unit)
+
+
+def _linear_attention(low: Lowering, value: g.LinearAttention) -> RecurrentUnit:
+    """Return the unit of linear attention."""
+    n_head, key_size = value.k.shape
+    value_size, by_channel = value.v.shape[1], value.gate.shape == value.k.shape
+    for size in (key_size, value_size):
+        if size % LANES:
+            raise ModelError(f"the numba backend needs a head size that is a multiple of {LANES}, not {size}")
+    sources, tiled = [], set()
+    for part in (value.q, value.k):
+        repeats = isinstance(part, g.Repeat) and part in low.fusion.claimed
+        sources.append(part.x if repeats else part)  # type: ignore[attr-defined]  # a Repeat
+        tiled.add(part.tiled if repeats else False)  # type: ignore[attr-defined]
+    if len(tiled) > 1 or sources[0].shape != sources[1].shape:
+        raise ModelError(f"the numba backend needs the same heads of queries and keys in {low.describe(value)}")
+
+    inputs = {"q": low.place(sources[0]), "k": low.place(sources[1])}
+    inputs |= {"v": low.place(value.v), "gate": low.place(value.gate)}
+    if value.beta is not None:
+        inputs["beta"] = low.place(value.beta)
+    rule = value.rule
+    return RecurrentUnit(
+        lambda compiler: linear_attention.build(compiler, rule, key_size, value_size, by_channel=by_channel),
+        linear_attention.LINEAR_ATTENTION,
+        inputs,
+        low.new(value),
+        {"n_head": n_head, "n_key_heads": sources[0].shape[0], "tiled": int(tiled.pop()), "scale": value.scale},
+        linear_attention.state_bytes(n_head, key_size, value_size, by_channel=by_channel),
+        linear_attention.scratch_bytes(key_size, value_size),
+        stage=0,
+    )
