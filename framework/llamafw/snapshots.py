@@ -25,7 +25,7 @@ class Snapshots(Generic[State]):
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._states: dict[int, State] = {}
         self._positions: list[int] = []  # ascending
 
@@ -51,7 +51,7 @@ class Snapshots(Generic[State]):
         if position not in self._states:
             insort(self._positions, position)
         self._states[position] = state
-        while len(self._positions) > max(self._limit, 1):
+        while len(self._positions) > max(self.limit, 1):
             self._remove(self._least_useful(position))
 
     def last(self, n: int) -> tuple[int, State] | None:

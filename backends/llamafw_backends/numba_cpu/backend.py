@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -33,6 +33,7 @@ from llamafw_backends.numba_cpu.lowering import Lowering
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.mixing_lowering import key_rotation
 from llamafw_backends.numba_cpu.placement import Placement
+from llamafw_backends.numba_cpu.recurrent_states import RecurrentStates
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.schedule import Schedule, schedule
 from llamafw_backends.numba_cpu.thread_tuner import ThreadTuner
@@ -51,7 +52,7 @@ class NumbaBackend:
         An option is invalid, or LLAMAFW_ISA names an instruction set that this processor does not have.
     """
 
-    exact, whole_texts, can_cut, can_shift = True, False, True, True
+    exact, whole_texts = True, False
 
     def __init__(self, context: BackendContext) -> None:
         options, graph = context.options, context.graph
@@ -102,8 +103,10 @@ class NumbaBackend:
             self._plan = new_records(PLAN)
             self._plan_address = address_of(self._plan)
             self._allocate(schedules)
-            self._states = Arena(self.n_slots * logits.state_bytes)
-            states = self._states.allocate(self.n_slots * logits.state_bytes), logits.state_bytes
+            self._states = RecurrentStates(self.n_slots, logits.state_bytes, options.n_snapshots)
+            self.can_cut = not self._states
+            self.can_shift = self.can_shift and self.can_cut
+            states = self._states.address, logits.state_bytes
             self._logits_step, self._hidden_step = (
                 Assembly(one, self._memory, self._kv, states, compiler, n_rows, kind, stride).step
                 for one, kind, stride in (
@@ -253,6 +256,8 @@ class NumbaBackend:
         self._tokens[:n], self._positions[:n], self._slots[:n] = batch.tokens, batch.positions, batch.slots
         self._outputs[:m] = batch.outputs
         self._unpack_embeddings(n)
+        if self._states:
+            self._go_back(n)
         self._choose_step(step)
         if self._placement:
             self._placement.place(prompts=len(np.unique(self._slots[:n])) < n)
@@ -261,8 +266,18 @@ class NumbaBackend:
         n_runs = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
         if n_runs <= 0:
             self._raise_fault(*divmod(-n_runs, 8))
+        if self._states:
+            for slot in set(self._slots[:n].tolist()):
+                self._states.advance(slot, int(self._filled[slot]))
         if n_runs == n:  # one token per slot
             self._thread_tuner.record(n, n_threads, time.perf_counter() - started)
+
+    def _go_back(self, n: int) -> None:
+        """Cut each slot where the batch continues it; raise RequestError if that is not possible."""
+        starts = np.flatnonzero(np.diff(self._slots[:n], prepend=-1))
+        for slot, position in zip(self._slots[starts].tolist(), self._positions[starts].tolist(), strict=True):
+            if 0 <= slot < self.n_slots and 0 <= position < self._filled[slot] and self.truncate(slot, position) != position:
+                raise RequestError(f"slot {slot} cannot continue at position {position}, whose state was not kept")
 
     def _unpack_embeddings(self, n: int) -> None:
         """Unpack the rows that the batch needs of embeddings whose type has no kernel."""
@@ -288,8 +303,17 @@ class NumbaBackend:
         n_positions = self._n_positions(slot)
         if n < 0:
             raise LlamafwError(f"slot {slot} cannot be truncated to {n} positions")
-        self._filled[slot] = n_left = min(n_positions, n)
-        return n_left
+        if n < n_positions:
+            self._filled[slot] = self._states.cut(slot, n) if self._states else n
+        return int(self._filled[slot])
+
+    def take_snapshot(self, slot: int) -> None:
+        """Keep a copy of the recurrent state of ``slot`` at its end, for `truncate`."""
+        self._states.take_snapshot(slot, self._n_positions(slot))
+
+    def snapshots(self, slot: int) -> Sequence[int]:
+        """Return the positions of the snapshots of ``slot``, ascending."""
+        return self._states.positions(slot)
 
     def shift(self, slot: int, first: int, n: int) -> None:
         """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated."""
@@ -302,14 +326,15 @@ class NumbaBackend:
         self._filled[slot] = end - n
 
     def state_size(self, n: int) -> int:
-        """Return the size in bytes of the state of ``n`` positions."""
-        return self._kv.state_size(n)
+        """Return the size in bytes of the state of ``n`` positions; with snapshots, the largest possible."""
+        return self._kv.state_size(n) + self._states.max_bytes()
 
     def save(self, slot: int, n: int) -> Bytes:
         """Return a copy of the state of the first ``n`` positions of ``slot``, (n_bytes,) uint8."""
         if not 0 <= n <= (n_positions := self._n_positions(slot)):
             raise LlamafwError(f"{n} positions of slot {slot} cannot be saved, because it has {n_positions}")
-        return self._kv.save(slot, n)
+        cached = self._kv.save(slot, n)
+        return np.concatenate([cached, self._states.save(slot, n, n_positions)]) if self._states else cached
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
         """Replace the contents of ``slot`` by ``n`` positions that `save` returned.
@@ -322,7 +347,11 @@ class NumbaBackend:
         self._n_positions(slot)  # raises an error if the slot does not exist
         if not 0 <= n <= self.n_ctx:
             raise LlamafwError(f"{n} positions do not fit into the context of {self.n_ctx}")
-        self._kv.restore(slot, n, state)
+        n_cached = self._kv.state_size(n)
+        states = self._states.parse(n, state[n_cached:]) if self._states else []
+        self._kv.restore(slot, n, state[:n_cached] if self._states else state)
+        if self._states:
+            self._states.restore(slot, states)
         self._filled[slot] = n
 
     def _n_positions(self, slot: int) -> int:

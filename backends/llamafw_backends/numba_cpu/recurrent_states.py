@@ -1,0 +1,121 @@
+"""The states of recurrent operators, which cannot be cut anywhere, and their snapshots.
+
+A state of n positions also serves the positions since the start of its last block (see `recurrence`). Further back, a
+slot needs a snapshot: a copy of all its states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from llamafw import Bytes, LlamafwError, Snapshots
+from llamafw_backends.numba_cpu.memory import Arena
+from llamafw_backends.numba_cpu.recurrence import earliest_position
+
+Snapshot = tuple[int, Bytes]
+"""The earliest position that the state serves, and its bytes."""
+
+
+class RecurrentStates:
+    """The states of all slots.
+
+    Parameters
+    ----------
+    n_slots : int
+        Number of slots.
+    slot_bytes : int
+        Size of the states of a slot; 0 for models without recurrent operators.
+    n_snapshots : int
+        Maximum number of snapshots of a slot.
+    """
+
+    def __init__(self, n_slots: int, slot_bytes: int, n_snapshots: int) -> None:
+        self.slot_bytes = slot_bytes
+        self._arena = Arena(n_slots * slot_bytes)
+        self.address = self._arena.allocate(n_slots * slot_bytes)
+        self._states: npt.NDArray[np.uint8] = self._arena.view(self.address, (n_slots, slot_bytes), np.uint8)
+        self._earliest = [0] * n_slots  # positions that the slots can go back to without a snapshot
+        self._snapshots: list[Snapshots[Snapshot]] = [Snapshots(n_snapshots) for _ in range(n_slots)]
+
+    def __bool__(self) -> bool:
+        """Return whether the model has recurrent operators."""
+        return self.slot_bytes > 0
+
+    def advance(self, slot: int, n: int) -> None:
+        """Record that ``slot`` has computed tokens and now has ``n`` positions."""
+        self._earliest[slot] = earliest_position(n, self._earliest[slot])
+
+    def take_snapshot(self, slot: int, n: int) -> None:
+        """Copy the state of ``slot``, which has ``n`` positions."""
+        self._snapshots[slot].add(n, (self._earliest[slot], self._states[slot].copy()))
+
+    def positions(self, slot: int) -> list[int]:
+        """Return the positions of the snapshots of ``slot``, ascending."""
+        return self._snapshots[slot].positions
+
+    def cut(self, slot: int, n: int) -> int:
+        """Go back to at most ``n`` positions; return how many are left."""
+        if 0 < n < self._earliest[slot]:
+            found = self._snapshots[slot].last(n)
+            n = 0
+            if found is not None:
+                n, (self._earliest[slot], self._states[slot]) = found
+        if n == 0:
+            self._earliest[slot] = 0  # the kernels begin anew with position 0
+        self._snapshots[slot].cut(n)
+        return n
+
+    def max_bytes(self) -> int:
+        """Return the largest size of what `save` returns."""
+        n = self._snapshots[0].limit + 1
+        return n * (self.slot_bytes + 16) + 8 if self else 0
+
+    def save(self, slot: int, n: int, n_positions: int) -> Bytes:
+        """Return the state of the first ``n`` of ``n_positions`` positions, and the snapshots before.
+
+        The bytes are the number of states, then for each its position and the earliest position that it serves, all as
+        int64, then the states. The last one has ``n`` positions.
+
+        Raises
+        ------
+        LlamafwError
+            The slot cannot be cut at ``n``.
+        """
+        states = [(position, *snapshot) for position, snapshot in self._snapshots[slot] if position <= n]
+        if self._earliest[slot] <= n <= n_positions:
+            states = [one for one in states if one[0] < n] + [(n, self._earliest[slot], self._states[slot])]
+        if not states or states[-1][0] != n:
+            raise LlamafwError(f"the state of {n} positions of slot {slot} was not kept")
+        numbers = np.array([len(states), *(number for one in states for number in one[:2])], np.int64)
+        return np.concatenate([numbers.view(np.uint8), *(state for _, _, state in states)])
+
+    def parse(self, n: int, saved: Bytes) -> list[tuple[int, int, Bytes]]:
+        """Return the states that `save` has returned for ``n`` positions.
+
+        Raises
+        ------
+        LlamafwError
+            The bytes are something else.
+        """
+        saved = np.ascontiguousarray(saved)
+        count = int(saved[:8].view(np.int64)[0]) if saved.nbytes >= 8 else 0
+        end = 8 + 16 * count
+        if not 0 < count <= self._snapshots[0].limit + 1 or saved.nbytes != end + count * self.slot_bytes:
+            raise LlamafwError(f"the state has {saved.nbytes} bytes, which do not fit this model")
+        numbers = saved[8:end].view(np.int64).reshape(count, 2)
+        ascending = (np.diff(numbers[:, 0]) > 0).all() and (numbers >= 0).all() and (numbers[:, 1] <= numbers[:, 0]).all()
+        if not ascending or numbers[-1, 0] != n:
+            raise LlamafwError(f"the state is not one of {n} positions")
+        states = saved[end:].reshape(count, self.slot_bytes)
+        return [(int(p), int(earliest), state) for (p, earliest), state in zip(numbers, states, strict=True)]
+
+    def restore(self, slot: int, states: Iterable[tuple[int, int, Bytes]]) -> None:
+        """Replace the state and the snapshots of ``slot`` by what `parse` has returned."""
+        *snapshots, (n, earliest, state) = states
+        self._snapshots[slot].cut(-1)
+        for position, one_earliest, one in snapshots:
+            self._snapshots[slot].add(position, (one_earliest, one.copy()))
+        self._states[slot], self._earliest[slot] = state, earliest if n else 0
