@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import BackendContext, Bytes, LlamafwError, Snapshots
+from llamafw import BackendContext, Bytes, LlamafwError, ModelError, Snapshots
 from llamafw.testing.backend import DeterministicBackend
 from llamafw.testing.conformance import BackendConformance
 from llamafw.testing.conformance.backend_cache import BackendCacheTests
@@ -155,15 +155,20 @@ def test_wrong_logits_are_reported(write_model: Any) -> None:
     assert_fails(made.test_logits_match_float64, "F32: logits and those of float64 differ by up to", write_model)
 
 
-@pytest.mark.parametrize("test", ["unknown_activation_is_refused", "unknown_tensor_role_is_refused"])
-def test_accepting_unsupported_models_is_reported(test: str, write_model: Any) -> None:
+def test_ignored_operators_are_reported(write_model: Any) -> None:
     made = suite(BackendConformance, DeterministicBackend)
-    assert_fails(getattr(made, f"test_{test}"), "is accepted", write_model)
+    message = "a model with the activation silu: hidden states and those of float64"
+    assert_fails(made.test_other_operators_are_computed_or_refused, message, write_model)
 
 
-def test_ignored_bias_is_reported(write_model: Any) -> None:
-    made = suite(BackendConformance, DeterministicBackend)
-    assert_fails(made.test_biases_are_added_or_refused, "with a bias of ffn_gate: logits", write_model)
+@pytest.mark.parametrize("words", ["the activation function", "the Activation", ""])
+def test_refusals_that_name_no_operator_are_reported(words: str, write_model: Any) -> None:
+    def refuse(context: BackendContext) -> Any:
+        raise ModelError(f"there is no kernel for {words}")
+
+    made = suite(BackendConformance, refuse)
+    message = "a model with biases .* does not name Linear" if "Activation" in words else "does not name Activation"
+    assert_fails(made.test_other_operators_are_computed_or_refused, message, write_model)
 
 
 @pytest.mark.parametrize(

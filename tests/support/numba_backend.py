@@ -20,9 +20,7 @@ def _plugins() -> Plugins:
     return Plugins()
 
 
-def make_context(
-    path: Path, lines: list[str] | None = None, **options: Any
-) -> BackendContext:
+def make_context(path: Path, lines: list[str] | None = None, **options: Any) -> BackendContext:
     """Return the argument of a backend's factory.
 
     Parameters
@@ -47,9 +45,7 @@ def make_context(
 
 
 @contextmanager
-def open_backend(
-    path: Path, lines: list[str] | None = None, **options: Any
-) -> Iterator[Any]:
+def open_backend(path: Path, lines: list[str] | None = None, **options: Any) -> Iterator[Any]:
     """Open a backend, and close it at the end.
 
     The arguments are those of `make_context`.

@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
-from llamafw.testing.conformance import BackendConformance, PluginConformance
+from llamafw.testing.conformance import BackendConformance, PluginConformance, RecurrentBackendConformance
 
 BODY = {"prompt": "Hello in the nation", "n_predict": 6, "temperature": 0, "n_probs": 20, "ignore_eos": True}
 N_HEAD, N_KV, SIZE = 4, 2, 16
@@ -99,6 +99,10 @@ async def test_saved_state_is_restored_exactly(serve: Any) -> None:
 class TestNumpy(BackendConformance):
     name = "numpy"
     tolerance = 1e-4
+
+
+class TestRecurrentModels(RecurrentBackendConformance):
+    name = "numpy"
 
 
 class TestPlugin(PluginConformance):

@@ -213,7 +213,9 @@ def subject_of(item: pytest.Item) -> Subject:
     from llamafw.testing.conformance.base import Conformance
 
     cls = getattr(item, "cls", None)
-    return (cls.kind, cls.name) if cls is not None and issubclass(cls, Conformance) else (OWN_TESTS, "")
+    if cls is None or not issubclass(cls, Conformance):
+        return OWN_TESTS, ""
+    return cls.label or cls.kind, cls.name
 
 
 def rule_of(item: pytest.Item) -> str:

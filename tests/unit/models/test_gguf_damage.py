@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llamafw import Model, ModelError
-from llamafw.engine.components import describe_model
+from llamafw.engine.components import build_graph
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing.tiny import write_tiny_gguf
@@ -168,7 +168,7 @@ def read_or_refuse(folder: Path, content: bytes) -> Model | None:
         model = read_gguf(path, QUANTS)
         for tensor in model.tensors.values():
             assert tensor.data.size == 0 or tensor.data[[0, -1]].size == 2
-        describe_model(model, PLUGINS)
+        build_graph(model, PLUGINS)
     except ModelError as exc:
         assert str(exc).startswith(str(path))  # noqa: PT017  # an error is optional here
         return None

@@ -22,6 +22,7 @@ from llamafw.testing.conformance.events import EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
 from llamafw.testing.conformance.plugin import PluginConformance
 from llamafw.testing.conformance.quant import QuantConformance
+from llamafw.testing.conformance.recurrent_backend import RecurrentBackendConformance
 from llamafw.testing.conformance.sampler import SamplerConformance
 from llamafw.testing.conformance.tokenizer import TokenizerConformance
 from llamafw.testing.conformance.tool_parser import ToolParserConformance
@@ -37,6 +38,7 @@ __all__ = [
     "GrammarConformance",
     "PluginConformance",
     "QuantConformance",
+    "RecurrentBackendConformance",
     "SamplerConformance",
     "TokenizerConformance",
     "ToolParserConformance",

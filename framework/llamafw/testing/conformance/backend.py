@@ -14,10 +14,13 @@ import numpy as np
 import psutil
 
 from llamafw.errors import ModelError
+from llamafw.graph import evaluate, read_weights
+from llamafw.models.gguf import read_gguf
 from llamafw.testing.batches import Run, batch, logits
 from llamafw.testing.conformance.backend_base import F32_CACHE, N_TOKENS, TOKENS, WriteModel
 from llamafw.testing.conformance.backend_cache import BackendCacheTests
 from llamafw.testing.conformance.base import assert_identical
+from llamafw.testing.graphs import Variation, variations
 from llamafw.testing.reference import Reference
 
 SHORT_ANSWER: dict[str, Any] = {"n_predict": 8, "ignore_eos": True, "temperature": 0, "return_tokens": True}
@@ -71,35 +74,23 @@ class BackendConformance(BackendCacheTests):
             assert states.shape == expected, f"hidden states of 3 tokens have the shape {states.shape}, not {expected}"
             self.check_close(states, Reference(path).hidden(TOKENS)[outputs], "hidden states and those of float64")
 
-    def test_biases_are_added_or_refused(self, write_model: WriteModel) -> None:
-        """A bias of any matrix is added, or the model is refused with a ModelError that names the bias."""
-        self.skip_unless_it_follows_the_model()
-        rng = np.random.default_rng(2)
-        for role, size in (("ffn_gate", 128), ("ffn_up", 128), ("ffn_down", 64)):
-            name = f"blk.{{layer}}.{role}.bias"
-            biases = {name.format(layer=i): rng.standard_normal(size).astype(np.float32) for i in (0, 1)}
-            path = write_model(n_embd=64, n_ff=128, n_layer=2, tensors=biases)
-            roles = {f"{role}_bias": name}
-            error = self.refusal(path, roles=roles)
-            if error is not None:
-                assert f"{role}_bias" in error, f"{role}_bias is refused, but the error does not name it: {error}"
-                continue
+    def test_other_operators_are_computed_or_refused(self, write_model: WriteModel) -> None:
+        """A graph with another operator is computed correctly, or refused with a ModelError that names the operator.
 
-            with self.open(path, roles=roles, **F32_CACHE) as backend:
-                actual = logits(backend, TOKENS)
-            subject = f"a model with a bias of {role}: logits and those of float64"
-            self.check_close(actual, Reference(path).logits(TOKENS), subject)
-
-    def test_unknown_activation_is_refused(self, write_model: WriteModel) -> None:
-        """An activation that the backend does not compute is a ModelError that names it."""
+        `llamafw.testing.graphs` has the graphs.
+        """
         self.skip_unless_it_follows_the_model()
-        self.check_refused(write_model(), "unheard_of", activation="unheard_of")
-
-    def test_unknown_tensor_role_is_refused(self, write_model: WriteModel) -> None:
-        """A tensor role that the backend would ignore is a ModelError that names it."""
-        self.skip_unless_it_follows_the_model()
-        for role in ("attn_q_norm", "attn_norm_bias", "unheard_of"):
-            self.check_refused(write_model(), role, roles={role: "blk.{layer}.attn_norm.weight"})
+        n_checked = 0
+        for variation in variations():
+            path = write_model(tensors=variation.tensors())
+            error = self.refusal(path, variation)
+            if error is None:
+                self.check_variation(path, variation)
+            else:
+                message = f"a model with {variation.name} is refused, but the error does not name {variation.operator}"
+                assert variation.operator in error, f"{message}: {error}"
+            n_checked += 1
+        assert n_checked, "there are no graphs"
 
     # --- batches
 
@@ -257,16 +248,27 @@ class BackendConformance(BackendCacheTests):
         tokens: list[int] = response.json()["tokens"]
         return tokens
 
-    def check_refused(self, path: Path, name: str, **description: Any) -> None:
-        """Fail unless the backend refuses a model with this description, and its error contains ``name``."""
-        error = self.refusal(path, **description)
-        assert error is not None, f"a model with {description} is accepted"
-        assert name in error, f"a model with {description} is refused, but the error does not name it: {error}"
-
-    def refusal(self, path: Path, **description: Any) -> str | None:
-        """Return the message of the backend's ModelError for a model; None if the backend accepts it."""
+    def refusal(self, path: Path, variation: Variation) -> str | None:
+        """Return the message of the backend's ModelError for a graph; None if the backend accepts it."""
         try:
-            with self.open(path, **description):
+            with self.open(path, build=variation.build):
                 return None
         except ModelError as error:
             return str(error)
+
+    def check_variation(self, path: Path, variation: Variation) -> None:
+        """Compare the hidden states and logits of a graph with its evaluation in float64."""
+        quants = self.registry("quant")
+        model = read_gguf(path, quants)
+        states, rows = evaluate(variation.build(model), TOKENS, read_weights(model, quants))
+
+        with self.open(path, build=variation.build, **F32_CACHE) as backend:
+            actual = backend.hidden(batch((0, 0, TOKENS)))
+            self.check_close(actual, states, f"a model with {variation.name}: hidden states and those of float64")
+            if rows is None:
+                return
+
+            for sizes in ([N_TOKENS],) if backend.whole_texts else ([N_TOKENS], [17, 1, 22]):
+                actual = logits(backend, TOKENS, sizes)
+                subject = f"a model with {variation.name}, in batches of {sizes}: logits and those of float64"
+                self.check_close(actual, rows, subject)

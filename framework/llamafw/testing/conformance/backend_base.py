@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from llamafw.graph import as_decoder
+from llamafw.graph import Graph
 from llamafw.interfaces import Backend, BackendContext, SnapshotBackend
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.conformance.base import ProtocolConformance, assert_identical
-from llamafw.types import BackendOptions
+from llamafw.types import BackendOptions, Model
 
 N_TOKENS = 40
 TOKENS = [int(token) for token in np.random.default_rng(1).integers(0, 300, N_TOKENS)]  # the prompt of all tests
@@ -46,25 +45,16 @@ class BackendTests(ProtocolConformance):
             pytest.skip("`follows_the_model` is False")
 
     @contextmanager
-    def open(
-        self, path: Path, *, roles: Mapping[str, str] | None = None, activation: str | None = None, **options: Any
-    ) -> Iterator[Backend]:
+    def open(self, path: Path, *, build: Callable[[Model], Graph] | None = None, **options: Any) -> Iterator[Backend]:
         """Open a model with the backend, and close the backend at the end.
 
-        ``roles`` and ``activation`` are added to the description of the model, which then is no longer a plain Llama.
+        ``build`` returns the graph of the model; by default it is the architecture ``llama``.
         """
         quants = self.registry("quant")
         model = read_gguf(path, quants)
-        described = model
-        if roles:  # biases that only these roles name
-            tensors = {name: tensor for name, tensor in model.tensors.items() if not name.endswith(".bias")}
-            described = replace(model, tensors=tensors)
-        decoder = as_decoder(self.registry("architecture")["llama"](described))
-        decoder = replace(decoder, tensors={**decoder.tensors, **(roles or {})})
-        if activation is not None:
-            decoder = replace(decoder, activation=activation)  # type: ignore[arg-type]  # backends must refuse others
+        graph = (build or self.registry("architecture")["llama"])(model)
         options = {"n_slots": 2, "n_threads": 1} | self.options | options
-        backend: Backend = self.registered()(BackendContext(model, decoder, BackendOptions(**options), quants))
+        backend: Backend = self.registered()(BackendContext(model, graph, BackendOptions(**options), quants))
         try:
             yield backend
         finally:

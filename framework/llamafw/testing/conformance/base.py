@@ -24,6 +24,8 @@ class Conformance:
     ----------
     kind : str
         The kind of object: ``"sampler"``, ``"backend"`` …
+    label : str
+        The suite's part of generated names of tests, if a kind has several suites.
     name : str
         The name under which it is registered.
     plugins : tuple of str
@@ -34,6 +36,7 @@ class Conformance:
     """
 
     kind: ClassVar[str]
+    label: ClassVar[str] = ""
     name: ClassVar[str] = ""
     plugins: ClassVar[tuple[str, ...]] = ()
     generated: ClassVar[bool] = False

@@ -16,24 +16,23 @@ from llamafw.testing.conformance.events import EVENTS, EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
 from llamafw.testing.conformance.plugin import PluginConformance
 from llamafw.testing.conformance.quant import QuantConformance
+from llamafw.testing.conformance.recurrent_backend import RecurrentBackendConformance
 from llamafw.testing.conformance.sampler import SamplerConformance
 from llamafw.testing.conformance.tokenizer import TokenizerConformance
 from llamafw.testing.conformance.tool_parser import ToolParserConformance
 from llamafw.testing.conformance.weights import WeightsConformance
 
-SUITES_BY_KIND: dict[str, type[Conformance]] = {
-    suite.kind: suite
-    for suite in (
-        SamplerConformance,
-        ChatFormatConformance,
-        ToolParserConformance,
-        GrammarConformance,
-        TokenizerConformance,
-        ArchitectureConformance,
-        QuantConformance,
-        BackendConformance,
-    )
-}
+SUITES_BY_NAME: tuple[type[Conformance], ...] = (
+    SamplerConformance,
+    ChatFormatConformance,
+    ToolParserConformance,
+    GrammarConformance,
+    TokenizerConformance,
+    ArchitectureConformance,
+    QuantConformance,
+    BackendConformance,
+    RecurrentBackendConformance,
+)
 """Suites for objects that are registered under a name."""
 
 SUITES_BY_HOOK: dict[str, type[Conformance]] = {
@@ -65,23 +64,24 @@ def suites(names: Collection[str], plugins: tuple[str, ...] = ()) -> dict[str, t
         if not {record.name, record.distribution}.isdisjoint(names):
             plugin_name = record.name if record.name in plugins else record.distribution
             for suite, name in _suites_of(record, plugin_name):
-                applicable[suite.kind, name] = suite
+                applicable[suite.label or suite.kind, name] = suite
 
     return {
-        f"Test_{kind}_{re.sub('[^A-Za-z0-9]', '_', name)}": type(
+        f"Test_{label}_{re.sub('[^A-Za-z0-9]', '_', name)}": type(
             name, (suite,), {"name": name, "plugins": plugins, "generated": True}
         )
-        for (kind, name), suite in applicable.items()
+        for (label, name), suite in applicable.items()
     }
 
 
 def _suites_of(record: PluginRecord, plugin_name: str) -> list[tuple[type[Conformance], str]]:
     """Return each suite with the name of the object or plugin that it tests."""
     by_name = [
-        (SUITES_BY_KIND[kind], name)
+        (suite, name)
         for kind, names in record.registered.items()
-        if kind in SUITES_BY_KIND
         for name in names
+        for suite in SUITES_BY_NAME
+        if suite.kind == kind
     ]
     by_hook = [(suite, plugin_name) for hook, suite in SUITES_BY_HOOK.items() if hook in record.hooks]
     return [(PluginConformance, plugin_name), *by_name, *by_hook]
