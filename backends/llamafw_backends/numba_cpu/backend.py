@@ -121,8 +121,8 @@ class NumbaBackend:
             raise
         compiler.remove_unused(self._isa.name)
 
-        if (gpu := options.gpu) != GpuOptions():
-            context.log(f"numba backend: it computes on the CPU and ignores {gpu}")
+        if ignored := _gpu_flags(options.gpu):
+            context.log(f"numba backend: it computes on the CPU; {' '.join(ignored)} has no effect")
         if options.flash_attention is False:
             context.log("numba backend: attention is always computed in blocks; -fa off has no effect")
         context.log(
@@ -379,3 +379,16 @@ class NumbaBackend:
     def close(self) -> None:
         """Stop the threads; memory is freed with the last reference to the backend."""
         self._close()
+
+
+def _gpu_flags(gpu: GpuOptions) -> list[str]:
+    """Return the flags with which options for GPUs were given."""
+    default = GpuOptions()
+    flags = {
+        f"-ngl {gpu.n_layers}": gpu.n_layers != default.n_layers,
+        f"-sm {gpu.split_mode}": gpu.split_mode != default.split_mode,
+        f"-ts {','.join(f'{share:g}' for share in gpu.tensor_split)}": gpu.tensor_split != default.tensor_split,
+        f"-mg {gpu.main_gpu}": gpu.main_gpu != default.main_gpu,
+        "-nkvo": gpu.kv_offload != default.kv_offload,
+    }
+    return [flag for flag, is_given in flags.items() if is_given]

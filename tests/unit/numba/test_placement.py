@@ -257,7 +257,7 @@ def test_gpu_options_are_ignored_with_a_log_line(tmp_path: Path) -> None:
 
     lines: list[str] = []
     with open_backend(write_tiny_gguf(tmp_path / "m.gguf"), lines, gpu=given.gpu, flash_attention=False):
-        assert "ignores GpuOptions(n_layers=7" in "".join(lines)
+        assert "-ngl 7 -sm row -ts 3,1 -mg 1 -nkvo has no effect" in "".join(lines)
         assert "-fa off has no effect" in "".join(lines)
 
 
