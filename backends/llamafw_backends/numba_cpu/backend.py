@@ -28,7 +28,7 @@ from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import HIDDEN, LOGITS, PLAN, address_of, new_records
-from llamafw_backends.numba_cpu.kv_cache import KVCache
+from llamafw_backends.numba_cpu.kv_cache import KeyRotation, KVCache
 from llamafw_backends.numba_cpu.lowering import Lowering
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.mixing_lowering import key_rotation
@@ -104,8 +104,6 @@ class NumbaBackend:
             self._plan_address = address_of(self._plan)
             self._allocate(schedules)
             self._states = RecurrentStates(self.n_slots, logits.state_bytes, options.n_snapshots)
-            self.can_cut = not self._states
-            self.can_shift = self.can_shift and self.can_cut
             states = self._states.address, logits.state_bytes
             self._logits_step, self._hidden_step = (
                 Assembly(one, self._memory, self._kv, states, compiler, n_rows, kind, stride).step
@@ -158,7 +156,8 @@ class NumbaBackend:
 
     def _find_rotations(self, lowering: Lowering) -> None:
         """Find how cached keys are rotated, and whether they can be moved to other positions."""
-        self.can_shift, self._rotations = True, []
+        self._rotations: list[KeyRotation | None] = []
+        self.can_cut = self.can_shift = lowering.state_bytes == 0
         try:
             self._rotations = [key_rotation(lowering, cache) for cache, _ in lowering.caches]
         except ModelError:
@@ -276,7 +275,11 @@ class NumbaBackend:
         """Cut each slot where the batch continues it; raise RequestError if that is not possible."""
         starts = np.flatnonzero(np.diff(self._slots[:n], prepend=-1))
         for slot, position in zip(self._slots[starts].tolist(), self._positions[starts].tolist(), strict=True):
-            if 0 <= slot < self.n_slots and 0 <= position < self._filled[slot] and self.truncate(slot, position) != position:
+            if (
+                0 <= slot < self.n_slots
+                and 0 <= position < self._filled[slot]
+                and self.truncate(slot, position) != position
+            ):
                 raise RequestError(f"slot {slot} cannot continue at position {position}, whose state was not kept")
 
     def _unpack_embeddings(self, n: int) -> None:

@@ -278,7 +278,7 @@ class Lowering:
             kernel, fields = k.add_rows, {}
             if isinstance(value, g.Mul) and value.a in gates:
                 operands = [value.a.x, value.b]
-                kernel, fields = k.gated, {"function": k.FUNCTIONS[value.a.function]}  # type: ignore[attr-defined]
+                kernel, fields = k.gated, {"function": k.FUNCTIONS[value.a.function]}
             elif isinstance(value, g.Mul):
                 kernel = k.multiply_rows
             elif not isinstance(value, g.Add):

@@ -106,7 +106,9 @@ class RecurrentStates:
         if not 0 < count <= self._snapshots[0].limit + 1 or saved.nbytes != end + count * self.slot_bytes:
             raise LlamafwError(f"the state has {saved.nbytes} bytes, which do not fit this model")
         numbers = saved[8:end].view(np.int64).reshape(count, 2)
-        ascending = (np.diff(numbers[:, 0]) > 0).all() and (numbers >= 0).all() and (numbers[:, 1] <= numbers[:, 0]).all()
+        ascending = (
+            (np.diff(numbers[:, 0]) > 0).all() and (numbers >= 0).all() and (numbers[:, 1] <= numbers[:, 0]).all()
+        )
         if not ascending or numbers[-1, 0] != n:
             raise LlamafwError(f"the state is not one of {n} positions")
         states = saved[end:].reshape(count, self.slot_bytes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamafw import ModelError
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import row_kernels as k
+from llamafw_backends.numba_cpu import row_reductions as reductions
 from llamafw_backends.numba_cpu.memory import align_up
 from llamafw_backends.numba_cpu.units import Buffer, ColumnsUnit, Kernel, Place, RowUnit
 from llamafw_backends.numba_cpu.weights import Order, Weights
@@ -51,7 +52,7 @@ def unary(w: Weights, value: g.Value, order: Order = ()) -> tuple[Kernel, Fields
         case g.RMSNorm() | g.LayerNorm():
             return _norm(w, value, order)
         case g.L2Norm():
-            return k.normalise_l2, _heads(value) | {"x": value.eps}
+            return reductions.normalise_l2, _heads(value) | {"x": value.eps}
         case g.Scale():
             return k.scale, {"x": value.factor}
         case g.Clamp():
@@ -61,9 +62,9 @@ def unary(w: Weights, value: g.Value, order: Order = ()) -> tuple[Kernel, Fields
                 raise ModelError(f"the numba backend has no kernel for the activation function {value.function!r}")
             return k.activation, {"function": k.FUNCTIONS[value.function]}
         case g.Softmax():
-            return k.softmax, _heads(value)
+            return reductions.softmax, _heads(value)
         case g.Normalise():
-            return k.normalise_sum, _heads(value) | {"x": value.low}
+            return reductions.normalise_sum, _heads(value) | {"x": value.low}
         case g.WeightMul() | g.WeightAdd():
             return _with_weight(w, value)
     raise ModelError(f"the numba backend has no kernel for the operator {type(value).__name__}")
@@ -76,10 +77,10 @@ def _norm(w: Weights, value: g.RMSNorm | g.LayerNorm, order: Order) -> tuple[Ker
         n_weights = math.prod(value.weight.shape) // n
         fields |= {"weight": w.vector(value.weight, order), "weight_parts": n_weights}
     if isinstance(value, g.RMSNorm):
-        return k.normalise_rms, fields
+        return reductions.normalise_rms, fields
     if value.bias is not None:
         fields["bias"] = w.vector(value.bias, order)
-    return k.normalise_layer, fields
+    return reductions.normalise_layer, fields
 
 
 def _with_weight(w: Weights, value: g.WeightMul | g.WeightAdd) -> tuple[Kernel, Fields]:
@@ -132,18 +133,18 @@ def lower_row(low: Lowering, value: g.Value) -> None:
             append(k.scale_parts, value.a, parts(g.size_of(value) // n_parts, n_parts) | {"b_step": 4}, value.b)
         case g.WeightedSum():
             n_parts, n = value.parts.shape
-            append(k.weighted_sum, value.parts, {"n": n, "n_parts": n_parts, "a_step": 4 * n}, value.weights)
+            append(reductions.weighted_sum, value.parts, {"n": n, "n_parts": n_parts, "a_step": 4 * n}, value.weights)
         case g.TopK():
             low.places[value] = Place(Buffer(align_up(8 * value.k)))
-            append(k.top_k, value.x, {"n": g.size_of(value.x), "count": value.k}, out=low.places[value])
+            append(reductions.top_k, value.x, {"n": g.size_of(value.x), "count": value.k}, out=low.places[value])
         case g.Gather():
-            append(k.gather, value.x, {}, value.indices)
+            append(reductions.gather, value.x, {}, value.indices)
         case g.GroupMask():
             if value.n_best > 2:
                 raise ModelError(f"the numba backend has no kernel for n_best={value.n_best} of {low.describe(value)}")
             fields = parts(g.size_of(value) // value.n_groups, value.n_groups)
             fields |= {"count": value.n_used, "repeat": value.n_best}
-            append(k.mask_groups, value.x, fields, out=low.new(value, value.n_groups))
+            append(reductions.mask_groups, value.x, fields, out=low.new(value, value.n_groups))
         case _:
             operands = value.inputs()
             if len(operands) != 1:
@@ -193,4 +194,6 @@ def lower_weighted_pairs(low: Lowering, value: g.WeightedSum) -> None:
     assert pairs is not None  # rows of pairs come from experts
     fields = {"size": n, "n": n, "n_parts": n_parts, "a_step": 4 * n, "table": low.place(value.parts)}
     places, weights = Place(pairs.places), low.place(value.weights)
-    low.units.append(RowUnit(k.weighted_sum_of_pairs, places, weights, low.new(value), fields, stage=low.stage(value)))
+    low.units.append(
+        RowUnit(reductions.weighted_sum_of_pairs, places, weights, low.new(value), fields, stage=low.stage(value))
+    )

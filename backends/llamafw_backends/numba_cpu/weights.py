@@ -127,13 +127,13 @@ class Weights:
             tensor = self._context.model.tensors[weight.name]
             if len(weight.shape) not in (2, 3) or weight.shape[-1] % COLUMNS:
                 raise ModelError(
-                    f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend "
-                    f"needs matrices whose number of columns is a multiple of {COLUMNS}"
+                    f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba "
+                    f"backend needs matrices whose number of columns is a multiple of {COLUMNS}"
                 )
             if len(weight.shape) == 3 and weight.shape[1] % ROWS:
                 raise ModelError(
-                    f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba backend "
-                    f"needs groups of matrices whose number of rows is a multiple of {ROWS}"
+                    f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba "
+                    f"backend needs groups of matrices whose number of rows is a multiple of {ROWS}"
                 )
             self._matrices[key] = Matrix(tensor, weight, bias, order, self._format(tensor), new_records(TENSOR))
         return self._matrices[key]
