@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llamafw import BackendContext, BackendOptions
+from llamafw.graph import Graph
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 
@@ -20,7 +21,9 @@ def _plugins() -> Plugins:
     return Plugins()
 
 
-def make_context(path: Path, lines: list[str] | None = None, **options: Any) -> BackendContext:
+def make_context(
+    path: Path, lines: list[str] | None = None, *, change: Callable[[Graph], Graph] | None = None, **options: Any
+) -> BackendContext:
     """Return the argument of a backend's factory.
 
     Parameters
@@ -29,6 +32,8 @@ def make_context(path: Path, lines: list[str] | None = None, **options: Any) -> 
         A GGUF file.
     lines : list of str, optional
         Receives the lines that the backend logs.
+    change : callable, optional
+        Changes the model's graph.
     **options
         Fields of `BackendOptions`.
     """
@@ -37,7 +42,7 @@ def make_context(path: Path, lines: list[str] | None = None, **options: Any) -> 
     graph = plugins.registry("architecture")[model.metadata["general.architecture"]](model)
     return BackendContext(
         model,
-        graph,
+        change(graph) if change else graph,
         BackendOptions(**{"n_slots": 2, "n_threads": 1} | options),
         plugins.registry("quant"),
         (lines if lines is not None else []).append,
@@ -60,12 +65,13 @@ def open_backend(path: Path, lines: list[str] | None = None, **options: Any) -> 
 
 
 def fill_with_nan(backend: Any) -> None:
-    """Fill all float buffers and the KV cache, which must be empty, with NaN."""
+    """Fill all float buffers and the states of all slots, which must be empty, with NaN."""
     n_bytes = backend._step_bytes
     backend._buffers.view(backend._memory, (n_bytes // 4,), np.float32)[...] = np.nan
     scratch, stride = int(backend._plan["scratch"][0]), int(backend._plan["scratch_stride"][0])
-    backend._scratch.view(scratch, (stride // 4,), np.float32)[...] = np.nan
+    backend._scratch.view(scratch, (backend._pool.n_threads * stride // 4,), np.float32)[...] = np.nan
     backend._logits[...] = np.nan
     backend._hidden[...] = np.nan
     for part in (*backend._kv.keys, *backend._kv.values):
         part[...] = np.nan
+    backend._states._states.view(np.float32)[...] = np.nan

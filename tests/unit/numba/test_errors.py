@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import llamafw.graph as g
 from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError, ThreadOptions
 from llamafw.testing.batches import batch, logits
+from llamafw.testing.graphs import attend, llama
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu import open_model
 from llamafw_backends.numba_cpu.backend import NumbaBackend
@@ -102,10 +104,13 @@ def test_environment_sets_the_instruction_set(model: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"n_embd": 48, "n_head": 3, "n_head_kv": 3}, "embedding length that is a multiple of 32"),
+        (
+            {"n_embd": 48, "n_head": 3, "n_head_kv": 3},
+            r"'blk\.0\.attn_q\.weight' has shape \(48, 48\); .*multiple of 32",
+        ),
         ({"n_embd_head": 24}, "head size that is a multiple of 16"),
-        ({"n_ff": 80}, "feed-forward length that is a multiple of 32"),
-        ({"n_head": 3, "n_head_kv": 3, "n_embd_head": 16}, "heads times head size that is a multiple of 32"),
+        ({"n_ff": 80}, r"'blk\.0\.ffn_down\.weight' has shape \(64, 80\); .*multiple of 32"),
+        ({"n_head": 3, "n_head_kv": 3, "n_embd_head": 16}, r"'blk\.0\.attn_output\.weight' has shape \(64, 48\)"),
     ],
 )
 def test_unsupported_sizes_are_refused(shape: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -157,39 +162,55 @@ def test_backend_with_missing_processors_leaves_no_threads(model: Path) -> None:
 
 
 def test_backend_that_fails_to_open_leaves_no_threads(model: Path) -> None:
-    options = make_context(model, n_threads=2)
-    tensors = {name: tensor for name, tensor in options.model.tensors.items() if name != "blk.1.ffn_up.weight"}
-    with pytest.raises(ModelError, match=r"the tensor 'blk\.1\.ffn_up\.weight' is missing"):
-        NumbaBackend(replace(options, model=replace(options.model, tensors=tensors)))
+    with pytest.raises(SettingsError, match="cannot be allocated"):
+        NumbaBackend(make_context(model, n_threads=2, n_slots=1 << 40))
     assert backend_threads() == []
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Twice(g.Value):
+    """An operator without a kernel."""
+
+    x: g.Value
+
+    def infer_shape(self) -> g.Shape:
+        """Return the input's shape."""
+        return self.x.shape
+
+
+def of_two_rows(x: g.Value, layer: g.Parameters) -> g.Value:
+    return g.Slice(g.flat(g.linear(g.heads(g.concat(x, x), 2), layer["attn_output"])), 0, 64)
+
+
+def of_chosen_ids(x: g.Value, layer: g.Parameters) -> g.Value:
+    return g.EmbeddingLookup(g.Reshape(g.top_k(x, 1), ()), g.Weight("token_embd.weight", (50, 64)))
+
+
+def rotated_by_tokens(x: g.Value, layer: g.Parameters) -> g.Value:
+    return g.flat(g.Rope(g.heads(x, 4), g.Rotation(np.ones(8)), g.TOKENS))
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("parts", "message"),
     [
-        ({"activation": "gelu"}, "does not compute the activation 'gelu', only silu"),
+        ({"ffn": lambda x, layer: Twice(x)}, "no kernel for the operator Twice"),
+        ({"ffn": of_two_rows}, "no kernel for the operator Linear in layer 0 of several rows"),
+        ({"ffn": of_chosen_ids}, "no kernel for the operator EmbeddingLookup in layer 0 of computed ids"),
+        ({"ffn": rotated_by_tokens}, "no kernel for the operator Rope in layer 0"),
         (
-            {"tensors": {"attn_q_norm": "blk.{layer}.attn_norm.weight"}},
-            "does not use tensors of the role 'attn_q_norm'",
+            {"attend": lambda parts, _: attend(*parts, window=4, window_kind="symmetric")},
+            "no kernel for symmetric windows over a cache",
         ),
-        ({"tensors": {"attn_norm_bias": "blk.{layer}.attn_norm.weight"}}, "of the role 'attn_norm_bias'"),
-        ({"rope_frequencies": np.ones(9)}, "rotates 18 dimensions of each head, but a head has 16"),
-        ({"n_head_kv": 3}, "4 query heads cannot be divided evenly among 3 KV heads"),
+        (
+            {"attend": lambda parts, _: g.attention(parts[0], g.whole_text(*parts[1:]), 0.25)},
+            "cannot run models whose tokens depend on later tokens",
+        ),
     ],
 )
-def test_unsupported_descriptions_are_refused(change: dict[str, Any], message: str, model: Path) -> None:
-    options = make_context(model)
-    if "tensors" in change:
-        change = {"tensors": {**options.decoder.tensors, **change["tensors"]}}
+def test_unsupported_operators_are_refused(parts: dict[str, Any], message: str, model: Path) -> None:
+    context = make_context(model)
     with pytest.raises(ModelError, match=message):
-        NumbaBackend(replace(options, decoder=replace(options.decoder, **change)))
-
-
-def test_missing_tensor_role_is_refused(model: Path) -> None:
-    options = make_context(model)
-    tensors = {role: name for role, name in options.decoder.tensors.items() if role != "ffn_gate"}
-    with pytest.raises(ModelError, match="needs tensors of the role 'ffn_gate'"):
-        NumbaBackend(replace(options, decoder=replace(options.decoder, tensors=tensors)))
+        NumbaBackend(replace(context, graph=llama(context.model, **parts)))
 
 
 def backend_threads() -> list[str]:

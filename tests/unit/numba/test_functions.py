@@ -7,9 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from llamafw_backends.numba_cpu import emit, simd
-from llamafw_backends.numba_cpu.backend import rope_table
+from llamafw.graph import Rotation
+from llamafw.graph.rows import FUNCTIONS
+from llamafw_backends.numba_cpu import emit, row_kernels, simd
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
+from llamafw_backends.numba_cpu.kernel_records import ROW_OP, address_of, new_records
+from llamafw_backends.numba_cpu.rotations import Rotations
 
 
 def compiler() -> KernelCompiler:
@@ -43,12 +46,45 @@ def test_exp_is_accurate() -> None:
     assert math.isnan(y[-10])
 
 
-def test_rope_table_has_the_cosines_and_sines_of_each_position() -> None:
-    frequencies = np.array([1.0, 0.25])
-    table = rope_table(frequencies, 1.5, 300)
-    assert table.shape == (300, 2, 2)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activation_functions_are_accurate(name: str) -> None:
+    op = new_records(ROW_OP)
+    op["function"] = row_kernels.FUNCTIONS[name]
+    x = np.concatenate([np.linspace(-40, 40, 1 << 12), [0.0, -0.0, 1e-8, -1e-8] * 4]).astype(np.float32)
+    y = np.empty_like(x)
+    run = compiler()("row activation", 8, row_kernels.activation).ctypes
+    run(0, address_of(op), x.ctypes.data, 0, y.ctypes.data, 0, len(x), 0)
+
+    expected = FUNCTIONS[name](x.astype(np.float64))
+    assert (np.abs(y - expected) <= 2e-6 * np.maximum(np.abs(expected), 0.1)).all()
+
+
+def test_rotation_tables_have_the_cosines_and_sines_of_each_position() -> None:
+    rotation, rotations = Rotation(np.array([1.0, 0.25]), 1.5), Rotations(300)
+    table = rotations.table(rotation, interleaved=False).values
+    assert table.shape == (304, 2, 2)  # whole vectors of positions
     assert table[299, 0, 1] == pytest.approx(1.5 * math.cos(299 * 0.25))
     assert table[299, 1, 0] == pytest.approx(1.5 * math.sin(299))
+
+    pairs = rotations.table(rotation, interleaved=True).values
+    assert pairs.shape == (304, 2, 4)
+    np.testing.assert_array_equal(pairs[:, 0], np.repeat(table[:, 0], 2, 1))
+    np.testing.assert_array_equal(pairs[:, 1, 1::2], table[:, 1])
+    np.testing.assert_array_equal(pairs[:, 1, ::2], -table[:, 1])  # of the first number of a pair
+
+
+def test_equal_rotations_share_a_table() -> None:
+    rotations, frequencies = Rotations(64), np.array([1.0, 0.25])
+    tables = [rotations.table(Rotation(frequencies.copy(), magnitude), False) for magnitude in (1.0, 1.0, 1.5)]
+    assert tables[0] is tables[1]
+    assert tables[1] is not tables[2]
+
+
+@pytest.mark.parametrize(("n_ctx", "frequency"), [(64, 1.0), (65, 0.5)])
+def test_rotation_tables_have_the_frequencies_of_the_context(n_ctx: int, frequency: float) -> None:
+    rotation = Rotation(np.array([1.0]), long_frequencies=np.array([0.5]), original_context=64)
+    table = Rotations(n_ctx).table(rotation, interleaved=False).values
+    assert table[3, 0, 0] == pytest.approx(math.cos(3 * frequency))
 
 
 _widen = simd.operation(simd.floats, (simd.i64,), lambda b, a: emit.widen(b, emit.load(b, a, emit.SHORTS)))

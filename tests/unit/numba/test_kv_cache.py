@@ -91,7 +91,7 @@ def test_shifted_keys_are_rotated_to_their_new_positions(model: Path, first: int
         logits(backend, TOKENS[:first] + TOKENS[first + n :], slot=1)
 
         end = len(TOKENS) - n
-        keys, values = (array[:, 0] for array in (backend._kv._keys, backend._kv._values))
+        keys, values = backend._kv.keys[0], backend._kv.values[0]
         by_position = keys.transpose(0, 1, 2, 4, 3).reshape(2, keys.shape[1], -1, keys.shape[3])[:, :, :end]
         np.testing.assert_allclose(by_position[0], by_position[1], atol=2e-5)
         np.testing.assert_array_equal(values[0, :, :end], values[1, :, :end])
