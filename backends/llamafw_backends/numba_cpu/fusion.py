@@ -50,6 +50,10 @@ class Fusion:
         self._fuse_recurrent()
         self._fuse_columns()
 
+    def is_ancestor(self, value: g.Value, of: g.Value) -> bool:
+        """Return whether ``of`` is computed from ``value``."""
+        return bool(self.ancestors[of] >> self.number[value] & 1)
+
     def aliases_of(self, source: g.Value) -> list[g.Value]:
         """Return a value and the values that stand for the same rows."""
         found = [source]

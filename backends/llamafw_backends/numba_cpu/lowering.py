@@ -80,6 +80,7 @@ class Lowering:
             self._copy_result()
 
     def stage(self, value: g.Value) -> int:
+        """Return 0 for what is computed for all tokens of a ubatch, 1 for what its outputs need."""
         return 0 if value in self.fusion.early else 1
 
     def place(self, value: g.Value) -> Place:
@@ -101,8 +102,7 @@ class Lowering:
     def _to_activations(self, value: g.Value, n_parts: int, stage: int, layout: int) -> Activations:
         """Return a value in the layout of matrix products."""
         n = g.size_of(value) // n_parts
-        source = strip(value)
-        fused = self._activations.get((source, stage))  # computed in groups of columns
+        fused = self._activations.get((strip(value), stage))  # computed in groups of columns
         if fused is not None:
             fused.layouts |= layout
             return fused
@@ -116,9 +116,11 @@ class Lowering:
         return self._activations[key]
 
     def _final(self) -> g.Value:
+        """Return the operator that computes the result."""
         return strip(self.fusion.result)
 
     def _copy_result(self) -> None:
+        """Append the unit that copies the result to where the step returns it."""
         n = g.size_of(self.fusion.result)
         fields = {**parts(n, 1), "repeat": 1, "tile": 1}
         self.units.append(RowUnit(k.copy_parts, self.place(self.fusion.result), None, None, fields, stage=1))
@@ -136,8 +138,8 @@ class Lowering:
                 pass
             case g.Linear():
                 self._lower_linear(value, stage)
-            case g.Add() if self._can_add_in_place(value):
-                self._add_in_place(value, stage)
+            case g.Add() if (operands := self._residual(value)) is not None:
+                self._add_in_place(value, *operands)
             case g.Attention(past=g.Cache()):
                 lower_attention(self, value)
             case g.Conv() | g.LinearAttention() | g.SelectiveScan():
@@ -215,59 +217,38 @@ class Lowering:
         self._activations[key].layouts |= layout
         return self._activations[key]
 
-    def _can_add_in_place(self, value: g.Add) -> bool:
-        return any(self._is_residual(value, x, product) for x, product in ((value.a, value.b), (value.b, value.a)))
+    def _residual(self, value: g.Add) -> tuple[g.Value, g.Value] | None:
+        """Return the operands of a sum if the second is a product that can be added to the first in place."""
+        for x, product in ((value.a, value.b), (value.b, value.a)):
+            source, linear = strip(x), strip(product)
+            if not isinstance(linear, g.Linear) or linear not in self.places or value is self._final():
+                continue
+            if self.fusion.readers_of(linear) != [value] or linear is strip(self.fusion.result):
+                continue
+            place = self.places.get(source)
+            if place is None or place.buffer not in self.in_place:
+                continue
+            others = [user for user in self.fusion.readers_of(source) if user is not value]
+            if all(self.fusion.is_ancestor(user, linear) for user in others):  # they have read it by then
+                return source, linear
+        return None
 
-    def _is_residual(self, value: g.Add, x: g.Value, product: g.Value) -> bool:
-        """Return whether ``product`` can be added to ``x`` while it is computed."""
-        linear = strip(product)
-        if not isinstance(linear, g.Linear) or linear not in self._deferred(value) or value is self._final():
-            return False
-        source = strip(x)
-        if source not in self.places or self.places[source].buffer not in self.in_place or self.places[source].offset:
-            return False
-        others = self.fusion.readers_of(source)
-        return all(user is value or self.fusion.ancestors[linear] >> self.fusion.number[user] & 1 for user in others)
-
-    def _deferred(self, value: g.Add) -> set[g.Value]:
-        """Return the products whose units were the last to be appended for an addition."""
-        found: set[g.Value] = set()
-        for operand in (value.a, value.b):
-            source = strip(operand)
-            if (
-                isinstance(source, g.Linear)
-                and source in self.places
-                and len(self.fusion.users[source]) == 1
-                and source is not self.fusion.result
-            ):
-                found.add(source)
-        return found
-
-    def _add_in_place(self, value: g.Add, stage: int) -> None:
+    def _add_in_place(self, value: g.Add, source: g.Value, linear: g.Value) -> None:
         """Let a product be added to the rows of the other operand."""
-        x, product = (value.a, value.b) if self._is_residual(value, value.a, value.b) else (value.b, value.a)
-        place = self.places[strip(x)]
-        old = self.places.pop(strip(product))
-        for i, unit in enumerate(self.units):
-            if isinstance(unit, MatrixUnit) and unit.out == old:
-                self.units.append(MatrixUnit(unit.product, place, add=True, stage=stage))
-                del self.units[i]
-                break
-        self.places[value] = place
+        self.places[value] = self.places[source]
+        old = self.places.pop(linear)
+        (unit,) = (unit for unit in self.units if isinstance(unit, MatrixUnit) and unit.out == old)
+        self.units.remove(unit)
+        self.units.append(MatrixUnit(unit.product, self.places[value], add=True, stage=self.stage(value)))
 
     def _lower_columns(self, last: g.Value, stage: int) -> None:
         """Append elementwise operators of products, computed in groups of columns."""
-        members, slots = self.fusion.columns[last], {}
+        members = self.fusion.columns[last]
         products = [member for member in members if is_product(member)]
         inputs = [self._product(product, stage) for product in products]
-        slots = {product: i for i, product in enumerate(products)}
+        slots: dict[g.Value, int] = {product: i for i, product in enumerate(products)}
         n_slots, ops = len(inputs), []
-        gates = {
-            value.a
-            for value in members
-            if isinstance(value, g.Mul) and isinstance(value.a, g.Activation) and len(self.fusion.users[value.a]) == 1
-            and value.a.function != "softplus"
-        }  # fmt: skip
+        gates = {value.a for value in members if isinstance(value, g.Mul) and self._is_gate(value.a)}
         for value in members:
             if value in slots or value in gates:
                 continue
@@ -291,9 +272,14 @@ class Lowering:
         if isinstance(linear, g.ExpertLinear):
             pairs = self._pairs_of(linear.chosen, linear.weight.shape[0], stage)
             self.pair_values.add(last)
-        out = self._column_result(last, stage, last.shape[-1] if pairs else g.size_of(last))
         n = last.shape[-1] if pairs else g.size_of(last)
+        out = self._column_result(last, stage, n)
         self.units.append(ColumnsUnit(inputs, ops, n_slots, slots[last], n, out, pairs, stage=stage))
+
+    def _is_gate(self, value: g.Value) -> bool:
+        """Return whether an activation function can be computed together with the product that has its result."""
+        is_vector = isinstance(value, g.Activation) and value.function != "softplus"
+        return is_vector and len(self.fusion.users[value]) == 1
 
     def _column_result(self, last: g.Value, stage: int, n: int) -> Place | Activations | None:
         """Return where the result of operators in groups of columns goes."""
@@ -301,8 +287,8 @@ class Lowering:
             self._is_returned = True
             return None
         if self._only_feeds_products(last) and n % 32 == 0:
-            x = self._activations[(last, stage)] = Activations(n, g.size_of(last) // n)
-            return x
+            self._activations[last, stage] = Activations(n, g.size_of(last) // n)
+            return self._activations[last, stage]
         return self.new(last)
 
     def _only_feeds_products(self, value: g.Value) -> bool:
