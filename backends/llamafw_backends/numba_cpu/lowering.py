@@ -257,7 +257,7 @@ class Lowering:
                 continue
             operands: list[g.Value] = value.inputs()
             kernel, fields = k.add_rows, {}
-            if isinstance(value, g.Mul) and value.a in gates:
+            if isinstance(value, g.Mul) and isinstance(value.a, g.Activation) and value.a in gates:
                 operands = [value.a.x, value.b]
                 kernel, fields = k.gated, {"function": k.FUNCTIONS[value.a.function]}
             elif isinstance(value, g.Mul):
