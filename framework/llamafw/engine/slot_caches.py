@@ -127,7 +127,7 @@ class SlotCaches:
         """
         if self._snapshot_backend is None:
             return
-        n_stable = len(prompt) - (_ANSWER_START if n_answer_start is None else n_answer_start)
+        n_stable = len(prompt) - max(_ANSWER_START if n_answer_start is None else n_answer_start, 1)
         regular = range(0, len(prompt), _MAX_TOKENS_BETWEEN_SNAPSHOTS)
 
         slot.marks, previous = [], max(slot.cuts or (), default=0)
