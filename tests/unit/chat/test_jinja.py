@@ -126,6 +126,18 @@ CONSTRUCTS = [
     "{# comment #}{% raw %}{{{% endraw %}",
     "{% block a %}{{ bos_token }}{% endblock %}{{ self.a() }}{{ dict(a=1) }}{{ range(3)|list }}"
     "{{ cycler('a').next() }}",
+    # of Gemma 3, Qwen3 and Phi-4-mini
+    "{%- if messages[0]['content'] is string -%} {%- set first = messages[0]['content'] + '\n\n' -%} {%- endif -%}"
+    "{%- for m in messages[1:] -%} {{ (m['role'] == 'user') != (loop.index0 % 2 == 0) }}"
+    "{%- if m['content'] is iterable and m['content'] is not string -%} list {%- endif -%} {{- first if loop.first -}}"
+    "{% endfor %}",
+    "{%- set ns = namespace(multi=true, last=messages|length - 1) %}{%- for m in messages[::-1] %}"
+    "{%- set index = (messages|length - 1) - loop.index0 %}"
+    "{%- if ns.multi and m.role == 'user' and not (m.content.startswith('<x>') and m.content.endswith('</x>')) %}"
+    "{%- set ns.multi = false %}{%- set ns.last = index %}{%- endif %}{%- endfor %}{{ ns.last }}"
+    "{{ enable_thinking is defined and enable_thinking is false }}",
+    "{%- if bos_token is defined -%}{{- '<|' + messages[0]['role'] + '|>' -}}{%- endif -%}"
+    "{{ '<|tool|>' not in messages[0]['content'] }}{{ (messages[2].tool_calls[0]['function'] | tojson) + '<|end|>' }}",
     # of Qwen3.5, LFM2 and Nemotron
     "{% for m in messages[::-1] %}{{ messages|length - 1 - loop.index0 }}"
     "{{ 'a' if loop.previtem and loop.previtem.role != m.role }}"
