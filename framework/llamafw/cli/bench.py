@@ -113,17 +113,17 @@ def _make_parser() -> CommandParser:
 
 
 def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> list[Result]:
-    from llamafw.engine.components import choose_backend, describe_model, make_backend
+    from llamafw.engine.components import build_graph, choose_backend, make_backend
     from llamafw.engine.load import open_model
 
     model = open_model(path, base, plugins)
-    decoder = describe_model(model, plugins)
+    graph = build_graph(model, plugins)
     n_slots, n_ctx = max(*args.parallel, 1), max(*args.n_prompt, *args.n_gen, 1)
     results: list[Result] = []
     for threads in args.threads:
         settings = replace(base, threads=threads, threads_batch=threads, parallel=n_slots, ctx_size=n_slots * n_ctx)
         name = choose_backend(model, settings, plugins)
-        backend = make_backend(name, model, decoder, settings, plugins, lambda line: None)
+        backend = make_backend(name, model, graph, settings, plugins, lambda line: None)
         try:
             facts = backend.describe()
             weights_gb = float(facts.get("weight_bytes", model.n_bytes)) / 1e9

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamafw.engine.backend_options import backend_options
+from llamafw.engine.memory_check import limit_snapshots
 from llamafw.errors import ModelError, PluginError, SettingsError
 from llamafw.graph import Graph, GraphError, as_decoder
 from llamafw.interfaces import (
@@ -59,8 +60,13 @@ def build_graph(model: Model, plugins: Plugins) -> Graph:
 
 def describe_model(model: Model, plugins: Plugins) -> Decoder:
     """Return the description of the model that backends run; ModelError if no backend can run its graph."""
+    return describe_graph(model, build_graph(model, plugins))
+
+
+def describe_graph(model: Model, graph: Graph) -> Decoder:
+    """Return the description of a model's graph that backends run; ModelError if there is none."""
     try:
-        return as_decoder(build_graph(model, plugins))
+        return as_decoder(graph)
     except GraphError as error:
         raise ModelError(f"{model.path}: {error}") from None
 
@@ -113,11 +119,11 @@ def choose_backend(model: Model, settings: Settings, plugins: Plugins) -> str:
 
 
 def make_backend(
-    name: str, model: Model, decoder: Decoder, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+    name: str, model: Model, graph: Graph, settings: Settings, plugins: Plugins, log: Callable[[str], None]
 ) -> Backend:
     """Return a backend with the model loaded."""
-    backends = plugins.registry("backend")
-    options = backend_options(settings, decoder.n_ctx_train)
+    backends, decoder = plugins.registry("backend"), describe_graph(model, graph)
+    options = limit_snapshots(backend_options(settings, graph.n_ctx_train), graph)
     backend: Backend = backends[name](BackendContext(model, decoder, options, plugins.registry("quant"), log))
     description = _describe_entry(plugins, "backend", name)
     check_members(backend, Backend, description)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from llamafw.types import BackendOptions, Bytes, Decoder, Model
+from llamafw.graph import Graph, as_text
+from llamafw.types import BackendOptions, Bytes, Model
 
 _HASHED_WHOLE = 2**14  # maximum size in bytes of tensors that are hashed completely
 _N_SAMPLES, _SAMPLE_BYTES = 32, 256  # number and size of the samples of a larger tensor
 
 
-def fingerprint(model: Model, decoder: Decoder, options: BackendOptions, backend_name: str, state_format: str) -> bytes:
+def fingerprint(model: Model, graph: Graph, options: BackendOptions, backend_name: str, state_format: str) -> bytes:
     """Return a hash of everything that a saved state depends on, 32 bytes.
 
-    It covers every number of the decoder, the cache's data types, the backend and its state format, and all tensors.
-    Of large tensors it covers samples: reading them completely would take as long as loading the model.
+    It covers every operator and number of the graph, the cache's data types, the backend and its state format, and all
+    tensors. Of large tensors it covers samples: reading them completely would take as long as loading the model.
 
     Parameters
     ----------
     model : Model
         The model file.
-    decoder : Decoder
-        Its description.
+    graph : Graph
+        Its operators.
     options : BackendOptions
         Settings of the backend.
     backend_name : str
@@ -39,7 +38,7 @@ def fingerprint(model: Model, decoder: Decoder, options: BackendOptions, backend
         "backend": backend_name,
         "state_format": state_format,
         "cache_types": (options.cache_type_k, options.cache_type_v),
-        "decoder": {field.name: _plain(getattr(decoder, field.name)) for field in dataclasses.fields(decoder)},
+        "graph": as_text(graph),
     }
     digest.update(repr(facts).encode())
     for name, tensor in sorted(model.tensors.items()):
@@ -56,10 +55,3 @@ def _samples(data: Bytes) -> Iterator[Bytes]:
         return
     for start in np.linspace(0, len(data) - _SAMPLE_BYTES, _N_SAMPLES, dtype=np.int64):
         yield data[start : start + _SAMPLE_BYTES]
-
-
-def _plain(value: Any) -> Any:
-    """Return a value whose ``repr`` has every digit, in a fixed order."""
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.tolist()
-    return sorted(value.items()) if hasattr(value, "items") else value

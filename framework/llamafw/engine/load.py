@@ -12,10 +12,11 @@ import psutil
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.engine.components import (
+    build_graph,
     choose_backend,
     choose_chat_format,
     choose_tool_parser,
-    describe_model,
+    describe_graph,
     make_backend,
     make_tokenizer,
 )
@@ -28,6 +29,7 @@ from llamafw.engine.rank_head import read_rank_head
 from llamafw.engine.sampler_checks import check_samplers
 from llamafw.engine.startup_inputs import StartupInputs, read_startup_inputs
 from llamafw.errors import GenerationError, ModelError, PluginError, RequestError, SettingsError
+from llamafw.graph import Graph
 from llamafw.interfaces import Backend, SamplerContext, Tokenizer
 from llamafw.interfaces.members import check_members
 from llamafw.models.check_tensors import check_tensors
@@ -98,9 +100,10 @@ def load_model(
     if engine is not None:
         check_members(engine, Engine, plugins.describe_result("create_engine", engine))
     if engine is None:
-        decoder = describe_model(model, plugins)
-        check_kv_cache_fits(decoder, settings)
-        engine = make_engine(model, decoder, tokenizer, settings, plugins, log)
+        graph = build_graph(model, plugins)
+        decoder = describe_graph(model, graph)
+        check_kv_cache_fits(graph, settings)
+        engine = make_engine(model, graph, tokenizer, settings, plugins, log)
         if inputs.grammar is not None:
             _check_grammar(engine, inputs.grammar)
     elif inputs.preload is not None:
@@ -144,32 +147,30 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
 
 def make_engine(
     model: Model,
-    decoder: Decoder,
+    graph: Graph,
     tokenizer: Tokenizer,
     settings: Settings,
     plugins: Plugins,
     log: Callable[[str], None],
 ) -> BatchingEngine:
     """Return the built-in engine with its backend loaded and warmed up."""
-    if tokenizer.n_vocab > decoder.n_vocab:
-        raise ModelError(
-            f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, but the model only {decoder.n_vocab}"
-        )
+    if graph.logits is not None and tokenizer.n_vocab > (n_vocab := graph.logits.shape[0]):
+        raise ModelError(f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, but the model only {n_vocab}")
     backend_name = choose_backend(model, settings, plugins)
-    backend = make_backend(backend_name, model, decoder, settings, plugins, log)
+    backend = make_backend(backend_name, model, graph, settings, plugins, log)
     if settings.warmup:
         warm_up(backend)
     context = SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer)
     check_samplers(plugins, context)
     warm_up_samplers(plugins.registry("sampler"), context)
 
-    options = backend_options(settings, decoder.n_ctx_train)
-    state_id = fingerprint(model, decoder, options, backend_name, backend.state_format)
+    options = backend_options(settings, graph.n_ctx_train)
+    state_id = fingerprint(model, graph, options, backend_name, backend.state_format)
     return BatchingEngine(
         backend,
         tokenizer,
         plugins.registry("sampler"),
-        engine_options(settings, model, decoder, plugins, state_id),
+        engine_options(settings, model, graph, plugins, state_id),
         finished=partial(plugins.notify, "request_finished"),
         grammars=plugins.registry("grammar"),
         report_failure=plugins.report_failure,
@@ -183,9 +184,7 @@ def warm_up(backend: Backend) -> None:
     backend.truncate(0, 0)
 
 
-def engine_options(
-    settings: Settings, model: Model, decoder: Decoder, plugins: Plugins, state_id: bytes
-) -> EngineOptions:
+def engine_options(settings: Settings, model: Model, graph: Graph, plugins: Plugins, state_id: bytes) -> EngineOptions:
     """Return the engine's settings; ``state_id`` is the fingerprint of saved states."""
     ram = settings.cache_ram
     return EngineOptions(
@@ -197,7 +196,7 @@ def engine_options(
         max_queue=settings.max_queue,
         timeout=settings.timeout,
         fingerprint=state_id,
-        rank_head=read_rank_head(model, plugins.registry("quant"), decoder.n_embd),
+        rank_head=read_rank_head(model, plugins.registry("quant"), graph.hidden.shape[0]),
         log_prompts=settings.verbose_prompt,
         log_caches=settings.dump_kv_cache,
     )

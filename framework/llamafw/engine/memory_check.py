@@ -1,36 +1,91 @@
-"""Checks that the KV cache that ``--ctx-size`` asks for fits into the memory of the machine."""
+"""Checks that the caches that ``--ctx-size`` asks for fit into the memory of the machine, and limits snapshots.
+
+Independent of backends: it counts what the graph says that a slot must keep.
+"""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
 
 import psutil
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.errors import SettingsError
+from llamafw.graph import Attention, Cache, Concat, Graph, states
 from llamafw.settings import Settings
-from llamafw.types import BackendOptions, Decoder
+from llamafw.types import BackendOptions
 
 _ELEMENT_BYTES = {"f16": 2, "f32": 4}
+_STATE_BYTES = 4  # per number of a recurrent state
 _CTX_STEP = 256  # suggested context sizes are multiples of it
+_SNAPSHOT_SHARE = 8  # snapshots may take this part of the memory: an eighth
 
 
-def kv_cache_bytes(decoder: Decoder, options: BackendOptions) -> int:
-    """Return the size of the KV cache of all slots.
+@dataclass(frozen=True, slots=True)
+class SlotBytes:
+    """What a slot must keep, in bytes."""
 
-    Every position has a key and a value of ``n_embd_head`` elements for each of ``n_head_kv`` heads in each layer.
+    per_position: int  # for each position of the context
+    fixed: int  # regardless of the context: recurrent states and windows, which a snapshot copies
+
+    def total(self, options: BackendOptions) -> int:
+        """Return the size of all slots with their snapshots."""
+        return options.n_slots * (options.n_ctx * self.per_position + (1 + options.n_snapshots) * self.fixed)
+
+
+def slot_bytes(graph: Graph, options: BackendOptions) -> SlotBytes:
+    """Return what a slot must keep.
+
+    Of a `Cache` that is read through windows only, these are the positions of the largest window. Values that are
+    the start of the keys (MLA) need no memory of their own.
     """
-    return options.n_slots * options.n_ctx * _bytes_per_position(decoder, options)
+    per_position = fixed = 0
+    windows = _windows(graph)
+    for state in states(graph):
+        if not isinstance(state.value, Cache):
+            fixed += math.prod(state.fixed) * _STATE_BYTES
+            continue
+        n_bytes = _row_bytes(state.value, options)
+        window = windows.get(id(state.value))
+        if window is None:
+            per_position += n_bytes
+        else:
+            fixed += n_bytes * min(window, options.n_ctx)
+    return SlotBytes(per_position, fixed)
 
 
-def check_kv_cache_fits(decoder: Decoder, settings: Settings, memory: int | None = None) -> None:
-    """Check that the KV cache is not larger than the physical memory.
+def limit_snapshots(options: BackendOptions, graph: Graph, memory: int | None = None) -> BackendOptions:
+    """Return the options with as many snapshots as may take an eighth of the memory, but at least one.
+
+    Parameters
+    ----------
+    options : BackendOptions
+        The options, with the number of snapshots that the user wants.
+    graph : Graph
+        The model.
+    memory : int, optional
+        Physical memory in bytes; by default that of this machine.
+    """
+    fixed = slot_bytes(graph, options).fixed
+    if not fixed:
+        return options
+    if memory is None:
+        memory = psutil.virtual_memory().total
+    n_fitting = memory // _SNAPSHOT_SHARE // (options.n_slots * fixed)
+    return replace(options, n_snapshots=max(min(options.n_snapshots, n_fitting), 1))
+
+
+def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = None) -> None:
+    """Check that the caches of all slots are not larger than the physical memory.
 
     Only a context size that the user sets is checked. The default, the whole trained context for each slot, may be
     larger than the memory: the cache takes memory only as it is filled.
 
     Parameters
     ----------
-    decoder : Decoder
-        The description of the model.
+    graph : Graph
+        The model.
     settings : Settings
         The server's settings.
     memory : int, optional
@@ -39,28 +94,44 @@ def check_kv_cache_fits(decoder: Decoder, settings: Settings, memory: int | None
     Raises
     ------
     SettingsError
-        The cache does not fit. The message says how much it needs, how much memory there is, and what would fit.
+        The caches do not fit. The message says how much they need, how much memory there is, and what would fit.
     """
     if settings.ctx_size == 0:
         return
     if memory is None:
         memory = psutil.virtual_memory().total
-    options = backend_options(settings, decoder.n_ctx_train)
-    needed = kv_cache_bytes(decoder, options)
+    options = limit_snapshots(backend_options(settings, graph.n_ctx_train), graph, memory)
+    slot = slot_bytes(graph, options)
+    needed = slot.total(options)
     if needed <= memory:
         return
 
     slots = f"{options.n_slots} slots of {options.n_ctx} tokens" if options.n_slots > 1 else f"{options.n_ctx} tokens"
-    suggestion = _suggestion(memory // _bytes_per_position(decoder, options), options.n_slots)
+    n_free = memory - slot.total(replace(options, n_ctx=0))
+    n_positions = max(n_free, 0) // slot.per_position if slot.per_position else 0
     raise SettingsError(
         f"-c {settings.ctx_size} needs {_gib(needed)} for the KV cache ({slots}), but this machine has {_gib(memory)} "
-        f"of memory; {suggestion}"
+        f"of memory; {_suggestion(n_positions, options.n_slots)}"
     )
 
 
-def _bytes_per_position(decoder: Decoder, options: BackendOptions) -> int:
-    elements = decoder.n_layer * decoder.n_head_kv * decoder.n_embd_head
-    return elements * (_ELEMENT_BYTES[options.cache_type_k] + _ELEMENT_BYTES[options.cache_type_v])
+def _windows(graph: Graph) -> dict[int, int | None]:
+    """Return the largest window through which each cache is read, by the cache's id; None: it is read completely."""
+    windows: dict[int, int | None] = {}
+    for value in graph:
+        if isinstance(value, Attention):
+            known = windows.get(id(value.past), 0)
+            is_whole = known is None or value.window is None
+            windows[id(value.past)] = None if is_whole else max(known or 0, value.window or 0)
+    return windows
+
+
+def _row_bytes(cache: Cache, options: BackendOptions) -> int:
+    """Return the size of the keys and values of one position."""
+    n_bytes = math.prod(cache.k.shape) * _ELEMENT_BYTES[options.cache_type_k]
+    if isinstance(cache.k, Concat) and cache.k.parts[0] is cache.v:
+        return n_bytes
+    return n_bytes + math.prod(cache.v.shape) * _ELEMENT_BYTES[options.cache_type_v]
 
 
 def _suggestion(n_positions: int, n_slots: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llamafw.engine.components import describe_model, find_registered
+from llamafw.engine.components import build_graph, describe_graph, find_registered
 from llamafw.engine.load import open_model
 from llamafw.engine.memory_check import check_kv_cache_fits
 from llamafw.errors import SettingsError
@@ -57,7 +57,9 @@ def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | 
 
     model = open_model(path, replace(settings, mmap=True), plugins)
     if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered architecture
-        check_kv_cache_fits(describe_model(model, plugins), settings)
+        graph = build_graph(model, plugins)
+        describe_graph(model, graph)  # fails if no backend can run it
+        check_kv_cache_fits(graph, settings)
     find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")
     return model if settings.mmap else None
 

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llamafw import BackendOptions, Decoder, Model, Tensor
+import llamafw.graph as g
+from llamafw import BackendOptions, Model, Tensor
 from llamafw.engine.fingerprint import fingerprint
 
-DECODER = Decoder(
-    n_vocab=100,
-    n_ctx_train=64,
-    n_embd=16,
-    n_layer=2,
-    n_head=4,
-    n_head_kv=2,
-    n_embd_head=4,
-    n_ff=32,
-    norm_eps=1e-5,
-    rope_frequencies=np.array([1.0, 0.1]),
-    rope_magnitude=1.0,
-    rope_interleaved=False,
-    attention_scale=0.5,
-    activation="silu",
-    tensors={"token_embd": "token_embd.weight"},
-)
-OTHER_VALUES: dict[str, Any] = {
-    "rope_frequencies": np.array([1.0, np.nextafter(0.1, 1)]),
-    "rope_interleaved": True,
-    "activation": "gelu",
-    "tensors": {"token_embd": "output.weight"},
-    "norm_eps": np.nextafter(1e-5, 1),
-}
+
+def graph(
+    *,
+    eps: float = 1e-5,
+    frequencies: tuple[float, ...] = (1.0, 0.1),
+    magnitude: float = 1.0,
+    interleaved: bool = False,
+    scale: float = 0.5,
+    window: int | None = None,
+    name: str = "token_embd",
+    function: Any = "silu",
+) -> g.Graph:
+    """Return a graph with an operator of each kind that has numbers."""
+    w = g.Parameters({f"{name}.weight": (100, 16), "norm.weight": (16,)})
+    x = g.heads(g.rms_norm(g.embedding(g.TOKENS, w[name]), w["norm"], eps), 4)
+    turned = g.rope(x, g.Rotation(np.array(frequencies), magnitude, interleaved))
+    return g.Graph(
+        g.activation(g.flat(g.attention(turned, g.cache(turned, x), scale, window=window)), function), None, 64
+    )
+
+
 SMALL, LARGE = np.zeros(100, np.uint8), np.zeros(200_000, np.uint8)
 
 
@@ -46,14 +43,14 @@ def tensor(
 
 
 def state_id(
-    decoder: Decoder = DECODER,
+    model_graph: g.Graph | None = None,
     options: BackendOptions = BackendOptions(),  # noqa: B008  # frozen
     backend: str = "numba",
     state_format: str = "numba-1",
     tensors: tuple[Tensor, ...] = (tensor(), tensor("token_embd.weight", (50_000,), data=LARGE)),
 ) -> bytes:
     model = Model(Path("model.gguf"), {}, {tensor.name: tensor for tensor in tensors}, 0)
-    return fingerprint(model, decoder, options, backend, state_format)
+    return fingerprint(model, model_graph or graph(), options, backend, state_format)
 
 
 def flipped(data: np.ndarray[Any, np.dtype[np.uint8]], i: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -68,12 +65,21 @@ def test_fingerprint_is_reproducible() -> None:
 
 
 @pytest.mark.inventory("E-213")
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Decoder)])
-def test_fingerprint_depends_on_every_field_of_the_decoder(field: str) -> None:
-    value = OTHER_VALUES.get(field)
-    if value is None:
-        value = getattr(DECODER, field) + 1
-    assert state_id(dataclasses.replace(DECODER, **{field: value})) != state_id()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eps": float(np.nextafter(1e-5, 1))},
+        {"frequencies": (1.0, float(np.nextafter(0.1, 1)))},
+        {"magnitude": 1.5},
+        {"interleaved": True},
+        {"scale": 0.25},
+        {"window": 10},
+        {"name": "other_embd"},
+        {"function": "gelu"},
+    ],
+)
+def test_fingerprint_depends_on_every_number_of_the_graph(change: dict[str, Any]) -> None:
+    assert state_id(graph(**change)) != state_id()
 
 
 @pytest.mark.inventory("E-213", "C-041", "C-042")

@@ -12,6 +12,7 @@ import pytest
 
 from llamafw import LoadedModel, ModelError, Settings, SettingsError, hookimpl
 from llamafw.engine import load
+from llamafw.engine.components import build_graph
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
 from llamafw.server.running_app import RunningApp
@@ -77,9 +78,9 @@ def test_system_prompt_file_is_used_unchanged(tiny: Path, tmp_path: Path) -> Non
 @pytest.mark.inventory("C-018", "C-019", "C-101", "C-112", "C-121")
 def test_flags_reach_the_engine(tiny: Path) -> None:
     flags = "--timeout 3 --max-queue 5 -sps 0.7 -nocb -b 16 -ub 8 -cram 1 --verbose-prompt -dkvc"
-    with loaded(tiny) as model:
-        assert model.decoder is not None
-        options = load.engine_options(parse_settings(*flags.split()), model.model, model.decoder, Plugins(), b"id")
+    settings, plugins = parse_settings(*flags.split()), Plugins()
+    model = load.open_model(tiny, settings, plugins)
+    options = load.engine_options(settings, model, build_graph(model, plugins), plugins, b"id")
     assert (options.timeout, options.max_queue, options.similarity, options.continuous) == (3, 5, 0.7, False)
     assert (options.n_batch, options.n_ubatch, options.prompt_cache) == (16, 8, 1 << 20)
     assert (options.log_prompts, options.log_caches) == (True, True)
