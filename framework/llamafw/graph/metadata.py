@@ -139,7 +139,7 @@ class Metadata:
         if not factor:
             return None
         length = self.integer("attention.temperature_length", 0, low=0)  # 0: not given
-        return factor, length or self.integer("rope.scaling.original_context_length")
+        return factor, length or self.integer("rope.scaling.original_context_length", self.integer("context_length"))
 
     def n_rotated(self, size: int, suffix: str = "") -> int:
         """Return how many numbers of a head are rotated; ModelError if it is odd or above the head size, ``size``."""

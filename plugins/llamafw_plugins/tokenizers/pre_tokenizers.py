@@ -123,6 +123,11 @@ _FAMILIES: dict[str, PreTokenizer] = {
         r"\A(?=\d++\z)(?:\d{1,2}(?=(?:\d{3})++\z)|\d{3})|(?!\A)\G\d{3}",
         _o200k(f"{_CONTRACTION}?", r"\p{N}{1,3}"),
     )),
+    "youtu": PreTokenizer((
+        "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+        "|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        _o200k(f"{_CONTRACTION}?", r"\p{N}"),
+    )),
     "viking": PreTokenizer((_WORDS_BY_PUNCTUATION, r"\p{N}")),
     "seed-coder": PreTokenizer((
         rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACE}",

@@ -114,6 +114,8 @@ def read_vocabulary(
     bos, eos = named("bos_token_id", bos), named("eos_token_id", eos)
     control = {token for token, token_type in enumerate(types) if token_type in (CONTROL, UNKNOWN)}
     eog = by_text(END_OF_GENERATION_TEXTS)
+    if "<|tool_response>" in ids:  # Gemma 4, where this is text, the end of struck HTML
+        eog -= by_text(["</s>"])
     control |= eog
 
     fim: dict[str, int] = {}

@@ -98,6 +98,15 @@ def test_roles_have_gemmas_defaults() -> None:
     assert TOKENIZER.eog == {1, 5}
 
 
+def test_the_end_of_struck_html_is_text() -> None:
+    fields = metadata()
+    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    added = {"tokens": [*tokens, "<|tool_response>", "</s>"], "token_type": np.append(types, [4, 1])}
+    tokenizer = make_gemma4(metadata(**added))
+    assert tokenizer.eog == {1, 5, len(tokens)}
+    assert tokenizer.piece(len(tokens) + 1) == b"</s>"
+
+
 def test_of_tokens_with_the_same_text_the_last_one_is_used() -> None:
     fields = metadata()
     tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]

@@ -88,6 +88,7 @@ def test_splitting_keeps_all_characters(name: str, text: str) -> None:
         ("tekken", "HelloWorld don't", ["Hello", "World", " don", "'t"]),
         ("gpt-4o", "HelloWorld don't", ["Hello", "World", " don't"]),
         ("kimi-k2", "aBc中文X日 1234/", ["a", "Bc", "中文", "X", "日", " ", "123", "4", "/"]),
+        ("youtu", "A中文，가나ab 12", ["A", "中文", "，", "가나", "ab", " ", "1", "2"]),
         ("tiny_aya", "x1234567 12 123abc", ["x", "1", "234", "567", " ", "12", " ", "123", "abc"]),
         ("default", "a$b 1234", ["a", "$", "b", " ", "123", "4"]),
     ],
