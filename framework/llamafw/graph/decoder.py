@@ -111,6 +111,8 @@ def _read_layer(x: Value, place: str) -> _DecoderLayer:
 
     if up.x is not ffn_norm or ffn_norm.x is not inner or k.x is not attn_norm or v.x is not attn_norm:
         raise _unsupported(outer, place)
+    if past.k.shape != past.v.shape:
+        raise _unsupported(past, place)
     if attn_norm.x is not inner.a or not _same_rotation(q_rope.rotation, k_rope.rotation):
         raise _unsupported(inner, place)
     if any(getattr(attention, name) != value for name, value in _PLAIN_ATTENTION.items()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
@@ -9,8 +11,45 @@ from checkpoints import Checkpoint
 from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, halves, load, rename, split_qkv
 
 
+class SumOfAttentions(torch.nn.Module):
+    """Attention with values of twice the size of keys: the sum of one with each half of the values."""
+
+    def __init__(self, *parts: torch.nn.Module) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(parts)
+
+    def forward(self, *args: Any, **options: Any) -> tuple[torch.Tensor, None]:
+        """Return the sum of the outputs."""
+        first, second = (part(*args, **options)[0] for part in self.parts)
+        return first + second, None
+
+
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model with the parameters of the checkpoint."""
+    n_head, n_kv = checkpoint.key("attention.head_count"), checkpoint.key("attention.head_count_kv")
+    if tensors["blk.0.attn_output.weight"].shape[1] == n_head * checkpoint.key("rope.dimension_count"):
+        return build_plain(checkpoint, tensors)
+
+    models = [build_plain(checkpoint, half_of_values(tensors, half, n_head, n_kv)) for half in range(2)]
+    for layer, other in zip(*(model.model.layers for model in models), strict=True):
+        layer.self_attn = SumOfAttentions(layer.self_attn, other.self_attn)
+    models[0].config.use_cache = False  # both parts would write to it
+    return models[0]
+
+
+def half_of_values(tensors: Tensors, half: int, n_head: int, n_kv: int) -> Tensors:
+    """Return the tensors with one half of each head's values, 0 or 1, and the columns of the output for it."""
+    result = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith("attn_v.weight"):
+            result[name] = tensor.unflatten(0, (n_kv, 2, -1))[:, half].flatten(0, 1)
+        elif name.endswith("attn_output.weight"):
+            result[name] = tensor.unflatten(1, (n_head, 2, -1))[:, :, half].flatten(1, 2)
+    return result
+
+
+def build_plain(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
+    """Return the model if values have the size of keys."""
     tensors = split_qkv(checkpoint, tensors)
     factors = tensors.pop("rope_freqs.weight", None)
     fields = common(checkpoint)
