@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,19 +10,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from checkpoints import Checkpoint
 from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, halves, load, rename, split_qkv
-
-
-class SumOfAttentions(torch.nn.Module):
-    """Attention with values of twice the size of keys: the sum of one with each half of the values."""
-
-    def __init__(self, *parts: torch.nn.Module) -> None:
-        super().__init__()
-        self.parts = torch.nn.ModuleList(parts)
-
-    def forward(self, *args: Any, **options: Any) -> tuple[torch.Tensor, None]:
-        """Return the sum of the outputs."""
-        first, second = (part(*args, **options)[0] for part in self.parts)
-        return first + second, None
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -32,9 +20,18 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
 
     models = [build_plain(checkpoint, half_of_values(tensors, half, n_head, n_kv)) for half in range(2)]
     for layer, other in zip(*(model.model.layers for model in models), strict=True):
-        layer.self_attn = SumOfAttentions(layer.self_attn, other.self_attn)
+        layer.self_attn.forward = sum_of_outputs(layer.self_attn.forward, other.self_attn.forward)
     models[0].config.use_cache = False  # both parts would write to it
     return models[0]
+
+
+def sum_of_outputs(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that computes two attention blocks, each with one half of the values, and adds the outputs."""
+
+    def forward(*args: Any, **options: Any) -> tuple[torch.Tensor, None]:
+        return first(*args, **options)[0] + second(*args, **options)[0], None
+
+    return forward
 
 
 def half_of_values(tensors: Tensors, half: int, n_head: int, n_kv: int) -> Tensors:
