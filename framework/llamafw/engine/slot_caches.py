@@ -127,7 +127,7 @@ class SlotCaches:
         prompt : (n_prompt,) int32
             The prompt.
         n_common : int
-            The length of the common prefix of the prompt and what the slot held before.
+            The length of the common prefix of the prompt and what the slot held before it was cut.
         n_answer_start : int, optional
             See `GenerateRequest`.
         """
@@ -138,7 +138,7 @@ class SlotCaches:
         regular = range(0, len(prompt), _MAX_TOKENS_BETWEEN_SNAPSHOTS)
 
         slot.marks, previous = [], max(slot.cuts or (), default=0)
-        for mark in sorted({slot.n, n_common, slot.n_stable, *regular}):
+        for mark in sorted({n_common, slot.n_stable, *regular}):
             if slot.n <= mark < len(prompt) and mark - previous >= _MIN_TOKENS_BETWEEN_SNAPSHOTS:
                 slot.marks.append(mark)
                 previous = mark
