@@ -234,7 +234,7 @@ async def test_slot_with_the_better_snapshot_is_chosen(start: Start) -> None:
     assert (answer.finish.id_slot, answer.finish.n_cached) == (1, 188)
 
 
-async def test_slot_whose_end_is_the_prompt_is_not_preferred(start: Start) -> None:
+async def test_slot_that_ends_with_the_prompt_is_not_preferred(start: Start) -> None:
     """The last token of a prompt is always evaluated, so a slot that ends there must be cut."""
     engine = start(RecurrentToyBackend(random_logits, n_slots=2, **MANY))
     prompt = text(1, 300)
