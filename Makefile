@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve quick test coverage lint docs docs-check compatibility fuzz package released bench clean
+.PHONY: help serve quick test coverage lint docs docs-check compatibility checkpoints fuzz package released bench clean
 
 help:
 	@echo "make serve          download the default model once and serve it on http://127.0.0.1:8080 (ARGS=... for flags)"
@@ -15,6 +15,7 @@ help:
 	@echo "make docs           write the generated pages and pictures in docs/"
 	@echo "make docs-check     test the documentation"
 	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
+	@echo "make checkpoints    compute the tests' logits with transformers again and compare them (installs torch)"
 	@echo "make fuzz           send generated requests to every operation (ARGS='--max-time 3600')"
 	@echo "make package        build sdist and wheel, and try the wheel in a fresh environment"
 	@echo "make released       save the API document of a release, with which later ones are compared"
@@ -35,6 +36,9 @@ coverage: $(VENV)/.lint
 
 compatibility: $(VENV)/.test
 	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility=docs/compatibility.md
+
+checkpoints: $(VENV)-torch/.installed
+	cd tests && OMP_NUM_THREADS=1 $(abspath $(VENV)-torch)/bin/python -m checkpoints.make --check $(ARGS)
 
 fuzz: $(VENV)/.test
 	$(BIN)/llamafw contract-test --backend numba --max-examples 1000 --seed $(shell date +%s) $(ARGS)
@@ -67,7 +71,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/serving.py
 
 clean:
-	rm -rf $(VENV) dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-torch dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +79,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)-torch/.installed:
+	$(PYTHON) -m venv $(VENV)-torch
+	$(VENV)-torch/bin/python -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu \
+		numpy "torch>=2.8" "transformers==5.24.*"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml

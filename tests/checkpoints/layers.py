@@ -19,6 +19,7 @@ class HeadSizes(NamedTuple):
     n: int = 4
     n_kv: int = 2
     size: int = 16
+    value_size: int = 0  # 0: as keys
 
 
 def vectors(*roles: str, n: int = N_EMBD) -> Shapes:
@@ -28,12 +29,13 @@ def vectors(*roles: str, n: int = N_EMBD) -> Shapes:
 
 def attention(heads: HeadSizes, *, fused: bool = False, norms: bool = False, n_embd: int = N_EMBD) -> Shapes:
     """Return the projections of an attention block, fused to ``attn_qkv`` or not, and norms of single heads."""
-    n_q, n_kv = heads.n * heads.size, heads.n_kv * heads.size
-    inputs = {"attn_qkv": n_q + 2 * n_kv} if fused else {"attn_q": n_q, "attn_k": n_kv, "attn_v": n_kv}
+    value_size = heads.value_size or heads.size
+    n_q, n_k, n_v = heads.n * heads.size, heads.n_kv * heads.size, heads.n_kv * value_size
+    inputs = {"attn_qkv": n_q + n_k + n_v} if fused else {"attn_q": n_q, "attn_k": n_k, "attn_v": n_v}
     return {
         **{f"{role}.weight": (n, n_embd) for role, n in inputs.items()},
         **(vectors("attn_q_norm", "attn_k_norm", n=heads.size) if norms else {}),
-        "attn_output.weight": (n_embd, n_q),
+        "attn_output.weight": (n_embd, heads.n * value_size),
     }
 
 

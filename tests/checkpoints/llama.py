@@ -32,6 +32,12 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         {**layers.model([PLAIN] * 4), "rope_freqs.weight": (HEADS.size // 2,)},
     ),
     checkpoint(
+        "llama-values",  # with values of another size than keys
+        "llama",
+        KEYS | {"block_count": 2, "attention.key_length": HEADS.size, "attention.value_length": 2 * HEADS.size},
+        layers.model([{**PLAIN, **layers.attention(HEADS._replace(value_size=2 * HEADS.size))}] * 2),
+    ),
+    checkpoint(
         "llama-experts",  # like Mixtral
         "llama",
         KEYS | EXPERTS,

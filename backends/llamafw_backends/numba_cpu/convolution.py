@@ -1,10 +1,10 @@
 """Causal depthwise convolution, optionally followed by SiLU.
 
-``y[t, c] = b[c] + Σ_j w[c, j] · x[t − k + 1 + j, c]``, with zeros before position 0. Each channel's sum runs from the
+``y[t, c] = b[c] + Σ_j w[c, j] · x[t − k + 1 + j, c]``, with zeros before position 0. The sum of a channel runs from the
 oldest input to the newest in one lane, so neither batches nor threads can change it.
 
-A slot keeps its last inputs, as a ring: that of position p is in row ``p % n_rows``. It has `recurrence.BLOCK` rows more
-than a token needs, so that the slot can go back within its last block.
+A slot keeps its last inputs as a ring: the input of position p is in row ``p % n_rows``. The ring has
+`recurrence.BLOCK` rows more than a token needs, so the slot can go back within its last block.
 """
 
 from __future__ import annotations

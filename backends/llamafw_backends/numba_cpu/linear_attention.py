@@ -4,16 +4,17 @@ A head's state is a matrix S (key_size, value_size). A token with key k, value v
 ``S ← g·S + k·uᵀ`` and ``o = scale · Sᵀq``, with ``u = v`` (decay alone) or ``u = beta · (v − g·Sᵀk)`` (delta rule). The
 decay is one number, or one for each channel of the keys (Kimi Delta Attention, arXiv:2510.26692).
 
-Tokens are computed in blocks; see `recurrence`. S stays as it was at the start of the block. Beside it lie the block's
-keys k_j, rows u_j and decays g_j. With W_j, the product of the decays after token j, and G, that of all decays since the
-start, ``u = beta · (v − Sᵀ(G·k) − Σ_j (W_j·k_j · k) u_j)`` and ``o = Sᵀ(G·q) + Σ_j (W_j·k_j · q) u_j``.
+Tokens are computed in blocks; see `recurrence`. S stays as it was at the start of the block. The block's keys k_j, rows
+u_j and decays g_j are stored beside it. Let W_j be the product of the decays after token j, and G the product of all
+decays since the start. Then ``u = beta · (v − Sᵀ(G·k) − Σ_j (W_j·k_j · k) u_j)``, where j are the tokens before, and
+``o = scale · (Sᵀ(G·q) + Σ_j (W_j·k_j · q) u_j)``, where j are the tokens up to this one.
 
-The first token of the next block makes ``S ← G·S + Σ_j (W_j·k_j) u_jᵀ``, in the same pass over S in which it is
+The first token of the next block updates ``S ← G·S + Σ_j (W_j·k_j) u_jᵀ`` in the same pass over S in which it is
 multiplied. So S is read once per token when decoding, and read and written once per block in a prompt. Decays are
 multiplied, because sums of their logarithms would lose digits.
 
-Each sum runs over channels or tokens in order in one lane, or over 16 lanes as a tree. Tokens that are computed together
-share registers, but no sums. So what a token computes depends only on its slot's tokens up to this one.
+Each sum runs over channels or tokens in order in one lane, or over 16 lanes as a tree. Tokens that are computed
+together share registers but no sums. So the result of a token depends only on the tokens of its slot up to this one.
 """
 
 from __future__ import annotations
@@ -125,23 +126,24 @@ def _multiply_tokens(
     us = state + _offsets(key_size, value_size, by_channel)[1]
     row, product = 4 * key_size * (1 + delta), 4 * value_size * (1 + delta)
     n_vectors, panel = value_size // 16, panel_vectors(value_size)
-    in_groups = n - n % GROUP
+
+    if n == 1 and not full:
+        for v in range(0, n_vectors, vectors_at_once(True, value_size)):
+            columns = state + 64 * (v // panel * panel * key_size + v % panel)
+            multiply(0, 1, delta, by_channel, key_size, value_size, (columns, weighted, us, rows, products + 64 * v))
+        return
 
     for v in range(0, n_vectors, vectors_at_once(False, value_size)):
         columns, out = state + 64 * (v // panel * panel * key_size + v % panel), products + 64 * v
-        for t in range(0, in_groups, GROUP):
+        if n == 1:
+            multiply(1, 1, delta, by_channel, key_size, value_size, (columns, weighted, us + 64 * v, rows, out))
+            continue
+        for t in range(0, n, GROUP):  # the last group may have rows of no token; their products are not used
             arguments = (columns, weighted, us + 64 * v, rows + row * t, out + product * t)
             if full and t == 0:
                 multiply(1, 0, delta, by_channel, key_size, value_size, arguments)
             else:
                 multiply(0, 0, delta, by_channel, key_size, value_size, arguments)
-        if full and in_groups == 0:
-            multiply(1, 1, delta, by_channel, key_size, value_size, (columns, weighted, us + 64 * v, rows, out))
-
-    for t in range(max(in_groups, 1) if full else in_groups, n):
-        for v in range(0, n_vectors, vectors_at_once(True, value_size)):
-            columns, out = state + 64 * (v // panel * panel * key_size + v % panel), products + product * t + 64 * v
-            multiply(0, 1, delta, by_channel, key_size, value_size, (columns, weighted, us, rows + row * t, out))
 
 
 @jit

@@ -1,8 +1,8 @@
 """Emit the functions of linear attention for one head; `linear_attention` describes what they compute.
 
 Their last parameters are literals: ``delta`` (1: the delta rule, 0: decay alone), ``by_channel`` (1: a decay for each
-channel of the keys), the sizes of a head and, for tokens, the number ``n`` of the token in its block. A decay by head is
-stored as a vector, so that both kinds are loaded in the same way.
+channel of the keys), and the sizes of a head. ``n`` is the number of a token in its block. A decay that all channels
+share is stored as a vector, so both kinds of decays are loaded in the same way.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.recurrence import BLOCK, specialised
 
-# So many that the sums stay in registers: the tokens that are multiplied with S together, and the vectors of a line of S
-# that are multiplied with several tokens, or with one. No sum depends on them.
+# How many tokens are multiplied with S together; how many vectors of a line of S are multiplied at once with such a
+# group, and with a single token. The sums just fit into the registers. The numbers do not change any sum.
 GROUP, _GROUP_VECTORS, _ALONE_VECTORS = (4, 2, 8) if "avx512f" in features() else (2, 1, 2)
 
 _STATE_AHEAD = 16384  # bytes of S that are fetched ahead of their use when decoding

@@ -1,12 +1,12 @@
 """Shared parts of the kernels of recurrent operators: convolution, linear attention and selective scan.
 
 A recurrent operator reads the tokens of a slot in order and keeps a state of fixed size per slot. Its kernel is
-``kernel(plan, record, thread) -> 0``; ``record`` is the address of the operator's record. A slot has at most one span in
-a ubatch. Its state begins with position 0, whatever its memory holds before.
+``kernel(plan, record, thread) -> 0``, where ``record`` is the address of the operator's own record. A slot has at most
+one span in a ubatch. Position 0 begins a new state, whatever the memory holds.
 
-Tokens are divided into blocks of `BLOCK` that lie at absolute positions. A state keeps the values at the start of its
-last block, and the inputs of the tokens since then. Therefore a slot can go back within this block by doing nothing: the
-kernels continue at the position of the next span, and ignore what the state keeps of later tokens.
+Blocks of `BLOCK` tokens lie at multiples of `BLOCK`. A state contains what the operator knew at the start of the last
+block, and the inputs of the block's tokens. So a slot can go back within this block, and nothing must be done for it: a
+kernel continues at the position of the next span and ignores later tokens. A snapshot is a copy of the state's memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llamafw_backends.numba_cpu.kernel_records import I, accessor
 from llamafw_backends.numba_cpu.simd import i64, operation, void
 
 BLOCK = 4
-"""Tokens per block: longer blocks are no faster, but make some tokens slow when decoding."""
+"""Tokens per block. Longer blocks are not faster in prompts, and make one token of each block slow when decoding."""
 
 SPAN = np.dtype([(name, I) for name in ("slot", "first", "n_tokens", "position")])
 """A row of ``plan.spans``: the slot, its first token in the ubatch, the number of tokens, the position of the first."""
@@ -35,15 +35,15 @@ SPAN_BYTES = SPAN.itemsize
 prefetch = operation(void, (i64,), emit.prefetch)
 
 
-def earliest_position(n_positions: int, earliest: int = 0) -> int:
-    """Return the earliest position that a slot can go back to without a snapshot.
+def earliest_position(n_positions: int, earliest: int) -> int:
+    """Return the earliest position that a slot can go back to, after it has computed ``n_positions`` positions.
 
     Parameters
     ----------
     n_positions : int
-        Number of positions that the slot has computed.
+        Number of positions of the slot, at least 1.
     earliest : int
-        The result for the slot before its last tokens were computed; 0 for a slot that begins with position 0.
+        The earliest position before the last tokens were computed. It is 0 for a new text, and is part of a snapshot.
     """
     return max(earliest, (n_positions - 1) // BLOCK * BLOCK)
 

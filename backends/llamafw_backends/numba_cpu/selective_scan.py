@@ -1,11 +1,10 @@
 """The selective scan of Mamba-1 (arXiv:2312.00752): ``h ← exp(Δ A) h + Δ B x`` per channel, ``y = C · h + D x``.
 
-16 channels are computed together, one in each lane. Each lane adds its sums over the state's numbers in order, so neither
-batches nor threads can change them.
+16 channels are computed together, one in each lane. A lane adds the products with C in order, so neither batches nor
+threads can change the sum.
 
-A slot keeps h as it was at the start of the last block (see `recurrence`), and x, Δ and B of the block's tokens. The next
-token repeats the steps of this block first. That takes little time beside the matrices of a layer, and makes a state,
-which snapshots copy, much smaller than one with a second h or with that of each token.
+A slot keeps h, and also h at the start of the last block (see `recurrence`) with x, Δ and B of the block's tokens. If
+the slot has gone back within the block, the next token first computes h from these.
 """
 
 from __future__ import annotations
@@ -44,21 +43,28 @@ SELECTIVE_SCAN = np.dtype(
         *((name, I) for name in ("n_channels", "n_state")),  # n_channels is a multiple of 16
     ]
 )
-"""The selective scan of a layer: n is the number of tokens of a ubatch; ``out`` may be ``x``."""
+"""The selective scan of a layer: n is the number of tokens of a ubatch; rows end at a multiple of 64 bytes."""
 
 _record_at = accessor(SELECTIVE_SCAN)
 _AHEAD = 8  # tokens: the rows of a prompt do not fit into the caches, so they are fetched before they are needed
 
 
 @register_jitable  # type: ignore[untyped-decorator]  # numba has no types
-def _offsets(n_state: int) -> tuple[int, int, int]:
-    """Return the offset of the block's start in the state of 16 channels, the bytes kept per token, and the size.
+def _offsets(n_state: int) -> tuple[int, int, int, int]:
+    """Return the offsets in the state of 16 channels, and its size.
 
-    The state begins with h, (n_state, 16) float32, and the x, Δ and B of each token of a block.
+    The state begins with h, (n_state, 16) float32. At the offsets are h at the start of the block; x, Δ and B of each
+    token of the block; and two int64: the position that h has reached, and the start of the block.
     """
-    kept = 128 + (4 * n_state + 63) // 64 * 64
-    start = 64 * n_state + BLOCK * kept
-    return start, kept, start + 64
+    kept = 2 * 64 * n_state
+    positions = kept + BLOCK * _kept_bytes(n_state)
+    return 64 * n_state, kept, positions, positions + 64
+
+
+@register_jitable  # type: ignore[untyped-decorator]  # numba has no types
+def _kept_bytes(n_state: int) -> int:
+    """Return the size of a token's x, Δ and B."""
+    return 128 + (4 * n_state + 63) // 64 * 64
 
 
 def pack_a(a: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -71,13 +77,11 @@ def state_bytes(n_channels: int, n_state: int) -> int:
     return n_channels // 16 * int(_offsets(n_state)[-1])
 
 
-def scratch_bytes(n_state: int) -> int:
-    """Return the bytes that a thread needs: h of 16 channels."""
-    return 64 * n_state
-
-
 def build(compiler: KernelCompiler) -> Any:
-    """Compile the kernel ``selective_scan(plan, record, thread)``."""
+    """Compile the kernel ``selective_scan(plan, record, thread)``.
+
+    It needs no scratch memory.
+    """
     return compiler("selective scan", 3, selective_scan)
 
 
@@ -100,49 +104,54 @@ def _copy(source: int, target: int, n_bytes: int) -> None:
 
 
 @jit
-def _scan(r: Any, span: Any, group: int, h: int) -> None:
+def _scan(r: Any, span: Any, group: int) -> None:
     """Compute 16 channels of a span."""
     n_state, size, column = r.n_state, 64 * r.n_state, 64 * group
-    start_at, kept_bytes, n_bytes = _offsets(n_state)
-    state = r.state + span.slot * r.state_slot + group * n_bytes
-    a, d, kept_rows = r.a + group * size, load(r.d + column), state + size
-    if span.position == 0:
-        for i in range(0, size, 64):
-            store(zeros(), state + i)
-        store_i64(0, state + start_at)
+    block_at, kept_at, positions_at, n_bytes = _offsets(n_state)
+    h = r.state + span.slot * r.state_slot + group * n_bytes
+    h_of_block, now, start = h + block_at, h + positions_at, h + positions_at + 8
+    a, d = r.a + group * size, load(r.d + column)
 
-    start, end = load_i64(state + start_at), span.position + span.n_tokens
+    position, end = span.position, span.position + span.n_tokens
+    if position == 0:
+        for i in range(0, size, 64):
+            store(zeros(), h + i)
+            store(zeros(), h_of_block + i)
+        store_i64(0, start)
+    elif load_i64(now) != position:  # the slot has gone back
+        _copy(h_of_block, h, size)
+        position = load_i64(start)
+
     last_start = (end - 1) // BLOCK * BLOCK
-    _copy(state, h, size)
-    for position in range(start, end):
-        if position == last_start and position != start:
-            _copy(h, state, size)
-            store_i64(position, state + start_at)
-        kept = kept_rows + position % BLOCK * kept_bytes
-        if position < span.position:
+    for i in range(position, end):
+        if i == last_start and i != load_i64(start):
+            _copy(h, h_of_block, size)
+            store_i64(i, start)
+        kept = h + kept_at + i % BLOCK * _kept_bytes(n_state)
+        if i < span.position:
             _step(h, a, n_state, load(kept), load(kept + 64), kept + 128, kept + 128)
             continue
 
-        token = span.first + position - span.position
+        token = span.first + i - span.position
         x_at, delta_at = r.x + token * r.x_stride + column, r.delta + token * r.delta_stride + column
         prefetch(x_at + _AHEAD * r.x_stride)
         prefetch(delta_at + _AHEAD * r.delta_stride)
         x, delta, b = load(x_at), load(delta_at), r.b + token * r.b_stride
         y = _step(h, a, n_state, x, delta, b, r.c + token * r.c_stride)
         store(fma(d, x, y), r.out + token * r.out_stride + column)
-        if position >= last_start:
+        if i >= last_start:
             store(x, kept)
             store(delta, kept + 64)
             _copy(b, kept + 128, 4 * n_state)
+    store_i64(end, now)
 
 
 def selective_scan(plan: int, record: int, thread: int) -> int:
     """Compute this thread's channels of all spans."""
     p, r = plan_at(plan), _record_at(record)
     first, last = work_range(r.n_channels // 16, thread, p.n_threads)
-    scratch = p.scratch + thread * p.scratch_stride
     for i in range(p.n_spans):
         span = span_at(p.spans + SPAN_BYTES * i)
         for group in range(first, last):
-            _scan(r, span, group, scratch)
+            _scan(r, span, group)
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamafw.engine.backend_options import backend_options
+from llamafw.engine.memory_check import limit_snapshots
 from llamafw.errors import ModelError, PluginError, SettingsError
 from llamafw.graph import Graph, GraphError
 from llamafw.interfaces import (
@@ -109,7 +110,7 @@ def make_backend(
 ) -> Backend:
     """Return a backend with the model loaded."""
     backends = plugins.registry("backend")
-    options = backend_options(settings, graph.n_ctx_train)
+    options = limit_snapshots(backend_options(settings, graph.n_ctx_train), graph)
     backend: Backend = backends[name](BackendContext(model, graph, options, plugins.registry("quant"), log))
     description = _describe_entry(plugins, "backend", name)
     check_members(backend, Backend, description)

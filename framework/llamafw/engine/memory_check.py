@@ -1,41 +1,83 @@
-"""Checks that the KV cache that ``--ctx-size`` asks for fits into the memory of the machine."""
+"""Checks that the caches that ``--ctx-size`` asks for fit into the memory of the machine, and limits snapshots.
+
+Independent of backends: it counts what the graph says that a slot must keep.
+"""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from dataclasses import dataclass, replace
 
 import psutil
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.errors import SettingsError
-from llamafw.graph import Cache, Graph, State, states
+from llamafw.graph import Attention, Cache, Concat, Graph, states
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions
 
 _ELEMENT_BYTES = {"f16": 2, "f32": 4}
+_STATE_BYTES = 4  # per number of a recurrent state
 _CTX_STEP = 256  # suggested context sizes are multiples of it
+_SNAPSHOT_SHARE = 8  # snapshots may take this part of the memory: an eighth
 
 
-def slot_bytes(graph: Graph, options: BackendOptions, n_ctx: int) -> int:
-    """Return the size of what a slot of ``n_ctx`` positions keeps.
+@dataclass(frozen=True, slots=True)
+class SlotBytes:
+    """What a slot must keep, in bytes."""
 
-    A cache has a key and a value per position; if all layers that read it have a window, only for the positions in the
-    window. Operators with a state of fixed size have it, and a copy for each snapshot, in float32.
+    per_position: int  # for each position of the context
+    fixed: int  # regardless of the context: recurrent states and windows, which a snapshot copies
+
+    def total(self, options: BackendOptions) -> int:
+        """Return the size of all slots with their snapshots."""
+        return options.n_slots * (options.n_ctx * self.per_position + (1 + options.n_snapshots) * self.fixed)
+
+
+def slot_bytes(graph: Graph, options: BackendOptions) -> SlotBytes:
+    """Return what a slot must keep.
+
+    Of a `Cache` that is read through windows only, these are the positions of the largest window. Values that are
+    the start of the keys (MLA) need no memory of their own.
     """
-    return sum(_state_bytes(state, options, n_ctx) for state in states(graph))
+    per_position = fixed = 0
+    windows = _windows(graph)
+    for state in states(graph):
+        if not isinstance(state.value, Cache):
+            fixed += math.prod(state.fixed) * _STATE_BYTES
+            continue
+        n_bytes = _row_bytes(state.value, options)
+        window = windows.get(id(state.value))
+        if window is None:
+            per_position += n_bytes
+        else:
+            fixed += n_bytes * min(window, options.n_ctx)
+    return SlotBytes(per_position, fixed)
 
 
-def _state_bytes(state: State, options: BackendOptions, n_ctx: int) -> int:
-    if not isinstance(state.value, Cache):
-        return 4 * math.prod(state.fixed) * (1 + options.n_snapshots)
-    n_positions = n_ctx if state.window is None else min(n_ctx, state.window)
-    parts = (state.value.k, options.cache_type_k), (state.value.v, options.cache_type_v)
-    return n_positions * sum(math.prod(part.shape) * _ELEMENT_BYTES[kind] for part, kind in parts)
+def limit_snapshots(options: BackendOptions, graph: Graph, memory: int | None = None) -> BackendOptions:
+    """Return the options with as many snapshots as may take an eighth of the memory, but at least one.
+
+    Parameters
+    ----------
+    options : BackendOptions
+        The options, with the number of snapshots that the user wants.
+    graph : Graph
+        The model.
+    memory : int, optional
+        Physical memory in bytes; by default that of this machine.
+    """
+    fixed = slot_bytes(graph, options).fixed
+    if not fixed:
+        return options
+    if memory is None:
+        memory = psutil.virtual_memory().total
+    n_fitting = memory // _SNAPSHOT_SHARE // (options.n_slots * fixed)
+    return replace(options, n_snapshots=max(min(options.n_snapshots, n_fitting), 1))
 
 
 def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = None) -> None:
-    """Check that the KV cache is not larger than the physical memory.
+    """Check that the caches of all slots are not larger than the physical memory.
 
     Only a context size that the user sets is checked. The default, the whole trained context for each slot, may be
     larger than the memory: the cache takes memory only as it is filled.
@@ -52,36 +94,53 @@ def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = N
     Raises
     ------
     SettingsError
-        The cache does not fit. The message says how much it needs, how much memory there is, and what would fit.
+        The caches do not fit. The message says how much they need, how much memory there is, and what would fit.
     """
     if settings.ctx_size == 0:
         return
     if memory is None:
         memory = psutil.virtual_memory().total
-    options = backend_options(settings, graph.n_ctx_train)
-    needed = options.n_slots * slot_bytes(graph, options, options.n_ctx)
+    options = limit_snapshots(backend_options(settings, graph.n_ctx_train), graph, memory)
+    slot = slot_bytes(graph, options)
+    needed = slot.total(options)
     if needed <= memory:
         return
 
     slots = f"{options.n_slots} slots of {options.n_ctx} tokens" if options.n_slots > 1 else f"{options.n_ctx} tokens"
+    n_free = memory - slot.total(replace(options, n_ctx=0))
+    n_positions = max(n_free, 0) // slot.per_position if slot.per_position else 0
     raise SettingsError(
         f"-c {settings.ctx_size} needs {_gib(needed)} for the KV cache ({slots}), but this machine has {_gib(memory)} "
-        f"of memory; {_suggestion(graph, options, settings.ctx_size, memory)}"
+        f"of memory; {_suggestion(n_positions, options.n_slots)}"
     )
 
 
-def _suggestion(graph: Graph, options: BackendOptions, ctx_size: int, memory: int) -> str:
-    """Return which flags fit into memory, instead of ``-c ctx_size``."""
-    n_slots = options.n_slots
+def _windows(graph: Graph) -> dict[int, int | None]:
+    """Return the largest window through which each cache is read, by the cache's id; None: it is read completely."""
+    windows: dict[int, int | None] = {}
+    for value in graph:
+        if isinstance(value, Attention):
+            known = windows.get(id(value.past), 0)
+            is_whole = known is None or value.window is None
+            windows[id(value.past)] = None if is_whole else max(known or 0, value.window or 0)
+    return windows
 
-    def needed(n_positions: int) -> int:
-        return n_slots * slot_bytes(graph, options, n_positions // n_slots)
 
-    n_fitting = bisect_right(range(ctx_size), memory, key=needed) - 1
-    n_ctx = n_fitting // _CTX_STEP * _CTX_STEP or n_fitting
+def _row_bytes(cache: Cache, options: BackendOptions) -> int:
+    """Return the size of the keys and values of one position."""
+    n_bytes = math.prod(cache.k.shape) * _ELEMENT_BYTES[options.cache_type_k]
+    if isinstance(cache.k, Concat) and cache.k.parts[0] is cache.v:
+        return n_bytes
+    return n_bytes + math.prod(cache.v.shape) * _ELEMENT_BYTES[options.cache_type_v]
+
+
+def _suggestion(n_positions: int, n_slots: int) -> str:
+    """Return which flags fit into memory for ``n_positions`` positions."""
+    n_ctx = n_positions // _CTX_STEP * _CTX_STEP or n_positions
+    if n_ctx == 0:
+        return "no context of this model fits"
     if n_ctx < n_slots:
-        n_ctx = memory // slot_bytes(graph, options, 1)
-        return f"-c {n_ctx} -np {n_ctx} would fit" if n_ctx else "no context of this model fits"
+        return f"-c {n_ctx} -np {n_ctx} would fit"
     share = f" ({n_ctx // n_slots} tokens for each slot; a smaller -np gives each slot more)" if n_slots > 1 else ""
     return f"-c {n_ctx} would fit{share}"
 

@@ -43,7 +43,7 @@ class SlotCaches:
         self._backend, self._slots, self._prompt_cache = backend, slots, prompt_cache
         self._snapshot_backend = None if backend.can_cut else cast("SnapshotBackend", backend)
         for slot in slots:
-            self._note_cuts(slot)
+            slot.cuts = None if backend.can_cut else ()
 
     # --- for a new prompt
 
@@ -78,14 +78,20 @@ class SlotCaches:
         n_common = slot.common_prefix(reusable) if cache_prompt else 0
         if n_common < slot.n:
             self._truncate(slot, n_common)
+        slot.n_stable = 0
         if snapshots:
             self.plan_snapshots(slot, prompt, n_common, n_answer_start)
         return slot.n
 
     def _save_to_prompt_cache(self, slot: Slot, prompt: Ints) -> None:
-        """Save a slot's state to the prompt cache if a new prompt would overwrite a long part of it."""
-        tokens = slot.reusable[: slot.n_savable]
-        if len(tokens) - slot.common_prefix(prompt) < _MIN_TOKENS_TO_COPY or self._prompt_cache.holds(tokens):
+        """Save a slot's state to the prompt cache if a new prompt would overwrite a long part of it.
+
+        The next turn of a chat may replace the last answer, and so does the same prompt again. That is not enough.
+        """
+        tokens, n_common = slot.reusable[: slot.n_savable], slot.common_prefix(prompt)
+        if n_common >= slot.n_stable or len(tokens) - n_common < _MIN_TOKENS_TO_COPY:
+            return
+        if self._prompt_cache.holds(tokens):
             return
         if self._prompt_cache.accepts(self._backend.state_size(len(tokens))):
             self._prompt_cache.add(tokens.copy(), self._backend.save(slot.id, len(tokens)), slot.cuts)
@@ -121,17 +127,18 @@ class SlotCaches:
         prompt : (n_prompt,) int32
             The prompt.
         n_common : int
-            The length of the common prefix of the prompt and what the slot held before.
+            The length of the common prefix of the prompt and what the slot held before it was cut.
         n_answer_start : int, optional
             See `GenerateRequest`.
         """
+        n_answer_start = _ANSWER_START if n_answer_start is None else n_answer_start
+        slot.n_stable = max(len(prompt) - max(n_answer_start, 1), (len(prompt) + 1) // 2)
         if self._snapshot_backend is None:
             return
-        n_stable = len(prompt) - (_ANSWER_START if n_answer_start is None else n_answer_start)
         regular = range(0, len(prompt), _MAX_TOKENS_BETWEEN_SNAPSHOTS)
 
         slot.marks, previous = [], max(slot.cuts or (), default=0)
-        for mark in sorted({slot.n, n_common, n_stable, *regular}):
+        for mark in sorted({n_common, slot.n_stable, *regular}):
             if slot.n <= mark < len(prompt) and mark - previous >= _MIN_TOKENS_BETWEEN_SNAPSHOTS:
                 slot.marks.append(mark)
                 previous = mark
@@ -200,6 +207,7 @@ class SlotCaches:
         self.clear(slot)
         self._backend.restore(slot.id, len(tokens), state)
         slot.extend(tokens)
+        slot.n_stable = slot.n
         self._note_cuts(slot)
 
     def clear(self, slot: Slot) -> int:

@@ -21,13 +21,27 @@ DEFAULT_SIMILARITY = 0.1
 class Slot:
     """A place for one sequence in the KV cache, and the tokens that are cached there, in order of position."""
 
-    __slots__ = ("busy", "cuts", "id", "id_task", "last_used", "lost", "marks", "n", "n_exact", "task", "tokens")
+    __slots__ = (
+        "busy",
+        "cuts",
+        "id",
+        "id_task",
+        "last_used",
+        "lost",
+        "marks",
+        "n",
+        "n_exact",
+        "n_stable",
+        "task",
+        "tokens",
+    )
 
     def __init__(self, id: int, n_ctx: int) -> None:
         self.id = id
         self.tokens: Ints = np.empty(n_ctx, np.int32)  # [:n] are cached
         self.n = 0
         self.n_exact = n_ctx  # positions before the first shift: after it, the cache differs from a fresh evaluation
+        self.n_stable = 0  # positions before the last answer, which the next turn of a chat is likely to repeat
         self.cuts: Collection[int] | None = None  # positions at which it can be cut, besides its end; None: anywhere
         self.marks: list[int] = []  # positions at which a snapshot will be taken, ascending
         self.lost: Ints = _NO_TOKENS  # tokens that must be evaluated again, before any others

@@ -17,11 +17,12 @@ _MISSING: Any = object()
 
 
 class Heads(NamedTuple):
-    """Numbers and size of the attention heads of a model whose layers are alike."""
+    """Numbers and sizes of the attention heads of a model whose layers are alike."""
 
     n: int  # of queries
     n_kv: int  # of keys and values
-    size: int
+    size: int  # of one query or key
+    value_size: int
 
 
 class Metadata:
@@ -109,12 +110,13 @@ class Metadata:
         return bool(value)
 
     def heads(self) -> Heads:
-        """Return the numbers of heads and their size; ModelError if they do not fit together."""
+        """Return the numbers and sizes of heads; ModelError if they do not fit together."""
         n = self.integer("attention.head_count")
         n_kv = self.integer("attention.head_count_kv", n)
         if n % n_kv:
             raise ModelError(f"{self.model.path}: {n} heads cannot be divided evenly among {n_kv} KV heads")
-        return Heads(n, n_kv, self.head_size(n))
+        size = self.integer("attention.key_length", self.integer("embedding_length") // n)
+        return Heads(n, n_kv, size, self.integer("attention.value_length", size))
 
     def head_size(self, n_head: int, suffix: str = "") -> int:
         """Return the size of one head; ModelError if values have another size than keys.
@@ -139,7 +141,7 @@ class Metadata:
         if not factor:
             return None
         length = self.integer("attention.temperature_length", 0, low=0)  # 0: not given
-        return factor, length or self.integer("rope.scaling.original_context_length")
+        return factor, length or self.integer("rope.scaling.original_context_length", self.integer("context_length"))
 
     def n_rotated(self, size: int, suffix: str = "") -> int:
         """Return how many numbers of a head are rotated; ModelError if it is odd or above the head size, ``size``."""

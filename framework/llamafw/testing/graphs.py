@@ -33,7 +33,7 @@ class Variation:
     """A graph that differs from Llama's in one thing."""
 
     name: str  # what the model has: "a sliding window"
-    operator: str  # the class of the operator that a backend must know
+    operator: str  # the class of the operator that a refusal must name; empty if a backend may refuse the whole graph
     build: Callable[[Model], g.Graph]  # for a file with the tensors of the tiny Llama and these
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of each layer's further tensors
 
@@ -163,7 +163,7 @@ def _attention() -> Iterator[Variation]:
     )
     yield Variation(
         "attention to the whole text",
-        "KeyValue",
+        "",
         partial(llama, attend=lambda p, _: g.attention(p[0], g.whole_text(p[1], p[2]), SIZE**-0.5)),
     )
     yield Variation("values longer than keys", "Attention", partial(llama, attend=_with_long_values))

@@ -2,7 +2,7 @@
 
 from llamafw import Register, hookimpl
 from llamafw_plugins.architectures.cohere2 import cohere2, command_r
-from llamafw_plugins.architectures.deepseek2 import deepseek2
+from llamafw_plugins.architectures.deepseek2 import deepseek2, mistral4
 from llamafw_plugins.architectures.gemma import gemma
 from llamafw_plugins.architectures.gemma2 import gemma2
 from llamafw_plugins.architectures.gemma3 import gemma3
@@ -36,6 +36,7 @@ def register_architectures(register: Register) -> None:
         lfm2moe,
         llama,
         mistral3,
+        mistral4,
         nemotron_h,
         nemotron_h_moe,
         phi3,

@@ -26,7 +26,8 @@ def cohere2(model: Model) -> g.Graph:
 def _cohere(m: g.Metadata, window: int | None, is_rotated: list[bool]) -> g.Graph:
     """Return the graph; layers without rotation have no window."""
     w, n_ctx, heads = g.Parameters.of(m.model), m.integer("context_length"), m.heads()
-    eps, logit_scale = m.number("attention.layer_norm_epsilon", low=0), m.number("logit_scale", low=0)
+    eps = m.number("attention.layer_norm_epsilon", low=0)
+    logit_scale = m.number("logit_scale", low=0, allow_low=True) or 1.0  # 0 in a file means 1
     turn = g.rotation(m, m.n_rotated(heads.size), n_ctx, interleaved=True)
     layers = list(w.layers(len(is_rotated)))
     has_head_norms = any(name in layer for layer in layers for name in ("attn_q_norm", "attn_k_norm"))  # Command R+

@@ -1,4 +1,7 @@
-"""The architecture ``deepseek2``: DeepSeek-V2, V3 and R1 (arXiv:2405.04434, arXiv:2412.19437), Kimi K2, GLM-4.7-Flash.
+"""The architectures ``deepseek2`` and ``mistral4``: DeepSeek-V2, V3 and R1 (arXiv:2405.04434, arXiv:2412.19437).
+
+Kimi K2, GLM-4.7-Flash, Mistral Large 3 and Mistral Small 4 have the same graph; queries of the last two grow with the
+logarithm of their position.
 
 Attention is multi-head latent attention. The first layers are dense; in the others, each token uses some of many small
 experts and a shared one. Rotated pairs are adjacent.
@@ -15,8 +18,17 @@ GLM_4_7_FLASH = ((47, 154880), (48, 154880))
 
 def deepseek2(model: Model) -> g.Graph:
     """Return the graph of a ``deepseek2`` model."""
-    m, w = g.Metadata(model, "deepseek2"), g.Parameters.of(model)
-    n_ctx, n_layer = m.integer("context_length"), g.layer_count(m, w)
+    return _deepseek2(g.Metadata(model, "deepseek2"))
+
+
+def mistral4(model: Model) -> g.Graph:
+    """Return the graph of a ``mistral4`` model."""
+    return _deepseek2(g.Metadata(model, "mistral4"))
+
+
+def _deepseek2(m: g.Metadata) -> g.Graph:
+    w, n_ctx = g.Parameters.of(m.model), m.integer("context_length")
+    n_layer = g.layer_count(m, w)
     eps, sizes = m.number("attention.layer_norm_rms_epsilon", low=0), g.latent_sizes(m)
     n_lora_q, n_shared = (m.integer(key, 0, low=0) for key in ("attention.q_lora_rank", "expert_shared_count"))
     n_dense = m.integer("leading_dense_block_count", 0, low=0)
@@ -51,7 +63,7 @@ def deepseek2(model: Model) -> g.Graph:
     logits = g.linear(hidden, g.output_matrix(w))
 
     w.skip("rope_freqs.")
-    w.check_all_used("deepseek2")
+    w.check_all_used(m.architecture)
     return g.Graph(hidden, logits, n_ctx)
 
 

@@ -22,7 +22,7 @@ def llama(model: Model) -> g.Graph:
     ------
     ModelError
         A metadata key or a tensor is missing or invalid (the message names it), or the model has an unsupported
-        feature: values of another size than keys, or an unknown scaling or routing.
+        feature: an unknown scaling or routing, or heads that are rotated only in part.
     """
     m, w = g.Metadata(model, "llama"), g.Parameters.of(model)
     routing = g.routing(m) if m.integer("expert_count", 0, low=0) else None

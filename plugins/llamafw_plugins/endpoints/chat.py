@@ -14,7 +14,7 @@ from llamafw_plugins.endpoints.generations import Generation, generate_all
 from llamafw_plugins.endpoints.openai_response import OpenAIResponse, finish_reason
 from llamafw_plugins.endpoints.prompts import Prompt
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json, progress_json
-from llamafw_plugins.endpoints.template import chat_tokens
+from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start
 from llamafw_plugins.endpoints.tools import ToolCallReader, Tools, read_tools, require_tool_call, tool_call_json
 
 
@@ -31,8 +31,9 @@ class ChatEndpoints:
         check_n_generations(body, n)
 
         tools = read_tools(body, loaded)
-        tokens = await asyncio.to_thread(chat_tokens, body, loaded, tools)
-        requests = repeat_requests([require_tool_call(self._prepare(body, tokens), tools)], n)
+        tokens, n_answer_start = await asyncio.to_thread(self._read_messages, body, tools)
+        request = replace(self._prepare(body, tokens), n_answer_start=n_answer_start)
+        requests = repeat_requests([require_tool_call(request, tools)], n)
         response = ChatResponse(loaded, requests, body, n, tools)
         if body.get("stream"):
             return event_stream(response.events(), done=True)
@@ -42,6 +43,11 @@ class ChatEndpoints:
         if self.app.settings.verbose_responses:
             whole["__verbose"] = self._native(body, requests, generations[0])
         return whole
+
+    def _read_messages(self, body: JSON, tools: Tools | None) -> tuple[Sequence[int], int | None]:
+        """Return the tokens of the prompt, and how many of them introduce the answer."""
+        tokens = chat_tokens(body, self.app.loaded, tools)
+        return tokens, count_answer_start(body, self.app.loaded, tokens)
 
     def _prepare(self, body: JSON, tokens: Sequence[int]) -> GenerateRequest:
         request = self.app.prepare(body, tokens)

@@ -51,20 +51,59 @@ def render(body: JSON, loaded: LoadedModel, tools: Tools | None) -> str:
         The request uses an unsupported field or a reserved variable, or the template rejects the conversation.
     """
     refuse_chat_fields(body)
-    variables = dict(body.get("chat_template_kwargs") or {})
-    for name in variables:
-        if name in RESERVED_VARIABLES:
-            message = f"the server sets the variable {name}; a request cannot replace it"
-            raise RequestError(message, param=f"chat_template_kwargs.{name}")
-
+    variables = template_variables(body)
     messages: Sequence[Mapping[str, Any]] = plain_messages(body["messages"], loaded.chat.source)
     if "tools" in loaded.chat.source:
         variables |= {"tools": list(tools.offered)} if tools else {}
     elif loaded.tool_parser is not None:
         messages = loaded.tool_parser.inline(messages, tools.offered if tools else ())
 
-    add_generation_prompt = body.get("add_generation_prompt") is not False
-    return loaded.chat.render(messages, add_generation_prompt=add_generation_prompt, **variables)
+    return loaded.chat.render(messages, add_generation_prompt=ends_with_answer_start(body), **variables)
+
+
+def template_variables(body: JSON) -> dict[str, Any]:
+    """Return the variables that a request sets; RequestError if it sets one that belongs to the server."""
+    variables = dict(body.get("chat_template_kwargs") or {})
+    for name in variables:
+        if name in RESERVED_VARIABLES:
+            message = f"the server sets the variable {name}; a request cannot replace it"
+            raise RequestError(message, param=f"chat_template_kwargs.{name}")
+    return variables
+
+
+def ends_with_answer_start(body: JSON) -> bool:
+    """Return whether a request's prompt ends with the text that introduces the assistant's answer."""
+    return body.get("add_generation_prompt") is not False
+
+
+def count_answer_start(body: JSON, loaded: LoadedModel, tokens: Sequence[int]) -> int | None:
+    """Return how many tokens at the end of a prompt introduce the assistant's answer; None if that is not certain.
+
+    The next turn of the conversation may not repeat them, for example because they open a block of thoughts.
+
+    Parameters
+    ----------
+    body : mapping
+        A validated chat request.
+    loaded : LoadedModel
+        The model.
+    tokens : sequence of int
+        The tokens of the request's prompt.
+    """
+    if not ends_with_answer_start(body):
+        return None
+    message, variables = {"role": "user", "content": "."}, template_variables(body)
+    try:
+        with_start, without = (
+            loaded.chat.render([message], add_generation_prompt=add, **variables) for add in (True, False)
+        )
+    except RequestError:  # some templates refuse such a short conversation
+        return None
+    if not with_start.startswith(without):
+        return None
+
+    start = loaded.tokenizer.encode(with_start[len(without) :], parse_special=True)
+    return len(start) if list(tokens[len(tokens) - len(start) :]) == start else None
 
 
 def chat_tokens(body: JSON, loaded: LoadedModel, tools: Tools | None) -> tuple[int, ...]:

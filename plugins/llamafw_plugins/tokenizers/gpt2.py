@@ -36,38 +36,11 @@ BYTE_CHARACTERS = _byte_characters()
 _TO_BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
-class Gpt2Tokenizer(GgufTokenizer):
-    """A byte-level BPE tokenizer.
+class LibraryTokenizer(GgufTokenizer):
+    """A tokenizer whose merging is done by `tokenizers`."""
 
-    Small vocabularies lack tokens for rare control characters; such bytes are dropped, as in llama.cpp.
-    """
-
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        vocabulary = read_vocabulary(metadata)
-        pre_tokenizer = _pre_tokenizer(metadata)
-        super().__init__(metadata, vocabulary, add_bos=pre_tokenizer.add_bos)
-
-        # If plain text could merge into a control token, users could end the model's turn or begin one.
-        ids = {text: token for text, token in vocabulary.ids.items() if token not in vocabulary.control}
-        if _LONE_SURROGATE.search("".join(ids)):  # for bytes that are not UTF-8; the library only takes Unicode
-            ids = {text: token for text, token in ids.items() if not _LONE_SURROGATE.search(text)}
-        merges = _merges(metadata, vocabulary, ids)
-
-        # The library drops unknown characters before merging, which could then merge the characters around them. An
-        # unknown token, removed afterwards, keeps these apart.
-        self._incomplete = not ids.keys() >= set(BYTE_CHARACTERS)
-        unknown = {"": self.n_vocab} if self._incomplete else {}
-        self._library = Library(
-            models.BPE(
-                vocab=ids | unknown,
-                merges=merges,
-                unk_token="" if unknown else None,
-                ignore_merges=pre_tokenizer.ignore_merges,
-            )
-        )
-        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
-        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._library.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
+    _library: Library
+    _incomplete = False  # whether the library returns `n_vocab` for unknown characters, which are then dropped
 
     def _encode_parts(self, parts: Sequence[str | int]) -> list[int]:
         encoded = iter(self._encode_texts([part for part in parts if isinstance(part, str)]))
@@ -91,6 +64,40 @@ class Gpt2Tokenizer(GgufTokenizer):
                 raise
             raise RequestError("the text has a part that is too long to be split into words") from error
 
+
+class Gpt2Tokenizer(LibraryTokenizer):
+    """A byte-level BPE tokenizer.
+
+    Small vocabularies lack tokens for rare control characters; such bytes are dropped, as in llama.cpp.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        vocabulary = read_vocabulary(metadata)
+        pre_tokenizer = _pre_tokenizer(metadata)
+        super().__init__(metadata, vocabulary, add_bos=pre_tokenizer.add_bos)
+
+        # If plain text could merge into a control token, users could end the model's turn or begin one.
+        ids = {text: token for text, token in vocabulary.ids.items() if token not in vocabulary.control}
+        if _LONE_SURROGATE.search("".join(ids)):  # for bytes that are not UTF-8; the library only takes Unicode
+            ids = {text: token for text, token in ids.items() if not _LONE_SURROGATE.search(text)}
+        merges = read_merges(metadata, vocabulary, ids)
+
+        # The library drops unknown characters before merging, which could then merge the characters around them. An
+        # unknown token, removed afterwards, keeps these apart.
+        self._incomplete = not ids.keys() >= set(BYTE_CHARACTERS)
+        unknown = {"": self.n_vocab} if self._incomplete else {}
+        self._library = Library(
+            models.BPE(
+                vocab=ids | unknown,
+                merges=merges,
+                unk_token="" if unknown else None,
+                ignore_merges=pre_tokenizer.ignore_merges,
+            )
+        )
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._library.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
+
     def _make_piece(self, text: str, token_type: int) -> bytes:
         if token_type == NORMAL:
             try:
@@ -111,7 +118,7 @@ def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     return PRE_TOKENIZERS[name]
 
 
-def _merges(metadata: Mapping[str, Any], vocabulary: Vocabulary, ids: Mapping[str, int]) -> list[tuple[str, str]]:
+def read_merges(metadata: Mapping[str, Any], vocabulary: Vocabulary, ids: Mapping[str, int]) -> list[tuple[str, str]]:
     """Return the merges in order of priority; ModelError if one of them does not merge two tokens into a third."""
     merges: dict[tuple[str, str], None] = {}  # a dict, because repeated merges must keep their first rank
     for line in read_strings(metadata, "merges"):

@@ -37,15 +37,16 @@ def _cl100k(digits: str) -> str:
     return rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}"
 
 
-def _o200k(contraction: str, digits: str) -> str:
-    before, upper, other = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}]", r"[\p{Lm}\p{Lo}\p{M}]"
-    lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+def _o200k(contraction: str, digits: str, *, without: str = "", behind_symbols: str = r"\r\n/") -> str:
+    """Return the expression of o200k; ``without`` excludes characters from letters."""
+    before, upper, other = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}]", rf"[\p{{Lm}}\p{{Lo}}\p{{M}}{without}]"
+    lower = rf"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}{without}]"
     up_to_other = f"(?:{upper}*+{other}++)"
     small = rf"(?:{up_to_other}*+{upper}*+\p{{Ll}}{lower}*+|{up_to_other}++)"  # (upper|other)*(lower|other)+
-    capital = rf"[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{lower}*"
+    capital = rf"[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}{without}]+{lower}*"
     return (
         rf"{before}{small}{contraction}|{before}{capital}{contraction}"
-        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
+        rf"|{digits}| ?[^\s\p{{L}}\p{{N}}]+[{behind_symbols}]*|{_SPACE}"
     )
 
 
@@ -111,6 +112,21 @@ _FAMILIES: dict[str, PreTokenizer] = {
     "qwen35": PreTokenizer((
         rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
         rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",
+    )),
+    "kimi-k2": PreTokenizer((
+        r"\p{Han}+|"
+        + _o200k(f"{_CONTRACTION}?", r"\p{N}{1,3}", without=r"&&[^\p{Han}]", behind_symbols=r"\r\n"),
+    )),
+    "tiny_aya cohere2moe": PreTokenizer((
+        # \d{1,3}(?=(?:\d{3})*\b): digits at the end of a word, then groups of three from their end
+        r"(?<!\d)\d++\b",
+        r"\A(?=\d++\z)(?:\d{1,2}(?=(?:\d{3})++\z)|\d{3})|(?!\A)\G\d{3}",
+        _o200k(f"{_CONTRACTION}?", r"\p{N}{1,3}"),
+    )),
+    "youtu": PreTokenizer((
+        "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+"
+        "|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        _o200k(f"{_CONTRACTION}?", r"\p{N}"),
     )),
     "viking": PreTokenizer((_WORDS_BY_PUNCTUATION, r"\p{N}")),
     "seed-coder": PreTokenizer((

@@ -78,7 +78,12 @@ class Vocabulary:
 
 
 def read_vocabulary(
-    metadata: Mapping[str, Any], *, bos: int | None = None, eos: int | None = None, unknown: int | None = None
+    metadata: Mapping[str, Any],
+    *,
+    bos: int | None = None,
+    eos: int | None = None,
+    unknown: int | None = None,
+    may_repeat: bool = False,
 ) -> Vocabulary:
     """Return the vocabulary in ``metadata``; ModelError with the key if the metadata is invalid.
 
@@ -86,13 +91,15 @@ def read_vocabulary(
     ----------
     bos, eos, unknown : int, optional
         Defaults for tokens that the metadata does not name, ignored if the vocabulary is too small for them.
+    may_repeat : bool
+        Whether several tokens may have the same text; text then becomes the last of them.
     """
     texts = read_strings(metadata, "tokens")
     n = len(texts)
     if not n:
         raise ModelError(f"{PREFIX}tokens is empty")
     ids = {text: token for token, text in enumerate(texts) if text}
-    if len(ids) + texts.count("") != n:
+    if not may_repeat and len(ids) + texts.count("") != n:
         first = next(token for token, text in enumerate(texts) if text and ids[text] != token)
         raise ModelError(f"{PREFIX}tokens has {texts[first]!r} twice, as tokens {first} and {ids[texts[first]]}")
     types = _read_types(metadata, n)
@@ -107,6 +114,8 @@ def read_vocabulary(
     bos, eos = named("bos_token_id", bos), named("eos_token_id", eos)
     control = {token for token, token_type in enumerate(types) if token_type in (CONTROL, UNKNOWN)}
     eog = by_text(END_OF_GENERATION_TEXTS)
+    if "<|tool_response>" in ids:  # Gemma 4, where this is text, the end of struck HTML
+        eog -= by_text(["</s>"])
     control |= eog
 
     fim: dict[str, int] = {}

@@ -42,7 +42,7 @@ def fields_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the fields of a config that all versions have."""
     fields = common(checkpoint)
     del fields["head_dim"]
-    suffix = "_mla" if "deepseek2.attention.key_length_mla" in checkpoint.metadata else ""
+    suffix = "_mla" if optional(checkpoint, "attention.key_length_mla", 0) else ""
     n_rot = checkpoint.key("rope.dimension_count")
     if (multiplier := optional(checkpoint, "rope.scaling.yarn_log_multiplier", 0.0)) > 0:
         fields["rope_parameters"] |= {"mscale": 10 * multiplier, "mscale_all_dim": 10 * multiplier}

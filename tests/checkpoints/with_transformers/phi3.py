@@ -15,10 +15,11 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     size = fields.pop("head_dim")
     original = checkpoint.key("rope.scaling.original_context_length")
     fields["rope_parameters"]["partial_rotary_factor"] = checkpoint.key("rope.dimension_count") / size
-    factors = {length: tensors.get(f"rope_factors_{length}.weight") for length in ("short", "long")}
-    if factors["short"] is not None:
-        lists = {f"{length}_factor": factor.tolist() for length, factor in factors.items()}
-        fields["rope_parameters"] |= {"rope_type": "longrope", **lists}
+    if "rope_factors_short.weight" in tensors:
+        factors = {
+            f"{length}_factor": tensors[f"rope_factors_{length}.weight"].tolist() for length in ("short", "long")
+        }
+        fields["rope_parameters"] |= {"rope_type": "longrope", **factors}
     config = Phi3Config(
         **fields,
         original_max_position_embeddings=original,

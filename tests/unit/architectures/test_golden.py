@@ -39,7 +39,7 @@ def open_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Open:
 def test_logits_match_another_implementation(open_checkpoint: Open, checkpoint: Checkpoint, text: int) -> None:
     model, graph = open_checkpoint(checkpoint)
     expected = golden(checkpoint.name)[text]
-    _, logits = g.evaluate(graph, expected.tokens, g.read_weights(model, Plugins().registry("quant")))
+    _, logits = g.evaluate(graph, expected.tokens.tolist(), g.read_weights(model, Plugins().registry("quant")))
     assert logits is not None
     assert len(expected.tokens) == checkpoint.lengths[text]
     np.testing.assert_allclose(logits[-len(expected.logits) :], expected.logits, rtol=0, atol=checkpoint.tolerance)

@@ -126,6 +126,35 @@ CONSTRUCTS = [
     "{# comment #}{% raw %}{{{% endraw %}",
     "{% block a %}{{ bos_token }}{% endblock %}{{ self.a() }}{{ dict(a=1) }}{{ range(3)|list }}"
     "{{ cycler('a').next() }}",
+    # of Gemma 4, gpt-oss, DeepSeek-V3 and Ministral 3
+    "{%- macro show(value, quote=True) -%}{%- if value is mapping -%}{%- for k, v in value|dictsort -%}"
+    "{{ k }}:{{ show(v, quote) }}{{ ',' if not loop.last }}{%- endfor -%}"
+    "{%- elif value is sequence and value is not string -%}[{%- for v in value -%}{{ show(v, false) }}{%- endfor -%}]"
+    "{%- else -%}{{ value|upper if value is string else value }}{%- endif -%}{%- endmacro -%}"
+    "{{ show(messages[2].tool_calls[0].function) }}{{ [value, 'x']|map('upper')|list }}{{ value|default([]) }}",
+    "{%- for later in messages[1:] %}{%- if later.role == 'assistant' and 'tool_calls' in later %}{{ loop.index0 }}"
+    "{%- set found = later.tool_calls[0].function.name %}{%- endif %}{%- endfor %}{{ found is defined }}"
+    "{{ 'Type: ' + ('a' or 'b') + (' | null' if is_nullable|default(false) else '') }}"
+    "{{ strftime_now('%Y')|length }}{{ (['low', 'high']|first)|title }}",
+    "{% set ns = namespace(is_first=false, system='', is_tool=false) %}{%- for m in messages %}"
+    "{%- if m['role'] == 'system' %}{% if ns.system %}{% set ns.system = ns.system + '\n\n' %}{% endif %}"
+    "{% set ns.system = ns.system + m['content'] %}{%- endif %}{%- endfor -%}{{ bos_token }}{{ ns.system }}"
+    "{%- if messages[-1]['role'] == 'user' and not ns.is_tool and thinking is not defined %}</think>{%- endif %}",
+    "{%- for block in [{'type': 'text', 'text': 'a'}, {'type': 'x'}] %}{%- if block['type'] in ['text'] %}"
+    "{{- '[A]' + block['text'] + '[/A]' }}{%- else %}{{- block['type'] }}{%- endif %}{%- endfor %}"
+    "{{ messages|rejectattr('role', 'equalto', 'system')|list|length }}{{ messages[2].tool_calls[0].id|string }}",
+    # of Gemma 3, Qwen3 and Phi-4-mini
+    "{%- if messages[0]['content'] is string -%} {%- set first = messages[0]['content'] + '\n\n' -%} {%- endif -%}"
+    "{%- for m in messages[1:] -%} {{ (m['role'] == 'user') != (loop.index0 % 2 == 0) }}"
+    "{%- if m['content'] is iterable and m['content'] is not string -%} list {%- endif -%} {{- first if loop.first -}}"
+    "{% endfor %}",
+    "{%- set ns = namespace(multi=true, last=messages|length - 1) %}{%- for m in messages[::-1] %}"
+    "{%- set index = (messages|length - 1) - loop.index0 %}"
+    "{%- if ns.multi and m.role == 'user' and not (m.content.startswith('<x>') and m.content.endswith('</x>')) %}"
+    "{%- set ns.multi = false %}{%- set ns.last = index %}{%- endif %}{%- endfor %}{{ ns.last }}"
+    "{{ enable_thinking is defined and enable_thinking is false }}",
+    "{%- if bos_token is defined -%}{{- '<|' + messages[0]['role'] + '|>' -}}{%- endif -%}"
+    "{{ '<|tool|>' not in messages[0]['content'] }}{{ (messages[2].tool_calls[0]['function'] | tojson) + '<|end|>' }}",
     # of Qwen3.5, LFM2 and Nemotron
     "{% for m in messages[::-1] %}{{ messages|length - 1 - loop.index0 }}"
     "{{ 'a' if loop.previtem and loop.previtem.role != m.role }}"

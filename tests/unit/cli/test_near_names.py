@@ -30,7 +30,7 @@ def serve_parser() -> CommandParser:
         ("--apikey", "--api-key"),
         ("--n-gpu-layer", "--n-gpu-layers"),
         ("--PORT", "--port"),
-        ("--ctx", "--ctx-size"),  # abbreviates only one flag
+        ("--slot-prompt", "--slot-prompt-similarity"),  # abbreviates only one flag
         ("--batch", "--batch-size"),
         ("--temperature", "--temp"),  # one flag abbreviates it
         ("--host-name", "--host"),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from llamafw import ChatContext
+from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
+from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start
 from support.toy_model import BOS, ToyTokenizer
+from support.toy_snapshots import RecurrentToyBackend
 from unit.endpoints.conftest import Open, Post
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -268,3 +274,51 @@ async def test_native_prompt_gets_bos_if_it_begins_with_text(opened: Open, promp
     async with opened(tokenizer=CaretIsBos()) as client:
         response = (await client.post("/completion", json={"prompt": prompt, "n_predict": 1})).json()
     assert response["tokens_evaluated"] == n
+
+
+# --- the start of the answer, which the next turn may not repeat
+
+THINKING_TEMPLATE = (
+    "{% for message in messages %}"
+    "<{{ message.role[0] }}>{{ message.content }}</{{ message.role[0] }}>{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% if think is not defined or think %}(thinks){% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "body", "n"),
+    [
+        (THINKING_TEMPLATE, {}, 11),
+        (THINKING_TEMPLATE, {"chat_template_kwargs": {"think": False}}, 3),
+        (THINKING_TEMPLATE, {"add_generation_prompt": False}, None),
+        ("{{ messages[-1].content }}", {}, 0),  # nothing introduces the answer
+        ("{{ messages[-1].content }}{{ add_generation_prompt }}", {}, None),
+        ("{% if not messages[1] %}{{ raise_exception('too short') }}{% endif %}{{ messages[-1].content }}", {}, None),
+        (THINKING_TEMPLATE + "{% if messages|length > 1 %}!{% endif %}", {}, None),  # depends on the conversation
+    ],
+)
+async def test_start_of_the_answer_is_counted(template: str, body: dict[str, Any], n: int | None) -> None:
+    chat = JinjaChatFormat(template, ChatContext())
+    loaded: Any = SimpleNamespace(chat=chat, tokenizer=ToyTokenizer(), tool_parser=None)
+    body = {"messages": [*HI, {"role": "assistant", "content": "hello"}, *HI], **body}
+    assert count_answer_start(body, loaded, chat_tokens(body, loaded, None)) == n
+
+
+async def test_ten_turns_of_a_hybrid_model_evaluate_almost_nothing_again(opened: Open) -> None:
+    """The template renders earlier answers without their first tokens, as those of models that think do."""
+    backend = RecurrentToyBackend(n_slots=1, n_ctx=4096, n_batch=512)
+    messages: list[dict[str, str]] = [{"role": "system", "content": "Be brief. " * 20}]
+    prompt, n_history, n_again = "", 0, 0
+    async with opened(backend=backend, template=THINKING_TEMPLATE) as client:
+        for turn in range(10):
+            messages.append({"role": "user", "content": f"This is question {turn} of ten, and it is not short."})
+            body = {"messages": messages, "max_tokens": 20, "logit_bias": {"257": -100, "258": -100}}
+            response = (await client.post(PATH, json=body)).json()
+            earlier, prompt = prompt, (await client.post("/apply-template", json=body)).json()["prompt"]
+            n_common = len(os.path.commonprefix([earlier, prompt]))
+            n_history += n_common
+            n_again += max(n_common - response["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+            messages.append({"role": "assistant", "content": response["choices"][0]["message"]["content"][4:]})
+
+    assert n_history > 3000
+    assert n_again <= 0.01 * n_history

@@ -101,6 +101,7 @@ async def test_whole_texts_are_never_divided(start: Start) -> None:
     for n, embedding in zip(lengths, found, strict=True):
         np.testing.assert_array_equal(embedding.vectors[0], random_logits(range(n))[:N_EMBD])
     assert backend.n_evaluated == sum(lengths)
+    assert [slot.n_tokens for slot in engine.slots()] == [0] * 4  # nothing is cached
     assert len(backend.batches) < len(lengths)  # short texts share a batch
 
 

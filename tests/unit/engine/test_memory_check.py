@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import llamafw.graph as g
+from llamafw import BackendOptions
 from llamafw.engine.backend_options import backend_options
 from llamafw.engine.components import build_graph
 from llamafw.engine.load import open_model
-from llamafw.engine.memory_check import check_kv_cache_fits, slot_bytes
+from llamafw.engine.memory_check import SlotBytes, check_kv_cache_fits, limit_snapshots, slot_bytes
 from llamafw.engine.start_checks import open_and_check
 from llamafw.errors import SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw.types import BackendOptions
 
 MIB = 2**20
+OPTIONS = BackendOptions(n_slots=2, n_ctx=1000, n_snapshots=3)
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +30,15 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def graph(path: Path) -> g.Graph:
+def llama(path: Path) -> g.Graph:
     plugins = Plugins()
     return build_graph(open_model(path, Settings(), plugins), plugins)
 
 
-N_LAYER, N_HEAD_KV, SIZE = 2, 2, 16  # of the tiny model
-
-
-def bytes_per_position(bytes_k: int = 2, bytes_v: int = 2) -> int:
-    return N_LAYER * N_HEAD_KV * SIZE * (bytes_k + bytes_v)
+def bytes_per_position(graph: g.Graph, bytes_k: int = 2, bytes_v: int = 2) -> int:
+    caches = [value for value in graph if isinstance(value, g.Cache)]
+    assert caches
+    return sum(math.prod(cache.k.shape) * bytes_k + math.prod(cache.v.shape) * bytes_v for cache in caches)
 
 
 @pytest.mark.parametrize(
@@ -51,80 +52,130 @@ def bytes_per_position(bytes_k: int = 2, bytes_v: int = 2) -> int:
     ],
 )
 def test_the_cache_has_a_key_and_a_value_per_position(
-    graph: g.Graph, settings: Settings, n_positions: int, bytes_k: int, bytes_v: int
+    llama: g.Graph, settings: Settings, n_positions: int, bytes_k: int, bytes_v: int
 ) -> None:
-    options = backend_options(settings, graph.n_ctx_train)
-    n_bytes = options.n_slots * slot_bytes(graph, options, options.n_ctx)
-    assert n_bytes == n_positions * bytes_per_position(bytes_k, bytes_v)
+    options = backend_options(settings, llama.n_ctx_train)
+    n_bytes = slot_bytes(llama, options).total(options)
+    assert n_bytes == n_positions * bytes_per_position(llama, bytes_k, bytes_v)
 
 
-def attention(window: int | None, k: int = 3, v: int = 5) -> g.Value:
-    """Return attention with one head of keys of size ``k`` and values of size ``v``."""
-    keys, values = (
-        g.heads(g.embedding(g.TOKENS, g.Parameter(g.Weight(f"{name}.weight", (9, n)))), 1)
-        for name, n in (("k", k), ("v", v))
-    )
-    return g.flat(g.attention(keys, g.cache(keys, values), 1.0, window=window))
-
-
-def test_keys_and_values_may_have_different_sizes_and_windows() -> None:
-    """A cache for a window does not grow with the context."""
-    options = BackendOptions(cache_type_v="f32")
-    graph = g.Graph(attention(None) + attention(8), None, 64)
-    assert [state.window for state in g.states(graph)] == [None, 8]
-    for n_ctx, n_positions in ((4, 8), (8, 16), (100, 108)):
-        assert slot_bytes(graph, options, n_ctx) == n_positions * (3 * 2 + 5 * 4)
-
-
-def test_states_of_fixed_size_have_copies_for_snapshots() -> None:
-    x = g.embedding(g.TOKENS, g.Parameter(g.Weight("rows.weight", (9, 6))))
-    graph = g.Graph(g.conv(x, g.Parameter(g.Weight("kernel.weight", (6, 4)))), None, 64)
-    for n_ctx in (1, 1000):
-        assert slot_bytes(graph, BackendOptions(n_snapshots=2), n_ctx) == 3 * (3 * 6 * 4)
-
-
-def test_a_context_that_fits_exactly_is_accepted(graph: g.Graph) -> None:
+def test_a_context_that_fits_exactly_is_accepted(llama: g.Graph) -> None:
     settings = Settings(ctx_size=1024, parallel=1)
-    needed = 1024 * bytes_per_position()
-    check_kv_cache_fits(graph, settings, needed)
+    needed = 1024 * bytes_per_position(llama)
+    check_kv_cache_fits(llama, settings, needed)
     with pytest.raises(SettingsError, match="^-c 1024 needs "):
-        check_kv_cache_fits(graph, settings, needed - 1)
+        check_kv_cache_fits(llama, settings, needed - 1)
 
 
-def test_the_message_says_what_would_fit(graph: g.Graph) -> None:
-    memory = 3000 * bytes_per_position()
+def test_the_message_says_what_would_fit(llama: g.Graph) -> None:
+    memory = 3000 * bytes_per_position(llama)
     with pytest.raises(SettingsError) as caught:
-        check_kv_cache_fits(graph, Settings(ctx_size=100_000_000, parallel=2), memory)
-    needed = 100_000_000 * bytes_per_position()
+        check_kv_cache_fits(llama, Settings(ctx_size=100_000_000, parallel=2), memory)
+    needed = 100_000_000 * bytes_per_position(llama)
     assert str(caught.value) == (
         f"-c 100000000 needs {needed / 2**30:.1f} GiB for the KV cache (2 slots of 50000000 tokens), but this machine "
         f"has {memory / 2**30:.1f} GiB of memory; -c 2816 would fit (1408 tokens for each slot; a smaller -np "
         "gives each slot more)"
     )
-    check_kv_cache_fits(graph, Settings(ctx_size=2816, parallel=2), memory)
+    check_kv_cache_fits(llama, Settings(ctx_size=2816, parallel=2), memory)
 
 
 @pytest.mark.parametrize(
     ("n_positions", "n_slots", "suggestion"),
     [(1000, 1, "; -c 768 would fit"), (10, 1, "; -c 10 would fit"), (10, 64, "; -c 10 -np 10 would fit")],
 )
-def test_the_suggested_context_fits(graph: g.Graph, n_positions: int, n_slots: int, suggestion: str) -> None:
-    memory = n_positions * bytes_per_position()
+def test_the_suggested_context_fits(llama: g.Graph, n_positions: int, n_slots: int, suggestion: str) -> None:
+    memory = n_positions * bytes_per_position(llama)
     with pytest.raises(SettingsError) as caught:
-        check_kv_cache_fits(graph, Settings(ctx_size=100_000, parallel=n_slots), memory)
+        check_kv_cache_fits(llama, Settings(ctx_size=100_000, parallel=n_slots), memory)
     assert str(caught.value).endswith(suggestion)
 
 
-def test_no_suggestion_if_no_context_fits(graph: g.Graph) -> None:
+def test_no_suggestion_if_no_context_fits(llama: g.Graph) -> None:
     with pytest.raises(SettingsError, match="no context of this model fits$"):
-        check_kv_cache_fits(graph, Settings(ctx_size=100_000), 1)
+        check_kv_cache_fits(llama, Settings(ctx_size=100_000), 1)
 
 
-def test_the_default_context_is_not_checked(graph: g.Graph) -> None:
-    check_kv_cache_fits(graph, Settings(), 1)
+def test_the_default_context_is_not_checked(llama: g.Graph) -> None:
+    check_kv_cache_fits(llama, Settings(), 1)
 
 
 def test_the_context_is_checked_before_the_server_listens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=MIB))
     with pytest.raises(SettingsError, match=r"^-c 100000000 needs .* GiB of memory; -c \d+ would fit"):
         open_and_check(path, Settings(ctx_size=100_000_000), Plugins())
+
+
+# --- models with windows and recurrent states
+
+
+def mixed(*values: g.Value) -> g.Graph:
+    """Return a graph that has all these values."""
+    hidden = g.concat(*(g.flat(value) if len(value.shape) > 1 else value for value in values))
+    return g.Graph(hidden, None, 1000)
+
+
+def attention(window: int | None = None, past: g.Cache | None = None) -> g.Value:
+    """Return attention with two heads of 8 numbers, whose keys and values are 16 numbers each."""
+    x = g.heads(g.embedding(g.TOKENS, weight("embedding", 50, 16)), 2)
+    return g.attention(x, past or g.cache(x, x), 1.0, window=window)
+
+
+def weight(name: str, *shape: int) -> g.Parameter:
+    return g.Parameters({f"{name}.weight": shape})[name]
+
+
+def convolution() -> g.Value:
+    """Return a convolution whose state is three rows of 16 numbers."""
+    x = g.embedding(g.TOKENS, weight("embedding", 50, 16))
+    return g.conv(x, weight("conv", 16, 4))
+
+
+def test_windows_and_recurrent_states_do_not_grow_with_the_context() -> None:
+    graph = mixed(attention(), attention(window=100), convolution())
+    slot = slot_bytes(graph, OPTIONS)
+    assert slot == SlotBytes(per_position=2 * 16 * 2, fixed=100 * 2 * 16 * 2 + 3 * 16 * 4)
+    assert slot.total(OPTIONS) == 2 * (1000 * slot.per_position + (1 + 3) * slot.fixed)
+
+
+def test_window_is_not_larger_than_the_context() -> None:
+    assert slot_bytes(mixed(attention(window=5000)), OPTIONS) == SlotBytes(0, 1000 * 2 * 16 * 2)
+
+
+def test_shared_cache_is_counted_once_and_completely_if_one_layer_reads_all_of_it() -> None:
+    x = g.heads(g.embedding(g.TOKENS, weight("embedding", 50, 16)), 2)
+    past = g.cache(x, x)
+    for windows, expected in {
+        (10, 20): SlotBytes(0, 20 * 64),
+        (10, None): SlotBytes(64, 0),
+        (None, 10): SlotBytes(64, 0),
+    }.items():
+        graph = mixed(*(attention(window, past) for window in windows))
+        assert slot_bytes(graph, OPTIONS) == expected
+
+
+def test_values_that_are_part_of_the_keys_need_no_memory() -> None:
+    row = g.heads(g.embedding(g.TOKENS, weight("embedding", 50, 16)), 1)
+    key = g.concat(row, g.heads(g.embedding(g.TOKENS, weight("other", 50, 4)), 1))
+    graph = mixed(g.attention(key, g.cache(key, row), 1.0))
+    assert slot_bytes(graph, OPTIONS) == SlotBytes(20 * 2, 0)
+
+
+def test_snapshots_take_an_eighth_of_the_memory_at_most() -> None:
+    graph = mixed(attention(), convolution())
+    n_bytes = 3 * 16 * 4 * OPTIONS.n_slots  # of one snapshot of each slot
+    for memory, n_snapshots in {8 * 3 * n_bytes: 3, 8 * 3 * n_bytes - 1: 2, 8 * n_bytes: 1, 0: 1, 10**9: 3}.items():
+        assert limit_snapshots(OPTIONS, graph, memory).n_snapshots == n_snapshots
+
+
+def test_models_without_snapshots_keep_their_options(llama: g.Graph) -> None:
+    assert limit_snapshots(OPTIONS, llama, 0) == OPTIONS
+
+
+def test_message_about_a_recurrent_model_says_what_would_fit() -> None:
+    graph = mixed(attention(), convolution())
+    memory = 64 * 2000
+    with pytest.raises(SettingsError, match="; -c 1792 would fit$"):
+        check_kv_cache_fits(graph, Settings(ctx_size=10_000, parallel=1), memory)
+    with pytest.raises(SettingsError, match="; no context of this model fits$"):
+        check_kv_cache_fits(graph, Settings(ctx_size=10_000, parallel=1), 100)

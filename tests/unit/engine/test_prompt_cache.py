@@ -59,6 +59,26 @@ class BackendThatCannotSave(ToyBackend):
         raise OSError("no memory")
 
 
+async def test_replaced_answers_are_not_kept(start: Start) -> None:
+    """No prompt is likely to repeat them, so they must not take the place of conversations."""
+    engine = start(ToyBackend(random_logits, n_slots=1, n_ctx=512, n_batch=512), prompt_cache=None)
+    fields = {"n_predict": 100, "ignore_eos": True}
+    for _ in range(2):  # the same prompt again
+        answer = await generate_answer(engine, A, **fields)
+    await generate_answer(engine, (*A, *answer.ids[70:], *B), **fields)  # the next turn, without the first tokens
+    assert engine.stats().prompt_cache_bytes == 0
+    await generate_answer(engine, B, **fields)  # another conversation
+    assert engine.stats().prompt_cache_bytes == 4 * (100 + 30 + 100 + 99)
+
+
+async def test_answer_is_kept_if_another_conversation_takes_its_slot(start: Start) -> None:
+    engine = start(ToyBackend(random_logits, n_slots=1, n_ctx=512, n_batch=512), prompt_cache=None)
+    first = await generate_answer(engine, (1, 2), n_predict=100, ignore_eos=True)
+    await generate_answer(engine, (3, 4), n_predict=1)
+    again = await generate_answer(engine, (1, 2, *first.ids, 5), n_predict=1)
+    assert again.finish.n_cached == 101
+
+
 async def test_failing_prompt_cache_does_not_change_responses(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     backend = BackendThatCannotSave(random_logits, n_slots=1, n_ctx=256, n_batch=256)
     engine = start(backend, prompt_cache=10_000)

@@ -113,12 +113,13 @@ async def test_two_chats_in_one_slot_evaluate_almost_nothing_again(start: Start,
 
 
 async def test_chat_continues_after_saving_and_restoring_its_slot(start: Start, kind: str, tmp_path: Path) -> None:
-    first, second = (start(KINDS[kind](random_logits, n_slots=1, **MANY)) for _ in range(2))
+    first, second = (start(KINDS[kind](random_logits, n_slots=2, **MANY)) for _ in range(2))
     chat = Chat(first, seed=1)
     for _ in range(3):
         await chat.turn()
-    n_saved, _ = await first.save_slot(0, tmp_path / "slot")
-    assert (await second.restore_slot(0, tmp_path / "slot"))[0] == n_saved
+    (used,) = [slot.id for slot in first.slots() if slot.n_tokens]
+    n_saved, _ = await first.save_slot(used, tmp_path / "slot")
+    assert (await second.restore_slot(1, tmp_path / "slot"))[0] == n_saved
     chat.engine, chat.n_history, chat.n_again = second, 0, 0
     await chat.turn()
     assert chat.n_history > 300
@@ -212,7 +213,7 @@ async def test_long_prompt_can_be_changed_anywhere(start: Start) -> None:
     engine = start(RecurrentToyBackend(random_logits, n_slots=1, n_ctx=9000, n_batch=512))
     prompt = text(1, 8000)
     await ask(engine, prompt)
-    assert (await ask(engine, (*prompt[:5000], 9))).finish.n_cached == 4096
+    assert (await ask(engine, (*prompt[:3500], 9))).finish.n_cached == 2048
 
 
 async def test_prefix_is_copied_from_a_slot_that_has_a_snapshot_there(start: Start, kind: str) -> None:
@@ -233,29 +234,49 @@ async def test_slot_with_the_better_snapshot_is_chosen(start: Start) -> None:
     assert (answer.finish.id_slot, answer.finish.n_cached) == (1, 188)
 
 
+async def test_slot_that_ends_with_the_prompt_is_not_preferred(start: Start) -> None:
+    """The last token of a prompt is always evaluated, so a slot that ends there must be cut."""
+    engine = start(RecurrentToyBackend(random_logits, n_slots=2, **MANY))
+    prompt = text(1, 300)
+    await ask(engine, prompt, id_slot=0, n_answer_start=1)
+    await ask(engine, prompt, id_slot=1, n_answer_start=150, n_predict=0)
+    answer = await ask(engine, prompt)
+    assert (answer.finish.id_slot, answer.finish.n_cached) == (0, 299)
+
+
+async def test_saved_state_without_a_useful_snapshot_is_not_restored(start: Start) -> None:
+    engine = start(RecurrentToyBackend(random_logits, n_slots=1, **MANY), prompt_cache=None)
+    prompt = text(1, 500)
+    await ask(engine, prompt)  # a snapshot at 488
+    await ask(engine, (*prompt[:100], *text(2, 300)))  # a snapshot at 100; the other one is saved
+    assert engine.stats().prompt_cache_bytes > 0
+    assert (await ask(engine, (*prompt[:200], 9))).finish.n_cached == 100
+
+
 @pytest.mark.inventory("C-023")
 async def test_preloaded_prompt_is_reused(start: Start, kind: str) -> None:
     """The last tokens of the text may be other ones if more text follows."""
     engine = start(KINDS[kind](random_logits, n_slots=1, **MANY))
-    await engine.preload(text(1, 300))
-    n_cached = (await ask(engine, (*text(1, 299), 9))).finish.n_cached
-    assert n_cached == {"plain": 299, "recurrent": 288, "windowed": 299}[kind]
+    prompt = text(1, 310)
+    await engine.preload(prompt)
+    n_cached = (await ask(engine, (*prompt[:309], 9))).finish.n_cached
+    assert n_cached == {"plain": 309, "recurrent": 298, "windowed": 309}[kind]
 
 
 # --- context shift
 
 
 @pytest.mark.inventory("K-05", "K-06", "F-03")
-@pytest.mark.parametrize("n_keep", [0, 40])
-async def test_full_context_is_shifted_or_evaluated_again(start: Start, kind: str, n_keep: int) -> None:
+@pytest.mark.parametrize(("n_keep", "n_again"), [(0, 50 + 50), (20, 60 + 40 + 40)])
+async def test_full_context_is_shifted_or_evaluated_again(start: Start, kind: str, n_keep: int, n_again: int) -> None:
+    """The tokens that are kept are evaluated again once only, because there is a snapshot of them then."""
     backend = KINDS[kind](random_logits, n_slots=1, n_ctx=100, n_batch=32)
     engine = start(backend)
     fields: dict[str, Any] = {"n_predict": 150, "context_shift": True, "n_keep": n_keep}
     answer = await ask(engine, text(1, 50), **fields)
     assert (answer.finish.n_predicted, answer.finish.truncated) == (150, True)
     assert bool(backend.shifts) is (kind != "recurrent")
-    if n_keep == 0:
-        assert backend.n_evaluated == 50 + 149 + (2 * 50 if kind == "recurrent" else 0)
+    assert backend.n_evaluated == 50 + 149 + (n_again if kind == "recurrent" else 0)
 
     # The toy's logits depend on the remaining tokens only, so all backends give the same answer.
     plain = ToyBackend(random_logits, n_slots=1, n_ctx=100, n_batch=32)

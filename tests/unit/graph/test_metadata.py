@@ -69,15 +69,17 @@ def test_state_sizes_that_do_not_fit_are_refused(key: str, value: int) -> None:
 
 
 def test_heads_have_defaults() -> None:
-    assert metadata(**HEADS).heads() == g.Heads(4, 4, 16)
-    assert metadata(**HEADS | {"attention.head_count_kv": 2, "attention.key_length": 32}).heads() == g.Heads(4, 2, 32)
+    assert metadata(**HEADS).heads() == g.Heads(4, 4, 16, 16)
+    keys = {"attention.head_count_kv": 2, "attention.key_length": 32}
+    assert metadata(**HEADS | keys).heads() == g.Heads(4, 2, 32, 32)
+    assert metadata(**HEADS | keys | {"attention.value_length": 8}).heads() == g.Heads(4, 2, 32, 8)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"attention.head_count_kv": 3}, "4 heads cannot be divided evenly among 3 KV heads"),
-        ({"attention.value_length": 8}, "a.attention.value_length differs from the size of keys, 16"),
+        ({"attention.value_length": -1}, "a.attention.value_length is -1; it must be a whole number from 1"),
         ({"attention.key_length": 0}, "a.attention.key_length is 0; it must be a whole number from 1"),
     ],
 )
@@ -85,6 +87,12 @@ def test_heads_that_do_not_fit_are_refused(keys: dict[str, Any], message: str) -
     with pytest.raises(ModelError) as caught:
         metadata(**HEADS | keys).heads()
     assert message in str(caught.value)
+
+
+def test_layers_with_heads_of_different_sizes_need_values_like_keys() -> None:
+    assert metadata(**HEADS | {"attention.key_length_swa": 32}).head_size(4, "_swa") == 32
+    with pytest.raises(ModelError, match=r"a\.attention\.value_length differs from the size of keys, 16"):
+        metadata(**HEADS | {"attention.value_length": 8}).head_size(4)
 
 
 def test_one_number_holds_for_all_layers() -> None:

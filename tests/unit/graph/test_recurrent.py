@@ -18,11 +18,11 @@ BETA, GATE = RNG.uniform(0.1, 0.9, (N, H)), -RNG.uniform(0, 2, (N, H))
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("biased", [True, False])
-def test_conv_sees_the_last_k_inputs(k: int, biased: bool) -> None:
+@pytest.mark.parametrize(("biased", "sizes"), [(True, [7]), (False, [7]), (True, [1] * 7), (True, [2, 1, 4])])
+def test_conv_sees_the_last_k_inputs(k: int, biased: bool, sizes: list[int]) -> None:
     x, w, b = RNG.normal(size=(N, 3)), RNG.normal(size=(3, k)), RNG.normal(size=3)
     conv = Conv(FixedRows(x), Weight("w", (3, k)), Weight("b", (3,)) if biased else None)
-    result = compute(conv, {"w": w, "b": b})
+    result = compute(conv, {"w": w, "b": b}, sizes)
     assert conv.state_shape == (k - 1, 3)
     for t in range(N):
         for c in range(3):
@@ -30,13 +30,13 @@ def test_conv_sees_the_last_k_inputs(k: int, biased: bool) -> None:
             np.testing.assert_allclose(result[t, c], sum(np.array(inputs) * w[c]) + biased * b[c])
 
 
-@pytest.mark.parametrize("gates", ["head", "channel"])
-def test_delta_rule_matches_its_recurrence(gates: str) -> None:
+@pytest.mark.parametrize(("gates", "sizes"), [("head", [7]), ("channel", [7]), ("head", [1] * 7), ("head", [2, 5])])
+def test_delta_rule_matches_its_recurrence(gates: str, sizes: list[int]) -> None:
     gate = GATE if gates == "head" else -RNG.uniform(0, 2, (N, H, DK))
     operator = LinearAttention(
         FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(gate), beta=FixedRows(BETA), scale=0.5
     )
-    result = compute(operator)
+    result = compute(operator, sizes=sizes)
     assert operator.state_shape == (H, DK, DV)
     for h in range(H):
         state = np.zeros((DK, DV))
@@ -63,13 +63,14 @@ def test_decay_rule_is_a_decayed_sum() -> None:
             np.testing.assert_allclose(result[t, h], sum(terms))
 
 
-def test_selective_scan_matches_its_closed_form() -> None:
+@pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 4]])
+def test_selective_scan_matches_its_closed_form(sizes: list[int]) -> None:
     x, delta = RNG.normal(size=(N, 3)), RNG.uniform(0.1, 1, (N, 3))
     b, c, a, d = RNG.normal(size=(N, 2)), RNG.normal(size=(N, 2)), -RNG.uniform(0.1, 2, (3, 2)), RNG.normal(size=3)
     scan = SelectiveScan(
         FixedRows(x), FixedRows(delta), FixedRows(b), FixedRows(c), Weight("a", (3, 2)), Weight("d", (3,))
     )
-    result = compute(scan, {"a": a, "d": d})
+    result = compute(scan, {"a": a, "d": d}, sizes)
     assert scan.state_shape == (3, 2)
     for t in range(N):
         for i in range(3):

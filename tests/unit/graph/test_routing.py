@@ -72,7 +72,9 @@ def numpy_experts(x: Any, w: dict[str, Any], how: g.Routing) -> Any:
     rows = []
     for row in x:
         numbers = w["ffn_gate_inp.weight"] @ row
-        scores = {"softmax": softmax, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}.get(how.gating, lambda x: x)(numbers)
+        scores = softmax(numbers) if how.gating == "softmax" else numbers
+        if how.gating == "sigmoid":
+            scores = 1 / (1 + np.exp(-numbers))
         choice = scores + w.get("exp_probs_b.bias", 0)
         groups = np.arange(N_EXPERT) // (N_EXPERT // how.n_groups)
         best = sorted(range(how.n_groups), key=lambda group: -np.sort(choice[groups == group])[-how.n_best :].sum())

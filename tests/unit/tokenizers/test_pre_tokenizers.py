@@ -17,7 +17,12 @@ def split(patterns: tuple[str, ...], text: str) -> list[str]:
 
 
 TEXTS = st.text("aAbBéÉ日ʰǅ\u0301 \t\n\r1२.,'’sS/$\u3000中ไ😀", max_size=25)
-PUBLISHED = {  # from the tokenizer.json of the models
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PUBLISHED = {  # from the tokenizer.json of the models; Kimi's from its tokenization_kimi.py
     "llama-bpe": (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -30,10 +35,14 @@ PUBLISHED = {  # from the tokenizer.json of the models
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
         r"|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
-    "gpt-4o": (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "gpt-4o": (O200K,),
+    "tiny_aya": (r"\d{1,3}(?=(?:\d{3})*\b)", O200K),
+    "kimi-k2": (
+        r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*"
+        r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+        r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
     "tekken": (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
@@ -78,6 +87,9 @@ def test_splitting_keeps_all_characters(name: str, text: str) -> None:
         ("falcon", "a+b 12345", ["a", "+", "b", " ", "123", "45"]),
         ("tekken", "HelloWorld don't", ["Hello", "World", " don", "'t"]),
         ("gpt-4o", "HelloWorld don't", ["Hello", "World", " don't"]),
+        ("kimi-k2", "aBc中文X日 1234/", ["a", "Bc", "中文", "X", "日", " ", "123", "4", "/"]),
+        ("youtu", "A中文，가나ab 12", ["A", "中文", "，", "가나", "ab", " ", "1", "2"]),
+        ("tiny_aya", "x1234567 12 123abc", ["x", "1", "234", "567", " ", "12", " ", "123", "abc"]),
         ("default", "a$b 1234", ["a", "$", "b", " ", "123", "4"]),
     ],
 )
@@ -89,5 +101,14 @@ def test_text_is_split_as_expected(name: str, text: str, words: list[str]) -> No
 @pytest.mark.timeout(60)  # quadratic time would take much longer
 def test_long_repetitions_are_split_in_linear_time(name: str) -> None:
     n = 200_000
-    for text in (" " * n + "1", " " * n + "x", "\t" * n + "中", "A" * n, "日" + "A" * n, "\u0301" * n, "\n" * n + " "):
+    for text in (
+        " " * n + "1",
+        " " * n + "x",
+        "\t" * n + "中",
+        "A" * n,
+        "日" + "A" * n,
+        "\u0301" * n,
+        "\n" * n + " ",
+        "1" * n,
+    ):
         assert "".join(split(PRE_TOKENIZERS[name].patterns, text)) == text
