@@ -12,7 +12,7 @@ import psutil
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.errors import SettingsError
-from llamafw.graph import Attention, Cache, Concat, Graph, states
+from llamafw.graph import Cache, Concat, Graph, states
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions
 
@@ -41,17 +41,15 @@ def slot_bytes(graph: Graph, options: BackendOptions) -> SlotBytes:
     the start of the keys (MLA) need no memory of their own.
     """
     per_position = fixed = 0
-    windows = _windows(graph)
     for state in states(graph):
         if not isinstance(state.value, Cache):
             fixed += math.prod(state.fixed) * _STATE_BYTES
             continue
         n_bytes = _row_bytes(state.value, options)
-        window = windows.get(id(state.value))
-        if window is None:
+        if state.window is None:
             per_position += n_bytes
         else:
-            fixed += n_bytes * min(window, options.n_ctx)
+            fixed += n_bytes * min(state.window, options.n_ctx)
     return SlotBytes(per_position, fixed)
 
 
@@ -113,17 +111,6 @@ def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = N
         f"-c {settings.ctx_size} needs {_gib(needed)} for the KV cache ({slots}), but this machine has {_gib(memory)} "
         f"of memory; {_suggestion(n_positions, options.n_slots)}"
     )
-
-
-def _windows(graph: Graph) -> dict[int, int | None]:
-    """Return the largest window through which each cache is read, by the cache's id; None: it is read completely."""
-    windows: dict[int, int | None] = {}
-    for value in graph:
-        if isinstance(value, Attention):
-            known = windows.get(id(value.past), 0)
-            is_whole = known is None or value.window is None
-            windows[id(value.past)] = None if is_whole else max(known or 0, value.window or 0)
-    return windows
 
 
 def _row_bytes(cache: Cache, options: BackendOptions) -> int:
