@@ -174,7 +174,7 @@ def _linear_attention(low: Lowering, value: g.LinearAttention) -> RecurrentUnit:
     for part in (value.q, value.k):
         repeats = isinstance(part, g.Repeat) and part in low.fusion.claimed
         sources.append(part.x if repeats else part)  # type: ignore[attr-defined]  # a Repeat
-        tiled.add(part.tiled if repeats else False)  # type: ignore[attr-defined]
+        tiled.add(part.tiled if repeats else False)  # type: ignore[attr-defined]  # a Repeat
     if len(tiled) > 1 or sources[0].shape != sources[1].shape:
         raise ModelError(f"the numba backend needs the same heads of queries and keys in {low.describe(value)}")
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw import Floats
-from llamafw.graph import Rotation
+from llamafw import graph as g
 from llamafw_backends.numba_cpu.memory import padded_context
 
 CHUNK_POSITIONS = 4096  # computed at once
@@ -33,7 +33,7 @@ class Rotations:
         self._n_ctx, self._n_positions = n_ctx, padded_context(n_ctx)
         self._tables: dict[tuple[object, ...], RotationTable] = {}
 
-    def table(self, rotation: Rotation, interleaved: bool) -> RotationTable:
+    def table(self, rotation: g.Rotation, interleaved: bool) -> RotationTable:
         """Return the table of a rotation, ``(n_positions, 2, n)`` float32.
 
         Each position has n cosines, then n sines. For pairs of halves there is one of each per pair; for adjacent pairs
@@ -45,7 +45,7 @@ class Rotations:
             self._tables[key] = RotationTable(self._compute(frequencies, rotation.magnitude, interleaved))
         return self._tables[key]
 
-    def frequencies(self, rotation: Rotation) -> npt.NDArray[np.float64]:
+    def frequencies(self, rotation: g.Rotation) -> npt.NDArray[np.float64]:
         """Return the frequencies that a rotation has in this context."""
         return rotation.frequencies_for(self._n_ctx)
 

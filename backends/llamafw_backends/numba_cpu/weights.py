@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw import BackendContext, Floats, ModelError, Tensor
-from llamafw.graph import Weight
+from llamafw import graph as g
 from llamafw_backends.numba_cpu import matmul, packing
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.isa import InstructionSet
@@ -40,8 +40,8 @@ class Matrix:
     """One or several matrices of a tensor, which are packed into tiles when the model loads."""
 
     tensor: Tensor
-    weight: Weight
-    bias: Weight | None
+    weight: g.Weight
+    bias: g.Weight | None
     order: Order
     tile_format: TileFormat
     record: npt.NDArray[np.void]  # TENSOR
@@ -120,7 +120,7 @@ class Weights:
 
     # --- what a plan asks for -----------------------------------------------------------------------
 
-    def matrix(self, weight: Weight, bias: Weight | None = None, order: Order = ()) -> Matrix:
+    def matrix(self, weight: g.Weight, bias: g.Weight | None = None, order: Order = ()) -> Matrix:
         """Return a matrix, or several of the same shape."""
         key = (weight, bias, order)
         if key not in self._matrices:
@@ -138,7 +138,7 @@ class Weights:
             self._matrices[key] = Matrix(tensor, weight, bias, order, self._format(tensor), new_records(TENSOR))
         return self._matrices[key]
 
-    def vector(self, weight: Weight, order: Order = (), change: Callable[[Floats], Floats] | None = None) -> Vector:
+    def vector(self, weight: g.Weight, order: Order = (), change: Callable[[Floats], Floats] | None = None) -> Vector:
         """Return the numbers of a tensor, in another order, or as ``change`` returns them."""
         key = (weight, order, change)
         if key not in self._vectors:
@@ -152,7 +152,7 @@ class Weights:
         array = np.ascontiguousarray(values, np.float32)
         return self._vectors.setdefault((array.shape, array.tobytes()), Vector(array))
 
-    def table(self, weight: Weight, n_batch: int) -> Table:
+    def table(self, weight: g.Weight, n_batch: int) -> Table:
         """Return an embedding; ``n_batch`` is the maximum number of rows that are needed at once."""
         if weight.name not in self.tables:
             tensor = self._context.model.tensors[weight.name]
@@ -225,7 +225,7 @@ class Weights:
             + sum(align_up(m.n_bytes) + align_up(4 * (m.n_rows + ROWS)) for m in self._matrices.values())
         )
 
-    def _read(self, weight: Weight) -> Floats:
+    def _read(self, weight: g.Weight) -> Floats:
         """Return the numbers of a tensor, or of some of its rows."""
         tensor = self._context.model.tensors[weight.name]
         values = self._dequantize(tensor.type_name, tensor.data, tensor.shape)
