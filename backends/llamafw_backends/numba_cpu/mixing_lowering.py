@@ -156,7 +156,7 @@ def lower_recurrent(low: Lowering, value: g.Conv | g.LinearAttention | g.Selecti
                 low.new(value),
                 fields,
                 selective_scan.state_bytes(n_channels, n_state),
-                selective_scan.scratch_bytes(n_state),
+                0,
                 stage=0,
             )
     unit.state, low.state_bytes = low.state_bytes, low.state_bytes + unit.state_bytes

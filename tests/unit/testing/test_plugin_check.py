@@ -196,6 +196,7 @@ def test_broken_rules_are_reported_in_words(tmp_path: Path) -> None:
         "grammar careless": "skipped",
         "quant CARELESS": "FAILED",
         "backend careless": "FAILED",
+        "recurrent backend careless": "FAILED",
         "endpoint": "FAILED",
     }
     assert re.search(r"^\d+ rules or tests failed\.$", result.stdout, re.M)
