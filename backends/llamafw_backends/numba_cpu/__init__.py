@@ -12,14 +12,26 @@ from __future__ import annotations
 from llamafw import Backend, BackendContext, Register, hookimpl
 
 
-def open_model(context: BackendContext) -> Backend:
-    """Load a model and return its backend.
+class NumbaFactory:
+    """The backend's factory: loads models, and describes their steps."""
 
-    See `NumbaBackend` for the errors.
-    """
-    from llamafw_backends.numba_cpu.backend import NumbaBackend  # here, because importing numba takes half a second
+    def __call__(self, context: BackendContext) -> Backend:
+        """Load a model and return its backend.
 
-    return NumbaBackend(context)
+        See `NumbaBackend` for the errors.
+        """
+        from llamafw_backends.numba_cpu.backend import NumbaBackend  # here, because importing numba takes half a second
+
+        return NumbaBackend(context)
+
+    def describe_step(self, context: BackendContext) -> str:
+        """Return what ``llamafw graph --step`` prints; see `step_text`."""
+        from llamafw_backends.numba_cpu.step_text import describe_step  # here, as above
+
+        return describe_step(context)
+
+
+open_model = NumbaFactory()
 
 
 @hookimpl

@@ -1,14 +1,18 @@
-"""``llamafw graph``: print the graph of a model."""
+"""``llamafw graph``: print the graph of a model, or the steps that a backend makes of it."""
 
 from __future__ import annotations
 
 from llamafw.cli.parser import CommandParser
-from llamafw.engine.components import build_graph
+from llamafw.engine.backend_options import backend_options
+from llamafw.engine.components import build_graph, choose_backend
 from llamafw.engine.load import open_model
-from llamafw.graph import as_dot, as_json, as_text
+from llamafw.errors import SettingsError
+from llamafw.graph import Graph, as_dot, as_json, as_text
+from llamafw.interfaces import BackendContext
 from llamafw.models.find import find_model
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
+from llamafw.types import Model
 
 FORMATS = {"text": as_text, "dot": as_dot, "json": as_json}
 
@@ -23,9 +27,12 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "model", metavar="MODEL", nargs="?", help="GGUF file, or a name from the catalogue (default: smollm2-135m)"
     )
-    parser.add_argument(
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
         "--format", choices=tuple(FORMATS), default="text", help="text, JSON, or Graphviz' DOT language (default: text)"
     )
+    forms.add_argument("--step", action="store_true", help="print what the backend makes of the graph instead")
+    parser.add_argument("--backend", metavar="NAME", help="the backend whose step is printed (default: numba)")
     parser.add_argument(
         "--plugin",
         metavar="NAME|MODULE|FILE.py",
@@ -35,7 +42,20 @@ def run(argv: list[str]) -> int:
     )
     args = parser.parse(argv)
 
-    settings, plugins = Settings(model=args.model), Plugins(extra=args.plugin)
-    graph = build_graph(open_model(find_model(settings), settings, plugins), plugins)
-    print(FORMATS[args.format](graph), end="" if args.format != "json" else "\n")
+    settings, plugins = Settings(model=args.model, backend=args.backend), Plugins(extra=args.plugin)
+    model = open_model(find_model(settings), settings, plugins)
+    graph = build_graph(model, plugins)
+    text = _step_text(model, graph, settings, plugins) if args.step else FORMATS[args.format](graph)
+    print(text.rstrip("\n"))
     return 0
+
+
+def _step_text(model: Model, graph: Graph, settings: Settings, plugins: Plugins) -> str:
+    """Return the description that the backend gives of its step; SettingsError if it gives none."""
+    name = choose_backend(model, settings, plugins)
+    describe = getattr(plugins.registry("backend")[name], "describe_step", None)
+    if describe is None:
+        raise SettingsError(f"--step: the backend {name!r} does not describe its steps")
+    options = backend_options(settings, graph.n_ctx_train)
+    text: str = describe(BackendContext(model, graph, options, plugins.registry("quant")))
+    return text

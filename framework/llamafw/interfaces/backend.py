@@ -125,4 +125,8 @@ class BackendContext:
 
 
 BackendFactory = Callable[[BackendContext], Backend]
-"""The object that `register_backends` registers. Called once per model, on the thread that loads it."""
+"""The object that `register_backends` registers. Called once per model, on the thread that loads it.
+
+It may have a method ``describe_step(context)``, which returns what the backend makes of the model's graph, as text.
+``llamafw graph MODEL --step`` prints it.
+"""

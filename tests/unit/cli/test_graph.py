@@ -37,3 +37,29 @@ def test_graph_of_an_unknown_architecture_is_an_error(tmp_path: Path, capsys: py
     path = write_tiny_gguf(tmp_path / "tiny.gguf", metadata={"general.architecture": "lama"})
     assert main(["graph", str(path)]) == 1
     assert "no plugin provides the architecture 'lama'; did you mean 'llama'?" in capsys.readouterr().err
+
+
+def test_step_of_the_backend_is_printed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", str(model), "--step"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("attention 4 heads") == 2
+    assert "matrix token_embd.weight F32" in printed
+
+
+def test_step_of_another_backend_is_printed(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from llamafw import hookimpl\n"
+        "class Mine:\n"
+        "    def __call__(self, context): raise AssertionError\n"
+        "    def describe_step(self, context): return f'{context.graph.n_embd} numbers'\n"
+        "@hookimpl\n"
+        "def register_backends(register): register('mine', Mine())\n"
+    )
+    assert main(["graph", str(model), "--step", "--backend", "mine", "--plugin", str(tmp_path / "mine.py")]) == 0
+    assert capsys.readouterr().out == "64 numbers\n"
+
+
+def test_backend_without_a_description_is_an_error(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--step", "--backend", "deterministic", "--plugin", "llamafw.testing.backend"]
+    assert main(["graph", str(model), *words]) == 2
+    assert "--step: the backend 'deterministic' does not describe its steps" in capsys.readouterr().err
