@@ -37,6 +37,9 @@ class Backend(Protocol):
         """Return the logits of the m ``batch.outputs``, ``(m, n_vocab)`` float32.
 
         The caller may write into the result; it is valid until the next call.
+
+        If it fails, the engine calls `truncate` for each slot of the batch, with the number of positions before the
+        batch. If the state of a slot has changed by then, `truncate` must go back to one that is known.
         """
 
     def hidden(self, batch: Batch) -> Floats:

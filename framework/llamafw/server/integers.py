@@ -41,7 +41,7 @@ class IntegerReader:
 
     def _read(self, value: Any, place: _Place) -> Any:
         if isinstance(value, float):
-            return int(value) if place.wants_integer and _is_integer(value) else value
+            return _to_integer(value) if place.wants_integer and _is_integer(value) else value
         if not place.branches:
             return value
 
@@ -51,7 +51,9 @@ class IntegerReader:
                 return [self._read(item, items) for item in value]
             # no call per item, because there may be a million token ids
             return [
-                (int(item) if _is_integer(item) else item) if isinstance(item, float) else self._read(item, items)
+                self._read(item, items)
+                if not isinstance(item, float)
+                else (_to_integer(item) if _is_integer(item) else item)
                 for item in value
             ]
 
@@ -94,6 +96,15 @@ class IntegerReader:
 
 def _is_integer(value: float) -> bool:
     return value.is_integer() and _MIN_INTEGER <= value <= _MAX_INTEGER
+
+
+def _to_integer(value: float) -> int:
+    """Return an integral float as an integer.
+
+    orjson reads integers below -2**63 as floats, the nearest of which is -2.0**63. So this float stands for a smaller
+    integer.
+    """
+    return int(value) - (value == _MIN_INTEGER)
 
 
 def _types(schema: Schema) -> Iterator[str]:

@@ -295,6 +295,7 @@ async def test_invalid_logit_bias_is_400(refused: Post, bias: Any, param: str) -
         ({"n_probs": -1}, "n_probs"),
         ({"n_probs": 60000}, "n_probs"),
         ({"seed": 2**64}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
         ({"seed": -(2**64)}, "seed"),
         ({"seed": 1.5}, "seed"),
         ({"mirostat": 3}, "mirostat"),

@@ -253,7 +253,7 @@ async def test_saved_state_without_a_useful_snapshot_is_not_restored(start: Star
     assert (await ask(engine, (*prompt[:200], 9))).finish.n_cached == 100
 
 
-@pytest.mark.inventory("C-023")
+@pytest.mark.inventory("C-022")
 async def test_preloaded_prompt_is_reused(start: Start, kind: str) -> None:
     """The last tokens of the text may be other ones if more text follows."""
     engine = start(KINDS[kind](random_logits, n_slots=1, **MANY))
