@@ -76,7 +76,12 @@ class NumpyBackend:
         for first, last in self.parts(batch):
             tokens, text = batch.tokens[first:last].tolist(), self.start(batch, first, last)
             wanted = [i for i in range(first, last) if i in outputs]
-            found = self.evaluate(tokens, text, *[result] if wanted else [])
+            try:
+                found = self.evaluate(tokens, text, *[result] if wanted else [])
+            except Exception:
+                text.n_tokens += 1  # the fixed states may have changed, so go back to a snapshot
+                self.truncate(int(batch.slots[first]), text.n_tokens - 1)
+                raise
             rows += [found[0][i - first] for i in wanted]
         return np.array(rows, np.float32).reshape(len(rows), *result.shape)
 

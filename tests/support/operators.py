@@ -52,7 +52,7 @@ def rewrite(graph: Graph, change: Callable[[Value], Value]) -> Graph:
     """Return a graph in which each operator is replaced by what ``change`` returns for it."""
     changed: dict[Value, Value] = {}
     for value in graph:
-        operands = {
+        operands: dict[str, Any] = {
             name: tuple(changed[one] for one in operand) if isinstance(operand, tuple) else changed[operand]
             for name, operand in value.operands()
         }

@@ -76,7 +76,7 @@ def test_bits_do_not_depend_on_cuts_threads_and_other_slots(name: str, write_che
     assert np.isfinite(expected).all()
 
     for n_threads, cuts in CUTS.items():
-        threads = {"n_threads": n_threads, "n_threads_batch": 4 - n_threads}
+        threads: dict[str, Any] = {"n_threads": n_threads, "n_threads_batch": 4 - n_threads}
         with open_backend(path, n_ubatch=48, n_slots=3, **threads, **OPTIONS) as backend:
             for slot, sizes in enumerate(cuts):
                 fill_with_nan(backend)
