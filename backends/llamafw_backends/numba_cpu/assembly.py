@@ -58,7 +58,7 @@ class Step:
 
     phases: npt.NDArray[np.void]  # (n_phases,) PHASE
     scratch_bytes: int  # that each thread needs
-    alive: list[Any]  # their memory, and compiled kernels
+    alive: list[npt.NDArray[np.uint8]]  # their memory
 
 
 class Assembly:
@@ -97,10 +97,8 @@ class Assembly:
     ) -> None:
         self._caches, self._states, self._compiler, self._n_rows = caches, states, compiler, n_rows
         self._result, self._result_stride = result, result_stride
-        self._kernels: dict[str, int] = {}
         self._blocks: list[npt.NDArray[np.uint8]] = []
         self._used = 0  # bytes of the last block
-        self._alive: list[Any] = []  # compiled kernels
         self._scratch_bytes = 64
 
         for buffer in schedule.buffers:
@@ -110,7 +108,7 @@ class Assembly:
             kernel, record["record"] = self._phase(phase.units, phase.is_redundant, phase.stage)
             record["kernel"], record["n_bytes"] = kernel, self._end() - int(record["record"])
             record["barrier"], record["stage"] = phase.barrier, phase.stage
-        self.step = Step(records, self._scratch_bytes, [*self._blocks, *self._alive])
+        self.step = Step(records, self._scratch_bytes, self._blocks)
 
     def _phase(self, units: Sequence[Unit], is_redundant: bool, stage: int) -> tuple[int, int]:
         """Return the addresses of a phase's kernel and of its arguments."""
@@ -178,11 +176,7 @@ class Assembly:
         return int(self._blocks[-1].ctypes.data) + self._used
 
     def _kernel(self, name: str, n_arguments: int, function: Callable[..., int]) -> int:
-        if name not in self._kernels:
-            kernel = self._compiler(name, n_arguments, function)
-            self._alive.append(kernel)
-            self._kernels[name] = kernel.address
-        return self._kernels[name]
+        return int(self._compiler(name, n_arguments, function).address)
 
     def _row_kernel(self, function: Callable[..., int]) -> int:
         return self._kernel(f"row {function.__name__}", 8, function)
@@ -315,7 +309,6 @@ class Assembly:
         n_rep = unit.n_head // layout.n_head
         sizes = n_rep, layout.key_size, layout.value_size
         kernel = attention.build(self._compiler, *sizes, *self._caches.types)
-        self._alive.append(kernel)
         self._need_scratch(attention.scratch_bytes(*sizes, self._caches.n_ctx))
 
         fields: dict[str, Any] = {
@@ -333,7 +326,6 @@ class Assembly:
 
     def _recurrent(self, unit: RecurrentUnit) -> tuple[int, int]:
         kernel = unit.build(self._compiler)
-        self._alive.append(kernel)
         self._need_scratch(unit.scratch_bytes)
         fields = self._numbers(unit.fields) | {"state": self._states[0] + unit.state, "state_slot": self._states[1]}
         for name, place in (*unit.inputs.items(), ("out", unit.out)):

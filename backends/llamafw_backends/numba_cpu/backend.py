@@ -85,7 +85,7 @@ class NumbaBackend:
         self._find_rotations(logits)
         n_rows, schedules = self._n_ubatch, [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
 
-        compiler = KernelCompiler(context.log)
+        self._compiler = compiler = KernelCompiler(context.log)  # kept, because it keeps the kernels
         self._pool = Pool(n_threads, compiler)
         self._close = weakref.finalize(self, self._pool.close)
         try:

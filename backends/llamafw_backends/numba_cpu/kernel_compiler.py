@@ -39,12 +39,13 @@ class KernelCompiler:
     log: Callable[[str], None]
     seconds: float = 0.0  # spent so far, for compiling and for loading compiled code
     compiled: list[str] = field(default_factory=list)  # names of kernels that were not in the cache
+    _kernels: dict[tuple[str, str], Any] = field(default_factory=dict)  # by instruction set and name
 
     def __post_init__(self) -> None:
         self._version = cache.version_folder()
 
     def __call__(self, name: str, n_arguments: int, function: Callable[..., int], *, isa: str = cache.ANY_ISA) -> Any:
-        """Compile a kernel, or load its code from the cache.
+        """Compile a kernel, or load its code from the cache; a kernel of the same name is returned as it is.
 
         Parameters
         ----------
@@ -60,8 +61,14 @@ class KernelCompiler:
         Returns
         -------
         numba.core.ccallback.CFunc
-            The kernel. Other kernels call its ``address``, Python calls its ``ctypes``.
+            The kernel, which lives as long as this object. Other kernels call its ``address``, Python its ``ctypes``.
         """
+        if (isa, name) not in self._kernels:
+            self._kernels[isa, name] = self._load(name, n_arguments, function, isa)
+        return self._kernels[isa, name]
+
+    def _load(self, name: str, n_arguments: int, function: Callable[..., int], isa: str) -> Any:
+        """Compile a kernel, or load its code from the cache."""
         started = time.perf_counter()
         folder = cache.kernel_folder(self._version, isa, name)
         if not self.compiled and (folder is None or not any(folder.glob("*"))):
