@@ -150,6 +150,14 @@ def register_architectures(register: Register) -> None:
 
 
 @hookspec
+def register_operators(register: Register) -> None:
+    """Register operators for graphs: ``register("wkv7", Operator(Wkv7, {"numba": wkv7}))``.
+
+    The name appears in messages only. An operator is registered as a `llamafw.Operator`; architectures use its class.
+    """
+
+
+@hookspec
 def register_quants(register: Register) -> None:
     """Register tensor types: ``register("Q4_1", quant)``.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llamafw.errors import PluginError, suggest
-from llamafw.interfaces import Quant, Sampler, SamplerPlugin, ToolParserPlugin
+from llamafw.graph import Value
+from llamafw.interfaces import Operator, Quant, Sampler, SamplerPlugin, ToolParserPlugin
 from llamafw.interfaces.members import lacks, methods_that_need_an_instance, missing_members
 from llamafw.serving import Authenticator
 
@@ -38,7 +40,7 @@ class RegistrationError(PluginError):
 
 
 class NameClash(RegistrationError):
-    """Two plugins register the same name, or tensor types with the same id."""
+    """Two plugins register the same name, tensor types with the same id, or operators of the same class."""
 
 
 class Registry(Mapping[str, Any]):
@@ -47,8 +49,8 @@ class Registry(Mapping[str, Any]):
     Parameters
     ----------
     kind : str
-        A key of `PROTOCOLS` or `FUNCTIONS`, or ``"field"``. JSON Schemas of fields are checked when the API document is
-        built.
+        A key of `PROTOCOLS` or `FUNCTIONS`, ``"operator"``, or ``"field"``. JSON Schemas of fields are checked when the
+        API document is built.
     """
 
     def __init__(self, kind: str) -> None:
@@ -75,7 +77,8 @@ class Registry(Mapping[str, Any]):
         Raises
         ------
         NameClash
-            Another plugin has registered the name, or a tensor type with the same `type_id`.
+            Another plugin has registered the name, a tensor type with the same `type_id`, or an operator of the same
+            class.
         RegistrationError
             The name is empty or not a string, or the object lacks a member of its protocol.
         """
@@ -87,6 +90,9 @@ class Registry(Mapping[str, Any]):
             raise NameClash(f"{self.noun} {name!r} is registered by both {self.owner(name)} and {owner}")
         if self.kind == "quant":
             self._check_type_id(name, thing, owner)
+        if self.kind == "operator":
+            self._check_class(name, thing, owner)
+            thing = replace(thing, plugin=owner)
         self._entries[name] = (thing, owner)
 
     def remove(self, owner: str) -> None:
@@ -103,6 +109,8 @@ class Registry(Mapping[str, Any]):
 
     def _problem(self, thing: Any) -> str | None:
         """Return what is wrong with an object, as the predicate of a sentence; None if it is valid."""
+        if self.kind == "operator":
+            return _operator_problem(thing)
         protocol = PROTOCOLS.get(self.kind)
         if protocol is None:
             signature = FUNCTIONS.get(self.kind)
@@ -127,6 +135,15 @@ class Registry(Mapping[str, Any]):
                     f"and quant {name!r} of {owner}"
                 )
 
+    def _check_class(self, name: str, operator: Operator, owner: str) -> None:
+        """Raise NameClash if the class is registered already: backends find an operator by its class."""
+        for other, (entry, other_owner) in self._entries.items():
+            if entry.value is operator.value:
+                raise NameClash(
+                    f"the class {operator.value.__name__} is registered as operator {other!r} by {other_owner} and "
+                    f"as {name!r} by {owner}"
+                )
+
     def __getitem__(self, name: str) -> Any:
         return self._entries[name][0]
 
@@ -135,6 +152,17 @@ class Registry(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _operator_problem(thing: Any) -> str | None:
+    """Return what is wrong with an operator, as the predicate of a sentence; None if it is valid."""
+    if not isinstance(thing, Operator):
+        return f"is not a llamafw.Operator: {thing!r:.80}; register Operator(YourValue, {{…}})"
+    if not isinstance(thing.value, type) or not issubclass(thing.value, Value) or thing.value is Value:
+        return f"has {thing.value!r:.80} as its value, which is not a subclass of llamafw.graph.Value"
+    if not isinstance(thing.backends, Mapping) or not all(isinstance(name, str) for name in thing.backends):
+        return f"has {thing.backends!r:.80} as its backends; they must be a mapping of names of backends"
+    return None
 
 
 def missing_sampler_members(thing: Any) -> list[str]:

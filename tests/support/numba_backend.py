@@ -46,6 +46,7 @@ def make_context(
         BackendOptions(**{"n_slots": 2, "n_threads": 1} | options),
         plugins.registry("quant"),
         (lines if lines is not None else []).append,
+        plugins.registry("operator"),
     )
 
 

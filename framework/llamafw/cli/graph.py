@@ -57,5 +57,6 @@ def _step_text(model: Model, graph: Graph, settings: Settings, plugins: Plugins)
     if describe is None:
         raise SettingsError(f"--step: the backend {name!r} does not describe its steps")
     options = backend_options(settings, graph.n_ctx_train)
-    text: str = describe(BackendContext(model, graph, options, plugins.registry("quant")))
+    quants, operators = plugins.registry("quant"), plugins.registry("operator")
+    text: str = describe(BackendContext(model, graph, options, quants, operators=operators))
     return text

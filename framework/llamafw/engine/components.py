@@ -111,7 +111,8 @@ def make_backend(
     """Return a backend with the model loaded."""
     backends = plugins.registry("backend")
     options = limit_snapshots(backend_options(settings, graph.n_ctx_train), graph)
-    backend: Backend = backends[name](BackendContext(model, graph, options, plugins.registry("quant"), log))
+    context = BackendContext(model, graph, options, plugins.registry("quant"), log, plugins.registry("operator"))
+    backend: Backend = backends[name](context)
     description = _describe_entry(plugins, "backend", name)
     check_members(backend, Backend, description)
     if not backend.can_cut:

@@ -42,7 +42,7 @@ from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, TopK, Weighte
 from llamafw.graph.latent import LatentSizes, latent_attention, latent_sizes
 from llamafw.graph.metadata import Heads, Metadata
 from llamafw.graph.mixers import StateSizes, gated_delta_net, mamba2, short_convolution, state_sizes
-from llamafw.graph.model import Graph, State, states
+from llamafw.graph.model import Graph, State, layer_of, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
 from llamafw.graph.rotation import plain_rotation, rotation, yarn_temperature
 from llamafw.graph.routing import Gating, Routing, experts, route, routing
@@ -113,6 +113,7 @@ __all__ = [
     "latent_attention",
     "latent_sizes",
     "LatentSizes",
+    "layer_of",
     "layer_count",
     "layer_norm",
     "layer_output",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llamafw.graph.attention import Attention, Cache, KeyValue
+from llamafw.graph.rows import LayerOutput
 from llamafw.graph.values import Shape, Value
 
 
@@ -50,6 +51,15 @@ class Graph:
             else:
                 todo.append((value, True))
                 todo += [(one, False) for one in reversed(value.inputs())]
+
+
+def layer_of(graph: Graph, value: Value) -> int | None:
+    """Return the layer that a value of a graph belongs to; None if it comes after the last layer."""
+    values = iter(graph)
+    for other in values:
+        if other is value:
+            break
+    return next((other.layer for other in values if isinstance(other, LayerOutput)), None)
 
 
 @dataclass(frozen=True, slots=True)

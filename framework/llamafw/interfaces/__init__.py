@@ -8,6 +8,7 @@ from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, 
 from llamafw.interfaces.chat import ChatContext, ChatFormat, ChatFormatFactory, ToolParser, ToolParserPlugin
 from llamafw.interfaces.grammar import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
 from llamafw.interfaces.model import Architecture, Quant
+from llamafw.interfaces.operator import Operator
 from llamafw.interfaces.register import Register
 from llamafw.interfaces.sampler import Sampler, SamplerContext, SamplerPlugin
 from llamafw.interfaces.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ __all__ = [
     "GrammarCompiler",
     "GrammarContext",
     "GrammarFactory",
+    "Operator",
     "Quant",
     "Register",
     "Sampler",

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llamafw.graph import Graph
+from llamafw.errors import ModelError
+from llamafw.graph import Graph, Value, layer_of
 from llamafw.interfaces.model import Quant
+from llamafw.interfaces.operator import Operator
 from llamafw.types import BackendOptions, Batch, Bytes, Floats, Model
 
 
@@ -125,6 +127,32 @@ class BackendContext:
     options: BackendOptions  # settings from flags
     quants: Mapping[str, Quant]  # tensor types of all plugins, by name
     log: Callable[[str], None] = field(default=lambda line: None)  # prints a line of progress
+    operators: Mapping[str, Operator] = field(default_factory=dict)  # operators of all plugins, by name
+
+    def implementation(self, backend: str, value: Value) -> Any:
+        """Return what runs an operator of a plugin in a backend.
+
+        Parameters
+        ----------
+        backend : str
+            The name of the backend.
+        value : Value
+            An operator of the graph that the backend itself does not know.
+
+        Raises
+        ------
+        ModelError
+            The backend cannot run the model: the plugin has nothing for this backend, or no plugin has the operator.
+        """
+        layer = layer_of(self.graph, value)
+        name = type(value).__name__ + ("" if layer is None else f" in layer {layer}")
+        refusal = f"the {backend} backend has no kernel for the operator {name}"
+        found = next((one for one in self.operators.values() if one.value is type(value)), None)
+        if found is None:
+            raise ModelError(refusal)
+        if backend not in found.backends:
+            raise ModelError(f"{refusal}, which the plugin {found.plugin} has registered without one")
+        return found.backends[backend]
 
 
 BackendFactory = Callable[[BackendContext], Backend]

@@ -45,6 +45,7 @@ KINDS = (
     "grammar",
     "tokenizer",
     "architecture",
+    "operator",
     "quant",
     "backend",
 )

@@ -54,7 +54,9 @@ class BackendTests(ProtocolConformance):
         model = read_gguf(path, quants)
         graph = (build or self.registry("architecture")["llama"])(model)
         options = {"n_slots": 2, "n_threads": 1} | self.options | options
-        backend: Backend = self.registered()(BackendContext(model, graph, BackendOptions(**options), quants))
+        operators = self.registry("operator")
+        context = BackendContext(model, graph, BackendOptions(**options), quants, operators=operators)
+        backend: Backend = self.registered()(context)
         try:
             yield backend
         finally:
