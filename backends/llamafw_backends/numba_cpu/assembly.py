@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llamafw_backends.numba_cpu import attention, experts, phases
+from llamafw_backends.numba_cpu import attention, experts, phases, plugin_operators
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import (
     ATTENTION,
@@ -35,6 +35,7 @@ from llamafw_backends.numba_cpu.units import (
     ColumnsUnit,
     GatherUnit,
     MatrixUnit,
+    OperatorUnit,
     Pairs,
     Place,
     Product,
@@ -131,6 +132,8 @@ class Assembly:
                 return self._attention(unit)
             case [RecurrentUnit() as unit]:
                 return self._recurrent(unit)
+            case [OperatorUnit() as unit]:
+                return self._operator(unit)
             case [SelectUnit() as unit]:
                 return self._kernel("select", 3, phases.select), self._select(unit)
         ops = [self._row_op(unit) for unit in units if isinstance(unit, RowUnit)]
@@ -331,6 +334,19 @@ class Assembly:
         for name, place in (*unit.inputs.items(), ("out", unit.out)):
             fields |= {name: place.address, f"{name}_stride": place.buffer.row_bytes}
         return kernel.address, self._store(unit.dtype, fields)
+
+    def _operator(self, unit: OperatorUnit) -> tuple[int, int]:
+        fields = {"stage": unit.stage, "state": self._states[0] + unit.state, "state_slot": self._states[1]}
+        arguments = [
+            self._new(
+                plugin_operators.ARGUMENT,
+                address=one.address,
+                stride=one.buffer.row_bytes if isinstance(one, Place) else 0,
+            )
+            for one in unit.arguments
+        ]
+        kernel = unit.build(self._compiler)
+        return kernel.address, self._store(plugin_operators.OPERATOR, fields, {"arguments": arguments})
 
     def _head_op(self, unit: RowUnit) -> npt.NDArray[np.void]:
         fields = self._numbers(unit.fields)

@@ -103,7 +103,9 @@ class NumbaBackend:
             self._plan = new_records(PLAN)
             self._plan_address = address_of(self._plan)
             self._allocate(schedules)
-            self._states = RecurrentStates(self.n_slots, logits.state_bytes, options.n_snapshots)
+            self._states = RecurrentStates(
+                self.n_slots, logits.state_bytes, options.n_snapshots, can_go_back=logits.can_go_back
+            )
             states = self._states.address, logits.state_bytes
             self._logits_step, self._hidden_step = (
                 Assembly(one, self._memory, self._kv, states, compiler, n_rows, kind, stride).step

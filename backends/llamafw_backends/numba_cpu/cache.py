@@ -23,6 +23,7 @@ import numba
 import platformdirs
 
 ANY_ISA = "any"  # folder of kernels that are the same for every instruction set
+PLUGIN_KERNELS = "operator-"  # folders of the operators of plugins, whose code may change with the plugin
 MAX_AGE = 30 * 24 * 3600  # seconds since its last use after which code may be removed
 _VERSION_FOLDER = re.compile(r"llamafw-[0-9a-f]{16}")
 
@@ -55,7 +56,7 @@ def kernel_folder(version: Path, isa: str, kernel: str) -> Path | None:
 
 
 def remove_unused(version: Path, isa: str) -> None:
-    """Remove the code of other versions and instruction sets that was not used for `MAX_AGE`.
+    """Remove the code of other versions, other instruction sets and plugins that was not used for `MAX_AGE`.
 
     Other processes may remove or compile code at the same time. Each of them marks a folder as used before it reads or
     writes there (`kernel_folder`), so the folder's age protects it. If a folder is marked while it is being removed, it
@@ -65,7 +66,7 @@ def remove_unused(version: Path, isa: str) -> None:
     Parameters
     ----------
     version : Path
-        `version_folder`: its code for ``isa`` and for any instruction set is kept.
+        `version_folder`: its code for ``isa`` and for any instruction set is kept, except that of plugins.
     isa : str
         The instruction set of this process.
     """
@@ -74,10 +75,9 @@ def remove_unused(version: Path, isa: str) -> None:
         if not _VERSION_FOLDER.fullmatch(other_version.name):
             continue
         for group in _entries(other_version):
-            if group in kept:
-                continue
             for entry in _entries(group):
-                _remove_if_unused(entry)
+                if group not in kept or entry.name.startswith(PLUGIN_KERNELS):
+                    _remove_if_unused(entry)
             with suppress(OSError):
                 group.rmdir()  # fails unless it is empty
         with suppress(OSError):

@@ -69,7 +69,7 @@ class Fusion:
         """Return the values that other tokens depend on."""
         early: set[g.Value] = set()
         for value in reversed(self.order):
-            if isinstance(value, MIXING) or value in early:
+            if isinstance(value, MIXING) or value.state_shape or value in early:
                 early.add(value)
                 early.update(value.inputs())
         return early

@@ -15,6 +15,7 @@ from llamafw_backends.numba_cpu.experts import table_bytes
 from llamafw_backends.numba_cpu.fusion import ALIASES, Fusion, is_product, linear_of, strip
 from llamafw_backends.numba_cpu.memory import align_up
 from llamafw_backends.numba_cpu.mixing_lowering import lower_attention, lower_recurrent
+from llamafw_backends.numba_cpu.operator_lowering import lower_operator
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.row_lowering import lower_row, lower_weighted_pairs, parts, unary
 from llamafw_backends.numba_cpu.tiles import ROWS
@@ -64,6 +65,7 @@ class Lowering:
         self.caches: list[tuple[g.Cache, CacheLayout]] = []
         self.n_tokens = 2**31  # in the vocabulary
         self.state_bytes = 0  # of the recurrent operators, per slot
+        self.can_go_back = True  # whether their states serve all positions of their last block; see `recurrence`
 
         self.places: dict[g.Value, Place] = {}
         self.in_place: set[Buffer] = set()  # rows that products may be added to
@@ -149,8 +151,10 @@ class Lowering:
                 self._lower_columns(value, stage)
             case g.WeightedSum() if strip(value.parts) in self.pair_values:
                 lower_weighted_pairs(self, value)
-            case _:
+            case _ if type(value).__module__.startswith("llamafw.graph."):
                 lower_row(self, value)
+            case _:
+                lower_operator(self, value)
 
     def describe(self, value: g.Value) -> str:
         """Return an operator's name and layer."""

@@ -1,7 +1,8 @@
 """The states of recurrent operators, which cannot be cut anywhere, and their snapshots.
 
-A state of n positions also serves the positions since the start of its last block (see `recurrence`). Further back, a
-slot needs a snapshot: a copy of all its states.
+A state of n positions also serves the positions since the start of its last block (see `recurrence`), unless the model
+has an operator of a plugin with a state: that serves n positions only. Further back, a slot needs a snapshot: a copy of
+all its states.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ class RecurrentStates:
         Size of the states of a slot; 0 for models without recurrent operators.
     n_snapshots : int
         Maximum number of snapshots of a slot.
+    can_go_back : bool
+        Whether a state serves the positions since the start of its last block. False: its own position only.
     """
 
-    def __init__(self, n_slots: int, slot_bytes: int, n_snapshots: int) -> None:
-        self.slot_bytes = slot_bytes
+    def __init__(self, n_slots: int, slot_bytes: int, n_snapshots: int, *, can_go_back: bool = True) -> None:
+        self.slot_bytes, self._can_go_back = slot_bytes, can_go_back
         self._arena = Arena(n_slots * slot_bytes)
         self.address = self._arena.allocate(n_slots * slot_bytes)
         self._states: npt.NDArray[np.uint8] = self._arena.view(self.address, (n_slots, slot_bytes), np.uint8)
@@ -46,7 +49,7 @@ class RecurrentStates:
 
     def advance(self, slot: int, n: int) -> None:
         """Record that ``slot`` has computed tokens and now has ``n`` positions."""
-        self._earliest[slot] = earliest_position(n, self._earliest[slot])
+        self._earliest[slot] = earliest_position(n, self._earliest[slot]) if self._can_go_back else n
 
     def take_snapshot(self, slot: int, n: int) -> None:
         """Copy the state of ``slot``, which has ``n`` positions."""

@@ -27,6 +27,7 @@ from llamafw_backends.numba_cpu.units import (
     ColumnsUnit,
     GatherUnit,
     MatrixUnit,
+    OperatorUnit,
     Product,
     RecurrentUnit,
     RowUnit,
@@ -115,6 +116,9 @@ def _unit(unit: Unit) -> str:
             return f"attention {', '.join([f'{unit.n_head} heads', cache, *ops])}"
         case RecurrentUnit():
             return f"{_RECURRENT[unit.dtype]}, {unit.state_bytes} bytes per slot"
+        case OperatorUnit():
+            state = f", {unit.state_bytes} bytes per slot" if unit.state_bytes else ""
+            return f"{unit.name} in {unit.n_parts} parts{state}"
         case SortUnit():
             return f"sort {unit.pairs.n_used} of {unit.pairs.n_expert} experts"
         case GatherUnit():

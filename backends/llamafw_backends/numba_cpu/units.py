@@ -263,6 +263,25 @@ class RecurrentUnit(Unit):
 
 
 @dataclass(eq=False)
+class OperatorUnit(Unit):
+    """An operator of a plugin."""
+
+    build: Callable[[KernelCompiler], Any]  # compiles the kernel
+    name: str
+    arguments: Sequence[Place | Vector]  # the arrays of its function, in the order of its parameters
+    out: Place  # one of them
+    n_parts: int
+    state_bytes: int  # of a slot; 0 if the operator has no state
+    state: int = 0  # place of its state among those of a slot, in bytes
+
+    def reads(self) -> list[Buffer]:
+        return [one.buffer for one in self.arguments if isinstance(one, Place) and one is not self.out]
+
+    def writes(self) -> list[Buffer]:
+        return [self.out.buffer]
+
+
+@dataclass(eq=False)
 class SelectUnit(Unit):
     """From here on, only the rows of the outputs are needed."""
 

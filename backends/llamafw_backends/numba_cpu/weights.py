@@ -118,6 +118,11 @@ class Weights:
         self._converted: Counter[str] = Counter()  # bytes of converted tiles, by their type in the file
         self.seconds = 0.0
 
+    @property
+    def context(self) -> BackendContext:
+        """The model, and what plugins have registered."""
+        return self._context
+
     # --- what a plan asks for -----------------------------------------------------------------------
 
     def matrix(self, weight: g.Weight, bias: g.Weight | None = None, order: Order = ()) -> Matrix:
