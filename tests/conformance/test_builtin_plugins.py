@@ -16,6 +16,7 @@ from llamafw.testing.conformance import (
     GrammarConformance,
     PluginConformance,
     QuantConformance,
+    RecurrentBackendConformance,
     SamplerConformance,
     TokenizerConformance,
     ToolParserConformance,
@@ -38,7 +39,17 @@ class TestNumba(BackendConformance):
     name = "numba"
 
 
+class TestNumbaWithRecurrentModels(RecurrentBackendConformance):
+    name = "numba"
+
+
 class TestDeterministic(BackendConformance):
+    name = "deterministic"
+    plugins = ("llamafw.testing.backend",)
+    follows_the_model = False
+
+
+class TestDeterministicWithRecurrentModels(RecurrentBackendConformance):
     name = "deterministic"
     plugins = ("llamafw.testing.backend",)
     follows_the_model = False
