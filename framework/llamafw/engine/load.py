@@ -180,7 +180,7 @@ def make_engine(
 def warm_up(backend: Backend) -> None:
     """Run one token through the model; otherwise the first request would be slower than others."""
     first = np.zeros(1, np.int32)
-    backend.forward(Batch(first, first, first, first))
+    (backend.forward if backend.n_vocab else backend.hidden)(Batch(first, first, first, first))
     backend.truncate(0, 0)
 
 

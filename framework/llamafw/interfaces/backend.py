@@ -26,7 +26,7 @@ class Backend(Protocol):
 
     n_slots: int  # sequences held at the same time
     n_ctx: int  # positions per slot
-    n_vocab: int  # logits per token
+    n_vocab: int  # logits per token; 0 if the model has none, and only embeds texts
     n_batch: int  # maximum number of tokens in a batch
     n_embd: int  # size of a hidden state
     state_format: str  # identifies the layout of saved states, with a version: "numba-1"

@@ -120,6 +120,16 @@ async def test_models_that_need_whole_texts_cannot_generate(start: Start) -> Non
         await engine.preload((1, 2))
 
 
+async def test_models_without_logits_can_only_embed(start: Start) -> None:
+    backend = ToyBackend()
+    backend.n_vocab = 0
+    engine = start(backend)
+    with pytest.raises(NotSupported, match="no logits; it can embed texts, but not generate"):
+        await generate_answer(engine, (1, 2))
+    embedding = await engine.embed(EmbedRequest((1, 2), "last"))
+    np.testing.assert_array_equal(embedding.vectors[0], random_logits((1, 2))[:N_EMBD])
+
+
 async def test_failing_batch_of_whole_texts_fails_one_request(start: Start) -> None:
     backend = EncoderToyBackend(n_slots=3)
     backend.fail_on = lambda batch: 200 in batch.tokens

@@ -63,6 +63,13 @@ def test_warmup_runs_one_forward_pass(tiny: Path, monkeypatch: pytest.MonkeyPatc
         assert len(seen) == 1
 
 
+def test_warmup_without_logits_computes_hidden_states() -> None:
+    backend = ToyBackend()
+    backend.n_vocab = 0
+    load.warm_up(backend)
+    assert len(backend.hidden_batches) == 1
+
+
 @pytest.mark.inventory("C-114", "E-172")
 def test_system_prompt_file_is_used_unchanged(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "system.txt"
