@@ -101,7 +101,8 @@ def build(compiler: KernelCompiler, function: Callable[..., None], signature: Si
     PluginError
         Numba cannot compile the function.
     """
-    digest = hashlib.sha256(_source(function) + repr((function.__qualname__, signature)).encode()).hexdigest()[:16]
+    variant = repr((function.__module__, function.__qualname__, signature))  # compiled code refers to the module
+    digest = hashlib.sha256(_source(function) + variant.encode()).hexdigest()[:16]
     made = {
         "_compute": numba.njit(nogil=True, forceinline=True, **OPTIONS)(function),
         "_arguments": _pack_arguments(signature),
@@ -118,9 +119,8 @@ def build(compiler: KernelCompiler, function: Callable[..., None], signature: Si
 
 def _source(function: Callable[..., None]) -> bytes:
     """Return the source of a function's module, and of all modules of its package: code that it may call."""
-    path = Path(function.__code__.co_filename)
-    package = function.__module__.partition(".")[0] if "." in function.__module__ else ""
-    folder = next((parent for parent in path.parents if parent.name == package), None)
+    path, (package, *names) = Path(function.__code__.co_filename), function.__module__.split(".")
+    folder = next((parent for parent in path.parents if parent.name == package), None) if names else None
     try:
         return b"".join(one.read_bytes() for one in (sorted(folder.rglob("*.py")) if folder else [path]))
     except OSError:  # it was typed into a console

@@ -179,3 +179,13 @@ def test_message_about_a_recurrent_model_says_what_would_fit() -> None:
         check_kv_cache_fits(graph, Settings(ctx_size=10_000, parallel=1), memory)
     with pytest.raises(SettingsError, match="; no context of this model fits$"):
         check_kv_cache_fits(graph, Settings(ctx_size=10_000, parallel=1), 100)
+
+
+def test_states_of_plugins_operators_are_counted() -> None:
+    class Kept(g.Value):
+        state_shape = (3, 5)
+
+        def infer_shape(self) -> g.Shape:
+            return (4,)
+
+    assert slot_bytes(g.Graph(Kept(), None, 64), OPTIONS) == SlotBytes(per_position=0, fixed=60)

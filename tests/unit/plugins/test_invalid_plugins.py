@@ -70,6 +70,16 @@ class Quant:
 @hookimpl
 def register_quants(register): register("mine", Quant())
 """
+OPERATOR = """
+from llamafw import Operator, hookimpl
+from llamafw.graph import Value
+
+class OfPlugin(Value): pass
+
+@hookimpl
+def register_operators(register):
+    register("mine", Operator(OfPlugin, {}))
+"""
 APPLY = "    def apply(self, candidates): pass\n"
 ACCEPT = "    def accept(self, token): pass\n"
 
@@ -132,6 +142,16 @@ def load(folder: Path, code: str) -> Plugins:
         (register("command", "7"), r"command 'mine', which is not a function: 7; register main\(argv: list\[str\]\)"),
         (register("tool_parser", "object()"), r"tool parser 'mine', which lacks matches\(\), create\(\), grammar\(\)"),
         (register("quant", "object()"), r"lacks name, type_id, block_size, type_size, dequantize\(\)"),
+        (register("operator", "7"), "operator 'mine', which is not a llamafw.Operator: 7; register Operator"),
+        (
+            OPERATOR.replace("OfPlugin,", "int,"),
+            "operator 'mine', which has <class 'int'> as its value, which is not a",
+        ),
+        (OPERATOR.replace("{}", "[]"), r"operator 'mine', which has \[\] as its backends; they must be a mapping"),
+        (
+            OPERATOR + "    register('other', Operator(OfPlugin, {}))\n",
+            r"the class OfPlugin is registered as operator 'mine' by \S*mine.py and as 'other' by \S*mine.py",
+        ),
         (register("field", "{'type': 7}"), "the field 'mine' of plugin .*mine.py is not a valid JSON Schema"),
         (register("quant", "1").replace("'mine'", "''"), "registers a quant as ''; the name must be a string"),
         (register("quant", "1").replace("'mine'", "7"), "registers a quant as 7; the name must be a string"),
