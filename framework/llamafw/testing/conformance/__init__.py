@@ -20,6 +20,7 @@ from llamafw.testing.conformance.chat_format import ChatFormatConformance
 from llamafw.testing.conformance.endpoint import EndpointConformance
 from llamafw.testing.conformance.events import EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
+from llamafw.testing.conformance.operator import OperatorConformance
 from llamafw.testing.conformance.plugin import PluginConformance
 from llamafw.testing.conformance.quant import QuantConformance
 from llamafw.testing.conformance.recurrent_backend import RecurrentBackendConformance
@@ -36,6 +37,7 @@ __all__ = [
     "EndpointConformance",
     "EventsConformance",
     "GrammarConformance",
+    "OperatorConformance",
     "PluginConformance",
     "QuantConformance",
     "RecurrentBackendConformance",

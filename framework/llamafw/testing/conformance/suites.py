@@ -14,6 +14,7 @@ from llamafw.testing.conformance.chat_format import ChatFormatConformance
 from llamafw.testing.conformance.endpoint import EndpointConformance
 from llamafw.testing.conformance.events import EVENTS, EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
+from llamafw.testing.conformance.operator import OperatorConformance
 from llamafw.testing.conformance.plugin import PluginConformance
 from llamafw.testing.conformance.quant import QuantConformance
 from llamafw.testing.conformance.recurrent_backend import RecurrentBackendConformance
@@ -29,6 +30,7 @@ SUITES_BY_NAME: tuple[type[Conformance], ...] = (
     GrammarConformance,
     TokenizerConformance,
     ArchitectureConformance,
+    OperatorConformance,
     QuantConformance,
     BackendConformance,
     RecurrentBackendConformance,
