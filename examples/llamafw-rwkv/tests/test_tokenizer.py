@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from llamafw_rwkv import make_tokenizer
+from llamafw_rwkv.tokenizer import make_tokenizer
 
 from llamafw import ModelError
 from llamafw.testing.conformance import PluginConformance, TokenizerConformance

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from llamafw import Ints, ModelError, Register, RequestError, Tokenizer, hookimpl
+from llamafw import Ints, ModelError, RequestError, Tokenizer
 
-requires_api = ">=1.0,<2"
 PREFIX = "tokenizer.ggml."
 CONTROL, UNUSED = 3, 5  # token types of GGUF
 
@@ -124,9 +123,3 @@ def unescape(text: str) -> bytes:
 def make_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """Return the tokenizer of a model; ModelError if its metadata is invalid."""
     return RwkvTokenizer(metadata)
-
-
-@hookimpl
-def register_tokenizers(register: Register) -> None:
-    """Register the tokenizer for ``tokenizer.ggml.model = rwkv``."""
-    register("rwkv", make_tokenizer)
