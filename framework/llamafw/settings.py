@@ -164,6 +164,8 @@ class Settings:
         help="data type of the KV cache for K")
     cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=("f16", "f32"),
         help="data type of the KV cache for V")
+    swa_full: bool = option(False, "--swa-full", group=CONTEXT, type=bool, env="LLAMA_ARG_SWA_FULL",
+        help="keep all positions in layers with a sliding window, too: more memory, but no snapshots are needed to reuse earlier parts of a prompt")
     ctx_checkpoints: int = option(8, "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", group=CONTEXT, type=int, env="LLAMA_ARG_CTX_CHECKPOINTS", metavar="N", low=1, high=2**16,
         help="maximum number of snapshots of each slot's state, for models with a recurrent state or sliding windows; fewer if all slots together would need more than an eighth of the memory")
     context_shift: bool = option(True, "--context-shift", group=CONTEXT, type=bool, env="LLAMA_ARG_CONTEXT_SHIFT",

@@ -311,12 +311,13 @@ class Assembly:
         layout, cached = unit.cache, self._caches.addresses(unit.number)
         n_rep = unit.n_head // layout.n_head
         kernel = attention.build(self._compiler, n_rep, layout, *self._caches.types)
-        self._need_scratch(attention.scratch_bytes(n_rep, layout, self._caches.n_ctx))
+        n_scores = attention.max_scores(unit.fields["window"], self._caches.n_ctx)
+        self._need_scratch(attention.scratch_bytes(n_rep, layout, n_scores))
 
         fields: dict[str, Any] = {
             "n_head_kv": layout.n_head,
             "stores": int(unit.stores),
-            "n_scores": self._caches.n_ctx,
+            "n_scores": n_scores,
         }
         fields |= cached | self._numbers(unit.fields) | self._address("q", unit.q)
         fields |= {"out": unit.out.buffer.address + unit.out.offset, "out_stride": unit.out.buffer.row_bytes}

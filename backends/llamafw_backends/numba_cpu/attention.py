@@ -45,8 +45,8 @@ from llamafw_backends.numba_cpu.simd import (
 )
 from llamafw_backends.numba_cpu.threads import barrier
 
-_scores = specialised("scores", 3, 5, emit_scores)
-_values = specialised("values", 3, 6, emit_values)
+_scores = specialised("scores", 3, 7, emit_scores)
+_values = specialised("values", 3, 7, emit_values)
 _latent_values = specialised("latent values", 4, 6, emit_latent_values)
 
 
@@ -58,6 +58,7 @@ class CacheLayout:
     key_size: int
     value_size: int
     latent: bool = False  # values are the first numbers of the keys, and are not stored again
+    window: int | None = None  # of all positions, at most the last ones are read; None: all
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -159,7 +160,8 @@ def _store_kv(
 
     key = r.keys + slot * r.key_slot + head * r.key_head
     value = r.values + slot * r.value_slot + head * r.value_head
-    first = position // 16 * 16 * key_size + position % 16  # index of the key's first element; the next one is 16 later
+    place = position % r.n_kept
+    first = place // 16 * 16 * key_size + place % 16  # index of the key's first element; the next one is 16 later
 
     if keys == "f16":
         for d in range(key_size):
@@ -169,9 +171,9 @@ def _store_kv(
             store_f32(load_f32(k + 4 * d), key + 4 * (first + 16 * d))
     for d in range(0, value_size, 16):
         if values == "f16":
-            store_half(load(v + 4 * d), value + 2 * (position * value_size + d))
+            store_half(load(v + 4 * d), value + 2 * (place * value_size + d))
         else:
-            store(load(v + 4 * d), value + 4 * (position * value_size + d))
+            store(load(v + 4 * d), value + 4 * (place * value_size + d))
 
 
 @jit
@@ -206,10 +208,15 @@ def build(compiler: KernelCompiler, n_rep: int, layout: CacheLayout, keys: str, 
     return compiler(name, 3, _attention(n_rep, *sizes, keys, values))
 
 
-def scratch_bytes(n_rep: int, layout: CacheLayout, n_ctx: int) -> int:
+def max_scores(window: int, n_ctx: int) -> int:
+    """Return how many scores a row has at most: those of whole blocks that the rows computed together see."""
+    return min(n_ctx, window // 16 * 16 + 64) if window else n_ctx
+
+
+def scratch_bytes(n_rep: int, layout: CacheLayout, n_scores: int) -> int:
     """Return the bytes that a thread needs for the queries, sums and scores of the rows computed together."""
     heads, tokens = rows_at_once(n_rep, latent=layout.latent)
-    return heads * tokens * 4 * (layout.key_size + layout.value_size + n_ctx) + 64
+    return heads * tokens * 4 * (layout.key_size + layout.value_size + n_scores) + 64
 
 
 def _attention(
@@ -273,27 +280,28 @@ def _attention(
                             scratch,
                         )
 
-                start = _first_visible(r, position) // 16 * 16
+                seen = _first_visible(r, position)
+                start, n_kept = seen // 16 * 16, r.n_kept
+                weights = scores - 4 * start  # of position 0: the scores of a window begin with its first block
                 n_blocks = (position + n_tokens + 15) // 16 - start // 16
-                seen_keys = cached_keys + start * key_size * (2 if keys == "f16" else 4)
-                seen_scores = scores + 4 * start
+                blocks = scratch, cached_keys, n_kept // 16, start // 16, n_blocks, scores, stride
                 if n_rows == max_rows:
-                    _scores(max_rows, key_size, keys, (scratch, seen_keys, n_blocks, seen_scores, stride))
+                    _scores(max_rows, key_size, keys, blocks)
                 else:  # the item is a single token
-                    _scores(heads, key_size, keys, (scratch, seen_keys, n_blocks, seen_scores, stride))
+                    _scores(heads, key_size, keys, blocks)
 
                 for j in range(0, 4 * value_size * n_rows + 64, 64):
                     store(zeros(), sums + j)
                 for row in range(n_rows):
                     head, last = first_head + row % heads, position + row // heads
-                    _adjust_scores(r, scores + row * stride, head, last, start)
+                    _adjust_scores(r, weights + row * stride, head, last, start)
                     sink = load_f32(r.sinks + 4 * head) if r.sinks != 0 else np.float32(0.0)
                     first = _first_visible(r, last)
-                    inverse_sum = _softmax(scores + row * stride, start, first, last + 1, r.sinks != 0, sink)
+                    inverse_sum = _softmax(weights + row * stride, start, first, last + 1, r.sinks != 0, sink)
                     store_f32(inverse_sum, scratch + 4 * row)  # overwrites queries, which are no longer needed
 
                 if latent:  # an item is a single token
-                    weighted = scores, stride, cached_keys, start, position + 1, sums
+                    weighted = weights, stride, cached_keys, start, position + 1, sums
                     _latent_values(heads, key_size, value_size, keys, weighted)
                     for h in range(heads):
                         out = r.out + first_token * r.out_stride + (first_head + h) * 4 * value_size
@@ -303,14 +311,15 @@ def _attention(
                     continue
 
                 shared = position + 1  # positions that all rows see; the others are added token by token
+                seen_by_all = weights, stride, cached_values, n_kept, seen, shared, sums
                 if n_rows == max_rows:
-                    _values(max_rows, value_size, values, (scores, stride, cached_values, start, shared, sums))
+                    _values(max_rows, value_size, values, seen_by_all)
                 else:
-                    _values(heads, value_size, values, (scores, stride, cached_values, start, shared, sums))
+                    _values(heads, value_size, values, seen_by_all)
                 for t in range(1, n_tokens):
                     row = t * heads
-                    own_sums = sums + 4 * value_size * row
-                    own = (scores + row * stride, stride, cached_values, shared, shared + t, own_sums)
+                    own_weights, own_sums = weights + row * stride, sums + 4 * value_size * row
+                    own = own_weights, stride, cached_values, n_kept, shared, shared + t, own_sums
                     _values(heads, value_size, values, own)
 
                 for row in range(n_rows):

@@ -22,14 +22,15 @@ def _load(b: Builder, where: Value, kind: str) -> Value:
 
 
 def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys.
+    """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys, from number ``first_block`` on.
 
-    Queries are (size, n_rows) float32.
+    The cache has ``n_cached`` blocks, which are used in turn. Queries are (size, n_rows) float32; ``scores`` are those
+    of the first block.
     """
-    queries, keys, n, scores, stride = values
+    queries, keys, n_cached, first_block, n, scores, stride = values
     vector_bytes = emit.LANES * ELEMENT_BYTES[kind]
 
-    def emit_blocks(count: Value, first: Value, at_once: int) -> None:
+    def emit_blocks(keys: Value, scores: Value, count: Value, first: Value, at_once: int) -> None:
         def score_blocks(i: Value, _: list[Value]) -> list[Value]:
             block = b.add(first, b.mul(i, constant(I64, at_once)))
             base = b.add(keys, b.mul(block, constant(I64, size * vector_bytes)))
@@ -58,37 +59,61 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
 
         emit.loop(b, count, [], score_blocks)
 
+    begin = b.srem(first_block, n_cached)
+    n_before_end = _smaller(b, n, b.sub(n_cached, begin))
     at_once = max(1, min(4, 16 // n_rows))
-    emit_blocks(b.sdiv(n, constant(I64, at_once)), constant(I64, 0), at_once)
-    if at_once > 1:
-        rest = b.srem(n, constant(I64, at_once))
-        emit_blocks(rest, b.sub(n, rest), 1)
+
+    def score_segment(i: Value, _: list[Value]) -> list[Value]:
+        is_first = b.icmp_signed("==", i, constant(I64, 0))
+        part = b.select(is_first, n_before_end, b.sub(n, n_before_end))
+        part_keys = b.select(is_first, b.add(keys, b.mul(begin, constant(I64, size * vector_bytes))), keys)
+        part_scores = b.select(is_first, scores, b.add(scores, b.mul(n_before_end, constant(I64, 64))))
+        rest = b.srem(part, constant(I64, at_once))
+        emit_blocks(part_keys, part_scores, b.sdiv(part, constant(I64, at_once)), constant(I64, 0), at_once)
+        if at_once > 1:
+            emit_blocks(part_keys, part_scores, rest, b.sub(part, rest), 1)
+        return []
+
+    emit.loop(b, _count_segments(b, b.icmp_signed(">", n, n_before_end)), [], score_segment)
 
 
 def emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32."""
-    weights, stride, cached, first, last, out = values
+    """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32.
+
+    The cache has ``n_cached`` positions, which are used in turn. ``weights`` are those of position 0.
+    """
+    weights, stride, cached, n_cached, first, last, out = values
     n_vectors, vector_bytes = size // emit.LANES, emit.LANES * ELEMENT_BYTES[kind]
     at_once = max(1, min(4, _ACCUMULATORS // n_rows))
+    turn = b.sub(first, b.srem(first, n_cached))  # the position at the start of the cache
+    next_turn = b.add(turn, n_cached)
 
-    for start in range(0, n_vectors, at_once):
-        vectors = range(start, min(start + at_once, n_vectors))
-        places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
+    def add_segment(i: Value, _: list[Value]) -> list[Value]:
+        is_first = b.icmp_signed("==", i, constant(I64, 0))
+        low, high = b.select(is_first, first, next_turn), b.select(is_first, _smaller(b, last, next_turn), last)
+        zero = b.sub(cached, b.mul(b.select(is_first, turn, next_turn), constant(I64, n_vectors * vector_bytes)))
 
-        def add_position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
-            position = b.add(first, i)
-            value = b.add(cached, b.mul(position, constant(I64, n_vectors * vector_bytes)))
-            loaded = [_load(b, address(b, value, vector_bytes * v), kind) for v in vectors]
-            new_sums = []
-            for r in range(n_rows):
-                where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(position, constant(I64, 4)))
-                weight = emit.load_splat(b, where, F32)
-                new_sums += [emit.fma(b, weight, v, s) for v, s in zip(loaded, sums[r * len(vectors) :], strict=False)]
-            return new_sums
+        for start in range(0, n_vectors, at_once):
+            vectors = range(start, min(start + at_once, n_vectors))
+            places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
 
-        sums = emit.loop(b, b.sub(last, first), [emit.load(b, place, FLOATS) for place in places], add_position)
-        for total, place in zip(sums, places, strict=True):
-            emit.store(b, total, place)
+            def add_position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
+                position = b.add(low, i)
+                value = b.add(zero, b.mul(position, constant(I64, n_vectors * vector_bytes)))
+                loaded = [_load(b, address(b, value, vector_bytes * v), kind) for v in vectors]
+                new_sums = []
+                for r in range(n_rows):
+                    where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(position, constant(I64, 4)))
+                    weight, row_sums = emit.load_splat(b, where, F32), sums[r * len(vectors) :]
+                    new_sums += [emit.fma(b, weight, v, s) for v, s in zip(loaded, row_sums, strict=False)]
+                return new_sums
+
+            sums = emit.loop(b, b.sub(high, low), [emit.load(b, place, FLOATS) for place in places], add_position)
+            for total, place in zip(sums, places, strict=True):
+                emit.store(b, total, place)
+        return []
+
+    emit.loop(b, _count_segments(b, b.icmp_signed(">", last, next_turn)), [], add_segment)
 
 
 def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: int, size: int, kind: str) -> None:
@@ -174,6 +199,11 @@ def _sum_each(b: Builder, vectors: list[Value]) -> Value:
 def _choose(b: Builder, x: Value, y: Value, lanes: list[int]) -> Value:
     """Emit a vector of lanes of ``x`` and, from number 16 on, of ``y``."""
     return b.shuffle_vector(x, y, ir.Constant(INTS, lanes))
+
+
+def _count_segments(b: Builder, is_divided: Value) -> Value:
+    """Emit the number of segments of a range of positions, which the end of the cache may divide."""
+    return b.select(is_divided, constant(I64, 2), constant(I64, 1))
 
 
 def _smaller(b: Builder, x: Value, y: Value) -> Value:

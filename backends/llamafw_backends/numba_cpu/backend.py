@@ -17,7 +17,6 @@ from llamafw import (
     Bytes,
     Floats,
     GpuOptions,
-    LlamafwError,
     ModelError,
     RequestError,
     SettingsError,
@@ -29,14 +28,15 @@ from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import HIDDEN, LOGITS, PLAN, address_of, new_records
-from llamafw_backends.numba_cpu.kv_cache import KeyRotation, KVCache
+from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.lowering import Lowering
 from llamafw_backends.numba_cpu.memory import Arena, align_up
-from llamafw_backends.numba_cpu.mixing_lowering import key_rotation
+from llamafw_backends.numba_cpu.mixing_lowering import key_rotations
 from llamafw_backends.numba_cpu.placement import Placement
-from llamafw_backends.numba_cpu.recurrent_states import RecurrentStates
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.schedule import Schedule, schedule
+from llamafw_backends.numba_cpu.slot_states import SlotStates
+from llamafw_backends.numba_cpu.slots import Slots
 from llamafw_backends.numba_cpu.thread_tuner import ThreadTuner
 from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
 from llamafw_backends.numba_cpu.weights import Weights
@@ -61,7 +61,7 @@ class NumbaBackend:
             raise ModelError("the numba backend cannot run models whose tokens depend on later tokens")
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
         self.n_ctx, self.n_embd = options.n_ctx or graph.n_ctx_train, graph.hidden.shape[0]
-        self.state_format = "numba-3"  # the layout of `KVCache.save`; the same for every instruction set
+        self.state_format = "numba-3"  # the layout of `Slots.save`; the same for every instruction set
         self._n_ubatch = min(options.n_ubatch, options.n_batch)
 
         self._check_options(options)
@@ -83,7 +83,6 @@ class NumbaBackend:
         )
         self.n_vocab = (graph.logits or graph.hidden).shape[0]
         self._n_tokens = logits.n_tokens
-        self._find_rotations(logits)
         n_rows, schedules = self._n_ubatch, [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
 
         self._compiler = compiler = KernelCompiler(context.log)  # kept, because it keeps the kernels
@@ -100,14 +99,26 @@ class NumbaBackend:
                 self._lock_weights(context.log)
 
             types = options.cache_type_k, options.cache_type_v
-            self._kv = KVCache([layout for _, layout in logits.caches], self.n_slots, self.n_ctx, types)
+            self._kv = KVCache(
+                [layout for _, layout in logits.caches],
+                self.n_slots,
+                self.n_ctx,
+                types,
+                None if options.swa_full else self._n_ubatch,
+            )
             self._plan = new_records(PLAN)
             self._plan_address = address_of(self._plan)
             self._allocate(schedules)
-            self._states = RecurrentStates(
-                self.n_slots, logits.state_bytes, options.n_snapshots, can_go_back=logits.can_go_back
+            self._states = SlotStates(
+                self.n_slots,
+                logits.state_bytes,
+                self._kv.rings,
+                options.n_snapshots,
+                can_go_back=logits.can_go_back,
             )
             states = self._states.address, logits.state_bytes
+            self._slot_contents = Slots(self._filled, self._kv, self._states, key_rotations(logits), self.n_ctx)
+            self.can_cut, self.can_shift = self._slot_contents.can_cut, self._slot_contents.can_shift
             self._logits_step, self._hidden_step = (
                 Assembly(one, self._memory, self._kv, states, compiler, n_rows, kind, stride).step
                 for one, kind, stride in (
@@ -156,15 +167,6 @@ class NumbaBackend:
             self._weights.arena.lock()
         except OSError as error:
             log(f"numba backend: the weights cannot be locked in memory: {error}; see ulimit -l")
-
-    def _find_rotations(self, lowering: Lowering) -> None:
-        """Find how cached keys are rotated, and whether they can be moved to other positions."""
-        self._rotations: list[KeyRotation | None] = []
-        self.can_cut = self.can_shift = lowering.state_bytes == 0
-        try:
-            self._rotations = [key_rotation(lowering, cache) for cache, _ in lowering.caches]
-        except ModelError:
-            self.can_shift = False
 
     def _allocate(self, schedules: list[Schedule]) -> None:
         """Allocate the buffers of the steps, the batch and the results, and write their addresses into the plan."""
@@ -258,8 +260,7 @@ class NumbaBackend:
         self._tokens[:n], self._positions[:n], self._slots[:n] = batch.tokens, batch.positions, batch.slots
         self._outputs[:m] = batch.outputs
         self._unpack_embeddings(n)
-        if self._states:
-            self._go_back(n)
+        self._slot_contents.go_back(self._slots[:n], self._positions[:n])
         self._choose_step(step)
         if self._placement:
             self._placement.place(prompts=len(np.unique(self._slots[:n])) < n)
@@ -268,22 +269,9 @@ class NumbaBackend:
         n_runs = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
         if n_runs <= 0:
             self._raise_fault(*divmod(-n_runs, 8))
-        if self._states:
-            for slot in set(self._slots[:n].tolist()):
-                self._states.advance(slot, int(self._filled[slot]))
+        self._slot_contents.advance(self._slots[:n])
         if n_runs == n:  # one token per slot
             self._thread_tuner.record(n, n_threads, time.perf_counter() - started)
-
-    def _go_back(self, n: int) -> None:
-        """Cut each slot where the batch continues it; raise RequestError if that is not possible."""
-        starts = np.flatnonzero(np.diff(self._slots[:n], prepend=-1))
-        for slot, position in zip(self._slots[starts].tolist(), self._positions[starts].tolist(), strict=True):
-            if (
-                0 <= slot < self.n_slots
-                and 0 <= position < self._filled[slot]
-                and self.truncate(slot, position) != position
-            ):
-                raise RequestError(f"slot {slot} cannot continue at position {position}, whose state was not kept")
 
     def _unpack_embeddings(self, n: int) -> None:
         """Unpack the rows that the batch needs of embeddings whose type has no kernel."""
@@ -297,7 +285,7 @@ class NumbaBackend:
         raise RequestError(
             {
                 forward.BAD_TOKEN: f"token {self._tokens[i]} is not in the vocabulary of {self._n_tokens} tokens",
-                forward.BAD_SLOT: self._missing_slot(self._slots[i]),
+                forward.BAD_SLOT: self._slot_contents.missing(self._slots[i]),
                 forward.BAD_POSITION: f"position {self._positions[i]} is not in the context of {self.n_ctx} tokens",
                 forward.BAD_ORDER: f"position {self._positions[i]} does not continue slot {self._slots[i]}",
                 forward.BAD_OUTPUT: f"output {self._outputs[i]} is not an index of the batch above the previous one",
@@ -306,68 +294,31 @@ class NumbaBackend:
 
     def truncate(self, slot: int, n: int) -> int:
         """Remove all positions of ``slot`` from ``n`` on; return how many are left."""
-        n_positions = self._n_positions(slot)
-        if n < 0:
-            raise LlamafwError(f"slot {slot} cannot be truncated to {n} positions")
-        if n < n_positions:
-            self._filled[slot] = self._states.cut(slot, n) if self._states else n
-        return int(self._filled[slot])
+        return self._slot_contents.truncate(slot, n)
 
     def take_snapshot(self, slot: int) -> None:
-        """Keep a copy of the recurrent state of ``slot`` at its end, for `truncate`."""
-        self._states.take_snapshot(slot, self._n_positions(slot))
+        """Keep a copy of what cannot be cut of ``slot``, for `truncate`."""
+        self._slot_contents.take_snapshot(slot)
 
     def snapshots(self, slot: int) -> Sequence[int]:
         """Return the positions of the snapshots of ``slot``, ascending."""
-        return self._states.positions(slot)
+        return self._slot_contents.snapshots(slot)
 
     def shift(self, slot: int, first: int, n: int) -> None:
         """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated."""
-        end = self._n_positions(slot)
-        if first < 0 or n < 0 or first + n > end:
-            raise LlamafwError(f"{n} positions from {first} on cannot be removed from slot {slot}, which has {end}")
-        if not self.can_shift:
-            raise LlamafwError("the positions of this model cannot be moved")
-        self._kv.shift(slot, first, n, end, self._rotations)
-        self._filled[slot] = end - n
+        self._slot_contents.shift(slot, first, n)
 
     def state_size(self, n: int) -> int:
         """Return the size in bytes of the state of ``n`` positions; with snapshots, the largest possible."""
-        return self._kv.state_size(n) + self._states.max_bytes()
+        return self._slot_contents.state_size(n)
 
     def save(self, slot: int, n: int) -> Bytes:
         """Return a copy of the state of the first ``n`` positions of ``slot``, (n_bytes,) uint8."""
-        if not 0 <= n <= (n_positions := self._n_positions(slot)):
-            raise LlamafwError(f"{n} positions of slot {slot} cannot be saved, because it has {n_positions}")
-        cached = self._kv.save(slot, n)
-        return np.concatenate([cached, self._states.save(slot, n, n_positions)]) if self._states else cached
+        return self._slot_contents.save(slot, n)
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
-        """Replace the contents of ``slot`` by ``n`` positions that `save` returned.
-
-        Raises
-        ------
-        LlamafwError
-            The slot does not exist, or the state does not have the size of ``n`` positions.
-        """
-        self._n_positions(slot)  # raises an error if the slot does not exist
-        if not 0 <= n <= self.n_ctx:
-            raise LlamafwError(f"{n} positions do not fit into the context of {self.n_ctx}")
-        n_cached = self._kv.state_size(n)
-        states = self._states.parse(n, state[n_cached:]) if self._states else []
-        self._kv.restore(slot, n, state[:n_cached] if self._states else state)
-        if self._states:
-            self._states.restore(slot, states)
-        self._filled[slot] = n
-
-    def _n_positions(self, slot: int) -> int:
-        """Return the number of positions in ``slot``; raise LlamafwError if it does not exist."""
-        if not 0 <= slot < self.n_slots:
-            raise LlamafwError(self._missing_slot(slot))
-        return int(self._filled[slot])
-
-    def _missing_slot(self, slot: int) -> str:
-        return f"slot {slot} does not exist: slots are numbered from 0 to {self.n_slots - 1}"
+        """Replace the contents of ``slot`` by ``n`` positions that `save` returned; see `Slots.restore`."""
+        self._slot_contents.restore(slot, n, state)
 
     def describe(self) -> Mapping[str, Any]:
         """Return facts for logs and ``llamafw bench``."""

@@ -137,6 +137,7 @@ ATTENTION = np.dtype(
         *named(I, "q_ops n_q_ops k_ops n_k_ops v_ops n_v_ops"),  # ROW_OP, applied to each head in place
         *named(I, "n_head_kv stores"),  # whether the phase writes the cache
         *named(I, "keys values key_slot key_head value_slot value_head"),  # the cache
+        ("n_kept", I),  # positions that the cache keeps of a slot: position p is at p modulo n_kept
         *named(I, "n_scores window chunked"),  # window: 0 for none
         *named(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
         ("temperature_length", I),

@@ -1,7 +1,7 @@
 """The KV cache: its memory, and what happens to it between forward passes.
 
 Keys are stored in blocks of 16 positions, with RoPE applied; values position by position, unless they are a part of
-the keys. See `attention`.
+the keys. See `attention`. Caches that are read through windows may keep the last positions only; see `ring`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.attention_emit import ELEMENT_BYTES
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
+from llamafw_backends.numba_cpu.ring import Ring, ring_size
 
 Array = npt.NDArray[Any]
 
@@ -42,6 +43,8 @@ class KVCache:
         Number of slots, and of positions in each.
     types : (str, str)
         Types of keys and values: ``f16`` or ``f32``.
+    n_ubatch : int, optional
+        Maximum number of tokens in a ubatch. None: caches with a window keep all positions, too.
 
     Raises
     ------
@@ -49,15 +52,25 @@ class KVCache:
         There is not enough memory.
     """
 
-    def __init__(self, layouts: Sequence[CacheLayout], n_slots: int, n_ctx: int, types: tuple[str, str]) -> None:
-        self.types, self.n_ctx, self._n_slots = types, padded_context(n_ctx), n_slots
+    def __init__(
+        self,
+        layouts: Sequence[CacheLayout],
+        n_slots: int,
+        n_ctx: int,
+        types: tuple[str, str],
+        n_ubatch: int | None = None,
+    ) -> None:
+        self.types, self.n_ctx = types, padded_context(n_ctx)
+        kept = [
+            self.n_ctx if c.window is None or n_ubatch is None or c.latent else ring_size(c.window, n_ubatch, n_ctx)
+            for c in layouts
+        ]
         key_type, value_type = ({"f16": np.float16, "f32": np.float32}[kind] for kind in types)
         sizes = [
             tuple(
-                n_slots * c.n_head * self.n_ctx * size * ELEMENT_BYTES[kind]
-                for size, kind in zip(c.sizes, types, strict=True)
+                n_slots * c.n_head * n * size * ELEMENT_BYTES[kind] for size, kind in zip(c.sizes, types, strict=True)
             )
-            for c in layouts
+            for c, n in zip(layouts, kept, strict=True)
         ]
         n_bytes = sum(align_up(size) for pair in sizes for size in pair)
         try:
@@ -70,11 +83,18 @@ class KVCache:
 
         self.keys: list[Array] = []  # (n_slots, n_head, n_blocks, key_size, 16)
         self.values: list[Array] = []  # (n_slots, n_head, 16 · n_blocks, value_size)
-        for c, (key_bytes, value_bytes) in zip(layouts, sizes, strict=True):
-            keys, values = self._arena.allocate(key_bytes), self._arena.allocate(value_bytes)
-            key_shape = (n_slots, c.n_head, self.n_ctx // LANES, c.key_size, LANES)
-            self.keys.append(self._arena.view(keys, key_shape, key_type))
-            self.values.append(self._arena.view(values, (n_slots, c.n_head, self.n_ctx, c.sizes[1]), value_type))
+        self.rings: list[Ring] = []  # the caches that keep the last positions only
+        self._whole: list[tuple[Array, Array]] = []  # keys and values of the others
+        for c, n, (key_bytes, value_bytes) in zip(layouts, kept, sizes, strict=True):
+            addresses = self._arena.allocate(key_bytes), self._arena.allocate(value_bytes)
+            keys = self._arena.view(addresses[0], (n_slots, c.n_head, n // LANES, c.key_size, LANES), key_type)
+            values = self._arena.view(addresses[1], (n_slots, c.n_head, n, c.sizes[1]), value_type)
+            self.keys.append(keys)
+            self.values.append(values)
+            if n < self.n_ctx and c.window is not None:
+                self.rings.append(Ring(keys, values, c.window))
+            else:
+                self._whole.append((keys, values))
 
     @property
     def n_bytes(self) -> int:
@@ -91,20 +111,21 @@ class KVCache:
             "key_head": keys.strides[1],
             "value_slot": values.strides[0],
             "value_head": values.strides[1],
+            "n_kept": values.shape[2],
         }
 
     def state_size(self, n: int) -> int:
-        """Return the size in bytes of the state of ``n`` positions."""
+        """Return the size in bytes of the state of ``n`` positions, without rings."""
         return sum(part.nbytes for part in self._state(0, n))
 
     def _state(self, slot: int, n: int) -> Iterator[Array]:
         """Yield views of the keys and values of the first ``n`` positions, keys in whole blocks."""
-        for keys, values in zip(self.keys, self.values, strict=True):
+        for keys, values in self._whole:
             yield keys[slot, :, : -(-n // LANES)]
             yield values[slot, :, :n]
 
     def save(self, slot: int, n: int) -> Bytes:
-        """Return a copy of the first ``n`` positions.
+        """Return a copy of the first ``n`` positions, without rings.
 
         The bytes are, cache by cache, the keys, in whole blocks with zeros after position ``n``, then the values.
         """
@@ -132,7 +153,10 @@ class KVCache:
             start += part.nbytes
 
     def shift(self, slot: int, first: int, n: int, end: int, rotations: Sequence[KeyRotation | None]) -> None:
-        """Move positions ``first + n`` … ``end - 1`` down by ``n``, and rotate their keys back by ``n`` positions."""
+        """Move positions ``first + n`` … ``end - 1`` down by ``n``, and rotate their keys back by ``n`` positions.
+
+        There must be no rings.
+        """
         for all_keys, all_values, rotation in zip(self.keys, self.values, rotations, strict=True):
             by_position = all_keys[slot].transpose(0, 1, 3, 2)  # (n_head, n_blocks, 16, key_size), a view
             rows = by_position.reshape(by_position.shape[0], -1, by_position.shape[3])  # a copy

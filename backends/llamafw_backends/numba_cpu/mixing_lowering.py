@@ -26,7 +26,7 @@ def lower_attention(low: Lowering, value: g.Attention) -> None:
     past = value.past
     assert isinstance(past, g.Cache)  # the only case that is lowered
     latent = isinstance(past.k, g.Concat) and past.k.parts[0] is past.v
-    layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1], latent)
+    layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1], latent, _window(low, past))
     for size in (layout.key_size, layout.value_size):
         if size % 16:
             raise ModelError(f"the numba backend needs a head size that is a multiple of 16; this model's is {size}")
@@ -73,6 +73,13 @@ def lower_attention(low: Lowering, value: g.Attention) -> None:
     )
 
 
+def _window(low: Lowering, past: g.Cache) -> int | None:
+    """Return the largest window through which a cache is read; None if all positions are read."""
+    readers = [value for value in low.fusion.order if isinstance(value, g.Attention) and value.past is past]
+    windows = [value.window for value in readers if value.window is not None]
+    return max(windows) if len(windows) == len(readers) else None
+
+
 def _heads(low: Lowering, value: g.Value) -> tuple[Place, Sequence[RowUnit]]:
     """Return where the heads of Q, K or V are, and the operators that are still to be applied to each."""
     ops, base = low.fusion.chains[value]
@@ -90,7 +97,15 @@ def _heads(low: Lowering, value: g.Value) -> tuple[Place, Sequence[RowUnit]]:
     return low.place(base), units
 
 
-def key_rotation(low: Lowering, cache: g.Cache) -> KeyRotation | None:
+def key_rotations(low: Lowering) -> list[KeyRotation | None] | None:
+    """Return how the keys of each cache are rotated; None if they cannot be moved to other positions."""
+    try:
+        return [_key_rotation(low, cache) for cache, _ in low.caches]
+    except ModelError:
+        return None
+
+
+def _key_rotation(low: Lowering, cache: g.Cache) -> KeyRotation | None:
     """Return how the keys of a cache are rotated; None if they are not.
 
     Raises

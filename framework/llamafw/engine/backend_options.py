@@ -40,6 +40,7 @@ def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:
         cache_type_k=settings.cache_type_k,  # type: ignore[arg-type]  # checked against the choices
         cache_type_v=settings.cache_type_v,  # type: ignore[arg-type]  # as above
         n_snapshots=settings.ctx_checkpoints,
+        swa_full=settings.swa_full,
         threads=threads,
         threads_batch=_batch_threads(settings, threads),
         numa=settings.numa,  # type: ignore[arg-type]  # as above

@@ -27,30 +27,37 @@ class SlotBytes:
     """What a slot must keep, in bytes."""
 
     per_position: int  # for each position of the context
-    fixed: int  # regardless of the context: recurrent states and windows, which a snapshot copies
+    fixed: int  # regardless of the context: recurrent states, and the last positions for layers with windows
+    snapshot: int  # for each snapshot: recurrent states and windows; 0 if none are needed
 
     def total(self, options: BackendOptions) -> int:
         """Return the size of all slots with their snapshots."""
-        return options.n_slots * (options.n_ctx * self.per_position + (1 + options.n_snapshots) * self.fixed)
+        n_bytes = options.n_ctx * self.per_position + self.fixed + options.n_snapshots * self.snapshot
+        return options.n_slots * n_bytes
 
 
 def slot_bytes(graph: Graph, options: BackendOptions) -> SlotBytes:
     """Return what a slot must keep.
 
-    Of a `Cache` that is read through windows only, these are the positions of the largest window. Values that are
-    the start of the keys (MLA) need no memory of their own.
+    Of a `Cache` that is read through windows only, these are the positions of the largest window and of the tokens
+    that are computed at once, unless the context is shorter. Values that are the start of the keys (MLA) need no memory
+    of their own.
     """
-    per_position = fixed = 0
+    per_position = fixed = snapshot = 0
     for state in states(graph):
         if not isinstance(state.value, Cache):
-            fixed += math.prod(state.fixed) * _STATE_BYTES
+            n_bytes = math.prod(state.fixed) * _STATE_BYTES
+            fixed, snapshot = fixed + n_bytes, snapshot + n_bytes
             continue
-        n_bytes = _row_bytes(state.value, options)
-        if state.window is None:
-            per_position += n_bytes
+        n_bytes, n_kept = _row_bytes(state.value, options), options.n_ctx
+        if state.window is not None and not options.swa_full:
+            n_kept = state.window + options.n_ubatch
+        if n_kept < options.n_ctx:
+            fixed += n_bytes * n_kept
+            snapshot += n_bytes * state.window
         else:
-            fixed += n_bytes * min(state.window, options.n_ctx)
-    return SlotBytes(per_position, fixed)
+            per_position += n_bytes
+    return SlotBytes(per_position, fixed, snapshot)
 
 
 def limit_snapshots(options: BackendOptions, graph: Graph, memory: int | None = None) -> BackendOptions:
@@ -65,12 +72,12 @@ def limit_snapshots(options: BackendOptions, graph: Graph, memory: int | None = 
     memory : int, optional
         Physical memory in bytes; by default that of this machine.
     """
-    fixed = slot_bytes(graph, options).fixed
-    if not fixed:
+    snapshot = slot_bytes(graph, options).snapshot
+    if not snapshot:
         return options
     if memory is None:
         memory = psutil.virtual_memory().total
-    n_fitting = memory // _SNAPSHOT_SHARE // (options.n_slots * fixed)
+    n_fitting = memory // _SNAPSHOT_SHARE // (options.n_slots * snapshot)
     return replace(options, n_snapshots=max(min(options.n_snapshots, n_fitting), 1))
 
 

@@ -44,6 +44,7 @@ class BackendOptions:
     cache_type_k: Literal["f16", "f32"] = "f16"  # data type of cached keys
     cache_type_v: Literal["f16", "f32"] = "f16"  # data type of cached values
     n_snapshots: int = 8  # maximum number of snapshots per slot, for models whose slots cannot be cut anywhere
+    swa_full: bool = False  # layers with a window keep all positions: more memory, but slots can be cut anywhere
     threads: ThreadOptions = ThreadOptions()  # for decoding
     threads_batch: ThreadOptions = ThreadOptions()  # for prompts
     numa: Literal["distribute", "isolate", "numactl"] | None = None  # how to place threads on NUMA nodes

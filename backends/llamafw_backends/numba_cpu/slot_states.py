@@ -1,13 +1,13 @@
-"""The states of recurrent operators, which cannot be cut anywhere, and their snapshots.
+"""What slots keep that cannot be cut anywhere: the states of recurrent operators and the last positions of windows.
 
-A state of n positions also serves the positions since the start of its last block (see `recurrence`), unless the model
-has an operator of a plugin with a state: that serves n positions only. Further back, a slot needs a snapshot: a copy of
-all its states.
+A recurrent state of n positions also serves the positions since the start of its last block (see `recurrence`), unless
+the model has an operator of a plugin with a state: that serves n positions only. Of windows, see `ring`. Further back,
+a slot needs a snapshot: a copy of all its states and windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ import numpy.typing as npt
 from llamafw import Bytes, LlamafwError, Snapshots
 from llamafw_backends.numba_cpu.memory import Arena
 from llamafw_backends.numba_cpu.recurrence import earliest_position
+from llamafw_backends.numba_cpu.ring import Ring
 
 Snapshot = tuple[int, Bytes]
-"""The earliest position that the state serves, and its bytes."""
+"""The earliest position that a slot can go back to from the snapshot, and its bytes."""
 
 
-class RecurrentStates:
+class SlotStates:
     """The states of all slots.
 
     Parameters
@@ -28,15 +29,19 @@ class RecurrentStates:
     n_slots : int
         Number of slots.
     slot_bytes : int
-        Size of the states of a slot; 0 for models without recurrent operators.
+        Size of the recurrent states of a slot; 0 for models without recurrent operators.
+    rings : sequence of Ring
+        The caches that keep the last positions only.
     n_snapshots : int
         Maximum number of snapshots of a slot.
     can_go_back : bool
-        Whether a state serves the positions since the start of its last block. False: its own position only.
+        Whether a recurrent state serves the positions since the start of its last block. False: its own position only.
     """
 
-    def __init__(self, n_slots: int, slot_bytes: int, n_snapshots: int, *, can_go_back: bool = True) -> None:
-        self.slot_bytes, self._can_go_back = slot_bytes, can_go_back
+    def __init__(
+        self, n_slots: int, slot_bytes: int, rings: Sequence[Ring], n_snapshots: int, *, can_go_back: bool = True
+    ) -> None:
+        self.slot_bytes, self._rings, self._can_go_back = slot_bytes, rings, can_go_back
         self._arena = Arena(n_slots * slot_bytes)
         self.address = self._arena.allocate(n_slots * slot_bytes)
         self._states: npt.NDArray[np.uint8] = self._arena.view(self.address, (n_slots, slot_bytes), np.uint8)
@@ -44,16 +49,19 @@ class RecurrentStates:
         self._snapshots: list[Snapshots[Snapshot]] = [Snapshots(n_snapshots) for _ in range(n_slots)]
 
     def __bool__(self) -> bool:
-        """Return whether the model has recurrent operators."""
-        return self.slot_bytes > 0
+        """Return whether the model has recurrent operators or caches that keep the last positions only."""
+        return self.slot_bytes > 0 or len(self._rings) > 0
 
     def advance(self, slot: int, n: int) -> None:
         """Record that ``slot`` has computed tokens and now has ``n`` positions."""
-        self._earliest[slot] = earliest_position(n, self._earliest[slot]) if self._can_go_back else n
+        earliest = max((self._earliest[slot], *(ring.earliest(n) for ring in self._rings)))
+        if self.slot_bytes:
+            earliest = earliest_position(n, earliest) if self._can_go_back else n
+        self._earliest[slot] = earliest
 
     def take_snapshot(self, slot: int, n: int) -> None:
         """Copy the state of ``slot``, which has ``n`` positions."""
-        self._snapshots[slot].add(n, (self._earliest[slot], self._states[slot].copy()))
+        self._snapshots[slot].add(n, self._copy(slot, n))
 
     def positions(self, slot: int) -> list[int]:
         """Return the positions of the snapshots of ``slot``, ascending."""
@@ -65,16 +73,18 @@ class RecurrentStates:
             found = self._snapshots[slot].last(n)
             n = 0
             if found is not None:
-                n, (self._earliest[slot], self._states[slot]) = found
+                n, snapshot = found
+                self._write(slot, n, snapshot)
         if n == 0:
             self._earliest[slot] = 0  # the kernels begin anew with position 0
         self._snapshots[slot].cut(n)
         return n
 
-    def max_bytes(self) -> int:
-        """Return the largest size of what `save` returns."""
-        n = self._snapshots[0].limit + 1
-        return n * (self.slot_bytes + 16) + 8 if self else 0
+    def max_bytes(self, n: int) -> int:
+        """Return the largest size of what `save` returns for ``n`` positions."""
+        n_states = min(self._snapshots[0].limit, n) + 1
+        state_bytes = self.slot_bytes + sum(ring.max_bytes(n) for ring in self._rings)
+        return n_states * (state_bytes + 16) + 8 if self else 0
 
     def save(self, slot: int, n: int, n_positions: int) -> Bytes:
         """Return the state of the first ``n`` of ``n_positions`` positions, and the snapshots before.
@@ -89,7 +99,7 @@ class RecurrentStates:
         """
         states = [(position, *snapshot) for position, snapshot in self._snapshots[slot] if position <= n]
         if self._earliest[slot] <= n <= n_positions:
-            states = [one for one in states if one[0] < n] + [(n, self._earliest[slot], self._states[slot])]
+            states = [one for one in states if one[0] < n] + [(n, *self._copy(slot, n))]
         if not states or states[-1][0] != n:
             raise LlamafwError(f"the state of {n} positions of slot {slot} was not kept")
         numbers = np.array([len(states), *(number for one in states for number in one[:2])], np.int64)
@@ -105,16 +115,20 @@ class RecurrentStates:
         """
         saved = np.ascontiguousarray(saved)
         count = int(saved[:8].view(np.int64)[0]) if saved.nbytes >= 8 else 0
-        end = 8 + 16 * count
-        if not 0 < count <= self._snapshots[0].limit + 1 or saved.nbytes != end + count * self.slot_bytes:
+        start = 8 + 16 * count
+        if not 0 < count <= self._snapshots[0].limit + 1 or saved.nbytes < start:
             raise LlamafwError(f"the state has {saved.nbytes} bytes, which do not fit this model")
-        numbers = saved[8:end].view(np.int64).reshape(count, 2)
+        numbers = saved[8:start].view(np.int64).reshape(count, 2)
         ascending = (
             (np.diff(numbers[:, 0]) > 0).all() and (numbers >= 0).all() and (numbers[:, 1] <= numbers[:, 0]).all()
         )
         if not ascending or numbers[-1, 0] != n:
             raise LlamafwError(f"the state is not one of {n} positions")
-        states = saved[end:].reshape(count, self.slot_bytes)
+
+        ends = start + np.cumsum([self._n_bytes(position) for position, _ in numbers.tolist()])
+        if saved.nbytes != ends[-1]:
+            raise LlamafwError(f"the state has {saved.nbytes} bytes, which do not fit this model")
+        states = np.split(saved[start:], ends[:-1] - start)
         return [(int(p), int(earliest), state) for (p, earliest), state in zip(numbers, states, strict=True)]
 
     def restore(self, slot: int, states: Iterable[tuple[int, int, Bytes]]) -> None:
@@ -123,4 +137,23 @@ class RecurrentStates:
         self._snapshots[slot].cut(-1)
         for position, one_earliest, one in snapshots:
             self._snapshots[slot].add(position, (one_earliest, one.copy()))
-        self._states[slot], self._earliest[slot] = state, earliest if n else 0
+        self._write(slot, n, (earliest if n else 0, state))
+
+    def _n_bytes(self, n: int) -> int:
+        """Return the size of a copy of the state of ``n`` positions."""
+        return self.slot_bytes + sum(ring.n_bytes(n) for ring in self._rings)
+
+    def _copy(self, slot: int, n: int) -> Snapshot:
+        """Return a copy of the state of the first ``n`` positions of ``slot``."""
+        parts = [self._states[slot], *(part for ring in self._rings for part in ring.copy(slot, n))]
+        has_all = all(ring.first(n) == 0 for ring in self._rings)
+        return self._earliest[slot] if has_all else n, np.concatenate(parts)
+
+    def _write(self, slot: int, n: int, snapshot: Snapshot) -> None:
+        """Replace the state of ``slot`` by a copy of one of ``n`` positions."""
+        self._earliest[slot], state = snapshot
+        self._states[slot], start = state[: self.slot_bytes], self.slot_bytes
+        for ring in self._rings:
+            end = start + ring.n_bytes(n)
+            ring.write(slot, n, state[start:end])
+            start = end
