@@ -49,12 +49,10 @@ def slot_bytes(graph: Graph, options: BackendOptions) -> SlotBytes:
             n_bytes = math.prod(state.fixed) * _STATE_BYTES
             fixed, snapshot = fixed + n_bytes, snapshot + n_bytes
             continue
-        n_bytes, n_kept = _row_bytes(state.value, options), options.n_ctx
-        if state.window is not None and not options.swa_full:
-            n_kept = state.window + options.n_ubatch
-        if n_kept < options.n_ctx:
-            fixed += n_bytes * n_kept
-            snapshot += n_bytes * state.window
+        n_bytes = _row_bytes(state.value, options)
+        window = options.n_ctx if state.window is None or options.swa_full else state.window
+        if window + options.n_ubatch < options.n_ctx:
+            fixed, snapshot = fixed + n_bytes * (window + options.n_ubatch), snapshot + n_bytes * window
         else:
             per_position += n_bytes
     return SlotBytes(per_position, fixed, snapshot)

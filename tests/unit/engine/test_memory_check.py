@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from llamafw.settings import Settings
 from llamafw.testing.tiny import write_tiny_gguf
 
 MIB = 2**20
-OPTIONS = BackendOptions(n_slots=2, n_ctx=1000, n_snapshots=3)
+OPTIONS = BackendOptions(n_slots=2, n_ctx=1000, n_ubatch=200, n_snapshots=3)
 
 
 @pytest.fixture(scope="module")
@@ -134,21 +135,28 @@ def convolution() -> g.Value:
 def test_windows_and_recurrent_states_do_not_grow_with_the_context() -> None:
     graph = mixed(attention(), attention(window=100), convolution())
     slot = slot_bytes(graph, OPTIONS)
-    assert slot == SlotBytes(per_position=2 * 16 * 2, fixed=100 * 2 * 16 * 2 + 3 * 16 * 4)
-    assert slot.total(OPTIONS) == 2 * (1000 * slot.per_position + (1 + 3) * slot.fixed)
+    row, recurrent = 2 * 16 * 2, 3 * 16 * 4
+    assert slot == SlotBytes(row, fixed=(100 + 200) * row + recurrent, snapshot=100 * row + recurrent)
+    assert slot.total(OPTIONS) == 2 * (1000 * slot.per_position + slot.fixed + 3 * slot.snapshot)
 
 
-def test_window_is_not_larger_than_the_context() -> None:
-    assert slot_bytes(mixed(attention(window=5000)), OPTIONS) == SlotBytes(0, 1000 * 2 * 16 * 2)
+@pytest.mark.parametrize("window", [800, 5000])
+def test_short_contexts_are_kept_whole_and_need_no_snapshots(window: int) -> None:
+    assert slot_bytes(mixed(attention(window=window)), OPTIONS) == SlotBytes(2 * 16 * 2, 0, 0)
+
+
+def test_swa_full_keeps_all_positions() -> None:
+    options = replace(OPTIONS, swa_full=True)
+    assert slot_bytes(mixed(attention(window=100)), options) == SlotBytes(2 * 16 * 2, 0, 0)
 
 
 def test_shared_cache_is_counted_once_and_completely_if_one_layer_reads_all_of_it() -> None:
     x = g.heads(g.embedding(g.TOKENS, weight("embedding", 50, 16)), 2)
     past = g.cache(x, x)
     for windows, expected in {
-        (10, 20): SlotBytes(0, 20 * 64),
-        (10, None): SlotBytes(64, 0),
-        (None, 10): SlotBytes(64, 0),
+        (10, 20): SlotBytes(0, 220 * 64, 20 * 64),
+        (10, None): SlotBytes(64, 0, 0),
+        (None, 10): SlotBytes(64, 0, 0),
     }.items():
         graph = mixed(*(attention(window, past) for window in windows))
         assert slot_bytes(graph, OPTIONS) == expected
@@ -158,7 +166,7 @@ def test_values_that_are_part_of_the_keys_need_no_memory() -> None:
     row = g.heads(g.embedding(g.TOKENS, weight("embedding", 50, 16)), 1)
     key = g.concat(row, g.heads(g.embedding(g.TOKENS, weight("other", 50, 4)), 1))
     graph = mixed(g.attention(key, g.cache(key, row), 1.0))
-    assert slot_bytes(graph, OPTIONS) == SlotBytes(20 * 2, 0)
+    assert slot_bytes(graph, OPTIONS) == SlotBytes(20 * 2, 0, 0)
 
 
 def test_snapshots_take_an_eighth_of_the_memory_at_most() -> None:
@@ -188,4 +196,4 @@ def test_states_of_plugins_operators_are_counted() -> None:
         def infer_shape(self) -> g.Shape:
             return (4,)
 
-    assert slot_bytes(g.Graph(Kept(), None, 64), OPTIONS) == SlotBytes(per_position=0, fixed=60)
+    assert slot_bytes(g.Graph(Kept(), None, 64), OPTIONS) == SlotBytes(0, fixed=60, snapshot=60)

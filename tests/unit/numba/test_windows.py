@@ -77,6 +77,7 @@ def in_batches(backend: Any, sizes: Sequence[int], slot: int = 0) -> Floats:
     return np.concatenate(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_ubatch", [1, 15, 32, 200])
 @pytest.mark.parametrize("name", [*NAMES, "gemma4"])
 def test_bits_are_those_of_whole_caches(open_model: Open, name: str, n_ubatch: int) -> None:
