@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, emit_values
+from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, emit_values, sum_rows
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, row_at, row_op_at
 from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
@@ -47,7 +47,7 @@ from llamafw_backends.numba_cpu.threads import barrier
 
 _scores = specialised("scores", 3, 7, emit_scores)
 _values = specialised("values", 3, 7, emit_values)
-_latent_values = specialised("latent values", 4, 6, emit_latent_values)
+_latent_values = specialised("latent values", 4, 8, emit_latent_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,8 @@ def max_scores(window: int, n_ctx: int) -> int:
 def scratch_bytes(n_rep: int, layout: CacheLayout, n_scores: int) -> int:
     """Return the bytes that a thread needs for the queries, sums and scores of the rows computed together."""
     heads, tokens = rows_at_once(n_rep, latent=layout.latent)
-    return heads * tokens * 4 * (layout.key_size + layout.value_size + n_scores) + 64
+    n_sums = layout.value_size * (sum_rows(heads) if layout.latent else heads * tokens)
+    return 4 * (heads * tokens * (layout.key_size + n_scores) + n_sums)
 
 
 def _attention(
@@ -226,6 +227,7 @@ def _attention(
     max_rows = heads * max_tokens
     parts = n_rep // heads
     stored_size = 0 if latent else value_size  # of values
+    n_sums = value_size * (sum_rows(heads) if latent else max_rows)
 
     def attention(plan: int, record: int, thread: int) -> int:
         p, r = plan_at(plan), attention_at(record)
@@ -240,7 +242,7 @@ def _attention(
 
         scratch = p.scratch + thread * p.scratch_stride
         sums = scratch + 4 * key_size * max_rows
-        scores = sums + 4 * value_size * max_rows + 64
+        scores = sums + 4 * n_sums
         stride = 4 * r.n_scores
         per_item = r.n_head_kv * parts
 
@@ -290,8 +292,6 @@ def _attention(
                 else:  # the item is a single token
                     _scores(heads, key_size, keys, blocks)
 
-                for j in range(0, 4 * value_size * n_rows + 64, 64):
-                    store(zeros(), sums + j)
                 for row in range(n_rows):
                     head, last = first_head + row % heads, position + row // heads
                     _adjust_scores(r, weights + row * stride, head, last, start)
@@ -301,15 +301,13 @@ def _attention(
                     store_f32(inverse_sum, scratch + 4 * row)  # overwrites queries, which are no longer needed
 
                 if latent:  # an item is a single token
-                    weighted = weights, stride, cached_keys, start, position + 1, sums
+                    out = r.out + first_token * r.out_stride + first_head * 4 * value_size
+                    weighted = weights, stride, cached_keys, start, position + 1, sums, scratch, out
                     _latent_values(heads, key_size, value_size, keys, weighted)
-                    for h in range(heads):
-                        out = r.out + first_token * r.out_stride + (first_head + h) * 4 * value_size
-                        inverse_sum = load_f32(scratch + 4 * h)
-                        for d in range(value_size):
-                            store_f32(load_f32(sums + 4 * (d * heads + h)) * inverse_sum, out + 4 * d)
                     continue
 
+                for j in range(0, 4 * value_size * n_rows, 64):
+                    store(zeros(), sums + j)
                 shared = position + 1  # positions that all rows see; the others are added token by token
                 seen_by_all = weights, stride, cached_values, n_kept, seen, shared, sums
                 if n_rows == max_rows:

@@ -117,15 +117,17 @@ def emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
 
 
 def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: int, size: int, kind: str) -> None:
-    """Emit adding the weighted values of positions ``start`` … ``last - 1``, which are the first numbers of keys.
+    """Emit the weighted sums of the values of positions ``start`` … ``last - 1``, which are the first numbers of keys.
 
-    The result ``out`` is (size, n_rows) float32, with 64 more bytes. ``start`` is a multiple of 16. Lane i of a sum has
-    the positions i, i + 16 … of a chunk; then the lanes are added.
+    Row r of ``out``, (n_rows, size) float32, is multiplied by number r of ``factors``. ``start`` is a multiple of 16.
+    Lane i of a sum has the positions i, i + 16 … of a chunk; then the lanes are added to ``sums``, which is
+    (size, `sum_rows`) float32.
     """
-    weights, stride, keys, start, last, out = values
+    weights, stride, keys, start, last, sums_at, factors, out = values
     vector_bytes = emit.LANES * ELEMENT_BYTES[kind]
     block_bytes = key_size * vector_bytes
-    at_once = next(n for n in (16, 8, 4, 2, 1) if n * n_rows <= _ACCUMULATORS)  # elements; size is a multiple of 16
+    n_added = sum_rows(n_rows) - n_rows
+    at_once = emit.LANES // sum_rows(n_rows)  # elements whose sums are one vector; there are at most 16 accumulators
     n_groups = size // at_once
     n_full, first_block = b.sdiv(last, constant(I64, 16)), b.sdiv(start, constant(I64, 16))
     first_chunk, rest = b.sdiv(first_block, constant(I64, _CHUNK)), b.srem(last, constant(I64, 16))
@@ -156,29 +158,54 @@ def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: i
                         loaded = [b.select(is_visible, x, constant(FLOATS, 0.0)) for x in loaded]
                     row = b.add(weights, b.mul(block, constant(I64, 64)))
                     weight = [emit.load(b, b.add(row, b.mul(stride, constant(I64, r))), FLOATS) for r in range(n_rows)]
-                    return [
-                        emit.fma(b, weight[r], loaded[d], sums[d * n_rows + r])
-                        for d in range(at_once)
-                        for r in range(n_rows)
-                    ]
+                    pairs = [(w, value) for value in loaded for w in weight]
+                    return [emit.fma(b, w, value, s) for (w, value), s in zip(pairs, sums, strict=True)]
 
                 return emit.loop(b, count, sums, add_block)
 
             sums = [constant(FLOATS, 0.0)] * (at_once * n_rows)
             sums = add_blocks(low, b.sub(full, low), sums, partial=False)
             sums = add_blocks(full, b.sub(high, full), sums, partial=True)
-            place = b.add(out, b.mul(group, constant(I64, 4 * at_once * n_rows)))
-            for n in range(0, len(sums), emit.LANES):
-                part = [*sums[n : n + emit.LANES], *[constant(FLOATS, 0.0)] * (emit.LANES - len(sums[n:]))]
-                where = address(b, place, 4 * n)
-                emit.store(b, b.fadd(emit.load(b, where, FLOATS), _sum_each(b, part)), where)
+            vectors = []
+            for n in range(0, len(sums), n_rows):
+                vectors += [*sums[n : n + n_rows], *[constant(FLOATS, 0.0)] * n_added]
+            place = b.add(sums_at, b.mul(group, constant(I64, 64)))
+            emit.store(b, b.fadd(emit.load(b, place, FLOATS), _sum_each(b, vectors)), place)
             return []
 
         emit.loop(b, constant(I64, n_groups), [], add_group)
         return []
 
+    def clear(i: Value, _: list[Value]) -> list[Value]:
+        emit.store(b, constant(FLOATS, 0.0), b.add(sums_at, b.mul(i, constant(I64, 64))))
+        return []
+
+    def write_rows(i: Value, _: list[Value]) -> list[Value]:
+        first = b.add(sums_at, b.mul(i, constant(I64, 64 * sum_rows(n_rows))))
+        vectors = [emit.load(b, address(b, first, 64 * k), FLOATS) for k in range(sum_rows(n_rows))]
+        for r, row in enumerate(_split_rows(b, vectors)[:n_rows]):
+            factor = emit.load_splat(b, address(b, factors, 4 * r), F32)
+            emit.store(b, b.fmul(row, factor), b.add(address(b, out, 4 * size * r), b.mul(i, constant(I64, 64))))
+        return []
+
     end_chunk = b.sdiv(b.add(end, constant(I64, _CHUNK - 1)), constant(I64, _CHUNK))
+    emit.loop(b, constant(I64, n_groups), [], clear)
     emit.loop(b, b.sub(end_chunk, first_chunk), [], add_chunk)
+    emit.loop(b, constant(I64, size // emit.LANES), [], write_rows)
+
+
+def sum_rows(n_rows: int) -> int:
+    """Return how many sums of latent values are stored for each element: a power of two."""
+    return next(n for n in (1, 2, 4, 8) if n >= n_rows)
+
+
+def _split_rows(b: Builder, vectors: list[Value]) -> list[Value]:
+    """Emit the transpose of (16, n) numbers in n vectors: vector r has the numbers r, r + n, r + 2n …"""
+    if len(vectors) == 1:
+        return vectors
+    pairs = list(zip(vectors[::2], vectors[1::2], strict=True))
+    even, odd = (_split_rows(b, [_choose(b, x, y, list(range(k, 32, 2))) for x, y in pairs]) for k in (0, 1))
+    return [row for both in zip(even, odd, strict=True) for row in both]
 
 
 def _sum_each(b: Builder, vectors: list[Value]) -> Value:

@@ -13,6 +13,9 @@ import llamafw.graph as g
 from checkpoints import all_checkpoints, write
 from llamafw.engine.memory_check import slot_bytes
 from llamafw.testing.batches import batch, logits
+from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, sum_rows
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.simd import specialised
 from support.numba_backend import fill_with_nan, make_context, open_backend
 from support.operators import rewrite
 
@@ -100,3 +103,30 @@ def test_shifted_latent_rows_are_those_of_the_new_positions(path: Path) -> None:
         logits(backend, TOKENS[:4] + TOKENS[21:60], slot=1)
         keys = backend._kv.keys[0].transpose(0, 1, 2, 4, 3).reshape(2, 96, 80)[:, :43]
         np.testing.assert_allclose(keys[0], keys[1], atol=2e-5)
+
+
+_latent_values = specialised("latent values", 4, 8, emit_latent_values)
+
+
+@pytest.mark.parametrize("n_rows", range(1, 9))
+def test_values_of_any_number_of_heads_are_summed(n_rows: int) -> None:
+    key_size, size, n_positions = 48, 32, 1200
+
+    def run(weights: int, stride: int, keys: int, start: int, last: int, sums: int, factors: int, out: int) -> int:
+        _latent_values(n_rows, key_size, size, "f32", (weights, stride, keys, start, last, sums, factors, out))
+        return 0
+
+    kernel = KernelCompiler(lambda line: None)(f"test latent values {n_rows}", 8, run).ctypes
+    rng = np.random.default_rng(n_rows)
+    weights, factors = (rng.random(shape, np.float32) for shape in ((n_rows, n_positions), n_rows))
+    keys = rng.standard_normal((n_positions, key_size)).astype(np.float32)
+    for start, last in ((0, 1), (0, 16), (16, 47), (496, 1100), (0, 1200)):
+        weights_here, keys_here = weights.copy(), keys.copy()
+        weights_here[:, last:], keys_here[last:] = 0, np.nan
+        blocks = keys_here.reshape(-1, 16, key_size).transpose(0, 2, 1).copy()
+        sums, out = (np.full(shape, np.nan, np.float32) for shape in ((size, sum_rows(n_rows)), (n_rows, size)))
+        arrays = [one.ctypes.data for one in (weights_here, blocks, sums, factors, out)]
+        kernel(arrays[0], 4 * n_positions, arrays[1], start, last, *arrays[2:])
+
+        expected = weights[:, start:last].astype(np.float64) @ keys[start:last, :size] * factors[:, None]
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
