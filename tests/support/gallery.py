@@ -11,7 +11,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
     "Sampling": ("register_samplers",),
-    "Models": ("register_architectures", "register_quants", "open_model", "register_backends", "create_engine"),
+    "Models": (
+        "register_architectures",
+        "register_operators",
+        "register_quants",
+        "open_model",
+        "register_backends",
+        "create_engine",
+    ),
     "Text": ("register_chat_formats", "register_tool_parsers", "register_tokenizers"),
     "Structured output": ("register_grammars",),
     "Requests and server events": ("prepare_request", "request_finished", "model_loaded"),

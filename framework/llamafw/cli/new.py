@@ -29,6 +29,7 @@ KINDS = {
     "grammar": "constrains the form of responses",
     "tokenizer": "converts text to tokens and back",
     "architecture": "describes a model family to the backends",
+    "operator": "adds an operator to the graphs of architectures",
     "quant": "reads a tensor type: a format in which files store weights",
     "weights": "opens model files that are not GGUF",
     "backend": "runs models",

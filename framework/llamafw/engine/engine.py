@@ -82,8 +82,8 @@ class BatchingEngine:
         n_batch = min(options.n_batch, backend.n_batch)
         self.n_slots = backend.n_slots
         self.n_ctx = min(backend.n_ctx, n_batch) if backend.whole_texts else backend.n_ctx
-        n_logits = backend.n_vocab or tokenizer.n_vocab  # some models have none
-        self._n_vocab = min(n_logits, tokenizer.n_vocab)  # some models have logits for tokens without text
+        # some models have logits for tokens without text, others have no logits
+        self._n_vocab = min(backend.n_vocab or tokenizer.n_vocab, tokenizer.n_vocab)
         self._tokenizer, self._samplers = tokenizer, samplers
         self._backend, self._finished = backend, finished
         self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
@@ -297,10 +297,8 @@ class BatchingEngine:
             raise RequestError(message, param="id_slot")
 
     def _check_can_generate(self) -> None:
-        if self._backend.whole_texts:
-            raise NotSupported("this model embeds whole texts; it cannot generate")
-        if not self._backend.n_vocab:
-            raise NotSupported("this model has no logits; it can embed texts, but not generate")
+        if self._backend.whole_texts or not self._backend.n_vocab:
+            raise NotSupported("this model embeds texts; it cannot generate")
 
     def _check_queue(self) -> None:
         n_waiting = self._n_active - self.n_slots

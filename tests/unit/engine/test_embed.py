@@ -124,7 +124,7 @@ async def test_models_without_logits_can_only_embed(start: Start) -> None:
     backend = ToyBackend()
     backend.n_vocab = 0
     engine = start(backend)
-    with pytest.raises(NotSupported, match="no logits; it can embed texts, but not generate"):
+    with pytest.raises(NotSupported, match="embeds texts; it cannot generate"):
         await generate_answer(engine, (1, 2))
     embedding = await engine.embed(EmbedRequest((1, 2), "last"))
     np.testing.assert_array_equal(embedding.vectors[0], random_logits((1, 2))[:N_EMBD])
