@@ -85,6 +85,7 @@ def logits(path: Path, window: int) -> Any:
 
 class TestOlmo2(ArchitectureConformance):
     name = "olmo2"
+
     def write(self, write_model: Any) -> Path:
         return tiny_olmo2(write_model)
 
