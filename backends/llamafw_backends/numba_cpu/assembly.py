@@ -310,9 +310,8 @@ class Assembly:
     def _attention(self, unit: AttentionUnit) -> tuple[int, int]:
         layout, cached = unit.cache, self._caches.addresses(unit.number)
         n_rep = unit.n_head // layout.n_head
-        sizes = n_rep, layout.key_size, layout.value_size
-        kernel = attention.build(self._compiler, *sizes, *self._caches.types)
-        self._need_scratch(attention.scratch_bytes(*sizes, self._caches.n_ctx))
+        kernel = attention.build(self._compiler, n_rep, layout, *self._caches.types)
+        self._need_scratch(attention.scratch_bytes(n_rep, layout, self._caches.n_ctx))
 
         fields: dict[str, Any] = {
             "n_head_kv": layout.n_head,
@@ -322,7 +321,8 @@ class Assembly:
         fields |= cached | self._numbers(unit.fields) | self._address("q", unit.q)
         fields |= {"out": unit.out.buffer.address + unit.out.offset, "out_stride": unit.out.buffer.row_bytes}
         if unit.stores:
-            fields |= self._address("k", unit.k) | self._address("v", unit.v)
+            fields |= self._address("k", unit.k)
+            fields |= {} if layout.latent else self._address("v", unit.v)
         ops = {"q_ops": unit.q_ops, "k_ops": unit.k_ops, "v_ops": unit.v_ops}
         parts = {name: [self._head_op(op) for op in units] for name, units in ops.items()}
         return kernel.address, self._store(ATTENTION, fields, parts)

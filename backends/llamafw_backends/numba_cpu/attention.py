@@ -1,25 +1,24 @@
 """Compute attention over the KV cache, for a few query rows that share a KV head.
 
 A row is one query head of one token. Keys are stored in blocks of 16 positions, (n_ctx / 16, key_size, 16): a vector
-holds the same element of 16 keys. Values are stored position by position, (n_ctx, value_size).
+holds the same element of 16 keys. Values are stored position by position, (n_ctx, value_size); latent values are the
+first numbers of the keys, and are not stored again (MLA, arXiv:2405.04434).
 
 The result of a row at position p depends only on the positions that it sees: 0 … p, or the last ones of a window.
 Scores are summed over the elements of the head in order. The maximum, the sum of exponentials and the weighted sum of
-values are computed over positions in order. What the cache holds after position p has no effect; it may be NaN.
+values are computed over positions in a fixed order. What the cache holds after position p has no effect; it may be NaN.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
-from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, emit_values
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, row_at, row_op_at
 from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
@@ -34,6 +33,7 @@ from llamafw_backends.numba_cpu.simd import (
     max_lanes,
     maximum,
     mul,
+    specialised,
     splat,
     store,
     store_f16,
@@ -45,115 +45,30 @@ from llamafw_backends.numba_cpu.simd import (
 )
 from llamafw_backends.numba_cpu.threads import barrier
 
-ELEMENT_BYTES = {"f16": 2, "f32": 4}
-_ACCUMULATORS = 24  # registers for sums: AVX-512 has 32; for other sets the compiler spills some
+_scores = specialised("scores", 3, 5, emit_scores)
+_values = specialised("values", 3, 6, emit_values)
+_latent_values = specialised("latent values", 4, 6, emit_latent_values)
 
 
-def rows_at_once(n_rep: int) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """The sizes of the keys and values that a slot keeps for a `Cache`."""
+
+    n_head: int
+    key_size: int
+    value_size: int
+    latent: bool = False  # values are the first numbers of the keys, and are not stored again
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many numbers of keys and of values are stored for each position and head."""
+        return self.key_size, 0 if self.latent else self.value_size
+
+
+def rows_at_once(n_rep: int, *, latent: bool) -> tuple[int, int]:
     """Return how many query heads of a KV head, and how many tokens, are computed together: at most 8 rows in all."""
     heads = next(h for h in range(min(n_rep, 8), 0, -1) if n_rep % h == 0)
-    return heads, max(1, 6 // heads) if heads == n_rep else 1
-
-
-def _load(b: Builder, where: Value, kind: str) -> Value:
-    return emit.load_half(b, where) if kind == "f16" else emit.load(b, where, FLOATS)
-
-
-def _emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys.
-
-    Queries are (size, n_rows) float32.
-    """
-    queries, keys, n, scores, stride = values
-    vector_bytes = emit.LANES * ELEMENT_BYTES[kind]
-
-    def emit_blocks(count: Value, first: Value, at_once: int) -> None:
-        def score_blocks(i: Value, _: list[Value]) -> list[Value]:
-            block = b.add(first, b.mul(i, constant(I64, at_once)))
-            base = b.add(keys, b.mul(block, constant(I64, size * vector_bytes)))
-
-            def element(d: Value, sums: list[Value]) -> list[Value]:
-                vectors = [
-                    _load(
-                        b, address(b, b.add(base, b.mul(d, constant(I64, vector_bytes))), size * vector_bytes * k), kind
-                    )
-                    for k in range(at_once)
-                ]
-                query = b.add(queries, b.mul(d, constant(I64, 4 * n_rows)))
-                new_sums = []
-                for r in range(n_rows):
-                    q = emit.load_splat(b, address(b, query, 4 * r), F32)
-                    new_sums += [emit.fma(b, q, vectors[k], sums[r * at_once + k]) for k in range(at_once)]
-                return new_sums
-
-            sums = emit.loop(b, constant(I64, size), [constant(FLOATS, 0.0)] * (n_rows * at_once), element)
-            for r in range(n_rows):
-                row = b.add(scores, b.mul(stride, constant(I64, r)))
-                row = b.add(row, b.mul(block, constant(I64, 64)))
-                for k in range(at_once):
-                    emit.store(b, sums[r * at_once + k], address(b, row, 64 * k))
-            return []
-
-        emit.loop(b, count, [], score_blocks)
-
-    at_once = max(1, min(4, 16 // n_rows))
-    emit_blocks(b.sdiv(n, constant(I64, at_once)), constant(I64, 0), at_once)
-    if at_once > 1:
-        rest = b.srem(n, constant(I64, at_once))
-        emit_blocks(rest, b.sub(n, rest), 1)
-
-
-def _emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32."""
-    weights, stride, cached, first, last, out = values
-    n_vectors, vector_bytes = size // emit.LANES, emit.LANES * ELEMENT_BYTES[kind]
-    at_once = max(1, min(4, _ACCUMULATORS // n_rows))
-
-    for start in range(0, n_vectors, at_once):
-        vectors = range(start, min(start + at_once, n_vectors))
-        places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
-
-        def add_position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
-            position = b.add(first, i)
-            value = b.add(cached, b.mul(position, constant(I64, n_vectors * vector_bytes)))
-            loaded = [_load(b, address(b, value, vector_bytes * v), kind) for v in vectors]
-            new_sums = []
-            for r in range(n_rows):
-                where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(position, constant(I64, 4)))
-                weight = emit.load_splat(b, where, F32)
-                new_sums += [emit.fma(b, weight, v, s) for v, s in zip(loaded, sums[r * len(vectors) :], strict=False)]
-            return new_sums
-
-        sums = emit.loop(b, b.sub(last, first), [emit.load(b, place, FLOATS) for place in places], add_position)
-        for total, place in zip(sums, places, strict=True):
-            emit.store(b, total, place)
-
-
-def _specialised(name: str, n_arguments: int, emitter: Callable[..., None]) -> Any:
-    """Return an intrinsic ``f(n_rows, size, kind, arguments)`` that calls the code emitted for the first three.
-
-    They must be literals. ``arguments`` is a tuple of ``n_arguments`` int64.
-    """
-
-    @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
-    def operation(context: Any, n_rows: Any, size: Any, kind: Any, arguments: Any) -> Any:
-        literals = n_rows.literal_value, size.literal_value, kind.literal_value
-
-        def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
-            def body(inner: Builder, unpacked: list[Value]) -> None:
-                emitter(inner, unpacked, *literals)
-
-            function = emit.function(b.module, f"{name}.{literals}", n_arguments, body)
-            b.call(function, [b.extract_value(values[3], i) for i in range(n_arguments)])
-            return context.get_dummy_value()
-
-        return types.void(n_rows, size, kind, types.UniTuple(types.int64, n_arguments)), lower
-
-    return operation
-
-
-_scores = _specialised("scores", 5, _emit_scores)
-_values = _specialised("values", 6, _emit_values)
+    return heads, max(1, 6 // heads) if heads == n_rep and not latent else 1
 
 
 @jit
@@ -283,22 +198,27 @@ def _store_queries(
         store_f32(load_f32(q + 4 * d) * factor, to + 4 * (d * n_rows + row))
 
 
-def build(compiler: KernelCompiler, n_rep: int, key_size: int, value_size: int, keys: str, values: str) -> Any:
+def build(compiler: KernelCompiler, n_rep: int, layout: CacheLayout, keys: str, values: str) -> Any:
     """Compile the kernel ``attention(plan, record, thread)`` for ``n_rep`` query heads per KV head."""
-    name = f"attention {n_rep} x {key_size} and {value_size}, {keys} and {values}"
-    return compiler(name, 3, _attention(n_rep, key_size, value_size, keys, values))
+    sizes = layout.key_size, layout.value_size, layout.latent
+    name = f"attention {n_rep} x {layout.key_size} and {layout.value_size}, "
+    name += f"latent, {keys}" if layout.latent else f"{keys} and {values}"
+    return compiler(name, 3, _attention(n_rep, *sizes, keys, values))
 
 
-def scratch_bytes(n_rep: int, key_size: int, value_size: int, n_ctx: int) -> int:
+def scratch_bytes(n_rep: int, layout: CacheLayout, n_ctx: int) -> int:
     """Return the bytes that a thread needs for the queries, sums and scores of the rows computed together."""
-    heads, tokens = rows_at_once(n_rep)
-    return heads * tokens * 4 * (key_size + value_size + n_ctx)
+    heads, tokens = rows_at_once(n_rep, latent=layout.latent)
+    return heads * tokens * 4 * (layout.key_size + layout.value_size + n_ctx) + 64
 
 
-def _attention(n_rep: int, key_size: int, value_size: int, keys: str, values: str) -> Callable[..., int]:
-    heads, max_tokens = rows_at_once(n_rep)
+def _attention(
+    n_rep: int, key_size: int, value_size: int, latent: bool, keys: str, values: str
+) -> Callable[[int, int, int], int]:
+    heads, max_tokens = rows_at_once(n_rep, latent=latent)
     max_rows = heads * max_tokens
     parts = n_rep // heads
+    stored_size = 0 if latent else value_size  # of values
 
     def attention(plan: int, record: int, thread: int) -> int:
         p, r = plan_at(plan), attention_at(record)
@@ -308,12 +228,12 @@ def _attention(n_rep: int, key_size: int, value_size: int, keys: str, values: st
         if r.stores and not writes_own_keys:
             for i in range(thread, p.n_tokens * r.n_head_kv, p.n_threads):
                 token = i // r.n_head_kv
-                _store_kv(plan, p, r, token, i % r.n_head_kv, thread, key_size, value_size, keys, values)
+                _store_kv(plan, p, r, token, i % r.n_head_kv, thread, key_size, stored_size, keys, values)
             barrier(p.pool, p.n_threads)
 
         scratch = p.scratch + thread * p.scratch_stride
         sums = scratch + 4 * key_size * max_rows
-        scores = sums + 4 * value_size * max_rows
+        scores = sums + 4 * value_size * max_rows + 64
         stride = 4 * r.n_scores
         per_item = r.n_head_kv * parts
 
@@ -333,7 +253,7 @@ def _attention(n_rep: int, key_size: int, value_size: int, keys: str, values: st
                 next_item += p.n_threads
 
                 if r.stores and writes_own_keys:
-                    _store_kv(plan, p, r, first_token, kv_head, thread, key_size, value_size, keys, values)
+                    _store_kv(plan, p, r, first_token, kv_head, thread, key_size, stored_size, keys, values)
                 cached_keys = r.keys + slot * r.key_slot + kv_head * r.key_head
                 cached_values = r.values + slot * r.value_slot + kv_head * r.value_head
                 n_rows = n_tokens * heads
@@ -362,7 +282,7 @@ def _attention(n_rep: int, key_size: int, value_size: int, keys: str, values: st
                 else:  # the item is a single token
                     _scores(heads, key_size, keys, (scratch, seen_keys, n_blocks, seen_scores, stride))
 
-                for j in range(0, 4 * value_size * n_rows, 64):
+                for j in range(0, 4 * value_size * n_rows + 64, 64):
                     store(zeros(), sums + j)
                 for row in range(n_rows):
                     head, last = first_head + row % heads, position + row // heads
@@ -371,6 +291,16 @@ def _attention(n_rep: int, key_size: int, value_size: int, keys: str, values: st
                     first = _first_visible(r, last)
                     inverse_sum = _softmax(scores + row * stride, start, first, last + 1, r.sinks != 0, sink)
                     store_f32(inverse_sum, scratch + 4 * row)  # overwrites queries, which are no longer needed
+
+                if latent:  # an item is a single token
+                    weighted = scores, stride, cached_keys, start, position + 1, sums
+                    _latent_values(heads, key_size, value_size, keys, weighted)
+                    for h in range(heads):
+                        out = r.out + first_token * r.out_stride + (first_head + h) * 4 * value_size
+                        inverse_sum = load_f32(scratch + 4 * h)
+                        for d in range(value_size):
+                            store_f32(load_f32(sums + 4 * (d * heads + h)) * inverse_sum, out + 4 * d)
+                    continue
 
                 shared = position + 1  # positions that all rows see; the others are added token by token
                 if n_rows == max_rows:

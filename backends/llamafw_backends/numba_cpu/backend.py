@@ -22,8 +22,9 @@ from llamafw import (
     RequestError,
     SettingsError,
 )
-from llamafw_backends.numba_cpu import attention, forward, instruction_sets
+from llamafw_backends.numba_cpu import forward, instruction_sets
 from llamafw_backends.numba_cpu.assembly import Assembly, Step
+from llamafw_backends.numba_cpu.attention_emit import ELEMENT_BYTES
 from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
@@ -60,7 +61,7 @@ class NumbaBackend:
             raise ModelError("the numba backend cannot run models whose tokens depend on later tokens")
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
         self.n_ctx, self.n_embd = options.n_ctx or graph.n_ctx_train, graph.hidden.shape[0]
-        self.state_format = "numba-2"  # the layout of `KVCache.save`; the same for every instruction set
+        self.state_format = "numba-3"  # the layout of `KVCache.save`; the same for every instruction set
         self._n_ubatch = min(options.n_ubatch, options.n_batch)
 
         self._check_options(options)
@@ -134,9 +135,9 @@ class NumbaBackend:
     def _check_options(self, options: BackendOptions) -> None:
         """Raise SettingsError if a type of the KV cache or a size is invalid."""
         for kind in (options.cache_type_k, options.cache_type_v):
-            if kind not in attention.ELEMENT_BYTES:
+            if kind not in ELEMENT_BYTES:
                 raise SettingsError(
-                    f"the numba backend can store the KV cache as {' or '.join(attention.ELEMENT_BYTES)}, not {kind!r}"
+                    f"the numba backend can store the KV cache as {' or '.join(ELEMENT_BYTES)}, not {kind!r}"
                 )
 
         sizes = {

@@ -21,8 +21,8 @@ from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import I, accessor, plan_at
-from llamafw_backends.numba_cpu.recurrence import BLOCK, SPAN_BYTES, span_at, specialised
-from llamafw_backends.numba_cpu.simd import load, store, store_i64, zeros
+from llamafw_backends.numba_cpu.recurrence import BLOCK, SPAN_BYTES, span_at
+from llamafw_backends.numba_cpu.simd import load, specialised, store, store_i64, zeros
 from llamafw_backends.numba_cpu.threads import work_range
 
 CONVOLUTION = np.dtype(

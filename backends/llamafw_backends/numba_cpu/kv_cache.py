@@ -1,6 +1,7 @@
 """The KV cache: its memory, and what happens to it between forward passes.
 
-Keys are stored in blocks of 16 positions, with RoPE applied; values position by position. See `attention`.
+Keys are stored in blocks of 16 positions, with RoPE applied; values position by position, unless they are a part of
+the keys. See `attention`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw import Bytes, LlamafwError, SettingsError
-from llamafw_backends.numba_cpu.attention import ELEMENT_BYTES
+from llamafw_backends.numba_cpu.attention import CacheLayout
+from llamafw_backends.numba_cpu.attention_emit import ELEMENT_BYTES
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
-from llamafw_backends.numba_cpu.units import CacheLayout
 
 Array = npt.NDArray[Any]
 
@@ -54,7 +55,7 @@ class KVCache:
         sizes = [
             tuple(
                 n_slots * c.n_head * self.n_ctx * size * ELEMENT_BYTES[kind]
-                for size, kind in zip((c.key_size, c.value_size), types, strict=True)
+                for size, kind in zip(c.sizes, types, strict=True)
             )
             for c in layouts
         ]
@@ -73,7 +74,7 @@ class KVCache:
             keys, values = self._arena.allocate(key_bytes), self._arena.allocate(value_bytes)
             key_shape = (n_slots, c.n_head, self.n_ctx // LANES, c.key_size, LANES)
             self.keys.append(self._arena.view(keys, key_shape, key_type))
-            self.values.append(self._arena.view(values, (n_slots, c.n_head, self.n_ctx, c.value_size), value_type))
+            self.values.append(self._arena.view(values, (n_slots, c.n_head, self.n_ctx, c.sizes[1]), value_type))
 
     @property
     def n_bytes(self) -> int:

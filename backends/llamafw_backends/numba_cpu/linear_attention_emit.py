@@ -12,7 +12,8 @@ from numba.extending import register_jitable
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant
-from llamafw_backends.numba_cpu.recurrence import BLOCK, specialised
+from llamafw_backends.numba_cpu.recurrence import BLOCK
+from llamafw_backends.numba_cpu.simd import specialised
 
 # How many tokens are multiplied with S together; how many vectors of a line of S are multiplied at once with such a
 # group, and with a single token. The sums just fit into the registers. The numbers do not change any sum.

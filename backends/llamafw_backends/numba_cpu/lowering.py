@@ -11,6 +11,7 @@ from typing import Any
 from llamafw import ModelError
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import row_kernels as k
+from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.experts import table_bytes
 from llamafw_backends.numba_cpu.fusion import ALIASES, Fusion, is_product, linear_of, strip
 from llamafw_backends.numba_cpu.memory import align_up
@@ -22,7 +23,6 @@ from llamafw_backends.numba_cpu.tiles import ROWS
 from llamafw_backends.numba_cpu.units import (
     Activations,
     Buffer,
-    CacheLayout,
     ColumnsUnit,
     GatherUnit,
     MatrixUnit,

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from llamafw import ModelError
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import convolution, linear_attention, selective_scan
+from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.convolution import pack_weight
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.fusion import strip
 from llamafw_backends.numba_cpu.kv_cache import KeyRotation
 from llamafw_backends.numba_cpu.row_lowering import parts, rotation, unary
 from llamafw_backends.numba_cpu.selective_scan import pack_a
-from llamafw_backends.numba_cpu.units import AttentionUnit, Buffer, CacheLayout, Place, RecurrentUnit, RowUnit
+from llamafw_backends.numba_cpu.units import AttentionUnit, Buffer, Place, RecurrentUnit, RowUnit
 
 if TYPE_CHECKING:
     from llamafw_backends.numba_cpu.lowering import Lowering
@@ -24,7 +25,8 @@ def lower_attention(low: Lowering, value: g.Attention) -> None:
     """Append attention, with the operators on heads before it."""
     past = value.past
     assert isinstance(past, g.Cache)  # the only case that is lowered
-    layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1])
+    latent = isinstance(past.k, g.Concat) and past.k.parts[0] is past.v
+    layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1], latent)
     for size in (layout.key_size, layout.value_size):
         if size % 16:
             raise ModelError(f"the numba backend needs a head size that is a multiple of 16; this model's is {size}")

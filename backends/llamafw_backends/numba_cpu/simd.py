@@ -16,7 +16,7 @@ from numba.extending import intrinsic, models, register_model
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, I8, I16, I32, INTS, Builder, Value, constant
+from llamafw_backends.numba_cpu.emit import F32, FLOATS, I8, I16, I32, I64, INTS, Builder, Value, constant
 from llamafw_backends.numba_cpu.isa import HIGH_BITS
 
 
@@ -54,6 +54,59 @@ def operation(result: Any, arguments: tuple[Any, ...], emitter: Callable[..., Va
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
     return intrinsic(typing)
+
+
+def specialised(name: str, n_literals: int, n_arguments: int, emitter: Callable[..., None], n_cases: int = 0) -> Any:
+    """Return an operation ``f(*literals, arguments)`` that calls a function emitted for these literals.
+
+    Parameters
+    ----------
+    name : str
+        Name of the function, different for each emitter in a module.
+    n_literals : int
+        Number of literals, integers or text, which are known when the kernel is compiled.
+    n_arguments : int
+        Length of ``arguments``, a tuple of int64.
+    emitter : callable
+        ``emitter(builder, arguments, *literals)`` emits the body.
+    n_cases : int
+        If it is not 0, ``emitter(builder, arguments, case, *literals)`` emits a function for each case from 0 to
+        ``n_cases - 1``. The tuple begins with another int64, the case to call.
+    """
+
+    def typing(context: Any, *kinds: Any) -> Any:
+        literals = [kind.literal_value for kind in kinds[:-1]]
+
+        def call(b: Builder, values: list[Value], *numbers: int) -> None:
+            def body(inner: Builder, arguments: list[Value]) -> None:
+                emitter(inner, arguments, *numbers)
+
+            b.call(emit.function(b.module, ".".join([name, *map(str, numbers)]), n_arguments, body), values)
+
+        def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
+            arguments = [b.extract_value(values[-1], i) for i in range(n_arguments + (n_cases > 0))]
+            if not n_cases:
+                call(b, arguments, *literals)
+                return context.get_dummy_value()
+
+            after = b.append_basic_block("after")
+            switch = b.switch(arguments[0], after)
+            for case in range(n_cases):
+                block = b.append_basic_block(f"case{case}")
+                switch.add_case(constant(I64, case), block)
+                b.position_at_end(block)
+                call(b, arguments[1:], case, *literals)
+                b.branch(after)
+            b.position_at_end(after)
+            return context.get_dummy_value()
+
+        return void(*kinds[:-1], types.UniTuple(i64, n_arguments + (n_cases > 0))), lower
+
+    names = ["context", *(f"literal{i}" for i in range(n_literals)), "arguments"]
+    typing.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # numba reads the number of arguments from it
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    )
+    return intrinsic(prefer_literal=True)(typing)
 
 
 # --- vectors ----------------------------------------------------------------------------------------

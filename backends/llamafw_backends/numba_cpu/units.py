@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import SHARED
@@ -204,15 +205,6 @@ class ColumnsUnit(Unit):
         if isinstance(self.out, Activations):
             return [self.out.records, self.out.floats]
         return [self.out.buffer] if self.out else []
-
-
-@dataclass(frozen=True, slots=True)
-class CacheLayout:
-    """The sizes of the keys and values that a slot keeps for a `Cache`."""
-
-    n_head: int
-    key_size: int
-    value_size: int
 
 
 @dataclass(eq=False)

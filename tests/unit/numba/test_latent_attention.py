@@ -1,0 +1,102 @@
+"""Latent attention (MLA) reads values from the keys: nothing is stored twice, and bits depend on positions only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llamafw.graph as g
+from checkpoints import all_checkpoints, write
+from llamafw.engine.memory_check import slot_bytes
+from llamafw.testing.batches import batch, logits
+from support.numba_backend import fill_with_nan, make_context, open_backend
+from support.operators import rewrite
+
+N_TOKENS = 1100  # more than two of the chunks in which values are summed
+TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(N_TOKENS)]
+F32: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (checkpoint,) = [one for one in all_checkpoints() if one.name == "deepseek2-dense-mtp"]
+    return write(checkpoint, tmp_path_factory.mktemp("model") / "model.gguf")
+
+
+def with_windows(graph: g.Graph) -> g.Graph:
+    """Give the attention of a graph windows, within a chunk and over several."""
+    sizes = iter((37, 700, 520))
+
+    def change(value: g.Value) -> g.Value:
+        return replace(value, window=next(sizes)) if isinstance(value, g.Attention) else value
+
+    return rewrite(graph, change)
+
+
+@pytest.mark.parametrize("change", [None, with_windows])
+def test_long_contexts_match_float64(path: Path, change: Any) -> None:
+    context = make_context(path, change=change)
+    evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
+    assert context.graph.logits is not None
+    (expected,) = evaluator(TOKENS, g.TextState(context.graph, N_TOKENS), context.graph.logits)
+
+    with open_backend(path, n_ctx=1200, n_threads=2, change=change, **F32) as backend:
+        fill_with_nan(backend)
+        assert np.abs(logits(backend, TOKENS) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("change", [None, with_windows])
+@pytest.mark.parametrize("kind", ["f16", "f32"])
+def test_bits_do_not_depend_on_batches(path: Path, kind: str, change: Any) -> None:
+    options = {"n_ctx": 1200, "n_slots": 3, "cache_type_k": kind, "change": change}
+    with open_backend(path, n_ubatch=300, **options) as single, open_backend(path, n_threads=3, **options) as threaded:
+        fill_with_nan(single)
+        fill_with_nan(threaded)
+        expected = logits(single, TOKENS, [500, 1, 1, 598])
+        assert np.isfinite(expected).all()
+        np.testing.assert_array_equal(logits(threaded, TOKENS, [15, 17, 1000, *[1] * 68], slot=1), expected)
+        rows = []
+        for first in range(0, N_TOKENS, 220):
+            runs = (0, first // 11, TOKENS[:20]), (2, first, TOKENS[first : first + 220])
+            rows.append(threaded.forward(batch(*runs, outputs=range(20, 240))).copy())
+        np.testing.assert_array_equal(np.concatenate(rows), expected)
+
+
+def test_only_keys_are_stored(path: Path) -> None:
+    options = {"n_ctx": 128, "n_slots": 2, "cache_type_v": "f32"}
+    context = make_context(path, **options)
+    with open_backend(path, **options) as backend:
+        n_bytes = 3 * (64 + 16) * 2  # of a position: three layers, the latent row and the rotated part, float16
+        assert backend.state_size(16) == 16 * n_bytes
+        assert (
+            backend._kv.n_bytes
+            == 2 * 128 * n_bytes
+            == slot_bytes(context.graph, context.options).total(context.options)
+        )
+
+
+@pytest.mark.parametrize("n", [1, 16, 517, 1088])
+def test_restored_slot_continues_with_identical_logits(path: Path, n: int) -> None:
+    with open_backend(path, n_ctx=1200) as backend:
+        expected = logits(backend, TOKENS)
+        state = backend.save(0, n)
+        backend.truncate(0, 0)
+        fill_with_nan(backend)
+        backend.restore(1, n, state)
+        assert len(state) == backend.state_size(n)
+        np.testing.assert_array_equal(backend.forward(batch((1, n, TOKENS[n:]))), expected[n:])
+
+
+def test_shifted_latent_rows_are_those_of_the_new_positions(path: Path) -> None:
+    """In the first layer they depend only on token and position."""
+    with open_backend(path, n_ctx=96, **F32) as backend:
+        assert backend.can_shift
+        logits(backend, TOKENS[:60])
+        backend.shift(0, 4, 17)
+        logits(backend, TOKENS[:4] + TOKENS[21:60], slot=1)
+        keys = backend._kv.keys[0].transpose(0, 1, 2, 4, 3).reshape(2, 96, 80)[:, :43]
+        np.testing.assert_allclose(keys[0], keys[1], atol=2e-5)
