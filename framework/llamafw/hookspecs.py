@@ -90,10 +90,7 @@ def register_commands(register: Register) -> None:
 
 @hookspec
 def register_samplers(register: Register) -> None:
-    """Register samplers: ``register("top_k", TopK)``.
-
-    A sampler is registered as a `llamafw.SamplerPlugin`, usually its class. Its options become request fields.
-    """
+    """Register samplers, each a `llamafw.SamplerPlugin`, usually a class: ``register("top_k", TopK)``."""
 
 
 @hookspec
@@ -151,10 +148,7 @@ def register_architectures(register: Register) -> None:
 
 @hookspec
 def register_operators(register: Register) -> None:
-    """Register operators for graphs: ``register("wkv7", Operator(Wkv7, {"numba": wkv7}))``.
-
-    The name appears in messages only. An operator is registered as a `llamafw.Operator`; architectures use its class.
-    """
+    """Register operators for graphs, each a `llamafw.Operator`: ``register("wkv7", Operator(Wkv7, …))``."""
 
 
 @hookspec

@@ -43,10 +43,11 @@ def time_mix(x: g.Value, layer: g.Parameters, n_head: int, first_v: g.Value | No
     (n_embd,) = x.shape
     has_gate = "time_mix_g1" in layer
     mixtures = shift(x, layer, "time_mix_lerp_fused", 6 if has_gate else 5)
-    x_r, x_d, x_k, x_v, x_a, *x_g = mixtures
+    x_r, x_w, x_k, x_v, x_a, *x_g = mixtures
 
     r, k = g.linear(x_r, layer["time_mix_receptance"]), g.linear(x_k, layer["time_mix_key"])
-    d = low_rank(g.activation(g.linear(x_d, layer["time_mix_w1"]), "tanh"), layer, "w")
+    d = low_rank(g.activation(g.linear(x_w, layer["time_mix_w1"]), "tanh"), layer, "w")
+    w = g.activation(g.activation(d, "sigmoid") * -math.exp(-0.5), "exp")
     rate = g.activation(low_rank(g.linear(x_a, layer["time_mix_a1"]), layer, "a"), "sigmoid")
     v = g.linear(x_v, layer["time_mix_value"])
     if first_v is None:
@@ -58,12 +59,12 @@ def time_mix(x: g.Value, layer: g.Parameters, n_head: int, first_v: g.Value | No
     removed = g.L2Norm(g.heads(g.WeightMul(k, vector(layer, "time_mix_k_k", n_embd)), n_head), KEY_NORM_EPS)
     k_a = g.WeightMul(k, vector(layer, "time_mix_k_a", n_embd))
     k = k + rate * k_a + k_a * -1.0
-    r, d, k, v_heads, rate = (g.heads(one, n_head) for one in (r, d, k, v, rate))
+    r, w, k, v_heads, rate = (g.heads(one, n_head) for one in (r, w, k, v, rate))
 
     norm, shape = layer["time_mix_ln"], r.shape
     if norm.bias is None:
         raise g.GraphError(f"the tensor {norm.weight.name!r} has no bias")
-    y: g.Value = Wkv7(r, d, k, v_heads, removed, rate)
+    y: g.Value = Wkv7(r, w, k, v_heads, removed, rate)
     y = g.LayerNorm(y, reshape(norm.weight, *shape), reshape(norm.bias, *shape), HEAD_NORM_EPS)
     bonus = HeadDot(r, k, reshape(layer["time_mix_r_k"].weight, *shape))
     y = g.flat(y + v_heads * bonus)

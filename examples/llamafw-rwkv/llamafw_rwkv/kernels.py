@@ -5,7 +5,6 @@ Inner loops run along the values of a head, so they become vector instructions w
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -22,23 +21,22 @@ def token_shift(part: int, x: Any, mu: Any, state: Any, out: Any) -> None:
         state[c] = x[first + c]
 
 
-def wkv7(part: int, r: Any, d: Any, k: Any, v: Any, removed: Any, rate: Any, state: Any, out: Any) -> None:
+def wkv7(part: int, r: Any, w: Any, k: Any, v: Any, removed: Any, rate: Any, state: Any, out: Any) -> None:
     """Compute one head of `Wkv7`: ``state`` is its transposed matrix, (key, value)."""
     n = len(state)
-    y, old = out[part], np.zeros(n, np.float32)
+    y, value, old = out[part], v[part], np.zeros(n, np.float32)
     for j in range(n):
-        x = removed[part, j]
+        row, x = state[j], removed[part, j]
         for i in range(n):
-            old[i] += state[j, i] * x
+            old[i] += row[i] * x
 
     y[:] = np.float32(0)
     for j in range(n):
-        w = np.float32(math.exp(-math.exp(-0.5) / (1 + math.exp(-d[part, j]))))
-        key, r_j, step = k[part, j], r[part, j], rate[part, j] * removed[part, j]
+        row, decay, key, r_j = state[j], w[part, j], k[part, j], r[part, j]
+        step = rate[part, j] * removed[part, j]
         for i in range(n):
-            new = state[j, i] * w + v[part, i] * key - old[i] * step
-            state[j, i] = new
-            y[i] += new * r_j
+            row[i] = row[i] * decay + value[i] * key - old[i] * step
+            y[i] += row[i] * r_j
 
 
 def head_dot(part: int, a: Any, b: Any, weight: Any, out: Any) -> None:

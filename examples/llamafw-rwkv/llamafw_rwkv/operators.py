@@ -50,12 +50,12 @@ class TokenShift(g.Value):
 class Wkv7(g.Value):
     """The generalised delta rule of RWKV-7, equations 15 to 17 of the paper, for each head.
 
-    ``S ← S (diag(w) − κ̂ᵀ (a ⊙ κ̂)) + vᵀ k``, and the result is ``S rᵀ``, with ``w = exp(−e^(−1/2) σ(d))``. All are row
-    vectors, and S has the shape ``(value, key)``. The state is kept transposed. ggml: rwkv_wkv7.
+    ``S ← S (diag(w) − κ̂ᵀ (a ⊙ κ̂)) + vᵀ k``, and the result is ``S rᵀ``. All are row vectors, and S has the shape
+    ``(value, key)``. The state is kept transposed. ggml: rwkv_wkv7.
     """
 
     r: g.Value  # (n_head, size): receptance
-    d: g.Value  # (n_head, size): of the decay
+    w: g.Value  # (n_head, size): decay, between 0 and 1
     k: g.Value  # (n_head, size): key
     v: g.Value  # (n_head, size): value
     removed: g.Value  # (n_head, size): κ̂, the key that is removed, of length 1
@@ -75,8 +75,7 @@ class Wkv7(g.Value):
 
     def evaluate(self, inputs: Mapping[str, Any], run: g.Evaluation) -> g.Array:
         """Return the results, computed token by token."""
-        r, k, v, removed, rate = (inputs[name] for name in ("r", "k", "v", "removed", "rate"))
-        w = np.exp(-np.exp(-0.5) / (1 + np.exp(-inputs["d"])))
+        r, w, k, v, removed, rate = (inputs[name] for name in ("r", "w", "k", "v", "removed", "rate"))
         state = run.state(self)  # (n_head, key, value)
         rows = []
         for t in range(len(r)):

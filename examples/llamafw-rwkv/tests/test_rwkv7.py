@@ -207,13 +207,13 @@ class TestTokenShift(OperatorConformance):
 
 class TestWkv7(OperatorConformance):
     name = "wkv7"
-    inputs = dict.fromkeys(("r", "d", "k", "v", "removed", "rate"), (5, 16))
+    inputs = dict.fromkeys(("r", "w", "k", "v", "removed", "rate"), (5, 16))
 
     def numbers(self, name: str, rng: np.random.Generator, shape: g.Shape) -> Any:
         rows = rng.standard_normal(shape)
         if name == "removed":
             return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-        return sigmoid(rows) if name == "rate" else rows
+        return sigmoid(rows) if name in ("w", "rate") else rows
 
 
 class TestHeadDot(OperatorConformance):

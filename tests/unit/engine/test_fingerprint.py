@@ -162,3 +162,18 @@ def test_fingerprint_depends_on_every_tensor(before: Tensor, after: Tensor) -> N
 def test_fingerprint_does_not_depend_on_how_the_model_is_run() -> None:
     options = BackendOptions(n_slots=3, n_ctx=17, n_threads=5, n_batch=7, lock_memory=True)
     assert state_id(options=options) == state_id()
+
+
+def test_fingerprint_depends_on_the_states_of_operators() -> None:
+    """A plugin may change what its operator keeps, while the text of the graph stays the same."""
+
+    def graph_of(shape: g.Shape) -> g.Graph:
+        class Kept(g.Value):
+            state_shape = shape
+
+            def infer_shape(self) -> g.Shape:
+                return (4,)
+
+        return g.Graph(Kept(), None, 64)
+
+    assert state_id(graph_of((3,))) == state_id(graph_of((3,))) != state_id(graph_of((4,)))
