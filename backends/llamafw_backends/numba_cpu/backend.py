@@ -78,7 +78,7 @@ class NumbaBackend:
         self._weights = Weights(context)
         self._rotation_tables = rotations = Rotations(self.n_ctx)
         logits, hidden = (
-            Lowering(result, self._weights, rotations, self.n_batch)
+            Lowering(graph, result, self._weights, rotations, self.n_batch)
             for result in (graph.logits or graph.hidden, graph.hidden)
         )
         self.n_vocab = (graph.logits or graph.hidden).shape[0]
