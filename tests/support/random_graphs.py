@@ -169,7 +169,8 @@ class RandomGraph:
 
     def _experts(self) -> g.Value:
         x, n, k = self._input(), self._pick([32, 64]), self._pick([1, 2, 3])
-        scores = self._pick([g.softmax, lambda x: g.activation(x, "sigmoid")])(self._linear(x, N_EXPERT))
+        numbers = self._linear(x, N_EXPERT)
+        scores: g.Value = self._pick([g.softmax(numbers), g.activation(numbers, "sigmoid")])
         choice = self._pick([scores, g.WeightAdd(scores, self._w(N_EXPERT)), g.GroupMask(scores, 3, 2)])
         chosen = g.top_k(choice, k)
         weights = self._pick([g.gather(scores, chosen), g.normalise(g.gather(scores, chosen))])
@@ -192,8 +193,7 @@ class RandomGraph:
 
     def _linear_attention(self) -> g.Value:
         x = self._input()
-        q, k = (g.L2Norm(g.heads(self._linear(x, 32), 2), EPS) for _ in range(2))
-        q, k = (g.Repeat(part, 2) for part in (q, k))
+        q, k = (g.Repeat(g.L2Norm(g.heads(self._linear(x, 32), 2), EPS), 2) for _ in range(2))
         gate = g.activation(self._linear(x, 4), "softplus") * -0.3
         beta = g.activation(self._linear(x, 4), "sigmoid")
         y = g.LinearAttention(q, k, g.heads(self._linear(x, 64), 4), gate, "delta", beta)
