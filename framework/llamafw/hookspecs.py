@@ -163,8 +163,7 @@ def register_quants(register: Register) -> None:
 def register_backends(register: Register) -> None:
     """Register backends: ``register("numba", factory)``.
 
-    ``factory(BackendContext) -> Backend`` is called when a model loads and ``--backend`` or `choose_backend` names the
-    backend.
+    ``factory(BackendContext) -> Backend`` is called when a model loads and ``--backend`` or `choose_backend` names it.
     """
 
 
@@ -175,13 +174,9 @@ def register_backends(register: Register) -> None:
 def extend_openapi() -> Mapping[str, Any] | None:
     """Return a part of the API document.
 
-    All, once, on the main thread, while the server is built; again if another plugin is disabled meanwhile.
-
-    Returns
-    -------
-    mapping or None
-        An OpenAPI 3.0.3 document or fragment with ``paths``, ``components`` and ``tags``; None adds nothing. A path or
-        name that the document has already is a start-up error that names both plugins. Every call must return the same.
+    All, once, on the main thread, while the server is built; again if another plugin is disabled meanwhile. The result
+    is an OpenAPI 3.0.3 document or fragment with ``paths``, ``components`` and ``tags``; None adds nothing. A path or
+    name that the document has already is a start-up error that names both plugins. Every call must return the same.
     """
 
 

@@ -78,10 +78,10 @@ class NumbaBackend:
         self._weights = Weights(context)
         self._rotation_tables = rotations = Rotations(self.n_ctx)
         logits, hidden = (
-            Lowering(result, self._weights, rotations, self.n_batch)
+            Lowering(graph, result, self._weights, rotations, self.n_batch)
             for result in (graph.logits or graph.hidden, graph.hidden)
         )
-        self.n_vocab = (graph.logits or graph.hidden).shape[0]
+        self.n_vocab = graph.n_vocab
         self._n_tokens = logits.n_tokens
         n_rows, schedules = self._n_ubatch, [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
 
@@ -170,7 +170,7 @@ class NumbaBackend:
 
     def _allocate(self, schedules: list[Schedule]) -> None:
         """Allocate the buffers of the steps, the batch and the results, and write their addresses into the plan."""
-        n_logits = -(-self.n_vocab // LANES) * LANES
+        n_logits = -(-max(self.n_vocab, self.n_embd) // LANES) * LANES  # without logits, hidden states take their place
         n_hidden = -(-self.n_embd // LANES) * LANES
         sizes = {
             "spans": 32 * self._n_ubatch,

@@ -26,13 +26,15 @@ class Fusion:
 
     Parameters
     ----------
+    graph : Graph
+        The graph.
     result : Value
-        The value that is computed.
+        The value of the graph that is computed, besides what later tokens depend on.
     """
 
-    def __init__(self, result: g.Value) -> None:
-        self.result = result
-        self.order = list(g.Graph(result, None, 0))
+    def __init__(self, graph: g.Graph, result: g.Value) -> None:
+        self.result = g.Reshape(result, result.shape)  # one more user of the value that is returned
+        self.order = [*_needed(graph, result), self.result]
         self.users: dict[g.Value, list[g.Value]] = defaultdict(list)
         for value in self.order:
             for operand in value.inputs():
@@ -64,6 +66,13 @@ class Fusion:
     def readers_of(self, source: g.Value) -> list[g.Value]:
         """Return the operators that read a value, directly or under another shape."""
         return [user for one in self.aliases_of(source) for user in self.users[one] if not isinstance(user, ALIASES)]
+
+    def viewers_of(self, source: g.Value) -> list[g.Value]:
+        """Return the operators that read the rows of a value, or a part of them, where they are."""
+        found = [source]
+        for value in found:
+            found += [user for user in self.users[value] if is_view(user)]
+        return [user for one in found for user in self.users[one] if not is_view(user)]
 
     def _find_early(self) -> set[g.Value]:
         """Return the values that other tokens depend on."""
@@ -139,7 +148,8 @@ class Fusion:
             n_rot, size = turns[0].n_rotated, part.shape[1]
             orders.append((*range(0, n_rot, 2), *range(1, n_rot, 2), *range(n_rot, size)))
             linears.append(source)
-        if orders[0] == orders[1] and len(self.users[attention.past]) == 1:
+        fits = all(linear.weight.shape[-2] % len(order) == 0 for linear, order in zip(linears, orders, strict=True))
+        if fits and orders[0] == orders[1] and len(self.users[attention.past]) == 1:
             self.row_orders |= dict(zip(linears, orders, strict=True))
 
     def _fuse_recurrent(self) -> None:
@@ -151,10 +161,13 @@ class Fusion:
                 if isinstance(user, g.Activation) and user.function == "silu":
                     self.silu_of[value] = user
                     self.claimed.add(user)
-            if isinstance(value, g.Repeat) and all(
-                isinstance(user, g.LinearAttention) and value in (user.q, user.k) for user in users
-            ):
+            if isinstance(value, g.Repeat) and users and all(self._repeats_heads(value, user) for user in users):
                 self.claimed.add(value)
+
+    @staticmethod
+    def _repeats_heads(value: g.Value, user: g.Value) -> bool:
+        """Return whether an operator is linear attention that reads a value only as queries or keys."""
+        return isinstance(user, g.LinearAttention) and value not in (user.v, user.gate, user.beta)
 
     def _fuse_columns(self) -> None:
         """Find elementwise operators of products that are computed in groups of columns."""
@@ -165,9 +178,7 @@ class Fusion:
             if members:
                 self.columns[value] = members
                 self.claimed.update(member for member in members if member is not value)
-                for linear in {linear_of(member) for member in members if is_product(member)}:
-                    if all(user in self.claimed for user in self.users[linear]):
-                        self.claimed.add(linear)
+                self.claimed.update(linear_of(member) for member in members if is_product(member))
 
     def _column_members(self, last: g.Value) -> list[g.Value]:
         """Return the values that are computed together with ``last``, in order; none if that is not possible."""
@@ -189,10 +200,45 @@ class Fusion:
         if any(user not in members for member in members - {last} for user in self.users[member]):
             return []
         products = [linear_of(member) for member in members if is_product(member)]
+        if any(user not in members for product in products for user in self.users[product]):
+            return []
         chosen = {one.chosen if isinstance(one, g.ExpertLinear) else None for one in products}
-        if self.result in members - {last} or len(chosen) != 1:
+        if len(chosen) != 1:
+            return []
+        if chosen != {None} and not all(_fits_experts(member, last) for member in members):
             return []
         return [value for value in self.order if value in members]
+
+
+def _needed(graph: g.Graph, result: g.Value) -> list[g.Value]:
+    """Return the values that the result or later tokens depend on, in the order of the graph.
+
+    All results of a graph have the same operators that depend on other tokens, in the same order: they share a state.
+    """
+    values, needed = list(graph), {result}
+    for value in reversed(values):
+        if value in needed or isinstance(value, MIXING) or value.has_state:
+            needed.update((value, *value.inputs()))
+    return [value for value in values if value in needed]
+
+
+def _fits_experts(value: g.Value, last: g.Value) -> bool:
+    """Return whether a value can be computed for the pairs of a token and an expert, whatever their order."""
+    if isinstance(value, g.WeightMul | g.WeightAdd) and math.prod(value.weight.shape) != 1:
+        return False
+    return value.shape == last.shape and value.shape[-1] % ROWS == 0
+
+
+def is_view(value: g.Value) -> bool:
+    """Return whether the rows of a value are those of its input, or a part of them."""
+    return isinstance(value, ALIASES) or (isinstance(value, g.Slice) and len(value.x.shape) == 1)
+
+
+def find_source(value: g.Value) -> g.Value:
+    """Return the value whose rows a value is in."""
+    while is_view(value):
+        value = value.x  # type: ignore[attr-defined]  # every view has one input, x
+    return value
 
 
 def strip(value: g.Value) -> g.Value:

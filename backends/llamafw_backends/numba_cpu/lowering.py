@@ -6,6 +6,7 @@ computed. All other operators become operators on rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llamafw import ModelError
@@ -13,12 +14,12 @@ from llamafw import graph as g
 from llamafw_backends.numba_cpu import row_kernels as k
 from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.experts import table_bytes
-from llamafw_backends.numba_cpu.fusion import ALIASES, Fusion, is_product, linear_of, strip
+from llamafw_backends.numba_cpu.fusion import ALIASES, Fusion, find_source, is_product, is_view, linear_of, strip
 from llamafw_backends.numba_cpu.memory import align_up
 from llamafw_backends.numba_cpu.mixing_lowering import lower_attention, lower_recurrent
 from llamafw_backends.numba_cpu.operator_lowering import lower_operator
 from llamafw_backends.numba_cpu.rotations import Rotations
-from llamafw_backends.numba_cpu.row_lowering import lower_row, lower_weighted_pairs, parts, unary
+from llamafw_backends.numba_cpu.row_lowering import append_token_order, lower_row, lower_weighted_pairs, parts, unary
 from llamafw_backends.numba_cpu.tiles import ROWS
 from llamafw_backends.numba_cpu.units import (
     Activations,
@@ -38,11 +39,18 @@ from llamafw_backends.numba_cpu.units import (
 from llamafw_backends.numba_cpu.weights import Weights
 
 
+def is_standard(value: g.Value) -> bool:
+    """Return whether an operator is one of the framework's."""
+    return type(value).__module__.startswith("llamafw.graph.")
+
+
 class Lowering:
     """The units of one result of a graph.
 
     Parameters
     ----------
+    graph : Graph
+        The graph.
     result : Value
         What the step returns: the graph's logits or its hidden states.
     weights : Weights
@@ -58,8 +66,8 @@ class Lowering:
         An operator has no kernel, or its sizes are not supported.
     """
 
-    def __init__(self, result: g.Value, weights: Weights, rotations: Rotations, n_batch: int) -> None:
-        self.fusion = Fusion(result)
+    def __init__(self, graph: g.Graph, result: g.Value, weights: Weights, rotations: Rotations, n_batch: int) -> None:
+        self.fusion = Fusion(graph, result)
         self.weights, self.rotations, self.n_batch = weights, rotations, n_batch
         self.units: list[Unit] = []
         self.caches: list[tuple[g.Cache, CacheLayout]] = []
@@ -76,6 +84,7 @@ class Lowering:
         self._is_returned = False
 
         for value in self.fusion.order:
+            self._check_indices(value)
             if value not in self.fusion.claimed:
                 self._lower(value)
         if not self._is_returned:
@@ -93,7 +102,8 @@ class Lowering:
             return self.place(value.x)
         if isinstance(value, g.Slice) and len(value.x.shape) == 1:
             place = self.place(value.x)
-            return Place(place.buffer, place.offset + 4 * value.first)
+            size = 8 if isinstance(find_source(value), g.TopK) else 4
+            return Place(place.buffer, place.offset + size * value.first)
         raise AssertionError(f"{type(value).__name__} has no place")  # values are lowered in order
 
     def new(self, value: g.Value, extra: int = 0) -> Place:
@@ -121,6 +131,9 @@ class Lowering:
         """Return the operator that computes the result."""
         return strip(self.fusion.result)
 
+    def _is_only_returned(self, value: g.Value) -> bool:
+        return value is self._final() and not self.fusion.readers_of(value)
+
     def _copy_result(self) -> None:
         """Append the unit that copies the result to where the step returns it."""
         n = g.size_of(self.fusion.result)
@@ -134,9 +147,9 @@ class Lowering:
             self._lower_columns(value, stage)
             return
         match value:
-            case g.Input() | g.Cache() | g.Reshape() | g.LayerOutput():
+            case g.Input() | g.Cache():
                 pass
-            case g.Slice() if len(value.x.shape) == 1:
+            case _ if is_view(value):
                 pass
             case g.Linear():
                 self._lower_linear(value, stage)
@@ -151,10 +164,22 @@ class Lowering:
                 self._lower_columns(value, stage)
             case g.WeightedSum() if strip(value.parts) in self.pair_values:
                 lower_weighted_pairs(self, value)
-            case _ if type(value).__module__.startswith("llamafw.graph."):
+            case _ if is_standard(value):
                 lower_row(self, value)
             case _:
                 lower_operator(self, value)
+
+    def _check_indices(self, value: g.Value) -> None:
+        """Raise ModelError if an operator computes with indices as if they were numbers."""
+        for name, operand in value.operands():
+            for one in operand if isinstance(operand, tuple) else (operand,):
+                is_index = isinstance(find_source(one), g.TopK)
+                if is_index and not is_view(value) and name not in ("indices", "chosen", "ids") and is_standard(value):
+                    raise ModelError(
+                        f"the numba backend has no kernel for the operator {self.describe(value)} of indices"
+                    )
+        if value is self.fusion.result and isinstance(find_source(value), g.TopK):
+            raise ModelError("the numba backend cannot return the indices of the operator TopK")
 
     def describe(self, value: g.Value) -> str:
         """Return an operator's name and layer."""
@@ -167,7 +192,7 @@ class Lowering:
         if value.x.shape[:-1] != () and len(value.weight.shape) == 2:
             raise ModelError(f"the numba backend has no kernel for the operator {self.describe(value)} of several rows")
         product = self._product(value, stage)
-        if value is self._final():
+        if self._is_only_returned(value):
             self.units.append(MatrixUnit(product, None, stage=stage))
             self._is_returned = True
             return
@@ -230,16 +255,18 @@ class Lowering:
             if self.fusion.readers_of(linear) != [value] or linear is strip(self.fusion.result):
                 continue
             place = self.places.get(source)
-            if place is None or place.buffer not in self.in_place:
+            if place is None or place.buffer not in self.in_place or source is find_source(self.fusion.result):
                 continue
-            others = [user for user in self.fusion.readers_of(source) if user is not value]
+            others = [user for user in self.fusion.viewers_of(source) if user is not value]
             if all(self.fusion.is_ancestor(user, linear) for user in others):  # they have read it by then
                 return source, linear
         return None
 
     def _add_in_place(self, value: g.Add, source: g.Value, linear: g.Value) -> None:
         """Let a product be added to the rows of the other operand."""
-        self.places[value] = self.places[source]
+        place = self.places[value] = self.places[source]
+        for key in [key for key in self._activations if isinstance(key[0], Place) and key[0].buffer is place.buffer]:
+            del self._activations[key]  # of the rows before the sum
         old = self.places.pop(linear)
         (unit,) = (unit for unit in self.units if isinstance(unit, MatrixUnit) and unit.out == old)
         self.units.remove(unit)
@@ -275,31 +302,42 @@ class Lowering:
         pairs = None
         if isinstance(linear, g.ExpertLinear):
             pairs = self._pairs_of(linear.chosen, linear.weight.shape[0], stage)
-            self.pair_values.add(last)
         n = last.shape[-1] if pairs else g.size_of(last)
-        out = self._column_result(last, stage, n)
+        out = self._column_result(last, stage, n, pairs)
         self.units.append(ColumnsUnit(inputs, ops, n_slots, slots[last], n, out, pairs, stage=stage))
+        if pairs and isinstance(out, Place) and last not in self.pair_values:
+            append_token_order(self, last, pairs, out, stage)
 
     def _is_gate(self, value: g.Value) -> bool:
         """Return whether an activation function can be computed together with the product that has its result."""
         is_vector = isinstance(value, g.Activation) and value.function != "softplus"
         return is_vector and len(self.fusion.users[value]) == 1
 
-    def _column_result(self, last: g.Value, stage: int, n: int) -> Place | Activations | None:
+    def _column_result(self, last: g.Value, stage: int, n: int, pairs: Pairs | None) -> Place | Activations | None:
         """Return where the result of operators in groups of columns goes."""
-        if last is self._final():
+        if self._is_only_returned(last) and not pairs:
             self._is_returned = True
             return None
-        if self._only_feeds_products(last) and n % 32 == 0:
+        if n % 32 == 0 and self._feeds_only(last, lambda user: self._multiplies(user, last, pairs)):
             self._activations[last, stage] = Activations(n, g.size_of(last) // n)
             return self._activations[last, stage]
+        if pairs and self._feeds_only(last, lambda user: isinstance(user, g.WeightedSum) and strip(user.parts) is last):
+            self.pair_values.add(last)
         return self.new(last)
 
-    def _only_feeds_products(self, value: g.Value) -> bool:
-        """Return whether a value is only multiplied with matrices, in the stage in which it is computed."""
+    def _feeds_only(self, value: g.Value, reads: Callable[[g.Value], bool]) -> bool:
+        """Return whether all operators that read a value do so in one way, in the stage in which it is computed."""
         users = self.fusion.readers_of(value)
-        return bool(users) and all(
-            (isinstance(user, g.ExpertLinear) or (isinstance(user, g.Linear) and len(user.weight.shape) == 2))
-            and self.stage(user) == self.stage(value)
-            for user in users
+        return (
+            bool(users)
+            and value is not self._final()
+            and all(reads(user) and self.stage(user) == self.stage(value) for user in users)
         )
+
+    def _multiplies(self, user: g.Value, value: g.Value, pairs: Pairs | None) -> bool:
+        """Return whether an operator only multiplies a value with matrices, in the value's order of rows."""
+        if not pairs:
+            return isinstance(user, g.Linear) and len(user.weight.shape) == 2
+        if not isinstance(user, g.ExpertLinear) or user.x.shape != value.shape:
+            return False
+        return self._pairs.get((user.chosen, user.weight.shape[0], self.stage(user))) is pairs

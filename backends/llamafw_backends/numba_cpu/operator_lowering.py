@@ -108,4 +108,3 @@ def _argument(low: Lowering, value: g.Value, name: str, owner: str) -> tuple[Arg
                 raise ModelError(f"the numba backend has no rows of experts for the operator {low.describe(value)}")
             return Rows(field.shape, is_index=isinstance(strip(field), g.TopK)), low.place(field)
     raise PluginError(f"{owner}: its function cannot get the field {name!r}, which is {field!r:.80}")
-

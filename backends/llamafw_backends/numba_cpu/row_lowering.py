@@ -10,7 +10,7 @@ from llamafw import graph as g
 from llamafw_backends.numba_cpu import row_kernels as k
 from llamafw_backends.numba_cpu import row_reductions as reductions
 from llamafw_backends.numba_cpu.memory import align_up
-from llamafw_backends.numba_cpu.units import Buffer, ColumnsUnit, Kernel, Place, RowUnit
+from llamafw_backends.numba_cpu.units import Buffer, ColumnsUnit, Kernel, Pairs, Place, RowUnit
 from llamafw_backends.numba_cpu.weights import Order, Weights
 
 if TYPE_CHECKING:
@@ -72,15 +72,15 @@ def unary(w: Weights, value: g.Value, order: Order = ()) -> tuple[Kernel, Fields
 
 def _norm(w: Weights, value: g.RMSNorm | g.LayerNorm, order: Order) -> tuple[Kernel, Fields]:
     n = value.shape[-1] // (value.groups if isinstance(value, g.RMSNorm) else 1)
-    fields = parts(n, g.size_of(value) // n) | {"x": value.eps, "weight_parts": 1}
-    if value.weight is not None:
-        n_weights = math.prod(value.weight.shape) // n
-        fields |= {"weight": w.vector(value.weight, order), "weight_parts": n_weights}
-    if isinstance(value, g.RMSNorm):
-        return reductions.normalise_rms, fields
-    if value.bias is not None:
-        fields["bias"] = w.vector(value.bias, order)
-    return reductions.normalise_layer, fields
+    weights = {"weight": value.weight, "bias": value.bias if isinstance(value, g.LayerNorm) else None}
+    n_weights = max((math.prod(one.shape) for one in weights.values() if one is not None), default=n)
+    fields = parts(n, g.size_of(value) // n) | {"x": value.eps, "weight_parts": n_weights // n}
+    for name, weight in weights.items():
+        if weight is not None:
+            n_all = math.prod(weight.shape)  # repeated if the other one has numbers for more parts
+            repeated = tuple(range(n_all)) * (n_weights // n_all) if n_all < n_weights else order
+            fields[name] = w.vector(weight, repeated)
+    return reductions.normalise_rms if isinstance(value, g.RMSNorm) else reductions.normalise_layer, fields
 
 
 def _with_weight(w: Weights, value: g.WeightMul | g.WeightAdd) -> tuple[Kernel, Fields]:
@@ -183,6 +183,13 @@ def _lower_embedding(low: Lowering, value: g.EmbeddingLookup) -> None:
     }
     low.units.append(RowUnit(k.look_up, None, None, place, fields, is_shared=True, stage=low.stage(value)))
     low.in_place.add(place.buffer)
+
+
+def append_token_order(low: Lowering, value: g.Value, pairs: Pairs, rows: Place, stage: int) -> None:
+    """Append the unit that copies rows of pairs to where each token has the rows of its experts in order."""
+    n_parts, n = value.shape
+    fields = parts(n, n_parts) | {"table": rows}
+    low.units.append(RowUnit(reductions.rows_of_pairs, Place(pairs.places), None, low.new(value), fields, stage=stage))
 
 
 def lower_weighted_pairs(low: Lowering, value: g.WeightedSum) -> None:

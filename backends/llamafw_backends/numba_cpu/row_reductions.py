@@ -200,6 +200,16 @@ def weighted_sum(plan: int, op: int, a: int, b: int, out: int, row: int, n: int,
     return 0
 
 
+def rows_of_pairs(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
+    """Write the pairs a; pairs are rows of ``table``, in the order of `experts.sort`."""
+    o = row_op_at(op)
+    for part in range(o.n_parts):
+        pair = o.table + load_i64(a + 8 * part) * o.a_step
+        for i in range(0, 4 * o.n, 4):
+            store_f32(load_f32(pair + i), out + part * o.out_step + i)
+    return 0
+
+
 def weighted_sum_of_pairs(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
     """Write Σ b[i] · the pair a[i]; pairs are rows of ``table``, in the order of `experts.sort`."""
     o = row_op_at(op)

@@ -56,9 +56,8 @@ def describe_step(context: BackendContext) -> str:
     options, graph = context.options, context.graph
     n_ubatch = min(options.n_ubatch, options.n_batch)
     n_threads = max(options.n_threads or physical_cores(), options.n_threads_batch)
-    lowering = Lowering(
-        graph.logits or graph.hidden, Weights(context), Rotations(options.n_ctx or graph.n_ctx_train), options.n_batch
-    )
+    rotations = Rotations(options.n_ctx or graph.n_ctx_train)
+    lowering = Lowering(graph, graph.logits or graph.hidden, Weights(context), rotations, options.n_batch)
     step = schedule(lowering.units, n_ubatch, n_threads)
 
     names = {buffer: f"b{i}" for i, buffer in enumerate(one for one in step.buffers if one.row_bytes)}

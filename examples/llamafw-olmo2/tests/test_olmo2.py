@@ -9,7 +9,6 @@ import pytest
 from gguf import GGUFReader
 
 from llamafw import ModelError
-from llamafw import graph as g
 from llamafw.testing.conformance import ArchitectureConformance, PluginConformance
 
 N_EMBD, N_HEAD, N_KV, SIZE, N_LAYER, WINDOW = 64, 4, 2, 16, 4, 8
@@ -85,13 +84,14 @@ def logits(path: Path, window: int) -> Any:
 
 class TestOlmo2(ArchitectureConformance):
     name = "olmo2"
+
     def write(self, write_model: Any) -> Path:
         return tiny_olmo2(write_model)
 
     @pytest.mark.parametrize("window", [0, WINDOW])
     def test_logits_match_numpy(self, write_model: Any, window: int) -> None:
         model = self.open(changed(write_model, {"olmo2.attention.sliding_window": window}, {}))
-        _, found = g.evaluate(self.build(model), TOKENS, g.read_weights(model, self.registry("quant")))
+        _, found = self.evaluate(model, TOKENS)
         np.testing.assert_allclose(found, logits(model.path, window), atol=1e-9)
 
     @pytest.mark.parametrize(

@@ -33,14 +33,7 @@ from llamafw.engine.slots import Slot, Slots
 from llamafw.engine.stats import slot_status
 from llamafw.engine.task import Task
 from llamafw.engine.worker import ReportFailure, SlotJob, Worker, ignore_blame
-from llamafw.errors import (
-    ContextFullError,
-    GenerationError,
-    NotSupported,
-    RequestError,
-    TooManyRequests,
-    Unavailable,
-)
+from llamafw.errors import ContextFullError, GenerationError, NotSupported, RequestError, TooManyRequests, Unavailable
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
 from llamafw.sampling.chain import Chain, build_chain
 from llamafw.sampling.constraint import Constraint

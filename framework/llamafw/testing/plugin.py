@@ -52,7 +52,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_model(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a tiny model with other properties."""
+    """Return a function that writes a tiny model with other properties: ``write_model(n_layer=4, tied=False, …)``.
+
+    Its arguments are those of `tiny.write_tiny_gguf` except the path: sizes such as ``n_vocab``, tensor ``types``,
+    ``metadata`` and ``tensors`` to add or replace, and others.
+    """
     from llamafw.testing.tiny import write_tiny_gguf
 
     return partial(write_tiny_gguf, tmp_path / "model.gguf")

@@ -209,11 +209,11 @@ class ResultCollector:
 
 
 def subject_of(item: pytest.Item) -> Subject:
-    """Return what a test is about."""
+    """Return what a test is about; a test that an author has added to a suite is one of the plugin's own."""
     from llamafw.testing.conformance.base import Conformance
 
     cls = getattr(item, "cls", None)
-    if cls is None or not issubclass(cls, Conformance):
+    if cls is None or not issubclass(cls, Conformance) or not _is_rule(item):
         return OWN_TESTS, ""
     return cls.label or cls.kind, cls.name
 
@@ -304,6 +304,11 @@ def skip_reason(report: pytest.TestReport) -> str:
 
 def _is_generated(item: pytest.Item) -> bool:
     return bool(getattr(getattr(item, "cls", None), "generated", False))
+
+
+def _is_rule(item: pytest.Item) -> bool:
+    """Return whether a test is part of llamafw's suites; their subclasses may have other tests."""
+    return str(getattr(getattr(item, "function", None), "__module__", "")).startswith("llamafw.testing.conformance.")
 
 
 def _test_name(item: pytest.Item) -> str:

@@ -63,7 +63,7 @@ def write_tiny_gguf(
     metadata : mapping, optional
         Keys to add or replace (int → uint32, float → float32, bool, str, list). A value of None removes the key.
     tensors : mapping, optional
-        F32 tensors to add or replace. A value of None removes the tensor.
+        F32 tensors to add or replace. A value of None leaves the tensor out.
     part_tensors : int
         Split the model into files of at most this many tensors. Their names are made from ``path``, but none of them
         has this name. 0: one file at ``path``.
@@ -74,6 +74,7 @@ def write_tiny_gguf(
     n_vocab = len(vocabulary["tokenizer.ggml.tokens"]) if tokenizer else n_vocab or 320
     size = n_embd_head or n_embd // n_head
     keys: dict[str, Any] = {
+        "general.architecture": "llama",
         "general.name": "tiny",
         "llama.block_count": n_layer,
         "llama.context_length": n_ctx,
@@ -127,7 +128,7 @@ def write_tiny_gguf(
 
     for name, value in (tensors or {}).items():
         if value is None:
-            del made[name]
+            made.pop(name, None)
         else:
             made[name] = (value, "F32")
 
@@ -136,9 +137,10 @@ def write_tiny_gguf(
 
 
 def _write(
-    path: Path, keys: Mapping[str, Any], tensors: Mapping[str, tuple[npt.NDArray[np.generic], str]], part_tensors: int
+    path: Path, keys: dict[str, Any], tensors: Mapping[str, tuple[npt.NDArray[np.generic], str]], part_tensors: int
 ) -> None:
-    writer = GGUFWriter(path, "llama", split_max_tensors=part_tensors)
+    # the writer adds this key itself
+    writer = GGUFWriter(path, keys.pop("general.architecture"), split_max_tensors=part_tensors)
     for key, value in keys.items():
         match value:
             case None:

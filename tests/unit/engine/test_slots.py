@@ -43,7 +43,7 @@ def test_longest_prefix_then_least_recently_used_slot_is_taken() -> None:
 
     def take(*prompt: int, id_slot: int = -1, cache_prompt: bool = True) -> tuple[int, int] | None:
         slot = slots.take(np.array(prompt, np.int32), id_slot, cache_prompt=cache_prompt)
-        return slot and (slot.id, slot.n_reused(np.array(prompt, np.int32)))
+        return None if slot is None else (slot.id, slot.n_reused(np.array(prompt, np.int32)))
 
     assert take(1, 2, 3, 4) == (1, 3)
     assert take(1, 2, 3, 4) == (0, 2)

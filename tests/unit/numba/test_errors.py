@@ -224,3 +224,15 @@ def test_describe_returns_threads_and_weights(model: Path) -> None:
     assert (facts["n_threads"], facts["n_threads_batch"], facts["weight_types"]) == (2, 1, ["Q8_0"])
     # 34 bytes per 32 weights, as in the file, norms and alignment
     assert 80_000 < facts["weight_bytes"] < 200_000
+
+
+def test_model_without_logits_has_no_vocabulary(tmp_path: Path) -> None:
+    """The engine embeds texts with such a model, and refuses to generate."""
+    context = make_context(write_tiny_gguf(tmp_path / "m.gguf"))
+    backend = NumbaBackend(replace(context, graph=replace(context.graph, logits=None)))
+    try:
+        assert backend.n_vocab == 0
+        assert backend.hidden(batch((0, 0, [1, 2, 3]))).shape == (3, backend.n_embd)
+        assert backend.forward(batch((0, 3, [4]))).shape == (1, 0)
+    finally:
+        backend.close()

@@ -70,7 +70,7 @@ def test_bits_do_not_depend_on_batches(path: Path, kind: str, change: Any) -> No
 
 
 def test_only_keys_are_stored(path: Path) -> None:
-    options = {"n_ctx": 128, "n_slots": 2, "cache_type_v": "f32"}
+    options: dict[str, Any] = {"n_ctx": 128, "n_slots": 2, "cache_type_v": "f32"}
     context = make_context(path, **options)
     with open_backend(path, **options) as backend:
         n_bytes = 3 * (64 + 16) * 2  # of a position: three layers, the latent row and the rotated part, float16

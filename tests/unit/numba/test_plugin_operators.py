@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -275,9 +276,10 @@ def test_closures_are_errors(path: Path) -> None:
 def test_edited_functions_are_compiled_anew(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache of compiled code distinguishes the versions of a plugin's file, and loads the same version again."""
     rows = []
+    unique = f"# {uuid.uuid4()}\n"  # earlier runs have left compiled code in the cache
     for factor in (2, 3, 2):
         file = tmp_path / "edited.py"
-        file.write_text(f"def compute(x, state, out):\n    helper(x, out)\n\n\n{HELPER.format(factor=factor)}")
+        file.write_text(f"{unique}def compute(x, state, out):\n    helper(x, out)\n\n\n{HELPER.format(factor=factor)}")
         spec = importlib.util.spec_from_file_location("edited", file)
         assert spec is not None
         assert spec.loader is not None

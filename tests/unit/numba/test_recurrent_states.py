@@ -149,11 +149,11 @@ def test_damaged_state_is_refused(open_model: Open, change: str) -> None:
     state = backend.save(0, 23)
     n_cached = backend._kv.state_size(23)
     damaged = {
-        "shorter": lambda: state[:-1],
-        "longer": lambda: np.concatenate([state, state[:1]]),
-        "no states": lambda: state[:n_cached],
-        "wrong position": lambda: np.concatenate([state[: n_cached + 8], state[n_cached + 8 :][::-1]]),
-    }[change]()
+        "shorter": state[:-1],
+        "longer": np.concatenate([state, state[:1]]),
+        "no states": state[:n_cached],
+        "wrong position": np.concatenate([state[: n_cached + 8], state[n_cached + 8 :][::-1]]),
+    }[change]
     with pytest.raises(LlamafwError):
         backend.restore(0, 23, damaged)
     assert np.array_equal(evaluate(backend, 23, 40), expected[23:])

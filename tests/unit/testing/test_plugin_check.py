@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from llamafw.cli.main import main
 from llamafw.cli.new import package_files
 from llamafw.testing import plugin_check
+from llamafw.testing.conformance import EventsConformance
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # each test starts several servers
 
@@ -291,6 +294,19 @@ def test_project_is_checked_with_its_own_tests(tmp_path: Path, monkeypatch: pyte
     assert result.returncode == 1
     assert verdicts(result.stdout)["its own tests"].startswith("FAILED")
     assert "reason: ModuleNotFoundError: No module named 'nothing_of_that_name'\n" in result.stdout
+
+
+def test_tests_added_to_a_suite_are_not_rules() -> None:
+    class TestMore(EventsConformance):
+        def test_of_the_author(self) -> None: ...
+
+    def subject(name: str) -> tuple[str, str]:
+        return plugin_check.subject_of(
+            cast(pytest.Item, SimpleNamespace(cls=TestMore, function=getattr(TestMore, name)))
+        )
+
+    assert subject("test_event_is_quick") == ("events", "")
+    assert subject("test_of_the_author") == ("its own tests", "")
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,17 @@ def test_kl_and_top1_agreement_equal_values_computed_by_hand() -> None:
     assert kl(p, p) == pytest.approx(0, abs=1e-15)
     assert kl(p, q) == pytest.approx((0.5 * np.log(2) - 0.25 * np.log(2)) / 2)
     assert top1_agreement(p, q) == 0.5
+
+
+def test_tiny_models_can_leave_tensors_out_and_name_an_architecture(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = {"blk.0.attn_norm.weight": None, "blk.0.attn_norm.bias": None}
+    path = write_tiny_gguf(
+        tmp_path / "model.gguf", n_layer=1, metadata={"general.architecture": "mine"}, tensors=tensors
+    )
+    model = read_gguf(path, QUANTS)
+    assert model.metadata["general.architecture"] == "mine"
+    assert "blk.0.ffn_norm.weight" in model.tensors
+    assert not set(tensors) & set(model.tensors)
+    assert not caplog.records  # the gguf package warns of a key that is written twice

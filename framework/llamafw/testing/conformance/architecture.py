@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from llamafw.errors import ModelError
@@ -18,6 +19,8 @@ from llamafw.interfaces import Architecture
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.conformance.base import Conformance
 from llamafw.types import Model
+
+Doubles = npt.NDArray[np.float64]
 
 TOKENS = (70, 75, 80, 5, 9, 70)
 INVALID_VALUES: tuple[Any, ...] = ("x", -1, 0, 2**40, 3.5, [1, 2], None)  # None: the key is missing
@@ -105,6 +108,25 @@ class ArchitectureConformance(Conformance):
         """Return the architecture's graph of a model."""
         architecture: Architecture = self.registered()
         return architecture(model)
+
+    def evaluate(self, model: Model, tokens: Sequence[int]) -> tuple[Doubles, Doubles | None]:
+        """Return the hidden states and the logits of a text in float64, to compare them with another implementation.
+
+        Parameters
+        ----------
+        model : Model
+            The model, from `open`.
+        tokens : sequence of int
+            The text's tokens, ``(n_tokens,)``.
+
+        Returns
+        -------
+        hidden : (n_tokens, n_embd) float64
+            The hidden states.
+        logits : (n_tokens, n_vocab) float64, or None
+            The logits, if the model has them.
+        """
+        return evaluate(self.build(model), tokens, read_weights(model, self.registry("quant")))
 
     def check_damaged(self, model: Model, damage: str, tensor: str = "") -> None:
         """Fail unless a damaged model is a ModelError, or its graph can be evaluated without the damaged ``tensor``."""
