@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType, GGUFWriter
 from platformdirs import user_cache_path
 
 from llamafw.testing import vocabularies
+from llamafw.testing.gguf_file import write_gguf
 from passes import compare
 
 Shapes = dict[str, tuple[int, ...]]
@@ -159,31 +159,17 @@ def random_q4_1(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray
 def write(name: str, path: Path) -> None:
     """Write a model with random weights."""
     architecture, keys, shapes = FAMILIES[name]()
-    writer, rng = GGUFWriter(path, architecture), np.random.default_rng(0)
-    for key, value in {**vocabularies.gpt2(N_VOCAB), **{f"{architecture}.{key}": v for key, v in keys.items()}}.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, list(value))
-
+    rng = np.random.default_rng(0)
+    metadata = {**vocabularies.gpt2(N_VOCAB), **{f"{architecture}.{key}": value for key, value in keys.items()}}
+    tensors: dict[str, tuple[npt.NDArray[np.generic], str]] = {}
     for tensor, shape in shapes.items():
         if tensor.endswith("ssm_a"):
-            writer.add_tensor(tensor, rng.uniform(-1, -0.05, shape).astype(np.float32))
+            tensors[tensor] = rng.uniform(-1, -0.05, shape).astype(np.float32), "F32"
         elif len(shape) == 1 or "conv1d" in tensor or "gate_inp" in tensor:
-            writer.add_tensor(tensor, rng.uniform(0.8, 1.2, shape).astype(np.float32))
+            tensors[tensor] = rng.uniform(0.8, 1.2, shape).astype(np.float32), "F32"
         else:
-            writer.add_tensor(tensor, random_q4_1(rng, shape), raw_dtype=GGMLQuantizationType.Q4_1)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+            tensors[tensor] = random_q4_1(rng, shape), "Q4_1"
+    write_gguf(path, architecture, metadata, tensors)
 
 
 def find(name: str) -> Path:

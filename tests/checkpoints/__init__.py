@@ -102,31 +102,12 @@ def golden(name: str) -> list[Golden]:
 
 def write(checkpoint: Checkpoint, path: Path) -> Path:
     """Write a checkpoint as GGUF file, with a vocabulary of bytes; return ``path``."""
-    from gguf import GGUFWriter
-
     from llamafw.testing import vocabularies
+    from llamafw.testing.gguf_file import write_gguf
 
-    n_vocab = checkpoint.shapes["token_embd.weight"][0]
-    writer = GGUFWriter(path, checkpoint.architecture)
-    for key, value in {**vocabularies.gpt2(n_vocab), **checkpoint.metadata}.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, list(value))
-
-    for name, array in tensors(checkpoint).items():
-        writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    metadata = {**vocabularies.gpt2(checkpoint.shapes["token_embd.weight"][0]), **checkpoint.metadata}
+    arrays = {name: (array, "F32") for name, array in tensors(checkpoint).items()}
+    write_gguf(path, checkpoint.architecture, metadata, arrays)
     return path
 
 

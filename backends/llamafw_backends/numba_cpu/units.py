@@ -5,6 +5,7 @@ Independent of graphs: `lowering` makes units from a graph, `schedule` puts them
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,18 +74,18 @@ class Activations:
 
 
 @dataclass(eq=False)
-class Unit:
+class Unit(ABC):
     """Work that one phase does, or a part of it."""
 
     stage: int = field(kw_only=True)  # 0: for the ubatch's tokens; 1: for its outputs
 
+    @abstractmethod
     def reads(self) -> list[Buffer]:
         """Return the buffers that it reads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def writes(self) -> list[Buffer]:
         """Return the buffers that it writes."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False)

@@ -32,7 +32,7 @@ CHUNK_ROWS = 1024  # rows unpacked at once
 FALLBACK_TYPE = "Q8_0"  # for types without a kernel
 
 Order = tuple[int, ...]
-"""For each number of a head, its place in the file; it repeats for every head."""
+"""The place in the file of each number of a head. The same order is used for every head."""
 
 
 @dataclass(eq=False)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType, GGUFWriter
 
 from llamafw.testing import vocabularies
+from llamafw.testing.gguf_file import write_gguf
 from llamafw.testing.random_tensors import random_tensor
 
 
@@ -132,33 +132,6 @@ def write_tiny_gguf(
         else:
             made[name] = (value, "F32")
 
-    _write(path, keys, made, part_tensors)
+    architecture = keys.pop("general.architecture")  # the writer adds this key itself
+    write_gguf(path, architecture, keys, made, part_tensors)
     return path
-
-
-def _write(
-    path: Path, keys: dict[str, Any], tensors: Mapping[str, tuple[npt.NDArray[np.generic], str]], part_tensors: int
-) -> None:
-    # the writer adds this key itself
-    writer = GGUFWriter(path, keys.pop("general.architecture"), split_max_tensors=part_tensors)
-    for key, value in keys.items():
-        match value:
-            case None:
-                continue
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, value)
-
-    for name, (data, kind) in tensors.items():
-        writer.add_tensor(name, data, raw_dtype=None if kind in ("F32", "F16") else GGMLQuantizationType[kind])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
