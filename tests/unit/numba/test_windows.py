@@ -67,7 +67,8 @@ def in_batches(backend: Any, sizes: Sequence[int], slot: int = 0) -> Floats:
     """Return the logits of the text in batches of these sizes, beside tokens of other slots."""
     backend.truncate(0, 0)
     backend.truncate(1, 0)
-    rows, first, n_others = [], 0, 0
+    rows: list[Floats] = []
+    first = n_others = 0
     while first < N_TOKENS:
         tokens = TOKENS[first : first + sizes[len(rows) % len(sizes)]]
         others = OTHERS[n_others : n_others + 1 + len(rows) % 3]
