@@ -48,7 +48,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         KEYS,
         model([CONV, CONV, {**ATTENTION, **FFN}, CONV, {**ATTENTION, **FFN}, CONV]),
         optional=OPTIONAL,
-        refused={"attention.causal": False, "attention.sliding_window": 32, "attention.head_count_kv": [0, 3]},
+        refused={"attention.sliding_window": 32, "attention.head_count_kv": [0, 3]},
     ),
     checkpoint(
         "lfm2-biases",

@@ -231,8 +231,8 @@ class Assembly:
         is_grouped = x.records.mode == GROUPED
         return {name: matrix.record[name][0] for name in TENSOR.names or ()} | {
             "stage": stage,
-            "n_parts": matrix.n_parts,
-            "part_tiles": matrix.part_tiles,
+            "n_parts": x.n_parts,
+            "part_tiles": matrix.part_tiles if matrix.n_parts > 1 else 0,  # 0: all parts have the same matrix
             "first_tile": product.first_tile,
             "used_tiles": product.used_tiles,
             "records": x.records.address,
@@ -241,7 +241,9 @@ class Assembly:
             "floats_stride": x.floats.row_bytes if is_grouped else 0,
             "records_row": x.records_row,
             "floats_row": x.floats_row,
+            "has_pair_rows": int(x.has_pair_rows),
             "scales": product.scales.address if product.scales else 0,
+            "biases": product.biases.address if product.biases else 0,
         }
 
     def _matrix(self, unit: MatrixUnit) -> dict[str, Any]:
@@ -267,7 +269,8 @@ class Assembly:
             "records_stride": x.records.row_bytes,
             "floats_stride": x.floats.row_bytes,
         }
-        return self._store(experts.GATHER, fields | self._table(unit.pairs) | self._address("x", unit.x))
+        fields |= self._table(unit.pairs) | self._address("x", unit.x)
+        return self._store(experts.GATHER, fields | {"x_step": unit.step})
 
     def _returned(self) -> dict[str, int]:
         return {"out_stride": self._result_stride, "out_mode": self._result}

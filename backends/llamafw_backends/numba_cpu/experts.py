@@ -43,7 +43,9 @@ SORT = np.dtype(
 GATHER = np.dtype(
     [
         *named(I, "stage n_used n_expert n_columns layouts"),
-        *named(I, "x x_stride x_mode"),  # a row per token
+        *named(
+            I, "x x_stride x_mode x_step"
+        ),  # a row per token; x_step: bytes between those of its pairs, 0 for the same
         *named(I, "table table_stride"),
         *named(I, "records floats records_stride floats_stride"),  # activations of the pairs
     ]
@@ -67,7 +69,8 @@ def table_bytes(n_expert: int, n_used: int) -> int:
     """Return the bytes per token of a table of pairs.
 
     The table has int64 numbers: how many experts are used; the experts that are used, ascending; for each expert, the
-    number of the first of its pairs, and in the end the number of all pairs; for each pair, its token.
+    number of the first of its pairs, and in the end the number of all pairs; for each pair, its number before sorting:
+    ``token · n_used + i`` for the i-th expert of a token.
     """
     return 8 * (2 * n_expert + 2 + n_used)
 
@@ -78,7 +81,7 @@ def _firsts(table: int, n_expert: int) -> int:
 
 
 @jit
-def _tokens(table: int, n_expert: int) -> int:
+def _unsorted(table: int, n_expert: int) -> int:
     return table + 8 * (2 * n_expert + 2)
 
 
@@ -90,7 +93,7 @@ def sort(plan: int, record: int, thread: int) -> int:
     if thread != 0 and not is_single:
         return 0
     table = s.table + (thread * s.table_stride if is_single else 0)
-    firsts, tokens = _firsts(table, s.n_expert), _tokens(table, s.n_expert)
+    firsts, unsorted = _firsts(table, s.n_expert), _unsorted(table, s.n_expert)
 
     for expert in range(s.n_expert + 1):
         store_i64(0, firsts + 8 * expert)
@@ -116,7 +119,7 @@ def sort(plan: int, record: int, thread: int) -> int:
             place = load_i64(firsts + 8 * expert)
             store_i64(place + 1, firsts + 8 * expert)
             store_i64(place, places + 8 * i)
-            store_i64(row, tokens + 8 * place)
+            store_i64(row * s.n_used + i, unsorted + 8 * place)
     for expert in range(s.n_expert - 1, 0, -1):
         store_i64(load_i64(firsts + 8 * (expert - 1)), firsts + 8 * expert)
     store_i64(0, firsts)
@@ -124,26 +127,31 @@ def sort(plan: int, record: int, thread: int) -> int:
 
 
 def gather_activations(plan: int, record: int, thread: int) -> int:
-    """Store the rows of the pairs' tokens as activations, expert by expert; a single token's row is stored once."""
+    """Store the rows of the pairs as activations, expert by expert; a row of a single token's pairs is stored once."""
     p, g = plan_at(plan), _gather_at(record)
     n = n_rows_of(p, g.stage)
     is_single = n == 1
-    if is_single:
-        x = row_at(p, g.x, g.x_stride, g.x_mode, 0, thread, is_single)
-        records, floats = g.records + thread * g.records_stride, g.floats + thread * g.floats_stride
-        store_activations(x, 0, g.n_columns, g.n_columns, 0, 0, 1, g.layouts, records, floats)
-        return 0
-
-    firsts, tokens = _firsts(g.table, g.n_expert), _tokens(g.table, g.n_expert)
-    records_row, floats_row = g.records_stride // g.n_used, g.floats_stride // g.n_used
+    base, to_records, to_floats = g.table, g.records, g.floats
     first, last = work_range(n * g.n_used, thread, p.n_threads)
-    for active in range(load_i64(g.table)):
-        expert = load_i64(g.table + 8 * (active + 1))
+    if is_single:  # each thread for itself
+        base, first, last = g.table + thread * g.table_stride, 0, g.n_used
+        to_records, to_floats = g.records + thread * g.records_stride, g.floats + thread * g.floats_stride
+        if g.x_step == 0:
+            x = row_at(p, g.x, g.x_stride, g.x_mode, 0, thread, is_single)
+            store_activations(x, 0, g.n_columns, g.n_columns, 0, 0, 1, g.layouts, to_records, to_floats)
+            return 0
+
+    firsts, unsorted = _firsts(base, g.n_expert), _unsorted(base, g.n_expert)
+    records_row, floats_row = g.records_stride // g.n_used, g.floats_stride // g.n_used
+    for active in range(load_i64(base)):
+        expert = load_i64(base + 8 * (active + 1))
         start, end = load_i64(firsts + 8 * expert), load_i64(firsts + 8 * (expert + 1))
         for pair in range(max(first, start), min(last, end)):
-            x = row_at(p, g.x, g.x_stride, g.x_mode, load_i64(tokens + 8 * pair), thread, is_single)
+            number = load_i64(unsorted + 8 * pair)
+            x = row_at(p, g.x, g.x_stride, g.x_mode, number // g.n_used, thread, is_single)
+            x += number % g.n_used * g.x_step
             group, width = token_group(p.widths, end - start, pair - start)
-            records, floats = g.records + start * records_row, g.floats + start * floats_row
+            records, floats = to_records + start * records_row, to_floats + start * floats_row
             store_activations(x, 0, g.n_columns, g.n_columns, pair - start, group, width, g.layouts, records, floats)
     return 0
 
@@ -190,15 +198,19 @@ def _compute(
         m = matrix_at(record)
         tile = expert * m.part_tiles + m.first_tile
         records, floats = m.records + first * m.records_row, m.floats + first * m.floats_row
-        if is_single and m.records_stride != 0:  # all pairs have the same input
-            records, floats = m.records + thread * m.records_stride, m.floats + thread * m.floats_stride
+        if is_single and m.records_stride != 0:  # each thread has stored the input for itself
+            row = first if m.has_pair_rows else 0
+            records = m.records + thread * m.records_stride + row * m.records_row
+            floats = m.floats + thread * m.floats_stride + row * m.floats_row
         first_tile, last_tile = tile + c.unit * column, tile + c.unit * end
         product = scratch + i * n * stride
         matmul(record, p.widths, records, floats, n, first_tile, last_tile, product, stride, 0)
         if m.scales != 0:
-            factor = load_f32(m.scales + 4 * expert)
-            for j in range(0, n * stride, 4):
-                store_f32(load_f32(product + j) * factor, product + j)
+            factor, bias = load_f32(m.scales + 4 * expert), m.biases + 64 * (tile + c.unit * column)
+            for row in range(product, product + n * stride, stride):
+                for j in range(0, stride, 4):
+                    value = load_f32(row + j) * factor
+                    store_f32(value + load_f32(bias + j) if m.biases != 0 else value, row + j)
 
     for row in range(n):
         for i in range(c.n_ops):

@@ -143,7 +143,9 @@ class Fusion:
             ops, base = self.chains[part]
             turns = [op.rotation for op in ops if isinstance(op, g.Rope)]
             source = strip(base)
-            if len(turns) != 1 or not turns[0].interleaved or turns[0].offset or not isinstance(source, g.Linear):
+            if len(turns) != 1 or not turns[0].interleaved or turns[0].offset:
+                return
+            if not isinstance(source, g.Linear) or source.scale is not None:
                 return
             n_rot, size = turns[0].n_rotated, part.shape[1]
             orders.append((*range(0, n_rot, 2), *range(1, n_rot, 2), *range(n_rot, size)))
@@ -161,13 +163,18 @@ class Fusion:
                 if isinstance(user, g.Activation) and user.function == "silu":
                     self.silu_of[value] = user
                     self.claimed.add(user)
-            if isinstance(value, g.Repeat) and users and all(self._repeats_heads(value, user) for user in users):
-                self.claimed.add(value)
+            if isinstance(value, g.LinearAttention):
+                self._fuse_repeated_heads(value)
 
-    @staticmethod
-    def _repeats_heads(value: g.Value, user: g.Value) -> bool:
-        """Return whether an operator is linear attention that reads a value only as queries or keys."""
-        return isinstance(user, g.LinearAttention) and value not in (user.v, user.gate, user.beta)
+    def _fuse_repeated_heads(self, value: g.LinearAttention) -> None:
+        """Let linear attention repeat its queries and keys, if both are repeated in the same way and only for it."""
+        q, k = value.q, value.k
+        if not isinstance(q, g.Repeat) or not isinstance(k, g.Repeat):
+            return
+        is_alone = all(set(self.users[one]) == {value} for one in (q, k))
+        is_other_input = any(one in (value.v, value.gate, value.beta) for one in (q, k))
+        if is_alone and not is_other_input and (q.tiled, q.x.shape) == (k.tiled, k.x.shape):
+            self.claimed.update((q, k))
 
     def _fuse_columns(self) -> None:
         """Find elementwise operators of products that are computed in groups of columns."""

@@ -111,9 +111,11 @@ MATRIX = np.dtype(
         *named(I, "records floats"),  # activations in either layout
         *named(I, "records_stride floats_stride"),  # from thread to thread, if there is only one row
         *named(I, "records_row floats_row"),  # bytes per token and part
+        ("has_pair_rows", I),  # 0: all pairs of a token and an expert have the same row
         *named(I, "out out_stride out_mode out_part"),
         ("add", I),  # 1: the product is added to ``out``
         ("scales", I),  # (n_parts,) float32: factors of the products of experts, or 0
+        ("biases", I),  # (n_parts, rows) float32: added after the factor, or 0
     ]
 )
 """The arguments of `phases.matrix`: a product with a matrix."""

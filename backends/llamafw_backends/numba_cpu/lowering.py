@@ -6,6 +6,7 @@ computed. All other operators become operators on rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -175,23 +176,20 @@ class Lowering:
             for one in operand if isinstance(operand, tuple) else (operand,):
                 is_index = isinstance(find_source(one), g.TopK)
                 if is_index and not is_view(value) and name not in ("indices", "chosen", "ids") and is_standard(value):
-                    raise ModelError(
-                        f"the numba backend has no kernel for the operator {self.describe(value)} of indices"
-                    )
+                    raise self.refuse(value, f"its {name} are indices")
         if value is self.fusion.result and isinstance(find_source(value), g.TopK):
-            raise ModelError("the numba backend cannot return the indices of the operator TopK")
+            raise self.refuse(find_source(value), "a model cannot return indices")
 
-    def describe(self, value: g.Value) -> str:
-        """Return an operator's name and layer."""
-        later = self.fusion.order[self.fusion.number[value] :]
-        layer = next((one.layer for one in later if isinstance(one, g.LayerOutput)), None)
-        return type(value).__name__ + ("" if layer is None else f" in layer {layer}")
+    def refuse(self, value: g.Value, reason: str) -> ModelError:
+        """Return the error to raise for an operator that this backend cannot run."""
+        return self.weights.context.refuse("numba", value, reason)
 
     def _lower_linear(self, value: g.Linear, stage: int) -> None:
         """Append the product with a matrix, or with one matrix per head."""
-        if value.x.shape[:-1] != () and len(value.weight.shape) == 2:
-            raise ModelError(f"the numba backend has no kernel for the operator {self.describe(value)} of several rows")
         product = self._product(value, stage)
+        if value.scale is not None:
+            self._lower_scaled(value, product, stage)
+            return
         if self._is_only_returned(value):
             self.units.append(MatrixUnit(product, None, stage=stage))
             self._is_returned = True
@@ -200,23 +198,40 @@ class Lowering:
         self.in_place.add(place.buffer)
         self.units.append(MatrixUnit(product, place, stage=stage))
 
+    def _lower_scaled(self, value: g.Linear, product: Product, stage: int) -> None:
+        """Append a product, and the operators that multiply it by its scale and add its bias."""
+        assert value.scale is not None  # the only case that is lowered here
+        n = g.size_of(value)
+        source = Place(float_buffer(n))
+        self.units.append(MatrixUnit(product, source, stage=stage))
+        factor = {"x": float(self.weights.vector(value.scale).values[0])}
+        place = self.new(value) if value.bias is None else Place(float_buffer(n))
+        self.units.append(RowUnit(k.scale, source, None, place, parts(n, 1) | factor, stage=stage))
+        if value.bias is not None:
+            bias, n_bias = self.weights.vector(value.bias), math.prod(value.bias.shape)
+            fields = parts(n_bias, n // n_bias) | {"weight": bias}
+            self.units.append(RowUnit(k.add_weight, place, None, self.new(value), fields, stage=stage))
+
     def _product(self, value: g.Value, stage: int) -> Product:
         """Return the product that a value is: all of it, or the part that a slice takes."""
         linear = linear_of(value)
-        scales = None
-        if linear.scale is not None:
-            if isinstance(linear, g.Linear) or linear.bias is not None:
-                raise ModelError(f"the numba backend has no kernel for the scale {linear.scale.name!r}")
-            scales = self.weights.vector(linear.scale)
         order = self.fusion.row_orders.get(linear, ()) if isinstance(linear, g.Linear) else ()
-        matrix = self.weights.matrix(linear.weight, linear.bias, order)
+        matrix = self.weights.matrix(linear.weight, None if linear.scale else linear.bias, order)
+        scales = biases = None
         if isinstance(linear, g.Linear):
-            x = self._to_activations(linear.x, matrix.n_parts, stage, matrix.layout)
+            x = self._to_activations(linear.x, math.prod(linear.x.shape[:-1]), stage, matrix.layout)
+            if x.n_parts > matrix.n_parts and matrix.n_rows % ROWS:
+                raise self.refuse(
+                    linear, f"it multiplies several rows, and {matrix.n_rows} is not a multiple of {ROWS}"
+                )
         else:
             x = self._to_pair_activations(linear, stage, matrix.layout)
+            scales = self.weights.vector(linear.scale) if linear.scale else None
+            biases = self.weights.vector(linear.bias) if linear.scale and linear.bias else None
         if isinstance(value, g.Slice):
-            return Product(matrix, x, value.first // ROWS, -(-(value.last - value.first) // ROWS), scales)
-        return Product(matrix, x, 0, matrix.part_tiles, scales)
+            n_tiles = -(-(value.last - value.first) // ROWS)
+            return Product(matrix, x, value.first // ROWS, n_tiles, scales, biases)
+        return Product(matrix, x, 0, matrix.part_tiles, scales, biases)
 
     def _pairs_of(self, chosen: g.Value, n_expert: int, stage: int) -> Pairs:
         """Return the pairs of a token and one of its experts."""
@@ -232,17 +247,17 @@ class Lowering:
         """Return the input of a product with experts, one row per pair."""
         n_used = g.size_of(value.chosen)
         fused = self._activations.get((strip(value.x), stage))
-        if fused is not None and len(value.x.shape) == 2:
+        has_pair_rows = len(value.x.shape) == 2
+        if fused is not None and has_pair_rows:
             fused.layouts |= layout
             return fused
-        if len(value.x.shape) != 1:
-            raise ModelError(f"the numba backend has no kernel for the input of {self.describe(value)}")
 
         pairs, place = self._pairs_of(value.chosen, value.weight.shape[0], stage), self.place(value.x)
-        key = (place, pairs)
+        n = value.x.shape[-1]
+        key = (place, pairs, has_pair_rows)
         if key not in self._activations:
-            x = self._activations[key] = Activations(value.x.shape[0], n_used)
-            self.units.append(GatherUnit(place, pairs, x, stage=stage))
+            x = self._activations[key] = Activations(n, n_used, has_pair_rows=has_pair_rows)
+            self.units.append(GatherUnit(place, pairs, x, 4 * n * has_pair_rows, stage=stage))
         self._activations[key].layouts |= layout
         return self._activations[key]
 
@@ -250,7 +265,9 @@ class Lowering:
         """Return the operands of a sum if the second is a product that can be added to the first in place."""
         for x, product in ((value.a, value.b), (value.b, value.a)):
             source, linear = strip(x), strip(product)
-            if not isinstance(linear, g.Linear) or linear not in self.places or value is self._final():
+            if not isinstance(linear, g.Linear) or linear.scale is not None:
+                continue
+            if linear not in self.places or value is self._final():
                 continue
             if self.fusion.readers_of(linear) != [value] or linear is strip(self.fusion.result):
                 continue
@@ -294,7 +311,7 @@ class Lowering:
             elif isinstance(value, g.Mul):
                 kernel = k.multiply_rows
             elif not isinstance(value, g.Add):
-                kernel, fields = unary(self.weights, value)
+                kernel, fields = unary(self, value)
             slots[value], n_slots = n_slots, n_slots + 1
             ops.append(SlotOp(kernel, slots[operands[0]], slots[operands[-1]], slots[value], fields))
 
@@ -337,7 +354,7 @@ class Lowering:
     def _multiplies(self, user: g.Value, value: g.Value, pairs: Pairs | None) -> bool:
         """Return whether an operator only multiplies a value with matrices, in the value's order of rows."""
         if not pairs:
-            return isinstance(user, g.Linear) and len(user.weight.shape) == 2
+            return isinstance(user, g.Linear) and len(user.x.shape) == 1
         if not isinstance(user, g.ExpertLinear) or user.x.shape != value.shape:
             return False
         return self._pairs.get((user.chosen, user.weight.shape[0], self.stage(user))) is pairs

@@ -11,7 +11,7 @@ from llamafw_backends.numba_cpu import convolution, linear_attention, selective_
 from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.convolution import pack_weight
 from llamafw_backends.numba_cpu.emit import LANES
-from llamafw_backends.numba_cpu.fusion import strip
+from llamafw_backends.numba_cpu.fusion import MIXING, strip
 from llamafw_backends.numba_cpu.kv_cache import KeyRotation
 from llamafw_backends.numba_cpu.row_lowering import parts, rotation, unary
 from llamafw_backends.numba_cpu.selective_scan import pack_a
@@ -28,10 +28,10 @@ def lower_attention(low: Lowering, value: g.Attention) -> None:
     latent = isinstance(past.k, g.Concat) and past.k.parts[0] is past.v
     layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1], latent, _window(low, past))
     for size in (layout.key_size, layout.value_size):
-        if size % 16:
-            raise ModelError(f"the numba backend needs a head size that is a multiple of 16; this model's is {size}")
+        if size % LANES:
+            raise low.refuse(value, f"its head size, {size}, is not a multiple of {LANES}")
     if value.window_kind == "symmetric" and value.window is not None:
-        raise ModelError("the numba backend has no kernel for symmetric windows over a cache")
+        raise low.refuse(value, "its window is symmetric, but later tokens are not in the cache")
 
     stores = past not in low.cache_buffers
     if stores:
@@ -91,7 +91,7 @@ def _heads(low: Lowering, value: g.Value) -> tuple[Place, Sequence[RowUnit]]:
             kernel, fields = rotation(low, op.rotation, op.rotation.interleaved and not order)
             fields = parts(op.shape[1], 1) | fields | {"offset": 4 * op.rotation.offset}
         else:
-            kernel, fields = unary(low.weights, op, order)
+            kernel, fields = unary(low, op, order)
             fields = fields | {"n_parts": 1, "size": op.shape[1]}
         units.append(RowUnit(kernel, None, None, None, fields, stage=0))
     return low.place(base), units
@@ -120,7 +120,7 @@ def _key_rotation(low: Lowering, cache: g.Cache) -> KeyRotation | None:
             offset = sum(part.shape[-1] for part in value.parts[: value.parts.index(turned[0])])
             value = turned[0]
     if not isinstance(value, g.Rope):
-        if any(isinstance(one, g.Rope) for one in g.Graph(cache.k, None, 0)):
+        if _contains_rotation(cache.k):
             raise ModelError("the keys of this model cannot be moved to other positions")
         return None
 
@@ -133,6 +133,17 @@ def _key_rotation(low: Lowering, cache: g.Cache) -> KeyRotation | None:
     return KeyRotation(frequencies, slice(start, start + n // 2), slice(start + n // 2, start + n))
 
 
+def _contains_rotation(keys: g.Value) -> bool:
+    """Return whether a rotation is between keys and the products that they are made of."""
+    todo = [keys]
+    for value in todo:
+        if isinstance(value, g.Rope):
+            return True
+        if not isinstance(value, (g.Linear, g.EmbeddingLookup, *MIXING)):
+            todo += value.inputs()
+    return False
+
+
 def lower_recurrent(low: Lowering, value: g.Conv | g.LinearAttention | g.SelectiveScan) -> None:
     """Append an operator that reads the tokens of a slot in order."""
     w = low.weights
@@ -141,7 +152,7 @@ def lower_recurrent(low: Lowering, value: g.Conv | g.LinearAttention | g.Selecti
             n_channels, n = value.weight.shape
             silu, bias = value in low.fusion.silu_of, value.bias is not None
             if n_channels % LANES:
-                raise ModelError(f"the numba backend needs channels in multiples of {LANES}, not {n_channels}")
+                raise low.refuse(value, f"its number of channels, {n_channels}, is not a multiple of {LANES}")
             fields = {"n_channels": n_channels, "weight": w.vector(value.weight, change=pack_weight)}
             if value.bias is not None:
                 fields["bias"] = w.vector(value.bias)
@@ -162,7 +173,7 @@ def lower_recurrent(low: Lowering, value: g.Conv | g.LinearAttention | g.Selecti
         case g.SelectiveScan():
             n_channels, n_state = value.a.shape
             if n_channels % LANES:
-                raise ModelError(f"the numba backend needs channels in multiples of {LANES}, not {n_channels}")
+                raise low.refuse(value, f"its number of channels, {n_channels}, is not a multiple of {LANES}")
             fields = {"a": w.vector(value.a, change=pack_a), "d": w.vector(value.d)}
             fields |= {"n_channels": n_channels, "n_state": n_state}
             inputs = {name: low.place(getattr(value, name)) for name in ("x", "delta", "b", "c")}
@@ -186,16 +197,13 @@ def _linear_attention(low: Lowering, value: g.LinearAttention) -> RecurrentUnit:
     value_size, by_channel = value.v.shape[1], value.gate.shape == value.k.shape
     for size in (key_size, value_size):
         if size % LANES:
-            raise ModelError(f"the numba backend needs a head size that is a multiple of {LANES}, not {size}")
-    sources, tiled = [], set()
-    for part in (value.q, value.k):
-        repeats = isinstance(part, g.Repeat) and part in low.fusion.claimed
-        sources.append(part.x if repeats else part)  # type: ignore[attr-defined]  # a Repeat
-        tiled.add(part.tiled if repeats else False)  # type: ignore[attr-defined]  # a Repeat
-    if len(tiled) > 1 or sources[0].shape != sources[1].shape:
-        raise ModelError(f"the numba backend needs the same heads of queries and keys in {low.describe(value)}")
+            raise low.refuse(value, f"its head size, {size}, is not a multiple of {LANES}")
+    q, k, tiled = value.q, value.k, False
+    if isinstance(q, g.Repeat) and isinstance(k, g.Repeat) and q in low.fusion.claimed:  # then k is, too
+        tiled = q.tiled
+        q, k = q.x, k.x
 
-    inputs = {"q": low.place(sources[0]), "k": low.place(sources[1])}
+    inputs = {"q": low.place(q), "k": low.place(k)}
     inputs |= {"v": low.place(value.v), "gate": low.place(value.gate)}
     if value.beta is not None:
         inputs["beta"] = low.place(value.beta)
@@ -205,7 +213,7 @@ def _linear_attention(low: Lowering, value: g.LinearAttention) -> RecurrentUnit:
         linear_attention.LINEAR_ATTENTION,
         inputs,
         low.new(value),
-        {"n_head": n_head, "n_key_heads": sources[0].shape[0], "tiled": int(tiled.pop()), "scale": value.scale},
+        {"n_head": n_head, "n_key_heads": k.shape[0], "tiled": int(tiled), "scale": value.scale},
         linear_attention.state_bytes(n_head, key_size, value_size, by_channel=by_channel),
         linear_attention.scratch_bytes(key_size, value_size),
         stage=0,

@@ -6,7 +6,7 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
-from llamafw import ModelError, PluginError
+from llamafw import PluginError
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import plugin_operators
 from llamafw_backends.numba_cpu.fusion import strip
@@ -100,11 +100,9 @@ def _argument(low: Lowering, value: g.Value, name: str, owner: str) -> tuple[Arg
         case g.Weight():
             return Rows(field.shape), low.weights.vector(field)
         case g.Input():
-            raise ModelError(
-                f"the numba backend has no {field.name} for the field {name!r} of the operator {low.describe(value)}"
-            )
+            raise low.refuse(value, f"its function cannot get the {field.name} for the field {name!r}")
         case g.Value():
             if strip(field) in low.pair_values:
-                raise ModelError(f"the numba backend has no rows of experts for the operator {low.describe(value)}")
+                raise low.refuse(value, f"its function cannot get the rows of experts for the field {name!r}")
             return Rows(field.shape, is_index=isinstance(strip(field), g.TopK)), low.place(field)
     raise PluginError(f"{owner}: its function cannot get the field {name!r}, which is {field!r:.80}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from llamafw import ModelError
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import row_kernels as k
 from llamafw_backends.numba_cpu import row_reductions as reductions
@@ -31,12 +30,12 @@ def _heads(value: g.Value) -> Fields:
     return parts(value.shape[-1], math.prod(value.shape[:-1]))
 
 
-def unary(w: Weights, value: g.Value, order: Order = ()) -> tuple[Kernel, Fields]:
+def unary(low: Lowering, value: g.Value, order: Order = ()) -> tuple[Kernel, Fields]:
     """Return the kernel and the fields of an operator with one input.
 
     Parameters
     ----------
-    w : Weights
+    low : Lowering
         Receives the requests for weights.
     value : Value
         The operator.
@@ -50,7 +49,7 @@ def unary(w: Weights, value: g.Value, order: Order = ()) -> tuple[Kernel, Fields
     """
     match value:
         case g.RMSNorm() | g.LayerNorm():
-            return _norm(w, value, order)
+            return _norm(low.weights, value, order)
         case g.L2Norm():
             return reductions.normalise_l2, _heads(value) | {"x": value.eps}
         case g.Scale():
@@ -59,15 +58,15 @@ def unary(w: Weights, value: g.Value, order: Order = ()) -> tuple[Kernel, Fields
             return k.clamp, {"x": value.low, "y": value.high}
         case g.Activation():
             if value.function not in k.FUNCTIONS:
-                raise ModelError(f"the numba backend has no kernel for the activation function {value.function!r}")
+                raise low.refuse(value, f"there is no kernel for the function {value.function!r}")
             return k.activation, {"function": k.FUNCTIONS[value.function]}
         case g.Softmax():
             return reductions.softmax, _heads(value)
         case g.Normalise():
             return reductions.normalise_sum, _heads(value) | {"x": value.low}
         case g.WeightMul() | g.WeightAdd():
-            return _with_weight(w, value)
-    raise ModelError(f"the numba backend has no kernel for the operator {type(value).__name__}")
+            return _with_weight(low.weights, value)
+    raise low.refuse(value, "there is no kernel for it")
 
 
 def _norm(w: Weights, value: g.RMSNorm | g.LayerNorm, order: Order) -> tuple[Kernel, Fields]:
@@ -141,16 +140,13 @@ def lower_row(low: Lowering, value: g.Value) -> None:
             append(reductions.gather, value.x, {}, value.indices)
         case g.GroupMask():
             if value.n_best > 2:
-                raise ModelError(f"the numba backend has no kernel for n_best={value.n_best} of {low.describe(value)}")
+                raise low.refuse(value, f"n_best is {value.n_best}; it must be 1 or 2")
             fields = parts(g.size_of(value) // value.n_groups, value.n_groups)
             fields |= {"count": value.n_used, "repeat": value.n_best}
             append(reductions.mask_groups, value.x, fields, out=low.new(value, value.n_groups))
         case _:
-            operands = value.inputs()
-            if len(operands) != 1:
-                raise ModelError(f"the numba backend has no kernel for the operator {low.describe(value)}")
-            kernel, fields = unary(low.weights, value)
-            append(kernel, operands[0], fields)
+            kernel, fields = unary(low, value)
+            append(kernel, value.inputs()[0], fields)
 
 
 def _lower_rope(low: Lowering, value: g.Rope) -> None:
@@ -172,7 +168,7 @@ def rotation(low: Lowering, turn: g.Rotation, interleaved: bool) -> tuple[Kernel
 def _lower_embedding(low: Lowering, value: g.EmbeddingLookup) -> None:
     """Append the unit that looks up the embedding of a row's token or position."""
     if value.ids not in (g.TOKENS, g.POSITIONS):
-        raise ModelError(f"the numba backend has no kernel for the operator {low.describe(value)} of computed ids")
+        raise low.refuse(value, "its ids are computed")
     if value.ids is g.TOKENS:
         low.n_tokens = min(low.n_tokens, value.weight.shape[0])
     place = low.new(value)

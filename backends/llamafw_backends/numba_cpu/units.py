@@ -55,6 +55,7 @@ class Activations:
     n: int
     n_parts: int
     layouts: int = 0  # bits
+    has_pair_rows: bool = True  # if it is the input of experts: not all pairs of a token have the same row
     records: Buffer = field(init=False)
     floats: Buffer = field(init=False)
 
@@ -118,6 +119,7 @@ class Product:
     first_tile: int
     used_tiles: int
     scales: Vector | None = None  # a factor for each matrix of a group
+    biases: Vector | None = None  # added after it; without a factor, the matrix has its bias itself
 
 
 @dataclass(eq=False)
@@ -167,6 +169,7 @@ class GatherUnit(Unit):
     x: Place
     pairs: Pairs
     out: Activations
+    step: int  # bytes between the rows of a token's pairs; 0 if they have the same row
 
     def reads(self) -> list[Buffer]:
         return [self.x.buffer, self.pairs.table]

@@ -55,6 +55,10 @@ def build_graph(model: Model, plugins: Plugins) -> Graph:
     if not isinstance(graph, Graph):
         description = _describe_entry(plugins, "architecture", model.metadata["general.architecture"])
         raise PluginError(f"{description} returned {graph!r:.80}, not a llamafw.graph.Graph")
+
+    key = f"{model.metadata['general.architecture']}.attention.causal"
+    if graph.causal and not model.metadata.get(key, True):
+        raise ModelError(f"{model.path}: {key} is false, but this architecture is causal")
     return graph
 
 

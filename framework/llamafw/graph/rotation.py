@@ -15,6 +15,7 @@ import numpy.typing as npt
 from llamafw.errors import ModelError
 from llamafw.graph.attention import Rotation
 from llamafw.graph.metadata import Metadata
+from llamafw.graph.values import GraphError
 
 FACTORS = "rope_freqs.weight"
 SHORT_FACTORS, LONG_FACTORS = "rope_factors_short.weight", "rope_factors_long.weight"
@@ -53,6 +54,8 @@ def rotation(
     ------
     ModelError
         A metadata key is invalid or asks for a scaling that is not supported.
+    GraphError
+        ``n_rot`` is not a positive even number.
     """
     if yarn_magnitude is None:
         if metadata.has("rope.scaling.yarn_log_multiplier"):
@@ -67,7 +70,7 @@ def rotation(
 
     def stretched(tensor: str) -> Doubles:
         """Return the frequencies with the factors in a tensor, stretched for the extended context."""
-        frequencies = base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot) / _factors(metadata, tensor, n_rot)
+        frequencies = _frequencies(base, n_rot) / _factors(metadata, tensor, n_rot)
         return frequencies / scale * (1 - kept) + frequencies * kept
 
     magnitude = metadata.number("rope.scaling.attn_factor", 1.0, low=0)
@@ -87,7 +90,14 @@ def rotation(
 
 def plain_rotation(base: float, n_rot: int, *, interleaved: bool = False) -> Rotation:
     """Return rotary position embeddings without any scaling of the context: ``base^(−2i / n_rot)`` for pair ``i``."""
-    return Rotation(base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot), 1.0, interleaved)
+    return Rotation(_frequencies(base, n_rot), 1.0, interleaved)
+
+
+def _frequencies(base: float, n_rot: int) -> Doubles:
+    """Return the frequency of each pair, ``(n_rot // 2,)`` float64; GraphError if numbers do not make whole pairs."""
+    if n_rot < 2 or n_rot % 2:
+        raise GraphError(f"{n_rot} numbers of a head cannot be rotated in pairs")
+    return base ** (-2 * np.arange(n_rot // 2, dtype=np.float64) / n_rot)
 
 
 def yarn_temperature(metadata: Metadata, multiplier: float = 1.0) -> float:

@@ -144,15 +144,28 @@ class BackendContext:
         ModelError
             The backend cannot run the model: the plugin has nothing for this backend, or no plugin has the operator.
         """
-        layer = layer_of(self.graph, value)
-        name = type(value).__name__ + ("" if layer is None else f" in layer {layer}")
-        refusal = f"the {backend} backend has no kernel for the operator {name}"
         found = next((one for one in self.operators.values() if one.value is type(value)), None)
         if found is None:
-            raise ModelError(refusal)
+            raise self.refuse(backend, value, "no plugin has registered it")
         if backend not in found.backends:
-            raise ModelError(f"{refusal}, which the plugin {found.plugin} has registered without one")
+            raise self.refuse(backend, value, f"the plugin {found.plugin} has registered nothing for this backend")
         return found.backends[backend]
+
+    def refuse(self, backend: str, value: Value, reason: str) -> ModelError:
+        """Return the error that a backend raises if it cannot run an operator of the graph.
+
+        Parameters
+        ----------
+        backend : str
+            The name of the backend.
+        value : Value
+            The operator.
+        reason : str
+            Why, as a sentence without its full stop.
+        """
+        layer = layer_of(self.graph, value)
+        name = type(value).__name__ + ("" if layer is None else f" in layer {layer}")
+        return ModelError(f"{self.model.path}: the {backend} backend cannot run the operator {name}: {reason}")
 
 
 BackendFactory = Callable[[BackendContext], Backend]

@@ -27,8 +27,6 @@ def _lfm2(m: g.Metadata, routing: g.Routing | None, n_dense: int) -> g.Graph:
     n_head, n_kv = m.integer("attention.head_count"), m.integers("attention.head_count_kv", n_layer)
     size, kernel = m.head_size(n_head), m.integer("shortconv.l_cache", low=2)
     eps, turn = m.number("attention.layer_norm_rms_epsilon", low=0), g.rotation(m, m.n_rotated(size), n_ctx)
-    if not m.flag("attention.causal", True):
-        m.fail("attention.causal", "is false; encoders are not supported")
     if m.integer("attention.sliding_window", 0, low=0):
         m.fail("attention.sliding_window", "is not supported")
 

@@ -12,6 +12,7 @@ import pytest
 
 from llamafw import LoadedModel, ModelError, Settings, SettingsError, hookimpl
 from llamafw.engine import load
+from llamafw.engine.components import build_graph
 from llamafw.engine.load import load_model
 from llamafw.plugins import Plugins
 from llamafw.server.running_app import RunningApp
@@ -125,6 +126,12 @@ def test_override_kv_and_no_mmap_apply_to_the_file(tmp_path: Path) -> None:
     name, unchanged = open_and_overwrite("--no-mmap")
     assert name != "c"
     assert unchanged
+
+
+def test_models_that_read_texts_in_both_directions_are_refused(tiny: Path) -> None:
+    model = load.open_model(tiny, parse_settings("--override-kv", "llama.attention.causal=bool:false"), Plugins())
+    with pytest.raises(ModelError, match="llama.attention.causal is false, but this architecture is causal"):
+        build_graph(model, Plugins())
 
 
 @pytest.mark.inventory("C-020", "E-018")

@@ -261,3 +261,9 @@ def test_yarn_ext_factor_mixes_extrapolation_and_interpolation(tmp_path: Path) -
 def test_rope_scale_and_rope_freq_scale_cannot_be_used_together(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--rope-scale and --rope-freq-scale cannot be used together"):
         rotation_with(tmp_path, {}, rope_scale=2.0, rope_freq_scale=0.5)
+
+
+@pytest.mark.parametrize("n_rot", [0, 7, -2])
+def test_only_whole_pairs_are_rotated(n_rot: int) -> None:
+    with pytest.raises(g.GraphError, match=f"{n_rot} numbers of a head cannot be rotated in pairs"):
+        g.plain_rotation(10_000.0, n_rot)

@@ -108,7 +108,7 @@ def test_environment_sets_the_instruction_set(model: Path, monkeypatch: pytest.M
             {"n_embd": 48, "n_head": 3, "n_head_kv": 3},
             r"'blk\.0\.attn_q\.weight' has shape \(48, 48\); .*multiple of 32",
         ),
-        ({"n_embd_head": 24}, "head size that is a multiple of 16"),
+        ({"n_embd_head": 24}, "operator Attention in layer 0: its head size, 24, is not a multiple of 16"),
         ({"n_ff": 80}, r"'blk\.0\.ffn_down\.weight' has shape \(64, 80\); .*multiple of 32"),
         ({"n_head": 3, "n_head_kv": 3, "n_embd_head": 16}, r"'blk\.0\.attn_output\.weight' has shape \(64, 48\)"),
     ],
@@ -178,8 +178,8 @@ class Twice(g.Value):
         return self.x.shape
 
 
-def of_two_rows(x: g.Value, layer: g.Parameters) -> g.Value:
-    return g.Slice(g.flat(g.linear(g.heads(g.concat(x, x), 2), layer["attn_output"])), 0, 64)
+def with_indices_added(x: g.Value, layer: g.Parameters) -> g.Value:
+    return x + g.Slice(g.concat(g.top_k(x, 32), g.top_k(x, 32)), 0, 64)
 
 
 def of_chosen_ids(x: g.Value, layer: g.Parameters) -> g.Value:
@@ -193,13 +193,13 @@ def rotated_by_tokens(x: g.Value, layer: g.Parameters) -> g.Value:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"ffn": lambda x, layer: Twice(x)}, "no kernel for the operator Twice"),
-        ({"ffn": of_two_rows}, "no kernel for the operator Linear in layer 0 of several rows"),
-        ({"ffn": of_chosen_ids}, "no kernel for the operator EmbeddingLookup in layer 0 of computed ids"),
-        ({"ffn": rotated_by_tokens}, "no kernel for the operator Rope in layer 0"),
+        ({"ffn": lambda x, layer: Twice(x)}, "operator Twice in layer 0: no plugin has registered it"),
+        ({"ffn": with_indices_added}, "operator Concat in layer 0: its parts are indices"),
+        ({"ffn": of_chosen_ids}, "operator EmbeddingLookup in layer 0: its ids are computed"),
+        ({"ffn": rotated_by_tokens}, "operator Rope in layer 0: there is no kernel for it"),
         (
             {"attend": lambda parts, _: attend(*parts, window=4, window_kind="symmetric")},
-            "no kernel for symmetric windows over a cache",
+            "operator Attention in layer 0: its window is symmetric",
         ),
         (
             {"attend": lambda parts, _: g.attention(parts[0], g.whole_text(*parts[1:]), 0.25)},

@@ -130,6 +130,41 @@ def repeated_heads_as_values(w: Weights) -> g.Graph:
     return g.Graph(g.flat(g.LinearAttention(q, q, q, gate, "decay")), None, 64)
 
 
+def only_queries_repeated(w: Weights) -> g.Graph:
+    x = start(w)
+    q = g.Repeat(g.L2Norm(g.heads(g.Linear(x, w(32, N_EMBD)), 2), 1e-6), 2)
+    k, v = g.L2Norm(g.heads(g.Linear(x, w(64, N_EMBD)), 4), 1e-6), g.heads(x, 4)
+    gate, beta = g.Linear(x, w(4, N_EMBD)) * -0.1, g.activation(g.Linear(x, w(4, N_EMBD)), "sigmoid")
+    return g.Graph(g.flat(g.LinearAttention(q, k, v, gate, "delta", beta)), None, 64)
+
+
+def heads_repeated_in_two_ways(w: Weights) -> g.Graph:
+    x = start(w)
+    heads = g.L2Norm(g.heads(g.Linear(x, w(32, N_EMBD)), 2), 1e-6)
+    gate = g.Linear(x, w(4, N_EMBD)) * -0.1
+    q, k = g.Repeat(heads, 2), g.Repeat(heads, 2, tiled=True)
+    return g.Graph(g.flat(g.LinearAttention(q, k, g.heads(x, 4), gate, "decay")), None, 64)
+
+
+def one_matrix_for_all_heads(w: Weights) -> g.Graph:
+    """The products are read as a whole, and added to other numbers."""
+    x = start(w)
+    heads = g.heads(g.Linear(x, w(128, N_EMBD)), 4)
+    y = g.Linear(g.activation(g.Linear(heads, w(32, 32), w(32)), "silu"), w(16, 32))
+    return g.Graph(g.Linear(g.flat(y), w(50, 64)) + g.Linear(x + g.flat(y), w(50, N_EMBD)), None, 64)
+
+
+def scales_of_products(w: Weights) -> g.Graph:
+    """Products have a scale, as those of NVFP4 have, with and without a bias, in heads and in sums."""
+    x = start(w)
+    x = x + g.Linear(x, w(N_EMBD, N_EMBD), w(N_EMBD), w(1))
+    q, k = (g.rope(g.heads(g.Linear(x, w(64, N_EMBD), scale=w(1)), 4), TURN) for _ in range(2))
+    y = g.Reshape(g.attention(q, g.cache(k, g.heads(x, 4)), 0.25), (2, 32))
+    heads = g.Linear(y, w(2, 16, 32), w(2, 16), w(1))
+    z = g.Linear(g.Reshape(heads, (1, 32)), w(16, 32), w(16), w(1))
+    return g.Graph(g.concat(g.flat(heads), g.flat(z), x), g.Linear(x, w(50, N_EMBD), scale=w(1)), 64)
+
+
 def interleaved_heads_across_matrices(w: Weights) -> g.Graph:
     """Heads of 32 numbers come from matrices of 16 rows."""
     x = g.heads(start(w), 2)
@@ -172,6 +207,10 @@ GRAPHS: dict[str, Build] = {
         bias_of_heads_in_a_norm,
         half_of_a_product_in_attention,
         repeated_heads_as_values,
+        only_queries_repeated,
+        heads_repeated_in_two_ways,
+        one_matrix_for_all_heads,
+        scales_of_products,
         interleaved_heads_across_matrices,
         different_operators_with_a_state,
         hidden_states_inside,
@@ -186,6 +225,18 @@ GRAPHS: dict[str, Build] = {
         lambda h, chosen, w: g.ExpertLinear(h, chosen, w(6, 32, 64)) + g.ExpertLinear(h, chosen, w(6, 32, 64))
     ),
     "sums of experts": experts(lambda h, chosen, w: g.weighted_sum(h, g.softmax(g.Slice(g.flat(h), 0, 3)))),
+    "norms as the input of experts": experts(
+        lambda h, chosen, w: g.ExpertLinear(g.RMSNorm(h, w(64), 1e-5), chosen, w(6, 64, 64))
+    ),
+    "experts chosen twice": experts(
+        lambda h, chosen, w: g.ExpertLinear(h, g.Slice(g.top_k(start(w), 4), 0, 3), w(64, 64, 64))
+    ),
+    "scales of experts": experts(
+        lambda h, chosen, w: (
+            g.activation(g.Slice(g.ExpertLinear(h, chosen, w(6, 64, 64), w(6, 64), w(6)), 32, 64), "silu")
+            * g.Slice(g.ExpertLinear(start(w), chosen, w(6, 64, N_EMBD), w(6, 64), w(6)), 0, 32)
+        )
+    ),
     "products as the input of experts": experts(
         lambda h, chosen, w: g.ExpertLinear(
             g.activation(g.Linear(start(w), w(64, N_EMBD)), "silu"), chosen, w(6, 64, 64)
@@ -204,15 +255,37 @@ def test_graphs_give_the_numbers_of_numpy(name: str) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (experts(lambda h, chosen, w: g.ExpertLinear(h, g.top_k(start(w), 3), w(6, 64, 64))), "ExpertLinear"),
-        (experts(lambda h, chosen, w: chosen * 2.0), "operator Scale of indices"),
-        (experts(lambda h, chosen, w: chosen), "operator TopK"),
+        (experts(lambda h, chosen, w: chosen * 2.0), "operator Scale: its x are indices"),
+        (experts(lambda h, chosen, w: chosen), "operator TopK: a model cannot return indices"),
+        (lambda w: g.Graph(g.Linear(g.heads(start(w), 2), w(24, 32)), None, 64), "24 is not a multiple of 16"),
     ],
 )
 def test_graphs_without_kernels_are_refused(build: Build, message: str) -> None:
     weights = Weights(np.random.default_rng(1))
     with pytest.raises(ModelError, match=message), opened(build(weights), weights):
         pass
+
+
+def rotated_keys(w: Weights, x: g.Value) -> g.Value:
+    return g.rope(g.heads(g.Linear(x, w(N_EMBD, N_EMBD)), 4), TURN)
+
+
+@pytest.mark.parametrize(
+    ("change", "can_shift"),
+    [
+        (lambda keys: g.heads(g.flat(keys), 4), False),
+        (lambda keys: keys, True),
+    ],
+)
+def test_keys_can_be_moved_if_their_rotation_is_known(change: Callable[[g.Value], g.Value], can_shift: bool) -> None:
+    """The second layer has keys without positions, which are computed from the first layer."""
+    weights = Weights(np.random.default_rng(1))
+    x = start(weights)
+    keys = change(rotated_keys(weights, x))
+    y = g.flat(g.attention(keys, g.cache(keys, g.heads(x, 4)), 0.25))
+    graph = g.Graph(attend(weights, y), None, 64)
+    with opened(graph, weights) as backend:
+        assert backend.can_shift == can_shift
 
 
 @pytest.mark.slow

@@ -211,22 +211,22 @@ def with_layers(x: g.Value) -> g.Value:
 def test_operators_without_a_function_are_refused(path: Path) -> None:
     context = context_of(path, with_layers)
     context = replace(context, operators={"average": Operator(Average, {"other": 1}, "my:plugin")})
-    sentence = (
-        "the numba backend has no kernel for the operator Average in layer 1, "
-        "which the plugin my:plugin has registered without one"
-    )
-    with pytest.raises(ModelError, match=f"^{sentence}$"):
+    with pytest.raises(ModelError) as caught:
         NumbaBackend(context)
+    assert str(caught.value) == (
+        f"{path}: the numba backend cannot run the operator Average in layer 1: "
+        "the plugin my:plugin has registered nothing for this backend"
+    )
 
 
 def test_operators_of_no_plugin_are_refused(path: Path) -> None:
     context = replace(context_of(path, Average), operators={})
-    with pytest.raises(ModelError, match="^the numba backend has no kernel for the operator Average$"):
+    with pytest.raises(ModelError, match="cannot run the operator Average: no plugin has registered it$"):
         NumbaBackend(context)
 
 
 def test_token_ids_are_refused(path: Path) -> None:
-    with pytest.raises(ModelError, match="has no positions for the field 'x' of the operator Counted"):
+    with pytest.raises(ModelError, match="operator Counted: its function cannot get the positions for the field 'x'$"):
         NumbaBackend(context_of(path, lambda x: Counted(g.POSITIONS)))
 
 
