@@ -1,8 +1,9 @@
 """Compare the speed of forward passes on models of several families: random weights, sizes as in real models.
 
-``python benchmarks/families.py [--rounds 5] [--threads 1,2] [--only NAME,…]`` writes the models into the cache folder
-once (about 1 GB), runs ``llamafw bench`` and llama.cpp's ``llama-bench`` in turn, and prints a Markdown table of
-medians. Matrices are Q4_1, a type that both programs multiply without conversion; small tensors are F32.
+``python benchmarks/families.py [--type Q4_0] [--rounds 5] [--threads 1,2] [--only NAME,…]`` writes the models into the
+cache folder once (about 1 GB), runs ``llamafw bench`` and llama.cpp's ``llama-bench`` in turn, and prints a Markdown
+table of medians. Both programs multiply matrices of the types Q4_0 and Q4_1 without conversion; llama.cpp reads whole
+prompts faster with Q4_0. Small tensors are F32.
 """
 
 from __future__ import annotations
@@ -148,16 +149,17 @@ def windows() -> Family:
 FAMILIES: dict[str, Callable[[], Family]] = dict(zip(_NAMES, (dense, experts, hybrid, windows), strict=True))
 
 
-def random_q4_1(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Return random rows of Q4_1 blocks whose products of inputs of size 1 are about as large."""
-    blocks = rng.integers(0, 256, (int(np.prod(shape)) // 32, 20), dtype=np.uint8)
+def random_rows(rng: np.random.Generator, shape: tuple[int, ...], type_name: str) -> npt.NDArray[np.uint8]:
+    """Return random rows of Q4_0 or Q4_1 blocks whose products of inputs of size 1 are about as large."""
     scale = 1 / (4.6 * shape[-1] ** 0.5)  # numbers from 0 to 15 have a standard deviation of 4.6
-    blocks[:, :4] = np.array([scale, -7.5 * scale], "<f2").view(np.uint8)
+    head = np.array([scale] if type_name == "Q4_0" else [scale, -7.5 * scale], "<f2").view(np.uint8)
+    blocks = rng.integers(0, 256, (int(np.prod(shape)) // 32, len(head) + 16), dtype=np.uint8)
+    blocks[:, : len(head)] = head
     return blocks.reshape(*shape[:-1], -1)
 
 
-def write(name: str, path: Path) -> None:
-    """Write a model with random weights."""
+def write(name: str, path: Path, type_name: str) -> None:
+    """Write a model with random weights; ``type_name`` is the type of its matrices."""
     architecture, keys, shapes = FAMILIES[name]()
     rng = np.random.default_rng(0)
     metadata = {**vocabularies.gpt2(N_VOCAB), **{f"{architecture}.{key}": value for key, value in keys.items()}}
@@ -168,17 +170,17 @@ def write(name: str, path: Path) -> None:
         elif len(shape) == 1 or "conv1d" in tensor or "gate_inp" in tensor:
             tensors[tensor] = rng.uniform(0.8, 1.2, shape).astype(np.float32), "F32"
         else:
-            tensors[tensor] = random_q4_1(rng, shape), "Q4_1"
+            tensors[tensor] = random_rows(rng, shape, type_name), type_name
     write_gguf(path, architecture, metadata, tensors)
 
 
-def find(name: str) -> Path:
+def find(name: str, type_name: str) -> Path:
     """Return the file of a family's model, which is written if it does not exist."""
-    path = user_cache_path("llamafw") / "benchmarks" / f"{name}-1.gguf"
+    path = user_cache_path("llamafw") / "benchmarks" / f"{name}-{type_name}-1.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        write(name, part)
+        write(name, part, type_name)
         part.replace(path)
     return path
 
@@ -186,12 +188,13 @@ def find(name: str) -> Path:
 def main() -> None:
     """Run both programs on each model and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--type", default="Q4_1", choices=("Q4_0", "Q4_1"), help="type of the matrices")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--tolerance", type=float, default=0.1, help="see passes.py")
     parser.add_argument("--only", default=",".join(FAMILIES))
     args = parser.parse_args()
-    models = {name: str(find(name)) for name in args.only.split(",")}
+    models = {name: str(find(name, args.type)) for name in args.only.split(",")}
     compare(models, [int(n) for n in args.threads.split(",")], args.rounds, args.tolerance)
 
 

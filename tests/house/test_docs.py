@@ -95,19 +95,26 @@ def test_json_schema_page_is_current() -> None:
     assert read("docs/json-schema.md") == json_schema.page(), "run make docs"
 
 
+PICTURES = {"docs/pictures/sampling.py": "docs/sampling.md", "docs/pictures/families.py": "docs/benchmarks.md"}
+"""The scripts that draw pictures, and the pages that show them."""
+
+
 def test_pictures_are_current() -> None:
     """Compare to a tenth of a pixel, because processors round exponentials differently."""
-    pictures = runpy.run_path(str(ROOT / "docs/pictures/sampling.py"))["pictures"]()
+    pictures = {
+        path: (picture, page)
+        for script, page in PICTURES.items()
+        for path, picture in runpy.run_path(str(ROOT / script))["pictures"]().items()
+    }
     assert set(pictures) == set(ROOT.glob("docs/pictures/*.svg"))
 
-    guide = read("docs/sampling.md")
     number = re.compile(r"\d+\.\d+")
-    for path, picture in pictures.items():
+    for path, (picture, page) in pictures.items():
         saved = path.read_text(encoding="utf-8")
         assert number.sub("", saved) == number.sub("", picture), f"{path.name} is not current: run make docs"
         saved_values, values = ([float(value) for value in number.findall(text)] for text in (saved, picture))
         assert saved_values == pytest.approx(values, abs=0.11), f"{path.name} is not current: run make docs"
-        assert f"(pictures/{path.name})" in guide
+        assert f"(pictures/{path.name})" in read(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
