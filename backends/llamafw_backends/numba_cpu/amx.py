@@ -13,18 +13,16 @@ from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import may_use_amx
-from llamafw_backends.numba_cpu.emit import I8, I32, I64, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.emit import I8, I64, INTS, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.isa import (
     HIGH_BITS,
     HIGH_OFFSET,
     LOW_OFFSET,
-    NEG_SUM_OFFSET,
     RECORD_BYTES,
     DotProducts,
     Pipeline,
     Vnni,
-    Words,
-    nibbles,
+    add_offset,
 )
 
 
@@ -97,14 +95,11 @@ class _AmxIssue(DotProducts):
     def __init__(self, unpacked: Value, buffer: Value) -> None:
         self._unpacked, self._buffer = unpacked, buffer
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+    def dot(
+        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[Value]:
         """Emit the multiplication; the returned values are placeholders."""
-        pairs = [nibbles(b, words(g)) for g in range(4)]
-        return self._multiply(b, [low for low, _ in pairs] + [high for _, high in pairs], tokens)
-
-    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Emit the multiplication; the returned values are placeholders."""
-        return self._multiply(b, [words(g) for g in range(8)], tokens)
+        return self._multiply(b, words, tokens)
 
     def _multiply(self, b: Builder, words: Sequence[Value], tokens: Sequence[Value]) -> list[Value]:
         high_sums, low_sums, high, low, weights = range(len(Amx.shapes))
@@ -126,17 +121,11 @@ class _AmxCollect(DotProducts):
     def __init__(self, buffer: Value) -> None:
         self._buffer = buffer
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Emit 128 · Σ w·high + Σ w·low for each token."""
-        return [self._combine(b, *self._sums(b, i)) for i in range(len(tokens))]
-
-    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Emit the same plus −128 · Σ x, because the weights have 128 added."""
-        dots = []
-        for i, token in enumerate(tokens):
-            high, low = self._sums(b, i)
-            dots.append(self._combine(b, b.add(high, emit.load_splat(b, address(b, token, NEG_SUM_OFFSET), I32)), low))
-        return dots
+    def dot(
+        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[Value]:
+        """Emit 128 · Σ w·high + Σ w·low − offset · Σ x for each token."""
+        return [add_offset(b, self._combine(b, *self._sums(b, i)), token, offset) for i, token in enumerate(tokens)]
 
     def _sums(self, b: Builder, i: int) -> tuple[Value, Value]:
         high = emit.load(b, address(b, self._buffer, 64 * i), INTS, 64)

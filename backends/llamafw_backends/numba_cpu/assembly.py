@@ -190,12 +190,7 @@ class Assembly:
         numbers: dict[str, Any] = {}
         for name, value in fields.items():
             if isinstance(value, Table):
-                numbers |= {
-                    "table": int(value.rows.ctypes.data),
-                    "row_bytes": value.rows.strides[0],
-                    "kind": value.kind,
-                }
-                numbers["embedded"] = 0 if value.unpacked is None else int(value.unpacked.ctypes.data)
+                numbers |= value.fields()
             else:
                 numbers[name] = value.address if isinstance(value, Vector | RotationTable | Place) else value
         return numbers

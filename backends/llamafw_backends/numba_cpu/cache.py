@@ -9,12 +9,13 @@ sources of this package.
 from __future__ import annotations
 
 import hashlib
+import marshal
 import os
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numba
 import platformdirs
 
 ANY_ISA = "any"  # folder of kernels that are the same for every instruction set
-PLUGIN_KERNELS = "operator-"  # folders of the operators of plugins, whose code may change with the plugin
+PLUGIN_KERNELS = ("operator-", "plugin-format-")  # folders of kernels of plugins, whose code may change with the plugin
 MAX_AGE = 30 * 24 * 3600  # seconds since its last use after which code may be removed
 _VERSION_FOLDER = re.compile(r"llamafw-[0-9a-f]{16}")
 
@@ -34,10 +35,20 @@ def version_folder() -> Path:
     It may not exist yet.
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     root = Path(numba.config.CACHE_DIR or platformdirs.user_cache_path("llamafw") / "numba")
     return root / f"llamafw-{digest.hexdigest()[:16]}"
+
+
+def plugin_source(function: Callable[..., object]) -> bytes:
+    """Return the source of a function's module, and of all modules of its package: code that it may call."""
+    path, (package, *names) = Path(function.__code__.co_filename), function.__module__.split(".")
+    folder = next((parent for parent in path.parents if parent.name == package), None) if names else None
+    try:
+        return b"".join(one.read_bytes() for one in (sorted(folder.rglob("*.py")) if folder else [path]))
+    except OSError:  # it was typed into a console
+        return marshal.dumps(function.__code__)
 
 
 def kernel_folder(version: Path, isa: str, kernel: str) -> Path | None:

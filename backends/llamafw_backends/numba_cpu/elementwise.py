@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from llamafw_backends.numba_cpu.isa import (
+    FIRST_SUM_OFFSET,
     HIGH_OFFSET,
     LOW_OFFSET,
     MAX_ACTIVATION,
-    NEG_8_SUM_OFFSET,
     NEG_SUM_OFFSET,
     RECORD_BYTES,
     SCALE_OFFSET,
@@ -120,11 +120,11 @@ def quantize(x: int, record: int) -> None:
     store_bytes(low_part(a, high_a), record + LOW_OFFSET)
     store_bytes(low_part(b, high_b), record + LOW_OFFSET + 16)
 
-    total = np.int32(sum_int_lanes(add_ints(a, b)))
+    total, first_total = np.int32(sum_int_lanes(add_ints(a, b))), np.int32(sum_int_lanes(a))
     store_f32(scale, record + SCALE_OFFSET)
     store_f32(scale * np.float32(total), record + SUM_OFFSET)
     store_i32(np.int32(-total), record + NEG_SUM_OFFSET)
-    store_i32(np.int32(-8 * total), record + NEG_8_SUM_OFFSET)
+    store_f32(scale * np.float32(first_total), record + FIRST_SUM_OFFSET)
 
 
 @jit

@@ -11,7 +11,7 @@ token at one of twenty positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from llvmlite import ir
 
@@ -22,28 +22,53 @@ from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, 
 # A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64.
 # Offsets of its fields, in bytes:
 HIGH_OFFSET, LOW_OFFSET = 0, 32  # (32,) int8 each
-SCALE_OFFSET, SUM_OFFSET = 64, 68  # float32: scale, scale · Σx
-NEG_SUM_OFFSET, NEG_8_SUM_OFFSET = 72, 76  # int32: −Σx, −8 · Σx
+SCALE_OFFSET, SUM_OFFSET, FIRST_SUM_OFFSET = 64, 68, 72  # float32: scale, scale · Σx of all and of the first 16
+NEG_SUM_OFFSET = 76  # int32: −Σx
 RECORD_BYTES = 80
 HIGH_BITS = 7
 MAX_ACTIVATION = 127 << HIGH_BITS  # of |x|
-
-Words = Callable[[int], Value]  # emits loading the block's word with this number: 16 lanes of 4 bytes
+_PARTS = ((HIGH_OFFSET, 1 << HIGH_BITS), (LOW_OFFSET, 1))  # with their factors
 
 
 class DotProducts(ABC):
-    """Multiplies a block of weights with the activations of several tokens.
-
-    The methods emit code and return one sum per token, as 16 int32 lanes. ``tokens`` are addresses of records.
-    """
+    """Multiplies a block of weights with the activations of several tokens."""
 
     @abstractmethod
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Emit Σ w·x for 4 words of nibbles: low nibbles are columns 0–15, high nibbles columns 16–31."""
+    def dot(
+        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[Value]:
+        """Emit Σ (w − offset)·x for each token, as 16 int32 lanes.
 
-    @abstractmethod
-    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        """Emit Σ (w − 128)·x for 8 words of unsigned bytes."""
+        Parameters
+        ----------
+        b : Builder
+            Receives the code.
+        words : sequence of Value
+            8 words of unsigned bytes w, or 4 for half of the columns.
+        tokens : sequence of Value
+            Addresses of records.
+        first : int
+            The group of 4 columns that the first word belongs to: 0, or 4 for the second half.
+        bound : int
+            Largest byte: at most 127, or 255 if ``offset`` is 128.
+        offset : int
+            0 if there are 4 words.
+        """
+
+
+def _splat_sum(b: Builder, token: Value) -> Value:
+    """Emit −Σx of a token."""
+    return emit.load_splat(b, address(b, token, NEG_SUM_OFFSET), I32)
+
+
+def add_offset(b: Builder, dot: Value, token: Value, offset: int) -> Value:
+    """Emit ``dot − offset · Σx`` of a token."""
+    if not offset:
+        return dot
+    total = _splat_sum(b, token)
+    if offset & (offset - 1):
+        return b.add(dot, b.mul(total, constant(INTS, offset)))
+    return b.add(dot, b.shl(total, constant(INTS, offset.bit_length() - 1)))
 
 
 class Pipeline(ABC):
@@ -81,12 +106,6 @@ class InstructionSet(DotProducts):
         return None
 
 
-def nibbles(b: Builder, word: Value) -> tuple[Value, Value]:
-    """Emit the low and the high nibbles of a word, each as a byte."""
-    mask = constant(word.type, 0x0F0F0F0F)
-    return b.and_(word, mask), b.and_(b.lshr(word, constant(word.type, 4)), mask)
-
-
 class Vnni(InstructionSet):
     """AVX-512 VNNI: ``vpdpbusd`` adds four products of an unsigned and a signed byte in each of 16 lanes."""
 
@@ -101,29 +120,33 @@ class Vnni(InstructionSet):
             total = emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
         return total
 
-    def _dot_both_parts(self, b: Builder, start: Value, words: Sequence[Value], token: Value) -> Value:
-        """Emit 128 · start + Σ w·x of one token."""
-        high = self._dot(b, start, words, address(b, token, HIGH_OFFSET))
-        return self._dot(b, b.shl(high, constant(INTS, HIGH_BITS)), words, address(b, token, LOW_OFFSET))
+    def dot(
+        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[Value]:
+        dots = []
+        for token in tokens:
+            in_high = offset == 1 << HIGH_BITS  # 128 · (−Σx)
+            high = self._dot(
+                b,
+                _splat_sum(b, token) if in_high else constant(INTS, 0),
+                words,
+                address(b, token, HIGH_OFFSET + 4 * first),
+            )
+            start = add_offset(b, b.shl(high, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset)
+            dots.append(self._dot(b, start, words, address(b, token, LOW_OFFSET + 4 * first)))
+        return dots
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        pairs = [nibbles(b, words(g)) for g in range(4)]
-        unpacked = [low for low, _ in pairs] + [high for _, high in pairs]
-        return [self._dot_both_parts(b, constant(INTS, 0), unpacked, token) for token in tokens]
 
-    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        loaded = [words(g) for g in range(8)]
-        return [
-            self._dot_both_parts(b, emit.load_splat(b, address(b, token, NEG_SUM_OFFSET), I32), loaded, token)
-            for token in tokens
-        ]
+def sums_in_shorts(bound: int) -> int:
+    """Return how many products of two adjacent bytes w ≤ ``bound`` and |x| ≤ 127 can be added in 16 bits."""
+    return (2**15 - 1) // (2 * bound * 127)
 
 
 class Avx2(InstructionSet):
     """AVX2: ``vpmaddubsw`` adds two products in 16 bits and saturates, so the factors must be small enough.
 
-    Nibbles: 8 words · 2 · 15 · 127 < 2¹⁵, so a whole block can be added in 16 bits. Bytes: the unsigned factor is |w|
-    ≤ 128, and the sign of w is moved to the activation; 2 · 128 · 127 < 2¹⁵, so each sum of two is widened to 32 bits.
+    Several sums of two products are added in 16 bits if they fit: all 8 of nibbles, one of bytes up to 127. With larger
+    bytes, the unsigned factor is |w − 128| ≤ 128, and the sign of w − 128 is moved to the activation.
     """
 
     name = "avx2"
@@ -146,37 +169,35 @@ class Avx2(InstructionSet):
     def _widen(self, b: Builder, shorts: Value, factor: int) -> Value:
         return emit.call(b, "llvm.x86.avx2.pmadd.wd", self._words, [shorts, constant(self._shorts, factor)])
 
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        parts = [address(b, token, part) for token in tokens for part in (HIGH_OFFSET, LOW_OFFSET)]
-        sums = [[constant(self._shorts, 0)] * 2 for _ in parts]
-        for g in range(4):
-            for group, word in zip((g, g + 4), nibbles(b, words(g)), strict=True):
-                halves = self._halves(b, word)
-                for total, part in zip(sums, parts, strict=True):
-                    quants = self._quants(b, part, group)
-                    total[:] = [b.add(s, self._pairs(b, half, quants)) for s, half in zip(total, halves, strict=True)]
-        return [
-            emit.join(
-                b,
-                *(
-                    b.add(self._widen(b, high, 1 << HIGH_BITS), self._widen(b, low, 1))
-                    for high, low in zip(sums[i], sums[i + 1], strict=True)
-                ),
-            )
-            for i in range(0, len(sums), 2)
-        ]
+    def dot(
+        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[Value]:
+        if bound > 127:
+            return self._dot_signed(b, words, tokens, first)
+        at_once, totals = sums_in_shorts(bound), [[constant(self._words, 0)] * 2 for _ in tokens]
+        parts = [(total, token, *part) for total, token in zip(totals, tokens, strict=True) for part in _PARTS]
+        for g in range(0, len(words), at_once):
+            shorts = [[constant(self._shorts, 0)] * 2 for _ in parts]
+            for group in range(g, min(g + at_once, len(words))):
+                halves = self._halves(b, words[group])
+                for pair, (_, token, part, _) in zip(shorts, parts, strict=True):
+                    quants = self._quants(b, address(b, token, part), first + group)
+                    pair[:] = [b.add(s, self._pairs(b, half, quants)) for s, half in zip(pair, halves, strict=True)]
+            for pair, (total, _, _, factor) in zip(shorts, parts, strict=True):
+                total[:] = [b.add(t, self._widen(b, s, factor)) for t, s in zip(total, pair, strict=True)]
+        return [add_offset(b, emit.join(b, *t), token, offset) for t, token in zip(totals, tokens, strict=True)]
 
-    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
+    def _dot_signed(self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int) -> list[Value]:
+        """Emit Σ (w − 128)·x."""
         sums = [[constant(self._words, 0)] * 2 for _ in tokens]
-        for g in range(8):
+        for g, word in enumerate(words):
             signed = [
-                b.bitcast(b.xor(half, constant(self._words, 0x80808080)), self._bytes)
-                for half in self._halves(b, words(g))
+                b.bitcast(b.xor(half, constant(self._words, 0x80808080)), self._bytes) for half in self._halves(b, word)
             ]
             sizes = [emit.call(b, "llvm.abs.v32i8", self._bytes, [half, constant(emit.I1, 0)]) for half in signed]
             for total, token in zip(sums, tokens, strict=True):
-                for part, factor in ((HIGH_OFFSET, 1 << HIGH_BITS), (LOW_OFFSET, 1)):
-                    quants = self._quants(b, address(b, token, part), g)
+                for part, factor in _PARTS:
+                    quants = self._quants(b, address(b, token, part), first + g)
                     for h in (0, 1):
                         turned = emit.call(b, "llvm.x86.avx2.psign.b", self._bytes, [quants, signed[h]])
                         total[h] = b.add(total[h], self._widen(b, self._pairs(b, sizes[h], turned), factor))
@@ -186,8 +207,8 @@ class Avx2(InstructionSet):
 class Plain(InstructionSet):
     """The portable set for any processor, ARM included: 16-bit multiplications, which every vector unit has.
 
-    A word is 32 lanes of 16 bits with two bytes each; even and odd bytes are multiplied separately. Sums of nibbles fit
-    in 16 bits over the whole block (as in `Avx2`), and so do sums of two bytes (2 · 128 · 127 < 2¹⁵).
+    A word is 32 lanes of 16 bits with two bytes each; even and odd bytes are multiplied separately. As in `Avx2`, sums
+    are added in 16 bits if they fit. Bytes above 127 become w − 128, and two products of them fit.
     """
 
     name = "plain"
@@ -211,29 +232,22 @@ class Plain(InstructionSet):
         pairs, sixteen = b.bitcast(shorts, INTS), constant(INTS, 16)
         return b.add(b.ashr(b.shl(pairs, sixteen), sixteen), b.ashr(pairs, sixteen))
 
-    def _combine(self, b: Builder, high: Value, low: Value) -> Value:
-        return b.add(b.shl(high, constant(INTS, HIGH_BITS)), low)
-
-    def dot_u4(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        parts = [address(b, token, part) for token in tokens for part in (HIGH_OFFSET, LOW_OFFSET)]
-        sums = [constant(self._shorts, 0)] * len(parts)
-        for g in range(4):
-            for group, word in zip((g, g + 4), nibbles(b, words(g)), strict=True):
-                even, odd = self._split(b, word, signed=False)
+    def dot(
+        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[Value]:
+        signed = bound > 127
+        if signed:
+            words = [b.xor(word, constant(INTS, 0x80808080)) for word in words]
+        at_once, totals = sums_in_shorts(min(bound, 127)), [constant(INTS, 0) for _ in tokens for _ in _PARTS]
+        parts = [address(b, token, part) for token in tokens for part, _ in _PARTS]
+        for g in range(0, len(words), at_once):
+            sums = [constant(self._shorts, 0)] * len(parts)
+            for group in range(g, min(g + at_once, len(words))):
+                even, odd = self._split(b, words[group], signed=signed)
                 sums = [
-                    b.add(total, self._products(b, even, odd, part, group))
+                    b.add(total, self._products(b, even, odd, part, first + group))
                     for total, part in zip(sums, parts, strict=True)
                 ]
-        wide = [self._widen(b, total) for total in sums]
-        return [self._combine(b, wide[i], wide[i + 1]) for i in range(0, len(wide), 2)]
-
-    def dot_s8(self, b: Builder, words: Words, tokens: Sequence[Value]) -> list[Value]:
-        parts = [address(b, token, part) for token in tokens for part in (HIGH_OFFSET, LOW_OFFSET)]
-        sums = [constant(INTS, 0)] * len(parts)
-        for g in range(8):
-            even, odd = self._split(b, b.xor(words(g), constant(INTS, 0x80808080)), signed=True)
-            sums = [
-                b.add(total, self._widen(b, self._products(b, even, odd, part, g)))
-                for total, part in zip(sums, parts, strict=True)
-            ]
-        return [self._combine(b, sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
+            totals = [b.add(total, self._widen(b, shorts)) for total, shorts in zip(totals, sums, strict=True)]
+        dots = [b.add(b.shl(totals[i], constant(INTS, HIGH_BITS)), totals[i + 1]) for i in range(0, len(totals), 2)]
+        return [add_offset(b, dot, token, 0 if signed else offset) for dot, token in zip(dots, tokens, strict=True)]

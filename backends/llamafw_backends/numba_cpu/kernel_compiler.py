@@ -44,7 +44,15 @@ class KernelCompiler:
     def __post_init__(self) -> None:
         self._version = cache.version_folder()
 
-    def __call__(self, name: str, n_arguments: int, function: Callable[..., int], *, isa: str = cache.ANY_ISA) -> Any:
+    def __call__(
+        self,
+        name: str,
+        n_arguments: int,
+        function: Callable[..., int | None],
+        *,
+        isa: str = cache.ANY_ISA,
+        has_result: bool = True,
+    ) -> Any:
         """Compile a kernel, or load its code from the cache; a kernel of the same name is returned as it is.
 
         Parameters
@@ -57,6 +65,8 @@ class KernelCompiler:
             The Python function to compile.
         isa : str
             Name of the instruction set, for a kernel that is different for each of them.
+        has_result : bool
+            Whether it returns an int64.
 
         Returns
         -------
@@ -64,10 +74,12 @@ class KernelCompiler:
             The kernel, which lives as long as this object. Other kernels call its ``address``, Python its ``ctypes``.
         """
         if (isa, name) not in self._kernels:
-            self._kernels[isa, name] = self._load(name, n_arguments, function, isa)
+            result = numba.types.int64 if has_result else numba.types.void
+            signature = result(*[numba.types.int64] * n_arguments)
+            self._kernels[isa, name] = self._load(name, signature, function, isa)
         return self._kernels[isa, name]
 
-    def _load(self, name: str, n_arguments: int, function: Callable[..., int], isa: str) -> Any:
+    def _load(self, name: str, signature: Any, function: Callable[..., int | None], isa: str) -> Any:
         """Compile a kernel, or load its code from the cache."""
         started = time.perf_counter()
         folder = cache.kernel_folder(self._version, isa, name)
@@ -77,10 +89,10 @@ class KernelCompiler:
                 self.log(f"compiled code cannot be stored in {self._version}; set NUMBA_CACHE_DIR to a writable folder")
 
         try:
-            kernel = _compile(n_arguments, function, folder)
+            kernel = _compile(signature, function, folder)
         except OSError as error:  # a full disk, or another process removed the folder
             self.log(f"compiled code cannot be stored in {folder}: {error}")
-            kernel = _compile(n_arguments, function, None)
+            kernel = _compile(signature, function, None)
 
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -94,9 +106,8 @@ class KernelCompiler:
         cache.remove_unused(self._version, isa)
 
 
-def _compile(n_arguments: int, function: Callable[..., int], folder: Path | None) -> Any:
+def _compile(signature: Any, function: Callable[..., int | None], folder: Path | None) -> Any:
     """Compile a function, or load its code from ``folder``; None: do not store it."""
-    signature = numba.types.int64(*[numba.types.int64] * n_arguments)
     configured_folder = numba.config.CACHE_DIR
     try:
         numba.config.CACHE_DIR = str(folder or configured_folder)  # numba reads it while it decorates the function

@@ -50,7 +50,7 @@ TENSOR = np.dtype(
         ("weights", I),  # tiles
         ("tile_bytes", I),  # size of a tile
         ("n_tiles", I),
-        ("n_blocks", I),  # per tile
+        ("n_records", I),  # steps of multiplication per tile; see `tiles.Format`
         ("start", I),  # initial values of the sums: (16 · n_tiles,) float32 bias, or 16 zeros
         ("start_stride", I),  # from tile to tile: 64, or 0 for zeros
         ("layout", I),  # of the activations it is multiplied with: tiles.Q8_LAYOUT or tiles.F32_LAYOUT
@@ -73,8 +73,9 @@ ROW_OP = np.dtype(
         *named(J, "function count repeat tile"),
         *named(I, "weight bias"),  # float32
         ("table", I),  # cosines and sines; the rows of an embedding
-        *named(J, "row_bytes kind"),  # see `token_embedding`
-        ("embedded", I),
+        *named(J, "row_bytes block_size block_bytes"),  # of an embedding
+        ("unpack", I),  # address of the kernel that unpacks a block; 0: rows are in ``embedded``
+        ("embedded", I),  # (n_batch, n) float32
         ("from_positions", J),
         ("layouts", J),  # of activations, as bits
     ]

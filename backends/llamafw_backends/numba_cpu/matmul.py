@@ -15,59 +15,78 @@ from numba.extending import intrinsic
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.formats import FORMATS
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
-from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, TILE_FORMATS, TileFormat, element_address
+from llamafw_backends.numba_cpu.tiles import COLUMNS, Q8_LAYOUT, Format, QuantFormat, Record, element_address
 
 CHUNK = 4  # tiles that are multiplied with all groups of tokens in turn, while they are in the cache
-_N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add
+_N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add
 
 
-def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, n_tiles: int, n_tokens: int) -> Any:
+def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tiles: int, n_tokens: int) -> Any:
     """Emit a function that multiplies ``n_tiles`` adjacent tiles with a group of ``n_tokens`` tokens; return it."""
+    records_per_block = max(1, tile_format.block_size // tile_format.columns)
+    scale_bytes = tile_format.scale_bytes
+    is_early = isinstance(tile_format, QuantFormat) and tile_format.columns_per_scale == COLUMNS
 
     def body(b: Builder, arguments: list[Value]) -> None:
-        weights, tile_bytes, _, n_blocks, activations, start, start_stride, out, out_stride, add = arguments
+        weights, tile_bytes, _, n_records, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
         chunk_bytes = b.mul(tile_bytes, constant(I64, CHUNK))
+        all_words = b.mul(n_records, constant(I64, tile_format.word_bytes))
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
-        pipeline = isa.pipeline(b, n_tokens) if tile_format.layout == Q8_LAYOUT else None
+        pipeline = isa.pipeline(b, n_tokens) if is_early else None
 
         def tokens_at(i: Value) -> list[Value]:
-            group = b.add(activations, b.mul(i, constant(I64, n_tokens * tile_format.record_bytes)))
-            return [address(b, group, t * tile_format.record_bytes) for t in range(n_tokens)]
+            group = b.add(activations, b.mul(i, constant(I64, n_tokens * tile_format.activation_bytes)))
+            return [address(b, group, t * tile_format.activation_bytes) for t in range(n_tokens)]
+
+        def record_at(tile: Value, i: Value) -> Record:
+            block, number = b.udiv(i, constant(I64, records_per_block)), b.urem(i, constant(I64, records_per_block))
+            words = element_address(b, tile, i, tile_format.word_bytes)
+            return Record(b, words, element_address(b, b.add(tile, all_words), block, scale_bytes), number)
 
         def issue(i: Value) -> None:
-            """Start to multiply block ``i`` of the only tile.
+            """Start to multiply record ``i`` of the only tile.
 
-            One block after the last is issued too; its sums are never collected.
+            One record after the last is issued too; its sums are never collected.
             """
             assert pipeline is not None  # only called with a pipeline
-            tile_format.dots(
-                b, pipeline.issue(b, i), element_address(b, tiles[0], i, tile_format.block_bytes), tokens_at(i)
-            )
+            assert isinstance(tile_format, QuantFormat)
+            tile_format.start(record_at(tiles[0], i), pipeline.issue(b, i), tokens_at(i))
+
+        def fetch_ahead(tile: Value, i: Value) -> None:
+            """Fetch the record of the next chunk of tiles."""
+            ahead = b.add(tile, chunk_bytes)
+            words = element_address(b, ahead, i, tile_format.word_bytes)
+            for line in range(0, tile_format.word_bytes, 64):
+                emit.prefetch(b, address(b, words, line))
+            bytes_per_record = scale_bytes // records_per_block
+            scales = element_address(b, b.add(ahead, all_words), i, bytes_per_record)
+            for line in range(0, bytes_per_record, 64):
+                emit.prefetch(b, address(b, scales, line))
 
         if pipeline:
             issue(constant(I64, 0))
 
-        def block(i: Value, sums: list[Value]) -> list[Value]:
+        def multiply(i: Value, sums: list[Value]) -> list[Value]:
             tokens, new_sums = tokens_at(i), []
             if pipeline:
                 issue(b.add(i, constant(I64, 1)))
             dots = pipeline.collect(b, i) if pipeline else isa
 
             for t, tile in enumerate(tiles):
-                next_chunk = element_address(b, b.add(tile, chunk_bytes), i, tile_format.block_bytes)
-                for line in range(0, tile_format.block_bytes, 64):
-                    emit.prefetch(b, address(b, next_chunk, line))
-                tile_sums = sums[t * n_tokens : (t + 1) * n_tokens]
-                new_sums += tile_format.block(b, dots, tile, n_blocks, i, tokens, tile_sums)
+                fetch_ahead(tile, i)
+                new_sums += tile_format.multiply(
+                    record_at(tile, i), dots, tokens, sums[t * n_tokens : (t + 1) * n_tokens]
+                )
             return new_sums
 
-        sums = emit.loop(b, n_blocks, [s for s in starts for _ in range(n_tokens)], block)
+        sums = emit.loop(b, n_records, [s for s in starts for _ in range(n_tokens)], multiply)
 
         adding = b.icmp_signed("!=", add, constant(I64, 0))
         for i, total in enumerate(sums):
@@ -79,12 +98,12 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, 
     return emit.function(module, f"{isa.name}.{tile_format.name}.{n_tiles}x{n_tokens}", _N_ARGUMENTS, body)
 
 
-def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, n_tokens: int) -> Any:
+def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tokens: int) -> Any:
     """Emit a function that multiplies any number of adjacent tiles with a group of ``n_tokens`` tokens; return it."""
     at_once = isa.tiles_at_once[n_tokens]
 
     def body(b: Builder, arguments: list[Value]) -> None:
-        weights, tile_bytes, n_tiles, n_blocks, activations, start, start_stride, out, out_stride, add = arguments
+        weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add = arguments
 
         def emit_tiles(count: Value, first: Value, group_size: int) -> None:
             kernel = _tiles_by_tokens(module, isa, tile_format, group_size, n_tokens)
@@ -97,7 +116,7 @@ def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: TileFormat, 
                         b.add(weights, b.mul(tile, tile_bytes)),
                         tile_bytes,
                         n_tiles,
-                        n_blocks,
+                        n_records,
                         activations,
                         b.add(start, b.mul(tile, start_stride)),
                         start_stride,
@@ -124,7 +143,7 @@ def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: A
     names = isa.literal_value, tile_format.literal_value
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
-        chosen_isa, chosen_format = INSTRUCTION_SETS[names[0]], TILE_FORMATS[names[1]]
+        chosen_isa, chosen_format = INSTRUCTION_SETS[names[0]], FORMATS[names[1]]
         unpacked = [b.extract_value(values[3], i) for i in range(_N_ARGUMENTS)]
         after = b.append_basic_block("after")
         switch = b.switch(values[2], after)
@@ -173,17 +192,17 @@ def width_for(widths: int, rest: int) -> int:
     return load_i64(widths)
 
 
-def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: TileFormat) -> Any:
+def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: Format) -> Any:
     """Compile the kernel for one format.
 
     ``kernel(tensor, widths, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of tiles
     ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to the values there if ``add`` is 1.
     """
-    kernel = _matmul(isa.name, tile_format.name, tile_format.record_bytes)
-    return compiler(f"matmul {tile_format.name} for {isa.name}", 9, kernel, isa=isa.name)
+    kernel = _matmul(isa.name, tile_format.key, tile_format.activation_bytes)
+    return compiler(tile_format.kernel_name(f"matmul for {isa.name}"), 9, kernel, isa=isa.name)
 
 
-def _matmul(isa: str, tile_format: str, record_bytes: int) -> Callable[..., int]:
+def _matmul(isa: str, tile_format: str, activation_bytes: int) -> Callable[..., int]:
     def matmul(
         tensor: int,
         widths: int,
@@ -210,8 +229,8 @@ def _matmul(isa: str, tile_format: str, record_bytes: int) -> Callable[..., int]
                         t.weights + tile * t.tile_bytes,
                         t.tile_bytes,
                         n_tiles,
-                        t.n_blocks,
-                        activations + token * t.n_blocks * record_bytes,
+                        t.n_records,
+                        activations + token * t.n_records * activation_bytes,
                         t.start + tile * t.start_stride,
                         t.start_stride,
                         out + token * out_stride + 64 * (tile - first),

@@ -12,10 +12,8 @@ Shapes and numbers are constants of the compiled code, so each configuration of 
 from __future__ import annotations
 
 import hashlib
-import marshal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -28,6 +26,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from llamafw import PluginError
+from llamafw_backends.numba_cpu.cache import plugin_source
 from llamafw_backends.numba_cpu.emit import I64, Builder, Value, constant
 from llamafw_backends.numba_cpu.kernel_compiler import OPTIONS, KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import I, accessor, plan_at
@@ -102,7 +101,7 @@ def build(compiler: KernelCompiler, function: Callable[..., None], signature: Si
         Numba cannot compile the function.
     """
     variant = repr((function.__module__, function.__qualname__, signature))  # compiled code refers to the module
-    digest = hashlib.sha256(_source(function) + variant.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(plugin_source(function) + variant.encode()).hexdigest()[:16]
     made = {
         "_compute": numba.njit(nogil=True, forceinline=True, **OPTIONS)(function),
         "_arguments": _pack_arguments(signature),
@@ -115,16 +114,6 @@ def build(compiler: KernelCompiler, function: Callable[..., None], signature: Si
         return compiler(f"operator {function.__name__} {digest}", 3, specialised)
     except NumbaError as error:
         raise PluginError(f"{owner}: its function {function.__name__} cannot be compiled: {error}") from error
-
-
-def _source(function: Callable[..., None]) -> bytes:
-    """Return the source of a function's module, and of all modules of its package: code that it may call."""
-    path, (package, *names) = Path(function.__code__.co_filename), function.__module__.split(".")
-    folder = next((parent for parent in path.parents if parent.name == package), None) if names else None
-    try:
-        return b"".join(one.read_bytes() for one in (sorted(folder.rglob("*.py")) if folder else [path]))
-    except OSError:  # it was typed into a console
-        return marshal.dumps(function.__code__)
 
 
 # Globals of the two functions below. `build` makes copies of the functions, with globals of their own.

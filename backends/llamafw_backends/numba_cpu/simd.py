@@ -154,16 +154,18 @@ store_f32 = operation(void, (f32, i64), emit.store)
 load_i64 = operation(i64, (i64,), lambda b, a: emit.load(b, a, emit.I64))
 store_i64 = operation(void, (i64, i64), emit.store)
 store_i32 = operation(void, (i32, i64), emit.store)
-load_i8 = operation(types.int8, (i64,), lambda b, a: emit.load(b, a, I8))
-load_u8 = operation(types.uint8, (i64,), lambda b, a: emit.load(b, a, I8))
 load_bf16 = operation(
     f32, (i64,), lambda b, a: b.bitcast(b.shl(b.zext(emit.load(b, a, I16), I32), constant(I32, 16)), F32)
 )
 load_f16 = operation(f32, (i64,), lambda b, a: emit.load_half(b, a, F32))
 store_f16 = operation(void, (f32, i64), emit.store_half)
-copy_16 = operation(void, (i64, i64), lambda b, a, to: emit.store(b, emit.load(b, a, I16), to))
-xor_32 = operation(  # copies 4 bytes with some bits flipped
-    void, (i64, i32, i64), lambda b, a, bits, to: emit.store(b, b.xor(emit.load(b, a, I32), bits), to)
+read_u8, read_u16, read_u32 = (  # unsigned numbers as int64
+    operation(i64, (i64,), lambda b, a, kind=kind: b.zext(emit.load(b, a, kind), I64)) for kind in (I8, I16, I32)
+)
+read_i8 = operation(i64, (i64,), lambda b, a: b.sext(emit.load(b, a, I8), I64))
+write_u8, write_u16, write_u32 = (  # the lowest bits of an int64
+    operation(void, (i64, i64), lambda b, value, a, kind=kind: emit.store(b, b.trunc(value, kind), a))
+    for kind in (I8, I16, I32)
 )
 
 # --- between threads --------------------------------------------------------------------------------

@@ -1,226 +1,230 @@
-"""Describe the formats of weights in memory, and emit the multiplication of a block of each.
+"""Describe how weights are stored in memory, and emit their multiplication.
 
-Weights are stored in tiles of 16 rows: a vector holds one number of each row. A tile is a sequence of blocks, each with
-`TileFormat.columns` columns. All tiles of a matrix have the same number of blocks, ``n_blocks``. Quantised formats have
-ggml's blocks (32 columns) with the rows interleaved; see `packing`.
+Weights are stored in tiles of 16 rows: a vector holds one number of each row. A tile has records of 32 columns, like
+activations (see `isa`): first the words of all records, then the scales of all blocks. A word is 16 lanes of 4 bytes,
+where lane r has 4 adjacent columns of row r.
+
+`QuantFormat` is what a tensor type is for this backend. `formats` has those of ggml; plugins add their own.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, I32, I64, INTS, Builder, Value, address, constant
-from llamafw_backends.numba_cpu.isa import NEG_8_SUM_OFFSET, RECORD_BYTES, SCALE_OFFSET, SUM_OFFSET, DotProducts
+from llamafw_backends.numba_cpu.emit import BYTES, F32, I64, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.isa import FIRST_SUM_OFFSET, RECORD_BYTES, SCALE_OFFSET, SUM_OFFSET, DotProducts
 
 ROWS = 16  # per tile
-FLOAT_COLUMNS = 4  # per block of floats
+COLUMNS = 32  # per record
+FLOAT_COLUMNS = 4  # per record of floats
 Q8_LAYOUT, F32_LAYOUT = 1, 2  # layouts of activations, as bits: records of bytes (see `isa`), float32
 
 
-class TileFormat(ABC):
-    """A format of weights.
+class Format(ABC):
+    """How the weights of one tensor type are stored, exactly.
 
-    It holds the weights of a ggml type exactly.
+    Attributes
+    ----------
+    name : str
+        The tensor type.
+    block_size, block_bytes : int
+        Weights and bytes of a block in the file.
+    columns : int
+        Columns of a step of multiplication.
+    word_bytes : int
+        Bytes of a tile for that many columns, a multiple of 64.
+    scale_bytes : int
+        Bytes of a tile for the scales of a block, a multiple of 16.
+    layout : int
+        Layout of the activations that it is multiplied with.
+    version : str
+        Changes with the code of the format, if that is not part of this package; see `formats.add_format`.
     """
 
-    name: str  # the ggml type
-    columns: int  # per block
-    layout: int  # of the activations
-    block_bytes: int  # of a tile's block, without scales that are stored after the blocks
-    scale_bytes = 0  # of a block's scales, if they are stored after all blocks of the tile
-    # A block of the file becomes a block of the tile: each 4-byte word of 16 rows, then each 2-byte half of 16 rows.
-    source_bytes: int  # of a block in the file (ggml-common.h)
-    words_at = 0  # offset of the words in the file's block
-    n_words = n_halves = 0  # per block of one row
-    bias = 0  # bits that are flipped in each word
+    name: str
+    version = ""
+    block_size: int
+    block_bytes: int
+    columns = COLUMNS
+    word_bytes: int
+    scale_bytes = 0
+    layout = Q8_LAYOUT
 
-    def tile_bytes(self, n_blocks: int) -> int:
-        """Return the size of a tile, a multiple of a cache line."""
-        return -(-n_blocks * (self.block_bytes + self.scale_bytes) // 64) * 64
+    @staticmethod
+    @abstractmethod
+    def pack(source: int, words: int, scales: int, lane: int) -> None:
+        """Copy a block of one row into a tile. Compiled by Numba.
 
-    def halves_at(self, n_blocks: int) -> tuple[int, int]:
-        """Return the offset of a tile's halves and their distance from block to block, in bytes."""
-        if self.scale_bytes:
-            return n_blocks * self.block_bytes, self.scale_bytes
-        return 64 * self.n_words, self.block_bytes
+        Parameters
+        ----------
+        source : int
+            Address of the block in the file's layout.
+        words : int
+            Address of the block's first word. Those of the next 32 columns are ``word_bytes`` further.
+        scales : int
+            Address of the block's scales.
+        lane : int
+            The row's number in the tile.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def unpack(source: int, out: int) -> None:
+        """Write the exact weights of a block, ``(block_size,)`` float32. Compiled by Numba.
+
+        Parameters
+        ----------
+        source : int
+            Address of the block in the file's layout.
+        out : int
+            Address of the weights.
+        """
 
     @property
-    def record_bytes(self) -> int:
-        """Size of one token's activations for one block."""
+    def key(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}".strip()
+
+    def kernel_name(self, function: str) -> str:
+        """Return the name of a kernel of this format."""
+        return f"plugin-format {self.key} {function}" if self.version else f"{function} {self.name}"
+
+    @property
+    def activation_bytes(self) -> int:
+        """Size of one token's activations for one step."""
         return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
 
-    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit the dot products of the block at ``p``; an empty list for formats of floats."""
-        return []
+    def tile_bytes(self, n_columns: int) -> int:
+        """Return the size of a tile, a multiple of a cache line."""
+        n = n_columns // self.columns * self.word_bytes + n_columns // self.block_size * self.scale_bytes
+        return -(-n // 64) * 64
 
     @abstractmethod
-    def block(
-        self,
-        b: Builder,
-        isa: DotProducts,
-        tile: Value,
-        n_blocks: Value,
-        i: Value,
-        tokens: Sequence[Value],
-        sums: list[Value],
+    def multiply(
+        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
     ) -> list[Value]:
-        """Emit block ``i`` of a tile times the activations of ``tokens``, added to ``sums``.
+        """Emit a record of weights times the activations of ``tokens``, added to ``sums``.
 
         Sums are 16 float32 lanes per token.
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """32 columns of a tile, and the operations to load them.
+
+    Attributes
+    ----------
+    b : Builder
+        Receives the code (llvmlite's IRBuilder).
+    words : Value
+        Address of the words.
+    scales : Value
+        Address of the block's scales.
+    number : Value
+        Number of the record in its block, int64.
+    """
+
+    b: Builder
+    words: Value
+    scales: Value
+    number: Value
+
+    def word(self, i: int) -> Value:
+        """Emit loading word ``i``: 16 lanes of 4 bytes, as int32."""
+        return emit.load(self.b, address(self.b, self.words, 64 * i), INTS)
+
+    def half(self, offset: int, step: int = 0) -> Value:
+        """Emit loading 16 float16 at ``offset`` of the scales, and ``step`` bytes further for each record."""
+        return emit.load_half(self.b, self._at(offset, step))
+
+    def byte(self, offset: int, step: int = 0, *, signed: bool = False) -> Value:
+        """Emit loading 16 bytes of the scales as int32."""
+        extend = self.b.sext if signed else self.b.zext
+        return extend(emit.load(self.b, self._at(offset, step), BYTES), INTS)
+
+    def _at(self, offset: int, step: int) -> Value:
+        where = address(self.b, self.scales, offset)
+        return self.b.add(where, self.b.mul(self.number, constant(I64, step))) if step else where
+
+    def times(self, scale: Value, numbers: Value) -> Value:
+        """Emit the product of 16 float32 and 16 int32."""
+        return self.b.fmul(scale, emit.to_float(self.b, numbers))
+
+
+class QuantFormat(Format):
+    """A tensor type whose weights are ``scale · (byte − offset) + minimum``.
+
+    16 or 32 adjacent columns share a scale, and a minimum if there is one.
+
+    Attributes
+    ----------
+    bound : int
+        Largest byte: at most 127, or 255 if ``offset`` is 128. Products are faster with a smaller one.
+    offset : int
+        The same for all weights; 0 if 16 columns share a scale.
+    columns_per_scale : int
+        16 or 32.
+    """
+
+    bound: int
+    offset = 0
+    columns_per_scale = 32
+
+    @abstractmethod
+    def bytes(self, record: Record) -> list[Value]:
+        """Emit the 8 words of bytes: 16 lanes of 4 adjacent columns each, from 0 to ``bound``."""
+
+    @abstractmethod
+    def scale(self, record: Record) -> list[Value]:
+        """Emit 16 float32 scales, one per row; or two times 16, for the first and the last 16 columns."""
+
+    def minimum(self, record: Record) -> list[Value]:
+        """Emit the minima in the same way; an empty list if there are none."""
+        return []
+
+    def multiply(
+        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
+    ) -> list[Value]:
+        """Emit Σ w·x, with Σ x from the records of the activations."""
+        b, words, scales, minima = record.b, self.bytes(record), self.scale(record), self.minimum(record)
+        products = self._products(b, dots, words, scales, tokens)
+        if len(minima) == 2:
+            minima = [minima[1], b.fsub(minima[0], minima[1])]  # m0·s0 + m1·s1 = m1·(s0 + s1) + (m0 − m1)·s0
+        results = []
+        for (factor, dot), token, total in zip(products, tokens, sums, strict=True):
+            scale = emit.load_splat(b, address(b, token, SCALE_OFFSET), F32)
+            if factor is None:
+                result = emit.fma(b, dot, scale, total)
+            else:
+                result = emit.fma(b, dot, b.fmul(factor, scale), total)
+            for minimum, offset in zip(minima, (SUM_OFFSET, FIRST_SUM_OFFSET), strict=False):
+                result = emit.fma(b, minimum, emit.load_splat(b, address(b, token, offset), F32), result)
+            results.append(result)
+        return results
+
+    def _products(
+        self, b: Builder, dots: DotProducts, words: list[Value], scales: list[Value], tokens: Sequence[Value]
+    ) -> list[tuple[Value | None, Value]]:
+        """Emit Σ (byte − offset)·x for each token, with the factor that it is still to be multiplied by, or None."""
+        if self.columns_per_scale == COLUMNS:
+            found = dots.dot(b, words, tokens, 0, self.bound, self.offset)
+            return [(scales[0], emit.to_float(b, dot)) for dot in found]
+        first = dots.dot(b, words[:4], tokens, 0, self.bound, 0)
+        second = dots.dot(b, words[4:], tokens, 4, self.bound, 0)
+        return [
+            (None, emit.fma(b, emit.to_float(b, y), scales[1], b.fmul(emit.to_float(b, x), scales[0])))
+            for x, y in zip(first, second, strict=True)
+        ]
+
+    def start(self, record: Record, dots: DotProducts, tokens: Sequence[Value]) -> None:
+        """Emit the first half of a multiplication in two stages; see `isa.Pipeline`."""
+        dots.dot(record.b, self.bytes(record), tokens, 0, self.bound, self.offset)
+
+
 def element_address(b: Builder, base: Value, i: Value, size: int) -> Value:
     """Emit the address of element ``i`` of ``size`` bytes."""
     return b.add(base, b.mul(i, constant(I64, size)))
-
-
-class Q4_1(TileFormat):
-    """w = d·q + m.
-
-    A block: 4 words of nibbles, 16 float16 d, 16 float16 m.
-    """
-
-    name, columns, layout, block_bytes = "Q4_1", 32, Q8_LAYOUT, 320
-    source_bytes, words_at, n_words, n_halves = 20, 4, 4, 2
-
-    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit Σ q·x."""
-        return isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
-
-    def block(
-        self,
-        b: Builder,
-        isa: DotProducts,
-        tile: Value,
-        n_blocks: Value,
-        i: Value,
-        tokens: Sequence[Value],
-        sums: list[Value],
-    ) -> list[Value]:
-        """Emit Σ w·x = d·scale·Σ q·x + m·scale·Σ x."""
-        p = element_address(b, tile, i, self.block_bytes)
-        dots = self.dots(b, isa, p, tokens)
-        d, m = emit.load_half(b, address(b, p, 256)), emit.load_half(b, address(b, p, 288))
-        new = []
-        for dot, token, total in zip(dots, tokens, sums, strict=True):
-            scale = emit.load_splat(b, address(b, token, SCALE_OFFSET), F32)
-            total = emit.fma(b, emit.to_float(b, dot), b.fmul(d, scale), total)
-            new.append(emit.fma(b, m, emit.load_splat(b, address(b, token, SUM_OFFSET), F32), total))
-        return new
-
-
-class _Symmetric(TileFormat):
-    """w = d·(q − offset).
-
-    The float16 d of all blocks are stored after the tile's words, which keeps both aligned.
-    """
-
-    columns, layout, scale_bytes = 32, Q8_LAYOUT, 32
-    words_at, n_halves = 2, 1
-
-    def block(
-        self,
-        b: Builder,
-        isa: DotProducts,
-        tile: Value,
-        n_blocks: Value,
-        i: Value,
-        tokens: Sequence[Value],
-        sums: list[Value],
-    ) -> list[Value]:
-        """Emit Σ w·x = d·scale·Σ (q − offset)·x."""
-        dots = self.dots(b, isa, element_address(b, tile, i, self.block_bytes), tokens)
-        d = emit.load_half(
-            b, element_address(b, element_address(b, tile, n_blocks, self.block_bytes), i, self.scale_bytes)
-        )
-        return [
-            emit.fma(
-                b, emit.to_float(b, dot), b.fmul(d, emit.load_splat(b, address(b, token, SCALE_OFFSET), F32)), total
-            )
-            for dot, token, total in zip(dots, tokens, sums, strict=True)
-        ]
-
-
-class Q4_0(_Symmetric):
-    """w = d·(q − 8).
-
-    A block: 4 words of nibbles.
-    """
-
-    name, block_bytes, source_bytes, n_words = "Q4_0", 256, 18, 4
-
-    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit Σ (q − 8)·x."""
-        dots = isa.dot_u4(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
-        return [
-            b.add(dot, emit.load_splat(b, address(b, token, NEG_8_SUM_OFFSET), I32))
-            for dot, token in zip(dots, tokens, strict=True)
-        ]
-
-
-class Q8_0(_Symmetric):
-    """w = d·q.
-
-    A block: 8 words of bytes with 128 added to each.
-    """
-
-    name, block_bytes, source_bytes, n_words = "Q8_0", 512, 34, 8
-    bias = -0x7F7F7F80  # 0x80 in each byte, as an int32
-
-    def dots(self, b: Builder, isa: DotProducts, p: Value, tokens: Sequence[Value]) -> list[Value]:
-        """Emit Σ q·x."""
-        return isa.dot_s8(b, lambda g: emit.load(b, address(b, p, 64 * g), INTS), tokens)
-
-
-class _Float(TileFormat):
-    """Floats: 16 rows of column 0, then 16 rows of column 1 … Activations are not quantised."""
-
-    columns, layout = FLOAT_COLUMNS, F32_LAYOUT
-    load: Callable[[Builder, Value], Value]
-
-    def block(
-        self,
-        b: Builder,
-        isa: DotProducts,
-        tile: Value,
-        n_blocks: Value,
-        i: Value,
-        tokens: Sequence[Value],
-        sums: list[Value],
-    ) -> list[Value]:
-        """Emit Σ w·x, one column after the other."""
-        p = element_address(b, tile, i, self.block_bytes)
-        for column in range(self.columns):
-            weights = type(self).load(b, address(b, p, column * self.block_bytes // self.columns))
-            sums = [
-                emit.fma(b, weights, emit.load_splat(b, address(b, token, 4 * column), F32), total)
-                for token, total in zip(tokens, sums, strict=True)
-            ]
-        return sums
-
-
-class F16(_Float):
-    """float16."""
-
-    name, block_bytes, source_bytes, n_halves = "F16", 128, 8, 4
-    load = staticmethod(emit.load_half)
-
-
-class BF16(_Float):
-    """bfloat16."""
-
-    name, block_bytes, source_bytes, n_halves = "BF16", 128, 8, 4
-    load = staticmethod(emit.load_brain)
-
-
-class F32Tiles(_Float):
-    """float32."""
-
-    name, block_bytes, source_bytes, n_words = "F32", 256, 16, 4
-    load = staticmethod(lambda b, where: emit.load(b, where, FLOATS))
-
-
-TILE_FORMATS: dict[str, TileFormat] = {f.name: f for f in (Q4_0(), Q4_1(), Q8_0(), F16(), BF16(), F32Tiles())}

@@ -1,7 +1,7 @@
 """Load a model's tensors in the formats of the kernels: matrices as tiles, vectors as float32.
 
-A matrix keeps its format if there is a kernel for it; every other ggml type is unpacked exactly and rounded to Q8_0.
-The file is read once, except for embeddings, whose rows are read from the file when they are needed.
+A matrix keeps its type if there is a format for it. Weights of any other type are unpacked exactly, to float32. The
+file is read once, except for embeddings, whose rows are read from the file when they are needed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ from llamafw import BackendContext, Floats, ModelError, Tensor
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import matmul, packing
 from llamafw_backends.numba_cpu.emit import LANES
+from llamafw_backends.numba_cpu.formats import FORMATS, find_format
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import TENSOR, address_of, new_records
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.threads import Pool
-from llamafw_backends.numba_cpu.tiles import ROWS, TILE_FORMATS, TileFormat
-from llamafw_backends.numba_cpu.token_embedding import KERNEL_KINDS, NO_KERNEL
+from llamafw_backends.numba_cpu.tiles import COLUMNS, ROWS, Format
 
-COLUMNS = 32  # the columns of a matrix are a multiple of this: a block of ggml, a record of activations
 CHUNK_ROWS = 1024  # rows unpacked at once
-FALLBACK_TYPE = "Q8_0"  # for types without a kernel
 
 Order = tuple[int, ...]
 """The place in the file of each number of a head. The same order is used for every head."""
@@ -43,7 +41,7 @@ class Matrix:
     weight: g.Weight
     bias: g.Weight | None
     order: Order
-    tile_format: TileFormat
+    tile_format: Format
     record: npt.NDArray[np.void]  # TENSOR
 
     @property
@@ -79,8 +77,7 @@ class Matrix:
     @property
     def n_bytes(self) -> int:
         """Size of the tiles."""
-        n_blocks = self.n_columns // self.tile_format.columns
-        return self.tile_format.tile_bytes(n_blocks) * -(-self.n_rows // ROWS)
+        return self.tile_format.tile_bytes(self.n_columns) * -(-self.n_rows // ROWS)
 
 
 @dataclass(eq=False)
@@ -97,8 +94,21 @@ class Table:
 
     tensor: Tensor
     rows: npt.NDArray[np.uint8]  # (n_rows, bytes per row)
-    kind: int  # see `token_embedding`
-    unpacked: Floats | None = None  # (n_batch, n) rows of the batch, if there is no kernel for the type
+    row_format: Format | None  # None: Python unpacks rows
+    unpacked: Floats | None = None  # (n_batch, n) rows of the batch, if Python unpacks them
+    kernel: int = 0  # address of the kernel that unpacks a block, after `Weights.load`
+
+    def fields(self) -> dict[str, int]:
+        """Return the fields of a ROW_OP that looks up rows."""
+        block = self.row_format
+        return {
+            "table": int(self.rows.ctypes.data),
+            "row_bytes": self.rows.strides[0],
+            "block_size": block.block_size if block else 0,
+            "block_bytes": block.block_bytes if block else 0,
+            "unpack": self.kernel,
+            "embedded": 0 if self.unpacked is None else int(self.unpacked.ctypes.data),
+        }
 
 
 class Weights:
@@ -140,7 +150,8 @@ class Weights:
                     f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba "
                     f"backend needs groups of matrices whose number of rows is a multiple of {ROWS}"
                 )
-            self._matrices[key] = Matrix(tensor, weight, bias, order, self._format(tensor), new_records(TENSOR))
+            tile_format = self._format(tensor) or FORMATS["F32"]
+            self._matrices[key] = Matrix(tensor, weight, bias, order, tile_format, new_records(TENSOR))
         return self._matrices[key]
 
     def vector(self, weight: g.Weight, order: Order = (), change: Callable[[Floats], Floats] | None = None) -> Vector:
@@ -161,12 +172,11 @@ class Weights:
         """Return an embedding; ``n_batch`` is the maximum number of rows that are needed at once."""
         if weight.name not in self.tables:
             tensor = self._context.model.tensors[weight.name]
-            self._format(tensor)  # raises an error if the type is unknown
-            kind = KERNEL_KINDS.get(tensor.type_name, NO_KERNEL)
-            if weight.shape[1] % COLUMNS and kind > KERNEL_KINDS["BF16"]:
-                kind = NO_KERNEL
-            unpacked = np.zeros((n_batch, weight.shape[1]), np.float32) if kind == NO_KERNEL else None
-            self.tables[weight.name] = Table(tensor, _rows(tensor), kind, unpacked)
+            row_format = self._format(tensor)
+            if row_format is not None and weight.shape[1] % row_format.block_size:
+                row_format = None
+            unpacked = None if row_format else np.zeros((n_batch, weight.shape[1]), np.float32)
+            self.tables[weight.name] = Table(tensor, _rows(tensor), row_format, unpacked)
         return self.tables[weight.name]
 
     def unpack_rows(self, table: Table, indices: npt.NDArray[np.int64]) -> None:
@@ -175,26 +185,28 @@ class Weights:
         out = table.unpacked[: len(indices)]
         out[...] = self._dequantize(table.tensor.type_name, table.rows[indices].reshape(-1), out.shape)
 
-    def _format(self, tensor: Tensor) -> TileFormat:
-        """Return the format of a matrix in memory."""
-        tile_format = TILE_FORMATS.get(tensor.type_name)
-        if tile_format is None and tensor.type_name not in self._context.quants:
+    def _format(self, tensor: Tensor) -> Format | None:
+        """Return the format of a tensor; None if there is none for its type."""
+        if tensor.type_name not in self._context.quants:
             path = self._context.model.path
             raise ModelError(f"{path}: the tensor {tensor.name!r} has the unknown type {tensor.type_name}")
-        return tile_format or TILE_FORMATS[FALLBACK_TYPE]
+        return find_format(self._context.quants[tensor.type_name])
 
     # --- packing ------------------------------------------------------------------------------------
 
     def load(self, isa: InstructionSet, pool: Pool, compiler: KernelCompiler) -> None:
         """Compile the kernels that the matrices need, and pack the weights."""
         self._pool = pool
-        formats = {matrix.tensor.type_name: matrix.tile_format for matrix in self._matrices.values()}
-        self.kernels = {
-            tile_format.name: matmul.build(compiler, isa, tile_format)
-            for tile_format in dict.fromkeys(formats.values())
-        }
+        formats = {matrix.tile_format.key: matrix.tile_format for matrix in self._matrices.values()}
+        self.kernels = {key: matmul.build(compiler, isa, one) for key, one in formats.items()}
         self._pack = compiler("packing", 2, packing.pack)
-        self._round_rows = compiler("rounding", 2, packing.round_rows) if set(formats) - set(TILE_FORMATS) else None
+        self._pack_block = {
+            key: compiler(one.kernel_name("pack"), 4, one.pack, has_result=False) for key, one in formats.items()
+        }
+        for table in self.tables.values():
+            if table.row_format is not None:
+                name = table.row_format.kernel_name("unpack")
+                table.kernel = compiler(name, 2, table.row_format.unpack, has_result=False).address
 
         self.arena = Arena(self._size(), huge=True)
         self._zeros = self.arena.allocate(4 * LANES)
@@ -212,8 +224,8 @@ class Weights:
                 }.values()
             )
             self._context.log(
-                f"{name} has no kernel: its weights are rounded to {FALLBACK_TYPE}, "
-                f"{n_bytes / 1e6:.0f} MB per token instead of {n_file_bytes / 1e6:.0f} MB"
+                f"{name} has no kernel: its weights are unpacked to float32, {n_bytes / 1e6:.0f} MB per token instead "
+                f"of {n_file_bytes / 1e6:.0f} MB"
             )
 
     @property
@@ -246,15 +258,15 @@ class Weights:
     def _pack_matrix(self, matrix: Matrix) -> None:
         """Pack a matrix, and fill its record."""
         tile_format, n_rows, n_columns = matrix.tile_format, matrix.n_rows, matrix.n_columns
-        n_blocks, n_tiles = n_columns // tile_format.columns, -(-n_rows // ROWS)
+        n_tiles, tile_bytes = -(-n_rows // ROWS), tile_format.tile_bytes(n_columns)
         order = np.arange(n_rows)
         if matrix.order:
             order = order.reshape(-1, len(matrix.order))[:, list(matrix.order)].reshape(-1)
 
-        record, tile_bytes = matrix.record, tile_format.tile_bytes(n_blocks)
-        record["kernel"] = self.kernels[tile_format.name].address
-        record["layout"], record["n_tiles"], record["n_blocks"] = tile_format.layout, n_tiles, n_blocks
-        record["tile_bytes"] = tile_bytes
+        record = matrix.record
+        record["kernel"] = self.kernels[tile_format.key].address
+        record["layout"], record["n_tiles"] = tile_format.layout, n_tiles
+        record["n_records"], record["tile_bytes"] = n_columns // tile_format.columns, tile_bytes
         record["weights"] = tiles = self.arena.allocate(n_tiles * tile_bytes)
         record["start"], record["start_stride"] = self._zeros, 0
         if matrix.bias is not None:
@@ -265,29 +277,21 @@ class Weights:
         n_file_rows = int(np.prod(matrix.tensor.shape[:-1]))
         rows_per_part = n_file_rows // matrix.tensor.shape[0]
         rows = matrix.tensor.data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
-        if matrix.tensor.type_name in TILE_FORMATS:
-            self._run(self._pack, tile_format, rows, order, n_blocks, tiles)
+        if matrix.tensor.type_name == tile_format.name:
+            self._run(matrix, rows, order, tiles)
             return
         self._converted[matrix.tensor.type_name] += n_tiles * tile_bytes
         for first in range(0, n_rows, CHUNK_ROWS):
             chunk = order[first : first + CHUNK_ROWS]
             unpacked = self._dequantize(matrix.tensor.type_name, rows[chunk].reshape(-1), (len(chunk), n_columns))
-            chunk_tiles = tiles + first // ROWS * tile_bytes
-            self._run(self._round_rows, tile_format, unpacked, np.arange(len(chunk)), n_blocks, chunk_tiles)
+            self._run(matrix, unpacked, np.arange(len(chunk)), tiles + first // ROWS * tile_bytes)
 
-    def _run(
-        self,
-        kernel: Any,
-        tile_format: TileFormat,
-        rows: npt.NDArray[Any],
-        order: npt.NDArray[np.int64],
-        n_blocks: int,
-        tiles: int,
-    ) -> None:
-        """Run a packing kernel on all threads."""
-        arguments, scratch = new_records(packing.PACKING), np.zeros(64 * self._pool.n_threads, np.uint8)
+    def _run(self, matrix: Matrix, rows: npt.NDArray[Any], order: npt.NDArray[np.int64], tiles: int) -> None:
+        """Copy rows into tiles on all threads."""
+        arguments, tile_format = new_records(packing.PACKING), matrix.tile_format
         rows, order = np.ascontiguousarray(rows), np.ascontiguousarray(order, np.int64)
-        halves_at, halves_stride = tile_format.halves_at(n_blocks)
+        n_blocks = matrix.n_columns // tile_format.block_size
+        block_words = max(1, tile_format.block_size // tile_format.columns) * tile_format.word_bytes
 
         values: Mapping[str, int] = {
             "source": rows.ctypes.data,
@@ -296,21 +300,17 @@ class Weights:
             "n_rows": len(order),
             "n_blocks": n_blocks,
             "tiles": tiles,
-            "tile_bytes": tile_format.tile_bytes(n_blocks),
+            "tile_bytes": tile_format.tile_bytes(matrix.n_columns),
             "n_threads": self._pool.n_threads,
-            "scratch": scratch.ctypes.data,
-            "source_bytes": tile_format.source_bytes,
-            "words_at": tile_format.words_at,
-            "n_words": tile_format.n_words,
-            "bias": tile_format.bias,
-            "n_halves": tile_format.n_halves,
+            "pack": self._pack_block[tile_format.key].address,
             "block_bytes": tile_format.block_bytes,
-            "halves_at": halves_at,
-            "halves_stride": halves_stride,
+            "word_bytes": block_words,
+            "scale_bytes": tile_format.scale_bytes,
+            "scales": n_blocks * block_words,
         }
         for name, value in values.items():
             arguments[name] = value
-        self._pool.run(kernel.address, int(arguments.ctypes.data), self._pool.n_threads)
+        self._pool.run(self._pack.address, int(arguments.ctypes.data), self._pool.n_threads)
 
 
 def _rows(tensor: Tensor) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,91 @@
+"""F32, F16 and BF16: weights that are multiplied with float32 activations.
+
+A tile has 16 rows of column 0, then 16 rows of column 1 …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu.emit import F32, FLOATS, Builder, Value, address
+from llamafw_backends.numba_cpu.isa import DotProducts
+from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, read_u16, store_f32, write_u16
+from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, Format, Record
+
+
+class _FloatFormat(Format):
+    block_size = columns = FLOAT_COLUMNS
+    layout = F32_LAYOUT
+
+    @staticmethod
+    def load(b: Builder, where: Value) -> Value:
+        """Emit loading 16 weights as float32."""
+        raise NotImplementedError
+
+    def multiply(
+        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
+    ) -> list[Value]:
+        """Emit Σ w·x, one column after the other."""
+        b, results = record.b, list(sums)
+        for column in range(self.columns):
+            weights = self.load(b, address(b, record.words, column * self.word_bytes // self.columns))
+            results = [
+                emit.fma(b, weights, emit.load_splat(b, address(b, token, 4 * column), F32), total)
+                for token, total in zip(tokens, results, strict=True)
+            ]
+        return results
+
+
+class F32Format(_FloatFormat):
+    """float32."""
+
+    name, block_bytes, word_bytes = "F32", 16, 256
+
+    @staticmethod
+    def pack(source: int, words: int, scales: int, lane: int) -> None:
+        for i in range(4):
+            store_f32(load_f32(source + 4 * i), words + 64 * i + 4 * lane)
+
+    @staticmethod
+    def unpack(source: int, out: int) -> None:
+        for i in range(4):
+            store_f32(load_f32(source + 4 * i), out + 4 * i)
+
+    @staticmethod
+    def load(b: Builder, where: Value) -> Value:
+        return emit.load(b, where, FLOATS)
+
+
+class F16Format(_FloatFormat):
+    """float16."""
+
+    name, block_bytes, word_bytes = "F16", 8, 128
+    load = staticmethod(emit.load_half)
+
+    @staticmethod
+    def pack(source: int, words: int, scales: int, lane: int) -> None:
+        for i in range(4):
+            write_u16(read_u16(source + 2 * i), words + 32 * i + 2 * lane)
+
+    @staticmethod
+    def unpack(source: int, out: int) -> None:
+        for i in range(4):
+            store_f32(load_f16(source + 2 * i), out + 4 * i)
+
+
+class BF16Format(_FloatFormat):
+    """bfloat16."""
+
+    name, block_bytes, word_bytes = "BF16", 8, 128
+    load = staticmethod(emit.load_brain)
+
+    @staticmethod
+    def pack(source: int, words: int, scales: int, lane: int) -> None:
+        for i in range(4):
+            write_u16(read_u16(source + 2 * i), words + 32 * i + 2 * lane)
+
+    @staticmethod
+    def unpack(source: int, out: int) -> None:
+        for i in range(4):
+            store_f32(load_bf16(source + 2 * i), out + 4 * i)
