@@ -56,7 +56,9 @@ class Format(ABC):
     @staticmethod
     @abstractmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
-        """Copy a block of one row into a tile. Compiled by Numba.
+        """Copy a block of one row into a tile.
+
+        Compiled by Numba.
 
         Parameters
         ----------
@@ -73,7 +75,9 @@ class Format(ABC):
     @staticmethod
     @abstractmethod
     def unpack(source: int, out: int) -> None:
-        """Write the exact weights of a block, ``(block_size,)`` float32. Compiled by Numba.
+        """Write the exact weights of a block, ``(block_size,)`` float32.
+
+        Compiled by Numba.
 
         Parameters
         ----------
