@@ -132,8 +132,12 @@ class Vnni(InstructionSet):
                 words,
                 address(b, token, HIGH_OFFSET + 4 * first),
             )
-            start = add_offset(b, b.shl(high, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset)
-            dots.append(self._dot(b, start, words, address(b, token, LOW_OFFSET + 4 * first)))
+            start, low = b.shl(high, constant(INTS, HIGH_BITS)), address(b, token, LOW_OFFSET + 4 * first)
+            start = add_offset(b, start, token, 0 if in_high else offset)
+            if len(tokens) > 1:
+                dots.append(self._dot(b, start, words, low))
+            else:  # the sums of both parts do not wait for each other
+                dots.append(b.add(start, self._dot(b, constant(INTS, 0), words, low)))
         return dots
 
 
