@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import llvmlite.binding as llvm
+import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
+from llvmlite import ir
 
 from llamafw import BackendContext, BackendOptions, Model, Tensor
 from llamafw import graph as g
 from llamafw.testing.batches import batch
 from llamafw.testing.random_tensors import random_tensor
+from llamafw_backends.numba_cpu import emit, matmul
 from llamafw_backends.numba_cpu.backend import NumbaBackend
 from llamafw_backends.numba_cpu.formats import FORMATS
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
+from llamafw_backends.numba_cpu.isa import Neon
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from support.gguf_models import QUANTS
 
@@ -111,3 +118,47 @@ def test_blocks_are_unpacked_exactly(type_name: str) -> None:
     number = ~np.isnan(expected)
     np.testing.assert_array_equal(np.isnan(weights), ~number)
     np.testing.assert_array_equal(weights[number].view(np.uint32), expected[number].view(np.uint32))
+
+
+class EmulatedNeon(Neon):
+    """NEON on any processor: products of bytes are emitted as such."""
+
+    name = "emulated-neon"
+    required_features = frozenset[str]()
+
+    def _sdot(self, b: Any, total: Any, weights: Any, quants: Any) -> Any:
+        wide = ir.VectorType(ir.IntType(32), 16)
+        products = b.mul(b.sext(weights, wide), b.sext(b.bitcast(quants, self._bytes), wide))
+        for start in range(4):
+            total = b.add(total, emit.take(b, products, list(range(start, 16, 4))))
+        return total
+
+
+@pytest.mark.parametrize("type_name", ["Q4_K", "Q6_K", "Q8_0"])
+def test_neon_gives_the_same_bits(type_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))  # the cache does not notice changes of this file
+    monkeypatch.setitem(INSTRUCTION_SETS, "emulated-neon", EmulatedNeon())
+    rng = np.random.default_rng(2)
+    tensors = {name: make_tensor(rng, name, (N_VOCAB, N_COLUMNS), type_name) for name in ("embedding", "matrix")}
+    x = g.EmbeddingLookup(g.TOKENS, g.Weight("embedding", (N_VOCAB, N_COLUMNS)))
+    graph = g.Graph(g.Linear(x, g.Weight("matrix", (N_VOCAB, N_COLUMNS))), None, 64)
+    results = []
+    for isa in ("plain", "emulated-neon"):
+        monkeypatch.setenv("LLAMAFW_ISA", isa)
+        with opened(graph, tensors) as backend:
+            results.append(backend.hidden(batch((0, 0, TOKENS))).copy())
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("type_name", ["Q4_K", "Q8_0"])
+def test_neon_kernels_use_dot_products(type_name: str) -> None:
+    """The code for ARM can be read on any machine."""
+    module = ir.Module()
+    module.triple = "aarch64-linux-gnu"
+    matmul._tiles_by_tokens(module, Neon(), FORMATS[type_name], 1, 4).linkage = "external"
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple("aarch64-linux-gnu").create_target_machine(features="+dotprod,+fullfp16", opt=2)
+    code = machine.emit_assembly(llvm.parse_assembly(str(module)))
+    n_products = len(re.findall(r"\bsdot\b", code))
+    assert n_products == 4 * 2 * 4 * 8  # tokens, parts, quarters of 16 lanes, words
