@@ -238,6 +238,7 @@ def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, 
     emitted = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * n_arguments), name)
     emitted.linkage = "internal"
     emitted.attributes.add("noinline")  # a single copy, with its own allocation of registers
+    emitted.attributes.alignstack = 64  # registers that are kept on the stack do not cross cache lines
     b = ir.IRBuilder(emitted.append_basic_block("entry"))
     body(b, list(emitted.args))
     b.ret_void()
