@@ -1,10 +1,8 @@
 """Look up the numbers of codebooks ("grids"), which ggml's IQ types share.
 
 An index of 8 to 11 bits selects an entry of 4 or 8 numbers, which are the weights of adjacent columns up to their signs
-and scales. The codebooks are those of the `gguf` package.
-
-Where the processor can permute bytes (AVX-512 VBMI), entries are looked up in registers: 64 indices at once, each
-number as a code of 2 or 3 bits. Other processors load each entry from a table in memory.
+and scales. The codebooks are those of the `gguf` package. Entries are loaded from a table in memory, or looked up in
+registers where the processor can do that; see `grid_registers`.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from llvmlite import ir
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import has_byte_permutes
 from llamafw_backends.numba_cpu.emit import I1, I8, I32, I64, INTS, Builder, Value, constant
+from llamafw_backends.numba_cpu.formats.grid_registers import RegisterTable
 from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.simd import i64, operation, read_u8, store_f32, write_u8
 from llamafw_backends.numba_cpu.tiles import Record
@@ -28,7 +27,6 @@ Bytes = npt.NDArray[np.uint8]
 
 _LANES = 64  # bytes of a word
 _BYTES, _BITS = ir.VectorType(I8, _LANES), ir.VectorType(I1, _LANES)
-_TABLE = 128  # bytes that an instruction permutes
 _POINTERS = ir.VectorType(ir.PointerType(), emit.LANES)
 
 # --- while a model loads ----------------------------------------------------------------------------
@@ -108,35 +106,9 @@ def high_bits(record: Record, offset: int, n: int, step: int) -> list[Value]:
 
 def spread_bits(record: Record, bits: Value) -> list[Value]:
     """Emit 4 words from a bit per index, as `high_bits` returns it: byte 1 in all columns of the index, or 0."""
-    numbers, words = record.b.zext(bits, _BYTES), []
-    for i in range(4):
-        words.append(
-            record.b.bitcast(emit.take(record.b, numbers, [lane // 4 * 4 + i for lane in range(_LANES)]), INTS)
-        )
-    return words
-
-
-def negate(record: Record, words: Sequence[Value], signs: Value, offset: int) -> list[Value]:
-    """Emit words of ``offset + x`` or ``offset − x`` from words of ``offset + x``.
-
-    Parameters
-    ----------
-    record : Record
-        Where they are from.
-    words : sequence of Value
-        8 words of bytes.
-    signs : Value
-        A word: bit ``g`` of each byte is 1 to negate the byte in word ``g``.
-    offset : int
-        Up to 127.
-    """
-    b, twice, signs = record.b, constant(_BYTES, 2 * offset), record.b.bitcast(signs, _BYTES)
-    results = []
-    for g, word in enumerate(words):
-        negative = b.icmp_unsigned("!=", b.and_(signs, constant(_BYTES, 1 << g)), constant(_BYTES, 0))
-        numbers = b.bitcast(word, _BYTES)
-        results.append(b.bitcast(b.select(negative, b.sub(twice, numbers), numbers), INTS))
-    return results
+    b, numbers = record.b, record.b.zext(bits, _BYTES)
+    orders = ([lane // 4 * 4 + i for lane in range(_LANES)] for i in range(4))
+    return [b.bitcast(emit.take(b, numbers, order), INTS) for order in orders]
 
 
 class Grid:
@@ -176,7 +148,13 @@ class Grid:
 
         return operation(i64, (i64,), emitter)
 
-    def words(self, record: Record, indices: Sequence[Value], bits: Sequence[Sequence[Value]]) -> list[Value]:
+    def words(
+        self,
+        record: Record,
+        indices: Sequence[Value],
+        bits: Sequence[Sequence[Value]],
+        signs: Value | None = None,
+    ) -> list[Value]:
         """Emit the 8 words of bytes that are selected by words of indices.
 
         Parameters
@@ -187,13 +165,18 @@ class Grid:
             One word if entries have 8 numbers, two if they have 4: the lowest 8 bits of 4 indices per row.
         bits : sequence of sequences of Value
             For each word, the other bits of the indices; see `high_bits`.
+        signs : Value, optional
+            A word: bit ``g`` of each byte is 1 if its number in word ``g`` is negated, which is stored as
+            ``offset − number / unit``.
         """
-        b, is_long = record.b, self.entries.shape[1] == 8
-        find = self._permute if has_byte_permutes() else self._gather
-        found = [find(b, index, high) for index, high in zip(indices, bits, strict=True)]
-        return [word for words in found for word in words][: 8 if is_long else None]
+        if has_byte_permutes():
+            return self._registers.words(record.b, indices, bits, signs)
+        words = [word for index, high in zip(indices, bits, strict=True) for word in self._load(record.b, index, high)]
+        return words if signs is None else self._negate(record.b, words, signs)
 
-    # --- in memory ------------------------------------------------------------------------------
+    @cached_property
+    def _registers(self) -> RegisterTable:
+        return RegisterTable(self.entries, self.offset)
 
     def _table(self, b: Builder) -> Value:
         """Emit the address of all entries."""
@@ -205,8 +188,8 @@ class Grid:
             table.linkage, table.global_constant, table.align = "internal", True, 64
         return b.ptrtoint(b.module.globals[name], I64)
 
-    def _gather(self, b: Builder, index: Value, bits: Sequence[Value]) -> list[Value]:
-        """Emit loading the entries of a word of indices, one after the other."""
+    def _load(self, b: Builder, index: Value, bits: Sequence[Value]) -> list[Value]:
+        """Emit loading the entries of a word of indices; return their words."""
         n_bytes = self.entries.shape[1]
         entry = ir.IntType(8 * n_bytes)
         kind = ir.VectorType(entry, emit.LANES)
@@ -228,75 +211,17 @@ class Grid:
             ]
         return words
 
-    # --- in registers ---------------------------------------------------------------------------
-
-    @cached_property
-    def _levels(self) -> Bytes:
-        """The different bytes of entries; a code is an index of them."""
-        return np.unique(self.entries)
-
-    @cached_property
-    def _planes(self) -> tuple[Bytes, Bytes]:
-        """Two bytes for each entry, with the codes of one half of its numbers each."""
-        codes = np.searchsorted(self._levels, self.entries)
-        half = codes.shape[1] // 2
-        shifts = np.arange(half) * (8 // half)
-        first, second = ((codes[:, i : i + half] << shifts).sum(1).astype(np.uint8) for i in (0, half))
-        return first, second
-
-    def _permute(self, b: Builder, index: Value, bits: Sequence[Value]) -> list[Value]:
-        """Emit the look-up of a word of indices in registers."""
-        if self.entries.shape[1] == 8:  # a byte has the 4 codes of a word's lane
-            index = b.bitcast(index, _BYTES)
-            planes = [_look_up(b, plane, index, bits) for plane in self._planes]
-            return [self._decode(b, planes[half], 2, 8 * i) for i in range(4) for half in (0, 1)]
-
-        # 2 bytes have the 4 codes: join them, so that 8 bytes have the codes of 2 rows and 2 groups of columns
-        order = [lane // 16 * 16 + lane % 8 // 2 * 4 + lane % 16 // 8 * 2 + lane % 2 for lane in range(_LANES)]
-        index = emit.take(b, b.bitcast(index, _BYTES), order)
-        bits = [emit.take(b, bit, order) for bit in bits]
-        first, second = (_look_up(b, plane, index, bits) for plane in self._planes)
-        words = []
-        for half in (0, 8):
-            pairs = [lane // 16 * 16 + half + lane % 16 // 2 + lane % 2 * _LANES for lane in range(_LANES)]
-            joined = b.shuffle_vector(first, second, ir.Constant(ir.VectorType(I32, _LANES), pairs))
-            words += [self._decode(b, joined, 4, 16 * i) for i in (0, 1)]
-        return words
-
-    def _decode(self, b: Builder, codes: Value, n_bits: int, first: int) -> Value:
-        """Emit a word of bytes from codes of ``n_bits`` bits: 4 for each lane, beginning at bit ``first`` of it.
-
-        If lanes have 4 codes of 4 bits, each 8 bytes have the codes of two lanes, from bits ``first`` and ``first`` + 32.
-        """
-        levels = self._levels
-        step = int(levels[1]) - int(levels[0])
-        is_linear = n_bits == 2 and step & (step - 1) == 0 and (levels == np.arange(len(levels)) * step).all()
-        shift = step.bit_length() - 1 if is_linear else 0
-        control = [(first + 32 * (lane % 8 // 4) + n_bits * (lane % 4) - shift) % 64 for lane in range(_LANES)]
-        shifted = emit.call(b, "llvm.x86.avx512.pmultishift.qb.512", _BYTES, [_constant(control), codes])
-        if is_linear:
-            word = b.and_(shifted, constant(_BYTES, 3 << shift))
-        else:
-            used = (np.arange(_LANES) % (1 << n_bits)).clip(max=len(levels) - 1)
-            word = emit.call(b, "llvm.x86.avx512.permvar.qi.512", _BYTES, [_constant(levels[used]), shifted])
-        return b.bitcast(word, INTS)
+    def _negate(self, b: Builder, words: Sequence[Value], signs: Value) -> list[Value]:
+        """Emit ``2 · offset − x`` for the bytes x that are negated."""
+        twice, signs = constant(_BYTES, 2 * self.offset), b.bitcast(signs, _BYTES)
+        results = []
+        for g, word in enumerate(words):
+            is_negative = b.icmp_unsigned("!=", b.and_(signs, constant(_BYTES, 1 << g)), constant(_BYTES, 0))
+            numbers = b.bitcast(word, _BYTES)
+            results.append(b.bitcast(b.select(is_negative, b.sub(twice, numbers), numbers), INTS))
+        return results
 
 
 def _byte(b: Builder, word: Value, i: int) -> Value:
     """Emit byte ``i`` of each lane."""
     return b.and_(b.lshr(word, constant(INTS, 8 * i)), constant(INTS, 255))
-
-
-def _constant(values: Sequence[int] | Bytes) -> Value:
-    return ir.Constant(_BYTES, [int(value) for value in values])
-
-
-def _look_up(b: Builder, table: Bytes, index: Value, bits: Sequence[Value]) -> Value:
-    """Emit 64 bytes of a table; ``bits`` are those of the indices above the eighth one."""
-    if len(table) == _TABLE:
-        halves = _constant(table[:_LANES]), _constant(table[_LANES:])
-        return emit.call(b, "llvm.x86.avx512.vpermi2var.qi.512", _BYTES, [halves[0], index, halves[1]])
-    middle = len(table) // 2
-    low, high = (_look_up(b, part, index, bits[:-1]) for part in (table[:middle], table[middle:]))
-    bit = bits[-1] if bits else b.icmp_signed("<", index, constant(_BYTES, 0))
-    return b.select(bit, high, low)

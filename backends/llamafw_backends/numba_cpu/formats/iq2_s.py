@@ -10,7 +10,7 @@ import numpy as np
 
 from llamafw_backends.numba_cpu.emit import FLOATS, Value, constant
 from llamafw_backends.numba_cpu.formats.bits import copy_bytes, copy_halves, pack_bit_string
-from llamafw_backends.numba_cpu.formats.grids import Grid, every_bit, high_bits, negate, store_entry, write_nibble
+from llamafw_backends.numba_cpu.formats.grids import Grid, every_bit, high_bits, store_entry, write_nibble
 from llamafw_backends.numba_cpu.formats.iq2_xs import two_scales
 from llamafw_backends.numba_cpu.formats.iq2_xxs import OFFSET
 from llamafw_backends.numba_cpu.simd import load_f16, read_u8, read_u32, write_u32
@@ -47,8 +47,7 @@ class IQ2_S(QuantFormat):
             store_entry(_entry(q), 8, read_u8(source + 34 + i), OFFSET, scale, out + 32 * i)
 
     def bytes(self, record: Record) -> list[Value]:
-        words = _GRID.words(record, [record.word(0)], [high_bits(record, 128, 2, 16)])
-        return negate(record, words, record.word(1), OFFSET)
+        return _GRID.words(record, [record.word(0)], [high_bits(record, 128, 2, 16)], record.word(1))
 
     def scale(self, record: Record) -> list[Value]:
         return two_scales(record, record.half(256))

@@ -9,7 +9,7 @@ import numpy as np
 
 from llamafw_backends.numba_cpu.emit import FLOATS, INTS, Value, constant
 from llamafw_backends.numba_cpu.formats.bits import copy_bytes, copy_halves, pack_bit_string
-from llamafw_backends.numba_cpu.formats.grids import Grid, high_bits, negate, signs_of, store_entry, write_nibble
+from llamafw_backends.numba_cpu.formats.grids import Grid, high_bits, signs_of, store_entry, write_nibble
 from llamafw_backends.numba_cpu.formats.iq2_xxs import OFFSET, half_steps
 from llamafw_backends.numba_cpu.simd import load_f16, read_u8, read_u16, write_u32
 from llamafw_backends.numba_cpu.tiles import QuantFormat, Record
@@ -48,8 +48,7 @@ class IQ2_XS(QuantFormat):
             store_entry(_entry(q & 511), 8, signs_of(q >> 9), OFFSET, scale, out + 32 * i)
 
     def bytes(self, record: Record) -> list[Value]:
-        words = _GRID.words(record, [record.word(0)], [high_bits(record, 128, 1, 8)])
-        return negate(record, words, record.word(1), OFFSET)
+        return _GRID.words(record, [record.word(0)], [high_bits(record, 128, 1, 8)], record.word(1))
 
     def scale(self, record: Record) -> list[Value]:
         return two_scales(record, record.half(192))

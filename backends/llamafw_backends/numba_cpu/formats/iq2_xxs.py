@@ -10,7 +10,7 @@ import numpy as np
 
 from llamafw_backends.numba_cpu.emit import FLOATS, Value, constant
 from llamafw_backends.numba_cpu.formats.bits import copy_halves, pack_bit_string
-from llamafw_backends.numba_cpu.formats.grids import Grid, negate, nibble, signs_of, store_entry, write_nibble
+from llamafw_backends.numba_cpu.formats.grids import Grid, nibble, signs_of, store_entry, write_nibble
 from llamafw_backends.numba_cpu.simd import load_f16, read_u8, read_u32, write_u32
 from llamafw_backends.numba_cpu.tiles import QuantFormat, Record
 
@@ -46,7 +46,7 @@ class IQ2_XXS(QuantFormat):
                 store_entry(entry, 8, signs >> 8 * i, OFFSET, scale, out + 128 * record + 32 * i)
 
     def bytes(self, record: Record) -> list[Value]:
-        return negate(record, _GRID.words(record, [record.word(0)], [[]]), record.word(1), OFFSET)
+        return _GRID.words(record, [record.word(0)], [[]], record.word(1))
 
     def scale(self, record: Record) -> list[Value]:
         return [half_steps(record, record.half(64), nibble(record, 0), 0.25)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from llamafw_backends.numba_cpu.emit import INTS, Value, constant
 from llamafw_backends.numba_cpu.formats.bits import copy_halves, pack_bit_string
-from llamafw_backends.numba_cpu.formats.grids import Grid, high_bits, negate, nibble, store_entry, write_nibble
+from llamafw_backends.numba_cpu.formats.grids import Grid, high_bits, nibble, store_entry, write_nibble
 from llamafw_backends.numba_cpu.simd import load_f16, read_u8, read_u32, write_u32
 from llamafw_backends.numba_cpu.tiles import QuantFormat, Record
 
@@ -48,8 +48,7 @@ class IQ3_S(QuantFormat):
 
     def bytes(self, record: Record) -> list[Value]:
         low, high = high_bits(record, 0, 2, 16)
-        words = _GRID.words(record, [record.word(0), record.word(1)], [[low], [high]])
-        return negate(record, words, record.word(2), OFFSET)
+        return _GRID.words(record, [record.word(0), record.word(1)], [[low], [high]], record.word(2))
 
     def scale(self, record: Record) -> list[Value]:
         return [odd_steps(record, record.half(192), nibble(record, 128))]

@@ -10,7 +10,7 @@ import numpy as np
 
 from llamafw_backends.numba_cpu.emit import Value
 from llamafw_backends.numba_cpu.formats.bits import copy_halves, pack_bit_string
-from llamafw_backends.numba_cpu.formats.grids import Grid, negate, nibble, signs_of, store_entry, write_nibble
+from llamafw_backends.numba_cpu.formats.grids import Grid, nibble, signs_of, store_entry, write_nibble
 from llamafw_backends.numba_cpu.formats.iq2_xxs import half_steps
 from llamafw_backends.numba_cpu.simd import load_f16, read_u8, read_u32, write_u32
 from llamafw_backends.numba_cpu.tiles import QuantFormat, Record
@@ -48,8 +48,7 @@ class IQ3_XXS(QuantFormat):
                 store_entry(entry, 4, signs >> 4 * i, OFFSET, scale, out + 128 * record + 16 * i)
 
     def bytes(self, record: Record) -> list[Value]:
-        words = _GRID.words(record, [record.word(0), record.word(1)], [[], []])
-        return negate(record, words, record.word(2), OFFSET)
+        return _GRID.words(record, [record.word(0), record.word(1)], [[], []], record.word(2))
 
     def scale(self, record: Record) -> list[Value]:
         return [half_steps(record, record.half(64), nibble(record, 0), 1.0)]
