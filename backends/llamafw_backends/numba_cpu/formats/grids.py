@@ -49,7 +49,7 @@ def write_nibble(value: int, nibbles: int, lane: int) -> None:
 def signs_of(packed: int) -> int:
     """Return 32 bits, 1 for the negative ones of 32 numbers; ``packed`` has 7 bits for each 8 of them.
 
-    The eighth bit makes their number even.
+    The eighth bit makes the number of negative ones even.
     """
     signs = packed & 0x7F | (packed & 0x3F80) << 1 | (packed & 0x1FC000) << 2 | (packed & 0xFE00000) << 3
     parity = signs ^ signs >> 4
