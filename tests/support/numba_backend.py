@@ -73,6 +73,7 @@ def fill_with_nan(backend: Any) -> None:
     backend._scratch.view(scratch, (backend._pool.n_threads * stride // 4,), np.float32)[...] = np.nan
     backend._logits[...] = np.nan
     backend._hidden[...] = np.nan
-    for part in (*backend._kv.keys, *backend._kv.values):
-        part[...] = np.nan
+    for keys, values in zip(backend._kv.keys, backend._kv.values, strict=True):
+        for part in (*keys, values):
+            part[...] = np.iinfo(part.dtype).max  # NaN in each floating-point type
     backend._states._states.view(np.float32)[...] = np.nan

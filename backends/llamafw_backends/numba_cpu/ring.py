@@ -6,6 +6,7 @@ Further back it needs a copy of a window, which is what snapshots and saved stat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +36,8 @@ def ring_size(window: int, n_ubatch: int, n_ctx: int) -> int:
 class Ring:
     """The keys and values of the last positions of all slots."""
 
-    keys: Array  # (n_slots, n_head, n_blocks, key_size, 16)
-    values: Array  # (n_slots, n_head, size, value_size)
+    keys: tuple[Array, ...]  # words and scales, (n_slots, n_head, n_blocks, n, 16)
+    values: Array  # (n_slots, n_head, size, n)
     window: int
 
     @property
@@ -65,29 +66,30 @@ class Ring:
     def copy(self, slot: int, n: int) -> Iterator[Bytes]:
         """Yield the parts of a copy of the window before position ``n``.
 
-        The first part are the keys, in whole blocks with zeros for other positions, the second one the values.
+        The first parts are the words and the scales of the keys, in whole blocks with zeros for other positions, the
+        last one the values.
         """
-        keys = self.keys[slot][:, self._blocks(n)]
-        if keys.size:
-            keys[:, 0, :, : self.first(n) % LANES] = 0
-            keys[:, -1, :, (n - 1) % LANES + 1 :] = 0
-        yield keys.reshape(-1).view(np.uint8)
+        for part in self.keys:
+            keys = part[slot][:, self._blocks(n)]
+            if keys.size:
+                keys[:, 0, :, : self.first(n) % LANES] = 0
+                keys[:, -1, :, (n - 1) % LANES + 1 :] = 0
+            yield keys.reshape(-1).view(np.uint8)
         yield self.values[slot][:, self._positions(n)].reshape(-1).view(np.uint8)
 
     def write(self, slot: int, n: int, copied: Bytes) -> None:
         """Write a copy of the window before position ``n``."""
-        keys, values = self.keys[slot], self.values[slot]
-        blocks, positions = self._blocks(n), self._positions(n)
-        n_key_bytes = self._n_bytes(0, len(blocks))
-        key_shape, value_shape = (
-            (len(whole), len(chosen), *whole.shape[2:]) for whole, chosen in ((keys, blocks), (values, positions))
-        )
-        keys[:, blocks] = copied[:n_key_bytes].view(keys.dtype).reshape(key_shape)
-        values[:, positions] = copied[n_key_bytes:].view(values.dtype).reshape(value_shape)
+        start = 0
+        places = [self._blocks(n)] * len(self.keys) + [self._positions(n)]
+        for whole, chosen in zip((*self.keys, self.values), places, strict=True):
+            shape = whole.shape[1], len(chosen), *whole.shape[3:]
+            end = start + math.prod(shape) * whole.itemsize
+            whole[slot][:, chosen] = copied[start:end].view(whole.dtype).reshape(shape)
+            start = end
 
     def _blocks(self, n: int) -> Indices:
         """Return where the blocks with the window before position ``n`` are."""
-        return np.arange(self.first(n) // LANES, -(-n // LANES)) % self.keys.shape[2]
+        return np.arange(self.first(n) // LANES, -(-n // LANES)) % (self.size // LANES)
 
     def _positions(self, n: int) -> Indices:
         """Return where the positions of the window before position ``n`` are."""
@@ -95,4 +97,4 @@ class Ring:
 
     def _n_bytes(self, n_positions: int, n_blocks: int) -> int:
         """Return the size of the keys of some blocks, and the values of some positions."""
-        return n_blocks * self.keys[0, :, 0].nbytes + n_positions * self.values[0, :, 0].nbytes
+        return n_blocks * sum(part[0, :, 0].nbytes for part in self.keys) + n_positions * self.values[0, :, 0].nbytes
