@@ -311,7 +311,7 @@ class Assembly:
         return self._store(dtype, fields | more, {"inputs": inputs, "ops": ops})
 
     def _attention(self, unit: AttentionUnit) -> tuple[int, int]:
-        layout, cached = unit.cache, self._caches.addresses(unit.number)
+        layout, cached = unit.cache, self._caches.fields(unit.number)
         n_rep = unit.n_head // layout.n_head
         kernel = attention.build(self._compiler, self._isa, n_rep, layout, *self._caches.types)
         n_scores = attention.max_scores(unit.fields["window"], self._caches.n_ctx)

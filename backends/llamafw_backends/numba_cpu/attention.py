@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, emit_values, sum_rows
+from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, sum_rows
 from llamafw_backends.numba_cpu.cache import ANY_ISA
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType, store_key, store_value
 from llamafw_backends.numba_cpu.elementwise import quantize
@@ -46,9 +46,10 @@ from llamafw_backends.numba_cpu.simd import (
     zeros,
 )
 from llamafw_backends.numba_cpu.threads import barrier
+from llamafw_backends.numba_cpu.value_emit import emit_values
 
 _scores = specialised("scores", 4, 7, emit_scores)
-_values = specialised("values", 3, 7, emit_values)
+_values = specialised("values", 3, 8, emit_values)
 _latent_values = specialised("latent values", 4, 8, emit_latent_values)
 
 
@@ -163,7 +164,8 @@ def _store_kv(
     block = r.keys + slot * r.key_slot + head * r.key_head + place // 16 * r.key_block
     store_key(rounding_at(r.key_rounding), k, key_size, block, place % 16, scratch)
     row = r.values + slot * r.value_slot + head * r.value_head + place * r.value_row
-    store_value(rounding_at(r.value_rounding), v, value_size, row)
+    scales = r.scales + slot * r.scale_slot + head * r.scale_head + place // 16 * r.scale_block
+    store_value(rounding_at(r.value_rounding), v, value_size, row, scales, place % 16, scratch)
 
 
 @jit
@@ -208,7 +210,7 @@ def build(
     sizes = layout.key_size, layout.value_size, layout.latent
     name = f"attention {n_rep} x {layout.key_size} and {layout.value_size}, "
     name += f"latent, {keys.name}" if layout.latent else f"{keys.name} and {values.name}"
-    isa_name = isa.name if keys.is_quantised else ANY_ISA
+    isa_name = isa.name if keys.n_scales else ANY_ISA
     return compiler(name, 3, _attention(n_rep, *sizes, keys.name, values.name, isa_name), isa=isa_name)
 
 
@@ -232,7 +234,7 @@ def _attention(
     parts = n_rep // heads
     stored_size = 0 if latent else value_size  # of values
     n_sums = value_size * (sum_rows(heads) if latent else max_rows)
-    is_quantised = CACHE_TYPES[keys].is_quantised
+    is_quantised = CACHE_TYPES[keys].n_scales > 0
 
     def attention(plan: int, record: int, thread: int) -> int:
         p, r = plan_at(plan), attention_at(record)
@@ -272,6 +274,7 @@ def _attention(
                     _store_kv(plan, p, r, first_token, kv_head, thread, key_size, stored_size, scratch)
                 cached_keys = r.keys + slot * r.key_slot + kv_head * r.key_head
                 cached_values = r.values + slot * r.value_slot + kv_head * r.value_head
+                scales = r.scales + slot * r.scale_slot + kv_head * r.scale_head
                 n_rows = n_tokens * heads
                 for t in range(n_tokens):
                     for h in range(heads):
@@ -317,7 +320,7 @@ def _attention(
                 for j in range(0, 4 * value_size * n_rows, 64):
                     store(zeros(), sums + j)
                 shared = position + 1  # positions that all rows see; the others are added token by token
-                seen_by_all = weights, stride, cached_values, n_kept, seen, shared, sums
+                seen_by_all = weights, stride, cached_values, scales, n_kept, seen, shared, sums
                 if n_rows == max_rows:
                     _values(max_rows, value_size, values, seen_by_all)
                 else:
@@ -325,7 +328,7 @@ def _attention(
                 for t in range(1, n_tokens):
                     row = t * heads
                     own_weights, own_sums = weights + row * stride, sums + 4 * value_size * row
-                    own = own_weights, stride, cached_values, n_kept, shared, shared + t, own_sums
+                    own = own_weights, stride, cached_values, scales, n_kept, shared, shared + t, own_sums
                     _values(heads, value_size, values, own)
 
                 for row in range(n_rows):

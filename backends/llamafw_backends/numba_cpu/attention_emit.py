@@ -10,12 +10,13 @@ from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, INTS, Builder, Value, address, constant, larger, smaller
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES
 from llamafw_backends.numba_cpu.tiles import COLUMNS, QuantFormat, Record
 
-_ACCUMULATORS = 24  # registers for sums: AVX-512 has 32; for other sets the compiler spills some
+import os
+_BYTES_AHEAD = int(os.environ.get("AHEAD", "2048"))
 _CHUNK = 32  # blocks of keys whose values are summed before lanes are added; they fit into a second-level cache
 _GROUPS_AHEAD = 4  # distance of prefetches
 
@@ -35,6 +36,8 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
             block = b.add(first, b.mul(i, constant(I64, at_once)))
             base = b.add(keys, b.mul(block, constant(I64, block_bytes)))
             bases = [address(b, base, block_bytes * k) for k in range(at_once)]
+            for line in range(0, at_once * block_bytes, 64):
+                emit.prefetch(b, address(b, base, _BYTES_AHEAD + line))
             sums = _emit_products(b, queries, bases, n_rows, size, kind, isa)
             for r in range(n_rows):
                 row = b.add(scores, b.mul(stride, constant(I64, r)))
@@ -46,7 +49,7 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
         emit.loop(b, count, [], score_blocks)
 
     begin = b.srem(first_block, n_cached)
-    n_before_end = _smaller(b, n, b.sub(n_cached, begin))
+    n_before_end = smaller(b, n, b.sub(n_cached, begin))
 
     def score_segment(i: Value, _: list[Value]) -> list[Value]:
         is_first = b.icmp_signed("==", i, constant(I64, 0))
@@ -59,7 +62,7 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
             emit_blocks(part_keys, part_scores, rest, b.sub(part, rest), 1)
         return []
 
-    emit.loop(b, _count_segments(b, b.icmp_signed(">", n, n_before_end)), [], score_segment)
+    emit.loop(b, emit.count_segments(b, b.icmp_signed(">", n, n_before_end)), [], score_segment)
 
 
 def _emit_products(
@@ -103,45 +106,6 @@ def _vector_bytes(kind: str) -> int:
     return CACHE_TYPES[kind].row_bytes(emit.LANES)
 
 
-def emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32.
-
-    The cache has ``n_cached`` positions, which are used in turn. ``weights`` are those of position 0.
-    """
-    weights, stride, cached, n_cached, first, last, out = values
-    n_vectors, row_bytes = size // emit.LANES, CACHE_TYPES[kind].row_bytes(size)
-    at_once = max(1, min(4, _ACCUMULATORS // n_rows))
-    turn = b.sub(first, b.srem(first, n_cached))  # the position at the start of the cache
-    next_turn = b.add(turn, n_cached)
-
-    def add_segment(i: Value, _: list[Value]) -> list[Value]:
-        is_first = b.icmp_signed("==", i, constant(I64, 0))
-        low, high = b.select(is_first, first, next_turn), b.select(is_first, _smaller(b, last, next_turn), last)
-        zero = b.sub(cached, b.mul(b.select(is_first, turn, next_turn), constant(I64, row_bytes)))
-
-        for start in range(0, n_vectors, at_once):
-            vectors = range(start, min(start + at_once, n_vectors))
-            places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
-
-            def add_position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
-                position = b.add(low, i)
-                value = b.add(zero, b.mul(position, constant(I64, row_bytes)))
-                loaded = [CACHE_TYPES[kind].load(b, value, v) for v in vectors]
-                new_sums = []
-                for r in range(n_rows):
-                    where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(position, constant(I64, 4)))
-                    weight, row_sums = emit.load_splat(b, where, F32), sums[r * len(vectors) :]
-                    new_sums += [emit.fma(b, weight, v, s) for v, s in zip(loaded, row_sums, strict=False)]
-                return new_sums
-
-            sums = emit.loop(b, b.sub(high, low), [emit.load(b, place, FLOATS) for place in places], add_position)
-            for total, place in zip(sums, places, strict=True):
-                emit.store(b, total, place)
-        return []
-
-    emit.loop(b, _count_segments(b, b.icmp_signed(">", last, next_turn)), [], add_segment)
-
-
 def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: int, size: int, kind: str) -> None:
     """Emit the weighted sums of the values of positions ``start`` … ``last - 1``, which are the first numbers of keys.
 
@@ -163,8 +127,8 @@ def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: i
 
     def add_chunk(i: Value, _: list[Value]) -> list[Value]:
         chunk = b.mul(b.add(first_chunk, i), constant(I64, _CHUNK))
-        low, high = _larger(b, chunk, first_block), _smaller(b, b.add(chunk, constant(I64, _CHUNK)), end)
-        full = _smaller(b, high, n_full)
+        low, high = larger(b, chunk, first_block), smaller(b, b.add(chunk, constant(I64, _CHUNK)), end)
+        full = smaller(b, high, n_full)
 
         def add_group(group: Value, _: list[Value]) -> list[Value]:
             base = b.add(keys, b.mul(group, constant(I64, at_once * vector_bytes)))
@@ -252,16 +216,3 @@ def _sum_each(b: Builder, vectors: list[Value]) -> Value:
 def _choose(b: Builder, x: Value, y: Value, lanes: list[int]) -> Value:
     """Emit a vector of lanes of ``x`` and, from number 16 on, of ``y``."""
     return b.shuffle_vector(x, y, ir.Constant(INTS, lanes))
-
-
-def _count_segments(b: Builder, is_divided: Value) -> Value:
-    """Emit the number of segments of a range of positions, which the end of the cache may divide."""
-    return b.select(is_divided, constant(I64, 2), constant(I64, 1))
-
-
-def _smaller(b: Builder, x: Value, y: Value) -> Value:
-    return b.select(b.icmp_signed("<", x, y), x, y)
-
-
-def _larger(b: Builder, x: Value, y: Value) -> Value:
-    return b.select(b.icmp_signed(">", x, y), x, y)

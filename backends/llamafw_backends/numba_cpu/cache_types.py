@@ -1,25 +1,25 @@
 """The types in which keys and values are cached: how they are rounded, stored and read.
 
-A block of 16 keys is a tile of their type (see `tiles`), with a position in each lane. The values of a position are
-stored as a row of a file.
+A block of 16 keys is a tile of their type (see `tiles`), with a position in each lane. Values are stored position by
+position: a row has the blocks of the file without their scales, which are stored for 16 positions together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
-from llamafw import SettingsError
 from llamafw_backends.numba_cpu import cache_rounding, emit
-from llamafw_backends.numba_cpu.emit import BYTES, F32, FLOATS, I32, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.cpu import features
+from llamafw_backends.numba_cpu.emit import BYTES, FLOATS, I32, INTS, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.formats import FORMATS
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
-from llamafw_backends.numba_cpu.simd import call_address
-from llamafw_backends.numba_cpu.tiles import COLUMNS, Format, QuantFormat
+from llamafw_backends.numba_cpu.simd import call_address, read_u16, read_u32, write_u16, write_u32
+from llamafw_backends.numba_cpu.tiles import Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,17 @@ class CacheType:
         Its name in settings.
     columns : int
         How many numbers are rounded at once; the size of a head must be a multiple of it.
+    n_scales : int
+        Of these numbers: 0; 1, a scale; or 2, a scale and a minimum. They are float16, at the start of a block.
     round : callable
         Rounds so many float32, at one address, to blocks in the file's layout, at another one. Compiled by Numba.
     load : callable
-        ``load(builder, row, i)`` emits loading the numbers 16·i … 16·i + 15 of a row in the file's layout, as float32.
+        ``load(builder, row, i)`` emits loading the numbers 16·i … 16·i + 15 of a row as float32, without the scale.
     """
 
     name: str
     columns: int
+    n_scales: int
     round: Callable[[int, int], None]
     load: Callable[[Builder, Value, int], Value]
 
@@ -48,22 +51,14 @@ class CacheType:
         """How keys are stored."""
         return FORMATS[self.name.upper()]
 
-    @property
-    def is_quantised(self) -> bool:
-        """Whether numbers share a scale."""
-        return isinstance(self.format, QuantFormat)
-
     def row_bytes(self, n: int) -> int:
-        """Return the size of ``n`` numbers in the file's layout."""
-        return n // self.format.block_size * self.format.block_bytes
+        """Return the size of ``n`` numbers of a position, without their scales."""
+        return n // self.columns * (self._unit_bytes - 2 * self.n_scales)
 
-    def check_size(self, size: int, flag: str) -> None:
-        """Raise SettingsError if heads of a size cannot be stored; ``flag`` has set the type."""
-        if size % self.columns:
-            raise SettingsError(
-                f"{flag} {self.name} stores blocks of {self.columns} numbers, but this model has heads of {size}; use "
-                "f16, bf16 or f32"
-            )
+    @property
+    def _unit_bytes(self) -> int:
+        """The size of what is rounded at once, in the file's layout."""
+        return self.columns // self.format.block_size * self.format.block_bytes
 
     def fields(self, compiler: KernelCompiler, size: int) -> dict[str, int]:
         """Return the fields of a ROUNDING record for rows or keys of ``size`` numbers."""
@@ -72,7 +67,8 @@ class CacheType:
             "round": compiler(f"round to {self.name}", 2, self.round, has_result=False).address,
             "pack": compiler(tile.kernel_name("pack"), 4, tile.pack, has_result=False).address,
             "columns": self.columns,
-            "bytes": self.row_bytes(self.columns),
+            "n_scales": self.n_scales,
+            "row_bytes": self.row_bytes(self.columns),
             "n_blocks": self.columns // tile.block_size,
             "block_bytes": tile.block_bytes,
             "word_bytes": tile.word_bytes,
@@ -109,11 +105,20 @@ def store_key(r: Any, x: int, size: int, block: int, lane: int, scratch: int) ->
 
 
 @jit
-def store_value(r: Any, x: int, size: int, row: int) -> None:
-    """Round a value and write it into a row; the arguments are those of `store_key`."""
+def store_value(r: Any, x: int, size: int, row: int, scales: int, lane: int, scratch: int) -> None:
+    """Round a value and write it into a row, and its scales into a lane; see `store_key`.
+
+    ``scales`` is the address of the scales of 16 positions: the scale and the minimum of the first numbers, of the next
+    ones …
+    """
     for i in range(0, size, r.columns):
-        _call_round(r.round, x + 4 * i, row)
-        row += r.bytes
+        _call_round(r.round, x + 4 * i, scratch)
+        for j in range(r.n_scales):
+            write_u16(read_u16(scratch + 2 * j), scales + 2 * lane)
+            scales += 32
+        for j in range(0, r.row_bytes, 4):
+            write_u32(read_u32(scratch + 2 * r.n_scales + j), row + j)
+        row += r.row_bytes
 
 
 # --- loading values in kernels --------------------------------------------------------------------------
@@ -124,43 +129,43 @@ def _load_floats(b: Builder, row: Value, i: int, *, name: str) -> Value:
     return kind.load(b, address(b, row, i * emit.LANES * kind.block_bytes // kind.block_size))
 
 
-def _scalar(b: Builder, where: Value) -> Value:
-    """Emit loading a float16 into each lane, as float32."""
-    return emit.splat(b, emit.load_half(b, where, F32))
-
-
 def _load_q8_0(b: Builder, row: Value, i: int) -> Value:
-    block = address(b, row, i // 2 * 34)
-    numbers = emit.load(b, address(b, block, 2 + i % 2 * emit.LANES), BYTES)
-    return b.fmul(_scalar(b, block), emit.to_float(b, b.sext(numbers, INTS)))
+    return emit.to_float(b, b.sext(emit.load(b, address(b, row, emit.LANES * i), BYTES), INTS))
 
 
-def _load_nibbles(
-    b: Builder, row: Value, i: int, *, n_bytes: int, offset: int = 0, has_fifth_bit: bool = False
-) -> Value:
-    """Emit loading numbers of a type with 4 or 5 bits; a minimum follows the scale if ``offset`` is 0."""
-    block, half = address(b, row, i // 2 * n_bytes), i % 2
-    quants = b.zext(emit.load(b, address(b, block, n_bytes - emit.LANES), BYTES), INTS)
+def _load_nibbles(b: Builder, row: Value, i: int, *, table: Sequence[int]) -> Value:
+    """Emit loading numbers of 4 bits, which are indices of a table."""
+    quants = b.zext(emit.load(b, address(b, row, i // 2 * emit.LANES), BYTES), INTS)
+    if i % 2:
+        quants = b.lshr(quants, constant(INTS, 4))
+    if "avx512f" in features():  # which ignores the other bits of an index
+        numbers = ir.Constant(FLOATS, [float(number) for number in table])
+        return emit.call(b, "llvm.x86.avx512.permvar.sf.512", FLOATS, [numbers, quants])
+    return emit.to_float(b, b.add(b.and_(quants, constant(INTS, 15)), constant(INTS, table[0])))
+
+
+def _load_five_bits(b: Builder, row: Value, i: int, *, offset: int) -> Value:
+    """Emit loading numbers of 5 bits, the highest of which are in 4 bytes before the others."""
+    block, half = address(b, row, i // 2 * (emit.LANES + 4)), i % 2
+    quants = b.zext(emit.load(b, address(b, block, 4), BYTES), INTS)
     quants = b.lshr(quants, constant(INTS, 4)) if half else b.and_(quants, constant(INTS, 15))
-    if has_fifth_bit:
-        bits = emit.load_splat(b, address(b, block, n_bytes - emit.LANES - 4), I32)
-        bits = b.lshr(bits, ir.Constant(INTS, [emit.LANES * half + lane for lane in range(emit.LANES)]))
-        quants = b.or_(quants, b.shl(b.and_(bits, constant(INTS, 1)), constant(INTS, 4)))
-    if offset:
-        return b.fmul(_scalar(b, block), emit.to_float(b, b.sub(quants, constant(INTS, offset))))
-    return b.fadd(b.fmul(_scalar(b, block), emit.to_float(b, quants)), _scalar(b, address(b, block, 2)))
+    bits = emit.load_splat(b, block, I32)
+    bits = b.lshr(bits, ir.Constant(INTS, [emit.LANES * half + lane for lane in range(emit.LANES)]))
+    quants = b.or_(quants, b.shl(b.and_(bits, constant(INTS, 1)), constant(INTS, 4)))
+    return emit.to_float(b, b.sub(quants, constant(INTS, offset)) if offset else quants)
 
 
+_FROM_0, _FROM_8 = range(16), range(-8, 8)
 CACHE_TYPES = {
     one.name: one
     for one in (
-        CacheType("f32", 16, cache_rounding.to_f32, partial(_load_floats, name="F32")),
-        CacheType("f16", 16, cache_rounding.to_f16, partial(_load_floats, name="F16")),
-        CacheType("bf16", 16, cache_rounding.to_bf16, partial(_load_floats, name="BF16")),
-        CacheType("q8_0", 32, cache_rounding.to_q8_0, _load_q8_0),
-        CacheType("q5_1", 32, cache_rounding.to_q5_1, partial(_load_nibbles, n_bytes=24, has_fifth_bit=True)),
-        CacheType("q5_0", 32, cache_rounding.to_q5_0, partial(_load_nibbles, n_bytes=22, offset=16, has_fifth_bit=True)),
-        CacheType("q4_1", 32, cache_rounding.to_q4_1, partial(_load_nibbles, n_bytes=20)),
-        CacheType("q4_0", 32, cache_rounding.to_q4_0, partial(_load_nibbles, n_bytes=18, offset=8)),
+        CacheType("f32", 16, 0, cache_rounding.to_f32, partial(_load_floats, name="F32")),
+        CacheType("f16", 16, 0, cache_rounding.to_f16, partial(_load_floats, name="F16")),
+        CacheType("bf16", 16, 0, cache_rounding.to_bf16, partial(_load_floats, name="BF16")),
+        CacheType("q8_0", 32, 1, cache_rounding.to_q8_0, _load_q8_0),
+        CacheType("q5_1", 32, 2, cache_rounding.to_q5_1, partial(_load_five_bits, offset=0)),
+        CacheType("q5_0", 32, 1, cache_rounding.to_q5_0, partial(_load_five_bits, offset=16)),
+        CacheType("q4_1", 32, 2, cache_rounding.to_q4_1, partial(_load_nibbles, table=_FROM_0)),
+        CacheType("q4_0", 32, 1, cache_rounding.to_q4_0, partial(_load_nibbles, table=_FROM_8)),
     )
 }

@@ -241,6 +241,21 @@ def loop(
     return last
 
 
+def count_segments(b: Builder, is_divided: Value) -> Value:
+    """Emit the number of segments of a range of positions, which the end of the cache may divide."""
+    return b.select(is_divided, constant(I64, 2), constant(I64, 1))
+
+
+def smaller(b: Builder, x: Value, y: Value) -> Value:
+    """Emit the smaller of two integers."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
+def larger(b: Builder, x: Value, y: Value) -> Value:
+    """Emit the larger of two integers."""
+    return b.select(b.icmp_signed(">", x, y), x, y)
+
+
 def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, list[Value]], None]) -> Any:
     """Emit an internal function of integers without a result, once per module; return it."""
     if name in module.globals:

@@ -137,7 +137,8 @@ COLUMNS = np.dtype(
 ROUNDING = np.dtype(
     [
         *named(I, "round pack"),  # addresses of the kernels `cache_types.CacheType.round` and `tiles.Format.pack`
-        *named(I, "columns bytes"),  # how many numbers are rounded at once, and their size in a row
+        ("columns", I),  # how many numbers are rounded at once
+        *named(I, "n_scales row_bytes"),  # of these numbers: scales and minima; bytes in a row of values
         *named(I, "n_blocks block_bytes"),  # of the file's layout, in these numbers
         *named(I, "word_bytes scale_bytes"),  # of such a block in a block of keys
         ("scales", I),  # place of the scales in a block of keys
@@ -152,6 +153,7 @@ ATTENTION = np.dtype(
         *named(I, "n_head_kv stores"),  # whether the phase writes the cache
         *named(I, "keys values key_slot key_head value_slot value_head"),  # the cache
         *named(I, "key_block value_row"),  # bytes of a block of keys, and of the values of a position
+        *named(I, "scales scale_slot scale_head scale_block"),  # of values: scales of 16 positions
         *named(I, "key_rounding value_rounding"),  # ROUNDING
         ("n_kept", I),  # positions that the cache keeps of a slot: position p is at p modulo n_kept
         *named(I, "n_scores window chunked"),  # window: 0 for none

@@ -74,7 +74,7 @@ def emit_floats(b: Builder, values: list[Value], size: int, kind: str) -> None:
     emit.loop(b, constant(I64, size // tile.columns), [], write_record)
 
 
-_write_floats = specialised("floats of keys", 2, 2, emit_floats)
+write_floats = specialised("floats of keys", 2, 2, emit_floats)
 
 
 def build(compiler: KernelCompiler, kind: CacheType, size: int) -> Callable[[int], int]:
@@ -89,7 +89,7 @@ def _rotate(size: int, kind: str) -> Callable[[int], int]:
         r = _rotation_at(record)
         for number in range(r.begin // 16, (r.end + 15) // 16):
             block, first = r.keys + number * r.block_bytes, 16 * number
-            _write_floats(size, kind, (block, r.block))
+            write_floats(size, kind, (block, r.block))
             for lane in range(max(r.begin - first, 0), min(r.end - first, 16)):
                 for i in range(size):
                     store_f32(load_f32(r.block + 64 * i + 4 * lane), r.key + 4 * i)

@@ -13,6 +13,7 @@ import llamafw.graph as g
 from checkpoints import all_checkpoints, write
 from llamafw import Floats, LlamafwError, RequestError
 from llamafw.testing.batches import batch
+from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
 from support.numba_backend import fill_with_nan, open_backend
 from support.operators import rewrite
@@ -132,7 +133,7 @@ def test_caches_keep_a_window_and_a_ubatch(open_model: Open) -> None:
     assert whole.can_shift
     assert not backend.can_cut
     assert not backend.can_shift
-    sizes = [values.shape[2] for values in backend._kv.values]
+    sizes = [cache.n_positions for cache in backend._kv.caches]
     assert set(sizes) == {ring_size(16, N_UBATCH, N_CTX), N_CTX} == {112, N_CTX}
     assert backend._kv.n_bytes / whole._kv.n_bytes == pytest.approx(sum(sizes) / len(sizes) / N_CTX)
 
@@ -215,7 +216,7 @@ def test_saved_state_has_windows_only(open_model: Open) -> None:
     whole, backend = (open_model("cohere2", swa_full=full) for full in (True, False))
     for one in (whole, backend):
         evaluate(one, 0, N_TOKENS)
-    n_rings, n_caches = len(backend._kv.rings), len(backend._kv.keys)
+    n_rings, n_caches = len(backend._kv.rings), len(backend._kv.caches)
     assert 0 < n_rings < n_caches
     row_bytes = whole.save(0, 16).nbytes / n_caches / 16  # keys and values of a position
     windows = backend.save(0, N_TOKENS).nbytes - (n_caches - n_rings) * N_TOKENS * row_bytes
@@ -271,10 +272,11 @@ def test_recurrent_layers_and_windows_go_back_together(open_model: Open) -> None
 def test_size_of_a_copied_window_is_known(window: int) -> None:
     """`n_bytes` is the size of what `copy` returns, and `max_bytes` is not less."""
     n_blocks = ring_size(window, 1, 1000) // 16
-    ring = Ring(np.ones((1, 2, n_blocks, 4, 16), np.float16), np.ones((1, 2, 16 * n_blocks, 8), np.float32), window)
+    words, scales = (np.ones((1, 2, n_blocks, n, 16), kind) for n, kind in ((4, np.uint32), (1, np.uint16)))
+    ring = Ring(CacheArrays(words, scales, np.ones((1, 2, 16 * n_blocks, 8), np.uint8), scales), window)
     largest = 0
     for n in range(300):
-        copied = np.concatenate(list(ring.copy(0, n)))
+        copied = ring.copy(0, n)
         largest = max(largest, copied.nbytes)
         assert copied.nbytes == ring.n_bytes(n)
         assert largest <= ring.max_bytes(n)
