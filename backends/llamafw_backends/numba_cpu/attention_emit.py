@@ -15,10 +15,9 @@ from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES
 from llamafw_backends.numba_cpu.tiles import COLUMNS, QuantFormat, Record
 
-import os
-_BYTES_AHEAD = int(os.environ.get("AHEAD", "2048"))
+_BYTES_AHEAD = 8192  # distance of prefetches
 _CHUNK = 32  # blocks of keys whose values are summed before lanes are added; they fit into a second-level cache
-_GROUPS_AHEAD = 4  # distance of prefetches
+_GROUPS_AHEAD = 4  # the same, for latent values
 
 
 def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str, isa: str) -> None:
@@ -29,15 +28,13 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
     """
     queries, keys, n_cached, first_block, n, scores, stride = values
     block_bytes = CACHE_TYPES[kind].format.tile_bytes(size)
-    at_once = max(1, min(4, 16 // n_rows))
+    at_once = 1 if CACHE_TYPES[kind].n_scales else max(1, min(4, 16 // n_rows))
 
     def emit_blocks(keys: Value, scores: Value, count: Value, first: Value, at_once: int) -> None:
         def score_blocks(i: Value, _: list[Value]) -> list[Value]:
             block = b.add(first, b.mul(i, constant(I64, at_once)))
             base = b.add(keys, b.mul(block, constant(I64, block_bytes)))
             bases = [address(b, base, block_bytes * k) for k in range(at_once)]
-            for line in range(0, at_once * block_bytes, 64):
-                emit.prefetch(b, address(b, base, _BYTES_AHEAD + line))
             sums = _emit_products(b, queries, bases, n_rows, size, kind, isa)
             for r in range(n_rows):
                 row = b.add(scores, b.mul(stride, constant(I64, r)))
@@ -74,6 +71,10 @@ def _emit_products(
     def add_element(d: Value, sums: list[Value]) -> list[Value]:
         vectors = [_load(b, b.add(block, b.mul(d, constant(I64, _vector_bytes(kind)))), kind) for block in blocks]
         query, new_sums = b.add(queries, b.mul(d, constant(I64, 4 * n_rows))), []
+        n_bytes = n * _vector_bytes(kind)
+        after = address(b, b.add(blocks[0], b.mul(d, constant(I64, n_bytes))), size * n_bytes)
+        for line in range(0, n_bytes, 64):
+            emit.prefetch(b, address(b, after, line))  # of the next blocks, in the order of addresses
         for r in range(n_rows):
             q = emit.load_splat(b, address(b, query, 4 * r), F32)
             new_sums += [emit.fma(b, q, vectors[k], sums[r * n + k]) for k in range(n)]
@@ -87,6 +88,8 @@ def _emit_products(
             scales = address(b, block, size // COLUMNS * tile.word_bytes)
             scales = b.add(scales, b.mul(i, constant(I64, tile.scale_bytes)))
             record = Record(b, words, scales, constant(I64, 0))
+            for line in range(0, tile.word_bytes, 64):
+                emit.prefetch(b, address(b, words, _BYTES_AHEAD + line))
             new_sums[k::n] = tile.multiply(record, INSTRUCTION_SETS[isa], rows, sums[k::n])
         return new_sums
 

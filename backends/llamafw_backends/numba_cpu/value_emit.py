@@ -15,6 +15,8 @@ from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, ad
 
 _Scaled = Callable[[Value, int, Value], Value]
 _Weight = Callable[[Value, int, int], Value]
+_AHEAD = 8192  # distance of prefetches, in bytes
+_CHUNK = 128  # positions whose values stay in the first-level cache
 _ACCUMULATORS = 24  # registers for sums: AVX-512 has 32; for other sets the compiler spills some
 
 
@@ -35,13 +37,21 @@ def emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
         is_first = b.icmp_signed("==", i, constant(I64, 0))
         low, high = b.select(is_first, first, next_turn), b.select(is_first, smaller(b, last, next_turn), last)
         begin = b.select(is_first, turn, next_turn)
-        for start in range(0, n_vectors, at_once):
-            vectors = range(start, min(start + at_once, n_vectors))
-            part = _Part(b, CACHE_TYPES[kind], size, n_rows, vectors, weights, stride, cached, scales, begin, stack)
-            places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
-            sums = part.add(low, high, [emit.load(b, place, FLOATS) for place in places])
-            for total, place in zip(sums, places, strict=True):
-                emit.store(b, total, place)
+
+        def add_chunk(i: Value, _: list[Value]) -> list[Value]:
+            start = b.add(low, b.mul(i, constant(I64, _CHUNK)))
+            end = smaller(b, high, b.add(start, constant(I64, _CHUNK)))
+            for first in range(0, n_vectors, at_once):
+                vectors = range(first, min(first + at_once, n_vectors))
+                part = _Part(b, CACHE_TYPES[kind], size, n_rows, vectors, weights, stride, cached, scales, begin, stack)
+                places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
+                sums = part.add(start, end, [emit.load(b, place, FLOATS) for place in places])
+                for total, place in zip(sums, places, strict=True):
+                    emit.store(b, total, place)
+            return []
+
+        n_chunks = b.sdiv(b.add(b.sub(high, low), constant(I64, _CHUNK - 1)), constant(I64, _CHUNK))
+        emit.loop(b, n_chunks, [], add_chunk)
         return []
 
     emit.loop(b, emit.count_segments(b, b.icmp_signed(">", last, next_turn)), [], add_segment)
@@ -96,6 +106,9 @@ class _Part:
         def add_position(i: Value, sums: list[Value]) -> list[Value]:
             position = b.add(low, i)
             row = b.add(zero, b.mul(position, constant(I64, row_bytes)))
+            if self.vectors.start == 0:
+                for line in range(0, row_bytes, 64):
+                    emit.prefetch(b, address(b, row, _AHEAD + line))
             loaded = [scaled(position, v, self.kind.load(b, row, v)) for v in self.vectors]
             new_sums = []
             for r in range(self.n_rows):
