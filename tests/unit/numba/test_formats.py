@@ -126,9 +126,9 @@ class EmulatedNeon(Neon):
     name = "emulated-neon"
     required_features = frozenset[str]()
 
-    def _sdot(self, b: Any, total: Any, weights: Any, quants: Any) -> Any:
-        wide = ir.VectorType(ir.IntType(32), 16)
-        products = b.mul(b.sext(weights, wide), b.sext(b.bitcast(quants, self._bytes), wide))
+    def _multiply(self, b: Any, total: Any, word: Any, quants: Any) -> Any:
+        narrow, wide = (ir.VectorType(ir.IntType(bits), 16) for bits in (8, 32))
+        products = b.mul(b.sext(b.bitcast(word, narrow), wide), b.sext(b.bitcast(quants, narrow), wide))
         for start in range(4):
             total = b.add(total, emit.take(b, products, list(range(start, 16, 4))))
         return total
