@@ -121,13 +121,11 @@ class Vnni(InstructionSet):
     required_features = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
     widths: tuple[int, ...] = (12, 8, 4, 2, 1)
     tiles_at_once = {12: 2, 8: 2, 4: 2, 2: 4, 1: 4}
+    max_separate = 1  # with more tokens, there are enough sums that do not wait for each other
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
-        """Emit ``total`` plus four products of bytes in each lane; all lanes of ``quants`` have the same activations."""
+        """Emit ``total`` plus four products of bytes in each lane; all lanes of ``quants`` are alike."""
         return emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
-
-    def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
-        return self._dot_each(b, [total], [words], part)[0]
 
     def _dot_each(
         self, b: Builder, totals: Sequence[Value], tiles: Sequence[Sequence[Value]], part: Value
@@ -141,22 +139,7 @@ class Vnni(InstructionSet):
     def dot(
         self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
     ) -> list[Value]:
-        dots = []
-        for token in tokens:
-            in_high = offset == 1 << HIGH_BITS  # 128 · (−Σx)
-            high = self._dot(
-                b,
-                _splat_sum(b, token) if in_high else constant(INTS, 0),
-                words,
-                address(b, token, HIGH_OFFSET + 4 * first),
-            )
-            start, low = b.shl(high, constant(INTS, HIGH_BITS)), address(b, token, LOW_OFFSET + 4 * first)
-            start = add_offset(b, start, token, 0 if in_high else offset)
-            if len(tokens) > 1:
-                dots.append(self._dot(b, start, words, low))
-            else:  # the sums of both parts do not wait for each other
-                dots.append(b.add(start, self._dot(b, constant(INTS, 0), words, low)))
-        return dots
+        return self._dot_together(b, [words], tokens, first, offset)[0]
 
     def dot_tiles(
         self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, bound: int, offset: int
@@ -164,14 +147,26 @@ class Vnni(InstructionSet):
         """Emit `dot` for the words of several tiles; each load of activations is used for all of them."""
         if len(tokens) == 1:  # there are not enough registers for the words of all tiles
             return super().dot_tiles(b, tiles, tokens, first, bound, offset)
+        return self._dot_together(b, tiles, tokens, first, offset)
+
+    def _dot_together(
+        self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, offset: int
+    ) -> list[list[Value]]:
         in_high, sums = offset == 1 << HIGH_BITS, []
+        zeros = [constant(INTS, 0)] * len(tiles)
         for token in tokens:
-            starts = [_splat_sum(b, token) if in_high else constant(INTS, 0)] * len(tiles)
+            starts = [_splat_sum(b, token)] * len(tiles) if in_high else zeros  # 128 · (−Σx)
             high = self._dot_each(b, starts, tiles, address(b, token, HIGH_OFFSET + 4 * first))
-            starts = [
+            totals = [
                 add_offset(b, b.shl(one, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset) for one in high
             ]
-            sums.append(self._dot_each(b, starts, tiles, address(b, token, LOW_OFFSET + 4 * first)))
+            low = address(b, token, LOW_OFFSET + 4 * first)
+            if len(tokens) > self.max_separate:
+                totals = self._dot_each(b, totals, tiles, low)
+            else:  # the sums of both parts do not wait for each other
+                sums_of_low = self._dot_each(b, zeros, tiles, low)
+                totals = [b.add(x, y) for x, y in zip(totals, sums_of_low, strict=True)]
+            sums.append(totals)
         return [list(dots) for dots in zip(*sums, strict=True)]
 
 
@@ -179,6 +174,7 @@ class _Narrow(Vnni):
     """Dot products in registers of ``n_lanes`` lanes, less than 16."""
 
     n_lanes: int
+    max_separate = 4
 
     def _dot_each(
         self, b: Builder, totals: Sequence[Value], tiles: Sequence[Sequence[Value]], part: Value
