@@ -84,7 +84,7 @@ def pack_bit_string(bits: int, words: int, lane: int) -> None:
 
 @jit
 def transpose_crumbs(word: int) -> int:
-    """Return a word of 4 · 4 numbers of 2 bits, of which number ``j`` of byte ``i`` becomes number ``i`` of byte ``j``."""
+    """Return a word of 4 · 4 numbers of 2 bits: number ``j`` of byte ``i`` has become number ``i`` of byte ``j``."""
     change = (word ^ word >> 12) & 0x0000F0F0
     word ^= change ^ change << 12
     change = (word ^ word >> 6) & 0x00CC00CC

@@ -1,7 +1,7 @@
 """IQ4_XS: blocks of 256 weights d·(s − 32)·v, with s for each 32 columns, and v from the table of IQ4_NL.
 
-In the file: float16 d; 2 bytes with the upper 2 bits of each s; 4 bytes with the lower 4 bits; 128 bytes of indices. For
-each 32 columns, 16 bytes have columns 0–15 in low and 16–31 in high nibbles.
+In the file: float16 d; 2 bytes with the upper 2 bits of each s; 4 bytes with the lower 4 bits; 128 bytes of indices.
+For each 32 columns, 16 bytes have columns 0–15 in low and 16–31 in high nibbles.
 """
 
 from __future__ import annotations

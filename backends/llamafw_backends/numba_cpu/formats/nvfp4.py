@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import BYTES, FLOATS, SHORTS, Value, address, constant
+from llamafw_backends.numba_cpu.emit import BYTES, FLOATS, SHORTS, Value, constant
 from llamafw_backends.numba_cpu.formats.bits import copy_words, look_up, nibbles
 from llamafw_backends.numba_cpu.formats.mxfp4 import NUMBERS
 from llamafw_backends.numba_cpu.kernel_compiler import jit

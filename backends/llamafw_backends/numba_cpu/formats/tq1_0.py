@@ -1,8 +1,8 @@
 """TQ1_0: blocks of 256 weights d·(q − 1), with q from 0 to 2.
 
 In the file: 52 bytes of q, float16 d. A byte has 5 digits to base 3: the first one is ``floor(3 · byte / 256)``, and
-``3 · byte mod 256`` has the others. The first digits of 32 bytes are columns 0–31, their second digits columns 32–63 and
-so on. The digits of 16 bytes are the columns from 160, and 4 digits each of 4 bytes those from 240.
+``3 · byte mod 256`` has the others. The first digits of 32 bytes are columns 0–31, their second digits columns 32–63
+and so on. The digits of 16 bytes are the columns from 160, and 4 digits each of 4 bytes those from 240.
 
 In a tile, 5 of 8 groups of 4 columns are such digits too. The others have 2 bits per column, which take fewer
 instructions. That makes 1.81 bits per weight; a file has 1.69.
