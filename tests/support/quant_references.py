@@ -9,7 +9,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
-Bytes, Floats = npt.NDArray[np.uint8], npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 
 def q1_0(blocks: Bytes) -> Floats:

@@ -60,7 +60,8 @@ def write_gguf(
             block_size, type_size = block_sizes(type_name)
             shape = (*data.shape[:-1], data.shape[-1] // type_size * block_size)
             # the package computes the shape of uint8 itself, from a size that it does not know
-            writer.add_tensor(name, data.view(np.int8), shape, UNKNOWN_TYPES[type_name])
+            type_id: Any = UNKNOWN_TYPES[type_name]
+            writer.add_tensor(name, data.view(np.int8), shape, type_id)
             continue
         raw_type = None if type_name in ("F32", "F16") else GGMLQuantizationType[type_name]
         writer.add_tensor(name, data, raw_dtype=raw_type)

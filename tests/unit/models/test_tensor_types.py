@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llamafw import Bytes, Floats, Model, ModelError
+from llamafw import Bytes, Floats, Model, ModelError, Quant
 from llamafw.models.gguf import read_gguf
 from support import raw_gguf as raw
 from support.gguf_models import QUANTS
@@ -32,7 +32,7 @@ class OlderType:
         return two_bits(data.reshape(-1, 34)).reshape(shape)
 
 
-TYPES = {**QUANTS, "PQ2_0": OlderType()}
+TYPES: dict[str, Quant] = {**QUANTS, "PQ2_0": OlderType()}
 
 
 def write(path: Path, type_name: str, shapes: Sequence[Sequence[int]], type_id: int = 42) -> dict[str, Bytes]:
