@@ -21,10 +21,14 @@ from llamafw.testing.batches import batch
 from llamafw.testing.random_tensors import random_tensor
 from llamafw_backends.numba_cpu import emit, matmul
 from llamafw_backends.numba_cpu.backend import NumbaBackend
-from llamafw_backends.numba_cpu.formats import FORMATS
+from llamafw_backends.numba_cpu.cpu import features
+from llamafw_backends.numba_cpu.emit import Builder, Value
+from llamafw_backends.numba_cpu.formats import FORMATS, bits
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import Neon
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.simd import i64, operation, void
+from llamafw_backends.numba_cpu.tiles import Record
 from support.gguf_models import QUANTS
 
 N_VOCAB, N_EXPERT, N_USED = 64, 3, 2
@@ -162,3 +166,23 @@ def test_neon_kernels_use_dot_products(type_name: str) -> None:
     code = machine.emit_assembly(llvm.parse_assembly(str(module)))
     n_products = len(re.findall(r"\bsdot\b", code))
     assert n_products == 4 * 2 * 4 * 8  # tokens, parts, quarters of 16 lanes, words
+
+
+@pytest.mark.parametrize("feature", ["avx512bw", "avx2", "ssse3", None])
+def test_bytes_are_looked_up_with_any_instruction(feature: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if feature and feature not in features():
+        pytest.skip(f"this processor has no {feature}")
+    monkeypatch.setattr(bits, "features", lambda: {feature})
+    table = [(37 * i + 11) % 256 for i in range(16)]
+
+    def look_up(b: Builder, source: Value, out: Value) -> None:
+        record = Record(b, source, source, source)
+        (word,) = bits.look_up(record, table, [record.word(0)])
+        emit.store(b, word, out)
+
+    copy = operation(void, (i64, i64), look_up)
+    kernel = numba.cfunc(void(i64, i64))(lambda source, out: copy(source, out))
+    indices = np.random.default_rng(0).integers(0, 16, 64, np.uint8)
+    found = np.empty(64, np.uint8)
+    kernel.ctypes(indices.ctypes.data, found.ctypes.data)
+    assert found.tolist() == [table[i] for i in indices]
