@@ -168,6 +168,34 @@ def test_neon_kernels_use_dot_products(type_name: str) -> None:
     assert n_products == 4 * 2 * 4 * 8  # tokens, parts, quarters of 16 lanes, words
 
 
+@pytest.mark.parametrize(("type_name", "n_scales", "scale_bytes"), [("MXFP4", 1, range(224)), ("NVFP4", 4, range(256))])
+def test_products_are_right_with_any_scale_byte(type_name: str, n_scales: int, scale_bytes: range) -> None:
+    """One row for each byte; larger ones of MXFP4 would give infinite sums."""
+    rng, one, n = np.random.default_rng(4), FORMATS[type_name], len(scale_bytes)
+    blocks = rng.integers(0, 256, (n, N_COLUMNS // one.block_size, one.block_bytes), np.uint8)
+    blocks[:, :, :n_scales] = np.array(scale_bytes)[:, None, None]
+    tensors = {
+        "embedding": Tensor("embedding", (N_VOCAB, N_COLUMNS), "F32", make_embedding(rng)),
+        "matrix": Tensor("matrix", (n, N_COLUMNS), type_name, blocks.reshape(-1)),
+    }
+    x = g.EmbeddingLookup(g.TOKENS, g.Weight("embedding", (N_VOCAB, N_COLUMNS)))
+    graph = g.Graph(g.Linear(x, g.Weight("matrix", (n, N_COLUMNS))), None, 64)
+    expected, _ = g.evaluate(graph, TOKENS, weights_of(tensors).__getitem__)
+    with opened(graph, tensors) as backend:
+        result = backend.hidden(batch((0, 0, TOKENS))).astype(np.float64)
+
+    size = np.sqrt(np.mean(expected**2, 0))
+    zero = size == 0
+    assert list(np.flatnonzero(zero)) == ([0, 0x7F, 0x80] if type_name == "NVFP4" else [])
+    assert not result[:, zero].any()
+    assert (np.sqrt(np.mean((result - expected) ** 2, 0))[~zero] < 1e-4 * size[~zero]).all()
+
+
+def make_embedding(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return activations so large that products with the smallest scales are not subnormal."""
+    return rng.normal(0, 1e4, (N_VOCAB, N_COLUMNS)).astype(np.float32).view(np.uint8).reshape(-1)
+
+
 @pytest.mark.parametrize("feature", ["avx512bw", "avx2", "ssse3", None])
 def test_bytes_are_looked_up_with_any_instruction(feature: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if feature and feature not in features():

@@ -27,26 +27,33 @@ PLACES = (  # of each group of 4 columns in the file: the first of 4 bytes, and 
     *((32 + 4 * (i % 4), i // 4) for i in range(20)),
     *((48, i) for i in range(4)),
 )
-FIRST_BYTES, POWERS = np.array([byte for byte, _ in PLACES]), np.array([3**digit for _, digit in PLACES])
-EVEN, ODD = 0x00FF00FF, 0xFF00FF00  # masks of every second byte
+FIRST_BYTES = np.array([byte for byte, _ in PLACES], np.int64)
+POWERS = np.array([3**digit for _, digit in PLACES], np.int64)
+EVEN, ODD, LOW = 0x00FF00FF, 0xFF00FF00, 0x00FF00FF00FF00FF  # masks of every second byte
 _SHORTS = ir.VectorType(I16, 32)  # of a word
 
 
 @jit
 def _group(source: int, i: int) -> int:
-    """Return q of the columns 4 i … 4 i + 3, a byte each."""
-    word, power = read_u32(source + FIRST_BYTES[i]), POWERS[i]
-    even, odd = (word & EVEN) * power & EVEN, (word >> 8 & EVEN) * power & EVEN
-    return 3 * even >> 8 & EVEN | 3 * odd & ODD
+    """Return q of the columns 4 i … 4 i + 3, 16 bits each: of even columns, then of odd ones."""
+    word = read_u32(source + FIRST_BYTES[i])
+    digits = (word & EVEN | (word & ODD) << 24) * POWERS[i] & LOW
+    return 3 * digits >> 8 & LOW
 
 
 @jit
-def encode(numbers: int) -> int:
-    """Return 4 bytes with the 5 digits of 4 numbers from 0 to 242.
+def _join(numbers: int) -> int:
+    """Return the bytes of 4 numbers of 16 bits, which are in the order of `_group`."""
+    return numbers | numbers >> 24
+
+
+@jit
+def _encode(numbers: int) -> int:
+    """Return bytes with the 5 digits of 4 numbers from 0 to 242, which are in the order of `_group`.
 
     They are at least 256/243 · number, and less than 256/243 · (number + 1).
     """
-    even, odd = numbers & EVEN, numbers >> 8 & EVEN
+    even, odd = numbers & EVEN, numbers >> 32  # apart, as the product of all four could overflow
     even += (219 * even + 0x107B107B >> 12) & 0x000F000F  # 219 / 4096 ≈ 13 / 243; 0x107B = 4219 rounds up
     odd += (219 * odd + 0x107B107B >> 12) & 0x000F000F
     return even | odd << 8
@@ -64,19 +71,19 @@ class TQ1_0(QuantFormat):
             numbers = 0
             for i in range(N_DIGITS):
                 numbers = 3 * numbers + _group(source, 8 * record + i)
-            write_u32(encode(numbers), words + 64 * record + 4 * lane)
+            write_u32(_encode(numbers), words + 64 * record + 4 * lane)
         for i in range(2 * N_CRUMBS):
             word, first = 0, i // N_CRUMBS * 32 + N_DIGITS + i % N_CRUMBS
             for record in range(4):
                 word |= _group(source, first + 8 * record) << 2 * record
-            write_u32(word, scales + 64 * i + 4 * lane)
+            write_u32(_join(word), scales + 64 * i + 4 * lane)
         copy_halves(source + 52, 1, scales + 2 * CRUMBS_BYTES, lane)
 
     @staticmethod
     def unpack(source: int, out: int) -> None:
         d = load_f16(source + 52)
         for i in range(256):
-            q = _group(source, i // 4) >> 8 * (i % 4) & 3
+            q = _join(_group(source, i // 4)) >> 8 * (i % 4) & 3
             store_f32(d * np.float32(q - 1), out + 4 * i)
 
     def bytes(self, record: Record) -> list[Value]:
