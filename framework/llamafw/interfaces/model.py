@@ -13,6 +13,9 @@ class Quant(Protocol):
     """A ggml tensor type: the layout of its blocks, and their conversion to float32.
 
     Used while a model loads.
+
+    A type may also have the attribute ``old_type_ids``, numbers that older files use for it, and that another type has
+    now. The sizes of a file's tensors tell which of the two it has.
     """
 
     @property

@@ -21,10 +21,14 @@ from llamafw.testing.batches import batch
 from llamafw.testing.random_tensors import random_tensor
 from llamafw_backends.numba_cpu import emit, matmul
 from llamafw_backends.numba_cpu.backend import NumbaBackend
-from llamafw_backends.numba_cpu.formats import FORMATS
+from llamafw_backends.numba_cpu.cpu import features
+from llamafw_backends.numba_cpu.emit import Builder, Value
+from llamafw_backends.numba_cpu.formats import FORMATS, bits
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import Neon
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.simd import i64, operation, void
+from llamafw_backends.numba_cpu.tiles import Record
 from support.gguf_models import QUANTS
 
 N_VOCAB, N_EXPERT, N_USED = 64, 3, 2
@@ -162,3 +166,51 @@ def test_neon_kernels_use_dot_products(type_name: str) -> None:
     code = machine.emit_assembly(llvm.parse_assembly(str(module)))
     n_products = len(re.findall(r"\bsdot\b", code))
     assert n_products == 4 * 2 * 4 * 8  # tokens, parts, quarters of 16 lanes, words
+
+
+@pytest.mark.parametrize(("type_name", "n_scales", "scale_bytes"), [("MXFP4", 1, range(224)), ("NVFP4", 4, range(256))])
+def test_products_are_right_with_any_scale_byte(type_name: str, n_scales: int, scale_bytes: range) -> None:
+    """One row for each byte; larger ones of MXFP4 would give infinite sums."""
+    rng, one, n = np.random.default_rng(4), FORMATS[type_name], len(scale_bytes)
+    blocks = rng.integers(0, 256, (n, N_COLUMNS // one.block_size, one.block_bytes), np.uint8)
+    blocks[:, :, :n_scales] = np.array(scale_bytes)[:, None, None]
+    tensors = {
+        "embedding": Tensor("embedding", (N_VOCAB, N_COLUMNS), "F32", make_embedding(rng)),
+        "matrix": Tensor("matrix", (n, N_COLUMNS), type_name, blocks.reshape(-1)),
+    }
+    x = g.EmbeddingLookup(g.TOKENS, g.Weight("embedding", (N_VOCAB, N_COLUMNS)))
+    graph = g.Graph(g.Linear(x, g.Weight("matrix", (n, N_COLUMNS))), None, 64)
+    expected, _ = g.evaluate(graph, TOKENS, weights_of(tensors).__getitem__)
+    with opened(graph, tensors) as backend:
+        result = backend.hidden(batch((0, 0, TOKENS))).astype(np.float64)
+
+    size = np.sqrt(np.mean(expected**2, 0))
+    zero = size == 0
+    assert list(np.flatnonzero(zero)) == ([0, 0x7F, 0x80] if type_name == "NVFP4" else [])
+    assert not result[:, zero].any()
+    assert (np.sqrt(np.mean((result - expected) ** 2, 0))[~zero] < 1e-4 * size[~zero]).all()
+
+
+def make_embedding(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return activations so large that products with the smallest scales are not subnormal."""
+    return rng.normal(0, 1e4, (N_VOCAB, N_COLUMNS)).astype(np.float32).view(np.uint8).reshape(-1)
+
+
+@pytest.mark.parametrize("feature", ["avx512bw", "avx2", "ssse3", None])
+def test_bytes_are_looked_up_with_any_instruction(feature: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if feature and feature not in features():
+        pytest.skip(f"this processor has no {feature}")
+    monkeypatch.setattr(bits, "features", lambda: {feature})
+    table = [(37 * i + 11) % 256 for i in range(16)]
+
+    def look_up(b: Builder, source: Value, out: Value) -> None:
+        record = Record(b, source, source, source)
+        (word,) = bits.look_up(record, table, [record.word(0)])
+        emit.store(b, word, out)
+
+    copy = operation(void, (i64, i64), look_up)
+    kernel = numba.cfunc(void(i64, i64))(lambda source, out: copy(source, out))
+    indices = np.random.default_rng(0).integers(0, 16, 64, np.uint8)
+    found = np.empty(64, np.uint8)
+    kernel.ctypes(indices.ctypes.data, found.ctypes.data)
+    assert found.tolist() == [table[i] for i in indices]
