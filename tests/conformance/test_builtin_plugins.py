@@ -49,12 +49,6 @@ class TestDeterministic(BackendConformance):
     follows_the_model = False
 
 
-class TestDeterministicWithRecurrentModels(RecurrentBackendConformance):
-    name = "deterministic"
-    plugins = ("llamafw.testing.backend",)
-    follows_the_model = False
-
-
 class TestEndpoints(EndpointConformance):
     name = "llamafw"
     # tests/contract does the same with more examples
