@@ -65,3 +65,8 @@ def test_backend_without_a_description_is_an_error(model: Path, capsys: pytest.C
     words = ["--step", "--backend", "deterministic", "--plugin", "llamafw.testing.backend"]
     assert main(["graph", str(model), *words]) == 2
     assert "--step: the backend 'deterministic' does not describe its steps" in capsys.readouterr().err
+
+
+def test_backend_without_step_is_an_error(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", str(model), "--backend", "numba"]) == 2
+    assert "--backend: add --step" in capsys.readouterr().err
