@@ -136,10 +136,11 @@ def _text(field: Any, shorten: bool) -> str:
 
 
 def _array_text(array: np.ndarray[Any, Any], shorten: bool) -> str:
-    numbers = [float(number) for number in array]
+    numbers = [float(number) for number in array.reshape(-1)]
+    shape = "" if array.ndim == 1 else f" of shape {array.shape}"
     if not shorten or len(numbers) <= _MAX_NUMBERS:
-        return f"[{' '.join(map(repr, numbers))}]"
+        return f"[{' '.join(map(repr, numbers))}]{shape}"
 
     first = " ".join(f"{number:.4g}" for number in numbers[:3])
     digest = sha256(np.array(numbers).tobytes()).hexdigest()[:8]
-    return f"[{first} … {numbers[-1]:.4g}; {len(numbers)} numbers, hash {digest}]"
+    return f"[{first} … {numbers[-1]:.4g}; {len(numbers)} numbers, hash {digest}]{shape}"

@@ -175,6 +175,9 @@ def test_text_distinguishes_inputs_that_may_be_missing() -> None:
             Optional(x, None, None, (y,), (y,)),
             Optional(x, None, None, (), (y, y)),
             Optional(x, y, numbers=np.ones(2)),
+            Optional(x, y, numbers=np.arange(12.0)),
+            Optional(x, y, numbers=np.arange(12.0).reshape(3, 4)),
+            Optional(x, y, numbers=np.arange(12.0).reshape(4, 3)),
         )
     ]
     assert len({g.as_text(graph) for graph in graphs}) == len(graphs)
