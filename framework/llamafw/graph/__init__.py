@@ -45,7 +45,7 @@ from llamafw.graph.mixers import StateSizes, gated_delta_net, mamba2, short_conv
 from llamafw.graph.model import Graph, State, layer_of, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
 from llamafw.graph.rotation import plain_rotation, rotation, yarn_temperature
-from llamafw.graph.routing import Gating, Routing, experts, route, routing
+from llamafw.graph.routing import Gating, Routing, expert_parameter, experts, route, routing
 from llamafw.graph.rows import (
     Activation,
     Add,
@@ -94,6 +94,7 @@ __all__ = [
     "Evaluator",
     "experts",
     "expert_linear",
+    "expert_parameter",
     "ExpertLinear",
     "flat",
     "gate_and_up",
