@@ -33,6 +33,7 @@ from llamafw.types import Finish, GenerateRequest, Model, Problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from llamafw.graph import Graph
     from llamafw.settings import Settings
 
 NAME = "llamafw"  #: name of the pluggy project and of the entry-point group
@@ -269,6 +270,32 @@ def create_engine(
     -------
     Engine or None
         None: this plugin does not run the model. If all return None, the built-in engine runs it with a backend.
+    """
+
+
+@hookspec
+def rewrite_graph(model: Model, graph: Graph) -> Graph | None:
+    """Change what a model computes, such as the inputs of its matrices.
+
+    All, once per model, on the loading thread; for a GGUF file also on the main thread, before the server listens. Each
+    plugin gets the graph that the plugin before it returned. `llamafw.graph.rewrite` helps to make a new one.
+
+    Parameters
+    ----------
+    model : Model
+        The opened model.
+    graph : Graph
+        The graph that the model's architecture built.
+
+    Returns
+    -------
+    Graph or None
+        The new graph. None leaves ``graph`` unchanged: this plugin finds nothing in the model that concerns it.
+
+    Raises
+    ------
+    ModelError
+        The model is refused. Any other exception refuses it too, because the old graph may be wrong.
     """
 
 

@@ -70,7 +70,7 @@ def _values(graph: Graph, *, shorten: bool) -> Iterator[tuple[Value, list[str], 
                 operands.append(number_of[id(field)])
             elif isinstance(field, tuple) and field and isinstance(field[0], Value):
                 operands += [number_of[id(one)] for one in field]
-            elif field is not None and field != ():
+            elif field is not None and not (isinstance(field, tuple) and not field):
                 attributes[name] = _text(field, shorten)
         number_of[id(value)] = f"%{number}"
         yield value, operands, attributes
