@@ -6,6 +6,7 @@ matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -78,3 +79,65 @@ def group_columns(rows: Doubles, n_groups: int, n_heads: int) -> Doubles:
         for r in range(n_heads):
             target[..., k * n_heads + r, :] = source[..., k + n_groups * r, :]
     return target.reshape(rows.shape)
+
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+PLAIN = ("token_embd", "ssm_alpha", "ssm_beta", "ffn_gate_inp", "ssm_conv1d", "nextn")  # matrices that are not in weight_names
+
+
+def is_folded(name: str, array: npt.NDArray[Any]) -> bool:
+    """Return whether a converter folds a tensor, except the embedding."""
+    return array.ndim > 1 and name.endswith(".weight") and not any(part in name for part in PLAIN)
+
+
+def random_signs(rng: np.random.Generator, widths: Iterable[int]) -> dict[int, Bytes]:
+    """Return signs for each width."""
+    return {width: rng.choice([-1, 1], width) for width in sorted(widths)}
+
+
+def fold(
+    arrays: Arrays, block_size: int, *, groups: tuple[int, int] | None = None, explicit: bool = True
+) -> tuple[dict[str, Doubles], dict[str, Any]]:
+    """Return a model's tensors with its matrices folded, in float64, and the metadata for them.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        The tensors by name. Without ``output.weight``, the embedding is the output matrix too.
+    block_size : int
+        Numbers that are transformed together.
+    groups : tuple of int, optional
+        The number of groups, and of heads in each: reorder the columns of ``ssm_out``.
+    explicit : bool
+        Whether there are signs.
+    """
+    names = [name for name, array in arrays.items() if is_folded(name, array)]
+    widths = {arrays[name].shape[-1] for name in (*names, "token_embd.weight")}
+    signs = random_signs(np.random.default_rng(5), widths)
+    if not explicit:
+        signs = {width: np.ones_like(one) for width, one in signs.items()}
+
+    folded = {name: array.astype(np.float64) for name, array in arrays.items()}
+    for name in (*names, "token_embd.weight"):
+        rows = folded[name]
+        if groups and "ssm_out" in name:
+            rows = group_columns(rows, *groups)
+        folded[name] = rotate(rows, block_size, signs[rows.shape[-1]])
+
+    keys: dict[str, Any] = {
+        "version": 1 if "output.weight" in arrays else 2,
+        "block_size": block_size,
+        "transform": "normalized-sylvester-walsh-hadamard",
+        "axis": "input-last-dimension",
+        "sign_mode": "explicit" if explicit else "identity",
+        "weight_names": names,
+        "inverse_weight_names": ["token_embd.weight"],
+    }
+    if explicit:
+        keys["sign_widths"] = list(signs)
+        keys["sign_values"] = [int(sign) for one in signs.values() for sign in one]
+    if groups:
+        keys["gdn_v_grouped"] = True
+    if "output.weight" not in arrays:
+        keys["tied_output"] = True
+    return folded, {f"prism.hadamard.{key}": value for key, value in keys.items()}
