@@ -275,54 +275,29 @@ def create_engine(
 
 @hookspec
 def rewrite_graph(model: Model, graph: Graph) -> Graph | None:
-    """Change what a model computes, such as the inputs of its matrices.
+    """Return a changed graph of a model, or None to leave ``graph`` as it is.
 
     All, once per model, on the loading thread; for a GGUF file also on the main thread, before the server listens. Each
-    plugin gets the graph that the plugin before it returned. `llamafw.graph.rewrite` helps to make a new one.
-
-    Parameters
-    ----------
-    model : Model
-        The opened model.
-    graph : Graph
-        The graph that the model's architecture built.
-
-    Returns
-    -------
-    Graph or None
-        The new graph. None leaves ``graph`` unchanged: this plugin finds nothing in the model that concerns it.
-
-    Raises
-    ------
-    ModelError
-        The model is refused. Any other exception refuses it too, because the old graph may be wrong.
+    plugin gets the graph that the plugin before it returned. `llamafw.graph.rewrite` replaces operators. A ModelError
+    refuses the model; any other exception does so too, because the unchanged graph may be wrong.
     """
 
 
 @hookspec(firstresult=True)
 def choose_backend(model: Model, settings: Settings) -> str | None:
-    """Choose the backend of a model.
+    """Return the name of the registered backend for a model, or None for no preference.
 
-    First, once per model, on the loading thread; not called if ``--backend`` names one.
-
-    Returns
-    -------
-    str or None
-        The name of a registered backend. None: no preference. If all return None, the backend is ``numba``.
+    First, once per model, on the loading thread; not called if ``--backend`` names one. If all return None, the backend
+    is ``numba``.
     """
 
 
 @hookspec(firstresult=True)
 def choose_chat_format(model: Model, settings: Settings) -> ChatFormat | None:
-    """Choose the chat format of a model.
+    """Return the chat format of a model, or None for no preference.
 
-    First, once per model, on the loading thread; not called if ``--chat-template`` names a registered chat format.
-
-    Returns
-    -------
-    ChatFormat or None
-        None: no preference. If all return None, the built-in plugin uses the template of ``--chat-template``, or else
-        the model's own template.
+    First, once per model, on the loading thread; not called if ``--chat-template`` names a registered chat format. If
+    all return None, the built-in plugin uses the template of ``--chat-template``, or else the model's own template.
     """
 
 

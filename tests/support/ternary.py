@@ -82,7 +82,15 @@ def group_columns(rows: Doubles, n_groups: int, n_heads: int) -> Doubles:
 
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-PLAIN = ("token_embd", "ssm_alpha", "ssm_beta", "ffn_gate_inp", "ssm_conv1d", "nextn")  # matrices that are not in weight_names
+PLAIN = (
+    "token_embd",
+    "ssm_alpha",
+    "ssm_beta",
+    "ffn_gate_inp",
+    "ssm_conv1d",
+    "nextn",
+)
+"""Parts of the names of matrices that are never in ``weight_names``."""
 
 
 def is_folded(name: str, array: npt.NDArray[Any]) -> bool:

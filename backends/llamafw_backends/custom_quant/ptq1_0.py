@@ -14,17 +14,18 @@ from llvmlite import ir
 
 from llamafw_backends.numba_cpu.kernel_api import (
     INTS,
+    Builder,
     QuantFormat,
     Record,
     Value,
     address,
+    call,
     constant,
     copy_halves,
     jit,
     load,
     load_f16,
     mask,
-    read_u8,
     read_u16,
     read_u32,
     splat_int,
@@ -99,8 +100,7 @@ class PTQ1_0(QuantFormat):
     def bytes(self, record: Record) -> list[Value]:
         b, words, left = record.b, [], record.b.bitcast(record.word(0), WORD)
         for _ in range(N_BASE_3):
-            one, two = (b.zext(b.icmp_unsigned(">", left, constant(WORD, limit)), WORD) for limit in (85, 170))
-            words.append(b.bitcast(b.add(one, two), INTS))
+            words.append(b.bitcast(b.add(_is_above(b, left, 85), _is_above(b, left, 170)), INTS))
             left = b.add(left, b.add(left, left))
         shift = splat_int(b, b.shl(record.number, constant(record.number.type, 1)))
         for i in range(N_CRUMBS):
@@ -110,3 +110,9 @@ class PTQ1_0(QuantFormat):
 
     def scale(self, record: Record) -> list[Value]:
         return [record.half(64 * N_CRUMBS)]
+
+
+def _is_above(b: Builder, numbers: Value, limit: int) -> Value:
+    """Emit 1 for each byte above a limit, and 0 for the others; this takes less time than a comparison."""
+    difference = call(b, "llvm.usub.sat.v64i8", WORD, [numbers, constant(WORD, limit)])
+    return call(b, "llvm.umin.v64i8", WORD, [difference, constant(WORD, 1)])

@@ -25,7 +25,7 @@ from llamafw import Bytes, Floats, ModelError
 BLOCK = 128
 PARTS = ((0, 16, 5), (16, 24, 5), (24, 26, 4))  # of PTQ1_0: first byte, last byte + 1, digits per byte
 _BYTES = np.arange(256)[:, None] * 243 // 256
-DIGITS = (_BYTES // 3 ** np.arange(4, -1, -1) % 3).astype(np.uint8)  # (256, 5): of each byte, the most significant first
+DIGITS: Bytes = (_BYTES // 3 ** np.arange(4, -1, -1) % 3).astype(np.uint8)  # (256, 5): most significant first
 
 
 class _Ternary:
@@ -57,7 +57,7 @@ class PQ2_0(_Ternary):
     backends: Mapping[str, str] = {"numba": "llamafw_backends.custom_quant.pq2_0:PQ2_0"}
 
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:
-        q = blocks[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3
+        q: Bytes = blocks[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3
         return blocks[:, :2], q.reshape(-1, BLOCK)
 
 
@@ -69,5 +69,5 @@ class PTQ1_0(_Ternary):
 
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:
         parts = [DIGITS[blocks[:, first:last], :n].transpose(0, 2, 1) for first, last, n in PARTS]
-        q = np.concatenate([part.reshape(len(part), np.prod(part.shape[1:])) for part in parts], axis=1)
+        q: Bytes = np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)
         return blocks[:, 26:], q

@@ -9,7 +9,6 @@ from __future__ import annotations
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.emit import (
     BYTES,
-    F32,
     FLOATS,
     INTS,
     Builder,
@@ -20,7 +19,6 @@ from llamafw_backends.numba_cpu.emit import (
     fma,
     load,
     load_half,
-    load_splat,
     to_float,
 )
 from llamafw_backends.numba_cpu.formats.bits import (
@@ -66,7 +64,6 @@ __all__ = [
     "copy_halves",
     "copy_words",
     "DotProducts",
-    "F32",
     "F32_LAYOUT",
     "features",
     "FLOATS",
@@ -79,7 +76,6 @@ __all__ = [
     "load_f16",
     "load_f32",
     "load_half",
-    "load_splat",
     "look_up",
     "mask",
     "nibbles",

@@ -176,5 +176,5 @@ def test_folded_embedding_cannot_be_an_unfolded_head(folded: Callable[..., Model
     keys = ternary.fold(tensors(CHECKPOINTS["qwen35"]), 32, groups=GROUPS)[1]
     names = [name for name in keys["prism.hadamard.weight_names"] if name != "output.weight"]
     model = folded({"hadamard.weight_names": names}, without=("output.weight",))
-    with pytest.raises(ModelError, match=r"folded\.gguf: the folded tensor 'token_embd.weight' cannot be used by Linear"):
+    with pytest.raises(ModelError, match=r"folded\.gguf: .* 'token_embd.weight' cannot be used by Linear"):
         build_graph(model, PLUGINS)

@@ -1,4 +1,4 @@
-"""Each tensor type is multiplied with its exact weights, by every instruction set, and its blocks are unpacked exactly."""
+"""Each tensor type is multiplied with its exact weights by all instruction sets, and unpacked exactly."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, Builder, Value, address
+from llamafw_backends.numba_cpu.emit import FLOATS, Builder, Value, address
 from llamafw_backends.numba_cpu.isa import DotProducts
 from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, read_u16, store_f32, write_u16
 from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, Format, Record
@@ -31,7 +31,7 @@ class _FloatFormat(Format):
         for column in range(self.columns):
             weights = self.load(b, address(b, record.words, column * self.word_bytes // self.columns))
             results = [
-                emit.fma(b, weights, emit.load_splat(b, address(b, token, 4 * column), F32), total)
+                emit.fma(b, weights, record.activation(token, column), total)
                 for token, total in zip(tokens, results, strict=True)
             ]
         return results
