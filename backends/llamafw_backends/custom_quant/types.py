@@ -57,7 +57,7 @@ class PQ2_0(_Ternary):
     backends: Mapping[str, str] = {"numba": "llamafw_backends.custom_quant.pq2_0:PQ2_0"}
 
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:
-        q: Bytes = blocks[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3
+        q = (blocks[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & np.uint8(3)).astype(np.uint8, copy=False)
         return blocks[:, :2], q.reshape(-1, BLOCK)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def test_rotated_values_are_shared(folded: Callable[..., Model]) -> None:
     """Each layer has four: the inputs of the mixer, of its output, of the feed-forward block, and of its output."""
     graph = build_graph(folded({}), PLUGINS)
     assert sum(isinstance(value, Hadamard) for value in graph) == 8 * 4 + 2  # and the embedding and the last norm
+    assert re.search(r"Hadamard\(%\d+, signs=\[.* 96 numbers, hash \w+\], inverse=False\)", g.as_text(graph))
 
 
 def test_alpha_and_beta_read_unrotated_values(folded: Callable[..., Model]) -> None:

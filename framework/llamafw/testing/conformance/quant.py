@@ -165,7 +165,7 @@ class QuantConformance(ProtocolConformance):
         factories = self.registry("backend")
         names = [name for name in getattr(self.quant, "backends", {}) if name in factories]
         if not names:
-            pytest.skip("the type has nothing for an installed backend, which use `dequantize` then")
+            pytest.skip("the type has nothing for an installed backend, so weights are unpacked by `dequantize`")
         for name in names:
             variants: Sequence[Mapping[str, str]] = getattr(factories[name], "variants", lambda: ({},))()
             for variables in variants:
