@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from platformdirs import user_cache_path
 
 from llamafw.testing import vocabularies
 from llamafw.testing.gguf_file import write_gguf
+from llamafw.testing.random_tensors import random_tensor
 from passes import compare
 
 Shapes = dict[str, tuple[int, ...]]
@@ -149,17 +151,26 @@ def windows() -> Family:
 FAMILIES: dict[str, Callable[[], Family]] = dict(zip(_NAMES, (dense, experts, hybrid, windows), strict=True))
 
 
-def random_rows(rng: np.random.Generator, shape: tuple[int, ...], type_name: str) -> npt.NDArray[np.uint8]:
-    """Return random rows of Q4_0 or Q4_1 blocks whose products of inputs of size 1 are about as large."""
-    scale = 1 / (4.6 * shape[-1] ** 0.5)  # numbers from 0 to 15 have a standard deviation of 4.6
-    head = np.array([scale] if type_name == "Q4_0" else [scale, -7.5 * scale], "<f2").view(np.uint8)
-    blocks = rng.integers(0, 256, (int(np.prod(shape)) // 32, len(head) + 16), dtype=np.uint8)
+HEADS = {"Q4_0": 1, "Q4_1": 2, "Q5_0": 1, "Q5_1": 2, "Q8_0": 1}
+"""The types whose blocks begin with a scale, and perhaps a minimum."""
+
+
+def random_rows(rng: np.random.Generator, shape: tuple[int, ...], type_name: str) -> npt.NDArray[np.generic]:
+    """Return random weights of any type, whose products of inputs of size 1 are about as large."""
+    std = shape[-1] ** -0.5
+    if type_name not in HEADS:
+        return random_tensor(rng, shape, type_name, std)
+    block_size, type_size = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
+    n_values = 256 if type_name == "Q8_0" else 2 ** int(type_name[1])
+    scale = std * 12**0.5 / n_values  # equally likely numbers
+    head = np.array([scale, -(n_values - 1) / 2 * scale], "<f2")[: HEADS[type_name]].view(np.uint8)
+    blocks = rng.integers(0, 256, (int(np.prod(shape)) // block_size, type_size), dtype=np.uint8)
     blocks[:, : len(head)] = head
     return blocks.reshape(*shape[:-1], -1)
 
 
-def write(name: str, path: Path, type_name: str) -> None:
-    """Write a model with random weights; ``type_name`` is the type of its matrices."""
+def write(name: str, path: Path, type_of: Callable[[str], str]) -> None:
+    """Write a model with random weights; ``type_of`` returns the type of a matrix by its name."""
     architecture, keys, shapes = FAMILIES[name]()
     rng = np.random.default_rng(0)
     metadata = {**vocabularies.gpt2(N_VOCAB), **{f"{architecture}.{key}": value for key, value in keys.items()}}
@@ -170,17 +181,27 @@ def write(name: str, path: Path, type_name: str) -> None:
         elif len(shape) == 1 or "conv1d" in tensor or "gate_inp" in tensor:
             tensors[tensor] = rng.uniform(0.8, 1.2, shape).astype(np.float32), "F32"
         else:
-            tensors[tensor] = random_rows(rng, shape, type_name), type_name
+            tensors[tensor] = random_rows(rng, shape, type_of(tensor)), type_of(tensor)
     write_gguf(path, architecture, metadata, tensors)
 
 
-def find(name: str, type_name: str) -> Path:
-    """Return the file of a family's model, which is written if it does not exist."""
-    path = user_cache_path("llamafw") / "benchmarks" / f"{name}-{type_name}-1.gguf"
+def find(name: str, file_type: str, type_of: Callable[[str], str] | None = None) -> Path:
+    """Return the file of a family's model, which is written if it does not exist.
+
+    Parameters
+    ----------
+    name : str
+        The family.
+    file_type : str
+        The type of all matrices, or a name for what ``type_of`` chooses.
+    type_of : callable, optional
+        Returns the type of a matrix by its name.
+    """
+    path = user_cache_path("llamafw") / "benchmarks" / f"{name}-{file_type}-1.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        write(name, part, type_name)
+        write(name, part, type_of or (lambda tensor: file_type))
         part.replace(path)
     return path
 

@@ -18,42 +18,59 @@ from llamafw.models.wheels import pull
 from noise import NoiseMeter, machine
 from peer import program
 
+TESTS = ("-p", "512", "-n", "128")
+"""The flags that both programs have for the default tests."""
 
-def run_llamafw_bench(model: str, threads: int) -> dict[str, float]:
+
+def run_llamafw_bench(model: str, threads: int, tests: Sequence[str] = TESTS) -> dict[str, float]:
     """Return the tokens per second of each test in one run of ``llamafw bench``."""
-    command = [sys.executable, "-m", "llamafw", "bench", "-m", model, "-t", str(threads), "-r", "1", "--json"]
+    command = [sys.executable, "-m", "llamafw", "bench", "-m", model, "-t", str(threads), "-r", "1", "--json", *tests]
     rows = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["results"]
     return {row["test"]: row["median"] for row in rows}
 
 
-def run_llama_bench(model: str, threads: int) -> dict[str, float]:
+def run_llama_bench(model: str, threads: int, tests: Sequence[str] = TESTS) -> dict[str, float]:
     """Return the tokens per second of each test in one run of ``llama-bench``."""
-    command = [str(program("llama-bench")), "-m", model, "-p", "512", "-n", "128", "-t", str(threads), "-r", "1"]
+    command = [str(program("llama-bench")), "-m", model, "-t", str(threads), "-r", "1", *tests]
     rows = json.loads(subprocess.run([*command, "-o", "json"], check=True, capture_output=True).stdout)
-    return {(f"pp{r['n_prompt']}" if r["n_prompt"] else f"tg{r['n_gen']}"): r["avg_ts"] for r in rows}
+    return {_name(row): row["avg_ts"] for row in rows}
 
 
-def compare(models: Mapping[str, str], threads: Sequence[int], rounds: int, tolerance: float) -> None:
-    """Run both programs on models in turn, and print a Markdown table.
+def _name(row: Mapping[str, int]) -> str:
+    """Return the name of a test of ``llama-bench`` as ``llamafw bench`` gives it."""
+    name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+    return f"{name} @d{row['n_depth']}" if row.get("n_depth") else name
+
+
+Rates = dict[tuple[str, str, int], list[tuple[float, float]]]
+"""Tokens per second of both programs in each round, by model, test and number of threads."""
+
+
+def measure(
+    models: Mapping[str, str], threads: Sequence[int], rounds: int, tolerance: float, tests: Sequence[str] = TESTS
+) -> Rates:
+    """Run both programs on models in turn.
 
     Parameters
     ----------
     models : mapping of str to str
-        Files by the names that the table shows.
+        Files by their names.
     threads : sequence of int
         Numbers of threads.
     rounds : int
         Number of rounds that count.
     tolerance : float
         A round does not count if other processes use a larger share of the processor.
+    tests : sequence of str
+        Flags that both programs have.
     """
-    rates: dict[tuple[str, str, int], list[tuple[float, float]]] = defaultdict(list)
+    rates: Rates = defaultdict(list)
     for name, model in models.items():
         for n in threads:
             kept = disturbed = 0
             while kept < rounds and disturbed <= 3 * rounds:
                 noise = NoiseMeter()
-                a, b = run_llamafw_bench(model, n), run_llama_bench(model, n)
+                a, b = run_llamafw_bench(model, n, tests), run_llama_bench(model, n, tests)
                 if (other_share := noise.share()) > tolerance:
                     disturbed += 1
                     print(f"round ignored: other processes used {other_share:.0%} of the processor", file=sys.stderr)
@@ -61,12 +78,22 @@ def compare(models: Mapping[str, str], threads: Sequence[int], rounds: int, tole
                 kept += 1
                 for test in a:
                     rates[name, test, n].append((a[test], b[test]))
+    return rates
 
+
+def medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """Return the medians of both programs' tokens per second, and of their ratio."""
+    a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return a, b, statistics.median(x / y for x, y in pairs)
+
+
+def compare(models: Mapping[str, str], threads: Sequence[int], rounds: int, tolerance: float) -> None:
+    """Run both programs on models in turn, and print a Markdown table; see `measure`."""
+    rates = measure(models, threads, rounds, tolerance)
     print(f"{machine()}; {rounds} rounds in turn, medians\n")
     print("| model | test | threads | llamafw tokens/s | llama.cpp tokens/s | ratio |\n|---|---|---|---|---|---|")
     for (name, test, n), pairs in rates.items():
-        a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(x / y for x, y in pairs)
+        a, b, ratio = medians(pairs)
         print(f"| {name} | {test} | {n} | {a:.0f} | {b:.0f} | {ratio:.2f} |")
 
 

@@ -304,10 +304,11 @@ def test_help_and_version_need_no_model() -> None:
 
 def test_bench_prints_json(tiny: Path) -> None:
     command = [sys.executable, "-m", "llamafw", "bench", "-m", str(tiny), "-p", "16", "-n", "4", "-t", "1,2", "-r", "2"]
+    command += ["-d", "0,9"]
     result = subprocess.run([*command, "-np", "1,3", "--json"], capture_output=True, text=True, check=True)
     rows = json.loads(result.stdout)["results"]
     assert [(row["test"], row["threads"]) for row in rows] == [
-        (test, threads) for threads in (1, 2) for test in ("pp16", "tg4", "tg4x3")
+        (test + depth, threads) for threads in (1, 2) for depth in ("", " @d9") for test in ("pp16", "tg4", "tg4x3")
     ]
     assert all(row["low"] <= row["median"] <= row["high"] for row in rows)
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout

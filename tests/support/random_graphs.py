@@ -173,7 +173,8 @@ class RandomGraph:
         scores: g.Value = self._pick([g.softmax(numbers), g.activation(numbers, "sigmoid")])
         choice = self._pick([scores, g.WeightAdd(scores, self._w(N_EXPERT)), g.GroupMask(scores, 3, 2)])
         chosen = g.top_k(choice, k)
-        weights = self._pick([g.gather(scores, chosen), g.normalise(g.gather(scores, chosen))])
+        gathered = g.gather(scores, chosen)
+        weights = self._pick([gathered, g.normalise(gathered), g.SparseMixer(numbers, chosen, jitter=0.3)])
         has_bias = self._chance(0.5)
 
         def product(x: g.Value, n: int) -> g.Value:

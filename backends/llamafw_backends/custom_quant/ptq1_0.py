@@ -18,7 +18,6 @@ from llamafw_backends.numba_cpu.kernel_api import (
     QuantFormat,
     Record,
     Value,
-    address,
     call,
     constant,
     copy_halves,
@@ -104,7 +103,7 @@ class PTQ1_0(QuantFormat):
             left = b.add(left, b.add(left, left))
         shift = splat_int(b, b.shl(record.number, constant(record.number.type, 1)))
         for i in range(N_CRUMBS):
-            word = load(b, address(b, record.scales, 64 * i), INTS)
+            word = load(b, record.scale_address(64 * i), INTS)
             words.append(mask(record, b.lshr(word, shift), CRUMBS))
         return words
 

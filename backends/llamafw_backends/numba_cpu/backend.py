@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import numpy as np
@@ -83,7 +84,7 @@ class NumbaBackend:
         )
         self.n_vocab = graph.n_vocab
         self._n_tokens = logits.n_tokens
-        n_rows, schedules = self._n_ubatch, [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
+        schedules = [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
 
         self._compiler = compiler = KernelCompiler(context.log)  # kept, because it keeps the kernels
         self._pool = Pool(n_threads, compiler)
@@ -94,44 +95,18 @@ class NumbaBackend:
             self._step = compiler("step", 2, forward.step)
             if self._placement:
                 self._placement.place(prompts=True)  # first, because memory is on the node that first writes to it
-            self._weights.load(self._isa, self._pool, compiler)
+            self._weights.place(self._isa, self._pool, compiler)
+            with ThreadPoolExecutor(1, "llamafw-numba-pack") as executor:  # while other kernels are compiled
+                packing = executor.submit(self._weights.pack)
+                self._make_steps(context, schedules, logits, n_threads)
+                packing.result()
             if options.lock_memory:
                 self._lock_weights(context.log)
-
-            types = options.cache_type_k, options.cache_type_v
-            self._kv = KVCache(
-                [layout for _, layout in logits.caches],
-                self.n_slots,
-                self.n_ctx,
-                types,
-                None if options.swa_full else self._n_ubatch,
-            )
-            self._plan = new_records(PLAN)
-            self._plan_address = address_of(self._plan)
-            self._allocate(schedules)
-            self._states = SlotStates(
-                self.n_slots,
-                logits.state_bytes,
-                self._kv.rings,
-                options.n_snapshots,
-                can_go_back=logits.can_go_back,
-            )
-            states = self._states.address, logits.state_bytes
-            self._slot_contents = Slots(self._filled, self._kv, self._states, key_rotations(logits), self.n_ctx)
-            self.can_cut, self.can_shift = self._slot_contents.can_cut, self._slot_contents.can_shift
-            self._logits_step, self._hidden_step = (
-                Assembly(one, self._memory, self._kv, states, compiler, n_rows, kind, stride).step
-                for one, kind, stride in (
-                    (schedules[0], LOGITS, int(self._plan["logits_stride"][0])),
-                    (schedules[1], HIDDEN, int(self._plan["hidden_stride"][0])),
-                )
-            )
-            self._allocate_scratch(n_threads)
-            self._chosen_step: Step | None = None
         except BaseException:
             self.close()
             raise
         compiler.remove_unused(self._isa.name)
+        self._weights.report(context.log)
 
         if ignored := _gpu_flags(options.gpu):
             context.log(f"numba backend: it computes on the CPU; {' '.join(ignored)} has no effect")
@@ -142,6 +117,34 @@ class NumbaBackend:
             f"{self._weights.n_bytes / 1e6:.0f} MB of weights packed in {self._weights.seconds:.1f} s, "
             f"kernels ready in {compiler.seconds:.1f} s"
         )
+
+    def _make_steps(self, context: BackendContext, schedules: list[Schedule], logits: Lowering, n_threads: int) -> None:
+        """Allocate what slots and steps need, and compile the kernels of the steps."""
+        options, compiler = context.options, self._compiler
+        types = options.cache_type_k, options.cache_type_v
+        n_ubatch = None if options.swa_full else self._n_ubatch
+        layouts = [layout for _, layout in logits.caches]
+        self._kv = KVCache(layouts, self.n_slots, self.n_ctx, types, n_ubatch)
+        self._plan = new_records(PLAN)
+        self._plan_address = address_of(self._plan)
+        self._allocate(schedules)
+        self._states = SlotStates(
+            self.n_slots,
+            logits.state_bytes,
+            self._kv.rings,
+            options.n_snapshots,
+            can_go_back=logits.can_go_back,
+        )
+        states = self._states.address, logits.state_bytes
+        self._slot_contents = Slots(self._filled, self._kv, self._states, key_rotations(logits), self.n_ctx)
+        self.can_cut, self.can_shift = self._slot_contents.can_cut, self._slot_contents.can_shift
+        results = (LOGITS, int(self._plan["logits_stride"][0])), (HIDDEN, int(self._plan["hidden_stride"][0]))
+        self._logits_step, self._hidden_step = (
+            Assembly(one, self._memory, self._kv, states, compiler, self._n_ubatch, kind, stride).step
+            for one, (kind, stride) in zip(schedules, results, strict=True)
+        )
+        self._allocate_scratch(n_threads)
+        self._chosen_step: Step | None = None
 
     def _check_options(self, options: BackendOptions) -> None:
         """Raise SettingsError if a type of the KV cache or a size is invalid."""

@@ -46,6 +46,11 @@ def has_half() -> bool:
     return IS_ARM or bool(features() & {"f16c", "avx512f", "zvfh"})
 
 
+def has_byte_permutes() -> bool:
+    """Return whether the processor can permute the bytes of registers of 512 bits in any way (AVX-512 VBMI)."""
+    return IS_X86 and {"avx512bw", "avx512vbmi"} <= features()
+
+
 @cache
 def may_use_amx() -> bool:
     """Ask Linux for AMX's tile registers for this process; return whether it may use them.

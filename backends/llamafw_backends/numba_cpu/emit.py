@@ -102,9 +102,15 @@ def to_float(b: Builder, ints: Value) -> Value:
 
 def load_half(b: Builder, where: Value, kind: Any = FLOATS) -> Value:
     """Emit loading 16 float16, or one, as float32."""
-    if has_half():
-        return b.fpext(load(b, where, HALVES if kind is FLOATS else F16), kind)
-    return widen(b, load(b, where, SHORTS if kind is FLOATS else I16))
+    return half_to_float(b, load(b, where, SHORTS if kind is FLOATS else I16))
+
+
+def half_to_float(b: Builder, bits: Value) -> Value:
+    """Emit the conversion of the 16 bits of a float16, or of 16 of them, to float32."""
+    if not has_half():
+        return widen(b, bits)
+    halves, kind = (HALVES, FLOATS) if bits.type == SHORTS else (F16, F32)
+    return b.fpext(b.bitcast(bits, halves), kind)
 
 
 def store_half(b: Builder, value: Value, where: Value) -> None:
@@ -232,6 +238,7 @@ def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, 
     emitted = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * n_arguments), name)
     emitted.linkage = "internal"
     emitted.attributes.add("noinline")  # a single copy, with its own allocation of registers
+    emitted.attributes.alignstack = 64  # registers that are kept on the stack do not cross cache lines
     b = ir.IRBuilder(emitted.append_basic_block("entry"))
     body(b, list(emitted.args))
     b.ret_void()

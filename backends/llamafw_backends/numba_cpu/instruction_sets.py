@@ -6,9 +6,12 @@ import os
 
 from llamafw import SettingsError
 from llamafw_backends.numba_cpu.amx import Amx
-from llamafw_backends.numba_cpu.isa import Avx2, InstructionSet, Plain, Vnni
+from llamafw_backends.numba_cpu.isa import Avx2, AvxVnni, InstructionSet, Neon, Plain, Vnni
 
-INSTRUCTION_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (Amx(), Vnni(), Avx2(), Plain())}  # best first
+INSTRUCTION_SETS: dict[str, InstructionSet] = {
+    isa.name: isa
+    for isa in (Amx(), Vnni(), AvxVnni(), Avx2(), Neon(), Plain())  # best first
+}
 
 
 def choose_instruction_set() -> InstructionSet:

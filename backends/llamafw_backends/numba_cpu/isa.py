@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.cpu import IS_X86, features
+from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86, features
 from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, address, constant
 
 # A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64.
@@ -87,13 +87,15 @@ class InstructionSet(DotProducts):
     """Multiplies blocks with the instructions of a processor, and says how many tokens and tiles to do at once."""
 
     name: str
+    is_for_x86 = True
     required_features: frozenset[str]  # of the processor, by LLVM's names
     widths: tuple[int, ...]  # possible numbers of tokens multiplied at once, descending; the last is 1
     tiles_at_once: dict[int, int]  # for each width, number of tiles multiplied at once
 
     def available(self) -> bool:
         """Return whether the processor has this set and the operating system lets this process use it."""
-        return self.required_features <= features() and (IS_X86 or not self.required_features)
+        is_right_machine = IS_X86 if self.is_for_x86 else IS_ARM
+        return self.required_features <= features() and (is_right_machine or not self.required_features)
 
     def begin(self, b: Builder) -> None:
         """Emit code that each thread runs before the first multiplication of a kernel."""
@@ -132,9 +134,67 @@ class Vnni(InstructionSet):
                 words,
                 address(b, token, HIGH_OFFSET + 4 * first),
             )
-            start = add_offset(b, b.shl(high, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset)
-            dots.append(self._dot(b, start, words, address(b, token, LOW_OFFSET + 4 * first)))
+            start, low = b.shl(high, constant(INTS, HIGH_BITS)), address(b, token, LOW_OFFSET + 4 * first)
+            start = add_offset(b, start, token, 0 if in_high else offset)
+            if len(tokens) > 1:
+                dots.append(self._dot(b, start, words, low))
+            else:  # the sums of both parts do not wait for each other
+                dots.append(b.add(start, self._dot(b, constant(INTS, 0), words, low)))
         return dots
+
+
+class AvxVnni(Vnni):
+    """AVX-VNNI: ``vpdpbusd`` with registers of half the size, in processors without AVX-512."""
+
+    name = "avxvnni"
+    required_features = frozenset({"avx2", "fma", "avxvnni"})
+    widths = (3, 2, 1)
+    tiles_at_once = {3: 1, 2: 1, 1: 2}
+    _half = ir.VectorType(I32, 8)
+
+    def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
+        halves = []
+        for lanes in (list(range(8)), list(range(8, 16))):
+            half = emit.take(b, total, lanes)
+            for g, word in enumerate(words):
+                quants = emit.load_splat(b, address(b, part, 4 * g), I32, 8)
+                values = [half, emit.take(b, word, lanes), quants]
+                half = emit.call(b, "llvm.x86.avx512.vpdpbusd.256", self._half, values)
+            halves.append(half)
+        return emit.join(b, *halves)
+
+
+class Neon(Vnni):
+    """NEON with dot products (FEAT_DotProd): ``sdot`` adds four products of signed bytes in each of 4 lanes."""
+
+    name = "neon"
+    is_for_x86 = False
+    required_features = frozenset({"dotprod"})
+    widths = (4, 2, 1)
+    tiles_at_once = {4: 1, 2: 1, 1: 2}
+    _quarter, _bytes = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+
+    def dot(
+        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[Value]:
+        if bound > 127:  # with their highest bit flipped, the bytes are w − 128
+            words, offset = [b.xor(word, constant(INTS, 0x80808080)) for word in words], 0
+        return super().dot(b, words, tokens, first, bound, offset)
+
+    def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
+        quants = [emit.load_splat(b, address(b, part, 4 * g), I32, 4) for g in range(len(words))]
+        quarters = []
+        for start in range(0, 16, 4):
+            lanes = list(range(start, start + 4))
+            quarter = emit.take(b, total, lanes)
+            for word, quant in zip(words, quants, strict=True):
+                quarter = self._sdot(b, quarter, b.bitcast(emit.take(b, word, lanes), self._bytes), quant)
+            quarters.append(quarter)
+        return emit.join(b, emit.join(b, *quarters[:2]), emit.join(b, *quarters[2:]))
+
+    def _sdot(self, b: Builder, total: Value, weights: Value, quants: Value) -> Value:
+        values = [total, weights, b.bitcast(quants, self._bytes)]
+        return emit.call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", self._quarter, values)
 
 
 def sums_in_shorts(bound: int) -> int:

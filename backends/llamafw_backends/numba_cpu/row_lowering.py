@@ -138,6 +138,9 @@ def lower_row(low: Lowering, value: g.Value) -> None:
             append(reductions.top_k, value.x, {"n": g.size_of(value.x), "count": value.k}, out=low.places[value])
         case g.Gather():
             append(reductions.gather, value.x, {}, value.indices)
+        case g.SparseMixer():
+            fields = {"n": g.size_of(value.x), "count": value.chosen.shape[0], "x": 2 * value.jitter}
+            append(reductions.sparse_mixer, value.x, fields, value.chosen)
         case g.GroupMask():
             if value.n_best > 2:
                 raise low.refuse(value, f"n_best is {value.n_best}; it must be 1 or 2")

@@ -182,6 +182,21 @@ def mask_groups(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, 
     return 0
 
 
+def sparse_mixer(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
+    """Write the weights in a of the ``count`` choices b; x is twice the jitter; see `llamafw.graph.SparseMixer`."""
+    o = row_op_at(op)
+    for rank in range(o.count):
+        best, total = load_f32(a + 4 * load_i64(b + 8 * rank)), np.float32(0.0)
+        for i in range(o.n):
+            x, competes = load_f32(a + 4 * i), True
+            for before in range(rank):
+                competes = competes and load_i64(b + 8 * before) != i
+            if competes and best - x <= o.x * max(abs(x), best):
+                total += max_lanes(exp(splat(x - best)))
+        store_f32(np.float32(1.0) / total, out + 4 * rank)
+    return 0
+
+
 def gather(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
     """Write the numbers of a at the indices b."""
     for i in range(row_op_at(op).n):

@@ -158,6 +158,7 @@ load_bf16 = operation(
     f32, (i64,), lambda b, a: b.bitcast(b.shl(b.zext(emit.load(b, a, I16), I32), constant(I32, 16)), F32)
 )
 load_f16 = operation(f32, (i64,), lambda b, a: emit.load_half(b, a, F32))
+float_of = operation(f32, (i64,), lambda b, bits: emit.half_to_float(b, b.trunc(bits, I16)))  # bits of a float16
 store_f16 = operation(void, (f32, i64), emit.store_half)
 read_u8, read_u16, read_u32 = (  # unsigned numbers as int64
     operation(i64, (i64,), lambda b, a, kind=kind: b.zext(emit.load(b, a, kind), I64)) for kind in (I8, I16, I32)

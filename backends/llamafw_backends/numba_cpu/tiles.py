@@ -152,7 +152,7 @@ class Record:
     words: Value
     scales: Value
     number: Value
-    n_tokens: int
+    n_tokens: int = 1
 
     def word(self, i: int) -> Value:
         """Emit loading word ``i``: 16 lanes of 4 bytes, as int32."""
@@ -160,12 +160,12 @@ class Record:
 
     def half(self, offset: int, step: int = 0) -> Value:
         """Emit loading 16 float16 at ``offset`` of the scales, and ``step`` bytes further for each record."""
-        return emit.load_half(self.b, self._at(offset, step))
+        return emit.load_half(self.b, self.scale_address(offset, step))
 
     def byte(self, offset: int, step: int = 0, *, signed: bool = False) -> Value:
         """Emit loading 16 bytes of the scales as int32."""
         extend = self.b.sext if signed else self.b.zext
-        return extend(emit.load(self.b, self._at(offset, step), BYTES), INTS)
+        return extend(emit.load(self.b, self.scale_address(offset, step), BYTES), INTS)
 
     def activation(self, token: Value, column: int) -> Value:
         """Emit loading the activation of a column in the layout F32_LAYOUT, in each of 16 lanes.
@@ -176,7 +176,8 @@ class Record:
         offset = 4 * (FLOAT_COLUMNS * self.n_tokens * group + i)
         return emit.load_splat(self.b, address(self.b, token, offset), F32)
 
-    def _at(self, offset: int, step: int) -> Value:
+    def scale_address(self, offset: int, step: int = 0) -> Value:
+        """Emit the address of a scale: ``offset``, and ``step`` bytes further for each record."""
         where = address(self.b, self.scales, offset)
         return self.b.add(where, self.b.mul(self.number, constant(I64, step))) if step else where
 

@@ -23,7 +23,7 @@ from llamafw_backends.numba_cpu.formats import FORMATS, find_format
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import TENSOR, address_of, new_records
-from llamafw_backends.numba_cpu.memory import Arena, align_up
+from llamafw_backends.numba_cpu.memory import Arena, align_up, release_pages
 from llamafw_backends.numba_cpu.threads import Pool
 from llamafw_backends.numba_cpu.tiles import COLUMNS, ROWS, Format
 
@@ -53,6 +53,11 @@ class Matrix:
     def n_rows(self) -> int:
         """Rows of all matrices."""
         return int(np.prod(self.weight.shape[:-1]))
+
+    def row_order(self) -> npt.NDArray[np.int64]:
+        """Return the number in the file of each row."""
+        rows = np.arange(self.n_rows)
+        return rows.reshape(-1, len(self.order))[:, list(self.order)].reshape(-1) if self.order else rows
 
     @property
     def n_columns(self) -> int:
@@ -85,7 +90,7 @@ class Vector:
     """Numbers of the file, or computed ones, as float32."""
 
     values: Floats
-    address: int = 0  # after `Weights.load`
+    address: int = 0  # after `Weights.place`
 
 
 @dataclass(eq=False)
@@ -96,7 +101,7 @@ class Table:
     rows: npt.NDArray[np.uint8]  # (n_rows, bytes per row)
     row_format: Format | None  # None: Python unpacks rows
     unpacked: Floats | None = None  # (n_batch, n) rows of the batch, if Python unpacks them
-    kernel: int = 0  # address of the kernel that unpacks a block, after `Weights.load`
+    kernel: int = 0  # address of the kernel that unpacks a block, after `Weights.place`
 
     def fields(self) -> dict[str, int]:
         """Return the fields of a ROW_OP that looks up rows."""
@@ -194,8 +199,11 @@ class Weights:
 
     # --- packing ------------------------------------------------------------------------------------
 
-    def load(self, isa: InstructionSet, pool: Pool, compiler: KernelCompiler) -> None:
-        """Compile the kernels that the matrices need, and pack the weights."""
+    def place(self, isa: InstructionSet, pool: Pool, compiler: KernelCompiler) -> None:
+        """Compile the kernels that the matrices need, and find memory for the weights, whose addresses are known then.
+
+        The vectors are loaded, too.
+        """
         self._pool = pool
         formats = {matrix.tile_format.key: matrix.tile_format for matrix in self._matrices.values()}
         self.kernels = {key: matmul.build(compiler, isa, one) for key, one in formats.items()}
@@ -210,20 +218,33 @@ class Weights:
 
         self.arena = Arena(self._size(), huge=True)
         self._zeros = self.arena.allocate(4 * LANES)
-        started = time.perf_counter()
         for vector in self._vectors.values():
             vector.address = self.arena.store(vector.values)
         for matrix in self._matrices.values():
+            self._place_matrix(matrix)
+
+    def pack(self) -> None:
+        """Copy the matrices into tiles.
+
+        Other threads may compile kernels meanwhile.
+        """
+        started = time.perf_counter()
+        looked_up = {table.tensor.name for table in self.tables.values()}
+        for matrix in self._matrices.values():
             self._pack_matrix(matrix)
+            if matrix.tensor.name not in looked_up:
+                release_pages(matrix.tensor.data)
         self.seconds = time.perf_counter() - started
 
+    def report(self, log: Callable[[str], None]) -> None:
+        """Log the types whose weights were unpacked."""
         for name, n_bytes in self._converted.items():
             n_file_bytes = sum(
                 {
                     m.tensor.name: m.tensor.data.nbytes for m in self._matrices.values() if m.tensor.type_name == name
                 }.values()
             )
-            self._context.log(
+            log(
                 f"{name} has no kernel: its weights are unpacked to float32, {n_bytes / 1e6:.0f} MB per token instead "
                 f"of {n_file_bytes / 1e6:.0f} MB"
             )
@@ -255,36 +276,37 @@ class Weights:
             return np.ascontiguousarray(data).view(np.float16).reshape(shape).astype(np.float32)
         return self._context.quants[type_name].dequantize(data, shape)
 
-    def _pack_matrix(self, matrix: Matrix) -> None:
-        """Pack a matrix, and fill its record."""
-        tile_format, n_rows, n_columns = matrix.tile_format, matrix.n_rows, matrix.n_columns
-        n_tiles, tile_bytes = -(-n_rows // ROWS), tile_format.tile_bytes(n_columns)
-        order = np.arange(n_rows)
-        if matrix.order:
-            order = order.reshape(-1, len(matrix.order))[:, list(matrix.order)].reshape(-1)
-
-        record = matrix.record
+    def _place_matrix(self, matrix: Matrix) -> None:
+        """Allocate the tiles and the bias of a matrix, and fill its record."""
+        tile_format, n_columns, n_tiles = matrix.tile_format, matrix.n_columns, -(-matrix.n_rows // ROWS)
+        record, tile_bytes = matrix.record, tile_format.tile_bytes(n_columns)
         record["kernel"] = self.kernels[tile_format.key].address
         record["layout"], record["n_tiles"] = tile_format.layout, n_tiles
         record["n_records"], record["tile_bytes"] = n_columns // tile_format.columns, tile_bytes
-        record["weights"] = tiles = self.arena.allocate(n_tiles * tile_bytes)
+        record["weights"] = self.arena.allocate(n_tiles * tile_bytes)
         record["start"], record["start_stride"] = self._zeros, 0
         if matrix.bias is not None:
             values = np.zeros(n_tiles * ROWS, np.float32)
-            values[:n_rows] = self._read(matrix.bias).reshape(-1)[order]
+            values[: matrix.n_rows] = self._read(matrix.bias).reshape(-1)[matrix.row_order()]
             record["start"], record["start_stride"] = self.arena.store(values), 4 * ROWS
 
+    def _pack_matrix(self, matrix: Matrix) -> None:
+        """Copy the rows of a matrix into its tiles."""
+        tile_format, n_rows, n_columns = matrix.tile_format, matrix.n_rows, matrix.n_columns
+        order, tiles = matrix.row_order(), int(matrix.record["weights"][0])
         n_file_rows = int(np.prod(matrix.tensor.shape[:-1]))
         rows_per_part = n_file_rows // matrix.tensor.shape[0]
         rows = matrix.tensor.data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
         if matrix.tensor.type_name == tile_format.name:
             self._run(matrix, rows, order, tiles)
             return
-        self._converted[matrix.tensor.type_name] += n_tiles * tile_bytes
+        self._converted[matrix.tensor.type_name] += matrix.n_bytes
         for first in range(0, n_rows, CHUNK_ROWS):
             chunk = order[first : first + CHUNK_ROWS]
             unpacked = self._dequantize(matrix.tensor.type_name, rows[chunk].reshape(-1), (len(chunk), n_columns))
-            self._run(matrix, unpacked, np.arange(len(chunk)), tiles + first // ROWS * tile_bytes)
+            self._run(
+                matrix, unpacked, np.arange(len(chunk)), tiles + first // ROWS * tile_format.tile_bytes(n_columns)
+            )
 
     def _run(self, matrix: Matrix, rows: npt.NDArray[Any], order: npt.NDArray[np.int64], tiles: int) -> None:
         """Copy rows into tiles on all threads."""

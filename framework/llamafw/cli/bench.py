@@ -9,6 +9,7 @@ import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ EXAMPLE = "llamafw bench -m model.gguf -p 512,2048 -n 128 -np 1,8 -t 4"
 class Result:
     """The result of one test: a row of the table."""
 
-    test: str  # pp512: a prompt of 512 tokens; tg128: 128 tokens, one by one; tg128x8: the same in 8 slots at once
+    test: str  # pp512: a prompt of 512 tokens; tg128x8: 128 tokens one by one, in 8 slots; @d4096: after 4096 others
     threads: int
     median: float  # tokens per second, of all repetitions
     low: float
@@ -65,6 +66,7 @@ class Benchmark:
     name: str
     n_tokens: int
     n_passes: int  # each forward pass reads all weights
+    prepare: Callable[[], None]  # called before each run
     run: Callable[[], None]
 
 
@@ -100,6 +102,13 @@ def _make_parser() -> CommandParser:
         "-np", "--parallel", default=[1], help="numbers of slots that generate at the same time (default: 1)", **numbers
     )
     add(
+        "-d",
+        "--n-depth",
+        default=[0],
+        help="numbers of tokens that the slots hold before each test (default: 0)",
+        **numbers,
+    )
+    add(
         "-t",
         "--threads",
         default=[0],
@@ -118,7 +127,7 @@ def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> l
 
     model = open_model(path, base, plugins)
     graph = build_graph(model, plugins)
-    n_slots, n_ctx = max(*args.parallel, 1), max(*args.n_prompt, *args.n_gen, 1)
+    n_slots, n_ctx = max(*args.parallel, 1), max(*args.n_prompt, *args.n_gen, 1) + max(args.n_depth)
     results: list[Result] = []
     for threads in args.threads:
         settings = replace(base, threads=threads, threads_batch=threads, parallel=n_slots, ctx_size=n_slots * n_ctx)
@@ -128,7 +137,7 @@ def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> l
             facts = backend.describe()
             weights_gb = float(facts.get("weight_bytes", model.n_bytes)) / 1e9
             n_threads = int(facts.get("n_threads", threads))
-            for benchmark in _benchmarks(backend, args.n_prompt, args.n_gen, args.parallel):
+            for benchmark in _benchmarks(backend, args):
                 speeds = _speeds(benchmark, args.repetitions)
                 median = statistics.median(speeds)
                 gb_per_s = weights_gb * benchmark.n_passes / benchmark.n_tokens * median
@@ -138,43 +147,67 @@ def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> l
     return results
 
 
-def _benchmarks(backend: Backend, n_prompt: list[int], n_gen: list[int], parallel: list[int]) -> Iterator[Benchmark]:
-    random = np.random.default_rng(0)
-    for n in filter(None, n_prompt):
-        prompt = random.integers(0, backend.n_vocab, n, dtype=np.int32)
-        yield Benchmark(f"pp{n}", n, -(-n // backend.n_batch), lambda prompt=prompt: _prefill(backend, prompt))  # type: ignore[misc]  # mypy cannot type a default of a lambda
-    for n in filter(None, n_gen):
-        for slots in parallel:
-            tokens = random.integers(0, backend.n_vocab, (n, slots), dtype=np.int32)
-            name = f"tg{n}" if slots == 1 else f"tg{n}x{slots}"
-            yield Benchmark(name, n * slots, n, lambda tokens=tokens: _decode(backend, tokens))  # type: ignore[misc]  # as above
+def _benchmarks(backend: Backend, args: Namespace) -> Iterator[Benchmark]:
+    for depth in args.n_depth:
+        for benchmark in _benchmarks_at(_Runner(backend, depth), args):
+            yield replace(benchmark, name=f"{benchmark.name} @d{depth}") if depth else benchmark
 
 
-def _prefill(backend: Backend, prompt: Ints) -> None:
-    """Evaluate a prompt, (n,) int32, in slot 0."""
-    n = len(prompt)
-    backend.truncate(0, 0)
-    for start in range(0, n, backend.n_batch):
-        part = prompt[start : start + backend.n_batch]
-        positions = np.arange(start, start + len(part), dtype=np.int32)
-        outputs = np.array([len(part) - 1] if start + len(part) == n else [], np.int32)
-        backend.forward(Batch(part, positions, np.zeros(len(part), np.int32), outputs))
+def _benchmarks_at(runner: _Runner, args: Namespace) -> Iterator[Benchmark]:
+    for n in filter(None, args.n_prompt):
+        prompt = runner.random_tokens(n)
+        n_passes = -(-n // runner.backend.n_batch)
+        yield Benchmark(f"pp{n}", n, n_passes, partial(runner.fill, 1), partial(runner.prefill, prompt))
+    for n in filter(None, args.n_gen):
+        for n_slots in args.parallel:
+            tokens, name = runner.random_tokens(n, n_slots), f"tg{n}" if n_slots == 1 else f"tg{n}x{n_slots}"
+            yield Benchmark(name, n * n_slots, n, partial(runner.fill, n_slots), partial(runner.decode, tokens))
 
 
-def _decode(backend: Backend, tokens: Ints) -> None:
-    """Evaluate tokens, (n, n_slots) int32, row by row: one token of each slot at a time."""
-    slots = np.arange(tokens.shape[1], dtype=np.int32)
-    for slot in slots:
-        backend.truncate(int(slot), 0)
-    for position, row in enumerate(tokens):
-        backend.forward(Batch(row, np.full_like(row, position), slots, slots))
+class _Runner:
+    """Runs forward passes in slots that hold ``depth`` tokens."""
+
+    def __init__(self, backend: Backend, depth: int) -> None:
+        self.backend, self._depth, self._random = backend, depth, np.random.default_rng(0)
+        self._first = self.random_tokens(depth)
+
+    def random_tokens(self, *shape: int) -> Ints:
+        """Return random tokens, int32."""
+        return self._random.integers(0, self.backend.n_vocab, shape, dtype=np.int32)
+
+    def fill(self, n_slots: int) -> None:
+        """Let the first slots hold the tokens that come before a test, and no others."""
+        for slot in range(n_slots):
+            n = self.backend.truncate(slot, self._depth)
+            self._evaluate(slot, n, self._first[n:])
+
+    def prefill(self, prompt: Ints) -> None:
+        """Evaluate a prompt, (n,) int32, in slot 0."""
+        self._evaluate(0, self._depth, prompt)
+
+    def _evaluate(self, slot: int, first: int, tokens: Ints) -> None:
+        """Evaluate tokens, (n,) int32, at the positions from ``first`` on."""
+        n, n_batch = len(tokens), self.backend.n_batch
+        for start in range(0, n, n_batch):
+            part = tokens[start : start + n_batch]
+            positions = np.arange(first + start, first + start + len(part), dtype=np.int32)
+            outputs = np.array([len(part) - 1] if start + len(part) == n else [], np.int32)
+            self.backend.forward(Batch(part, positions, np.full(len(part), slot, np.int32), outputs))
+
+    def decode(self, tokens: Ints) -> None:
+        """Evaluate tokens, (n, n_slots) int32, row by row: one token of each slot at a time."""
+        slots = np.arange(tokens.shape[1], dtype=np.int32)
+        for i, row in enumerate(tokens):
+            self.backend.forward(Batch(row, np.full_like(row, self._depth + i), slots, slots))
 
 
 def _speeds(benchmark: Benchmark, repetitions: int) -> list[float]:
     """Return the tokens per second of each repetition."""
+    benchmark.prepare()
     benchmark.run()  # warms up caches and threads
     speeds = []
     for _ in range(repetitions):
+        benchmark.prepare()
         start = time.perf_counter()
         benchmark.run()
         speeds.append(benchmark.n_tokens / (time.perf_counter() - start))

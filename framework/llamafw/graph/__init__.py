@@ -38,7 +38,7 @@ from llamafw.graph.builders import (
     whole_text,
 )
 from llamafw.graph.evaluate import Evaluation, Evaluator, evaluate, read_weights
-from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, TopK, WeightedSum
+from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, SparseMixer, TopK, WeightedSum
 from llamafw.graph.latent import LatentSizes, latent_attention, latent_sizes
 from llamafw.graph.metadata import Heads, Metadata
 from llamafw.graph.mixers import StateSizes, gated_delta_net, mamba2, short_convolution, state_sizes
@@ -155,6 +155,7 @@ __all__ = [
     "softcap",
     "Softmax",
     "softmax",
+    "SparseMixer",
     "split",
     "State",
     "state_sizes",

@@ -85,6 +85,36 @@ class Gather(Value):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SparseMixer(Value):
+    """The weights of the chosen experts by SparseMixer: each one's share among those that it competes with.
+
+    An expert ``c`` competes with each expert ``j`` that is not chosen before it and is close to it:
+    ``x[c] − x[j] ≤ 2 · jitter · max(|x[j]|, x[c])``. Its weight is ``1 / Σ_j exp(x[j] − x[c])``, a softmax
+    (arXiv:2409.12136, in inference).
+    """
+
+    x: Value  # (n,)
+    chosen: Value  # (k,) indices, best first
+    jitter: float = 0.01  # relative noise of the numbers in training
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of the weights, one per chosen expert."""
+        if len(self.x.shape) != 1 or len(self.chosen.shape) != 1 or self.chosen.shape[0] > self.x.shape[0]:
+            raise GraphError(f"indices of shape {self.chosen.shape} do not fit a row of shape {self.x.shape}")
+        return self.chosen.shape
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the weights."""
+        x, left, weights = inputs["x"], inputs["x"].copy(), []
+        for column in np.split(inputs["chosen"], self.chosen.shape[0], -1):
+            best = np.take_along_axis(x, column, -1)
+            is_close = best - x <= 2 * self.jitter * np.maximum(np.abs(x), best)
+            weights.append(1 / np.where(is_close, np.exp(left - best), 0).sum(-1))
+            np.put_along_axis(left, column, -np.inf, -1)
+        return np.stack(weights, -1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ExpertLinear(Value):
     """``W[e] x + b[e]`` for each chosen expert ``e``. ggml: mul_mat_id; ONNX: QMoE."""
 

@@ -20,13 +20,13 @@ from llamafw.graph.builders import (
     top_k,
     weighted_sum,
 )
-from llamafw.graph.experts import GroupMask
+from llamafw.graph.experts import GroupMask, SparseMixer
 from llamafw.graph.metadata import Metadata
 from llamafw.graph.rows import WeightAdd
 from llamafw.graph.values import GraphError, Value
 from llamafw.graph.weights import Parameter, Parameters
 
-Gating = Literal["softmax", "sigmoid", "softmax of the chosen"]
+Gating = Literal["softmax", "sigmoid", "softmax of the chosen", "sparsemixer"]
 _GATINGS: dict[int, Gating] = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}
 _LEAST_SUM = 2.0**-14  # as in llama.cpp, smaller sums of weights count as this
 
@@ -52,7 +52,7 @@ def routing(m: Metadata, *, gating: Gating = "softmax", normalised: bool = True)
     ----------
     m : Metadata
         The model's metadata: ``expert_count``, ``expert_used_count``, ``expert_gating_func`` and others.
-    gating : {"softmax", "sigmoid", "softmax of the chosen"}
+    gating : {"softmax", "sigmoid", "softmax of the chosen", "sparsemixer"}
         The gating of models whose metadata do not name it.
     normalised : bool
         Whether weights are divided by their sum in models whose metadata do not say it.
@@ -128,7 +128,7 @@ def route(x: Value, layer: Parameters, how: Routing, router: Value | None = None
     """Return the indices of a token's experts, and their weights, ``(n_used,)`` each; see `experts`."""
     numbers = router or linear(x, layer.of_shape("ffn_gate_inp", how.n_expert, x.shape[-1]))
     scores = numbers
-    if how.gating != "softmax of the chosen":
+    if how.gating in ("softmax", "sigmoid"):
         scores = softmax(numbers) if how.gating == "softmax" else activation(numbers, "sigmoid")
 
     choice = scores
@@ -138,7 +138,7 @@ def route(x: Value, layer: Parameters, how: Routing, router: Value | None = None
         choice = GroupMask(choice, how.n_groups, how.n_groups_used, how.n_best)
     chosen = top_k(choice, how.n_used)
 
-    weights = gather(scores, chosen)
+    weights = SparseMixer(scores, chosen) if how.gating == "sparsemixer" else gather(scores, chosen)
     if how.gating == "softmax of the chosen":
         weights = softmax(weights)
     if how.normalised:

@@ -11,7 +11,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 # Byte offset of the float16 scale in a block; byte offset of the float16 minimum, if the type has one; and the minimum,
-# in units of the scale, that centres random weights on zero. From the structs in ggml-common.h.
+# in units of the scale, that centres random weights on zero. From the structs in ggml-common.h. The scale of IQ1_M is
+# not in one place: each of four 16-bit numbers has 4 of its bits.
 SCALES: dict[str, tuple[int, int | None, float]] = {
     "Q2_K": (80, 82, 1.5),
     "Q3_K": (108, None, 0),
@@ -24,6 +25,7 @@ SCALES: dict[str, tuple[int, int | None, float]] = {
     "IQ3_XXS": (0, None, 0),
     "IQ3_S": (0, None, 0),
     "IQ1_S": (0, None, 0),
+    "IQ1_M": (48, None, 0),
     "IQ4_NL": (0, None, 0),
     "IQ4_XS": (0, None, 0),
 }
@@ -66,6 +68,12 @@ def _random_blocks(
     blocks = rng.integers(0, 256, (int(np.prod(shape)) // block_size, type_size), dtype=np.uint8)
 
     def set_scales(scale: npt.NDArray[np.float64]) -> None:
+        if type_name == "IQ1_M":
+            bits = scale.astype("<f2").view("<u2")
+            numbers = blocks[:, scale_offset : scale_offset + 8].copy().view("<u2")
+            numbers = (numbers & 0x0FFF) | (bits[:, None] >> np.array([0, 4, 8, 12], "<u2") & 15) << 12
+            blocks[:, scale_offset : scale_offset + 8] = numbers.view(np.uint8)
+            return
         blocks[:, scale_offset : scale_offset + 2] = scale.astype("<f2").view(np.uint8).reshape(-1, 2)
         if minimum_offset is not None:
             blocks[:, minimum_offset : minimum_offset + 2] = (

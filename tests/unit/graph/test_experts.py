@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from llamafw.graph import ExpertLinear, Gather, GraphError, GroupMask, TopK, Weight, WeightedSum
+from llamafw.graph import ExpertLinear, Gather, GraphError, GroupMask, SparseMixer, TopK, Weight, WeightedSum
 from support.operators import FixedRows, compute
 
 RNG = np.random.default_rng(8)
@@ -45,6 +48,25 @@ def test_group_mask_adds_up_the_best_numbers_of_a_group() -> None:
     assert by_two.tolist() == [-np.inf, -np.inf, 3.0, 3.0, -np.inf, -np.inf]
 
 
+@settings(deadline=None, max_examples=50)
+@given(x=arrays(np.float64, (3, 5), elements=st.integers(-60, 60).map(lambda n: n / 8)), k=st.integers(1, 5))
+def test_sparse_mixer_is_a_softmax_over_close_numbers_that_are_left(x: Any, k: int) -> None:
+    order = np.argsort(-x, -1, kind="stable")[:, :k]
+    result = compute(SparseMixer(FixedRows(x), FixedRows(order), jitter=0.15))
+    for row, chosen, weights in zip(x, order, result, strict=True):
+        for rank, e in enumerate(chosen):
+            left = [row[j] for j in range(5) if j not in chosen[:rank]]
+            close = [n for n in left if row[e] - n <= 0.3 * max(abs(n), row[e])]
+            assert weights[rank] == pytest.approx(np.exp(row[e]) / np.exp(close).sum(), rel=1e-12)
+
+
+def test_sparse_mixer_gives_a_number_without_close_ones_the_whole_weight() -> None:
+    scores = np.array([[2.0, 1.0, 1.97, -3.0], [-1.0, -1.01, -5.0, -1.5], [0.0, 0.0, -1.0, -1.0]])
+    result = compute(SparseMixer(FixedRows(scores), FixedRows(np.array([[0, 2], [0, 1], [0, 1]]))))
+    pair = [1 / (1 + np.exp(-0.03)), 1 / (1 + np.exp(-0.01)), 0.5]
+    np.testing.assert_allclose(result, [[share, 1.0] for share in pair])
+
+
 @pytest.mark.parametrize("per_expert", [True, False])
 def test_expert_linear_uses_the_chosen_experts(per_expert: bool) -> None:
     rows = RNG.normal(size=(N, K, N_IN)) if per_expert else X
@@ -73,6 +95,7 @@ def test_weighted_sum_adds_the_parts() -> None:
         (lambda: Gather(FixedRows(W[:, 0:1]), FixedRows(CHOSEN)), "cannot be indexed"),
         (lambda: GroupMask(FixedRows(X), 2, 1), "1 of 2 groups"),
         (lambda: GroupMask(FixedRows(X), 1, 1, n_best=4), "the 4 best do not fit groups of 3"),
+        (lambda: SparseMixer(FixedRows(X[:, :1]), FixedRows(CHOSEN)), r"\(2,\) do not fit a row of shape \(1,\)"),
         (lambda: ExpertLinear(FixedRows(X), FixedRows(CHOSEN), *WEIGHTS), "'b' has shape"),
         (lambda: ExpertLinear(FixedRows(X), FixedRows(CHOSEN), WEIGHTS[0], None, WEIGHTS[1]), "'b' has shape"),
         (lambda: ExpertLinear(FixedRows(X), FixedRows(CHOSEN), Weight("w", (E, N_OUT, 7))), "'w' has shape"),

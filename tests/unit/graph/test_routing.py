@@ -67,6 +67,16 @@ def softmax(x: Any) -> Any:
     return shares / shares.sum()
 
 
+def sparse_mixer(numbers: Any, chosen: list[int]) -> Any:
+    """Return the weights of the chosen experts: of the numbers that are left, those more than 2% away are masked."""
+    weights, left = [], numbers.copy()
+    for e in chosen:
+        distance = (numbers[e] - numbers) / np.maximum(abs(numbers), numbers[e])
+        weights.append(softmax(np.where(distance > 0.02, -np.inf, left))[e])
+        left[e] = -np.inf
+    return np.array(weights)
+
+
 def numpy_experts(x: Any, w: dict[str, Any], how: g.Routing) -> Any:
     """Return the output of a mixture of experts for each token, ``(n_tokens, n_embd)``."""
     rows = []
@@ -84,6 +94,8 @@ def numpy_experts(x: Any, w: dict[str, Any], how: g.Routing) -> Any:
         weights = scores[chosen]
         if how.gating == "softmax of the chosen":
             weights = softmax(weights)
+        if how.gating == "sparsemixer":
+            weights = sparse_mixer(scores, chosen)
         if how.normalised:
             weights = weights / weights.sum()
         parts = []
@@ -101,6 +113,7 @@ def numpy_experts(x: Any, w: dict[str, Any], how: g.Routing) -> Any:
         g.Routing(N_EXPERT, 3, normalised=False, scale=2.5),
         g.Routing(N_EXPERT, 3, "sigmoid"),
         g.Routing(N_EXPERT, 2, "softmax of the chosen", normalised=False),
+        g.Routing(N_EXPERT, 2, "sparsemixer", normalised=False),
         g.Routing(N_EXPERT, 3, "sigmoid", n_groups=4, n_groups_used=2),
         g.Routing(N_EXPERT, 3, n_groups=4, n_groups_used=2, n_best=1),
     ],
@@ -117,6 +130,8 @@ def test_experts_match_numpy(how: g.Routing, has_bias: bool, is_fused: bool) -> 
         "ffn_up_exps.weight": rng.normal(size=(N_EXPERT, N_FF, N_EMBD)),
         "ffn_down_exps.weight": rng.normal(size=(N_EXPERT, N_EMBD, N_FF)),
     }
+    if how.gating == "sparsemixer":
+        w["ffn_gate_inp.weight"] = 5 + 0.05 * w["ffn_gate_inp.weight"]  # so that some numbers are close to each other
     if has_bias:
         w["exp_probs_b.bias"] = rng.normal(size=N_EXPERT)
     expected = numpy_experts(w["token_embd.weight"], w, how)

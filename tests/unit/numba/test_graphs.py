@@ -225,6 +225,9 @@ GRAPHS: dict[str, Build] = {
         lambda h, chosen, w: g.ExpertLinear(h, chosen, w(6, 32, 64)) + g.ExpertLinear(h, chosen, w(6, 32, 64))
     ),
     "sums of experts": experts(lambda h, chosen, w: g.weighted_sum(h, g.softmax(g.Slice(g.flat(h), 0, 3)))),
+    "weights of a sparse mixer": experts(
+        lambda h, chosen, w: g.weighted_sum(h, g.SparseMixer(g.Slice(start(w), 8, 14), chosen, jitter=0.2))
+    ),
     "norms as the input of experts": experts(
         lambda h, chosen, w: g.ExpertLinear(g.RMSNorm(h, w(64), 1e-5), chosen, w(6, 64, 64))
     ),

@@ -8,6 +8,13 @@ from importlib import import_module
 from llamafw import PluginError, Quant
 from llamafw_backends.numba_cpu.cache import plugin_source
 from llamafw_backends.numba_cpu.formats.floats import BF16Format, F16Format, F32Format
+from llamafw_backends.numba_cpu.formats.iq1_m import IQ1_M
+from llamafw_backends.numba_cpu.formats.iq1_s import IQ1_S
+from llamafw_backends.numba_cpu.formats.iq2_s import IQ2_S
+from llamafw_backends.numba_cpu.formats.iq2_xs import IQ2_XS
+from llamafw_backends.numba_cpu.formats.iq2_xxs import IQ2_XXS
+from llamafw_backends.numba_cpu.formats.iq3_s import IQ3_S
+from llamafw_backends.numba_cpu.formats.iq3_xxs import IQ3_XXS
 from llamafw_backends.numba_cpu.formats.q2_k import Q2_K
 from llamafw_backends.numba_cpu.formats.q3_k import Q3_K
 from llamafw_backends.numba_cpu.formats.q4_0 import Q4_0
@@ -34,6 +41,13 @@ BUILT_IN: tuple[Format, ...] = (
     Q4_K(),
     Q5_K(),
     Q6_K(),
+    IQ1_S(),
+    IQ1_M(),
+    IQ2_XXS(),
+    IQ2_XS(),
+    IQ2_S(),
+    IQ3_XXS(),
+    IQ3_S(),
 )
 FORMATS: dict[str, Format] = {one.key: one for one in BUILT_IN}
 """The formats of this process by their `Format.key`. Kernels are compiled for a key."""

@@ -70,8 +70,8 @@ def pack_bits(source: int, shift: int, words: int, lane: int) -> None:
 def pack_bit_string(bits: int, words: int, lane: int) -> None:
     """Write 1 word of 1 bit per column, as `spread` reads it; column ``i`` has bit ``i`` of ``bits``."""
     word = 0
-    for column in range(32):
-        word |= ((bits >> column) & 1) << (column // 4 + 8 * (column % 4))
+    for i in range(8):
+        word |= (((bits >> 4 * i & 15) * 0x204081) & BITS) << i  # the product moves bit j to bit 8j
     write_u32(word, words + 4 * lane)
 
 

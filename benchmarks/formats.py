@@ -1,0 +1,113 @@
+"""Compare the speed of tensor types: a dense model of 0.45 billion random weights in each of them.
+
+``python benchmarks/formats.py [--rounds 3] [--threads 1,2] [--depths 0,4096] [--only Q4_K_M,…]`` writes the models into
+the cache folder once (about 0.3 GB each), runs ``llamafw bench`` and llama.cpp's ``llama-bench`` in turn, and prints a
+Markdown table of medians. The last column is the share of the memory bandwidth that decoding uses: the bytes of all
+matrices times the tokens per second, divided by the bandwidth that as many threads reach when they only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from families import find
+from noise import machine
+from passes import measure, medians
+
+READ_BYTES = 512 << 20
+
+
+def mix(more: str, most: str, tensor: str) -> str:
+    """Return the type of a matrix in a file such as Q4_K_M: in half of the layers, two matrices have a larger type."""
+    if tensor.startswith("token_embd"):
+        return "Q6_K"
+    layer = int(tensor.split(".")[1])
+    is_larger = layer < 3 or layer >= 25 or (layer - 3) % 3 == 2  # of 28 layers: the first and last eighth, every third
+    return more if is_larger and ("attn_v" in tensor or "ffn_down" in tensor) else most
+
+
+FILES: dict[str, Callable[[str], str] | None] = {
+    "Q4_0": None,
+    "Q4_1": None,
+    "Q5_0": None,
+    "Q8_0": None,
+    "Q2_K": None,
+    "Q3_K": None,
+    "Q4_K_M": partial(mix, "Q6_K", "Q4_K"),
+    "Q5_K_M": partial(mix, "Q6_K", "Q5_K"),
+    "Q6_K": None,
+    "IQ4_XS": None,
+    "MXFP4": None,
+    "IQ3_S": None,
+    "IQ2_XS": None,
+    "F16": None,
+    "BF16": None,
+}
+"""What chooses the type of each matrix; None: all have the type."""
+
+
+@numba.njit(nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
+def _read(numbers: npt.NDArray[np.int64]) -> int:
+    """Return the sum of all numbers, which are read in four streams."""
+    a = b = c = d = 0
+    n = len(numbers) // 4
+    for i in range(n):
+        a += numbers[i]
+        b += numbers[n + i]
+        c += numbers[2 * n + i]
+        d += numbers[3 * n + i]
+    return a + b + c + d
+
+
+def read_bandwidth(n_threads: int) -> float:
+    """Return the bytes per second that threads read from memory, the best of five times."""
+    numbers = np.ones(READ_BYTES // 8, np.int64)
+    _read(numbers[:8])
+    best = 0.0
+    for _ in range(5):
+        workers = [threading.Thread(target=_read, args=(part,)) for part in np.array_split(numbers, n_threads)]
+        started = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        best = max(best, READ_BYTES / (time.perf_counter() - started))
+    return best
+
+
+def main() -> None:
+    """Run both programs on each model and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--depths", default="0", help="tokens in the KV cache before each test")
+    parser.add_argument("--tolerance", type=float, default=0.1, help="see passes.py")
+    parser.add_argument("--only", default=",".join(FILES))
+    args = parser.parse_args()
+
+    paths = {name: find("dense", name, FILES[name]) for name in args.only.split(",")}
+    threads = [int(n) for n in args.threads.split(",")]
+    bandwidth = {n: read_bandwidth(n) for n in threads}
+    tests = ("-p", "512", "-n", "128", "-d", args.depths)
+    rates = measure({name: str(path) for name, path in paths.items()}, threads, args.rounds, args.tolerance, tests)
+
+    read = ", ".join(f"{speed / 1e9:.0f} GB/s with {n}" for n, speed in bandwidth.items())
+    print(f"{machine()}; {args.rounds} rounds in turn, medians; threads read {read}\n")
+    print("| type | test | threads | llamafw tokens/s | llama.cpp tokens/s | ratio | share of the bandwidth |")
+    print("|---|---|---|---|---|---|---|")
+    for (name, test, n), pairs in rates.items():
+        ours, theirs, ratio = medians(pairs)
+        share = f"{paths[name].stat().st_size * ours / bandwidth[n]:.0%}" if test.startswith("tg") else ""
+        print(f"| {name} | {test} | {n} | {ours:.0f} | {theirs:.0f} | {ratio:.2f} | {share} |")
+
+
+if __name__ == "__main__":
+    main()
