@@ -9,23 +9,26 @@ import numpy as np
 
 
 def hadamard(part: int, x: Any, signs: Any, inverse: Any, out: Any) -> None:
-    """Compute one block of `hadamard.Hadamard` by n log n additions."""
-    row, n = out[part], x.shape[1]
-    first = part * n % len(signs)
-    for i in range(n):
-        row[i] = x[part, i] if inverse else x[part, i] * signs[first + i]
+    """Compute one block of `hadamard.Hadamard` by n log n additions.
 
-    for i in range(0, n - 3, 4):  # the two lowest bits of an index
-        a, b, c, d = row[i] + row[i + 1], row[i] - row[i + 1], row[i + 2] + row[i + 3], row[i + 2] - row[i + 3]
-        row[i], row[i + 1], row[i + 2], row[i + 3] = a + c, b + d, a - c, b - d
-    step = 4 if n >= 4 else 1
-    while step < n:
-        for start in range(0, n, 2 * step):
-            for i in range(start, start + step):
-                a, b = row[i], row[i + step]
-                row[i], row[i + step] = a + b, a - b
-        step *= 2
+    Each step transforms the lowest bit of the index, and moves it to the front. Its loop becomes vector instructions.
+    """
+    n = x.shape[1]
+    first, half = part * n % len(signs), n // 2
+    row, block_signs, result = x[part], signs[first : first + n], out[part]
+    source, target = np.empty(n, np.float32), result
+    for i in range(n):
+        source[i] = row[i] if inverse else row[i] * block_signs[i]
+
+    left = n
+    while left > 1:
+        low, high = target[:half], target[half:]
+        for i in range(half):
+            even, odd = source[2 * i], source[2 * i + 1]
+            low[i] = even + odd
+            high[i] = even - odd
+        source, target, left = target, source, left // 2
 
     scale = np.float32(1 / math.sqrt(n))
     for i in range(n):
-        row[i] = row[i] * scale * signs[first + i] if inverse else row[i] * scale
+        result[i] = source[i] * scale * block_signs[i] if inverse else source[i] * scale
