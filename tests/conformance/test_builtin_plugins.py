@@ -21,10 +21,11 @@ from llamafw.testing.conformance import (
     TokenizerConformance,
     ToolParserConformance,
 )
+from support.quant_references import REFERENCES
 
 PLUGINS = Plugins()
 
-NAMES_WITHOUT_WEIGHTS = {"Q8_1", "Q8_K", "Q1_0"}  # tensor types that occur in no file, or that gguf cannot dequantise
+NAMES_WITHOUT_WEIGHTS = {"Q8_1", "Q8_K"}  # tensor types that occur in no file
 TESTED_ELSEWHERE = {"PQ2_0", "PTQ1_0"}  # with references, in tests/unit/custom_quant
 
 
@@ -94,4 +95,7 @@ for base in (
     assert registered, f"no {base.kind} is registered"
     for name in registered:
         class_name = f"Test_{name}_{base.kind}"
-        globals()[class_name] = type(class_name, (base,), {"name": name})
+        members: dict[str, Any] = {"name": name}
+        if base is GgmlConformance and name in REFERENCES:
+            members["reference"] = staticmethod(REFERENCES[name])
+        globals()[class_name] = type(class_name, (base,), members)

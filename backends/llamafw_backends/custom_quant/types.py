@@ -54,6 +54,7 @@ class PQ2_0(_Ternary):
     """Blocks of 34 bytes: d, then 4 weights per byte."""
 
     name, type_id, type_size = "PQ2_0", 142, 34
+    old_type_ids = (42,)  # of the first Ternary-Bonsai files; now of Q2_0, whose blocks have 64 weights
     backends: Mapping[str, str] = {"numba": "llamafw_backends.custom_quant.pq2_0:PQ2_0"}
 
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:

@@ -34,6 +34,7 @@ from llamafw_backends.numba_cpu.formats.bits import (
     pack_nibbles,
     spread,
 )
+from llamafw_backends.numba_cpu.formats.bits import look_up as look_up_bytes
 from llamafw_backends.numba_cpu.isa import DotProducts
 from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.simd import (
@@ -49,7 +50,7 @@ from llamafw_backends.numba_cpu.simd import (
     write_u16,
     write_u32,
 )
-from llamafw_backends.numba_cpu.tables import look_up, splat_int
+from llamafw_backends.numba_cpu.tables import look_up_floats, splat_int
 from llamafw_backends.numba_cpu.tiles import COLUMNS, F32_LAYOUT, ROWS, Format, QuantFormat, Record
 
 __all__ = [
@@ -76,7 +77,8 @@ __all__ = [
     "load_f16",
     "load_f32",
     "load_half",
-    "look_up",
+    "look_up_bytes",
+    "look_up_floats",
     "mask",
     "nibbles",
     "pack_bit_string",

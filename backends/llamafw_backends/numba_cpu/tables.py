@@ -13,7 +13,7 @@ from llamafw_backends.numba_cpu.emit import F32, FLOATS, I32, INTS, LANES, Build
 _HALF = ir.VectorType(F32, 8)
 
 
-def look_up(b: Builder, table: Sequence[float], indices: Value) -> Value:
+def look_up_floats(b: Builder, table: Sequence[float], indices: Value) -> Value:
     """Emit the numbers of a table at 16 indices.
 
     Parameters

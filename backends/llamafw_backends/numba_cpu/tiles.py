@@ -113,20 +113,20 @@ class Format(ABC):
 
     @abstractmethod
     def multiply(
-        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
-    ) -> list[Value]:
-        """Emit a record of weights times the activations of ``tokens``, added to ``sums``.
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
+        """Emit the same record of several tiles times the activations of ``tokens``, added to ``sums``.
 
         Parameters
         ----------
-        record : Record
-            The weights.
+        records : sequence of Record
+            The weights, a record of each tile.
         dots : DotProducts
             Multiplies bytes, if the activations have the layout Q8_LAYOUT.
         tokens : sequence of Value
             Addresses of the activations of each token. `Record.activation` loads float32.
-        sums : sequence of Value
-            What the products are added to: 16 float32 lanes for each token.
+        sums : sequence of sequence of Value
+            What the products are added to: 16 float32 lanes for each tile and token.
         """
 
 
@@ -218,38 +218,39 @@ class QuantFormat(Format):
         return []
 
     def multiply(
-        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
-    ) -> list[Value]:
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
         """Emit Σ w·x, with Σ x from the records of the activations."""
-        b, words, scales, minima = record.b, self.bytes(record), self.scale(record), self.minimum(record)
-        products = self._products(b, dots, words, scales, tokens)
+        b, tiles = records[0].b, [self.bytes(record) for record in records]
+        n_words = self.columns_per_scale // 4
+        products = [
+            dots.dot_tiles(b, [words[g : g + n_words] for words in tiles], tokens, g, self.bound, self.offset)
+            for g in range(0, COLUMNS // 4, n_words)
+        ]
+        return [self._add(record, [part[t] for part in products], tokens, sums[t]) for t, record in enumerate(records)]
+
+    def _add(
+        self, record: Record, parts: Sequence[Sequence[Value]], tokens: Sequence[Value], sums: Sequence[Value]
+    ) -> list[Value]:
+        """Emit adding the products of a tile to its sums.
+
+        ``parts`` are Σ (byte − offset)·x of the columns that share a scale.
+        """
+        b, scales, minima, results = record.b, self.scale(record), self.minimum(record), []
         if len(minima) == 2:
             minima = [minima[1], b.fsub(minima[0], minima[1])]  # m0·s0 + m1·s1 = m1·(s0 + s1) + (m0 − m1)·s0
-        results = []
-        for (factor, dot), token, total in zip(products, tokens, sums, strict=True):
+        for i, (token, total) in enumerate(zip(tokens, sums, strict=True)):
             scale = emit.load_splat(b, address(b, token, SCALE_OFFSET), F32)
-            if factor is None:
-                result = emit.fma(b, dot, scale, total)
+            first, *rest = (emit.to_float(b, part[i]) for part in parts)
+            if rest:
+                product = emit.fma(b, rest[0], scales[1], b.fmul(first, scales[0]))
+                result = emit.fma(b, product, scale, total)
             else:
-                result = emit.fma(b, dot, b.fmul(factor, scale), total)
+                result = emit.fma(b, first, b.fmul(scales[0], scale), total)
             for minimum, offset in zip(minima, (SUM_OFFSET, FIRST_SUM_OFFSET), strict=False):
                 result = emit.fma(b, minimum, emit.load_splat(b, address(b, token, offset), F32), result)
             results.append(result)
         return results
-
-    def _products(
-        self, b: Builder, dots: DotProducts, words: list[Value], scales: list[Value], tokens: Sequence[Value]
-    ) -> list[tuple[Value | None, Value]]:
-        """Emit Σ (byte − offset)·x for each token, with the factor that it is still to be multiplied by, or None."""
-        if self.columns_per_scale == COLUMNS:
-            found = dots.dot(b, words, tokens, 0, self.bound, self.offset)
-            return [(scales[0], emit.to_float(b, dot)) for dot in found]
-        first = dots.dot(b, words[:4], tokens, 0, self.bound, 0)
-        second = dots.dot(b, words[4:], tokens, 4, self.bound, 0)
-        return [
-            (None, emit.fma(b, emit.to_float(b, y), scales[1], b.fmul(emit.to_float(b, x), scales[0])))
-            for x, y in zip(first, second, strict=True)
-        ]
 
     def start(self, record: Record, dots: DotProducts, tokens: Sequence[Value]) -> None:
         """Emit the first half of a multiplication in two stages; see `isa.Pipeline`."""

@@ -20,7 +20,7 @@ from llamafw_backends.numba_cpu.kernel_api import (
     copy_halves,
     fma,
     load_f16,
-    look_up,
+    look_up_floats,
     read_u8,
     store_f32,
     write_u32,
@@ -60,19 +60,22 @@ class NF4Format(Format):
             store_f32(scale * np.float32(TABLE[level]), out + 4 * column)
 
     def multiply(
-        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
-    ) -> list[Value]:
-        """Emit the scale times the sum of levels times activations."""
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
+        """Emit the scale times the sum of levels times activations, for each tile."""
+        return [self._multiply(record, tokens, totals) for record, totals in zip(records, sums, strict=True)]
+
+    def _multiply(self, record: Record, tokens: Sequence[Value], totals: Sequence[Value]) -> list[Value]:
         b, scale = record.b, record.half(0)
         parts = [constant(FLOATS, 0.0) for _ in tokens]
         for column in range(self.columns):
             word, i = divmod(column, COLUMNS_PER_WORD)
-            levels = look_up(b, TABLE, b.lshr(record.word(word), constant(INTS, 4 * i)))
+            levels = look_up_floats(b, TABLE, b.lshr(record.word(word), constant(INTS, 4 * i)))
             parts = [
                 fma(b, levels, record.activation(token, column), part)
                 for token, part in zip(tokens, parts, strict=True)
             ]
-        return [fma(b, scale, part, total) for part, total in zip(parts, sums, strict=True)]
+        return [fma(b, scale, part, total) for part, total in zip(parts, totals, strict=True)]
 
 
 @nb.njit(nb.void(READONLY, nb.float32[::1], nb.float32[::1], nb.float32[::1]), nogil=True)  # type: ignore[untyped-decorator]  # numba has no types

@@ -62,6 +62,8 @@ class Linear(Value):
             )
         if self.bias is not None and self.bias.shape != (*heads, n_out):
             raise GraphError(f"the tensor {self.bias.name!r} has shape {self.bias.shape} instead of {(*heads, n_out)}")
+        if self.scale is not None and self.scale.shape not in ((), (1,)):
+            raise GraphError(f"the tensor {self.scale.name!r} has shape {self.scale.shape} instead of (1,)")
         return (*self.x.shape[:-1], n_out)
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:

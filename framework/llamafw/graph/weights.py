@@ -78,6 +78,7 @@ class Parameters(Mapping[str, Parameter]):
         weight = self._find(name, "weight")
         if weight is None:
             raise GraphError(f"the tensor '{self._prefix}{name}.weight' is missing")
+        self._find(name, "input_scale")  # of NVFP4 files, for activations of 4 bits: of no use here
         return Parameter(weight, self._find(name, "bias"), self._find(name, "scale"))
 
     def __contains__(self, name: object) -> bool:

@@ -58,8 +58,11 @@ def matrices() -> dict[str, tuple[int, int]]:
     return {"token_embd.weight": (N_VOCAB, N_EMBD), "output.weight": (N_VOCAB, N_EMBD), **found}
 
 
-def write(path: Path, type_name: str, keys: dict[str, Any]) -> Path:
-    """Write a model whose matrices have random digits, the same ones in both types; return ``path``."""
+def write(path: Path, type_name: str, keys: dict[str, Any], number: Any = None) -> Path:
+    """Write a model whose matrices have random digits, the same ones in both types; return ``path``.
+
+    ``number`` is that of the type, if the file has another one.
+    """
     writer, rng = GGUFWriter(path, "qwen3"), np.random.default_rng(0)
     for key, value in {**METADATA, **keys}.items():
         match value:
@@ -78,8 +81,7 @@ def write(path: Path, type_name: str, keys: dict[str, Any]) -> Path:
     for name, shape in matrices().items():
         codes, scales = ternary.random_codes(rng, shape[0] * shape[1] // ternary.BLOCK, 3)
         # as int8, because the writer looks up the block size of uint8 data among the types of ggml
-        blocks, kind = pack(codes, scales).view(np.int8), type_id
-        writer.add_tensor(name, blocks, raw_shape=shape, raw_dtype=kind)
+        writer.add_tensor(name, pack(codes, scales).view(np.int8), raw_shape=shape, raw_dtype=number or type_id)
     for name, n in {f"blk.{i}.{name}": n for i in range(N_LAYER) for name, n in NORMS.items()}.items():
         writer.add_tensor(f"{name}.weight", rng.uniform(0.5, 1.5, n).astype(np.float32))
     writer.add_tensor("output_norm.weight", np.ones(N_EMBD, np.float32))
@@ -120,6 +122,13 @@ def test_both_types_have_the_logits_of_their_weights(keys: dict[str, Any], tmp_p
         finally:
             backend.close()
     np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_older_files_have_another_number(tmp_path: Path) -> None:
+    """The number 42 is that of Q2_0 now; the sizes of tensors tell which of the two a file has."""
+    path = write(tmp_path / "model.gguf", "PQ2_0", {}, number=42)
+    model = read_gguf(path, PLUGINS.registry("quant"), ())
+    assert {tensor.type_name for tensor in model.tensors.values()} == {"F32", "PQ2_0"}
 
 
 async def test_rotated_ternary_model_is_served(serve: Any, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_lowest_bits_of_an_index_choose_a_number(features: set[str], monkeypatch
     monkeypatch.setattr(tables, "features", lambda: frozenset(features))
 
     def emit_look_up(b: Any, indices: Any, out: Any) -> None:
-        emit.store(b, tables.look_up(b, TABLE.tolist(), emit.load(b, indices, INTS)), out)
+        emit.store(b, tables.look_up_floats(b, TABLE.tolist(), emit.load(b, indices, INTS)), out)
 
     look_up = operation(void, (i64, i64), emit_look_up)
 

@@ -24,16 +24,17 @@ class _FloatFormat(Format):
         raise NotImplementedError
 
     def multiply(
-        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
-    ) -> list[Value]:
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
         """Emit Σ w·x, one column after the other."""
-        b, results = record.b, list(sums)
+        b, results = records[0].b, [list(totals) for totals in sums]
         for column in range(self.columns):
-            weights = self.load(b, address(b, record.words, column * self.word_bytes // self.columns))
-            results = [
-                emit.fma(b, weights, record.activation(token, column), total)
-                for token, total in zip(tokens, results, strict=True)
-            ]
+            place = column * self.word_bytes // self.columns
+            weights = [self.load(b, address(b, record.words, place)) for record in records]
+            for i, token in enumerate(tokens):
+                x = records[0].activation(token, column)
+                for tile, weight in enumerate(weights):
+                    results[tile][i] = emit.fma(b, weight, x, results[tile][i])
         return results
 
 
