@@ -62,20 +62,23 @@ class NF4Format(Format):
     def multiply(
         self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
     ) -> list[list[Value]]:
-        """Emit the scale times the sum of levels times activations, for each tile."""
-        return [self._multiply(record, tokens, totals) for record, totals in zip(records, sums, strict=True)]
+        """Emit the scale times the sum of levels times activations.
 
-    def _multiply(self, record: Record, tokens: Sequence[Value], totals: Sequence[Value]) -> list[Value]:
-        b, scale = record.b, record.half(0)
-        parts = [constant(FLOATS, 0.0) for _ in tokens]
+        Sums of a record begin at 0, so that records are computed at the same time.
+        """
+        b = records[0].b
+        parts = [[constant(FLOATS, 0.0) for _ in tokens] for _ in records]
         for column in range(self.columns):
             word, i = divmod(column, COLUMNS_PER_WORD)
-            levels = look_up_floats(b, TABLE, b.lshr(record.word(word), constant(INTS, 4 * i)))
-            parts = [
-                fma(b, levels, record.activation(token, column), part)
-                for token, part in zip(tokens, parts, strict=True)
-            ]
-        return [fma(b, scale, part, total) for part, total in zip(parts, totals, strict=True)]
+            levels = [look_up_floats(b, TABLE, b.lshr(record.word(word), constant(INTS, 4 * i))) for record in records]
+            for t, token in enumerate(tokens):
+                x = records[0].activation(token, column)
+                for part, level in zip(parts, levels, strict=True):
+                    part[t] = fma(b, level, x, part[t])
+        return [
+            [fma(b, record.half(0), one, total) for one, total in zip(part, totals, strict=True)]
+            for record, part, totals in zip(records, parts, sums, strict=True)
+        ]
 
 
 @nb.njit(nb.void(READONLY, nb.float32[::1], nb.float32[::1], nb.float32[::1]), nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
