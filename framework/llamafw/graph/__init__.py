@@ -46,7 +46,7 @@ from llamafw.graph.model import Graph, State, layer_of, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
 from llamafw.graph.rewrite import rewrite
 from llamafw.graph.rotation import plain_rotation, rotation, yarn_temperature
-from llamafw.graph.routing import Gating, Routing, experts, route, routing
+from llamafw.graph.routing import Gating, Routing, expert_parameter, experts, route, routing
 from llamafw.graph.rows import (
     Activation,
     Add,
@@ -95,6 +95,7 @@ __all__ = [
     "Evaluator",
     "experts",
     "expert_linear",
+    "expert_parameter",
     "ExpertLinear",
     "flat",
     "gate_and_up",
