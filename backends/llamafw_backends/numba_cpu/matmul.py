@@ -43,12 +43,12 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
 
         def tokens_at(i: Value) -> list[Value]:
             group = b.add(activations, b.mul(i, constant(I64, n_tokens * tile_format.activation_bytes)))
-            return [address(b, group, t * tile_format.activation_bytes) for t in range(n_tokens)]
+            return [address(b, group, t * tile_format.token_bytes) for t in range(n_tokens)]
 
         def record_at(tile: Value, i: Value) -> Record:
             block, number = b.udiv(i, constant(I64, records_per_block)), b.urem(i, constant(I64, records_per_block))
             words = element_address(b, tile, i, tile_format.word_bytes)
-            return Record(b, words, element_address(b, b.add(tile, all_words), block, scale_bytes), number)
+            return Record(b, words, element_address(b, b.add(tile, all_words), block, scale_bytes), number, n_tokens)
 
         def issue(i: Value) -> None:
             """Start to multiply record ``i`` of the only tile.

@@ -101,6 +101,11 @@ class Format(ABC):
         """Size of one token's activations for one step."""
         return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
 
+    @property
+    def token_bytes(self) -> int:
+        """Distance of the activations of adjacent tokens; of float32, 4 columns of each token are together."""
+        return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * FLOAT_COLUMNS
+
     def tile_bytes(self, n_columns: int) -> int:
         """Return the size of a tile, a multiple of a cache line."""
         n = n_columns // self.columns * self.word_bytes + n_columns // self.block_size * self.scale_bytes
@@ -112,7 +117,16 @@ class Format(ABC):
     ) -> list[list[Value]]:
         """Emit the same record of several tiles times the activations of ``tokens``, added to ``sums``.
 
-        There are 16 float32 lanes per tile and token.
+        Parameters
+        ----------
+        records : sequence of Record
+            The weights, a record of each tile.
+        dots : DotProducts
+            Multiplies bytes, if the activations have the layout Q8_LAYOUT.
+        tokens : sequence of Value
+            Addresses of the activations of each token. `Record.activation` loads float32.
+        sums : sequence of sequence of Value
+            What the products are added to: 16 float32 lanes for each tile and token.
         """
 
 
@@ -130,12 +144,15 @@ class Record:
         Address of the block's scales.
     number : Value
         Number of the record in its block, int64.
+    n_tokens : int
+        How many tokens it is multiplied with.
     """
 
     b: Builder
     words: Value
     scales: Value
     number: Value
+    n_tokens: int = 1
 
     def word(self, i: int) -> Value:
         """Emit loading word ``i``: 16 lanes of 4 bytes, as int32."""
@@ -149,6 +166,15 @@ class Record:
         """Emit loading 16 bytes of the scales as int32."""
         extend = self.b.sext if signed else self.b.zext
         return extend(emit.load(self.b, self.scale_address(offset, step), BYTES), INTS)
+
+    def activation(self, token: Value, column: int) -> Value:
+        """Emit loading the activation of a column in the layout F32_LAYOUT, in each of 16 lanes.
+
+        Activations are in groups of 4 columns; a group has 4 numbers of each token.
+        """
+        group, i = divmod(column, FLOAT_COLUMNS)
+        offset = 4 * (FLOAT_COLUMNS * self.n_tokens * group + i)
+        return emit.load_splat(self.b, address(self.b, token, offset), F32)
 
     def scale_address(self, offset: int, step: int = 0) -> Value:
         """Emit the address of a scale: ``offset``, and ``step`` bytes further for each record."""

@@ -51,6 +51,28 @@ def llama(model: Model) -> tuple[g.Graph, g.Parameters]:
     return g.Graph(hidden, g.linear(hidden, w["output"] if "output" in w else w["token_embd"]), 128), w
 
 
+def test_rewrite_replaces_operators_and_their_readers(model: Model) -> None:
+    graph, _ = llama(model)
+
+    def change(value: g.Value) -> g.Value:
+        return value * 2.0 if isinstance(value, g.Attention) else value
+
+    new = g.rewrite(graph, change)
+    assert new.n_ctx_train == graph.n_ctx_train
+    old_values, values = list(graph), list(new)
+    n_attention = sum(isinstance(value, g.Attention) for value in old_values)
+    assert n_attention == sum(isinstance(value, g.Scale) for value in values) == 2
+    assert len(values) == len(old_values) + n_attention
+    first = next(i for i, value in enumerate(old_values) if isinstance(value, g.Attention))
+    assert values[: first + 1] == old_values[: first + 1]  # the same objects
+    assert not set(values[first + 1 :]) & set(old_values[first + 1 :])
+
+
+def test_rewrite_without_a_change_keeps_all_values(model: Model) -> None:
+    graph, _ = llama(model)
+    assert list(g.rewrite(graph, lambda value: value)) == list(graph)
+
+
 def test_llama_matches_the_float64_reference(path: Path, model: Model) -> None:
     graph, w = llama(model)
     tokens = list(range(5, 45))

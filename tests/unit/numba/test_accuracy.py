@@ -18,7 +18,6 @@ from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.formats import FORMATS
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from support.numba_backend import open_backend
-from support.operators import rewrite
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +35,7 @@ def with_rotation(**fields: Any) -> Callable[[g.Graph], g.Graph]:
     def change(value: g.Value) -> g.Value:
         return g.rope(value.x, replace(value.rotation, **fields)) if isinstance(value, g.Rope) else value
 
-    return lambda graph: rewrite(graph, change)
+    return lambda graph: g.rewrite(graph, change)
 
 
 def check_logits(path: Path, *, tolerance: float = 0.01, reference: Reference | None = None, **options: Any) -> None:
