@@ -63,4 +63,5 @@ def test_qwen3_of_the_page_matches_transformers(open_checkpoint: Open) -> None:
     read = g.read_weights(model, Plugins().registry("quant"))
     for expected in golden("qwen3"):
         _, logits = g.evaluate(names["qwen3"](model), expected.tokens.tolist(), read)
+        assert logits is not None
         np.testing.assert_allclose(logits[-len(expected.logits) :], expected.logits, rtol=0, atol=1e-8)
