@@ -33,6 +33,7 @@ from llamafw.types import Finish, GenerateRequest, Model, Problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from llamafw.graph import Graph
     from llamafw.settings import Settings
 
 NAME = "llamafw"  #: name of the pluggy project and of the entry-point group
@@ -272,30 +273,31 @@ def create_engine(
     """
 
 
+@hookspec
+def rewrite_graph(model: Model, graph: Graph) -> Graph | None:
+    """Return a changed graph of a model, or None to leave ``graph`` as it is.
+
+    All, once per model, on the loading thread; for a GGUF file also on the main thread, before the server listens. Each
+    plugin gets the graph that the plugin before it returned. `llamafw.graph.rewrite` replaces operators. A ModelError
+    refuses the model; any other exception does so too, because the unchanged graph may be wrong.
+    """
+
+
 @hookspec(firstresult=True)
 def choose_backend(model: Model, settings: Settings) -> str | None:
-    """Choose the backend of a model.
+    """Return the name of the registered backend for a model, or None for no preference.
 
-    First, once per model, on the loading thread; not called if ``--backend`` names one.
-
-    Returns
-    -------
-    str or None
-        The name of a registered backend. None: no preference. If all return None, the backend is ``numba``.
+    First, once per model, on the loading thread; not called if ``--backend`` names one. If all return None, the backend
+    is ``numba``.
     """
 
 
 @hookspec(firstresult=True)
 def choose_chat_format(model: Model, settings: Settings) -> ChatFormat | None:
-    """Choose the chat format of a model.
+    """Return the chat format of a model, or None for no preference.
 
-    First, once per model, on the loading thread; not called if ``--chat-template`` names a registered chat format.
-
-    Returns
-    -------
-    ChatFormat or None
-        None: no preference. If all return None, the built-in plugin uses the template of ``--chat-template``, or else
-        the model's own template.
+    First, once per model, on the loading thread; not called if ``--chat-template`` names a registered chat format. If
+    all return None, the built-in plugin uses the template of ``--chat-template``, or else the model's own template.
     """
 
 

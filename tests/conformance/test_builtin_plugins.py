@@ -21,10 +21,12 @@ from llamafw.testing.conformance import (
     TokenizerConformance,
     ToolParserConformance,
 )
+from support.quant_references import REFERENCES
 
 PLUGINS = Plugins()
 
-NAMES_WITHOUT_WEIGHTS = {"Q8_1", "Q8_K", "Q1_0"}  # tensor types that occur in no file, or that gguf cannot dequantise
+NAMES_WITHOUT_WEIGHTS = {"Q8_1", "Q8_K"}  # tensor types that occur in no file
+TESTED_ELSEWHERE = {"PQ2_0", "PTQ1_0"}  # with references, in tests/unit/custom_quant
 
 
 class TestPlugins(PluginConformance):
@@ -49,12 +51,6 @@ class TestDeterministic(BackendConformance):
     follows_the_model = False
 
 
-class TestDeterministicWithRecurrentModels(RecurrentBackendConformance):
-    name = "deterministic"
-    plugins = ("llamafw.testing.backend",)
-    follows_the_model = False
-
-
 class TestEndpoints(EndpointConformance):
     name = "llamafw"
     # tests/contract does the same with more examples
@@ -64,25 +60,33 @@ class TestEndpoints(EndpointConformance):
 class CheckpointConformance(ArchitectureConformance):
     """Takes the first checkpoint of each architecture."""
 
-    # what the server computes is compared with all checkpoints elsewhere
-    test_server_runs_it = None  # type: ignore[assignment]  # pytest collects no test that is None
-
     def write(self, write_model: Any) -> Path:
         path = Path(write_model()).with_name(f"{self.name}.gguf")
         return write(next(one for one in all_checkpoints() if one.architecture == self.name), path)
 
 
+class GgmlConformance(QuantConformance):
+    """Tests one of ggml's types, for which the Numba backend has a kernel itself."""
+
+    # tests/unit/numba/test_formats.py does the same
+    test_backends_read_exact_weights = None  # type: ignore[assignment]  # pytest collects no test that is None
+    test_backends_multiply_with_exact_weights = None  # type: ignore[assignment]  # as above
+
+
 for base in (
     SamplerConformance,
-    QuantConformance,
+    GgmlConformance,
     TokenizerConformance,
     ChatFormatConformance,
     ToolParserConformance,
     GrammarConformance,
     CheckpointConformance,
 ):
-    registered = [name for name in PLUGINS.registry(base.kind) if name not in NAMES_WITHOUT_WEIGHTS]
+    registered = [name for name in PLUGINS.registry(base.kind) if name not in NAMES_WITHOUT_WEIGHTS | TESTED_ELSEWHERE]
     assert registered, f"no {base.kind} is registered"
     for name in registered:
         class_name = f"Test_{name}_{base.kind}"
-        globals()[class_name] = type(class_name, (base,), {"name": name})
+        members: dict[str, Any] = {"name": name}
+        if base is GgmlConformance and name in REFERENCES:
+            members["reference"] = staticmethod(REFERENCES[name])
+        globals()[class_name] = type(class_name, (base,), members)

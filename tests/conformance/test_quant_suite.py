@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from llamafw import ModelError
+from llamafw.plugins import Plugins
 from llamafw.testing.conformance import QuantConformance
 from llamafw.testing.conformance.base import assert_identical
+from llamafw_backends.custom_quant import pq2_0, types
+from llamafw_backends.numba_cpu.kernel_api import FLOATS, Record, Value, constant, store_f32
 from llamafw_plugins.quants.ggml import GgmlType
 from support.conformance import assert_fails, suite
 
@@ -83,3 +86,46 @@ def test_arrays_are_compared_bit_for_bit() -> None:
     assert_identical(with_nan, with_nan.copy(), "x")
     assert_fails(assert_identical, "x: 1 of 2 numbers differ$", with_nan, infinite, "x")
     assert_fails(assert_identical, "x: the shape is", np.zeros(2), np.zeros(3), "x")
+
+
+class WrongProducts(pq2_0.PQ2_0):
+    """A format whose scales are a little too large."""
+
+    name = "WRONG_PRODUCTS"
+
+    def scale(self, record: Record) -> list[Value]:
+        (scale,) = super().scale(record)
+        return [record.b.fmul(scale, constant(FLOATS, 1.01))]
+
+
+class WrongRows(pq2_0.PQ2_0):
+    """A format that unpacks zeros."""
+
+    name = "WRONG_ROWS"
+
+    @staticmethod
+    def unpack(source: int, out: int) -> None:
+        for i in range(128):
+            store_f32(np.float32(0), out + 4 * i)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "test", "message"),
+    [
+        (WrongProducts, "backends_multiply_with_exact_weights", "numba with LLAMAFW_ISA=.*: products .* differ from"),
+        (WrongRows, "backends_read_exact_weights", "numba .*: .* numbers in rows of WRONG_ROWS are not its weights"),
+    ],
+)
+def test_wrong_kernels_are_reported(kernel: Any, test: str, message: str) -> None:
+    members = {"name": kernel.name, "type_id": 1000, "backends": {"numba": kernel}}
+    registered = type("Wrong", (types.PQ2_0,), members)()
+    registry = Plugins().registry
+    registries = {"quant": {"F32": registry("quant")["F32"], kernel.name: registered}, "backend": registry("backend")}
+    made = suite(QuantConformance, registered, name=kernel.name, registry=registries.__getitem__)
+    assert_fails(getattr(made, f"test_{test}"), message)
+
+
+def test_types_without_kernels_are_skipped() -> None:
+    made = suite(QuantConformance, GgmlType("F16", 1, 1, 2), name="F16")
+    with pytest.raises(pytest.skip.Exception, match="nothing for an installed backend"):
+        made.test_backends_read_exact_weights()

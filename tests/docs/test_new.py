@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamafw.cli.main import main
-from llamafw.cli.new import KINDS, MAX_NAME_LENGTH, package_files
+from llamafw.cli.new import KINDS, KINDS_WITH_KERNEL, MAX_NAME_LENGTH, package_files
 from support.install import Environ, install, run_tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the fixtures build, install and test 18 packages
@@ -52,7 +52,7 @@ def test_new_package_passes_its_own_tests(kind: str, outcomes: Mapping[str, list
 
 def test_new_packages_pass_strict_type_checks(projects: Mapping[str, Path], environ: Environ) -> None:
     modules = [str(path) for folder in projects.values() for path in folder.glob("llamafw_*.py")]
-    assert len(modules) == len(KINDS)
+    assert len(modules) == len(KINDS) + len(KINDS_WITH_KERNEL)
     pytest.importorskip("mypy")
     run_tool("mypy", "--strict", *modules, cwd=projects["sampler"].parent, environ=environ)
 
@@ -91,6 +91,7 @@ def test_all_files_are_written_without_placeholders(kind: str) -> None:
         "LICENSE",
         ".gitignore",
         ".github/workflows/test.yml",
+        *(["llamafw_a_b_kernel.py"] if kind in KINDS_WITH_KERNEL else []),
     }
     assert "# llamafw-a-b" in texts["README.md"]
     assert "${{ matrix.python }}" in texts[".github/workflows/test.yml"]

@@ -32,9 +32,9 @@ HEAD = """\
 # Gallery
 
 Complete plugin packages, at least one for every kind of plugin. Each has its own `pyproject.toml`, README and tests,
-and imports only names that `llamafw` exports. The test suite installs all of them and runs their tests. Copy one to
-start your own; [Write a plugin](plugins/index.md) explains each kind. Install a package with `pip install
-./examples/NAME`.
+and imports only names that `llamafw` exports, and for kernels those of `llamafw_backends.numba_cpu.kernel_api`. The
+test suite installs all of them and runs their tests. Copy one to start your own; [Write a plugin](plugins/index.md)
+explains each kind. Install a package with `pip install ./examples/NAME`.
 
 `make docs` writes this page from the folder `examples/`.
 """

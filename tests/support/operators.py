@@ -1,9 +1,8 @@
-"""Evaluates single operators whose inputs a test provides, and changes operators of graphs."""
+"""Evaluates single operators whose inputs a test provides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,18 +45,6 @@ def compute(value: Value, weights: Mapping[str, Array] | None = None, sizes: lis
     result = np.concatenate(parts)
     assert result.shape == (n_tokens, *value.shape), "the shape rule disagrees with the evaluation"
     return result
-
-
-def rewrite(graph: Graph, change: Callable[[Value], Value]) -> Graph:
-    """Return a graph in which each operator is replaced by what ``change`` returns for it."""
-    changed: dict[Value, Value] = {}
-    for value in graph:
-        operands: dict[str, Any] = {
-            name: tuple(changed[one] for one in operand) if isinstance(operand, tuple) else changed[operand]
-            for name, operand in value.operands()
-        }
-        changed[value] = change(replace(value, **operands) if operands else value)
-    return Graph(changed[graph.hidden], None if graph.logits is None else changed[graph.logits], graph.n_ctx_train)
 
 
 def _given(value: Value) -> list[FixedRows]:

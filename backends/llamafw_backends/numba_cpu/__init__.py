@@ -2,13 +2,15 @@
 
 The modules, each of which imports only modules before it:
 cpu (features of the processor), cache (folders of compiled code), kernel_compiler, emit (LLVM IR), isa (dot products),
-amx, instruction_sets (choice of one), simd (IR as Numba operations), kernel_records, threads, tiles (how weights are
-stored and multiplied), formats (tensor types, one per module), matmul, elementwise, token_embedding, row_kernels,
-row_reductions, phases (rows and products), experts, attention_emit, attention, recurrence (what recurrent operators
-share), convolution, linear_attention_emit, linear_attention, selective_scan, plugin_operators, forward (a step through
-all phases), memory, packing, weights, units (of work), fusion (what is computed together), rotations, ring, kv_cache,
-slot_states, slots, row_lowering, mixing_lowering, operator_lowering, lowering (from a graph to units), schedule (from
-units to phases), assembly (from phases to records), step_text, thread_tuner, placement, backend.
+<<<<<<< HEAD
+amx, instruction_sets (choice of one), simd (IR as Numba operations), kernel_records, threads, tables (of 16 numbers),
+tiles (how weights are stored and multiplied), formats (tensor types, one per module), kernel_api (for tensor types of
+plugins), matmul, elementwise, token_embedding, row_kernels, row_reductions, phases (rows and products), experts,
+attention_emit, attention, recurrence (what recurrent operators share), convolution, linear_attention_emit,
+linear_attention, selective_scan, plugin_operators, forward (a step through all phases), memory, packing, weights,
+units (of work), fusion (what is computed together), rotations, ring, kv_cache, slot_states, slots, row_lowering,
+mixing_lowering, operator_lowering, lowering (from a graph to units), schedule (from units to phases), assembly (from
+phases to records), step_text, thread_tuner, placement, backend.
 """
 
 from __future__ import annotations
@@ -33,6 +35,12 @@ class NumbaFactory:
         from llamafw_backends.numba_cpu.step_text import describe_step  # here, as above
 
         return describe_step(context)
+
+    def variants(self) -> list[dict[str, str]]:
+        """Return the environment variables that select the instruction sets of this processor."""
+        from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS  # here, as above
+
+        return [{"LLAMAFW_ISA": name} for name, isa in INSTRUCTION_SETS.items() if isa.available()]
 
 
 open_model = NumbaFactory()

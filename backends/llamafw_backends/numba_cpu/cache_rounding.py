@@ -11,6 +11,7 @@ from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import BYTES, FLOATS, I64, INTS, Builder, Value, constant
+from llamafw_backends.numba_cpu.formats.iq4_nl import NUMBERS
 from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.simd import (
     absolute,
@@ -26,6 +27,7 @@ from llamafw_backends.numba_cpu.simd import (
     minimum,
     mul,
     operation,
+    read_u8,
     splat,
     store,
     store_brain,
@@ -34,6 +36,7 @@ from llamafw_backends.numba_cpu.simd import (
     store_half,
     sub,
     void,
+    write_u8,
     write_u32,
 )
 
@@ -165,3 +168,35 @@ def to_q5_1(x: int, out: int) -> None:
     second = floor_to(add(mul(sub(load(x + 64), start), inverse), half), 31)
     write_u32(fifth_bits(first, second), out + 4)
     store_nibbles(first, second, out + 8)
+
+
+_NUMBERS = np.array(NUMBERS, np.float32)
+
+
+@jit
+def _nearest(x: float) -> int:
+    """Return the index of the nearest number of IQ4_NL; the upper one of a tie."""
+    index = 0
+    for i in range(15):
+        index += int(x - _NUMBERS[i] >= _NUMBERS[i + 1] - x)
+    return index
+
+
+def to_iq4_nl(x: int, out: int) -> None:
+    """Round 32 numbers to a block of IQ4_NL.
+
+    The scale minimises the squared error, weighted by the squares of the numbers, for the indices that belong to the
+    scale with which the farthest number is exact.
+    """
+    farthest = _farthest(x)
+    d = farthest / _NUMBERS[0] if abs(farthest) >= np.float32(1e-15) else np.float32(0.0)
+    inverse, products, squares = _inverse(d), np.float32(0.0), np.float32(0.0)
+    for i in range(32):
+        number = load_f32(x + 4 * i)
+        index = _nearest(inverse * number)
+        q, weight = _NUMBERS[index], number * number
+        products += weight * q * number
+        squares += weight * q * q
+        nibble = read_u8(out + 2 + i % 16) if i >= 16 else 0
+        write_u8(nibble | index << 4 if i >= 16 else index, out + 2 + i % 16)
+    store_f16(products / squares if squares > np.float32(0.0) else np.float32(0.0), out)

@@ -17,6 +17,8 @@ from llamafw_backends.numba_cpu import cache_rounding, emit
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.emit import BYTES, FLOATS, I32, INTS, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.formats import FORMATS
+from llamafw_backends.numba_cpu.formats.bits import look_up_bytes
+from llamafw_backends.numba_cpu.formats.iq4_nl import NUMBERS
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.simd import call_address, read_u16, read_u32, write_u16, write_u32
 from llamafw_backends.numba_cpu.tiles import Format
@@ -141,7 +143,8 @@ def _load_nibbles(b: Builder, row: Value, i: int, *, table: Sequence[int]) -> Va
     if "avx512f" in features():  # which ignores the other bits of an index
         numbers = ir.Constant(FLOATS, [float(number) for number in table])
         return emit.call(b, "llvm.x86.avx512.permvar.sf.512", FLOATS, [numbers, quants])
-    return emit.to_float(b, b.add(b.and_(quants, constant(INTS, 15)), constant(INTS, table[0])))
+    indices = b.trunc(b.and_(quants, constant(INTS, 15)), BYTES)
+    return emit.to_float(b, b.sext(look_up_bytes(b, table, indices), INTS))
 
 
 def _load_five_bits(b: Builder, row: Value, i: int, *, offset: int) -> Value:
@@ -167,5 +170,6 @@ CACHE_TYPES = {
         CacheType("q5_0", 32, 1, cache_rounding.to_q5_0, partial(_load_five_bits, offset=16)),
         CacheType("q4_1", 32, 2, cache_rounding.to_q4_1, partial(_load_nibbles, table=_FROM_0)),
         CacheType("q4_0", 32, 1, cache_rounding.to_q4_0, partial(_load_nibbles, table=_FROM_8)),
+        CacheType("iq4_nl", 32, 1, cache_rounding.to_iq4_nl, partial(_load_nibbles, table=NUMBERS)),
     )
 }

@@ -55,6 +55,12 @@ class DotProducts(ABC):
             0 if there are 4 words.
         """
 
+    def dot_tiles(
+        self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[list[Value]]:
+        """Emit `dot` for the words of several tiles; return the sums of each."""
+        return [self.dot(b, words, tokens, first, bound, offset) for words in tiles]
+
 
 def _splat_sum(b: Builder, token: Value) -> Value:
     """Emit −Σx of a token."""
@@ -114,57 +120,96 @@ class Vnni(InstructionSet):
     name = "avx512vnni"
     required_features = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
     widths: tuple[int, ...] = (12, 8, 4, 2, 1)
-    tiles_at_once = {12: 1, 8: 1, 4: 2, 2: 4, 1: 4}
+    tiles_at_once = {12: 2, 8: 2, 4: 2, 2: 4, 1: 4}
+    max_separate = 1  # with more tokens, there are enough sums that do not wait for each other
 
-    def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
-        for g, word in enumerate(words):
+    def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
+        """Emit ``total`` plus four products of bytes in each lane; all lanes of ``quants`` are alike."""
+        return emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
+
+    def _dot_each(
+        self, b: Builder, totals: Sequence[Value], tiles: Sequence[Sequence[Value]], part: Value
+    ) -> list[Value]:
+        totals = list(totals)
+        for g, words in enumerate(zip(*tiles, strict=True)):
             quants = emit.load_splat(b, address(b, part, 4 * g), I32)
-            total = emit.call(b, "llvm.x86.avx512.vpdpbusd.512", INTS, [total, word, quants])
-        return total
+            totals = [self._multiply(b, total, word, quants) for total, word in zip(totals, words, strict=True)]
+        return totals
 
     def dot(
         self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
     ) -> list[Value]:
-        dots = []
+        return self._dot_together(b, [words], tokens, first, offset)[0]
+
+    def dot_tiles(
+        self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[list[Value]]:
+        """Emit `dot` for the words of several tiles; each load of activations is used for all of them."""
+        if len(tokens) == 1:  # there are not enough registers for the words of all tiles
+            return super().dot_tiles(b, tiles, tokens, first, bound, offset)
+        return self._dot_together(b, tiles, tokens, first, offset)
+
+    def _dot_together(
+        self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, offset: int
+    ) -> list[list[Value]]:
+        in_high, sums = offset == 1 << HIGH_BITS, []
+        zeros = [constant(INTS, 0)] * len(tiles)
         for token in tokens:
-            in_high = offset == 1 << HIGH_BITS  # 128 · (−Σx)
-            high = self._dot(
-                b,
-                _splat_sum(b, token) if in_high else constant(INTS, 0),
-                words,
-                address(b, token, HIGH_OFFSET + 4 * first),
-            )
-            start, low = b.shl(high, constant(INTS, HIGH_BITS)), address(b, token, LOW_OFFSET + 4 * first)
-            start = add_offset(b, start, token, 0 if in_high else offset)
-            if len(tokens) > 1:
-                dots.append(self._dot(b, start, words, low))
+            starts = [_splat_sum(b, token)] * len(tiles) if in_high else zeros  # 128 · (−Σx)
+            high = self._dot_each(b, starts, tiles, address(b, token, HIGH_OFFSET + 4 * first))
+            totals = [
+                add_offset(b, b.shl(one, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset) for one in high
+            ]
+            low = address(b, token, LOW_OFFSET + 4 * first)
+            if len(tokens) > self.max_separate:
+                totals = self._dot_each(b, totals, tiles, low)
             else:  # the sums of both parts do not wait for each other
-                dots.append(b.add(start, self._dot(b, constant(INTS, 0), words, low)))
-        return dots
+                sums_of_low = self._dot_each(b, zeros, tiles, low)
+                totals = [b.add(x, y) for x, y in zip(totals, sums_of_low, strict=True)]
+            sums.append(totals)
+        return [list(dots) for dots in zip(*sums, strict=True)]
 
 
-class AvxVnni(Vnni):
+class _Narrow(Vnni):
+    """Dot products in registers of ``n_lanes`` lanes, less than 16."""
+
+    n_lanes: int
+    max_separate = 4
+
+    def _dot_each(
+        self, b: Builder, totals: Sequence[Value], tiles: Sequence[Sequence[Value]], part: Value
+    ) -> list[Value]:
+        n_words, n = len(tiles[0]), self.n_lanes
+        quants = [emit.load_splat(b, address(b, part, 4 * g), I32, n) for g in range(n_words)]
+        return [self._dot_pieces(b, total, words, quants) for total, words in zip(totals, tiles, strict=True)]
+
+    def _dot_pieces(self, b: Builder, total: Value, words: Sequence[Value], quants: Sequence[Value]) -> Value:
+        pieces = []
+        for start in range(0, emit.LANES, self.n_lanes):
+            lanes = list(range(start, start + self.n_lanes))
+            piece = emit.take(b, total, lanes)
+            for word, quant in zip(words, quants, strict=True):
+                piece = self._multiply(b, piece, emit.take(b, word, lanes), quant)
+            pieces.append(piece)
+        while len(pieces) > 1:
+            pieces = [emit.join(b, *pieces[i : i + 2]) for i in range(0, len(pieces), 2)]
+        return pieces[0]
+
+
+class AvxVnni(_Narrow):
     """AVX-VNNI: ``vpdpbusd`` with registers of half the size, in processors without AVX-512."""
 
     name = "avxvnni"
     required_features = frozenset({"avx2", "fma", "avxvnni"})
     widths = (3, 2, 1)
     tiles_at_once = {3: 1, 2: 1, 1: 2}
-    _half = ir.VectorType(I32, 8)
+    n_lanes = 8
 
-    def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
-        halves = []
-        for lanes in (list(range(8)), list(range(8, 16))):
-            half = emit.take(b, total, lanes)
-            for g, word in enumerate(words):
-                quants = emit.load_splat(b, address(b, part, 4 * g), I32, 8)
-                values = [half, emit.take(b, word, lanes), quants]
-                half = emit.call(b, "llvm.x86.avx512.vpdpbusd.256", self._half, values)
-            halves.append(half)
-        return emit.join(b, *halves)
+    def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
+        return emit.call(b, "llvm.x86.avx512.vpdpbusd.256", ir.VectorType(I32, 8), [total, word, quants])
 
 
-class Neon(Vnni):
+class Neon(_Narrow):
     """NEON with dot products (FEAT_DotProd): ``sdot`` adds four products of signed bytes in each of 4 lanes."""
 
     name = "neon"
@@ -172,7 +217,7 @@ class Neon(Vnni):
     required_features = frozenset({"dotprod"})
     widths = (4, 2, 1)
     tiles_at_once = {4: 1, 2: 1, 1: 2}
-    _quarter, _bytes = ir.VectorType(I32, 4), ir.VectorType(I8, 16)
+    n_lanes = 4
 
     def dot(
         self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
@@ -181,20 +226,15 @@ class Neon(Vnni):
             words, offset = [b.xor(word, constant(INTS, 0x80808080)) for word in words], 0
         return super().dot(b, words, tokens, first, bound, offset)
 
-    def _dot(self, b: Builder, total: Value, words: Sequence[Value], part: Value) -> Value:
-        quants = [emit.load_splat(b, address(b, part, 4 * g), I32, 4) for g in range(len(words))]
-        quarters = []
-        for start in range(0, 16, 4):
-            lanes = list(range(start, start + 4))
-            quarter = emit.take(b, total, lanes)
-            for word, quant in zip(words, quants, strict=True):
-                quarter = self._sdot(b, quarter, b.bitcast(emit.take(b, word, lanes), self._bytes), quant)
-            quarters.append(quarter)
-        return emit.join(b, emit.join(b, *quarters[:2]), emit.join(b, *quarters[2:]))
+    def dot_tiles(
+        self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, bound: int, offset: int
+    ) -> list[list[Value]]:
+        return [self.dot(b, words, tokens, first, bound, offset) for words in tiles]
 
-    def _sdot(self, b: Builder, total: Value, weights: Value, quants: Value) -> Value:
-        values = [total, weights, b.bitcast(quants, self._bytes)]
-        return emit.call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", self._quarter, values)
+    def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
+        kind = ir.VectorType(I8, 16)
+        values = [total, b.bitcast(word, kind), b.bitcast(quants, kind)]
+        return emit.call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(I32, 4), values)
 
 
 def sums_in_shorts(bound: int) -> int:

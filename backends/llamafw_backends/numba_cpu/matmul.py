@@ -43,12 +43,12 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
 
         def tokens_at(i: Value) -> list[Value]:
             group = b.add(activations, b.mul(i, constant(I64, n_tokens * tile_format.activation_bytes)))
-            return [address(b, group, t * tile_format.activation_bytes) for t in range(n_tokens)]
+            return [address(b, group, t * tile_format.token_bytes) for t in range(n_tokens)]
 
         def record_at(tile: Value, i: Value) -> Record:
             block, number = b.udiv(i, constant(I64, records_per_block)), b.urem(i, constant(I64, records_per_block))
             words = element_address(b, tile, i, tile_format.word_bytes)
-            return Record(b, words, element_address(b, b.add(tile, all_words), block, scale_bytes), number)
+            return Record(b, words, element_address(b, b.add(tile, all_words), block, scale_bytes), number, n_tokens)
 
         def issue(i: Value) -> None:
             """Start to multiply record ``i`` of the only tile.
@@ -74,17 +74,14 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
             issue(constant(I64, 0))
 
         def multiply(i: Value, sums: list[Value]) -> list[Value]:
-            tokens, new_sums = tokens_at(i), []
+            tokens = tokens_at(i)
             if pipeline:
                 issue(b.add(i, constant(I64, 1)))
-            dots = pipeline.collect(b, i) if pipeline else isa
-
-            for t, tile in enumerate(tiles):
+            for tile in tiles:
                 fetch_ahead(tile, i)
-                new_sums += tile_format.multiply(
-                    record_at(tile, i), dots, tokens, sums[t * n_tokens : (t + 1) * n_tokens]
-                )
-            return new_sums
+            records, dots = [record_at(tile, i) for tile in tiles], pipeline.collect(b, i) if pipeline else isa
+            sums_of_tiles = [sums[t : t + n_tokens] for t in range(0, len(sums), n_tokens)]
+            return [one for tile in tile_format.multiply(records, dots, tokens, sums_of_tiles) for one in tile]
 
         sums = emit.loop(b, n_records, [s for s in starts for _ in range(n_tokens)], multiply)
 

@@ -6,6 +6,8 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llamafw import PluginError
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import plugin_operators
@@ -99,6 +101,8 @@ def _argument(low: Lowering, value: g.Value, name: str, owner: str) -> tuple[Arg
             return field, None
         case g.Weight():
             return Rows(field.shape), low.weights.vector(field)
+        case np.ndarray() if field.dtype.kind in "fiu":
+            return Rows(field.shape), low.weights.numbers(field)
         case g.Input():
             raise low.refuse(value, f"its function cannot get the {field.name} for the field {name!r}")
         case g.Value():

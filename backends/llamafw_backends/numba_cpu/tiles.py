@@ -101,6 +101,11 @@ class Format(ABC):
         """Size of one token's activations for one step."""
         return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
 
+    @property
+    def token_bytes(self) -> int:
+        """Distance of the activations of adjacent tokens; of float32, 4 columns of each token are together."""
+        return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * FLOAT_COLUMNS
+
     def tile_bytes(self, n_columns: int) -> int:
         """Return the size of a tile, a multiple of a cache line."""
         n = n_columns // self.columns * self.word_bytes + n_columns // self.block_size * self.scale_bytes
@@ -108,11 +113,20 @@ class Format(ABC):
 
     @abstractmethod
     def multiply(
-        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
-    ) -> list[Value]:
-        """Emit a record of weights times the activations of ``tokens``, added to ``sums``.
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
+        """Emit the same record of several tiles times the activations of ``tokens``, added to ``sums``.
 
-        Sums are 16 float32 lanes per token.
+        Parameters
+        ----------
+        records : sequence of Record
+            The weights, a record of each tile.
+        dots : DotProducts
+            Multiplies bytes, if the activations have the layout Q8_LAYOUT.
+        tokens : sequence of Value
+            Addresses of the activations of each token. `Record.activation` loads float32.
+        sums : sequence of sequence of Value
+            What the products are added to: 16 float32 lanes for each tile and token.
         """
 
 
@@ -130,12 +144,15 @@ class Record:
         Address of the block's scales.
     number : Value
         Number of the record in its block, int64.
+    n_tokens : int
+        How many tokens it is multiplied with.
     """
 
     b: Builder
     words: Value
     scales: Value
     number: Value
+    n_tokens: int = 1
 
     def word(self, i: int) -> Value:
         """Emit loading word ``i``: 16 lanes of 4 bytes, as int32."""
@@ -149,6 +166,15 @@ class Record:
         """Emit loading 16 bytes of the scales as int32."""
         extend = self.b.sext if signed else self.b.zext
         return extend(emit.load(self.b, self.scale_address(offset, step), BYTES), INTS)
+
+    def activation(self, token: Value, column: int) -> Value:
+        """Emit loading the activation of a column in the layout F32_LAYOUT, in each of 16 lanes.
+
+        Activations are in groups of 4 columns; a group has 4 numbers of each token.
+        """
+        group, i = divmod(column, FLOAT_COLUMNS)
+        offset = 4 * (FLOAT_COLUMNS * self.n_tokens * group + i)
+        return emit.load_splat(self.b, address(self.b, token, offset), F32)
 
     def scale_address(self, offset: int, step: int = 0) -> Value:
         """Emit the address of a scale: ``offset``, and ``step`` bytes further for each record."""
@@ -192,38 +218,39 @@ class QuantFormat(Format):
         return []
 
     def multiply(
-        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
-    ) -> list[Value]:
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
         """Emit Σ w·x, with Σ x from the records of the activations."""
-        b, words, scales, minima = record.b, self.bytes(record), self.scale(record), self.minimum(record)
-        products = self._products(b, dots, words, scales, tokens)
+        b, tiles = records[0].b, [self.bytes(record) for record in records]
+        n_words = self.columns_per_scale // 4
+        products = [
+            dots.dot_tiles(b, [words[g : g + n_words] for words in tiles], tokens, g, self.bound, self.offset)
+            for g in range(0, COLUMNS // 4, n_words)
+        ]
+        return [self._add(record, [part[t] for part in products], tokens, sums[t]) for t, record in enumerate(records)]
+
+    def _add(
+        self, record: Record, parts: Sequence[Sequence[Value]], tokens: Sequence[Value], sums: Sequence[Value]
+    ) -> list[Value]:
+        """Emit adding the products of a tile to its sums.
+
+        ``parts`` are Σ (byte − offset)·x of the columns that share a scale.
+        """
+        b, scales, minima, results = record.b, self.scale(record), self.minimum(record), []
         if len(minima) == 2:
             minima = [minima[1], b.fsub(minima[0], minima[1])]  # m0·s0 + m1·s1 = m1·(s0 + s1) + (m0 − m1)·s0
-        results = []
-        for (factor, dot), token, total in zip(products, tokens, sums, strict=True):
+        for i, (token, total) in enumerate(zip(tokens, sums, strict=True)):
             scale = emit.load_splat(b, address(b, token, SCALE_OFFSET), F32)
-            if factor is None:
-                result = emit.fma(b, dot, scale, total)
+            first, *rest = (emit.to_float(b, part[i]) for part in parts)
+            if rest:
+                product = emit.fma(b, rest[0], scales[1], b.fmul(first, scales[0]))
+                result = emit.fma(b, product, scale, total)
             else:
-                result = emit.fma(b, dot, b.fmul(factor, scale), total)
+                result = emit.fma(b, first, b.fmul(scales[0], scale), total)
             for minimum, offset in zip(minima, (SUM_OFFSET, FIRST_SUM_OFFSET), strict=False):
                 result = emit.fma(b, minimum, emit.load_splat(b, address(b, token, offset), F32), result)
             results.append(result)
         return results
-
-    def _products(
-        self, b: Builder, dots: DotProducts, words: list[Value], scales: list[Value], tokens: Sequence[Value]
-    ) -> list[tuple[Value | None, Value]]:
-        """Emit Σ (byte − offset)·x for each token, with the factor that it is still to be multiplied by, or None."""
-        if self.columns_per_scale == COLUMNS:
-            found = dots.dot(b, words, tokens, 0, self.bound, self.offset)
-            return [(scales[0], emit.to_float(b, dot)) for dot in found]
-        first = dots.dot(b, words[:4], tokens, 0, self.bound, 0)
-        second = dots.dot(b, words[4:], tokens, 4, self.bound, 0)
-        return [
-            (None, emit.fma(b, emit.to_float(b, y), scales[1], b.fmul(emit.to_float(b, x), scales[0])))
-            for x, y in zip(first, second, strict=True)
-        ]
 
     def start(self, record: Record, dots: DotProducts, tokens: Sequence[Value]) -> None:
         """Emit the first half of a multiplication in two stages; see `isa.Pipeline`."""

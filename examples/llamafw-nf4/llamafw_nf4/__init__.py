@@ -9,7 +9,7 @@ half. This makes 4.25 bits per weight. No ggml type has the type's number.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class NF4:
     """The `llamafw.Quant` of NormalFloat4."""
 
     name, type_id, block_size, type_size = NAME, TYPE_ID, BLOCK, BYTES
+    backends: Mapping[str, str] = {"numba": "llamafw_nf4.kernel:NF4Format"}  # imported if a model needs it
 
     def dequantize(self, data: Bytes, shape: Sequence[int]) -> Floats:
         """Return the weights as float32 in ``shape``."""

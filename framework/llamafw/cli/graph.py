@@ -41,6 +41,8 @@ def run(argv: list[str]) -> int:
         help="load an additional plugin; may be repeated",
     )
     args = parser.parse(argv)
+    if args.backend and not args.step:
+        parser.error("--backend: add --step, because only steps depend on the backend")
 
     settings, plugins = Settings(model=args.model, backend=args.backend), Plugins(extra=args.plugin)
     model = open_model(find_model(settings), settings, plugins)

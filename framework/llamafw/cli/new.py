@@ -47,6 +47,9 @@ KINDS = {
 KINDS_WITH_STATE = ("authenticator", "events")
 """Kinds whose hooks are methods of a class: llamafw creates one object of it, which keeps the plugin's state."""
 
+KINDS_WITH_KERNEL = ("quant",)
+"""Kinds with a second module, which is imported only when a model needs it."""
+
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_NAME_LENGTH = 40
 
@@ -115,12 +118,16 @@ def package_files(kind: str, name: str) -> dict[str, str]:
         "test": f"tests/test_{snake}.py",
     }
     words["entry"] = f"{module_of(name)}:{class_of(name)}" if kind in KINDS_WITH_STATE else words["module"]
+    modules = [words["module"], f"{words['module']}_kernel"] if kind in KINDS_WITH_KERNEL else [words["module"]]
+    words["modules"] = " ".join(f"{module}.py" for module in modules)
+    words["included"] = ", ".join(f'"{module}.py"' for module in modules)
     words["about"] = _fill(kind, "about.md", words).rstrip("\n")
     words["usage"] = _fill(kind, "usage.sh", words).rstrip("\n")
 
     return {
         "pyproject.toml": _fill("common", "pyproject.toml", words),
         f"{words['module']}.py": _fill(kind, "module.py", words),
+        **{f"{module}.py": _fill(kind, "kernel.py", words) for module in modules[1:]},
         words["test"]: _fill(kind, "test.py", words),
         "README.md": _fill("common", "README.md", words),
         "LICENSE": _fill("common", "LICENSE", words),

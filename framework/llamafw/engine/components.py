@@ -46,7 +46,7 @@ def find_registered(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
 
 
 def build_graph(model: Model, plugins: Plugins) -> Graph:
-    """Return the graph that the model's architecture makes of it; ModelError if it cannot."""
+    """Return the graph that the model's architecture makes of it, as plugins change it; ModelError if they cannot."""
     architecture: Architecture = find_registered(plugins, "architecture", model, "general.architecture")
     try:
         graph = architecture(model)
@@ -59,6 +59,22 @@ def build_graph(model: Model, plugins: Plugins) -> Graph:
     key = f"{model.metadata['general.architecture']}.attention.causal"
     if graph.causal and not model.metadata.get(key, True):
         raise ModelError(f"{model.path}: {key} is false, but this architecture is causal")
+    return _rewrite(model, graph, plugins)
+
+
+def _rewrite(model: Model, graph: Graph, plugins: Plugins) -> Graph:
+    """Return the graph after each plugin could change it."""
+    for name, call in plugins.implementations("rewrite_graph"):
+        try:
+            changed = call(model=model, graph=graph)
+        except PluginError as error:
+            if not isinstance(error.__cause__, ModelError):
+                raise
+            path = f"{model.path}: " if isinstance(error.__cause__, GraphError) else ""
+            raise ModelError(f"{path}{error.__cause__}") from None
+        if changed is not None and not isinstance(changed, Graph):
+            raise PluginError(f"plugin {name}: rewrite_graph returned {changed!r:.80}, not a llamafw.graph.Graph")
+        graph = graph if changed is None else changed
     return graph
 
 

@@ -90,7 +90,12 @@ class BatchingEngine:
 
         self._slots = Slots(self.n_slots, self.n_ctx, options.similarity)
         self._scheduler = Scheduler(
-            self._slots, n_batch, options.n_ubatch, continuous=options.continuous, whole_texts=backend.whole_texts
+            self._slots,
+            n_batch,
+            options.n_ubatch,
+            continuous=options.continuous,
+            whole_texts=backend.whole_texts,
+            copies_prefixes=options.prompt_cache != 0 and not backend.whole_texts,
         )
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(

@@ -17,9 +17,9 @@ _N_SAMPLES, _SAMPLE_BYTES = 32, 256  # number and size of the samples of a large
 def fingerprint(model: Model, graph: Graph, options: BackendOptions, backend_name: str, state_format: str) -> bytes:
     """Return a hash of everything that a saved state depends on, 32 bytes.
 
-    It covers every operator of the graph, its numbers and its state, the cache's data types, the backend and its state
-    format, and all tensors. Of large tensors it covers samples: reading them completely would take as long as loading
-    the model.
+    It covers every operator of the graph, its class, its numbers and its state, the cache's data types, the backend and
+    its state format, and all tensors. Of large tensors it covers samples: reading them completely would take as long as
+    loading the model.
 
     Parameters
     ----------
@@ -41,6 +41,7 @@ def fingerprint(model: Model, graph: Graph, options: BackendOptions, backend_nam
         "cache_types": (options.cache_type_k, options.cache_type_v),
         "uses_long_frequencies": _uses_long_frequencies(graph, options.n_ctx or graph.n_ctx_train),
         "graph": as_text(graph, shorten=False),
+        "operators": sorted({f"{type(value).__module__}.{type(value).__qualname__}" for value in graph}),
         "states": [(state.per_position, state.fixed, state.window) for state in states(graph)],
     }
     digest.update(repr(facts).encode())

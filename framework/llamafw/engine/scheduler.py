@@ -5,6 +5,9 @@ if only one sequence runs, otherwise ``n_ubatch``, so that a long prompt does no
 The oldest prompt gets half of the space for prompts, and the prompts with the fewest tokens left get the rest. A short
 question therefore does not wait for a long document, and the document does not wait for many short questions.
 
+If the prompt of a waiting request begins like one that is being evaluated, it waits until that part is in the cache,
+and copies it. So several chats with one long system prompt evaluate it once. A free slot is reserved for it meanwhile.
+
 Scheduling never changes a response, because a token's logits do not depend on the rest of the batch. Embeddings never
 share a step with generations, because a backend computes either hidden states or logits; if both run, they alternate.
 Tokens that a slot has lost are evaluated again like a prompt, before its task continues.
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llamafw.engine.slots import Slot, Slots
+from llamafw.engine.slots import MIN_TOKENS_TO_COPY, Slot, Slots, common_prefix
 from llamafw.engine.task import Task
 from llamafw.types import Batch, Ints
 
@@ -47,15 +50,25 @@ class Scheduler:
         False: waiting requests start only when no sequence generates.
     whole_texts : bool
         Never divide a prompt. None may be longer than ``n_batch``.
+    copies_prefixes : bool
+        Whether a slot can get the start of a prompt from another slot.
     """
 
     def __init__(
-        self, slots: Slots, n_batch: int, n_ubatch: int, *, continuous: bool = True, whole_texts: bool = False
+        self,
+        slots: Slots,
+        n_batch: int,
+        n_ubatch: int,
+        *,
+        continuous: bool = True,
+        whole_texts: bool = False,
+        copies_prefixes: bool = False,
     ) -> None:
         self.waiting: deque[Task] = deque()
         self.running: list[Task] = []  # oldest first
         self._slots, self.n_batch, self._n_ubatch = slots, n_batch, min(n_ubatch, n_batch)
         self._continuous, self._divide = continuous, divide_whole if whole_texts else divide
+        self._copies_prefixes = copies_prefixes
         self._last_output = "logits"  # what the last step computed if tasks of both kinds ran
 
     @property
@@ -77,16 +90,32 @@ class Scheduler:
         """
         if not self._continuous and any(not task.n_left for task in self.running):
             return
+        n_free = self._slots.n_free()
         for task in list(self.waiting):
-            if not self._slots.any_free():
+            if n_free <= 0:
                 return
+            if self._is_read_by_another(task):
+                n_free -= 1
+                continue
             request = task.request
             slot = self._slots.take(task.prompt[:-1], request.id_slot, cache_prompt=request.cache_prompt)
             if slot is not None:
                 self.waiting.remove(task)
                 self.running.append(task)
                 slot.task = task
+                n_free -= 1
                 yield task, slot
+
+    def _is_read_by_another(self, task: Task) -> bool:
+        """Return whether a running task is about to evaluate a long part of a waiting task's prompt."""
+        if not self._copies_prefixes or not task.request.cache_prompt:
+            return False
+        prompt = task.prompt[:-1]
+        coming = {other.slot: n for other in self.running if other.n_left and (n := _n_coming(other, prompt))}
+        if not coming:
+            return False
+        n_now = max((slot.n_reused(prompt) for slot in self._slots.all if slot not in coming), default=0)
+        return max(coming.values()) - n_now >= MIN_TOKENS_TO_COPY
 
     def remove(self, task: Task) -> None:
         """Remove a task and free its slot.
@@ -169,6 +198,16 @@ def as_batch(parts: Sequence[BatchPart]) -> Batch:
         slots=np.repeat(np.array([part.slot.id for part in parts], np.int32), counts),
         outputs=np.array(outputs, np.int32),
     )
+
+
+def _n_coming(task: Task, prompt: Ints) -> int:
+    """Return how many leading tokens of ``prompt`` a running task's slot will have; 0 if it has them already."""
+    slot = task.slot
+    assert slot is not None  # the task is running
+    n = common_prefix(task.prompt, prompt)
+    if slot.cuts is not None:
+        n = max((mark for mark in slot.marks if mark <= n), default=0)
+    return n if n > slot.n else 0
 
 
 def _n_next(task: Task) -> int:

@@ -13,14 +13,13 @@ from typing import cast
 import numpy as np
 
 from llamafw.engine.prompt_cache import PromptCache
-from llamafw.engine.slots import Slot
+from llamafw.engine.slots import MIN_TOKENS_TO_COPY, Slot
 from llamafw.errors import FAULTS
 from llamafw.interfaces import Backend, SnapshotBackend
 from llamafw.types import Bytes, Ints
 
 log = logging.getLogger(__name__)
 
-_MIN_TOKENS_TO_COPY = 64  # evaluating fewer tokens is about as fast as copying their state
 _MIN_TOKENS_BETWEEN_SNAPSHOTS = 16  # evaluating fewer tokens again is about as fast as taking a snapshot
 _MAX_TOKENS_BETWEEN_SNAPSHOTS = 2048  # of a prompt; an interrupted or changed prompt loses at most as many
 _ANSWER_START = 12  # tokens at the end of a prompt that later prompts may not repeat, if the request does not say
@@ -89,7 +88,7 @@ class SlotCaches:
         The next turn of a chat may replace the last answer, and so does the same prompt again. That is not enough.
         """
         tokens, n_common = slot.reusable[: slot.n_savable], slot.common_prefix(prompt)
-        if n_common >= slot.n_stable or len(tokens) - n_common < _MIN_TOKENS_TO_COPY:
+        if n_common >= slot.n_stable or len(tokens) - n_common < MIN_TOKENS_TO_COPY:
             return
         if self._prompt_cache.holds(tokens):
             return
@@ -103,7 +102,7 @@ class SlotCaches:
         entry, n_entry = self._prompt_cache.best(prompt)
         other = max(self._slots, key=lambda other: other.n_reused(prompt))
         n_other = other.n_reused(prompt)
-        if max(n_entry, n_other) - slot.n_reused(prompt) < _MIN_TOKENS_TO_COPY:
+        if max(n_entry, n_other) - slot.n_reused(prompt) < MIN_TOKENS_TO_COPY:
             return
 
         if entry is None or n_other >= n_entry:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _NO_TOKENS = np.empty(0, np.int32)
 
+MIN_TOKENS_TO_COPY = 64
+"""Evaluating fewer tokens is about as fast as copying their state from another slot."""
+
 DEFAULT_SIMILARITY = 0.1
 """Minimum fraction of a slot's cache that a prompt must share to prefer that slot (llama-server's ``-sps``)."""
 
@@ -128,9 +131,9 @@ class Slots:
         self.all = [Slot(id, n_ctx) for id in range(n_slots)]
         self._n_uses = 0
 
-    def any_free(self) -> bool:
-        """Return whether a slot is free."""
-        return not all(slot.busy for slot in self.all)
+    def n_free(self) -> int:
+        """Return how many slots are free."""
+        return sum(not slot.busy for slot in self.all)
 
     def take(self, prompt: Ints, id_slot: int, *, cache_prompt: bool) -> Slot | None:
         """Assign a slot to a request; return None if the slot, or every slot, is busy.

@@ -44,8 +44,9 @@ from llamafw.graph.metadata import Heads, Metadata
 from llamafw.graph.mixers import StateSizes, gated_delta_net, mamba2, short_convolution, state_sizes
 from llamafw.graph.model import Graph, State, layer_of, states
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
+from llamafw.graph.rewrite import rewrite
 from llamafw.graph.rotation import plain_rotation, rotation, yarn_temperature
-from llamafw.graph.routing import Gating, Routing, experts, route, routing
+from llamafw.graph.routing import Gating, Routing, expert_parameter, experts, route, routing
 from llamafw.graph.rows import (
     Activation,
     Add,
@@ -94,6 +95,7 @@ __all__ = [
     "Evaluator",
     "experts",
     "expert_linear",
+    "expert_parameter",
     "ExpertLinear",
     "flat",
     "gate_and_up",
@@ -135,6 +137,7 @@ __all__ = [
     "read_weights",
     "Repeat",
     "Reshape",
+    "rewrite",
     "rms_norm",
     "RMSNorm",
     "Rope",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from llamafw.errors import suggest
 from llamafw.graph.rows import softmax_rows
 from llamafw.graph.values import POSITIONS, Array, GraphError, Shape, Value
 from llamafw.graph.weights import Weight
@@ -160,6 +161,13 @@ class Attention(Value):
             raise GraphError(f"the tensor {self.sinks.name!r} has shape {self.sinks.shape} instead of {(n_head,)}")
         if self.alibi and len(self.alibi) != n_head:
             raise GraphError(f"alibi has {len(self.alibi)} slopes, but there are {n_head} heads")
+        if self.window is not None and self.window < 1:
+            raise GraphError(f"the window is {self.window}; it must be at least 1, or None")
+        if self.window_kind not in get_args(WindowKind):
+            known = suggest(self.window_kind, get_args(WindowKind))
+            raise GraphError(f"the kind of window {self.window_kind!r} is unknown{known}")
+        if self.softcap is not None and not self.softcap > 0:
+            raise GraphError(f"softcap is {self.softcap}; it must be above 0, or None")
         return (n_head, self.past.v.shape[1])
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:

@@ -79,7 +79,7 @@ def gate_and_up(layer: Parameters, suffix: str = "") -> tuple[Parameter, Paramet
     if f"ffn_gate{suffix}" in layer:
         return layer[f"ffn_gate{suffix}"], up
     down = layer[f"ffn_down{suffix}"].weight
-    n_ff = down.shape[-1]
+    n_ff = down.shape[-1] if down.shape else 0
     if len(up.weight.shape) != 2 or up.weight.shape[0] != 2 * n_ff:
         gate = up.weight.name.replace("ffn_up", "ffn_gate")
         fused = f"{up.weight.name!r} of shape {up.weight.shape} does not contain it"

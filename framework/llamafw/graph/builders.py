@@ -24,7 +24,7 @@ from llamafw.graph.rows import (
 )
 from llamafw.graph.shapes import Concat, Reshape, Slice
 from llamafw.graph.values import GraphError, Value
-from llamafw.graph.weights import Parameter, Weight
+from llamafw.graph.weights import Parameter, Weight, describe_row
 
 
 def embedding(ids: Value, p: Parameter) -> Value:
@@ -77,7 +77,7 @@ def heads(x: Value, n: int, size: int | None = None) -> Value:
     n_all = x.shape[-1] if x.shape else 0
     if n_all % n or n_all // n != (size or n_all // n):
         sizes = "" if size is None else f" of {size} numbers"
-        raise GraphError(f"a row of shape {x.shape} cannot be divided into {n} heads{sizes}")
+        raise GraphError(f"a row of shape {describe_row(x)} cannot be divided into {n} heads{sizes}")
     return Reshape(x, (n, n_all // n))
 
 
@@ -89,7 +89,7 @@ def flat(x: Value) -> Value:
 def split(x: Value, *sizes: int) -> list[Value]:
     """Return the last axis divided into parts of the given sizes."""
     if not x.shape or sum(sizes) != x.shape[-1]:
-        raise GraphError(f"a row of shape {x.shape} cannot be split into {sizes}")
+        raise GraphError(f"a row of shape {describe_row(x)} cannot be split into {sizes}")
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [Slice(x, end - size, end) for size, end in zip(sizes, ends, strict=True)]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamafw.graph.values import Array, GraphError, Shape, Value
-from llamafw.graph.weights import Weight
+from llamafw.graph.weights import Weight, describe_row, input_error
 
 if TYPE_CHECKING:
     from llamafw.graph.evaluate import Evaluation
@@ -25,7 +25,7 @@ class TopK(Value):
     def infer_shape(self) -> Shape:
         """Return the shape of the indices."""
         if len(self.x.shape) != 1 or not 1 <= self.k <= self.x.shape[0]:
-            raise GraphError(f"a row of shape {self.x.shape} does not have {self.k} numbers to choose")
+            raise GraphError(f"a row of shape {describe_row(self.x)} does not have {self.k} numbers to choose")
         return (self.k,)
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -48,7 +48,9 @@ class GroupMask(Value):
     def infer_shape(self) -> Shape:
         """Return the input's shape."""
         if len(self.x.shape) != 1 or self.x.shape[0] % self.n_groups or not 1 <= self.n_used <= self.n_groups:
-            raise GraphError(f"{self.n_used} of {self.n_groups} groups do not fit a row of shape {self.x.shape}")
+            raise GraphError(
+                f"{self.n_used} of {self.n_groups} groups do not fit a row of shape {describe_row(self.x)}"
+            )
         if not 1 <= self.n_best <= self.x.shape[0] // self.n_groups:
             raise GraphError(f"the {self.n_best} best do not fit groups of {self.x.shape[0] // self.n_groups}")
         return self.x.shape
@@ -128,9 +130,7 @@ class ExpertLinear(Value):
         """Return the shape of the products, one row per chosen expert."""
         k = self.chosen.shape[0]
         if len(self.weight.shape) != 3 or self.x.shape not in (self.weight.shape[2:], (k, *self.weight.shape[2:])):
-            raise GraphError(
-                f"the tensor {self.weight.name!r} has shape {self.weight.shape}, but its input has {self.x.shape}"
-            )
+            raise input_error(self.weight, self.x)
         for other, shape in ((self.bias, self.weight.shape[:2]), (self.scale, self.weight.shape[:1])):
             if other is not None and other.shape != shape:
                 raise GraphError(f"the tensor {other.name!r} has shape {other.shape} instead of {shape}")

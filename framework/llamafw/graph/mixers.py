@@ -80,12 +80,12 @@ def gated_delta_net(x: Value, layer: Parameters, sizes: StateSizes, eps: float, 
     times = sizes.n_head // sizes.n_group
     q, k = (Repeat(L2Norm(heads(part, sizes.n_group), _L2_EPS), times, tiled) for part in (q, k))
     beta, alpha = _beta_and_alpha(x, layer, sizes)
-    step = activation(WeightAdd(alpha, layer.tensor("ssm_dt.bias")), "softplus")
+    step = activation(WeightAdd(alpha, layer.tensor("ssm_dt.bias", sizes.n_head)), "softplus")
     y = LinearAttention(
         q,
         k,
         heads(v, sizes.n_head),
-        WeightMul(step, layer.tensor("ssm_a")),
+        WeightMul(step, layer.tensor("ssm_a", sizes.n_head)),
         "delta",
         activation(beta, "sigmoid"),
         sizes.n_state**-0.5,
@@ -120,9 +120,9 @@ def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float) -> Value:
 
     values = heads(values, sizes.n_head)
     k, q = (Repeat(heads(part, sizes.n_group), sizes.n_head // sizes.n_group) for part in (k, q))
-    step = heads(activation(WeightAdd(step, layer.tensor("ssm_dt.bias")), "softplus"), sizes.n_head)
-    y: Value = LinearAttention(q, k, values * step, WeightMul(step, layer.tensor("ssm_a")), "decay")
-    y = flat(y + WeightMul(values, layer.tensor("ssm_d"))) * activation(z, "silu")
+    step = heads(activation(WeightAdd(step, layer.tensor("ssm_dt.bias", sizes.n_head)), "softplus"), sizes.n_head)
+    y: Value = LinearAttention(q, k, values * step, WeightMul(step, layer.tensor("ssm_a", sizes.n_head, 1)), "decay")
+    y = flat(y + WeightMul(values, layer.tensor("ssm_d", sizes.n_head, 1))) * activation(z, "silu")
     norm = layer.of_shape("ssm_norm", sizes.n_group, sizes.n_inner // sizes.n_group)
     return linear(flat(rms_norm(heads(y, sizes.n_group), norm, eps)), layer["ssm_out"])
 

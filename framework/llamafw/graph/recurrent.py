@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from llamafw.errors import suggest
 from llamafw.graph.values import Array, GraphError, Shape, Value
-from llamafw.graph.weights import Weight
+from llamafw.graph.weights import Weight, describe_row, input_error
 
 if TYPE_CHECKING:
     from llamafw.graph.evaluate import Evaluation
@@ -31,9 +32,7 @@ class Conv(Value):
     def infer_shape(self) -> Shape:
         """Return the input's shape."""
         if len(self.weight.shape) != 2 or self.x.shape != self.weight.shape[:1]:
-            raise GraphError(
-                f"the tensor {self.weight.name!r} has shape {self.weight.shape}, but its input has {self.x.shape}"
-            )
+            raise input_error(self.weight, self.x)
         if self.bias is not None and self.bias.shape != self.x.shape:
             raise GraphError(f"the tensor {self.bias.name!r} has shape {self.bias.shape} instead of {self.x.shape}")
         return self.x.shape
@@ -76,14 +75,18 @@ class LinearAttention(Value):
     def infer_shape(self) -> Shape:
         """Return the shape of the values."""
         n_head, key_size = self.q.shape if len(self.q.shape) == 2 else (0, 0)
-        if not n_head or self.k.shape != self.q.shape or self.v.shape[:1] != (n_head,):
+        if not n_head or self.k.shape != self.q.shape or len(self.v.shape) != 2 or self.v.shape[0] != n_head:
             raise GraphError(f"shapes {self.q.shape}, {self.k.shape} and {self.v.shape} of q, k and v do not fit")
         if self.gate.shape not in ((n_head,), (n_head, 1), (n_head, key_size)):
-            raise GraphError(f"a gate of shape {self.gate.shape} does not fit {n_head} heads of {key_size} channels")
+            raise GraphError(
+                f"a gate of shape {describe_row(self.gate)} does not fit {n_head} heads of {key_size} channels"
+            )
+        if self.rule not in get_args(Rule):
+            raise GraphError(f"the rule {self.rule!r} is unknown{suggest(self.rule, get_args(Rule))}")
         if (self.beta is not None) != (self.rule == "delta"):
             raise GraphError("beta belongs to the delta rule, and the delta rule needs it")
         if self.beta is not None and self.beta.shape not in ((n_head,), (n_head, 1)):
-            raise GraphError(f"beta of shape {self.beta.shape} does not fit {n_head} heads")
+            raise GraphError(f"beta of shape {describe_row(self.beta)} does not fit {n_head} heads")
         return self.v.shape
 
     @property
@@ -125,7 +128,7 @@ class SelectiveScan(Value):
 
     def infer_shape(self) -> Shape:
         """Return the input's shape."""
-        n_channels, n_state = self.a.shape
+        n_channels, n_state = self.a.shape if len(self.a.shape) == 2 else (0, 0)
         shapes = (self.x.shape, self.delta.shape, self.b.shape, self.c.shape, self.d.shape)
         if shapes != ((n_channels,), (n_channels,), (n_state,), (n_state,), (n_channels,)):
             raise GraphError(f"the tensor {self.a.name!r} has shape {self.a.shape}, but the inputs have {shapes}")

@@ -114,12 +114,17 @@ def experts(
         The router's output, one number per expert. Default: ``ffn_gate_inp · x``.
     """
     chosen, weights = route(x, layer, how, router)
-    down = of_experts(layer, "ffn_down_exps", how)
+    down = expert_parameter(layer, "ffn_down_exps", how)
     if "ffn_gate_up_exps" in layer:
-        n_ff = down.weight.shape[-1]
-        gate, up = split(expert_linear(x, chosen, of_experts(layer, "ffn_gate_up_exps", how)), n_ff, n_ff)
+        n_ff, both = down.weight.shape[-1], expert_parameter(layer, "ffn_gate_up_exps", how)
+        if both.weight.shape[1] != 2 * n_ff:
+            other = f"{down.weight.name!r} has {down.weight.shape}"
+            raise GraphError(f"the tensor {both.weight.name!r} has shape {both.weight.shape}, but {other}")
+        gate, up = split(expert_linear(x, chosen, both), n_ff, n_ff)
     else:
-        gate, up = (expert_linear(x, chosen, of_experts(layer, name, how)) for name in ("ffn_gate_exps", "ffn_up_exps"))
+        gate, up = (
+            expert_linear(x, chosen, expert_parameter(layer, name, how)) for name in ("ffn_gate_exps", "ffn_up_exps")
+        )
     hidden = combine(gate, up) if combine else activation(gate, "silu") * up
     return weighted_sum(expert_linear(hidden, chosen, down), weights)
 
@@ -146,7 +151,7 @@ def route(x: Value, layer: Parameters, how: Routing, router: Value | None = None
     return chosen, weights if how.scale == 1 else weights * how.scale
 
 
-def of_experts(layer: Parameters, name: str, how: Routing) -> Parameter:
+def expert_parameter(layer: Parameters, name: str, how: Routing) -> Parameter:
     """Return a parameter with one matrix per expert; GraphError if their number differs."""
     parameter = layer[name]
     shape = parameter.weight.shape

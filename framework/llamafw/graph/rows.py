@@ -11,7 +11,7 @@ import numpy as np
 
 from llamafw.errors import suggest
 from llamafw.graph.values import Array, GraphError, Shape, Value, size_of
-from llamafw.graph.weights import Weight
+from llamafw.graph.weights import Weight, describe_row, input_error
 
 if TYPE_CHECKING:
     from llamafw.graph.evaluate import Evaluation
@@ -55,13 +55,16 @@ class Linear(Value):
 
     def infer_shape(self) -> Shape:
         """Return the shape of the product."""
+        if len(self.weight.shape) not in (2, 3):
+            raise GraphError(f"the tensor {self.weight.name!r} has shape {self.weight.shape}; it is not a matrix")
         *heads, n_out, n_in = self.weight.shape
         if not self.x.shape or self.x.shape[-1] != n_in or (heads and self.x.shape[:-1] != tuple(heads)):
-            raise GraphError(
-                f"the tensor {self.weight.name!r} has shape {self.weight.shape}, but its input has {self.x.shape}"
-            )
+            raise input_error(self.weight, self.x)
         if self.bias is not None and self.bias.shape != (*heads, n_out):
-            raise GraphError(f"the tensor {self.bias.name!r} has shape {self.bias.shape} instead of {(*heads, n_out)}")
+            shapes = f"{self.bias.shape}, but {self.weight.name!r} has {self.weight.shape}"
+            raise GraphError(f"the tensor {self.bias.name!r} has shape {shapes}")
+        if self.scale is not None and self.scale.shape not in ((), (1,)):
+            raise GraphError(f"the tensor {self.scale.name!r} has shape {self.scale.shape} instead of (1,)")
         return (*self.x.shape[:-1], n_out)
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -153,7 +156,7 @@ class Add(Value):
     def infer_shape(self) -> Shape:
         """Return the common shape."""
         if self.a.shape != self.b.shape:
-            raise GraphError(f"rows of shapes {self.a.shape} and {self.b.shape} cannot be added")
+            raise GraphError(f"rows of shapes {describe_row(self.a)} and {describe_row(self.b)} cannot be added")
         return self.a.shape
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -174,7 +177,7 @@ class Mul(Value):
     def infer_shape(self) -> Shape:
         """Return the shape of ``a``."""
         if self.b.shape not in (self.a.shape, (*self.a.shape[:-1], 1)) and size_of(self.b) != 1:
-            raise GraphError(f"rows of shapes {self.a.shape} and {self.b.shape} cannot be multiplied")
+            raise GraphError(f"rows of shapes {describe_row(self.a)} and {describe_row(self.b)} cannot be multiplied")
         return self.a.shape
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -209,9 +212,7 @@ class WeightMul(Value):
     def infer_shape(self) -> Shape:
         """Return the input's shape."""
         if self.weight.shape not in ((1,), (), self.x.shape, self.x.shape[-1:], (*self.x.shape[:-1], 1)):
-            raise GraphError(
-                f"the tensor {self.weight.name!r} has shape {self.weight.shape}, but its input has {self.x.shape}"
-            )
+            raise input_error(self.weight, self.x)
         return self.x.shape
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
@@ -358,4 +359,4 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 
 def _check_norm(x: Value, weight: Weight | None) -> None:
     if weight is not None and weight.shape not in (x.shape[-1:], x.shape):
-        raise GraphError(f"the tensor {weight.name!r} has shape {weight.shape}, but its input has {x.shape}")
+        raise input_error(weight, x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from llamafw.graph.values import GraphError, Shape
+from llamafw.graph.values import GraphError, Shape, Value, operand_names
 from llamafw.types import Model
 
 
@@ -38,7 +38,10 @@ class Parameter:
 
     def rows(self, first: int, last: int) -> Parameter:
         """Return the parameter that computes the outputs ``first`` to ``last - 1`` of the layer."""
-        bias = None if self.bias is None else self.bias.rows(first, last)
+        bias, n = self.bias, self.weight.shape[0]
+        if bias is not None and bias.shape != (n,):
+            raise GraphError(f"the tensor {bias.name!r} has shape {bias.shape} instead of {(n,)}")
+        bias = None if bias is None else bias.rows(first, last)
         return Parameter(self.weight.rows(first, last), bias, self.scale)
 
 
@@ -78,6 +81,7 @@ class Parameters(Mapping[str, Parameter]):
         weight = self._find(name, "weight")
         if weight is None:
             raise GraphError(f"the tensor '{self._prefix}{name}.weight' is missing")
+        self._find(name, "input_scale")  # of NVFP4 files, for activations of 4 bits: of no use here
         return Parameter(weight, self._find(name, "bias"), self._find(name, "scale"))
 
     def __contains__(self, name: object) -> bool:
@@ -91,11 +95,16 @@ class Parameters(Mapping[str, Parameter]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def tensor(self, name: str) -> Weight:
-        """Return a tensor that is not a parameter, such as ``ssm_a``; GraphError if it is missing."""
+    def tensor(self, name: str, *shape: int) -> Weight:
+        """Return a tensor that is not a parameter, such as ``ssm_a``.
+
+        GraphError if it is missing, or has another shape than the given one.
+        """
         full = f"{self._prefix}{name}"
         if full not in self._shapes:
             raise GraphError(f"the tensor '{full}' is missing")
+        if shape and self._shapes[full] != shape:
+            raise GraphError(f"the tensor '{full}' has shape {self._shapes[full]}, not {shape}")
         self._used.add(full)
         return Weight(full, self._shapes[full])
 
@@ -132,3 +141,25 @@ class Parameters(Mapping[str, Parameter]):
             return None
         self._used.add(full)
         return Weight(full, self._shapes[full])
+
+
+def input_error(weight: Weight, x: Value) -> GraphError:
+    """Return the error that an operator's weight and its input ``x`` do not fit together."""
+    return GraphError(f"the tensor {weight.name!r} has shape {weight.shape}, but its input has {describe_row(x)}")
+
+
+def describe_row(value: Value) -> str:
+    """Return the shape of a row and the tensor that it comes from, for error messages.
+
+    A row that combines several others, such as a sum, comes from no single tensor.
+    """
+    origin: Value | None = value
+    while origin is not None:
+        fields = (getattr(origin, name) for name in operand_names(type(origin)))
+        if weight := next((field for field in fields if isinstance(field, Weight)), None):
+            return f"{value.shape} (from {weight.name!r})"
+        inputs = origin.inputs()
+        if len(inputs) > 1:  # a product with a single number comes from the other factor
+            inputs = [one for one in inputs if one.shape == origin.shape]
+        origin = inputs[0] if len(inputs) == 1 else None
+    return str(value.shape)

@@ -13,6 +13,13 @@ class Quant(Protocol):
     """A ggml tensor type: the layout of its blocks, and their conversion to float32.
 
     Used while a model loads.
+
+    A type may also have the attribute ``backends``, a mapping like that of `llamafw.Operator`: what a backend computes
+    with, by the name of the backend. It may be a text such as ``"my_package.kernels:MyFormat"``, which is imported only
+    when a model needs it. A backend without an entry has a kernel of its own, or uses `dequantize`.
+
+    A type may also have the attribute ``old_type_ids``, numbers that older files use for it, and that another type has
+    now. The sizes of a file's tensors tell which of the two it has.
     """
 
     @property

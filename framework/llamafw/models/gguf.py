@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from llamafw.interfaces import Quant
 from llamafw.models.gguf_values import Cursor
 from llamafw.models.overrides import apply_overrides
 from llamafw.models.parts import part_names
+from llamafw.models.tensor_types import QuantsById, byte_size, choose_quant, quants_by_id
 from llamafw.types import Bytes, Model, Tensor
 
 MAGIC = b"GGUF"
@@ -62,8 +64,8 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
     SettingsError
         An override is invalid.
     """
-    path, by_type = Path(path), {quant.type_id: quant for quant in quants.values()}
-    read = partial(_read_file, quants=by_type, mapped=mapped)
+    path = Path(path)
+    read = partial(_read_file, quants=quants_by_id(quants.values()), mapped=mapped)
     metadata, tensors = read(path)
     if metadata.get("split.count", 1) not in (0, 1):
         tensors |= _read_other_parts(path, metadata, tensors, read)
@@ -75,12 +77,13 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
     )
 
 
-def _read_file(path: Path, quants: Mapping[int, Quant], mapped: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_file(path: Path, quants: QuantsById, mapped: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the metadata and tensors of one file."""
     data = _map_file(path)
     cursor = Cursor(path, data if mapped else data[:])
     n_tensors, n_values = _read_header(cursor)
     metadata = _read_metadata(cursor, n_values)
+    _check_version(cursor, metadata)
     return metadata, _read_tensors(cursor, n_tensors, _alignment(cursor, metadata), quants)
 
 
@@ -163,6 +166,13 @@ def _read_metadata(cursor: Cursor, n: int) -> dict[str, Any]:
     return metadata
 
 
+def _check_version(cursor: Cursor, metadata: Mapping[str, Any]) -> None:
+    """Refuse files whose quantised tensors have layouts that no number of a type means, and which name them here."""
+    version = metadata.get("general.quantization_version", 0)
+    if type(version) is not int:
+        cursor.fail(f"general.quantization_version is {version!r:.80}; it must be an integer")
+
+
 def _alignment(cursor: Cursor, metadata: Mapping[str, Any]) -> int:
     """Return the alignment of tensors in bytes."""
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -176,13 +186,13 @@ class _Description:
     """The description of a tensor in the file."""
 
     shape: tuple[int, ...]
-    quant: Quant
+    type_id: int
     offset: int  # bytes from the start of the tensor data
-    n_bytes: int
     position: int  # of the description in the file
+    type_position: int  # of the type's number
 
 
-def _read_tensors(cursor: Cursor, n: int, alignment: int, quants: Mapping[int, Quant]) -> dict[str, Tensor]:
+def _read_tensors(cursor: Cursor, n: int, alignment: int, quants: QuantsById) -> dict[str, Tensor]:
     """Return the tensors by name, in the order of the file."""
     descriptions: dict[str, _Description] = {}
     for i in range(n):
@@ -193,12 +203,15 @@ def _read_tensors(cursor: Cursor, n: int, alignment: int, quants: Mapping[int, Q
         descriptions[name] = _read_description(cursor, name, start, alignment, quants)
 
     data_start = -(-cursor.position // alignment) * alignment
+    types = _choose_types(descriptions, cursor.end - data_start, alignment, quants)
+    sizes = {name: _size(cursor, name, tensor, types[tensor.type_id]) for name, tensor in descriptions.items()}
     data: Bytes = np.frombuffer(cursor.buffer, np.uint8)
     tensors: dict[str, Tensor] = {}
     previous, previous_end = "", 0
-    for name, tensor in sorted(descriptions.items(), key=lambda item: (item[1].offset, item[1].n_bytes)):
+    for name in sorted(descriptions, key=lambda name: (descriptions[name].offset, sizes[name])):
+        tensor = descriptions[name]
         start = data_start + tensor.offset
-        end = start + tensor.n_bytes
+        end = start + sizes[name]
         if end > cursor.end:
             cursor.fail(
                 f"tensor {name!r} takes the bytes {start} to {end}, but the file ends at {cursor.end}: it is "
@@ -207,15 +220,13 @@ def _read_tensors(cursor: Cursor, n: int, alignment: int, quants: Mapping[int, Q
             )
         if start < previous_end:
             cursor.fail(f"tensor {name!r} overlaps tensor {previous!r}", tensor.position)
-        tensors[name] = Tensor(name, tensor.shape, tensor.quant.name, data[start:end])
-        if tensor.n_bytes:
+        tensors[name] = Tensor(name, tensor.shape, types[tensor.type_id].name, data[start:end])
+        if sizes[name]:
             previous, previous_end = name, end
     return {name: tensors[name] for name in descriptions}
 
 
-def _read_description(
-    cursor: Cursor, name: str, position: int, alignment: int, quants: Mapping[int, Quant]
-) -> _Description:
+def _read_description(cursor: Cursor, name: str, position: int, alignment: int, quants: QuantsById) -> _Description:
     """Read the rest of a tensor's description, which follows its name."""
     start = cursor.position
     n_dims = cursor.uint32(f"the number of dimensions of tensor {name!r}")
@@ -225,19 +236,35 @@ def _read_description(
     if math.prod(sizes) >= 2**63 or max(sizes, default=0) >= 2**63:
         cursor.fail(f"tensor {name!r} has impossible dimensions {sizes}", start)
 
-    start = cursor.position
+    type_position = cursor.position
     type_id = cursor.uint32(f"the type of tensor {name!r}")
-    quant = quants.get(type_id)
-    if quant is None:
-        cursor.fail(f"tensor {name!r} has the type {type_id}, which no plugin supports", start)
-    n_in = sizes[0] if sizes else 1
-    if n_in % quant.block_size:
-        message = f"tensor {name!r} has rows of {n_in} weights, not a multiple of {quant.name}'s {quant.block_size}"
-        cursor.fail(message, start)
+    if type_id not in quants:
+        cursor.fail(f"tensor {name!r} has the type {type_id}, which no plugin supports", type_position)
 
     start = cursor.position
     offset = cursor.uint64(f"the offset of tensor {name!r}")
     if offset % alignment:
         cursor.fail(f"tensor {name!r} starts at {offset}, not at a multiple of the alignment {alignment}", start)
-    n_bytes = math.prod(sizes) // quant.block_size * quant.type_size
-    return _Description(tuple(reversed(sizes)), quant, offset, n_bytes, position)
+    return _Description(tuple(reversed(sizes)), type_id, offset, position, type_position)
+
+
+def _choose_types(
+    descriptions: Mapping[str, _Description], n_bytes: int, alignment: int, quants: QuantsById
+) -> dict[int, Quant]:
+    """Return the type that each number means in a file with ``n_bytes`` of tensors."""
+    starts = sorted({tensor.offset for tensor in descriptions.values()})
+    following = dict(zip(starts, [*starts[1:], n_bytes], strict=False))
+    spans: dict[int, list[tuple[tuple[int, ...], int]]] = defaultdict(list)
+    for tensor in descriptions.values():
+        spans[tensor.type_id].append((tensor.shape, following[tensor.offset] - tensor.offset))
+    return {type_id: choose_quant(quants[type_id], found, alignment) for type_id, found in spans.items()}
+
+
+def _size(cursor: Cursor, name: str, tensor: _Description, quant: Quant) -> int:
+    """Return the size of a tensor in bytes."""
+    n_bytes = byte_size(tensor.shape, quant)
+    if n_bytes is None:
+        n_in = tensor.shape[-1]
+        message = f"tensor {name!r} has rows of {n_in} weights, not a multiple of {quant.name}'s {quant.block_size}"
+        cursor.fail(message, tensor.type_position)
+    return n_bytes

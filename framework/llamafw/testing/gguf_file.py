@@ -10,6 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter
 
+from llamafw.testing.random_tensors import block_sizes
+
+UNKNOWN_TYPES = {"Q2_0": 42}
+"""Numbers of the types that the `gguf` package does not know."""
+
 
 def write_gguf(
     path: Path,
@@ -51,6 +56,13 @@ def write_gguf(
                 writer.add_array(key, list(value))
 
     for name, (data, type_name) in tensors.items():
+        if type_name in UNKNOWN_TYPES:
+            block_size, type_size = block_sizes(type_name)
+            shape = (*data.shape[:-1], data.shape[-1] // type_size * block_size)
+            # the package computes the shape of uint8 itself, from a size that it does not know
+            type_id: Any = UNKNOWN_TYPES[type_name]
+            writer.add_tensor(name, data.view(np.int8), shape, type_id)
+            continue
         raw_type = None if type_name in ("F32", "F16") else GGMLQuantizationType[type_name]
         writer.add_tensor(name, data, raw_dtype=raw_type)
     writer.write_header_to_file()

@@ -1,4 +1,4 @@
-"""Tiny working vocabularies: byte-level BPE ("gpt2") and SentencePiece BPE with byte fallback ("llama")."""
+"""Tiny working vocabularies: byte-level BPE ("gpt2"), and BPE of characters with byte fallback ("llama", "gemma4")."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+LETTERS = ("▁", *"etaoinsrhldcumfpgwybvkxjqzETAOINSRHLDCUMFPGWYBVKXJQZ.,;:!?'\"-()0123456789")
 WORDS = ("the", "and", "ing", "ion", "er", "on", "an", "in", "re", "at", "st", "is", "to", "of", "he")
 
 
@@ -64,14 +65,13 @@ def spm(n_vocab: int | None = None) -> dict[str, Any]:
     merged pieces follow in the order of their scores, then single letters.
     """
     merged = list(dict.fromkeys(a + b for a, b in merges("▁")))
-    letters = ["▁", *"etaoinsrhldcumfpgwybvkxjqzETAOINSRHLDCUMFPGWYBVKXJQZ.,;:!?'\"-()0123456789"]
     tokens = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", *(f"<0x{byte:02X}>" for byte in range(256))]
     types = [UNKNOWN] + [CONTROL] * 4 + [BYTE] * 256
     scores = [0.0] * len(tokens)
 
-    tokens += merged + letters
-    types += [NORMAL] * (len(merged) + len(letters))
-    scores += [-float(i) for i in range(len(merged) + len(letters))]
+    tokens += [*merged, *LETTERS]
+    types += [NORMAL] * (len(merged) + len(LETTERS))
+    scores += [-float(i) for i in range(len(merged) + len(LETTERS))]
     _pad(tokens, types, n_vocab)
 
     return {
@@ -87,6 +87,32 @@ def spm(n_vocab: int | None = None) -> dict[str, Any]:
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_eos_token": False,
         "tokenizer.ggml.add_space_prefix": True,
+    }
+
+
+def gemma4(n_vocab: int | None = None) -> dict[str, Any]:
+    """Return the metadata of a vocabulary as in Gemma 4, padded with unused tokens to ``n_vocab``.
+
+    Tokens 0 to 3 are ``<pad>``, ``<eos>``, ``<bos>`` and ``<unk>``, 4 and 5 ``<|turn>`` and ``<turn|>``, 6 to 261 the
+    bytes; single letters and merged pieces follow.
+    """
+    pairs = merges("▁")
+    pieces = dict.fromkeys((*LETTERS, *(a + b for a, b in pairs)))
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    types = [CONTROL] * 3 + [UNKNOWN] + [CONTROL] * 2 + [BYTE] * 256 + [NORMAL] * len(pieces)
+    tokens += pieces
+    _pad(tokens, types, n_vocab)
+
+    return {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": [f"{a} {b}" for a, b in pairs],
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.unknown_token_id": 3,
+        "tokenizer.ggml.eot_token_id": 5,
+        "tokenizer.ggml.add_bos_token": True,
     }
 
 

@@ -21,7 +21,7 @@ def gemma2(model: Model) -> g.Graph:
     window, is_windowed = m.integer("attention.sliding_window", 4096), m.windowed_layers(n_layer, 2)
     cap = m.number("attn_logit_softcapping", 50.0, low=0, allow_low=True) or None
     final_cap = m.number("final_logit_softcapping", 30.0, low=0, allow_low=True)
-    scale = (n_embd // heads.n if n_layer == N_LAYER_27B else heads.size) ** -0.5
+    scale = (n_embd / heads.n if n_layer == N_LAYER_27B else heads.size) ** -0.5
     turn = g.rotation(m, m.n_rotated(heads.size), n_ctx)
 
     x = g.token_embedding(m, w) * n_embd**0.5

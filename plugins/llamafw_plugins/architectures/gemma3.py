@@ -23,7 +23,7 @@ def gemma3(model: Model) -> g.Graph:
     window = m.integer("attention.sliding_window", 0, low=0)  # 0: all layers see all tokens
     is_windowed = m.windowed_layers(n_layer, 6) if window else [False] * n_layer
     final_cap = m.number("final_logit_softcapping", 0.0, low=0, allow_low=True)
-    scale = (n_embd // heads.n if n_layer == N_LAYER_27B else heads.size) ** -0.5
+    scale = (n_embd / heads.n if n_layer == N_LAYER_27B else heads.size) ** -0.5
     n_rot = m.n_rotated(heads.size)
     full, local = g.rotation(m, n_rot, n_ctx), g.plain_rotation(m.number("rope.freq_base_swa", 1e4, low=0), n_rot)
 

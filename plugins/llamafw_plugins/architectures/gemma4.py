@@ -60,7 +60,7 @@ def gemma4(model: Model) -> g.Graph:
             h = g.activation(g.linear(x, layer["inp_gate"]), "gelu_tanh") * inputs[i]
             x = x + g.rms_norm(g.linear(h, layer["proj"]), layer["post_norm"], eps)
         if is_scaled:
-            x = g.WeightMul(x, layer["layer_output_scale"].weight)
+            x = g.WeightMul(x, layer.tensor("layer_output_scale.weight", 1))
         x = g.layer_output(x, i)
     hidden = g.rms_norm(x, w["output_norm"], eps)
     logits = g.softcap(g.linear(hidden, g.output_matrix(w)), final_cap)
@@ -74,8 +74,8 @@ def _feed_forward(x: g.Value, layer: g.Parameters, routing: g.Routing | None, ep
     dense = g.gated_ffn(g.rms_norm(x, layer["ffn_norm"], eps), layer, "gelu_tanh")
     if routing is None:
         return dense
-    scaled = g.WeightMul(g.rms_norm(x, None, eps) * x.shape[0] ** -0.5, layer.tensor("ffn_gate_inp.scale"))
-    router = g.Linear(scaled, layer.tensor("ffn_gate_inp.weight"))
+    scaled = g.WeightMul(g.rms_norm(x, None, eps) * x.shape[0] ** -0.5, layer.tensor("ffn_gate_inp.scale", x.shape[0]))
+    router = g.Linear(scaled, layer.tensor("ffn_gate_inp.weight", routing.n_expert, x.shape[0]))
     h = g.experts(g.rms_norm(x, layer["pre_ffw_norm_2"], eps), layer, routing, _geglu, router=router)
     return g.rms_norm(dense, layer["post_ffw_norm_1"], eps) + g.rms_norm(h, layer["post_ffw_norm_2"], eps)
 

@@ -60,8 +60,9 @@ def _experts(h: g.Value, layer: g.Parameters, routing: g.Routing) -> g.Value:
     """
     chosen, weights = g.route(h, layer, routing)
     latent = g.linear(h, layer["ffn_latent_down"]) if "ffn_latent_down" in layer else h
-    up = g.activation(g.expert_linear(latent, chosen, layer["ffn_up_exps"]), "relu_squared")
-    y = g.weighted_sum(g.expert_linear(up, chosen, layer["ffn_down_exps"]), weights)
+    up, down = (g.expert_parameter(layer, name, routing) for name in ("ffn_up_exps", "ffn_down_exps"))
+    hidden = g.activation(g.expert_linear(latent, chosen, up), "relu_squared")
+    y = g.weighted_sum(g.expert_linear(hidden, chosen, down), weights)
     if "ffn_latent_down" in layer:
         y = g.linear(y, layer["ffn_latent_up"])
     return y + _ffn(h, layer, "_shexp")

@@ -19,6 +19,9 @@ from llamafw import Bytes, Floats, ModelError
 _PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 """Types that numpy can read. F64, I32 and I64 are rounded to the nearest float32."""
 
+_NUMBERS_PER_BYTE = {"Q1_0": 8, "Q2_0": 4}
+"""Types of ±scale, and of −1, 0, 1 or 2 times a scale."""
+
 CHUNK = 2**17  # weights converted at once; the `gguf` package converts 16 rows, which is slow for short rows
 
 
@@ -56,7 +59,23 @@ class GgmlType:
             return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
         if self.name in _PLAIN:
             return data.view(_PLAIN[self.name]).astype(np.float32).reshape(shape)
+        if self.name in _NUMBERS_PER_BYTE:
+            return self._dequantize_bits(data).reshape(shape)
         return self._dequantize_blocks(data, n).reshape(shape)
+
+    def _dequantize_bits(self, data: Bytes) -> Floats:
+        """Return weights of types that the `gguf` package cannot convert.
+
+        A block has a float16 scale, and bytes with 4 or 8 numbers each, the first in the lowest bits.
+        """
+        blocks, n = data.reshape(-1, self.type_size), _NUMBERS_PER_BYTE[self.name]
+        n_bits = 8 // n
+        numbers = blocks[:, 2:, None] >> np.arange(0, 8, n_bits, dtype=np.uint8) & np.uint8(2**n_bits - 1)
+        factors = numbers.reshape(-1, self.block_size).astype(np.float32) * np.float32(2 if n_bits == 1 else 1) - 1
+        scales = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
+        with np.errstate(invalid="ignore"):  # a scale may be infinite
+            weights: Floats = factors * scales
+        return weights
 
     def _dequantize_blocks(self, data: Bytes, n: int) -> Floats:
         from gguf import GGMLQuantizationType
@@ -114,5 +133,6 @@ TYPES = tuple(
         ("MXFP4", 39, 32, 17),
         ("NVFP4", 40, 64, 36),
         ("Q1_0", 41, 128, 18),
+        ("Q2_0", 42, 64, 18),
     )
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,3 +50,18 @@ def test_logits_match_another_implementation(open_checkpoint: Open, checkpoint: 
 def test_every_golden_file_has_a_checkpoint() -> None:
     stored = {path.name for path in golden_path("").parent.glob("*.npz")}
     assert stored == {f"{one.name}.npz" for one in CHECKPOINTS}
+
+
+def test_qwen3_of_the_page_matches_transformers(open_checkpoint: Open) -> None:
+    """docs/plugins/architecture.md describes it from nothing."""
+    page = (Path(__file__).parents[3] / "docs/plugins/architecture.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n# qwen3.py\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)  # the code of the page
+    (checkpoint,) = [one for one in CHECKPOINTS if one.name == "qwen3"]
+    model, _ = open_checkpoint(checkpoint)
+    read = g.read_weights(model, Plugins().registry("quant"))
+    for expected in golden("qwen3"):
+        _, logits = g.evaluate(names["qwen3"](model), expected.tokens.tolist(), read)
+        assert logits is not None
+        np.testing.assert_allclose(logits[-len(expected.logits) :], expected.logits, rtol=0, atol=1e-8)

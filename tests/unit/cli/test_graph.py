@@ -26,11 +26,13 @@ def test_graph_is_printed(model: Path, form: str, start: str, capsys: pytest.Cap
     assert printed.count("Attention") == 2
 
 
-def test_graph_as_json_is_a_list_of_values(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_graph_as_json_has_values_and_results(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph", str(model), "--format=json"]) == 0
-    values = json.loads(capsys.readouterr().out)
+    graph = json.loads(capsys.readouterr().out)
+    values = graph["values"]
     assert [value["id"] for value in values] == list(range(len(values)))
-    assert values[-1]["operator"] == "Linear"
+    assert values[graph["logits"]]["operator"] == "Linear"
+    assert values[graph["hidden"]]["operator"] == "RMSNorm"
 
 
 def test_graph_of_an_unknown_architecture_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,3 +65,8 @@ def test_backend_without_a_description_is_an_error(model: Path, capsys: pytest.C
     words = ["--step", "--backend", "deterministic", "--plugin", "llamafw.testing.backend"]
     assert main(["graph", str(model), *words]) == 2
     assert "--step: the backend 'deterministic' does not describe its steps" in capsys.readouterr().err
+
+
+def test_backend_without_step_is_an_error(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", str(model), "--backend", "numba"]) == 2
+    assert "--backend: add --step" in capsys.readouterr().err

@@ -177,3 +177,17 @@ def test_fingerprint_depends_on_the_states_of_operators() -> None:
         return g.Graph(Kept(), None, 64)
 
     assert state_id(graph_of((3,))) == state_id(graph_of((3,))) != state_id(graph_of((4,)))
+
+
+def test_fingerprint_depends_on_the_plugins_of_operators() -> None:
+    """Operators of two plugins may have the same name."""
+
+    def graph_of(module: str) -> g.Graph:
+        class Kept(g.Value):
+            def infer_shape(self) -> g.Shape:
+                return (4,)
+
+        Kept.__module__ = module
+        return g.Graph(Kept(), None, 64)
+
+    assert state_id(graph_of("mine")) == state_id(graph_of("mine")) != state_id(graph_of("yours"))

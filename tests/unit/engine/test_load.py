@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import LoadedModel, ModelError, Settings, SettingsError, hookimpl
+from llamafw import LoadedModel, Model, ModelError, PluginError, Settings, SettingsError, hookimpl
+from llamafw import graph as g
 from llamafw.engine import load
 from llamafw.engine.components import build_graph
 from llamafw.engine.load import load_model
@@ -132,6 +133,52 @@ def test_models_that_read_texts_in_both_directions_are_refused(tiny: Path) -> No
     model = load.open_model(tiny, parse_settings("--override-kv", "llama.attention.causal=bool:false"), Plugins())
     with pytest.raises(ModelError, match="llama.attention.causal is false, but this architecture is causal"):
         build_graph(model, Plugins())
+
+
+class Doubled:
+    """A plugin that doubles the hidden states; it may fail, or return something else."""
+
+    result: Any = None
+
+    @hookimpl
+    def rewrite_graph(self, model: Model, graph: g.Graph) -> Any:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result or g.Graph(graph.hidden * 2.0, graph.logits, graph.n_ctx_train)
+
+
+def plugins_with(*added: Doubled) -> Plugins:
+    plugins = Plugins()
+    for i, plugin in enumerate(added):
+        plugins.pm.register(plugin, name=f"added{i}")
+    return plugins
+
+
+def test_plugins_change_the_graph_one_after_another(tiny: Path) -> None:
+    plugins = plugins_with(Doubled(), Doubled())
+    hidden = build_graph(load.open_model(tiny, Settings(), plugins), plugins).hidden
+    assert isinstance(hidden, g.Scale)
+    assert isinstance(hidden.x, g.Scale)
+    assert isinstance(hidden.x.x, g.RMSNorm)
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        (ModelError("m.gguf: the key x is unknown"), ModelError, r"^m\.gguf: the key x is unknown$"),
+        (g.GraphError("rows do not fit"), ModelError, r"tiny\.gguf: rows do not fit$"),
+        (KeyError("x"), PluginError, "plugin added0 failed in rewrite_graph: KeyError"),
+        ("text", PluginError, "plugin added0: rewrite_graph returned 'text', not a llamafw.graph.Graph"),
+    ],
+)
+def test_plugin_that_cannot_change_the_graph_refuses_the_model(
+    result: Any, error: type[Exception], message: str, tiny: Path
+) -> None:
+    plugin = Doubled()
+    plugin.result = result
+    plugins = plugins_with(plugin)
+    with pytest.raises(error, match=message):
+        build_graph(load.open_model(tiny, Settings(), plugins), plugins)
 
 
 @pytest.mark.inventory("C-020", "E-018")

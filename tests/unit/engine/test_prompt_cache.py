@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamafw import GenerationError
 from llamafw.engine import BatchingEngine
 from llamafw.engine.prompt_cache import PromptCache
 from llamafw.types import Bytes, Ints
@@ -52,6 +54,38 @@ async def test_prefix_is_copied_from_another_slot(start: Start) -> None:
     first = await generate_answer(engine, (*A, 1), n_predict=2, id_slot=0)
     other = await generate_answer(engine, (*A, 1), n_predict=2, id_slot=1)
     assert (other.finish.id_slot, other.finish.n_cached, other.ids) == (1, 100, first.ids)
+
+
+@pytest.mark.parametrize(("prompt_cache", "n_evaluated"), [(10_000, 100 + 8 * 3), (0, 8 * 103)])
+async def test_common_start_of_prompts_is_evaluated_once(start: Start, prompt_cache: int, n_evaluated: int) -> None:
+    """It is copied to slots whose requests arrive meanwhile; without a prompt cache, nothing is copied."""
+    prompts = [(*A, 100 + i) for i in range(8)]
+    alone = start(ToyBackend(random_logits, n_slots=1, n_ctx=256, n_batch=256), prompt_cache=0)
+    expected = [(await generate_answer(alone, prompt, n_predict=3)).ids for prompt in prompts]
+
+    backend = ToyBackend(random_logits, n_slots=8, n_ctx=256, n_batch=32, hold=True)
+    engine = start(backend, prompt_cache=prompt_cache)
+    running = [asyncio.create_task(generate_answer(engine, prompt, n_predict=3)) for prompt in prompts]
+    await backend.wait_for_forward()
+    await asyncio.sleep(0)  # each task passes its request to the engine before it waits
+    assert engine.stats().requests_processing + engine.stats().requests_deferred == len(prompts)
+    backend.allow_forward(1000)
+    answers = await asyncio.gather(*running)
+    assert [answer.ids for answer in answers] == expected
+    assert backend.n_evaluated == n_evaluated
+
+
+async def test_prompts_do_not_wait_for_another_one_that_ends(start: Start) -> None:
+    backend = ToyBackend(random_logits, n_slots=2, n_ctx=256, n_batch=32, hold=True)
+    engine = start(backend, prompt_cache=10_000)
+    first = asyncio.create_task(generate_answer(engine, A, n_predict=1))
+    await backend.wait_for_forward()
+    second = asyncio.create_task(generate_answer(engine, (*A, 7), n_predict=1))
+    backend.fail_on = lambda batch: len(backend.batches) == 1
+    backend.allow_forward(1000)
+    with pytest.raises(GenerationError):
+        await first
+    assert (await second).finish.n_cached < 100
 
 
 class BackendThatCannotSave(ToyBackend):

@@ -120,6 +120,12 @@ def test_rope_makes_scores_depend_on_distance_only() -> None:
         (lambda: Attention(FixedRows(Q[..., :5]), past(), 1.0), "do not fit"),
         (lambda: Attention(FixedRows(Q), past(), 1.0, sinks=Weight("s", (2,))), "'s' has shape"),
         (lambda: Attention(FixedRows(Q), past(), 1.0, alibi=(1.0,)), "1 slopes, but there are 4 heads"),
+        (lambda: Attention(FixedRows(Q), past(), 1.0, window=0), "the window is 0"),
+        (
+            lambda: Attention(FixedRows(Q), past(), 1.0, window=4, window_kind="slidin"),  # type: ignore[arg-type]  # not one
+            "'slidin' is unknown; did you mean 'sliding'",
+        ),
+        (lambda: Attention(FixedRows(Q), past(), 1.0, softcap=0.0), "softcap is 0.0"),
         (lambda: Cache(FixedRows(K), FixedRows(Q)), "do not fit"),
         (lambda: Rope(FixedRows(Q), Rotation(np.ones(4))), "8 numbers of a row"),
     ],

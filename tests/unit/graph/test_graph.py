@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,28 @@ def llama(model: Model) -> tuple[g.Graph, g.Parameters]:
         x = g.layer_output(x + g.linear(gated, layer["ffn_down"]), i)
     hidden = g.rms_norm(x, w["output_norm"], eps)
     return g.Graph(hidden, g.linear(hidden, w["output"] if "output" in w else w["token_embd"]), 128), w
+
+
+def test_rewrite_replaces_operators_and_their_readers(model: Model) -> None:
+    graph, _ = llama(model)
+
+    def change(value: g.Value) -> g.Value:
+        return value * 2.0 if isinstance(value, g.Attention) else value
+
+    new = g.rewrite(graph, change)
+    assert new.n_ctx_train == graph.n_ctx_train
+    old_values, values = list(graph), list(new)
+    n_attention = sum(isinstance(value, g.Attention) for value in old_values)
+    assert n_attention == sum(isinstance(value, g.Scale) for value in values) == 2
+    assert len(values) == len(old_values) + n_attention
+    first = next(i for i, value in enumerate(old_values) if isinstance(value, g.Attention))
+    assert values[: first + 1] == old_values[: first + 1]  # the same objects
+    assert not set(values[first + 1 :]) & set(old_values[first + 1 :])
+
+
+def test_rewrite_without_a_change_keeps_all_values(model: Model) -> None:
+    graph, _ = llama(model)
+    assert list(g.rewrite(graph, lambda value: value)) == list(graph)
 
 
 def test_llama_matches_the_float64_reference(path: Path, model: Model) -> None:
@@ -98,15 +122,17 @@ def test_text_distinguishes_every_number(model: Model) -> None:
 
 def test_json_and_dot_name_every_value(model: Model) -> None:
     graph, _ = llama(model)
-    rows = json.loads(g.as_json(graph))
-    assert len(rows) == len(list(graph))
-    assert rows[1] == {
+    found = json.loads(g.as_json(graph))
+    assert [value["id"] for value in found["values"]] == list(range(len(list(graph))))
+    assert found["values"][1] == {
         "id": 1,
         "operator": "EmbeddingLookup",
         "shape": [64],
-        "inputs": ["%0"],
-        "weight": "token_embd.weight",
+        "inputs": {"ids": 0},
+        "attributes": {"weight": "token_embd.weight"},
     }
+    assert found["values"][found["logits"]]["inputs"] == {"x": found["hidden"]}
+    assert found["n_ctx_train"] == graph.n_ctx_train
     dot = g.as_dot(graph)
     assert dot.count(" -> ") == sum(len(value.inputs()) for value in graph)
     assert dot.startswith("digraph model {")
@@ -126,13 +152,59 @@ def test_long_arrays_are_shortened_except_in_json() -> None:
     expected = r"frequencies=\[1 0\.5 0\.25 … 0\.0001221; 14 numbers, hash [0-9a-f]{8}\]"
     assert re.search(expected, g.as_text(rotated(14)))
     assert re.search(expected, g.as_dot(rotated(14)))
-    assert "0.0009765625 0.00048828125 0.000244140625 0.0001220703125]" in g.as_json(rotated(14))
+    (rotation,) = [
+        value["attributes"]["rotation"]
+        for value in json.loads(g.as_json(rotated(14)))["values"]
+        if value["operator"] == "Rope"
+    ]
+    assert rotation["frequencies"] == [0.5**i for i in range(14)]
     assert "frequencies=[1.0 0.5 0.25 0.125]" in g.as_text(rotated(4))
 
 
 def test_text_distinguishes_every_number_of_a_long_array() -> None:
     assert g.as_text(rotated(14)) == g.as_text(rotated(14))
     assert len({g.as_text(rotated(14, changed)) for changed in (None, *range(14))}) == 15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Optional(g.Value):
+    """An operator of a plugin: two optional inputs, then several, then an array."""
+
+    x: g.Value
+    a: g.Value | None = None
+    b: g.Value | None = None
+    parts: tuple[g.Value, ...] = ()
+    others: tuple[g.Value, ...] = ()
+    low: float = -math.inf
+    numbers: Any = ()
+
+    def infer_shape(self) -> g.Shape:
+        return self.x.shape
+
+
+def test_text_distinguishes_inputs_that_may_be_missing() -> None:
+    x = g.TOKENS
+    y = g.Scale(x, 2.0)
+    graphs = [
+        g.Graph(g.Scale(one, 1.0), None, 4)
+        for one in (
+            Optional(x, y),
+            Optional(x, None, y),
+            Optional(x, None, None, (y,)),
+            Optional(x, y, y),
+            Optional(x, y, None, (y,)),
+            Optional(x, None, None, (y, y)),
+            Optional(x, None, None, (y,), (y,)),
+            Optional(x, None, None, (), (y, y)),
+            Optional(x, y, numbers=np.ones(2)),
+            Optional(x, y, numbers=np.arange(12.0)),
+            Optional(x, y, numbers=np.arange(12.0).reshape(3, 4)),
+            Optional(x, y, numbers=np.arange(12.0).reshape(4, 3)),
+        )
+    ]
+    assert len({g.as_text(graph) for graph in graphs}) == len(graphs)
+    assert len({g.as_json(graph) for graph in graphs}) == len(graphs)
+    assert '"low": "-inf"' in g.as_json(graphs[0])
 
 
 def shapes(**tensors: Any) -> g.Parameters:
@@ -180,6 +252,18 @@ def test_parameters_are_divided_by_rows() -> None:
     assert (part.bias.first, part.bias.last) == (2, 5)
     with pytest.raises(g.GraphError, match="rows 4 to 6"):
         shapes(qkv__weight=(6, 3))["qkv"].rows(4, 7)
+    with pytest.raises(g.GraphError, match=r"'qkv.bias' has shape \(7,\) instead of \(6,\)"):
+        shapes(qkv__weight=(6, 3), qkv__bias=(7,))["qkv"].rows(2, 5)
+
+
+def test_errors_name_the_tensor_of_a_row() -> None:
+    w = shapes(e__weight=(9, 4), up__weight=(6, 4), down__weight=(3, 6))
+    x = g.embedding(g.TOKENS, w["e"])
+    narrow = g.linear(g.activation(g.linear(x, w["up"]), "silu"), w["down"])
+    with pytest.raises(g.GraphError, match=r"\(4,\) \(from 'e.weight'\) and \(3,\) \(from 'down.weight'\)"):
+        x + narrow * 0.5
+    with pytest.raises(g.GraphError, match=r"row of shape \(3,\) \(from 'down.weight'\) cannot be divided"):
+        g.heads(g.rms_norm(narrow, None, 1e-6), 2)
 
 
 @pytest.mark.parametrize("name", ["attn_k", "ssm_a"])

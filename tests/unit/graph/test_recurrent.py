@@ -81,6 +81,12 @@ def test_selective_scan_matches_its_closed_form(sizes: list[int]) -> None:
             np.testing.assert_allclose(result[t, i], sum(terms) + d[i] * x[t, i])
 
 
+def scan_with(a: Weight, d: Weight) -> SelectiveScan:
+    """Return a scan of three channels with a state of two numbers each."""
+    x, b = RNG.normal(size=(N, 3)), RNG.normal(size=(N, 2))
+    return SelectiveScan(FixedRows(x), FixedRows(x), FixedRows(b), FixedRows(b), a, d)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -96,6 +102,13 @@ def test_selective_scan_matches_its_closed_form(sizes: list[int]) -> None:
             lambda: LinearAttention(FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(GATE), beta=FixedRows(V)),
             "beta of shape",
         ),
+        (
+            lambda: LinearAttention(FixedRows(Q), FixedRows(K), FixedRows(V), FixedRows(GATE), "decays"),  # type: ignore[arg-type]  # not a rule
+            "the rule 'decays' is unknown; did you mean 'decay'",
+        ),
+        (lambda: scan_with(Weight("a", (2, 3)), Weight("d", (3,))), "'a' has shape"),
+        (lambda: scan_with(Weight("a", (3,)), Weight("d", (3,))), "'a' has shape"),
+        (lambda: scan_with(Weight("a", (3, 2)), Weight("d", (2,))), "the inputs have"),
     ],
 )
 def test_shapes_that_do_not_fit_are_graph_errors(make: Callable[[], Any], message: str) -> None:

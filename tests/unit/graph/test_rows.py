@@ -187,6 +187,8 @@ def test_normalise_limits_the_sum() -> None:
     [
         (lambda x: Linear(x, weight("w", 4, 9)), r"'w' has shape \(4, 9\), but its input has \(2, 3\)"),
         (lambda x: Linear(x, weight("w", 5, 4, 3)), "'w' has shape"),
+        (lambda x: Linear(x, weight("w", 3)), "'w' has shape .* not a matrix"),
+        (lambda x: Linear(x, weight("w", 1, 5, 4, 3)), "'w' has shape .* not a matrix"),
         (lambda x: Linear(x, weight("w", 4, 3), weight("b", 3)), "'b' has shape"),
         (lambda x: EmbeddingLookup(x, weight("w", 4, 9)), "not a matrix of embeddings"),
         (lambda x: RMSNorm(x, weight("w", 4), 1e-6), "'w' has shape"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFReader, GGUFValueType
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 
 from llamafw import ModelError
 from llamafw.models.gguf import read_gguf
@@ -39,10 +39,19 @@ def assert_equals_gguf_package(path: Path) -> None:
     assert model.n_bytes == sum(tensor.n_bytes for tensor in reader.tensors)
 
 
-@pytest.mark.parametrize("type_name", WRITABLE)
+@pytest.mark.parametrize("type_name", [name for name in WRITABLE if name in GGMLQuantizationType.__members__])
 def test_files_of_the_gguf_package_are_read(file: Path, type_name: str) -> None:
     write_tiny_gguf(file, n_embd=256, n_ff=256, n_layer=1, types=type_name)
     assert_equals_gguf_package(file)
+
+
+@pytest.mark.parametrize("type_name", ["Q2_0"])
+def test_files_with_types_that_gguf_does_not_know_are_read(file: Path, type_name: str) -> None:
+    model = read_gguf(write_tiny_gguf(file, types=type_name), QUANTS)
+    matrix = model.tensors["blk.0.ffn_down.weight"]
+    assert (matrix.type_name, matrix.shape) == (type_name, (64, 128))
+    weights = QUANTS[type_name].dequantize(matrix.data, matrix.shape)
+    assert 0.1 < weights.std() < 0.2  # 1.5 / sqrt(128) = 0.13
 
 
 def test_the_default_model_is_read(real_model: Path) -> None:

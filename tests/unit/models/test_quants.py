@@ -1,4 +1,4 @@
-"""The tensor types of ggml equal those of the `gguf` package."""
+"""The tensor types of ggml equal those of the `gguf` package, or independent ones where the package has none."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from gguf.quants import dequantize
 from llamafw import ModelError
 from llamafw.testing.random_tensors import WRITABLE, random_tensor
 from llamafw_plugins.quants.ggml import CHUNK, TYPES
+from support.quant_references import REFERENCES
 
 QUANTS = {quant.name: quant for quant in TYPES}
+UNKNOWN = {"Q2_0": (42, 64, 18)}
+"""Types that the `gguf` package does not know: number, weights and bytes of a block."""
 
 
 def test_the_table_equals_that_of_the_gguf_package() -> None:
     table = {quant.name: (quant.type_id, quant.block_size, quant.type_size) for quant in TYPES}
-    assert table == {quant.name: (quant.value, *sizes) for quant, sizes in GGML_QUANT_SIZES.items()}
+    assert table == UNKNOWN | {quant.name: (quant.value, *sizes) for quant, sizes in GGML_QUANT_SIZES.items()}
     assert len(table) == len(TYPES)
 
 
-@pytest.mark.parametrize("type_name", WRITABLE)
+@pytest.mark.parametrize("type_name", [name for name in WRITABLE if name not in REFERENCES])
 @pytest.mark.parametrize("shape", [(3, 512), (2, 3, 256), (0, 256), (1, CHUNK + 256)])
 def test_dequantize_equals_the_gguf_package(type_name: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
@@ -35,6 +38,32 @@ def test_dequantize_equals_the_gguf_package(type_name: str, shape: tuple[int, ..
     if shape[0]:
         expected = dequantize(packed, GGMLQuantizationType[type_name]).reshape(shape)
         np.testing.assert_array_equal(weights, expected)
+
+
+@pytest.mark.parametrize("type_name", REFERENCES)
+def test_types_that_gguf_cannot_dequantize_equal_their_definition(type_name: str) -> None:
+    """All bytes have the same weights as in the reference, infinities and NaN included."""
+    quant, rng = QUANTS[type_name], np.random.default_rng(2)
+    blocks = rng.integers(0, 256, (500, quant.type_size), np.uint8)
+    blocks[:3, :2] = np.array([np.inf, -np.inf, np.nan], "<f2").view(np.uint8).reshape(3, 2)
+    weights, expected = quant.dequantize(blocks.reshape(-1), (500, quant.block_size)), REFERENCES[type_name](blocks)
+    assert np.isinf(expected).any()
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(weights, expected)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "data", "weights"),
+    [
+        ("Q1_0", [0b10000001, 0b10], [2, *[-2] * 6, 2, -2, 2, *[-2] * 118]),
+        ("Q2_0", [0b11100100, 0b10], [-2, 0, 2, 4, 2, *[-2] * 59]),
+    ],
+)
+def test_the_first_weight_is_in_the_lowest_bits(type_name: str, data: list[int], weights: list[float]) -> None:
+    quant = QUANTS[type_name]
+    block = np.zeros(quant.type_size, np.uint8)
+    block[:2], block[2 : 2 + len(data)] = np.array([2], "<f2").view(np.uint8), data
+    assert quant.dequantize(block, (quant.block_size,)).tolist() == weights
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,15 @@ import pytest
 
 import llamafw.graph as g
 from llamafw.testing.batches import logits
-from llamafw.testing.random_tensors import WRITABLE
 from llamafw.testing.reference import Reference, kl, reference, top1_agreement
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu.cpu import features
+from llamafw_backends.numba_cpu.formats import FORMATS
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from support.numba_backend import open_backend
-from support.operators import rewrite
 
 pytestmark = pytest.mark.slow
 
-TYPES_WITH_KERNEL = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]
 
 
@@ -37,7 +35,7 @@ def with_rotation(**fields: Any) -> Callable[[g.Graph], g.Graph]:
     def change(value: g.Value) -> g.Value:
         return g.rope(value.x, replace(value.rotation, **fields)) if isinstance(value, g.Rope) else value
 
-    return lambda graph: rewrite(graph, change)
+    return lambda graph: g.rewrite(graph, change)
 
 
 def check_logits(path: Path, *, tolerance: float = 0.01, reference: Reference | None = None, **options: Any) -> None:
@@ -52,14 +50,10 @@ def check_logits(path: Path, *, tolerance: float = 0.01, reference: Reference | 
     assert np.abs(got - expected).max() < tolerance
 
 
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
-@pytest.mark.parametrize("kind", TYPES_WITH_KERNEL)
-def test_formats_match_the_reference(kind: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if isa not in available_sets():
-        pytest.skip(f"this processor has no {isa}")
-    path = write_tiny_gguf(tmp_path / "m.gguf", types=kind)
-    monkeypatch.setenv("LLAMAFW_ISA", isa)
-    check_logits(path, tolerance=0.01 if "_" in kind else 1e-3)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_models_of_each_type_match_the_reference(kind: str, tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf", types=kind, n_embd=256, n_ff=256, n_head=4, n_layer=1)
+    check_logits(path, tolerance=1e-3 if kind in ("F32", "F16", "BF16") else 0.01)
 
 
 def test_instruction_sets_agree_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,17 +74,13 @@ def test_instruction_sets_agree_to_the_bit(tmp_path: Path, monkeypatch: pytest.M
         np.testing.assert_array_equal(by_set[name], by_set["plain"], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRITABLE if kind not in TYPES_WITH_KERNEL])
-def test_other_types_are_rounded_to_q8_0_with_a_log_line(kind: str, tmp_path: Path) -> None:
-    path = write_tiny_gguf(tmp_path / "m.gguf", types=kind, n_embd=256, n_ff=256, n_head=4, n_layer=1)
-    lines: list[str] = []
+def test_types_without_a_format_are_unpacked_to_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(FORMATS, "Q5_1")
+    path, lines = write_tiny_gguf(tmp_path / "m.gguf", types="Q5_1"), list[str]()
     expected = Reference(path).logits(TOKENS)
-    with open_backend(path, lines) as backend:
-        got = logits(backend, TOKENS)
-
-    # rounding weights to 8 bits changes logits by one or two percent of their standard deviation
-    assert np.sqrt(((got - expected) ** 2).mean()) < 0.04 * expected.std()
-    assert any(kind in line and "Q8_0" in line for line in lines)
+    with open_backend(path, lines, cache_type_k="f32", cache_type_v="f32") as backend:
+        np.testing.assert_allclose(logits(backend, TOKENS), expected, atol=1e-3)
+    assert [line for line in lines if "Q5_1 has no kernel: its weights are unpacked to float32" in line]
 
 
 def test_tensor_types_can_be_mixed(tmp_path: Path) -> None:

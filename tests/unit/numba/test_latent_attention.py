@@ -17,7 +17,6 @@ from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, sum_ro
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.simd import specialised
 from support.numba_backend import cached_keys, fill_with_nan, make_context, open_backend
-from support.operators import rewrite
 
 N_TOKENS = 1100  # more than two of the chunks in which values are summed
 TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(N_TOKENS)]
@@ -37,7 +36,7 @@ def with_windows(graph: g.Graph) -> g.Graph:
     def change(value: g.Value) -> g.Value:
         return replace(value, window=next(sizes)) if isinstance(value, g.Attention) else value
 
-    return rewrite(graph, change)
+    return g.rewrite(graph, change)
 
 
 @pytest.mark.parametrize("change", [None, with_windows])

@@ -16,7 +16,6 @@ from llamafw.testing.batches import batch
 from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
 from support.numba_backend import fill_with_nan, open_backend
-from support.operators import rewrite
 
 NAMES = ("gemma2", "gemma3-scaled", "gpt-oss", "cohere2")  # their windows have 16 positions, or about as many
 N_TOKENS, N_CTX, N_UBATCH = 400, 512, 32
@@ -108,7 +107,7 @@ def with_windows(*windows: tuple[int | None, str]) -> Callable[[g.Graph], g.Grap
             window, kind = windows[next(numbers) % len(windows)]
             return g.attention(value.q, value.past, value.scale, window=window, window_kind=kind)
 
-        return rewrite(graph, changed)
+        return g.rewrite(graph, changed)
 
     return change
 

@@ -15,6 +15,12 @@ from llamafw_backends.numba_cpu.formats.iq2_xs import IQ2_XS
 from llamafw_backends.numba_cpu.formats.iq2_xxs import IQ2_XXS
 from llamafw_backends.numba_cpu.formats.iq3_s import IQ3_S
 from llamafw_backends.numba_cpu.formats.iq3_xxs import IQ3_XXS
+from llamafw_backends.numba_cpu.formats.iq4_nl import IQ4_NL
+from llamafw_backends.numba_cpu.formats.iq4_xs import IQ4_XS
+from llamafw_backends.numba_cpu.formats.mxfp4 import MXFP4
+from llamafw_backends.numba_cpu.formats.nvfp4 import NVFP4
+from llamafw_backends.numba_cpu.formats.q1_0 import Q1_0
+from llamafw_backends.numba_cpu.formats.q2_0 import Q2_0
 from llamafw_backends.numba_cpu.formats.q2_k import Q2_K
 from llamafw_backends.numba_cpu.formats.q3_k import Q3_K
 from llamafw_backends.numba_cpu.formats.q4_0 import Q4_0
@@ -25,6 +31,8 @@ from llamafw_backends.numba_cpu.formats.q5_1 import Q5_1
 from llamafw_backends.numba_cpu.formats.q5_k import Q5_K
 from llamafw_backends.numba_cpu.formats.q6_k import Q6_K
 from llamafw_backends.numba_cpu.formats.q8_0 import Q8_0
+from llamafw_backends.numba_cpu.formats.tq1_0 import TQ1_0
+from llamafw_backends.numba_cpu.formats.tq2_0 import TQ2_0
 from llamafw_backends.numba_cpu.tiles import COLUMNS, Format
 
 BUILT_IN: tuple[Format, ...] = (
@@ -48,6 +56,14 @@ BUILT_IN: tuple[Format, ...] = (
     IQ2_S(),
     IQ3_XXS(),
     IQ3_S(),
+    IQ4_NL(),
+    IQ4_XS(),
+    MXFP4(),
+    NVFP4(),
+    TQ1_0(),
+    TQ2_0(),
+    Q1_0(),
+    Q2_0(),
 )
 FORMATS: dict[str, Format] = {one.key: one for one in BUILT_IN}
 """The formats of this process by their `Format.key`. Kernels are compiled for a key."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from llamafw_backends.numba_cpu.emit import INTS, Value, constant
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu.cpu import IS_ARM, features
+from llamafw_backends.numba_cpu.emit import I8, INTS, Builder, Value, constant
 from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.simd import read_u8, read_u16, read_u32, write_u8, write_u16, write_u32
 from llamafw_backends.numba_cpu.tiles import Record
 
+_BYTES = ir.VectorType(I8, 64)  # of a word
 NIBBLES, CRUMBS, BITS = 0x0F0F0F0F, 0x03030303, 0x01010101  # masks of 4, 2 and 1 bits of each byte
 
 # --- while a model loads: numbers of a row, 4 columns per int64 --------------------------------------
@@ -75,6 +82,15 @@ def pack_bit_string(bits: int, words: int, lane: int) -> None:
     write_u32(word, words + 4 * lane)
 
 
+@jit
+def transpose_crumbs(word: int) -> int:
+    """Return a word of 4 · 4 numbers of 2 bits: number ``j`` of byte ``i`` has become number ``i`` of byte ``j``."""
+    change = (word ^ word >> 12) & 0x0000F0F0
+    word ^= change ^ change << 12
+    change = (word ^ word >> 6) & 0x00CC00CC
+    return word ^ change ^ change << 6
+
+
 # --- in kernels: words of 16 rows -------------------------------------------------------------------
 
 
@@ -106,6 +122,58 @@ def combine(record: Record, *parts: list[Value]) -> list[Value]:
     for other in parts[1:]:
         words = [record.b.or_(a, b) for a, b in zip(words, other, strict=True)]
     return words
+
+
+def look_up(record: Record, table: Sequence[int], words: Sequence[Value]) -> list[Value]:
+    """Emit words of the bytes of a table at given indices.
+
+    Parameters
+    ----------
+    record : Record
+        Receives the code.
+    table : sequence of int
+        16 bytes.
+    words : sequence of Value
+        Words of indices from 0 to 15.
+    """
+    b = record.b
+    return [b.bitcast(look_up_bytes(b, table, b.bitcast(word, _BYTES)), INTS) for word in words]
+
+
+def look_up_bytes(b: Builder, table: Sequence[int], indices: Value) -> Value:
+    """Emit the bytes of a table at 16 or 64 indices from 0 to 15."""
+    if IS_ARM:
+        return _in_parts(b, "llvm.aarch64.neon.tbl1.v16i8", table, indices, 16)
+    for feature, name, n in _SHUFFLES:
+        if feature in features() and n <= indices.type.count:
+            return _in_parts(b, name, table, indices, n)
+
+    kind = indices.type
+    found = [constant(kind, byte) for byte in table]  # of which each bit of an index selects one half
+    for bit in range(4):
+        is_set = b.icmp_unsigned("!=", b.and_(indices, constant(kind, 1 << bit)), constant(kind, 0))
+        found = [b.select(is_set, odd, even) for even, odd in zip(found[::2], found[1::2], strict=True)]
+    return found[0]
+
+
+_SHUFFLES = (  # an instruction for n bytes: the feature, its name, n
+    ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 64),
+    ("avx2", "llvm.x86.avx2.pshuf.b", 32),
+    ("ssse3", "llvm.x86.ssse3.pshuf.b.128", 16),
+)
+
+
+def _in_parts(b: Builder, name: str, table: Sequence[int], indices: Value, n: int) -> Value:
+    """Emit look-ups with an instruction for ``n`` indices."""
+    kind = ir.VectorType(I8, n)
+    bytes_at = ir.Constant(kind, [*table] * (n // 16))
+    parts = [
+        emit.call(b, name, kind, [bytes_at, emit.take(b, indices, list(range(first, first + n)))])
+        for first in range(0, indices.type.count, n)
+    ]
+    while len(parts) > 1:
+        parts = [emit.join(b, *pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
 
 
 def _shift(record: Record, word: Value, n: int) -> Value:

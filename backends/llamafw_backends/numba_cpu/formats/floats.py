@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, Builder, Value, address
+from llamafw_backends.numba_cpu.emit import FLOATS, Builder, Value, address
 from llamafw_backends.numba_cpu.isa import DotProducts
 from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, read_u16, store_f32, write_u16
 from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, Format, Record
@@ -24,16 +24,17 @@ class _FloatFormat(Format):
         raise NotImplementedError
 
     def multiply(
-        self, record: Record, dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Value]
-    ) -> list[Value]:
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
         """Emit Σ w·x, one column after the other."""
-        b, results = record.b, list(sums)
+        b, results = records[0].b, [list(totals) for totals in sums]
         for column in range(self.columns):
-            weights = self.load(b, address(b, record.words, column * self.word_bytes // self.columns))
-            results = [
-                emit.fma(b, weights, emit.load_splat(b, address(b, token, 4 * column), F32), total)
-                for token, total in zip(tokens, results, strict=True)
-            ]
+            place = column * self.word_bytes // self.columns
+            weights = [self.load(b, address(b, record.words, place)) for record in records]
+            for i, token in enumerate(tokens):
+                x = records[0].activation(token, column)
+                for tile, weight in enumerate(weights):
+                    results[tile][i] = emit.fma(b, weight, x, results[tile][i])
         return results
 
 

@@ -69,10 +69,12 @@ class ArchitectureConformance(Conformance):
             tensor = model.tensors[name]
             others = {other: value for other, value in model.tensors.items() if other != name}
             narrower = replace(tensor, shape=(*tensor.shape[:-1], tensor.shape[-1] - 1))
+            flatter = replace(tensor, shape=tensor.shape[:-1])
             deeper = replace(tensor, shape=(*tensor.shape, 2))
             for damage, tensors in (
                 ("is missing", others),
                 ("is one column short", others | {name: narrower}),
+                ("has one dimension less", others | {name: flatter}),
                 ("has one more dimension", others | {name: deeper}),
             ):
                 damaged = replace(model, tensors=MappingProxyType(tensors))

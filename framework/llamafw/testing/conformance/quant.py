@@ -1,9 +1,14 @@
-"""The rules for tensor types: exact weights, independent blocks, any shape; data of the wrong size is an error."""
+"""The rules for tensor types: exact weights, independent blocks, any shape; data of the wrong size is an error.
+
+What a type has for backends computes with the same exact weights.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from llamafw.errors import ModelError
-from llamafw.interfaces import Quant
+from llamafw.interfaces import Backend, BackendContext, Quant
 from llamafw.testing.conformance.base import ProtocolConformance, assert_identical
+from llamafw.testing.quant_kernels import OpenBackend, check_products, check_rows
 from llamafw.types import Bytes, Floats
 
 NUMPY_TYPES = {"F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # ggml's types that numpy has
@@ -132,7 +138,39 @@ class QuantConformance(ProtocolConformance):
                 raise AssertionError(f"{n_bytes} bytes for shape {shape} raise {error!r}, not ModelError") from error
             raise AssertionError(f"{n_bytes} bytes are accepted for the shape {shape}")
 
+    # --- backends that the type has something for
+
+    def test_backends_read_exact_weights(self) -> None:
+        """A backend that the type has something for reads the weights of `dequantize`, bit for bit."""
+        for name, open_backend in self.backends():
+            with reported(name):
+                check_rows(self.quant, self.registry("quant"), self.blocks, open_backend)
+
+    def test_backends_multiply_with_exact_weights(self) -> None:
+        """A backend that the type has something for multiplies with the weights of `dequantize`, not with rounded ones.
+
+        If a backend has variants for this machine, each of them does; if it is exact, they give the same bits.
+        """
+        first: dict[str, Floats] = {}
+        for name, open_backend in self.backends():
+            with reported(name):
+                products = check_products(self.quant, self.registry("quant"), self.blocks, open_backend)
+                backend = name.partition(" ")[0]
+                assert_identical(products, first.setdefault(backend, products), "the products and those of the first")
+
     # --- helpers
+
+    def backends(self) -> Iterator[tuple[str, OpenBackend]]:
+        """Yield each backend that the type has something for, once for each of its variants; skip if there is none."""
+        factories = self.registry("backend")
+        names = [name for name in getattr(self.quant, "backends", {}) if name in factories]
+        if not names:
+            pytest.skip("the type has nothing for an installed backend, so weights are unpacked by `dequantize`")
+        for name in names:
+            variants: Sequence[Mapping[str, str]] = getattr(factories[name], "variants", lambda: ({},))()
+            for variables in variants:
+                label = " ".join([name, *(f"with {key}={value}" for key, value in variables.items())])
+                yield label, partial(opened, factories[name], variables)
 
     def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
         """Yield the tensor type."""
@@ -158,3 +196,24 @@ class QuantConformance(ProtocolConformance):
         """Return the weights in ``data``."""
         with np.errstate(all="ignore"):
             return self.quant.dequantize(data, shape)
+
+
+@contextmanager
+def opened(
+    factory: Callable[[BackendContext], Backend], variables: Mapping[str, str], context: BackendContext
+) -> Iterator[Backend]:
+    """Open a backend while environment variables have some values; close it at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        with closing(factory(context)) as backend:
+            yield backend
+
+
+@contextmanager
+def reported(name: str) -> Iterator[None]:
+    """Begin the message of a failed check with the backend that broke the rule."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}") from error

@@ -15,7 +15,7 @@ from llamafw.interfaces import Tokenizer
 from llamafw.testing import vocabularies
 from llamafw.testing.conformance.base import ProtocolConformance
 
-VOCABULARIES = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm}
+VOCABULARIES = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm, "gemma4": vocabularies.gemma4}
 TEXTS = (
     "",
     "Hello",
@@ -37,7 +37,7 @@ ALPHABET = "aeiou tnrs THE.,'\"\n\t0123é世😀\u0301\u00a0"
 
 
 class TokenizerConformance(ProtocolConformance):
-    """Subclass it, give the ``name``, and ``metadata`` unless it is ``gpt2`` or ``llama``.
+    """Subclass it, give the ``name``, and ``metadata`` unless it is ``gpt2``, ``llama`` or ``gemma4``.
 
     Attributes
     ----------
