@@ -53,7 +53,9 @@ class NumpyBackend:
         self.weight_bytes = 4 * sum(int(np.prod(tensor.shape)) for tensor in context.model.tensors.values())
         for kind in (options.cache_type_k, options.cache_type_v):
             if kind not in CACHE_TYPES:
-                raise SettingsError(f"the numpy backend stores keys and values as {' or '.join(CACHE_TYPES)}, not {kind}")
+                raise SettingsError(
+                    f"the numpy backend stores keys and values as {' or '.join(CACHE_TYPES)}, not {kind}"
+                )
         types = CACHE_TYPES[options.cache_type_k], CACHE_TYPES[options.cache_type_v]
         self.texts = [g.TextState(graph, self.n_ctx, np.float32, types) for _ in range(self.n_slots)]
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
+import numpy.typing as npt
 
 from llamafw import BackendContext, BackendOptions, Floats
 from llamafw.graph import Graph
@@ -89,13 +88,13 @@ def cached_keys(backend: Any, number: int = 0) -> Floats:
 
 def cached_values(backend: Any, number: int = 0) -> npt.NDArray[np.uint8]:
     """Return the values of a cache in the layout of files, ``(n_slots, n_head, n_positions, n_bytes)``."""
-    cache, n_scales = backend._kv.caches[number], backend._kv.types[1].n_scales
+    arrays, n_scales = backend._kv.caches[number], backend._kv.types[1].n_scales
+    rows: npt.NDArray[np.uint8] = arrays.rows
     if not n_scales:
-        return cache.rows
-    scales = cache.value_scales.swapaxes(3, 4).copy().view(np.uint8)  # (n_slots, n_head, n_blocks, 16, n_bytes)
-    shape = *cache.rows.shape[:3], -1
-    parts = scales.reshape(*shape, 2 * n_scales), cache.rows.reshape(*shape, cache.rows.shape[3] // (scales.shape[4] // (2 * n_scales)))
-    return np.concatenate(parts, axis=-1).reshape(shape)
+        return rows
+    shape = *rows.shape[:3], -1
+    scales = arrays.value_scales.swapaxes(3, 4).copy().view(np.uint8).reshape(*shape, 2 * n_scales)
+    return np.concatenate([scales, rows.reshape(*scales.shape[:4], -1)], axis=-1).reshape(shape)
 
 
 def fill_with_nan(backend: Any) -> None:
@@ -106,7 +105,7 @@ def fill_with_nan(backend: Any) -> None:
     backend._scratch.view(scratch, (backend._pool.n_threads * stride // 4,), np.float32)[...] = np.nan
     backend._logits[...] = np.nan
     backend._hidden[...] = np.nan
-    for cache in backend._kv.caches:
-        for part in (*cache.by_lane, cache.rows):
+    for arrays in backend._kv.caches:
+        for part in (*arrays.by_lane, arrays.rows):
             part[...] = np.iinfo(part.dtype).max  # NaN in each floating-point type
     backend._states._states.view(np.float32)[...] = np.nan

@@ -2,7 +2,8 @@
 
 A row is one query head of one token. Keys are stored in blocks of 16 positions, which are tiles of 16 rows: a vector
 holds the same element of 16 keys. Values are stored position by position, (n_ctx, value_size); latent values are the
-first numbers of the keys, and are not stored again (MLA, arXiv:2405.04434). `cache_types` has the types of both.
+first numbers of the keys, and are not stored again (MLA, arXiv:2405.04434). `cache_types` has the types of both. Keys
+that are quantised are multiplied as bytes; queries become records of activations (see `isa`).
 
 The result of a row at position p depends only on the positions that it sees: 0 … p, or the last ones of a window.
 Scores are summed over the elements of the head in order. The maximum, the sum of exponentials and the weighted sum of
@@ -22,6 +23,7 @@ from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_s
 from llamafw_backends.numba_cpu.cache import ANY_ISA
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType, store_key, store_value
 from llamafw_backends.numba_cpu.elementwise import quantize
+from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES, InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, rounding_at, row_at, row_op_at
@@ -185,8 +187,9 @@ def _store_queries(
 ) -> None:
     """Compute the rest of a token's query head, and store it, multiplied by the scale.
 
-    It becomes column ``row`` of (size, n_rows) float32 at ``to``; if ``scaled`` is not 0, it is stored there instead,
-    (size,) float32, and becomes column ``row`` of (size / 32, n_rows) records at ``to``.
+    It becomes column ``row`` of (size, n_rows) float32 at ``to``. For quantised keys, ``scaled`` is the address of a
+    buffer of ``size`` float32, otherwise 0; the query is rotated like the keys (see `hadamard`), and becomes column
+    ``row`` of (size / 32, n_rows) records at ``to``.
     """
     q = row_at(p, r.q, r.q_stride, r.q_mode, token, thread, p.n_tokens == 1) + head * 4 * size
     _apply_ops(plan, r.q_ops, r.n_q_ops, q, token, size)
@@ -199,6 +202,7 @@ def _store_queries(
         return
     for d in range(0, 4 * size, 64):
         store(mul(load(q + d), splat(factor)), scaled + d)
+    rotate(scaled, size, scaled)
     for i in range(size // 32):
         quantize(scaled + 128 * i, to + RECORD_BYTES * (i * n_rows + row))
 
@@ -234,7 +238,7 @@ def _attention(
     parts = n_rep // heads
     stored_size = 0 if latent else value_size  # of values
     n_sums = value_size * (sum_rows(heads) if latent else max_rows)
-    is_quantised = CACHE_TYPES[keys].n_scales > 0
+    is_quantised, has_rotated_values = CACHE_TYPES[keys].n_scales > 0, CACHE_TYPES[values].n_scales > 0
 
     def attention(plan: int, record: int, thread: int) -> int:
         p, r = plan_at(plan), attention_at(record)
@@ -337,6 +341,8 @@ def _attention(
                     inverse = splat(load_f32(scratch + 4 * row))
                     for j in range(0, 4 * value_size, 64):
                         store(mul(load(sums + 4 * value_size * row + j), inverse), out + j)
+                    if has_rotated_values:
+                        rotate(out, value_size, out)
             next_item -= n_items
         return 0
 

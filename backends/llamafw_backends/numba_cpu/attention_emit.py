@@ -81,17 +81,17 @@ def _emit_products(
         return new_sums
 
     def add_record(i: Value, sums: list[Value]) -> list[Value]:
-        query, new_sums = b.add(queries, b.mul(i, constant(I64, RECORD_BYTES * n_rows))), list(sums)
-        rows = [address(b, query, RECORD_BYTES * r) for r in range(n_rows)]
-        for k, block in enumerate(blocks):
+        query = b.add(queries, b.mul(i, constant(I64, RECORD_BYTES * n_rows)))
+        rows, records = [address(b, query, RECORD_BYTES * r) for r in range(n_rows)], []
+        for block in blocks:
             words = b.add(block, b.mul(i, constant(I64, tile.word_bytes)))
             scales = address(b, block, size // COLUMNS * tile.word_bytes)
             scales = b.add(scales, b.mul(i, constant(I64, tile.scale_bytes)))
-            record = Record(b, words, scales, constant(I64, 0))
+            records.append(Record(b, words, scales, constant(I64, 0), n_rows))
             for line in range(0, tile.word_bytes, 64):
                 emit.prefetch(b, address(b, words, _BYTES_AHEAD + line))
-            new_sums[k::n] = tile.multiply(record, INSTRUCTION_SETS[isa], rows, sums[k::n])
-        return new_sums
+        products = tile.multiply(records, INSTRUCTION_SETS[isa], rows, [sums[k::n] for k in range(n)])
+        return [products[k][r] for r in range(n_rows) for k in range(n)]
 
     zeros = [constant(FLOATS, 0.0)] * (n_rows * n)
     if isinstance(tile, QuantFormat):

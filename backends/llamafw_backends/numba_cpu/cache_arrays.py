@@ -75,16 +75,12 @@ class CacheShape:
 
     def allocate(self, arena: Arena) -> CacheArrays:
         """Return arrays in the memory of ``arena``."""
-        blocks, rows, scales = (
-            arena.view(arena.allocate(math.prod(shape)), shape, np.uint8) for shape in self.shapes
-        )
+        blocks, rows, scales = (arena.view(arena.allocate(math.prod(shape)), shape, np.uint8) for shape in self.shapes)
         tile, size = self.keys.format, self.layout.key_size
         end = size // tile.columns * tile.word_bytes
         word_bytes = 4 if self.keys.n_scales else self.keys.row_bytes(LANES) // LANES
         key_scales = blocks[..., end : end + size // tile.block_size * tile.scale_bytes]
-        return CacheArrays(
-            _by_lane(blocks[..., :end], word_bytes), _by_lane(key_scales, 2), rows, _by_lane(scales, 2)
-        )
+        return CacheArrays(_by_lane(blocks[..., :end], word_bytes), _by_lane(key_scales, 2), rows, _by_lane(scales, 2))
 
 
 def _by_lane(blocks: Array, n_bytes: int) -> Array:

@@ -6,6 +6,8 @@ Each function is compiled by Numba and reads ``x``, the address of 16 or 32 floa
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 
@@ -79,12 +81,12 @@ fifth_bits = operation(i64, (ints, ints), _fifth_bits)
 
 
 @jit
-def _inverse(d: float) -> float:
+def _inverse(d: Any) -> Any:
     return np.float32(1.0) / d if d != np.float32(0.0) else np.float32(0.0)
 
 
 @jit
-def _farthest(x: int) -> float:
+def _farthest(x: int) -> Any:
     """Return the number farthest from zero, the first of several."""
     farthest = np.float32(0.0)
     for i in range(0, 128, 4):

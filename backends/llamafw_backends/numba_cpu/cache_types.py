@@ -19,6 +19,7 @@ from llamafw_backends.numba_cpu.emit import BYTES, FLOATS, I32, INTS, Builder, V
 from llamafw_backends.numba_cpu.formats import FORMATS
 from llamafw_backends.numba_cpu.formats.bits import look_up_bytes
 from llamafw_backends.numba_cpu.formats.iq4_nl import NUMBERS
+from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.simd import call_address, read_u16, read_u32, write_u16, write_u32
 from llamafw_backends.numba_cpu.tiles import Format
@@ -84,7 +85,7 @@ _call_round, _call_pack = call_address(2), call_address(4)
 
 @jit
 def store_key(r: Any, x: int, size: int, block: int, lane: int, scratch: int) -> None:
-    """Round a key and write it into a lane of a block of keys.
+    """Round a key, rotated if the type has scales (see `hadamard`), and write it into a lane of a block of keys.
 
     Parameters
     ----------
@@ -95,8 +96,11 @@ def store_key(r: Any, x: int, size: int, block: int, lane: int, scratch: int) ->
     block, lane : int
         Address of the block, and the key's lane.
     scratch : int
-        Address of 64 bytes that may be overwritten.
+        Address of 64 + 4 · size bytes that may be overwritten.
     """
+    if r.n_scales > 0:
+        rotate(x, size, scratch + 64)
+        x = scratch + 64
     words, scales = block, block + r.scales
     for i in range(0, size, r.columns):
         _call_round(r.round, x + 4 * i, scratch)
@@ -108,11 +112,14 @@ def store_key(r: Any, x: int, size: int, block: int, lane: int, scratch: int) ->
 
 @jit
 def store_value(r: Any, x: int, size: int, row: int, scales: int, lane: int, scratch: int) -> None:
-    """Round a value and write it into a row, and its scales into a lane; see `store_key`.
+    """Round a value like a key, and write it into a row, and its scales into a lane; see `store_key`.
 
     ``scales`` is the address of the scales of 16 positions: the scale and the minimum of the first numbers, of the next
     ones …
     """
+    if r.n_scales > 0:
+        rotate(x, size, scratch + 64)
+        x = scratch + 64
     for i in range(0, size, r.columns):
         _call_round(r.round, x + 4 * i, scratch)
         for j in range(r.n_scales):
@@ -126,9 +133,16 @@ def store_value(r: Any, x: int, size: int, row: int, scales: int, lane: int, scr
 # --- loading values in kernels --------------------------------------------------------------------------
 
 
-def _load_floats(b: Builder, row: Value, i: int, *, name: str) -> Value:
-    kind = FORMATS[name]
-    return kind.load(b, address(b, row, i * emit.LANES * kind.block_bytes // kind.block_size))
+def _load_f32(b: Builder, row: Value, i: int) -> Value:
+    return emit.load(b, address(b, row, 4 * emit.LANES * i), FLOATS)
+
+
+def _load_f16(b: Builder, row: Value, i: int) -> Value:
+    return emit.load_half(b, address(b, row, 2 * emit.LANES * i))
+
+
+def _load_bf16(b: Builder, row: Value, i: int) -> Value:
+    return emit.load_brain(b, address(b, row, 2 * emit.LANES * i))
 
 
 def _load_q8_0(b: Builder, row: Value, i: int) -> Value:
@@ -162,9 +176,9 @@ _FROM_0, _FROM_8 = range(16), range(-8, 8)
 CACHE_TYPES = {
     one.name: one
     for one in (
-        CacheType("f32", 16, 0, cache_rounding.to_f32, partial(_load_floats, name="F32")),
-        CacheType("f16", 16, 0, cache_rounding.to_f16, partial(_load_floats, name="F16")),
-        CacheType("bf16", 16, 0, cache_rounding.to_bf16, partial(_load_floats, name="BF16")),
+        CacheType("f32", 16, 0, cache_rounding.to_f32, _load_f32),
+        CacheType("f16", 16, 0, cache_rounding.to_f16, _load_f16),
+        CacheType("bf16", 16, 0, cache_rounding.to_bf16, _load_bf16),
         CacheType("q8_0", 32, 1, cache_rounding.to_q8_0, _load_q8_0),
         CacheType("q5_1", 32, 2, cache_rounding.to_q5_1, partial(_load_five_bits, offset=0)),
         CacheType("q5_0", 32, 1, cache_rounding.to_q5_0, partial(_load_five_bits, offset=16)),

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType, store_key
-from llamafw_backends.numba_cpu.emit import FLOATS, I64, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.emit import I64, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.hadamard import rotate as transform
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import I, accessor, address_of, named, new_records, rounding_at
 from llamafw_backends.numba_cpu.simd import load_f32, load_i64, specialised, store_f32
@@ -23,7 +24,7 @@ _ROTATION = np.dtype(
         *named(I, "keys block_bytes"),  # blocks of 16 keys
         *named(I, "begin end"),  # positions
         *named(I, "pairs n_pairs"),  # _PAIR
-        *named(I, "block key scratch"),  # buffers: (size, 16) and (size,) float32; 64 bytes
+        *named(I, "block key scratch"),  # buffers: (size, 16) and (size,) float32; see `store_key`
     ]
 )
 """The arguments of the kernel that rotates keys."""
@@ -85,6 +86,8 @@ def build(compiler: KernelCompiler, kind: CacheType, size: int) -> Callable[[int
 
 
 def _rotate(size: int, kind: str) -> Callable[[int], int]:
+    is_transformed = CACHE_TYPES[kind].n_scales > 0
+
     def rotate(record: int) -> int:
         r = _rotation_at(record)
         for number in range(r.begin // 16, (r.end + 15) // 16):
@@ -93,6 +96,8 @@ def _rotate(size: int, kind: str) -> Callable[[int], int]:
             for lane in range(max(r.begin - first, 0), min(r.end - first, 16)):
                 for i in range(size):
                     store_f32(load_f32(r.block + 64 * i + 4 * lane), r.key + 4 * i)
+                if is_transformed:
+                    transform(r.key, size, r.key)
                 for i in range(r.n_pairs):
                     pair = r.pairs + i * _PAIR_BYTES
                     a, b = r.key + 4 * load_i64(pair), r.key + 4 * load_i64(pair + 8)
@@ -110,7 +115,7 @@ class KeyRotator:
 
     def __init__(self, compiler: KernelCompiler, kind: CacheType, size: int, rounding: int) -> None:
         self._kernel, self._size = build(compiler, kind, size), size
-        self._buffers = np.zeros(17 * size + 16, np.float32)
+        self._buffers = np.zeros(18 * size + 16, np.float32)
         self._record, block = new_records(_ROTATION), int(self._buffers.ctypes.data)
         fields = {
             "rounding": rounding,

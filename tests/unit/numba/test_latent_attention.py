@@ -52,7 +52,7 @@ def test_long_contexts_match_float64(path: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [None, with_windows])
-@pytest.mark.parametrize("kind", ["f16", "f32"])
+@pytest.mark.parametrize("kind", ["f16", "bf16", "f32"])
 def test_bits_do_not_depend_on_batches(path: Path, kind: str, change: Any) -> None:
     options = {"n_ctx": 1200, "n_slots": 3, "cache_type_k": kind, "change": change}
     with open_backend(path, n_ubatch=300, **options) as single, open_backend(path, n_threads=3, **options) as threaded:

@@ -13,6 +13,7 @@ import llamafw.graph as g
 from checkpoints import all_checkpoints, write
 from llamafw import Floats, LlamafwError, RequestError
 from llamafw.testing.batches import batch
+from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
 from support.numba_backend import fill_with_nan, open_backend
@@ -124,6 +125,30 @@ def test_any_window_gives_the_bits_of_whole_caches(open_model: Open, windows: An
     assert {ring.window for ring in backend._kv.rings} == {window for window, _ in windows if window is not None}
     np.testing.assert_array_equal(evaluate(backend, 0, N_TOKENS), expected)
     np.testing.assert_array_equal(in_batches(backend, [1, 17, 30, 150], slot=1), expected)
+
+
+@pytest.mark.parametrize("types", [("q8_0", "q4_1"), ("q4_0", "q5_0"), ("bf16", "iq4_nl")], ids="/".join)
+def test_quantised_windows_have_the_bits_of_whole_caches(types: tuple[str, str], tmp_path: Path) -> None:
+    sizes = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": 32}
+    path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=2, **sizes)
+    options: dict[str, Any] = {"n_ctx": N_CTX, "n_ubatch": N_UBATCH, "cache_type_k": types[0], "cache_type_v": types[1]}
+    options["change"] = with_windows((100, "sliding"), (40, "chunked"))
+    with open_backend(path, swa_full=True, **options) as backend:
+        fill_with_nan(backend)
+        expected = evaluate(backend, 0, N_TOKENS)
+
+    with open_backend(path, **options) as backend:
+        assert len(backend._kv.rings) == 2
+        fill_with_nan(backend)
+        np.testing.assert_array_equal(in_batches(backend, [1, 17, 30, 150]), expected)
+        backend.truncate(0, 0)
+        np.testing.assert_array_equal(evaluate(backend, 0, 231), expected[:231])
+        backend.take_snapshot(0)
+        evaluate(backend, 231, N_TOKENS)
+        assert backend.truncate(0, 240) == 231  # the ring is restored from the snapshot
+        np.testing.assert_array_equal(evaluate(backend, 231, N_TOKENS), expected[231:])
+        backend.restore(1, 390, backend.save(0, 390))
+        np.testing.assert_array_equal(evaluate(backend, 390, N_TOKENS, slot=1), expected[390:])
 
 
 def test_caches_keep_a_window_and_a_ubatch(open_model: Open) -> None:
