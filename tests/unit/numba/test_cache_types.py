@@ -53,7 +53,7 @@ PAIRS = [(name, name) for name in CACHE_TYPES] + [("q8_0", "f32"), ("f16", "q8_0
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sizes = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": SIZE}
+    sizes: dict[str, Any] = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": SIZE}
     return write_tiny_gguf(tmp_path_factory.mktemp("model") / "m.gguf", types="Q8_0", n_layer=1, **sizes)
 
 
@@ -62,7 +62,8 @@ def transform() -> Array:
     matrix = np.ones((1, 1))
     while len(matrix) < SIZE:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix / np.sqrt(SIZE)
+    orthogonal: Array = matrix / np.sqrt(SIZE)
+    return orthogonal
 
 
 def rounded(x: npt.NDArray[np.floating], name: str) -> npt.NDArray[np.uint8]:
@@ -153,7 +154,7 @@ def test_rotation_is_orthogonal_and_its_own_inverse(size: int) -> None:
 
 @pytest.mark.parametrize("name", CACHE_TYPES)
 def test_cache_has_rounded_keys_and_values(model: Path, name: str) -> None:
-    """In the first layer, keys and values do not depend on the types; a rotation may move one over the end of a step."""
+    """In the first layer, keys and values do not depend on the types; rotated ones may be rounded to the next step."""
     n = len(TOKENS)
     with open_backend(model, n_ctx=96, cache_type_k="f32", cache_type_v="f32") as backend:
         logits(backend, TOKENS)
@@ -202,7 +203,7 @@ def test_logits_match_float64_with_the_same_rounding(model: Path, keys: str, val
 
 @pytest.mark.parametrize("name", QUANTISED)
 def test_logits_do_not_depend_on_batches_slots_and_threads(model: Path, name: str) -> None:
-    types = {"cache_type_k": name, "cache_type_v": name}
+    types: dict[str, Any] = {"cache_type_k": name, "cache_type_v": name}
     with open_backend(model, n_ctx=96, **types) as backend:
         expected = logits(backend, TOKENS, [1] * len(TOKENS))
 

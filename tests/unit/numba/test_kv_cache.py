@@ -32,7 +32,7 @@ TYPES = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sizes = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": 32}
+    sizes: dict[str, Any] = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": 32}
     return write_tiny_gguf(tmp_path_factory.mktemp("model") / "m.gguf", types="Q8_0", n_layer=2, **sizes)
 
 

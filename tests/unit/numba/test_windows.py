@@ -129,7 +129,7 @@ def test_any_window_gives_the_bits_of_whole_caches(open_model: Open, windows: An
 
 @pytest.mark.parametrize("types", [("q8_0", "q4_1"), ("q4_0", "q5_0"), ("bf16", "iq4_nl")], ids="/".join)
 def test_quantised_windows_have_the_bits_of_whole_caches(types: tuple[str, str], tmp_path: Path) -> None:
-    sizes = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": 32}
+    sizes: dict[str, Any] = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": 32}
     path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=2, **sizes)
     options: dict[str, Any] = {"n_ctx": N_CTX, "n_ubatch": N_UBATCH, "cache_type_k": types[0], "cache_type_v": types[1]}
     options["change"] = with_windows((100, "sliding"), (40, "chunked"))
