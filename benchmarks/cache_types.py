@@ -3,9 +3,9 @@
 For each pair of types: the Kullback-Leibler divergence of the next token's distribution from that with a cache of
 float32, averaged over the tokens of a text, its 99th percentile, and how often the likeliest token is the same.
 
-Run it from the repository's root:
+Run it from the repository's root::
 
-    python -m benchmarks.cache_types [-m model.gguf] [-n 2048] [FILE …]
+    python benchmarks/cache_types.py [-m model.gguf] [-n 4096] [-t q8_0/q8_0,q8_0/q4_0] [FILE …]
 """
 
 from __future__ import annotations
