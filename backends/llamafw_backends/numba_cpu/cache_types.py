@@ -17,11 +17,11 @@ from llamafw_backends.numba_cpu import cache_rounding, emit
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.emit import BYTES, FLOATS, I32, INTS, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.formats import FORMATS
-from llamafw_backends.numba_cpu.formats.bits import look_up_bytes
 from llamafw_backends.numba_cpu.formats.iq4_nl import NUMBERS
 from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.simd import call_address, read_u16, read_u32, write_u16, write_u32
+from llamafw_backends.numba_cpu.tables import look_up_floats
 from llamafw_backends.numba_cpu.tiles import Format
 
 
@@ -154,11 +154,9 @@ def _load_nibbles(b: Builder, row: Value, i: int, *, table: Sequence[int]) -> Va
     quants = b.zext(emit.load(b, address(b, row, i // 2 * emit.LANES), BYTES), INTS)
     if i % 2:
         quants = b.lshr(quants, constant(INTS, 4))
-    if "avx512f" in features():  # which ignores the other bits of an index
-        numbers = ir.Constant(FLOATS, [float(number) for number in table])
-        return emit.call(b, "llvm.x86.avx512.permvar.sf.512", FLOATS, [numbers, quants])
-    indices = b.trunc(b.and_(quants, constant(INTS, 15)), BYTES)
-    return emit.to_float(b, b.sext(look_up_bytes(b, table, indices), INTS))
+    if "avx512f" in features() or not isinstance(table, range):
+        return look_up_floats(b, table, quants)
+    return emit.to_float(b, b.add(b.and_(quants, constant(INTS, 15)), constant(INTS, table[0])))
 
 
 def _load_five_bits(b: Builder, row: Value, i: int, *, offset: int) -> Value:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,12 +18,13 @@ from llamafw.testing.batches import batch, logits
 from llamafw.testing.reference import Array, Reference
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw.types.backend_options import CacheType as CacheTypeName
-from llamafw_backends.numba_cpu import hadamard
+from llamafw_backends.numba_cpu import cache_types, cpu, emit, hadamard, tables
 from llamafw_backends.numba_cpu.backend import NumbaBackend
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType
 from llamafw_backends.numba_cpu.formats.iq4_nl import NUMBERS
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.simd import i64, operation, void
 from support.numba_backend import cached_keys, cached_values, fill_with_nan, make_context, open_backend
 
 Floats = npt.NDArray[np.float32]
@@ -132,6 +134,34 @@ def test_numbers_that_are_not_finite_fill_their_block_only(name: str) -> None:
     x = np.ones((3, 32), np.float32)
     x[0], x[1, 4], x[1, 5] = np.nan, np.inf, -np.inf
     np.testing.assert_array_equal(round_blocks(kind, x)[2:], rounded(x[2:], name))
+
+
+@pytest.mark.parametrize("features", [{"avx512f", "avx2"}, {"avx2"}, set()], ids=str)
+@pytest.mark.parametrize("kind", CACHE_TYPES.values(), ids=CACHE_TYPES)
+def test_values_are_loaded_with_any_instruction(
+    kind: CacheType, features: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not features <= cpu.features():
+        pytest.skip("the processor does not have these instructions")
+    for module in (cache_types, tables):
+        monkeypatch.setattr(module, "features", lambda: frozenset(features))
+
+    def emit_row(b: Any, row: Any, out: Any) -> None:
+        for i in range(4):
+            emit.store(b, kind.load(b, row, i), emit.address(b, out, 64 * i))
+
+    load_row = operation(void, (i64, i64), emit_row)
+    kernel = numba.cfunc(void(i64, i64))(lambda row, out: load_row(row, out)).ctypes
+    x = np.random.default_rng(2).standard_normal((64 // kind.columns, kind.columns)).astype(np.float32)
+    blocks, numbers = round_blocks(kind, x), np.empty(64, np.float32)
+    scales = blocks[:, : 2 * kind.n_scales].copy().view(np.float16).astype(np.float32)
+    row = blocks[:, 2 * kind.n_scales :].copy()
+    kernel(row.ctypes.data, numbers.ctypes.data)
+
+    values = numbers.reshape(x.shape)
+    if kind.n_scales:
+        values = values * scales[:, :1] + (scales[:, 1:] if kind.n_scales == 2 else 0)
+    np.testing.assert_array_equal(values, exact(x, kind.name))
 
 
 @pytest.mark.parametrize("size", [32, 48, 64, 96, 128])

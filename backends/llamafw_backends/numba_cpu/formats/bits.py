@@ -137,21 +137,20 @@ def look_up(record: Record, table: Sequence[int], words: Sequence[Value]) -> lis
         Words of indices from 0 to 15.
     """
     b = record.b
-    return [b.bitcast(look_up_bytes(b, table, b.bitcast(word, _BYTES)), INTS) for word in words]
+    return [b.bitcast(_look_up(b, table, b.bitcast(word, _BYTES)), INTS) for word in words]
 
 
-def look_up_bytes(b: Builder, table: Sequence[int], indices: Value) -> Value:
-    """Emit the bytes of a table at 16 or 64 indices from 0 to 15."""
+def _look_up(b: Builder, table: Sequence[int], indices: Value) -> Value:
+    """Emit the bytes of a table at 64 indices."""
     if IS_ARM:
         return _in_parts(b, "llvm.aarch64.neon.tbl1.v16i8", table, indices, 16)
     for feature, name, n in _SHUFFLES:
-        if feature in features() and n <= indices.type.count:
+        if feature in features():
             return _in_parts(b, name, table, indices, n)
 
-    kind = indices.type
-    found = [constant(kind, byte) for byte in table]  # of which each bit of an index selects one half
+    found = [constant(_BYTES, byte) for byte in table]  # of which each bit of an index selects one half
     for bit in range(4):
-        is_set = b.icmp_unsigned("!=", b.and_(indices, constant(kind, 1 << bit)), constant(kind, 0))
+        is_set = b.icmp_unsigned("!=", b.and_(indices, constant(_BYTES, 1 << bit)), constant(_BYTES, 0))
         found = [b.select(is_set, odd, even) for even, odd in zip(found[::2], found[1::2], strict=True)]
     return found[0]
 
@@ -164,12 +163,12 @@ _SHUFFLES = (  # an instruction for n bytes: the feature, its name, n
 
 
 def _in_parts(b: Builder, name: str, table: Sequence[int], indices: Value, n: int) -> Value:
-    """Emit look-ups with an instruction for ``n`` indices."""
+    """Emit look-ups of 64 indices with an instruction for ``n``."""
     kind = ir.VectorType(I8, n)
     bytes_at = ir.Constant(kind, [*table] * (n // 16))
     parts = [
         emit.call(b, name, kind, [bytes_at, emit.take(b, indices, list(range(first, first + n)))])
-        for first in range(0, indices.type.count, n)
+        for first in range(0, 64, n)
     ]
     while len(parts) > 1:
         parts = [emit.join(b, *pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
