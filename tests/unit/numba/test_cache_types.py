@@ -219,6 +219,7 @@ class RoundedReference(Reference):
         return exact(x @ rotation, name) @ rotation
 
 
+@pytest.mark.inventory("C-041", "C-042")
 @pytest.mark.parametrize(("keys", "values"), PAIRS)
 def test_logits_match_float64_with_the_same_rounding(model: Path, keys: str, values: str) -> None:
     reference = RoundedReference(model)
