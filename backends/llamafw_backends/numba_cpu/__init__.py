@@ -2,7 +2,6 @@
 
 The modules, each of which imports only modules before it:
 cpu (features of the processor), cache (folders of compiled code), kernel_compiler, emit (LLVM IR), isa (dot products),
-<<<<<<< HEAD
 amx, instruction_sets (choice of one), simd (IR as Numba operations), kernel_records, threads, tables (of 16 numbers),
 tiles (how weights are stored and multiplied), formats (tensor types, one per module), kernel_api (for tensor types of
 plugins), matmul, elementwise, token_embedding, row_kernels, row_reductions, phases (rows and products), experts,
