@@ -60,7 +60,8 @@ def check_commands(scripts: Path, folder: Path) -> None:
     for kind in KINDS:
         project = folder / f"new-{kind}"
         run(scripts / "llamafw", "plugin", "new", kind, f"new-{kind}", "--folder", project)
-        (module,) = project.glob("llamafw_*.py")
+        module = project / f"llamafw_new_{kind.replace('-', '_')}.py"
+        assert module.is_file()
         if kind in KINDS_WITH_STATE:  # a class, which only the entry point of an installed package can name
             continue
         assert module.name in run(scripts / "llamafw", "plugins", "--plugin", module)

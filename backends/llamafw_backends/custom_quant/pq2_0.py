@@ -12,23 +12,14 @@ from llamafw_backends.numba_cpu.kernel_api import (
     Record,
     Value,
     copy_halves,
-    jit,
     load_f16,
     read_u8,
     read_u32,
     spread,
     store_f32,
+    transpose_crumbs,
     write_u32,
 )
-
-
-@jit
-def transpose(crumbs: int) -> int:
-    """Return a word of 4 × 4 numbers of 2 bits with rows and columns exchanged: column c of byte r becomes c, r."""
-    t = (crumbs ^ crumbs >> 12) & 0x0000F0F0
-    crumbs ^= t ^ t << 12
-    t = (crumbs ^ crumbs >> 6) & 0x00CC00CC
-    return crumbs ^ t ^ t << 6
 
 
 class PQ2_0(QuantFormat):
@@ -40,7 +31,7 @@ class PQ2_0(QuantFormat):
     @staticmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
         for i in range(8):
-            write_u32(transpose(read_u32(source + 2 + 4 * i)), words + 64 * i + 4 * lane)
+            write_u32(transpose_crumbs(read_u32(source + 2 + 4 * i)), words + 64 * i + 4 * lane)
         copy_halves(source, 1, scales, lane)
 
     @staticmethod

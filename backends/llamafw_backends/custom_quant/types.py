@@ -15,6 +15,7 @@ columns     bytes       digits
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -28,7 +29,7 @@ _BYTES = np.arange(256)[:, None] * 243 // 256
 DIGITS: Bytes = (_BYTES // 3 ** np.arange(4, -1, -1) % 3).astype(np.uint8)  # (256, 5): most significant first
 
 
-class _Ternary:
+class _Ternary(ABC):
     """What both types share."""
 
     name: ClassVar[str]
@@ -45,9 +46,9 @@ class _Ternary:
             weights: Floats = (q - np.float32(1)) * np.ascontiguousarray(d).view("<f2").astype(np.float32)
         return weights.reshape(shape)
 
+    @abstractmethod
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:
         """Return the bytes of d and the numbers q of each block."""
-        raise NotImplementedError
 
 
 class PQ2_0(_Ternary):

@@ -33,6 +33,7 @@ from llamafw_backends.numba_cpu.formats.bits import (
     pack_crumbs,
     pack_nibbles,
     spread,
+    transpose_crumbs,
 )
 from llamafw_backends.numba_cpu.formats.bits import look_up as look_up_bytes
 from llamafw_backends.numba_cpu.isa import DotProducts
@@ -96,6 +97,7 @@ __all__ = [
     "spread",
     "store_f32",
     "to_float",
+    "transpose_crumbs",
     "Value",
     "write_u8",
     "write_u16",

@@ -30,7 +30,7 @@ from llamafw_backends.numba_cpu.tiles import COLUMNS, ROWS, Format
 CHUNK_ROWS = 1024  # rows unpacked at once
 
 Order = tuple[int, ...]
-"""The place in the file of each number of a head. The same order is used for every head."""
+"""How the rows of a head are reordered: for each row, its number in the file. All heads have the same order."""
 
 
 @dataclass(eq=False)

@@ -40,20 +40,7 @@ def write_gguf(
         has this name. 0: one file at ``path``.
     """
     writer = GGUFWriter(path, architecture, split_max_tensors=part_tensors)
-    for key, value in metadata.items():
-        match value:
-            case None:
-                continue
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, list(value))
+    add_metadata(writer, metadata)
 
     for name, (data, type_name) in tensors.items():
         if type_name in UNKNOWN_TYPES:
@@ -69,3 +56,21 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
+    """Add keys and values to a file, with the types that `write_gguf` describes."""
+    for key, value in metadata.items():
+        match value:
+            case None:
+                continue
+            case bool():
+                writer.add_bool(key, value)
+            case int():
+                writer.add_uint32(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case str():
+                writer.add_string(key, value)
+            case _:
+                writer.add_array(key, list(value))

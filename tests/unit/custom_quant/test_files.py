@@ -17,6 +17,7 @@ from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from llamafw.testing import vocabularies
 from llamafw.testing.batches import logits
+from llamafw.testing.gguf_file import add_metadata
 from llamafw_backends.custom_quant.types import PQ2_0, PTQ1_0
 from llamafw_backends.numba_cpu.backend import NumbaBackend
 from support import ternary
@@ -64,19 +65,7 @@ def write(path: Path, type_name: str, keys: dict[str, Any], number: Any = None) 
     ``number`` is that of the type, if the file has another one.
     """
     writer, rng = GGUFWriter(path, "qwen3"), np.random.default_rng(0)
-    for key, value in {**METADATA, **keys}.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, value)
-
+    add_metadata(writer, {**METADATA, **keys})
     type_id, pack = WRITERS[type_name]
     for name, shape in matrices().items():
         codes, scales = ternary.random_codes(rng, shape[0] * shape[1] // ternary.BLOCK, 3)

@@ -21,6 +21,7 @@ from support.numba_backend import open_backend
 
 pytestmark = pytest.mark.slow
 
+UNKNOWN_TO_GGUF = ("Q1_0", "Q2_0")  # the reference cannot read them; test_formats.py has others
 TOKENS = [int(t) for t in np.random.default_rng(1).integers(0, 300, 40)]
 
 
@@ -50,7 +51,7 @@ def check_logits(path: Path, *, tolerance: float = 0.01, reference: Reference | 
     assert np.abs(got - expected).max() < tolerance
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in UNKNOWN_TO_GGUF])
 def test_models_of_each_type_match_the_reference(kind: str, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", types=kind, n_embd=256, n_ff=256, n_head=4, n_layer=1)
     check_logits(path, tolerance=1e-3 if kind in ("F32", "F16", "BF16") else 0.01)

@@ -5,6 +5,7 @@ A tile has 16 rows of column 0, then 16 rows of column 1 …
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from llamafw_backends.numba_cpu import emit
@@ -19,9 +20,9 @@ class _FloatFormat(Format):
     layout = F32_LAYOUT
 
     @staticmethod
+    @abstractmethod
     def load(b: Builder, where: Value) -> Value:
         """Emit loading 16 weights as float32."""
-        raise NotImplementedError
 
     def multiply(
         self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
@@ -58,16 +59,22 @@ class F32Format(_FloatFormat):
         return emit.load(b, where, FLOATS)
 
 
-class F16Format(_FloatFormat):
-    """float16."""
+class _ShortFormat(_FloatFormat):
+    """Floats of 16 bits."""
 
-    name, block_bytes, word_bytes = "F16", 8, 128
-    load = staticmethod(emit.load_half)
+    block_bytes, word_bytes = 8, 128
 
     @staticmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
         for i in range(4):
             write_u16(read_u16(source + 2 * i), words + 32 * i + 2 * lane)
+
+
+class F16Format(_ShortFormat):
+    """float16."""
+
+    name = "F16"
+    load = staticmethod(emit.load_half)
 
     @staticmethod
     def unpack(source: int, out: int) -> None:
@@ -75,16 +82,11 @@ class F16Format(_FloatFormat):
             store_f32(load_f16(source + 2 * i), out + 4 * i)
 
 
-class BF16Format(_FloatFormat):
+class BF16Format(_ShortFormat):
     """bfloat16."""
 
-    name, block_bytes, word_bytes = "BF16", 8, 128
+    name = "BF16"
     load = staticmethod(emit.load_brain)
-
-    @staticmethod
-    def pack(source: int, words: int, scales: int, lane: int) -> None:
-        for i in range(4):
-            write_u16(read_u16(source + 2 * i), words + 32 * i + 2 * lane)
 
     @staticmethod
     def unpack(source: int, out: int) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 
 from llamafw_backends.numba_cpu.emit import Value
 from llamafw_backends.numba_cpu.formats.bits import combine, nibbles, pack_bits, pack_nibbles, spread
-from llamafw_backends.numba_cpu.formats.q4_k import group_byte, minima_of, pack_scales, scales_of
+from llamafw_backends.numba_cpu.formats.q4_k import Q4_K, group_byte, minima_of, pack_scales, scales_of
 from llamafw_backends.numba_cpu.simd import load_f16, read_u8, store_f32
-from llamafw_backends.numba_cpu.tiles import QuantFormat, Record
+from llamafw_backends.numba_cpu.tiles import Record
 
 
-class Q5_K(QuantFormat):
+class Q5_K(Q4_K):
     """4 words of nibbles, 1 word of the highest bits; scales: bytes s and m for each 32 columns, d, dmin."""
 
     name, block_size, block_bytes = "Q5_K", 256, 176
@@ -42,9 +42,3 @@ class Q5_K(QuantFormat):
 
     def bytes(self, record: Record) -> list[Value]:
         return combine(record, nibbles(record), spread(record, 4, 1, 4))
-
-    def scale(self, record: Record) -> list[Value]:
-        return [record.times(record.half(256), record.byte(0, 32))]
-
-    def minimum(self, record: Record) -> list[Value]:
-        return [record.times(record.b.fneg(record.half(288)), record.byte(16, 32))]
