@@ -1,4 +1,4 @@
-"""Read the tools of a request and the tool calls in its answer.
+"""Read the tools of a request, and require a call of them.
 
 Tool parsers know the formats of calls.
 """
@@ -15,7 +15,6 @@ from llamafw import (
     LoadedModel,
     NotSupported,
     RequestError,
-    ToolCall,
     ToolParserPlugin,
 )
 from llamafw_plugins.endpoints.response_json import JSON
@@ -71,43 +70,6 @@ def require_tool_call(request: GenerateRequest, tools: Tools | None) -> Generate
         raise RequestError(message, param="tool_choice")
     text = tools.parser.grammar(tools.offered, parallel=tools.parallel)
     return replace(request, grammar=GrammarSource("lark", text, "tools"))
-
-
-class ToolCallReader:
-    """Separates plain text from tool calls in the text of one answer."""
-
-    def __init__(self, tools: Tools | None) -> None:
-        self.n_calls = 0
-        self._parser = tools.parser.create() if tools else None
-        self._max_calls = None if tools is None or tools.parallel else 1
-
-    def read(self, text: str, *, last: bool) -> tuple[str, list[ToolCall]]:
-        """Return the plain text and the tool calls that the next piece of the answer completes.
-
-        Parameters
-        ----------
-        text : str
-            The next piece.
-        last : bool
-            Whether the answer ends with this piece.
-        """
-        if self._parser is None:
-            return text, []
-
-        plain, parsed = self._parser.feed(text)
-        calls = list(parsed)
-        if last:
-            rest, more = self._parser.finish()
-            plain, calls = plain + rest, [*calls, *more]
-
-        calls = calls if self._max_calls is None else calls[: self._max_calls - self.n_calls]
-        self.n_calls += len(calls)
-        return plain, calls
-
-
-def tool_call_json(call: ToolCall) -> JSON:
-    """Return a tool call in OpenAI's format."""
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _index(name: str, names: Sequence[str]) -> int:
