@@ -157,6 +157,16 @@ def load_brain(b: Builder, where: Value) -> Value:
     return b.bitcast(b.shl(b.zext(load(b, where, SHORTS), INTS), constant(INTS, 16)), FLOATS)
 
 
+def store_brain(b: Builder, value: Value, where: Value) -> None:
+    """Emit storing 16 float32 as bfloat16, rounded to the nearest, ties to even."""
+    bits = b.bitcast(value, INTS)
+    odd = b.and_(b.lshr(bits, constant(INTS, 16)), constant(INTS, 1))
+    rounded = b.add(b.add(bits, odd), constant(INTS, 0x7FFF))
+    isnan = b.icmp_unsigned(">", b.and_(bits, constant(INTS, 0x7FFFFFFF)), constant(INTS, 0x7F800000))
+    chosen = b.select(isnan, b.or_(bits, constant(INTS, 1 << 22)), rounded)  # NaN keeps its sign and becomes quiet
+    store(b, b.trunc(b.lshr(chosen, constant(INTS, 16)), SHORTS), where)
+
+
 def reduce(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """Emit the combination of all lanes into a scalar, in a fixed order: halves, then quarters …"""
     n = vector.type.count
@@ -229,6 +239,21 @@ def loop(
         phi.add_incoming(first, before)
         phi.add_incoming(later, latch)
     return last
+
+
+def count_segments(b: Builder, is_divided: Value) -> Value:
+    """Emit the number of segments of a range of positions, which the end of the cache may divide."""
+    return b.select(is_divided, constant(I64, 2), constant(I64, 1))
+
+
+def smaller(b: Builder, x: Value, y: Value) -> Value:
+    """Emit the smaller of two integers."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
+def larger(b: Builder, x: Value, y: Value) -> Value:
+    """Emit the larger of two integers."""
+    return b.select(b.icmp_signed(">", x, y), x, y)
 
 
 def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, list[Value]], None]) -> Any:
