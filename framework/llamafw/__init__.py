@@ -46,6 +46,7 @@ from llamafw.interfaces import (
 )
 from llamafw.sampling.largest import largest_indices
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
+from llamafw.sampling_settings import read_sampler_names
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import ServerSentEvent, event_stream
@@ -146,6 +147,7 @@ __all__ = [
     "Problem",
     "PromptProgress",
     "Quant",
+    "read_sampler_names",
     "Register",
     "request_id",
     "RequestError",

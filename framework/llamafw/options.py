@@ -22,6 +22,8 @@ MAX_CPUS = 4096
 """Number of processors that a CPU mask or range can name; more than any machine has."""
 
 _NOT_A_RANGE = "is not a range of processors such as 0-3"
+_ESCAPE = re.compile(r"""\\(?:x([0-9A-Fa-f]{2})|([nrt'"\\]))""")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _STATED_DEFAULT = re.compile(r" ?\(default: ([^()]*)\)")
 
 
@@ -128,6 +130,31 @@ def read_file(flag: str, name: str) -> str:
     except UnicodeDecodeError as error:
         reason = f"it is not UTF-8 (byte {error.start})"
     raise SettingsError(f"{flag}: {name} cannot be read: {reason}")
+
+
+def unescape(text: str, flag: str) -> str:
+    r"""Return a text with ``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` replaced.
+
+    ``\xHH`` is one byte of UTF-8. Other backslashes are kept.
+
+    Raises
+    ------
+    SettingsError
+        The bytes are not valid UTF-8; the message names ``flag``.
+    """
+
+    def replacement(match: re.Match[str]) -> bytes:
+        byte, letter = match.groups()
+        return bytes([int(byte, 16)]) if byte else _ESCAPED.get(letter, letter).encode()
+
+    raw, end = b"", 0
+    for match in _ESCAPE.finditer(text):
+        raw += text[end : match.start()].encode() + replacement(match)
+        end = match.end()
+    try:
+        return (raw + text[end:].encode()).decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{flag}: byte {error.start} is not valid UTF-8") from None
 
 
 def parse_cpu_mask(text: str) -> frozenset[int]:

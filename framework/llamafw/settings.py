@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args
 
-from llamafw.errors import SettingsError
 from llamafw.options import (
     Option,
     convert,
@@ -25,23 +23,16 @@ from llamafw.options import (
     parse_on_off_auto,
     parse_proportions,
 )
+from llamafw.sampling_settings import SAMPLING, SamplingSettings
 from llamafw.types.backend_options import CacheType
 
-SAMPLER_LETTERS = {
-    "k": "top_k", "f": "tfs_z", "y": "typ_p", "p": "top_p", "m": "min_p", "t": "temperature", "e": "penalties",
-}  # fmt: skip
-SAMPLER_ALIASES = {
-    "top-k": "top_k", "top-p": "top_p", "nucleus": "top_p", "min-p": "min_p", "tfs-z": "tfs_z", "tfs": "tfs_z", "temp": "temperature",
-    "typical-p": "typ_p", "typical": "typ_p", "typ-p": "typ_p", "typ": "typ_p",
-}  # fmt: skip
-"""Other names that llama-server has for samplers on the command line."""
-
 COMMON, MODEL, CPU, GPU, CONTEXT = "common", "model", "CPU", "GPU", "context and batching"
-SAMPLING, SERVER, PLUGINS, LOG = "sampling", "server", "plugins", "logging"
+SERVER, PLUGINS, LOG = "server", "plugins", "logging"
+GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, SAMPLING, SERVER, PLUGINS, LOG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(SamplingSettings):
     """The settings of one server, fixed at start-up."""
 
     # fmt: off
@@ -189,62 +180,6 @@ class Settings:
     system_prompt_file: str | None = option(None, "-spf", "--system-prompt-file", group=CONTEXT, type=str, metavar="FILE",
         help="file with a text that is put before every prompt")
 
-    # --- sampling: the defaults of request fields
-    predict: int | None = option(None, "-n", "--predict", "--n-predict", group=SAMPLING, type=int, env="LLAMA_ARG_N_PREDICT", metavar="N", low=-2, high=2**31 - 1,
-        help="maximum number of tokens to generate, even if a request asks for more; -1: no limit, -2: until the context is full (default: -1)")
-    samplers: str | None = option(None, "--samplers", group=SAMPLING, type=str, metavar="NAMES",
-        help="samplers to apply, in this order, separated by ';' (default: penalties;top_k;tfs_z;typ_p;top_p;min_p;temperature)")
-    sampling_seq: str | None = option(None, "--sampling-seq", "--sampler-seq", group=SAMPLING, type=str, metavar="LETTERS",
-        help="short form of --samplers, with a letter for each: k: top_k, f: tfs_z, y: typ_p, p: top_p, m: min_p, t: temperature, e: penalties; without e, the penalties come first")
-    seed: int | None = option(None, "-s", "--seed", group=SAMPLING, type=int, metavar="N", low=-1, high=2**32 - 1, request_field="seed",
-        help="seed of the random number generator; -1: a random seed for each request (default: -1)")
-    temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=-1000, high=1000, request_field="temperature",
-        help="temperature; 0 or less: always the most likely token (default: 0.8)")
-    top_k: int | None = option(None, "--top-k", group=SAMPLING, type=int, metavar="K", request_field="top_k",
-        help="top-k sampling: keep the K most likely tokens; 0: disabled (default: 40)")
-    top_p: float | None = option(None, "--top-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="top_p",
-        help="top-p sampling: keep the most likely tokens whose probabilities add up to P; 1: disabled (default: 0.95)")
-    min_p: float | None = option(None, "--min-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="min_p",
-        help="min-p sampling: drop tokens less likely than P times the most likely token; 0: disabled (default: 0.05)")
-    tfs: float | None = option(None, "--tfs", group=SAMPLING, type=float, metavar="Z", low=0, high=1, request_field="tfs_z",
-        help="tail-free sampling; 1: disabled (default: 1)")
-    typical: float | None = option(None, "--typical", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="typical_p",
-        help="locally typical sampling; 1: disabled (default: 1)")
-    repeat_last_n: int | None = option(None, "--repeat-last-n", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="repeat_last_n",
-        help="number of last tokens that the penalties consider; 0: disabled, -1: the whole context (default: 64)")
-    repeat_penalty: float | None = option(None, "--repeat-penalty", group=SAMPLING, type=float, metavar="X", request_field="repeat_penalty",
-        help="penalty for tokens that have occurred; 1: disabled (default: 1)")
-    presence_penalty: float | None = option(None, "--presence-penalty", group=SAMPLING, type=float, metavar="X", request_field="presence_penalty",
-        help="penalty for tokens that have occurred, once per token; 0: disabled (default: 0)")
-    frequency_penalty: float | None = option(None, "--frequency-penalty", group=SAMPLING, type=float, metavar="X", request_field="frequency_penalty",
-        help="penalty for tokens that have occurred, once per occurrence; 0: disabled (default: 0)")
-    penalize_nl: bool = option(False, "--penalize-nl", group=SAMPLING, type=bool, request_field="penalize_nl",
-        help="apply the penalties to newline tokens too")
-    dynatemp_range: float | None = option(None, "--dynatemp-range", group=SAMPLING, type=float, metavar="X", low=0, request_field="dynatemp_range",
-        help="dynamic temperature range: from T-X to T+X, depending on the entropy; 0: disabled (default: 0)")
-    dynatemp_exp: float | None = option(None, "--dynatemp-exp", group=SAMPLING, type=float, metavar="X", request_field="dynatemp_exponent",
-        help="dynamic temperature exponent, applied to the normalised entropy (default: 1)")
-    mirostat: int | None = option(None, "--mirostat", group=SAMPLING, type=int, metavar="N", low=0, high=2, request_field="mirostat",
-        help="Mirostat version, 1 or 2, which replaces the truncating samplers; 0: disabled (default: 0)")
-    mirostat_lr: float | None = option(None, "--mirostat-lr", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_eta",
-        help="Mirostat learning rate, eta (default: 0.1)")
-    mirostat_ent: float | None = option(None, "--mirostat-ent", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_tau",
-        help="Mirostat target entropy, tau, in bits (default: 5)")
-    logit_bias: tuple[str, ...] = option((), "-l", "--logit-bias", group=SAMPLING, type=str, metavar="TOKEN(+/-)BIAS", repeat=True,
-        help="add BIAS to the logit of a token in every request, such as 15043+1 or 29905-1; may be repeated")
-    ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
-        help="ignore end-of-generation tokens and continue")
-    grammar: str | None = option(None, "--grammar", group=SAMPLING, type=str, metavar="GBNF",
-        help="grammar that constrains the output of requests without one of their own (docs/grammars.md)")
-    grammar_file: str | None = option(None, "--grammar-file", group=SAMPLING, type=str, metavar="FILE",
-        help="file with a grammar, appended to --grammar")
-    json_schema: str | None = option(None, "-j", "--json-schema", group=SAMPLING, type=str, metavar="SCHEMA",
-        help="JSON schema that constrains the output of requests without one of their own")
-    special: bool = option(False, "-sp", "--special", group=SAMPLING, type=bool,
-        help="output special tokens as text, including the token that ends the output")
-    spm_infill: bool = option(False, "--spm-infill", group=SAMPLING, type=bool,
-        help="build infill prompts in the order suffix, prefix, middle instead of prefix, suffix, middle, as some models require")
-
     # --- server
     api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, metavar="FILE",
         help="file with API keys, one per line, in addition to --api-key")
@@ -328,31 +263,6 @@ class Settings:
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # values of the flags that plugins added, by dest
     # fmt: on
 
-    def sampler_names(self) -> tuple[str, ...] | None:
-        """Return the samplers of ``--sampling-seq`` or ``--samplers``, in order; None if neither is given."""
-        if self.sampling_seq is not None:
-            unknown = next((letter for letter in self.sampling_seq if letter not in SAMPLER_LETTERS), None)
-            if unknown is not None:
-                raise SettingsError(f"--sampling-seq: {unknown!r} is not one of {', '.join(SAMPLER_LETTERS)}")
-            names = tuple(SAMPLER_LETTERS[letter] for letter in self.sampling_seq)
-            return names if "penalties" in names else ("penalties", *names)
-
-        if self.samplers is None:
-            return None
-        stripped = (name.strip() for name in self.samplers.split(";"))
-        return tuple(SAMPLER_ALIASES.get(name, name) for name in stripped if name)
-
-    def logit_biases(self) -> dict[int, float]:
-        """Return the biases of ``--logit-bias`` by token; biases of the same token are added up."""
-        biases: dict[int, float] = {}
-        for text in self.logit_bias:
-            match = re.fullmatch(r"(\d{1,9})([+-]\d+(?:\.\d*)?|[+-]inf)", text)
-            if match is None:
-                raise SettingsError(f"--logit-bias: {text!r} must look like TOKEN+BIAS or TOKEN-BIAS, such as 15043+1")
-            token = int(match[1])
-            biases[token] = biases.get(token, 0.0) + float(match[2])
-        return biases
-
     @property
     def log_level(self) -> int:
         """The lowest level that is logged, as a constant of `logging`."""
@@ -368,14 +278,18 @@ class Settings:
     def request_defaults(self) -> dict[str, Any]:
         """Return the defaults of request fields that flags have set, by field."""
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
-        values = {field: getattr(self, name) for name, field in fields.items()}
-        return {field: value for field, value in values.items() if value is not None and value is not False}
+        defaults = {name: Settings.__dataclass_fields__[name].default for name in fields}
+        values = {field: getattr(self, name) for name, field in fields.items() if getattr(self, name) != defaults[name]}
+        if self.dry_sequence_breaker:
+            values["dry_sequence_breakers"] = self.sequence_breakers(escape=self.escape)
+        return values
 
 
 @cache  # called for every request
 def options() -> Mapping[str, Option]:
-    """Return all options by the name of their field in `Settings`."""
-    return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
+    """Return all options by the name of their field in `Settings`, in the order of their groups."""
+    found = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
+    return dict(sorted(found.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
