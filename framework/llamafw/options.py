@@ -36,6 +36,7 @@ class Option:
     group: str
     type: type  # of one value: bool, int, float or str
     env: str | None = None
+    other_env: tuple[str, ...] = ()  # further names of the environment variable, in other versions of llama-server
     metavar: str | None = None
     low: float | None = None  # smallest allowed value
     high: float | None = None  # largest allowed value
@@ -184,6 +185,22 @@ def parse_proportions(text: str) -> tuple[float, ...]:
     if not any(proportions) or not all(part >= 0 and math.isfinite(part) for part in proportions):
         raise ValueError("is not a list of proportions such as 3,1")
     return proportions
+
+
+def parse_gpu_layers(text: str) -> int | None:
+    """Return a number of layers: None for ``auto`` and -1 for ``all``."""
+    if text in ("auto", "all"):
+        return None if text == "auto" else -1
+    if not re.fullmatch(r"-1|\d{1,9}", text):
+        raise ValueError("is not a number of layers, auto or all")
+    return int(text)
+
+
+def parse_slots(number: int) -> int | None:
+    """Return a number of slots: None for -1."""
+    if number == 0:
+        raise ValueError("is not a number of slots; -1 stands for the default")
+    return None if number < 0 else number
 
 
 def parse_on_off_auto(text: str) -> bool | None:

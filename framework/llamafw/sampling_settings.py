@@ -94,6 +94,10 @@ class SamplingSettings:
         help="Mirostat target entropy, tau, in bits (default: 5)")
     logit_bias: tuple[str, ...] = option((), "-l", "--logit-bias", group=SAMPLING, type=str, metavar="TOKEN(+/-)BIAS", repeat=True,
         help="add BIAS to the logit of a token in every request, such as 15043+1 or 29905-1; may be repeated")
+    cache_prompt: bool = option(True, "--cache-prompt", group=SAMPLING, type=bool, env="LLAMA_ARG_CACHE_PROMPT", off_flags=("--no-cache-prompt",), request_field="cache_prompt",
+        help="reuse the cached part of prompts")
+    reverse_prompt: tuple[str, ...] = option((), "-r", "--reverse-prompt", group=SAMPLING, type=str, metavar="TEXT", repeat=True, request_field="stop",
+        help="stop string of requests without one of their own; may be repeated")
     ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
         help="ignore end-of-generation tokens and continue")
     grammar: str | None = option(None, "--grammar", group=SAMPLING, type=str, metavar="GBNF",
@@ -122,13 +126,21 @@ class SamplingSettings:
         stripped = (name.strip() for name in self.samplers.split(";"))
         return read_sampler_names([name for name in stripped if name])
 
-    def sequence_breakers(self, *, escape: bool) -> list[str]:
-        """Return the texts of ``--dry-sequence-breaker``, with escape sequences processed if ``escape``.
+    def request_texts(self, *, escape: bool) -> dict[str, list[str]]:
+        """Return the defaults of request fields that are lists of texts, with escape sequences processed if ``escape``.
 
-        ``none`` stands for no text.
+        The single sequence breaker ``none`` stands for no text.
         """
-        texts = () if self.dry_sequence_breaker == ("none",) else self.dry_sequence_breaker
-        return [unescape(text, "--dry-sequence-breaker") if escape else text for text in texts]
+        breakers = () if self.dry_sequence_breaker == ("none",) else self.dry_sequence_breaker
+        flags = {
+            "dry_sequence_breakers": ("--dry-sequence-breaker", self.dry_sequence_breaker, breakers),
+            "stop": ("--reverse-prompt", self.reverse_prompt, self.reverse_prompt),
+        }
+        return {
+            field: [unescape(text, flag) if escape else text for text in texts]
+            for field, (flag, given, texts) in flags.items()
+            if given
+        }
 
     def logit_biases(self) -> dict[int, float]:
         """Return the biases of ``--logit-bias`` by token; biases of the same token are added up."""

@@ -20,8 +20,10 @@ from llamafw.options import (
     option,
     parse_cpu_mask,
     parse_cpu_range,
+    parse_gpu_layers,
     parse_on_off_auto,
     parse_proportions,
+    parse_slots,
 )
 from llamafw.sampling_settings import SAMPLING, SamplingSettings
 from llamafw.types.backend_options import CacheType
@@ -45,8 +47,8 @@ class Settings(SamplingSettings):
         help="name of the model in the API (default: its name in the catalogue, or that of its file)")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMMON, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
         help="size of the context in tokens, divided evenly among the slots (default: 0, the context that the model was trained with)")
-    parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
-        help="number of slots: requests that are processed at the same time (default: 4, each with the whole context unless -c is given)")
+    parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=-1, high=1024, parse=parse_slots,
+        help="number of slots: requests that are processed at the same time; -1: the default (default: 4, each with the whole context unless -c is given)")
     threads: int = option(-1, "-t", "--threads", group=COMMON, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
         help="number of CPU threads for generation (default: one per physical core)")
     host: str = option("127.0.0.1", "--host", group=COMMON, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
@@ -77,6 +79,8 @@ class Settings(SamplingSettings):
         help="run one token through the model at start-up, so that the first request is not slower")
     mmap: bool = option(True, "--mmap", group=MODEL, type=bool, env="LLAMA_ARG_MMAP", off_flags=("--no-mmap",), off_env="LLAMA_ARG_NO_MMAP",
         help="map the model file into memory; --no-mmap reads it instead, which is slower but allows the file to be overwritten later")
+    load_mode: str | None = option(None, "-lm", "--load-mode", group=MODEL, type=str, env="LLAMA_ARG_LOAD_MODE", metavar="MODE", choices=("auto", "none", "mmap", "mlock", "mmap+mlock"),
+        help="how the model file is loaded, in place of --mmap and --mlock; auto: with --mmap, none: without")
     mlock: bool = option(False, "--mlock", group=MODEL, type=bool, env="LLAMA_ARG_MLOCK",
         help="lock the weights in memory, so that they are never swapped out")
     rope_scaling: str | None = option(None, "--rope-scaling", group=MODEL, type=str, env="LLAMA_ARG_ROPE_SCALING_TYPE", metavar="TYPE", choices=("none", "linear", "yarn"),
@@ -97,7 +101,7 @@ class Settings(SamplingSettings):
         help="YaRN: dimensions with fewer rotations than X in the original context are interpolated (default: from the model, else 1)")
     yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
         help="YaRN: dimensions with more rotations than X in the original context are left as trained (default: from the model, else 32)")
-    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
+    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", other_env=("LLAMA_ARG_CHAT_TEMPLATE_FILE",), metavar="NAME|TEXT|FILE",
         help="chat template: the name of a built-in or plugin format, a Jinja template, or a file with one (default: from the model)")
     jinja: bool = option(True, "--jinja", group=MODEL, type=bool, env="LLAMA_ARG_JINJA", off_flags=("--no-jinja",),
         help="accepted for compatibility: chat templates are always rendered with Jinja, and --no-jinja has no effect")
@@ -131,8 +135,8 @@ class Settings(SamplingSettings):
         help="distribute: spread the threads over all NUMA nodes; isolate: keep them on the node that the server starts on; numactl: use the processors that numactl allows (default: the operating system decides)")
 
     # --- GPU
-    gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=GPU, type=int, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N", low=-1, high=2**31 - 1,
-        help="number of layers to store on the GPU, for backends that use one; -1: all (default: the backend decides)")
+    gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=GPU, type=str, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N|auto|all", parse=parse_gpu_layers,
+        help="number of layers to store on the GPU, for backends that use one; -1 or all: all of them (default: auto, the backend decides)")
     split_mode: str = option("layer", "-sm", "--split-mode", group=GPU, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row"),
         help="how to split the model across several GPUs")
     tensor_split: tuple[float, ...] = option((), "-ts", "--tensor-split", group=GPU, type=str, env="LLAMA_ARG_TENSOR_SPLIT", metavar="N0,N1,…", parse=parse_proportions,
@@ -181,7 +185,7 @@ class Settings(SamplingSettings):
         help="file with a text that is put before every prompt")
 
     # --- server
-    api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, metavar="FILE",
+    api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, env="LLAMA_ARG_API_KEY_FILE", metavar="FILE",
         help="file with API keys, one per line, in addition to --api-key")
     ssl_key_file: str | None = option(None, "--ssl-key-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_KEY_FILE", metavar="FILE",
         help="PEM file with the private key for HTTPS; needs --ssl-cert-file")
@@ -189,7 +193,7 @@ class Settings(SamplingSettings):
         help="PEM file with the certificate chain for HTTPS; needs --ssl-key-file")
     path: str | None = option(None, "--path", group=SERVER, type=str, env="LLAMA_ARG_STATIC_PATH", metavar="FOLDER",
         help="serve static files from this folder, without an API key; they take precedence over the API and the built-in pages")
-    webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_WEBUI",
+    webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_UI", other_env=("LLAMA_ARG_WEBUI",),
         off_flags=("--no-ui", "--no-webui"), off_env="LLAMA_ARG_NO_WEBUI",
         help="serve the chat page at / and /completion.js")
     cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
@@ -216,6 +220,8 @@ class Settings(SamplingSettings):
         help="enable POST /props, which changes the system prompt")
     metrics: bool = option(False, "--metrics", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_METRICS",
         help="enable GET /metrics, for Prometheus")
+    embd_normalize: int | None = option(None, "--embd-normalize", group=SERVER, type=int, metavar="P", low=-1, high=100,
+        help="norm of embeddings for requests that do not choose one: -1: none, 0: the largest absolute value becomes 32760, 1: taxicab, 2: Euclidean, more: p-norm (default: 2)")
     embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
         help="serve embeddings only; without this flag, embeddings and completions are served")
     reranking: bool = option(False, "--reranking", "--rerank", group=SERVER, type=bool, env="LLAMA_ARG_RERANKING",
@@ -236,23 +242,23 @@ class Settings(SamplingSettings):
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,
         help="log debug messages, and add the field `__verbose` to chat responses")
-    verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", metavar="N", low=-(2**31), high=2**31 - 1,
+    verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", other_env=("LLAMA_ARG_LOG_VERBOSITY",), metavar="N", low=-(2**31), high=2**31 - 1,
         help="log level; -1 or less: warnings and errors, 0: info, 1 or more: debug, 10 or more: same as -v")
     log_disable: bool = option(False, "--log-disable", group=LOG, type=bool,
         help="disable the log; an error at start-up is still printed")
-    log_file: str | None = option(None, "--log-file", group=LOG, type=str, metavar="FILE",
+    log_file: str | None = option(None, "--log-file", group=LOG, type=str, env="LLAMA_ARG_LOG_FILE", metavar="FILE",
         help="append the log to this file, in addition to stderr")
-    log_json: bool = option(False, "--log-json", group=LOG, type=bool, env="LLAMAFW_LOG_JSON",
+    log_json: bool = option(False, "--log-json", "--log-jsonl", group=LOG, type=bool, env="LLAMAFW_LOG_JSON", other_env=("LLAMA_ARG_LOG_JSONL",), off_flags=("--no-log-jsonl",),
         help="log JSON lines instead of text")
-    log_colors: bool = option(False, "--log-colors", group=LOG, type=bool, env="LLAMA_LOG_COLORS",
-        help="colour the log on stderr by log level")
-    log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", off_flags=("--no-log-prefix",),
+    log_colors: bool | None = option(None, "--log-colors", group=LOG, type=str, env="LLAMA_LOG_COLORS", other_env=("LLAMA_ARG_LOG_COLORS",), metavar="on|off|auto", parse=parse_on_off_auto, bare_value="on",
+        help="colour the log on stderr by log level; without a value: on (default: auto, if stderr is a terminal)")
+    log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", other_env=("LLAMA_ARG_LOG_PREFIX",), off_flags=("--no-log-prefix",),
         help="prefix log messages with their level and logger")
-    log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", off_flags=("--no-log-timestamps",),
+    log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", other_env=("LLAMA_ARG_LOG_TIMESTAMPS",), off_flags=("--no-log-timestamps",),
         help="prefix log messages with the time")
-    perf: bool = option(True, "--perf", group=LOG, type=bool, off_flags=("--no-perf",), off_env="LLAMA_ARG_NO_PERF",
+    perf: bool = option(True, "--perf", group=LOG, type=bool, env="LLAMA_ARG_PERF", off_flags=("--no-perf",), off_env="LLAMA_ARG_NO_PERF",
         help="log the timings of every request")
-    logdir: str | None = option(None, "-ld", "--logdir", group=LOG, type=str, metavar="FOLDER",
+    logdir: str | None = option(None, "-ld", "--logdir", "--log-prompts-dir", group=LOG, type=str, metavar="FOLDER",
         help="write a YAML file for every request into this folder, with its prompt, settings, tokens and timings")
     verbose_prompt: bool = option(False, "--verbose-prompt", group=LOG, type=bool,
         help="log the tokens of every prompt")
@@ -280,9 +286,7 @@ class Settings(SamplingSettings):
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
         defaults = {name: Settings.__dataclass_fields__[name].default for name in fields}
         values = {field: getattr(self, name) for name, field in fields.items() if getattr(self, name) != defaults[name]}
-        if self.dry_sequence_breaker:
-            values["dry_sequence_breakers"] = self.sequence_breakers(escape=self.escape)
-        return values
+        return values | self.request_texts(escape=self.escape)
 
 
 @cache  # called for every request
@@ -301,11 +305,13 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, opt in options().items():
         if opt.off_env and (text := environ.get(opt.off_env)):
             values[name] = not convert(opt, text, opt.off_env)
-        if not opt.env or not (text := environ.get(opt.env)):
+        variable = next((name for name in (opt.env, *opt.other_env) if name and environ.get(name)), None)
+        if variable is None:
             continue
+        text = environ[variable]
         if opt.repeat:
             parts = text.split(",") if opt.split_env else [text]
-            values[name] = tuple(convert(opt, part.strip(), opt.env) for part in parts if part.strip())
+            values[name] = tuple(convert(opt, part.strip(), variable) for part in parts if part.strip())
         else:
-            values[name] = convert(opt, text, opt.env)
+            values[name] = convert(opt, text, variable)
     return values
