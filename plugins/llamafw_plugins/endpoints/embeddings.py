@@ -132,7 +132,10 @@ def choose_pooling(loaded: LoadedModel, flag: str | None) -> Pooling:
 
 
 def norm_order(body: JSON, pooling: Pooling, flag: int | None) -> int:
-    """Return ``embd_normalize``; the default is ``flag``, else 2. Without pooling, it is -1."""
+    """Return ``embd_normalize``.
+
+    The default is ``flag``, else 2. Without pooling, it is -1.
+    """
     value = body.get("embd_normalize")
     if value is None:
         value = -1 if pooling == "none" else 2 if flag is None else flag

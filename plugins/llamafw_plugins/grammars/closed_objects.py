@@ -6,12 +6,11 @@ are left as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from llamafw_plugins.grammars.keywords import SCHEMA_KEYWORDS, SCHEMA_LIST_KEYWORDS, SCHEMA_MAP_KEYWORDS
-from llamafw_plugins.grammars.references import find_anchors, target_path
-from llamafw_plugins.grammars.schema_paths import SchemaPath, get_at, subschemas
+from llamafw_plugins.grammars.references import find_edges, sort_topologically
+from llamafw_plugins.grammars.schema_paths import SchemaPath, subschemas
 
 _IN_PLACE = ("allOf", "anyOf", "oneOf")
 _OBJECT_KEYWORDS = {
@@ -26,8 +25,7 @@ _OBJECT_KEYWORDS = {
 
 def close_objects(root: Any) -> Any:
     """Return a copy of an expanded schema in which ``additionalProperties`` is false wherever that is possible."""
-    closing = _Closing(root)
-    return closing.close(root, ())
+    return _Closing(root).close(root, ())
 
 
 class _Closing:
@@ -38,18 +36,16 @@ class _Closing:
     """
 
     def __init__(self, root: Any) -> None:
-        self.root, self.anchors = root, find_anchors(root)
+        self.described: set[SchemaPath] = set()  # schemas that have ``properties``, or a part that has
+        schemas, self.edges = dict(subschemas(root)), find_edges(root)
+        order = sort_topologically(self.edges)  # each schema after its parts
         self.inner: set[SchemaPath] = set()
-        for path, schema in subschemas(root):
-            if not _only_forwards(schema):
-                self.inner.update(self._parts(path, schema))
-
-        waiting = list(self.inner)
-        while waiting:  # the parts of inner schemas are inner too
-            path = waiting.pop()
-            found = set(self._parts(path, get_at(root, path))) - self.inner
-            self.inner |= found
-            waiting += found
+        self.names: dict[SchemaPath, dict[str, None] | None] = {}  # by path; None: the schema must stay open
+        for path in order:
+            self.names[path] = self._names_of(path, schemas.get(path, False))
+        for path in reversed(order):
+            if path in self.inner or not _only_forwards(schemas.get(path, False)):
+                self.inner.update(self.edges.get(path, ()))
 
     def close(self, schema: Any, path: SchemaPath) -> Any:
         """Return a copy of the schema at ``path`` with closed objects."""
@@ -66,37 +62,29 @@ class _Closing:
             elif keyword in SCHEMA_MAP_KEYWORDS:
                 closed[keyword] = {name: self.close(item, (*at, name)) for name, item in value.items()}
 
-        if path not in self.inner and not _only_forwards(schema):
-            names = self._names(path, schema, frozenset())
-            if names is not None and schema.get("minProperties", 0) <= len(names):
-                closed["properties"] = {**dict.fromkeys(names, {}), **closed.get("properties", {})}
-                closed["additionalProperties"] = False
+        names = self.names[path]
+        if path in self.inner or _only_forwards(schema) or names is None or path not in self.described:
+            return closed
+        if schema.get("minProperties", 0) <= len(names):
+            closed["properties"] = {**dict.fromkeys(names, {}), **closed.get("properties", {})}
+            closed["additionalProperties"] = False
         return closed
 
-    def _parts(self, path: SchemaPath, schema: Any) -> Iterator[SchemaPath]:
-        """Yield the paths of schemas that apply to the same value as ``schema``."""
+    def _names_of(self, path: SchemaPath, schema: Any) -> dict[str, None] | None:
+        """Return the properties that a schema and its parts name; None if others are described or counted."""
         if not isinstance(schema, dict):
-            return
-        for keyword in _IN_PLACE:
-            yield from ((*path, keyword, str(i)) for i in range(len(schema.get(keyword, ()))))
-        if "$ref" in schema:
-            yield target_path(schema["$ref"], self.anchors)
-
-    def _names(self, path: SchemaPath, schema: Any, seen: frozenset[SchemaPath]) -> dict[str, None] | None:
-        """Return the properties that a schema and its parts name; None if it must stay open."""
-        if not isinstance(schema, dict) or path in seen:
             return {}
         if "additionalProperties" in schema or "patternProperties" in schema:
             return None
         names = dict.fromkeys((*schema.get("properties", ()), *schema.get("required", ())))
-        is_named = "properties" in schema
-        for part in self._parts(path, schema):
-            found = self._names(part, get_at(self.root, part), seen | {path})
-            if found is None:
+        for part in self.edges[path]:
+            inner = self.names.get(part, {})
+            if inner is None:
                 return None
-            names |= found
-            is_named = is_named or bool(found)
-        return names if is_named else None if not seen else names
+            names |= inner
+        if "properties" in schema or any(part in self.described for part in self.edges[path]):
+            self.described.add(path)
+        return names
 
 
 def _only_forwards(schema: Any) -> bool:

@@ -45,6 +45,13 @@ r"""llguidance's options. White space is at most that of JSON in one line, becau
 ``\u`` escapes are off, because a property name written with them would evade the schema of that property."""
 
 
+def options_of(schema: Any) -> dict[str, Any]:
+    """Return the options for a schema: ``x-whitespace: free`` allows white space of up to 32 characters."""
+    if isinstance(schema, dict) and schema.get("x-whitespace") == "free":
+        return {**OPTIONS, "whitespace_pattern": r"[ \n\r\t]{0,32}"}
+    return OPTIONS
+
+
 def to_llguidance(schema: Any) -> Any:
     """Return the schema in the form that llguidance enforces in full; the argument is not changed.
 

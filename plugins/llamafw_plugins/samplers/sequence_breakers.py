@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -70,16 +70,17 @@ class BreakerFinder:
     """Finds the tokens of texts for one tokenizer, and remembers the last results."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        vocabulary = Vocabulary(tokenizer)
-        encode = tokenizer.encode
+        vocabulary, reference = Vocabulary(tokenizer), ref(tokenizer)
 
         @lru_cache(_N_CACHED)
         def find(text: str) -> Breaker:
+            owner = reference()  # a strong reference would keep the tokenizer in `_FINDERS` for ever
+            assert owner is not None, "the caller has the tokenizer"
             data, parts = text.encode(), []
             whole = vocabulary.tokens_with(data)
             for i in range(1, len(data)):
                 heads = vocabulary.tokens_ending_with(data[:i]) & ~whole
-                rest = encode(data[i:].decode(errors="replace"), parse_special=False)
+                rest = owner.encode(data[i:].decode(errors="replace"), parse_special=False)
                 if rest and heads.any():
                     parts.append((heads, tuple(rest[:MAX_TAIL])))
             return Breaker(whole, parts)
@@ -91,7 +92,9 @@ _FINDERS: WeakKeyDictionary[Tokenizer, BreakerFinder] = WeakKeyDictionary()
 
 
 def find_breakers(texts: Sequence[str], tokenizer: Tokenizer) -> list[Breaker]:
-    """Return the tokens of each text."""
+    """Return the tokens of each text that is not empty."""
+    if not any(texts):
+        return []
     if tokenizer not in _FINDERS:
         _FINDERS[tokenizer] = BreakerFinder(tokenizer)
-    return [_FINDERS[tokenizer].find(text) for text in texts]
+    return [_FINDERS[tokenizer].find(text) for text in texts if text]

@@ -99,10 +99,7 @@ def test_types_of_pydantic_are_enforced(compiler: LlguidanceCompiler, name: str,
 @pytest.mark.parametrize("name", ["path", "set of an enum", "discriminated union", "dict with enum keys", "uuid4"])
 def test_pydantic_reads_the_responses(compiler: LlguidanceCompiler, name: str) -> None:
     adapter = pydantic.TypeAdapter(PYDANTIC[name])
-    read = []
-    for text in responses(compiler, adapter.json_schema()):
-        read.append(adapter.validate_json(text))
-    assert read
+    assert [adapter.validate_json(text) for text in responses(compiler, adapter.json_schema())]
 
 
 def test_sets_without_few_values_are_refused(compiler: LlguidanceCompiler) -> None:

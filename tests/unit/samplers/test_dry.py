@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from llamafw import Candidates, SamplerContext
 from llamafw_plugins.samplers.dry import Dry
+from llamafw_plugins.samplers.sequence_breakers import find_breakers
 
 PIECES = [b"a", b"b", b"ab", b"\n", b"x\ny", b"c", b"ca", b"", "é".encode(), b"\xc3", b"\xa9"]
 N_VOCAB = len(PIECES)
@@ -143,6 +146,19 @@ def test_a_token_with_a_breaker_is_not_penalised() -> None:
     for breakers, expected in (([], 1.0), (["\n"], 0.0)):
         sampler = make([0, 1, 4, 0, 1], multiplier=1.0, sequence_breakers=breakers)
         assert penalties(sampler)[4] == expected
+
+
+def test_breakers_of_a_tokenizer_are_found_once() -> None:
+    """The tokenizer is not kept alive."""
+    tokenizer: Any = Vocabulary()
+    first, again = (find_breakers(["bc", "", "\n"], tokenizer) for _ in "ab")
+    assert len(first) == 2
+    assert first[0] is again[0]
+    reference = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert reference() is None
+    assert find_breakers([""], TOKENIZER) == []
 
 
 def test_long_repetition_does_not_overflow() -> None:
