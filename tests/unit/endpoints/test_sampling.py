@@ -213,10 +213,10 @@ CASES = [
     ),
     SamplingCase(
         "top_n_sigma",
-        1.5,
-        "--top-nsigma 1.5",
+        0.3,
+        "--top-nsigma 0.3",
         ("top_n_sigma",),
-        lambda: only(np.flatnonzero(LOGITS.max() - 1.5 * LOGITS.std() <= LOGITS)),
+        lambda: only(np.flatnonzero(LOGITS.max() - 0.3 * LOGITS.std() <= LOGITS)),
         ("M-03",),
     ),
     SamplingCase(
