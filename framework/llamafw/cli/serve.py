@@ -106,8 +106,8 @@ def _make_parser(plugins: Plugins, config: str | None) -> CommandParser:
 class _Print(argparse.Action):
     """Prints a text and exits."""
 
-    def __init__(self, *args: Any, text: Callable[[], str], **kwargs: Any) -> None:
-        super().__init__(*args, nargs=0, **kwargs)
+    def __init__(self, option_strings: list[str], dest: str, text: Callable[[], str], help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
         self.text = text
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:

@@ -159,7 +159,7 @@ def _has_type(value: Any, types: set[str]) -> bool:
         return ("boolean" if value is not None else "null") in types
     if isinstance(value, int | float):
         return "number" in types or ("integer" in types and value % 1 == 0)
-    return {str: "string", list: "array", dict: "object"}[type(value)] in types
+    return ("string" if isinstance(value, str) else "array" if isinstance(value, list) else "object") in types
 
 
 def _name_pattern(names: Mapping[str, Any], path: SchemaPath) -> str:

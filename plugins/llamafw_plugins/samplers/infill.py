@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from itertools import takewhile
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,8 +74,10 @@ class Infill:
             if not text or p[i] == 0:
                 continue
             first = bisect_left(in_order, text)
-            longer = takewhile(lambda j, text=text: texts[j].startswith(text), by_text[first:])
-            for j in sorted(set(longer) - {i}):
+            end = first
+            while end < len(in_order) and in_order[end].startswith(text):
+                end += 1
+            for j in sorted(set(by_text[first:end]) - {i}):
                 if p[j] == 0:
                     continue
                 to, source = (j, i) if p[j] > p[i] else (i, j)
