@@ -74,6 +74,8 @@ class _Expansion:
     def _restrict_names(self, schema: dict[str, Any], path: SchemaPath) -> None:
         """Replace ``propertyNames`` by ``properties`` or ``patternProperties``."""
         names = self.resolve(schema.pop("propertyNames"))
+        if names in ({}, {"type": "string"}):
+            return
         others = schema.get("additionalProperties", {})
         listed = names.get("enum", [names["const"]] if "const" in names else None) if isinstance(names, dict) else None
         if not isinstance(names, dict) or set(names) - _NAME_KEYWORDS or "patternProperties" in schema:

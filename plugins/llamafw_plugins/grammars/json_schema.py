@@ -68,6 +68,7 @@ def to_llguidance(schema: Any) -> Any:
     check_keyword_values(schema)
     references.check_references(schema)
     schema = expand(schema)
+    references.check_references(schema)  # a target may have been rewritten
     return _translate(close_objects(schema), schema, ())
 
 
@@ -80,7 +81,7 @@ def _normalize(schema: Any, path: SchemaPath) -> Any:
     if not isinstance(schema, dict):
         return schema  # False, or a value that the metaschema will reject
 
-    if schema.get("not") in (True, {}) and "not" in schema:
+    if schema.get("not") is True or schema.get("not") == {}:
         return False
     schema = _without_idle_keywords(schema)
     normalized: dict[str, Any] = {}

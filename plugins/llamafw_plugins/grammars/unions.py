@@ -11,6 +11,8 @@ from typing import Any
 from llamafw_plugins.grammars.references import NOWHERE, find_anchors, target_path
 from llamafw_plugins.grammars.schema_paths import get_at
 
+_VALUES = ("const", "enum", "default", "examples", "example")  # keywords with values instead of schemas
+
 
 def require_discriminators(root: Any) -> Any:
     """Return a schema in which the branches of unions require the property that ``discriminator`` names.
@@ -35,7 +37,9 @@ def _rewrite(value: Any, root: Any, anchors: Any, depth: int) -> Any:
     if not isinstance(value, dict):
         return value
 
-    rewritten = {key: _rewrite(item, root, anchors, depth + 1) for key, item in value.items()}
+    rewritten = {
+        key: item if key in _VALUES else _rewrite(item, root, anchors, depth + 1) for key, item in value.items()
+    }
     discriminator, branches = value.get("discriminator"), rewritten.get("oneOf")
     name = discriminator.get("propertyName") if isinstance(discriminator, dict) else None
     if isinstance(name, str) and isinstance(branches, list):

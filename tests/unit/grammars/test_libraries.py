@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from llamafw import RequestError
+from llamafw_plugins.grammars.closed_objects import close_objects
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from support.schemas import AdversarialLogits, generate, parse_and_validate
 
@@ -222,6 +223,51 @@ def test_keywords_of_libraries_restrict_the_response(
     matches = language("json_schema", json.dumps(schema))
     assert [text for text in allowed if not matches(text)] == []
     assert [text for text in refused if matches(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "param"),
+    [
+        ({"propertyNames": {"pattern": "^a"}, "properties": {"a": {}}}, "propertyNames"),
+        ({"propertyNames": {"minLength": 1, "pattern": "^a"}}, "propertyNames"),
+        ({"propertyNames": {"format": "email"}}, "propertyNames.format"),
+        ({"propertyNames": {"enum": ["a"], "maxLength": 3}}, "propertyNames"),
+        ({"type": "array", "uniqueItems": True, "items": {"enum": [1]}, "minItems": 2}, "minItems"),
+        ({"uniqueItems": True, "items": {"enum": [1]}}, "uniqueItems"),
+        ({"uniqueItems": 1}, "uniqueItems"),
+        ({"contentEncoding": "quoted-printable"}, "format"),
+        ({"contentMediaType": "application/json"}, "contentMediaType"),
+        (
+            {
+                "properties": {
+                    "a": {"type": "array", "uniqueItems": True, "items": {"const": 1}},
+                    "b": {"$ref": "#/properties/a/items"},
+                }
+            },
+            "properties.b.$ref",
+        ),
+    ],
+)
+def test_other_uses_of_these_keywords_are_refused(compiler: LlguidanceCompiler, schema: Any, param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        compiler.compile(json.dumps({"type": "object", **schema}))
+    assert str(caught.value.param).endswith(param)
+
+
+def test_values_that_look_like_unions_are_not_changed(language: Callable[[str, str], Callable[[str], bool]]) -> None:
+    value = {"discriminator": {"propertyName": "k"}, "oneOf": [{"properties": {"k": 1}}]}
+    assert language("json_schema", json.dumps({"const": value}))(json.dumps(value))
+
+
+def test_many_references_are_quick(compiler: LlguidanceCompiler) -> None:
+    """Each definition refers to the next one twice."""
+    definitions: dict[str, Any] = {
+        f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}], "anyOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(40)
+    }
+    definitions["d40"] = {"type": "object", "properties": {"a": {"type": "null"}}}
+    closed = close_objects({"$ref": "#/$defs/d0", "$defs": definitions})
+    assert "additionalProperties" not in closed["$defs"]["d40"]
+    assert closed["$defs"]["d0"]["additionalProperties"] is False
 
 
 def test_large_sets_have_the_order_of_the_schema(language: Callable[[str, str], Callable[[str], bool]]) -> None:
