@@ -4,9 +4,9 @@ A K-quant has blocks of 256 weights, in parts of 16 or 32. Each part has a scale
 integers times a float16 of the block. Weights are ``scale · q`` or ``scale · q − minimum``. For the layouts, see
 ``ggml-common.h`` of https://github.com/ggml-org/ggml.
 
-Every function takes weights, ``(n, 256)`` or ``(n, 32)`` float32, and a factor for each weight's squared error, which is
-not negative. It returns ``(n, type_size)`` uint8. This module is imported when the first tensor is rounded, because it
-needs numba.
+Every function takes weights, ``(n, 256)`` or ``(n, 32)`` float32, and a factor for each weight's squared error, which
+is not negative. It returns ``(n, type_size)`` uint8. This module is imported when the first tensor is rounded, because
+it needs numba.
 """
 
 from __future__ import annotations

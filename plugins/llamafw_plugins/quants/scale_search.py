@@ -1,8 +1,8 @@
 """Search the scales with which blocks of weights are rounded with the smallest error, as compiled kernels.
 
 A kernel computes many blocks at once, one per lane: position by position, so that loops over lanes are vectorised and
-every sum has the same order on every machine. This module is imported when the first tensor is rounded, because it needs
-numba. Independent of tensor types.
+every sum has the same order on every machine. This module is imported when the first tensor is rounded, because it
+needs numba. Independent of files and plugins.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def transposed(blocks, first, out):
 def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, scales, minima):
     """Find ``scale`` and ``minimum`` for each block: its weights become ``scale · q − minimum``, ``0 ≤ q ≤ largest``.
 
-    They minimise the squared error for the best of several choices of q. These are the nearest numbers if a block's range
-    is divided into ``largest + first + i · step`` parts, for each ``i < n_steps``. Neither is negative.
+    They minimise the squared error for the best of several choices of q. These are the nearest numbers if a block's
+    range is divided into ``largest + first + i · step`` parts, for each ``i < n_steps``. Neither is negative.
 
     Parameters
     ----------
@@ -128,7 +128,8 @@ def search_scale(blocks, factors, lowest, step, n_steps, scales):
     """Find ``scale`` for each block: its weights become ``scale · q``, ``lowest ≤ q < −lowest``.
 
     It minimises the squared error for the best of several choices of q: the nearest numbers if the weight farthest from
-    zero becomes ``lowest + i · step``, for each ``|i| ≤ n_steps``. The scale of a block of zeros is 0.
+    zero becomes one end of their range plus ``i · step``, for both ends and each ``|i| ≤ n_steps``. The scale of a
+    block of zeros is 0.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ def search_scale(blocks, factors, lowest, step, n_steps, scales):
     step : float
         How far the choices are apart.
     n_steps : int
-        Number of choices on each side.
+        Number of choices on each side of an end.
     scales : (n_blocks,) float32
         Receives the results.
     """
@@ -193,7 +194,7 @@ _MIDDLES = IQ4_NL[:-1] + _STEPS / 2
 def search_iq4_nl_scale(blocks, factors, n_steps, scales):
     """Find ``scale`` for each block: its weights become ``scale`` times one of the numbers in `IQ4_NL`.
 
-    Like `search_scale`; the weight farthest from zero becomes ``IQ4_NL[0] + i``, for each ``|i| ≤ n_steps``.
+    Like `search_scale`, with a step of 1.
     """
     size = blocks.shape[1]
     x, w = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)

@@ -54,7 +54,7 @@ def test_result_equals_the_gguf_package(type_name: str) -> None:
     np.testing.assert_array_equal(QUANTIZERS[type_name].quantize(weights), expected)
 
 
-# The errors that quantize_q2_K … of llama.cpp (llama-cpp-python 0.3.36) have for the same weights, without an importance matrix
+# the errors of llama.cpp's quantize_q2_K … for the same weights, without an importance matrix
 @pytest.mark.parametrize(
     ("type_name", "of_gaussian", "of_heavy_tailed"),
     [
