@@ -71,7 +71,7 @@ class RequantizedTensor(Tensor):
         return f"<{self.name} {self.shape} {self.source.type_name} as {self.type_name}>"
 
     @property
-    def data(self) -> Bytes:  # type: ignore[override]  # computed instead of stored
+    def data(self) -> Bytes:
         """The rounded blocks, ``(n_bytes,)`` uint8.
 
         They are computed again if nothing has kept them.
@@ -280,5 +280,5 @@ def _describe(model: Model, changed: Model, target: Quantizer) -> str:
 
 
 def _grouped(texts: Iterator[str]) -> str:
-    """Return each text once, with the number of its occurrences if there are several."""
-    return ", ".join(text if n == 1 else f"{text} ×{n}" for text, n in Counter(texts).items())
+    """Return each text once, with the number of its occurrences if there are several, the most common first."""
+    return ", ".join(text if n == 1 else f"{text} ×{n}" for text, n in Counter(texts).most_common())

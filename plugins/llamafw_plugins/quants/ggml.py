@@ -143,10 +143,12 @@ class RoundingType(GgmlType):
 
             blocks = values.reshape(-1, self.block_size)
             # large weights matter more, because they are multiplied with large activations more often
-            factors = np.sqrt(np.square(blocks) + np.square(blocks).mean(1, keepdims=True))
+            with np.errstate(over="ignore"):
+                factors = np.sqrt(np.square(blocks) + np.square(blocks).mean(1, keepdims=True))
             if importance is not None:
                 factors = (factors.reshape(values.shape) * importance).reshape(blocks.shape)
-            rounded: Bytes = getattr(k_quants, self.name.lower())(blocks, factors)
+            with np.errstate(over="ignore", invalid="ignore"):  # weights that are too large become infinite
+                rounded: Bytes = getattr(k_quants, self.name.lower())(blocks, factors)
             return rounded
 
         from gguf import GGMLQuantizationType
@@ -162,7 +164,8 @@ def _relative(importance: Floats) -> Floats:
     mean = importance.mean(dtype=np.float64)
     if mean <= 0:
         return np.ones_like(importance)
-    return (importance / mean + 1e-6).astype(np.float32)
+    relative: Floats = (importance / mean + 1e-6).astype(np.float32)
+    return relative
 
 
 _SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")

@@ -11,6 +11,8 @@ it needs numba.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from llamafw import Bytes, Floats
@@ -21,6 +23,8 @@ from llamafw_plugins.quants.scale_search import (
     search_scale,
     search_scale_and_minimum,
 )
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 _STEP = np.float32(0.1)  # between the choices that a search compares
 
@@ -96,7 +100,7 @@ def q5_1(x: Floats, factors: Floats) -> Bytes:
 # --- scales, minima and codes -----------------------------------------------------------------------
 
 
-def _scales(x: Floats, factors: Floats, lowest: int, lowest_scale: int) -> tuple[Floats, Floats, Bytes]:
+def _scales(x: Floats, factors: Floats, lowest: int, lowest_scale: int) -> tuple[Array, Array, Array]:
     """Return the block's scale, those of its 16 parts as integers, and the codes of the weights."""
     parts, w = x.reshape(-1, 16), factors.reshape(-1, 16)
     exact, d = np.empty(len(parts), np.float32), np.empty(len(x), np.float32)
@@ -111,7 +115,7 @@ def _scales(x: Floats, factors: Floats, lowest: int, lowest_scale: int) -> tuple
 
 def _scales_and_minima(
     x: Floats, factors: Floats, n_parts: int, n_codes: int, largest: int
-) -> tuple[Floats, Floats, Bytes, Bytes, Bytes]:
+) -> tuple[Array, Array, Array, Array, Array]:
     """Return the block's scale and minimum, those of its parts as integers up to ``largest``, and the codes."""
     shape, size = (len(x), n_parts), 256 // n_parts
     parts, w = x.reshape(-1, size), factors.reshape(-1, size)
@@ -129,7 +133,7 @@ def _scales_and_minima(
     return d, d_min, integer_scales.astype(np.uint8), integer_minima.astype(np.uint8), codes.reshape(x.shape)
 
 
-def _integers(numbers: Floats, weights: Floats, largest: int) -> tuple[Floats, Floats]:
+def _integers(numbers: Floats, weights: Floats, largest: int) -> tuple[Array, Array]:
     """Return a float16 for each row, and the integers up to ``largest`` that it is multiplied with."""
     unit = np.empty(len(numbers), np.float32)
     search_scale(numbers, weights, -largest, _STEP, 5, unit)
@@ -137,7 +141,7 @@ def _integers(numbers: Floats, weights: Floats, largest: int) -> tuple[Floats, F
     return d, _nearest(numbers, d.astype(np.float32)[:, None], 0, largest)
 
 
-def _scale(x: Floats, factors: Floats, lowest: int) -> tuple[Floats, Bytes]:
+def _scale(x: Floats, factors: Floats, lowest: int) -> tuple[Array, Array]:
     """Return the scale and the codes of blocks with one scale."""
     scales = np.empty(len(x), np.float32)
     search_scale(x, factors, lowest, _STEP, 9, scales)
@@ -145,7 +149,7 @@ def _scale(x: Floats, factors: Floats, lowest: int) -> tuple[Floats, Bytes]:
     return d, _codes(x, d.astype(np.float32), np.zeros(len(x), np.float32), lowest, -2 * lowest)
 
 
-def _scale_and_start(x: Floats, factors: Floats, n_codes: int) -> tuple[Floats, Floats, Bytes]:
+def _scale_and_start(x: Floats, factors: Floats, n_codes: int) -> tuple[Array, Array, Array]:
     """Return the scale, the lowest weight and the codes of blocks with one scale."""
     low = x.min(1, keepdims=True)
     shift = np.maximum(low, 0)  # the search allows for no lowest weight above zero
@@ -166,49 +170,48 @@ def _codes(parts: Floats, scales: Floats, minima: Floats, lowest: int, n_codes: 
     return codes
 
 
-def _nearest(numbers: Floats, unit: Floats, lowest: int, highest: int) -> Floats:
+def _nearest(numbers: Floats, unit: Floats, lowest: int, highest: int) -> Array:
     """Return the nearest integers of ``numbers / unit``; 0 if the unit is 0."""
-    integers = np.divide(numbers, unit, out=np.zeros_like(numbers), where=unit != 0)
+    integers: Array = np.divide(numbers, unit, out=np.zeros_like(numbers), where=unit != 0)
     return np.clip(np.rint(integers), lowest, highest)
 
 
-def _half(numbers: Floats) -> Floats:
-    with np.errstate(over="ignore"):  # who rounds weights that are too large will find infinities
-        half: Floats = numbers.astype(np.float16)
-    return half
+def _half(numbers: Floats) -> Array:
+    return numbers.astype(np.float16)
 
 
 # --- bytes ------------------------------------------------------------------------------------------
 
 
-def _joined(*fields: Floats | Bytes) -> Bytes:
+def _joined(*fields: Array) -> Bytes:
     """Return the fields of blocks side by side, as bytes."""
     return np.concatenate([field.reshape(len(field), -1).view(np.uint8) for field in fields], 1)
 
 
-def _combined(codes: Bytes, n_bits: int) -> Bytes:
+def _combined(codes: Array, n_bits: int) -> Array:
     """Return bytes with ``n_bits`` of each code along axis 1, the first code in the lowest bits."""
     shifts = np.arange(0, n_bits * codes.shape[1], n_bits, dtype=np.uint8)
-    combined: Bytes = np.bitwise_or.reduce(codes << shifts[:, None], 1)
+    combined: Array = np.bitwise_or.reduce(codes << shifts[:, None], 1)
     return combined
 
 
-def _nibbles(codes: Bytes, n: int) -> Bytes:
+def _nibbles(codes: Array, n: int) -> Array:
     """Return bytes with two codes each: those of ``n`` weights in the low bits, of the next ``n`` in the high bits."""
     pairs = codes.reshape(len(codes), -1, 2, n)
-    return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(codes), -1)
+    combined: Array = pairs[:, :, 0] | pairs[:, :, 1] << 4
+    return combined.reshape(len(codes), -1)
 
 
-def _pairs_of_bits(codes: Bytes) -> Bytes:
+def _pairs_of_bits(codes: Array) -> Array:
     """Return bytes with four codes each, of weights that are 32 apart."""
     return _combined(codes.reshape(-1, 4, 32), 2).reshape(len(codes), -1)
 
 
-def _fifth_bits(codes: Bytes) -> Bytes:
+def _fifth_bits(codes: Array) -> Array:
     return np.packbits(codes >> 4, axis=1, bitorder="little")
 
 
-def _six_bits(scales: Bytes, minima: Bytes) -> tuple[Bytes, Bytes, Bytes]:
+def _six_bits(scales: Array, minima: Array) -> tuple[Array, Array, Array]:
     """Return the bytes of 8 scales and 8 minima of 6 bits."""
     first, second = (x[:, :4] | x[:, 4:] >> 4 << 6 for x in (scales, minima))
     return first, second, scales[:, 4:] & 15 | (minima[:, 4:] & 15) << 4

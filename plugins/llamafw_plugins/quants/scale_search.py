@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 LANES = 128  # blocks that are computed at once; their weights fit into the first-level cache
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, SMALL = np.float32(0), np.float32(1), np.float32(1e-5)
 _floats = types.float32[::1]
 _rows = types.float32[:, ::1]
 _codes = types.uint8[:, ::1]
@@ -107,13 +107,14 @@ def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, sca
                 determinant = sum_w[j] * sum_wqq[j] - sum_wq[j] * sum_wq[j]
                 s = (sum_w[j] * sum_wqx[j] - sum_wx[j] * sum_wq[j]) / determinant
                 m = (sum_wq[j] * sum_wqx[j] - sum_wqq[j] * sum_wx[j]) / determinant
-                is_below = m < ZERO
-                s = sum_wqx[j] / sum_wqq[j] if is_below else s
-                m = ZERO if is_below else m
+                # without a minimum if it would be negative, or if all q are the same, so that nothing determines it
+                is_fixed = (m < ZERO) | (determinant <= SMALL * (sum_w[j] * sum_wqq[j]))
+                s = sum_wqx[j] / sum_wqq[j] if is_fixed else s
+                m = ZERO if is_fixed else m
                 # without the sum of w · x², which is the same for all choices
                 error = s * (s * sum_wqq[j] - sum_wqx[j] - sum_wqx[j] - (m + m) * sum_wq[j])
                 error += m * (m * sum_w[j] + sum_wx[j] + sum_wx[j])
-                is_better = (determinant > ZERO) & (s > ZERO) & (error < best[j])
+                is_better = (s > ZERO) & (error < best[j])  # false for NaN
                 best[j] = error if is_better else best[j]
                 scale[j] = s if is_better else scale[j]
                 minimum[j] = m if is_better else minimum[j]
