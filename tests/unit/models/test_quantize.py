@@ -98,7 +98,7 @@ FIELDS: dict[str, tuple[int, list[tuple[int, int, int, int]]]] = {
     "Q5_0": (32, [(6, 22, 0, 4), (2, 6, 4, 1)]),
     "Q5_1": (32, [(8, 24, 0, 4), (4, 8, 4, 1)]),
 }
-"""The number of codes, and the fields of a block: first byte, last byte + 1, lowest bit and number of bits of a code."""
+"""The number of codes, and a block's fields: first byte, last byte + 1, lowest bit and number of bits of a code."""
 
 
 @pytest.mark.parametrize("type_name", FIELDS)
