@@ -151,10 +151,8 @@ def find_quantizer(name: str, quants: Registry) -> Quantizer:
         return quant  # type: ignore[no-any-return]  # a Quantizer, as it has the method
     usable = ", ".join(sorted(one for one, quant in quants.items() if callable(getattr(quant, "quantize", None))))
     if quant is None:
-        problem = f"no plugin provides the tensor type {name!r}{quants.suggest(name.upper())}"
-    else:
-        problem = f"weights cannot be rounded to {quant.name}"
-    raise SettingsError(f"{FLAG}: {problem}; they can be rounded to {usable}")
+        raise SettingsError(f"{FLAG}: no plugin provides the tensor type {name!r}; weights can be rounded to {usable}")
+    raise SettingsError(f"{FLAG}: weights cannot be rounded to {quant.name}, only to {usable}")
 
 
 def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry, log: Callable[[str], None]) -> Model:
