@@ -187,6 +187,10 @@ def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry,
     n_threads = settings.threads if settings.threads > 0 else _n_cores()
     outputs = {weight.name for weight in _output_matrices(graph)}
     tensors, misfits = dict(model.tensors), dict[str, Tensor]()
+    # load compiled code now: while a backend compiles kernels, numba's setting for the folder of the cache is another
+    target.quantize(np.zeros((1, target.block_size), np.float32))
+    for name in OUTPUT_TYPES if outputs and target.block_size > 1 else ():
+        quants[name].quantize(np.zeros((1, quants[name].block_size), np.float32))
     for name in matrices(graph):
         tensor = tensors[name]
         chosen = _output_type(tensor, target, quants) if name in outputs else target
