@@ -23,6 +23,7 @@ from llamafw.server.access_log import AccessLogMiddleware
 from llamafw.server.allowed_methods import AllowedMethods
 from llamafw.server.authentication import AuthenticationMiddleware, key_registry
 from llamafw.server.common_headers import CommonHeadersMiddleware
+from llamafw.server.compression import CompressionMiddleware
 from llamafw.server.cors import with_cors
 from llamafw.server.dispatch import Dispatcher
 from llamafw.server.errors import ErrorMiddleware, explainer
@@ -93,7 +94,7 @@ def build_app(
     wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # a second time: plugins' wrappers may raise, too
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
     public = with_cors(wrapped, settings.cors_origins, methods)
-    return CommonHeadersMiddleware(AccessLogMiddleware(public)), app, loader
+    return CommonHeadersMiddleware(AccessLogMiddleware(CompressionMiddleware(public))), app, loader
 
 
 def _middlewares(

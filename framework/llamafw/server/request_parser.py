@@ -1,7 +1,8 @@
 """Parse HTTP/1.1 requests and ignore offers to upgrade to another protocol.
 
-RFC 9110 §7.8 lets a server ignore the header ``Upgrade``. httptools cannot: after the headers of such a request it stops,
-and takes the body for data of the other protocol. Java's HttpClient and ``curl --http2`` offer h2c with every request.
+RFC 9110 §7.8 lets a server ignore the header ``Upgrade``. httptools cannot: it stops after the headers of such a
+request, and takes the body for data of the other protocol. Java's HttpClient and ``curl --http2`` offer h2c with every
+request.
 """
 
 from __future__ import annotations
