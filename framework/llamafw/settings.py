@@ -262,6 +262,8 @@ class Settings:
         help="maximum number of requests that wait for a slot; more are refused with status 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
         help="timeout in seconds for each of these: a request waits for a slot, a client sends a body, a client reads a response")
+    sse_ping_interval: int = option(30, "--sse-ping-interval", group=SERVER, type=int, env="LLAMA_ARG_SSE_PING_INTERVAL", metavar="S", low=-1, high=2**31 - 1,
+        help="seconds after which a comment is sent in a stream that has no event, so that proxies do not close it; 0 or -1: never")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
         help="number of threads for work that would block other requests, such as tokenising long prompts (default: number of cores plus 4, at most 32)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,

@@ -88,7 +88,9 @@ def build_app(
     explain = explainer(plugins)
     with_errors = partial(ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged))
     middlewares = _middlewares(app, authenticators, endpoints, with_errors)
-    routed = _route(merged, Dispatcher(endpoints, explain), middlewares, loader, endpoints, plugins)
+    routed = _route(
+        merged, Dispatcher(endpoints, explain, settings.sse_ping_interval), middlewares, loader, endpoints, plugins
+    )
 
     timed = WriteTimeoutMiddleware(routed, settings.timeout)
     wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # a second time: plugins' wrappers may raise, too
