@@ -23,6 +23,7 @@ from llamafw.options import (
     parse_cpu_mask,
     parse_cpu_range,
     parse_on_off_auto,
+    parse_path_prefix,
     parse_proportions,
 )
 
@@ -58,11 +59,11 @@ class Settings:
     threads: int = option(-1, "-t", "--threads", group=COMMON, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
         help="number of CPU threads for generation (default: one per physical core)")
     host: str = option("127.0.0.1", "--host", group=COMMON, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
-        help="address to listen on; 0.0.0.0 makes the server reachable from other machines")
+        help="addresses to listen on, separated by commas: IP addresses, host names, and paths of unix sockets, which end in .sock; 0.0.0.0 makes the server reachable from other machines, :: does so for IPv6 too")
     port: int = option(8080, "--port", group=COMMON, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
         help="port to listen on; 0: any free port")
-    api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split_env=False,
-        help="API key that requests must carry; may be repeated (the environment variable is a single key)")
+    api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split=True,
+        help="API keys that requests must carry, separated by commas; may be repeated")
     config: str | None = option(None, "--config", group=COMMON, type=str, env="LLAMAFW_CONFIG", metavar="FILE",
         help="TOML file with settings, named like the long flags; environment variables and flags take precedence")
 
@@ -246,7 +247,11 @@ class Settings:
 
     # --- server
     api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, metavar="FILE",
-        help="file with API keys, one per line, in addition to --api-key")
+        help="file with API keys, one per line, in addition to --api-key; lines that begin with # are comments")
+    api_prefix: str = option("", "--api-prefix", group=SERVER, type=str, env="LLAMA_ARG_API_PREFIX", metavar="PATH", parse=parse_path_prefix,
+        help="path below which everything is served, such as /llm (default: none)")
+    reuse_port: bool = option(False, "--reuse-port", group=SERVER, type=bool, env="LLAMA_ARG_REUSE_PORT",
+        help="allow several servers to listen on the same port; the system distributes connections among them")
     ssl_key_file: str | None = option(None, "--ssl-key-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_KEY_FILE", metavar="FILE",
         help="PEM file with the private key for HTTPS; needs --ssl-cert-file")
     ssl_cert_file: str | None = option(None, "--ssl-cert-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_CERT_FILE", metavar="FILE",
@@ -256,8 +261,8 @@ class Settings:
     webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_WEBUI",
         off_flags=("--no-ui", "--no-webui"), off_env="LLAMA_ARG_NO_WEBUI",
         help="serve the chat page at / and /completion.js")
-    cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
-        help="allowed CORS origins, or * for all; may be repeated (default: loopback addresses, any port)")
+    cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True, split=True,
+        help="allowed CORS origins, separated by commas; *: all, localhost: loopback addresses with any port; may be repeated (default: loopback addresses, any port)")
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
         help="maximum number of requests that wait for a slot; more are refused with status 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
@@ -391,7 +396,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if not opt.env or not (text := environ.get(opt.env)):
             continue
         if opt.repeat:
-            parts = text.split(",") if opt.split_env else [text]
+            parts = text.split(",")
             values[name] = tuple(convert(opt, part.strip(), opt.env) for part in parts if part.strip())
         else:
             values[name] = convert(opt, text, opt.env)

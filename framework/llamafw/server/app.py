@@ -28,6 +28,7 @@ from llamafw.server.cors import with_cors
 from llamafw.server.dispatch import Dispatcher
 from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import LoadingMiddleware, ModelLoader
+from llamafw.server.prefix import PrefixMiddleware
 from llamafw.server.response_contract import ResponseContractMiddleware
 from llamafw.server.routing import StrictRoutingMiddleware, routing_document
 from llamafw.server.running_app import RunningApp
@@ -95,6 +96,8 @@ def build_app(
     timed = WriteTimeoutMiddleware(routed, settings.timeout)
     wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # a second time: plugins' wrappers may raise, too
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
+    if settings.api_prefix:
+        wrapped = with_errors(PrefixMiddleware(wrapped, settings.api_prefix))
     public = with_cors(wrapped, settings.cors_origins, methods)
     return CommonHeadersMiddleware(AccessLogMiddleware(CompressionMiddleware(public))), app, loader
 

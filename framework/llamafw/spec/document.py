@@ -104,6 +104,8 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
     add_fields(document, plugins.registry("field"), samplers, owners)
     set_defaults(document, settings, samplers)
     add_unsupported_coding(document)
+    if settings.api_prefix:
+        document["servers"] = [{"url": settings.api_prefix}]
     return document
 
 
