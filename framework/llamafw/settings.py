@@ -50,8 +50,10 @@ class Settings:
         help="GGUF file of the model, or a name from the catalogue of `llamafw pull`; with --model-url or --hf-file: the file to store the download in (default: smollm2-135m, downloaded once)")
     hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=COMMON, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
         help="download the model from this Hugging Face repository; QUANT selects a file by its quantization, --hf-file or -m by its name (default: Q4_K_M if there is one)")
-    alias: str | None = option(None, "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
-        help="name of the model in the API (default: its name in the catalogue, or that of its file)")
+    alias: tuple[str, ...] = option((), "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAMES", repeat=True, split=True,
+        help="names of the model in the API, separated by commas; the first is its id (default: its name in the catalogue, or that of its file)")
+    tags: tuple[str, ...] = option((), "--tags", group=SERVER, type=str, env="LLAMA_ARG_TAGS", metavar="TAGS", repeat=True, split=True,
+        help="tags of the model in GET /v1/models, separated by commas; for clients only")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMMON, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
         help="size of the context in tokens, divided evenly among the slots (default: 0, the context that the model was trained with)")
     parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
@@ -279,10 +281,10 @@ class Settings:
         help="refuse requests with unknown fields, instead of listing these in the header X-Llamafw-Ignored-Fields")
     validate_responses: bool = option(False, "--validate-responses", group=SERVER, type=bool, env="LLAMAFW_VALIDATE_RESPONSES",
         help="validate all responses and stream events against the API document (for tests)")
-    slots: bool = option(False, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off_flags=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
-        help="enable GET /slots, which shows the prompts of all clients")
+    slots: bool | None = option(None, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off_flags=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
+        help="show the prompts of all clients in GET /slots; --no-slots disables it (default: without prompts)")
     slot_save_path: str | None = option(None, "--slot-save-path", group=SERVER, type=str, env="LLAMA_ARG_SLOT_SAVE_PATH", metavar="FOLDER",
-        help="enable POST /slots/{id_slot}, which saves and restores slot caches in this folder")
+        help="enable POST /slots/{id_slot}, which saves and restores slot caches in this folder; it is created if it does not exist")
     props: bool = option(False, "--props", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_PROPS",
         help="enable POST /props, which changes the system prompt")
     metrics: bool = option(False, "--metrics", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_METRICS",

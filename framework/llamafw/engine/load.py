@@ -109,7 +109,7 @@ def load_model(
             f"{inputs.preload[1]}: prompts cannot be preloaded, because a plugin's engine runs this model"
         )
 
-    name = settings.alias or model_id(path)
+    name = settings.alias[0] if settings.alias else model_id(path)
     loaded = LoadedModel(
         name=name,
         model=model,

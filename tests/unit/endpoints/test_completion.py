@@ -135,7 +135,7 @@ async def test_empty_prompt_gets_an_empty_completion(post: Post) -> None:
     row = await post("/completion", prompt="", **GREEDY)
     assert (row["content"], row["tokens_predicted"], row["tokens_evaluated"], row["id_slot"]) == ("", 0, 0, -1)
     assert [row["stopped_eos"], row["stopped_word"], row["stopped_limit"]] == [False] * 3
-    assert row["timings"]["predicted_per_second"] is None
+    assert row["timings"]["predicted_per_second"] == 0
 
 
 @pytest.mark.inventory("E-065", "E-066", "R-15")
