@@ -24,6 +24,7 @@ from llamafw import (
     LlamafwError,
     Register,
     RequestError,
+    SettingsError,
     Snapshots,
     hookimpl,
 )
@@ -50,6 +51,11 @@ class NumpyBackend:
 
         self.evaluate = g.Evaluator(graph, g.read_weights(context.model, context.quants), np.float32)
         self.weight_bytes = 4 * sum(int(np.prod(tensor.shape)) for tensor in context.model.tensors.values())
+        for kind in (options.cache_type_k, options.cache_type_v):
+            if kind not in CACHE_TYPES:
+                raise SettingsError(
+                    f"the numpy backend stores keys and values as {' or '.join(CACHE_TYPES)}, not {kind}"
+                )
         types = CACHE_TYPES[options.cache_type_k], CACHE_TYPES[options.cache_type_v]
         self.texts = [g.TextState(graph, self.n_ctx, np.float32, types) for _ in range(self.n_slots)]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from llamafw.errors import SettingsError
 from llamafw.options import (
@@ -26,6 +26,7 @@ from llamafw.options import (
     parse_path_prefix,
     parse_proportions,
 )
+from llamafw.types.backend_options import CacheType
 
 SAMPLER_LETTERS = {
     "k": "top_k", "f": "tfs_z", "y": "typ_p", "p": "top_p", "m": "min_p", "t": "temperature", "e": "penalties",
@@ -163,9 +164,9 @@ class Settings:
         help="continuous batching: new prompts join running generations; with -nocb they wait until no slot is generating")
     flash_attn: bool | None = option(None, "-fa", "--flash-attn", group=CONTEXT, type=str, env="LLAMA_ARG_FLASH_ATTN", metavar="on|off|auto", parse=parse_on_off_auto, bare_value="on",
         help="flash attention; without a value: on (default: auto, the backend decides)")
-    cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=("f16", "f32"),
+    cache_type_k: str = option("f16", "-ctk", "--cache-type-k", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_K", metavar="TYPE", choices=get_args(CacheType),
         help="data type of the KV cache for K")
-    cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=("f16", "f32"),
+    cache_type_v: str = option("f16", "-ctv", "--cache-type-v", group=CONTEXT, type=str, env="LLAMA_ARG_CACHE_TYPE_V", metavar="TYPE", choices=get_args(CacheType),
         help="data type of the KV cache for V")
     swa_full: bool = option(False, "--swa-full", group=CONTEXT, type=bool, env="LLAMA_ARG_SWA_FULL",
         help="keep all positions in layers with a sliding window, too: more memory, but no snapshots are needed to reuse earlier parts of a prompt")

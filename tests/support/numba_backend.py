@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from llamafw import BackendContext, BackendOptions
+from llamafw import BackendContext, BackendOptions, Floats
 from llamafw.graph import Graph
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
@@ -65,6 +67,36 @@ def open_backend(path: Path, lines: list[str] | None = None, **options: Any) -> 
         backend.close()
 
 
+def cached_keys(backend: Any, number: int = 0) -> Floats:
+    """Return the keys of a cache, ``(n_slots, n_head, n_positions, key_size)`` float32."""
+    from llamafw_backends.numba_cpu.key_rotation import write_floats
+
+    words, kind = backend._kv.caches[number].words, backend._kv.types[0]
+    name, size = kind.name, backend._kv.layouts[number].key_size
+    block_bytes = kind.format.tile_bytes(size)
+
+    def read(blocks: int, n: int, out: int) -> int:
+        for i in range(n):
+            write_floats(size, name, (blocks + i * block_bytes, out + 64 * size * i))
+        return 0
+
+    keys = np.zeros((*words.shape[:3], size, 16), np.float32)
+    kernel = backend._compiler(f"read {name} keys of {size}", 3, read).ctypes
+    kernel(words.ctypes.data, math.prod(words.shape[:3]), keys.ctypes.data)
+    return keys.swapaxes(3, 4).reshape(*words.shape[:2], -1, size)
+
+
+def cached_values(backend: Any, number: int = 0) -> npt.NDArray[np.uint8]:
+    """Return the values of a cache in the layout of files, ``(n_slots, n_head, n_positions, n_bytes)``."""
+    arrays, n_scales = backend._kv.caches[number], backend._kv.types[1].n_scales
+    rows: npt.NDArray[np.uint8] = arrays.rows
+    if not n_scales:
+        return rows
+    shape = *rows.shape[:3], -1
+    scales = arrays.value_scales.swapaxes(3, 4).copy().view(np.uint8).reshape(*shape, 2 * n_scales)
+    return np.concatenate([scales, rows.reshape(*scales.shape[:4], -1)], axis=-1).reshape(shape)
+
+
 def fill_with_nan(backend: Any) -> None:
     """Fill all float buffers and the states of all slots, which must be empty, with NaN."""
     n_bytes = backend._step_bytes
@@ -73,6 +105,7 @@ def fill_with_nan(backend: Any) -> None:
     backend._scratch.view(scratch, (backend._pool.n_threads * stride // 4,), np.float32)[...] = np.nan
     backend._logits[...] = np.nan
     backend._hidden[...] = np.nan
-    for part in (*backend._kv.keys, *backend._kv.values):
-        part[...] = np.nan
+    for arrays in backend._kv.caches:
+        for part in (*arrays.by_lane, arrays.rows):
+            part[...] = np.iinfo(part.dtype).max  # NaN in each floating-point type
     backend._states._states.view(np.float32)[...] = np.nan

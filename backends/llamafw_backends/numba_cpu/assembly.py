@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw_backends.numba_cpu import attention, experts, phases, plugin_operators
+from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import (
     ATTENTION,
@@ -77,6 +78,8 @@ class Assembly:
         Address of the states of recurrent operators, and bytes from slot to slot.
     compiler : KernelCompiler
         Compiles the kernels that the phases need.
+    isa : InstructionSet
+        The instruction set of the kernels.
     n_rows : int
         Maximum number of tokens in a ubatch.
     result : int
@@ -92,11 +95,13 @@ class Assembly:
         caches: KVCache,
         states: tuple[int, int],
         compiler: KernelCompiler,
+        isa: InstructionSet,
         n_rows: int,
         result: int,
         result_stride: int,
     ) -> None:
-        self._caches, self._states, self._compiler, self._n_rows = caches, states, compiler, n_rows
+        self._caches, self._states, self._n_rows = caches, states, n_rows
+        self._compiler, self._isa = compiler, isa
         self._result, self._result_stride = result, result_stride
         self._blocks: list[npt.NDArray[np.uint8]] = []
         self._used = 0  # bytes of the last block
@@ -306,9 +311,9 @@ class Assembly:
         return self._store(dtype, fields | more, {"inputs": inputs, "ops": ops})
 
     def _attention(self, unit: AttentionUnit) -> tuple[int, int]:
-        layout, cached = unit.cache, self._caches.addresses(unit.number)
+        layout, cached = unit.cache, self._caches.fields(unit.number)
         n_rep = unit.n_head // layout.n_head
-        kernel = attention.build(self._compiler, n_rep, layout, *self._caches.types)
+        kernel = attention.build(self._compiler, self._isa, n_rep, layout, *self._caches.types)
         n_scores = attention.max_scores(unit.fields["window"], self._caches.n_ctx)
         self._need_scratch(attention.scratch_bytes(n_rep, layout, n_scores))
 

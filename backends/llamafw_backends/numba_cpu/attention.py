@@ -1,8 +1,9 @@
 """Compute attention over the KV cache, for a few query rows that share a KV head.
 
-A row is one query head of one token. Keys are stored in blocks of 16 positions, (n_ctx / 16, key_size, 16): a vector
+A row is one query head of one token. Keys are stored in blocks of 16 positions, which are tiles of 16 rows: a vector
 holds the same element of 16 keys. Values are stored position by position, (n_ctx, value_size); latent values are the
-first numbers of the keys, and are not stored again (MLA, arXiv:2405.04434).
+first numbers of the keys, and are not stored again (MLA, arXiv:2405.04434). `cache_types` has the types of both. Keys
+that are quantised are multiplied as bytes; queries become records of activations (see `isa`).
 
 The result of a row at position p depends only on the positions that it sees: 0 … p, or the last ones of a window.
 Scores are summed over the elements of the head in order. The maximum, the sum of exponentials and the weighted sum of
@@ -18,9 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, emit_values, sum_rows
+from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, sum_rows
+from llamafw_backends.numba_cpu.cache import ANY_ISA
+from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType, store_key, store_value
+from llamafw_backends.numba_cpu.elementwise import quantize
+from llamafw_backends.numba_cpu.hadamard import rotate
+from llamafw_backends.numba_cpu.isa import RECORD_BYTES, InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
-from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, row_at, row_op_at
+from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, rounding_at, row_at, row_op_at
 from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
 from llamafw_backends.numba_cpu.row_kernels import tanh
 from llamafw_backends.numba_cpu.simd import (
@@ -36,17 +42,16 @@ from llamafw_backends.numba_cpu.simd import (
     specialised,
     splat,
     store,
-    store_f16,
     store_f32,
-    store_half,
     sub,
     sum_lanes,
     zeros,
 )
 from llamafw_backends.numba_cpu.threads import barrier
+from llamafw_backends.numba_cpu.value_emit import emit_values
 
-_scores = specialised("scores", 3, 7, emit_scores)
-_values = specialised("values", 3, 7, emit_values)
+_scores = specialised("scores", 4, 7, emit_scores)
+_values = specialised("values", 3, 8, emit_values)
 _latent_values = specialised("latent values", 4, 8, emit_latent_values)
 
 
@@ -146,8 +151,7 @@ def _store_kv(
     thread: int,
     key_size: int,
     value_size: int,
-    keys: str,
-    values: str,
+    scratch: int,
 ) -> None:
     """Compute the rest of a token's key and value, and write them into the cache."""
     i = 8 * (p.first + token)
@@ -158,22 +162,12 @@ def _store_kv(
     _apply_ops(plan, r.k_ops, r.n_k_ops, k, token, key_size)
     _apply_ops(plan, r.v_ops, r.n_v_ops, v, token, value_size)
 
-    key = r.keys + slot * r.key_slot + head * r.key_head
-    value = r.values + slot * r.value_slot + head * r.value_head
     place = position % r.n_kept
-    first = place // 16 * 16 * key_size + place % 16  # index of the key's first element; the next one is 16 later
-
-    if keys == "f16":
-        for d in range(key_size):
-            store_f16(load_f32(k + 4 * d), key + 2 * (first + 16 * d))
-    else:
-        for d in range(key_size):
-            store_f32(load_f32(k + 4 * d), key + 4 * (first + 16 * d))
-    for d in range(0, value_size, 16):
-        if values == "f16":
-            store_half(load(v + 4 * d), value + 2 * (place * value_size + d))
-        else:
-            store(load(v + 4 * d), value + 4 * (place * value_size + d))
+    block = r.keys + slot * r.key_slot + head * r.key_head + place // 16 * r.key_block
+    store_key(rounding_at(r.key_rounding), k, key_size, block, place % 16, scratch)
+    row = r.values + slot * r.value_slot + head * r.value_head + place * r.value_row
+    scales = r.scales + slot * r.scale_slot + head * r.scale_head + place // 16 * r.scale_block
+    store_value(rounding_at(r.value_rounding), v, value_size, row, scales, place % 16, scratch)
 
 
 @jit
@@ -189,23 +183,39 @@ def _store_queries(
     n_rows: int,
     size: int,
     to: int,
+    scaled: int,
 ) -> None:
-    """Compute the rest of a token's query head; store it, scaled, as column ``row`` of (size, n_rows)."""
+    """Compute the rest of a token's query head, and store it, multiplied by the scale.
+
+    It becomes column ``row`` of (size, n_rows) float32 at ``to``. For quantised keys, ``scaled`` is the address of a
+    buffer of ``size`` float32, otherwise 0; the query is rotated like the keys (see `hadamard`), and becomes column
+    ``row`` of (size / 32, n_rows) records at ``to``.
+    """
     q = row_at(p, r.q, r.q_stride, r.q_mode, token, thread, p.n_tokens == 1) + head * 4 * size
     _apply_ops(plan, r.q_ops, r.n_q_ops, q, token, size)
     factor = r.scale
     if r.temperature != np.float32(0.0):
         factor *= np.float32(1.0 + r.temperature * math.log(1.0 + position // r.temperature_length))
-    for d in range(size):
-        store_f32(load_f32(q + 4 * d) * factor, to + 4 * (d * n_rows + row))
+    if scaled == 0:
+        for d in range(size):
+            store_f32(load_f32(q + 4 * d) * factor, to + 4 * (d * n_rows + row))
+        return
+    for d in range(0, 4 * size, 64):
+        store(mul(load(q + d), splat(factor)), scaled + d)
+    rotate(scaled, size, scaled)
+    for i in range(size // 32):
+        quantize(scaled + 128 * i, to + RECORD_BYTES * (i * n_rows + row))
 
 
-def build(compiler: KernelCompiler, n_rep: int, layout: CacheLayout, keys: str, values: str) -> Any:
+def build(
+    compiler: KernelCompiler, isa: InstructionSet, n_rep: int, layout: CacheLayout, keys: CacheType, values: CacheType
+) -> Any:
     """Compile the kernel ``attention(plan, record, thread)`` for ``n_rep`` query heads per KV head."""
     sizes = layout.key_size, layout.value_size, layout.latent
     name = f"attention {n_rep} x {layout.key_size} and {layout.value_size}, "
-    name += f"latent, {keys}" if layout.latent else f"{keys} and {values}"
-    return compiler(name, 3, _attention(n_rep, *sizes, keys, values))
+    name += f"latent, {keys.name}" if layout.latent else f"{keys.name} and {values.name}"
+    isa_name = isa.name if keys.n_scales else ANY_ISA
+    return compiler(name, 3, _attention(n_rep, *sizes, keys.name, values.name, isa_name), isa=isa_name)
 
 
 def max_scores(window: int, n_ctx: int) -> int:
@@ -217,33 +227,36 @@ def scratch_bytes(n_rep: int, layout: CacheLayout, n_scores: int) -> int:
     """Return the bytes that a thread needs for the queries, sums and scores of the rows computed together."""
     heads, tokens = rows_at_once(n_rep, latent=layout.latent)
     n_sums = layout.value_size * (sum_rows(heads) if layout.latent else heads * tokens)
-    return 4 * (heads * tokens * (layout.key_size + n_scores) + n_sums)
+    return 4 * ((1 + heads * tokens) * layout.key_size + heads * tokens * n_scores + n_sums)
 
 
 def _attention(
-    n_rep: int, key_size: int, value_size: int, latent: bool, keys: str, values: str
+    n_rep: int, key_size: int, value_size: int, latent: bool, keys: str, values: str, isa: str
 ) -> Callable[[int, int, int], int]:
     heads, max_tokens = rows_at_once(n_rep, latent=latent)
     max_rows = heads * max_tokens
     parts = n_rep // heads
     stored_size = 0 if latent else value_size  # of values
     n_sums = value_size * (sum_rows(heads) if latent else max_rows)
+    is_quantised, has_rotated_values = CACHE_TYPES[keys].n_scales > 0, CACHE_TYPES[values].n_scales > 0
 
     def attention(plan: int, record: int, thread: int) -> int:
         p, r = plan_at(plan), attention_at(record)
+        scratch = p.scratch + thread * p.scratch_stride
+        sums = scratch + 4 * key_size * max_rows
+        scores = sums + 4 * n_sums
+        scaled = scores + 4 * r.n_scores * max_rows if is_quantised else 0
+        stride = 4 * r.n_scores
+
         # With one token per slot, the thread that computes a token's attention also writes its keys. Otherwise it may
         # need keys of other threads, so all keys are written first.
         writes_own_keys = parts == 1 and p.n_spans == p.n_tokens
         if r.stores and not writes_own_keys:
             for i in range(thread, p.n_tokens * r.n_head_kv, p.n_threads):
                 token = i // r.n_head_kv
-                _store_kv(plan, p, r, token, i % r.n_head_kv, thread, key_size, stored_size, keys, values)
+                _store_kv(plan, p, r, token, i % r.n_head_kv, thread, key_size, stored_size, scratch)
             barrier(p.pool, p.n_threads)
 
-        scratch = p.scratch + thread * p.scratch_stride
-        sums = scratch + 4 * key_size * max_rows
-        scores = sums + 4 * n_sums
-        stride = 4 * r.n_scores
         per_item = r.n_head_kv * parts
 
         next_item = thread  # number of this thread's next item within the span; an item is a few tokens and heads
@@ -262,9 +275,10 @@ def _attention(
                 next_item += p.n_threads
 
                 if r.stores and writes_own_keys:
-                    _store_kv(plan, p, r, first_token, kv_head, thread, key_size, stored_size, keys, values)
+                    _store_kv(plan, p, r, first_token, kv_head, thread, key_size, stored_size, scratch)
                 cached_keys = r.keys + slot * r.key_slot + kv_head * r.key_head
                 cached_values = r.values + slot * r.value_slot + kv_head * r.value_head
+                scales = r.scales + slot * r.scale_slot + kv_head * r.scale_head
                 n_rows = n_tokens * heads
                 for t in range(n_tokens):
                     for h in range(heads):
@@ -280,6 +294,7 @@ def _attention(
                             n_rows,
                             key_size,
                             scratch,
+                            scaled,
                         )
 
                 seen = _first_visible(r, position)
@@ -288,9 +303,9 @@ def _attention(
                 n_blocks = (position + n_tokens + 15) // 16 - start // 16
                 blocks = scratch, cached_keys, n_kept // 16, start // 16, n_blocks, scores, stride
                 if n_rows == max_rows:
-                    _scores(max_rows, key_size, keys, blocks)
+                    _scores(max_rows, key_size, keys, isa, blocks)
                 else:  # the item is a single token
-                    _scores(heads, key_size, keys, blocks)
+                    _scores(heads, key_size, keys, isa, blocks)
 
                 for row in range(n_rows):
                     head, last = first_head + row % heads, position + row // heads
@@ -309,7 +324,7 @@ def _attention(
                 for j in range(0, 4 * value_size * n_rows, 64):
                     store(zeros(), sums + j)
                 shared = position + 1  # positions that all rows see; the others are added token by token
-                seen_by_all = weights, stride, cached_values, n_kept, seen, shared, sums
+                seen_by_all = weights, stride, cached_values, scales, n_kept, seen, shared, sums
                 if n_rows == max_rows:
                     _values(max_rows, value_size, values, seen_by_all)
                 else:
@@ -317,7 +332,7 @@ def _attention(
                 for t in range(1, n_tokens):
                     row = t * heads
                     own_weights, own_sums = weights + row * stride, sums + 4 * value_size * row
-                    own = own_weights, stride, cached_values, n_kept, shared, shared + t, own_sums
+                    own = own_weights, stride, cached_values, scales, n_kept, shared, shared + t, own_sums
                     _values(heads, value_size, values, own)
 
                 for row in range(n_rows):
@@ -326,6 +341,8 @@ def _attention(
                     inverse = splat(load_f32(scratch + 4 * row))
                     for j in range(0, 4 * value_size, 64):
                         store(mul(load(sums + 4 * value_size * row + j), inverse), out + j)
+                    if has_rotated_values:
+                        rotate(out, value_size, out)
             next_item -= n_items
         return 0
 

@@ -9,47 +9,33 @@ from __future__ import annotations
 from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES
+from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, INTS, Builder, Value, address, constant, larger, smaller
+from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
+from llamafw_backends.numba_cpu.isa import RECORD_BYTES
+from llamafw_backends.numba_cpu.tiles import COLUMNS, QuantFormat, Record
 
-ELEMENT_BYTES = {"f16": 2, "f32": 4}
-_ACCUMULATORS = 24  # registers for sums: AVX-512 has 32; for other sets the compiler spills some
+_BYTES_AHEAD = 8192  # distance of prefetches
 _CHUNK = 32  # blocks of keys whose values are summed before lanes are added; they fit into a second-level cache
-_GROUPS_AHEAD = 4  # distance of prefetches
+_GROUPS_AHEAD = 4  # the same, for latent values
 
 
-def _load(b: Builder, where: Value, kind: str) -> Value:
-    return emit.load_half(b, where) if kind == "f16" else emit.load(b, where, FLOATS)
-
-
-def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
+def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str, isa: str) -> None:
     """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys, from number ``first_block`` on.
 
-    The cache has ``n_cached`` blocks, which are used in turn. Queries are (size, n_rows) float32; ``scores`` are those
-    of the first block.
+    The cache has ``n_cached`` blocks, which are used in turn. Queries are (size, n_rows) float32, or for quantised keys
+    (size / 32, n_rows) records (see `isa`); ``scores`` are those of the first block.
     """
     queries, keys, n_cached, first_block, n, scores, stride = values
-    vector_bytes = emit.LANES * ELEMENT_BYTES[kind]
+    block_bytes = CACHE_TYPES[kind].format.tile_bytes(size)
+    at_once = 1 if CACHE_TYPES[kind].n_scales else max(1, min(4, 16 // n_rows))
 
     def emit_blocks(keys: Value, scores: Value, count: Value, first: Value, at_once: int) -> None:
         def score_blocks(i: Value, _: list[Value]) -> list[Value]:
             block = b.add(first, b.mul(i, constant(I64, at_once)))
-            base = b.add(keys, b.mul(block, constant(I64, size * vector_bytes)))
-
-            def element(d: Value, sums: list[Value]) -> list[Value]:
-                vectors = [
-                    _load(
-                        b, address(b, b.add(base, b.mul(d, constant(I64, vector_bytes))), size * vector_bytes * k), kind
-                    )
-                    for k in range(at_once)
-                ]
-                query = b.add(queries, b.mul(d, constant(I64, 4 * n_rows)))
-                new_sums = []
-                for r in range(n_rows):
-                    q = emit.load_splat(b, address(b, query, 4 * r), F32)
-                    new_sums += [emit.fma(b, q, vectors[k], sums[r * at_once + k]) for k in range(at_once)]
-                return new_sums
-
-            sums = emit.loop(b, constant(I64, size), [constant(FLOATS, 0.0)] * (n_rows * at_once), element)
+            base = b.add(keys, b.mul(block, constant(I64, block_bytes)))
+            bases = [address(b, base, block_bytes * k) for k in range(at_once)]
+            sums = _emit_products(b, queries, bases, n_rows, size, kind, isa)
             for r in range(n_rows):
                 row = b.add(scores, b.mul(stride, constant(I64, r)))
                 row = b.add(row, b.mul(block, constant(I64, 64)))
@@ -60,13 +46,12 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
         emit.loop(b, count, [], score_blocks)
 
     begin = b.srem(first_block, n_cached)
-    n_before_end = _smaller(b, n, b.sub(n_cached, begin))
-    at_once = max(1, min(4, 16 // n_rows))
+    n_before_end = smaller(b, n, b.sub(n_cached, begin))
 
     def score_segment(i: Value, _: list[Value]) -> list[Value]:
         is_first = b.icmp_signed("==", i, constant(I64, 0))
         part = b.select(is_first, n_before_end, b.sub(n, n_before_end))
-        part_keys = b.select(is_first, b.add(keys, b.mul(begin, constant(I64, size * vector_bytes))), keys)
+        part_keys = b.select(is_first, b.add(keys, b.mul(begin, constant(I64, block_bytes))), keys)
         part_scores = b.select(is_first, scores, b.add(scores, b.mul(n_before_end, constant(I64, 64))))
         rest = b.srem(part, constant(I64, at_once))
         emit_blocks(part_keys, part_scores, b.sdiv(part, constant(I64, at_once)), constant(I64, 0), at_once)
@@ -74,46 +59,54 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
             emit_blocks(part_keys, part_scores, rest, b.sub(part, rest), 1)
         return []
 
-    emit.loop(b, _count_segments(b, b.icmp_signed(">", n, n_before_end)), [], score_segment)
+    emit.loop(b, emit.count_segments(b, b.icmp_signed(">", n, n_before_end)), [], score_segment)
 
 
-def emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
-    """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32.
+def _emit_products(
+    b: Builder, queries: Value, blocks: list[Value], n_rows: int, size: int, kind: str, isa: str
+) -> list[Value]:
+    """Emit the products of queries and blocks of keys; number r · len(blocks) + k is that of row r and block k."""
+    tile, n = CACHE_TYPES[kind].format, len(blocks)
 
-    The cache has ``n_cached`` positions, which are used in turn. ``weights`` are those of position 0.
-    """
-    weights, stride, cached, n_cached, first, last, out = values
-    n_vectors, vector_bytes = size // emit.LANES, emit.LANES * ELEMENT_BYTES[kind]
-    at_once = max(1, min(4, _ACCUMULATORS // n_rows))
-    turn = b.sub(first, b.srem(first, n_cached))  # the position at the start of the cache
-    next_turn = b.add(turn, n_cached)
+    def add_element(d: Value, sums: list[Value]) -> list[Value]:
+        vectors = [_load(b, b.add(block, b.mul(d, constant(I64, _vector_bytes(kind)))), kind) for block in blocks]
+        query, new_sums = b.add(queries, b.mul(d, constant(I64, 4 * n_rows))), []
+        n_bytes = n * _vector_bytes(kind)
+        after = address(b, b.add(blocks[0], b.mul(d, constant(I64, n_bytes))), size * n_bytes)
+        for line in range(0, n_bytes, 64):
+            emit.prefetch(b, address(b, after, line))  # of the next blocks, in the order of addresses
+        for r in range(n_rows):
+            q = emit.load_splat(b, address(b, query, 4 * r), F32)
+            new_sums += [emit.fma(b, q, vectors[k], sums[r * n + k]) for k in range(n)]
+        return new_sums
 
-    def add_segment(i: Value, _: list[Value]) -> list[Value]:
-        is_first = b.icmp_signed("==", i, constant(I64, 0))
-        low, high = b.select(is_first, first, next_turn), b.select(is_first, _smaller(b, last, next_turn), last)
-        zero = b.sub(cached, b.mul(b.select(is_first, turn, next_turn), constant(I64, n_vectors * vector_bytes)))
+    def add_record(i: Value, sums: list[Value]) -> list[Value]:
+        query = b.add(queries, b.mul(i, constant(I64, RECORD_BYTES * n_rows)))
+        rows, records = [address(b, query, RECORD_BYTES * r) for r in range(n_rows)], []
+        for block in blocks:
+            words = b.add(block, b.mul(i, constant(I64, tile.word_bytes)))
+            scales = address(b, block, size // COLUMNS * tile.word_bytes)
+            scales = b.add(scales, b.mul(i, constant(I64, tile.scale_bytes)))
+            records.append(Record(b, words, scales, constant(I64, 0), n_rows))
+            for line in range(0, tile.word_bytes, 64):
+                emit.prefetch(b, address(b, words, _BYTES_AHEAD + line))
+        products = tile.multiply(records, INSTRUCTION_SETS[isa], rows, [sums[k::n] for k in range(n)])
+        return [products[k][r] for r in range(n_rows) for k in range(n)]
 
-        for start in range(0, n_vectors, at_once):
-            vectors = range(start, min(start + at_once, n_vectors))
-            places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
+    zeros = [constant(FLOATS, 0.0)] * (n_rows * n)
+    if isinstance(tile, QuantFormat):
+        return emit.loop(b, constant(I64, size // COLUMNS), zeros, add_record)
+    return emit.loop(b, constant(I64, size), zeros, add_element)
 
-            def add_position(i: Value, sums: list[Value], vectors: range = vectors) -> list[Value]:
-                position = b.add(low, i)
-                value = b.add(zero, b.mul(position, constant(I64, n_vectors * vector_bytes)))
-                loaded = [_load(b, address(b, value, vector_bytes * v), kind) for v in vectors]
-                new_sums = []
-                for r in range(n_rows):
-                    where = b.add(b.add(weights, b.mul(stride, constant(I64, r))), b.mul(position, constant(I64, 4)))
-                    weight, row_sums = emit.load_splat(b, where, F32), sums[r * len(vectors) :]
-                    new_sums += [emit.fma(b, weight, v, s) for v, s in zip(loaded, row_sums, strict=False)]
-                return new_sums
 
-            sums = emit.loop(b, b.sub(high, low), [emit.load(b, place, FLOATS) for place in places], add_position)
-            for total, place in zip(sums, places, strict=True):
-                emit.store(b, total, place)
-        return []
+def _load(b: Builder, where: Value, kind: str) -> Value:
+    """Emit loading the same element of 16 keys that are not quantised."""
+    return CACHE_TYPES[kind].load(b, where, 0)
 
-    emit.loop(b, _count_segments(b, b.icmp_signed(">", last, next_turn)), [], add_segment)
+
+def _vector_bytes(kind: str) -> int:
+    """Return the size of the same element of 16 keys."""
+    return CACHE_TYPES[kind].row_bytes(emit.LANES)
 
 
 def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: int, size: int, kind: str) -> None:
@@ -124,7 +117,7 @@ def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: i
     (size, `sum_rows`) float32.
     """
     weights, stride, keys, start, last, sums_at, factors, out = values
-    vector_bytes = emit.LANES * ELEMENT_BYTES[kind]
+    vector_bytes = _vector_bytes(kind)
     block_bytes = key_size * vector_bytes
     n_added = sum_rows(n_rows) - n_rows
     at_once = emit.LANES // sum_rows(n_rows)  # elements whose sums are one vector; there are at most 16 accumulators
@@ -137,8 +130,8 @@ def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: i
 
     def add_chunk(i: Value, _: list[Value]) -> list[Value]:
         chunk = b.mul(b.add(first_chunk, i), constant(I64, _CHUNK))
-        low, high = _larger(b, chunk, first_block), _smaller(b, b.add(chunk, constant(I64, _CHUNK)), end)
-        full = _smaller(b, high, n_full)
+        low, high = larger(b, chunk, first_block), smaller(b, b.add(chunk, constant(I64, _CHUNK)), end)
+        full = smaller(b, high, n_full)
 
         def add_group(group: Value, _: list[Value]) -> list[Value]:
             base = b.add(keys, b.mul(group, constant(I64, at_once * vector_bytes)))
@@ -226,16 +219,3 @@ def _sum_each(b: Builder, vectors: list[Value]) -> Value:
 def _choose(b: Builder, x: Value, y: Value, lanes: list[int]) -> Value:
     """Emit a vector of lanes of ``x`` and, from number 16 on, of ``y``."""
     return b.shuffle_vector(x, y, ir.Constant(INTS, lanes))
-
-
-def _count_segments(b: Builder, is_divided: Value) -> Value:
-    """Emit the number of segments of a range of positions, which the end of the cache may divide."""
-    return b.select(is_divided, constant(I64, 2), constant(I64, 1))
-
-
-def _smaller(b: Builder, x: Value, y: Value) -> Value:
-    return b.select(b.icmp_signed("<", x, y), x, y)
-
-
-def _larger(b: Builder, x: Value, y: Value) -> Value:
-    return b.select(b.icmp_signed(">", x, y), x, y)

@@ -24,7 +24,7 @@ from llamafw import (
 )
 from llamafw_backends.numba_cpu import forward, instruction_sets
 from llamafw_backends.numba_cpu.assembly import Assembly, Step
-from llamafw_backends.numba_cpu.attention_emit import ELEMENT_BYTES
+from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES
 from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
@@ -124,7 +124,7 @@ class NumbaBackend:
         types = options.cache_type_k, options.cache_type_v
         n_ubatch = None if options.swa_full else self._n_ubatch
         layouts = [layout for _, layout in logits.caches]
-        self._kv = KVCache(layouts, self.n_slots, self.n_ctx, types, n_ubatch)
+        self._kv = KVCache(layouts, self.n_slots, self.n_ctx, types, compiler, n_ubatch)
         self._plan = new_records(PLAN)
         self._plan_address = address_of(self._plan)
         self._allocate(schedules)
@@ -140,7 +140,7 @@ class NumbaBackend:
         self.can_cut, self.can_shift = self._slot_contents.can_cut, self._slot_contents.can_shift
         results = (LOGITS, int(self._plan["logits_stride"][0])), (HIDDEN, int(self._plan["hidden_stride"][0]))
         self._logits_step, self._hidden_step = (
-            Assembly(one, self._memory, self._kv, states, compiler, self._n_ubatch, kind, stride).step
+            Assembly(one, self._memory, self._kv, states, compiler, self._isa, self._n_ubatch, kind, stride).step
             for one, (kind, stride) in zip(schedules, results, strict=True)
         )
         self._allocate_scratch(n_threads)
@@ -149,10 +149,8 @@ class NumbaBackend:
     def _check_options(self, options: BackendOptions) -> None:
         """Raise SettingsError if a type of the KV cache or a size is invalid."""
         for kind in (options.cache_type_k, options.cache_type_v):
-            if kind not in ELEMENT_BYTES:
-                raise SettingsError(
-                    f"the numba backend can store the KV cache as {' or '.join(ELEMENT_BYTES)}, not {kind!r}"
-                )
+            if kind not in CACHE_TYPES:
+                raise SettingsError(f"the types of the KV cache are {', '.join(CACHE_TYPES)}, not {kind!r}")
 
         sizes = {
             "number of slots": self.n_slots,

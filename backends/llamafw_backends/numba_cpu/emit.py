@@ -157,6 +157,16 @@ def load_brain(b: Builder, where: Value) -> Value:
     return b.bitcast(b.shl(b.zext(load(b, where, SHORTS), INTS), constant(INTS, 16)), FLOATS)
 
 
+def store_brain(b: Builder, value: Value, where: Value) -> None:
+    """Emit storing 16 float32 as bfloat16, rounded to the nearest, ties to even."""
+    bits = b.bitcast(value, INTS)
+    odd = b.and_(b.lshr(bits, constant(INTS, 16)), constant(INTS, 1))
+    rounded = b.add(b.add(bits, odd), constant(INTS, 0x7FFF))
+    isnan = b.icmp_unsigned(">", b.and_(bits, constant(INTS, 0x7FFFFFFF)), constant(INTS, 0x7F800000))
+    chosen = b.select(isnan, b.or_(bits, constant(INTS, 1 << 22)), rounded)  # NaN keeps its sign and becomes quiet
+    store(b, b.trunc(b.lshr(chosen, constant(INTS, 16)), SHORTS), where)
+
+
 def reduce(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:
     """Emit the combination of all lanes into a scalar, in a fixed order: halves, then quarters …"""
     n = vector.type.count
@@ -194,15 +204,15 @@ def exp(b: Builder, x: Value) -> Value:
     return b.fmul(p, b.bitcast(power, FLOATS))
 
 
-def prefetch(b: Builder, where: Value) -> None:
-    """Emit a prefetch of a cache line into the second-level cache.
+def prefetch(b: Builder, where: Value, level: int = 2) -> None:
+    """Emit a prefetch of a cache line into the cache of a level, 1 or 2.
 
     The address may be invalid.
 
-    A prefetch into the first level evicts the data in use: streaming then runs at half the speed.
+    Data that is needed much later evicts what is in use from the first level: reading then takes twice as long.
     """
     pointer = b.inttoptr(where, ir.PointerType())
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, 2), constant(I32, 1)])
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, 4 - level), constant(I32, 1)])
 
 
 def loop(
@@ -229,6 +239,21 @@ def loop(
         phi.add_incoming(first, before)
         phi.add_incoming(later, latch)
     return last
+
+
+def count_segments(b: Builder, is_divided: Value) -> Value:
+    """Emit the number of segments of a range of positions, which the end of the cache may divide."""
+    return b.select(is_divided, constant(I64, 2), constant(I64, 1))
+
+
+def smaller(b: Builder, x: Value, y: Value) -> Value:
+    """Emit the smaller of two integers."""
+    return b.select(b.icmp_signed("<", x, y), x, y)
+
+
+def larger(b: Builder, x: Value, y: Value) -> Value:
+    """Emit the larger of two integers."""
+    return b.select(b.icmp_signed(">", x, y), x, y)
 
 
 def function(module: Any, name: str, n_arguments: int, body: Callable[[Builder, list[Value]], None]) -> Any:

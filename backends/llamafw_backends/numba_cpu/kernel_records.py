@@ -134,12 +134,27 @@ COLUMNS = np.dtype(
 )
 """The arguments of `phases.columns`: elementwise operators of products."""
 
+ROUNDING = np.dtype(
+    [
+        *named(I, "round pack"),  # addresses of the kernels `cache_types.CacheType.round` and `tiles.Format.pack`
+        ("columns", I),  # how many numbers are rounded at once
+        *named(I, "n_scales row_bytes"),  # of these numbers: scales and minima; bytes in a row of values
+        *named(I, "n_blocks block_bytes"),  # of the file's layout, in these numbers
+        *named(I, "word_bytes scale_bytes"),  # of such a block in a block of keys
+        ("scales", I),  # place of the scales in a block of keys
+    ]
+)
+"""How keys or values are stored: the arguments of `cache_types.store_key` and `store_value`."""
+
 ATTENTION = np.dtype(
     [
         *named(I, "q q_stride q_mode k k_stride k_mode v v_stride v_mode out out_stride"),
         *named(I, "q_ops n_q_ops k_ops n_k_ops v_ops n_v_ops"),  # ROW_OP, applied to each head in place
         *named(I, "n_head_kv stores"),  # whether the phase writes the cache
         *named(I, "keys values key_slot key_head value_slot value_head"),  # the cache
+        *named(I, "key_block value_row"),  # bytes of a block of keys, and of the values of a position
+        *named(I, "scales scale_slot scale_head scale_block"),  # of values: scales of 16 positions
+        *named(I, "key_rounding value_rounding"),  # ROUNDING
         ("n_kept", I),  # positions that the cache keeps of a slot: position p is at p modulo n_kept
         *named(I, "n_scores window chunked"),  # window: 0 for none
         *named(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
@@ -190,6 +205,7 @@ def accessor(kind: np.dtype[np.void]) -> Any:
 plan_at, tensor_at, row_op_at, phase_at = accessor(PLAN), accessor(TENSOR), accessor(ROW_OP), accessor(PHASE)
 rows_at, matrix_at, columns_at = accessor(ROWS), accessor(MATRIX), accessor(COLUMNS)
 attention_at, select_at, selection_at = accessor(ATTENTION), accessor(SELECT), accessor(SELECTION)
+rounding_at = accessor(ROUNDING)
 
 
 @jit

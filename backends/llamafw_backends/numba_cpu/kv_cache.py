@@ -6,34 +6,24 @@ the keys. See `attention`. Caches that are read through windows may keep the las
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from llamafw import Bytes, LlamafwError, SettingsError
 from llamafw_backends.numba_cpu.attention import CacheLayout
-from llamafw_backends.numba_cpu.attention_emit import ELEMENT_BYTES
-from llamafw_backends.numba_cpu.emit import LANES
-from llamafw_backends.numba_cpu.memory import Arena, align_up, padded_context
+from llamafw_backends.numba_cpu.cache_arrays import CacheArrays, CacheShape
+from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType
+from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.kernel_records import ROUNDING, address_of, new_records
+from llamafw_backends.numba_cpu.key_rotation import KeyRotation, KeyRotator
+from llamafw_backends.numba_cpu.memory import Arena, padded_context
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRotation:
-    """How the numbers of a key are rotated by its position."""
-
-    frequencies: npt.NDArray[np.float64]  # (n_pairs,) radians per position
-    first: slice  # the first numbers of the pairs
-    second: slice
 
 
 class KVCache:
-    """The keys and values of all slots, one array of each per `CacheLayout`.
+    """The keys and values of all slots, for each `CacheLayout`.
 
     Parameters
     ----------
@@ -42,14 +32,16 @@ class KVCache:
     n_slots, n_ctx : int
         Number of slots, and of positions in each.
     types : (str, str)
-        Types of keys and values: ``f16`` or ``f32``.
+        Types of keys and values: names of `CACHE_TYPES`.
+    compiler : KernelCompiler
+        Compiles the kernels that round keys and values.
     n_ubatch : int, optional
         Maximum number of tokens in a ubatch. None: caches with a window keep all positions, too.
 
     Raises
     ------
     SettingsError
-        There is not enough memory.
+        There is not enough memory, or a type cannot be used for a layout.
     """
 
     def __init__(
@@ -58,21 +50,21 @@ class KVCache:
         n_slots: int,
         n_ctx: int,
         types: tuple[str, str],
+        compiler: KernelCompiler,
         n_ubatch: int | None = None,
     ) -> None:
-        self.types, self.n_ctx = types, padded_context(n_ctx)
+        self.types, self.n_ctx = (CACHE_TYPES[types[0]], CACHE_TYPES[types[1]]), padded_context(n_ctx)
+        self.layouts, self._compiler = layouts, compiler
+        self._records: dict[tuple[str, int], npt.NDArray[np.void]] = {}
+        self._rotations: Sequence[KeyRotation | None] = ()
+        self._rotators: dict[int, KeyRotator] = {}  # by the size of a key
+
         kept = [
             self.n_ctx if c.window is None or n_ubatch is None or c.latent else ring_size(c.window, n_ubatch, n_ctx)
             for c in layouts
         ]
-        key_type, value_type = ({"f16": np.float16, "f32": np.float32}[kind] for kind in types)
-        sizes = [
-            tuple(
-                n_slots * c.n_head * n * size * ELEMENT_BYTES[kind] for size, kind in zip(c.sizes, types, strict=True)
-            )
-            for c, n in zip(layouts, kept, strict=True)
-        ]
-        n_bytes = sum(align_up(size) for pair in sizes for size in pair)
+        shapes = [CacheShape(c, n_slots, n, *self.types) for c, n in zip(layouts, kept, strict=True)]
+        n_bytes = sum(shape.n_bytes for shape in shapes)
         try:
             self._arena = Arena(n_bytes)  # no huge pages: the first token would use one for each head of each layer
         except (OSError, OverflowError) as exc:
@@ -81,61 +73,42 @@ class KVCache:
                 "slots (-np)"
             ) from exc
 
-        self.keys: list[Array] = []  # (n_slots, n_head, n_blocks, key_size, 16)
-        self.values: list[Array] = []  # (n_slots, n_head, 16 · n_blocks, value_size)
+        self.caches: list[CacheArrays] = [shape.allocate(self._arena) for shape in shapes]
         self.rings: list[Ring] = []  # the caches that keep the last positions only
-        self._whole: list[tuple[Array, Array]] = []  # keys and values of the others
-        for c, n, (key_bytes, value_bytes) in zip(layouts, kept, sizes, strict=True):
-            addresses = self._arena.allocate(key_bytes), self._arena.allocate(value_bytes)
-            keys = self._arena.view(addresses[0], (n_slots, c.n_head, n // LANES, c.key_size, LANES), key_type)
-            values = self._arena.view(addresses[1], (n_slots, c.n_head, n, c.sizes[1]), value_type)
-            self.keys.append(keys)
-            self.values.append(values)
+        self._whole: list[CacheArrays] = []  # the others
+        for c, n, cache in zip(layouts, kept, self.caches, strict=True):
             if n < self.n_ctx and c.window is not None:
-                self.rings.append(Ring(keys, values, c.window))
+                self.rings.append(Ring(cache, c.window))
             else:
-                self._whole.append((keys, values))
+                self._whole.append(cache)
 
     @property
     def n_bytes(self) -> int:
         """Size of the memory, most of which is only provided when it is used."""
         return self._arena.n_bytes
 
-    def addresses(self, number: int) -> dict[str, int]:
+    def fields(self, number: int) -> dict[str, int]:
         """Return the fields of an ATTENTION record that describe a cache."""
-        keys, values = self.keys[number], self.values[number]
-        return {
-            "keys": int(keys.ctypes.data),
-            "values": int(values.ctypes.data),
-            "key_slot": keys.strides[0],
-            "key_head": keys.strides[1],
-            "value_slot": values.strides[0],
-            "value_head": values.strides[1],
-            "n_kept": values.shape[2],
+        key_size, value_size = self.layouts[number].sizes
+        return self.caches[number].fields() | {
+            "key_rounding": self._rounding(self.types[0], key_size),
+            "value_rounding": self._rounding(self.types[1], value_size),
         }
+
+    def _rounding(self, kind: CacheType, size: int) -> int:
+        """Return the address of a ROUNDING record, which lives as long as this object."""
+        record = self._records.setdefault((kind.name, size), new_records(ROUNDING))
+        for name, value in kind.fields(self._compiler, size).items():
+            record[name] = value
+        return address_of(record)
 
     def state_size(self, n: int) -> int:
         """Return the size in bytes of the state of ``n`` positions, without rings."""
-        return sum(part.nbytes for part in self._state(0, n))
-
-    def _state(self, slot: int, n: int) -> Iterator[Array]:
-        """Yield views of the keys and values of the first ``n`` positions, keys in whole blocks."""
-        for keys, values in self._whole:
-            yield keys[slot, :, : -(-n // LANES)]
-            yield values[slot, :, :n]
+        return sum(cache.n_bytes(0, n) for cache in self._whole)
 
     def save(self, slot: int, n: int) -> Bytes:
-        """Return a copy of the first ``n`` positions, without rings.
-
-        The bytes are, cache by cache, the keys, in whole blocks with zeros after position ``n``, then the values.
-        """
-        parts = []
-        for i, part in enumerate(self._state(slot, n)):
-            copy = part.copy()
-            if i % 2 == 0 and n % LANES:
-                copy[:, -1, :, n % LANES :] = 0
-            parts.append(copy.reshape(-1).view(np.uint8))
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+        """Return a copy of the first ``n`` positions, without rings: that of each cache."""
+        return np.concatenate([np.zeros(0, np.uint8), *(cache.copy(slot, 0, n) for cache in self._whole)])
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
         """Write a state that `save` returned.
@@ -148,25 +121,26 @@ class KVCache:
         if state.nbytes != self.state_size(n):
             raise LlamafwError(f"the state has {state.nbytes} bytes; {n} positions have {self.state_size(n)}")
         state, start = np.ascontiguousarray(state), 0
-        for part in self._state(slot, n):
-            part[...] = state[start : start + part.nbytes].view(part.dtype).reshape(part.shape)
-            start += part.nbytes
+        for cache in self._whole:
+            end = start + cache.n_bytes(0, n)
+            cache.write(slot, 0, n, state[start:end])
+            start = end
 
-    def shift(self, slot: int, first: int, n: int, end: int, rotations: Sequence[KeyRotation | None]) -> None:
+    def prepare_shift(self, rotations: Sequence[KeyRotation | None]) -> None:
+        """Compile what `shift` needs; ``rotations`` say how the keys of each cache are rotated, None: they are not."""
+        self._rotations = rotations
+        for layout, rotation in zip(self.layouts, rotations, strict=True):
+            if rotation is not None and layout.key_size not in self._rotators:
+                rounding = self._rounding(self.types[0], layout.key_size)
+                self._rotators[layout.key_size] = KeyRotator(self._compiler, self.types[0], layout.key_size, rounding)
+
+    def shift(self, slot: int, first: int, n: int, end: int) -> None:
         """Move positions ``first + n`` … ``end - 1`` down by ``n``, and rotate their keys back by ``n`` positions.
 
         There must be no rings.
         """
-        for all_keys, all_values, rotation in zip(self.keys, self.values, rotations, strict=True):
-            by_position = all_keys[slot].transpose(0, 1, 3, 2)  # (n_head, n_blocks, 16, key_size), a view
-            rows = by_position.reshape(by_position.shape[0], -1, by_position.shape[3])  # a copy
-            moved = rows[:, first + n : end].astype(np.float32)
+        for layout, cache, rotation in zip(self.layouts, self.caches, self._rotations, strict=True):
+            cache.move(slot, first, n, end)
             if rotation is not None:
-                cos, sin = (f(n * rotation.frequencies).astype(np.float32) for f in (np.cos, np.sin))
-                a, b = moved[..., rotation.first].copy(), moved[..., rotation.second].copy()
-                moved[..., rotation.first], moved[..., rotation.second] = a * cos + b * sin, b * cos - a * sin
-            rows[:, first : end - n] = moved
-            by_position[...] = rows.reshape(by_position.shape)
-
-            values = all_values[slot]
-            values[:, first : end - n] = values[:, first + n : end].copy()
+                heads = [int(words.ctypes.data) for words in cache.words[slot]]
+                self._rotators[layout.key_size].rotate(heads, first, end - n, n, rotation)

@@ -12,7 +12,7 @@ from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.convolution import pack_weight
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.fusion import MIXING, strip
-from llamafw_backends.numba_cpu.kv_cache import KeyRotation
+from llamafw_backends.numba_cpu.key_rotation import KeyRotation
 from llamafw_backends.numba_cpu.row_lowering import parts, rotation, unary
 from llamafw_backends.numba_cpu.selective_scan import pack_a
 from llamafw_backends.numba_cpu.units import AttentionUnit, Buffer, Place, RecurrentUnit, RowUnit

@@ -6,21 +6,14 @@ Further back it needs a copy of a window, which is what snapshots and saved stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from llamafw import Bytes
+from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.memory import padded_context
 
 _SLACK = 64  # positions by which a slot can be cut at any time, whatever the ubatch size
-
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
 
 
 def ring_size(window: int, n_ubatch: int, n_ctx: int) -> int:
@@ -33,16 +26,10 @@ def ring_size(window: int, n_ubatch: int, n_ctx: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """The keys and values of the last positions of all slots."""
+    """The last positions of all slots in a cache."""
 
-    keys: Array  # (n_slots, n_head, n_blocks, key_size, 16)
-    values: Array  # (n_slots, n_head, size, value_size)
+    cache: CacheArrays
     window: int
-
-    @property
-    def size(self) -> int:
-        """Number of positions that are kept of a slot."""
-        return int(self.values.shape[2])
 
     def first(self, n: int) -> int:
         """Return the first position that the token at position ``n`` may see."""
@@ -50,49 +37,23 @@ class Ring:
 
     def earliest(self, n: int) -> int:
         """Return the earliest position that a slot can go back to, after it has computed ``n`` positions."""
-        n_lost = n - self.size
+        n_lost = n - self.cache.n_positions
         return n_lost + self.window - 1 if n_lost > 0 else 0
 
     def n_bytes(self, n: int) -> int:
         """Return the size of a copy of the window before position ``n``."""
-        return self._n_bytes(n - self.first(n), len(self._blocks(n)))
+        return self.cache.n_bytes(self.first(n), n)
 
     def max_bytes(self, n: int) -> int:
         """Return the largest size of a copy of a window, of a slot that has had at most ``n`` positions."""
         n_positions = min(n, self.window - 1)
-        return self._n_bytes(n_positions, min((n_positions + 14) // LANES + 1, -(-n // LANES)))
+        last = min(LANES - 1 + n_positions, n)  # it has the most blocks if its first position is the last of a block
+        return self.cache.n_bytes(last - n_positions, last)
 
-    def copy(self, slot: int, n: int) -> Iterator[Bytes]:
-        """Yield the parts of a copy of the window before position ``n``.
-
-        The first part are the keys, in whole blocks with zeros for other positions, the second one the values.
-        """
-        keys = self.keys[slot][:, self._blocks(n)]
-        if keys.size:
-            keys[:, 0, :, : self.first(n) % LANES] = 0
-            keys[:, -1, :, (n - 1) % LANES + 1 :] = 0
-        yield keys.reshape(-1).view(np.uint8)
-        yield self.values[slot][:, self._positions(n)].reshape(-1).view(np.uint8)
+    def copy(self, slot: int, n: int) -> Bytes:
+        """Return a copy of the window before position ``n``."""
+        return self.cache.copy(slot, self.first(n), n)
 
     def write(self, slot: int, n: int, copied: Bytes) -> None:
         """Write a copy of the window before position ``n``."""
-        keys, values = self.keys[slot], self.values[slot]
-        blocks, positions = self._blocks(n), self._positions(n)
-        n_key_bytes = self._n_bytes(0, len(blocks))
-        key_shape, value_shape = (
-            (len(whole), len(chosen), *whole.shape[2:]) for whole, chosen in ((keys, blocks), (values, positions))
-        )
-        keys[:, blocks] = copied[:n_key_bytes].view(keys.dtype).reshape(key_shape)
-        values[:, positions] = copied[n_key_bytes:].view(values.dtype).reshape(value_shape)
-
-    def _blocks(self, n: int) -> Indices:
-        """Return where the blocks with the window before position ``n`` are."""
-        return np.arange(self.first(n) // LANES, -(-n // LANES)) % self.keys.shape[2]
-
-    def _positions(self, n: int) -> Indices:
-        """Return where the positions of the window before position ``n`` are."""
-        return np.arange(self.first(n), n) % self.size
-
-    def _n_bytes(self, n_positions: int, n_blocks: int) -> int:
-        """Return the size of the keys of some blocks, and the values of some positions."""
-        return n_blocks * self.keys[0, :, 0].nbytes + n_positions * self.values[0, :, 0].nbytes
+        self.cache.write(slot, self.first(n), n, copied)

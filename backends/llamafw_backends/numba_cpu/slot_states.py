@@ -145,7 +145,7 @@ class SlotStates:
 
     def _copy(self, slot: int, n: int) -> Snapshot:
         """Return a copy of the state of the first ``n`` positions of ``slot``."""
-        parts = [self._states[slot], *(part for ring in self._rings for part in ring.copy(slot, n))]
+        parts = [self._states[slot], *(ring.copy(slot, n) for ring in self._rings)]
         has_all = all(ring.first(n) == 0 for ring in self._rings)
         return self._earliest[slot] if has_all else n, np.concatenate(parts)
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw import Bytes, LlamafwError, RequestError
-from llamafw_backends.numba_cpu.kv_cache import KeyRotation, KVCache
+from llamafw_backends.numba_cpu.key_rotation import KeyRotation
+from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.slot_states import SlotStates
 
 
@@ -38,7 +39,10 @@ class Slots:
         n_ctx: int,
     ) -> None:
         self._filled, self._cache, self._states, self._n_ctx = filled, cache, states, n_ctx
-        self._rotations = None if states else rotations
+        self._can_shift = False
+        if rotations is not None and not states:
+            cache.prepare_shift(rotations)
+            self._can_shift = True
 
     @property
     def can_cut(self) -> bool:
@@ -48,7 +52,7 @@ class Slots:
     @property
     def can_shift(self) -> bool:
         """Whether positions can be moved."""
-        return self._rotations is not None
+        return self._can_shift
 
     def go_back(self, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> None:
         """Cut each slot where a batch continues it; raise RequestError if that is not possible.
@@ -95,9 +99,9 @@ class Slots:
         end = self._n_positions(slot)
         if first < 0 or n < 0 or first + n > end:
             raise LlamafwError(f"{n} positions from {first} on cannot be removed from slot {slot}, which has {end}")
-        if self._rotations is None:
+        if not self._can_shift:
             raise LlamafwError("the positions of this model cannot be moved")
-        self._cache.shift(slot, first, n, end, self._rotations)
+        self._cache.shift(slot, first, n, end)
         self._filled[slot] = end - n
 
     def state_size(self, n: int) -> int:

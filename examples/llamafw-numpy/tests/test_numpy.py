@@ -9,6 +9,7 @@ import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
+from llamafw import SettingsError
 from llamafw.testing.conformance import BackendConformance, PluginConformance, RecurrentBackendConformance
 
 BODY = {"prompt": "Hello in the nation", "n_predict": 6, "temperature": 0, "n_probs": 20, "ignore_eos": True}
@@ -64,6 +65,12 @@ async def test_probabilities_match_float64(serve: Any, write_model: Any, kind: s
     (token,) = answer["completion_probabilities"]
     found = {entry["id"]: entry["logprob"] for entry in token["top_logprobs"]}
     np.testing.assert_allclose(list(found.values()), expected[list(found)], atol=error)
+
+
+async def test_other_cache_types_are_refused(serve: Any) -> None:
+    with pytest.raises(SettingsError, match="stores keys and values as f16 or f32, not q8_0"):
+        async with serve(backend="numpy", cache_type_v="q8_0"):
+            pass
 
 
 async def test_answers_do_not_depend_on_batch_or_cache(serve: Any) -> None:

@@ -15,8 +15,20 @@ from llamafw.errors import SettingsError
 from llamafw.graph import Cache, Concat, Graph, states
 from llamafw.settings import Settings
 from llamafw.types import BackendOptions
+from llamafw.types.backend_options import CacheType
 
-_ELEMENT_BYTES = {"f16": 2, "f32": 4}
+_BLOCK = 32  # numbers of which types of the KV cache have a whole number of bytes
+_BLOCK_BYTES: dict[CacheType, int] = {
+    "f32": 128,
+    "f16": 64,
+    "bf16": 64,
+    "q8_0": 34,
+    "q5_1": 24,
+    "q5_0": 22,
+    "q4_1": 20,
+    "q4_0": 18,
+    "iq4_nl": 18,
+}
 _STATE_BYTES = 4  # per number of a recurrent state
 _CTX_STEP = 256  # suggested context sizes are multiples of it
 _SNAPSHOT_SHARE = 8  # snapshots may take this part of the memory: an eighth
@@ -120,10 +132,10 @@ def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = N
 
 def _row_bytes(cache: Cache, options: BackendOptions) -> int:
     """Return the size of the keys and values of one position."""
-    n_bytes = math.prod(cache.k.shape) * _ELEMENT_BYTES[options.cache_type_k]
+    n_bytes = math.prod(cache.k.shape) * _BLOCK_BYTES[options.cache_type_k] // _BLOCK
     if isinstance(cache.k, Concat) and cache.k.parts[0] is cache.v:
         return n_bytes
-    return n_bytes + math.prod(cache.v.shape) * _ELEMENT_BYTES[options.cache_type_v]
+    return n_bytes + math.prod(cache.v.shape) * _BLOCK_BYTES[options.cache_type_v] // _BLOCK
 
 
 def _suggestion(n_positions: int, n_slots: int) -> str:

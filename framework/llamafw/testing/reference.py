@@ -94,6 +94,10 @@ class Reference:
             row.append(int(self.logits(row)[-1].argmax()))
         return row[len(tokens) :]
 
+    def cached(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Return keys and values, ``(n, n_head_kv, n_embd_head)``, as they are cached; a subclass may round them."""
+        return k, v
+
     def weight(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor as float32 in numpy's order of dimensions, the reverse of the file's."""
         if name not in self._weights:
@@ -107,6 +111,7 @@ class Reference:
         q = _rotate(self._linear(h, f"{blk}.attn_q.weight").reshape(n, self.n_head, size), rotation)
         k = _rotate(self._linear(h, f"{blk}.attn_k.weight").reshape(n, self.n_head_kv, size), rotation)
         v = self._linear(h, f"{blk}.attn_v.weight").reshape(n, self.n_head_kv, size)
+        k, v = self.cached(k, v)
 
         shared = self.n_head // self.n_head_kv  # query heads per KV head
         future = np.triu(np.full((n, n), -np.inf), 1)

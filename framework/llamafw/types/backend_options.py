@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+"""A type of keys or values in the KV cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class ThreadOptions:
@@ -41,8 +44,8 @@ class BackendOptions:
     n_ubatch: int = 512  # maximum number of tokens computed at once
     n_threads: int = 0  # threads for decoding; 0: one per physical core
     n_threads_batch: int = 0  # threads for prompts; 0: same as n_threads
-    cache_type_k: Literal["f16", "f32"] = "f16"  # data type of cached keys
-    cache_type_v: Literal["f16", "f32"] = "f16"  # data type of cached values
+    cache_type_k: CacheType = "f16"  # data type of cached keys
+    cache_type_v: CacheType = "f16"  # data type of cached values
     n_snapshots: int = 8  # maximum number of snapshots per slot, for models whose slots cannot be cut anywhere
     swa_full: bool = False  # layers with a window keep all positions: more memory, but slots can be cut anywhere
     threads: ThreadOptions = ThreadOptions()  # for decoding

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -14,6 +15,7 @@ from llamafw.cli.read_settings import parse_early_flags
 from llamafw.errors import SettingsError
 from llamafw.options import Option
 from llamafw.settings import Settings, options
+from llamafw.types.backend_options import CacheType
 from support import flags
 from support.flags import parse_settings
 
@@ -103,7 +105,7 @@ def test_the_file_chooses_plugins(config: Path) -> None:
         ("alias = 1", "alias must be a string, not 1"),
         ("alias = 1979-05-27", "alias must be a string, not 1979-05-27"),
         ("api-key = ['a', 1]", "api-key must be a string or an array of them, not 1"),
-        ("cache-type-k = 'q4_0'", "cache-type-k: 'q4_0' is not one of f16, f32"),
+        ("cache-type-k = 'q4_k'", f"cache-type-k: 'q4_k' is not one of {', '.join(get_args(CacheType))}"),
         ("ctx-size = 1\nctx_size = 2", "ctx_size is already set, by another name of the same flag"),
         ("slots = true\nno-slots = true", "no-slots is already set, by another name of the same flag"),
         ("[my-plugin]\nx = 1", "'my-plugin' is a table; the only tables are settings of plugins, [plugin.NAME]"),

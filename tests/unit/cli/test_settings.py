@@ -83,7 +83,7 @@ def test_long_flags_take_equals_signs_and_underscores() -> None:
         (["--port", "70000"], "--port: 70000 is out of range (from 0 to 65535)"),
         (["-np", "0"], "--parallel: 0 is out of range (from 1 to 1024)"),
         (["--temp", "nan"], "--temp: nan is out of range (from -1000 to 1000)"),
-        (["-ctk", "q4_0"], "--cache-type-k: 'q4_0' is not one of f16, f32"),
+        (["-ctk", "q6"], "--cache-type-k: 'q6' is not one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1"),
         (["word"], "serve: unexpected argument word; use -m FILE or -hf USER/REPO to name a model"),
         (["-fq"], "serve: unknown flag -fq; `llamafw serve --help` lists the flags"),  # not read as -f q
         (["-C", "xyz"], "--cpu-mask: 'xyz' is not a hexadecimal mask of processors such as 0xff"),

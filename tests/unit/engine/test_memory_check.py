@@ -36,10 +36,10 @@ def llama(path: Path) -> g.Graph:
     return build_graph(open_model(path, Settings(), plugins), plugins)
 
 
-def bytes_per_position(graph: g.Graph, bytes_k: int = 2, bytes_v: int = 2) -> int:
+def bytes_per_position(graph: g.Graph, bytes_k: float = 2, bytes_v: float = 2) -> int:
     caches = [value for value in graph if isinstance(value, g.Cache)]
     assert caches
-    return sum(math.prod(cache.k.shape) * bytes_k + math.prod(cache.v.shape) * bytes_v for cache in caches)
+    return round(sum(math.prod(cache.k.shape) * bytes_k + math.prod(cache.v.shape) * bytes_v for cache in caches))
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,12 @@ def bytes_per_position(graph: g.Graph, bytes_k: int = 2, bytes_v: int = 2) -> in
         (Settings(ctx_size=100, parallel=3), 99, 2, 2),
         (Settings(ctx_size=4096, parallel=1, cache_type_k="f32"), 4096, 4, 2),
         (Settings(ctx_size=4096, parallel=1, cache_type_k="f32", cache_type_v="f32"), 4096, 4, 4),
+        (Settings(ctx_size=4096, parallel=1, cache_type_k="q8_0", cache_type_v="q4_0"), 4096, 34 / 32, 18 / 32),
+        (Settings(ctx_size=4096, parallel=1, cache_type_k="bf16", cache_type_v="q5_1"), 4096, 2, 24 / 32),
     ],
 )
 def test_the_cache_has_a_key_and_a_value_per_position(
-    llama: g.Graph, settings: Settings, n_positions: int, bytes_k: int, bytes_v: int
+    llama: g.Graph, settings: Settings, n_positions: int, bytes_k: float, bytes_v: float
 ) -> None:
     options = backend_options(settings, llama.n_ctx_train)
     n_bytes = slot_bytes(llama, options).total(options)

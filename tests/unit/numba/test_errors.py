@@ -84,7 +84,8 @@ def test_invalid_truncations_are_refused(slot: int, n: int, message: str, model:
         ({"n_slots": 0}, "the number of slots is 0; it must be at least 1"),
         ({"n_batch": 0}, "the batch size is 0; it must be at least 1"),
         ({"n_slots": 1 << 40}, r"a KV cache of .* GB cannot be allocated"),
-        ({"cache_type_k": "q4_0"}, "f16 or f32, not 'q4_0'"),
+        ({"cache_type_k": "q4_0"}, "-ctk q4_0 stores blocks of 32 numbers, but this model has heads of 16"),
+        ({"cache_type_k": "q4_k"}, "the types of the KV cache are f32, f16, .*, not 'q4_k'"),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, Any], message: str, model: Path) -> None:

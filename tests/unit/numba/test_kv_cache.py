@@ -13,24 +13,44 @@ from llamafw import LlamafwError, RequestError
 from llamafw.testing.batches import batch, logits
 from llamafw.testing.reference import Reference
 from llamafw.testing.tiny import write_tiny_gguf
-from support.numba_backend import fill_with_nan, open_backend
+from support.numba_backend import cached_keys, cached_values, fill_with_nan, open_backend
 
 TOKENS = [int(t) for t in np.random.default_rng(7).integers(0, 300, 60)]
-TYPES = [("f16", "f16"), ("f32", "f32"), ("f16", "f32")]
+TYPES = [
+    ("f16", "f16"),
+    ("f32", "f32"),
+    ("f16", "f32"),
+    ("bf16", "bf16"),
+    ("q8_0", "q4_0"),
+    ("q5_1", "q8_0"),
+    ("q5_0", "q5_1"),
+    ("q4_1", "f16"),
+    ("q4_0", "iq4_nl"),
+    ("iq4_nl", "q5_0"),
+]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "m.gguf", types="Q8_0", n_layer=2)
+    sizes: dict[str, Any] = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": 32}
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "m.gguf", types="Q8_0", n_layer=2, **sizes)
 
 
-@pytest.fixture(params=TYPES, ids="/".join)
-def backend(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=TYPES, ids="/".join)
+def shared(request: pytest.FixtureRequest, model: Path) -> Iterator[Any]:
     keys, values = request.param
     with open_backend(
         model, n_ctx=96, n_slots=3, n_ubatch=16, n_threads=2, cache_type_k=keys, cache_type_v=values
     ) as opened:
         yield opened
+
+
+@pytest.fixture
+def backend(shared: Any) -> Any:
+    """A backend without positions."""
+    for slot in range(shared.n_slots):
+        shared.truncate(slot, 0)
+    return shared
 
 
 def test_hidden_states_match_the_reference(model: Path) -> None:
@@ -91,10 +111,9 @@ def test_shifted_keys_are_rotated_to_their_new_positions(model: Path, first: int
         logits(backend, TOKENS[:first] + TOKENS[first + n :], slot=1)
 
         end = len(TOKENS) - n
-        keys, values = backend._kv.keys[0], backend._kv.values[0]
-        by_position = keys.transpose(0, 1, 2, 4, 3).reshape(2, keys.shape[1], -1, keys.shape[3])[:, :, :end]
-        np.testing.assert_allclose(by_position[0], by_position[1], atol=2e-5)
-        np.testing.assert_array_equal(values[0, :, :end], values[1, :, :end])
+        keys, values = cached_keys(backend)[:, :, :end], cached_values(backend)[:, :, :end]
+        np.testing.assert_allclose(keys[0], keys[1], atol=2e-5)
+        np.testing.assert_array_equal(values[0], values[1])
 
 
 def test_shifted_slot_can_be_continued(tmp_path: Path) -> None:

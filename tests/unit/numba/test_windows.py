@@ -13,6 +13,8 @@ import llamafw.graph as g
 from checkpoints import all_checkpoints, write
 from llamafw import Floats, LlamafwError, RequestError
 from llamafw.testing.batches import batch
+from llamafw.testing.tiny import write_tiny_gguf
+from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
 from support.numba_backend import fill_with_nan, open_backend
 
@@ -125,13 +127,37 @@ def test_any_window_gives_the_bits_of_whole_caches(open_model: Open, windows: An
     np.testing.assert_array_equal(in_batches(backend, [1, 17, 30, 150], slot=1), expected)
 
 
+@pytest.mark.parametrize("types", [("q8_0", "q4_1"), ("q4_0", "q5_0"), ("bf16", "iq4_nl")], ids="/".join)
+def test_quantised_windows_have_the_bits_of_whole_caches(types: tuple[str, str], tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"n_embd": 128, "n_head": 4, "n_head_kv": 2, "n_embd_head": 32}
+    path = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", n_layer=2, **sizes)
+    options: dict[str, Any] = {"n_ctx": N_CTX, "n_ubatch": N_UBATCH, "cache_type_k": types[0], "cache_type_v": types[1]}
+    options["change"] = with_windows((100, "sliding"), (40, "chunked"))
+    with open_backend(path, swa_full=True, **options) as backend:
+        fill_with_nan(backend)
+        expected = evaluate(backend, 0, N_TOKENS)
+
+    with open_backend(path, **options) as backend:
+        assert len(backend._kv.rings) == 2
+        fill_with_nan(backend)
+        np.testing.assert_array_equal(in_batches(backend, [1, 17, 30, 150]), expected)
+        backend.truncate(0, 0)
+        np.testing.assert_array_equal(evaluate(backend, 0, 231), expected[:231])
+        backend.take_snapshot(0)
+        evaluate(backend, 231, N_TOKENS)
+        assert backend.truncate(0, 240) == 231  # the ring is restored from the snapshot
+        np.testing.assert_array_equal(evaluate(backend, 231, N_TOKENS), expected[231:])
+        backend.restore(1, 390, backend.save(0, 390))
+        np.testing.assert_array_equal(evaluate(backend, 390, N_TOKENS, slot=1), expected[390:])
+
+
 def test_caches_keep_a_window_and_a_ubatch(open_model: Open) -> None:
     whole, backend = (open_model("gemma2", swa_full=full) for full in (True, False))
     assert whole.can_cut
     assert whole.can_shift
     assert not backend.can_cut
     assert not backend.can_shift
-    sizes = [values.shape[2] for values in backend._kv.values]
+    sizes = [cache.n_positions for cache in backend._kv.caches]
     assert set(sizes) == {ring_size(16, N_UBATCH, N_CTX), N_CTX} == {112, N_CTX}
     assert backend._kv.n_bytes / whole._kv.n_bytes == pytest.approx(sum(sizes) / len(sizes) / N_CTX)
 
@@ -214,7 +240,7 @@ def test_saved_state_has_windows_only(open_model: Open) -> None:
     whole, backend = (open_model("cohere2", swa_full=full) for full in (True, False))
     for one in (whole, backend):
         evaluate(one, 0, N_TOKENS)
-    n_rings, n_caches = len(backend._kv.rings), len(backend._kv.keys)
+    n_rings, n_caches = len(backend._kv.rings), len(backend._kv.caches)
     assert 0 < n_rings < n_caches
     row_bytes = whole.save(0, 16).nbytes / n_caches / 16  # keys and values of a position
     windows = backend.save(0, N_TOKENS).nbytes - (n_caches - n_rings) * N_TOKENS * row_bytes
@@ -270,10 +296,11 @@ def test_recurrent_layers_and_windows_go_back_together(open_model: Open) -> None
 def test_size_of_a_copied_window_is_known(window: int) -> None:
     """`n_bytes` is the size of what `copy` returns, and `max_bytes` is not less."""
     n_blocks = ring_size(window, 1, 1000) // 16
-    ring = Ring(np.ones((1, 2, n_blocks, 4, 16), np.float16), np.ones((1, 2, 16 * n_blocks, 8), np.float32), window)
+    words, scales = (np.ones((1, 2, n_blocks, n, 16), kind) for n, kind in ((4, np.uint32), (1, np.uint16)))
+    ring = Ring(CacheArrays(words, scales, np.ones((1, 2, 16 * n_blocks, 8), np.uint8), scales), window)
     largest = 0
     for n in range(300):
-        copied = np.concatenate(list(ring.copy(0, n)))
+        copied = ring.copy(0, n)
         largest = max(largest, copied.nbytes)
         assert copied.nbytes == ring.n_bytes(n)
         assert largest <= ring.max_bytes(n)
