@@ -121,6 +121,9 @@ def completion_probabilities_json(
 
 def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool) -> JSON:
     """Return llama-server's ``generation_settings``: the settings that were used for a request."""
+    biases = dict(request.logit_bias)
+    if request.ignore_eos:
+        biases |= dict.fromkeys(sorted(loaded.tokenizer.eog), -inf)
     return {
         **request.options,
         "n_ctx": loaded.engine.n_ctx,
@@ -140,5 +143,5 @@ def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool
         "post_sampling_probs": request.post_sampling_probs,
         "cache_prompt": request.cache_prompt,
         "grammar": request.grammar.text if request.grammar and request.grammar.kind == "gbnf" else "",
-        "logit_bias": [[token, False if bias == -inf else bias] for token, bias in request.logit_bias.items()],
+        "logit_bias": [[token, False if bias == -inf else bias] for token, bias in biases.items()],
     }
