@@ -403,4 +403,6 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             values[name] = tuple(convert(opt, part.strip(), opt.env) for part in parts if part.strip())
         else:
             values[name] = convert(opt, text, opt.env)
+    if environ.get("AIP_MODE") == "PREDICTION":  # Vertex AI says on which port it expects the server
+        values["port"] = convert(options()["port"], environ.get("AIP_HTTP_PORT") or "8080", "AIP_HTTP_PORT")
     return values

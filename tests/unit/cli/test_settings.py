@@ -73,6 +73,17 @@ def test_lists_of_keys_origins_and_names_are_separated_by_commas() -> None:
     assert parse_settings("--tags", "x, y").tags == ("x", "y")
 
 
+@pytest.mark.inventory("T-14")
+def test_vertex_ai_sets_the_port() -> None:
+    vertex = {"AIP_MODE": "PREDICTION", "LLAMA_ARG_PORT": "1"}
+    assert parse_settings(**vertex, AIP_HTTP_PORT="7080").port == 7080
+    assert parse_settings(**vertex).port == 8080
+    assert parse_settings("--port", "2", **vertex, AIP_HTTP_PORT="7080").port == 2
+    assert parse_settings(LLAMA_ARG_PORT="1", AIP_HTTP_PORT="7080").port == 1
+    with pytest.raises(SettingsError, match="AIP_HTTP_PORT: 99999 is out of range"):
+        parse_settings(**vertex, AIP_HTTP_PORT="99999")
+
+
 @pytest.mark.inventory("O-06")
 @pytest.mark.parametrize(
     ("text", "prefix"), [("/llm", "/llm"), ("llm/v1/", "/llm/v1"), ("/", ""), ("", ""), ("/a.b-c_d~e", "/a.b-c_d~e")]
