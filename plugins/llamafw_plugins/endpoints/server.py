@@ -142,10 +142,10 @@ def ftype_name(loaded: LoadedModel) -> str:
     """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if it does not say."""
     from gguf import LlamaFileType  # a slow import
 
-    number = loaded.model.metadata.get("general.file_type")
+    number = loaded.model.metadata.get("general.file_type", -1)
     try:
-        return LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
-    except ValueError:
+        return LlamaFileType(int(number)).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except (TypeError, ValueError):
         return ""
 
 
