@@ -179,6 +179,9 @@ def _most_helpful(violations: Sequence[Violation], path: Path) -> Violation:
     others = [violation for violation in candidates if violation not in types]
     # [""] is meant as texts, not as token ids: a branch for elements of another type is not the one that was meant
     meant = [violation for violation in others if not _is_other_element(violation, path)]
+    if not meant and len({violation.path for violation in others}) == 1:  # [null] fits no branch
+        expected = (kind for violation in others for kind in violation.expected)
+        return _wrong_type(tuple(dict.fromkeys(expected)), others[0].path)
     return max(meant or others, key=_rank)
 
 
