@@ -5,8 +5,10 @@ A request asks for this with the header ``X-Conversation-Id``. Without the heade
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
 
+import yaml
 from starlette.responses import Response, StreamingResponse
 
 from llamafw import App, Call, Register, RequestError, hookimpl
@@ -30,6 +32,12 @@ class ResumableStreams:
 
     def __init__(self) -> None:
         self._buffers = StreamBuffers()
+
+    @hookimpl
+    def extend_openapi(self) -> dict[str, Any]:
+        """Return the operations."""
+        text = (files("llamafw_plugins.resumable_streams") / "openapi.yaml").read_text("utf-8")
+        return cast("dict[str, Any]", yaml.safe_load(text))
 
     @hookimpl
     def register_endpoints(self, register: Register, app: App) -> None:
