@@ -131,7 +131,7 @@ async def test_invalid_requests_are_400(opened: Open, path: str, body: dict[str,
         ([1] * 131073, "input must have at most 131072 elements"),
         ([1, -1], "input.1 must be at least 0"),
         ([], "input must have at least 1 element"),
-        ([None], "input.0 must be a string, an integer, an array or an object"),
+        ([None], "input.0 must be an integer, a string, an array or an object"),
     ],
 )
 async def test_the_reason_of_a_refusal_is_the_real_one(opened: Open, value: Any, message: str) -> None:

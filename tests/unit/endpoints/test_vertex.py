@@ -61,7 +61,8 @@ async def test_failed_instances_have_their_errors(opened: Open, vertex: Plugins)
         assert errors[2]["message"].endswith("did you mean 'chatCompletions'?")
         assert predictions[-1]["content"] == "bc"
 
-        for body in ({}, {"instances": 5}, {"instances": [5]}, {"instances": [{}] * 129}):
+        bodies: list[Any] = [{}, {"instances": 5}, {"instances": [5]}, {"instances": [{}] * 129}]
+        for body in bodies:
             response = await client.post("/v1/models/m:predict", json=body)
             assert (response.status_code, response.json()["error"]["param"].partition(".")[0]) == (400, "instances")
 

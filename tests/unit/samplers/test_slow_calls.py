@@ -64,12 +64,13 @@ class Slow:
         self.clock.ahead += self.times["mask"]
 
 
-def picked(slow: SlowCalls, clock: Clock, n: int = 1, grammar: Any = None, **times: float) -> None:
+def picked(slow: SlowCalls, clock: Clock, n: int = 1, grammar: Any = None, **times: Any) -> None:
     """Draw ``n`` tokens with a sampler and a grammar."""
     context = SamplerContext((), N, 8, ToyTokenizer())
     source = GrammarSource("rules", "") if grammar else None
     request = GenerateRequest((), samplers=("tardy",), options={}, grammar=source)
-    chain = build_chain(request, 1, {"tardy": Slow(clock, **times)}, context, slow)
+    tardy: Any = Slow(clock, **times)
+    chain = build_chain(request, 1, {"tardy": tardy}, context, slow)
     for _ in range(n):
         chain.pick(CandidateBuffers(N), np.zeros(N, np.float32), grammar and Constraint(grammar, "grammar"))
 
