@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Option:
     high: float | None = None  # largest allowed value
     choices: tuple[str, ...] = ()
     repeat: bool = False  # the flag may be given several times; the environment variable has a list
-    split_env: bool = True  # False: the environment variable has one value, commas included
+    split: bool = False  # each value of the flag is a list too, separated by commas
     request_field: str | None = None  # the request field whose default this option sets
     off_flags: tuple[str, ...] = ()  # flags that set a bool to False; the last one on the command line wins
     off_env: str | None = None  # environment variable that sets a bool to False
@@ -208,6 +208,22 @@ def parse_on_off_auto(text: str) -> bool | None:
     if text.lower() not in BOOLEANS | {"auto": None}:
         raise ValueError("is not one of on, off, auto")
     return BOOLEANS.get(text.lower())
+
+
+def parse_path_prefix(text: str) -> str:
+    """Return the start of URL paths, with a slash at its start and none at its end; "" for none."""
+    path = text.strip("/")
+    if not path.isascii() or "//" in path or any(character in path for character in "?#%{}\\ "):
+        raise ValueError("is not a path such as /llm")
+    return f"/{path}" if path else ""
+
+
+def split_list(opt: Option, values: Iterable[Any]) -> list[Any]:
+    """Return the values of an option that may be repeated; those with commas are lists, if it has ``split``."""
+    if not opt.split:
+        return list(values)
+    parts = (value.split(",") if isinstance(value, str) else [value] for value in values)
+    return [part.strip() if isinstance(part, str) else part for each in parts for part in each]
 
 
 def _to_bool(text: str, source: str) -> bool:

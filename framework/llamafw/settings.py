@@ -22,6 +22,7 @@ from llamafw.options import (
     parse_cpu_range,
     parse_gpu_layers,
     parse_on_off_auto,
+    parse_path_prefix,
     parse_proportions,
     parse_slots,
 )
@@ -43,8 +44,10 @@ class Settings(SamplingSettings):
         help="GGUF file of the model, or a name from the catalogue of `llamafw pull`; with --model-url or --hf-file: the file to store the download in (default: smollm2-135m, downloaded once)")
     hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=COMMON, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
         help="download the model from this Hugging Face repository; QUANT selects a file by its quantization, --hf-file or -m by its name (default: Q4_K_M if there is one)")
-    alias: str | None = option(None, "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
-        help="name of the model in the API (default: its name in the catalogue, or that of its file)")
+    alias: tuple[str, ...] = option((), "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAMES", repeat=True, split=True,
+        help="names of the model in the API, separated by commas; the first is its id (default: its name in the catalogue, or that of its file)")
+    tags: tuple[str, ...] = option((), "--tags", group=SERVER, type=str, env="LLAMA_ARG_TAGS", metavar="TAGS", repeat=True, split=True,
+        help="tags of the model in GET /v1/models, separated by commas; for clients only")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMMON, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
         help="size of the context in tokens, divided evenly among the slots (default: 0, the context that the model was trained with)")
     parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=-1, high=1024, parse=parse_slots,
@@ -52,11 +55,11 @@ class Settings(SamplingSettings):
     threads: int = option(-1, "-t", "--threads", group=COMMON, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
         help="number of CPU threads for generation (default: one per physical core)")
     host: str = option("127.0.0.1", "--host", group=COMMON, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
-        help="address to listen on; 0.0.0.0 makes the server reachable from other machines")
+        help="addresses to listen on, separated by commas: IP addresses, host names, and paths of unix sockets, which end in .sock; 0.0.0.0 makes the server reachable from other machines, :: does so for IPv6 too")
     port: int = option(8080, "--port", group=COMMON, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
         help="port to listen on; 0: any free port")
-    api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split_env=False,
-        help="API key that requests must carry; may be repeated (the environment variable is a single key)")
+    api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split=True,
+        help="API keys that requests must carry, separated by commas; may be repeated")
     config: str | None = option(None, "--config", group=COMMON, type=str, env="LLAMAFW_CONFIG", metavar="FILE",
         help="TOML file with settings, named like the long flags; environment variables and flags take precedence")
 
@@ -188,7 +191,11 @@ class Settings(SamplingSettings):
 
     # --- server
     api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, env="LLAMA_ARG_API_KEY_FILE", metavar="FILE",
-        help="file with API keys, one per line, in addition to --api-key")
+        help="file with API keys, one per line, in addition to --api-key; lines that begin with # are comments")
+    api_prefix: str = option("", "--api-prefix", group=SERVER, type=str, env="LLAMA_ARG_API_PREFIX", metavar="PATH", parse=parse_path_prefix,
+        help="path below which everything is served, such as /llm (default: none)")
+    reuse_port: bool = option(False, "--reuse-port", group=SERVER, type=bool, env="LLAMA_ARG_REUSE_PORT",
+        help="allow several servers to listen on the same port; the system distributes connections among them")
     ssl_key_file: str | None = option(None, "--ssl-key-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_KEY_FILE", metavar="FILE",
         help="PEM file with the private key for HTTPS; needs --ssl-cert-file")
     ssl_cert_file: str | None = option(None, "--ssl-cert-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_CERT_FILE", metavar="FILE",
@@ -198,12 +205,14 @@ class Settings(SamplingSettings):
     webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_UI", other_env=("LLAMA_ARG_WEBUI",),
         off_flags=("--no-ui", "--no-webui"), off_env="LLAMA_ARG_NO_WEBUI",
         help="serve the chat page at / and /completion.js")
-    cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
-        help="allowed CORS origins, or * for all; may be repeated (default: loopback addresses, any port)")
+    cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True, split=True,
+        help="allowed CORS origins, separated by commas; *: all, localhost: loopback addresses with any port; may be repeated (default: loopback addresses, any port)")
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
         help="maximum number of requests that wait for a slot; more are refused with status 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
         help="timeout in seconds for each of these: a request waits for a slot, a client sends a body, a client reads a response")
+    sse_ping_interval: int = option(30, "--sse-ping-interval", group=SERVER, type=int, env="LLAMA_ARG_SSE_PING_INTERVAL", metavar="S", low=-1, high=2**31 - 1,
+        help="seconds after which a comment is sent in a stream that has no event, so that proxies do not close it; 0 or -1: never")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
         help="number of threads for work that would block other requests, such as tokenising long prompts (default: number of cores plus 4, at most 32)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
@@ -214,10 +223,10 @@ class Settings(SamplingSettings):
         help="refuse requests with unknown fields, instead of listing these in the header X-Llamafw-Ignored-Fields")
     validate_responses: bool = option(False, "--validate-responses", group=SERVER, type=bool, env="LLAMAFW_VALIDATE_RESPONSES",
         help="validate all responses and stream events against the API document (for tests)")
-    slots: bool = option(False, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off_flags=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
-        help="enable GET /slots, which shows the prompts of all clients")
+    slots: bool | None = option(None, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off_flags=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
+        help="show the prompts of all clients in GET /slots; --no-slots disables it (default: without prompts)")
     slot_save_path: str | None = option(None, "--slot-save-path", group=SERVER, type=str, env="LLAMA_ARG_SLOT_SAVE_PATH", metavar="FOLDER",
-        help="enable POST /slots/{id_slot}, which saves and restores slot caches in this folder")
+        help="enable POST /slots/{id_slot}, which saves and restores slot caches in this folder; it is created if it does not exist")
     props: bool = option(False, "--props", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_PROPS",
         help="enable POST /props, which changes the system prompt")
     metrics: bool = option(False, "--metrics", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_METRICS",
@@ -312,8 +321,10 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         text = environ[variable]
         if opt.repeat:
-            parts = text.split(",") if opt.split_env else [text]
+            parts = text.split(",")
             values[name] = tuple(convert(opt, part.strip(), variable) for part in parts if part.strip())
         else:
             values[name] = convert(opt, text, variable)
+    if environ.get("AIP_MODE") == "PREDICTION":  # Vertex AI says on which port it expects the server
+        values["port"] = convert(options()["port"], environ.get("AIP_HTTP_PORT") or "8080", "AIP_HTTP_PORT")
     return values

@@ -128,11 +128,14 @@ def test_invalid_streams_are_reported(name: str, events: list[Any], body: Any, p
     assert any(problem in text for text in problems), problems
 
 
-@pytest.mark.parametrize(
-    "end", ["data: {}", "\n\n", "event: x\ndata: {}\n\n", "data: {}\ndata: {}\n\n", ": comment\n\n"]
-)
+@pytest.mark.parametrize("end", ["data: {}", "\n\n", "event: x\ndata: {}\n\n", "data: {}\ndata: {}\n\n", ": comment"])
 def test_malformed_events_are_reported(end: str) -> None:
     assert problems_of(NATIVE, [final_event()], {}, end)
+
+
+@pytest.mark.parametrize("end", [":\n\n", ": comment\n\n:\n\n"])
+def test_comments_are_no_events(end: str) -> None:
+    assert problems_of(NATIVE, [final_event()], {}, end) == []
 
 
 def test_events_of_plugins_may_have_a_name_and_an_id() -> None:

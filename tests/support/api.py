@@ -116,9 +116,10 @@ class Api:
         return {"result": await self.app.loaded.engine.work(self.released)}  # type: ignore[attr-defined]  # the engine above
 
     async def stream(self, call: Call) -> Any:
-        return event_stream(self._events(**call.body), done=call.body["done"])
+        body = {name: value for name, value in call.body.items() if name not in ("done", "sse_ping_interval")}
+        return event_stream(self._events(**body), done=call.body["done"])
 
-    async def _events(self, n: int, fail_at: int, hold: bool, done: bool) -> AsyncIterator[Any]:
+    async def _events(self, n: int, fail_at: int, hold: bool) -> AsyncIterator[Any]:
         self.calls["started"] += 1
         try:
             for i in range(n):

@@ -13,7 +13,7 @@ from llamafw.cli.config import merge, read_config
 from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.refused import check_environment
-from llamafw.options import Option, convert
+from llamafw.options import Option, convert, split_list
 from llamafw.plugins import Plugins, plugin_settings
 from llamafw.settings import Settings, from_environment, options
 
@@ -119,5 +119,5 @@ def load_plugins(settings: Settings, *, extra: Sequence[str] = (), tolerant: boo
 def _convert_flag(opt: Option, value: Any) -> Any:
     """Convert the value that argparse found for a setting: a text, or a list of texts."""
     if opt.repeat:
-        return tuple(convert(opt, text, opt.long_flag) for text in value)
+        return tuple(convert(opt, text, opt.long_flag) for text in split_list(opt, value))
     return convert(opt, value, opt.long_flag)

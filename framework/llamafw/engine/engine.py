@@ -141,7 +141,7 @@ class BatchingEngine:
 
         seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
         context = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep, seed)
-        chain = build_chain(request, seed, self._samplers, context)
+        chain = build_chain(request, seed, self._samplers, context, self._options.slow_calls)
         if not len(prompt.tokens):
             return _respond_to_empty_prompt(seed)
         self._check_queue()
@@ -194,6 +194,7 @@ class BatchingEngine:
             requests_processing=n_running,
             requests_deferred=max(self._n_active - n_running, 0),
             requests_rejected=self._n_rejected,
+            slow_tokens=self._options.slow_calls.counts,
             cache_tokens=sum(slot.n for slot in self._slots.all),
             cache_size=self.n_slots * self.n_ctx,
             prompt_cache_bytes=self._cache.n_bytes,

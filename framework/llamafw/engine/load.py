@@ -40,6 +40,7 @@ from llamafw.models.rope_settings import apply_rope_settings
 from llamafw.plugins import Plugins
 from llamafw.plugins.failures import describe
 from llamafw.sampling.chain import warm_up_samplers
+from llamafw.sampling.slow_calls import SlowCalls
 from llamafw.serving import Engine, LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import Batch, GrammarSource, Model, SystemPrompt
@@ -114,7 +115,7 @@ def load_model(
             f"{inputs.preload[1]}: prompts cannot be preloaded, because a plugin's engine runs this model"
         )
 
-    name = settings.alias or model_id(path)
+    name = settings.alias[0] if settings.alias else model_id(path)
     loaded = LoadedModel(
         name=name,
         model=model,
@@ -204,7 +205,14 @@ def engine_options(settings: Settings, model: Model, graph: Graph, plugins: Plug
         rank_head=read_rank_head(model, plugins.registry("quant"), graph.n_embd),
         log_prompts=settings.verbose_prompt,
         log_caches=settings.dump_kv_cache,
+        slow_calls=SlowCalls(partial(owner_of, plugins)),
     )
+
+
+def owner_of(plugins: Plugins, kind: str, name: str) -> str:
+    """Return the plugin that registered something; "" for several compiled samplers, which run as one."""
+    registry = plugins.registry(kind)
+    return registry.owner(name) if name in registry else ""
 
 
 def make_system_prompt(text: str, tokenizer: Tokenizer) -> SystemPrompt:

@@ -23,10 +23,12 @@ from llamafw.server.access_log import AccessLogMiddleware
 from llamafw.server.allowed_methods import AllowedMethods
 from llamafw.server.authentication import AuthenticationMiddleware, key_registry
 from llamafw.server.common_headers import CommonHeadersMiddleware
+from llamafw.server.compression import CompressionMiddleware
 from llamafw.server.cors import with_cors
 from llamafw.server.dispatch import Dispatcher
 from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import LoadingMiddleware, ModelLoader
+from llamafw.server.prefix import PrefixMiddleware
 from llamafw.server.response_contract import ResponseContractMiddleware
 from llamafw.server.routing import StrictRoutingMiddleware, routing_document
 from llamafw.server.running_app import RunningApp
@@ -87,13 +89,17 @@ def build_app(
     explain = explainer(plugins)
     with_errors = partial(ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged))
     middlewares = _middlewares(app, authenticators, endpoints, with_errors)
-    routed = _route(merged, Dispatcher(endpoints, explain), middlewares, loader, endpoints, plugins)
+    routed = _route(
+        merged, Dispatcher(endpoints, explain, settings.sse_ping_interval), middlewares, loader, endpoints, plugins
+    )
 
     timed = WriteTimeoutMiddleware(routed, settings.timeout)
     wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # a second time: plugins' wrappers may raise, too
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
+    if settings.api_prefix:
+        wrapped = with_errors(PrefixMiddleware(wrapped, settings.api_prefix))
     public = with_cors(wrapped, settings.cors_origins, methods)
-    return CommonHeadersMiddleware(AccessLogMiddleware(public)), app, loader
+    return CommonHeadersMiddleware(AccessLogMiddleware(CompressionMiddleware(public))), app, loader
 
 
 def _middlewares(

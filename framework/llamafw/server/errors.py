@@ -17,6 +17,7 @@ from llamafw.errors import FAULTS, RequestError
 from llamafw.plugins import Plugins, is_builtin, public_name
 from llamafw.plugins.failures import drop_context
 from llamafw.server.access_log import encode_path
+from llamafw.server.content_coding import CODINGS
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
@@ -29,6 +30,7 @@ ERROR_TYPES = {
     404: "not_found_error",
     405: "method_not_allowed_error",
     408: "timeout_error",
+    415: "unsupported_media_type_error",
     429: "rate_limit_error",
     501: "not_supported_error",
     503: "unavailable_error",
@@ -172,6 +174,8 @@ class ErrorMiddleware:
         headers = {}
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if problem.status == 415:
+            headers["Accept-Encoding"] = CODINGS
         if problem.retry_after is not None:
             headers["Retry-After"] = str(problem.retry_after)
 

@@ -16,7 +16,7 @@ from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse, to_json
 from llamafw.server.routing import operation_id_of
 from llamafw.server.schema import Schema, Schemas
-from llamafw.server.sse import event_data
+from llamafw.server.sse import event_data, is_comment
 from llamafw.server.violations import find_violation
 from llamafw.types import Problem
 
@@ -166,7 +166,8 @@ class _ResponseCheck:
         self._body = bytearray(rest)
 
         for event in events:
-            violation = None if event == b"data: [DONE]" else self._check_event(event)
+            is_free = event == b"data: [DONE]" or is_comment(event)
+            violation = None if is_free else self._check_event(event)
             if violation:
                 problem = self._problem(f"an event is wrong: {violation}")
                 body = b"data: " + to_json(envelope(problem)) + b"\n\n"

@@ -5,7 +5,9 @@ The format is described at https://html.spec.whatwg.org/multipage/server-sent-ev
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,12 @@ from llamafw.types import Problem
 
 Explain = Callable[[BaseException], Problem]
 
-_END: Any = object()  # marks the end of the events
+MAX_START_SECONDS = 1.0
+"""How long a stream waits for its first event before it sends the headers: until then, an error is an HTTP error."""
+
+PING = b":\n\n"
+"""A comment, which clients ignore. Proxies hang up if nothing arrives while a request waits for a slot."""
+
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -32,8 +39,10 @@ _HEADERS = [
 def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
     """Return a response that sends each item of ``events`` as an event as soon as it is available.
 
-    The response starts with the first event. An exception before it becomes an ordinary HTTP error; a later one becomes
-    the last event, ``{"error": {...}}``. If the client disconnects, the iterator is closed.
+    The response starts with the first event, or after a second. An exception before that becomes an ordinary HTTP
+    error; a later one becomes the last event, ``{"error": {...}}``. If the client disconnects, the iterator is closed.
+
+    While no event is available, comments are sent every ``--sse-ping-interval`` seconds.
 
     Parameters
     ----------
@@ -79,11 +88,21 @@ class EventStream(Response):
         """
         await self.stream(scope, receive, send, problem_of)
 
-    async def stream(self, scope: Scope, receive: Receive, send: Send, explain: Explain) -> None:
-        """Send the events; ``explain`` turns an exception among them into the error that the client receives."""
+    async def stream(
+        self, scope: Scope, receive: Receive, send: Send, explain: Explain, ping_seconds: float | None = None
+    ) -> None:
+        """Send the events.
+
+        Parameters
+        ----------
+        explain : callable
+            Turns an exception among the events into the error that the client receives.
+        ping_seconds : float, optional
+            Send a comment when no event was available for so long; None: never.
+        """
         try:
             async with CancelOnDisconnect(receive):
-                await self._send_events(scope, send, explain)
+                await self._send_events(scope, _EventWriter(send), explain, ping_seconds)
         finally:
             await self.close()
 
@@ -93,22 +112,84 @@ class EventStream(Response):
         if close is not None:
             await close()
 
-    async def _send_events(self, scope: Scope, send: Send, explain: Explain) -> None:
-        item = await anext(self.events, _END)
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    async def _send_events(
+        self, scope: Scope, writer: _EventWriter, explain: Explain, ping_seconds: float | None
+    ) -> None:
+        async with writer.pinging(ping_seconds):
+            last = b"data: [DONE]\n\n" if self.done else b""
+            try:
+                async for item in self.events:
+                    await writer.write(_encode_event(item))
+            except ClientDisconnect:
+                raise
+            except FAULTS as error:
+                if not writer.has_started:
+                    raise
+                problem = explain(error)
+                log_failure(scope, error, problem)
+                last = _encode_event(envelope(problem))
+            await writer.write(last, more=False)
 
-        last = b"data: [DONE]\n\n" if self.done else b""
+
+class _EventWriter:
+    """Writes one stream: the headers before the first event, and comments while no event is available."""
+
+    def __init__(self, send: Send) -> None:
+        self.has_started = False
+        self._send = send
+        self._lock = asyncio.Lock()  # the headers must be sent before the first comment or event
+        self._last = 0.0  # when something was written, in the time of the event loop
+        self._pings: asyncio.Task[None] | None = None
+
+    async def write(self, body: bytes, *, more: bool = True) -> None:
+        async with self._lock:
+            if not self.has_started:
+                self.has_started = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            self._last = asyncio.get_running_loop().time()
+
+    @asynccontextmanager
+    async def pinging(self, seconds: float | None) -> AsyncIterator[None]:
+        """Start the response soon, and send comments every ``seconds``, while the block runs.
+
+        If a comment cannot be sent, the block is cancelled and ends with ClientDisconnect.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # this is a coroutine
+
+        def start() -> None:
+            self._pings = loop.create_task(self._ping(seconds))
+            self._pings.add_done_callback(cancel_if_failed)
+
+        def cancel_if_failed(pings: asyncio.Task[None]) -> None:
+            if not pings.cancelled() and pings.exception() is not None:
+                task.cancel()
+
+        loop = asyncio.get_running_loop()
+        # Most streams have ended before, and need no task.
+        timer = loop.call_later(MAX_START_SECONDS, start)
         try:
-            while item is not _END:
-                await send({"type": "http.response.body", "body": _encode_event(item), "more_body": True})
-                item = await anext(self.events, _END)
-        except ClientDisconnect:
-            raise
-        except FAULTS as error:
-            problem = explain(error)
-            log_failure(scope, error, problem)
-            last = _encode_event(envelope(problem))
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+            yield
+        except asyncio.CancelledError:
+            if self._pings is None or not self._pings.done() or self._pings.cancelled():
+                raise
+            task.uncancel()
+            raise ClientDisconnect from None
+        finally:
+            timer.cancel()
+            if self._pings is not None:
+                self._pings.cancel()
+
+    async def _ping(self, seconds: float | None) -> None:
+        if not self.has_started:
+            await self.write(PING)
+        while seconds is not None:
+            wait = self._last + seconds - asyncio.get_running_loop().time()
+            if wait <= 0:
+                await self.write(PING)
+            else:
+                await asyncio.sleep(wait)
 
 
 def _encode_event(item: Any) -> bytes:
@@ -117,6 +198,11 @@ def _encode_event(item: Any) -> bytes:
     name = f"event: {item.event}\n" if item.event is not None else ""
     id = f"id: {item.id}\n" if item.id is not None else ""
     return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
+
+
+def is_comment(event: bytes) -> bool:
+    """Return whether an event consists of comments, as `PING` does."""
+    return all(line.startswith(b":") for line in event.split(b"\n"))
 
 
 def event_data(event: bytes) -> bytes | None:

@@ -2,7 +2,7 @@
 
 Rules that the document cannot express:
 
-* A body is read as JSON whatever its Content-Type.
+* A body is read as JSON whatever its Content-Type, and may be compressed.
 * An integral float counts as an integer where an integer is expected.
 * At the top level of a body, ``null`` for an optional nullable field means "not given", and defaults are filled in.
 * Top-level fields that the document does not know are removed and named in the response header
@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError, did_you_mean
+from llamafw.server.content_coding import content_coding, decompress
 from llamafw.server.integers import IntegerReader
 from llamafw.server.parameters import ParameterReader
 from llamafw.server.routing import operation_id_of
@@ -192,22 +193,26 @@ class ValidationMiddleware:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes | bytearray:
-    """Return the whole request body.
+    """Return the whole request body, decompressed.
 
     Parameters
     ----------
     limit : int
-        Maximum size in bytes.
+        Maximum size in bytes, before and after decompression.
     seconds : float
         Maximum time to wait for the next part of the body.
 
     Raises
     ------
     HTTPException
-        413 as soon as it is known that the body is too long; 408 if the next part does not arrive in time.
+        413 as soon as it is known that the body is too long; 408 if the next part does not arrive in time; 415 if its
+        coding is not known.
+    RequestError
+        The body cannot be decompressed.
     ClientDisconnect
         The client disconnected before it had sent the whole body.
     """
+    coding = content_coding(scope)
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
             raise _too_large(limit)
@@ -226,7 +231,12 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
         raise ClientDisconnect
     if len(body) > limit:
         raise _too_large(limit)
-    return body
+    if coding is None:
+        return body
+    decompressed = await decompress(body, coding, limit)
+    if decompressed is None:
+        raise _too_large(limit)
+    return decompressed
 
 
 async def _receive_in_time(receive: Receive, seconds: float) -> Message:

@@ -175,7 +175,20 @@ def _most_helpful(violations: Sequence[Violation], path: Path) -> Violation:
     types = [violation for violation in candidates if violation.path == path and violation.keyword == "type"]
     if len(types) == len(candidates):
         return _wrong_type(tuple(dict.fromkeys(kind for violation in types for kind in violation.expected)), path)
-    return max((violation for violation in candidates if violation not in types), key=_rank)
+
+    others = [violation for violation in candidates if violation not in types]
+    # [""] is meant as texts, not as token ids: a branch for elements of another type is not the one that was meant
+    meant = [violation for violation in others if not _is_other_element(violation, path)]
+    if not meant and len({violation.path for violation in others}) == 1:  # [null] fits no branch
+        expected = (kind for violation in others for kind in violation.expected)
+        return _wrong_type(tuple(dict.fromkeys(expected)), others[0].path)
+    return max(meant or others, key=_rank)
+
+
+def _is_other_element(violation: Violation, path: Path) -> bool:
+    """Whether an element of the array at ``path`` has another type than the branch expects."""
+    is_element = len(violation.path) == len(path) + 1 and isinstance(violation.path[-1], int)
+    return is_element and violation.keyword == "type"
 
 
 def _rank(violation: Violation) -> tuple[int, bool, list[int]]:

@@ -93,6 +93,15 @@ def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
+def add_unsupported_coding(document: Document) -> None:
+    """Add the 415 of an unknown ``Content-Encoding`` to every operation that has a body."""
+    for _, _, operation in operations(document):
+        if "requestBody" in operation:
+            content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+            refusal = {"description": "The server does not know the Content-Encoding of the body.", "content": content}
+            operation["responses"].setdefault("415", refusal)
+
+
 def add_refusals(document: Document) -> None:
     """Add the responses in `REFUSALS` to every operation that is not public."""
     schema = {"$ref": "#/components/schemas/Error"}

@@ -24,6 +24,9 @@ class EngineStats:
     requests_processing: int = 0  # requests in a slot
     requests_deferred: int = 0  # requests waiting for a slot
     requests_rejected: int = 0  # requests refused because the queue was full
+    slow_tokens: Mapping[tuple[str, str], int] = field(
+        default_factory=dict
+    )  # ("sampler", name) → tokens it was slow for
     cache_tokens: int = 0  # positions in use, over all slots
     cache_size: int = 0  # positions of all slots
     prompt_cache_bytes: int = 0  # size of the saved states in memory

@@ -26,32 +26,30 @@ class ChatEndpoints:
         body, loaded = call.body, self.app.loaded
         chat = await prepare_chat(self.app, body)
         requests, n = chat.requests, len(chat.requests)
-        response = ChatResponse(loaded, chat, body)
+        response = ChatResponse(loaded, chat, body, verbose=self.app.settings.verbose_responses)
         if body.get("stream"):
             return event_stream(response.events(), done=True)
 
         generations = await generate_all(loaded.engine, requests, n, response.prompt_field)
-        whole = response.whole(generations, [generations])
-        if self.app.settings.verbose_responses:
-            whole["__verbose"] = self._native(body, requests, generations[0])
-        return whole
-
-    def _native(self, body: JSON, requests: Sequence[GenerateRequest], generation: Generation) -> JSON:
-        """Return a generation in the format of `/completion`, with the prompt that the chat template rendered."""
-        loaded, tokens = self.app.loaded, requests[0].prompt
-        prompt = Prompt(loaded.tokenizer.decode(tokens, special=True), tokens)
-        return CompletionResponse(loaded, [prompt], requests, body).whole(0, generation)
+        return response.whole(generations, [generations]) | response.verbose_fields(generations[0])
 
 
 class ChatResponse(OpenAIResponse):
-    """Builds the response to one chat completion request."""
+    """Builds the response to one chat completion request.
+
+    Parameters
+    ----------
+    verbose : bool
+        Whether the response has the field `__verbose`.
+    """
 
     id_prefix = "chatcmpl"
     object_name, chunk_object_name = "chat.completion", "chat.completion.chunk"
     prompt_field = "messages"
 
-    def __init__(self, loaded: LoadedModel, chat: ChatRequest, body: JSON) -> None:
+    def __init__(self, loaded: LoadedModel, chat: ChatRequest, body: JSON, *, verbose: bool = False) -> None:
         super().__init__(loaded, chat.requests, body, len(chat.requests))
+        self._native = native_response(loaded, chat.requests, body) if verbose else None
         self._logprobs = chat.requests[0].logprobs
         self._readers = [chat.reader() for _ in chat.requests]
         self._started: set[int] = set()  # choices whose first chunk, with the role, has been sent
@@ -75,7 +73,7 @@ class ChatResponse(OpenAIResponse):
         """Yield the chunks of one delta: the role first, then text, tool calls and the finish reason."""
         if index not in self._started:
             self._started.add(index)
-            yield self._delta_chunk(index, {"role": "assistant", "content": ""})
+            yield self._delta_chunk(index, {"role": "assistant", "content": None})
 
         answer = self._readers[index].read(delta.text, last=delta.finish is not None)
         token_fields = self._token_fields(delta.tokens) if delta.tokens else {}
@@ -89,7 +87,11 @@ class ChatResponse(OpenAIResponse):
 
         if delta.finish:
             end = self._delta_chunk(index, {}, finish_reason=self._finish_reason(index, delta.finish))
-            yield end | self.end_fields(index, delta.finish)
+            yield end | self.end_fields(index, delta.finish) | self.verbose_fields(Generation(finish=delta.finish))
+
+    def verbose_fields(self, generation: Generation) -> JSON:
+        """Return `__verbose`, if the server is verbose: a generation in the format of `/completion`."""
+        return {"__verbose": self._native.whole(0, generation)} if self._native else {}
 
     def _delta_chunk(self, index: int, delta: JSON, *, finish_reason: str | None = None, **fields: Any) -> JSON:
         return self.chunk({"index": index, "delta": delta, "finish_reason": finish_reason, **fields})
@@ -105,6 +107,12 @@ class ChatResponse(OpenAIResponse):
         if self.return_tokens:
             fields["tokens"] = [token.id for token in tokens]
         return fields
+
+
+def native_response(loaded: LoadedModel, requests: Sequence[GenerateRequest], body: JSON) -> CompletionResponse:
+    """Return what builds responses of `/completion`, with the prompt that the chat template rendered."""
+    tokens = requests[0].prompt
+    return CompletionResponse(loaded, [Prompt(loaded.tokenizer.decode(tokens, special=True), tokens)], requests, body)
 
 
 def _call_json(call: ToolCall) -> JSON:

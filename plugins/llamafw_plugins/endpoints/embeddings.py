@@ -30,6 +30,15 @@ POOLINGS = ("none", "mean", "cls", "last", "rank")  # indexed by ARCH.pooling_ty
 MAX_ABS_SCALE = 32760  # embd_normalize 0 scales the largest absolute value to this, which fits into 16 bits
 
 
+class TextTooLarge(ContextFullError):
+    """A text to embed does not fit into the context of a slot."""
+
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, param: str) -> None:
+        super().__init__(n_prompt_tokens, n_ctx, param=param)
+        size = f"it has {n_prompt_tokens} tokens, but the context of a slot has only {n_ctx}"
+        self.message = f"the input is too large to embed: {size}"
+
+
 class EmbeddingEndpoints:
     """The operations `createEmbedding`, `createEmbeddingAlias` and `createOpenaiEmbedding`."""
 
@@ -184,5 +193,4 @@ async def _embed_one(
         async with semaphore:
             return await loaded.engine.embed(EmbedRequest(prompt, pooling))
     except ContextFullError as error:
-        error.param = param
-        raise
+        raise TextTooLarge(len(prompt), loaded.engine.n_ctx, param=param) from error

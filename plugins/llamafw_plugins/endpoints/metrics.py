@@ -96,6 +96,11 @@ class Metrics:
         yield failures
 
         stats = EngineStats() if self._app is None else self._app.loaded.engine.stats()
+        slow = CounterMetricFamily("llamafw_slow_tokens", "Tokens for which one part was slow", labels=("kind", "name"))
+        for labels, n in stats.slow_tokens.items():
+            slow.add_metric(labels, n)
+        yield slow
+
         for name, text, value in counters(stats):
             yield CounterMetricFamily(name, text, value)
         for name, text, value in gauges(stats):

@@ -41,7 +41,7 @@ def usage_json(groups: Iterable[Sequence[Finish]]) -> JSON:
 
 
 def timings_json(timings: Timings) -> JSON:
-    """Return llama-server's ``timings``; rates are None if there were no tokens or no time passed."""
+    """Return llama-server's ``timings``; rates are 0 if there were no tokens or no time passed."""
     result: JSON = {"cache_n": timings.cache_n, "queue_ms": timings.queue_ms}
     phases = (
         ("prompt", timings.prompt_n, timings.prompt_ms),
@@ -50,8 +50,8 @@ def timings_json(timings: Timings) -> JSON:
     for name, n, ms in phases:
         result[f"{name}_n"] = n
         result[f"{name}_ms"] = ms
-        result[f"{name}_per_token_ms"] = ms / n if n else None
-        result[f"{name}_per_second"] = 1000 * n / ms if ms > 0 else None
+        result[f"{name}_per_token_ms"] = ms / n if n else 0.0
+        result[f"{name}_per_second"] = 1000 * n / ms if ms > 0 else 0.0
     return result
 
 
@@ -121,6 +121,9 @@ def completion_probabilities_json(
 
 def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool) -> JSON:
     """Return llama-server's ``generation_settings``: the settings that were used for a request."""
+    biases = dict(request.logit_bias)
+    if request.ignore_eos:
+        biases |= dict.fromkeys(sorted(loaded.tokenizer.eog), -inf)
     return {
         **request.options,
         "n_ctx": loaded.engine.n_ctx,
@@ -140,5 +143,5 @@ def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool
         "post_sampling_probs": request.post_sampling_probs,
         "cache_prompt": request.cache_prompt,
         "grammar": request.grammar.text if request.grammar and request.grammar.kind == "gbnf" else "",
-        "logit_bias": [[token, False if bias == -inf else bias] for token, bias in request.logit_bias.items()],
+        "logit_bias": [[token, False if bias == -inf else bias] for token, bias in biases.items()],
     }

@@ -35,20 +35,20 @@ class ServerEndpoints:
         return {"status": "ok"}
 
     async def list_models(self, call: Call) -> JSON:
-        """Return a list with the server's only model."""
-        return {"object": "list", "data": [self._model_json()]}
+        """Return the server's only model: in OpenAI's format in ``data``, in Ollama's in ``models``."""
+        return {"object": "list", "data": [self._model_json()], "models": [self._ollama_json()]}
 
     async def get_model(self, call: Call) -> JSON:
-        """Return the model if it has the id in the path; otherwise 404."""
+        """Return the model if it has the id or the alias in the path; otherwise 404."""
         requested, name = call.path["model"], self.app.loaded.name
-        if requested != name:
+        if requested not in (name, *self.app.settings.alias):
             message = f"the model {requested[:MAX_SHOWN_ID]!r} does not exist; this server has the model {name!r}"
             raise ModelNotFound(message, param="model")
         return self._model_json()
 
     async def props(self, call: Call) -> JSON:
-        """Return the properties of the server, without the path of the model file."""
-        loaded = self.app.loaded
+        """Return the properties of the server and its model."""
+        loaded, flags = self.app.loaded, self.app.settings
         settings = settings_json(self.app.prepare({}, ()), loaded, stream=False)
 
         return {
@@ -56,11 +56,18 @@ class ServerEndpoints:
             "default_generation_settings": {**settings, "params": settings},
             "total_slots": loaded.engine.n_slots,
             "model_alias": loaded.name,
+            "model_path": str(loaded.model.path),
+            "model_ftype": ftype_name(loaded),
+            "endpoint_slots": flags.slots is not False,
+            "endpoint_props": flags.props,
+            "endpoint_metrics": flags.metrics,
+            "ui": flags.webui,
+            "is_sleeping": False,
             "chat_template": loaded.chat.source,
             "bos_token": token_text(loaded.tokenizer, loaded.tokenizer.bos),
             "eos_token": token_text(loaded.tokenizer, loaded.tokenizer.eos),
             "build_info": f"llamafw {__version__}",
-            "modalities": {"vision": False, "audio": False},
+            "modalities": {"vision": False, "audio": False, "video": False},
         }
 
     async def change_props(self, call: Call) -> JSON:
@@ -81,10 +88,37 @@ class ServerEndpoints:
         loaded = self.app.loaded
         return {
             "id": loaded.name,
+            "aliases": [name for name in self.app.settings.alias if name != loaded.name],
+            "tags": list(self.app.settings.tags),
             "object": "model",
             "created": self.started,
             "owned_by": "llamafw",
             "meta": meta_json(loaded),
+        }
+
+    def _ollama_json(self) -> JSON:
+        """Return the model in Ollama's format, which some clients of llama-server read."""
+        loaded = self.app.loaded
+        capabilities = ["embedding"] if self.app.settings.embedding else ["completion"]
+        return {
+            "name": loaded.name,
+            "model": loaded.name,
+            "modified_at": "",
+            "size": str(loaded.model.n_bytes),
+            "digest": "",
+            "type": "model",
+            "description": str(loaded.model.metadata.get("general.name", "")),
+            "tags": list(self.app.settings.tags),
+            "capabilities": capabilities,
+            "parameters": "",
+            "details": {
+                "parent_model": "",
+                "format": "gguf",
+                "family": str(loaded.model.metadata.get("general.architecture", "")),
+                "families": [str(loaded.model.metadata.get("general.architecture", ""))],
+                "parameter_size": str(loaded.model.metadata.get("general.size_label", "")),
+                "quantization_level": ftype_name(loaded),
+            },
         }
 
 
@@ -95,11 +129,24 @@ def meta_json(loaded: LoadedModel) -> JSON:
     return {
         "vocab_type": VOCAB_TYPES.get(str(model.metadata.get("tokenizer.ggml.model")), 0),
         "n_vocab": n_vocab,
+        "n_ctx": loaded.engine.n_ctx,
         "n_ctx_train": n_ctx_train,
         "n_embd": n_embd,
         "n_params": sum(prod(tensor.shape) for tensor in model.tensors.values()),
         "size": model.n_bytes,
+        "ftype": ftype_name(loaded),
     }
+
+
+def ftype_name(loaded: LoadedModel) -> str:
+    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if it does not say."""
+    from gguf import LlamaFileType  # a slow import
+
+    number = loaded.model.metadata.get("general.file_type", -1)
+    try:
+        return LlamaFileType(int(number)).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except (TypeError, ValueError):
+        return ""
 
 
 def model_sizes(loaded: LoadedModel) -> tuple[int, int, int]:

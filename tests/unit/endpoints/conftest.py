@@ -185,6 +185,9 @@ def refused(client: httpx.AsyncClient) -> Post:
 
 
 def read_events(text: str) -> list[Any]:
-    """Return the parsed data of each event; ``[DONE]`` stays text."""
-    lines = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    """Return the parsed data of each event; ``[DONE]`` stays text.
+
+    Comments, which a slow machine sends, are left out.
+    """
+    lines = [event.removeprefix("data: ") for event in text.split("\n\n") if event and event != ":"]
     return [data if data == "[DONE]" else json.loads(data) for data in lines]

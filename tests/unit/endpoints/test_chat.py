@@ -14,7 +14,7 @@ from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
 from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start
 from support.toy_model import BOS, ToyTokenizer
 from support.toy_snapshots import RecurrentToyBackend
-from unit.endpoints.conftest import Open, Post
+from unit.endpoints.conftest import Open, Post, read_events
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PATH = "/v1/chat/completions"
@@ -69,7 +69,7 @@ async def test_stream_has_openais_chunks(events: Post) -> None:
 
     assert done == "[DONE]"
     assert [chunk["choices"][0]["delta"] for chunk in raw_chunks] == [
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": None},
         {"content": "a"},
         {"content": "b"},
         {},
@@ -221,9 +221,14 @@ async def test_template_gets_its_variables(post: Post) -> None:
 async def test_verbose_adds_the_native_response(opened: Open, flags: dict[str, Any], shown: bool) -> None:
     async with opened(**flags) as client:
         response = (await client.post(PATH, json={"messages": HI, "max_tokens": 2, **GREEDY})).json()
+        text = (await client.post(PATH, json={"messages": HI, "max_tokens": 2, "stream": True, **GREEDY})).text
     native = response.get("__verbose")
     assert (native is not None) is shown
+    *chunks, last, _ = read_events(text)
+    assert not any("__verbose" in chunk for chunk in chunks)
+    assert ("__verbose" in last) is shown
     if native is not None:
+        assert last["__verbose"]["prompt"] == "u:hi;a:"
         assert (native["prompt"], native["content"], native["stop_type"]) == ("u:hi;a:", "ab", "limit")
 
 

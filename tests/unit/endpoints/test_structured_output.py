@@ -39,6 +39,8 @@ SCHEMA_REQUESTS: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}),
     (CHAT, {"response_format": {"type": "json_schema", "schema": SCHEMA}}),
     (CHAT, {"response_format": {"type": "json_object", "schema": SCHEMA}}),
+    (TEXT, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}),
+    (TEXT, {"response_format": {"type": "json_object", "schema": SCHEMA}}),
 ]
 
 

@@ -47,7 +47,7 @@ def test_ctx_size_is_divided_among_the_slots(tiny: Path) -> None:
 def test_model_name_is_the_alias_or_the_file_name(tiny: Path) -> None:
     with loaded(tiny) as model:
         assert model.name == "tiny"
-    with loaded(tiny, alias="gpt-4") as model:
+    with loaded(tiny, alias=("gpt-4",)) as model:
         assert model.name == "gpt-4"
 
 

@@ -56,7 +56,7 @@ def test_the_documented_table_of_public_operations_is_right() -> None:
 @pytest.mark.inventory("H-04", "H-05", "H-06", "H-07", "R-02", "R-10", "C-108", "F-13", "D-08")
 async def test_all_other_operations_need_a_key(serve: Any, tmp_path: Path) -> None:
     all_features: dict[str, Any] = {"slots": True, "props": True, "metrics": True, "slot_save_path": str(tmp_path)}
-    async with serve(api_key=("key",), alias="tiny", **all_features) as client:
+    async with serve(api_key=("key",), alias=("tiny",), **all_features) as client:
         for method, path, _ in OPERATIONS:
             url = url_of(path)
             for headers in INVALID_CREDENTIALS:

@@ -44,6 +44,7 @@ class StreamChecker:
         *events, rest = content.decode("utf-8").split("\n\n")
         if rest:
             yield f"the stream ends within an event: {rest[:200]!r}"
+        events = [event for event in events if not event.startswith(":")]  # comments, which are sent while it waits
         schema = operation["responses"]["200"]["content"]["text/event-stream"].get(spec.EVENT, {})
         is_builtin = schema.get("$ref") in (NATIVE, *OPENAI)
         data = [parse_event(event, may_have_name=not is_builtin) for event in events]
