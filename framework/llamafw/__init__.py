@@ -45,6 +45,7 @@ from llamafw.interfaces import (
     ToolParserPlugin,
 )
 from llamafw.sampling.largest import largest_indices
+from llamafw.sampling.reasoning import visible_tokens
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
@@ -57,6 +58,7 @@ from llamafw.types import (
     Batch,
     Bytes,
     Candidates,
+    ChatCapabilities,
     Delta,
     Embedding,
     EmbedRequest,
@@ -74,6 +76,8 @@ from llamafw.types import (
     Pooling,
     Problem,
     PromptProgress,
+    Reasoning,
+    ReasoningTags,
     SlotStatus,
     StopType,
     SystemPrompt,
@@ -101,6 +105,7 @@ __all__ = [
     "Bytes",
     "Call",
     "Candidates",
+    "ChatCapabilities",
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
@@ -145,6 +150,8 @@ __all__ = [
     "Pooling",
     "Problem",
     "PromptProgress",
+    "Reasoning",
+    "ReasoningTags",
     "Quant",
     "Register",
     "request_id",
@@ -174,4 +181,5 @@ __all__ = [
     "TooManyRequests",
     "Unavailable",
     "User",
+    "visible_tokens",
 ]

@@ -15,6 +15,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args
 
+from llamafw.chat_settings import ChatSettings
 from llamafw.errors import SettingsError
 from llamafw.options import (
     Option,
@@ -41,7 +42,7 @@ SAMPLING, SERVER, PLUGINS, LOG = "sampling", "server", "plugins", "logging"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(ChatSettings):
     """The settings of one server, fixed at start-up."""
 
     # fmt: off
@@ -106,12 +107,6 @@ class Settings:
         help="YaRN: dimensions with fewer rotations than X in the original context are interpolated (default: from the model, else 1)")
     yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
         help="YaRN: dimensions with more rotations than X in the original context are left as trained (default: from the model, else 32)")
-    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
-        help="chat template: the name of a built-in or plugin format, a Jinja template, or a file with one (default: from the model)")
-    jinja: bool = option(True, "--jinja", group=MODEL, type=bool, env="LLAMA_ARG_JINJA", off_flags=("--no-jinja",),
-        help="accepted for compatibility: chat templates are always rendered with Jinja, and --no-jinja has no effect")
-    tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",
-        help="parser for the tool calls that the model writes (default: by the chat template)")
 
     # --- CPU
     threads_batch: int = option(-1, "-tb", "--threads-batch", group=CPU, type=int, metavar="N", low=-1, high=1024,

@@ -14,7 +14,7 @@ import numpy as np
 
 from llamafw.errors import FAULTS, GenerationError, LlamafwError, RequestError, suggest
 from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
-from llamafw.sampling.constraint import Constraint
+from llamafw.sampling.constraint import TokenConstraint
 from llamafw.sampling.draw import draw
 from llamafw.sampling.sampler_kernels import CandidateBuffers, FusedKernels, SamplerKernel
 from llamafw.types import Candidates, Floats, GenerateRequest
@@ -56,7 +56,7 @@ class Chain:
         self._random = np.random.default_rng(seed)
 
     def pick(
-        self, buffers: CandidateBuffers, row: Floats, constraint: Constraint | None = None
+        self, buffers: CandidateBuffers, row: Floats, constraint: TokenConstraint | None = None
     ) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that the samplers left.
 
@@ -66,7 +66,7 @@ class Chain:
             The buffers of the calling thread.
         row : (n_vocab,) float32
             Logits of all tokens. They are overwritten; the returned candidates refer to them.
-        constraint : Constraint, optional
+        constraint : TokenConstraint, optional
             The grammar that the token must match. It is advanced by the token.
 
         Raises
@@ -79,9 +79,11 @@ class Chain:
             The grammar and the biases together forbid every token.
         """
         # As in llama.cpp: most drawn tokens match the grammar, and testing one is cheaper than masking all.
-        original = None if constraint is None else row.copy()
+        original = None if constraint is None or constraint.free else row.copy()
         token, candidates = self._draw(buffers, row)
-        if constraint is not None and original is not None and not constraint.accept(token):
+        if constraint is not None and not constraint.accept(token):
+            if original is None:
+                raise GenerationError("a constraint that allows every token refused one")
             self._mask(constraint, original)
             token, candidates = self._draw(buffers, original)
             if not constraint.accept(token):
@@ -96,7 +98,7 @@ class Chain:
                 raise SamplerError(name) from error
         return token, candidates
 
-    def _mask(self, constraint: Constraint, row: Floats) -> None:
+    def _mask(self, constraint: TokenConstraint, row: Floats) -> None:
         constraint.mask(row)
         if len(self._bias_ids):
             row[self._bias_ids[self._bias == -np.inf]] = -np.inf
