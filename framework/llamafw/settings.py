@@ -15,7 +15,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args
 
-from llamafw.chat_settings import ChatSettings
+from llamafw.chat_settings import CHAT, ChatSettings
 from llamafw.errors import SettingsError
 from llamafw.options import (
     Option,
@@ -39,6 +39,7 @@ SAMPLER_ALIASES = {
 
 COMMON, MODEL, CPU, GPU, CONTEXT = "common", "model", "CPU", "GPU", "context and batching"
 SAMPLING, SERVER, PLUGINS, LOG = "sampling", "server", "plugins", "logging"
+GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, CHAT, SAMPLING, SERVER, PLUGINS, LOG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,8 +370,9 @@ class Settings(ChatSettings):
 
 @cache  # called for every request
 def options() -> Mapping[str, Option]:
-    """Return all options by the name of their field in `Settings`."""
-    return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
+    """Return all options by the name of their field in `Settings`, in the order of their groups."""
+    found = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
+    return dict(sorted(found.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

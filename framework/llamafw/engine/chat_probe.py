@@ -26,7 +26,8 @@ SYSTEM, RESULT, RESULT2 = "probesystem", "proberesult", "probeoutcome"
 TOOL, TOOL2, FIELD, VALUE = "probe_tool", "probe_other", "probefield", "probevalue"
 DESCRIPTION, PARAMETER = "probedescription", "probeparameter"
 ID, SHORT_ID, ID2, SHORT_ID2 = "call_0123456789abcdef", "abcdefghi", "call_fedcba9876543210", "ihgfedcba"
-OTHER_ROLE = "probe_role"
+OTHER_ROLE = "deputy"  # begins as `developer`, in case that a template prints initials
+OTHER_TOOL_ROLE = "tinker"
 
 FULL_TOOL = {
     "type": "function",
@@ -190,6 +191,16 @@ def _knows_developer(prober: Prober, user: Message) -> bool:
     return other is None or other.replace(OTHER_ROLE, "developer") != developer
 
 
+def _knows_results(prober: Prober, found: ChatCapabilities) -> bool:
+    """Return whether the role `tool` means something to a template that has no calls."""
+    result = {"role": "tool", "tool_call_id": ID, "name": TOOL, "content": RESULT}
+    before = [message(found, "user", USER), message(found, "assistant", ANSWER)]
+    tool, other = (prober.render([*before, {**result, "role": role}]) for role in ("tool", OTHER_TOOL_ROLE))
+    if tool is None or RESULT not in tool:
+        return False
+    return other is None or other.replace(OTHER_TOOL_ROLE, "tool") != tool
+
+
 def _probe_tools(prober: Prober, found: ChatCapabilities) -> ChatCapabilities:
     user = [message(found, "user", USER)]
     return replace(
@@ -209,8 +220,7 @@ def _probe_calls(prober: Prober, found: ChatCapabilities) -> ChatCapabilities:
             if objects or texts:
                 found = replace(tried, tool_calls=True, object_arguments=objects, text_arguments=texts or not objects)
                 return _probe_several_calls(prober, found, user, tools)
-    result = {"role": "tool", "tool_call_id": ID, "name": TOOL, "content": RESULT}
-    return replace(found, tool_results=prober.shows([user, message(found, "assistant", ANSWER), result], RESULT))
+    return replace(found, tool_results=_knows_results(prober, found))
 
 
 def _shows_call(prober: Prober, found: ChatCapabilities, as_object: bool, tools: Any) -> bool:
