@@ -32,7 +32,10 @@ from llamafw.server.schema import Schemas, fields_of
 from llamafw.server.violations import find_violation, violation_error
 
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
-_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>\\u[dD][89a-fA-F]..)|\\.", re.DOTALL)
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
 _REPLACEMENT = b"\\ufffd"
 _MAX_DEPTH = 240  # of arrays and objects within each other; jsonschema-rs fails beyond 255
 

@@ -29,6 +29,7 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 """Types of content parts that are text → the field that has it."""
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # in the order of preference
+READ_FIELDS = ("role", "content", "tool_calls")  # fields of messages that are read one by one
 MAY_BE_EMPTY = ("assistant", "tool", "function")  # roles of messages that may have no content
 
 Clean = Callable[[str], str]
@@ -61,8 +62,8 @@ def plain_messages(messages: Sequence[JSON], clean: Clean = str) -> list[JSON]:
 
 
 def _plain_message(message: JSON, i: int, clean: Clean) -> JSON:
-    given = {name: value for name, value in message.items() if value is not None}
-    plain: JSON = {name: value if name == "role" else clean_value(value, clean) for name, value in given.items()}
+    others = {name: value for name, value in message.items() if value is not None and name not in READ_FIELDS}
+    plain: JSON = {"role": message["role"], **clean_value(others, clean)}
     if plain["role"] == "function":  # OpenAI's older name of `tool`
         plain["role"] = "tool"
 
@@ -78,7 +79,7 @@ def _plain_message(message: JSON, i: int, clean: Clean) -> JSON:
         plain.pop(name, None)
     if reasoning and plain["role"] == "assistant":
         plain["reasoning_content"] = reasoning
-    if calls := plain.pop("tool_calls", None):
+    if calls := message.get("tool_calls"):
         plain["tool_calls"] = [_plain_call(call, clean) for call in calls]
     return plain
 
@@ -138,8 +139,9 @@ def _plain_call(call: JSON, clean: Clean) -> JSON:
     function = call["function"]
     given = function.get("arguments")
     arguments = {} if given is None or given == "" else read_arguments(given)
-    function = {**function, "arguments": clean_value(arguments, clean)}
-    return {"type": "function", **call, "function": function}
+    given_fields = {name: value for name, value in call.items() if name != "function" and value is not None}
+    function = {**function, "arguments": arguments}
+    return {"type": "function", **clean_value({**given_fields, "function": function}, clean)}
 
 
 def read_arguments(arguments: Any) -> Any:
