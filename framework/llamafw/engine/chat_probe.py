@@ -151,11 +151,12 @@ def _shows_content(prober: Prober, role: str, found: ChatCapabilities) -> tuple[
     """Return whether the content of a role appears as a text, and as parts."""
     marked = {"system": SYSTEM, "assistant": ANSWER, "user": USER}[role]
     shown = []
-    for content in (marked, [{"type": "text", "text": marked}]):
-        middle = {"role": role, "content": content}
+    contents: tuple[Any, ...] = (marked, [{"type": "text", "text": marked}])
+    for content in contents:
+        middle: Message = {"role": role, "content": content}
         user = message(found, "user", USER2)
-        conversation = {"system": [middle, user], "assistant": [user, middle, user], "user": [middle]}[role]
-        prompt = prober.render(conversation)
+        conversations = {"system": [middle, user], "assistant": [user, middle, user], "user": [middle]}
+        prompt = prober.render(conversations[role])
         printed = prompt is not None and re.search(r"""['"]text['"]\s*:\s*['"]""" + marked, prompt)
         shown.append(prompt is not None and marked in prompt and not printed)
     return shown[0], shown[1]

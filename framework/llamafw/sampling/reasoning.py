@@ -166,8 +166,8 @@ class ReasoningConstraint:
         """Forbid tokens that end the response, or that go on after the end tag."""
         for token in self._tokenizer.eog:
             logits[token] = -np.inf
-        for token in np.flatnonzero(logits > -np.inf):
-            text = self._text + self._tokenizer.piece(int(token), special=True)
+        for token in np.flatnonzero(logits > -np.inf).tolist():
+            text = self._text + self._tokenizer.piece(token, special=True)
             found = text.find(self._end)
             if found >= 0 and text[found + len(self._end) :].strip():
                 logits[token] = -np.inf

@@ -29,6 +29,7 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 """Types of content parts that are text → the field that has it."""
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # in the order of preference
+KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # the last is OpenAI's older `tool`
 READ_FIELDS = ("role", "content", "tool_calls")  # fields of messages that are read one by one
 MAY_BE_EMPTY = ("assistant", "tool", "function")  # roles of messages that may have no content
 
@@ -63,9 +64,8 @@ def plain_messages(messages: Sequence[JSON], clean: Clean = str) -> list[JSON]:
 
 def _plain_message(message: JSON, i: int, clean: Clean) -> JSON:
     others = {name: value for name, value in message.items() if value is not None and name not in READ_FIELDS}
-    plain: JSON = {"role": message["role"], **clean_value(others, clean)}
-    if plain["role"] == "function":  # OpenAI's older name of `tool`
-        plain["role"] = "tool"
+    role = message["role"] if message["role"] in KNOWN_ROLES else clean(message["role"])
+    plain: JSON = {"role": "tool" if role == "function" else role, **clean_value(others, clean)}
 
     content, reasoning = message.get("content"), _reasoning_of(plain)
     if isinstance(content, list):

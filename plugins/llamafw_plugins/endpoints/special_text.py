@@ -39,7 +39,7 @@ def whole_characters(text: str) -> str:
 def mark_control_names(text: str, tokenizer: Tokenizer) -> str:
     """Return a text with a marker in each name of a control token."""
     text = whole_characters(text)
-    names = control_names(tokenizer)
+    names = control_names(tokenizer)  # type: ignore[arg-type]  # tokenizers are immutable, so they are hashable
     return names.sub(lambda match: match[0][0] + MARKER + match[0][1:], text) if names else text
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from llamafw import App, Call, ChatCapabilities, LoadedModel, Reasoning, RequestError, Settings
 from llamafw_plugins.endpoints.continuation import Continuation, read_continuation
 from llamafw_plugins.endpoints.fit_messages import complete_tools, fit_messages
-from llamafw_plugins.endpoints.messages import clean_value, plain_messages
+from llamafw_plugins.endpoints.messages import KNOWN_ROLES, clean_value, plain_messages
 from llamafw_plugins.endpoints.prompts import bos_tokens
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.special_text import (
@@ -26,8 +26,6 @@ from llamafw_plugins.endpoints.special_text import (
 from llamafw_plugins.endpoints.thinking import Thinking, read_thinking
 from llamafw_plugins.endpoints.tools import Tools, read_tools
 from llamafw_plugins.endpoints.unsupported import refuse_chat_fields
-
-KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 class TemplateEndpoints:

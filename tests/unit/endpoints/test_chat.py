@@ -293,7 +293,11 @@ THINKING_TEMPLATE = (
         (THINKING_TEMPLATE, {"add_generation_prompt": False}, None),
         ("{{ messages[-1].content }}", {}, 0),  # nothing introduces the answer
         ("{{ messages[-1].content }}{{ add_generation_prompt }}", {}, None),
-        ("{% if not messages[1] %}{{ raise_exception('too short') }}{% endif %}{{ messages[-1].content }}", {}, None),
+        (
+            "{% if not messages[1] %}{{ raise_exception('too short') }}{% endif %}{{ messages|map(attribute='content')|join }}",
+            {},
+            None,
+        ),
         (THINKING_TEMPLATE + "{% if messages|length > 1 %}!{% endif %}", {}, None),  # depends on the conversation
     ],
 )
