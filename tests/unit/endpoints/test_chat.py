@@ -294,7 +294,8 @@ THINKING_TEMPLATE = (
         ("{{ messages[-1].content }}", {}, 0),  # nothing introduces the answer
         ("{{ messages[-1].content }}{{ add_generation_prompt }}", {}, None),
         (
-            "{% if not messages[1] %}{{ raise_exception('too short') }}{% endif %}{{ messages|map(attribute='content')|join }}",
+            "{% if not messages[1] %}{{ raise_exception('too short') }}{% endif %}"
+            "{% for message in messages %}{{ message.content }}{% endfor %}",
             {},
             None,
         ),
