@@ -198,6 +198,14 @@ def _beginning_of(tag: bytes, text: bytes) -> bytes:
 
 
 def visible_tokens(tags: ReasoningTags, tokenizer: Tokenizer) -> frozenset[int]:
-    """Return the control tokens of the tags, which readers of the text must see."""
+    """Return the control tokens of tags, which readers of the text must see.
+
+    Parameters
+    ----------
+    tags : ReasoningTags
+        The tags.
+    tokenizer : Tokenizer
+        The model's tokenizer.
+    """
     tokens = {token for tag in (tags.start, tags.end, tags.answer) for token in tokenizer.encode(tag)}
     return frozenset(token for token in tokens if not tokenizer.piece(token))

@@ -56,7 +56,7 @@ class ChatCapabilities:
 class Reasoning:
     """How a response may begin with reasoning."""
 
-    tags: ReasoningTags
+    tags: ReasoningTags  # the texts around it
     opened: bool = False  # the prompt ends within the reasoning
     budget: int = -1  # maximum tokens of reasoning; then its end is forced. -1: no limit
     message: str = ""  # text before the end tag if the end is forced
