@@ -99,8 +99,10 @@ class ReasoningConstraint:
             self._force_end()
 
     def _force_end(self) -> None:
-        reasoning = self._reasoning
-        text = reasoning.message + reasoning.tags.end + reasoning.tags.answer
+        tags = self._reasoning.tags
+        self._force(self._reasoning.message + tags.end + tags.answer)
+
+    def _force(self, text: str) -> None:
         self._state, self._forced = "ending", self._tokenizer.encode(text, parse_special=True)
 
     def _accept_forced(self, token: int) -> bool:
@@ -145,6 +147,8 @@ class ReasoningConstraint:
                 return False  # the grammar could not see the text after the tag
             self.n_tokens -= self._n_partial
             self._state = "answer" if rest.strip() else "gap"
+            if self._constraint is not None and self._reasoning.tags.answer:
+                self._force(self._reasoning.tags.answer)  # the grammar describes what follows it
             return True
 
         self.n_tokens += 1

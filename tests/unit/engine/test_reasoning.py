@@ -160,6 +160,16 @@ def test_forced_end_includes_the_introduction_of_the_answer() -> None:
     assert constraint.free
 
 
+def test_introduction_of_the_answer_precedes_the_grammar() -> None:
+    constraint = constrained(b"{}", tags=HARMONY)
+    write(constraint, "<a>x<e>")
+    assert allowed(constraint) == {ord("<")}
+    write(constraint, "<f>{}")
+
+    constraint = constrained(tags=HARMONY)
+    write(constraint, "<a>x<e>another message")
+
+
 def test_budget_does_not_cut_a_character_or_an_end_tag() -> None:
     constraint = constrained(opened=True, budget=1)
     write(constraint, [0xE2, 0x82, 0xAC])  # the euro sign
