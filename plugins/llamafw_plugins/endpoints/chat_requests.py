@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llamafw import App, GenerateRequest, RequestError, visible_tokens
+from llamafw import App, GenerateRequest, Reasoning, RequestError, Tokenizer, visible_tokens
 from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader
 from llamafw_plugins.endpoints.choices import check_n_generations, repeat_requests
 from llamafw_plugins.endpoints.response_json import JSON
@@ -52,10 +52,9 @@ async def prepare_chat(app: App, body: JSON) -> ChatRequest:
 
     tools = read_tools(body, app.loaded)
     prompt, tokens, n_answer_start = await asyncio.to_thread(_read_messages, app, body, tools)
-    request = replace(_prepare(app, body, tokens), n_answer_start=n_answer_start, reasoning=prompt.reasoning)
+    request = replace(_prepare(app, body, tokens), n_answer_start=n_answer_start)
     if prompt.reasoning is not None:
-        visible = request.visible | visible_tokens(prompt.reasoning.tags, app.loaded.tokenizer)
-        request = replace(request, visible=visible)
+        request = _with_reasoning(request, prompt.reasoning, app.loaded.tokenizer, has_tools=tools is not None)
     requests = repeat_requests([require_tool_call(request, tools)], n)
     return ChatRequest(requests, tools, prompt.thinking.format, _echo(body, prompt))
 
@@ -65,6 +64,16 @@ def _read_messages(app: App, body: JSON, tools: Tools | None) -> tuple[ChatPromp
     prompt = render(body, app.loaded, app.settings, tools)
     tokens = chat_tokens(prompt, app.loaded)
     return prompt, tokens, count_answer_start(prompt, app.loaded, tokens)
+
+
+def _with_reasoning(
+    request: GenerateRequest, reasoning: Reasoning, tokenizer: Tokenizer, *, has_tools: bool
+) -> GenerateRequest:
+    """Return a request whose response may begin with reasoning."""
+    visible = request.visible | visible_tokens(reasoning.tags, tokenizer)
+    if has_tools:  # a call may follow the reasoning, so no answer is introduced
+        reasoning = replace(reasoning, tags=replace(reasoning.tags, answer=""))
+    return replace(request, reasoning=reasoning, visible=visible)
 
 
 def _echo(body: JSON, prompt: ChatPrompt) -> AnswerDelta:

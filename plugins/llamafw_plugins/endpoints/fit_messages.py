@@ -315,5 +315,4 @@ def _complete_function(function: Mapping[str, Any]) -> JSON:
         for name, value in (parameters.get("properties") or {}).items()
     }
     parameters = {"type": "object", "required": [], **parameters, "properties": properties}
-    filled = {**function, "description": function.get("description") or "", "parameters": parameters}
-    return {**filled, "parameters": parameters}
+    return {**function, "description": function.get("description") or "", "parameters": parameters}

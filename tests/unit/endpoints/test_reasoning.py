@@ -305,3 +305,26 @@ async def test_tags_may_be_cut_anywhere(
     for cut in range(len(text)):
         assert read(text, [cut], tags, opened=opened)[:2] == expected
     assert read(text, list(range(len(text))), tags, opened=opened)[:2] == expected
+
+
+# --- harmony
+
+HARMONY_TEMPLATE = (
+    "{% for m in messages %}<|start|>{{ m.role }}<|message|>"
+    "{% if m.thinking %}<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}"
+    "{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|><assistant>{% endif %}"
+)
+
+
+async def test_harmony_has_json_in_its_final_channel(opened: Open) -> None:
+    text = f'{HARMONY.start}Hm.{HARMONY.end}{HARMONY.answer}{{"ok":true}}'
+    message = message_of(await ask(opened, text, HARMONY_TEMPLATE, json_schema=SCHEMA))
+    assert (message["reasoning_content"], json.loads(message["content"])) == ("Hm.", {"ok": True})
+
+
+async def test_harmony_may_call_tools_after_its_reasoning(opened: Open) -> None:
+    text = f"{HARMONY.start}Hm.{HARMONY.end}<|start|>assistant<|channel|>commentary"
+    message = message_of(await ask(opened, text, HARMONY_TEMPLATE, tools=[TOOL]))
+    assert message["reasoning_content"] == "Hm."
+    assert message["content"] == "<|start|>assistant<|channel|>commentary"
