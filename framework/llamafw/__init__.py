@@ -46,6 +46,7 @@ from llamafw.interfaces import (
     ToolParserPlugin,
 )
 from llamafw.sampling.largest import largest_indices
+from llamafw.sampling.reasoning import visible_tokens
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.sampling_settings import read_sampler_names
 from llamafw.server.request_id import request_id
@@ -59,6 +60,7 @@ from llamafw.types import (
     Batch,
     Bytes,
     Candidates,
+    ChatCapabilities,
     Delta,
     Embedding,
     EmbedRequest,
@@ -76,6 +78,8 @@ from llamafw.types import (
     Pooling,
     Problem,
     PromptProgress,
+    Reasoning,
+    ReasoningTags,
     SlotStatus,
     StopType,
     SystemPrompt,
@@ -103,6 +107,7 @@ __all__ = [
     "Bytes",
     "Call",
     "Candidates",
+    "ChatCapabilities",
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
@@ -149,6 +154,8 @@ __all__ = [
     "PromptProgress",
     "Quant",
     "Quantizer",
+    "Reasoning",
+    "ReasoningTags",
     "read_sampler_names",
     "Register",
     "request_id",
@@ -178,4 +185,5 @@ __all__ = [
     "TooManyRequests",
     "Unavailable",
     "User",
+    "visible_tokens",
 ]

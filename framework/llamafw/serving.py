@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from llamafw.graph import Graph
 from llamafw.interfaces import ChatFormat, SamplerPlugin, Tokenizer, ToolParserPlugin
 from llamafw.types import (
+    ChatCapabilities,
     Delta,
     Embedding,
     EmbedRequest,
@@ -112,6 +113,7 @@ class LoadedModel:
     tool_parser: ToolParserPlugin | None = None  # None: no plugin provides one
     grammar: GrammarSource | None = None  # grammar of requests that do not set one
     system_prompt: SystemPrompt = SystemPrompt()  # text before every prompt
+    chat_capabilities: ChatCapabilities = ChatCapabilities()  # what `chat` can do
 
     def whole_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens to evaluate: the system prompt, if there is one, and the request's own prompt.

@@ -14,6 +14,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args
 
+from llamafw.chat_settings import CHAT, ChatSettings
+from llamafw.errors import SettingsError
 from llamafw.options import (
     Option,
     convert,
@@ -26,16 +28,16 @@ from llamafw.options import (
     parse_proportions,
     parse_slots,
 )
-from llamafw.sampling_settings import SAMPLING, SamplingSettings
+from llamafw.sampling_settings import SAMPLING
 from llamafw.types.backend_options import CacheType
 
 COMMON, MODEL, CPU, GPU, CONTEXT = "common", "model", "CPU", "GPU", "context and batching"
 SERVER, PLUGINS, LOG = "server", "plugins", "logging"
-GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, SAMPLING, SERVER, PLUGINS, LOG)
+GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, CHAT, SAMPLING, SERVER, PLUGINS, LOG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(SamplingSettings):
+class Settings(ChatSettings):
     """The settings of one server, fixed at start-up."""
 
     # fmt: off
@@ -106,12 +108,6 @@ class Settings(SamplingSettings):
         help="YaRN: dimensions with fewer rotations than X in the original context are interpolated (default: from the model, else 1)")
     yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
         help="YaRN: dimensions with more rotations than X in the original context are left as trained (default: from the model, else 32)")
-    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", other_env=("LLAMA_ARG_CHAT_TEMPLATE_FILE",), metavar="NAME|TEXT|FILE",
-        help="chat template: the name of a built-in or plugin format, a Jinja template, or a file with one (default: from the model)")
-    jinja: bool = option(True, "--jinja", group=MODEL, type=bool, env="LLAMA_ARG_JINJA", off_flags=("--no-jinja",),
-        help="accepted for compatibility: chat templates are always rendered with Jinja, and --no-jinja has no effect")
-    tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",
-        help="parser for the tool calls that the model writes (default: by the chat template)")
 
     # --- CPU
     threads_batch: int = option(-1, "-tb", "--threads-batch", group=CPU, type=int, metavar="N", low=-1, high=1024,

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from llamafw.engine.backend_options import backend_options
+from llamafw.engine.chat_probe import probe_chat
 from llamafw.engine.components import (
     build_graph,
     choose_backend,
@@ -126,6 +127,7 @@ def load_model(
         tool_parser=tool_parser,
         grammar=inputs.grammar,
         system_prompt=make_system_prompt(inputs.system_prompt, tokenizer),
+        chat_capabilities=probe_chat(chat, tokenizer),
     )
     if inputs.preload is not None and isinstance(engine, BatchingEngine):
         text, flag = inputs.preload

@@ -15,7 +15,7 @@ import numpy as np
 
 from llamafw.errors import FAULTS, GenerationError, LlamafwError, RequestError, suggest
 from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
-from llamafw.sampling.constraint import Constraint
+from llamafw.sampling.constraint import TokenConstraint
 from llamafw.sampling.draw import draw
 from llamafw.sampling.sampler_kernels import CandidateBuffers, FusedKernels, SamplerKernel
 from llamafw.sampling.slow_calls import SlowCalls
@@ -70,7 +70,7 @@ class Chain:
         self._random = np.random.default_rng(seed)
 
     def pick(
-        self, buffers: CandidateBuffers, row: Floats, constraint: Constraint | None = None
+        self, buffers: CandidateBuffers, row: Floats, constraint: TokenConstraint | None = None
     ) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that the samplers left.
 
@@ -80,7 +80,7 @@ class Chain:
             The buffers of the calling thread.
         row : (n_vocab,) float32
             Logits of all tokens. They are overwritten; the returned candidates refer to them.
-        constraint : Constraint, optional
+        constraint : TokenConstraint, optional
             The grammar that the token must match. It is advanced by the token.
 
         Raises
@@ -93,9 +93,11 @@ class Chain:
             The grammar and the biases together forbid every token.
         """
         # As in llama.cpp: most drawn tokens match the grammar, and testing one is cheaper than masking all.
-        original = None if constraint is None else row.copy()
+        original = None if constraint is None or constraint.free else row.copy()
         token, candidates = self._draw(buffers, row)
-        if constraint is not None and original is not None and not self._accept(constraint, token):
+        if constraint is not None and not self._accept(constraint, token):
+            if original is None:
+                raise GenerationError("a constraint that allows every token refused one")
             self._mask(constraint, original)
             token, candidates = self._draw(buffers, original)
             if not self._accept(constraint, token):
@@ -112,13 +114,13 @@ class Chain:
             self._slow.record("sampler", name, perf_counter() - start)
         return token, candidates
 
-    def _accept(self, constraint: Constraint, token: int) -> bool:
+    def _accept(self, constraint: TokenConstraint, token: int) -> bool:
         start = perf_counter()
         is_accepted = constraint.accept(token)
         self._slow.record("grammar", self._grammar, perf_counter() - start)
         return is_accepted
 
-    def _mask(self, constraint: Constraint, row: Floats) -> None:
+    def _mask(self, constraint: TokenConstraint, row: Floats) -> None:
         start = perf_counter()
         constraint.mask(row)
         self._slow.record("grammar", self._grammar, perf_counter() - start)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -31,6 +32,12 @@ from llamafw.server.routing import operation_id_of
 from llamafw.server.schema import Schemas, fields_of
 from llamafw.server.violations import find_violation, violation_error
 
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
+_REPLACEMENT = b"\\ufffd"
 _MAX_DEPTH = 240  # of arrays and objects within each other; jsonschema-rs fails beyond 255
 
 
@@ -67,7 +74,7 @@ class Body:
             return None
 
         try:
-            body = orjson.loads(raw)
+            body = read_json(raw)
         except orjson.JSONDecodeError as error:
             raise RequestError(f"the request body is not valid JSON: {error}") from None
         if is_too_deep(raw, body):
@@ -102,6 +109,26 @@ class Body:
     def suggest(self, name: str) -> str:
         """Return "; did you mean …?" if a known field has a similar name."""
         return did_you_mean(name, self._fields.known)
+
+
+def read_json(raw: bytes | bytearray) -> Any:
+    """Return JSON data; lone surrogates, which JavaScript's strings may have, become U+FFFD.
+
+    Raises
+    ------
+    orjson.JSONDecodeError
+        ``raw`` is not JSON.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        if not _SURROGATE.search(raw):
+            raise
+    return orjson.loads(_ESCAPE.sub(_without_lone_surrogate, raw))
+
+
+def _without_lone_surrogate(escape: re.Match[bytes]) -> bytes:
+    return _REPLACEMENT if escape["lone"] else escape[0]
 
 
 def is_too_deep(raw: bytes | bytearray, body: Any) -> bool:

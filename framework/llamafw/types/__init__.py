@@ -8,6 +8,7 @@ from llamafw.types.arrays import Bytes, Floats, Ints, JsonSchema
 from llamafw.types.backend_options import BackendOptions, GpuOptions, ThreadOptions
 from llamafw.types.batch import Batch
 from llamafw.types.candidates import Candidates
+from llamafw.types.chat import ChatCapabilities, Reasoning, ReasoningTags
 from llamafw.types.client import Problem, User
 from llamafw.types.embedding import Embedding, EmbedRequest, Pooling
 from llamafw.types.generation import (
@@ -31,6 +32,7 @@ __all__ = [
     "Batch",
     "Bytes",
     "Candidates",
+    "ChatCapabilities",
     "Delta",
     "EmbedRequest",
     "Embedding",
@@ -48,6 +50,8 @@ __all__ = [
     "Pooling",
     "Problem",
     "PromptProgress",
+    "Reasoning",
+    "ReasoningTags",
     "SlotStatus",
     "StopType",
     "SystemPrompt",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llamafw.types.chat import Reasoning
+
 StopType = Literal["none", "eos", "word", "limit"]
 """Why a generation ended.
 
@@ -62,7 +64,9 @@ class GenerateRequest:
     n_probs: int = 0  # alternatives reported per token; with `logprobs`, 0 still reports the token itself
     logprobs: bool = False  # report the log-probability of each token
     post_sampling_probs: bool = False  # report probabilities after the samplers instead of before
-    grammar: GrammarSource | None = None  # constrains the response
+    grammar: GrammarSource | None = None  # constrains the response, after its reasoning
+    reasoning: Reasoning | None = None  # None: the response does not begin with reasoning
+    visible: frozenset[int] = frozenset()  # control tokens that appear in the text
     context_shift: bool = False  # when the context is full, drop old tokens and continue
     truncate_prompt: bool = False  # cut the middle out of a prompt that does not fit, instead of refusing it
     n_keep: int = 0  # number of tokens at the start that are never dropped; -1: the whole prompt
@@ -136,6 +140,7 @@ class Finish:
     n_prompt: int = 0  # tokens of the prompt
     n_cached: int = 0  # prompt tokens reused from a cache
     n_predicted: int = 0  # tokens drawn, including the end-of-generation token
+    n_reasoning: int = 0  # of these, tokens of reasoning
     id_slot: int = -1  # the slot that was used; -1: none
     seed: int = 0  # the seed that was used
     timings: Timings = Timings()  # counts and durations

@@ -39,15 +39,15 @@ class Meter(threading.local):
 
     def __init__(self) -> None:
         self.deadline = inf
-        self.written = 0
+        self.written = self.kept = 0
 
     def start(self) -> None:
         """Start to measure a rendering."""
-        self.deadline, self.written = time.thread_time() + MAX_SECONDS, 0
+        self.deadline, self.written, self.kept = time.thread_time() + MAX_SECONDS, 0, 0
 
     def stop(self) -> None:
         """Stop measuring."""
-        self.deadline, self.written = inf, 0
+        self.deadline, self.written, self.kept = inf, 0, 0
 
     def check_time(self) -> None:
         """Raise LimitError if the rendering takes too long."""
@@ -59,6 +59,11 @@ class Meter(threading.local):
         self.written += len(text)
         check_size(self.written)
         return text
+
+    def count_memory(self, values: Sequence[Any]) -> None:
+        """Count values that are added to a list."""
+        self.kept += MEMBER_SIZE + sum(map(size_of, values))
+        check_size(self.kept)
 
 
 def check_size(size: int) -> None:

@@ -22,6 +22,7 @@ from jinja2.visitor import NodeTransformer
 from llamafw_plugins.chat_formats.meter import Meter, check_call, check_operator, checked, checked_list
 
 REMOVED_FILTERS = ("urlize", "xmlattr", "striptags", "wordwrap", "random", "pprint")  # slow, or useless in a prompt
+LIST_METHODS = ("append", "extend", "insert", "pop")  # allowed, though jinja's sandbox forbids them
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
@@ -61,8 +62,14 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         """Call a function for the template, with its arguments and its result measured."""
         self.meter.check_time()
         method = getattr(obj, "__wrapped__", obj)  # jinja wraps str.format
+        if isinstance(getattr(method, "__self__", None), list):
+            self.meter.count_memory(args)  # a list keeps what it is given
         check_call(getattr(method, "__name__", ""), (getattr(method, "__self__", None), *args), kwargs)
         return self._checked_result(super().call(context, obj, *args, **kwargs))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Return whether a template may use an attribute; methods that change lists are allowed."""
+        return (isinstance(obj, list) and attr in LIST_METHODS) or super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Apply an arithmetic operator unless its result would be too large."""

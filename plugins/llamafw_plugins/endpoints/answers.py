@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafw import ToolCall
+from llamafw import Reasoning, ToolCall
+from llamafw_plugins.endpoints.reasoning_reader import ReasoningReader
 from llamafw_plugins.endpoints.tools import Tools
+
+KEEPS_TAGS = ("none", "deepseek-legacy")  # formats that leave the reasoning in the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,25 @@ class AnswerReader:
     ----------
     tools : Tools, optional
         The tools that the request offers.
+    reasoning : Reasoning, optional
+        How the answer may begin with reasoning.
+    reasoning_format : str
+        Where the reasoning goes; see ``--reasoning-format``.
+    before : AnswerDelta
+        What the answer begins with, before the model's own text.
     """
 
-    def __init__(self, tools: Tools | None) -> None:
+    def __init__(
+        self,
+        tools: Tools | None,
+        reasoning: Reasoning | None = None,
+        reasoning_format: str = "auto",
+        before: AnswerDelta = AnswerDelta(),
+    ) -> None:
         self.n_calls = 0  # calls found so far
+        self._before = before
+        self._reasoning = None if reasoning is None else ReasoningReader(reasoning)
+        self._format = reasoning_format
         self._parser = tools.parser.create() if tools else None
         self._max_calls = None if tools is None or tools.parallel else 1
 
@@ -57,6 +75,18 @@ class AnswerReader:
         last : bool
             Whether the answer ends with this piece.
         """
+        before, self._before = self._before, AnswerDelta()
+        reasoning, raw = "", ""
+        if self._reasoning is not None:
+            delta = self._reasoning.read(text, last=last)
+            text, raw = delta.rest, delta.raw if self._format in KEEPS_TAGS else ""
+            reasoning = "" if self._format == "none" else delta.reasoning
+
+        answer = self._read_calls(text, last=last)
+        return AnswerDelta(before.reasoning + reasoning, before.text + raw + answer.text, answer.calls)
+
+    def _read_calls(self, text: str, *, last: bool) -> AnswerDelta:
+        """Return the text and the tool calls in the next piece after the reasoning."""
         if self._parser is None:
             return AnswerDelta(text=text)
 

@@ -46,6 +46,7 @@ class ChatResponse(OpenAIResponse):
     id_prefix = "chatcmpl"
     object_name, chunk_object_name = "chat.completion", "chat.completion.chunk"
     prompt_field = "messages"
+    is_chat = True
 
     def __init__(self, loaded: LoadedModel, chat: ChatRequest, body: JSON, *, verbose: bool = False) -> None:
         super().__init__(loaded, chat.requests, body, len(chat.requests))
@@ -58,6 +59,8 @@ class ChatResponse(OpenAIResponse):
         """Return one choice of a whole response."""
         answer = self._readers[index].read(generation.text, last=True)
         message: JSON = {"role": "assistant", "content": answer.text}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
         if calls := whole_calls(answer):
             message |= {"content": answer.text or None, "tool_calls": [_call_json(call) for call in calls]}
 
@@ -78,6 +81,9 @@ class ChatResponse(OpenAIResponse):
         answer = self._readers[index].read(delta.text, last=delta.finish is not None)
         token_fields = self._token_fields(delta.tokens) if delta.tokens else {}
         progress = progress_json(delta)
+        if answer.reasoning:
+            yield self._delta_chunk(index, {"reasoning_content": answer.reasoning}, **token_fields) | progress
+            token_fields, progress = {}, {}
         if answer.text or token_fields or progress:
             content = {"content": answer.text} if answer.text or token_fields else {}
             yield self._delta_chunk(index, content, **token_fields) | progress

@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llamafw import App, GenerateRequest, RequestError
-from llamafw_plugins.endpoints.answers import AnswerReader
+from llamafw import App, GenerateRequest, Reasoning, RequestError, Tokenizer, visible_tokens
+from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader
 from llamafw_plugins.endpoints.choices import check_n_generations, repeat_requests
 from llamafw_plugins.endpoints.response_json import JSON
-from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start
+from llamafw_plugins.endpoints.special_text import without_markers
+from llamafw_plugins.endpoints.template import ChatPrompt, chat_tokens, count_answer_start, render
 from llamafw_plugins.endpoints.tool_schemas import check_tool_schemas
 from llamafw_plugins.endpoints.tools import Tools, read_tools, require_tool_call
 
@@ -24,10 +25,12 @@ class ChatRequest:
 
     requests: Sequence[GenerateRequest]  # one per choice, all with the same prompt
     tools: Tools | None  # the tools that the model may call
+    reasoning_format: str = "auto"  # where the reasoning in an answer goes
+    before: AnswerDelta = AnswerDelta()  # what every answer begins with, before the model's own text
 
     def reader(self) -> AnswerReader:
         """Return what reads the answer of one choice."""
-        return AnswerReader(self.tools)
+        return AnswerReader(self.tools, self.requests[0].reasoning, self.reasoning_format, self.before)
 
 
 async def prepare_chat(app: App, body: JSON) -> ChatRequest:
@@ -49,17 +52,40 @@ async def prepare_chat(app: App, body: JSON) -> ChatRequest:
     check_n_generations(body, n)
 
     tools = read_tools(body, app.loaded)
-    tokens, n_answer_start = await asyncio.to_thread(_read_messages, app, body, tools)
+    prompt, tokens, n_answer_start = await asyncio.to_thread(_read_messages, app, body, tools)
     request = replace(_prepare(app, body, tokens), n_answer_start=n_answer_start)
-    return ChatRequest(repeat_requests([require_tool_call(request, tools)], n), tools)
+    if prompt.reasoning is not None:
+        request = _with_reasoning(request, prompt.reasoning, app.loaded.tokenizer, has_tools=tools is not None)
+    requests = repeat_requests([require_tool_call(request, tools)], n)
+    return ChatRequest(requests, tools, prompt.thinking.format, _echo(body, prompt))
 
 
-def _read_messages(app: App, body: JSON, tools: Tools | None) -> tuple[Sequence[int], int | None]:
-    """Return the tokens of the prompt, and how many of them introduce the answer."""
+def _read_messages(app: App, body: JSON, tools: Tools | None) -> tuple[ChatPrompt, Sequence[int], int | None]:
+    """Return the prompt, its tokens, and how many of them introduce the answer."""
     if tools is not None and tools.required:
         check_tool_schemas(body["tools"], tools.offered)
-    tokens = chat_tokens(body, app.loaded, tools)
-    return tokens, count_answer_start(body, app.loaded, tokens)
+    prompt = render(body, app.loaded, app.settings, tools)
+    tokens = chat_tokens(prompt, app.loaded)
+    return prompt, tokens, count_answer_start(prompt, app.loaded, tokens)
+
+
+def _with_reasoning(
+    request: GenerateRequest, reasoning: Reasoning, tokenizer: Tokenizer, *, has_tools: bool
+) -> GenerateRequest:
+    """Return a request whose response may begin with reasoning."""
+    visible = request.visible | visible_tokens(reasoning.tags, tokenizer)
+    if has_tools:  # a call may follow the reasoning, so no answer is introduced
+        reasoning = replace(reasoning, tags=replace(reasoning.tags, answer=""))
+    return replace(request, reasoning=reasoning, visible=visible)
+
+
+def _echo(body: JSON, prompt: ChatPrompt) -> AnswerDelta:
+    """Return the message that is continued, if the request wants it to be part of the answer."""
+    if not body.get("echo") or prompt.continuation is None:
+        return AnswerDelta()
+    message = prompt.continuation.message
+    reasoning, text = message.get("reasoning_content", ""), message["content"]
+    return AnswerDelta(without_markers(reasoning), without_markers(text))
 
 
 def _prepare(app: App, body: JSON, tokens: Sequence[int]) -> GenerateRequest:

@@ -18,25 +18,30 @@ def stopped_json(stop_type: StopType) -> JSON:
     return {f"stopped_{kind}": stop_type == kind for kind in ("eos", "word", "limit")}
 
 
-def usage_json(groups: Iterable[Sequence[Finish]]) -> JSON:
+def usage_json(groups: Iterable[Sequence[Finish]], *, chat: bool = False) -> JSON:
     """Return OpenAI's ``usage``.
 
     Parameters
     ----------
     groups : iterable of sequences of Finish
         The generations of each prompt. The tokens of a prompt count once.
+    chat : bool
+        Whether to report how many tokens are reasoning.
     """
-    n_prompt = n_cached = n_predicted = 0
+    n_prompt = n_cached = n_predicted = n_reasoning = 0
     for group in groups:
         n_prompt += group[0].n_prompt
         n_cached += group[0].n_cached
         n_predicted += sum(finish.n_predicted for finish in group)
+        n_reasoning += sum(finish.n_reasoning for finish in group)
 
+    details = {"completion_tokens_details": {"reasoning_tokens": n_reasoning}} if chat else {}
     return {
         "prompt_tokens": n_prompt,
         "completion_tokens": n_predicted,
         "total_tokens": n_prompt + n_predicted,
         "prompt_tokens_details": {"cached_tokens": n_cached},
+        **details,
     }
 
 

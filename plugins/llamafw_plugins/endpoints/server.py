@@ -7,7 +7,17 @@ from math import prod
 
 from starlette.responses import Response
 
-from llamafw import App, Call, LoadedModel, NotSupported, RequestError, Tokenizer, Unavailable, __version__
+from llamafw import (
+    App,
+    Call,
+    ChatCapabilities,
+    LoadedModel,
+    NotSupported,
+    RequestError,
+    Tokenizer,
+    Unavailable,
+    __version__,
+)
 from llamafw_plugins.endpoints.response_json import JSON, settings_json
 
 VOCAB_TYPES = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5}  # tokenizer.ggml.model → llama.cpp's number
@@ -64,6 +74,7 @@ class ServerEndpoints:
             "ui": flags.webui,
             "is_sleeping": False,
             "chat_template": loaded.chat.source,
+            "chat_template_caps": capabilities_json(loaded.chat_capabilities),
             "bos_token": token_text(loaded.tokenizer, loaded.tokenizer.bos),
             "eos_token": token_text(loaded.tokenizer, loaded.tokenizer.eos),
             "build_info": f"llamafw {__version__}",
@@ -120,6 +131,29 @@ class ServerEndpoints:
                 "quantization_level": ftype_name(loaded),
             },
         }
+
+
+def capabilities_json(can: ChatCapabilities) -> JSON:
+    """Return what a chat template can do, under llama-server's names, and what is known of the model's reasoning."""
+    tags = can.reasoning
+    return {
+        "supports_string_content": can.string_content,
+        "supports_typed_content": can.typed_content,
+        "supports_system_role": can.system,
+        "supports_developer_role": can.developer,
+        "supports_repeated_roles": can.repeated_roles,
+        "supports_tools": can.tools,
+        "supports_tool_calls": can.tool_calls,
+        "supports_tool_results": can.tool_results,
+        "supports_parallel_tool_calls": can.tool_calls and can.parallel_calls,
+        "supports_object_arguments": can.tool_calls and can.object_arguments,
+        "supports_preserve_reasoning": can.preserves_reasoning,
+        "supports_reasoning_effort": can.reasoning_effort,
+        "thinking_switch": can.thinking_switch,
+        "opens_reasoning": can.opens_reasoning,
+        "reasoning_field": can.reasoning_field,
+        "reasoning_tags": None if tags is None else {"start": tags.start, "end": tags.end},
+    }
 
 
 def meta_json(loaded: LoadedModel) -> JSON:

@@ -22,6 +22,7 @@ import pytest_asyncio
 
 from llamafw import ChatContext, Floats, GrammarSource, LoadedModel, Settings, Tensor
 from llamafw.engine import BatchingEngine, EngineOptions
+from llamafw.engine.chat_probe import probe_chat
 from llamafw.engine.rank_head import RankHead
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
@@ -121,7 +122,17 @@ def opened(plugins: Plugins) -> Open:
                 grammars=plugins.registry("grammar"),
             )
             parser = plugins.registry("tool_parser")["hermes"]
-            return LoadedModel(name, model, graph, tokenizer, chat, engine, parser, grammar)
+            return LoadedModel(
+                name,
+                model,
+                graph,
+                tokenizer,
+                chat,
+                engine,
+                parser,
+                grammar,
+                chat_capabilities=probe_chat(chat, tokenizer),
+            )
 
         chosen = Settings(**{"validate_responses": True, "context_shift": False} | settings)
         asgi, app, loading = build_app(chosen, plugins, load)

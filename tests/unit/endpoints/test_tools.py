@@ -28,9 +28,9 @@ WEATHER = {
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Ely"}}\n</tool_call>'
 TOOL_TEMPLATE = (
-    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    "{% for tool in tools or [] %}[{{ tool | tojson }}]{% endfor %}"
     "{% for message in messages %}{{ message.role[0] }}:{{ message.content }}"
-    "{% for call in message.tool_calls or [] %}{{ call.function.name }}({{ call.function.arguments.city }})"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }}({{ call.function.arguments | tojson }})"
     "{% endfor %};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 )
 pytestmark = pytest.mark.inventory("E-108", "D-23", "T-02")
@@ -129,14 +129,6 @@ async def test_tool_choice_none_parses_no_calls(opened: Open) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "clok"}}}, "tool_choice.function.name"),
         ({"tool_choice": "maybe"}, "tool_choice"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls.0.function"),
-        (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
-            "messages.0.tool_calls.0.function.arguments",
-        ),
-        (
-            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}]},
-            "messages.0.tool_calls.0.function.arguments",
-        ),
     ],
 )
 async def test_invalid_requests_are_400(opened: Open, fields: dict[str, Any], param: str) -> None:
@@ -168,7 +160,8 @@ async def render(opened: Open, template: str, **fields: Any) -> str:
 
 async def test_template_with_tools_renders_them(opened: Open) -> None:
     text = await render(opened, template=TOOL_TEMPLATE, messages=CONVERSATION, tools=[WEATHER, CLOCK])
-    assert text == "[weather][clock]u:hi;a:weather(Ely);t:rain;a:"
+    described = f"[{json.dumps(WEATHER)}][{json.dumps(CLOCK)}]"
+    assert text == described + 'u:hi;a:weather({"city": "Ely"});t:rain;a:'
     assert await render(opened, template=TOOL_TEMPLATE, messages=HI, tools=[WEATHER], tool_choice="none") == "u:hi;a:"
 
 
