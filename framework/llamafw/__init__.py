@@ -41,6 +41,7 @@ from llamafw.interfaces import (
     SamplerPlugin,
     SnapshotBackend,
     Tokenizer,
+    ToolContext,
     ToolParser,
     ToolParserPlugin,
 )
@@ -53,9 +54,11 @@ from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Eng
 from llamafw.settings import Settings
 from llamafw.snapshots import Snapshots
 from llamafw.types import (
+    AnswerDelta,
     BackendOptions,
     Batch,
     Bytes,
+    CallDelta,
     Candidates,
     Delta,
     Embedding,
@@ -90,6 +93,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "API_VERSION",
+    "AnswerDelta",
     "App",
     "Architecture",
     "Authenticator",
@@ -100,6 +104,7 @@ __all__ = [
     "Batch",
     "Bytes",
     "Call",
+    "CallDelta",
     "Candidates",
     "ChatContext",
     "ChatFormat",
@@ -169,6 +174,7 @@ __all__ = [
     "Tokenizer",
     "TokenLogprob",
     "ToolCall",
+    "ToolContext",
     "ToolParser",
     "ToolParserPlugin",
     "TooManyRequests",

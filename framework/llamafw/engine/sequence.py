@@ -213,7 +213,7 @@ class Sequence:
             logprob, top = logprobs_of_row(original, token, request.n_probs)
         elif reports_logprobs:
             logprob, top = logprobs_of_candidates(candidates, token, request.n_probs)
-        piece = self._tokenizer.piece(token, special=request.special)
+        piece = self._tokenizer.piece(token, special=request.special or token in request.visible)
         self._append(GeneratedToken(token, piece, logprob, top))
 
     def _append(self, token: GeneratedToken) -> None:

@@ -11,6 +11,8 @@ from llamafw.types.candidates import Candidates
 from llamafw.types.client import Problem, User
 from llamafw.types.embedding import Embedding, EmbedRequest, Pooling
 from llamafw.types.generation import (
+    AnswerDelta,
+    CallDelta,
     Delta,
     Finish,
     GeneratedToken,
@@ -27,9 +29,11 @@ from llamafw.types.model import Model, Tensor
 from llamafw.types.status import EngineStats, PluginInfo, SlotStatus
 
 __all__ = [
+    "AnswerDelta",
     "BackendOptions",
     "Batch",
     "Bytes",
+    "CallDelta",
     "Candidates",
     "Delta",
     "EmbedRequest",

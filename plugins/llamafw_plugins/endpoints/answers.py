@@ -5,32 +5,12 @@ Independent of the API that the answer is sent through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
 
-from llamafw import ToolCall
+from llamafw import AnswerDelta, CallDelta, ToolCall, ToolParser
 from llamafw_plugins.endpoints.tools import Tools
 
-
-@dataclass(frozen=True, slots=True)
-class CallDelta:
-    """A piece of a tool call.
-
-    The pieces of one call arrive in order, and before those of the next call.
-    """
-
-    index: int  # number of the call in the answer, from 0
-    id: str  # unique within the answer; the same in all pieces
-    name: str | None  # name of the tool, in the first piece; None in later pieces
-    arguments: str  # the next characters of a JSON object
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerDelta:
-    """What the next piece of an answer's text adds: reasoning first, then text, then calls."""
-
-    reasoning: str = ""
-    text: str = ""
-    calls: tuple[CallDelta, ...] = ()
+__all__ = ["AnswerDelta", "AnswerReader", "CallDelta", "whole_calls"]
 
 
 class AnswerReader:
@@ -40,14 +20,16 @@ class AnswerReader:
     ----------
     tools : Tools, optional
         The tools that the request offers.
+    parser : ToolParser, optional
+        Reads answers if no tools are offered, for formats that need it.
     """
 
-    def __init__(self, tools: Tools | None) -> None:
+    def __init__(self, tools: Tools | None, parser: ToolParser | None = None) -> None:
         self.n_calls = 0  # calls found so far
-        self._parser = tools.parser.create() if tools else None
+        self._parser = tools.create_parser() if tools else parser
         self._max_calls = None if tools is None or tools.parallel else 1
 
-    def read(self, text: str, *, last: bool) -> AnswerDelta:
+    def read(self, text: str, *, last: bool, cut: bool = False) -> AnswerDelta:
         """Return what the next piece of the answer adds.
 
         Parameters
@@ -56,27 +38,42 @@ class AnswerReader:
             The next piece.
         last : bool
             Whether the answer ends with this piece.
+        cut : bool
+            Whether it ends there because of a limit.
         """
+        return self._read_calls(text, last=last, cut=cut)
+
+    def _read_calls(self, text: str, *, last: bool, cut: bool) -> AnswerDelta:
+        """Return the text and the tool calls in the next piece after the reasoning."""
         if self._parser is None:
             return AnswerDelta(text=text)
 
-        plain, parsed = self._parser.feed(text)
-        calls = list(parsed)
+        answer = self._parser.feed(text)
+        reasoning, plain, calls = answer.reasoning, answer.text, answer.calls
         if last:
-            rest, more = self._parser.finish()
-            plain, calls = plain + rest, [*calls, *more]
-
-        calls = calls if self._max_calls is None else calls[: self._max_calls - self.n_calls]
-        first = self.n_calls
-        self.n_calls += len(calls)
-        deltas = (CallDelta(i, call.id, call.name, call.arguments) for i, call in enumerate(calls, first))
-        return AnswerDelta(text=plain, calls=tuple(deltas))
+            rest = self._parser.finish(cut=cut)
+            reasoning, plain, calls = reasoning + rest.reasoning, plain + rest.text, (*calls, *rest.calls)
+        if self._max_calls is not None:
+            calls = tuple(call for call in calls if call.index < self._max_calls)
+        self.n_calls = max([self.n_calls, *(call.index + 1 for call in calls)])
+        return AnswerDelta(reasoning, plain, calls)
 
 
-def whole_calls(deltas: AnswerDelta) -> list[ToolCall]:
-    """Return the tool calls of an answer that was read as one piece."""
+def whole_calls(answer: AnswerDelta) -> list[ToolCall]:
+    """Return the whole tool calls of an answer that was read as one piece.
+
+    A call whose arguments are cut is not one of them.
+    """
     calls: dict[int, ToolCall] = {}
-    for delta in deltas.calls:
+    for delta in answer.calls:
         before = calls.get(delta.index, ToolCall(delta.id, delta.name or "", ""))
         calls[delta.index] = ToolCall(before.id, before.name, before.arguments + delta.arguments)
-    return list(calls.values())
+    return [call for call in calls.values() if _is_json(call.arguments)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -14,7 +14,7 @@ from llamafw_plugins.endpoints.answers import AnswerReader
 from llamafw_plugins.endpoints.choices import check_n_generations, repeat_requests
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start
-from llamafw_plugins.endpoints.tools import Tools, read_tools, require_tool_call
+from llamafw_plugins.endpoints.tools import Tools, constrain_calls, read_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ async def prepare_chat(app: App, body: JSON) -> ChatRequest:
     tools = read_tools(body, app.loaded)
     tokens, n_answer_start = await asyncio.to_thread(_read_messages, app, body, tools)
     request = replace(_prepare(app, body, tokens), n_answer_start=n_answer_start)
-    return ChatRequest(repeat_requests([require_tool_call(request, tools)], n), tools)
+    request, tools = await asyncio.to_thread(constrain_calls, request, tools, app.loaded.tokenizer)
+    return ChatRequest(repeat_requests([request], n), tools)
 
 
 def _read_messages(app: App, body: JSON, tools: Tools | None) -> tuple[Sequence[int], int | None]:
