@@ -103,7 +103,7 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
 
 
 def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -> ToolParserPlugin | None:
-    """Return the tool parser that ``--tool-parser`` names, or the first that matches the chat template and its calls."""
+    """Return the tool parser that ``--tool-parser`` names, or the first that matches what the template writes."""
     parsers, name = plugins.registry("tool_parser"), settings.tool_parser
     if name is not None and name not in parsers:
         raise SettingsError(f"--tool-parser: no plugin provides the tool parser {name!r}{parsers.suggest(name)}")

@@ -100,8 +100,8 @@ class Cursor:
     def name(self) -> Waiting[str]:
         """Return a name, which is not empty, and go past it."""
         text = yield from self._match(_NAME)
-        if not text:
-            raise NotACall
+        if not text or (self.ended and self.at == len(self.text)):
+            raise Unfinished if self.at == len(self.text) else NotACall
         return text
 
     def until(self, *marks: str, emit: Callable[[str], None] | None = None) -> Waiting[tuple[str, str]]:
