@@ -83,19 +83,12 @@ def read_tools(body: JSON, loaded: LoadedModel) -> Tools | None:
 
 def _allowed_tools(choice: JSON, offered: Sequence[JSON], names: Sequence[str]) -> tuple[tuple[JSON, ...], bool]:
     """Return the tools that ``allowed_tools`` names, and whether one of them must be called."""
-    nested = isinstance(choice.get("allowed_tools"), dict)  # as in chat completions; flat as in responses
-    given = choice["allowed_tools"] if nested else choice
-    prefix = "tool_choice.allowed_tools" if nested else "tool_choice"
-    if not given.get("tools"):
-        raise RequestError("allowed_tools needs at least one tool", param=f"{prefix}.tools")
-    indices = set()
-    for i, tool in enumerate(given["tools"]):
-        function = tool["function"] if isinstance(tool.get("function"), dict) else tool
-        place = f"{prefix}.tools.{i}{'.function' if function is not tool else ''}.name"
-        if not isinstance(function.get("name"), str):
-            raise RequestError("the tool has no name", param=place)
-        indices.add(_index(function["name"], names, place))
-    return tuple(offered[i] for i in sorted(indices)), given.get("mode") == "required"
+    given = choice["allowed_tools"]
+    allowed = {
+        _index(tool["function"]["name"], names, f"tool_choice.allowed_tools.tools.{i}.function.name")
+        for i, tool in enumerate(given["tools"])
+    }
+    return tuple(offered[i] for i in sorted(allowed)), given["mode"] == "required"
 
 
 def constrain_calls(
