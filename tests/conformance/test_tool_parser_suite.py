@@ -34,6 +34,13 @@ class WholeResponsesOnly:
         return AnswerDelta()
 
 
+class SilentIfEnforced(HermesParser):
+    """A parser that finds nothing if a grammar holds."""
+
+    def feed(self, text: str) -> Any:
+        return AnswerDelta() if self.context.enforced else super().feed(text)
+
+
 class NeverCut(HermesParser):
     """A parser that does not know limits."""
 
@@ -75,9 +82,9 @@ def parser(**members: Any) -> Any:
             "calls the unknown tool 'x'",
         ),
         (
-            parser(create=lambda self, context: HermesParser(context)),
-            "enforced_calls_arrive_in_pieces",
-            "all pieces of a call arrive at once",
+            parser(create=lambda self, context: SilentIfEnforced(context)),
+            "enforced_calls_are_the_same",
+            "under its grammar",
         ),
         (parser(triggers=lambda self, context: ["<call>"]), "triggers_begin_the_calls", "none of the triggers"),
         (

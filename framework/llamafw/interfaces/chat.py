@@ -83,8 +83,8 @@ class ToolParser(Protocol):
     Created per response; called on the event loop, once per delta.
 
     The pieces of a call begin with its name; the arguments of all pieces together are a JSON object. If the context
-    says that calls are ``enforced``, pieces are returned as they arrive; otherwise only when the whole call is known to
-    be one. What is not a call is text, unchanged, but for white space next to calls.
+    says that calls are ``enforced``, pieces may be returned as they arrive; otherwise only when the whole call is known
+    to be one. What is not a call is text, unchanged, but for white space next to calls.
     """
 
     def feed(self, text: str) -> AnswerDelta:

@@ -50,6 +50,6 @@ def register_tool_parsers(register: Register) -> None:
     register("granite", Granite())
     register("nemotron", Nemotron())
     register("lfm2", Lfm2())
-    register("pythonic", Pythonic())
+    register("llama4", Pythonic())
     register("llama3", Llama3())
     register("hermes", Hermes())

@@ -151,6 +151,13 @@ def test_enforced_arguments_arrive_as_they_are_written() -> None:
     assert [len(delta.calls) for delta in free if delta.calls] == [1]
 
 
+@pytest.mark.parametrize("format", sorted(PARSERS))
+def test_every_format_passes_arguments_on_before_their_end(format: str) -> None:
+    response = next(case.response for case in TRANSCRIPTS if case.format == format and case.calls)
+    deltas = deltas_of(format, list(response), enforced=True)
+    assert sum(any(piece.index == 0 for piece in delta.calls) for delta in deltas) > 2
+
+
 def test_enforced_text_in_tags_arrives_as_it_is_written() -> None:
     response = (
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nSão <Paulo>\n</parameter>\n</function>\n</tool_call>"

@@ -103,15 +103,15 @@ TRANSCRIPTS = [
     # gpt-oss
     Transcript(
         "harmony",
-        "<|channel|>analysis<|message|>They ask.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
-        f"<|constrain|>json<|message|>{_OSLO}<|call|>",
+        "<|channel|>analysis<|message|>They ask.<|end|><|start|>assistant<|channel|>commentary "
+        f"to=functions.get_weather <|constrain|>json<|message|>{_OSLO}<|call|>",
         (OSLO,),
         reasoning="They ask.",
     ),
     Transcript(
         "harmony",
-        f"<|channel|>commentary<|message|>One moment.<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary "
-        f"json<|message|>{_NESTED}",
+        f"<|channel|>commentary<|message|>One moment.<|end|><|start|>assistant to=functions.get_weather"
+        f"<|channel|>commentary json<|message|>{_NESTED}",
         (NESTED,),
         "One moment.",
     ),
@@ -214,14 +214,14 @@ TRANSCRIPTS = [
         (OSLO, TIME),
     ),
     # Python
-    Transcript("pythonic", '[get_weather(city="Oslo", days=3), clock()]', (OSLO, TIME)),
+    Transcript("llama4", '[get_weather(city="Oslo", days=3), clock()]', (OSLO, TIME)),
     Transcript(
-        "pythonic",
+        "llama4",
         "<|python_start|>[get_weather(city='a \"b\" {c}</x>\\n[é]', options={'hourly': True})]<|python_end|>",
         (NESTED,),
     ),
-    Transcript("pythonic", "[1, 2]", text="[1, 2]"),
-    Transcript("pythonic", "[link](url) and so on", text="[link](url) and so on"),
+    Transcript("llama4", "[1, 2]", text="[1, 2]"),
+    Transcript("llama4", "[link](url) and so on", text="[link](url) and so on"),
     Transcript(
         "lfm2",
         'Let me see. <|tool_call_start|>[get_weather(city="Rome")]<|tool_call_end|> I will look.',
@@ -257,9 +257,9 @@ NO_CALLS = [
     ("minimax-m2", "<minimax:tool_call>\n</minimax:tool_call>"),
     ("gemma4", "<|tool_call>call:f{x:wrong}<tool_call|>"),
     ("command-r", "<|START_ACTION|>[]<|END_ACTION|>"),
-    ("pythonic", '[get_weather(city="Oslo"), 3]'),
-    ("pythonic", '[unknown(city="Oslo")]'),
-    ("pythonic", "[get_weather(city=Oslo)]"),
+    ("llama4", '[get_weather(city="Oslo"), 3]'),
+    ("llama4", '[unknown(city="Oslo")]'),
+    ("llama4", "[get_weather(city=Oslo)]"),
     ("functionary-v3.1", "<function=f>(x)</function>"),
 ]
 """Formats, and responses that are not calls in them."""
