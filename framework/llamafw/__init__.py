@@ -42,6 +42,7 @@ from llamafw.interfaces import (
     SamplerPlugin,
     SnapshotBackend,
     Tokenizer,
+    ToolContext,
     ToolParser,
     ToolParserPlugin,
 )
@@ -56,9 +57,11 @@ from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Eng
 from llamafw.settings import Settings
 from llamafw.snapshots import Snapshots
 from llamafw.types import (
+    AnswerDelta,
     BackendOptions,
     Batch,
     Bytes,
+    CallDelta,
     Candidates,
     ChatCapabilities,
     Delta,
@@ -96,6 +99,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "API_VERSION",
+    "AnswerDelta",
     "App",
     "Architecture",
     "Authenticator",
@@ -106,6 +110,7 @@ __all__ = [
     "Batch",
     "Bytes",
     "Call",
+    "CallDelta",
     "Candidates",
     "ChatCapabilities",
     "ChatContext",
@@ -180,6 +185,7 @@ __all__ = [
     "Tokenizer",
     "TokenLogprob",
     "ToolCall",
+    "ToolContext",
     "ToolParser",
     "ToolParserPlugin",
     "TooManyRequests",

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from llamafw.chat_settings import CHAT, ChatSettings
-from llamafw.errors import SettingsError
 from llamafw.options import (
     Option,
     convert,

@@ -5,7 +5,14 @@ sequences and slots; the event loop belongs to the HTTP server. `hookspecs` says
 """
 
 from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, SnapshotBackend
-from llamafw.interfaces.chat import ChatContext, ChatFormat, ChatFormatFactory, ToolParser, ToolParserPlugin
+from llamafw.interfaces.chat import (
+    ChatContext,
+    ChatFormat,
+    ChatFormatFactory,
+    ToolContext,
+    ToolParser,
+    ToolParserPlugin,
+)
 from llamafw.interfaces.grammar import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
 from llamafw.interfaces.model import Architecture, Quant, Quantizer
 from llamafw.interfaces.operator import Operator
@@ -34,6 +41,7 @@ __all__ = [
     "SamplerPlugin",
     "SnapshotBackend",
     "Tokenizer",
+    "ToolContext",
     "ToolParser",
     "ToolParserPlugin",
 ]

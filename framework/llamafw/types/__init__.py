@@ -12,6 +12,8 @@ from llamafw.types.chat import ChatCapabilities, Reasoning, ReasoningTags
 from llamafw.types.client import Problem, User
 from llamafw.types.embedding import Embedding, EmbedRequest, Pooling
 from llamafw.types.generation import (
+    AnswerDelta,
+    CallDelta,
     Delta,
     Finish,
     GeneratedToken,
@@ -28,9 +30,11 @@ from llamafw.types.model import Model, Tensor
 from llamafw.types.status import EngineStats, PluginInfo, SlotStatus
 
 __all__ = [
+    "AnswerDelta",
     "BackendOptions",
     "Batch",
     "Bytes",
+    "CallDelta",
     "Candidates",
     "ChatCapabilities",
     "Delta",

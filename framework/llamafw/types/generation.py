@@ -164,8 +164,30 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call.
+
+    The pieces of one call arrive in order, and before those of the next call.
+    """
+
+    index: int  # number of the call in the answer, from 0
+    id: str  # unique within the answer; the same in all pieces
+    name: str | None  # name of the tool, in the first piece; None in later pieces
+    arguments: str  # the next characters of a JSON object
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDelta:
+    """What the next piece of an answer's text adds: reasoning first, then text, then calls."""
+
+    reasoning: str = ""
+    text: str = ""
+    calls: tuple[CallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call that the model has written."""
+    """A whole tool call that the model has written."""
 
     id: str  # unique within the response
     name: str  # name of the tool

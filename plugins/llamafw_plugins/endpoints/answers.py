@@ -5,35 +5,15 @@ Independent of the API that the answer is sent through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
 
-from llamafw import Reasoning, ToolCall
+from llamafw import AnswerDelta, CallDelta, Reasoning, ToolCall, ToolParser
 from llamafw_plugins.endpoints.reasoning_reader import ReasoningReader
 from llamafw_plugins.endpoints.tools import Tools
 
+__all__ = ["AnswerDelta", "AnswerReader", "CallDelta", "whole_calls"]
+
 KEEPS_TAGS = ("none", "deepseek-legacy")  # formats that leave the reasoning in the text
-
-
-@dataclass(frozen=True, slots=True)
-class CallDelta:
-    """A piece of a tool call.
-
-    The pieces of one call arrive in order, and before those of the next call.
-    """
-
-    index: int  # number of the call in the answer, from 0
-    id: str  # unique within the answer; the same in all pieces
-    name: str | None  # name of the tool, in the first piece; None in later pieces
-    arguments: str  # the next characters of a JSON object
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerDelta:
-    """What the next piece of an answer's text adds: reasoning first, then text, then calls."""
-
-    reasoning: str = ""
-    text: str = ""
-    calls: tuple[CallDelta, ...] = ()
 
 
 class AnswerReader:
@@ -43,6 +23,8 @@ class AnswerReader:
     ----------
     tools : Tools, optional
         The tools that the request offers.
+    parser : ToolParser, optional
+        Reads answers if no tools are offered, for formats that need it.
     reasoning : Reasoning, optional
         How the answer may begin with reasoning.
     reasoning_format : str
@@ -54,6 +36,7 @@ class AnswerReader:
     def __init__(
         self,
         tools: Tools | None,
+        parser: ToolParser | None = None,
         reasoning: Reasoning | None = None,
         reasoning_format: str = "auto",
         before: AnswerDelta = AnswerDelta(),
@@ -62,10 +45,10 @@ class AnswerReader:
         self._before = before
         self._reasoning = None if reasoning is None else ReasoningReader(reasoning)
         self._format = reasoning_format
-        self._parser = tools.parser.create() if tools else None
+        self._parser = tools.create_parser() if tools else parser
         self._max_calls = None if tools is None or tools.parallel else 1
 
-    def read(self, text: str, *, last: bool) -> AnswerDelta:
+    def read(self, text: str, *, last: bool, cut: bool = False) -> AnswerDelta:
         """Return what the next piece of the answer adds.
 
         Parameters
@@ -74,6 +57,8 @@ class AnswerReader:
             The next piece.
         last : bool
             Whether the answer ends with this piece.
+        cut : bool
+            Whether it ends there because of a limit.
         """
         before, self._before = self._before, AnswerDelta()
         reasoning, raw = "", ""
@@ -82,31 +67,41 @@ class AnswerReader:
             text, raw = delta.rest, delta.raw if self._format in KEEPS_TAGS else ""
             reasoning = "" if self._format == "none" else delta.reasoning
 
-        answer = self._read_calls(text, last=last)
-        return AnswerDelta(before.reasoning + reasoning, before.text + raw + answer.text, answer.calls)
+        answer = self._read_calls(text, last=last, cut=cut)
+        reasoning = before.reasoning + reasoning + answer.reasoning
+        return AnswerDelta(reasoning, before.text + raw + answer.text, answer.calls)
 
-    def _read_calls(self, text: str, *, last: bool) -> AnswerDelta:
+    def _read_calls(self, text: str, *, last: bool, cut: bool) -> AnswerDelta:
         """Return the text and the tool calls in the next piece after the reasoning."""
         if self._parser is None:
             return AnswerDelta(text=text)
 
-        plain, parsed = self._parser.feed(text)
-        calls = list(parsed)
+        answer = self._parser.feed(text)
+        reasoning, plain, calls = answer.reasoning, answer.text, answer.calls
         if last:
-            rest, more = self._parser.finish()
-            plain, calls = plain + rest, [*calls, *more]
-
-        calls = calls if self._max_calls is None else calls[: self._max_calls - self.n_calls]
-        first = self.n_calls
-        self.n_calls += len(calls)
-        deltas = (CallDelta(i, call.id, call.name, call.arguments) for i, call in enumerate(calls, first))
-        return AnswerDelta(text=plain, calls=tuple(deltas))
+            rest = self._parser.finish(cut=cut)
+            reasoning, plain, calls = reasoning + rest.reasoning, plain + rest.text, (*calls, *rest.calls)
+        if self._max_calls is not None:
+            calls = tuple(call for call in calls if call.index < self._max_calls)
+        self.n_calls = max([self.n_calls, *(call.index + 1 for call in calls)])
+        return AnswerDelta(reasoning, plain, calls)
 
 
-def whole_calls(deltas: AnswerDelta) -> list[ToolCall]:
-    """Return the tool calls of an answer that was read as one piece."""
+def whole_calls(answer: AnswerDelta) -> list[ToolCall]:
+    """Return the whole tool calls of an answer that was read as one piece.
+
+    A call whose arguments are cut is not one of them.
+    """
     calls: dict[int, ToolCall] = {}
-    for delta in deltas.calls:
+    for delta in answer.calls:
         before = calls.get(delta.index, ToolCall(delta.id, delta.name or "", ""))
         calls[delta.index] = ToolCall(before.id, before.name, before.arguments + delta.arguments)
-    return list(calls.values())
+    return [call for call in calls.values() if _is_json(call.arguments)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

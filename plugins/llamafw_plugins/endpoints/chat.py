@@ -10,7 +10,7 @@ from llamafw_plugins.endpoints.answers import CallDelta, whole_calls
 from llamafw_plugins.endpoints.chat_requests import ChatRequest, prepare_chat
 from llamafw_plugins.endpoints.completion import CompletionResponse
 from llamafw_plugins.endpoints.generations import Generation, generate_all
-from llamafw_plugins.endpoints.openai_response import OpenAIResponse, finish_reason
+from llamafw_plugins.endpoints.openai_response import OpenAIResponse, finish_reason, is_cut
 from llamafw_plugins.endpoints.prompts import Prompt
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json, progress_json
 
@@ -57,7 +57,7 @@ class ChatResponse(OpenAIResponse):
 
     def choice(self, index: int, generation: Generation) -> JSON:
         """Return one choice of a whole response."""
-        answer = self._readers[index].read(generation.text, last=True)
+        answer = self._readers[index].read(generation.text, last=True, cut=is_cut(generation.finish))
         message: JSON = {"role": "assistant", "content": answer.text}
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
@@ -78,7 +78,8 @@ class ChatResponse(OpenAIResponse):
             self._started.add(index)
             yield self._delta_chunk(index, {"role": "assistant", "content": None})
 
-        answer = self._readers[index].read(delta.text, last=delta.finish is not None)
+        last = delta.finish is not None
+        answer = self._readers[index].read(delta.text, last=last, cut=is_cut(delta.finish))
         token_fields = self._token_fields(delta.tokens) if delta.tokens else {}
         progress = progress_json(delta)
         if answer.reasoning:
@@ -103,7 +104,8 @@ class ChatResponse(OpenAIResponse):
         return self.chunk({"index": index, "delta": delta, "finish_reason": finish_reason, **fields})
 
     def _finish_reason(self, index: int, finish: Finish) -> str:
-        return "tool_calls" if self._readers[index].n_calls else finish_reason(finish)
+        has_calls = self._readers[index].n_calls and not is_cut(finish)
+        return "tool_calls" if has_calls else finish_reason(finish)
 
     def _token_fields(self, tokens: Sequence[GeneratedToken]) -> JSON:
         """Return the fields about tokens that the request asks for."""

@@ -15,8 +15,7 @@ from llamafw_plugins.endpoints.choices import check_n_generations, repeat_reques
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.special_text import without_markers
 from llamafw_plugins.endpoints.template import ChatPrompt, chat_tokens, count_answer_start, render
-from llamafw_plugins.endpoints.tool_schemas import check_tool_schemas
-from llamafw_plugins.endpoints.tools import Tools, read_tools, require_tool_call
+from llamafw_plugins.endpoints.tools import Tools, constrain_calls, read_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,12 @@ class ChatRequest:
 
     def reader(self) -> AnswerReader:
         """Return what reads the answer of one choice."""
-        return AnswerReader(self.tools, self.requests[0].reasoning, self.reasoning_format, self.before)
+        return AnswerReader(
+            self.tools,
+            reasoning=self.requests[0].reasoning,
+            reasoning_format=self.reasoning_format,
+            before=self.before,
+        )
 
 
 async def prepare_chat(app: App, body: JSON) -> ChatRequest:
@@ -56,14 +60,12 @@ async def prepare_chat(app: App, body: JSON) -> ChatRequest:
     request = replace(_prepare(app, body, tokens), n_answer_start=n_answer_start)
     if prompt.reasoning is not None:
         request = _with_reasoning(request, prompt.reasoning, app.loaded.tokenizer, has_tools=tools is not None)
-    requests = repeat_requests([require_tool_call(request, tools)], n)
-    return ChatRequest(requests, tools, prompt.thinking.format, _echo(body, prompt))
+    request, tools = await asyncio.to_thread(constrain_calls, request, tools, app.loaded.tokenizer)
+    return ChatRequest(repeat_requests([request], n), tools, prompt.thinking.format, _echo(body, prompt))
 
 
 def _read_messages(app: App, body: JSON, tools: Tools | None) -> tuple[ChatPrompt, Sequence[int], int | None]:
     """Return the prompt, its tokens, and how many of them introduce the answer."""
-    if tools is not None and tools.required:
-        check_tool_schemas(body["tools"], tools.offered)
     prompt = render(body, app.loaded, app.settings, tools)
     tokens = chat_tokens(prompt, app.loaded)
     return prompt, tokens, count_answer_start(prompt, app.loaded, tokens)

@@ -112,7 +112,12 @@ class OpenAIResponse(ABC):
 
 def finish_reason(finish: Finish) -> str:
     """Return OpenAI's name for the reason that a generation ended."""
-    return "length" if finish.stop_type == "limit" else "stop"
+    return "length" if is_cut(finish) else "stop"
+
+
+def is_cut(finish: Finish | None) -> bool:
+    """Return whether a generation ended at a limit."""
+    return finish is not None and finish.stop_type == "limit"
 
 
 def grouped(items: Sequence[T], n: int) -> list[Sequence[T]]:

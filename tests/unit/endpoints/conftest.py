@@ -95,6 +95,7 @@ def opened(plugins: Plugins) -> Open:
         rank_head: RankHead | None = None,
         metadata: Mapping[str, Any] | None = None,
         name: str = "toy",
+        tool_parser: str = "hermes",
         **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
@@ -121,7 +122,7 @@ def opened(plugins: Plugins) -> Open:
                 finished=partial(plugins.notify, "request_finished"),
                 grammars=plugins.registry("grammar"),
             )
-            parser = plugins.registry("tool_parser")["hermes"]
+            parser = plugins.registry("tool_parser")[tool_parser]
             return LoadedModel(
                 name,
                 model,
