@@ -13,6 +13,7 @@ from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.responses.background import BackgroundRun
 from llamafw_plugins.responses.builder import FINISHED, BuilderOptions, ResponseBuilder
 from llamafw_plugins.responses.chat_body import chat_body, errors_about, refuse_fields, report_ignored
+from llamafw_plugins.responses.function_tools import check_tools
 from llamafw_plugins.responses.input_items import InputItems, read_input, with_encoded_reasoning
 from llamafw_plugins.responses.messages import Messages, read_messages
 from llamafw_plugins.responses.response_head import response_head, summary_kind
@@ -173,6 +174,7 @@ class ResponseEndpoints:
         """Return what a body asks for; RequestError names the field that is wrong."""
         body, owner = call.body, owner_of(call)
         refuse_fields(body)
+        check_tools(body)
         report_ignored(call, self.app)
         previous, items = self._previous(body, owner), InputItems()
         for item in [] if previous is None else previous.history():
