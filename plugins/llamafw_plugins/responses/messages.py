@@ -69,9 +69,9 @@ def read_messages(instructions: str | None, found: InputItems) -> Messages:
         else:
             result.add({"role": item["role"], "content": _text(item["content"])}, origin)
 
-    for message in result.messages:
-        if message["role"] == "assistant" and message["content"] is None and not message.get("tool_calls"):
-            message["content"] = ""  # reasoning without an answer
+    for added in result.messages:
+        if added["role"] == "assistant" and added["content"] is None and not added.get("tool_calls"):
+            added["content"] = ""  # reasoning without an answer
     return result
 
 

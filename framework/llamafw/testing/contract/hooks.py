@@ -93,6 +93,9 @@ def avoid_rejection(operation: dict[str, Any], body: dict[str, Any]) -> None:
             tool |= {"type": "function", "name": tool.get("name", "f")}
         if isinstance(body.get("tool_choice"), dict):
             body["tool_choice"] = "auto"
+        if not isinstance(body.get("input"), str):  # outputs of calls and references need other items
+            items = [item for item in body.get("input") or () if item.get("type") in ("function_call", "reasoning")]
+            body["input"] = [*items, {"role": "user", "content": "Hello"}]
 
 
 def with_known_tokens(value: Any) -> Any:
