@@ -1,6 +1,6 @@
 """The packages of vendors for Node work with the server.
 
-``make node`` installs them into tests/node.
+``make node`` installs them into tests/clients.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from llamafw.testing.process import ServerProcess
 
-FOLDER = Path(__file__).parents[1] / "node"
+FOLDER = Path(__file__).parents[1] / "clients"
 
 
 def run(script: str, package: str, *arguments: str) -> dict[str, Any]:
@@ -32,6 +32,16 @@ def run(script: str, package: str, *arguments: str) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.client(
+    "node:openai",
+    "responses.create",
+    "responses.stream",
+    "responses.retrieve",
+    "responses.cancel",
+    "responses.delete",
+    "responses.inputItems.list",
+    "responses.inputTokens.count",
+)
 def test_openai_responses(server: ServerProcess) -> None:
     result = run("responses.mjs", "openai", f"{server.url}/v1")
     assert "Paris" in result["text"]

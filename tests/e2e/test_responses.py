@@ -42,6 +42,7 @@ def is_idle(http: httpx.Client) -> bool:
     return not any(slot["is_processing"] for slot in http.get("/slots").json())
 
 
+@pytest.mark.client("openai", "responses.create")
 def test_create_answers_a_question(openai: OpenAI) -> None:
     response = openai.responses.create(model="any", input=ASK, max_output_tokens=16, temperature=0)
     assert "Paris" in response.output_text
@@ -49,6 +50,7 @@ def test_create_answers_a_question(openai: OpenAI) -> None:
     assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
 
 
+@pytest.mark.client("openai", "responses.create", "responses.retrieve")
 def test_stream_has_the_same_text_and_valid_events(openai: OpenAI) -> None:
     whole = openai.responses.create(model="any", input=ASK, max_output_tokens=16, temperature=0, store=False)
     stream = openai.responses.create(model="any", input=ASK, max_output_tokens=16, temperature=0, stream=True)
@@ -57,6 +59,7 @@ def test_stream_has_the_same_text_and_valid_events(openai: OpenAI) -> None:
     assert openai.responses.retrieve(final["id"]).to_dict() == final
 
 
+@pytest.mark.client("openai", "responses.stream")
 def test_stream_helper_accumulates_the_response(openai: OpenAI) -> None:
     with openai.responses.stream(model="any", input="Say hello.", max_output_tokens=200, temperature=0) as stream:
         deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
@@ -64,6 +67,7 @@ def test_stream_helper_accumulates_the_response(openai: OpenAI) -> None:
     assert "".join(deltas) == final.output_text != ""
 
 
+@pytest.mark.client("openai", "responses.parse", "responses.stream")
 def test_parse_returns_an_object(openai: OpenAI) -> None:
     parsed = openai.responses.parse(
         model="any", input="Describe Paris.", text_format=City, max_output_tokens=128, temperature=0
@@ -75,6 +79,7 @@ def test_parse_returns_an_object(openai: OpenAI) -> None:
         assert stream.get_final_response().output_parsed == parsed.output_parsed
 
 
+@pytest.mark.client("openai", "responses.create", "responses.input_items.list")
 def test_previous_response_is_taken_from_the_cache(openai: OpenAI) -> None:
     first = openai.responses.create(model="any", input=ASK * 10, max_output_tokens=16, temperature=0)
     second = openai.responses.create(
@@ -91,6 +96,7 @@ def test_previous_response_is_taken_from_the_cache(openai: OpenAI) -> None:
     assert replayed.output_text == second.output_text
 
 
+@pytest.mark.client("openai", "responses.retrieve", "responses.delete", "responses.input_tokens.count")
 def test_stored_responses(openai: OpenAI) -> None:
     response = openai.responses.create(model="any", input="Hi", max_output_tokens=4, metadata={"a": "b"})
     assert openai.responses.retrieve(response.id).to_dict() == response.to_dict()
@@ -102,13 +108,14 @@ def test_stored_responses(openai: OpenAI) -> None:
         openai.responses.retrieve(response.id)
 
 
+@pytest.mark.client("openai", "responses.create", "responses.retrieve", "responses.stream")
 def test_background_response_outlives_its_client(openai: OpenAI, http: httpx.Client) -> None:
     stream = openai.responses.create(
         model="any", input="Count.", background=True, stream=True, max_output_tokens=60, extra_body={"ignore_eos": True}
     )
     seen = [event.to_dict() for event, _ in zip(stream, range(6), strict=False)]
     stream.close()
-    id: str = seen[0]["response"]["id"]  # type: ignore[index,assignment]  # the first event has the response
+    id: str = seen[0]["response"]["id"]  # type: ignore[index]  # the first event has the response
 
     wait_until(lambda: openai.responses.retrieve(id).status == "incomplete")
     with openai.responses.stream(response_id=id, starting_after=5) as resumed:
@@ -118,6 +125,7 @@ def test_background_response_outlives_its_client(openai: OpenAI, http: httpx.Cli
     assert events.count("output_text.delta\n") > 30
 
 
+@pytest.mark.client("openai", "responses.cancel")
 def test_cancel_frees_the_slot(openai: OpenAI, http: httpx.Client) -> None:
     response = openai.responses.create(
         model="any", input="Count.", background=True, extra_body={"ignore_eos": True, "n_predict": -1}
@@ -175,6 +183,8 @@ def codex_tools() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.client("openai", "responses.create")
+@pytest.mark.client("Codex", "POST /v1/responses")
 def test_session_of_a_coding_agent(large: ServerProcess) -> None:
     """As Codex does it: nothing is stored, streams, reasoning and calls are sent back, and the prompt is long."""
     instructions = "You are a coding agent. Use the tools. " + "Follow the rules of the workspace exactly. " * 60

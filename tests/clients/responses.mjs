@@ -29,7 +29,7 @@ for await (const event of await client.responses.create({ ...ask, stream: true }
 const stream = client.responses.stream(ask);
 let deltas = '';
 stream.on('response.output_text.delta', (event) => (deltas += event.delta));
-result.final = (await stream.finalResponse()).output_text;
+result.final = (await stream.finalResponse()).output[0].content[0].text;
 result.deltas = deltas;
 
 const called = await client.responses.create({ ...ask, tools: [weather], tool_choice: 'required', max_output_tokens: 64 });
