@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve quick test coverage lint docs docs-check compatibility checkpoints fuzz package released bench clean
+.PHONY: help serve quick test node coverage lint docs docs-check compatibility checkpoints fuzz package released bench clean
 
 help:
 	@echo "make serve          download the default model once and serve it on http://127.0.0.1:8080 (ARGS=... for flags)"
 	@echo "make quick          run the quick tests (ARGS=... for pytest)"
 	@echo "make test           run all tests (ARGS=... for pytest)"
+	@echo "make node           install the packages for Node that some tests need (needs npm)"
 	@echo "make coverage       run all tests and print how much of each file they reach"
 	@echo "make lint           check layout, code and types with ruff and mypy"
 	@echo "make docs           write the generated pages and pictures in docs/"
@@ -30,6 +31,9 @@ quick: $(VENV)/.test
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+node:
+	cd tests/clients && npm install --no-package-lock --no-audit --no-fund
 
 coverage: $(VENV)/.lint
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)

@@ -6,7 +6,7 @@ The protocols of the parts of a model are in `llamafw.interfaces`. Nothing here 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -221,6 +221,7 @@ class Call:
     query: Mapping[str, Any]  # query parameters, converted too; those that the document does not have are strings
     http: Request  # starlette's request, for headers and the client's address
     user: User | None = None  # the client; None: the operation is public, or the server has no authenticators
+    ignored: list[str] = field(default_factory=list)  # fields without effect, for the header that names them; may grow
 
 
 Endpoint = Callable[[Call], Awaitable[Any]]

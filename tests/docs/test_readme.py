@@ -1,4 +1,4 @@
-"""Tests that run the commands and programs in the README, docs/api.md and docs/grammars.md."""
+"""Tests that run the commands and programs in the README and in docs/api.md, grammars.md and responses.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 ADDRESS = "http://127.0.0.1:8080"
-PAGES = [README, *((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("api", "grammars"))]
+PAGES = [README, *((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("api", "grammars", "responses"))]
 CURLS = re.findall(r"^curl .*$", "\n".join(PAGES), re.M)
 
 
@@ -53,14 +53,17 @@ def test_openai_program_prints_an_answer(server: ServerProcess, capsys: pytest.C
     scope["client"].close()  # type: ignore[attr-defined]  # the program's variable
 
 
-def test_programs_of_the_grammar_guide_run_in_order(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs/grammars.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "n_programs"), [("grammars", 4), ("responses", 5)])
+def test_programs_of_a_guide_run_in_order(
+    server: ServerProcess, capsys: pytest.CaptureFixture[str], name: str, n_programs: int
+) -> None:
+    page = (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
     blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == n_programs
 
-    scope: dict[str, object] = {}
+    scope: dict[str, object] = {"__name__": name}  # pydantic looks types up in the module
     for block in blocks:
-        exec(compile(block.replace(ADDRESS, server.url), "docs/grammars.md", "exec", dont_inherit=True), scope)
+        exec(compile(block.replace(ADDRESS, server.url), f"docs/{name}.md", "exec", dont_inherit=True), scope)
         if "print" in block:
             assert capsys.readouterr().out.strip(), block
     scope["client"].close()  # type: ignore[attr-defined]  # the page's variable

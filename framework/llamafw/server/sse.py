@@ -6,7 +6,7 @@ The format is described at https://html.spec.whatwg.org/multipage/server-sent-ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from llamafw.server.responses import to_json
 from llamafw.types import Problem
 
 Explain = Callable[[BaseException], Problem]
+OnError = Callable[[Problem], Iterable[Any]]
 
 MAX_START_SECONDS = 1.0
 """How long a stream waits for its first event before it sends the headers: until then, an error is an HTTP error."""
@@ -36,7 +37,12 @@ _HEADERS = [
 ]
 
 
-def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
+def error_event(problem: Problem) -> Iterator[Any]:
+    """Yield the data of the event that ends a stream with an error."""
+    yield envelope(problem)
+
+
+def event_stream(events: AsyncIterator[Any], *, done: bool = False, on_error: OnError = error_event) -> Response:
     """Return a response that sends each item of ``events`` as an event as soon as it is available.
 
     The response starts with the first event, or after a second. An exception before that becomes an ordinary HTTP
@@ -50,8 +56,10 @@ def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
         Yields values that orjson can write, or a `ServerSentEvent` for an event with a name or an id.
     done : bool
         Whether to send ``data: [DONE]`` after the last event, as OpenAI does.
+    on_error : callable, optional
+        Returns the events that end the stream after an exception, for a protocol with error events of its own.
     """
-    return EventStream(events, done=done)
+    return EventStream(events, done=done, on_error=on_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +83,17 @@ class ServerSentEvent:
 
 
 class EventStream(Response):
-    """A response that consists of server-sent events."""
+    """A response that consists of server-sent events.
 
-    def __init__(self, events: AsyncIterator[Any], *, done: bool = False) -> None:
+    Subclasses have other formats of items.
+    """
+
+    start_headers = _HEADERS
+    ping = PING  # what keeps a connection alive while no event is available; empty: nothing does
+
+    def __init__(self, events: AsyncIterator[Any], *, done: bool = False, on_error: OnError = error_event) -> None:
         super().__init__(media_type="text/event-stream")
-        self.events, self.done = events, done
+        self.events, self.done, self.on_error = events, done, on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events.
@@ -102,7 +116,7 @@ class EventStream(Response):
         """
         try:
             async with CancelOnDisconnect(receive):
-                await self._send_events(scope, _EventWriter(send), explain, ping_seconds)
+                await self._send_events(scope, _EventWriter(send, self.start_headers, self.ping), explain, ping_seconds)
         finally:
             await self.close()
 
@@ -112,6 +126,14 @@ class EventStream(Response):
         if close is not None:
             await close()
 
+    def encode(self, item: Any) -> bytes:
+        """Return the bytes of one item."""
+        if not isinstance(item, ServerSentEvent):
+            return b"data: " + to_json(item) + b"\n\n"
+        name = f"event: {item.event}\n" if item.event is not None else ""
+        id = f"id: {item.id}\n" if item.id is not None else ""
+        return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
+
     async def _send_events(
         self, scope: Scope, writer: _EventWriter, explain: Explain, ping_seconds: float | None
     ) -> None:
@@ -119,7 +141,7 @@ class EventStream(Response):
             last = b"data: [DONE]\n\n" if self.done else b""
             try:
                 async for item in self.events:
-                    await writer.write(_encode_event(item))
+                    await writer.write(self.encode(item))
             except ClientDisconnect:
                 raise
             except FAULTS as error:
@@ -127,16 +149,16 @@ class EventStream(Response):
                     raise
                 problem = explain(error)
                 log_failure(scope, error, problem)
-                last = _encode_event(envelope(problem))
+                last = b"".join(map(self.encode, self.on_error(problem)))
             await writer.write(last, more=False)
 
 
 class _EventWriter:
     """Writes one stream: the headers before the first event, and comments while no event is available."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, headers: Sequence[tuple[bytes, bytes]], ping: bytes) -> None:
         self.has_started = False
-        self._send = send
+        self._send, self._headers, self._ping_bytes = send, headers, ping
         self._lock = asyncio.Lock()  # the headers must be sent before the first comment or event
         self._last = 0.0  # when something was written, in the time of the event loop
         self._pings: asyncio.Task[None] | None = None
@@ -145,7 +167,7 @@ class _EventWriter:
         async with self._lock:
             if not self.has_started:
                 self.has_started = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
             self._last = asyncio.get_running_loop().time()
 
@@ -183,21 +205,13 @@ class _EventWriter:
 
     async def _ping(self, seconds: float | None) -> None:
         if not self.has_started:
-            await self.write(PING)
-        while seconds is not None:
+            await self.write(self._ping_bytes)
+        while seconds is not None and self._ping_bytes:
             wait = self._last + seconds - asyncio.get_running_loop().time()
             if wait <= 0:
-                await self.write(PING)
+                await self.write(self._ping_bytes)
             else:
                 await asyncio.sleep(wait)
-
-
-def _encode_event(item: Any) -> bytes:
-    if not isinstance(item, ServerSentEvent):
-        return b"data: " + to_json(item) + b"\n\n"
-    name = f"event: {item.event}\n" if item.event is not None else ""
-    id = f"id: {item.id}\n" if item.id is not None else ""
-    return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
 
 
 def is_comment(event: bytes) -> bool:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
 
-from llamafw import RequestError, ServerSentEvent, event_stream
+from llamafw import Problem, RequestError, ServerSentEvent, event_stream
 from llamafw.server import sse
 from llamafw.server.errors import problem_of
 from llamafw.server.sse import EventStream
 from support.api_client import OpenClient
 
 PLUGIN = """
-from llamafw import ServerSentEvent, event_stream, hookimpl
+from llamafw import Problem, RequestError, ServerSentEvent, event_stream, hookimpl
 
 NUMBER = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}}
 CONTENT = {"text/event-stream": {"schema": {"type": "string"}, "x-llamafw-event": NUMBER}}
@@ -70,6 +70,28 @@ async def test_events_may_have_a_name_and_an_id() -> None:
     assert await body_of(ServerSentEvent({"a": 1}, event="end")) == b'event: end\ndata: {"a":1}\n\n'
     assert await body_of(ServerSentEvent(None, event="ping", id="7")) == b"event: ping\nid: 7\ndata: null\n\n"
     assert await body_of(ServerSentEvent([])) == b"data: []\n\n"
+
+
+async def test_protocol_may_have_error_events_of_its_own() -> None:
+    async def events() -> AsyncIterator[Any]:
+        yield 1
+        raise RequestError("it broke", param="n")
+
+    def on_error(problem: Problem) -> Iterator[Any]:
+        yield ServerSentEvent({"message": problem.message, "param": problem.param}, event="error")
+        yield {"end": True}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        chunks.append(message.get("body", b""))
+
+    chunks: list[bytes] = []
+    await event_stream(events(), on_error=on_error)({"type": "http", "method": "GET", "path": "/"}, receive, send)
+    assert b"".join(chunks) == (
+        b'data: 1\n\nevent: error\ndata: {"message":"it broke","param":"n"}\n\ndata: {"end":true}\n\n'
+    )
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\r", "\0"])

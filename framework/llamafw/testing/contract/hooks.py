@@ -41,6 +41,11 @@ REASONS = (
     r"is not a keyword of JSON Schema|^('\S+'|a schema) must be .*, not ",  # the schema in a request is invalid
     r"^tool_choice needs at least one tool|^the tool .* is not in tools|^two tools have the same name",
     r"^the arguments are not",
+    r"^the previous response .* does not exist|^the item .* does not exist",  # random ids
+    r"^no function call with the call_id",  # depends on an earlier item
+    r"^background: true needs|^only responses that were created with background|cannot be streamed, because",
+    r"^(tools|tool_choice)\..* is required",  # depends on the type
+    r"^starting_after needs|^the response has no input item|^the keys of metadata",
 )
 """Messages with which the server may reject a request that is valid according to the document."""
 
@@ -81,6 +86,16 @@ def avoid_rejection(operation: dict[str, Any], body: dict[str, Any]) -> None:
             del body[other]
     if isinstance(body.get("filename"), str) and digest % 2:
         body["filename"] = "fuzz.bin"
+    if operation.get("operationId", "").startswith(("createResponse", "countResponseTokens")) and digest % 8:
+        for field in ("previous_response_id", "conversation", "moderation", "prompt"):  # random ones are refused
+            body.pop(field, None)
+        for tool in body.get("tools") or ():  # only functions are supported
+            tool |= {"type": "function", "name": tool.get("name", "f")}
+        if isinstance(body.get("tool_choice"), dict):
+            body["tool_choice"] = "auto"
+        if not isinstance(body.get("input"), str):  # outputs of calls and references need other items
+            items = [item for item in body.get("input") or () if item.get("type") in ("function_call", "reasoning")]
+            body["input"] = [*items, {"role": "user", "content": "Hello"}]
 
 
 def with_known_tokens(value: Any) -> Any:

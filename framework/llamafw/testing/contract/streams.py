@@ -16,6 +16,8 @@ NOT_A_DEFECT = (501, 503, 504)
 SELECTED = {"$ref": "#/components/schemas/SelectedFields"}  # schema of events if the request has `response_fields`
 NATIVE = "#/components/schemas/CompletionEvent"
 OPENAI = ("#/components/schemas/TextCompletionEvent", "#/components/schemas/ChatCompletionEvent")
+RESPONSES = "#/components/schemas/ResponseEvent"
+RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 Object = Mapping[str, Any]
 
@@ -85,6 +87,8 @@ class StreamChecker:
             yield from problems_of_completions(results, request, has_failed)
         elif kind in OPENAI:
             yield from problems_of_choices(results, request, has_failed)
+        elif kind == RESPONSES:
+            yield from problems_of_a_response(results)
 
     def _validator(self, schema: Object, are_fields_selected: bool) -> Draft4Validator:
         """Return the validator of events; ``are_fields_selected``: the request has ``response_fields``."""
@@ -142,6 +146,16 @@ def problems_of_choices(events: list[Any], request: Object, has_failed: bool) ->
     expected = [False] * (len(events) - is_usage_expected) + [True] * is_usage_expected
     if not has_failed and usages != expected:
         yield "the usage is missing or misplaced"
+
+
+def problems_of_a_response(events: list[Any]) -> Iterator[str]:
+    """Yield problems in the order of the Responses API's events: numbers without gaps, and one end."""
+    numbers = [event["sequence_number"] for event in events]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        yield f"the sequence numbers have gaps: {numbers[:20]}"
+    ends = [event["type"] in RESPONSE_ENDS for event in events]
+    if ends != [False] * (len(ends) - 1) + [True]:
+        yield "the end of the response is missing or misplaced"
 
 
 def _is_error(value: Any) -> bool:
