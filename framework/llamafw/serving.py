@@ -6,7 +6,7 @@ The protocols of the parts of a model are in `llamafw.interfaces`. Nothing here 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ from llamafw.types import (
     GrammarSource,
     Model,
     PluginInfo,
+    Problem,
     SlotStatus,
     SystemPrompt,
     User,
@@ -219,7 +220,14 @@ class Call:
     query: Mapping[str, Any]  # query parameters, converted too; those that the document does not have are strings
     http: Request  # starlette's request, for headers and the client's address
     user: User | None = None  # the client; None: the operation is public, or the server has no authenticators
+    ignored: list[str] = field(default_factory=list)  # fields without effect, for the header that names them; may grow
 
+
+ErrorFormat = Callable[[Problem], tuple[int, Any]]
+"""A function that returns the HTTP status and the JSON body of an error response.
+
+It is called on the event loop, once per failed request to a path for which it is registered.
+"""
 
 Endpoint = Callable[[Call], Awaitable[Any]]
 """A function that answers an operation: an ``async def`` that returns a starlette Response, or data for a 200.

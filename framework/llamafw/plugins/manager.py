@@ -48,6 +48,7 @@ KINDS = (
     "operator",
     "quant",
     "backend",
+    "error_format",
 )
 """Kinds that are registered once per process. Endpoints and authenticators are registered while the server is built."""
 

@@ -49,6 +49,7 @@ class Dispatcher:
             query=parts["query"],
             http=Request(scope),
             user=scope.get("state", {}).get(USER),
+            ignored=parts.setdefault("ignored", []),
         )
         result = None
         async with CancelOnDisconnect(receive) as client:

@@ -5,7 +5,7 @@ The format is described at https://html.spec.whatwg.org/multipage/server-sent-ev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from llamafw.server.responses import to_json
 from llamafw.types import Problem
 
 Explain = Callable[[BaseException], Problem]
+OnError = Callable[[Problem], Iterable[Any]]
 
 _END: Any = object()  # marks the end of the events
 _HEADERS = [
@@ -29,7 +30,12 @@ _HEADERS = [
 ]
 
 
-def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
+def error_event(problem: Problem) -> Iterator[Any]:
+    """Yield the data of the event that ends a stream with an error."""
+    yield envelope(problem)
+
+
+def event_stream(events: AsyncIterator[Any], *, done: bool = False, on_error: OnError = error_event) -> Response:
     """Return a response that sends each item of ``events`` as an event as soon as it is available.
 
     The response starts with the first event. An exception before it becomes an ordinary HTTP error; a later one becomes
@@ -41,8 +47,10 @@ def event_stream(events: AsyncIterator[Any], *, done: bool = False) -> Response:
         Yields values that orjson can write, or a `ServerSentEvent` for an event with a name or an id.
     done : bool
         Whether to send ``data: [DONE]`` after the last event, as OpenAI does.
+    on_error : callable, optional
+        Returns the events that end the stream after an exception, for a protocol with error events of its own.
     """
-    return EventStream(events, done=done)
+    return EventStream(events, done=done, on_error=on_error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +74,16 @@ class ServerSentEvent:
 
 
 class EventStream(Response):
-    """A response that consists of server-sent events."""
+    """A response that consists of server-sent events.
 
-    def __init__(self, events: AsyncIterator[Any], *, done: bool = False) -> None:
+    Subclasses have other formats of items.
+    """
+
+    start_headers = _HEADERS
+
+    def __init__(self, events: AsyncIterator[Any], *, done: bool = False, on_error: OnError = error_event) -> None:
         super().__init__(media_type="text/event-stream")
-        self.events, self.done = events, done
+        self.events, self.done, self.on_error = events, done, on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events.
@@ -93,30 +106,30 @@ class EventStream(Response):
         if close is not None:
             await close()
 
+    def encode(self, item: Any) -> bytes:
+        """Return the bytes of one item."""
+        if not isinstance(item, ServerSentEvent):
+            return b"data: " + to_json(item) + b"\n\n"
+        name = f"event: {item.event}\n" if item.event is not None else ""
+        id = f"id: {item.id}\n" if item.id is not None else ""
+        return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
+
     async def _send_events(self, scope: Scope, send: Send, explain: Explain) -> None:
         item = await anext(self.events, _END)
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.start", "status": 200, "headers": self.start_headers})
 
         last = b"data: [DONE]\n\n" if self.done else b""
         try:
             while item is not _END:
-                await send({"type": "http.response.body", "body": _encode_event(item), "more_body": True})
+                await send({"type": "http.response.body", "body": self.encode(item), "more_body": True})
                 item = await anext(self.events, _END)
         except ClientDisconnect:
             raise
         except FAULTS as error:
             problem = explain(error)
             log_failure(scope, error, problem)
-            last = _encode_event(envelope(problem))
+            last = b"".join(map(self.encode, self.on_error(problem)))
         await send({"type": "http.response.body", "body": last, "more_body": False})
-
-
-def _encode_event(item: Any) -> bytes:
-    if not isinstance(item, ServerSentEvent):
-        return b"data: " + to_json(item) + b"\n\n"
-    name = f"event: {item.event}\n" if item.event is not None else ""
-    id = f"id: {item.id}\n" if item.id is not None else ""
-    return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
 
 
 def event_data(event: bytes) -> bytes | None:
