@@ -176,7 +176,8 @@ async def test_required_calls_are_enforced(roomy: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("name", ["output_config", "output_format"])
 async def test_answers_have_the_requested_format(roomy: httpx.AsyncClient, name: str) -> None:
-    schema = {"type": "object", "properties": {"ok": {"const": True}}, "required": ["ok"]}
+    properties = {"ok": {"const": True}}
+    schema = {"type": "object", "properties": properties, "required": ["ok"], "additionalProperties": False}
     format = {"type": "json_schema", "schema": schema}
     body = {**BODY, name: format if name == "output_format" else {"format": format}, "max_tokens": 100}
     message = (await roomy.post("/v1/messages", json=body)).json()
@@ -227,8 +228,8 @@ async def test_errors_are_those_of_the_client(opened: Any) -> None:
         with pytest.raises(anthropic.AuthenticationError) as caught:
             await stranger.messages.create(model="m", max_tokens=2, messages=[{"role": "user", "content": "Hi"}])
         assert caught.value.type == "authentication_error"
+        content = "x" * 2**21
         with pytest.raises(anthropic.RequestTooLargeError) as large:
-            content = "x" * 2**21
             await sdk.messages.create(model="m", max_tokens=2, messages=[{"role": "user", "content": content}])
         assert large.value.type == "request_too_large"  # type: ignore[comparison-overlap]  # the client lacks this type
         with pytest.raises(anthropic.NotFoundError) as missing:

@@ -100,7 +100,8 @@ async def test_requests_without_a_prompt_load_the_model(client: httpx.AsyncClien
 
 
 async def test_answers_have_the_requested_format(roomy: httpx.AsyncClient) -> None:
-    schema = {"type": "object", "properties": {"ok": {"const": True}}, "required": ["ok"]}
+    properties = {"ok": {"const": True}}
+    schema = {"type": "object", "properties": properties, "required": ["ok"], "additionalProperties": False}
     body = {**CHAT, "stream": False, "format": schema}
     answer = (await roomy.post("/api/chat", json=body)).json()
     assert json.loads(answer["message"]["content"]) == {"ok": True}
@@ -157,7 +158,7 @@ async def test_suffixes_need_a_model_for_infill(client: httpx.AsyncClient, opene
         ("chat", {"model": None}, "model"),
         ("chat", {"top_logprobs": 2}, "top_logprobs needs logprobs"),
         ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "104"),
-        ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, "template: templates of requests are not supported"),
+        ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, "templates of requests are not supported"),
         ("generate", {"prompt": "a", "images": ["aGk="]}, "images need"),
         ("generate", {"prompt": "a", "raw": True, "system": "b"}, "system cannot be combined with raw"),
         ("generate", {"prompt": "a", "context": [1, 9999]}, "9999 is not in the vocabulary"),
@@ -212,7 +213,7 @@ async def test_calls_come_whole_and_can_be_sent_back(opened: Any) -> None:
     def scores(prefix: Any) -> Any:
         text = bytes(token for token in prefix if token < 256)
         said = text.rpartition(b"a:")[2]
-        answer = CALLS.replace("\\n", "\n").encode() if b"t:" not in text else b"Done."
+        answer = CALLS.replace("\\n", "\n").encode() if b"seen" not in text else b"Done."
         row = np.zeros(264, np.float32)
         row[answer[len(said)] if len(said) < len(answer) else 257] = 20
         return row
