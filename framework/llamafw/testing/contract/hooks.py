@@ -20,10 +20,12 @@ N_SLOTS = 4
 FIELDS_WITH_TOKENS = ("prompt", "tokens", "content", "input", "input_prefix", "input_suffix", "logit_bias")
 REASONS = (
     r"(is|are) not supported",
-    r"needs a multimodal model",
+    r"needs? a multimodal model",
     r"^the message has no content",  # only some roles may lack it; OpenAPI 3.0 has no conditions
     r"^top_logprobs needs logprobs",
     r"^the part has no text",
+    r"^the (block|tool) has no ",  # each type of block needs other members
+    r"^(tool_choice|thinking) of the type \w+ needs",
     r"^a bias must be a number or false",  # second item of a pair; OpenAPI 3.0 has no tuples
     r"^the first item of a pair must be a token id",
     r"is not a token id",  # name of a member; OpenAPI 3.0 has no patterns for names
@@ -76,6 +78,10 @@ def avoid_rejection(operation: dict[str, Any], body: dict[str, Any]) -> None:
     for message in body.get("messages") or ():
         if message.get("content") is None and digest % 8:  # only some roles may lack it
             message["content"] = "Hello"
+        if isinstance(message.get("content"), list):
+            for block in message["content"]:
+                if isinstance(block, dict) and block.get("type") == "text" and block.get("text") is None and digest % 8:
+                    block["text"] = "Hello"
     for one, other in (("content", "input"), ("documents", "texts")):
         if body.get(one) is not None and body.get(other) is not None and digest % 8:
             del body[other]

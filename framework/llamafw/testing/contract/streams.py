@@ -51,7 +51,9 @@ class StreamChecker:
             yield f"the stream ends within an event: {rest[:200]!r}"
         schema = operation["responses"]["200"]["content"][media_type].get(spec.EVENT, {})
         is_builtin = schema.get("$ref") in (NATIVE, *OPENAI)
-        data: list[str | None] = [*events] if are_lines else [parse_event(event, may_have_name=not is_builtin) for event in events]
+        data: list[str | None] = (
+            [*events] if are_lines else [parse_event(event, may_have_name=not is_builtin) for event in events]
+        )
         if None in data:
             yield f"an event does not consist of one line of data: {events[data.index(None)][:200]!r}"
             return
