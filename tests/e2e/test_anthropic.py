@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from anthropic import Anthropic, BadRequestError
 from anthropic.types import RawMessageStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from llamafw.testing.process import ServerProcess
+from llamafw.testing.process import ServerProcess, running_server
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 N_TOOLS = 20
@@ -35,6 +36,16 @@ pytestmark = pytest.mark.inventory("T-04")
 @pytest.fixture
 def anthropic(server: ServerProcess) -> Iterator[Anthropic]:
     with Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def roomy(real_model: Path) -> Iterator[Anthropic]:
+    """A client of a server with room for a long prompt."""
+    with (
+        running_server(real_model, "-np", "1", "-c", "4096", "--validate-responses") as server,
+        Anthropic(base_url=server.url, api_key="none", max_retries=0) as client,
+    ):
         yield client
 
 
@@ -83,7 +94,7 @@ def test_answers_are_parsed_as_objects(anthropic: Anthropic) -> None:
 
 
 @pytest.mark.client("anthropic", "beta.messages.stream", "beta.messages.create", "beta.messages.count_tokens")
-def test_session_of_a_coding_agent(anthropic: Anthropic) -> None:
+def test_session_of_a_coding_agent(roomy: Anthropic) -> None:
     """A session as of Claude Code: a long cached system prompt, many tools, and thinking that is sent back."""
     tools: Any = [{**WEATHER, "name": f"tool_{i}"} for i in range(N_TOOLS)]
     tools[-1] |= CACHED
@@ -114,20 +125,20 @@ def test_session_of_a_coding_agent(anthropic: Anthropic) -> None:
         {"role": "user", "content": results},
     ]
 
-    with anthropic.beta.messages.stream(messages=messages, **fields) as stream:
+    with roomy.beta.messages.stream(messages=messages, **fields) as stream:
         first = stream.get_final_message()
     assert first.usage.output_tokens
     fields["system"][0]["text"] = "x-anthropic-billing-header: cc_version=2.1; cch=2;"
     count_fields = {name: fields[name] for name in ("model", "system", "tools", "thinking", "betas")}
-    counted = anthropic.beta.messages.count_tokens(messages=messages, **count_fields)
-    again = anthropic.beta.messages.create(messages=messages, **fields)
+    counted = roomy.beta.messages.count_tokens(messages=messages, **count_fields)
+    again = roomy.beta.messages.create(messages=messages, **fields)
     assert counted.input_tokens == again.usage.input_tokens + (again.usage.cache_read_input_tokens or 0)
     assert (
         again.usage.cache_read_input_tokens or 0
     ) > again.usage.input_tokens  # the changed header is not in the prompt
 
     required: Any = {**fields, "tool_choice": {"type": "tool", "name": "tool_7"}, "max_tokens": 80}
-    with anthropic.beta.messages.stream(messages=messages, **required) as stream:
+    with roomy.beta.messages.stream(messages=messages, **required) as stream:
         blocks = stream.get_final_message().content
     assert blocks
     assert {(block.type, block.to_dict().get("name")) for block in blocks} == {("tool_use", "tool_7")}

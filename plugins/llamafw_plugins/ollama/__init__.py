@@ -38,6 +38,7 @@ def register_endpoints(register: Register, app: App) -> None:
     register("listRunningOllamaModels", models.list_running)
     register("showOllamaModel", models.show)
     register("pullOllamaModel", models.pull)
+    register("getOllamaRoot", models.root)
     register("getOllamaVersion", models.version)
     for name in ("copyOllamaModel", "deleteOllamaModel", "createOllamaModel", "pushOllamaModel"):
         register(name, models.refuse)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from starlette.responses import PlainTextResponse, Response
 
 from llamafw import App, Call, LoadedModel, NotSupported, RequestError, json_lines
 from llamafw_plugins.endpoints.infill import REQUIRED_TOKENS
@@ -78,6 +79,10 @@ class OllamaModelEndpoints:
     async def version(self, call: Call) -> JSON:
         """Return the version of the API."""
         return {"version": API_VERSION}
+
+    async def root(self, call: Call) -> Response:
+        """Say that the server runs, in the words that clients expect."""
+        return PlainTextResponse("Ollama is running")
 
     async def refuse(self, call: Call) -> Any:
         """Refuse to change models."""

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from support.toy_model import ToyTokenizer
 
-USER = {"role": "user", "content": "Hi"}
+USER: Any = {"role": "user", "content": "Hi"}
 BODY: dict[str, Any] = {"model": "any", "max_tokens": 30, "messages": [USER]}
 CALLS = (
     'Let me see.<tool_call>\\n{"name": "look", "arguments": {"at": "é"}}\\n</tool_call>'
@@ -224,7 +224,7 @@ async def test_invalid_requests(client: httpx.AsyncClient, fields: Any, message:
 async def test_errors_are_those_of_the_client(opened: Any) -> None:
     async with opened(api_key=("key",), max_body_mb=1) as client:
         sdk, stranger = sdk_of(client, api_key="key"), sdk_of(client, api_key="wrong")
-        assert (await sdk.messages.create(model="m", max_tokens=2, messages=[USER])).content  # type: ignore[list-item]  # a plain dict
+        assert (await sdk.messages.create(model="m", max_tokens=2, messages=[USER])).content
         with pytest.raises(anthropic.AuthenticationError) as caught:
             await stranger.messages.create(model="m", max_tokens=2, messages=[{"role": "user", "content": "Hi"}])
         assert caught.value.type == "authentication_error"

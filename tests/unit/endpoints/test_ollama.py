@@ -302,7 +302,7 @@ async def test_texts_are_embedded(client: httpx.AsyncClient) -> None:
     np.testing.assert_allclose(np.linalg.norm(both.embeddings, axis=1), 1, rtol=1e-6)
     assert (await sdk.embed(model="any", input=[])).embeddings == []
 
-    older = (await sdk.embeddings(model="any", prompt="two")).embedding
+    older = np.array((await sdk.embeddings(model="any", prompt="two")).embedding)
     np.testing.assert_allclose(older / np.linalg.norm(older), alone.embeddings[0], rtol=1e-5)
     assert (await client.post("/api/embeddings", json={"model": "any"})).json() == {"embedding": []}
 
@@ -317,6 +317,15 @@ async def test_long_texts_are_shortened_unless_the_client_forbids_it(client: htt
 async def test_version_is_one_that_clients_accept(client: httpx.AsyncClient) -> None:
     version = (await client.get("/api/version")).json()["version"]
     assert tuple(map(int, version.split("."))) >= (0, 6, 4)
+
+
+async def test_without_the_web_page_the_root_has_the_words_of_ollama(client: httpx.AsyncClient, opened: Any) -> None:
+    assert (await client.get("/")).text.startswith("<!doctype html>")
+    async with opened(webui=False, api_key=("key",)) as plain:
+        response = await plain.get("/")
+        assert (response.status_code, response.text) == (200, "Ollama is running")
+        assert (await plain.head("/")).status_code == 200
+        assert (await plain.post("/")).status_code == 405
 
 
 @pytest.mark.parametrize("path", ["/", "/api/tags", "/api/version"])

@@ -22,7 +22,7 @@ CALL: dict[str, Any] = {"function": {"name": "look", "arguments": {"at": "é"}}}
 
 def built(builder: LineBuilder, *deltas: AnswerDelta, finish: Finish = FINISH) -> list[Any]:
     """Return the lines of an answer."""
-    lines = []
+    lines: list[Any] = []
     for i, delta in enumerate(deltas):
         lines += builder.read(delta, (), last=i == len(deltas) - 1)
     return [*lines, builder.end(finish)]
