@@ -171,12 +171,7 @@ def register_backends(register: Register) -> None:
 
 @hookspec
 def register_error_formats(register: Register) -> None:
-    """Register formats of error responses: ``register("/v1/things", error_format)``.
-
-    ``error_format(problem)``, a `llamafw.ErrorFormat`, returns the status and the JSON body of error responses to
-    requests for this path and all paths below it, whoever refuses the request and even if no operation has the path. Of
-    several registered paths, the longest counts. Other errors are ``{"error": {"code", "message", "type", …}}``.
-    """
+    """Register formats of errors by path: ``register("/v1/things", error_format)``, each a `llamafw.ErrorFormat`."""
 
 
 # --- the server -------------------------------------------------------------------------------------
