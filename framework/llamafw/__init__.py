@@ -50,10 +50,11 @@ from llamafw.sampling.largest import largest_indices
 from llamafw.sampling.reasoning import visible_tokens
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
 from llamafw.sampling_settings import read_sampler_names
+from llamafw.server.json_lines import json_lines
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import ServerSentEvent, event_stream
-from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, LoadedModel
+from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, ErrorFormat, LoadedModel
 from llamafw.settings import Settings
 from llamafw.snapshots import Snapshots
 from llamafw.types import (
@@ -127,6 +128,7 @@ __all__ = [
     "Endpoint",
     "Engine",
     "EngineStats",
+    "ErrorFormat",
     "event_stream",
     "Finish",
     "Floats",
@@ -143,6 +145,7 @@ __all__ = [
     "graph",
     "hookimpl",
     "Ints",
+    "json_lines",
     "JSONResponse",
     "JsonSchema",
     "largest_indices",

@@ -169,6 +169,11 @@ def register_backends(register: Register) -> None:
     """
 
 
+@hookspec
+def register_error_formats(register: Register) -> None:
+    """Register formats of errors by path: ``register("/v1/things", error_format)``, each a `llamafw.ErrorFormat`."""
+
+
 # --- the server -------------------------------------------------------------------------------------
 
 

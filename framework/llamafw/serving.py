@@ -22,6 +22,7 @@ from llamafw.types import (
     GrammarSource,
     Model,
     PluginInfo,
+    Problem,
     SlotStatus,
     SystemPrompt,
     User,
@@ -223,6 +224,14 @@ class Call:
     user: User | None = None  # the client; None: the operation is public, or the server has no authenticators
     ignored: list[str] = field(default_factory=list)  # fields without effect, for the header that names them; may grow
 
+
+ErrorFormat = Callable[[Problem], tuple[int, Any]]
+"""A function that returns the HTTP status and the JSON body of an error response: ``error_format(problem)``.
+
+It is called on the event loop, once per failed request to the path for which it is registered or to a path below it,
+whoever refuses the request, and even if no operation has the path. Of several registered paths, the longest counts.
+Errors of other paths are ``{"error": {"code", "message", "type", …}}``.
+"""
 
 Endpoint = Callable[[Call], Awaitable[Any]]
 """A function that answers an operation: an ``async def`` that returns a starlette Response, or data for a 200.

@@ -197,7 +197,7 @@ def main() -> int:
 
     settings = Settings(**json.loads(sys.argv[1]))
     set_up_logging(settings)
-    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
+    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics", "anthropic", "ollama"])
     return serve(settings, plugins, load_or_fail, document=DOCUMENT)
 
 

@@ -26,6 +26,7 @@ from llamafw.server.common_headers import CommonHeadersMiddleware
 from llamafw.server.compression import CompressionMiddleware
 from llamafw.server.cors import with_cors
 from llamafw.server.dispatch import Dispatcher
+from llamafw.server.error_formats import ErrorFormats
 from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import LoadingMiddleware, ModelLoader
 from llamafw.server.prefix import PrefixMiddleware
@@ -87,7 +88,9 @@ def build_app(
 
     loader = ModelLoader(app, load, ready=ready, failed=failed)
     explain = explainer(plugins)
-    with_errors = partial(ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged))
+    with_errors = partial(
+        ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged), format_error=ErrorFormats(plugins)
+    )
     middlewares = _middlewares(app, authenticators, endpoints, with_errors)
     routed = _route(
         merged, Dispatcher(endpoints, explain, settings.sse_ping_interval), middlewares, loader, endpoints, plugins
@@ -128,7 +131,13 @@ def _middlewares(
 
     if settings.validate_responses:
         blame = partial(blame_owner, endpoints, app.plugins)
-        check = partial(ResponseContractMiddleware, document=document, schemas=schemas, blame=blame)
+        check = partial(
+            ResponseContractMiddleware,
+            document=document,
+            schemas=schemas,
+            blame=blame,
+            format_error=ErrorFormats(app.plugins),
+        )
         middlewares.insert(0, check)
     return middlewares
 

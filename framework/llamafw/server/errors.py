@@ -1,4 +1,7 @@
-"""Turn every exception into an error response: ``{"error": {"code", "message", "type", …}}``."""
+"""Turn every exception into an error response: ``{"error": {"code", "message", "type", …}}``.
+
+`llamafw.server.error_formats` knows the formats that plugins have for their paths.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,9 @@ ERROR_TYPES = {
 
 PLUGIN_ERROR = "plugin_error"
 """The type of a 500 that a plugin caused; the member ``plugin`` names the plugin."""
+
+FormatError = Callable[[Scope, Problem], tuple[int, Any]]
+"""Returns the status and the body of the response to a request that failed."""
 
 INVALID_KEY = "Invalid API Key"  # llama-server's message
 DEFAULT_DETAILS = {status: HTTPStatus(status).phrase for status in (404, 405)}  # of an HTTPException
@@ -133,6 +139,8 @@ class ErrorMiddleware:
         Turns an exception into the error that the client receives.
     allowed_methods : callable
         Returns the value of the Allow header for a path, or None if no operation has this path.
+    format_error : callable, optional
+        Returns the status and the body of the response for a request and its error; see `ErrorFormats`.
     """
 
     def __init__(
@@ -141,8 +149,10 @@ class ErrorMiddleware:
         *,
         explain: Callable[[BaseException], Problem],
         allowed_methods: Callable[[str], str | None],
+        format_error: FormatError = lambda scope, problem: (problem.status, envelope(problem)),
     ) -> None:
         self.app, self.explain, self.allowed_methods = app, explain, allowed_methods
+        self.format_error = format_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and answer if it fails."""
@@ -187,7 +197,8 @@ class ErrorMiddleware:
 
         if problem.message == DEFAULT_DETAILS.get(problem.status):
             problem = replace(problem, message=_routing_message(scope, headers.get("Allow")))
-        return JSONResponse(envelope(problem), status_code=problem.status, headers=headers)
+        status, body = self.format_error(scope, problem)
+        return JSONResponse(body, status_code=status, headers=headers)
 
 
 def _routing_message(scope: Scope, allowed: str | None) -> str:

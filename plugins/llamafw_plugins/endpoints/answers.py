@@ -13,6 +13,7 @@ from llamafw_plugins.endpoints.tools import Tools
 
 __all__ = ["AnswerDelta", "AnswerReader", "CallDelta", "whole_calls"]
 
+NOTHING = AnswerDelta()
 KEEPS_TAGS = ("none", "deepseek-legacy")  # formats that leave the reasoning in the text
 
 
@@ -39,7 +40,7 @@ class AnswerReader:
         parser: ToolParser | None = None,
         reasoning: Reasoning | None = None,
         reasoning_format: str = "auto",
-        before: AnswerDelta = AnswerDelta(),
+        before: AnswerDelta = NOTHING,
     ) -> None:
         self.n_calls = 0  # calls found so far
         self._before = before
@@ -60,7 +61,7 @@ class AnswerReader:
         cut : bool
             Whether it ends there because of a limit.
         """
-        before, self._before = self._before, AnswerDelta()
+        before, self._before = self._before, NOTHING
         reasoning, raw = "", ""
         if self._reasoning is not None:
             delta = self._reasoning.read(text, last=last)

@@ -13,7 +13,7 @@ from support.api_client import OpenClient, client_opener
 
 @pytest.fixture(scope="session")
 def plugins() -> Plugins:
-    return Plugins(extra=["support.api"], block=["endpoints", "metrics"])
+    return Plugins(extra=["support.api"], block=["endpoints", "metrics", "anthropic", "ollama"])
 
 
 @pytest.fixture

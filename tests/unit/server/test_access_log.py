@@ -152,7 +152,7 @@ class RequestIdPlugin:
 
 
 async def test_plugins_can_read_the_request_id() -> None:
-    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
+    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics", "anthropic", "ollama"])
     plugins.pm.register(RequestIdPlugin(), name="request-id")
     async with client_opener(plugins)() as client:
         ids = [f"id-{i}" for i in range(20)]

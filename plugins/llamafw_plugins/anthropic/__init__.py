@@ -1,0 +1,38 @@
+"""Anthropic's Messages API: ``POST /v1/messages`` and ``/v1/messages/count_tokens``.
+
+``openapi.yaml`` describes the operations. Answers are generated as those of chat completions are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from llamafw import App, Register, hookimpl
+
+
+@hookimpl
+def extend_openapi() -> Mapping[str, Any]:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, but not always installed
+    text = files("llamafw_plugins.anthropic").joinpath("openapi.yaml").read_text("utf-8")
+    fragment: dict[str, Any] = yaml.load(text, Loader=loader)
+    return fragment
+
+
+@hookimpl
+def register_endpoints(register: Register, app: App) -> None:
+    from llamafw_plugins.anthropic.endpoints import MessageEndpoints
+
+    endpoints = MessageEndpoints(app)
+    register("createMessage", endpoints.create)
+    register("countMessageTokens", endpoints.count)
+
+
+@hookimpl
+def register_error_formats(register: Register) -> None:
+    from llamafw_plugins.anthropic.errors import error_format
+
+    register("/v1/messages", error_format)

@@ -1,0 +1,21 @@
+"""Ollama's error responses and error lines: ``{"error": "…"}``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamafw import Problem
+from llamafw_plugins.endpoints.response_json import JSON
+
+
+def error_format(problem: Problem) -> tuple[int, JSON]:
+    """Return the status and the body of an error response."""
+    message = problem.message
+    if problem.param is not None and problem.param not in message:
+        message = f"{problem.param}: {message}"
+    return problem.status, {"error": message}
+
+
+def error_lines(problem: Problem) -> Iterator[JSON]:
+    """Yield the line that ends a stream with an error."""
+    yield error_format(problem)[1]

@@ -1,0 +1,69 @@
+"""Read the fields of Ollama's requests that control generation."""
+
+from __future__ import annotations
+
+from llamafw import App, Call, RequestError
+from llamafw_plugins.endpoints.response_json import JSON
+
+RENAMED = {"num_predict": "n_predict", "num_keep": "n_keep", "penalize_newline": "penalize_nl"}
+"""Options → the native fields with the same meaning."""
+
+SCHEMA = "OllamaOptions"  # names all options with an effect; those of samplers and plugins are native fields, too
+HIGHEST_EFFORT = "max"  # templates know no effort above high
+
+
+def read_options(call: Call, app: App) -> JSON:
+    """Return the native fields for the ``options`` of a validated request.
+
+    Options without effect, such as those for loading a model, are named in the response's headers. So is ``num_ctx``,
+    unless it is the size that the server was started with.
+
+    Raises
+    ------
+    RequestError
+        With ``--strict-fields``, an option has no effect.
+    """
+    known = app.document["components"]["schemas"][SCHEMA]["properties"].keys() - {"num_ctx"}
+    fields: JSON = {}
+    for name, value in (call.body.get("options") or {}).items():
+        if value is None:
+            continue
+        if name in known:
+            fields[RENAMED.get(name, name)] = value
+        elif name != "num_ctx" or value != app.loaded.engine.n_ctx:
+            ignore(call, app, f"options.{name}")
+    return fields
+
+
+def ignore(call: Call, app: App, field: str) -> None:
+    """Name a field without effect in the response's headers; RequestError with ``--strict-fields``."""
+    if app.settings.strict_fields:
+        raise RequestError(f"{field} has no effect on this server", param=field)
+    call.ignored.append(field)
+
+
+def format_fields(body: JSON) -> JSON:
+    """Return the fields of chat completions for the ``format`` of a validated request."""
+    format = body.get("format")
+    if not format:
+        return {}
+    if format == "json":
+        return {"response_format": {"type": "json_object"}}
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": format}}}
+
+
+def thinking_fields(body: JSON) -> JSON:
+    """Return the fields of chat completions for the ``think`` of a validated request."""
+    think = body.get("think")
+    if think is None:
+        return {}
+    if isinstance(think, bool):
+        return {"enable_thinking": think}
+    return {"enable_thinking": True, "reasoning_effort": "high" if think == HIGHEST_EFFORT else think}
+
+
+def refuse_images(images: object, param: str) -> None:
+    """Raise RequestError if a request has images."""
+    if images:
+        message = "images need a multimodal model and a plugin that reads images; this server's model reads text only"
+        raise RequestError(message, param=param)
