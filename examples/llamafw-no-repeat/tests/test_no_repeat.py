@@ -34,7 +34,7 @@ def test_sequences_do_not_occur_twice(prompt: list[int], answer: list[int], n: i
 
 
 async def test_server_applies_the_sampler_and_validates_its_option(serve: Any) -> None:
-    body = {"prompt": "Once", "n_predict": 40, "temperature": 0, "return_tokens": True, "ignore_eos": True}
+    body = {"prompt": "Once", "n_predict": 150, "top_k": 2, "seed": 1, "return_tokens": True, "ignore_eos": True}
     async with serve() as client:
         repeated = []
         for n in (0, 2):
