@@ -36,7 +36,7 @@ def test_an_uncertain_model_keeps_more() -> None:
     for spread in (1.0, 9.0):
         logits = np.linspace(0, -spread, 1000).astype(np.float32)
         candidates = Candidates(np.arange(1000, dtype=np.int32), logits)
-        Eta(0.0009).apply(candidates)
+        Eta(0.01).apply(candidates)
         kept.append(len(candidates.ids))
     assert kept[0] == 1000
     assert kept[1] < 500

@@ -34,16 +34,15 @@ def test_sequences_do_not_occur_twice(prompt: list[int], answer: list[int], n: i
 
 
 async def test_server_applies_the_sampler_and_validates_its_option(serve: Any) -> None:
-    body = {"prompt": "Once", "n_predict": 40, "temperature": 0, "return_tokens": True, "ignore_eos": True}
+    body = {"prompt": [5, 6, 7, 5, 6], "n_predict": 1, "n_probs": 1000, "post_sampling_probs": True, "seed": 1}
+    body |= {"top_k": 0, "top_p": 1, "min_p": 0, "temperature": 1.0}
     async with serve() as client:
-        repeated = []
-        for n in (0, 2):
+        found = []
+        for n in (0, 3, 4):
             answer = (await client.post("/completion", json={**body, "no_repeat_ngram_size": n})).json()
-            tokens = answer["tokens"]
-            pairs = list(zip(tokens, tokens[1:], strict=False))
-            repeated.append(len(pairs) - len(set(pairs)))
-        assert repeated[0] > 0
-        assert repeated[1] == 0
+            found.append({token["id"] for token in answer["completion_probabilities"][0]["top_probs"]})
+        assert found[0] == found[2]
+        assert found[0] - found[1] == {7}
 
         error = (await client.post("/completion", json={**body, "no_repeat_ngram_size": -1})).json()["error"]
         assert (error["code"], error["param"]) == (400, "no_repeat_ngram_size")

@@ -112,7 +112,7 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {"type": "null"}}}}],
                 "tool_choice": "required",
             },
-            "tools",
+            "tools.0.function.parameters.not",
         ),
     ],
 )
