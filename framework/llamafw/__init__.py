@@ -47,6 +47,7 @@ from llamafw.interfaces import (
 )
 from llamafw.sampling.largest import largest_indices
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
+from llamafw.sampling_settings import read_sampler_names
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import ServerSentEvent, event_stream
@@ -148,6 +149,7 @@ __all__ = [
     "PromptProgress",
     "Quant",
     "Quantizer",
+    "read_sampler_names",
     "Register",
     "request_id",
     "RequestError",

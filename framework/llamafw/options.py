@@ -22,6 +22,8 @@ MAX_CPUS = 4096
 """Number of processors that a CPU mask or range can name; more than any machine has."""
 
 _NOT_A_RANGE = "is not a range of processors such as 0-3"
+_ESCAPE = re.compile(r"""\\(?:x([0-9A-Fa-f]{2})|([nrt'"\\]))""")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _STATED_DEFAULT = re.compile(r" ?\(default: ([^()]*)\)")
 
 
@@ -34,6 +36,7 @@ class Option:
     group: str
     type: type  # of one value: bool, int, float or str
     env: str | None = None
+    other_env: tuple[str, ...] = ()  # further names of the environment variable, in other versions of llama-server
     metavar: str | None = None
     low: float | None = None  # smallest allowed value
     high: float | None = None  # largest allowed value
@@ -130,6 +133,31 @@ def read_file(flag: str, name: str) -> str:
     raise SettingsError(f"{flag}: {name} cannot be read: {reason}")
 
 
+def unescape(text: str, flag: str) -> str:
+    r"""Return a text with ``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` replaced.
+
+    ``\xHH`` is one byte of UTF-8. Other backslashes are kept.
+
+    Raises
+    ------
+    SettingsError
+        The bytes are not valid UTF-8; the message names ``flag``.
+    """
+
+    def replacement(match: re.Match[str]) -> bytes:
+        byte, letter = match.groups()
+        return bytes([int(byte, 16)]) if byte else _ESCAPED.get(letter, letter).encode()
+
+    raw, end = b"", 0
+    for match in _ESCAPE.finditer(text):
+        raw += text[end : match.start()].encode() + replacement(match)
+        end = match.end()
+    try:
+        return (raw + text[end:].encode()).decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{flag}: byte {error.start} is not valid UTF-8") from None
+
+
 def parse_cpu_mask(text: str) -> frozenset[int]:
     """Return the processors in a hexadecimal mask, ``0x5`` or ``5``: bit i stands for processor i."""
     if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{MAX_CPUS // 4}}}", text) or not (bits := int(text, 16)):
@@ -157,6 +185,22 @@ def parse_proportions(text: str) -> tuple[float, ...]:
     if not any(proportions) or not all(part >= 0 and math.isfinite(part) for part in proportions):
         raise ValueError("is not a list of proportions such as 3,1")
     return proportions
+
+
+def parse_gpu_layers(text: str) -> int | None:
+    """Return a number of layers: None for ``auto`` and -1 for ``all``."""
+    if text in ("auto", "all"):
+        return None if text == "auto" else -1
+    if not re.fullmatch(r"-1|\d{1,9}", text):
+        raise ValueError("is not a number of layers, auto or all")
+    return int(text)
+
+
+def parse_slots(number: int) -> int | None:
+    """Return a number of slots: None for -1."""
+    if number == 0:
+        raise ValueError("is not a number of slots; -1 stands for the default")
+    return None if number < 0 else number
 
 
 def parse_on_off_auto(text: str) -> bool | None:

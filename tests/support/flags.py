@@ -11,6 +11,7 @@ from llamafw.options import (
     Option,
     parse_cpu_mask,
     parse_cpu_range,
+    parse_gpu_layers,
     parse_on_off_auto,
     parse_path_prefix,
     parse_proportions,
@@ -23,6 +24,7 @@ SAMPLE_TEXTS: dict[Callable[[str], Any], str] = {
     parse_proportions: "3,1",
     parse_on_off_auto: "off",
     parse_path_prefix: "/llm",
+    parse_gpu_layers: "3",
 }
 """A valid text for each parser that an option can have."""
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from llamafw.cli.refused import REFUSED_FLAGS
+from llamafw.cli.plugin_flags import COMMAND_FLAGS
+from llamafw.cli.refused import HARMLESS, REFUSED_FLAGS
+from llamafw.settings import options
 from support.marked_pages import ROOT, by_file
 
 PAGE = ROOT / "docs/compatibility.md"
@@ -29,6 +31,9 @@ REFUSED_ROWS = {
     "K-11": REFUSED_FLAGS["--grp-attn-n"],
 }
 """Row → why the server refuses it, for rows without a flag. Refused flags have their reasons in the command line."""
+
+TODAY = Path(__file__).with_name("llama_server_flags.txt")
+"""The names of all flags of a current llama-server."""
 
 SECTIONS = {
     "C": "Command line",
@@ -89,6 +94,28 @@ def page(tests: Mapping[str, Collection[str]]) -> str:
             if row.startswith(letter):
                 state = f"refused: {refusal(row)}" if states[row] == "refused" else states[row]
                 text += f"| {row} | {_escaped(promise)} | {_escaped(state)} | {by_file(tests.get(row, ()))} |\n"
+    return text + flags_of_today()
+
+
+def flags_of_today() -> str:
+    """Return the section about the flags of a current llama-server."""
+    first, *lines = TODAY.read_text("utf-8").splitlines()
+    version, known = first.removeprefix("# ").partition(":")[0], {*COMMAND_FLAGS} - {*HARMLESS}
+    known |= {flag for opt in options().values() for flag in (*opt.flags, *opt.off_flags)}
+    rows = [[word for word in line.split() if word.startswith("-")] for line in lines]
+    refused = [(row, next(REFUSED_FLAGS[flag] for flag in row if flag in REFUSED_FLAGS))
+               for row in rows if not known & {*row} and REFUSED_FLAGS.keys() & {*row}]  # fmt: skip
+    n_known = sum(bool(known & {*row}) for row in rows)
+
+    text = f"\n## Flags of {version}\n\nOf {len(rows)} flags {n_known} have their meaning under all their names "
+    text += f"([the command line](cli.md)), and {len(refused)} are refused"
+    n_missing = len(rows) - n_known - len(refused)
+    text += f"; {n_missing} are unknown.\n" if n_missing else ".\n"
+    text += "Values that ask for nothing, such as `--cache-reuse 0`, are accepted.\n\n| Flags | Refused |\n|---|---|\n"
+    reasons = dict.fromkeys(reason for _, reason in refused)
+    for reason in reasons:
+        flags = ", ".join(f"`{flag}`" for row, why in refused if why == reason for flag in row)
+        text += f"| {flags} | {_escaped(reason)} |\n"
     return text
 
 

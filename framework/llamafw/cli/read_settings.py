@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,18 @@ def settings_from(
     environment = from_environment(environ)
     config = flags.get("config", environment.get("config"))
     file, other_keys = read_config(Path(config)) if config else ({}, {})
-    settings = Settings(**{"extra": extra, **merge(file, environment, flags)})
+    settings = with_load_mode(Settings(**{"extra": extra, **merge(file, environment, flags)}))
     if other_keys and not plugin_keys_checked:
         collect_plugin_flags(load_plugins(settings, tolerant=True), settings.config)
     return settings
+
+
+def with_load_mode(settings: Settings) -> Settings:
+    """Return the settings with ``mmap`` and ``mlock`` as ``--load-mode`` says."""
+    if settings.load_mode in (None, "auto"):
+        return settings
+    modes = str(settings.load_mode).split("+")
+    return replace(settings, mmap="mmap" in modes, mlock="mlock" in modes)
 
 
 def overridden_variables(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -78,7 +87,7 @@ def overridden_variables(args: argparse.Namespace, environ: Mapping[str, str] = 
         opt = table[name]
         if _convert_flag(opt, value) == environment[name]:
             continue
-        variable = opt.env if opt.env and environ.get(opt.env) else opt.off_env
+        variable = next((name for name in (opt.env, *opt.other_env) if name and environ.get(name)), opt.off_env)
         sentences.append(f"the environment variable {variable} is overridden by {opt.long_flag} on the command line")
     return sentences
 

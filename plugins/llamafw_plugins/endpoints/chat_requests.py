@@ -14,6 +14,7 @@ from llamafw_plugins.endpoints.answers import AnswerReader
 from llamafw_plugins.endpoints.choices import check_n_generations, repeat_requests
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start
+from llamafw_plugins.endpoints.tool_schemas import check_tool_schemas
 from llamafw_plugins.endpoints.tools import Tools, read_tools, require_tool_call
 
 
@@ -55,6 +56,8 @@ async def prepare_chat(app: App, body: JSON) -> ChatRequest:
 
 def _read_messages(app: App, body: JSON, tools: Tools | None) -> tuple[Sequence[int], int | None]:
     """Return the tokens of the prompt, and how many of them introduce the answer."""
+    if tools is not None and tools.required:
+        check_tool_schemas(body["tools"], tools.offered)
     tokens = chat_tokens(body, app.loaded, tools)
     return tokens, count_answer_start(body, app.loaded, tokens)
 

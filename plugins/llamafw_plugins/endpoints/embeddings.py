@@ -54,7 +54,7 @@ class EmbeddingEndpoints:
             raise RequestError('either "content" or "input" must be provided', param="content")
 
         embeddings, pooling = await self._embed(body[fields[0]], fields[0])
-        p = norm_order(body, pooling)
+        p = norm_order(body, pooling, self.app.settings.embd_normalize)
         rows = []
         for i, embedding in enumerate(embeddings):
             vectors = scale_vectors(embedding.vectors, p)
@@ -74,7 +74,7 @@ class EmbeddingEndpoints:
             raise RequestError(f"without pooling, a text has one embedding per token; {hint}")
 
         embeddings, pooling = await self._embed(body["input"], "input")
-        p = norm_order(body, pooling)
+        p = norm_order(body, pooling, self.app.settings.embd_normalize)
         encode = as_base64 if body.get("encoding_format") == "base64" else as_list
         data = [
             {"object": "embedding", "index": i, "embedding": encode(scale_vectors(embedding.vectors, p)[0])}
@@ -140,13 +140,15 @@ def choose_pooling(loaded: LoadedModel, flag: str | None) -> Pooling:
     return cast("Pooling", name)
 
 
-def norm_order(body: JSON, pooling: Pooling) -> int:
+def norm_order(body: JSON, pooling: Pooling, flag: int | None) -> int:
     """Return ``embd_normalize``.
 
-    The default is 2, or -1 without pooling.
+    The default is ``flag``, else 2. Without pooling, it is -1.
     """
     value = body.get("embd_normalize")
-    return (-1 if pooling == "none" else 2) if value is None else int(value)
+    if value is None:
+        value = -1 if pooling == "none" else 2 if flag is None else flag
+    return int(value)
 
 
 def scale_vectors(vectors: Floats, p: int) -> Floats:

@@ -131,8 +131,9 @@ def _json_schema_to_llguidance(source: str) -> str:
         schema = orjson.loads(source)
     except orjson.JSONDecodeError as error:
         raise SchemaError(f"the schema is not valid JSON: {error}", ()) from None
+    options: Any = json_schema.options_of(schema)
     schema = json_schema.to_llguidance(schema)
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides=json_schema.OPTIONS))  # type: ignore[arg-type]  # all options are optional
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides=options))
 
 
 def _lark_to_llguidance(source: str) -> str:

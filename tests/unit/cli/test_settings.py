@@ -109,8 +109,8 @@ def test_long_flags_take_equals_signs_and_underscores() -> None:
         (["--port"], "serve: --port needs a value"),
         (["--port", "x"], "--port: 'x' is not a whole number"),
         (["--port", "70000"], "--port: 70000 is out of range (from 0 to 65535)"),
-        (["-np", "0"], "--parallel: 0 is out of range (from 1 to 1024)"),
-        (["--temp", "nan"], "--temp: nan is out of range (from -1000 to 1000)"),
+        (["-np", "0"], "--parallel: 0 is not a number of slots; -1 stands for the default"),
+        (["--temp", "nan"], "--temperature: nan is out of range (from -1000 to 1000)"),
         (["-ctk", "q6"], "--cache-type-k: 'q6' is not one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1"),
         (["word"], "serve: unexpected argument word; use -m FILE or -hf USER/REPO to name a model"),
         (["-fq"], "serve: unknown flag -fq; `llamafw serve --help` lists the flags"),  # not read as -f q

@@ -87,12 +87,12 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
     [
         (NATIVE, {"grammar": "root ::= ("}, "grammar"),
         (NATIVE, {"grammar": 5}, "grammar"),
-        (NATIVE, {"json_schema": {"properties": {"a": {"not": {}}}}}, "json_schema.properties.a.not"),
+        (NATIVE, {"json_schema": {"properties": {"a": {"not": {"type": "null"}}}}}, "json_schema.properties.a.not"),
         (NATIVE, {"json_schema": "x"}, "json_schema"),
         (NATIVE, {"grammar": 'root ::= "a"', "json_schema": {}}, "json_schema"),
         (
             CHAT,
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {"type": "null"}}}}},
             "response_format.json_schema.schema.not",
         ),
         (CHAT, {"response_format": {"type": "json_object"}, "json_schema": {}}, "response_format"),
@@ -109,7 +109,7 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
         (
             CHAT,
             {
-                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {"type": "null"}}}}],
                 "tool_choice": "required",
             },
             "tools",
