@@ -136,8 +136,6 @@ def _read_prompt(value: Any, tokenizer: Tokenizer, param: str) -> Prompt:
             message = "multimodal_data needs a multimodal model; this server's model reads text only"
             raise RequestError(message, param=f"{param}.multimodal_data")
         return _read_prompt(value["prompt_string"], tokenizer, f"{param}.prompt_string")
-    if isinstance(value, int):
-        raise RequestError("a token id beside arrays or objects must be in an array of its own", param=param)
     return _read_text(value, tokenizer) if isinstance(value, str) else _read_array(value, tokenizer, param)
 
 

@@ -27,7 +27,7 @@ TODAY = [
     if not line.startswith("#")
 ]
 PENDING = {
-    "--tags", "--reuse-port", "--api-prefix", "--sse-ping-interval", "--chat-template-kwargs", "--reasoning-format",
+    "--chat-template-kwargs", "--reasoning-format",
     "-rea", "--reasoning", "--reasoning-effort", "--reasoning-budget", "--reasoning-budget-message",
     "--prefill-assistant", "--no-prefill-assistant",
 }  # fmt: skip

@@ -108,7 +108,7 @@ async def test_response_has_openais_shape(opened: Open) -> None:
         (NATIVE, {"content": {"prompt_string": "a", "multimodal_data": ["aGk="]}}, "content.multimodal_data"),
         (OPENAI, {"input": ["a", {"prompt_string": "a", "multimodal_data": ["aGk="]}]}, "input.1.multimodal_data"),
         (OPENAI, {"input": {"prompt_string": ""}}, "input"),
-        (OPENAI, {"input": [1, [2]]}, "input.0"),
+        (OPENAI, {"input": [1, [2]]}, "input.1"),
         (OPENAI, {}, "input"),
         (OPENAI, {"input": "a", "dimensions": 3}, "dimensions"),
         (OPENAI, {"input": "a", "image_data": [{"data": "", "id": 1}]}, "image_data"),

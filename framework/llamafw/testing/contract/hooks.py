@@ -109,7 +109,10 @@ def with_known_tokens(value: Any) -> Any:
     if isinstance(value, list):
         return [with_known_tokens(part) for part in value]
     if isinstance(value, dict):
-        return {known_token_name(name): part for name, part in value.items()}
+        return {
+            known_token_name(name): with_known_tokens(part) if name == "prompt_string" else part
+            for name, part in value.items()
+        }
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31:
         return value % N_TOKENS
     return value
