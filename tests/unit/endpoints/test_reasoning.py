@@ -236,7 +236,7 @@ async def test_grammars_apply_after_the_reasoning(opened: Open, template: str, f
 
 
 async def test_grammars_apply_at_once_if_there_is_no_reasoning(opened: Open) -> None:
-    fields = {"json_schema": SCHEMA, "enable_thinking": False}
+    fields: dict[str, Any] = {"json_schema": SCHEMA, "enable_thinking": False}
     assert json.loads(message_of(await ask(opened, '{"ok":true}', **fields))["content"]) == {"ok": True}
 
 
