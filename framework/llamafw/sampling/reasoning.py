@@ -132,9 +132,18 @@ class ReasoningConstraint:
         return True
 
     def _allowed_before(self) -> list[int]:
-        """Return the tokens that may be next in the start tag."""
-        rest = self._start[len(self._text.lstrip()) :].decode("utf-8", "ignore")
-        return self._tokenizer.encode(rest, parse_special=True)[:1]
+        """Return tokens that may be next in the start tag: that of the tokenizer, or else any."""
+        rest = self._start[len(self._text.lstrip()) :]
+        first = self._tokenizer.encode(rest.decode("utf-8", "ignore"), parse_special=True)[:1]
+        if all(rest.startswith(self._piece_in_tag(token)) for token in first):
+            return first
+        pieces = ((token, self._piece_in_tag(token)) for token in range(self._tokenizer.n_vocab))
+        return [token for token, piece in pieces if piece and rest.startswith(piece)]
+
+    def _piece_in_tag(self, token: int) -> bytes:
+        """Return the bytes of a token in the start tag, before which white space may be."""
+        piece = self._tokenizer.piece(token, special=True)
+        return piece if self._text.strip() else piece.lstrip()
 
     def _accept_inside(self, token: int, piece: bytes) -> bool:
         if self._constraint is not None and token in self._tokenizer.eog and self._end not in self._text + piece:

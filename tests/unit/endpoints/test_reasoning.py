@@ -100,7 +100,8 @@ async def test_stream_has_reasoning_before_the_answer(opened: Open, template: st
     ],
 )
 async def test_reasoning_format(opened: Open, format: str, content: str, reasoning: str | None) -> None:
-    for fields in ({"reasoning_format": format}, {"flag_reasoning_format": format}):
+    settings: list[dict[str, Any]] = [{"reasoning_format": format}, {"flag_reasoning_format": format}]
+    for fields in settings:
         message = message_of(await ask(opened, THOUGHT, **fields))
         assert (message["content"], message.get("reasoning_content")) == (content, reasoning)
 
@@ -186,7 +187,7 @@ async def test_invalid_switches_are_400(opened: Open, fields: dict[str, Any], pa
 
 @pytest.mark.parametrize("budget", [1, 3, 6])
 async def test_reasoning_ends_at_its_budget(opened: Open, budget: int) -> None:
-    fields = ({"reasoning_budget_tokens": budget}, {"flag_reasoning_budget": budget})
+    fields: list[dict[str, Any]] = [{"reasoning_budget_tokens": budget}, {"flag_reasoning_budget": budget}]
     for setting in fields:
         response = await ask(opened, "Hm, hm, hm, hm</think>Yes.", OPENS, **setting)
         assert message_of(response)["reasoning_content"] == "Hm, hm"[:budget].strip()
@@ -195,7 +196,8 @@ async def test_reasoning_ends_at_its_budget(opened: Open, budget: int) -> None:
 
 async def test_budget_message_ends_the_reasoning(opened: Open) -> None:
     message = " Time is up."
-    for setting in ({"reasoning_budget_message": message}, {"flag_reasoning_budget_message": message}):
+    fields: list[dict[str, Any]] = [{"reasoning_budget_message": message}, {"flag_reasoning_budget_message": message}]
+    for setting in fields:
         response = await ask(opened, "Hm, hm, hm</think>Yes.", OPENS, reasoning_budget_tokens=2, **setting)
         assert message_of(response)["reasoning_content"] == "Hm Time is up."
 
@@ -234,7 +236,7 @@ async def test_grammars_apply_after_the_reasoning(opened: Open, template: str, f
 
 
 async def test_grammars_apply_at_once_if_there_is_no_reasoning(opened: Open) -> None:
-    fields = {"json_schema": SCHEMA, "enable_thinking": False}
+    fields: dict[str, Any] = {"json_schema": SCHEMA, "enable_thinking": False}
     assert json.loads(message_of(await ask(opened, '{"ok":true}', **fields))["content"]) == {"ok": True}
 
 

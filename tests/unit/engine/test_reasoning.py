@@ -113,6 +113,16 @@ def test_start_tag_that_has_begun_is_completed() -> None:
     assert constraint.accept(ord("z"))
 
 
+def test_tokenizers_may_put_a_space_before_texts() -> None:
+    class Spaces(ToyTokenizer):
+        def encode(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> list[int]:
+            return list(f" {text}".encode())
+
+    constraint = constrained(b"{}", tokenizer=Spaces())
+    write(constraint, "<th")
+    assert allowed(constraint) == {ord("i")}
+
+
 def test_response_does_not_end_within_reasoning_if_an_answer_must_follow() -> None:
     constraint = constrained(b"{}", opened=True)
     write(constraint, "Hm")
