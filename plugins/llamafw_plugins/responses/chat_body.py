@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from llamafw import App, Call, RequestError
 from llamafw_plugins.endpoints.response_json import JSON
-from llamafw_plugins.responses.function_tools import chat_tool_choice, chat_tools
+from llamafw_plugins.responses.function_tools import chat_tools
 from llamafw_plugins.responses.messages import Messages
 
 MAX_METADATA_KEY = 64  # characters
@@ -50,8 +50,7 @@ _RENAMED = (
     (re.compile(r"response_format(\.json_schema)?"), "text.format"),
     (re.compile(r"^max_completion_tokens$"), "max_output_tokens"),
     (re.compile(r"^tools\.(\d+)\.function"), r"tools.\1"),
-    (re.compile(r"^tool_choice\.(function|allowed_tools)"), "tool_choice"),
-    (re.compile(r"^(tool_choice\.tools\.\d+)\.function"), r"\1"),
+    (re.compile(r"^tool_choice\.function"), "tool_choice"),
     (re.compile(r"^reasoning_effort$"), "reasoning.effort"),
     (re.compile(r"^(prompt|messages)$"), "input"),
 )
@@ -88,8 +87,7 @@ def chat_body(body: JSON, conversation: Messages) -> JSON:
     """Return the body of the chat completion that answers a request."""
     chat = {name: value for name, value in body.items() if name not in OWN_FIELDS}
     chat["messages"] = conversation.messages
-    chat["tools"] = chat_tools(body.get("tools") or ())
-    chat["tool_choice"] = chat_tool_choice(body.get("tool_choice"))
+    chat["tools"], chat["tool_choice"] = chat_tools(body.get("tools") or (), body.get("tool_choice"))
     chat["logprobs"] = wants_logprobs(body)
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = body["max_output_tokens"]

@@ -41,22 +41,29 @@ def _require(value: JSON, names: Sequence[str], param: str) -> None:
             raise RequestError(f"{param}.{name} is required", param=f"{param}.{name}")
 
 
-def chat_tools(tools: Sequence[JSON]) -> list[JSON]:
-    """Return the tools in the format of chat completions."""
-    return [
-        {"type": "function", "function": {name: tool[name] for name in FIELDS if tool.get(name) is not None}}
-        for tool in tools
-    ]
+def chat_tools(tools: Sequence[JSON], choice: Any) -> tuple[list[JSON], Any]:
+    """Return the tools and the ``tool_choice`` in the format of chat completions.
 
+    ``allowed_tools`` becomes a choice among these tools only.
 
-def chat_tool_choice(choice: Any) -> Any:
-    """Return a ``tool_choice`` in the format of chat completions."""
-    if not isinstance(choice, dict):
-        return choice
-    if choice["type"] == "allowed_tools":
-        tools = [{"type": "function", "function": {"name": tool["name"]}} for tool in choice["tools"]]
-        return {"type": "allowed_tools", "allowed_tools": {"mode": choice["mode"], "tools": tools}}
-    return {"type": "function", "function": {"name": choice["name"]}}
+    Raises
+    ------
+    RequestError
+        ``allowed_tools`` names a tool that the request does not have.
+    """
+    if isinstance(choice, dict) and choice["type"] == "allowed_tools":
+        names = [tool["name"] for tool in tools]
+        for i, allowed in enumerate(choice["tools"]):
+            if allowed["name"] not in names:
+                message = f"the tool {allowed['name']!r} is not in tools"
+                raise RequestError(message, param=f"tool_choice.tools.{i}.name")
+        allowed_names = {allowed["name"] for allowed in choice["tools"]}
+        tools, choice = [tool for tool in tools if tool["name"] in allowed_names], choice["mode"]
+    elif isinstance(choice, dict):
+        choice = {"type": "function", "function": {"name": choice["name"]}}
+
+    functions = [{name: tool[name] for name in FIELDS if tool.get(name) is not None} for tool in tools]
+    return [{"type": "function", "function": function} for function in functions], choice
 
 
 def described_tools(tools: Sequence[JSON]) -> list[JSON]:

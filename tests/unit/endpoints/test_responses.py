@@ -200,6 +200,19 @@ async def test_required_calls_are_enforced(opened: Open) -> None:
             assert response["tool_choice"] == choice
 
 
+@pytest.mark.parametrize(("mode", "is_enforced"), [("required", True), ("auto", False)])
+async def test_allowed_tools_limit_the_choice(opened: Open, mode: str, is_enforced: bool) -> None:
+    choice = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
+    text = CALL if is_enforced else "no call"
+    async with opened(scores=answering(text), template=TEMPLATE, n_ctx=2048, slots=True) as client:
+        response = await create(client, tools=[CLOCK, WEATHER], tool_choice=choice)
+        assert [item.get("name") for item in response["output"]] == ["weather" if is_enforced else None]
+        assert response["tool_choice"] == choice
+        assert len(response["tools"]) == 2
+        choice["tools"] = [{"type": "function", "name": "clok"}]
+        assert (await refused(client, tools=[CLOCK], tool_choice=choice))[0] == "tool_choice.tools.0.name"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
