@@ -226,8 +226,8 @@ class Call:
 ErrorFormat = Callable[[Problem], tuple[int, Any]]
 """A function that returns the HTTP status and the JSON body of an error response: ``error_format(problem)``.
 
-It is called on the event loop, once per failed request to the path for which it is registered and to all paths below it,
-whoever refuses the request, and even if no operation has the path. Of several registered paths, the longest counts.
+It is called on the event loop, once per failed request to the path for which it is registered and to all paths below
+it, whoever refuses the request, and even if no operation has the path. Of several registered paths, the longest counts.
 Errors of other paths are ``{"error": {"code", "message", "type", …}}``.
 """
 
