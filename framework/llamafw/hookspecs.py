@@ -154,11 +154,7 @@ def register_operators(register: Register) -> None:
 
 @hookspec
 def register_quants(register: Register) -> None:
-    """Register tensor types: ``register("Q4_1", quant)``.
-
-    The name is ggml's. A tensor type is registered as a `llamafw.Quant`, or as a `llamafw.Quantizer` if weights can be
-    rounded to it.
-    """
+    """Register tensor types by ggml's names, each a `llamafw.Quant` or `llamafw.Quantizer`: ``register("Q4_1", q)``."""
 
 
 @hookspec
