@@ -14,7 +14,7 @@ from llamafw.interfaces.chat import (
     ToolParserPlugin,
 )
 from llamafw.interfaces.grammar import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
-from llamafw.interfaces.model import Architecture, Quant
+from llamafw.interfaces.model import Architecture, Quant, Quantizer
 from llamafw.interfaces.operator import Operator
 from llamafw.interfaces.register import Register
 from llamafw.interfaces.sampler import Sampler, SamplerContext, SamplerPlugin
@@ -34,6 +34,7 @@ __all__ = [
     "GrammarFactory",
     "Operator",
     "Quant",
+    "Quantizer",
     "Register",
     "Sampler",
     "SamplerContext",
