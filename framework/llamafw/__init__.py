@@ -99,8 +99,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "API_VERSION",
     "AnswerDelta",
+    "API_VERSION",
     "App",
     "Architecture",
     "Authenticator",

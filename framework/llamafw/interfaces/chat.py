@@ -72,7 +72,7 @@ class ToolContext:
         return frozenset(tool["function"]["name"] for tool in self.tools)
 
     def mark(self, text: str) -> str:
-        """Return a Lark expression for a string of the format: its token if it is a control token, or its text."""
+        """Return a Lark expression for the string ``text``: its token if it is a control token, or its characters."""
         token = self.control_tokens.get(text)
         return json.dumps(text, ensure_ascii=False) if token is None else f"<[{token}]>"
 
@@ -122,13 +122,13 @@ class ToolParserPlugin(Protocol):
         """
 
     def create(self, context: ToolContext) -> ToolParser:
-        """Return a parser for one response."""
+        """Return a parser for one response to a request with the tools of ``context``."""
 
     def triggers(self, context: ToolContext) -> Sequence[str]:
-        """Return the strings that begin calls in a response: from there on, `grammar` is enforced."""
+        """Return the strings that begin calls of the tools of ``context``: from there on, `grammar` is enforced."""
 
     def grammar(self, context: ToolContext) -> str:
-        """Return a Lark grammar whose rule ``start`` allows one call, or several if ``parallel``, and nothing else.
+        """Return a Lark grammar whose rule ``start`` allows one call, or several if ``context.parallel``, and no text.
 
         Raises
         ------

@@ -180,9 +180,9 @@ class CallDelta:
 class AnswerDelta:
     """What the next piece of an answer's text adds: reasoning first, then text, then calls."""
 
-    reasoning: str = ""
-    text: str = ""
-    calls: tuple[CallDelta, ...] = ()
+    reasoning: str = ""  # what the model thinks before it answers
+    text: str = ""  # the content of the answer
+    calls: tuple[CallDelta, ...] = ()  # pieces of tool calls
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,14 +87,15 @@ class FunctionaryV32(Hermes):
 
     def triggers(self, context: ToolContext) -> Sequence[str]:
         """Return the strings that begin calls in a response, of which the first has no ``>>>``."""
-        return [f"{name}\n{{" for name in sorted(context.names)]
+        return [f"{before}{name}\n{{" for name in sorted(context.names) for before in (RECIPIENT, "")]
 
     def grammar(self, context: ToolContext) -> str:
         """Return a Lark grammar that allows calls and nothing else."""
         calls = " | ".join(
             f"{literal(tool['function']['name'] + chr(10))} {arguments_rule(tool)}" for tool in context.tools
         )
-        return f"start: {repeat(context, 'call', RECIPIENT)}\ncall: {calls}\n"
+        before = "" if context.required else f"({literal(RECIPIENT)})? "
+        return f"start: {before}{repeat(context, 'call', RECIPIENT)}\ncall: {calls}\n"
 
 
 class FunctionaryV32Parser(CallParser):

@@ -194,7 +194,7 @@ class _GemmaRules:
         """Return the Lark expression of the values of one type."""
         if kind == "string":
             quote = self.format.quote
-            return f"{self.context.mark(quote)} {text_before(self.context, quote, self.terminals)}"
+            return f"{self.context.mark(quote)} {text_before(self.context, quote, self.terminals, schema)}"
         if kind == "array":
             item = self.value(schema.get("items", True), root, depth + 1)
             return f'"[" ({item} ("," {item})*)? "]"'

@@ -18,4 +18,4 @@ class Phi4Mini(JsonList):
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format; Phi-4-mini's writes tools, but no calls."""
-        return self.opening in call or "<|tool|>" in template
+        return self.closing in call or (not call and "<|tool|>" in template)

@@ -121,25 +121,32 @@ def any_text(end: str) -> str:
     return _text_terminal({}, end)
 
 
-def text_before(context: ToolContext, mark: str, terminals: list[str]) -> str:
-    """Return a Lark expression for any text and a string of the format after it."""
-    if mark in context.control_tokens:
-        return f"({add_terminal(terminals, '/(?s:.+)/')})? {context.mark(mark)}"
-    return add_terminal(terminals, any_text(mark))
+def text_before(context: ToolContext, mark: str, terminals: list[str], schema: Mapping[str, Any] | None = None) -> str:
+    """Return a Lark expression for a text, any or one of a schema, and a string of the format after it."""
+    if mark not in context.control_tokens:
+        return add_terminal(terminals, _text_terminal(schema or {}, mark))
+    patterns = _text_patterns(schema or {})
+    text = add_terminal(terminals, " & ".join([*(f"/{pattern}/" for pattern in patterns), "/(?s:.+)/"]))
+    may_be_empty = not (schema or {}).get("minLength") and "pattern" not in (schema or {})
+    return f"{f'({text})?' if may_be_empty else text} {context.mark(mark)}"
 
 
-def _text_terminal(schema: Mapping[str, Any], end: str) -> str:
-    """Return a Lark terminal for a text of a schema with ``end`` after it, which the text itself does not contain."""
-    low, high = schema.get("minLength", 0), schema.get("maxLength", "")
-    patterns = [f"(?s:.{{{low},{high}}})"]
+def _text_patterns(schema: Mapping[str, Any]) -> list[str]:
+    """Return regular expressions that the texts of a schema match, for use between slashes."""
+    patterns = [f"(?s:.{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}})"]
     if "pattern" in schema:
         try:
             patterns.append(to_rust(schema["pattern"]))
         except PatternError:
             raise RequestError(f"the pattern {schema['pattern']!r:.100} cannot be enforced", param="tools") from None
+    return [pattern.replace("/", "\\/") for pattern in patterns]
+
+
+def _text_terminal(schema: Mapping[str, Any], end: str) -> str:
+    """Return a Lark terminal for a text of a schema with ``end`` after it, which the text itself does not contain."""
     escaped = "".join(f"\\x{{{ord(character):x}}}" for character in end)
-    texts = (f"({pattern}){escaped}".replace("/", "\\/") for pattern in patterns)
-    return f"{' & '.join(f'/{text}/' for text in texts)} & ~/(?s:.*){escaped}(?s:.+)/"
+    texts = (f"/({pattern}){escaped}/" for pattern in _text_patterns(schema))
+    return f"{' & '.join(texts)} & ~/(?s:.*){escaped}(?s:.+)/"
 
 
 def _resolve(schema: Any, root: Mapping[str, Any]) -> Any:

@@ -107,7 +107,7 @@ async def test_text_stays_text(opened: Open, text: str) -> None:
 @pytest.mark.parametrize("choice", ["auto", "required"])
 async def test_calls_follow_the_schema(opened: Open, choice: str) -> None:
     """The model would write a number; the grammar makes it begin a text."""
-    fields = {"tool_choice": choice, "max_tokens": 62, "stream": True, "logit_bias": {str(ord('"')): 15}}
+    fields: Any = {"tool_choice": choice, "max_tokens": 62, "stream": True, "logit_bias": {str(ord('"')): 15}}
     events = await ask(opened, CALL.replace('"Ely"', "7"), **fields)
     deltas = [event["choices"][0]["delta"] for event in events[:-1]]
     pieces = [piece["function"]["arguments"] for delta in deltas for piece in delta.get("tool_calls", ())]
@@ -243,11 +243,9 @@ async def test_schema_that_cannot_be_enforced_is_refused_only_if_asked_for(opene
     assert message["tool_calls"][0]["function"]["arguments"] == '{"x": 1}'
 
     param = "tools.0.function.parameters.properties.x.not"
-    for fields in (
-        {"tool_choice": "required"},
-        {"tools": [{**tool, "function": {**tool["function"], "strict": True}}]},
-    ):
-        error = (await ask(opened, call, **{"tools": [tool], **fields}))["error"]
+    strict = {**tool, "function": {**tool["function"], "strict": True}}
+    for offered, choice in ((tool, "required"), (strict, "auto")):
+        error = (await ask(opened, call, tools=[offered], tool_choice=choice))["error"]
         assert (error["code"], error["param"]) == (400, param)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafw import AnswerDelta, CallDelta, ToolContext
+from llamafw import AnswerDelta, CallDelta, GrammarContext, RequestError, ToolContext
+from llamafw_plugins.grammars.compiler import LlguidanceCompiler
+from support.toy_model import HELLO
 from unit.tool_parsers.transcripts import NO_CALLS, OSLO, PARSERS, TOOLS, TRANSCRIPTS, Transcript
 
 Read = tuple[str, str, list[tuple[str, Any]]]
@@ -237,3 +239,50 @@ def test_delta_has_one_piece_for_each_call() -> None:
     (delta, _) = deltas_of("hermes", [response_of("hermes", 1)], enforced=True)
     assert [(piece.index, piece.name) for piece in delta.calls] == [(0, OSLO[0])]
     assert isinstance(delta.calls[0], CallDelta)
+
+
+# --- grammars
+
+
+LIMITED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"code": {"type": "string", "pattern": "^[a-c/]+$", "maxLength": 4}, "n": {"type": "integer"}},
+    "required": ["code"],
+}
+WRITTEN = {
+    "qwen3-coder": ("<tool_call>\n<function=f>\n<parameter=code>\n{}\n</parameter>\n</function>\n</tool_call>"),
+    "minimax-m2": '<minimax:tool_call>\n<invoke name="f">\n<parameter name="code">{}</parameter>\n</invoke>\n'
+    "</minimax:tool_call>",
+    "glm-4.7": "<tool_call>f<arg_key>code</arg_key><arg_value>{}</arg_value></tool_call>",
+    "gemma4": '<|tool_call>call:f{{code:<|"|>{}<|"|>}}<tool_call|>',
+    "llama4": '[f(code="{}")]',
+    "hermes": '<tool_call>\n{{"name": "f", "arguments": {{"code":"{}"}}}}\n</tool_call>',
+}
+
+
+@pytest.mark.parametrize("format", sorted(WRITTEN))
+def test_grammars_enforce_limits_of_texts(format: str, language: Callable[[str, str], Callable[[str], bool]]) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": LIMITED}}
+    allows = language("lark", PARSERS[format].grammar(ToolContext([tool], parallel=False)))
+    assert allows(WRITTEN[format].format("ab/c"))
+    for wrong in ("ab/ca", "abd", ""):
+        assert not allows(WRITTEN[format].format(wrong)), wrong
+
+
+def test_gemma_limits_texts_between_control_tokens(context: GrammarContext) -> None:
+    """The quotes of the format are control tokens; the toy tokenizer's HELLO and WORLD stand for them."""
+    tokens = {'<|"|>': HELLO}
+    tool = {"type": "function", "function": {"name": "f", "parameters": LIMITED}}
+    source = PARSERS["gemma4"].grammar(ToolContext([tool], parallel=False, control_tokens=tokens))
+    grammar = LlguidanceCompiler("lark", context).compile(source)
+    accepted = [grammar.accept(token) for token in (*b"<|tool_call>call:f{code:", HELLO, *b"ab/c")]
+    assert all(accepted)
+    assert not grammar.accept(ord("a"))
+    assert grammar.accept(HELLO)
+    assert all(grammar.accept(token) for token in b"}<tool_call|>")
+
+
+def test_format_of_python_refuses_other_names() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a-b": {}}}}}
+    with pytest.raises(RequestError, match="a-b"):
+        PARSERS["llama4"].grammar(ToolContext([tool]))
