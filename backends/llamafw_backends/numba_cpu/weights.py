@@ -130,9 +130,8 @@ class Weights:
         self._matrices: dict[Any, Matrix] = {}
         self._vectors: dict[Any, Vector] = {}
         self.tables: dict[str, Table] = {}
-        self._converted: defaultdict[str, Counter[str]] = defaultdict(
-            Counter
-        )  # bytes of tiles and of the file, by type
+        # bytes of tiles and of the file, by type
+        self._converted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.seconds = 0.0
 
     @property
