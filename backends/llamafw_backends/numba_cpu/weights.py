@@ -130,9 +130,8 @@ class Weights:
         self._matrices: dict[Any, Matrix] = {}
         self._vectors: dict[Any, Vector] = {}
         self.tables: dict[str, Table] = {}
-        self._converted: defaultdict[str, Counter[str]] = defaultdict(
-            Counter
-        )  # bytes of tiles and of the file, by type
+        # bytes of tiles and of the file, by type
+        self._converted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.seconds = 0.0
 
     @property
@@ -190,7 +189,7 @@ class Weights:
         """Write some rows of an embedding into ``table.unpacked``."""
         assert table.unpacked is not None  # only called for tables whose type has no kernel
         out = table.unpacked[: len(indices)]
-        out[...] = self._dequantize(table.tensor.type_name, table.rows[indices].reshape(-1), out.shape)
+        out[...] = self._dequantize(table.tensor, table.rows[indices].reshape(-1), out.shape)
 
     def _format(self, tensor: Tensor) -> Format | None:
         """Return the format of a tensor; None if there is none for its type."""
@@ -271,15 +270,19 @@ class Weights:
     def _read(self, weight: g.Weight) -> Floats:
         """Return the numbers of a tensor, or of some of its rows."""
         tensor = self._context.model.tensors[weight.name]
-        values = self._dequantize(tensor.type_name, tensor.data, tensor.shape)
+        values = self._dequantize(tensor, tensor.data, tensor.shape)
         return values[weight.first : weight.last] if tensor.shape else values
 
-    def _dequantize(self, type_name: str, data: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Floats:
-        if type_name == "F32":
+    def _dequantize(self, tensor: Tensor, data: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Floats:
+        """Return the weights of a part of a tensor."""
+        if tensor.type_name == "F32":
             return np.ascontiguousarray(data).view(np.float32).reshape(shape)
-        if type_name == "F16":
+        if tensor.type_name == "F16":
             return np.ascontiguousarray(data).view(np.float16).reshape(shape).astype(np.float32)
-        return self._context.quants[type_name].dequantize(data, shape)
+        try:
+            return self._context.quants[tensor.type_name].dequantize(data, shape)
+        except ModelError as error:
+            raise ModelError(f"{self._context.model.path}: the tensor {tensor.name!r}: {error}") from error
 
     def _place_matrix(self, matrix: Matrix) -> None:
         """Allocate the tiles and the bias of a matrix, and fill its record."""
@@ -308,7 +311,7 @@ class Weights:
         self._converted[matrix.tensor.type_name]["tiles"] += matrix.n_bytes
         for first in range(0, n_rows, CHUNK_ROWS):
             chunk = order[first : first + CHUNK_ROWS]
-            unpacked = self._dequantize(matrix.tensor.type_name, rows[chunk].reshape(-1), (len(chunk), n_columns))
+            unpacked = self._dequantize(matrix.tensor, rows[chunk].reshape(-1), (len(chunk), n_columns))
             self._run(
                 matrix, unpacked, np.arange(len(chunk)), tiles + first // ROWS * tile_format.tile_bytes(n_columns)
             )
