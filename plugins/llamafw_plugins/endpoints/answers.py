@@ -24,23 +24,23 @@ class AnswerReader:
     ----------
     tools : Tools, optional
         The tools that the request offers.
-    parser : ToolParser, optional
-        Reads answers if no tools are offered, for formats that need it.
     reasoning : Reasoning, optional
         How the answer may begin with reasoning.
     reasoning_format : str
         Where the reasoning goes; see ``--reasoning-format``.
     before : AnswerDelta
         What the answer begins with, before the model's own text.
+    parser : ToolParser, optional
+        Reads answers if no tools are offered, for formats that need it.
     """
 
     def __init__(
         self,
         tools: Tools | None,
-        parser: ToolParser | None = None,
         reasoning: Reasoning | None = None,
         reasoning_format: str = "auto",
         before: AnswerDelta = NOTHING,
+        parser: ToolParser | None = None,
     ) -> None:
         self.n_calls = 0  # calls found so far
         self._before = before

@@ -29,12 +29,7 @@ class ChatRequest:
 
     def reader(self) -> AnswerReader:
         """Return what reads the answer of one choice."""
-        return AnswerReader(
-            self.tools,
-            reasoning=self.requests[0].reasoning,
-            reasoning_format=self.reasoning_format,
-            before=self.before,
-        )
+        return AnswerReader(self.tools, self.requests[0].reasoning, self.reasoning_format, self.before)
 
 
 async def prepare_chat(app: App, body: JSON) -> ChatRequest:
