@@ -98,7 +98,7 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
         (
             CHAT,
             {
-                "response_format": {"type": "json_object"},
+                "grammar": 'root ::= "a"',
                 "tools": [{"type": "function", "function": {"name": "f"}}],
                 "tool_choice": "required",
             },
@@ -110,7 +110,7 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
                 "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
                 "tool_choice": "required",
             },
-            "tools",
+            "tools.0.function.parameters.not",
         ),
     ],
 )
