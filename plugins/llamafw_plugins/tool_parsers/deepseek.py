@@ -1,4 +1,4 @@
-"""Tool calls of DeepSeek V3 and R1, and of V3.1, between control tokens whose names have full-width bars.
+"""Tool calls of DeepSeek V3, R1 and later, between control tokens with full-width bars in their names.
 
 Format: the chat templates of https://huggingface.co/deepseek-ai/DeepSeek-R1 and DeepSeek-V3.1. V3 and R1 write the word
 ``function``, the name, and the arguments in a block of Markdown; V3.1 writes only the name and the arguments.
@@ -34,7 +34,7 @@ class DeepSeekV31(Hermes):
         return BEGIN in (call or template)
 
     def create(self, context: ToolContext) -> ToolParser:
-        """Return a parser for one response. It reads both formats."""
+        """Return a parser for one response, which reads both formats."""
         return DeepSeekParser(context, self.triggers(context))
 
     def triggers(self, context: ToolContext) -> Sequence[str]:

@@ -1,4 +1,6 @@
-"""Tool calls of GLM 4.5 to 5: the name, then a tag for each key and each value. GLM 4.7 writes no line ends.
+"""Tool calls of GLM 4.5 to 5: the name, then a tag for each key and each value.
+
+GLM 4.7 and later write no line ends.
 
 Format: the chat templates of https://huggingface.co/zai-org/GLM-4.5 and GLM-4.7.
 """

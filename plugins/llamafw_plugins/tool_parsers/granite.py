@@ -1,4 +1,6 @@
-"""Tool calls of IBM's Granite 3: ``<|tool_call|>[{"name": …, "arguments": {…}}, …]``. Granite 4 uses the Hermes format.
+"""Tool calls of IBM's Granite 3: ``<|tool_call|>[{"name": …, "arguments": {…}}, …]``.
+
+Granite 4 uses the Hermes format.
 
 Format: https://www.ibm.com/granite/docs/models/granite (function calling).
 """

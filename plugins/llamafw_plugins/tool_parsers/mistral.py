@@ -1,4 +1,4 @@
-"""Tool calls of Mistral's models before 2025: ``[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]``.
+"""Tool calls of older models of Mistral: ``[TOOL_CALLS] [{"name": …, "arguments": {…}}, …]``.
 
 Format: https://docs.mistral.ai/guides/tokenization (control tokens of v3). Ids of calls have nine letters and digits.
 """
@@ -32,7 +32,7 @@ class Mistral(JsonList):
         return OPENING in (call or template) and ARGUMENTS not in (call or template)
 
     def create(self, context: ToolContext) -> ToolParser:
-        """Return a parser for one response. It reads both formats of Mistral."""
+        """Return a parser for one response, which reads both formats of Mistral."""
         return MistralParser(context, self.triggers(context))
 
 

@@ -1,6 +1,6 @@
-"""Reads and describes calls in Python's syntax: ``get_weather(city="Oslo", days=3)``. No code is evaluated.
+"""Reads and describes calls in Python's syntax: ``get_weather(city="Oslo", days=3)``.
 
-Independent of what stands around the calls.
+No code is evaluated. Independent of what stands around the calls.
 """
 
 from __future__ import annotations
