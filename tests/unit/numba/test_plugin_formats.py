@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import invalidate_caches
 from pathlib import Path
@@ -12,8 +13,12 @@ import numpy as np
 import pytest
 
 from llamafw import Bytes, Floats, PluginError
+from llamafw.testing.quant_kernels import check_products, check_rows
 from llamafw_backends.custom_quant import pq2_0
+from llamafw_backends.numba_cpu.backend import NumbaBackend
 from llamafw_backends.numba_cpu.formats import find_format
+from llamafw_backends.numba_cpu.kernel_api import Record, Value
+from support.gguf_models import QUANTS
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Type:
         self.backends = {"numba": self.format}
 
     def dequantize(self, data: Bytes, shape: Any) -> Floats:
-        return np.zeros(shape, np.float32)
+        return np.ones(shape, np.float32)
 
 
 def changed(**members: Any) -> type:
@@ -97,6 +102,33 @@ def test_code_of_a_derived_format_is_compiled_again_when_it_changes(
 def test_invalid_format_is_refused(found: Any, message: str) -> None:
     with pytest.raises(PluginError, match=f"the tensor type TEST: .*{message}"):
         find_format(Type(found))
+
+
+def unpack_badly(source: int, out: int) -> None:
+    no_such_function(source, out)  # type: ignore[name-defined]  # noqa: F821
+
+
+def emit_badly(self: Any, record: Record) -> list[Value]:
+    return [record.b.no_such_instruction()]
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "members", "message"),
+    [
+        ("BAD_UNPACK", check_rows, {"unpack": staticmethod(unpack_badly)}, "no_such_function"),
+        ("BAD_BYTES", check_products, {"bytes": emit_badly}, "no_such_instruction"),
+    ],
+)
+def test_code_that_cannot_be_compiled_is_refused(name: str, check: Any, members: dict[str, Any], message: str) -> None:
+    kind = Type(changed(name=name, **members), name=name)
+
+    def make_blocks(rng: np.random.Generator, n: int) -> Bytes:
+        return rng.integers(0, 256, (n, kind.type_size), np.uint8)
+
+    with pytest.raises(
+        PluginError, match=f"(?s)the tensor type {name}: its format .* cannot be compiled: .*({message})"
+    ):
+        check(kind, {**QUANTS, name: kind}, make_blocks, lambda context: closing(NumbaBackend(context)))
 
 
 def test_blocks_of_fewer_weights_than_a_record_are_refused() -> None:
