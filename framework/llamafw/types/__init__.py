@@ -24,12 +24,13 @@ from llamafw.types.generation import (
     ToolCall,
 )
 from llamafw.types.model import Model, Tensor
-from llamafw.types.status import EngineStats, PluginInfo, SlotStatus
+from llamafw.types.status import CachePages, EngineStats, PluginInfo, SlotStatus
 
 __all__ = [
     "BackendOptions",
     "Batch",
     "Bytes",
+    "CachePages",
     "Candidates",
     "Delta",
     "EmbedRequest",

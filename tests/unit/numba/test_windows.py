@@ -15,6 +15,7 @@ from llamafw import Floats, LlamafwError, RequestError
 from llamafw.testing.batches import batch
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
+from llamafw_backends.numba_cpu.pages import ring_table
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
 from support.numba_backend import fill_with_nan, open_backend
 
@@ -297,7 +298,8 @@ def test_size_of_a_copied_window_is_known(window: int) -> None:
     """`n_bytes` is the size of what `copy` returns, and `max_bytes` is not less."""
     n_blocks = ring_size(window, 1, 1000) // 16
     words, scales = (np.ones((1, 2, n_blocks, n, 16), kind) for n, kind in ((4, np.uint32), (1, np.uint16)))
-    ring = Ring(CacheArrays(words, scales, np.ones((1, 2, 16 * n_blocks, 8), np.uint8), scales), window)
+    table, rows = ring_table(1, 16 * n_blocks, 1024), np.ones((1, 2, 16 * n_blocks, 8), np.uint8)
+    ring = Ring(CacheArrays(table, words, scales, rows, scales), window)
     largest = 0
     for n in range(300):
         copied = ring.copy(0, n)
