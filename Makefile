@@ -14,7 +14,7 @@ help:
 	@echo "make lint           check layout, code and types with ruff and mypy"
 	@echo "make docs           write the generated pages and pictures in docs/"
 	@echo "make docs-check     test the documentation"
-	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
+	@echo "make compatibility  write docs/compatibility.md and docs/client-calls.md from the marks of the tests"
 	@echo "make checkpoints    compute the tests' logits with transformers again and compare them (installs torch)"
 	@echo "make fuzz           send generated requests to every operation (ARGS='--max-time 3600')"
 	@echo "make package        build sdist and wheel, and try the wheel in a fresh environment"
@@ -35,7 +35,7 @@ coverage: $(VENV)/.lint
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 compatibility: $(VENV)/.test
-	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility=docs/compatibility.md
+	$(BIN)/python -m pytest --collect-only --quiet --quiet --write-pages
 
 checkpoints: $(VENV)-torch/.installed
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(VENV)-torch)/bin/python -m checkpoints.make --check $(ARGS)

@@ -204,15 +204,15 @@ def exp(b: Builder, x: Value) -> Value:
     return b.fmul(p, b.bitcast(power, FLOATS))
 
 
-def prefetch(b: Builder, where: Value) -> None:
-    """Emit a prefetch of a cache line into the second-level cache.
+def prefetch(b: Builder, where: Value, level: int = 2) -> None:
+    """Emit a prefetch of a cache line into the cache of a level, 1 or 2.
 
     The address may be invalid.
 
-    A prefetch into the first level evicts the data in use: streaming then runs at half the speed.
+    Data that is needed much later evicts what is in use from the first level: reading then takes twice as long.
     """
     pointer = b.inttoptr(where, ir.PointerType())
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, 2), constant(I32, 1)])
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, 4 - level), constant(I32, 1)])
 
 
 def loop(

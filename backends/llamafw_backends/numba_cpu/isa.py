@@ -96,7 +96,7 @@ class InstructionSet(DotProducts):
     is_for_x86 = True
     required_features: frozenset[str]  # of the processor, by LLVM's names
     widths: tuple[int, ...]  # possible numbers of tokens multiplied at once, descending; the last is 1
-    tiles_at_once: dict[int, int]  # for each width, number of tiles multiplied at once
+    tiles_at_once: dict[int, int]  # for each width, number of tiles multiplied at once; see `matmul`
 
     def available(self) -> bool:
         """Return whether the processor has this set and the operating system lets this process use it."""
@@ -120,7 +120,7 @@ class Vnni(InstructionSet):
     name = "avx512vnni"
     required_features = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
     widths: tuple[int, ...] = (12, 8, 4, 2, 1)
-    tiles_at_once = {12: 2, 8: 2, 4: 2, 2: 4, 1: 4}
+    tiles_at_once = {12: 2, 8: 2, 4: 2, 2: 1, 1: 1}
     max_separate = 1  # with more tokens, there are enough sums that do not wait for each other
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
@@ -202,7 +202,7 @@ class AvxVnni(_Narrow):
     name = "avxvnni"
     required_features = frozenset({"avx2", "fma", "avxvnni"})
     widths = (3, 2, 1)
-    tiles_at_once = {3: 1, 2: 1, 1: 2}
+    tiles_at_once = {3: 1, 2: 1, 1: 1}
     n_lanes = 8
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
@@ -216,7 +216,7 @@ class Neon(_Narrow):
     is_for_x86 = False
     required_features = frozenset({"dotprod"})
     widths = (4, 2, 1)
-    tiles_at_once = {4: 1, 2: 1, 1: 2}
+    tiles_at_once = {4: 1, 2: 1, 1: 1}
     n_lanes = 4
 
     def dot(

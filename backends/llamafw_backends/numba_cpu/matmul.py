@@ -21,23 +21,44 @@ from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
-from llamafw_backends.numba_cpu.tiles import COLUMNS, Q8_LAYOUT, Format, QuantFormat, Record, element_address
+from llamafw_backends.numba_cpu.tiles import (
+    COLUMNS,
+    F32_LAYOUT,
+    Q8_LAYOUT,
+    Format,
+    QuantFormat,
+    Record,
+    element_address,
+)
 
 CHUNK = 4  # tiles that are multiplied with all groups of tokens in turn, while they are in the cache
+STREAM_TOKENS = 2  # with at most so many tokens, time is spent on reading the weights
+STREAM_AHEAD = 8192  # bytes that are fetched ahead of the multiplication then
+FLOAT_SUMS = 4  # of adjacent tiles or tokens: each addition to a sum of floats waits for the one before
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add
+
+
+def _tiles_at_once(isa: InstructionSet, tile_format: Format, n_tokens: int) -> int:
+    """Return how many tiles are multiplied at once.
+
+    One is best while weights are read: processors fetch one stream of addresses faster than several.
+    """
+    if tile_format.layout == F32_LAYOUT and n_tokens <= STREAM_TOKENS:
+        return FLOAT_SUMS // n_tokens
+    return isa.tiles_at_once[n_tokens]
 
 
 def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tiles: int, n_tokens: int) -> Any:
     """Emit a function that multiplies ``n_tiles`` adjacent tiles with a group of ``n_tokens`` tokens; return it."""
-    records_per_block = max(1, tile_format.block_size // tile_format.columns)
-    scale_bytes = tile_format.scale_bytes
+    records_per_block, block_words = tile_format.records_per_block, tile_format.block_words
+    block_bytes = block_words + tile_format.scale_bytes
     is_early = isinstance(tile_format, QuantFormat) and tile_format.columns_per_scale == COLUMNS
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, _, n_records, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
-        chunk_bytes = b.mul(tile_bytes, constant(I64, CHUNK))
-        all_words = b.mul(n_records, constant(I64, tile_format.word_bytes))
+        is_stream = n_tokens <= STREAM_TOKENS
+        distance = constant(I64, STREAM_AHEAD // n_tiles) if is_stream else b.mul(tile_bytes, constant(I64, CHUNK))
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
         pipeline = isa.pipeline(b, n_tokens) if is_early else None
 
@@ -47,28 +68,25 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
 
         def record_at(tile: Value, i: Value) -> Record:
             block, number = b.udiv(i, constant(I64, records_per_block)), b.urem(i, constant(I64, records_per_block))
-            words = element_address(b, tile, i, tile_format.word_bytes)
-            return Record(b, words, element_address(b, b.add(tile, all_words), block, scale_bytes), number, n_tokens)
+            words = element_address(b, tile, block, block_bytes)
+            scales = address(b, words, block_words)
+            return Record(b, element_address(b, words, number, tile_format.word_bytes), scales, number, n_tokens)
 
         def issue(i: Value) -> None:
             """Start to multiply record ``i`` of the only tile.
 
-            One record after the last is issued too; its sums are never collected.
+            The last record is issued twice.
             """
             assert pipeline is not None  # only called with a pipeline
             assert isinstance(tile_format, QuantFormat)
             tile_format.start(record_at(tiles[0], i), pipeline.issue(b, i), tokens_at(i))
 
         def fetch_ahead(tile: Value, i: Value) -> None:
-            """Fetch the record of the next chunk of tiles."""
-            ahead = b.add(tile, chunk_bytes)
-            words = element_address(b, ahead, i, tile_format.word_bytes)
-            for line in range(0, tile_format.word_bytes, 64):
-                emit.prefetch(b, address(b, words, line))
-            bytes_per_record = scale_bytes // records_per_block
-            scales = element_address(b, b.add(ahead, all_words), i, bytes_per_record)
+            """Fetch what will be multiplied later."""
+            bytes_per_record = -(-block_bytes // records_per_block)
+            ahead = element_address(b, b.add(tile, distance), i, bytes_per_record)
             for line in range(0, bytes_per_record, 64):
-                emit.prefetch(b, address(b, scales, line))
+                emit.prefetch(b, address(b, ahead, line), level=1 if is_stream else 2)
 
         if pipeline:
             issue(constant(I64, 0))
@@ -76,7 +94,8 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
         def multiply(i: Value, sums: list[Value]) -> list[Value]:
             tokens = tokens_at(i)
             if pipeline:
-                issue(b.add(i, constant(I64, 1)))
+                following = b.add(i, constant(I64, 1))
+                issue(b.select(b.icmp_signed("<", following, n_records), following, i))
             for tile in tiles:
                 fetch_ahead(tile, i)
             records, dots = [record_at(tile, i) for tile in tiles], pipeline.collect(b, i) if pipeline else isa
@@ -97,7 +116,7 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
 
 def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tokens: int) -> Any:
     """Emit a function that multiplies any number of adjacent tiles with a group of ``n_tokens`` tokens; return it."""
-    at_once = isa.tiles_at_once[n_tokens]
+    at_once = _tiles_at_once(isa, tile_format, n_tokens)
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add = arguments

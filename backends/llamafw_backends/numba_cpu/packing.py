@@ -17,8 +17,7 @@ PACKING = np.dtype(
         *named(I, "tiles tile_bytes"),
         ("n_threads", I),
         ("pack", I),  # address of the kernel `tiles.Format.pack`
-        *named(I, "block_bytes word_bytes scale_bytes"),  # of a block: in the source, its words and scales in a tile
-        ("scales", I),  # place of the scales in a tile
+        *named(I, "block_bytes block_words scale_bytes"),  # of a block: in the source, its words and scales in a tile
     ]
 )
 """The arguments of `pack`."""
@@ -33,10 +32,10 @@ def pack(packing: int, thread: int) -> int:
         tile = p.tiles + number * p.tile_bytes
         for lane in range(min(16, p.n_rows - 16 * number)):
             source = p.source + load_i64(p.rows + 8 * (16 * number + lane)) * p.row_bytes
-            words, scales = tile, tile + p.scales
+            words = tile
             for _ in range(p.n_blocks):
+                scales = words + p.block_words
                 _pack_block(p.pack, source, words, scales, lane)
                 source += p.block_bytes
-                words += p.word_bytes
-                scales += p.scale_bytes
+                words = scales + p.scale_bytes
     return 0

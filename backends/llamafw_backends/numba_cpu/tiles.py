@@ -106,6 +106,16 @@ class Format(ABC):
         """Distance of the activations of adjacent tokens; of float32, 4 columns of each token are together."""
         return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * FLOAT_COLUMNS
 
+    @property
+    def records_per_block(self) -> int:
+        """Number of records that a block of a tile has."""
+        return max(1, self.block_size // self.columns)
+
+    @property
+    def block_words(self) -> int:
+        """Bytes of the words of a block of a tile."""
+        return self.records_per_block * self.word_bytes
+
     def tile_bytes(self, n_columns: int) -> int:
         """Return the size of a tile, a multiple of a cache line."""
         n = n_columns // self.columns * self.word_bytes + n_columns // self.block_size * self.scale_bytes

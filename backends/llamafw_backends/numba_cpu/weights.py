@@ -312,23 +312,19 @@ class Weights:
         """Copy rows into tiles on all threads."""
         arguments, tile_format = new_records(packing.PACKING), matrix.tile_format
         rows, order = np.ascontiguousarray(rows), np.ascontiguousarray(order, np.int64)
-        n_blocks = matrix.n_columns // tile_format.block_size
-        block_words = max(1, tile_format.block_size // tile_format.columns) * tile_format.word_bytes
-
         values: Mapping[str, int] = {
             "source": rows.ctypes.data,
             "row_bytes": rows.strides[0],
             "rows": order.ctypes.data,
             "n_rows": len(order),
-            "n_blocks": n_blocks,
+            "n_blocks": matrix.n_columns // tile_format.block_size,
             "tiles": tiles,
             "tile_bytes": tile_format.tile_bytes(matrix.n_columns),
             "n_threads": self._pool.n_threads,
             "pack": self._pack_block[tile_format.key].address,
             "block_bytes": tile_format.block_bytes,
-            "word_bytes": block_words,
+            "block_words": tile_format.block_words,
             "scale_bytes": tile_format.scale_bytes,
-            "scales": n_blocks * block_words,
         }
         for name, value in values.items():
             arguments[name] = value

@@ -235,7 +235,7 @@ class BatchingEngine:
     ) -> AsyncGenerator[Delta, None]:
         constraint: Constraint | None = None
         if request.grammar is not None:
-            constraint = Constraint(await self.grammars.compile(request.grammar), request.grammar.field)
+            constraint = await self.grammars.constrain(request.grammar)
             self._check_queue()  # again, because other requests may have arrived during the compilation
 
         mailbox = asyncio.Queue[Delta | RequestError]()

@@ -16,11 +16,28 @@ time or context; ``none``: nothing could be generated.
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:
-    """The grammar that constrains a response."""
+    """The grammar that constrains a response, or its end.
+
+    Without ``after`` and ``at``, the grammar describes the whole response. With one of them, the response begins with
+    any text, and the grammar describes the rest. With both, the strings of ``at`` count from where ``after`` ends.
+
+    Strings are compared with the text of all tokens, including control tokens. A string may end within a token: then
+    the grammar describes the rest of the token too, and tokens whose rest it forbids are not drawn.
+
+    With ``after`` alone, the grammar's text has to come, so no end-of-generation token is drawn before it. With ``at``,
+    a response may end before any of its strings.
+    """
 
     kind: str  # name of a registered grammar: "gbnf", "json_schema" …
     text: str  # source text in that grammar's language
     field: str = "grammar"  # request field that the text came from, for error messages
+    after: tuple[str, ...] = ()  # it starts after the first of these strings, which are not part of its text
+    at: tuple[str, ...] = ()  # it starts with the first of these strings, which are part of its text
+
+    def __post_init__(self) -> None:
+        """Refuse empty strings, which every text contains."""
+        if "" in self.after or "" in self.at:
+            raise ValueError("`after` and `at` must not have empty strings")
 
 
 @dataclass(frozen=True, slots=True)

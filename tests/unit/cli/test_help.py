@@ -62,7 +62,9 @@ def test_help_shows_defaults_choices_and_variables(capsys: pytest.CaptureFixture
     text = " ".join(help_text("serve", capsys=capsys).split())
     assert "port to listen on; 0: any free port (default: 8080) [env: LLAMA_ARG_PORT]" in text
     assert "--prio N priority of the threads; -1: low, 0: normal, 1: medium, 2: high, 3: realtime (default: 0)" in text
-    assert "data type of the KV cache for K [f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1] (default: f16)" in text
+    assert (
+        "data type of the KV cache for K [f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1] (default: f16)" in text
+    )
     assert "(default: on) [env: LLAMA_ARG_MMAP] --no-mmap turn --mmap off [env: LLAMA_ARG_NO_MMAP]" in text
 
 

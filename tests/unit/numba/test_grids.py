@@ -24,7 +24,7 @@ N_RECORDS = 8  # per block
 def pack(tile_format: QuantFormat, blocks: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], int]:
     """Return a tile of one block of each row, and the place of the scales."""
     kernel = numba.cfunc(numba.void(*[numba.int64] * 4))(tile_format.pack).ctypes
-    n_words = N_RECORDS * tile_format.word_bytes
+    n_words = tile_format.block_words
     tile = np.full(tile_format.tile_bytes(tile_format.block_size), 0xA5, np.uint8)  # what was there does not matter
     for lane, block in enumerate(blocks):
         kernel(block.ctypes.data, tile.ctypes.data, tile.ctypes.data + n_words, lane)
