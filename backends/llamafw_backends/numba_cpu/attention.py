@@ -27,8 +27,8 @@ from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES, InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, rounding_at, row_at, row_op_at
-from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
 from llamafw_backends.numba_cpu.pages import PAGE
+from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
 from llamafw_backends.numba_cpu.row_kernels import tanh
 from llamafw_backends.numba_cpu.runs import find_runs, max_runs_bytes
 from llamafw_backends.numba_cpu.simd import (

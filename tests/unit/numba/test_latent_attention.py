@@ -116,9 +116,7 @@ def test_values_of_any_number_of_heads_are_summed(n_rows: int) -> None:
     def run(record: int) -> int:
         arguments = (load_i64(record), load_i64(record + 8), load_i64(record + 16), load_i64(record + 24))
         more = (load_i64(record + 32), load_i64(record + 40), load_i64(record + 48), load_i64(record + 56))
-        _latent_values(
-            n_rows, key_size, size, "f32", (*arguments, *more, load_i64(record + 64), load_i64(record + 72))
-        )
+        _latent_values(n_rows, key_size, size, "f32", (*arguments, *more, load_i64(record + 64), load_i64(record + 72)))
         return 0
 
     kernel = KernelCompiler(lambda line: None)(f"test latent values {n_rows}", 1, run).ctypes

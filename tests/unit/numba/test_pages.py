@@ -1,4 +1,4 @@
-"""Pages of caches: any sequence of operations leaves each slot's contents as if nothing was shared, and nothing leaks."""
+"""Pages of caches: contents are as if nothing was shared after any sequence of operations, and nothing leaks."""
 
 from __future__ import annotations
 

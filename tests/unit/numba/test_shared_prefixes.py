@@ -165,7 +165,9 @@ def test_slots_share_a_long_prefix_once(open_model: Open) -> None:
     assert counts.n_total == 16 * 4 * N_CTX // PAGE
 
 
-@pytest.mark.parametrize(("source", "target", "n"), [(0, 0, 5), (0, 1, 11), (0, 1, 0), (0, 1, -1), (4, 0, 1), (0, 4, 1)])
+@pytest.mark.parametrize(
+    ("source", "target", "n"), [(0, 0, 5), (0, 1, 11), (0, 1, 0), (0, 1, -1), (4, 0, 1), (0, 4, 1)]
+)
 def test_what_cannot_be_shared_is_refused(open_model: Open, source: int, target: int, n: int) -> None:
     backend = open_model("tiny")
     logits(backend, chat(0)[:10])

@@ -210,12 +210,14 @@ class BackendCacheTests(BackendTests):
             for n in (1, 16, 17, 33, N_TOKENS) if backend.can_cut else (*SNAPSHOTS, N_TOKENS):
                 logits(backend, TOKENS[::-1], slot=2)
                 sharing.share_prefix(0, 2, n)
-                assert_identical(backend.save(2, n), backend.save(0, n), f"the states of slots that share {n} positions")
+                assert_identical(
+                    backend.save(2, n), backend.save(0, n), f"the states of slots that share {n} positions"
+                )
                 rest = backend.forward(batch((2, n, [*TOKENS[n:], NEXT])))
                 self.check_same(backend, rest, whole[n:], f"logits after sharing {n} positions and in a fresh slot")
 
     def test_slots_that_share_a_prefix_are_independent(self, write_model: WriteModel) -> None:
-        """Slots that share a prefix do not change each other, whichever of them continues, is cut or gets other text."""
+        """Slots that share a prefix do not change each other, whichever of them continues or gets other text."""
         n = SNAPSHOTS[2]
         with self.open_filled(write_model()) as (backend, whole):
             sharing = self.sharing_backend(backend)
@@ -226,7 +228,9 @@ class BackendCacheTests(BackendTests):
             left = self.truncate(backend, 1, n)
             logits(backend, TOKENS[::-1])
             rest = backend.forward(batch((1, left, [*TOKENS[left:], NEXT])))
-            self.check_same(backend, rest, whole[left:], "logits of a prefix whose source got other text and without it")
+            self.check_same(
+                backend, rest, whole[left:], "logits of a prefix whose source got other text and without it"
+            )
 
     def test_prefixes_that_cannot_be_shared_are_errors(self, write_model: WriteModel) -> None:
         """`share_prefix` raises LlamafwError where `save` does, and leaves the target as it was."""
