@@ -81,13 +81,13 @@ class KVCache:
         self.rings: list[Ring] = []  # the caches that keep the last positions only
         self._whole: list[CacheArrays] = []  # the others
         for c, n, shape in zip(layouts, kept, shapes, strict=True):
-            is_ring = n < self.n_ctx and c.window is not None
-            cache = shape.allocate(self._arena, ring_table(n_slots, n, self.n_ctx) if is_ring else self.pages.table)
-            self.caches.append(cache)
-            if is_ring:
+            if n < self.n_ctx and c.window is not None:
+                cache = shape.allocate(self._arena, ring_table(n_slots, n, self.n_ctx))
                 self.rings.append(Ring(cache, c.window))
             else:
+                cache = shape.allocate(self._arena, self.pages.table)
                 self._whole.append(cache)
+            self.caches.append(cache)
 
     @property
     def n_bytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ Start = Callable[..., BatchingEngine]
 
 PREFIX = tuple(int(token) for token in np.random.default_rng(3).integers(0, 100, 500))
 CHATS = [(*PREFIX, 100 + i, 5, i) for i in range(16)]
-SIZES = {"n_slots": 16, "n_ctx": 1024, "n_batch": 64}
+SIZES: dict[str, Any] = {"n_slots": 16, "n_ctx": 1024, "n_batch": 64}
 
 
 async def expected_ids(start: Start, n_predict: int) -> list[tuple[int, ...]]:
