@@ -156,7 +156,8 @@ def register_operators(register: Register) -> None:
 def register_quants(register: Register) -> None:
     """Register tensor types: ``register("Q4_1", quant)``.
 
-    The name is ggml's. A tensor type is registered as a `llamafw.Quant`.
+    The name is ggml's. A tensor type is registered as a `llamafw.Quant`, or as a `llamafw.Quantizer` if weights can be
+    rounded to it.
     """
 
 

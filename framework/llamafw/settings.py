@@ -80,6 +80,8 @@ class Settings:
         help="backend that runs the model (default: numba)")
     override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
         help="override a metadata key of the model; TYPE is int, float, bool or str; may be repeated")
+    requantize: str | None = option(None, "--requantize", group=MODEL, type=str, env="LLAMA_ARG_REQUANTIZE", metavar="TYPE",
+        help="round the matrices of the model to this tensor type while loading, such as q4_k or q8_0, for less memory and more speed (docs/models.md); the file stays as it is (default: no type is rounded to another)")
     check_tensors: bool = option(False, "--check-tensors", group=MODEL, type=bool,
         help="check all weights while loading, and refuse a model with NaN or infinite values")
     warmup: bool = option(True, "--warmup", group=MODEL, type=bool, env="LLAMA_ARG_WARMUP", off_flags=("--no-warmup",), off_env="LLAMA_ARG_NO_WARMUP",

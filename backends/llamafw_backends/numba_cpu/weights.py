@@ -7,7 +7,7 @@ file is read once, except for embeddings, whose rows are read from the file when
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from llamafw_backends.numba_cpu.formats import FORMATS, find_format
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import TENSOR, address_of, new_records
-from llamafw_backends.numba_cpu.memory import Arena, align_up, release_pages
+from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.threads import Pool
 from llamafw_backends.numba_cpu.tiles import COLUMNS, ROWS, Format
 
@@ -130,7 +130,9 @@ class Weights:
         self._matrices: dict[Any, Matrix] = {}
         self._vectors: dict[Any, Vector] = {}
         self.tables: dict[str, Table] = {}
-        self._converted: Counter[str] = Counter()  # bytes of converted tiles, by their type in the file
+        self._converted: defaultdict[str, Counter[str]] = defaultdict(
+            Counter
+        )  # bytes of tiles and of the file, by type
         self.seconds = 0.0
 
     @property
@@ -230,23 +232,26 @@ class Weights:
         """
         started = time.perf_counter()
         looked_up = {table.tensor.name for table in self.tables.values()}
+        by_tensor: dict[str, list[Matrix]] = {}
         for matrix in self._matrices.values():
-            self._pack_matrix(matrix)
-            if matrix.tensor.name not in looked_up:
-                release_pages(matrix.tensor.data)
+            by_tensor.setdefault(matrix.tensor.name, []).append(matrix)
+        for name, matrices in by_tensor.items():
+            data = matrices[0].tensor.data  # read once, because it may have to be computed
+            for matrix in matrices:
+                self._pack_matrix(matrix, data)
+            if matrix.tile_format.name != matrix.tensor.type_name:
+                self._converted[matrix.tensor.type_name]["file"] += data.nbytes
+            del data
+            if name not in looked_up:
+                matrices[0].tensor.release()
         self.seconds = time.perf_counter() - started
 
     def report(self, log: Callable[[str], None]) -> None:
         """Log the types whose weights were unpacked."""
         for name, n_bytes in self._converted.items():
-            n_file_bytes = sum(
-                {
-                    m.tensor.name: m.tensor.data.nbytes for m in self._matrices.values() if m.tensor.type_name == name
-                }.values()
-            )
             log(
-                f"{name} has no kernel: its weights are unpacked to float32, {n_bytes / 1e6:.0f} MB per token instead "
-                f"of {n_file_bytes / 1e6:.0f} MB"
+                f"{name} has no kernel: its weights are unpacked to float32, {n_bytes['tiles'] / 1e6:.0f} MB per token "
+                f"instead of {n_bytes['file'] / 1e6:.0f} MB"
             )
 
     @property
@@ -290,17 +295,17 @@ class Weights:
             values[: matrix.n_rows] = self._read(matrix.bias).reshape(-1)[matrix.row_order()]
             record["start"], record["start_stride"] = self.arena.store(values), 4 * ROWS
 
-    def _pack_matrix(self, matrix: Matrix) -> None:
-        """Copy the rows of a matrix into its tiles."""
+    def _pack_matrix(self, matrix: Matrix, data: npt.NDArray[np.uint8]) -> None:
+        """Copy the rows of a matrix into its tiles; ``data`` are those of its tensor."""
         tile_format, n_rows, n_columns = matrix.tile_format, matrix.n_rows, matrix.n_columns
         order, tiles = matrix.row_order(), int(matrix.record["weights"][0])
         n_file_rows = int(np.prod(matrix.tensor.shape[:-1]))
         rows_per_part = n_file_rows // matrix.tensor.shape[0]
-        rows = matrix.tensor.data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
+        rows = data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
         if matrix.tensor.type_name == tile_format.name:
             self._run(matrix, rows, order, tiles)
             return
-        self._converted[matrix.tensor.type_name] += matrix.n_bytes
+        self._converted[matrix.tensor.type_name]["tiles"] += matrix.n_bytes
         for first in range(0, n_rows, CHUNK_ROWS):
             chunk = order[first : first + CHUNK_ROWS]
             unpacked = self._dequantize(matrix.tensor.type_name, rows[chunk].reshape(-1), (len(chunk), n_columns))

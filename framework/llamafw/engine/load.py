@@ -34,6 +34,8 @@ from llamafw.interfaces.members import check_members
 from llamafw.models.check_tensors import check_tensors
 from llamafw.models.find import model_id
 from llamafw.models.gguf import read_gguf
+from llamafw.models.requantize import FLAG as REQUANTIZE
+from llamafw.models.requantize import requantize
 from llamafw.models.rope_settings import apply_rope_settings
 from llamafw.plugins import Plugins
 from llamafw.plugins.failures import describe
@@ -101,9 +103,12 @@ def load_model(
     if engine is None:
         graph = build_graph(model, plugins)
         check_kv_cache_fits(graph, settings)
+        model = requantize(model, graph, settings, plugins.registry("quant"), log)
         engine = make_engine(model, graph, tokenizer, settings, plugins, log)
         if inputs.grammar is not None:
             _check_grammar(engine, inputs.grammar)
+    elif settings.requantize is not None:
+        raise SettingsError(f"{REQUANTIZE}: matrices cannot be rounded, because a plugin's engine runs this model")
     elif inputs.preload is not None:
         raise SettingsError(
             f"{inputs.preload[1]}: prompts cannot be preloaded, because a plugin's engine runs this model"

@@ -7,7 +7,7 @@ sequences and slots; the event loop belongs to the HTTP server. `hookspecs` says
 from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, SharingBackend, SnapshotBackend
 from llamafw.interfaces.chat import ChatContext, ChatFormat, ChatFormatFactory, ToolParser, ToolParserPlugin
 from llamafw.interfaces.grammar import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
-from llamafw.interfaces.model import Architecture, Quant
+from llamafw.interfaces.model import Architecture, Quant, Quantizer
 from llamafw.interfaces.operator import Operator
 from llamafw.interfaces.register import Register
 from llamafw.interfaces.sampler import Sampler, SamplerContext, SamplerPlugin
@@ -27,6 +27,7 @@ __all__ = [
     "GrammarFactory",
     "Operator",
     "Quant",
+    "Quantizer",
     "Register",
     "Sampler",
     "SamplerContext",
