@@ -1,4 +1,4 @@
-"""Which memory holds which positions of a slot. Slots with a common start share the memory of these positions.
+"""Tables of the memory that holds the positions of slots, which share that of a common start.
 
 A page is the memory of 64 positions, in every cache that keeps all positions. Page i of a slot holds the positions from
 64 · i on, and a slot's table has its number. A page that several slots have is never written: a slot that writes to
