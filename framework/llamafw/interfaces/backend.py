@@ -121,7 +121,8 @@ class SnapshotBackend(Backend, Protocol):
 class SharingBackend(Backend, Protocol):
     """A backend whose slots can share memory.
 
-    The engine recognises it by its method `share_prefix`. Slots with a common start then hold it once, while each of them can be used like any other.
+    The engine recognises it by its method `share_prefix`. Slots with a common start then hold it once, while each of
+    them can be used like any other.
     """
 
     def share_prefix(self, source: int, target: int, n: int) -> None:
