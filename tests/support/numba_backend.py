@@ -71,7 +71,8 @@ def cached_keys(backend: Any, number: int = 0) -> Floats:
     """Return the keys of a cache, ``(n_slots, n_head, n_positions, key_size)`` float32."""
     from llamafw_backends.numba_cpu.key_rotation import write_floats
 
-    words, kind = backend._kv.caches[number].words, backend._kv.types[0]
+    arrays, kind = backend._kv.caches[number], backend._kv.types[0]
+    words = _of_slots(arrays, arrays.words)
     name, size = kind.name, backend._kv.layouts[number].key_size
     block_bytes = kind.format.tile_bytes(size)
 
@@ -89,12 +90,17 @@ def cached_keys(backend: Any, number: int = 0) -> Floats:
 def cached_values(backend: Any, number: int = 0) -> npt.NDArray[np.uint8]:
     """Return the values of a cache in the layout of files, ``(n_slots, n_head, n_positions, n_bytes)``."""
     arrays, n_scales = backend._kv.caches[number], backend._kv.types[1].n_scales
-    rows: npt.NDArray[np.uint8] = arrays.rows
+    rows: npt.NDArray[np.uint8] = _of_slots(arrays, arrays.rows)
     if not n_scales:
         return rows
     shape = *rows.shape[:3], -1
-    scales = arrays.value_scales.swapaxes(3, 4).copy().view(np.uint8).reshape(*shape, 2 * n_scales)
+    scales = _of_slots(arrays, arrays.value_scales).swapaxes(3, 4).copy().view(np.uint8).reshape(*shape, 2 * n_scales)
     return np.concatenate([scales, rows.reshape(*scales.shape[:4], -1)], axis=-1).reshape(shape)
+
+
+def _of_slots(arrays: Any, part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a part of a cache with the positions of each slot in order, ``(n_slots, n_head, …)``."""
+    return np.stack([arrays.read(part, slot, 0, arrays.n_positions) for slot in range(len(part))])
 
 
 def fill_with_nan(backend: Any) -> None:

@@ -16,6 +16,7 @@ from llamafw.interfaces import (
     BackendContext,
     ChatContext,
     ChatFormat,
+    SharingBackend,
     SnapshotBackend,
     Tokenizer,
     ToolContext,
@@ -140,6 +141,8 @@ def make_backend(
     check_members(backend, Backend, description)
     if not backend.can_cut:
         check_members(backend, SnapshotBackend, description)
+    if hasattr(backend, "share_prefix"):
+        check_members(backend, SharingBackend, description)
     return backend
 
 

@@ -95,7 +95,7 @@ class BatchingEngine:
             options.n_ubatch,
             continuous=options.continuous,
             whole_texts=backend.whole_texts,
-            copies_prefixes=options.prompt_cache != 0 and not backend.whole_texts,
+            copies_prefixes=(options.prompt_cache != 0 or hasattr(backend, "share_prefix")) and not backend.whole_texts,
         )
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(
@@ -197,6 +197,7 @@ class BatchingEngine:
             slow_tokens=self._options.slow_calls.counts,
             cache_tokens=sum(slot.n for slot in self._slots.all),
             cache_size=self.n_slots * self.n_ctx,
+            cache_pages=self._worker.caches.page_counts(),
             prompt_cache_bytes=self._cache.n_bytes,
             prompt_cache_limit=self._cache.limit,
         )

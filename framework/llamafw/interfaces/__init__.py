@@ -4,7 +4,7 @@ Each docstring says when an object is created, who calls it, how often, and on w
 sequences and slots; the event loop belongs to the HTTP server. `hookspecs` says how to register an implementation.
 """
 
-from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, SnapshotBackend
+from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, SharingBackend, SnapshotBackend
 from llamafw.interfaces.chat import (
     ChatContext,
     ChatFormat,
@@ -39,6 +39,7 @@ __all__ = [
     "Sampler",
     "SamplerContext",
     "SamplerPlugin",
+    "SharingBackend",
     "SnapshotBackend",
     "Tokenizer",
     "ToolContext",

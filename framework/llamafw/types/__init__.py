@@ -27,7 +27,7 @@ from llamafw.types.generation import (
     ToolCall,
 )
 from llamafw.types.model import Model, Tensor
-from llamafw.types.status import EngineStats, PluginInfo, SlotStatus
+from llamafw.types.status import CachePages, EngineStats, PluginInfo, SlotStatus
 
 __all__ = [
     "AnswerDelta",
@@ -35,6 +35,7 @@ __all__ = [
     "Batch",
     "Bytes",
     "CallDelta",
+    "CachePages",
     "Candidates",
     "ChatCapabilities",
     "Delta",

@@ -11,6 +11,17 @@ from llamafw.types.generation import GenerateRequest, StopType
 
 
 @dataclass(frozen=True, slots=True)
+class CachePages:
+    """How much of a KV cache is used, if slots can share it: a page holds some positions of one slot or of several."""
+
+    n_positions: int  # positions in a page
+    n_used: int  # pages that slots use; a shared page counts once
+    n_shared: int  # pages that more than one slot uses
+    n_touched: int  # pages that were ever used, and take memory
+    n_total: int  # pages
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counters of an engine since its start, and its current load."""
 
@@ -29,6 +40,7 @@ class EngineStats:
     )  # ("sampler", name) → tokens it was slow for
     cache_tokens: int = 0  # positions in use, over all slots
     cache_size: int = 0  # positions of all slots
+    cache_pages: CachePages | None = None  # None: slots do not share memory
     prompt_cache_bytes: int = 0  # size of the saved states in memory
     prompt_cache_limit: int | None = 0  # bytes; None: no limit
 

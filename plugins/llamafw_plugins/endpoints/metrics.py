@@ -138,6 +138,12 @@ def gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
     yield "llamacpp:kv_cache_tokens", "Tokens in the KV cache", stats.cache_tokens
     yield "llamacpp:requests_processing", "Requests in a slot", stats.requests_processing
     yield "llamacpp:requests_deferred", "Requests waiting for a slot", stats.requests_deferred
+    if (pages := stats.cache_pages) is not None:
+        size = f"of {pages.n_positions} tokens in the KV cache"
+        yield "llamafw_kv_pages", f"Pages {size}", pages.n_total
+        yield "llamafw_kv_pages_used", f"Pages {size} that slots use; a shared page counts once", pages.n_used
+        yield "llamafw_kv_pages_shared", f"Pages {size} that several slots use", pages.n_shared
+        yield "llamafw_kv_pages_touched", f"Pages {size} that were ever used, and take memory", pages.n_touched
     yield "llamafw_prompt_cache_bytes", "Bytes of prompt states kept in memory", stats.prompt_cache_bytes
 
 
