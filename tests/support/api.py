@@ -31,6 +31,9 @@ from llamafw import (
     hookimpl,
 )
 
+BUILT_IN_APIS = ["endpoints", "metrics", "anthropic", "ollama", "responses"]
+"""Plugins whose operations are not in the document of this API."""
+
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "api.yaml").read_text())
 
 
@@ -197,7 +200,7 @@ def main() -> int:
 
     settings = Settings(**json.loads(sys.argv[1]))
     set_up_logging(settings)
-    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics", "anthropic", "ollama"])
+    plugins = Plugins(extra=["support.api"], block=BUILT_IN_APIS)
     return serve(settings, plugins, load_or_fail, document=DOCUMENT)
 
 

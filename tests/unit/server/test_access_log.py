@@ -14,6 +14,7 @@ import pytest
 from llamafw import hookimpl, request_id
 from llamafw.plugins import Plugins
 from llamafw.server.access_log import AccessLogMiddleware
+from support.api import BUILT_IN_APIS
 from support.api_client import OpenClient, client_opener
 
 Lines = Callable[[], list[str]]
@@ -152,7 +153,7 @@ class RequestIdPlugin:
 
 
 async def test_plugins_can_read_the_request_id() -> None:
-    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics", "anthropic", "ollama"])
+    plugins = Plugins(extra=["support.api"], block=BUILT_IN_APIS)
     plugins.pm.register(RequestIdPlugin(), name="request-id")
     async with client_opener(plugins)() as client:
         ids = [f"id-{i}" for i in range(20)]

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from llamafw.plugins import Plugins
+from support.api import BUILT_IN_APIS
 from support.api_client import client_opener
 
 PLUGIN = """
@@ -33,8 +34,7 @@ def register_error_formats(register):
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     (tmp_path / "formats.py").write_text(PLUGIN)
-    blocked = ["endpoints", "metrics", "anthropic", "ollama"]
-    plugins = Plugins(extra=["support.api", str(tmp_path / "formats.py")], block=blocked)
+    plugins = Plugins(extra=["support.api", str(tmp_path / "formats.py")], block=BUILT_IN_APIS)
     async with contextlib.AsyncExitStack() as stack:
         yield await stack.enter_async_context(client_opener(plugins)(api_key=("key",)))
 

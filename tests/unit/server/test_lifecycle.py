@@ -106,7 +106,7 @@ class EventRecorder:
 
 async def test_event_hooks_are_called_in_order(caplog: pytest.LogCaptureFixture) -> None:
     plugins, recorder = (
-        Plugins(extra=["support.api"], block=["endpoints", "metrics", "anthropic", "ollama"]),
+        Plugins(extra=["support.api"], block=api.BUILT_IN_APIS),
         EventRecorder(),
     )
     plugins.pm.register(recorder, name="recorder")
@@ -126,7 +126,7 @@ def test_startup_fails_if_a_wrapper_is_not_an_application() -> None:
         def wrap_asgi(self, asgi: Any, app: Any) -> Any:
             return "not an application"
 
-    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics", "anthropic", "ollama"])
+    plugins = Plugins(extra=["support.api"], block=api.BUILT_IN_APIS)
     plugins.pm.register(Wrong(), name="wrong")
     with pytest.raises(PluginError, match="plugin wrong: wrap_asgi returned 'not an application'"):
         build_app(Settings(), plugins, api.load, document=api.DOCUMENT)
