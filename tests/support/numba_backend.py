@@ -72,19 +72,22 @@ def cached_keys(backend: Any, number: int = 0) -> Floats:
     from llamafw_backends.numba_cpu.key_rotation import write_floats
 
     arrays, kind = backend._kv.caches[number], backend._kv.types[0]
-    words = _of_slots(arrays, arrays.words)
     name, size = kind.name, backend._kv.layouts[number].key_size
     block_bytes = kind.format.tile_bytes(size)
+    parts = [_of_slots(arrays, part) for part in (arrays.words, arrays.key_scales)]
+    shape = parts[0].shape[:3]
+    blocks = np.concatenate([part.reshape(*shape, -1).view(np.uint8) for part in parts if part.size], axis=-1)
+    blocks = np.pad(blocks, [(0, 0)] * 3 + [(0, block_bytes - blocks.shape[-1])])
 
     def read(blocks: int, n: int, out: int) -> int:
         for i in range(n):
             write_floats(size, name, (blocks + i * block_bytes, out + 64 * size * i))
         return 0
 
-    keys = np.zeros((*words.shape[:3], size, 16), np.float32)
+    keys = np.zeros((*shape, size, 16), np.float32)
     kernel = backend._compiler(f"read {name} keys of {size}", 3, read).ctypes
-    kernel(words.ctypes.data, math.prod(words.shape[:3]), keys.ctypes.data)
-    return keys.swapaxes(3, 4).reshape(*words.shape[:2], -1, size)
+    kernel(blocks.ctypes.data, math.prod(shape), keys.ctypes.data)
+    return keys.swapaxes(3, 4).reshape(*shape[:2], -1, size)
 
 
 def cached_values(backend: Any, number: int = 0) -> npt.NDArray[np.uint8]:
