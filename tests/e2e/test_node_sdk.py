@@ -56,3 +56,21 @@ def test_openai_responses(server: ServerProcess) -> None:
     assert result["counted"] == result["used"]
     assert result["cancelled"] == result["retrieved"] == "cancelled"
     assert result["deleted"] is True
+
+
+@pytest.mark.client(
+    "node:@anthropic-ai/sdk",
+    "messages.create",
+    "messages.stream",
+    "messages.countTokens",
+    "beta.messages.create",
+)
+def test_anthropic_messages(server: ServerProcess) -> None:
+    result = run("messages.mjs", "@anthropic-ai/sdk", server.url)
+    assert "Paris" in result["text"]
+    assert result["text"] == result["streamed"] == result["deltas"] == result["final"]
+    assert (result["types"][0], result["types"][-1]) == ("message_start", "message_stop")
+    assert isinstance(result["input"]["city"], str)
+    assert result["next"] == "message"
+    assert result["counted"] == result["used"]
+    assert result["error"] == "invalid_request_error"

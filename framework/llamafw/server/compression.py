@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 MIN_BYTES = 2048
 """Size of the smallest response that is compressed. Most completions are smaller, and not worth the time."""
+
+NOT_COMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/x-ndjson")
+"""Media types that stay as they are, such as streams: their pieces are too small to become smaller."""
 
 LEVEL = 3
 """Compression level of zlib: higher ones take several times as long, for a few percent."""
 
 
 class CompressionMiddleware(GZipMiddleware):
-    """Starlette's middleware, which leaves out streams of events; ``gzip;q=0`` in Accept-Encoding means no gzip."""
+    """Starlette's middleware, which leaves out streams; ``gzip;q=0`` in Accept-Encoding means no gzip."""
 
     def __init__(self, app: ASGIApp) -> None:
-        super().__init__(app, minimum_size=MIN_BYTES, compresslevel=LEVEL)
+        super().__init__(app, MIN_BYTES, LEVEL, exclude_content_types=NOT_COMPRESSED)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and compress its response."""

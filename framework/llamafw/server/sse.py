@@ -167,7 +167,8 @@ class _EventWriter:
         async with self._lock:
             if not self.has_started:
                 self.has_started = True
-                await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+                headers = [*self._headers]  # middleware changes this list
+                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
             self._last = asyncio.get_running_loop().time()
 

@@ -12,6 +12,7 @@ import orjson
 from llamafw import Finish
 from llamafw_plugins.anthropic.signatures import make_signature
 from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta
+from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON
 
 
@@ -46,7 +47,7 @@ class MessageBuilder:
 
     def start(self, n_prompt: int, n_cached: int) -> Iterator[JSON]:
         """Yield the events before the answer."""
-        message = {**self.message, "content": [], "usage": usage_json(n_prompt, n_cached, 0)}
+        message = {**self.message, "content": [], "usage": usage_json(n_prompt, n_cached)}
         yield {"type": "message_start", "message": message}
         yield {"type": "ping"}
 
@@ -70,7 +71,7 @@ class MessageBuilder:
         message["stop_reason"] = self._stop_reason(finish)
         if message["stop_reason"] == "stop_sequence":
             message["stop_sequence"] = finish.stopping_word
-        message["usage"] = usage_json(finish.n_prompt, finish.n_cached, finish.n_predicted)
+        message["usage"] = usage_json(finish.n_prompt, finish.n_cached, finish.n_predicted, finish.n_reasoning)
         delta = {name: message[name] for name in ("stop_reason", "stop_sequence")}
         yield {"type": "message_delta", "delta": delta, "usage": message["usage"]}
         yield {"type": "message_stop"}
@@ -136,7 +137,7 @@ class MessageBuilder:
     def _stop_reason(self, finish: Finish) -> str:
         if finish.stop_type == "word":
             return "stop_sequence"
-        if finish.stop_type == "limit":
+        if is_cut(finish):
             has_room = not 0 <= self._n_predict <= finish.n_predicted
             return "model_context_window_exceeded" if has_room and finish.truncated else "max_tokens"
         has_calls = any(block["type"] == "tool_use" for block in self.message["content"])
@@ -152,11 +153,12 @@ def read_arguments(text: str) -> JSON | None:
     return arguments if isinstance(arguments, dict) else None
 
 
-def usage_json(n_prompt: int, n_cached: int, n_predicted: int) -> JSON:
+def usage_json(n_prompt: int, n_cached: int, n_predicted: int = 0, n_reasoning: int = 0) -> JSON:
     """Return Anthropic's ``usage``, in which ``input_tokens`` are those that were not cached."""
     return {
         "input_tokens": n_prompt - n_cached,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": n_cached,
         "output_tokens": n_predicted,
+        "output_tokens_details": {"thinking_tokens": n_reasoning},
     }

@@ -15,6 +15,7 @@ from llamafw_plugins.anthropic.conversation import Conversation, read_conversati
 from llamafw_plugins.anthropic.errors import error_format
 from llamafw_plugins.endpoints.chat_requests import ChatRequest, prepare_chat
 from llamafw_plugins.endpoints.generations import stream_all
+from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON
 
 
@@ -73,7 +74,8 @@ class MessageEndpoints:
                     elif delta.progress:
                         yield {"type": "ping"}
 
-                    for event in builder.add(reader.read(delta.text, last=delta.finish is not None)):
+                    last = delta.finish is not None
+                    for event in builder.add(reader.read(delta.text, last=last, cut=is_cut(delta.finish))):
                         yield event
                     if delta.finish:
                         for event in builder.end(delta.finish):

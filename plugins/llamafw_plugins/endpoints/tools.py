@@ -40,6 +40,7 @@ class Tools:
     parser: ToolParserPlugin
     callable: tuple[JSON, ...] = ()  # those of them that may be called
     context: ToolContext = field(default_factory=ToolContext)  # for the parser of an answer
+    i_first: int = 0  # index of the first offered tool among those of the request
 
     def create_parser(self) -> ToolParser:
         """Return a parser for one answer."""
@@ -71,14 +72,15 @@ def read_tools(body: JSON, loaded: LoadedModel) -> Tools | None:
     if loaded.tool_parser is None:
         raise NotSupported("this server has no plugin that parses tool calls", param="tools")
 
-    allowed, required = offered, choice == "required"
+    allowed, required, i_first = offered, choice == "required", 0
     if isinstance(choice, dict) and choice["type"] == "function":
-        offered = allowed = (offered[_index(choice["function"]["name"], names, "tool_choice.function.name")],)
+        i_first = _index(choice["function"]["name"], names, "tool_choice.function.name")
+        offered = allowed = (offered[i_first],)
         required = True
     elif isinstance(choice, dict):
         allowed, required = _allowed_tools(choice, offered, names)
     parallel = body.get("parallel_tool_calls") is not False
-    return Tools(offered, required, parallel, loaded.tool_parser, allowed)
+    return Tools(offered, required, parallel, loaded.tool_parser, allowed, i_first=i_first)
 
 
 def _allowed_tools(choice: JSON, offered: Sequence[JSON], names: Sequence[str]) -> tuple[tuple[JSON, ...], bool]:
@@ -133,8 +135,11 @@ def constrain_calls(
 
 def _call_grammar(tools: Tools, context: ToolContext, answer: GrammarSource | None) -> GrammarSource:
     """Return the grammar of answers with calls; ``answer`` is what the client asks for if there are none."""
-    checked = tuple(_enforceable(tool, i, required=tools.required) for i, tool in enumerate(tools.offered))
-    usable = tuple(tool for tool in checked if tool["function"]["name"] in context.names)
+    usable = tuple(
+        _enforceable(tool, i, required=tools.required)
+        for i, tool in enumerate(tools.offered, tools.i_first)
+        if tool["function"]["name"] in context.names
+    )
     context = replace(context, tools=usable)
     text = tools.parser.grammar(context)
     if tools.required:

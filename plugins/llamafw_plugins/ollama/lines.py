@@ -18,6 +18,7 @@ import orjson
 from llamafw import App, Finish, GeneratedToken, GenerateRequest, RequestError, ToolCall, json_lines
 from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader
 from llamafw_plugins.endpoints.generations import stream_all
+from llamafw_plugins.endpoints.openai_response import finish_reason, is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json
 from llamafw_plugins.ollama.errors import error_lines
 
@@ -85,7 +86,7 @@ class LineBuilder(ABC):
         timings = finish.timings
         return {
             "done": True,
-            "done_reason": "length" if finish.stop_type == "limit" else "stop",
+            "done_reason": finish_reason(finish),
             "total_duration": perf_counter_ns() - self._start,
             "load_duration": 0,
             "prompt_eval_count": finish.n_prompt,
@@ -150,7 +151,8 @@ async def generate_lines(
     async with aclosing(stream_all(app.loaded.engine, [request], prompt_field="messages")) as deltas:
         async for _, delta in deltas:
             is_last = delta.finish is not None
-            for line in builder.read(reader.read(delta.text, last=is_last), delta.tokens, last=is_last):
+            answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))
+            for line in builder.read(answer, delta.tokens, last=is_last):
                 yield line
             if delta.finish:
                 yield builder.end(delta.finish)

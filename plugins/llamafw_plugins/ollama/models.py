@@ -118,7 +118,12 @@ class OllamaModelEndpoints:
         if self.app.settings.embedding:
             return ["embedding"]
         has_infill = all(key in loaded.tokenizer.fim for key in REQUIRED_TOKENS)
-        names = {"completion": True, "tools": loaded.tool_parser is not None, "insert": has_infill}
+        names = {
+            "completion": True,
+            "tools": loaded.tool_parser is not None,
+            "insert": has_infill,
+            "thinking": loaded.chat_capabilities.reasoning is not None,
+        }
         return [name for name, has in names.items() if has]
 
 

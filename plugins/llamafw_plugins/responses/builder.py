@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from llamafw import Delta, Finish, GeneratedToken, Problem, Tokenizer
 from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta
+from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json, progress_json, timings_json
 from llamafw_plugins.responses.output_items import (
     FunctionCallItem,
@@ -68,8 +69,6 @@ class ResponseBuilder:
         self._items: list[OutputItem] = []
         self._open: OutputItem | None = None
         self._ranges = TokenRanges()
-        self._n_reasoning = 0  # tokens
-        self._is_after_reasoning = False
         self._n_events = 0
 
     @property
@@ -146,9 +145,7 @@ class ResponseBuilder:
     # --- the items
 
     def _add_reasoning(self, text: str, extra: JSON) -> Iterator[JSON]:
-        before, tokens = self._ranges.take(text)
-        self._n_reasoning += len(before) + len(tokens)
-        self._is_after_reasoning = True
+        self._ranges.take(text)
         item = self._open
         if not isinstance(item, ReasoningItem):
             options = self._options
@@ -159,10 +156,7 @@ class ResponseBuilder:
         yield self._numbered(item.add(text) | extra)
 
     def _add_text(self, text: str, extra: JSON) -> Iterator[JSON]:
-        before, tokens = self._ranges.take(text)
-        if self._is_after_reasoning:  # these tokens close the reasoning
-            self._n_reasoning += len(before)
-            self._is_after_reasoning = False
+        tokens = self._ranges.take(text)
         item = self._open
         if not isinstance(item, MessageItem):
             item = MessageItem(len(self._items))
@@ -171,7 +165,6 @@ class ResponseBuilder:
 
     def _add_call(self, call: CallDelta, extra: JSON) -> Iterator[JSON]:
         self._ranges.drop()
-        self._is_after_reasoning = False
         item = self._open
         if not isinstance(item, FunctionCallItem) or item.i_call != call.index:
             item = FunctionCallItem(len(self._items), call.index, call.id, call.name or "")
@@ -201,7 +194,7 @@ class ResponseBuilder:
     # --- the end
 
     def _finish(self, finish: Finish) -> Iterator[JSON]:
-        is_complete = finish.stop_type != "limit"
+        is_complete = not is_cut(finish)
         if not self._items:  # the answer is empty
             yield from self._begin(MessageItem(0))
         yield from self._close("completed" if is_complete else "incomplete")
@@ -210,7 +203,7 @@ class ResponseBuilder:
             "status": "completed" if is_complete else "incomplete",
             "completed_at": int(time.time()) if is_complete else None,
             "incomplete_details": None if is_complete else {"reason": "max_output_tokens"},
-            "usage": _usage(finish, self._n_reasoning),
+            "usage": _usage(finish),
             "timings": timings_json(finish.timings),
             "truncated": finish.truncated,
         }
@@ -232,7 +225,7 @@ class ResponseBuilder:
         return event
 
 
-def _usage(finish: Finish, n_reasoning: int) -> JSON:
+def _usage(finish: Finish) -> JSON:
     return {
         "input_tokens": finish.n_prompt,
         "input_tokens_details": {
@@ -240,7 +233,7 @@ def _usage(finish: Finish, n_reasoning: int) -> JSON:
             "cache_write_tokens": max(finish.n_prompt - finish.n_cached, 0),  # all evaluated tokens stay in the slot
         },
         "output_tokens": finish.n_predicted,
-        "output_tokens_details": {"reasoning_tokens": min(n_reasoning, finish.n_predicted)},
+        "output_tokens_details": {"reasoning_tokens": finish.n_reasoning},
         "total_tokens": finish.n_prompt + finish.n_predicted,
     }
 

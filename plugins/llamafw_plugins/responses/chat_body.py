@@ -51,6 +51,7 @@ _RENAMED = (
     (re.compile(r"^max_completion_tokens$"), "max_output_tokens"),
     (re.compile(r"^tools\.(\d+)\.function"), r"tools.\1"),
     (re.compile(r"^tool_choice\.function"), "tool_choice"),
+    (re.compile(r"^tool_choice\.allowed_tools\.tools\.(\d+)\.function"), r"tool_choice.tools.\1"),
     (re.compile(r"^reasoning_effort$"), "reasoning.effort"),
     (re.compile(r"^(prompt|messages)$"), "input"),
 )
@@ -89,6 +90,7 @@ def chat_body(body: JSON, conversation: Messages) -> JSON:
     chat["messages"] = conversation.messages
     chat["tools"], chat["tool_choice"] = chat_tools(body.get("tools") or (), body.get("tool_choice"))
     chat["logprobs"] = wants_logprobs(body)
+    chat["continue_final_message"] = False  # an answer at the end of the input is complete
     if body.get("max_output_tokens") is not None:
         chat["max_completion_tokens"] = body["max_output_tokens"]
     if body.get("truncation") == "auto":

@@ -9,6 +9,7 @@ from typing import Any
 
 from llamafw import App, Call, Delta, Problem, RequestError, ServerSentEvent, event_stream
 from llamafw_plugins.endpoints.chat_requests import ChatRequest, prepare_chat
+from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.responses.background import BackgroundRun
 from llamafw_plugins.responses.builder import FINISHED, BuilderOptions, ResponseBuilder
@@ -234,7 +235,7 @@ class Answer:
                         yield event
                     if delta.progress and not self._with_progress:
                         continue
-                    answer = self._reader.read(delta.text, last=delta.finish is not None)
+                    answer = self._reader.read(delta.text, last=delta.finish is not None, cut=is_cut(delta.finish))
                     for event in builder.feed(delta, answer):
                         yield event
 

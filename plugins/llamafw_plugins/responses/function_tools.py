@@ -42,28 +42,19 @@ def _require(value: JSON, names: Sequence[str], param: str) -> None:
 
 
 def chat_tools(tools: Sequence[JSON], choice: Any) -> tuple[list[JSON], Any]:
-    """Return the tools and the ``tool_choice`` in the format of chat completions.
-
-    ``allowed_tools`` becomes a choice among these tools only.
-
-    Raises
-    ------
-    RequestError
-        ``allowed_tools`` names a tool that the request does not have.
-    """
+    """Return the tools and the ``tool_choice`` in the format of chat completions."""
     if isinstance(choice, dict) and choice["type"] == "allowed_tools":
-        names = [tool["name"] for tool in tools]
-        for i, allowed in enumerate(choice["tools"]):
-            if allowed["name"] not in names:
-                message = f"the tool {allowed['name']!r} is not in tools"
-                raise RequestError(message, param=f"tool_choice.tools.{i}.name")
-        allowed_names = {allowed["name"] for allowed in choice["tools"]}
-        tools, choice = [tool for tool in tools if tool["name"] in allowed_names], choice["mode"]
+        allowed = [_chosen(tool) for tool in choice["tools"]]
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": choice["mode"], "tools": allowed}}
     elif isinstance(choice, dict):
-        choice = {"type": "function", "function": {"name": choice["name"]}}
+        choice = _chosen(choice)
 
     functions = [{name: tool[name] for name in FIELDS if tool.get(name) is not None} for tool in tools]
     return [{"type": "function", "function": function} for function in functions], choice
+
+
+def _chosen(tool: JSON) -> JSON:
+    return {"type": "function", "function": {"name": tool["name"]}}
 
 
 def described_tools(tools: Sequence[JSON]) -> list[JSON]:

@@ -20,8 +20,8 @@ class TokenRanges:
         """Append tokens."""
         self._tokens += tokens
 
-    def take(self, text: str) -> tuple[list[GeneratedToken], list[GeneratedToken]]:
-        """Remove the tokens before a text and those of the text; return both.
+    def take(self, text: str) -> list[GeneratedToken]:
+        """Remove the tokens before a text and those of the text; return the latter.
 
         A token that is only partly in the text belongs to it. If the text is not found, because it was changed, it
         consists of all tokens.
@@ -30,7 +30,7 @@ class TokenRanges:
         start = b"".join(pieces).find(wanted)
         if start < 0:
             tokens, self._tokens = self._tokens, []
-            return [], tokens
+            return tokens
 
         n_before = n_with = position = 0
         for piece in pieces:
@@ -39,9 +39,9 @@ class TokenRanges:
             if n_with and position - len(piece) >= start + len(wanted):
                 break
             n_with += 1
-        before, taken = self._tokens[:n_before], self._tokens[n_before:n_with]
+        taken = self._tokens[n_before:n_with]
         self._tokens = self._tokens[n_with:]
-        return before, taken
+        return taken
 
     def drop(self) -> None:
         """Forget all tokens: they belong to a call."""

@@ -45,7 +45,8 @@ async def test_response_has_llama_servers_fields(post: Post, path: str) -> None:
     assert (timings["prompt_n"], timings["predicted_n"], timings["cache_n"]) == (2, 3, 0)
     assert timings["predicted_per_second"] == pytest.approx(3000 / timings["predicted_ms"])
     assert (settings["n_ctx"], settings["n_predict"], settings["temperature"], settings["top_k"]) == (64, 3, 0, 40)
-    assert settings["samplers"] == ["penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature"]
+    filters = ["top_n_sigma", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "xtc"]
+    assert settings["samplers"] == ["penalties", "dry", *filters, "temperature"]
 
 
 @pytest.mark.inventory("E-011", "E-017", "E-021", "E-058", "E-059")

@@ -19,7 +19,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 CHAT: dict[str, Any] = {"model": "any", "messages": [USER]}
 CALLS = (
-    'Let me see.<tool_call>\\n{"name": "look", "arguments": {"at": "é"}}\\n</tool_call>'
+    'Let me see.<tool_call>\\n{"name": "look", "arguments": {"at": "é"}}\\n</tool_call>\\n'
     '<tool_call>\\n{"name": "stop", "arguments": {}}\\n</tool_call>'
 )
 TOOLS: Any = [

@@ -71,6 +71,22 @@ async def test_reasoning_is_apart_from_the_answer(opened: Open) -> None:
     assert response["usage"]["completion_tokens_details"] == {"reasoning_tokens": len("\nHm, hm.\n")}
 
 
+async def test_other_apis_report_the_reasoning_and_the_number_of_its_tokens(opened: Open) -> None:
+    n_reasoning, fields = len("\nHm, hm.\n"), {"temperature": 0, "model": "toy"}
+    async with opened(scores=answering(THOUGHT), template=TEMPLATE, n_ctx=512) as client:
+        response = (await client.post("/v1/responses", json={**fields, "input": "hi"})).json()
+        message = (await client.post("/v1/messages", json={**fields, "messages": HI, "max_tokens": 200})).json()
+        chat = (await client.post("/api/chat", json={"model": "toy", "messages": HI, "stream": False})).json()
+        shown = (await client.post("/api/show", json={"model": "toy"})).json()
+
+    assert [item["content"][0]["text"] for item in response["output"]] == ["Hm, hm.", "Yes."]
+    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": n_reasoning}
+    assert (message["content"][0]["thinking"], message["content"][1]["text"]) == ("Hm, hm.", "Yes.")
+    assert message["usage"]["output_tokens_details"] == {"thinking_tokens": n_reasoning}
+    assert (chat["message"]["thinking"], chat["message"]["content"]) == ("Hm, hm.", "Yes.")
+    assert "thinking" in shown["capabilities"]
+
+
 async def test_reasoning_may_begin_in_the_prompt(opened: Open) -> None:
     message = message_of(await ask(opened, "Hm, hm.\n</think>\n\nYes.", OPENS))
     assert (message["reasoning_content"], message["content"]) == ("Hm, hm.", "Yes.")

@@ -26,11 +26,11 @@ WEATHER: dict[str, Any] = {
 CLOCK: dict[str, Any] = {"type": "function", "name": "clock"}
 # A: the assistant's text, C: its calls, R: its reasoning
 TEMPLATE = (
-    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    "{% for tool in tools or [] %}[{{ tool | tojson }}]{% endfor %}"
     "{% for message in messages %}{{ message.role[0] }}:{{ message.content }}"
     "{% if message.reasoning_content %}<{{ message.reasoning_content }}>{% endif %}"
-    "{% for call in message.tool_calls or [] %}{{ call.function.name }}({{ call.function.arguments.city }}){% endfor %}"
-    ";{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }}({{ call.function.arguments | tojson }})"
+    "{% endfor %};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 )
 pytestmark = pytest.mark.inventory("T-03")
 
@@ -201,7 +201,7 @@ async def test_required_calls_are_enforced(opened: Open) -> None:
 
 
 @pytest.mark.parametrize(("mode", "is_enforced"), [("required", True), ("auto", False)])
-async def test_allowed_tools_limit_the_choice(opened: Open, mode: str, is_enforced: bool) -> None:
+async def test_allowed_tools_limit_the_calls_but_not_the_prompt(opened: Open, mode: str, is_enforced: bool) -> None:
     choice = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
     text = CALL if is_enforced else "no call"
     async with opened(scores=answering(text), template=TEMPLATE, n_ctx=2048, slots=True) as client:
@@ -209,8 +209,10 @@ async def test_allowed_tools_limit_the_choice(opened: Open, mode: str, is_enforc
         assert [item.get("name") for item in response["output"]] == ["weather" if is_enforced else None]
         assert response["tool_choice"] == choice
         assert len(response["tools"]) == 2
-        choice["tools"] = [{"type": "function", "name": "clok"}]
-        assert (await refused(client, tools=[CLOCK], tool_choice=choice))[0] == "tool_choice.tools.0.name"
+        prompt = await prompt_of(client, input="Hi", tools=[CLOCK, WEATHER], tool_choice=choice)
+        assert prompt.index('"name": "clock"') < prompt.index('"name": "weather"')
+        choice["tools"] += [{"type": "function", "name": "clok"}]
+        assert (await refused(client, tools=[CLOCK, WEATHER], tool_choice=choice))[0] == "tool_choice.tools.1.name"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +226,10 @@ async def test_allowed_tools_limit_the_choice(opened: Open, mode: str, is_enforc
         ({"tools": [CLOCK], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
         ({"tools": [CLOCK], "tool_choice": {"type": "function"}}, "tool_choice.name"),
         ({"tools": [CLOCK], "tool_choice": {"type": "allowed_tools", "mode": "auto"}}, "tool_choice.tools"),
+        (
+            {"tools": [CLOCK], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
+            "tool_choice.tools",
+        ),
         (
             {"tools": [CLOCK], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}},
             "tool_choice.tools.0.type",
@@ -286,7 +292,8 @@ async def test_conversation_is_rendered_by_the_template(opened: Open) -> None:
             {"type": "function_call_output", "call_id": "1", "output": "rain"},
         ]
         prompt = await prompt_of(client, instructions="i", input=items, tools=[WEATHER])
-        assert prompt == "[weather]s:i;u:q;a:<hm>weather(Ely);t:rain;a:"
+        tool = {"type": "function", "function": {name: WEATHER[name] for name in ("name", "parameters")}}
+        assert prompt == f'[{json.dumps(tool)}]s:i;u:q;a:<hm>weather({{"city": "Ely"}});t:rain;a:'
 
         first = await create(client, instructions="i", input="q")
         prompt = await prompt_of(client, previous_response_id=first["id"], input="r", instructions="j")

@@ -225,8 +225,9 @@ async def test_allowed_tools_limit_the_calls_but_not_the_prompt(opened: Open) ->
 
     free = (await ask(opened, "Hello", tool_choice=allowed("auto", "clock")))["choices"][0]
     assert free["message"]["content"] == "Hello"
+    other = CALL.replace("weather", "watch")  # as long as "clock", so that the model goes on with its arguments
     for mode in ("auto", "required"):
-        (call,) = (await ask(opened, CALL, tool_choice=allowed(mode, "clock")))["choices"][0]["message"]["tool_calls"]
+        (call,) = (await ask(opened, other, tool_choice=allowed(mode, "clock")))["choices"][0]["message"]["tool_calls"]
         assert call["function"]["name"] == "clock"
     required = (await ask(opened, "Hello", tool_choice=allowed("required", "clock")))["choices"][0]
     assert required["finish_reason"] in ("tool_calls", "length")
@@ -247,6 +248,17 @@ async def test_schema_that_cannot_be_enforced_is_refused_only_if_asked_for(opene
     for offered, choice in ((tool, "required"), (strict, "auto")):
         error = (await ask(opened, call, tools=[offered], tool_choice=choice))["error"]
         assert (error["code"], error["param"]) == (400, param)
+
+
+async def test_schema_that_cannot_be_enforced_is_refused_only_if_it_may_be_called(opened: Open) -> None:
+    tool: Any = {"type": "function", "function": {"name": "f", "strict": True, "parameters": UNENFORCEABLE}}
+    named = {"type": "function", "function": {"name": "f"}}
+    for choice in (named, allowed("required", "clock", "f"), allowed("auto", "f")):
+        error = (await ask(opened, CALL, tools=[CLOCK, WEATHER, tool], tool_choice=choice))["error"]
+        assert (error["code"], error["param"]) == (400, "tools.2.function.parameters.properties.x.not")
+    for choice in ({"type": "function", "function": {"name": "weather"}}, allowed("required", "weather")):
+        answer = (await ask(opened, CALL, tools=[CLOCK, tool, WEATHER], tool_choice=choice))["choices"][0]
+        assert answer["finish_reason"] == "tool_calls"
 
 
 async def test_parallel_tool_calls_false_returns_one_call(opened: Open) -> None:

@@ -142,15 +142,13 @@ def test_reasoning_may_be_a_summary_and_encoded() -> None:
     assert "ä" not in item["encrypted_content"]
 
 
-def test_reasoning_tokens_are_counted_with_their_delimiters() -> None:
+def test_usage_has_the_number_of_reasoning_tokens() -> None:
     _, response = build(
-        ("<t>", AnswerDelta()),
-        ("hm", AnswerDelta(reasoning="hm")),
-        ("</t>", AnswerDelta()),
+        ("<t>hm</t>", AnswerDelta(reasoning="hm")),
         ("\n\nyes", AnswerDelta(text="yes")),
-        finish=Finish("eos", n_predicted=15),
+        finish=Finish("eos", n_predicted=15, n_reasoning=2),
     )
-    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": len("<t>hm</t>\n\n")}
+    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 2}
 
 
 def test_logprobs_belong_to_the_text() -> None:

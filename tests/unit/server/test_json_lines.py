@@ -17,7 +17,7 @@ from llamafw import RequestError, hookimpl, json_lines
 NUMBER = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}}
 LINE = {"anyOf": [NUMBER, {"type": "object", "required": ["error"]}]}
 CONTENT = {"application/x-ndjson": {"schema": {"type": "string"}, "x-llamafw-event": LINE}}
-RESPONSES = {"200": {"description": "ok", "content": CONTENT}, "400": {"description": "no"}}
+RESPONSES = {"200": {"description": "ok", "content": CONTENT}, "400": {"$ref": "#/components/responses/BadRequest"}}
 API = {"paths": {"/numbers": {"get": {"operationId": "numbers", "summary": "Numbers.", "responses": RESPONSES,
     "parameters": [{"name": "fail_at", "in": "query", "schema": {"type": "integer", "default": -1}}],
 }}}}
@@ -73,6 +73,22 @@ async def test_items_are_lines() -> None:
     body = b"".join(message["body"] for message in rest)
     assert [json.loads(line) for line in body.splitlines()] == [{"a": 1}, [2], "é\n"]
     assert body.endswith(b"\n")
+
+
+async def test_lines_are_not_compressed(serve: Any, tmp_path: Path) -> None:
+    (tmp_path / "numbers.py").write_text(PLUGIN)
+    async with serve(plugin=(str(tmp_path / "numbers.py"),)) as client:
+        for _ in range(2):  # a stream does not change the headers of the next one
+            response = await client.get("/numbers", headers={"accept-encoding": "gzip"})
+            assert response.text == '{"n":7}\n' * 3
+            assert "content-encoding" not in response.headers
+
+
+async def test_middleware_may_change_the_headers_of_one_stream() -> None:
+    for _ in range(2):
+        start, *_ = await messages_of(three_items())
+        assert b"x-new" not in dict(start["headers"])
+        start["headers"].append((b"x-new", b"1"))
 
 
 async def test_an_error_is_the_last_line() -> None:
