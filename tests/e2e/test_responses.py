@@ -142,7 +142,8 @@ def test_disconnect_cancels_the_generation(server: ServerProcess, http: httpx.Cl
     body = {"input": "Count.", "ignore_eos": True, "n_predict": -1, "stream": stream}
     if stream:
         with httpx.stream("POST", f"{server.url}/v1/responses", json=body, timeout=60) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: the end of the iterator closes the connection
+            next(lines)
             wait_until(lambda: not is_idle(http))
     else:
         with httpx.Client(timeout=httpx.Timeout(60, read=1)) as client, pytest.raises(httpx.ReadTimeout):
