@@ -6,7 +6,7 @@ import json
 from itertools import product
 from typing import Any
 
-from llamafw.errors import RequestError
+from llamafw.errors import FAULTS
 from llamafw.interfaces import ChatFormat
 
 ARGUMENTS = {"city": "Oslo", "days": 3}
@@ -29,7 +29,7 @@ _TOOL: dict[str, Any] = {
 
 
 def render_call(chat: ChatFormat) -> str:
-    """Return what a chat format writes for a call of ``get_weather`` with `ARGUMENTS`; empty if it writes no calls.
+    """Return what a chat format writes for a call of ``get_weather`` with `ARGUMENTS`; empty if it writes none or fails.
 
     The text may include what introduces and ends the assistant's message.
     """
@@ -43,7 +43,7 @@ def render_call(chat: ChatFormat) -> str:
             messages.append({"role": "tool", "tool_call_id": _ID, "name": "get_weather", "content": _RESULT})
         try:
             text = chat.render(messages, add_generation_prompt=False, tools=[_TOOL])
-        except RequestError:
+        except FAULTS:  # a template without tools; requests report what fails for every conversation
             continue
         written = text.rpartition(_QUESTION)[2].partition(_RESULT)[0]
         if "get_weather" in written and "Oslo" in written:
