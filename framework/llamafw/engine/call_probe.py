@@ -29,7 +29,7 @@ _TOOL: dict[str, Any] = {
 
 
 def render_call(chat: ChatFormat) -> str:
-    """Return what a chat format writes for a call of ``get_weather`` with `ARGUMENTS`; empty if it writes none or fails.
+    """Return how a chat format writes a call of ``get_weather`` with `ARGUMENTS`; empty if it writes none or fails.
 
     The text may include what introduces and ends the assistant's message.
     """
