@@ -13,7 +13,7 @@ from llamafw.types import AnswerDelta
 class ChatFormat(Protocol):
     """Renders a conversation as a prompt.
 
-    Created once per model; called on worker threads.
+    Created once per model; called on the loading thread, to find what the template supports, and on worker threads.
     """
 
     source: str  # text of the template, for GET /props
