@@ -88,7 +88,7 @@ def completion_sh(printed: str, http: httpx.Client) -> None:
 def stream_sh(printed: str, http: httpx.Client) -> None:
     *events, done = [event.removeprefix("data: ") for event in printed.split("\n\n") if event]
     assert done == "[DONE]"
-    text = "".join(json.loads(event)["choices"][0]["delta"].get("content", "") for event in events)
+    text = "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events)
     assert text == reply(http, FRANCE, system="Be brief.", max_tokens=24)
 
 
