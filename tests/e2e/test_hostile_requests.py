@@ -264,7 +264,7 @@ def test_chunks_have_the_id_of_the_slot(http: httpx.Client) -> None:
         "-ctk bogus",
         "-ctv bogus",
         "-np 0",
-        "-np -1",
+        "-np -2",
         "--port 99999",
         "-m /no/such/file.gguf",
         "--mirostat 3",
