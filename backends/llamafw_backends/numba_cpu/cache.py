@@ -13,6 +13,7 @@ import marshal
 import os
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -43,12 +44,22 @@ def version_folder() -> Path:
 
 def plugin_source(function: Callable[..., object]) -> bytes:
     """Return the source of a function's module, and of all modules of its package: code that it may call."""
-    path, (package, *names) = Path(function.__code__.co_filename), function.__module__.split(".")
-    folder = next((parent for parent in path.parents if parent.name == package), None) if names else None
     try:
-        return b"".join(one.read_bytes() for one in (sorted(folder.rglob("*.py")) if folder else [path]))
+        return _read_sources(Path(function.__code__.co_filename), function.__module__)
     except OSError:  # it was typed into a console
         return marshal.dumps(function.__code__)
+
+
+def class_source(kind: type) -> bytes:
+    """Return the source of a class's module, and of all modules of its package; nothing if there is no file."""
+    path = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return _read_sources(Path(path), kind.__module__) if path else b""
+
+
+def _read_sources(path: Path, module: str) -> bytes:
+    package, *names = module.split(".")
+    folder = next((parent for parent in path.parents if parent.name == package), None) if names else None
+    return b"".join(one.read_bytes() for one in (sorted(folder.rglob("*.py")) if folder else [path]))
 
 
 def kernel_folder(version: Path, isa: str, kernel: str) -> Path | None:

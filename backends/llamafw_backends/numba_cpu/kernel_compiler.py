@@ -83,10 +83,9 @@ class KernelCompiler:
         """Compile a kernel, or load its code from the cache."""
         started = time.perf_counter()
         folder = cache.kernel_folder(self._version, isa, name)
-        if not self.compiled and (folder is None or not any(folder.glob("*"))):
-            self.log("compiling kernels for this processor; the first start takes up to a minute, later ones do not")
-            if folder is None:
-                self.log(f"compiled code cannot be stored in {self._version}; set NUMBA_CACHE_DIR to a writable folder")
+        is_stored = folder is not None and any(folder.glob("*"))
+        if not is_stored:
+            self._announce(name, folder)
 
         try:
             kernel = _compile(signature, function, folder)
@@ -98,8 +97,17 @@ class KernelCompiler:
         self.seconds += seconds
         if not kernel.cache_hits:
             self.compiled.append(name)
-            self.log(f"compiled {name} in {seconds:.1f} s")
+            if is_stored:  # for another processor, for example
+                self.log(f"compiled {name} in {seconds:.1f} s")
         return kernel
+
+    def _announce(self, name: str, folder: Path | None) -> None:
+        """Log that a kernel is compiled, before it is: some take many seconds."""
+        if not self.compiled:
+            self.log("compiling kernels for this processor; the first start takes up to a minute, later ones do not")
+            if folder is None:
+                self.log(f"compiled code cannot be stored in {self._version}; set NUMBA_CACHE_DIR to a writable folder")
+        self.log(f"compiling kernel {len(self.compiled) + 1}: {name}")
 
     def remove_unused(self, isa: str) -> None:
         """Remove old code of other versions and instruction sets from the cache."""

@@ -37,6 +37,7 @@ from llamafw.models.gguf import read_gguf
 from llamafw.models.requantize import FLAG as REQUANTIZE
 from llamafw.models.requantize import requantize
 from llamafw.models.rope_settings import apply_rope_settings
+from llamafw.models.slow_steps import log_if_slow
 from llamafw.plugins import Plugins
 from llamafw.plugins.failures import describe
 from llamafw.sampling.chain import warm_up_samplers
@@ -166,8 +167,9 @@ def make_engine(
     if settings.warmup:
         warm_up(backend)
     context = SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer)
-    check_samplers(plugins, context)
-    warm_up_samplers(plugins.registry("sampler"), context)
+    with log_if_slow(log, "compiling samplers; later starts do not"):
+        check_samplers(plugins, context)
+        warm_up_samplers(plugins.registry("sampler"), context)
 
     options = backend_options(settings, graph.n_ctx_train)
     state_id = fingerprint(model, graph, options, backend_name, backend.state_format)

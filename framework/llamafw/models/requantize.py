@@ -23,6 +23,7 @@ import psutil
 from llamafw.errors import ModelError, PluginError, SettingsError
 from llamafw.graph import TOKENS, EmbeddingLookup, ExpertLinear, Graph, Linear, TopK, Value, Weight
 from llamafw.interfaces import Quant, Quantizer
+from llamafw.models.slow_steps import log_if_slow
 from llamafw.models.tensor_types import byte_size
 from llamafw.registry import Registry
 from llamafw.settings import Settings
@@ -158,9 +159,9 @@ def find_quantizer(name: str, quants: Registry) -> Quantizer:
 def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry, log: Callable[[str], None]) -> Model:
     """Return the model with its matrices rounded to the type that ``--requantize`` names; without it, the model.
 
-    Rounded are the matrices of linear layers and experts, and the embedding of tokens. Norms, biases, convolutions,
-    routers of experts and matrices with fewer than `MIN_ROWS` rows keep their type, and so do matrices whose rows are
-    not whole blocks, which are logged. The output matrix gets one of `OUTPUT_TYPES` if the type is smaller than these,
+    The matrices of linear layers and experts, and the embedding of tokens, are rounded. Norms, biases, convolutions,
+    routers of experts and matrices with fewer than `MIN_ROWS` rows keep their type. So do matrices whose rows are not
+    whole blocks, which are logged. The output matrix gets one of `OUTPUT_TYPES` if the type is smaller than these,
     unless that would make it larger.
 
     Parameters
@@ -174,7 +175,8 @@ def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry,
     quants : Registry
         All tensor types.
     log : callable
-        Receives a line about the matrices that are rounded, and one about those that cannot be.
+        Receives a line about the matrices that are rounded, and one about those that cannot be. If the code that rounds
+        weights must be compiled first, which takes seconds, it receives a line about that.
 
     Raises
     ------
@@ -187,10 +189,11 @@ def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry,
     n_threads = settings.threads if settings.threads > 0 else _n_cores()
     outputs = {weight.name for weight in _output_matrices(graph)}
     tensors, misfits = dict(model.tensors), dict[str, Tensor]()
+    used = [target, *(quants[name] for name in OUTPUT_TYPES if outputs and target.block_size > 1)]
     # load compiled code now: while a backend compiles kernels, numba's setting for the folder of the cache is another
-    target.quantize(np.zeros((1, target.block_size), np.float32))
-    for name in OUTPUT_TYPES if outputs and target.block_size > 1 else ():
-        quants[name].quantize(np.zeros((1, quants[name].block_size), np.float32))
+    with log_if_slow(log, f"{FLAG}: compiling the code that rounds weights; later starts do not"):
+        for quant in used:
+            quant.quantize(np.zeros((1, quant.block_size), np.float32))
     for name in matrices(graph):
         tensor = tensors[name]
         chosen = _output_type(tensor, target, quants) if name in outputs else target

@@ -1,9 +1,9 @@
-"""The tensor types of ggml: their numbers, sizes, exact conversion to float32, and rounding to them.
+"""The tensor types of ggml: their numbers in files, their sizes, exact conversion to float32, and rounding to them.
 
-Unquantised types are converted here. Blocks of quantised weights are converted by the `gguf` package, the reference,
-which is slow, is imported on first use, and runs while a model loads. Types that it cannot convert are listed too, so
-that a file with them can be opened and errors can name the type. The package also rounds weights to some types; the
-others are in `k_quants`. For the layouts, see ``ggml-common.h`` of https://github.com/ggml-org/ggml.
+This module converts unquantised types, Q1_0 and Q2_0. The `gguf` package, the reference, converts the others; it is
+imported when it is first used, because that is slow. Types that nothing converts are listed too, so that errors can
+name them. The package also rounds weights to some types; `k_quants` rounds to the others. For the layouts, see
+``ggml-common.h`` of https://github.com/ggml-org/ggml.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "
 """Types that numpy can read. F64, I32 and I64 are rounded to the nearest float32."""
 
 _NUMBERS_PER_BYTE = {"Q1_0": 8, "Q2_0": 4}
-"""Types of ±scale, and of −1, 0, 1 or 2 times a scale."""
+"""Types whose weights are ± a scale, and −1, 0, 1 or 2 times a scale."""
 
-CHUNK = 2**17  # weights converted at once; the `gguf` package converts 16 rows, which is slow for short rows
+CHUNK = 2**17  # weights converted at once; the `gguf` package converts 16 rows, which is slow if they are short
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def rms_error(type_name: str, weights: Floats, importance: Floats | None = None)
     return float(np.sqrt((error**2 * factors).sum() / (weights.astype(np.float64) ** 2 * factors).sum()))
 
 
-def test_the_types_that_can_be_rounded_to() -> None:
+def test_types_that_weights_can_be_rounded_to_are_known() -> None:
     assert set(QUANTIZERS) == {*BY_GGUF, *SEARCHED}
 
 

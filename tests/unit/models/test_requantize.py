@@ -26,9 +26,13 @@ CHECKPOINTS = {one.name: one for one in all_checkpoints()}
 
 
 def requantized(path: Path, type_name: str, lines: list[str] | None = None) -> Model:
+    def log(line: str) -> None:
+        if lines is not None and ": compiling " not in line:  # logged on a busy machine only
+            lines.append(line)
+
     settings = Settings(model=str(path), requantize=type_name, threads=2)
     model = open_model(path, settings, PLUGINS)
-    return requantize(model, build_graph(model, PLUGINS), settings, QUANTS, (lines if lines is not None else []).append)
+    return requantize(model, build_graph(model, PLUGINS), settings, QUANTS, log)
 
 
 def types(model: Model) -> dict[str, str]:
@@ -122,9 +126,8 @@ def test_size_of_the_model_is_that_of_the_result(tmp_path: Path) -> None:
     model, file = requantized(path, "q8_0", lines), open_model(path, Settings(), PLUGINS)
     assert model.n_bytes == sum(tensor.data.nbytes for tensor in model.tensors.values())
     assert model.n_bytes < file.n_bytes / 3
-    assert lines == [
-        line for line in lines if f"{file.n_bytes / 1e6:.0f} MB become {model.n_bytes / 1e6:.0f} MB" in line
-    ]
+    assert len(lines) == 1
+    assert f"{file.n_bytes / 1e6:.0f} MB become {model.n_bytes / 1e6:.0f} MB" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["qwen3moe", "gpt-oss"])
