@@ -16,7 +16,7 @@ from numba import types
 LANES = 128  # blocks that are computed at once; their weights fit into the first-level cache
 ZERO, ONE, SMALL = np.float32(0), np.float32(1), np.float32(1e-5)
 _floats = types.float32[::1]
-_rows = types.float32[:, ::1]
+_rows = types.Array(types.float32, 2, "C", readonly=True)  # files may be read-only
 _codes = types.uint8[:, ::1]
 
 
