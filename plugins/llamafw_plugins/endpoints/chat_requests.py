@@ -1,6 +1,6 @@
-"""Turn a conversation into generation requests, for every API that has conversations.
+"""Turn a conversation into generation requests.
 
-Independent of the format of responses.
+All chat APIs use this module. It is independent of the format of their responses.
 """
 
 from __future__ import annotations

@@ -124,6 +124,67 @@ def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, sca
         minima[start : start + n] = minimum[:n]
 
 
+IQ4_NL = np.array((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), np.float32)
+"""The numbers that the codes of IQ4_NL stand for."""
+_STEPS = np.diff(IQ4_NL)
+_MIDDLES = IQ4_NL[:-1] + _STEPS / 2
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _nearest(of_iq4_nl, y, bottom, top):
+    """Return the nearest number in `IQ4_NL`, or the nearest integer from ``bottom`` to ``top``."""
+    if not of_iq4_nl:
+        return min(max(np.rint(y), bottom), top)
+    q = bottom
+    for k in range(15):
+        q += _STEPS[k] if y > _MIDDLES[k] else ZERO
+    return q
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _search(of_iq4_nl, blocks, factors, bottom, top, step, n_steps, scales):
+    """Find ``scale`` for each block as `search_scale` does.
+
+    The numbers q are those in `IQ4_NL`, or the integers from ``bottom`` to ``top``.
+    """
+    size = blocks.shape[1]
+    x, w = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
+    farthest, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    sum_wqq, sum_wqx = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    best, scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+
+    for start in range(0, len(blocks), LANES):
+        transposed(blocks, start, x)
+        transposed(factors, start, w)
+        farthest[:], best[:], scale[:] = ZERO, ZERO, ZERO
+        for i in range(size):
+            for j in range(LANES):
+                farthest[j] = x[i, j] if abs(x[i, j]) > abs(farthest[j]) else farthest[j]
+
+        for number in range(-n_steps, 3 * n_steps + 2):
+            sum_wqq[:], sum_wqx[:] = ZERO, ZERO
+            target = bottom + step * np.float32(number)
+            if number > n_steps:
+                target = top + step * np.float32(number - 2 * n_steps - 1)
+            for j in range(LANES):
+                inverse[j] = target / farthest[j] if farthest[j] != ZERO else ZERO
+            for i in range(size):
+                for j in range(LANES):
+                    q = _nearest(of_iq4_nl, inverse[j] * x[i, j], bottom, top)
+                    wq = w[i, j] * q
+                    sum_wqq[j] += wq * q
+                    sum_wqx[j] += wq * x[i, j]
+            for j in range(LANES):
+                s = sum_wqx[j] / sum_wqq[j]
+                gain = s * sum_wqx[j]  # by which the squared error is smaller than that of a scale of 0
+                is_better = gain > best[j]  # false for NaN
+                best[j] = gain if is_better else best[j]
+                scale[j] = s if is_better else scale[j]
+
+        n = min(LANES, len(blocks) - start)
+        scales[start : start + n] = scale[:n]
+
+
 @compiled(types.void(_rows, _rows, types.int64, types.float32, types.int64, _floats))
 def search_scale(blocks, factors, lowest, step, n_steps, scales):
     """Find ``scale`` for each block: its weights become ``scale · q``, ``lowest ≤ q < −lowest``.
@@ -147,48 +208,8 @@ def search_scale(blocks, factors, lowest, step, n_steps, scales):
     scales : (n_blocks,) float32
         Receives the results.
     """
-    size, bottom, top = blocks.shape[1], np.float32(lowest), np.float32(-lowest - 1)
-    x, w = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
-    farthest, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    sum_wqq, sum_wqx = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    best, scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-
-    for start in range(0, len(blocks), LANES):
-        transposed(blocks, start, x)
-        transposed(factors, start, w)
-        farthest[:], best[:], scale[:] = ZERO, ZERO, ZERO
-        for i in range(size):
-            for j in range(LANES):
-                farthest[j] = x[i, j] if abs(x[i, j]) > abs(farthest[j]) else farthest[j]
-
-        for number in range(-n_steps, 3 * n_steps + 2):
-            sum_wqq[:], sum_wqx[:] = ZERO, ZERO
-            target = bottom + step * np.float32(number)
-            if number > n_steps:
-                target = top + step * np.float32(number - 2 * n_steps - 1)
-            for j in range(LANES):
-                inverse[j] = target / farthest[j] if farthest[j] != ZERO else ZERO
-            for i in range(size):
-                for j in range(LANES):
-                    q = min(max(np.rint(inverse[j] * x[i, j]), bottom), top)
-                    wq = w[i, j] * q
-                    sum_wqq[j] += wq * q
-                    sum_wqx[j] += wq * x[i, j]
-            for j in range(LANES):
-                s = sum_wqx[j] / sum_wqq[j]
-                gain = s * sum_wqx[j]  # by which the squared error is smaller than that of a scale of 0
-                is_better = gain > best[j]  # false for NaN
-                best[j] = gain if is_better else best[j]
-                scale[j] = s if is_better else scale[j]
-
-        n = min(LANES, len(blocks) - start)
-        scales[start : start + n] = scale[:n]
-
-
-IQ4_NL = np.array((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), np.float32)
-"""The numbers that the codes of IQ4_NL stand for."""
-_STEPS = np.diff(IQ4_NL)
-_MIDDLES = IQ4_NL[:-1] + _STEPS / 2
+    bottom, top = np.float32(lowest), np.float32(-lowest - 1)
+    _search(False, blocks, factors, bottom, top, step, n_steps, scales)
 
 
 @compiled(types.void(_rows, _rows, types.int64, _floats))
@@ -197,44 +218,7 @@ def search_iq4_nl_scale(blocks, factors, n_steps, scales):
 
     Like `search_scale`, with a step of 1.
     """
-    size = blocks.shape[1]
-    x, w = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
-    farthest, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    sum_wqq, sum_wqx = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    best, scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-
-    for start in range(0, len(blocks), LANES):
-        transposed(blocks, start, x)
-        transposed(factors, start, w)
-        farthest[:], best[:], scale[:] = ZERO, ZERO, ZERO
-        for i in range(size):
-            for j in range(LANES):
-                farthest[j] = x[i, j] if abs(x[i, j]) > abs(farthest[j]) else farthest[j]
-
-        for number in range(-n_steps, 3 * n_steps + 2):
-            sum_wqq[:], sum_wqx[:] = ZERO, ZERO
-            target = IQ4_NL[0] + np.float32(number)
-            if number > n_steps:
-                target = IQ4_NL[15] + np.float32(number - 2 * n_steps - 1)
-            for j in range(LANES):
-                inverse[j] = target / farthest[j] if farthest[j] != ZERO else ZERO
-            for i in range(size):
-                for j in range(LANES):
-                    y, q = inverse[j] * x[i, j], IQ4_NL[0]
-                    for k in range(15):
-                        q += _STEPS[k] if y > _MIDDLES[k] else ZERO
-                    wq = w[i, j] * q
-                    sum_wqq[j] += wq * q
-                    sum_wqx[j] += wq * x[i, j]
-            for j in range(LANES):
-                s = sum_wqx[j] / sum_wqq[j]
-                gain = s * sum_wqx[j]
-                is_better = gain > best[j]
-                best[j] = gain if is_better else best[j]
-                scale[j] = s if is_better else scale[j]
-
-        n = min(LANES, len(blocks) - start)
-        scales[start : start + n] = scale[:n]
+    _search(True, blocks, factors, IQ4_NL[0], IQ4_NL[15], ONE, n_steps, scales)
 
 
 @compiled(types.void(_rows, _floats, _codes))

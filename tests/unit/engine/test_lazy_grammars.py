@@ -235,7 +235,7 @@ def test_result_does_not_depend_on_tokens(before: str, rest: str, random: Any) -
 
 
 async def test_response_is_free_until_the_string(start: Start) -> None:
-    """The model wants to write this text for ever; from ``world`` on, the grammar holds."""
+    """The model repeats this text without end; the grammar applies from ``world`` on."""
     script = [*b"so: ", HELLO, WORLD, *b"abc"]
 
     def logits(prefix: Sequence[int]) -> Floats:
