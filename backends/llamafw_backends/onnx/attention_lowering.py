@@ -1,0 +1,314 @@
+"""Lowers rotary positions, the KV cache and attention.
+
+Rows of all tokens are packed. Attention needs them by slot: ``padded`` are the indices of the rows of each slot with
+tokens, ``(n_active, n_steps)``, and ``unpadded`` those of the rows of the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llamafw import graph as g
+from llamafw_backends.onnx.lowering import Lowering, StateTensor, lowers
+
+LOWEST = {np.dtype(np.float32): -1e30, np.dtype(np.float16): -60000.0}
+"""A score that softmax makes 0, by type; infinities would become NaN if all scores of a row had them."""
+
+
+@lowers(g.Rope)
+def lower_rope(value: g.Rope, low: Lowering) -> str:
+    """Lower a rotation; its cosines and sines are inputs of the model, computed in float64."""
+    b, x, rotation = low.builder, low.of(value.x), value.rotation
+    n_head, size = value.shape
+    cos, sin = angles(low, rotation)
+    first, last = rotation.offset, rotation.offset + rotation.n_rotated
+    parts = _split(low, x, [first, last - first, size - last])
+    turned = parts[1]
+    if rotation.interleaved:
+        pairs = low.reshape(turned, n_head, rotation.n_rotated // 2, 2)
+        even, odd = (low.reshape(part, n_head, rotation.n_rotated // 2) for part in _split(low, pairs, [1, 1]))
+    else:
+        even, odd = _split(low, turned, [rotation.n_rotated // 2] * 2)
+    new_even = b.node("Sub", b.node("Mul", even, cos), b.node("Mul", odd, sin))
+    new_odd = b.node("Add", b.node("Mul", even, sin), b.node("Mul", odd, cos))
+    if rotation.interleaved:
+        columns = [low.reshape(part, n_head, rotation.n_rotated // 2, 1) for part in (new_even, new_odd)]
+        parts[1] = low.reshape(b.node("Concat", *columns, axis=-1), n_head, rotation.n_rotated)
+    else:
+        parts[1] = b.node("Concat", new_even, new_odd, axis=-1)
+    kept = [part for part in parts if part]
+    return kept[0] if len(kept) == 1 else str(b.node("Concat", *kept, axis=-1))
+
+
+def angles(low: Lowering, rotation: g.Rotation) -> tuple[str, str]:
+    """Return the inputs of the model that have the cosines and sines of a rotation, ``(n_tokens, 1, n_pairs)``."""
+    key = next((name for name, other in low.rotations.items() if _equal(other, rotation, low.n_ctx)), None)
+    if key is None:
+        key = f"rotation.{len(low.rotations)}"
+        low.rotations[key] = rotation
+    shape = ["n_tokens", 1, len(rotation.frequencies)]
+    cos, sin = (low.builder.input(f"{key}.{part}", low.builder.float_type, shape) for part in ("cos", "sin"))
+    return cos, sin
+
+
+def _equal(a: g.Rotation, b: g.Rotation, n_ctx: int) -> bool:
+    """Return whether two rotations have the same angles."""
+    one, other = a.frequencies_for(n_ctx), b.frequencies_for(n_ctx)
+    return a.magnitude == b.magnitude and np.array_equal(one, other)
+
+
+def _split(low: Lowering, x: str, sizes: list[int]) -> list[str]:
+    """Return the last axis divided into parts; "" for those without numbers."""
+    if len([size for size in sizes if size]) == 1:
+        return [x if size else "" for size in sizes]
+    b, parts, start = low.builder, [], 0
+    for size in sizes:
+        end = start + size
+        parts.append(b.node("Slice", x, b.ints(start), b.ints(end), b.ints(-1)) if size else "")
+        start = end
+    return parts
+
+
+@lowers(g.Cache)
+def lower_cache(value: g.Cache, low: Lowering) -> str:
+    """Lower a cache: two tensors ``(n_slots, n_head, n_positions, size)`` to which the new rows are written.
+
+    The name that it returns is that of the keys; `_keys_and_values` finds the values.
+    """
+    names = [
+        _extend(low, part, StateTensor(f"{len(low.states)}.{kind}", part.shape, dtype, True, value, turn))
+        for part, kind, dtype, turn in (
+            (value.k, "key", low.cache_types[0], rotation_of(value.k)),
+            (value.v, "value", low.cache_types[1], None),
+        )
+    ]
+    low.memo[value] = names[0], names[1]
+    return names[0]
+
+
+def _extend(low: Lowering, rows: g.Value, tensor: StateTensor) -> str:
+    """Write rows ``(n_tokens, n_head, size)`` to a state; return the name of the new state."""
+    b, (n_head, size) = low.builder, rows.shape
+    past = low.state(tensor, ("n_slots", n_head, f"{tensor.name}.n_positions", size))
+    new = low.of(rows)
+    if tensor.dtype != b.float_type:
+        new = b.node("Cast", new, to=_cast(tensor.dtype))
+    return str(b.node("ScatterND", past, _places(low, n_head), new, outputs=[tensor.present]))
+
+
+def _places(low: Lowering, n_head: int) -> str:
+    """Return the indices of new rows in a cache: slot, head and position, ``(n_tokens, n_head, 3)``."""
+
+    def make() -> str:
+        b = low.builder
+        slots, positions = (b.input(name, np.int64, ["n_tokens"]) for name in ("slots", "positions"))
+        heads = b.constant(np.arange(n_head).reshape(1, n_head, 1), np.int64)
+        zero = b.node("Mul", heads, b.ints(0))
+        parts = [b.node("Add", b.node("Reshape", one, b.ints(-1, 1, 1)), zero) for one in (slots, positions)]
+        column = b.node("Add", heads, b.node("Mul", parts[0], b.ints(0)))
+        return str(b.node("Concat", parts[0], column, parts[1], axis=-1))
+
+    return str(low.once(("places", n_head), make))
+
+
+def rotation_of(value: g.Value) -> g.Rotation | None:
+    """Return the rotation of keys, which may have parts that are not rotated; None if they have no positions."""
+    todo: list[g.Value] = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, g.Rope):
+            return one.rotation
+        if isinstance(one, g.Reshape | g.Concat | g.Repeat | g.Slice | g.Scale):
+            todo += one.inputs()
+    return None
+
+
+@lowers(g.KeyValue)
+def lower_key_value(value: g.KeyValue, low: Lowering) -> str:
+    """Return the rows of the keys; those of the values are found by the operator."""
+    low.memo[value] = low.of(value.k), low.of(value.v)
+    return low.of(value.k)
+
+
+@lowers(g.Attention)
+def lower_attention(value: g.Attention, low: Lowering) -> str:
+    """Lower attention to products, a mask and Softmax."""
+    b, (n_head, size) = low.builder, value.q.shape
+    n_head_kv, v_size = value.past.v.shape
+    n_group = n_head // n_head_kv
+    keys, values = _keys_and_values(value, low)
+
+    q = _by_slot(low, _scaled_query(value, low), n_head, size)  # (n_active, n_head, n_steps, size)
+    q = b.node("Reshape", q, b.ints(0, n_head_kv, -1, size))
+    scores = b.node("MatMul", q, b.node("Transpose", keys, perm=[0, 1, 3, 2]))
+    scores = b.node("Reshape", scores, _score_shape(low, n_head_kv, n_group, cached=isinstance(value.past, g.Cache)))
+    if value.softcap is not None:
+        cap = b.floats(value.softcap)
+        scores = b.node("Mul", b.node("Tanh", b.node("Div", scores, cap)), cap)
+    if value.alibi:
+        slopes = b.floats(np.array(value.alibi).reshape(1, n_head_kv, n_group, 1, 1))
+        far = b.node("Cast", b.node("Abs", _distances(low, value)), to=_cast(b.float_type))
+        scores = b.node("Sub", scores, b.node("Mul", far, slopes))
+    scores = b.node("Where", _visible(low, value), scores, b.floats(LOWEST[b.float_type]))
+
+    weights = _softmax(low, value, scores, n_head_kv, n_group)
+    weights = b.node("Reshape", weights, _flat_score_shape(low, n_head_kv, cached=isinstance(value.past, g.Cache)))
+    sums = b.node("Reshape", b.node("MatMul", weights, values), b.ints(0, n_head, -1, v_size))
+    rows = b.node("Reshape", b.node("Transpose", sums, perm=[0, 2, 1, 3]), b.ints(-1, n_head, v_size))
+    return str(b.node("Gather", rows, b.input("unpadded", np.int64, ["n_tokens"]), axis=0))
+
+
+def _scaled_query(value: g.Attention, low: Lowering) -> str:
+    """Return the queries times the scale, and times the factor of their positions if there is a temperature."""
+    b = low.builder
+    q = b.node("Mul", low.of(value.q), b.floats(value.scale))
+    if value.temperature is None:
+        return str(q)
+    factor, length = value.temperature
+    steps = b.node("Div", b.input("positions", np.int64, ["n_tokens"]), b.ints(length))
+    logs = b.node("Log", b.node("Cast", b.node("Add", steps, b.ints(1)), to=1))
+    factors = b.node("Add", b.node("Mul", logs, b.constant(factor, np.float32)), b.constant(1, np.float32))
+    factors = b.node("Reshape", b.node("Cast", factors, to=_cast(b.float_type)), b.ints(-1, 1, 1))
+    return str(b.node("Mul", q, factors))
+
+
+def _by_slot(low: Lowering, rows: str, n_head: int, size: int) -> str:
+    """Return packed rows by slot and head, ``(n_active, n_head, n_steps, size)``."""
+    b = low.builder
+    padded = b.node("Gather", rows, b.input("padded", np.int64, ["n_active", "n_steps"]), axis=0)
+    return str(b.node("Transpose", padded, perm=[0, 2, 1, 3]))
+
+
+def _keys_and_values(value: g.Attention, low: Lowering) -> tuple[str, str]:
+    """Return the keys and values of the slots with tokens, ``(n_active, n_head_kv, n_keys, size)``."""
+
+    def make() -> tuple[str, str]:
+        b, past = low.builder, value.past
+        both = low.memo[past]
+        if isinstance(past, g.KeyValue):
+            parts = zip(both, (past.k, past.v), strict=True)
+            keys, values = (_by_slot(low, rows, *part.shape) for rows, part in parts)
+            return keys, values
+        end, active = b.input("n_keys", np.int64, [1]), b.input("active", np.int64, ["n_active"])
+        found = []
+        for name in both:
+            part = b.node("Slice", name, b.ints(0), end, b.ints(2))
+            part = b.node("Gather", part, active, axis=0)
+            found.append(b.node("Cast", part, to=_cast(b.float_type)))
+        return found[0], found[1]
+
+    keys, values = low.once(("keys and values", value.past), make)
+    return keys, values
+
+
+def _score_shape(low: Lowering, n_head_kv: int, n_group: int, *, cached: bool) -> str:
+    """Return the shape of scores with all axes: ``(n_active, n_head_kv, n_group, n_steps, n_keys)``."""
+    b = low.builder
+    return str(b.node("Concat", b.ints(0, n_head_kv, n_group), _n_steps(low), _n_keys(low, cached), axis=0))
+
+
+def _flat_score_shape(low: Lowering, n_head_kv: int, *, cached: bool) -> str:
+    """Return the shape of scores for products with values: ``(n_active, n_head_kv, n_group · n_steps, n_keys)``."""
+    b = low.builder
+    return str(b.node("Concat", b.ints(0, n_head_kv, -1), _n_keys(low, cached), axis=0))
+
+
+def _n_steps(low: Lowering) -> str:
+    b = low.builder
+    return str(
+        low.once(
+            "n_steps",
+            lambda: b.node("Shape", b.input("padded", np.int64, ["n_active", "n_steps"]), start=1, end=2),
+        )
+    )
+
+
+def _n_keys(low: Lowering, cached: bool) -> str:
+    return low.builder.input("n_keys", np.int64, [1]) if cached else _n_steps(low)
+
+
+def _distances(low: Lowering, value: g.Attention) -> str:
+    """Return position of the query − position of the key, ``(n_active, 1, 1, n_steps, n_keys)`` int64."""
+    cached = isinstance(value.past, g.Cache)
+
+    def make() -> str:
+        b = low.builder
+        queries = b.node("Reshape", _query_positions(low), b.node("Concat", b.ints(0, 1, 1, -1, 1), axis=0))
+        return str(b.node("Sub", queries, _key_positions(low, cached)))
+
+    return str(low.once(("distances", cached), make))
+
+
+def _query_positions(low: Lowering) -> str:
+    b = low.builder
+
+    def make() -> str:
+        positions = b.input("positions", np.int64, ["n_tokens"])
+        return str(b.node("Gather", positions, b.input("padded", np.int64, ["n_active", "n_steps"]), axis=0))
+
+    return str(low.once("query positions", make))
+
+
+def _key_positions(low: Lowering, cached: bool) -> str:
+    """Return the positions of keys: all of a cache, or those of the rows of each slot."""
+    b = low.builder
+
+    def make() -> str:
+        if not cached:
+            return str(b.node("Reshape", _query_positions(low), b.ints(0, 1, 1, 1, -1)))
+        end = b.node("Squeeze", b.input("n_keys", np.int64, [1]), b.ints(0))
+        numbers = b.node("Range", b.constant(0, np.int64), end, b.constant(1, np.int64))
+        return str(b.node("Reshape", numbers, b.ints(1, 1, 1, 1, -1)))
+
+    return str(low.once(("key positions", cached), make))
+
+
+def _visible(low: Lowering, value: g.Attention) -> str:
+    """Return which keys each query sees, ``(n_active, 1, 1, n_steps, n_keys)`` bool."""
+    cached = isinstance(value.past, g.Cache)
+
+    def make() -> str:
+        b, far = low.builder, _distances(low, value)
+        seen = [b.node("GreaterOrEqual", far, b.ints(0)) if cached else _real_keys(low)]
+        if value.window is not None and value.window_kind == "sliding":
+            seen.append(b.node("Less", far, b.ints(value.window)))
+        elif value.window is not None and value.window_kind == "chunked":
+            queries = b.node("Reshape", _query_positions(low), b.ints(0, 1, 1, -1, 1))
+            chunks = [b.node("Div", part, b.ints(value.window)) for part in (queries, _key_positions(low, cached))]
+            seen.append(b.node("Equal", *chunks))
+        elif value.window is not None:
+            seen.append(b.node("LessOrEqual", b.node("Abs", far), b.ints(value.window // 2)))
+        return seen[0] if len(seen) == 1 else str(b.node("And", *seen))
+
+    return str(low.once(("visible", cached, value.window, value.window_kind), make))
+
+
+def _real_keys(low: Lowering) -> str:
+    """Return which rows of each slot are tokens and not padding, ``(n_active, 1, 1, 1, n_steps)`` bool."""
+    b = low.builder
+
+    def make() -> str:
+        lengths = b.node("Reshape", b.input("lengths", np.int64, ["n_active"]), b.ints(-1, 1, 1, 1, 1))
+        end = b.node("Squeeze", _n_steps(low), b.ints(0))
+        steps = b.node("Range", b.constant(0, np.int64), end, b.constant(1, np.int64))
+        return str(b.node("Less", b.node("Reshape", steps, b.ints(1, 1, 1, 1, -1)), lengths))
+
+    return str(low.once("real keys", make))
+
+
+def _softmax(low: Lowering, value: g.Attention, scores: str, n_head_kv: int, n_group: int) -> str:
+    """Return the weights of the values; a sink takes part in the sum and has no value."""
+    b = low.builder
+    if value.sinks is None:
+        return str(b.node("Softmax", scores, axis=-1))
+    sinks = b.node("Reshape", low.small_weight(value.sinks), b.ints(1, n_head_kv, n_group, 1, 1))
+    highest = b.node("Max", b.node("ReduceMax", scores, b.ints(-1), keepdims=1), sinks)
+    weights = b.node("Exp", b.node("Sub", scores, highest))
+    total = b.node("ReduceSum", weights, b.ints(-1), keepdims=1)
+    return str(b.node("Div", weights, b.node("Add", total, b.node("Exp", b.node("Sub", sinks, highest)))))
+
+
+def _cast(dtype: np.dtype[np.generic]) -> int:
+    return 1 if dtype == np.float32 else 10  # FLOAT, FLOAT16
+
+

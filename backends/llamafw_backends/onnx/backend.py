@@ -1,0 +1,286 @@
+"""Runs a model with ONNX Runtime: batches of several slots, and caches that can be cut, moved, saved and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from llamafw import (
+    BackendContext,
+    Batch,
+    Bytes,
+    Floats,
+    LlamafwError,
+    RequestError,
+    SettingsError,
+    Snapshots,
+)
+from llamafw import graph as g
+from llamafw_backends.onnx import attention_lowering, expert_lowering, recurrent_lowering, row_lowering
+from llamafw_backends.onnx.batch_inputs import Inputs, Part, divide
+from llamafw_backends.onnx.device_tensors import SlotTensors
+from llamafw_backends.onnx.key_rotation import rotate_back
+from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
+from llamafw_backends.onnx.model_builder import Array, ModelBuilder
+from llamafw_backends.onnx.providers import choose
+from llamafw_backends.onnx.support import Support
+from llamafw_backends.onnx.tensors import Tensors
+
+CACHE_TYPES = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
+OPERATORS = (row_lowering, attention_lowering, recurrent_lowering, expert_lowering)
+"""The modules that register what lowers each operator."""
+
+
+def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
+    """Return the model's graph as an ONNX model that is ready to be built."""
+    options = context.options
+    for kind in (options.cache_type_k, options.cache_type_v):
+        if kind not in CACHE_TYPES:
+            raise SettingsError(f"the onnx backend stores keys and values as {' or '.join(CACHE_TYPES)}, not {kind}")
+    types = CACHE_TYPES[options.cache_type_k], CACHE_TYPES[options.cache_type_v]
+    builder = ModelBuilder(support.float_type)
+    lowering = Lowering(context, builder, Tensors(context.model, context.quants), support, n_ctx, types)
+    lower_graph(lowering)
+    return lowering
+
+
+class OnnxBackend:
+    """A `llamafw.SnapshotBackend` that runs graphs with ONNX Runtime.
+
+    Parameters
+    ----------
+    context : BackendContext
+        The model and the settings.
+
+    Raises
+    ------
+    SettingsError
+        A setting has no meaning for this backend, or the provider cannot be used.
+    ModelError
+        An operator of a plugin cannot be lowered.
+    """
+
+    exact = False  # the kernels of a product depend on the number of rows
+
+    def __init__(self, context: BackendContext) -> None:
+        graph, options = context.graph, context.options
+        self._graph = graph
+        self.n_slots, self.n_batch = options.n_slots, options.n_batch
+        self.n_ctx = options.n_ctx or graph.n_ctx_train
+        self.n_vocab, self.n_embd = graph.n_vocab, graph.n_embd
+        self.whole_texts = not graph.causal
+        self._n_ubatch = options.n_batch if self.whole_texts else options.n_ubatch
+
+        self._provider = choose(options.extra.get("onnx_provider"))
+        device = self._provider.device(options.gpu.main_gpu)
+        support = Support(device.providers, np.dtype(self._provider.float_type))
+        lowering = lower(context, support, self.n_ctx)
+        self._inputs = Inputs(
+            lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, self.n_slots, support.float_type
+        )
+        self._input_names = set(lowering.builder.input_names)
+        self._states: Sequence[StateTensor] = lowering.states
+        self.state_format = f"onnx-1-{'-'.join((options.cache_type_k, options.cache_type_v))}"
+        self._weight_bytes = sum(array.nbytes for array in lowering.builder.weights.values())
+        self._n_threads = options.n_threads or 0
+        self._session = self._open(lowering.builder, device.providers, options.n_threads)
+
+        self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx)
+        self._n_tokens = [0] * self.n_slots
+        self._fixed = [state for state in self._states if not state.grows]
+        self._caches = [state for state in self._states if state.grows]
+        self.can_cut = not self._fixed
+        keys = [state for state in self._caches if state.name.endswith("key")]
+        self.can_shift = self.can_cut and bool(keys) and all(state.rotation is not None for state in keys)
+        self._n_snapshots = options.n_snapshots
+        self._snapshots = [Snapshots[list[Array]](options.n_snapshots) for _ in range(self.n_slots)]
+
+    @staticmethod
+    def _open(builder: ModelBuilder, providers: Sequence[Any], n_threads: int) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = n_threads
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in builder.weights.items()}
+        options.add_external_initializers(list(values), list(values.values()))
+        return ort.InferenceSession(builder.build().SerializeToString(), options, providers=list(providers))
+
+    # --- the forward pass
+
+    def forward(self, batch: Batch) -> Floats:
+        """Return the logits of ``batch.outputs``, ``(m, n_vocab)`` float32."""
+        if self._graph.logits is None:
+            raise RequestError("this model only embeds texts; it cannot generate")
+        return self._rows(batch, "logits", self.n_vocab)
+
+    def hidden(self, batch: Batch) -> Floats:
+        """Return the hidden states of ``batch.outputs`` after the output norm, ``(m, n_embd)`` float32."""
+        return self._rows(batch, "hidden", self.n_embd)
+
+    def _rows(self, batch: Batch, output: str, size: int) -> Floats:
+        self._check(batch)
+        rows = [np.zeros((0, size), np.float32)]
+        for part in divide(batch, self._n_ubatch):
+            rows.append(self._run(part, output))
+        return np.concatenate(rows)
+
+    def _run(self, part: Part, output: str) -> Floats:
+        """Compute some tokens and add them to their slots; return an output of the model."""
+        self._slots.reserve(int(part.positions.max()) + 1)
+        feeds = self._inputs.make(part, logits=output == "logits")
+        binding = self._session.io_binding()
+        for name in self._input_names & feeds.keys():
+            binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+        for state in self._states:
+            binding.bind_ortvalue_input(state.past, self._slots.values[state.name])
+        names = ["hidden"] if self._graph.logits is None else ["hidden", "logits"]
+        for name in names:
+            binding.bind_output(name, "cpu")
+        for state in self._states:
+            binding.bind_ortvalue_output(state.present, self._slots.values[state.name])
+
+        ends = {int(slot): int(position) + 1 for slot, position in zip(part.slots, part.positions, strict=True)}
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            for slot, end in ends.items():
+                self._n_tokens[slot] = end  # the states may have changed, so go back to a snapshot
+                self.truncate(slot, int(part.positions[part.slots == slot][0]))
+            raise LlamafwError(f"ONNX Runtime has failed: {error}") from error
+        for slot, end in ends.items():
+            self._n_tokens[slot] = end
+        return np.asarray(binding.get_outputs()[names.index(output)].numpy(), np.float32)
+
+    def _check(self, batch: Batch) -> None:
+        """Raise RequestError if tokens do not continue their slots, or are not in the vocabulary."""
+        tokens = np.asarray(batch.tokens)
+        if self.n_vocab and not ((tokens >= 0) & (tokens < self.n_vocab)).all():
+            raise RequestError(f"a token of {tokens.tolist()} is not in the vocabulary of {self.n_vocab} tokens")
+        seen: dict[int, int] = {}
+        for slot, position in zip(batch.slots.tolist(), batch.positions.tolist(), strict=True):
+            if not 0 <= slot < self.n_slots or not 0 <= position < self.n_ctx:
+                raise RequestError(f"slot {slot} or position {position} is out of range")
+            n = seen.get(slot, self._n_tokens[slot])
+            if position > n or (slot not in seen and position < n and not self.can_cut):
+                raise RequestError(f"position {position} does not continue slot {slot}, which has {n} tokens")
+            seen[slot] = position + 1
+
+    # --- cuts
+
+    def truncate(self, slot: int, n: int) -> int:
+        """Remove positions from the end of ``slot`` until at most ``n`` are left; return how many are left."""
+        if n < self._n_tokens[slot]:
+            self._snapshots[slot].cut(n)
+            position, fixed = self._fixed_at(slot, n)
+            for state, array in zip(self._fixed, fixed, strict=True):
+                self._slots.write(state, slot, array)
+            self._n_tokens[slot] = position
+        return self._n_tokens[slot]
+
+    def _fixed_at(self, slot: int, n: int) -> tuple[int, list[Array]]:
+        """Return the last position of at most ``n`` at which the slot can be cut, and the fixed states there."""
+        if self.can_cut or n >= self._n_tokens[slot]:
+            return min(n, self._n_tokens[slot]), self._read_fixed(slot)
+        return self._snapshots[slot].last(n) or (0, [np.zeros(state.shape, state.dtype) for state in self._fixed])
+
+    def _read_fixed(self, slot: int) -> list[Array]:
+        return [self._slots.read(state, slot, 0) for state in self._fixed]
+
+    def take_snapshot(self, slot: int) -> None:
+        """Keep a copy of the state of ``slot`` at its end."""
+        self._snapshots[slot].add(self._n_tokens[slot], self._read_fixed(slot))
+
+    def snapshots(self, slot: int) -> Sequence[int]:
+        """Return the positions of the snapshots of ``slot``."""
+        return self._snapshots[slot].positions
+
+    def shift(self, slot: int, first: int, n: int) -> None:
+        """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated."""
+        end = self._n_tokens[slot]
+        for state in self._caches:
+            rows = self._slots.read(state, slot, end)[:, first + n :]
+            if state.rotation is not None:
+                rows = rotate_back(rows, state.rotation, n, self.n_ctx)
+            if rows.shape[1]:
+                self._slots.write(state, slot, rows, first)
+        self._n_tokens[slot] = end - n
+
+    # --- saved states: keys and values, fixed states, then the position and the fixed states of each snapshot
+
+    def state_size(self, n: int) -> int:
+        """Return the largest possible size in bytes of the state of ``n`` positions."""
+        return n_bytes(self._like(n)) + (0 if self.can_cut else self._n_snapshots * self._snapshot_bytes)
+
+    @property
+    def _snapshot_bytes(self) -> int:
+        return 8 + n_bytes(self._like(0)[len(self._caches) :])
+
+    def _like(self, n: int) -> list[Array]:
+        """Return arrays of the shapes and types of what a slot of ``n`` positions keeps; they use no memory."""
+        shapes = [((state.shape[0], n, state.shape[1]), state.dtype) for state in self._caches]
+        shapes += [(state.shape, state.dtype) for state in self._fixed]  # type: ignore[misc]  # of any length
+        return [np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in shapes]
+
+    def save(self, slot: int, n: int) -> Bytes:
+        """Return the state of the first ``n`` positions of ``slot``."""
+        position, fixed = self._fixed_at(slot, n)
+        if position != n:
+            raise LlamafwError(f"slot {slot} cannot be cut at {n}")
+        arrays = [self._slots.read(state, slot, n) for state in self._caches] + fixed
+        for before, states in self._snapshots[slot]:
+            if before < n:
+                arrays += [np.array([before], np.int64), *states]
+        parts = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays)
+        return np.concatenate([np.zeros(0, np.uint8), *parts])
+
+    def restore(self, slot: int, n: int, state: Bytes) -> None:
+        """Replace the contents of ``slot`` by the ``n`` positions in ``state``, which `save` returned."""
+        if not 0 <= n <= self.n_ctx:
+            raise LlamafwError(f"{n} positions do not fit into a context of {self.n_ctx}")
+        like = self._like(n)
+        fixed = like[len(self._caches) :]
+        n_snapshots, rest = divmod(state.nbytes - n_bytes(like), self._snapshot_bytes)
+        if rest or not 0 <= n_snapshots <= (0 if self.can_cut else self._n_snapshots):
+            raise LlamafwError(f"a state of {state.nbytes} bytes is not that of {n} positions, {n_bytes(like)} bytes")
+
+        self._slots.reserve(n)
+        saved = unpack(state, [*like, *[np.zeros(1, np.int64), *fixed] * n_snapshots])
+        for one, array in zip([*self._caches, *self._fixed], saved, strict=False):
+            if array.size:
+                self._slots.write(one, slot, array)
+        self._n_tokens[slot] = n
+        self._snapshots[slot].cut(-1)
+        rows = saved[len(like) :]
+        for i in range(n_snapshots):
+            position, *states = rows[i * (1 + len(fixed)) : (i + 1) * (1 + len(fixed))]
+            self._snapshots[slot].add(int(position[0]), [array.copy() for array in states])
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return facts for logs and ``llamafw bench``."""
+        return {
+            "backend": "onnx",
+            "provider": self._provider.name,
+            "n_threads": self._n_threads,
+            "weight_bytes": self._weight_bytes,
+            "cache_bytes": self._slots.n_bytes,
+        }
+
+    def close(self) -> None:
+        """Free the memory of the session and of the slots."""
+        del self._session, self._slots
+
+
+def n_bytes(arrays: Iterable[Array]) -> int:
+    """Return the size of arrays in bytes."""
+    return sum(array.nbytes for array in arrays)
+
+
+def unpack(state: Bytes, like: Sequence[Array]) -> list[Array]:
+    """Return arrays of the shapes and types of ``like``, which follow one another in ``state``."""
+    arrays, start = [], 0
+    for array in like:
+        arrays.append(state[start : start + array.nbytes].copy().view(array.dtype).reshape(array.shape))
+        start += array.nbytes
+    return arrays

@@ -1,0 +1,258 @@
+"""Tensor types whose matrices ONNX Runtime multiplies without unpacking them: codes of 2, 4 or 8 bits in blocks.
+
+`FORMATS` has those of ggml. A type of a plugin gives its own in ``Quant.backends["onnx"]``: a function, or a text such
+as ``"my_package.onnx:blocks"``, from the bytes of the rows to `BlockCodes`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llamafw import Bytes, Floats, Quant
+
+Codes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCodes:
+    """A matrix of which the weight ``i`` of a block is ``scale · (codes[i] − 2^(bits − 1)) + offset``.
+
+    Attributes
+    ----------
+    bits : int
+        2, 4 or 8.
+    codes : (n_rows, n_blocks, block_size) uint8
+        One code per weight.
+    scales : (n_rows, n_blocks) float32
+        One per block.
+    offsets : (n_rows, n_blocks) float32, or None
+        One per block; None: they are 0.
+    """
+
+    bits: int
+    codes: Codes
+    scales: Floats
+    offsets: Floats | None = None
+
+    @property
+    def block_size(self) -> int:
+        """Weights per block."""
+        return int(self.codes.shape[-1])
+
+    def packed(self) -> Codes:
+        """Return the codes as MatMulNBits stores them, ``(n_rows, n_blocks, block_size · bits / 8)``.
+
+        The first of the codes of a byte is in its lowest bits.
+        """
+        n = 8 // self.bits
+        packed = self.codes[..., ::n].copy()
+        for i in range(1, n):
+            packed |= self.codes[..., i::n] << np.uint8(self.bits * i)
+        return packed
+
+
+Read = Callable[[Bytes], BlockCodes]
+"""Returns the codes of the rows in ``(n_rows, n_bytes)`` uint8."""
+
+
+def find_format(quant: Quant) -> Read | None:
+    """Return what reads the codes of a tensor type; None if its matrices must be unpacked."""
+    found: Any = getattr(quant, "backends", {}).get("onnx") or FORMATS.get(quant.name)
+    if isinstance(found, str):
+        module, _, name = found.partition(":")
+        found = getattr(importlib.import_module(module), name)
+    return found  # type: ignore[no-any-return]
+
+
+def _halves(blocks: Bytes, start: int) -> Floats:
+    """Return the float16 number at a byte of each block."""
+    return np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0].astype(np.float32)
+
+
+def _blocks(rows: Bytes, size: int) -> Bytes:
+    return rows.reshape(len(rows), -1, size)
+
+
+def _nibbles(data: Bytes) -> Codes:
+    """Return codes of 4 bits whose first half are the low halves of the bytes."""
+    return np.concatenate([data & 15, data >> 4], -1)
+
+
+def _fifth_bits(data: Bytes) -> Codes:
+    """Return the bits of 32 codes, each shifted to be the fifth bit of its code."""
+    return np.unpackbits(data, axis=-1, bitorder="little") << np.uint8(4)
+
+
+def q4_0(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q4_0: ``d · (q − 8)``."""
+    blocks = _blocks(rows, 18)
+    return BlockCodes(4, _nibbles(blocks[..., 2:]), _halves(blocks, 0))
+
+
+def q4_1(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q4_1: ``d · q + m``."""
+    blocks = _blocks(rows, 20)
+    d, m = _halves(blocks, 0), _halves(blocks, 2)
+    return BlockCodes(4, _nibbles(blocks[..., 4:]), d, m + 8 * d)
+
+
+def q5_0(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q5_0, ``d · (q − 16)``, with codes of 8 bits."""
+    blocks = _blocks(rows, 22)
+    q = _nibbles(blocks[..., 6:]) | _fifth_bits(blocks[..., 2:6])
+    return BlockCodes(8, q + np.uint8(112), _halves(blocks, 0))
+
+
+def q5_1(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q5_1, ``d · q + m``, with codes of 8 bits."""
+    blocks = _blocks(rows, 24)
+    q = _nibbles(blocks[..., 8:]) | _fifth_bits(blocks[..., 4:8])
+    d, m = _halves(blocks, 0), _halves(blocks, 2)
+    return BlockCodes(8, q + np.uint8(112), d, m + 16 * d)
+
+
+def q8_0(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q8_0: ``d · q``."""
+    blocks = _blocks(rows, 34)
+    return BlockCodes(8, blocks[..., 2:] ^ np.uint8(128), _halves(blocks, 0))
+
+
+def _k_scales(packed: Bytes) -> tuple[Floats, Floats]:
+    """Return the scales and minima of the 8 blocks of a super-block of Q4_K and Q5_K, 6 bits each."""
+    low, middle, high = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
+    scales = np.concatenate([low & 63, high & 15 | low >> 6 << 4], -1)
+    minima = np.concatenate([middle & 63, high >> 4 | middle >> 6 << 4], -1)
+    return scales.astype(np.float32), minima.astype(np.float32)
+
+
+def _with_minima(bits: int, q: Codes, d: Floats, low: Floats, middle: int) -> BlockCodes:
+    """Return codes for weights ``d · q − low``; all arrays have super-blocks, which are joined.
+
+    ``middle`` is the middle of the range of ``q``. Relative to it the offsets are smallest, and little precision is
+    lost where they are added.
+    """
+    n = len(q)
+    d = d.reshape(n, -1)
+    codes = q.reshape(n, d.shape[1], -1) + np.uint8(2 ** (bits - 1) - middle)
+    return BlockCodes(bits, codes, d, middle * d - low.reshape(n, -1))
+
+
+def q4_k(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q4_K: ``d · scale · q − dmin · minimum`` in 8 blocks of 32."""
+    blocks = _blocks(rows, 144)
+    scales, minima = _k_scales(blocks[..., 4:16])
+    d, low = _halves(blocks, 0)[..., None] * scales, _halves(blocks, 2)[..., None] * minima
+    data = blocks[..., 16:].reshape(*blocks.shape[:2], 4, 32)
+    return _with_minima(4, np.stack([data & 15, data >> 4], -2), d, low, 8)
+
+
+def q5_k(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q5_K, as Q4_K with a fifth bit, with codes of 8 bits."""
+    blocks = _blocks(rows, 176)
+    scales, minima = _k_scales(blocks[..., 4:16])
+    d, low = _halves(blocks, 0)[..., None] * scales, _halves(blocks, 2)[..., None] * minima
+    data = blocks[..., 48:].reshape(*blocks.shape[:2], 4, 32)
+    bits = blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+    q = np.stack([data & 15, data >> 4], -2).reshape(*blocks.shape[:2], 8, 32) | bits << np.uint8(4)
+    return _with_minima(8, q, d, low, 16)
+
+
+def q6_k(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q6_K, ``d · scale · (q − 32)`` in 16 blocks of 16, with codes of 8 bits."""
+    blocks = _blocks(rows, 210)
+    front = blocks.shape[:2]
+    low = blocks[..., :128].reshape(*front, 2, 64)
+    high = blocks[..., 128:192].reshape(*front, 2, 32)
+    nibbles = np.stack([low[..., :32] & 15, low[..., 32:] & 15, low[..., :32] >> 4, low[..., 32:] >> 4], -2)
+    q = nibbles | (high[..., None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3) << np.uint8(4)
+    scales = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8).astype(np.float32)
+    d = (_halves(blocks, 208)[..., None] * scales).reshape(len(rows), -1)
+    return BlockCodes(8, q.reshape(*d.shape, 16) + np.uint8(96), d)
+
+
+def q3_k(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q3_K, ``d · scale · (q − 4)`` in 16 blocks of 16, with codes of 4 bits."""
+    blocks = _blocks(rows, 110)
+    front = blocks.shape[:2]
+    high = blocks[..., None, None, :32] >> np.arange(8, dtype=np.uint8).reshape(2, 4, 1) & 1
+    low = blocks[..., 32:96].reshape(*front, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    q = low | high << np.uint8(2)
+    packed = blocks[..., 96:108]
+    nibbles = np.concatenate([packed[..., :8] & 15, packed[..., :8] >> 4], -1)
+    upper = (packed[..., None, 8:] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3).reshape(*front, 16)
+    scales = (nibbles | upper << np.uint8(4)).astype(np.float32) - 32
+    d = (_halves(blocks, 108)[..., None] * scales).reshape(len(rows), -1)
+    return BlockCodes(4, q.reshape(*d.shape, 16) + np.uint8(4), d)
+
+
+def q2_k(rows: Bytes) -> BlockCodes:
+    """Read ggml's Q2_K: ``d · scale · q − dmin · minimum`` in 16 blocks of 16."""
+    blocks = _blocks(rows, 84)
+    q = blocks[..., 16:80].reshape(*blocks.shape[:2], 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    d = _halves(blocks, 80)[..., None] * (blocks[..., :16] & 15)
+    low = _halves(blocks, 82)[..., None] * (blocks[..., :16] >> 4)
+    return _with_minima(2, q, d.astype(np.float32), low.astype(np.float32), 2)
+
+
+IQ4_VALUES = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
+)
+"""What the codes of IQ4_NL and IQ4_XS stand for."""
+
+MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+"""Twice the numbers of E2M1 (OCP Microscaling Formats 1.0)."""
+
+
+def iq4_nl(rows: Bytes) -> BlockCodes:
+    """Read ggml's IQ4_NL, ``d · values[q]``, with codes of 8 bits."""
+    blocks = _blocks(rows, 18)
+    return BlockCodes(8, _looked_up(IQ4_VALUES, _nibbles(blocks[..., 2:])), _halves(blocks, 0))
+
+
+def iq4_xs(rows: Bytes) -> BlockCodes:
+    """Read ggml's IQ4_XS, ``d · (scale − 32) · values[q]`` in 8 blocks of 32, with codes of 8 bits."""
+    blocks = _blocks(rows, 136)
+    front = blocks.shape[:2]
+    upper = np.ascontiguousarray(blocks[..., 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    lower = np.stack([blocks[..., 4:8] & 15, blocks[..., 4:8] >> 4], -1).reshape(*front, 8)
+    scales = (lower | upper.astype(np.uint8) << 4).astype(np.float32) - 32
+    d = (_halves(blocks, 0)[..., None] * scales).reshape(len(rows), -1)
+    q = _nibbles(blocks[..., 8:].reshape(*front, 8, 16))
+    return BlockCodes(8, _looked_up(IQ4_VALUES, q).reshape(*d.shape, 32), d)
+
+
+def mxfp4(rows: Bytes) -> BlockCodes:
+    """Read MXFP4, ``2^(e − 127) · value``, with codes of 8 bits for twice the values."""
+    blocks = _blocks(rows, 17)
+    scales = np.ldexp(np.float32(1), blocks[..., 0].astype(np.int32) - 128)
+    return BlockCodes(8, _looked_up(MXFP4_VALUES, _nibbles(blocks[..., 1:])), scales)
+
+
+def _looked_up(values: npt.NDArray[np.int8], q: Codes) -> Codes:
+    """Return codes of 8 bits for the numbers that other codes stand for."""
+    codes: Codes = (values.view(np.uint8) ^ np.uint8(128))[q]
+    return codes
+
+
+FORMATS: dict[str, Read] = {
+    "Q4_0": q4_0,
+    "Q4_1": q4_1,
+    "Q5_0": q5_0,
+    "Q5_1": q5_1,
+    "Q8_0": q8_0,
+    "Q2_K": q2_k,
+    "Q3_K": q3_k,
+    "Q4_K": q4_k,
+    "Q5_K": q5_k,
+    "Q6_K": q6_k,
+    "IQ4_NL": iq4_nl,
+    "IQ4_XS": iq4_xs,
+    "MXFP4": mxfp4,
+}
+"""What reads the codes, by the names of types."""

@@ -1,0 +1,195 @@
+"""Tensors of slots in the memory of a device, and tiny models that read and write parts of them there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from llamafw import LlamafwError
+from llamafw_backends.onnx.lowering import StateTensor
+from llamafw_backends.onnx.model_builder import Array, Dimensions, ModelBuilder
+
+FIRST_POSITIONS = 256
+"""How many positions a cache has room for at first; it doubles when they are used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where tensors are: the names and numbers that ONNX Runtime uses."""
+
+    providers: Sequence[Any]
+    kind: str  # "cpu", "cuda", "dml"
+    number: int = 0
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype[Any]) -> ort.OrtValue:
+        """Return a tensor of zeros on the device.
+
+        Raises
+        ------
+        LlamafwError
+            The device has not enough memory.
+        """
+        try:
+            return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self.kind, self.number)
+        except Exception as error:
+            size = int(np.prod(shape)) * dtype.itemsize / 2**20
+            raise LlamafwError(f"the device has not enough memory for {size:,.0f} MiB of cache: {error}") from None
+
+    def session(self, build: Callable[[ModelBuilder], None], dtype: np.dtype[Any]) -> ort.InferenceSession:
+        """Return a session with a small model."""
+        b = ModelBuilder(dtype)
+        build(b)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        return ort.InferenceSession(b.build().SerializeToString(), options, providers=list(self.providers))
+
+
+@dataclass(slots=True)
+class SlotTensors:
+    """The tensors that keep the states of all slots.
+
+    Parameters
+    ----------
+    device : Device
+        Where they are.
+    states : sequence of StateTensor
+        Their shapes and types.
+    n_slots : int
+        How many slots there are.
+    n_ctx : int
+        Positions per slot.
+    """
+
+    device: Device
+    states: Sequence[StateTensor]
+    n_slots: int
+    n_ctx: int
+    capacity: int = 0  # positions per slot that there is room for
+    values: dict[str, ort.OrtValue] = field(default_factory=dict)  # by the names of the states
+    _sessions: dict[Any, ort.InferenceSession] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.capacity = min(FIRST_POSITIONS, self.n_ctx)
+        for state in self.states:
+            self.values[state.name] = self.device.zeros(self._shape(state, self.capacity), state.dtype)
+
+    def reserve(self, n: int) -> None:
+        """Make room for ``n`` positions per slot; LlamafwError if the device has not enough memory."""
+        if n <= self.capacity:
+            return
+        capacity = self.capacity
+        while capacity < n:
+            capacity = min(2 * capacity, self.n_ctx)
+        larger = {
+            state.name: self._grown(state, capacity) for state in self.states if state.grows
+        }  # all of them, before any replaces a smaller one
+        self.values.update(larger)
+        self.capacity = capacity
+
+    def read(self, state: StateTensor, slot: int, n: int) -> Array:
+        """Return a copy of what a slot keeps: its first ``n`` positions, ``(n_head, n, size)``, or its whole state."""
+        tensor, feeds = self.values[state.name], {"slot": np.array([slot], np.int64)}
+        if state.grows:
+            feeds["end"] = np.array([n], np.int64)
+        binding = self._bind(("read", state.grows, len(state.shape), state.dtype), _read, tensor, feeds, state.dtype)
+        return np.asarray(binding.copy_outputs_to_cpu()[0][0])
+
+    def write(self, state: StateTensor, slot: int, rows: Array, first: int = 0) -> None:
+        """Write positions of a slot from ``first`` on, ``(n_head, n, size)``, or its whole state."""
+        tensor = self.values[state.name]
+        if state.grows:
+            n_head, n, size = rows.shape
+            indices = np.empty((n_head, n, 3), np.int64)
+            indices[..., 0] = slot
+            indices[..., 1] = np.arange(n_head)[:, None]
+            indices[..., 2] = first + np.arange(n)
+        else:
+            rows, indices = rows[None], np.array([[slot]], np.int64)
+        feeds = {"indices": indices, "rows": np.ascontiguousarray(rows, state.dtype)}
+        key = ("write", state.grows, len(state.shape), state.dtype)
+        self._bind(key, _write, tensor, feeds, state.dtype, in_place=True)
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of all tensors in bytes."""
+        return sum(
+            int(np.prod(self._shape(state, self.capacity))) * state.dtype.itemsize for state in self.states
+        )
+
+    def _shape(self, state: StateTensor, capacity: int) -> tuple[int, ...]:
+        if not state.grows:
+            return (self.n_slots, *state.shape)
+        n_head, size = state.shape
+        return (self.n_slots, n_head, capacity, size)
+
+    def _grown(self, state: StateTensor, capacity: int) -> ort.OrtValue:
+        """Return a larger cache with the contents of the present one, copied on the device."""
+        tensor = self.device.zeros(self._shape(state, capacity), state.dtype)
+        feeds = {"old": self.values[state.name]}
+        self._bind(("grow", state.dtype), _grow, tensor, feeds, state.dtype, in_place=True)
+        return tensor
+
+    def _bind(
+        self,
+        key: Any,
+        build: Callable[[ModelBuilder, Any], None],
+        tensor: ort.OrtValue,
+        feeds: Mapping[str, Any],
+        dtype: np.dtype[Any],
+        *,
+        in_place: bool = False,
+    ) -> ort.IOBinding:
+        """Run a tiny model on a tensor, with its output in another one or in place."""
+        if key not in self._sessions:
+            self._sessions[key] = self.device.session(lambda b: build(b, key), dtype)
+        session = self._sessions[key]
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("tensor", tensor)
+        for name, array in feeds.items():
+            if isinstance(array, ort.OrtValue):
+                binding.bind_ortvalue_input(name, array)
+            else:
+                binding.bind_cpu_input(name, array)
+        if in_place:
+            binding.bind_ortvalue_output("y", tensor)
+        else:
+            binding.bind_output("y", "cpu")
+        session.run_with_iobinding(binding)
+        return binding
+
+
+def _read(b: ModelBuilder, key: Any) -> None:
+    """Build a model that returns the state of one slot."""
+    _, grows, n_axes, dtype = key
+    shape: Dimensions = ["n_slots", *[f"d{i}" for i in range(n_axes + grows)]]
+    y = b.node("Gather", b.input("tensor", dtype, shape), b.input("slot", np.int64, [1]), axis=0)
+    if grows:
+        y = b.node("Slice", y, b.ints(0), b.input("end", np.int64, [1]), b.ints(2))
+    b.node("Identity", y, outputs=["y"])
+    b.output("y", dtype, [1, *[f"e{i}" for i in range(n_axes + grows)]])
+
+
+def _write(b: ModelBuilder, key: Any) -> None:
+    """Build a model that replaces parts of a tensor."""
+    _, grows, n_axes, dtype = key
+    shape: Dimensions = ["n_slots", *[f"d{i}" for i in range(n_axes + grows)]]
+    rows: Dimensions = [f"r{i}" for i in range(3 if grows else n_axes + 1)]
+    inner: Dimensions = [*rows[:2], 3] if grows else [1, 1]
+    tensor, indices = b.input("tensor", dtype, shape), b.input("indices", np.int64, inner)
+    b.node("ScatterND", tensor, indices, b.input("rows", dtype, rows), outputs=["y"])
+    b.output("y", dtype, shape)
+
+
+def _grow(b: ModelBuilder, key: Any) -> None:
+    """Build a model that copies a cache to the start of a larger one."""
+    dtype = key[1]
+    shape, small = (["n_slots", "n_head", size, "size"] for size in ("n_new", "n_old"))
+    tensor, old = b.input("tensor", dtype, shape), b.input("old", dtype, small)
+    rest = b.node("Slice", tensor, b.node("Shape", old, start=2, end=3), b.ints(2**62), b.ints(2))
+    b.node("Concat", old, rest, axis=2, outputs=["y"])
+    b.output("y", dtype, shape)

@@ -1,0 +1,104 @@
+"""Lowers mixtures of experts with standard operators: each expert multiplies the rows that have chosen it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llamafw import graph as g
+from llamafw_backends.onnx.attention_lowering import LOWEST
+from llamafw_backends.onnx.lowering import Lowering, lowers
+from llamafw_backends.onnx.matrices import add_product
+
+
+@lowers(g.TopK)
+def lower_top_k(value: g.TopK, low: Lowering) -> str:
+    """Lower to TopK; of equal numbers, both have the lower index first."""
+    _, indices = low.builder.node("TopK", low.of(value.x), low.builder.ints(value.k), n_outputs=2, axis=-1)
+    return str(indices)
+
+
+@lowers(g.Gather)
+def lower_gather(value: g.Gather, low: Lowering) -> str:
+    """Lower to GatherElements."""
+    return str(low.builder.node("GatherElements", low.of(value.x), low.of(value.indices), axis=-1))
+
+
+@lowers(g.GroupMask)
+def lower_group_mask(value: g.GroupMask, low: Lowering) -> str:
+    """Lower to the scores of groups, and a mask of those that are not among the best."""
+    b, n_groups = low.builder, value.n_groups
+    size = value.shape[0] // n_groups
+    groups = low.reshape(low.of(value.x), n_groups, size)
+    best, _ = b.node("TopK", groups, b.ints(value.n_best), n_outputs=2, axis=-1)
+    scores = b.node("ReduceSum", best, b.ints(-1), keepdims=0)
+    _, used = b.node("TopK", scores, b.ints(value.n_used), n_outputs=2, axis=-1)
+    chosen = b.node("OneHot", used, b.constant(n_groups, np.int64), b.constant([0, 1], np.int64), axis=-1)
+    chosen = b.node("Cast", b.node("ReduceMax", chosen, b.ints(1), keepdims=0), to=9)  # 9: BOOL
+    masked = b.node("Where", low.reshape(chosen, n_groups, 1), groups, b.floats(LOWEST[b.float_type]))
+    return low.reshape(masked, *value.shape)
+
+
+@lowers(g.SparseMixer)
+def lower_sparse_mixer(value: g.SparseMixer, low: Lowering) -> str:
+    """Lower to the weight of each chosen expert in turn, among the experts that are left."""
+    b, x, chosen = low.builder, low.of(value.x), low.of(value.chosen)
+    n, k = value.x.shape[0], value.chosen.shape[0]
+    lowest, left, weights = b.floats(LOWEST[b.float_type]), x, []
+    for i in range(k):
+        column = b.node("Slice", chosen, b.ints(i), b.ints(i + 1), b.ints(-1))
+        best = b.node("GatherElements", x, column, axis=-1)
+        size = b.node("Max", b.node("Abs", x), best)
+        limit = b.node("Mul", size, b.floats(2 * value.jitter))
+        is_close = b.node("LessOrEqual", b.node("Sub", best, x), limit)
+        shares = b.node("Where", is_close, b.node("Exp", b.node("Sub", left, best)), b.floats(0.0))
+        total = b.node("ReduceSum", shares, b.ints(-1), keepdims=1)
+        weights.append(b.node("Reciprocal", total))
+        taken = b.node("OneHot", column, b.constant(n, np.int64), b.constant([0, 1], np.int64), axis=-1)
+        taken = b.node("Cast", b.node("Reshape", taken, b.ints(-1, n)), to=9)
+        left = b.node("Where", taken, lowest, left)
+    return str(b.node("Concat", *weights, axis=-1))
+
+
+@lowers(g.ExpertLinear)
+def lower_expert_linear(value: g.ExpertLinear, low: Lowering) -> str:
+    """Lower to a product per expert, of the rows that have chosen it; the products go back to their places."""
+    b, k = low.builder, value.chosen.shape[0]
+    n_expert, n_out, n_in = value.weight.shape
+    x = low.of(value.x)
+    if len(value.x.shape) == 1:
+        x = b.node("Tile", low.reshape(x, 1, n_in), b.ints(1, k, 1))
+    rows = b.node("Reshape", x, b.ints(-1, n_in))
+    chosen = b.node("Reshape", low.of(value.chosen), b.ints(-1))
+
+    parts, places = [], []
+    for expert in range(n_expert):
+        is_chosen = b.node("Equal", chosen, b.ints(expert))
+        place = b.node("Reshape", b.node("NonZero", is_chosen), b.ints(-1))
+        matrix = _expert(value.weight, expert)
+        parts.append(add_product(low, b.node("Gather", rows, place, axis=0), matrix))
+        places.append(place)
+    order = b.node("Concat", *places, axis=0)
+    products = b.node("Concat", *parts, axis=0)
+    zeros = b.node("Expand", b.floats(0.0), b.node("Shape", products))
+    y = b.node("ScatterND", zeros, b.node("Reshape", order, b.ints(-1, 1)), products)
+
+    if value.scale is not None:
+        factors = b.node("Gather", low.small_weight(value.scale), chosen, axis=0)
+        y = b.node("Mul", y, b.node("Reshape", factors, b.ints(-1, 1)))
+    if value.bias is not None:
+        y = b.node("Add", y, b.node("Gather", low.small_weight(value.bias), chosen, axis=0))
+    return low.reshape(y, k, n_out)
+
+
+def _expert(weight: g.Weight, expert: int) -> g.Weight:
+    """Return the matrix of one expert."""
+    first = weight.first + expert
+    return g.Weight(weight.name, weight.shape[1:], first, first + 1)
+
+
+@lowers(g.WeightedSum)
+def lower_weighted_sum(value: g.WeightedSum, low: Lowering) -> str:
+    """Lower to a product of a row of weights with a matrix of parts."""
+    b, (k, n) = low.builder, value.parts.shape
+    y = b.node("MatMul", low.reshape(low.of(value.weights), 1, k), low.of(value.parts))
+    return low.reshape(y, n)

@@ -1,0 +1,50 @@
+"""Reads the weights of a model file for ONNX models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from llamafw import Bytes, Floats, Model, Quant
+from llamafw import graph as g
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """The tensors of a model file.
+
+    Attributes
+    ----------
+    model : Model
+        The open model file.
+    quants : mapping of str to Quant
+        All tensor types, by name.
+    """
+
+    model: Model
+    quants: Mapping[str, Quant]
+
+    def quant(self, weight: g.Weight) -> Quant:
+        """Return the type of a weight."""
+        return self.quants[self.model.tensors[weight.name].type_name]
+
+    def blocks(self, weight: g.Weight) -> Bytes:
+        """Return the bytes of the weight's rows, ``(n_rows, n_bytes)``, as they are in the file."""
+        tensor = self.model.tensors[weight.name]
+        if weight.last is None:
+            return tensor.data.reshape(math.prod(weight.shape[:-1]), -1)
+        rows = tensor.data.reshape(tensor.shape[0], -1)[weight.first : weight.last]
+        return rows.reshape(math.prod(weight.shape[:-1]), -1)
+
+    def floats(self, weight: g.Weight) -> Floats:
+        """Return the exact numbers of a weight, float32 of its shape."""
+        blocks = self.blocks(weight)
+        return self.quant(weight).dequantize(np.ascontiguousarray(blocks).reshape(-1), weight.shape)
+
+    def rows(self, weight: g.Weight, indices: np.ndarray) -> Floats:  # type: ignore[type-arg]
+        """Return some rows of a matrix, ``(n, n_columns)`` float32."""
+        data = np.ascontiguousarray(self.blocks(weight)[indices])
+        return self.quant(weight).dequantize(data.reshape(-1), (len(indices), weight.shape[-1]))
