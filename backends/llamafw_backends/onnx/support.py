@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
 
+CPU = "CPUExecutionProvider"
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
@@ -89,7 +90,8 @@ class Support:
         build(b)
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        options.add_session_config_entry(NO_FALLBACK, "1")
+        if self.providers[0][0] != CPU:
+            options.add_session_config_entry(NO_FALLBACK, "1")
         values = {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in b.weights.items()}
         options.add_external_initializers(list(values), list(values.values()))
         try:
