@@ -310,5 +310,3 @@ def _softmax(low: Lowering, value: g.Attention, scores: str, n_head_kv: int, n_g
 
 def _cast(dtype: np.dtype[np.generic]) -> int:
     return 1 if dtype == np.float32 else 10  # FLOAT, FLOAT16
-
-

@@ -87,5 +87,3 @@ def _codes(low: Lowering, weight: g.Weight) -> BlockCodes | None:
 
 def _name(weight: g.Weight) -> str:
     return weight.name if weight.last is None else f"{weight.name}[{weight.first}:{weight.last}]"
-
-

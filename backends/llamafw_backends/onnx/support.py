@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
+from llamafw_backends.onnx.sessions import open_session
 
 CPU = "CPUExecutionProvider"
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
@@ -95,7 +96,7 @@ class Support:
         values = {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in b.weights.items()}
         options.add_external_initializers(list(values), list(values.values()))
         try:
-            session = ort.InferenceSession(b.build().SerializeToString(), options, providers=list(self.providers))
+            session = open_session(b.build().SerializeToString(), options, self.providers)
             result = session.run(None, dict(feeds))[0]
         except Exception:  # onnxruntime has a class for each kind of failure, and none for all
             return False
