@@ -37,7 +37,7 @@ OPERATORS = (row_lowering, attention_lowering, recurrent_lowering, expert_loweri
 
 def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
     """Return the model's graph as an ONNX model that is ready to be built."""
-    types = cache_types(context.options)
+    types = cache_types(context, support)
     builder = ModelBuilder(support.float_type)
     lowering = Lowering(context, builder, Tensors(context.model, context.quants), support, n_ctx, types)
     lower_graph(lowering)
@@ -80,7 +80,7 @@ class OnnxBackend:
         )
         self._input_names = set(lowering.builder.input_names)
         self._states: Sequence[StateTensor] = lowering.states
-        self.state_format = f"onnx-1-{'-'.join((options.cache_type_k, options.cache_type_v))}"
+        self.state_format = f"onnx-1-{'-'.join(map(str, lowering.cache_types))}"
         self._weight_bytes = n_bytes(lowering.builder.weights.values())
         self._n_threads = count_threads(options)
         self._session = self._open(lowering.builder, options.threads.poll)

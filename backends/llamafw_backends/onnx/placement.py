@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import psutil
@@ -10,9 +11,10 @@ import psutil
 from llamafw import BackendContext, BackendOptions, GpuOptions, SettingsError, ThreadOptions
 from llamafw import graph as g
 from llamafw_backends.onnx.device_tensors import Device
-from llamafw_backends.onnx.providers import choose
+from llamafw_backends.onnx.providers import F16, F32, choose
+from llamafw_backends.onnx.support import CPU, Support
 
-CACHE_TYPES = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
+CACHE_TYPES = {"f16": F16, "f32": F32}
 """The types of keys and values in the cache."""
 
 
@@ -74,13 +76,18 @@ def _gpu_flags(gpu: GpuOptions) -> list[str]:
     return [flag for flag, is_given in flags.items() if is_given]
 
 
-def cache_types(options: BackendOptions) -> tuple[np.dtype[np.generic], np.dtype[np.generic]]:
+def cache_types(context: BackendContext, support: Support) -> tuple[np.dtype[Any], np.dtype[Any]]:
     """Return the types of keys and values; SettingsError if the backend does not have one."""
+    options, types = context.options, []
     for flag, kind in (("-ctk", options.cache_type_k), ("-ctv", options.cache_type_v)):
         if kind not in CACHE_TYPES:
             known = " or ".join(CACHE_TYPES)
             raise SettingsError(f"{flag} {kind}: the onnx backend stores keys and values as {known}")
-    return CACHE_TYPES[options.cache_type_k], CACHE_TYPES[options.cache_type_v]
+        types.append(CACHE_TYPES[kind])
+    if F16 in types and support.float_type == F32 and support.providers[0][0] != CPU:
+        context.log("onnx backend: the GPU has no float16; keys and values are stored as f32")
+        return F32, F32
+    return types[0], types[1]
 
 
 def count_threads(options: BackendOptions) -> int:
