@@ -112,7 +112,7 @@ class OnnxBackend:
     def forward(self, batch: Batch) -> Floats:
         """Return the logits of ``batch.outputs``, ``(m, n_vocab)`` float32."""
         if self._graph.logits is None:
-            raise RequestError("this model only embeds texts; it cannot generate")
+            return self.hidden(batch)[:, :0]
         return self._rows(batch, "logits", self.n_vocab)
 
     def hidden(self, batch: Batch) -> Floats:
