@@ -18,19 +18,26 @@ from llamafw import (
     SettingsError,
     Snapshots,
 )
-from llamafw import graph as g
-from llamafw_backends.onnx import attention_lowering, expert_lowering, recurrent_lowering, row_lowering
+from llamafw_backends.onnx import (
+    attention_lowering,
+    expert_lowering,
+    grouped_queries,
+    recurrent_lowering,
+    rotary,
+    row_lowering,
+)
 from llamafw_backends.onnx.batch_inputs import Inputs, Part, divide
 from llamafw_backends.onnx.device_tensors import SlotTensors
 from llamafw_backends.onnx.key_rotation import rotate_back
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
+from llamafw_backends.onnx.matrices import INT8
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
 from llamafw_backends.onnx.providers import choose
 from llamafw_backends.onnx.support import Support
 from llamafw_backends.onnx.tensors import Tensors
 
 CACHE_TYPES = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
-OPERATORS = (row_lowering, attention_lowering, recurrent_lowering, expert_lowering)
+OPERATORS = (row_lowering, rotary, attention_lowering, recurrent_lowering, expert_lowering)
 """The modules that register what lowers each operator."""
 
 
@@ -42,7 +49,10 @@ def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
             raise SettingsError(f"the onnx backend stores keys and values as {' or '.join(CACHE_TYPES)}, not {kind}")
     types = CACHE_TYPES[options.cache_type_k], CACHE_TYPES[options.cache_type_v]
     builder = ModelBuilder(support.float_type)
-    lowering = Lowering(context, builder, Tensors(context.model, context.quants), support, n_ctx, types)
+    rounds = support.float_type == np.float32 and options.extra.get("onnx_activations", "int8") == "int8"
+    lowering = Lowering(
+        context, builder, Tensors(context.model, context.quants), support, n_ctx, types, INT8 if rounds else 0
+    )
     lower_graph(lowering)
     return lowering
 
@@ -76,7 +86,7 @@ class OnnxBackend:
 
         self._provider = choose(options.extra.get("onnx_provider"))
         device = self._provider.device(options.gpu.main_gpu)
-        support = Support(device.providers, np.dtype(self._provider.float_type))
+        support = Support(device.providers, np.dtype(self._provider.float_type), device.kind, device.number)
         lowering = lower(context, support, self.n_ctx)
         self._inputs = Inputs(
             lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, self.n_slots, support.float_type
@@ -88,7 +98,8 @@ class OnnxBackend:
         self._n_threads = options.n_threads or 0
         self._session = self._open(lowering.builder, device.providers, options.n_threads)
 
-        self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx)
+        n_padded = self._n_ubatch if grouped_queries.ROWS in self._input_names else 0
+        self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx + n_padded)
         self._n_tokens = [0] * self.n_slots
         self._fixed = [state for state in self._states if not state.grows]
         self._caches = [state for state in self._states if state.grows]
@@ -128,7 +139,7 @@ class OnnxBackend:
 
     def _run(self, part: Part, output: str) -> Floats:
         """Compute some tokens and add them to their slots; return an output of the model."""
-        self._slots.reserve(int(part.positions.max()) + 1)
+        self._slots.reserve(part.n_positions if grouped_queries.ROWS in self._input_names else part.n_keys)
         feeds = self._inputs.make(part, logits=output == "logits")
         binding = self._session.io_binding()
         for name in self._input_names & feeds.keys():
