@@ -24,7 +24,7 @@ from llamafw_backends.custom_quant.types import PQ2_0, PTQ1_0
 from llamafw_backends.onnx.block_formats import BlockCodes, find_format
 from support import ternary
 from support.gguf_models import QUANTS
-from support.onnx_backend import CPU, opened
+from support.onnx_backend import opened
 
 ROOT = Path(__file__).parents[3]
 BLOCK, BYTES = 32, 17
@@ -123,7 +123,7 @@ def test_folded_models_have_the_logits_of_plain_ones(name: str, tmp_path: Path) 
         models.append(read_gguf(tmp_path / path, plugins.registry("quant"), ()))
 
     _, expected = g.evaluate(build_graph(models[0], plugins), TOKENS, plain.__getitem__)
-    options = BackendOptions(n_ctx=32, n_slots=1, cache_type_k="f32", cache_type_v="f32", extra=CPU)
+    options = BackendOptions(n_ctx=32, n_slots=1, cache_type_k="f32", cache_type_v="f32")
     graph = build_graph(models[1], plugins)
     assert "Hadamard" in g.as_text(graph)
     context = BackendContext(
