@@ -25,3 +25,19 @@ def open_model(context: BackendContext) -> Backend:
 def register_backends(register: Register) -> None:
     """Register the backend as ``onnx``."""
     register("onnx", open_model)
+
+
+@hookimpl
+def register_commands(register: Register) -> None:
+    """Add the command ``llamafw export``."""
+    register("export", _run_export)
+
+
+def _run_export(argv: list[str]) -> int:
+    try:
+        from llamafw_backends.onnx.export import run  # here, because the packages are optional
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxruntime"):
+            raise
+        raise SettingsError(MISSING.replace("--backend onnx", "llamafw export")) from None
+    return run(argv)

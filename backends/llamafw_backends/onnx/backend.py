@@ -43,18 +43,21 @@ OPERATORS = (row_lowering, rotary, attention_lowering, recurrent_lowering, exper
 
 def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
     """Return the model's graph as an ONNX model that is ready to be built."""
+    lowering = start_lowering(context, support, n_ctx, ModelBuilder(support.float_type))
+    lower_graph(lowering)
+    return lowering
+
+
+def start_lowering(context: BackendContext, support: Support, n_ctx: int, builder: ModelBuilder) -> Lowering:
+    """Return the model's graph on its way to an ONNX model, of which nothing has been lowered."""
     options = context.options
     for kind in (options.cache_type_k, options.cache_type_v):
         if kind not in CACHE_TYPES:
             raise SettingsError(f"the onnx backend stores keys and values as {' or '.join(CACHE_TYPES)}, not {kind}")
     types = CACHE_TYPES[options.cache_type_k], CACHE_TYPES[options.cache_type_v]
-    builder = ModelBuilder(support.float_type)
     rounds = support.float_type == np.float32 and options.extra.get("onnx_activations", "int8") == "int8"
-    lowering = Lowering(
-        context, builder, Tensors(context.model, context.quants), support, n_ctx, types, INT8 if rounds else 0
-    )
-    lower_graph(lowering)
-    return lowering
+    tensors, accuracy_level = Tensors(context.model, context.quants), INT8 if rounds else 0
+    return Lowering(context, builder, tensors, support, n_ctx, types, accuracy_level)
 
 
 class OnnxBackend:

@@ -117,9 +117,7 @@ class SlotTensors:
     @property
     def n_bytes(self) -> int:
         """The size of all tensors in bytes."""
-        return sum(
-            int(np.prod(self._shape(state, self.capacity))) * state.dtype.itemsize for state in self.states
-        )
+        return sum(int(np.prod(self._shape(state, self.capacity))) * state.dtype.itemsize for state in self.states)
 
     def _shape(self, state: StateTensor, capacity: int) -> tuple[int, ...]:
         if not state.grows:

@@ -25,8 +25,9 @@ def lower_embedding(value: g.EmbeddingLookup, low: Lowering) -> str:
     b = low.builder
     if not isinstance(value.ids, g.Input):
         return str(b.node("Gather", low.small_weight(value.weight), low.of(value.ids), axis=0))
-    name = b.input(f"embedding.{len(low.lookups)}", np.float32, ["n_tokens", *value.shape])
+    name = f"embedding.{len(low.lookups)}"
     low.lookups[name] = value
+    name = b.input(name, np.float32, ["n_tokens", *value.shape])
     return name if b.float_type == np.float32 else str(b.node("Cast", name, to=_onnx_float(low)))
 
 
