@@ -105,6 +105,7 @@ class Inputs:
             "logit_rows": np.arange(len(part.rows) if logits else 0),
             "active": active,
             "lengths": lengths,
+            "sequence_starts": starts.astype(np.int32),
             "padded": padded,
             "unpadded": unpadded,
             "n_keys": np.array([part.n_keys]),

@@ -141,11 +141,16 @@ CASES = [
     Case("no positions", partial(llama, turn=None), "RotaryEmbedding", 0),
     Case("norms after sums", llama, "SkipSimplifiedLayerNormalization", 4),
     named("norms in groups", "SkipSimplifiedLayerNormalization", 0),
+    named("a convolution", "VarlenCausalConvWithState", 1),
+    named("a gated delta net", "VarlenCausalConvWithState", 1),
+    named("a gated delta net", "GatedDeltaNet", 1),
+    named("Mamba-2", "GatedDeltaNet", 1),
+    named("a selective scan", "GatedDeltaNet", 1),
     named("norms with a mean and a bias", "SkipSimplifiedLayerNormalization", 0),
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}, {case.node}")
 def test_nodes_match_float64_in_ragged_batches(case: Case, write_model: Write) -> None:
     context = open_context(write_model(case.variation), case.build, **F32)
     assert kinds(make_lowering(context)).count(case.node) == case.n_nodes
@@ -184,10 +189,15 @@ class NoSupport(Support):
         return False
 
 
-def test_provider_without_nodes_gets_standard_operators(write_model: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = open_context(
-        write_model(Variation("", "", llama, SINKS), types="Q8_0"), with_sinks(window=8, softcap=2.0), **F32
-    )
+@pytest.mark.parametrize(
+    "case",
+    [one for one in CASES if one.n_nodes and "norm" not in one.name],
+    ids=lambda case: f"{case.name}, {case.node}",
+)
+def test_provider_without_nodes_gets_standard_operators(
+    case: Case, write_model: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = open_context(write_model(case.variation, types="Q8_0"), case.build, **F32)
     monkeypatch.setattr("llamafw_backends.onnx.backend.Support", NoSupport)
     lowering = make_lowering(context, NoSupport([("CPUExecutionProvider", {})], np.dtype(np.float32)))
     standard = {node.op_type for node in lowering.builder.nodes if not node.domain}
