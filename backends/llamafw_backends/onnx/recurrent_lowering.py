@@ -27,9 +27,7 @@ from llamafw_backends.onnx.scan import Step, add_scan
 def lower_conv(value: g.Conv, low: Lowering) -> str:
     """Lower a convolution, together with the activation function of its result if there is one."""
     kernel, silu = value.weight.shape[1], _silu_of(value, low)
-    if kernel < 2 or not runs_convolution(
-        low.support, kernel, has_bias=value.bias is not None, silu=silu is not None
-    ):
+    if kernel < 2 or not runs_convolution(low.support, kernel, has_bias=value.bias is not None, silu=silu is not None):
         low.chosen[value] = "standard operators, because the provider has no VarlenCausalConvWithState for it"
         return _shifted_sum(value, low)
 
@@ -158,7 +156,7 @@ def _scan_tokens(value: g.LinearAttention, low: Lowering) -> str:
 
 @lowers(g.SelectiveScan)
 def lower_selective_scan(value: g.SelectiveScan, low: Lowering) -> str:
-    """Lower Mamba-1's scan to GatedDeltaNet, with a head for each channel, or to a scan over the tokens of each slot."""
+    """Lower Mamba-1's scan to GatedDeltaNet with a head per channel, or to a scan over the tokens of each slot."""
     b, (n_channels, n_state) = low.builder, value.a.shape
     x, delta = low.of(value.x), low.of(value.delta)
     net = DeltaNet(1, n_channels, n_state, 1, is_delta=False, by_channel=True, scale=1.0)

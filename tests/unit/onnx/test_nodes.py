@@ -11,30 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import BackendContext, BackendOptions
 from llamafw import graph as g
-from llamafw.models.gguf import read_gguf
-from llamafw.plugins import Plugins
 from llamafw.testing.batches import batch
 from llamafw.testing.graphs import FREQUENCIES, SIZE, Variation, attend, llama, variations
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_backends.onnx.backend import OnnxBackend, lower
-from llamafw_backends.onnx.lowering import Lowering
+from llamafw_backends.onnx.backend import OnnxBackend
 from llamafw_backends.onnx.support import Support
-
-N_SLOTS, N_CTX, N_UBATCH = 4, 300, 32
-TEXTS = [[(7 * i * i + 3 * i + slot) % 300 for i in range(60)] for slot in range(N_SLOTS)]
-STEPS = [  # how many tokens of each slot are in a batch
-    [5, 1, 0, 0],
-    [1, 0, 0, 12],
-    [0, 17, 0, 1],
-    [1, 1, 0, 1],
-    [31, 1, 0, 0],
-    [1, 20, 0, 8],
-    [1, 0, 0, 1],
-]
-PLUGINS = Plugins()
-F32: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32"}
+from support.onnx_nodes import (
+    F32,
+    N_CTX,
+    NoSupport,
+    evaluate,
+    kinds,
+    make_lowering,
+    open_context,
+    worst_error,
+)
 
 Write = Callable[..., Path]
 
@@ -48,45 +40,6 @@ def write_model(tmp_path: Path) -> Write:
         return write_tiny_gguf(tmp_path / "model.gguf", tensors=tensors, **options)
 
     return write
-
-
-def open_context(path: Path, build: Callable[[Any], g.Graph] | None = None, **options: Any) -> BackendContext:
-    """Return the argument of the backend's factory; ``build`` makes the graph, by default the one of a tiny Llama."""
-    quants = PLUGINS.registry("quant")
-    model = read_gguf(path, quants, ())
-    given = {"n_slots": N_SLOTS, "n_ctx": N_CTX, "n_ubatch": N_UBATCH} | options
-    return BackendContext(model, (build or llama)(model), BackendOptions(**given), quants, print)
-
-
-def make_lowering(context: BackendContext, support: Support | None = None) -> Lowering:
-    return lower(context, support or Support([("CPUExecutionProvider", {})], np.dtype(np.float32)), N_CTX)
-
-
-def kinds(lowering: Lowering) -> list[str]:
-    return [node.op_type for node in lowering.builder.nodes]
-
-
-def evaluate(context: BackendContext, text: list[int]) -> g.Array:
-    """Return the logits of a text in float64."""
-    assert context.graph.logits is not None
-    evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
-    return evaluator(text, g.TextState(context.graph, N_CTX), context.graph.logits)[0]
-
-
-def worst_error(context: BackendContext) -> float:
-    """Return the largest error of the logits of a ragged batch, as a part of the largest logit."""
-    expected = [evaluate(context, text) for text in TEXTS]
-    backend, ends, rows = OnnxBackend(context), [0] * N_SLOTS, [np.zeros((0, 0))] * N_SLOTS
-    errors = []
-    for sizes in STEPS:
-        runs = [(slot, ends[slot], TEXTS[slot][ends[slot] : ends[slot] + n]) for slot, n in enumerate(sizes) if n]
-        rows = np.split(backend.forward(batch(*runs)), np.cumsum([len(run) for _, _, run in runs])[:-1])
-        for (slot, first, run), actual in zip(runs, rows, strict=True):
-            errors.append(np.abs(actual - expected[slot][first : first + len(run)]).max())
-            ends[slot] += len(run)
-    backend.close()
-    assert ends == [40, 40, 0, 23]
-    return float(max(errors) / max(np.abs(array).max() for array in expected))
 
 
 def with_attention(**options: Any) -> Callable[[Any], g.Graph]:
@@ -180,13 +133,6 @@ def test_reason_for_standard_operators_is_recorded(write_model: Write) -> None:
     lowering = make_lowering(open_context(write_model(), shared_cache))
     cache = next(value for value in lowering.context.graph if isinstance(value, g.Cache))
     assert lowering.chosen[cache] == "ScatterND, because several operators read the cache"
-
-
-class NoSupport(Support):
-    """A provider that runs standard operators only."""
-
-    def runs(self, name: str, make: Any) -> bool:
-        return False
 
 
 @pytest.mark.parametrize(
