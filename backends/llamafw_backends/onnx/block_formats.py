@@ -200,9 +200,7 @@ def q2_k(rows: Bytes) -> BlockCodes:
     return _with_minima(2, q, d.astype(np.float32), low.astype(np.float32), 2)
 
 
-IQ4_VALUES = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
-)
+IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 """What the codes of IQ4_NL and IQ4_XS stand for."""
 
 MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)

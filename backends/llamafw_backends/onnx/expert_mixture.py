@@ -263,7 +263,10 @@ def add_mixture(mixture: Mixture, node: Node, low: Lowering, read: Read) -> str:
     chosen, n_expert = low.of(mixture.down.chosen), mixture.down.weight.shape[0]
     parts = [mixture.gate, mixture.up]
     arrays = [_arrays(low, one, read, first, last) for one, first, last in parts]
-    first = [np.stack(pair, 2).reshape(n_expert, 2 * pair[0].shape[1], *pair[0].shape[2:]) for pair in zip(*arrays, strict=True)]
+    first = [
+        np.stack(pair, 2).reshape(n_expert, 2 * pair[0].shape[1], *pair[0].shape[2:])
+        for pair in zip(*arrays, strict=True)
+    ]
     second = _arrays(low, mixture.down, read, 0, mixture.down.weight.shape[1])
     names = [
         [b.weight(f"{name}.{part}", array) for part, array in zip(("codes", "scales", "bias"), some, strict=False)]

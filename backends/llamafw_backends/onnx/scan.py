@@ -52,5 +52,3 @@ def add_scan(
         body=body.subgraph([before, *names.values(), active]),
         num_scan_inputs=len(rows) + 1,
     )
-
-
