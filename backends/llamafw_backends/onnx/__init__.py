@@ -84,13 +84,24 @@ def register_backends(register: Register) -> None:
 
 @hookimpl
 def register_commands(register: Register) -> None:
-    """Add the command ``llamafw devices``."""
+    """Add the commands ``llamafw devices`` and ``llamafw export``."""
     register("devices", _run_devices)
+    register("export", _run_export)
 
 
 def _run_devices(argv: list[str]) -> int:
     from llamafw_backends.onnx.devices_command import run  # here, because it imports onnxruntime
 
+    return run(argv)
+
+
+def _run_export(argv: list[str]) -> int:
+    try:
+        from llamafw_backends.onnx.export import run  # here, because the packages are optional
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxruntime"):
+            raise
+        raise SettingsError(MISSING.replace("--backend onnx", "llamafw export")) from None
     return run(argv)
 
 

@@ -121,17 +121,12 @@ def lower_attention(value: g.Attention, low: Lowering) -> str:
 def _add_node(value: g.Attention, attend: Attend, low: Lowering) -> str:
     """Add GroupQueryAttention, which also writes the new keys and values to the caches."""
     b, past = low.builder, value.past
+    by_slot = b.input("slot_rows", np.int64, ["n_slots", "n_steps"])
     rows = [
-        b.node(
-            "Gather",
-            low.reshape(low.of(one), g.size_of(one)),
-            b.input("slot_rows", np.int64, ["n_slots", "n_steps"]),
-            axis=0,
-        )
-        for one in (value.q, past.k, past.v)
+        b.node("Gather", low.reshape(low.of(one), g.size_of(one)), by_slot, axis=0) for one in (value.q, past.k, past.v)
     ]
     if value.temperature is not None:
-        factors = b.node("Gather", _factors(low, value.temperature), "slot_rows", axis=0)
+        factors = b.node("Gather", _factors(low, value.temperature), by_slot, axis=0)
         rows[0] = b.node("Mul", rows[0], b.node("Reshape", factors, b.ints(0, 0, 1)))
     (keys, past_keys), (values, past_values) = low.memo[past]
     outputs = [f"{b.scope}/attn/GroupQueryAttention/{keys.name}", keys.present, values.present]

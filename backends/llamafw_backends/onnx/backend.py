@@ -35,7 +35,7 @@ from llamafw_backends.onnx.key_rotation import rotate_back
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
 from llamafw_backends.onnx.matrices import INT8
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
-from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags
+from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags, support_of
 from llamafw_backends.onnx.sessions import first_line, free_unused_memory, is_out_of_memory, make_options, open_session
 from llamafw_backends.onnx.support import Support
 from llamafw_backends.onnx.tensors import Tensors
@@ -46,13 +46,16 @@ OPERATORS = (row_lowering, rotary, attention_lowering, recurrent_lowering, exper
 
 def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
     """Return the model's graph as an ONNX model that is ready to be built."""
-    types = cache_types(context, support)
-    builder = ModelBuilder(support.float_type)
-    tensors = Tensors(context.model, context.quants)
-    level = INT8 if support.float_type == np.float32 and context.options.extra.get("onnx_activations") != "float" else 0
-    lowering = Lowering(context, builder, tensors, support, n_ctx, types, level)
+    lowering = start_lowering(context, support, n_ctx, ModelBuilder(support.float_type))
     lower_graph(lowering)
     return lowering
+
+
+def start_lowering(context: BackendContext, support: Support, n_ctx: int, builder: ModelBuilder) -> Lowering:
+    """Return the model's graph on its way to an ONNX model, of which nothing has been lowered."""
+    types, tensors = cache_types(context, support), Tensors(context.model, context.quants)
+    level = INT8 if support.float_type == np.float32 and context.options.extra.get("onnx_activations") != "float" else 0
+    return Lowering(context, builder, tensors, support, n_ctx, types, level)
 
 
 class OnnxBackend:
@@ -84,7 +87,7 @@ class OnnxBackend:
 
         started = time.monotonic()
         self._device = device = choose_device(context)
-        support = Support(device.providers, device.float_type, device.kind, device.number)
+        support = support_of(device)
         lowering = lower(context, support, self.n_ctx)
         self._inputs = Inputs(
             lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, self.n_slots, support.float_type
@@ -142,7 +145,7 @@ class OnnxBackend:
     def forward(self, batch: Batch) -> Floats:
         """Return the logits of ``batch.outputs``, ``(m, n_vocab)`` float32."""
         if self._graph.logits is None:
-            raise RequestError("this model only embeds texts; it cannot generate")
+            return self.hidden(batch)[:, :0]
         return self._rows(batch, "logits", self.n_vocab)
 
     def hidden(self, batch: Batch) -> Floats:

@@ -10,7 +10,7 @@ from llamafw import graph as g
 from llamafw_backends.onnx.attention_lowering import LOWEST
 from llamafw_backends.onnx.expert_mixture import Mixture, Node, add_mixture, find_mixture, find_node
 from llamafw_backends.onnx.lowering import Lowering, lowers
-from llamafw_backends.onnx.matrices import add_product, read_codes
+from llamafw_backends.onnx.matrices import add_product, block_codes
 
 
 @lowers(g.TopK)
@@ -66,7 +66,7 @@ def lower_sparse_mixer(value: g.SparseMixer, low: Lowering) -> str:
 def lower_expert_linear(value: g.ExpertLinear, low: Lowering) -> str:
     """Lower to a product per expert, or lower the whole mixture to one node, which its weighted sum adds."""
     found = find_mixture(value, low.readers)
-    node = found if isinstance(found, str) else find_node(found, low, partial(read_codes, low, n_rows=1))
+    node = found if isinstance(found, str) else find_node(found, low, partial(block_codes, low, n_rows=1))
     if isinstance(found, Mixture) and isinstance(node, Node):
         for one in found.inside:
             low.set(one, "")  # nothing but the node reads it
@@ -119,7 +119,7 @@ def lower_weighted_sum(value: g.WeightedSum, low: Lowering) -> str:
     if value in low.memo:
         mixture, node = low.memo[value]
         low.chosen[value] = "QMoE"
-        return add_mixture(mixture, node, low, partial(read_codes, low))
+        return add_mixture(mixture, node, low, partial(block_codes, low))
     b, (k, n) = low.builder, value.parts.shape
     y = b.node("MatMul", low.reshape(low.of(value.weights), 1, k), low.of(value.parts))
     return low.reshape(y, n)

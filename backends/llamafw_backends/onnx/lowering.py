@@ -220,8 +220,8 @@ def _scope(layer: int | None) -> str:
 
 
 def _early(values: list[g.Value]) -> set[g.Value]:
-    """Return the values on which rows of other tokens depend: those before the last operator along the text."""
-    early: set[g.Value] = set()
+    """Return the values of all tokens: the inputs, and those before the last operator along the text."""
+    early: set[g.Value] = {value for value in values if isinstance(value, g.Input | g.EmbeddingLookup)}
     for value in reversed(values):
         if value in early or value.has_state or isinstance(value, g.Attention | g.KeyValue):
             early.update((value, *value.inputs()))

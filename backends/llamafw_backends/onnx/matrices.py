@@ -25,7 +25,7 @@ def add_product(low: Lowering, x: str, *weights: g.Weight) -> str:
     Several matrices of one type, one below the other, are one product.
     """
     b, name = low.builder, "+".join(map(_name, weights))
-    found = [read_codes(low, weight) for weight in weights]
+    found = [block_codes(low, weight) for weight in weights]
     codes = [one for one in found if one is not None]
     if len(codes) == len(weights):
         return add_block_product(b, x, _joined(codes), name, _accuracy_level(low, codes[0]))
@@ -88,7 +88,7 @@ def describe_product(low: Lowering, weight: g.Weight) -> str:
     quant = low.tensors.quant(weight)
     if find_format(quant) is None:
         return f"MatMul, {quant.name} in {low.builder.float_type}"
-    codes = read_codes(low, weight, n_rows=1)
+    codes = block_codes(low, weight, n_rows=1)
     if codes is None:
         return f"MatMul, {quant.name} in {low.builder.float_type}, because the provider has no MatMulNBits for it"
     activations = "int8" if _accuracy_level(low, codes) == INT8 else str(low.builder.float_type)
@@ -105,7 +105,7 @@ def _block_sums(b: ModelBuilder, x: str, block_size: int, n_in: int) -> str:
     return str(b.shared[key])
 
 
-def read_codes(low: Lowering, weight: g.Weight, n_rows: int | None = None) -> BlockCodes | None:
+def block_codes(low: Lowering, weight: g.Weight, n_rows: int | None = None) -> BlockCodes | None:
     """Return a matrix, or its first rows, as codes; None if it has no such form or the provider no kernel for it."""
     find = find_format(low.tensors.quant(weight))
     if find is None:

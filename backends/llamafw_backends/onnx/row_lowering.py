@@ -25,8 +25,9 @@ def lower_embedding(value: g.EmbeddingLookup, low: Lowering) -> str:
     b = low.builder
     if not isinstance(value.ids, g.Input):
         return str(b.node("Gather", low.small_weight(value.weight), low.of(value.ids), axis=0))
-    name = b.input(f"embedding.{len(low.lookups)}", np.float32, ["n_tokens", *value.shape])
+    name = f"embedding.{len(low.lookups)}"
     low.lookups[name] = value
+    name = b.input(name, np.float32, ["n_tokens", *value.shape])
     return name if b.float_type == np.float32 else str(b.node("Cast", name, to=_onnx_float(low)))
 
 
@@ -87,7 +88,7 @@ def lower_rms_norm(value: g.RMSNorm, low: Lowering) -> str:
     if value.groups > 1:
         x = low.reshape(x, *value.shape[:-1], value.groups, size)
     plain = value.groups > 1 or not whole_row or value.weight is None
-    ones = b.floats(np.ones(size)) if plain else low.small_weight(value.weight)  # type: ignore[arg-type]
+    ones = b.floats(np.ones(size)) if plain else low.small_weight(value.weight)  # type: ignore[arg-type]  # the weight is not None
     y = b.node("SimplifiedLayerNormalization", x, ones, axis=-1, epsilon=value.eps, stash_type=1)
     if value.groups > 1:
         y = low.reshape(y, *value.shape)
@@ -99,9 +100,9 @@ def lower_layer_norm(value: g.LayerNorm, low: Lowering) -> str:
     """Lower a norm to LayerNormalization."""
     b, size = low.builder, value.x.shape[-1:]
     whole_row = value.weight is not None and value.weight.shape == size
-    scale = low.small_weight(value.weight) if whole_row else b.floats(np.ones(size))  # type: ignore[arg-type]
+    scale = low.small_weight(value.weight) if whole_row else b.floats(np.ones(size))  # type: ignore[arg-type]  # the weight is not None
     with_bias = whole_row and value.bias is not None and value.bias.shape == size
-    bias = [low.small_weight(value.bias)] if with_bias else []  # type: ignore[arg-type]
+    bias = [low.small_weight(value.bias)] if with_bias else []  # type: ignore[arg-type]  # the weight is not None
     y = b.node("LayerNormalization", low.of(value.x), scale, *bias, axis=-1, epsilon=value.eps)
     if value.weight is not None and not whole_row:
         y = b.node("Mul", y, low.small_weight(value.weight))
