@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ from llamafw import (
     Floats,
     LlamafwError,
     RequestError,
-    SettingsError,
     Snapshots,
+    Unavailable,
 )
 from llamafw_backends.onnx import (
     attention_lowering,
@@ -27,16 +29,17 @@ from llamafw_backends.onnx import (
     row_lowering,
 )
 from llamafw_backends.onnx.batch_inputs import Inputs, Part, divide
-from llamafw_backends.onnx.device_tensors import SlotTensors
+from llamafw_backends.onnx.device_tensors import SlotTensors, mib
+from llamafw_backends.onnx.gpu_facts import describe_gpu
 from llamafw_backends.onnx.key_rotation import rotate_back
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
 from llamafw_backends.onnx.matrices import INT8
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
-from llamafw_backends.onnx.providers import choose
+from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags, support_of
+from llamafw_backends.onnx.sessions import first_line, free_unused_memory, is_out_of_memory, make_options, open_session
 from llamafw_backends.onnx.support import Support
 from llamafw_backends.onnx.tensors import Tensors
 
-CACHE_TYPES = {"f16": np.dtype(np.float16), "f32": np.dtype(np.float32)}
 OPERATORS = (row_lowering, rotary, attention_lowering, recurrent_lowering, expert_lowering)
 """The modules that register what lowers each operator."""
 
@@ -50,14 +53,9 @@ def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
 
 def start_lowering(context: BackendContext, support: Support, n_ctx: int, builder: ModelBuilder) -> Lowering:
     """Return the model's graph on its way to an ONNX model, of which nothing has been lowered."""
-    options = context.options
-    for kind in (options.cache_type_k, options.cache_type_v):
-        if kind not in CACHE_TYPES:
-            raise SettingsError(f"the onnx backend stores keys and values as {' or '.join(CACHE_TYPES)}, not {kind}")
-    types = CACHE_TYPES[options.cache_type_k], CACHE_TYPES[options.cache_type_v]
-    rounds = support.float_type == np.float32 and options.extra.get("onnx_activations", "int8") == "int8"
-    tensors, accuracy_level = Tensors(context.model, context.quants), INT8 if rounds else 0
-    return Lowering(context, builder, tensors, support, n_ctx, types, accuracy_level)
+    types, tensors = cache_types(context, support), Tensors(context.model, context.quants)
+    level = INT8 if support.float_type == np.float32 and context.options.extra.get("onnx_activations") != "float" else 0
+    return Lowering(context, builder, tensors, support, n_ctx, types, level)
 
 
 class OnnxBackend:
@@ -87,22 +85,23 @@ class OnnxBackend:
         self.whole_texts = not graph.causal
         self._n_ubatch = options.n_batch if self.whole_texts else options.n_ubatch
 
-        self._provider = choose(options.extra.get("onnx_provider"))
-        device = self._provider.device(options.gpu.main_gpu)
-        support = Support(device.providers, np.dtype(self._provider.float_type), device.kind, device.number)
+        started = time.monotonic()
+        self._device = device = choose_device(context)
+        support = support_of(device)
         lowering = lower(context, support, self.n_ctx)
         self._inputs = Inputs(
             lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, self.n_slots, support.float_type
         )
         self._input_names = set(lowering.builder.input_names)
         self._states: Sequence[StateTensor] = lowering.states
-        self.state_format = f"onnx-1-{'-'.join((options.cache_type_k, options.cache_type_v))}"
-        self._weight_bytes = sum(array.nbytes for array in lowering.builder.weights.values())
-        self._n_threads = options.n_threads or 0
-        self._session = self._open(lowering.builder, device.providers, options.n_threads)
-
+        self.state_format = f"onnx-1-{state_digest(self._states)}"
+        self._weight_bytes = n_bytes(lowering.builder.weights.values())
+        self._n_threads = count_threads(options)
+        self._session = self._open(lowering.builder, options.threads.poll)
         n_padded = self._n_ubatch if grouped_queries.ROWS in self._input_names else 0
         self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx + n_padded)
+        log_ignored_flags(context)
+        context.log(f"onnx backend: {self._facts()}, loaded in {time.monotonic() - started:.1f} s")
         self._n_tokens = [0] * self.n_slots
         self._fixed = [state for state in self._states if not state.grows]
         self._caches = [state for state in self._states if state.grows]
@@ -112,14 +111,34 @@ class OnnxBackend:
         self._n_snapshots = options.n_snapshots
         self._snapshots = [Snapshots[list[Array]](options.n_snapshots) for _ in range(self.n_slots)]
 
-    @staticmethod
-    def _open(builder: ModelBuilder, providers: Sequence[Any], n_threads: int) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = n_threads
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in builder.weights.items()}
-        options.add_external_initializers(list(values), list(values.values()))
-        return ort.InferenceSession(builder.build().SerializeToString(), options, providers=list(providers))
+    def _open(self, builder: ModelBuilder, poll: int) -> ort.InferenceSession:
+        """Return a session with the model; the weights in the builder are dropped, because the session has copies."""
+        config = {
+            "session.intra_op.allow_spinning": "0" if poll == 0 else "1",
+            "session.use_device_allocator_for_initializers": "1",  # the arena would take more than they need
+        }
+        options, model = make_options(self._n_threads, config), builder.build().SerializeToString()
+        try:
+            return open_session(model, options, self._device.providers, builder.weights)
+        except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
+            if is_out_of_memory(error):
+                message = f"{self._device} has not enough memory for {mib(self._weight_bytes)} of weights"
+                raise LlamafwError(f"{message}; take a smaller model or -ngl 0") from error
+            raise LlamafwError(f"ONNX Runtime cannot open the model on {self._device}: {first_line(error)}") from error
+        finally:
+            builder.weights.clear()
+            del options
+            free_unused_memory()
+
+    def _facts(self) -> str:
+        """Return what start-up logs: where the model runs, and what it takes there."""
+        device, gpu = self._device, describe_gpu(self._device)
+        where = f"{self._n_threads} threads" if device.kind == "cpu" else gpu
+        return (
+            f"{device}{f' ({where})' if where else ''} with ONNX Runtime {ort.__version__}, "
+            f"computes in {device.float_type}, {mib(self._weight_bytes)} of weights, "
+            f"{mib(self._slots.n_bytes)} of KV cache at first"
+        )
 
     # --- the forward pass
 
@@ -135,10 +154,8 @@ class OnnxBackend:
 
     def _rows(self, batch: Batch, output: str, size: int) -> Floats:
         self._check(batch)
-        rows = [np.zeros((0, size), np.float32)]
-        for part in divide(batch, self._n_ubatch):
-            rows.append(self._run(part, output))
-        return np.concatenate(rows)
+        rows = [self._run(part, output) for part in divide(batch, self._n_ubatch)]
+        return np.concatenate([np.zeros((0, size), np.float32), *rows])
 
     def _run(self, part: Part, output: str) -> Floats:
         """Compute some tokens and add them to their slots; return an output of the model."""
@@ -162,6 +179,12 @@ class OnnxBackend:
             for slot, end in ends.items():
                 self._n_tokens[slot] = end  # the states may have changed, so go back to a snapshot
                 self.truncate(slot, int(part.positions[part.slots == slot][0]))
+            if is_out_of_memory(error):
+                raise Unavailable(
+                    f"{self._device} has not enough memory to compute {len(part.tokens)} tokens at once, beside "
+                    f"{mib(self._weight_bytes)} of weights and {mib(self._slots.n_bytes)} of KV cache; a shorter "
+                    "prompt may work, or the server needs a smaller -ub, -c or -np"
+                ) from error
             raise LlamafwError(f"ONNX Runtime has failed: {error}") from error
         for slot, end in ends.items():
             self._n_tokens[slot] = end
@@ -275,7 +298,9 @@ class OnnxBackend:
         """Return facts for logs and ``llamafw bench``."""
         return {
             "backend": "onnx",
-            "provider": self._provider.name,
+            "provider": self._device.name,
+            "device": self._device.number,
+            "float_type": str(self._device.float_type),
             "n_threads": self._n_threads,
             "weight_bytes": self._weight_bytes,
             "cache_bytes": self._slots.n_bytes,
@@ -284,6 +309,12 @@ class OnnxBackend:
     def close(self) -> None:
         """Free the memory of the session and of the slots."""
         del self._session, self._slots
+
+
+def state_digest(states: Iterable[StateTensor]) -> str:
+    """Return a text that differs if slots keep other tensors: they depend on the nodes that a provider has."""
+    text = repr([(state.name, state.shape, str(state.dtype)) for state in states])
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def n_bytes(arrays: Iterable[Array]) -> int:

@@ -54,13 +54,13 @@ class Part:
 
 def divide(batch: Batch, size: int) -> list[Part]:
     """Return a batch in parts of at most ``size`` tokens."""
-    arrays = [np.asarray(a, np.int64) for a in (batch.tokens, batch.positions, batch.slots)]
-    outputs = np.asarray(batch.outputs, np.int64)
+    arrays = (batch.tokens, batch.positions, batch.slots, batch.outputs)
+    tokens, positions, slots, outputs = (np.asarray(array, np.int64) for array in arrays)
     parts = []
-    for first in range(0, len(arrays[0]), size):
-        last = min(first + size, len(arrays[0]))
+    for first in range(0, len(tokens), size):
+        last = min(first + size, len(tokens))
         rows = outputs[(outputs >= first) & (outputs < last)] - first
-        parts.append(Part(*(array[first:last] for array in arrays), rows))
+        parts.append(Part(tokens[first:last], positions[first:last], slots[first:last], rows))
     return parts
 
 
@@ -105,6 +105,7 @@ class Inputs:
             "logit_rows": np.arange(len(part.rows) if logits else 0),
             "active": active,
             "lengths": lengths,
+            "sequence_starts": starts.astype(np.int32),
             "padded": padded,
             "unpadded": unpadded,
             "n_keys": np.array([part.n_keys]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from llamafw import LlamafwError
+from llamafw import Unavailable
 from llamafw_backends.onnx.lowering import StateTensor
 from llamafw_backends.onnx.model_builder import Array, Dimensions, ModelBuilder
+from llamafw_backends.onnx.sessions import ERRORS, is_out_of_memory, make_options, open_session
 
 FIRST_POSITIONS = 256
 """How many positions a cache has room for at first; it doubles when they are used up."""
@@ -22,31 +24,42 @@ class Device:
     """Where tensors are: the names and numbers that ONNX Runtime uses."""
 
     providers: Sequence[Any]
-    kind: str  # "cpu", "cuda", "dml"
-    number: int = 0
+    kind: str  # "cpu", "cuda", "dml", "webgpu"
+    number: int
+    float_type: np.dtype[Any]  # of activations
+    name: str  # of the provider, as in --onnx-provider
+
+    def __str__(self) -> str:
+        return "the CPU" if self.kind == "cpu" else f"{self.name} device {self.number}"
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype[Any]) -> ort.OrtValue:
         """Return a tensor of zeros on the device.
 
         Raises
         ------
-        LlamafwError
+        Unavailable
             The device has not enough memory.
         """
         try:
             return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self.kind, self.number)
-        except Exception as error:
-            size = int(np.prod(shape)) * dtype.itemsize / 2**20
-            raise LlamafwError(f"the device has not enough memory for {size:,.0f} MiB of cache: {error}") from None
+        except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
+            if is_out_of_memory(error):
+                size = math.prod(shape) * dtype.itemsize
+                raise Unavailable(f"{self} has no memory left for a tensor of {mib(size)}") from error
+            raise
 
-    def session(self, build: Callable[[ModelBuilder], None], dtype: np.dtype[Any]) -> ort.InferenceSession:
+    def session(
+        self, build: Callable[[ModelBuilder], None], dtype: np.dtype[Any], *, severity: int = ERRORS
+    ) -> ort.InferenceSession:
         """Return a session with a small model."""
         b = ModelBuilder(dtype)
         build(b)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
-        return ort.InferenceSession(b.build().SerializeToString(), options, providers=list(self.providers))
+        return open_session(b.build().SerializeToString(), make_options(severity=severity), self.providers)
+
+
+def mib(n_bytes: int) -> str:
+    """Return a size for people."""
+    return f"{n_bytes / 2**20:,.0f} MiB"
 
 
 @dataclass(slots=True)
@@ -79,17 +92,34 @@ class SlotTensors:
             self.values[state.name] = self.device.zeros(self._shape(state, self.capacity), state.dtype)
 
     def reserve(self, n: int) -> None:
-        """Make room for ``n`` positions per slot; LlamafwError if the device has not enough memory."""
+        """Make room for ``n`` positions per slot.
+
+        Raises
+        ------
+        Unavailable
+            The device has not enough memory. What the slots keep is unchanged.
+        """
         if n <= self.capacity:
             return
         capacity = self.capacity
         while capacity < n:
             capacity = min(2 * capacity, self.n_ctx)
-        larger = {
-            state.name: self._grown(state, capacity) for state in self.states if state.grows
-        }  # all of them, before any replaces a smaller one
-        self.values.update(larger)
+        try:
+            for state in self.states:  # one after another, so that only one of them needs memory twice
+                if state.grows and self.values[state.name].shape()[2] < capacity:
+                    self.values[state.name] = self._grown(state, capacity)
+        except Unavailable as error:
+            raise Unavailable(self._shortage(capacity)) from error
         self.capacity = capacity
+
+    def _shortage(self, capacity: int) -> str:
+        """Return what a client is told if the caches cannot grow."""
+        wanted = sum(self._size(state, capacity) for state in self.states)
+        positions = f"{self.n_slots} slots of {capacity} tokens" if self.n_slots > 1 else f"{capacity} tokens"
+        return (
+            f"{self.device} has not enough memory for {mib(wanted)} of KV cache, for {positions}; it has "
+            f"{mib(self.n_bytes)} now; a shorter prompt may work, or the server needs a smaller -c or -np"
+        )
 
     def read(self, state: StateTensor, slot: int, n: int) -> Array:
         """Return a copy of what a slot keeps: its first ``n`` positions, ``(n_head, n, size)``, or its whole state."""
@@ -117,7 +147,10 @@ class SlotTensors:
     @property
     def n_bytes(self) -> int:
         """The size of all tensors in bytes."""
-        return sum(int(np.prod(self._shape(state, self.capacity))) * state.dtype.itemsize for state in self.states)
+        return sum(math.prod(self.values[state.name].shape()) * state.dtype.itemsize for state in self.states)
+
+    def _size(self, state: StateTensor, capacity: int) -> int:
+        return math.prod(self._shape(state, capacity)) * state.dtype.itemsize
 
     def _shape(self, state: StateTensor, capacity: int) -> tuple[int, ...]:
         if not state.grows:

@@ -22,8 +22,8 @@ from llamafw_backends.onnx.backend import start_lowering
 from llamafw_backends.onnx.lowering import Lowering, lower_graph
 from llamafw_backends.onnx.matrices import block_codes
 from llamafw_backends.onnx.model_builder import Array, Dimensions, ModelBuilder
-from llamafw_backends.onnx.providers import PROVIDERS, choose
-from llamafw_backends.onnx.support import Support
+from llamafw_backends.onnx.placement import choose_device, support_of
+from llamafw_backends.onnx.providers import PROVIDERS
 
 MODEL, WEIGHTS, DESCRIPTION, TOKENIZER = "model.onnx", "model.onnx.data", "model.json", "tokenizer.json"
 ALIGNMENT = 4096  # bytes, so that the weights can be mapped into memory
@@ -76,8 +76,7 @@ def run(argv: list[str]) -> int:
 
 def export(context: BackendContext, tokenizer: Tokenizer, folder: Path) -> int:
     """Write the model and its description to a folder; return the size of the weights in bytes."""
-    provider = choose(context.options.extra.get("onnx_provider"))
-    support = Support(provider.device().providers, np.dtype(provider.float_type))
+    support = support_of(choose_device(context))
     n_ctx = context.options.n_ctx or context.graph.n_ctx_train
     builder = ExportBuilder(support.float_type)
     builder.lowering = lowering = start_lowering(context, support, n_ctx, builder)
@@ -188,7 +187,8 @@ class ExportBuilder(ModelBuilder):
             "slot_unpadded": lambda: self.input("unpadded", np.int64, None),
             "n_keys": lambda: self.node("Add", self._last_position(), self.ints(1)),
             "logit_rows": lambda: self._numbers(ModelBuilder.input(self, "rows", np.int64, ["n_rows"])),
-            "query_lengths": lambda: self.node("Cast", self.input("lengths", np.int64, None), to=INT32),
+            "sequence_starts": lambda: self.node("Concat", self.constant([0], np.int32), self._n_tokens(), axis=0),
+            "query_lengths": lambda: self._n_tokens(),
             "last_positions": lambda: self.node("Cast", self._last_position(), to=INT32),
             "n_cached": lambda: self.node(
                 "Squeeze", self.node("Cast", self.input("n_keys", np.int64, None), to=INT32), self.ints(0)
@@ -197,6 +197,9 @@ class ExportBuilder(ModelBuilder):
 
     def _tokens(self) -> str:
         return ModelBuilder.input(self, "tokens", np.int64, ["n_tokens"])
+
+    def _n_tokens(self) -> str:
+        return str(self.node("Cast", self.input("lengths", np.int64, None), to=INT32))
 
     def _positions(self) -> str:
         return ModelBuilder.input(self, "positions", np.int64, ["n_tokens"])

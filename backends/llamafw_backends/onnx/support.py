@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
+from llamafw_backends.onnx.sessions import NOTHING, first_line, make_options, open_session
 
 CPU = "CPUExecutionProvider"
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
@@ -87,17 +88,13 @@ class Support:
         """Return why a model does not work; "" if it does."""
         b = ModelBuilder(self.float_type)
         probe.build(b)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        if self.providers[0][0] != CPU:
-            options.add_session_config_entry(NO_FALLBACK, "1")
-        values = {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in b.weights.items()}
-        options.add_external_initializers(list(values), list(values.values()))
+        config = {} if self.providers[0][0] == CPU else {NO_FALLBACK: "1"}
+        options = make_options(config=config, severity=NOTHING)
         try:
-            session = ort.InferenceSession(b.build().SerializeToString(), options, providers=list(self.providers))
+            session = open_session(b.build().SerializeToString(), options, self.providers, b.weights)
             pairs = self._run(session, probe)
         except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
-            return str(error).strip().splitlines()[0] or type(error).__name__
+            return first_line(error)
         return "" if all(self._is_close(*pair, probe.tolerance) for pair in pairs) else "its results are wrong"
 
     def _run(self, session: ort.InferenceSession, probe: Probe) -> list[tuple[Array, Array]]:

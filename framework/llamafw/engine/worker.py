@@ -277,7 +277,12 @@ class Worker:
         return f" in plugin {name}" if name else ""
 
     def _abort(self, task: Task, slot: Slot, cause: BaseException, summary: str) -> None:
-        """End a task because the backend failed on it."""
-        task.fail(self._log_failure(cause, summary))
+        """End a task because the backend failed on it; if that lacked memory, the client is told so."""
+        if isinstance(cause, Unavailable):
+            log.warning("%s: %s", summary, cause.message)
+            cause.logged = True
+            task.fail(cause)
+        else:
+            task.fail(self._log_failure(cause, summary))
         self.caches.clear_after_failure(slot)
         self.drop(task)

@@ -42,6 +42,12 @@ class Backend(Protocol):
 
         If it fails, the engine calls `truncate` for each slot of the batch, with the number of positions before the
         batch. If the state of a slot has changed by then, `truncate` must go back to one that is known.
+
+        Raises
+        ------
+        Unavailable
+            The device has not enough memory for the batch. The engine tries each slot alone. A request that fails alone
+            is answered with 503 and the message; other requests go on.
         """
 
     def hidden(self, batch: Batch) -> Floats:

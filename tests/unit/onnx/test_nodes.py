@@ -11,30 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import BackendContext, BackendOptions
 from llamafw import graph as g
-from llamafw.models.gguf import read_gguf
-from llamafw.plugins import Plugins
 from llamafw.testing.batches import batch
 from llamafw.testing.graphs import FREQUENCIES, SIZE, Variation, attend, llama, variations
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_backends.onnx.backend import OnnxBackend, lower
-from llamafw_backends.onnx.lowering import Lowering
+from llamafw_backends.onnx.backend import OnnxBackend
 from llamafw_backends.onnx.support import Support
-
-N_SLOTS, N_CTX, N_UBATCH = 4, 300, 32
-TEXTS = [[(7 * i * i + 3 * i + slot) % 300 for i in range(60)] for slot in range(N_SLOTS)]
-STEPS = [  # how many tokens of each slot are in a batch
-    [5, 1, 0, 0],
-    [1, 0, 0, 12],
-    [0, 17, 0, 1],
-    [1, 1, 0, 1],
-    [31, 1, 0, 0],
-    [1, 20, 0, 8],
-    [1, 0, 0, 1],
-]
-PLUGINS = Plugins()
-F32: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32"}
+from support.onnx_nodes import (
+    F32,
+    N_CTX,
+    NoSupport,
+    evaluate,
+    kinds,
+    make_lowering,
+    open_context,
+    worst_error,
+)
 
 Write = Callable[..., Path]
 
@@ -48,45 +40,6 @@ def write_model(tmp_path: Path) -> Write:
         return write_tiny_gguf(tmp_path / "model.gguf", tensors=tensors, **options)
 
     return write
-
-
-def open_context(path: Path, build: Callable[[Any], g.Graph] | None = None, **options: Any) -> BackendContext:
-    """Return the argument of the backend's factory; ``build`` makes the graph, by default the one of a tiny Llama."""
-    quants = PLUGINS.registry("quant")
-    model = read_gguf(path, quants, ())
-    given = {"n_slots": N_SLOTS, "n_ctx": N_CTX, "n_ubatch": N_UBATCH} | options
-    return BackendContext(model, (build or llama)(model), BackendOptions(**given), quants, print)
-
-
-def make_lowering(context: BackendContext, support: Support | None = None) -> Lowering:
-    return lower(context, support or Support([("CPUExecutionProvider", {})], np.dtype(np.float32)), N_CTX)
-
-
-def kinds(lowering: Lowering) -> list[str]:
-    return [node.op_type for node in lowering.builder.nodes]
-
-
-def evaluate(context: BackendContext, text: list[int]) -> g.Array:
-    """Return the logits of a text in float64."""
-    assert context.graph.logits is not None
-    evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
-    return evaluator(text, g.TextState(context.graph, N_CTX), context.graph.logits)[0]
-
-
-def worst_error(context: BackendContext) -> float:
-    """Return the largest error of the logits of a ragged batch, as a part of the largest logit."""
-    expected = [evaluate(context, text) for text in TEXTS]
-    backend, ends, rows = OnnxBackend(context), [0] * N_SLOTS, [np.zeros((0, 0))] * N_SLOTS
-    errors = []
-    for sizes in STEPS:
-        runs = [(slot, ends[slot], TEXTS[slot][ends[slot] : ends[slot] + n]) for slot, n in enumerate(sizes) if n]
-        rows = np.split(backend.forward(batch(*runs)), np.cumsum([len(run) for _, _, run in runs])[:-1])
-        for (slot, first, run), actual in zip(runs, rows, strict=True):
-            errors.append(np.abs(actual - expected[slot][first : first + len(run)]).max())
-            ends[slot] += len(run)
-    backend.close()
-    assert ends == [40, 40, 0, 23]
-    return float(max(errors) / max(np.abs(array).max() for array in expected))
 
 
 def with_attention(**options: Any) -> Callable[[Any], g.Graph]:
@@ -141,11 +94,16 @@ CASES = [
     Case("no positions", partial(llama, turn=None), "RotaryEmbedding", 0),
     Case("norms after sums", llama, "SkipSimplifiedLayerNormalization", 4),
     named("norms in groups", "SkipSimplifiedLayerNormalization", 0),
+    named("a convolution", "VarlenCausalConvWithState", 1),
+    named("a gated delta net", "VarlenCausalConvWithState", 1),
+    named("a gated delta net", "GatedDeltaNet", 1),
+    named("Mamba-2", "GatedDeltaNet", 1),
+    named("a selective scan", "GatedDeltaNet", 1),
     named("norms with a mean and a bias", "SkipSimplifiedLayerNormalization", 0),
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}, {case.node}")
 def test_nodes_match_float64_in_ragged_batches(case: Case, write_model: Write) -> None:
     context = open_context(write_model(case.variation), case.build, **F32)
     assert kinds(make_lowering(context)).count(case.node) == case.n_nodes
@@ -177,17 +135,15 @@ def test_reason_for_standard_operators_is_recorded(write_model: Write) -> None:
     assert lowering.chosen[cache] == "ScatterND, because several operators read the cache"
 
 
-class NoSupport(Support):
-    """A provider that runs standard operators only."""
-
-    def runs(self, name: str, make: Any) -> bool:
-        return False
-
-
-def test_provider_without_nodes_gets_standard_operators(write_model: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = open_context(
-        write_model(Variation("", "", llama, SINKS), types="Q8_0"), with_sinks(window=8, softcap=2.0), **F32
-    )
+@pytest.mark.parametrize(
+    "case",
+    [one for one in CASES if one.n_nodes and "norm" not in one.name],
+    ids=lambda case: f"{case.name}, {case.node}",
+)
+def test_provider_without_nodes_gets_standard_operators(
+    case: Case, write_model: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = open_context(write_model(case.variation, types="Q8_0"), case.build, **F32)
     monkeypatch.setattr("llamafw_backends.onnx.backend.Support", NoSupport)
     lowering = make_lowering(context, NoSupport([("CPUExecutionProvider", {})], np.dtype(np.float32)))
     standard = {node.op_type for node in lowering.builder.nodes if not node.domain}
