@@ -4,6 +4,7 @@ Plugins may use everything that can be imported from here. Nothing else is publi
 """
 
 from llamafw import graph
+from llamafw.cli.open_context import open_context
 from llamafw.errors import (
     ContextFullError,
     DeadlineExceeded,
@@ -157,6 +158,7 @@ __all__ = [
     "Model",
     "ModelError",
     "NotSupported",
+    "open_context",
     "Operator",
     "PluginError",
     "PluginInfo",

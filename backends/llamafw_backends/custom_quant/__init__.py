@@ -4,14 +4,15 @@ The types are PQ2_0 and PTQ1_0. In most of these files, whatever the type of the
 folded with signs and a Hadamard transform, as the metadata ``prism.hadamard.*`` say: before such a matrix, activations
 are rotated in the same way. A file without these keys is computed as usual.
 
-This plugin uses only what any plugin can use: `llamafw`, and `llamafw_backends.numba_cpu.kernel_api`.
+This plugin uses only what any plugin can use: `llamafw`, `llamafw_backends.numba_cpu.kernel_api` and
+`llamafw_backends.onnx.block_formats`.
 """
 
 from __future__ import annotations
 
 from llamafw import Model, Operator, Register, hookimpl
 from llamafw import graph as g
-from llamafw_backends.custom_quant import kernels
+from llamafw_backends.custom_quant import kernels, onnx_parts
 from llamafw_backends.custom_quant.hadamard import Hadamard
 from llamafw_backends.custom_quant.metadata import read_rotation
 from llamafw_backends.custom_quant.rotation import rotate
@@ -30,7 +31,7 @@ def register_quants(register: Register) -> None:
 @hookimpl
 def register_operators(register: Register) -> None:
     """Register the rotation."""
-    register("hadamard", Operator(Hadamard, {"numba": kernels.hadamard}))
+    register("hadamard", Operator(Hadamard, {"numba": kernels.hadamard, "onnx": onnx_parts.lower_hadamard}))
 
 
 @hookimpl

@@ -41,10 +41,15 @@ class _Ternary(ABC):
         n = math.prod(shape)
         if n % BLOCK or data.size != n // BLOCK * self.type_size:
             raise ModelError(f"{data.size} bytes are not a {self.name} tensor of shape {tuple(shape)}")
-        d, q = self._read(np.ascontiguousarray(data).reshape(-1, self.type_size))
+        d, q = self.read(np.ascontiguousarray(data).reshape(-1, self.type_size))
         with np.errstate(invalid="ignore"):  # a scale may be infinite
-            weights: Floats = (q - np.float32(1)) * np.ascontiguousarray(d).view("<f2").astype(np.float32)
+            weights: Floats = (q - np.float32(1)) * d
         return weights.reshape(shape)
+
+    def read(self, blocks: Bytes) -> tuple[Floats, Bytes]:
+        """Return the scales d of blocks, ``(n_blocks, 1)``, and the numbers q, ``(n_blocks, 128)``."""
+        d, q = self._read(blocks)
+        return np.ascontiguousarray(d).view("<f2").astype(np.float32), q
 
     @abstractmethod
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:
@@ -56,7 +61,10 @@ class PQ2_0(_Ternary):
 
     name, type_id, type_size = "PQ2_0", 142, 34
     old_type_ids = (42,)  # of the first Ternary-Bonsai files; now of Q2_0, whose blocks have 64 weights
-    backends: Mapping[str, str] = {"numba": "llamafw_backends.custom_quant.pq2_0:PQ2_0"}
+    backends: Mapping[str, str] = {
+        "numba": "llamafw_backends.custom_quant.pq2_0:PQ2_0",
+        "onnx": "llamafw_backends.custom_quant.onnx_parts:pq2_0_codes",
+    }
 
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:
         q = (blocks[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & np.uint8(3)).astype(np.uint8, copy=False)
@@ -67,7 +75,10 @@ class PTQ1_0(_Ternary):
     """Blocks of 28 bytes: digits to base 3, then d."""
 
     name, type_id, type_size = "PTQ1_0", 143, 28
-    backends: Mapping[str, str] = {"numba": "llamafw_backends.custom_quant.ptq1_0:PTQ1_0"}
+    backends: Mapping[str, str] = {
+        "numba": "llamafw_backends.custom_quant.ptq1_0:PTQ1_0",
+        "onnx": "llamafw_backends.custom_quant.onnx_parts:ptq1_0_codes",
+    }
 
     def _read(self, blocks: Bytes) -> tuple[Bytes, Bytes]:
         parts = [DIGITS[blocks[:, first:last], :n].transpose(0, 2, 1) for first, last, n in PARTS]

@@ -84,8 +84,9 @@ def register_backends(register: Register) -> None:
 
 @hookimpl
 def register_commands(register: Register) -> None:
-    """Add the command ``llamafw devices``."""
+    """Add the commands ``llamafw devices`` and ``llamafw export``."""
     register("devices", _run_devices)
+    register("export", _run_export)
 
 
 def _run_devices(argv: list[str]) -> int:
@@ -94,14 +95,31 @@ def _run_devices(argv: list[str]) -> int:
     return run(argv)
 
 
+def _run_export(argv: list[str]) -> int:
+    try:
+        from llamafw_backends.onnx.export import run  # here, because the packages are optional
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxruntime"):
+            raise
+        raise SettingsError(MISSING.replace("--backend onnx", "llamafw export")) from None
+    return run(argv)
+
+
 @hookimpl
 def add_options(parser: ArgumentParser) -> None:
-    """Add ``--onnx-provider``."""
+    """Add ``--onnx-provider`` and ``--onnx-activations``."""
     parser.add_argument(
         "--onnx-provider",
         choices=("auto", *PROVIDER_NAMES),
         help="what ONNX Runtime computes with; another than auto selects --backend onnx (default: auto, the first that "
         f"works here; `llamafw devices` lists them) [env: {VARIABLE}]",
+    )
+    parser.add_argument(
+        "--onnx-activations",
+        choices=("int8", "float"),
+        help="on CPUs, what ONNX Runtime multiplies quantised matrices with: activations rounded to 8 bits, as most "
+        "kernels for CPUs do, or floats, which is exact and several times as slow (default: int8); GPUs always use "
+        "floats",
     )
 
 

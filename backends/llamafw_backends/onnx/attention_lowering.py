@@ -1,7 +1,8 @@
-"""Lowers rotary positions, the KV cache and attention.
+"""Lowers the KV cache and attention.
 
 Rows of all tokens are packed. Attention needs them by slot: ``padded`` are the indices of the rows of each slot with
-tokens, ``(n_active, n_steps)``, and ``unpadded`` those of the rows of the result.
+tokens, ``(n_active, n_steps)``, and ``unpadded`` those of the rows of the result. `grouped_queries` has the node that
+attention over a cache becomes where it can; here are the standard operators for everything else.
 """
 
 from __future__ import annotations
@@ -9,87 +10,63 @@ from __future__ import annotations
 import numpy as np
 
 from llamafw import graph as g
+from llamafw_backends.onnx.grouped_queries import Attend, find_attend, runs_in_place
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lowers
 
 LOWEST = {np.dtype(np.float32): -1e30, np.dtype(np.float16): -60000.0}
 """A score that softmax makes 0, by type; infinities would become NaN if all scores of a row had them."""
 
 
-@lowers(g.Rope)
-def lower_rope(value: g.Rope, low: Lowering) -> str:
-    """Lower a rotation; its cosines and sines are inputs of the model, computed in float64."""
-    b, x, rotation = low.builder, low.of(value.x), value.rotation
-    n_head, size = value.shape
-    cos, sin = angles(low, rotation)
-    first, last = rotation.offset, rotation.offset + rotation.n_rotated
-    parts = _split(low, x, [first, last - first, size - last])
-    turned = parts[1]
-    if rotation.interleaved:
-        pairs = low.reshape(turned, n_head, rotation.n_rotated // 2, 2)
-        even, odd = (low.reshape(part, n_head, rotation.n_rotated // 2) for part in _split(low, pairs, [1, 1]))
-    else:
-        even, odd = _split(low, turned, [rotation.n_rotated // 2] * 2)
-    new_even = b.node("Sub", b.node("Mul", even, cos), b.node("Mul", odd, sin))
-    new_odd = b.node("Add", b.node("Mul", even, sin), b.node("Mul", odd, cos))
-    if rotation.interleaved:
-        columns = [low.reshape(part, n_head, rotation.n_rotated // 2, 1) for part in (new_even, new_odd)]
-        parts[1] = low.reshape(b.node("Concat", *columns, axis=-1), n_head, rotation.n_rotated)
-    else:
-        parts[1] = b.node("Concat", new_even, new_odd, axis=-1)
-    kept = [part for part in parts if part]
-    return kept[0] if len(kept) == 1 else str(b.node("Concat", *kept, axis=-1))
-
-
-def angles(low: Lowering, rotation: g.Rotation) -> tuple[str, str]:
-    """Return the inputs of the model that have the cosines and sines of a rotation, ``(n_tokens, 1, n_pairs)``."""
-    key = next((name for name, other in low.rotations.items() if _equal(other, rotation, low.n_ctx)), None)
-    if key is None:
-        key = f"rotation.{len(low.rotations)}"
-        low.rotations[key] = rotation
-    shape = ["n_tokens", 1, len(rotation.frequencies)]
-    cos, sin = (low.builder.input(f"{key}.{part}", low.builder.float_type, shape) for part in ("cos", "sin"))
-    return cos, sin
-
-
-def _equal(a: g.Rotation, b: g.Rotation, n_ctx: int) -> bool:
-    """Return whether two rotations have the same angles."""
-    one, other = a.frequencies_for(n_ctx), b.frequencies_for(n_ctx)
-    return a.magnitude == b.magnitude and np.array_equal(one, other)
-
-
-def _split(low: Lowering, x: str, sizes: list[int]) -> list[str]:
-    """Return the last axis divided into parts; "" for those without numbers."""
-    if len([size for size in sizes if size]) == 1:
-        return [x if size else "" for size in sizes]
-    b, parts, start = low.builder, [], 0
-    for size in sizes:
-        end = start + size
-        parts.append(b.node("Slice", x, b.ints(start), b.ints(end), b.ints(-1)) if size else "")
-        start = end
-    return parts
-
-
 @lowers(g.Cache)
 def lower_cache(value: g.Cache, low: Lowering) -> str:
-    """Lower a cache: two tensors ``(n_slots, n_head, n_positions, size)`` to which the new rows are written.
+    """Lower a cache: two tensors ``(n_slots, n_head, n_positions, size)``, to which the new rows are written.
 
-    The name that it returns is that of the keys; `_keys_and_values` finds the values.
+    If the operator that reads it becomes a node that writes them itself, nothing is left to do here. Otherwise the name
+    that it returns is that of the keys; `_keys_and_values` finds the values.
     """
-    names = [
-        _extend(low, part, StateTensor(f"{len(low.states)}.{kind}", part.shape, dtype, True, value, turn))
-        for part, kind, dtype, turn in (
-            (value.k, "key", low.cache_types[0], rotation_of(value.k)),
-            (value.v, "value", low.cache_types[1], None),
+    attend = _find_node(value, low)
+    types = low.cache_types if isinstance(attend, str) else [attend.cache_type] * 2
+    tensors = [
+        StateTensor(f"{len(low.states) + i}.{kind}", part.shape, dtype, True, value, turn)
+        for i, (part, kind, dtype, turn) in enumerate(
+            ((value.k, "key", types[0], rotation_of(value.k)), (value.v, "value", types[1], None))
         )
     ]
-    low.memo[value] = names[0], names[1]
+    low.memo[value] = [(tensor, low.state(tensor, _cache_shape(tensor))) for tensor in tensors]
+    if not isinstance(attend, str):
+        low.memo["node", value] = attend
+        low.chosen[value] = f"part of its attention, as {attend.cache_type}"
+        return low.of(value.k)
+
+    low.chosen[value] = "ScatterND, because " + attend
+    pairs = zip((value.k, value.v), low.memo[value], strict=True)
+    low.memo[value] = names = [_extend(low, rows, *state) for rows, state in pairs]
     return names[0]
 
 
-def _extend(low: Lowering, rows: g.Value, tensor: StateTensor) -> str:
+def _find_node(value: g.Cache, low: Lowering) -> Attend | str:
+    """Return the node that reads and writes a cache, or why there is none."""
+    readers = low.readers[value]
+    attention = readers[0]
+    if not isinstance(attention, g.Attention):
+        return f"{type(attention).__name__} reads it"
+    is_float32 = low.builder.float_type == np.float32  # then kernels convert a whole cache of another type in each step
+    types = (low.builder.float_type, low.builder.float_type) if is_float32 else low.cache_types
+    attend = find_attend(attention, types, len(readers))
+    if not isinstance(attend, str) and not runs_in_place(low.support, attend):
+        return "the provider has no GroupQueryAttention for it"
+    return attend
+
+
+def _cache_shape(tensor: StateTensor) -> tuple[int | str, ...]:
+    """Return the shape of a cache of all slots."""
+    n_head, size = tensor.shape
+    return ("n_slots", n_head, f"{tensor.name}.n_positions", size)
+
+
+def _extend(low: Lowering, rows: g.Value, tensor: StateTensor, past: str) -> str:
     """Write rows ``(n_tokens, n_head, size)`` to a state; return the name of the new state."""
-    b, (n_head, size) = low.builder, rows.shape
-    past = low.state(tensor, ("n_slots", n_head, f"{tensor.name}.n_positions", size))
+    b, n_head = low.builder, rows.shape[0]
     new = low.of(rows)
     if tensor.dtype != b.float_type:
         new = b.node("Cast", new, to=_cast(tensor.dtype))
@@ -132,6 +109,35 @@ def lower_key_value(value: g.KeyValue, low: Lowering) -> str:
 
 @lowers(g.Attention)
 def lower_attention(value: g.Attention, low: Lowering) -> str:
+    """Lower attention to GroupQueryAttention if there is such a node for it, otherwise to standard operators."""
+    attend = low.memo.get(("node", value.past))
+    if attend is not None:
+        low.chosen[value] = "GroupQueryAttention"
+        return _add_node(value, attend, low)
+    low.chosen[value] = "standard operators"
+    return _lower_attention(value, low)
+
+
+def _add_node(value: g.Attention, attend: Attend, low: Lowering) -> str:
+    """Add GroupQueryAttention, which also writes the new keys and values to the caches."""
+    b, past = low.builder, value.past
+    by_slot = b.input("slot_rows", np.int64, ["n_slots", "n_steps"])
+    rows = [
+        b.node("Gather", low.reshape(low.of(one), g.size_of(one)), by_slot, axis=0) for one in (value.q, past.k, past.v)
+    ]
+    if value.temperature is not None:
+        factors = b.node("Gather", _factors(low, value.temperature), by_slot, axis=0)
+        rows[0] = b.node("Mul", rows[0], b.node("Reshape", factors, b.ints(0, 0, 1)))
+    (keys, past_keys), (values, past_values) = low.memo[past]
+    outputs = [f"{b.scope}/attn/GroupQueryAttention/{keys.name}", keys.present, values.present]
+    sinks = "" if value.sinks is None else low.small_weight(value.sinks)
+    y = attend.add(b, (rows[0], rows[1], rows[2]), (past_keys, past_values), sinks, outputs=outputs)
+    flat = b.node("Reshape", y, b.ints(-1, attend.n_head * attend.size))
+    y = b.node("Gather", flat, b.input("slot_unpadded", np.int64, ["n_tokens"]), axis=0)
+    return low.reshape(low.rows(y, attend.n_head * attend.size), attend.n_head, attend.size)
+
+
+def _lower_attention(value: g.Attention, low: Lowering) -> str:
     """Lower attention to products, a mask and Softmax."""
     b, (n_head, size) = low.builder, value.q.shape
     n_head_kv, v_size = value.past.v.shape
@@ -164,12 +170,20 @@ def _scaled_query(value: g.Attention, low: Lowering) -> str:
     q = b.node("Mul", low.of(value.q), b.floats(value.scale))
     if value.temperature is None:
         return str(q)
-    factor, length = value.temperature
-    steps = b.node("Div", b.input("positions", np.int64, ["n_tokens"]), b.ints(length))
-    logs = b.node("Log", b.node("Cast", b.node("Add", steps, b.ints(1)), to=1))
-    factors = b.node("Add", b.node("Mul", logs, b.constant(factor, np.float32)), b.constant(1, np.float32))
-    factors = b.node("Reshape", b.node("Cast", factors, to=_cast(b.float_type)), b.ints(-1, 1, 1))
-    return str(b.node("Mul", q, factors))
+    return str(b.node("Mul", q, b.node("Reshape", _factors(low, value.temperature), b.ints(-1, 1, 1))))
+
+
+def _factors(low: Lowering, temperature: tuple[float, int]) -> str:
+    """Return the factors of the queries at their positions, ``(n_tokens,)``."""
+    b, (factor, length) = low.builder, temperature
+
+    def make() -> str:
+        steps = b.node("Div", b.input("positions", np.int64, ["n_tokens"]), b.ints(length))
+        logs = b.node("Log", b.node("Cast", b.node("Add", steps, b.ints(1)), to=1))
+        factors = b.node("Add", b.node("Mul", logs, b.constant(factor, np.float32)), b.constant(1, np.float32))
+        return str(b.node("Cast", factors, to=_cast(b.float_type)))
+
+    return str(low.once(("factors", temperature), make))
 
 
 def _by_slot(low: Lowering, rows: str, n_head: int, size: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -19,29 +20,42 @@ from llamafw import (
     Snapshots,
     Unavailable,
 )
-from llamafw_backends.onnx import attention_lowering, expert_lowering, recurrent_lowering, row_lowering
+from llamafw_backends.onnx import (
+    attention_lowering,
+    expert_lowering,
+    grouped_queries,
+    recurrent_lowering,
+    rotary,
+    row_lowering,
+)
 from llamafw_backends.onnx.batch_inputs import Inputs, Part, divide
 from llamafw_backends.onnx.device_tensors import SlotTensors, mib
 from llamafw_backends.onnx.gpu_facts import describe_gpu
 from llamafw_backends.onnx.key_rotation import rotate_back
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
+from llamafw_backends.onnx.matrices import INT8
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
-from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags
+from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags, support_of
 from llamafw_backends.onnx.sessions import first_line, free_unused_memory, is_out_of_memory, make_options, open_session
 from llamafw_backends.onnx.support import Support
 from llamafw_backends.onnx.tensors import Tensors
 
-OPERATORS = (row_lowering, attention_lowering, recurrent_lowering, expert_lowering)
+OPERATORS = (row_lowering, rotary, attention_lowering, recurrent_lowering, expert_lowering)
 """The modules that register what lowers each operator."""
 
 
 def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
     """Return the model's graph as an ONNX model that is ready to be built."""
-    types = cache_types(context, support)
-    builder = ModelBuilder(support.float_type)
-    lowering = Lowering(context, builder, Tensors(context.model, context.quants), support, n_ctx, types)
+    lowering = start_lowering(context, support, n_ctx, ModelBuilder(support.float_type))
     lower_graph(lowering)
     return lowering
+
+
+def start_lowering(context: BackendContext, support: Support, n_ctx: int, builder: ModelBuilder) -> Lowering:
+    """Return the model's graph on its way to an ONNX model, of which nothing has been lowered."""
+    types, tensors = cache_types(context, support), Tensors(context.model, context.quants)
+    level = INT8 if support.float_type == np.float32 and context.options.extra.get("onnx_activations") != "float" else 0
+    return Lowering(context, builder, tensors, support, n_ctx, types, level)
 
 
 class OnnxBackend:
@@ -73,18 +87,19 @@ class OnnxBackend:
 
         started = time.monotonic()
         self._device = device = choose_device(context)
-        support = Support(device.providers, device.float_type)
+        support = support_of(device)
         lowering = lower(context, support, self.n_ctx)
         self._inputs = Inputs(
             lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, self.n_slots, support.float_type
         )
         self._input_names = set(lowering.builder.input_names)
         self._states: Sequence[StateTensor] = lowering.states
-        self.state_format = f"onnx-1-{'-'.join(map(str, lowering.cache_types))}"
+        self.state_format = f"onnx-1-{state_digest(self._states)}"
         self._weight_bytes = n_bytes(lowering.builder.weights.values())
         self._n_threads = count_threads(options)
         self._session = self._open(lowering.builder, options.threads.poll)
-        self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx)
+        n_padded = self._n_ubatch if grouped_queries.ROWS in self._input_names else 0
+        self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx + n_padded)
         log_ignored_flags(context)
         context.log(f"onnx backend: {self._facts()}, loaded in {time.monotonic() - started:.1f} s")
         self._n_tokens = [0] * self.n_slots
@@ -130,7 +145,7 @@ class OnnxBackend:
     def forward(self, batch: Batch) -> Floats:
         """Return the logits of ``batch.outputs``, ``(m, n_vocab)`` float32."""
         if self._graph.logits is None:
-            raise RequestError("this model only embeds texts; it cannot generate")
+            return self.hidden(batch)[:, :0]
         return self._rows(batch, "logits", self.n_vocab)
 
     def hidden(self, batch: Batch) -> Floats:
@@ -144,7 +159,7 @@ class OnnxBackend:
 
     def _run(self, part: Part, output: str) -> Floats:
         """Compute some tokens and add them to their slots; return an output of the model."""
-        self._slots.reserve(int(part.positions.max()) + 1)
+        self._slots.reserve(part.n_positions if grouped_queries.ROWS in self._input_names else part.n_keys)
         feeds = self._inputs.make(part, logits=output == "logits")
         binding = self._session.io_binding()
         for name in self._input_names & feeds.keys():
@@ -294,6 +309,12 @@ class OnnxBackend:
     def close(self) -> None:
         """Free the memory of the session and of the slots."""
         del self._session, self._slots
+
+
+def state_digest(states: Iterable[StateTensor]) -> str:
+    """Return a text that differs if slots keep other tensors: they depend on the nodes that a provider has."""
+    text = repr([(state.name, state.shape, str(state.dtype)) for state in states])
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def n_bytes(arrays: Iterable[Array]) -> int:

@@ -40,16 +40,27 @@ class Part:
         changes = np.flatnonzero(np.diff(self.slots)) + 1
         return np.concatenate([[0], changes, [len(self.slots)]]).astype(np.int64)
 
+    @property
+    def n_keys(self) -> int:
+        """How many positions of a slot are used after these tokens, at most."""
+        return int(self.positions.max()) + 1
+
+    @property
+    def n_positions(self) -> int:
+        """How many positions of a slot are used if each slot, also an idle one, has as many tokens as the longest."""
+        starts = self.starts
+        return max(int(self.positions[starts[:-1]].max()), 1) + int(np.diff(starts).max())
+
 
 def divide(batch: Batch, size: int) -> list[Part]:
     """Return a batch in parts of at most ``size`` tokens."""
-    arrays = [np.asarray(a, np.int64) for a in (batch.tokens, batch.positions, batch.slots)]
-    outputs = np.asarray(batch.outputs, np.int64)
+    arrays = (batch.tokens, batch.positions, batch.slots, batch.outputs)
+    tokens, positions, slots, outputs = (np.asarray(array, np.int64) for array in arrays)
     parts = []
-    for first in range(0, len(arrays[0]), size):
-        last = min(first + size, len(arrays[0]))
+    for first in range(0, len(tokens), size):
+        last = min(first + size, len(tokens))
         rows = outputs[(outputs >= first) & (outputs < last)] - first
-        parts.append(Part(*(array[first:last] for array in arrays), rows))
+        parts.append(Part(tokens[first:last], positions[first:last], slots[first:last], rows))
     return parts
 
 
@@ -94,16 +105,33 @@ class Inputs:
             "logit_rows": np.arange(len(part.rows) if logits else 0),
             "active": active,
             "lengths": lengths,
+            "sequence_starts": starts.astype(np.int32),
             "padded": padded,
             "unpadded": unpadded,
-            "n_keys": np.array([part.positions.max() + 1]),
+            "n_keys": np.array([part.n_keys]),
         }
+        inputs |= self._by_slot(part, active, lengths, padded, step_of)
         for name, lookup in self.lookups.items():
             ids = part.tokens if lookup.ids is g.TOKENS else part.positions
             inputs[name] = self.tensors.rows(lookup.weight, ids)
         for name, rotation in self.rotations.items():
             inputs |= self._angles(name, rotation, part.positions)
         return inputs
+
+    def _by_slot(self, part: Part, active: Ints, lengths: Ints, padded: Ints, step_of: Ints) -> dict[str, Array]:
+        """Return the inputs of nodes that have a row for each slot, also for those without tokens."""
+        n_steps = padded.shape[1]
+        rows = np.zeros((self.n_slots, n_steps), np.int64)
+        queries, ends = np.zeros((2, self.n_slots), np.int32)
+        rows[active], queries[active] = padded, lengths
+        ends[part.slots] = part.positions  # of several positions the last one stays
+        return {
+            "slot_rows": rows,
+            "slot_unpadded": part.slots * n_steps + step_of,
+            "query_lengths": queries,
+            "last_positions": ends,
+            "n_cached": np.array(ends.max() + 1, np.int32),
+        }
 
     def _angles(self, name: str, rotation: g.Rotation, positions: Ints) -> dict[str, Array]:
         angles = positions[:, None, None] * rotation.frequencies_for(self.n_ctx)

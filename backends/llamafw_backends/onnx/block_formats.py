@@ -1,7 +1,7 @@
 """Tensor types whose matrices ONNX Runtime multiplies without unpacking them: codes of 2, 4 or 8 bits in blocks.
 
 `FORMATS` has those of ggml. A type of a plugin gives its own in ``Quant.backends["onnx"]``: a function, or a text such
-as ``"my_package.onnx:blocks"``, from the bytes of the rows to `BlockCodes`.
+as ``"my_package.onnx:codes"``, from the bytes of the rows to `BlockCodes`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import Bytes, Floats, Quant
+from llamafw import Bytes, Floats, PluginError, Quant
 
 Codes = npt.NDArray[np.uint8]
 
@@ -62,12 +62,56 @@ Read = Callable[[Bytes], BlockCodes]
 
 
 def find_format(quant: Quant) -> Read | None:
-    """Return what reads the codes of a tensor type; None if its matrices must be unpacked."""
-    found: Any = getattr(quant, "backends", {}).get("onnx") or FORMATS.get(quant.name)
-    if isinstance(found, str):
-        module, _, name = found.partition(":")
-        found = getattr(importlib.import_module(module), name)
-    return found  # type: ignore[no-any-return]
+    """Return what reads the codes of a tensor type; None if its matrices must be unpacked.
+
+    Raises
+    ------
+    PluginError
+        What a plugin gives for this backend cannot be imported or called. The function that is returned raises it if
+        the codes of a plugin do not fit the matrix.
+    """
+    registered: Any = getattr(quant, "backends", {}).get("onnx")
+    if registered is None:
+        return FORMATS.get(quant.name)
+    read = _import(quant, registered) if isinstance(registered, str) else registered
+    if not callable(read):
+        raise PluginError(f"the tensor type {quant.name}: {read!r:.80} for the onnx backend is not a function")
+
+    def checked(rows: Bytes) -> BlockCodes:
+        codes = read(rows)
+        if problem := _find_problem(codes, len(rows), rows.shape[1] // quant.type_size * quant.block_size):
+            raise PluginError(f"the tensor type {quant.name}: {registered!r:.80} for the onnx backend {problem}")
+        return cast("BlockCodes", codes)
+
+    return checked
+
+
+def _import(quant: Quant, path: str) -> object:
+    """Return what ``path``, such as ``"my_package.onnx:codes"``, names."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: there is no name of a module
+        raise PluginError(f"the tensor type {quant.name}: {path!r} cannot be imported: {error}") from error
+
+
+def _find_problem(codes: object, n_rows: int, n_columns: int) -> str:
+    """Return what is wrong with the codes of a plugin; "" if nothing is."""
+    if not isinstance(codes, BlockCodes):
+        return f"returns {type(codes).__name__}, not BlockCodes"
+    shape, size = codes.codes.shape, codes.block_size
+    if codes.bits not in (2, 4, 8):
+        return f"has codes of {codes.bits} bits, not of 2, 4 or 8"
+    if size < 16 or size & (size - 1):
+        return f"has blocks of {size} weights, not of a power of two from 16 on"
+    if shape != (n_rows, n_columns // size, size) or codes.codes.dtype != np.uint8:
+        return f"returns codes {codes.codes.dtype} {shape}, not uint8 {(n_rows, n_columns // size, size)}"
+    if int(codes.codes.max(initial=0)) >= 2**codes.bits:
+        return f"returns the code {codes.codes.max()}, which has more than {codes.bits} bits"
+    for name, numbers in (("scales", codes.scales), ("offsets", codes.offsets)):
+        if numbers is not None and numbers.shape != shape[:2]:
+            return f"returns {name} of shape {numbers.shape}, not {shape[:2]}"
+    return ""
 
 
 def _halves(blocks: Bytes, start: int) -> Floats:

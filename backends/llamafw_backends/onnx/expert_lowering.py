@@ -1,13 +1,16 @@
-"""Lowers mixtures of experts with standard operators: each expert multiplies the rows that have chosen it."""
+"""Lowers mixtures of experts to QMoE, or each expert to a product with the rows that have chosen it."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
 from llamafw import graph as g
 from llamafw_backends.onnx.attention_lowering import LOWEST
+from llamafw_backends.onnx.expert_mixture import Mixture, Node, add_mixture, find_mixture, find_node
 from llamafw_backends.onnx.lowering import Lowering, lowers
-from llamafw_backends.onnx.matrices import add_product
+from llamafw_backends.onnx.matrices import add_product, block_codes
 
 
 @lowers(g.TopK)
@@ -61,6 +64,20 @@ def lower_sparse_mixer(value: g.SparseMixer, low: Lowering) -> str:
 
 @lowers(g.ExpertLinear)
 def lower_expert_linear(value: g.ExpertLinear, low: Lowering) -> str:
+    """Lower to a product per expert, or lower the whole mixture to one node, which its weighted sum adds."""
+    found = find_mixture(value, low.readers)
+    node = found if isinstance(found, str) else find_node(found, low, partial(block_codes, low, n_rows=1))
+    if isinstance(found, Mixture) and isinstance(node, Node):
+        for one in found.inside:
+            low.set(one, "")  # nothing but the node reads it
+            low.chosen[one] = "part of the mixture of experts"
+        low.memo[found.total] = found, node
+        return ""
+    low.chosen[value] = f"a product per expert, because {node}"
+    return _product_per_expert(value, low)
+
+
+def _product_per_expert(value: g.ExpertLinear, low: Lowering) -> str:
     """Lower to a product per expert, of the rows that have chosen it; the products go back to their places."""
     b, k = low.builder, value.chosen.shape[0]
     n_expert, n_out, n_in = value.weight.shape
@@ -98,7 +115,11 @@ def _expert(weight: g.Weight, expert: int) -> g.Weight:
 
 @lowers(g.WeightedSum)
 def lower_weighted_sum(value: g.WeightedSum, low: Lowering) -> str:
-    """Lower to a product of a row of weights with a matrix of parts."""
+    """Lower to a product of a row of weights with a matrix of parts, or to the node for the whole mixture."""
+    if value in low.memo:
+        mixture, node = low.memo[value]
+        low.chosen[value] = "QMoE"
+        return add_mixture(mixture, node, low, partial(block_codes, low))
     b, (k, n) = low.builder, value.parts.shape
     y = b.node("MatMul", low.reshape(low.of(value.weights), 1, k), low.of(value.parts))
     return low.reshape(y, n)

@@ -1,16 +1,18 @@
 """Lowers a graph to an ONNX model: each operator becomes nodes for packed rows, ``(n_tokens, *shape)``.
 
 The functions that lower operators are in `row_lowering`, `attention_lowering`, `recurrent_lowering` and
-`expert_lowering`; those of plugins are found by the name of the backend, ``onnx``.
+`expert_lowering`; those of plugins are found by the name of the backend, ``onnx``. Several operators can become one
+node: the one that is lowered first adds it and sets the names of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
 from llamafw import BackendContext
 from llamafw import graph as g
@@ -81,10 +83,20 @@ class Lowering:
         Positions per slot.
     cache_types : (dtype, dtype)
         The types of keys and values in the cache.
+    accuracy_level : int
+        That of products with block-quantised matrices, see `matrices`.
     states : list of StateTensor
         What slots keep.
     lookups : dict of str to EmbeddingLookup
         The embeddings that are looked up before each run, by the names of the model's inputs.
+    readers : dict of Value to list of Value
+        The operators that read each value.
+    early : set of Value
+        The values of all tokens; the others are computed for the wanted rows only.
+    nodes : dict of Value to list of NodeProto
+        The nodes that each operator became; those that nothing reads are not in the model.
+    chosen : dict of Value to str
+        Where there is a choice of nodes: which one it is, and why it is not a better one.
     """
 
     context: BackendContext
@@ -93,12 +105,18 @@ class Lowering:
     support: Support
     n_ctx: int
     cache_types: tuple[np.dtype[Any], np.dtype[Any]]
+    accuracy_level: int = 0
     states: list[StateTensor] = field(default_factory=list)
     lookups: dict[str, g.EmbeddingLookup] = field(default_factory=dict)
     rotations: dict[str, g.Rotation] = field(default_factory=dict)
-    chosen: dict[str, str] = field(default_factory=dict)  # what operators became, by their names in the graph
+    readers: dict[g.Value, list[g.Value]] = field(default_factory=dict)
+    early: set[g.Value] = field(default_factory=set)
+    nodes: dict[g.Value, Sequence[NodeProto]] = field(default_factory=dict)
+    chosen: dict[g.Value, str] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)  # what several operators share, such as masks
     _names: dict[g.Value, str] = field(default_factory=dict)
+    _shapes: dict[str, g.Shape] = field(default_factory=dict)  # of one row, by the names of rows
+    _sources: dict[str, str] = field(default_factory=dict)  # rows in another shape, by the names of those that have it
 
     def of(self, value: g.Value) -> str:
         """Return the name of the rows of a value that has been lowered."""
@@ -107,13 +125,27 @@ class Lowering:
     def set(self, value: g.Value, name: str) -> None:
         """Set the name of a value's rows."""
         self._names[value] = name
+        self._shapes.setdefault(name, value.shape)
 
     def lower(self, value: g.Value) -> str:
-        """Lower an operator, whose inputs have been lowered."""
+        """Lower an operator, whose inputs have been lowered, unless another one has become a node for both."""
+        if self.is_lowered(value):
+            self.nodes[value] = []
+            return self._names[value]
         function = LOWERINGS.get(type(value)) or self.context.implementation("onnx", value)
+        before = len(self.builder.nodes)
         name = function(value, self)
-        self._names[value] = name
+        self.set(value, name)
+        self.nodes[value] = self.builder.nodes[before:]
         return name
+
+    def is_lowered(self, value: g.Value) -> bool:
+        """Return whether a value has a name."""
+        return value in self._names
+
+    def is_together(self, one: g.Value, other: g.Value) -> bool:
+        """Return whether both values are computed for the same tokens."""
+        return (one in self.early) == (other in self.early)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what ``make`` returned for the key before, or call it."""
@@ -129,8 +161,18 @@ class Lowering:
         return self.builder.weight(name, self.tensors.floats(weight).astype(self.builder.float_type))
 
     def reshape(self, x: str, *shape: int) -> str:
-        """Return rows in another shape, ``(n_tokens, *shape)``."""
-        return str(self.builder.node("Reshape", x, self.builder.ints(-1, *shape)))
+        """Return rows in another shape, ``(n_tokens, *shape)``; several changes of shape are one."""
+        x = self._sources.get(x, x)
+        if self._shapes.get(x) == shape:
+            return x
+        y = str(self.builder.node("Reshape", x, self.builder.ints(-1, *shape)))
+        self._sources[y], self._shapes[y] = x, shape
+        return y
+
+    def rows(self, x: str, *shape: int) -> str:
+        """Say that ``x`` are rows of this shape, ``(n_tokens, *shape)``; return ``x``."""
+        self._shapes[x] = shape
+        return x
 
     def state(self, tensor: StateTensor, dims: tuple[int | str, ...]) -> str:
         """Add a state; return the name of its input.  ``dims`` is the shape of the whole tensor."""
@@ -149,6 +191,7 @@ def lower_graph(lowering: Lowering) -> None:
     graph, b = lowering.context.graph, lowering.builder
     values = list(graph)
     early, layers = _early(values), _layers(values)
+    lowering.early, lowering.readers = early, _readers(values)
     for value in values:
         if value in early:
             b.scope = _scope(layers[value])
@@ -168,6 +211,7 @@ def lower_graph(lowering: Lowering) -> None:
                 lowering.set(value, b.node("Gather", lowering.of(value), wanted, axis=0))
     if graph.logits is not None:
         _add_output(b, lowering.of(graph.logits), "logits", graph.n_vocab)
+    b.remove_unread()
 
 
 def _scope(layer: int | None) -> str:
@@ -176,12 +220,21 @@ def _scope(layer: int | None) -> str:
 
 
 def _early(values: list[g.Value]) -> set[g.Value]:
-    """Return the values on which rows of other tokens depend: those before the last operator along the text."""
-    early: set[g.Value] = set()
+    """Return the values of all tokens: the inputs, and those before the last operator along the text."""
+    early: set[g.Value] = {value for value in values if isinstance(value, g.Input | g.EmbeddingLookup)}
     for value in reversed(values):
         if value in early or value.has_state or isinstance(value, g.Attention | g.KeyValue):
             early.update((value, *value.inputs()))
     return early
+
+
+def _readers(values: list[g.Value]) -> dict[g.Value, list[g.Value]]:
+    """Return the operators that read each value."""
+    readers: dict[g.Value, list[g.Value]] = {value: [] for value in values}
+    for value in values:
+        for operand in value.inputs():
+            readers[operand].append(value)
+    return readers
 
 
 def _read_late(graph: g.Graph, values: list[g.Value], early: set[g.Value]) -> list[g.Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,25 +10,34 @@ import numpy as np
 from llamafw import graph as g
 from llamafw_backends.onnx.block_formats import BlockCodes, find_format
 from llamafw_backends.onnx.model_builder import ModelBuilder
+from llamafw_backends.onnx.probes import multiplies_blocks
 
 if TYPE_CHECKING:
     from llamafw_backends.onnx.lowering import Lowering
 
-
-def add_product(low: Lowering, x: str, weight: g.Weight) -> str:
-    """Add ``x Wᵀ`` for rows ``x``, ``(n_tokens, …, n_in)``; return the name of the product."""
-    codes = _codes(low, weight)
-    if codes is not None:
-        return add_block_product(low.builder, x, codes, _name(weight))
-
-    name = f"{_name(weight)}.transposed"
-    if not low.builder.has_weight(name):
-        matrix = low.tensors.floats(weight).astype(low.builder.float_type)
-        low.builder.weight(name, np.ascontiguousarray(matrix.T))
-    return str(low.builder.node("MatMul", x, name))
+INT8 = 4
+"""The accuracy level of MatMulNBits that rounds the blocks of activations to 8 bits."""
 
 
-def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, name: str) -> str:
+def add_product(low: Lowering, x: str, *weights: g.Weight) -> str:
+    """Add ``x Wᵀ`` for rows ``x``, ``(n_tokens, …, n_in)``; return the name of the product.
+
+    Several matrices of one type, one below the other, are one product.
+    """
+    b, name = low.builder, "+".join(map(_name, weights))
+    found = [block_codes(low, weight) for weight in weights]
+    codes = [one for one in found if one is not None]
+    if len(codes) == len(weights):
+        return add_block_product(b, x, _joined(codes), name, _accuracy_level(low, codes[0]))
+
+    name = f"{name}.transposed"
+    if not b.has_weight(name):
+        matrices = [low.tensors.floats(weight).astype(b.float_type) for weight in weights]
+        b.weight(name, np.ascontiguousarray(np.concatenate(matrices).T))
+    return str(b.node("MatMul", x, name))
+
+
+def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, name: str, accuracy_level: int = 0) -> str:
     """Add the product of rows with a block-quantised matrix.
 
     Weights are ``scale · (code − middle) + offset``, where the middle is half of the codes' range, as MatMulNBits takes
@@ -43,6 +53,8 @@ def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, name: str) -> 
         The matrix.
     name : str
         The name of the matrix in the model.
+    accuracy_level : int
+        0: products of floats; `INT8`: activations are rounded to 8 bits.
     """
     n_out, n_blocks = codes.scales.shape
     n_in = n_blocks * codes.block_size
@@ -58,12 +70,30 @@ def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, name: str) -> 
         N=n_out,
         bits=codes.bits,
         block_size=codes.block_size,
-        accuracy_level=0,
+        accuracy_level=accuracy_level,
     )
     if codes.offsets is None:
         return str(y)
     offsets = b.weight(f"{name}.offsets", np.ascontiguousarray(codes.offsets.T.astype(b.float_type)))
     return str(b.node("Add", y, b.node("MatMul", _block_sums(b, x, codes.block_size, n_in), offsets)))
+
+
+def are_alike(low: Lowering, one: g.Weight, other: g.Weight) -> bool:
+    """Return whether two matrices can be one product: their types and numbers of columns are the same."""
+    return one.shape[-1] == other.shape[-1] and low.tensors.quant(one).name == low.tensors.quant(other).name
+
+
+def describe_product(low: Lowering, weight: g.Weight) -> str:
+    """Return what a product with the matrix becomes."""
+    quant = low.tensors.quant(weight)
+    if find_format(quant) is None:
+        return f"MatMul, {quant.name} in {low.builder.float_type}"
+    codes = block_codes(low, weight, n_rows=1)
+    if codes is None:
+        return f"MatMul, {quant.name} in {low.builder.float_type}, because the provider has no MatMulNBits for it"
+    activations = "int8" if _accuracy_level(low, codes) == INT8 else str(low.builder.float_type)
+    offsets = "" if codes.offsets is None else " and MatMul with offsets"
+    return f"MatMulNBits{offsets}, {quant.name} in {codes.bits} bits, activations in {activations}"
 
 
 def _block_sums(b: ModelBuilder, x: str, block_size: int, n_in: int) -> str:
@@ -75,14 +105,40 @@ def _block_sums(b: ModelBuilder, x: str, block_size: int, n_in: int) -> str:
     return str(b.shared[key])
 
 
-def _codes(low: Lowering, weight: g.Weight) -> BlockCodes | None:
-    """Return a matrix as codes; None if its type has no such form or the provider has no kernel for it."""
-    quant = low.tensors.quant(weight)
-    find = find_format(quant)
+def block_codes(low: Lowering, weight: g.Weight, n_rows: int | None = None) -> BlockCodes | None:
+    """Return a matrix, or its first rows, as codes; None if it has no such form or the provider no kernel for it."""
+    find = find_format(low.tensors.quant(weight))
     if find is None:
         return None
-    codes = find(low.tensors.blocks(weight))
-    return codes if low.support.multiplies_blocks(codes.bits, codes.block_size) else None
+    codes = find(low.tensors.blocks(weight)[:n_rows])
+    if codes.bits == 2 and low.builder.float_type == np.float32:
+        codes = _widened(codes)  # on CPUs, 2 bits take a hundred times as long
+    return codes if multiplies_blocks(low.support, codes.bits, codes.block_size, 0) else None
+
+
+def _accuracy_level(low: Lowering, codes: BlockCodes) -> int:
+    """Return the accuracy level for a matrix: `INT8` where that is wanted and works."""
+    if low.accuracy_level and multiplies_blocks(low.support, codes.bits, codes.block_size, low.accuracy_level):
+        return low.accuracy_level
+    return 0
+
+
+def _widened(codes: BlockCodes) -> BlockCodes:
+    """Return codes of 2 bits as codes of 4 bits."""
+    return BlockCodes(4, codes.codes + np.uint8(6), codes.scales, codes.offsets)
+
+
+def _joined(codes: Sequence[BlockCodes]) -> BlockCodes:
+    """Return matrices, one below the other, as one."""
+    if len(codes) == 1:
+        return codes[0]
+    offsets = [one.offsets for one in codes if one.offsets is not None]
+    return BlockCodes(
+        codes[0].bits,
+        np.concatenate([one.codes for one in codes]),
+        np.concatenate([one.scales for one in codes]),
+        np.concatenate(offsets) if offsets else None,
+    )
 
 
 def _name(weight: g.Weight) -> str:

@@ -126,6 +126,16 @@ class ModelBuilder:
         """The nodes, in order."""
         return self._nodes
 
+    def remove_unread(self) -> None:
+        """Remove nodes of which no output is read."""
+        read = {output.name for output in self._outputs}
+        kept = []
+        for node in reversed(self._nodes):
+            if read.intersection(node.output):
+                kept.append(node)
+                read.update(node.input)
+        self._nodes = kept[::-1]
+
     def subgraph(self, inputs: Sequence[str]) -> onnx.GraphProto:
         """Return the nodes as a graph inside a node, whose inputs are in the given order."""
         order = [self._inputs[name] for name in inputs]

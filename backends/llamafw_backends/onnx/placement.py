@@ -41,6 +41,11 @@ def choose_device(context: BackendContext) -> Device:
     return device
 
 
+def support_of(device: Device) -> Support:
+    """Return what finds out which nodes a device can run."""
+    return Support(device.providers, device.float_type, device.kind, device.number)
+
+
 def _device_number(gpu: GpuOptions) -> int:
     """Return the GPU that ``-mg`` names, or the only one that has a share in ``-ts``."""
     used = [i for i, share in enumerate(gpu.tensor_split) if share]

@@ -1,6 +1,7 @@
 """Lowers operators with a state of fixed size: convolution, linear attention, scan.
 
-The rows of each slot are read in order, by a Scan over steps in which slots with fewer tokens keep their state.
+Where the provider has the nodes of `packed_recurrence`, they read the packed rows. Otherwise the rows of each slot are
+read in order, by a Scan over steps in which slots with fewer tokens keep their state.
 """
 
 from __future__ import annotations
@@ -10,17 +11,53 @@ from collections.abc import Callable
 import numpy as np
 
 from llamafw import graph as g
-from llamafw_backends.onnx.lowering import Lowering, StateTensor, lowers
+from llamafw_backends.onnx.lowering import Lowering, StateTensor, lowers, weight_name
 from llamafw_backends.onnx.model_builder import ModelBuilder
+from llamafw_backends.onnx.packed_recurrence import (
+    FLOAT32,
+    DeltaNet,
+    add_convolution,
+    runs_convolution,
+    runs_delta_net,
+)
 from llamafw_backends.onnx.scan import Step, add_scan
 
 
 @lowers(g.Conv)
 def lower_conv(value: g.Conv, low: Lowering) -> str:
+    """Lower a convolution, together with the activation function of its result if there is one."""
+    kernel, silu = value.weight.shape[1], _silu_of(value, low)
+    if kernel < 2 or not runs_convolution(low.support, kernel, has_bias=value.bias is not None, silu=silu is not None):
+        low.chosen[value] = "standard operators, because the provider has no VarlenCausalConvWithState for it"
+        return _shifted_sum(value, low)
+
+    b, (n_channels, _) = low.builder, value.weight.shape
+    low.chosen[value] = "VarlenCausalConvWithState"
+    state = _state(low, value, (n_channels, kernel - 1))
+    weights = low.tensors.floats(value.weight).reshape(n_channels, 1, kernel).astype(b.float_type)
+    name = b.weight(weight_name(value.weight, "kernel"), weights)
+    bias = "" if value.bias is None else low.small_weight(value.bias)
+    outputs = [f"{state.name}.rows", f"{state.name}.after"]
+    add_convolution(b, low.of(value.x), name, bias, _active(low, state), outputs, silu=silu is not None)
+    _save(low, state, outputs[1])
+    if silu is not None:
+        low.set(silu, outputs[0])
+        low.chosen[silu] = "part of the convolution before"
+    return outputs[0]
+
+
+def _silu_of(value: g.Conv, low: Lowering) -> g.Activation | None:
+    """Return the activation function of a result, if it is ``silu`` and all that reads the result."""
+    readers = low.readers[value]
+    is_silu = len(readers) == 1 and isinstance(readers[0], g.Activation) and readers[0].function == "silu"
+    return readers[0] if is_silu and low.is_together(value, readers[0]) else None  # type: ignore[return-value]
+
+
+def _shifted_sum(value: g.Conv, low: Lowering) -> str:
     """Lower a convolution: the last inputs of each slot and its new rows, shifted and added."""
     b, (n_channels, kernel) = low.builder, value.weight.shape
-    state = _state(low, value)
-    past = b.node("Gather", state.past_name, b.input("active", np.int64, ["n_active"]), axis=0)
+    state = _state(low, value, value.state_shape)
+    past = _active(low, state)
     rows = by_slot(low, low.of(value.x))  # (n_active, n_steps, n_channels)
     padded = b.node("Concat", past, rows, axis=1)
 
@@ -44,6 +81,55 @@ def lower_conv(value: g.Conv, low: Lowering) -> str:
 
 @lowers(g.LinearAttention)
 def lower_linear_attention(value: g.LinearAttention, low: Lowering) -> str:
+    """Lower linear attention to GatedDeltaNet, or to a scan over the tokens of each slot."""
+    net, inputs = _delta_net(value)
+    has_other_lengths = net.is_delta and not (_has_length_1(value.k) and _has_length_1(value.q))
+    if has_other_lengths or not runs_delta_net(low.support, net):
+        reason = "keys do not have length 1" if has_other_lengths else "the provider has no GatedDeltaNet for it"
+        low.chosen[value] = f"Scan, because {reason}"
+        return _scan_tokens(value, low)
+
+    low.chosen[value] = "GatedDeltaNet"
+    n_gates = g.size_of(value.gate) // net.n_head
+    gate = low.reshape(low.of(value.gate), net.n_head, *[n_gates] * net.by_channel)
+    beta = "" if value.beta is None else _float32(low, low.reshape(low.of(value.beta), net.n_head))
+    rows = [*(low.of(one) for one in inputs), _float32(low, gate), beta]
+    return _add_delta_net(low, value, net, rows)
+
+
+def _delta_net(value: g.LinearAttention) -> tuple[DeltaNet, list[g.Value]]:
+    """Return the node for an operator, and its queries, keys and values; several heads may share a key head."""
+    q, k, v = value.q, value.k, value.v
+    n_head, key_size = k.shape
+    if isinstance(q, g.Repeat) and isinstance(k, g.Repeat) and q.x.shape == k.x.shape and not q.tiled and not k.tiled:
+        q, k = q.x, k.x
+    by_channel = g.size_of(value.gate) > n_head
+    is_delta = value.beta is not None
+    net = DeltaNet(k.shape[0], n_head, key_size, v.shape[1], is_delta, by_channel, value.scale)
+    return net, [q, k, v]
+
+
+def _has_length_1(value: g.Value) -> bool:
+    """Return whether each head has length 1."""
+    while isinstance(value, g.Repeat):
+        value = value.x
+    return isinstance(value, g.L2Norm)
+
+
+def _add_delta_net(low: Lowering, value: g.Value, net: DeltaNet, rows: list[str]) -> str:
+    """Add GatedDeltaNet for rows of q, k, v, gate and beta; return the results, ``(n_tokens, n_head, value_size)``."""
+    state = _state(low, value, net.state_shape, FLOAT32)
+    outputs = [f"{state.name}.rows", f"{state.name}.after"]
+    net.add(low.builder, rows, _active(low, state), outputs)
+    _save(low, state, outputs[1])
+    return low.rows(outputs[0], net.n_head, net.value_size)
+
+
+def _float32(low: Lowering, x: str) -> str:
+    return x if low.builder.float_type == FLOAT32 else str(low.builder.node("Cast", x, to=1))  # 1: FLOAT
+
+
+def _scan_tokens(value: g.LinearAttention, low: Lowering) -> str:
     """Lower linear attention to a scan over the tokens of each slot."""
     b, (n_head, key_size), value_size = low.builder, value.k.shape, value.v.shape[1]
     gate = b.node("Exp", low.of(value.gate))
@@ -70,9 +156,19 @@ def lower_linear_attention(value: g.LinearAttention, low: Lowering) -> str:
 
 @lowers(g.SelectiveScan)
 def lower_selective_scan(value: g.SelectiveScan, low: Lowering) -> str:
-    """Lower Mamba-1's scan to a scan over the tokens of each slot."""
+    """Lower Mamba-1's scan to GatedDeltaNet with a head per channel, or to a scan over the tokens of each slot."""
     b, (n_channels, n_state) = low.builder, value.a.shape
     x, delta = low.of(value.x), low.of(value.delta)
+    net = DeltaNet(1, n_channels, n_state, 1, is_delta=False, by_channel=True, scale=1.0)
+    if runs_delta_net(low.support, net):
+        low.chosen[value] = "GatedDeltaNet"
+        gate = b.node("Mul", low.reshape(delta, n_channels, 1), low.small_weight(value.a))
+        q, k = (low.reshape(low.of(one), 1, n_state) for one in (value.c, value.b))
+        v = low.reshape(low.rows(b.node("Mul", delta, x), n_channels), n_channels, 1)
+        y = low.reshape(_add_delta_net(low, value, net, [q, k, v, _float32(low, gate), ""]), n_channels)
+        return str(b.node("Add", y, b.node("Mul", x, low.small_weight(value.d))))
+
+    low.chosen[value] = "Scan, because the provider has no GatedDeltaNet for it"
     decay = b.node("Exp", b.node("Mul", low.reshape(delta, n_channels, 1), low.small_weight(value.a)))
     rows = {
         "decay": decay,
@@ -92,15 +188,21 @@ def lower_selective_scan(value: g.SelectiveScan, low: Lowering) -> str:
 class _State:
     """A state of fixed size of an operator."""
 
-    def __init__(self, tensor: StateTensor, past_name: str) -> None:
-        self.tensor, self.past_name = tensor, past_name
+    def __init__(self, tensor: StateTensor, name: str, past_name: str) -> None:
+        self.tensor, self.name, self.past_name = tensor, name, past_name
 
 
-def _state(low: Lowering, value: g.Value) -> _State:
-    """Add the state of an operator to the model."""
-    shape = value.state_shape
-    tensor = StateTensor(f"{len(low.states)}.state", shape, low.builder.float_type, False, value)
-    return _State(tensor, low.state(tensor, ("n_slots", *shape)))
+def _state(low: Lowering, value: g.Value, shape: g.Shape, dtype: np.dtype[np.generic] | None = None) -> _State:
+    """Add the state of an operator to the model, by default in the type of the activations."""
+    tensor = StateTensor(f"{len(low.states)}.state", shape, dtype or low.builder.float_type, False, value)
+    name = f"{low.builder.scope}/{tensor.name}"
+    return _State(tensor, name, low.state(tensor, ("n_slots", *shape)))
+
+
+def _active(low: Lowering, state: _State) -> str:
+    """Return the states of the slots with tokens, ``(n_active, …)``."""
+    b = low.builder
+    return str(b.node("Gather", state.past_name, b.input("active", np.int64, ["n_active"]), axis=0))
 
 
 def _save(low: Lowering, state: _State, new: str) -> None:
@@ -117,8 +219,8 @@ def _scan(
     step: Callable[[ModelBuilder, str, Step], tuple[str, str]],
 ) -> str:
     """Run ``step`` for the tokens of each slot in order; return the outputs of all tokens, packed."""
-    b, state = low.builder, _state(low, value)
-    past = b.node("Gather", state.past_name, b.input("active", np.int64, ["n_active"]), axis=0)
+    b, state = low.builder, _state(low, value, value.state_shape)
+    past = _active(low, state)
     by_step = {name: _steps_first(low, row) for name, row in rows.items()}
     new, y = add_scan(b, past, by_step, _is_token(low, len(value.state_shape)), step)
     _save(low, state, new)

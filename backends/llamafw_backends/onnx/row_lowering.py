@@ -9,7 +9,8 @@ import numpy as np
 
 from llamafw import graph as g
 from llamafw_backends.onnx.lowering import Lowering, lowers, weight_name
-from llamafw_backends.onnx.matrices import add_product
+from llamafw_backends.onnx.matrices import add_product, are_alike, describe_product
+from llamafw_backends.onnx.probes import adds_and_normalises
 
 
 @lowers(g.Input)
@@ -24,22 +25,51 @@ def lower_embedding(value: g.EmbeddingLookup, low: Lowering) -> str:
     b = low.builder
     if not isinstance(value.ids, g.Input):
         return str(b.node("Gather", low.small_weight(value.weight), low.of(value.ids), axis=0))
-    name = b.input(f"embedding.{len(low.lookups)}", np.float32, ["n_tokens", *value.shape])
+    name = f"embedding.{len(low.lookups)}"
     low.lookups[name] = value
+    name = b.input(name, np.float32, ["n_tokens", *value.shape])
     return name if b.float_type == np.float32 else str(b.node("Cast", name, to=_onnx_float(low)))
 
 
 @lowers(g.Linear)
 def lower_linear(value: g.Linear, low: Lowering) -> str:
-    """Lower a product with a matrix, or with one matrix per head."""
-    b, x = low.builder, low.of(value.x)
+    """Lower a product with a matrix, or with one matrix per head.
+
+    Products of the same rows with matrices of one type are one node.
+    """
     if len(value.weight.shape) == 3:
-        y = _product_per_head(value, low)
-    else:
-        y = add_product(low, x, value.weight)
+        low.chosen[value] = "MatMul with one matrix per head"
+        return _with_bias(value, _product_per_head(value, low), low)
+
+    b, group = low.builder, _products(value, low)
+    y = add_product(low, low.of(value.x), *[one.weight for one in group])
+    low.chosen[value] = describe_product(low, value.weight)
+    if len(group) == 1:
+        return _with_bias(value, y, low)
+    sizes = [one.shape[0] for one in group]
+    parts = b.node("Split", y, b.ints(*sizes), n_outputs=len(group), axis=-1)
+    for one, part in zip(group, parts, strict=True):
+        low.set(one, _with_bias(one, part, low))
+        low.chosen.setdefault(one, "part of the product before")
+    return low.of(value)
+
+
+def _products(value: g.Linear, low: Lowering) -> list[g.Linear]:
+    """Return a product with the others that can be computed together with it."""
+    group = [value]
+    for other in low.readers[value.x]:
+        if not isinstance(other, g.Linear) or other is value or low.is_lowered(other):
+            continue
+        is_alike = len(other.weight.shape) == 2 and are_alike(low, value.weight, other.weight)
+        if is_alike and low.is_together(value, other):
+            group.append(other)
+    return group
+
+
+def _with_bias(value: g.Linear, y: str, low: Lowering) -> str:
     if value.scale is not None:
-        y = b.node("Mul", y, low.small_weight(value.scale))
-    return y if value.bias is None else str(b.node("Add", y, low.small_weight(value.bias)))
+        y = low.builder.node("Mul", y, low.small_weight(value.scale))
+    return y if value.bias is None else str(low.builder.node("Add", y, low.small_weight(value.bias)))
 
 
 def _product_per_head(value: g.Linear, low: Lowering) -> str:
@@ -58,7 +88,7 @@ def lower_rms_norm(value: g.RMSNorm, low: Lowering) -> str:
     if value.groups > 1:
         x = low.reshape(x, *value.shape[:-1], value.groups, size)
     plain = value.groups > 1 or not whole_row or value.weight is None
-    ones = b.floats(np.ones(size)) if plain else low.small_weight(value.weight)  # type: ignore[arg-type]
+    ones = b.floats(np.ones(size)) if plain else low.small_weight(value.weight)  # type: ignore[arg-type]  # the weight is not None
     y = b.node("SimplifiedLayerNormalization", x, ones, axis=-1, epsilon=value.eps, stash_type=1)
     if value.groups > 1:
         y = low.reshape(y, *value.shape)
@@ -70,9 +100,9 @@ def lower_layer_norm(value: g.LayerNorm, low: Lowering) -> str:
     """Lower a norm to LayerNormalization."""
     b, size = low.builder, value.x.shape[-1:]
     whole_row = value.weight is not None and value.weight.shape == size
-    scale = low.small_weight(value.weight) if whole_row else b.floats(np.ones(size))  # type: ignore[arg-type]
+    scale = low.small_weight(value.weight) if whole_row else b.floats(np.ones(size))  # type: ignore[arg-type]  # the weight is not None
     with_bias = whole_row and value.bias is not None and value.bias.shape == size
-    bias = [low.small_weight(value.bias)] if with_bias else []  # type: ignore[arg-type]
+    bias = [low.small_weight(value.bias)] if with_bias else []  # type: ignore[arg-type]  # the weight is not None
     y = b.node("LayerNormalization", low.of(value.x), scale, *bias, axis=-1, epsilon=value.eps)
     if value.weight is not None and not whole_row:
         y = b.node("Mul", y, low.small_weight(value.weight))
@@ -89,8 +119,36 @@ def lower_l2_norm(value: g.L2Norm, low: Lowering) -> str:
 
 @lowers(g.Add)
 def lower_add(value: g.Add, low: Lowering) -> str:
-    """Lower a sum."""
-    return str(low.builder.node("Add", low.of(value.a), low.of(value.b)))
+    """Lower a sum, together with the norm of it if there is one."""
+    b, norm = low.builder, _norm_of(value, low)
+    if norm is None or not adds_and_normalises(low.support):
+        return str(b.node("Add", low.of(value.a), low.of(value.b)))
+    name = f"{b.scope}/SkipNorm/{len(b.nodes)}"
+    b.node(
+        "com.microsoft.SkipSimplifiedLayerNormalization",
+        low.of(value.a),
+        low.of(value.b),
+        low.small_weight(norm.weight),  # type: ignore[arg-type]  # `_norm_of` finds norms with weights
+        outputs=[f"{name}/norm", "", "", f"{name}/sum"],
+        epsilon=norm.eps,
+    )
+    low.set(norm, f"{name}/norm")
+    low.chosen[value] = "SkipSimplifiedLayerNormalization, with the norm"
+    low.chosen[norm] = "part of the sum before"
+    return f"{name}/sum"
+
+
+def _norm_of(value: g.Add, low: Lowering) -> g.RMSNorm | None:
+    """Return the norm of a sum of whole rows, if it has a weight and is computed for the same tokens."""
+    if len(value.shape) != 1 or value.a.shape != value.b.shape:
+        return None
+    todo = list(low.readers[value])
+    for one in todo:
+        if isinstance(one, g.LayerOutput):
+            todo += low.readers[one]
+        elif isinstance(one, g.RMSNorm) and one.weight is not None and one.weight.shape == value.shape:
+            return one if one.groups == 1 and low.is_together(one, value) else None
+    return None
 
 
 @lowers(g.Mul)

@@ -43,7 +43,7 @@ def add_scan(
     output = body.node("Identity", y)
     for name in (new, output):
         body.output(name, b.float_type, None)
-    return b.node(  # type: ignore[no-any-return]
+    return b.node(  # type: ignore[no-any-return]  # a tuple of two names
         "Scan",
         state,
         *rows.values(),

@@ -7,15 +7,13 @@ from collections import Counter
 from llamafw import BackendContext
 from llamafw_backends.onnx.backend import lower
 from llamafw_backends.onnx.lowering import Lowering
-from llamafw_backends.onnx.placement import choose_device
-from llamafw_backends.onnx.support import Support
+from llamafw_backends.onnx.placement import choose_device, support_of
 
 
 def describe_step(context: BackendContext) -> str:
     """Return the device, the operators with their number, and the nodes, one per line."""
     device = choose_device(context)
-    support = Support(device.providers, device.float_type)
-    lowering = lower(context, support, context.options.n_ctx or context.graph.n_ctx_train)
+    lowering = lower(context, support_of(device), context.options.n_ctx or context.graph.n_ctx_train)
     head = f"{device}, computes in {device.float_type}"
     return f"{head}\n\n{list_nodes(lowering)}"
 

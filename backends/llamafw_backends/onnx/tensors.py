@@ -44,7 +44,7 @@ class Tensors:
         blocks = self.blocks(weight)
         return self.quant(weight).dequantize(np.ascontiguousarray(blocks).reshape(-1), weight.shape)
 
-    def rows(self, weight: g.Weight, indices: np.ndarray) -> Floats:  # type: ignore[type-arg]
+    def rows(self, weight: g.Weight, indices: np.ndarray) -> Floats:  # type: ignore[type-arg]  # of any integers
         """Return some rows of a matrix, ``(n, n_columns)`` float32."""
         data = np.ascontiguousarray(self.blocks(weight)[indices])
         return self.quant(weight).dequantize(data.reshape(-1), (len(indices), weight.shape[-1]))

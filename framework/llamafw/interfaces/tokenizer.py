@@ -10,6 +10,8 @@ class Tokenizer(Protocol):
     """Converts text to tokens and back.
 
     Created once per model; immutable, because any thread may call it.
+
+    A tokenizer may also have the method ``to_json()``, which returns it as a ``tokenizer.json`` for other programs.
     """
 
     n_vocab: int  # number of tokens

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer as Library
-from tokenizers import models, normalizers
+from tokenizers import decoders, models, normalizers
 
 from llamafw_plugins.tokenizers.gguf_tokenizer import GgufTokenizer, parse_byte_token
 from llamafw_plugins.tokenizers.gpt2 import LibraryTokenizer, read_merges
@@ -24,6 +24,8 @@ class Gemma4Tokenizer(LibraryTokenizer):
 
     If two tokens have the same text, as in some files by Google, text is encoded with the second one.
     """
+
+    _decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         vocabulary = read_vocabulary(metadata, bos=2, eos=1, unknown=3, may_repeat=True)

@@ -24,6 +24,7 @@ class GgufTokenizer(ABC):
     """
 
     def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary, *, add_bos: bool) -> None:
+        self.vocabulary = vocabulary
         self.n_vocab = len(vocabulary.texts)
         self.bos, self.eos, self.eog = vocabulary.bos, vocabulary.eos, vocabulary.eog
         self.fim = vocabulary.fim

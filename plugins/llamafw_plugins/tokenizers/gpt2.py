@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenizers import Encoding, Regex, models, pre_tokenizers
+from tokenizers import Encoding, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from llamafw import ModelError, RequestError
 from llamafw_plugins.tokenizers.gguf_tokenizer import GgufTokenizer, parse_byte_token
 from llamafw_plugins.tokenizers.metadata_values import PREFIX, read_string, read_strings
 from llamafw_plugins.tokenizers.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
+from llamafw_plugins.tokenizers.tokenizer_json import tokenizer_json
 from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read_vocabulary
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,23 @@ class LibraryTokenizer(GgufTokenizer):
     """A tokenizer whose merging is done by `tokenizers`."""
 
     _library: Library
+    _decoder: Any  # of the library: turns the texts of tokens into text
     _incomplete = False  # whether the library returns `n_vocab` for unknown characters, which are then dropped
+
+    def to_json(self) -> str:
+        """Return the tokenizer as a ``tokenizer.json``, which `tokenizers` loads.
+
+        Bytes that the vocabulary lacks are dropped there too, but before merging.
+        """
+        return tokenizer_json(
+            self._library,
+            self.vocabulary,
+            self._decoder,
+            strip_left=self._all_special.strip_left,
+            strip_right=self._all_special.strip_right,
+            first=self.bos if self.add_bos else None,
+            last=self.eos if self.add_eos else None,
+        )
 
     def _encode_parts(self, parts: Sequence[str | int]) -> list[int]:
         encoded = iter(self._encode_texts([part for part in parts if isinstance(part, str)]))
@@ -70,6 +87,8 @@ class Gpt2Tokenizer(LibraryTokenizer):
 
     Small vocabularies lack tokens for rare control characters; such bytes are dropped, as in llama.cpp.
     """
+
+    _decoder = decoders.ByteLevel()
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         vocabulary = read_vocabulary(metadata)

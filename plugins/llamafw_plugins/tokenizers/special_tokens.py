@@ -32,7 +32,7 @@ class SpecialTokens:
     ) -> None:
         order = sorted(texts, key=lambda token: (-len(texts[token].encode("utf-8", "surrogateescape")), token))
         by_text = {texts[token]: (rank, token) for rank, token in enumerate(order)}
-        self._strip_left, self._strip_right = strip_left, strip_right
+        self.strip_left, self.strip_right = strip_left, strip_right
         self._pattern = re.compile(_pattern(list(by_text))) if by_text else None
         self._beginnings = {  # text → (rank, token, length) of the special tokens that it begins with
             text: [(*by_text[text[:n]], n) for n in range(1, len(text) + 1) if text[:n] in by_text] for text in by_text
@@ -69,10 +69,10 @@ class SpecialTokens:
             # Earlier spans are at least as long, so one that overlaps this one covers one of its ends.
             if taken[start] or taken[end - 1]:
                 continue
-            if token in self._strip_left:
+            if token in self.strip_left:
                 while start and not taken[start - 1] and text[start - 1] in _SPACES:
                     start -= 1
-            if token in self._strip_right:
+            if token in self.strip_right:
                 while end < len(text) and not taken[end] and text[end] in _SPACES:
                     end += 1
             taken[start:end] = b"\1" * (end - start)

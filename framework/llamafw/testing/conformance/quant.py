@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,17 @@ GGML = {kind.value: kind for kind in GGMLQuantizationType}
 
 
 class QuantConformance(ProtocolConformance):
-    """Subclass it, give the ``name``, and implement `reference` unless it is one of ggml's types."""
+    """Subclass it, give the ``name``, and implement `reference` unless it is one of ggml's types.
+
+    Attributes
+    ----------
+    extra : mapping of str to object
+        Settings of backends for the tests of products. ``onnx_activations`` is ``float``, because the backend for ONNX
+        Runtime may otherwise round activations to 8 bits.
+    """
 
     kind = "quant"
+    extra: ClassVar[Mapping[str, Any]] = {"onnx_activations": "float"}
 
     def reference(self, blocks: Bytes) -> npt.NDArray[np.floating[Any]]:
         """Dequantise ``blocks``, ``(n_blocks, type_size)`` uint8, independently; return ``(n_blocks, block_size)``.
@@ -199,7 +208,7 @@ class QuantConformance(ProtocolConformance):
             variants: Sequence[Mapping[str, str]] = getattr(factories[name], "variants", lambda: ({},))()
             for variables in variants:
                 label = " ".join([name, *(f"with {key}={value}" for key, value in variables.items())])
-                yield label, partial(opened, factories[name], variables)
+                yield label, partial(opened, factories[name], variables, self.extra)
 
     def implementations(self, tiny_model: Path) -> Iterator[tuple[type, Any]]:
         """Yield the tensor type."""
@@ -240,9 +249,13 @@ class QuantConformance(ProtocolConformance):
 
 @contextmanager
 def opened(
-    factory: Callable[[BackendContext], Backend], variables: Mapping[str, str], context: BackendContext
+    factory: Callable[[BackendContext], Backend],
+    variables: Mapping[str, str],
+    extra: Mapping[str, Any],
+    context: BackendContext,
 ) -> Iterator[Backend]:
-    """Open a backend while environment variables have some values; close it at the end."""
+    """Open a backend with settings, while environment variables have some values; close it at the end."""
+    context = replace(context, options=replace(context.options, extra=extra))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)

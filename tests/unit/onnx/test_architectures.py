@@ -1,0 +1,78 @@
+"""Tiny checkpoints of all architectures: results are close to float64, however the text is cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llamafw.graph as g
+from checkpoints import all_checkpoints, write
+from llamafw import Floats
+from llamafw.testing.batches import batch, logits
+from support.numba_backend import make_context
+from support.onnx_backend import open_backend
+
+CHECKPOINTS = {one.name: one for one in all_checkpoints()}
+N_TOKENS, N_CTX = 60, 128
+TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(N_TOKENS)]
+OTHERS = [(5 * i * i + i + 3) % 100 for i in range(N_TOKENS)]  # the tokens of another slot
+CUTS = [N_TOKENS], [7, 20, 1, 13, 19], [1] * 16 + [44]  # numbers of tokens per batch
+OPTIONS: dict[str, Any] = {"n_ctx": N_CTX, "cache_type_k": "f32", "cache_type_v": "f32"}
+TOLERANCE = 1e-4
+"""The largest difference, relative to the largest number: sums are float32, in another order."""
+
+Evaluated = Callable[[str], tuple[Path, g.Array, g.Array]]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """Return a function that gives a checkpoint's file, hidden states and logits in float64, by its name."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    @cache
+    def evaluate(name: str) -> tuple[Path, g.Array, g.Array]:
+        path = write(CHECKPOINTS[name], folder / f"{name}.gguf")
+        context = make_context(path)
+        evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
+        assert context.graph.logits is not None
+        state = g.TextState(context.graph, N_CTX)
+        hidden, rows = evaluator(TOKENS, state, context.graph.hidden, context.graph.logits)
+        return path, hidden, rows
+
+    return evaluate
+
+
+def assert_close(actual: Floats, expected: g.Array, what: str) -> None:
+    assert actual.shape == expected.shape
+    error = np.abs(actual - expected).max() / np.abs(expected).max()
+    assert error < TOLERANCE, what
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_logits_and_hidden_states_match_float64(name: str, evaluated: Evaluated) -> None:
+    path, hidden, rows = evaluated(name)
+    with open_backend(path, n_ubatch=48, **OPTIONS) as backend:
+        assert_close(backend.hidden(batch((1, 0, TOKENS))), hidden, "hidden states")
+        for sizes in CUTS:
+            assert_close(logits(backend, TOKENS, sizes), rows, f"logits in batches of {sizes}")
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_logits_match_float64_beside_other_slots(name: str, evaluated: Evaluated) -> None:
+    """Slots 0 and 2 compute other tokens in the same batches, of other lengths; in some they have none."""
+    path, _, rows = evaluated(name)
+    with open_backend(path, n_slots=3, **OPTIONS) as backend:
+        found, first, filled = [], 0, [0, 0, 0]
+        for i, size in enumerate(CUTS[1]):
+            n_before, n_after = i % 4, 3 * (i % 2) + 1
+            before, after = OTHERS[filled[0] :][:n_before], OTHERS[filled[2] :][:n_after]
+            runs = [(0, filled[0], before), (1, first, TOKENS[first : first + size]), (2, filled[2], after)]
+            outputs = range(len(before), len(before) + size)
+            found.append(backend.forward(batch(*runs, outputs=outputs)))
+            first, filled = first + size, [filled[0] + len(before), 0, filled[2] + len(after)]
+        assert_close(np.concatenate(found), rows, "logits beside other slots")
