@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from llamafw import Bytes, Floats, Model, Quant
 from llamafw import graph as g
@@ -44,7 +46,7 @@ class Tensors:
         blocks = self.blocks(weight)
         return self.quant(weight).dequantize(np.ascontiguousarray(blocks).reshape(-1), weight.shape)
 
-    def rows(self, weight: g.Weight, indices: np.ndarray) -> Floats:  # type: ignore[type-arg]  # of any integers
+    def rows(self, weight: g.Weight, indices: npt.NDArray[np.integer[Any]]) -> Floats:
         """Return some rows of a matrix, ``(n, n_columns)`` float32."""
         data = np.ascontiguousarray(self.blocks(weight)[indices])
         return self.quant(weight).dequantize(data.reshape(-1), (len(indices), weight.shape[-1]))
