@@ -84,7 +84,10 @@ def test_logits_match_float64_beside_other_slots(name: str, evaluated: Evaluated
 
 @pytest.fixture
 def float16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let models compute in float16 on the CPU, as on GPUs. ONNX Runtime converts where the CPU has no kernel."""
+    """Let models compute in float16 on the CPU, as on GPUs.
+
+    ONNX Runtime converts where the CPU has no kernel.
+    """
     from llamafw_backends.onnx import backend
     from llamafw_backends.onnx.placement import choose_device
 
