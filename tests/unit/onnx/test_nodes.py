@@ -144,7 +144,7 @@ def test_provider_without_nodes_gets_standard_operators(
     case: Case, write_model: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = open_context(write_model(case.variation, types="Q8_0"), case.build, **F32)
-    monkeypatch.setattr("llamafw_backends.onnx.backend.Support", NoSupport)
+    monkeypatch.setattr("llamafw_backends.onnx.placement.Support", NoSupport)
     lowering = make_lowering(context, NoSupport([("CPUExecutionProvider", {})], np.dtype(np.float32)))
     standard = {node.op_type for node in lowering.builder.nodes if not node.domain}
     assert {node.op_type for node in lowering.builder.nodes} == standard
