@@ -42,8 +42,8 @@ from noise import machine
 from peer import folder as peer_folder
 from serving import free_port, run_clients, running_server
 
-ARCHITECTURES = ("llama", "gemma3", "qwen3moe", "qwen35", "gpt-oss", "deepseek2")
-"""Tiny models: rotations and norms; windows; experts; a hybrid with a delta net; sinks; latent attention."""
+ARCHITECTURES = ("llama", "gemma3", "gpt-oss", "qwen3moe", "qwen35", "granitehybrid")
+"""Tiny models: rotations and norms; windows; sinks; experts; hybrids with a delta net, and with Mamba-2."""
 
 TOLERANCE = 0.03  # keys and values are float16, on GPUs activations too
 TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(60)]
@@ -239,7 +239,7 @@ def median_time(call: Any, n: int = 5) -> float:
 
 def measure_bandwidth(provider: str) -> float:
     """Return the bytes per second that an addition of a number to a large vector reads and writes."""
-    device = choose(provider).device()
+    device = choose(provider)
     dtype = np.dtype(np.float32)
 
     def build(b: ModelBuilder) -> None:

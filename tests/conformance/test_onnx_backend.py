@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from llamafw.testing.conformance import BackendConformance, RecurrentBackendConformance
+from support.onnx_backend import CPU
 
 
 class TestOnnx(BackendConformance):
     name = "onnx"
+    options: ClassVar[dict[str, Any]] = {"extra": CPU}
 
 
 class TestOnnxWithRecurrentModels(RecurrentBackendConformance):
     name = "onnx"
+    options: ClassVar[dict[str, Any]] = {"extra": CPU}

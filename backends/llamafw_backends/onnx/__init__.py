@@ -118,8 +118,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--onnx-activations",
         choices=("int8", "float"),
         help="on CPUs, what ONNX Runtime multiplies quantised matrices with: activations rounded to 8 bits, as most "
-        "kernels for CPUs do, or floats, which is exact and several times as slow (default: int8); GPUs always use "
-        "floats",
+        "kernels for CPUs do, or floats, which is exact and somewhat slower (default: int8); GPUs always use floats",
     )
 
 

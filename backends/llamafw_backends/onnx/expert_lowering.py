@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from llamafw import graph as g
 from llamafw_backends.onnx.attention_lowering import LOWEST
 from llamafw_backends.onnx.expert_mixture import Mixture, Node, add_mixture, find_mixture, find_node
 from llamafw_backends.onnx.lowering import Lowering, lowers
-from llamafw_backends.onnx.matrices import add_product, block_codes
+from llamafw_backends.onnx.matrices import add_product, block_codes, block_sums
 
 
 @lowers(g.TopK)
@@ -80,31 +81,66 @@ def lower_expert_linear(value: g.ExpertLinear, low: Lowering) -> str:
 def _product_per_expert(value: g.ExpertLinear, low: Lowering) -> str:
     """Lower to a product per expert, of the rows that have chosen it; the products go back to their places."""
     b, k = low.builder, value.chosen.shape[0]
-    n_expert, n_out, n_in = value.weight.shape
-    x = low.of(value.x)
-    if len(value.x.shape) == 1:
-        x = b.node("Tile", low.reshape(x, 1, n_in), b.ints(1, k, 1))
-    rows = b.node("Reshape", x, b.ints(-1, n_in))
+    n_expert, n_out, _ = value.weight.shape
+    experts = [_expert(value.weight, i) for i in range(n_expert)]
+    parts = [add_product(low, rows, expert) for rows, expert in zip(_rows_by_expert(value, low), experts, strict=True)]
+    y = b.node("Gather", b.node("Concat", *parts, axis=0), _by_expert(value.chosen, n_expert, low).places, axis=0)
+
     chosen = b.node("Reshape", low.of(value.chosen), b.ints(-1))
-
-    parts, places = [], []
-    for expert in range(n_expert):
-        is_chosen = b.node("Equal", chosen, b.ints(expert))
-        place = b.node("Reshape", b.node("NonZero", is_chosen), b.ints(-1))
-        matrix = _expert(value.weight, expert)
-        parts.append(add_product(low, b.node("Gather", rows, place, axis=0), matrix))
-        places.append(place)
-    order = b.node("Concat", *places, axis=0)
-    products = b.node("Concat", *parts, axis=0)
-    zeros = b.node("Expand", b.floats(0.0), b.node("Shape", products))
-    y = b.node("ScatterND", zeros, b.node("Reshape", order, b.ints(-1, 1)), products)
-
     if value.scale is not None:
         factors = b.node("Gather", low.small_weight(value.scale), chosen, axis=0)
         y = b.node("Mul", y, b.node("Reshape", factors, b.ints(-1, 1)))
     if value.bias is not None:
         y = b.node("Add", y, b.node("Gather", low.small_weight(value.bias), chosen, axis=0))
-    return low.reshape(y, k, n_out)
+    return low.reshape(low.rows(y, n_out), k, n_out)
+
+
+class _ByExpert(NamedTuple):
+    """The chosen experts of all tokens, ``(n_tokens · k,)``, sorted."""
+
+    order: str  # the index of each one before sorting
+    places: str  # the index of each one after sorting
+    counts: str  # how many there are of each expert, (n_expert,)
+
+
+def _by_expert(chosen: g.Value, n_expert: int, low: Lowering) -> _ByExpert:
+    def make() -> _ByExpert:
+        b = low.builder
+        flat = b.node("Reshape", low.of(chosen), b.ints(-1))
+        size = b.node("Shape", flat)
+        _, order = b.node("TopK", flat, size, n_outputs=2, largest=0)
+        _, places = b.node("TopK", order, size, n_outputs=2, largest=0)
+        is_chosen = b.node("OneHot", flat, b.constant(n_expert, np.int64), b.constant([0, 1], np.int64), axis=0)
+        return _ByExpert(order, places, b.node("ReduceSum", is_chosen, b.ints(1), keepdims=0))
+
+    return low.once(("by expert", chosen), make)  # type: ignore[no-any-return]  # what `make` returns
+
+
+def _rows_by_expert(value: g.ExpertLinear, low: Lowering) -> tuple[str, ...]:
+    """Return the rows that each expert multiplies, ``(n, n_in)``, with the sums of their blocks at hand."""
+    b, k = low.builder, value.chosen.shape[0]
+    n_expert, _, n_in = value.weight.shape
+
+    by_expert = _by_expert(value.chosen, n_expert, low)
+
+    def sort() -> str:
+        order = by_expert.order
+        if len(value.x.shape) == 1:
+            order = b.node("Div", order, b.ints(k))  # each token has k rows in turn
+        return str(b.node("Gather", low.reshape(low.of(value.x), n_in), order, axis=0))
+
+    def divide(rows: str) -> tuple[str, ...]:
+        parts = b.node("Split", rows, by_expert.counts, n_outputs=n_expert, axis=0)
+        return (parts,) if n_expert == 1 else parts
+
+    rows: str = low.once(("sorted rows", value.x, value.chosen), sort)
+    parts: tuple[str, ...] = low.once(("rows by expert", rows), lambda: divide(rows))
+    codes = block_codes(low, value.weight, n_rows=1)
+    if codes is not None and codes.offsets is not None:
+        size = codes.block_size
+        sums = low.once(("sums by expert", rows, size), lambda: divide(block_sums(b, rows, size, n_in)))
+        b.shared.update({(part, size): one for part, one in zip(parts, sums, strict=True)})
+    return parts
 
 
 def _expert(weight: g.Weight, expert: int) -> g.Weight:

@@ -28,7 +28,10 @@ def add_product(low: Lowering, x: str, *weights: g.Weight) -> str:
     found = [block_codes(low, weight) for weight in weights]
     codes = [one for one in found if one is not None]
     if len(codes) == len(weights):
-        return add_block_product(b, x, _joined(codes), name, _accuracy_level(low, codes[0]))
+        level = _accuracy_level(low, codes[0])
+        parts = _in_parts(_joined(codes), name) if _is_slow(low, codes[0], level) else {name: _joined(codes)}
+        products = [add_block_product(b, x, part, key, level) for key, part in parts.items()]
+        return products[0] if len(products) == 1 else str(b.node("Add", *products))
 
     name = f"{name}.transposed"
     if not b.has_weight(name):
@@ -75,7 +78,7 @@ def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, name: str, acc
     if codes.offsets is None:
         return str(y)
     offsets = b.weight(f"{name}.offsets", np.ascontiguousarray(codes.offsets.T.astype(b.float_type)))
-    return str(b.node("Add", y, b.node("MatMul", _block_sums(b, x, codes.block_size, n_in), offsets)))
+    return str(b.node("Add", y, b.node("MatMul", block_sums(b, x, codes.block_size, n_in), offsets)))
 
 
 def are_alike(low: Lowering, one: g.Weight, other: g.Weight) -> bool:
@@ -91,12 +94,15 @@ def describe_product(low: Lowering, weight: g.Weight) -> str:
     codes = block_codes(low, weight, n_rows=1)
     if codes is None:
         return f"MatMul, {quant.name} in {low.builder.float_type}, because the provider has no MatMulNBits for it"
-    activations = "int8" if _accuracy_level(low, codes) == INT8 else str(low.builder.float_type)
-    offsets = "" if codes.offsets is None else " and MatMul with offsets"
-    return f"MatMulNBits{offsets}, {quant.name} in {codes.bits} bits, activations in {activations}"
+    level = _accuracy_level(low, codes)
+    activations = "int8" if level == INT8 else str(low.builder.float_type)
+    is_slow = _is_slow(low, codes, level)
+    offsets = " and MatMul with offsets" if is_slow or codes.offsets is not None else ""
+    bits = "twice 4 bits" if is_slow else f"{codes.bits} bits"
+    return f"MatMulNBits{offsets}, {quant.name} in {bits}, activations in {activations}"
 
 
-def _block_sums(b: ModelBuilder, x: str, block_size: int, n_in: int) -> str:
+def block_sums(b: ModelBuilder, x: str, block_size: int, n_in: int) -> str:
     """Return the sums of the blocks of the rows, ``(…, n_in // block_size)``; added once for each ``x``."""
     key = (x, block_size)
     if key not in b.shared:
@@ -121,6 +127,20 @@ def _accuracy_level(low: Lowering, codes: BlockCodes) -> int:
     if low.accuracy_level and multiplies_blocks(low.support, codes.bits, codes.block_size, low.accuracy_level):
         return low.accuracy_level
     return 0
+
+
+def _is_slow(low: Lowering, codes: BlockCodes, accuracy_level: int) -> bool:
+    """Return whether the product is one of floats with codes of 8 bits on a CPU, for which there is no fast kernel."""
+    return codes.bits == 8 and accuracy_level == 0 and low.builder.float_type == np.float32
+
+
+def _in_parts(codes: BlockCodes, name: str) -> dict[str, BlockCodes]:
+    """Return codes of 8 bits as two matrices of 4 bits, by name, whose sum is the same."""
+    offsets = 8 * codes.scales + (0 if codes.offsets is None else codes.offsets)
+    return {
+        f"{name}.high": BlockCodes(4, codes.codes >> 4, 16 * codes.scales, offsets.astype(np.float32)),
+        f"{name}.low": BlockCodes(4, codes.codes & np.uint8(15), codes.scales),
+    }
 
 
 def _widened(codes: BlockCodes) -> BlockCodes:
