@@ -175,10 +175,7 @@ class Lowering:
         return x
 
     def state(self, tensor: StateTensor, dims: tuple[int | str, ...]) -> str:
-        """Add a state; return the name of its input.
-
-        ``dims`` is the shape of the whole tensor.
-        """
+        """Add a state whose tensor has the shape ``dims``; return the name of its input."""
         self.states.append(tensor)
         name = self.builder.input(tensor.past, tensor.dtype, dims)
         self.builder.output(tensor.present, tensor.dtype, dims)

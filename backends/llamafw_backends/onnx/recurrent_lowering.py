@@ -50,7 +50,7 @@ def _silu_of(value: g.Conv, low: Lowering) -> g.Activation | None:
     """Return the activation function of a result, if it is ``silu`` and all that reads the result."""
     readers = low.readers[value]
     is_silu = len(readers) == 1 and isinstance(readers[0], g.Activation) and readers[0].function == "silu"
-    return readers[0] if is_silu and low.is_together(value, readers[0]) else None  # type: ignore[return-value]  # `is_silu` says that it is an activation
+    return readers[0] if is_silu and low.is_together(value, readers[0]) else None  # type: ignore[return-value]  # it is a g.Activation
 
 
 def _shifted_sum(value: g.Conv, low: Lowering) -> str:
