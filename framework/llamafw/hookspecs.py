@@ -290,7 +290,7 @@ def choose_backend(model: Model, settings: Settings) -> str | None:
     """Return the name of the registered backend for a model, or None for no preference.
 
     First, once per model, on the loading thread; not called if ``--backend`` names one. If all return None, the backend
-    is ``numba``.
+    is ``numba``. The built-in plugin returns ``onnx`` if ONNX Runtime can use a GPU.
     """
 
 

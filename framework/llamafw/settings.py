@@ -74,7 +74,7 @@ class Settings(ChatSettings):
     offline: bool = option(False, "--offline", group=MODEL, type=bool, env="LLAMA_ARG_OFFLINE",
         help="use models from the cache only, without network access")
     backend: str | None = option(None, "--backend", group=MODEL, type=str, env="LLAMAFW_BACKEND", metavar="NAME",
-        help="backend that runs the model (default: numba)")
+        help="backend that runs the model (default: onnx if a GPU can be used, otherwise numba)")
     override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
         help="override a metadata key of the model; TYPE is int, float, bool or str; may be repeated")
     requantize: str | None = option(None, "--requantize", group=MODEL, type=str, env="LLAMA_ARG_REQUANTIZE", metavar="TYPE",

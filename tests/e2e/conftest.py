@@ -1,4 +1,7 @@
-"""Fixtures: a server with the default model, shared by all tests, and clients of it."""
+"""Fixtures: a server with the default model, shared by all tests, and clients of it.
+
+Tests with the mark ``every_backend`` run twice: with the default backend, and with the one for ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,16 @@ from openai import OpenAI
 from llamafw.testing.process import ServerProcess, running_server
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("every_backend"):
+        metafunc.parametrize("server", [None, "onnx"], ids=["numba", "onnx"], indirect=True)
+
+
 @pytest.fixture(scope="session")
-def server(real_model: Path) -> Iterator[ServerProcess]:
-    with running_server(real_model, "-np", "8", "-c", "8192", "--slots", "--validate-responses") as running:
+def server(request: pytest.FixtureRequest, real_model: Path) -> Iterator[ServerProcess]:
+    backend: str | None = getattr(request, "param", None)
+    flags = [] if backend is None else ["--backend", backend]
+    with running_server(real_model, "-np", "8", "-c", "8192", "--slots", "--validate-responses", *flags) as running:
         yield running
 
 

@@ -34,6 +34,7 @@ def all_slots_answer(http: httpx.Client) -> bool:
     return answer.status_code == 200
 
 
+@pytest.mark.every_backend
 def test_completion_knows_a_fact(http: httpx.Client) -> None:
     answer = complete(http, **PARIS)
     assert "Paris" in answer["content"]
@@ -42,6 +43,7 @@ def test_completion_knows_a_fact(http: httpx.Client) -> None:
     assert answer["timings"]["predicted_n"] == 8
 
 
+@pytest.mark.every_backend
 @pytest.mark.inventory("E-072")
 def test_stream_has_the_text_of_the_plain_response(http: httpx.Client) -> None:
     events = stream(http, **PARIS)
@@ -66,6 +68,7 @@ async def test_eight_parallel_requests_have_the_same_text_as_alone(server: Serve
     assert len(set(alone)) == 8
 
 
+@pytest.mark.every_backend
 @pytest.mark.inventory("K-03", "E-05A", "D-16", "V-01")
 def test_prompt_prefix_is_reused(http: httpx.Client) -> None:
     prompt = "A rather long prompt about whales, ships and the sea, asked twice."
@@ -76,6 +79,7 @@ def test_prompt_prefix_is_reused(http: httpx.Client) -> None:
     assert again["tokens_cached"] == first["tokens_evaluated"] - 1
 
 
+@pytest.mark.every_backend
 def test_stop_string_ends_the_text(http: httpx.Client) -> None:
     body = {"prompt": "1, 2, 3, 4, 5,", "temperature": 0, "n_predict": 60}
     whole = complete(http, **body)["content"]
@@ -100,11 +104,13 @@ def test_n_predict_minus_2_fills_the_context(http: httpx.Client) -> None:
     assert answer["truncated"] is True
 
 
+@pytest.mark.every_backend
 def test_n_probs_reports_each_token(http: httpx.Client) -> None:
     answer = complete(http, **PARIS, n_probs=3)
     assert len(answer["completion_probabilities"]) == 8
 
 
+@pytest.mark.every_backend
 @pytest.mark.inventory("E-075", "F-20", "V-10")
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_disconnect_frees_the_slot(server: ServerProcess, streamed: bool) -> None:

@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletionMessageParam
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
+@pytest.mark.every_backend
 @pytest.mark.inventory("E-113", "B-02")
 @pytest.mark.client("openai", "chat.completions.create")
 def test_chat_completion_answers_a_question(openai: OpenAI) -> None:
@@ -30,6 +31,7 @@ def test_finish_reason_is_length_or_stop(openai: OpenAI) -> None:
     assert whole.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.every_backend
 @pytest.mark.inventory("E-115", "E-116", "F-07")
 @pytest.mark.client("openai", "chat.completions.create")
 def test_chat_stream_has_role_then_text_then_usage(openai: OpenAI) -> None:
@@ -60,6 +62,7 @@ def test_choices_have_logprobs(openai: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
 
 
+@pytest.mark.every_backend
 @pytest.mark.client("openai", "chat.completions.create")
 def test_eight_parallel_chats_do_not_affect_each_other(openai: OpenAI) -> None:
     def ask(n: int) -> str:
@@ -86,6 +89,7 @@ def test_text_completion_is_the_same_in_a_stream(openai: OpenAI) -> None:
     assert "".join(chunk.choices[0].text for chunk in streamed) == answer.choices[0].text
 
 
+@pytest.mark.every_backend
 @pytest.mark.inventory("E-152", "B-02")
 @pytest.mark.client("openai", "embeddings.create")
 def test_embeddings_are_normalised_and_comparable(openai: OpenAI) -> None:

@@ -32,6 +32,7 @@ def reference(real_model: Path) -> Reference:
     return Reference(real_model)
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_tokens_match_the_reference(http: httpx.Client, reference: Reference, prompt: str) -> None:
     tokens = http.post("/tokenize", json={"content": prompt}).json()["tokens"]

@@ -85,6 +85,7 @@ def test_responses_are_valid_against_the_schema(http: httpx.Client, name: str) -
     assert ended
 
 
+@pytest.mark.every_backend
 @pytest.mark.inventory("G-01", "E-032")
 def test_eight_grammars_work_in_parallel(http: httpx.Client) -> None:
     """Each slot has its own grammar, and each choice of a request its own state."""

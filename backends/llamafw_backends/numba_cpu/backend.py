@@ -111,7 +111,7 @@ class NumbaBackend:
         self._weights.report(context.log)
 
         if ignored := _gpu_flags(options.gpu):
-            context.log(f"numba backend: it computes on the CPU; {' '.join(ignored)} has no effect")
+            context.log(f"numba backend: it computes on the CPU; {' '.join(ignored)} has no effect (docs/gpu.md)")
         if options.flash_attention is False:
             context.log("numba backend: attention is always computed in blocks; -fa off has no effect")
         context.log(

@@ -54,8 +54,8 @@ def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
 def start_lowering(context: BackendContext, support: Support, n_ctx: int, builder: ModelBuilder) -> Lowering:
     """Return the model's graph on its way to an ONNX model, of which nothing has been lowered."""
     types, tensors = cache_types(context, support), Tensors(context.model, context.quants)
-    level = INT8 if support.float_type == np.float32 and context.options.extra.get("onnx_activations") != "float" else 0
-    return Lowering(context, builder, tensors, support, n_ctx, types, level)
+    rounds = support.kind == "cpu" and context.options.extra.get("onnx_activations") != "float"
+    return Lowering(context, builder, tensors, support, n_ctx, types, INT8 if rounds else 0)
 
 
 class OnnxBackend:

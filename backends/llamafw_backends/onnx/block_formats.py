@@ -128,6 +128,12 @@ def _nibbles(data: Bytes) -> Codes:
     return np.concatenate([data & 15, data >> 4], -1)
 
 
+def _two_bits(data: Bytes) -> Codes:
+    """Return the four codes of 2 bits of each byte, on an axis before the last one."""
+    codes: Codes = (data >> np.array([0, 2, 4, 6], np.uint8)[:, None] & np.uint8(3)).astype(np.uint8, copy=False)
+    return codes
+
+
 def _fifth_bits(data: Bytes) -> Codes:
     """Return the bits of 32 codes, each shifted to be the fifth bit of its code."""
     return np.unpackbits(data, axis=-1, bitorder="little") << np.uint8(4)
@@ -224,12 +230,11 @@ def q3_k(rows: Bytes) -> BlockCodes:
     """Read ggml's Q3_K, ``d · scale · (q − 4)`` in 16 blocks of 16, with codes of 4 bits."""
     blocks = _blocks(rows, 110)
     front = blocks.shape[:2]
-    high = blocks[..., None, None, :32] >> np.arange(8, dtype=np.uint8).reshape(2, 4, 1) & 1
-    low = blocks[..., 32:96].reshape(*front, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    q = low | high << np.uint8(2)
+    high = blocks[..., None, None, :32] >> np.arange(8, dtype=np.uint8).reshape(2, 4, 1) & np.uint8(1)
+    q: Codes = _two_bits(blocks[..., 32:96].reshape(*front, 2, 1, 32)) | high << np.uint8(2)
     packed = blocks[..., 96:108]
     nibbles = np.concatenate([packed[..., :8] & 15, packed[..., :8] >> 4], -1)
-    upper = (packed[..., None, 8:] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3).reshape(*front, 16)
+    upper = _two_bits(packed[..., None, 8:]).reshape(*front, 16)
     scales = (nibbles | upper << np.uint8(4)).astype(np.float32) - 32
     d = (_halves(blocks, 108)[..., None] * scales).reshape(len(rows), -1)
     return BlockCodes(4, q.reshape(*d.shape, 16) + np.uint8(4), d)
@@ -238,7 +243,7 @@ def q3_k(rows: Bytes) -> BlockCodes:
 def q2_k(rows: Bytes) -> BlockCodes:
     """Read ggml's Q2_K: ``d · scale · q − dmin · minimum`` in 16 blocks of 16."""
     blocks = _blocks(rows, 84)
-    q = blocks[..., 16:80].reshape(*blocks.shape[:2], 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    q = _two_bits(blocks[..., 16:80].reshape(*blocks.shape[:2], 2, 1, 32))
     d = _halves(blocks, 80)[..., None] * (blocks[..., :16] & 15)
     low = _halves(blocks, 82)[..., None] * (blocks[..., :16] >> 4)
     return _with_minima(2, q, d.astype(np.float32), low.astype(np.float32), 2)

@@ -1,4 +1,7 @@
-"""Finds out the names and the free memory of GPUs, for people. ONNX Runtime does not tell the memory."""
+"""Finds out the names and the free memory of GPUs, for people.
+
+ONNX Runtime does not tell the memory.
+"""
 
 from __future__ import annotations
 

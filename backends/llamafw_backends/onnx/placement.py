@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from llamafw_backends.onnx.device_tensors import Device
 from llamafw_backends.onnx.providers import F16, F32, choose
 from llamafw_backends.onnx.support import CPU, Support
 
-CACHE_TYPES = {"f16": F16, "f32": F32}
+CACHE_TYPES: Mapping[str, np.dtype[Any]] = {"f16": F16, "f32": F32}
 """The types of keys and values in the cache."""
 
 

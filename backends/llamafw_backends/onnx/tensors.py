@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from llamafw import Bytes, Floats, Model, Quant
 from llamafw import graph as g
@@ -41,10 +43,12 @@ class Tensors:
 
     def floats(self, weight: g.Weight) -> Floats:
         """Return the exact numbers of a weight, float32 of its shape."""
-        blocks = self.blocks(weight)
-        return self.quant(weight).dequantize(np.ascontiguousarray(blocks).reshape(-1), weight.shape)
+        return self._dequantize(weight, self.blocks(weight), weight.shape)
 
-    def rows(self, weight: g.Weight, indices: np.ndarray) -> Floats:  # type: ignore[type-arg]  # of any integers
+    def rows(self, weight: g.Weight, indices: npt.NDArray[np.integer[Any]]) -> Floats:
         """Return some rows of a matrix, ``(n, n_columns)`` float32."""
-        data = np.ascontiguousarray(self.blocks(weight)[indices])
-        return self.quant(weight).dequantize(data.reshape(-1), (len(indices), weight.shape[-1]))
+        return self._dequantize(weight, self.blocks(weight)[indices], (len(indices), weight.shape[-1]))
+
+    def _dequantize(self, weight: g.Weight, blocks: Bytes, shape: tuple[int, ...]) -> Floats:
+        with np.errstate(all="ignore"):  # a scale may be infinite
+            return self.quant(weight).dequantize(np.ascontiguousarray(blocks).reshape(-1), shape)

@@ -247,6 +247,28 @@ async def test_partially_failed_forward_pass_is_repeated(start: Start) -> None:
     assert backend.failed
 
 
+async def test_lack_of_memory_ends_one_request_and_its_client_is_told(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Small(ToyBackend):
+        def forward(self, batch: Batch) -> Any:
+            if len(batch.tokens) > 5:
+                raise Unavailable("the GPU has not enough memory for 12 MiB")
+            return super().forward(batch)
+
+    engine = start(Small(n_slots=2))
+    prompts = [(1, 2), (1, 2, 3, 4, 5, 6, 7)]
+    short, long = await asyncio.gather(
+        *(generate_answer(engine, prompt, n_predict=4) for prompt in prompts), return_exceptions=True
+    )
+    assert isinstance(long, Unavailable)
+    assert (long.status, long.message) == (503, "the GPU has not enough memory for 12 MiB")
+    assert not isinstance(short, BaseException)
+    assert short.finish.n_predicted == 4
+    assert "the GPU has not enough memory for 12 MiB" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 async def test_missing_output_rows_are_a_failure(start: Start) -> None:
     class Short(ToyBackend):
         def forward(self, batch: Batch) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
@@ -35,12 +34,12 @@ def block_maker(type_name: str) -> MakeBlocks:
     return make_blocks
 
 
-def weights_of(codes: BlockCodes) -> npt.NDArray[np.float64]:
+def weights_of(codes: BlockCodes) -> Any:
     """Return the weights that codes stand for, by the definition of MatMulNBits, in float64."""
     per_byte = 8 // codes.bits
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(codes.bits)
     unpacked = (codes.packed()[..., None] >> shifts & np.uint8(2**codes.bits - 1)).reshape(codes.codes.shape)
-    weights: Any = (unpacked.astype(float) - 2 ** (codes.bits - 1)) * codes.scales[..., None]
+    weights = (unpacked.astype(float) - 2 ** (codes.bits - 1)) * codes.scales[..., None]
     return weights if codes.offsets is None else weights + codes.offsets[..., None]
 
 
@@ -50,7 +49,7 @@ def test_codes_are_the_exact_weights(name: str) -> None:
     quant = QUANTS[name]
     blocks = np.random.default_rng(0).integers(0, 256, (N_ROWS * N_BLOCKS, quant.type_size), np.uint8)
     with np.errstate(all="ignore"):
-        read = REFERENCES.get(name, lambda rows: dequantize(rows.reshape(1, -1), GGMLQuantizationType[name]))
+        read: Any = REFERENCES.get(name, lambda rows: dequantize(rows.reshape(1, -1), GGMLQuantizationType[name]))
         expected = np.asarray(read(blocks), np.float64).reshape(N_ROWS, -1)
         found = weights_of(FORMATS[name](blocks.reshape(N_ROWS, -1))).reshape(N_ROWS, -1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Steps:
 def steps_codes(rows: Bytes) -> BlockCodes:
     blocks = rows.reshape(len(rows), -1, BYTES)
     q = np.stack([blocks[..., 1:] & 15, blocks[..., 1:] >> 4], -1).reshape(*blocks.shape[:2], BLOCK)
-    scales = blocks[..., 0].astype(np.float32) / 16
+    scales: Any = blocks[..., 0].astype(np.float32) / 16
     return BlockCodes(4, q, scales, 8 * scales - 1)
 
 
@@ -91,11 +92,8 @@ def test_type_without_codes_is_unpacked() -> None:
 
 def test_type_of_an_example_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "examples/llamafw-nf4")
-    from llamafw_nf4 import BYTES as NF4_BYTES
-    from llamafw_nf4 import NF4
-
-    quant: Any = NF4()
-    check_products(quant, {**QUANTS, quant.name: quant}, random_blocks(NF4_BYTES, 0), opened)
+    quant = import_module("llamafw_nf4").NF4()
+    check_products(quant, {**QUANTS, quant.name: quant}, random_blocks(quant.type_size, 0), opened)
 
 
 @pytest.mark.parametrize(("quant", "scale"), [(PQ2_0(), 0), (PTQ1_0(), 26)], ids=["PQ2_0", "PTQ1_0"])
@@ -123,6 +121,7 @@ def test_folded_models_have_the_logits_of_plain_ones(name: str, tmp_path: Path) 
         models.append(read_gguf(tmp_path / path, plugins.registry("quant"), ()))
 
     _, expected = g.evaluate(build_graph(models[0], plugins), TOKENS, plain.__getitem__)
+    assert expected is not None
     options = BackendOptions(n_ctx=32, n_slots=1, cache_type_k="f32", cache_type_v="f32")
     graph = build_graph(models[1], plugins)
     assert "Hadamard" in g.as_text(graph)
@@ -157,6 +156,11 @@ def changed(**members: Any) -> Any:
 )
 def test_invalid_codes_are_refused(found: Any, message: str) -> None:
     with pytest.raises(PluginError, match=f"the tensor type STEPS: .*{message}"):
-        read = find_format(Steps({"onnx": found}))
-        assert read is not None
-        read(np.full((4, 2 * BYTES), 0xEE, np.uint8))
+        read_codes(Steps({"onnx": found}))
+
+
+def read_codes(quant: Steps) -> BlockCodes:
+    """Return the codes of four rows of two blocks."""
+    read = find_format(quant)
+    assert read is not None
+    return read(np.full((4, 2 * BYTES), 0xEE, np.uint8))

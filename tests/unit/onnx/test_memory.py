@@ -1,0 +1,94 @@
+"""A device without memory ends one request, and weights are not kept twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llamafw import Unavailable
+from llamafw import graph as g
+from llamafw.testing.batches import batch
+from llamafw.testing.tiny import write_tiny_gguf
+from llamafw_backends.onnx.backend import OnnxBackend
+from llamafw_backends.onnx.device_tensors import SlotTensors
+from llamafw_backends.onnx.lowering import StateTensor
+from llamafw_backends.onnx.model_builder import ModelBuilder
+from llamafw_backends.onnx.providers import PROVIDERS
+from llamafw_backends.onnx.sessions import is_out_of_memory
+from support.numba_backend import make_context
+
+F32 = np.dtype(np.float32)
+HUGE = 2**50  # more positions than any machine has memory for
+TOKENS = list(range(1, 9))
+
+
+def test_cache_that_cannot_grow_says_how_much_it_needs() -> None:
+    value = g.Input("tokens")
+    states = [StateTensor("0.key", (2, 4), F32, True, value), StateTensor("1.state", (3,), F32, False, value)]
+    tensors = SlotTensors(PROVIDERS["cpu"].device(), states, 2, HUGE)
+    rows = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, 4)
+    tensors.write(states[0], 1, rows)
+    before = tensors.n_bytes
+
+    message = "the CPU has not enough memory for 68,719,476,736 MiB of KV cache, for 2 slots of .* tokens; it has 0 MiB"
+    with pytest.raises(Unavailable, match=message):
+        tensors.reserve(HUGE)
+    assert tensors.n_bytes == before
+    np.testing.assert_array_equal(tensors.read(states[0], 1, 5), rows)  # nothing is lost
+    tensors.reserve(1000)
+    np.testing.assert_array_equal(tensors.read(states[0], 1, 5), rows)
+
+
+def test_onnxruntime_out_of_memory_is_recognised() -> None:
+    def build(b: ModelBuilder) -> None:
+        b.node("Expand", b.floats(1.0), b.input("shape", np.int64, [1]), outputs=["y"])
+        b.output("y", F32, ["n"])
+
+    session = PROVIDERS["cpu"].device().session(build, F32)
+    with pytest.raises(Exception, match=".") as caught:
+        session.run(None, {"shape": np.array([HUGE])})
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("Non-zero status code returned while running Add node"))
+
+
+def test_slot_goes_on_after_a_batch_without_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf")
+    backend = OnnxBackend(make_context(path, extra={"onnx_provider": "cpu"}))
+    expected = backend.forward(batch((0, 0, TOKENS)))[-1]
+    backend.truncate(0, 7)
+
+    def run(self: object, binding: object) -> None:
+        raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backend._session), "run_with_iobinding", run)
+        with pytest.raises(Unavailable, match="not enough memory to compute 1 tokens at once, beside .* a smaller -ub"):
+            backend.forward(batch((0, 7, TOKENS[7:])))
+    np.testing.assert_allclose(backend.forward(batch((0, 7, TOKENS[7:])))[0], expected, atol=1e-3)
+    backend.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_weights_are_in_memory_once(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf", n_embd=1024, n_ff=4096, n_layer=8, n_head=8, n_head_kv=8, types="Q8_0")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from llamafw_backends.onnx.backend import OnnxBackend\n"
+        "from support.numba_backend import make_context\n"
+        "def used():\n"
+        "    text = Path('/proc/self/status').read_text()\n"
+        "    return int(text.split('RssAnon:')[1].split()[0]) * 1024\n"
+        "context = make_context(Path(sys.argv[1]), extra={'onnx_provider': 'cpu'})\n"
+        "before = used()\n"
+        "backend = OnnxBackend(context)\n"
+        "print(used() - before - backend.describe()['cache_bytes'], backend.describe()['weight_bytes'])"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    grown, n_weights = map(int, run.stdout.split())
+    assert n_weights > 100e6
+    assert grown < 1.4 * n_weights

@@ -1,0 +1,123 @@
+"""Settings that say where a model runs have their meaning, are refused, or are named in the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from llamafw import GpuOptions, SettingsError, ThreadOptions
+from llamafw.testing.tiny import write_tiny_gguf
+from llamafw_backends.onnx import placement
+from llamafw_backends.onnx.backend import OnnxBackend
+from llamafw_backends.onnx.device_tensors import Device
+from llamafw_backends.onnx.placement import choose_device
+from llamafw_backends.onnx.providers import PROVIDERS, choose, missing
+from support.numba_backend import make_context
+
+CPU = {"onnx_provider": "cpu"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A model of two layers."""
+    return write_tiny_gguf(tmp_path / "m.gguf")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Make every provider a GPU, and return the numbers of the devices that are asked for."""
+    numbers: list[int] = []
+
+    def device(name: str | None, number: int = 0) -> Device:
+        numbers.append(number)
+        return Device([("CUDAExecutionProvider", {})], "cuda", number, np.dtype(np.float16), "cuda")
+
+    monkeypatch.setattr(placement, "choose", device)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("gpu", "message"),
+    [
+        ({"n_layers": 1}, "^-ngl 1: .* -ngl all for all 2 layers, or -ngl 0"),
+        ({"tensor_split": (3.0, 1.0)}, "^-ts 3,1: .* -mg N chooses one"),
+        ({"split_mode": "row"}, "^-sm row: "),
+        ({"kv_offload": False}, "^-nkvo: "),
+    ],
+)
+def test_dividing_a_model_is_refused(path: Path, gpus: list[int], gpu: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        choose_device(make_context(path, gpu=GpuOptions(**gpu)))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "number"),
+    [
+        ({}, 0),
+        ({"n_layers": -1}, 0),
+        ({"n_layers": 2}, 0),
+        ({"n_layers": 99, "split_mode": "none", "main_gpu": 2}, 2),
+        ({"tensor_split": (0.0, 1.0)}, 1),
+    ],
+)
+def test_whole_model_is_on_the_chosen_gpu(path: Path, gpus: list[int], gpu: dict[str, Any], number: int) -> None:
+    assert choose_device(make_context(path, gpu=GpuOptions(**gpu))).number == number
+    assert gpus == [number]
+
+
+def test_no_layers_on_the_gpu_means_the_cpu(path: Path) -> None:
+    assert choose_device(make_context(path, gpu=GpuOptions(n_layers=0, kv_offload=False))).kind == "cpu"
+    with pytest.raises(SettingsError, match="-ngl 0 .* --onnx-provider is cuda"):
+        choose_device(make_context(path, gpu=GpuOptions(n_layers=0), extra={"onnx_provider": "cuda"}))
+
+
+@pytest.mark.inventory("C-040", "C-048", "C-049", "C-050", "C-051")
+def test_flags_for_gpus_are_logged_on_the_cpu(path: Path) -> None:
+    lines: list[str] = []
+    choose_device(make_context(path, lines, gpu=GpuOptions(-1, "row", (3.0, 1.0), 1, False), extra=CPU))
+    assert lines == ["onnx backend: it computes on the CPU; -ngl all -sm row -ts 3,1 -mg 1 has no effect"]
+
+
+def test_flags_for_threads_are_logged(path: Path) -> None:
+    lines: list[str] = []
+    threads = ThreadOptions(frozenset({0}), True, 1, 100)
+    context = make_context(path, lines, threads=threads, n_threads_batch=3, numa="isolate", flash_attention=True)
+    placement.log_ignored_flags(context)
+    assert lines == [
+        "onnx backend: ONNX Runtime decides this itself; -tb 3 -C/-Cr --cpu-strict --prio --poll --numa isolate -fa on "
+        "has no effect"
+    ]
+    lines.clear()
+    placement.log_ignored_flags(make_context(path, lines, threads=ThreadOptions(poll=0)))
+    assert not lines
+
+
+def test_unknown_cache_types_are_refused(path: Path) -> None:
+    with pytest.raises(SettingsError, match="-ctv q8_0: the onnx backend stores keys and values as f16 or f32"):
+        OnnxBackend(make_context(path, cache_type_v="q8_0", extra=CPU))
+
+
+def test_startup_logs_device_and_memory(path: Path) -> None:
+    lines: list[str] = []
+    backend = OnnxBackend(make_context(path, lines, n_threads=3, extra=CPU))
+    assert len(lines) == 1
+    assert lines[0].startswith("onnx backend: the CPU (3 threads) with ONNX Runtime ")
+    assert "computes in float32" in lines[0]
+    assert "MiB of KV cache at first" in lines[0]
+    assert backend.describe()["provider"] == "cpu"
+    backend.close()
+
+
+@pytest.mark.parametrize("name", ["cuda", "directml", "webgpu"])
+def test_unusable_provider_says_what_to_install(name: str) -> None:
+    provider = PROVIDERS[name]
+    if not missing(provider):
+        pytest.skip(f"{name} can be used here")
+    if provider.ort_name not in ort.get_available_providers():
+        assert f"pip install '{provider.package}'" in missing(provider)
+    with pytest.raises(SettingsError, match=f"^--onnx-provider {name}: "):
+        choose(name)
