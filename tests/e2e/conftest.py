@@ -1,6 +1,7 @@
 """Fixtures: a server with the default model, shared by all tests, and clients of it.
 
-Tests with the mark ``every_backend`` run twice: with the default backend, and with the one for ONNX Runtime.
+Tests with the mark ``every_backend`` run twice: with the default backend, and with the one for ONNX Runtime, whose
+activations are not rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, real_model: Path) -> Iterator[ServerProcess]:
     backend: str | None = getattr(request, "param", None)
-    flags = [] if backend is None else ["--backend", backend]
+    flags = [] if backend is None else ["--backend", backend, "--onnx-provider", "cpu", "--onnx-activations", "float"]
     with running_server(real_model, "-np", "8", "-c", "8192", "--slots", "--validate-responses", *flags) as running:
         yield running
 

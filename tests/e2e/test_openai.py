@@ -62,7 +62,6 @@ def test_choices_have_logprobs(openai: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
 
 
-@pytest.mark.every_backend
 @pytest.mark.client("openai", "chat.completions.create")
 def test_eight_parallel_chats_do_not_affect_each_other(openai: OpenAI) -> None:
     def ask(n: int) -> str:
