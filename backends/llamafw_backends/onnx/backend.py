@@ -89,9 +89,7 @@ class OnnxBackend:
         self._device = device = choose_device(context)
         support = support_of(device)
         lowering = lower(context, support, self.n_ctx)
-        self._inputs = Inputs(
-            lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, self.n_slots, support.float_type
-        )
+        self._inputs = Inputs(lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, support.float_type)
         self._input_names = set(lowering.builder.input_names)
         self._states: Sequence[StateTensor] = lowering.states
         self.state_format = f"onnx-1-{state_digest(self._states)}"
@@ -154,23 +152,23 @@ class OnnxBackend:
 
     def _rows(self, batch: Batch, output: str, size: int) -> Floats:
         self._check(batch)
-        rows = [self._run(part, output) for part in divide(batch, self._n_ubatch)]
-        return np.concatenate([np.zeros((0, size), np.float32), *rows])
+        rows = np.empty((len(batch.outputs), size), np.float32)
+        for part in divide(batch, self._n_ubatch):
+            rows[part.places] = self._run(part, output)
+        return rows
 
     def _run(self, part: Part, output: str) -> Floats:
         """Compute some tokens and add them to their slots; return an output of the model."""
         self._slots.reserve(part.n_positions if grouped_queries.ROWS in self._input_names else part.n_keys)
-        feeds = self._inputs.make(part, logits=output == "logits")
+        slot_range = part.slot_range if self._slots.can_divide else (0, self.n_slots)
+        feeds = self._inputs.make(part, slot_range, logits=output == "logits")
         binding = self._session.io_binding()
         for name in self._input_names & feeds.keys():
             binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
-        for state in self._states:
-            binding.bind_ortvalue_input(state.past, self._slots.values[state.name])
         names = ["hidden"] if self._graph.logits is None else ["hidden", "logits"]
         for name in names:
             binding.bind_output(name, "cpu")
-        for state in self._states:
-            binding.bind_ortvalue_output(state.present, self._slots.values[state.name])
+        self._slots.bind(binding, *slot_range)
 
         ends = {int(slot): int(position) + 1 for slot, position in zip(part.slots, part.positions, strict=True)}
         try:

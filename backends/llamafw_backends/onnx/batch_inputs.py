@@ -16,6 +16,9 @@ from llamafw_backends.onnx.tensors import Tensors
 
 Ints = npt.NDArray[np.int64]
 
+MAX_PADDING = 256
+"""How many rows without a token a run may have: above this, two runs are quicker than one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -27,18 +30,40 @@ class Part:
         See `llamafw.Batch`.
     rows : (m,) int64
         Which tokens' hidden states or logits are wanted.
+    places : (m,) int64
+        Where they are among those of the batch.
     """
 
     tokens: Ints
     positions: Ints
     slots: Ints
     rows: Ints
+    places: Ints
 
     @property
     def starts(self) -> Ints:
         """The index of the first token of each slot, and the number of tokens at the end."""
         changes = np.flatnonzero(np.diff(self.slots)) + 1
         return np.concatenate([[0], changes, [len(self.slots)]]).astype(np.int64)
+
+    @property
+    def slot_range(self) -> tuple[int, int]:
+        """The first slot, and how many there are from it to the last one."""
+        first = int(self.slots.min())
+        return first, int(self.slots.max()) + 1 - first
+
+    @property
+    def n_padding(self) -> int:
+        """How many rows without a token there are if each slot of the range has as many as the longest."""
+        return self.slot_range[1] * int(np.diff(self.starts).max()) - len(self.tokens)
+
+    def of_slots(self, slots: Ints) -> Part:
+        """Return the tokens of some slots."""
+        is_kept = np.isin(self.slots, slots)
+        new = np.cumsum(is_kept) - 1
+        wanted = is_kept[self.rows]
+        tokens, positions, kept = (array[is_kept] for array in (self.tokens, self.positions, self.slots))
+        return Part(tokens, positions, kept, new[self.rows[wanted]], self.places[wanted])
 
     @property
     def n_keys(self) -> int:
@@ -53,15 +78,29 @@ class Part:
 
 
 def divide(batch: Batch, size: int) -> list[Part]:
-    """Return a batch in parts of at most ``size`` tokens."""
+    """Return a batch in parts of at most ``size`` tokens, without much padding."""
     arrays = (batch.tokens, batch.positions, batch.slots, batch.outputs)
     tokens, positions, slots, outputs = (np.asarray(array, np.int64) for array in arrays)
     parts = []
     for first in range(0, len(tokens), size):
         last = min(first + size, len(tokens))
-        rows = outputs[(outputs >= first) & (outputs < last)] - first
-        parts.append(Part(tokens[first:last], positions[first:last], slots[first:last], rows))
+        places = np.flatnonzero((outputs >= first) & (outputs < last))
+        rows = outputs[places] - first
+        parts += separate(Part(tokens[first:last], positions[first:last], slots[first:last], rows, places))
     return parts
+
+
+def separate(part: Part) -> list[Part]:
+    """Return a part, divided by slots if there would be much padding: numbers of tokens per slot become similar."""
+    starts = part.starts
+    if part.n_padding <= MAX_PADDING or len(starts) == len(part.tokens) + 1:  # one token per slot needs few rows
+        return [part]
+    active, lengths = part.slots[starts[:-1]], np.diff(starts)
+    kinds = np.frexp(lengths)[1]  # of lengths between the same powers of two
+    if len(set(kinds)) > 1:
+        groups = [active[kinds == kind] for kind in sorted(set(kinds))]
+        return [one for group in groups for one in separate(part.of_slots(group))]
+    return [part.of_slots(active[i : i + 1]) for i in range(len(active))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +115,8 @@ class Inputs:
         The embeddings, by the names of the inputs.
     rotations : mapping of str to Rotation
         The rotations, by the names of the inputs without ``.cos`` and ``.sin``.
-    n_ctx, n_slots : int
-        Positions per slot, and slots.
+    n_ctx : int
+        Positions per slot.
     float_type : numpy type
         The type of activations.
     """
@@ -86,13 +125,22 @@ class Inputs:
     lookups: Mapping[str, g.EmbeddingLookup]
     rotations: Mapping[str, g.Rotation]
     n_ctx: int
-    n_slots: int
     float_type: np.dtype[Any]
 
-    def make(self, part: Part, *, logits: bool) -> dict[str, Array]:
-        """Return all inputs by name; a model declares those that it needs."""
-        starts = part.starts
-        lengths, active = np.diff(starts), part.slots[starts[:-1]]
+    def make(self, part: Part, slot_range: tuple[int, int], *, logits: bool) -> dict[str, Array]:
+        """Return all inputs by name; a model declares those that it needs.
+
+        Parameters
+        ----------
+        part : Part
+            The tokens.
+        slot_range : (int, int)
+            The first slot whose states the model gets, and how many slots it gets.
+        logits : bool
+            Whether logits are wanted, not only hidden states.
+        """
+        starts, slots = part.starts, part.slots - slot_range[0]
+        lengths, active = np.diff(starts), slots[starts[:-1]]
         steps = np.arange(lengths.max())
         padded = np.where(steps < lengths[:, None], starts[:-1, None] + steps, starts[:-1, None])
         step_of = np.arange(len(part.tokens)) - np.repeat(starts[:-1], lengths)
@@ -100,7 +148,7 @@ class Inputs:
         inputs: dict[str, Array] = {
             "tokens": part.tokens,
             "positions": part.positions,
-            "slots": part.slots,
+            "slots": slots,
             "rows": part.rows,
             "logit_rows": np.arange(len(part.rows) if logits else 0),
             "active": active,
@@ -110,28 +158,15 @@ class Inputs:
             "unpadded": unpadded,
             "n_keys": np.array([part.n_keys]),
         }
-        inputs |= self._by_slot(part, active, lengths, padded, step_of)
+        ends = part.positions[starts[1:] - 1]
+        inputs |= _by_slot(slot_range[1], active, lengths, padded, ends)
+        inputs["slot_unpadded"] = slots * len(steps) + step_of
         for name, lookup in self.lookups.items():
             ids = part.tokens if lookup.ids is g.TOKENS else part.positions
             inputs[name] = self.tensors.rows(lookup.weight, ids)
         for name, rotation in self.rotations.items():
             inputs |= self._angles(name, rotation, part.positions)
         return inputs
-
-    def _by_slot(self, part: Part, active: Ints, lengths: Ints, padded: Ints, step_of: Ints) -> dict[str, Array]:
-        """Return the inputs of nodes that have a row for each slot, also for those without tokens."""
-        n_steps = padded.shape[1]
-        rows = np.zeros((self.n_slots, n_steps), np.int64)
-        queries, ends = np.zeros((2, self.n_slots), np.int32)
-        rows[active], queries[active] = padded, lengths
-        ends[part.slots] = part.positions  # of several positions the last one stays
-        return {
-            "slot_rows": rows,
-            "slot_unpadded": part.slots * n_steps + step_of,
-            "query_lengths": queries,
-            "last_positions": ends,
-            "n_cached": np.array(ends.max() + 1, np.int32),
-        }
 
     def _angles(self, name: str, rotation: g.Rotation, positions: Ints) -> dict[str, Array]:
         angles = positions[:, None, None] * rotation.frequencies_for(self.n_ctx)
@@ -140,3 +175,16 @@ class Inputs:
             f"{name}.{kind}": (function(angles) * rotation.magnitude).astype(self.float_type)
             for kind, function in functions.items()
         }
+
+
+def _by_slot(n_slots: int, active: Ints, lengths: Ints, padded: Ints, last: Ints) -> dict[str, Array]:
+    """Return the inputs of nodes that have a row for each slot, also for those without tokens."""
+    rows = np.zeros((n_slots, padded.shape[1]), np.int64)
+    queries, ends = np.zeros((2, n_slots), np.int32)
+    rows[active], queries[active], ends[active] = padded, lengths, last
+    return {
+        "slot_rows": rows,
+        "query_lengths": queries,
+        "last_positions": ends,
+        "n_cached": np.array(last.max() + 1, np.int32),
+    }

@@ -121,6 +121,25 @@ class SlotTensors:
             f"{mib(self.n_bytes)} now; a shorter prompt may work, or the server needs a smaller -c or -np"
         )
 
+    @property
+    def can_divide(self) -> bool:
+        """Whether a model can get the states of some slots only: the device has addresses."""
+        return self.device.kind in ("cpu", "cuda")
+
+    def bind(self, binding: ort.IOBinding, first: int, n: int) -> None:
+        """Make the states of ``n`` slots from ``first`` on inputs of a model, and the same memory its outputs."""
+        for state in self.states:
+            value = self.values[state.name]
+            if n == self.n_slots:
+                binding.bind_ortvalue_input(state.past, value)
+                binding.bind_ortvalue_output(state.present, value)
+                continue
+            shape = value.shape()[1:]
+            address = value.data_ptr() + first * math.prod(shape) * state.dtype.itemsize
+            where = (self.device.kind, self.device.number, state.dtype, [n, *shape], address)
+            binding.bind_input(state.past, *where)
+            binding.bind_output(state.present, *where)
+
     def read(self, state: StateTensor, slot: int, n: int) -> Array:
         """Return a copy of what a slot keeps: its first ``n`` positions, ``(n_head, n, size)``, or its whole state."""
         tensor, feeds = self.values[state.name], {"slot": np.array([slot], np.int64)}
