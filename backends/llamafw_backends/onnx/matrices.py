@@ -138,7 +138,7 @@ def _in_parts(codes: BlockCodes, name: str) -> dict[str, BlockCodes]:
     """Return codes of 8 bits as two matrices of 4 bits, by name, whose sum is the same."""
     offsets = 8 * codes.scales + (0 if codes.offsets is None else codes.offsets)
     return {
-        f"{name}.high": BlockCodes(4, codes.codes >> 4, 16 * codes.scales, offsets.astype(np.float32)),
+        f"{name}.high": BlockCodes(4, codes.codes >> np.uint8(4), 16 * codes.scales, offsets.astype(np.float32)),
         f"{name}.low": BlockCodes(4, codes.codes & np.uint8(15), codes.scales),
     }
 
