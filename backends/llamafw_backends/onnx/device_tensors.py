@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,17 @@ class SlotTensors:
         while capacity < n:
             capacity = min(2 * capacity, self.n_ctx)
         try:
-            for state in self.states:  # one after another, so that only one of them needs memory twice
-                if state.grows and self.values[state.name].shape()[2] < capacity:
-                    self.values[state.name] = self._grown(state, capacity)
+            for _, group in groupby(self.states, lambda state: id(state.value)):  # a cache at a time, to save memory
+                larger = {
+                    state.name: self._grown(state, capacity) for state in group if self._is_small(state, capacity)
+                }
+                self.values.update(larger)  # keys and values together, because nodes need them to have the same size
         except Unavailable as error:
             raise Unavailable(self._shortage(capacity)) from error
         self.capacity = capacity
+
+    def _is_small(self, state: StateTensor, capacity: int) -> bool:
+        return state.grows and self.values[state.name].shape()[2] < capacity
 
     def _shortage(self, capacity: int) -> str:
         """Return what a client is told if the caches cannot grow."""

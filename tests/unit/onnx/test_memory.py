@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,30 @@ def test_cache_that_cannot_grow_says_how_much_it_needs() -> None:
     np.testing.assert_array_equal(tensors.read(states[0], 1, 5), rows)  # nothing is lost
     tensors.reserve(1000)
     np.testing.assert_array_equal(tensors.read(states[0], 1, 5), rows)
+
+
+def test_keys_and_values_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes refuse a cache whose keys have another number of positions than its values."""
+    values = [g.Input("tokens"), g.Input("positions")]
+    states = [
+        StateTensor(f"{i}.{kind}", (2, 4), F32, True, values[i], None) for i in (0, 1) for kind in ("key", "value")
+    ]
+    tensors = SlotTensors(PROVIDERS["cpu"].device(), states, 1, 4096)
+    zeros, calls = type(tensors.device).zeros, []
+
+    def fail_at_last(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == len(states):
+            raise Unavailable("no memory left")
+        return zeros(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tensors.device), "zeros", fail_at_last)
+        with pytest.raises(Unavailable, match="the CPU has not enough memory"):
+            tensors.reserve(512)
+    assert [value.shape()[2] for value in tensors.values.values()] == [512, 512, 256, 256]
+    tensors.reserve(512)
+    assert [value.shape()[2] for value in tensors.values.values()] == [512] * 4
 
 
 def test_onnxruntime_out_of_memory_is_recognised() -> None:
