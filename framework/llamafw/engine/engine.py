@@ -190,6 +190,7 @@ class BatchingEngine:
             prompt_tokens_cached=counters.prompt_tokens_cached,
             prompt_seconds=counters.prompt_seconds,
             predicted_tokens=counters.predicted_tokens,
+            timed_tokens=counters.timed_tokens,
             predicted_seconds=counters.predicted_seconds,
             requests_processing=n_running,
             requests_deferred=max(self._n_active - n_running, 0),

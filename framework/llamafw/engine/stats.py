@@ -17,7 +17,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.n_decode = self.n_busy_slots = 0
-        self.prompt_tokens = self.prompt_tokens_cached = self.predicted_tokens = 0
+        self.prompt_tokens = self.prompt_tokens_cached = self.predicted_tokens = self.timed_tokens = 0
         self.prompt_seconds = self.predicted_seconds = 0.0
         self.seconds_per_request = 1.0  # moving average
 
@@ -32,6 +32,7 @@ class Counters:
         self.prompt_tokens_cached += timings.cache_n
         self.prompt_seconds += timings.prompt_ms / 1e3
         self.predicted_tokens += timings.predicted_n
+        self.timed_tokens += max(timings.predicted_n - 1, 0)
         self.predicted_seconds += timings.predicted_ms / 1e3
         self.seconds_per_request += 0.2 * (perf_counter() - arrived - self.seconds_per_request)
 

@@ -43,7 +43,8 @@ async def test_response_has_llama_servers_fields(post: Post, path: str) -> None:
         "stopped_limit": True,
     }
     assert (timings["prompt_n"], timings["predicted_n"], timings["cache_n"]) == (2, 3, 0)
-    assert timings["predicted_per_second"] == pytest.approx(3000 / timings["predicted_ms"])
+    assert timings["predicted_per_second"] == pytest.approx(2000 / timings["predicted_ms"])  # after the first token
+    assert timings["predicted_per_token_ms"] == pytest.approx(timings["predicted_ms"] / 2)
     assert (settings["n_ctx"], settings["n_predict"], settings["temperature"], settings["top_k"]) == (64, 3, 0, 40)
     filters = ["top_n_sigma", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "xtc"]
     assert settings["samplers"] == ["penalties", "dry", *filters, "temperature"]
