@@ -498,3 +498,23 @@ async def test_special_flag_shows_special_tokens(
     async with opened(special=special, tokenizer=NamedEos()) as client:
         row = (await client.post("/completion", json={"prompt": "x", "stop": stop, **GREEDY})).json()
     assert (row["content"], row["stop_type"]) == (content, stop_type)
+
+
+@pytest.mark.parametrize("field", ["n_predict", "max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+async def test_the_number_of_tokens_has_three_names(opened: Open, path: str, field: str) -> None:
+    async with opened() as client:
+        http = await client.post(path, json={"prompt": "ab", "temperature": 0, field: 3})
+    response = http.json()
+    n = response["tokens_predicted"] if path == "/completion" else response["usage"]["completion_tokens"]
+    assert n == 3
+    assert "x-llamafw-ignored-fields" not in http.headers
+
+
+@pytest.mark.inventory("Q-05")
+@pytest.mark.parametrize("limit", [-1, 0, None])
+async def test_t_max_predict_of_0_or_less_is_no_limit(opened: Open, limit: int | None) -> None:
+    async with opened() as client:
+        body = {"prompt": "ab", "n_predict": 9, "grammar": 'root ::= "\\n\\n\\nabcdef"', "t_max_predict_ms": limit}
+        response = (await client.post("/completion", json=body)).json()
+    assert response["content"] == "\n\n\nabcdef"
