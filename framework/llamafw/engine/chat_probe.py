@@ -174,6 +174,7 @@ def _probe_roles(prober: Prober, found: ChatCapabilities) -> ChatCapabilities:
         found,
         turns=prober.shows([user, answer, user2], USER, ANSWER, USER2),
         system=prober.shows([system, user], SYSTEM, USER),
+        system_always=prober.shows([system, user, answer], SYSTEM, USER, ANSWER),
         only_system=prober.shows([system], SYSTEM),
         late_system=prober.shows(late[0], SYSTEM, USER, USER2) and prober.shows(late[1], SYSTEM, "probeextra", USER),
         developer=_knows_developer(prober, user),

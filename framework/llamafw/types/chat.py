@@ -26,6 +26,7 @@ class ChatCapabilities:
     typed_content: bool = False  # it may be an array of parts
     parts_only: frozenset[str] = frozenset()  # roles whose content must be an array of parts
     system: bool = True  # a system message may be the first message
+    system_always: bool = True  # also if the conversation does not end with a user's message
     only_system: bool = True  # a conversation may have nothing but system messages
     late_system: bool = True  # system messages may be anywhere
     developer: bool = False  # the template has a role `developer` of its own

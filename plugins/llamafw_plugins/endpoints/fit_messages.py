@@ -174,12 +174,13 @@ def _fit_system(messages: list[JSON], can: ChatCapabilities) -> list[JSON]:
             message["role"] = "system"
     if all(map(_is_system, messages)) and not (can.system and can.only_system):
         return [{**message, "role": "user"} for message in messages]
-    if can.system and can.late_system:
+    has_system = can.system and (can.system_always or messages[-1]["role"] == "user" or _is_system(messages[-1]))
+    if has_system and can.late_system:
         return messages
 
     n_first = next((i for i, message in enumerate(messages) if not _is_system(message)), len(messages))
     fitted: list[JSON] = []
-    if can.system and n_first:
+    if has_system and n_first:
         text = SEPARATOR.join(message["content"] for message in messages[:n_first])
         fitted.append({**messages[0], "content": text})
         messages = messages[n_first:]
@@ -226,10 +227,19 @@ def _fit_order(messages: list[JSON], can: ChatCapabilities) -> list[JSON]:
             and before is not None
             and not can.user_after_result
             and (before["role"] == "tool" or "tool_calls" in before)
+            and not _is_answered(fitted)
         ):
             fitted.append({"role": "assistant", "content": ""})
         fitted.append(message)
     return fitted
+
+
+def _is_answered(messages: Sequence[JSON]) -> bool:
+    """Return whether the last message that is neither a call nor a result is an answer."""
+    others = (
+        message["role"] for message in reversed(messages) if message["role"] != "tool" and "tool_calls" not in message
+    )
+    return next(others, None) == "assistant"
 
 
 def _may_merge(before: JSON, message: JSON, can: ChatCapabilities) -> bool:

@@ -30,8 +30,9 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # in the order of preference
 KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # the last is OpenAI's older `tool`
-READ_FIELDS = ("role", "content", "tool_calls")  # fields of messages that are read one by one
-MAY_BE_EMPTY = ("assistant", "tool", "function")  # roles of messages that may have no content
+READ_FIELDS = ("role", "content", "tool_calls", "function_call")  # fields of messages that are read one by one
+RESULT_ROLES = ("tool", "function")
+MAY_BE_EMPTY = ("assistant", *RESULT_ROLES)  # roles of messages that may have no content
 
 Clean = Callable[[str], str]
 """Returns a client's text as it may be put into a prompt."""
@@ -65,7 +66,7 @@ def plain_messages(messages: Sequence[JSON], clean: Clean = str) -> list[JSON]:
 def _plain_message(message: JSON, i: int, clean: Clean) -> JSON:
     others = {name: value for name, value in message.items() if value is not None and name not in READ_FIELDS}
     role = message["role"] if message["role"] in KNOWN_ROLES else clean(message["role"])
-    plain: JSON = {"role": "tool" if role == "function" else role, **clean_value(others, clean)}
+    plain: JSON = {"role": "tool" if role in RESULT_ROLES else role, **clean_value(others, clean)}
 
     content, reasoning = message.get("content"), _reasoning_of(plain)
     if isinstance(content, list):
@@ -79,9 +80,15 @@ def _plain_message(message: JSON, i: int, clean: Clean) -> JSON:
         plain.pop(name, None)
     if reasoning and plain["role"] == "assistant":
         plain["reasoning_content"] = reasoning
-    if calls := message.get("tool_calls"):
+    if calls := message.get("tool_calls") or _older_calls(message):
         plain["tool_calls"] = [_plain_call(call, clean) for call in calls]
     return plain
+
+
+def _older_calls(message: JSON) -> list[JSON]:
+    """Return the call of a message in OpenAI's older format, if it has one."""
+    function = message.get("function_call")
+    return [{"function": function}] if function else []
 
 
 def clean_value(value: Any, clean: Clean) -> Any:

@@ -6,6 +6,7 @@ Chat completions use this module to render prompts.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 from llamafw import App, Call, ChatCapabilities, LoadedModel, Reasoning, RequestError, Settings
 from llamafw_plugins.endpoints.continuation import Continuation, read_continuation
 from llamafw_plugins.endpoints.fit_messages import complete_tools, fit_messages
-from llamafw_plugins.endpoints.messages import KNOWN_ROLES, clean_value, plain_messages
+from llamafw_plugins.endpoints.messages import KNOWN_ROLES, RESULT_ROLES, clean_value, plain_messages
 from llamafw_plugins.endpoints.prompts import bos_tokens
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.special_text import (
@@ -86,7 +87,7 @@ def render(body: JSON, loaded: LoadedModel, settings: Settings, tools: Tools | N
     else:
         text = continuation.render(renderer.render)
 
-    _check_roles(body["messages"], text)
+    _check_dropped(body["messages"], text)
     return ChatPrompt(text, thinking, _reasoning(text, can, thinking, continuation), continuation, start)
 
 
@@ -155,14 +156,26 @@ def _reasoning(
     return Reasoning(can.reasoning, opened, thinking.budget, thinking.message)
 
 
-def _check_roles(messages: Sequence[JSON], prompt: str) -> None:
-    """Raise RequestError if the template dropped a message because it does not know its role."""
-    seen = without_markers(prompt)
+def _check_dropped(messages: Sequence[JSON], prompt: str) -> None:
+    """Raise RequestError if the template dropped a message: one of an unknown role, or a result without a call."""
+    seen, has_calls = without_markers(prompt), False
     for i, message in enumerate(messages):
-        content = message.get("content")
-        if message["role"] not in KNOWN_ROLES and isinstance(content, str) and content.strip() not in seen:
-            text = f"the chat template has no role {message['role'][:40]!r}"
-            raise RequestError(text, param=f"messages.{i}.role")
+        has_calls = has_calls or bool(message.get("tool_calls") or message.get("function_call"))
+        is_lone_result = message["role"] in RESULT_ROLES and not has_calls
+        if (message["role"] in KNOWN_ROLES and not is_lone_result) or _is_seen(message.get("content"), seen):
+            continue
+        if is_lone_result:
+            text = "the result of a tool has no call before it, so the chat template drops it"
+            raise RequestError(text, param=f"messages.{i}")
+        raise RequestError(f"the chat template has no role {message['role'][:40]!r}", param=f"messages.{i}.role")
+
+
+def _is_seen(content: Any, prompt: str) -> bool:
+    """Return whether a text is in the prompt, as it is or within JSON."""
+    if not isinstance(content, str):
+        return True
+    text = content.strip()
+    return text in prompt or json.dumps(text, ensure_ascii=False)[1:-1] in prompt
 
 
 def chat_tokens(prompt: ChatPrompt, loaded: LoadedModel) -> tuple[int, ...]:

@@ -37,6 +37,8 @@ class OllamaChatEndpoints:
 class ChatLines(LineBuilder):
     """Builds lines with a ``message``."""
 
+    prompt_field = "messages"
+
     def content(self, text: str, thinking: str, calls: Sequence[JSON]) -> JSON:
         """Return the message."""
         message: JSON = {"role": "assistant", "content": text}

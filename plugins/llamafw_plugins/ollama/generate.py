@@ -67,7 +67,12 @@ class OllamaGenerateEndpoints:
         messages = [{"role": "user", "content": body["prompt"]}]
         if body.get("system"):
             messages.insert(0, {"role": "system", "content": body["system"]})
-        chat = await prepare_chat(self.app, {**fields, "messages": messages})
+        try:
+            chat = await prepare_chat(self.app, {**fields, "messages": messages})
+        except RequestError as error:
+            if error.param is not None and error.param.partition(".")[0] == "messages":
+                error.param = "prompt"
+            raise
         request, reader = chat.requests[0], chat.reader()
         if not body.get("context"):
             return request, reader
@@ -81,6 +86,7 @@ class OllamaGenerateEndpoints:
 class CompletionLines(LineBuilder):
     """Builds lines with a ``response``."""
 
+    prompt_field = "prompt"
     prompt: tuple[int, ...] | None = None  # of a chat, for the `context` of the next request
 
     def content(self, text: str, thinking: str, calls: Sequence[JSON]) -> JSON:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -39,7 +39,14 @@ class LineBuilder(ABC):
         The server.
     body : dict
         The validated request.
+
+    Attributes
+    ----------
+    prompt_field : str
+        The request field that has the prompt, for errors.
     """
+
+    prompt_field: ClassVar[str]
 
     def __init__(self, app: App, body: JSON) -> None:
         self.model = body["model"]
@@ -148,7 +155,7 @@ async def generate_lines(
     app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder
 ) -> AsyncGenerator[JSON, None]:
     """Yield the lines of an answer while it is generated."""
-    async with aclosing(stream_all(app.loaded.engine, [request], prompt_field="messages")) as deltas:
+    async with aclosing(stream_all(app.loaded.engine, [request], prompt_field=builder.prompt_field)) as deltas:
         async for _, delta in deltas:
             is_last = delta.finish is not None
             answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))

@@ -176,6 +176,23 @@ async def test_invalid_requests(client: httpx.AsyncClient, path: str, fields: An
     assert message in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "messages: the prompt has 104 tokens"),
+        ("generate", {"prompt": "x" * 99}, "the prompt has 104 tokens"),
+        ("chat", {"messages": [USER], "format": {"contains": {}}}, "format.contains: the keyword"),
+        ("generate", {"prompt": "a", "format": {"type": "zz"}}, "format.type: 'type' must be"),
+    ],
+)
+async def test_errors_name_fields_of_the_request(
+    client: httpx.AsyncClient, path: str, fields: Any, message: str
+) -> None:
+    response = await client.post(f"/api/{path}", json={"model": "any", "stream": False, **fields})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(message)
+
+
 async def test_errors_of_the_server_have_the_format(opened: Any) -> None:
     async with opened(api_key=("key",), max_body_mb=1) as client:
         for path in ("/api/tags", "/api/unknown"):
