@@ -337,7 +337,8 @@ async def test_texts_are_embedded(client: httpx.AsyncClient) -> None:
     assert both.prompt_eval_count == 6
     assert both.embeddings[1] == alone.embeddings[0]
     np.testing.assert_allclose(np.linalg.norm(both.embeddings, axis=1), 1, rtol=1e-6)
-    for nothing in ({"input": []}, {"input": ""}, {"input": None}, {}):
+    nothings: tuple[dict[str, Any], ...] = ({"input": []}, {"input": ""}, {"input": None}, {})
+    for nothing in nothings:
         assert (await client.post("/api/embed", json={"model": "any", **nothing})).json()["embeddings"] == []
 
     older = np.array((await sdk.embeddings(model="any", prompt="two")).embedding)
