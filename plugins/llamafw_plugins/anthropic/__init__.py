@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafw import App, Register, hookimpl
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 
 @hookimpl
@@ -36,3 +39,10 @@ def register_error_formats(register: Register) -> None:
     from llamafw_plugins.anthropic.errors import error_format
 
     register("/v1/messages", error_format)
+
+
+@hookimpl
+def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp:
+    from llamafw_plugins.anthropic.request_ids import RequestIdMiddleware
+
+    return RequestIdMiddleware(asgi)

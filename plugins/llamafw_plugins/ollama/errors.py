@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from llamafw import Problem
 from llamafw_plugins.endpoints.response_json import JSON
 
-FORMAT_PARAM = "response_format.json_schema.schema"  # what `format` becomes
-
 
 def error_format(problem: Problem) -> tuple[int, JSON]:
     """Return the status and the body of an error response."""
-    message, param = problem.message, problem.param
-    if param is not None and param not in message:
-        message = f"{param.replace(FORMAT_PARAM, 'format')}: {message}"
+    message = problem.message
+    if problem.param is not None and problem.param not in message:
+        message = f"{problem.param}: {message}"
     return problem.status, {"error": message}
 
 

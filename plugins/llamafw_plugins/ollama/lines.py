@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter_ns
-from typing import Any, ClassVar
+from typing import Any
 
 import orjson
 
@@ -21,6 +21,7 @@ from llamafw_plugins.endpoints.generations import stream_all
 from llamafw_plugins.endpoints.openai_response import finish_reason, is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json
 from llamafw_plugins.ollama.errors import error_lines
+from llamafw_plugins.ollama.options import errors_about
 
 NS_PER_MS = 1_000_000
 
@@ -39,14 +40,7 @@ class LineBuilder(ABC):
         The server.
     body : dict
         The validated request.
-
-    Attributes
-    ----------
-    prompt_field : str
-        The request field that has the prompt, for errors.
     """
-
-    prompt_field: ClassVar[str]
 
     def __init__(self, app: App, body: JSON) -> None:
         self.model = body["model"]
@@ -144,7 +138,7 @@ class LineBuilder(ABC):
 async def respond(app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder, body: JSON) -> Any:
     """Return the response to a request: a stream of lines, or one object."""
     request = with_logprobs(request, body)
-    lines = generate_lines(app, request, reader, builder)
+    lines = generate_lines(app, request, reader, builder, body)
     if body.get("stream") is not False:
         return json_lines(lines, on_error=error_lines)
     async with aclosing(lines):
@@ -152,17 +146,18 @@ async def respond(app: App, request: GenerateRequest, reader: AnswerReader, buil
 
 
 async def generate_lines(
-    app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder
+    app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder, body: JSON
 ) -> AsyncGenerator[JSON, None]:
     """Yield the lines of an answer while it is generated."""
-    async with aclosing(stream_all(app.loaded.engine, [request], prompt_field=builder.prompt_field)) as deltas:
-        async for _, delta in deltas:
-            is_last = delta.finish is not None
-            answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))
-            for line in builder.read(answer, delta.tokens, last=is_last):
-                yield line
-            if delta.finish:
-                yield builder.end(delta.finish)
+    with errors_about(body):
+        async with aclosing(stream_all(app.loaded.engine, [request])) as deltas:
+            async for _, delta in deltas:
+                is_last = delta.finish is not None
+                answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))
+                for line in builder.read(answer, delta.tokens, last=is_last):
+                    yield line
+                if delta.finish:
+                    yield builder.end(delta.finish)
 
 
 def with_logprobs(request: GenerateRequest, body: JSON) -> GenerateRequest:

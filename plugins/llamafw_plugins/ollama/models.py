@@ -45,14 +45,14 @@ class OllamaModelEndpoints:
         self.started = datetime.now(UTC)
 
     async def list_all(self, call: Call) -> JSON:
-        """Return a list with the server's only model."""
-        return {"models": [self._entry(self.app.loaded)]}
+        """Return a list with the server's only model, once under each of its names."""
+        return {"models": [self._entry(self.app.loaded, name) for name in self._names()]}
 
     async def list_running(self, call: Call) -> JSON:
-        """Return a list with the server's only model, which is always in memory."""
+        """Return a list with the server's only model, which is always in memory, under its first name."""
         loaded = self.app.loaded
         running = {"expires_at": NEVER, "size_vram": 0, "context_length": loaded.engine.n_ctx}
-        return {"models": [{**self._entry(loaded), **running}]}
+        return {"models": [{**self._entry(loaded, loaded.name), **running}]}
 
     async def show(self, call: Call) -> JSON:
         """Return what the file says about the model, and what the model can do."""
@@ -65,7 +65,7 @@ class OllamaModelEndpoints:
             "template": loaded.chat.source,
             "license": str(metadata.get("general.license", "")),
             "details": _details(loaded),
-            "model_info": {**info, "general.parameter_count": _n_parameters(loaded)},
+            "model_info": {**info, **_sizes(loaded)},
             "capabilities": self._capabilities(loaded),
             "modified_at": self._modified_at(loaded),
         }
@@ -91,15 +91,19 @@ class OllamaModelEndpoints:
     def _find(self, call: Call, advice: str = "") -> LoadedModel:
         """Return the model if the request names it or none; RequestError if it names another one."""
         name, loaded = call.body.get("model") or call.body.get("name"), self.app.loaded
-        if name and name.removesuffix(LATEST) != loaded.name.removesuffix(LATEST):
+        if name and tagged(name).casefold() not in {tagged(known).casefold() for known in self._names()}:
             message = f"model '{name[:MAX_SHOWN_NAME]}' not found; this server has the model {tagged(loaded.name)!r}"
             raise OllamaModelNotFound(f"{message}, and {advice}" if advice else message, param="model")
         return loaded
 
-    def _entry(self, loaded: LoadedModel) -> JSON:
+    def _names(self) -> list[str]:
+        """Return the model's names, the one that responses have first."""
+        return list(dict.fromkeys((self.app.loaded.name, *self.app.settings.alias)))
+
+    def _entry(self, loaded: LoadedModel, name: str) -> JSON:
         return {
-            "name": tagged(loaded.name),
-            "model": tagged(loaded.name),
+            "name": tagged(name),
+            "model": tagged(name),
             "modified_at": self._modified_at(loaded),
             "size": loaded.model.n_bytes,
             "digest": _digest(loaded),
@@ -147,6 +151,18 @@ def _details(loaded: LoadedModel) -> JSON:
         "parameter_size": _short_number(_n_parameters(loaded)),
         "quantization_level": _quantization(loaded),
     }
+
+
+def _sizes(loaded: LoadedModel) -> JSON:
+    """Return the number of parameters, and the length of the context: the file's, or this server's if it is shorter.
+
+    Clients cannot change the server's, and fill as much as they read here.
+    """
+    sizes: JSON = {"general.parameter_count": _n_parameters(loaded)}
+    name = f"{loaded.model.metadata.get('general.architecture')}.context_length"
+    if name in loaded.model.metadata:
+        sizes[name] = min(int(loaded.model.metadata[name]), loaded.engine.n_ctx)
+    return sizes
 
 
 def _n_parameters(loaded: LoadedModel) -> int:

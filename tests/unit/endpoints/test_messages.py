@@ -11,7 +11,7 @@ import httpx
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
-from anthropic.types import RawMessageStreamEvent
+from anthropic.types import ModelInfo, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from support.toy_model import ToyTokenizer
@@ -258,3 +258,35 @@ async def test_template_gets_its_variables(opened: Any) -> None:
         body = {**BODY, "chat_template_kwargs": {"more": "xyz"}}
         count = (await client.post("/v1/messages/count_tokens", json=body)).json()
         assert count == {"input_tokens": len("u:Hi;xyz:")}
+
+
+async def test_responses_have_the_id_that_clients_read(client: httpx.AsyncClient) -> None:
+    sdk = sdk_of(client)
+    message = await sdk.messages.create(model="any", max_tokens=2, messages=[USER])
+    assert message._request_id
+    assert (await sdk.messages.count_tokens(model="any", messages=[USER]))._request_id
+    async with sdk.messages.stream(model="any", max_tokens=2, messages=[USER]) as stream:
+        assert stream.response.headers["request-id"] == stream.response.headers["x-request-id"]
+
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        await sdk.messages.create(model="any", max_tokens=-1, messages=[USER])
+    assert caught.value.request_id == caught.value.body["request_id"]  # type: ignore[index]  # its type is object
+    for path in ("/v1/messages", "/v1/messages/batches"):
+        response = await client.get(path, headers={"X-Request-Id": "mine"})
+        assert response.headers["request-id"] == "mine"
+    assert "request-id" not in (await client.get("/health")).headers
+
+
+async def test_clients_list_the_model(client: httpx.AsyncClient) -> None:
+    sdk = sdk_of(client)
+    page = await sdk.models.list(limit=20)
+    (model,) = [item async for item in page]
+    assert ModelInfo.model_validate(model.to_dict(), strict=True).id == "toy"
+    assert (page.first_id, page.last_id, page.has_more, page._request_id is None) == ("toy", "toy", False, False)
+    assert await sdk.models.retrieve("toy") == model
+    with pytest.raises(anthropic.NotFoundError):
+        await sdk.models.retrieve("claude-opus-4-6")
+
+    listed = (await client.get("/v1/models")).json()
+    assert not {"has_more", "first_id"} & listed.keys()
+    assert not {"type", "created_at"} & listed["data"][0].keys()

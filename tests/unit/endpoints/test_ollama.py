@@ -139,7 +139,7 @@ async def test_raw_prompts_are_continued(client: httpx.AsyncClient) -> None:
 async def test_suffixes_need_a_model_for_infill(client: httpx.AsyncClient, opened: Any) -> None:
     body = {"model": "any", "prompt": "ab", "suffix": "yz", "stream": False}
     refused = await client.post("/api/generate", json=body)
-    assert refused.status_code == 501
+    assert refused.status_code == 400
     assert "Infill is not supported" in refused.json()["error"]
     async with opened(tokenizer=InfillTokenizer()) as infill:
         answer = (await infill.post("/api/generate", json=body)).json()
@@ -157,7 +157,12 @@ async def test_suffixes_need_a_model_for_infill(client: httpx.AsyncClient, opene
         ("chat", {"think": "deeply"}, "think"),
         ("chat", {"model": None}, "model"),
         ("chat", {"top_logprobs": 2}, "top_logprobs needs logprobs"),
-        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "104"),
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "messages: the prompt has 104 tokens"),
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "; truncate: true shortens it"),
+        ("generate", {"prompt": "x" * 99}, "the prompt has 104 tokens"),
+        ("generate", {"prompt": "x" * 99, "raw": True}, "the prompt has 99 tokens"),
+        ("chat", {"format": {"type": "objec"}, "stream": False}, "format.type: "),
+        ("generate", {"prompt": "a", "format": {"type": "objec"}, "stream": False}, "format.type: "),
         ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, "templates of requests are not supported"),
         ("generate", {"prompt": "a", "images": ["aGk="]}, "images need"),
         ("generate", {"prompt": "a", "raw": True, "system": "b"}, "system cannot be combined with raw"),
@@ -291,6 +296,38 @@ async def test_the_model_is_described_and_pulled(opened: Any, name: str) -> None
         assert (await sdk.pull(name)).status == "success"
 
 
+async def test_the_model_is_known_by_each_of_its_names(opened: Any) -> None:
+    async with opened(name="toy", alias=("toy", "llama3.2:1b")) as client:
+        sdk = sdk_of(client)
+        assert [model.model for model in (await sdk.list()).models] == ["toy:latest", "llama3.2:1b"]
+        assert [model.model for model in (await sdk.ps()).models] == ["toy:latest"]
+        for name in ("llama3.2:1b", "TOY", "Toy:latest"):
+            assert (await sdk.show(name)).details
+            assert (await sdk.pull(name)).status == "success"
+        with pytest.raises(ollama.ResponseError, match="'llama3.2' not found"):
+            await sdk.show("llama3.2")
+
+
+async def test_the_context_is_not_longer_than_that_of_the_server(opened: Any) -> None:
+    metadata = {"general.architecture": "llama", "llama.context_length": np.uint32(8192)}
+    async with opened(metadata=metadata) as client:
+        info = (await sdk_of(client).show("toy")).modelinfo or {}
+        assert info["llama.context_length"] == 64
+
+
+async def test_prompts_are_shortened_if_the_client_allows_it(client: httpx.AsyncClient) -> None:
+    fields = {"model": "any", "truncate": True, "stream": False, "options": {"num_predict": 1}}
+    for path, prompt in (
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}),
+        ("generate", {"prompt": "x" * 99}),
+        ("generate", {"prompt": "x" * 99, "raw": True}),
+    ):
+        response = await client.post(f"/api/{path}", json={**fields, **prompt})
+        assert response.status_code == 200, response.text
+        assert 0 < response.json()["prompt_eval_count"] < 64
+        assert "x-llamafw-ignored-fields" not in response.headers
+
+
 async def test_other_models_are_not_found(client: httpx.AsyncClient) -> None:
     sdk = sdk_of(client)
     with pytest.raises(
@@ -317,7 +354,9 @@ async def test_texts_are_embedded(client: httpx.AsyncClient) -> None:
     assert both.prompt_eval_count == 6
     assert both.embeddings[1] == alone.embeddings[0]
     np.testing.assert_allclose(np.linalg.norm(both.embeddings, axis=1), 1, rtol=1e-6)
-    assert (await sdk.embed(model="any", input=[])).embeddings == []
+    nothings: tuple[dict[str, Any], ...] = ({"input": []}, {"input": ""}, {"input": None}, {})
+    for nothing in nothings:
+        assert (await client.post("/api/embed", json={"model": "any", **nothing})).json()["embeddings"] == []
 
     older = np.array((await sdk.embeddings(model="any", prompt="two")).embedding)
     np.testing.assert_allclose(older / np.linalg.norm(older), alone.embeddings[0], rtol=1e-5)
