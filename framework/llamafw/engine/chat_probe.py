@@ -20,7 +20,7 @@ from llamafw.types import ChatCapabilities
 
 Message = Mapping[str, Any]
 
-MAX_SECONDS = 3.0  # processor time of all conversations together
+MAX_SECONDS = 0.5  # processor time of all conversations together
 USER, USER2, ANSWER, ANSWER2 = "probeuser", "probesecond", "probeanswer", "probelater"
 SYSTEM, RESULT, RESULT2 = "probesystem", "proberesult", "probeoutcome"
 TOOL, TOOL2, FIELD, VALUE = "probe_tool", "probe_other", "probefield", "probevalue"
