@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 MIN_SECONDS = 0.15  # processor time that the rendering of a short conversation may take
 MAX_SECONDS = 2.0  # and that of the longest conversation
-SIZE_PER_SECOND = 2**20  # characters of a conversation that allow one second more
+SIZE_PER_SECOND = 2**15  # characters of a conversation that allow one second more
 MAX_SIZE = 2**23  # characters of one value, or of all output together
 MEMBER_SIZE = 8  # characters that each member of a container counts as, in addition to its own text
 MAX_NUMBER = 10**6  # largest number as an argument: center(10**9) would make a long text

@@ -46,7 +46,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
 
     def compile_text(self, text: str) -> Template:
-        """Return the template; TemplateSyntaxError if it is not valid, LimitError if compiling it would take too long."""
+        """Return the template; TemplateSyntaxError if it is not valid, LimitError if it is too long."""
         tree = self.parse(text)
         if _count_nodes(tree) > MAX_NODES:
             raise LimitError(f"it has more than {MAX_NODES} expressions and statements")

@@ -119,7 +119,7 @@ def test_the_time_limit_grows_with_the_conversation(monkeypatch: pytest.MonkeyPa
     format = JinjaChatFormat("{% for m in messages %}{{ m.content }}{% endfor %}", ChatContext())
     long = [{"role": "user", "content": "a" * 2**20}]
     assert format.render(long) == "a" * 2**20
-    with pytest.raises(RequestError, match=r"it takes more than 0.000\d+ seconds"):
+    with pytest.raises(RequestError, match=r"it takes more than 0.0\d+ seconds"):
         JinjaChatFormat(SLOW["loops"], ChatContext()).render([{"role": "user", "content": "a" * 100}])
 
 
