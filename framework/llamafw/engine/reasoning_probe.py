@@ -81,6 +81,8 @@ def ends_with_tag(prompt: str, tag: str) -> bool:
 
 def _message(found: ChatCapabilities, role: str, text: str, **fields: Any) -> Mapping[str, Any]:
     content: Any = [{"type": "text", "text": text}] if role in found.parts_only and text else text
+    if not text and "tool_calls" in fields and found.null_content:
+        content = None
     return {"role": role, "content": content, **fields}
 
 

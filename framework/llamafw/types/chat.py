@@ -26,7 +26,6 @@ class ChatCapabilities:
     typed_content: bool = False  # it may be an array of parts
     parts_only: frozenset[str] = frozenset()  # roles whose content must be an array of parts
     system: bool = True  # a system message may be the first message
-    system_always: bool = True  # also if the conversation does not end with a user's message
     only_system: bool = True  # a conversation may have nothing but system messages
     late_system: bool = True  # system messages may be anywhere
     developer: bool = False  # the template has a role `developer` of its own
@@ -42,6 +41,7 @@ class ChatCapabilities:
     text_arguments: bool = True  # arguments that are not JSON may be texts
     parallel_calls: bool = True  # a message may have several calls
     text_with_calls: bool = True  # a message may have content and calls
+    null_content: bool = False  # the content of a message with nothing but calls must be None
     short_ids: bool = False  # ids of calls must have nine letters and digits
     tool_results: bool = False  # messages of the role `tool` are written into the prompt
     reasoning: ReasoningTags | None = None  # None: the model is not known to reason

@@ -6,16 +6,16 @@ Chat completions use this module to render prompts.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from llamafw import App, Call, ChatCapabilities, LoadedModel, Reasoning, RequestError, Settings
 from llamafw_plugins.endpoints.continuation import Continuation, read_continuation
-from llamafw_plugins.endpoints.fit_messages import complete_tools, fit_messages
-from llamafw_plugins.endpoints.messages import KNOWN_ROLES, RESULT_ROLES, clean_value, plain_messages
+from llamafw_plugins.endpoints.fit_messages import fit_messages
+from llamafw_plugins.endpoints.messages import clean_value, plain_messages
 from llamafw_plugins.endpoints.prompts import bos_tokens
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.special_text import (
@@ -25,8 +25,10 @@ from llamafw_plugins.endpoints.special_text import (
     without_markers,
 )
 from llamafw_plugins.endpoints.thinking import Thinking, read_thinking
+from llamafw_plugins.endpoints.tool_fields import complete_tools
 from llamafw_plugins.endpoints.tools import Tools, read_tools
 from llamafw_plugins.endpoints.unsupported import refuse_chat_fields
+from llamafw_plugins.endpoints.whole_prompts import render_whole
 
 
 class TemplateEndpoints:
@@ -87,7 +89,6 @@ def render(body: JSON, loaded: LoadedModel, settings: Settings, tools: Tools | N
     else:
         text = continuation.render(renderer.render)
 
-    _check_dropped(body["messages"], text)
     return ChatPrompt(text, thinking, _reasoning(text, can, thinking, continuation), continuation, start)
 
 
@@ -112,19 +113,22 @@ class _Renderer:
 
     def render(self, messages: Sequence[JSON], *, start: bool) -> str:
         """Return a conversation's prompt, with the start of an answer if ``start``."""
-        can, parser, chat = self._can, self._loaded.tool_parser, self._loaded.chat
-        fitted = fit_messages(messages, can, parser, self._tools)
-        if not self._tools or not can.tools:
-            return chat.render(fitted, add_generation_prompt=start, **self._variables)
+        names = [tool["function"]["name"] for tool in self._tools]
+        return render_whole(messages, names, self._can, partial(self._render_fitted, start=start))
 
-        variables = {**self._variables, "tools": list(self._tools) if can.bare_tools else complete_tools(self._tools)}
-        try:
-            return chat.render(fitted, add_generation_prompt=start, **variables)
-        except RequestError:
-            if not can.bare_tools:
-                raise
-        variables["tools"] = complete_tools(self._tools)  # the template may read what a tool does not have
-        return chat.render(fitted, add_generation_prompt=start, **variables)
+    def _render_fitted(self, messages: Sequence[JSON], can: ChatCapabilities, *, start: bool) -> str:
+        """Return the prompt of a conversation that is fitted to a template with the given capabilities."""
+        tools, write = self._tools, partial(self._loaded.chat.render, add_generation_prompt=start)
+        fitted = fit_messages(messages, can, self._loaded.tool_parser, tools)
+        if not tools or not can.tools:
+            return write(fitted, **self._variables)
+
+        forms: list[Sequence[Mapping[str, Any]]] = [list(tools)] if can.bare_tools else []
+        forms += [complete_tools(tools), complete_tools(tools, simple_types=True)]
+        for form in forms[:-1]:
+            with suppress(RequestError):  # the template may read what a tool does not have
+                return write(fitted, **{**self._variables, "tools": form})
+        return write(fitted, **{**self._variables, "tools": forms[-1]})
 
     def answer_start(self) -> str | None:
         """Return the text that introduces an answer, which the next turn may not repeat; None if it is not certain."""
@@ -154,28 +158,6 @@ def _reasoning(
     elif ended.endswith(can.reasoning.end.strip()):
         return None
     return Reasoning(can.reasoning, opened, thinking.budget, thinking.message)
-
-
-def _check_dropped(messages: Sequence[JSON], prompt: str) -> None:
-    """Raise RequestError if the template dropped a message: one of an unknown role, or a result without a call."""
-    seen, has_calls = without_markers(prompt), False
-    for i, message in enumerate(messages):
-        has_calls = has_calls or bool(message.get("tool_calls") or message.get("function_call"))
-        is_lone_result = message["role"] in RESULT_ROLES and not has_calls
-        if (message["role"] in KNOWN_ROLES and not is_lone_result) or _is_seen(message.get("content"), seen):
-            continue
-        if is_lone_result:
-            text = "the result of a tool has no call before it, so the chat template drops it"
-            raise RequestError(text, param=f"messages.{i}")
-        raise RequestError(f"the chat template has no role {message['role'][:40]!r}", param=f"messages.{i}.role")
-
-
-def _is_seen(content: Any, prompt: str) -> bool:
-    """Return whether a text is in the prompt, as it is or within JSON."""
-    if not isinstance(content, str):
-        return True
-    text = content.strip()
-    return text in prompt or json.dumps(text, ensure_ascii=False)[1:-1] in prompt
 
 
 def chat_tokens(prompt: ChatPrompt, loaded: LoadedModel) -> tuple[int, ...]:
