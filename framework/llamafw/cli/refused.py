@@ -35,7 +35,7 @@ REFUSALS = (
     ),
     Refusal(
         "-dt --defrag-thold LLAMA_ARG_DEFRAG_THOLD",
-        "not supported: the KV cache of a slot is contiguous, so there is nothing to defragment",
+        "not supported: every free page of the KV cache can be used as it is, so there is nothing to defragment",
     ),
     Refusal(
         "--lora --lora-scaled --lora-init-without-apply",
@@ -127,7 +127,7 @@ REFUSALS = (
     Refusal(
         "-kvu --kv-unified -no-kvu --no-kv-unified LLAMA_ARG_KV_UNIFIED --kv-unified-per-slot"
         " LLAMA_ARG_KV_UNIFIED_PER_SLOT",
-        "a KV cache that slots share is not supported; the context of -c is divided evenly among the slots of -np",
+        "one context for all slots is not supported; that of -c is divided evenly among the slots of -np",
         {"-no-kvu": (_SWITCH,), "--no-kv-unified": (_SWITCH,), "LLAMA_ARG_KV_UNIFIED": _OFF},
     ),
     Refusal(
