@@ -21,7 +21,7 @@ def code_root() -> Path:
 
 
 def use_folder(folder: Path) -> Path | None:
-    """Create a folder of compiled code, mark it as used now, and return it; None if that fails.
+    """Create ``folder`` for compiled code, mark it as used now, and return it; None if that fails.
 
     Another process may be removing it as unused.
     """
@@ -47,8 +47,8 @@ def compile_c_function(function: Callable[..., Any], signature: Any, folder: Pat
     signature : object
         Its signature, made of Numba's types.
     folder : Path or None
-        The folder, for which code of this name and line is only stored by this function. None: do not store the code.
-    **options
+        The folder. None: do not store the code.
+    **options : object
         Options of ``numba.cfunc``.
 
     Returns

@@ -72,7 +72,7 @@ def _is_new(plugin: SamplerPlugin) -> bool:
 
 def main(names: list[str]) -> None:
     """Create samplers with their defaults, which imports their kernels and so compiles them."""
-    from llamafw.sampling import run_kernels  # noqa: F401 – it compiles what runs the kernels
+    import_module("llamafw.sampling.run_kernels")  # what runs the kernels is compiled, too
 
     no_tokenizer = cast("Tokenizer", None)  # samplers that need one are compiled by the server
     for name in names:
