@@ -4,6 +4,7 @@ Plugins may use everything that can be imported from here. Nothing else is publi
 """
 
 from llamafw import graph
+from llamafw.code_cache import code_root, compile_c_function, use_folder
 from llamafw.errors import (
     ContextFullError,
     DeadlineExceeded,
@@ -120,6 +121,8 @@ __all__ = [
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
+    "code_root",
+    "compile_c_function",
     "compile_sampler_kernel",
     "ContextFullError",
     "Credentials",
@@ -197,6 +200,7 @@ __all__ = [
     "ToolParserPlugin",
     "TooManyRequests",
     "Unavailable",
+    "use_folder",
     "User",
     "visible_tokens",
 ]
