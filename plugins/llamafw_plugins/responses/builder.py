@@ -131,6 +131,8 @@ class ResponseBuilder:
         """Yield the events that end a response which cannot be completed."""
         code = "server_error" if problem.status >= 500 else "invalid_prompt"
         code = "rate_limit_exceeded" if problem.status == 429 else code
+        if not self._n_events:  # the stream began with comments while a grammar was compiled
+            yield from self.start()
         yield from self._close("incomplete")
         yield self._numbered({"type": "error", "code": code, "message": problem.message, "param": problem.param})
         error = {"code": code, "message": problem.message, "type": problem.type, "param": problem.param}

@@ -24,14 +24,6 @@ WEATHER: dict[str, Any] = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 CLOCK: dict[str, Any] = {"type": "function", "name": "clock"}
-WEB_SEARCH: dict[str, Any] = {"type": "web_search", "external_web_access": False}
-READ: dict[str, Any] = {"type": "function", "name": "read", "parameters": {"type": "object", "properties": {}}}
-FILES: dict[str, Any] = {"type": "namespace", "name": "files", "description": "Files.", "tools": [READ]}
-INNER = "tools.1.tools.0"
-NOT_ENFORCEABLE: dict[str, Any] = {
-    "strict": True,
-    "parameters": {"type": "object", "properties": {"a": {"not": {"type": "string"}}}},
-}
 # A: the assistant's text, C: its calls, R: its reasoning
 TEMPLATE = (
     "{% for tool in tools or [] %}[{{ tool | tojson }}]{% endfor %}"
@@ -226,12 +218,6 @@ async def test_allowed_tools_limit_the_calls_but_not_the_prompt(opened: Open, mo
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [{"type": "namespace", "name": "files"}]}, "tools.0.tools"),
-        ({"tools": [FILES, {"type": "function", "name": "files__read"}]}, "tools.1.name"),
-        ({"tools": [WEB_SEARCH, FILES | {"tools": [READ, READ]}]}, "tools.1.tools.1.name"),
-        ({"tools": [WEB_SEARCH, CLOCK | NOT_ENFORCEABLE]}, "tools.1.parameters.properties.a.not"),
-        ({"tools": [WEB_SEARCH, FILES | {"tools": [READ | NOT_ENFORCEABLE]}]}, f"{INNER}.parameters.properties.a.not"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools.0.name"),
         ({"tools": [CLOCK, CLOCK]}, "tools.1.name"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -285,41 +271,6 @@ async def test_fields_without_effect_are_named(talker: httpx.AsyncClient, opened
 
     async with opened(scores=answering("Hello"), n_ctx=512, strict_fields=True) as client:
         assert (await refused(client, text={"verbosity": "low"}))[0] == "text.verbosity"
-        assert (await refused(client, tools=[CLOCK, WEB_SEARCH]))[0] == "tools.1.type"
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_tools_that_are_not_functions_are_left_out_and_named(talker: httpx.AsyncClient, stream: bool) -> None:
-    custom = {"type": "custom", "name": "apply_patch", "format": {"type": "text"}}
-    tools = [WEB_SEARCH, WEATHER, {"type": "image_generation"}, FILES | {"tools": [custom, READ]}]
-    body = {"input": "Hi", "tools": tools, "stream": stream}
-    http = await talker.post(PATH, json=body)
-    assert http.headers["x-llamafw-ignored-fields"] == "tools.0, tools.2, tools.3.tools.0"
-    response = await create(talker, **body)
-    assert [tool["name"] for tool in response["tools"]] == ["weather", "files"]
-    assert [tool["name"] for tool in response["tools"][1]["tools"]] == ["read"]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("namespace", ["files", "mcp__files__"])
-async def test_functions_in_namespaces_are_called_with_their_namespace(
-    opened: Open, namespace: str, stream: bool
-) -> None:
-    name = "files__read" if namespace == "files" else "mcp__files__read"
-    text = f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>'
-    tools = [READ, FILES | {"name": namespace}]
-    async with opened(scores=answering(text), template=TEMPLATE, n_ctx=2048, slots=True) as client:
-        first = await create(client, tools=tools, stream=stream)
-        (call,) = first["output"]
-        assert (call["namespace"], call["name"]) == (namespace, "read")
-        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "text"}
-        end = f";a:{name}({{}});t:text;a:"
-
-        question = {"role": "user", "content": "q"}
-        assert (await prompt_of(client, input=[question, call, output], tools=tools)).endswith(f"u:q{end}")
-        prompt = await prompt_of(client, previous_response_id=first["id"], input=[output], tools=tools)
-        assert prompt.endswith(f"u:Hi{end}")
-        assert [prompt.count(f'"name": "{known}"') for known in ("read", name)] == [1, 1]
 
 
 async def test_instructions_alone_are_a_prompt(opened: Open) -> None:
@@ -331,17 +282,6 @@ async def test_content_of_an_answer_may_be_null(opened: Open) -> None:
     items = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}, {"role": "user", "content": "r"}]
     async with opened(scores=answering("Hello"), template=TEMPLATE, n_ctx=512, slots=True) as client:
         assert await prompt_of(client, input=items) == "u:q;a:;u:r;a:"
-
-
-async def test_previous_response_may_be_deleted_while_the_next_one_is_written(opened: Open) -> None:
-    async with opened(scores=answering("Hello"), template=TEMPLATE, n_ctx=512) as client:
-        first = await create(client)
-        body = {"input": "r", "previous_response_id": first["id"], "background": True}
-        second = (await client.post(PATH, json=body)).json()
-        assert (await client.delete(f"{PATH}/{first['id']}")).status_code == 200
-        async with client.stream("GET", f"{PATH}/{second['id']}?stream=true") as stream:
-            check_events(read_named_events((await stream.aread()).decode()))
-        assert (await client.delete(f"{PATH}/{second['id']}")).status_code == 200
 
 
 async def test_long_prompts_are_400_or_truncated(talker: httpx.AsyncClient) -> None:
