@@ -194,7 +194,9 @@ def test_session_of_a_coding_agent(large: ServerProcess) -> None:
         "summary": [{"type": "summary_text", "text": "Look first."}],
         "encrypted_content": encode_reasoning("I should look at the files first."),
     }
-    tools: Any = codex_tools()
+    search = {"type": "web_search", "external_web_access": False}
+    files = {"type": "namespace", "name": "mcp__files", "description": "Files.", "tools": codex_tools()[:1]}
+    tools: Any = [*codex_tools(), search, files]
     conversation: list[Any] = [
         {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Sandbox: read-only."}]},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "List the files in src."}]},
@@ -227,7 +229,7 @@ def test_session_of_a_coding_agent(large: ServerProcess) -> None:
             if turn < 2:
                 assert calls
             for call in calls:
-                assert call["name"] in {tool["name"] for tool in tools}
+                assert call["name"] in {tool["name"] for tool in codex_tools()}
                 assert set(json.loads(call["arguments"])) == {"path", "recursive"}
             conversation += final["output"]
             conversation += [

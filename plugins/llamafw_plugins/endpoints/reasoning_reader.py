@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafw import Reasoning
+from llamafw import ChatCapabilities, Reasoning
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,25 @@ class ReasoningReader:
             return
         if self._held or last:
             self._state = "answer"
+
+
+def split_reasoning(text: str, can: ChatCapabilities) -> ReasoningDelta | None:
+    """Return the reasoning at the beginning of an earlier answer, and the rest; None if it does not begin with any.
+
+    Parameters
+    ----------
+    text : str
+        The answer, as a client got it that wants the reasoning in the text.
+    can : ChatCapabilities
+        What the chat template can do.
+    """
+    tags = can.reasoning
+    if tags is None or tags.end.strip() not in text:
+        return None
+    begins = text.lstrip().startswith(tags.start.strip())
+    if not begins and not can.opens_reasoning:
+        return None
+    return ReasoningReader(Reasoning(tags, opened=not begins)).read(text, last=True)
 
 
 def _n_uncertain(text: str, tag: str) -> int:

@@ -15,8 +15,9 @@ from typing import Any
 from llamafw import App, Call, ChatCapabilities, LoadedModel, Reasoning, RequestError, Settings
 from llamafw_plugins.endpoints.continuation import Continuation, read_continuation
 from llamafw_plugins.endpoints.fit_messages import fit_messages
-from llamafw_plugins.endpoints.messages import clean_value, plain_messages
+from llamafw_plugins.endpoints.messages import Clean, clean_value, plain_messages
 from llamafw_plugins.endpoints.prompts import bos_tokens
+from llamafw_plugins.endpoints.reasoning_reader import split_reasoning
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.special_text import (
     encode_marked,
@@ -78,6 +79,7 @@ def render(body: JSON, loaded: LoadedModel, settings: Settings, tools: Tools | N
     thinking = read_thinking(body, settings, can)
     clean = partial(mark_control_names, tokenizer=loaded.tokenizer) if settings.escape_special else whole_characters
     messages = plain_messages(body["messages"], clean)
+    _move_reasoning(messages, can, clean)
     renderer = _Renderer(loaded, thinking.variables, clean_value(list(tools.offered), clean) if tools else [])
 
     continuation = read_continuation(body, messages, can, prefill=settings.prefill_assistant)
@@ -90,6 +92,23 @@ def render(body: JSON, loaded: LoadedModel, settings: Settings, tools: Tools | N
         text = continuation.render(renderer.render)
 
     return ChatPrompt(text, thinking, _reasoning(text, can, thinking, continuation), continuation, start)
+
+
+def _move_reasoning(messages: Sequence[JSON], can: ChatCapabilities, clean: Clean) -> None:
+    """Move the reasoning of earlier answers from their text to its own field, if the template has one.
+
+    Within the text, its tags would not become the model's tokens, and templates may keep it for ever.
+    """
+    if can.reasoning_field is None:
+        return
+    for message in messages[:-1]:  # the last one may be continued
+        if message["role"] != "assistant" or "reasoning_content" in message:
+            continue
+        found = split_reasoning(without_markers(message["content"]), can)
+        if found is not None:
+            message["content"] = clean(found.rest)
+            if found.reasoning:
+                message["reasoning_content"] = clean(found.reasoning)
 
 
 class _Renderer:

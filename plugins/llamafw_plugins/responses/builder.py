@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from llamafw import Delta, Finish, GeneratedToken, Problem, Tokenizer
 from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta
@@ -39,6 +39,7 @@ class BuilderOptions:
     reasoning_as_summary: bool = False  # reasoning as the summary instead of as the content
     encoded_reasoning: bool = False  # reasoning also in `encrypted_content`
     obfuscation: bool = False  # random characters in events that hide the lengths of tokens
+    namespaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name of a function → namespace and name
 
 
 class ResponseBuilder:
@@ -130,6 +131,8 @@ class ResponseBuilder:
         """Yield the events that end a response which cannot be completed."""
         code = "server_error" if problem.status >= 500 else "invalid_prompt"
         code = "rate_limit_exceeded" if problem.status == 429 else code
+        if not self._n_events:  # the stream began with comments while a grammar was compiled
+            yield from self.start()
         yield from self._close("incomplete")
         yield self._numbered({"type": "error", "code": code, "message": problem.message, "param": problem.param})
         error = {"code": code, "message": problem.message, "type": problem.type, "param": problem.param}
@@ -167,7 +170,8 @@ class ResponseBuilder:
         self._ranges.drop()
         item = self._open
         if not isinstance(item, FunctionCallItem) or item.i_call != call.index:
-            item = FunctionCallItem(len(self._items), call.index, call.id, call.name or "")
+            namespace, name = self._options.namespaces.get(call.name or "", (None, call.name or ""))
+            item = FunctionCallItem(len(self._items), call.index, call.id, name, namespace)
             yield from self._begin(item)
         if call.arguments:
             yield self._numbered(item.add(call.arguments) | extra)

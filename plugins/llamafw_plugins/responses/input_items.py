@@ -81,7 +81,9 @@ def complete_item(item: JSON, origin: str) -> JSON:
     kind: str = item.get("type") or "message"
     head = {"id": item.get("id") or make_id(kind), "type": kind, "status": item.get("status") or "completed"}
     if kind == "function_call":
-        fields = {name: item[name] for name in ("call_id", "name", "arguments")}
+        fields = {
+            name: item[name] for name in ("call_id", "name", "namespace", "arguments") if item.get(name) is not None
+        }
     elif kind == "function_call_output":
         output = item["output"]
         parts = output if isinstance(output, str) else _parts(output, "user", f"{origin}.output")

@@ -29,6 +29,7 @@ TEMPLATE = (
 )
 OPENS = TEMPLATE.replace("{% if effort is defined %}{% endif %}", "{% if not messages[0].closed %}<think>\n{% endif %}")
 THOUGHT = "<think>\nHm, hm.\n</think>\n\nYes."
+BRIEF = "<think>Hm, hm.</think>"
 
 
 def answering(text: str) -> Callable[[Sequence[int]], Floats]:
@@ -85,6 +86,42 @@ async def test_other_apis_report_the_reasoning_and_the_number_of_its_tokens(open
     assert message["usage"]["output_tokens_details"] == {"thinking_tokens": n_reasoning}
     assert (chat["message"]["thinking"], chat["message"]["content"]) == ("Hm, hm.", "Yes.")
     assert "thinking" in shown["capabilities"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "output"),
+    [
+        ({"reasoning_format": "none"}, [("message", f"{BRIEF}Yes.")]),
+        ({"reasoning_budget_tokens": 2}, [("reasoning", "Hm"), ("message", "Yes.")]),
+        ({"thinking_budget_tokens": 0}, [("message", "Yes.")]),
+        ({"enable_thinking": False}, [("message", "Yes.")]),
+        ({"thinking": {"type": "disabled"}}, [("message", "Yes.")]),
+        ({"reasoning": {"effort": "none"}}, [("message", "Yes.")]),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, [("message", "Yes.")]),
+        (
+            {"reasoning_budget_tokens": 2, "reasoning_budget_message": " Stop."},
+            [("reasoning", "Hm Stop."), ("message", "Yes.")],
+        ),
+    ],
+)
+async def test_responses_have_the_same_fields(
+    opened: Open, fields: dict[str, Any], output: list[tuple[str, str]]
+) -> None:
+    def after_thoughts(prefix: Sequence[int]) -> Floats:
+        """Return the scores of a model that answers as soon as its thoughts end."""
+        written = bytes(token for token in prefix if token < 256).rpartition(b"<assistant>")[2]
+        _, tag, answer = written.rpartition(b"</think>")
+        if not tag:
+            return answering(f"{BRIEF}Yes.")(prefix)
+        row = np.zeros(N_VOCAB, np.float32)
+        row[(*b"Yes.", EOS)[len(answer)]] = 20
+        return row
+
+    async with opened(scores=after_thoughts, template=TEMPLATE, n_ctx=512) as client:
+        http = await client.post("/v1/responses", json={"input": "hi", "temperature": 0, **fields})
+    assert http.status_code == 200, http.text
+    assert "x-llamafw-ignored-fields" not in http.headers
+    assert [(item["type"], item["content"][0]["text"]) for item in http.json()["output"]] == output
 
 
 async def test_reasoning_may_begin_in_the_prompt(opened: Open) -> None:
