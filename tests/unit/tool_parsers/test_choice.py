@@ -24,6 +24,24 @@ TEMPLATES = {
     "deepseek-v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.type }}<｜tool▁sep｜>{{ c.function.name }}\n"
     "```json\n" + JSON_ARGUMENTS,
     "deepseek-v3.1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.function.name }}<｜tool▁sep｜>" + JSON_ARGUMENTS,
+    "deepseek-v3.2": '<｜DSML｜function_calls>\n<｜DSML｜invoke name="{{ c.function.name }}">\n'
+    + EACH_ARGUMENT
+    + '<｜DSML｜parameter name="{{ k }}" string="true">{{ v }}</｜DSML｜parameter>\n{% endfor %}</｜DSML｜invoke>\n'
+    "</｜DSML｜function_calls>",
+    "deepseek-v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="{{ c.function.name }}">\n'
+    + EACH_ARGUMENT
+    + '<｜DSML｜parameter name="{{ k }}" string="true">{{ v }}</｜DSML｜parameter>\n{% endfor %}</｜DSML｜invoke>\n'
+    "</｜DSML｜tool_calls>",
+    "hunyuan3": "<tool_calls:opensource>\n<tool_call:opensource>{{ c.function.name }}<tool_sep:opensource>\n"
+    + EACH_ARGUMENT
+    + "<arg_key:opensource>{{ k }}</arg_key:opensource>\n<arg_value:opensource>{{ v }}</arg_value:opensource>\n"
+    "{% endfor %}</tool_call:opensource>\n</tool_calls:opensource>",
+    "apertus": '<|tools_prefix|>[{"{{ c.function.name }}": ' + JSON_ARGUMENTS + "}]<|tools_suffix|>",
+    "tool-calls": '<tool_calls>[{"name": "{{ c.function.name }}", "arguments": ' + JSON_ARGUMENTS + "}]</tool_calls>",
+    "gigachat3": '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "{{ c.function.name }}", "arguments": '
+    + JSON_ARGUMENTS
+    + "}",
+    "gigachat3.1": '<|function_call|>{"name": "{{ c.function.name }}", "arguments": ' + JSON_ARGUMENTS + "}",
     "kimi-k2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.{{ c.function.name }}:0"
     "<|tool_call_argument_begin|>" + JSON_ARGUMENTS,
     "qwen3-coder": "<tool_call>\n<function={{ c.function.name }}>\n"

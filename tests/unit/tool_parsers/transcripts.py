@@ -129,6 +129,30 @@ TRANSCRIPTS = [
         (NESTED, TIME),
         "Ok.",
     ),
+    Transcript(
+        "deepseek-v3.2",
+        'Ok.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        '<｜DSML｜parameter name="city" string="true">Oslo</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        '<｜DSML｜invoke name="clock">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
+        (OSLO, TIME),
+        "Ok.\n\n",
+    ),
+    Transcript(
+        "deepseek-v4",
+        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        '<｜DSML｜parameter name="city" string="true">a "b" {c}</x>\n[é]</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="options" string="false">{"hourly": true}</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        "</｜DSML｜tool_calls>",
+        (NESTED,),
+    ),
+    Transcript(
+        "deepseek-v4",
+        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="unknown">\n'
+        '<｜DSML｜parameter name="a" string="true">3</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="b" string="false">"3"</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
+        (("unknown", {"a": "3", "b": "3"}),),
+    ),  # the attribute says what is a text, without a schema
     # Kimi
     Transcript(
         "kimi-k2",
@@ -183,6 +207,15 @@ TRANSCRIPTS = [
         '<parameter name="days">3</parameter>\n</invoke>\n<invoke name="clock">\n</invoke>\n</minimax:tool_call>',
         (OSLO, TIME),
     ),
+    Transcript(
+        "hunyuan3",
+        "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n"
+        "<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Oslo</arg_value:opensource>\n"
+        "<arg_key:opensource>days</arg_key:opensource>\n<arg_value:opensource>3</arg_value:opensource>\n"
+        "</tool_call:opensource>\n<tool_call:opensource>clock<tool_sep:opensource>\n</tool_call:opensource>\n"
+        "</tool_calls:opensource>",
+        (OSLO, TIME),
+    ),
     # Gemma
     Transcript(
         "gemma4",
@@ -212,6 +245,45 @@ TRANSCRIPTS = [
         f'<|START_ACTION|>[\n    {{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {_OSLO}}},\n'
         '    {"tool_call_id": "1", "tool_name": "clock", "parameters": {}}\n]<|END_ACTION|>',
         (OSLO, TIME),
+    ),
+    Transcript(
+        "apertus",
+        f'One moment.<|tools_prefix|>[{{"get_weather": {_NESTED}}}, {{"clock": {{}}}}]<|tools_suffix|>',
+        (NESTED, TIME),
+        "One moment.",
+    ),
+    Transcript(
+        "tool-calls",
+        f'<tool_calls>[{{"name": "get_weather", "arguments": {_OSLO}, "id": "1"}}, '
+        '{"name": "clock", "arguments": {}, "id": "2"}]</tool_calls>',
+        (OSLO, TIME),
+    ),  # Apriel
+    Transcript(
+        "tool-calls",
+        f'Hm.\n<tool_calls>[\n    {{"name": "get_weather", "arguments": {_NESTED}}},\n'
+        '    {"name": "clock", "arguments": {}}\n]</tool_calls>',
+        (NESTED, TIME),
+        "Hm.\n",
+    ),  # Jamba
+    Transcript(
+        "tool-calls",
+        f'<tool_calls>\n{{"name": "get_weather", "arguments": {_OSLO}}}\n{{"name": "clock", "arguments": {{}}}}\n'
+        "</tool_calls>",
+        (OSLO, TIME),
+    ),  # MiniMax M1
+    # one object
+    Transcript(
+        "gigachat3",
+        f'I look.<|message_sep|>\n\nfunction call<|role_sep|>\n{{"name": "get_weather", "arguments": {_OSLO}}}'
+        "<|message_sep|>",
+        (OSLO,),
+        "I look.",
+    ),
+    Transcript(
+        "gigachat3.1",
+        f'I look.<|function_call|>{{"name": "get_weather", "arguments": {_NESTED}}}',
+        (NESTED,),
+        "I look.",
     ),
     # Python
     Transcript("llama4", '[get_weather(city="Oslo", days=3), clock()]', (OSLO, TIME)),
@@ -256,7 +328,16 @@ NO_CALLS = [
     ("glm-4.5", "<tool_call></tool_call>"),
     ("minimax-m2", "<minimax:tool_call>\n</minimax:tool_call>"),
     ("gemma4", "<|tool_call>call:f{x:wrong}<tool_call|>"),
+    ("deepseek-v3.2", "<｜DSML｜function_calls>\n</｜DSML｜function_calls>"),
+    ("deepseek-v4", '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="a" string="no">3'),
+    ("hunyuan3", "<tool_calls:opensource>\n</tool_calls:opensource>"),
     ("command-r", "<|START_ACTION|>[]<|END_ACTION|>"),
+    ("apertus", '<|tools_prefix|>[{"get_weather": 3}]<|tools_suffix|>'),
+    ("apertus", '<|tools_prefix|>[{"get_weather": {}, "clock": {}}]<|tools_suffix|>'),
+    ("tool-calls", "<tool_calls></tool_calls>"),
+    ("tool-calls", '<tool_calls>["get_weather"]</tool_calls>'),
+    ("gigachat3", "function call<|role_sep|>\nno"),
+    ("gigachat3.1", "<|function_call|>[]"),
     ("llama4", '[get_weather(city="Oslo"), 3]'),
     ("llama4", '[unknown(city="Oslo")]'),
     ("llama4", "[get_weather(city=Oslo)]"),
