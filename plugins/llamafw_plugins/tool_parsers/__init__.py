@@ -26,6 +26,7 @@ from llamafw_plugins.tool_parsers.phi4_mini import Phi4Mini
 from llamafw_plugins.tool_parsers.pythonic import Pythonic
 from llamafw_plugins.tool_parsers.qwen3_coder import Qwen3Coder
 from llamafw_plugins.tool_parsers.seed_oss import SeedOss
+from llamafw_plugins.tool_parsers.solar import SolarOpen
 from llamafw_plugins.tool_parsers.tool_calls import ToolCalls
 
 
@@ -36,6 +37,7 @@ def register_tool_parsers(register: Register) -> None:
     The first one that matches the chat template is used, otherwise Hermes.
     """
     register("harmony", Harmony())
+    register("solar-open", SolarOpen())
     register("mistral-args", MistralArgs())
     register("mistral", Mistral())
     register("deepseek-v3", DeepSeekV3())

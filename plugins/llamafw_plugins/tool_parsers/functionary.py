@@ -76,6 +76,7 @@ class FunctionaryV32(Hermes):
     """
 
     marks = ()
+    reads_all = True
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""

@@ -28,6 +28,7 @@ class Hermes:
     """
 
     marks: tuple[str, ...] = (OPENING, CLOSING)
+    reads_all = False
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""

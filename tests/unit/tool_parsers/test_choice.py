@@ -21,6 +21,8 @@ TEMPLATES = {
     "mistral-args": "[TOOL_CALLS]{{ c.function.name }}[ARGS]" + JSON_ARGUMENTS,
     "harmony": "<|start|>assistant to=functions.{{ c.function.name }}<|channel|>commentary json<|message|>"
     + JSON_ARGUMENTS,
+    "solar-open": "<|begin|>assistant<|tool_calls|><|tool_call:begin|>{{ c.id }}<|tool_call:name|>{{ c.function.name }}"
+    "<|tool_call:args|>" + JSON_ARGUMENTS + "<|tool_call:end|><|calls|>",
     "deepseek-v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.type }}<｜tool▁sep｜>{{ c.function.name }}\n"
     "```json\n" + JSON_ARGUMENTS,
     "deepseek-v3.1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.function.name }}<｜tool▁sep｜>" + JSON_ARGUMENTS,

@@ -115,8 +115,22 @@ TRANSCRIPTS = [
         (NESTED,),
         "One moment.",
     ),
+    Transcript(
+        "harmony", f" to=functions.get_weather<|channel|>commentary json<|message|>{_OSLO}<|call|>", (OSLO,)
+    ),  # after a prompt that ends with the role
+    Transcript("harmony", " to be or not to=be", text=" to be or not to=be"),
     Transcript("harmony", "<|channel|>final<|message|>Hi < there<|return|>", text="Hi < there"),
     Transcript("harmony", "Hello.", text="Hello."),
+    # Solar
+    Transcript(
+        "solar-open",
+        "<|think|>They ask.<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>"
+        f"get_weather<|tool_call:args|>{_OSLO}<|tool_call:end|><|tool_call:begin|>a1b2c3d4e6<|tool_call:name|>clock"
+        "<|tool_call:args|>{}<|tool_call:end|><|calls|>",
+        (OSLO, TIME),
+        reasoning="They ask.",
+    ),
+    Transcript("solar-open", "<|content|>Hi < there<|end|>", text="Hi < there"),
     # DeepSeek
     Transcript(
         "deepseek-v3",
