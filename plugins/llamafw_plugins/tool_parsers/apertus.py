@@ -6,11 +6,12 @@ Format: the chat template of https://huggingface.co/swiss-ai/Apertus-8B-Instruct
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser, parse_json
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal
 from llamafw_plugins.tool_parsers.json_lists import JsonList
 
@@ -36,6 +37,10 @@ class Apertus(JsonList):
             beginning = f"{{{json.dumps(tool['function']['name'])}: "
             calls.append(f'{literal(beginning)} {arguments_rule(tool)} "}}"')
         return f"({' | '.join(calls)})"
+
+    def write_item(self, name: str, arguments: Any) -> str:
+        """Return the text of one call in the array."""
+        return f"{{{json.dumps(name)}: {json_text(arguments)}}}"
 
 
 class ApertusParser(CallParser):

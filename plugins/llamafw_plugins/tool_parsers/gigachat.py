@@ -7,11 +7,12 @@ has one call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.cursor import Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import write_object
 from llamafw_plugins.tool_parsers.json_calls import JsonCallParser, literal, object_rule
 
 ROLE, SEPARATOR, END, MARK = "function call", "<|role_sep|>", "<|message_sep|>", "<|function_call|>"
@@ -20,7 +21,7 @@ ROLE, SEPARATOR, END, MARK = "function call", "<|role_sep|>", "<|message_sep|>",
 class GigaChat3(Hermes):
     """The format of GigaChat 3.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks: tuple[str, ...] = (SEPARATOR, END)
@@ -43,6 +44,10 @@ class GigaChat3(Hermes):
         before = f'({end} {literal(chr(10) * 2)})? {literal(ROLE)} {context.mark(SEPARATOR)} "\\n"'
         return f"start: {before} {object_rule(context.tools)}\n"
 
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{ROLE}{SEPARATOR}\n{write_object(name, arguments)}"
+
 
 class GigaChat31(GigaChat3):
     """The format of GigaChat 3.1.
@@ -63,6 +68,10 @@ class GigaChat31(GigaChat3):
     def grammar(self, context: ToolContext) -> str:
         """Return a Lark grammar that allows one call and nothing else."""
         return f"start: {context.mark(MARK)} {object_rule(context.tools)}\n"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{MARK}{write_object(name, arguments)}"
 
 
 class GigaChatParser(JsonCallParser):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal
 from llamafw_plugins.tool_parsers.schemas import terminal_lines, text_before
 
@@ -28,7 +29,7 @@ _MAX_HEADER = 512  # characters
 class Harmony(Hermes):
     """The format of gpt-oss.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = (START, CHANNEL, MESSAGE, CONSTRAIN, ENDS[0])
@@ -66,6 +67,10 @@ class Harmony(Hermes):
             f'start: (({start} "assistant")? {channel} "analysis" {message} {text})? call\n'
             f"call: {' | '.join(calls)}\n{terminal_lines(terminals)}"
         )
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{CHANNEL}commentary to={FUNCTIONS}{name} {CONSTRAIN}json{MESSAGE}{json_text(arguments)}{ENDS[1]}"
 
 
 class HarmonyParser(CallParser):

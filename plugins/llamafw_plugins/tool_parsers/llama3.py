@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import write_object
 from llamafw_plugins.tool_parsers.json_calls import JsonCallParser, object_rule, repeat
 from llamafw_plugins.tool_parsers.python_calls import PythonCallParser
 
@@ -22,7 +23,7 @@ OPENING = "<|python_tag|>"
 class Llama3(Hermes):
     """The Llama 3 format.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = (OPENING,)
@@ -48,6 +49,10 @@ class Llama3(Hermes):
         tag = context.mark(OPENING)
         call = object_rule(context.tools, arguments_key="parameters")
         return f"start: {tag if context.may_be_json else f'({tag})?'} {repeat(context, 'call', '; ')}\ncall: {call}\n"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return write_object(name, arguments, arguments_key="parameters")
 
 
 class Llama3Parser(JsonCallParser, PythonCallParser):

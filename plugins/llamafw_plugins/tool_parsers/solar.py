@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from secrets import choice
 from string import ascii_lowercase, digits
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal, repeat
 from llamafw_plugins.tool_parsers.schemas import terminal_lines, text_before
 
@@ -28,7 +29,7 @@ ROLE = "assistant"
 class SolarOpen(Hermes):
     """The format of Solar Open.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = (BEGIN, THINK, TEXT, CALLS, CALL, NAME, ARGUMENTS, CALL_END, END)
@@ -61,6 +62,10 @@ class SolarOpen(Hermes):
             f"start: {reasoning} {again} {calls} {repeat(context, 'call')}\n"
             f"call: {call} /[a-z0-9]{{1,16}}/ {name} ({tools}) {call_end}\n{terminal_lines(terminals)}"
         )
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{CALLS}{CALL}0{NAME}{name}{ARGUMENTS}{json_text(arguments)}{CALL_END}{CALLS_END}"
 
 
 class SolarParser(CallParser):

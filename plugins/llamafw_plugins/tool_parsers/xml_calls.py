@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes, Tool
+from llamafw_plugins.tool_parsers.inline import named_arguments
 from llamafw_plugins.tool_parsers.json_calls import literal, repeat
 from llamafw_plugins.tool_parsers.python_calls import sequence
 from llamafw_plugins.tool_parsers.schemas import (
@@ -62,7 +63,7 @@ class XmlSyntax:
 class XmlFormat(Hermes):
     """A format with a tag for each argument.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     syntax: ClassVar[XmlSyntax]
@@ -87,6 +88,17 @@ class XmlFormat(Hermes):
         end = f" {self._text(context, syntax.end)}" if syntax.end else ""
         many = repeat(context, "call", syntax.between)
         return f"start: {begin}{many}{end}\ncall: {calls}\n{terminal_lines(terminals)}"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        syntax, parts = self.syntax, list[str]()
+        for key, value in named_arguments(arguments).items():
+            is_text = isinstance(value, str)
+            text = value if is_text else json.dumps(value, ensure_ascii=False)
+            tag = syntax.text_value if is_text and syntax.text_value else syntax.value
+            parts.append(f"{syntax.key}{key}{tag}{text}{syntax.value_end}")
+        call = f"{syntax.call}{name}{syntax.after_name}{syntax.between_arguments.join(parts)}{syntax.call_end}"
+        return f"{syntax.begin}{call}{syntax.end}"
 
     def _call_rule(self, context: ToolContext, tool: Tool, terminals: list[str]) -> str:
         syntax, function = self.syntax, tool["function"]

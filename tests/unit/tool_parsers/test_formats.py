@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llamafw import AnswerDelta, CallDelta, GrammarContext, RequestError, ToolContext
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from support.toy_model import HELLO
-from unit.tool_parsers.transcripts import NO_CALLS, OSLO, PARSERS, TOOLS, TRANSCRIPTS, Transcript
+from unit.tool_parsers.transcripts import NESTED, NO_CALLS, OSLO, PARSERS, TIME, TOOLS, TRANSCRIPTS, Transcript
 
 Read = tuple[str, str, list[tuple[str, Any]]]
 
@@ -103,6 +103,15 @@ def test_response_that_ends_early_loses_no_text(transcript: Transcript) -> None:
 def test_what_is_not_a_call_is_text(format: str, response: str) -> None:
     for pieces in ([response], list(response)):
         assert read(format, pieces) == (response, "", [])
+
+
+@pytest.mark.parametrize("format", sorted(PARSERS))
+def test_calls_written_for_templates_without_tools_can_be_read(format: str) -> None:
+    """The instructions ask for the format that the answer is read in."""
+    for name, arguments in (OSLO, NESTED, TIME):
+        call = {"id": "a", "type": "function", "function": {"name": name, "arguments": arguments}}
+        (message,) = PARSERS[format].inline([{"role": "assistant", "content": "", "tool_calls": [call]}], ())
+        assert read(format, [message["content"]]) == ("", "", [(name, arguments)])
 
 
 @given(st.sampled_from(sorted(PARSERS)), st.data())
