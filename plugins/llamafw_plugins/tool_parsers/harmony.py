@@ -86,8 +86,9 @@ class HarmonyParser(CallParser):
             return
         if self.is_bare:
             yield from cursor.skip()
-            recipient = yield from cursor.expect(f"to={FUNCTIONS}")
-            cursor.at -= len(recipient)
+            start = cursor.at
+            yield from cursor.expect(f"to={FUNCTIONS}")
+            cursor.at = start
         header = yield from self._read_header()
         channel, recipient = _CHANNEL.search(header), _RECIPIENT.search(header)
         name = recipient[1].removeprefix(FUNCTIONS) if recipient else ""

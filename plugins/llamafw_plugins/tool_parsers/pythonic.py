@@ -28,7 +28,7 @@ class Pythonic(Hermes):
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""
-        return "[get_weather(" in call or "<|python_start|>" in call or "func_name1(" in template
+        return "[get_weather(" in call or (not call and "func_name1(" in template)
 
     def create(self, context: ToolContext) -> ToolParser:
         """Return a parser for one response."""

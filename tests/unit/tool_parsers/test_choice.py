@@ -104,6 +104,12 @@ def test_words_of_another_format_do_not_count_if_a_call_is_written() -> None:
     assert choose("{# <tool_call> [TOOL_CALLS] #}" + HEAD + TEMPLATES["llama3"] + TAIL) == "llama3"
 
 
+def test_objects_of_llama_4_are_not_taken_for_python() -> None:
+    assert (
+        choose("{# func_name1( #}" + HEAD + "<|python_start|><|python_end|>" + TEMPLATES["llama3"] + TAIL) == "llama3"
+    )
+
+
 def test_probe_tries_arguments_as_text_and_calls_without_results() -> None:
     as_text = HEAD + "{{ c.function.name }}:{{ 'x' + c.function.arguments }}" + TAIL
     assert 'get_weather:x{"city": "Oslo", "days": 3}' in render_call(JinjaChatFormat(as_text, ChatContext()))

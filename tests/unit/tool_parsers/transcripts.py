@@ -82,6 +82,13 @@ TRANSCRIPTS = [
         (OSLO, TIME),
     ),
     Transcript("llama3", '<|python_tag|>brave_search.call(query="a, b")', (("brave_search", {"query": "a, b"}),)),
+    Transcript(
+        "llama3",
+        f'<|python_start|><|python_end|>{{"name": "get_weather", "parameters": {_OSLO}}}'
+        '{"name": "clock", "parameters": {}}',
+        (OSLO, TIME),
+    ),  # Llama 4, as its chat template writes calls
+    Transcript("llama3", f'<|python_start|>{{"name": "get_weather", "parameters": {_OSLO}}}<|python_end|>', (OSLO,)),
     Transcript("llama3", '{"name": "Ada", "age": 36}', text='{"name": "Ada", "age": 36}'),
     Transcript("llama3", '{"name": "clock"}', text='{"name": "clock"}'),  # no arguments
     Transcript(
