@@ -84,6 +84,8 @@ class AnswerReader:
             reasoning, plain, calls = reasoning + rest.reasoning, plain + rest.text, (*calls, *rest.calls)
         if self._max_calls is not None:
             calls = tuple(call for call in calls if call.index < self._max_calls)
+        if self._format == "none":
+            reasoning, plain = "", reasoning + plain
         self.n_calls = max([self.n_calls, *(call.index + 1 for call in calls)])
         return AnswerDelta(reasoning, plain, calls)
 

@@ -9,13 +9,22 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llamafw import App, GenerateRequest, Reasoning, RequestError, Tokenizer, visible_tokens
+from llamafw import (
+    App,
+    GenerateRequest,
+    Reasoning,
+    RequestError,
+    Tokenizer,
+    ToolContext,
+    ToolParserPlugin,
+    visible_tokens,
+)
 from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader
 from llamafw_plugins.endpoints.choices import check_n_generations, repeat_requests
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.special_text import without_markers
 from llamafw_plugins.endpoints.template import ChatPrompt, chat_tokens, count_answer_start, render
-from llamafw_plugins.endpoints.tools import Tools, constrain_calls, read_tools
+from llamafw_plugins.endpoints.tools import Tools, constrain_calls, control_tokens, read_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +35,12 @@ class ChatRequest:
     tools: Tools | None  # the tools that the model may call
     reasoning_format: str = "auto"  # where the reasoning in an answer goes
     before: AnswerDelta = AnswerDelta()  # what every answer begins with, before the model's own text
+    parser: ToolParserPlugin | None = None  # reads answers if no tools are offered, for formats that need it
 
     def reader(self) -> AnswerReader:
         """Return what reads the answer of one choice."""
-        return AnswerReader(self.tools, self.requests[0].reasoning, self.reasoning_format, self.before)
+        parser = None if self.parser is None else self.parser.create(ToolContext())
+        return AnswerReader(self.tools, self.requests[0].reasoning, self.reasoning_format, self.before, parser)
 
 
 async def prepare_chat(app: App, body: JSON) -> ChatRequest:
@@ -56,7 +67,13 @@ async def prepare_chat(app: App, body: JSON) -> ChatRequest:
     if prompt.reasoning is not None:
         request = _with_reasoning(request, prompt.reasoning, app.loaded.tokenizer, has_tools=tools is not None)
     request, tools = await asyncio.to_thread(constrain_calls, request, tools, app.loaded.tokenizer)
-    return ChatRequest(repeat_requests([request], n), tools, prompt.thinking.format, _echo(body, prompt))
+    parser = app.loaded.tool_parser if tools is None else None
+    if parser is not None and parser.reads_all:
+        marks = control_tokens(parser.marks, app.loaded.tokenizer)
+        request = replace(request, visible=request.visible | frozenset(marks.values()))
+    else:
+        parser = None
+    return ChatRequest(repeat_requests([request], n), tools, prompt.thinking.format, _echo(body, prompt), parser)
 
 
 def _read_messages(app: App, body: JSON, tools: Tools | None) -> tuple[ChatPrompt, Sequence[int], int | None]:

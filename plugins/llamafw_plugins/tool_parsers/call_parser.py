@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from secrets import token_hex
 from typing import Any, ClassVar
@@ -109,6 +109,26 @@ class CallParser(ABC):
         if not self._streams:
             check_object(text)
         self.end_call()
+
+    def read_body(self, emit: Callable[[str], None], ends: Sequence[str], *others: str) -> Waiting[None]:
+        """Pass the content of a message on as it arrives.
+
+        Goes past one of the ``ends``, but not past any of the ``others``, which begin messages.
+        """
+        cursor, marks = self.cursor, (*ends, *others)
+        while True:
+            found = [at for mark in marks if (at := cursor.text.find(mark, cursor.at)) >= 0]
+            end = min(found, default=len(cursor.text))
+            if not (found or cursor.ended):
+                end -= beginning_of(cursor.text[cursor.at :], marks)
+            emit(cursor.text[cursor.at : end])
+            cursor.at = end
+            if found:
+                yield from cursor.find(*ends)
+                return
+            if cursor.ended:
+                return
+            yield
 
     def add_text(self, text: str) -> None:
         """Add text to the response, without white space that follows a call."""

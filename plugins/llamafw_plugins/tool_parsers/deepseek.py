@@ -13,7 +13,7 @@ from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
-from llamafw_plugins.tool_parsers.inline import Message, Tool, inline_tools, json_text
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal, repeat
 
 BEGIN, END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -35,7 +35,7 @@ class DeepSeekV31(Hermes):
         return BEGIN in (call or template)
 
     def create(self, context: ToolContext) -> ToolParser:
-        """Return a parser for one response, which reads the formats of all versions."""
+        """Return a parser for one response, which reads both formats."""
         return DeepSeekParser(context, self.triggers(context))
 
     def triggers(self, context: ToolContext) -> Sequence[str]:
@@ -55,12 +55,8 @@ class DeepSeekV31(Hermes):
         """Return a Lark expression for what stands between the marks of one call."""
         return f"{literal(name)} {context.mark(SEPARATOR)} {arguments}"
 
-    def inline(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-        """Return ``messages`` with tools, calls and results written as text: DeepSeek's templates write no tools."""
-        return inline_tools(messages, tools, self.write_call, self.write_call("function_name", {"parameter": "value"}))
-
     def write_call(self, name: str, arguments: Any) -> str:
-        """Return a call as text."""
+        """Return the text of a call."""
         return f"{BEGIN}{CALL}{name}{SEPARATOR}{json_text(arguments)}{CALL_END}{END}"
 
 
@@ -81,8 +77,9 @@ class DeepSeekV3(DeepSeekV31):
         return f'"function" {context.mark(SEPARATOR)} {literal(name + FENCE)} {arguments} {literal(FENCE_END)}'
 
     def write_call(self, name: str, arguments: Any) -> str:
-        """Return a call as text."""
-        return f"{BEGIN}{CALL}function{SEPARATOR}{name}{FENCE}{json_text(arguments)}{FENCE_END}{CALL_END}{END}"
+        """Return the text of a call."""
+        fenced = f"{FENCE}{json_text(arguments)}{FENCE_END}"
+        return f"{BEGIN}{CALL}function{SEPARATOR}{name}{fenced}{CALL_END}{END}"
 
 
 class DeepSeekParser(CallParser):

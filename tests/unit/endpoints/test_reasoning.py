@@ -383,3 +383,41 @@ async def test_harmony_may_call_tools_after_its_reasoning(opened: Open) -> None:
     message = message_of(await ask(opened, text, HARMONY_TEMPLATE, tools=[TOOL]))
     assert message["reasoning_content"] == "Hm."
     assert message["content"] == "<|start|>assistant<|channel|>commentary"
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "reasoning"),
+    [
+        ("<|channel|>final<|message|>Yes.", "Yes.", None),
+        (
+            "<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+            "Wait.Yes.",
+            None,
+        ),
+        (
+            f"{HARMONY.start}Hm.{HARMONY.end}<|start|>assistant<|channel|>analysis<|message|>So.<|end|>{HARMONY.answer}Yes.",
+            "Yes.",
+            "Hm.So.",
+        ),
+        ("<|channel|>analysis to=browser.search code<|message|>{}<|call|>", "", "{}"),
+        ("Yes.", "Yes.", None),
+    ],
+)
+async def test_channels_are_read_without_tools(opened: Open, text: str, content: str, reasoning: str | None) -> None:
+    options = {"flag_tool_parser": "harmony"}
+    message = message_of(await ask(opened, text, HARMONY_TEMPLATE, **options))
+    assert (message["content"], message.get("reasoning_content")) == (content, reasoning)
+
+    deltas = [
+        chunk["choices"][0]["delta"] for chunk in await ask(opened, text, HARMONY_TEMPLATE, stream=True, **options)
+    ]
+    assert "".join(delta.get("content") or "" for delta in deltas) == content
+    assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == (reasoning or "")
+
+
+async def test_unparsed_reasoning_of_channels_stays_in_the_text(opened: Open) -> None:
+    text = "<|channel|>commentary<|message|>A.<|end|><|start|>assistant<|channel|>analysis<|message|>B.<|end|>"
+    options = {"flag_tool_parser": "harmony", "reasoning_format": "none"}
+    message = message_of(await ask(opened, text, HARMONY_TEMPLATE, **options))
+    assert sorted(message["content"]) == sorted("A.B.")
+    assert "reasoning_content" not in message
