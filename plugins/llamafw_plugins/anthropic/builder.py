@@ -115,7 +115,7 @@ class MessageBuilder:
     def _close(self) -> Iterator[JSON]:
         """Complete the block that is being written.
 
-        A call that was cut off is no part of the message: its input is not the one that the model wanted.
+        A call that was cut off is not part of the message: its input is incomplete.
         """
         block, self._block = self._block, None
         if block is None:

@@ -173,7 +173,7 @@ def meta_json(loaded: LoadedModel) -> JSON:
 
 
 def ftype_name(loaded: LoadedModel) -> str:
-    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if it does not say."""
+    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if unknown."""
     from gguf import LlamaFileType  # a slow import
 
     number = loaded.model.metadata.get("general.file_type", -1)

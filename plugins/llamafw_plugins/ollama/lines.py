@@ -100,7 +100,7 @@ class LineBuilder(ABC):
         return {"model": self.model, "created_at": now()}
 
     def _whole_calls(self, answer: AnswerDelta, *, last: bool) -> Iterator[JSON]:
-        """Yield the calls that are complete; a call that was cut off is none."""
+        """Yield the calls that are complete; a call that was cut off is left out."""
         if answer.text and self._call is not None:
             yield from self._finish_call()
         for delta in answer.calls:

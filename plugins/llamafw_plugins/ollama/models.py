@@ -107,7 +107,7 @@ class OllamaModelEndpoints:
         }
 
     def _modified_at(self, loaded: LoadedModel) -> str:
-        """Return when the file was changed; for a model that is no file, when the server started."""
+        """Return when the file was changed; for a model without a file, when the server started."""
         try:
             time = datetime.fromtimestamp(loaded.model.path.stat().st_mtime, UTC)
         except OSError:
@@ -173,7 +173,7 @@ def _quantization(loaded: LoadedModel) -> str:
 
 
 def _digest(loaded: LoadedModel) -> str:
-    """Return a number that identifies the model; the hash of a large file would take too long."""
+    """Return a hash that identifies the model: of the names and sizes in its file, because hashing it all takes too long."""
     tensors = [(tensor.name, tensor.shape, tensor.type_name) for tensor in loaded.model.tensors.values()]
     return hashlib.sha256(orjson.dumps([loaded.name, loaded.model.n_bytes, tensors])).hexdigest()
 

@@ -83,12 +83,12 @@ class ResponseBuilder:
         return status
 
     def start(self) -> Iterator[JSON]:
-        """Yield the events that begin a response that runs."""
+        """Yield the events that begin a running response."""
         yield self._lifecycle("created")
         yield self._lifecycle("in_progress")
 
     def enqueue(self) -> Iterator[JSON]:
-        """Yield the events that begin a response that waits."""
+        """Yield the events that begin a waiting response."""
         self._fields["status"] = "queued"
         yield self._lifecycle("created")
         yield self._lifecycle("queued")
@@ -127,7 +127,7 @@ class ResponseBuilder:
             yield from self._finish(delta.finish)
 
     def fail(self, problem: Problem) -> Iterator[JSON]:
-        """Yield the events that end a response which cannot be completed."""
+        """Yield the events that end a failed response."""
         code = "server_error" if problem.status >= 500 else "invalid_prompt"
         code = "rate_limit_exceeded" if problem.status == 429 else code
         yield from self._close("incomplete")
@@ -137,10 +137,10 @@ class ResponseBuilder:
         yield self._lifecycle("failed")
 
     def cancel(self) -> Iterator[JSON]:
-        """Yield the events that end a response which the client cancels."""
+        """Yield the events that end a cancelled response."""
         yield from self._close("incomplete")
         self._fields["status"] = "cancelled"
-        yield self._lifecycle("incomplete")  # there is no event of its own
+        yield self._lifecycle("incomplete")  # cancelled responses have no event of their own
 
     # --- the items
 

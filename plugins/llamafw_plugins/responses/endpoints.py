@@ -60,7 +60,7 @@ class ResponseEndpoints:
         is_stored, in_background = self._is_stored(body), bool(body.get("background"))
         prepared = await self._prepare(call)
         request = prepared.chat.requests[0]
-        if in_background:  # its progress shows when it stops to wait
+        if in_background:  # its progress shows when it no longer waits
             request = replace(request, return_progress=True)
 
         loaded = self.app.loaded
@@ -197,10 +197,10 @@ class ResponseEndpoints:
             return None
         stored = self.store.get(id, owner)
         if stored is None:
-            message = f"the previous response {id[:80]!r} does not exist: it was not stored, was deleted, or is too old"
+            message = f"the previous response {id[:80]!r} does not exist: it was not stored, or was deleted; send its items in input"
             raise RequestError(message, param="previous_response_id")
         if stored.is_running:
-            raise RequestError("the previous response has not ended yet", param="previous_response_id")
+            raise RequestError("the previous response has not ended yet; wait for its end, or cancel it", param="previous_response_id")
         return stored
 
     def _find(self, call: Call) -> StoredResponse:

@@ -1,4 +1,4 @@
-"""Streams that go on when their client disconnects, and that it can read again: `GET /v1/stream`.
+"""Streams that go on when their client disconnects, and that can be read again: `GET /v1/stream`.
 
 A request asks for this with the header ``X-Conversation-Id``. Without the header, nothing changes.
 """

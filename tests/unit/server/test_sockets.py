@@ -91,8 +91,8 @@ def test_ports_are_shared_only_if_both_servers_agree(listen: Bind) -> None:
 @pytest.mark.parametrize(
     ("hosts", "error", "message"),
     [
-        ("", SettingsError, "there is no host"),
-        (" , ", SettingsError, "there is no host"),
+        ("", SettingsError, "no address is given"),
+        (" , ", SettingsError, "no address is given"),
         ("127.0.0.1,no.such.host.invalid", SettingsError, "cannot listen on no.such.host.invalid"),
         ("missing/api.sock", StartupError, "No such file or directory"),
         ("a" * 200 + ".sock", StartupError, "too long"),
