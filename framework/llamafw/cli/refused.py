@@ -95,7 +95,7 @@ REFUSALS = (
     ),
     Refusal(
         "-fit --fit LLAMA_ARG_FIT -fitt --fit-target LLAMA_ARG_FIT_TARGET -fitc --fit-ctx LLAMA_ARG_FIT_CTX",
-        "not supported: the server does not change settings to fit into memory; start-up fails if the KV cache does not fit",
+        "not supported: the server changes no setting to fit into memory; start-up fails if the KV cache does not fit",
         {"-fit": ("off",), "--fit": ("off",), "LLAMA_ARG_FIT": _OFF},
     ),
     Refusal(

@@ -76,7 +76,9 @@ def bind(hosts: str, port: int, *, reuse_port: bool = False) -> list[Listener]:
     if not names:
         raise SettingsError("--host: no address is given; leave the flag out to listen on 127.0.0.1")
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
-        raise SettingsError("--reuse-port: this system does not allow several servers on one port (it has no SO_REUSEPORT)")
+        raise SettingsError(
+            "--reuse-port: this system does not allow several servers on one port (it has no SO_REUSEPORT)"
+        )
 
     is_alone = sum(not name.endswith(UNIX_SUFFIX) for name in names) == 1
     listeners: list[Listener] = []

@@ -11,6 +11,7 @@ import orjson
 
 from llamafw import RequestError
 from llamafw_plugins.anthropic.signatures import read_thinking
+from llamafw_plugins.endpoints.messages import media_error
 from llamafw_plugins.endpoints.response_json import JSON
 
 MEDIA = {"image": "images", "document": "documents"}
@@ -154,8 +155,7 @@ def _check_block(role: str, block: JSON, place: str) -> None:
     """Raise RequestError if a block cannot be part of a message of a role, or lacks a member."""
     kind = block["type"]
     if kind in MEDIA:
-        message = f"{kind} needs a multimodal model and a plugin that reads {MEDIA[kind]}"
-        raise RequestError(f"{message}; this server's model reads text only", param=place)
+        raise media_error(kind, MEDIA[kind], place)
     if kind not in REQUIRED:
         raise RequestError(f"blocks of the type {kind[:40]!r} are not supported", param=f"{place}.type")
 

@@ -166,10 +166,15 @@ def meta_json(loaded: LoadedModel) -> JSON:
         "n_ctx": loaded.engine.n_ctx,
         "n_ctx_train": n_ctx_train,
         "n_embd": n_embd,
-        "n_params": sum(prod(tensor.shape) for tensor in model.tensors.values()),
+        "n_params": count_parameters(loaded),
         "size": model.n_bytes,
         "ftype": ftype_name(loaded),
     }
+
+
+def count_parameters(loaded: LoadedModel) -> int:
+    """Return the number of weights in all tensors."""
+    return sum(prod(tensor.shape) for tensor in loaded.model.tensors.values())
 
 
 def ftype_name(loaded: LoadedModel) -> str:

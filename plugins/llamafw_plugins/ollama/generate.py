@@ -13,7 +13,13 @@ from llamafw_plugins.endpoints.infill import check_infill, prepare_infill, read_
 from llamafw_plugins.endpoints.prompts import read_prompts, run_in_thread
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.ollama.lines import LineBuilder, respond
-from llamafw_plugins.ollama.options import format_fields, read_options, refuse_images, thinking_fields
+from llamafw_plugins.ollama.options import (
+    errors_about_format,
+    format_fields,
+    read_options,
+    refuse_images,
+    thinking_fields,
+)
 
 NOT_WITH_RAW = ("system", "context", "suffix")
 NOT_WITH_SUFFIX = ("system", "context")
@@ -37,13 +43,14 @@ class OllamaGenerateEndpoints:
         builder = CompletionLines(self.app, body)
         if not body.get("prompt") and not body.get("suffix"):
             return builder.loaded()
-        if body.get("raw"):
-            request, reader = await self._raw(body, fields), AnswerReader(None)
-        elif body.get("suffix"):
-            request, reader = await self._infill(body, fields), AnswerReader(None)
-        else:
-            request, reader = await self._chat(body, {**fields, **thinking_fields(body)})
-            builder.prompt = request.prompt
+        with errors_about_format():
+            if body.get("raw"):
+                request, reader = await self._raw(body, fields), AnswerReader(None)
+            elif body.get("suffix"):
+                request, reader = await self._infill(body, fields), AnswerReader(None)
+            else:
+                request, reader = await self._chat(body, {**fields, **thinking_fields(body)})
+                builder.prompt = request.prompt
         return await respond(self.app, request, reader, builder, body)
 
     async def _raw(self, body: JSON, fields: JSON) -> GenerateRequest:

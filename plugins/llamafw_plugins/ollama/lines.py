@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import Any
 
-import orjson
-
-from llamafw import App, Finish, GeneratedToken, GenerateRequest, RequestError, ToolCall, json_lines
-from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader
+from llamafw import App, Finish, GeneratedToken, GenerateRequest, ToolCall, json_lines
+from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader, read_call_arguments
+from llamafw_plugins.endpoints.chat_requests import with_logprobs
 from llamafw_plugins.endpoints.generations import stream_all
 from llamafw_plugins.endpoints.openai_response import finish_reason, is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json
 from llamafw_plugins.ollama.errors import error_lines
+from llamafw_plugins.ollama.options import errors_about_format
 
 NS_PER_MS = 1_000_000
 
@@ -114,14 +114,8 @@ class LineBuilder(ABC):
 
     def _finish_call(self) -> Iterator[JSON]:
         call, self._call = self._call, None
-        if call is None:
-            return
-        try:
-            arguments = orjson.loads(call.arguments or "{}")
-        except orjson.JSONDecodeError:
-            return
-        function = {"index": self._i_call, "name": call.name, "arguments": arguments}
-        if isinstance(arguments, dict):
+        if call is not None and (arguments := read_call_arguments(call.arguments)) is not None:
+            function = {"index": self._i_call, "name": call.name, "arguments": arguments}
             yield {"id": call.id, "function": function}
 
     def _logprobs(self, tokens: Sequence[GeneratedToken]) -> JSON:
@@ -148,20 +142,12 @@ async def generate_lines(
     app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder
 ) -> AsyncGenerator[JSON, None]:
     """Yield the lines of an answer while it is generated."""
-    async with aclosing(stream_all(app.loaded.engine, [request], prompt_field="messages")) as deltas:
-        async for _, delta in deltas:
-            is_last = delta.finish is not None
-            answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))
-            for line in builder.read(answer, delta.tokens, last=is_last):
-                yield line
-            if delta.finish:
-                yield builder.end(delta.finish)
-
-
-def with_logprobs(request: GenerateRequest, body: JSON) -> GenerateRequest:
-    """Return a request that reports the log-probabilities for which the body asks."""
-    if body.get("logprobs"):
-        return replace(request, logprobs=True, n_probs=int(body.get("top_logprobs") or 0))
-    if body.get("top_logprobs"):
-        raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
-    return request
+    with errors_about_format():
+        async with aclosing(stream_all(app.loaded.engine, [request], prompt_field="messages")) as deltas:
+            async for _, delta in deltas:
+                is_last = delta.finish is not None
+                answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))
+                for line in builder.read(answer, delta.tokens, last=is_last):
+                    yield line
+                if delta.finish:
+                    yield builder.end(delta.finish)

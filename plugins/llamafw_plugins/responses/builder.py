@@ -5,14 +5,13 @@ Independent of HTTP and of the engine.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llamafw import Delta, Finish, GeneratedToken, Problem, Tokenizer
-from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta
+from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta, is_json
 from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json, progress_json, timings_json
 from llamafw_plugins.responses.output_items import (
@@ -184,7 +183,7 @@ class ResponseBuilder:
         item, self._open = self._open, None
         if item is not None:
             if isinstance(item, FunctionCallItem):
-                status = "completed" if _is_json(item.text) else "incomplete"
+                status = "completed" if is_json(item.text) else "incomplete"
             for event in item.close(status):
                 yield self._numbered(event)
 
@@ -236,11 +235,3 @@ def _usage(finish: Finish) -> JSON:
         "output_tokens_details": {"reasoning_tokens": finish.n_reasoning},
         "total_tokens": finish.n_prompt + finish.n_predicted,
     }
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from llamafw import App, Call, RequestError
+from llamafw_plugins.endpoints.chat_requests import errors_about_request
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.responses.function_tools import chat_tools
 from llamafw_plugins.responses.messages import Messages
@@ -47,7 +47,7 @@ OWN_FIELDS = (
 
 LOGPROBS = "message.output_text.logprobs"  # a value of `include`
 _RENAMED = (
-    (re.compile(r"response_format(\.json_schema)?"), "text.format"),
+    (re.compile(r"\bresponse_format(\.json_schema)?"), "text.format"),
     (re.compile(r"^max_completion_tokens$"), "max_output_tokens"),
     (re.compile(r"^tools\.(\d+)\.function"), r"tools.\1"),
     (re.compile(r"^tool_choice\.function"), "tool_choice"),
@@ -109,21 +109,6 @@ def _response_format(format: JSON) -> JSON:
     return {"type": "json_schema", "json_schema": members}
 
 
-@contextmanager
-def errors_about(conversation: Messages) -> Iterator[None]:
-    """Make errors about the body of a chat completion errors about the request that it was made from."""
-    try:
-        yield
-    except RequestError as error:
-        if error.param is not None:
-            error.param = field_of(error.param, conversation)
-        error.message = _RENAMED[0][0].sub("text.format", error.message)
-        raise
-
-
-def field_of(param: str, conversation: Messages) -> str:
-    """Return the path of the request field for a path in the body of the chat completion."""
-    param = conversation.locate(param)
-    for pattern, replacement in _RENAMED:
-        param = pattern.sub(replacement, param)
-    return param
+def errors_about(conversation: Messages) -> AbstractContextManager[None]:
+    """Return a context in which errors about the chat body become errors about the request of a conversation."""
+    return errors_about_request(conversation.locate, _RENAMED)

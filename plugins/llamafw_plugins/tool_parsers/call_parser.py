@@ -5,14 +5,13 @@ Independent of the format of any model.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from math import isfinite
 from secrets import token_hex
 from typing import Any, ClassVar
 
 from llamafw import AnswerDelta, CallDelta, ToolContext
+from llamafw_plugins.strict_json import parse_strict
 from llamafw_plugins.tool_parsers.cursor import Cursor, NotACall, Unfinished, Waiting, beginning_of
 
 
@@ -275,17 +274,6 @@ def check_object(text: str) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """Return the JSON value in ``text``; raise NotACall if it is not JSON that every reader accepts."""
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return parse_strict(text)
     except (ValueError, RecursionError):
         raise NotACall from None
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value

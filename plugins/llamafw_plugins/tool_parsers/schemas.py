@@ -79,9 +79,7 @@ class Parameter:
             The schema limits texts in a way that this format cannot express, and ``strict`` asks for it.
         """
         if "string" not in self.types:
-            definitions = {key: self._root[key] for key in PROPERTY_DEFINITIONS if key in self._root}
-            schema = {**self.schema, **definitions} if isinstance(self.schema, dict) else self.schema
-            return f"%json {json.dumps(schema)} {literal(end)}"
+            return f"%json {json.dumps(with_definitions(self.schema, self._root))} {literal(end)}"
 
         schema = self.schema if isinstance(self.schema, dict) else {}
         values = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -94,6 +92,12 @@ class Parameter:
             message = f"{keyword!r} of the parameter {name!r} cannot be enforced in this model's format of tool calls"
             raise RequestError(message, param="tools")
         return add_terminal(terminals, _text_terminal(schema, end))
+
+
+def with_definitions(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return the schema of a parameter with the definitions of ``root``, so that it can be used alone."""
+    definitions = {key: root[key] for key in PROPERTY_DEFINITIONS if key in root}
+    return {**schema, **definitions} if isinstance(schema, dict) else schema
 
 
 def parameters_of(tool: Tool) -> tuple[dict[str, Parameter], frozenset[str]]:

@@ -204,6 +204,10 @@ async def test_answers_have_the_requested_format(roomy: httpx.AsyncClient, name:
             {"output_config": {"format": {"type": "json_schema", "schema": {"type": "thing"}}}},
             "output_config.format.schema",
         ),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {}}}, "grammar": 'root ::= "a"'},
+            'either "grammar" or "output_config.format" can be specified',
+        ),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"stop_sequences": [""]}, "stop_sequences.0"),
         ({"messages": [{"role": "user", "content": "x" * 99}]}, "prompt is too long: 104 tokens > 64 maximum"),
