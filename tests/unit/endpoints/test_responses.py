@@ -148,7 +148,7 @@ async def test_logprobs_are_returned_if_included(talker: httpx.AsyncClient) -> N
     assert (await create(talker))["output"][0]["content"][0]["logprobs"] == []
 
 
-async def test_structured_output(opened: Open) -> None:
+async def test_structured_output_is_enforced(opened: Open) -> None:
     class Answer(BaseModel):
         blue: bool
 
