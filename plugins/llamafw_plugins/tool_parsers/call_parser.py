@@ -157,9 +157,8 @@ class CallParser(ABC):
                 return True
             found = [at for opening in self.openings if (at := cursor.text.find(opening, cursor.at)) >= 0]
             end = min(found, default=len(cursor.text))
-            kept = 0 if found or cursor.ended else self._n_uncertain()
-            if cursor.ended and not found and self._cut and (self._n_calls or self.context.may_be_json):
-                kept = beginning_of(cursor.text[cursor.at :], self.openings) if self.openings else 0
+            is_whole = cursor.ended and not (self._cut and (self._n_calls or self.context.may_be_json))
+            kept = 0 if found or is_whole else self._n_uncertain()
             before = cursor.text[cursor.at : end - kept]
             if found and not self._has_text and not before.strip():
                 self._space = before
