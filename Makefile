@@ -33,7 +33,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
 node:
-	cd tests/clients && npm install --no-package-lock --no-audit --no-fund
+	cd tests/clients && npm install --no-package-lock --no-audit --no-fund --fetch-retries=1 --fetch-timeout=30000
 
 coverage: $(VENV)/.lint
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)

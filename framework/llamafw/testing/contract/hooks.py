@@ -17,7 +17,16 @@ from llamafw.testing.contract.streams import EVENTS, LINES, StreamChecker
 
 N_TOKENS = 256  # not more than the tiny model has: it rejects larger ids, which are valid according to the document
 N_SLOTS = 4
-FIELDS_WITH_TOKENS = ("prompt", "tokens", "content", "input", "input_prefix", "input_suffix", "logit_bias")
+FIELDS_WITH_TOKENS = (
+    "prompt",
+    "tokens",
+    "content",
+    "context",
+    "input",
+    "input_prefix",
+    "input_suffix",
+    "logit_bias",
+)
 REASONS = (
     r"(is|are) not supported",
     r"needs? a multimodal model",
