@@ -35,7 +35,8 @@ REFUSALS = (
     ),
     Refusal(
         "-dt --defrag-thold LLAMA_ARG_DEFRAG_THOLD",
-        "not supported: the KV cache does not fragment, so there is nothing to defragment",
+        "not supported: the KV cache consists of pages, and a slot always finds a free one, so nothing has to be moved",
+        dict.fromkeys(("-dt", "--defrag-thold", "LLAMA_ARG_DEFRAG_THOLD"), ("-1",)),
     ),
     Refusal(
         "--lora --lora-scaled --lora-init-without-apply",
@@ -127,7 +128,7 @@ REFUSALS = (
     Refusal(
         "-kvu --kv-unified -no-kvu --no-kv-unified LLAMA_ARG_KV_UNIFIED --kv-unified-per-slot"
         " LLAMA_ARG_KV_UNIFIED_PER_SLOT",
-        "one context for all slots is not supported; the context of -c is divided evenly among the slots of -np",
+        "one context for all slots is not supported; that of -c is divided evenly among the slots of -np",
         {"-no-kvu": (_SWITCH,), "--no-kv-unified": (_SWITCH,), "LLAMA_ARG_KV_UNIFIED": _OFF},
     ),
     Refusal(

@@ -172,9 +172,14 @@ def test_another_word_for_a_switch_is_refused() -> None:
     [
         (Settings(), logging.INFO),
         (Settings(verbose=True), logging.DEBUG),
-        (Settings(verbosity=1), logging.DEBUG),
+        (Settings(verbosity=0), logging.CRITICAL + 1),
+        (Settings(verbosity=1), logging.ERROR),
+        (Settings(verbosity=2), logging.WARNING),
+        (Settings(verbosity=3), logging.INFO),
+        (Settings(verbosity=4), logging.DEBUG),
+        (Settings(verbosity=5), logging.DEBUG),
         (Settings(verbosity=99), logging.DEBUG),
-        (Settings(verbosity=-1), logging.WARNING),
+        (Settings(verbosity=-1), logging.CRITICAL + 1),
         (Settings(verbosity=-1, verbose=True), logging.DEBUG),
     ],
 )
