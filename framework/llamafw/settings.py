@@ -60,7 +60,7 @@ class Settings(ChatSettings):
     threads: int = option(-1, "-t", "--threads", group=COMMON, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
         help="number of CPU threads for generation (default: one per physical core)")
     host: str = option("127.0.0.1", "--host", group=COMMON, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
-        help="addresses to listen on, separated by commas: IP addresses, host names, and paths of unix sockets, which end in .sock; 0.0.0.0 makes the server reachable from other machines, :: does so for IPv6 too")
+        help="addresses to listen on, separated by commas: IP addresses, host names, and paths of unix sockets, which end in .sock; 0.0.0.0 makes the server reachable from other machines, :: over IPv6 too")
     port: int = option(8080, "--port", group=COMMON, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
         help="port to listen on; 0: any free port")
     api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split=True,
@@ -211,7 +211,7 @@ class Settings(ChatSettings):
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
         help="timeout in seconds for each of these: a request waits for a slot, a client sends a body, a client reads a response")
     sse_ping_interval: int = option(30, "--sse-ping-interval", group=SERVER, type=int, env="LLAMA_ARG_SSE_PING_INTERVAL", metavar="S", low=-1, high=2**31 - 1,
-        help="seconds after which a comment is sent in a stream that has no event, so that proxies do not close it; 0 or -1: never")
+        help="seconds without an event after which a stream gets a comment, so that proxies do not close it; 0 or -1: never")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
         help="number of threads for work that would block other requests, such as tokenising long prompts (default: number of cores plus 4, at most 32)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,

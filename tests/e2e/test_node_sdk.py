@@ -42,7 +42,7 @@ def run(script: str, package: str, *arguments: str) -> dict[str, Any]:
     "responses.inputItems.list",
     "responses.inputTokens.count",
 )
-def test_openai_responses(server: ServerProcess) -> None:
+def test_openai_package_for_node_reads_responses(server: ServerProcess) -> None:
     result = run("responses.mjs", "openai", f"{server.url}/v1")
     assert "Paris" in result["text"]
     assert result["text"] == result["streamed"] == result["final"] == result["deltas"]
@@ -65,7 +65,7 @@ def test_openai_responses(server: ServerProcess) -> None:
     "messages.countTokens",
     "beta.messages.create",
 )
-def test_anthropic_messages(server: ServerProcess) -> None:
+def test_anthropic_package_for_node_reads_messages(server: ServerProcess) -> None:
     result = run("messages.mjs", "@anthropic-ai/sdk", server.url)
     assert "Paris" in result["text"]
     assert result["text"] == result["streamed"] == result["deltas"] == result["final"]

@@ -97,7 +97,7 @@ def test_previous_response_is_taken_from_the_cache(openai: OpenAI) -> None:
 
 
 @pytest.mark.client("openai", "responses.retrieve", "responses.delete", "responses.input_tokens.count")
-def test_stored_responses(openai: OpenAI) -> None:
+def test_stored_responses_are_retrieved_and_deleted(openai: OpenAI) -> None:
     response = openai.responses.create(model="any", input="Hi", max_output_tokens=4, metadata={"a": "b"})
     assert openai.responses.retrieve(response.id).to_dict() == response.to_dict()
     counted = openai.responses.input_tokens.count(model="any", input="Hi")
@@ -186,7 +186,7 @@ def codex_tools() -> list[dict[str, Any]]:
 
 @pytest.mark.client("openai", "responses.create")
 @pytest.mark.client("Codex", "POST /v1/responses")
-def test_session_of_a_coding_agent(large: ServerProcess) -> None:
+def test_session_of_a_coding_agent_works(large: ServerProcess) -> None:
     """As Codex does it: nothing is stored, streams, reasoning and calls are sent back, and the prompt is long."""
     instructions = "You are a coding agent. Use the tools. " + "Follow the rules of the workspace exactly. " * 60
     reasoning = {

@@ -80,7 +80,7 @@ def test_streamed_call_is_the_same_in_pieces(client: OpenAI) -> None:
 
 
 @pytest.mark.client("openai", "chat.completions.create")
-def test_call_or_json(client: OpenAI) -> None:
+def test_response_is_a_call_or_json(client: OpenAI) -> None:
     properties = {"ok": {"type": "boolean"}}
     schema = {"type": "object", "properties": properties, "required": ["ok"], "additionalProperties": False}
     message = (

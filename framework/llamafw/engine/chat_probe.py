@@ -9,10 +9,29 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from llamafw.engine.probe_messages import (
+    ANSWER,
+    ANSWER2,
+    FIELD,
+    ID,
+    RESULT,
+    RESULT2,
+    SYSTEM,
+    TOOL,
+    TOOL2,
+    USER,
+    USER2,
+    VALUE,
+    Message,
+    arguments_of,
+    call,
+    ids_of,
+    message,
+)
 from llamafw.engine.reasoning_probe import probe_reasoning
 from llamafw.errors import FAULTS, RequestError
 from llamafw.interfaces import ChatFormat, Tokenizer
@@ -25,9 +44,7 @@ USER, USER2, ANSWER, ANSWER2 = "probeuser", "probesecond", "probeanswer", "probe
 SYSTEM, RESULT, RESULT2 = "probesystem", "proberesult", "probeoutcome"
 TOOL, TOOL2, FIELD, VALUE = "probe_tool", "probe_other", "probefield", "probevalue"
 DESCRIPTION, PARAMETER = "probedescription", "probeparameter"
-ID, SHORT_ID, ID2, SHORT_ID2 = "call_0123456789abcdef", "abcdefghi", "call_fedcba9876543210", "ihgfedcba"
-OTHER_ROLE = "deputy"  # begins as `developer`, in case that a template prints initials
-OTHER_TOOL_ROLE = "tinker"
+OTHER_ROLE, OTHER_TOOL_ROLE = "deputy", "tinker"  # begin like `developer` and `tool`, if a template prints initials
 
 FULL_TOOL = {
     "type": "function",

@@ -93,5 +93,5 @@ def why_not_utf8(body: bytes | bytearray) -> str | None:
 
 
 def _has_zlib_header(body: bytes | bytearray) -> bool:
-    """Whether a deflate body begins as RFC 1950 says; some clients send RFC 1951's raw format instead."""
+    """Return whether a deflate body begins as RFC 1950 says; some clients send RFC 1951's raw format instead."""
     return len(body) >= 2 and body[0] & 15 == zlib.DEFLATED and int.from_bytes(body[:2], "big") % 31 == 0

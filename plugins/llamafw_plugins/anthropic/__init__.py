@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from llamafw import App, Register, hookimpl
+from llamafw_plugins.fragments import read_fragment
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def extend_openapi() -> Mapping[str, Any]:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, but not always installed
-    text = files("llamafw_plugins.anthropic").joinpath("openapi.yaml").read_text("utf-8")
-    fragment: dict[str, Any] = yaml.load(text, Loader=loader)
-    return fragment
+    return read_fragment(__name__)
 
 
 @hookimpl

@@ -6,7 +6,9 @@ All chat APIs use this module. It is independent of the format of their response
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from llamafw import (
@@ -43,6 +45,35 @@ class ChatRequest:
         return AnswerReader(self.tools, self.requests[0].reasoning, self.reasoning_format, self.before, parser)
 
 
+@contextmanager
+def errors_about_request(
+    locate: Callable[[str], str], renamed: Sequence[tuple[re.Pattern[str], str]]
+) -> Iterator[None]:
+    """Make errors about the body of a chat completion errors about the request that it was made from.
+
+    Parameters
+    ----------
+    locate : callable
+        Returns the field of the request for the path of a message, or the path itself.
+    renamed : sequence of (pattern, str)
+        Paths of other fields, as regular expressions → those in the request. Messages are changed in the same way.
+    """
+    try:
+        yield
+    except RequestError as error:
+        if error.param is not None:
+            error.param = rename(locate(error.param), renamed)
+        error.message = rename(error.message, renamed)
+        raise
+
+
+def rename(text: str, renamed: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    """Return a text after all replacements."""
+    for pattern, replacement in renamed:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 async def prepare_chat(app: App, body: JSON) -> ChatRequest:
     """Return the requests for a conversation in the format of OpenAI's chat completions.
 
@@ -63,7 +94,7 @@ async def prepare_chat(app: App, body: JSON) -> ChatRequest:
 
     tools = read_tools(body, app.loaded)
     prompt, tokens, n_answer_start = await asyncio.to_thread(_read_messages, app, body, tools)
-    request = replace(_prepare(app, body, tokens), n_answer_start=n_answer_start)
+    request = replace(with_logprobs(app.prepare(body, tokens), body), n_answer_start=n_answer_start)
     if prompt.reasoning is not None:
         request = _with_reasoning(request, prompt.reasoning, app.loaded.tokenizer, has_tools=tools is not None)
     request, tools = await asyncio.to_thread(constrain_calls, request, tools, app.loaded.tokenizer)
@@ -102,8 +133,14 @@ def _echo(body: JSON, prompt: ChatPrompt) -> AnswerDelta:
     return AnswerDelta(without_markers(reasoning), without_markers(text))
 
 
-def _prepare(app: App, body: JSON, tokens: Sequence[int]) -> GenerateRequest:
-    request = app.prepare(body, tokens)
+def with_logprobs(request: GenerateRequest, body: JSON) -> GenerateRequest:
+    """Return a request that reports the log-probabilities that the body of a chat asks for.
+
+    Raises
+    ------
+    RequestError
+        The body has ``top_logprobs`` without ``logprobs``.
+    """
     if body.get("logprobs"):
         return replace(request, logprobs=True, n_probs=int(body.get("top_logprobs") or 0))
     if body.get("top_logprobs"):

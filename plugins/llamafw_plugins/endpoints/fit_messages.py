@@ -201,19 +201,21 @@ def _fit_system(messages: list[JSON], can: ChatCapabilities) -> list[JSON]:
             continue
         if waiting and message["role"] == "user":
             message["content"] = _join(*waiting, message["content"])
-            waiting = []
-        elif waiting and fitted and fitted[-1]["role"] == "user":
-            fitted[-1]["content"] = _join(fitted[-1]["content"], *waiting)
-            waiting = []
         elif waiting:
-            fitted.append({"role": "user", "content": _join(*waiting)})
-            waiting = []
+            _add_to_user(fitted, waiting)
+        waiting = []
         fitted.append(message)
-    if waiting and fitted and fitted[-1]["role"] == "user":
-        fitted[-1]["content"] = _join(fitted[-1]["content"], *waiting)
-    elif waiting:
-        fitted.append({"role": "user", "content": _join(*waiting)})
+    if waiting:
+        _add_to_user(fitted, waiting)
     return fitted
+
+
+def _add_to_user(messages: list[JSON], texts: Sequence[str]) -> None:
+    """Add texts to the last message if it is a user's; otherwise as a user's message of their own."""
+    if messages and messages[-1]["role"] == "user":
+        messages[-1]["content"] = _join(messages[-1]["content"], *texts)
+    else:
+        messages.append({"role": "user", "content": _join(*texts)})
 
 
 def _is_system(message: JSON) -> bool:

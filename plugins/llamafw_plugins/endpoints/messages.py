@@ -5,13 +5,12 @@ Independent of any template: `fit_messages` fits the result to one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Any
 
 from llamafw import RequestError
 from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.strict_json import parse_strict
 
 MEDIA = {
     "image_url": "images",
@@ -131,8 +130,7 @@ def _thinking_text(part: JSON, param: str) -> str:
 def _part_text(part: JSON, param: str) -> str:
     kind: Any = part["type"]
     if kind in MEDIA:
-        needed = f"{kind} needs a multimodal model and a plugin that reads {MEDIA[kind]}"
-        raise RequestError(f"{needed}; this server's model reads text only", param=param)
+        raise media_error(kind, MEDIA[kind], param)
     if kind not in TEXT_PARTS:
         message = f"the part type {kind[:40]!r} is not supported; this server's model reads 'text' only"
         raise RequestError(message, param=f"{param}.type")
@@ -140,6 +138,12 @@ def _part_text(part: JSON, param: str) -> str:
     if not isinstance(text, str):
         raise RequestError("the part has no text", param=f"{param}.{TEXT_PARTS[kind]}")
     return text
+
+
+def media_error(part: str, media: str, param: str) -> RequestError:
+    """Return the error about a ``part`` with ``media``, such as images, that only a multimodal model can read."""
+    needed = f"{part} needs a multimodal model and a plugin that reads {media}"
+    return RequestError(f"{needed}; this server's model reads text only", param=param)
 
 
 def _plain_call(call: JSON, clean: Clean) -> JSON:
@@ -156,21 +160,10 @@ def read_arguments(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments
     try:
-        value = json.loads(arguments, parse_constant=_refuse_constant, parse_float=_finite_float)
+        value = parse_strict(arguments)
     except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value
 
 
 def _link_results(messages: list[JSON]) -> None:

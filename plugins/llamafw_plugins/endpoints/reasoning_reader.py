@@ -113,6 +113,6 @@ def split_reasoning(text: str, can: ChatCapabilities) -> ReasoningDelta | None:
 
 def _n_uncertain(text: str, tag: str) -> int:
     """Return how many characters at the end of ``text`` may be white space before a tag, or the beginning of it."""
-    n_tag = next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
+    n_tag = beginning_of(text, (tag,))
     before = text[: len(text) - n_tag]
     return n_tag + len(before) - len(before.rstrip())

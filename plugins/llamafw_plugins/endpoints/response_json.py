@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import exp, inf
 from typing import Any
 
-from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, StopType, Timings, Tokenizer
+from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, Problem, StopType, Timings, Tokenizer
 
 JSON = dict[str, Any]
 
@@ -16,6 +16,13 @@ MIN_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot hold; Open
 def stopped_json(stop_type: StopType) -> JSON:
     """Return llama-server's older fields for the reason why a generation ended."""
     return {f"stopped_{kind}": stop_type == kind for kind in ("eos", "word", "limit")}
+
+
+def problem_text(problem: Problem) -> str:
+    """Return the message of an error with the request field that is wrong, for formats without a member for it."""
+    if problem.param is None or problem.param in problem.message:
+        return problem.message
+    return f"{problem.param}: {problem.message}"
 
 
 def usage_json(groups: Iterable[Sequence[Finish]], *, chat: bool = False) -> JSON:

@@ -189,14 +189,19 @@ def meta_json(loaded: LoadedModel) -> JSON:
         "n_ctx": loaded.engine.n_ctx,
         "n_ctx_train": n_ctx_train,
         "n_embd": n_embd,
-        "n_params": sum(prod(tensor.shape) for tensor in model.tensors.values()),
+        "n_params": count_parameters(loaded),
         "size": model.n_bytes,
         "ftype": ftype_name(loaded),
     }
 
 
+def count_parameters(loaded: LoadedModel) -> int:
+    """Return the number of weights in all tensors."""
+    return sum(prod(tensor.shape) for tensor in loaded.model.tensors.values())
+
+
 def ftype_name(loaded: LoadedModel) -> str:
-    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if it does not say."""
+    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if unknown."""
     from gguf import LlamaFileType  # a slow import
 
     number = loaded.model.metadata.get("general.file_type", -1)

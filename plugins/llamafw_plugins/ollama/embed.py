@@ -64,7 +64,9 @@ class OllamaEmbedEndpoints:
         loaded = self.app.loaded
         pooling = choose_pooling(loaded, self.app.settings.pooling)
         if pooling == "none":
-            raise NotSupported("without pooling, a text has one embedding per token; start the server with --pooling")
+            raise NotSupported(
+                "without pooling, a text has one embedding per token; start the server with --pooling mean or last"
+            )
         if not texts:
             return [], 0
 

@@ -13,10 +13,9 @@ from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import Any
 
-import orjson
-
-from llamafw import App, Finish, GeneratedToken, GenerateRequest, RequestError, ToolCall, json_lines
-from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader
+from llamafw import App, Finish, GeneratedToken, GenerateRequest, ToolCall, json_lines
+from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader, read_call_arguments
+from llamafw_plugins.endpoints.chat_requests import with_logprobs
 from llamafw_plugins.endpoints.generations import stream_all
 from llamafw_plugins.endpoints.openai_response import finish_reason, is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json
@@ -101,7 +100,7 @@ class LineBuilder(ABC):
         return {"model": self.model, "created_at": now()}
 
     def _whole_calls(self, answer: AnswerDelta, *, last: bool) -> Iterator[JSON]:
-        """Yield the calls that are complete; a call that was cut off is none."""
+        """Yield the calls that are complete; a call that was cut off is left out."""
         if answer.text and self._call is not None:
             yield from self._finish_call()
         for delta in answer.calls:
@@ -115,14 +114,8 @@ class LineBuilder(ABC):
 
     def _finish_call(self) -> Iterator[JSON]:
         call, self._call = self._call, None
-        if call is None:
-            return
-        try:
-            arguments = orjson.loads(call.arguments or "{}")
-        except orjson.JSONDecodeError:
-            return
-        function = {"index": self._i_call, "name": call.name, "arguments": arguments}
-        if isinstance(arguments, dict):
+        if call is not None and (arguments := read_call_arguments(call.arguments)) is not None:
+            function = {"index": self._i_call, "name": call.name, "arguments": arguments}
             yield {"id": call.id, "function": function}
 
     def _logprobs(self, tokens: Sequence[GeneratedToken]) -> JSON:

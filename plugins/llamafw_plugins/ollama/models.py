@@ -9,7 +9,6 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from llamafw import App, Call, LoadedModel, NotSupported, RequestError, json_lines
 from llamafw_plugins.endpoints.infill import REQUIRED_TOKENS
 from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.endpoints.server import count_parameters, ftype_name
 from llamafw_plugins.ollama.errors import error_lines
 
 API_VERSION = "0.40.12"
@@ -111,7 +111,7 @@ class OllamaModelEndpoints:
         }
 
     def _modified_at(self, loaded: LoadedModel) -> str:
-        """Return when the file was changed; for a model that is no file, when the server started."""
+        """Return when the file was changed; for a model without a file, when the server started."""
         try:
             time = datetime.fromtimestamp(loaded.model.path.stat().st_mtime, UTC)
         except OSError:
@@ -148,7 +148,7 @@ def _details(loaded: LoadedModel) -> JSON:
         "format": "gguf",
         "family": family,
         "families": [family],
-        "parameter_size": _short_number(_n_parameters(loaded)),
+        "parameter_size": _short_number(count_parameters(loaded)),
         "quantization_level": _quantization(loaded),
     }
 
@@ -176,20 +176,16 @@ def _short_number(n: int) -> str:
 
 def _quantization(loaded: LoadedModel) -> str:
     """Return the name of the file's type, such as ``Q4_K_M``; without one, the type of most of its bytes."""
-    from gguf import LlamaFileType
-
-    try:
-        file_type = LlamaFileType(int(loaded.model.metadata["general.file_type"]))
-    except (KeyError, TypeError, ValueError):
-        sizes = Counter[str]()
-        for tensor in loaded.model.tensors.values():
-            sizes[tensor.type_name] += tensor.data.nbytes
-        return sizes.most_common(1)[0][0] if sizes else "unknown"
-    return file_type.name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    if name := ftype_name(loaded):
+        return name
+    sizes = Counter[str]()
+    for tensor in loaded.model.tensors.values():
+        sizes[tensor.type_name] += tensor.data.nbytes
+    return sizes.most_common(1)[0][0] if sizes else "unknown"
 
 
 def _digest(loaded: LoadedModel) -> str:
-    """Return a number that identifies the model; the hash of a large file would take too long."""
+    """Return a hash that identifies the model; that of a large file's contents would take too long."""
     tensors = [(tensor.name, tensor.shape, tensor.type_name) for tensor in loaded.model.tensors.values()]
     return hashlib.sha256(orjson.dumps([loaded.name, loaded.model.n_bytes, tensors])).hexdigest()
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llamafw import App, Call, RequestError
+from llamafw_plugins.endpoints.chat_requests import errors_about_request
+from llamafw_plugins.endpoints.messages import media_error
 from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.endpoints.thinking import known_effort
 
 RENAMED = {"num_predict": "n_predict", "num_keep": "n_keep", "penalize_newline": "penalize_nl"}
 """Options → the native fields with the same meaning."""
@@ -15,7 +18,6 @@ RENAMED = {"num_predict": "n_predict", "num_keep": "n_keep", "penalize_newline":
 FORMAT = re.compile(r"^response_format(\.json_schema\.schema)?")
 MESSAGE = re.compile(r"^(?:prompt|messages(?:\.(\d+))?)(?:\..*)?$")
 SCHEMA = "OllamaOptions"  # names all options with an effect; those of samplers and plugins are native fields, too
-HIGHEST_EFFORT = "max"  # templates know no effort above high
 
 
 def read_options(call: Call, app: App) -> JSON:
@@ -89,6 +91,11 @@ def format_fields(body: JSON) -> JSON:
     return {"response_format": {"type": "json_schema", "json_schema": {"schema": format}}}
 
 
+def errors_about_format() -> AbstractContextManager[None]:
+    """Return a context in which errors about the ``response_format`` of a chat become errors about ``format``."""
+    return errors_about_request(str, _RENAMED_FIELDS)
+
+
 def thinking_fields(body: JSON) -> JSON:
     """Return the fields of chat completions for the ``think`` of a validated request."""
     think = body.get("think")
@@ -96,11 +103,10 @@ def thinking_fields(body: JSON) -> JSON:
         return {}
     if isinstance(think, bool):
         return {"enable_thinking": think}
-    return {"enable_thinking": True, "reasoning_effort": "high" if think == HIGHEST_EFFORT else think}
+    return {"enable_thinking": True, "reasoning_effort": known_effort(think)}
 
 
 def refuse_images(images: object, param: str) -> None:
     """Raise RequestError if a request has images."""
     if images:
-        message = "images need a multimodal model and a plugin that reads images; this server's model reads text only"
-        raise RequestError(message, param=param)
+        raise media_error("an image", "images", param)

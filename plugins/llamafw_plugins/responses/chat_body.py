@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from llamafw import App, Call, RequestError
+from llamafw_plugins.endpoints.chat_requests import errors_about_request
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.responses.function_tools import FunctionTools, chat_choice
 from llamafw_plugins.responses.messages import Messages
@@ -48,7 +48,7 @@ OWN_FIELDS = (
 _TOOL_PARAM = re.compile(r"tools\.(\d+)(?:\.function)?(.*)")
 LOGPROBS = "message.output_text.logprobs"  # a value of `include`
 _RENAMED = (
-    (re.compile(r"response_format(\.json_schema)?"), "text.format"),
+    (re.compile(r"\bresponse_format(\.json_schema)?"), "text.format"),
     (re.compile(r"^max_completion_tokens$"), "max_output_tokens"),
     (re.compile(r"^tool_choice\.function"), "tool_choice"),
     (re.compile(r"^tool_choice\.allowed_tools\.tools\.(\d+)\.function"), r"tool_choice.tools.\1"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from llamafw import App, Call, Delta, Problem, RequestError, ServerSentEvent, event_stream
 from llamafw_plugins.endpoints.chat_requests import ChatRequest, prepare_chat
+from llamafw_plugins.endpoints.named_events import name_event, named
 from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.responses.background import BackgroundRun
@@ -65,7 +66,7 @@ class ResponseEndpoints:
         is_stored, in_background = self._is_stored(body), bool(body.get("background"))
         prepared = await self._prepare(call)
         request = prepared.chat.requests[0]
-        if in_background:  # its progress shows when it stops to wait
+        if in_background:  # its progress shows when it no longer waits
             request = replace(request, return_progress=True)
 
         loaded = self.app.loaded
@@ -204,10 +205,11 @@ class ResponseEndpoints:
             return None
         stored = self.store.get(id, owner)
         if stored is None:
-            message = f"the previous response {id[:80]!r} does not exist: it was not stored, was deleted, or is too old"
+            message = f"the previous response {id[:80]!r} does not exist or was deleted; send its items in input"
             raise RequestError(message, param="previous_response_id")
         if stored.is_running:
-            raise RequestError("the previous response has not ended yet", param="previous_response_id")
+            message = "the previous response has not ended yet; wait for its end, or cancel it"
+            raise RequestError(message, param="previous_response_id")
         return stored
 
     def _find(self, call: Call) -> StoredResponse:
@@ -286,15 +288,3 @@ def wants_encoded_reasoning(query: Any) -> bool:
 def owner_of(call: Call) -> str | None:
     """Return the name of a request's user; None if the server does not know its users."""
     return None if call.user is None else call.user.name
-
-
-def name_event(event: JSON) -> ServerSentEvent:
-    """Return an event with its type as its name."""
-    return ServerSentEvent(event, event=event["type"])
-
-
-async def named(events: AsyncGenerator[JSON, None]) -> AsyncIterator[ServerSentEvent]:
-    """Yield the events with their types as their names."""
-    async with aclosing(events):
-        async for event in events:
-            yield name_event(event)

@@ -105,6 +105,12 @@ class Parameter:
         return add_terminal(terminals, _text_terminal(schema, end))
 
 
+def with_definitions(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return the schema of a parameter with the definitions of ``root``, so that it can be used alone."""
+    definitions = {key: root[key] for key in PROPERTY_DEFINITIONS if key in root}
+    return {**schema, **definitions} if isinstance(schema, dict) else schema
+
+
 def parameters_of(tool: Tool) -> tuple[dict[str, Parameter], frozenset[str]]:
     """Return the parameters of a tool, by name, and the names of those that are required."""
     schema = arguments_schema(tool)

@@ -121,7 +121,7 @@ def test_an_empty_answer_is_kept() -> None:
         ({"type": "tool_result", "tool_use_id": "a", "content": [text("b"), {"type": "image"}]}, ".content.1"),
     ],
 )
-def test_blocks_that_a_user_cannot_send(block: Any, param: str) -> None:
+def test_blocks_that_a_user_cannot_send_are_refused(block: Any, param: str) -> None:
     assert refused(USER, {"role": "user", "content": [text("a"), block]}) == f"messages.1.content.1{param}"
 
 
@@ -179,7 +179,7 @@ def test_tools_are_functions() -> None:
         ({"type": "tool", "name": "f"}, ({"type": "function", "function": {"name": "f"}}, True)),
     ],
 )
-def test_tool_choices(choice: Any, expected: Any) -> None:
+def test_tool_choices_are_converted(choice: Any, expected: Any) -> None:
     chat = converted(tool_choice=choice)
     assert (chat["tool_choice"], chat["parallel_tool_calls"]) == expected
 
@@ -204,7 +204,7 @@ def test_tool_choice_of_a_tool_needs_its_name() -> None:
         ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
     ],
 )
-def test_thinking_and_effort(fields: Any, expected: Any) -> None:
+def test_thinking_and_effort_are_converted(fields: Any, expected: Any) -> None:
     chat = converted(**fields)
     names = ("enable_thinking", "reasoning_budget_tokens", "reasoning_effort")
     assert {name: chat[name] for name in names if name in chat} == expected

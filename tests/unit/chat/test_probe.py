@@ -61,7 +61,7 @@ def probe(source: str, tokenizer: Any = None) -> ChatCapabilities:
         ("adds-arguments", {"object_arguments": False, "bare_tools": False, "tools": True}),
     ],
 )
-def test_capabilities_of_templates(name: str, expected: dict[str, Any]) -> None:
+def test_capabilities_of_templates_are_found(name: str, expected: dict[str, Any]) -> None:
     found = probe_chat(chat_format(name))
     assert {field: getattr(found, field) for field in expected} == expected
 

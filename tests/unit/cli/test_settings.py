@@ -93,7 +93,7 @@ def test_a_prefix_is_a_path(text: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["/a?b", "/a b", "/a//b", "/ä", "/{a}", "/a%20", "#"])
-def test_what_is_not_a_path_is_refused_as_a_prefix(text: str) -> None:
+def test_prefixes_that_are_not_paths_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--api-prefix: .* is not a path such as /llm"):
         parse_settings("--api-prefix", text)
 

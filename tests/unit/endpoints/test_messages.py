@@ -90,7 +90,7 @@ async def test_a_prompt_that_is_sent_again_is_read_from_the_cache(client: httpx.
         ),
     ],
 )
-async def test_reasons_for_the_end(
+async def test_messages_have_the_reason_for_their_end(
     client: httpx.AsyncClient, fields: Any, text: str | None, reason: str, sequence: str | None
 ) -> None:
     message = (await client.post("/v1/messages", json={**BODY, **fields})).json()
@@ -204,12 +204,16 @@ async def test_answers_have_the_requested_format(roomy: httpx.AsyncClient, name:
             {"output_config": {"format": {"type": "json_schema", "schema": {"type": "thing"}}}},
             "output_config.format.schema",
         ),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {}}}, "grammar": 'root ::= "a"'},
+            'either "grammar" or "output_config.format" can be specified',
+        ),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"stop_sequences": [""]}, "stop_sequences.0"),
         ({"messages": [{"role": "user", "content": "x" * 99}]}, "prompt is too long: 104 tokens > 64 maximum"),
     ],
 )
-async def test_invalid_requests(client: httpx.AsyncClient, fields: Any, message: str) -> None:
+async def test_invalid_requests_are_400(client: httpx.AsyncClient, fields: Any, message: str) -> None:
     body = {name: value for name, value in {**BODY, **fields}.items() if value is not None}
     for stream in (False, True):
         response = await client.post("/v1/messages", json={**body, "stream": stream})
@@ -239,7 +243,7 @@ async def test_errors_are_those_of_the_client(opened: Any) -> None:
         assert (wrong_method.status_code, wrong_method.json()["error"]["type"]) == (405, "invalid_request_error")
 
 
-async def test_a_server_for_embeddings_refuses_messages_for_good(opened: Any) -> None:
+async def test_server_for_embeddings_refuses_messages_as_invalid(opened: Any) -> None:
     async with opened(embedding=True) as client:
         response = await client.post("/v1/messages", json=BODY)
         assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")

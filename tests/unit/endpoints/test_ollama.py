@@ -74,7 +74,7 @@ async def test_whole_chats_have_the_text_of_the_stream(client: httpx.AsyncClient
         ({"num_predict": None, "stop": None, "temperature": None, "num_ctx": 64}, ALPHABET, "stop"),
     ],
 )
-async def test_options(client: httpx.AsyncClient, options: Any, text: str, reason: str) -> None:
+async def test_options_are_applied(client: httpx.AsyncClient, options: Any, text: str, reason: str) -> None:
     for path, extra in (("/api/chat", CHAT), ("/api/generate", {"model": "any", "prompt": "Hi"})):
         response = await client.post(path, json={**extra, "stream": False, "options": options})
         answer = response.json()
@@ -111,7 +111,7 @@ async def test_answers_have_the_requested_format(roomy: httpx.AsyncClient) -> No
     assert unconstrained["message"]["content"] == ALPHABET
 
 
-async def test_logprobs(client: httpx.AsyncClient) -> None:
+async def test_logprobs_are_reported_for_each_token(client: httpx.AsyncClient) -> None:
     body = {**CHAT, "logprobs": True, "top_logprobs": 2, "options": {"num_predict": 2}}
     answer = await sdk_of(client).chat(**CHAT, logprobs=True, top_logprobs=2, options={"num_predict": 2})
     assert answer.logprobs is not None
@@ -123,7 +123,7 @@ async def test_logprobs(client: httpx.AsyncClient) -> None:
     assert [item["token"] for item in streamed] == ["a", "b"]
 
 
-async def test_system_and_context_of_completions(client: httpx.AsyncClient) -> None:
+async def test_completions_use_system_and_context(client: httpx.AsyncClient) -> None:
     body = {"model": "any", "prompt": "Hi", "system": "Be", "options": {"num_predict": 2}, "stream": False}
     first = (await client.post("/api/generate", json=body)).json()
     assert bytes(first["context"]) == b"s:Be;u:Hi;a:ab"
@@ -149,11 +149,17 @@ async def test_suffixes_need_a_model_for_infill(client: httpx.AsyncClient, opene
 @pytest.mark.parametrize(
     ("path", "fields", "message"),
     [
-        ("chat", {"messages": [{"role": "user", "content": "", "images": ["aGk="]}]}, "messages.0.images: images need"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": "", "images": ["aGk="]}]},
+            "messages.0.images: an image needs",
+        ),
         ("chat", {"messages": [{"role": "robot"}]}, "messages.0.role"),
         ("chat", {"options": {"temperature": "hot"}}, "options.temperature"),
         ("chat", {"options": {"num_predict": -3}}, "options.num_predict"),
         ("chat", {"format": "xml"}, "format"),
+        ("chat", {"format": {"properties": {"a": {"type": "thing"}}}}, "format.properties.a.type: "),
+        ("generate", {"prompt": "a", "raw": True, "format": {"minItems": "x"}}, "format.minItems: "),
         ("chat", {"think": "deeply"}, "think"),
         ("chat", {"model": None}, "model"),
         ("chat", {"top_logprobs": 2}, "top_logprobs needs logprobs"),
@@ -164,14 +170,14 @@ async def test_suffixes_need_a_model_for_infill(client: httpx.AsyncClient, opene
         ("chat", {"format": {"type": "objec"}, "stream": False}, "format.type: "),
         ("generate", {"prompt": "a", "format": {"type": "objec"}, "stream": False}, "format.type: "),
         ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, "templates of requests are not supported"),
-        ("generate", {"prompt": "a", "images": ["aGk="]}, "images need"),
+        ("generate", {"prompt": "a", "images": ["aGk="]}, "an image needs"),
         ("generate", {"prompt": "a", "raw": True, "system": "b"}, "system cannot be combined with raw"),
         ("generate", {"prompt": "a", "context": [1, 9999]}, "9999 is not in the vocabulary"),
         ("embed", {"input": [1]}, "input"),
         ("embed", {"input": "a", "dimensions": 2}, "dimensions"),
     ],
 )
-async def test_invalid_requests(client: httpx.AsyncClient, path: str, fields: Any, message: str) -> None:
+async def test_invalid_requests_are_400(client: httpx.AsyncClient, path: str, fields: Any, message: str) -> None:
     body = {**(CHAT if path == "chat" else {"model": "any"}), **fields}
     response = await client.post(
         f"/api/{path}", json={name: value for name, value in body.items() if value is not None}

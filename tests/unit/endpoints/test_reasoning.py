@@ -152,7 +152,9 @@ async def test_stream_has_reasoning_before_the_answer(opened: Open, template: st
         ("deepseek-legacy", THOUGHT, "Hm, hm."),
     ],
 )
-async def test_reasoning_format(opened: Open, format: str, content: str, reasoning: str | None) -> None:
+async def test_reasoning_format_decides_where_the_reasoning_goes(
+    opened: Open, format: str, content: str, reasoning: str | None
+) -> None:
     settings: list[dict[str, Any]] = [{"reasoning_format": format}, {"flag_reasoning_format": format}]
     for fields in settings:
         message = message_of(await ask(opened, THOUGHT, **fields))
@@ -298,7 +300,7 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
 
 
 @pytest.mark.parametrize("format", ["auto", "none"])
-async def test_calls_in_the_reasoning_are_no_calls(opened: Open, format: str) -> None:
+async def test_calls_in_the_reasoning_are_not_calls(opened: Open, format: str) -> None:
     text = f"<think>Maybe {CALL}?</think>{CALL}"
     message = message_of(await ask(opened, text, tools=[TOOL], reasoning_format=format))
     assert len(message["tool_calls"]) == 1

@@ -148,7 +148,7 @@ async def test_logprobs_are_returned_if_included(talker: httpx.AsyncClient) -> N
     assert (await create(talker))["output"][0]["content"][0]["logprobs"] == []
 
 
-async def test_structured_output(opened: Open) -> None:
+async def test_structured_output_is_enforced(opened: Open) -> None:
     class Answer(BaseModel):
         blue: bool
 
@@ -202,7 +202,7 @@ async def test_required_calls_are_enforced(opened: Open) -> None:
 
 @pytest.mark.parametrize(("mode", "is_enforced"), [("required", True), ("auto", False)])
 async def test_allowed_tools_limit_the_calls_but_not_the_prompt(opened: Open, mode: str, is_enforced: bool) -> None:
-    choice = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
+    choice: dict[str, Any] = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
     text = CALL if is_enforced else "no call"
     async with opened(scores=answering(text), template=TEMPLATE, n_ctx=2048, slots=True) as client:
         response = await create(client, tools=[CLOCK, WEATHER], tool_choice=choice)

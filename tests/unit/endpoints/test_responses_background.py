@@ -123,7 +123,7 @@ async def test_cancel_ends_a_response(client: httpx.AsyncClient, backend: ToyBac
     assert (await client.post(PATH, json=body)).status_code == 200  # the slot is free again
 
 
-async def test_cancel_before_the_first_step(client: httpx.AsyncClient) -> None:
+async def test_response_can_be_cancelled_before_the_first_step(client: httpx.AsyncClient) -> None:
     ids = [(await client.post(PATH, json=BODY)).json()["id"] for _ in range(6)]
     for id in reversed(ids):
         assert (await client.post(f"{PATH}/{id}/cancel")).json()["status"] == "cancelled"
