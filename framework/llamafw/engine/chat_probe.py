@@ -37,12 +37,7 @@ from llamafw.errors import FAULTS, RequestError
 from llamafw.interfaces import ChatFormat, Tokenizer
 from llamafw.types import ChatCapabilities
 
-Message = Mapping[str, Any]
-
 MAX_SECONDS = 0.5  # processor time of all conversations together
-USER, USER2, ANSWER, ANSWER2 = "probeuser", "probesecond", "probeanswer", "probelater"
-SYSTEM, RESULT, RESULT2 = "probesystem", "proberesult", "probeoutcome"
-TOOL, TOOL2, FIELD, VALUE = "probe_tool", "probe_other", "probefield", "probevalue"
 DESCRIPTION, PARAMETER = "probedescription", "probeparameter"
 OTHER_ROLE, OTHER_TOOL_ROLE = "deputy", "tinker"  # begin like `developer` and `tool`, if a template prints initials
 
@@ -127,29 +122,6 @@ def probe_chat(chat: ChatFormat, tokenizer: Tokenizer | None = None) -> ChatCapa
     found = _probe_calls(prober, found)
     found = probe_reasoning(prober, found, tokenizer)
     return ChatCapabilities() if prober.expired else found
-
-
-def message(found: ChatCapabilities, role: str, text: str, **fields: Any) -> Message:
-    """Return a message in the form that the template wants."""
-    content: Any = [{"type": "text", "text": text}] if role in found.parts_only and text else text
-    if not text and "tool_calls" in fields and found.null_content:
-        content = None
-    return {"role": role, "content": content, **fields}
-
-
-def call(name: str, id: str, arguments: Any) -> Message:
-    """Return a tool call in OpenAI's format."""
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def arguments_of(found: ChatCapabilities, value: str = VALUE) -> Any:
-    """Return arguments of a call in the form that the template wants."""
-    return {FIELD: value} if found.object_arguments else f'{{"{FIELD}": "{value}"}}'
-
-
-def ids_of(found: ChatCapabilities) -> tuple[str, str]:
-    """Return the ids of two calls that the template accepts."""
-    return (SHORT_ID, SHORT_ID2) if found.short_ids else (ID, ID2)
 
 
 def _probe_contents(prober: Prober) -> ChatCapabilities:

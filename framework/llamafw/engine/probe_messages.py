@@ -21,6 +21,8 @@ ID, SHORT_ID, ID2, SHORT_ID2 = "call_0123456789abcdef", "abcdefghi", "call_fedcb
 def message(found: ChatCapabilities, role: str, text: str, **fields: Any) -> Message:
     """Return a message in the form that the template wants."""
     content: Any = [{"type": "text", "text": text}] if role in found.parts_only and text else text
+    if not text and "tool_calls" in fields and found.null_content:
+        content = None
     return {"role": role, "content": content, **fields}
 
 

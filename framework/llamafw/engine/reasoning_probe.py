@@ -89,13 +89,6 @@ def ends_with_tag(prompt: str, tag: str) -> bool:
     return prompt.rstrip().endswith(tag.strip())
 
 
-def _message(found: ChatCapabilities, role: str, text: str, **fields: Any) -> Mapping[str, Any]:
-    content: Any = [{"type": "text", "text": text}] if role in found.parts_only and text else text
-    if not text and "tool_calls" in fields and found.null_content:
-        content = None
-    return {"role": role, "content": content, **fields}
-
-
 def _probe_switches(prober: Prober, found: ChatCapabilities, messages: Sequence[Any]) -> ChatCapabilities:
     """Find the variables that switch thinking on and off and that set its effort."""
 

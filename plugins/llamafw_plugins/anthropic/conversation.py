@@ -10,7 +10,6 @@ import orjson
 
 from llamafw_plugins.anthropic.blocks import block_text, check_block, result_text
 from llamafw_plugins.anthropic.signatures import read_thinking
-from llamafw_plugins.endpoints.messages import media_error
 from llamafw_plugins.endpoints.response_json import JSON
 
 CLIENT_HEADER = "x-anthropic-billing-header:"

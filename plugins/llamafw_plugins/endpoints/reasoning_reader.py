@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamafw import ChatCapabilities, Reasoning
+from llamafw_plugins.tool_parsers.cursor import beginning_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,12 +151,3 @@ async def generate_lines(
                     yield line
                 if delta.finish:
                     yield builder.end(delta.finish)
-
-
-def with_logprobs(request: GenerateRequest, body: JSON) -> GenerateRequest:
-    """Return a request that reports the log-probabilities for which the body asks."""
-    if body.get("logprobs"):
-        return replace(request, logprobs=True, n_probs=int(body.get("top_logprobs") or 0))
-    if body.get("top_logprobs"):
-        raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
-    return request

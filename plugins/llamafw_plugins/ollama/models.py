@@ -158,15 +158,11 @@ def _sizes(loaded: LoadedModel) -> JSON:
 
     Clients cannot change the server's, and fill as much as they read here.
     """
-    sizes: JSON = {"general.parameter_count": _n_parameters(loaded)}
+    sizes: JSON = {"general.parameter_count": count_parameters(loaded)}
     name = f"{loaded.model.metadata.get('general.architecture')}.context_length"
     if name in loaded.model.metadata:
         sizes[name] = min(int(loaded.model.metadata[name]), loaded.engine.n_ctx)
     return sizes
-
-
-def _n_parameters(loaded: LoadedModel) -> int:
-    return sum(prod(tensor.shape) for tensor in loaded.model.tensors.values())
 
 
 def _short_number(n: int) -> str:

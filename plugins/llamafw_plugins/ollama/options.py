@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llamafw import App, Call, RequestError
-from llamafw_plugins.endpoints.chat_requests import errors_about_request
 from llamafw_plugins.endpoints.messages import media_error
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.thinking import known_effort
@@ -89,11 +88,6 @@ def format_fields(body: JSON) -> JSON:
     if format == "json":
         return {"response_format": {"type": "json_object"}}
     return {"response_format": {"type": "json_schema", "json_schema": {"schema": format}}}
-
-
-def errors_about_format() -> AbstractContextManager[None]:
-    """Return a context in which errors about the ``response_format`` of a chat become errors about ``format``."""
-    return errors_about_request(str, _RENAMED_FIELDS)
 
 
 def thinking_fields(body: JSON) -> JSON:

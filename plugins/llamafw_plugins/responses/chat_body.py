@@ -120,23 +120,13 @@ def _response_format(format: JSON) -> JSON:
     return {"type": "json_schema", "json_schema": members}
 
 
-@contextmanager
-def errors_about(conversation: Messages, tools: FunctionTools) -> Iterator[None]:
-    """Make errors about the body of a chat completion errors about the request that it was made from."""
-    try:
-        yield
-    except RequestError as error:
-        if error.param is not None:
-            error.param = field_of(error.param, conversation, tools)
-        error.message = _RENAMED[0][0].sub("text.format", error.message)
-        raise
+def errors_about(conversation: Messages, tools: FunctionTools) -> AbstractContextManager[None]:
+    """Return a context in which errors about the chat body become errors about the request of a conversation."""
 
+    def locate(param: str) -> str:
+        """Return the path of a message or of a tool in the request."""
+        param = conversation.locate(param)
+        found = _TOOL_PARAM.fullmatch(param)
+        return param if found is None else tools.origins[int(found[1])] + found[2]
 
-def field_of(param: str, conversation: Messages, tools: FunctionTools) -> str:
-    """Return the path of the request field for a path in the body of the chat completion."""
-    param = conversation.locate(param)
-    if (found := _TOOL_PARAM.fullmatch(param)) is not None:
-        return tools.origins[int(found[1])] + found[2]
-    for pattern, replacement in _RENAMED:
-        param = pattern.sub(replacement, param)
-    return param
+    return errors_about_request(locate, _RENAMED)

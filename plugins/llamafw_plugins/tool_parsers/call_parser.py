@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from math import isfinite
 from secrets import token_hex
 from typing import Any, ClassVar
 

@@ -60,9 +60,7 @@ class Parameter:
 
     def json_rule(self, end: str) -> str:
         """Return a Lark expression for a value in JSON and the text ``end`` after it."""
-        definitions = {key: self._root[key] for key in PROPERTY_DEFINITIONS if key in self._root}
-        schema = {**self.schema, **definitions} if isinstance(self.schema, dict) else self.schema
-        return f"%json {json.dumps(schema)} {literal(end)}"
+        return f"%json {json.dumps(with_definitions(self.schema, self._root))} {literal(end)}"
 
     def _python_to_json(self, text: str) -> str:
         """Return a value that is not JSON: some models write Python's ``True`` or ``{'a': None}``."""
