@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llamafw.errors import SettingsError, StartupError
@@ -88,8 +88,11 @@ def bind(hosts: str, port: int, *, reuse_port: bool = False) -> list[Listener]:
                 listeners.append(_bind_unix(name))
                 continue
             dual_stack = is_alone and name == _ANY_IPV6
-            listeners.append(_bind_host(name, port, reuse_port=reuse_port, dual_stack=dual_stack))
-            port = listeners[-1].port or port
+            taken = {sock.getsockname()[:2] for listener in listeners for sock in listener.sockets}
+            listener = _bind_host(name, port, taken, reuse_port=reuse_port, dual_stack=dual_stack)
+            if listener.sockets:
+                listeners.append(listener)
+                port = listener.port or port
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -97,8 +100,10 @@ def bind(hosts: str, port: int, *, reuse_port: bool = False) -> list[Listener]:
     return listeners
 
 
-def _bind_host(host: str, port: int, *, reuse_port: bool, dual_stack: bool) -> Listener:
-    """Listen on all addresses of a host."""
+def _bind_host(
+    host: str, port: int, taken: Collection[tuple[str, int]], *, reuse_port: bool, dual_stack: bool
+) -> Listener:
+    """Listen on all addresses of a host, except those that another name in ``--host`` has ``taken``."""
     sockets: list[socket.socket] = []
     reason = "the host has no address"
     for family, kind, protocol, _, address in dict.fromkeys(_addresses(host, port)):
@@ -106,6 +111,9 @@ def _bind_host(host: str, port: int, *, reuse_port: bool, dual_stack: bool) -> L
             continue
         if port == 0 and sockets:
             address = (address[0], sockets[0].getsockname()[1], *address[2:])
+        if address[:2] in taken:
+            reason = ""
+            continue
         sock = socket.socket(family, kind, protocol)
         try:
             _set_options(sock, reuse_port=reuse_port, dual_stack=dual_stack)
@@ -119,7 +127,7 @@ def _bind_host(host: str, port: int, *, reuse_port: bool, dual_stack: bool) -> L
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # these are for ::1 without IPv6
                 break
     else:
-        if sockets:
+        if sockets or not reason:
             return Listener(sockets)
 
     for sock in sockets:

@@ -59,6 +59,12 @@ def test_several_hosts_share_a_port(listen: Bind) -> None:
     assert can_connect("::1", first.port)
 
 
+def test_address_with_two_names_is_bound_once(listen: Bind) -> None:
+    listeners = listen("127.0.0.1, localhost, 127.0.0.1")
+    bound = [sock.getsockname()[0] for listener in listeners for sock in listener.sockets]
+    assert sorted(bound) in (["127.0.0.1"], ["127.0.0.1", "::1"])
+
+
 def test_unspecified_ipv6_address_accepts_ipv4_too(listen: Bind) -> None:
     (listener,) = listen("::")
     assert can_connect("127.0.0.1", listener.port)
