@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from llamafw import ChatContext, ModelError, RequestError
+from llamafw import ChatCapabilities, ChatContext, ModelError, RequestError
 from llamafw.engine.call_probe import render_call
 from llamafw.engine.chat_probe import probe_chat
 from llamafw_plugins.chat_formats import meter
@@ -97,21 +95,17 @@ def test_large_values_are_stopped(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", SLOW)
-def test_starting_with_slow_templates_takes_less_than_a_second(name: str) -> None:
-    started = time.thread_time()
+def test_probing_a_slow_template_ends(name: str) -> None:
     format = JinjaChatFormat(SLOW[name], ChatContext())
-    probe_chat(format)
+    assert probe_chat(format) == ChatCapabilities()
     render_call(format)
-    assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize("part", ["{{ a }}", "{% if a %}b{% endif %}", "{{ a|replace('b', 'c') }}"])
 def test_templates_of_too_many_parts_are_not_compiled(part: str) -> None:
     template = part * (MAX_TEMPLATE // len(part))
-    started = time.thread_time()
     with pytest.raises(ModelError, match="the chat template is too long: it has more than 10000"):
         JinjaChatFormat(template, ChatContext())
-    assert time.thread_time() - started < 1
 
 
 def test_the_time_limit_grows_with_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
