@@ -4,17 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help serve quick test coverage lint docs docs-check compatibility checkpoints fuzz package released bench clean
+.PHONY: help serve quick test node coverage lint docs docs-check compatibility checkpoints fuzz package released bench clean
 
 help:
 	@echo "make serve          download the default model once and serve it on http://127.0.0.1:8080 (ARGS=... for flags)"
 	@echo "make quick          run the quick tests (ARGS=... for pytest)"
 	@echo "make test           run all tests (ARGS=... for pytest)"
+	@echo "make node           install the packages for Node that some tests need (needs npm)"
 	@echo "make coverage       run all tests and print how much of each file they reach"
 	@echo "make lint           check layout, code and types with ruff and mypy"
 	@echo "make docs           write the generated pages and pictures in docs/"
 	@echo "make docs-check     test the documentation"
-	@echo "make compatibility  write docs/compatibility.md from the marks of the tests"
+	@echo "make compatibility  write docs/compatibility.md and docs/client-calls.md from the marks of the tests"
 	@echo "make checkpoints    compute the tests' logits with transformers again and compare them (installs torch)"
 	@echo "make fuzz           send generated requests to every operation (ARGS='--max-time 3600')"
 	@echo "make package        build sdist and wheel, and try the wheel in a fresh environment"
@@ -31,11 +32,14 @@ quick: $(VENV)/.test
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
+node:
+	cd tests/clients && npm install --no-package-lock --no-audit --no-fund --fetch-retries=1 --fetch-timeout=30000
+
 coverage: $(VENV)/.lint
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 compatibility: $(VENV)/.test
-	$(BIN)/python -m pytest --collect-only --quiet --quiet --compatibility=docs/compatibility.md
+	$(BIN)/python -m pytest --collect-only --quiet --quiet --write-pages
 
 checkpoints: $(VENV)-torch/.installed
 	cd tests && OMP_NUM_THREADS=1 $(abspath $(VENV)-torch)/bin/python -m checkpoints.make --check $(ARGS)

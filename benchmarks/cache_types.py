@@ -62,7 +62,7 @@ class Model:
         metadata = self.model.metadata
         self.tokenizer: Any = plugins.registry("tokenizer")[metadata["tokenizer.ggml.model"]](metadata)
 
-    def log_probabilities(self, tokens: list[int], keys: str, values: str) -> Floats:
+    def log_probabilities(self, tokens: list[int], keys: Any, values: Any) -> Floats:
         options = BackendOptions(n_ctx=len(tokens), n_ubatch=N_UBATCH, cache_type_k=keys, cache_type_v=values)
         backend = NumbaBackend(
             BackendContext(

@@ -110,6 +110,9 @@ class RecordingGrammar:
         self.masked = True
         self.grammar.mask(logits)
 
+    def copy(self) -> RecordingGrammar:
+        return RecordingGrammar(self.grammar.copy())
+
 
 def time_tokens(
     chain: Chain, compiler: LlguidanceCompiler, source: str, logits: Any, n: int

@@ -163,12 +163,12 @@ def time_decoding(url: str, n_idle: int, first: int = 1200, last: int = 2200) ->
         http.stream("POST", "/completion", json=body) as response,
     ):
         started = 0.0
-        events = (line for line in response.iter_lines() if line)
+        events = (line for line in response.iter_lines() if line.startswith("data: "))
         for n, _ in enumerate(events, 1):
             if n == 1 and n_idle:
                 stack.enter_context(open_streams(url, n_idle, n_idle))
                 (slot,) = httpx.get(f"{url}/slots").json()
-                if slot["next_token"]["n_decoded"] >= first:
+                if slot["next_token"][0]["n_decoded"] >= first:
                     raise RuntimeError("the other streams were not opened in time")
             if n == first:
                 started = time.perf_counter()

@@ -43,7 +43,8 @@ async def stream(http: httpx.AsyncClient, url: str, text: str) -> tuple[float, i
     async with http.stream("POST", f"{url}/completion", json=body) as response:
         response.raise_for_status()
         async for chunk in response.aiter_raw():
-            first = first or time.perf_counter() - started
+            if b"data: " in chunk:  # not a comment, which is sent while the request waits
+                first = first or time.perf_counter() - started
             tokens += chunk.count(b"data: ")
     return first, tokens - 1  # the last event has no token
 

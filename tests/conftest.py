@@ -9,19 +9,26 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from support.inventory import Inventory
+from support import client_calls, inventory
+from support.marked_pages import MarkedPage, PageWriter
 
 ROOT = Path(__file__).parents[1]
 SLOW_FOLDERS = ("conformance", "e2e")
 """Folders whose tests are all marked as slow. In other folders, modules and tests have the mark themselves."""
 
+PAGES = (
+    MarkedPage("inventory", inventory.PAGE, inventory.check_rows, inventory.page),
+    MarkedPage("client", client_calls.PAGE, client_calls.read_mark, client_calls.page, client_calls.without_versions),
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--compatibility", metavar="FILE", help="write docs/compatibility.md from the marks of the tests")
+    parser.addoption("--write-pages", action="store_true", help="write pages of docs/ from the marks of the tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Inventory(config))
+    for page in PAGES:
+        config.pluginmanager.register(PageWriter(config, page))
     hypothesis.settings.register_profile("untimed", deadline=None)  # tests must not fail on a busy machine
     hypothesis.settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # set by shells for background jobs; servers would inherit it

@@ -5,7 +5,6 @@ The samplers are the real ones; the distribution is made up: what might follow "
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -19,22 +18,28 @@ from llamafw import Candidates, GenerateRequest, SamplerContext
 from llamafw.sampling.chain import build_chain
 from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw_plugins.samplers import order
+from llamafw_plugins.samplers.adaptive_p import AdaptiveP
+from llamafw_plugins.samplers.dry import Dry
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.mirostat import Mirostat
 from llamafw_plugins.samplers.penalties import Penalties
 from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.tfs_z import TfsZ
 from llamafw_plugins.samplers.top_k import TopK
+from llamafw_plugins.samplers.top_n_sigma import TopNSigma
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
+from llamafw_plugins.samplers.xtc import Xtc
 
 FOLDER = Path(__file__).parent
-EXAMPLES = FOLDER.parents[1] / "examples"
 WORDS = ("door", "window", "book", "box", "letter", "curtain", "closet", "fridge", "trunk", "lid", "gate", "safe")
 UNCERTAIN = (0.30, 0.20, 0.14, 0.10, 0.08, 0.06, 0.045, 0.03, 0.02, 0.013, 0.008, 0.004)
 CERTAIN = (0.93, 0.03, 0.012, 0.008, 0.006, 0.004, 0.003, 0.0025, 0.002, 0.0012, 0.0008, 0.0005)
 TOKENIZER: Any = SimpleNamespace(
-    encode=lambda text, **_: [], eog=frozenset(), piece=lambda token, special=False: WORDS[token].encode()
+    n_vocab=len(WORDS),
+    encode=lambda text, **_: [],
+    eog=frozenset(),
+    piece=lambda token, special=False: WORDS[token].encode(),
 )
 
 BAR, GAP, LEFT, TOP, PLOT, FOOT, SPACE = 11, 5, 34, 50, 120, 58, 26  # sizes in pixels
@@ -110,31 +115,19 @@ def probabilities(candidates: Candidates) -> list[float]:
     return [float(value) for value in probabilities_by_token]
 
 
-def example(package: str, name: str) -> Any:
-    """Return a sampler of a package in examples/, which may be not installed."""
-    module = package.replace("-", "_")
-    spec = importlib.util.spec_from_file_location(module, EXAMPLES / package / f"{module}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return getattr(loaded, name)
-
-
 BUILTIN: dict[str, Any] = {
     "penalties": Penalties,
+    "dry": Dry,
+    "top_n_sigma": TopNSigma,
     "top_k": TopK,
     "tfs_z": TfsZ,
     "typ_p": TypP,
     "top_p": TopP,
     "min_p": MinP,
+    "xtc": Xtc,
     "temperature": Temperature,
     "mirostat": Mirostat,
 }
-DRY, XTC, SIGMA = (
-    example(f"llamafw-{package}", name)
-    for package, name in (("dry", "Dry"), ("xtc", "Xtc"), ("top-n-sigma", "TopNSigma"))
-)
 COUNTS = {0: "1×", 2: "3×", 5: "1×"}  # of the words in the prompt
 PROMPT = (0, 2, 5, 2, 2)
 REPEATED = (3, 4, 1, 0, 7, 3, 4, 1)  # box letter window door … box letter window
@@ -168,17 +161,17 @@ PICTURES: dict[str, Sequence[Panel]] = {
     ],
     "dry": [
         Panel(
-            "dry_allowed_length 4", DRY, DRY_OPTIONS | {"dry_allowed_length": 4}, "3 tokens may repeat", prompt=REPEATED
+            "dry_allowed_length 4", Dry, DRY_OPTIONS | {"dry_allowed_length": 4}, "3 tokens may repeat", prompt=REPEATED
         ),
-        Panel("dry_allowed_length 3", DRY, DRY_OPTIONS | {"dry_allowed_length": 3}, "at the limit", prompt=REPEATED),
+        Panel("dry_allowed_length 3", Dry, DRY_OPTIONS | {"dry_allowed_length": 3}, "at the limit", prompt=REPEATED),
         Panel(
-            "dry_allowed_length 1", DRY, DRY_OPTIONS | {"dry_allowed_length": 1}, "2 more than allowed", prompt=REPEATED
+            "dry_allowed_length 1", Dry, DRY_OPTIONS | {"dry_allowed_length": 1}, "2 more than allowed", prompt=REPEATED
         ),
     ],
     "top_n_sigma": [
-        Panel("top_n_sigma 1", SIGMA, {"top_n_sigma": 1.0}, "uncertain"),
-        Panel("top_n_sigma 1", SIGMA, {"top_n_sigma": 1.0}, "certain", distribution=CERTAIN),
-        Panel("top_n_sigma 2", SIGMA, {"top_n_sigma": 2.0}, "uncertain"),
+        Panel("top_n_sigma 1", TopNSigma, {"top_n_sigma": 1.0}, "uncertain"),
+        Panel("top_n_sigma 1", TopNSigma, {"top_n_sigma": 1.0}, "certain", distribution=CERTAIN),
+        Panel("top_n_sigma 2", TopNSigma, {"top_n_sigma": 2.0}, "uncertain"),
     ],
     "top_k": [
         Panel("top_k 3", TopK, {"top_k": 3}, "uncertain"),
@@ -206,11 +199,11 @@ PICTURES: dict[str, Sequence[Panel]] = {
         Panel("typical_p 0.9", TypP, {"typical_p": 0.9}),
     ],
     "xtc": [
-        Panel("xtc_threshold 0.09", XTC, {"xtc_probability": 1, "xtc_threshold": 0.09}, "when applied"),
-        Panel("xtc_threshold 0.15", XTC, {"xtc_probability": 1, "xtc_threshold": 0.15}, "when applied"),
+        Panel("xtc_threshold 0.09", Xtc, {"xtc_probability": 1, "xtc_threshold": 0.09}, "when applied"),
+        Panel("xtc_threshold 0.15", Xtc, {"xtc_probability": 1, "xtc_threshold": 0.15}, "when applied"),
         Panel(
             "xtc_threshold 0.09",
-            XTC,
+            Xtc,
             {"xtc_probability": 1, "xtc_threshold": 0.09},
             "certain: no effect",
             distribution=CERTAIN,
@@ -226,6 +219,11 @@ PICTURES: dict[str, Sequence[Panel]] = {
         Panel(
             "1 ± 0.8", Temperature, {"temperature": 1, "dynatemp_range": 0.8}, "certain: T = 0.4", distribution=CERTAIN
         ),
+    ],
+    "adaptive_p": [
+        Panel("adaptive_target 0.1", AdaptiveP, {"adaptive_target": 0.1}, "at the start"),
+        Panel("adaptive_target 0.1", AdaptiveP, {"adaptive_target": 0.1}, "after the likely “door”", accepted=(0, 0)),
+        Panel("adaptive_target 0.3", AdaptiveP, {"adaptive_target": 0.3}, "at the start"),
     ],
     "mirostat": [
         Panel("at the start", Mirostat, {"mirostat": 2, "mirostat_tau": 2.2, "mirostat_eta": 0.5}, "µ = 2 · tau"),

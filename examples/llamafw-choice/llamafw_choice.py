@@ -91,6 +91,12 @@ class Choice:
         self.position = 0  # bytes written
         self.closed = False  # an end-of-generation token was accepted
 
+    def copy(self) -> Choice:
+        """Return an independent answer in the same state."""
+        copy = Choice(self.compiler, self.texts)
+        copy.position, copy.closed = self.position, self.closed
+        return copy
+
     @property
     def ended(self) -> bool:
         """Whether no token may follow: a text is complete, and no longer text starts with it."""

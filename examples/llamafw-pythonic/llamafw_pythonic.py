@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from secrets import token_hex
 from typing import Any
 
-from llamafw import Register, RequestError, ToolCall, ToolParser, hookimpl
+from llamafw import AnswerDelta, CallDelta, Register, RequestError, ToolContext, ToolParser, hookimpl
 
 requires_api = ">=1.0,<2"
 POSSIBLE_CALLS = re.compile(r"\[\s*(?:[\w.-]+\s*(?:\(.*)?)?", re.DOTALL)
@@ -30,19 +30,26 @@ Message = Mapping[str, Any]
 class Pythonic:
     """The `llamafw.ToolParserPlugin` of the format."""
 
-    def matches(self, template: str) -> bool:
-        """Return whether the chat template explains this format, as Llama 4's does."""
-        return "func_name1(" in template
+    marks = ()
+    reads_all = False
 
-    def create(self) -> ToolParser:
+    def matches(self, template: str, call: str) -> bool:
+        """Return whether the chat template writes calls in this format."""
+        return "[get_weather(" in call
+
+    def create(self, context: ToolContext) -> ToolParser:
         """Return a parser for one answer."""
-        return Parser()
+        return Parser(context)
 
-    def grammar(self, tools: Sequence[Message], *, parallel: bool) -> str:
+    def triggers(self, context: ToolContext) -> Sequence[str]:
+        """Return how a list of calls may begin."""
+        return [f"[{name}(" for name in sorted(context.names)]
+
+    def grammar(self, context: ToolContext) -> str:
         """Return a Lark grammar of answers that consist of calls."""
-        rules = [call_rule(tool["function"]) for tool in tools]
+        rules = [call_rule(tool["function"]) for tool in context.tools]
         alternatives = " | ".join(f"call{i}" for i in range(len(rules)))
-        more = '(", " call)*' if parallel else ""
+        more = '(", " call)*' if context.parallel else ""
         lines = [f'start: "[" call {more} "]"', f"call: {alternatives}"]
         lines += [f"call{i}: {rule}" for i, rule in enumerate(rules)]
         return "\n".join(lines) + "\n"
@@ -66,8 +73,8 @@ class Pythonic:
 class Parser:
     """A `llamafw.ToolParser` that withholds an answer while it may be a list of calls."""
 
-    def __init__(self) -> None:
-        self.withheld = ""
+    def __init__(self, context: ToolContext) -> None:
+        self.context, self.withheld = context, ""
         self.position = 0  # characters of `withheld` that have been scanned
         self.open: list[str] = []  # closing brackets and quotes that are expected, the next one last
         self.escaped = False  # the last character was a backslash in a string
@@ -75,10 +82,10 @@ class Parser:
         self.decided = False  # the answer is known to be text, or its calls have been returned
         self.after_calls = False  # only white space has followed the calls
 
-    def feed(self, text: str) -> tuple[str, list[ToolCall]]:
+    def feed(self, text: str) -> AnswerDelta:
         """Add text to the answer and return the text and the calls that are now certain."""
         if self.decided:
-            return self.strip_after_calls(text), []
+            return AnswerDelta(text=self.strip_after_calls(text))
 
         self.withheld += text
         if not self.has_call:
@@ -92,20 +99,20 @@ class Parser:
             self.position += 1
             if not self.open:
                 return self.end_list(self.withheld[: self.position], self.withheld[self.position :])
-        return "", []
+        return AnswerDelta()
 
-    def finish(self) -> tuple[str, list[ToolCall]]:
-        """Return the withheld text: it is not a list of calls."""
+    def finish(self, *, cut: bool = False) -> AnswerDelta:
+        """Return the withheld text: it is not a list of calls, or only the beginning of one that a limit has cut."""
         self.decided, text, self.withheld = True, self.withheld, ""
-        return text, []
+        return AnswerDelta(text="" if cut and self.context.required else text)
 
-    def end_list(self, calls: str, rest: str) -> tuple[str, list[ToolCall]]:
+    def end_list(self, calls: str, rest: str) -> AnswerDelta:
         """Return the calls of a complete list, or its text if it contains anything else."""
         tool_calls = read_calls(calls)
         if not tool_calls:
             return self.finish()
         self.decided, self.after_calls, self.withheld = True, True, ""
-        return self.strip_after_calls(rest), tool_calls
+        return AnswerDelta(text=self.strip_after_calls(rest), calls=tuple(tool_calls))
 
     def strip_after_calls(self, text: str) -> str:
         """Return the text without white space that follows the calls."""
@@ -130,11 +137,11 @@ class Parser:
             self.open.pop()
 
 
-def read_calls(text: str) -> list[ToolCall]:
+def read_calls(text: str) -> list[CallDelta]:
     """Return the calls of a list, or an empty list if it contains anything else."""
-    inner, calls = text.strip()[1:-1].strip(), list[ToolCall]()
+    inner, calls = text.strip()[1:-1].strip(), list[CallDelta]()
     while inner:
-        name, scanner = NAME.match(inner), Parser()
+        name, scanner = NAME.match(inner), Parser(ToolContext())
         if name is None:
             return []
 
@@ -151,7 +158,7 @@ def read_calls(text: str) -> list[ToolCall]:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return []
 
-        calls.append(ToolCall(f"call_{token_hex(12)}", name[1], arguments))
+        calls.append(CallDelta(len(calls), f"call_{token_hex(12)}", name[1], arguments))
         inner = inner[end:].lstrip(" ,\n")
     return calls
 

@@ -4,6 +4,7 @@ Plugins may use everything that can be imported from here. Nothing else is publi
 """
 
 from llamafw import graph
+from llamafw.code_cache import code_root, compile_c_function, use_folder
 from llamafw.errors import (
     ContextFullError,
     DeadlineExceeded,
@@ -35,28 +36,38 @@ from llamafw.interfaces import (
     GrammarFactory,
     Operator,
     Quant,
+    Quantizer,
     Register,
     Sampler,
     SamplerContext,
     SamplerPlugin,
+    SharingBackend,
     SnapshotBackend,
     Tokenizer,
+    ToolContext,
     ToolParser,
     ToolParserPlugin,
 )
 from llamafw.sampling.largest import largest_indices
+from llamafw.sampling.reasoning import visible_tokens
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
+from llamafw.sampling_settings import read_sampler_names
+from llamafw.server.json_lines import json_lines
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import ServerSentEvent, event_stream
-from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, LoadedModel
+from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, ErrorFormat, LoadedModel
 from llamafw.settings import Settings
 from llamafw.snapshots import Snapshots
 from llamafw.types import (
+    AnswerDelta,
     BackendOptions,
     Batch,
     Bytes,
+    CachePages,
+    CallDelta,
     Candidates,
+    ChatCapabilities,
     Delta,
     Embedding,
     EmbedRequest,
@@ -74,6 +85,8 @@ from llamafw.types import (
     Pooling,
     Problem,
     PromptProgress,
+    Reasoning,
+    ReasoningTags,
     SlotStatus,
     StopType,
     SystemPrompt,
@@ -89,6 +102,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "AnswerDelta",
     "API_VERSION",
     "App",
     "Architecture",
@@ -99,11 +113,16 @@ __all__ = [
     "BackendOptions",
     "Batch",
     "Bytes",
+    "CachePages",
     "Call",
+    "CallDelta",
     "Candidates",
+    "ChatCapabilities",
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
+    "code_root",
+    "compile_c_function",
     "compile_sampler_kernel",
     "ContextFullError",
     "Credentials",
@@ -115,6 +134,7 @@ __all__ = [
     "Endpoint",
     "Engine",
     "EngineStats",
+    "ErrorFormat",
     "event_stream",
     "Finish",
     "Floats",
@@ -131,6 +151,7 @@ __all__ = [
     "graph",
     "hookimpl",
     "Ints",
+    "json_lines",
     "JSONResponse",
     "JsonSchema",
     "largest_indices",
@@ -146,6 +167,10 @@ __all__ = [
     "Problem",
     "PromptProgress",
     "Quant",
+    "Quantizer",
+    "read_sampler_names",
+    "Reasoning",
+    "ReasoningTags",
     "Register",
     "request_id",
     "RequestError",
@@ -157,6 +182,7 @@ __all__ = [
     "ServerSentEvent",
     "Settings",
     "SettingsError",
+    "SharingBackend",
     "SlotStatus",
     "SnapshotBackend",
     "Snapshots",
@@ -169,9 +195,12 @@ __all__ = [
     "Tokenizer",
     "TokenLogprob",
     "ToolCall",
+    "ToolContext",
     "ToolParser",
     "ToolParserPlugin",
     "TooManyRequests",
     "Unavailable",
+    "use_folder",
     "User",
+    "visible_tokens",
 ]

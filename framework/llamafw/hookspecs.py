@@ -154,10 +154,7 @@ def register_operators(register: Register) -> None:
 
 @hookspec
 def register_quants(register: Register) -> None:
-    """Register tensor types: ``register("Q4_1", quant)``.
-
-    The name is ggml's. A tensor type is registered as a `llamafw.Quant`.
-    """
+    """Register tensor types by ggml's names, each a `llamafw.Quant` or `llamafw.Quantizer`: ``register("Q4_1", q)``."""
 
 
 @hookspec
@@ -166,6 +163,11 @@ def register_backends(register: Register) -> None:
 
     ``factory(BackendContext) -> Backend`` is called when a model loads and ``--backend`` or `choose_backend` names it.
     """
+
+
+@hookspec
+def register_error_formats(register: Register) -> None:
+    """Register formats of errors by path: ``register("/v1/things", error_format)``, each a `llamafw.ErrorFormat`."""
 
 
 # --- the server -------------------------------------------------------------------------------------

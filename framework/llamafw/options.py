@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ MAX_CPUS = 4096
 """Number of processors that a CPU mask or range can name; more than any machine has."""
 
 _NOT_A_RANGE = "is not a range of processors such as 0-3"
+_ESCAPE = re.compile(r"""\\(?:x([0-9A-Fa-f]{2})|([nrt'"\\]))""")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 _STATED_DEFAULT = re.compile(r" ?\(default: ([^()]*)\)")
 
 
@@ -34,12 +36,14 @@ class Option:
     group: str
     type: type  # of one value: bool, int, float or str
     env: str | None = None
+    other_env: tuple[str, ...] = ()  # further names of the environment variable, in other versions of llama-server
     metavar: str | None = None
     low: float | None = None  # smallest allowed value
     high: float | None = None  # largest allowed value
     choices: tuple[str, ...] = ()
     repeat: bool = False  # the flag may be given several times; the environment variable has a list
-    split_env: bool = True  # False: the environment variable has one value, commas included
+    split: bool = False  # each value of the flag is a list too, separated by commas
+    item: str = ""  # regular expression: only commas before a match separate values, which keep their spaces
     request_field: str | None = None  # the request field whose default this option sets
     off_flags: tuple[str, ...] = ()  # flags that set a bool to False; the last one on the command line wins
     off_env: str | None = None  # environment variable that sets a bool to False
@@ -130,6 +134,31 @@ def read_file(flag: str, name: str) -> str:
     raise SettingsError(f"{flag}: {name} cannot be read: {reason}")
 
 
+def unescape(text: str, flag: str) -> str:
+    r"""Return a text with ``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` replaced.
+
+    ``\xHH`` is one byte of UTF-8. Other backslashes are kept.
+
+    Raises
+    ------
+    SettingsError
+        The bytes are not valid UTF-8; the message names ``flag``.
+    """
+
+    def replacement(match: re.Match[str]) -> bytes:
+        byte, letter = match.groups()
+        return bytes([int(byte, 16)]) if byte else _ESCAPED.get(letter, letter).encode()
+
+    raw, end = b"", 0
+    for match in _ESCAPE.finditer(text):
+        raw += text[end : match.start()].encode() + replacement(match)
+        end = match.end()
+    try:
+        return (raw + text[end:].encode()).decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{flag}: byte {error.start} is not valid UTF-8") from None
+
+
 def parse_cpu_mask(text: str) -> frozenset[int]:
     """Return the processors in a hexadecimal mask, ``0x5`` or ``5``: bit i stands for processor i."""
     if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{MAX_CPUS // 4}}}", text) or not (bits := int(text, 16)):
@@ -159,11 +188,50 @@ def parse_proportions(text: str) -> tuple[float, ...]:
     return proportions
 
 
+def parse_gpu_layers(text: str) -> int | None:
+    """Return a number of layers: None for ``auto`` and -1 for ``all``."""
+    if text in ("auto", "all"):
+        return None if text == "auto" else -1
+    if not re.fullmatch(r"-1|\d{1,9}", text):
+        raise ValueError("is not a number of layers, auto or all")
+    return int(text)
+
+
+def parse_slots(number: int) -> int | None:
+    """Return a number of slots: None for -1."""
+    if number == 0:
+        raise ValueError("is not a number of slots; -1 stands for the default")
+    return None if number < 0 else number
+
+
+def parse_yarn_factor(number: float) -> float | None:
+    """Return a factor or a number of rotations: None for -1."""
+    if number != -1 and number < 1e-6:
+        raise ValueError("is not a positive number; -1 stands for that of the model")
+    return None if number == -1 else number
+
+
 def parse_on_off_auto(text: str) -> bool | None:
     """Return True for on, False for off and None for ``auto``."""
     if text.lower() not in BOOLEANS | {"auto": None}:
         raise ValueError("is not one of on, off, auto")
     return BOOLEANS.get(text.lower())
+
+
+def parse_path_prefix(text: str) -> str:
+    """Return the start of URL paths, with a slash at its start and none at its end; "" for none."""
+    path = text.strip("/")
+    if not path.isascii() or "//" in path or any(character in path for character in "?#%{}\\ "):
+        raise ValueError("is not a path such as /llm")
+    return f"/{path}" if path else ""
+
+
+def split_list(opt: Option, values: Iterable[Any]) -> list[Any]:
+    """Return the values of an option that may be repeated; each is a list of values itself, if it has ``split``."""
+    if not opt.split:
+        return list(values)
+    parts = (re.split(f",(?={opt.item})", value) if isinstance(value, str) else [value] for value in values)
+    return [part.strip() if isinstance(part, str) and not opt.item else part for each in parts for part in each]
 
 
 def _to_bool(text: str, source: str) -> bool:

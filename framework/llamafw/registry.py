@@ -28,6 +28,7 @@ FUNCTIONS: Mapping[str, str] = {
     "architecture": "architecture(Model) -> Graph",
     "backend": "factory(BackendContext) -> Backend",
     "endpoint": "async def create(call: Call)",
+    "error_format": "error_format(problem: Problem) -> tuple[int, body]",
 }
 """Kinds that are registered as functions, and the signature of these functions. Their results are checked later."""
 

@@ -6,13 +6,14 @@ The protocols of the parts of a model are in `llamafw.interfaces`. Nothing here 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llamafw.graph import Graph
 from llamafw.interfaces import ChatFormat, SamplerPlugin, Tokenizer, ToolParserPlugin
 from llamafw.types import (
+    ChatCapabilities,
     Delta,
     Embedding,
     EmbedRequest,
@@ -21,6 +22,7 @@ from llamafw.types import (
     GrammarSource,
     Model,
     PluginInfo,
+    Problem,
     SlotStatus,
     SystemPrompt,
     User,
@@ -112,6 +114,7 @@ class LoadedModel:
     tool_parser: ToolParserPlugin | None = None  # None: no plugin provides one
     grammar: GrammarSource | None = None  # grammar of requests that do not set one
     system_prompt: SystemPrompt = SystemPrompt()  # text before every prompt
+    chat_capabilities: ChatCapabilities = ChatCapabilities()  # what `chat` can do
 
     def whole_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens to evaluate: the system prompt, if there is one, and the request's own prompt.
@@ -219,7 +222,16 @@ class Call:
     query: Mapping[str, Any]  # query parameters, converted too; those that the document does not have are strings
     http: Request  # starlette's request, for headers and the client's address
     user: User | None = None  # the client; None: the operation is public, or the server has no authenticators
+    ignored: list[str] = field(default_factory=list)  # fields without effect, for the header that names them; may grow
 
+
+ErrorFormat = Callable[[Problem], tuple[int, Any]]
+"""A function that returns the HTTP status and the JSON body of an error response: ``error_format(problem)``.
+
+It is called on the event loop, once per failed request to the path for which it is registered or to a path below it,
+whoever refuses the request, and even if no operation has the path. Of several registered paths, the longest counts.
+Errors of other paths are ``{"error": {"code", "message", "type", …}}``.
+"""
 
 Endpoint = Callable[[Call], Awaitable[Any]]
 """A function that answers an operation: an ``async def`` that returns a starlette Response, or data for a 200.

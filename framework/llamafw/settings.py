@@ -8,40 +8,39 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Any, get_args
 
-from llamafw.errors import SettingsError
+from llamafw.chat_settings import CHAT, ChatSettings
 from llamafw.options import (
     Option,
     convert,
     option,
     parse_cpu_mask,
     parse_cpu_range,
+    parse_gpu_layers,
     parse_on_off_auto,
+    parse_path_prefix,
     parse_proportions,
+    parse_slots,
+    parse_yarn_factor,
 )
+from llamafw.sampling_settings import SAMPLING
 from llamafw.types.backend_options import CacheType
 
-SAMPLER_LETTERS = {
-    "k": "top_k", "f": "tfs_z", "y": "typ_p", "p": "top_p", "m": "min_p", "t": "temperature", "e": "penalties",
-}  # fmt: skip
-SAMPLER_ALIASES = {
-    "top-k": "top_k", "top-p": "top_p", "nucleus": "top_p", "min-p": "min_p", "tfs-z": "tfs_z", "tfs": "tfs_z", "temp": "temperature",
-    "typical-p": "typ_p", "typical": "typ_p", "typ-p": "typ_p", "typ": "typ_p",
-}  # fmt: skip
-"""Other names that llama-server has for samplers on the command line."""
-
 COMMON, MODEL, CPU, GPU, CONTEXT = "common", "model", "CPU", "GPU", "context and batching"
-SAMPLING, SERVER, PLUGINS, LOG = "sampling", "server", "plugins", "logging"
+SERVER, PLUGINS, LOG = "server", "plugins", "logging"
+GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, CHAT, SAMPLING, SERVER, PLUGINS, LOG)
+
+_LOG_LEVELS = (logging.CRITICAL + 1, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+"""The lowest level that is logged, for each value of ``--verbosity``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(ChatSettings):
     """The settings of one server, fixed at start-up."""
 
     # fmt: off
@@ -50,20 +49,22 @@ class Settings:
         help="GGUF file of the model, or a name from the catalogue of `llamafw pull`; with --model-url or --hf-file: the file to store the download in (default: smollm2-135m, downloaded once)")
     hf_repo: str | None = option(None, "-hf", "-hfr", "--hf-repo", group=COMMON, type=str, env="LLAMA_ARG_HF_REPO", metavar="USER/REPO[:QUANT]",
         help="download the model from this Hugging Face repository; QUANT selects a file by its quantization, --hf-file or -m by its name (default: Q4_K_M if there is one)")
-    alias: str | None = option(None, "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAME",
-        help="name of the model in the API (default: its name in the catalogue, or that of its file)")
+    alias: tuple[str, ...] = option((), "-a", "--alias", group=COMMON, type=str, env="LLAMA_ARG_ALIAS", metavar="NAMES", repeat=True, split=True,
+        help="names of the model in the API, separated by commas; the first is its id (default: its name in the catalogue, or that of its file)")
+    tags: tuple[str, ...] = option((), "--tags", group=SERVER, type=str, env="LLAMA_ARG_TAGS", metavar="TAGS", repeat=True, split=True,
+        help="tags of the model in GET /v1/models, separated by commas; for clients only")
     ctx_size: int = option(0, "-c", "--ctx-size", group=COMMON, type=int, env="LLAMA_ARG_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
         help="size of the context in tokens, divided evenly among the slots (default: 0, the context that the model was trained with)")
-    parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=1, high=1024,
-        help="number of slots: requests that are processed at the same time (default: 4, each with the whole context unless -c is given)")
+    parallel: int | None = option(None, "-np", "--parallel", group=COMMON, type=int, env="LLAMA_ARG_N_PARALLEL", metavar="N", low=-1, high=1024, parse=parse_slots,
+        help="number of slots: requests that are processed at the same time; -1: the default (default: 4, each with the whole context unless -c is given)")
     threads: int = option(-1, "-t", "--threads", group=COMMON, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
         help="number of CPU threads for generation (default: one per physical core)")
     host: str = option("127.0.0.1", "--host", group=COMMON, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
-        help="address to listen on; 0.0.0.0 makes the server reachable from other machines")
+        help="addresses to listen on, separated by commas: IP addresses, host names, and paths of unix sockets, which end in .sock; 0.0.0.0 makes the server reachable from other machines, :: over IPv6 too")
     port: int = option(8080, "--port", group=COMMON, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
         help="port to listen on; 0: any free port")
-    api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split_env=False,
-        help="API key that requests must carry; may be repeated (the environment variable is a single key)")
+    api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split=True,
+        help="API keys that requests must carry, separated by commas; may be repeated")
     config: str | None = option(None, "--config", group=COMMON, type=str, env="LLAMAFW_CONFIG", metavar="FILE",
         help="TOML file with settings, named like the long flags; environment variables and flags take precedence")
 
@@ -78,14 +79,18 @@ class Settings:
         help="use models from the cache only, without network access")
     backend: str | None = option(None, "--backend", group=MODEL, type=str, env="LLAMAFW_BACKEND", metavar="NAME",
         help="backend that runs the model (default: numba)")
-    override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
-        help="override a metadata key of the model; TYPE is int, float, bool or str; may be repeated")
+    override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True, split=True, item="[^,=:]+=(?:int|float|bool|str):",
+        help="override metadata keys of the model, separated by commas; TYPE is int, float, bool or str; may be repeated")
+    requantize: str | None = option(None, "--requantize", group=MODEL, type=str, env="LLAMA_ARG_REQUANTIZE", metavar="TYPE",
+        help="round the matrices of the model to this tensor type while loading, such as q4_k or q8_0, for less memory and more speed (docs/models.md); the file stays as it is (default: no type is rounded to another)")
     check_tensors: bool = option(False, "--check-tensors", group=MODEL, type=bool,
         help="check all weights while loading, and refuse a model with NaN or infinite values")
     warmup: bool = option(True, "--warmup", group=MODEL, type=bool, env="LLAMA_ARG_WARMUP", off_flags=("--no-warmup",), off_env="LLAMA_ARG_NO_WARMUP",
         help="run one token through the model at start-up, so that the first request is not slower")
     mmap: bool = option(True, "--mmap", group=MODEL, type=bool, env="LLAMA_ARG_MMAP", off_flags=("--no-mmap",), off_env="LLAMA_ARG_NO_MMAP",
         help="map the model file into memory; --no-mmap reads it instead, which is slower but allows the file to be overwritten later")
+    load_mode: str | None = option(None, "-lm", "--load-mode", group=MODEL, type=str, env="LLAMA_ARG_LOAD_MODE", metavar="MODE", choices=("auto", "none", "mmap", "mlock", "mmap+mlock"),
+        help="how the model file is loaded, in place of --mmap and --mlock; auto: with --mmap, none: without")
     mlock: bool = option(False, "--mlock", group=MODEL, type=bool, env="LLAMA_ARG_MLOCK",
         help="lock the weights in memory, so that they are never swapped out")
     rope_scaling: str | None = option(None, "--rope-scaling", group=MODEL, type=str, env="LLAMA_ARG_ROPE_SCALING_TYPE", metavar="TYPE", choices=("none", "linear", "yarn"),
@@ -100,18 +105,12 @@ class Settings:
         help="YaRN: original context size of the model; 0: from the model (default: 0)")
     yarn_ext_factor: float | None = option(None, "--yarn-ext-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_EXT_FACTOR", metavar="X", low=-1, high=1,
         help="YaRN: extrapolation mix factor; 0: full interpolation, -1: from the model (default: -1)")
-    yarn_attn_factor: float | None = option(None, "--yarn-attn-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_ATTN_FACTOR", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: factor on the attention temperature (default: from the model, else 1)")
-    yarn_beta_slow: float | None = option(None, "--yarn-beta-slow", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_SLOW", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: dimensions with fewer rotations than X in the original context are interpolated (default: from the model, else 1)")
-    yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: dimensions with more rotations than X in the original context are left as trained (default: from the model, else 32)")
-    chat_template: str | None = option(None, "--chat-template", "--chat-template-file", group=MODEL, type=str, env="LLAMA_ARG_CHAT_TEMPLATE", metavar="NAME|TEXT|FILE",
-        help="chat template: the name of a built-in or plugin format, a Jinja template, or a file with one (default: from the model)")
-    jinja: bool = option(True, "--jinja", group=MODEL, type=bool, env="LLAMA_ARG_JINJA", off_flags=("--no-jinja",),
-        help="accepted for compatibility: chat templates are always rendered with Jinja, and --no-jinja has no effect")
-    tool_parser: str | None = option(None, "--tool-parser", group=MODEL, type=str, env="LLAMAFW_TOOL_PARSER", metavar="NAME",
-        help="parser for the tool calls that the model writes (default: by the chat template)")
+    yarn_attn_factor: float | None = option(None, "--yarn-attn-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_ATTN_FACTOR", metavar="X", low=-1, high=1e6, parse=parse_yarn_factor,
+        help="YaRN: factor on the attention temperature; -1: from the model (default: from the model, else 1)")
+    yarn_beta_slow: float | None = option(None, "--yarn-beta-slow", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_SLOW", metavar="X", low=-1, high=1e6, parse=parse_yarn_factor,
+        help="YaRN: dimensions with fewer rotations than X in the original context are interpolated; -1: from the model (default: from the model, else 1)")
+    yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=-1, high=1e6, parse=parse_yarn_factor,
+        help="YaRN: dimensions with more rotations than X in the original context are left as trained; -1: from the model (default: from the model, else 32)")
 
     # --- CPU
     threads_batch: int = option(-1, "-tb", "--threads-batch", group=CPU, type=int, metavar="N", low=-1, high=1024,
@@ -140,9 +139,9 @@ class Settings:
         help="distribute: spread the threads over all NUMA nodes; isolate: keep them on the node that the server starts on; numactl: use the processors that numactl allows (default: the operating system decides)")
 
     # --- GPU
-    gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=GPU, type=int, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N", low=-1, high=2**31 - 1,
-        help="number of layers to store on the GPU, for backends that use one; -1: all (default: the backend decides)")
-    split_mode: str = option("layer", "-sm", "--split-mode", group=GPU, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row"),
+    gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=GPU, type=str, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N|auto|all", parse=parse_gpu_layers,
+        help="number of layers to store on the GPU, for backends that use one; -1 or all: all of them (default: auto, the backend decides)")
+    split_mode: str = option("layer", "-sm", "--split-mode", group=GPU, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row", "tensor"),
         help="how to split the model across several GPUs")
     tensor_split: tuple[float, ...] = option((), "-ts", "--tensor-split", group=GPU, type=str, env="LLAMA_ARG_TENSOR_SPLIT", metavar="N0,N1,…", parse=parse_proportions,
         help="fraction of the model for each GPU, as a list of proportions such as 3,1 (default: the backend decides)")
@@ -189,80 +188,30 @@ class Settings:
     system_prompt_file: str | None = option(None, "-spf", "--system-prompt-file", group=CONTEXT, type=str, metavar="FILE",
         help="file with a text that is put before every prompt")
 
-    # --- sampling: the defaults of request fields
-    predict: int | None = option(None, "-n", "--predict", "--n-predict", group=SAMPLING, type=int, env="LLAMA_ARG_N_PREDICT", metavar="N", low=-2, high=2**31 - 1,
-        help="maximum number of tokens to generate, even if a request asks for more; -1: no limit, -2: until the context is full (default: -1)")
-    samplers: str | None = option(None, "--samplers", group=SAMPLING, type=str, metavar="NAMES",
-        help="samplers to apply, in this order, separated by ';' (default: penalties;top_k;tfs_z;typ_p;top_p;min_p;temperature)")
-    sampling_seq: str | None = option(None, "--sampling-seq", "--sampler-seq", group=SAMPLING, type=str, metavar="LETTERS",
-        help="short form of --samplers, with a letter for each: k: top_k, f: tfs_z, y: typ_p, p: top_p, m: min_p, t: temperature, e: penalties; without e, the penalties come first")
-    seed: int | None = option(None, "-s", "--seed", group=SAMPLING, type=int, metavar="N", low=-1, high=2**32 - 1, request_field="seed",
-        help="seed of the random number generator; -1: a random seed for each request (default: -1)")
-    temp: float | None = option(None, "--temp", group=SAMPLING, type=float, metavar="T", low=-1000, high=1000, request_field="temperature",
-        help="temperature; 0 or less: always the most likely token (default: 0.8)")
-    top_k: int | None = option(None, "--top-k", group=SAMPLING, type=int, metavar="K", request_field="top_k",
-        help="top-k sampling: keep the K most likely tokens; 0: disabled (default: 40)")
-    top_p: float | None = option(None, "--top-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="top_p",
-        help="top-p sampling: keep the most likely tokens whose probabilities add up to P; 1: disabled (default: 0.95)")
-    min_p: float | None = option(None, "--min-p", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="min_p",
-        help="min-p sampling: drop tokens less likely than P times the most likely token; 0: disabled (default: 0.05)")
-    tfs: float | None = option(None, "--tfs", group=SAMPLING, type=float, metavar="Z", low=0, high=1, request_field="tfs_z",
-        help="tail-free sampling; 1: disabled (default: 1)")
-    typical: float | None = option(None, "--typical", group=SAMPLING, type=float, metavar="P", low=0, high=1, request_field="typical_p",
-        help="locally typical sampling; 1: disabled (default: 1)")
-    repeat_last_n: int | None = option(None, "--repeat-last-n", group=SAMPLING, type=int, metavar="N", low=-1, high=2**31 - 1, request_field="repeat_last_n",
-        help="number of last tokens that the penalties consider; 0: disabled, -1: the whole context (default: 64)")
-    repeat_penalty: float | None = option(None, "--repeat-penalty", group=SAMPLING, type=float, metavar="X", request_field="repeat_penalty",
-        help="penalty for tokens that have occurred; 1: disabled (default: 1)")
-    presence_penalty: float | None = option(None, "--presence-penalty", group=SAMPLING, type=float, metavar="X", request_field="presence_penalty",
-        help="penalty for tokens that have occurred, once per token; 0: disabled (default: 0)")
-    frequency_penalty: float | None = option(None, "--frequency-penalty", group=SAMPLING, type=float, metavar="X", request_field="frequency_penalty",
-        help="penalty for tokens that have occurred, once per occurrence; 0: disabled (default: 0)")
-    penalize_nl: bool = option(False, "--penalize-nl", group=SAMPLING, type=bool, request_field="penalize_nl",
-        help="apply the penalties to newline tokens too")
-    dynatemp_range: float | None = option(None, "--dynatemp-range", group=SAMPLING, type=float, metavar="X", low=0, request_field="dynatemp_range",
-        help="dynamic temperature range: from T-X to T+X, depending on the entropy; 0: disabled (default: 0)")
-    dynatemp_exp: float | None = option(None, "--dynatemp-exp", group=SAMPLING, type=float, metavar="X", request_field="dynatemp_exponent",
-        help="dynamic temperature exponent, applied to the normalised entropy (default: 1)")
-    mirostat: int | None = option(None, "--mirostat", group=SAMPLING, type=int, metavar="N", low=0, high=2, request_field="mirostat",
-        help="Mirostat version, 1 or 2, which replaces the truncating samplers; 0: disabled (default: 0)")
-    mirostat_lr: float | None = option(None, "--mirostat-lr", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_eta",
-        help="Mirostat learning rate, eta (default: 0.1)")
-    mirostat_ent: float | None = option(None, "--mirostat-ent", group=SAMPLING, type=float, metavar="X", low=0, request_field="mirostat_tau",
-        help="Mirostat target entropy, tau, in bits (default: 5)")
-    logit_bias: tuple[str, ...] = option((), "-l", "--logit-bias", group=SAMPLING, type=str, metavar="TOKEN(+/-)BIAS", repeat=True,
-        help="add BIAS to the logit of a token in every request, such as 15043+1 or 29905-1; may be repeated")
-    ignore_eos: bool = option(False, "--ignore-eos", group=SAMPLING, type=bool, request_field="ignore_eos",
-        help="ignore end-of-generation tokens and continue")
-    grammar: str | None = option(None, "--grammar", group=SAMPLING, type=str, metavar="GBNF",
-        help="grammar that constrains the output of requests without one of their own (docs/grammars.md)")
-    grammar_file: str | None = option(None, "--grammar-file", group=SAMPLING, type=str, metavar="FILE",
-        help="file with a grammar, appended to --grammar")
-    json_schema: str | None = option(None, "-j", "--json-schema", group=SAMPLING, type=str, metavar="SCHEMA",
-        help="JSON schema that constrains the output of requests without one of their own")
-    special: bool = option(False, "-sp", "--special", group=SAMPLING, type=bool,
-        help="output special tokens as text, including the token that ends the output")
-    spm_infill: bool = option(False, "--spm-infill", group=SAMPLING, type=bool,
-        help="build infill prompts in the order suffix, prefix, middle instead of prefix, suffix, middle, as some models require")
-
     # --- server
-    api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, metavar="FILE",
-        help="file with API keys, one per line, in addition to --api-key")
+    api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, env="LLAMA_ARG_API_KEY_FILE", metavar="FILE",
+        help="file with API keys, one per line, in addition to --api-key; lines that begin with # are comments")
+    api_prefix: str = option("", "--api-prefix", group=SERVER, type=str, env="LLAMA_ARG_API_PREFIX", metavar="PATH", parse=parse_path_prefix,
+        help="path below which everything is served, such as /llm (default: none)")
+    reuse_port: bool = option(False, "--reuse-port", group=SERVER, type=bool, env="LLAMA_ARG_REUSE_PORT",
+        help="allow several servers to listen on the same port; the system distributes connections among them")
     ssl_key_file: str | None = option(None, "--ssl-key-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_KEY_FILE", metavar="FILE",
         help="PEM file with the private key for HTTPS; needs --ssl-cert-file")
     ssl_cert_file: str | None = option(None, "--ssl-cert-file", group=SERVER, type=str, env="LLAMA_ARG_SSL_CERT_FILE", metavar="FILE",
         help="PEM file with the certificate chain for HTTPS; needs --ssl-key-file")
     path: str | None = option(None, "--path", group=SERVER, type=str, env="LLAMA_ARG_STATIC_PATH", metavar="FOLDER",
         help="serve static files from this folder, without an API key; they take precedence over the API and the built-in pages")
-    webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_WEBUI",
+    webui: bool = option(True, "--ui", "--webui", group=SERVER, type=bool, env="LLAMA_ARG_UI", other_env=("LLAMA_ARG_WEBUI",),
         off_flags=("--no-ui", "--no-webui"), off_env="LLAMA_ARG_NO_WEBUI",
         help="serve the chat page at / and /completion.js")
-    cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True,
-        help="allowed CORS origins, or * for all; may be repeated (default: loopback addresses, any port)")
+    cors_origins: tuple[str, ...] = option((), "--cors-origins", group=SERVER, type=str, env="LLAMA_ARG_CORS_ORIGINS", metavar="ORIGINS", repeat=True, split=True,
+        help="allowed CORS origins, separated by commas; *: all, localhost: loopback addresses with any port; may be repeated (default: loopback addresses, any port)")
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
         help="maximum number of requests that wait for a slot; more are refused with status 429")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
         help="timeout in seconds for each of these: a request waits for a slot, a client sends a body, a client reads a response")
+    sse_ping_interval: int = option(30, "--sse-ping-interval", group=SERVER, type=int, env="LLAMA_ARG_SSE_PING_INTERVAL", metavar="S", low=-1, high=2**31 - 1,
+        help="seconds without an event after which a stream gets a comment, so that proxies do not close it; 0 or -1: never")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
         help="number of threads for work that would block other requests, such as tokenising long prompts (default: number of cores plus 4, at most 32)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
@@ -273,14 +222,16 @@ class Settings:
         help="refuse requests with unknown fields, instead of listing these in the header X-Llamafw-Ignored-Fields")
     validate_responses: bool = option(False, "--validate-responses", group=SERVER, type=bool, env="LLAMAFW_VALIDATE_RESPONSES",
         help="validate all responses and stream events against the API document (for tests)")
-    slots: bool = option(False, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off_flags=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
-        help="enable GET /slots, which shows the prompts of all clients")
+    slots: bool | None = option(None, "--slots", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_SLOTS", off_flags=("--no-slots",), off_env="LLAMA_ARG_NO_ENDPOINT_SLOTS",
+        help="show the prompts of all clients in GET /slots; --no-slots disables it (default: without prompts)")
     slot_save_path: str | None = option(None, "--slot-save-path", group=SERVER, type=str, env="LLAMA_ARG_SLOT_SAVE_PATH", metavar="FOLDER",
-        help="enable POST /slots/{id_slot}, which saves and restores slot caches in this folder")
+        help="enable POST /slots/{id_slot}, which saves and restores slot caches in this folder; it is created if it does not exist")
     props: bool = option(False, "--props", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_PROPS",
         help="enable POST /props, which changes the system prompt")
     metrics: bool = option(False, "--metrics", group=SERVER, type=bool, env="LLAMA_ARG_ENDPOINT_METRICS",
         help="enable GET /metrics, for Prometheus")
+    embd_normalize: int | None = option(None, "--embd-normalize", group=SERVER, type=int, metavar="P", low=-1, high=100,
+        help="norm of embeddings for requests that do not choose one: -1: none, 0: the largest absolute value becomes 32760, 1: taxicab, 2: Euclidean, more: p-norm (default: 2)")
     embedding: bool = option(False, "--embedding", "--embeddings", group=SERVER, type=bool, env="LLAMA_ARG_EMBEDDINGS",
         help="serve embeddings only; without this flag, embeddings and completions are served")
     reranking: bool = option(False, "--reranking", "--rerank", group=SERVER, type=bool, env="LLAMA_ARG_RERANKING",
@@ -301,23 +252,23 @@ class Settings:
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,
         help="log debug messages, and add the field `__verbose` to chat responses")
-    verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", metavar="N", low=-(2**31), high=2**31 - 1,
-        help="log level; -1 or less: warnings and errors, 0: info, 1 or more: debug, 10 or more: same as -v")
+    verbosity: int = option(3, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", other_env=("LLAMA_ARG_LOG_VERBOSITY",), metavar="N", low=-(2**31), high=2**31 - 1,
+        help="what is logged; 0: nothing, 1: errors, 2: warnings too, 3: info, 4 or more: debug, 10 or more: same as -v (default: 3)")
     log_disable: bool = option(False, "--log-disable", group=LOG, type=bool,
         help="disable the log; an error at start-up is still printed")
-    log_file: str | None = option(None, "--log-file", group=LOG, type=str, metavar="FILE",
+    log_file: str | None = option(None, "--log-file", group=LOG, type=str, env="LLAMA_ARG_LOG_FILE", metavar="FILE",
         help="append the log to this file, in addition to stderr")
-    log_json: bool = option(False, "--log-json", group=LOG, type=bool, env="LLAMAFW_LOG_JSON",
+    log_json: bool = option(False, "--log-json", "--log-jsonl", group=LOG, type=bool, env="LLAMAFW_LOG_JSON", other_env=("LLAMA_ARG_LOG_JSONL",), off_flags=("--no-log-jsonl",),
         help="log JSON lines instead of text")
-    log_colors: bool = option(False, "--log-colors", group=LOG, type=bool, env="LLAMA_LOG_COLORS",
-        help="colour the log on stderr by log level")
-    log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", off_flags=("--no-log-prefix",),
+    log_colors: bool | None = option(None, "--log-colors", group=LOG, type=str, env="LLAMA_LOG_COLORS", other_env=("LLAMA_ARG_LOG_COLORS",), metavar="on|off|auto", parse=parse_on_off_auto, bare_value="on",
+        help="colour the log on stderr by log level; without a value: on (default: auto, if stderr is a terminal)")
+    log_prefix: bool = option(True, "--log-prefix", group=LOG, type=bool, env="LLAMA_LOG_PREFIX", other_env=("LLAMA_ARG_LOG_PREFIX",), off_flags=("--no-log-prefix",),
         help="prefix log messages with their level and logger")
-    log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", off_flags=("--no-log-timestamps",),
+    log_timestamps: bool = option(True, "--log-timestamps", group=LOG, type=bool, env="LLAMA_LOG_TIMESTAMPS", other_env=("LLAMA_ARG_LOG_TIMESTAMPS",), off_flags=("--no-log-timestamps",),
         help="prefix log messages with the time")
-    perf: bool = option(True, "--perf", group=LOG, type=bool, off_flags=("--no-perf",), off_env="LLAMA_ARG_NO_PERF",
+    perf: bool = option(True, "--perf", group=LOG, type=bool, env="LLAMA_ARG_PERF", off_flags=("--no-perf",), off_env="LLAMA_ARG_NO_PERF",
         help="log the timings of every request")
-    logdir: str | None = option(None, "-ld", "--logdir", group=LOG, type=str, metavar="FOLDER",
+    logdir: str | None = option(None, "-ld", "--logdir", "--log-prompts-dir", group=LOG, type=str, metavar="FOLDER",
         help="write a YAML file for every request into this folder, with its prompt, settings, tokens and timings")
     verbose_prompt: bool = option(False, "--verbose-prompt", group=LOG, type=bool,
         help="log the tokens of every prompt")
@@ -328,37 +279,12 @@ class Settings:
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # values of the flags that plugins added, by dest
     # fmt: on
 
-    def sampler_names(self) -> tuple[str, ...] | None:
-        """Return the samplers of ``--sampling-seq`` or ``--samplers``, in order; None if neither is given."""
-        if self.sampling_seq is not None:
-            unknown = next((letter for letter in self.sampling_seq if letter not in SAMPLER_LETTERS), None)
-            if unknown is not None:
-                raise SettingsError(f"--sampling-seq: {unknown!r} is not one of {', '.join(SAMPLER_LETTERS)}")
-            names = tuple(SAMPLER_LETTERS[letter] for letter in self.sampling_seq)
-            return names if "penalties" in names else ("penalties", *names)
-
-        if self.samplers is None:
-            return None
-        stripped = (name.strip() for name in self.samplers.split(";"))
-        return tuple(SAMPLER_ALIASES.get(name, name) for name in stripped if name)
-
-    def logit_biases(self) -> dict[int, float]:
-        """Return the biases of ``--logit-bias`` by token; biases of the same token are added up."""
-        biases: dict[int, float] = {}
-        for text in self.logit_bias:
-            match = re.fullmatch(r"(\d{1,9})([+-]\d+(?:\.\d*)?|[+-]inf)", text)
-            if match is None:
-                raise SettingsError(f"--logit-bias: {text!r} must look like TOKEN+BIAS or TOKEN-BIAS, such as 15043+1")
-            token = int(match[1])
-            biases[token] = biases.get(token, 0.0) + float(match[2])
-        return biases
-
     @property
     def log_level(self) -> int:
         """The lowest level that is logged, as a constant of `logging`."""
-        if self.verbose or self.verbosity > 0:
+        if self.verbose:
             return logging.DEBUG
-        return logging.INFO if self.verbosity == 0 else logging.WARNING
+        return _LOG_LEVELS[min(max(self.verbosity, 0), len(_LOG_LEVELS) - 1)]
 
     @property
     def verbose_responses(self) -> bool:
@@ -368,14 +294,16 @@ class Settings:
     def request_defaults(self) -> dict[str, Any]:
         """Return the defaults of request fields that flags have set, by field."""
         fields = {name: opt.request_field for name, opt in options().items() if opt.request_field}
-        values = {field: getattr(self, name) for name, field in fields.items()}
-        return {field: value for field, value in values.items() if value is not None and value is not False}
+        defaults = {name: Settings.__dataclass_fields__[name].default for name in fields}
+        values = {field: getattr(self, name) for name, field in fields.items() if getattr(self, name) != defaults[name]}
+        return values | self.request_texts(escape=self.escape)
 
 
 @cache  # called for every request
 def options() -> Mapping[str, Option]:
-    """Return all options by the name of their field in `Settings`."""
-    return {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
+    """Return all options by the name of their field in `Settings`, in the order of their groups."""
+    found = {f.name: f.metadata["option"] for f in dataclasses.fields(Settings) if "option" in f.metadata}
+    return dict(sorted(found.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -387,11 +315,15 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, opt in options().items():
         if opt.off_env and (text := environ.get(opt.off_env)):
             values[name] = not convert(opt, text, opt.off_env)
-        if not opt.env or not (text := environ.get(opt.env)):
+        variable = next((name for name in (opt.env, *opt.other_env) if name and environ.get(name)), None)
+        if variable is None:
             continue
+        text = environ[variable]
         if opt.repeat:
-            parts = text.split(",") if opt.split_env else [text]
-            values[name] = tuple(convert(opt, part.strip(), opt.env) for part in parts if part.strip())
+            parts = text.split(",")
+            values[name] = tuple(convert(opt, part.strip(), variable) for part in parts if part.strip())
         else:
-            values[name] = convert(opt, text, opt.env)
+            values[name] = convert(opt, text, variable)
+    if environ.get("AIP_MODE") == "PREDICTION":  # Vertex AI says on which port it expects the server
+        values["port"] = convert(options()["port"], environ.get("AIP_HTTP_PORT") or "8080", "AIP_HTTP_PORT")
     return values

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw import BackendContext, Bytes, LlamafwError, ModelError, Snapshots
+from llamafw import BackendContext, Bytes, CachePages, LlamafwError, ModelError, Snapshots
 from llamafw.testing.backend import DeterministicBackend
 from llamafw.testing.conformance import BackendConformance
 from llamafw.testing.conformance.backend_cache import BackendCacheTests
@@ -75,12 +75,81 @@ def snapshot_backend(**members: Any) -> Any:
     return suite(BackendConformance, type("Broken", (SnapshotBackend,), members), follows_the_model=False)
 
 
+class SharingBackend(DeterministicBackend):
+    """A `DeterministicBackend` with pages of one token, which are never really shared."""
+
+    def share_prefix(self, source: int, target: int, n: int) -> None:
+        self._slots[target] = self._slots[source][:n]
+
+    def page_counts(self) -> CachePages:
+        n_used = sum(len(tokens) for tokens in self._slots)
+        return CachePages(1, n_used, 0, n_used, self.n_slots * self.n_ctx)
+
+
+SHARING_TESTS = [
+    "shared_prefix_continues_exactly",
+    "slots_that_share_a_prefix_are_independent",
+    "prefixes_that_cannot_be_shared_are_errors",
+    "pages_are_counted",
+]
+
+
+class SharingSnapshotBackend(SnapshotBackend, SharingBackend):
+    def share_prefix(self, source: int, target: int, n: int) -> None:
+        self.restore(target, n, self.save(source, n))
+
+
+def sharing_backend(base: type = SharingBackend, **members: Any) -> Any:
+    return suite(BackendConformance, type("Broken", (base,), members), follows_the_model=False)
+
+
+@pytest.mark.parametrize("name", SHARING_TESTS)
+@pytest.mark.parametrize("base", [SharingBackend, SharingSnapshotBackend])
+def test_correct_backend_that_shares_passes(base: type, name: str, write_model: Any) -> None:
+    getattr(sharing_backend(base), f"test_{name}")(write_model)
+
+
+def share_all(self: Any, source: int, target: int, n: int) -> None:
+    self._slots[target] = self._slots[source]
+
+
+def share_even(self: Any, source: int, target: int, n: int) -> None:
+    if n % 2:
+        raise LlamafwError("odd")
+    self._slots[target] = self._slots[source][:n]
+
+
+@pytest.mark.parametrize(
+    ("members", "test", "message"),
+    [
+        ({"share_prefix": share_all}, SHARING_TESTS[0], "logits after sharing 16 positions and in a fresh slot"),
+        ({"share_prefix": lambda self, source, target, n: None}, SHARING_TESTS[0], "slots that share 1 positions"),
+        ({"share_prefix": share_all}, SHARING_TESTS[1], "logits of a prefix whose source got other text"),
+        ({"share_prefix": share_even}, SHARING_TESTS[2], r"share_prefix\(0, 1, 1\) fails, although"),
+        ({"page_counts": lambda self: CachePages(1, 1, 2, 2, 4)}, SHARING_TESTS[3], "n_shared=2"),
+        ({"page_counts": lambda self: CachePages(1, 1, 0, 2, 4)}, SHARING_TESTS[3], "with empty slots"),
+    ],
+    ids=range(6),
+)
+def test_broken_rule_about_sharing_is_reported(members: Any, test: str, message: str, write_model: Any) -> None:
+    assert_fails(getattr(sharing_backend(**members), f"test_{test}"), message, write_model)
+
+
+def test_missing_methods_for_sharing_are_reported(write_model: Any) -> None:
+    made = backend(share_prefix=lambda self, source, target, n: None)
+    message = r"lacks page_counts\(\) \(see llamafw.SharingBackend\)"
+    assert_fails(made.test_has_all_members_of_its_protocol, message, write_model())
+
+
 CACHE_TESTS = [name for name in vars(BackendCacheTests) if name.startswith("test_")]
 
 
 @pytest.mark.parametrize("name", CACHE_TESTS)
 def test_correct_backend_with_snapshots_passes(name: str, write_model: Any) -> None:
-    if "shift" in name:
+    if "shar" in name or name == "test_pages_are_counted":
+        with pytest.raises(pytest.skip.Exception, match="has no `share_prefix`"):
+            getattr(snapshot_backend(), name)(write_model)
+    elif "shift" in name:
         with pytest.raises(pytest.skip.Exception, match="`can_shift` is False"):
             getattr(snapshot_backend(), name)(write_model)
     else:

@@ -47,6 +47,12 @@ def test_state_shared_by_responses_is_reported() -> None:
     assert_fails(made.test_responses_are_independent, "advancing one response advanced another")
 
 
+def test_copy_that_is_the_original_is_reported() -> None:
+    grammar().test_copies_are_independent()  # the correct one passes
+    made = grammar(copy=lambda self: self)
+    assert_fails(made.test_copies_are_independent, "advancing the copy advanced the original")
+
+
 def test_accepting_an_invalid_source_is_reported() -> None:
     compiler = SimpleNamespace(compile=lambda source: None)
     made = suite(GrammarConformance, lambda context: compiler, name="gbnf")

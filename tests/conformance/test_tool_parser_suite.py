@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from llamafw import AnswerDelta, ToolContext
 from llamafw.testing.conformance import ToolParserConformance
-from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.hermes import Hermes, HermesParser
 from support.conformance import assert_fails, suite
 
 UNKNOWN_CALL = {
@@ -26,15 +27,29 @@ class WholeResponsesOnly:
 
     def feed(self, text: str) -> Any:
         if text.startswith("<tool_call>") and text.endswith("</tool_call>"):
-            return Hermes().create().feed(text)
-        return text, ()
+            return Hermes().create(ToolContext()).feed(text)
+        return AnswerDelta(text=text)
 
-    def finish(self) -> Any:
-        return "", ()
+    def finish(self, *, cut: bool = False) -> Any:
+        return AnswerDelta()
+
+
+class SilentIfEnforced(HermesParser):
+    """A parser that finds nothing if a grammar holds."""
+
+    def feed(self, text: str) -> Any:
+        return AnswerDelta() if self.context.enforced else super().feed(text)
+
+
+class NeverCut(HermesParser):
+    """A parser that does not know limits."""
+
+    def finish(self, *, cut: bool = False) -> Any:
+        return super().finish()
 
 
 def parser_with_feed(feed: Any) -> Any:
-    return parser(create=lambda self: SimpleNamespace(feed=feed, finish=lambda: ("", ())))
+    return parser(create=lambda self, context: SimpleNamespace(feed=feed, finish=lambda cut=False: AnswerDelta()))
 
 
 def parser(**members: Any) -> Any:
@@ -45,14 +60,14 @@ def parser(**members: Any) -> Any:
     ("made", "test", "message"),
     [
         (
-            parser(create=lambda self: WholeResponsesOnly()),
+            parser(create=lambda self, context: WholeResponsesOnly()),
             "result_does_not_depend_on_the_pieces",
             "in .* pieces gives",
         ),
-        (parser_with_feed(lambda text: ("", ())), "reads_calls_that_its_grammar_allows", "no call is found"),
-        (parser_with_feed(lambda text: (text.strip(), ())), "text_without_calls_is_unchanged", "becomes"),
+        (parser_with_feed(lambda text: AnswerDelta()), "reads_calls_that_its_grammar_allows", "no call is found"),
+        (parser_with_feed(lambda text: AnswerDelta(text=text.strip())), "text_without_calls_is_unchanged", "becomes"),
         (
-            parser(matches=lambda self, template: True),
+            parser(matches=lambda self, template, call: True),
             "matches_no_template_without_tools",
             "matches returns True for '', which has no tools",
         ),
@@ -62,10 +77,22 @@ def parser(**members: Any) -> Any:
             "has no text|is not written",
         ),
         (
-            parser(grammar=lambda self, tools, *, parallel: GRAMMAR_OF_UNKNOWN_CALLS),
+            parser(grammar=lambda self, context: GRAMMAR_OF_UNKNOWN_CALLS),
             "reads_calls_that_its_grammar_allows",
             "calls the unknown tool 'x'",
         ),
+        (
+            parser(create=lambda self, context: SilentIfEnforced(context)),
+            "enforced_calls_are_the_same",
+            "under its grammar",
+        ),
+        (parser(triggers=lambda self, context: ["<call>"]), "triggers_begin_the_calls", "none of the triggers"),
+        (
+            parser(triggers=lambda self, context: ["}\n</tool_call>"]),
+            "triggers_begin_the_calls",
+            "before its trigger is complete",
+        ),
+        (parser(create=lambda self, context: NeverCut(context)), "cut_call_is_dropped", "is cut and leaves the text"),
     ],
 )
 def test_broken_rule_is_reported(made: Any, test: str, message: str) -> None:

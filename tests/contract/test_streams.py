@@ -82,6 +82,24 @@ def problems_of(name: str, events: list[Any], body: Any = None, end: str = "") -
 NATIVE, OPENAI = "createCompletion", "createTextCompletion"
 
 
+def problems_of_response(*types: str, first: int = 0, step: int = 1) -> list[str]:
+    """Return the problems of a stream of the Responses API that consists of events of some types."""
+    content = {"text/event-stream": {"x-llamafw-event": {"$ref": "#/components/schemas/ResponseEvent"}}}
+    document = {**DOCUMENT, "components": {"schemas": {"ResponseEvent": {"type": "object"}}}}
+    events = [{"type": type, "sequence_number": first + step * i} for i, type in enumerate(types)]
+    text = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+    return list(StreamChecker(document).problems(text.encode(), {"responses": {"200": {"content": content}}}, {}))
+
+
+def test_streams_of_responses_are_checked() -> None:
+    created, text, end = "response.created", "response.output_text.delta", "response.completed"
+    assert problems_of_response(created, text, end) == []
+    assert problems_of_response(text, "error", "response.failed", first=4) == []
+    assert "gaps" in problems_of_response(created, text, end, step=2)[0]
+    for types in ([created, text], [created, end, text], [created, end, end]):
+        assert "end of the response" in problems_of_response(*types)[0]
+
+
 @pytest.mark.parametrize(
     ("name", "events", "body"),
     [
@@ -128,11 +146,14 @@ def test_invalid_streams_are_reported(name: str, events: list[Any], body: Any, p
     assert any(problem in text for text in problems), problems
 
 
-@pytest.mark.parametrize(
-    "end", ["data: {}", "\n\n", "event: x\ndata: {}\n\n", "data: {}\ndata: {}\n\n", ": comment\n\n"]
-)
+@pytest.mark.parametrize("end", ["data: {}", "\n\n", "event: x\ndata: {}\n\n", "data: {}\ndata: {}\n\n", ": comment"])
 def test_malformed_events_are_reported(end: str) -> None:
     assert problems_of(NATIVE, [final_event()], {}, end)
+
+
+@pytest.mark.parametrize("end", [":\n\n", ": comment\n\n:\n\n"])
+def test_comments_are_not_events(end: str) -> None:
+    assert problems_of(NATIVE, [final_event()], {}, end) == []
 
 
 def test_events_of_plugins_may_have_a_name_and_an_id() -> None:

@@ -56,30 +56,6 @@ def test_example_passes_its_own_tests(example: Path, outcomes: Mapping[str, list
     assert set(outcomes[example.name]) - {"skipped"} == {"passed"}
 
 
-@pytest.mark.inventory("M-01", "M-02", "M-03", "M-06")
-def test_samplers_have_the_places_of_llama_server(installed: Environ, tmp_path: Path) -> None:
-    model = write_tiny_gguf(tmp_path / "tiny.gguf")
-    fields = {"dry_multiplier": 0.8, "top_n_sigma": 1.5, "xtc_probability": 0.5, "prompt": "a b a b", "n_predict": 9}
-    with running_server(model, "--backend", "numpy", ready=True, **installed) as server:
-        answers = [httpx.post(f"{server.url}/completion", json={**fields, "seed": 7}, timeout=60).json() for _ in "ab"]
-
-    settings = answers[0]["generation_settings"]
-    assert settings["samplers"] == [
-        "penalties",
-        "dry",
-        "top_n_sigma",
-        "top_k",
-        "tfs_z",
-        "typ_p",
-        "top_p",
-        "min_p",
-        "xtc",
-        "temperature",
-    ]
-    assert settings["dry_sequence_breakers"] == ["\n", ":", '"', "*"]
-    assert answers[0]["content"] == answers[1]["content"]  # the seed also determines what the samplers draw
-
-
 def test_operations_match_the_api_document(installed: Environ, tmp_path: Path) -> None:
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     with running_server(model, *FLAGS.split(), ready=True, **installed) as server:

@@ -13,6 +13,7 @@ ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is th
 
 
 @pytest.mark.inventory("E-113", "B-02")
+@pytest.mark.client("openai", "chat.completions.create")
 def test_chat_completion_answers_a_question(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
     assert "Paris" in (answer.choices[0].message.content or "")
@@ -21,6 +22,7 @@ def test_chat_completion_answers_a_question(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("E-114")
+@pytest.mark.client("openai", "chat.completions.create")
 def test_finish_reason_is_length_or_stop(openai: OpenAI) -> None:
     short = openai.chat.completions.create(model="any", messages=ASK, max_tokens=2, temperature=0)
     whole = openai.chat.completions.create(model="any", messages=ASK, max_completion_tokens=200, temperature=0)
@@ -29,6 +31,7 @@ def test_finish_reason_is_length_or_stop(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("E-115", "E-116", "F-07")
+@pytest.mark.client("openai", "chat.completions.create")
 def test_chat_stream_has_role_then_text_then_usage(openai: OpenAI) -> None:
     plain = openai.chat.completions.create(model="any", messages=ASK, max_tokens=16, temperature=0)
     chunks = list(
@@ -46,6 +49,7 @@ def test_chat_stream_has_role_then_text_then_usage(openai: OpenAI) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
+@pytest.mark.client("openai", "chat.completions.create")
 def test_choices_have_logprobs(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(
         model="any", messages=ASK, max_tokens=4, n=2, logprobs=True, top_logprobs=3, seed=7, temperature=1.5
@@ -56,6 +60,7 @@ def test_choices_have_logprobs(openai: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
 
 
+@pytest.mark.client("openai", "chat.completions.create")
 def test_eight_parallel_chats_do_not_affect_each_other(openai: OpenAI) -> None:
     def ask(n: int) -> str:
         content = f"Write about the number {n}."
@@ -70,6 +75,7 @@ def test_eight_parallel_chats_do_not_affect_each_other(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("T-01")
+@pytest.mark.client("openai", "completions.create")
 def test_text_completion_is_the_same_in_a_stream(openai: OpenAI) -> None:
     answer = openai.completions.create(model="any", prompt="The capital of France is", max_tokens=8, temperature=0)
     assert answer.object == "text_completion"
@@ -81,6 +87,7 @@ def test_text_completion_is_the_same_in_a_stream(openai: OpenAI) -> None:
 
 
 @pytest.mark.inventory("E-152", "B-02")
+@pytest.mark.client("openai", "embeddings.create")
 def test_embeddings_are_normalised_and_comparable(openai: OpenAI) -> None:
     texts = ["The cat sat on the mat.", "A cat is sitting on a mat.", "Interest rates rose in March."]
     found = openai.embeddings.create(model="any", input=texts)  # the client requests base64
@@ -91,11 +98,13 @@ def test_embeddings_are_normalised_and_comparable(openai: OpenAI) -> None:
     np.testing.assert_array_equal(alone.data[0].embedding, sitting)  # exactly equal in a batch and alone
 
 
+@pytest.mark.client("openai", "models.list")
 def test_models_lists_one_model(openai: OpenAI) -> None:
     (model,) = openai.models.list().data
     assert model.object == "model"
 
 
+@pytest.mark.client("openai", "chat.completions.create")
 def test_unsupported_fields_are_refused(openai: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         openai.chat.completions.create(model="any", messages=ASK, functions=[{"name": "f", "parameters": {}}])

@@ -21,6 +21,13 @@ def test_page_names_the_version_of_llama_server() -> None:
     assert "3a8a89ac4" in PAGE.read_text("utf-8")
 
 
+def test_page_lists_flags_of_a_current_version() -> None:
+    text = page({})
+    assert "## Flags of llama-server 0.5.0-dev of October 2026 (llama.cpp 0c1e57098)" in text
+    assert "| `--rpc` | not supported; write a backend plugin" in text
+    assert "`--temperature`" not in text
+
+
 def test_refused_rows_exist_and_have_reasons() -> None:
     assert set(REFUSED_ROWS) <= set(ROWS)
     assert {row for row in ROWS if refusal(row)} > set(REFUSED_ROWS)

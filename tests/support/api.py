@@ -31,6 +31,9 @@ from llamafw import (
     hookimpl,
 )
 
+BUILT_IN_APIS = ["endpoints", "metrics", "anthropic", "ollama", "responses"]
+"""Plugins whose operations are not in the document of this API."""
+
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "api.yaml").read_text())
 
 
@@ -116,9 +119,10 @@ class Api:
         return {"result": await self.app.loaded.engine.work(self.released)}  # type: ignore[attr-defined]  # the engine above
 
     async def stream(self, call: Call) -> Any:
-        return event_stream(self._events(**call.body), done=call.body["done"])
+        body = {name: value for name, value in call.body.items() if name not in ("done", "sse_ping_interval")}
+        return event_stream(self._events(**body), done=call.body["done"])
 
-    async def _events(self, n: int, fail_at: int, hold: bool, done: bool) -> AsyncIterator[Any]:
+    async def _events(self, n: int, fail_at: int, hold: bool) -> AsyncIterator[Any]:
         self.calls["started"] += 1
         try:
             for i in range(n):
@@ -196,7 +200,7 @@ def main() -> int:
 
     settings = Settings(**json.loads(sys.argv[1]))
     set_up_logging(settings)
-    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
+    plugins = Plugins(extra=["support.api"], block=BUILT_IN_APIS)
     return serve(settings, plugins, load_or_fail, document=DOCUMENT)
 
 

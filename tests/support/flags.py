@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llamafw.chat_settings import parse_json_object
 from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
-from llamafw.options import Option, parse_cpu_mask, parse_cpu_range, parse_on_off_auto, parse_proportions
+from llamafw.options import (
+    Option,
+    parse_cpu_mask,
+    parse_cpu_range,
+    parse_gpu_layers,
+    parse_on_off_auto,
+    parse_path_prefix,
+    parse_proportions,
+)
 from llamafw.settings import Settings
 
 SAMPLE_TEXTS: dict[Callable[[str], Any], str] = {
@@ -15,6 +24,9 @@ SAMPLE_TEXTS: dict[Callable[[str], Any], str] = {
     parse_cpu_range: "0-1",
     parse_proportions: "3,1",
     parse_on_off_auto: "off",
+    parse_gpu_layers: "3",
+    parse_path_prefix: "/llm",
+    parse_json_object: '{"enable_thinking": false}',
 }
 """A valid text for each parser that an option can have."""
 

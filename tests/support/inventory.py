@@ -1,21 +1,22 @@
 """Writes docs/compatibility.md: which rows of llama-server's documentation work, and which tests show it.
 
-A test names its rows with ``@pytest.mark.inventory("C-017", "E-017")``. A run of the whole suite fails if the page is
-out of date; ``--compatibility FILE`` writes it.
+A test names its rows with ``@pytest.mark.inventory("C-017", "E-017")``; see `marked_pages`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pytest
 
-from llamafw.cli.refused import REFUSED_FLAGS
+from llamafw.cli.plugin_flags import COMMAND_FLAGS
+from llamafw.cli.refused import HARMLESS, REFUSED_FLAGS
+from llamafw.settings import options
+from support.marked_pages import ROOT, by_file
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/compatibility.md"
 LLAMA_SERVER = "commit 3a8a89ac4 (October 2024)"
 """The version of llama-server whose documentation has the rows."""
@@ -30,6 +31,9 @@ REFUSED_ROWS = {
     "K-11": REFUSED_FLAGS["--grp-attn-n"],
 }
 """Row → why the server refuses it, for rows without a flag. Refused flags have their reasons in the command line."""
+
+TODAY = Path(__file__).with_name("llama_server_flags.txt")
+"""The names of all flags of a current llama-server."""
 
 SECTIONS = {
     "C": "Command line",
@@ -59,45 +63,16 @@ the page is out of date.
 """
 
 
-class Inventory:
-    """Collects the rows that tests name, and compares the page with them."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
-        self.tests: dict[str, set[str]] = defaultdict(set)  # row → tests, without their parameters
-        self.complete = False  # the run covers the whole suite
-        self.error = ""
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            for mark in item.iter_markers("inventory"):
-                for row in mark.args:
-                    check_row(row, item.nodeid)
-                    self.tests[row].add(item.nodeid.partition("[")[0])
-
-    def pytest_collection_finish(self) -> None:
-        arguments = [str(argument) for argument in self.config.args]
-        is_whole = arguments in (self.config.getini("testpaths"), [str(ROOT / "tests")], [str(ROOT)])
-        self.complete = is_whole and not self.config.option.keyword and not self.config.option.markexpr
-        if self.complete and (target := self.config.getoption("--compatibility")):
-            Path(target).write_text(page(self.tests), encoding="utf-8")
-
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.complete and not session.testsfailed and page(self.tests) != PAGE.read_text("utf-8"):
-            self.error = f"{PAGE.relative_to(ROOT)} is out of date: run `make compatibility`"
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.error:
-            terminalreporter.section("compatibility")
-            terminalreporter.line(self.error, red=True)
+def check_rows(rows: Iterable[object], test: str) -> list[str]:
+    """Return the rows that a test names; see `check_row`."""
+    return [check_row(row, test) for row in rows]
 
 
-def check_row(row: object, test: str) -> None:
-    """Raise UsageError if a test names a row that does not exist."""
-    exists = isinstance(row, str) and (row in ROWS or re.fullmatch(r"[ABDFIJMNOQTV]-\w+", row))
-    if not exists:
-        raise pytest.UsageError(f"{test} names the row {row!r}, which is not in tests/support/inventory.txt")
+def check_row(row: object, test: str) -> str:
+    """Return a row that a test names; raise UsageError if it does not exist."""
+    if isinstance(row, str) and (row in ROWS or re.fullmatch(r"[ABDFIJMNOQTV]-\w+", row)):
+        return row
+    raise pytest.UsageError(f"{test} names the row {row!r}, which is not in tests/support/inventory.txt")
 
 
 def refusal(row: str) -> str | None:
@@ -118,18 +93,31 @@ def page(tests: Mapping[str, Collection[str]]) -> str:
         for row, promise in ROWS.items():
             if row.startswith(letter):
                 state = f"refused: {refusal(row)}" if states[row] == "refused" else states[row]
-                text += f"| {row} | {_escaped(promise)} | {_escaped(state)} | {_by_file(tests.get(row, ()))} |\n"
+                text += f"| {row} | {_escaped(promise)} | {_escaped(state)} | {by_file(tests.get(row, ()))} |\n"
+    return text + flags_of_today()
+
+
+def flags_of_today() -> str:
+    """Return the section about the flags of a current llama-server."""
+    first, *lines = TODAY.read_text("utf-8").splitlines()
+    version, known = first.removeprefix("# ").partition(":")[0], {*COMMAND_FLAGS} - {*HARMLESS}
+    known |= {flag for opt in options().values() for flag in (*opt.flags, *opt.off_flags)}
+    rows = [[word for word in line.split() if word.startswith("-")] for line in lines]
+    refused = [(row, next(REFUSED_FLAGS[flag] for flag in row if flag in REFUSED_FLAGS))
+               for row in rows if not known & {*row} and REFUSED_FLAGS.keys() & {*row}]  # fmt: skip
+    n_known = sum(bool(known & {*row}) for row in rows)
+
+    text = f"\n## Flags of {version}\n\nOf {len(rows)} flags {n_known} have their meaning under all their names "
+    text += f"([the command line](cli.md)), and {len(refused)} are refused"
+    n_missing = len(rows) - n_known - len(refused)
+    text += f"; {n_missing} are unknown.\n" if n_missing else ".\n"
+    text += "Values that ask for nothing, such as `--cache-reuse 0`, are accepted.\n\n| Flags | Refused |\n|---|---|\n"
+    reasons = dict.fromkeys(reason for _, reason in refused)
+    for reason in reasons:
+        flags = ", ".join(f"`{flag}`" for row, why in refused if why == reason for flag in row)
+        text += f"| {flags} | {_escaped(reason)} |\n"
     return text
 
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _by_file(tests: Iterable[str]) -> str:
-    """Return the tests' names, grouped by file."""
-    files: dict[str, list[str]] = defaultdict(list)
-    for test in sorted(tests):
-        file, _, name = test.partition("::")
-        files[file.removeprefix("tests/")].append(f"`{name}`")
-    return "; ".join(f"{file}: {', '.join(names)}" for file, names in files.items())

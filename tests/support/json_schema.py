@@ -57,8 +57,9 @@ ENFORCED: dict[str, list[Case]] = {
     "additionalProperties": [
         Case({"type": "object", "additionalProperties": {"type": "boolean"}}, [{}, {"x": True, "": False}],
              [{"x": 1}, []]),
-        Case({"type": "object", "properties": {"a": {"type": "null"}}}, [{}, {"a": None}, {"a": None, "b": 1}],
-             [{"a": 1}, {"b": 1, "a": 1}], "if absent, any properties may follow the named ones"),
+        Case({"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": True},
+             [{}, {"a": None}, {"a": None, "b": 1}], [{"a": 1}, {"b": 1, "a": 1}],
+             "if absent, an object with `properties` has no others: models invent them"),
     ],
     "properties": [
         Case({"type": "object", "properties": {"b": {"type": "integer"}, "a": {}}, "additionalProperties": False},
@@ -70,6 +71,19 @@ ENFORCED: dict[str, list[Case]] = {
         Case({"type": "object", "patternProperties": {"^x[0-9]$": {"type": "integer"}, "^y": {"type": "null"}}},
              [{}, {"x1": 1, "y": None, "z": 1}], [{"x1": "a"}, {"yy": 1}],
              "ECMA-262 patterns that exclude each other"),
+    ],
+    "propertyNames": [
+        Case({"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "boolean"}},
+             [{}, {"a": True, "b": False}], [{"c": True}, {"a": 1}], "values or one pattern"),
+        Case({"type": "object", "propertyNames": {"pattern": "^x"}}, [{}, {"x1": 1}], [{"a": 1}]),
+    ],
+    "uniqueItems": [
+        Case({"type": "array", "items": {"enum": ["a", "b", "c"]}, "uniqueItems": True}, [[], ["b", "a"]],
+             [["a", "a"], ["d"]], "for arrays of values in an `enum`; from 7 values on, in the order of the schema"),
+    ],
+    "contentEncoding": [
+        Case({"type": "string", "contentEncoding": "base64"}, ["", "YQ==", "YWJj"], ["a", "YQ=", "YQ==="],
+             "`base64` and `base64url`; `binary`, `7bit` and `8bit` are ignored"),
     ],
     "allOf": [Case({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 5}]}, [3, 5], [2, 6, "a"])],
     "anyOf": [Case({"anyOf": [{"const": "a"}, {"type": "integer", "minimum": 0}]}, ["a", 0, 9], [-1, "b", None])],
@@ -130,6 +144,11 @@ FORMATS: dict[str, Case] = {
     "ipv4": Case({}, ["127.0.0.1", "255.255.255.255"], ["256.1.1.1", "1.2.3"]),
     "ipv6": Case({}, ["::1", "2001:db8::8a2e:370:7334"], ["1::2::3", "12345::", ":"]),
     "uri": Case({}, ["https://example.org/a?b=c#d", "urn:x:y"], ["/a", "a b", "//example.org"]),
+    "base64": Case({}, ["", "YQ==", "YWJj"], ["a", "YQ"]),
+    "base64url": Case({}, ["", "YQ", "_-8="], ["a", "+/8="]),
+    "ipv4network": Case({}, ["10.0.0.0/8"], ["10.0.0.0", "10.0.0.0/33"]),
+    "jwt": Case({}, ["a.b.c"], ["a.b", "a..c"]),
+    "uuid4": Case({}, ["123e4567-e89b-42d3-a456-426614174000"], ["123e4567-e89b-12d3-a456-426614174000"]),
     "uuid": Case({}, ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567", "123e4567-e89b-12d3-a456-42661417400g"]),
 }  # fmt: skip
 REFUSED_FORMATS = ("idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template", "json-pointer",
@@ -140,20 +159,17 @@ REFUSED: dict[str, Any] = {
     "$dynamicRef": {"$dynamicRef": "#x"},
     "contains": {"type": "array", "contains": {"type": "string"}},
     "dependentSchemas": {"dependentSchemas": {"a": {"required": ["b"]}}},
-    "propertyNames": {"propertyNames": {"pattern": "^a"}},
-    "if": {"if": {"type": "string"}},
-    "then": {"then": {"minLength": 2}},
-    "else": {"else": False},
+    "if": {"if": {"type": "string"}, "then": {"minLength": 2}},
+    "then": {"then": {"minLength": 2}, "if": {"type": "string"}},
+    "else": {"else": False, "if": {"type": "string"}},
     "not": {"not": {"type": "string"}},
-    "maxContains": {"maxContains": 1},
-    "minContains": {"minContains": 1},
-    "uniqueItems": {"type": "array", "uniqueItems": True},
+    "maxContains": {"maxContains": 1, "contains": {"type": "string"}},
+    "minContains": {"minContains": 1, "contains": {"type": "string"}},
     "dependentRequired": {"dependentRequired": {"a": ["b"]}},
     "unevaluatedItems": {"unevaluatedItems": False},
     "unevaluatedProperties": {"unevaluatedProperties": False},
-    "contentEncoding": {"contentEncoding": "base64"},
     "contentMediaType": {"contentMediaType": "application/json"},
-    "contentSchema": {"contentSchema": {}},
+    "contentSchema": {"contentSchema": {}, "contentMediaType": "application/json"},
 }
 ANNOTATIONS: dict[str, Any] = {
     "$id": "https://example.org/schema", "$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": "c",
@@ -174,8 +190,14 @@ validate all complete ones with `jsonschema`.
 - **annotation**: the keyword is ignored because it restricts nothing. Keywords that begin with `x-` are ignored too.
 
 Some valid values are never generated: properties in another order than in the schema; names and strings with `\\u`
-escapes; numbers with an exponent where the schema has bounds; integers with a fraction of zeros, such as `1.0`; more
-than 32 white-space characters in a row."""
+escapes; numbers with an exponent where the schema has bounds; integers with a fraction of zeros, such as `1.0`; white
+space beyond that of JSON in one line; properties that an object with `properties` does not name, unless it has
+`additionalProperties`.
+
+Schemas of Pydantic, Zod and FastAPI are tested. Of OpenAPI, `nullable`, `example`, `xml`, `externalDocs` and
+`discriminator` are annotations, and unions with a `discriminator` always have its property. The formats `int8` to
+`int64` and `uint8` to `uint64` bound a number. The formats `float`, `double`, `decimal`, `binary`, `byte`, `password`,
+`path`, `file-path`, `directory-path` and `textarea` are ignored, and other unknown formats beside a `pattern`."""
 
 
 def keywords(vocabulary: str) -> list[str]:

@@ -71,30 +71,39 @@ def cached_keys(backend: Any, number: int = 0) -> Floats:
     """Return the keys of a cache, ``(n_slots, n_head, n_positions, key_size)`` float32."""
     from llamafw_backends.numba_cpu.key_rotation import write_floats
 
-    words, kind = backend._kv.caches[number].words, backend._kv.types[0]
+    arrays, kind = backend._kv.caches[number], backend._kv.types[0]
     name, size = kind.name, backend._kv.layouts[number].key_size
     block_bytes = kind.format.tile_bytes(size)
+    parts = [_of_slots(arrays, part) for part in (arrays.words, arrays.key_scales)]
+    shape = parts[0].shape[:3]
+    blocks = np.concatenate([part.reshape(*shape, -1).view(np.uint8) for part in parts if part.size], axis=-1)
+    blocks = np.pad(blocks, [(0, 0)] * 3 + [(0, block_bytes - blocks.shape[-1])])
 
     def read(blocks: int, n: int, out: int) -> int:
         for i in range(n):
             write_floats(size, name, (blocks + i * block_bytes, out + 64 * size * i))
         return 0
 
-    keys = np.zeros((*words.shape[:3], size, 16), np.float32)
+    keys = np.zeros((*shape, size, 16), np.float32)
     kernel = backend._compiler(f"read {name} keys of {size}", 3, read).ctypes
-    kernel(words.ctypes.data, math.prod(words.shape[:3]), keys.ctypes.data)
-    return keys.swapaxes(3, 4).reshape(*words.shape[:2], -1, size)
+    kernel(blocks.ctypes.data, math.prod(shape), keys.ctypes.data)
+    return keys.swapaxes(3, 4).reshape(*shape[:2], -1, size)
 
 
 def cached_values(backend: Any, number: int = 0) -> npt.NDArray[np.uint8]:
     """Return the values of a cache in the layout of files, ``(n_slots, n_head, n_positions, n_bytes)``."""
     arrays, n_scales = backend._kv.caches[number], backend._kv.types[1].n_scales
-    rows: npt.NDArray[np.uint8] = arrays.rows
+    rows: npt.NDArray[np.uint8] = _of_slots(arrays, arrays.rows)
     if not n_scales:
         return rows
     shape = *rows.shape[:3], -1
-    scales = arrays.value_scales.swapaxes(3, 4).copy().view(np.uint8).reshape(*shape, 2 * n_scales)
+    scales = _of_slots(arrays, arrays.value_scales).swapaxes(3, 4).copy().view(np.uint8).reshape(*shape, 2 * n_scales)
     return np.concatenate([scales, rows.reshape(*scales.shape[:4], -1)], axis=-1).reshape(shape)
+
+
+def _of_slots(arrays: Any, part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a part of a cache with the positions of each slot in order, ``(n_slots, n_head, …)``."""
+    return np.stack([arrays.read(part, slot, 0, arrays.n_positions) for slot in range(len(part))])
 
 
 def fill_with_nan(backend: Any) -> None:

@@ -4,7 +4,7 @@ The types are PQ2_0 and PTQ1_0. In most of these files, whatever the type of the
 folded with signs and a Hadamard transform, as the metadata ``prism.hadamard.*`` say: before such a matrix, activations
 are rotated in the same way. A file without these keys is computed as usual.
 
-This plugin uses only what a plugin of anybody else can use: `llamafw`, and `llamafw_backends.numba_cpu.kernel_api`.
+This plugin uses only what any plugin can use: `llamafw`, and `llamafw_backends.numba_cpu.kernel_api`.
 """
 
 from __future__ import annotations

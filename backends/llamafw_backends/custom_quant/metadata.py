@@ -110,7 +110,7 @@ class _Reader:
         if mode == "identity":
             for name in ("sign_widths", "sign_values"):
                 if self._get(name) is not None:
-                    self._fail(name, "is there, but sign_mode is identity")
+                    self._fail(name, "is present, but sign_mode is identity")
             return {width: np.ones(width, np.int8) for width in widths}
 
         sizes, values = self._integers("sign_widths"), self._integers("sign_values")

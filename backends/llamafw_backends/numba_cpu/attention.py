@@ -27,8 +27,10 @@ from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES, InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, rounding_at, row_at, row_op_at
+from llamafw_backends.numba_cpu.pages import PAGE
 from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
 from llamafw_backends.numba_cpu.row_kernels import tanh
+from llamafw_backends.numba_cpu.runs import find_runs, max_runs_bytes
 from llamafw_backends.numba_cpu.simd import (
     add,
     exp,
@@ -39,6 +41,7 @@ from llamafw_backends.numba_cpu.simd import (
     max_lanes,
     maximum,
     mul,
+    read_u32,
     specialised,
     splat,
     store,
@@ -50,9 +53,9 @@ from llamafw_backends.numba_cpu.simd import (
 from llamafw_backends.numba_cpu.threads import barrier
 from llamafw_backends.numba_cpu.value_emit import emit_values
 
-_scores = specialised("scores", 4, 7, emit_scores)
-_values = specialised("values", 3, 8, emit_values)
-_latent_values = specialised("latent values", 4, 8, emit_latent_values)
+_scores = specialised("scores", 4, 6, emit_scores)
+_values = specialised("values", 3, 9, emit_values)
+_latent_values = specialised("latent values", 4, 10, emit_latent_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +165,12 @@ def _store_kv(
     _apply_ops(plan, r.k_ops, r.n_k_ops, k, token, key_size)
     _apply_ops(plan, r.v_ops, r.n_v_ops, v, token, value_size)
 
-    place = position % r.n_kept
-    block = r.keys + slot * r.key_slot + head * r.key_head + place // 16 * r.key_block
+    number = read_u32(r.table + slot * r.table_slot + position // PAGE * 4)
+    owner, place = number // r.n_pages, number % r.n_pages * PAGE + position % PAGE
+    block = r.keys + owner * r.key_slot + head * r.key_head + place // 16 * r.key_block
     store_key(rounding_at(r.key_rounding), k, key_size, block, place % 16, scratch)
-    row = r.values + slot * r.value_slot + head * r.value_head + place * r.value_row
-    scales = r.scales + slot * r.scale_slot + head * r.scale_head + place // 16 * r.scale_block
+    row = r.values + owner * r.value_slot + head * r.value_head + place * r.value_row
+    scales = r.scales + owner * r.scale_slot + head * r.scale_head + place // 16 * r.scale_block
     store_value(rounding_at(r.value_rounding), v, value_size, row, scales, place % 16, scratch)
 
 
@@ -224,10 +228,11 @@ def max_scores(window: int, n_ctx: int) -> int:
 
 
 def scratch_bytes(n_rep: int, layout: CacheLayout, n_scores: int) -> int:
-    """Return the bytes that a thread needs for the queries, sums and scores of the rows computed together."""
+    """Return the bytes that a thread needs for queries, sums, scores and runs of the rows computed together."""
     heads, tokens = rows_at_once(n_rep, latent=layout.latent)
     n_sums = layout.value_size * (sum_rows(heads) if layout.latent else heads * tokens)
-    return 4 * ((1 + heads * tokens) * layout.key_size + heads * tokens * n_scores + n_sums)
+    n_floats = (1 + heads * tokens) * layout.key_size + heads * tokens * n_scores + n_sums
+    return 4 * n_floats + max_runs_bytes(n_scores)
 
 
 def _attention(
@@ -246,6 +251,7 @@ def _attention(
         sums = scratch + 4 * key_size * max_rows
         scores = sums + 4 * n_sums
         scaled = scores + 4 * r.n_scores * max_rows if is_quantised else 0
+        runs = scores + 4 * r.n_scores * max_rows + 4 * key_size
         stride = 4 * r.n_scores
 
         # With one token per slot, the thread that computes a token's attention also writes its keys. Otherwise it may
@@ -276,9 +282,8 @@ def _attention(
 
                 if r.stores and writes_own_keys:
                     _store_kv(plan, p, r, first_token, kv_head, thread, key_size, stored_size, scratch)
-                cached_keys = r.keys + slot * r.key_slot + kv_head * r.key_head
-                cached_values = r.values + slot * r.value_slot + kv_head * r.value_head
-                scales = r.scales + slot * r.scale_slot + kv_head * r.scale_head
+                cached_keys, cached_values = r.keys + kv_head * r.key_head, r.values + kv_head * r.value_head
+                scales = r.scales + kv_head * r.scale_head
                 n_rows = n_tokens * heads
                 for t in range(n_tokens):
                     for h in range(heads):
@@ -298,10 +303,10 @@ def _attention(
                         )
 
                 seen = _first_visible(r, position)
-                start, n_kept = seen // 16 * 16, r.n_kept
+                start = seen // 16 * 16
                 weights = scores - 4 * start  # of position 0: the scores of a window begin with its first block
-                n_blocks = (position + n_tokens + 15) // 16 - start // 16
-                blocks = scratch, cached_keys, n_kept // 16, start // 16, n_blocks, scores, stride
+                n_runs = find_runs(r, slot, start // 16, (position + n_tokens + 15) // 16, runs)
+                blocks = scratch, cached_keys, runs, n_runs, weights, stride
                 if n_rows == max_rows:
                     _scores(max_rows, key_size, keys, isa, blocks)
                 else:  # the item is a single token
@@ -317,14 +322,14 @@ def _attention(
 
                 if latent:  # an item is a single token
                     out = r.out + first_token * r.out_stride + first_head * 4 * value_size
-                    weighted = weights, stride, cached_keys, start, position + 1, sums, scratch, out
+                    weighted = weights, stride, cached_keys, runs, n_runs, start, position + 1, sums, scratch, out
                     _latent_values(heads, key_size, value_size, keys, weighted)
                     continue
 
                 for j in range(0, 4 * value_size * n_rows, 64):
                     store(zeros(), sums + j)
                 shared = position + 1  # positions that all rows see; the others are added token by token
-                seen_by_all = weights, stride, cached_values, scales, n_kept, seen, shared, sums
+                seen_by_all = weights, stride, cached_values, scales, runs, n_runs, seen, shared, sums
                 if n_rows == max_rows:
                     _values(max_rows, value_size, values, seen_by_all)
                 else:
@@ -332,7 +337,7 @@ def _attention(
                 for t in range(1, n_tokens):
                     row = t * heads
                     own_weights, own_sums = weights + row * stride, sums + 4 * value_size * row
-                    own = own_weights, stride, cached_values, scales, n_kept, shared, shared + t, own_sums
+                    own = own_weights, stride, cached_values, scales, runs, n_runs, shared, shared + t, own_sums
                     _values(heads, value_size, values, own)
 
                 for row in range(n_rows):

@@ -13,6 +13,7 @@ from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, INTS, Builder, Value, address, constant, larger, smaller
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES
+from llamafw_backends.numba_cpu.runs import Run
 from llamafw_backends.numba_cpu.tiles import COLUMNS, QuantFormat, Record
 
 _BYTES_AHEAD = 8192  # distance of prefetches
@@ -21,12 +22,12 @@ _GROUPS_AHEAD = 4  # the same, for latent values
 
 
 def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: str, isa: str) -> None:
-    """Emit the scores of ``n_rows`` rows for ``n`` blocks of 16 keys, from number ``first_block`` on.
+    """Emit the scores of ``n_rows`` rows for all keys of ``runs`` (see `runs`).
 
-    The cache has ``n_cached`` blocks, which are used in turn. Queries are (size, n_rows) float32, or for quantised keys
-    (size / 32, n_rows) records (see `isa`); ``scores`` are those of the first block.
+    Queries are (size, n_rows) float32, or for quantised keys (size / 32, n_rows) records (see `isa`); ``scores`` are
+    those of position 0.
     """
-    queries, keys, n_cached, first_block, n, scores, stride = values
+    queries, keys, runs, n_runs, scores, stride = values
     block_bytes = CACHE_TYPES[kind].format.tile_bytes(size)
     at_once = 1 if CACHE_TYPES[kind].n_scales else max(1, min(4, 16 // n_rows))
 
@@ -45,21 +46,18 @@ def emit_scores(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
 
         emit.loop(b, count, [], score_blocks)
 
-    begin = b.srem(first_block, n_cached)
-    n_before_end = smaller(b, n, b.sub(n_cached, begin))
-
-    def score_segment(i: Value, _: list[Value]) -> list[Value]:
-        is_first = b.icmp_signed("==", i, constant(I64, 0))
-        part = b.select(is_first, n_before_end, b.sub(n, n_before_end))
-        part_keys = b.select(is_first, b.add(keys, b.mul(begin, constant(I64, block_bytes))), keys)
-        part_scores = b.select(is_first, scores, b.add(scores, b.mul(n_before_end, constant(I64, 64))))
-        rest = b.srem(part, constant(I64, at_once))
-        emit_blocks(part_keys, part_scores, b.sdiv(part, constant(I64, at_once)), constant(I64, 0), at_once)
+    def score_run(i: Value, _: list[Value]) -> list[Value]:
+        run = Run.load(b, runs, i)
+        n = b.sub(run.end, run.first)
+        run_keys = b.add(b.add(keys, run.keys), b.mul(run.first, constant(I64, block_bytes)))
+        run_scores = b.add(scores, b.mul(run.first, constant(I64, 64)))
+        rest = b.srem(n, constant(I64, at_once))
+        emit_blocks(run_keys, run_scores, b.sdiv(n, constant(I64, at_once)), constant(I64, 0), at_once)
         if at_once > 1:
-            emit_blocks(part_keys, part_scores, rest, b.sub(part, rest), 1)
+            emit_blocks(run_keys, run_scores, rest, b.sub(n, rest), 1)
         return []
 
-    emit.loop(b, emit.count_segments(b, b.icmp_signed(">", n, n_before_end)), [], score_segment)
+    emit.loop(b, n_runs, [], score_run)
 
 
 def _emit_products(
@@ -112,11 +110,11 @@ def _vector_bytes(kind: str) -> int:
 def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: int, size: int, kind: str) -> None:
     """Emit the weighted sums of the values of positions ``start`` … ``last - 1``, which are the first numbers of keys.
 
-    Row r of ``out``, (n_rows, size) float32, is multiplied by number r of ``factors``. ``start`` is a multiple of 16.
-    Lane i of a sum has the positions i, i + 16 … of a chunk; then the lanes are added to ``sums``, which is
-    (size, `sum_rows`) float32.
+    They are in ``runs`` (see `runs`). Row r of ``out``, (n_rows, size) float32, is multiplied by number r of
+    ``factors``. ``start`` is a multiple of 16. Lane i of a sum has the positions i, i + 16 … of a chunk; then the lanes
+    are added to ``sums``, which is (size, `sum_rows`) float32.
     """
-    weights, stride, keys, start, last, sums_at, factors, out = values
+    weights, stride, keys, runs, n_runs, start, last, sums_at, factors, out = values
     vector_bytes = _vector_bytes(kind)
     block_bytes = key_size * vector_bytes
     n_added = sum_rows(n_rows) - n_rows
@@ -133,6 +131,14 @@ def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: i
         low, high = larger(b, chunk, first_block), smaller(b, b.add(chunk, constant(I64, _CHUNK)), end)
         full = smaller(b, high, n_full)
 
+        def count_runs(i: Value, counts: list[Value]) -> list[Value]:
+            run = Run.load(b, runs, i)
+            before, until = b.icmp_signed("<=", run.end, low), b.icmp_signed("<", run.first, high)
+            return [b.add(n, b.zext(is_counted, I64)) for n, is_counted in zip(counts, (before, until), strict=True)]
+
+        first_run, end_run = emit.loop(b, n_runs, [constant(I64, 0)] * 2, count_runs)
+        last_run = Run.load(b, runs, b.sub(end_run, constant(I64, 1)))
+
         def add_group(group: Value, _: list[Value]) -> list[Value]:
             base = b.add(keys, b.mul(group, constant(I64, at_once * vector_bytes)))
             ahead = b.add(base, constant(I64, _GROUPS_AHEAD * at_once * vector_bytes))
@@ -140,10 +146,10 @@ def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: i
             jump = constant(I64, _CHUNK * block_bytes - size * vector_bytes)
             ahead = b.select(beyond, b.add(ahead, jump), ahead)
 
-            def add_blocks(first: Value, count: Value, sums: list[Value], *, partial: bool) -> list[Value]:
+            def add_blocks(run: Run, first: Value, end: Value, sums: list[Value], *, partial: bool) -> list[Value]:
                 def add_block(j: Value, sums: list[Value]) -> list[Value]:
                     block = b.add(first, j)
-                    offset = b.mul(block, constant(I64, block_bytes))
+                    offset = b.add(run.keys, b.mul(block, constant(I64, block_bytes)))
                     for byte in range(0, at_once * vector_bytes, 64):
                         emit.prefetch(b, address(b, b.add(ahead, offset), byte))
                     loaded = [_load(b, address(b, b.add(base, offset), vector_bytes * d), kind) for d in range(at_once)]
@@ -154,11 +160,15 @@ def emit_latent_values(b: Builder, values: list[Value], n_rows: int, key_size: i
                     pairs = [(w, value) for value in loaded for w in weight]
                     return [emit.fma(b, w, value, s) for (w, value), s in zip(pairs, sums, strict=True)]
 
-                return emit.loop(b, count, sums, add_block)
+                return emit.loop(b, b.sub(end, first), sums, add_block)
+
+            def add_run(i: Value, sums: list[Value]) -> list[Value]:
+                run = Run.load(b, runs, b.add(first_run, i))
+                return add_blocks(run, larger(b, low, run.first), smaller(b, full, run.end), sums, partial=False)
 
             sums = [constant(FLOATS, 0.0)] * (at_once * n_rows)
-            sums = add_blocks(low, b.sub(full, low), sums, partial=False)
-            sums = add_blocks(full, b.sub(high, full), sums, partial=True)
+            sums = emit.loop(b, b.sub(end_run, first_run), sums, add_run)
+            sums = add_blocks(last_run, full, high, sums, partial=True)
             vectors = []
             for n in range(0, len(sums), n_rows):
                 vectors += [*sums[n : n + n_rows], *[constant(FLOATS, 0.0)] * n_added]

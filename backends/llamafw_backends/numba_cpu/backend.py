@@ -16,6 +16,7 @@ from llamafw import (
     BackendOptions,
     Batch,
     Bytes,
+    CachePages,
     Floats,
     GpuOptions,
     ModelError,
@@ -33,6 +34,7 @@ from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.lowering import Lowering
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.mixing_lowering import key_rotations
+from llamafw_backends.numba_cpu.pages import PAGE
 from llamafw_backends.numba_cpu.placement import Placement
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.schedule import Schedule, schedule
@@ -128,6 +130,7 @@ class NumbaBackend:
         self._plan = new_records(PLAN)
         self._plan_address = address_of(self._plan)
         self._allocate(schedules)
+        self._write_plan(writable=int(self._kv.pages.writable.ctypes.data))
         self._states = SlotStates(
             self.n_slots,
             logits.state_bytes,
@@ -268,6 +271,9 @@ class NumbaBackend:
 
         n_threads, started = self._thread_tuner.choose(n), time.perf_counter()
         n_runs = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
+        if n_runs <= 0 and -n_runs % 8 == forward.NOT_WRITABLE:
+            self._slot_contents.reserve(self._slots[:n], self._positions[:n])
+            n_runs = self._forward(self._plan_address, n, m, n_threads, self._n_threads_batch)
         if n_runs <= 0:
             self._raise_fault(*divmod(-n_runs, 8))
         self._slot_contents.advance(self._slots[:n])
@@ -296,6 +302,15 @@ class NumbaBackend:
     def truncate(self, slot: int, n: int) -> int:
         """Remove all positions of ``slot`` from ``n`` on; return how many are left."""
         return self._slot_contents.truncate(slot, n)
+
+    def share_prefix(self, source: int, target: int, n: int) -> None:
+        """Replace the contents of ``target`` by the first ``n`` positions of ``source``; see `Slots.share_prefix`."""
+        self._slot_contents.share_prefix(source, target, n)
+
+    def page_counts(self) -> CachePages:
+        """Return how many pages of the KV cache are used."""
+        pages = self._kv.pages
+        return CachePages(PAGE, pages.n_used, pages.n_shared, pages.n_touched, pages.n_total)
 
     def take_snapshot(self, slot: int) -> None:
         """Keep a copy of what cannot be cut of ``slot``, for `truncate`."""

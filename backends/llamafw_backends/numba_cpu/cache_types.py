@@ -1,7 +1,8 @@
 """The types in which keys and values are cached: how they are rounded, stored and read.
 
-A block of 16 keys is a tile of their type (see `tiles`), with a position in each lane. Values are stored position by
-position: a row has the blocks of the file without their scales, which are stored for 16 positions together.
+A block of 16 keys is like a tile of their type (see `tiles`), with a position in each lane, but the words of all its
+records come before all scales. Values are stored position by position: a row has the blocks of the file without their
+scales, which are stored for 16 positions together.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class CacheType:
     columns : int
         How many numbers are rounded at once; the size of a head must be a multiple of it.
     n_scales : int
-        Of these numbers: 0; 1, a scale; or 2, a scale and a minimum. They are float16, at the start of a block.
+        How many scales these numbers have: 0; 1; or 2, a scale and a minimum. They are float16 at a block's start.
     round : callable
-        Rounds so many float32, at one address, to blocks in the file's layout, at another one. Compiled by Numba.
+        Rounds ``columns`` float32 at one address to blocks in the file's layout at another one. Compiled by Numba.
     load : callable
         ``load(builder, row, i)`` emits loading the numbers 16·i … 16·i + 15 of a row as float32, without the scale.
     """

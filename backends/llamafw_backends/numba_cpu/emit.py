@@ -241,11 +241,6 @@ def loop(
     return last
 
 
-def count_segments(b: Builder, is_divided: Value) -> Value:
-    """Emit the number of segments of a range of positions, which the end of the cache may divide."""
-    return b.select(is_divided, constant(I64, 2), constant(I64, 1))
-
-
 def smaller(b: Builder, x: Value, y: Value) -> Value:
     """Emit the smaller of two integers."""
     return b.select(b.icmp_signed("<", x, y), x, y)

@@ -26,6 +26,7 @@ _call_phase = call_address(3)
 
 # the faults of a batch that `_check` finds
 BAD_TOKEN, BAD_SLOT, BAD_POSITION, BAD_ORDER, BAD_OUTPUT = 1, 2, 3, 4, 5
+NOT_WRITABLE = 6  # no fault: a slot needs pages for its tokens first
 
 
 @jit
@@ -57,6 +58,11 @@ def _check(p: Any, n: int, m: int) -> int:
         if output <= before or output >= n:
             return -8 * i - BAD_OUTPUT
         before = output
+
+    for i in range(n):
+        position, writable = load_i64(p.positions + 8 * i), p.writable + 16 * load_i64(p.slots + 8 * i)
+        if position < load_i64(writable) or position >= load_i64(writable + 8):
+            return -8 * i - NOT_WRITABLE
     return n_runs
 
 

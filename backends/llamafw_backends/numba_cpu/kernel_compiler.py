@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 
+from llamafw import compile_c_function
 from llamafw_backends.numba_cpu import cache
 
 OPTIONS = {"error_model": "numpy", "boundscheck": False}
@@ -83,34 +84,32 @@ class KernelCompiler:
         """Compile a kernel, or load its code from the cache."""
         started = time.perf_counter()
         folder = cache.kernel_folder(self._version, isa, name)
-        if not self.compiled and (folder is None or not any(folder.glob("*"))):
-            self.log("compiling kernels for this processor; the first start takes up to a minute, later ones do not")
-            if folder is None:
-                self.log(f"compiled code cannot be stored in {self._version}; set NUMBA_CACHE_DIR to a writable folder")
+        is_stored = folder is not None and any(folder.glob("*"))
+        if not is_stored:
+            self._announce(name, folder)
 
         try:
-            kernel = _compile(signature, function, folder)
+            kernel = compile_c_function(function, signature, folder, **OPTIONS)
         except OSError as error:  # a full disk, or another process removed the folder
             self.log(f"compiled code cannot be stored in {folder}: {error}")
-            kernel = _compile(signature, function, None)
+            kernel = compile_c_function(function, signature, None, **OPTIONS)
 
         seconds = time.perf_counter() - started
         self.seconds += seconds
         if not kernel.cache_hits:
             self.compiled.append(name)
-            self.log(f"compiled {name} in {seconds:.1f} s")
+            if is_stored:  # for another processor, for example
+                self.log(f"compiled {name} in {seconds:.1f} s")
         return kernel
+
+    def _announce(self, name: str, folder: Path | None) -> None:
+        """Log that a kernel is compiled, before it is: some take many seconds."""
+        if not self.compiled:
+            self.log("compiling kernels for this processor; the first start takes up to a minute, later ones do not")
+            if folder is None:
+                self.log(f"compiled code cannot be stored in {self._version}; set NUMBA_CACHE_DIR to a writable folder")
+        self.log(f"compiling kernel {len(self.compiled) + 1}: {name}")
 
     def remove_unused(self, isa: str) -> None:
         """Remove old code of other versions and instruction sets from the cache."""
         cache.remove_unused(self._version, isa)
-
-
-def _compile(signature: Any, function: Callable[..., int | None], folder: Path | None) -> Any:
-    """Compile a function, or load its code from ``folder``; None: do not store it."""
-    configured_folder = numba.config.CACHE_DIR
-    try:
-        numba.config.CACHE_DIR = str(folder or configured_folder)  # numba reads it while it decorates the function
-        return numba.cfunc(signature, cache=folder is not None, **OPTIONS)(function)
-    finally:
-        numba.config.CACHE_DIR = configured_folder

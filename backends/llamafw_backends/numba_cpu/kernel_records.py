@@ -151,11 +151,11 @@ ATTENTION = np.dtype(
         *named(I, "q q_stride q_mode k k_stride k_mode v v_stride v_mode out out_stride"),
         *named(I, "q_ops n_q_ops k_ops n_k_ops v_ops n_v_ops"),  # ROW_OP, applied to each head in place
         *named(I, "n_head_kv stores"),  # whether the phase writes the cache
+        *named(I, "table table_slot n_pages"),  # pages of the slots, int32; how many each slot has memory for
         *named(I, "keys values key_slot key_head value_slot value_head"),  # the cache
         *named(I, "key_block value_row"),  # bytes of a block of keys, and of the values of a position
         *named(I, "scales scale_slot scale_head scale_block"),  # of values: scales of 16 positions
         *named(I, "key_rounding value_rounding"),  # ROUNDING
-        ("n_kept", I),  # positions that the cache keeps of a slot: position p is at p modulo n_kept
         *named(I, "n_scores window chunked"),  # window: 0 for none
         *named(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
         ("temperature_length", I),
@@ -178,6 +178,7 @@ PLAN = np.dtype(
         ("widths", I),  # (…,) int64: the instruction set's widths
         *named(I, "n_vocab n_slots n_ctx n_ubatch"),
         ("filled", I),  # (n_slots,) int64: number of positions in each slot
+        ("writable", I),  # (n_slots, 2) int64: positions that each slot can write; see `pages`
         ("scratch", I),  # buffers of the threads
         ("scratch_stride", I),  # from thread to thread
         *named(I, "logits logits_stride hidden hidden_stride"),  # rows of the outputs, float32

@@ -130,7 +130,7 @@ class KeyRotator:
     def rotate(self, keys: Sequence[int], begin: int, end: int, n: int, rotation: KeyRotation) -> None:
         """Rotate the keys of positions ``begin`` … ``end - 1`` back by ``n`` positions.
 
-        ``keys`` are the addresses of the first blocks of heads.
+        The positions are one run (see `runs`); ``keys`` are the addresses that block 0 of each head would have in it.
         """
         pairs = rotation.pairs(n, self._size)
         fields = {"begin": begin, "end": end, "pairs": address_of(pairs), "n_pairs": len(pairs)}

@@ -1,7 +1,8 @@
 """The KV cache: its memory, and what happens to it between forward passes.
 
 Keys are stored in blocks of 16 positions, with RoPE applied; values position by position, unless they are a part of
-the keys. See `attention`. Caches that are read through windows may keep the last positions only; see `ring`.
+the keys. See `attention`. Slots with a common start share its memory; see `pages`. Caches that are read through windows
+may keep the last positions only; see `ring`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from llamafw import Bytes, LlamafwError, SettingsError
 from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.cache_arrays import CacheArrays, CacheShape
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType
+from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import ROUNDING, address_of, new_records
 from llamafw_backends.numba_cpu.key_rotation import KeyRotation, KeyRotator
-from llamafw_backends.numba_cpu.memory import Arena, padded_context
+from llamafw_backends.numba_cpu.memory import Arena
+from llamafw_backends.numba_cpu.pages import PAGE, Pages, ring_table, whole_pages
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
 
 
@@ -53,7 +56,7 @@ class KVCache:
         compiler: KernelCompiler,
         n_ubatch: int | None = None,
     ) -> None:
-        self.types, self.n_ctx = (CACHE_TYPES[types[0]], CACHE_TYPES[types[1]]), padded_context(n_ctx)
+        self.types, self.n_ctx = (CACHE_TYPES[types[0]], CACHE_TYPES[types[1]]), whole_pages(n_ctx)
         self.layouts, self._compiler = layouts, compiler
         self._records: dict[tuple[str, int], npt.NDArray[np.void]] = {}
         self._rotations: Sequence[KeyRotation | None] = ()
@@ -73,14 +76,18 @@ class KVCache:
                 "slots (-np)"
             ) from exc
 
-        self.caches: list[CacheArrays] = [shape.allocate(self._arena) for shape in shapes]
+        self.pages = Pages(n_slots, self.n_ctx)
+        self.caches: list[CacheArrays] = []
         self.rings: list[Ring] = []  # the caches that keep the last positions only
         self._whole: list[CacheArrays] = []  # the others
-        for c, n, cache in zip(layouts, kept, self.caches, strict=True):
+        for c, n, shape in zip(layouts, kept, shapes, strict=True):
             if n < self.n_ctx and c.window is not None:
+                cache = shape.allocate(self._arena, ring_table(n_slots, n, self.n_ctx))
                 self.rings.append(Ring(cache, c.window))
             else:
+                cache = shape.allocate(self._arena, self.pages.table)
                 self._whole.append(cache)
+            self.caches.append(cache)
 
     @property
     def n_bytes(self) -> int:
@@ -102,6 +109,35 @@ class KVCache:
             record[name] = value
         return address_of(record)
 
+    def truncate(self, slot: int, n: int) -> None:
+        """Free the memory of positions from ``n`` on, except of rings."""
+        self.pages.truncate(slot, n)
+
+    def reserve(self, slot: int, first: int, end: int, n_kept: int | None = None) -> None:
+        """Prepare a slot for writing positions ``first`` … ``end - 1``, except of rings.
+
+        Other slots keep what they share with this one. The contents of the first ``n_kept`` positions stay; by default
+        those before ``first``.
+        """
+        for old, new in self.pages.reserve(slot, first, end, first if n_kept is None else n_kept):
+            self._copy_page(old, new)
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """Replace the contents of slot ``target`` by the first ``n`` positions of ``source``, except of rings.
+
+        Only the data of the last page are copied, if ``n`` ends within it.
+        """
+        self.truncate(target, 0)
+        n_pages, rest = divmod(n, PAGE)
+        self.pages.share(source, target, n_pages)
+        if rest:
+            self.reserve(target, n - rest, n)
+            self._copy_page(*(int(self.pages.table[slot, n_pages]) for slot in (source, target)))
+
+    def _copy_page(self, old: int, new: int) -> None:
+        for cache in self._whole:
+            cache.copy_page(old, new)
+
     def state_size(self, n: int) -> int:
         """Return the size in bytes of the state of ``n`` positions, without rings."""
         return sum(cache.n_bytes(0, n) for cache in self._whole)
@@ -121,6 +157,8 @@ class KVCache:
         if state.nbytes != self.state_size(n):
             raise LlamafwError(f"the state has {state.nbytes} bytes; {n} positions have {self.state_size(n)}")
         state, start = np.ascontiguousarray(state), 0
+        self.truncate(slot, 0)
+        self.reserve(slot, 0, n)
         for cache in self._whole:
             end = start + cache.n_bytes(0, n)
             cache.write(slot, 0, n, state[start:end])
@@ -139,8 +177,13 @@ class KVCache:
 
         There must be no rings.
         """
+        self.reserve(slot, first, end, n_kept=end)
         for layout, cache, rotation in zip(self.layouts, self.caches, self._rotations, strict=True):
             cache.move(slot, first, n, end)
-            if rotation is not None:
-                heads = [int(words.ctypes.data) for words in cache.words[slot]]
-                self._rotators[layout.key_size].rotate(heads, first, end - n, n, rotation)
+            if rotation is None:
+                continue
+            for begin, last, owner, place in cache.runs(slot, first, end - n):
+                offset = (place - begin) // LANES * cache.words.strides[2]
+                heads = [int(words.ctypes.data) + offset for words in cache.words[owner]]
+                self._rotators[layout.key_size].rotate(heads, begin, last, n, rotation)
+        self.truncate(slot, end - n)

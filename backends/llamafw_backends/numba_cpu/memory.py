@@ -90,22 +90,6 @@ class Arena:
         return address
 
 
-def release_pages(data: npt.NDArray[np.uint8]) -> None:
-    """Let the operating system take back the memory of a part of a mapped file, which can be read again.
-
-    Does nothing with data that are not in a mapped file.
-    """
-    mapping: Any = data
-    while isinstance(mapping, np.ndarray | memoryview):
-        mapping = mapping.obj if isinstance(mapping, memoryview) else mapping.base
-    if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    start = int(data.ctypes.data) - int(np.frombuffer(mapping, np.uint8).ctypes.data)
-    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if first < last:
-        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-
 def align_up(n_bytes: int) -> int:
     """Return ``n_bytes`` rounded up to `ALIGNMENT`."""
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from llamafw import Bytes
 from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
 from llamafw_backends.numba_cpu.emit import LANES
-from llamafw_backends.numba_cpu.memory import padded_context
+from llamafw_backends.numba_cpu.pages import whole_pages
 
 _SLACK = 64  # positions by which a slot can be cut at any time, whatever the ubatch size
 
 
 def ring_size(window: int, n_ubatch: int, n_ctx: int) -> int:
-    """Return how many positions of a slot a cache keeps, a multiple of 16.
+    """Return how many positions of a slot a cache keeps, a number of whole pages.
 
     The tokens of a ubatch are written before attention reads the windows of all of them.
     """
-    return min(padded_context(window + n_ubatch + _SLACK), padded_context(n_ctx))
+    return min(whole_pages(window + n_ubatch + _SLACK), whole_pages(n_ctx))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,13 +78,26 @@ class Slots:
         for slot in set(slots.tolist()):
             self._states.advance(slot, int(self._filled[slot]))
 
+    def reserve(self, slots: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> None:
+        """Prepare the slots of a valid batch for its tokens.
+
+        Parameters
+        ----------
+        slots, positions : (n,) int64
+            Slot and position of the batch's tokens.
+        """
+        starts = np.flatnonzero(np.diff(slots, prepend=-1))
+        for first, end in itertools.pairwise([*starts.tolist(), len(slots)]):
+            self._cache.reserve(int(slots[first]), int(positions[first]), int(positions[end - 1]) + 1)
+
     def truncate(self, slot: int, n: int) -> int:
         """Remove all positions of ``slot`` from ``n`` on; return how many are left."""
         n_positions = self._n_positions(slot)
         if n < 0:
             raise LlamafwError(f"slot {slot} cannot be truncated to {n} positions")
         if n < n_positions:
-            self._filled[slot] = self._states.cut(slot, n) if self._states else n
+            n_left = self._filled[slot] = self._states.cut(slot, n) if self._states else n
+            self._cache.truncate(slot, n_left)
         return int(self._filled[slot])
 
     def take_snapshot(self, slot: int) -> None:
@@ -103,6 +117,29 @@ class Slots:
             raise LlamafwError("the positions of this model cannot be moved")
         self._cache.shift(slot, first, n, end)
         self._filled[slot] = end - n
+
+    def share_prefix(self, source: int, target: int, n: int) -> None:
+        """Replace the contents of slot ``target`` by the first ``n`` positions of ``source``.
+
+        Both slots then use the same memory, except for the last page. States that cannot be cut are copied, with their
+        snapshots.
+
+        Raises
+        ------
+        LlamafwError
+            A slot does not exist, both are the same, or ``source`` cannot be cut at ``n``.
+        """
+        n_positions = self._n_positions(source)
+        self._n_positions(target)  # raises an error if the slot does not exist
+        if source == target or not 0 < n <= n_positions:
+            raise LlamafwError(
+                f"slot {target} cannot get {n} positions of slot {source}, which has {n_positions} positions"
+            )
+        states = self._states.parse(n, self._states.save(source, n, n_positions)) if self._states else []
+        self._cache.share(source, target, n)
+        if self._states:
+            self._states.restore(target, states)
+        self._filled[target] = n
 
     def state_size(self, n: int) -> int:
         """Return the size in bytes of the state of ``n`` positions; with snapshots, the largest possible."""

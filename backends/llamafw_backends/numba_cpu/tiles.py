@@ -1,8 +1,8 @@
 """Describe how weights are stored in memory, and emit their multiplication.
 
-Weights are stored in tiles of 16 rows: a vector holds one number of each row. A tile has records of 32 columns, like
-activations (see `isa`): first the words of all records, then the scales of all blocks. A word is 16 lanes of 4 bytes,
-where lane r has 4 adjacent columns of row r.
+Weights are stored in tiles of 16 rows: a vector holds one number of each row. A tile has the blocks of its rows one
+after another. A block has records of 32 columns, like activations (see `isa`): first the words of all its records, then
+its scales. A word is 16 lanes of 4 bytes, where lane r has 4 adjacent columns of row r.
 
 `QuantFormat` is what a tensor type is for this backend. `formats` has those of ggml; plugins add their own.
 """
@@ -33,15 +33,15 @@ class Format(ABC):
     block_size, block_bytes : int
         Weights and bytes of a block in the file.
     columns : int
-        Columns of a step of multiplication.
+        Columns of a record.
     word_bytes : int
-        Bytes of a tile for that many columns, a multiple of 64.
+        Bytes of a record's words, a multiple of 64.
     scale_bytes : int
-        Bytes of a tile for the scales of a block, a multiple of 16.
+        Bytes of a block's scales, a multiple of 16.
     layout : int
         Layout of the activations that it is multiplied with.
     version : str
-        Changes with the code of the format, if that is not part of this package; see `formats.add_format`.
+        A hash of the format's source, if that is not part of this package; `formats.find_format` sets it.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Format(ABC):
 
     @property
     def activation_bytes(self) -> int:
-        """Size of one token's activations for one step."""
+        """Size of one token's activations for one record."""
         return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
 
     @property
@@ -142,7 +142,7 @@ class Format(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """32 columns of a tile, and the operations to load them.
+    """The columns of a tile that are multiplied in one step, 32 in most formats, and the operations to load them.
 
     Attributes
     ----------

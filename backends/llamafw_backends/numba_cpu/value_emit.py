@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType
 from llamafw_backends.numba_cpu.emit import F32, FLOATS, I64, Builder, Value, address, constant, larger, smaller
+from llamafw_backends.numba_cpu.runs import Run
 
 _Scaled = Callable[[Value, int, Value], Value]
 _Weight = Callable[[Value, int, int], Value]
@@ -23,27 +24,27 @@ _ACCUMULATORS = 24  # registers for sums: AVX-512 has 32; for other sets the com
 def emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: str) -> None:
     """Emit adding the weighted values of positions ``first`` … ``last - 1`` to ``out``, (n_rows, size) float32.
 
-    The cache has ``n_cached`` positions, which are used in turn. ``weights`` are those of position 0.
+    The positions are in ``runs`` (see `runs`). ``weights`` are those of position 0.
     """
-    weights, stride, cached, scales, n_cached, first, last, out = values
+    weights, stride, cached, scales, runs, n_runs, first, last, out = values
     n_vectors, at_once = size // emit.LANES, max(1, min(4, _ACCUMULATORS // n_rows))
     if CACHE_TYPES[kind].n_scales:
         at_once = max(2, at_once // 2 * 2)  # whole blocks
     stack = emit.scratch(b, 64 * max(n_rows, 2) * at_once)
-    turn = b.sub(first, b.srem(first, n_cached))  # the position at the start of the cache
-    next_turn = b.add(turn, n_cached)
 
-    def add_segment(i: Value, _: list[Value]) -> list[Value]:
-        is_first = b.icmp_signed("==", i, constant(I64, 0))
-        low, high = b.select(is_first, first, next_turn), b.select(is_first, smaller(b, last, next_turn), last)
-        begin = b.select(is_first, turn, next_turn)
+    def add_run(i: Value, _: list[Value]) -> list[Value]:
+        run = Run.load(b, runs, i)
+        low = larger(b, first, b.mul(run.first, constant(I64, emit.LANES)))
+        high = smaller(b, last, b.mul(run.end, constant(I64, emit.LANES)))
+        run_values, run_scales = b.add(cached, run.values), b.add(scales, run.scales)
 
         def add_chunk(i: Value, _: list[Value]) -> list[Value]:
             start = b.add(low, b.mul(i, constant(I64, _CHUNK)))
             end = smaller(b, high, b.add(start, constant(I64, _CHUNK)))
             for first in range(0, n_vectors, at_once):
                 vectors = range(first, min(first + at_once, n_vectors))
-                part = _Part(b, CACHE_TYPES[kind], size, n_rows, vectors, weights, stride, cached, scales, begin, stack)
+                memory = weights, stride, run_values, run_scales, stack
+                part = _Part(b, CACHE_TYPES[kind], size, n_rows, vectors, *memory)
                 places = [address(b, out, 4 * size * r + 64 * v) for r in range(n_rows) for v in vectors]
                 sums = part.add(start, end, [emit.load(b, place, FLOATS) for place in places])
                 for total, place in zip(sums, places, strict=True):
@@ -54,12 +55,12 @@ def emit_values(b: Builder, values: list[Value], n_rows: int, size: int, kind: s
         emit.loop(b, n_chunks, [], add_chunk)
         return []
 
-    emit.loop(b, emit.count_segments(b, b.icmp_signed(">", last, next_turn)), [], add_segment)
+    emit.loop(b, n_runs, [], add_run)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Some of the numbers of values, 16 in each vector, at positions that follow one another in the cache."""
+    """Some of the numbers of values, 16 in each vector, at the positions of a run."""
 
     b: Builder
     kind: CacheType
@@ -68,9 +69,8 @@ class _Part:
     vectors: range
     weights: Value
     stride: Value
-    cached: Value
-    scales: Value
-    begin: Value  # the position at the start of the cache
+    cached: Value  # address that position 0 would have
+    scales: Value  # the same
     stack: Value  # address of a buffer for scales
 
     def add(self, low: Value, high: Value, sums: list[Value]) -> list[Value]:
@@ -101,11 +101,10 @@ class _Part:
     ) -> list[Value]:
         """Emit adding the products of ``scaled(position, v, numbers)`` and ``weight(position, r, v)``."""
         b, row_bytes, n = self.b, self.kind.row_bytes(self.size), len(self.vectors)
-        zero = b.sub(self.cached, b.mul(self.begin, constant(I64, row_bytes)))
 
         def add_position(i: Value, sums: list[Value]) -> list[Value]:
             position = b.add(low, i)
-            row = b.add(zero, b.mul(position, constant(I64, row_bytes)))
+            row = b.add(self.cached, b.mul(position, constant(I64, row_bytes)))
             if self.vectors.start == 0:
                 for line in range(0, row_bytes, 64):
                     emit.prefetch(b, address(b, row, _AHEAD + line))
@@ -153,7 +152,7 @@ class _Part:
     def _load_scales(self, start: Value) -> list[Value]:
         """Emit loading the scales of 16 positions, or the scale and the minimum, of each block of 32 numbers."""
         b, n_scales = self.b, self.kind.n_scales
-        base = b.add(self.scales, b.mul(b.sub(start, self.begin), constant(I64, self.size * n_scales // emit.LANES)))
+        base = b.add(self.scales, b.mul(start, constant(I64, self.size * n_scales // emit.LANES)))
         numbers = [n_scales * block + i for block in self._blocks() for i in range(n_scales)]
         return [emit.load_half(b, address(b, base, 32 * number)) for number in numbers]
 

@@ -7,15 +7,16 @@ file is read once, except for embeddings, whose rows are read from the file when
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import BackendContext, Floats, ModelError, Tensor
+from llamafw import BackendContext, Floats, ModelError, PluginError, Tensor
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import matmul, packing
 from llamafw_backends.numba_cpu.emit import LANES
@@ -23,7 +24,7 @@ from llamafw_backends.numba_cpu.formats import FORMATS, find_format
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import TENSOR, address_of, new_records
-from llamafw_backends.numba_cpu.memory import Arena, align_up, release_pages
+from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.threads import Pool
 from llamafw_backends.numba_cpu.tiles import COLUMNS, ROWS, Format
 
@@ -123,6 +124,8 @@ class Weights:
     ------
     ModelError
         The kernels do not support a tensor's type or shape.
+    PluginError
+        The format of a plugin's tensor type is invalid.
     """
 
     def __init__(self, context: BackendContext) -> None:
@@ -130,7 +133,10 @@ class Weights:
         self._matrices: dict[Any, Matrix] = {}
         self._vectors: dict[Any, Vector] = {}
         self.tables: dict[str, Table] = {}
-        self._converted: Counter[str] = Counter()  # bytes of converted tiles, by their type in the file
+        self.kernels: dict[str, Any] = {}  # that multiply, by `Format.key`
+        self._pack_block: dict[str, Any] = {}
+        # bytes of tiles and of the file, by type
+        self._converted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.seconds = 0.0
 
     @property
@@ -188,7 +194,7 @@ class Weights:
         """Write some rows of an embedding into ``table.unpacked``."""
         assert table.unpacked is not None  # only called for tables whose type has no kernel
         out = table.unpacked[: len(indices)]
-        out[...] = self._dequantize(table.tensor.type_name, table.rows[indices].reshape(-1), out.shape)
+        out[...] = self._dequantize(table.tensor, table.rows[indices].reshape(-1), out.shape)
 
     def _format(self, tensor: Tensor) -> Format | None:
         """Return the format of a tensor; None if there is none for its type."""
@@ -203,18 +209,23 @@ class Weights:
         """Compile the kernels that the matrices need, and find memory for the weights, whose addresses are known then.
 
         The vectors are loaded, too.
+
+        Raises
+        ------
+        PluginError
+            The format of a plugin's tensor type cannot be compiled.
         """
         self._pool = pool
         formats = {matrix.tile_format.key: matrix.tile_format for matrix in self._matrices.values()}
-        self.kernels = {key: matmul.build(compiler, isa, one) for key, one in formats.items()}
         self._pack = compiler("packing", 2, packing.pack)
-        self._pack_block = {
-            key: compiler(one.kernel_name("pack"), 4, one.pack, has_result=False) for key, one in formats.items()
-        }
+        for key, one in formats.items():
+            with _faults_of_plugins(one):
+                self.kernels[key] = matmul.build(compiler, isa, one)
+                self._pack_block[key] = compiler(one.kernel_name("pack"), 4, one.pack, has_result=False)
         for table in self.tables.values():
-            if table.row_format is not None:
-                name = table.row_format.kernel_name("unpack")
-                table.kernel = compiler(name, 2, table.row_format.unpack, has_result=False).address
+            if (rows := table.row_format) is not None:
+                with _faults_of_plugins(rows):
+                    table.kernel = compiler(rows.kernel_name("unpack"), 2, rows.unpack, has_result=False).address
 
         self.arena = Arena(self._size(), huge=True)
         self._zeros = self.arena.allocate(4 * LANES)
@@ -230,23 +241,26 @@ class Weights:
         """
         started = time.perf_counter()
         looked_up = {table.tensor.name for table in self.tables.values()}
+        by_tensor: dict[str, list[Matrix]] = {}
         for matrix in self._matrices.values():
-            self._pack_matrix(matrix)
-            if matrix.tensor.name not in looked_up:
-                release_pages(matrix.tensor.data)
+            by_tensor.setdefault(matrix.tensor.name, []).append(matrix)
+        for name, matrices in by_tensor.items():
+            data = matrices[0].tensor.data  # read once, because it may have to be computed
+            for matrix in matrices:
+                self._pack_matrix(matrix, data)
+            if matrix.tile_format.name != matrix.tensor.type_name:
+                self._converted[matrix.tensor.type_name]["file"] += data.nbytes
+            del data
+            if name not in looked_up:
+                matrices[0].tensor.release()
         self.seconds = time.perf_counter() - started
 
     def report(self, log: Callable[[str], None]) -> None:
         """Log the types whose weights were unpacked."""
         for name, n_bytes in self._converted.items():
-            n_file_bytes = sum(
-                {
-                    m.tensor.name: m.tensor.data.nbytes for m in self._matrices.values() if m.tensor.type_name == name
-                }.values()
-            )
             log(
-                f"{name} has no kernel: its weights are unpacked to float32, {n_bytes / 1e6:.0f} MB per token instead "
-                f"of {n_file_bytes / 1e6:.0f} MB"
+                f"{name} has no kernel: its weights are unpacked to float32, {n_bytes['tiles'] / 1e6:.0f} MB per token "
+                f"instead of {n_bytes['file'] / 1e6:.0f} MB"
             )
 
     @property
@@ -266,15 +280,19 @@ class Weights:
     def _read(self, weight: g.Weight) -> Floats:
         """Return the numbers of a tensor, or of some of its rows."""
         tensor = self._context.model.tensors[weight.name]
-        values = self._dequantize(tensor.type_name, tensor.data, tensor.shape)
+        values = self._dequantize(tensor, tensor.data, tensor.shape)
         return values[weight.first : weight.last] if tensor.shape else values
 
-    def _dequantize(self, type_name: str, data: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Floats:
-        if type_name == "F32":
+    def _dequantize(self, tensor: Tensor, data: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Floats:
+        """Return the weights of a part of a tensor."""
+        if tensor.type_name == "F32":
             return np.ascontiguousarray(data).view(np.float32).reshape(shape)
-        if type_name == "F16":
+        if tensor.type_name == "F16":
             return np.ascontiguousarray(data).view(np.float16).reshape(shape).astype(np.float32)
-        return self._context.quants[type_name].dequantize(data, shape)
+        try:
+            return self._context.quants[tensor.type_name].dequantize(data, shape)
+        except ModelError as error:
+            raise ModelError(f"{self._context.model.path}: the tensor {tensor.name!r}: {error}") from error
 
     def _place_matrix(self, matrix: Matrix) -> None:
         """Allocate the tiles and the bias of a matrix, and fill its record."""
@@ -290,20 +308,20 @@ class Weights:
             values[: matrix.n_rows] = self._read(matrix.bias).reshape(-1)[matrix.row_order()]
             record["start"], record["start_stride"] = self.arena.store(values), 4 * ROWS
 
-    def _pack_matrix(self, matrix: Matrix) -> None:
-        """Copy the rows of a matrix into its tiles."""
+    def _pack_matrix(self, matrix: Matrix, data: npt.NDArray[np.uint8]) -> None:
+        """Copy the rows of a matrix into its tiles; ``data`` are those of its tensor."""
         tile_format, n_rows, n_columns = matrix.tile_format, matrix.n_rows, matrix.n_columns
         order, tiles = matrix.row_order(), int(matrix.record["weights"][0])
         n_file_rows = int(np.prod(matrix.tensor.shape[:-1]))
         rows_per_part = n_file_rows // matrix.tensor.shape[0]
-        rows = matrix.tensor.data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
+        rows = data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
         if matrix.tensor.type_name == tile_format.name:
             self._run(matrix, rows, order, tiles)
             return
-        self._converted[matrix.tensor.type_name] += matrix.n_bytes
+        self._converted[matrix.tensor.type_name]["tiles"] += matrix.n_bytes
         for first in range(0, n_rows, CHUNK_ROWS):
             chunk = order[first : first + CHUNK_ROWS]
-            unpacked = self._dequantize(matrix.tensor.type_name, rows[chunk].reshape(-1), (len(chunk), n_columns))
+            unpacked = self._dequantize(matrix.tensor, rows[chunk].reshape(-1), (len(chunk), n_columns))
             self._run(
                 matrix, unpacked, np.arange(len(chunk)), tiles + first // ROWS * tile_format.tile_bytes(n_columns)
             )
@@ -329,6 +347,20 @@ class Weights:
         for name, value in values.items():
             arguments[name] = value
         self._pool.run(self._pack.address, int(arguments.ctypes.data), self._pool.n_threads)
+
+
+@contextmanager
+def _faults_of_plugins(tile_format: Format) -> Iterator[None]:
+    """Turn an error of a plugin's format that is being compiled into a PluginError."""
+    try:
+        yield
+    except Exception as error:
+        if not tile_format.version:
+            raise
+        name = tile_format.name
+        raise PluginError(
+            f"the tensor type {name}: its format for the numba backend cannot be compiled: {error}"
+        ) from error
 
 
 def _rows(tensor: Tensor) -> npt.NDArray[np.uint8]:

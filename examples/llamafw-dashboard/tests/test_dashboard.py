@@ -31,7 +31,7 @@ async def test_slots_have_all_fields_that_the_script_reads(serve: Any) -> None:
         used = set(re.findall(r"slot\.(\w+)", script))
         assert used >= {"id", "state", "n_past"}
         assert used <= set(slots[0])
-        assert any(slot["next_token"]["n_decoded"] == 3 for slot in slots)
+        assert any(slot["next_token"][0]["n_decoded"] == 3 for slot in slots)
 
 
 class TestPlugin(PluginConformance):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from llamafw_pythonic import Pythonic
 
+from llamafw import ToolContext
 from llamafw.testing.conformance import PluginConformance, ToolParserConformance
 
 CALLS = [("get_weather", {"city": 'Pa"ri]s', "days": -3, "units": ["C", None, True]}), ("get-time", {})]
@@ -36,11 +37,10 @@ TOOLS = [
 
 
 def read(*pieces: str) -> tuple[str, list[tuple[str, Any]]]:
-    parser, text, calls = Pythonic().create(), "", []
-    for more_text, more_calls in [*map(parser.feed, pieces), parser.finish()]:
-        text += more_text
-        calls += [(call.name, json.loads(call.arguments)) for call in more_calls]
-    return text, calls
+    parser = Pythonic().create(ToolContext())
+    deltas = [*map(parser.feed, pieces), parser.finish()]
+    calls = [(call.name, json.loads(call.arguments)) for delta in deltas for call in delta.calls if call.name]
+    return "".join(delta.text for delta in deltas), calls
 
 
 @pytest.mark.parametrize("size", [1, 7, 99])
@@ -73,10 +73,8 @@ def test_anything_but_a_list_of_calls_is_text(answer: str) -> None:
 
 
 def test_text_is_released_when_it_cannot_be_a_call() -> None:
-    parser = Pythonic().create()
-    assert parser.feed("[see") == ("", [])
-    assert parser.feed(" below") == ("[see below", [])
-    assert parser.feed("]") == ("]", [])
+    parser = Pythonic().create(ToolContext())
+    assert [parser.feed(piece).text for piece in ("[see", " below", "]")] == ["", "[see below", "]"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

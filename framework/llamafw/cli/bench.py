@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import sys
 import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ SHARED_SETTINGS = (
     "model_url",
     "offline",
     "override_kv",
+    "requantize",
     "backend",
     "batch_size",
     "ubatch_size",
@@ -80,7 +82,8 @@ def run(argv: list[str]) -> int:
     settings = settings_from(shared, config=early.config)
     path = find_model(settings)
     results = _measure(path, settings, plugins, args)
-    _print_results(results, path.name, as_json=args.json)
+    name = path.name if settings.requantize is None else f"{path.name} as {settings.requantize.upper()}"
+    _print_results(results, name, as_json=args.json)
     return 0
 
 
@@ -124,9 +127,11 @@ def _make_parser() -> CommandParser:
 def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> list[Result]:
     from llamafw.engine.components import build_graph, choose_backend, make_backend
     from llamafw.engine.load import open_model
+    from llamafw.models.requantize import requantize
 
     model = open_model(path, base, plugins)
     graph = build_graph(model, plugins)
+    model = requantize(model, graph, base, plugins.registry("quant"), partial(print, file=sys.stderr))
     n_slots, n_ctx = max(*args.parallel, 1), max(*args.n_prompt, *args.n_gen, 1) + max(args.n_depth)
     results: list[Result] = []
     for threads in args.threads:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.errors import SettingsError, did_you_mean
-from llamafw.options import TYPE_NAMES, Option, check
+from llamafw.options import TYPE_NAMES, Option, check, split_list
 from llamafw.settings import options
 
 ALTERNATIVES: tuple[frozenset[str], ...] = (
@@ -112,7 +112,7 @@ def _known_keys() -> dict[str, tuple[str, Option, bool]]:
 def _convert(opt: Option, value: Any, where: str) -> Any:
     if not opt.repeat:
         return _convert_single(opt, value, where)
-    return tuple(_convert_single(opt, item, where) for item in as_list(value))
+    return tuple(_convert_single(opt, item, where) for item in split_list(opt, as_list(value)))
 
 
 def _convert_single(opt: Option, value: Any, where: str) -> Any:

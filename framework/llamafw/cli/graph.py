@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+
 from llamafw.cli.parser import CommandParser
 from llamafw.engine.backend_options import backend_options
 from llamafw.engine.components import build_graph, choose_backend
@@ -10,6 +13,7 @@ from llamafw.errors import SettingsError
 from llamafw.graph import Graph, as_dot, as_json, as_text
 from llamafw.interfaces import BackendContext
 from llamafw.models.find import find_model
+from llamafw.models.requantize import requantize
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import Model
@@ -33,6 +37,7 @@ def run(argv: list[str]) -> int:
     )
     forms.add_argument("--step", action="store_true", help="print what the backend makes of the graph instead")
     parser.add_argument("--backend", metavar="NAME", help="the backend whose step is printed (default: numba)")
+    parser.add_argument("--requantize", metavar="TYPE", help="the type that matrices are rounded to before that")
     parser.add_argument(
         "--plugin",
         metavar="NAME|MODULE|FILE.py",
@@ -43,8 +48,11 @@ def run(argv: list[str]) -> int:
     args = parser.parse(argv)
     if args.backend and not args.step:
         parser.error("--backend: add --step, because only steps depend on the backend")
+    if args.requantize and not args.step:
+        parser.error("--requantize: add --step, because only steps depend on the types of tensors")
 
-    settings, plugins = Settings(model=args.model, backend=args.backend), Plugins(extra=args.plugin)
+    settings = Settings(model=args.model, backend=args.backend, requantize=args.requantize)
+    plugins = Plugins(extra=args.plugin)
     model = open_model(find_model(settings), settings, plugins)
     graph = build_graph(model, plugins)
     text = _step_text(model, graph, settings, plugins) if args.step else FORMATS[args.format](graph)
@@ -60,5 +68,6 @@ def _step_text(model: Model, graph: Graph, settings: Settings, plugins: Plugins)
         raise SettingsError(f"--step: the backend {name!r} does not describe its steps")
     options = backend_options(settings, graph.n_ctx_train)
     quants, operators = plugins.registry("quant"), plugins.registry("operator")
+    model = requantize(model, graph, settings, quants, partial(print, file=sys.stderr))
     text: str = describe(BackendContext(model, graph, options, quants, operators=operators))
     return text

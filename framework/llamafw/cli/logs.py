@@ -28,8 +28,8 @@ _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Send the logs of llamafw and uvicorn where the settings say."""
-    logging.basicConfig(level=logging.WARNING, handlers=make_handlers(settings))
+    """Send the logs of llamafw and of libraries where the settings say."""
+    logging.basicConfig(level=max(logging.WARNING, settings.log_level), handlers=make_handlers(settings))
     logging.getLogger("llamafw").setLevel(settings.log_level)
 
 
@@ -46,8 +46,9 @@ def make_handlers(settings: Settings) -> list[logging.Handler]:
     if settings.log_json and settings.log_colors:
         raise SettingsError("--log-json and --log-colors cannot be used together")
 
+    colors = sys.stderr.isatty() if settings.log_colors is None else settings.log_colors
     stderr = logging.StreamHandler(sys.stderr)
-    stderr.setFormatter(_make_formatter(settings, "%H:%M:%S", colors=settings.log_colors))
+    stderr.setFormatter(_make_formatter(settings, "%H:%M:%S", colors=colors))
     if settings.log_file is None:
         return [stderr]
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from llamafw.cli.config import as_list, read_config, unknown_key
 from llamafw.cli.parser import CommandParser
+from llamafw.cli.refused import HARMLESS
 from llamafw.errors import PluginError, SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import options
 
-COMMAND_FLAGS = ("-h", "--help", "--usage", "--version")
+COMMAND_FLAGS = ("-h", "--help", "--usage", "--version", "-cl", "--cache-list", "--list-devices", *HARMLESS)
 """Flags of ``llamafw serve`` that are not settings."""
 
 

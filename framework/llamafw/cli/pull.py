@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
         raise SettingsError("pull: --remove needs the name of a downloaded model; `llamafw pull --list` shows them")
 
     if args.list:
-        _print_downloads()
+        print(downloads_table())
     elif args.remove:
         _remove(args.names)
     elif args.names:
@@ -100,18 +100,20 @@ def _print_catalogue() -> None:
         print(f"{name:20} {_format_size(entry.size):>9}  {entry.description}")
 
 
-def _print_downloads() -> None:
+def downloads_table() -> str:
+    """Return a table of the downloaded models."""
     downloads = list_downloads()
     if not downloads:
-        print("no models have been downloaded; `llamafw pull` prints the catalogue")
-        return
+        return "no models have been downloaded; `llamafw pull` prints the catalogue"
     rows = [("NAME", "SIZE", "SOURCE", "PATH")]
     rows += [
         (download.name, _format_size(download.size), download.source, str(download.path)) for download in downloads
     ]
     name_width, size_width, source_width = (max(len(row[column]) for row in rows) for column in range(3))
-    for name, size, source, path in rows:
-        print(f"{name:{name_width}}  {size:>{size_width}}  {source:{source_width}}  {path}")
+    return "\n".join(
+        f"{name:{name_width}}  {size:>{size_width}}  {source:{source_width}}  {path}"
+        for name, size, source, path in rows
+    )
 
 
 def _format_size(n_bytes: int) -> str:

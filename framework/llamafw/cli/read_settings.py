@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from llamafw.cli.config import merge, read_config
 from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
 from llamafw.cli.refused import check_environment
-from llamafw.options import Option, convert
+from llamafw.options import Option, convert, split_list
 from llamafw.plugins import Plugins, plugin_settings
 from llamafw.settings import Settings, from_environment, options
 
@@ -61,10 +62,18 @@ def settings_from(
     environment = from_environment(environ)
     config = flags.get("config", environment.get("config"))
     file, other_keys = read_config(Path(config)) if config else ({}, {})
-    settings = Settings(**{"extra": extra, **merge(file, environment, flags)})
+    settings = with_load_mode(Settings(**{"extra": extra, **merge(file, environment, flags)}))
     if other_keys and not plugin_keys_checked:
         collect_plugin_flags(load_plugins(settings, tolerant=True), settings.config)
     return settings
+
+
+def with_load_mode(settings: Settings) -> Settings:
+    """Return the settings with ``mmap`` and ``mlock`` as ``--load-mode`` says."""
+    if settings.load_mode in (None, "auto"):
+        return settings
+    modes = str(settings.load_mode).split("+")
+    return replace(settings, mmap="mmap" in modes, mlock="mlock" in modes)
 
 
 def overridden_variables(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -78,7 +87,7 @@ def overridden_variables(args: argparse.Namespace, environ: Mapping[str, str] = 
         opt = table[name]
         if _convert_flag(opt, value) == environment[name]:
             continue
-        variable = opt.env if opt.env and environ.get(opt.env) else opt.off_env
+        variable = next((name for name in (opt.env, *opt.other_env) if name and environ.get(name)), opt.off_env)
         sentences.append(f"the environment variable {variable} is overridden by {opt.long_flag} on the command line")
     return sentences
 
@@ -110,5 +119,5 @@ def load_plugins(settings: Settings, *, extra: Sequence[str] = (), tolerant: boo
 def _convert_flag(opt: Option, value: Any) -> Any:
     """Convert the value that argparse found for a setting: a text, or a list of texts."""
     if opt.repeat:
-        return tuple(convert(opt, text, opt.long_flag) for text in value)
+        return tuple(convert(opt, text, opt.long_flag) for text in split_list(opt, value))
     return convert(opt, value, opt.long_flag)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from llamafw.cli.logs import set_up_logging
 from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.plugin_flags import collect_plugin_flags
+from llamafw.cli.pull import downloads_table
 from llamafw.cli.read_settings import load_plugins, overridden_variables, parse_early_flags, settings_from
-from llamafw.cli.version import version_line
+from llamafw.cli.refused import add_harmless_flags
+from llamafw.cli.version import devices_table, version_line
 from llamafw.errors import SettingsError
 from llamafw.models.find import find_model
 from llamafw.plugins import Plugins
@@ -84,8 +89,28 @@ def _make_parser(plugins: Plugins, config: str | None) -> CommandParser:
         add_help=False,
     )
     add_settings(parser)
+    add_harmless_flags(parser)
     parser.add_flags_of(collect_plugin_flags(plugins, config))
     about = parser.add_argument_group("help and version")
     about.add_argument("-h", "--help", "--usage", action="help", help="print this help and exit")
+    about.add_argument(
+        "-cl", "--cache-list", action=_Print, text=downloads_table, help="print the downloaded models and exit"
+    )
+    about.add_argument(
+        "--list-devices", action=_Print, text=devices_table, help="print the devices of backends and exit"
+    )
     about.add_argument("--version", action="version", version=version_line(), help="print the version and exit")
     return parser
+
+
+class _Print(argparse.Action):
+    """Prints a text and exits."""
+
+    def __init__(self, option_strings: list[str], dest: str, text: Callable[[], str], help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.text = text
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        """Print the text, and exit."""
+        print(self.text())
+        parser.exit()

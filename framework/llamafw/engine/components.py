@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamafw.engine.backend_options import backend_options
+from llamafw.engine.call_probe import render_call
 from llamafw.engine.memory_check import limit_snapshots
 from llamafw.errors import ModelError, PluginError, SettingsError
 from llamafw.graph import Graph, GraphError
@@ -15,8 +16,10 @@ from llamafw.interfaces import (
     BackendContext,
     ChatContext,
     ChatFormat,
+    SharingBackend,
     SnapshotBackend,
     Tokenizer,
+    ToolContext,
     ToolParser,
     ToolParserPlugin,
 )
@@ -101,17 +104,18 @@ def choose_chat_format(model: Model, tokenizer: Tokenizer, settings: Settings, p
 
 
 def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -> ToolParserPlugin | None:
-    """Return the tool parser that ``--tool-parser`` names, or the first that matches the chat template."""
+    """Return the tool parser that ``--tool-parser`` names, or the first that matches what the template writes."""
     parsers, name = plugins.registry("tool_parser"), settings.tool_parser
     if name is not None and name not in parsers:
         raise SettingsError(f"--tool-parser: no plugin provides the tool parser {name!r}{parsers.suggest(name)}")
     if name is None:
-        matching = (name for name, parser in parsers.items() if parser.matches(chat.source))
+        call = render_call(chat)
+        matching = (name for name, parser in parsers.items() if parser.matches(chat.source, call))
         name = next(matching, DEFAULT_TOOL_PARSER)
     chosen: ToolParserPlugin | None = parsers.get(name)
     if chosen is not None:
         description = f"{_describe_entry(plugins, 'tool_parser', name)}: the object that create() returns"
-        check_members(chosen.create(), ToolParser, description)
+        check_members(chosen.create(ToolContext()), ToolParser, description)
     return chosen
 
 
@@ -137,6 +141,8 @@ def make_backend(
     check_members(backend, Backend, description)
     if not backend.can_cut:
         check_members(backend, SnapshotBackend, description)
+    if hasattr(backend, "share_prefix"):
+        check_members(backend, SharingBackend, description)
     return backend
 
 

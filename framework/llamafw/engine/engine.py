@@ -95,7 +95,7 @@ class BatchingEngine:
             options.n_ubatch,
             continuous=options.continuous,
             whole_texts=backend.whole_texts,
-            copies_prefixes=options.prompt_cache != 0 and not backend.whole_texts,
+            copies_prefixes=(options.prompt_cache != 0 or hasattr(backend, "share_prefix")) and not backend.whole_texts,
         )
         self._cache = PromptCache(options.prompt_cache)
         self._worker = Worker(
@@ -141,7 +141,7 @@ class BatchingEngine:
 
         seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
         context = SamplerContext(request.prompt, self._n_vocab, self.n_ctx, self._tokenizer, request.min_keep, seed)
-        chain = build_chain(request, seed, self._samplers, context)
+        chain = build_chain(request, seed, self._samplers, context, self._options.slow_calls)
         if not len(prompt.tokens):
             return _respond_to_empty_prompt(seed)
         self._check_queue()
@@ -182,20 +182,16 @@ class BatchingEngine:
 
     def stats(self) -> EngineStats:
         """Return the counters since the start."""
-        counters, n_running = self._worker.counters, len(self._scheduler.running)
-        return EngineStats(
-            n_decode=counters.n_decode,
-            n_busy_slots=counters.n_busy_slots,
-            prompt_tokens=counters.prompt_tokens,
-            prompt_tokens_cached=counters.prompt_tokens_cached,
-            prompt_seconds=counters.prompt_seconds,
-            predicted_tokens=counters.predicted_tokens,
-            predicted_seconds=counters.predicted_seconds,
+        n_running = len(self._scheduler.running)
+        return replace(
+            self._worker.counters.totals(),
             requests_processing=n_running,
             requests_deferred=max(self._n_active - n_running, 0),
             requests_rejected=self._n_rejected,
+            slow_tokens=self._options.slow_calls.counts,
             cache_tokens=sum(slot.n for slot in self._slots.all),
             cache_size=self.n_slots * self.n_ctx,
+            cache_pages=self._worker.caches.page_counts(),
             prompt_cache_bytes=self._cache.n_bytes,
             prompt_cache_limit=self._cache.limit,
         )
@@ -234,7 +230,7 @@ class BatchingEngine:
     ) -> AsyncGenerator[Delta, None]:
         constraint: Constraint | None = None
         if request.grammar is not None:
-            constraint = Constraint(await self.grammars.compile(request.grammar), request.grammar.field)
+            constraint = await self.grammars.constrain(request.grammar)
             self._check_queue()  # again, because other requests may have arrived during the compilation
 
         mailbox = asyncio.Queue[Delta | RequestError]()

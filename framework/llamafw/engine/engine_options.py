@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamafw.engine.rank_head import RankHead
 from llamafw.engine.slots import DEFAULT_SIMILARITY
+from llamafw.sampling.slow_calls import SlowCalls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +24,4 @@ class EngineOptions:
     rank_head: RankHead | None = None  # computes scores, for rerankers
     log_prompts: bool = False  # log the tokens of every prompt
     log_caches: bool = False  # log the contents of the caches after every step
+    slow_calls: SlowCalls = field(default_factory=SlowCalls)  # notices slow samplers and grammars

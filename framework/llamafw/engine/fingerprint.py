@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from llamafw.graph import Graph, Rope, as_text, states
-from llamafw.types import BackendOptions, Bytes, Model
+from llamafw.models.requantize import RequantizedTensor
+from llamafw.types import BackendOptions, Bytes, Model, Tensor
 
 _HASHED_WHOLE = 2**14  # maximum size in bytes of tensors that are hashed completely
 _N_SAMPLES, _SAMPLE_BYTES = 32, 256  # number and size of the samples of a larger tensor
@@ -19,7 +20,7 @@ def fingerprint(model: Model, graph: Graph, options: BackendOptions, backend_nam
 
     It covers every operator of the graph, its class, its numbers and its state, the cache's data types, the backend and
     its state format, and all tensors. Of large tensors it covers samples: reading them completely would take as long as
-    loading the model.
+    loading the model. Of tensors that ``--requantize`` rounds it covers samples of the file and the first rounded row.
 
     Parameters
     ----------
@@ -46,10 +47,17 @@ def fingerprint(model: Model, graph: Graph, options: BackendOptions, backend_nam
     }
     digest.update(repr(facts).encode())
     for name, tensor in sorted(model.tensors.items()):
-        digest.update(repr((name, tensor.shape, tensor.type_name, len(tensor.data))).encode())
-        for part in _samples(tensor.data):
-            digest.update(part.tobytes())
+        _add_tensor(digest, name, tensor)
     return digest.digest()
+
+
+def _add_tensor(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
+    if isinstance(tensor, RequantizedTensor):
+        digest.update(repr((tensor.type_name, tensor.round_rows(0, 1).tobytes())).encode())
+        tensor = tensor.source
+    digest.update(repr((name, tensor.shape, tensor.type_name, len(tensor.data))).encode())
+    for part in _samples(tensor.data):
+        digest.update(part.tobytes())
 
 
 def _uses_long_frequencies(graph: Graph, n_ctx: int) -> list[bool]:

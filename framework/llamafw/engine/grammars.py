@@ -1,14 +1,18 @@
-"""Compiles the grammars of one model on worker threads."""
+"""Compiles the grammars of one model on worker threads, and makes the constraints of responses."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import cached_property
 from threading import Lock
 
 from llamafw.errors import FAULTS, GenerationError, RequestError, suggest
 from llamafw.interfaces import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
 from llamafw.interfaces.members import check_members
+from llamafw.sampling.constraint import Constraint
+from llamafw.sampling.lazy_constraint import LazyConstraint
+from llamafw.sampling.pieces import Pieces
 from llamafw.types import GrammarSource
 
 
@@ -28,9 +32,15 @@ class Grammars:
         self._compilers: dict[str, GrammarCompiler] = {}
         self._lock = Lock()
 
-    async def compile(self, source: GrammarSource) -> Grammar:
-        """Compile a grammar on a worker thread; see `compile_now`."""
-        return await asyncio.to_thread(self.compile_now, source)
+    async def constrain(self, source: GrammarSource) -> Constraint:
+        """Return the constraint of a new response; compile its grammar on a worker thread, see `compile_now`."""
+        return await asyncio.to_thread(self._constrain_now, source)
+
+    def _constrain_now(self, source: GrammarSource) -> Constraint:
+        grammar = self.compile_now(source)
+        if source.after or source.at:
+            return LazyConstraint(grammar, source, self._pieces)
+        return Constraint(grammar, source.field)
 
     def compile_now(self, source: GrammarSource) -> Grammar:
         """Return the grammar in its initial state.
@@ -55,6 +65,10 @@ class Grammars:
             source_of_failure = ("grammar", source.kind)
             message = "the grammar cannot be compiled"
             raise GenerationError(message, param=source.field, source=source_of_failure) from error
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self._context.tokenizer, self._context.n_vocab)
 
     def _compiler(self, kind: str) -> GrammarCompiler:
         if kind not in self._factories:

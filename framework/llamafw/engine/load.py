@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from llamafw.engine.backend_options import backend_options
+from llamafw.engine.chat_probe import probe_chat
 from llamafw.engine.components import (
     build_graph,
     choose_backend,
@@ -34,10 +35,15 @@ from llamafw.interfaces.members import check_members
 from llamafw.models.check_tensors import check_tensors
 from llamafw.models.find import model_id
 from llamafw.models.gguf import read_gguf
+from llamafw.models.requantize import FLAG as REQUANTIZE
+from llamafw.models.requantize import requantize
 from llamafw.models.rope_settings import apply_rope_settings
+from llamafw.models.slow_steps import log_if_slow
 from llamafw.plugins import Plugins
 from llamafw.plugins.failures import describe
 from llamafw.sampling.chain import warm_up_samplers
+from llamafw.sampling.compile_ahead import compile_ahead, mark_compiled
+from llamafw.sampling.slow_calls import SlowCalls
 from llamafw.serving import Engine, LoadedModel
 from llamafw.settings import Settings
 from llamafw.types import Batch, GrammarSource, Model, SystemPrompt
@@ -101,15 +107,18 @@ def load_model(
     if engine is None:
         graph = build_graph(model, plugins)
         check_kv_cache_fits(graph, settings)
+        model = requantize(model, graph, settings, plugins.registry("quant"), log)
         engine = make_engine(model, graph, tokenizer, settings, plugins, log)
         if inputs.grammar is not None:
             _check_grammar(engine, inputs.grammar)
+    elif settings.requantize is not None:
+        raise SettingsError(f"{REQUANTIZE}: matrices cannot be rounded, because a plugin's engine runs this model")
     elif inputs.preload is not None:
         raise SettingsError(
             f"{inputs.preload[1]}: prompts cannot be preloaded, because a plugin's engine runs this model"
         )
 
-    name = settings.alias or model_id(path)
+    name = settings.alias[0] if settings.alias else model_id(path)
     loaded = LoadedModel(
         name=name,
         model=model,
@@ -120,6 +129,7 @@ def load_model(
         tool_parser=tool_parser,
         grammar=inputs.grammar,
         system_prompt=make_system_prompt(inputs.system_prompt, tokenizer),
+        chat_capabilities=probe_chat(chat, tokenizer),
     )
     if inputs.preload is not None and isinstance(engine, BatchingEngine):
         text, flag = inputs.preload
@@ -157,19 +167,25 @@ def make_engine(
             f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, but the model only {graph.n_vocab}"
         )
     backend_name = choose_backend(model, settings, plugins)
-    backend = make_backend(backend_name, model, graph, settings, plugins, log)
-    if settings.warmup:
-        warm_up(backend)
+    samplers = plugins.registry("sampler")
+    with compile_ahead(samplers, log) as wait_for_samplers:
+        backend = make_backend(backend_name, model, graph, settings, plugins, log)
+        if settings.warmup:
+            warm_up(backend)
+        with log_if_slow(log, "waiting for the compiled samplers"):
+            wait_for_samplers()
     context = SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer)
-    check_samplers(plugins, context)
-    warm_up_samplers(plugins.registry("sampler"), context)
+    with log_if_slow(log, "compiling samplers; later starts do not"):
+        check_samplers(plugins, context)
+        warm_up_samplers(samplers, context)
+    mark_compiled(samplers)
 
     options = backend_options(settings, graph.n_ctx_train)
     state_id = fingerprint(model, graph, options, backend_name, backend.state_format)
     return BatchingEngine(
         backend,
         tokenizer,
-        plugins.registry("sampler"),
+        samplers,
         engine_options(settings, model, graph, plugins, state_id),
         finished=partial(plugins.notify, "request_finished"),
         grammars=plugins.registry("grammar"),
@@ -199,7 +215,14 @@ def engine_options(settings: Settings, model: Model, graph: Graph, plugins: Plug
         rank_head=read_rank_head(model, plugins.registry("quant"), graph.n_embd),
         log_prompts=settings.verbose_prompt,
         log_caches=settings.dump_kv_cache,
+        slow_calls=SlowCalls(partial(owner_of, plugins)),
     )
+
+
+def owner_of(plugins: Plugins, kind: str, name: str) -> str:
+    """Return the plugin that registered something; "" for several compiled samplers, which run as one."""
+    registry = plugins.registry(kind)
+    return registry.owner(name) if name in registry else ""
 
 
 def make_system_prompt(text: str, tokenizer: Tokenizer) -> SystemPrompt:

@@ -17,6 +17,7 @@ from llamafw.interfaces import Tokenizer
 from llamafw.sampling.chain import Chain, NoTokenAllowed
 from llamafw.sampling.constraint import Constraint
 from llamafw.sampling.logprobs import logprobs_of_candidates, logprobs_of_row
+from llamafw.sampling.reasoning import ReasoningConstraint
 from llamafw.sampling.sampler_kernels import CandidateBuffers
 from llamafw.types import (
     Delta,
@@ -81,7 +82,11 @@ class Sequence:
         self.slot: Slot | None = None
         self.last = -1
         self.done = self.cancelled = False
-        self._chain, self._constraint, self._tokenizer, self._send = chain, constraint, tokenizer, send
+        self._chain, self._tokenizer, self._send = chain, tokenizer, send
+        self._reasoning: ReasoningConstraint | None = None
+        if request.reasoning is not None:
+            self._reasoning = ReasoningConstraint(request.reasoning, tokenizer, constraint)
+        self._constraint = self._reasoning or constraint
         self._text = Detokenizer(request.stop)
 
         room = n_ctx - len(self.prompt)
@@ -213,7 +218,7 @@ class Sequence:
             logprob, top = logprobs_of_row(original, token, request.n_probs)
         elif reports_logprobs:
             logprob, top = logprobs_of_candidates(candidates, token, request.n_probs)
-        piece = self._tokenizer.piece(token, special=request.special)
+        piece = self._tokenizer.piece(token, special=request.special or token in request.visible)
         self._append(GeneratedToken(token, piece, logprob, top))
 
     def _append(self, token: GeneratedToken) -> None:
@@ -300,6 +305,7 @@ class Sequence:
             n_prompt=len(self.prompt),
             n_cached=self.n_cached,
             n_predicted=self.n_predicted,
+            n_reasoning=0 if self._reasoning is None else self._reasoning.n_tokens,
             id_slot=self._id_slot(),
             seed=self.seed,
             timings=self.timings(),

@@ -7,16 +7,16 @@ A cache may not be reducible to just any prefix: a recurrent model can only go b
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import numpy as np
 
 from llamafw.engine.prompt_cache import PromptCache
-from llamafw.engine.slots import MIN_TOKENS_TO_COPY, Slot
+from llamafw.engine.slots import MIN_TOKENS_TO_COPY, MIN_TOKENS_TO_SHARE, Slot
 from llamafw.errors import FAULTS
-from llamafw.interfaces import Backend, SnapshotBackend
-from llamafw.types import Bytes, Ints
+from llamafw.interfaces import Backend, SharingBackend, SnapshotBackend
+from llamafw.types import Bytes, CachePages, Ints
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class SlotCaches:
     def __init__(self, backend: Backend, slots: Sequence[Slot], prompt_cache: PromptCache) -> None:
         self._backend, self._slots, self._prompt_cache = backend, slots, prompt_cache
         self._snapshot_backend = None if backend.can_cut else cast("SnapshotBackend", backend)
+        self._sharing_backend = cast("SharingBackend", backend) if hasattr(backend, "share_prefix") else None
         for slot in slots:
             slot.cuts = None if backend.can_cut else ()
 
@@ -70,16 +71,17 @@ class SlotCaches:
         if cache_prompt:
             try:
                 self._save_to_prompt_cache(slot, reusable)
-                self._copy_prefix(slot, reusable)
+                self._take_prefix(slot, reusable)
             except FAULTS:  # the request can be served without it
                 log.exception("the prompt cache failed on slot %d", slot.id)
 
         n_common = slot.common_prefix(reusable) if cache_prompt else 0
+        n_others = max(other.common_prefix(reusable) for other in self._slots) if cache_prompt else 0
         if n_common < slot.n:
             self._truncate(slot, n_common)
         slot.n_stable = 0
         if snapshots:
-            self.plan_snapshots(slot, prompt, n_common, n_answer_start)
+            self.plan_snapshots(slot, prompt, (n_common, n_others), n_answer_start)
         return slot.n
 
     def _save_to_prompt_cache(self, slot: Slot, prompt: Ints) -> None:
@@ -95,16 +97,23 @@ class SlotCaches:
         if self._prompt_cache.accepts(self._backend.state_size(len(tokens))):
             self._prompt_cache.add(tokens.copy(), self._backend.save(slot.id, len(tokens)), slot.cuts)
 
-    def _copy_prefix(self, slot: Slot, prompt: Ints) -> None:
-        """Copy the longest prefix of the prompt from another slot or the prompt cache if that saves enough tokens."""
-        if self._prompt_cache.limit == 0:
-            return
+    def _take_prefix(self, slot: Slot, prompt: Ints) -> None:
+        """Take the longest prefix of the prompt from another slot or the prompt cache if that saves enough tokens.
+
+        Of another slot, the prefix is shared if the backend can do that. The other slot may be busy.
+        """
         entry, n_entry = self._prompt_cache.best(prompt)
         other = max(self._slots, key=lambda other: other.n_reused(prompt))
-        n_other = other.n_reused(prompt)
-        if max(n_entry, n_other) - slot.n_reused(prompt) < MIN_TOKENS_TO_COPY:
-            return
+        n_other, n_own = other.n_reused(prompt), slot.n_reused(prompt)
 
+        backend = self._sharing_backend
+        if backend is not None and n_other >= n_entry:
+            # states that cannot be cut are copied
+            if n_other - n_own >= (MIN_TOKENS_TO_SHARE if self._snapshot_backend is None else MIN_TOKENS_TO_COPY):
+                self._replace(slot, prompt[:n_other], lambda: backend.share_prefix(other.id, slot.id, n_other))
+            return
+        if self._prompt_cache.limit == 0 or max(n_entry, n_other) - n_own < MIN_TOKENS_TO_COPY:
+            return
         if entry is None or n_other >= n_entry:
             tokens, state = prompt[:n_other], self._backend.save(other.id, n_other)
         else:
@@ -113,10 +122,12 @@ class SlotCaches:
 
     # --- snapshots
 
-    def plan_snapshots(self, slot: Slot, prompt: Ints, n_common: int = 0, n_answer_start: int | None = None) -> None:
+    def plan_snapshots(
+        self, slot: Slot, prompt: Ints, n_common: Iterable[int] = (), n_answer_start: int | None = None
+    ) -> None:
         """Decide where snapshots are taken while a prompt is evaluated; take the one that is due now.
 
-        They are taken where this prompt continues or diverges from what was cached, before the start of the answer,
+        They are taken where this prompt continues or diverges from what slots hold, before the start of the answer,
         and in regular distances.
 
         Parameters
@@ -125,8 +136,8 @@ class SlotCaches:
             The slot; it holds the first tokens of the prompt.
         prompt : (n_prompt,) int32
             The prompt.
-        n_common : int
-            The length of the common prefix of the prompt and what the slot held before it was cut.
+        n_common : iterable of int
+            The lengths of the common prefixes of the prompt and what the slot held before it was cut, or others hold.
         n_answer_start : int, optional
             See `GenerateRequest`.
         """
@@ -137,11 +148,20 @@ class SlotCaches:
         regular = range(0, len(prompt), _MAX_TOKENS_BETWEEN_SNAPSHOTS)
 
         slot.marks, previous = [], max(slot.cuts or (), default=0)
-        for mark in sorted({n_common, slot.n_stable, *regular}):
+        for mark in sorted({*n_common, slot.n_stable, *regular}):
             if slot.n <= mark < len(prompt) and mark - previous >= _MIN_TOKENS_BETWEEN_SNAPSHOTS:
                 slot.marks.append(mark)
                 previous = mark
         self._take_due_snapshot(slot)
+
+    def add_marks(self, slot: Slot, positions: Iterable[int]) -> None:
+        """Plan snapshots at further positions, up to which other prompts begin like the one that is being evaluated."""
+        if self._snapshot_backend is None:
+            return
+        for mark in sorted(positions):
+            known = (*slot.marks, *(slot.cuts or ()))
+            if mark > slot.n and not any(0 <= mark - other < _MIN_TOKENS_BETWEEN_SNAPSHOTS for other in known):
+                slot.marks = sorted([*slot.marks, mark])
 
     def _take_due_snapshot(self, slot: Slot) -> None:
         if self._snapshot_backend is None or slot.n not in slot.marks:
@@ -203,8 +223,12 @@ class SlotCaches:
 
         If this fails, the slot is empty.
         """
+        self._replace(slot, tokens, lambda: self._backend.restore(slot.id, len(tokens), state))
+
+    def _replace(self, slot: Slot, tokens: Ints, fill: Callable[[], None]) -> None:
+        """Replace the contents of a slot by ``tokens``, which ``fill`` writes into the cache."""
         self.clear(slot)
-        self._backend.restore(slot.id, len(tokens), state)
+        fill()
         slot.extend(tokens)
         slot.n_stable = slot.n
         self._note_cuts(slot)
@@ -223,6 +247,10 @@ class SlotCaches:
         except FAULTS:
             log.exception("the backend cannot empty slot %d", slot.id)
         slot.shorten(0)
+
+    def page_counts(self) -> CachePages | None:
+        """Return how much of the caches is used; None if slots do not share memory."""
+        return None if self._sharing_backend is None else self._sharing_backend.page_counts()
 
     def _truncate(self, slot: Slot, n: int) -> None:
         n_left = self._backend.truncate(slot.id, n)

@@ -17,6 +17,9 @@ _NO_TOKENS = np.empty(0, np.int32)
 MIN_TOKENS_TO_COPY = 64
 """Evaluating fewer tokens is about as fast as copying their state from another slot."""
 
+MIN_TOKENS_TO_SHARE = 16
+"""The same, if the backend shares them: it only copies the end of a page."""
+
 DEFAULT_SIMILARITY = 0.1
 """Minimum fraction of a slot's cache that a prompt must share to prefer that slot (llama-server's ``-sps``)."""
 

@@ -12,19 +12,22 @@ from llamafw.engine.components import build_graph, find_registered
 from llamafw.engine.load import open_model
 from llamafw.engine.memory_check import check_kv_cache_fits
 from llamafw.errors import SettingsError
+from llamafw.models.requantize import find_quantizer
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import Model
 
 
 def check_names(settings: Settings, plugins: Plugins) -> None:
-    """Check that plugins provide the backend and the tool parser that the settings name.
+    """Check that plugins provide the backend, the tool parser and the tensor type that the settings name.
 
     Raises
     ------
     SettingsError
-        No plugin provides one of them.
+        No plugin provides one of them, or weights cannot be rounded to the tensor type.
     """
+    if settings.requantize is not None:
+        find_quantizer(settings.requantize, plugins.registry("quant"))
     names = {"tool_parser": settings.tool_parser}
     if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered backend
         names["backend"] = settings.backend

@@ -5,18 +5,14 @@ They are read before a model is downloaded, because a mistake in them should sto
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llamafw.errors import SettingsError
 from llamafw.models.overrides import parse_override
-from llamafw.options import read_file
+from llamafw.options import read_file, unescape
 from llamafw.settings import Settings
 from llamafw.types import GrammarSource
-
-_ESCAPE = re.compile(r"""\\(?:x([0-9A-Fa-f]{2})|([nrt'"\\]))""")
-_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +41,21 @@ def read_startup_inputs(settings: Settings) -> StartupInputs:
 
 
 def default_grammar(settings: Settings) -> GrammarSource | None:
-    """Return the grammar for requests that have none: ``--grammar``, ``--grammar-file`` or ``--json-schema``."""
+    """Return the grammar for requests that have none, from the flags for grammars and JSON schemas."""
+    values = {
+        "--grammar": settings.grammar,
+        "--grammar-file": settings.grammar_file,
+        "--json-schema": settings.json_schema,
+        "--json-schema-file": settings.json_schema_file,
+    }
+    given = [flag for flag, value in values.items() if value is not None]
+    if len(given) > 1 and given != ["--grammar", "--grammar-file"]:
+        raise SettingsError(f"{given[0]} and {given[-1]} cannot be used together")
     if settings.json_schema is not None:
-        values = {"--grammar": settings.grammar, "--grammar-file": settings.grammar_file}
-        for flag, value in values.items():
-            if value is not None:
-                raise SettingsError(f"{flag} and --json-schema cannot be used together")
         return GrammarSource("json_schema", settings.json_schema, "--json-schema")
+    if settings.json_schema_file is not None:
+        text = read_file("--json-schema-file", settings.json_schema_file)
+        return GrammarSource("json_schema", text, "--json-schema-file")
 
     text = settings.grammar or ""
     if settings.grammar_file is not None:
@@ -67,7 +71,7 @@ def _preload_text(settings: Settings) -> tuple[str, str] | None:
         raise SettingsError(f"{' and '.join(flags)} cannot be used together")
 
     if settings.prompt is not None:
-        return unescape(settings.prompt) if settings.escape else settings.prompt, "--prompt"
+        return unescape(settings.prompt, "--prompt") if settings.escape else settings.prompt, "--prompt"
     if settings.file is not None:
         return read_file("--file", settings.file).removesuffix("\n").removesuffix("\r"), "--file"
     if settings.binary_file is not None:
@@ -78,28 +82,3 @@ def _preload_text(settings: Settings) -> tuple[str, str] | None:
 def _system_prompt(settings: Settings) -> str:
     file = settings.system_prompt_file
     return "" if file is None else read_file("--system-prompt-file", file)
-
-
-def unescape(text: str) -> str:
-    r"""Return a text with ``\n``, ``\r``, ``\t``, ``\'``, ``\"``, ``\\`` and ``\xHH`` replaced.
-
-    ``\xHH`` is one byte of UTF-8. Other backslashes are kept.
-
-    Raises
-    ------
-    SettingsError
-        The bytes are not valid UTF-8.
-    """
-
-    def replacement(match: re.Match[str]) -> bytes:
-        byte, letter = match.groups()
-        return bytes([int(byte, 16)]) if byte else _ESCAPED.get(letter, letter).encode()
-
-    raw, end = b"", 0
-    for match in _ESCAPE.finditer(text):
-        raw += text[end : match.start()].encode() + replacement(match)
-        end = match.end()
-    try:
-        return (raw + text[end:].encode()).decode()
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"--prompt: byte {error.start} is not valid UTF-8") from None

@@ -4,10 +4,17 @@ Each docstring says when an object is created, who calls it, how often, and on w
 sequences and slots; the event loop belongs to the HTTP server. `hookspecs` says how to register an implementation.
 """
 
-from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, SnapshotBackend
-from llamafw.interfaces.chat import ChatContext, ChatFormat, ChatFormatFactory, ToolParser, ToolParserPlugin
+from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, SharingBackend, SnapshotBackend
+from llamafw.interfaces.chat import (
+    ChatContext,
+    ChatFormat,
+    ChatFormatFactory,
+    ToolContext,
+    ToolParser,
+    ToolParserPlugin,
+)
 from llamafw.interfaces.grammar import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
-from llamafw.interfaces.model import Architecture, Quant
+from llamafw.interfaces.model import Architecture, Quant, Quantizer
 from llamafw.interfaces.operator import Operator
 from llamafw.interfaces.register import Register
 from llamafw.interfaces.sampler import Sampler, SamplerContext, SamplerPlugin
@@ -27,12 +34,15 @@ __all__ = [
     "GrammarFactory",
     "Operator",
     "Quant",
+    "Quantizer",
     "Register",
     "Sampler",
     "SamplerContext",
     "SamplerPlugin",
+    "SharingBackend",
     "SnapshotBackend",
     "Tokenizer",
+    "ToolContext",
     "ToolParser",
     "ToolParserPlugin",
 ]

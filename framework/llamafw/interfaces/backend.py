@@ -10,7 +10,7 @@ from llamafw.errors import ModelError
 from llamafw.graph import Graph, Value, layer_of
 from llamafw.interfaces.model import Quant
 from llamafw.interfaces.operator import Operator
-from llamafw.types import BackendOptions, Batch, Bytes, Floats, Model
+from llamafw.types import BackendOptions, Batch, Bytes, CachePages, Floats, Model
 
 
 class Backend(Protocol):
@@ -21,7 +21,7 @@ class Backend(Protocol):
     The logits of a token depend only on the tokens of its own slot up to that token. If ``exact`` is True, other slots,
     the division of the prompt into batches, and the number of threads do not change a single bit of them.
 
-    If ``can_cut`` is False, the backend is a `SnapshotBackend`.
+    If ``can_cut`` is False, the backend is a `SnapshotBackend`. If slots can share memory, it is a `SharingBackend`.
     """
 
     n_slots: int  # sequences held at the same time
@@ -115,6 +115,32 @@ class SnapshotBackend(Backend, Protocol):
         """Return the positions of the snapshots of ``slot``, ascending.
 
         `truncate` and `shift` remove those after the first removed position. `restore` replaces all of them.
+        """
+
+
+class SharingBackend(Backend, Protocol):
+    """A backend whose slots can share memory.
+
+    The engine recognises it by its method `share_prefix`. Slots with a common start then hold it once, while each of
+    them can be used like any other.
+    """
+
+    def share_prefix(self, source: int, target: int, n: int) -> None:
+        """Replace the contents of slot ``target`` by the first ``n`` positions of another slot.
+
+        This has the effect of `restore` with the state that `save(source, n)` returns, in less time and memory.
+        ``source`` may have a running request; it has at least ``n`` positions.
+
+        Raises
+        ------
+        LlamafwError
+            ``source`` cannot be cut at ``n``; ``target`` is unchanged.
+        """
+
+    def page_counts(self) -> CachePages:
+        """Return how much of the cache is used.
+
+        Called on any thread.
         """
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llamafw.types import ToolCall
+from llamafw.types import AnswerDelta
 
 
 class ChatFormat(Protocol):
     """Renders a conversation as a prompt.
 
-    Created once per model; called on worker threads.
+    Created once per model; called on the loading thread, to find what the template supports, and on worker threads.
     """
 
     source: str  # text of the template, for GET /props
@@ -51,19 +52,52 @@ ChatFormatFactory = Callable[[ChatContext], ChatFormat]
 """The object that `register_chat_formats` registers for a chat format."""
 
 
-class ToolParser(Protocol):
-    """Finds tool calls in a response as it arrives.
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """The tools that a request offers, and what is known about calls of them.
 
-    Created per response; called on the event loop, once per delta.
+    Tools have OpenAI's format: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
     """
 
-    def feed(self, text: str) -> tuple[str, Sequence[ToolCall]]:
-        """Add ``text``; return the plain text and the complete calls that are now certain."""
+    tools: Sequence[Mapping[str, Any]] = ()  # the tools that may be called
+    parallel: bool = True  # a response may have several calls
+    required: bool = False  # a response is a call
+    enforced: bool = False  # the format's grammar holds for all calls: a call that has begun becomes a valid one
+    may_be_json: bool = False  # the client asked for JSON, so JSON that no string of the format opens is not a call
+    control_tokens: Mapping[str, int] = field(default_factory=dict)  # the format's ``marks`` that are control tokens
 
-    def finish(self) -> tuple[str, Sequence[ToolCall]]:
-        """Return the rest of the response, at its end: text and calls held back so far.
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the tools."""
+        return frozenset(tool["function"]["name"] for tool in self.tools)
 
-        An incomplete call is text.
+    def mark(self, text: str) -> str:
+        """Return a Lark expression for the string ``text``: its token if it is a control token, or its characters."""
+        token = self.control_tokens.get(text)
+        return json.dumps(text, ensure_ascii=False) if token is None else f"<[{token}]>"
+
+
+class ToolParser(Protocol):
+    """Separates tool calls from the text of a response, as it arrives.
+
+    Created per response; called on the event loop, once per delta.
+
+    The pieces of a call begin with its name; the arguments of all pieces together are a JSON object. If the context
+    says that calls are ``enforced``, pieces may be returned as they arrive; otherwise only when the whole call is known
+    to be one. What is not a call is text, unchanged, but for white space next to calls.
+    """
+
+    def feed(self, text: str) -> AnswerDelta:
+        """Add ``text``; return the text and the pieces of calls that are now certain."""
+
+    def finish(self, *, cut: bool = False) -> AnswerDelta:
+        """Return what was held back, at the end of the response.
+
+        Parameters
+        ----------
+        cut : bool
+            The response ended at a limit. A call that had begun is dropped, because it is neither whole nor text;
+            otherwise it is text. Calls that only lack their end are whole.
         """
 
 
@@ -71,18 +105,37 @@ class ToolParserPlugin(Protocol):
     """One format of tool calls.
 
     Called on worker threads and on the event loop.
-
-    Tools have OpenAI's format: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
     """
 
-    def matches(self, template: str) -> bool:
-        """Return whether models with this chat ``template`` use this format."""
+    marks: Sequence[str]  # strings of the format that may be control tokens: their text becomes part of responses
+    reads_all: bool  # responses without tools are read too, because the format has marks around all texts
 
-    def create(self) -> ToolParser:
-        """Return a parser for one response."""
+    def matches(self, template: str, call: str) -> bool:
+        """Return whether models with a chat template use this format.
 
-    def grammar(self, tools: Sequence[Mapping[str, Any]], *, parallel: bool) -> str:
-        """Return a Lark grammar that allows one call of ``tools``, or several if ``parallel``, and nothing else."""
+        Parameters
+        ----------
+        template : str
+            The source of the template.
+        call : str
+            What the template writes for ``get_weather`` called with ``{"city": "Oslo", "days": 3}``; empty if it
+            writes nothing or fails.
+        """
+
+    def create(self, context: ToolContext) -> ToolParser:
+        """Return a parser for one response to a request with the tools of ``context``."""
+
+    def triggers(self, context: ToolContext) -> Sequence[str]:
+        """Return the strings that begin calls of the tools of ``context``: from there on, `grammar` is enforced."""
+
+    def grammar(self, context: ToolContext) -> str:
+        """Return a Lark grammar whose rule ``start`` allows one call, or several if ``context.parallel``, and no text.
+
+        Raises
+        ------
+        RequestError
+            The format cannot express the calls of a tool.
+        """
 
     def inline(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]

@@ -29,6 +29,12 @@ class Grammar(Protocol):
     def mask(self, logits: Floats) -> None:
         """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that are not allowed next to −inf."""
 
+    def copy(self) -> Grammar:
+        """Return an independent grammar in the same state.
+
+        Called only for grammars that start in the middle of a response, a few times per response.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class GrammarContext:

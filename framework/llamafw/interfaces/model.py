@@ -42,6 +42,33 @@ class Quant(Protocol):
         """Return the exact weights of the blocks in ``data``, ``(n_bytes,)`` uint8, as float32 of ``shape``."""
 
 
+class Quantizer(Quant, Protocol):
+    """A tensor type that weights can be rounded to: what ``--requantize`` accepts.
+
+    A `Quant` need not have the method. It is used while a model loads.
+    """
+
+    def quantize(self, values: Floats, importance: Floats | None = None) -> Bytes:
+        """Round weights to the type.
+
+        Called with some rows of a tensor at a time, on several threads at once.
+
+        Parameters
+        ----------
+        values : (n_rows, n_columns) float32
+            The weights. They are finite, and rows are whole blocks.
+        importance : (n_columns,) float32, optional
+            How much errors in each column matter, in relation to the others; not negative. A type may ignore it. None:
+            they matter the same.
+
+        Returns
+        -------
+        (n_rows, n_columns // block_size * type_size) uint8
+            The blocks, such that `dequantize` returns weights close to ``values``. They depend on the block's values
+            and importance only.
+        """
+
+
 class Architecture(Protocol):
     """Describes the computation of a model as a graph of operators.
 

@@ -48,9 +48,9 @@ KINDS = (
     "operator",
     "quant",
     "backend",
+    "error_format",
 )
 """Kinds that are registered once per process. Endpoints and authenticators are registered while the server is built."""
-
 GUARDS = ("register_authenticators", "wrap_asgi")
 """Hooks of plugins that may control access. They are never disabled: the server would be open without them."""
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from llamafw.errors import FAULTS, GenerationError, LlamafwError, RequestError, suggest
 from llamafw.interfaces import Sampler, SamplerContext, SamplerPlugin
-from llamafw.sampling.constraint import Constraint
+from llamafw.sampling.constraint import TokenConstraint
 from llamafw.sampling.draw import draw
 from llamafw.sampling.sampler_kernels import CandidateBuffers, FusedKernels, SamplerKernel
+from llamafw.sampling.slow_calls import SlowCalls
 from llamafw.types import Candidates, Floats, GenerateRequest
 
 _MAX_BIAS = 1e30  # far beyond any logit; sums of a few of them still fit into float32
@@ -47,16 +49,28 @@ class Chain:
         Values that are added to the logits of tokens; −inf forbids a token.
     seed : int
         Seed of the random number generator.
+    slow : SlowCalls
+        Notices samplers and grammars that take long.
+    grammar : str
+        Kind of the request's grammar, such as "gbnf".
     """
 
-    def __init__(self, samplers: Sequence[tuple[str, Sampler]], bias: Mapping[int, float], seed: int) -> None:
+    def __init__(
+        self,
+        samplers: Sequence[tuple[str, Sampler]],
+        bias: Mapping[int, float],
+        seed: int,
+        slow: SlowCalls,
+        grammar: str = "",
+    ) -> None:
         self._samplers, self._steps = samplers, _fuse_kernels(samplers)
+        self._slow, self._grammar = slow, grammar
         self._bias_ids = np.array(list(bias), np.int32)
         self._bias = np.array([_clamp_bias(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
 
     def pick(
-        self, buffers: CandidateBuffers, row: Floats, constraint: Constraint | None = None
+        self, buffers: CandidateBuffers, row: Floats, constraint: TokenConstraint | None = None
     ) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that the samplers left.
 
@@ -66,7 +80,7 @@ class Chain:
             The buffers of the calling thread.
         row : (n_vocab,) float32
             Logits of all tokens. They are overwritten; the returned candidates refer to them.
-        constraint : Constraint, optional
+        constraint : TokenConstraint, optional
             The grammar that the token must match. It is advanced by the token.
 
         Raises
@@ -79,25 +93,37 @@ class Chain:
             The grammar and the biases together forbid every token.
         """
         # As in llama.cpp: most drawn tokens match the grammar, and testing one is cheaper than masking all.
-        original = None if constraint is None else row.copy()
+        original = None if constraint is None or constraint.free else row.copy()
         token, candidates = self._draw(buffers, row)
-        if constraint is not None and original is not None and not constraint.accept(token):
+        if constraint is not None and not self._accept(constraint, token):
+            if original is None:
+                raise GenerationError("a constraint that allows every token refused one")
             self._mask(constraint, original)
             token, candidates = self._draw(buffers, original)
-            if not constraint.accept(token):
+            if not self._accept(constraint, token):
                 raise GenerationError("the grammar refused a token that its mask allows")
 
         for name, sampler in self._samplers:
+            start = perf_counter()
             try:
                 sampler.accept(token)
             except RequestError:
                 raise
             except FAULTS as error:
                 raise SamplerError(name) from error
+            self._slow.record("sampler", name, perf_counter() - start)
         return token, candidates
 
-    def _mask(self, constraint: Constraint, row: Floats) -> None:
+    def _accept(self, constraint: TokenConstraint, token: int) -> bool:
+        start = perf_counter()
+        is_accepted = constraint.accept(token)
+        self._slow.record("grammar", self._grammar, perf_counter() - start)
+        return is_accepted
+
+    def _mask(self, constraint: TokenConstraint, row: Floats) -> None:
+        start = perf_counter()
         constraint.mask(row)
+        self._slow.record("grammar", self._grammar, perf_counter() - start)
         if len(self._bias_ids):
             row[self._bias_ids[self._bias == -np.inf]] = -np.inf
         if row.max() == -np.inf:
@@ -115,10 +141,12 @@ class Chain:
             raise RequestError("every token is forbidden", param="logit_bias")
 
         for names, step in self._steps:
+            start = perf_counter()
             if isinstance(step, FusedKernels):
                 failed = step.run(candidates, buffers)
                 if failed >= 0:
                     raise SamplerError(names[failed]) from ValueError("it returned an impossible number of candidates")
+                self._slow.record("sampler", "+".join(names), perf_counter() - start)
                 continue
             try:
                 step.apply(candidates)
@@ -127,6 +155,7 @@ class Chain:
                 raise
             except FAULTS as error:
                 raise SamplerError(names[0]) from error
+            self._slow.record("sampler", names[0], perf_counter() - start)
         return draw(candidates, self._random), candidates
 
 
@@ -158,7 +187,11 @@ def _check_candidates(candidates: Candidates) -> None:
 
 
 def build_chain(
-    request: GenerateRequest, seed: int, plugins: Mapping[str, SamplerPlugin], context: SamplerContext
+    request: GenerateRequest,
+    seed: int,
+    plugins: Mapping[str, SamplerPlugin],
+    context: SamplerContext,
+    slow: SlowCalls | None = None,
 ) -> Chain:
     """Build the chain of one request.
 
@@ -177,6 +210,8 @@ def build_chain(
         All registered samplers.
     context : SamplerContext
         Passed to each sampler.
+    slow : SlowCalls, optional
+        Notices samplers and grammars that take long.
 
     Raises
     ------
@@ -195,7 +230,8 @@ def build_chain(
         names += ("temperature",) if "temperature" in plugins else ()
     created = ((name, _create(name, plugins[name], request, context)) for name in names)
     samplers = [(name, sampler) for name, sampler in created if sampler is not None]
-    return Chain(samplers, _logit_bias(request, context), seed)
+    grammar = request.grammar.kind if request.grammar else ""
+    return Chain(samplers, _logit_bias(request, context), seed, slow or SlowCalls(), grammar)
 
 
 def warm_up_samplers(plugins: Mapping[str, SamplerPlugin], context: SamplerContext) -> None:

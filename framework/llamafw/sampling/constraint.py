@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from llamafw.errors import FAULTS, GenerationError, RequestError
 from llamafw.interfaces import Grammar
 from llamafw.types import Floats
+
+
+class TokenConstraint(Protocol):
+    """Restricts the tokens of one response."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the response is complete."""
+
+    @property
+    def free(self) -> bool:
+        """Whether any token may be next."""
+
+    def accept(self, token: int) -> bool:
+        """Advance by ``token`` and return True if it is allowed; otherwise return False and change nothing."""
+
+    def mask(self, logits: Floats) -> None:
+        """Set the ``logits``, ``(n_vocab,)`` float32, of all tokens that are not allowed next to −inf."""
 
 
 class Constraint:
@@ -28,6 +47,11 @@ class Constraint:
     def ended(self) -> bool:
         """Whether the response is complete."""
         return self._grammar.ended
+
+    @property
+    def free(self) -> bool:
+        """Whether any token may be next; only the grammar knows."""
+        return False
 
     def accept(self, token: int) -> bool:
         """Advance by ``token`` and return True if the grammar allows it; otherwise return False.

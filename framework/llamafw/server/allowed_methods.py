@@ -24,8 +24,13 @@ class AllowedMethods:
         self._methods = methods
 
     def __call__(self, path: str) -> str | None:
-        """Return the value of the Allow header for ``path``, or None if no operation has this path."""
-        allowed = set().union(*(methods for pattern, methods in self._methods.items() if pattern.fullmatch(path)))
+        """Return the value of the Allow header for ``path``, or None if no operation has this path.
+
+        A path without parameters takes precedence over those whose parameters match it, as OpenAPI says.
+        """
+        exact = self._methods.get(_path_pattern(path, ()))
+        found = [methods for pattern, methods in self._methods.items() if pattern.fullmatch(path)]
+        allowed = set().union(*found) if exact is None else exact
         return ", ".join(sorted(allowed)) or None
 
 

@@ -23,10 +23,13 @@ from llamafw.server.access_log import AccessLogMiddleware
 from llamafw.server.allowed_methods import AllowedMethods
 from llamafw.server.authentication import AuthenticationMiddleware, key_registry
 from llamafw.server.common_headers import CommonHeadersMiddleware
+from llamafw.server.compression import CompressionMiddleware
 from llamafw.server.cors import with_cors
 from llamafw.server.dispatch import Dispatcher
+from llamafw.server.error_formats import ErrorFormats
 from llamafw.server.errors import ErrorMiddleware, explainer
 from llamafw.server.lifespan import LoadingMiddleware, ModelLoader
+from llamafw.server.prefix import PrefixMiddleware
 from llamafw.server.response_contract import ResponseContractMiddleware
 from llamafw.server.routing import StrictRoutingMiddleware, routing_document
 from llamafw.server.running_app import RunningApp
@@ -85,15 +88,21 @@ def build_app(
 
     loader = ModelLoader(app, load, ready=ready, failed=failed)
     explain = explainer(plugins)
-    with_errors = partial(ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged))
+    with_errors = partial(
+        ErrorMiddleware, explain=explain, allowed_methods=AllowedMethods(merged), format_error=ErrorFormats(plugins)
+    )
     middlewares = _middlewares(app, authenticators, endpoints, with_errors)
-    routed = _route(merged, Dispatcher(endpoints, explain), middlewares, loader, endpoints, plugins)
+    routed = _route(
+        merged, Dispatcher(endpoints, explain, settings.sse_ping_interval), middlewares, loader, endpoints, plugins
+    )
 
     timed = WriteTimeoutMiddleware(routed, settings.timeout)
     wrapped = with_errors(wrap_with_plugins(timed, plugins, app))  # a second time: plugins' wrappers may raise, too
     methods = {method.upper() for _, method, _ in spec.operations(merged)}
+    if settings.api_prefix:
+        wrapped = with_errors(PrefixMiddleware(wrapped, settings.api_prefix))
     public = with_cors(wrapped, settings.cors_origins, methods)
-    return CommonHeadersMiddleware(AccessLogMiddleware(public)), app, loader
+    return CommonHeadersMiddleware(AccessLogMiddleware(CompressionMiddleware(public))), app, loader
 
 
 def _middlewares(
@@ -122,7 +131,13 @@ def _middlewares(
 
     if settings.validate_responses:
         blame = partial(blame_owner, endpoints, app.plugins)
-        check = partial(ResponseContractMiddleware, document=document, schemas=schemas, blame=blame)
+        check = partial(
+            ResponseContractMiddleware,
+            document=document,
+            schemas=schemas,
+            blame=blame,
+            format_error=ErrorFormats(app.plugins),
+        )
         middlewares.insert(0, check)
     return middlewares
 

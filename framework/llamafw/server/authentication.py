@@ -33,10 +33,11 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
     """Return the keys of ``--api-key`` and ``--api-key-file``."""
     if settings.api_key_file is None:
         return settings.api_key
-    lines = [line.strip() for line in read_file("--api-key-file", settings.api_key_file).splitlines()]
-    if not any(lines):  # without keys, the server would be open to everyone
+    stripped = (line.strip() for line in read_file("--api-key-file", settings.api_key_file).splitlines())
+    lines = [line for line in stripped if line and not line.startswith("#")]
+    if not lines:  # without keys, the server would be open to everyone
         raise SettingsError(f"--api-key-file: {settings.api_key_file} contains no key")
-    return (*settings.api_key, *filter(None, lines))
+    return (*settings.api_key, *lines)
 
 
 def key_registry(settings: Settings) -> Registry:

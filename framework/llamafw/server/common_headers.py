@@ -39,7 +39,7 @@ class CommonHeadersMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ()), (b"server", b"llamafw"), (b"x-request-id", request_id)]
-                if "ignored" in parts:
+                if parts.get("ignored"):
                     headers.append((b"x-llamafw-ignored-fields", encode_names(parts["ignored"])))
                 message["headers"] = headers
             await send(message)

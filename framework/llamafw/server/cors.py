@@ -9,12 +9,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llamafw.server.errors import envelope, error_type
-from llamafw.server.responses import JSONResponse
-from llamafw.types import Problem
-
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
-EXPOSED_HEADERS = ("X-Request-Id", "X-Llamafw-Ignored-Fields")
+EXPOSED_HEADERS = ("X-Request-Id", "Request-Id", "X-Llamafw-Ignored-Fields")
 
 
 def with_cors(app: ASGIApp, origins: Iterable[str], methods: Iterable[str]) -> ASGIApp:
@@ -25,18 +21,19 @@ def with_cors(app: ASGIApp, origins: Iterable[str], methods: Iterable[str]) -> A
     app : ASGI application
         The application to wrap.
     origins : iterable of str
-        Origins that may call, with credentials. With ``*``, all origins may call, without credentials. If empty, pages
-        on this machine may call, without credentials.
+        Origins that may call, with credentials. With ``*``, all origins may call, without credentials. ``localhost``
+        stands for all origins on this machine. If empty, only these may call, without credentials.
     methods : iterable of str
         Methods that web pages may use.
     """
-    allowed = [origin.rstrip("/") for origin in origins]
+    given = [origin.rstrip("/") for origin in origins]
+    allowed = [origin for origin in given if origin != "localhost"]
     any_origin = "*" in allowed
     return LlamafwCORSMiddleware(
         app,
         allow_origins=["*"] if any_origin else allowed,
-        allow_origin_regex=None if allowed else LOOPBACK_ORIGINS,
-        allow_credentials=bool(allowed) and not any_origin,
+        allow_origin_regex=None if allowed and allowed == given else LOOPBACK_ORIGINS,
+        allow_credentials=bool(given) and not any_origin,
         allow_methods=sorted({*methods, "OPTIONS"}),
         allow_headers=["*"],
         expose_headers=EXPOSED_HEADERS,
@@ -44,7 +41,10 @@ def with_cors(app: ASGIApp, origins: Iterable[str], methods: Iterable[str]) -> A
 
 
 class LlamafwCORSMiddleware(CORSMiddleware):
-    """Starlette's CORS middleware, with our error envelope for refused preflights."""
+    """Starlette's CORS middleware; a preflight of an origin that may not call is a 200 without permission.
+
+    Browsers then refuse the request themselves, and name the missing header.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; add CORS headers only if it has an Origin."""
@@ -58,5 +58,4 @@ class LlamafwCORSMiddleware(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code < 400:
             return response
-        message = f"{bytes(response.body).decode()}; see --cors-origins"
-        return JSONResponse(envelope(Problem(400, message, error_type(400))), status_code=400)
+        return Response(headers={"Vary": "Origin"})

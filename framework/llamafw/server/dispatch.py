@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,10 +29,15 @@ class Dispatcher:
         Endpoints by operationId.
     explain : callable
         Turns an exception that ends a stream into the error that the client receives.
+    ping_interval : int
+        Seconds between the comments in streams that wait; 0 or less: none. The field ``sse_ping_interval`` of a request
+        takes precedence.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], explain: Callable[[BaseException], Problem]) -> None:
-        self.endpoints, self.explain = endpoints, explain
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], explain: Callable[[BaseException], Problem], ping_interval: int
+    ) -> None:
+        self.endpoints, self.explain, self.ping_interval = endpoints, explain, ping_interval
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -49,6 +55,7 @@ class Dispatcher:
             query=parts["query"],
             http=Request(scope),
             user=scope.get("state", {}).get(USER),
+            ignored=parts.setdefault("ignored", []),
         )
         result = None
         async with CancelOnDisconnect(receive) as client:
@@ -58,11 +65,17 @@ class Dispatcher:
             if isinstance(result, EventStream):
                 await result.close()
         elif isinstance(result, EventStream):
-            await result.stream(scope, receive, send, self.explain)
+            await result.stream(scope, receive, send, self.explain, self._ping_seconds(call.body))
         elif isinstance(result, Response):
             await result(scope, receive, send)
         else:
             await json_response(operation_id, result)(scope, receive, send)
+
+    def _ping_seconds(self, body: Any) -> float | None:
+        """Return after how many seconds without an event a stream gets a comment; None: never."""
+        given = body.get("sse_ping_interval") if isinstance(body, dict) else None
+        seconds = self.ping_interval if given is None else int(given)
+        return seconds if seconds > 0 else None
 
 
 def json_response(operation_id: str, result: object) -> Response:

@@ -1,4 +1,7 @@
-"""Turn every exception into an error response: ``{"error": {"code", "message", "type", …}}``."""
+"""Turn every exception into an error response: ``{"error": {"code", "message", "type", …}}``.
+
+`llamafw.server.error_formats` knows the formats that plugins have for their paths.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from llamafw.errors import FAULTS, RequestError
 from llamafw.plugins import Plugins, is_builtin, public_name
 from llamafw.plugins.failures import drop_context
 from llamafw.server.access_log import encode_path
+from llamafw.server.content_coding import CODINGS
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.types import Problem
@@ -29,6 +33,7 @@ ERROR_TYPES = {
     404: "not_found_error",
     405: "method_not_allowed_error",
     408: "timeout_error",
+    415: "unsupported_media_type_error",
     429: "rate_limit_error",
     501: "not_supported_error",
     503: "unavailable_error",
@@ -38,6 +43,9 @@ ERROR_TYPES = {
 
 PLUGIN_ERROR = "plugin_error"
 """The type of a 500 that a plugin caused; the member ``plugin`` names the plugin."""
+
+FormatError = Callable[[Scope, Problem], tuple[int, Any]]
+"""Returns the status and the body of the response to a request that failed."""
 
 INVALID_KEY = "Invalid API Key"  # llama-server's message
 DEFAULT_DETAILS = {status: HTTPStatus(status).phrase for status in (404, 405)}  # of an HTTPException
@@ -131,6 +139,8 @@ class ErrorMiddleware:
         Turns an exception into the error that the client receives.
     allowed_methods : callable
         Returns the value of the Allow header for a path, or None if no operation has this path.
+    format_error : callable, optional
+        Returns the status and the body of the response for a request and its error; see `ErrorFormats`.
     """
 
     def __init__(
@@ -139,8 +149,10 @@ class ErrorMiddleware:
         *,
         explain: Callable[[BaseException], Problem],
         allowed_methods: Callable[[str], str | None],
+        format_error: FormatError = lambda scope, problem: (problem.status, envelope(problem)),
     ) -> None:
         self.app, self.explain, self.allowed_methods = app, explain, allowed_methods
+        self.format_error = format_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and answer if it fails."""
@@ -172,6 +184,8 @@ class ErrorMiddleware:
         headers = {}
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if problem.status == 415:
+            headers["Accept-Encoding"] = CODINGS
         if problem.retry_after is not None:
             headers["Retry-After"] = str(problem.retry_after)
 
@@ -183,7 +197,8 @@ class ErrorMiddleware:
 
         if problem.message == DEFAULT_DETAILS.get(problem.status):
             problem = replace(problem, message=_routing_message(scope, headers.get("Allow")))
-        return JSONResponse(envelope(problem), status_code=problem.status, headers=headers)
+        status, body = self.format_error(scope, problem)
+        return JSONResponse(body, status_code=status, headers=headers)
 
 
 def _routing_message(scope: Scope, allowed: str | None) -> str:

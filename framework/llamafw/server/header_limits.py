@@ -11,6 +11,8 @@ from typing import Any
 
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    from llamafw.server.request_parser import RequestParser
 except ImportError:  # httptools exists for CPython only
     HttpToolsProtocol = None  # type: ignore[assignment,misc]  # checked in `http_protocol`
 
@@ -34,6 +36,10 @@ def http_protocol(seconds: float) -> Any:
         n_requests = 0  # how many requests have begun
         n_header_bytes = 0  # of the current request
         timer: asyncio.TimerHandle | None = None
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.parser = RequestParser(self)  # type: ignore[assignment]  # has the methods that uvicorn calls
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
             super().connection_made(transport)

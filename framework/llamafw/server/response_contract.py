@@ -11,16 +11,20 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw import spec
-from llamafw.server.errors import PLUGIN_ERROR, envelope, error_type
+from llamafw.server.errors import PLUGIN_ERROR, FormatError, error_type
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse, to_json
 from llamafw.server.routing import operation_id_of
 from llamafw.server.schema import Schema, Schemas
-from llamafw.server.sse import event_data
+from llamafw.server.sse import event_data, is_comment
 from llamafw.server.violations import find_violation
 from llamafw.types import Problem
 
 log = logging.getLogger("llamafw.server")
+
+
+STREAMS = (EVENTS, LINES) = "text/event-stream", "application/x-ndjson"
+"""Media types of responses whose parts are checked one by one, as they are sent."""
 
 
 class ResponseContract:
@@ -37,8 +41,8 @@ class ResponseContract:
             }
 
     def _schema_of(self, media_type: str, part: Mapping[str, Any]) -> Schema | None:
-        """Return the schema of a body or, for a stream, of one event."""
-        if media_type.startswith("text/event-stream"):
+        """Return the schema of a body or, for a stream, of one event or line."""
+        if media_type.startswith(STREAMS):
             event = part.get(spec.EVENT) or part.get("schema", {}).get(spec.EVENT)
             return None if event is None else self._schemas.convert(event)
         return self._schemas.convert(part["schema"]) if "schema" in part else None
@@ -76,12 +80,20 @@ class ResponseContractMiddleware:
     blame : callable
         Called with the operationId of a wrong response; returns the name of the plugin that is responsible, as clients
         see it, or None if the plugin is built in.
+    format_error : callable
+        Returns the status and the body of the response for a request and its error.
     """
 
     def __init__(
-        self, app: ASGIApp, *, document: Mapping[str, Any], schemas: Schemas, blame: Callable[[str], str | None]
+        self,
+        app: ASGIApp,
+        *,
+        document: Mapping[str, Any],
+        schemas: Schemas,
+        blame: Callable[[str], str | None],
+        format_error: FormatError,
     ) -> None:
-        self.app, self._blame = app, blame
+        self.app, self._blame, self._format_error = app, blame, format_error
         self._contracts = {
             operation["operationId"]: ResponseContract(operation, schemas)
             for _, _, operation in spec.operations(document)
@@ -93,7 +105,7 @@ class ResponseContractMiddleware:
             await self.app(scope, receive, send)
             return
         scope.setdefault("extensions", {})  # routing copies the scope, but shares this dict with us
-        check = _ResponseCheck(scope, receive, send, self._contracts, self._blame)
+        check = _ResponseCheck(scope, receive, send, self._contracts, self._blame, self._format_error)
         await self.app(scope, receive, check.send)
 
 
@@ -107,9 +119,10 @@ class _ResponseCheck:
         send: Send,
         contracts: Mapping[str, ResponseContract],
         blame: Callable[[str], str | None],
+        format_error: FormatError,
     ) -> None:
         self._scope, self._receive, self._send = scope, receive, send
-        self._contracts, self._blame = contracts, blame
+        self._contracts, self._blame, self._format_error = contracts, blame, format_error
         self._contract: ResponseContract | None = None
         self._schema: Schema | None = None
         self._media_type = ""
@@ -124,7 +137,7 @@ class _ResponseCheck:
             await self._send_start(message)
         elif self._held_start is not None:
             await self._send_json(message)
-        elif self._media_type == "text/event-stream":
+        elif self._media_type in STREAMS:
             await self._send_events(message)
         else:
             await self._send(message)
@@ -162,14 +175,17 @@ class _ResponseCheck:
     async def _send_events(self, message: Message) -> None:
         assert self._contract  # set by _send_start
         self._body += message.get("body", b"")
-        *events, rest = bytes(self._body).split(b"\n\n")
+        are_lines = self._media_type == LINES
+        *events, rest = bytes(self._body).split(b"\n" if are_lines else b"\n\n")
         self._body = bytearray(rest)
 
         for event in events:
-            violation = None if event == b"data: [DONE]" else self._check_event(event)
+            is_free = event == b"data: [DONE]" or is_comment(event)
+            violation = None if is_free else self._check_event(event)
             if violation:
-                problem = self._problem(f"an event is wrong: {violation}")
-                body = b"data: " + to_json(envelope(problem)) + b"\n\n"
+                problem = self._problem(f"{'a line' if are_lines else 'an event'} is wrong: {violation}")
+                data = to_json(self._format_error(self._scope, problem)[1])
+                body = data + b"\n" if are_lines else b"data: " + data + b"\n\n"
                 await self._send({"type": "http.response.body", "body": body, "more_body": False})
                 self._is_replaced = True
                 return
@@ -177,7 +193,7 @@ class _ResponseCheck:
 
     def _check_event(self, event: bytes) -> str | None:
         assert self._contract  # set by _send_start
-        data = event_data(event)
+        data = event if self._media_type == LINES else event_data(event)
         if data is None:
             return "it does not have exactly one line of data"
         try:
@@ -188,8 +204,8 @@ class _ResponseCheck:
 
     async def _replace(self, violation: str) -> None:
         self._is_replaced = True
-        response = JSONResponse(envelope(self._problem(violation)), status_code=500)
-        await response(self._scope, self._receive, self._send)
+        status, body = self._format_error(self._scope, self._problem(violation))
+        await JSONResponse(body, status_code=status)(self._scope, self._receive, self._send)
 
     def _problem(self, violation: str) -> Problem:
         assert self._contract  # set by _send_start

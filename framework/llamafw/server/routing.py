@@ -34,6 +34,7 @@ def routing_document(document: spec.Document) -> spec.Document:
     Connexion's path converters fail on some numbers; `llamafw.server.parameters` converts parameters instead.
     """
     routed, schemas = deepcopy(document), Schemas(document)
+    routed.pop("servers", None)  # `PrefixMiddleware` handles the prefix
     for item in routed["paths"].values():
         item.pop("parameters", None)
 

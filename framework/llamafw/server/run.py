@@ -1,9 +1,8 @@
-"""Run the server: bind its address, serve with uvicorn, and stop on signals."""
+"""Run the server: bind its addresses, serve with uvicorn, and stop on signals."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -17,11 +16,11 @@ from types import FrameType
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
-from llamafw.errors import SettingsError, StartupError
 from llamafw.plugins import Plugins
 from llamafw.server import header_limits
 from llamafw.server.app import build_app
 from llamafw.server.lifespan import ModelLoader
+from llamafw.server.sockets import BACKLOG, bind
 from llamafw.server.tls import certificate_files
 from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
@@ -34,9 +33,6 @@ KEEP_ALIVE_SECONDS = 75
 
 RESPONSE_END_SECONDS = 2.0
 """How long responses may take to end after the engine has stopped."""
-
-BACKLOG = 2048
-"""Maximum number of connections that wait to be accepted."""
 
 
 def serve(
@@ -60,9 +56,9 @@ def serve(
     Raises
     ------
     SettingsError
-        The host has no address, or the certificate cannot be used.
+        A host has no address, or the certificate cannot be used.
     StartupError
-        The address cannot be bound.
+        An address cannot be bound.
     SpecError, PluginError
         The document, the plugins and their endpoints do not match.
     """
@@ -82,30 +78,36 @@ def serve(
         return model
 
     cert, key = certificate_files(settings)
-    sockets = bind(settings.host, settings.port)
-    address = url(sockets[0], "https" if cert else "http")
-    asgi, _, loader = build_app(
-        settings, plugins, load_and_freeze, ready=report_ready, failed=stop_failed, document=document
-    )
+    listeners = bind(settings.host, settings.port, reuse_port=settings.reuse_port)
+    address = ", ".join(listener.url("https" if cert else "http") for listener in listeners)
+    try:
+        asgi, _, loader = build_app(
+            settings, plugins, load_and_freeze, ready=report_ready, failed=stop_failed, document=document
+        )
+        config = uvicorn.Config(
+            asgi,
+            log_config=None,
+            access_log=False,  # AccessLogMiddleware writes it
+            server_header=False,  # CommonHeadersMiddleware adds it
+            http=header_limits.http_protocol(settings.timeout),
+            ws="none",
+            lifespan="on",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            backlog=BACKLOG,
+            ssl_certfile=cert,
+            ssl_keyfile=key,
+        )
+        server = HttpServer(config, loader, settings.timeout_graceful_shutdown)
+        uvicorn_level = (
+            logging.INFO if settings.log_level <= logging.DEBUG else max(logging.WARNING, settings.log_level)
+        )
+        logging.getLogger("uvicorn").setLevel(uvicorn_level)
 
-    config = uvicorn.Config(
-        asgi,
-        log_config=None,
-        access_log=False,  # AccessLogMiddleware writes it
-        server_header=False,  # CommonHeadersMiddleware adds it
-        http=header_limits.http_protocol(settings.timeout),
-        ws="none",
-        lifespan="on",
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        backlog=BACKLOG,
-        ssl_certfile=cert,
-        ssl_keyfile=key,
-    )
-    server = HttpServer(config, loader, settings.timeout_graceful_shutdown)
-    logging.getLogger("uvicorn").setLevel(logging.INFO if settings.log_level <= logging.DEBUG else logging.WARNING)
-
-    print(f"llamafw: listening on {address} (loading the model; requests get 503 until it is ready)", flush=True)
-    server.run(sockets)
+        print(f"llamafw: listening on {address} (loading the model; requests get 503 until it is ready)", flush=True)
+        server.run([sock for listener in listeners for sock in listener.sockets])
+    finally:
+        for listener in listeners:
+            listener.close()
 
     if not server.started:
         exit_code = 1
@@ -114,64 +116,6 @@ def serve(
         sys.stdout.flush()
         os._exit(exit_code)
     return exit_code
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Return listening sockets for all addresses of ``host``; with port 0, on one free port."""
-    infos = _addresses(host, port)
-    sockets: list[socket.socket] = []
-    reason = "the host has no address"
-    for family, kind, protocol, _, address in dict.fromkeys(infos):
-        if family not in (socket.AF_INET, socket.AF_INET6):
-            continue
-        if port == 0 and sockets:
-            address = (address[0], sockets[0].getsockname()[1], *address[2:])
-        try:
-            sockets.append(_listen(family, kind, protocol, address))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            if error.errno == errno.EADDRINUSE:
-                reason += "; choose another port with --port"
-            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # these are for ::1 without IPv6
-                break
-    else:
-        if sockets:
-            return sockets
-
-    for sock in sockets:
-        sock.close()
-    raise StartupError(f"cannot listen on {host}:{port}: {reason}")
-
-
-def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
-    try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)  # type: ignore[return-value]  # enums are ints
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"cannot listen on {host}:{port}: {reason}") from None
-
-
-def _listen(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
-
-    try:
-        if os.name == "posix":  # on Windows, the option would let two servers share a port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def url(sock: socket.socket, scheme: str = "http") -> str:
-    """Return the address of a listening socket as a URL."""
-    host, port = sock.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class HttpServer(uvicorn.Server):

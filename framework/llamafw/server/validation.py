@@ -2,7 +2,7 @@
 
 Rules that the document cannot express:
 
-* A body is read as JSON whatever its Content-Type.
+* A body is read as JSON whatever its Content-Type, and may be compressed.
 * An integral float counts as an integer where an integer is expected.
 * At the top level of a body, ``null`` for an optional nullable field means "not given", and defaults are filled in.
 * Top-level fields that the document does not know are removed and named in the response header
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -24,12 +25,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError, did_you_mean
+from llamafw.server.content_coding import content_coding, decompress, why_not_utf8
 from llamafw.server.integers import IntegerReader
 from llamafw.server.parameters import ParameterReader
 from llamafw.server.routing import operation_id_of
 from llamafw.server.schema import Schemas, fields_of
 from llamafw.server.violations import find_violation, violation_error
 
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<lone>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
+_REPLACEMENT = b"\\ufffd"
 _MAX_DEPTH = 240  # of arrays and objects within each other; jsonschema-rs fails beyond 255
 
 
@@ -66,9 +74,9 @@ class Body:
             return None
 
         try:
-            body = orjson.loads(raw)
+            body = read_json(raw)
         except orjson.JSONDecodeError as error:
-            raise RequestError(f"the request body is not valid JSON: {error}") from None
+            raise RequestError(f"the request body is not valid JSON: {why_not_utf8(raw) or error}") from None
         if is_too_deep(raw, body):
             raise RequestError(f"the request body has arrays and objects nested more than {_MAX_DEPTH} deep")
 
@@ -101,6 +109,26 @@ class Body:
     def suggest(self, name: str) -> str:
         """Return "; did you mean …?" if a known field has a similar name."""
         return did_you_mean(name, self._fields.known)
+
+
+def read_json(raw: bytes | bytearray) -> Any:
+    """Return JSON data; lone surrogates, which JavaScript's strings may have, become U+FFFD.
+
+    Raises
+    ------
+    orjson.JSONDecodeError
+        ``raw`` is not JSON.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        if not _SURROGATE.search(raw):
+            raise
+    return orjson.loads(_ESCAPE.sub(_without_lone_surrogate, raw))
+
+
+def _without_lone_surrogate(escape: re.Match[bytes]) -> bytes:
+    return _REPLACEMENT if escape["lone"] else escape[0]
 
 
 def is_too_deep(raw: bytes | bytearray, body: Any) -> bool:
@@ -192,22 +220,26 @@ class ValidationMiddleware:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes | bytearray:
-    """Return the whole request body.
+    """Return the whole request body, decompressed.
 
     Parameters
     ----------
     limit : int
-        Maximum size in bytes.
+        Maximum size in bytes, before and after decompression.
     seconds : float
         Maximum time to wait for the next part of the body.
 
     Raises
     ------
     HTTPException
-        413 as soon as it is known that the body is too long; 408 if the next part does not arrive in time.
+        413 as soon as it is known that the body is too long; 408 if the next part does not arrive in time; 415 if its
+        coding is not known.
+    RequestError
+        The body cannot be decompressed.
     ClientDisconnect
         The client disconnected before it had sent the whole body.
     """
+    coding = content_coding(scope)
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
             raise _too_large(limit)
@@ -226,7 +258,12 @@ async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) 
         raise ClientDisconnect
     if len(body) > limit:
         raise _too_large(limit)
-    return body
+    if coding is None:
+        return body
+    decompressed = await decompress(body, coding, limit)
+    if decompressed is None:
+        raise _too_large(limit)
+    return decompressed
 
 
 async def _receive_in_time(receive: Receive, seconds: float) -> Message:

@@ -24,7 +24,7 @@ from llamafw.registry import Registry
 from llamafw.settings import Settings
 from llamafw.spec.fields import add_fields, add_sampler_options, check_field, check_sampler, set_defaults
 from llamafw.spec.fragments import checked_fragment, references
-from llamafw.spec.operations import FILE_NAME, METHODS, PLUGIN, Document, operations
+from llamafw.spec.operations import FILE_NAME, METHODS, PLUGIN, Document, add_unsupported_coding, operations
 from llamafw.spec.schemas import with_string_keys
 
 _PATH_PARAMETER = re.compile(r"{[^}]*}")
@@ -103,6 +103,9 @@ def merged_document(plugins: Plugins, settings: Settings, base: Document | None 
     add_sampler_options(document, samplers, owners)
     add_fields(document, plugins.registry("field"), samplers, owners)
     set_defaults(document, settings, samplers)
+    add_unsupported_coding(document)
+    if settings.api_prefix:
+        document["servers"] = [{"url": settings.api_prefix}]
     return document
 
 

@@ -12,6 +12,7 @@ from llamafw.errors import SettingsError, SpecError
 from llamafw.plugins import is_builtin, public_name
 from llamafw.plugins.schema_errors import describe_schema_error
 from llamafw.registry import Registry
+from llamafw.sampling_settings import SAMPLER_ALIASES
 from llamafw.settings import Settings, options
 from llamafw.spec.operations import FILE_NAME, NO_OWNERS, PLUGIN, SAMPLER_OPTIONS, Document
 from llamafw.spec.schemas import as_json_schema, validator
@@ -48,7 +49,8 @@ def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[
                 elif unmarked[field] != option:
                     raise SpecError(f"the field {field!r} has different schemas in {sources[field]} and {source}")
         if "samplers" in properties:
-            _set_names(properties["samplers"], list(samplers))
+            aliases = [alias for alias, name in SAMPLER_ALIASES.items() if name in samplers and alias not in samplers]
+            _set_names(properties["samplers"], [*samplers, *aliases])
 
 
 def add_fields(document: Document, fields: Registry, samplers: Registry, owners: Mapping[str, str] = NO_OWNERS) -> None:

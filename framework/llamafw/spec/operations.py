@@ -16,7 +16,7 @@ NO_OWNERS: Mapping[str, str] = MappingProxyType({})
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 SAMPLER_OPTIONS = "x-llamafw-sampler-options"  # on schemas that get the options of every sampler
 WHILE_LOADING = "x-llamafw-while-loading"  # on operations that are available before the model is loaded
-EVENT = "x-llamafw-event"  # on text/event-stream content: the schema of one event
+EVENT = "x-llamafw-event"  # on content of a stream: the schema of one event or line
 PLUGIN = "x-llamafw-plugin"  # on operations and fields of plugins that are not built in: the plugin's name
 FILE_NAME = "openapi.yaml"
 REFUSALS = {
@@ -91,6 +91,15 @@ def check_endpoints(document: Mapping[str, Any], endpoints: Registry) -> None:
 def _is_async(function: Any) -> bool:
     call = getattr(function, "__call__", None)  # noqa: B004  # the method is needed, not only whether it exists
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def add_unsupported_coding(document: Document) -> None:
+    """Add the 415 of an unknown ``Content-Encoding`` to every operation that has a body."""
+    for _, _, operation in operations(document):
+        if "requestBody" in operation:
+            content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+            refusal = {"description": "The server does not know the Content-Encoding of the body.", "content": content}
+            operation["responses"].setdefault("415", refusal)
 
 
 def add_refusals(document: Document) -> None:

@@ -83,16 +83,16 @@ def serve_http(tiny_model: Path) -> Callable[..., AbstractAsyncContextManager[st
     """Return a function that starts a server on a local port."""
     import uvicorn
 
-    from llamafw.server.run import bind, url
+    from llamafw.server.sockets import bind
 
     @contextlib.asynccontextmanager
     async def serve_http(*, model: Path = tiny_model, **settings: Any) -> AsyncIterator[str]:
         async with serve_in_process(model, small_settings(**settings)) as asgi:
             server = uvicorn.Server(uvicorn.Config(asgi, lifespan="off", ws="none", log_level="error"))
-            sockets = bind("127.0.0.1", 0)
-            task = asyncio.create_task(server.serve(sockets))
+            (listener,) = bind("127.0.0.1", 0)
+            task = asyncio.create_task(server.serve([*listener.sockets]))
             try:
-                yield url(sockets[0])
+                yield listener.url()
             finally:
                 server.should_exit = True
                 await task

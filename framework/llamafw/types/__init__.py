@@ -8,9 +8,12 @@ from llamafw.types.arrays import Bytes, Floats, Ints, JsonSchema
 from llamafw.types.backend_options import BackendOptions, GpuOptions, ThreadOptions
 from llamafw.types.batch import Batch
 from llamafw.types.candidates import Candidates
+from llamafw.types.chat import ChatCapabilities, Reasoning, ReasoningTags
 from llamafw.types.client import Problem, User
 from llamafw.types.embedding import Embedding, EmbedRequest, Pooling
 from llamafw.types.generation import (
+    AnswerDelta,
+    CallDelta,
     Delta,
     Finish,
     GeneratedToken,
@@ -24,13 +27,17 @@ from llamafw.types.generation import (
     ToolCall,
 )
 from llamafw.types.model import Model, Tensor
-from llamafw.types.status import EngineStats, PluginInfo, SlotStatus
+from llamafw.types.status import CachePages, EngineStats, PluginInfo, SlotStatus
 
 __all__ = [
+    "AnswerDelta",
     "BackendOptions",
     "Batch",
     "Bytes",
+    "CallDelta",
+    "CachePages",
     "Candidates",
+    "ChatCapabilities",
     "Delta",
     "EmbedRequest",
     "Embedding",
@@ -48,6 +55,8 @@ __all__ = [
     "Pooling",
     "Problem",
     "PromptProgress",
+    "Reasoning",
+    "ReasoningTags",
     "SlotStatus",
     "StopType",
     "SystemPrompt",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llamafw.types.chat import Reasoning
+
 StopType = Literal["none", "eos", "word", "limit"]
 """Why a generation ended.
 
@@ -16,11 +18,28 @@ time or context; ``none``: nothing could be generated.
 
 @dataclass(frozen=True, slots=True)
 class GrammarSource:
-    """The grammar that constrains a response."""
+    """The grammar that constrains a response, or its end.
+
+    Without ``after`` and ``at``, the grammar describes the whole response. With one of them, the response begins with
+    any text, and the grammar describes the rest. With both, the strings of ``at`` count from where ``after`` ends.
+
+    Strings are compared with the text of all tokens, including control tokens. A string may end within a token: then
+    the grammar describes the rest of the token too, and tokens whose rest it forbids are not drawn.
+
+    With ``after`` alone, the grammar's text has to come, so no end-of-generation token is drawn before it. With ``at``,
+    a response may end before any of its strings.
+    """
 
     kind: str  # name of a registered grammar: "gbnf", "json_schema" …
     text: str  # source text in that grammar's language
     field: str = "grammar"  # request field that the text came from, for error messages
+    after: tuple[str, ...] = ()  # it starts after the first of these strings, which are not part of its text
+    at: tuple[str, ...] = ()  # it starts with the first of these strings, which are part of its text
+
+    def __post_init__(self) -> None:
+        """Refuse empty strings, which every text contains."""
+        if "" in self.after or "" in self.at:
+            raise ValueError("`after` and `at` must not have empty strings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +64,9 @@ class GenerateRequest:
     n_probs: int = 0  # alternatives reported per token; with `logprobs`, 0 still reports the token itself
     logprobs: bool = False  # report the log-probability of each token
     post_sampling_probs: bool = False  # report probabilities after the samplers instead of before
-    grammar: GrammarSource | None = None  # constrains the response
+    grammar: GrammarSource | None = None  # constrains the response, after its reasoning
+    reasoning: Reasoning | None = None  # None: the response does not begin with reasoning
+    visible: frozenset[int] = frozenset()  # control tokens that appear in the text
     context_shift: bool = False  # when the context is full, drop old tokens and continue
     truncate_prompt: bool = False  # cut the middle out of a prompt that does not fit, instead of refusing it
     n_keep: int = 0  # number of tokens at the start that are never dropped; -1: the whole prompt
@@ -119,6 +140,7 @@ class Finish:
     n_prompt: int = 0  # tokens of the prompt
     n_cached: int = 0  # prompt tokens reused from a cache
     n_predicted: int = 0  # tokens drawn, including the end-of-generation token
+    n_reasoning: int = 0  # of these, tokens of reasoning
     id_slot: int = -1  # the slot that was used; -1: none
     seed: int = 0  # the seed that was used
     timings: Timings = Timings()  # counts and durations
@@ -142,8 +164,30 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call.
+
+    The pieces of one call arrive in order, and before those of the next call.
+    """
+
+    index: int  # number of the call in the answer, from 0
+    id: str  # unique within the answer; the same in all pieces
+    name: str | None  # name of the tool, in the first piece; None in later pieces
+    arguments: str  # the next characters of a JSON object
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDelta:
+    """What the next piece of an answer's text adds: reasoning first, then text, then calls."""
+
+    reasoning: str = ""  # what the model thinks before it answers
+    text: str = ""  # the content of the answer
+    calls: tuple[CallDelta, ...] = ()  # pieces of tool calls
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call that the model has written."""
+    """A whole tool call that the model has written."""
 
     id: str  # unique within the response
     name: str  # name of the tool

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from llamafw.types.arrays import Bytes
 
@@ -15,13 +18,30 @@ class Tensor:
     """One tensor of a model file, not loaded yet.
 
     ``shape`` is in numpy order, outermost dimension first: a GGUF matrix with ``ne = [n_in, n_out]`` has
-    shape ``(n_out, n_in)``. ``data`` is a read-only uint8 view of the file's bytes, ``(n_bytes,)``.
+    shape ``(n_out, n_in)``. ``data`` is a read-only uint8 view of the file's bytes, ``(n_bytes,)``. With
+    ``--requantize`` it is computed when it is read: keep it while it is needed, instead of reading it again.
     """
 
     name: str  # "blk.0.attn_q.weight"
     shape: tuple[int, ...]
     type_name: str  # name of the ggml type: "F32", "Q4_1" …
     data: Bytes
+
+    def release(self) -> None:
+        """Let the operating system take back the memory of the file's pages, which can be read again.
+
+        Does nothing if the data are not in a mapped file.
+        """
+        mapping: Any = self.data
+        while isinstance(mapping, np.ndarray | memoryview):
+            mapping = mapping.obj if isinstance(mapping, memoryview) else mapping.base
+        if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = int(self.data.ctypes.data) - int(np.frombuffer(mapping, np.uint8).ctypes.data)
+        page, end = mmap.PAGESIZE, start + self.data.nbytes
+        first, last = -(-start // page) * page, end // page * page
+        if first < last:
+            mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 @dataclass(frozen=True, slots=True)

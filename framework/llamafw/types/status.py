@@ -11,6 +11,17 @@ from llamafw.types.generation import GenerateRequest, StopType
 
 
 @dataclass(frozen=True, slots=True)
+class CachePages:
+    """How much of a KV cache is used, if slots can share it: a page holds some positions of one slot or of several."""
+
+    n_positions: int  # positions in a page
+    n_used: int  # pages that slots use; a shared page counts once
+    n_shared: int  # pages that more than one slot uses
+    n_touched: int  # pages that were ever used, and take memory
+    n_total: int  # pages
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counters of an engine since its start, and its current load."""
 
@@ -20,12 +31,16 @@ class EngineStats:
     prompt_tokens_cached: int = 0  # prompt tokens reused from a cache
     prompt_seconds: float = 0.0  # time spent on prompts
     predicted_tokens: int = 0  # tokens drawn
-    predicted_seconds: float = 0.0  # time spent on drawing them
+    timed_tokens: int = 0  # tokens drawn, without the first of each request, which is drawn when its prompt ends
+    predicted_seconds: float = 0.0  # time spent on drawing these
     requests_processing: int = 0  # requests in a slot
     requests_deferred: int = 0  # requests waiting for a slot
     requests_rejected: int = 0  # requests refused because the queue was full
+    slow_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By kind ("sampler" or "grammar") and name: the number of tokens for which it was slow."""
     cache_tokens: int = 0  # positions in use, over all slots
     cache_size: int = 0  # positions of all slots
+    cache_pages: CachePages | None = None  # None: slots do not share memory
     prompt_cache_bytes: int = 0  # size of the saved states in memory
     prompt_cache_limit: int | None = 0  # bytes; None: no limit
 

@@ -30,6 +30,15 @@ POOLINGS = ("none", "mean", "cls", "last", "rank")  # indexed by ARCH.pooling_ty
 MAX_ABS_SCALE = 32760  # embd_normalize 0 scales the largest absolute value to this, which fits into 16 bits
 
 
+class TextTooLarge(ContextFullError):
+    """A text to embed does not fit into the context of a slot."""
+
+    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, param: str) -> None:
+        super().__init__(n_prompt_tokens, n_ctx, param=param)
+        size = f"it has {n_prompt_tokens} tokens, but the context of a slot has only {n_ctx}"
+        self.message = f"the input is too large to embed: {size}"
+
+
 class EmbeddingEndpoints:
     """The operations `createEmbedding`, `createEmbeddingAlias` and `createOpenaiEmbedding`."""
 
@@ -45,7 +54,7 @@ class EmbeddingEndpoints:
             raise RequestError('either "content" or "input" must be provided', param="content")
 
         embeddings, pooling = await self._embed(body[fields[0]], fields[0])
-        p = norm_order(body, pooling)
+        p = norm_order(body, pooling, self.app.settings.embd_normalize)
         rows = []
         for i, embedding in enumerate(embeddings):
             vectors = scale_vectors(embedding.vectors, p)
@@ -65,7 +74,7 @@ class EmbeddingEndpoints:
             raise RequestError(f"without pooling, a text has one embedding per token; {hint}")
 
         embeddings, pooling = await self._embed(body["input"], "input")
-        p = norm_order(body, pooling)
+        p = norm_order(body, pooling, self.app.settings.embd_normalize)
         encode = as_base64 if body.get("encoding_format") == "base64" else as_list
         data = [
             {"object": "embedding", "index": i, "embedding": encode(scale_vectors(embedding.vectors, p)[0])}
@@ -131,13 +140,15 @@ def choose_pooling(loaded: LoadedModel, flag: str | None) -> Pooling:
     return cast("Pooling", name)
 
 
-def norm_order(body: JSON, pooling: Pooling) -> int:
+def norm_order(body: JSON, pooling: Pooling, flag: int | None) -> int:
     """Return ``embd_normalize``.
 
-    The default is 2, or -1 without pooling.
+    The default is ``flag``, else 2. Without pooling, it is -1.
     """
     value = body.get("embd_normalize")
-    return (-1 if pooling == "none" else 2) if value is None else int(value)
+    if value is None:
+        value = -1 if pooling == "none" else 2 if flag is None else flag
+    return int(value)
 
 
 def scale_vectors(vectors: Floats, p: int) -> Floats:
@@ -182,5 +193,4 @@ async def _embed_one(
         async with semaphore:
             return await loaded.engine.embed(EmbedRequest(prompt, pooling))
     except ContextFullError as error:
-        error.param = param
-        raise
+        raise TextTooLarge(len(prompt), loaded.engine.n_ctx, param=param) from error

@@ -18,12 +18,13 @@ def read_logit_bias(value: Any, tokenizer: Tokenizer) -> dict[int, float]:
     ----------
     value : None, dict or list
         ``{"token id": bias}``, OpenAI's form, or pairs of a token id or a text and a bias. A text stands for each of
-        its tokens. A bias is a number or False. Biases of the same token add up.
+        its tokens. A bias is a number or False. Biases of the same token add up. Tokens that are not in the vocabulary
+        have no effect: programs that were written for other models send them.
 
     Raises
     ------
     RequestError
-        A token is not in the vocabulary, or an entry is not such a pair.
+        An entry is not such a pair.
     """
     table: dict[int, float] = {}
     n_characters = 0
@@ -39,9 +40,9 @@ def read_logit_bias(value: Any, tokenizer: Tokenizer) -> dict[int, float]:
                 raise RequestError(message, param="logit_bias")
             tokens = tokenizer.encode(target, parse_special=False)
         else:
-            tokens = [_check_token(target, tokenizer.n_vocab, param)]
+            tokens = [_token_id(target, param)]
 
-        for token in tokens:
+        for token in (token for token in tokens if 0 <= token < tokenizer.n_vocab):
             table[token] = table.get(token, 0.0) + bias
     return table
 
@@ -60,9 +61,7 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any, str]]:
             yield target, bias, f"logit_bias.{i}"
 
 
-def _check_token(target: Any, n_vocab: int, param: str) -> int:
+def _token_id(target: Any, param: str) -> int:
     if isinstance(target, bool) or int(target) != target:
         raise RequestError("the first item of a pair must be a token id or a text", param=param)
-    if not 0 <= target < n_vocab:
-        raise RequestError(f"token {int(target)} is not in the vocabulary of {n_vocab} tokens", param=param)
     return int(target)

@@ -96,6 +96,11 @@ class Metrics:
         yield failures
 
         stats = EngineStats() if self._app is None else self._app.loaded.engine.stats()
+        slow = CounterMetricFamily("llamafw_slow_tokens", "Tokens for which one part was slow", labels=("kind", "name"))
+        for labels, n in stats.slow_tokens.items():
+            slow.add_metric(labels, n)
+        yield slow
+
         for name, text, value in counters(stats):
             yield CounterMetricFamily(name, text, value)
         for name, text, value in gauges(stats):
@@ -126,13 +131,19 @@ def gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
     yield (
         "llamacpp:predicted_tokens_seconds",
         "Tokens generated per second",
-        ratio(stats.predicted_tokens, stats.predicted_seconds),
+        ratio(stats.timed_tokens, stats.predicted_seconds),
     )
     yield "llamacpp:n_busy_slots_per_decode", "Busy slots per forward pass", ratio(stats.n_busy_slots, stats.n_decode)
     yield "llamacpp:kv_cache_usage_ratio", "Share of the KV cache in use", ratio(stats.cache_tokens, stats.cache_size)
     yield "llamacpp:kv_cache_tokens", "Tokens in the KV cache", stats.cache_tokens
     yield "llamacpp:requests_processing", "Requests in a slot", stats.requests_processing
     yield "llamacpp:requests_deferred", "Requests waiting for a slot", stats.requests_deferred
+    if (pages := stats.cache_pages) is not None:
+        size = f"of {pages.n_positions} tokens in the KV cache"
+        yield "llamafw_kv_pages", f"Pages {size}", pages.n_total
+        yield "llamafw_kv_pages_used", f"Pages {size} that slots use; a shared page counts once", pages.n_used
+        yield "llamafw_kv_pages_shared", f"Pages {size} that several slots use", pages.n_shared
+        yield "llamafw_kv_pages_touched", f"Pages {size} that were ever used, and take memory", pages.n_touched
     yield "llamafw_prompt_cache_bytes", "Bytes of prompt states kept in memory", stats.prompt_cache_bytes
 
 

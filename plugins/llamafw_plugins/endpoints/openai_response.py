@@ -37,6 +37,7 @@ class OpenAIResponse(ABC):
     object_name: ClassVar[str]  # the field `object` of a whole response
     chunk_object_name: ClassVar[str]  # the same field of a chunk
     prompt_field: ClassVar[str]  # the request field that errors about a prompt refer to
+    is_chat: ClassVar[bool] = False  # whether answers may have reasoning
 
     def __init__(self, loaded: LoadedModel, requests: Sequence[GenerateRequest], body: JSON, n: int) -> None:
         self.engine, self.tokenizer = loaded.engine, loaded.tokenizer
@@ -64,7 +65,7 @@ class OpenAIResponse(ABC):
             **self._head,
             "object": self.object_name,
             "choices": [self.choice(i, generation) for i, generation in enumerate(generations)],
-            "usage": usage_json([[generation.finish for generation in group] for group in groups]),
+            "usage": usage_json([[generation.finish for generation in group] for group in groups], chat=self.is_chat),
             "timings": timings_json(generations[0].finish.timings),
             "truncated": any(self.is_truncated(i, generation.finish) for i, generation in enumerate(generations)),
         }
@@ -84,7 +85,7 @@ class OpenAIResponse(ABC):
 
         if self.include_usage:
             head = {**self._head, "object": self.chunk_object_name}
-            yield {**head, "choices": [], "usage": usage_json(grouped(finishes, self.n))}
+            yield {**head, "choices": [], "usage": usage_json(grouped(finishes, self.n), chat=self.is_chat)}
 
     @abstractmethod
     def choice(self, index: int, generation: Generation) -> JSON:
@@ -111,7 +112,12 @@ class OpenAIResponse(ABC):
 
 def finish_reason(finish: Finish) -> str:
     """Return OpenAI's name for the reason that a generation ended."""
-    return "length" if finish.stop_type == "limit" else "stop"
+    return "length" if is_cut(finish) else "stop"
+
+
+def is_cut(finish: Finish | None) -> bool:
+    """Return whether a generation ended at a limit."""
+    return finish is not None and finish.stop_type == "limit"
 
 
 def grouped(items: Sequence[T], n: int) -> list[Sequence[T]]:

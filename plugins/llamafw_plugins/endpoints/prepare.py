@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamafw import App, GenerateRequest, NotSupported, RequestError, SamplerPlugin
+from llamafw import App, GenerateRequest, NotSupported, RequestError, SamplerPlugin, read_sampler_names
 from llamafw_plugins.endpoints.choices import N_SEEDS
 from llamafw_plugins.endpoints.logit_bias import read_logit_bias
 from llamafw_plugins.endpoints.structured import read_grammar
 from llamafw_plugins.endpoints.unsupported import refuse_generation_fields
-from llamafw_plugins.samplers.order import MIROSTAT_ORDER, default_order
+from llamafw_plugins.samplers.order import MIROSTAT_ORDER, default_order, with_last
 
 RANDOM_SEEDS = (-1, 2**32 - 1)  # for llama-server, both mean a random seed
 MAX_STOP_CHARACTERS = 16384  # of all stop strings together: the event loop prepares the search for them
@@ -71,7 +71,7 @@ def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> G
         truncate_prompt=value("truncate_prompt", False),
         n_keep=n_keep if n_keep < 0 else n_keep + len(loaded.system_prompt.tokens),
         n_discard=int(value("n_discard", 0)),
-        t_max_predict_ms=value("t_max_predict_ms", None),
+        t_max_predict_ms=max(value("t_max_predict_ms", 0), 0) or None,
         deadline_ms=value("deadline_ms", None),
         special=app.settings.special,
         return_progress=bool(body.get("stream") and body.get("return_progress")),
@@ -115,15 +115,21 @@ def stop_strings(value: str | Sequence[str]) -> tuple[str, ...]:
     return strings
 
 
-def sampler_names(requested: Sequence[str] | None, options: Mapping[str, Any], app: App) -> tuple[str, ...]:
+def sampler_names(requested: str | Sequence[str] | None, options: Mapping[str, Any], app: App) -> tuple[str, ...]:
     """Return the samplers in the order of use: the request's, else those of ``--samplers``, else the default order.
 
-    The default order includes a plugin's sampler if the request changes one of its options; see `default_order`.
+    The default order includes other samplers if the request changes one of their options; see `default_order`.
+
+    Raises
+    ------
+    RequestError
+        A letter stands for no sampler.
     """
-    if requested is not None:
-        return tuple(requested)
-    names = app.settings.sampler_names()
-    return default_order(app.samplers, options) if names is None else names
+    try:
+        names = app.settings.sampler_names() if requested is None else read_sampler_names(requested)
+    except ValueError as error:
+        raise RequestError(f"samplers: {error}", param="samplers") from None
+    return default_order(app.samplers, options) if names is None else with_last(names)
 
 
 def sampler_options(

@@ -44,9 +44,11 @@ def prompt_size(value: Any) -> int:
 
     For an array with many items, return the number of items: it is large enough for `run_in_thread`.
     """
+    if isinstance(value, dict):
+        return prompt_size(value["prompt_string"])
     if isinstance(value, str) or len(value) >= MIN_SIZE_FOR_THREAD:
         return len(value)
-    return sum(prompt_size(item) if isinstance(item, (str, list)) else 1 for item in value)
+    return sum(prompt_size(item) if isinstance(item, (str, list, dict)) else 1 for item in value)
 
 
 def bos_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -57,13 +59,13 @@ def bos_tokens(tokenizer: Tokenizer) -> list[int]:
 async def read_prompts(value: Any, tokenizer: Tokenizer, field: str = "prompt") -> list[Prompt]:
     """Return the prompts of a validated request field.
 
-    A text is one prompt. So is an array of token ids, or of token ids and texts. An array of texts, or one that
-    contains arrays, is several prompts. Texts get BOS and EOS if the model expects them. An array gets BOS only if it
-    begins with a text.
+    A text is one prompt. So is an array of token ids, or of token ids and texts, and an object whose `prompt_string` is
+    one of these. An array of texts, or one that contains arrays or objects, is several prompts. Texts get BOS and EOS
+    if the model expects them. An array gets BOS only if it begins with a text.
 
     Parameters
     ----------
-    value : str or list
+    value : str, list or dict
         The value of the field.
     field : str
         The name of the field, for error messages.
@@ -71,7 +73,7 @@ async def read_prompts(value: Any, tokenizer: Tokenizer, field: str = "prompt") 
     Raises
     ------
     RequestError
-        A token id is not in the vocabulary.
+        A token id is not in the vocabulary, or a prompt has images or audio.
     """
     return await run_in_thread(lambda: _read_prompts(value, tokenizer, field), prompt_size(value))
 
@@ -117,17 +119,24 @@ def _check_id(token: int, n_vocab: int, param: str) -> None:
 
 
 def _read_prompts(value: Any, tokenizer: Tokenizer, field: str) -> list[Prompt]:
-    if isinstance(value, str):
-        return [_read_text(value, tokenizer)]
+    if not isinstance(value, list):
+        return [_read_prompt(value, tokenizer, field)]
     if (ids := _read_ids(value, tokenizer.n_vocab, field)) is not None:
         return [Prompt(value, tuple(ids))]
     types = set(map(type, value))
-    if types != {str} and list not in types:
+    if types != {str} and not {list, dict} & types:
         return [_read_array(value, tokenizer, field)]
-    return [
-        _read_text(item, tokenizer) if isinstance(item, str) else _read_array(item, tokenizer, f"{field}.{i}")
-        for i, item in enumerate(value)
-    ]
+    return [_read_prompt(item, tokenizer, f"{field}.{i}") for i, item in enumerate(value)]
+
+
+def _read_prompt(value: Any, tokenizer: Tokenizer, param: str) -> Prompt:
+    """Return one prompt: a text, an array of token ids and texts, or an object with one of these."""
+    if isinstance(value, dict):
+        if value.get("multimodal_data"):
+            message = "multimodal_data needs a multimodal model; this server's model reads text only"
+            raise RequestError(message, param=f"{param}.multimodal_data")
+        return _read_prompt(value["prompt_string"], tokenizer, f"{param}.prompt_string")
+    return _read_text(value, tokenizer) if isinstance(value, str) else _read_array(value, tokenizer, param)
 
 
 def _read_text(text: str, tokenizer: Tokenizer) -> Prompt:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import exp, inf
 from typing import Any
 
-from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, StopType, Timings, Tokenizer
+from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, Problem, StopType, Timings, Tokenizer
 
 JSON = dict[str, Any]
 
@@ -18,40 +18,55 @@ def stopped_json(stop_type: StopType) -> JSON:
     return {f"stopped_{kind}": stop_type == kind for kind in ("eos", "word", "limit")}
 
 
-def usage_json(groups: Iterable[Sequence[Finish]]) -> JSON:
+def problem_text(problem: Problem) -> str:
+    """Return the message of an error with the request field that is wrong, for formats without a member for it."""
+    if problem.param is None or problem.param in problem.message:
+        return problem.message
+    return f"{problem.param}: {problem.message}"
+
+
+def usage_json(groups: Iterable[Sequence[Finish]], *, chat: bool = False) -> JSON:
     """Return OpenAI's ``usage``.
 
     Parameters
     ----------
     groups : iterable of sequences of Finish
         The generations of each prompt. The tokens of a prompt count once.
+    chat : bool
+        Whether to report how many tokens are reasoning.
     """
-    n_prompt = n_cached = n_predicted = 0
+    n_prompt = n_cached = n_predicted = n_reasoning = 0
     for group in groups:
         n_prompt += group[0].n_prompt
         n_cached += group[0].n_cached
         n_predicted += sum(finish.n_predicted for finish in group)
+        n_reasoning += sum(finish.n_reasoning for finish in group)
 
+    details = {"completion_tokens_details": {"reasoning_tokens": n_reasoning}} if chat else {}
     return {
         "prompt_tokens": n_prompt,
         "completion_tokens": n_predicted,
         "total_tokens": n_prompt + n_predicted,
         "prompt_tokens_details": {"cached_tokens": n_cached},
+        **details,
     }
 
 
 def timings_json(timings: Timings) -> JSON:
-    """Return llama-server's ``timings``; rates are None if there were no tokens or no time passed."""
+    """Return llama-server's ``timings``; rates are 0 if there were no tokens or no time passed.
+
+    The first token is drawn when the time of the prompt ends, so the rate of generation is that of the others.
+    """
     result: JSON = {"cache_n": timings.cache_n, "queue_ms": timings.queue_ms}
     phases = (
-        ("prompt", timings.prompt_n, timings.prompt_ms),
-        ("predicted", timings.predicted_n, timings.predicted_ms),
+        ("prompt", timings.prompt_n, timings.prompt_n, timings.prompt_ms),
+        ("predicted", timings.predicted_n, max(timings.predicted_n - 1, 0), timings.predicted_ms),
     )
-    for name, n, ms in phases:
+    for name, n, n_timed, ms in phases:
         result[f"{name}_n"] = n
         result[f"{name}_ms"] = ms
-        result[f"{name}_per_token_ms"] = ms / n if n else None
-        result[f"{name}_per_second"] = 1000 * n / ms if ms > 0 else None
+        result[f"{name}_per_token_ms"] = ms / n_timed if n_timed else 0.0
+        result[f"{name}_per_second"] = 1000 * n_timed / ms if ms > 0 else 0.0
     return result
 
 
@@ -121,6 +136,9 @@ def completion_probabilities_json(
 
 def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool) -> JSON:
     """Return llama-server's ``generation_settings``: the settings that were used for a request."""
+    biases = dict(request.logit_bias)
+    if request.ignore_eos:
+        biases |= dict.fromkeys(sorted(loaded.tokenizer.eog), -inf)
     return {
         **request.options,
         "n_ctx": loaded.engine.n_ctx,
@@ -140,5 +158,5 @@ def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool
         "post_sampling_probs": request.post_sampling_probs,
         "cache_prompt": request.cache_prompt,
         "grammar": request.grammar.text if request.grammar and request.grammar.kind == "gbnf" else "",
-        "logit_bias": [[token, False if bias == -inf else bias] for token, bias in request.logit_bias.items()],
+        "logit_bias": [[token, False if bias == -inf else bias] for token, bias in biases.items()],
     }

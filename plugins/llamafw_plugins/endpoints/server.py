@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from math import prod
 
 from starlette.responses import Response
 
-from llamafw import App, Call, LoadedModel, NotSupported, RequestError, Tokenizer, Unavailable, __version__
+from llamafw import (
+    App,
+    Call,
+    ChatCapabilities,
+    LoadedModel,
+    NotSupported,
+    RequestError,
+    Tokenizer,
+    Unavailable,
+    __version__,
+)
 from llamafw_plugins.endpoints.response_json import JSON, settings_json
 
 VOCAB_TYPES = {"llama": 1, "gpt2": 2, "bert": 3, "t5": 4, "rwkv": 5}  # tokenizer.ggml.model → llama.cpp's number
@@ -35,20 +46,27 @@ class ServerEndpoints:
         return {"status": "ok"}
 
     async def list_models(self, call: Call) -> JSON:
-        """Return a list with the server's only model."""
-        return {"object": "list", "data": [self._model_json()]}
+        """Return the server's only model: in OpenAI's format in ``data``, in Ollama's in ``models``.
+
+        Anthropic's clients also get the members of Anthropic's format.
+        """
+        page: JSON = {"object": "list", "data": [self._model_json(call)], "models": [self._ollama_json()]}
+        if is_from_anthropic(call):
+            name = self.app.loaded.name
+            page |= {"has_more": False, "first_id": name, "last_id": name}
+        return page
 
     async def get_model(self, call: Call) -> JSON:
-        """Return the model if it has the id in the path; otherwise 404."""
+        """Return the model if it has the id or the alias in the path; otherwise 404."""
         requested, name = call.path["model"], self.app.loaded.name
-        if requested != name:
+        if requested not in (name, *self.app.settings.alias):
             message = f"the model {requested[:MAX_SHOWN_ID]!r} does not exist; this server has the model {name!r}"
             raise ModelNotFound(message, param="model")
-        return self._model_json()
+        return self._model_json(call)
 
     async def props(self, call: Call) -> JSON:
-        """Return the properties of the server, without the path of the model file."""
-        loaded = self.app.loaded
+        """Return the properties of the server and its model."""
+        loaded, flags = self.app.loaded, self.app.settings
         settings = settings_json(self.app.prepare({}, ()), loaded, stream=False)
 
         return {
@@ -56,11 +74,19 @@ class ServerEndpoints:
             "default_generation_settings": {**settings, "params": settings},
             "total_slots": loaded.engine.n_slots,
             "model_alias": loaded.name,
+            "model_path": str(loaded.model.path),
+            "model_ftype": ftype_name(loaded),
+            "endpoint_slots": flags.slots is not False,
+            "endpoint_props": flags.props,
+            "endpoint_metrics": flags.metrics,
+            "ui": flags.webui,
+            "is_sleeping": False,
             "chat_template": loaded.chat.source,
+            "chat_template_caps": capabilities_json(loaded.chat_capabilities),
             "bos_token": token_text(loaded.tokenizer, loaded.tokenizer.bos),
             "eos_token": token_text(loaded.tokenizer, loaded.tokenizer.eos),
             "build_info": f"llamafw {__version__}",
-            "modalities": {"vision": False, "audio": False},
+            "modalities": {"vision": False, "audio": False, "video": False},
         }
 
     async def change_props(self, call: Call) -> JSON:
@@ -76,16 +102,81 @@ class ServerEndpoints:
         """Return the API document."""
         return Response(self.app.document_json, media_type="application/json")
 
-    def _model_json(self) -> JSON:
-        """Return the model in OpenAI's format, with llama-server's ``meta``."""
+    def _model_json(self, call: Call) -> JSON:
+        """Return the model in OpenAI's format, with llama-server's ``meta``, or also in Anthropic's format."""
         loaded = self.app.loaded
-        return {
+        model: JSON = {
             "id": loaded.name,
+            "aliases": [name for name in self.app.settings.alias if name != loaded.name],
+            "tags": list(self.app.settings.tags),
             "object": "model",
             "created": self.started,
             "owned_by": "llamafw",
             "meta": meta_json(loaded),
         }
+        if is_from_anthropic(call):
+            model |= {
+                "type": "model",
+                "display_name": loaded.name,
+                "created_at": datetime.fromtimestamp(self.started, UTC).isoformat().replace("+00:00", "Z"),
+                "lifecycle": "active",
+                "max_input_tokens": loaded.engine.n_ctx,
+                "max_tokens": loaded.engine.n_ctx,
+            }
+        return model
+
+    def _ollama_json(self) -> JSON:
+        """Return the model in Ollama's format, which some clients of llama-server read."""
+        loaded = self.app.loaded
+        capabilities = ["embedding"] if self.app.settings.embedding else ["completion"]
+        return {
+            "name": loaded.name,
+            "model": loaded.name,
+            "modified_at": "",
+            "size": str(loaded.model.n_bytes),
+            "digest": "",
+            "type": "model",
+            "description": str(loaded.model.metadata.get("general.name", "")),
+            "tags": list(self.app.settings.tags),
+            "capabilities": capabilities,
+            "parameters": "",
+            "details": {
+                "parent_model": "",
+                "format": "gguf",
+                "family": str(loaded.model.metadata.get("general.architecture", "")),
+                "families": [str(loaded.model.metadata.get("general.architecture", ""))],
+                "parameter_size": str(loaded.model.metadata.get("general.size_label", "")),
+                "quantization_level": ftype_name(loaded),
+            },
+        }
+
+
+def is_from_anthropic(call: Call) -> bool:
+    """Return whether a request has the header that all of Anthropic's clients send."""
+    return "anthropic-version" in call.http.headers
+
+
+def capabilities_json(can: ChatCapabilities) -> JSON:
+    """Return what a chat template can do, under llama-server's names, and what is known of the model's reasoning."""
+    tags = can.reasoning
+    return {
+        "supports_string_content": can.string_content,
+        "supports_typed_content": can.typed_content,
+        "supports_system_role": can.system,
+        "supports_developer_role": can.developer,
+        "supports_repeated_roles": can.repeated_roles,
+        "supports_tools": can.tools,
+        "supports_tool_calls": can.tool_calls,
+        "supports_tool_results": can.tool_results,
+        "supports_parallel_tool_calls": can.tool_calls and can.parallel_calls,
+        "supports_object_arguments": can.tool_calls and can.object_arguments,
+        "supports_preserve_reasoning": can.preserves_reasoning,
+        "supports_reasoning_effort": can.reasoning_effort,
+        "thinking_switch": can.thinking_switch,
+        "opens_reasoning": can.opens_reasoning,
+        "reasoning_field": can.reasoning_field,
+        "reasoning_tags": None if tags is None else {"start": tags.start, "end": tags.end},
+    }
 
 
 def meta_json(loaded: LoadedModel) -> JSON:
@@ -95,11 +186,29 @@ def meta_json(loaded: LoadedModel) -> JSON:
     return {
         "vocab_type": VOCAB_TYPES.get(str(model.metadata.get("tokenizer.ggml.model")), 0),
         "n_vocab": n_vocab,
+        "n_ctx": loaded.engine.n_ctx,
         "n_ctx_train": n_ctx_train,
         "n_embd": n_embd,
-        "n_params": sum(prod(tensor.shape) for tensor in model.tensors.values()),
+        "n_params": count_parameters(loaded),
         "size": model.n_bytes,
+        "ftype": ftype_name(loaded),
     }
+
+
+def count_parameters(loaded: LoadedModel) -> int:
+    """Return the number of weights in all tensors."""
+    return sum(prod(tensor.shape) for tensor in loaded.model.tensors.values())
+
+
+def ftype_name(loaded: LoadedModel) -> str:
+    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if unknown."""
+    from gguf import LlamaFileType  # a slow import
+
+    number = loaded.model.metadata.get("general.file_type", -1)
+    try:
+        return LlamaFileType(int(number)).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except (TypeError, ValueError):
+        return ""
 
 
 def model_sizes(loaded: LoadedModel) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import unicodedata
 from pathlib import Path
@@ -10,6 +11,7 @@ from llamafw import App, Call, GenerateRequest, NotSupported, RequestError, Sett
 from llamafw_plugins.endpoints.response_json import JSON, settings_json, stopped_json
 
 STATES = {"idle": 0, "prompt": 1, "generating": 3}  # llama-server's numbers; its 2, prompt done, does not occur here
+TEXT_FIELDS = ("stop", "grammar", "logit_bias")  # of the settings: what clients wrote, shown only with `--slots`
 FORBIDDEN_CHARACTERS = frozenset('/\\:*?"<>|\uff0e\u2215\u2216\ufffd\ufeff')
 MAX_NAME_BYTES = 255
 
@@ -21,13 +23,13 @@ class SlotEndpoints:
         self.app = app
         path = app.settings.slot_save_path
         self.folder = None if path is None else Path(path).expanduser()
-        if self.folder is not None and not self.folder.is_dir():
-            raise SettingsError(f"--slot-save-path: the folder {path} does not exist")
+        if self.folder is not None:
+            create_folder(self.folder)
 
     async def list(self, call: Call) -> list[JSON]:
         """Return what each slot is doing."""
-        if not self.app.settings.slots:
-            raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
+        if self.app.settings.slots is False:
+            raise NotSupported("This server does not support slots endpoint. Start it without `--no-slots`")
         slots = self.app.loaded.engine.slots()
         if "fail_on_no_slot" in call.query and all(slot.state != "idle" for slot in slots):
             raise Unavailable("no slot available")
@@ -52,6 +54,9 @@ class SlotEndpoints:
     def _slot_json(self, slot: SlotStatus) -> JSON:
         request = slot.request or self.app.prepare({}, ())
         settings = settings_json(request, self.app.loaded, stream=False)
+        shows_text = bool(self.app.settings.slots)
+        if not shows_text:
+            settings = {name: value for name, value in settings.items() if name not in TEXT_FIELDS}
 
         return {
             **settings,
@@ -60,22 +65,41 @@ class SlotEndpoints:
             "id_task": slot.id_task,
             "state": STATES[slot.state],
             "is_processing": slot.state != "idle",
-            "prompt": self._prompt(slot.request),
+            "speculative": False,
+            **({"prompt": self._prompt(slot.request)} if shows_text else {}),
             "n_prompt_tokens": slot.n_prompt,
             "n_prompt_tokens_processed": slot.n_prompt_processed,
             "n_prompt_tokens_cache": slot.n_cached,
             "n_past": slot.n_tokens,
-            "next_token": {
-                "has_next_token": slot.state != "idle",
-                "n_remain": slot.n_remain,
-                "n_decoded": slot.n_decoded,
-                **stopped_json(slot.stop_type),
-                "stopping_word": slot.stopping_word,
-            },
+            "next_token": [
+                {
+                    "has_next_token": slot.state != "idle",
+                    "n_remain": slot.n_remain,
+                    "n_decoded": slot.n_decoded,
+                    **stopped_json(slot.stop_type),
+                    **({"stopping_word": slot.stopping_word} if shows_text else {}),
+                }
+            ],
         }
 
     def _prompt(self, request: GenerateRequest | None) -> str | None:
         return None if request is None else self.app.loaded.tokenizer.decode(request.prompt, special=True)
+
+
+def create_folder(folder: Path) -> None:
+    """Create the folder of ``--slot-save-path`` if it does not exist.
+
+    Raises
+    ------
+    SettingsError
+        The folder cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--slot-save-path: {folder} cannot be created: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingsError(f"--slot-save-path: {folder} is not writable")
 
 
 def check_file_name(name: str | None) -> str:

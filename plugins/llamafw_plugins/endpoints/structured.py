@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -28,8 +29,16 @@ def read_grammar(body: Mapping[str, Any], default: GrammarSource | None) -> Gram
         first, second = (source.field.partition(".")[0] for source in sources[:2])
         raise RequestError(f'either "{first}" or "{second}" can be specified, but not both', param=second)
     if sources:
-        return sources[0]
+        return _with_white_space(sources[0]) if body.get("whitespace") == "free" else sources[0]
     return None if body.get("response_format") else default  # {"type": "text"} switches the default off
+
+
+def _with_white_space(source: GrammarSource) -> GrammarSource:
+    """Return a JSON Schema that allows line breaks and indentation; other grammars are not changed."""
+    schema = orjson.loads(source.text) if source.kind == "json_schema" else None
+    if not isinstance(schema, dict):
+        return source
+    return replace(source, text=orjson.dumps({**schema, "x-whitespace": "free"}).decode())
 
 
 def _gbnf(body: Mapping[str, Any]) -> GrammarSource | None:

@@ -35,7 +35,8 @@ def tokenize(body: JSON, tokenizer: Tokenizer) -> JSON:
         tokens = encode_mixed(content, tokenizer, "content", parse_special=parse_special)
         if add_special:
             eos = [tokenizer.eos] if tokenizer.add_eos and tokenizer.eos is not None else []
-            tokens = [*bos_tokens(tokenizer), *tokens, *eos]
+            bos = bos_tokens(tokenizer) if not content or isinstance(content[0], str) else []  # as in prompts
+            tokens = [*bos, *tokens, *eos]
 
     if body.get("with_pieces"):
         return {"tokens": [{"id": token, "piece": piece_json(tokenizer, token)} for token in tokens]}

@@ -59,7 +59,7 @@ class LlguidanceCompiler:
             self._cache[source] = matcher
             while len(self._cache) > CACHE_SIZE:
                 self._cache.popitem(last=False)
-        return LlguidanceGrammar(matcher.deep_copy())
+        return LlguidanceGrammar(matcher.deep_copy(), self.context.tokenizer.n_vocab)
 
     def _build(self, source: str) -> LLMatcher:
         try:
@@ -88,8 +88,8 @@ class LlguidanceGrammar:
     Implements `llamafw.Grammar`.
     """
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, n_tokens: int) -> None:
+        self._matcher, self._n_tokens = matcher, n_tokens
 
     @property
     def ended(self) -> bool:
@@ -98,6 +98,8 @@ class LlguidanceGrammar:
 
     def accept(self, token: int) -> bool:
         """Advance by ``token`` and return True if the grammar allows it; otherwise return False and change nothing."""
+        if token >= self._n_tokens:  # models may have more logits than tokens; llguidance would fail for good
+            return False
         accepted = bool(self._matcher.try_consume_tokens([token]) == 1)
         self._checked_matcher()
         return accepted
@@ -108,6 +110,10 @@ class LlguidanceGrammar:
         allowed = np.unpackbits(bits, bitorder="little")[: len(logits)]
         logits[: len(allowed)][allowed == 0] = -np.inf
         logits[len(allowed) :] = -np.inf
+
+    def copy(self) -> LlguidanceGrammar:
+        """Return an independent grammar in the same state."""
+        return LlguidanceGrammar(self._matcher.deep_copy(), self._n_tokens)
 
     def _checked_matcher(self) -> LLMatcher:
         """Return the matcher; RequestError if it has stopped because it exceeded a limit of llguidance."""
@@ -125,8 +131,9 @@ def _json_schema_to_llguidance(source: str) -> str:
         schema = orjson.loads(source)
     except orjson.JSONDecodeError as error:
         raise SchemaError(f"the schema is not valid JSON: {error}", ()) from None
+    options: Any = json_schema.options_of(schema)
     schema = json_schema.to_llguidance(schema)
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides=json_schema.OPTIONS))  # type: ignore[arg-type]  # all options are optional
+    return str(LLMatcher.grammar_from_json_schema(schema, overrides=options))
 
 
 def _lark_to_llguidance(source: str) -> str:

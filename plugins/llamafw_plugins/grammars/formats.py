@@ -15,11 +15,31 @@ DATE = (
 )
 TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 
+_HEX = "[0-9a-fA-F]"
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+
 PATTERN_FORMATS = {
+    **{
+        f"uuid{version}": f"^{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}-{_HEX}{{12}}$"
+        for version in range(1, 9)
+    },
+    "base64": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$",
+    "base64url": "^(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-][AQgw](?:==)?|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]=?)?$",
+    "jwt": "^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$",
+    "ipv4network": f"^{_BYTE}(?:[.]{_BYTE}){{3}}/(?:3[0-2]|[12]?[0-9])$",
     "date": f"^{DATE}$",
     "time": f"^{TIME}$",
     "date-time": f"^{DATE}T{TIME}$",
 }
 """Formats that are enforced by a pattern."""
+UNRESTRICTED_FORMATS = frozenset({
+    "float", "double", "decimal", "binary", "byte", "password", "path", "file-path", "directory-path", "textarea",
+})  # fmt: skip
+"""Formats that any string or number has; they only describe it."""
+INTEGER_FORMATS = {
+    **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32, 64)},
+}
+"""Formats that bound a number."""
 NATIVE_FORMATS = ("duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 """Formats that llguidance enforces itself."""

@@ -12,32 +12,44 @@ from difflib import get_close_matches
 from typing import Any
 
 from llamafw_plugins.grammars import one_of, references
-from llamafw_plugins.grammars.formats import NATIVE_FORMATS, PATTERN_FORMATS
+from llamafw_plugins.grammars.closed_objects import close_objects
+from llamafw_plugins.grammars.expand import expand
+from llamafw_plugins.grammars.formats import NATIVE_FORMATS, PATTERN_FORMATS, UNRESTRICTED_FORMATS
 from llamafw_plugins.grammars.keywords import (
     ANNOTATIONS,
     BOUNDS,
     COUNTS,
     ENFORCED,
+    NEEDS,
     NO_EFFECT,
     REFUSED,
     SCHEMA_KEYWORDS,
     SCHEMA_LIST_KEYWORDS,
     SCHEMA_MAP_KEYWORDS,
 )
+from llamafw_plugins.grammars.known_patterns import known_pattern
 from llamafw_plugins.grammars.metaschema import check_keyword_values
 from llamafw_plugins.grammars.pattern import PatternError, to_rust
-from llamafw_plugins.grammars.schema_paths import SchemaError, SchemaPath
+from llamafw_plugins.grammars.schema_paths import SchemaError, SchemaPath, get_at
+from llamafw_plugins.grammars.unions import require_discriminators
 
 MAX_DEPTH = 128  # length of a path within the schema
 MAX_NUMBER = 2**53  # every reader agrees on integers up to here (RFC 7493 §2.2)
 CONTROL_CHARACTERS = re.compile("[\0-\x07\x0b\x0e-\x1f\x7f]")  # those that JSON can only write as \u escapes
 OPTIONS = {
-    "whitespace_pattern": r"[ \n\r\t]{0,32}",
+    "whitespace_pattern": " ?",
     "json_allowed_escapes": 'nrbtf\\"',
     "json_allow_general_unicode_escapes": False,
 }
-r"""llguidance's options. Small models tend to write white space without end, and 32 characters are enough to indent.
+r"""llguidance's options. White space is at most that of JSON in one line, because small models write it without end.
 ``\u`` escapes are off, because a property name written with them would evade the schema of that property."""
+
+
+def options_of(schema: Any) -> dict[str, Any]:
+    """Return the options for a schema: ``x-whitespace: free`` allows white space of up to 32 characters."""
+    if isinstance(schema, dict) and schema.get("x-whitespace") == "free":
+        return {**OPTIONS, "whitespace_pattern": r"[ \n\r\t]{0,32}"}
+    return OPTIONS
 
 
 def to_llguidance(schema: Any) -> Any:
@@ -50,12 +62,14 @@ def to_llguidance(schema: Any) -> Any:
     """
     if not isinstance(schema, (dict, bool)):
         raise SchemaError("the schema is neither an object nor a boolean", ())
+    schema = _normalize(require_discriminators(schema), ())
     if schema is False:
         raise SchemaError("the schema is false, so no value is valid", ())
-    schema = _normalize(schema, ())
     check_keyword_values(schema)
     references.check_references(schema)
-    return _translate(schema, schema, ())
+    schema = expand(schema)
+    references.check_references(schema)  # a target may have been rewritten
+    return _translate(close_objects(schema), schema, ())
 
 
 def _normalize(schema: Any, path: SchemaPath) -> Any:
@@ -67,6 +81,9 @@ def _normalize(schema: Any, path: SchemaPath) -> Any:
     if not isinstance(schema, dict):
         return schema  # False, or a value that the metaschema will reject
 
+    if schema.get("not") is True or schema.get("not") == {}:
+        return False
+    schema = _without_idle_keywords(schema)
     normalized: dict[str, Any] = {}
     has_old_tuple = isinstance(schema.get("items"), list)
     for keyword, value in schema.items():
@@ -90,6 +107,14 @@ def _normalize(schema: Any, path: SchemaPath) -> Any:
         else:
             raise SchemaError(_refusal(keyword), at)
     return normalized
+
+
+def _without_idle_keywords(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without the keywords that restrict nothing because others are missing or have some value."""
+    idle = {keyword for keyword, others in NEEDS.items() if keyword in schema and not schema.keys() & {*others}}
+    if schema.get("minContains") == 0 and "maxContains" not in schema:
+        idle |= {"contains", "minContains"}
+    return {keyword: value for keyword, value in schema.items() if keyword not in idle}
 
 
 def _is_ignored(keyword: str, value: Any, path: SchemaPath) -> bool:
@@ -134,7 +159,7 @@ def _translate(schema: Any, root: Any, path: SchemaPath) -> Any:
                 raise SchemaError("a property name with the character U+007F cannot be enforced", at)
             translated[keyword] = {name: _translate(item, root, (*at, name)) for name, item in value.items()}
         elif keyword == "pattern":
-            translated[keyword] = f"^(?:{_translate_pattern(value, at)})$"
+            translated[keyword] = f"^(?:{_translate_pattern(known_pattern(value), at)})$"
         elif keyword in BOUNDS:
             translated[keyword] = _limit_bound(keyword, value, at)
         elif keyword in ("const", "enum"):
@@ -147,7 +172,8 @@ def _translate(schema: Any, root: Any, path: SchemaPath) -> Any:
     if "format" in translated:
         _translate_format(translated, (*path, "format"))
     if "oneOf" in translated:
-        one_of.check_branches(schema["oneOf"], root, (*path, "oneOf"))
+        at = (*path, "oneOf")
+        one_of.check_branches(get_at(root, at), root, at)  # a value of a closed object may be valid in an open one
         translated["allOf"] = [*translated.get("allOf", ()), {"anyOf": translated.pop("oneOf")}]
     return translated
 
@@ -161,7 +187,12 @@ def _translate_pattern(pattern: str, path: SchemaPath, *, exact: bool = False) -
 
 def _translate_format(schema: dict[str, Any], path: SchemaPath) -> None:
     name = schema["format"]
-    if name in PATTERN_FORMATS:
+    if name in UNRESTRICTED_FORMATS or ("pattern" in schema and name not in (*PATTERN_FORMATS, *NATIVE_FORMATS)):
+        del schema["format"]
+    elif name == "ipvanyaddress":
+        del schema["format"]
+        schema["allOf"] = [*schema.get("allOf", ()), {"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}]
+    elif name in PATTERN_FORMATS:
         del schema["format"]
         schema["allOf"] = [*schema.get("allOf", ()), {"pattern": f"^(?:{to_rust(PATTERN_FORMATS[name])})$"}]
     elif name not in NATIVE_FORMATS:

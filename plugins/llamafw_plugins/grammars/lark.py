@@ -34,7 +34,8 @@ def to_llguidance(source: str) -> str:
         except (JSONDecodeError, RecursionError):
             raise SchemaError("the schema after %json is not valid JSON or is nested too deeply", ()) from None
         try:
-            schema = {**json_schema.to_llguidance(schema), "x-guidance": json_schema.OPTIONS}
+            options = json_schema.options_of(schema)
+            schema = {**json_schema.to_llguidance(schema), "x-guidance": options}
         except SchemaError as error:  # the path is not one in the request, so only the message has it
             place = f" (at {'.'.join(error.path):.200} in the schema)" if error.path else ""
             raise SchemaError(f"{error}{place}", ()) from None

@@ -25,6 +25,8 @@ EXPECTED: Mapping[str, str] = {
     "multipleOf": "a number greater than 0",
     "pattern": "a string",
     "format": "a string",
+    "uniqueItems": "true or false",
+    "contentEncoding": "a string",
     "$ref": "a string",
     "$anchor": "a letter or underscore, followed by letters, digits, '-', '.' and '_'",
 }

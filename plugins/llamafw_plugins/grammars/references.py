@@ -25,17 +25,22 @@ def check_references(root: Any) -> None:
         A valid schema without annotations.
     """
     schemas = dict(subschemas(root))
-    anchors = find_anchors(root)
-    edges: Edges = {}
+    edges = find_edges(root)
     for path, schema in schemas.items():
+        if "$ref" in schema and edges[path][-1] not in schemas and not _is_false(root, edges[path][-1]):
+            message = f"the reference {schema['$ref']!r:.80} does not point to a subschema of this schema"
+            raise SchemaError(message, (*path, "$ref"))
+    _check_pattern_count(schemas, edges, sort_topologically(edges))
+
+
+def find_edges(root: Any) -> Edges:
+    """Return which subschemas apply to the same value as each one; the target of ``$ref`` comes last."""
+    anchors, edges = find_anchors(root), {}
+    for path, schema in subschemas(root):
         edges[path] = [(*path, keyword, str(i)) for keyword in IN_PLACE for i in range(len(schema.get(keyword, ())))]
         if "$ref" in schema:
-            target = target_path(schema["$ref"], anchors)
-            if target not in schemas and not _is_false(root, target):
-                message = f"the reference {schema['$ref']!r:.80} does not point to a subschema of this schema"
-                raise SchemaError(message, (*path, "$ref"))
-            edges[path].append(target)
-    _check_pattern_count(schemas, edges, _sort_topologically(edges))
+            edges[path].append(target_path(schema["$ref"], anchors))
+    return edges
 
 
 def find_anchors(root: Any) -> dict[str, SchemaPath]:
@@ -64,7 +69,7 @@ def _is_false(root: Any, path: SchemaPath) -> bool:
         return False
 
 
-def _sort_topologically(edges: Edges) -> list[SchemaPath]:
+def sort_topologically(edges: Edges) -> list[SchemaPath]:
     """Return all paths, each one after the paths that its edges lead to; SchemaError if there is a cycle."""
     done: dict[SchemaPath, None] = {}  # in order
     for start in edges:

@@ -1,9 +1,9 @@
-"""The tensor types of ggml: their numbers, sizes, and exact conversion to float32.
+"""The tensor types of ggml: their numbers in files, their sizes, exact conversion to float32, and rounding to them.
 
-Unquantised types are converted here. Blocks of quantised weights are converted by the `gguf` package, the reference,
-which is slow, is imported on first use, and runs while a model loads. Types that it cannot convert are listed too, so
-that a file with them can be opened and errors can name the type. For the layouts, see ``ggml-common.h`` of
-https://github.com/ggml-org/ggml.
+This module converts unquantised types, Q1_0 and Q2_0. The `gguf` package, the reference, converts the others; it is
+imported when it is first used, because that is slow. Types that nothing converts are listed too, so that errors can
+name them. The package also rounds weights to some types; `k_quants` rounds to the others. For the layouts, see
+``ggml-common.h`` of https://github.com/ggml-org/ggml.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _PLAIN = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "<i1", "I16": "<i2", "
 """Types that numpy can read. F64, I32 and I64 are rounded to the nearest float32."""
 
 _NUMBERS_PER_BYTE = {"Q1_0": 8, "Q2_0": 4}
-"""Types of ±scale, and of −1, 0, 1 or 2 times a scale."""
+"""Types whose weights are ± a scale, and −1, 0, 1 or 2 times a scale."""
 
-CHUNK = 2**17  # weights converted at once; the `gguf` package converts 16 rows, which is slow for short rows
+CHUNK = 2**17  # weights converted at once; the `gguf` package converts 16 rows, which is slow if they are short
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,85 @@ class GgmlType:
         return weights
 
 
+@dataclass(frozen=True, slots=True)
+class RoundingType(GgmlType):
+    """A tensor type of ggml that weights can be rounded to.
+
+    Implements `llamafw.Quantizer`.
+    """
+
+    def quantize(self, values: Floats, importance: Floats | None = None) -> Bytes:
+        """Return the weights as blocks of this type.
+
+        Without importance, types that the `gguf` package can round to get its result. For all others, scales are
+        searched for that minimise a weighted squared error.
+
+        Parameters
+        ----------
+        values : (n_rows, n_columns) float32
+            The weights, finite; rows are whole blocks.
+        importance : (n_columns,) float32, optional
+            How much errors in each column matter, in relation to the others. Float types, Q8_0, MXFP4, TQ1_0 and TQ2_0
+            do not depend on it: their scales follow from the largest weights.
+
+        Returns
+        -------
+        (n_rows, n_columns // block_size * type_size) uint8
+
+        Raises
+        ------
+        ModelError
+            The arrays do not have these shapes.
+        """
+        if values.ndim != 2 or values.shape[1] % self.block_size:
+            raise ModelError(f"weights of shape {values.shape} cannot be rounded to {self.name}")
+        if importance is not None and importance.shape != values.shape[1:]:
+            raise ModelError(f"importance of shape {importance.shape} does not fit weights of shape {values.shape}")
+        out = np.empty((len(values), values.shape[1] // self.block_size * self.type_size), np.uint8)
+        step = max(CHUNK // max(values.shape[1], 1), 1)
+        relative = None if importance is None else _relative(importance)
+        for i in range(0, len(values), step):
+            part = np.ascontiguousarray(values[i : i + step], np.float32)
+            out[i : i + step] = self._round(part, relative).reshape(len(part), -1)
+        return out
+
+    def _round(self, values: Floats, importance: Floats | None) -> Bytes:
+        if self.name in _SEARCHED or (importance is not None and self.name in _SEARCHED_WITH_IMPORTANCE):
+            from llamafw_plugins.quants import k_quants
+
+            blocks = values.reshape(-1, self.block_size)
+            # large weights matter more, because they are multiplied with large activations more often
+            with np.errstate(over="ignore"):
+                factors = np.sqrt(np.square(blocks) + np.square(blocks).mean(1, keepdims=True))
+            if importance is not None:
+                factors = (factors.reshape(values.shape) * importance).reshape(blocks.shape)
+            with np.errstate(over="ignore", invalid="ignore"):  # weights that are too large become infinite
+                rounded: Bytes = getattr(k_quants, self.name.lower())(blocks, factors)
+            return rounded
+
+        from gguf import GGMLQuantizationType
+        from gguf.quants import quantize
+
+        with np.errstate(over="ignore"):  # numbers that are too large become infinite
+            packed: Bytes = quantize(values, GGMLQuantizationType(self.type_id)).view(np.uint8)
+        return packed
+
+
+def _relative(importance: Floats) -> Floats:
+    """Return importance in relation to its mean; no column is without any, because its scale could be anything."""
+    mean = importance.mean(dtype=np.float64)
+    if mean <= 0:
+        return np.ones_like(importance)
+    relative: Floats = (importance / mean + 1e-6).astype(np.float32)
+    return relative
+
+
+_SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
+_SEARCHED_WITH_IMPORTANCE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1")
+_ROUNDED_BY_GGUF = (*_SEARCHED_WITH_IMPORTANCE, "F32", "F16", "BF16", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
+
 TYPES = tuple(
-    GgmlType(*row)
+    (RoundingType if row[0] in (*_SEARCHED, *_ROUNDED_BY_GGUF) else GgmlType)(*row)
     for row in (
         # name, number in GGUF files, weights per block, bytes per block
         ("F32", 0, 1, 4),

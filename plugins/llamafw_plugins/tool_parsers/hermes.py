@@ -6,12 +6,13 @@ Models whose chat template does not support tools are asked to use it too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from llamafw import ToolParser
-from llamafw_plugins.tool_parsers.delimited_calls import DelimitedCallParser, call_rule
+from llamafw import ToolContext, ToolParser
+from llamafw_plugins.tool_parsers.cursor import Waiting
+from llamafw_plugins.tool_parsers.inline import inline_tools, write_object
+from llamafw_plugins.tool_parsers.json_calls import JsonCallParser, object_rule, repeat
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
@@ -25,52 +26,43 @@ class Hermes:
     Implements `llamafw.ToolParserPlugin`.
     """
 
-    def matches(self, template: str) -> bool:
+    marks: tuple[str, ...] = (OPENING, CLOSING)
+    reads_all = False
+
+    def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""
-        return OPENING in template
+        return OPENING in (call or template)
 
-    def create(self) -> ToolParser:
+    def create(self, context: ToolContext) -> ToolParser:
         """Return a parser for one response."""
-        return DelimitedCallParser(OPENING, CLOSING)
+        return HermesParser(context, self.triggers(context))
 
-    def grammar(self, tools: Sequence[Tool], *, parallel: bool) -> str:
-        """Return a Lark grammar that allows one call of ``tools``, or several if ``parallel``, and nothing else."""
-        more = '("\\n" call)*' if parallel else ""
-        return f'start: call {more}\ncall: "{OPENING}\\n" {call_rule(tools)} "\\n{CLOSING}"\n'
+    def triggers(self, context: ToolContext) -> Sequence[str]:
+        """Return the strings that begin calls in a response."""
+        return (OPENING,)
+
+    def grammar(self, context: ToolContext) -> str:
+        """Return a Lark grammar that allows calls and nothing else."""
+        call = f'{context.mark(OPENING)} "\\n" {object_rule(context.tools)} "\\n" {context.mark(CLOSING)}'
+        return f"start: {repeat(context, 'call', chr(10))}\ncall: {call}\n"
 
     def inline(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
         """Return ``messages`` with tools, calls and results written as text, for templates without tool support."""
-        inlined = [_inline_message(message) for message in messages]
-        if tools:
-            text = instructions(tools)
-            if inlined and inlined[0]["role"] == "system":
-                inlined[0] = {**inlined[0], "content": f"{inlined[0]['content']}\n\n{text}"}
-            else:
-                inlined.insert(0, {"role": "system", "content": text})
-        return inlined
+        return inline_tools(messages, tools, self.write_call, self.write_call("function", {"parameter": "value"}))
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call; ``arguments`` is a text if the client sent arguments that are not JSON."""
+        return f"{OPENING}\n{write_object(name, arguments)}\n{CLOSING}"
 
 
-def instructions(tools: Sequence[Tool]) -> str:
-    """Return the part of the system message that describes the tools and the format of calls."""
-    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    return (
-        f"You can call these functions, described by JSON Schema, one per line:\n{functions}\n\n"
-        f"To call one, answer with its name and arguments as JSON between {OPENING} and {CLOSING}:\n"
-        f'{OPENING}\n{{"name": "function", "arguments": {{"parameter": "value"}}}}\n{CLOSING}'
-    )
+class HermesParser(JsonCallParser):
+    """Reads one response."""
 
+    openings: ClassVar[tuple[str, ...]] = (OPENING,)
 
-def _inline_message(message: Message) -> Message:
-    content = message.get("content") or ""
-    if message["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-
-    texts = [
-        f"{OPENING}\n{json.dumps({key: call['function'][key] for key in ('name', 'arguments')}, ensure_ascii=False)}\n"
-        f"{CLOSING}"
-        for call in calls
-    ]
-    return {"role": message["role"], "content": "\n".join([content, *texts] if content else texts)}
+    def read_calls(self) -> Waiting[None]:
+        """Read the calls between two delimiters."""
+        yield from self.cursor.expect(OPENING)
+        yield from self.cursor.skip()
+        yield from self.read_objects()
+        yield from self.cursor.close(CLOSING)

@@ -77,7 +77,7 @@ async def test_a_schema_constrains_the_output(tiny_model: Path, flag: str) -> No
     [
         (["--grammar", "root ::= ("], r"--grammar: the grammar is invalid: line 1: expected '\)'"),
         (["--grammar-file", "/no/such/file"], "--grammar-file: /no/such/file cannot be read"),
-        (["-j", '{"not": {}}'], "--json-schema: the keyword 'not' cannot be enforced"),
+        (["-j", '{"not": {"type": "null"}}'], "--json-schema: the keyword 'not' cannot be enforced"),
         (["-j", "{"], "--json-schema: "),
         (["-j", "{}", "--grammar", 'root ::= "a"'], "--grammar and --json-schema cannot be used together"),
     ],

@@ -32,7 +32,7 @@ def serve_parser() -> CommandParser:
         ("--PORT", "--port"),
         ("--slot-prompt", "--slot-prompt-similarity"),  # abbreviates only one flag
         ("--batch", "--batch-size"),
-        ("--temperature", "--temp"),  # one flag abbreviates it
+        ("--hosts", "--host"),  # one flag abbreviates it
         ("--host-name", "--host"),
         ("-pn", "-np"),
         ("-bu", "-ub"),
@@ -51,7 +51,7 @@ def test_mistyped_flags_are_suggested(typed: str, flag: str) -> None:
 @pytest.mark.parametrize(
     "typed",
     [
-        "--device",
+        "--gadget",
         "--foo",
         "--x",
         "-x",

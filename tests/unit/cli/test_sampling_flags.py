@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamafw import Settings, SettingsError
+from llamafw_plugins.samplers import DEFAULT_ORDER
 from support.flags import parse_settings
 
 
@@ -17,6 +18,12 @@ from support.flags import parse_settings
         (("--sampling-seq", "kfypmt"), ("penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature")),
         (("--sampling-seq", "ket"), ("top_k", "penalties", "temperature")),
         (("--sampling-seq", ""), ("penalties",)),
+        (
+            ("--samplers", "dry;top-n-sigma;xtc;adaptive-p;infill"),
+            ("dry", "top_n_sigma", "xtc", "adaptive_p", "infill"),
+        ),
+        (("--sampler-seq", "edskypmxt"), DEFAULT_ORDER[:4] + DEFAULT_ORDER[5:]),
+        (("--sampler-seq", "eai"), ("penalties", "adaptive_p", "infill")),
         ((), None),
     ],
 )
@@ -26,7 +33,7 @@ def test_samplers_are_chosen_by_names_or_letters(flags: tuple[str, ...], names: 
 
 @pytest.mark.inventory("C-074")
 def test_an_unknown_sampler_letter_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--sampling-seq: 'z' is not one of k, f, y, p, m, t, e"):
+    with pytest.raises(SettingsError, match="--sampling-seq: 'z' is not one of e, d, s, k, f, y, p, m, x, t, a, i"):
         parse_settings("--sampling-seq", "kz").sampler_names()
 
 
@@ -51,6 +58,20 @@ def test_a_wrong_logit_bias_is_refused(text: str) -> None:
         pytest.param(("--mirostat-lr", "0.3"), "mirostat_eta", 0.3, marks=pytest.mark.inventory("C-090")),
         pytest.param(("--mirostat-ent", "4"), "mirostat_tau", 4, marks=pytest.mark.inventory("C-091")),
         pytest.param(("--seed", "5"), "seed", 5, marks=pytest.mark.inventory("C-073")),
+        pytest.param(("--top-nsigma", "1.5"), "top_n_sigma", 1.5, marks=pytest.mark.inventory("M-03")),
+        pytest.param(("--dry-multiplier", "0.8"), "dry_multiplier", 0.8, marks=pytest.mark.inventory("M-01")),
+        (("--dry-base", "2"), "dry_base", 2),
+        (("--dry-allowed-length", "3"), "dry_allowed_length", 3),
+        (("--dry-penalty-last-n", "-1"), "dry_penalty_last_n", -1),
+        (("--dry-sequence-breaker", r"\n", "--dry-sequence-breaker", "a"), "dry_sequence_breakers", ["\n", "a"]),
+        (("--dry-sequence-breaker", r"\n", "--no-escape"), "dry_sequence_breakers", [r"\n"]),
+        (("--dry-sequence-breaker", "none"), "dry_sequence_breakers", []),
+        pytest.param(("--xtc-probability", "0.5"), "xtc_probability", 0.5, marks=pytest.mark.inventory("M-02")),
+        (("--xtc-threshold", "0.2"), "xtc_threshold", 0.2),
+        pytest.param(("--adaptive-target", "0.4"), "adaptive_target", 0.4, marks=pytest.mark.inventory("M-04")),
+        (("--adaptive-decay", "0.5"), "adaptive_decay", 0.5),
+        (("--no-cache-prompt",), "cache_prompt", False),
+        (("-r", r"\t", "--reverse-prompt", "END"), "stop", ["\t", "END"]),
         pytest.param(("--ignore-eos",), "ignore_eos", True, marks=pytest.mark.inventory("C-075")),
         pytest.param(("--penalize-nl",), "penalize_nl", True, marks=pytest.mark.inventory("C-076")),
         pytest.param(("--temp", "0.1"), "temperature", 0.1, marks=pytest.mark.inventory("C-077")),

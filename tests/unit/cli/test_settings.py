@@ -65,9 +65,37 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
 
 
 @pytest.mark.inventory("C-108")
-def test_an_api_key_in_the_environment_may_contain_commas() -> None:
-    assert parse_settings(LLAMA_API_KEY="a,b").api_key == ("a,b",)
-    assert parse_settings("--api-key", "a,b", "--api-key", "c").api_key == ("a,b", "c")
+def test_lists_of_keys_origins_and_names_are_separated_by_commas() -> None:
+    assert parse_settings(LLAMA_API_KEY="a, b").api_key == ("a", "b")
+    assert parse_settings("--api-key", "a,b", "--api-key", "c").api_key == ("a", "b", "c")
+    assert parse_settings("--cors-origins", "https://a,https://b").cors_origins == ("https://a", "https://b")
+    assert parse_settings("-a", "one,two").alias == ("one", "two")
+    assert parse_settings("--tags", "x, y").tags == ("x", "y")
+
+
+@pytest.mark.inventory("T-14")
+def test_vertex_ai_sets_the_port() -> None:
+    vertex = {"AIP_MODE": "PREDICTION", "LLAMA_ARG_PORT": "1"}
+    assert parse_settings(**vertex, AIP_HTTP_PORT="7080").port == 7080
+    assert parse_settings(**vertex).port == 8080
+    assert parse_settings("--port", "2", **vertex, AIP_HTTP_PORT="7080").port == 2
+    assert parse_settings(LLAMA_ARG_PORT="1", AIP_HTTP_PORT="7080").port == 1
+    with pytest.raises(SettingsError, match="AIP_HTTP_PORT: 99999 is out of range"):
+        parse_settings(**vertex, AIP_HTTP_PORT="99999")
+
+
+@pytest.mark.inventory("O-06")
+@pytest.mark.parametrize(
+    ("text", "prefix"), [("/llm", "/llm"), ("llm/v1/", "/llm/v1"), ("/", ""), ("", ""), ("/a.b-c_d~e", "/a.b-c_d~e")]
+)
+def test_a_prefix_is_a_path(text: str, prefix: str) -> None:
+    assert parse_settings("--api-prefix", text).api_prefix == prefix
+
+
+@pytest.mark.parametrize("text", ["/a?b", "/a b", "/a//b", "/ä", "/{a}", "/a%20", "#"])
+def test_prefixes_that_are_not_paths_are_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--api-prefix: .* is not a path such as /llm"):
+        parse_settings("--api-prefix", text)
 
 
 def test_long_flags_take_equals_signs_and_underscores() -> None:
@@ -81,8 +109,8 @@ def test_long_flags_take_equals_signs_and_underscores() -> None:
         (["--port"], "serve: --port needs a value"),
         (["--port", "x"], "--port: 'x' is not a whole number"),
         (["--port", "70000"], "--port: 70000 is out of range (from 0 to 65535)"),
-        (["-np", "0"], "--parallel: 0 is out of range (from 1 to 1024)"),
-        (["--temp", "nan"], "--temp: nan is out of range (from -1000 to 1000)"),
+        (["-np", "0"], "--parallel: 0 is not a number of slots; -1 stands for the default"),
+        (["--temp", "nan"], "--temperature: nan is out of range (from -1000 to 1000)"),
         (["-ctk", "q6"], "--cache-type-k: 'q6' is not one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1"),
         (["word"], "serve: unexpected argument word; use -m FILE or -hf USER/REPO to name a model"),
         (["-fq"], "serve: unknown flag -fq; `llamafw serve --help` lists the flags"),  # not read as -f q
@@ -144,9 +172,14 @@ def test_another_word_for_a_switch_is_refused() -> None:
     [
         (Settings(), logging.INFO),
         (Settings(verbose=True), logging.DEBUG),
-        (Settings(verbosity=1), logging.DEBUG),
+        (Settings(verbosity=0), logging.CRITICAL + 1),
+        (Settings(verbosity=1), logging.ERROR),
+        (Settings(verbosity=2), logging.WARNING),
+        (Settings(verbosity=3), logging.INFO),
+        (Settings(verbosity=4), logging.DEBUG),
+        (Settings(verbosity=5), logging.DEBUG),
         (Settings(verbosity=99), logging.DEBUG),
-        (Settings(verbosity=-1), logging.WARNING),
+        (Settings(verbosity=-1), logging.CRITICAL + 1),
         (Settings(verbosity=-1, verbose=True), logging.DEBUG),
     ],
 )

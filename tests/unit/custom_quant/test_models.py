@@ -134,7 +134,7 @@ def test_each_key_is_needed(key: str, folded: Callable[..., Model]) -> None:
         ({"hadamard.transform": "walsh"}, "transform is 'walsh'; it must be normalized-sylvester-walsh-hadamard"),
         ({"hadamard.axis": "output"}, "axis is 'output'; it must be input-last-dimension"),
         ({"hadamard.sign_mode": "random"}, "sign_mode is 'random'; it must be identity or explicit"),
-        ({"hadamard.sign_mode": "identity"}, "sign_widths is there, but sign_mode is identity"),
+        ({"hadamard.sign_mode": "identity"}, "sign_widths is present, but sign_mode is identity"),
         ({"hadamard.sign_widths": None}, "sign_widths is missing or not an array of whole numbers"),
         ({"hadamard.sign_values": None}, "sign_values is missing or not an array of whole numbers"),
         ({"hadamard.sign_widths": [64, 96, 64]}, "sign_widths is .*; it must have different multiples of 32"),

@@ -22,6 +22,7 @@ import pytest_asyncio
 
 from llamafw import ChatContext, Floats, GrammarSource, LoadedModel, Settings, Tensor
 from llamafw.engine import BatchingEngine, EngineOptions
+from llamafw.engine.chat_probe import probe_chat
 from llamafw.engine.rank_head import RankHead
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
@@ -94,6 +95,7 @@ def opened(plugins: Plugins) -> Open:
         rank_head: RankHead | None = None,
         metadata: Mapping[str, Any] | None = None,
         name: str = "toy",
+        tool_parser: str = "hermes",
         **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
@@ -120,8 +122,18 @@ def opened(plugins: Plugins) -> Open:
                 finished=partial(plugins.notify, "request_finished"),
                 grammars=plugins.registry("grammar"),
             )
-            parser = plugins.registry("tool_parser")["hermes"]
-            return LoadedModel(name, model, graph, tokenizer, chat, engine, parser, grammar)
+            parser = plugins.registry("tool_parser")[tool_parser]
+            return LoadedModel(
+                name,
+                model,
+                graph,
+                tokenizer,
+                chat,
+                engine,
+                parser,
+                grammar,
+                chat_capabilities=probe_chat(chat, tokenizer),
+            )
 
         chosen = Settings(**{"validate_responses": True, "context_shift": False} | settings)
         asgi, app, loading = build_app(chosen, plugins, load)
@@ -185,6 +197,9 @@ def refused(client: httpx.AsyncClient) -> Post:
 
 
 def read_events(text: str) -> list[Any]:
-    """Return the parsed data of each event; ``[DONE]`` stays text."""
-    lines = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    """Return the parsed data of each event; ``[DONE]`` stays text.
+
+    Comments, which a slow machine sends, are left out.
+    """
+    lines = [event.removeprefix("data: ") for event in text.split("\n\n") if event and event != ":"]
     return [data if data == "[DONE]" else json.loads(data) for data in lines]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from llamafw import ChatContext
-from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
-from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start
+from llamafw import Settings
+from llamafw_plugins.endpoints.template import chat_tokens, count_answer_start, render
+from support.chats import loaded_model
 from support.toy_model import BOS, ToyTokenizer
 from support.toy_snapshots import RecurrentToyBackend
-from unit.endpoints.conftest import Open, Post
+from unit.endpoints.conftest import Open, Post, read_events
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PATH = "/v1/chat/completions"
@@ -38,6 +37,7 @@ async def test_response_has_openais_shape(post: Post, path: str) -> None:
         "completion_tokens": 3,
         "total_tokens": 10,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert response["timings"]["predicted_n"] == 3
     assert response["truncated"] is False
@@ -69,7 +69,7 @@ async def test_stream_has_openais_chunks(events: Post) -> None:
 
     assert done == "[DONE]"
     assert [chunk["choices"][0]["delta"] for chunk in raw_chunks] == [
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": None},
         {"content": "a"},
         {"content": "b"},
         {},
@@ -144,7 +144,7 @@ async def test_n_probs_reports_openais_logprobs(post: Post) -> None:
         ({"messages": [{"role": "", "content": "x"}]}, "messages.0.role"),
         ({"messages": [*HI, {"role": "user"}]}, "messages.1.content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
-        ({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}, "messages.0.content"),
+        ({"messages": [{"role": "system", "content": None, "tool_calls": []}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
@@ -221,9 +221,14 @@ async def test_template_gets_its_variables(post: Post) -> None:
 async def test_verbose_adds_the_native_response(opened: Open, flags: dict[str, Any], shown: bool) -> None:
     async with opened(**flags) as client:
         response = (await client.post(PATH, json={"messages": HI, "max_tokens": 2, **GREEDY})).json()
+        text = (await client.post(PATH, json={"messages": HI, "max_tokens": 2, "stream": True, **GREEDY})).text
     native = response.get("__verbose")
     assert (native is not None) is shown
+    *chunks, last, _ = read_events(text)
+    assert not any("__verbose" in chunk for chunk in chunks)
+    assert ("__verbose" in last) is shown
     if native is not None:
+        assert last["__verbose"]["prompt"] == "u:hi;a:"
         assert (native["prompt"], native["content"], native["stop_type"]) == ("u:hi;a:", "ab", "limit")
 
 
@@ -293,15 +298,22 @@ THINKING_TEMPLATE = (
         (THINKING_TEMPLATE, {"add_generation_prompt": False}, None),
         ("{{ messages[-1].content }}", {}, 0),  # nothing introduces the answer
         ("{{ messages[-1].content }}{{ add_generation_prompt }}", {}, None),
-        ("{% if not messages[1] %}{{ raise_exception('too short') }}{% endif %}{{ messages[-1].content }}", {}, None),
+        (
+            "{% if not messages[1] %}{{ raise_exception('too short') }}{% endif %}"
+            "{% for message in messages %}{{ message.content }}{% endfor %}",
+            {},
+            None,
+        ),
         (THINKING_TEMPLATE + "{% if messages|length > 1 %}!{% endif %}", {}, None),  # depends on the conversation
     ],
 )
 async def test_start_of_the_answer_is_counted(template: str, body: dict[str, Any], n: int | None) -> None:
-    chat = JinjaChatFormat(template, ChatContext())
-    loaded: Any = SimpleNamespace(chat=chat, tokenizer=ToyTokenizer(), tool_parser=None)
+    loaded = loaded_model(template)
     body = {"messages": [*HI, {"role": "assistant", "content": "hello"}, *HI], **body}
-    assert count_answer_start(body, loaded, chat_tokens(body, loaded, None)) == n
+    if not loaded.chat_capabilities.turns:
+        body["messages"] = HI
+    prompt = render(body, loaded, Settings(), None)
+    assert count_answer_start(prompt, loaded, chat_tokens(prompt, loaded)) == n
 
 
 async def test_ten_turns_of_a_hybrid_model_evaluate_almost_nothing_again(opened: Open) -> None:

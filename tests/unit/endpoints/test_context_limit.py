@@ -60,6 +60,9 @@ async def test_prompt_that_does_not_fit_is_400(
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (n, N_CTX)
     can_truncate = "embedding" not in path and "rerank" not in path and not (body.get("echo") and "logprobs" in body)
     assert error["message"].endswith("; truncate_prompt: true shortens it") is can_truncate
+    if "embedding" in path:
+        size = f"it has {n} tokens, but the context of a slot has only {N_CTX}"
+        assert error["message"] == f"the input is too large to embed: {size}"
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,10 @@ async def test_response_has_openais_shape(opened: Open) -> None:
         (NATIVE, {"content": [9999]}, "content.0"),
         (NATIVE, {"content": "a", "image_data": [{"data": "", "id": 1}]}, "image_data"),
         (NATIVE, {"content": "a", "embd_normalize": -2}, "embd_normalize"),
+        (NATIVE, {"content": {"prompt_string": "a", "multimodal_data": ["aGk="]}}, "content.multimodal_data"),
+        (OPENAI, {"input": ["a", {"prompt_string": "a", "multimodal_data": ["aGk="]}]}, "input.1.multimodal_data"),
+        (OPENAI, {"input": {"prompt_string": ""}}, "input"),
+        (OPENAI, {"input": [1, [2]]}, "input.1"),
         (OPENAI, {}, "input"),
         (OPENAI, {"input": "a", "dimensions": 3}, "dimensions"),
         (OPENAI, {"input": "a", "image_data": [{"data": "", "id": 1}]}, "image_data"),
@@ -116,6 +120,41 @@ async def test_invalid_requests_are_400(opened: Open, path: str, body: dict[str,
         response = await client.post(path, json=body)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param), error
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (["", "a"], "input.0 must have at least 1 character"),
+        (["a", ""], "input.1 must have at least 1 character"),
+        (["a"] * 2049, "input must have at most 2048 elements"),
+        ([1] * 131073, "input must have at most 131072 elements"),
+        ([1, -1], "input.1 must be at least 0"),
+        ([], "input must have at least 1 element"),
+        ([None], "input.0 must be an integer, a string, an array or an object"),
+    ],
+)
+async def test_the_reason_of_a_refusal_is_the_real_one(opened: Open, value: Any, message: str) -> None:
+    async with opened() as client:
+        error = (await client.post(OPENAI, json={"input": value})).json()["error"]
+    assert (error["code"], error["message"]) == (400, message)
+
+
+@pytest.mark.inventory("Q-11", "T-15")
+@pytest.mark.parametrize(
+    ("value", "same_as"),
+    [
+        ({"prompt_string": "abc", "multimodal_data": []}, ["abc"]),
+        ({"prompt_string": ["a", 98, "c"]}, ["abc"]),
+        ([97, "bc"], ["abc"]),
+        (["a", {"prompt_string": "bc"}, [97, 98], ["a", 99]], ["a", "bc", "ab", "ac"]),
+    ],
+)
+async def test_texts_have_the_forms_of_prompts(opened: Open, value: Any, same_as: list[str]) -> None:
+    found = await embed(opened, OPENAI, {"input": value}, pooling="mean")
+    expected = await embed(opened, OPENAI, {"input": same_as}, pooling="mean")
+    assert found["data"] == expected["data"]
+    assert found["usage"] == expected["usage"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from llamafw import EngineStats
+from llamafw import CachePages, EngineStats
 from llamafw.plugins import Plugins
 from llamafw_plugins.endpoints.metrics import counters, gauges
 from unit.endpoints.conftest import Open
@@ -62,7 +62,7 @@ async def test_series_have_their_types_and_values(opened: Open) -> None:
     assert (value("prompt_tokens"), value("tokens_predicted"), value("n_decode")) == (4, 8, 8)
     assert (value("kv_cache_tokens"), value("kv_cache_usage_ratio")) == (6, 6 / 128)
     assert value("n_busy_slots_per_decode") == 1
-    assert value("predicted_tokens_seconds") > 0
+    assert value("predicted_tokens_seconds") == pytest.approx(6 / value("tokens_predicted_seconds"))
 
 
 @pytest.mark.inventory("O-03")
@@ -90,3 +90,11 @@ def test_gauges_are_averages() -> None:
     assert values["llamacpp:prompt_tokens_seconds"] == 5
     assert values["llamacpp:n_busy_slots_per_decode"] == 1.5
     assert values["llamacpp:kv_cache_usage_ratio"] == 0.25
+
+
+def test_pages_are_reported_if_slots_share_memory() -> None:
+    pages = CachePages(n_positions=64, n_used=5, n_shared=2, n_touched=7, n_total=100)
+    values = {name: value for name, _, value in gauges(EngineStats(cache_pages=pages))}
+    names = ("", "_used", "_shared", "_touched")
+    assert [values[f"llamafw_kv_pages{name}"] for name in names] == [100, 5, 2, 7]
+    assert not any("pages" in name for name, _, _ in gauges(EngineStats()))

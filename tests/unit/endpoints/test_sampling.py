@@ -41,6 +41,13 @@ NEUTRAL: dict[str, Any] = {
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "penalize_nl": False,
+    "dry_multiplier": 0,
+    "dry_allowed_length": 2,
+    "dry_sequence_breakers": ["\n"],
+    "top_n_sigma": -1,
+    "xtc_probability": 0,
+    "xtc_threshold": 0.1,
+    "adaptive_target": -1,
     "mirostat": 0,
     "mirostat_tau": 5,
     "mirostat_eta": 0.1,
@@ -87,6 +94,16 @@ def penalised(
             logits[token] = logits[token] / repeat if logits[token] > 0 else logits[token] * repeat
             logits[token] -= presence + frequency * window.count(token)
     return softmax(logits)
+
+
+def near(target: float) -> Row:
+    """Return what adaptive-p makes of the probabilities before the first token."""
+    distance = np.abs(P - target) / 0.3
+    return softmax(5 - 10 * distance**2 / (1 + distance))
+
+
+def without_top_choices(threshold: float) -> Row:
+    return only(ORDER[int((threshold <= P).sum()) - 1 :])
 
 
 def dynamic(spread: float, exponent: float) -> Row:
@@ -194,6 +211,33 @@ CASES = [
         lambda: penalised(frequency=0.7),
         ("E-028", "C-086", "S-03"),
     ),
+    SamplingCase(
+        "top_n_sigma",
+        0.3,
+        "--top-nsigma 0.3",
+        ("top_n_sigma",),
+        lambda: only(np.flatnonzero(LOGITS.max() - 0.3 * LOGITS.std() <= LOGITS)),
+        ("M-03",),
+    ),
+    SamplingCase(
+        "xtc_probability",
+        1,
+        "--xtc-probability 1",
+        ("xtc",),
+        lambda: without_top_choices(0.01),
+        ("M-02",),
+        (("xtc_threshold", 0.01),),
+    ),
+    SamplingCase(
+        "xtc_threshold",
+        0.02,
+        "--xtc-threshold 0.02",
+        ("xtc",),
+        lambda: without_top_choices(0.02),
+        ("M-02",),
+        (("xtc_probability", 1),),
+    ),
+    SamplingCase("adaptive_target", 0.1, "--adaptive-target 0.1", ("adaptive_p",), lambda: near(0.1), ("M-04",)),
     SamplingCase(
         "mirostat",
         2,
@@ -445,3 +489,109 @@ async def test_stop_string_has_no_probabilities(plain: httpx.AsyncClient) -> Non
     cut = (await plain.post("/completion", json=body | {"stop": [word]})).json()
     n = whole["content"].index(word)
     assert [row["id"] for row in cut["completion_probabilities"]] == cut["tokens"] == whole["tokens"][:n]
+
+
+@pytest.mark.inventory("M-01")
+async def test_dry_penalises_repeated_passages(plain: httpx.AsyncClient, opened: Open) -> None:
+    """The last tokens ``a b`` occurred before ``c``."""
+    body = NEUTRAL | {"samplers": ["dry"], "prompt": "abcxab"}
+    logits = LOGITS.copy()
+    logits[ord("c")] -= 2.0
+    ((_, p),) = await sample(plain, **body | {"dry_multiplier": 2})
+    np.testing.assert_allclose(p, softmax(logits), rtol=1e-4, atol=1e-9)
+
+    del body["dry_multiplier"]
+    async with opened(scores=scores, **changed_settings("--dry-multiplier 2")) as client:
+        ((_, p),) = await sample(client, **body)
+        np.testing.assert_allclose(p, softmax(logits), rtol=1e-4, atol=1e-9)
+        ((_, p),) = await sample(client, **body | {"dry_sequence_breakers": ["x", "b"]})
+        np.testing.assert_allclose(p, P, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.inventory("M-06", "E-043")
+async def test_default_samplers_have_the_order_of_llama_server(plain: httpx.AsyncClient) -> None:
+    names = "penalties dry top_n_sigma top_k tfs_z typ_p top_p min_p xtc temperature".split()
+    fields = {"dry_multiplier": 0.8, "top_n_sigma": 1.5, "xtc_probability": 0.5, "prompt": "a b a b", "n_predict": 9}
+    answers = [(await plain.post("/completion", json=fields | {"seed": 7})).json() for _ in "ab"]
+    assert answers[0]["generation_settings"]["samplers"] == names
+    assert answers[0]["content"] == answers[1]["content"]  # the seed also determines what the samplers draw
+    answer = (await plain.post("/completion", json=fields | {"adaptive_target": 0.5})).json()
+    assert answer["generation_settings"]["samplers"] == [*names, "adaptive_p"]
+
+
+@pytest.mark.inventory("E-043", "Q-18")
+@pytest.mark.parametrize(
+    ("samplers", "names"),
+    [
+        ("kfypmt", ["penalties", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "temperature"]),
+        ("edskypmxt", "penalties dry top_n_sigma top_k typ_p top_p min_p xtc temperature".split()),
+        ("aet", ["penalties", "temperature", "adaptive_p"]),
+        ("", ["penalties"]),
+        (["top-k", "typical", "temp", "nucleus"], ["top_k", "typ_p", "temperature", "top_p"]),
+        (
+            [
+                "dry",
+                "top_k",
+                "tfs_z",
+                "typical_p",
+                "top_n_sigma",
+                "min_p",
+                "adaptive_p",
+                "xtc",
+                "temperature",
+                "infill",
+            ],
+            [
+                "dry",
+                "top_k",
+                "tfs_z",
+                "typical_p",
+                "top_n_sigma",
+                "min_p",
+                "xtc",
+                "temperature",
+                "infill",
+                "adaptive_p",
+            ],
+        ),
+    ],
+)
+async def test_samplers_may_be_letters_or_other_names(
+    plain: httpx.AsyncClient, samplers: str | list[str], names: list[str]
+) -> None:
+    response = await plain.post("/completion", json={"prompt": "x", "n_predict": 1, "samplers": samplers})
+    assert response.status_code == 200, response.text
+    assert response.json()["generation_settings"]["samplers"] == names
+
+
+@pytest.mark.inventory("E-043")
+@pytest.mark.parametrize(
+    ("samplers", "param", "text"),
+    [
+        ("kz", "samplers", "samplers"),
+        (["top_k", "top_q"], "samplers.1", "top_"),
+        (7, "samplers", "samplers must be"),
+    ],
+)
+async def test_unknown_samplers_are_400(plain: httpx.AsyncClient, samplers: Any, param: str, text: str) -> None:
+    response = await plain.post("/completion", json={"prompt": "x", "samplers": samplers})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert text in response.json()["error"]["message"]
+
+
+@pytest.mark.inventory("M-06")
+async def test_neutral_values_change_nothing(plain: httpx.AsyncClient) -> None:
+    every = ["penalties", *"dry top_n_sigma top_k tfs_z typ_p top_p min_p xtc temperature adaptive_p".split()]
+    ((_, p),) = await sample(plain, **NEUTRAL | {"samplers": every})
+    np.testing.assert_allclose(p, P, rtol=1e-4, atol=1e-9)
+
+
+async def test_reverse_prompt_is_the_default_of_stop(opened: Open) -> None:
+    likeliest = chr(ORDER[0])
+    async with opened(scores=scores, reverse_prompt=("word", likeliest)) as client:
+        body = {"prompt": "x", "n_predict": 5, "temperature": 0}
+        answer = (await client.post("/completion", json=body)).json()
+        assert (answer["stop_type"], answer["stopping_word"], answer["content"]) == ("word", likeliest, "")
+        answer = (await client.post("/completion", json=body | {"stop": []})).json()
+        assert (answer["stop_type"], answer["content"]) == ("limit", likeliest * 5)

@@ -10,12 +10,21 @@ import pytest
 from openai.types import Model
 
 from llamafw import Call, Unavailable
-from llamafw_plugins.endpoints.server import ServerEndpoints
+from llamafw_plugins.endpoints.server import ServerEndpoints, ftype_name
 from unit.endpoints.conftest import Open
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-MODEL_META = {"vocab_type": 2, "n_vocab": 264, "n_ctx_train": 64, "n_embd": 8, "n_params": 12, "size": 48}
+MODEL_META = {
+    "vocab_type": 2,
+    "n_vocab": 264,
+    "n_ctx": 64,
+    "n_ctx_train": 64,
+    "n_embd": 8,
+    "n_params": 12,
+    "size": 48,
+    "ftype": "",
+}
 
 
 @pytest.mark.inventory("E-001", "R-10", "T-13")
@@ -65,11 +74,39 @@ async def test_model_id_may_contain_a_slash(opened: Open, path: str) -> None:
         assert (await client.get(path)).json()["id"] == "org/toy"
 
 
-@pytest.mark.inventory("E-170", "R-11")
+@pytest.mark.inventory("O-08")
+async def test_models_have_aliases_and_tags(opened: Open) -> None:
+    async with opened(alias=("toy", "two", "three"), tags=("small", "fast")) as client:
+        response = (await client.get("/v1/models")).json()
+        (model,) = response["data"]
+        assert (model["id"], model["aliases"], model["tags"]) == ("toy", ["two", "three"], ["small", "fast"])
+        for name in ("toy", "two", "three"):
+            assert (await client.get(f"/v1/models/{name}")).json()["id"] == "toy"
+        assert (await client.get("/v1/models/four")).status_code == 404
+    (listed,) = response["models"]
+    assert (listed["name"], listed["capabilities"], listed["details"]["format"]) == ("toy", ["completion"], "gguf")
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(2, "Q4_0"), (15, "Q4_K_M"), (1, "F16"), (0, "F32"), (9999, ""), (None, ""), ("x", "")]
+)
+async def test_file_types_have_names(number: Any, name: str) -> None:
+    loaded: Any = SimpleNamespace(model=SimpleNamespace(metadata={"general.file_type": number}))
+    assert ftype_name(loaded) == name
+
+
+@pytest.mark.inventory("E-170", "R-11", "O-02")
 async def test_props_describe_the_server(client: httpx.AsyncClient) -> None:
     props = (await client.get("/props")).json()
     assert (props["total_slots"], props["model_alias"], props["bos_token"], props["eos_token"]) == (2, "toy", "", "")
     assert "message.role[0]" in props["chat_template"]
+    assert props["model_path"]
+    assert (props["endpoint_slots"], props["endpoint_props"], props["ui"], props["is_sleeping"]) == (
+        True,
+        False,
+        True,
+        False,
+    )
     settings = props["default_generation_settings"]
     assert (settings["n_ctx"], settings["temperature"], settings["params"]["temperature"]) == (64, 0.8, 0.8)
 
@@ -79,8 +116,8 @@ async def test_openapi_has_sampler_fields(client: httpx.AsyncClient) -> None:
     assert response.headers["content-type"] == "application/json"
     document = response.json()
     properties = document["components"]["schemas"]["ChatCompletionRequest"]["properties"]
-    assert {"temperature", "top_k", "repeat_penalty", "n_predict", "messages"} <= set(properties)
-    assert "top_p" in properties["samplers"]["items"]["enum"]
+    assert {"temperature", "top_k", "top_p", "repeat_penalty", "n_predict", "messages"} <= set(properties)
+    assert {"dry_multiplier", "xtc_probability", "adaptive_target"} <= set(properties)
 
 
 @pytest.mark.inventory("H-05", "H-07", "R-02", "R-10", "D-08", "F-13")

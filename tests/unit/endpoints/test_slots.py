@@ -22,11 +22,23 @@ COMPLETE = {"prompt": "abc", "n_predict": 3, "temperature": 0, "id_slot": 1}
 
 
 @pytest.mark.inventory("E-190", "E-192", "D-09", "D-10", "C-116", "C-118", "R-13", "B-12")
-async def test_slots_need_a_flag(opened: Open) -> None:
-    async with opened() as client:
+async def test_slots_can_be_disabled(opened: Open) -> None:
+    async with opened(slots=False) as client:
         error = (await client.get("/slots")).json()["error"]
-    message = "This server does not support slots endpoint. Start it with `--slots`"
+    message = "This server does not support slots endpoint. Start it without `--no-slots`"
     assert (error["code"], error["message"]) == (501, message)
+
+
+@pytest.mark.inventory("O-01")
+async def test_slots_hide_what_clients_wrote_without_the_flag(opened: Open) -> None:
+    body = {**COMPLETE, "stop": ["secret stop", "c"], "grammar": 'root ::= "secret"*', "logit_bias": [[97, -1]]}
+    async with opened() as client:
+        await client.post("/completion", json=body)
+        response = await client.get("/slots")
+    assert "secret" not in response.text
+    slot = response.json()[1]
+    assert not {"prompt", "stop", "grammar", "logit_bias"} & {*slot, *slot["params"], *slot["next_token"][0]}
+    assert (slot["params"]["temperature"], slot["speculative"], slot["n_prompt_tokens"]) == (0, False, 3)
 
 
 @pytest.mark.inventory("E-190", "E-192", "D-09", "D-10", "C-116", "C-118", "R-13", "B-12")
@@ -39,15 +51,18 @@ async def test_slots_show_their_last_request(opened: Open) -> None:
 
     assert (second["id_task"], second["is_processing"], second["prompt"], second["seed"]) == (0, False, "abc", 7)
     assert (second["n_prompt_tokens"], second["n_prompt_tokens_processed"], second["n_past"]) == (3, 3, 5)
-    assert second["next_token"] == {
-        "has_next_token": False,
-        "n_remain": 0,
-        "n_decoded": 3,
-        "stopped_eos": False,
-        "stopped_word": False,
-        "stopped_limit": True,
-        "stopping_word": "",
-    }
+    assert second["next_token"] == [
+        {
+            "has_next_token": False,
+            "n_remain": 0,
+            "n_decoded": 3,
+            "stopped_eos": False,
+            "stopped_word": False,
+            "stopped_limit": True,
+            "stopping_word": "",
+        }
+    ]
+    assert second["params"]["seed"] == 7
     assert {"temperature", "top_k", "samplers", "n_ctx"} <= set(second)
 
 
@@ -85,6 +100,8 @@ async def test_slot_is_saved_erased_and_restored(opened: Open, tmp_path: Path) -
         assert saved["n_written"] == (tmp_path / "a b.bin").stat().st_size
         assert saved["timings"]["save_ms"] >= 0
         assert (await client.post("/slots/1?action=erase")).json() == {"id_slot": 1, "n_erased": 5}
+        erased = (await client.get("/slots")).json()[1]
+        assert (erased["n_prompt_tokens"], erased["n_past"], erased["is_processing"]) == (0, 0, False)
         restored = (await client.post("/slots/0?action=restore", json={"filename": "a b.bin"})).json()
         assert (restored["n_restored"], restored["n_read"]) == (5, saved["n_written"])
         again = (await client.post("/completion", json={**COMPLETE, "id_slot": 0})).json()
@@ -135,12 +152,15 @@ async def test_name_of_a_folder_is_400(opened: Open, tmp_path: Path) -> None:
     assert file_names(tmp_path) == ["inner"]
 
 
-def test_startup_fails_without_the_folder_of_slots(tmp_path: Path, plugins: Any) -> None:
+def test_startup_fails_if_the_folder_of_slots_cannot_be_created(tmp_path: Path, plugins: Any) -> None:
     def load() -> LoadedModel:
         raise AssertionError("start-up fails before the model is loaded")
 
-    with pytest.raises(SettingsError, match="--slot-save-path: the folder .*/no does not exist"):
-        build_app(Settings(slot_save_path=str(tmp_path / "no")), plugins, load)
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"--slot-save-path: .*/file/no cannot be created"):
+        build_app(Settings(slot_save_path=str(tmp_path / "file" / "no")), plugins, load)
+    build_app(Settings(slot_save_path=str(tmp_path / "new" / "folder")), plugins, load)
+    assert (tmp_path / "new" / "folder").is_dir()
 
 
 @pytest.mark.inventory("E-211")

@@ -39,6 +39,8 @@ SCHEMA_REQUESTS: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}),
     (CHAT, {"response_format": {"type": "json_schema", "schema": SCHEMA}}),
     (CHAT, {"response_format": {"type": "json_object", "schema": SCHEMA}}),
+    (TEXT, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}),
+    (TEXT, {"response_format": {"type": "json_object", "schema": SCHEMA}}),
 ]
 
 
@@ -85,12 +87,12 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
     [
         (NATIVE, {"grammar": "root ::= ("}, "grammar"),
         (NATIVE, {"grammar": 5}, "grammar"),
-        (NATIVE, {"json_schema": {"properties": {"a": {"not": {}}}}}, "json_schema.properties.a.not"),
+        (NATIVE, {"json_schema": {"properties": {"a": {"not": {"type": "null"}}}}}, "json_schema.properties.a.not"),
         (NATIVE, {"json_schema": "x"}, "json_schema"),
         (NATIVE, {"grammar": 'root ::= "a"', "json_schema": {}}, "json_schema"),
         (
             CHAT,
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {"type": "null"}}}}},
             "response_format.json_schema.schema.not",
         ),
         (CHAT, {"response_format": {"type": "json_object"}, "json_schema": {}}, "response_format"),
@@ -98,7 +100,7 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
         (
             CHAT,
             {
-                "response_format": {"type": "json_object"},
+                "grammar": 'root ::= "a"',
                 "tools": [{"type": "function", "function": {"name": "f"}}],
                 "tool_choice": "required",
             },
@@ -107,10 +109,10 @@ async def test_request_replaces_the_servers_grammar(opened: Open) -> None:
         (
             CHAT,
             {
-                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {"type": "null"}}}}],
                 "tool_choice": "required",
             },
-            "tools",
+            "tools.0.function.parameters.not",
         ),
     ],
 )
@@ -153,7 +155,8 @@ async def test_required_tool_call_is_enforced(opened: Open, choice: Any) -> None
     assert json.loads(call["function"]["arguments"])["x"] in (1, 2)
     assert message["content"] is None
     streamed = [each for chunk in chunks for each in chunk["choices"][0]["delta"].get("tool_calls", [])]
-    assert [each["function"] for each in streamed] == [call["function"]]
+    assert [each["function"]["name"] for each in streamed if "name" in each["function"]] == [call["function"]["name"]]
+    assert "".join(each["function"]["arguments"] for each in streamed) == call["function"]["arguments"]
 
 
 async def test_every_choice_matches_the_grammar(opened: Open) -> None:

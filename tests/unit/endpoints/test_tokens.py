@@ -34,6 +34,7 @@ class TildeIsSpecial(ToyTokenizer):
         ({"content": "~", "parse_special": False}, [126]),
         ({"content": "a", "add_special": True}, [BOS, 97, EOS]),
         ({"content": ["a", 5], "add_special": True}, [BOS, 97, 5, EOS]),
+        ({"content": [5, "a"], "add_special": True}, [5, 97, EOS]),
         ({"content": "a" * 5000, "with_pieces": None}, [97] * 5000),
     ],
 )

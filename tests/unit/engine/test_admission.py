@@ -63,6 +63,9 @@ async def test_queue_limit_holds_for_concurrent_grammar_compilations(start: Star
         def mask(self, logits: Floats) -> None:
             raise AssertionError("everything fits")
 
+        def copy(self) -> Grammar:
+            raise AssertionError("the grammar starts at once")
+
     class Compiler:
         def __init__(self, context: GrammarContext) -> None:
             pass

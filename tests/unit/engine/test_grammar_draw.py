@@ -39,6 +39,9 @@ class Allows:
         logits[:] = -np.inf
         logits[self.tokens] = keep
 
+    def copy(self) -> Allows:
+        return Allows(*self.tokens)
+
 
 def top(logits: Any, k: int, temperature: float) -> Any:
     """Return the probabilities of the chain top_k, temperature, in float64."""

@@ -41,6 +41,9 @@ class Word:
         logits[:] = -np.inf
         logits[allowed] = keep
 
+    def copy(self) -> Word:
+        return Word(bytes(self.left))
+
 
 class Compiler:
     def __init__(self, context: GrammarContext) -> None:

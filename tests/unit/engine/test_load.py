@@ -47,7 +47,7 @@ def test_ctx_size_is_divided_among_the_slots(tiny: Path) -> None:
 def test_model_name_is_the_alias_or_the_file_name(tiny: Path) -> None:
     with loaded(tiny) as model:
         assert model.name == "tiny"
-    with loaded(tiny, alias="gpt-4") as model:
+    with loaded(tiny, alias=("gpt-4",)) as model:
         assert model.name == "gpt-4"
 
 
@@ -226,6 +226,8 @@ def test_plugin_engine_needs_no_backend_or_architecture(tmp_path: Path) -> None:
     assert engine.finished == ("r", "f")
     with pytest.raises(SettingsError, match="--prompt: prompts cannot be preloaded"):
         load_model(path, Settings(prompt="x"), plugins, lambda line: None)
+    with pytest.raises(SettingsError, match="--requantize: matrices cannot be rounded, because a plugin's engine"):
+        load_model(path, Settings(requantize="q8_0"), plugins, lambda line: None)
 
 
 def test_no_jinja_does_not_change_the_chat_template(tiny: Path) -> None:

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.inventory("G-02", "E-033", "C-095")
 CASES = [(name, case) for name, cases in ENFORCED.items() for case in cases]
 CASES += [(name, Case({"format": name, "type": "string"}, case.valid, case.invalid)) for name, case in FORMATS.items()]
 KEYWORDS = [keyword for vocabulary in VOCABULARIES for keyword in keywords(vocabulary)]
+NOT_CHECKED = ("contentEncoding", "base64", "base64url", "ipv4network", "jwt", "uuid4")  # by the package jsonschema
 STRICTER = ["2024-06-30T23:59:60Z", "23:59:60Z", "a@", "@b", "a..b@example.org"]
 """Values that we refuse although the standard, or the packages that check formats, allow them."""
 
@@ -54,7 +55,8 @@ def test_a_keyword_is_enforced_refused_or_an_annotation(compiler: LlguidanceComp
 @pytest.mark.parametrize(("name", "case"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_random_responses_under_a_keyword_are_valid(compiler: LlguidanceCompiler, name: str, case: Case) -> None:
     assert all(is_valid(case.schema, value) for value in case.valid)
-    assert not any(is_valid(case.schema, value) for value in case.invalid if value not in STRICTER)
+    if name not in NOT_CHECKED:
+        assert not any(is_valid(case.schema, value) for value in case.invalid if value not in STRICTER)
 
     n_complete = 0
     for seed in range(12):
@@ -89,13 +91,12 @@ def test_other_formats_are_refused(compiler: LlguidanceCompiler, name: str) -> N
 
 
 REFUSALS: dict[str, tuple[Any, str | None]] = {
-    "nested not": ({"properties": {"a": {"items": {"not": {}}}}}, "properties.a.items.not"),
+    "nested not": ({"properties": {"a": {"items": {"not": {"type": "null"}}}}}, "properties.a.items.not"),
     "minProperties": ({"type": "object", "minProperties": 2}, "minProperties"),
     "misspelt keyword": ({"items": {"minlength": 3}}, "items.minlength"),
-    "OpenAPI 3.0": ({"type": "string", "nullable": True}, "nullable"),
     "remote $ref": ({"$ref": "http://example.org/schema"}, "$ref"),
     "missing $ref": ({"$ref": "#/$defs/a"}, "$ref"),
-    "$ref into an enum": ({"enum": [{"not": {}}], "anyOf": [{"$ref": "#/enum/0"}]}, "anyOf.0.$ref"),
+    "$ref into an enum": ({"enum": [{"not": {"type": "null"}}], "anyOf": [{"$ref": "#/enum/0"}]}, "anyOf.0.$ref"),
     "$ref into a comment": ({"examples": [{"unknown": 1}], "$ref": "#/examples/0"}, "$ref"),
     "$ref to itself": ({"$ref": "#"}, None),
     "$ref in a cycle": (
@@ -117,7 +118,7 @@ REFUSALS: dict[str, tuple[Any, str | None]] = {
     "false": (False, None),
     "unsatisfiable": ({"allOf": [{"type": "string"}, {"type": "integer"}]}, None),
     "control character in a pattern": ({"type": "string", "pattern": r"^\x01$"}, "pattern"),
-    "option of llguidance": ({"x-guidance": {"lenient": True}, "not": {}}, "x-guidance"),
+    "option of llguidance": ({"x-guidance": {"lenient": True}, "not": {"type": "null"}}, "x-guidance"),
     "array instead of a schema": ([], None),
     "number instead of a subschema": ({"items": 5}, "items"),
     "deeply nested": ({"items": json.loads('{"items":' * 200 + "{}" + "}" * 200)}, None),
@@ -245,7 +246,8 @@ def allows(compiler: LlguidanceCompiler, schema: Any, text: str) -> bool:
     "text", ['{"a":1,"a":"x"}', '{"b":1,"a":"x"}', r'{"\u0061":"x"}', r'{"\u000a":"x"}', r'{"\u000A":"x"}']
 )
 def test_a_property_name_cannot_evade_its_schema(compiler: LlguidanceCompiler, text: str) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "\n": {"type": "integer"}}}
+    properties = {"a": {"type": "integer"}, "\n": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "additionalProperties": True}
     assert allows(compiler, schema, '{"a":1,"b":"x"}')
     assert not allows(compiler, schema, text)
 
@@ -267,5 +269,9 @@ def test_bounds_beyond_2_to_the_53_are_limited_to_it(compiler: LlguidanceCompile
 
 
 def test_white_space_is_limited(compiler: LlguidanceCompiler) -> None:
-    assert allows(compiler, {"type": "object"}, '{\n  "a": [1, 2]\n}')
-    assert not allows(compiler, {"type": "object"}, "{" + " " * 40 + "}")
+    """It is that of one line, or with ``x-whitespace`` up to 32 characters."""
+    free = {"type": "object", "x-whitespace": "free"}
+    for text, is_compact in (('{"a": [1, 2]}', True), ('{"a":[1,2]}', True), ('{\n  "a": [1, 2]\n}', False)):
+        assert allows(compiler, {"type": "object"}, text) is is_compact
+        assert allows(compiler, free, text)
+    assert not allows(compiler, free, "{" + " " * 40 + "}")

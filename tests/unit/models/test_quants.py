@@ -20,7 +20,7 @@ UNKNOWN = {"Q2_0": (42, 64, 18)}
 """Types that the `gguf` package does not know: number, weights and bytes of a block."""
 
 
-def test_the_table_equals_that_of_the_gguf_package() -> None:
+def test_table_of_types_equals_the_gguf_package() -> None:
     table = {quant.name: (quant.type_id, quant.block_size, quant.type_size) for quant in TYPES}
     assert table == UNKNOWN | {quant.name: (quant.value, *sizes) for quant, sizes in GGML_QUANT_SIZES.items()}
     assert len(table) == len(TYPES)
@@ -59,7 +59,7 @@ def test_types_that_gguf_cannot_dequantize_equal_their_definition(type_name: str
         ("Q2_0", [0b11100100, 0b10], [-2, 0, 2, 4, 2, *[-2] * 59]),
     ],
 )
-def test_the_first_weight_is_in_the_lowest_bits(type_name: str, data: list[int], weights: list[float]) -> None:
+def test_first_weight_is_in_the_lowest_bits(type_name: str, data: list[int], weights: list[float]) -> None:
     quant = QUANTS[type_name]
     block = np.zeros(quant.type_size, np.uint8)
     block[:2], block[2 : 2 + len(data)] = np.array([2], "<f2").view(np.uint8), data
@@ -84,13 +84,13 @@ def test_dequantized_weights_are_a_copy() -> None:
 
 
 @pytest.mark.parametrize("type_name", ["Q8_1", "Q8_K"])
-def test_a_type_that_cannot_be_unpacked_is_refused(type_name: str) -> None:
+def test_type_that_cannot_be_unpacked_is_refused(type_name: str) -> None:
     quant = QUANTS[type_name]
     with pytest.raises(ModelError, match=f"type {type_name} cannot be unpacked"):
         quant.dequantize(np.zeros(quant.type_size, np.uint8), (quant.block_size,))
 
 
-def test_a_wrong_number_of_bytes_is_refused() -> None:
+def test_wrong_number_of_bytes_is_refused() -> None:
     with pytest.raises(ModelError, match=r"a Q4_0 tensor of shape \(32,\) cannot have 19 bytes"):
         QUANTS["Q4_0"].dequantize(np.zeros(19, np.uint8), (32,))
 

@@ -65,18 +65,18 @@ def check(model: Model, type_name: str, contents: dict[str, Bytes]) -> None:
 
 @pytest.mark.parametrize("shapes", [[[128, 1], [256, 40]], [[1280, 16]], [[256, 8, 3], [128, 2]]], ids=str)
 @pytest.mark.parametrize("type_name", BLOCKS)
-def test_the_sizes_of_tensors_tell_the_type(file: Path, type_name: str, shapes: list[list[int]]) -> None:
+def test_sizes_of_tensors_tell_the_type(file: Path, type_name: str, shapes: list[list[int]]) -> None:
     """Small tensors do not, because of their alignment, but all tensors of a file have the same type."""
     contents = write(file, type_name, shapes)
     check(read_gguf(file, TYPES), type_name, contents)
 
 
-def test_the_order_of_types_does_not_matter(file: Path) -> None:
+def test_order_of_types_does_not_matter(file: Path) -> None:
     contents = write(file, "PQ2_0", [[256, 40]])
     check(read_gguf(file, dict(reversed(TYPES.items()))), "PQ2_0", contents)
 
 
-def test_the_last_tensor_may_end_with_the_file(file: Path) -> None:
+def test_last_tensor_may_end_with_the_file(file: Path) -> None:
     for type_name, (block_size, type_size) in BLOCKS.items():
         data = np.random.default_rng(0).integers(0, 256, 1280 // block_size * type_size, np.uint8)
         file.unlink(missing_ok=True)
@@ -107,7 +107,7 @@ def test_tensors_may_have_gaps(file: Path) -> None:
 
 
 @pytest.mark.parametrize("n_missing", [1, 32, 33, 64, 80, 100])
-def test_a_truncated_file_is_not_taken_for_an_older_one(file: Path, n_missing: int) -> None:
+def test_truncated_file_is_not_taken_for_an_older_one(file: Path, n_missing: int) -> None:
     content = raw.gguf([], [raw.tensor("m", [128, 64], 42)], bytes(64 * 36))
     file.write_bytes(content[: len(content) - n_missing])
     with pytest.raises(ModelError, match="truncated or damaged"):
@@ -126,7 +126,7 @@ def test_rows_that_are_not_whole_blocks_are_refused(file: Path) -> None:
         read_gguf(file, TYPES)
 
 
-def test_a_layout_that_only_the_version_names_is_refused(file: Path) -> None:
+def test_layout_that_only_the_version_names_is_refused(file: Path) -> None:
     """One program writes blocks of 34 bytes with the scale at their end as type 42."""
     version = raw.value("general.quantization_version", raw.STRING, raw.string("TQ2_0_G128"))
     file.write_bytes(raw.gguf([version], [raw.tensor("m", [128, 64], 42)], bytes(64 * 34)))

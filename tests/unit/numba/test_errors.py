@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import llamafw.graph as g
-from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError, ThreadOptions
+from llamafw import Batch, LlamafwError, ModelError, RequestError, SettingsError, Tensor, ThreadOptions
 from llamafw.testing.batches import batch, logits
 from llamafw.testing.graphs import attend, llama
 from llamafw.testing.tiny import write_tiny_gguf
@@ -125,6 +126,15 @@ def test_error_names_a_tensor_of_unknown_type(model: Path) -> None:
     tensors["blk.1.ffn_up.weight"] = replace(tensors["blk.1.ffn_up.weight"], type_name="Q9_Z")
     with pytest.raises(ModelError, match=r"'blk\.1\.ffn_up\.weight' has the unknown type Q9_Z"):
         NumbaBackend(replace(options, model=replace(options.model, tensors=tensors)))
+
+
+def test_error_names_a_tensor_that_cannot_be_unpacked(model: Path) -> None:
+    context, name = make_context(model), "blk.1.ffn_up.weight"
+    shape = context.model.tensors[name].shape
+    tensor = Tensor(name, shape, "Q8_1", np.zeros(math.prod(shape) // 32 * 40, np.uint8))
+    changed = replace(context.model, tensors={**context.model.tensors, name: tensor})
+    with pytest.raises(ModelError, match=r"m\.gguf: the tensor 'blk\.1\.ffn_up\.weight': tensors of type Q8_1 "):
+        NumbaBackend(replace(context, model=changed))
 
 
 def test_backends_can_be_opened_and_closed_on_any_thread(model: Path) -> None:

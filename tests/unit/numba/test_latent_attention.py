@@ -15,7 +15,8 @@ from llamafw.engine.memory_check import slot_bytes
 from llamafw.testing.batches import batch, logits
 from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, sum_rows
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
-from llamafw_backends.numba_cpu.simd import specialised
+from llamafw_backends.numba_cpu.pages import PAGE
+from llamafw_backends.numba_cpu.simd import load_i64, specialised
 from support.numba_backend import cached_keys, fill_with_nan, make_context, open_backend
 
 N_TOKENS = 1100  # more than two of the chunks in which values are summed
@@ -104,28 +105,49 @@ def test_shifted_latent_rows_are_those_of_the_new_positions(path: Path) -> None:
         np.testing.assert_allclose(keys[0], keys[1], atol=2e-5)
 
 
-_latent_values = specialised("latent values", 4, 8, emit_latent_values)
+_latent_values = specialised("latent values", 4, 10, emit_latent_values)
 
 
 @pytest.mark.parametrize("n_rows", range(1, 9))
 def test_values_of_any_number_of_heads_are_summed(n_rows: int) -> None:
-    key_size, size, n_positions = 48, 32, 1200
+    """It does not matter where the pages of a slot are."""
+    key_size, size, n_positions = 48, 32, 19 * PAGE
 
-    def run(weights: int, stride: int, keys: int, start: int, last: int, sums: int, factors: int, out: int) -> int:
-        _latent_values(n_rows, key_size, size, "f32", (weights, stride, keys, start, last, sums, factors, out))
+    def run(record: int) -> int:
+        arguments = (load_i64(record), load_i64(record + 8), load_i64(record + 16), load_i64(record + 24))
+        more = (load_i64(record + 32), load_i64(record + 40), load_i64(record + 48), load_i64(record + 56))
+        _latent_values(n_rows, key_size, size, "f32", (*arguments, *more, load_i64(record + 64), load_i64(record + 72)))
         return 0
 
-    kernel = KernelCompiler(lambda line: None)(f"test latent values {n_rows}", 8, run).ctypes
+    kernel = KernelCompiler(lambda line: None)(f"test latent values {n_rows}", 1, run).ctypes
     rng = np.random.default_rng(n_rows)
     weights, factors = (rng.random(shape, np.float32) for shape in ((n_rows, n_positions), n_rows))
     keys = rng.standard_normal((n_positions, key_size)).astype(np.float32)
+    pages = np.arange(19), np.array([0, 1, 2, 9, 10, 3, 4, 5, 6, 7, 8, *range(18, 10, -1)])
     for start, last in ((0, 1), (0, 16), (16, 47), (496, 1100), (0, 1200)):
         weights_here, keys_here = weights.copy(), keys.copy()
         weights_here[:, last:], keys_here[last:] = 0, np.nan
-        blocks = keys_here.reshape(-1, 16, key_size).transpose(0, 2, 1).copy()
-        sums, out = (np.full(shape, np.nan, np.float32) for shape in ((size, sum_rows(n_rows)), (n_rows, size)))
-        arrays = [one.ctypes.data for one in (weights_here, blocks, sums, factors, out)]
-        kernel(arrays[0], 4 * n_positions, arrays[1], start, last, *arrays[2:])
+        results = []
+        for numbers in pages:
+            blocks = np.empty((19, PAGE // 16, key_size, 16), np.float32)
+            blocks[numbers] = keys_here.reshape(19, PAGE // 16, 16, key_size).swapaxes(2, 3)
+            runs = runs_of(numbers, start // 16, (last + 15) // 16, 64 * key_size)
+            sums, out = (np.full(shape, np.nan, np.float32) for shape in ((size, sum_rows(n_rows)), (n_rows, size)))
+            arrays = [int(one.ctypes.data) for one in (weights_here, blocks, runs, sums, factors, out)]
+            record = np.array([arrays[0], 4 * n_positions, *arrays[1:3], len(runs), start, last, *arrays[3:]], np.int64)
+            kernel(record.ctypes.data)
+            results.append(out)
 
         expected = weights[:, start:last].astype(np.float64) @ keys[start:last, :size] * factors[:, None]
-        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(results[0], expected, rtol=1e-5, atol=1e-4)
+        np.testing.assert_array_equal(results[1], results[0])
+
+
+def runs_of(numbers: Any, first: int, end: int, block_bytes: int) -> Any:
+    """Return runs of a page each: the first block, the end, and the distances in memory."""
+    n = PAGE // 16
+    runs = [
+        (max(first, page * n), min(end, (page + 1) * n), (numbers[page] - page) * n * block_bytes, 0, 0)
+        for page in range(first // n, -(-end // n))
+    ]
+    return np.array(runs, np.int64)

@@ -15,6 +15,7 @@ from llamafw import Floats, LlamafwError, RequestError
 from llamafw.testing.batches import batch
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu.cache_arrays import CacheArrays
+from llamafw_backends.numba_cpu.pages import ring_table
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
 from support.numba_backend import fill_with_nan, open_backend
 
@@ -158,27 +159,27 @@ def test_caches_keep_a_window_and_a_ubatch(open_model: Open) -> None:
     assert not backend.can_cut
     assert not backend.can_shift
     sizes = [cache.n_positions for cache in backend._kv.caches]
-    assert set(sizes) == {ring_size(16, N_UBATCH, N_CTX), N_CTX} == {112, N_CTX}
+    assert set(sizes) == {ring_size(16, N_UBATCH, N_CTX), N_CTX} == {128, N_CTX}
     assert backend._kv.n_bytes / whole._kv.n_bytes == pytest.approx(sum(sizes) / len(sizes) / N_CTX)
 
 
 def test_short_contexts_are_kept_whole(open_model: Open) -> None:
-    backend = open_model("gemma2", n_ctx=112)
+    backend = open_model("gemma2", n_ctx=128)
     assert backend.can_cut
     assert not backend._kv.rings
-    assert ring_size(window=16, n_ubatch=N_UBATCH, n_ctx=113) == 112
+    assert ring_size(window=16, n_ubatch=N_UBATCH, n_ctx=129) == 128
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_slot_is_cut_where_the_window_is_kept(open_model: Open, name: str) -> None:
-    """A ring of 112 positions has lost those before 288, and the window of position 303 begins at 288."""
+    """A ring of 128 positions has lost those before 272, and the window of position 287 begins at 272."""
     backend = open_model(name)
     expected = evaluate(backend, 0, N_TOKENS)
-    for n in (399, 384, 350, 304, 303):
+    for n in (399, 384, 350, 288, 287):
         assert backend.truncate(0, n) == n
         np.testing.assert_array_equal(evaluate(backend, n, n + 1), expected[n : n + 1])
-    np.testing.assert_array_equal(evaluate(backend, 304, N_TOKENS), expected[304:])
-    assert backend.truncate(0, 302) == 0
+    np.testing.assert_array_equal(evaluate(backend, 288, N_TOKENS), expected[288:])
+    assert backend.truncate(0, 286) == 0
     np.testing.assert_array_equal(evaluate(backend, 0, 60), expected[:60])
     assert backend.truncate(0, 1) == 1  # nothing was lost since the slot began anew
     np.testing.assert_array_equal(evaluate(backend, 1, N_TOKENS), expected[1:])
@@ -252,8 +253,8 @@ def test_position_in_the_ring_can_be_saved(open_model: Open) -> None:
     expected = evaluate(backend, 0, N_TOKENS)
     backend.restore(1, 350, backend.save(0, 350))
     np.testing.assert_array_equal(evaluate(backend, 350, N_TOKENS, slot=1), expected[350:])
-    with pytest.raises(LlamafwError, match="the state of 302 positions of slot 0 was not kept"):
-        backend.save(0, 302)
+    with pytest.raises(LlamafwError, match="the state of 286 positions of slot 0 was not kept"):
+        backend.save(0, 286)
 
 
 @pytest.mark.parametrize("change", ["shorter", "longer", "wrong position", "empty"])
@@ -297,7 +298,8 @@ def test_size_of_a_copied_window_is_known(window: int) -> None:
     """`n_bytes` is the size of what `copy` returns, and `max_bytes` is not less."""
     n_blocks = ring_size(window, 1, 1000) // 16
     words, scales = (np.ones((1, 2, n_blocks, n, 16), kind) for n, kind in ((4, np.uint32), (1, np.uint16)))
-    ring = Ring(CacheArrays(words, scales, np.ones((1, 2, 16 * n_blocks, 8), np.uint8), scales), window)
+    table, rows = ring_table(1, 16 * n_blocks, 1024), np.ones((1, 2, 16 * n_blocks, 8), np.uint8)
+    ring = Ring(CacheArrays(table, words, scales, rows, scales), window)
     largest = 0
     for n in range(300):
         copied = ring.copy(0, n)

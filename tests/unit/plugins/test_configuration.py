@@ -231,11 +231,13 @@ def add_options(parser):
 
 
 def read_extra(config: Path, *argv: str) -> dict[str, Any]:
+    """Return the values of plugins' flags, without those of built-in plugins."""
     early, rest = parse_early_flags(["--config", str(config), *argv])
     parser = CommandParser("llamafw serve", "")
     parser.add_flags_of(collect_plugin_flags(load_plugins(early), early.config))
     add_settings(parser)
-    return dict(settings_from(parser.parse(rest), {}, plugin_keys_checked=True, config=early.config).extra)
+    settings = settings_from(parser.parse(rest), {}, plugin_keys_checked=True, config=early.config)
+    return {name: value for name, value in settings.extra.items() if not name.startswith("responses_")}
 
 
 def test_plugin_flags_are_keys_of_the_file(site: Site, tmp_path: Path) -> None:

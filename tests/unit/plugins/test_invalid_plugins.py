@@ -140,7 +140,10 @@ def load(folder: Path, code: str) -> Plugins:
             r"architecture 'mine', which is not a function: 7; register architecture\(Model\)",
         ),
         (register("command", "7"), r"command 'mine', which is not a function: 7; register main\(argv: list\[str\]\)"),
-        (register("tool_parser", "object()"), r"tool parser 'mine', which lacks matches\(\), create\(\), grammar\(\)"),
+        (
+            register("tool_parser", "object()"),
+            r"parser 'mine', which lacks marks, reads_all, matches\(\), create\(\), triggers\(\),",
+        ),
         (register("quant", "object()"), r"lacks name, type_id, block_size, type_size, dequantize\(\)"),
         (register("operator", "7"), "operator 'mine', which is not a llamafw.Operator: 7; register Operator"),
         (
@@ -219,9 +222,12 @@ class WithoutSnapshots(DeterministicBackend):
 CHAT_FORMAT = hook_code("choose_chat_format", body="return Made()")
 TOOL_PARSER = """
 class Parser:
-    def matches(self, template): return True
-    def create(self): return Made()
-    def grammar(self, tools, *, parallel): return ""
+    marks = ()
+    reads_all = False
+    def matches(self, template, call): return True
+    def create(self, context): return Made()
+    def triggers(self, context): return []
+    def grammar(self, context): return ""
     def inline(self, messages, tools): return messages
 """
 

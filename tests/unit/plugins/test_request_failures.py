@@ -168,7 +168,10 @@ USE_GRAMMAR = (
     "from dataclasses import replace\nfrom llamafw import GrammarSource\n@hookimpl(wrapper=True)\n"
     "def prepare_request(body):\n    return replace((yield), grammar=GrammarSource('bad', 'x'))\n"
 )
-GRAMMAR = "class Bad:\n    ended = False\n    def accept(self, token): 1 / 0\n    def mask(self, logits): 1 / 0\n"
+GRAMMAR = (
+    "class Bad:\n    ended = False\n    def accept(self, token): 1 / 0\n    def mask(self, logits): 1 / 0\n"
+    "    def copy(self): 1 / 0\n"
+)
 
 
 def register_compiler(factory: str) -> str:

@@ -14,6 +14,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from llamafw import Candidates, RequestError, SamplerContext
+from llamafw_plugins.samplers.adaptive_p import AdaptiveP
+from llamafw_plugins.samplers.dry import Dry
+from llamafw_plugins.samplers.infill import Infill
 from llamafw_plugins.samplers.kernel_sampler import KernelSamplerPlugin
 from llamafw_plugins.samplers.min_p import MinP
 from llamafw_plugins.samplers.mirostat import Mirostat
@@ -21,12 +24,14 @@ from llamafw_plugins.samplers.penalties import Penalties
 from llamafw_plugins.samplers.temperature import Temperature
 from llamafw_plugins.samplers.tfs_z import TfsZ
 from llamafw_plugins.samplers.top_k import TopK
+from llamafw_plugins.samplers.top_n_sigma import TopNSigma
 from llamafw_plugins.samplers.top_p import TopP
 from llamafw_plugins.samplers.typ_p import TypP
+from llamafw_plugins.samplers.xtc import Xtc
 from support.toy_model import ToyTokenizer
 
 N_VOCAB = 264
-ALL = (MinP, Mirostat, Penalties, Temperature, TfsZ, TopK, TopP, TypP)
+ALL = (AdaptiveP, Dry, Infill, MinP, Mirostat, Penalties, Temperature, TfsZ, TopK, TopNSigma, TopP, TypP, Xtc)
 
 score = st.one_of(
     st.integers(-4, 4).map(float),  # ties
@@ -143,6 +148,29 @@ def test_min_p_matches_its_formula(row: list[float], p: float, min_keep: int, or
             expected = descending(row)[:min_keep]
     assert sorted(left.ids.tolist()) == sorted(expected)
     assert left.sorted == ordered
+
+
+@pytest.mark.inventory("M-03")
+@given(row=scores, n=st.floats(0.01, 20), ordered=st.booleans())
+@example(row=HUGE, n=1.5, ordered=False)
+@example(row=[1e9, 1e9 + 64, 5.0], n=1.0, ordered=False)
+def test_top_n_sigma_matches_its_formula(row: list[float], n: float, ordered: bool) -> None:
+    left = run(TopNSigma, row, {"top_n_sigma": n}, ordered=ordered)
+    logits = np.array(row, np.float32).astype(np.float64)
+    possible = logits[logits > -np.inf]
+    lowest = logits.max() - n * possible.std()
+    assume(np.abs(possible - lowest).min() > 1e-6 * max(1.0, np.abs(possible).max()) or possible.std() == 0)
+    before = descending(row) if ordered else range(len(row))
+    assert left.ids.tolist() == [i for i in before if logits[i] >= lowest and logits[i] > -np.inf]
+    assert left.logits.tolist() == np.array(row, np.float32)[left.ids].tolist()
+    assert left.sorted == ordered
+
+
+@pytest.mark.parametrize("temperature", [0.2, 5.0])
+def test_temperature_does_not_change_what_top_n_sigma_keeps(temperature: float) -> None:
+    found = [run(TopNSigma, row, {"top_n_sigma": 2.5}).ids for row in (HUGE, (np.array(HUGE) / temperature).tolist())]
+    assert 1 < len(found[0]) < 10_000
+    assert found[0].tolist() == found[1].tolist()
 
 
 @pytest.mark.inventory("S-07", "E-022", "C-081", "F-21")
@@ -364,6 +392,8 @@ def test_repeat_penalty_of_zero_is_refused() -> None:
 def test_at_least_one_candidate_remains(plugin: Any, row: list[float]) -> None:
     """Options have their most drastic allowed values."""
     harsh = {"tfs_z": 0.0, "mirostat": 2, "mirostat_tau": 0.0}
+    harsh |= {"dry_multiplier": 1000.0, "dry_allowed_length": 0, "xtc_probability": 1.0, "xtc_threshold": 0.0}
+    harsh |= {"top_n_sigma": 1e-9, "adaptive_target": 1.0}
     harsh |= {"top_k": 1, "top_p": 0.0, "min_p": 1.0, "typical_p": 0.0, "temperature": 1e-9, "repeat_penalty": 100.0}
     left = run(plugin, row, {name: harsh[name] for name in plugin.options if name in harsh}, prompt=(0, 1, 1))
     assert left.logits.max() > -np.inf
@@ -378,6 +408,8 @@ def test_at_least_one_candidate_remains(plugin: Any, row: list[float]) -> None:
         (TopP, {"top_p": 1.0}),
         (TypP, {"typical_p": 1.0}),
         (TfsZ, {"tfs_z": 1.0}),
+        (TopNSigma, {"top_n_sigma": 0.0}),
+        (TopNSigma, {"top_n_sigma": -1.0}),
         (Temperature, {"temperature": 1.0, "dynatemp_range": 0.0, "dynatemp_exponent": 1.0}),
         (Mirostat, {"mirostat": 0}),
     ],
@@ -386,17 +418,17 @@ def test_samplers_without_effect_are_not_created(plugin: Any, options: dict[str,
     assert plugin.create(options, SamplerContext((), N_VOCAB, 10, ToyTokenizer())) is None
 
 
-@pytest.mark.parametrize("plugin", [MinP, Temperature, TfsZ, TopK, TopP, TypP])
+@pytest.mark.parametrize("plugin", [MinP, Temperature, TfsZ, TopK, TopNSigma, TopP, TypP])
 def test_samplers_of_one_kernel_share_their_create(plugin: Any) -> None:
     assert plugin.create.__func__ is KernelSamplerPlugin.create.__func__  # type: ignore[attr-defined]  # a class method
 
 
 @pytest.mark.parametrize("plugin", ALL)
 def test_options_have_descriptions_and_bounds(plugin: Any) -> None:
-    assert plugin.options
+    assert plugin.options or plugin is Infill
     for schema in plugin.options.values():
         assert schema["description"].endswith(".")
-        if schema["type"] != "boolean":
+        if schema["type"] in ("integer", "number"):
             assert schema["minimum"] <= schema["default"] <= schema["maximum"]
 
 

@@ -21,11 +21,14 @@ PROMPT = tuple(b"abracadabra")
 CONTEXT = SamplerContext(PROMPT, N, 100, ToyTokenizer())
 OPTIONS: dict[str, dict[str, Any]] = {
     "penalties": {"repeat_penalty": 1.3, "frequency_penalty": 0.2},
+    "dry": {"dry_multiplier": 0.8, "dry_allowed_length": 1, "dry_sequence_breakers": ["d"]},
+    "top_n_sigma": {"top_n_sigma": 2.0},
     "top_k": {"top_k": 30},
     "tfs_z": {"tfs_z": 0.9},
     "typ_p": {"typical_p": 0.8},
     "top_p": {"top_p": 0.9},
     "min_p": {"min_p": 0.1},
+    "xtc": {"xtc_probability": 0.5, "xtc_threshold": 0.05},
     "temperature": {"temperature": 1.7},
 }
 SAMPLERS: Any = Plugins().registry("sampler")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafw import Candidates
-from llamafw_plugins.samplers.order import DEFAULT_ORDER, default_order
+from llamafw_plugins.samplers.order import DEFAULT_ORDER, default_order, with_last
 
 
 def sampler(*fields: str, precedes: str | None = None) -> Any:
@@ -23,7 +23,7 @@ def sampler(*fields: str, precedes: str | None = None) -> Any:
 
 def registered(**precedes: str | None) -> Any:
     """Return the built-in samplers and some of plugins; each has one option with the name of the sampler."""
-    builtin = {name: sampler(name) for name in [*DEFAULT_ORDER, "mirostat"]}
+    builtin = {name: sampler(name) for name in [*DEFAULT_ORDER, "adaptive_p", "infill", "mirostat"]}
     return builtin | {name: sampler(name, precedes=successor) for name, successor in precedes.items()}
 
 
@@ -35,8 +35,8 @@ def registered(**precedes: str | None) -> Any:
         ({"smooth": None}, DEFAULT_ORDER),
         ({"after_mirostat": "mirostat"}, DEFAULT_ORDER),
         (
-            {"dry": "top_k", "smooth": None, "top_n_sigma": "top_k", "xtc": "temperature", "a": "dry"},
-            ("penalties", "a", "dry", "top_n_sigma", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "xtc", "temperature"),
+            {"b": "top_k", "smooth": None, "c": "top_k", "d": "temperature", "a": "b"},
+            (*DEFAULT_ORDER[:3], "a", "b", "c", *DEFAULT_ORDER[3:-1], "d", "temperature"),
         ),
     ],
 )
@@ -45,9 +45,18 @@ def test_default_order_with_plugins(others: dict[str, str | None], order: Sequen
 
 
 def test_default_order_leaves_out_missing_samplers() -> None:
-    samplers = registered(xtc="temperature")
-    del samplers["tfs_z"], samplers["temperature"]
+    samplers = registered()
+    for name in ("dry", "top_n_sigma", "tfs_z", "xtc", "temperature"):
+        del samplers[name]
     assert default_order(samplers, {}) == ("penalties", "top_k", "typ_p", "top_p", "min_p")
+
+
+@pytest.mark.inventory("M-04", "M-06")
+def test_adaptive_p_comes_last() -> None:
+    """It is not one of the default samplers."""
+    assert default_order(registered(), {"adaptive_p": 0.5}) == (*DEFAULT_ORDER, "adaptive_p")
+    assert with_last(["adaptive_p", "top_k", "adaptive_p"]) == ("top_k", "adaptive_p")
+    assert with_last(["top_k", "min_p"]) == ("top_k", "min_p")
 
 
 def test_default_order_includes_samplers_with_a_changed_option() -> None:

@@ -8,12 +8,13 @@ import httpx
 import pytest
 
 from llamafw.plugins import Plugins
+from support.api import BUILT_IN_APIS
 from support.api_client import OpenClient, client_opener
 
 
 @pytest.fixture(scope="session")
 def plugins() -> Plugins:
-    return Plugins(extra=["support.api"], block=["endpoints", "metrics"])
+    return Plugins(extra=["support.api"], block=BUILT_IN_APIS)
 
 
 @pytest.fixture

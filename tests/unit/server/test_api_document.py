@@ -202,14 +202,14 @@ def test_flags_become_defaults(name: str) -> None:
 
 def test_merging_does_not_change_the_base_document() -> None:
     base = deepcopy(api.DOCUMENT)
-    spec.merged_document(Plugins(block=["endpoints", "metrics"]), Settings(top_k=7), base)
+    spec.merged_document(Plugins(block=api.BUILT_IN_APIS), Settings(top_k=7), base)
     assert base == api.DOCUMENT
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"samplers": "topk"}, "--samplers: sampler 'topk' does not exist; did you mean 'top_k'?"),
+        ({"samplers": "top_kk"}, "--samplers: sampler 'top_kk' does not exist; did you mean 'top_k'?"),
         ({"seed": 2**64}, "--seed: "),
     ],
 )
@@ -220,7 +220,7 @@ def test_flags_that_no_request_could_set_are_settings_errors(settings: Any, mess
 
 
 def test_flags_without_their_sampler_are_settings_errors(document: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="--typical: no sampler or operation has the request field 'typical_p'"):
+    with pytest.raises(SettingsError, match="--typical-p: no sampler or operation has the request field 'typical_p'"):
         spec.set_defaults(document, Settings(typical=0.5), samplers())
 
 

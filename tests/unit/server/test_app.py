@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from llamafw.server.allowed_methods import AllowedMethods
 from llamafw.server.errors import ErrorMiddleware, problem_of
 from support.api_client import OpenClient
 from support.envelope import read_error
@@ -206,3 +207,16 @@ async def test_validate_responses_refuses_undocumented_statuses(opened: OpenClie
 
 async def test_responses_are_not_validated_by_default(client: httpx.AsyncClient) -> None:
     assert (await client.get("/invalid")).json() == {"number": "one"}
+
+
+def test_paths_without_parameters_take_precedence_in_allow() -> None:
+    parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    responses: dict[str, object] = {"responses": {}}
+    paths = {
+        "/items/{id}": {"parameters": [parameter], "get": {"operationId": "a", **responses}},
+        "/items/count": {"post": {"operationId": "b", **responses}},
+    }
+    allowed = AllowedMethods({"paths": paths})
+    assert allowed("/items/count") == "OPTIONS, POST"
+    assert allowed("/items/5") == "GET, HEAD, OPTIONS"
+    assert allowed("/other") is None

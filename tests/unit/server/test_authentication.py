@@ -96,7 +96,7 @@ def plugins_with(monkeypatch: pytest.MonkeyPatch, *hooks: Any) -> Plugins:
     module = ModuleType("test_plugin")
     module.__dict__.update({hook.__name__: hook for hook in hooks})
     monkeypatch.setitem(sys.modules, "test_plugin", module)
-    return Plugins(extra=["support.api", "test_plugin"], block=["endpoints", "metrics"])
+    return Plugins(extra=["support.api", "test_plugin"], block=api.BUILT_IN_APIS)
 
 
 async def echo(client: httpx.AsyncClient, **headers: str) -> httpx.Response:

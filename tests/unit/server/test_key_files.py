@@ -19,9 +19,9 @@ from llamafw.serving import Credentials
 
 @pytest.mark.inventory("C-109")
 def test_keys_of_a_file_are_added_to_the_others(tmp_path: Path) -> None:
-    (path := tmp_path / "keys").write_bytes("one\r\n\n # no comment\n  \nschlüssel".encode())
+    (path := tmp_path / "keys").write_bytes("# first\none\r\n\n # a comment\n  \nschlüs#sel".encode())
     keys = api_keys(Settings(api_key=("zero",), api_key_file=str(path)))
-    assert keys == ("zero", "one", "# no comment", "schlüssel")
+    assert keys == ("zero", "one", "schlüs#sel")
     assert api_keys(Settings(api_key=("zero",))) == ("zero",)
     assert api_keys(Settings()) == ()
 
@@ -29,7 +29,12 @@ def test_keys_of_a_file_are_added_to_the_others(tmp_path: Path) -> None:
 @pytest.mark.inventory("C-109")
 @pytest.mark.parametrize(
     ("raw", "message"),
-    [(b"\n \n", "contains no key"), (b"\xff\n", "cannot be read"), (None, "cannot be read: .*No such file")],
+    [
+        (b"\n \n", "contains no key"),
+        (b"# only\n#\n", "contains no key"),
+        (b"\xff\n", "cannot be read"),
+        (None, "cannot be read: .*No such file"),
+    ],
 )
 def test_startup_fails_if_a_key_file_has_no_keys(tmp_path: Path, raw: bytes | None, message: str) -> None:
     path = tmp_path / "keys"

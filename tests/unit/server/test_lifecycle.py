@@ -105,7 +105,10 @@ class EventRecorder:
 
 
 async def test_event_hooks_are_called_in_order(caplog: pytest.LogCaptureFixture) -> None:
-    plugins, recorder = Plugins(extra=["support.api"], block=["endpoints", "metrics"]), EventRecorder()
+    plugins, recorder = (
+        Plugins(extra=["support.api"], block=api.BUILT_IN_APIS),
+        EventRecorder(),
+    )
     plugins.pm.register(recorder, name="recorder")
     async with client_opener(plugins)() as client:
         assert recorder.events == ["started", "loaded"]
@@ -123,7 +126,7 @@ def test_startup_fails_if_a_wrapper_is_not_an_application() -> None:
         def wrap_asgi(self, asgi: Any, app: Any) -> Any:
             return "not an application"
 
-    plugins = Plugins(extra=["support.api"], block=["endpoints", "metrics"])
+    plugins = Plugins(extra=["support.api"], block=api.BUILT_IN_APIS)
     plugins.pm.register(Wrong(), name="wrong")
     with pytest.raises(PluginError, match="plugin wrong: wrap_asgi returned 'not an application'"):
         build_app(Settings(), plugins, api.load, document=api.DOCUMENT)

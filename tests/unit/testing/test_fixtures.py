@@ -83,7 +83,7 @@ async def test_both_kinds_of_servers_answer_alike(serve: Any, serve_http: Any) -
 async def test_servers_take_settings_and_plugins(serve: Any, tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text("from llamafw import hookimpl\n@hookimpl\ndef wrap_asgi(asgi): return None\n")
-    async with serve(plugin=(str(plugin),), alias="mine") as client:
+    async with serve(plugin=(str(plugin),), alias=("mine",)) as client:
         assert (await client.get("/v1/models")).json()["data"][0]["id"] == "mine"
         names = [found["name"] for found in (await client.get("/plugins")).json()["plugins"]]
         assert any(name.endswith("mine.py") for name in names)

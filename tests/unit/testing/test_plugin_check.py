@@ -258,7 +258,7 @@ def test_installed_plugin_is_found_by_name(tmp_path: Path) -> None:
     result = check("llamafw:tool_parsers", folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("mistral", "llama3", "hermes"):
-        assert verdicts(result.stdout)[f"tool parser {name}"] == "ok: 9 rules passed"
+        assert verdicts(result.stdout)[f"tool parser {name}"] == "ok: 12 rules passed"
 
 
 def test_file_with_a_class_of_hooks_is_checked(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from importlib import import_module
 
 from llamafw import PluginError, Quant
-from llamafw_backends.numba_cpu.cache import plugin_source
+from llamafw_backends.numba_cpu.cache import class_source, plugin_source
 from llamafw_backends.numba_cpu.formats.floats import BF16Format, F16Format, F32Format
 from llamafw_backends.numba_cpu.formats.iq1_m import IQ1_M
 from llamafw_backends.numba_cpu.formats.iq1_s import IQ1_S
@@ -33,7 +33,7 @@ from llamafw_backends.numba_cpu.formats.q6_k import Q6_K
 from llamafw_backends.numba_cpu.formats.q8_0 import Q8_0
 from llamafw_backends.numba_cpu.formats.tq1_0 import TQ1_0
 from llamafw_backends.numba_cpu.formats.tq2_0 import TQ2_0
-from llamafw_backends.numba_cpu.tiles import COLUMNS, Format
+from llamafw_backends.numba_cpu.tiles import COLUMNS, Format, QuantFormat
 
 BUILT_IN: tuple[Format, ...] = (
     F32Format(),
@@ -68,6 +68,8 @@ BUILT_IN: tuple[Format, ...] = (
 FORMATS: dict[str, Format] = {one.key: one for one in BUILT_IN}
 """The formats of this process by their `Format.key`. Kernels are compiled for a key."""
 
+_PACKAGE = "llamafw_backends.numba_cpu"  # whose sources are part of `cache.version_folder`
+
 
 def find_format(quant: Quant) -> Format | None:
     """Return the format of a tensor type; None if this backend and the type's plugin have none.
@@ -75,7 +77,7 @@ def find_format(quant: Quant) -> Format | None:
     Raises
     ------
     PluginError
-        What the plugin has registered for this backend is not a format, or not of this type.
+        The plugin's format for this backend is invalid, or belongs to another type.
     """
     if quant.name in FORMATS:
         return FORMATS[quant.name]
@@ -84,22 +86,51 @@ def find_format(quant: Quant) -> Format | None:
         return None
 
     found = _import(quant, registered) if isinstance(registered, str) else registered
-    found = found() if isinstance(found, type) else found
     owner = f"the tensor type {quant.name}: its format {found!r:.80} for the numba backend"
+    try:
+        found = found() if isinstance(found, type) else found
+    except TypeError as error:  # a method is missing
+        raise PluginError(f"{owner} cannot be created: {error}") from error
     if not isinstance(found, Format):
-        raise PluginError(f"{owner} is not a llamafw_backends.numba_cpu.tiles.Format")
-    sizes, expected = (found.block_size, found.block_bytes), (quant.block_size, quant.type_size)
-    if sizes != expected:
-        raise PluginError(
-            f"{owner} has blocks of {sizes[0]} weights and {sizes[1]} bytes, not {expected[0]} and {expected[1]}"
-        )
-    if found.block_size % COLUMNS or found.word_bytes % 64 or found.scale_bytes % 16:
-        raise PluginError(
-            f"{owner} must have a block_size that is a multiple of {COLUMNS}, a word_bytes that is one of 64, and a "
-            "scale_bytes that is one of 16"
-        )
-    found.version = hashlib.sha256(plugin_source(found.pack)).hexdigest()[:16]
+        raise PluginError(f"{owner} is not a llamafw_backends.numba_cpu.kernel_api.Format")
+    if problem := _find_problem(found, quant):
+        raise PluginError(f"{owner} {problem}")
+    found.version = _hash_source(found)
     return FORMATS.setdefault(found.key, found)
+
+
+def _hash_source(found: Format) -> str:
+    """Return a hash of the code of a plugin's format, and of the formats that it is derived from."""
+    digest = hashlib.sha256(plugin_source(found.pack))
+    for kind in type(found).__mro__:
+        if issubclass(kind, Format) and not kind.__module__.startswith(f"{_PACKAGE}."):
+            digest.update(class_source(kind))
+    return digest.hexdigest()[:16]
+
+
+def _find_problem(found: Format, quant: Quant) -> str | None:
+    """Return what is wrong with the attributes of a plugin's format; None if nothing is."""
+    names = ["name", "block_size", "block_bytes", "word_bytes", *(["bound"] if isinstance(found, QuantFormat) else [])]
+    if missing := [name for name in names if not hasattr(found, name)]:
+        return f"has no {' and no '.join(missing)}"
+    if found.name != quant.name:
+        return f"has the name {found.name!r}"
+    if (found.block_size, found.block_bytes) != (quant.block_size, quant.type_size):
+        return (
+            f"has blocks of {found.block_size} weights and {found.block_bytes} bytes, not {quant.block_size} and "
+            f"{quant.type_size}"
+        )
+
+    for name, unit in (("block_size", COLUMNS), ("word_bytes", 64), ("scale_bytes", 16)):
+        if getattr(found, name) % unit:
+            return f"has the {name} {getattr(found, name)}, which is not a multiple of {unit}"
+    if not isinstance(found, QuantFormat):
+        return None
+    if found.columns_per_scale not in (16, COLUMNS) or (found.columns_per_scale == 16 and found.offset):
+        return "must have a columns_per_scale of 32, or of 16 with an offset of 0"
+    if not 0 < found.bound <= (255 if found.offset == 128 else 127):
+        return f"has the bound {found.bound}; it must be 1 to 127, or up to 255 with an offset of 128"
+    return None
 
 
 def _import(quant: Quant, path: str) -> object:
@@ -107,5 +138,5 @@ def _import(quant: Quant, path: str) -> object:
     module, _, name = path.partition(":")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: there is no name of a module
         raise PluginError(f"the tensor type {quant.name}: {path!r} cannot be imported: {error}") from error

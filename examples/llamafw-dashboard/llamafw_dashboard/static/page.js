@@ -11,7 +11,7 @@ async function get(path) {
 
 function row(slot) {
   const state = { 0: "idle", 1: "prompt", 3: "generating" }[slot.state];
-  const cells = [slot.id, state, slot.n_prompt_tokens, slot.next_token.n_decoded, slot.n_past];
+  const cells = [slot.id, state, slot.n_prompt_tokens, slot.next_token[0].n_decoded, slot.n_past];
   const line = document.createElement("tr");
   line.className = state;
   line.append(...cells.map((text) => Object.assign(document.createElement("td"), { textContent: text })));

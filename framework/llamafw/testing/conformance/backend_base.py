@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from llamafw.graph import Graph
-from llamafw.interfaces import Backend, BackendContext, SnapshotBackend
+from llamafw.interfaces import Backend, BackendContext, SharingBackend, SnapshotBackend
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.conformance.base import ProtocolConformance, assert_identical
 from llamafw.types import BackendOptions, Model
@@ -38,6 +38,8 @@ class BackendTests(ProtocolConformance):
             yield Backend, backend
             if not getattr(backend, "can_cut", True):
                 yield SnapshotBackend, backend
+            if hasattr(backend, "share_prefix"):
+                yield SharingBackend, backend
 
     def skip_unless_it_follows_the_model(self) -> None:
         """Skip the test if the backend does not compute the model."""

@@ -1,4 +1,4 @@
-"""The rules for a backend's cache: it can be cut, shifted, saved and restored, and logits stay the same."""
+"""The rules for a backend's cache: it can be cut, shifted, saved, restored and shared, and logits stay the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamafw.errors import LlamafwError
-from llamafw.interfaces import Backend, SnapshotBackend
+from llamafw.interfaces import Backend, SharingBackend, SnapshotBackend
 from llamafw.testing.batches import batch, logits
 from llamafw.testing.conformance.backend_base import F32_CACHE, N_TOKENS, TOKENS, BackendTests, WriteModel
 from llamafw.testing.conformance.base import assert_identical
@@ -201,6 +201,67 @@ class BackendCacheTests(BackendTests):
             self.check_snapshots(snapshots, 1, ())
             self.check_snapshots(snapshots, 0, SNAPSHOTS)
 
+    # --- shared memory
+
+    def test_shared_prefix_continues_exactly(self, write_model: WriteModel) -> None:
+        """After `share_prefix(source, target, n)`, the target continues with the logits of a fresh slot."""
+        with self.open_filled(write_model(types="Q8_0"), n_slots=3) as (backend, whole):
+            sharing = self.sharing_backend(backend)
+            for n in (1, 16, 17, 33, N_TOKENS) if backend.can_cut else (*SNAPSHOTS, N_TOKENS):
+                logits(backend, TOKENS[::-1], slot=2)
+                sharing.share_prefix(0, 2, n)
+                assert_identical(
+                    backend.save(2, n), backend.save(0, n), f"the states of slots that share {n} positions"
+                )
+                rest = backend.forward(batch((2, n, [*TOKENS[n:], NEXT])))
+                self.check_same(backend, rest, whole[n:], f"logits after sharing {n} positions and in a fresh slot")
+
+    def test_slots_that_share_a_prefix_are_independent(self, write_model: WriteModel) -> None:
+        """Slots that share a prefix do not change each other, whichever of them continues or gets other text."""
+        n = SNAPSHOTS[2]
+        with self.open_filled(write_model()) as (backend, whole):
+            sharing = self.sharing_backend(backend)
+            sharing.share_prefix(0, 1, n)
+            last = backend.forward(batch((0, N_TOKENS, [NEXT]), (1, n, TOKENS[: N_TOKENS - n]), outputs=[0]))
+            self.check_same(backend, last, whole[-1:], "logits of a slot that continues after and before it was shared")
+
+            left = self.truncate(backend, 1, n)
+            logits(backend, TOKENS[::-1])
+            rest = backend.forward(batch((1, left, [*TOKENS[left:], NEXT])))
+            self.check_same(
+                backend, rest, whole[left:], "logits of a prefix whose source got other text and without it"
+            )
+
+    def test_prefixes_that_cannot_be_shared_are_errors(self, write_model: WriteModel) -> None:
+        """`share_prefix` raises LlamafwError where `save` does, and leaves the target as it was."""
+        with self.open_filled(write_model()) as (backend, whole):
+            sharing = self.sharing_backend(backend)
+            expected = logits(backend, [*TOKENS[::-1], NEXT], slot=1)[-1:]
+            for n in range(1, N_TOKENS):
+                logits(backend, TOKENS[::-1], slot=1)
+                try:
+                    sharing.share_prefix(0, 1, n)
+                except LlamafwError:
+                    must_work = backend.can_cut or n in SNAPSHOTS
+                    assert not must_work, f"share_prefix(0, 1, {n}) fails, although the slot can be cut there"
+                    row = backend.forward(batch((1, N_TOKENS, [NEXT])))
+                    self.check_same(backend, row, expected, f"logits of the target after {n} positions were refused")
+                else:
+                    row = backend.forward(batch((1, n, TOKENS[n : n + 1])))
+                    self.check_same(backend, row, whole[n : n + 1], f"logits after sharing {n} positions and original")
+
+    def test_pages_are_counted(self, write_model: WriteModel) -> None:
+        """`page_counts` has no more shared pages than used ones; empty slots use none."""
+        with self.open_filled(write_model()) as (backend, _):
+            sharing = self.sharing_backend(backend)
+            sharing.share_prefix(0, 1, SNAPSHOTS[2])
+            counts = sharing.page_counts()
+            in_order = 0 <= counts.n_shared <= counts.n_used <= counts.n_touched <= counts.n_total
+            assert in_order, f"page_counts() is {counts}, which cannot be"
+            for slot in range(backend.n_slots):
+                backend.truncate(slot, 0)
+            assert sharing.page_counts().n_used == 0, f"with empty slots, page_counts() is {sharing.page_counts()}"
+
     # --- helpers
 
     @contextmanager
@@ -235,6 +296,12 @@ class BackendCacheTests(BackendTests):
         if backend.can_cut:
             pytest.skip("`can_cut` is True")
         return cast("SnapshotBackend", backend)
+
+    def sharing_backend(self, backend: Backend) -> SharingBackend:
+        """Return the backend; skip the test if its slots share no memory."""
+        if not hasattr(backend, "share_prefix"):
+            pytest.skip("the backend has no `share_prefix`")
+        return cast("SharingBackend", backend)
 
     def check_snapshots(self, backend: SnapshotBackend, slot: int, expected: Any, allowed: Any = None) -> None:
         """Fail unless a slot has snapshots at the expected positions, and besides these only at the allowed ones."""

@@ -13,6 +13,7 @@ import pytest
 
 from llamafw import spec
 from llamafw.registry import Registry
+from llamafw.server.error_formats import ErrorFormats
 from llamafw.server.running_app import RunningApp
 from llamafw.testing import contract
 from llamafw.testing.conformance.base import Conformance, load
@@ -109,7 +110,10 @@ class EndpointConformance(Conformance):
                     assert answered, f"{where} is {response.status_code}: {response.text:.300}"
 
     async def test_errors_have_the_envelope(self, tmp_path: Path, serve: Any) -> None:
-        """A wrong method is a 405, a missing key a 401, and malformed JSON a 400, in the error envelope."""
+        """A wrong method is a 405, a missing key a 401, and malformed JSON a 400, in the error envelope.
+
+        On paths with an error format of the plugin's own, the bodies are those of the document.
+        """
         async with serve(plugin=self.plugins, api_key=("key",), **self.settings(tmp_path)) as client:
             for path, method, operation in self.operations(tmp_path):
                 url = path.replace("{", "").replace("}", "")  # any text may stand for a parameter
@@ -120,11 +124,11 @@ class EndpointConformance(Conformance):
 
                 if operation.get("security") != []:
                     response = await client.request(method, url)
-                    self.check_error(response, 401, f"{method.upper()} {path} without a key")
+                    self.check_error(response, 401, f"{method.upper()} {path} without a key", path, operation)
                 if "requestBody" in operation:
                     key = {"Authorization": "Bearer key"}
                     response = await client.request(method, url, content=b'{"a": ', headers=key)
-                    self.check_error(response, 400, f"{method.upper()} {path} with malformed JSON")
+                    self.check_error(response, 400, f"{method.upper()} {path} with malformed JSON", path, operation)
 
     async def test_responses_match_the_document(self, tmp_path: Path, serve_http: Any) -> None:
         """Responses to all requests that schemathesis makes match the API document."""
@@ -196,9 +200,18 @@ class EndpointConformance(Conformance):
         """Return a validator for a schema of the document."""
         return spec.validator(schema, merged(self.plugins))
 
-    def check_error(self, response: Any, status: int, request: str) -> None:
-        """Fail unless a response is an error with this status in the envelope; ``request`` begins the message."""
+    def check_error(self, response: Any, status: int, request: str, path: str, operation: Mapping[str, Any]) -> None:
+        """Fail unless a response is an error with this status in the format of its path.
+
+        ``request`` begins the message.
+        """
         assert response.status_code == status, f"{request} is {response.status_code}, expected {status}"
+        if ErrorFormats(load(self.plugins)).of(path) is not None:
+            content = self.resolve(operation["responses"][str(status)])["content"]["application/json"]
+            error = next(self.validator(content["schema"]).iter_errors(response.json()), None)
+            assert error is None, f"{request}: the error is not as documented: {describe_invalid_part(error)}"
+            return
+
         error = response.json().get("error", {})
         assert error.get("code") == status, f"{request}: error.code is {error.get('code')!r}, expected {status}"
         for field in ("message", "type"):

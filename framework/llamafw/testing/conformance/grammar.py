@@ -87,6 +87,21 @@ class GrammarConformance(ProtocolConformance):
                 f"{source!r}: a new response does not begin in the initial state"
             )
 
+    def test_copies_are_independent(self) -> None:
+        """A copy is in the same state; advancing one of the two does not advance the other."""
+        for source, grammar, rng in self.responses(2):
+            for _ in range(4):
+                allowed, copy = allowed_tokens(grammar), grammar.copy()
+                assert allowed_tokens(copy) == allowed, f"{source}: the copy allows other tokens"
+                assert copy.ended == grammar.ended, f"{source}: `ended` of the copy differs"
+                if grammar.ended or allowed <= tokenizer().eog:
+                    break
+                token = int(rng.choice(sorted(allowed - tokenizer().eog)))
+                assert copy.accept(token), f"{source}: the copy rejects token {token}, which the mask allows"
+                assert allowed_tokens(grammar) == allowed, f"{source}: advancing the copy advanced the original"
+                grammar.accept(token)
+                assert allowed_tokens(copy) == allowed_tokens(grammar), f"{source}: the copy went another way"
+
     def test_threads_may_share_the_compiler(self) -> None:
         """Several threads can compile at the same time with the same results."""
         compiler, sources = self.compiler(), self.find_sources()

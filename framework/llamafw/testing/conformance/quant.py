@@ -1,6 +1,6 @@
 """The rules for tensor types: exact weights, independent blocks, any shape; data of the wrong size is an error.
 
-What a type has for backends computes with the same exact weights.
+What a type has for backends computes with the same exact weights. Weights that are rounded to it stay close.
 """
 
 from __future__ import annotations
@@ -138,6 +138,35 @@ class QuantConformance(ProtocolConformance):
                 raise AssertionError(f"{n_bytes} bytes for shape {shape} raise {error!r}, not ModelError") from error
             raise AssertionError(f"{n_bytes} bytes are accepted for the shape {shape}")
 
+    # --- types that weights can be rounded to
+
+    def test_rounded_weights_are_close(self) -> None:
+        """`quantize` returns blocks whose weights are closer to the given ones than zeros are."""
+        weights = np.random.default_rng(4).normal(0, 0.02, (6, 4 * self.quant.block_size)).astype(np.float32)
+        error = np.square(self.dequantize(self.rounded(weights).reshape(-1), weights.shape) - weights).mean()
+        assert error < np.square(weights).mean(), "the error of rounded weights is larger than the weights"
+        zeros = self.dequantize(self.rounded(np.zeros_like(weights)).reshape(-1), weights.shape)
+        assert np.abs(zeros).max() < 0.02, f"zeros become weights up to {np.abs(zeros).max()}"
+
+    def test_rounded_blocks_are_independent(self) -> None:
+        """A rounded block depends on its own weights only, because tensors are rounded in parts, by many threads."""
+        size, n = self.quant.block_size, self.quant.type_size
+        weights = np.random.default_rng(5).normal(size=(4, 3 * size)).astype(np.float32)
+        weights.flags.writeable = False
+        whole = self.rounded(weights)
+        assert_identical(self.rounded(weights), whole, "the blocks of the first and the second call")
+        assert_identical(self.rounded(weights[2:3]), whole[2:3], "row 2 alone and among others")
+        alone = self.rounded(np.ascontiguousarray(weights[1:2, size : 2 * size]))
+        assert_identical(alone, whole[1:2, n : 2 * n], "block 1 of row 1 alone and among others")
+        assert self.rounded(weights[:0]).shape == (0, 3 * n), "no rows do not become no blocks"
+
+    def test_importance_of_columns_is_accepted(self) -> None:
+        """`quantize` accepts the importance of columns, zeros too, and rounded weights stay finite."""
+        weights = np.random.default_rng(6).normal(size=(3, 2 * self.quant.block_size)).astype(np.float32)
+        for importance in (np.ones(weights.shape[1], np.float32), np.zeros(weights.shape[1], np.float32)):
+            rounded = self.dequantize(self.rounded(weights, importance).reshape(-1), weights.shape)
+            assert np.isfinite(rounded).all(), f"with importance {importance[0]:g}, rounded weights are not finite"
+
     # --- backends that the type has something for
 
     def test_backends_read_exact_weights(self) -> None:
@@ -181,6 +210,17 @@ class QuantConformance(ProtocolConformance):
         """The tensor type."""
         quant: Quant = self.registered()
         return quant
+
+    def rounded(self, weights: Floats, importance: Floats | None = None) -> Bytes:
+        """Return the blocks of ``weights``; skip the test if weights cannot be rounded to the type."""
+        quantize = getattr(self.quant, "quantize", None)
+        if quantize is None:
+            pytest.skip("the type has no `quantize`, so weights cannot be rounded to it")
+        blocks: Bytes = quantize(weights) if importance is None else quantize(weights, importance)
+        shape = (len(weights), weights.shape[1] // self.quant.block_size * self.quant.type_size)
+        assert blocks.dtype == np.uint8, f"`quantize` returned {blocks.dtype}, expected uint8"
+        assert blocks.shape == shape, f"`quantize` returned the shape {blocks.shape}, expected {shape}"
+        return blocks
 
     def unpack(self, blocks: Bytes, shape: Sequence[int]) -> Floats:
         """Return the weights of ``blocks``; skip the test if the type is known by name only."""

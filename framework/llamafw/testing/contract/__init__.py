@@ -22,7 +22,7 @@ from typing import Any
 from llamafw.cli.parser import CommandParser
 from llamafw.cli.serve import parse_command_line
 from llamafw.errors import SettingsError, SpecError, StartupError
-from llamafw.spec import METHODS, Document, load_document, operation_ids, operations
+from llamafw.spec import METHODS, PLUGIN, Document, operation_ids, operations
 
 HERE = Path(__file__).parent
 KEY = "contract"
@@ -142,8 +142,8 @@ def write_model(path: Path) -> Path:
 
 
 def paths_of_plugins(document: Document) -> list[str]:
-    """Return the paths of a server's document that plugins have added."""
-    return sorted(set(document["paths"]) - set(load_document()["paths"]))
+    """Return the paths of a server's document to which plugins that are not built in have added operations."""
+    return sorted({path for path, _, operation in operations(document) if PLUGIN in operation})
 
 
 def failures(output: str, server: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""Check streams of server-sent events: their format, the schema of each event, the order of the events, and the end."""
+"""Check streams of events or lines: their format, the schema of each item, the order of the items, and the end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ DONE = "[DONE]"
 # "not with this server", "not now" and "not in time"; other 5xx statuses are defects
 NOT_A_DEFECT = (501, 503, 504)
 SELECTED = {"$ref": "#/components/schemas/SelectedFields"}  # schema of events if the request has `response_fields`
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"
+FAILURES = ("server_error", "api_error", "plugin_error")  # types of errors without a code that are defects
 NATIVE = "#/components/schemas/CompletionEvent"
 OPENAI = ("#/components/schemas/TextCompletionEvent", "#/components/schemas/ChatCompletionEvent")
+RESPONSES = "#/components/schemas/ResponseEvent"
+RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 Object = Mapping[str, Any]
 
@@ -27,7 +31,7 @@ class StreamChecker:
         self.document = document
         self._validators: dict[tuple[str, bool], Draft4Validator] = {}
 
-    def problems(self, content: bytes, operation: Object, body: Any) -> Iterator[str]:
+    def problems(self, content: bytes, operation: Object, body: Any, media_type: str = EVENTS) -> Iterator[str]:
         """Yield the problems of a stream.
 
         The order of the events, and ``[DONE]``, are checked for the built-in operations only.
@@ -40,13 +44,19 @@ class StreamChecker:
             The operation object of the API document.
         body : object
             The body of the request.
+        media_type : str
+            Of events or of lines of JSON.
         """
-        *events, rest = content.decode("utf-8").split("\n\n")
+        are_lines = media_type == LINES
+        *events, rest = content.decode("utf-8").split("\n" if are_lines else "\n\n")
         if rest:
             yield f"the stream ends within an event: {rest[:200]!r}"
-        schema = operation["responses"]["200"]["content"]["text/event-stream"].get(spec.EVENT, {})
+        events = [event for event in events if not event.startswith(":")]  # comments, which are sent while it waits
+        schema = operation["responses"]["200"]["content"][media_type].get(spec.EVENT, {})
         is_builtin = schema.get("$ref") in (NATIVE, *OPENAI)
-        data = [parse_event(event, may_have_name=not is_builtin) for event in events]
+        data: list[str | None] = (
+            [*events] if are_lines else [parse_event(event, may_have_name=not is_builtin) for event in events]
+        )
         if None in data:
             yield f"an event does not consist of one line of data: {events[data.index(None)][:200]!r}"
             return
@@ -77,13 +87,15 @@ class StreamChecker:
             yield "an error is not the last event"
         if has_failed:
             error = values[-1]["error"]
-            if error["code"] >= 500 and error["code"] not in NOT_A_DEFECT:
-                yield f"the server has failed: {error['message']}"
+            if is_failure(error):
+                yield f"the server has failed: {error}"
 
         if kind == NATIVE:
             yield from problems_of_completions(results, request, has_failed)
         elif kind in OPENAI:
             yield from problems_of_choices(results, request, has_failed)
+        elif kind == RESPONSES:
+            yield from problems_of_a_response(results)
 
     def _validator(self, schema: Object, are_fields_selected: bool) -> Draft4Validator:
         """Return the validator of events; ``are_fields_selected``: the request has ``response_fields``."""
@@ -141,6 +153,28 @@ def problems_of_choices(events: list[Any], request: Object, has_failed: bool) ->
     expected = [False] * (len(events) - is_usage_expected) + [True] * is_usage_expected
     if not has_failed and usages != expected:
         yield "the usage is missing or misplaced"
+
+
+def is_failure(error: Any) -> bool:
+    """Return whether an error in a stream is a defect of the server.
+
+    The formats of some APIs have no code, or only a message.
+    """
+    if not isinstance(error, dict):
+        return bool(error == "internal server error")
+    if "code" in error:
+        return bool(error["code"] >= 500 and error["code"] not in NOT_A_DEFECT)
+    return error.get("type") in FAILURES
+
+
+def problems_of_a_response(events: list[Any]) -> Iterator[str]:
+    """Yield problems in the order of the Responses API's events: numbers without gaps, and one end."""
+    numbers = [event["sequence_number"] for event in events]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        yield f"the sequence numbers have gaps: {numbers[:20]}"
+    ends = [event["type"] in RESPONSE_ENDS for event in events]
+    if ends != [False] * (len(ends) - 1) + [True]:
+        yield "the end of the response is missing or misplaced"
 
 
 def _is_error(value: Any) -> bool:

@@ -1,0 +1,289 @@
+"""``--requantize``: round the matrices of a model to another tensor type while it loads.
+
+The graph says which tensors are matrices. A matrix is rounded when its data are read, so that only the data that a
+backend keeps need memory. Independent of tensor types.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import psutil
+
+from llamafw.errors import ModelError, PluginError, SettingsError
+from llamafw.graph import TOKENS, EmbeddingLookup, ExpertLinear, Graph, Linear, TopK, Value, Weight
+from llamafw.interfaces import Quant, Quantizer
+from llamafw.models.slow_steps import log_if_slow
+from llamafw.models.tensor_types import byte_size
+from llamafw.registry import Registry
+from llamafw.settings import Settings
+from llamafw.types import Bytes, Model, Tensor
+
+FLAG = "--requantize"
+MIN_ROWS = 16  # matrices with fewer rows keep their type: they are small, and often decide something
+OUTPUT_TYPES = "Q6_K", "Q8_0"
+"""Types of the output matrix, the best one whose blocks fit, if the others get a smaller quantised type."""
+
+_CHUNK = 2**18  # weights that a thread rounds at once
+_MAX_SURE = 2.0**15  # weights up to this size do not overflow in a float16
+_LAYER = re.compile(r"\b\d+\b")
+
+
+class RequantizedTensor(Tensor):
+    """A matrix of a model file, rounded to another type.
+
+    Parameters
+    ----------
+    source : Tensor
+        The matrix in the file.
+    quant : Quant
+        Its type in the file.
+    target : Quantizer
+        The type that it is rounded to.
+    path : Path
+        The file, for error messages.
+    n_threads : int
+        How many threads round it.
+    """
+
+    __slots__ = ("source", "_quant", "_target", "_path", "_n_threads", "_lock", "_data")
+
+    __setattr__ = object.__setattr__  # the fields of the dataclass are frozen, and those here are not
+
+    def __init__(self, source: Tensor, quant: Quant, target: Quantizer, path: Path, n_threads: int) -> None:
+        for name, value in (("name", source.name), ("shape", source.shape), ("type_name", target.name)):
+            object.__setattr__(self, name, value)
+        self.source = source
+        self._quant, self._target, self._path, self._n_threads = quant, target, path, n_threads
+        self._lock = threading.Lock()
+        self._data: Callable[[], Bytes | None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.shape} {self.source.type_name} as {self.type_name}>"
+
+    @property
+    def data(self) -> Bytes:
+        """The rounded blocks, ``(n_bytes,)`` uint8.
+
+        They are computed again if nothing has kept them.
+
+        Raises
+        ------
+        ModelError
+            A weight is not finite, or too large for the type.
+        """
+        with self._lock:
+            data = self._data()
+            if data is None:
+                data = self._round()
+                self._data = weakref.ref(data)
+        return data
+
+    def release(self) -> None:
+        """Do nothing: the pages of the file have been released when the data were computed."""
+
+    def round_rows(self, first: int, last: int) -> Bytes:
+        """Return some rows, counted over all matrices of the tensor, ``(last - first, bytes per row)`` uint8."""
+        n_columns = self.shape[-1]
+        data = self.source.data.reshape(self._n_rows, -1)[first:last].reshape(-1)
+        values = self._quant.dequantize(data, (last - first, n_columns))
+        largest = float(max(values.max(initial=0), -values.min(initial=0)))
+        if not np.isfinite(largest):
+            self._fail("has weights that are not finite numbers")
+
+        blocks = self._target.quantize(values)
+        expected = last - first, n_columns // self._target.block_size * self._target.type_size
+        if not isinstance(blocks, np.ndarray) or blocks.dtype != np.uint8 or blocks.shape != expected:
+            raise PluginError(f"the tensor type {self.type_name!r} returned {blocks!r:.80}, not uint8 of {expected}")
+        if largest > _MAX_SURE:
+            result = np.abs(self._target.dequantize(blocks.reshape(-1), values.shape)).max(initial=0)
+            if not largest / 2 <= result < np.inf:
+                self._fail(f"has weights up to {largest:.3g}, which are too large")
+        return blocks
+
+    @property
+    def _n_rows(self) -> int:
+        return int(np.prod(self.shape[:-1]))
+
+    def _round(self) -> Bytes:
+        n_bytes = byte_size(self.shape, self._target)
+        assert n_bytes is not None  # `requantize` has checked it
+        data = np.empty(n_bytes, np.uint8)
+        rows, step = data.reshape(self._n_rows, -1), max(_CHUNK // self.shape[-1], 1)
+
+        def round_part(first: int) -> None:
+            last = min(first + step, len(rows))
+            rows[first:last] = self.round_rows(first, last)
+
+        with ThreadPoolExecutor(self._n_threads) as threads:
+            for _ in threads.map(round_part, range(0, len(rows), step)):  # raises the first error
+                pass
+        self.source.release()
+        data.flags.writeable = False
+        return data
+
+    def _fail(self, problem: str) -> None:
+        raise ModelError(
+            f"{self._path}: the tensor {self.name!r} {problem}, so it cannot be rounded to {self.type_name} ({FLAG})"
+        )
+
+
+def find_quantizer(name: str, quants: Registry) -> Quantizer:
+    """Return the tensor type that ``--requantize`` names; upper and lower case are the same.
+
+    Raises
+    ------
+    SettingsError
+        No plugin provides the type, or weights cannot be rounded to it; the message lists the types that can be used.
+    """
+    by_name = {one.upper(): quant for one, quant in quants.items()}
+    quant = by_name.get(name.upper())
+    if quant is not None and callable(getattr(quant, "quantize", None)):
+        return quant  # type: ignore[no-any-return]  # a Quantizer, as it has the method
+    usable = ", ".join(sorted(one for one, quant in quants.items() if callable(getattr(quant, "quantize", None))))
+    if quant is None:
+        raise SettingsError(f"{FLAG}: no plugin provides the tensor type {name!r}; weights can be rounded to {usable}")
+    raise SettingsError(f"{FLAG}: weights cannot be rounded to {quant.name}, only to {usable}")
+
+
+def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry, log: Callable[[str], None]) -> Model:
+    """Return the model with its matrices rounded to the type that ``--requantize`` names; without it, the model.
+
+    The matrices of linear layers and experts, and the embedding of tokens, are rounded. Norms, biases, convolutions,
+    routers of experts and matrices with fewer than `MIN_ROWS` rows keep their type. So do matrices whose rows are not
+    whole blocks, which are logged. The output matrix gets one of `OUTPUT_TYPES` if the type is smaller than these,
+    unless that would make it larger.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    graph : Graph
+        What is computed with it.
+    settings : Settings
+        The server's settings.
+    quants : Registry
+        All tensor types.
+    log : callable
+        Receives a line about the matrices that are rounded, and one about those that cannot be. If the code that rounds
+        weights must be compiled first, which takes seconds, it receives a line about that.
+
+    Raises
+    ------
+    SettingsError
+        Weights cannot be rounded to the type.
+    """
+    if settings.requantize is None:
+        return model
+    target = find_quantizer(settings.requantize, quants)
+    n_threads = settings.threads if settings.threads > 0 else _n_cores()
+    outputs = {weight.name for weight in _output_matrices(graph)}
+    tensors, misfits = dict(model.tensors), dict[str, Tensor]()
+    used = [target, *(quants[name] for name in OUTPUT_TYPES if outputs and target.block_size > 1)]
+    # load compiled code now: while a backend compiles kernels, numba's setting for the folder of the cache is another
+    with log_if_slow(log, f"{FLAG}: compiling the code that rounds weights; later starts do not"):
+        for quant in used:
+            quant.quantize(np.zeros((1, quant.block_size), np.float32))
+    for name in matrices(graph):
+        tensor = tensors[name]
+        chosen = _output_type(tensor, target, quants) if name in outputs else target
+        if chosen is None or chosen.name == tensor.type_name or len(tensor.shape) < 2 or tensor.shape[-2] < MIN_ROWS:
+            continue
+        if byte_size(tensor.shape, chosen) is None:
+            misfits[name] = tensor
+            continue
+        tensors[name] = RequantizedTensor(tensor, quants[tensor.type_name], chosen, model.path, n_threads)
+
+    n_bytes = {name: byte_size(tensor.shape, quants[tensor.type_name]) or 0 for name, tensor in tensors.items()}
+    changed = replace(model, tensors=MappingProxyType(tensors), n_bytes=sum(n_bytes.values()))
+    log(_describe(model, changed, target))
+    if misfits:
+        types = _grouped(f"{_LAYER.sub('*', name)} ({tensor.type_name})" for name, tensor in misfits.items())
+        log(f"{FLAG}: rows are not whole blocks of {target.block_size} weights, so these keep their type: {types}")
+    return changed
+
+
+def matrices(graph: Graph) -> list[str]:
+    """Return the names of the tensors that are used only as matrices, or as the embedding of tokens."""
+    routers = {id(one) for value in graph if isinstance(value, TopK) for one in _nearest_products(value.x)}
+    names: dict[str, bool] = {}
+    for value in graph:
+        is_product = isinstance(value, Linear | ExpertLinear) and id(value) not in routers
+        is_embedding = isinstance(value, EmbeddingLookup) and value.ids is TOKENS
+        for field, weight in _weights(value):
+            is_matrix = field == "weight" and (is_product or is_embedding)
+            names[weight.name] = names.get(weight.name, True) and is_matrix
+    return [name for name, is_matrix in names.items() if is_matrix]
+
+
+def _output_matrices(graph: Graph) -> list[Weight]:
+    return [] if graph.logits is None else [product.weight for product in _nearest_products(graph.logits)]
+
+
+def _nearest_products(value: Value) -> Iterator[Linear]:
+    """Yield the linear layers from which a value is computed without another one in between."""
+    todo, seen = [value], set[int]()
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Linear):
+            yield one
+        else:
+            todo += one.inputs()
+
+
+def _weights(value: Value) -> Iterator[tuple[str, Weight]]:
+    """Yield the weights of an operator and the names of their fields."""
+    for name in type(value).__dataclass_fields__:
+        field = getattr(value, name)
+        for weight in field if isinstance(field, tuple) else (field,):
+            if isinstance(weight, Weight):
+                yield name, weight
+
+
+def _output_type(tensor: Tensor, target: Quantizer, quants: Registry) -> Quantizer | None:
+    """Return the type of the output matrix; None: it keeps its type."""
+    if target.block_size == 1:
+        return target
+    if _bits(target) >= _bits(quants[OUTPUT_TYPES[1]]):
+        return target
+    best = next((quants[name] for name in OUTPUT_TYPES if tensor.shape[-1] % quants[name].block_size == 0), target)
+    chosen: Quantizer = target if _bits(target) > _bits(best) else best
+    return chosen if _bits(chosen) < _bits(quants[tensor.type_name]) else None
+
+
+def _bits(quant: Quant) -> float:
+    """Return the bits per weight."""
+    return 8 * quant.type_size / quant.block_size
+
+
+def _n_cores() -> int:
+    """Return the number of cores that this process may use, without hyperthreads."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def _describe(model: Model, changed: Model, target: Quantizer) -> str:
+    rounded = [tensor for tensor in changed.tensors.values() if isinstance(tensor, RequantizedTensor)]
+    if not rounded:
+        return f"{FLAG} {target.name}: no matrix is rounded"
+    types = _grouped(f"{one.source.type_name} to {one.type_name}" for one in rounded)
+    sizes = f"{model.n_bytes / 1e6:.0f} MB become {changed.n_bytes / 1e6:.0f} MB"
+    return f"{FLAG} {target.name}: matrices are rounded from {types}; {sizes}"
+
+
+def _grouped(texts: Iterator[str]) -> str:
+    """Return each text once, with the number of its occurrences if there are several, the most common first."""
+    return ", ".join(text if n == 1 else f"{text} ×{n}" for text, n in Counter(texts).most_common())

@@ -1,0 +1,7 @@
+"""Fixtures: grammars for the toy tokenizer."""
+
+from __future__ import annotations
+
+from unit.grammars.conftest import context, language
+
+__all__ = ["context", "language"]
