@@ -58,7 +58,7 @@ docs: $(VENV)/.test
 	$(BIN)/python -m llamafw.cli.cli_page > docs/cli.md
 	$(BIN)/python tests/support/gallery.py > docs/gallery.md
 	$(BIN)/python docs/pictures/sampling.py
-	$(BIN)/python docs/pictures/families.py
+	$(BIN)/python docs/pictures/ratios.py
 	$(BIN)/python tests/support/json_schema.py > docs/json-schema.md
 
 docs-check: $(VENV)/.test

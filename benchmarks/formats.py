@@ -1,9 +1,11 @@
 """Compare the speed of tensor types: a dense model of 0.45 billion random weights in each of them.
 
-``python benchmarks/formats.py [--rounds 3] [--threads 1,2] [--depths 0,4096] [--only Q4_K_M,…]`` writes the models into
-the cache folder once (about 0.3 GB each), runs ``llamafw bench`` and llama.cpp's ``llama-bench`` in turn, and prints a
-Markdown table of medians. The last column is the share of the memory bandwidth that decoding uses: the bytes of all
-matrices times the tokens per second, divided by the bandwidth that as many threads reach when they only read.
+``python benchmarks/formats.py [--rounds 3] [--threads 1,2] [--depths 4096] [--sequences 8] [--only Q4_K_M,…]`` writes
+the models into the cache folder once (about 0.3 GB each), runs ``llamafw bench`` and llama.cpp's ``llama-bench`` in
+turn (with several sequences, ``llama-batched-bench``), and prints a Markdown table: the medians of llamafw's tokens
+per second and, in brackets, of their ratio to llama.cpp's. The last column is the share of the memory bandwidth that
+decoding uses: the bytes of all matrices times the tokens per second, divided by the bandwidth that as many threads
+reach when they only read.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy.typing as npt
 
 from families import find
 from noise import machine
-from passes import measure, medians
+from passes import Run, measure, medians, run_batched_bench, run_llama_bench, run_llamafw_bench
 
 READ_BYTES = 512 << 20
 
@@ -83,12 +85,30 @@ def read_bandwidth(n_threads: int) -> float:
     return best
 
 
+def runs(args: argparse.Namespace) -> tuple[Run, Run]:
+    """Return what runs the tests with the two programs."""
+    tests: list[tuple[str, ...]] = [("-p", "512", "-n", "128")]
+    if args.depths:
+        tests.append(("-p", "0", "-n", "128", "-d", args.depths))
+
+    def ours(model: str, threads: int) -> dict[str, float]:
+        parallel = [("-p", "0", "-n", "128", "-np", args.sequences)] if args.sequences else []
+        return {k: v for test in tests + parallel for k, v in run_llamafw_bench(model, threads, test).items()}
+
+    def theirs(model: str, threads: int) -> dict[str, float]:
+        several = run_batched_bench(model, threads, args.sequences) if args.sequences else {}
+        return {k: v for test in tests for k, v in run_llama_bench(model, threads, test).items()} | several
+
+    return ours, theirs
+
+
 def main() -> None:
     """Run both programs on each model and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--depths", default="0", help="tokens in the KV cache before each test")
+    parser.add_argument("--depths", default="", help="tokens in the KV cache before further tests: 4096,16384")
+    parser.add_argument("--sequences", default="", help="how many generate at the same time in further tests: 8,16")
     parser.add_argument("--tolerance", type=float, default=0.1, help="see passes.py")
     parser.add_argument("--only", default=",".join(FILES))
     args = parser.parse_args()
@@ -96,17 +116,20 @@ def main() -> None:
     paths = {name: find("dense", name, FILES[name]) for name in args.only.split(",")}
     threads = [int(n) for n in args.threads.split(",")]
     bandwidth = {n: read_bandwidth(n) for n in threads}
-    tests = ("-p", "512", "-n", "128", "-d", args.depths)
-    rates = measure({name: str(path) for name, path in paths.items()}, threads, args.rounds, args.tolerance, tests)
+    rates = measure({k: str(v) for k, v in paths.items()}, threads, args.rounds, args.tolerance, *runs(args))
 
     read = ", ".join(f"{speed / 1e9:.0f} GB/s with {n}" for n, speed in bandwidth.items())
     print(f"{machine()}; {args.rounds} rounds in turn, medians; threads read {read}\n")
-    print("| type | test | threads | llamafw tokens/s | llama.cpp tokens/s | ratio | share of the bandwidth |")
-    print("|---|---|---|---|---|---|---|")
-    for (name, test, n), pairs in rates.items():
-        ours, theirs, ratio = medians(pairs)
-        share = f"{paths[name].stat().st_size * ours / bandwidth[n]:.0%}" if test.startswith("tg") else ""
-        print(f"| {name} | {test} | {n} | {ours:.0f} | {theirs:.0f} | {ratio:.2f} | {share} |")
+    tests = list(dict.fromkeys(test for _, test, _ in rates))
+    headings = ["type", "threads", *tests, *(["share of the bandwidth"] if "tg128" in tests else [])]
+    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
+    for name, path in paths.items():
+        for n in threads:
+            results = {test: medians(rates[name, test, n]) for test in tests}
+            cells = [f"{ours:.0f} ({ratio:.2f})" for ours, _, ratio in results.values()]
+            if "tg128" in results:
+                cells.append(f"{path.stat().st_size * results['tg128'][0] / bandwidth[n]:.0%}")
+            print(f"| {name} | {n} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

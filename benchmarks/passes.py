@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from llamafw.models.wheels import pull
@@ -20,6 +20,10 @@ from peer import program
 
 TESTS = ("-p", "512", "-n", "128")
 """The flags that both programs have for the default tests."""
+
+
+Run = Callable[[str, int], Mapping[str, float]]
+"""Runs a program on a model with a number of threads; returns the tokens per second of each test."""
 
 
 def run_llamafw_bench(model: str, threads: int, tests: Sequence[str] = TESTS) -> dict[str, float]:
@@ -36,6 +40,22 @@ def run_llama_bench(model: str, threads: int, tests: Sequence[str] = TESTS) -> d
     return {_name(row): row["avg_ts"] for row in rows}
 
 
+def run_batched_bench(model: str, threads: int, sequences: str, n: int = 128) -> dict[str, float]:
+    """Return the tokens per second of all sequences together in one run of ``llama-batched-bench``.
+
+    Parameters
+    ----------
+    sequences : str
+        Numbers of sequences that generate ``n`` tokens at the same time: "8,16".
+    """
+    size = str((n + 1) * max(map(int, sequences.split(","))))
+    tests = ("-npp", "1", "-ntg", str(n), "-npl", sequences, "-c", size, "--output-format", "jsonl")
+    command = [str(program("llama-batched-bench")), "-m", model, "-t", str(threads), "-tb", str(threads), *tests]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    return {f"tg{row['tg']}x{row['pl']}": row["speed_tg"] for row in rows}
+
+
 def _name(row: Mapping[str, int]) -> str:
     """Return the name of a test of ``llama-bench`` as ``llamafw bench`` gives it."""
     name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
@@ -47,7 +67,12 @@ Rates = dict[tuple[str, str, int], list[tuple[float, float]]]
 
 
 def measure(
-    models: Mapping[str, str], threads: Sequence[int], rounds: int, tolerance: float, tests: Sequence[str] = TESTS
+    models: Mapping[str, str],
+    threads: Sequence[int],
+    rounds: int,
+    tolerance: float,
+    ours: Run = run_llamafw_bench,
+    theirs: Run = run_llama_bench,
 ) -> Rates:
     """Run both programs on models in turn.
 
@@ -61,8 +86,8 @@ def measure(
         Number of rounds that count.
     tolerance : float
         A round does not count if other processes use a larger share of the processor.
-    tests : sequence of str
-        Flags that both programs have.
+    ours, theirs : callable
+        What runs the two programs; both have the same tests.
     """
     rates: Rates = defaultdict(list)
     for name, model in models.items():
@@ -70,7 +95,7 @@ def measure(
             kept = disturbed = 0
             while kept < rounds and disturbed <= 3 * rounds:
                 noise = NoiseMeter()
-                a, b = run_llamafw_bench(model, n, tests), run_llama_bench(model, n, tests)
+                a, b = ours(model, n), theirs(model, n)
                 if (other_share := noise.share()) > tolerance:
                     disturbed += 1
                     print(f"round ignored: other processes used {other_share:.0%} of the processor", file=sys.stderr)

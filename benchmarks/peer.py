@@ -1,7 +1,7 @@
 """Build llama.cpp for comparisons, from the sdist of llama-cpp-python, with all instructions of this machine.
 
 ``python benchmarks/peer.py build`` downloads and builds it once, which takes minutes and needs cmake and a C++
-compiler. LLAMAFW_PEER names a folder with the ``llama-bench`` and ``llama-server`` of another build.
+compiler. LLAMAFW_PEER names a folder with the same programs of another build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 SDIST = "llama-cpp-python==0.3.36"
-TARGETS = ("llama-bench", "llama-server")
+TARGETS = ("llama-bench", "llama-batched-bench", "llama-server")
 AMX_FIX = """\
 /* GCC 12 drops stores to the tile configuration before _tile_loadconfig; the asm's memory operand keeps them. */
 #ifdef __AMX_TILE__
@@ -34,7 +34,7 @@ def folder() -> Path:
 
 
 def program(name: str) -> Path:
-    """Return the path of ``llama-bench`` or ``llama-server``."""
+    """Return the path of one of `TARGETS`."""
     path = folder() / name
     if not path.is_file():
         sys.exit(f"{path} does not exist: run `python benchmarks/peer.py build` first")

@@ -31,6 +31,7 @@ class Pythonic:
     """The `llamafw.ToolParserPlugin` of the format."""
 
     marks = ()
+    reads_all = False
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether the chat template writes calls in this format."""

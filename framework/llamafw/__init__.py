@@ -5,6 +5,7 @@ Plugins may use everything that can be imported from here. Nothing else is publi
 
 from llamafw import graph
 from llamafw.cli.open_context import open_context
+from llamafw.code_cache import code_root, compile_c_function, use_folder
 from llamafw.errors import (
     ContextFullError,
     DeadlineExceeded,
@@ -121,6 +122,8 @@ __all__ = [
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
+    "code_root",
+    "compile_c_function",
     "compile_sampler_kernel",
     "ContextFullError",
     "Credentials",
@@ -199,6 +202,7 @@ __all__ = [
     "ToolParserPlugin",
     "TooManyRequests",
     "Unavailable",
+    "use_folder",
     "User",
     "visible_tokens",
 ]

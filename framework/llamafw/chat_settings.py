@@ -11,17 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from llamafw.options import BOOLEANS, option
+from llamafw.options import option, parse_on_off_auto
 from llamafw.sampling_settings import SamplingSettings
 
 CHAT = "chats"
-
-
-def parse_reasoning(text: str) -> bool | None:
-    """Return whether thinking is on or off; None for ``auto``."""
-    if text not in BOOLEANS and text != "auto":
-        raise ValueError("is not on, off or auto")
-    return BOOLEANS.get(text)
 
 
 def parse_json_object(text: str) -> Mapping[str, Any]:
@@ -50,8 +43,8 @@ class ChatSettings(SamplingSettings):
         help="read control tokens such as <|im_end|> in the messages of a chat as plain text; with --no-escape-special, clients can write them")
     prefill_assistant: bool = option(True, "--prefill-assistant", group=CHAT, type=bool, env="LLAMA_ARG_PREFILL_ASSISTANT", off_flags=("--no-prefill-assistant",), off_env="LLAMA_ARG_NO_PREFILL_ASSISTANT",
         help="continue the last message of a chat if it is an assistant's; with --no-prefill-assistant, a new one is generated")
-    reasoning: bool | None = option(None, "-rea", "--reasoning", group=CHAT, type=str, env="LLAMA_ARG_REASONING", metavar="on|off|auto", parse=parse_reasoning,
-        help="whether models that can switch their thinking do think; a request can decide otherwise (default: auto, the default of the chat template)")
+    reasoning: bool | None = option(None, "-rea", "--reasoning", group=CHAT, type=str, env="LLAMA_ARG_REASONING", metavar="on|off|auto", parse=parse_on_off_auto,
+        help="whether the model thinks, if its chat template has a switch for that; a request can decide otherwise (default: auto, the default of the chat template)")
     reasoning_format: str = option("auto", "--reasoning-format", group=CHAT, type=str, env="LLAMA_ARG_THINK", metavar="FORMAT", choices=("auto", "none", "deepseek", "deepseek-legacy"),
         help="where the reasoning in an answer goes; none: it stays in content, deepseek or auto: into reasoning_content, deepseek-legacy: into both")
     reasoning_effort: str | None = option(None, "--reasoning-effort", group=CHAT, type=str, env="LLAMA_ARG_REASONING_EFFORT", metavar="LEVEL",

@@ -43,6 +43,7 @@ class Option:
     choices: tuple[str, ...] = ()
     repeat: bool = False  # the flag may be given several times; the environment variable has a list
     split: bool = False  # each value of the flag is a list too, separated by commas
+    item: str = ""  # regular expression: only commas before a match separate values, which keep their spaces
     request_field: str | None = None  # the request field whose default this option sets
     off_flags: tuple[str, ...] = ()  # flags that set a bool to False; the last one on the command line wins
     off_env: str | None = None  # environment variable that sets a bool to False
@@ -203,6 +204,13 @@ def parse_slots(number: int) -> int | None:
     return None if number < 0 else number
 
 
+def parse_yarn_factor(number: float) -> float | None:
+    """Return a factor or a number of rotations: None for -1."""
+    if number != -1 and number < 1e-6:
+        raise ValueError("is not a positive number; -1 stands for that of the model")
+    return None if number == -1 else number
+
+
 def parse_on_off_auto(text: str) -> bool | None:
     """Return True for on, False for off and None for ``auto``."""
     if text.lower() not in BOOLEANS | {"auto": None}:
@@ -219,11 +227,11 @@ def parse_path_prefix(text: str) -> str:
 
 
 def split_list(opt: Option, values: Iterable[Any]) -> list[Any]:
-    """Return the values of an option that may be repeated; those with commas are lists, if it has ``split``."""
+    """Return the values of an option that may be repeated; each is a list of values itself, if it has ``split``."""
     if not opt.split:
         return list(values)
-    parts = (value.split(",") if isinstance(value, str) else [value] for value in values)
-    return [part.strip() if isinstance(part, str) else part for each in parts for part in each]
+    parts = (re.split(f",(?={opt.item})", value) if isinstance(value, str) else [value] for value in values)
+    return [part.strip() if isinstance(part, str) and not opt.item else part for each in parts for part in each]
 
 
 def _to_bool(text: str, source: str) -> bool:

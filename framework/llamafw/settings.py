@@ -26,6 +26,7 @@ from llamafw.options import (
     parse_path_prefix,
     parse_proportions,
     parse_slots,
+    parse_yarn_factor,
 )
 from llamafw.sampling_settings import SAMPLING
 from llamafw.types.backend_options import CacheType
@@ -33,6 +34,9 @@ from llamafw.types.backend_options import CacheType
 COMMON, MODEL, CPU, GPU, CONTEXT = "common", "model", "CPU", "GPU", "context and batching"
 SERVER, PLUGINS, LOG = "server", "plugins", "logging"
 GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, CHAT, SAMPLING, SERVER, PLUGINS, LOG)
+
+_LOG_LEVELS = (logging.CRITICAL + 1, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+"""The lowest level that is logged, for each value of ``--verbosity``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,7 @@ class Settings(ChatSettings):
     threads: int = option(-1, "-t", "--threads", group=COMMON, type=int, env="LLAMA_ARG_THREADS", metavar="N", low=-1, high=1024,
         help="number of CPU threads for generation (default: one per physical core)")
     host: str = option("127.0.0.1", "--host", group=COMMON, type=str, env="LLAMA_ARG_HOST", metavar="HOST",
-        help="addresses to listen on, separated by commas: IP addresses, host names, and paths of unix sockets, which end in .sock; 0.0.0.0 makes the server reachable from other machines, :: does so for IPv6 too")
+        help="addresses to listen on, separated by commas: IP addresses, host names, and paths of unix sockets, which end in .sock; 0.0.0.0 makes the server reachable from other machines, :: over IPv6 too")
     port: int = option(8080, "--port", group=COMMON, type=int, env="LLAMA_ARG_PORT", metavar="PORT", low=0, high=65535,
         help="port to listen on; 0: any free port")
     api_key: tuple[str, ...] = option((), "--api-key", group=COMMON, type=str, env="LLAMA_API_KEY", metavar="KEY", repeat=True, split=True,
@@ -75,8 +79,8 @@ class Settings(ChatSettings):
         help="use models from the cache only, without network access")
     backend: str | None = option(None, "--backend", group=MODEL, type=str, env="LLAMAFW_BACKEND", metavar="NAME",
         help="backend that runs the model (default: onnx if a GPU can be used, otherwise numba)")
-    override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True,
-        help="override a metadata key of the model; TYPE is int, float, bool or str; may be repeated")
+    override_kv: tuple[str, ...] = option((), "--override-kv", group=MODEL, type=str, metavar="KEY=TYPE:VALUE", repeat=True, split=True, item="[^,=:]+=(?:int|float|bool|str):",
+        help="override metadata keys of the model, separated by commas; TYPE is int, float, bool or str; may be repeated")
     requantize: str | None = option(None, "--requantize", group=MODEL, type=str, env="LLAMA_ARG_REQUANTIZE", metavar="TYPE",
         help="round the matrices of the model to this tensor type while loading, such as q4_k or q8_0, for less memory and more speed (docs/models.md); the file stays as it is (default: no type is rounded to another)")
     check_tensors: bool = option(False, "--check-tensors", group=MODEL, type=bool,
@@ -101,12 +105,12 @@ class Settings(ChatSettings):
         help="YaRN: original context size of the model; 0: from the model (default: 0)")
     yarn_ext_factor: float | None = option(None, "--yarn-ext-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_EXT_FACTOR", metavar="X", low=-1, high=1,
         help="YaRN: extrapolation mix factor; 0: full interpolation, -1: from the model (default: -1)")
-    yarn_attn_factor: float | None = option(None, "--yarn-attn-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_ATTN_FACTOR", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: factor on the attention temperature (default: from the model, else 1)")
-    yarn_beta_slow: float | None = option(None, "--yarn-beta-slow", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_SLOW", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: dimensions with fewer rotations than X in the original context are interpolated (default: from the model, else 1)")
-    yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=1e-6, high=1e6,
-        help="YaRN: dimensions with more rotations than X in the original context are left as trained (default: from the model, else 32)")
+    yarn_attn_factor: float | None = option(None, "--yarn-attn-factor", group=MODEL, type=float, env="LLAMA_ARG_YARN_ATTN_FACTOR", metavar="X", low=-1, high=1e6, parse=parse_yarn_factor,
+        help="YaRN: factor on the attention temperature; -1: from the model (default: from the model, else 1)")
+    yarn_beta_slow: float | None = option(None, "--yarn-beta-slow", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_SLOW", metavar="X", low=-1, high=1e6, parse=parse_yarn_factor,
+        help="YaRN: dimensions with fewer rotations than X in the original context are interpolated; -1: from the model (default: from the model, else 1)")
+    yarn_beta_fast: float | None = option(None, "--yarn-beta-fast", group=MODEL, type=float, env="LLAMA_ARG_YARN_BETA_FAST", metavar="X", low=-1, high=1e6, parse=parse_yarn_factor,
+        help="YaRN: dimensions with more rotations than X in the original context are left as trained; -1: from the model (default: from the model, else 32)")
 
     # --- CPU
     threads_batch: int = option(-1, "-tb", "--threads-batch", group=CPU, type=int, metavar="N", low=-1, high=1024,
@@ -137,7 +141,7 @@ class Settings(ChatSettings):
     # --- GPU
     gpu_layers: int | None = option(None, "-ngl", "--gpu-layers", "--n-gpu-layers", group=GPU, type=str, env="LLAMA_ARG_N_GPU_LAYERS", metavar="N|auto|all", parse=parse_gpu_layers,
         help="number of layers to store on the GPU, for backends that use one; -1 or all: all of them (default: auto, the backend decides)")
-    split_mode: str = option("layer", "-sm", "--split-mode", group=GPU, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row"),
+    split_mode: str = option("layer", "-sm", "--split-mode", group=GPU, type=str, env="LLAMA_ARG_SPLIT_MODE", metavar="MODE", choices=("layer", "none", "row", "tensor"),
         help="how to split the model across several GPUs")
     tensor_split: tuple[float, ...] = option((), "-ts", "--tensor-split", group=GPU, type=str, env="LLAMA_ARG_TENSOR_SPLIT", metavar="N0,N1,…", parse=parse_proportions,
         help="fraction of the model for each GPU, as a list of proportions such as 3,1 (default: the backend decides)")
@@ -207,7 +211,7 @@ class Settings(ChatSettings):
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
         help="timeout in seconds for each of these: a request waits for a slot, a client sends a body, a client reads a response")
     sse_ping_interval: int = option(30, "--sse-ping-interval", group=SERVER, type=int, env="LLAMA_ARG_SSE_PING_INTERVAL", metavar="S", low=-1, high=2**31 - 1,
-        help="seconds after which a comment is sent in a stream that has no event, so that proxies do not close it; 0 or -1: never")
+        help="seconds without an event after which a stream gets a comment, so that proxies do not close it; 0 or -1: never")
     threads_http: int = option(-1, "--threads-http", group=SERVER, type=int, env="LLAMA_ARG_THREADS_HTTP", metavar="N", low=-1, high=1024,
         help="number of threads for work that would block other requests, such as tokenising long prompts (default: number of cores plus 4, at most 32)")
     max_body_mb: int = option(64, "--max-body-mb", group=SERVER, type=int, env="LLAMAFW_MAX_BODY_MB", metavar="N", low=1, high=4096,
@@ -248,8 +252,8 @@ class Settings(ChatSettings):
     # --- logging
     verbose: bool = option(False, "-v", "--verbose", "--log-verbose", group=LOG, type=bool,
         help="log debug messages, and add the field `__verbose` to chat responses")
-    verbosity: int = option(0, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", other_env=("LLAMA_ARG_LOG_VERBOSITY",), metavar="N", low=-(2**31), high=2**31 - 1,
-        help="log level; -1 or less: warnings and errors, 0: info, 1 or more: debug, 10 or more: same as -v")
+    verbosity: int = option(3, "-lv", "--verbosity", "--log-verbosity", group=LOG, type=int, env="LLAMA_LOG_VERBOSITY", other_env=("LLAMA_ARG_LOG_VERBOSITY",), metavar="N", low=-(2**31), high=2**31 - 1,
+        help="what is logged; 0: nothing, 1: errors, 2: warnings too, 3: info, 4 or more: debug, 10 or more: same as -v (default: 3)")
     log_disable: bool = option(False, "--log-disable", group=LOG, type=bool,
         help="disable the log; an error at start-up is still printed")
     log_file: str | None = option(None, "--log-file", group=LOG, type=str, env="LLAMA_ARG_LOG_FILE", metavar="FILE",
@@ -278,9 +282,9 @@ class Settings(ChatSettings):
     @property
     def log_level(self) -> int:
         """The lowest level that is logged, as a constant of `logging`."""
-        if self.verbose or self.verbosity > 0:
+        if self.verbose:
             return logging.DEBUG
-        return logging.INFO if self.verbosity == 0 else logging.WARNING
+        return _LOG_LEVELS[min(max(self.verbosity, 0), len(_LOG_LEVELS) - 1)]
 
     @property
     def verbose_responses(self) -> bool:

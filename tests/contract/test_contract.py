@@ -36,7 +36,7 @@ def test_server_follows_its_api_document(tmp_path: Path) -> None:
         )
         assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
         log = "".join(server.output)
-    assert process.returncode == 0, process.stdout[-20_000:] + process.stderr[-5_000:]
+    assert process.returncode == 0, process.stdout[-60_000:] + process.stderr[-5_000:]
 
     n_operations = len(spec.operation_ids(document))
     assert re.search(rf"Tested: +{n_operations}\b", process.stdout), process.stdout[-3000:]

@@ -152,7 +152,7 @@ def test_malformed_events_are_reported(end: str) -> None:
 
 
 @pytest.mark.parametrize("end", [":\n\n", ": comment\n\n:\n\n"])
-def test_comments_are_no_events(end: str) -> None:
+def test_comments_are_not_events(end: str) -> None:
     assert problems_of(NATIVE, [final_event()], {}, end) == []
 
 

@@ -94,7 +94,7 @@ def test_answers_are_parsed_as_objects(anthropic: Anthropic) -> None:
 
 
 @pytest.mark.client("anthropic", "beta.messages.stream", "beta.messages.create", "beta.messages.count_tokens")
-def test_session_of_a_coding_agent(roomy: Anthropic) -> None:
+def test_session_of_a_coding_agent_works(roomy: Anthropic) -> None:
     """A session as of Claude Code: a long cached system prompt, many tools, and thinking that is sent back."""
     tools: Any = [{**WEATHER, "name": f"tool_{i}"} for i in range(N_TOOLS)]
     tools[-1] |= CACHED

@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def programs() -> dict[str, tuple[str, str]]:
 PROGRAMS = programs()
 
 
-def run(name: str, server: ServerProcess, folder: Path, lines: Sequence[str] = ()) -> str:
+def run(name: str, url: str, folder: Path, lines: Sequence[str] = ()) -> str:
     """Run a program with ``lines`` as its input; return what it prints."""
     language, code = PROGRAMS[name]
     for command in NEEDED[language]:
@@ -48,7 +50,7 @@ def run(name: str, server: ServerProcess, folder: Path, lines: Sequence[str] = (
         pytest.skip("needs Node 18 or newer, which has fetch")
 
     assert ADDRESS in code
-    (folder / name).write_text(code.replace(ADDRESS, server.url), "utf-8")
+    (folder / name).write_text(code.replace(ADDRESS, url), "utf-8")
     text = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(
         [NEEDED[language][0], name], cwd=folder, input=text, capture_output=True, text=True, timeout=120, check=False
@@ -86,7 +88,7 @@ def completion_sh(printed: str, http: httpx.Client) -> None:
 
 
 def stream_sh(printed: str, http: httpx.Client) -> None:
-    *events, done = [event.removeprefix("data: ") for event in printed.split("\n\n") if event]
+    *events, done = [event.removeprefix("data: ") for event in printed.split("\n\n") if event.startswith("data: ")]
     assert done == "[DONE]"
     text = "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events)
     assert text == reply(http, FRANCE, system="Be brief.", max_tokens=24)
@@ -150,7 +152,7 @@ def test_every_program_has_a_check() -> None:
 @pytest.mark.inventory("P-11")
 @pytest.mark.parametrize("name", CHECKS)
 def test_program_prints_the_api_response(name: str, server: ServerProcess, http: httpx.Client, tmp_path: Path) -> None:
-    CHECKS[name](run(name, server, tmp_path), http)
+    CHECKS[name](run(name, server.url, tmp_path), http)
 
 
 @pytest.mark.inventory("P-11")
@@ -162,7 +164,41 @@ def test_chat_program_remembers_the_conversation(
     asked = [FRANCE, "Say that again."]
     first = reply(http, asked[0], max_tokens=48)
     second = reply(http, asked[0], first.rstrip("\n"), asked[1], max_tokens=48)
-    printed = run(name, server, tmp_path, asked)
+    printed = run(name, server.url, tmp_path, asked)
     assert first.strip() in printed
     assert second.strip() in printed
     assert second != reply(http, asked[1], max_tokens=48), "the second answer does not depend on the first"
+
+
+class WaitingServer(BaseHTTPRequestHandler):
+    """Answers as a server does whose requests wait: with a comment before each event."""
+
+    def do_POST(self) -> None:  # http.server chooses the name
+        self.rfile.read(int(self.headers["Content-Length"]))
+        is_chat = self.path == "/v1/chat/completions"
+        texts = [
+            {"choices": [{"delta": {"content": text}}]} if is_chat else {"content": text} for text in ("Pa", "ris")
+        ]
+        events = [f"data: {json.dumps(event)}\n\n" for event in texts] + ["data: [DONE]\n\n"] * is_chat
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write("".join(f":\n\n{event}" for event in events).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def waiting_url() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), WaitingServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", [*CONVERSATIONS, "stream.py", "events.py"])
+def test_programs_ignore_comments_between_events(name: str, waiting_url: str, tmp_path: Path) -> None:
+    assert "Paris" in run(name, waiting_url, tmp_path, [FRANCE])

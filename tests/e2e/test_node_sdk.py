@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,20 +17,24 @@ import pytest
 from llamafw.testing.process import ServerProcess
 
 FOLDER = Path(__file__).parents[1] / "clients"
+PAGE = Path(__file__).parents[2] / "docs/openai.md"
 
 
 def run(script: str, package: str, *arguments: str) -> dict[str, Any]:
     """Run a script with Node; return the JSON that it prints."""
+    result: dict[str, Any] = json.loads(run_node(package, script, *arguments))
+    return result
+
+
+def run_node(package: str, *arguments: str) -> str:
+    """Run Node where a package is installed; return what it prints."""
     if shutil.which("node") is None:
         pytest.skip("needs Node")
     if not (FOLDER / "node_modules" / package).is_dir():
         pytest.skip(f"needs the package {package} for Node: run `make node`")
-    done = subprocess.run(
-        ["node", script, *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run(["node", *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return done.stdout
 
 
 @pytest.mark.client(
@@ -42,7 +47,7 @@ def run(script: str, package: str, *arguments: str) -> dict[str, Any]:
     "responses.inputItems.list",
     "responses.inputTokens.count",
 )
-def test_openai_responses(server: ServerProcess) -> None:
+def test_openai_package_for_node_reads_responses(server: ServerProcess) -> None:
     result = run("responses.mjs", "openai", f"{server.url}/v1")
     assert "Paris" in result["text"]
     assert result["text"] == result["streamed"] == result["final"] == result["deltas"]
@@ -58,6 +63,17 @@ def test_openai_responses(server: ServerProcess) -> None:
     assert result["deleted"] is True
 
 
+@pytest.mark.client("node:openai", "chat.completions.create", "chat.completions.stream", "embeddings.create")
+def test_program_of_the_page_prints_answers(server: ServerProcess) -> None:
+    (code,) = re.findall(r"^```js\n(.*?)^```", PAGE.read_text("utf-8"), re.S | re.M)
+    assert "http://127.0.0.1:8080" in code
+    program = code.replace("http://127.0.0.1:8080", server.url)
+    whole, streamed, dimensions = run_node("openai", "--input-type=module", "--eval", program).splitlines()
+    assert whole == streamed
+    assert "Paris" in whole
+    assert re.fullmatch(r"[1-9]\d+ dimensions", dimensions)
+
+
 @pytest.mark.client(
     "node:@anthropic-ai/sdk",
     "messages.create",
@@ -65,7 +81,7 @@ def test_openai_responses(server: ServerProcess) -> None:
     "messages.countTokens",
     "beta.messages.create",
 )
-def test_anthropic_messages(server: ServerProcess) -> None:
+def test_anthropic_package_for_node_reads_messages(server: ServerProcess) -> None:
     result = run("messages.mjs", "@anthropic-ai/sdk", server.url)
     assert "Paris" in result["text"]
     assert result["text"] == result["streamed"] == result["deltas"] == result["final"]

@@ -87,7 +87,7 @@ def test_closing_a_stream_ends_the_generation(client: ollama.Client, http: httpx
 
 
 @pytest.mark.client("Open WebUI", "GET /api/tags", "GET /api/version", "POST /api/chat", "POST /api/show")
-def test_requests_of_open_webui(http: httpx.Client) -> None:
+def test_requests_of_open_webui_are_answered(http: httpx.Client) -> None:
     """Open WebUI lists models, merges them by name, and proxies chats with its own settings."""
     assert http.get("/api/version").json()["version"]
     (model,) = http.get("/api/tags").json()["models"]
@@ -111,7 +111,7 @@ def test_requests_of_open_webui(http: httpx.Client) -> None:
 
 
 @pytest.mark.client("Continue", "POST /api/show", "POST /api/generate", "POST /api/chat", "POST /api/embed")
-def test_requests_of_continue(http: httpx.Client) -> None:
+def test_requests_of_continue_are_answered(http: httpx.Client) -> None:
     """Continue reads the size of the context, completes code with raw prompts, chats with tools, and embeds files."""
     name = http.get("/api/tags").json()["models"][0]["name"]
     shown = http.post("/api/show", json={"name": name}).json()
@@ -138,7 +138,7 @@ def test_requests_of_continue(http: httpx.Client) -> None:
 
 
 @pytest.mark.client("LangChain's ChatOllama", "POST /api/chat")
-def test_requests_of_langchain(http: httpx.Client) -> None:
+def test_requests_of_langchain_are_answered(http: httpx.Client) -> None:
     """ChatOllama sends every option, most of them null, and reads counts from the last line."""
     names = "mirostat mirostat_eta mirostat_tau num_ctx num_gpu num_thread repeat_last_n repeat_penalty seed stop tfs_z"
     options = {**dict.fromkeys(names.split()), "num_predict": 8, "temperature": 0.0, "top_k": None, "top_p": None}

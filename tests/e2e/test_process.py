@@ -260,7 +260,7 @@ def test_https_and_key_file_work_together(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.inventory("C-065", "C-066", "C-068", "C-069")
 def test_log_flags_write_and_disable_the_log(tiny: Path, tmp_path: Path) -> None:
-    for flag in ("-v", "--log-verbose", "-lv=3"):
+    for flag in ("-v", "--log-verbose", "-lv=4"):
         path = tmp_path / f"log{flag}"
         with running_server(tiny, "--log-file", str(path), *flag.split("=")) as server:
             httpx.get(f"{server.url}/health?key=secret", timeout=60)

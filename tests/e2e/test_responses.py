@@ -97,7 +97,7 @@ def test_previous_response_is_taken_from_the_cache(openai: OpenAI) -> None:
 
 
 @pytest.mark.client("openai", "responses.retrieve", "responses.delete", "responses.input_tokens.count")
-def test_stored_responses(openai: OpenAI) -> None:
+def test_stored_responses_are_retrieved_and_deleted(openai: OpenAI) -> None:
     response = openai.responses.create(model="any", input="Hi", max_output_tokens=4, metadata={"a": "b"})
     assert openai.responses.retrieve(response.id).to_dict() == response.to_dict()
     counted = openai.responses.input_tokens.count(model="any", input="Hi")
@@ -111,7 +111,13 @@ def test_stored_responses(openai: OpenAI) -> None:
 @pytest.mark.client("openai", "responses.create", "responses.retrieve", "responses.stream")
 def test_background_response_outlives_its_client(openai: OpenAI, http: httpx.Client) -> None:
     stream = openai.responses.create(
-        model="any", input="Count.", background=True, stream=True, max_output_tokens=60, extra_body={"ignore_eos": True}
+        model="any",
+        input="Count from one to thirty.",
+        background=True,
+        stream=True,
+        temperature=0,
+        max_output_tokens=60,
+        extra_body={"ignore_eos": True},
     )
     seen = [event.to_dict() for event, _ in zip(stream, range(6), strict=False)]
     stream.close()
@@ -122,7 +128,7 @@ def test_background_response_outlives_its_client(openai: OpenAI, http: httpx.Cli
         numbers = [event.sequence_number for event in resumed]
     assert numbers[0] == 6
     events = http.get(f"/v1/responses/{id}", params={"stream": "true"}).text
-    assert events.count("output_text.delta\n") > 30
+    assert events.count("output_text.delta\n") > 10
 
 
 @pytest.mark.client("openai", "responses.cancel")
@@ -186,7 +192,7 @@ def codex_tools() -> list[dict[str, Any]]:
 
 @pytest.mark.client("openai", "responses.create")
 @pytest.mark.client("Codex", "POST /v1/responses")
-def test_session_of_a_coding_agent(large: ServerProcess) -> None:
+def test_session_of_a_coding_agent_works(large: ServerProcess) -> None:
     """As Codex does it: nothing is stored, streams, reasoning and calls are sent back, and the prompt is long."""
     instructions = "You are a coding agent. Use the tools. " + "Follow the rules of the workspace exactly. " * 60
     reasoning = {
@@ -194,7 +200,9 @@ def test_session_of_a_coding_agent(large: ServerProcess) -> None:
         "summary": [{"type": "summary_text", "text": "Look first."}],
         "encrypted_content": encode_reasoning("I should look at the files first."),
     }
-    tools: Any = codex_tools()
+    search = {"type": "web_search", "external_web_access": False}
+    files = {"type": "namespace", "name": "mcp__files", "description": "Files.", "tools": codex_tools()[:1]}
+    tools: Any = [*codex_tools(), search, files]
     conversation: list[Any] = [
         {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Sandbox: read-only."}]},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "List the files in src."}]},
@@ -227,7 +235,7 @@ def test_session_of_a_coding_agent(large: ServerProcess) -> None:
             if turn < 2:
                 assert calls
             for call in calls:
-                assert call["name"] in {tool["name"] for tool in tools}
+                assert call["name"] in {tool["name"] for tool in codex_tools()}
                 assert set(json.loads(call["arguments"])) == {"path", "recursive"}
             conversation += final["output"]
             conversation += [

@@ -81,7 +81,7 @@ def test_offers_of_http2_are_answered_over_http1(server: ServerProcess, head: st
     assert b"chat.completion.chunk" in response if stream else b'"role":"assistant"' in response
 
 
-def test_compressed_requests_and_responses(http: httpx.Client) -> None:
+def test_requests_and_responses_may_be_compressed(http: httpx.Client) -> None:
     content = gzip.compress(json.dumps({"content": "word " * 2000, "with_pieces": True}).encode())
     response = http.post("/tokenize", content=content, headers={"content-encoding": "gzip", "accept-encoding": "gzip"})
     assert response.headers["content-encoding"] == "gzip"

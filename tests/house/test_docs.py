@@ -95,7 +95,7 @@ def test_json_schema_page_is_current() -> None:
     assert read("docs/json-schema.md") == json_schema.page(), "run make docs"
 
 
-PICTURES = {"docs/pictures/sampling.py": "docs/sampling.md", "docs/pictures/families.py": "docs/benchmarks.md"}
+PICTURES = {"docs/pictures/sampling.py": "docs/sampling.md", "docs/pictures/ratios.py": "docs/benchmarks.md"}
 """The scripts that draw pictures, and the pages that show them."""
 
 

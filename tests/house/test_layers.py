@@ -16,8 +16,8 @@ from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 IMPORT_ORDER = (
-    "near_names errors snapshots types graph options sampling_settings chat_settings settings interfaces sampling"
-    " serving hookspecs registry plugins spec models engine server cli testing"
+    "near_names errors snapshots code_cache types graph options sampling_settings chat_settings settings interfaces"
+    " sampling serving hookspecs registry plugins spec models engine server cli testing"
 ).split()
 """Each module of the framework imports only from modules to its left."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llamafw.chat_settings import parse_json_object, parse_reasoning
+from llamafw.chat_settings import parse_json_object
 from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import settings_from
 from llamafw.options import (
@@ -27,7 +27,6 @@ SAMPLE_TEXTS: dict[Callable[[str], Any], str] = {
     parse_gpu_layers: "3",
     parse_path_prefix: "/llm",
     parse_json_object: '{"enable_thinking": false}',
-    parse_reasoning: "off",
 }
 """A valid text for each parser that an option can have."""
 

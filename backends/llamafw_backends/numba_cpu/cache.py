@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import marshal
-import os
 import re
 import shutil
 import sys
@@ -22,7 +21,8 @@ from pathlib import Path
 
 import llvmlite
 import numba
-import platformdirs
+
+from llamafw import code_root, use_folder
 
 ANY_ISA = "any"  # folder of kernels that are the same for every instruction set
 PLUGIN_KERNELS = ("operator-", "plugin-format-")  # folders of kernels of plugins, whose code may change with the plugin
@@ -38,8 +38,7 @@ def version_folder() -> Path:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
-    root = Path(numba.config.CACHE_DIR or platformdirs.user_cache_path("llamafw") / "numba")
-    return root / f"llamafw-{digest.hexdigest()[:16]}"
+    return code_root() / f"llamafw-{digest.hexdigest()[:16]}"
 
 
 def plugin_source(function: Callable[..., object]) -> bytes:
@@ -64,17 +63,7 @@ def _read_sources(path: Path, module: str) -> bytes:
 
 def kernel_folder(version: Path, isa: str, kernel: str) -> Path | None:
     """Create the folder of a kernel's code, mark it as used now, and return it; None if that fails."""
-    folder = version / isa / re.sub(r"[^0-9A-Za-z_]+", "-", kernel)
-    for _ in range(3):  # another process may be removing the folder as unused
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            os.utime(folder)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-        return folder
-    return None
+    return use_folder(version / isa / re.sub(r"[^0-9A-Za-z_]+", "-", kernel))
 
 
 def remove_unused(version: Path, isa: str) -> None:

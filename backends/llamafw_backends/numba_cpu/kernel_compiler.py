@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 
+from llamafw import compile_c_function
 from llamafw_backends.numba_cpu import cache
 
 OPTIONS = {"error_model": "numpy", "boundscheck": False}
@@ -88,10 +89,10 @@ class KernelCompiler:
             self._announce(name, folder)
 
         try:
-            kernel = _compile(signature, function, folder)
+            kernel = compile_c_function(function, signature, folder, **OPTIONS)
         except OSError as error:  # a full disk, or another process removed the folder
             self.log(f"compiled code cannot be stored in {folder}: {error}")
-            kernel = _compile(signature, function, None)
+            kernel = compile_c_function(function, signature, None, **OPTIONS)
 
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -112,13 +113,3 @@ class KernelCompiler:
     def remove_unused(self, isa: str) -> None:
         """Remove old code of other versions and instruction sets from the cache."""
         cache.remove_unused(self._version, isa)
-
-
-def _compile(signature: Any, function: Callable[..., int | None], folder: Path | None) -> Any:
-    """Compile a function, or load its code from ``folder``; None: do not store it."""
-    configured_folder = numba.config.CACHE_DIR
-    try:
-        numba.config.CACHE_DIR = str(folder or configured_folder)  # numba reads it while it decorates the function
-        return numba.cfunc(signature, cache=folder is not None, **OPTIONS)(function)
-    finally:
-        numba.config.CACHE_DIR = configured_folder

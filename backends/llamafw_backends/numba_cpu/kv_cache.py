@@ -125,7 +125,7 @@ class KVCache:
     def share(self, source: int, target: int, n: int) -> None:
         """Replace the contents of slot ``target`` by the first ``n`` positions of ``source``, except of rings.
 
-        No data are copied but those of the last page, if ``n`` ends in the middle of it.
+        Only the data of the last page are copied, if ``n`` ends within it.
         """
         self.truncate(target, 0)
         n_pages, rest = divmod(n, PAGE)

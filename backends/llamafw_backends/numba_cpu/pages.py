@@ -8,7 +8,7 @@ There are as many pages as all slots together need without sharing, n for each s
 pages i, i + n, i + 2n … As each slot has at most one of them, there is always a free one, and slots that share nothing
 keep their positions in the order of addresses.
 
-Independent of caches: the module only counts.
+Independent of the memory itself: this module only counts pages.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Pages:
         self._n = n_positions // PAGE  # pages of a slot
         self.table: Numbers = np.zeros((n_slots, self._n), np.int32)  # kernels read it
         self.writable: npt.NDArray[np.int64] = np.zeros((n_slots, 2), np.int64)
-        """The first position that a slot may write, and the end; kernels read it. Positions before may be, too."""
+        """The first position that a slot may write, and the end; kernels read it. Earlier ones may be writable, too."""
         self._counts = [0] * (n_slots * self._n)  # how many slots have a page
         self._touched = [False] * (n_slots * self._n)  # the operating system has provided memory
         self._lengths = [0] * n_slots  # pages that each slot has
@@ -117,7 +117,7 @@ class Pages:
         return copies
 
     def _free_page(self, slot: int, i: int) -> int:
-        """Return a page for page ``i`` of a slot.
+        """Return a free page that can become page ``i`` of a slot.
 
         The best page has memory already, then follows the slot's previous page, then is the slot's own.
         """

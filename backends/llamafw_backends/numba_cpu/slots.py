@@ -119,9 +119,10 @@ class Slots:
         self._filled[slot] = end - n
 
     def share_prefix(self, source: int, target: int, n: int) -> None:
-        """Replace the contents of slot ``target`` by the first ``n`` positions of ``source``, without copying them.
+        """Replace the contents of slot ``target`` by the first ``n`` positions of ``source``.
 
-        States that cannot be cut are copied, with their snapshots.
+        Both slots then use the same memory, except for the last page. States that cannot be cut are copied, with their
+        snapshots.
 
         Raises
         ------

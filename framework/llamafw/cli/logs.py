@@ -28,8 +28,8 @@ _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Send the logs of llamafw and uvicorn where the settings say."""
-    logging.basicConfig(level=logging.WARNING, handlers=make_handlers(settings))
+    """Send the logs of llamafw and of libraries where the settings say."""
+    logging.basicConfig(level=max(logging.WARNING, settings.log_level), handlers=make_handlers(settings))
     logging.getLogger("llamafw").setLevel(settings.log_level)
 
 

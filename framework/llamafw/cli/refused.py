@@ -35,7 +35,8 @@ REFUSALS = (
     ),
     Refusal(
         "-dt --defrag-thold LLAMA_ARG_DEFRAG_THOLD",
-        "not supported: the KV cache of a slot is contiguous, so there is nothing to defragment",
+        "not supported: the KV cache consists of pages, and a slot always finds a free one, so nothing has to be moved",
+        dict.fromkeys(("-dt", "--defrag-thold", "LLAMA_ARG_DEFRAG_THOLD"), ("-1",)),
     ),
     Refusal(
         "--lora --lora-scaled --lora-init-without-apply",
@@ -86,16 +87,16 @@ REFUSALS = (
         "-ot --override-tensor LLAMA_ARG_OVERRIDE_TENSOR -cmoe --cpu-moe LLAMA_ARG_CPU_MOE -ncmoe --n-cpu-moe"
         " LLAMA_ARG_N_CPU_MOE -ncffn --n-cpu-ffn LLAMA_ARG_N_CPU_FFN --op-offload --no-op-offload --no-host"
         " LLAMA_ARG_NO_HOST",
-        f"dividing a model between GPU and CPU is {_LATER}; on the CPU, all weights are in its memory",
+        f"dividing a model between GPU and CPU is {_LATER}; the backend for the CPU keeps all weights in its memory",
     ),
     Refusal(
         "-dev --device LLAMA_ARG_DEVICE",
-        "devices cannot be chosen: not supported by the backend for the CPU",
+        "not supported: the backend for the CPU has no devices to choose from",
         dict.fromkeys(("-dev", "--device"), ("none", "cpu", "CPU")) | {"LLAMA_ARG_DEVICE": ("none", "cpu")},
     ),
     Refusal(
         "-fit --fit LLAMA_ARG_FIT -fitt --fit-target LLAMA_ARG_FIT_TARGET -fitc --fit-ctx LLAMA_ARG_FIT_CTX",
-        "not supported: no setting is changed to fit into memory; start-up fails if the KV cache does not fit",
+        "not supported: the server changes no setting to fit into memory; start-up fails if the KV cache does not fit",
         {"-fit": ("off",), "--fit": ("off",), "LLAMA_ARG_FIT": _OFF},
     ),
     Refusal(
@@ -127,7 +128,7 @@ REFUSALS = (
     Refusal(
         "-kvu --kv-unified -no-kvu --no-kv-unified LLAMA_ARG_KV_UNIFIED --kv-unified-per-slot"
         " LLAMA_ARG_KV_UNIFIED_PER_SLOT",
-        "a KV cache that slots share is not supported; the context of -c is divided evenly among the slots of -np",
+        "one context for all slots is not supported; that of -c is divided evenly among the slots of -np",
         {"-no-kvu": (_SWITCH,), "--no-kv-unified": (_SWITCH,), "LLAMA_ARG_KV_UNIFIED": _OFF},
     ),
     Refusal(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import product
 from typing import Any
 
 from llamafw.errors import FAULTS
 from llamafw.interfaces import ChatFormat
 
+MAX_SECONDS = 0.1  # processor time after which no further form of a call is tried
 ARGUMENTS = {"city": "Oslo", "days": 3}
 _QUESTION, _RESULT, _ID = "callprobequestion", "callproberesult", "a1b2c3d4e"
 _TOOL: dict[str, Any] = {
@@ -33,6 +35,7 @@ def render_call(chat: ChatFormat) -> str:
 
     The text may include what introduces and ends the assistant's message.
     """
+    deadline = time.thread_time() + MAX_SECONDS
     for arguments, with_result in product((ARGUMENTS, json.dumps(ARGUMENTS)), (True, False)):
         call = {"id": _ID, "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
         messages: list[dict[str, Any]] = [
@@ -44,6 +47,8 @@ def render_call(chat: ChatFormat) -> str:
         try:
             text = chat.render(messages, add_generation_prompt=False, tools=[_TOOL])
         except FAULTS:  # a template without tools; requests report what fails for every conversation
+            if time.thread_time() > deadline:
+                break
             continue
         written = text.rpartition(_QUESTION)[2].partition(_RESULT)[0]
         if "get_weather" in written and "Oslo" in written:

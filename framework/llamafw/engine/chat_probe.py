@@ -9,25 +9,37 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from llamafw.engine.probe_messages import (
+    ANSWER,
+    ANSWER2,
+    FIELD,
+    ID,
+    RESULT,
+    RESULT2,
+    SYSTEM,
+    TOOL,
+    TOOL2,
+    USER,
+    USER2,
+    VALUE,
+    Message,
+    arguments_of,
+    call,
+    ids_of,
+    message,
+)
 from llamafw.engine.reasoning_probe import probe_reasoning
 from llamafw.errors import FAULTS, RequestError
 from llamafw.interfaces import ChatFormat, Tokenizer
 from llamafw.types import ChatCapabilities
 
-Message = Mapping[str, Any]
-
-MAX_SECONDS = 3.0  # processor time of all conversations together
-USER, USER2, ANSWER, ANSWER2 = "probeuser", "probesecond", "probeanswer", "probelater"
-SYSTEM, RESULT, RESULT2 = "probesystem", "proberesult", "probeoutcome"
-TOOL, TOOL2, FIELD, VALUE = "probe_tool", "probe_other", "probefield", "probevalue"
+MAX_SECONDS = 0.5  # processor time of all conversations together
 DESCRIPTION, PARAMETER = "probedescription", "probeparameter"
-ID, SHORT_ID, ID2, SHORT_ID2 = "call_0123456789abcdef", "abcdefghi", "call_fedcba9876543210", "ihgfedcba"
-OTHER_ROLE = "deputy"  # begins as `developer`, in case that a template prints initials
-OTHER_TOOL_ROLE = "tinker"
+OTHER_ROLE, OTHER_TOOL_ROLE = "deputy", "tinker"  # begin like `developer` and `tool`, if a template prints initials
 
 FULL_TOOL = {
     "type": "function",
@@ -110,27 +122,6 @@ def probe_chat(chat: ChatFormat, tokenizer: Tokenizer | None = None) -> ChatCapa
     found = _probe_calls(prober, found)
     found = probe_reasoning(prober, found, tokenizer)
     return ChatCapabilities() if prober.expired else found
-
-
-def message(found: ChatCapabilities, role: str, text: str, **fields: Any) -> Message:
-    """Return a message in the form that the template wants."""
-    content: Any = [{"type": "text", "text": text}] if role in found.parts_only and text else text
-    return {"role": role, "content": content, **fields}
-
-
-def call(name: str, id: str, arguments: Any) -> Message:
-    """Return a tool call in OpenAI's format."""
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def arguments_of(found: ChatCapabilities, value: str = VALUE) -> Any:
-    """Return arguments of a call in the form that the template wants."""
-    return {FIELD: value} if found.object_arguments else f'{{"{FIELD}": "{value}"}}'
-
-
-def ids_of(found: ChatCapabilities) -> tuple[str, str]:
-    """Return the ids of two calls that the template accepts."""
-    return (SHORT_ID, SHORT_ID2) if found.short_ids else (ID, ID2)
 
 
 def _probe_contents(prober: Prober) -> ChatCapabilities:
@@ -217,27 +208,40 @@ def _probe_calls(prober: Prober, found: ChatCapabilities) -> ChatCapabilities:
     for short in (False, True):
         for results in (True, False):
             tried = replace(found, short_ids=short, tool_results=results)
-            objects, texts = (_shows_call(prober, tried, form, tools) for form in (True, False))
-            if objects or texts:
-                found = replace(tried, tool_calls=True, object_arguments=objects, text_arguments=texts or not objects)
-                return _probe_several_calls(prober, found, user, tools)
+            if forms := _probe_arguments(prober, tried, tools):
+                return _probe_several_calls(prober, forms[0], user, tools)
     return replace(found, tool_results=_knows_results(prober, found))
 
 
-def _shows_call(prober: Prober, found: ChatCapabilities, as_object: bool, tools: Any) -> bool:
-    """Return whether the arguments of an earlier call appear as they should: not as Python's text, not escaped."""
+def _probe_arguments(prober: Prober, found: ChatCapabilities, tools: Any) -> list[ChatCapabilities]:
+    """Return ``found`` with the form in which calls must be given, best first; empty if they do not appear."""
+    forms, prompts = [], []
+    for null in (False, True):
+        tried = replace(found, null_content=null)
+        objects, texts = (_render_call(prober, tried, form, tools) for form in (True, False))
+        if objects is not None or texts is not None:
+            as_text = texts is not None or objects is None
+            forms.append(replace(tried, tool_calls=True, object_arguments=objects is not None, text_arguments=as_text))
+            prompts.append(objects or texts)
+    return forms[::-1] if len(set(prompts)) > 1 else forms
+
+
+def _render_call(prober: Prober, found: ChatCapabilities, as_object: bool, tools: Any) -> str | None:
+    """Return the prompt of an earlier call if its arguments appear as they should: as JSON that is not escaped."""
     found = replace(found, object_arguments=as_object)
     id = ids_of(found)[0]
     messages = [
         message(found, "user", USER),
-        {"role": "assistant", "content": "", "tool_calls": [call(TOOL, id, arguments_of(found))]},
+        message(found, "assistant", "", tool_calls=[call(TOOL, id, arguments_of(found))]),
         {"role": "tool", "tool_call_id": id, "name": TOOL, "content": RESULT},
     ]
     wanted = [TOOL, FIELD, VALUE, RESULT] if found.tool_results else [TOOL, FIELD, VALUE]
     prompt = prober.render(messages if found.tool_results else messages[:2], tools=tools)
     if prompt is None or not all(text in prompt for text in wanted):
-        return False
-    return f"'{FIELD}'" not in prompt and f'\\"{FIELD}' not in prompt
+        return None
+    if found.null_content and re.search("None|null", prompt.rpartition(USER)[2]):
+        return None
+    return None if f"'{FIELD}'" in prompt or f'\\"{FIELD}' in prompt else prompt
 
 
 def _probe_several_calls(prober: Prober, found: ChatCapabilities, user: Message, tools: Any) -> ChatCapabilities:
@@ -251,8 +255,8 @@ def _probe_several_calls(prober: Prober, found: ChatCapabilities, user: Message,
     if not found.tool_results:
         results, shown = [], []
 
-    again = [user, {"role": "assistant", "content": "", "tool_calls": calls[:1]}, *results[:1]]
-    both = [user, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    again = [user, message(found, "assistant", "", tool_calls=calls[:1]), *results[:1]]
+    both = [user, message(found, "assistant", "", tool_calls=calls), *results]
     with_text = [user, message(found, "assistant", ANSWER, tool_calls=calls[:1]), *results[:1]]
     prompt = prober.render(both, tools=tools) or ""
     once = prober.render([user], tools=tools) or ""

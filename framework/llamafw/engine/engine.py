@@ -182,15 +182,9 @@ class BatchingEngine:
 
     def stats(self) -> EngineStats:
         """Return the counters since the start."""
-        counters, n_running = self._worker.counters, len(self._scheduler.running)
-        return EngineStats(
-            n_decode=counters.n_decode,
-            n_busy_slots=counters.n_busy_slots,
-            prompt_tokens=counters.prompt_tokens,
-            prompt_tokens_cached=counters.prompt_tokens_cached,
-            prompt_seconds=counters.prompt_seconds,
-            predicted_tokens=counters.predicted_tokens,
-            predicted_seconds=counters.predicted_seconds,
+        n_running = len(self._scheduler.running)
+        return replace(
+            self._worker.counters.totals(),
             requests_processing=n_running,
             requests_deferred=max(self._n_active - n_running, 0),
             requests_rejected=self._n_rejected,

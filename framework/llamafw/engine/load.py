@@ -42,6 +42,7 @@ from llamafw.models.slow_steps import log_if_slow
 from llamafw.plugins import Plugins
 from llamafw.plugins.failures import describe
 from llamafw.sampling.chain import warm_up_samplers
+from llamafw.sampling.compile_ahead import compile_ahead, mark_compiled
 from llamafw.sampling.slow_calls import SlowCalls
 from llamafw.serving import Engine, LoadedModel
 from llamafw.settings import Settings
@@ -166,20 +167,25 @@ def make_engine(
             f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, but the model only {graph.n_vocab}"
         )
     backend_name = choose_backend(model, settings, plugins)
-    backend = make_backend(backend_name, model, graph, settings, plugins, log)
-    if settings.warmup:
-        warm_up(backend)
+    samplers = plugins.registry("sampler")
+    with compile_ahead(samplers, log) as wait_for_samplers:
+        backend = make_backend(backend_name, model, graph, settings, plugins, log)
+        if settings.warmup:
+            warm_up(backend)
+        with log_if_slow(log, "waiting for the compiled samplers"):
+            wait_for_samplers()
     context = SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer)
     with log_if_slow(log, "compiling samplers; later starts do not"):
         check_samplers(plugins, context)
-        warm_up_samplers(plugins.registry("sampler"), context)
+        warm_up_samplers(samplers, context)
+    mark_compiled(samplers)
 
     options = backend_options(settings, graph.n_ctx_train)
     state_id = fingerprint(model, graph, options, backend_name, backend.state_format)
     return BatchingEngine(
         backend,
         tokenizer,
-        plugins.registry("sampler"),
+        samplers,
         engine_options(settings, model, graph, plugins, state_id),
         finished=partial(plugins.notify, "request_finished"),
         grammars=plugins.registry("grammar"),

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llamafw.engine.probe_messages import (
+    ANSWER,
+    REASONING,
+    RESULT,
+    TOOL,
+    USER,
+    USER2,
+    Message,
+    arguments_of,
+    call,
+    ids_of,
+    message,
+)
 from llamafw.interfaces import Tokenizer
 from llamafw.types import ChatCapabilities, ReasoningTags
 
@@ -33,9 +46,6 @@ KNOWN_TAGS = (
 
 FIELDS = ("reasoning_content", "reasoning", "thinking")
 SWITCHES = ("enable_thinking", "thinking")
-USER, USER2, ANSWER, REASONING, RESULT, TOOL = (
-    "probeuser", "probesecond", "probeanswer", "probereasoning", "proberesult", "probe_tool",
-)  # fmt: skip
 _TAG_BEFORE = re.compile(r"(<[^<>\s]{2,40}>|\[[A-Za-z_]{2,40}\])\s*$")
 _TAG_AFTER = re.compile(r"\s*(<[^<>\s]{2,40}>|\[/?[A-Za-z_]{2,40}\])")
 _MEANS_REASONING = re.compile("think|thought|reason|analysis", re.IGNORECASE)
@@ -53,7 +63,7 @@ def probe_reasoning(prober: Prober, found: ChatCapabilities, tokenizer: Tokenize
     tokenizer : Tokenizer, optional
         The model's tokenizer.
     """
-    user = _message(found, "user", USER)
+    user = message(found, "user", USER)
     found = _probe_switches(prober, found, [user])
     field, prompt = _find_field(prober, found)
     tags = _tags_around(prompt) if prompt is not None else None
@@ -79,11 +89,6 @@ def ends_with_tag(prompt: str, tag: str) -> bool:
     return prompt.rstrip().endswith(tag.strip())
 
 
-def _message(found: ChatCapabilities, role: str, text: str, **fields: Any) -> Mapping[str, Any]:
-    content: Any = [{"type": "text", "text": text}] if role in found.parts_only and text else text
-    return {"role": role, "content": content, **fields}
-
-
 def _probe_switches(prober: Prober, found: ChatCapabilities, messages: Sequence[Any]) -> ChatCapabilities:
     """Find the variables that switch thinking on and off and that set its effort."""
 
@@ -98,25 +103,23 @@ def _probe_switches(prober: Prober, found: ChatCapabilities, messages: Sequence[
     )
 
 
-def _with_reasoning(found: ChatCapabilities, field: str, text: str, **fields: Any) -> Mapping[str, Any]:
+def _with_reasoning(found: ChatCapabilities, field: str, text: str, **fields: Any) -> Message:
     """Return an earlier answer with reasoning in a field."""
     if field == "parts":
         parts: list[Any] = [{"type": "thinking", "thinking": REASONING}]
         parts += [{"type": "text", "text": text}] if text else []
         return {"role": "assistant", "content": parts, **fields}
-    return _message(found, "assistant", text, **{field: REASONING}, **fields)
+    return message(found, "assistant", text, **{field: REASONING}, **fields)
 
 
-def _conversations(found: ChatCapabilities, field: str, text: str) -> list[list[Mapping[str, Any]]]:
+def _conversations(found: ChatCapabilities, field: str, text: str) -> list[list[Message]]:
     """Return conversations whose last turn has reasoning in a field: an answer, and a call with its result."""
-    user = _message(found, "user", USER)
+    user = message(found, "user", USER)
     conversations = [[user, _with_reasoning(found, field, text or ANSWER)]]
     if found.tool_calls:
-        id = "abcdefghi" if found.short_ids else "call_0123456789abcdef"
-        arguments: Any = {"a": "b"} if found.object_arguments else '{"a": "b"}'
-        calls = [{"id": id, "type": "function", "function": {"name": TOOL, "arguments": arguments}}]
+        id = ids_of(found)[0]
         result = {"role": "tool", "tool_call_id": id, "name": TOOL, "content": RESULT}
-        asked = _with_reasoning(found, field, text, tool_calls=calls)
+        asked = _with_reasoning(found, field, text, tool_calls=[call(TOOL, id, arguments_of(found))])
         conversations.append([user, asked, result] if found.tool_results else [user, asked])
     return conversations
 
@@ -147,7 +150,8 @@ def _switched_on(found: ChatCapabilities) -> dict[str, Any]:
 
 
 def _preserves(prober: Prober, found: ChatCapabilities, field: str) -> bool:
-    first, second = _message(found, "user", USER), _message(found, "user", USER2)
+    """Return whether the reasoning of an earlier turn appears."""
+    first, second = message(found, "user", USER), message(found, "user", USER2)
     conversation = [first, _with_reasoning(found, field, ANSWER), second]
     return prober.shows(conversation, REASONING, **_switched_on(found))
 
@@ -164,9 +168,9 @@ def _tags_around(prompt: str) -> ReasoningTags | None:
 
 def _inline_tags(prober: Prober, found: ChatCapabilities) -> ReasoningTags | None:
     """Return the tags that the template removes from earlier answers, together with the text between them."""
-    first, second = _message(found, "user", USER), _message(found, "user", USER2)
+    first, second = message(found, "user", USER), message(found, "user", USER2)
     for tags in KNOWN_TAGS:
-        answer = _message(found, "assistant", f"{tags.start}{REASONING}{tags.end}{ANSWER}")
+        answer = message(found, "assistant", f"{tags.start}{REASONING}{tags.end}{ANSWER}")
         prompt = prober.render([first, answer, second])
         if prompt is not None and ANSWER in prompt and REASONING not in prompt:
             return tags

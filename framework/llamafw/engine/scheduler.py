@@ -117,6 +117,14 @@ class Scheduler:
         n_now = max((slot.n_reused(prompt) for slot in self._slots.all if slot not in coming), default=0)
         return max(coming.values()) - n_now >= MIN_TOKENS_TO_COPY
 
+    def common_starts(self, task: Task) -> set[int]:
+        """Return how many tokens of a running task's prompt each waiting task begins with, if these are many."""
+        if not self._copies_prefixes or not task.n_left:
+            return set()
+        readers = (other for other in self.waiting if other.request.cache_prompt)
+        lengths = (common_prefix(task.prompt, reader.prompt[:-1]) for reader in readers)
+        return {n for n in lengths if n >= MIN_TOKENS_TO_COPY}
+
     def remove(self, task: Task) -> None:
         """Remove a task and free its slot.
 

@@ -48,5 +48,10 @@ class SlotActions:
         return len(tokens), n_bytes
 
     async def erase(self, id: int) -> int:
-        """Empty a slot's cache; return how many tokens it held."""
-        return int(await self._run_job(id, self._caches.clear))
+        """Empty a slot's cache, and forget its last task; return how many tokens it held."""
+
+        def clear(slot: Slot) -> int:
+            slot.task = None  # its numbers of tokens are those of the cache that is gone
+            return self._caches.clear(slot)
+
+        return int(await self._run_job(id, clear))

@@ -7,7 +7,7 @@ A cache may not be reducible to just any prefix: a recurrent model can only go b
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -76,11 +76,12 @@ class SlotCaches:
                 log.exception("the prompt cache failed on slot %d", slot.id)
 
         n_common = slot.common_prefix(reusable) if cache_prompt else 0
+        n_others = max(other.common_prefix(reusable) for other in self._slots) if cache_prompt else 0
         if n_common < slot.n:
             self._truncate(slot, n_common)
         slot.n_stable = 0
         if snapshots:
-            self.plan_snapshots(slot, prompt, n_common, n_answer_start)
+            self.plan_snapshots(slot, prompt, (n_common, n_others), n_answer_start)
         return slot.n
 
     def _save_to_prompt_cache(self, slot: Slot, prompt: Ints) -> None:
@@ -121,10 +122,12 @@ class SlotCaches:
 
     # --- snapshots
 
-    def plan_snapshots(self, slot: Slot, prompt: Ints, n_common: int = 0, n_answer_start: int | None = None) -> None:
+    def plan_snapshots(
+        self, slot: Slot, prompt: Ints, n_common: Iterable[int] = (), n_answer_start: int | None = None
+    ) -> None:
         """Decide where snapshots are taken while a prompt is evaluated; take the one that is due now.
 
-        They are taken where this prompt continues or diverges from what was cached, before the start of the answer,
+        They are taken where this prompt continues or diverges from what slots hold, before the start of the answer,
         and in regular distances.
 
         Parameters
@@ -133,8 +136,8 @@ class SlotCaches:
             The slot; it holds the first tokens of the prompt.
         prompt : (n_prompt,) int32
             The prompt.
-        n_common : int
-            The length of the common prefix of the prompt and what the slot held before it was cut.
+        n_common : iterable of int
+            The lengths of the common prefixes of the prompt and what the slot held before it was cut, or others hold.
         n_answer_start : int, optional
             See `GenerateRequest`.
         """
@@ -145,11 +148,20 @@ class SlotCaches:
         regular = range(0, len(prompt), _MAX_TOKENS_BETWEEN_SNAPSHOTS)
 
         slot.marks, previous = [], max(slot.cuts or (), default=0)
-        for mark in sorted({n_common, slot.n_stable, *regular}):
+        for mark in sorted({*n_common, slot.n_stable, *regular}):
             if slot.n <= mark < len(prompt) and mark - previous >= _MIN_TOKENS_BETWEEN_SNAPSHOTS:
                 slot.marks.append(mark)
                 previous = mark
         self._take_due_snapshot(slot)
+
+    def add_marks(self, slot: Slot, positions: Iterable[int]) -> None:
+        """Plan snapshots at further positions, up to which other prompts begin like the one that is being evaluated."""
+        if self._snapshot_backend is None:
+            return
+        for mark in sorted(positions):
+            known = (*slot.marks, *(slot.cuts or ()))
+            if mark > slot.n and not any(0 <= mark - other < _MIN_TOKENS_BETWEEN_SNAPSHOTS for other in known):
+                slot.marks = sorted([*slot.marks, mark])
 
     def _take_due_snapshot(self, slot: Slot) -> None:
         if self._snapshot_backend is None or slot.n not in slot.marks:

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Literal
 
 from llamafw.engine.slots import Slot
-from llamafw.types import SlotStatus, Timings
+from llamafw.types import EngineStats, SlotStatus, Timings
 
 
 class Counters:
@@ -17,7 +17,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.n_decode = self.n_busy_slots = 0
-        self.prompt_tokens = self.prompt_tokens_cached = self.predicted_tokens = 0
+        self.prompt_tokens = self.prompt_tokens_cached = self.predicted_tokens = self.timed_tokens = 0
         self.prompt_seconds = self.predicted_seconds = 0.0
         self.seconds_per_request = 1.0  # moving average
 
@@ -32,8 +32,22 @@ class Counters:
         self.prompt_tokens_cached += timings.cache_n
         self.prompt_seconds += timings.prompt_ms / 1e3
         self.predicted_tokens += timings.predicted_n
+        self.timed_tokens += max(timings.predicted_n - 1, 0)
         self.predicted_seconds += timings.predicted_ms / 1e3
         self.seconds_per_request += 0.2 * (perf_counter() - arrived - self.seconds_per_request)
+
+    def totals(self) -> EngineStats:
+        """Return the work done, without the current load."""
+        return EngineStats(
+            n_decode=self.n_decode,
+            n_busy_slots=self.n_busy_slots,
+            prompt_tokens=self.prompt_tokens,
+            prompt_tokens_cached=self.prompt_tokens_cached,
+            prompt_seconds=self.prompt_seconds,
+            predicted_tokens=self.predicted_tokens,
+            timed_tokens=self.timed_tokens,
+            predicted_seconds=self.predicted_seconds,
+        )
 
 
 def slot_status(slot: Slot) -> SlotStatus:

@@ -171,6 +171,8 @@ class Worker:
                 self.drop(task)
 
     def _admit(self) -> None:
+        for task in self.scheduler.running:
+            self._mark_common_starts(task)
         for task, slot in self.scheduler.admit():
             try:
                 n = self.caches.prepare(
@@ -185,6 +187,12 @@ class Worker:
                 self._abort(task, slot, error, f"the cache of slot {slot.id} cannot be prepared")
             else:
                 task.begin(slot, n)
+                self._mark_common_starts(task)
+
+    def _mark_common_starts(self, task: Task) -> None:
+        """Let the slot of a running task keep what waiting tasks begin with; see `SlotCaches.add_marks`."""
+        if task.slot is not None and not self._backend.can_cut and task.output == "logits":
+            self.caches.add_marks(task.slot, self.scheduler.common_starts(task))
 
     def _shift_full_contexts(self) -> None:
         for task in list(self.scheduler.running):

@@ -134,8 +134,8 @@ class SharingBackend(Backend, Protocol):
     def share_prefix(self, source: int, target: int, n: int) -> None:
         """Replace the contents of slot ``target`` by the first ``n`` positions of another slot.
 
-        What `restore` would do with the state that `save(source, n)` returns, in less time and memory. ``source`` may
-        have a request that runs; it has at least ``n`` positions.
+        This has the effect of `restore` with the state that `save(source, n)` returns, in less time and memory.
+        ``source`` may have a running request; it has at least ``n`` positions.
 
         Raises
         ------

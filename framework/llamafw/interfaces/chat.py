@@ -108,6 +108,7 @@ class ToolParserPlugin(Protocol):
     """
 
     marks: Sequence[str]  # strings of the format that may be control tokens: their text becomes part of responses
+    reads_all: bool  # responses without tools are read too, because the format has marks around all texts
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with a chat template use this format.

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llamafw.code_cache import compile_c_function, use_folder
+from llamafw.sampling.compiled_samplers import code_folder
 from llamafw.types import Candidates, Floats, Ints
 
 
@@ -51,7 +53,8 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
 
     Notes
     -----
-    The code is cached beside its source file, or in the folder NUMBA_CACHE_DIR, until that file changes.
+    The code is stored in the user's cache folder, or in the folder NUMBA_CACHE_DIR, until a module in the folder of the
+    kernel's module changes.
     """
     import numba
     from numba import types
@@ -74,10 +77,12 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
     names: dict[str, Any] = {"body": body, "carray": numba.carray, "__name__": function.__module__}
     exec(compile(source, function.__code__.co_filename, "exec"), names)
 
+    kernel = names[function.__name__]
+    folder = use_folder(code_folder(function.__module__, function.__code__.co_filename))
     try:
-        return SamplerKernelFunction(numba.cfunc(signature, cache=True)(names[function.__name__]))
-    except RuntimeError:  # no folder for the cache is writable
-        return SamplerKernelFunction(numba.cfunc(signature)(names[function.__name__]))
+        return SamplerKernelFunction(compile_c_function(kernel, signature, folder))
+    except OSError:  # a full disk, or a function without a file
+        return SamplerKernelFunction(compile_c_function(kernel, signature, None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,8 @@ CODINGS = "gzip, deflate"
 """The codings that a request body may have, as a value of the header Accept-Encoding."""
 
 _WBITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # how compressed data begins
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _MIN_BYTES_FOR_THREAD = 16384  # they decompress to 16 MiB at most, within 30 ms
 _MAX_MEMBERS = 100  # of a gzip file; each copies the rest of the data
 _MAX_SHOWN = 40  # characters of an unknown coding that an error message repeats
@@ -76,6 +78,20 @@ def _decompress(body: bytes | bytearray, coding: str, limit: int) -> bytes | Non
     raise RequestError(f"the request body has more than {_MAX_MEMBERS} gzip members")
 
 
+def why_not_utf8(body: bytes | bytearray) -> str | None:
+    """Return why a body, which should be UTF-8, is not; None if it is."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        for magic, coding in _MAGIC.items():
+            if body.startswith(magic):
+                return f"it is compressed with {coding}, which the header Content-Encoding does not say"
+        if body.startswith(_UTF16_MARKS):
+            return "it is UTF-16, not UTF-8"
+        return f"it is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}"
+    return None
+
+
 def _has_zlib_header(body: bytes | bytearray) -> bool:
-    """Whether a deflate body begins as RFC 1950 says; some clients send RFC 1951's raw format instead."""
+    """Return whether a deflate body begins as RFC 1950 says; some clients send RFC 1951's raw format instead."""
     return len(body) >= 2 and body[0] & 15 == zlib.DEFLATED and int.from_bytes(body[:2], "big") % 31 == 0

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
-EXPOSED_HEADERS = ("X-Request-Id", "X-Llamafw-Ignored-Fields")
+EXPOSED_HEADERS = ("X-Request-Id", "Request-Id", "X-Llamafw-Ignored-Fields")
 
 
 def with_cors(app: ASGIApp, origins: Iterable[str], methods: Iterable[str]) -> ASGIApp:

@@ -17,8 +17,8 @@ from llamafw.server.sse import EventStream, OnError, error_event
 def json_lines(items: AsyncIterator[Any], *, on_error: OnError = error_event) -> Response:
     """Return a response that sends each item of ``items`` as a line of JSON as soon as it is available.
 
-    The response starts with the first line. An exception before it becomes an ordinary HTTP error; a later one becomes
-    the last line. If the client disconnects, the iterator is closed.
+    The response starts with the first line, or after a second. An exception before that becomes an ordinary HTTP error;
+    a later one becomes the last line. If the client disconnects, the iterator is closed.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ class ModelLoader:
         source = f", plugin {plugin} failed" if plugin else ""
         message = f"cannot load the model{source}: {error if is_known else repr(error)}"
         log.error("%s", message, exc_info=None if is_known else error)
-        if self.app.settings.log_disable:  # the reason must be visible without a log, too
+        if self.app.settings.log_disable or not log.isEnabledFor(logging.ERROR):  # the reason must be visible, too
             print(f"llamafw: {message}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Serve below a path, ``--api-prefix``, as behind a proxy that passes paths on unchanged."""
+"""Serve everything below the path of ``--api-prefix``."""
 
 from __future__ import annotations
 

@@ -98,7 +98,9 @@ def serve(
             ssl_keyfile=key,
         )
         server = HttpServer(config, loader, settings.timeout_graceful_shutdown)
-        uvicorn_level = logging.INFO if settings.log_level <= logging.DEBUG else logging.WARNING
+        uvicorn_level = (
+            logging.INFO if settings.log_level <= logging.DEBUG else max(logging.WARNING, settings.log_level)
+        )
         logging.getLogger("uvicorn").setLevel(uvicorn_level)
 
         print(f"llamafw: listening on {address} (loading the model; requests get 503 until it is ready)", flush=True)

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from llamafw.errors import SettingsError, StartupError
@@ -18,7 +18,7 @@ BACKLOG = 2048
 UNIX_SUFFIX = ".sock"
 """How the path of a unix socket ends; other hosts are names and IP addresses."""
 
-_NO_UMASK = 0o117  # the owner and the group may connect
+_UMASK = 0o117  # only the owner and the group may connect
 _ANY_IPV6 = "::"
 
 
@@ -68,15 +68,17 @@ def bind(hosts: str, port: int, *, reuse_port: bool = False) -> list[Listener]:
     Raises
     ------
     SettingsError
-        There is no host, a host has no address, or the system does not support what is asked for.
+        No host is given, a host has no address, or the system has no unix sockets or shared ports.
     StartupError
         An address is in use, or may not be bound.
     """
     names = [name for part in hosts.split(",") if (name := part.strip())]
     if not names:
-        raise SettingsError("--host: there is no host")
+        raise SettingsError("--host: no address is given; leave the flag out to listen on 127.0.0.1")
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
-        raise SettingsError("--reuse-port: this system has no SO_REUSEPORT")
+        raise SettingsError(
+            "--reuse-port: this system does not allow several servers on one port (it has no SO_REUSEPORT)"
+        )
 
     is_alone = sum(not name.endswith(UNIX_SUFFIX) for name in names) == 1
     listeners: list[Listener] = []
@@ -86,8 +88,11 @@ def bind(hosts: str, port: int, *, reuse_port: bool = False) -> list[Listener]:
                 listeners.append(_bind_unix(name))
                 continue
             dual_stack = is_alone and name == _ANY_IPV6
-            listeners.append(_bind_host(name, port, reuse_port=reuse_port, dual_stack=dual_stack))
-            port = listeners[-1].port or port
+            taken = {sock.getsockname()[:2] for listener in listeners for sock in listener.sockets}
+            listener = _bind_host(name, port, taken, reuse_port=reuse_port, dual_stack=dual_stack)
+            if listener.sockets:
+                listeners.append(listener)
+                port = listener.port or port
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -95,8 +100,10 @@ def bind(hosts: str, port: int, *, reuse_port: bool = False) -> list[Listener]:
     return listeners
 
 
-def _bind_host(host: str, port: int, *, reuse_port: bool, dual_stack: bool) -> Listener:
-    """Listen on all addresses of a host."""
+def _bind_host(
+    host: str, port: int, taken: Collection[tuple[str, int]], *, reuse_port: bool, dual_stack: bool
+) -> Listener:
+    """Listen on all addresses of a host, except those that another name in ``--host`` has ``taken``."""
     sockets: list[socket.socket] = []
     reason = "the host has no address"
     for family, kind, protocol, _, address in dict.fromkeys(_addresses(host, port)):
@@ -104,6 +111,9 @@ def _bind_host(host: str, port: int, *, reuse_port: bool, dual_stack: bool) -> L
             continue
         if port == 0 and sockets:
             address = (address[0], sockets[0].getsockname()[1], *address[2:])
+        if address[:2] in taken:
+            reason = ""
+            continue
         sock = socket.socket(family, kind, protocol)
         try:
             _set_options(sock, reuse_port=reuse_port, dual_stack=dual_stack)
@@ -117,7 +127,7 @@ def _bind_host(host: str, port: int, *, reuse_port: bool, dual_stack: bool) -> L
             if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # these are for ::1 without IPv6
                 break
     else:
-        if sockets:
+        if sockets or not reason:
             return Listener(sockets)
 
     for sock in sockets:
@@ -151,12 +161,12 @@ def _listen(sock: socket.socket, address: object) -> None:
 def _bind_unix(name: str) -> Listener:
     """Listen on a unix socket; a file that a server left behind is replaced."""
     if not hasattr(socket, "AF_UNIX"):
-        raise SettingsError(f"--host: {name}: this system has no unix sockets")
+        raise SettingsError(f"--host: {name}: this system has no unix sockets; name an IP address")
     path = Path(name).expanduser().absolute()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
-        umask = os.umask(_NO_UMASK)
+        umask = os.umask(_UMASK)
         try:
             _listen(sock, str(path))
         finally:
@@ -183,7 +193,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise StartupError(f"cannot listen on {path}: the file exists and is not a socket")
+        raise StartupError(f"cannot listen on {path}: the file exists and is not a socket; choose another path")
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         try:
@@ -191,4 +201,4 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise StartupError(f"cannot listen on {path}: another server listens on it")
+    raise StartupError(f"cannot listen on {path}: another server listens on it; stop it or choose another path")

@@ -28,7 +28,7 @@ MAX_START_SECONDS = 1.0
 """How long a stream waits for its first event before it sends the headers: until then, an error is an HTTP error."""
 
 PING = b":\n\n"
-"""A comment, which clients ignore. Proxies hang up if nothing arrives while a request waits for a slot."""
+"""A comment, which clients ignore. Proxies close connections on which nothing arrives while a request waits."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -89,7 +89,7 @@ class EventStream(Response):
     """
 
     start_headers = _HEADERS
-    ping = PING  # what keeps a connection alive while no event is available; empty: nothing does
+    ping = PING  # is sent to keep a connection open while no event is available; empty: nothing is sent
 
     def __init__(self, events: AsyncIterator[Any], *, done: bool = False, on_error: OnError = error_event) -> None:
         super().__init__(media_type="text/event-stream")

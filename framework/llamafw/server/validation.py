@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamafw import spec
 from llamafw.errors import RequestError, SpecError, did_you_mean
-from llamafw.server.content_coding import content_coding, decompress
+from llamafw.server.content_coding import content_coding, decompress, why_not_utf8
 from llamafw.server.integers import IntegerReader
 from llamafw.server.parameters import ParameterReader
 from llamafw.server.routing import operation_id_of
@@ -76,7 +76,7 @@ class Body:
         try:
             body = read_json(raw)
         except orjson.JSONDecodeError as error:
-            raise RequestError(f"the request body is not valid JSON: {error}") from None
+            raise RequestError(f"the request body is not valid JSON: {why_not_utf8(raw) or error}") from None
         if is_too_deep(raw, body):
             raise RequestError(f"the request body has arrays and objects nested more than {_MAX_DEPTH} deep")
 

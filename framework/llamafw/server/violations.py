@@ -168,16 +168,16 @@ def _violation_of_tag(branch: Schema, value: Any, path: Path) -> Violation | Non
 def _most_helpful(violations: Sequence[Violation], path: Path) -> Violation:
     """Choose among the violations of alternatives: the client probably meant the one that fails deepest inside."""
     tags = [violation for violation in violations if violation.keyword == "enum" and len(violation.expected) == 1]
-    if len(tags) == len(violations) and len({violation.path for violation in violations}) == 1:  # {"type": "tex"}
-        return _not_an_option(tuple(tag.expected[0] for tag in tags), None, tags[0].path)
-
     candidates = [violation for violation in violations if violation not in tags] or list(violations)
     types = [violation for violation in candidates if violation.path == path and violation.keyword == "type"]
+    # {"type": "tex"}: an object with an unknown tag; branches for texts and numbers are not what was meant
+    if len({tag.path for tag in tags}) == 1 and len(tags) + len(types) == len(violations):
+        return _not_an_option(tuple(tag.expected[0] for tag in tags), None, tags[0].path)
     if len(types) == len(candidates):
         return _wrong_type(tuple(dict.fromkeys(kind for violation in types for kind in violation.expected)), path)
 
     others = [violation for violation in candidates if violation not in types]
-    # [""] is meant as texts, not as token ids: a branch for elements of another type is not the one that was meant
+    # [""] is meant as texts, not as token ids, so the error is not about branches with elements of another type
     meant = [violation for violation in others if not _is_other_element(violation, path)]
     if not meant and len({violation.path for violation in others}) == 1:  # [null] fits no branch
         expected = (kind for violation in others for kind in violation.expected)
@@ -186,7 +186,7 @@ def _most_helpful(violations: Sequence[Violation], path: Path) -> Violation:
 
 
 def _is_other_element(violation: Violation, path: Path) -> bool:
-    """Whether an element of the array at ``path`` has another type than the branch expects."""
+    """Return whether an element of the array at ``path`` has another type than the branch expects."""
     is_element = len(violation.path) == len(path) + 1 and isinstance(violation.path[-1], int)
     return is_element and violation.keyword == "type"
 

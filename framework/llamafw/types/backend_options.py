@@ -25,7 +25,7 @@ class GpuOptions:
     """Placement of the model on GPUs."""
 
     n_layers: int | None = None  # layers on GPUs; None: the backend decides
-    split_mode: Literal["none", "layer", "row"] = "layer"  # how to divide the model among several GPUs
+    split_mode: Literal["none", "layer", "row", "tensor"] = "layer"  # how to divide the model among several GPUs
     tensor_split: tuple[float, ...] = ()  # share of each GPU, in any unit; empty: the backend decides
     main_gpu: int = 0  # with "none": the only GPU used; with "row": the GPU that holds intermediate results
     kv_offload: bool = True  # False: keep the KV cache in host memory

@@ -41,6 +41,7 @@ class ChatCapabilities:
     text_arguments: bool = True  # arguments that are not JSON may be texts
     parallel_calls: bool = True  # a message may have several calls
     text_with_calls: bool = True  # a message may have content and calls
+    null_content: bool = False  # the content of a message with nothing but calls must be None
     short_ids: bool = False  # ids of calls must have nine letters and digits
     tool_results: bool = False  # messages of the role `tool` are written into the prompt
     reasoning: ReasoningTags | None = None  # None: the model is not known to reason

@@ -31,13 +31,13 @@ class EngineStats:
     prompt_tokens_cached: int = 0  # prompt tokens reused from a cache
     prompt_seconds: float = 0.0  # time spent on prompts
     predicted_tokens: int = 0  # tokens drawn
-    predicted_seconds: float = 0.0  # time spent on drawing them
+    timed_tokens: int = 0  # tokens drawn, without the first of each request, which is drawn when its prompt ends
+    predicted_seconds: float = 0.0  # time spent on drawing these
     requests_processing: int = 0  # requests in a slot
     requests_deferred: int = 0  # requests waiting for a slot
     requests_rejected: int = 0  # requests refused because the queue was full
-    slow_tokens: Mapping[tuple[str, str], int] = field(
-        default_factory=dict
-    )  # ("sampler", name) → tokens it was slow for
+    slow_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By kind ("sampler" or "grammar") and name: the number of tokens for which it was slow."""
     cache_tokens: int = 0  # positions in use, over all slots
     cache_size: int = 0  # positions of all slots
     cache_pages: CachePages | None = None  # None: slots do not share memory

@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafw import App, Register, hookimpl
+from llamafw_plugins.fragments import read_fragment
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 
 @hookimpl
 def extend_openapi() -> Mapping[str, Any]:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, but not always installed
-    text = files("llamafw_plugins.anthropic").joinpath("openapi.yaml").read_text("utf-8")
-    fragment: dict[str, Any] = yaml.load(text, Loader=loader)
-    return fragment
+    return read_fragment(__name__)
 
 
 @hookimpl
@@ -36,3 +34,10 @@ def register_error_formats(register: Register) -> None:
     from llamafw_plugins.anthropic.errors import error_format
 
     register("/v1/messages", error_format)
+
+
+@hookimpl
+def wrap_asgi(asgi: ASGIApp, app: App) -> ASGIApp:
+    from llamafw_plugins.anthropic.request_ids import RequestIdMiddleware
+
+    return RequestIdMiddleware(asgi)

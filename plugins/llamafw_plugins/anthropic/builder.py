@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import orjson
-
 from llamafw import Finish
 from llamafw_plugins.anthropic.signatures import make_signature
-from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta
+from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta, read_call_arguments
 from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON
 
@@ -115,7 +113,7 @@ class MessageBuilder:
     def _close(self) -> Iterator[JSON]:
         """Complete the block that is being written.
 
-        A call that was cut off is no part of the message: its input is not the one that the model wanted.
+        A call that was cut off is not part of the message: its input is incomplete.
         """
         block, self._block = self._block, None
         if block is None:
@@ -128,7 +126,7 @@ class MessageBuilder:
 
         if block["type"] != "tool_use":
             self.message["content"].append(block)
-        elif (arguments := read_arguments(self._written)) is not None:
+        elif (arguments := read_call_arguments(self._written)) is not None:
             self.message["content"].append({**block, "input": arguments})
 
     def _delta(self, delta: JSON) -> JSON:
@@ -142,15 +140,6 @@ class MessageBuilder:
             return "model_context_window_exceeded" if has_room and finish.truncated else "max_tokens"
         has_calls = any(block["type"] == "tool_use" for block in self.message["content"])
         return "tool_use" if has_calls else "end_turn"
-
-
-def read_arguments(text: str) -> JSON | None:
-    """Return the arguments of a call, or None if they are not a JSON object."""
-    try:
-        arguments = orjson.loads(text or "{}")
-    except orjson.JSONDecodeError:
-        return None
-    return arguments if isinstance(arguments, dict) else None
 
 
 def usage_json(n_prompt: int, n_cached: int, n_predicted: int = 0, n_reasoning: int = 0) -> JSON:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from llamafw import RequestError
 from llamafw_plugins.anthropic.conversation import Conversation
+from llamafw_plugins.endpoints.chat_requests import errors_about_request
 from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.endpoints.thinking import known_effort
 
 OWN_FIELDS = (
     "cache_control",
@@ -27,9 +28,8 @@ OWN_FIELDS = (
 """Fields that chat completions do not have, or have in another format."""
 
 TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-HIGHEST_EFFORTS = ("xhigh", "max")  # templates know no effort above high
 _RENAMED = (
-    (re.compile(r"^response_format(\.json_schema)?"), "output_config.format"),
+    (re.compile(r"\bresponse_format(\.json_schema)?"), "output_config.format"),
     (re.compile(r"^(tools\.\d+)\.function\.parameters"), r"\1.input_schema"),
     (re.compile(r"^(tools\.\d+)\.function"), r"\1"),
     (re.compile(r"^tool_choice\.function"), "tool_choice"),
@@ -103,7 +103,7 @@ def _thinking(body: JSON) -> JSON:
 
     effort = (body.get("output_config") or {}).get("effort")
     if effort is not None:
-        fields["reasoning_effort"] = "high" if effort in HIGHEST_EFFORTS else effort
+        fields["reasoning_effort"] = known_effort(effort)
     return fields
 
 
@@ -117,14 +117,6 @@ def _output_format(body: JSON) -> JSON | None:
     return format
 
 
-@contextmanager
-def errors_about(conversation: Conversation) -> Iterator[None]:
-    """Make errors about the body of a chat completion errors about the request that it was made from."""
-    try:
-        yield
-    except RequestError as error:
-        if error.param is not None:
-            error.param = conversation.locate(error.param)
-            for pattern, replacement in _RENAMED:
-                error.param = pattern.sub(replacement, error.param)
-        raise
+def errors_about(conversation: Conversation) -> AbstractContextManager[None]:
+    """Return a context in which errors about the chat body become errors about the request of a conversation."""
+    return errors_about_request(conversation.locate, _RENAMED)

@@ -5,28 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
-from llamafw import RequestError
+from llamafw_plugins.anthropic.blocks import block_text, check_block, result_text
 from llamafw_plugins.anthropic.signatures import read_thinking
 from llamafw_plugins.endpoints.response_json import JSON
-
-MEDIA = {"image": "images", "document": "documents"}
-"""Types of blocks that only a multimodal model can read → what they carry."""
-
-REQUIRED = {
-    "text": ("text",),
-    "tool_use": ("id", "name", "input"),
-    "tool_result": ("tool_use_id",),
-    "thinking": ("thinking",),
-    "redacted_thinking": (),
-}
-"""Types of blocks that are supported, and the members that they must have."""
-
-BLOCKS = {"user": ("text", "tool_result"), "system": ("text",)}
-"""Types of blocks by role; assistants may have all but results."""
 
 CLIENT_HEADER = "x-anthropic-billing-header:"
 """Begins a block that Claude Code puts before its system prompt: a header for Anthropic's servers, not a text.
@@ -100,12 +84,12 @@ class _Reader:
 
     def _add_block(self, role: str, block: JSON, place: str) -> None:
         kind = block["type"]
-        _check_block(role, block, place)
+        check_block(role, block, place)
         match kind:
             case "text" if role == "system" and block["text"].startswith(CLIENT_HEADER):
                 pass
-            case "text":
-                self._add_text(self._message(role, place), block["text"], place)
+            case "text" | "document" | "search_result":
+                self._add_text(self._message(role, place), block_text(block, place), place)
             case "tool_result":
                 self._add_result(block, place)
             case "tool_use":
@@ -140,7 +124,7 @@ class _Reader:
         message.setdefault("tool_calls", []).append({"id": block["id"], "type": "function", "function": function})
 
     def _add_result(self, block: JSON, place: str) -> None:
-        text = _result_text(block.get("content"), f"{place}.content")
+        text = result_text(block.get("content"), f"{place}.content")
         if block.get("is_error") and not text.lower().startswith("error"):
             text = ERROR_PREFIX + text
         message = {"role": "tool", "tool_call_id": block["tool_use_id"], "content": text}
@@ -148,32 +132,3 @@ class _Reader:
             message["name"] = name
         self._messages.append(message)
         self._places.append([f"{place}.content"])
-
-
-def _check_block(role: str, block: JSON, place: str) -> None:
-    """Raise RequestError if a block cannot be part of a message of a role, or lacks a member."""
-    kind = block["type"]
-    if kind in MEDIA:
-        message = f"{kind} needs a multimodal model and a plugin that reads {MEDIA[kind]}"
-        raise RequestError(f"{message}; this server's model reads text only", param=place)
-    if kind not in REQUIRED:
-        raise RequestError(f"blocks of the type {kind[:40]!r} are not supported", param=f"{place}.type")
-
-    allowed = BLOCKS.get(role, tuple(REQUIRED.keys() - {"tool_result"}))
-    if kind not in allowed:
-        message = f"blocks of the type {kind!r} are not supported in messages of the role {role!r}"
-        raise RequestError(message, param=f"{place}.type")
-    for name in REQUIRED[kind]:
-        if block.get(name) is None:
-            raise RequestError(f"the block has no {name}", param=f"{place}.{name}")
-
-
-def _result_text(content: Any, place: str) -> str:
-    """Return the text of the result of a call."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    texts = []
-    for i, block in enumerate(content):
-        _check_block("system", block, f"{place}.{i}")
-        texts.append(block["text"])
-    return "\n".join(texts)

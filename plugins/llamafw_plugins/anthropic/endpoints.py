@@ -15,6 +15,7 @@ from llamafw_plugins.anthropic.conversation import Conversation, read_conversati
 from llamafw_plugins.anthropic.errors import error_format
 from llamafw_plugins.endpoints.chat_requests import ChatRequest, prepare_chat
 from llamafw_plugins.endpoints.generations import stream_all
+from llamafw_plugins.endpoints.named_events import named
 from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON
 
@@ -80,13 +81,6 @@ class MessageEndpoints:
                     if delta.finish:
                         for event in builder.end(delta.finish):
                             yield event
-
-
-async def named(events: AsyncGenerator[JSON, None]) -> AsyncGenerator[ServerSentEvent, None]:
-    """Yield the events with their types as names."""
-    async with aclosing(events):
-        async for event in events:
-            yield ServerSentEvent(event, event=event["type"])
 
 
 def error_events(problem: Problem) -> Iterator[ServerSentEvent]:

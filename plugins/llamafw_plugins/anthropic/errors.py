@@ -6,7 +6,7 @@ The statuses and types are listed at https://platform.claude.com/docs/en/api/err
 from __future__ import annotations
 
 from llamafw import Problem, request_id
-from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.endpoints.response_json import JSON, problem_text
 
 STATUSES = {501: 400, 503: 529}
 """Statuses that Anthropic's API does not have → those that it has.
@@ -44,6 +44,4 @@ def message_of(problem: Problem) -> str:
     sizes = problem.extra.get("n_prompt_tokens"), problem.extra.get("n_ctx")
     if problem.type == "exceed_context_size_error" and None not in sizes:
         return f"prompt is too long: {sizes[0]} tokens > {sizes[1]} maximum"
-    if problem.param is None or problem.param in problem.message:
-        return problem.message
-    return f"{problem.param}: {problem.message}"
+    return problem_text(problem)

@@ -19,7 +19,7 @@ from llamafw import ChatContext, ModelError, RequestError
 from llamafw_plugins.chat_formats.meter import MAX_SIZE, LimitError, checked
 from llamafw_plugins.chat_formats.sandbox import LimitedEnvironment
 
-MAX_TEMPLATE = 2**20  # characters
+MAX_TEMPLATE = 2**17  # characters; those of well-known models have up to 20,000
 MAX_INDENT = 16  # of tojson, in characters
 MAX_TEXT = 1000  # of the message of raise_exception and the format of strftime_now, in characters
 
@@ -56,6 +56,8 @@ class JinjaChatFormat:
             self._template = self._environment.compile_text(template)
         except TemplateSyntaxError as error:
             raise ModelError(f"the chat template is not valid: line {error.lineno}: {error.message}") from None
+        except LimitError as error:
+            raise ModelError(f"the chat template is too long: {error}") from None
         except Exception as error:  # jinja does not check everything: deep nesting is a RecursionError
             raise ModelError(f"the chat template is not valid: {type(error).__name__}: {error}") from None
 

@@ -16,7 +16,9 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, Va
 from math import inf
 from typing import Any, TypeVar
 
-MAX_SECONDS = 2.0  # processor time of one rendering
+MIN_SECONDS = 0.15  # processor time that the rendering of a short conversation may take
+MAX_SECONDS = 2.0  # and that of the longest conversation
+SIZE_PER_SECOND = 2**15  # characters of a conversation that allow one second more
 MAX_SIZE = 2**23  # characters of one value, or of all output together
 MEMBER_SIZE = 8  # characters that each member of a container counts as, in addition to its own text
 MAX_NUMBER = 10**6  # largest number as an argument: center(10**9) would make a long text
@@ -38,27 +40,38 @@ class Meter(threading.local):
     """
 
     def __init__(self) -> None:
-        self.deadline = inf
+        self.deadline, self.seconds = inf, inf
         self.written = self.kept = 0
 
-    def start(self) -> None:
-        """Start to measure a rendering."""
-        self.deadline, self.written, self.kept = time.thread_time() + MAX_SECONDS, 0, 0
+    def start(self, given: object) -> None:
+        """Start to measure a rendering of what a template is given: its time grows with the size of that."""
+        self.seconds = min(MIN_SECONDS + size_of(given) / SIZE_PER_SECOND, MAX_SECONDS)
+        self.deadline, self.written, self.kept = time.thread_time() + self.seconds, 0, 0
 
     def stop(self) -> None:
         """Stop measuring."""
-        self.deadline, self.written, self.kept = inf, 0, 0
+        self.deadline, self.seconds, self.written, self.kept = inf, inf, 0, 0
 
     def check_time(self) -> None:
         """Raise LimitError if the rendering takes too long."""
         if time.thread_time() > self.deadline:
-            raise LimitError(f"it takes more than {MAX_SECONDS:g} seconds")
+            raise LimitError(f"it takes more than {self.seconds:.2g} seconds")
 
     def count_output(self, text: str) -> str:
         """Count ``text`` as output, and return it."""
         self.written += len(text)
         check_size(self.written)
         return text
+
+    def read_iterator(self, values: Iterator[Any]) -> list[Any]:
+        """Return the values of an iterator; LimitError as soon as they are too large or take too long."""
+        items, size = [], 0
+        for value in values:
+            self.check_time()
+            size += MEMBER_SIZE + size_of(value)
+            check_size(size)
+            items.append(value)
+        return items
 
     def count_memory(self, values: Sequence[Any]) -> None:
         """Count values that are added to a list."""
@@ -99,16 +112,6 @@ def checked(value: T) -> T:
     return value
 
 
-def checked_list(values: Iterator[Any]) -> list[Any]:
-    """Return the values of an iterator; LimitError as soon as they are too large."""
-    items, size = [], 0
-    for value in values:
-        size += MEMBER_SIZE + size_of(value)
-        check_size(size)
-        items.append(value)
-    return items
-
-
 def check_operator(operator: str, left: Any, right: Any) -> None:
     """Raise LimitError if the result of an arithmetic operator would be too large."""
     if isinstance(left, int) and isinstance(right, int):
@@ -141,6 +144,8 @@ def check_call(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Non
     for value in arguments:
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise LimitError(f"{name or 'a function'} is given a number above {MAX_NUMBER}")
+    if name == "sum" and any(isinstance(value, CONTAINERS) for value in arguments):
+        raise LimitError("sum is given a list, which it would copy for each item")
     if args and arguments and name in _MAX_SIZES:
         check_size(_MAX_SIZES[name](args[0], arguments))
 

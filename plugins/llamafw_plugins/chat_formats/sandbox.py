@@ -19,9 +19,10 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from llamafw_plugins.chat_formats.meter import Meter, check_call, check_operator, checked, checked_list
+from llamafw_plugins.chat_formats.meter import LimitError, Meter, check_call, check_operator, checked
 
 REMOVED_FILTERS = ("urlize", "xmlattr", "striptags", "wordwrap", "random", "pprint")  # slow, or useless in a prompt
+MAX_NODES = 10_000  # of a parsed template; those of well-known models have up to 1,400
 LIST_METHODS = ("append", "extend", "insert", "pop")  # allowed, though jinja's sandbox forbids them
 
 
@@ -31,7 +32,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(optimized=False, **options)  # constants are not computed where no time is measured
         self.meter = Meter()
         self.filters = {
             name: self._limited(name, filter) for name, filter in self.filters.items() if name not in REMOVED_FILTERS
@@ -45,14 +46,17 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
 
     def compile_text(self, text: str) -> Template:
-        """Return the template; TemplateSyntaxError if it is not valid."""
-        tree = _Metering().visit(self.parse(text))
+        """Return the template; TemplateSyntaxError if it is not valid, LimitError if it is too long."""
+        tree = self.parse(text)
+        if _count_nodes(tree) > MAX_NODES:
+            raise LimitError(f"it has more than {MAX_NODES} expressions and statements")
+        tree = _Metering().visit(tree)
         code = self.compile(tree, filename="<chat template>")
         return Template.from_code(self, code, self.make_globals(None))
 
     def run(self, template: Template, variables: Mapping[str, Any]) -> str:
         """Return the template's output; LimitError if it takes too long or makes too much."""
-        self.meter.start()
+        self.meter.start(variables)
         try:
             return template.render(variables)
         finally:
@@ -93,7 +97,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
         An iterator is read now, in order to measure it.
         """
-        return checked_list(value) if isinstance(value, Iterator) else checked(value)
+        return self.meter.read_iterator(value) if isinstance(value, Iterator) else checked(value)
 
     # The rewritten template calls these as filters. pass_context keeps jinja from calling them while it compiles.
 
@@ -107,7 +111,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     @pass_context
     def _concatenate(self, context: Context, parts: list[Any]) -> str:
-        return "".join(checked_list(str(checked(part)) for part in parts))
+        return "".join(self.meter.read_iterator(str(checked(part)) for part in parts))
 
     @pass_context
     def _check(self, context: Context, value: Any) -> Any:
@@ -143,6 +147,15 @@ class _Metering(NodeTransformer):
         self.generic_visit(node)
         node.filter = _filter(node.filter, "_check")
         return node
+
+
+def _count_nodes(tree: nodes.Node) -> int:
+    """Return the number of nodes in a parsed template."""
+    n, rest = 0, [tree]
+    while rest:
+        n += 1
+        rest.extend(rest.pop().iter_child_nodes())
+    return n
 
 
 def _filter(node: Any, name: str) -> nodes.Filter:

@@ -6,12 +6,15 @@ Independent of the API that the answer is sent through.
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import orjson
 
 from llamafw import AnswerDelta, CallDelta, Reasoning, ToolCall, ToolParser
 from llamafw_plugins.endpoints.reasoning_reader import ReasoningReader
 from llamafw_plugins.endpoints.tools import Tools
 
-__all__ = ["AnswerDelta", "AnswerReader", "CallDelta", "whole_calls"]
+__all__ = ["AnswerDelta", "AnswerReader", "CallDelta", "is_json", "read_call_arguments", "whole_calls"]
 
 NOTHING = AnswerDelta()
 KEEPS_TAGS = ("none", "deepseek-legacy")  # formats that leave the reasoning in the text
@@ -84,8 +87,19 @@ class AnswerReader:
             reasoning, plain, calls = reasoning + rest.reasoning, plain + rest.text, (*calls, *rest.calls)
         if self._max_calls is not None:
             calls = tuple(call for call in calls if call.index < self._max_calls)
+        if self._format == "none":
+            reasoning, plain = "", reasoning + plain
         self.n_calls = max([self.n_calls, *(call.index + 1 for call in calls)])
         return AnswerDelta(reasoning, plain, calls)
+
+
+def read_call_arguments(text: str) -> dict[str, Any] | None:
+    """Return the arguments of a call that the model has written; None if they are not a JSON object."""
+    try:
+        arguments = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        return None
+    return arguments if isinstance(arguments, dict) else None
 
 
 def whole_calls(answer: AnswerDelta) -> list[ToolCall]:
@@ -97,10 +111,11 @@ def whole_calls(answer: AnswerDelta) -> list[ToolCall]:
     for delta in answer.calls:
         before = calls.get(delta.index, ToolCall(delta.id, delta.name or "", ""))
         calls[delta.index] = ToolCall(before.id, before.name, before.arguments + delta.arguments)
-    return [call for call in calls.values() if _is_json(call.arguments)]
+    return [call for call in calls.values() if is_json(call.arguments)]
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Return whether a text is JSON, so that a call with these arguments is whole."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):

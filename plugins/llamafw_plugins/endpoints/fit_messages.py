@@ -12,7 +12,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamafw import ChatCapabilities, RequestError, ToolParserPlugin
+from llamafw import ChatCapabilities, ToolParserPlugin
 from llamafw_plugins.endpoints.response_json import JSON
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -25,7 +25,7 @@ def fit_messages(
     parser: ToolParserPlugin | None = None,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[JSON]:
-    """Return a conversation that a template writes completely.
+    """Return a conversation in the form that a template can write.
 
     Parameters
     ----------
@@ -43,9 +43,6 @@ def fit_messages(
     RequestError
         The template has no place for a part of the conversation, and nothing else can be done.
     """
-    if not can.turns and sum(message["role"] not in ("system", "developer") for message in messages) > 1:
-        raise RequestError("the chat template drops earlier messages; --chat-template sets another", param="messages")
-
     fitted = [dict(message) for message in messages]
     fitted = _fit_reasoning(fitted, can)
     fitted = _fit_calls(fitted, can)
@@ -99,6 +96,9 @@ def _take_text(message: JSON, following: list[JSON], fitted: list[JSON], can: Ch
     """Move the text of a message with calls into a message before it, or into the answer that follows its results."""
     text, message["content"] = message["content"], ""
     if not can.repeated_roles:
+        if (earlier := _answer_of_turn(fitted)) is not None:
+            earlier["content"] = _join(earlier["content"], text)
+            return
         for later in following:
             if later["role"] == "user":
                 break
@@ -106,6 +106,16 @@ def _take_text(message: JSON, following: list[JSON], fitted: list[JSON], can: Ch
                 later["content"] = _join(text, later["content"])
                 return
     fitted.append({"role": "assistant", "content": text})
+
+
+def _answer_of_turn(messages: list[JSON]) -> JSON | None:
+    """Return the last answer without calls after the last user's message."""
+    for message in reversed(messages):
+        if message["role"] == "user":
+            break
+        if message["role"] == "assistant" and "tool_calls" not in message:
+            return message
+    return None
 
 
 def _one_call_each(messages: list[JSON]) -> list[JSON]:
@@ -191,19 +201,21 @@ def _fit_system(messages: list[JSON], can: ChatCapabilities) -> list[JSON]:
             continue
         if waiting and message["role"] == "user":
             message["content"] = _join(*waiting, message["content"])
-            waiting = []
-        elif waiting and fitted and fitted[-1]["role"] == "user":
-            fitted[-1]["content"] = _join(fitted[-1]["content"], *waiting)
-            waiting = []
         elif waiting:
-            fitted.append({"role": "user", "content": _join(*waiting)})
-            waiting = []
+            _add_to_user(fitted, waiting)
+        waiting = []
         fitted.append(message)
-    if waiting and fitted and fitted[-1]["role"] == "user":
-        fitted[-1]["content"] = _join(fitted[-1]["content"], *waiting)
-    elif waiting:
-        fitted.append({"role": "user", "content": _join(*waiting)})
+    if waiting:
+        _add_to_user(fitted, waiting)
     return fitted
+
+
+def _add_to_user(messages: list[JSON], texts: Sequence[str]) -> None:
+    """Add texts to the last message if it is a user's; otherwise as a user's message of their own."""
+    if messages and messages[-1]["role"] == "user":
+        messages[-1]["content"] = _join(messages[-1]["content"], *texts)
+    else:
+        messages.append({"role": "user", "content": _join(*texts)})
 
 
 def _is_system(message: JSON) -> bool:
@@ -226,6 +238,7 @@ def _fit_order(messages: list[JSON], can: ChatCapabilities) -> list[JSON]:
             and before is not None
             and not can.user_after_result
             and (before["role"] == "tool" or "tool_calls" in before)
+            and (can.repeated_roles or _answer_of_turn(fitted) is None)
         ):
             fitted.append({"role": "assistant", "content": ""})
         fitted.append(message)
@@ -271,6 +284,8 @@ def _fit_fields(message: JSON, can: ChatCapabilities) -> JSON:
     if reasoning and can.reasoning_field == "parts":
         text = [{"type": "text", "text": message["content"]}] if message["content"] else []
         message["content"] = [{"type": "thinking", "thinking": reasoning}, *text]
+    elif calls and not message["content"] and can.null_content:
+        message["content"] = None
     elif message["role"] in can.parts_only:
         message["content"] = [{"type": "text", "text": message["content"]}]
     if reasoning and can.reasoning_field not in (None, "parts"):
@@ -298,21 +313,3 @@ def short_id(id: str) -> str:
         number, i = divmod(number, len(_ALPHABET))
         letters.append(_ALPHABET[i])
     return "".join(letters)
-
-
-# --- tools
-
-
-def complete_tools(tools: Sequence[Mapping[str, Any]]) -> list[JSON]:
-    """Return tools with every field that a template may read: description, parameters, their types and descriptions."""
-    return [{**tool, "function": _complete_function(tool["function"])} for tool in tools]
-
-
-def _complete_function(function: Mapping[str, Any]) -> JSON:
-    parameters = dict(function.get("parameters") or {})
-    properties = {
-        name: {"type": "any", "description": "", **value} if isinstance(value, dict) else value
-        for name, value in (parameters.get("properties") or {}).items()
-    }
-    parameters = {"type": "object", "required": [], **parameters, "properties": properties}
-    return {**function, "description": function.get("description") or "", "parameters": parameters}

@@ -5,13 +5,12 @@ Independent of any template: `fit_messages` fits the result to one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Any
 
 from llamafw import RequestError
 from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.strict_json import parse_strict
 
 MEDIA = {
     "image_url": "images",
@@ -30,8 +29,9 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")  # in the order of preference
 KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # the last is OpenAI's older `tool`
-READ_FIELDS = ("role", "content", "tool_calls")  # fields of messages that are read one by one
-MAY_BE_EMPTY = ("assistant", "tool", "function")  # roles of messages that may have no content
+READ_FIELDS = ("role", "content", "tool_calls", "function_call")  # fields of messages that are read one by one
+RESULT_ROLES = ("tool", "function")
+MAY_BE_EMPTY = ("assistant", *RESULT_ROLES)  # roles of messages that may have no content
 
 Clean = Callable[[str], str]
 """Returns a client's text as it may be put into a prompt."""
@@ -65,7 +65,7 @@ def plain_messages(messages: Sequence[JSON], clean: Clean = str) -> list[JSON]:
 def _plain_message(message: JSON, i: int, clean: Clean) -> JSON:
     others = {name: value for name, value in message.items() if value is not None and name not in READ_FIELDS}
     role = message["role"] if message["role"] in KNOWN_ROLES else clean(message["role"])
-    plain: JSON = {"role": "tool" if role == "function" else role, **clean_value(others, clean)}
+    plain: JSON = {"role": "tool" if role in RESULT_ROLES else role, **clean_value(others, clean)}
 
     content, reasoning = message.get("content"), _reasoning_of(plain)
     if isinstance(content, list):
@@ -79,9 +79,15 @@ def _plain_message(message: JSON, i: int, clean: Clean) -> JSON:
         plain.pop(name, None)
     if reasoning and plain["role"] == "assistant":
         plain["reasoning_content"] = reasoning
-    if calls := message.get("tool_calls"):
+    if calls := message.get("tool_calls") or _older_calls(message):
         plain["tool_calls"] = [_plain_call(call, clean) for call in calls]
     return plain
+
+
+def _older_calls(message: JSON) -> list[JSON]:
+    """Return the call of a message in OpenAI's older format, if it has one."""
+    function = message.get("function_call")
+    return [{"function": function}] if function else []
 
 
 def clean_value(value: Any, clean: Clean) -> Any:
@@ -124,8 +130,7 @@ def _thinking_text(part: JSON, param: str) -> str:
 def _part_text(part: JSON, param: str) -> str:
     kind: Any = part["type"]
     if kind in MEDIA:
-        needed = f"{kind} needs a multimodal model and a plugin that reads {MEDIA[kind]}"
-        raise RequestError(f"{needed}; this server's model reads text only", param=param)
+        raise media_error(kind, MEDIA[kind], param)
     if kind not in TEXT_PARTS:
         message = f"the part type {kind[:40]!r} is not supported; this server's model reads 'text' only"
         raise RequestError(message, param=f"{param}.type")
@@ -133,6 +138,12 @@ def _part_text(part: JSON, param: str) -> str:
     if not isinstance(text, str):
         raise RequestError("the part has no text", param=f"{param}.{TEXT_PARTS[kind]}")
     return text
+
+
+def media_error(part: str, media: str, param: str) -> RequestError:
+    """Return the error about a ``part`` with ``media``, such as images, that only a multimodal model can read."""
+    needed = f"{part} needs a multimodal model and a plugin that reads {media}"
+    return RequestError(f"{needed}; this server's model reads text only", param=param)
 
 
 def _plain_call(call: JSON, clean: Clean) -> JSON:
@@ -149,21 +160,10 @@ def read_arguments(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments
     try:
-        value = json.loads(arguments, parse_constant=_refuse_constant, parse_float=_finite_float)
+        value = parse_strict(arguments)
     except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value
 
 
 def _link_results(messages: list[JSON]) -> None:

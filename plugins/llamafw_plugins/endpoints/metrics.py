@@ -131,7 +131,7 @@ def gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
     yield (
         "llamacpp:predicted_tokens_seconds",
         "Tokens generated per second",
-        ratio(stats.predicted_tokens, stats.predicted_seconds),
+        ratio(stats.timed_tokens, stats.predicted_seconds),
     )
     yield "llamacpp:n_busy_slots_per_decode", "Busy slots per forward pass", ratio(stats.n_busy_slots, stats.n_decode)
     yield "llamacpp:kv_cache_usage_ratio", "Share of the KV cache in use", ratio(stats.cache_tokens, stats.cache_size)

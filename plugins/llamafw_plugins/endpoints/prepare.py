@@ -71,7 +71,7 @@ def build_request(body: Mapping[str, Any], prompt: Sequence[int], app: App) -> G
         truncate_prompt=value("truncate_prompt", False),
         n_keep=n_keep if n_keep < 0 else n_keep + len(loaded.system_prompt.tokens),
         n_discard=int(value("n_discard", 0)),
-        t_max_predict_ms=value("t_max_predict_ms", None),
+        t_max_predict_ms=max(value("t_max_predict_ms", 0), 0) or None,
         deadline_ms=value("deadline_ms", None),
         special=app.settings.special,
         return_progress=bool(body.get("stream") and body.get("return_progress")),

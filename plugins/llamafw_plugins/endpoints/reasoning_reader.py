@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafw import Reasoning
+from llamafw import ChatCapabilities, Reasoning
+from llamafw_plugins.tool_parsers.cursor import beginning_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,27 @@ class ReasoningReader:
             self._state = "answer"
 
 
+def split_reasoning(text: str, can: ChatCapabilities) -> ReasoningDelta | None:
+    """Return the reasoning at the beginning of an earlier answer, and the rest; None if it does not begin with any.
+
+    Parameters
+    ----------
+    text : str
+        The answer, as a client got it that wants the reasoning in the text.
+    can : ChatCapabilities
+        What the chat template can do.
+    """
+    tags = can.reasoning
+    if tags is None or tags.end.strip() not in text:
+        return None
+    begins = text.lstrip().startswith(tags.start.strip())
+    if not begins and not can.opens_reasoning:
+        return None
+    return ReasoningReader(Reasoning(tags, opened=not begins)).read(text, last=True)
+
+
 def _n_uncertain(text: str, tag: str) -> int:
     """Return how many characters at the end of ``text`` may be white space before a tag, or the beginning of it."""
-    n_tag = next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
+    n_tag = beginning_of(text, (tag,))
     before = text[: len(text) - n_tag]
     return n_tag + len(before) - len(before.rstrip())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import exp, inf
 from typing import Any
 
-from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, StopType, Timings, Tokenizer
+from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, Problem, StopType, Timings, Tokenizer
 
 JSON = dict[str, Any]
 
@@ -16,6 +16,13 @@ MIN_LOGPROB = -9999.0  # stands for minus infinity, which JSON cannot hold; Open
 def stopped_json(stop_type: StopType) -> JSON:
     """Return llama-server's older fields for the reason why a generation ended."""
     return {f"stopped_{kind}": stop_type == kind for kind in ("eos", "word", "limit")}
+
+
+def problem_text(problem: Problem) -> str:
+    """Return the message of an error with the request field that is wrong, for formats without a member for it."""
+    if problem.param is None or problem.param in problem.message:
+        return problem.message
+    return f"{problem.param}: {problem.message}"
 
 
 def usage_json(groups: Iterable[Sequence[Finish]], *, chat: bool = False) -> JSON:
@@ -46,17 +53,20 @@ def usage_json(groups: Iterable[Sequence[Finish]], *, chat: bool = False) -> JSO
 
 
 def timings_json(timings: Timings) -> JSON:
-    """Return llama-server's ``timings``; rates are 0 if there were no tokens or no time passed."""
+    """Return llama-server's ``timings``; rates are 0 if there were no tokens or no time passed.
+
+    The first token is drawn when the time of the prompt ends, so the rate of generation is that of the others.
+    """
     result: JSON = {"cache_n": timings.cache_n, "queue_ms": timings.queue_ms}
     phases = (
-        ("prompt", timings.prompt_n, timings.prompt_ms),
-        ("predicted", timings.predicted_n, timings.predicted_ms),
+        ("prompt", timings.prompt_n, timings.prompt_n, timings.prompt_ms),
+        ("predicted", timings.predicted_n, max(timings.predicted_n - 1, 0), timings.predicted_ms),
     )
-    for name, n, ms in phases:
+    for name, n, n_timed, ms in phases:
         result[f"{name}_n"] = n
         result[f"{name}_ms"] = ms
-        result[f"{name}_per_token_ms"] = ms / n if n else 0.0
-        result[f"{name}_per_second"] = 1000 * n / ms if ms > 0 else 0.0
+        result[f"{name}_per_token_ms"] = ms / n_timed if n_timed else 0.0
+        result[f"{name}_per_second"] = 1000 * n_timed / ms if ms > 0 else 0.0
     return result
 
 

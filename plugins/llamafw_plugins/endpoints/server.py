@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from math import prod
 
 from starlette.responses import Response
@@ -45,8 +46,15 @@ class ServerEndpoints:
         return {"status": "ok"}
 
     async def list_models(self, call: Call) -> JSON:
-        """Return the server's only model: in OpenAI's format in ``data``, in Ollama's in ``models``."""
-        return {"object": "list", "data": [self._model_json()], "models": [self._ollama_json()]}
+        """Return the server's only model: in OpenAI's format in ``data``, in Ollama's in ``models``.
+
+        Anthropic's clients also get the members of Anthropic's format.
+        """
+        page: JSON = {"object": "list", "data": [self._model_json(call)], "models": [self._ollama_json()]}
+        if is_from_anthropic(call):
+            name = self.app.loaded.name
+            page |= {"has_more": False, "first_id": name, "last_id": name}
+        return page
 
     async def get_model(self, call: Call) -> JSON:
         """Return the model if it has the id or the alias in the path; otherwise 404."""
@@ -54,7 +62,7 @@ class ServerEndpoints:
         if requested not in (name, *self.app.settings.alias):
             message = f"the model {requested[:MAX_SHOWN_ID]!r} does not exist; this server has the model {name!r}"
             raise ModelNotFound(message, param="model")
-        return self._model_json()
+        return self._model_json(call)
 
     async def props(self, call: Call) -> JSON:
         """Return the properties of the server and its model."""
@@ -94,10 +102,10 @@ class ServerEndpoints:
         """Return the API document."""
         return Response(self.app.document_json, media_type="application/json")
 
-    def _model_json(self) -> JSON:
-        """Return the model in OpenAI's format, with llama-server's ``meta``."""
+    def _model_json(self, call: Call) -> JSON:
+        """Return the model in OpenAI's format, with llama-server's ``meta``, or also in Anthropic's format."""
         loaded = self.app.loaded
-        return {
+        model: JSON = {
             "id": loaded.name,
             "aliases": [name for name in self.app.settings.alias if name != loaded.name],
             "tags": list(self.app.settings.tags),
@@ -106,6 +114,16 @@ class ServerEndpoints:
             "owned_by": "llamafw",
             "meta": meta_json(loaded),
         }
+        if is_from_anthropic(call):
+            model |= {
+                "type": "model",
+                "display_name": loaded.name,
+                "created_at": datetime.fromtimestamp(self.started, UTC).isoformat().replace("+00:00", "Z"),
+                "lifecycle": "active",
+                "max_input_tokens": loaded.engine.n_ctx,
+                "max_tokens": loaded.engine.n_ctx,
+            }
+        return model
 
     def _ollama_json(self) -> JSON:
         """Return the model in Ollama's format, which some clients of llama-server read."""
@@ -131,6 +149,11 @@ class ServerEndpoints:
                 "quantization_level": ftype_name(loaded),
             },
         }
+
+
+def is_from_anthropic(call: Call) -> bool:
+    """Return whether a request has the header that all of Anthropic's clients send."""
+    return "anthropic-version" in call.http.headers
 
 
 def capabilities_json(can: ChatCapabilities) -> JSON:
@@ -166,14 +189,19 @@ def meta_json(loaded: LoadedModel) -> JSON:
         "n_ctx": loaded.engine.n_ctx,
         "n_ctx_train": n_ctx_train,
         "n_embd": n_embd,
-        "n_params": sum(prod(tensor.shape) for tensor in model.tensors.values()),
+        "n_params": count_parameters(loaded),
         "size": model.n_bytes,
         "ftype": ftype_name(loaded),
     }
 
 
+def count_parameters(loaded: LoadedModel) -> int:
+    """Return the number of weights in all tensors."""
+    return sum(prod(tensor.shape) for tensor in loaded.model.tensors.values())
+
+
 def ftype_name(loaded: LoadedModel) -> str:
-    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if it does not say."""
+    """Return the name of the type that most tensors of a GGUF file have, such as "Q4_K_M"; "" if unknown."""
     from gguf import LlamaFileType  # a slow import
 
     number = loaded.model.metadata.get("general.file_type", -1)

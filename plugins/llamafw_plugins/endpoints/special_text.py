@@ -1,7 +1,7 @@
 """Keep the names of control tokens in clients' texts from becoming these tokens.
 
-A marker that occurs in no text is put into each name before a template renders it. The tokenizer does not recognise
-the name then, and the marker's own tokens are removed afterwards.
+Before a template renders a text, a marker that occurs in no text is put into each name. The tokenizer then does not
+recognise the name. The tokens of the marker are removed afterwards.
 """
 
 from __future__ import annotations

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from llamafw import App, Call, ChatCapabilities, LoadedModel, Reasoning, RequestError, Settings
 from llamafw_plugins.endpoints.continuation import Continuation, read_continuation
-from llamafw_plugins.endpoints.fit_messages import complete_tools, fit_messages
-from llamafw_plugins.endpoints.messages import KNOWN_ROLES, clean_value, plain_messages
+from llamafw_plugins.endpoints.fit_messages import fit_messages
+from llamafw_plugins.endpoints.messages import Clean, clean_value, plain_messages
 from llamafw_plugins.endpoints.prompts import bos_tokens
+from llamafw_plugins.endpoints.reasoning_reader import split_reasoning
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.special_text import (
     encode_marked,
@@ -24,8 +26,10 @@ from llamafw_plugins.endpoints.special_text import (
     without_markers,
 )
 from llamafw_plugins.endpoints.thinking import Thinking, read_thinking
+from llamafw_plugins.endpoints.tool_fields import complete_tools
 from llamafw_plugins.endpoints.tools import Tools, read_tools
 from llamafw_plugins.endpoints.unsupported import refuse_chat_fields
+from llamafw_plugins.endpoints.whole_prompts import render_whole
 
 
 class TemplateEndpoints:
@@ -75,6 +79,7 @@ def render(body: JSON, loaded: LoadedModel, settings: Settings, tools: Tools | N
     thinking = read_thinking(body, settings, can)
     clean = partial(mark_control_names, tokenizer=loaded.tokenizer) if settings.escape_special else whole_characters
     messages = plain_messages(body["messages"], clean)
+    _move_reasoning(messages, can, clean)
     renderer = _Renderer(loaded, thinking.variables, clean_value(list(tools.offered), clean) if tools else [])
 
     continuation = read_continuation(body, messages, can, prefill=settings.prefill_assistant)
@@ -86,8 +91,24 @@ def render(body: JSON, loaded: LoadedModel, settings: Settings, tools: Tools | N
     else:
         text = continuation.render(renderer.render)
 
-    _check_roles(body["messages"], text)
     return ChatPrompt(text, thinking, _reasoning(text, can, thinking, continuation), continuation, start)
+
+
+def _move_reasoning(messages: Sequence[JSON], can: ChatCapabilities, clean: Clean) -> None:
+    """Move the reasoning of earlier answers from their text to its own field, if the template has one.
+
+    Within the text, its tags would not become the model's tokens, and templates may keep it for ever.
+    """
+    if can.reasoning_field is None:
+        return
+    for message in messages[:-1]:  # the last one may be continued
+        if message["role"] != "assistant" or "reasoning_content" in message:
+            continue
+        found = split_reasoning(without_markers(message["content"]), can)
+        if found is not None:
+            message["content"] = clean(found.rest)
+            if found.reasoning:
+                message["reasoning_content"] = clean(found.reasoning)
 
 
 class _Renderer:
@@ -111,19 +132,22 @@ class _Renderer:
 
     def render(self, messages: Sequence[JSON], *, start: bool) -> str:
         """Return a conversation's prompt, with the start of an answer if ``start``."""
-        can, parser, chat = self._can, self._loaded.tool_parser, self._loaded.chat
-        fitted = fit_messages(messages, can, parser, self._tools)
-        if not self._tools or not can.tools:
-            return chat.render(fitted, add_generation_prompt=start, **self._variables)
+        names = [tool["function"]["name"] for tool in self._tools]
+        return render_whole(messages, names, self._can, partial(self._render_fitted, start=start))
 
-        variables = {**self._variables, "tools": list(self._tools) if can.bare_tools else complete_tools(self._tools)}
-        try:
-            return chat.render(fitted, add_generation_prompt=start, **variables)
-        except RequestError:
-            if not can.bare_tools:
-                raise
-        variables["tools"] = complete_tools(self._tools)  # the template may read what a tool does not have
-        return chat.render(fitted, add_generation_prompt=start, **variables)
+    def _render_fitted(self, messages: Sequence[JSON], can: ChatCapabilities, *, start: bool) -> str:
+        """Return the prompt of a conversation that is fitted to a template with the given capabilities."""
+        tools, write = self._tools, partial(self._loaded.chat.render, add_generation_prompt=start)
+        fitted = fit_messages(messages, can, self._loaded.tool_parser, tools)
+        if not tools or not can.tools:
+            return write(fitted, **self._variables)
+
+        forms: list[Sequence[Mapping[str, Any]]] = [list(tools)] if can.bare_tools else []
+        forms += [complete_tools(tools), complete_tools(tools, simple_types=True)]
+        for form in forms[:-1]:
+            with suppress(RequestError):  # the template may read what a tool does not have
+                return write(fitted, **{**self._variables, "tools": form})
+        return write(fitted, **{**self._variables, "tools": forms[-1]})
 
     def answer_start(self) -> str | None:
         """Return the text that introduces an answer, which the next turn may not repeat; None if it is not certain."""
@@ -153,16 +177,6 @@ def _reasoning(
     elif ended.endswith(can.reasoning.end.strip()):
         return None
     return Reasoning(can.reasoning, opened, thinking.budget, thinking.message)
-
-
-def _check_roles(messages: Sequence[JSON], prompt: str) -> None:
-    """Raise RequestError if the template dropped a message because it does not know its role."""
-    seen = without_markers(prompt)
-    for i, message in enumerate(messages):
-        content = message.get("content")
-        if message["role"] not in KNOWN_ROLES and isinstance(content, str) and content.strip() not in seen:
-            text = f"the chat template has no role {message['role'][:40]!r}"
-            raise RequestError(text, param=f"messages.{i}.role")
 
 
 def chat_tokens(prompt: ChatPrompt, loaded: LoadedModel) -> tuple[int, ...]:

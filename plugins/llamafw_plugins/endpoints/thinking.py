@@ -15,6 +15,7 @@ from llamafw_plugins.endpoints.response_json import JSON
 SWITCHES = ("enable_thinking", "thinking")  # names that templates have for the same variable
 OFF = ("disabled", "off", "none")  # types of the field `thinking` that switch it off
 LITTLE = ("none", "minimal", "default")  # efforts that do not switch thinking on
+ABOVE_HIGH = ("xhigh", "max")  # efforts of other APIs
 RESERVED_VARIABLES = ("messages", "add_generation_prompt", "tools", "documents", "bos_token", "eos_token")
 
 
@@ -66,6 +67,11 @@ def read_thinking(body: JSON, settings: Settings, can: ChatCapabilities) -> Thin
         message=body.get("reasoning_budget_message") or settings.reasoning_budget_message,
         format=body.get("reasoning_format") or settings.reasoning_format,
     )
+
+
+def known_effort(effort: str) -> str:
+    """Return an effort that chat templates know: ``high`` for those above it."""
+    return "high" if effort in ABOVE_HIGH else effort
 
 
 def _requested_switch(body: JSON, own: Mapping[str, Any]) -> bool | None:

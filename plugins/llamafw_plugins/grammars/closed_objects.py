@@ -1,7 +1,7 @@
 """Closes objects whose properties are named: models otherwise invent further properties, often without end.
 
-What is generated is valid either way. Objects that say what further properties may be, in ``additionalProperties``,
-are left as they are.
+What is generated is valid either way. Objects that describe further properties in ``additionalProperties`` are left as
+they are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Replaces keywords that llguidance does not know by others with the same meaning.
+"""Replaces keywords that llguidance does not know with others that have the same meaning.
 
 These are ``propertyNames``, ``uniqueItems``, ``contentEncoding`` and formats that bound a number. `keywords` lists what
 is ignored or refused.
@@ -123,9 +123,9 @@ class _Expansion:
         rest = {key: value for key, value in schema.items() if key not in (*_ARRAY_KEYWORDS, "type")}
         others = [name for name in types if name != "array"]
         listed = {"enum": arrays}
-        return {**rest, "anyOf": [listed, {"type": others}]} if others and "anyOf" not in rest else (
-            listed if not rest else {"allOf": [listed, rest]}
-        )  # fmt: skip
+        if others and "anyOf" not in rest:
+            return {**rest, "anyOf": [listed, {"type": others}]}
+        return {"allOf": [listed, rest]} if rest else listed
 
     def _values(self, schema: Any, depth: int = 0) -> list[Any] | None:
         """Return all values that a schema allows, without repetitions; None if there may be others."""

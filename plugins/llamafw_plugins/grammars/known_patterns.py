@@ -1,4 +1,4 @@
-"""Replaces patterns of well-known libraries that use look-around by others that match the same strings, or fewer."""
+"""Replaces patterns with look-around, of well-known libraries, with others that match the same strings, or fewer."""
 
 from __future__ import annotations
 

@@ -6,20 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from llamafw import App, Register, hookimpl
+from llamafw_plugins.fragments import read_fragment
 
 
 @hookimpl
 def extend_openapi() -> Mapping[str, Any]:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, but not always installed
-    text = files("llamafw_plugins.ollama").joinpath("openapi.yaml").read_text("utf-8")
-    fragment: dict[str, Any] = yaml.load(text, Loader=loader)
-    return fragment
+    return read_fragment(__name__)
 
 
 @hookimpl

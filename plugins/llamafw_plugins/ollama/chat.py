@@ -11,7 +11,7 @@ from llamafw import App, Call
 from llamafw_plugins.endpoints.chat_requests import prepare_chat
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.ollama.lines import LineBuilder, respond
-from llamafw_plugins.ollama.options import format_fields, read_options, refuse_images, thinking_fields
+from llamafw_plugins.ollama.options import errors_about, format_fields, read_options, refuse_images, thinking_fields
 
 
 class OllamaChatEndpoints:
@@ -30,7 +30,8 @@ class OllamaChatEndpoints:
         chat = {**options, **format_fields(body), **thinking_fields(body), "messages": chat_messages(body["messages"])}
         if body.get("tools"):
             chat["tools"] = [{"type": "function", **tool} for tool in body["tools"]]
-        prepared = await prepare_chat(self.app, chat)
+        with errors_about(body):
+            prepared = await prepare_chat(self.app, chat)
         return await respond(self.app, prepared.requests[0], prepared.reader(), builder, body)
 
 

@@ -28,7 +28,8 @@ class OllamaEmbedEndpoints:
             message = f"embeddings of this model have {n_embd} dimensions and cannot have {dimensions}"
             raise RequestError(message, param="dimensions")
 
-        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        input = body.get("input") or []  # without texts, clients load the model
+        texts = [input] if isinstance(input, str) else input
         cuts = body.get("truncate") is not False
         embeddings, n_prompt = await self._embed(call, texts, "input", norm=LENGTH_ONE, cuts=cuts)
         return {
@@ -63,7 +64,9 @@ class OllamaEmbedEndpoints:
         loaded = self.app.loaded
         pooling = choose_pooling(loaded, self.app.settings.pooling)
         if pooling == "none":
-            raise NotSupported("without pooling, a text has one embedding per token; start the server with --pooling")
+            raise NotSupported(
+                "without pooling, a text has one embedding per token; start the server with --pooling mean or last"
+            )
         if not texts:
             return [], 0
 

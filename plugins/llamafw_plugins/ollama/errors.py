@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamafw import Problem
-from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.endpoints.response_json import JSON, problem_text
 
 
 def error_format(problem: Problem) -> tuple[int, JSON]:
     """Return the status and the body of an error response."""
-    message = problem.message
-    if problem.param is not None and problem.param not in message:
-        message = f"{problem.param}: {message}"
-    return problem.status, {"error": message}
+    return problem.status, {"error": problem_text(problem)}
 
 
 def error_lines(problem: Problem) -> Iterator[JSON]:

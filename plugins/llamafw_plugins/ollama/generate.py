@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from llamafw import App, Call, Finish, GenerateRequest, RequestError
+from llamafw import App, Call, Finish, GenerateRequest, NotSupported, RequestError
 from llamafw_plugins.endpoints.answers import AnswerReader
 from llamafw_plugins.endpoints.chat_requests import prepare_chat
 from llamafw_plugins.endpoints.infill import check_infill, prepare_infill, read_parts
 from llamafw_plugins.endpoints.prompts import read_prompts, run_in_thread
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.ollama.lines import LineBuilder, respond
-from llamafw_plugins.ollama.options import format_fields, read_options, refuse_images, thinking_fields
+from llamafw_plugins.ollama.options import errors_about, format_fields, read_options, refuse_images, thinking_fields
 
 NOT_WITH_RAW = ("system", "context", "suffix")
 NOT_WITH_SUFFIX = ("system", "context")
@@ -37,13 +37,14 @@ class OllamaGenerateEndpoints:
         builder = CompletionLines(self.app, body)
         if not body.get("prompt") and not body.get("suffix"):
             return builder.loaded()
-        if body.get("raw"):
-            request, reader = await self._raw(body, fields), AnswerReader(None)
-        elif body.get("suffix"):
-            request, reader = await self._infill(body, fields), AnswerReader(None)
-        else:
-            request, reader = await self._chat(body, {**fields, **thinking_fields(body)})
-            builder.prompt = request.prompt
+        with errors_about(body):
+            if body.get("raw"):
+                request, reader = await self._raw(body, fields), AnswerReader(None)
+            elif body.get("suffix"):
+                request, reader = await self._infill(body, fields), AnswerReader(None)
+            else:
+                request, reader = await self._chat(body, {**fields, **thinking_fields(body)})
+                builder.prompt = request.prompt
         return await respond(self.app, request, reader, builder, body)
 
     async def _raw(self, body: JSON, fields: JSON) -> GenerateRequest:
@@ -56,7 +57,10 @@ class OllamaGenerateEndpoints:
         """Return the request that generates the text between the prompt and the suffix."""
         refuse_together(body, "suffix", NOT_WITH_SUFFIX)
         tokenizer = self.app.loaded.tokenizer
-        check_infill(tokenizer, "suffix")
+        try:
+            check_infill(tokenizer)
+        except NotSupported as error:  # Ollama's clients expect a 400
+            raise RequestError(error.message, param="suffix") from None
         prefix, suffix = body.get("prompt") or "", body["suffix"]
         sources = {"input_prefix": prefix, "input_suffix": suffix}
         parts = await run_in_thread(lambda: read_parts(sources, tokenizer), len(prefix) + len(suffix))

@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from time import perf_counter_ns
 from typing import Any
 
-import orjson
-
-from llamafw import App, Finish, GeneratedToken, GenerateRequest, RequestError, ToolCall, json_lines
-from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader
+from llamafw import App, Finish, GeneratedToken, GenerateRequest, ToolCall, json_lines
+from llamafw_plugins.endpoints.answers import AnswerDelta, AnswerReader, read_call_arguments
+from llamafw_plugins.endpoints.chat_requests import with_logprobs
 from llamafw_plugins.endpoints.generations import stream_all
 from llamafw_plugins.endpoints.openai_response import finish_reason, is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json
 from llamafw_plugins.ollama.errors import error_lines
+from llamafw_plugins.ollama.options import errors_about
 
 NS_PER_MS = 1_000_000
 
@@ -100,7 +100,7 @@ class LineBuilder(ABC):
         return {"model": self.model, "created_at": now()}
 
     def _whole_calls(self, answer: AnswerDelta, *, last: bool) -> Iterator[JSON]:
-        """Yield the calls that are complete; a call that was cut off is none."""
+        """Yield the calls that are complete; a call that was cut off is left out."""
         if answer.text and self._call is not None:
             yield from self._finish_call()
         for delta in answer.calls:
@@ -114,14 +114,8 @@ class LineBuilder(ABC):
 
     def _finish_call(self) -> Iterator[JSON]:
         call, self._call = self._call, None
-        if call is None:
-            return
-        try:
-            arguments = orjson.loads(call.arguments or "{}")
-        except orjson.JSONDecodeError:
-            return
-        function = {"index": self._i_call, "name": call.name, "arguments": arguments}
-        if isinstance(arguments, dict):
+        if call is not None and (arguments := read_call_arguments(call.arguments)) is not None:
+            function = {"index": self._i_call, "name": call.name, "arguments": arguments}
             yield {"id": call.id, "function": function}
 
     def _logprobs(self, tokens: Sequence[GeneratedToken]) -> JSON:
@@ -137,7 +131,7 @@ class LineBuilder(ABC):
 async def respond(app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder, body: JSON) -> Any:
     """Return the response to a request: a stream of lines, or one object."""
     request = with_logprobs(request, body)
-    lines = generate_lines(app, request, reader, builder)
+    lines = generate_lines(app, request, reader, builder, body)
     if body.get("stream") is not False:
         return json_lines(lines, on_error=error_lines)
     async with aclosing(lines):
@@ -145,23 +139,15 @@ async def respond(app: App, request: GenerateRequest, reader: AnswerReader, buil
 
 
 async def generate_lines(
-    app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder
+    app: App, request: GenerateRequest, reader: AnswerReader, builder: LineBuilder, body: JSON
 ) -> AsyncGenerator[JSON, None]:
     """Yield the lines of an answer while it is generated."""
-    async with aclosing(stream_all(app.loaded.engine, [request], prompt_field="messages")) as deltas:
-        async for _, delta in deltas:
-            is_last = delta.finish is not None
-            answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))
-            for line in builder.read(answer, delta.tokens, last=is_last):
-                yield line
-            if delta.finish:
-                yield builder.end(delta.finish)
-
-
-def with_logprobs(request: GenerateRequest, body: JSON) -> GenerateRequest:
-    """Return a request that reports the log-probabilities for which the body asks."""
-    if body.get("logprobs"):
-        return replace(request, logprobs=True, n_probs=int(body.get("top_logprobs") or 0))
-    if body.get("top_logprobs"):
-        raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
-    return request
+    with errors_about(body):
+        async with aclosing(stream_all(app.loaded.engine, [request])) as deltas:
+            async for _, delta in deltas:
+                is_last = delta.finish is not None
+                answer = reader.read(delta.text, last=is_last, cut=is_cut(delta.finish))
+                for line in builder.read(answer, delta.tokens, last=is_last):
+                    yield line
+                if delta.finish:
+                    yield builder.end(delta.finish)

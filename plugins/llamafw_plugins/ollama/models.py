@@ -9,7 +9,6 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from llamafw import App, Call, LoadedModel, NotSupported, RequestError, json_lines
 from llamafw_plugins.endpoints.infill import REQUIRED_TOKENS
 from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.endpoints.server import count_parameters, ftype_name
 from llamafw_plugins.ollama.errors import error_lines
 
 API_VERSION = "0.40.12"
@@ -45,14 +45,14 @@ class OllamaModelEndpoints:
         self.started = datetime.now(UTC)
 
     async def list_all(self, call: Call) -> JSON:
-        """Return a list with the server's only model."""
-        return {"models": [self._entry(self.app.loaded)]}
+        """Return a list with the server's only model, once under each of its names."""
+        return {"models": [self._entry(self.app.loaded, name) for name in self._names()]}
 
     async def list_running(self, call: Call) -> JSON:
-        """Return a list with the server's only model, which is always in memory."""
+        """Return a list with the server's only model, which is always in memory, under its first name."""
         loaded = self.app.loaded
         running = {"expires_at": NEVER, "size_vram": 0, "context_length": loaded.engine.n_ctx}
-        return {"models": [{**self._entry(loaded), **running}]}
+        return {"models": [{**self._entry(loaded, loaded.name), **running}]}
 
     async def show(self, call: Call) -> JSON:
         """Return what the file says about the model, and what the model can do."""
@@ -65,7 +65,7 @@ class OllamaModelEndpoints:
             "template": loaded.chat.source,
             "license": str(metadata.get("general.license", "")),
             "details": _details(loaded),
-            "model_info": {**info, "general.parameter_count": _n_parameters(loaded)},
+            "model_info": {**info, **_sizes(loaded)},
             "capabilities": self._capabilities(loaded),
             "modified_at": self._modified_at(loaded),
         }
@@ -91,15 +91,19 @@ class OllamaModelEndpoints:
     def _find(self, call: Call, advice: str = "") -> LoadedModel:
         """Return the model if the request names it or none; RequestError if it names another one."""
         name, loaded = call.body.get("model") or call.body.get("name"), self.app.loaded
-        if name and name.removesuffix(LATEST) != loaded.name.removesuffix(LATEST):
+        if name and tagged(name).casefold() not in {tagged(known).casefold() for known in self._names()}:
             message = f"model '{name[:MAX_SHOWN_NAME]}' not found; this server has the model {tagged(loaded.name)!r}"
             raise OllamaModelNotFound(f"{message}, and {advice}" if advice else message, param="model")
         return loaded
 
-    def _entry(self, loaded: LoadedModel) -> JSON:
+    def _names(self) -> list[str]:
+        """Return the model's names, the one that responses have first."""
+        return list(dict.fromkeys((self.app.loaded.name, *self.app.settings.alias)))
+
+    def _entry(self, loaded: LoadedModel, name: str) -> JSON:
         return {
-            "name": tagged(loaded.name),
-            "model": tagged(loaded.name),
+            "name": tagged(name),
+            "model": tagged(name),
             "modified_at": self._modified_at(loaded),
             "size": loaded.model.n_bytes,
             "digest": _digest(loaded),
@@ -107,7 +111,7 @@ class OllamaModelEndpoints:
         }
 
     def _modified_at(self, loaded: LoadedModel) -> str:
-        """Return when the file was changed; for a model that is no file, when the server started."""
+        """Return when the file was changed; for a model without a file, when the server started."""
         try:
             time = datetime.fromtimestamp(loaded.model.path.stat().st_mtime, UTC)
         except OSError:
@@ -144,13 +148,21 @@ def _details(loaded: LoadedModel) -> JSON:
         "format": "gguf",
         "family": family,
         "families": [family],
-        "parameter_size": _short_number(_n_parameters(loaded)),
+        "parameter_size": _short_number(count_parameters(loaded)),
         "quantization_level": _quantization(loaded),
     }
 
 
-def _n_parameters(loaded: LoadedModel) -> int:
-    return sum(prod(tensor.shape) for tensor in loaded.model.tensors.values())
+def _sizes(loaded: LoadedModel) -> JSON:
+    """Return the number of parameters, and the length of the context: the file's, or this server's if it is shorter.
+
+    Clients cannot change the server's, and fill as much as they read here.
+    """
+    sizes: JSON = {"general.parameter_count": count_parameters(loaded)}
+    name = f"{loaded.model.metadata.get('general.architecture')}.context_length"
+    if name in loaded.model.metadata:
+        sizes[name] = min(int(loaded.model.metadata[name]), loaded.engine.n_ctx)
+    return sizes
 
 
 def _short_number(n: int) -> str:
@@ -160,20 +172,16 @@ def _short_number(n: int) -> str:
 
 def _quantization(loaded: LoadedModel) -> str:
     """Return the name of the file's type, such as ``Q4_K_M``; without one, the type of most of its bytes."""
-    from gguf import LlamaFileType
-
-    try:
-        file_type = LlamaFileType(int(loaded.model.metadata["general.file_type"]))
-    except (KeyError, TypeError, ValueError):
-        sizes = Counter[str]()
-        for tensor in loaded.model.tensors.values():
-            sizes[tensor.type_name] += tensor.data.nbytes
-        return sizes.most_common(1)[0][0] if sizes else "unknown"
-    return file_type.name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    if name := ftype_name(loaded):
+        return name
+    sizes = Counter[str]()
+    for tensor in loaded.model.tensors.values():
+        sizes[tensor.type_name] += tensor.data.nbytes
+    return sizes.most_common(1)[0][0] if sizes else "unknown"
 
 
 def _digest(loaded: LoadedModel) -> str:
-    """Return a number that identifies the model; the hash of a large file would take too long."""
+    """Return a hash that identifies the model; that of a large file's contents would take too long."""
     tensors = [(tensor.name, tensor.shape, tensor.type_name) for tensor in loaded.model.tensors.values()]
     return hashlib.sha256(orjson.dumps([loaded.name, loaded.model.n_bytes, tensors])).hexdigest()
 

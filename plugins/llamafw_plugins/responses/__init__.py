@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from llamafw import App, Register, hookimpl
+from llamafw_plugins.fragments import read_fragment
 
 DEFAULT_MAX = 1000  # responses
 DEFAULT_MAX_MB = 256
@@ -36,12 +36,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 @hookimpl
 def extend_openapi() -> Mapping[str, Any]:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast, but not always installed
-    text = files("llamafw_plugins.responses").joinpath("openapi.yaml").read_text("utf-8")
-    fragment: dict[str, Any] = yaml.load(text, Loader=loader)
-    return fragment
+    return read_fragment(__name__)
 
 
 @hookimpl

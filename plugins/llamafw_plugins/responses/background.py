@@ -22,7 +22,7 @@ class BackgroundRun:
     builder : ResponseBuilder
         Builds the response.
     events : async generator
-        Yields its events after the first ones, which say that it waits.
+        Yields its events, except the first ones, which say that the response waits.
     ended : callable
         Called when the response has ended.
     """

@@ -5,14 +5,13 @@ Independent of HTTP and of the engine.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from llamafw import Delta, Finish, GeneratedToken, Problem, Tokenizer
-from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta
+from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta, is_json
 from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON, chat_logprobs_json, progress_json, timings_json
 from llamafw_plugins.responses.output_items import (
@@ -39,6 +38,7 @@ class BuilderOptions:
     reasoning_as_summary: bool = False  # reasoning as the summary instead of as the content
     encoded_reasoning: bool = False  # reasoning also in `encrypted_content`
     obfuscation: bool = False  # random characters in events that hide the lengths of tokens
+    namespaces: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name of a function → namespace and name
 
 
 class ResponseBuilder:
@@ -83,12 +83,12 @@ class ResponseBuilder:
         return status
 
     def start(self) -> Iterator[JSON]:
-        """Yield the events that begin a response that runs."""
+        """Yield the events that begin a running response."""
         yield self._lifecycle("created")
         yield self._lifecycle("in_progress")
 
     def enqueue(self) -> Iterator[JSON]:
-        """Yield the events that begin a response that waits."""
+        """Yield the events that begin a waiting response."""
         self._fields["status"] = "queued"
         yield self._lifecycle("created")
         yield self._lifecycle("queued")
@@ -127,9 +127,11 @@ class ResponseBuilder:
             yield from self._finish(delta.finish)
 
     def fail(self, problem: Problem) -> Iterator[JSON]:
-        """Yield the events that end a response which cannot be completed."""
+        """Yield the events that end a failed response."""
         code = "server_error" if problem.status >= 500 else "invalid_prompt"
         code = "rate_limit_exceeded" if problem.status == 429 else code
+        if not self._n_events:  # the stream began with comments while a grammar was compiled
+            yield from self.start()
         yield from self._close("incomplete")
         yield self._numbered({"type": "error", "code": code, "message": problem.message, "param": problem.param})
         error = {"code": code, "message": problem.message, "type": problem.type, "param": problem.param}
@@ -137,10 +139,10 @@ class ResponseBuilder:
         yield self._lifecycle("failed")
 
     def cancel(self) -> Iterator[JSON]:
-        """Yield the events that end a response which the client cancels."""
+        """Yield the events that end a cancelled response."""
         yield from self._close("incomplete")
         self._fields["status"] = "cancelled"
-        yield self._lifecycle("incomplete")  # there is no event of its own
+        yield self._lifecycle("incomplete")  # cancelled responses have no event of their own
 
     # --- the items
 
@@ -167,7 +169,8 @@ class ResponseBuilder:
         self._ranges.drop()
         item = self._open
         if not isinstance(item, FunctionCallItem) or item.i_call != call.index:
-            item = FunctionCallItem(len(self._items), call.index, call.id, call.name or "")
+            namespace, name = self._options.namespaces.get(call.name or "", (None, call.name or ""))
+            item = FunctionCallItem(len(self._items), call.index, call.id, name, namespace)
             yield from self._begin(item)
         if call.arguments:
             yield self._numbered(item.add(call.arguments) | extra)
@@ -184,7 +187,7 @@ class ResponseBuilder:
         item, self._open = self._open, None
         if item is not None:
             if isinstance(item, FunctionCallItem):
-                status = "completed" if _is_json(item.text) else "incomplete"
+                status = "completed" if is_json(item.text) else "incomplete"
             for event in item.close(status):
                 yield self._numbered(event)
 
@@ -236,11 +239,3 @@ def _usage(finish: Finish) -> JSON:
         "output_tokens_details": {"reasoning_tokens": finish.n_reasoning},
         "total_tokens": finish.n_prompt + finish.n_predicted,
     }
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from llamafw import App, Call, RequestError
+from llamafw_plugins.endpoints.chat_requests import errors_about_request
 from llamafw_plugins.endpoints.response_json import JSON
-from llamafw_plugins.responses.function_tools import chat_tools
+from llamafw_plugins.responses.function_tools import FunctionTools, chat_choice
 from llamafw_plugins.responses.messages import Messages
 
 MAX_METADATA_KEY = 64  # characters
@@ -45,11 +45,11 @@ OWN_FIELDS = (
 )
 """Fields that chat completions do not have, or have in another format."""
 
+_TOOL_PARAM = re.compile(r"tools\.(\d+)(?:\.function)?(.*)")
 LOGPROBS = "message.output_text.logprobs"  # a value of `include`
 _RENAMED = (
-    (re.compile(r"response_format(\.json_schema)?"), "text.format"),
+    (re.compile(r"\bresponse_format(\.json_schema)?"), "text.format"),
     (re.compile(r"^max_completion_tokens$"), "max_output_tokens"),
-    (re.compile(r"^tools\.(\d+)\.function"), r"tools.\1"),
     (re.compile(r"^tool_choice\.function"), "tool_choice"),
     (re.compile(r"^tool_choice\.allowed_tools\.tools\.(\d+)\.function"), r"tool_choice.tools.\1"),
     (re.compile(r"^reasoning_effort$"), "reasoning.effort"),
@@ -69,8 +69,19 @@ def refuse_fields(body: JSON) -> None:
             raise RequestError(message, param="metadata")
 
 
-def report_ignored(call: Call, app: App) -> None:
-    """Name the members of fields that have no effect in the response's headers; RequestError with --strict-fields."""
+def report_ignored(call: Call, app: App, tools: FunctionTools) -> None:
+    """Name what has no effect in the response's headers: members of fields, and tools that are not functions.
+
+    Raises
+    ------
+    RequestError
+        There is something, and the server has ``--strict-fields``.
+    """
+    for name, kind in tools.skipped.items():
+        if app.settings.strict_fields:
+            message = f"a tool of the type {kind[:40]!r} is not supported; this server has 'function' only"
+            raise RequestError(message, param=f"{name}.type")
+        call.ignored.append(name)
     for field, member in WITHOUT_EFFECT:
         if (call.body.get(field) or {}).get(member) is not None:
             name = f"{field}.{member}"
@@ -84,11 +95,11 @@ def wants_logprobs(body: JSON) -> bool:
     return LOGPROBS in (body.get("include") or ()) or bool(body.get("top_logprobs"))
 
 
-def chat_body(body: JSON, conversation: Messages) -> JSON:
+def chat_body(body: JSON, conversation: Messages, tools: FunctionTools) -> JSON:
     """Return the body of the chat completion that answers a request."""
     chat = {name: value for name, value in body.items() if name not in OWN_FIELDS}
     chat["messages"] = conversation.messages
-    chat["tools"], chat["tool_choice"] = chat_tools(body.get("tools") or (), body.get("tool_choice"))
+    chat["tools"], chat["tool_choice"] = tools.chat_tools(), chat_choice(body.get("tool_choice"))
     chat["logprobs"] = wants_logprobs(body)
     chat["continue_final_message"] = False  # an answer at the end of the input is complete
     if body.get("max_output_tokens") is not None:
@@ -109,21 +120,13 @@ def _response_format(format: JSON) -> JSON:
     return {"type": "json_schema", "json_schema": members}
 
 
-@contextmanager
-def errors_about(conversation: Messages) -> Iterator[None]:
-    """Make errors about the body of a chat completion errors about the request that it was made from."""
-    try:
-        yield
-    except RequestError as error:
-        if error.param is not None:
-            error.param = field_of(error.param, conversation)
-        error.message = _RENAMED[0][0].sub("text.format", error.message)
-        raise
+def errors_about(conversation: Messages, tools: FunctionTools) -> AbstractContextManager[None]:
+    """Return a context in which errors about the chat body become errors about the request of a conversation."""
 
+    def locate(param: str) -> str:
+        """Return the path of a message or of a tool in the request."""
+        param = conversation.locate(param)
+        found = _TOOL_PARAM.fullmatch(param)
+        return param if found is None else tools.origins[int(found[1])] + found[2]
 
-def field_of(param: str, conversation: Messages) -> str:
-    """Return the path of the request field for a path in the body of the chat completion."""
-    param = conversation.locate(param)
-    for pattern, replacement in _RENAMED:
-        param = pattern.sub(replacement, param)
-    return param
+    return errors_about_request(locate, _RENAMED)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llamafw import App, Call, Delta, Problem, RequestError, ServerSentEvent, event_stream
 from llamafw_plugins.endpoints.chat_requests import ChatRequest, prepare_chat
+from llamafw_plugins.endpoints.named_events import name_event, named
 from llamafw_plugins.endpoints.openai_response import is_cut
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.responses.background import BackgroundRun
 from llamafw_plugins.responses.builder import FINISHED, BuilderOptions, ResponseBuilder
 from llamafw_plugins.responses.chat_body import chat_body, errors_about, refuse_fields, report_ignored
-from llamafw_plugins.responses.function_tools import check_tools
+from llamafw_plugins.responses.function_tools import FunctionTools, check_choice, read_tools
 from llamafw_plugins.responses.input_items import InputItems, read_input, with_encoded_reasoning
 from llamafw_plugins.responses.messages import Messages, read_messages
 from llamafw_plugins.responses.response_head import response_head, summary_kind
@@ -37,7 +38,12 @@ class Prepared:
     previous: StoredResponse | None  # the response that is continued
     own_input: Sequence[JSON]  # the items of the request
     conversation: Messages
+    tools: FunctionTools
     chat: ChatRequest
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Make errors about the body of the chat completion errors about the request."""
+        return errors_about(self.conversation, self.tools)
 
 
 class ResponseEndpoints:
@@ -60,13 +66,14 @@ class ResponseEndpoints:
         is_stored, in_background = self._is_stored(body), bool(body.get("background"))
         prepared = await self._prepare(call)
         request = prepared.chat.requests[0]
-        if in_background:  # its progress shows when it stops to wait
+        if in_background:  # its progress shows when it no longer waits
             request = replace(request, return_progress=True)
 
         loaded = self.app.loaded
-        head = response_head(body, request, loaded, store=is_stored)
-        builder = ResponseBuilder(head, loaded.tokenizer, builder_options(body, logprobs=request.logprobs))
-        with errors_about(prepared.conversation):
+        head = response_head(body, request, loaded, prepared.tools, store=is_stored)
+        options = builder_options(body, prepared.tools, logprobs=request.logprobs)
+        builder = ResponseBuilder(head, loaded.tokenizer, options)
+        with prepared.errors():
             deltas = loaded.engine.generate(request)
         stored = StoredResponse(owner_of(call), prepared.own_input, prepared.previous)
         answer = Answer(builder, prepared, deltas, with_progress=bool(body.get("return_progress")))
@@ -175,21 +182,22 @@ class ResponseEndpoints:
         """Return what a body asks for; RequestError names the field that is wrong."""
         body, owner = call.body, owner_of(call)
         refuse_fields(body)
-        check_tools(body)
-        report_ignored(call, self.app)
+        tools = read_tools(body.get("tools") or ())
+        check_choice(body.get("tool_choice"))
+        report_ignored(call, self.app, tools)
         previous, items = self._previous(body, owner), InputItems()
         for item in [] if previous is None else previous.history():
             items.add(item, "previous_response_id")
         n_before = len(items.items)
         if body.get("input") is not None:
             read_input(body["input"], lambda id: self.store.find_item(id, owner), items)
-        if not items.items:
+        if not items.items and not body.get("instructions"):
             raise RequestError("input or previous_response_id must be provided", param="input")
 
         conversation = read_messages(body.get("instructions"), items)
-        with errors_about(conversation):
-            chat = await prepare_chat(self.app, chat_body(body, conversation))
-        return Prepared(previous, items.items[n_before:], conversation, chat)
+        with errors_about(conversation, tools):
+            chat = await prepare_chat(self.app, chat_body(body, conversation, tools))
+        return Prepared(previous, items.items[n_before:], conversation, tools, chat)
 
     def _previous(self, body: JSON, owner: str | None) -> StoredResponse | None:
         id = body.get("previous_response_id")
@@ -197,10 +205,11 @@ class ResponseEndpoints:
             return None
         stored = self.store.get(id, owner)
         if stored is None:
-            message = f"the previous response {id[:80]!r} does not exist: it was not stored, was deleted, or is too old"
+            message = f"the previous response {id[:80]!r} does not exist or was deleted; send its items in input"
             raise RequestError(message, param="previous_response_id")
         if stored.is_running:
-            raise RequestError("the previous response has not ended yet", param="previous_response_id")
+            message = "the previous response has not ended yet; wait for its end, or cancel it"
+            raise RequestError(message, param="previous_response_id")
         return stored
 
     def _find(self, call: Call) -> StoredResponse:
@@ -222,13 +231,13 @@ class Answer:
         *,
         with_progress: bool,
     ) -> None:
-        self._builder, self._conversation, self._deltas = builder, prepared.conversation, deltas
+        self._builder, self._prepared, self._deltas = builder, prepared, deltas
         self._reader, self._with_progress = prepared.chat.reader(), with_progress
 
     async def events(self) -> AsyncGenerator[JSON, None]:
         """Yield the events; those that begin the response only if they were not yielded before."""
         builder = self._builder
-        with errors_about(self._conversation):
+        with self._prepared.errors():
             async with aclosing(self._deltas) as deltas:
                 async for delta in deltas:
                     for event in builder.go_on():
@@ -259,7 +268,7 @@ class Answer:
                 yield event
 
 
-def builder_options(body: JSON, *, logprobs: bool) -> BuilderOptions:
+def builder_options(body: JSON, tools: FunctionTools, *, logprobs: bool) -> BuilderOptions:
     """Return what a request wants to see."""
     return BuilderOptions(
         logprobs=logprobs,
@@ -267,6 +276,7 @@ def builder_options(body: JSON, *, logprobs: bool) -> BuilderOptions:
         reasoning_as_summary=summary_kind(body) is not None,
         encoded_reasoning=ENCODED_REASONING in (body.get("include") or ()),
         obfuscation=bool((body.get("stream_options") or {}).get("include_obfuscation")),
+        namespaces=tools.namespaces,
     )
 
 
@@ -278,15 +288,3 @@ def wants_encoded_reasoning(query: Any) -> bool:
 def owner_of(call: Call) -> str | None:
     """Return the name of a request's user; None if the server does not know its users."""
     return None if call.user is None else call.user.name
-
-
-def name_event(event: JSON) -> ServerSentEvent:
-    """Return an event with its type as its name."""
-    return ServerSentEvent(event, event=event["type"])
-
-
-async def named(events: AsyncGenerator[JSON, None]) -> AsyncIterator[ServerSentEvent]:
-    """Yield the events with their types as their names."""
-    async with aclosing(events):
-        async for event in events:
-            yield name_event(event)

@@ -14,12 +14,10 @@ from secrets import token_hex
 from typing import Any
 
 from llamafw import RequestError
+from llamafw_plugins.endpoints.messages import MEDIA, media_error
 from llamafw_plugins.endpoints.response_json import JSON
 
 ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
-NO_MODALITY = {"input_image": "images", "input_audio": "audio", "input_file": "files", "input_video": "video"}
-"""Types of content parts that only a multimodal model can read → what they carry."""
-
 _ENCODED_PREFIX = "llamafw-1."  # of the texts in `encrypted_content` that this server has made
 _MAX_REASONING_BYTES = 2**26  # of one decoded text; a short text may decode to a long one
 
@@ -81,7 +79,9 @@ def complete_item(item: JSON, origin: str) -> JSON:
     kind: str = item.get("type") or "message"
     head = {"id": item.get("id") or make_id(kind), "type": kind, "status": item.get("status") or "completed"}
     if kind == "function_call":
-        fields = {name: item[name] for name in ("call_id", "name", "arguments")}
+        fields = {
+            name: item[name] for name in ("call_id", "name", "namespace", "arguments") if item.get(name) is not None
+        }
     elif kind == "function_call_output":
         output = item["output"]
         parts = output if isinstance(output, str) else _parts(output, "user", f"{origin}.output")
@@ -109,9 +109,8 @@ def _parts(parts: Sequence[JSON], role: str, param: str) -> list[JSON]:
 
 def _part(part: JSON, role: str, param: str) -> JSON:
     kind = part["type"]
-    if kind in NO_MODALITY:
-        message = f"{kind} needs a multimodal model and a plugin that reads {NO_MODALITY[kind]}"
-        raise RequestError(f"{message}; this server's model reads text only", param=param)
+    if kind in MEDIA:
+        raise media_error(kind, MEDIA[kind], param)
     if kind == "refusal":
         return {"type": "refusal", "refusal": part["refusal"]}
     if role != "assistant":

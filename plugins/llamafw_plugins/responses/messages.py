@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from llamafw import RequestError
 from llamafw_plugins.endpoints.response_json import JSON
+from llamafw_plugins.responses.function_tools import function_name
 from llamafw_plugins.responses.input_items import InputItems, part_text, reasoning_text
 
 _MESSAGE_PARAM = re.compile(r"messages\.(\d+)(.*)")
@@ -95,7 +96,8 @@ def _extend(turn: JSON, item: JSON) -> None:
         case "reasoning":
             turn["reasoning_content"] = turn.get("reasoning_content", "") + reasoning_text(item)
         case "function_call":
-            function = {"name": item["name"], "arguments": item["arguments"]}
+            name = function_name(item.get("namespace"), item["name"])
+            function = {"name": name, "arguments": item["arguments"]}
             call = {"id": item["call_id"], "type": "function", "function": function}
             turn.setdefault("tool_calls", []).append(call)
         case _:

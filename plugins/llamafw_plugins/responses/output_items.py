@@ -168,11 +168,13 @@ class FunctionCallItem(OutputItem):
         The id that the call's output refers to.
     name : str
         Name of the function.
+    namespace : str, optional
+        The namespace that it is in.
     """
 
-    def __init__(self, index: int, i_call: int, call_id: str, name: str) -> None:
+    def __init__(self, index: int, i_call: int, call_id: str, name: str, namespace: str | None = None) -> None:
         super().__init__(index, "function_call")
-        self.i_call, self.call_id, self.name = i_call, call_id, name
+        self.i_call, self.call_id, self.name, self.namespace = i_call, call_id, name, namespace
 
     def add(self, arguments: str) -> JSON:
         """Append text to the arguments; return the event."""
@@ -181,7 +183,8 @@ class FunctionCallItem(OutputItem):
 
     def fields(self) -> JSON:
         """Return the members that only function calls have."""
-        return {"call_id": self.call_id, "name": self.name, "arguments": self.text}
+        namespace = {} if self.namespace is None else {"namespace": self.namespace}
+        return {"call_id": self.call_id, "name": self.name, **namespace, "arguments": self.text}
 
     def open_part(self) -> Iterator[JSON]:
         """Yield nothing: arguments have no event that begins them."""

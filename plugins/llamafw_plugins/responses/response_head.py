@@ -7,10 +7,12 @@ from secrets import token_hex
 
 from llamafw import GenerateRequest, LoadedModel
 from llamafw_plugins.endpoints.response_json import JSON
-from llamafw_plugins.responses.function_tools import described_tools
+from llamafw_plugins.responses.function_tools import FunctionTools
 
 
-def response_head(body: JSON, request: GenerateRequest, loaded: LoadedModel, *, store: bool) -> JSON:
+def response_head(
+    body: JSON, request: GenerateRequest, loaded: LoadedModel, tools: FunctionTools, *, store: bool
+) -> JSON:
     """Return the members of a response that do not depend on the answer.
 
     Parameters
@@ -21,6 +23,8 @@ def response_head(body: JSON, request: GenerateRequest, loaded: LoadedModel, *, 
         What the engine was asked for. Options of samplers are reported as they are used.
     loaded : LoadedModel
         The model.
+    tools : FunctionTools
+        The tools that it offers.
     store : bool
         Whether the response is stored.
     """
@@ -45,7 +49,7 @@ def response_head(body: JSON, request: GenerateRequest, loaded: LoadedModel, *, 
         "temperature": request.options.get("temperature"),
         "text": {"format": text.get("format") or {"type": "text"}, "verbosity": text.get("verbosity")},
         "tool_choice": body.get("tool_choice") or "auto",
-        "tools": described_tools(body.get("tools") or ()),
+        "tools": tools.described,
         "top_logprobs": request.n_probs,
         "top_p": request.options.get("top_p"),
         "truncation": body.get("truncation") or "disabled",

@@ -89,22 +89,21 @@ class ResponseStore:
     def add(self, stored: StoredResponse) -> None:
         """Store a response."""
         self._responses[stored.response["id"]] = stored
-        stored.n_uses += 1
-        if stored.previous is not None:
-            stored.previous.n_uses += 1
-        self.update(stored)
+        used: StoredResponse | None = stored
+        while used is not None:
+            used.n_uses += 1
+            if used.n_uses > 1:
+                break
+            self._count(used)
+            used = used.previous  # which may have been removed since its use began
+        self._shrink()
 
     def update(self, stored: StoredResponse) -> None:
-        """Count the size of a stored response, and its items, when it is stored and when it has ended."""
+        """Count a stored response again, when it has ended."""
         if not stored.n_uses:
             return  # it was deleted while it ran
         self.n_bytes -= stored.n_bytes
-        stored.n_bytes = stored.size()
-        self.n_bytes += stored.n_bytes
-        if not stored.is_running:
-            for item in stored.own_items():
-                key = stored.owner, item["id"]
-                self._items[key] = item, self._items.get(key, (item, 0))[1] + 1
+        self._count(stored)
         self._shrink()
 
     def get(self, id: str, owner: str | None) -> StoredResponse | None:
@@ -137,6 +136,14 @@ class ResponseStore:
         """Return the item with an id in the input or output of a user's responses, or None."""
         found = self._items.get((owner, id))
         return None if found is None else found[0]
+
+    def _count(self, stored: StoredResponse) -> None:
+        """Add the size of a response to that of the store, and its items if it has ended."""
+        stored.n_bytes = stored.size()
+        self.n_bytes += stored.n_bytes
+        for item in [] if stored.is_running else stored.own_items():
+            key = stored.owner, item["id"]
+            self._items[key] = item, self._items.get(key, (item, 0))[1] + 1
 
     def _shrink(self) -> None:
         for id, stored in list(self._responses.items()):

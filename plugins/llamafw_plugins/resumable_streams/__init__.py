@@ -1,17 +1,16 @@
-"""Streams that go on when their client disconnects, and that it can read again: `GET /v1/stream`.
+"""Streams that go on when their client disconnects, and that can be read again: `GET /v1/stream`.
 
 A request asks for this with the header ``X-Conversation-Id``. Without the header, nothing changes.
 """
 
 from __future__ import annotations
 
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from starlette.responses import Response, StreamingResponse
 
 from llamafw import App, Call, Register, RequestError, hookimpl
+from llamafw_plugins.fragments import read_fragment
 from llamafw_plugins.resumable_streams.buffers import StreamBuffers, user_name
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ class ResumableStreams:
     @hookimpl
     def extend_openapi(self) -> dict[str, Any]:
         """Return the operations."""
-        text = (files("llamafw_plugins.resumable_streams") / "openapi.yaml").read_text("utf-8")
-        return cast("dict[str, Any]", yaml.safe_load(text))
+        return read_fragment(__name__)
 
     @hookimpl
     def register_endpoints(self, register: Register, app: App) -> None:

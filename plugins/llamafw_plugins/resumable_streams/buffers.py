@@ -142,5 +142,5 @@ class StreamBuffers:
 
 
 def user_name(user: User | None) -> str:
-    """Return the name under which a user's streams are kept: nobody can read those of others."""
+    """Return the name under which a user's streams are kept; "" for a server that does not know its users."""
     return "" if user is None else user.name

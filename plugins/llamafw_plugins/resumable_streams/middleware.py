@@ -1,4 +1,4 @@
-"""Run requests with the header ``X-Conversation-Id`` apart from their connection, once their stream has started."""
+"""Let the streams of requests with the header ``X-Conversation-Id`` go on when their connection ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class ResumableMiddleware:
         if len(id) > MAX_ID_CHARACTERS:
             raise RequestError(f"the header X-Conversation-Id must have at most {MAX_ID_CHARACTERS} characters")
         if self._buffers.is_full:
-            raise TooManyRequests("too many resumable streams are running", RETRY_SECONDS)
+            message = "too many resumable streams are running; wait until one ends, or send no X-Conversation-Id"
+            raise TooManyRequests(message, RETRY_SECONDS)
 
         scope.setdefault("state", {})  # authentication puts the user there
         request = _Request(scope, receive, send, id, self._buffers)

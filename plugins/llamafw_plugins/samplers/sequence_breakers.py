@@ -1,4 +1,4 @@
-"""Find the tokens that form texts which end a passage for DRY.
+"""Find the tokens of the texts that end a passage for DRY.
 
 A text is matched as llama.cpp does it: one token contains the text, or one token ends with the beginning of the text
 and the following tokens are those of the rest. Independent of the sampler.

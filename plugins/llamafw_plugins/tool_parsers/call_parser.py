@@ -5,14 +5,13 @@ Independent of the format of any model.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from math import isfinite
+from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Any, ClassVar
 
 from llamafw import AnswerDelta, CallDelta, ToolContext
+from llamafw_plugins.strict_json import parse_strict
 from llamafw_plugins.tool_parsers.cursor import Cursor, NotACall, Unfinished, Waiting, beginning_of
 
 
@@ -110,6 +109,26 @@ class CallParser(ABC):
             check_object(text)
         self.end_call()
 
+    def read_body(self, emit: Callable[[str], None], ends: Sequence[str], *others: str) -> Waiting[None]:
+        """Pass the content of a message on as it arrives.
+
+        Goes past one of the ``ends``, but not past any of the ``others``, which begin messages.
+        """
+        cursor, marks = self.cursor, (*ends, *others)
+        while True:
+            found = [at for mark in marks if (at := cursor.text.find(mark, cursor.at)) >= 0]
+            end = min(found, default=len(cursor.text))
+            if not (found or cursor.ended):
+                end -= beginning_of(cursor.text[cursor.at :], marks)
+            emit(cursor.text[cursor.at : end])
+            cursor.at = end
+            if found:
+                yield from cursor.find(*ends)
+                return
+            if cursor.ended:
+                return
+            yield
+
     def add_text(self, text: str) -> None:
         """Add text to the response, without white space that follows a call."""
         if self._after_call:
@@ -158,9 +177,8 @@ class CallParser(ABC):
                 return True
             found = [at for opening in self.openings if (at := cursor.text.find(opening, cursor.at)) >= 0]
             end = min(found, default=len(cursor.text))
-            kept = 0 if found or cursor.ended else self._n_uncertain()
-            if cursor.ended and not found and self._cut and (self._n_calls or self.context.may_be_json):
-                kept = beginning_of(cursor.text[cursor.at :], self.openings) if self.openings else 0
+            is_whole = cursor.ended and not (self._cut and (self._n_calls or self.context.may_be_json))
+            kept = 0 if found or is_whole else self._n_uncertain()
             before = cursor.text[cursor.at : end - kept]
             if found and not self._has_text and not before.strip():
                 self._space = before
@@ -275,17 +293,6 @@ def check_object(text: str) -> dict[str, Any]:
 def parse_json(text: str) -> Any:
     """Return the JSON value in ``text``; raise NotACall if it is not JSON that every reader accepts."""
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return parse_strict(text)
     except (ValueError, RecursionError):
         raise NotACall from None
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value

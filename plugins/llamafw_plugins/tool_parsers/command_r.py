@@ -5,7 +5,10 @@ Format: https://docs.cohere.com/docs/command-r7b-hf. Each call has an id, ``tool
 
 from __future__ import annotations
 
+from typing import Any
+
 from llamafw import ToolContext
+from llamafw_plugins.tool_parsers.inline import write_object
 from llamafw_plugins.tool_parsers.json_calls import object_rule
 from llamafw_plugins.tool_parsers.json_lists import JsonList
 
@@ -22,3 +25,8 @@ class CommandR(JsonList):
         """Return the Lark expression of one call."""
         calls = object_rule(context.tools, "tool_name", "parameters").replace('"{\\"tool_name', '"\\"tool_name')
         return f'"{{\\"tool_call_id\\": \\"" /[0-9]{{1,3}}/ "\\", " {calls}'
+
+    def write_item(self, name: str, arguments: Any) -> str:
+        """Return the text of one call in the array."""
+        call = write_object(name, arguments, "tool_name", "parameters")
+        return f'{{"tool_call_id": "0", {call[1:]}'

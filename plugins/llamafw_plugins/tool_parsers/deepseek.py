@@ -7,12 +7,13 @@ Format: the chat templates of https://huggingface.co/deepseek-ai/DeepSeek-R1 and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal, repeat
 
 BEGIN, END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -23,7 +24,7 @@ FENCE, FENCE_END = "\n```json\n", "\n```"
 class DeepSeekV31(Hermes):
     """The format of DeepSeek V3.1.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = (BEGIN, END, CALL, SEPARATOR, CALL_END)
@@ -54,6 +55,10 @@ class DeepSeekV31(Hermes):
         """Return a Lark expression for what stands between the marks of one call."""
         return f"{literal(name)} {context.mark(SEPARATOR)} {arguments}"
 
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{BEGIN}{CALL}{name}{SEPARATOR}{json_text(arguments)}{CALL_END}{END}"
+
 
 class DeepSeekV3(DeepSeekV31):
     """The format of DeepSeek V3 and R1.
@@ -70,6 +75,11 @@ class DeepSeekV3(DeepSeekV31):
     def call_rule(self, context: ToolContext, name: str, arguments: str) -> str:
         """Return a Lark expression for what stands between the marks of one call."""
         return f'"function" {context.mark(SEPARATOR)} {literal(name + FENCE)} {arguments} {literal(FENCE_END)}'
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        fenced = f"{FENCE}{json_text(arguments)}{FENCE_END}"
+        return f"{BEGIN}{CALL}function{SEPARATOR}{name}{fenced}{CALL_END}{END}"
 
 
 class DeepSeekParser(CallParser):

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import Waiting
-from llamafw_plugins.tool_parsers.hermes import Hermes, Message, Tool
-from llamafw_plugins.tool_parsers.inline import inline_tools, json_text
+from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal, repeat
 
 OPENING, CLOSING = "<function=", "</function>"
@@ -48,9 +48,9 @@ class FunctionaryV31(Hermes):
         )
         return f"start: {repeat(context, 'call')}\ncall: {calls}\n"
 
-    def inline(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-        """Return ``messages`` with tools, calls and results written as text, for templates without tool support."""
-        return inline_tools(messages, tools, write_call, write_call("function", {"parameter": "value"}))
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{OPENING}{name}>{json_text(arguments)}{CLOSING}"
 
 
 class FunctionaryV31Parser(CallParser):
@@ -72,10 +72,11 @@ class FunctionaryV31Parser(CallParser):
 class FunctionaryV32(Hermes):
     """The format of Functionary v3.2.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = ()
+    reads_all = True
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""
@@ -96,6 +97,10 @@ class FunctionaryV32(Hermes):
         )
         before = "" if context.required else f"({literal(RECIPIENT)})? "
         return f"start: {before}{repeat(context, 'call', RECIPIENT)}\ncall: {calls}\n"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{RECIPIENT}{name}\n{json_text(arguments)}"
 
 
 class FunctionaryV32Parser(CallParser):
@@ -118,8 +123,3 @@ class FunctionaryV32Parser(CallParser):
             return
         yield from cursor.skip()
         yield from self.read_arguments(name.strip())
-
-
-def write_call(name: str, arguments: Any) -> str:
-    """Return the text of a call."""
-    return f"{OPENING}{name}>{json_text(arguments)}{CLOSING}"

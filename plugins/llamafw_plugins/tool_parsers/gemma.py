@@ -13,6 +13,7 @@ from llamafw import RequestError, ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser, parse_json
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes, Tool
+from llamafw_plugins.tool_parsers.inline import named_arguments
 from llamafw_plugins.tool_parsers.json_calls import arguments_schema, literal, repeat
 from llamafw_plugins.tool_parsers.python_calls import sequence
 from llamafw_plugins.tool_parsers.schemas import Parameter, terminal_lines, text_before
@@ -23,7 +24,7 @@ MAX_DEPTH = 64  # of values within values
 class Gemma4(Hermes):
     """The format of Gemma 4.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     opening, closing, quote = "<|tool_call>", "<tool_call|>", '<|"|>'
@@ -47,6 +48,19 @@ class Gemma4(Hermes):
         calls = " | ".join(f"({rules.call(tool)})" for tool in context.tools)
         call = f"{context.mark(self.opening)} ({calls}) {context.mark(self.closing)}"
         return f"start: {repeat(context, 'call')}\ncall: {call}\n{rules.lines()}"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{self.opening}call:{name}{self._write_value(named_arguments(arguments))}{self.closing}"
+
+    def _write_value(self, value: Any) -> str:
+        if isinstance(value, str):
+            return f"{self.quote}{value}{self.quote}"
+        if isinstance(value, Mapping):
+            return f"{{{','.join(f'{key}:{self._write_value(item)}' for key, item in value.items())}}}"
+        if isinstance(value, list):
+            return f"[{','.join(map(self._write_value, value))}]"
+        return json.dumps(value)
 
 
 class FunctionGemma(Gemma4):

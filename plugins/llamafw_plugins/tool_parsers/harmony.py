@@ -7,13 +7,14 @@ Format: https://cookbook.openai.com/articles/openai-harmony. A prompt ends with 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
-from llamafw_plugins.tool_parsers.cursor import NotACall, Unfinished, Waiting, beginning_of
+from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal
 from llamafw_plugins.tool_parsers.schemas import terminal_lines, text_before
 
@@ -21,17 +22,18 @@ START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", 
 ENDS = ("<|end|>", "<|call|>", "<|return|>")
 FUNCTIONS = "functions."
 
-_RECIPIENT, _CHANNEL = re.compile(r" to=([\w.:-]+)"), re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
+_RECIPIENT, _CHANNEL = re.compile(r"(?:^|\s)to=([\w.:-]+)"), re.compile(re.escape(CHANNEL) + r"\s*(\w+)")
 _MAX_HEADER = 512  # characters
 
 
 class Harmony(Hermes):
     """The format of gpt-oss.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = (START, CHANNEL, MESSAGE, CONSTRAIN, ENDS[0])
+    reads_all = True
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""
@@ -66,17 +68,27 @@ class Harmony(Hermes):
             f"call: {' | '.join(calls)}\n{terminal_lines(terminals)}"
         )
 
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{CHANNEL}commentary to={FUNCTIONS}{name} {CONSTRAIN}json{MESSAGE}{json_text(arguments)}{ENDS[1]}"
+
 
 class HarmonyParser(CallParser):
     """Reads one response: all its messages, not only calls."""
 
     openings: ClassVar[tuple[str, ...]] = (START, CHANNEL, *ENDS)
+    bare: ClassVar[str] = "t"  # of ``to=functions``: the prompt may have the beginning of the header
 
     def read_calls(self) -> Waiting[None]:
         """Read one message, or the end of one."""
         cursor = self.cursor
         if (yield from cursor.find(*ENDS)):
             return
+        if self.is_bare:
+            yield from cursor.skip()
+            start = cursor.at
+            yield from cursor.expect(f"to={FUNCTIONS}")
+            cursor.at = start
         header = yield from self._read_header()
         channel, recipient = _CHANNEL.search(header), _RECIPIENT.search(header)
         name = recipient[1].removeprefix(FUNCTIONS) if recipient else ""
@@ -89,7 +101,7 @@ class HarmonyParser(CallParser):
             raise NotACall
         is_reasoning = channel[1] == "analysis" or recipient is not None
         self.begin_text()
-        yield from self._read_body(self.add_reasoning if is_reasoning else self.add_text)
+        yield from self.read_body(self.add_reasoning if is_reasoning else self.add_text, ENDS, START, CHANNEL)
 
     def _read_header(self) -> Waiting[str]:
         """Return the text before the content of a message."""
@@ -101,24 +113,6 @@ class HarmonyParser(CallParser):
             yield from cursor.wait()
         cursor.at = end + len(MESSAGE)
         return cursor.text[start:end]
-
-    def _read_body(self, emit: Callable[[str], None]) -> Waiting[None]:
-        """Pass the content of a message on as it arrives."""
-        cursor, marks = self.cursor, (*ENDS, START, CHANNEL)
-        while True:
-            ends = [at for mark in marks if (at := cursor.text.find(mark, cursor.at)) >= 0]
-            end = min(ends, default=len(cursor.text))
-            if not (ends or cursor.ended):
-                end -= beginning_of(cursor.text[cursor.at :], marks)
-            emit(cursor.text[cursor.at : end])
-            cursor.at = end
-            if ends:
-                yield from cursor.find(*ENDS)
-                return
-            try:
-                yield from cursor.wait()
-            except Unfinished:
-                return
 
     def _begins_with_trigger(self) -> bool:
         """Return whether a grammar holds for the message."""

@@ -6,13 +6,12 @@ Models whose chat template does not support tools are asked to use it too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.cursor import Waiting
-from llamafw_plugins.tool_parsers.inline import inline_tools, json_text
+from llamafw_plugins.tool_parsers.inline import inline_tools, write_object
 from llamafw_plugins.tool_parsers.json_calls import JsonCallParser, object_rule, repeat
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
@@ -28,6 +27,7 @@ class Hermes:
     """
 
     marks: tuple[str, ...] = (OPENING, CLOSING)
+    reads_all = False
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""
@@ -48,7 +48,11 @@ class Hermes:
 
     def inline(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
         """Return ``messages`` with tools, calls and results written as text, for templates without tool support."""
-        return inline_tools(messages, tools, write_call, write_call("function", {"parameter": "value"}))
+        return inline_tools(messages, tools, self.write_call, self.write_call("function", {"parameter": "value"}))
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call; ``arguments`` is a text if the client sent arguments that are not JSON."""
+        return f"{OPENING}\n{write_object(name, arguments)}\n{CLOSING}"
 
 
 class HermesParser(JsonCallParser):
@@ -62,8 +66,3 @@ class HermesParser(JsonCallParser):
         yield from self.cursor.skip()
         yield from self.read_objects()
         yield from self.cursor.close(CLOSING)
-
-
-def write_call(name: str, arguments: Any) -> str:
-    """Return the text of a call."""
-    return f'{OPENING}\n{{"name": {json.dumps(name)}, "arguments": {json_text(arguments)}}}\n{CLOSING}'

@@ -1,6 +1,6 @@
 """Writes tools, calls and results as text, for chat templates without tool support.
 
-Every model is asked to use the format of Hermes then, or the one that it knows.
+Every model is asked to use the format that its answer is read in.
 """
 
 from __future__ import annotations
@@ -61,3 +61,13 @@ def _inline_message(message: Message, write_call: Callable[[str, Any], str]) -> 
 def json_text(arguments: Any) -> str:
     """Return the arguments of a call as JSON; as they stand if they are text, because they may be invalid."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def write_object(name: str, arguments: Any, name_key: str = "name", arguments_key: str = "arguments") -> str:
+    """Return a call as a JSON object."""
+    return f'{{"{name_key}": {json.dumps(name)}, "{arguments_key}": {json_text(arguments)}}}'
+
+
+def named_arguments(arguments: Any) -> Mapping[str, Any]:
+    """Return the arguments of a call by name; text that is not JSON gets the name ``arguments``."""
+    return arguments if isinstance(arguments, Mapping) else {"arguments": arguments}

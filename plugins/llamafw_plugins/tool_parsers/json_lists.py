@@ -6,18 +6,19 @@ Independent of the delimiters of any model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.cursor import Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import write_object
 from llamafw_plugins.tool_parsers.json_calls import JsonCallParser, literal, object_rule, repeat
 
 
 class JsonList(Hermes):
     """A format with a JSON array of calls.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
 
     Attributes
     ----------
@@ -55,6 +56,14 @@ class JsonList(Hermes):
         end = f" {context.mark(self.closing)}" if self.closing else ""
         beginning = f"{context.mark(self.opening)} {literal(self.space + '[')}"
         return f'start: {beginning} {repeat(context, "call", ", ")} "]"{end}\ncall: {self.call_rule(context)}\n'
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{self.opening}{self.space}[{self.write_item(name, arguments)}]{self.closing}"
+
+    def write_item(self, name: str, arguments: Any) -> str:
+        """Return the text of one call in the array."""
+        return write_object(name, arguments)
 
     def call_rule(self, context: ToolContext) -> str:
         """Return the Lark expression of one call."""

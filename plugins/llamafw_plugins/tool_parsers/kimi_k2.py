@@ -7,12 +7,13 @@ number is the id of the call, which the model expects in the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal, repeat
 
 BEGIN, END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
@@ -22,7 +23,7 @@ CALL, ARGUMENTS, CALL_END = "<|tool_call_begin|>", "<|tool_call_argument_begin|>
 class KimiK2(Hermes):
     """The Kimi K2 format.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = (BEGIN, END, CALL, ARGUMENTS, CALL_END)
@@ -48,6 +49,10 @@ class KimiK2(Hermes):
         )
         call = f"{context.mark(CALL)} ({calls}) {context.mark(CALL_END)}"
         return f"start: {context.mark(BEGIN)} {repeat(context, 'call')} {context.mark(END)}\ncall: {call}\n"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{BEGIN}{CALL}functions.{name}:0{ARGUMENTS}{json_text(arguments)}{CALL_END}{END}"
 
 
 class KimiK2Parser(CallParser):

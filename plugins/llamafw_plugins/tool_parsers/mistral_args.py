@@ -6,7 +6,10 @@ name: ``name[CALL_ID]id[ARGS]``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from llamafw import ToolContext
+from llamafw_plugins.tool_parsers.inline import json_text
 from llamafw_plugins.tool_parsers.json_calls import arguments_rule, literal, repeat
 from llamafw_plugins.tool_parsers.mistral import ARGUMENTS, ID, OPENING, Mistral
 
@@ -29,3 +32,7 @@ class MistralArgs(Mistral):
             for tool in context.tools
         )
         return f"start: {repeat(context, 'call')}\ncall: {context.mark(OPENING)} ({' | '.join(calls)})\n"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        return f"{OPENING}{name}{ARGUMENTS}{json_text(arguments)}"

@@ -15,7 +15,7 @@ from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.json_calls import arguments_schema, literal
 from llamafw_plugins.tool_parsers.python_values import python_to_json
-from llamafw_plugins.tool_parsers.schemas import PROPERTY_DEFINITIONS
+from llamafw_plugins.tool_parsers.schemas import with_definitions
 
 _STOPS = re.compile(r"""["'(){}\[\],]""")
 
@@ -107,20 +107,15 @@ def python_call_rule(tool: Tool) -> str:
     """
     function, schema = tool["function"], arguments_schema(tool)
     properties, required = schema.get("properties") or {}, schema.get("required") or ()
-    definitions = {key: schema[key] for key in PROPERTY_DEFINITIONS if key in schema}
     names = sorted(properties, key=lambda name: name not in required)  # stable
     for name in names:
         if not name.isidentifier():
             message = f"the parameter {name!r} of {function['name']!r} cannot be written in this model's format"
             raise RequestError(message, param="tools")
 
-    values = [f"{literal(name + '=')} %json {json.dumps(_with(properties[name], definitions))}" for name in names]
+    values = [f"{literal(name + '=')} %json {json.dumps(with_definitions(properties[name], schema))}" for name in names]
     n_required = sum(name in required for name in names)
     return f"{literal(function['name'] + '(')} {sequence(values, n_required, ', ')} {literal(')')}"
-
-
-def _with(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    return {**schema, **definitions} if isinstance(schema, dict) else schema
 
 
 def sequence(values: Sequence[str], n_required: int, separator: str) -> str:

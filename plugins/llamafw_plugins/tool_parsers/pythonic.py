@@ -7,11 +7,12 @@ stand between ``<|python_start|>`` and ``<|python_end|>``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.cursor import Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes
+from llamafw_plugins.tool_parsers.inline import named_arguments
 from llamafw_plugins.tool_parsers.json_calls import repeat
 from llamafw_plugins.tool_parsers.python_calls import PythonCallParser, python_call_rule
 
@@ -19,7 +20,7 @@ from llamafw_plugins.tool_parsers.python_calls import PythonCallParser, python_c
 class Pythonic(Hermes):
     """Lists of Python calls.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     marks = ("<|python_start|>", "<|python_end|>")
@@ -27,7 +28,7 @@ class Pythonic(Hermes):
 
     def matches(self, template: str, call: str) -> bool:
         """Return whether models with this chat template use this format."""
-        return "[get_weather(" in call or "<|python_start|>" in call or "func_name1(" in template
+        return "[get_weather(" in call or (not call and "func_name1(" in template)
 
     def create(self, context: ToolContext) -> ToolParser:
         """Return a parser for one response."""
@@ -46,6 +47,12 @@ class Pythonic(Hermes):
         rules = " | ".join(f"({python_call_rule(tool)})" for tool in context.tools)
         start = f"{opening} {calls} {closing}"
         return f"start: {start if self.delimited else f'{calls} | {start}'}\ncall: {rules}\n"
+
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        values = ", ".join(f"{key}={value!r}" for key, value in named_arguments(arguments).items())
+        before, after = self.marks if self.delimited else ("", "")
+        return f"{before}[{name}({values})]{after}"
 
 
 class PythonicParser(PythonCallParser):

@@ -6,7 +6,7 @@ In such formats a text stands without quotes, and all other values as JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -52,6 +52,16 @@ class Parameter:
             return json.dumps(text, ensure_ascii=False)  # the quotes are part of the text
         return text.strip()
 
+    @property
+    def values(self) -> Sequence[Any] | None:
+        """The values that are allowed, if the schema lists them."""
+        schema = self.schema if isinstance(self.schema, dict) else {}
+        return [schema["const"]] if "const" in schema else schema.get("enum")
+
+    def json_rule(self, end: str) -> str:
+        """Return a Lark expression for a value in JSON and the text ``end`` after it."""
+        return f"%json {json.dumps(with_definitions(self.schema, self._root))} {literal(end)}"
+
     def _python_to_json(self, text: str) -> str:
         """Return a value that is not JSON: some models write Python's ``True`` or ``{'a': None}``."""
         if "string" not in self.types:
@@ -79,14 +89,11 @@ class Parameter:
             The schema limits texts in a way that this format cannot express, and ``strict`` asks for it.
         """
         if "string" not in self.types:
-            definitions = {key: self._root[key] for key in PROPERTY_DEFINITIONS if key in self._root}
-            schema = {**self.schema, **definitions} if isinstance(self.schema, dict) else self.schema
-            return f"%json {json.dumps(schema)} {literal(end)}"
+            return self.json_rule(end)
 
         schema = self.schema if isinstance(self.schema, dict) else {}
-        values = [schema["const"]] if "const" in schema else schema.get("enum")
-        if values is not None:
-            texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        if self.values is not None:
+            texts = [value if isinstance(value, str) else json.dumps(value) for value in self.values]
             return f"({' | '.join(literal(text + end) for text in texts)})"
         limits = {"pattern", "format", "minLength", "maxLength", "allOf", "anyOf", "oneOf", "not", "if"} & set(schema)
         if strict and limits - {"pattern", "minLength", "maxLength"} and self.types == {"string"}:
@@ -94,6 +101,12 @@ class Parameter:
             message = f"{keyword!r} of the parameter {name!r} cannot be enforced in this model's format of tool calls"
             raise RequestError(message, param="tools")
         return add_terminal(terminals, _text_terminal(schema, end))
+
+
+def with_definitions(schema: Any, root: Mapping[str, Any]) -> Any:
+    """Return the schema of a parameter with the definitions of ``root``, so that it can be used alone."""
+    definitions = {key: root[key] for key in PROPERTY_DEFINITIONS if key in root}
+    return {**schema, **definitions} if isinstance(schema, dict) else schema
 
 
 def parameters_of(tool: Tool) -> tuple[dict[str, Parameter], frozenset[str]]:

@@ -9,18 +9,28 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llamafw import ToolContext, ToolParser
 from llamafw_plugins.tool_parsers.call_parser import CallParser
 from llamafw_plugins.tool_parsers.cursor import NotACall, Waiting
 from llamafw_plugins.tool_parsers.hermes import Hermes, Tool
+from llamafw_plugins.tool_parsers.inline import named_arguments
 from llamafw_plugins.tool_parsers.json_calls import literal, repeat
 from llamafw_plugins.tool_parsers.python_calls import sequence
-from llamafw_plugins.tool_parsers.schemas import Parameter, add_terminal, any_text, parameters_of, terminal_lines
+from llamafw_plugins.tool_parsers.schemas import (
+    ALL_TYPES,
+    Parameter,
+    add_terminal,
+    any_text,
+    parameters_of,
+    terminal_lines,
+)
 
 _BETWEEN_TAGS = re.compile(r"\n|(?<=>)(?=<)")
 _ENDS_OF_NAMES = re.compile(r"[<>\"\n]")
+_TEXT = Parameter({"type": "string"}, {})
+_ANY, _NO_TEXT = Parameter(True, {}), Parameter({"type": sorted(ALL_TYPES - {"string"})}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +38,8 @@ class XmlSyntax:
     """The tags of a format, with the white space around them as the model writes it.
 
     A response has ``begin``, calls, and ``end``. A call has ``call``, its name, ``after_name``, arguments, and
-    ``call_end``. An argument has ``key``, its name, ``value``, its value, and ``value_end``.
+    ``call_end``. An argument has ``key``, its name, ``value``, its value, and ``value_end``. If the format marks texts,
+    they have ``text_value`` instead of ``value``.
     """
 
     call: str
@@ -41,6 +52,7 @@ class XmlSyntax:
     end: str = ""
     between: str = ""  # between two calls
     between_arguments: str = ""
+    text_value: str = ""
 
     @property
     def opening(self) -> str:
@@ -51,7 +63,7 @@ class XmlSyntax:
 class XmlFormat(Hermes):
     """A format with a tag for each argument.
 
-    Implements `llamafw.ToolParserPlugin`. For templates without tool support, messages are written as for Hermes.
+    Implements `llamafw.ToolParserPlugin`.
     """
 
     syntax: ClassVar[XmlSyntax]
@@ -77,6 +89,17 @@ class XmlFormat(Hermes):
         many = repeat(context, "call", syntax.between)
         return f"start: {begin}{many}{end}\ncall: {calls}\n{terminal_lines(terminals)}"
 
+    def write_call(self, name: str, arguments: Any) -> str:
+        """Return the text of a call."""
+        syntax, parts = self.syntax, list[str]()
+        for key, value in named_arguments(arguments).items():
+            is_text = isinstance(value, str)
+            text = value if is_text else json.dumps(value, ensure_ascii=False)
+            tag = syntax.text_value if is_text and syntax.text_value else syntax.value
+            parts.append(f"{syntax.key}{key}{tag}{text}{syntax.value_end}")
+        call = f"{syntax.call}{name}{syntax.after_name}{syntax.between_arguments.join(parts)}{syntax.call_end}"
+        return f"{syntax.begin}{call}{syntax.end}"
+
     def _call_rule(self, context: ToolContext, tool: Tool, terminals: list[str]) -> str:
         syntax, function = self.syntax, tool["function"]
         parameters, required = parameters_of(tool)
@@ -84,8 +107,8 @@ class XmlFormat(Hermes):
         names = sorted(parameters, key=lambda name: name not in required)  # stable
         values = []
         for name in names:
-            key = f"{self._text(context, syntax.key)} {self._text(context, name + syntax.value)}"
-            values.append(f"{key} {parameters[name].rule(syntax.value_end, name, terminals, strict=strict)}")
+            value = self._value_rule(context, name, parameters[name], terminals, strict=strict)
+            values.append(f"{self._text(context, syntax.key)} {value}")
         if parameters:
             arguments = sequence(values, len(required), syntax.between_arguments)
         else:
@@ -93,6 +116,21 @@ class XmlFormat(Hermes):
             arguments = self._any_arguments(context, terminals) if is_open else ""
         start = f"{self._text(context, syntax.call)} {self._text(context, function['name'] + syntax.after_name)}"
         return f"{start} {arguments} {self._text(context, syntax.call_end)}"
+
+    def _value_rule(
+        self, context: ToolContext, name: str, parameter: Parameter, terminals: list[str], *, strict: bool
+    ) -> str:
+        """Return a Lark expression for the name and the value of an argument."""
+        syntax = self.syntax
+        if not syntax.text_value or parameter.types == {"string"}:
+            rule = parameter.rule(syntax.value_end, name, terminals, strict=strict)
+            return f"{self._text(context, name + (syntax.text_value or syntax.value))} {rule}"
+
+        other = f"{self._text(context, name + syntax.value)} {parameter.json_rule(syntax.value_end)}"
+        if "string" not in parameter.types or parameter.values is not None:
+            return other
+        rule = parameter.rule(syntax.value_end, name, terminals, strict=strict)
+        return f"({self._text(context, name + syntax.text_value)} {rule} | {other})"
 
     def _any_arguments(self, context: ToolContext, terminals: list[str]) -> str:
         """Return a Lark expression for arguments of which nothing is known."""
@@ -154,10 +192,15 @@ class XmlParser(CallParser):
             if (yield from self._find_end(*stops)):
                 break
             key = yield from self._read_name()
-            yield from self._expect(syntax.value)
+            parameter = parameters.get(key)
+            if syntax.text_value:
+                tag = yield from cursor.expect(syntax.text_value, syntax.value)
+                parameter = _TEXT if tag == syntax.text_value else _NO_TEXT
+            else:
+                yield from self._expect(syntax.value)
             if key in names:
                 raise NotACall
-            yield from self._read_value(key, parameters.get(key), first=not names)
+            yield from self._read_value(key, parameter, first=not names)
             names.add(key)
         self.add_arguments("}" if names else "{}")
         self.end_call()
@@ -185,7 +228,7 @@ class XmlParser(CallParser):
         if not is_text:
             text, _ = yield from cursor.until(end)
             text = text.removesuffix("\n") if syntax.value_end.startswith("\n") else text
-            self.add_arguments((parameter or Parameter(True, {})).to_json(text))
+            self.add_arguments((parameter or _ANY).to_json(text))
             return
 
         self.add_arguments('"')

@@ -10,12 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from llamafw import App, Call, Register, hookimpl
+from llamafw_plugins.fragments import read_fragment
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -43,7 +41,7 @@ class Vertex:
         """Return the operations, if the environment asks for them."""
         if not self._paths:
             return None
-        documents = yaml.safe_load((files("llamafw_plugins.vertex") / "operations.yaml").read_text("utf-8"))
+        documents = read_fragment(__name__, "operations.yaml")
         paths: dict[str, Any] = {}
         for operation, path in self._paths.items():
             paths.setdefault(path, {}).update(documents[operation])

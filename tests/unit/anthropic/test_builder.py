@@ -129,7 +129,7 @@ def test_a_call_that_is_cut_off_is_not_in_the_message() -> None:
         (Finish("none"), -1, "end_turn", None),
     ],
 )
-def test_stop_reasons(finish: Finish, n_predict: int, reason: str, sequence: str | None) -> None:
+def test_messages_have_stop_reasons(finish: Finish, n_predict: int, reason: str, sequence: str | None) -> None:
     events, message = built([AnswerDelta(text="a")], finish, n_predict)
     assert (message.stop_reason, message.stop_sequence) == (reason, sequence)
     assert events[-2]["delta"] == {"stop_reason": reason, "stop_sequence": sequence}

@@ -12,6 +12,7 @@ from llamafw_plugins.anthropic.conversation import Conversation, read_conversati
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": "é", "n": 1}}
+TEXT_DOCUMENT = {"type": "text", "media_type": "text/plain", "data": "Ely is a city."}
 
 
 def text(value: str, **more: Any) -> dict[str, Any]:
@@ -106,7 +107,12 @@ def test_an_empty_answer_is_kept() -> None:
     [
         ({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}, ""),
         ({"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}, ""),
-        ({"type": "search_result", "content": []}, ".type"),
+        ({"type": "document", "source": {"type": "text"}}, ".source.data"),
+        ({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}, ".source.content.0"),
+        ({"type": "document"}, ""),
+        ({"type": "search_result", "source": "a", "title": "b"}, ".content"),
+        ({"type": "search_result", "source": {"type": "text"}, "content": []}, ".source"),
+        ({"type": "tool_reference", "tool_name": "look"}, ".type"),
         ({"type": "server_tool_use", "id": "a", "name": "web_search", "input": {}}, ".type"),
         (CALL, ".type"),
         ({"type": "thinking", "thinking": "", "signature": ""}, ".type"),
@@ -115,8 +121,30 @@ def test_an_empty_answer_is_kept() -> None:
         ({"type": "tool_result", "tool_use_id": "a", "content": [text("b"), {"type": "image"}]}, ".content.1"),
     ],
 )
-def test_blocks_that_a_user_cannot_send(block: Any, param: str) -> None:
+def test_blocks_that_a_user_cannot_send_are_refused(block: Any, param: str) -> None:
     assert refused(USER, {"role": "user", "content": [text("a"), block]}) == f"messages.1.content.1{param}"
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ({"type": "document", "source": TEXT_DOCUMENT}, "Ely is a city."),
+        ({"type": "document", "title": "Ely", "context": "2026", "source": TEXT_DOCUMENT}, "Ely\n2026\nEly is a city."),
+        ({"type": "document", "title": None, "source": {"type": "content", "content": "a"}}, "a"),
+        ({"type": "document", "source": {"type": "content", "content": [text("a"), text("b")]}}, "a\nb"),
+        ({"type": "search_result", "source": "https://a", "title": "b", "content": [text("c")]}, "b\nhttps://a\nc"),
+    ],
+)
+def test_documents_that_are_text_are_read(block: Any, expected: str) -> None:
+    assert read({"role": "user", "content": [block]})[0]["content"] == expected
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [block]}
+    assert read({"role": "user", "content": [result]})[0]["content"] == expected
+
+
+def test_tools_that_a_search_has_found_are_named() -> None:
+    found = {"type": "tool_reference", "tool_name": "look"}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [found, found]}
+    assert read({"role": "user", "content": [result]})[0]["content"] == "look\nlook"
 
 
 @pytest.mark.parametrize("name", ["id", "name", "input"])
@@ -151,7 +179,7 @@ def test_tools_are_functions() -> None:
         ({"type": "tool", "name": "f"}, ({"type": "function", "function": {"name": "f"}}, True)),
     ],
 )
-def test_tool_choices(choice: Any, expected: Any) -> None:
+def test_tool_choices_are_converted(choice: Any, expected: Any) -> None:
     chat = converted(tool_choice=choice)
     assert (chat["tool_choice"], chat["parallel_tool_calls"]) == expected
 
@@ -176,7 +204,7 @@ def test_tool_choice_of_a_tool_needs_its_name() -> None:
         ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
     ],
 )
-def test_thinking_and_effort(fields: Any, expected: Any) -> None:
+def test_thinking_and_effort_are_converted(fields: Any, expected: Any) -> None:
     chat = converted(**fields)
     names = ("enable_thinking", "reasoning_budget_tokens", "reasoning_effort")
     assert {name: chat[name] for name in names if name in chat} == expected

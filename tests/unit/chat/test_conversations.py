@@ -111,6 +111,27 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], str]] = {
         [USER, answer("", WEATHER), result("mkresult"), {"role": "user", "content": "mksecond"}],
         "mkcity mkresult mksecond",
     ),
+    "system_before_a_result": (
+        [{"role": "system", "content": "mksystem"}, USER, answer("", WEATHER), result("mkresult")],
+        "mksystem mkuser mkcity mkresult",
+    ),
+    "system_before_prefill": (
+        [{"role": "system", "content": "mksystem"}, USER, answer("mkanswer")],
+        "mksystem mkuser mkanswer",
+    ),
+    "text_and_call_before_user": (
+        [USER, answer("mktext", WEATHER), result("mkresult"), {"role": "user", "content": "mksecond"}],
+        "mkuser mktext mkcity mkresult mksecond",
+    ),
+    "older_format_of_calls": (
+        [
+            USER,
+            answer(None, function_call={"name": "get_weather", "arguments": ARGUMENTS}),
+            {"role": "function", "name": "get_weather", "content": "mkresult"},
+            *LATER,
+        ],
+        "mkuser get_weather mkcity mkresult mkanswer mksecond",
+    ),
     "no_ids": (
         [USER, answer("", call("get_weather", None, ARGUMENTS)), result("mkresult", None)],
         "get_weather mkcity mkresult",
@@ -270,6 +291,17 @@ def test_unknown_roles_that_vanish_are_refused() -> None:
 def test_unknown_roles_that_appear_are_accepted() -> None:
     assert "<|narrator|>" not in prompt_of("qwen2.5", [USER])
     assert "mkstory" in prompt_of("like-lfm2", [USER, {"role": "narrator", "content": "mkstory"}])
+
+
+@pytest.mark.parametrize("role", ["tool", "function"])
+@pytest.mark.parametrize("name", NAMES)
+def test_results_without_a_call_appear_or_are_refused(name: str, role: str) -> None:
+    messages = [USER, {"role": role, "name": "get_weather", "content": 'mk"result"'}, *LATER]
+    try:
+        outcome = prompt_of(name, messages)
+    except RequestError as error:
+        outcome = f"refused: {error.param}"
+    assert re.search(r'mk\\?"result|^refused: messages', outcome)
 
 
 def test_templates_without_history_refuse_it() -> None:

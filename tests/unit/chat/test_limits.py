@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from llamafw import ChatContext, RequestError
+from llamafw import ChatCapabilities, ChatContext, ModelError, RequestError
+from llamafw.engine.call_probe import render_call
+from llamafw.engine.chat_probe import probe_chat
 from llamafw_plugins.chat_formats import meter
-from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
+from llamafw_plugins.chat_formats.jinja import MAX_TEMPLATE, JinjaChatFormat
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +28,7 @@ SLOW = {
     "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}",
     "calls": "{% macro g() %}{{ caller() }}{{ caller() }}{% endmacro %}"
     "{% macro f(n) %}{% if n %}{% call g() %}{{ f(n - 1) }}{% endcall %}{% endif %}{% endmacro %}{{ f(30) }}",
+    "iterators": "{% set l = range(99999)|list %}{{ l|select('in', l)|list }}",
     "filters": "{% set l = range(99999)|list %}{% for i in l %}{% set x = l|sort(reverse=true) %}{% endfor %}",
 }
 LARGE = {
@@ -63,6 +66,7 @@ LARGE = {
     "join later": MILLION + "{{ range(99999)|map(attribute='q', default=s)|join }}",
     "indent": "{{ ('\n' * 1000000)|indent(1000) }}",
     "expandtabs": "{{ ('\t' * 1000000).expandtabs(1000) }}",
+    "sum of lists": "{{ ([[1]] * 400000)|sum(start=[])|length }}",
     "indented json": "{{ messages|tojson(indent=100000) }}",
 }
 
@@ -84,8 +88,33 @@ def test_slow_templates_are_stopped(name: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", LARGE)
 def test_large_values_are_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "MAX_SECONDS", 60)  # only size may stop it
+    monkeypatch.setattr(meter, "MIN_SECONDS", 60)  # only size may stop it
+    monkeypatch.setattr(meter, "MAX_SECONDS", 60)
     check_stopped(LARGE[name])
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", SLOW)
+def test_probing_a_slow_template_ends(name: str) -> None:
+    format = JinjaChatFormat(SLOW[name], ChatContext())
+    assert probe_chat(format) == ChatCapabilities()
+    render_call(format)
+
+
+@pytest.mark.parametrize("part", ["{{ a }}", "{% if a %}b{% endif %}", "{{ a|replace('b', 'c') }}"])
+def test_templates_of_too_many_parts_are_not_compiled(part: str) -> None:
+    template = part * (MAX_TEMPLATE // len(part))
+    with pytest.raises(ModelError, match="the chat template is too long: it has more than 10000"):
+        JinjaChatFormat(template, ChatContext())
+
+
+def test_the_time_limit_grows_with_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "MIN_SECONDS", 0.0)
+    format = JinjaChatFormat("{% for m in messages %}{{ m.content }}{% endfor %}", ChatContext())
+    long = [{"role": "user", "content": "a" * 2**20}]
+    assert format.render(long) == "a" * 2**20
+    with pytest.raises(RequestError, match=r"it takes more than 0.0\d+ seconds"):
+        JinjaChatFormat(SLOW["loops"], ChatContext()).render([{"role": "user", "content": "a" * 100}])
 
 
 def test_long_conversations_are_rendered() -> None:

@@ -6,6 +6,7 @@ variable. `support/llama_server_flags.txt` has those of a current version, witho
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,14 @@ def test_variables_that_ask_for_nothing_are_accepted() -> None:
         (["--embd-normalize", "-1"], "embd_normalize", -1),
         (["--log-prompts-dir", "x"], "logdir", "x"),
         (["--reverse-prompt", "a", "-r", "b"], "reverse_prompt", ("a", "b")),
+        (["-sm", "tensor"], "split_mode", "tensor"),
+        (["-lv", "2"], "log_level", logging.WARNING),
+        (["--verbosity", "3"], "log_level", logging.INFO),
+        (["--yarn-attn-factor", "-1"], "yarn_attn_factor", None),
+        (["--yarn-beta-slow", "-1.0"], "yarn_beta_slow", None),
+        (["--yarn-beta-fast", "24"], "yarn_beta_fast", 24.0),
+        (["--override-kv", "a.b=bool:false,c=int:5"], "override_kv", ("a.b=bool:false", "c=int:5")),
+        (["--override-kv", "a=str:x, y=z ,b=float:2"], "override_kv", ("a=str:x, y=z ", "b=float:2")),
     ],
 )
 def test_flags_of_today_have_their_meaning(argv: list[str], field: str, value: object) -> None:
@@ -128,6 +137,9 @@ def test_flags_of_today_have_their_meaning(argv: list[str], field: str, value: o
     [
         (["-ngl", "some"], "--n-gpu-layers: 'some' is not a number of layers, auto or all"),
         (["-np", "0"], "--parallel: 0 is not a number of slots; -1 stands for the default"),
+        (["--yarn-attn-factor", "0"], "--yarn-attn-factor: 0.0 is not a positive number"),
+        (["--yarn-beta-fast", "-2"], "--yarn-beta-fast: -2.0 is out of range"),
+        (["-dt", "0.1"], "serve: -dt: not supported: the KV cache consists of pages"),
         (["-lm", "dio"], "--load-mode: 'dio' is not one of auto, none, mmap, mlock, mmap[+]mlock"),
     ],
 )

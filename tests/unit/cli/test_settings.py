@@ -93,7 +93,7 @@ def test_a_prefix_is_a_path(text: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["/a?b", "/a b", "/a//b", "/ä", "/{a}", "/a%20", "#"])
-def test_what_is_not_a_path_is_refused_as_a_prefix(text: str) -> None:
+def test_prefixes_that_are_not_paths_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--api-prefix: .* is not a path such as /llm"):
         parse_settings("--api-prefix", text)
 
@@ -172,9 +172,14 @@ def test_another_word_for_a_switch_is_refused() -> None:
     [
         (Settings(), logging.INFO),
         (Settings(verbose=True), logging.DEBUG),
-        (Settings(verbosity=1), logging.DEBUG),
+        (Settings(verbosity=0), logging.CRITICAL + 1),
+        (Settings(verbosity=1), logging.ERROR),
+        (Settings(verbosity=2), logging.WARNING),
+        (Settings(verbosity=3), logging.INFO),
+        (Settings(verbosity=4), logging.DEBUG),
+        (Settings(verbosity=5), logging.DEBUG),
         (Settings(verbosity=99), logging.DEBUG),
-        (Settings(verbosity=-1), logging.WARNING),
+        (Settings(verbosity=-1), logging.CRITICAL + 1),
         (Settings(verbosity=-1, verbose=True), logging.DEBUG),
     ],
 )

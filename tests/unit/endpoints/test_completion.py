@@ -43,7 +43,8 @@ async def test_response_has_llama_servers_fields(post: Post, path: str) -> None:
         "stopped_limit": True,
     }
     assert (timings["prompt_n"], timings["predicted_n"], timings["cache_n"]) == (2, 3, 0)
-    assert timings["predicted_per_second"] == pytest.approx(3000 / timings["predicted_ms"])
+    assert timings["predicted_per_second"] == pytest.approx(2000 / timings["predicted_ms"])  # after the first token
+    assert timings["predicted_per_token_ms"] == pytest.approx(timings["predicted_ms"] / 2)
     assert (settings["n_ctx"], settings["n_predict"], settings["temperature"], settings["top_k"]) == (64, 3, 0, 40)
     filters = ["top_n_sigma", "top_k", "tfs_z", "typ_p", "top_p", "min_p", "xtc"]
     assert settings["samplers"] == ["penalties", "dry", *filters, "temperature"]
@@ -497,3 +498,23 @@ async def test_special_flag_shows_special_tokens(
     async with opened(special=special, tokenizer=NamedEos()) as client:
         row = (await client.post("/completion", json={"prompt": "x", "stop": stop, **GREEDY})).json()
     assert (row["content"], row["stop_type"]) == (content, stop_type)
+
+
+@pytest.mark.parametrize("field", ["n_predict", "max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("path", ["/completion", "/v1/completions"])
+async def test_the_number_of_tokens_has_three_names(opened: Open, path: str, field: str) -> None:
+    async with opened() as client:
+        http = await client.post(path, json={"prompt": "ab", "temperature": 0, field: 3})
+    response = http.json()
+    n = response["tokens_predicted"] if path == "/completion" else response["usage"]["completion_tokens"]
+    assert n == 3
+    assert "x-llamafw-ignored-fields" not in http.headers
+
+
+@pytest.mark.inventory("Q-05")
+@pytest.mark.parametrize("limit", [-1, 0, None])
+async def test_t_max_predict_of_0_or_less_is_no_limit(opened: Open, limit: int | None) -> None:
+    async with opened() as client:
+        body = {"prompt": "ab", "n_predict": 9, "grammar": 'root ::= "\\n\\n\\nabcdef"', "t_max_predict_ms": limit}
+        response = (await client.post("/completion", json=body)).json()
+    assert response["content"] == "\n\n\nabcdef"

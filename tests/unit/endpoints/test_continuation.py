@@ -80,7 +80,7 @@ CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": 
         ({"messages": PREFILL, "continue_final_message": 1}, ""),
     ],
 )
-async def test_what_cannot_be_continued_is_400(refused: Post, fields: Any, reason: str) -> None:
+async def test_continuing_other_messages_is_400(refused: Post, fields: Any, reason: str) -> None:
     status, param, message = await refused(PATH, **fields)
     assert (status, param) == (400, "continue_final_message")
     assert reason in message
@@ -124,7 +124,9 @@ async def test_prompts_end_with_the_continued_text(name: str, text: str) -> None
         ("like-gemma-2", {"content": "So "}, "<start_of_turn>model\nSo "),
     ],
 )
-async def test_form_of_continued_messages(name: str, message: dict[str, Any], end: str) -> None:
+async def test_continued_messages_are_written_in_the_form_of_the_template(
+    name: str, message: dict[str, Any], end: str
+) -> None:
     assert prompt_of(name, [USER, {"role": "assistant", **message}]).endswith(end)
 
 

@@ -11,7 +11,7 @@ import httpx
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
-from anthropic.types import RawMessageStreamEvent
+from anthropic.types import ModelInfo, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from support.toy_model import ToyTokenizer
@@ -90,7 +90,7 @@ async def test_a_prompt_that_is_sent_again_is_read_from_the_cache(client: httpx.
         ),
     ],
 )
-async def test_reasons_for_the_end(
+async def test_messages_have_the_reason_for_their_end(
     client: httpx.AsyncClient, fields: Any, text: str | None, reason: str, sequence: str | None
 ) -> None:
     message = (await client.post("/v1/messages", json={**BODY, **fields})).json()
@@ -204,12 +204,16 @@ async def test_answers_have_the_requested_format(roomy: httpx.AsyncClient, name:
             {"output_config": {"format": {"type": "json_schema", "schema": {"type": "thing"}}}},
             "output_config.format.schema",
         ),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {}}}, "grammar": 'root ::= "a"'},
+            'either "grammar" or "output_config.format" can be specified',
+        ),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"stop_sequences": [""]}, "stop_sequences.0"),
         ({"messages": [{"role": "user", "content": "x" * 99}]}, "prompt is too long: 104 tokens > 64 maximum"),
     ],
 )
-async def test_invalid_requests(client: httpx.AsyncClient, fields: Any, message: str) -> None:
+async def test_invalid_requests_are_400(client: httpx.AsyncClient, fields: Any, message: str) -> None:
     body = {name: value for name, value in {**BODY, **fields}.items() if value is not None}
     for stream in (False, True):
         response = await client.post("/v1/messages", json={**body, "stream": stream})
@@ -239,7 +243,7 @@ async def test_errors_are_those_of_the_client(opened: Any) -> None:
         assert (wrong_method.status_code, wrong_method.json()["error"]["type"]) == (405, "invalid_request_error")
 
 
-async def test_a_server_for_embeddings_refuses_messages_for_good(opened: Any) -> None:
+async def test_server_for_embeddings_refuses_messages_as_invalid(opened: Any) -> None:
     async with opened(embedding=True) as client:
         response = await client.post("/v1/messages", json=BODY)
         assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
@@ -258,3 +262,35 @@ async def test_template_gets_its_variables(opened: Any) -> None:
         body = {**BODY, "chat_template_kwargs": {"more": "xyz"}}
         count = (await client.post("/v1/messages/count_tokens", json=body)).json()
         assert count == {"input_tokens": len("u:Hi;xyz:")}
+
+
+async def test_responses_have_the_id_that_clients_read(client: httpx.AsyncClient) -> None:
+    sdk = sdk_of(client)
+    message = await sdk.messages.create(model="any", max_tokens=2, messages=[USER])
+    assert message._request_id
+    assert (await sdk.messages.count_tokens(model="any", messages=[USER]))._request_id
+    async with sdk.messages.stream(model="any", max_tokens=2, messages=[USER]) as stream:
+        assert stream.response.headers["request-id"] == stream.response.headers["x-request-id"]
+
+    with pytest.raises(anthropic.BadRequestError) as caught:
+        await sdk.messages.create(model="any", max_tokens=-1, messages=[USER])
+    assert caught.value.request_id == caught.value.body["request_id"]  # type: ignore[index]  # its type is object
+    for path in ("/v1/messages", "/v1/messages/batches"):
+        response = await client.get(path, headers={"X-Request-Id": "mine"})
+        assert response.headers["request-id"] == "mine"
+    assert "request-id" not in (await client.get("/health")).headers
+
+
+async def test_clients_list_the_model(client: httpx.AsyncClient) -> None:
+    sdk = sdk_of(client)
+    page = await sdk.models.list(limit=20)
+    (model,) = [item async for item in page]
+    assert ModelInfo.model_validate(model.to_dict(), strict=True).id == "toy"
+    assert (page.first_id, page.last_id, page.has_more, page._request_id is None) == ("toy", "toy", False, False)
+    assert await sdk.models.retrieve("toy") == model
+    with pytest.raises(anthropic.NotFoundError):
+        await sdk.models.retrieve("claude-opus-4-6")
+
+    listed = (await client.get("/v1/models")).json()
+    assert not {"has_more", "first_id"} & listed.keys()
+    assert not {"type", "created_at"} & listed["data"][0].keys()

@@ -62,7 +62,7 @@ async def test_series_have_their_types_and_values(opened: Open) -> None:
     assert (value("prompt_tokens"), value("tokens_predicted"), value("n_decode")) == (4, 8, 8)
     assert (value("kv_cache_tokens"), value("kv_cache_usage_ratio")) == (6, 6 / 128)
     assert value("n_busy_slots_per_decode") == 1
-    assert value("predicted_tokens_seconds") > 0
+    assert value("predicted_tokens_seconds") == pytest.approx(6 / value("tokens_predicted_seconds"))
 
 
 @pytest.mark.inventory("O-03")

@@ -74,7 +74,7 @@ async def test_whole_chats_have_the_text_of_the_stream(client: httpx.AsyncClient
         ({"num_predict": None, "stop": None, "temperature": None, "num_ctx": 64}, ALPHABET, "stop"),
     ],
 )
-async def test_options(client: httpx.AsyncClient, options: Any, text: str, reason: str) -> None:
+async def test_options_are_applied(client: httpx.AsyncClient, options: Any, text: str, reason: str) -> None:
     for path, extra in (("/api/chat", CHAT), ("/api/generate", {"model": "any", "prompt": "Hi"})):
         response = await client.post(path, json={**extra, "stream": False, "options": options})
         answer = response.json()
@@ -111,7 +111,7 @@ async def test_answers_have_the_requested_format(roomy: httpx.AsyncClient) -> No
     assert unconstrained["message"]["content"] == ALPHABET
 
 
-async def test_logprobs(client: httpx.AsyncClient) -> None:
+async def test_logprobs_are_reported_for_each_token(client: httpx.AsyncClient) -> None:
     body = {**CHAT, "logprobs": True, "top_logprobs": 2, "options": {"num_predict": 2}}
     answer = await sdk_of(client).chat(**CHAT, logprobs=True, top_logprobs=2, options={"num_predict": 2})
     assert answer.logprobs is not None
@@ -123,7 +123,7 @@ async def test_logprobs(client: httpx.AsyncClient) -> None:
     assert [item["token"] for item in streamed] == ["a", "b"]
 
 
-async def test_system_and_context_of_completions(client: httpx.AsyncClient) -> None:
+async def test_completions_use_system_and_context(client: httpx.AsyncClient) -> None:
     body = {"model": "any", "prompt": "Hi", "system": "Be", "options": {"num_predict": 2}, "stream": False}
     first = (await client.post("/api/generate", json=body)).json()
     assert bytes(first["context"]) == b"s:Be;u:Hi;a:ab"
@@ -139,7 +139,7 @@ async def test_raw_prompts_are_continued(client: httpx.AsyncClient) -> None:
 async def test_suffixes_need_a_model_for_infill(client: httpx.AsyncClient, opened: Any) -> None:
     body = {"model": "any", "prompt": "ab", "suffix": "yz", "stream": False}
     refused = await client.post("/api/generate", json=body)
-    assert refused.status_code == 501
+    assert refused.status_code == 400
     assert "Infill is not supported" in refused.json()["error"]
     async with opened(tokenizer=InfillTokenizer()) as infill:
         answer = (await infill.post("/api/generate", json=body)).json()
@@ -149,24 +149,35 @@ async def test_suffixes_need_a_model_for_infill(client: httpx.AsyncClient, opene
 @pytest.mark.parametrize(
     ("path", "fields", "message"),
     [
-        ("chat", {"messages": [{"role": "user", "content": "", "images": ["aGk="]}]}, "messages.0.images: images need"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": "", "images": ["aGk="]}]},
+            "messages.0.images: an image needs",
+        ),
         ("chat", {"messages": [{"role": "robot"}]}, "messages.0.role"),
         ("chat", {"options": {"temperature": "hot"}}, "options.temperature"),
         ("chat", {"options": {"num_predict": -3}}, "options.num_predict"),
         ("chat", {"format": "xml"}, "format"),
+        ("chat", {"format": {"properties": {"a": {"type": "thing"}}}}, "format.properties.a.type: "),
+        ("generate", {"prompt": "a", "raw": True, "format": {"minItems": "x"}}, "format.minItems: "),
         ("chat", {"think": "deeply"}, "think"),
         ("chat", {"model": None}, "model"),
         ("chat", {"top_logprobs": 2}, "top_logprobs needs logprobs"),
-        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "104"),
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "messages: the prompt has 104 tokens"),
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "; truncate: true shortens it"),
+        ("generate", {"prompt": "x" * 99}, "the prompt has 104 tokens"),
+        ("generate", {"prompt": "x" * 99, "raw": True}, "the prompt has 99 tokens"),
+        ("chat", {"format": {"type": "objec"}, "stream": False}, "format.type: "),
+        ("generate", {"prompt": "a", "format": {"type": "objec"}, "stream": False}, "format.type: "),
         ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, "templates of requests are not supported"),
-        ("generate", {"prompt": "a", "images": ["aGk="]}, "images need"),
+        ("generate", {"prompt": "a", "images": ["aGk="]}, "an image needs"),
         ("generate", {"prompt": "a", "raw": True, "system": "b"}, "system cannot be combined with raw"),
         ("generate", {"prompt": "a", "context": [1, 9999]}, "9999 is not in the vocabulary"),
         ("embed", {"input": [1]}, "input"),
         ("embed", {"input": "a", "dimensions": 2}, "dimensions"),
     ],
 )
-async def test_invalid_requests(client: httpx.AsyncClient, path: str, fields: Any, message: str) -> None:
+async def test_invalid_requests_are_400(client: httpx.AsyncClient, path: str, fields: Any, message: str) -> None:
     body = {**(CHAT if path == "chat" else {"model": "any"}), **fields}
     response = await client.post(
         f"/api/{path}", json={name: value for name, value in body.items() if value is not None}
@@ -174,6 +185,23 @@ async def test_invalid_requests(client: httpx.AsyncClient, path: str, fields: An
     assert response.status_code == 400, response.text
     assert list(response.json()) == ["error"]
     assert message in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}, "messages: the prompt has 104 tokens"),
+        ("generate", {"prompt": "x" * 99}, "the prompt has 104 tokens"),
+        ("chat", {"messages": [USER], "format": {"contains": {}}}, "format.contains: the keyword"),
+        ("generate", {"prompt": "a", "format": {"type": "zz"}}, "format.type: 'type' must be"),
+    ],
+)
+async def test_errors_name_fields_of_the_request(
+    client: httpx.AsyncClient, path: str, fields: Any, message: str
+) -> None:
+    response = await client.post(f"/api/{path}", json={"model": "any", "stream": False, **fields})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(message)
 
 
 async def test_errors_of_the_server_have_the_format(opened: Any) -> None:
@@ -274,6 +302,38 @@ async def test_the_model_is_described_and_pulled(opened: Any, name: str) -> None
         assert (await sdk.pull(name)).status == "success"
 
 
+async def test_the_model_is_known_by_each_of_its_names(opened: Any) -> None:
+    async with opened(name="toy", alias=("toy", "llama3.2:1b")) as client:
+        sdk = sdk_of(client)
+        assert [model.model for model in (await sdk.list()).models] == ["toy:latest", "llama3.2:1b"]
+        assert [model.model for model in (await sdk.ps()).models] == ["toy:latest"]
+        for name in ("llama3.2:1b", "TOY", "Toy:latest"):
+            assert (await sdk.show(name)).details
+            assert (await sdk.pull(name)).status == "success"
+        with pytest.raises(ollama.ResponseError, match="'llama3.2' not found"):
+            await sdk.show("llama3.2")
+
+
+async def test_the_context_is_not_longer_than_that_of_the_server(opened: Any) -> None:
+    metadata = {"general.architecture": "llama", "llama.context_length": np.uint32(8192)}
+    async with opened(metadata=metadata) as client:
+        info = (await sdk_of(client).show("toy")).modelinfo or {}
+        assert info["llama.context_length"] == 64
+
+
+async def test_prompts_are_shortened_if_the_client_allows_it(client: httpx.AsyncClient) -> None:
+    fields = {"model": "any", "truncate": True, "stream": False, "options": {"num_predict": 1}}
+    for path, prompt in (
+        ("chat", {"messages": [{"role": "user", "content": "x" * 99}]}),
+        ("generate", {"prompt": "x" * 99}),
+        ("generate", {"prompt": "x" * 99, "raw": True}),
+    ):
+        response = await client.post(f"/api/{path}", json={**fields, **prompt})
+        assert response.status_code == 200, response.text
+        assert 0 < response.json()["prompt_eval_count"] < 64
+        assert "x-llamafw-ignored-fields" not in response.headers
+
+
 async def test_other_models_are_not_found(client: httpx.AsyncClient) -> None:
     sdk = sdk_of(client)
     with pytest.raises(
@@ -300,7 +360,9 @@ async def test_texts_are_embedded(client: httpx.AsyncClient) -> None:
     assert both.prompt_eval_count == 6
     assert both.embeddings[1] == alone.embeddings[0]
     np.testing.assert_allclose(np.linalg.norm(both.embeddings, axis=1), 1, rtol=1e-6)
-    assert (await sdk.embed(model="any", input=[])).embeddings == []
+    nothings: tuple[dict[str, Any], ...] = ({"input": []}, {"input": ""}, {"input": None}, {})
+    for nothing in nothings:
+        assert (await client.post("/api/embed", json={"model": "any", **nothing})).json()["embeddings"] == []
 
     older = np.array((await sdk.embeddings(model="any", prompt="two")).embedding)
     np.testing.assert_allclose(older / np.linalg.norm(older), alone.embeddings[0], rtol=1e-5)

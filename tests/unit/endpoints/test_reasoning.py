@@ -29,6 +29,7 @@ TEMPLATE = (
 )
 OPENS = TEMPLATE.replace("{% if effort is defined %}{% endif %}", "{% if not messages[0].closed %}<think>\n{% endif %}")
 THOUGHT = "<think>\nHm, hm.\n</think>\n\nYes."
+BRIEF = "<think>Hm, hm.</think>"
 
 
 def answering(text: str) -> Callable[[Sequence[int]], Floats]:
@@ -87,6 +88,42 @@ async def test_other_apis_report_the_reasoning_and_the_number_of_its_tokens(open
     assert "thinking" in shown["capabilities"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "output"),
+    [
+        ({"reasoning_format": "none"}, [("message", f"{BRIEF}Yes.")]),
+        ({"reasoning_budget_tokens": 2}, [("reasoning", "Hm"), ("message", "Yes.")]),
+        ({"thinking_budget_tokens": 0}, [("message", "Yes.")]),
+        ({"enable_thinking": False}, [("message", "Yes.")]),
+        ({"thinking": {"type": "disabled"}}, [("message", "Yes.")]),
+        ({"reasoning": {"effort": "none"}}, [("message", "Yes.")]),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, [("message", "Yes.")]),
+        (
+            {"reasoning_budget_tokens": 2, "reasoning_budget_message": " Stop."},
+            [("reasoning", "Hm Stop."), ("message", "Yes.")],
+        ),
+    ],
+)
+async def test_responses_have_the_same_fields(
+    opened: Open, fields: dict[str, Any], output: list[tuple[str, str]]
+) -> None:
+    def after_thoughts(prefix: Sequence[int]) -> Floats:
+        """Return the scores of a model that answers as soon as its thoughts end."""
+        written = bytes(token for token in prefix if token < 256).rpartition(b"<assistant>")[2]
+        _, tag, answer = written.rpartition(b"</think>")
+        if not tag:
+            return answering(f"{BRIEF}Yes.")(prefix)
+        row = np.zeros(N_VOCAB, np.float32)
+        row[(*b"Yes.", EOS)[len(answer)]] = 20
+        return row
+
+    async with opened(scores=after_thoughts, template=TEMPLATE, n_ctx=512) as client:
+        http = await client.post("/v1/responses", json={"input": "hi", "temperature": 0, **fields})
+    assert http.status_code == 200, http.text
+    assert "x-llamafw-ignored-fields" not in http.headers
+    assert [(item["type"], item["content"][0]["text"]) for item in http.json()["output"]] == output
+
+
 async def test_reasoning_may_begin_in_the_prompt(opened: Open) -> None:
     message = message_of(await ask(opened, "Hm, hm.\n</think>\n\nYes.", OPENS))
     assert (message["reasoning_content"], message["content"]) == ("Hm, hm.", "Yes.")
@@ -115,7 +152,9 @@ async def test_stream_has_reasoning_before_the_answer(opened: Open, template: st
         ("deepseek-legacy", THOUGHT, "Hm, hm."),
     ],
 )
-async def test_reasoning_format(opened: Open, format: str, content: str, reasoning: str | None) -> None:
+async def test_reasoning_format_decides_where_the_reasoning_goes(
+    opened: Open, format: str, content: str, reasoning: str | None
+) -> None:
     settings: list[dict[str, Any]] = [{"reasoning_format": format}, {"flag_reasoning_format": format}]
     for fields in settings:
         message = message_of(await ask(opened, THOUGHT, **fields))
@@ -261,7 +300,7 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
 
 
 @pytest.mark.parametrize("format", ["auto", "none"])
-async def test_calls_in_the_reasoning_are_no_calls(opened: Open, format: str) -> None:
+async def test_calls_in_the_reasoning_are_not_calls(opened: Open, format: str) -> None:
     text = f"<think>Maybe {CALL}?</think>{CALL}"
     message = message_of(await ask(opened, text, tools=[TOOL], reasoning_format=format))
     assert len(message["tool_calls"]) == 1
@@ -346,3 +385,41 @@ async def test_harmony_may_call_tools_after_its_reasoning(opened: Open) -> None:
     message = message_of(await ask(opened, text, HARMONY_TEMPLATE, tools=[TOOL]))
     assert message["reasoning_content"] == "Hm."
     assert message["content"] == "<|start|>assistant<|channel|>commentary"
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "reasoning"),
+    [
+        ("<|channel|>final<|message|>Yes.", "Yes.", None),
+        (
+            "<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+            "Wait.Yes.",
+            None,
+        ),
+        (
+            f"{HARMONY.start}Hm.{HARMONY.end}<|start|>assistant<|channel|>analysis<|message|>So.<|end|>{HARMONY.answer}Yes.",
+            "Yes.",
+            "Hm.So.",
+        ),
+        ("<|channel|>analysis to=browser.search code<|message|>{}<|call|>", "", "{}"),
+        ("Yes.", "Yes.", None),
+    ],
+)
+async def test_channels_are_read_without_tools(opened: Open, text: str, content: str, reasoning: str | None) -> None:
+    options = {"flag_tool_parser": "harmony"}
+    message = message_of(await ask(opened, text, HARMONY_TEMPLATE, **options))
+    assert (message["content"], message.get("reasoning_content")) == (content, reasoning)
+
+    deltas = [
+        chunk["choices"][0]["delta"] for chunk in await ask(opened, text, HARMONY_TEMPLATE, stream=True, **options)
+    ]
+    assert "".join(delta.get("content") or "" for delta in deltas) == content
+    assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == (reasoning or "")
+
+
+async def test_unparsed_reasoning_of_channels_stays_in_the_text(opened: Open) -> None:
+    text = "<|channel|>commentary<|message|>A.<|end|><|start|>assistant<|channel|>analysis<|message|>B.<|end|>"
+    options = {"flag_tool_parser": "harmony", "reasoning_format": "none"}
+    message = message_of(await ask(opened, text, HARMONY_TEMPLATE, **options))
+    assert sorted(message["content"]) == sorted("A.B.")
+    assert "reasoning_content" not in message

@@ -148,7 +148,7 @@ async def test_logprobs_are_returned_if_included(talker: httpx.AsyncClient) -> N
     assert (await create(talker))["output"][0]["content"][0]["logprobs"] == []
 
 
-async def test_structured_output(opened: Open) -> None:
+async def test_structured_output_is_enforced(opened: Open) -> None:
     class Answer(BaseModel):
         blue: bool
 
@@ -202,7 +202,7 @@ async def test_required_calls_are_enforced(opened: Open) -> None:
 
 @pytest.mark.parametrize(("mode", "is_enforced"), [("required", True), ("auto", False)])
 async def test_allowed_tools_limit_the_calls_but_not_the_prompt(opened: Open, mode: str, is_enforced: bool) -> None:
-    choice = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
+    choice: dict[str, Any] = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "weather"}]}
     text = CALL if is_enforced else "no call"
     async with opened(scores=answering(text), template=TEMPLATE, n_ctx=2048, slots=True) as client:
         response = await create(client, tools=[CLOCK, WEATHER], tool_choice=choice)
@@ -218,7 +218,6 @@ async def test_allowed_tools_limit_the_calls_but_not_the_prompt(opened: Open, mo
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools.0.name"),
         ({"tools": [CLOCK, CLOCK]}, "tools.1.name"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -236,6 +235,10 @@ async def test_allowed_tools_limit_the_calls_but_not_the_prompt(opened: Open, mo
         ),
         ({"input": []}, "input"),
         ({"input": None}, "input"),
+        ({"input": [], "instructions": ""}, "input"),
+        ({"input": [{"role": "user", "content": None}]}, "input.0.content"),
+        ({"reasoning_format": "xml"}, "reasoning_format"),
+        ({"reasoning_budget_tokens": -2}, "reasoning_budget_tokens"),
         ({"input": [{"type": "computer_call"}]}, "input.0.type"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input.0.role"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0"),
@@ -268,6 +271,17 @@ async def test_fields_without_effect_are_named(talker: httpx.AsyncClient, opened
 
     async with opened(scores=answering("Hello"), n_ctx=512, strict_fields=True) as client:
         assert (await refused(client, text={"verbosity": "low"}))[0] == "text.verbosity"
+
+
+async def test_instructions_alone_are_a_prompt(opened: Open) -> None:
+    async with opened(scores=answering("Hello"), template=TEMPLATE, n_ctx=512, slots=True) as client:
+        assert await prompt_of(client, input=[], instructions="Be brief.") == "s:Be brief.;a:"
+
+
+async def test_content_of_an_answer_may_be_null(opened: Open) -> None:
+    items = [{"role": "user", "content": "q"}, {"role": "assistant", "content": None}, {"role": "user", "content": "r"}]
+    async with opened(scores=answering("Hello"), template=TEMPLATE, n_ctx=512, slots=True) as client:
+        assert await prompt_of(client, input=items) == "u:q;a:;u:r;a:"
 
 
 async def test_long_prompts_are_400_or_truncated(talker: httpx.AsyncClient) -> None:

@@ -123,7 +123,7 @@ async def test_cancel_ends_a_response(client: httpx.AsyncClient, backend: ToyBac
     assert (await client.post(PATH, json=body)).status_code == 200  # the slot is free again
 
 
-async def test_cancel_before_the_first_step(client: httpx.AsyncClient) -> None:
+async def test_response_can_be_cancelled_before_the_first_step(client: httpx.AsyncClient) -> None:
     ids = [(await client.post(PATH, json=BODY)).json()["id"] for _ in range(6)]
     for id in reversed(ids):
         assert (await client.post(f"{PATH}/{id}/cancel")).json()["status"] == "cancelled"
@@ -143,6 +143,24 @@ async def test_delete_ends_a_response(client: httpx.AsyncClient, backend: ToyBac
     assert (await client.delete(f"{PATH}/{id}")).json()["deleted"] is True
     assert (await client.get(f"{PATH}/{id}")).status_code == 404
     assert check_events(read_named_events((await follower).text))["status"] == "cancelled"
+
+
+async def test_previous_response_may_be_deleted_while_the_next_one_is_written(
+    client: httpx.AsyncClient, backend: ToyBackend
+) -> None:
+    first = (await client.post(PATH, json={**BODY, "max_output_tokens": 1})).json()["id"]
+    await backend.wait_for_forward()
+    backend.allow_forward()
+    await wait_for(client, first, "incomplete")
+
+    body = {**BODY, "background": False, "previous_response_id": first}
+    waiting = asyncio.create_task(client.post(PATH, json=body))
+    await backend.wait_for_forward()
+    assert (await client.delete(f"{PATH}/{first}")).status_code == 200
+    backend.allow_forward(10_000)
+    second = (await waiting).json()["id"]
+    assert (await client.delete(f"{PATH}/{second}")).status_code == 200
+    assert (await client.get(f"{PATH}/{second}")).status_code == 404
 
 
 async def test_running_responses_are_not_forgotten(opened: Open, backend: ToyBackend) -> None:

@@ -100,6 +100,8 @@ async def test_slot_is_saved_erased_and_restored(opened: Open, tmp_path: Path) -
         assert saved["n_written"] == (tmp_path / "a b.bin").stat().st_size
         assert saved["timings"]["save_ms"] >= 0
         assert (await client.post("/slots/1?action=erase")).json() == {"id_slot": 1, "n_erased": 5}
+        erased = (await client.get("/slots")).json()[1]
+        assert (erased["n_prompt_tokens"], erased["n_past"], erased["is_processing"]) == (0, 0, False)
         restored = (await client.post("/slots/0?action=restore", json={"filename": "a b.bin"})).json()
         assert (restored["n_restored"], restored["n_read"]) == (5, saved["n_written"])
         again = (await client.post("/completion", json={**COMPLETE, "id_slot": 0})).json()

@@ -288,6 +288,7 @@ async def test_tool_choice_none_parses_no_calls(opened: Open) -> None:
         ({"tool_choice": allowed("always", "clock")}, "tool_choice.allowed_tools.mode"),
         ({"tool_choice": "required", "grammar": "root ::= [a-z]"}, "tool_choice"),
         ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "clock"}}}, "tool_choice.type"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls.0.function"),
     ],
 )

@@ -77,7 +77,7 @@ async def test_instances_have_the_key_of_the_request(opened: Open, vertex: Plugi
 
 
 @pytest.mark.parametrize("environ", [{}, {"AIP_MODE": "TRAINING"}, {"AIP_PREDICT_ROUTE": "/p"}])
-def test_elsewhere_the_routes_do_not_exist(environ: dict[str, str]) -> None:
+def test_routes_do_not_exist_without_vertex_ai(environ: dict[str, str]) -> None:
     assert Vertex(environ).extend_openapi() is None
 
 

@@ -135,6 +135,29 @@ async def test_chats_with_one_system_prompt_share_it(start: Start, kind: str) ->
     assert n_cached[2:] == [300, 300]
 
 
+@pytest.mark.parametrize("n_question", [3, 60])
+async def test_chats_that_arrive_together_evaluate_their_system_prompt_once(
+    start: Start, kind: str, n_question: int
+) -> None:
+    backend = KINDS[kind](random_logits, hold=True, n_slots=8, **MANY)
+    engine = start(backend, n_batch=64, n_ubatch=64, prompt_cache=None)
+    system = text(7, 600)
+    running = [asyncio.create_task(ask(engine, (*system, 250, *text(seed, n_question)))) for seed in range(8)]
+    await backend.wait_for_forward()
+    await asyncio.sleep(0)  # each task passes its request to the engine before it waits
+    backend.allow_forward(1000)
+    n_cached = sorted([(await one).finish.n_cached for one in running])
+    assert n_cached[0] == 0
+    assert n_cached[1] >= 600 - SPARE
+
+
+async def test_system_prompt_of_another_slot_is_evaluated_again_once(start: Start, kind: str) -> None:
+    engine = start(KINDS[kind](random_logits, n_slots=4, **MANY), prompt_cache=None)
+    system = text(7, 300)
+    n_cached = [(await ask(engine, (*system, *text(seed, 50)), id_slot=seed)).finish.n_cached for seed in range(4)]
+    assert n_cached == ([0, 300, 300, 300] if kind == "plain" else [0, 0, 300, 300])
+
+
 async def ask(engine: BatchingEngine, prompt: Sequence[int], **fields: Any) -> Any:
     """Return a short answer."""
     return await generate_answer(engine, prompt, **{"n_predict": 5, "ignore_eos": True} | fields)

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
+from numba.core.ccallback import CFunc
 
 from llamafw_backends.numba_cpu import cache
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
@@ -90,6 +92,23 @@ def test_kernels_are_compiled_if_the_cache_fails(root: Path, monkeypatch: pytest
     lines: list[str] = []
     assert KernelCompiler(lines.append)("add one", 1, add_one).ctypes(41) == 42
     assert "No space left on device" in "".join(lines)
+
+
+def test_code_of_others_is_stored_elsewhere_while_a_kernel_is_compiled(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numba's setting is global, so that of other threads would change, too."""
+    seen = []
+
+    def compile_it(self: Any) -> None:
+        seen.append(numba.config.CACHE_DIR)
+        compile_as_before(self)
+
+    compile_as_before = CFunc.compile
+    monkeypatch.setattr(CFunc, "compile", compile_it)
+    KernelCompiler(lambda line: None)("add one", 1, add_one)
+    assert seen == [str(root)]
+    assert list(root.glob("llamafw-*/any/add-one/*.nbc"))
 
 
 def test_a_used_kernel_is_marked_as_used(root: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import ollama
 import pytest
 
-from llamafw import Finish, Timings
+from llamafw import Finish, RequestError, Timings
 from llamafw_plugins.endpoints.answers import AnswerDelta, CallDelta
 from llamafw_plugins.ollama.chat import ChatLines, chat_messages
 from llamafw_plugins.ollama.generate import CompletionLines
 from llamafw_plugins.ollama.lines import LineBuilder
-from llamafw_plugins.ollama.options import thinking_fields
+from llamafw_plugins.ollama.options import errors_about, thinking_fields
 
 APP: Any = SimpleNamespace(loaded=SimpleNamespace(tokenizer=None))
 FINISH = Finish("eos", n_prompt=9, n_cached=4, n_predicted=7, timings=Timings(prompt_ms=1.5, predicted_ms=2.25))
@@ -127,3 +127,32 @@ def test_results_belong_to_calls() -> None:
 )
 def test_think_switches_reasoning(think: Any, expected: Any) -> None:
     assert thinking_fields({"think": think}) == expected
+
+
+CHAT: dict[str, Any] = {"model": "any", "messages": []}
+PROMPT: dict[str, Any] = {"model": "any", "prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "expected"),
+    [
+        (CHAT, "response_format.json_schema.schema.properties.a", "format.properties.a"),
+        (CHAT, "response_format", "format"),
+        (CHAT, "reasoning_effort", "think"),
+        (CHAT, "messages.1.content", "messages.1.content"),
+        (CHAT, "prompt", "messages"),
+        (CHAT, "tools.0.function.name", "tools.0.function.name"),
+        ({**CHAT, "options": {"num_predict": 1, "stop": []}}, "n_predict", "options.num_predict"),
+        ({**CHAT, "options": {"num_predict": 1, "stop": [""]}}, "stop.0", "options.stop.0"),
+        (PROMPT, "messages.0.content", "prompt"),
+        (PROMPT, "prompt", "prompt"),
+        (PROMPT, "context.3", "context.3"),
+        ({**PROMPT, "system": "b"}, "messages.0.content", "system"),
+        ({**PROMPT, "system": "b"}, "messages.1.content", "prompt"),
+        ({**PROMPT, "system": "b"}, "messages", "prompt"),
+    ],
+)
+def test_errors_name_the_fields_of_the_request(body: Any, param: str, expected: str) -> None:
+    with pytest.raises(RequestError) as caught, errors_about(body):
+        raise RequestError("no", param=param)
+    assert caught.value.param == expected

@@ -142,7 +142,7 @@ def load(folder: Path, code: str) -> Plugins:
         (register("command", "7"), r"command 'mine', which is not a function: 7; register main\(argv: list\[str\]\)"),
         (
             register("tool_parser", "object()"),
-            r"parser 'mine', which lacks marks, matches\(\), create\(\), triggers\(\),",
+            r"parser 'mine', which lacks marks, reads_all, matches\(\), create\(\), triggers\(\),",
         ),
         (register("quant", "object()"), r"lacks name, type_id, block_size, type_size, dequantize\(\)"),
         (register("operator", "7"), "operator 'mine', which is not a llamafw.Operator: 7; register Operator"),
@@ -223,6 +223,7 @@ CHAT_FORMAT = hook_code("choose_chat_format", body="return Made()")
 TOOL_PARSER = """
 class Parser:
     marks = ()
+    reads_all = False
     def matches(self, template, call): return True
     def create(self, context): return Made()
     def triggers(self, context): return []

@@ -208,6 +208,13 @@ def test_failure_ends_the_response_with_two_events(status: int, code: str) -> No
     assert response["output"][0]["status"] == "incomplete"
 
 
+def test_failure_before_the_first_event_begins_the_response() -> None:
+    builder = ResponseBuilder(dict(HEAD), ToyTokenizer(), BuilderOptions())
+    events = list(builder.fail(Problem(400, "the schema is invalid", "invalid_request_error", "text.format")))
+    assert types(events) == ["created", "in_progress", "error", "failed"]
+    assert check_events(events)["status"] == "failed"
+
+
 def test_cancelled_response_keeps_its_text() -> None:
     builder = ResponseBuilder(dict(HEAD), ToyTokenizer(), BuilderOptions())
     events = [*builder.enqueue(), *builder.go_on(), *builder.feed(Delta("a"), AnswerDelta(text="a")), *builder.cancel()]

@@ -99,6 +99,23 @@ def test_continued_responses_stay_until_the_last_is_removed() -> None:
     assert store.find_item("in_a", None) is None
 
 
+def test_response_that_was_removed_while_another_continued_it_is_counted_again() -> None:
+    store = ResponseStore(9, 2**20)
+    first = add(store, "a", after=add(store, "0"))
+    store.remove("0")
+    size = store.n_bytes
+    store.remove("a")
+    assert store.n_bytes == 0
+
+    second = add(store, "b", after=first)  # its request was read before
+    assert store.n_bytes > size
+    assert store.find_item("in_0", None) is not None
+    assert [part["id"] for part in second.history()][::2] == ["in_0", "in_a", "in_b"]
+    store.remove("b")
+    assert store.n_bytes == 0
+    assert [store.find_item(f"in_{id}", None) for id in "0ab"] == [None, None, None]
+
+
 @pytest.mark.parametrize("order", ["ab", "ba"])
 def test_item_that_two_responses_have_is_found_while_one_exists(order: str) -> None:
     store = ResponseStore(9, 2**20)

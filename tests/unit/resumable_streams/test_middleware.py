@@ -148,7 +148,7 @@ async def test_other_requests_are_passed_on(
     assert buffers.get("", "c1") is None
 
 
-async def test_responses_that_are_no_streams_are_passed_on(buffers: StreamBuffers, client: Client) -> None:
+async def test_responses_that_are_not_streams_are_passed_on(buffers: StreamBuffers, client: Client) -> None:
     app = Generation(b"application/json")
     for data in (b"{}", None):
         app.queue.put_nowait(data)

@@ -86,7 +86,7 @@ def test_slow_samplers_are_counted_and_named(clock: Clock, caplog: pytest.LogCap
     assert line.endswith(" ms for a token; all requests waited meanwhile")
 
 
-def test_it_is_logged_again_if_it_takes_twice_as_long(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_slow_part_is_logged_again_if_it_takes_twice_as_long(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     slow = SlowCalls()
     for seconds in (1.0, 1.5, 2.5, 0.5, 6.0):
         picked(slow, clock, apply=seconds)

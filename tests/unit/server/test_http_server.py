@@ -207,10 +207,11 @@ def test_the_server_ends_if_the_model_cannot_be_loaded(load: str, line: str) -> 
     assert ("Traceback" in output) is (load == "crash")
 
 
-@pytest.mark.inventory("C-065", "P-03")
+@pytest.mark.inventory("C-065", "C-069", "P-03")
 @pytest.mark.parametrize("load", ["fail", "crash"])
-def test_log_disable_still_prints_why_the_model_cannot_be_loaded(load: str) -> None:
-    with started(load, log_disable=True) as process:
+@pytest.mark.parametrize("settings", [{"log_disable": True}, {"verbosity": 0}])
+def test_without_a_log_the_reason_of_a_failed_start_is_printed(load: str, settings: dict[str, Any]) -> None:
+    with started(load, **settings) as process:
         code, output = process.end()
     assert code == 1
     (line,) = output.splitlines()

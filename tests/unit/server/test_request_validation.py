@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from typing import Any
 
@@ -173,6 +174,21 @@ async def test_bodies_that_are_not_json_are_400(client: httpx.AsyncClient, raw: 
     response = await client.post("/echo", content=raw)
     assert response.status_code == 400
     assert response.json()["error"]["message"].startswith("the request body is not valid JSON")
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (gzip.compress(b'{"a": 1}'), "compressed with gzip, which the header Content-Encoding does not say"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "compressed with zstd"),
+        ('{"a": 1}'.encode("utf-16"), "it is UTF-16, not UTF-8"),
+        ('{"a": "é"}'.encode("cp1252"), "it is not UTF-8: byte 7 is 0xe9"),
+    ],
+)
+async def test_errors_say_why_a_body_is_not_utf8(client: httpx.AsyncClient, raw: bytes, reason: str) -> None:
+    response = await client.post("/echo", content=raw)
+    assert response.status_code == 400
+    assert reason in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a": ', b"}")])

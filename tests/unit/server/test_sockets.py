@@ -59,13 +59,19 @@ def test_several_hosts_share_a_port(listen: Bind) -> None:
     assert can_connect("::1", first.port)
 
 
-def test_the_unspecified_ipv6_address_accepts_ipv4_too(listen: Bind) -> None:
+def test_address_with_two_names_is_bound_once(listen: Bind) -> None:
+    listeners = listen("127.0.0.1, localhost, 127.0.0.1")
+    bound = [sock.getsockname()[0] for listener in listeners for sock in listener.sockets]
+    assert sorted(bound) in (["127.0.0.1"], ["127.0.0.1", "::1"])
+
+
+def test_unspecified_ipv6_address_accepts_ipv4_too(listen: Bind) -> None:
     (listener,) = listen("::")
     assert can_connect("127.0.0.1", listener.port)
     assert can_connect("::1", listener.port)
 
 
-def test_beside_other_addresses_it_is_ipv6_only(listen: Bind) -> None:
+def test_unspecified_ipv6_address_beside_others_is_ipv6_only(listen: Bind) -> None:
     both = listen("::,0.0.0.0")
     assert len({listener.port for listener in both}) == 1
     assert can_connect("::1", both[0].port)
@@ -91,14 +97,14 @@ def test_ports_are_shared_only_if_both_servers_agree(listen: Bind) -> None:
 @pytest.mark.parametrize(
     ("hosts", "error", "message"),
     [
-        ("", SettingsError, "there is no host"),
-        (" , ", SettingsError, "there is no host"),
+        ("", SettingsError, "no address is given"),
+        (" , ", SettingsError, "no address is given"),
         ("127.0.0.1,no.such.host.invalid", SettingsError, "cannot listen on no.such.host.invalid"),
         ("missing/api.sock", StartupError, "No such file or directory"),
         ("a" * 200 + ".sock", StartupError, "too long"),
     ],
 )
-def test_wrong_hosts_end_the_start(hosts: str, error: type[Exception], message: str) -> None:
+def test_startup_fails_with_wrong_hosts(hosts: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         bind(hosts, 0)
 

@@ -21,9 +21,29 @@ TEMPLATES = {
     "mistral-args": "[TOOL_CALLS]{{ c.function.name }}[ARGS]" + JSON_ARGUMENTS,
     "harmony": "<|start|>assistant to=functions.{{ c.function.name }}<|channel|>commentary json<|message|>"
     + JSON_ARGUMENTS,
+    "solar-open": "<|begin|>assistant<|tool_calls|><|tool_call:begin|>{{ c.id }}<|tool_call:name|>{{ c.function.name }}"
+    "<|tool_call:args|>" + JSON_ARGUMENTS + "<|tool_call:end|><|calls|>",
     "deepseek-v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.type }}<｜tool▁sep｜>{{ c.function.name }}\n"
     "```json\n" + JSON_ARGUMENTS,
     "deepseek-v3.1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.function.name }}<｜tool▁sep｜>" + JSON_ARGUMENTS,
+    "deepseek-v3.2": '<｜DSML｜function_calls>\n<｜DSML｜invoke name="{{ c.function.name }}">\n'
+    + EACH_ARGUMENT
+    + '<｜DSML｜parameter name="{{ k }}" string="true">{{ v }}</｜DSML｜parameter>\n{% endfor %}</｜DSML｜invoke>\n'
+    "</｜DSML｜function_calls>",
+    "deepseek-v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="{{ c.function.name }}">\n'
+    + EACH_ARGUMENT
+    + '<｜DSML｜parameter name="{{ k }}" string="true">{{ v }}</｜DSML｜parameter>\n{% endfor %}</｜DSML｜invoke>\n'
+    "</｜DSML｜tool_calls>",
+    "hunyuan3": "<tool_calls:opensource>\n<tool_call:opensource>{{ c.function.name }}<tool_sep:opensource>\n"
+    + EACH_ARGUMENT
+    + "<arg_key:opensource>{{ k }}</arg_key:opensource>\n<arg_value:opensource>{{ v }}</arg_value:opensource>\n"
+    "{% endfor %}</tool_call:opensource>\n</tool_calls:opensource>",
+    "apertus": '<|tools_prefix|>[{"{{ c.function.name }}": ' + JSON_ARGUMENTS + "}]<|tools_suffix|>",
+    "tool-calls": '<tool_calls>[{"name": "{{ c.function.name }}", "arguments": ' + JSON_ARGUMENTS + "}]</tool_calls>",
+    "gigachat3": '<|message_sep|>\n\nfunction call<|role_sep|>\n{"name": "{{ c.function.name }}", "arguments": '
+    + JSON_ARGUMENTS
+    + "}",
+    "gigachat3.1": '<|function_call|>{"name": "{{ c.function.name }}", "arguments": ' + JSON_ARGUMENTS + "}",
     "kimi-k2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.{{ c.function.name }}:0"
     "<|tool_call_argument_begin|>" + JSON_ARGUMENTS,
     "qwen3-coder": "<tool_call>\n<function={{ c.function.name }}>\n"
@@ -82,6 +102,12 @@ def test_template_that_writes_no_calls_is_recognised_by_its_text(template: str, 
 def test_words_of_another_format_do_not_count_if_a_call_is_written() -> None:
     """A template that mentions ``<tool_call>`` in a comment, and writes calls otherwise."""
     assert choose("{# <tool_call> [TOOL_CALLS] #}" + HEAD + TEMPLATES["llama3"] + TAIL) == "llama3"
+
+
+def test_objects_of_llama_4_are_not_taken_for_python() -> None:
+    assert (
+        choose("{# func_name1( #}" + HEAD + "<|python_start|><|python_end|>" + TEMPLATES["llama3"] + TAIL) == "llama3"
+    )
 
 
 def test_probe_tries_arguments_as_text_and_calls_without_results() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llamafw import AnswerDelta, CallDelta, GrammarContext, RequestError, ToolContext
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from support.toy_model import HELLO
-from unit.tool_parsers.transcripts import NO_CALLS, OSLO, PARSERS, TOOLS, TRANSCRIPTS, Transcript
+from unit.tool_parsers.transcripts import NESTED, NO_CALLS, OSLO, PARSERS, TIME, TOOLS, TRANSCRIPTS, Transcript
 
 Read = tuple[str, str, list[tuple[str, Any]]]
 
@@ -95,15 +95,23 @@ def test_response_that_ends_early_loses_no_text(transcript: Transcript) -> None:
     """Without a limit, the text of an unfinished call is text."""
     for i in range(len(transcript.response)):
         deltas = deltas_of(transcript.format, [transcript.response[:i]])
-        if not any(delta.calls or delta.reasoning for delta in deltas) and "<|channel|>" not in transcript.response:
-            text = "".join(delta.text for delta in deltas)
-            assert text == transcript.response[:i] or transcript.response.startswith("all\n")
+        if not any(delta.calls for delta in deltas) and not PARSERS[transcript.format].reads_all:
+            assert "".join(delta.text for delta in deltas) == transcript.response[:i]
 
 
 @pytest.mark.parametrize(("format", "response"), NO_CALLS)
 def test_what_is_not_a_call_is_text(format: str, response: str) -> None:
     for pieces in ([response], list(response)):
         assert read(format, pieces) == (response, "", [])
+
+
+@pytest.mark.parametrize("format", sorted(PARSERS))
+def test_calls_written_for_templates_without_tools_can_be_read(format: str) -> None:
+    """The instructions ask for the format that the answer is read in."""
+    for name, arguments in (OSLO, NESTED, TIME):
+        call = {"id": "a", "type": "function", "function": {"name": name, "arguments": arguments}}
+        (message,) = PARSERS[format].inline([{"role": "assistant", "content": "", "tool_calls": [call]}], ())
+        assert read(format, [message["content"]]) == ("", "", [(name, arguments)])
 
 
 @given(st.sampled_from(sorted(PARSERS)), st.data())
@@ -118,7 +126,7 @@ def test_no_text_is_lost_or_depends_on_the_pieces(format: str, data: st.DataObje
     whole = read(format, [response])
     assert read(format, pieces) == whole
     assert read(format, list(response)) == whole
-    if not whole[2] and format not in ("harmony", "functionary-v3.2"):  # which remove their headers
+    if not whole[2] and not PARSERS[format].reads_all:  # formats that remove the headers of messages
         assert whole[0] == response
 
 

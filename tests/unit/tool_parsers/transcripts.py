@@ -82,6 +82,13 @@ TRANSCRIPTS = [
         (OSLO, TIME),
     ),
     Transcript("llama3", '<|python_tag|>brave_search.call(query="a, b")', (("brave_search", {"query": "a, b"}),)),
+    Transcript(
+        "llama3",
+        f'<|python_start|><|python_end|>{{"name": "get_weather", "parameters": {_OSLO}}}'
+        '{"name": "clock", "parameters": {}}',
+        (OSLO, TIME),
+    ),  # Llama 4, as its chat template writes calls
+    Transcript("llama3", f'<|python_start|>{{"name": "get_weather", "parameters": {_OSLO}}}<|python_end|>', (OSLO,)),
     Transcript("llama3", '{"name": "Ada", "age": 36}', text='{"name": "Ada", "age": 36}'),
     Transcript("llama3", '{"name": "clock"}', text='{"name": "clock"}'),  # no arguments
     Transcript(
@@ -115,8 +122,22 @@ TRANSCRIPTS = [
         (NESTED,),
         "One moment.",
     ),
+    Transcript(
+        "harmony", f" to=functions.get_weather<|channel|>commentary json<|message|>{_OSLO}<|call|>", (OSLO,)
+    ),  # after a prompt that ends with the role
+    Transcript("harmony", " to be or not to=be", text=" to be or not to=be"),
     Transcript("harmony", "<|channel|>final<|message|>Hi < there<|return|>", text="Hi < there"),
     Transcript("harmony", "Hello.", text="Hello."),
+    # Solar
+    Transcript(
+        "solar-open",
+        "<|think|>They ask.<|end|><|begin|>assistant<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>"
+        f"get_weather<|tool_call:args|>{_OSLO}<|tool_call:end|><|tool_call:begin|>a1b2c3d4e6<|tool_call:name|>clock"
+        "<|tool_call:args|>{}<|tool_call:end|><|calls|>",
+        (OSLO, TIME),
+        reasoning="They ask.",
+    ),
+    Transcript("solar-open", "<|content|>Hi < there<|end|>", text="Hi < there"),
     # DeepSeek
     Transcript(
         "deepseek-v3",
@@ -129,6 +150,30 @@ TRANSCRIPTS = [
         (NESTED, TIME),
         "Ok.",
     ),
+    Transcript(
+        "deepseek-v3.2",
+        'Ok.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        '<｜DSML｜parameter name="city" string="true">Oslo</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        '<｜DSML｜invoke name="clock">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
+        (OSLO, TIME),
+        "Ok.\n\n",
+    ),
+    Transcript(
+        "deepseek-v4",
+        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        '<｜DSML｜parameter name="city" string="true">a "b" {c}</x>\n[é]</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="options" string="false">{"hourly": true}</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        "</｜DSML｜tool_calls>",
+        (NESTED,),
+    ),
+    Transcript(
+        "deepseek-v4",
+        '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="unknown">\n'
+        '<｜DSML｜parameter name="a" string="true">3</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="b" string="false">"3"</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
+        (("unknown", {"a": "3", "b": "3"}),),
+    ),  # the attribute says what is a text, without a schema
     # Kimi
     Transcript(
         "kimi-k2",
@@ -183,6 +228,15 @@ TRANSCRIPTS = [
         '<parameter name="days">3</parameter>\n</invoke>\n<invoke name="clock">\n</invoke>\n</minimax:tool_call>',
         (OSLO, TIME),
     ),
+    Transcript(
+        "hunyuan3",
+        "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n"
+        "<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Oslo</arg_value:opensource>\n"
+        "<arg_key:opensource>days</arg_key:opensource>\n<arg_value:opensource>3</arg_value:opensource>\n"
+        "</tool_call:opensource>\n<tool_call:opensource>clock<tool_sep:opensource>\n</tool_call:opensource>\n"
+        "</tool_calls:opensource>",
+        (OSLO, TIME),
+    ),
     # Gemma
     Transcript(
         "gemma4",
@@ -212,6 +266,45 @@ TRANSCRIPTS = [
         f'<|START_ACTION|>[\n    {{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {_OSLO}}},\n'
         '    {"tool_call_id": "1", "tool_name": "clock", "parameters": {}}\n]<|END_ACTION|>',
         (OSLO, TIME),
+    ),
+    Transcript(
+        "apertus",
+        f'One moment.<|tools_prefix|>[{{"get_weather": {_NESTED}}}, {{"clock": {{}}}}]<|tools_suffix|>',
+        (NESTED, TIME),
+        "One moment.",
+    ),
+    Transcript(
+        "tool-calls",
+        f'<tool_calls>[{{"name": "get_weather", "arguments": {_OSLO}, "id": "1"}}, '
+        '{"name": "clock", "arguments": {}, "id": "2"}]</tool_calls>',
+        (OSLO, TIME),
+    ),  # Apriel
+    Transcript(
+        "tool-calls",
+        f'Hm.\n<tool_calls>[\n    {{"name": "get_weather", "arguments": {_NESTED}}},\n'
+        '    {"name": "clock", "arguments": {}}\n]</tool_calls>',
+        (NESTED, TIME),
+        "Hm.\n",
+    ),  # Jamba
+    Transcript(
+        "tool-calls",
+        f'<tool_calls>\n{{"name": "get_weather", "arguments": {_OSLO}}}\n{{"name": "clock", "arguments": {{}}}}\n'
+        "</tool_calls>",
+        (OSLO, TIME),
+    ),  # MiniMax M1
+    # one object
+    Transcript(
+        "gigachat3",
+        f'I look.<|message_sep|>\n\nfunction call<|role_sep|>\n{{"name": "get_weather", "arguments": {_OSLO}}}'
+        "<|message_sep|>",
+        (OSLO,),
+        "I look.",
+    ),
+    Transcript(
+        "gigachat3.1",
+        f'I look.<|function_call|>{{"name": "get_weather", "arguments": {_NESTED}}}',
+        (NESTED,),
+        "I look.",
     ),
     # Python
     Transcript("llama4", '[get_weather(city="Oslo", days=3), clock()]', (OSLO, TIME)),
@@ -256,7 +349,16 @@ NO_CALLS = [
     ("glm-4.5", "<tool_call></tool_call>"),
     ("minimax-m2", "<minimax:tool_call>\n</minimax:tool_call>"),
     ("gemma4", "<|tool_call>call:f{x:wrong}<tool_call|>"),
+    ("deepseek-v3.2", "<｜DSML｜function_calls>\n</｜DSML｜function_calls>"),
+    ("deepseek-v4", '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="a" string="no">3'),
+    ("hunyuan3", "<tool_calls:opensource>\n</tool_calls:opensource>"),
     ("command-r", "<|START_ACTION|>[]<|END_ACTION|>"),
+    ("apertus", '<|tools_prefix|>[{"get_weather": 3}]<|tools_suffix|>'),
+    ("apertus", '<|tools_prefix|>[{"get_weather": {}, "clock": {}}]<|tools_suffix|>'),
+    ("tool-calls", "<tool_calls></tool_calls>"),
+    ("tool-calls", '<tool_calls>["get_weather"]</tool_calls>'),
+    ("gigachat3", "function call<|role_sep|>\nno"),
+    ("gigachat3.1", "<|function_call|>[]"),
     ("llama4", '[get_weather(city="Oslo"), 3]'),
     ("llama4", '[unknown(city="Oslo")]'),
     ("llama4", "[get_weather(city=Oslo)]"),

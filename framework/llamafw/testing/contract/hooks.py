@@ -43,6 +43,7 @@ REASONS = (
     r"^with \d+ choices, logit_bias can have",  # that number times the number of biases has a limit
     r"^the (strings|texts) of (stop|logit_bias) must have at most",  # the total length has a limit
     r"^the server sets the variable",
+    r"^the chat template drops",  # the result of a tool without a call
     r"^continue_final_message (needs|and)|^a message with tool calls cannot be continued|no tags for reasoning",
     r"^path parameter id_slot must be at least 0",  # of a link to the slot of a response without tokens
     r"^embeddings of this model have|^(adapter|slot) \d+ does not exist|^Invalid filename|^Unable to restore slot",
