@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,9 @@ def test_weights_are_in_memory_once(tmp_path: Path) -> None:
         "backend = OnnxBackend(context)\n"
         "print(used() - before - backend.describe()['cache_bytes'], backend.describe()['weight_bytes'])"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
     grown, n_weights = map(int, run.stdout.split())
     assert n_weights > 100e6
     assert grown < 1.4 * n_weights
