@@ -46,7 +46,7 @@ def render_call(chat: ChatFormat) -> str:
             messages.append({"role": "tool", "tool_call_id": _ID, "name": "get_weather", "content": _RESULT})
         try:
             text = chat.render(messages, add_generation_prompt=False, tools=[_TOOL])
-        except FAULTS:  # a template without tools; requests report what fails for every conversation
+        except FAULTS:  # the template has no tools; if it fails without them too, requests report it
             if time.thread_time() > deadline:
                 break
             continue

@@ -97,7 +97,7 @@ def render(body: JSON, loaded: LoadedModel, settings: Settings, tools: Tools | N
 def _move_reasoning(messages: Sequence[JSON], can: ChatCapabilities, clean: Clean) -> None:
     """Move the reasoning of earlier answers from their text to its own field, if the template has one.
 
-    Within the text, its tags would not become the model's tokens, and templates may keep it for ever.
+    In the text, its tags would not become the model's tokens, and templates would show it in every later turn.
     """
     if can.reasoning_field is None:
         return

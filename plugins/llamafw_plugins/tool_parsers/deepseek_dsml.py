@@ -6,6 +6,8 @@ name of the outer tag. An attribute says whether a value is a text or JSON.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llamafw_plugins.tool_parsers.xml_calls import XmlFormat, XmlSyntax
 
 
@@ -35,14 +37,4 @@ class DeepSeekV4(DeepSeekV32):
     Implements `llamafw.ToolParserPlugin`.
     """
 
-    syntax = XmlSyntax(
-        begin="<｜DSML｜tool_calls>\n",
-        call='<｜DSML｜invoke name="',
-        after_name='">\n',
-        key='<｜DSML｜parameter name="',
-        value='" string="false">',
-        text_value='" string="true">',
-        value_end="</｜DSML｜parameter>\n",
-        call_end="</｜DSML｜invoke>\n",
-        end="</｜DSML｜tool_calls>",
-    )
+    syntax = replace(DeepSeekV32.syntax, begin="<｜DSML｜tool_calls>\n", end="</｜DSML｜tool_calls>")

@@ -19,7 +19,7 @@ async def read_stream(client: httpx.AsyncClient) -> int:
     body = {"prompt": "abc", "n_predict": 8, "temperature": 0, "stream": True}
     async with client.stream("POST", "/completion", json=body, timeout=60) as response:
         assert response.status_code == 200
-        return len([line async for line in response.aiter_lines() if line])
+        return len([line async for line in response.aiter_lines() if line.startswith("data:")])  # no keep-alive lines
 
 
 async def wait_for_all_streams(client: httpx.AsyncClient) -> tuple[int, int]:

@@ -95,7 +95,7 @@ async def test_logdir_has_one_file_per_generation(serve: Serve, tmp_path: Path) 
         chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "n": 2}
         assert (await client.post("/v1/chat/completions", json=chat)).status_code == 200
         async with client.stream("POST", "/completion", json={**BODY, "stream": True}) as response:
-            events = [json.loads(line[6:]) async for line in response.aiter_lines() if line]
+            events = [json.loads(line[6:]) async for line in response.aiter_lines() if line.startswith("data: ")]
 
     entries = read_files(folder)
     assert len(entries) == 4  # the chat with n = 2 has two
