@@ -252,7 +252,7 @@ def test_unknown_fields_are_named_in_a_header(http: httpx.Client) -> None:
 @pytest.mark.inventory("E-071")
 def test_chunks_have_the_id_of_the_slot(http: httpx.Client) -> None:
     with http.stream("POST", "/completion", json={**P, "stream": True, "id_slot": 3}) as response:
-        chunks = [line for line in response.iter_lines() if line]
+        chunks = [line for line in response.iter_lines() if line.startswith("data:")]
     assert len(chunks) > 1
     assert all('"id_slot":3' in chunk for chunk in chunks)
 

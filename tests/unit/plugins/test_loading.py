@@ -52,7 +52,7 @@ def test_builtin_plugins_are_loaded_first() -> None:
 
 def test_plugins_are_loaded_in_order_and_called_in_reverse(site: Site, tmp_path: Path) -> None:
     """The order is built-in plugins, installed ones by name, files; hooks with one answer call them in reverse."""
-    code = "from llamafw import hookimpl\n@hookimpl\ndef choose_backend(): return called.append({0!r})\n"
+    code = "from llamafw import hookimpl\n@hookimpl\ndef create_engine(): return called.append({0!r})\n"
     names = [site.install(f"llamafw-{name}", code.format(name)) for name in ("zebra", "ant")]
     files = [write(tmp_path / f"{name}.py", code.format(name)) for name in ("y", "b")]
     plugins = Plugins(extra=files)
@@ -62,7 +62,7 @@ def test_plugins_are_loaded_in_order_and_called_in_reverse(site: Site, tmp_path:
     for name in (*names, *files):
         plugin: Any = plugins.pm.get_plugin(name)
         plugin.called = called
-    assert plugins.call_first("choose_backend", model=None, settings=None) is None
+    assert plugins.call_first("create_engine", model=None, tokenizer=None, settings=None, finished=None) is None
     assert called == ["b", "y", "zebra", "ant"]
 
 
