@@ -105,7 +105,7 @@ def check_architectures(scratch: Path, provider: str) -> list[str]:
     wrong = []
     for name in ARCHITECTURES:
         path = write(next(one for one in all_checkpoints() if one.architecture == name), scratch / f"{name}.gguf")
-        with opened(path, provider, n_slots=2, float_activations=True) as (backend, context):
+        with opened(path, provider, n_slots=2) as (backend, context):
             evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
             (expected,) = evaluator(TOKENS, g.TextState(context.graph, len(TOKENS)), context.graph.logits)
             errors = [np.abs(compute(backend, sizes) - expected).max() for sizes in CUTS]
@@ -133,9 +133,9 @@ def compute(backend: Backend, sizes: Sequence[int]) -> Any:
 
 
 @contextmanager
-def opened(path: Path, provider: str, n_slots: int, *, float_activations: bool = False) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path, provider: str, n_slots: int) -> Iterator[tuple[Any, Any]]:
     """Open the backend; yield it and its context."""
-    extra = {"onnx_provider": provider} | ({"onnx_activations": "float"} if float_activations else {})
+    extra = {"onnx_provider": provider}
     settings = Settings(model=str(path), parallel=n_slots, ctx_size=N_CTX * n_slots, extra=extra)
     context, _ = open_context(settings, log=lambda line: None)
     backend = open_model(context)

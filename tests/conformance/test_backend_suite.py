@@ -141,6 +141,43 @@ def test_missing_methods_for_sharing_are_reported(write_model: Any) -> None:
     assert_fails(made.test_has_all_members_of_its_protocol, message, write_model())
 
 
+class CandidateBackend(DeterministicBackend):
+    """A `DeterministicBackend` that selects the most likely tokens."""
+
+    def top_logits(self, batch: Any, n: int, n_vocab: int) -> tuple[Any, Any]:
+        rows = self.forward(batch)[:, :n_vocab]
+        ids = np.argsort(-rows, axis=1, kind="stable")[:, :n].astype(np.int32)
+        return ids, np.take_along_axis(rows, ids, 1)
+
+
+def candidate_backend(change: Callable[[Any, Any], Any]) -> Any:
+    def top_logits(self: Any, batch: Any, n: int, n_vocab: int) -> Any:
+        return change(*CandidateBackend.top_logits(self, batch, n, n_vocab))
+
+    members = {"top_logits": top_logits}
+    return suite(BackendConformance, type("Broken", (CandidateBackend,), members), follows_the_model=False)
+
+
+def test_correct_backend_that_selects_tokens_passes(write_model: Any) -> None:
+    made = candidate_backend(lambda ids, rows: (ids, rows))
+    made.test_forward_returns_requested_rows_only(write_model)
+    made.test_has_all_members_of_its_protocol(write_model())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids, rows: (ids, rows[:, ::-1]), "the 5 highest logits of"),
+        (lambda ids, rows: (ids[:, ::-1], rows), "the logits of the tokens that top_logits returned"),
+        (lambda ids, rows: (ids.astype(np.int64), rows), r"top_logits returned int64 \(3, 5\), expected int32"),
+        (lambda ids, rows: (ids, rows[:, :4]), r"top_logits returned float32 \(3, 4\)"),
+    ],
+    ids=range(4),
+)
+def test_wrong_selection_of_tokens_is_reported(change: Any, message: str, write_model: Any) -> None:
+    assert_fails(candidate_backend(change).test_forward_returns_requested_rows_only, message, write_model)
+
+
 CACHE_TESTS = [name for name in vars(BackendCacheTests) if name.startswith("test_")]
 
 

@@ -52,6 +52,7 @@ def test_stream_has_the_text_of_the_plain_response(http: httpx.Client) -> None:
     assert events[-1]["tokens_predicted"] == 8
 
 
+@pytest.mark.exact
 @pytest.mark.inventory("B-04", "B-05", "K-09")
 async def test_eight_parallel_requests_have_the_same_text_as_alone(server: ServerProcess) -> None:
     bodies = [

@@ -62,6 +62,7 @@ def test_choices_have_logprobs(openai: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
 
 
+@pytest.mark.exact
 @pytest.mark.client("openai", "chat.completions.create")
 def test_eight_parallel_chats_do_not_affect_each_other(openai: OpenAI) -> None:
     def ask(n: int) -> str:
@@ -101,6 +102,7 @@ def test_embeddings_are_normalised_and_comparable(openai: OpenAI) -> None:
     np.testing.assert_allclose(alone.data[0].embedding, sitting, atol=1e-5)  # in a batch and alone
 
 
+@pytest.mark.exact
 def test_embeddings_are_exactly_equal_in_a_batch_and_alone(openai: OpenAI) -> None:
     texts = ["The cat sat on the mat.", "A cat is sitting on a mat."]
     found = openai.embeddings.create(model="any", input=texts)

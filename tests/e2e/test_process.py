@@ -201,7 +201,8 @@ async def test_plugins_are_notified_when_generations_end(tiny: Path, tmp_path: P
 def test_failed_start_prints_one_line(tiny: Path, flags: list[str], code: int, message: str) -> None:
     model = [] if "-m" in flags else ["-m", str(tiny)]
     command = [sys.executable, "-m", "llamafw", "serve", "--port", "0", *model, *flags]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    environment = {name: value for name, value in os.environ.items() if name != "LLAMAFW_BACKEND"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
     assert result.returncode == code
     (line,) = result.stderr.splitlines()
     assert message in line

@@ -12,6 +12,8 @@ import pytest
 
 from llamafw.testing.process import ServerProcess, running_server
 
+pytestmark = pytest.mark.exact  # slots share memory on such backends only
+
 N_CHATS, N_SYSTEM, PAGE = 16, 2000, 64
 QUESTIONS = [f"What is {number} plus {number}?" for number in range(1, N_CHATS + 1)]
 

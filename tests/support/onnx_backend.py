@@ -11,8 +11,8 @@ from typing import Any
 from llamafw import BackendContext
 from support.numba_backend import make_context
 
-CPU: Mapping[str, str] = {"onnx_provider": "cpu", "onnx_activations": "float"}
-"""Settings for exact products: activations are not rounded to int8."""
+CPU: Mapping[str, str] = {"onnx_provider": "cpu"}
+"""The flags of the backend."""
 
 
 @contextmanager

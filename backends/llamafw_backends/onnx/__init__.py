@@ -117,8 +117,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--onnx-activations",
         choices=("int8", "float"),
-        help="on CPUs, what ONNX Runtime multiplies quantised matrices with: activations rounded to 8 bits, as most "
-        "kernels for CPUs do, or floats, which is exact and somewhat slower (default: int8); GPUs always use floats",
+        help="on CPUs, what ONNX Runtime multiplies quantised matrices with: floats, or activations rounded to 8 bits, "
+        "which is less exact and somewhat faster (default: float); GPUs always use floats",
     )
 
 

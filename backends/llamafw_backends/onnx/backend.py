@@ -15,6 +15,7 @@ from llamafw import (
     Batch,
     Bytes,
     Floats,
+    Ints,
     LlamafwError,
     RequestError,
     Snapshots,
@@ -29,7 +30,7 @@ from llamafw_backends.onnx import (
     row_lowering,
 )
 from llamafw_backends.onnx.batch_inputs import Inputs, Part, divide
-from llamafw_backends.onnx.device_tensors import SlotTensors, mib
+from llamafw_backends.onnx.device_tensors import Device, SlotTensors, mib
 from llamafw_backends.onnx.gpu_facts import describe_gpu
 from llamafw_backends.onnx.key_rotation import rotate_back
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
@@ -39,6 +40,7 @@ from llamafw_backends.onnx.placement import cache_types, choose_device, count_th
 from llamafw_backends.onnx.sessions import first_line, free_unused_memory, is_out_of_memory, make_options, open_session
 from llamafw_backends.onnx.support import Support
 from llamafw_backends.onnx.tensors import Tensors
+from llamafw_backends.onnx.top_logits import TopLogits, selects
 
 OPERATORS = (row_lowering, rotary, attention_lowering, recurrent_lowering, expert_lowering)
 """The modules that register what lowers each operator."""
@@ -54,7 +56,7 @@ def lower(context: BackendContext, support: Support, n_ctx: int) -> Lowering:
 def start_lowering(context: BackendContext, support: Support, n_ctx: int, builder: ModelBuilder) -> Lowering:
     """Return the model's graph on its way to an ONNX model, of which nothing has been lowered."""
     types, tensors = cache_types(context, support), Tensors(context.model, context.quants)
-    rounds = support.kind == "cpu" and context.options.extra.get("onnx_activations") != "float"
+    rounds = support.kind == "cpu" and context.options.extra.get("onnx_activations") == "int8"
     return Lowering(context, builder, tensors, support, n_ctx, types, INT8 if rounds else 0)
 
 
@@ -106,6 +108,9 @@ class OnnxBackend:
         self.can_cut = not self._fixed
         keys = [state for state in self._caches if state.name.endswith("key")]
         self.can_shift = self.can_cut and bool(keys) and all(state.rotation is not None for state in keys)
+        self._top: TopLogits | None = None
+        if device.kind != "cpu" and selects(support):  # on the CPU, all logits are there anyway
+            self.top_logits = self._top_logits
         self._n_snapshots = options.n_snapshots
         self._snapshots = [Snapshots[list[Array]](options.n_snapshots) for _ in range(self.n_slots)]
 
@@ -146,6 +151,18 @@ class OnnxBackend:
             return self.hidden(batch)[:, :0]
         return self._rows(batch, "logits", self.n_vocab)
 
+    def _top_logits(self, batch: Batch, n: int, n_vocab: int) -> tuple[Ints, Floats]:
+        """Return the ``n`` highest logits of ``batch.outputs`` and their tokens; see `llamafw.CandidateBackend`."""
+        self._check(batch)
+        shape = (len(batch.outputs), n)
+        ids, rows = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        top = self._top = self._top or TopLogits(self._device)
+        for part in divide(batch, self._n_ubatch):
+            logits = self._run(part, "logits", self._device)
+            if len(part.places):
+                ids[part.places], rows[part.places] = top.select(logits, n, n_vocab)
+        return ids, rows
+
     def hidden(self, batch: Batch) -> Floats:
         """Return the hidden states of ``batch.outputs`` after the output norm, ``(m, n_embd)`` float32."""
         return self._rows(batch, "hidden", self.n_embd)
@@ -154,11 +171,11 @@ class OnnxBackend:
         self._check(batch)
         rows = np.empty((len(batch.outputs), size), np.float32)
         for part in divide(batch, self._n_ubatch):
-            rows[part.places] = self._run(part, output)
+            rows[part.places] = self._run(part, output).numpy()
         return rows
 
-    def _run(self, part: Part, output: str) -> Floats:
-        """Compute some tokens and add them to their slots; return an output of the model."""
+    def _run(self, part: Part, output: str, device: Device | None = None) -> ort.OrtValue:
+        """Compute some tokens and add them to their slots; return an output of the model, on the host or a device."""
         self._slots.reserve(part.n_positions if grouped_queries.ROWS in self._input_names else part.n_keys)
         slot_range = part.slot_range if self._slots.can_divide else (0, self.n_slots)
         feeds = self._inputs.make(part, slot_range, logits=output == "logits")
@@ -167,7 +184,10 @@ class OnnxBackend:
             binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
         names = ["hidden"] if self._graph.logits is None else ["hidden", "logits"]
         for name in names:
-            binding.bind_output(name, "cpu")
+            if device is None or name != output:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(name, device.kind, device.number)
         self._slots.bind(binding, *slot_range)
 
         ends = {int(slot): int(position) + 1 for slot, position in zip(part.slots, part.positions, strict=True)}
@@ -186,7 +206,8 @@ class OnnxBackend:
             raise LlamafwError(f"ONNX Runtime has failed: {error}") from error
         for slot, end in ends.items():
             self._n_tokens[slot] = end
-        return np.asarray(binding.get_outputs()[names.index(output)].numpy(), np.float32)
+        value: ort.OrtValue = binding.get_outputs()[names.index(output)]
+        return value
 
     def _check(self, batch: Batch) -> None:
         """Raise RequestError if tokens do not continue their slots, or are not in the vocabulary."""

@@ -36,6 +36,7 @@ def run(argv: list[str]) -> int:
         "--format", choices=tuple(FORMATS), default="text", help="text, JSON, or Graphviz' DOT language (default: text)"
     )
     forms.add_argument("--step", action="store_true", help="print what the backend makes of the graph instead")
+    forms.add_argument("--onnx", action="store_true", help="the same as --step --backend onnx")
     parser.add_argument("--backend", metavar="NAME", help="the backend whose step is printed (default: numba)")
     parser.add_argument("--requantize", metavar="TYPE", help="the type that matrices are rounded to before that")
     parser.add_argument(
@@ -46,6 +47,10 @@ def run(argv: list[str]) -> int:
         help="load an additional plugin; may be repeated",
     )
     args = parser.parse(argv)
+    if args.onnx:
+        if args.backend not in (None, "onnx"):
+            parser.error("--backend: --onnx already names the backend")
+        args.step, args.backend = True, "onnx"
     if args.backend and not args.step:
         parser.error("--backend: add --step, because only steps depend on the backend")
     if args.requantize and not args.step:

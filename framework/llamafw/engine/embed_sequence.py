@@ -73,6 +73,11 @@ class EmbedSequence:
         """
         self.slot, self.n_done = slot, n_cached
 
+    @property
+    def n_top(self) -> None:
+        """Return None: its rows are no logits."""
+        return None
+
     def outputs(self, n: int) -> range:
         """Return which of the next ``n`` tokens' hidden states are needed."""
         match self.request.pooling:
@@ -87,7 +92,7 @@ class EmbedSequence:
         """Record that ``n`` more tokens were evaluated."""
         self.n_done += n
 
-    def take(self, rows: Floats, buffers: CandidateBuffers) -> None:
+    def take(self, rows: Floats, buffers: CandidateBuffers, ids: Ints | None = None) -> None:
         """Add hidden states, ``(m, n_embd)`` float32, in order; after the last token, send the result.
 
         The mean is summed in float64 token by token, so the result does not depend on how the text was divided.

@@ -25,6 +25,7 @@ from llamafw.types import (
     Floats,
     GeneratedToken,
     GenerateRequest,
+    Ints,
     PromptProgress,
     StopType,
     Timings,
@@ -140,6 +141,14 @@ class Sequence:
             return range(n if draws or n < self.n_left else n - 1)
         return range(n - 1 if draws else n, n)
 
+    @property
+    def n_top(self) -> int | None:
+        """How many of the most likely tokens the next draw needs; None: all."""
+        request = self.request
+        if request.prompt_logprobs is not None or (self._reports_logprobs and not request.post_sampling_probs):
+            return None
+        return self._chain.n_top if self._constraint is None or self._constraint.free else None
+
     def begin(self, slot: Slot, n_cached: int) -> None:
         """Start in a slot whose cache holds exactly the first ``n_cached`` tokens of the prompt."""
         self.slot, self.n_cached, self.n_done = slot, n_cached, n_cached
@@ -160,15 +169,17 @@ class Sequence:
 
     # --- after a forward pass
 
-    def take(self, rows: Floats, buffers: CandidateBuffers) -> None:
+    def take(self, rows: Floats, buffers: CandidateBuffers, ids: Ints | None = None) -> None:
         """Report the prompt's log-probabilities if requested, then draw the next token.
 
         Parameters
         ----------
-        rows : (m, n_vocab) float32
+        rows : (m, n) float32
             The logits of `outputs`. Logits beyond the tokenizer's vocabulary are ignored.
         buffers : CandidateBuffers
             The buffers of the calling thread.
+        ids : (m, n) int32, optional
+            The tokens of the logits, if there are only those of the `n_top` most likely ones.
 
         Raises
         ------
@@ -177,7 +188,7 @@ class Sequence:
         """
         rows = self._report_prompt_logprobs(rows[:, : len(buffers.ids)])
         if len(rows):
-            self._draw_token(buffers, rows[0])
+            self._draw_token(buffers, rows[0], None if ids is None else ids[0])
         elif not self.n_left:  # the request only asked to evaluate the prompt
             self._end(("", ()), "limit")
 
@@ -202,13 +213,16 @@ class Sequence:
     def _full_piece(self, token: int) -> bytes:
         return self._tokenizer.piece(token, special=True)
 
-    def _draw_token(self, buffers: CandidateBuffers, row: Floats) -> None:
+    @property
+    def _reports_logprobs(self) -> bool:
+        return self.request.logprobs or self.request.n_probs > 0
+
+    def _draw_token(self, buffers: CandidateBuffers, row: Floats, ids: Ints | None) -> None:
         """Draw the next token from a row of logits, send new text, and finish if it is the last token."""
         request = self.request
-        reports_logprobs = request.logprobs or request.n_probs > 0
-        original = row.copy() if reports_logprobs and not request.post_sampling_probs else None
+        original = row.copy() if self._reports_logprobs and not request.post_sampling_probs else None
         try:
-            token, candidates = self._chain.pick(buffers, row, self._constraint)
+            token, candidates = self._chain.pick(buffers, row, self._constraint, ids=ids)
         except NoTokenAllowed:
             return self._end(("", ()), "none")
 
@@ -216,7 +230,7 @@ class Sequence:
         top: tuple[TokenLogprob, ...] = ()
         if original is not None:
             logprob, top = logprobs_of_row(original, token, request.n_probs)
-        elif reports_logprobs:
+        elif self._reports_logprobs:
             logprob, top = logprobs_of_candidates(candidates, token, request.n_probs)
         piece = self._tokenizer.piece(token, special=request.special or token in request.visible)
         self._append(GeneratedToken(token, piece, logprob, top))

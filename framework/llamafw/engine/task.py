@@ -76,8 +76,21 @@ class Task(Protocol):
     def advance(self, n: int) -> None:
         """Record that ``n`` more tokens were evaluated."""
 
-    def take(self, rows: Floats, buffers: CandidateBuffers) -> None:
+    @property
+    def n_top(self) -> int | None:
+        """How many of the highest logits of its output rows it needs; None: all."""
+
+    def take(self, rows: Floats, buffers: CandidateBuffers, ids: Ints | None = None) -> None:
         """Process the output rows, ``(len(outputs), …)`` float32, of the tokens just evaluated.
+
+        Parameters
+        ----------
+        rows : (m, n) float32
+            The rows.
+        buffers : CandidateBuffers
+            The buffers of the calling thread.
+        ids : (m, n) int32, optional
+            The tokens of the logits, in descending order, if there are only those of the most likely ones.
 
         Raises
         ------

@@ -30,6 +30,8 @@ from llamafw.types import Batch, Floats, Ints
 log = logging.getLogger(__name__)
 
 _NO_OUTPUTS = np.empty(0, np.int32)
+_MANY = 2**62  # more tokens than any vocabulary has
+_MIN_SAVING = 8  # the most likely tokens are requested if they are at most this part of the vocabulary
 
 ReportFailure = Callable[[BaseException, Place], str | None]
 """Counts a failure; returns the plugin that caused it, or None if no plugin did."""
@@ -90,6 +92,7 @@ class Worker:
         self.jobs: list[SlotJob] = []
         self.counters = Counters()
         self._backend, self._buffers = backend, CandidateBuffers(n_vocab)
+        self._top_logits = getattr(backend, "top_logits", None)  # of a `CandidateBackend`
         self._timeout, self._log_caches, self._report_failure = timeout, log_caches, report_failure
 
     @property
@@ -221,9 +224,8 @@ class Worker:
         if not parts:
             return
         batch = as_batch(parts)
-        run = self._backend.hidden if parts[0].task.output == "hidden" else self._backend.forward
         try:
-            rows = run(batch)
+            rows, ids = self._forward(batch, parts)
             if len(rows) != len(batch.outputs):
                 raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
         except FAULTS as error:
@@ -244,8 +246,21 @@ class Worker:
             if part.repeats:
                 continue
             part.task.advance(len(part.tokens))
-            self._hand_out(part.task, rows[first : first + len(part.outputs)])
-            first += len(part.outputs)
+            here = slice(first, first + len(part.outputs))
+            self._hand_out(part.task, rows[here], None if ids is None else ids[here])
+            first = here.stop
+
+    def _forward(self, batch: Batch, parts: Sequence[BatchPart]) -> tuple[Floats, Ints | None]:
+        """Return the output rows of a batch, and the tokens of their logits if these are only the most likely ones."""
+        if parts[0].task.output == "hidden":
+            return self._backend.hidden(batch), None
+        n_top = [part.task.n_top for part in parts if len(part.outputs)] if self._top_logits else []
+        n = max((_MANY if n is None else n for n in n_top), default=_MANY)
+        n_vocab = len(self._buffers.ids)
+        if n > n_vocab // _MIN_SAVING:
+            return self._backend.forward(batch), None
+        ids, rows = self._top_logits(batch, n, n_vocab)  # type: ignore[misc]  # n_top is empty without it
+        return rows, ids
 
     def _retry(self, part: BatchPart) -> None:
         try:
@@ -255,11 +270,11 @@ class Worker:
             return self._abort(part.task, part.slot, error, f"slot {part.slot.id} cannot be reset")
         self._evaluate([part])
 
-    def _hand_out(self, task: Task, rows: Floats) -> None:
+    def _hand_out(self, task: Task, rows: Floats, ids: Ints | None) -> None:
         """Pass rows to their task; a failure ends this task only."""
         if len(rows) or not task.n_left:
             try:
-                task.take(rows, self._buffers)
+                task.take(rows, self._buffers, ids)
             except RequestError as error:
                 if error.status >= 500:
                     log.error("a request failed%s: %s", self._plugin_suffix(error), error.message, exc_info=error)

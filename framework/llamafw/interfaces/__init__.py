@@ -4,7 +4,14 @@ Each docstring says when an object is created, who calls it, how often, and on w
 sequences and slots; the event loop belongs to the HTTP server. `hookspecs` says how to register an implementation.
 """
 
-from llamafw.interfaces.backend import Backend, BackendContext, BackendFactory, SharingBackend, SnapshotBackend
+from llamafw.interfaces.backend import (
+    Backend,
+    BackendContext,
+    BackendFactory,
+    CandidateBackend,
+    SharingBackend,
+    SnapshotBackend,
+)
 from llamafw.interfaces.chat import (
     ChatContext,
     ChatFormat,
@@ -25,6 +32,7 @@ __all__ = [
     "Backend",
     "BackendContext",
     "BackendFactory",
+    "CandidateBackend",
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",

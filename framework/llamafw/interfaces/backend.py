@@ -10,7 +10,7 @@ from llamafw.errors import ModelError
 from llamafw.graph import Graph, Value, layer_of
 from llamafw.interfaces.model import Quant
 from llamafw.interfaces.operator import Operator
-from llamafw.types import BackendOptions, Batch, Bytes, CachePages, Floats, Model
+from llamafw.types import BackendOptions, Batch, Bytes, CachePages, Floats, Ints, Model
 
 
 class Backend(Protocol):
@@ -21,7 +21,8 @@ class Backend(Protocol):
     The logits of a token depend only on the tokens of its own slot up to that token. If ``exact`` is True, other slots,
     the division of the prompt into batches, and the number of threads do not change a single bit of them.
 
-    If ``can_cut`` is False, the backend is a `SnapshotBackend`. If slots can share memory, it is a `SharingBackend`.
+    If ``can_cut`` is False, the backend is a `SnapshotBackend`. If slots can share memory, it is a `SharingBackend`. If
+    logits are far from the processor, it can be a `CandidateBackend`.
     """
 
     n_slots: int  # sequences held at the same time
@@ -147,6 +148,36 @@ class SharingBackend(Backend, Protocol):
         """Return how much of the cache is used.
 
         Called on any thread.
+        """
+
+
+class CandidateBackend(Backend, Protocol):
+    """A backend that can select the most likely tokens on its device, so that few logits leave it.
+
+    The engine recognises it by its method `top_logits`, and calls it instead of `forward` if no request of a batch
+    needs other tokens.
+    """
+
+    def top_logits(self, batch: Batch, n: int, n_vocab: int) -> tuple[Ints, Floats]:
+        """Return the ``n`` highest logits of each of the m ``batch.outputs``, in descending order.
+
+        Of equal logits, the one of the lower token comes first. The rules of `forward` apply.
+
+        Parameters
+        ----------
+        batch : Batch
+            The batch.
+        n : int
+            How many logits of each row, from 1 to ``n_vocab``.
+        n_vocab : int
+            The number of tokens to choose from; those from ``n_vocab`` on are left out.
+
+        Returns
+        -------
+        ids : (m, n) int32
+            The tokens.
+        logits : (m, n) float32
+            Their logits. Infinities and NaN are among them if the row has any.
         """
 
 

@@ -28,6 +28,9 @@ class Sampler(Protocol):
     Called on the engine thread, once per token.
 
     A sampler with an attribute ``kernel``, a `SamplerKernel`, is compiled: the kernel is called instead of `apply`.
+
+    A sampler with an attribute ``n_top``, an integer, ignores all but so many candidates with the highest logits. If it
+    is the first one of a request, the others may be left out; see `CandidateBackend`.
     """
 
     def apply(self, candidates: Candidates) -> None:

@@ -19,7 +19,7 @@ from llamafw.sampling.constraint import TokenConstraint
 from llamafw.sampling.draw import draw
 from llamafw.sampling.sampler_kernels import CandidateBuffers, FusedKernels, SamplerKernel
 from llamafw.sampling.slow_calls import SlowCalls
-from llamafw.types import Candidates, Floats, GenerateRequest
+from llamafw.types import Candidates, Floats, GenerateRequest, Ints
 
 _MAX_BIAS = 1e30  # far beyond any logit; sums of a few of them still fit into float32
 
@@ -69,8 +69,21 @@ class Chain:
         self._bias = np.array([_clamp_bias(value) for value in bias.values()], np.float32)
         self._random = np.random.default_rng(seed)
 
+    @property
+    def n_top(self) -> int | None:
+        """How many of the most likely tokens the samplers need; None: all."""
+        if len(self._bias_ids) or not self._samplers:
+            return None
+        n: int | None = getattr(self._samplers[0][1], "n_top", None)
+        return n
+
     def pick(
-        self, buffers: CandidateBuffers, row: Floats, constraint: TokenConstraint | None = None
+        self,
+        buffers: CandidateBuffers,
+        row: Floats,
+        constraint: TokenConstraint | None = None,
+        *,
+        ids: Ints | None = None,
     ) -> tuple[int, Candidates]:
         """Draw a token; return it and the candidates that the samplers left.
 
@@ -82,6 +95,9 @@ class Chain:
             Logits of all tokens. They are overwritten; the returned candidates refer to them.
         constraint : TokenConstraint, optional
             The grammar that the token must match. It is advanced by the token.
+        ids : (n,) int32, optional
+            The tokens of ``row``, if it has only the logits of the most likely ones, in descending order. There must be
+            no grammar that excludes tokens, and no bias.
 
         Raises
         ------
@@ -94,7 +110,7 @@ class Chain:
         """
         # As in llama.cpp: most drawn tokens match the grammar, and testing one is cheaper than masking all.
         original = None if constraint is None or constraint.free else row.copy()
-        token, candidates = self._draw(buffers, row)
+        token, candidates = self._draw(buffers, row, ids)
         if constraint is not None and not self._accept(constraint, token):
             if original is None:
                 raise GenerationError("a constraint that allows every token refused one")
@@ -129,9 +145,10 @@ class Chain:
         if row.max() == -np.inf:
             raise NoTokenAllowed
 
-    def _draw(self, buffers: CandidateBuffers, row: Floats) -> tuple[int, Candidates]:
+    def _draw(self, buffers: CandidateBuffers, row: Floats, ids: Ints | None = None) -> tuple[int, Candidates]:
         """Draw a token, ignoring the grammar."""
-        candidates = Candidates(buffers.ids, row if row.flags.writeable else row.copy())
+        logits = row if row.flags.writeable else row.copy()
+        candidates = Candidates(buffers.ids, logits) if ids is None else Candidates(ids, logits, sorted=True)
         if len(self._bias_ids):
             candidates.logits[self._bias_ids] += self._bias
         peak = candidates.logits.max()

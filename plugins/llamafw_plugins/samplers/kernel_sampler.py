@@ -19,6 +19,7 @@ class KernelCall(NamedTuple):
 
     name: str
     options: tuple[float, ...] = ()
+    n_top: int | None = None  # how many of the candidates with the highest logits it needs; None: all
 
 
 class KernelSampler:
@@ -27,8 +28,9 @@ class KernelSampler:
     Stateless: `accept` does nothing.
     """
 
-    def __init__(self, function: SamplerKernelFunction, *options: float) -> None:
+    def __init__(self, function: SamplerKernelFunction, *options: float, n_top: int | None = None) -> None:
         self.kernel = SamplerKernel(function, np.array(options, np.float64))
+        self.n_top = n_top
 
     def apply(self, candidates: Candidates) -> None:
         """Run the kernel."""
@@ -55,7 +57,7 @@ class KernelSamplerPlugin(ABC):
             return None
         from llamafw_plugins.samplers import kernels  # here, because it imports numba
 
-        return KernelSampler(getattr(kernels, call.name), *call.options)
+        return KernelSampler(getattr(kernels, call.name), *call.options, n_top=call.n_top)
 
     @classmethod
     @abstractmethod

@@ -50,7 +50,7 @@ class Temperature(KernelSamplerPlugin):
         temperature, spread = float(options["temperature"]), float(options["dynatemp_range"])
 
         if temperature <= 0:
-            return KernelCall("greedy")
+            return KernelCall("greedy", n_top=1)
         if spread > 0:
             low, high, exponent = max(0.0, temperature - spread), temperature + spread, options["dynatemp_exponent"]
             return KernelCall("dynamic_temperature", (low, high, exponent, MIN_TEMPERATURE))

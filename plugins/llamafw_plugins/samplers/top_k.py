@@ -29,4 +29,4 @@ class TopK(KernelSamplerPlugin):
     def kernel_call(cls, options: Mapping[str, Any], context: SamplerContext) -> KernelCall | None:
         """Return the kernel with k; None if k covers the vocabulary."""
         k = int(options["top_k"])
-        return KernelCall("top_k", (k,)) if 0 < k < context.n_vocab else None
+        return KernelCall("top_k", (k,), n_top=k) if 0 < k < context.n_vocab else None

@@ -67,6 +67,16 @@ def test_backend_without_a_description_is_an_error(model: Path, capsys: pytest.C
     assert "--step: the backend 'deterministic' does not describe its steps" in capsys.readouterr().err
 
 
+def test_step_of_the_onnx_backend_has_a_flag(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", str(model), "--step", "--backend", "onnx"]) == 0
+    expected = capsys.readouterr().out
+    assert main(["graph", str(model), "--onnx"]) == 0
+    assert capsys.readouterr().out == expected
+    assert "GroupQueryAttention" in expected
+    assert main(["graph", str(model), "--onnx", "--backend", "numba"]) == 2
+    assert "--onnx already names the backend" in capsys.readouterr().err
+
+
 def test_backend_without_step_is_an_error(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph", str(model), "--backend", "numba"]) == 2
     assert "--backend: add --step" in capsys.readouterr().err

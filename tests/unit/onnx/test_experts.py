@@ -16,7 +16,6 @@ from llamafw.testing import vocabularies
 from llamafw.testing.gguf_file import write_gguf
 from support.onnx_nodes import F32, kinds, make_lowering, open_context, worst_error
 
-FLOATS: dict[str, Any] = {"extra": {"onnx_activations": "float"}, **F32}
 CHECKPOINTS = {one.name: one for one in all_checkpoints() if any("_exps" in name for name in one.shapes)}
 FUNCTIONS = {"gemma4-experts", "gemma4-experts-split", "nemotron_h_moe", "nemotron_h_moe-latent"}
 """Checkpoints whose experts have another function than SwiGLU."""
@@ -51,7 +50,7 @@ def n_mixtures(graph: g.Graph) -> int:
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_experts_of_4_bits_match_float64(name: str, write_experts: Write) -> None:
-    context = open_context(write_experts(name, "Q4_0"), **FLOATS)
+    context = open_context(write_experts(name, "Q4_0"), **F32)
     n = n_mixtures(context.graph)
     assert n
     assert kinds(make_lowering(context)).count("QMoE") == (0 if name in FUNCTIONS else n)
@@ -61,14 +60,15 @@ def test_experts_of_4_bits_match_float64(name: str, write_experts: Write) -> Non
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "MXFP4"])
 def test_experts_with_int8_activations_are_close_to_float64(kind: str, write_experts: Write) -> None:
     every_expert = CHECKPOINTS["gpt-oss"].key("expert_count")  # otherwise rounding changes which ones are chosen
-    context = open_context(write_experts("gpt-oss", kind, expert_used_count=every_expert), **F32)
+    rounded = {"onnx_activations": "int8"}
+    context = open_context(write_experts("gpt-oss", kind, expert_used_count=every_expert), extra=rounded, **F32)
     assert kinds(make_lowering(context)).count("QMoE") == n_mixtures(context.graph)
     assert 1e-4 < worst_error(context) < 0.1
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("Q8_0", "round activations"), ("Q4_1", "multiples of a scale")])
 def test_experts_without_node_are_exact_products(kind: str, reason: str, write_experts: Write) -> None:
-    context = open_context(write_experts("qwen3moe", kind), **FLOATS)
+    context = open_context(write_experts("qwen3moe", kind), **F32)
     lowering = make_lowering(context)
     assert "QMoE" not in kinds(lowering)
     assert worst_error(context) < 1e-4

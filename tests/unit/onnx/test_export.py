@@ -130,7 +130,7 @@ def test_command_writes_files_that_the_example_runs(
 
     tokens = Library.from_file(str(tmp_path / "tokenizer.json")).encode(PROMPT).ids
     generated: list[int] = []
-    with open_backend(real_model, n_ctx=256, n_slots=1, extra={"onnx_activations": "int8"}) as backend:
+    with open_backend(real_model, n_ctx=256, n_slots=1) as backend:
         position = 0
         while len(generated) < N_TOKENS:
             rows = backend.forward(batch((0, position, tokens), outputs=[len(tokens) - 1]))

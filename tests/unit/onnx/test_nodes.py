@@ -164,23 +164,24 @@ def test_products_of_one_row_are_one_node(write_model: Write) -> None:
 
 
 def test_products_of_different_types_stay_apart(write_model: Write) -> None:
-    context = open_context(write_model(types={"default": "Q4_1", "attn_v": "Q8_0"}), **F32)
+    path = write_model(types={"default": "Q4_1", "attn_v": "Q8_0"})
+    context = open_context(path, extra={"onnx_activations": "int8"}, **F32)
     assert kinds(make_lowering(context)).count("MatMulNBits") == 2 * 5 + 1
     assert worst_error(context) < 0.1
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q8_0"])
-def test_activations_are_int8_unless_floats_are_wanted(kind: str, write_model: Write) -> None:
+def test_activations_are_floats_unless_int8_is_wanted(kind: str, write_model: Write) -> None:
     path = write_model(types=kind, n_embd=64)
-    rounded = worst_error(open_context(path, **F32))
-    exact = worst_error(open_context(path, extra={"onnx_activations": "float"}, **F32))
+    rounded = worst_error(open_context(path, extra={"onnx_activations": "int8"}, **F32))
+    exact = worst_error(open_context(path, **F32))
     assert exact < 1e-5
     assert 1e-4 < rounded < 0.1
 
 
 def test_codes_of_2_bits_are_widened(write_model: Write) -> None:
     path = write_model(n_ff=256, types={"default": "F32", "ffn_down": "Q2_K"})
-    context = open_context(path, extra={"onnx_activations": "float"}, **F32)
+    context = open_context(path, **F32)
     bits = [
         attribute.i
         for node in make_lowering(context).builder.nodes

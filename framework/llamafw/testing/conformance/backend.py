@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
 
 from llamafw.errors import ModelError
 from llamafw.graph import evaluate, read_weights
+from llamafw.interfaces import CandidateBackend
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.batches import Run, batch, logits
 from llamafw.testing.conformance.backend_base import F32_CACHE, N_TOKENS, TOKENS, WriteModel
@@ -113,7 +114,10 @@ class BackendConformance(BackendCacheTests):
                 assert isinstance(value, bool), f"{name} is {value!r}, expected True or False"
 
     def test_forward_returns_requested_rows_only(self, write_model: WriteModel) -> None:
-        """`forward` returns a float32 row for each output, and no rows if there are no outputs."""
+        """`forward` returns a float32 row for each output, and no rows if there are no outputs.
+
+        `top_logits`, if the backend has it, returns the highest of the same numbers.
+        """
         with self.open(write_model()) as backend:
             whole = logits(backend, TOKENS)
             assert whole.dtype == np.float32, f"logits are {whole.dtype}, expected float32"
@@ -123,6 +127,8 @@ class BackendConformance(BackendCacheTests):
             none = backend.forward(batch((0, N_TOKENS, [5]), outputs=[]))
             expected = (0, backend.n_vocab)
             assert none.shape == expected, f"without outputs the shape is {none.shape}, expected {expected}"
+            if hasattr(backend, "top_logits"):
+                self.check_top_logits(cast("CandidateBackend", backend), whole[outputs])
 
     def test_caller_may_overwrite_logits(self, write_model: WriteModel) -> None:
         """Writing into the result of `forward` does not change later results."""

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from llamafw.graph import Graph
-from llamafw.interfaces import Backend, BackendContext, SharingBackend, SnapshotBackend
+from llamafw.interfaces import Backend, BackendContext, CandidateBackend, SharingBackend, SnapshotBackend
 from llamafw.models.gguf import read_gguf
+from llamafw.testing.batches import batch
 from llamafw.testing.conformance.base import ProtocolConformance, assert_identical
 from llamafw.types import BackendOptions, Model
 
@@ -40,6 +41,8 @@ class BackendTests(ProtocolConformance):
                 yield SnapshotBackend, backend
             if hasattr(backend, "share_prefix"):
                 yield SharingBackend, backend
+            if hasattr(backend, "top_logits"):
+                yield CandidateBackend, backend
 
     def skip_unless_it_follows_the_model(self) -> None:
         """Skip the test if the backend does not compute the model."""
@@ -70,6 +73,19 @@ class BackendTests(ProtocolConformance):
             assert_identical(actual, expected, subject)
         else:
             self.check_close(actual, expected, subject)
+
+    def check_top_logits(self, backend: CandidateBackend, rows: Any) -> None:
+        """Fail unless `top_logits` returns the highest logits of ``rows``: those of three tokens of slot 1."""
+        n, n_vocab, outputs = 5, backend.n_vocab - 3, [0, 3, N_TOKENS - 1]
+        backend.truncate(1, 0)
+        ids, highest = backend.top_logits(batch((1, 0, TOKENS), outputs=outputs), n, n_vocab)
+        for array, dtype in ((ids, np.int32), (highest, np.float32)):
+            is_right = array.dtype == dtype and array.shape == (len(outputs), n)
+            assert is_right, f"top_logits returned {array.dtype} {array.shape}, expected {np.dtype(dtype)} (3, {n})"
+        expected = -np.sort(-rows[:, :n_vocab])[:, :n]
+        self.check_same(backend, highest, expected, f"the {n} highest logits of {n_vocab} tokens")
+        found = np.take_along_axis(rows, ids.astype(np.int64), 1)
+        self.check_same(backend, found, expected, "the logits of the tokens that top_logits returned")
 
     def check_close(self, actual: Any, expected: Any, subject: str) -> None:
         """Fail unless all numbers are within `tolerance` of the expected ones; ``subject`` begins the message."""
