@@ -18,6 +18,8 @@ from llamafw_backends.onnx.support import CPU, Support
 CACHE_TYPES: Mapping[str, np.dtype[Any]] = {"f16": F16, "f32": F32}
 """The types of keys and values in the cache."""
 
+_SUPPORT: dict[tuple[str, int, np.dtype[Any]], Support] = {}
+
 
 def choose_device(context: BackendContext) -> Device:
     """Return the device that the settings name, or the best one.
@@ -43,8 +45,11 @@ def choose_device(context: BackendContext) -> Device:
 
 
 def support_of(device: Device) -> Support:
-    """Return what finds out which nodes a device can run."""
-    return Support(device.providers, device.float_type, device.kind, device.number)
+    """Return what finds out which nodes a device can run; it is one object per device, so each node is tried once."""
+    key = (device.name, device.number, device.float_type)
+    if key not in _SUPPORT:
+        _SUPPORT[key] = Support(device.providers, device.float_type, device.kind, device.number)
+    return _SUPPORT[key]
 
 
 def _device_number(gpu: GpuOptions) -> int:

@@ -14,8 +14,9 @@ from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.onnx import placement
 from llamafw_backends.onnx.backend import OnnxBackend
 from llamafw_backends.onnx.device_tensors import Device
-from llamafw_backends.onnx.placement import choose_device
+from llamafw_backends.onnx.placement import choose_device, support_of
 from llamafw_backends.onnx.providers import PROVIDERS, choose, missing
+from llamafw_backends.onnx.support import Probe
 from support.numba_backend import make_context
 
 CPU = {"onnx_provider": "cpu"}
@@ -121,3 +122,16 @@ def test_unusable_provider_says_what_to_install(name: str) -> None:
         assert f"pip install '{provider.package}'" in missing(provider)
     with pytest.raises(SettingsError, match=f"^--onnx-provider {name}: "):
         choose(name)
+
+
+def test_nodes_are_tried_once_per_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_SUPPORT", {})
+    tried = []
+
+    def make_probe() -> Probe:
+        tried.append("node")
+        x = np.ones(1, np.float32)
+        return Probe(lambda b: b.node("Nonsense", b.input("x", np.float32, [1]), outputs=["y"]), {"x": x}, x)
+
+    assert [support_of(choose("cpu")).runs("Nonsense", make_probe) for _ in range(2)] == [False, False]
+    assert len(tried) == 1
