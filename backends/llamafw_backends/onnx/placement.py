@@ -11,6 +11,7 @@ import psutil
 
 from llamafw import BackendContext, BackendOptions, GpuOptions, SettingsError, ThreadOptions
 from llamafw import graph as g
+from llamafw_backends.onnx import VARIABLE, provider_name
 from llamafw_backends.onnx.device_tensors import Device
 from llamafw_backends.onnx.providers import F16, F32, choose
 from llamafw_backends.onnx.support import CPU, Support
@@ -29,10 +30,11 @@ def choose_device(context: BackendContext) -> Device:
     SettingsError
         The device cannot be used, or a setting asks for what the backend cannot do.
     """
-    gpu, name = context.options.gpu, context.options.extra.get("onnx_provider") or "auto"
+    gpu, name = context.options.gpu, provider_name(context.options.extra)
     if gpu.n_layers == 0:
         if name not in ("auto", "cpu"):
-            raise SettingsError(f"-ngl 0 keeps the model on the CPU, but --onnx-provider is {name}; drop one of them")
+            flag = "--onnx-provider" if context.options.extra.get("onnx_provider") else VARIABLE
+            raise SettingsError(f"-ngl 0 keeps the model on the CPU, but {flag} is {name}; drop one of them")
         name = "cpu"
 
     device = choose(name, _device_number(gpu))

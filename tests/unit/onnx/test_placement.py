@@ -76,6 +76,22 @@ def test_no_layers_on_the_gpu_means_the_cpu(path: Path) -> None:
         choose_device(make_context(path, gpu=GpuOptions(n_layers=0), extra={"onnx_provider": "cuda"}))
 
 
+def test_environment_variable_names_the_provider(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str | None] = []
+
+    def device(name: str | None, number: int = 0) -> Device:
+        names.append(name)
+        return choose("cpu")
+
+    monkeypatch.setattr(placement, "choose", device)
+    monkeypatch.setenv("LLAMAFW_ONNX_PROVIDER", "webgpu")
+    choose_device(make_context(path))
+    choose_device(make_context(path, extra=CPU))  # flags take precedence
+    assert names == ["webgpu", "cpu"]
+    with pytest.raises(SettingsError, match="-ngl 0 .* LLAMAFW_ONNX_PROVIDER is webgpu"):
+        choose_device(make_context(path, gpu=GpuOptions(n_layers=0)))
+
+
 @pytest.mark.inventory("C-040", "C-048", "C-049", "C-050", "C-051")
 def test_flags_for_gpus_are_logged_on_the_cpu(path: Path) -> None:
     lines: list[str] = []
