@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from llamafw import Floats, Ints
@@ -41,12 +42,12 @@ class TopLogits:
         binding.bind_ortvalue_input("logits", logits)
         for name, number in (("n", n), ("n_vocab", n_vocab)):
             binding.bind_cpu_input(name, np.array([number], np.int64))
-        for name in ("y", "ids", "sums"):
+        for name in ("y", "ids", "are_numbers"):
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding)
-        highest, ids, sums = (value.numpy() for value in binding.get_outputs())
+        highest, ids, are_numbers = (value.numpy() for value in binding.get_outputs())
         rows = highest.copy()
-        rows[np.isnan(sums[:, 0])] = np.nan  # where NaN are in the order of a provider is not known
+        rows[are_numbers[:, 0] == 0] = np.nan  # where NaN are in the order of a provider is not known
         return ids.astype(np.int32), rows
 
 
@@ -55,10 +56,11 @@ def _select(b: ModelBuilder) -> None:
     logits = b.input("logits", F32, ["m", "n_logits"])
     row = b.node("Slice", logits, b.ints(0), b.input("n_vocab", np.int64, [1]), b.ints(1))
     b.node("TopK", row, b.input("n", np.int64, [1]), outputs=["y", "ids"])
-    b.node("ReduceSum", b.node("Mul", row, b.constant(np.zeros(1, F32))), b.ints(1), outputs=["sums"])
+    is_number = b.node("Cast", b.node("Equal", row, row), to=onnx.TensorProto.FLOAT)  # NaN is not equal to itself
+    b.node("ReduceMin", is_number, b.ints(1), outputs=["are_numbers"])
     b.output("y", F32, ["m", "k"])
     b.output("ids", np.int64, ["m", "k"])
-    b.output("sums", F32, ["m", 1])
+    b.output("are_numbers", F32, ["m", 1])
 
 
 def selects(support: Support) -> bool:

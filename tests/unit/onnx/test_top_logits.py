@@ -33,13 +33,20 @@ def test_highest_logits_are_in_descending_order(n: int) -> None:
     np.testing.assert_array_equal(highest, np.take_along_axis(rows, expected, 1))
 
 
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_are_seen(number: float) -> None:
+def test_rows_with_nan_are_nan() -> None:
     rows = np.zeros((2, N_LOGITS), np.float32)
-    rows[1, 7] = number
+    rows[1, 7] = np.nan
     _, highest = select(rows, 3)
     assert not highest[0].any()
     assert np.isnan(highest[1]).all()
+
+
+@pytest.mark.parametrize(("number", "expected"), [(-np.inf, [0, 0, 0]), (np.inf, [np.inf, 0, 0])])
+def test_infinite_logits_are_ordered(number: float, expected: list[float]) -> None:
+    rows = np.zeros((2, N_LOGITS), np.float32)
+    rows[1, 7] = number
+    _, highest = select(rows, 3)
+    np.testing.assert_array_equal(highest, [[0, 0, 0], expected])
 
 
 def test_top_logits_of_a_batch_are_those_of_forward(write_model: Any) -> None:
