@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _NO_OUTPUTS = np.empty(0, np.int32)
 _MANY = 2**62  # more tokens than any vocabulary has
-_MIN_SAVING = 8  # the most likely tokens are requested if they are at most this part of the vocabulary
+_MIN_SAVING = 8  # the most likely tokens are requested if they are at most an eighth of the vocabulary
 
 ReportFailure = Callable[[BaseException, Place], str | None]
 """Counts a failure; returns the plugin that caused it, or None if no plugin did."""
