@@ -105,6 +105,13 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
     ),
     checkpoint("deepseek2-v2", "deepseek2", KEYS | YARN | V2, layers.model([DENSE, *[layer(n_shared=2)] * 3])),
     checkpoint(
+        "deepseek2-glm",  # like GLM-4.7-Flash
+        "deepseek2",
+        {key: value for key, value in (KEYS | V3).items() if "group" not in key} | {"block_count": 3},
+        layers.model([DENSE, *[layer(n_shared=1, bias=True)] * 2]),
+        ranges={"*exp_probs_b.bias": (-0.1, 0.1)},
+    ),
+    checkpoint(
         "deepseek2-old-tied",
         "deepseek2",
         {key: value for key, value in (KEYS | OLD).items() if not key.endswith("_mla")},
@@ -113,10 +120,10 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         ),
     ),
     checkpoint(
-        "deepseek2-dense-mtp",  # like Youtu, with a block that predicts one more token
+        "deepseek2-dense-mtp",  # like Youtu, with a block for multi-token prediction
         "deepseek2",
         {**KEYS, "attention.q_lora_rank": LORA_Q, "leading_dense_block_count": 3, "nextn_predict_layers": 1},
         layers.model([*[DENSE] * 3, {**DENSE, **NEXTN}]),
-        skipped=("blk.3.*",),
+        optional=("output.weight", "*.nextn.eh_proj.weight"),
     ),
 )

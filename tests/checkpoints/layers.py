@@ -61,6 +61,11 @@ def biases(layer: Shapes, *roles: str) -> Shapes:
     return {f"{role}.bias": layer[f"{role}.weight"][:-1] for role in chosen}
 
 
+def norm_biases(norms: Shapes) -> Shapes:
+    """Return biases for some norms."""
+    return {name.replace(".weight", ".bias"): shape for name, shape in norms.items()}
+
+
 def model(layers: Iterable[Shapes], *, tied: bool = False, n_embd: int = N_EMBD) -> Shapes:
     """Return the shapes of a whole model."""
     output: Shapes = {} if tied else {"output.weight": (N_VOCAB, n_embd)}

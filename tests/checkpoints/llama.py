@@ -30,12 +30,14 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         "llama",
         KEYS | {"attention.scale": 0.125},
         {**layers.model([PLAIN] * 4), "rope_freqs.weight": (HEADS.size // 2,)},
+        has_config=False,  # random factors
     ),
     checkpoint(
         "llama-values",  # with values of another size than keys
         "llama",
         KEYS | {"block_count": 2, "attention.key_length": HEADS.size, "attention.value_length": 2 * HEADS.size},
         layers.model([{**PLAIN, **layers.attention(HEADS._replace(value_size=2 * HEADS.size))}] * 2),
+        has_config=False,
     ),
     checkpoint(
         "llama-experts",  # like Mixtral

@@ -1,6 +1,7 @@
 """Checkpoints of the architecture ``qwen3``."""
 
 from checkpoints import Checkpoint, checkpoint, layers
+from checkpoints.bert import ranker
 
 HEADS = layers.HeadSizes(n=4, n_kv=2, size=32)
 KEYS = {
@@ -28,4 +29,10 @@ BIASES = {**FUSED, **layers.biases(FUSED, "attn_qkv", "attn_output")}
 CHECKPOINTS: tuple[Checkpoint, ...] = (
     checkpoint("qwen3", "qwen3", KEYS, layers.model([PLAIN] * 4), refused={"rope.scaling.type": "cubic"}),
     checkpoint("qwen3-yarn", "qwen3", KEYS | YARN, layers.model([BIASES] * 4, tied=True)),
+    ranker(
+        "qwen3-reranker",
+        "qwen3",
+        KEYS,
+        {**layers.model([PLAIN] * 4, tied=True), "cls.output.weight": (1, layers.N_EMBD)},
+    ),
 )

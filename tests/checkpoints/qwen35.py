@@ -24,7 +24,7 @@ KEYS = {
 }
 WIDE_VALUES = {"ssm.state_size": 16, "ssm.time_step_rank": 4, "ssm.inner_size": 4 * 32}
 RANGES = {"*.ssm_a": (-1.0, -0.05)}
-OPTIONAL = ("output.weight",)
+OPTIONAL = ("output.weight", "*.nextn.eh_proj.weight", "*.nextn.shared_head_norm.weight")
 NORMS = layers.vectors("attn_norm", "post_attention_norm")
 
 
@@ -82,7 +82,6 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         layers.model([WIDE, ATTENTION, WIDE, ATTENTION, prediction(ATTENTION)], tied=True),
         ranges=RANGES,
         optional=OPTIONAL,
-        skipped=("blk.4.*",),
     ),
     checkpoint(
         "qwen35-listed",

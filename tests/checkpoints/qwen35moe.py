@@ -39,6 +39,5 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         layers.model([RECURRENT, FUSED, prediction(FUSED)]),
         ranges=RANGES,
         optional=OPTIONAL,
-        skipped=("blk.2.*",),
     ),
 )

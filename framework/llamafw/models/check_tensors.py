@@ -24,8 +24,9 @@ def check_tensors(model: Model, quants: Mapping[str, Quant]) -> None:
         row_bytes = n_in // quant.block_size * quant.type_size
         step = max(_MAX_WEIGHTS // max(n_in, 1), 1)  # rows
 
-        for first in range(0, len(tensor.data) // row_bytes if row_bytes else 0, step):
-            data = tensor.data[first * row_bytes : (first + step) * row_bytes]
+        whole = tensor.data  # read once, because it may have to be computed
+        for first in range(0, len(whole) // row_bytes if row_bytes else 0, step):
+            data = whole[first * row_bytes : (first + step) * row_bytes]
             with np.errstate(all="ignore"):  # numpy need not warn: the result is checked below
                 weights = quant.dequantize(data, (len(data) // row_bytes, n_in))
             n_invalid = int(np.count_nonzero(~np.isfinite(weights)))

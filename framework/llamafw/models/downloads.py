@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamafw.errors import DownloadError, ModelError, SettingsError, did_you_mean
 from llamafw.models.catalogue import CATALOGUE
+from llamafw.models.choose_checkpoint import CONFIG
 from llamafw.models.choose_model import choose_model
 from llamafw.models.folders import downloads_dir, hub_dir, models_dir
 from llamafw.models.huggingface import FETCH_LOCK_SUFFIX, Repo
@@ -28,9 +29,9 @@ _REPO_FOLDER = re.compile("models--(.+?)--(.+)")
 class Download:
     """A model that was downloaded, of one or several files."""
 
-    name: str  # identifies it for `remove`: "smollm2-135m", "USER/REPO/FILE", or a file's name if it is from a URL
+    name: str  # identifies it for `remove`: "smollm2-135m", "USER/REPO/FILE", "USER/REPO", or the name of a URL's file
     source: str  # "catalogue", "Hugging Face", or the URL without password and query
-    path: Path  # the file to serve; the first part, if there are several
+    path: Path  # the file to serve, the first part if there are several, or the folder of a checkpoint
     size: int  # bytes of all parts
     files: tuple[Path, ...]  # all files that `remove` removes: the parts, and files that llamafw keeps about them
 
@@ -48,7 +49,7 @@ def find_downloads(name: str) -> list[Download]:
     ----------
     name : str
         A name of the catalogue, a URL, the name of a file from a URL, USER/REPO[:QUANT] or USER/REPO/FILE. USER/REPO
-        identifies all models of the repository.
+        identifies all models of the repository. Or the absolute path of a downloaded model.
 
     Raises
     ------
@@ -59,6 +60,10 @@ def find_downloads(name: str) -> list[Download]:
     if "://" in name:
         path = default_path(name)
         found = [download for download in downloads if download.path.parent == path.parent]
+    elif Path(name).is_absolute():
+        found = [download for download in downloads if download.path == Path(name)]
+        if not found:
+            raise ModelError(f"{name} is not a downloaded model in the cache; `llamafw models` lists these")
     else:
         found = [download for download in downloads if download.name == name] or _in_repository(name, downloads)
     if not found:
@@ -76,8 +81,14 @@ def remove(download: Download) -> None:
     Raises
     ------
     DownloadError
-        A file cannot be removed, for instance because it is in use.
+        A file is not in a folder of downloaded models, so that nothing is removed; or a file cannot be removed, for
+        instance because it is in use.
     """
+    folders = [folder.resolve() for folder in (models_dir(), downloads_dir(), hub_dir())]
+    for file in download.files:
+        parent = file.parent.resolve()
+        if not any(parent.is_relative_to(folder) for folder in folders):
+            raise DownloadError(f"{download.name} is not removed: {file} is outside of the cache")
     for file in download.files:
         try:
             file.unlink(missing_ok=True)
@@ -85,13 +96,17 @@ def remove(download: Download) -> None:
             raise DownloadError(f"{file} cannot be removed: {error.strerror or error}") from error
     for folder in {parent for file in download.files for parent in _cache_folders(file)}:
         _remove_empty(folder)
+    if download.source == "catalogue":
+        _remove_empty(download.path)  # a model that is a folder
 
 
 def _catalogue_downloads() -> Iterator[Download]:
     for name, entry in CATALOGUE.items():
         path = models_dir() / entry.file
-        if path.is_file():
-            yield Download(name, "catalogue", path, path.stat().st_size, (path, record_path(path)))
+        files = entry.paths(path)
+        if all(file.is_file() for file in files):
+            size = sum(file.stat().st_size for file in files)
+            yield Download(name, "catalogue", path, size, (*files, record_path(path)))
 
 
 def _url_downloads() -> Iterator[Download]:
@@ -129,16 +144,23 @@ def _repo_downloads(repo_id: str, cache: Path, folder: Path) -> Iterator[Downloa
             links.setdefault(name, []).append(file)
             blobs.setdefault(name, set()).add(blob)
 
-    for name in links:
-        if not is_first_part(name):
-            continue
-        names = [part for part in part_names(name) if part in links]
-        contents = {blob for part in names for blob in blobs[part]}
+    def download(label: str, names: Sequence[str]) -> Download:
+        contents = {blob for name in names for blob in blobs[name]}
         size = sum(blob.stat().st_size for blob in contents)
         lock_files = [locks / f"{blob.name}{FETCH_LOCK_SUFFIX}" for blob in contents]
-        files = [*(file for part in names for file in links[part]), *contents, *lock_files]
-        path = max(links[name], key=lambda file: file.lstat().st_mtime)  # of the newest snapshot
-        yield Download(f"{repo_id}/{name}", "Hugging Face", path, size, tuple(files))
+        files = [*(file for name in names for file in links[name]), *contents, *lock_files]
+        path = max(links[names[0]], key=lambda file: file.lstat().st_mtime)  # of the newest snapshot
+        return Download(label, "Hugging Face", path, size, tuple(files))
+
+    rest = set(links)
+    if CONFIG in links:
+        names = [CONFIG, *(name for name in links if name != CONFIG and not name.lower().endswith(".gguf"))]
+        checkpoint = download(repo_id, names)
+        yield replace(checkpoint, path=checkpoint.path.parent)
+        rest -= set(names)
+    for name in links:
+        if name in rest and is_first_part(name):
+            yield download(f"{repo_id}/{name}", [part for part in part_names(name) if part in rest])
 
 
 def _blob(file: Path, blobs: Path, fetched: Collection[str]) -> Path | None:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -261,19 +261,21 @@ def _verify(source: Source, part: PartialFile, progress: Progress) -> None:
     size = part.size
     difference = f"it has {size} bytes, not {source.size}" if source.size not in (None, size) else None
     if difference is None and source.sha256:
-        digest = sha256_of(part.path, progress)
+        digest = sha256_of([part.path], progress)
         difference = f"its SHA-256 is {digest}, not {source.sha256}" if digest != source.sha256 else None
     if difference:
         part.discard()
         raise DownloadError(f"{source.public_url} is not the expected file: {difference}; the download was removed")
 
 
-def sha256_of(path: Path, progress: Progress) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    progress.start_step("verifying", path.stat().st_size)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            progress.update(file.tell())
+def sha256_of(paths: Sequence[Path], progress: Progress) -> str:
+    """Return the SHA-256 of the contents of files, one after the other, in hexadecimal."""
+    progress.start_step("verifying", sum(path.stat().st_size for path in paths))
+    digest, n_read = hashlib.sha256(), 0
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                n_read += len(chunk)
+                progress.update(n_read)
     return digest.hexdigest()

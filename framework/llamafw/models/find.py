@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llamafw.checkpoints import folder_name
 from llamafw.errors import ModelError, SettingsError, suggest
 from llamafw.models.catalogue import CATALOGUE
 from llamafw.models.folders import models_dir
@@ -59,9 +60,10 @@ def find_model(settings: Settings, *, progress: bool = True) -> Path:
 def model_id(path: Path) -> str:
     """Return the id that a model has in the API, unless ``--alias`` sets one.
 
-    It is the model's name in the catalogue, or else the name of its file, without folder, suffix and part number.
+    It is the model's name in the catalogue, or else the name of its file, without folder, suffix and part number; or
+    that of its folder.
     """
     for name, entry in CATALOGUE.items():
         if path == models_dir() / entry.file:
             return name
-    return model_name(path.name)
+    return folder_name(path) if path.is_dir() else model_name(path.name)

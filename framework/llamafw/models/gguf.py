@@ -23,7 +23,7 @@ import numpy as np
 
 from llamafw.errors import ModelError
 from llamafw.interfaces import Quant
-from llamafw.models.gguf_values import Cursor
+from llamafw.models.gguf_values import Cursor, RawValue
 from llamafw.models.overrides import apply_overrides
 from llamafw.models.parts import part_names
 from llamafw.models.tensor_types import QuantsById, byte_size, choose_quant, quants_by_id
@@ -75,6 +75,25 @@ def read_gguf(path: Path, quants: Mapping[str, Quant], overrides: Sequence[str] 
         tensors=MappingProxyType(tensors),
         n_bytes=sum(tensor.data.size for tensor in tensors.values()),
     )
+
+
+def read_raw_metadata(path: Path) -> dict[str, RawValue]:
+    """Return the metadata of one file as bytes, to be copied into another file.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, is not a GGUF file, or is damaged.
+    """
+    cursor = Cursor(path, _map_file(path))
+    _, n_values = _read_header(cursor)
+    metadata: dict[str, RawValue] = {}
+    for i in range(n_values):
+        key = cursor.name(f"the key of metadata value {i}")
+        start = cursor.position
+        cursor.value(f"metadata value {key!r}")
+        metadata[key] = RawValue(cursor.buffer[start : cursor.position])
+    return metadata
 
 
 def _read_file(path: Path, quants: QuantsById, mapped: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -142,7 +161,8 @@ def _read_header(cursor: Cursor) -> tuple[int, int]:
     """Return the number of tensors and the number of metadata values."""
     magic = cursor.take(min(4, cursor.end), "the magic number")
     if magic != MAGIC:
-        cursor.fail(f"this is not a GGUF file: it starts with {magic!r}, not with {MAGIC!r}", 0)
+        # without what it starts with: a client may name a file that it must not read
+        cursor.fail(f"this is not a GGUF file: it does not start with {MAGIC!r}", 0)
     version = cursor.uint32("the version")
     if version and not version & 0xFFFF:
         cursor.fail("the file is big-endian, which is not supported", 4)

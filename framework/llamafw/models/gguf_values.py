@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,13 @@ NUMBERS: dict[int, np.dtype[Any]] = {
 
 _MIN_SIZES = {BOOL: 1, STRING: 8, ARRAY: 12} | {number: dtype.itemsize for number, dtype in NUMBERS.items()}
 """Number of a value type → minimum size of a value in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawValue:
+    """The bytes of a value in a file, which begin with the number of its type."""
+
+    data: bytes
 
 
 class Cursor:

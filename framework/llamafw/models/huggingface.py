@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llamafw.errors import DownloadError, SettingsError
+from llamafw.models.choose_checkpoint import CONFIG, choose_small_files, choose_weights, has_checkpoint
 from llamafw.models.choose_model import choose_model, find_file, find_parts, format_names
 from llamafw.models.fetch import NETWORK_HINT, Source, StatusError, UnreachableError, describe_network_error, fetch
 from llamafw.models.folders import hub_dir
@@ -61,7 +63,9 @@ def pull_repo(
     offline: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Return a model's file or first part; download it first if it is missing or has changed.
+    """Return a model's file, first part or folder; download it first if it is missing or has changed.
+
+    A repository without GGUF models can have a checkpoint: ``config.json``, safetensors files and a tokenizer.
 
     Parameters
     ----------
@@ -123,10 +127,15 @@ class Hub:
         self.api: HfApi = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, **self.client)
 
     def pull(self, file: str | None, path: Path | None) -> Path:
-        """Return the current version of a model's file or first part; download all its parts first if necessary."""
+        """Return the current version of a model; download all its files first if necessary.
+
+        That is the file of a GGUF model, its first part, or the folder of a checkpoint.
+        """
         info = self.info()
         files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         names, source = list(files), self.repo.id
+        if not file and has_checkpoint(names):
+            return self._pull_checkpoint(info, files, path)
         chosen = find_file(names, file, source) if file else choose_model(names, self.repo.quant, source)
         parts = find_parts(names, chosen, source)
         if path is not None and len(parts) > 1:
@@ -150,6 +159,25 @@ class Hub:
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise DownloadError(f"{self.api.endpoint} (HF_ENDPOINT) does not answer like Hugging Face") from exc
 
+    def _pull_checkpoint(self, info: ModelInfo, files: Mapping[str, RepoSibling], path: Path | None) -> Path:
+        """Return the folder of a checkpoint; download those of its files first that are missing."""
+        self._refuse_options(path)
+        small = choose_small_files(files)
+        folder = {name: self._pull_file(info, files[name], None) for name in small}[CONFIG].parent
+        for name in choose_weights(files, folder, self.repo.id):
+            self._pull_file(info, files[name], None)
+        return folder
+
+    def _refuse_options(self, path: Path | None) -> None:
+        """Raise SettingsError for what chooses a GGUF file of a repository that has none."""
+        if self.repo.quant:
+            raise SettingsError(
+                f"{self.repo.id} has no GGUF model, so :{self.repo.quant} chooses nothing; leave it out, and use "
+                "--requantize to quantize the model while it is loaded"
+            )
+        if path is not None:
+            raise SettingsError(f"--model names one file, but {self.repo.id} has a checkpoint of several; leave it out")
+
     def find_cached(self, file: str | None, path: Path | None) -> Path:
         """Return the file from the cache without asking the hub; raise DownloadError if it is not there."""
         if path is not None and path.is_file():
@@ -161,6 +189,10 @@ class Hub:
             place = path or self.cache
             raise DownloadError(f"{name} is not in the cache ({place}), and --offline or HF_HUB_OFFLINE is set")
         source = f"the cache of {self.repo.id}"
+        if not file and has_checkpoint(files):
+            self._refuse_options(None)
+            choose_weights(files, snapshot, source)
+            return snapshot
         chosen = find_file(files, file, source) if file else choose_model(files, self.repo.quant, source)
         return snapshot / find_parts(files, chosen, source)[0]
 

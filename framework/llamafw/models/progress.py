@@ -1,6 +1,6 @@
-"""Show the progress of a download on stderr.
+"""Show the progress of a command on stderr.
 
-Independent of how files are downloaded.
+Independent of what it does.
 """
 
 from __future__ import annotations
@@ -57,22 +57,45 @@ class Progress:
         if self._rich and self._task is not None:
             self._rich.update(self._task, completed=n_bytes if self._total is None else min(n_bytes, self._total))
 
+    def start_count(self, name: str, n: int) -> None:
+        """Start a step that does ``n`` things; `advance` is called after each of them."""
+        if not self.shown:
+            return
+        rich = self._start(counts=True)
+        if not rich.console.is_terminal:
+            self._print(f"{n} {name}")
+        self._total = n
+        self._task = rich.add_task(f"{self.title}: {name}", total=n, note="")
+
+    def advance(self, note: str) -> None:
+        """Report that one more thing is done, with the result so far."""
+        if self._rich and self._task is not None:
+            self._rich.update(self._task, advance=1, note=note)
+
     def _print(self, text: str) -> None:
         if self.shown:
             self._start().console.print(f"{self.title}: {text}", highlight=False, markup=False)
 
-    def _start(self) -> RichProgress:
+    def _start(self, *, counts: bool = False) -> RichProgress:
         if self._rich is None:
             from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
             from rich.progress import Progress as RichProgress
 
             console = Console(stderr=True)
+            of_bytes = DownloadColumn(), TransferSpeedColumn()
+            of_counts = MofNCompleteColumn(), TextColumn("{task.fields[note]}")
             self._rich = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
+                *(of_counts if counts else of_bytes),
                 TimeRemainingColumn(),
                 console=console,
                 disable=not console.is_terminal,

@@ -10,24 +10,26 @@ import os
 import re
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import psutil
 
-from llamafw.errors import ModelError, PluginError, SettingsError
+from llamafw.errors import ModelError, PluginError
 from llamafw.graph import TOKENS, EmbeddingLookup, ExpertLinear, Graph, Linear, TopK, Value, Weight
 from llamafw.interfaces import Quant, Quantizer
+from llamafw.models.file_types import find_quantizer
 from llamafw.models.slow_steps import log_if_slow
 from llamafw.models.tensor_types import byte_size
 from llamafw.registry import Registry
 from llamafw.settings import Settings
-from llamafw.types import Bytes, Model, Tensor
+from llamafw.types import Bytes, Floats, Model, Tensor
 
 FLAG = "--requantize"
 MIN_ROWS = 16  # matrices with fewer rows keep their type: they are small, and often decide something
@@ -54,17 +56,28 @@ class RequantizedTensor(Tensor):
         The file, for error messages.
     n_threads : int
         How many threads round it.
+    importance : (n_matrices, n_columns) float32, optional
+        How much errors in each column matter, for each matrix of the tensor.
     """
 
-    __slots__ = ("source", "_quant", "_target", "_path", "_n_threads", "_lock", "_data")
+    __slots__ = ("source", "_quant", "_target", "_path", "_n_threads", "_importance", "_lock", "_data")
 
     __setattr__ = object.__setattr__  # the fields of the dataclass are frozen, and those here are not
 
-    def __init__(self, source: Tensor, quant: Quant, target: Quantizer, path: Path, n_threads: int) -> None:
+    def __init__(
+        self,
+        source: Tensor,
+        quant: Quant,
+        target: Quantizer,
+        path: Path,
+        n_threads: int,
+        importance: Floats | None = None,
+    ) -> None:
         for name, value in (("name", source.name), ("shape", source.shape), ("type_name", target.name)):
             object.__setattr__(self, name, value)
         self.source = source
         self._quant, self._target, self._path, self._n_threads = quant, target, path, n_threads
+        self._importance = importance
         self._lock = threading.Lock()
         self._data: Callable[[], Bytes | None] = lambda: None
 
@@ -89,6 +102,11 @@ class RequantizedTensor(Tensor):
                 self._data = weakref.ref(data)
         return data
 
+    @property
+    def n_bytes(self) -> int:
+        """Size of ``data`` in bytes."""
+        return byte_size(self.shape, self._target) or 0  # `requantize` has checked that rows are whole blocks
+
     def release(self) -> None:
         """Do nothing: the pages of the file have been released when the data were computed."""
 
@@ -101,7 +119,7 @@ class RequantizedTensor(Tensor):
         if not np.isfinite(largest):
             self._fail("has weights that are not finite numbers")
 
-        blocks = self._target.quantize(values)
+        blocks = self._quantize(values, first)
         expected = last - first, n_columns // self._target.block_size * self._target.type_size
         if not isinstance(blocks, np.ndarray) or blocks.dtype != np.uint8 or blocks.shape != expected:
             raise PluginError(f"the tensor type {self.type_name!r} returned {blocks!r:.80}, not uint8 of {expected}")
@@ -111,49 +129,53 @@ class RequantizedTensor(Tensor):
                 self._fail(f"has weights up to {largest:.3g}, which are too large")
         return blocks
 
+    def parts(self) -> Iterator[Bytes]:
+        """Yield the rounded rows from first to last, some at a time, ``(n_rows, bytes per row)`` uint8.
+
+        Threads round the next ones meanwhile. Only these take memory.
+        """
+        n_rows, step = self._n_rows, max(_CHUNK // self.shape[-1], 1)
+        waiting = deque[Future[Bytes]]()
+        data = self.source.data  # kept, because those of a checkpoint would be computed again for each part
+        with ThreadPoolExecutor(self._n_threads) as threads:
+            for first in range(0, n_rows, step):
+                waiting.append(threads.submit(self.round_rows, first, min(first + step, n_rows)))
+                if len(waiting) > 2 * self._n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        del data
+        self.source.release()
+
     @property
     def _n_rows(self) -> int:
         return int(np.prod(self.shape[:-1]))
 
+    def _quantize(self, values: Floats, first: int) -> Bytes:
+        """Return the blocks of some rows, of which the first has the number ``first``."""
+        if self._importance is None:
+            return self._target.quantize(values)
+        n, last = self.shape[-2], first + len(values)  # a matrix has n rows
+        cuts = [first, *range(first // n * n + n, last, n), last]
+        blocks = [
+            self._target.quantize(values[start - first : end - first], self._importance[start // n])
+            for start, end in pairwise(cuts)
+        ]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
     def _round(self) -> Bytes:
-        n_bytes = byte_size(self.shape, self._target)
-        assert n_bytes is not None  # `requantize` has checked it
-        data = np.empty(n_bytes, np.uint8)
-        rows, step = data.reshape(self._n_rows, -1), max(_CHUNK // self.shape[-1], 1)
-
-        def round_part(first: int) -> None:
-            last = min(first + step, len(rows))
-            rows[first:last] = self.round_rows(first, last)
-
-        with ThreadPoolExecutor(self._n_threads) as threads:
-            for _ in threads.map(round_part, range(0, len(rows), step)):  # raises the first error
-                pass
-        self.source.release()
+        data = np.empty(self.n_bytes, np.uint8)
+        rows, first = data.reshape(self._n_rows, -1), 0
+        for part in self.parts():
+            rows[first : first + len(part)] = part
+            first += len(part)
         data.flags.writeable = False
         return data
 
     def _fail(self, problem: str) -> None:
         raise ModelError(
-            f"{self._path}: the tensor {self.name!r} {problem}, so it cannot be rounded to {self.type_name} ({FLAG})"
+            f"{self._path}: the tensor {self.name!r} {problem}, so it cannot be rounded to {self.type_name}"
         )
-
-
-def find_quantizer(name: str, quants: Registry) -> Quantizer:
-    """Return the tensor type that ``--requantize`` names; upper and lower case are the same.
-
-    Raises
-    ------
-    SettingsError
-        No plugin provides the type, or weights cannot be rounded to it; the message lists the types that can be used.
-    """
-    by_name = {one.upper(): quant for one, quant in quants.items()}
-    quant = by_name.get(name.upper())
-    if quant is not None and callable(getattr(quant, "quantize", None)):
-        return quant  # type: ignore[no-any-return]  # a Quantizer, as it has the method
-    usable = ", ".join(sorted(one for one, quant in quants.items() if callable(getattr(quant, "quantize", None))))
-    if quant is None:
-        raise SettingsError(f"{FLAG}: no plugin provides the tensor type {name!r}; weights can be rounded to {usable}")
-    raise SettingsError(f"{FLAG}: weights cannot be rounded to {quant.name}, only to {usable}")
 
 
 def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry, log: Callable[[str], None]) -> Model:
@@ -185,16 +207,17 @@ def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry,
     """
     if settings.requantize is None:
         return model
-    target = find_quantizer(settings.requantize, quants)
-    n_threads = settings.threads if settings.threads > 0 else _n_cores()
-    outputs = {weight.name for weight in _output_matrices(graph)}
+    target = find_quantizer(settings.requantize, quants, FLAG)
+    n_threads = settings.threads if settings.threads > 0 else n_cores()
+    graphs = [graph, *([graph.prediction] if graph.prediction else [])]
+    outputs = {weight.name for one in graphs for weight in _output_matrices(one)}
     tensors, misfits = dict(model.tensors), dict[str, Tensor]()
     used = [target, *(quants[name] for name in OUTPUT_TYPES if outputs and target.block_size > 1)]
     # load compiled code now: while a backend compiles kernels, numba's setting for the folder of the cache is another
     with log_if_slow(log, f"{FLAG}: compiling the code that rounds weights; later starts do not"):
         for quant in used:
             quant.quantize(np.zeros((1, quant.block_size), np.float32))
-    for name in matrices(graph):
+    for name in dict.fromkeys(name for one in graphs for name in matrices(one)):
         tensor = tensors[name]
         chosen = _output_type(tensor, target, quants) if name in outputs else target
         if chosen is None or chosen.name == tensor.type_name or len(tensor.shape) < 2 or tensor.shape[-2] < MIN_ROWS:
@@ -204,8 +227,8 @@ def requantize(model: Model, graph: Graph, settings: Settings, quants: Registry,
             continue
         tensors[name] = RequantizedTensor(tensor, quants[tensor.type_name], chosen, model.path, n_threads)
 
-    n_bytes = {name: byte_size(tensor.shape, quants[tensor.type_name]) or 0 for name, tensor in tensors.items()}
-    changed = replace(model, tensors=MappingProxyType(tensors), n_bytes=sum(n_bytes.values()))
+    n_bytes = sum(tensor.n_bytes for tensor in tensors.values())
+    changed = replace(model, tensors=MappingProxyType(tensors), n_bytes=n_bytes)
     log(_describe(model, changed, target))
     if misfits:
         types = _grouped(f"{_LAYER.sub('*', name)} ({tensor.type_name})" for name, tensor in misfits.items())
@@ -269,7 +292,7 @@ def _bits(quant: Quant) -> float:
     return 8 * quant.type_size / quant.block_size
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
     """Return the number of cores that this process may use, without hyperthreads."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))

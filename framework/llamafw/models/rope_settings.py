@@ -1,6 +1,7 @@
-"""``--rope-*`` and ``--yarn-*``: replace a model's metadata for RoPE.
+"""``--rope-*``, ``--yarn-*`` and ``--grp-attn-*``: replace a model's metadata for RoPE.
 
-This module maps settings to metadata keys of GGUF. Architectures interpret these keys.
+This module maps settings to metadata keys of GGUF, and two of llamafw for self-extend. Architectures interpret the keys
+of GGUF.
 """
 
 from __future__ import annotations
@@ -44,5 +45,24 @@ def _rope_overrides(settings: Settings) -> dict[str, Any]:
         "scaling.yarn_attn_factor": settings.yarn_attn_factor,
         "scaling.yarn_beta_fast": settings.yarn_beta_fast,
         "scaling.yarn_beta_slow": settings.yarn_beta_slow,
+        **_groups(settings),
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _groups(settings: Settings) -> dict[str, int]:
+    """Return the values for self-extend, none if it is off."""
+    factor, width = settings.grp_attn_n, settings.grp_attn_w
+    if factor == 1:
+        return {}
+    if width % factor:
+        raise SettingsError(f"--grp-attn-w {width} is not a multiple of --grp-attn-n {factor}")
+    return {"group.factor": factor, "group.width": width}
+
+
+def groups_of(model: Model) -> tuple[int, int] | None:
+    """Return the tokens per group and per window of self-extend; None if it is off."""
+    prefix = f"{model.metadata.get('general.architecture')}.rope.group"
+    if f"{prefix}.factor" not in model.metadata:
+        return None
+    return model.metadata[f"{prefix}.factor"], model.metadata[f"{prefix}.width"]

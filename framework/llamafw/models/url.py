@@ -145,7 +145,7 @@ def _has_checksum(record: Record | None, source: Source) -> bool:
 
 def _check_users_file(source: Source, path: Path, progress: Progress) -> None:
     """Raise DownloadError if a file that the user put there has another checksum: it must not be overwritten."""
-    if source.sha256 and (digest := sha256_of(path, progress)) != source.sha256:
+    if source.sha256 and (digest := sha256_of([path], progress)) != source.sha256:
         raise DownloadError(f"{path} already exists and is another file: its SHA-256 is {digest}, not {source.sha256}")
 
 

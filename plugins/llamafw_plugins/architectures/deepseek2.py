@@ -40,8 +40,8 @@ def _deepseek2(m: g.Metadata) -> g.Graph:
     turn = g.rotation(m, sizes.rotated, n_ctx, interleaved=True, yarn_magnitude=magnitude)
     scale = g.yarn_temperature(m, multiplier) ** 2 * sizes.key**-0.5
 
-    x = g.token_embedding(m, w)
-    for i, layer in enumerate(w.layers(n_layer)):
+    def block(x: g.Value, layer: g.Parameters, *, dense: bool) -> g.Value:
+        """Return the output of a layer."""
         h = g.rms_norm(x, layer["attn_norm"], eps)
         if n_lora_q:
             q = g.linear(g.rms_norm(g.linear(h, layer["attn_q_a"]), layer["attn_q_a_norm"], eps), layer["attn_q_b"])
@@ -52,19 +52,25 @@ def _deepseek2(m: g.Metadata) -> g.Graph:
         x = x + g.linear(a, layer["attn_output"])
 
         h = g.rms_norm(x, layer["ffn_norm"], eps)
-        if i < n_dense or not routing:
+        if dense or not routing:
             h = g.gated_ffn(h, layer)
         elif n_shared:
-            h = g.experts(h, layer, routing) + g.gated_ffn(h, layer, suffix="_shexp")
+            h = g.experts(h, layer, routing) + g.shared_expert(h, layer)
         else:
             h = g.experts(h, layer, routing)
-        x = g.layer_output(x + h, i)
+        return x + h
+
+    x = g.token_embedding(m, w)
+    for i, layer in enumerate(w.layers(n_layer)):
+        x = g.layer_output(block(x, layer, dense=i < n_dense), i)
     hidden = g.rms_norm(x, w["output_norm"], eps)
     logits = g.linear(hidden, g.output_matrix(w))
 
     w.skip("rope_freqs.")
     w.check_all_used(m.architecture)
-    return g.Graph(hidden, logits, n_ctx)
+    is_dense = "ffn_gate_inp" not in w.layer(n_layer)
+    prediction = g.prediction(m, w, n_layer, eps, lambda x, layer: block(x, layer, dense=is_dense))
+    return g.Graph(hidden, logits, n_ctx, prediction)
 
 
 def _gating(m: g.Metadata, w: g.Parameters) -> g.Gating:

@@ -36,7 +36,7 @@ def gemma4(model: Model) -> g.Graph:
     is_scaled = any("layer_output_scale" in layer for layer in layers)
 
     x = g.token_embedding(m, w) * n_embd**0.5
-    inputs = _inputs_per_layer(x, m, w, n_layer, eps)
+    inputs = inputs_per_layer(x, m, w, n_layer, eps)
     caches: dict[bool, g.Cache] = {}  # of the last layer with a window, and of the last one without
     for i, layer in enumerate(layers):
         n, turn, seen = (local_size, local, window) if is_windowed[i] else (size, full, None)
@@ -84,7 +84,7 @@ def _geglu(gate: g.Value, up: g.Value) -> g.Value:
     return g.activation(gate, "gelu_tanh") * up
 
 
-def _inputs_per_layer(x: g.Value, m: g.Metadata, w: g.Parameters, n_layer: int, eps: float) -> list[g.Value]:
+def inputs_per_layer(x: g.Value, m: g.Metadata, w: g.Parameters, n_layer: int, eps: float) -> list[g.Value]:
     """Return one small row per layer, from the token and its embedding ``x``; an empty list if the model has none."""
     size = m.integer("embedding_length_per_layer_input", 0, low=0)
     if not size:

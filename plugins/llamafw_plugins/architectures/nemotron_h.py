@@ -33,7 +33,7 @@ def _nemotron_h(m: g.Metadata, routing: g.Routing | None) -> g.Graph:
     for i, layer in enumerate(w.layers(n_layer)):
         h = g.rms_norm(x, layer["attn_norm"], eps)
         if n_ff[i]:
-            x = x + (_experts(h, layer, routing) if routing else _ffn(h, layer))
+            x = x + (_experts(h, layer, routing) if routing else g.plain_ffn(h, layer, "relu_squared"))
         elif n_kv[i]:
             q, k, v = g.attention_inputs(h, layer, n_head[i], n_kv[i], size)
             x = x + g.linear(g.flat(g.attention(q, g.cache(k, v), size**-0.5)), layer["attn_output"])
@@ -45,11 +45,6 @@ def _nemotron_h(m: g.Metadata, routing: g.Routing | None) -> g.Graph:
 
     w.check_all_used(m.architecture)
     return g.Graph(hidden, logits, n_ctx)
-
-
-def _ffn(h: g.Value, layer: g.Parameters, suffix: str = "") -> g.Value:
-    up = g.activation(g.linear(h, layer[f"ffn_up{suffix}"]), "relu_squared")
-    return g.linear(up, layer[f"ffn_down{suffix}"])
 
 
 def _experts(h: g.Value, layer: g.Parameters, routing: g.Routing) -> g.Value:
@@ -65,4 +60,4 @@ def _experts(h: g.Value, layer: g.Parameters, routing: g.Routing) -> g.Value:
     y = g.weighted_sum(g.expert_linear(hidden, chosen, down), weights)
     if "ffn_latent_down" in layer:
         y = g.linear(y, layer["ffn_latent_up"])
-    return y + _ffn(h, layer, "_shexp")
+    return y + g.plain_ffn(h, layer, "relu_squared", suffix="_shexp")

@@ -1,7 +1,8 @@
 """The architectures ``qwen3next``, ``qwen35`` and ``qwen35moe``: Qwen3-Next and Qwen3.5 to 3.8, hybrids of two mixers.
 
 Most layers are gated delta nets (arXiv:2412.06464); the others are attention whose output is multiplied by a gate
-(arXiv:2505.06708). Positions of images (M-RoPE) have several rows, which are equal for text.
+(arXiv:2505.06708). Positions of images (M-RoPE) have several rows, which are equal for text. The block for
+multi-token prediction has attention.
 """
 
 from __future__ import annotations
@@ -33,24 +34,30 @@ def qwen35moe(model: Model) -> g.Graph:
 def _hybrid(m: g.Metadata, routing: g.Routing | None, sections: tuple[int, ...], *, tiled: bool) -> g.Graph:
     w, n_ctx = g.Parameters.of(m.model), m.integer("context_length")
     heads, eps = m.heads(), m.number("attention.layer_norm_rms_epsilon", low=0)
-    sizes, is_recurrent = g.state_sizes(m), _recurrent_layers(m, g.layer_count(m, w))
+    sizes, is_recurrent = g.state_sizes(m), _recurrent_layers(m, n_layer := g.layer_count(m, w))
     turn = g.rotation(m, m.n_rotated(heads.size), n_ctx)
     turn = replace(turn, sections=sections, sections_take_turns=bool(sections))
 
-    x = g.token_embedding(m, w)
-    for i, layer in enumerate(w.layers(len(is_recurrent))):
+    def block(x: g.Value, layer: g.Parameters, *, recurrent: bool = False) -> g.Value:
+        """Return the output of a layer."""
         h = g.rms_norm(x, layer["attn_norm"], eps)
-        if is_recurrent[i]:
+        if recurrent:
             x = x + g.gated_delta_net(h, layer, sizes, eps, tiled=tiled)
         else:
             x = x + _gated_attention(h, layer, heads, turn, eps)
         h = g.rms_norm(x, layer["post_attention_norm"], eps)
-        x = g.layer_output(x + (_experts(h, layer, routing) if routing else g.gated_ffn(h, layer)), i)
+        if routing:
+            return x + (g.experts(h, layer, routing) + g.shared_expert(h, layer, is_gated=True))
+        return x + g.gated_ffn(h, layer)
+
+    x = g.token_embedding(m, w)
+    for i, layer in enumerate(w.layers(n_layer)):
+        x = g.layer_output(block(x, layer, recurrent=is_recurrent[i]), i)
     hidden = g.rms_norm(x, w["output_norm"], eps)
     logits = g.linear(hidden, g.output_matrix(w))
 
     w.check_all_used(m.architecture)
-    return g.Graph(hidden, logits, n_ctx)
+    return g.Graph(hidden, logits, n_ctx, g.prediction(m, w, n_layer, eps, block))
 
 
 def _gated_attention(h: g.Value, layer: g.Parameters, heads: g.Heads, turn: g.Rotation, eps: float) -> g.Value:
@@ -61,13 +68,6 @@ def _gated_attention(h: g.Value, layer: g.Parameters, heads: g.Heads, turn: g.Ro
     k = g.rope(g.rms_norm(k, layer["attn_k_norm"], eps), turn)
     a = g.attention(q, g.cache(k, v), heads.size**-0.5) * g.activation(gate, "sigmoid")
     return g.linear(g.flat(a), layer["attn_output"])
-
-
-def _experts(h: g.Value, layer: g.Parameters, routing: g.Routing) -> g.Value:
-    """Return the chosen experts and one that each token uses, multiplied by a gate of its own."""
-    shared = g.gated_ffn(h, layer, suffix="_shexp")
-    gate = g.linear(h, layer.of_shape("ffn_gate_inp_shexp", 1, h.shape[-1]))
-    return g.experts(h, layer, routing) + shared * g.activation(gate, "sigmoid")
 
 
 def _recurrent_layers(m: g.Metadata, n_layer: int) -> list[bool]:

@@ -13,13 +13,14 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers
 
 from llamafw_plugins.tokenizers.gguf_tokenizer import GgufTokenizer, parse_byte_token
-from llamafw_plugins.tokenizers.gpt2 import LibraryTokenizer, read_merges
+from llamafw_plugins.tokenizers.gpt2 import read_merges
+from llamafw_plugins.tokenizers.library_tokenizer import BpeTokenizer
 from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, read_vocabulary
 
 _SPACE = "\u2581"  # ▁, the space in the texts of tokens
 
 
-class Gemma4Tokenizer(LibraryTokenizer):
+class Gemma4Tokenizer(BpeTokenizer):
     """A BPE tokenizer of characters with byte fallback.
 
     If two tokens have the same text, as in some files by Google, text is encoded with the second one.

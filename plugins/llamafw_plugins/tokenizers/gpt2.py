@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from tokenizers import Encoding, Regex, decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from llamafw import ModelError, RequestError
-from llamafw_plugins.tokenizers.gguf_tokenizer import GgufTokenizer, parse_byte_token
+from llamafw import ModelError
+from llamafw_plugins.tokenizers.gguf_tokenizer import parse_byte_token
+from llamafw_plugins.tokenizers.library_tokenizer import BpeTokenizer
 from llamafw_plugins.tokenizers.metadata_values import PREFIX, read_string, read_strings
 from llamafw_plugins.tokenizers.pre_tokenizers import DEFAULT, PRE_TOKENIZERS, PreTokenizer
-from llamafw_plugins.tokenizers.tokenizer_json import tokenizer_json
 from llamafw_plugins.tokenizers.vocabulary import BYTE, NORMAL, Vocabulary, read_vocabulary
 
 log = logging.getLogger(__name__)
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_MIN_BATCH_LENGTH = 4096  # characters; longer texts gain from the library's parallel loop, which releases the GIL
 
 
 def _byte_characters() -> list[str]:
@@ -37,52 +36,7 @@ BYTE_CHARACTERS = _byte_characters()
 _TO_BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
-class LibraryTokenizer(GgufTokenizer):
-    """A tokenizer whose merging is done by `tokenizers`."""
-
-    _library: Library
-    _decoder: Any  # of the library: turns the texts of tokens into text
-    _incomplete = False  # whether the library returns `n_vocab` for unknown characters, which are then dropped
-
-    def to_json(self) -> str:
-        """Return the tokenizer as a ``tokenizer.json``, which `tokenizers` loads.
-
-        Bytes that the vocabulary lacks are dropped there too, but before merging.
-        """
-        return tokenizer_json(
-            self._library,
-            self.vocabulary,
-            self._decoder,
-            strip_left=self._all_special.strip_left,
-            strip_right=self._all_special.strip_right,
-            first=self.bos if self.add_bos else None,
-            last=self.eos if self.add_eos else None,
-        )
-
-    def _encode_parts(self, parts: Sequence[str | int]) -> list[int]:
-        encoded = iter(self._encode_texts([part for part in parts if isinstance(part, str)]))
-        tokens: list[int] = []
-        for part in parts:
-            if isinstance(part, str):
-                tokens += next(encoded).ids
-            else:
-                tokens.append(part)
-        return [token for token in tokens if token != self.n_vocab] if self._incomplete else tokens
-
-    def _encode_texts(self, texts: list[str]) -> list[Encoding]:
-        try:
-            if sum(map(len, texts)) <= _MIN_BATCH_LENGTH:
-                return [self._library.encode(text, add_special_tokens=False) for text in texts]
-            return self._library.encode_batch_fast(texts, add_special_tokens=False)
-        except BaseException as error:
-            # A panic of the library is not an Exception, so it would end the server. Its known cause is a word so long
-            # that Oniguruma exceeds its limit of ten million steps.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise RequestError("the text has a part that is too long to be split into words") from error
-
-
-class Gpt2Tokenizer(LibraryTokenizer):
+class Gpt2Tokenizer(BpeTokenizer):
     """A byte-level BPE tokenizer.
 
     Small vocabularies lack tokens for rare control characters; such bytes are dropped, as in llama.cpp.

@@ -41,7 +41,7 @@ def tokenizer_json(
         The tokens that are added to each text.
     """
     data = json.loads(library.to_str())
-    data["model"]["vocab"] = {text: token for text, token in vocabulary.ids.items() if _is_unicode(text)}
+    data["model"]["vocab"] = {text: token for text, token in vocabulary.ids.items() if is_unicode(text)}
     if not data["model"]["unk_token"]:
         data["model"]["unk_token"] = None
     data["added_tokens"] = [
@@ -69,6 +69,6 @@ def tokenizer_json(
     return text
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Return whether a text has no lone surrogates, which stand for bytes that are not UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

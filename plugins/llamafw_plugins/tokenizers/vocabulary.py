@@ -27,6 +27,9 @@ END_OF_GENERATION_TEXTS = (
 )  # fmt: skip
 """Texts of tokens that end a generation, even if the metadata does not name them."""
 
+TEXTS_OF_HTML_MODELS = ("<|tool_response>", "<|plamo:eos|>")
+"""Tokens of Gemma 4 and PLaMo 2, in which ``</s>`` ends struck text in HTML, and not a generation."""
+
 FIM_TEXTS = {
     "fim_pre_token_id": (
         "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
@@ -114,7 +117,7 @@ def read_vocabulary(
     bos, eos = named("bos_token_id", bos), named("eos_token_id", eos)
     control = {token for token, token_type in enumerate(types) if token_type in (CONTROL, UNKNOWN)}
     eog = by_text(END_OF_GENERATION_TEXTS)
-    if "<|tool_response>" in ids:  # Gemma 4, where this is text, the end of struck HTML
+    if by_text(TEXTS_OF_HTML_MODELS):
         eog -= by_text(["</s>"])
     control |= eog
 

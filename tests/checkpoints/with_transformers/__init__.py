@@ -6,6 +6,8 @@ Each has a function ``build(checkpoint, tensors) -> torch.nn.Module`` that undoe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -32,9 +34,6 @@ NAMES = {
     "ffn_gate_inp": "mlp.gate",
 }
 """GGUF's names of parameters in most models of transformers."""
-
-EXPERTS = {"ffn_gate_up_exps": "mlp.experts.gate_up_proj", "ffn_down_exps": "mlp.experts.down_proj"}
-"""Names of what `fuse_experts` returns."""
 
 
 def common(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -81,11 +80,36 @@ def layer_types(checkpoint: Checkpoint) -> list[str] | None:
     return ["sliding_attention" if one else "full_attention" for one in is_windowed]
 
 
-def load(kind: type[torch.nn.Module], config: Any, state: Tensors) -> torch.nn.Module:
-    """Return a model with the given parameters in float64; every parameter must be given."""
+def load(kind: type[torch.nn.Module], config: Any, state: Tensors, **options: Any) -> torch.nn.Module:
+    """Return a model with the given parameters in float64; every parameter must be given.
+
+    The options are those of the model's class.
+    """
     config._attn_implementation = config._experts_implementation = "eager"
-    model = kind(config).double()
+    model = kind(config, **options).double()
     model.load_state_dict(state, strict=True)
+    return model.eval()
+
+
+def load_folder(kind: Any, config: Any, checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
+    """Return a model of transformers in float64, loaded from a folder that the conversion's rules have written.
+
+    Every parameter must be in the folder, and transformers must know everything there.
+    """
+    from checkpoints.folders import config_json, write_folder
+
+    tensors = without_prediction(checkpoint, tensors)  # transformers does not load it with the model
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    with TemporaryDirectory() as folder:
+        write_folder(checkpoint, Path(folder), config_json(config, kind), arrays)
+        model, report = kind.from_pretrained(
+            folder,
+            dtype=torch.float64,
+            attn_implementation="eager",
+            experts_implementation="eager",
+            output_loading_info=True,
+        )
+    assert not any(report.values()), {kind: sorted(names)[:3] for kind, names in report.items()}
     return model.eval()
 
 
@@ -116,6 +140,14 @@ def without_one(tensors: Tensors) -> Tensors:
     return {name: tensor - 1 if name.endswith("norm.weight") else tensor for name, tensor in tensors.items()}
 
 
+def without_prediction(checkpoint: Checkpoint, tensors: Tensors) -> Tensors:
+    """Return the tensors without those of the blocks at the end that predict more than one token."""
+    prefix = f"{checkpoint.architecture}."
+    n_all, n_skipped = checkpoint.key("block_count"), checkpoint.metadata.get(f"{prefix}nextn_predict_layers", 0)
+    skipped = tuple(f"blk.{i}." for i in range(n_all - n_skipped, n_all))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(skipped)}
+
+
 def halves(tensor: torch.Tensor, n_head: int) -> torch.Tensor:
     """Return rows of Q or K with the pairs to rotate in the halves of a head, not adjacent as GGUF has them.
 
@@ -130,21 +162,6 @@ def split_qkv(checkpoint: Checkpoint, tensors: Tensors) -> Tensors:
     config = common(checkpoint)
     n_q, n_kv = (config[key] * config["head_dim"] for key in ("num_attention_heads", "num_key_value_heads"))
     return split_rows(tensors, "attn_qkv", {"attn_q": n_q, "attn_k": n_kv, "attn_v": n_kv})
-
-
-def fuse_experts(tensors: Tensors) -> Tensors:
-    """Return the parameters of experts as transformers has them: gate and up in one tensor without a suffix."""
-    result = {}
-    for name, tensor in tensors.items():
-        stem, _, role = name.removesuffix(".weight").rpartition(".")
-        if role == "ffn_gate_exps":
-            up = tensors[f"{stem}.ffn_up_exps.weight"]
-            result[f"{stem}.ffn_gate_up_exps"] = torch.cat([tensor, up], dim=1)
-        elif role in ("ffn_gate_up_exps", "ffn_down_exps"):
-            result[f"{stem}.{role}"] = tensor
-        elif role != "ffn_up_exps":
-            result[name] = tensor
-    return result
 
 
 def split_rows(tensors: Tensors, fused: str, parts: Mapping[str, int]) -> Tensors:

@@ -8,7 +8,7 @@ import torch
 from transformers import Cohere2Config, Cohere2ForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, layer_types, load, rename
+from checkpoints.with_transformers import Tensors, common, layer_types, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -18,7 +18,7 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         sliding_window=checkpoint.key("attention.sliding_window"),
         layer_types=layer_types(checkpoint),
     )
-    return load(Cohere2ForCausalLM, config, rename(tensors))
+    return load_folder(Cohere2ForCausalLM, config, checkpoint, tensors)
 
 
 def fields_of(checkpoint: Checkpoint, tensors: Tensors) -> dict[str, Any]:

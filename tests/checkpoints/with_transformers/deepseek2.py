@@ -1,41 +1,37 @@
-"""The architecture ``deepseek2`` as transformers' DeepSeek-V3, or as its DeepSeek-V2 if gating is softmax."""
+"""The architecture ``deepseek2`` as transformers' DeepSeek-V3, DeepSeek-V2 if gating is softmax, or GLM-4.7-Flash."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    Glm4MoeLiteConfig,
+    Glm4MoeLiteForCausalLM,
+)
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, load, rename
-
-NAMES = {
-    **EXPERTS,
-    "attn_q_a": "self_attn.q_a_proj",
-    "attn_q_a_norm": "self_attn.q_a_layernorm",
-    "attn_q_b": "self_attn.q_b_proj",
-    "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
-    "attn_kv_a_norm": "self_attn.kv_a_layernorm",
-    "attn_kv_b": "self_attn.kv_b_proj",
-    "exp_probs_b": "mlp.gate.e_score_correction",  # and the suffix _bias
-    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
-    "ffn_up_shexp": "mlp.shared_experts.up_proj",
-    "ffn_down_shexp": "mlp.shared_experts.down_proj",
-}
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model with the parameters of the checkpoint."""
     n_layer = checkpoint.key("block_count") - optional(checkpoint, "nextn_predict_layers", 0)
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"blk.{n_layer}.")}
-    state = rename(fuse_experts(join_halves(tensors)), NAMES)
-    state = {name.replace("correction.bias", "correction_bias"): tensor for name, tensor in state.items()}
     fields = fields_of(checkpoint) | {"num_hidden_layers": n_layer}
+    if checkpoint.name == "deepseek2-glm":
+        n_dense = fields.pop("first_k_dense_replace")
+        types = ["dense"] * n_dense + ["sparse"] * (n_layer - n_dense)
+        return load_folder(
+            Glm4MoeLiteForCausalLM, Glm4MoeLiteConfig(**fields, mlp_layer_types=types), checkpoint, tensors
+        )
     if optional(checkpoint, "expert_gating_func", 1) == 2:
-        return load(DeepseekV3ForCausalLM, DeepseekV3Config(**fields, num_mtp_layers=0), state)
+        return load_folder(DeepseekV3ForCausalLM, DeepseekV3Config(**fields, num_mtp_layers=0), checkpoint, tensors)
     method = "group_limited_greedy" if fields["n_group"] > 1 else "greedy"
-    return load(DeepseekV2ForCausalLM, DeepseekV2Config(**fields, topk_method=method), state)
+    return load_folder(DeepseekV2ForCausalLM, DeepseekV2Config(**fields, topk_method=method), checkpoint, tensors)
 
 
 def fields_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -68,15 +64,3 @@ def fields_of(checkpoint: Checkpoint) -> dict[str, Any]:
 def optional(checkpoint: Checkpoint, name: str, default: Any) -> Any:
     """Return the value of a metadata key, or a default."""
     return checkpoint.metadata.get(f"{checkpoint.architecture}.{name}", default)
-
-
-def join_halves(tensors: Tensors) -> Tensors:
-    """Return the tensors with ``attn_k_b`` and ``attn_v_b`` joined to ``attn_kv_b``."""
-    result = {}
-    for name, tensor in tensors.items():
-        if ".attn_k_b." in name:
-            halves = [tensor.mT, tensors[name.replace(".attn_k_b.", ".attn_v_b.")]]  # (n_head, size, n_latent)
-            result[name.replace(".attn_k_b.", ".attn_kv_b.")] = torch.cat(halves, 1).flatten(0, 1)
-        elif ".attn_v_b." not in name:
-            result[name] = tensor
-    return result

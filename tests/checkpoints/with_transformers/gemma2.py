@@ -6,13 +6,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, layer_types, load, rename, without_one
-
-NAMES = {
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
+from checkpoints.with_transformers import Tensors, common, layer_types, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -29,4 +23,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         attn_logit_softcapping=checkpoint.key("attn_logit_softcapping"),
         final_logit_softcapping=checkpoint.key("final_logit_softcapping"),
     )
-    return load(Gemma2ForCausalLM, config, rename(without_one(tensors), NAMES))
+    return load_folder(Gemma2ForCausalLM, config, checkpoint, tensors)

@@ -6,8 +6,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, layer_types, load, rename, without_one
-from checkpoints.with_transformers.gemma2 import NAMES
+from checkpoints.with_transformers import Tensors, common, layer_types, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -26,4 +25,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         layer_types=layer_types(checkpoint),
         final_logit_softcapping=keys.get("gemma3.final_logit_softcapping"),
     )
-    return load(Gemma3ForCausalLM, config, rename(without_one(tensors), NAMES))
+    return load_folder(Gemma3ForCausalLM, config, checkpoint, tensors)

@@ -8,35 +8,14 @@ import torch
 from transformers import Gemma4ForCausalLM, Gemma4TextConfig
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, load, rename
-from checkpoints.with_transformers.gemma2 import NAMES as NAMES_OF_GEMMA2
-
-NAMES = {
-    **NAMES_OF_GEMMA2,
-    "inp_gate": "per_layer_input_gate",
-    "proj": "per_layer_projection",
-    "post_norm": "post_per_layer_input_norm",
-    "per_layer_token_embd": "embed_tokens_per_layer",
-    "per_layer_model_proj": "per_layer_model_projection",
-    "per_layer_proj_norm": "per_layer_projection_norm",
-    "layer_output_scale": "layer_scalar",
-    "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
-    "post_ffw_norm_1": "post_feedforward_layernorm_1",
-    "post_ffw_norm_2": "post_feedforward_layernorm_2",
-    "ffn_gate_inp": "router.proj",
-    "ffn_gate_inp.scale": "router.scale",
-    "ffn_down_exps.scale": "router.per_expert_scale",
-    **{role: name.removeprefix("mlp.") for role, name in EXPERTS.items()},
-}
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model with the parameters of the checkpoint."""
     factors = tensors.pop("rope_freqs.weight")
     tensors = {name: tensor for name, tensor in tensors.items() if name not in checkpoint.skipped}
-    state = rename(fuse_experts(tensors), NAMES)
-    state = {name.replace("layer_scalar.weight", "layer_scalar"): tensor for name, tensor in state.items()}
-    model = load(Gemma4ForCausalLM, Gemma4TextConfig(**fields_of(checkpoint)), state)
+    model = load_folder(Gemma4ForCausalLM, Gemma4TextConfig(**fields_of(checkpoint)), checkpoint, tensors)
     model.model.rotary_emb.full_attention_inv_freq /= factors
     return model
 

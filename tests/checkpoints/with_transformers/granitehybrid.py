@@ -6,8 +6,8 @@ import torch
 from transformers import GraniteMoeHybridConfig, GraniteMoeHybridForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, load
-from checkpoints.with_transformers.granite import expert_fields, state_of
+from checkpoints.with_transformers import Tensors, load_folder
+from checkpoints.with_transformers.granite import expert_fields
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -15,8 +15,6 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     n_kv, fields = checkpoint.key("attention.head_count_kv"), expert_fields(checkpoint)
     if not fields["num_local_experts"]:
         fields["shared_intermediate_size"] = fields["intermediate_size"]
-        for role in ("ffn_gate", "ffn_up", "ffn_down"):
-            tensors = {name.replace(f".{role}.", f".{role}_shexp."): tensor for name, tensor in tensors.items()}
     config = GraniteMoeHybridConfig(
         **fields
         | {
@@ -29,4 +27,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
             "mamba_d_conv": checkpoint.key("ssm.conv_kernel"),
         }
     )
-    return load(GraniteMoeHybridForCausalLM, config, state_of(checkpoint, tensors))
+    return load_folder(GraniteMoeHybridForCausalLM, config, checkpoint, tensors)

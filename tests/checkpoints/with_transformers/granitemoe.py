@@ -11,13 +11,13 @@ from transformers import (
 )
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, load
-from checkpoints.with_transformers.granite import expert_fields, state_of
+from checkpoints.with_transformers import Tensors, load_folder
+from checkpoints.with_transformers.granite import expert_fields
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model with the parameters of the checkpoint."""
-    config, state = expert_fields(checkpoint), state_of(checkpoint, tensors)
+    config = expert_fields(checkpoint)
     if config["shared_intermediate_size"]:
-        return load(GraniteMoeSharedForCausalLM, GraniteMoeSharedConfig(**config), state)
-    return load(GraniteMoeForCausalLM, GraniteMoeConfig(**config), state)
+        return load_folder(GraniteMoeSharedForCausalLM, GraniteMoeSharedConfig(**config), checkpoint, tensors)
+    return load_folder(GraniteMoeForCausalLM, GraniteMoeConfig(**config), checkpoint, tensors)

@@ -6,8 +6,8 @@ import torch
 from transformers import Lfm2MoeConfig, Lfm2MoeForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, load
-from checkpoints.with_transformers.lfm2 import fields, state_of
+from checkpoints.with_transformers import Tensors, load_folder
+from checkpoints.with_transformers.lfm2 import fields
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -19,4 +19,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         num_experts=checkpoint.key("expert_count"),
         num_experts_per_tok=checkpoint.key("expert_used_count"),
     )
-    return load(Lfm2MoeForCausalLM, config, state_of(checkpoint, tensors))
+    return load_folder(Lfm2MoeForCausalLM, config, checkpoint, tensors)

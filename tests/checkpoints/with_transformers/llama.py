@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, halves, load, rename, split_qkv
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -47,22 +47,15 @@ def half_of_values(tensors: Tensors, half: int, n_head: int, n_kv: int) -> Tenso
 
 def build_plain(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model if values have the size of keys."""
-    tensors = split_qkv(checkpoint, tensors)
     factors = tensors.pop("rope_freqs.weight", None)
     fields = common(checkpoint)
-    n_heads = {"attn_q": fields["num_attention_heads"], "attn_k": fields["num_key_value_heads"]}
-    for name, tensor in tensors.items():
-        role = name.split(".")[-2]
-        if role in n_heads:
-            tensors[name] = halves(tensor, n_heads[role])
-
     if "llama.expert_count" in checkpoint.metadata:
         n_expert, n_used = checkpoint.key("expert_count"), checkpoint.key("expert_used_count")
         config = MixtralConfig(**fields, num_local_experts=n_expert, num_experts_per_tok=n_used)
-        return load(MixtralForCausalLM, config, rename(fuse_experts(tensors), EXPERTS))
+        return load_folder(MixtralForCausalLM, config, checkpoint, tensors)
 
     biases = {"attention_bias": "blk.0.attn_output.bias" in tensors, "mlp_bias": "blk.0.ffn_up.bias" in tensors}
-    model = load(LlamaForCausalLM, LlamaConfig(**fields, **biases), rename(tensors))
+    model = load_folder(LlamaForCausalLM, LlamaConfig(**fields, **biases), checkpoint, tensors)
     if factors is not None:
         model.model.rotary_emb.inv_freq /= factors
     if "llama.attention.scale" in checkpoint.metadata:

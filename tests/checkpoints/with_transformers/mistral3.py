@@ -6,19 +6,14 @@ import torch
 from transformers import Ministral3Config, Ministral3ForCausalLM, MistralConfig, MistralForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, halves, load, rename
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model with the parameters of the checkpoint."""
     fields, keys = common(checkpoint), checkpoint.metadata
-    for name, tensor in tensors.items():
-        if ".attn_q." in name or ".attn_k." in name:
-            n = fields["num_attention_heads" if ".attn_q." in name else "num_key_value_heads"]
-            tensors[name] = halves(tensor, n)
-
     if "mistral3.attention.temperature_scale" not in keys:
-        return load(MistralForCausalLM, MistralConfig(**fields, sliding_window=None), rename(tensors))
+        return load_folder(MistralForCausalLM, MistralConfig(**fields, sliding_window=None), checkpoint, tensors)
     fields["rope_parameters"] |= {
         "mscale": 1.0,
         "mscale_all_dim": checkpoint.key("rope.scaling.yarn_log_multiplier"),
@@ -27,4 +22,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         "llama_4_scaling_beta": checkpoint.key("attention.temperature_scale"),
         "max_position_embeddings": fields["max_position_embeddings"],
     }
-    return load(Ministral3ForCausalLM, Ministral3Config(**fields), rename(tensors))
+    return load_folder(Ministral3ForCausalLM, Ministral3Config(**fields), checkpoint, tensors)

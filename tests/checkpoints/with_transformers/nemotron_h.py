@@ -8,35 +8,7 @@ import torch
 from transformers import NemotronHConfig, NemotronHForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, load, rename
-
-NAMES = {
-    "token_embd": "embeddings",
-    "output_norm": "norm_f",
-    "attn_norm": "norm",
-    "attn_q": "mixer.q_proj",
-    "attn_k": "mixer.k_proj",
-    "attn_v": "mixer.v_proj",
-    "attn_output": "mixer.o_proj",
-    "ssm_in": "mixer.in_proj",
-    "ssm_conv1d": "mixer.conv1d",
-    "ssm_dt_bias": "mixer.dt_bias",
-    "ssm_a": "mixer.A_log",
-    "ssm_d": "mixer.D",
-    "ssm_norm": "mixer.norm",
-    "ssm_out": "mixer.out_proj",
-    "ffn_up": "mixer.up_proj",
-    "ffn_down": "mixer.down_proj",
-    "ffn_gate_inp": "mixer.gate",
-    "exp_probs_b": "mixer.gate.e_score_correction_bias",
-    "ffn_up_exps": "mixer.experts.up_proj",
-    "ffn_down_exps": "mixer.experts.down_proj",
-    "ffn_up_shexp": "mixer.shared_experts.up_proj",
-    "ffn_down_shexp": "mixer.shared_experts.down_proj",
-    "ffn_latent_down": "mixer.fc1_latent_proj",
-    "ffn_latent_up": "mixer.fc2_latent_proj",
-}
-WITHOUT_SUFFIX = ("exp_probs_b.bias", "ffn_up_exps.weight", "ffn_down_exps.weight")
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -47,7 +19,8 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         mlp_bias="blk.1.ffn_up.bias" in tensors,
         time_step_min=1e-30,  # no limit, as in files
     )
-    return load(NemotronHForCausalLM, config, state_of(checkpoint, tensors))
+    tensors.setdefault("output.weight", tensors["token_embd.weight"])  # the model has an output matrix in any case
+    return load_folder(NemotronHForCausalLM, config, checkpoint, tensors)
 
 
 def fields(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -81,21 +54,3 @@ def fields(checkpoint: Checkpoint) -> dict[str, Any]:
         "norm_topk_prob": keys.get("expert_weights_norm", False),
         "routed_scaling_factor": keys["expert_weights_scale"],
     }
-
-
-def state_of(checkpoint: Checkpoint, tensors: Tensors) -> Tensors:
-    """Return the parameters by transformers' names."""
-    n_layer, found = fields(checkpoint)["num_hidden_layers"], {}
-    for name, tensor in tensors.items():
-        if name.startswith("blk.") and int(name.split(".")[1]) >= n_layer:
-            continue
-        role = name.split(".", 2)[-1]
-        if role == "ssm_a":
-            tensor = torch.log(-tensor)
-        if role in ("ssm_a", "ssm_d", "ssm_norm.weight"):
-            tensor = tensor.flatten()
-        if role == "ssm_conv1d.weight":
-            tensor = tensor[:, None]
-        name = name.replace("ssm_dt.bias", "ssm_dt_bias")
-        found[name.rpartition(".")[0] if role in WITHOUT_SUFFIX else name] = tensor
-    return rename(found, NAMES)

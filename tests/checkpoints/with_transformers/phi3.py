@@ -6,7 +6,7 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, load, rename
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -28,6 +28,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         bos_token_id=1,
         eos_token_id=2,
     )
-    names = {"ffn_up": "mlp.gate_up_proj"}
-    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("rope_factors_")}
-    return load(Phi3ForCausalLM, config, rename(rest, names))
+    return load_folder(Phi3ForCausalLM, config, checkpoint, tensors)

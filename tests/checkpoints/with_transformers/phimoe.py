@@ -10,14 +10,13 @@ from transformers import PhimoeConfig, PhimoeForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, load, rename, split_qkv
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model with the parameters of the checkpoint."""
     fields = common(checkpoint)
-    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("rope_factors_")}
-    is_long = len(rest) < len(tensors)
+    is_long = "rope_factors_long.weight" in tensors
     if is_long:
         rope, factor = fields["rope_parameters"], checkpoint.key("rope.scaling.attn_factor")
         rope["rope_type"] = "longrope"
@@ -32,8 +31,7 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         attention_bias="blk.0.attn_output.bias" in tensors,
         lm_head_bias="output.bias" in tensors,
     )
-    rest = fuse_experts(split_qkv(checkpoint, rest))
-    model = load(PhimoeForCausalLM, config, rename(rest, {**EXPERTS, "ffn_gate_inp": "mlp.router"}))
+    model = load_folder(PhimoeForCausalLM, config, checkpoint, tensors)
     if is_long:
         model.model.rotary_emb.register_forward_pre_hook(_use_length, with_kwargs=True)
     return model

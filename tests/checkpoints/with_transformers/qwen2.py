@@ -6,9 +6,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import Tensors, common, load, rename, split_qkv
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
     """Return the model with the parameters of the checkpoint."""
-    return load(Qwen2ForCausalLM, Qwen2Config(**common(checkpoint)), rename(split_qkv(checkpoint, tensors)))
+    return load_folder(Qwen2ForCausalLM, Qwen2Config(**common(checkpoint)), checkpoint, tensors)

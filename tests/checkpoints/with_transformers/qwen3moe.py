@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from checkpoints import Checkpoint
-from checkpoints.with_transformers import EXPERTS, Tensors, common, fuse_experts, load, rename
+from checkpoints.with_transformers import Tensors, common, load_folder
 
 
 def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
@@ -18,4 +18,4 @@ def build(checkpoint: Checkpoint, tensors: Tensors) -> torch.nn.Module:
         num_experts_per_tok=checkpoint.key("expert_used_count"),
         norm_topk_prob=True,
     )
-    return load(Qwen3MoeForCausalLM, config, rename(fuse_experts(tensors), EXPERTS))
+    return load_folder(Qwen3MoeForCausalLM, config, checkpoint, tensors)

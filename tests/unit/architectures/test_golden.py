@@ -1,4 +1,4 @@
-"""Graphs of tiny checkpoints in float64 against the logits that other implementations compute for them."""
+"""Graphs of tiny checkpoints in float64 against what other implementations compute for them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 import llamafw.graph as g
-from checkpoints import Checkpoint, all_checkpoints, golden, golden_path, write
+from checkpoints import Checkpoint, all_checkpoints, golden, golden_path, has_prediction, prediction_path, write
 from llamafw import Model
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
+from support.golden_results import assert_golden, assert_golden_predictions
 
 CHECKPOINTS = list(all_checkpoints())
+PREDICTING = [one for one in CHECKPOINTS if has_prediction(one)]
 TEXTS = [pytest.param(one, i, id=f"{one.name}-{n}") for one in CHECKPOINTS for i, n in enumerate(one.lengths)]
 
 Open = Callable[[Checkpoint], tuple[Model, g.Graph]]
@@ -38,13 +40,22 @@ def open_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Open:
 
 
 @pytest.mark.parametrize(("checkpoint", "text"), TEXTS)
-def test_logits_match_another_implementation(open_checkpoint: Open, checkpoint: Checkpoint, text: int) -> None:
+def test_results_match_another_implementation(open_checkpoint: Open, checkpoint: Checkpoint, text: int) -> None:
     model, graph = open_checkpoint(checkpoint)
     expected = golden(checkpoint.name)[text]
-    _, logits = g.evaluate(graph, expected.tokens.tolist(), g.read_weights(model, Plugins().registry("quant")))
-    assert logits is not None
     assert len(expected.tokens) == checkpoint.lengths[text]
-    np.testing.assert_allclose(logits[-len(expected.logits) :], expected.logits, rtol=0, atol=checkpoint.tolerance)
+    assert_golden(checkpoint, model, graph, Plugins().registry("quant"), expected)
+
+
+@pytest.mark.parametrize("checkpoint", PREDICTING, ids=lambda one: one.name)
+def test_predictions_match_another_implementation(open_checkpoint: Open, checkpoint: Checkpoint) -> None:
+    model, graph = open_checkpoint(checkpoint)
+    assert_golden_predictions(checkpoint, model, graph, Plugins().registry("quant"))
+
+
+def test_every_golden_file_of_predictions_has_a_checkpoint() -> None:
+    stored = {path.name for path in prediction_path("").parent.glob("*.npz")}
+    assert stored == {f"{one.name}.npz" for one in PREDICTING}
 
 
 def test_every_golden_file_has_a_checkpoint() -> None:
@@ -64,4 +75,4 @@ def test_qwen3_of_the_page_matches_transformers(open_checkpoint: Open) -> None:
     for expected in golden("qwen3"):
         _, logits = g.evaluate(names["qwen3"](model), expected.tokens.tolist(), read)
         assert logits is not None
-        np.testing.assert_allclose(logits[-len(expected.logits) :], expected.logits, rtol=0, atol=1e-8)
+        np.testing.assert_allclose(logits[-len(expected.rows) :], expected.rows, rtol=0, atol=1e-8)

@@ -100,6 +100,19 @@ def test_passwords_and_queries_of_urls_are_not_listed(pull_file: Callable[..., P
     assert download.source.endswith("/files/model.gguf")
 
 
+def test_a_folder_of_the_catalogue_is_listed_and_removed() -> None:
+    entry = CATALOGUE["minilm-l6-v2"]
+    path = models_dir() / entry.file
+    for file in entry.paths(path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"12345")
+    (download,) = find_downloads("minilm-l6-v2")
+    assert (download.path, download.size) == (path, 5 * len(entry.parts))
+    remove(download)
+    assert not path.exists()
+    assert list_downloads() == []
+
+
 def test_a_catalogue_model_is_removed_by_its_name(models_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = pull_catalogue_model()
     assert main(["pull", "--remove", NAME]) == 0

@@ -47,7 +47,7 @@ DAMAGED = {
     # name: (content, byte offset of the error or None, part of the message)
     "empty": (b"", 0, "the file is empty"),
     "short magic": (b"GG", 0, "not a GGUF file"),
-    "magic": (raw.gguf(magic=b"GGML"), 0, "not a GGUF file: it starts with b'GGML'"),
+    "magic": (raw.gguf(magic=b"GGML"), 0, "not a GGUF file: it does not start with b'GGUF'"),
     "version 0": (raw.gguf(version=0), 4, "version 0 is not supported"),
     "version 1": (raw.gguf(version=1), 4, "version 1 is not supported; convert"),
     "version 4": (raw.gguf(version=4), 4, "version 4 is not supported"),

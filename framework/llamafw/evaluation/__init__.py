@@ -1,0 +1,1 @@
+"""Measure models with texts: how well they predict them, and which of their weights matter."""

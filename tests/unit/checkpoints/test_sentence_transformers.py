@@ -1,0 +1,49 @@
+"""What checkpoints say about embeddings becomes metadata: pooling, prompts, and sizes of shorter vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamafw import ModelError
+from llamafw.checkpoints.sentence_transformers import sentence_transformer_metadata
+
+PREFIX = "sentence_transformers."
+PROMPTS = {"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": "query"}
+
+
+def write(folder: Path, **files: Any) -> Path:
+    """Write JSON files, named without suffix, into a folder; return it."""
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_prompts_and_sizes_are_metadata(tmp_path: Path) -> None:
+    write(tmp_path, config={"matryoshka_dimensions": [512, 256]}, config_sentence_transformers=PROMPTS)
+    assert sentence_transformer_metadata(tmp_path, "bert") == {
+        f"{PREFIX}prompts.query": "query: ",
+        f"{PREFIX}prompts.document": "passage: ",
+        f"{PREFIX}default_prompt": "query",
+        "bert.matryoshka_dimensions": [512, 256],
+    }
+
+
+def test_checkpoints_without_these_files_have_no_metadata(tmp_path: Path) -> None:
+    assert sentence_transformer_metadata(write(tmp_path, config={}), "bert") == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"config": {"matryoshka_dimensions": [0]}}, "matryoshka_dimensions is not a list of positive integers"),
+        ({"config": {"matryoshka_dimensions": "all"}}, "matryoshka_dimensions is not a list of positive integers"),
+        ({"config_sentence_transformers": {"prompts": {"query": 1}}}, "prompts has a value that is not a string"),
+    ],
+)
+def test_wrong_values_are_errors(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        sentence_transformer_metadata(write(tmp_path, **files), "bert")
