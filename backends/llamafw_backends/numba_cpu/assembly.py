@@ -23,6 +23,7 @@ from llamafw_backends.numba_cpu.kernel_records import (
     ROWS,
     SELECT,
     SELECTION,
+    SYMMETRIC,
     TENSOR,
     new_records,
 )
@@ -314,7 +315,9 @@ class Assembly:
         layout, cached = unit.cache, self._caches.fields(unit.number)
         n_rep = unit.n_head // layout.n_head
         kernel = attention.build(self._compiler, self._isa, n_rep, layout, *self._caches.types)
-        n_scores = attention.max_scores(unit.fields["window"], self._caches.n_ctx)
+        window, kind = unit.fields["window"], unit.fields["window_kind"]
+        limit = 0 if layout.whole_text and kind != SYMMETRIC else window
+        n_scores = attention.max_scores(limit, self._caches.n_ctx, kind)
         self._need_scratch(attention.scratch_bytes(n_rep, layout, n_scores))
 
         fields: dict[str, Any] = {

@@ -5,9 +5,10 @@ holds the same element of 16 keys. Values are stored position by position, (n_ct
 first numbers of the keys, and are not stored again (MLA, arXiv:2405.04434). `cache_types` has the types of both. Keys
 that are quantised are multiplied as bytes; queries become records of activations (see `isa`).
 
-The result of a row at position p depends only on the positions that it sees: 0 … p, or the last ones of a window.
-Scores are summed over the elements of the head in order. The maximum, the sum of exponentials and the weighted sum of
-values are computed over positions in a fixed order. What the cache holds after position p has no effect; it may be NaN.
+The result of a row at position p depends only on the positions that it sees: 0 … p, or the last ones of a window; in
+encoders all of the text, or half a window on each side. Scores are summed over the elements of the head in order. The
+maximum, the sum of exponentials and the weighted sum of values are computed over positions in a fixed order. What the
+cache holds elsewhere has no effect; it may be NaN.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from llamafw import graph as g
 from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, sum_rows
 from llamafw_backends.numba_cpu.cache import ANY_ISA
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType, store_key, store_value
@@ -26,7 +28,16 @@ from llamafw_backends.numba_cpu.elementwise import quantize
 from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.isa import RECORD_BYTES, InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
-from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, rounding_at, row_at, row_op_at
+from llamafw_backends.numba_cpu.kernel_records import (
+    CHUNKED,
+    SLIDING,
+    SYMMETRIC,
+    attention_at,
+    plan_at,
+    rounding_at,
+    row_at,
+    row_op_at,
+)
 from llamafw_backends.numba_cpu.pages import PAGE
 from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
 from llamafw_backends.numba_cpu.row_kernels import tanh
@@ -53,6 +64,8 @@ from llamafw_backends.numba_cpu.simd import (
 from llamafw_backends.numba_cpu.threads import barrier
 from llamafw_backends.numba_cpu.value_emit import emit_values
 
+MAX_DISTANCE = g.MAX_DISTANCE
+
 _scores = specialised("scores", 4, 6, emit_scores)
 _values = specialised("values", 3, 9, emit_values)
 _latent_values = specialised("latent values", 4, 10, emit_latent_values)
@@ -67,6 +80,7 @@ class CacheLayout:
     value_size: int
     latent: bool = False  # values are the first numbers of the keys, and are not stored again
     window: int | None = None  # of all positions, at most the last ones are read; None: all
+    whole_text: bool = False  # only for the texts of one ubatch; see `text_pages`
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -81,16 +95,21 @@ def rows_at_once(n_rep: int, *, latent: bool) -> tuple[int, int]:
 
 
 @jit
-def _adjust_scores(r: Any, scores: int, head: int, position: int, first: int) -> None:
-    """Apply softcap and ALiBi to the scores of positions ``first`` … ``position``; ``first`` is a multiple of 16."""
+def _adjust_scores(r: Any, scores: int, head: int, position: int, first: int, end: int) -> None:
+    """Apply softcap, ALiBi and bias to scores of positions ``first`` … ``end - 1``; ``first`` is a multiple of 16."""
     if r.softcap != np.float32(0.0):
         cap, inverse = splat(r.softcap), splat(np.float32(1.0) / r.softcap)
-        for i in range(4 * first, 4 * (position + 1), 64):
+        for i in range(4 * first, 4 * end, 64):
             store(mul(cap, tanh(mul(inverse, load(scores + i)))), scores + i)
     if r.alibi != 0:
         slope = load_f32(r.alibi + 4 * head)
-        for i in range(first, position + 1):
-            store_f32(load_f32(scores + 4 * i) - slope * np.float32(position - i), scores + 4 * i)
+        for i in range(first, end):
+            store_f32(load_f32(scores + 4 * i) - slope * np.float32(abs(position - i)), scores + 4 * i)
+    if r.position_bias != 0:
+        bias = r.position_bias + 4 * (head * (2 * MAX_DISTANCE + 1) + MAX_DISTANCE)
+        for i in range(first, end):
+            far = min(max(i - position, -MAX_DISTANCE), MAX_DISTANCE)
+            store_f32(load_f32(scores + 4 * i) + load_f32(bias + 4 * far), scores + 4 * i)
 
 
 @jit
@@ -131,9 +150,25 @@ def _first_visible(r: Any, position: int) -> int:
     """Return the first position that a query sees."""
     if r.window == 0:
         return 0
-    if r.chunked:
+    if r.window_kind == CHUNKED:
         return position // r.window * r.window
+    if r.window_kind == SYMMETRIC:
+        return max(0, position - r.window // 2)
     return max(0, position - r.window + 1)
+
+
+@jit
+def _end_of_visible(r: Any, position: int, end: int) -> int:
+    """Return the position behind the last one that a query sees, in a text of ``end`` positions."""
+    if r.whole_text == 0:
+        return position + 1
+    if r.window == 0:
+        return end
+    if r.window_kind == CHUNKED:
+        return min(end, position // r.window * r.window + r.window)
+    if r.window_kind == SYMMETRIC:
+        return min(end, position + r.window // 2 + 1)
+    return end
 
 
 @jit
@@ -199,7 +234,8 @@ def _store_queries(
     _apply_ops(plan, r.q_ops, r.n_q_ops, q, token, size)
     factor = r.scale
     if r.temperature != np.float32(0.0):
-        factor *= np.float32(1.0 + r.temperature * math.log(1.0 + position // r.temperature_length))
+        steps = (position + r.temperature_offset) // r.temperature_length
+        factor *= np.float32(1.0 + r.temperature * math.log(1.0 + steps))
     if scaled == 0:
         for d in range(size):
             store_f32(load_f32(q + 4 * d) * factor, to + 4 * (d * n_rows + row))
@@ -222,8 +258,10 @@ def build(
     return compiler(name, 3, _attention(n_rep, *sizes, keys.name, values.name, isa_name), isa=isa_name)
 
 
-def max_scores(window: int, n_ctx: int) -> int:
+def max_scores(window: int, n_ctx: int, window_kind: int = SLIDING) -> int:
     """Return how many scores a row has at most: those of whole blocks that the rows computed together see."""
+    if window_kind == SYMMETRIC:
+        window += 1  # half of it on each side of the token
     return min(n_ctx, window // 16 * 16 + 64) if window else n_ctx
 
 
@@ -305,7 +343,9 @@ def _attention(
                 seen = _first_visible(r, position)
                 start = seen // 16 * 16
                 weights = scores - 4 * start  # of position 0: the scores of a window begin with its first block
-                n_runs = find_runs(r, slot, start // 16, (position + n_tokens + 15) // 16, runs)
+                text_end = span_position + span_tokens
+                scored = _end_of_visible(r, position + n_tokens - 1, text_end)
+                n_runs = find_runs(r, slot, start // 16, (scored + 15) // 16, runs)
                 blocks = scratch, cached_keys, runs, n_runs, weights, stride
                 if n_rows == max_rows:
                     _scores(max_rows, key_size, keys, isa, blocks)
@@ -314,10 +354,11 @@ def _attention(
 
                 for row in range(n_rows):
                     head, last = first_head + row % heads, position + row // heads
-                    _adjust_scores(r, weights + row * stride, head, last, start)
+                    end = _end_of_visible(r, last, text_end)
+                    _adjust_scores(r, weights + row * stride, head, last, start, end)
                     sink = load_f32(r.sinks + 4 * head) if r.sinks != 0 else np.float32(0.0)
                     first = _first_visible(r, last)
-                    inverse_sum = _softmax(weights + row * stride, start, first, last + 1, r.sinks != 0, sink)
+                    inverse_sum = _softmax(weights + row * stride, start, first, end, r.sinks != 0, sink)
                     store_f32(inverse_sum, scratch + 4 * row)  # overwrites queries, which are no longer needed
 
                 if latent:  # an item is a single token
@@ -328,16 +369,20 @@ def _attention(
 
                 for j in range(0, 4 * value_size * n_rows, 64):
                     store(zeros(), sums + j)
-                shared = position + 1  # positions that all rows see; the others are added token by token
+                # the positions that the first row sees are added for all rows, the others token by token
+                shared = _end_of_visible(r, position, text_end)
                 seen_by_all = weights, stride, cached_values, scales, runs, n_runs, seen, shared, sums
                 if n_rows == max_rows:
                     _values(max_rows, value_size, values, seen_by_all)
                 else:
                     _values(heads, value_size, values, seen_by_all)
                 for t in range(1, n_tokens):
+                    end = _end_of_visible(r, position + t, text_end)
+                    if end == shared:
+                        continue
                     row = t * heads
                     own_weights, own_sums = weights + row * stride, sums + 4 * value_size * row
-                    own = own_weights, stride, cached_values, scales, runs, n_runs, shared, shared + t, own_sums
+                    own = own_weights, stride, cached_values, scales, runs, n_runs, shared, end, own_sums
                     _values(heads, value_size, values, own)
 
                 for row in range(n_rows):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,39 +14,37 @@ import numpy.typing as npt
 
 from llamafw import (
     BackendContext,
-    BackendOptions,
     Batch,
-    Bytes,
     CachePages,
     Floats,
-    GpuOptions,
-    ModelError,
     RequestError,
     SettingsError,
 )
+from llamafw import graph as g
 from llamafw_backends.numba_cpu import forward, instruction_sets
 from llamafw_backends.numba_cpu.assembly import Assembly, Step
-from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES
 from llamafw_backends.numba_cpu.cpu import physical_cores
 from llamafw_backends.numba_cpu.emit import LANES
-from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from llamafw_backends.numba_cpu.grouped_keys import GroupedKeys
+from llamafw_backends.numba_cpu.kernel_compiler import LOADED, KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import HIDDEN, LOGITS, PLAN, address_of, new_records
 from llamafw_backends.numba_cpu.kv_cache import KVCache
-from llamafw_backends.numba_cpu.lowering import Lowering
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.mixing_lowering import key_rotations
+from llamafw_backends.numba_cpu.options import check_options, log_ignored_flags
 from llamafw_backends.numba_cpu.pages import PAGE
 from llamafw_backends.numba_cpu.placement import Placement
 from llamafw_backends.numba_cpu.rotations import Rotations
-from llamafw_backends.numba_cpu.schedule import Schedule, schedule
+from llamafw_backends.numba_cpu.slot_owner import SlotOwner
 from llamafw_backends.numba_cpu.slot_states import SlotStates
 from llamafw_backends.numba_cpu.slots import Slots
+from llamafw_backends.numba_cpu.steps import AdaptedSteps, Steps
 from llamafw_backends.numba_cpu.thread_tuner import ThreadTuner
 from llamafw_backends.numba_cpu.threads import MAX_THREADS, Pool
 from llamafw_backends.numba_cpu.weights import Weights
 
 
-class NumbaBackend:
+class NumbaBackend(SlotOwner):
     """A `llamafw.Backend` that runs a model on the CPU.
 
     Raises
@@ -56,18 +55,22 @@ class NumbaBackend:
         An option is invalid, or LLAMAFW_ISA names an instruction set that this processor does not have.
     """
 
-    exact, whole_texts = True, False
+    exact = True
+    _weights: Weights
+    _memory: int  # address of the buffers of the steps
+    _filled: npt.NDArray[np.int64]  # (n_slots,) number of positions in each slot
 
     def __init__(self, context: BackendContext) -> None:
         options, graph = context.options, context.graph
-        if not graph.causal:
-            raise ModelError("the numba backend cannot run models whose tokens depend on later tokens")
+        self.whole_texts = not graph.causal
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
-        self.n_ctx, self.n_embd = options.n_ctx or graph.n_ctx_train, graph.hidden.shape[0]
+        self.n_ctx, self.n_embd = graph.context_length(options.n_ctx), graph.hidden.shape[0]
         self.state_format = "numba-3"  # the layout of `Slots.save`; the same for every instruction set
         self._n_ubatch = min(options.n_ubatch, options.n_batch)
+        if self.whole_texts:
+            self.n_ctx, self._n_ubatch = min(self.n_ctx, self.n_batch), self.n_batch
 
-        self._check_options(options)
+        check_options(options, self.n_ctx)
         self._n_threads = options.n_threads if options.n_threads > 0 else physical_cores()
         self._n_threads_batch = options.n_threads_batch if options.n_threads_batch > 0 else self._n_threads
         self._thread_tuner = ThreadTuner(self._n_threads)
@@ -78,17 +81,16 @@ class NumbaBackend:
         self._isa = instruction_sets.choose_instruction_set()
         self._cache_types = f"{options.cache_type_k}/{options.cache_type_v}"
 
-        self._weights = Weights(context)
-        self._rotation_tables = rotations = Rotations(self.n_ctx)
-        logits, hidden = (
-            Lowering(graph, result, self._weights, rotations, self.n_batch)
-            for result in (graph.logits or graph.hidden, graph.hidden)
-        )
-        self.n_vocab = graph.n_vocab
-        self._n_tokens = logits.n_tokens
-        schedules = [schedule(one.units, self._n_ubatch, n_threads) for one in (logits, hidden)]
+        self._rotations = Rotations(self.n_ctx)
+        self._beside = context.beside if isinstance(context.beside, NumbaBackend) else None  # keeps its weights alive
+        shared = self._beside._weights if self._beside else None
+        self._steps = Steps(context, self._rotations, self.n_batch, self._n_ubatch, n_threads, shared=shared)
+        self._adapted: AdaptedSteps | None = None
+        self._weights = self._steps.weights
+        self.n_vocab, self._n_types, self._n_given = graph.n_vocab, graph.n_types, graph.n_hidden_rows
+        self._n_tokens = self._steps.lowering.n_tokens
 
-        self._compiler = compiler = KernelCompiler(context.log)  # kept, because it keeps the kernels
+        self._compiler = compiler = KernelCompiler(context.log, LOADED)
         self._pool = Pool(n_threads, compiler)
         self._close = weakref.finalize(self, self._pool.close)
         try:
@@ -100,8 +102,9 @@ class NumbaBackend:
             self._weights.place(self._isa, self._pool, compiler)
             with ThreadPoolExecutor(1, "llamafw-numba-pack") as executor:  # while other kernels are compiled
                 packing = executor.submit(self._weights.pack)
-                self._make_steps(context, schedules, logits, n_threads)
+                self._make_steps(context)
                 packing.result()
+            self.set_adapters(context.adapted)
             if options.lock_memory:
                 self._lock_weights(context.log)
         except BaseException:
@@ -110,26 +113,24 @@ class NumbaBackend:
         compiler.remove_unused(self._isa.name)
         self._weights.report(context.log)
 
-        if ignored := _gpu_flags(options.gpu):
-            context.log(f"numba backend: it computes on the CPU; {' '.join(ignored)} has no effect (docs/gpu.md)")
-        if options.flash_attention is False:
-            context.log("numba backend: attention is always computed in blocks; -fa off has no effect")
+        log_ignored_flags(context)
         context.log(
             f"numba backend: {self._isa.name}, {self._n_threads} threads ({self._n_threads_batch} for prompts), "
             f"{self._weights.n_bytes / 1e6:.0f} MB of weights packed in {self._weights.seconds:.1f} s, "
             f"kernels ready in {compiler.seconds:.1f} s"
         )
 
-    def _make_steps(self, context: BackendContext, schedules: list[Schedule], logits: Lowering, n_threads: int) -> None:
+    def _make_steps(self, context: BackendContext) -> None:
         """Allocate what slots and steps need, and compile the kernels of the steps."""
-        options, compiler = context.options, self._compiler
-        types = options.cache_type_k, options.cache_type_v
+        options, compiler, logits = context.options, self._compiler, self._steps.lowering
+        types = ("f32", "f32") if self.whole_texts else (options.cache_type_k, options.cache_type_v)
         n_ubatch = None if options.swa_full else self._n_ubatch
         layouts = [layout for _, layout in logits.caches]
-        self._kv = KVCache(layouts, self.n_slots, self.n_ctx, types, compiler, n_ubatch)
+        n_text_tokens = self.n_batch if self.whole_texts else 0
+        self._kv = KVCache(layouts, self.n_slots, self.n_ctx, types, compiler, n_ubatch, n_text_tokens)
         self._plan = new_records(PLAN)
         self._plan_address = address_of(self._plan)
-        self._allocate(schedules)
+        self._allocate()
         self._write_plan(writable=int(self._kv.pages.writable.ctypes.data))
         self._states = SlotStates(
             self.n_slots,
@@ -138,32 +139,32 @@ class NumbaBackend:
             options.n_snapshots,
             can_go_back=logits.can_go_back,
         )
-        states = self._states.address, logits.state_bytes
-        self._slot_contents = Slots(self._filled, self._kv, self._states, key_rotations(logits), self.n_ctx)
+        rotations = None if self.whole_texts else key_rotations(logits)
+        positions = next((value for value in context.graph if isinstance(value, g.GroupedPositions)), None)
+        self._grouped: GroupedKeys | None = None
+        if positions is not None:
+            if rotations is None or self._states:
+                raise context.refuse("numba", positions, "the keys of this model cannot be moved")
+            self.snapshot_step = positions.width
+            self._grouped = GroupedKeys(positions, rotations, self.n_slots, self._kv)
+        contents = self._grouped or self._states
+        self._slot_contents = Slots(self._filled, self._kv, contents, rotations, self.n_ctx)
         self.can_cut, self.can_shift = self._slot_contents.can_cut, self._slot_contents.can_shift
-        results = (LOGITS, int(self._plan["logits_stride"][0])), (HIDDEN, int(self._plan["hidden_stride"][0]))
-        self._logits_step, self._hidden_step = (
-            Assembly(one, self._memory, self._kv, states, compiler, self._isa, self._n_ubatch, kind, stride).step
-            for one, (kind, stride) in zip(schedules, results, strict=True)
-        )
-        self._allocate_scratch(n_threads)
+        self._assemble(self._steps, self._memory)
         self._chosen_step: Step | None = None
 
-    def _check_options(self, options: BackendOptions) -> None:
-        """Raise SettingsError if a type of the KV cache or a size is invalid."""
-        for kind in (options.cache_type_k, options.cache_type_v):
-            if kind not in CACHE_TYPES:
-                raise SettingsError(f"the types of the KV cache are {', '.join(CACHE_TYPES)}, not {kind!r}")
-
-        sizes = {
-            "number of slots": self.n_slots,
-            "context size": self.n_ctx,
-            "batch size": self.n_batch,
-            "ubatch size": self._n_ubatch,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise SettingsError(f"the {name} is {size}; it must be at least 1")
+    def _assemble(self, steps: Steps, memory: int) -> None:
+        """Write the records of steps whose buffers are at ``memory``, and compile their kernels."""
+        assemble = partial(
+            Assembly,
+            caches=self._kv,
+            states=(self._states.address, self._steps.lowering.state_bytes),
+            compiler=self._compiler,
+            isa=self._isa,
+            n_rows=self._n_ubatch,
+        )
+        results = (LOGITS, int(self._plan["logits_stride"][0])), (HIDDEN, int(self._plan["hidden_stride"][0]))
+        steps.assemble(assemble, memory, results)
 
     def _lock_weights(self, log: Callable[[str], None]) -> None:
         """Lock the weights in memory; log a line if the operating system refuses."""
@@ -172,7 +173,7 @@ class NumbaBackend:
         except OSError as error:
             log(f"numba backend: the weights cannot be locked in memory: {error}; see ulimit -l")
 
-    def _allocate(self, schedules: list[Schedule]) -> None:
+    def _allocate(self) -> None:
         """Allocate the buffers of the steps, the batch and the results, and write their addresses into the plan."""
         n_logits = -(-max(self.n_vocab, self.n_embd) // LANES) * LANES  # without logits, hidden states take their place
         n_hidden = -(-self.n_embd // LANES) * LANES
@@ -180,6 +181,7 @@ class NumbaBackend:
             "spans": 32 * self._n_ubatch,
             "tokens": 8 * self.n_batch,
             "positions": 8 * self.n_batch,
+            "types": 8 * self.n_batch,
             "slots": 8 * self.n_batch,
             "outputs": 8 * self.n_batch,
             "filled": 8 * self.n_slots,
@@ -187,14 +189,17 @@ class NumbaBackend:
             "logits": self.n_batch * 4 * n_logits,
             "hidden": self.n_batch * 4 * n_hidden,
         }
-        n_bytes = self._step_bytes = align_up(max(one.n_bytes for one in schedules))
+        n_bytes = self._step_bytes = align_up(self._steps.n_bytes)
         self._buffers = Arena(n_bytes + sum(align_up(size + 64) for size in sizes.values()) + 64)
         self._memory = self._buffers.allocate(n_bytes)
         for name, size in sizes.items():
             self._plan[name] = self._buffers.allocate(size + 64)
 
-        self._tokens, self._positions, self._slots, self._outputs = (
-            self._view(name, (self.n_batch,), np.int64) for name in ("tokens", "positions", "slots", "outputs")
+        self._given = np.zeros((self.n_batch, self._n_given), np.float32)
+        self._write_plan(given=int(self._given.ctypes.data), given_stride=self._given.strides[0])
+        self._write_plan(kept=int(self._plan["hidden"][0]), kept_stride=4 * n_hidden)  # the step writes no others there
+        self._tokens, self._positions, self._types, self._slots, self._outputs = (
+            self._view(name, (self.n_batch,), np.int64) for name in ("tokens", "positions", "types", "slots", "outputs")
         )
         self._logits = self._view("logits", (self.n_batch, n_logits), np.float32)
         self._hidden = self._view("hidden", (self.n_batch, n_hidden), np.float32)
@@ -211,11 +216,14 @@ class NumbaBackend:
             n_ubatch=self._n_ubatch,
         )
 
-    def _allocate_scratch(self, n_threads: int) -> None:
+    def _allocate_scratch(self) -> None:
         """Allocate the buffers of the threads."""
-        n_bytes = align_up(max(step.scratch_bytes for step in (self._logits_step, self._hidden_step)) + 128)
-        self._scratch = Arena(n_bytes * n_threads)
+        n_threads, all_steps = self._pool.n_threads, [self._steps, *([self._adapted.steps] if self._adapted else [])]
+        n_bytes = align_up(max(steps.scratch_bytes for steps in all_steps) + 128)
+        n_unpacked = align_up(max(steps.weights.buffer_bytes for steps in all_steps))
+        self._scratch = Arena((n_bytes + n_unpacked) * n_threads)
         self._write_plan(scratch=self._scratch.allocate(n_bytes * n_threads), scratch_stride=n_bytes)
+        self._write_plan(buffer=self._scratch.allocate(n_unpacked * n_threads), buffer_stride=n_unpacked)
 
     def _choose_step(self, step: Step) -> None:
         """Let the next batch run a step."""
@@ -240,7 +248,13 @@ class NumbaBackend:
         RequestError
             A token, slot or position is out of range, or a slot would have a gap. Nothing was computed.
         """
-        self._run(batch, self._logits_step)
+        return self._in_windows(batch, self._forward_once)
+
+    def _in_windows(self, batch: Batch, compute: Callable[[Batch], Floats]) -> Floats:
+        return compute(batch) if self._grouped is None else self._grouped.run(batch, compute)
+
+    def _forward_once(self, batch: Batch) -> Floats:
+        self._run(batch, self._choose_steps(batch).logits)
         return self._logits[: len(batch.outputs), : self.n_vocab]
 
     def hidden(self, batch: Batch) -> Floats:
@@ -248,8 +262,41 @@ class NumbaBackend:
 
         The rules of `forward` apply.
         """
-        self._run(batch, self._hidden_step)
+        return self._in_windows(batch, self._hidden_once)
+
+    def _hidden_once(self, batch: Batch) -> Floats:
+        self._run(batch, self._choose_steps(batch).hidden)
         return self._hidden[: len(batch.outputs), : self.n_embd]
+
+    def forward_with_hidden(self, batch: Batch) -> tuple[Floats, Floats]:
+        """Return the logits of ``batch.outputs``, and the hidden states of all tokens; see `llamafw.HiddenBackend`."""
+        self._run(batch, self._choose_steps(batch).both)
+        logits = self._logits[: len(batch.outputs), : self.n_vocab]
+        return logits, self._hidden[: len(batch.tokens), : self.n_embd]
+
+    def set_adapters(self, context: BackendContext | None) -> None:
+        """Prepare the graph that batches with ``scales`` run; see `llamafw.AdaptingBackend`."""
+        adapted = None
+        if context is not None:
+            n_threads = self._pool.n_threads
+            steps = Steps(context, self._rotations, self.n_batch, self._n_ubatch, n_threads, self._steps)
+            steps.weights.place(self._isa, self._pool, self._compiler)
+            steps.weights.pack()
+            adapted = AdaptedSteps(steps, context.graph.n_scales, self.n_batch)
+            self._assemble(steps, adapted.memory)
+        self._adapted = adapted
+        self._allocate_scratch()
+        if adapted is not None:
+            self._write_plan(scales=int(adapted.scales.ctypes.data), scales_stride=adapted.scales.strides[0])
+
+    def _choose_steps(self, batch: Batch) -> Steps:
+        """Return the steps for a batch, and store its scales."""
+        if batch.scales is None:
+            return self._steps
+        if self._adapted is None or batch.scales.shape != (len(batch.tokens), self._adapted.scales.shape[1]):
+            raise RequestError(f"scales of shape {batch.scales.shape} do not fit {len(batch.tokens)} tokens")
+        self._adapted.scales[: len(batch.scales)] = batch.scales
+        return self._adapted.steps
 
     def _run(self, batch: Batch, step: Step) -> None:
         """Compute a batch into the buffers, and record how long it took."""
@@ -263,7 +310,14 @@ class NumbaBackend:
         # copied to fixed addresses, because asking an array for its address takes longer
         self._tokens[:n], self._positions[:n], self._slots[:n] = batch.tokens, batch.positions, batch.slots
         self._outputs[:m] = batch.outputs
+        self._types[:n] = batch.checked_types(self._n_types)
+        batch.check_hidden(self._n_given)
+        if batch.hidden is not None:
+            self._given[:n] = batch.hidden
         self._unpack_embeddings(n)
+        if self.whole_texts:
+            self._filled[...] = 0
+            self._kv.start_batch()
         self._slot_contents.go_back(self._slots[:n], self._positions[:n])
         self._choose_step(step)
         if self._placement:
@@ -277,15 +331,16 @@ class NumbaBackend:
         if n_runs <= 0:
             self._raise_fault(*divmod(-n_runs, 8))
         self._slot_contents.advance(self._slots[:n])
-        if n_runs == n:  # one token per slot
+        if n_runs == n or m == n:  # it continues responses; see `forward`
             self._thread_tuner.record(n, n_threads, time.perf_counter() - started)
 
     def _unpack_embeddings(self, n: int) -> None:
         """Unpack the rows that the batch needs of embeddings whose type has no kernel."""
-        tokens = self._tokens[:n]
-        for table in self._weights.tables.values():
-            if table.unpacked is not None and ((tokens >= 0) & (tokens < len(table.rows))).all():
-                self._weights.unpack_rows(table, tokens)
+        tables = (self._adapted.steps if self._adapted else self._steps).weights.tables  # of both
+        for table in tables.values():
+            indices = {"tokens": self._tokens, "positions": self._positions, "types": self._types}[table.ids][:n]
+            if table.unpacked is not None and ((indices >= 0) & (indices < len(table.rows))).all():
+                self._weights.unpack_rows(table, indices)
 
     def _raise_fault(self, i: int, fault: int) -> NoReturn:
         """Raise an error for element ``i`` of the batch; ``fault`` is one of those that `forward` finds."""
@@ -299,42 +354,10 @@ class NumbaBackend:
             }[fault]
         )
 
-    def truncate(self, slot: int, n: int) -> int:
-        """Remove all positions of ``slot`` from ``n`` on; return how many are left."""
-        return self._slot_contents.truncate(slot, n)
-
-    def share_prefix(self, source: int, target: int, n: int) -> None:
-        """Replace the contents of ``target`` by the first ``n`` positions of ``source``; see `Slots.share_prefix`."""
-        self._slot_contents.share_prefix(source, target, n)
-
     def page_counts(self) -> CachePages:
         """Return how many pages of the KV cache are used."""
         pages = self._kv.pages
         return CachePages(PAGE, pages.n_used, pages.n_shared, pages.n_touched, pages.n_total)
-
-    def take_snapshot(self, slot: int) -> None:
-        """Keep a copy of what cannot be cut of ``slot``, for `truncate`."""
-        self._slot_contents.take_snapshot(slot)
-
-    def snapshots(self, slot: int) -> Sequence[int]:
-        """Return the positions of the snapshots of ``slot``, ascending."""
-        return self._slot_contents.snapshots(slot)
-
-    def shift(self, slot: int, first: int, n: int) -> None:
-        """Remove positions ``first`` … ``first + n - 1`` of ``slot``; later ones move down, with their keys rotated."""
-        self._slot_contents.shift(slot, first, n)
-
-    def state_size(self, n: int) -> int:
-        """Return the size in bytes of the state of ``n`` positions; with snapshots, the largest possible."""
-        return self._slot_contents.state_size(n)
-
-    def save(self, slot: int, n: int) -> Bytes:
-        """Return a copy of the state of the first ``n`` positions of ``slot``, (n_bytes,) uint8."""
-        return self._slot_contents.save(slot, n)
-
-    def restore(self, slot: int, n: int, state: Bytes) -> None:
-        """Replace the contents of ``slot`` by ``n`` positions that `save` returned; see `Slots.restore`."""
-        self._slot_contents.restore(slot, n, state)
 
     def describe(self) -> Mapping[str, Any]:
         """Return facts for logs and ``llamafw bench``."""
@@ -352,16 +375,3 @@ class NumbaBackend:
     def close(self) -> None:
         """Stop the threads; memory is freed with the last reference to the backend."""
         self._close()
-
-
-def _gpu_flags(gpu: GpuOptions) -> list[str]:
-    """Return the flags with which options for GPUs were given."""
-    default = GpuOptions()
-    flags = {
-        f"-ngl {gpu.n_layers}": gpu.n_layers != default.n_layers,
-        f"-sm {gpu.split_mode}": gpu.split_mode != default.split_mode,
-        f"-ts {','.join(f'{share:g}' for share in gpu.tensor_split)}": gpu.tensor_split != default.tensor_split,
-        f"-mg {gpu.main_gpu}": gpu.main_gpu != default.main_gpu,
-        "-nkvo": gpu.kv_offload != default.kv_offload,
-    }
-    return [flag for flag, is_given in flags.items() if is_given]

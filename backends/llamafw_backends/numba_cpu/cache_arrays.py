@@ -165,7 +165,7 @@ class CacheArrays:
             n = last - first if part is self.rows else _count_blocks(first, last)
             shape = part.shape[1], n, *part.shape[3:]
             end = start + math.prod(shape) * part.itemsize
-            self._write(part, slot, first, last, copied[start:end].view(part.dtype).reshape(shape))
+            self.replace(part, slot, first, last, copied[start:end].view(part.dtype).reshape(shape))
             start = end
 
     def copy_page(self, old: int, new: int) -> None:
@@ -183,8 +183,8 @@ class CacheArrays:
             rows = by_position.reshape(n_head, n_blocks * LANES, size)  # a copy
             start = first % LANES
             rows[:, start : start + end - n - first] = rows[:, start + n : start + end - first].copy()
-            self._write(part, slot, first, end, rows.reshape(by_position.shape).swapaxes(2, 3))
-        self._write(self.rows, slot, first, end - n, self.read(self.rows, slot, first + n, end))
+            self.replace(part, slot, first, end, rows.reshape(by_position.shape).swapaxes(2, 3))
+        self.replace(self.rows, slot, first, end - n, self.read(self.rows, slot, first + n, end))
 
     def runs(self, slot: int, first: int, last: int) -> list[tuple[int, int, int, int]]:
         """Return the runs of positions ``first`` … ``last - 1`` in memory.
@@ -213,7 +213,7 @@ class CacheArrays:
         """Return a copy of the blocks or rows of positions, (n_head, n, …)."""
         return np.concatenate([part[0, :, :0], *self._views(part, slot, first, last)], axis=1)
 
-    def _write(self, part: Array, slot: int, first: int, last: int, values: Array) -> None:
+    def replace(self, part: Array, slot: int, first: int, last: int, values: Array) -> None:
         """Write the blocks or rows of positions, (n_head, n, …)."""
         start = 0
         for view in self._views(part, slot, first, last):

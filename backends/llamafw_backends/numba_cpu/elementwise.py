@@ -11,6 +11,7 @@ from llamafw_backends.numba_cpu.isa import (
     HIGH_OFFSET,
     LOW_OFFSET,
     MAX_ACTIVATION,
+    NEG_HALF_SUMS_OFFSET,
     NEG_SUM_OFFSET,
     RECORD_BYTES,
     SCALE_OFFSET,
@@ -28,6 +29,7 @@ from llamafw_backends.numba_cpu.simd import (
     high_part,
     load,
     load_f32,
+    load_quad,
     low_part,
     max_lanes,
     maximum,
@@ -38,6 +40,7 @@ from llamafw_backends.numba_cpu.simd import (
     store_bytes,
     store_f32,
     store_i32,
+    store_quad,
     sub,
     sum_int_lanes,
     sum_lanes,
@@ -124,6 +127,8 @@ def quantize(x: int, record: int) -> None:
     store_f32(scale, record + SCALE_OFFSET)
     store_f32(scale * np.float32(total), record + SUM_OFFSET)
     store_i32(np.int32(-total), record + NEG_SUM_OFFSET)
+    store_i32(np.int32(-first_total), record + NEG_HALF_SUMS_OFFSET)
+    store_i32(np.int32(first_total - total), record + NEG_HALF_SUMS_OFFSET + 4)
     store_f32(scale * np.float32(first_total), record + FIRST_SUM_OFFSET)
 
 
@@ -165,5 +170,4 @@ def store_activations(
         size = 4 * FLOAT_COLUMNS
         base = floats + start * 4 * n_columns + (token - start) * size
         for block in range(first // FLOAT_COLUMNS, last // FLOAT_COLUMNS):
-            for i in range(0, size, 4):
-                store_f32(load_f32(x + size * (block - first // FLOAT_COLUMNS) + i), base + block * width * size + i)
+            store_quad(load_quad(x + size * (block - first // FLOAT_COLUMNS)), base + block * width * size)

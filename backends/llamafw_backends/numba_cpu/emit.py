@@ -20,6 +20,7 @@ LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 FLOATS, HALVES = ir.VectorType(F32, LANES), ir.VectorType(F16, LANES)
+QUAD = ir.VectorType(F32, 4)
 INTS, SHORTS, BYTES = (ir.VectorType(t, LANES) for t in (I32, I16, I8))
 
 Builder = Any  # llvmlite.ir.IRBuilder

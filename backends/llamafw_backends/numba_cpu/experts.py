@@ -204,7 +204,8 @@ def _compute(
             floats = m.floats + thread * m.floats_stride + row * m.floats_row
         first_tile, last_tile = tile + c.unit * column, tile + c.unit * end
         product = scratch + i * n * stride
-        matmul(record, p.widths, records, floats, n, first_tile, last_tile, product, stride, 0)
+        buffer = p.buffer + thread * p.buffer_stride
+        matmul(record, p.widths, buffer, records, floats, n, first_tile, last_tile, product, stride, 0)
         if m.scales != 0:
             factor, bias = load_f32(m.scales + 4 * expert), m.biases + 64 * (tile + c.unit * column)
             for row in range(product, product + n * stride, stride):

@@ -93,13 +93,14 @@ def _start_ubatch(p: Any, first: int, last: int) -> None:
 def forward(plan: int, n: int, m: int, n_threads: int, n_threads_batch: int) -> int:
     """Run a batch of n tokens and m outputs, ubatch by ubatch.
 
-    Return the result of `_check`; if it is negative, nothing was computed.
+    ``n_threads`` threads compute it if it continues responses: if each slot has one token, or all tokens have outputs,
+    as those of drafts. Return the result of `_check`; if it is negative, nothing was computed.
     """
     p = plan_at(plan)
     n_runs = _check(p, n, m)
     if n_runs <= 0:
         return n_runs
-    p.n_threads = n_threads if n_runs == n else n_threads_batch
+    p.n_threads = n_threads if n_runs == n or m == n else n_threads_batch
     p.n_batch = n
 
     logits, hidden, done = p.logits, p.hidden, 0

@@ -11,6 +11,8 @@ import math
 from collections import defaultdict
 
 from llamafw import graph as g
+from llamafw_backends.numba_cpu.kept_rows import KeptRows
+from llamafw_backends.numba_cpu.rotations import has_table
 from llamafw_backends.numba_cpu.tiles import ROWS
 from llamafw_backends.numba_cpu.weights import Order
 
@@ -67,6 +69,10 @@ class Fusion:
         """Return the operators that read a value, directly or under another shape."""
         return [user for one in self.aliases_of(source) for user in self.users[one] if not isinstance(user, ALIASES)]
 
+    def n_readers(self, past: g.Value) -> int:
+        """Return how many attentions read keys and values."""
+        return sum(isinstance(value, g.Attention) and value.past is past for value in self.order)
+
     def viewers_of(self, source: g.Value) -> list[g.Value]:
         """Return the operators that read the rows of a value, or a part of them, where they are."""
         found = [source]
@@ -75,10 +81,10 @@ class Fusion:
         return [user for one in found for user in self.users[one] if not is_view(user)]
 
     def _find_early(self) -> set[g.Value]:
-        """Return the values that other tokens depend on."""
+        """Return the values that other tokens depend on, or that are returned for all tokens."""
         early: set[g.Value] = set()
         for value in reversed(self.order):
-            if isinstance(value, MIXING) or value.state_shape or value in early:
+            if isinstance(value, (*MIXING, KeptRows)) or value.state_shape or value in early:
                 early.add(value)
                 early.update(value.inputs())
         return early
@@ -96,7 +102,7 @@ class Fusion:
     def _fuse_heads(self) -> None:
         """Find the operators on heads that attention applies itself."""
         for attention in self.order:
-            if not isinstance(attention, g.Attention) or not isinstance(attention.past, g.Cache):
+            if not isinstance(attention, g.Attention):
                 continue
             parts = [attention.q, attention.past.k, attention.past.v]
             for part in parts:
@@ -117,9 +123,23 @@ class Fusion:
         while isinstance(source, ALIASES):
             is_alone = is_alone and len(self.users[source]) == 1
             source = source.x
-        if not is_alone or len(self.users[source]) != 1 or not isinstance(source, g.Linear):
+        if not is_alone or len(self.users[source]) != 1 or not self._products(source):
             return [], value
         return ops, base
+
+    def _products(self, source: g.Value) -> list[g.Linear]:
+        """Return the product that a value is, or those that it is the sum of and that nothing else reads."""
+        if isinstance(source, g.Linear):
+            return [source]
+        if not isinstance(source, g.Add):
+            return []
+        products = [one for one in source.inputs() if isinstance(one, g.Linear) and len(self.users[one]) == 1]
+        return products if len(products) == 2 else []
+
+    def order_of(self, value: g.Value) -> Order:
+        """Return the order of the numbers in a head of a value; empty if it is that of the file."""
+        products = self._products(strip(value))
+        return self.row_orders.get(products[0], ()) if products else ()
 
     @staticmethod
     def _is_head_op(value: g.Value) -> bool:
@@ -129,7 +149,7 @@ class Fusion:
             return value.groups == 1 and (value.weight is None or len(value.weight.shape) == 1)
         if isinstance(value, g.LayerNorm):
             return value.weight is None or len(value.weight.shape) == 1
-        return isinstance(value, g.L2Norm | g.Scale) or (isinstance(value, g.Rope) and value.positions is g.POSITIONS)
+        return isinstance(value, g.L2Norm | g.Scale) or (isinstance(value, g.Rope) and has_table(value))
 
     def _choose_order(self, attention: g.Attention) -> None:
         """Reorder the rows of Q and K if their rotation has adjacent pairs.
@@ -138,20 +158,22 @@ class Fusion:
         (i, i + n/2), and a rotation is a few operations on whole vectors. Scores do not change, because queries and
         keys are reordered in the same way.
         """
-        orders, linears = [], []
+        orders: list[Order] = []
+        linears: list[g.Linear] = []
         for part in (attention.q, attention.past.k):
             ops, base = self.chains[part]
             turns = [op.rotation for op in ops if isinstance(op, g.Rope)]
-            source = strip(base)
+            products = self._products(strip(base))
             if len(turns) != 1 or not turns[0].interleaved or turns[0].offset:
                 return
-            if not isinstance(source, g.Linear) or source.scale is not None:
+            if not products or any(one.scale is not None for one in products):
                 return
             n_rot, size = turns[0].n_rotated, part.shape[1]
-            orders.append((*range(0, n_rot, 2), *range(1, n_rot, 2), *range(n_rot, size)))
-            linears.append(source)
+            order = (*range(0, n_rot, 2), *range(1, n_rot, 2), *range(n_rot, size))
+            orders += [order] * len(products)
+            linears += products
         fits = all(linear.weight.shape[-2] % len(order) == 0 for linear, order in zip(linears, orders, strict=True))
-        if fits and orders[0] == orders[1] and len(self.users[attention.past]) == 1:
+        if fits and len(set(orders)) == 1 and len(self.users[attention.past]) == 1:
             self.row_orders |= dict(zip(linears, orders, strict=True))
 
     def _fuse_recurrent(self) -> None:

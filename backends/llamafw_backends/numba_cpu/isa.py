@@ -23,10 +23,11 @@ from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, 
 # Offsets of its fields, in bytes:
 HIGH_OFFSET, LOW_OFFSET = 0, 32  # (32,) int8 each
 SCALE_OFFSET, SUM_OFFSET, FIRST_SUM_OFFSET = 64, 68, 72  # float32: scale, scale · Σx of all and of the first 16
-NEG_SUM_OFFSET = 76  # int32: −Σx
-RECORD_BYTES = 80
+NEG_SUM_OFFSET, NEG_HALF_SUMS_OFFSET = 76, 80  # int32: −Σx of all; of the first and of the last 16
+RECORD_BYTES = 88
 HIGH_BITS = 7
 MAX_ACTIVATION = 127 << HIGH_BITS  # of |x|
+_WORDS = 8  # of a record; half of them have the first or last 16 columns
 _PARTS = ((HIGH_OFFSET, 1 << HIGH_BITS), (LOW_OFFSET, 1))  # with their factors
 
 
@@ -52,7 +53,7 @@ class DotProducts(ABC):
         bound : int
             Largest byte: at most 127, or 255 if ``offset`` is 128.
         offset : int
-            0 if there are 4 words.
+            What is subtracted from each byte.
         """
 
     def dot_tiles(
@@ -62,16 +63,17 @@ class DotProducts(ABC):
         return [self.dot(b, words, tokens, first, bound, offset) for words in tiles]
 
 
-def _splat_sum(b: Builder, token: Value) -> Value:
-    """Emit −Σx of a token."""
-    return emit.load_splat(b, address(b, token, NEG_SUM_OFFSET), I32)
+def _splat_sum(b: Builder, token: Value, first: int, n_words: int) -> Value:
+    """Emit −Σx of the columns of a token that ``n_words`` words are multiplied with."""
+    offset = NEG_SUM_OFFSET if n_words == _WORDS else NEG_HALF_SUMS_OFFSET + first
+    return emit.load_splat(b, address(b, token, offset), I32)
 
 
-def add_offset(b: Builder, dot: Value, token: Value, offset: int) -> Value:
+def add_offset(b: Builder, dot: Value, token: Value, offset: int, first: int = 0, n_words: int = _WORDS) -> Value:
     """Emit ``dot − offset · Σx`` of a token."""
     if not offset:
         return dot
-    total = _splat_sum(b, token)
+    total = _splat_sum(b, token, first, n_words)
     if offset & (offset - 1):
         return b.add(dot, b.mul(total, constant(INTS, offset)))
     return b.add(dot, b.shl(total, constant(INTS, offset.bit_length() - 1)))
@@ -97,6 +99,10 @@ class InstructionSet(DotProducts):
     required_features: frozenset[str]  # of the processor, by LLVM's names
     widths: tuple[int, ...]  # possible numbers of tokens multiplied at once, descending; the last is 1
     tiles_at_once: dict[int, int]  # for each width, number of tiles multiplied at once; see `matmul`
+    last_float_tokens = 0  # of a batch, multiplied with float weights at once, though in several groups; 0: none
+    float_sums = 0  # of these tokens and two tiles, which registers have room for
+    unpacked_offset = 0  # that unpacked bytes get instead of another one, because it costs nothing; 0: they keep theirs
+    unpacked_at_once: tuple[int, int]  # tokens, which divide the largest width, and tiles, if weights are unpacked
 
     def available(self) -> bool:
         """Return whether the processor has this set and the operating system lets this process use it."""
@@ -121,7 +127,11 @@ class Vnni(InstructionSet):
     required_features = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
     widths: tuple[int, ...] = (12, 8, 4, 2, 1)
     tiles_at_once = {12: 2, 8: 2, 4: 2, 2: 1, 1: 1}
+    last_float_tokens, float_sums = 16, 30
+    unpacked_at_once: tuple[int, int] = 6, 2
+    unpacked_offset = 1 << HIGH_BITS  # sums of high parts begin with −Σx
     max_separate = 1  # with more tokens, there are enough sums that do not wait for each other
+    max_in_turn = 12  # sums in registers at the same time
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
         """Emit ``total`` plus four products of bytes in each lane; all lanes of ``quants`` are alike."""
@@ -152,13 +162,16 @@ class Vnni(InstructionSet):
     def _dot_together(
         self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, offset: int
     ) -> list[list[Value]]:
-        in_high, sums = offset == 1 << HIGH_BITS, []
+        if 4 < len(tokens) <= self.max_in_turn // len(tiles):
+            return self._dot_in_turn(b, tiles, tokens, first, offset)
+        in_high, part, sums = offset == 1 << HIGH_BITS, (first, len(tiles[0])), []
         zeros = [constant(INTS, 0)] * len(tiles)
         for token in tokens:
-            starts = [_splat_sum(b, token)] * len(tiles) if in_high else zeros  # 128 · (−Σx)
+            starts = [_splat_sum(b, token, *part)] * len(tiles) if in_high else zeros  # 128 · (−Σx)
             high = self._dot_each(b, starts, tiles, address(b, token, HIGH_OFFSET + 4 * first))
             totals = [
-                add_offset(b, b.shl(one, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset) for one in high
+                add_offset(b, b.shl(one, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset, *part)
+                for one in high
             ]
             low = address(b, token, LOW_OFFSET + 4 * first)
             if len(tokens) > self.max_separate:
@@ -169,12 +182,34 @@ class Vnni(InstructionSet):
             sums.append(totals)
         return [list(dots) for dots in zip(*sums, strict=True)]
 
+    def _dot_in_turn(
+        self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, offset: int
+    ) -> list[list[Value]]:
+        """Emit the dot products of tiles, word by word: those of a word do not wait for each other."""
+        in_high, part = offset == 1 << HIGH_BITS, (first, len(tiles[0]))
+        totals = [[_splat_sum(b, token, *part) if in_high else constant(INTS, 0)] * len(tiles) for token in tokens]
+        for place, bits in ((HIGH_OFFSET, HIGH_BITS), (LOW_OFFSET, 0)):
+            for g, words in enumerate(zip(*tiles, strict=True), first):
+                for t, token in enumerate(tokens):
+                    quants = emit.load_splat(b, address(b, token, place + 4 * g), I32)
+                    totals[t] = [self._multiply(b, x, word, quants) for x, word in zip(totals[t], words, strict=True)]
+            if bits:
+                totals = [[b.shl(x, constant(INTS, bits)) for x in row] for row in totals]
+        return [
+            [
+                add_offset(b, row[i], token, 0 if in_high else offset, *part)
+                for row, token in zip(totals, tokens, strict=True)
+            ]
+            for i in range(len(tiles))
+        ]
+
 
 class _Narrow(Vnni):
     """Dot products in registers of ``n_lanes`` lanes, less than 16."""
 
     n_lanes: int
     max_separate = 4
+    max_in_turn = 0
 
     def _dot_each(
         self, b: Builder, totals: Sequence[Value], tiles: Sequence[Sequence[Value]], part: Value
@@ -203,6 +238,7 @@ class AvxVnni(_Narrow):
     required_features = frozenset({"avx2", "fma", "avxvnni"})
     widths = (3, 2, 1)
     tiles_at_once = {3: 1, 2: 1, 1: 1}
+    unpacked_at_once = 3, 1
     n_lanes = 8
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
@@ -217,6 +253,7 @@ class Neon(_Narrow):
     required_features = frozenset({"dotprod"})
     widths = (4, 2, 1)
     tiles_at_once = {4: 1, 2: 1, 1: 1}
+    unpacked_at_once = 4, 1
     n_lanes = 4
 
     def dot(
@@ -253,6 +290,7 @@ class Avx2(InstructionSet):
     required_features = frozenset({"avx2", "fma"})
     widths = (3, 2, 1)
     tiles_at_once = {3: 1, 2: 1, 1: 1}
+    unpacked_at_once = 3, 1
     _words = ir.VectorType(I32, 8)
     _bytes = ir.VectorType(I8, 32)
     _shorts = ir.VectorType(I16, 16)
@@ -285,7 +323,10 @@ class Avx2(InstructionSet):
                     pair[:] = [b.add(s, self._pairs(b, half, quants)) for s, half in zip(pair, halves, strict=True)]
             for pair, (total, _, _, factor) in zip(shorts, parts, strict=True):
                 total[:] = [b.add(t, self._widen(b, s, factor)) for t, s in zip(total, pair, strict=True)]
-        return [add_offset(b, emit.join(b, *t), token, offset) for t, token in zip(totals, tokens, strict=True)]
+        return [
+            add_offset(b, emit.join(b, *total), token, offset, first, len(words))
+            for total, token in zip(totals, tokens, strict=True)
+        ]
 
     def _dot_signed(self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int) -> list[Value]:
         """Emit Σ (w − 128)·x."""
@@ -315,6 +356,7 @@ class Plain(InstructionSet):
     required_features = frozenset[str]()
     widths = (4, 2, 1)
     tiles_at_once = {4: 1, 2: 1, 1: 1}
+    unpacked_at_once = 4, 1
     _shorts = ir.VectorType(I16, 32)
 
     def _split(self, b: Builder, word: Value, *, signed: bool) -> tuple[Value, Value]:
@@ -350,4 +392,7 @@ class Plain(InstructionSet):
                 ]
             totals = [b.add(total, self._widen(b, shorts)) for total, shorts in zip(totals, sums, strict=True)]
         dots = [b.add(b.shl(totals[i], constant(INTS, HIGH_BITS)), totals[i + 1]) for i in range(0, len(totals), 2)]
-        return [add_offset(b, dot, token, 0 if signed else offset) for dot, token in zip(dots, tokens, strict=True)]
+        return [
+            add_offset(b, dot, token, 0 if signed else offset, first, len(words))
+            for dot, token in zip(dots, tokens, strict=True)
+        ]

@@ -18,6 +18,15 @@ from llamafw_backends.numba_cpu import cache
 
 OPTIONS = {"error_model": "numpy", "boundscheck": False}
 
+Kernels = dict[tuple[Path, str, str], Any]
+"""Compiled kernels by the folder of their version, instruction set and name."""
+
+LOADED: Kernels = {}
+"""The kernels of all backends in this process.
+
+LLVM cannot free code. If a backend that is loaded again loaded its kernels again, each time would take memory.
+"""
+
 
 def jit(function: Callable[..., Any]) -> Any:
     """Mark a function that kernels call.
@@ -35,12 +44,14 @@ class KernelCompiler:
     ----------
     log : callable
         Called with a line of progress when a kernel must be compiled, which takes seconds.
+    kernels : dict
+        The kernels that are in memory; those that are loaded are added. By default, it is empty.
     """
 
     log: Callable[[str], None]
+    kernels: Kernels = field(default_factory=dict)
     seconds: float = 0.0  # spent so far, for compiling and for loading compiled code
     compiled: list[str] = field(default_factory=list)  # names of kernels that were not in the cache
-    _kernels: dict[tuple[str, str], Any] = field(default_factory=dict)  # by instruction set and name
 
     def __post_init__(self) -> None:
         self._version = cache.version_folder()
@@ -72,13 +83,15 @@ class KernelCompiler:
         Returns
         -------
         numba.core.ccallback.CFunc
-            The kernel, which lives as long as this object. Other kernels call its ``address``, Python its ``ctypes``.
+            The kernel, which lives as long as ``kernels``. Other kernels call its ``address``, Python its ``ctypes``.
         """
-        if (isa, name) not in self._kernels:
+        key = self._version, isa, name
+        if key not in self.kernels:
             result = numba.types.int64 if has_result else numba.types.void
             signature = result(*[numba.types.int64] * n_arguments)
-            self._kernels[isa, name] = self._load(name, signature, function, isa)
-        return self._kernels[isa, name]
+            kernel = self._load(name, signature, function, isa)
+            self.kernels.setdefault(key, kernel)  # another thread may have loaded it meanwhile
+        return self.kernels[key]
 
     def _load(self, name: str, signature: Any, function: Callable[..., int | None], isa: str) -> Any:
         """Compile a kernel, or load its code from the cache."""

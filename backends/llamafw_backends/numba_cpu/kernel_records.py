@@ -44,6 +44,12 @@ def fields_of(dtype: np.dtype[np.void]) -> list[tuple[str, Any]]:
     return [(name, dtype[name]) for name in dtype.names or ()]
 
 
+TOKENS, POSITIONS, TYPES = range(3)
+"""What an embedding has rows for."""
+
+SLIDING, CHUNKED, SYMMETRIC = range(3)
+"""The kinds of windows of attention."""
+
 TENSOR = np.dtype(
     [
         ("kernel", I),  # address of the matmul kernel for the matrix's format
@@ -76,7 +82,7 @@ ROW_OP = np.dtype(
         *named(J, "row_bytes block_size block_bytes"),  # of an embedding
         ("unpack", I),  # address of the kernel that unpacks a block; 0: rows are in ``embedded``
         ("embedded", I),  # (n_batch, n) float32
-        ("from_positions", J),
+        ("ids", J),  # of the rows: `TOKENS`, `POSITIONS` or `TYPES`
         ("layouts", J),  # of activations, as bits
     ]
 )
@@ -156,10 +162,11 @@ ATTENTION = np.dtype(
         *named(I, "key_block value_row"),  # bytes of a block of keys, and of the values of a position
         *named(I, "scales scale_slot scale_head scale_block"),  # of values: scales of 16 positions
         *named(I, "key_rounding value_rounding"),  # ROUNDING
-        *named(I, "n_scores window chunked"),  # window: 0 for none
+        *named(I, "n_scores window window_kind whole_text"),  # window: 0 for none
         *named(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
-        ("temperature_length", I),
+        *named(I, "temperature_length temperature_offset"),
         *named(I, "sinks alibi"),  # (n_head,) float32, or 0
+        ("position_bias", I),  # (n_head, 2 · MAX_DISTANCE + 1) float32, or 0
     ]
 )
 """The arguments of an attention kernel."""
@@ -181,12 +188,17 @@ PLAN = np.dtype(
         ("writable", I),  # (n_slots, 2) int64: positions that each slot can write; see `pages`
         ("scratch", I),  # buffers of the threads
         ("scratch_stride", I),  # from thread to thread
+        ("buffer", I),  # where threads unpack tiles; see `unpacked`
+        ("buffer_stride", I),
         *named(I, "logits logits_stride hidden hidden_stride"),  # rows of the outputs, float32
         # the batch
         ("n_batch", I),  # number of tokens
         ("n_threads", I),
-        *named(I, "tokens positions slots"),  # (n_batch,) int64
+        *named(I, "tokens positions types slots"),  # (n_batch,) int64
         ("outputs", I),  # int64 each: indices of tokens in the batch
+        *named(I, "scales scales_stride"),  # rows of the batch's `TokenScales`, float32
+        *named(I, "given given_stride"),  # rows of the batch's `HiddenRows`, float32
+        *named(I, "kept kept_stride"),  # rows of the batch's `KeptRows`, float32
         # the ubatch that a step computes
         *named(I, "first n_tokens"),  # range of the batch's tokens
         *named(I, "first_output n_outputs"),  # range of the batch's outputs

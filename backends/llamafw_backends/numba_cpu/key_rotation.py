@@ -23,7 +23,7 @@ _ROTATION = np.dtype(
         ("rounding", I),  # ROUNDING
         *named(I, "keys block_bytes"),  # blocks of 16 keys
         *named(I, "begin end"),  # positions
-        *named(I, "pairs n_pairs"),  # _PAIR
+        *named(I, "pairs n_pairs pair_step"),  # _PAIR; how far those of the next position are
         *named(I, "block key scratch"),  # buffers: (size, 16) and (size,) float32; see `store_key`
     ]
 )
@@ -39,11 +39,26 @@ class KeyRotation:
     first: slice  # the first numbers of the pairs
     second: slice
 
-    def pairs(self, n: int, size: int) -> npt.NDArray[np.void]:
-        """Return the pairs of a key of ``size`` numbers, with the angles of a rotation back by ``n`` positions."""
-        pairs, numbers = new_records(_PAIR, len(self.frequencies)), np.arange(size)
+    def pairs(self, moves: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.void]:
+        """Return the pairs of keys of ``size`` numbers, with the angles of rotations back.
+
+        Parameters
+        ----------
+        moves : (n,) int64
+            By how many positions.
+        size : int
+            Size of a key.
+
+        Returns
+        -------
+        (n, n_pairs) records
+            The pairs.
+        """
+        pairs, numbers = new_records(_PAIR, len(moves) * len(self.frequencies)), np.arange(size)
+        pairs = pairs.reshape(len(moves), -1)
         pairs["first"], pairs["second"] = numbers[self.first], numbers[self.second]
-        pairs["cos"], pairs["sin"] = np.cos(n * self.frequencies), np.sin(n * self.frequencies)
+        angles = moves[:, None] * self.frequencies
+        pairs["cos"], pairs["sin"] = np.cos(angles), np.sin(angles)
         return pairs
 
 
@@ -98,8 +113,9 @@ def _rotate(size: int, kind: str) -> Callable[[int], int]:
                     store_f32(load_f32(r.block + 64 * i + 4 * lane), r.key + 4 * i)
                 if is_transformed:
                     transform(r.key, size, r.key)
+                pairs = r.pairs + (first + lane - r.begin) * r.pair_step
                 for i in range(r.n_pairs):
-                    pair = r.pairs + i * _PAIR_BYTES
+                    pair = pairs + i * _PAIR_BYTES
                     a, b = r.key + 4 * load_i64(pair), r.key + 4 * load_i64(pair + 8)
                     cos, sin, x, y = load_f32(pair + 16), load_f32(pair + 20), load_f32(a), load_f32(b)
                     store_f32(x * cos + y * sin, a)
@@ -127,13 +143,21 @@ class KeyRotator:
         for name, value in fields.items():
             self._record[name] = value
 
-    def rotate(self, keys: Sequence[int], begin: int, end: int, n: int, rotation: KeyRotation) -> None:
-        """Rotate the keys of positions ``begin`` … ``end - 1`` back by ``n`` positions.
+    def rotate(self, keys: Sequence[int], begin: int, end: int, pairs: npt.NDArray[np.void]) -> None:
+        """Rotate the keys of positions ``begin`` … ``end - 1``.
 
-        The positions are one run (see `runs`); ``keys`` are the addresses that block 0 of each head would have in it.
+        Parameters
+        ----------
+        keys : sequence of int
+            The addresses that block 0 of each head would have in the run of these positions; see `runs`.
+        begin, end : int
+            The first position, and the last one + 1.
+        pairs : (n, n_pairs) records
+            The result of `KeyRotation.pairs`: n is 1, or there are those of each position.
         """
-        pairs = rotation.pairs(n, self._size)
-        fields = {"begin": begin, "end": end, "pairs": address_of(pairs), "n_pairs": len(pairs)}
+        n, n_pairs = pairs.shape
+        step = pairs.strides[0] if n > 1 else 0
+        fields = {"begin": begin, "end": end, "pairs": address_of(pairs), "n_pairs": n_pairs, "pair_step": step}
         for name, value in fields.items():
             self._record[name] = value
         for head in keys:

@@ -2,12 +2,13 @@
 
 Keys are stored in blocks of 16 positions, with RoPE applied; values position by position, unless they are a part of
 the keys. See `attention`. Slots with a common start share its memory; see `pages`. Caches that are read through windows
-may keep the last positions only; see `ring`.
+may keep the last positions only; see `ring`. Encoders only need memory while they compute texts; see `text_pages`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from llamafw_backends.numba_cpu.key_rotation import KeyRotation, KeyRotator
 from llamafw_backends.numba_cpu.memory import Arena
 from llamafw_backends.numba_cpu.pages import PAGE, Pages, ring_table, whole_pages
 from llamafw_backends.numba_cpu.ring import Ring, ring_size
+from llamafw_backends.numba_cpu.text_pages import TextPages
 
 
 class KVCache:
@@ -40,6 +42,8 @@ class KVCache:
         Compiles the kernels that round keys and values.
     n_ubatch : int, optional
         Maximum number of tokens in a ubatch. None: caches with a window keep all positions, too.
+    n_text_tokens : int
+        If the layouts are those of whole texts: the maximum number of tokens in a batch; otherwise 0.
 
     Raises
     ------
@@ -55,6 +59,7 @@ class KVCache:
         types: tuple[str, str],
         compiler: KernelCompiler,
         n_ubatch: int | None = None,
+        n_text_tokens: int = 0,
     ) -> None:
         self.types, self.n_ctx = (CACHE_TYPES[types[0]], CACHE_TYPES[types[1]]), whole_pages(n_ctx)
         self.layouts, self._compiler = layouts, compiler
@@ -66,6 +71,9 @@ class KVCache:
             self.n_ctx if c.window is None or n_ubatch is None or c.latent else ring_size(c.window, n_ubatch, n_ctx)
             for c in layouts
         ]
+        text_pages = TextPages(n_slots, self.n_ctx, n_text_tokens) if n_text_tokens else None
+        if text_pages is not None:
+            n_slots, kept = 1, [text_pages.n_total * PAGE] * len(layouts)
         shapes = [CacheShape(c, n_slots, n, *self.types) for c, n in zip(layouts, kept, strict=True)]
         n_bytes = sum(shape.n_bytes for shape in shapes)
         try:
@@ -76,12 +84,14 @@ class KVCache:
                 "slots (-np)"
             ) from exc
 
-        self.pages = Pages(n_slots, self.n_ctx)
+        self.pages: Pages | TextPages = text_pages or Pages(n_slots, self.n_ctx)
         self.caches: list[CacheArrays] = []
         self.rings: list[Ring] = []  # the caches that keep the last positions only
         self._whole: list[CacheArrays] = []  # the others
         for c, n, shape in zip(layouts, kept, shapes, strict=True):
-            if n < self.n_ctx and c.window is not None:
+            if n_text_tokens:
+                cache = shape.allocate(self._arena, self.pages.table)
+            elif n < self.n_ctx and c.window is not None:
                 cache = shape.allocate(self._arena, ring_table(n_slots, n, self.n_ctx))
                 self.rings.append(Ring(cache, c.window))
             else:
@@ -108,6 +118,11 @@ class KVCache:
         for name, value in kind.fields(self._compiler, size).items():
             record[name] = value
         return address_of(record)
+
+    def start_batch(self) -> None:
+        """Take the memory of the last batch's texts away."""
+        if isinstance(self.pages, TextPages):
+            self.pages.clear()
 
     def truncate(self, slot: int, n: int) -> None:
         """Free the memory of positions from ``n`` on, except of rings."""
@@ -178,12 +193,42 @@ class KVCache:
         There must be no rings.
         """
         self.reserve(slot, first, end, n_kept=end)
-        for layout, cache, rotation in zip(self.layouts, self.caches, self._rotations, strict=True):
+        for cache in self.caches:
             cache.move(slot, first, n, end)
+        self._rotate(slot, first, end - n, np.array([n]))
+        self.truncate(slot, end - n)
+
+    def move_keys(self, slot: int, first: int, moves: npt.NDArray[np.int64]) -> None:
+        """Rotate the keys of successive positions from ``first`` on, each back by its number of ``moves``, ``(n,)``.
+
+        There must be no rings.
+        """
+        end = first + len(moves)
+        self.reserve(slot, first, end, n_kept=end)
+        self._rotate(slot, first, end, moves)
+
+    def _rotate(self, slot: int, first: int, end: int, moves: npt.NDArray[np.int64]) -> None:
+        """Rotate the keys of positions ``first`` … ``end - 1`` back, by one number of positions or each by its own."""
+        for layout, cache, rotation in zip(self.layouts, self.caches, self._rotations, strict=True):
             if rotation is None:
                 continue
-            for begin, last, owner, place in cache.runs(slot, first, end - n):
+            pairs = rotation.pairs(moves, layout.key_size)
+            for begin, last, owner, place in cache.runs(slot, first, end):
                 offset = (place - begin) // LANES * cache.words.strides[2]
                 heads = [int(words.ctypes.data) + offset for words in cache.words[owner]]
-                self._rotators[layout.key_size].rotate(heads, begin, last, n, rotation)
-        self.truncate(slot, end - n)
+                own = pairs if len(moves) == 1 else pairs[begin - first : last - first]
+                self._rotators[layout.key_size].rotate(heads, begin, last, own)
+
+    def copy_keys(self, slot: int, first: int, end: int) -> list[npt.NDArray[Any]]:
+        """Return copies of the keys of positions ``first`` … ``end - 1``, in whole blocks.
+
+        There must be no rings.
+        """
+        return [cache.read(part, slot, first, end) for cache in self.caches for part in (cache.words, cache.key_scales)]
+
+    def write_keys(self, slot: int, first: int, end: int, copies: Sequence[npt.NDArray[Any]]) -> None:
+        """Write what `copy_keys` has returned for the same positions."""
+        self.reserve(slot, first, end, n_kept=end)
+        for cache, keys, scales in zip(self.caches, copies[::2], copies[1::2], strict=True):
+            cache.replace(cache.words, slot, first, end, keys)
+            cache.replace(cache.key_scales, slot, first, end, scales)

@@ -16,6 +16,7 @@ from llamafw_backends.numba_cpu import row_kernels as k
 from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.experts import table_bytes
 from llamafw_backends.numba_cpu.fusion import ALIASES, Fusion, find_source, is_product, is_view, linear_of, strip
+from llamafw_backends.numba_cpu.kept_rows import KeptRows
 from llamafw_backends.numba_cpu.memory import align_up
 from llamafw_backends.numba_cpu.mixing_lowering import lower_attention, lower_recurrent
 from llamafw_backends.numba_cpu.operator_lowering import lower_operator
@@ -71,14 +72,15 @@ class Lowering:
         self.fusion = Fusion(graph, result)
         self.weights, self.rotations, self.n_batch = weights, rotations, n_batch
         self.units: list[Unit] = []
-        self.caches: list[tuple[g.Cache, CacheLayout]] = []
+        self.caches: list[tuple[g.Cache | g.KeyValue, CacheLayout]] = []
         self.n_tokens = 2**31  # in the vocabulary
         self.state_bytes = 0  # of the recurrent operators, per slot
         self.can_go_back = True  # whether their states serve all positions of their last block; see `recurrence`
 
         self.places: dict[g.Value, Place] = {}
         self.in_place: set[Buffer] = set()  # rows that products may be added to
-        self.cache_buffers: dict[g.Cache, Buffer] = {}
+        self.cache_buffers: list[Buffer] = []  # stand for the caches
+        self.cache_numbers: dict[g.Value, int] = {}  # of keys and values: the number of their cache
         self.pair_values: set[g.Value] = set()  # values with one row per pair of a token and an expert
         self._activations: dict[tuple[Any, ...], Activations] = {}
         self._pairs: dict[tuple[g.Value, int, int], Pairs] = {}
@@ -148,7 +150,7 @@ class Lowering:
             self._lower_columns(value, stage)
             return
         match value:
-            case g.Input() | g.Cache():
+            case g.Input() | g.GroupedPositions() | g.Cache() | g.KeyValue():
                 pass
             case _ if is_view(value):
                 pass
@@ -156,7 +158,7 @@ class Lowering:
                 self._lower_linear(value, stage)
             case g.Add() if (operands := self._residual(value)) is not None:
                 self._add_in_place(value, *operands)
-            case g.Attention(past=g.Cache()):
+            case g.Attention():
                 lower_attention(self, value)
             case g.Conv() | g.LinearAttention() | g.SelectiveScan():
                 lower_recurrent(self, value)
@@ -165,7 +167,7 @@ class Lowering:
                 self._lower_columns(value, stage)
             case g.WeightedSum() if strip(value.parts) in self.pair_values:
                 lower_weighted_pairs(self, value)
-            case _ if is_standard(value):
+            case _ if is_standard(value) or isinstance(value, KeptRows):
                 lower_row(self, value)
             case _:
                 lower_operator(self, value)

@@ -6,7 +6,7 @@ distribution of tiles over threads, therefore cannot change a bit of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -24,12 +24,14 @@ from llamafw_backends.numba_cpu.simd import call_address, load_i64
 from llamafw_backends.numba_cpu.tiles import (
     COLUMNS,
     F32_LAYOUT,
+    FLOAT_COLUMNS,
     Q8_LAYOUT,
     Format,
     QuantFormat,
-    Record,
     element_address,
+    record_at,
 )
+from llamafw_backends.numba_cpu.unpacked import BUFFER_BYTES, TILES, Unpacked, can_unpack, record_bytes, unpack_tiles
 
 CHUNK = 4  # tiles that are multiplied with all groups of tokens in turn, while they are in the cache
 STREAM_TOKENS = 2  # with at most so many tokens, time is spent on reading the weights
@@ -38,39 +40,64 @@ FLOAT_SUMS = 4  # of adjacent tiles or tokens: each addition to a sum of floats 
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add
 
 
-def _tiles_at_once(isa: InstructionSet, tile_format: Format, n_tokens: int) -> int:
-    """Return how many tiles are multiplied at once.
+def _at_once(isa: InstructionSet, tile_format: Format, n_tokens: int) -> tuple[int, int]:
+    """Return how many of ``n_tokens`` tokens, and how many tiles, are multiplied at once.
 
-    One is best while weights are read: processors fetch one stream of addresses faster than several.
+    One tile is best while weights are read: processors fetch one stream of addresses faster than several.
     """
     if tile_format.layout == F32_LAYOUT and n_tokens <= STREAM_TOKENS:
-        return FLOAT_SUMS // n_tokens
-    return isa.tiles_at_once[n_tokens]
+        return n_tokens, FLOAT_SUMS // n_tokens
+    if isinstance(tile_format, Unpacked):
+        return isa.unpacked_at_once
+    return n_tokens, isa.tiles_at_once.get(n_tokens, 2 if 2 * n_tokens <= isa.float_sums else 1)
 
 
-def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tiles: int, n_tokens: int) -> Any:
-    """Emit a function that multiplies ``n_tiles`` adjacent tiles with a group of ``n_tokens`` tokens; return it."""
-    records_per_block, block_words = tile_format.records_per_block, tile_format.block_words
-    block_bytes = block_words + tile_format.scale_bytes
+def _max_last(isa: InstructionSet, tile_format: Format) -> int:
+    """Return how many last tokens are multiplied at once at most, though they are in several groups; 0: none."""
+    is_float = tile_format.layout == F32_LAYOUT and tile_format.columns == FLOAT_COLUMNS
+    return isa.last_float_tokens if is_float else 0
+
+
+def _group_widths(isa: InstructionSet, n_tokens: int) -> tuple[int, ...]:
+    """Return the widths of the groups that the last ``n_tokens`` tokens are in; see `width_for`."""
+    if not n_tokens:
+        return ()
+    width = max(width for width in isa.widths if width <= n_tokens)
+    return (width, *_group_widths(isa, n_tokens - width))
+
+
+def _tiles_by_tokens(
+    module: Any,
+    isa: InstructionSet,
+    tile_format: Format,
+    n_tiles: int,
+    n_tokens: int,
+    widths: Sequence[int],
+    *,
+    is_stream: bool,
+) -> Any:
+    """Emit a function that multiplies adjacent tiles with ``n_tokens`` tokens; return it.
+
+    ``widths`` are those of the tokens' groups. If ``is_stream``, weights are fetched as they are read.
+    """
+    bytes_per_record = -(-(tile_format.block_words + tile_format.scale_bytes) // tile_format.records_per_block)
     is_early = isinstance(tile_format, QuantFormat) and tile_format.columns_per_scale == COLUMNS
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, _, n_records, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
-        is_stream = n_tokens <= STREAM_TOKENS
         distance = constant(I64, STREAM_AHEAD // n_tiles) if is_stream else b.mul(tile_bytes, constant(I64, CHUNK))
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
         pipeline = isa.pipeline(b, n_tokens) if is_early else None
 
         def tokens_at(i: Value) -> list[Value]:
-            group = b.add(activations, b.mul(i, constant(I64, n_tokens * tile_format.activation_bytes)))
-            return [address(b, group, t * tile_format.token_bytes) for t in range(n_tokens)]
-
-        def record_at(tile: Value, i: Value) -> Record:
-            block, number = b.udiv(i, constant(I64, records_per_block)), b.urem(i, constant(I64, records_per_block))
-            words = element_address(b, tile, block, block_bytes)
-            scales = address(b, words, block_words)
-            return Record(b, element_address(b, words, number, tile_format.word_bytes), scales, number, n_tokens)
+            found: list[Value] = []
+            for width in widths:
+                before = b.mul(n_records, constant(I64, len(found) * tile_format.activation_bytes))
+                record = b.mul(i, constant(I64, width * tile_format.activation_bytes))
+                group = b.add(b.add(activations, before), record)
+                found += [address(b, group, t * tile_format.token_bytes) for t in range(width)]
+            return found[:n_tokens]
 
         def issue(i: Value) -> None:
             """Start to multiply record ``i`` of the only tile.
@@ -79,11 +106,10 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
             """
             assert pipeline is not None  # only called with a pipeline
             assert isinstance(tile_format, QuantFormat)
-            tile_format.start(record_at(tiles[0], i), pipeline.issue(b, i), tokens_at(i))
+            tile_format.start(record_at(b, tile_format, tiles[0], i), pipeline.issue(b, i), tokens_at(i))
 
         def fetch_ahead(tile: Value, i: Value) -> None:
             """Fetch what will be multiplied later."""
-            bytes_per_record = -(-block_bytes // records_per_block)
             ahead = element_address(b, b.add(tile, distance), i, bytes_per_record)
             for line in range(0, bytes_per_record, 64):
                 emit.prefetch(b, address(b, ahead, line), level=1 if is_stream else 2)
@@ -96,9 +122,10 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
             if pipeline:
                 following = b.add(i, constant(I64, 1))
                 issue(b.select(b.icmp_signed("<", following, n_records), following, i))
-            for tile in tiles:
+            for tile in tiles if not isinstance(tile_format, Unpacked) else []:
                 fetch_ahead(tile, i)
-            records, dots = [record_at(tile, i) for tile in tiles], pipeline.collect(b, i) if pipeline else isa
+            records = [record_at(b, tile_format, tile, i, widths[0]) for tile in tiles]
+            dots = pipeline.collect(b, i) if pipeline else isa
             sums_of_tiles = [sums[t : t + n_tokens] for t in range(0, len(sums), n_tokens)]
             return [one for tile in tile_format.multiply(records, dots, tokens, sums_of_tiles) for one in tile]
 
@@ -111,64 +138,82 @@ def _tiles_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_ti
             result = b.select(adding, b.fadd(total, emit.load(b, where, FLOATS)), total)
             emit.store(b, result, where)
 
-    return emit.function(module, f"{isa.name}.{tile_format.name}.{n_tiles}x{n_tokens}", _N_ARGUMENTS, body)
+    kind = "stream." if is_stream else ""
+    return emit.function(module, f"{isa.name}.{tile_format.name}.{kind}{n_tiles}x{n_tokens}", _N_ARGUMENTS, body)
 
 
-def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tokens: int) -> Any:
-    """Emit a function that multiplies any number of adjacent tiles with a group of ``n_tokens`` tokens; return it."""
-    at_once = _tiles_at_once(isa, tile_format, n_tokens)
+def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tokens: int, *, is_last: bool) -> Any:
+    """Emit a function that multiplies any number of adjacent tiles with ``n_tokens`` tokens; return it.
+
+    They are a group; or the groups of the last tokens, if ``is_last``.
+    """
+    tokens_at_once, tiles_at_once = _at_once(isa, tile_format, n_tokens)
+    widths, is_stream = _group_widths(isa, n_tokens), is_last or n_tokens <= STREAM_TOKENS
 
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add = arguments
 
         def emit_tiles(count: Value, first: Value, group_size: int) -> None:
-            kernel = _tiles_by_tokens(module, isa, tile_format, group_size, n_tokens)
+            kernel = _tiles_by_tokens(module, isa, tile_format, group_size, tokens_at_once, widths, is_stream=is_stream)
 
             def multiply(i: Value, _: list[Value]) -> list[Value]:
                 tile = b.add(first, b.mul(i, constant(I64, group_size)))
-                b.call(
-                    kernel,
-                    [
-                        b.add(weights, b.mul(tile, tile_bytes)),
-                        tile_bytes,
-                        n_tiles,
-                        n_records,
-                        activations,
-                        b.add(start, b.mul(tile, start_stride)),
-                        start_stride,
-                        b.add(out, b.mul(tile, constant(I64, 64))),
-                        out_stride,
-                        add,
-                    ],
-                )
+                for token in range(0, n_tokens, tokens_at_once):
+                    to = b.add(b.add(out, b.mul(tile, constant(I64, 64))), b.mul(out_stride, constant(I64, token)))
+                    b.call(
+                        kernel,
+                        [
+                            b.add(weights, b.mul(tile, tile_bytes)),
+                            tile_bytes,
+                            n_tiles,
+                            n_records,
+                            address(b, activations, token * tile_format.token_bytes),
+                            b.add(start, b.mul(tile, start_stride)),
+                            start_stride,
+                            to,
+                            out_stride,
+                            add,
+                        ],
+                    )
                 return []
 
             emit.loop(b, count, [], multiply)
 
-        emit_tiles(b.sdiv(n_tiles, constant(I64, at_once)), constant(I64, 0), at_once)
-        if at_once > 1:
-            rest = b.srem(n_tiles, constant(I64, at_once))
+        emit_tiles(b.sdiv(n_tiles, constant(I64, tiles_at_once)), constant(I64, 0), tiles_at_once)
+        if tiles_at_once > 1:
+            rest = b.srem(n_tiles, constant(I64, tiles_at_once))
             emit_tiles(rest, b.sub(n_tiles, rest), 1)
 
-    return emit.function(module, f"{isa.name}.{tile_format.name}.{n_tokens}", _N_ARGUMENTS, body)
+    kind = "last." if is_last else ""
+    return emit.function(module, f"{isa.name}.{tile_format.name}.{kind}{n_tokens}", _N_ARGUMENTS, body)
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
 def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: Any) -> Any:
-    """Multiply tiles with a group of ``width`` tokens; ``isa`` and ``tile_format`` are literal names."""
+    """Multiply tiles with a group of ``width`` tokens, or with the last ``-width`` tokens.
+
+    ``isa`` and ``tile_format`` are literal names.
+    """
     names = isa.literal_value, tile_format.literal_value
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
         chosen_isa, chosen_format = INSTRUCTION_SETS[names[0]], FORMATS[names[1]]
-        unpacked = [b.extract_value(values[3], i) for i in range(_N_ARGUMENTS)]
+        numbers = [b.extract_value(values[3], i) for i in range(_N_ARGUMENTS)]
         after = b.append_basic_block("after")
         switch = b.switch(values[2], after)
-        for n_tokens in chosen_isa.widths:
-            case = b.append_basic_block(f"tokens{n_tokens}")
-            switch.add_case(ir.Constant(I64, n_tokens), case)
+
+        def add_case(width: int, used_format: Format) -> None:
+            case = b.append_basic_block(f"width{width}")
+            switch.add_case(ir.Constant(I64, width), case)
             b.position_at_end(case)
-            b.call(_chunk_by_tokens(b.module, chosen_isa, chosen_format, n_tokens), unpacked)
+            b.call(_chunk_by_tokens(b.module, chosen_isa, used_format, abs(width), is_last=width < 0), numbers)
             b.branch(after)
+
+        widest, *others = chosen_isa.widths
+        last = range(1, _max_last(chosen_isa, chosen_format) + 1)
+        add_case(widest, Unpacked(chosen_format, chosen_isa) if can_unpack(chosen_format) else chosen_format)
+        for width in [-n for n in last] or others:
+            add_case(width, chosen_format)
         b.position_at_end(after)
         return context.get_dummy_value()
 
@@ -211,17 +256,22 @@ def width_for(widths: int, rest: int) -> int:
 def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: Format) -> Any:
     """Compile the kernel for one format.
 
-    ``kernel(tensor, widths, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of tiles
-    ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to the values there if ``add`` is 1.
+    ``kernel(tensor, widths, buffer, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of
+    tiles ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to the values there if ``add``
+    is 1. ``buffer`` is the address of `unpacked.buffer_bytes`.
     """
-    kernel = _matmul(isa.name, tile_format.key, tile_format.activation_bytes)
-    return compiler(tile_format.kernel_name(f"matmul for {isa.name}"), 9, kernel, isa=isa.name)
+    sizes = tile_format.activation_bytes, record_bytes(tile_format), _max_last(isa, tile_format)
+    kernel = _matmul(isa.name, tile_format.key, *sizes)
+    return compiler(tile_format.kernel_name(f"matmul for {isa.name}"), 10, kernel, isa=isa.name)
 
 
-def _matmul(isa: str, tile_format: str, activation_bytes: int) -> Callable[..., int]:
+def _matmul(
+    isa: str, tile_format: str, activation_bytes: int, unpacked_bytes: int, max_last: int
+) -> Callable[..., int]:
     def matmul(
         tensor: int,
         widths: int,
+        buffer: int,
         activations: int,
         n_tokens: int,
         first: int,
@@ -232,18 +282,27 @@ def _matmul(isa: str, tile_format: str, activation_bytes: int) -> Callable[..., 
     ) -> int:
         t = tensor_at(tensor)
         _begin(isa)
-        for tile in range(first, last, CHUNK):
-            n_tiles = min(CHUNK, last - tile)
+        unpacked_tile = t.n_records * unpacked_bytes
+        n_wide = (
+            n_tokens - n_tokens % load_i64(widths) if unpacked_bytes else 0
+        )  # tokens in groups of the largest width
+        at_once = max(1, min(TILES, BUFFER_BYTES // unpacked_tile)) if n_wide else CHUNK
+
+        for tile in range(first, last, at_once):
+            n_tiles, weights = min(at_once, last - tile), t.weights + tile * t.tile_bytes
+            if n_wide:
+                unpack_tiles(isa, tile_format, (weights, t.tile_bytes, n_tiles, t.n_records, buffer))
             token = 0
             while token < n_tokens:
-                width = width_for(widths, n_tokens - token)
+                rest, is_unpacked = n_tokens - token, token < n_wide
+                width = -rest if rest <= max_last else width_for(widths, rest)
                 _multiply(
                     isa,
                     tile_format,
                     width,
                     (
-                        t.weights + tile * t.tile_bytes,
-                        t.tile_bytes,
+                        buffer if is_unpacked else weights,
+                        unpacked_tile if is_unpacked else t.tile_bytes,
                         n_tiles,
                         t.n_records,
                         activations + token * t.n_records * activation_bytes,
@@ -254,20 +313,21 @@ def _matmul(isa: str, tile_format: str, activation_bytes: int) -> Callable[..., 
                         add,
                     ),
                 )
-                token += width
+                token += abs(width)
         _end(isa)
         return 0
 
     return matmul
 
 
-_call = call_address(9)
+_call = call_address(10)
 
 
 @jit
 def matmul(
     tensor: int,
     widths: int,
+    buffer: int,
     records: int,
     floats: int,
     n_tokens: int,
@@ -283,4 +343,4 @@ def matmul(
     """
     t = tensor_at(tensor)
     activations = records if t.layout == Q8_LAYOUT else floats
-    _call(t.kernel, tensor, widths, activations, n_tokens, first, last, out, out_stride, add)
+    _call(t.kernel, tensor, widths, buffer, activations, n_tokens, first, last, out, out_stride, add)

@@ -11,7 +11,7 @@ from llamafw_backends.numba_cpu import convolution, linear_attention, selective_
 from llamafw_backends.numba_cpu.attention import CacheLayout
 from llamafw_backends.numba_cpu.convolution import pack_weight
 from llamafw_backends.numba_cpu.emit import LANES
-from llamafw_backends.numba_cpu.fusion import MIXING, strip
+from llamafw_backends.numba_cpu.kernel_records import CHUNKED, SLIDING, SYMMETRIC
 from llamafw_backends.numba_cpu.key_rotation import KeyRotation
 from llamafw_backends.numba_cpu.row_lowering import parts, rotation, unary
 from llamafw_backends.numba_cpu.selective_scan import pack_a
@@ -20,39 +20,44 @@ from llamafw_backends.numba_cpu.units import AttentionUnit, Buffer, Place, Recur
 if TYPE_CHECKING:
     from llamafw_backends.numba_cpu.lowering import Lowering
 
+_WINDOW_KINDS = {"sliding": SLIDING, "chunked": CHUNKED, "symmetric": SYMMETRIC}
+
 
 def lower_attention(low: Lowering, value: g.Attention) -> None:
     """Append attention, with the operators on heads before it."""
-    past = value.past
-    assert isinstance(past, g.Cache)  # the only case that is lowered
-    latent = isinstance(past.k, g.Concat) and past.k.parts[0] is past.v
-    layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1], latent, _window(low, past))
+    past, whole_text = value.past, isinstance(value.past, g.KeyValue)
+    latent = not whole_text and isinstance(past.k, g.Concat) and past.k.parts[0] is past.v
+    window = None if whole_text else _window(low, past)
+    layout = CacheLayout(past.k.shape[0], past.k.shape[1], past.v.shape[1], latent, window, whole_text)
     for size in (layout.key_size, layout.value_size):
         if size % LANES:
             raise low.refuse(value, f"its head size, {size}, is not a multiple of {LANES}")
-    if value.window_kind == "symmetric" and value.window is not None:
+    if value.window_kind == "symmetric" and value.window is not None and not whole_text:
         raise low.refuse(value, "its window is symmetric, but later tokens are not in the cache")
 
-    stores = past not in low.cache_buffers
+    stores = past not in low.cache_numbers
     if stores:
-        low.cache_buffers[past] = Buffer(0)
-        low.caches.append((past, layout))
-    number = next(i for i, (cache, _) in enumerate(low.caches) if cache is past)
+        low.cache_numbers[past] = _cache_number(low, past, layout)
+    number = low.cache_numbers[past]
     q, q_ops = _heads(low, value.q)
     (key, k_ops), (v, v_ops) = (_heads(low, part) if stores else (q, []) for part in (past.k, past.v))
 
     fields: dict[str, Any] = {
         "window": value.window or 0,
-        "chunked": int(value.window_kind == "chunked"),
+        "window_kind": _WINDOW_KINDS[value.window_kind],
+        "whole_text": int(whole_text),
         "scale": value.scale,
         "softcap": value.softcap or 0.0,
     }
     if value.temperature is not None:
         fields["temperature"], fields["temperature_length"] = value.temperature
+        fields["temperature_offset"] = value.temperature_offset
     if value.sinks is not None:
         fields["sinks"] = low.weights.vector(value.sinks)
     if value.alibi:
         fields["alibi"] = low.weights.numbers(value.alibi)
+    if value.position_bias is not None:
+        fields["position_bias"] = low.weights.vector(value.position_bias, change=g.bias_by_distance)
     low.units.append(
         AttentionUnit(
             q,
@@ -65,7 +70,7 @@ def lower_attention(low: Lowering, value: g.Attention) -> None:
             value.q.shape[0],
             layout,
             number,
-            low.cache_buffers[past],
+            low.cache_buffers[number],
             stores,
             fields,
             stage=0,
@@ -73,7 +78,21 @@ def lower_attention(low: Lowering, value: g.Attention) -> None:
     )
 
 
-def _window(low: Lowering, past: g.Cache) -> int | None:
+def _cache_number(low: Lowering, past: g.Cache | g.KeyValue, layout: CacheLayout) -> int:
+    """Return the number of the cache for keys and values that are stored now.
+
+    Those of a whole text are needed only until attention has read them; then those of another layer take their place.
+    """
+    if layout.whole_text and low.fusion.n_readers(past) == 1:
+        for number, (other, kept) in enumerate(low.caches):
+            if kept == layout and low.fusion.n_readers(other) == 1:
+                return number
+    low.caches.append((past, layout))
+    low.cache_buffers.append(Buffer(0))
+    return len(low.caches) - 1
+
+
+def _window(low: Lowering, past: g.Cache | g.KeyValue) -> int | None:
     """Return the largest window through which a cache is read; None if all positions are read."""
     readers = [value for value in low.fusion.order if isinstance(value, g.Attention) and value.past is past]
     windows = [value.window for value in readers if value.window is not None]
@@ -85,10 +104,9 @@ def _heads(low: Lowering, value: g.Value) -> tuple[Place, Sequence[RowUnit]]:
     ops, base = low.fusion.chains[value]
     units = []
     for op in ops:
-        source = strip(base)
-        order = low.fusion.row_orders.get(source, ()) if isinstance(source, g.Linear) else ()
+        order = low.fusion.order_of(base)
         if isinstance(op, g.Rope):
-            kernel, fields = rotation(low, op.rotation, op.rotation.interleaved and not order)
+            kernel, fields = rotation(low, op, op.rotation.interleaved and not order)
             fields = parts(op.shape[1], 1) | fields | {"offset": 4 * op.rotation.offset}
         else:
             kernel, fields = unary(low, op, order)
@@ -105,7 +123,7 @@ def key_rotations(low: Lowering) -> list[KeyRotation | None] | None:
         return None
 
 
-def _key_rotation(low: Lowering, cache: g.Cache) -> KeyRotation | None:
+def _key_rotation(low: Lowering, cache: g.Cache | g.KeyValue) -> KeyRotation | None:
     """Return how the keys of a cache are rotated; None if they are not.
 
     Raises
@@ -113,35 +131,15 @@ def _key_rotation(low: Lowering, cache: g.Cache) -> KeyRotation | None:
     ModelError
         The rotation of cached keys cannot be changed.
     """
-    value, offset = cache.k, 0
-    if isinstance(value, g.Concat):
-        turned = [part for part in value.parts if isinstance(part, g.Rope)]
-        if turned:
-            offset = sum(part.shape[-1] for part in value.parts[: value.parts.index(turned[0])])
-            value = turned[0]
-    if not isinstance(value, g.Rope):
-        if _contains_rotation(cache.k):
-            raise ModelError("the keys of this model cannot be moved to other positions")
+    rope, start = g.key_rope(cache.k)
+    if rope is None:
         return None
-
-    turn, n = value.rotation, value.rotation.n_rotated
-    frequencies = low.rotations.frequencies(turn)
-    source = strip(low.fusion.chains[cache.k][1])
-    start = offset + turn.offset
-    if turn.interleaved and not (isinstance(source, g.Linear) and source in low.fusion.row_orders):
-        return KeyRotation(frequencies, slice(start, start + n, 2), slice(start + 1, start + n, 2))
-    return KeyRotation(frequencies, slice(start, start + n // 2), slice(start + n // 2, start + n))
-
-
-def _contains_rotation(keys: g.Value) -> bool:
-    """Return whether a rotation is between keys and the products that they are made of."""
-    todo = [keys]
-    for value in todo:
-        if isinstance(value, g.Rope):
-            return True
-        if not isinstance(value, (g.Linear, g.EmbeddingLookup, *MIXING)):
-            todo += value.inputs()
-    return False
+    first, second = rope.rotation.pairs()
+    if rope.rotation.interleaved and low.fusion.order_of(low.fusion.chains[cache.k][1]):
+        n = len(rope.rotation.frequencies)  # rows are reordered, so pairs are those of halves
+        first, second = slice(0, n), slice(n, 2 * n)
+    places = (slice(start + one.start, start + one.stop, one.step) for one in (first, second))
+    return KeyRotation(low.rotations.frequencies(rope.rotation), *places)
 
 
 def lower_recurrent(low: Lowering, value: g.Conv | g.LinearAttention | g.SelectiveScan) -> None:

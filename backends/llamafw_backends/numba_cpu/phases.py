@@ -77,7 +77,8 @@ def _multiply(
     m = matrix_at(record)
     records = m.records + (thread * m.records_stride if n == 1 else 0)
     floats = m.floats + (thread * m.floats_stride if n == 1 else 0)
-    matmul(record, p.widths, records, floats, n, first, last, out, out_stride, add)
+    buffer = p.buffer + thread * p.buffer_stride
+    matmul(record, p.widths, buffer, records, floats, n, first, last, out, out_stride, add)
 
 
 def matrix(plan: int, record: int, thread: int) -> int:
@@ -94,13 +95,15 @@ def matrix(plan: int, record: int, thread: int) -> int:
 
     records = m.records + (thread * m.records_stride if n == 1 else 0)
     floats = m.floats + (thread * m.floats_stride if n == 1 else 0)
+    buffer = p.buffer + thread * p.buffer_stride
     while first < last:
         part = first // m.used_tiles
         end = min(last, (part + 1) * m.used_tiles)
         out = target + part * m.out_part + 64 * (first - part * m.used_tiles)
         part_records, part_floats = records + part * n * m.records_row, floats + part * n * m.floats_row
         offset = part * (m.part_tiles - m.used_tiles) + m.first_tile  # from the tiles that are used to all tiles
-        matmul(record, p.widths, part_records, part_floats, n, first + offset, end + offset, out, m.out_stride, m.add)
+        tile, last_tile = first + offset, end + offset
+        matmul(record, p.widths, buffer, part_records, part_floats, n, tile, last_tile, out, m.out_stride, m.add)
         first = end
     return 0
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from llamafw_backends.numba_cpu.elementwise import apply_rope, store_activations, token_group
 from llamafw_backends.numba_cpu.kernel_compiler import jit
-from llamafw_backends.numba_cpu.kernel_records import plan_at, row_op_at
+from llamafw_backends.numba_cpu.kernel_records import POSITIONS, TYPES, plan_at, row_op_at
 from llamafw_backends.numba_cpu.simd import (
     add,
     div,
@@ -39,11 +39,11 @@ from llamafw_backends.numba_cpu.token_embedding import embed
 FUNCTIONS = {
     name: number
     for number, name in enumerate(
-        ("silu", "gelu_tanh", "gelu", "sigmoid", "relu", "relu_squared", "tanh", "quick_gelu", "exp", "softplus")
+        ("silu", "gelu_tanh", "gelu", "sigmoid", "relu", "relu_squared", "tanh", "quick_gelu", "exp", "softplus", "elu")
     )
 }
 """Numbers of the activation functions; `llamafw.graph.rows.FUNCTIONS` has their formulas."""
-_SILU, _GELU_TANH, _GELU, _SIGMOID, _RELU, _RELU_SQUARED, _TANH, _QUICK_GELU, _EXP, _SOFTPLUS = FUNCTIONS.values()
+_SILU, _GELU_TANH, _GELU, _SIGMOID, _RELU, _RELU_SQUARED, _TANH, _QUICK_GELU, _EXP, _SOFTPLUS, _ELU = FUNCTIONS.values()
 
 
 @jit
@@ -107,6 +107,8 @@ def activate(function: int, x: Any) -> Any:
         return tanh(x)
     if function == _QUICK_GELU:
         return mul(x, _sigmoid(mul(splat(np.float32(1.702)), x)))
+    if function == _ELU:
+        return add(maximum(x, zeros()), sub(exp(minimum(x, zeros())), splat(np.float32(1.0))))
     return exp(x)
 
 
@@ -247,10 +249,44 @@ def rotate_interleaved(plan: int, op: int, a: int, b: int, out: int, row: int, n
 
 
 def look_up(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
-    """Write the embedding of the row's token or position."""
+    """Write the embedding of the row's token, position or type."""
     p, o = plan_at(plan), row_op_at(op)
     index = token_index(p, o, row)
-    embed(o, load_i64((p.positions if o.from_positions else p.tokens) + 8 * index), index, out)
+    ids = p.tokens
+    if o.ids == POSITIONS:
+        ids = p.positions
+    elif o.ids == TYPES:
+        ids = p.types
+    embed(o, load_i64(ids + 8 * index), index, out)
+    return 0
+
+
+def copy_scales(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
+    """Write the numbers that the batch provides for the row's token."""
+    p, o = plan_at(plan), row_op_at(op)
+    source = p.scales + token_index(p, o, row) * p.scales_stride
+    for i in range(0, 4 * o.n, 4):
+        store_f32(load_f32(source + i), out + i)
+    return 0
+
+
+def copy_hidden(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
+    """Write the hidden state that the batch provides for the row's token."""
+    p, o = plan_at(plan), row_op_at(op)
+    source = p.given + token_index(p, o, row) * p.given_stride
+    for i in range(0, 4 * o.n, 4):
+        store_f32(load_f32(source + i), out + i)
+    return 0
+
+
+def keep_row(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
+    """Copy a row, also to where the batch returns the rows of all tokens."""
+    p, o = plan_at(plan), row_op_at(op)
+    kept = p.kept + token_index(p, o, row) * p.kept_stride
+    for i in range(0, 4 * o.n, 4):
+        x = load_f32(a + i)
+        store_f32(x, out + i)
+        store_f32(x, kept + i)
     return 0
 
 

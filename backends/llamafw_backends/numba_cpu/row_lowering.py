@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import row_kernels as k
 from llamafw_backends.numba_cpu import row_reductions as reductions
+from llamafw_backends.numba_cpu.kept_rows import KeptRows
 from llamafw_backends.numba_cpu.memory import align_up
+from llamafw_backends.numba_cpu.rotations import has_table
 from llamafw_backends.numba_cpu.units import Buffer, ColumnsUnit, Kernel, Pairs, Place, RowUnit
 from llamafw_backends.numba_cpu.weights import Order, Weights
 
@@ -105,7 +107,15 @@ def lower_row(low: Lowering, value: g.Value) -> None:
     match value:
         case g.EmbeddingLookup():
             _lower_embedding(low, value)
-        case g.Rope() if value.positions is g.POSITIONS:
+        case g.TokenScales():
+            fields = parts(value.n, 1)
+            low.units.append(RowUnit(k.copy_scales, None, None, low.new(value), fields, stage=low.stage(value)))
+        case g.HiddenRows():
+            fields = parts(value.n, 1)
+            low.units.append(RowUnit(k.copy_hidden, None, None, low.new(value), fields, stage=low.stage(value)))
+        case KeptRows():
+            append(k.keep_row, value.x, {})
+        case g.Rope() if has_table(value):
             _lower_rope(low, value)
         case g.Slice():
             n_parts, n = math.prod(value.shape[:-1]), value.shape[-1]
@@ -158,28 +168,25 @@ def _lower_rope(low: Lowering, value: g.Rope) -> None:
     copied = _heads(value) | {"repeat": 1, "tile": value.shape[0]}
     low.units.append(RowUnit(k.copy_parts, low.place(value.x), None, place, copied, stage=stage))
     rotated = Place(place.buffer, place.offset + 4 * turn.offset)
-    kernel, fields = rotation(low, turn, turn.interleaved)
+    kernel, fields = rotation(low, value, turn.interleaved)
     low.units.append(RowUnit(kernel, rotated, None, rotated, _heads(value) | fields, stage=stage))
 
 
-def rotation(low: Lowering, turn: g.Rotation, interleaved: bool) -> tuple[Kernel, Fields]:
+def rotation(low: Lowering, rope: g.Rope, interleaved: bool) -> tuple[Kernel, Fields]:
     """Return the kernel and the fields of a rotation of adjacent pairs, or of pairs of halves."""
     kernel = k.rotate_interleaved if interleaved else k.rotate
-    return kernel, {"n": turn.n_rotated, "table": low.rotations.table(turn, interleaved)}
+    return kernel, {"n": rope.rotation.n_rotated, "table": low.rotations.table(rope, interleaved)}
 
 
 def _lower_embedding(low: Lowering, value: g.EmbeddingLookup) -> None:
-    """Append the unit that looks up the embedding of a row's token or position."""
-    if value.ids not in (g.TOKENS, g.POSITIONS):
+    """Append the unit that looks up the embedding of a row's token, position or type."""
+    if not isinstance(value.ids, g.Input):
         raise low.refuse(value, "its ids are computed")
     if value.ids is g.TOKENS:
         low.n_tokens = min(low.n_tokens, value.weight.shape[0])
     place = low.new(value)
-    fields = {
-        **parts(value.shape[0], 1),
-        "table": low.weights.table(value.weight, low.n_batch),
-        "from_positions": int(value.ids is g.POSITIONS),
-    }
+    table = low.weights.table(value.weight, low.n_batch, value.ids.name)
+    fields = {**parts(value.shape[0], 1), "table": table}
     low.units.append(RowUnit(k.look_up, None, None, place, fields, is_shared=True, stage=low.stage(value)))
     low.in_place.add(place.buffer)
 

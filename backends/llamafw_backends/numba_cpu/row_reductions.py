@@ -72,14 +72,24 @@ def normalise_layer(plan: int, op: int, a: int, b: int, out: int, row: int, n: i
             squares = fma(centred, centred, squares)
         variance = sum_lanes(squares) / np.float32(o.n)
         factor = np.float32(1.0) / np.float32(math.sqrt(variance + np.float32(o.x)))
-        average = max_lanes(mean)
-        for i in range(o.n):
-            value = (load_f32(x + 4 * i) - average) * factor
+        weight = part % o.weight_parts * 4 * o.n
+        whole = o.n // 16 * 64
+        for i in range(0, whole, 64):
+            value = mul(sub(load(x + i), mean), splat(factor))
             if o.weight != 0:
-                value = value * _weight_at(o, part, i)
-            store_f32(
-                value if o.bias == 0 else value + load_f32(o.bias + part % o.weight_parts * 4 * o.n + 4 * i), y + 4 * i
-            )
+                value = mul(value, load(o.weight + weight + i))
+            if o.bias != 0:
+                value = add(value, load(o.bias + weight + i))
+            store(value, y + i)
+
+        average = max_lanes(mean)
+        for i in range(whole, 4 * o.n, 4):
+            number = (load_f32(x + i) - average) * factor
+            if o.weight != 0:
+                number = number * load_f32(o.weight + weight + i)
+            if o.bias != 0:
+                number = number + load_f32(o.bias + weight + i)
+            store_f32(number, y + i)
     return 0
 
 

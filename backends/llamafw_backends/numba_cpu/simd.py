@@ -35,6 +35,7 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]  # numba has no
 
 
 floats, ints = Vector("floats16", FLOATS), Vector("ints16", INTS)
+quad = Vector("floats4", emit.QUAD)
 i64, i32, f32, void = types.int64, types.int32, types.float32, types.void
 
 
@@ -114,6 +115,8 @@ def specialised(name: str, n_literals: int, n_arguments: int, emitter: Callable[
 zeros = operation(floats, (), lambda b: constant(FLOATS, 0.0))
 load = operation(floats, (i64,), lambda b, a: emit.load(b, a, FLOATS))
 store = operation(void, (floats, i64), emit.store)
+load_quad = operation(quad, (i64,), lambda b, a: emit.load(b, a, emit.QUAD))
+store_quad = operation(void, (quad, i64), emit.store)
 store_half = operation(void, (floats, i64), emit.store_half)
 store_brain = operation(void, (floats, i64), emit.store_brain)
 store_bytes = operation(void, (ints, i64), lambda b, v, a: emit.store(b, b.trunc(v, emit.BYTES), a))

@@ -8,6 +8,7 @@ a slot needs a snapshot: a copy of all its states and windows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,15 @@ from llamafw_backends.numba_cpu.ring import Ring
 
 Snapshot = tuple[int, Bytes]
 """The earliest position that a slot can go back to from the snapshot, and its bytes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HeldState:
+    """A copy of the recurrent state of a slot."""
+
+    position: int
+    earliest: int  # the earliest position that it serves
+    state: Bytes
 
 
 class SlotStates:
@@ -46,6 +56,8 @@ class SlotStates:
         self.address = self._arena.allocate(n_slots * slot_bytes)
         self._states: npt.NDArray[np.uint8] = self._arena.view(self.address, (n_slots, slot_bytes), np.uint8)
         self._earliest = [0] * n_slots  # positions that the slots can go back to without a snapshot
+        self._earliest_in_rings = [0] * n_slots  # the same, if only windows counted
+        self._held: list[_HeldState | None] = [None] * n_slots
         self._snapshots: list[Snapshots[Snapshot]] = [Snapshots(n_snapshots) for _ in range(n_slots)]
 
     def __bool__(self) -> bool:
@@ -54,7 +66,8 @@ class SlotStates:
 
     def advance(self, slot: int, n: int) -> None:
         """Record that ``slot`` has computed tokens and now has ``n`` positions."""
-        earliest = max((self._earliest[slot], *(ring.earliest(n) for ring in self._rings)))
+        self._earliest_in_rings[slot] = max((0, *(ring.earliest(n) for ring in self._rings)))
+        earliest = max(self._earliest[slot], self._earliest_in_rings[slot])
         if self.slot_bytes:
             earliest = earliest_position(n, earliest) if self._can_go_back else n
         self._earliest[slot] = earliest
@@ -63,18 +76,35 @@ class SlotStates:
         """Copy the state of ``slot``, which has ``n`` positions."""
         self._snapshots[slot].add(n, self._copy(slot, n))
 
+    def hold(self, slot: int, n: int) -> None:
+        """Copy the recurrent state of ``slot``, which has ``n`` positions, in place of the last one that was held.
+
+        Windows are not copied: their caches have room for all but the longest drafts.
+        """
+        if not self.slot_bytes:
+            return
+        held = self._held[slot]
+        state = np.empty_like(self._states[slot]) if held is None else held.state
+        state[...] = self._states[slot]
+        self._held[slot] = _HeldState(n, self._earliest[slot], state)
+
     def positions(self, slot: int) -> list[int]:
         """Return the positions of the snapshots of ``slot``, ascending."""
         return self._snapshots[slot].positions
 
     def cut(self, slot: int, n: int) -> int:
         """Go back to at most ``n`` positions; return how many are left."""
+        held = self._held[slot]
+        if held is not None and held.position > n:
+            held = self._held[slot] = None
         if 0 < n < self._earliest[slot]:
             found = self._snapshots[slot].last(n)
-            n = 0
-            if found is not None:
-                n, snapshot = found
-                self._write(slot, n, snapshot)
+            n = 0 if found is None else found[0]
+            if held is not None and n < held.position and self._earliest_in_rings[slot] <= held.position:
+                n, self._states[slot] = held.position, held.state
+                self._earliest[slot] = max(held.earliest, self._earliest_in_rings[slot])
+            elif found is not None:
+                self._write(slot, n, found[1])
         if n == 0:
             self._earliest[slot] = 0  # the kernels begin anew with position 0
         self._snapshots[slot].cut(n)
@@ -151,6 +181,7 @@ class SlotStates:
 
     def _write(self, slot: int, n: int, snapshot: Snapshot) -> None:
         """Replace the state of ``slot`` by a copy of one of ``n`` positions."""
+        self._held[slot] = None
         self._earliest[slot], state = snapshot
         self._states[slot], start = state[: self.slot_bytes], self.slot_bytes
         for ring in self._rings:

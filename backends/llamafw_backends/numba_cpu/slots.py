@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw import Bytes, LlamafwError, RequestError
+from llamafw_backends.numba_cpu.grouped_keys import GroupedKeys
 from llamafw_backends.numba_cpu.key_rotation import KeyRotation
 from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.slot_states import SlotStates
@@ -23,7 +24,7 @@ class Slots:
         Number of positions in each slot. Forward passes change it, too.
     cache : KVCache
         The keys and values.
-    states : SlotStates
+    states : SlotStates or GroupedKeys
         What cannot be cut anywhere.
     rotations : sequence of KeyRotation or None, optional
         How the keys of each cache are rotated. None: they cannot be moved to other positions.
@@ -35,7 +36,7 @@ class Slots:
         self,
         filled: npt.NDArray[np.int64],
         cache: KVCache,
-        states: SlotStates,
+        states: SlotStates | GroupedKeys,
         rotations: Sequence[KeyRotation | None] | None,
         n_ctx: int,
     ) -> None:
@@ -86,8 +87,8 @@ class Slots:
         slots, positions : (n,) int64
             Slot and position of the batch's tokens.
         """
-        starts = np.flatnonzero(np.diff(slots, prepend=-1))
-        for first, end in itertools.pairwise([*starts.tolist(), len(slots)]):
+        ends = np.flatnonzero(slots[1:] != slots[:-1]) + 1
+        for first, end in itertools.pairwise([0, *ends.tolist(), len(slots)]):
             self._cache.reserve(int(slots[first]), int(positions[first]), int(positions[end - 1]) + 1)
 
     def truncate(self, slot: int, n: int) -> int:
@@ -103,6 +104,10 @@ class Slots:
     def take_snapshot(self, slot: int) -> None:
         """Keep a copy of what cannot be cut of ``slot``, for `truncate`."""
         self._states.take_snapshot(slot, self._n_positions(slot))
+
+    def hold_state(self, slot: int) -> None:
+        """Keep what cannot be cut of ``slot`` until the next call, besides its snapshots."""
+        self._states.hold(slot, self._n_positions(slot))
 
     def snapshots(self, slot: int) -> Sequence[int]:
         """Return the positions of the snapshots of ``slot``, ascending."""

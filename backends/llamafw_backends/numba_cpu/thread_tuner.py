@@ -44,28 +44,37 @@ class ThreadTuner:
         self._size(n_tokens).record(self._counts.index(n_threads), seconds / n_tokens, seconds, self._clock())
 
     def _size(self, n_tokens: int) -> _StepSize:
-        return self._sizes.setdefault(n_tokens.bit_length(), _StepSize(len(self._counts)))
+        """Return the measurements of a size; a new one begins with the best number of threads of the next smaller."""
+        bits = n_tokens.bit_length()
+        if bits not in self._sizes:
+            smaller = max((size for size in self._sizes if size < bits), default=None)
+            first = 0 if smaller is None else self._sizes[smaller].best or 0
+            self._sizes[bits] = _StepSize(len(self._counts), first)
+        return self._sizes[bits]
 
 
 class _StepSize:
     """The measurements of steps of a similar size: 2^k to 2^(k + 1) − 1 tokens."""
 
-    def __init__(self, n_counts: int) -> None:
+    def __init__(self, n_counts: int, first: int = 0) -> None:
+        self._first = first  # the index to begin with
         self._measured: list[deque[float]] = [
             deque(maxlen=N_MEASUREMENTS) for _ in range(n_counts)
         ]  # seconds per token
         self._next_trial = [0.0] * n_counts  # time at which each number may be tried again
 
-    def _best(self) -> int | None:
+    @property
+    def best(self) -> int | None:
+        """The index of the fastest number of threads; None if nothing was measured."""
         # medians, because a single step may be slow for other reasons
         known = [(median_low(seconds), i) for i, seconds in enumerate(self._measured) if seconds]
         return min(known)[1] if known else None
 
     def choose(self, now: float) -> int:
         """Return the index of the fastest number of threads, or of a neighbour that is due for a trial."""
-        best = self._best()
+        best = self.best
         if best is None:
-            return 0
+            return self._first
         for i in (best - 1, best + 1):
             if 0 <= i < len(self._next_trial) and now >= self._next_trial[i]:
                 return i
@@ -73,7 +82,7 @@ class _StepSize:
 
     def record(self, i: int, per_token: float, seconds: float, now: float) -> None:
         """Record a step, and schedule the next trial of ``i``: the more time this one lost, the later."""
-        if i != self._best():  # a trial: earlier measurements are out of date
+        if i != self.best:  # a trial: earlier measurements are out of date
             self._measured[i].clear()
         self._measured[i].append(per_token)
         fastest = min(median_low(measured) for measured in self._measured if measured)

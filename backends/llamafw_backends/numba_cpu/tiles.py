@@ -206,7 +206,7 @@ class QuantFormat(Format):
     bound : int
         Largest byte: at most 127, or 255 if ``offset`` is 128. Products are faster with a smaller one.
     offset : int
-        The same for all weights; 0 if 16 columns share a scale.
+        The same for all weights.
     columns_per_scale : int
         16 or 32.
     """
@@ -270,3 +270,12 @@ class QuantFormat(Format):
 def element_address(b: Builder, base: Value, i: Value, size: int) -> Value:
     """Emit the address of element ``i`` of ``size`` bytes."""
     return b.add(base, b.mul(i, constant(I64, size)))
+
+
+def record_at(b: Builder, tile_format: Format, tile: Value, i: Value, n_tokens: int = 1) -> Record:
+    """Emit the place of record ``i`` of a tile."""
+    n, block_words = tile_format.records_per_block, tile_format.block_words
+    block, number = b.udiv(i, constant(I64, n)), b.urem(i, constant(I64, n))
+    words = element_address(b, tile, block, block_words + tile_format.scale_bytes)
+    scales = address(b, words, block_words)
+    return Record(b, element_address(b, words, number, tile_format.word_bytes), scales, number, n_tokens)

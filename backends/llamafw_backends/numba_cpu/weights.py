@@ -7,7 +7,7 @@ file is read once, except for embeddings, whose rows are read from the file when
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.formats import FORMATS, find_format
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
-from llamafw_backends.numba_cpu.kernel_records import TENSOR, address_of, new_records
+from llamafw_backends.numba_cpu.kernel_records import POSITIONS, TENSOR, TOKENS, TYPES, address_of, new_records
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.threads import Pool
-from llamafw_backends.numba_cpu.tiles import COLUMNS, ROWS, Format
+from llamafw_backends.numba_cpu.tiles import ROWS, Format
+from llamafw_backends.numba_cpu.unpacked import buffer_bytes
 
 CHUNK_ROWS = 1024  # rows unpacked at once
 
@@ -102,6 +103,7 @@ class Table:
     rows: npt.NDArray[np.uint8]  # (n_rows, bytes per row)
     row_format: Format | None  # None: Python unpacks rows
     unpacked: Floats | None = None  # (n_batch, n) rows of the batch, if Python unpacks them
+    ids: str = "tokens"  # what has these rows: "tokens", "positions" or "types"
     kernel: int = 0  # address of the kernel that unpacks a block, after `Weights.place`
 
     def fields(self) -> dict[str, int]:
@@ -113,12 +115,20 @@ class Table:
             "block_size": block.block_size if block else 0,
             "block_bytes": block.block_bytes if block else 0,
             "unpack": self.kernel,
+            "ids": {"tokens": TOKENS, "positions": POSITIONS, "types": TYPES}[self.ids],
             "embedded": 0 if self.unpacked is None else int(self.unpacked.ctypes.data),
         }
 
 
 class Weights:
     """The weights that a model's plan asks for, in one arena, in the order in which it asks.
+
+    Parameters
+    ----------
+    context : BackendContext
+        The model, and what plugins have registered.
+    base : Weights, optional
+        The packed weights of another plan for the same model. What they include is not packed again.
 
     Raises
     ------
@@ -128,11 +138,11 @@ class Weights:
         The format of a plugin's tensor type is invalid.
     """
 
-    def __init__(self, context: BackendContext) -> None:
+    def __init__(self, context: BackendContext, base: Weights | None = None) -> None:
         self._context = context
-        self._matrices: dict[Any, Matrix] = {}
-        self._vectors: dict[Any, Vector] = {}
-        self.tables: dict[str, Table] = {}
+        self._matrices: ChainMap[Any, Matrix] = ChainMap({}, base._matrices if base else {})
+        self._vectors: ChainMap[Any, Vector] = ChainMap({}, base._vectors if base else {})
+        self.tables: ChainMap[str, Table] = ChainMap({}, base.tables if base else {})
         self.kernels: dict[str, Any] = {}  # that multiply, by `Format.key`
         self._pack_block: dict[str, Any] = {}
         # bytes of tiles and of the file, by type
@@ -151,17 +161,17 @@ class Weights:
         key = (weight, bias, order)
         if key not in self._matrices:
             tensor = self._context.model.tensors[weight.name]
-            if len(weight.shape) not in (2, 3) or weight.shape[-1] % COLUMNS:
+            tile_format = self._format(tensor) or FORMATS["F32"]
+            if len(weight.shape) not in (2, 3) or weight.shape[-1] % tile_format.columns:
                 raise ModelError(
                     f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba "
-                    f"backend needs matrices whose number of columns is a multiple of {COLUMNS}"
+                    f"backend needs matrices whose number of columns is a multiple of {tile_format.columns}"
                 )
             if len(weight.shape) == 3 and weight.shape[1] % ROWS:
                 raise ModelError(
                     f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba "
                     f"backend needs groups of matrices whose number of rows is a multiple of {ROWS}"
                 )
-            tile_format = self._format(tensor) or FORMATS["F32"]
             self._matrices[key] = Matrix(tensor, weight, bias, order, tile_format, new_records(TENSOR))
         return self._matrices[key]
 
@@ -179,7 +189,7 @@ class Weights:
         array = np.ascontiguousarray(values, np.float32)
         return self._vectors.setdefault((array.shape, array.tobytes()), Vector(array))
 
-    def table(self, weight: g.Weight, n_batch: int) -> Table:
+    def table(self, weight: g.Weight, n_batch: int, ids: str = "tokens") -> Table:
         """Return an embedding; ``n_batch`` is the maximum number of rows that are needed at once."""
         if weight.name not in self.tables:
             tensor = self._context.model.tensors[weight.name]
@@ -187,7 +197,7 @@ class Weights:
             if row_format is not None and weight.shape[1] % row_format.block_size:
                 row_format = None
             unpacked = None if row_format else np.zeros((n_batch, weight.shape[1]), np.float32)
-            self.tables[weight.name] = Table(tensor, _rows(tensor), row_format, unpacked)
+            self.tables[weight.name] = Table(tensor, _rows(tensor), row_format, unpacked, ids)
         return self.tables[weight.name]
 
     def unpack_rows(self, table: Table, indices: npt.NDArray[np.int64]) -> None:
@@ -216,22 +226,22 @@ class Weights:
             The format of a plugin's tensor type cannot be compiled.
         """
         self._pool = pool
-        formats = {matrix.tile_format.key: matrix.tile_format for matrix in self._matrices.values()}
+        formats = {matrix.tile_format.key: matrix.tile_format for matrix in self._matrices.maps[0].values()}
         self._pack = compiler("packing", 2, packing.pack)
         for key, one in formats.items():
             with _faults_of_plugins(one):
                 self.kernels[key] = matmul.build(compiler, isa, one)
                 self._pack_block[key] = compiler(one.kernel_name("pack"), 4, one.pack, has_result=False)
-        for table in self.tables.values():
+        for table in self.tables.maps[0].values():
             if (rows := table.row_format) is not None:
                 with _faults_of_plugins(rows):
                     table.kernel = compiler(rows.kernel_name("unpack"), 2, rows.unpack, has_result=False).address
 
         self.arena = Arena(self._size(), huge=True)
         self._zeros = self.arena.allocate(4 * LANES)
-        for vector in self._vectors.values():
+        for vector in self._vectors.maps[0].values():
             vector.address = self.arena.store(vector.values)
-        for matrix in self._matrices.values():
+        for matrix in self._matrices.maps[0].values():
             self._place_matrix(matrix)
 
     def pack(self) -> None:
@@ -242,7 +252,7 @@ class Weights:
         started = time.perf_counter()
         looked_up = {table.tensor.name for table in self.tables.values()}
         by_tensor: dict[str, list[Matrix]] = {}
-        for matrix in self._matrices.values():
+        for matrix in self._matrices.maps[0].values():
             by_tensor.setdefault(matrix.tensor.name, []).append(matrix)
         for name, matrices in by_tensor.items():
             data = matrices[0].tensor.data  # read once, because it may have to be computed
@@ -268,13 +278,18 @@ class Weights:
         """Size of the weights that a step reads, in bytes."""
         return self.arena.n_bytes
 
+    @property
+    def buffer_bytes(self) -> int:
+        """Size of the memory that a thread needs to unpack tiles, in bytes."""
+        return max((buffer_bytes(one.tile_format, one.n_columns) for one in self._matrices.values()), default=0)
+
     def _size(self) -> int:
         """Return an upper bound of the arena's size in bytes: vectors, tiles, biases and their alignment."""
-        vectors = sum(align_up(vector.values.nbytes) for vector in self._vectors.values())
+        vectors = sum(align_up(vector.values.nbytes) for vector in self._vectors.maps[0].values())
         return (
             vectors
             + align_up(4 * LANES)
-            + sum(align_up(m.n_bytes) + align_up(4 * (m.n_rows + ROWS)) for m in self._matrices.values())
+            + sum(align_up(m.n_bytes) + align_up(4 * (m.n_rows + ROWS)) for m in self._matrices.maps[0].values())
         )
 
     def _read(self, weight: g.Weight) -> Floats:

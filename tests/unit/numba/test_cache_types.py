@@ -136,7 +136,7 @@ def test_numbers_that_are_not_finite_fill_their_block_only(name: str) -> None:
     np.testing.assert_array_equal(round_blocks(kind, x)[2:], rounded(x[2:], name))
 
 
-@pytest.mark.parametrize("features", [{"avx512f", "avx2"}, {"avx2"}, set()], ids=str)
+@pytest.mark.parametrize("features", [{"avx512f", "avx2"}, {"avx2"}, set()], ids=["avx512", "avx2", "none"])
 @pytest.mark.parametrize("kind", CACHE_TYPES.values(), ids=CACHE_TYPES)
 def test_values_are_loaded_with_any_instruction(
     kind: CacheType, features: set[str], monkeypatch: pytest.MonkeyPatch

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import pytest
 from numba.core.ccallback import CFunc
 
-from llamafw_backends.numba_cpu import cache
+from llamafw import compile_c_function
+from llamafw.testing.batches import batch
+from llamafw_backends.numba_cpu import cache, kernel_compiler
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
+from support.numba_backend import open_backend
 
 pytestmark = pytest.mark.slow
 
@@ -224,3 +228,22 @@ def test_a_backend_removes_unused_code(root: Path, tmp_path: Path) -> None:
     with open_backend(write_tiny_gguf(tmp_path / "m.gguf")):
         assert not old.exists()
         assert list(cache.version_folder().glob("any/step/*"))
+
+
+def test_backends_share_kernels_in_memory(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLVM cannot free code, so a backend that is loaded again must not load its kernels again."""
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        loaded.append(arguments)
+        return compile_c_function(*arguments, **options)
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(kernel_compiler, "compile_c_function", load)
+    monkeypatch.setattr("llamafw_backends.numba_cpu.backend.LOADED", {})
+    counts, rows = [], []
+    for _ in range(2):
+        with open_backend(tiny_model, n_ctx=64) as backend:
+            rows.append(backend.forward(batch((0, 0, (1, 2, 3)))).copy())
+        counts.append(len(loaded))
+    assert counts[0] == counts[1] > 0
+    np.testing.assert_array_equal(*rows)

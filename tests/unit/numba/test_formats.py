@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
-from llvmlite import ir
 
-from llamafw import Backend, BackendContext, BackendOptions, Bytes, Model, Tensor
+from llamafw import BackendContext, BackendOptions, Model, Tensor
 from llamafw import graph as g
 from llamafw.testing.batches import batch
-from llamafw.testing.quant_kernels import MakeBlocks, check_products, check_rows
-from llamafw.testing.random_tensors import random_tensor
-from llamafw_backends.numba_cpu import emit, matmul
-from llamafw_backends.numba_cpu.backend import NumbaBackend
+from llamafw.testing.quant_kernels import check_products, check_rows
+from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.emit import Builder, Value
 from llamafw_backends.numba_cpu.formats import BUILT_IN, FORMATS, bits
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
-from llamafw_backends.numba_cpu.isa import Neon
 from llamafw_backends.numba_cpu.simd import i64, operation, void
 from llamafw_backends.numba_cpu.tiles import Record
 from support.gguf_models import QUANTS
+from support.quant_products import block_maker, opened
 
 N_VOCAB, N_COLUMNS = 64, 512
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, N_VOCAB, 40)]
 ISAS = [name for name, isa in INSTRUCTION_SETS.items() if isa.available()]
 NAMES = [one.name for one in BUILT_IN]
-
-
-@contextmanager
-def opened(context: BackendContext) -> Iterator[Backend]:
-    """Open the backend, which must multiply with the tensor type itself."""
-    backend = NumbaBackend(context)
-    try:
-        if "matrix" in context.model.tensors:
-            assert context.model.tensors["matrix"].type_name in backend.describe()["weight_types"]
-        yield backend
-    finally:
-        backend.close()
-
-
-def block_maker(type_name: str) -> MakeBlocks:
-    """Return a function that makes random blocks of a type, with a standard deviation of 0.1."""
-
-    def make_blocks(rng: np.random.Generator, n: int) -> Bytes:
-        shape = (n, QUANTS[type_name].block_size)
-        return random_tensor(rng, shape, type_name, std=0.1).view(np.uint8).reshape(n, -1)
-
-    return make_blocks
 
 
 @pytest.mark.parametrize("type_name", NAMES)
@@ -75,45 +45,6 @@ def test_blocks_are_unpacked_exactly(type_name: str) -> None:
     """Any bytes give the bits of the reference, infinities included; all NaN are alike."""
     quant = QUANTS[type_name]
     check_rows(quant, QUANTS, lambda rng, n: rng.integers(0, 256, (n, quant.type_size), np.uint8), opened)
-
-
-class EmulatedNeon(Neon):
-    """NEON on any processor: products of bytes are emitted as such."""
-
-    name = "emulated-neon"
-    required_features = frozenset[str]()
-
-    def _multiply(self, b: Any, total: Any, word: Any, quants: Any) -> Any:
-        narrow, wide = (ir.VectorType(ir.IntType(bits), 16) for bits in (8, 32))
-        products = b.mul(b.sext(b.bitcast(word, narrow), wide), b.sext(b.bitcast(quants, narrow), wide))
-        for start in range(4):
-            total = b.add(total, emit.take(b, products, list(range(start, 16, 4))))
-        return total
-
-
-@pytest.mark.parametrize("type_name", ["Q4_K", "Q6_K", "Q8_0"])
-def test_neon_gives_the_same_bits(type_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))  # the cache does not notice changes of this file
-    monkeypatch.setitem(INSTRUCTION_SETS, "emulated-neon", EmulatedNeon())
-    results = []
-    for isa in ("plain", "emulated-neon"):
-        monkeypatch.setenv("LLAMAFW_ISA", isa)
-        results.append(check_products(QUANTS[type_name], QUANTS, block_maker(type_name), opened))
-    np.testing.assert_array_equal(results[0], results[1])
-
-
-@pytest.mark.parametrize("type_name", ["Q4_K", "Q8_0"])
-def test_neon_kernels_use_dot_products(type_name: str) -> None:
-    """The code for ARM can be read on any machine."""
-    module = ir.Module()
-    module.triple = "aarch64-linux-gnu"
-    matmul._tiles_by_tokens(module, Neon(), FORMATS[type_name], 1, 4).linkage = "external"
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    machine = llvm.Target.from_triple("aarch64-linux-gnu").create_target_machine(features="+dotprod,+fullfp16", opt=2)
-    code = machine.emit_assembly(llvm.parse_assembly(str(module)))
-    n_products = len(re.findall(r"\bsdot\b", code))
-    assert n_products == 4 * 2 * 4 * 8  # tokens, parts, quarters of 16 lanes, words
 
 
 @pytest.mark.parametrize(("type_name", "n_scales", "scale_bytes"), [("MXFP4", 1, range(224)), ("NVFP4", 4, range(256))])

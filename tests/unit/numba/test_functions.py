@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from llamafw.graph import Rotation
+from llamafw.graph import TOKENS, EmbeddingLookup, GroupedPositions, Reshape, Rope, Rotation, Weight
 from llamafw.graph.rows import FUNCTIONS
 from llamafw_backends.numba_cpu import emit, row_kernels, simd
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
@@ -60,14 +61,18 @@ def test_activation_functions_are_accurate(name: str) -> None:
     assert (np.abs(y - expected) <= 2e-6 * np.maximum(np.abs(expected), scale)).all()
 
 
+def rope_of(rotation: Rotation) -> Rope:
+    return Rope(Reshape(EmbeddingLookup(TOKENS, Weight("w", (3, 4))), (1, 4)), rotation)
+
+
 def test_rotation_tables_have_the_cosines_and_sines_of_each_position() -> None:
-    rotation, rotations = Rotation(np.array([1.0, 0.25]), 1.5), Rotations(300)
-    table = rotations.table(rotation, interleaved=False).values
+    rope, rotations = rope_of(Rotation(np.array([1.0, 0.25]), 1.5)), Rotations(300)
+    table = rotations.table(rope, interleaved=False).values
     assert table.shape == (304, 2, 2)  # whole vectors of positions
     assert table[299, 0, 1] == pytest.approx(1.5 * math.cos(299 * 0.25))
     assert table[299, 1, 0] == pytest.approx(1.5 * math.sin(299))
 
-    pairs = rotations.table(rotation, interleaved=True).values
+    pairs = rotations.table(rope, interleaved=True).values
     assert pairs.shape == (304, 2, 4)
     np.testing.assert_array_equal(pairs[:, 0], np.repeat(table[:, 0], 2, 1))
     np.testing.assert_array_equal(pairs[:, 1, 1::2], table[:, 1])
@@ -76,15 +81,21 @@ def test_rotation_tables_have_the_cosines_and_sines_of_each_position() -> None:
 
 def test_equal_rotations_share_a_table() -> None:
     rotations, frequencies = Rotations(64), np.array([1.0, 0.25])
-    tables = [rotations.table(Rotation(frequencies.copy(), magnitude), False) for magnitude in (1.0, 1.0, 1.5)]
+    tables = [rotations.table(rope_of(Rotation(frequencies.copy(), magnitude)), False) for magnitude in (1.0, 1.0, 1.5)]
     assert tables[0] is tables[1]
     assert tables[1] is not tables[2]
+
+
+def test_table_of_grouped_positions_has_the_angles_of_groups() -> None:
+    rope = replace(rope_of(Rotation(np.array([0.25]))), positions=GroupedPositions(2, 8))
+    table = Rotations(64).table(rope, interleaved=False).values
+    assert table[11, 0, 0] == pytest.approx(math.cos((4 + 3) * 0.25))
 
 
 @pytest.mark.parametrize(("n_ctx", "frequency"), [(64, 1.0), (65, 0.5)])
 def test_rotation_tables_have_the_frequencies_of_the_context(n_ctx: int, frequency: float) -> None:
     rotation = Rotation(np.array([1.0]), long_frequencies=np.array([0.5]), original_context=64)
-    table = Rotations(n_ctx).table(rotation, interleaved=False).values
+    table = Rotations(n_ctx).table(rope_of(rotation), interleaved=False).values
     assert table[3, 0, 0] == pytest.approx(math.cos(3 * frequency))
 
 

@@ -104,6 +104,7 @@ class Caches(RuleBasedStateMachine):
     @invariant()
     def pages_are_counted(self) -> None:
         pages = self.kv.pages
+        assert isinstance(pages, Pages)
         held = [pages.numbers(slot) for slot in range(N_SLOTS)]
         assert all(len(numbers) >= -(-len(slot) // PAGE) for numbers, slot in zip(held, self.slots, strict=True))
         every = [number for numbers in held for number in numbers]

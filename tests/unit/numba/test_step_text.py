@@ -31,7 +31,7 @@ def test_every_phase_and_buffer_is_described(checkpoint: Checkpoint, tmp_path: P
     phases, buffers = text.split("\nbuffer ")
     numbers = [int(number) for number in re.findall(r"^ {,4}(\d+)  ", phases, re.M)]
     with open_backend(path) as backend:
-        assert numbers == list(range(len(backend._logits_step.phases)))
+        assert numbers == list(range(len(backend._steps.logits.phases)))
 
     names = set(re.findall(r"^(b\d+) ", buffers, re.M))
     assert len(names) > 5

@@ -15,7 +15,7 @@ from llamafw_backends.numba_cpu.simd import i64, operation, void
 TABLE = np.random.default_rng(0).standard_normal(16).astype(np.float32)
 
 
-@pytest.mark.parametrize("features", [{"avx512f", "avx2"}, {"avx2"}, set()], ids=str)
+@pytest.mark.parametrize("features", [{"avx512f", "avx2"}, {"avx2"}, set()], ids=["avx512", "avx2", "none"])
 def test_lowest_bits_of_an_index_choose_a_number(features: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if not features <= cpu.features():
         pytest.skip("the processor does not have these instructions")

@@ -48,7 +48,16 @@ def test_step_sizes_are_independent() -> None:
     tuner = ThreadTuner(2, lambda: now[0])
     simulate(tuner, now, lambda n: 0.02 * n, 1, 50)
     assert tuner.choose(1) == 1
-    assert tuner.choose(16) == 2
+    assert simulate(tuner, now, lambda n: 0.02 / n, 16, 50)[2] > 40
+    assert simulate(tuner, now, lambda n: 0.02 * n, 1, 50)[1] > 40
+
+
+def test_new_step_size_begins_with_the_best_of_the_next_smaller() -> None:
+    now = [0.0]
+    tuner = ThreadTuner(4, lambda: now[0])
+    simulate(tuner, now, lambda n: 0.01 / n, 1, 50)
+    simulate(tuner, now, lambda n: 0.01 * n, 2, 50)
+    assert tuner.choose(64) == 1
 
 
 def test_neighbours_are_tried_in_turn() -> None:

@@ -126,8 +126,8 @@ def _find_problem(found: Format, quant: Quant) -> str | None:
             return f"has the {name} {getattr(found, name)}, which is not a multiple of {unit}"
     if not isinstance(found, QuantFormat):
         return None
-    if found.columns_per_scale not in (16, COLUMNS) or (found.columns_per_scale == 16 and found.offset):
-        return "must have a columns_per_scale of 32, or of 16 with an offset of 0"
+    if found.columns_per_scale not in (16, COLUMNS):
+        return "must have a columns_per_scale of 32 or 16"
     if not 0 < found.bound <= (255 if found.offset == 128 else 127):
         return f"has the bound {found.bound}; it must be 1 to 127, or up to 255 with an offset of 128"
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.emit import FLOATS, Value, constant
+from llamafw_backends.numba_cpu.emit import Value
 from llamafw_backends.numba_cpu.formats.bits import copy_bytes, copy_halves, pack_bit_string
 from llamafw_backends.numba_cpu.formats.grids import Grid, every_bit, high_bits, store_entry, write_nibble
 from llamafw_backends.numba_cpu.formats.iq2_xs import two_scales
@@ -24,7 +24,7 @@ class IQ2_S(QuantFormat):
     """1 word of indices, 1 word of signs; scales: s as in the file, the upper two bits of indices, d."""
 
     name, block_size, block_bytes = "IQ2_S", 256, 82
-    word_bytes, scale_bytes, bound, columns_per_scale = 128, 288, OFFSET + 43, 16
+    word_bytes, scale_bytes, bound, columns_per_scale, offset = 128, 288, OFFSET + 43, 16, OFFSET
 
     @staticmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
@@ -51,6 +51,3 @@ class IQ2_S(QuantFormat):
 
     def scale(self, record: Record) -> list[Value]:
         return two_scales(record, record.half(256))
-
-    def minimum(self, record: Record) -> list[Value]:
-        return [record.b.fmul(scale, constant(FLOATS, -OFFSET)) for scale in self.scale(record)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.emit import FLOATS, INTS, Value, constant
+from llamafw_backends.numba_cpu.emit import INTS, Value, constant
 from llamafw_backends.numba_cpu.formats.bits import copy_bytes, copy_halves, pack_bit_string
 from llamafw_backends.numba_cpu.formats.grids import Grid, high_bits, signs_of, store_entry, write_nibble
 from llamafw_backends.numba_cpu.formats.iq2_xxs import OFFSET, half_steps
@@ -22,7 +22,7 @@ class IQ2_XS(QuantFormat):
     """1 word of indices, 1 word of signs; scales: s as in the file, the ninth bit of indices, d."""
 
     name, block_size, block_bytes = "IQ2_XS", 256, 74
-    word_bytes, scale_bytes, bound, columns_per_scale = 128, 224, OFFSET + 43, 16
+    word_bytes, scale_bytes, bound, columns_per_scale, offset = 128, 224, OFFSET + 43, 16, OFFSET
 
     @staticmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
@@ -52,9 +52,6 @@ class IQ2_XS(QuantFormat):
 
     def scale(self, record: Record) -> list[Value]:
         return two_scales(record, record.half(192))
-
-    def minimum(self, record: Record) -> list[Value]:
-        return [record.b.fmul(scale, constant(FLOATS, -OFFSET)) for scale in self.scale(record)]
 
 
 def two_scales(record: Record, d: Value) -> list[Value]:

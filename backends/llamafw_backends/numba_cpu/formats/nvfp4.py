@@ -32,7 +32,7 @@ class NVFP4(QuantFormat):
     """4 words of nibbles; scales: a byte for each 16 columns, of which all 7 bits are a number."""
 
     name, block_size, block_bytes = "NVFP4", 64, 36
-    word_bytes, scale_bytes, bound, columns_per_scale = 256, 64, OFFSET + 12, 16
+    word_bytes, scale_bytes, bound, columns_per_scale, offset = 256, 64, OFFSET + 12, 16, OFFSET
 
     @staticmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
@@ -58,6 +58,3 @@ class NVFP4(QuantFormat):
             halves = emit.half_to_float(b, b.shl(bits, constant(SHORTS, SHIFT)))
             scales.append(b.fmul(halves, constant(FLOATS, FACTOR)))
         return scales
-
-    def minimum(self, record: Record) -> list[Value]:
-        return [record.b.fmul(scale, constant(FLOATS, -OFFSET)) for scale in self.scale(record)]

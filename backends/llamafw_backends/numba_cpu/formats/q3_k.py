@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.emit import FLOATS, Value, constant
+from llamafw_backends.numba_cpu.emit import Value
 from llamafw_backends.numba_cpu.formats.bits import combine, copy_halves, pack_bits, pack_crumbs, spread
 from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.simd import load_f16, read_u8, store_f32, write_u8
@@ -26,7 +26,7 @@ class Q3_K(QuantFormat):
     """2 words of 2 bits, 1 word of the highest bits; scales: a signed byte s for each 16 columns, d."""
 
     name, block_size, block_bytes = "Q3_K", 256, 110
-    word_bytes, scale_bytes, bound, columns_per_scale = 192, 288, 7, 16
+    word_bytes, scale_bytes, bound, columns_per_scale, offset = 192, 288, 7, 16, 4
 
     @staticmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
@@ -52,6 +52,3 @@ class Q3_K(QuantFormat):
     def scale(self, record: Record) -> list[Value]:
         d = record.half(256)
         return [record.times(d, record.byte(16 * i, 32, signed=True)) for i in (0, 1)]
-
-    def minimum(self, record: Record) -> list[Value]:
-        return [record.b.fmul(scale, constant(FLOATS, -4.0)) for scale in self.scale(record)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamafw_backends.numba_cpu.emit import FLOATS, Value, constant
+from llamafw_backends.numba_cpu.emit import Value
 from llamafw_backends.numba_cpu.formats.bits import (
     combine,
     copy_bytes,
@@ -27,7 +27,7 @@ class Q6_K(QuantFormat):
     """4 words of nibbles, 2 words of the upper bits; scales: a signed byte s for each 16 columns, d."""
 
     name, block_size, block_bytes = "Q6_K", 256, 210
-    word_bytes, scale_bytes, bound, columns_per_scale = 384, 288, 63, 16
+    word_bytes, scale_bytes, bound, columns_per_scale, offset = 384, 288, 63, 16, 32
 
     @staticmethod
     def pack(source: int, words: int, scales: int, lane: int) -> None:
@@ -55,6 +55,3 @@ class Q6_K(QuantFormat):
     def scale(self, record: Record) -> list[Value]:
         d = record.half(256)
         return [record.times(d, record.byte(16 * i, 32, signed=True)) for i in (0, 1)]
-
-    def minimum(self, record: Record) -> list[Value]:
-        return [record.b.fmul(scale, constant(FLOATS, -32.0)) for scale in self.scale(record)]

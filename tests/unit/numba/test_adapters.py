@@ -1,0 +1,77 @@
+"""Tokens with adapters in one batch have the logits of merged weights, and tokens without keep every bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from checkpoints import all_checkpoints, write
+from llamafw import RequestError
+from llamafw.testing.batches import batch
+from llamafw_backends.numba_cpu.backend import NumbaBackend
+from support.adapters import NAMES, OPTIONS, TOKENS, TOLERANCE, adapted, expected
+from support.numba_backend import make_context, open_backend
+
+CHECKPOINTS = {one.name: one for one in all_checkpoints()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_have_the_adapters_of_their_slot(name: str, tmp_path: Path) -> None:
+    context = make_context(write(CHECKPOINTS[name], tmp_path / "model.gguf"), **OPTIONS)
+    with_adapters, scales = adapted(context, tmp_path)
+    backend = NumbaBackend(context)
+    try:
+        run = backend.hidden if context.graph.logits is None else backend.forward
+        alone = run(batch((0, 0, TOKENS))).copy()
+        backend.set_adapters(with_adapters)
+        for slot in range(3):
+            backend.truncate(slot, 0)
+        rows = run(replace(batch(*((slot, 0, TOKENS) for slot in range(3))), scales=np.repeat(scales, len(TOKENS), 0)))
+        parts = rows.reshape(3, len(TOKENS), -1).copy()
+        np.testing.assert_array_equal(parts[0], alone)
+        for slot in (1, 2):
+            wanted = expected(with_adapters, scales[slot])
+            assert np.abs(parts[slot] - wanted).max() < TOLERANCE * np.abs(wanted).max()
+            assert np.abs(parts[slot] - alone).max() > 0.01 * np.abs(wanted).max()
+    finally:
+        backend.close()
+
+
+def test_slots_continue_with_and_without_adapters(tmp_path: Path) -> None:
+    """Both graphs keep the same numbers for a slot: after a prompt without adapters, tokens can have some."""
+    path = write(CHECKPOINTS["llama"], tmp_path / "model.gguf")
+    with open_backend(path, n_ctx=64, cache_type_k="f32", cache_type_v="f32") as backend:
+        whole = backend.forward(batch((0, 0, TOKENS))).copy()
+        with_adapters, scales = adapted(make_context(path), tmp_path)
+        backend.set_adapters(with_adapters)
+        backend.truncate(0, 20)
+        rest = batch((0, 20, TOKENS[20:]))
+        rows = backend.forward(replace(rest, scales=np.repeat(scales[:1], 20, 0)))
+        np.testing.assert_array_equal(rows, whole[20:])
+
+
+def test_weights_are_packed_once(tmp_path: Path) -> None:
+    path = write(CHECKPOINTS["llama"], tmp_path / "model.gguf")
+    with open_backend(path, n_ctx=64) as backend:
+        before = dict(backend._weights._matrices)
+        with_adapters, _ = adapted(make_context(path), tmp_path)
+        backend.set_adapters(with_adapters)
+        own = backend._adapted.steps.weights._matrices.maps[0]
+        assert own
+        assert all(".lora_" in matrix.tensor.name for matrix in own.values())
+        assert dict(backend._weights._matrices) == before
+
+
+def test_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = write(CHECKPOINTS["llama"], tmp_path / "model.gguf")
+    with open_backend(path, n_ctx=64) as backend:
+        one = batch((0, 0, TOKENS[:2]))
+        with pytest.raises(RequestError, match="scales of shape"):
+            backend.forward(replace(one, scales=np.zeros((2, 16), np.float32)))
+        with_adapters, scales = adapted(make_context(path), tmp_path)
+        backend.set_adapters(with_adapters)
+        with pytest.raises(RequestError, match="scales of shape"):
+            backend.forward(replace(one, scales=scales[:1]))
